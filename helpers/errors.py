@@ -1,0 +1,99 @@
+"""Every error that the toolkit raises on purpose.
+
+The tree::
+
+    RunbookError                 one line: what, where, what to do next
+    ├── UsageError        exit 2  the command or its parameters are wrong; nothing was started
+    ├── WorldError        exit 1  source, target, disk or a file cannot be used as it is
+    │   ├── Transient             worth trying again as it stands: time-out, refused connection, 5xx
+    │   └── Terminal              trying again gives the same answer
+    ├── NoGo              exit 3  the data were judged and may not be cut over
+    ├── WaitingForSignoffs exit 4 a human gate
+    └── Interrupted     exit 130  Ctrl-C or SIGTERM; the batch in hand was finished
+
+`Transient` and `Terminal` are types so that the retry policy is a type check (see `stores.retry`).
+Each error carries a short stable `code`, which pages and notebooks link to their remedies.
+"""
+
+from __future__ import annotations
+
+
+class RunbookError(Exception):
+    """What went wrong, where, and what to do next, in one line.
+
+    `code` is stable and machine-readable (`source_unreachable`); `what`, `where` and `next_step` are for people.
+    """
+
+    exit_code = 1
+
+    def __init__(self, code: str, what: str, *, where: str = "", next_step: str = "") -> None:
+        self.code, self.what, self.where, self.next_step = code, what, where, next_step
+        super().__init__(self.line())
+
+    def line(self) -> str:
+        """The error as one printable line (control characters of foreign text are shown escaped)."""
+        parts = [one_line(self.what)]
+        if self.where:
+            parts.append(f"in {one_line(self.where)}")
+        text = " ".join(parts)
+        return f"{text}. {one_line(self.next_step)}" if self.next_step else text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.code, self.what, self.where, self.next_step)
+
+
+def _rebuild(kind: type[RunbookError], code: str, what: str, where: str, next_step: str) -> RunbookError:
+    return kind(code, what, where=where, next_step=next_step)
+
+
+class UsageError(RunbookError):
+    """The command or its parameters are wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class WorldError(RunbookError):
+    """Source, target, disk or a file cannot be used as it is."""
+
+    exit_code = 1
+
+
+class Transient(WorldError):
+    """Worth trying again as it stands: a time-out, a refused connection, an answer of 5xx."""
+
+
+class Terminal(WorldError):
+    """Trying again gives the same answer."""
+
+
+class NoGo(RunbookError):
+    """The data were judged and may not be cut over."""
+
+    exit_code = 3
+
+
+class WaitingForSignoffs(RunbookError):
+    """A human gate: somebody has to sign first."""
+
+    exit_code = 4
+
+
+class Interrupted(RunbookError):
+    """The operator (or the machine) asked to stop; the batch in hand was finished."""
+
+    exit_code = 130
+
+    @classmethod
+    def by_signal(cls, run_id: str) -> Interrupted:
+        return cls("interrupted", "stopped on request", next_step=f"Go on with: runbook resume {run_id}")
+
+
+def one_line(text: str, limit: int = 600) -> str:
+    """Foreign text (a server's answer, a path, an id) as one safe line: escapes instead of control characters.
+
+    Bidirectional overrides and line separators are control characters here too: they can forge a log line.
+    """
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1]
+    )
+    return shown if len(text) <= limit else shown[:limit] + "…"

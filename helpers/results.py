@@ -1,0 +1,124 @@
+"""What a step found: checks with measured value and threshold, a verdict, and the file that records them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+
+class Verdict(StrEnum):
+    """How a check or a step came out. A warning is shown to those who sign and changes nothing by itself."""
+
+    PASS = "pass"
+    NOT_APPLICABLE = "not applicable"
+    WARNING = "warning"
+    MARGINAL = "marginal"
+    FAIL = "fail"
+
+
+_ORDER = [Verdict.NOT_APPLICABLE, Verdict.PASS, Verdict.WARNING, Verdict.MARGINAL, Verdict.FAIL]
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The worst of them; PASS where there is none, or only checks that do not apply."""
+    found = max(verdicts, key=_ORDER.index, default=Verdict.PASS)
+    return Verdict.PASS if found is Verdict.NOT_APPLICABLE else found
+
+
+@dataclass(slots=True)
+class Check:
+    """One question with its measured answer.
+
+    `ids` names at most 20 offenders as `{"collection": …, "id": …, …}`; `offenders` is how many there are. `reason` is a
+    code that leads to a troubleshooting notebook; it is given with every WARNING, MARGINAL and FAIL.
+    """
+
+    name: str
+    verdict: Verdict
+    measured: Any = None
+    threshold: Any = None
+    unit: str = ""
+    reason: str = ""
+    detail: str = ""
+    offenders: int = 0
+    ids: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Phase:
+    """A stretch of work inside a step, for timelines. Times are UTC, ISO 8601; `chunks` is 0 where it does not count any."""
+
+    name: str
+    started: str
+    seconds: float
+    chunks: int = 0
+
+
+@dataclass(slots=True)
+class StepResult:
+    """The record of one step, `results/<step>.json`. `facts` are figures that later steps and pages read by name."""
+
+    step: str
+    title: str
+    run_id: str
+    started: str
+    finished: str = ""
+    verdict: Verdict = Verdict.PASS
+    checks: list[Check] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    figures: list[dict[str, str]] = field(default_factory=list)
+    error: dict[str, str] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the step, in seconds."""
+        if not self.finished:
+            return 0.0
+        return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @staticmethod
+    def read(path: Path) -> StepResult:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw["verdict"] = Verdict(raw["verdict"])
+        raw["checks"] = [Check(**{**c, "verdict": Verdict(c["verdict"])}) for c in raw["checks"]]
+        raw["phases"] = [Phase(**p) for p in raw["phases"]]
+        return StepResult(**raw)
+
+
+def utc_now() -> str:
+    """Now, UTC, ISO 8601 to the millisecond, such as 2025-12-01T02:15:00.123+00:00."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Written whole or not at all: to a temporary name in the same folder, flushed to disk, renamed."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_plain, allow_nan=True)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_json`, for text (UTF-8; lone surrogates are kept by escaping them)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars and arrays, paths, and other guests of a result as JSON."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
