@@ -32,11 +32,8 @@ class RunbookError(Exception):
 
     def line(self) -> str:
         """The error as one printable line (control characters of foreign text are shown escaped)."""
-        parts = [one_line(self.what)]
-        if self.where:
-            parts.append(f"in {one_line(self.where)}")
-        text = " ".join(parts)
-        return f"{text}. {one_line(self.next_step)}" if self.next_step else text
+        text = f"{one_line(self.where)}: {one_line(self.what)}" if self.where else one_line(self.what)
+        return f"{text.rstrip('.')}. {one_line(self.next_step)}" if self.next_step else text
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.code, self.what, self.where, self.next_step)

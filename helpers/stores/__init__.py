@@ -1,0 +1,20 @@
+"""Where chunks live: `open_source` and `open_target` give a store for an endpoint; `quick_names` looks without touching."""
+
+from .base import LOCK_COLLECTION, CollectionInfo, Limits, Reader, Store
+from .opening import open_embedded, open_source, open_target, quick_names
+from .space import SPACES, Space, distance
+
+__all__ = [
+    "LOCK_COLLECTION",
+    "SPACES",
+    "CollectionInfo",
+    "Limits",
+    "Reader",
+    "Space",
+    "Store",
+    "distance",
+    "open_embedded",
+    "open_source",
+    "open_target",
+    "quick_names",
+]

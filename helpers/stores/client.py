@@ -1,0 +1,337 @@
+"""A store behind the current Chroma client: an embedded directory or a server of 1.x.
+
+Ids are frozen first and everything is read by id, aligned by id: paging by offset costs O(offset), and a `get` neither
+keeps the order of ids nor says which are missing (chroma-facts 9, Speed). Only public client calls are used, but for
+creating a collection from its own schema, which the public call cannot do without losing the embedding function.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, cast
+
+import chromadb.api
+import numpy as np
+import numpy.typing as npt
+from chromadb.api.models.Collection import Collection
+
+from ..chunks import ChunkBatch, align
+from ..errors import Terminal, Transient
+from . import creation, embedding_functions
+from .base import LOCK_COLLECTION, CollectionInfo, Limits, Neighbours
+from .lock import TargetLock
+from .retry import ATTEMPTS, attempt, retried
+from .space import Space, consistent_spaces, declared, from_metadata, resolve
+
+READ_BYTES = 3 * 2**20  # of float32 vectors in one answer; as JSON and Python floats it weighs about twelve times that
+READ_ROWS = 2_000  # chroma-facts 9: about 16,000 ids a call is the ceiling
+ID_PAGE = 100_000
+QUERY_VECTORS = 50
+_CONTENT = ["documents", "metadatas", "uris"]
+
+
+class ClientStore(TargetLock):
+    """Reads and writes one tenant and database. `spaces` are the proven spaces of a 0.x directory, by collection id."""
+
+    def __init__(
+        self,
+        client: chromadb.api.ClientAPI,
+        label: str,
+        *,
+        limits: Limits,
+        spaces: Mapping[str, str] | None = None,
+    ) -> None:
+        self.client, self.label, self._limits = client, label, limits
+        self._spaces = dict(spaces or {})
+        self._infos: dict[str, CollectionInfo] = {}
+        self.version = retried(client.get_version, label)
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """The collections, by name; the lock's marker left out."""
+        return sorted(c.name for c in self._listed() if c.name != LOCK_COLLECTION)
+
+    def collections(self) -> list[CollectionInfo]:
+        return [self.info(name) for name in self.names()]
+
+    def _listed(self) -> list[Collection]:
+        found: dict[str, Collection] = {}
+        while True:
+            page = retried(lambda: self.client.list_collections(limit=1000, offset=len(found)), self.label)
+            new = [c for c in page if c.name not in found]
+            found.update({c.name: cast(Collection, c) for c in new})
+            if len(page) < 1000 or not new:
+                return list(found.values())
+
+    def info(self, name: str) -> CollectionInfo:
+        """What the collection is, the effective space proven by a probe. Asked once, then remembered, but for the count."""
+        if name not in self._infos:
+            self._infos[name] = self._inspect(name)
+        known = self._infos[name]
+        return creation.with_count(known, self.count(name))
+
+    def _inspect(self, name: str) -> CollectionInfo:
+        collection = self._collection(name)
+        configuration = dict(collection.configuration_json)
+        said = declared(configuration)
+        candidates = [
+            cast("Space | None", self._spaces.get(str(collection.id))),
+            from_metadata(collection.metadata),
+            said,
+        ]
+        space, finding = resolve(candidates, self._proven_spaces(name))
+        return CollectionInfo(
+            name=name,
+            count=self.count(name),
+            dimension=collection.get_model().dimension,
+            space=space,
+            declared_space=said or "l2",
+            metadata=dict(collection.metadata) if collection.metadata else None,
+            configuration=configuration,
+            schema=creation.raw_schema(collection),
+            embedding_function=embedding_functions.persisted_name(configuration),
+            findings=(finding,) if finding else (),
+        )
+
+    def _proven_spaces(self, name: str) -> list[Space] | None:
+        """The spaces that fit the distances of a probe query, or None where the collection cannot be probed."""
+        collection = self._collection(name)
+        sample = retried(lambda: collection.get(limit=20, include=[])["ids"], self._at(name))
+        known = self.read(name, sample)
+        usable = ~known.lost & np.isfinite(known.embeddings).all(axis=1) & known.embeddings.any(axis=1)
+        if not usable.any():
+            return None
+        # A vector of no special length: on unit vectors cosine and ip, and l2 up to a factor, would look alike.
+        vectors = known.embeddings[usable]
+        tilt = np.linspace(0.5, 1.5, vectors.shape[1], dtype=np.float32)
+        query = (vectors[0] * 3.0 * tilt).astype(np.float32)
+        try:
+            answer = self.query(name, query[None, :], 10)[0]
+        except Terminal:
+            return None
+        near = self.read(name, [i for i, _ in answer])
+        distances = dict(answer)
+        fit = ~near.lost & np.isfinite(near.embeddings).all(axis=1) & near.embeddings.any(axis=1)
+        if not fit.any():
+            return None
+        return consistent_spaces(query, near.embeddings[fit], [distances[i] for i, ok in zip(near.ids, fit, strict=True) if ok])
+
+    def _collection(self, name: str) -> Collection:
+        return retried(lambda: self.client.get_collection(name, embedding_function=None), self._at(name))
+
+    def _at(self, name: str) -> str:
+        return f"collection {name} of {self.label}"
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def count(self, name: str) -> int:
+        return retried(self._collection(name).count, self._at(name))
+
+    def ids(self, name: str) -> list[str]:
+        """Every id, once, in the store's order."""
+        collection = self._collection(name)
+        found: dict[str, None] = {}
+        while True:
+            page = retried(lambda: collection.get(limit=ID_PAGE, offset=len(found), include=[])["ids"], self._at(name))
+            before = len(found)
+            found.update(dict.fromkeys(page))
+            if len(page) < ID_PAGE or len(found) == before:
+                return list(found)
+
+    def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
+        """These chunks, in this order; ids that the store does not hold are absent from the answer."""
+        collection = self._collection(name)
+        dimension = collection.get_model().dimension or 0
+        step = max(50, min(READ_ROWS, READ_BYTES // max(1, 4 * dimension)))
+        parts = [
+            self._read_piece(collection, ids[start : start + step], dimension if embeddings else 0, embeddings)
+            for start in range(0, len(ids), step)
+        ]
+        return ChunkBatch.concatenate(parts) if parts else ChunkBatch.empty(dimension if embeddings else 0)
+
+    def _read_piece(self, collection: Collection, ids: Sequence[str], dimension: int, embeddings: bool) -> ChunkBatch:
+        """One answer's worth. Where a vector cannot be found the piece is halved until the lost id is alone."""
+        include = [*_CONTENT, "embeddings"] if embeddings else _CONTENT
+        try:
+            answer = self._get(collection, ids, include)
+            return _batch(ids, answer, dimension, embeddings)
+        except _VectorLost:
+            if len(ids) > 1:
+                middle = len(ids) // 2
+                halves = (ids[:middle], ids[middle:])
+                return ChunkBatch.concatenate([self._read_piece(collection, h, dimension, True) for h in halves])
+            batch = _batch(ids, self._get(collection, ids, _CONTENT), dimension, False)
+            batch.lost[:] = True
+            return batch
+
+    def _get(self, collection: Collection, ids: Sequence[str], include: Sequence[str]) -> dict[str, Any]:
+        where = self._at(collection.name)
+        call = lambda: cast(dict[str, Any], collection.get(ids=list(ids), include=cast(Any, list(include))))  # noqa: E731
+        try:
+            return retried(call, where)
+        except Terminal as error:
+            if "Error finding id" not in error.what:
+                raise
+        try:  # another client's delete-and-add gives the same answer for a moment (chroma-facts 19)
+            return retried(call, where)
+        except Terminal as error:
+            if "Error finding id" in error.what:
+                raise _VectorLost from error
+            raise
+
+    def query(
+        self, name: str, vectors: npt.ArrayLike, k: int, *, where: Mapping[str, Any] | None = None
+    ) -> Neighbours:
+        """The k nearest of each row of `vectors` (n, d): (id, distance), best first; fewer where the index gives fewer."""
+        collection = self._collection(name)
+        rows = np.asarray(vectors, np.float32)
+        found: Neighbours = []
+        for start in range(0, len(rows), QUERY_VECTORS):
+            piece = rows[start : start + QUERY_VECTORS]
+            answer = retried(
+                lambda piece=piece: collection.query(  # type: ignore[misc]
+                    query_embeddings=piece, n_results=k, where=cast(Any, where), include=["distances"]
+                ),
+                self._at(name),
+            )
+            for ids, distances in zip(answer["ids"], answer["distances"] or [], strict=True):
+                found.append([(i, float(d)) for i, d in zip(ids[:k], distances[:k], strict=True)])
+        return found
+
+    def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
+        """Nearest chunks by text, with the collection's own embedding function: (id, distance, document)."""
+        reason = self.text_queries_available(name)
+        if reason:
+            raise Terminal("embedding_function_unavailable", reason, where=self._at(name))
+        collection = attempt(lambda: self.client.get_collection(name), self._at(name))
+        answer = retried(
+            lambda: collection.query(query_texts=list(texts), n_results=k, include=["distances", "documents"]),
+            self._at(name),
+        )
+        rows = zip(answer["ids"], answer["distances"] or [], answer["documents"] or [], strict=True)
+        return [[(i, float(d), t) for i, d, t in zip(ids, ds, ts, strict=True)] for ids, ds, ts in rows]
+
+    def text_queries_available(self, name: str) -> str:
+        """Why text queries cannot be asked of this collection, or "" where they can."""
+        info = self._infos.get(name) or self.info(name)
+        return embedding_functions.unavailable(info.configuration, info.dimension)
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def limits(self) -> Limits:
+        return self._limits
+
+    def create(self, info: CollectionInfo) -> None:
+        """A collection with the configuration, schema and metadata of `info`, its space the effective one."""
+        attempt(lambda: creation.create(self.client, info), self._at(info.name))
+        self._infos.pop(info.name, None)
+
+    def add(self, name: str, batch: ChunkBatch) -> None:
+        """Add new chunks, in pieces that the server accepts. All of a piece is written or nothing.
+
+        After a transient error the piece is read again by id and only what is absent is sent once more: an error does
+        not mean "not written" (chroma-facts 12).
+        """
+        collection = self._collection(name)
+        for piece in _pieces(batch, self._limits):
+            self._add_piece(collection, piece)
+
+    def _add_piece(self, collection: Collection, piece: ChunkBatch) -> None:
+        where = self._at(collection.name)
+        for turn in range(ATTEMPTS):
+            try:
+                attempt(lambda piece=piece: _add(collection, piece), where)  # type: ignore[misc]
+                return
+            except Transient:
+                if turn == ATTEMPTS - 1:
+                    raise
+                present = set(retried(lambda piece=piece: collection.get(ids=piece.ids, include=[])["ids"], where))  # type: ignore[misc]
+                piece = piece.take([i for i, chunk in enumerate(piece.ids) if chunk not in present])
+                if not len(piece):
+                    return
+
+    def delete(self, name: str, ids: Sequence[str]) -> None:
+        """Delete by explicit ids only: other ways ignore limits on some versions (chroma-facts)."""
+        collection = self._collection(name)
+        for start in range(0, len(ids), 500):
+            retried(lambda start=start: collection.delete(ids=list(ids[start : start + 500])), self._at(name))  # type: ignore[misc]
+
+    def drop(self, name: str) -> None:
+        """Delete the records, then the collection: the other way leaks list-valued metadata (chroma-facts 18)."""
+        self.delete(name, self.ids(name))
+        attempt(lambda: self.client.delete_collection(name), self._at(name))
+        self._infos.pop(name, None)
+
+    def close(self) -> None:
+        self.client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _VectorLost(Exception):
+    """The store lists an id of this piece but cannot give its vector."""
+
+
+def _batch(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embeddings: bool) -> ChunkBatch:
+    """An answer as a batch in the order asked. Columns shorter than the ids belong to nobody knows which (fact 16)."""
+    got = list(answer["ids"])
+    vectors = answer.get("embeddings")
+    if embeddings and (vectors is None or len(vectors) != len(got)):
+        raise _VectorLost
+    order, _ = align(ids, {chunk: row for row, chunk in enumerate(got)})
+    matrix = np.full((len(got), dimension), np.nan, np.float32)
+    if embeddings and len(got):
+        try:
+            matrix = np.asarray(vectors, dtype=np.float32).reshape(len(got), -1)
+        except (TypeError, ValueError):
+            raise _VectorLost from None
+    whole = ChunkBatch(
+        ids=got,
+        documents=list(answer["documents"]),
+        embeddings=matrix,
+        metadatas=[dict(m) if m else None for m in answer["metadatas"]],  # Chroma cannot hold {}; it is None
+        uris=list(answer.get("uris") or [None] * len(got)),
+    )
+    return whole.take(order)
+
+
+def _add(collection: Collection, piece: ChunkBatch) -> None:
+    def some(column: Sequence[Any]) -> Any:
+        return list(column) if any(v is not None for v in column) else None
+
+    collection.add(
+        ids=piece.ids,
+        embeddings=piece.embeddings,
+        documents=some(piece.documents),
+        metadatas=some(piece.metadatas),
+        uris=some(piece.uris),
+    )
+
+
+def _pieces(batch: ChunkBatch, limits: Limits) -> Iterator[ChunkBatch]:
+    """The batch in pieces within the limits of rows and bytes; a single chunk over the limit goes alone, to be refused."""
+    start, weight = 0, 0
+    for row in range(len(batch)):
+        chunk = _body_bytes(batch, row)
+        if row > start and (row - start >= limits.max_rows or weight + chunk > limits.max_bytes):
+            yield batch.slice(start, row)
+            start, weight = row, 0
+        weight += chunk
+    if start < len(batch):
+        yield batch.slice(start, len(batch))
+
+
+def _body_bytes(batch: ChunkBatch, row: int) -> int:
+    """What a chunk adds to a request body: the vector in base64, texts as JSON with every character escaped at worst."""
+    texts = (batch.ids[row], batch.documents[row] or "", batch.uris[row] or "")
+    metadata = json.dumps(batch.metadatas[row], default=str) if batch.metadatas[row] else ""
+    return batch.dimension * 6 + sum(len(json.dumps(t)) for t in texts) + len(metadata) + 64

@@ -1,0 +1,185 @@
+"""What lies in an embedded directory, and a copy of it that may be opened.
+
+Opening a Chroma directory with a current client rewrites it for good (chroma-facts 1), and some directories open without
+an error although they are no database of this kind (11). So a source is recognised first, from its bytes, then copied.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from ..errors import Terminal
+
+DATABASE = "chroma.sqlite3"
+_MAGIC = b"SQLite format 3\x00"
+_LFS = b"version https://git-lfs"
+
+
+def recognise(path: Path, *, role: str = "source") -> None:
+    """Nothing where `path` is a Chroma directory that a current client can open; else one clear `Terminal`."""
+    where = f"{role}.path {path}"
+    if not path.exists():
+        raise Terminal(f"{role}_missing", "no such folder", where=where, next_step=f"Check {role}.path.")
+    if not path.is_dir():
+        raise Terminal(
+            f"{role}_not_a_folder", "not a folder", where=where, next_step="Name the folder that holds chroma.sqlite3."
+        )
+    if (path / "chroma-embeddings.parquet").exists() or (path / "chroma-collections.parquet").exists():
+        raise Terminal(
+            f"{role}_layout_0_3",
+            "a directory of Chroma 0.3 (duckdb and parquet), which a current client opens as an empty database",
+            where=where,
+            next_step="This version of the toolkit does not read it yet.",
+        )
+    database = path / DATABASE
+    if not database.is_file():
+        raise Terminal(
+            f"{role}_empty", f"no {DATABASE}", where=where, next_step="Name the folder that Chroma persists to."
+        )
+    _recognise_database(database, role)
+
+
+def _recognise_database(database: Path, role: str) -> None:
+    size = database.stat().st_size
+    with database.open("rb") as file:
+        head = file.read(100)
+    if head.startswith(_LFS):
+        raise Terminal(
+            f"{role}_lfs_pointer", "a Git LFS pointer, not the database itself", where=str(database),
+            next_step="Run `git lfs pull` where it came from and copy the folder again.",
+        )  # fmt: skip
+    if not head.startswith(_MAGIC) or len(head) < 100:
+        raise Terminal(
+            f"{role}_foreign_file", "not an SQLite database", where=str(database),
+            next_step="Copy the folder again from the machine that Chroma runs on.",
+        )  # fmt: skip
+    page = int.from_bytes(head[16:18], "big")
+    page = 65536 if page == 1 else page
+    pages = int.from_bytes(head[28:32], "big")
+    if size < page * pages or size % page:
+        raise Terminal(
+            f"{role}_truncated", f"truncated: {size:,} bytes, its header promises {page * pages:,}", where=str(database),
+            next_step="Copy the folder again, or take the last backup.",
+        )  # fmt: skip
+
+
+def stored_names(path: Path, tenant: str, database: str) -> list[str]:
+    """The collections that a directory's database lists, read without writing a byte.
+
+    For a quick look before a run only: what still sits in a write-ahead log is not seen.
+    """
+    uri = f"file:{quote(str((path / DATABASE).resolve()))}?mode=ro&immutable=1"
+    query = "SELECT c.name FROM collections c JOIN databases d ON c.database_id = d.id WHERE d.tenant_id = ? AND d.name = ?"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            return sorted(row[0] for row in db.execute(query, (tenant, database)))
+    except sqlite3.Error:
+        return []
+
+
+def copy_directory(source: Path, destination: Path) -> Path:
+    """A consistent copy of a Chroma directory: the database with its logs, and the index folders, nothing else.
+
+    Sizes and times are compared before and after: a directory that changes meanwhile is copied again, and refused the
+    third time. The database of the copy is checked page by page.
+    """
+    recognise(source)
+    for _ in range(3):
+        before = _fingerprint(source)
+        _require_room(destination, sum(size for _, size, _ in before))
+        shutil.rmtree(destination, ignore_errors=True)
+        try:
+            _copy_once(source, destination)
+        except OSError as error:
+            raise Terminal(
+                "source_unreadable", f"cannot be copied: {error.strerror}", where=str(error.filename or source),
+                next_step="Run as a user who may read the whole folder.",
+            ) from error  # fmt: skip
+        if _fingerprint(source) == before:
+            _check_database(destination / DATABASE, source)
+            return destination
+    raise Terminal(
+        "source_in_use", "changed while it was copied, three times", where=f"source.path {source}",
+        next_step="Stop the application that writes to it, or migrate from its server's URL.",
+    )  # fmt: skip
+
+
+def _members(source: Path) -> Iterator[Path]:
+    for entry in sorted(source.iterdir()):
+        if entry.is_file() and entry.name.startswith(DATABASE):
+            yield entry
+        elif entry.is_dir() and _is_uuid(entry.name):
+            yield from (file for file in sorted(entry.rglob("*")) if file.is_file())
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        return str(uuid.UUID(name)) == name.lower()
+    except ValueError:
+        return False
+
+
+def _fingerprint(source: Path) -> list[tuple[str, int, int]]:
+    found = []
+    for file in _members(source):
+        status = file.stat()
+        found.append((str(file.relative_to(source)), status.st_size, status.st_mtime_ns))
+    return found
+
+
+def _copy_once(source: Path, destination: Path) -> None:
+    destination.mkdir(parents=True)
+    for file in _members(source):
+        copy = destination / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        copy.chmod(stat.S_IRUSR | stat.S_IWUSR)
+
+
+def _require_room(destination: Path, need: int) -> None:
+    existing = next(p for p in (destination, *destination.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < need + 100 * 2**20:
+        raise Terminal(
+            "disk_full", f"{free / 2**20:,.0f} MB free, a copy of the source needs {need / 2**20:,.0f} MB and 100 to spare",
+            where=str(existing), next_step="Free disk space, or put the workspace on another disk.",
+        )  # fmt: skip
+
+
+def _check_database(copy: Path, source: Path) -> None:
+    try:
+        with closing(sqlite3.connect(copy)) as db:
+            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        verdict, tables = str(error), set()
+    if verdict != "ok":
+        raise Terminal(
+            "source_damaged", f"SQLite says: {verdict}", where=str(source / DATABASE),
+            next_step="Take the last backup, or recover the file with `sqlite3 .recover` and try that.",
+        )  # fmt: skip
+    if not {"collections", "segments", "embeddings_queue"} <= tables:
+        raise Terminal(
+            "source_foreign_file", "an SQLite database, but not one that Chroma wrote", where=str(source / DATABASE),
+            next_step="Name the folder that Chroma persists to.",
+        )  # fmt: skip
+
+
+def stored_spaces(copy: Path) -> dict[str, str]:
+    """`hnsw:space` by collection id from the vector segments: the truth for collections of 0.4–0.6 (chroma-facts 2)."""
+    query = (
+        "SELECT s.collection, m.str_value FROM segments s JOIN segment_metadata m ON m.segment_id = s.id "
+        "WHERE s.scope = 'VECTOR' AND m.key = 'hnsw:space' AND m.str_value IS NOT NULL"
+    )
+    try:
+        with closing(sqlite3.connect(copy / DATABASE)) as db:
+            return {row[0]: row[1] for row in db.execute(query)}
+    except sqlite3.Error:
+        return {}

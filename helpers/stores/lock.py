@@ -1,0 +1,62 @@
+"""A lock in the target: a marker collection, whose creation is atomic on the server.
+
+It keeps a second run out, from this machine or another. A run that was killed finds its own marker and goes on.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import chromadb.api
+import chromadb.errors
+
+from ..errors import Terminal
+from ..results import utc_now
+from .base import LOCK_COLLECTION
+from .retry import attempt
+
+
+class TargetLock:
+    """The locking part of a store."""
+
+    client: chromadb.api.ClientAPI
+    label: str
+
+    def acquire_lock(self, run_id: str) -> None:
+        """Take the lock, or keep it where this run holds it already. Raises `Terminal` ("lock_held")."""
+        mark = {"run_id": run_id, "host": socket.gethostname(), "time": utc_now()}
+        try:
+            self.client.create_collection(LOCK_COLLECTION, metadata=mark, embedding_function=None)
+        except Exception as error:
+            if "already exists" not in str(error):
+                attempt(lambda: _again(error), self.label)
+        holder = self.lock_holder() or {}
+        if holder.get("run_id") != run_id:
+            raise Terminal(
+                "lock_held",
+                f"run {holder.get('run_id', '?')} from host {holder.get('host', '?')} holds the target since "
+                f"{holder.get('time', '?')}",
+                where=self.label,
+                next_step=f"Finish it with: runbook resume {holder.get('run_id', 'RUN_ID')} (on that host). "
+                f"If that run is dead for good, delete the empty collection {LOCK_COLLECTION}.",
+            )
+
+    def release_lock(self, run_id: str) -> None:
+        """Give the lock back; nothing where another run holds it."""
+        if (self.lock_holder() or {}).get("run_id") == run_id:
+            attempt(lambda: self.client.delete_collection(LOCK_COLLECTION), self.label)
+
+    def lock_holder(self) -> dict[str, Any] | None:
+        """Run id, host and time of the holder, or None where the target is free."""
+        try:
+            collection = self.client.get_collection(LOCK_COLLECTION, embedding_function=None)
+        except (chromadb.errors.NotFoundError, ValueError):
+            return None
+        except Exception as error:
+            return attempt(lambda: _again(error), self.label)
+        return dict(collection.metadata or {})
+
+
+def _again(error: Exception) -> Any:
+    raise error

@@ -1,0 +1,184 @@
+"""From an endpoint in the parameters to an open store.
+
+A source directory is recognised and copied first: the copy is opened, the original's bytes never change. A server is
+asked for its heartbeat, tenant and database with our own time-out before the client, whose constructor waits for ever
+(chroma-facts 13), is let near it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import chromadb
+import chromadb.api
+import httpx
+from chromadb.config import Settings
+
+from ..errors import Terminal
+from ..endpoint import Endpoint
+from . import layout
+from .base import Limits
+from .client import ClientStore
+from .retry import attempt, refuse_gateway_answers, retried
+
+BODY_BYTES = 32 * 2**20  # the server's limit is 40 MiB (chroma-facts); headroom for what JSON adds
+
+
+@contextmanager
+def open_source(endpoint: Endpoint, scratch: Path) -> Iterator[ClientStore]:
+    """A source to read. An embedded one is copied into `scratch` and the copy removed at the end."""
+    if not endpoint.path:
+        with open_server(endpoint, "source") as store:
+            yield store
+        return
+    copy = scratch / f"source-copy-{uuid.uuid4().hex[:8]}"
+    try:
+        layout.copy_directory(Path(endpoint.path), copy)
+        spaces = layout.stored_spaces(copy)
+        with open_embedded(copy, endpoint, role="source", label=endpoint.label, spaces=spaces) as store:
+            yield store
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+@contextmanager
+def open_target(endpoint: Endpoint) -> Iterator[ClientStore]:
+    """A target to write to. An embedded one is opened in place, and made where there is none."""
+    if endpoint.path:
+        path = Path(endpoint.path)
+        _require_current(path)
+        with open_embedded(path, endpoint, role="target", label=endpoint.label) as store:
+            yield store
+    else:
+        with open_server(endpoint, "target") as store:
+            yield store
+
+
+def quick_names(endpoint: Endpoint, role: str) -> list[str]:
+    """The collections at an endpoint, without writing a byte anywhere: for a look before anything starts."""
+    if endpoint.path:
+        path = Path(endpoint.path)
+        if role == "target" and (not path.exists() or (path.is_dir() and not any(path.iterdir()))):
+            return []
+        layout.recognise(path, role=role)
+        if role == "target":
+            _require_current(path)
+        return layout.stored_names(path, endpoint.tenant, endpoint.database)
+    with open_server(endpoint, role) as store:
+        return store.names()
+
+
+@contextmanager
+def open_embedded(
+    path: Path, endpoint: Endpoint, *, role: str, label: str, spaces: Mapping[str, str] | None = None
+) -> Iterator[ClientStore]:
+    """A directory opened in this process. Opening it rewrites it: a copy, or a target."""
+    settings = Settings(anonymized_telemetry=False)
+    where = f"{role} {label}"
+
+    def connect() -> chromadb.api.ClientAPI:
+        return chromadb.PersistentClient(
+            str(path), settings=settings, tenant=endpoint.tenant, database=endpoint.database
+        )
+
+    with _closing(attempt(connect, where)) as client:
+        limits = Limits(min(client.get_max_batch_size(), 5_000), BODY_BYTES)
+        yield ClientStore(client, label, limits=limits, spaces=spaces)
+
+
+@contextmanager
+def open_server(endpoint: Endpoint, role: str) -> Iterator[ClientStore]:
+    """A server of 1.x over HTTP, with the endpoint's headers, TLS setting and time-out on every request."""
+    headers = {name: ref.resolve().reveal() for name, ref in endpoint.headers.items()}
+    _greet(endpoint, role, headers)
+    url = urlsplit(str(endpoint.url))
+    settings = Settings(
+        anonymized_telemetry=False,
+        chroma_server_ssl_verify=endpoint.verify_tls if url.scheme == "https" else None,
+    )
+
+    def connect() -> chromadb.api.ClientAPI:
+        return chromadb.HttpClient(
+            host=url.hostname or "localhost",
+            port=url.port or (443 if url.scheme == "https" else 80),
+            ssl=url.scheme == "https",
+            headers=headers,
+            settings=settings,
+            tenant=endpoint.tenant,
+            database=endpoint.database,
+        )
+
+    with _closing(retried(connect, f"{role} {endpoint.label}")) as client:
+        session: httpx.Client = client._server._session  # type: ignore[attr-defined]
+        session.timeout = httpx.Timeout(endpoint.timeout_seconds)
+        session.event_hooks["response"].append(refuse_gateway_answers)
+        rows = retried(client.get_max_batch_size, endpoint.label)
+        yield ClientStore(client, endpoint.label, limits=Limits(rows, BODY_BYTES))
+
+
+@contextmanager
+def _closing(client: chromadb.api.ClientAPI) -> Iterator[chromadb.api.ClientAPI]:
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> None:
+    """Heartbeat, tenant and database; one clear line where any is missing."""
+    where = f"{role} {endpoint.label}"
+    base = str(endpoint.url).rstrip("/")
+    with httpx.Client(headers=headers, verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as client:
+
+        def get(path: str) -> httpx.Response:
+            return client.get(f"{base}/api/v2/{path}")
+
+        answer = retried(lambda: get("heartbeat"), where)
+        if answer.status_code in (401, 403):
+            raise Terminal(
+                "forbidden", f"answered {answer.status_code} to the heartbeat", where=where,
+                next_step=f"Check {role}.headers.",
+            )  # fmt: skip
+        if answer.status_code == 404:
+            raise Terminal(
+                f"{role}_api_v1", "no API v2 there: a server before 0.5.16, or no Chroma at all", where=where,
+                next_step="Check the URL; servers that speak only API v1 are not read by this version yet.",
+            )  # fmt: skip
+        if answer.status_code != 200 or "nanosecond heartbeat" not in answer.text:
+            raise Terminal(
+                f"{role}_not_chroma", f"answered {answer.status_code}, and not as a Chroma server does", where=where,
+                next_step="Check the URL and what proxies are in between.",
+            )  # fmt: skip
+        tenant, database = quote(endpoint.tenant, safe=""), quote(endpoint.database, safe="")
+        for path, what in ((f"tenants/{tenant}", "tenant"), (f"tenants/{tenant}/databases/{database}", "database")):
+            answer = retried(lambda path=path: get(path), where)  # type: ignore[misc]
+            if answer.status_code != 200:
+                name = endpoint.tenant if what == "tenant" else endpoint.database
+                raise Terminal(
+                    f"unknown_{what}", f"no {what} {name} ({answer.status_code})", where=where,
+                    next_step=f"Check {role}.{what}.",
+                )  # fmt: skip
+
+
+def _require_current(path: Path) -> None:
+    """A target folder is new, empty, or a directory that a current Chroma wrote: opening an older one upgrades it for good."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    layout.recognise(path, role="target")
+    uri = f"file:{quote(str((path / layout.DATABASE).resolve()))}?mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            columns = {row[1] for row in db.execute("PRAGMA table_info(collections)")}
+    except sqlite3.Error as error:
+        raise Terminal("target_damaged", f"SQLite says: {error}", where=f"target.path {path}") from error
+    if "schema_str" not in columns:
+        raise Terminal(
+            "target_older_layout", "written by an older Chroma; opening it here would upgrade it for good",
+            where=f"target.path {path}", next_step="Name a new folder, or upgrade that one on purpose first.",
+        )  # fmt: skip
