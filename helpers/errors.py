@@ -33,7 +33,9 @@ class RunbookError(Exception):
     def line(self) -> str:
         """The error as one printable line (control characters of foreign text are shown escaped)."""
         text = f"{one_line(self.where)}: {one_line(self.what)}" if self.where else one_line(self.what)
-        return f"{text.rstrip('.')}. {one_line(self.next_step)}" if self.next_step else text
+        if not self.next_step:
+            return text
+        return f"{text if text.endswith('?') else text.rstrip('.') + '.'} {one_line(self.next_step)}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.code, self.what, self.where, self.next_step)
@@ -90,7 +92,5 @@ def one_line(text: str, limit: int = 600) -> str:
 
     Bidirectional overrides and line separators are control characters here too: they can forge a log line.
     """
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1]
-    )
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
     return shown if len(text) <= limit else shown[:limit] + "…"

@@ -296,7 +296,9 @@ def from_table(table: pa.Table) -> ChunkBatch:
     if lost.all():
         embeddings = np.full((len(vectors), width), np.nan, np.float32)
     else:
-        flat = vectors.values.to_numpy(zero_copy_only=False)[vectors.offset * width : (vectors.offset + len(vectors)) * width]
+        flat = vectors.values.to_numpy(zero_copy_only=False)[
+            vectors.offset * width : (vectors.offset + len(vectors)) * width
+        ]
         embeddings = flat.reshape(-1, width).astype(np.float32, copy=True)
         embeddings[lost] = np.nan
     return ChunkBatch(

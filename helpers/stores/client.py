@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 
-import chromadb.api
 import numpy as np
 import numpy.typing as npt
+from chromadb.api.client import Client
 from chromadb.api.models.Collection import Collection
 
 from ..chunks import ChunkBatch, align
@@ -37,7 +37,7 @@ class ClientStore(TargetLock):
 
     def __init__(
         self,
-        client: chromadb.api.ClientAPI,
+        client: Client,
         label: str,
         *,
         limits: Limits,
@@ -62,7 +62,7 @@ class ClientStore(TargetLock):
         while True:
             page = retried(lambda: self.client.list_collections(limit=1000, offset=len(found)), self.label)
             new = [c for c in page if c.name not in found]
-            found.update({c.name: cast(Collection, c) for c in new})
+            found.update({c.name: c for c in new})
             if len(page) < 1000 or not new:
                 return list(found.values())
 
@@ -117,7 +117,9 @@ class ClientStore(TargetLock):
         fit = ~near.lost & np.isfinite(near.embeddings).all(axis=1) & near.embeddings.any(axis=1)
         if not fit.any():
             return None
-        return consistent_spaces(query, near.embeddings[fit], [distances[i] for i, ok in zip(near.ids, fit, strict=True) if ok])
+        return consistent_spaces(
+            query, near.embeddings[fit], [distances[i] for i, ok in zip(near.ids, fit, strict=True) if ok]
+        )
 
     def _collection(self, name: str) -> Collection:
         return retried(lambda: self.client.get_collection(name, embedding_function=None), self._at(name))
@@ -182,9 +184,7 @@ class ClientStore(TargetLock):
                 raise _VectorLost from error
             raise
 
-    def query(
-        self, name: str, vectors: npt.ArrayLike, k: int, *, where: Mapping[str, Any] | None = None
-    ) -> Neighbours:
+    def query(self, name: str, vectors: npt.ArrayLike, k: int, *, where: Mapping[str, Any] | None = None) -> Neighbours:
         """The k nearest of each row of `vectors` (n, d): (id, distance), best first; fewer where the index gives fewer."""
         collection = self._collection(name)
         rows = np.asarray(vectors, np.float32)

@@ -11,7 +11,7 @@ import dataclasses
 import json
 from typing import Any
 
-import chromadb.api
+from chromadb.api.client import Client
 from chromadb.api.fastapi import FastAPI
 from chromadb.api.models.Collection import Collection
 
@@ -31,49 +31,57 @@ def with_count(info: CollectionInfo, count: int) -> CollectionInfo:
 
 
 def effective_configuration(info: CollectionInfo) -> dict[str, Any]:
-    """The configuration whose space is the effective one; `hnsw:*` metadata of 0.x turned into parameters."""
+    """The configuration whose space is the effective one; `hnsw:*` metadata of 0.x turned into parameters.
+
+    The schema's num_threads and batch_size, which the configuration does not show, are put back in.
+    """
+    function = info.configuration.get("embedding_function")
+    if info.configuration.get("spann"):
+        return {"hnsw": None, "spann": {**info.configuration["spann"], "space": info.space}, "embedding_function": function}
     hnsw = {
         **(info.configuration.get("hnsw") or {}),
+        **_hidden_parameters(info.schema),
         **legacy_parameters(info.metadata),
         "space": info.space,
     }
-    if info.configuration.get("spann"):
-        return {**info.configuration, "spann": {**info.configuration["spann"], "space": info.space}}
-    return {"hnsw": hnsw, "spann": None, "embedding_function": info.configuration.get("embedding_function")}
+    return {"hnsw": hnsw, "spann": None, "embedding_function": function}
 
 
 def effective_schema(info: CollectionInfo) -> dict[str, Any] | None:
-    """The source's schema with the effective space and the parameters of `hnsw:*` metadata in both places that hold them."""
-    if info.schema is None:
+    """The source's schema, the effective space in both places that hold it; None where it cannot be used.
+
+    A schema beside `hnsw:*` metadata is refused ("cannot set both"): such collections go by configuration.
+    """
+    if info.schema is None or any(key.startswith("hnsw:") for key in info.metadata or {}):
         return None
-    parameters = legacy_parameters(info.metadata)
-    if declared(info.configuration) == info.space and not parameters:
+    if declared(info.configuration) == info.space:
         return info.schema
     schema = copy.deepcopy(info.schema)
-    places = (
-        schema.get("defaults", {}).get("float_list", {}).get("vector_index"),
-        schema.get("keys", {}).get("#embedding", {}).get("float_list", {}).get("vector_index"),
-    )
-    for place in places:
-        if isinstance(place, dict) and isinstance(place.get("config"), dict):
-            place["config"]["space"] = info.space
-            if isinstance(place["config"].get("hnsw"), dict):
-                place["config"]["hnsw"].update(parameters)
+    for place in (schema.get("defaults", {}), schema.get("keys", {}).get("#embedding", {})):
+        config = place.get("float_list", {}).get("vector_index", {}).get("config")
+        if isinstance(config, dict):
+            config["space"] = info.space
     return schema
 
 
-def create(client: chromadb.api.ClientAPI, info: CollectionInfo) -> None:
+def _hidden_parameters(schema: dict[str, Any] | None) -> dict[str, Any]:
+    vectors = (schema or {}).get("keys", {}).get("#embedding", {}).get("float_list", {}).get("vector_index", {})
+    hnsw = vectors.get("config", {}).get("hnsw") or {}
+    return {name: hnsw[name] for name in ("num_threads", "batch_size") if name in hnsw}
+
+
+def create(client: Client, info: CollectionInfo) -> None:
     """Raises `Terminal` ("exists") where the name is taken; never changes what is there."""
     schema = effective_schema(info)
     configuration = None if schema else effective_configuration(info)
     metadata = info.metadata or None
-    server: Any = client._server  # type: ignore[attr-defined]
+    server: Any = client._server
     try:
         if isinstance(server, FastAPI):
             server._make_request(
                 "post",
                 f"/tenants/{client.tenant}/databases/{client.database}/collections",
-                json={  # type: ignore[arg-type]
+                json={
                     "name": info.name,
                     "metadata": metadata,
                     "configuration": configuration,

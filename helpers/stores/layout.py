@@ -76,7 +76,9 @@ def stored_names(path: Path, tenant: str, database: str) -> list[str]:
     For a quick look before a run only: what still sits in a write-ahead log is not seen.
     """
     uri = f"file:{quote(str((path / DATABASE).resolve()))}?mode=ro&immutable=1"
-    query = "SELECT c.name FROM collections c JOIN databases d ON c.database_id = d.id WHERE d.tenant_id = ? AND d.name = ?"
+    query = (
+        "SELECT c.name FROM collections c JOIN databases d ON c.database_id = d.id WHERE d.tenant_id = ? AND d.name = ?"
+    )
     try:
         with closing(sqlite3.connect(uri, uri=True)) as db:
             return sorted(row[0] for row in db.execute(query, (tenant, database)))

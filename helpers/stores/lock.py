@@ -8,19 +8,19 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-import chromadb.api
 import chromadb.errors
+from chromadb.api.client import Client
 
 from ..errors import Terminal
 from ..results import utc_now
 from .base import LOCK_COLLECTION
-from .retry import attempt
+from .retry import attempt, translate
 
 
 class TargetLock:
     """The locking part of a store."""
 
-    client: chromadb.api.ClientAPI
+    client: Client
     label: str
 
     def acquire_lock(self, run_id: str) -> None:
@@ -30,7 +30,7 @@ class TargetLock:
             self.client.create_collection(LOCK_COLLECTION, metadata=mark, embedding_function=None)
         except Exception as error:
             if "already exists" not in str(error):
-                attempt(lambda: _again(error), self.label)
+                raise translate(error, self.label) from error
         holder = self.lock_holder() or {}
         if holder.get("run_id") != run_id:
             raise Terminal(
@@ -54,9 +54,5 @@ class TargetLock:
         except (chromadb.errors.NotFoundError, ValueError):
             return None
         except Exception as error:
-            return attempt(lambda: _again(error), self.label)
+            raise translate(error, self.label) from error
         return dict(collection.metadata or {})
-
-
-def _again(error: Exception) -> Any:
-    raise error

@@ -13,15 +13,16 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 import chromadb
-import chromadb.api
 import httpx
+from chromadb.api.client import Client
 from chromadb.config import Settings
 
-from ..errors import Terminal
 from ..endpoint import Endpoint
+from ..errors import Terminal
 from . import layout
 from .base import Limits
 from .client import ClientStore
@@ -82,10 +83,11 @@ def open_embedded(
     settings = Settings(anonymized_telemetry=False)
     where = f"{role} {label}"
 
-    def connect() -> chromadb.api.ClientAPI:
-        return chromadb.PersistentClient(
+    def connect() -> Client:
+        client = chromadb.PersistentClient(
             str(path), settings=settings, tenant=endpoint.tenant, database=endpoint.database
         )
+        return cast(Client, client)
 
     with _closing(attempt(connect, where)) as client:
         limits = Limits(min(client.get_max_batch_size(), 5_000), BODY_BYTES)
@@ -103,8 +105,8 @@ def open_server(endpoint: Endpoint, role: str) -> Iterator[ClientStore]:
         chroma_server_ssl_verify=endpoint.verify_tls if url.scheme == "https" else None,
     )
 
-    def connect() -> chromadb.api.ClientAPI:
-        return chromadb.HttpClient(
+    def connect() -> Client:
+        client = chromadb.HttpClient(
             host=url.hostname or "localhost",
             port=url.port or (443 if url.scheme == "https" else 80),
             ssl=url.scheme == "https",
@@ -113,9 +115,10 @@ def open_server(endpoint: Endpoint, role: str) -> Iterator[ClientStore]:
             tenant=endpoint.tenant,
             database=endpoint.database,
         )
+        return cast(Client, client)
 
     with _closing(retried(connect, f"{role} {endpoint.label}")) as client:
-        session: httpx.Client = client._server._session  # type: ignore[attr-defined]
+        session: httpx.Client = cast(Any, client._server)._session
         session.timeout = httpx.Timeout(endpoint.timeout_seconds)
         session.event_hooks["response"].append(refuse_gateway_answers)
         rows = retried(client.get_max_batch_size, endpoint.label)
@@ -123,7 +126,7 @@ def open_server(endpoint: Endpoint, role: str) -> Iterator[ClientStore]:
 
 
 @contextmanager
-def _closing(client: chromadb.api.ClientAPI) -> Iterator[chromadb.api.ClientAPI]:
+def _closing(client: Client) -> Iterator[Client]:
     try:
         yield client
     finally:
@@ -167,7 +170,7 @@ def _greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> None:
 
 
 def _require_current(path: Path) -> None:
-    """A target folder is new, empty, or a directory that a current Chroma wrote: opening an older one upgrades it for good."""
+    """A target folder is new, empty, or written by a current Chroma: opening an older one upgrades it for good."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     layout.recognise(path, role="target")

@@ -1,0 +1,79 @@
+# Each target sets up .venv by itself: Python 3.11 to 3.13 and make are all that a fresh machine needs.
+#
+#   make rehearse ARGS="--chunks 2000"    arguments for `runbook rehearse`
+#   make test JOBS=4 SAMPLE=200           processes for pytest; chunks of the sample that the notebooks use
+#   make PYTHON=python3.12 …              the Python to build .venv with
+
+PYTHON ?= python3
+UV ?= uv
+JOBS ?= 2
+SAMPLE ?= 300
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off
+# Notebooks run under nbval in the same pytest session as the tests.
+NOTEBOOKS := $(wildcard notebooks)
+CODE := $(wildcard helpers tests benchmarks notebooks)
+
+.PHONY: help rehearse test lab lint bench lock clean
+
+help:
+	@echo "make rehearse | test | lab | lint | bench | lock | clean    (README.md says what each does)"
+
+rehearse: $(READY)
+	$(BIN)/runbook rehearse $(ARGS)
+
+test: lint
+	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup \
+	  $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) tests $(NOTEBOOKS) $(ARGS)
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks/00_index.ipynb $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# Pins stay as they are where they still fit; `make lock ARGS=--upgrade` takes the newest of everything.
+lock:
+	@command -v $(UV) >/dev/null || { echo "make lock needs uv (https://docs.astral.sh/uv), or UV=<its path>" >&2; exit 1; }
+	$(UV) pip compile requirements.in --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
+	  --custom-compile-command "make lock" --quiet -o requirements.lock $(ARGS)
+
+# Runs under reports/ and snapshots under workspace/ are evidence: they are never removed here.
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	find helpers tests benchmarks notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} + 2>/dev/null || true
+
+# A .venv that works is kept and brought up to the lock. What pip says goes to a file; its errors are shown.
+$(READY): requirements.lock pyproject.toml
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  found=; \
+	  for python in "$(PYTHON)" python3.13 python3.12 python3.11; do \
+	    if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; then \
+	      found=$$python; break; \
+	    fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "error: found no Python 3.11, 3.12 or 3.13. Install one, or say where it is: make PYTHON=PATH" >&2; exit 1; \
+	  fi; \
+	  echo "Setting up $(VENV) with $$found. This takes a minute or two, once."; \
+	  rm -rf $(VENV); \
+	  if ! "$$found" -m venv $(VENV) >/dev/null; then \
+	    rm -rf $(VENV); \
+	    echo "error: $$found cannot make $(VENV). On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; \
+	  fi; \
+	fi
+	@if ! { $(PIP) --require-hashes -r requirements.lock && $(PIP) --no-build-isolation --no-deps -e .; } \
+	    >$(VENV)/install.log 2>&1; then \
+	  grep '^ERROR' $(VENV)/install.log | tail -n 3 >&2; \
+	  echo "error: the installation failed. The whole story is in $(VENV)/install.log" >&2; exit 1; \
+	fi
+	@touch $(READY)

@@ -1,0 +1,302 @@
+"""The `runbook` command: what it takes, and one line on standard error with an exit code where something is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from . import plan, runs
+from .errors import RunbookError, UsageError, one_line
+from .runs import RunFolder
+
+Action = Callable[[argparse.Namespace], int]
+
+_EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 NO-GO, 4 waiting for sign-offs, 130 interrupted."
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage as our one line instead of a screen of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("usage", one_line(message), next_step=f"See: {self.prog} --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; also read by the documentation's tests."""
+    top = _Parser(prog="runbook", description="Take a Chroma database through a migration.", epilog=_EXIT_CODES)
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    rehearse = _command(commands, "rehearse", _rehearse, "the whole runbook on a sample source that it makes itself")
+    rehearse.add_argument(
+        "--chunks", type=_positive, default=9832, metavar="N", help="chunks of the source (%(default)s)"
+    )
+    rehearse.add_argument("--dimension", type=_positive, default=1536, metavar="D", help="of its vectors (%(default)s)")
+    rehearse.add_argument("--run-id", default="", metavar="ID", help="name of the run; made up where not given")
+
+    run = _command(commands, "run", _run, "run the steps of the runbook")
+    run.add_argument(
+        "parameters", nargs="?", type=Path, metavar="PARAMETERS.yaml", help="not needed for a known run id"
+    )
+    run.add_argument("--run-id", default="", metavar="ID", help="name of the run; made up where not given")
+    run.add_argument(
+        "--from", dest="first", default="", metavar="STEP", help="run again from this step (number or name)"
+    )
+    run.add_argument("--until", default="", metavar="STEP", help="stop after this step")
+    run.add_argument("--dry-run", action="store_true", help="steps 10 to 13: everything but the target")
+    _settings(run)
+
+    resume = _command(commands, "resume", _resume, "go on from the first step that has not passed")
+    resume.add_argument("run_id", metavar="RUN_ID")
+    _settings(resume)
+
+    status = _command(commands, "status", _status, "where the runs stand, or one of them")
+    status.add_argument("run_id", nargs="?", default="", metavar="RUN_ID")
+
+    sign = _command(commands, "sign", _sign, "record an approval")
+    sign.add_argument("run_id", metavar="RUN_ID")
+    sign.add_argument("--role", required=True, help="such as dba; the roles are in the parameters, signoff.required")
+    sign.add_argument("--name", required=True, help="who signs")
+    sign.add_argument("--decision", required=True, choices=["go", "no-go"])
+    sign.add_argument("--gate", default="cutover", choices=["dry-run", "cutover"])
+
+    schema = _command(
+        commands, "schema", _schema, "show the parameters, resolved and checked, without running anything"
+    )
+    schema.add_argument("parameters", type=Path, metavar="PARAMETERS.yaml")
+    schema.add_argument("--set", dest="settings", action="append", default=[], metavar="a.b=VALUE")
+    return top
+
+
+def _command(commands: argparse._SubParsersAction[_Parser], name: str, action: Action, text: str) -> _Parser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXIT_CODES)
+    command.add_argument(
+        "--reports", type=Path, metavar="DIR", help="where runs are reported (reports/ beside the package)"
+    )
+    command.add_argument("--verbose", action="store_true", help="show tracebacks, which else are only in run.log")
+    command.set_defaults(action=action)
+    return command
+
+
+def _settings(command: _Parser) -> None:
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="a.b=VALUE",
+        help="change a parameter; repeatable",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{one_line(text, 40)!r} is not a whole number above 0")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())
+    chosen = argparse.Namespace(verbose=False, run_id="")
+    try:
+        chosen = parser().parse_args(arguments, chosen)
+        if chosen.reports is not None:
+            os.environ["RUNBOOK_REPORTS"] = str(chosen.reports.absolute())
+        code: int = chosen.action(chosen)
+    except RunbookError as error:
+        code = _fail(error.line(), error.exit_code, traceback.format_exc() if chosen.verbose else "")
+    except KeyboardInterrupt:
+        code = _fail("interrupted", 128 + signal.SIGINT, "")
+    except Exception as error:  # the last line of defence: one line for people, the rest in a file
+        code = _unexpected(error, chosen)
+    _flush()
+    return code
+
+
+def _fail(line: str, code: int, trace: str) -> int:
+    with contextlib.suppress(OSError):  # the terminal may be gone; run.log has it
+        print(f"{trace}runbook: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+def _unexpected(error: Exception, chosen: argparse.Namespace) -> int:
+    trace = traceback.format_exc()
+    where = tempfile.gettempdir()
+    try:
+        folder = RunFolder.of(chosen.run_id)
+        folder.log_block("unexpected error", trace)
+        where = str(folder.log_path)
+    except (RunbookError, OSError):
+        with tempfile.NamedTemporaryFile("w", prefix="runbook-", suffix=".log", delete=False, encoding="utf-8") as file:
+            file.write(trace)
+            where = file.name
+    line = one_line(f"unexpected {type(error).__name__}: {error}")
+    return _fail(f"{line}. The traceback is in {where}", 1, trace if chosen.verbose else "")
+
+
+def _flush() -> None:
+    """Write out what is printed; a closed pipe or a lost terminal is no failure of ours."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _rehearse(chosen: argparse.Namespace) -> int:
+    from .rehearsal import prepare
+
+    chosen.run_id = chosen.run_id or runs.new_run_id("rehearsal")
+    folder = RunFolder.of(chosen.run_id)
+    if folder.reports.exists():
+        raise runs.taken(folder)
+    print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
+    parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
+    runs.create(parameters, folder.id, rehearsal=True)
+    return _line(folder, list(plan.LINE))
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    first = plan.on_line(chosen.first) if chosen.first else plan.LINE[0]
+    last = plan.on_line(chosen.until) if chosen.until else plan.LINE[-1]
+    if chosen.dry_run:
+        last = min(last, plan.find(plan.LAST_OF_DRY_RUN), key=plan.LINE.index)
+    steps = plan.between(first, last)
+    if chosen.run_id:
+        runs.check_run_id(chosen.run_id)
+    if chosen.run_id and RunFolder.of(chosen.run_id).exists:
+        return _run_again(chosen, steps)
+    if chosen.parameters is None:
+        if chosen.run_id:
+            runs.find(chosen.run_id)
+        raise UsageError("no_parameters", "run needs a parameters file", next_step="See: runbook run --help")
+    if first is not plan.LINE[0]:
+        raise UsageError(
+            "from_needs_run",
+            f"--from {first.number} needs the results of the steps before it",
+            next_step="Give --run-id.",
+        )
+    return _run_anew(chosen, steps)
+
+
+def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
+    from .parameters import load_parameters
+    from .preflight import preflight
+
+    parameters = load_parameters(chosen.parameters, chosen.settings)
+    chosen.run_id = chosen.run_id or runs.new_run_id(parameters.name)
+    folder = RunFolder.of(chosen.run_id)
+    if folder.reports.exists():
+        raise runs.taken(folder)
+    preflight(parameters)
+    runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
+    return _line(folder, steps, dry_run=chosen.dry_run)
+
+
+def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
+    """Steps of a run that exists, from `--from` on."""
+    from .overview import passed
+    from .parameters import load_parameters, parameters_from
+    from .preflight import preflight
+
+    folder = runs.find(chosen.run_id)
+    if not chosen.first:
+        raise runs.taken(folder)
+    if chosen.parameters is not None:
+        runs.change_parameters(folder, load_parameters(chosen.parameters, chosen.settings))
+    folder.enter()
+    if chosen.parameters is None and chosen.settings:
+        runs.change_parameters(folder, parameters_from(folder.parameters().document(), chosen.settings))
+    missing = [step for step in plan.LINE[: plan.LINE.index(steps[0])] if not passed(folder.result(step.number))]
+    if missing:
+        raise UsageError(
+            "step_missing",
+            f"--from {steps[0].number} needs step {missing[0].number}, which run {folder.id} has not passed",
+            next_step=f"Go on with it: runbook resume {folder.id}; or run it again: --from {missing[0].number}.",
+        )
+    preflight(folder.parameters(), _written(folder))
+    folder.note(until=steps[-1].number, dry_run=chosen.dry_run)
+    return _line(folder, steps, dry_run=chosen.dry_run)
+
+
+def _resume(chosen: argparse.Namespace) -> int:
+    """An interrupted run ends where it was told to end; one that got there goes on to the end of the line."""
+    from .preflight import preflight
+    from .runner import open_steps
+
+    folder = runs.find(chosen.run_id)
+    facts = folder.facts()
+    folder.enter()
+    if chosen.settings:
+        runs.change_parameters(folder, folder.parameters().for_resume(chosen.settings))
+    last = plan.find(str(facts["until"] or plan.LINE[-1].number))
+    steps = open_steps(folder, last)
+    if not steps and facts["dry_run"]:
+        next_step = f"For the migration itself: runbook run --run-id {folder.id} --from 21"
+        raise UsageError("dry_run_done", f"run {folder.id} is a dry run and complete", next_step=next_step)
+    if not steps:
+        steps = open_steps(folder, plan.LINE[-1])
+        folder.note(until="")
+    if steps:
+        preflight(folder.parameters(), _written(folder))
+    return _line(folder, steps, dry_run=bool(facts["dry_run"]))
+
+
+def _written(folder: RunFolder) -> list[str]:
+    """The target's collections that this run made."""
+    from .checkpoint import Checkpoint
+
+    ledger = folder.workspace / "checkpoint.json"
+    return Checkpoint.read(ledger).owned() if ledger.is_file() else []
+
+
+def _line(folder: RunFolder, steps: list[plan.Step], *, dry_run: bool = False) -> int:
+    from .runner import run_line
+    from .terminal import Terminal
+
+    run_line(folder, steps, Terminal(), dry_run=dry_run)
+    return 0
+
+
+def _status(chosen: argparse.Namespace) -> int:
+    from .overview import next_action, run_rows, step_rows
+    from .terminal import table
+
+    if not chosen.run_id:
+        rows = run_rows()
+        print(table([dict(row) for row in rows]) if rows else next_action(None))
+        return 0
+    folder = runs.find(chosen.run_id)
+    print(f"Run {folder.id}, begun {str(folder.facts()['created'])[:19].replace('T', ' ')} UTC, in {folder.reports}\n")
+    print(table([{k: v for k, v in row.items() if k != "section"} for row in step_rows(folder)]))
+    print(f"\n{next_action(folder)}")
+    return 0
+
+
+def _sign(chosen: argparse.Namespace) -> int:
+    from .decision import sign
+    from .overview import waiting_for
+
+    folder = runs.find(chosen.run_id)
+    path = sign(folder.reports, chosen.role, chosen.name, chosen.decision, chosen.gate)
+    folder.log(f"{chosen.decision} of {chosen.role} by {chosen.name} for {chosen.gate}")
+    print(f"Recorded in {path}. {waiting_for(folder)}")
+    return 0
+
+
+def _schema(chosen: argparse.Namespace) -> int:
+    from .parameters import load_parameters
+
+    runs.dump_parameters(load_parameters(chosen.parameters, chosen.settings), sys.stdout)
+    return 0

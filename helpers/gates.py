@@ -1,0 +1,34 @@
+"""The human gates on the line: which approvals are due behind a step, and whether the run may go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from . import overview, plan
+from .decision import gate
+from .errors import NoGo, RunbookError, WaitingForSignoffs
+from .runs import RunFolder
+
+
+def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | None:
+    """What stops the run behind the first passed step whose gate is shut: a NO-GO, or missing approvals; else None."""
+    for step in steps:
+        if step.gate and overview.passed(folder.result(step.number)):
+            error = _behind(folder, step)
+            if error is not None:
+                return error
+    return None
+
+
+def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
+    state = gate(folder.reports, folder.parameters())
+    if state.blocked:
+        return NoGo("signed_no_go", f"run {folder.id}: {'; '.join(state.blocked)}", next_step="It may not be cut over.")
+    if not state.missing:
+        return None
+    example = f"runbook sign {folder.id} --role {state.missing[0]} --name NAME --decision go --gate {step.gate}"
+    return WaitingForSignoffs(
+        "signoffs_missing",
+        f"run {folder.id} waits for the approval of {', '.join(state.missing)}",
+        next_step=f"Each signs with: {example}",
+    )

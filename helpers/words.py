@@ -1,0 +1,101 @@
+"""Numbers and foreign text as people read them, the same in figures, pages and notebooks."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from .errors import one_line
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def count(n: float, noun: str = "", plural: str = "") -> str:
+    """9832, "chunk" → "9,832 chunks"."""
+    shown = f"{int(n):,}"
+    if not noun:
+        return shown
+    return f"{shown} {noun if int(n) == 1 else plural or noun + 's'}"
+
+
+def small(value: float) -> str:
+    """A measured quantity for people: three digits, powers of ten written out (3.1×10⁻⁷)."""
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "infinite"
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    mantissa = mantissa.removesuffix(".0")
+    power = "10" + str(int(exponent)).translate(_SUPERSCRIPTS)
+    return power if mantissa == "1" else f"{mantissa}×{power}"
+
+
+def percent(share: float) -> str:
+    """A share for people, never rounded up to 100 % nor down to 0 %."""
+    if not math.isfinite(share):
+        return "–"
+    if share in (0.0, 1.0):
+        return f"{share:.0%}".replace("%", " %")
+    return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 0.4 s, 12 s, 3 min 20 s, 1 h 05 min."""
+    if not math.isfinite(seconds):
+        return "–"
+    if 0 < seconds < 0.1:
+        return "under 0.1 s"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(n: int) -> str:
+    """Bytes as 812 B, 3.4 kB, 1.2 MB."""
+    value = float(n)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def moment(when: Any) -> str:
+    """An ISO 8601 time as 2025-12-01 02:15:00 UTC; anything else as it is."""
+    try:
+        parsed = datetime.fromisoformat(str(when))
+    except ValueError:
+        return text(when)
+    return f"{parsed.astimezone(UTC) if parsed.tzinfo else parsed:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def text(value: Any, limit: int = 300) -> str:
+    """Any value of a result as one line: control characters and bidirectional overrides as escapes, long ones cut.
+
+    What was cut is said with the full length. Numbers get thousands separators, None is a dash.
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else small(value)
+    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+    if len(shown) <= limit:
+        return one_line(shown, limit)
+    return f"{one_line(shown[:limit], limit)}… ({count(len(shown), 'character')} in all)"
+
+
+def lines(value: str, limit: int = 100_000) -> str:
+    """As `text` for a text of several lines: line breaks and tabs stay."""
+    shown = "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in value[:limit]
+    )
+    return shown if len(value) <= limit else f"{shown}… ({count(len(value), 'character')} in all)"

@@ -1,0 +1,1 @@
+"""The checks of the toolkit, one file for each behaviour."""

@@ -1,0 +1,69 @@
+"""What any test may ask for: the repository's root, real databases, real servers, components of the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.servers import ChromaServer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def absent(what: str, reason: str) -> NoReturn:
+    """Something that a test needs is not here: in CI (`CI` is set) a failure, on a user's machine a skip."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing, and CI must have it: {reason}", pytrace=False)
+    pytest.skip(f"{what} is missing: {reason}")
+
+
+def require_component(name: str, reason: str) -> Path:
+    """The program `name` on the PATH; `reason` says what the test does with it."""
+    found = shutil.which(name)
+    return Path(found) if found else absent(name, reason)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The cells of a notebook stay together, in order, in one process: they share a kernel."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_databases() -> Path:
+    """Real Chroma directories, kept beside the repository; never write to them, copy them first."""
+    folder = ROOT.parent / "shared" / "real-databases"
+    return folder if folder.is_dir() else absent("../shared/real-databases", "real Chroma directories as sources")
+
+
+@pytest.fixture
+def chroma_server(tmp_path: Path) -> Iterator[Callable[..., ChromaServer]]:
+    """`chroma_server()` or `chroma_server(directory)` starts a real server; all are stopped after the test.
+
+    Without a directory each call gets a new empty one. `with chroma_server() as server:` stops it earlier.
+    """
+    with ExitStack() as servers:
+        started = 0
+
+        def start(directory: Path | None = None) -> ChromaServer:
+            nonlocal started
+            started += 1
+            server = ChromaServer(directory if directory is not None else tmp_path / f"chroma-{started}")
+            servers.callback(server.stop)
+            return server.start()
+
+        yield start

@@ -1,0 +1,104 @@
+"""Real Chroma servers on loopback, for tests that need one: started, killed and started again."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+START_SECONDS = 90.0  # a cold start takes 1 to 6 s; a loaded machine needs longer
+STOP_SECONDS = 15.0
+
+
+class ChromaServer:
+    """One `chroma run` process over the directory `path`. Its URL stays the same through `restart`.
+
+    Use it as a context manager, or call `start` and `stop`. `log` holds what the server printed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log = path.with_name(f"{path.name}.server.log")
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> Self:
+        """Start the server and return when it answers its heartbeat. RuntimeError with its output where it does not."""
+        if self.running:
+            return self
+        self.path.mkdir(parents=True, exist_ok=True)
+        program = Path(sys.executable).with_name("chroma")
+        command = [str(program), "run", "--path", str(self.path), "--port", str(self.port), "--host", "127.0.0.1"]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Ask the server to end (SIGTERM), and kill it where it does not."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """End the server at once (SIGKILL), as a power failure would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(STOP_SECONDS)
+        self._process = None
+
+    def restart(self) -> Self:
+        """Stop the server if it runs, and start it again on the same port and directory."""
+        self.stop()
+        return self.start()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        # trust_env=False: a proxy of the machine must not stand between a test and loopback
+        with httpx.Client(trust_env=False, timeout=5) as client:
+            while time.monotonic() < deadline and self.running:
+                try:
+                    if client.get(f"{self.url}/api/v2/heartbeat").is_success:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.1)
+        raise RuntimeError(f"no Chroma server on {self.url}: {self.log.read_text(errors='replace')[-2000:]}")
+
+
+def free_port() -> int:
+    """A TCP port of loopback on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

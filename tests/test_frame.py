@@ -1,0 +1,292 @@
+"""What must hold for the repository as a whole: one lock, layers, small modules, no machine's paths, a true README."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from importlib.metadata import entry_points, packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import absent
+
+# Imports run downwards: a module may import what stands in a line above its own, and its neighbours of the same line as
+# long as there is no cycle. The stores are one package and count as one. `package` is helpers/__init__.py.
+LAYERS = [
+    ["errors"],
+    ["words", "chunks", "results", "plan", "secrets", "typed_yaml", "value_types"],
+    ["endpoint", "sections"],
+    ["parameters"],
+    ["stores", "sample"],
+    ["progress", "snapshot"],
+    ["schema"],
+    ["checkpoint", "comparison", "plots"],
+    ["runs", "kernel", "preflight"],
+    ["record"],
+    ["snapshot_step", "quarantine", "staging", "importing", "migration"],
+    ["named_queries", "search"],
+    ["fidelity", "field_tests", "validation"],
+    ["judgement", "signoffs", "decision"],
+    ["gates"],
+    ["overview", "health", "profile", "readiness", "dryrun"],
+    ["display", "rehearsal", "notebook"],
+    ["package"],
+    ["report", "execute", "terminal", "runner"],
+    ["cli"],
+    ["__main__"],
+]
+LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}
+MAXIMUM_LINES = 400  # of a module: fewer than this
+LOCKED = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]+\])?==(\S+)(?: ;.*?)?(?: \\)?$")
+
+
+def tracked(root: Path) -> list[Path]:
+    """The files that git keeps, and those that are about to be added."""
+    # safe.directory: a checkout that belongs to another user is read all the same (containers)
+    git = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(git, cwd=root, capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        absent("a git checkout", "it says which files belong to the repository")
+    return [root / name for name in sorted(set(listed.split("\0"))) if name and (root / name).is_file()]
+
+
+def nothing(found: Iterable[object]) -> None:
+    """Fail with every finding on a line of its own."""
+    if lines := [str(finding) for finding in found]:
+        pytest.fail("\n".join(lines), pytrace=False)
+
+
+def normal(name: str) -> str:
+    """A distribution's name as package indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements(lines: list[str]) -> dict[str, str]:
+    """Direct dependencies: normalised name -> the line as written, extras and range included."""
+    found = {}
+    for line in lines:
+        if match := re.match(r"[A-Za-z0-9._-]+", line.strip()):
+            found[normal(match.group())] = line.strip()
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(root: Path) -> dict[str, Any]:
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def direct(root: Path) -> dict[str, str]:
+    return requirements((root / "requirements.in").read_text(encoding="utf-8").splitlines())
+
+
+@pytest.fixture(scope="module")
+def locked(root: Path) -> dict[str, list[str]]:
+    """The lock's entries: normalised name -> one block of lines for each pinned version."""
+    blocks: dict[str, list[str]] = {}
+    name = ""
+    for line in (root / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        if match := LOCKED.match(line):
+            name = normal(match.group(1))
+            blocks.setdefault(name, []).append("")
+        elif line and not line.startswith((" ", "#")):
+            pytest.fail(f"requirements.lock has a line that pins nothing: {line}")
+        if name:
+            blocks[name][-1] += line + "\n"
+    return blocks
+
+
+# -- dependencies ------------------------------------------------------------------------------------------------------
+
+
+def test_every_pin_of_the_lock_has_a_hash(locked: dict[str, list[str]]) -> None:
+    assert len(locked) > 50
+    nothing(name for name, blocks in locked.items() for block in blocks if "--hash=sha256:" not in block)
+
+
+def test_the_lock_holds_every_direct_dependency(direct: dict[str, str], locked: dict[str, list[str]]) -> None:
+    nothing(sorted(set(direct) - set(locked)))
+
+
+def test_package_and_lock_want_the_same_libraries(project: dict[str, Any], direct: dict[str, str]) -> None:
+    wanted = requirements(project["project"]["dependencies"])
+    nothing(sorted(set(wanted) - set(direct)))
+    assert project["build-system"]["requires"] == [direct["setuptools"]]
+
+
+def test_nothing_is_imported_that_is_not_a_direct_dependency(root: Path, direct: dict[str, str]) -> None:
+    """What another library happens to bring along may be gone with its next version."""
+    owners = packages_distributions()
+    imported: dict[str, str] = {}
+    for path in tracked(root):
+        if path.suffix == ".py":
+            for node in ast.walk(ast.parse(path.read_bytes(), path.name)):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.split(".")[0]: str(path.relative_to(root)) for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                    imported[node.module.split(".")[0]] = str(path.relative_to(root))
+    own = {"helpers", "tests", "benchmarks"} | sys.stdlib_module_names
+    foreign = {name: file for name, file in imported.items() if name not in own}
+    undeclared = [
+        f"{file} imports {name}"
+        for name, file in sorted(foreign.items())
+        if not {normal(owner) for owner in owners.get(name, [name])} & set(direct)
+    ]
+    nothing(undeclared)
+
+
+def test_conda_takes_python_and_pip_and_the_lock_the_rest(root: Path, project: dict[str, Any]) -> None:
+    environment = YAML(typ="safe").load((root / "environment.yml").read_text(encoding="utf-8"))
+    python = f"python{project['project']['requires-python']}"
+    assert environment["name"] == project["project"]["name"]
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    assert environment["dependencies"] == [python, "pip", {"pip": ["-r requirements.lock"]}]
+
+
+def test_the_lock_is_made_for_the_oldest_python_supported(root: Path, project: dict[str, Any]) -> None:
+    oldest = re.search(r">=(\d+\.\d+)", project["project"]["requires-python"])
+    assert oldest
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    assert f"--universal --generate-hashes --python-version {oldest.group(1)} " in makefile
+
+
+def test_the_console_script_is_installed_and_declared(project: dict[str, Any]) -> None:
+    assert project["project"]["scripts"] == {"runbook": "helpers.cli:main"}
+    installed = [entry.value for entry in entry_points(group="console_scripts", name="runbook")]
+    assert set(installed) == {"helpers.cli:main"}
+
+
+# -- README ------------------------------------------------------------------------------------------------------------
+
+
+def test_readme_says_what_each_direct_dependency_is_for(root: Path, direct: dict[str, str]) -> None:
+    rows = re.findall(r"^\| (`.+`) \| .+ \|$", (root / "README.md").read_text(encoding="utf-8"), re.M)
+    explained = {normal(name) for names in rows for name in re.findall(r"`([^`]+)`", names)}
+    nothing(sorted(set(direct) - explained))
+
+
+def test_readme_names_every_make_target(root: Path) -> None:
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.+)$", makefile, re.M)
+    assert phony
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    targets = [target for target in phony.group(1).split() if target != "help"]
+    nothing(target for target in targets if f"`make {target}" not in readme)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def traces(root: Path) -> re.Pattern[str]:
+    """Text that only somebody's machine can have put into a file: a checkout, a home folder, a package index."""
+    pip = [sys.executable, "-m", "pip", "config", "list"]
+    configured = subprocess.run(pip, capture_output=True, check=False, text=True).stdout
+    settings = "\n".join([configured, *(value for name, value in os.environ.items() if name.endswith("INDEX_URL"))])
+    hosts = set(re.findall(r"://(?:[^/@\s]*@)?([^/\s'\"]+)/", settings)) - {"pypi.org"}
+    hosts |= set(re.findall(r"file:///[^\s'\"]+", settings))
+    here = {f"{root}/", f"{Path.home()}/."} | ({f"{root.parent}/"} if len(root.parts) > 2 else set())
+    # what belongs to a user of the machine of the runbook itself is data: production.yaml names its files
+    homes = [r"/home/(?!setup/)\w+/", r"/Users/\w+/", r"/private/(?:tmp|var)/"]
+    options = [r"--(?:extra-)?index-url", r"--find-links", r"--trusted-host"]
+    return re.compile("|".join([*map(re.escape, sorted(hosts | here - {"/tmp/"})), *homes, *options]))
+
+
+def test_no_file_names_a_machine(root: Path) -> None:
+    trace = traces(root)
+    found = []
+    for path in tracked(root):
+        if path == Path(__file__):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            if trace.search(line.replace("--no-emit-index-url", "")):
+                found.append(f"{path.relative_to(root)}:{number}: {line.strip()[:160]}")
+    nothing(found)
+
+
+def test_modules_are_short(root: Path) -> None:
+    modules = [path for path in tracked(root) if path.suffix == ".py"]
+    sizes = {path.relative_to(root): len(path.read_text(encoding="utf-8").splitlines()) for path in modules}
+    nothing(f"{name} has {lines} lines" for name, lines in sizes.items() if lines >= MAXIMUM_LINES)
+
+
+def test_every_module_says_what_it_is(root: Path) -> None:
+    silent = [
+        str(path.relative_to(root))
+        for path in tracked(root)
+        if path.suffix == ".py" and not ast.get_docstring(ast.parse(path.read_bytes()))
+    ]
+    nothing(silent)
+
+
+# -- layers ------------------------------------------------------------------------------------------------------------
+
+
+def layer_of(module: str) -> str:
+    """`helpers.stores.http` -> stores; `helpers` -> package; `helpers.plots_style` -> plots, of which it is a part."""
+    parts = module.split(".")
+    if len(parts) == 1:
+        return "package"
+    return parts[1] if parts[1] in LEVEL else parts[1].rsplit("_", 1)[0]
+
+
+def imports_of(path: Path, package: Path) -> set[str]:
+    """The modules of `helpers` that a file imports anywhere, inside functions too, as dotted names."""
+    here = ("helpers", *path.relative_to(package).with_suffix("").parts)
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes(), path.name)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: -node.level] if node.level else ()
+            origin = ".".join((*base, *(node.module or "").split("."))).strip(".")
+            names = {f"{origin}.{alias.name}" for alias in node.names}
+            found |= {name for name in names if is_module(name, package)} or {origin}
+    return {name for name in found if name.split(".")[0] == "helpers"}
+
+
+def is_module(name: str, package: Path) -> bool:
+    path = package.parent.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+@pytest.fixture(scope="module")
+def imports(root: Path) -> dict[str, set[str]]:
+    """Every module of the package -> the modules of the package that it imports."""
+    package = root / "helpers"
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts).removesuffix(".__init__")] = imports_of(path, package)
+    return found
+
+
+def test_every_module_of_the_package_has_a_layer(imports: dict[str, set[str]]) -> None:
+    nothing(module for module in imports if layer_of(module) not in LEVEL)
+
+
+def test_imports_run_downwards(imports: dict[str, set[str]]) -> None:
+    upwards = [
+        f"{module} imports {other}"
+        for module, others in imports.items()
+        for other in sorted(others)
+        if LEVEL.get(layer_of(other), -1) > LEVEL.get(layer_of(module), len(LAYERS))
+    ]
+    nothing(upwards)
+
+
+def test_imports_have_no_cycle(imports: dict[str, set[str]]) -> None:
+    """Modules are taken away once all that they import is gone; what stays is a cycle, or stands above one."""
+    waiting = {module: (others - {module}) & set(imports) for module, others in imports.items()}
+    while free := [module for module, others in waiting.items() if not others & set(waiting)]:
+        for module in free:
+            del waiting[module]
+    nothing(f"{module} needs {', '.join(sorted(others & set(waiting)))}" for module, others in waiting.items())

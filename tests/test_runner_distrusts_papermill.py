@@ -1,0 +1,127 @@
+"""A step passes only if its own result of this execution says so, every cell ran, and no output is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers import plan, runs
+from helpers.errors import NoGo, WorldError
+from helpers.execute import Execution, error_of, is_whole
+from helpers.parameters import parameters_from
+from helpers.results import StepResult, Verdict
+from helpers.runs import RunFolder
+from tests.notebook_files import CHECK, FINISH, write_notebook
+
+STEP = plan.find("21")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.setattr(runs, "NOTEBOOKS", tmp_path / "notebooks")
+    places = {"source": {"path": str(tmp_path / "source")}, "target": {"path": str(tmp_path / "target")}}
+    return runs.create(parameters_from({"name": "trial", **places}), "trial")
+
+
+def execute(
+    folder: RunFolder, *cells: str, begins: bool = True, step: plan.Step = STEP, timeout: int | None = None
+) -> StepResult:
+    write_notebook(runs.NOTEBOOKS / step.notebook, *cells, begins=begins)
+    execution = Execution(folder, step, timeout=timeout)
+    execution.start()
+    while not execution.wait(0.2):
+        pass
+    return execution.result()
+
+
+def test_a_notebook_that_finishes_passes(folder: RunFolder) -> None:
+    result = execute(folder, CHECK, FINISH)
+    assert (result.verdict, result.error) == (Verdict.PASS, None)
+    assert folder.result("21") == result
+    assert is_whole(folder.reports / STEP.notebook)
+
+
+@pytest.mark.parametrize(
+    ("cells", "code"),
+    [
+        ((CHECK, "import sys; sys.exit(0)", FINISH), "notebook_exited"),
+        ((CHECK, FINISH, "import sys; sys.exit(0)"), "notebook_exited"),
+        ((CHECK, "import os; os._exit(0)", FINISH), "kernel_died"),
+        ((CHECK, FINISH, "import os; os._exit(0)"), "kernel_died"),
+        (("1 / 0", FINISH), "unexpected"),
+        ((CHECK, FINISH, "1 / 0"), "cell_failed"),
+        (("this is no Python", FINISH), "unexpected"),
+        (("!exit 3", FINISH), "unexpected"),
+        (("found = !exit 3", FINISH), "unexpected"),
+        ((CHECK,), "no_result"),
+    ],
+)
+def test_a_notebook_that_does_not_finish_fails(folder: RunFolder, cells: tuple[str, ...], code: str) -> None:
+    result = execute(folder, *cells)
+    assert result.verdict is Verdict.FAIL
+    assert result.error is not None
+    assert result.error["code"] == code
+    assert folder.result("21") == result, "what was found is written down"
+    assert isinstance(error_of(result), WorldError)
+
+
+def test_a_cell_that_takes_too_long_fails(folder: RunFolder) -> None:
+    result = execute(folder, "import time; time.sleep(30)", FINISH, timeout=2)
+    assert result.error is not None
+    assert result.error["code"] == "cell_timeout"
+
+
+def test_an_older_result_is_not_this_execution_s(folder: RunFolder) -> None:
+    assert execute(folder, CHECK, FINISH).verdict is Verdict.PASS
+    result = execute(folder, "2 + 2")
+    assert result.verdict is Verdict.FAIL
+    kept = list((folder.reports / "earlier").rglob("results/21.json"))
+    assert [StepResult.read(path).verdict for path in kept] == [Verdict.PASS], "the earlier result is kept aside"
+
+
+def test_a_result_that_the_notebook_wrote_itself_counts_for_nothing(folder: RunFolder) -> None:
+    forge = (
+        "from helpers.results import StepResult\nfrom helpers.runs import RunFolder\n"
+        f"path = RunFolder.of('{folder.id}').reports / 'results' / '21.json'\n"
+        "StepResult('21', 'Snapshot', 'trial', '2025-12-01T00:00:00+00:00', '2025-12-01T00:00:01+00:00').write(path)"
+    )
+    result = execute(folder, forge, begins=False)
+    assert result.error is not None
+    assert result.error["code"] == "no_result"
+
+
+def test_an_error_before_the_step_begins_keeps_its_kind(folder: RunFolder) -> None:
+    raising = (
+        "from helpers.errors import UsageError\nraise UsageError('bad', 'no such thing', next_step='Try another.')"
+    )
+    result = execute(folder, raising, begins=False)
+    error = error_of(result)
+    assert error is not None
+    assert (error.exit_code, error.line()) == (2, "no such thing. Try another.")
+
+
+def test_a_failed_check_of_a_judging_step_is_no_go(folder: RunFolder) -> None:
+    fail = "from helpers.results import Verdict\nrun.check('counts', Verdict.FAIL, measured=9, threshold=10)"
+    result = execute(folder, fail, FINISH, step=plan.find("23"))
+    assert isinstance(error_of(result), NoGo)
+    assert result.checks[0].measured == 9
+    assert result.error is not None
+    assert "counts" in result.error["line"]
+
+
+def test_our_errors_are_shown_as_one_line_and_traced_in_the_log(folder: RunFolder) -> None:
+    execute(folder, "run.require('13')", FINISH)
+    shown = (folder.reports / STEP.notebook).read_text(encoding="utf-8")
+    assert "UsageError: step 21 needs step 13" in shown
+    assert "record.py" not in shown
+    assert "record.py" in folder.log_path.read_text(encoding="utf-8")
+
+
+def test_braces_in_the_name_of_a_folder_are_kept(
+    tmp_path: Path, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "NOTEBOOKS", tmp_path / "note{books}")
+    assert execute(folder, CHECK, FINISH).error is None

@@ -1,0 +1,173 @@
+"""Run ids, folders, locks, and what may change in a run that has begun."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers import plan, runs
+from helpers.errors import UsageError, WorldError
+from helpers.parameters import Parameters, parameters_from
+from helpers.record import RunRecord, describe, duration
+from helpers.results import Verdict
+from helpers.runs import RunFolder, RunLock
+
+BAD_IDS = ["../../x", "a/b", "", ".", "..", ".hidden", "-x", "a..b", "end.", "x" * 65, "a b", "ü", "a\n", "a\x00"]
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+
+
+def parameters(**sections: object) -> Parameters:
+    return parameters_from({"name": "A night's trial!", "source": {"path": "s"}, "target": {"path": "t"}, **sections})
+
+
+@pytest.mark.parametrize("bad", BAD_IDS)
+def test_an_id_that_is_no_plain_name_is_refused_and_nothing_written(bad: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be the id of a run"):
+        runs.check_run_id(bad)
+    if bad:
+        with pytest.raises(UsageError):
+            runs.create(parameters(), bad)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("good", ["a", "night-1", "A.b_c-9", "x" * 64])
+def test_plain_names_are_ids(good: str) -> None:
+    assert runs.check_run_id(good) == good
+
+
+def test_a_made_up_id_says_what_and_when_and_is_free() -> None:
+    first = runs.create(parameters())
+    assert re.fullmatch(r"a-night-s-trial-\d{8}-\d{6}", first.id)
+    assert runs.create(parameters()).id != first.id
+
+
+def test_a_run_is_created_once() -> None:
+    folder = runs.create(parameters(), "one")
+    with pytest.raises(UsageError, match="runbook resume one"):
+        runs.create(parameters(), "one")
+    assert [f.id for f in runs.every_run()] == ["one"]
+    assert folder.parameters() == parameters()
+    assert sorted(p.name for p in folder.reports.parent.iterdir()) == ["one"], "no temporary folder is left"
+
+
+def test_secrets_stay_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN_OF_TEST", "hush-hush")
+    source = {"url": "http://localhost:8000", "headers": {"Authorization": "env:TOKEN_OF_TEST"}}
+    folder = runs.create(parameters(source=source), "one")
+    written = "".join(p.read_text(encoding="utf-8") for p in folder.reports.rglob("*") if p.is_file())
+    assert "env:TOKEN_OF_TEST" in written
+    assert "hush-hush" not in written
+
+
+def test_context_never_changes_the_rest_is_recorded() -> None:
+    folder = runs.create(parameters(), "one")
+    assert runs.change_parameters(folder, parameters(migration={"batch_size": 7})) == ["migration.batch_size"]
+    assert folder.parameters().migration.batch_size == 7
+    assert folder.facts()["changes"][0]["from"] == {"migration.batch_size": 500}
+    with pytest.raises(UsageError, match=r"another .*target"):
+        runs.change_parameters(folder, parameters(target={"path": "elsewhere"}))
+    assert folder.parameters().target.path == "t"
+
+
+def test_relative_paths_are_those_of_the_folder_in_which_the_run_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = runs.create(parameters(), "one")
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    with pytest.raises(UsageError, match="was begun in the folder"):
+        runs.change_parameters(folder, parameters())
+    folder.enter()
+    assert Path.cwd() == tmp_path
+
+
+def test_an_unknown_run_names_those_there_are() -> None:
+    runs.create(parameters(), "one")
+    with pytest.raises(UsageError, match="one"):
+        runs.find("two")
+
+
+def test_a_lock_is_dropped_when_its_holder_is_killed(tmp_path: Path) -> None:
+    folder = runs.create(parameters(), "one")
+    hold = "from helpers.runs import *; import time; RunLock(RunFolder.of('one'), 'step').acquire(); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, env=_with_package()) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(WorldError, match=f"process {holder.pid}"):
+            RunLock(folder, "step").acquire(wait=0.2)
+        holder.kill()
+        begun = time.monotonic()
+        with RunLock(folder, "step").acquire(wait=10):
+            assert time.monotonic() - begun < 5
+
+
+def _with_package() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+
+
+def test_a_later_step_s_result_does_not_outlive_the_step_it_rests_on() -> None:
+    folder = runs.create(parameters(), "one")
+    for number in ("13", "21", "22", "23", "24"):
+        RunRecord(folder, number).result.write(folder.reports / "results" / f"{number}.json")
+    runs.supersede(folder, [(s.number, s.name) for s in plan.outdated_by(plan.find("22"))])
+    left = sorted(p.stem for p in (folder.reports / "results").iterdir())
+    assert left == ["13", "21"]
+    assert len(list((folder.reports / "earlier").rglob("*.json"))) == 3
+
+
+def test_a_record_keeps_what_a_step_found(tmp_path: Path) -> None:
+    folder = runs.create(parameters(), "one")
+    run = RunRecord(folder, "10")
+    many = [{"collection": "c", "id": str(i)} for i in range(50)]
+    check = run.check("duplicates", Verdict.FAIL, measured=50, reason="duplicates", ids=many)
+    assert (len(check.ids), check.offenders) == (20, 50)
+    with run.phase("reading") as phase:
+        phase.chunks = 5
+    assert [(p.name, p.chunks) for p in run.result.phases] == [("reading", 5)]
+    run.log("one\nline \x1b[31m\u202e")
+    assert len(folder.log_path.read_text(encoding="utf-8").splitlines()) == 3
+    assert "\x1b" not in folder.log_path.read_text(encoding="utf-8")
+
+
+def test_steps_are_found_by_number_and_name() -> None:
+    for name in ("23", "validate", "23_validate", "23_validate.ipynb", "notebooks/23_validate.ipynb"):
+        assert plan.find(name).number == "23"
+    with pytest.raises(UsageError, match="Did you mean 23_validate"):
+        plan.find("valdate")
+    with pytest.raises(UsageError, match="10_source_health"):
+        plan.find("99")
+    with pytest.raises(UsageError, match="not on the line"):
+        plan.on_line("00")
+    with pytest.raises(UsageError, match="comes after"):
+        plan.between(plan.find("23"), plan.find("22"))
+
+
+def test_progress_in_words() -> None:
+    assert (
+        describe("writing", 4500, 9832, "chunks", 12) == "writing: 4,500 of 9,832 chunks (46 %), 12 s, about 14 s to go"
+    )
+    assert describe("writing", 10, 10, "chunks", 12) == "writing: 10 chunks in 12 s"
+    assert [duration(s) for s in (0.44, 12, 185, 7800)] == ["0.4 s", "12 s", "3 min 05 s", "2 h 10 min"]
+
+
+def test_a_run_that_was_asked_to_stop_stops_at_the_next_batch() -> None:
+    folder = RunFolder.of(runs.create(parameters(), "one").id)
+    with RunRecord(folder, "22").progress("writing", 10) as bar:
+        bar.advance(5)
+        folder.stop_file.touch()
+        with pytest.raises(Exception, match="runbook resume one"):
+            bar.advance(5)
+    assert '"done": 10' in (folder.workspace / "progress.json").read_text(encoding="utf-8")
