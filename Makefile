@@ -14,7 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off
-# Notebooks run under nbval in the same pytest session as the tests.
+# Notebooks run under nbval in the same pytest session as the tests. loadfile keeps the cells of a notebook, which share a
+# kernel, in one process and in order (loadgroup groups nothing with pytest 9.2: pytest-xdist issue 1386).
 NOTEBOOKS := $(wildcard notebooks)
 CODE := $(wildcard helpers tests benchmarks notebooks)
 
@@ -27,7 +28,7 @@ rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
 
 test: lint
-	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup \
+	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
 	  $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) tests $(NOTEBOOKS) $(ARGS)
 
 lab: $(READY)

@@ -125,6 +125,12 @@ class Checkpoint:
             self.targets[name].intended = True
             self.save()
 
+    def disown(self, name: str) -> None:
+        """The collection turned out to be somebody else's."""
+        with self._guard:
+            self.targets[name].intended = False
+            self.save()
+
     def confirm(self, name: str) -> None:
         with self._guard:
             self.targets[name].created = True

@@ -68,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
     sign.add_argument("--name", required=True, help="who signs")
     sign.add_argument("--decision", required=True, choices=["go", "no-go"])
     sign.add_argument("--gate", default="cutover", choices=["dry-run", "cutover"])
+    sign.add_argument("--reason", default="", help="one line, shown with the decision")
+    sign.add_argument("--accept", action="append", default=[], metavar="CRITERION", help="a marginal one; repeatable")
 
     schema = _command(
         commands, "schema", _schema, "show the parameters, resolved and checked, without running anything"
@@ -289,7 +291,8 @@ def _sign(chosen: argparse.Namespace) -> int:
     from .overview import waiting_for
 
     folder = runs.find(chosen.run_id)
-    path = sign(folder.reports, chosen.role, chosen.name, chosen.decision, chosen.gate)
+    words = (chosen.role, chosen.name, chosen.decision, chosen.gate, chosen.reason, chosen.accept)
+    path = sign(folder.reports, *words)
     folder.log(f"{chosen.decision} of {chosen.role} by {chosen.name} for {chosen.gate}")
     print(f"Recorded in {path}. {waiting_for(folder)}")
     return 0

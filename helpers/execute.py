@@ -22,6 +22,7 @@ import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -95,6 +96,8 @@ class Execution:
             self._error = error
             if not isinstance(error, PapermillExecutionError):  # then the step has written the cell's own traceback
                 self.folder.log_block("papermill stopped", "".join(traceback.format_exception(error)), self.step.number)
+        finally:
+            ensure_event_loop().close()  # this thread's, which Jupyter made and leaves open
 
     def kernel_environment(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))

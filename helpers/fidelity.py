@@ -22,7 +22,7 @@ from .chunks import ChunkBatch
 from .comparison import Comparison, Floats, WrongVectors
 from .errors import WorldError
 from .field_tests import ORIGIN_FIELD, FieldTests, has_field
-from .named_queries import named_queries
+from .named_queries import lost_queries, named_queries
 from .parameters import Parameters
 from .progress import Progress, silent
 from .schema import Context, Schema, Transformed
@@ -149,7 +149,8 @@ class Examination:
         self._name_owners()
         self.found.differences = pd.DataFrame(self._rows, columns=DIFFERENCE_COLUMNS, dtype=object)
         where = {name: target.info.space for name, target in self._targets.items()}
-        self.found.queries = named_queries(self.store, self.of.parameters, where, self._homes)
+        asked = named_queries(self.store, self.of.parameters, where, self._homes)
+        self.found.queries = lost_queries(asked, (self.of.baseline or {}).get("queries", []))
         return self.found
 
     # One source collection

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from . import overview, plan
-from .decision import gate
+from .decision import GateState, gate_state
 from .errors import NoGo, RunbookError, WaitingForSignoffs
 from .runs import RunFolder
 
@@ -21,7 +21,7 @@ def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | N
 
 
 def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
-    state = gate(folder.reports, folder.parameters())
+    state = gate_state(folder.reports, folder.parameters(), step.gate)
     if state.blocked:
         return NoGo("signed_no_go", f"run {folder.id}: {'; '.join(state.blocked)}", next_step="It may not be cut over.")
     if not state.missing:
@@ -29,6 +29,13 @@ def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
     example = f"runbook sign {folder.id} --role {state.missing[0]} --name NAME --decision go --gate {step.gate}"
     return WaitingForSignoffs(
         "signoffs_missing",
-        f"run {folder.id} waits for the approval of {', '.join(state.missing)}",
+        f"run {folder.id} waits for the approval of {', '.join(_with_reason(state, role) for role in state.missing)}",
         next_step=f"Each signs with: {example}",
     )
+
+
+def _with_reason(state: GateState, role: str) -> str:
+    """The role, and why an approval that it gave does not count."""
+    if state.stale.get(role):
+        return f"{role} (given before {', '.join(state.stale[role])} changed)"
+    return f"{role} ({state.refused[role]})" if role in state.refused else role

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .checkpoint import Checkpoint
@@ -23,7 +23,7 @@ from .progress import Progress, silent
 from .quarantine import Quarantine
 from .staging import Staged
 from .stores import CollectionInfo, Store
-from .stores.creation import effective_configuration, effective_schema
+from .stores.creation import effective_configuration
 
 _ABOUT_THE_DATA = {"refused"}  # refusals that may be one chunk's fault; others concern the whole target
 DISK_RESERVE = 100 * 2**20  # bytes; the runbook pauses below it
@@ -45,6 +45,8 @@ class Importer:
     deadline: float | None = None  # on time.monotonic()
     progress: Progress = silent
     on_batch: Callable[[str, int, float], None] = lambda target, rows, seconds: None
+    _before: int = 0  # chunks that earlier attempts saw refused
+    _refused: set[tuple[str, str]] = field(default_factory=set)  # (target, id) of this attempt
 
     def prepare(self, plans: Sequence[CollectionInfo]) -> None:
         """Take the lock and create the collections that are missing.
@@ -63,17 +65,29 @@ class Importer:
             )  # fmt: skip
         for plan in plans:
             if plan.name not in present:
-                self.checkpoint.intend(plan.name)
-                self.store.create(plan)
+                self._create(plan)
             self.checkpoint.confirm(plan.name)
+
+    def _create(self, plan: CollectionInfo) -> None:
+        self.checkpoint.intend(plan.name)
+        try:
+            self.store.create(plan)
+        except Terminal as error:
+            if error.code == "exists":  # made by somebody else since we looked: not ours on a resume either
+                self.checkpoint.disown(plan.name)
+                self.store.release_lock(self.run_id)
+            raise
 
     def write(self) -> None:
         """Write what is not yet completed. Every chunk ends in the target or in quarantine, or an error is raised."""
         stop = threading.Event()
+        self._before = sum(t.rejected for t in self.checkpoint.targets.values())
+        self._refused.clear()
         with ThreadPoolExecutor(max_workers=max(1, self.workers), thread_name_prefix="write") as pool:
             futures = [pool.submit(self._write_target, name, stop) for name in sorted(self.staged.files)]
-            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            if any(f.exception() for f in finished):
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:  # one failed, or Ctrl-C fell in here: the others finish the batch in hand
                 stop.set()
         errors = [e for f in futures if (e := f.exception())]
         if errors:
@@ -90,7 +104,7 @@ class Importer:
             begun = time.monotonic()
             self.checkpoint.begin(name, at, at + len(batch))
             fresh = self._absent(name, batch) if at < in_doubt else batch
-            refused = self._add(name, fresh, at)
+            refused = self._add(name, fresh)
             seconds = time.monotonic() - begun
             self.checkpoint.complete(name, at + len(batch), refused, seconds)
             self.on_batch(name, len(batch), seconds)
@@ -101,7 +115,7 @@ class Importer:
         present = set(self.store.read(name, batch.ids, embeddings=False).ids)
         return batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in present])
 
-    def _add(self, name: str, batch: ChunkBatch, number: int) -> int:
+    def _add(self, name: str, batch: ChunkBatch) -> int:
         """Add a batch; where the target refuses it, halve it until the bad chunk is alone. Returns chunks refused."""
         if not len(batch):
             return 0
@@ -112,18 +126,17 @@ class Importer:
             if error.code not in _ABOUT_THE_DATA:
                 raise
             if len(batch) == 1:
-                self._refuse(name, batch, number, error)
+                self._refuse(name, batch, error)
                 return 1
         middle = len(batch) // 2
         left, right = batch.slice(0, middle), batch.slice(middle, len(batch))
         # A piece of the batch may have been written before the refusal (byte-capped requests).
-        return self._add(name, self._absent(name, left), number) + self._add(
-            name, self._absent(name, right), number + middle
-        )
+        return self._add(name, self._absent(name, left)) + self._add(name, self._absent(name, right))
 
-    def _refuse(self, name: str, chunk: ChunkBatch, number: int, error: Terminal) -> None:
+    def _refuse(self, name: str, chunk: ChunkBatch, error: Terminal) -> None:
         self.checkpoint.note(f"{name}: {chunk.ids[0]}: {error.what}")
-        refused = sum(t.rejected for t in self.checkpoint.targets.values()) + 1
+        self._refused.add((name, chunk.ids[0]))
+        refused = self._before + len(self._refused)  # those of batches still in hand count too
         if refused > self.most_refused:
             raise Terminal(
                 "too_many_refused", f"the target refused {refused} chunks, last: {error.what}",
@@ -132,7 +145,7 @@ class Importer:
         collection, source_id = self._origin(name, chunk.ids[0])
         entry = {"collection": collection, "id": source_id, "reason": "refused_by_target", "detail": error.what,
                  "target": name}  # fmt: skip
-        self.quarantine.add(entry, chunk, number)
+        self.quarantine.add(entry, chunk)
 
     def _origin(self, name: str, chunk: str) -> tuple[str, str]:
         at = 0
@@ -183,10 +196,13 @@ def plan_targets(sources: Sequence[CollectionInfo], staged: Staged, *, identity:
 
 
 def _merged(target: str, infos: Sequence[CollectionInfo]) -> CollectionInfo:
+    """One target for many sources: their configuration where it is the same for all, else only the space.
+
+    Their schemas are not used: a server adds every metadata key that it meets to them, so no two are alike.
+    """
     first = infos[0]
-    schemas = [effective_schema(i) for i in infos]
     configurations = [effective_configuration(i) for i in infos]
-    alike = all(s == schemas[0] for s in schemas) and all(c == configurations[0] for c in configurations)
+    alike = all(c == configurations[0] for c in configurations)
     plain = {"hnsw": {"space": first.space}, "spann": None, "embedding_function": None}
     return dataclasses.replace(
         first,
@@ -195,7 +211,7 @@ def _merged(target: str, infos: Sequence[CollectionInfo]) -> CollectionInfo:
         declared_space=first.space,
         metadata=None,
         configuration=configurations[0] if alike else plain,
-        schema=schemas[0] if alike else None,
+        schema=None,
         embedding_function=first.embedding_function if alike else None,
         findings=(),
     )

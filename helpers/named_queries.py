@@ -43,6 +43,17 @@ def named_queries(
     return out
 
 
+def lost_queries(after: Sequence[dict[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The target's answers; a query that the source can be asked and the target cannot is a failed one, not a moot one."""
+    could = {query["text"] for query in before if query["applicable"]}
+    return [
+        row
+        if row["applicable"] or row["text"] not in could
+        else {**row, "applicable": True, "why": f"the source can be asked this, the target cannot: {row['why']}"}
+        for row in after
+    ]
+
+
 def _text_answer(
     store: Reader, name: str, space: Space, text: str, expect: str | None, parameters: Parameters
 ) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def overlap_heatmap(df: pd.DataFrame) -> Figure:
     exact = finite(frame.loc[frame["kind"] == "exact", "overlap"])
     worst = frame.sort_values(["overlap", "collection", "k"], kind="stable").to_dict("records")[0]
     title = "Source and target find the same neighbours in every search"
+    if absent := [kind for kind in ("exact", "approximate") if kind not in set(frame["kind"])]:
+        title = f"Source and target find the same neighbours; {absent[0]} search was not measured"
     if worst["overlap"] < 1:
         same = bool(exact.size) and bool((exact == 1).all())
         title = "Exact search finds the same neighbours on both sides" if same else "Search finds other neighbours"

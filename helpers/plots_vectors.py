@@ -60,6 +60,7 @@ def distance_ecdf(
     unreadable = values.size - good.size
     if not values.size:
         return empty("No distance was measured: there are no pairs of vectors", "Source and target share no id.")
+    space = name(space, 60)
     floor = floor if np.isfinite(floor) and floor > 0 else 1e-12
     limit = max(tolerance, floor)
     beyond = int((good > tolerance).sum()) + unreadable

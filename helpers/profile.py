@@ -118,7 +118,10 @@ class Profile:
         return pd.DataFrame(rows)
 
     def completeness(self) -> pd.DataFrame:
-        """Share of chunks that hold each field: one row a field, one column a collection. Draws the heat map."""
+        """Share of chunks that hold each field: one row a field, one column a collection.
+
+        Draws the heat map, of the schema's core fields where it has any.
+        """
         scan = self.scan
         names = [rule.name for rule in self.schema.fields]
         names += sorted(name for name in scan.fields if name not in names)
@@ -139,7 +142,8 @@ class Profile:
             applies=bool(lacking),
         )
         caption = "Share of the source's chunks that hold each metadata field, by collection."
-        self.run.figure("completeness", plots.completeness_heatmap(table), caption)
+        drawn = table if not self.schema.fields else table.loc[[rule.name for rule in self.schema.fields]]
+        self.run.figure("completeness", plots.completeness_heatmap(drawn), caption)
         return table
 
     def values(self) -> pd.DataFrame:

@@ -6,6 +6,7 @@ staging, which is deterministic), and what the target itself refused (`add`, kep
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import Counter
@@ -54,10 +55,12 @@ class Quarantine:
         pq.write_table(to_table(batch), temporary, compression="zstd")
         temporary.replace(self.folder / f"{name}.parquet")
 
-    def add(self, entry: dict[str, str], chunk: ChunkBatch, number: int) -> None:
+    def add(self, entry: dict[str, str], chunk: ChunkBatch) -> None:
         """A chunk that the target refused: kept, then listed. Repeating it after a kill changes nothing."""
+        # A file name from the id itself, so that a resumed run, which counts rows otherwise, replaces its own file.
+        key = hashlib.sha256(json.dumps([entry["target"], chunk.ids[0]]).encode()).hexdigest()[:32]
         with self._guard:
-            self.keep(f"refused-{entry['target']}-{number:08d}", chunk)
+            self.keep(f"refused-{key}", chunk)
             file = self.folder / "refused.jsonl"
             before = file.read_text(encoding="utf-8") if file.exists() else ""
             write_text(file, before + json.dumps(entry, ensure_ascii=True) + "\n")

@@ -199,7 +199,7 @@ def describe(label: str, done: int, total: int, unit: str, seconds: float) -> st
     if done >= total:
         return f"{label}: {done:,} {unit} in {duration(seconds)}"
     left = f", about {duration(seconds / done * (total - done))} to go" if done and seconds > 1 else ""
-    return f"{label}: {done:,} of {total:,} {unit} ({done / total:.0%}), {duration(seconds)}{left}"
+    return f"{label}: {done:,} of {total:,} {unit} ({100 * done / total:.0f} %), {duration(seconds)}{left}"
 
 
 def duration(seconds: float) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .decision import sign
+from . import plan
+from .decision import GO, gate_state, sign
 from .parameters import Parameters, parameters_from
-from .runs import REPOSITORY
+from .runs import REPOSITORY, RunFolder
 from .sample import FULL, collection_counts, write_sample
 from .typed_yaml import read_yaml_mapping
 
@@ -43,7 +44,9 @@ def _fitted(document: dict[str, Any], workspace: Path, source: Path, chunks: int
     }
 
 
-def approve(run: Path, parameters: Parameters, gate: str) -> None:
-    """Sign for every required role through the real gate, marked REHEARSAL: no production run accepts these."""
-    for role in parameters.signoff.required:
-        sign(run, role, f"REHEARSAL {role}", "go", gate, rehearsal=True)
+def approve(run: RunFolder, step: plan.Step) -> None:
+    """Sign for every missing role through the real gate, marked REHEARSAL: no production run accepts these."""
+    result = run.result(step.number)
+    marginal = result.facts.get("accept", []) if result else []
+    for role in gate_state(run.reports, run.parameters(), step.gate).missing:
+        sign(run.reports, role, f"REHEARSAL {role}", GO, step.gate, accept=marginal, rehearsal=True)

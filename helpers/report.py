@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from . import report_notebook, words
 from .report_checklist import checklist
 from .report_facts import RunView, read_run
-from .report_outcome import CLASSES, outcome, required_roles
+from .report_outcome import CLASSES, outcome, void
 
 _MARKS = {"pass": "✓", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗", "unreadable": "✗"}
 
@@ -23,9 +23,8 @@ _MARKS = {"pass": "✓", "warning": "!", "marginal": "~", "fail": "✗", "failed
 def run_page(folder: Path) -> str:
     """The page of one run, `reports/<run id>/index.html`, from the files in `folder`."""
     view = _view(folder)
-    return _page(
-        "run.html.j2", view=view, outcome=view.outcome, required=required_roles(view), checklist=checklist(view)
-    )
+    problems = {**view.gate.refused, **void(view.gate)} if view.gate else {}
+    return _page("run.html.j2", view=view, outcome=view.outcome, problems=problems, checklist=checklist(view))
 
 
 def index_page(reports: Path) -> str:

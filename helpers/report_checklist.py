@@ -34,11 +34,13 @@ class Section:
 
     @property
     def result(self) -> str:
-        """The worst verdict of its lines; "not recorded" where there is none."""
-        found = [Verdict(i.verdict) for i in self.items if i.verdict in set(Verdict)]
-        if found and all(v is Verdict.NOT_APPLICABLE for v in found):
+        """The worst verdict of its lines; "not recorded" where all lack a figure, "" where none is judged."""
+        found = [Verdict(item.verdict) for item in self.items if item.verdict in set(Verdict)]
+        if not found:
+            return NOT_RECORDED if all(item.measured == NOT_RECORDED for item in self.items) else ""
+        if all(verdict is Verdict.NOT_APPLICABLE for verdict in found):
             return Verdict.NOT_APPLICABLE.value
-        return worst(found).value if found else NOT_RECORDED
+        return worst(found).value
 
 
 def checklist(view: RunView) -> list[Section]:

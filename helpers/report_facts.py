@@ -18,7 +18,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from . import plan
+from .errors import RunbookError
+from .parameters import parameters_from
 from .results import Check, StepResult, Verdict
+from .signoffs import GateState, gate_state
 
 _GROWING = frozenset({"run.log", "audit.jsonl"})
 _DERIVED = frozenset({"index.html", "VERIFY.txt"})
@@ -64,7 +67,7 @@ class RunView:
     Facts that it reads by name, wherever a step left them last: `matrix` (rows: criterion, measured, pass, marginal,
     fail, verdict), `decision` (GO or NO-GO), `quarantine` ({reason: chunks}), `repairs` (rows: field, rule, chunks),
     `counts` (rows: collection, source, target, quarantined), `queries`, `matrix_inputs`, `dimensions` (the checklist).
-    `signoffs` are the files of signoffs/: role, name, decision, when, reason, gate.
+    `signoffs` are the files of signoffs/: role, name, decision, when, reason, gate; `gate` is what they amount to.
     """
 
     folder: Path
@@ -73,6 +76,7 @@ class RunView:
     parameters_text: str
     steps: list[StepRow]
     signoffs: list[dict[str, Any]]
+    gate: GateState | None
     outcome: Outcome = field(default_factory=lambda: Outcome("open", "Not started"))
 
     @property
@@ -104,6 +108,11 @@ class RunView:
         """A fact that is a mapping; anything else counts as empty."""
         value = self.fact(name)
         return value if isinstance(value, dict) else {}
+
+    def names(self, name: str) -> list[str]:
+        """A fact that is a list of texts."""
+        value = self.fact(name)
+        return [str(item) for item in value] if isinstance(value, list) else []
 
     @property
     def tests(self) -> list[Check]:
@@ -197,7 +206,16 @@ def read_run(folder: Path) -> RunView:
     return RunView(
         folder, run, parameters if isinstance(parameters, dict) else {}, text, list(_steps(folder)),
         sorted(signoffs, key=lambda s: (str(s.get("when", "")), str(s["role"]))),
+        _gate(folder, parameters),
     )  # fmt: skip
+
+
+def _gate(folder: Path, parameters: Any) -> GateState | None:
+    """The approvals before the cutover; None where the parameters do not say whose are due."""
+    try:
+        return gate_state(folder, parameters_from(parameters))
+    except (RunbookError, TypeError, ValueError):
+        return None
 
 
 def _steps(folder: Path) -> Iterator[StepRow]:

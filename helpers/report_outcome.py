@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from . import plan
 from .report_facts import Outcome, RunView, StepRow
 from .results import Verdict
+from .signoffs import GateState
 from .words import text
 
 CLASSES = {"go": "pass", "no-go": "fail", "waiting": "marginal", "failed": "fail", "stopped": "warning", "open": "open"}
@@ -60,13 +62,16 @@ def _broken(view: RunView, step: StepRow, error: dict[str, Any]) -> Outcome:
 
 
 def _no_go(view: RunView, judged: list[StepRow]) -> Outcome:
-    reasons = [
-        f"Step {s.number}: {text(c.name, 80)}: {text(c.detail or c.measured, 200)}"
-        for s in judged
-        for c in (s.result.checks if s.result else [])
-        if c.verdict is Verdict.FAIL
+    review = view.step("24")
+    against = review.result.facts.get("against") if review and review.result else None
+    reasons = [text(line, 400) for line in against] if isinstance(against, list) else []
+    reasons = reasons or [
+        f"Step {step.number}: {text(check.name, 80)}: {text(check.detail or check.measured, 200)}"
+        for step in judged
+        for check in (step.result.checks if step.result else [])
+        if check.verdict is Verdict.FAIL
     ]
-    more = [f"{len(reasons) - 6} further failed checks, below."] if len(reasons) > 6 else []
+    more = [f"{len(reasons) - 6} further reasons are below."] if len(reasons) > 6 else []
     first = judged[0].number if judged else "24"
     advice = [
         "Do not cut over; the source stays in service.",
@@ -77,32 +82,32 @@ def _no_go(view: RunView, judged: list[StepRow]) -> Outcome:
 
 
 def _gate(view: RunView) -> Outcome:
-    required = required_roles(view)
-    approvals = [s for s in view.signoffs if s.get("gate", "cutover") == "cutover"]
-    against = [s for s in approvals if str(s.get("decision", "")).lower().replace("_", "-") == "no-go"]
-    if against:
-        said = [f"{text(s['role'], 60)} ({text(s.get('name'), 80)}): {text(s.get('reason'), 300)}" for s in against]
-        return Outcome("no-go", "NO-GO by sign-off", said, ["Do not cut over; clear the objection with who signed it."])
-    signed = {str(s["role"]) for s in approvals}
-    missing = [role for role in required if role not in signed]
-    marginal = sum(c.verdict is Verdict.MARGINAL for s in view.steps if s.result for c in s.result.checks)
-    notes = [f"{marginal} marginal findings must be accepted by name."] if marginal else []
-    if missing:
-        said = [f"Missing: {', '.join(role.replace('_', ' ') for role in missing)}.", *notes]
-        sign = [f"runbook sign {view.id} --role {role} --name NAME --decision go" for role in missing]
+    """The data say GO: now those who sign decide."""
+    gate = view.gate
+    if gate is None:
+        why = "parameters.yaml cannot be read, so nobody can say whose approval is due."
+        return Outcome("waiting", "The data say GO; the approvals cannot be judged", [why])
+    if gate.blocked:
+        return Outcome("no-go", "NO-GO by sign-off", list(gate.blocked),
+                       ["Do not cut over; clear the objection with who signed it."])  # fmt: skip
+    if gate.missing:
+        roles = ", ".join(role.replace("_", " ") for role in gate.missing)
+        said = [f"Missing: {roles}.", *gate.refused.values(), *void(gate).values()]
+        marginal = view.names("accept")
+        if marginal:
+            said.append(f"Who signs must accept by name: {', '.join(marginal)}.")
+        accept = "".join(f" --accept {shlex.quote(criterion)}" for criterion in marginal)
+        sign = [f"runbook sign {view.id} --role {role} --name NAME --decision go{accept}" for role in gate.missing]
         return Outcome("waiting", "The data say GO; waiting for sign-offs", said, [*sign, f"runbook resume {view.id}"])
     if view.rehearsal:
-        return Outcome(
-            "go", "GO", notes, ["The rehearsal is complete. Nothing is due; it changed no production system."]
-        )
-    return Outcome("go", "GO", notes, ["Cut over inside the maintenance window (runbook, Step 6a)."])
+        return Outcome("go", "GO", [], ["The rehearsal is complete; nothing is due."])
+    return Outcome("go", "GO", [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
 
 
-def required_roles(view: RunView) -> list[str]:
-    """Roles that have to sign before a cutover, as the parameters name them."""
-    section = view.parameters.get("signoff")
-    roles = section.get("required", []) if isinstance(section, dict) else []
-    return [str(role) for role in roles] if isinstance(roles, list) else []
+def void(gate: GateState) -> dict[str, str]:
+    """By role: why an approval counts no longer."""
+    said = "the approval of {} is void: {} changed since"
+    return {role: said.format(role, ", ".join(files) or "the results") for role, files in gate.stale.items()}
 
 
 def _go_on(view: RunView, left: list[StepRow]) -> list[str]:

@@ -121,7 +121,7 @@ def _gates(folder: RunFolder, steps: Sequence[plan.Step]) -> RunbookError | None
 
         for step in steps:
             if step.gate and overview.passed(folder.result(step.number)):
-                approve(folder.reports, folder.parameters(), step.gate)
+                approve(folder, step)
     return open_gate(folder, steps)
 
 

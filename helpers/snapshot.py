@@ -67,6 +67,10 @@ class Snapshot:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             if manifest["format"] != FORMAT:
                 raise ValueError(f"format {manifest['format']}, this toolkit reads {FORMAT}")
+            if manifest["sha256"] != _own_digest(manifest):
+                raise ValueError("its content is not what was written")
+            if folder.name.endswith(".partial"):
+                raise ValueError("the export was interrupted before it was whole")
             return cls(folder, manifest)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Terminal(
@@ -125,8 +129,10 @@ class Snapshot:
     def verify(self, progress: Progress = silent) -> dict[str, int]:
         """Re-read every byte: digests, row counts, ids unique. Marks the manifest as verified.
 
-        Returns chunks per collection. Raises `Terminal` ("snapshot_damaged") that names the first bad file.
+        Returns chunks per collection. Raises `Terminal` ("snapshot_damaged", "snapshot_unreadable" for the manifest)
+        that names the first bad file.
         """
+        self.manifest = Snapshot.open(self.folder).manifest
         counted: dict[str, int] = {}
         for name in self.names():
             seen: set[str] = set()
@@ -150,7 +156,7 @@ class Snapshot:
 
     def mark(self, status: str) -> None:
         """Record a status (created, verified, restored, failed) with its time in the manifest."""
-        self.manifest = {**self.manifest, "status": status, f"{status}_at": utc_now()}
+        self.manifest = _signed({**self.manifest, "status": status, f"{status}_at": utc_now()})
         write_json(self.folder / "manifest.json", self.manifest)
 
     def size(self) -> int:
@@ -204,7 +210,7 @@ def write_snapshot(
         "status": "created",
         "collections": entries,
     }
-    write_json(partial / "manifest.json", manifest)
+    write_json(partial / "manifest.json", _signed(manifest))
     _flush_folder(partial)
     partial.rename(folder)
     _flush_folder(directory)
@@ -274,6 +280,8 @@ def to_table(batch: ChunkBatch, dimension: int | None = None) -> pa.Table:
     if width and batch.dimension == width:
         values = pa.array(np.ascontiguousarray(batch.embeddings).reshape(-1))
         vectors = pa.FixedSizeListArray.from_arrays(values, width, mask=lost)
+    elif batch.dimension and not batch.lost.all():
+        raise Terminal("mixed_dimensions", f"vectors of {batch.dimension} components where {width} are expected")
     else:
         vectors = pa.nulls(len(batch), pa.list_(pa.float32(), max(1, width)))
     return pa.table(
@@ -331,13 +339,21 @@ def _guest(value: Any) -> Any:
 
 def decode_metadata(text: str | None) -> Metadata | None:
     """The inverse of `encode_metadata`."""
-    return None if text is None else cast(Metadata, json.loads(text, object_hook=_host))
+    return None if text is None else {key: _host(value) for key, value in json.loads(text).items()}
 
 
-def _host(value: dict[str, Any]) -> Any:
-    if set(value) == {_SPARSE}:
-        return SparseVector(**value[_SPARSE])
-    return value
+def _host(value: Any) -> Any:
+    return SparseVector(**value[_SPARSE]) if isinstance(value, dict) and set(value) == {_SPARSE} else value
+
+
+def _signed(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {**manifest, "sha256": _own_digest(manifest)}
+
+
+def _own_digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 over everything in a manifest but this digest itself."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -62,11 +62,12 @@ class Staged:
         for batch in ahead(self._batches_from(target, start)):
             pending.append(batch)
             held += len(batch)
-            while held >= size:
+            if held >= size:
                 whole = ChunkBatch.concatenate(pending)
-                yield whole.slice(0, size)
-                rest = whole.slice(size, len(whole))
-                pending, held = [rest], len(rest)
+                full = held - held % size
+                for at in range(0, full, size):
+                    yield whole.slice(at, at + size)
+                pending, held = [whole.slice(full, held)], held - full
         if held:
             yield ChunkBatch.concatenate(pending)
 
@@ -200,11 +201,9 @@ def _stage_part(
 ) -> None:
     name = Path(part.file).with_suffix("").as_posix().replace("/", "-")
     reasons = failures.groupby("id", sort=False).first() if len(failures) else None
-    bad = (
-        np.isin(np.asarray(batch.ids, dtype=object), list(reasons.index))
-        if reasons is not None
-        else np.zeros(len(batch), bool)
-    )
+    # Not by numpy's own text type, which drops NUL characters at the end of an id.
+    failed = frozenset(reasons.index) if reasons is not None else frozenset()
+    bad = np.array([i in failed for i in batch.ids], dtype=bool)
     if reasons is not None:
         positions = np.flatnonzero(bad)
         quarantine.keep(name, batch.take(positions))

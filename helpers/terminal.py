@@ -12,7 +12,7 @@ from tqdm import tqdm
 from . import overview, plan
 from .errors import one_line
 from .record import duration
-from .results import StepResult, Verdict
+from .results import Check, StepResult, Verdict
 from .runs import RunFolder
 
 WIDTH = 110
@@ -79,12 +79,13 @@ def step_line(step: plan.Step, result: StepResult) -> str:
 
 
 def summary(folder: RunFolder, verdict: str, page: Path) -> str:
-    """One screen: every step, what failed or was noted, the verdict, and the file to open."""
-    lines = ["", f"Run {folder.id}: {_route(folder)}", ""]
+    """One screen: what failed or was noted in each step, the verdict, and the file to open."""
+    lines = ["", f"Run {folder.id}: {_route(folder)}"]
     for step in plan.LINE:
         result = folder.result(step.number)
-        if result is not None:
-            lines += [step_line(step, result), *_findings(result)]
+        noted = _findings(result) if result is not None else []
+        if noted:
+            lines += [f"  {step.number}  {step.title}", *noted]
     return "\n".join([*lines, "", f"Verdict: {verdict}", f"Open:    {page}"])
 
 
@@ -97,10 +98,15 @@ def _findings(result: StepResult) -> list[str]:
     """At most three lines a step: failures first, then what was marginal, then warnings."""
     order = [Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING]
     found = sorted((c for c in result.checks if c.verdict in order), key=lambda c: order.index(c.verdict))
-    lines = [f"        {c.verdict}: {one_line(f'{c.name}: {c.detail or c.measured}', WIDTH)}" for c in found[:3]]
+    lines = [f"      {c.verdict:<8} {one_line(_finding(c), WIDTH)}" for c in found[:3]]
     if result.error is not None and not any(c.verdict is Verdict.FAIL for c in found):
-        lines = [f"        {one_line(result.error['line'], 2 * WIDTH)}", *lines[:2]]
-    return [*lines, f"        and {len(found) - 3} more"] if len(found) > 3 else lines
+        lines = [f"      {one_line(result.error['line'], 2 * WIDTH)}", *lines[:2]]
+    return [*lines, f"      and {len(found) - 3} more"] if len(found) > 3 else lines
+
+
+def _finding(check: Check) -> str:
+    measured = "" if check.measured is None else f": {check.measured} {check.unit}".rstrip()
+    return f"{check.name}{measured}. {check.detail}" if check.detail else f"{check.name}{measured}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

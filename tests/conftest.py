@@ -29,14 +29,6 @@ def require_component(name: str, reason: str) -> Path:
     return Path(found) if found else absent(name, reason)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The cells of a notebook stay together, in order, in one process: they share a kernel."""
-    for item in items:
-        if item.path.suffix == ".ipynb":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The root of the repository."""

@@ -15,7 +15,9 @@ def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS, begins
     """A notebook for the step that its file name says: parameters, begin (unless told not to), then these cells."""
     begin = [f'from helpers import begin\nrun = begin(globals(), step="{path.name[:2]}")'] if begins else []
     code = [*begin, *cells]
-    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "language": "python"}})  # type: ignore[no-untyped-call]
+    notebook = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    )  # type: ignore[no-untyped-call]
     first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})  # type: ignore[no-untyped-call]
     notebook.cells = [first, *(nbformat.v4.new_code_cell(c) for c in code)]  # type: ignore[no-untyped-call]
     for number, cell in enumerate(notebook.cells):

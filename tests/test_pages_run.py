@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bs4 import BeautifulSoup
 from helpers import plots
 from helpers.report import index_page, run_page
 from helpers.results import Check, Phase, StepResult, Verdict, write_json
+from helpers.signoffs import CUTOVER, file_digests, results_digest
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202egnp.exe\x00 ${jndi:x} =HYPERLINK(1) \ud800"
 ROLES = ["operations_lead", "dba", "security"]
@@ -45,19 +47,12 @@ def make_run(folder: Path, results: list[StepResult], **facts: Any) -> Path:
 
 
 def sign(folder: Path, role: str, decision: str = "go", **more: Any) -> None:
-    when = "2025-12-01T03:00:00.000+00:00"
-    write_json(
-        folder / "signoffs" / f"{role}.json",
-        {
-            "role": role,
-            "name": f"Ms {role}",
-            "decision": decision,
-            "when": when,
-            "reason": "",
-            "gate": "cutover",
-            **more,
-        },
-    )
+    """An approval of the results as they are now."""
+    approval = {"role": role, "name": f"Ms {role}", "decision": decision, "when": "2025-12-01T03:00:00.000+00:00"}
+    bound = {"digest": results_digest(folder, CUTOVER), "results": file_digests(folder, CUTOVER)}
+    rehearsal = json.loads((folder / "run.json").read_text(encoding="utf-8"))["rehearsal"]
+    more = {"gate": CUTOVER, "reason": "", "accept": [], "rehearsal": rehearsal, **more}
+    write_json(folder / "signoffs" / f"cutover-{role}.json", {**approval, **bound, **more})
 
 
 def whole_night(verdict: Verdict = Verdict.PASS) -> list[StepResult]:
@@ -129,6 +124,23 @@ def test_it_waits_for_those_who_have_not_signed(night: Path) -> None:
     assert "--role dba" not in said
 
 
+def test_an_approval_of_other_results_does_not_count(night: Path) -> None:
+    for role in ROLES:
+        sign(night, role)
+    result("21", checks=[]).write(night / "results" / "21.json")
+    page = read(run_page(night))
+    assert "waiting for sign-offs" in banner(page)
+    assert "the approval of dba is void: 21.json changed since" in banner(page)
+    assert "Does not count" in page.select(".sign")[0].get_text()
+
+
+def test_unreadable_parameters_approve_nothing(night: Path) -> None:
+    for role in ROLES:
+        sign(night, role)
+    (night / "parameters.yaml").write_text("[", encoding="utf-8")
+    assert banner(read(run_page(night))).startswith("The data say GO; the approvals cannot be judged")
+
+
 def test_one_no_go_blocks(night: Path) -> None:
     for role in ROLES:
         sign(night, role)
@@ -141,7 +153,7 @@ def test_one_no_go_blocks(night: Path) -> None:
 def test_a_judged_no_go_names_check_and_chunk(tmp_path: Path) -> None:
     page = read(run_page(make_run(tmp_path / "night-1", whole_night(Verdict.FAIL))))
     assert banner(page).startswith("NO-GO")
-    assert "Step 23: embeddings: vector differs: 1" in banner(page)
+    assert "embeddings: vector differs: 1" in banner(page)
     assert "Do not cut over" in banner(page)
     findings = page.find(id="findings")
     assert findings is not None
@@ -273,7 +285,7 @@ def test_headings_tables_and_skip_link_serve_a_screen_reader(night: Path) -> Non
     levels = [int(h.name[1]) for h in page.find_all(re.compile("^h[1-6]$"))]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
     tables = page.find_all("table")
     assert tables
     assert all(t.caption is not None and t.find("th", scope="col") is not None for t in tables)

@@ -102,8 +102,12 @@ def test_an_unknown_run_names_those_there_are() -> None:
 
 def test_a_lock_is_dropped_when_its_holder_is_killed(tmp_path: Path) -> None:
     folder = runs.create(parameters(), "one")
-    hold = "from helpers.runs import *; import time; RunLock(RunFolder.of('one'), 'step').acquire(); print(flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, env=_with_package()) as holder:
+    hold = (
+        "from helpers.runs import *; lock = RunLock(RunFolder.of('one'), 'step').acquire(); print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_with_package()
+    ) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
         with pytest.raises(WorldError, match=f"process {holder.pid}"):

@@ -13,8 +13,6 @@ from typing import Any
 import chromadb
 import numpy as np
 import pytest
-from chromadb.api import ClientAPI
-from chromadb.api.models.Collection import Collection
 from chromadb.base_types import SparseVector
 from chromadb.config import Settings
 from hypothesis import given, settings
@@ -24,28 +22,29 @@ from helpers.chunks import ChunkBatch
 from helpers.schema import Context, load_schema
 from helpers.schema_rules import metadata_problems, plain, vector_failures
 
+Client = Any  # chromadb's own annotations know neither `close` nor the values that these tests send it
 CONTEXT = Context(frozenset({"c"}), dt.date(2025, 12, 1), "fail")
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClientAPI]:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     path: Path = tmp_path_factory.mktemp("chroma")
-    opened = chromadb.PersistentClient(str(path), settings=Settings(anonymized_telemetry=False))
+    opened: Client = chromadb.PersistentClient(str(path), settings=Settings(anonymized_telemetry=False))
     yield opened
     opened.close()
 
 
-def fresh(client: ClientAPI, space: str = "l2") -> Collection:
+def fresh(client: Client, space: str = "l2") -> Any:
     name = f"test{next(_numbers):05d}"
-    return client.create_collection(name, embedding_function=None, configuration={"hnsw": {"space": space}})  # type: ignore[typeddict-item]
+    return client.create_collection(name, embedding_function=None, configuration={"hnsw": {"space": space}})
 
 
-def arrives(collection: Collection, metadata: Any, document: str | None = "x", chunk_id: str = "") -> bool:
+def arrives(collection: Any, metadata: Any, document: str | None = "x", chunk_id: str = "") -> bool:
     """Whether Chroma takes the chunk and gives exactly this metadata back."""
     chunk_id = chunk_id or f"id{next(_numbers)}"
     try:
-        collection.add(ids=[chunk_id], embeddings=[[1.0, 2.0]], metadatas=[metadata], documents=[document])  # type: ignore[list-item]
+        collection.add(ids=[chunk_id], embeddings=[[1.0, 2.0]], metadatas=[metadata], documents=[document])
         found = collection.get(ids=[chunk_id], include=["metadatas"])["metadatas"]
         collection.count()
     except (ValueError, TypeError, UnicodeEncodeError, chromadb.errors.ChromaError):
@@ -57,7 +56,7 @@ def same(found: Any, wanted: Any) -> bool:
     if type(found) is not type(wanted):
         return False
     if isinstance(wanted, float):
-        return found == pytest.approx(wanted, rel=1e-12, abs=0.0)  # 1 ulp of JSON parsing (chroma-facts 5)
+        return bool(found == pytest.approx(wanted, rel=1e-12, abs=0.0))  # 1 ulp of JSON parsing (chroma-facts 5)
     if isinstance(wanted, list):
         return len(found) == len(wanted) and all(map(same, found, wanted))
     if isinstance(wanted, dict):
@@ -115,18 +114,18 @@ BAD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_what_we_let_through_arrives(client: ClientAPI, name: str) -> None:
+def test_what_we_let_through_arrives(client: Client, name: str) -> None:
     assert metadata_problems(GOOD[name]) == []
     assert arrives(fresh(client), GOOD[name])
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_we_stop_would_not_arrive(client: ClientAPI, name: str) -> None:
+def test_what_we_stop_would_not_arrive(client: Client, name: str) -> None:
     assert metadata_problems(BAD[name])
     assert not arrives(fresh(client), BAD[name])
 
 
-def test_sparse_vectors_are_metadata_for_those_targets_that_have_them(client: ClientAPI) -> None:
+def test_sparse_vectors_are_metadata_for_those_targets_that_have_them(client: Client) -> None:
     assert metadata_problems({"a": SparseVector([1, 2], [0.5, 1.0])}) == []
     assert metadata_problems({"a": SparseVector([1], [math.nan])})
     assert metadata_problems({"a": SparseVector([2**33], [1.0])})
@@ -134,7 +133,7 @@ def test_sparse_vectors_are_metadata_for_those_targets_that_have_them(client: Cl
 
 
 @pytest.mark.parametrize("text", ["", "é", "a\0b", "\ud800"])
-def test_texts_and_ids(client: ClientAPI, text: str) -> None:
+def test_texts_and_ids(client: Client, text: str) -> None:
     as_id = ChunkBatch([text], ["x"], np.ones((1, 2), np.float32), [None])
     as_document = ChunkBatch(["i"], [text], np.ones((1, 2), np.float32), [None])
     identity = load_schema("identity")
@@ -159,7 +158,7 @@ def test_identity_names_the_key_and_never_drops_silently() -> None:
     assert first == "'#a': the key begins with #"
 
 
-def test_numpy_scalars_become_python(client: ClientAPI) -> None:
+def test_numpy_scalars_become_python(client: Client) -> None:
     level = enum.IntEnum("level", {"high": 3})
     guests = {
         np.str_("a"): np.float32(0.5), "b": np.int64(-1), "c": np.bool_(True), "d": np.array([1, 2]),
@@ -174,7 +173,7 @@ NORMS = [0.0, 1e-24, 1e-22, 1e-21, 9e-21, 2e-20, 1e-10, 1.0, 9e18, 2e19, 1e30]
 
 
 @pytest.mark.parametrize("space", ["l2", "cosine", "ip"])
-def test_norms_that_an_index_can_hold(client: ClientAPI, space: str) -> None:
+def test_norms_that_an_index_can_hold(client: Client, space: str) -> None:
     direction = np.random.default_rng(20251201).standard_normal(384)
     direction /= np.linalg.norm(direction)
     vectors = np.outer(NORMS, direction).astype(np.float32)
@@ -237,9 +236,9 @@ kinds = st.sampled_from(["personality", "humor", "essay", "corpus"])
 metadatas = st.none() | st.dictionaries(keys, values, max_size=6) | st.fixed_dictionaries({"collection_type": kinds})
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(st.lists(metadatas, max_size=4), st.sampled_from(["if_ttt", "identity"]), st.booleans())
-def test_whatever_comes_in(client: ClientAPI, given_metadatas: list[Any], name: str, lists: bool) -> None:
+def test_whatever_comes_in(client: Client, given_metadatas: list[Any], name: str, lists: bool) -> None:
     """No chunk is lost, a second pass changes nothing, and what has no failure arrives in Chroma as it is."""
     schema = load_schema(name)
     context = Context(frozenset({"c"}), dt.date(2025, 12, 1), "fail", lists)

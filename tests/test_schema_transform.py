@@ -266,7 +266,8 @@ def test_what_came_in_is_not_changed(schema: Schema) -> None:
 
 def test_repairs_show_before_and_after_as_short_printable_text(schema: Schema) -> None:
     done = moved(schema, {"author": "", "confidence_level": "\x1b[31m" + "x" * 5000, "authenticity_score": 1.2})
-    shown = {r.field: (r.before, r.after) for r in done.repairs.itertuples()}
+    columns = (done.repairs[name] for name in ("field", "before", "after"))
+    shown = {field: (before, after) for field, before, after in zip(*columns, strict=True)}
     assert shown["author"] == ("''", "'Unknown'")
     assert shown["authenticity_score"] == ("1.2", "1.0")
     assert shown["source"] == ("(absent)", "'migrated_openwebui_core'")

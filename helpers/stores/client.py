@@ -8,6 +8,7 @@ creating a collection from its own schema, which the public call cannot do witho
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
@@ -248,6 +249,7 @@ class ClientStore(TargetLock):
             except Transient:
                 if turn == ATTEMPTS - 1:
                     raise
+                time.sleep(0.2 * 2**turn)
                 present = set(retried(lambda piece=piece: collection.get(ids=piece.ids, include=[])["ids"], where))  # type: ignore[misc]
                 piece = piece.take([i for i, chunk in enumerate(piece.ids) if chunk not in present])
                 if not len(piece):

@@ -37,7 +37,11 @@ def effective_configuration(info: CollectionInfo) -> dict[str, Any]:
     """
     function = info.configuration.get("embedding_function")
     if info.configuration.get("spann"):
-        return {"hnsw": None, "spann": {**info.configuration["spann"], "space": info.space}, "embedding_function": function}
+        return {
+            "hnsw": None,
+            "spann": {**info.configuration["spann"], "space": info.space},
+            "embedding_function": function,
+        }
     hnsw = {
         **(info.configuration.get("hnsw") or {}),
         **_hidden_parameters(info.schema),

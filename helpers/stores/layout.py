@@ -47,9 +47,12 @@ def recognise(path: Path, *, role: str = "source") -> None:
 
 
 def _recognise_database(database: Path, role: str) -> None:
-    size = database.stat().st_size
-    with database.open("rb") as file:
-        head = file.read(100)
+    try:
+        size = database.stat().st_size
+        with database.open("rb") as file:
+            head = file.read(100)
+    except OSError as error:
+        raise _unreadable(error, database, role) from error
     if head.startswith(_LFS):
         raise Terminal(
             f"{role}_lfs_pointer", "a Git LFS pointer, not the database itself", where=str(database),
@@ -63,7 +66,7 @@ def _recognise_database(database: Path, role: str) -> None:
     page = int.from_bytes(head[16:18], "big")
     page = 65536 if page == 1 else page
     pages = int.from_bytes(head[28:32], "big")
-    if size < page * pages or size % page:
+    if page < 512 or size < page * pages or size % page:
         raise Terminal(
             f"{role}_truncated", f"truncated: {size:,} bytes, its header promises {page * pages:,}", where=str(database),
             next_step="Copy the folder again, or take the last backup.",
@@ -94,22 +97,29 @@ def copy_directory(source: Path, destination: Path) -> Path:
     """
     recognise(source)
     for _ in range(3):
-        before = _fingerprint(source)
-        _require_room(destination, sum(size for _, size, _ in before))
         shutil.rmtree(destination, ignore_errors=True)
         try:
+            before = _fingerprint(source)
+            _require_room(destination, sum(size for _, size, _ in before))
             _copy_once(source, destination)
+            unchanged = _fingerprint(source) == before
+        except FileNotFoundError:  # a journal that came and went: somebody writes here
+            continue
         except OSError as error:
-            raise Terminal(
-                "source_unreadable", f"cannot be copied: {error.strerror}", where=str(error.filename or source),
-                next_step="Run as a user who may read the whole folder.",
-            ) from error  # fmt: skip
-        if _fingerprint(source) == before:
+            raise _unreadable(error, source, "source") from error
+        if unchanged:
             _check_database(destination / DATABASE, source)
             return destination
     raise Terminal(
         "source_in_use", "changed while it was copied, three times", where=f"source.path {source}",
         next_step="Stop the application that writes to it, or migrate from its server's URL.",
+    )  # fmt: skip
+
+
+def _unreadable(error: OSError, path: Path, role: str) -> Terminal:
+    return Terminal(
+        f"{role}_unreadable", f"cannot be read: {error.strerror}", where=str(error.filename or path),
+        next_step="Run as a user who may read the whole folder.",
     )  # fmt: skip
 
 

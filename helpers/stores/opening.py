@@ -7,13 +7,15 @@ asked for its heartbeat, tenant and database with our own time-out before the cl
 
 from __future__ import annotations
 
+import queue
 import shutil
 import sqlite3
+import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 import chromadb
@@ -22,12 +24,13 @@ from chromadb.api.client import Client
 from chromadb.config import Settings
 
 from ..endpoint import Endpoint
-from ..errors import Terminal
+from ..errors import Terminal, Transient
 from . import layout
 from .base import Limits
 from .client import ClientStore
 from .retry import attempt, refuse_gateway_answers, retried
 
+T = TypeVar("T")
 BODY_BYTES = 32 * 2**20  # the server's limit is 40 MiB (chroma-facts); headroom for what JSON adds
 
 
@@ -97,7 +100,7 @@ def open_embedded(
 @contextmanager
 def open_server(endpoint: Endpoint, role: str) -> Iterator[ClientStore]:
     """A server of 1.x over HTTP, with the endpoint's headers, TLS setting and time-out on every request."""
-    headers = {name: ref.resolve().reveal() for name, ref in endpoint.headers.items()}
+    headers = _headers(endpoint, role)
     _greet(endpoint, role, headers)
     url = urlsplit(str(endpoint.url))
     settings = Settings(
@@ -117,7 +120,8 @@ def open_server(endpoint: Endpoint, role: str) -> Iterator[ClientStore]:
         )
         return cast(Client, client)
 
-    with _closing(retried(connect, f"{role} {endpoint.label}")) as client:
+    where = f"{role} {endpoint.label}"
+    with _closing(_in_time(lambda: retried(connect, where), 5 * endpoint.timeout_seconds, where)) as client:
         session: httpx.Client = cast(Any, client._server)._session
         session.timeout = httpx.Timeout(endpoint.timeout_seconds)
         session.event_hooks["response"].append(refuse_gateway_answers)
@@ -131,6 +135,41 @@ def _closing(client: Client) -> Iterator[Client]:
         yield client
     finally:
         client.close()
+
+
+def _headers(endpoint: Endpoint, role: str) -> dict[str, str]:
+    """The headers with their secrets. What HTTP would refuse is found here: httpx repeats it in its message."""
+    headers = {name: ref.resolve().reveal() for name, ref in endpoint.headers.items()}
+    for name, value in headers.items():
+        if not value.isascii() or not value.isprintable() or value != value.strip():
+            raise Terminal(
+                "header_illegal", f"the value of header {name} has blanks at an end, or characters beyond ASCII",
+                where=f"{role} {endpoint.label}", next_step=f"Correct the secret that {role}.headers refers to.",
+            )  # fmt: skip
+    return headers
+
+
+def _in_time(call: Callable[[], T], seconds: float, where: str) -> T:
+    """The call's result, or `Transient` after so long. For the client's constructor, which takes no time-out."""
+    outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((call(), None))
+        except BaseException as error:  # told to the thread that waits
+            outcome.put((None, error))
+
+    threading.Thread(target=run, name="connect", daemon=True).start()
+    try:
+        result, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise Transient(
+            "timeout", f"no answer in {seconds:g} seconds", where=where,
+            next_step="Raise timeout_seconds, or look at the server's load.",
+        ) from None  # fmt: skip
+    if error is not None:
+        raise error
+    return cast(T, result)
 
 
 def _greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> None:

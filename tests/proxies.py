@@ -1,0 +1,141 @@
+"""A small proxy between a client and a real Chroma server, for the faults that a network has.
+
+It forwards HTTP request by request over its own TCP connections, and asks `fault` before each one what to do with it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+Fault = Callable[[str, str], str]  # (method, path) → what happens to this request
+PASS = "pass"
+CUT_BEFORE = "cut before"  # the connection ends, the server never sees the request
+CUT_AFTER = "cut after"  # the server does what was asked, the client never hears of it
+BUSY = "busy"  # 503, as a gateway in front of the server answers
+SILENT = "silent"  # no answer, as long as the proxy lives
+SLOW = "slow"  # the answer comes after half a second
+
+
+@dataclass
+class Faults:
+    """A `Fault` that lets requests pass but for the next ones whose path ends in a given way."""
+
+    planned: list[tuple[str, str]] = field(default_factory=list)
+    guard: threading.Lock = field(default_factory=threading.Lock)
+
+    def next(self, path_end: str, *faults: str) -> None:
+        with self.guard:
+            self.planned += [(path_end, fault) for fault in faults]
+
+    def __call__(self, method: str, path: str) -> str:
+        with self.guard:
+            for at, (end, fault) in enumerate(self.planned):
+                if path.endswith(end):
+                    del self.planned[at]
+                    return fault
+        return PASS
+
+
+class FaultyProxy:
+    """`with FaultyProxy(server.url) as proxy:` — `proxy.url` is what the client is given.
+
+    `requests` lists (method, path, headers in lower case) of all that came in. `fault` may be replaced at any time.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        parts = urlsplit(upstream)
+        self.upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
+        self.faults = Faults()
+        self.fault: Fault = self.faults
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.closing = threading.Event()
+        proxy = self
+
+        class Handler(_Forward):
+            owner = proxy
+
+        self._server = _QuietServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def count(self, path_end: str) -> int:
+        """Requests so far whose path ends like this."""
+        return sum(path.endswith(path_end) for _, path, _ in self.requests)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that a test cut is no event."""
+
+
+class _Forward(BaseHTTPRequestHandler):
+    owner: FaultyProxy
+    protocol_version = "HTTP/1.1"
+
+    def forward(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        path = urlsplit(self.path).path
+        self.owner.requests.append((self.command, path, {k.lower(): v for k, v in self.headers.items()}))
+        fault = self.owner.fault(self.command, path)
+        if fault == SILENT:
+            self.owner.closing.wait()
+        if fault in (SILENT, CUT_BEFORE):
+            return self.cut()
+        if fault == BUSY:
+            return self.answer(503, b"<html>no server is available</html>", "text/html")
+        if fault == SLOW:
+            time.sleep(0.5)
+        connection = http.client.HTTPConnection(*self.owner.upstream, timeout=60)
+        try:
+            connection.request(self.command, self.path, body, {k: v for k, v in self.headers.items() if k != "Host"})
+            reply = connection.getresponse()
+            content, kind = reply.read(), reply.headers.get("content-type", "application/json")
+        except OSError:
+            return self.cut()
+        finally:
+            connection.close()
+        if fault == CUT_AFTER:
+            return self.cut()
+        return self.answer(reply.status, content, kind)
+
+    do_GET = do_POST = do_PUT = do_DELETE = forward  # the names that http.server looks for
+
+    def answer(self, status: int, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def cut(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name in http.server
+        """Silence: pytest's output is for results."""

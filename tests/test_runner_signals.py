@@ -1,0 +1,153 @@
+"""Ctrl-C, SIGTERM, SIGHUP, kill -9 and a closed terminal, sent to a real `runbook run` with a notebook at work."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.sample import write_sample
+from tests.conftest import ROOT
+from tests.notebook_files import CHECK, FINISH, write_notebook
+
+# The command with a notebooks folder of the test's own.
+COMMAND = (
+    "import pathlib, sys; from helpers import cli, runs; runs.NOTEBOOKS = pathlib.Path(sys.argv[1]);"
+    "sys.exit(cli.main(sys.argv[2:]))"
+)
+BATCHES = (
+    "import os, pathlib, time\n"
+    "bar = run.progress('work', 600)\n"
+    "(run.workspace / 'kernel').write_text(str(os.getpid()))\n"
+    "[(bar.advance(), time.sleep(0.05)) for _ in range(600)]"
+)
+STUCK = "import os, time\n(run.workspace / 'kernel').write_text(str(os.getpid()))\ntime.sleep(60)"
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts the command in tmp_path; what still runs afterwards is killed."""
+    write_sample(tmp_path / "source", chunks=60, dimension=8)
+    text = "name: trial\nsource: {path: source}\ntarget: {path: target}\nschema: identity\n"
+    (tmp_path / "trial.yaml").write_text(text, encoding="utf-8")
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", COMMAND, str(tmp_path / "notebooks"), *arguments],
+            cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            env={
+                **os.environ, "PYTHONPATH": str(ROOT), "RUNBOOK_REPORTS": str(tmp_path / "reports"),
+                "RUNBOOK_WORKSPACE": str(tmp_path / "workspace"),
+            },
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def kernel_of(tmp_path: Path) -> int:
+    """The process id of the kernel, once its working cell runs."""
+    file = tmp_path / "workspace" / "one" / "kernel"
+    for _ in range(600):
+        if file.is_file() and file.read_text():
+            return int(file.read_text())
+        time.sleep(0.05)
+    raise AssertionError("the notebook did not get to work")
+
+
+def gone(pid: int, within: float) -> bool:
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0]:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def error_of(tmp_path: Path) -> str:
+    result = json.loads((tmp_path / "reports" / "one" / "results" / "10.json").read_text(encoding="utf-8"))
+    return str(result["error"]["code"])
+
+
+def begin_at_work(start: Start, tmp_path: Path, cell: str = BATCHES) -> tuple[subprocess.Popen[str], int]:
+    write_notebook(tmp_path / "notebooks" / "10_source_health.ipynb", CHECK, cell, FINISH)
+    process = start("run", "trial.yaml", "--run-id", "one", "--until", "10")
+    return process, kernel_of(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_finishes_the_batch_and_says_how_to_go_on(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    process, kernel = begin_at_work(start, tmp_path)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert len(errors.splitlines()) == 1
+    assert "runbook resume one" in errors
+    assert error_of(tmp_path) == "interrupted"
+    assert gone(kernel, 5)
+
+    write_notebook(tmp_path / "notebooks" / "10_source_health.ipynb", CHECK, FINISH)
+    resumed = start("resume", "one")
+    resumed.communicate(timeout=60)
+    assert resumed.returncode == 0, "the run ends where it was told to end"
+
+
+def test_a_second_request_ends_a_kernel_that_does_not_listen(start: Start, tmp_path: Path) -> None:
+    process, kernel = begin_at_work(start, tmp_path, STUCK)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, len(errors.splitlines())) == (130, 1)
+    assert gone(kernel, 5)
+
+
+def test_a_lost_terminal_does_not_stop_the_run(start: Start, tmp_path: Path) -> None:
+    cell = BATCHES.replace("600", "60")
+    process, _ = begin_at_work(start, tmp_path, cell)
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
+    result = json.loads((tmp_path / "reports" / "one" / "results" / "10.json").read_text(encoding="utf-8"))
+    assert result["error"] is None
+
+
+def test_no_kernel_outlives_a_killed_runner_and_the_run_goes_on(start: Start, tmp_path: Path) -> None:
+    process, kernel = begin_at_work(start, tmp_path)
+    process.kill()
+    process.communicate()
+    assert gone(kernel, 2)
+
+    write_notebook(tmp_path / "notebooks" / "10_source_health.ipynb", CHECK, FINISH)
+    resumed = start("resume", "one")
+    resumed.communicate(timeout=60)
+    assert resumed.returncode == 0
+
+
+def test_two_processes_do_not_work_on_one_run(start: Start, tmp_path: Path) -> None:
+    begin_at_work(start, tmp_path)
+    second = start("resume", "one")
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "is being worked on by process" in errors
+    assert len(errors.splitlines()) == 1

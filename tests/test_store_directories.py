@@ -1,0 +1,237 @@
+"""Embedded directories: recognised from their bytes, copied before they are opened, never changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from helpers.endpoint import Endpoint
+from helpers.errors import Terminal
+from helpers.stores import open_source, open_target, quick_names
+from helpers.stores.layout import DATABASE, copy_directory, recognise
+from tests.storage import assert_same, chunks, contents, embedded, fill, tree, writable_copy
+
+ROOT = Path(__file__).resolve().parent.parent
+HELD = {
+    "chinese-zero-vector-1.5": (2, 4),
+    "no-documents-128-1.x": (1, 1000),
+    "open-webui-cosine-0.5": (8, 74),
+    "turkish-768-0.5": (1, 51),
+}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A directory that a current client wrote, closed."""
+    with embedded(tmp_path / "small") as store:
+        fill(store, "notes", chunks(12))
+    return tmp_path / "small"
+
+
+@pytest.mark.parametrize("name", sorted(HELD))
+def test_reading_a_real_directory_changes_none_of_its_bytes(real_databases: Path, tmp_path: Path, name: str) -> None:
+    source = writable_copy(real_databases / name, tmp_path / "source")  # writable, so that a slip would show
+    before, times = tree(source), [p.stat().st_mtime_ns for p in sorted(source.rglob("*"))]
+    with open_source(Endpoint(path=str(source)), tmp_path / "scratch") as store:
+        infos = store.collections()
+        batches = [contents(store, info.name) for info in infos]
+    assert (len(infos), sum(info.count for info in infos)) == HELD[name]
+    assert [len(batch) for batch in batches] == [info.count for info in infos]
+    assert not any(batch.lost.any() for batch in batches)
+    assert tree(source) == before
+    assert [p.stat().st_mtime_ns for p in sorted(source.rglob("*"))] == times
+    assert not any((tmp_path / "scratch").iterdir())  # the copy is gone
+
+
+def test_a_directory_opened_in_place_is_rewritten_which_is_why_it_is_copied(
+    real_databases: Path, tmp_path: Path
+) -> None:
+    source = writable_copy(real_databases / "turkish-768-0.5", tmp_path / "source")
+    before = tree(source)
+    from helpers.stores import open_embedded
+
+    with open_embedded(source, Endpoint(path=str(source)), role="source", label="in place") as store:
+        store.names()
+    assert tree(source) != before
+
+
+READ = """
+import sys
+from pathlib import Path
+from helpers.endpoint import Endpoint
+from helpers.stores import open_source
+with open_source(Endpoint(path=sys.argv[1]), Path(sys.argv[2])) as store:
+    print(sum(info.count for info in store.collections()))
+"""
+
+
+def test_a_read_only_directory_can_be_read(real_databases: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        top = Path(name)
+        top.chmod(0o755)
+        source, scratch = top / "source", top / "scratch"
+        shutil.copytree(real_databases / "turkish-768-0.5", source)
+        scratch.mkdir()
+        for path in [*source.rglob("*"), source]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        # Root may write whatever the permissions say, so the reader is somebody else.
+        user = 65534 if os.name == "posix" and os.geteuid() == 0 else None
+        if user is not None:
+            os.chown(scratch, user, -1)
+        environment = {**os.environ, "HOME": str(scratch), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", READ, str(source), str(scratch)],
+            capture_output=True, text=True, user=user, env=environment, cwd=scratch, timeout=120,
+        )  # fmt: skip
+        for path in [source, *source.rglob("*")]:
+            path.chmod(0o755)
+    assert done.stdout.strip() == "51", done.stderr[-2000:]
+
+
+def lfs_pointer(folder: Path) -> None:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 188416\n"
+    (folder / DATABASE).write_text(text)
+
+
+def truncated(folder: Path) -> None:
+    whole = (folder / DATABASE).read_bytes()
+    (folder / DATABASE).write_bytes(whole[: len(whole) // 2])
+
+
+def foreign(folder: Path) -> None:
+    (folder / DATABASE).unlink()
+    with closing(sqlite3.connect(folder / DATABASE)) as db:
+        db.execute("create table songs(title text)")
+
+
+def damaged(folder: Path) -> None:
+    whole = bytearray((folder / DATABASE).read_bytes())
+    whole[4096:12288] = b"\xff" * 8192
+    (folder / DATABASE).write_bytes(whole)
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda f: shutil.rmtree(f), "source_missing"),
+    "file": (lambda f: (shutil.rmtree(f), f.write_text("x")), "source_not_a_folder"),
+    "empty": (lambda f: (shutil.rmtree(f), f.mkdir()), "source_empty"),
+    "0.3": (lambda f: (f / "chroma-embeddings.parquet").write_bytes(b"PAR1"), "source_layout_0_3"),
+    "lfs pointer": (lfs_pointer, "source_lfs_pointer"),
+    "truncated": (truncated, "source_truncated"),
+    "cut short": (lambda f: os.truncate(f / DATABASE, 50), "source_foreign_file"),
+    "no byte": (lambda f: os.truncate(f / DATABASE, 0), "source_foreign_file"),
+    "garbage": (lambda f: (f / DATABASE).write_bytes(os.urandom(8192)), "source_foreign_file"),
+    "zeros": (lambda f: (f / DATABASE).write_bytes(b"SQLite format 3\0" + bytes(4080)), "source_truncated"),
+    "foreign": (foreign, "source_foreign_file"),
+    "damaged": (damaged, "source_damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(BAD))
+def test_what_is_no_chroma_directory_is_refused_in_one_line_and_nothing_is_written(
+    small: Path, tmp_path: Path, kind: str
+) -> None:
+    spoil, code = BAD[kind]
+    spoil(small)
+    before = tree(tmp_path)
+    with pytest.raises(Terminal) as caught, open_source(Endpoint(path=str(small)), tmp_path / "scratch"):
+        pass
+    assert caught.value.code == code
+    assert "\n" not in str(caught.value)
+    assert str(small) in str(caught.value)
+    assert tree(tmp_path) == before
+
+
+def test_the_real_directory_of_0_3_is_refused_and_not_taken_for_an_empty_one(
+    real_databases: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Terminal, match="0.3") as caught, open_source(
+        Endpoint(path=str(real_databases / "duckdb-parquet-0.3")), tmp_path
+    ):
+        pass
+    assert caught.value.code == "source_layout_0_3"
+
+
+@pytest.fixture
+def churn(small: Path) -> Iterator[Path]:
+    """The directory while somebody writes to it, journals coming and going."""
+    stop = threading.Event()
+
+    def write() -> None:
+        with closing(sqlite3.connect(small / DATABASE, timeout=30)) as db:
+            db.execute("create table noise(x)")
+            while not stop.is_set():
+                db.execute("insert into noise values (?)", (os.urandom(2000),))
+                db.commit()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    yield small
+    stop.set()
+    writer.join()
+
+
+def test_a_directory_that_changes_while_it_is_copied_is_refused(churn: Path, tmp_path: Path) -> None:
+    with pytest.raises(Terminal, match="changed while it was copied") as caught:
+        copy_directory(churn, tmp_path / "copy")
+    assert caught.value.code == "source_in_use"
+
+
+def test_only_what_belongs_to_chroma_is_copied(small: Path, tmp_path: Path) -> None:
+    (small / "secrets.env").write_text("KEY=1")
+    (small / "logs").mkdir()
+    (small / "logs" / "huge.log").write_text("x")
+    copy_directory(small, tmp_path / "copy")
+    assert all(name.startswith(DATABASE) or len(Path(name).parts[0]) == 36 for name in tree(tmp_path / "copy"))
+
+
+def test_a_look_at_a_directory_names_its_collections_and_writes_nothing(small: Path, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    endpoint = Endpoint(path=str(small))
+    assert quick_names(endpoint, "source") == quick_names(endpoint, "target") == ["notes"]
+    assert quick_names(Endpoint(path=str(tmp_path / "new")), "target") == []
+    assert tree(tmp_path) == before
+
+
+def test_a_target_of_an_older_chroma_is_refused_before_it_is_upgraded(real_databases: Path, tmp_path: Path) -> None:
+    old = writable_copy(real_databases / "turkish-768-0.5", tmp_path / "old")
+    before = tree(old)
+    with pytest.raises(Terminal, match="older Chroma"), open_target(Endpoint(path=str(old))):
+        pass
+    assert tree(old) == before
+
+
+@pytest.mark.parametrize(("key", "code"), [("tenant", "tenant"), ("database", "database")])
+def test_a_wrong_tenant_or_database_of_a_directory_is_an_error_and_not_an_empty_source(
+    small: Path, tmp_path: Path, key: str, code: str
+) -> None:
+    endpoint = Endpoint(path=str(small), **{key: "typo"})
+    with pytest.raises(Terminal, match=code) as caught, open_source(endpoint, tmp_path / "scratch"):
+        pass
+    assert "typo" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_replaced_between_two_openings_is_seen_as_it_is_now(small: Path, tmp_path: Path) -> None:
+    with embedded(small) as store:
+        assert store.names() == ["notes"]
+    shutil.rmtree(small)
+    with embedded(small) as store:
+        assert store.names() == []
+        fill(store, "fresh", chunks(3, 4))
+    with embedded(small) as store:
+        assert store.names() == ["fresh"]
+        assert_same(contents(store, "fresh"), chunks(3, 4))
+
+
+def test_a_good_directory_is_recognised(small: Path) -> None:
+    recognise(small)
