@@ -51,6 +51,12 @@ def end_with_runner() -> None:
         threading.Thread(target=watch, name="runbook-watchdog", daemon=True).start()
 
 
+def show_errors_in_one_line() -> None:
+    """Errors of ours without their traceback, which is in run.log once there is a run."""
+    if (ipython := shell()) is not None:
+        ipython.set_custom_exc((RunbookError,), _show_one_line)
+
+
 class CellWatch:
     """Sees every cell of the step at work: the first that fails is handed to `on_failure`."""
 
@@ -59,11 +65,10 @@ class CellWatch:
         self._shell = shell()
 
     def start(self) -> None:
-        """From the cell that runs now. Errors of ours are shown as their one line; the traceback is in run.log."""
+        """From the cell that runs now."""
         if self._shell is None:
             return
         self._shell.events.register("post_run_cell", self._after_cell)
-        self._shell.set_custom_exc((RunbookError,), _show_one_line)
         self._shell.system_raise_on_error = True  # by itself a failing `!command` passes (measured on papermill 2.7)
 
     def stop(self) -> None:

@@ -16,7 +16,7 @@ from .display import closing, opening, show
 from .errors import NoGo, RunbookError, UsageError, WorldError, one_line
 from .overview import Index
 from .parameters import SECTIONS, is_sample, parameters_from
-from .record import RunRecord
+from .record import RunRecord, step_missing
 from .results import Verdict, utc_now, worst
 from .runs import RunFolder, RunLock
 from .typed_yaml import nearest
@@ -47,6 +47,7 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
     row = plan.find(step)
     kernel.go_home()
     kernel.end_with_runner()
+    kernel.show_errors_in_one_line()
     if isinstance(earlier := namespace.get("run"), Run):
         earlier.close()
     sections, run_id, dry_run = _given(namespace)
@@ -230,6 +231,8 @@ def _find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run:
         for folder in runs.every_run():
             if _same_context(folder, context):
                 return folder
+    if row.needs:
+        raise step_missing(row, plan.find(row.needs[0]), run_id or "(none was given)")
     from .preflight import preflight
 
     preflight(parameters)
@@ -256,25 +259,31 @@ def _sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunFolder:
         chunks = int(os.environ.get("RUNBOOK_SAMPLE_CHUNKS") or rehearsal.SAMPLE_CHUNKS)
         parameters = rehearsal.prepare(folder.workspace, chunks, rehearsal.SAMPLE_DIMENSION, sections)
         runs.create(parameters, folder.id, rehearsal=True)
-    before = [step for step in plan.LINE if step.number < row.number]
-    if row in plan.LINE and before:
-        _run_before(folder, before[-1])
+    for number in row.needs:
+        _run_first(folder, plan.find(number))
     return folder
 
 
-def _run_before(folder: RunFolder, last: plan.Step) -> None:
-    """In a process of its own: a runner is above this module, and a kernel cannot run notebooks inside its own loop."""
-    command = [sys.executable, "-m", "helpers", "run", "--run-id", folder.id, "--from", plan.LINE[0].number]
+def _run_first(folder: RunFolder, step: plan.Step) -> None:
+    """Another notebook on the sample, in a process of its own: a kernel cannot run one inside its own loop."""
+    notebook, output = runs.NOTEBOOKS / step.notebook, folder.reports / step.notebook
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "-k",
+        "python3",
+        "-p",
+        "run_id",
+        folder.id,
+        str(notebook),
+        str(output),
+    ]
     path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [*command, "--until", last.number],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["the steps before this one failed"]
+        lines = done.stderr.strip().splitlines() or [f"step {step.number} failed"]
         raise WorldError("sample_failed", lines[-1], next_step=f"See {folder.log_path}.")
 
 
@@ -284,5 +293,8 @@ def _verdict_error(run: Run) -> RunbookError:
     names = "; ".join(f"{c.name} ({c.detail or c.measured})" if c.detail or c.measured else c.name for c in failed[:3])
     more = f"; {len(failed) - 3} more" if len(failed) > 3 else ""
     row = plan.find(run.step)
-    kind, code = (NoGo, "no_go") if row.judges else (WorldError, "step_failed")
-    return kind(code, f"{row.title}: {one_line(names)}{more}", next_step=f"See {run.folder / row.notebook}.")
+    page = f"{row.number}_{row.name}.html" if kernel.under_runner() else f"results/{row.number}.json"
+    where = f"See {run.folder / page}."
+    if row.judges:
+        return NoGo("no_go", f"NO-GO: {one_line(names)}{more}", next_step=where)
+    return WorldError("step_failed", f"failed: {one_line(names)}{more}", next_step=where)

@@ -81,7 +81,7 @@ def next_action(folder: RunFolder | None) -> str:
         return waiting_for(folder)
     result = folder.result(step.number)
     if result is not None and result.error is not None and result.error["code"] != "interrupted":
-        return f"Step {step.number} ({step.title}): {result.error['line']}"
+        return f"Step {step.number} ({step.title}) did not pass: {result.error['line']}"
     return f"Step {step.number} ({step.title}) is next: runbook resume {folder.id}"
 
 

@@ -12,6 +12,7 @@ from .errors import UsageError
 class Step:
     """One notebook.
 
+    `needs` are the steps that it cannot do without; on the line all earlier ones come first anyway.
     `on_line` steps run in order; the others on demand. `outdates` are the steps whose results say nothing any more once
     this one runs again. A step that `judges` data leads to NO-GO when it fails, the others to a plain failure;
     `decides` is the step that turns such failures into a decision, so the line goes on to it. `gate` names the
@@ -26,6 +27,7 @@ class Step:
     judges: bool = False
     decides: str = ""
     gate: str = ""
+    needs: tuple[str, ...] = ()
     outdates: tuple[str, ...] = ()
 
     @property
@@ -42,9 +44,9 @@ STEPS: tuple[Step, ...] = (
     Step("12", "target_readiness", "Target readiness", _BEFORE),
     Step("13", "dry_run", "Dry run", _BEFORE, judges=True, outdates=("23", "24")),
     Step("21", "snapshot", "Snapshot", _NIGHT, outdates=("22", "23", "24")),
-    Step("22", "migrate", "Migrate", _NIGHT, judges=True, outdates=("23", "24")),
-    Step("23", "validate", "Validate", _NIGHT, judges=True, decides="24", outdates=("24",)),
-    Step("24", "review", "Review and decide", _NIGHT, judges=True, gate="cutover"),
+    Step("22", "migrate", "Migrate", _NIGHT, judges=True, needs=("21",), outdates=("23", "24")),
+    Step("23", "validate", "Validate", _NIGHT, judges=True, decides="24", needs=("21", "22"), outdates=("24",)),
+    Step("24", "review", "Review and decide", _NIGHT, judges=True, gate="cutover", needs=("21", "22", "23")),
 )
 
 LINE: tuple[Step, ...] = tuple(step for step in STEPS if step.on_line)

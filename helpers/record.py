@@ -109,11 +109,7 @@ class RunRecord:
         found = self.earlier(row.number)
         if found is not None and (found.error is None or found.error["code"] == "no_go"):
             return found
-        raise UsageError(
-            "step_missing",
-            f"step {self.step} needs step {row.number} ({row.title}), which run {self.id} has not finished",
-            next_step=f"Run it first: notebooks/{row.notebook} with run_id {self.id}, or runbook resume {self.id}.",
-        )
+        raise step_missing(plan.find(self.step), row, self.id)
 
     def log(self, message: str) -> None:
         """One dated line in run.log."""
@@ -133,6 +129,15 @@ class RunRecord:
         else:
             handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
             self._display = (cell, handle)
+
+
+def step_missing(step: plan.Step, needed: plan.Step, run_id: str) -> UsageError:
+    """The error for a step that comes too early."""
+    return UsageError(
+        "step_missing",
+        f"step {step.number} needs step {needed.number} ({needed.title}), which run {run_id} has not finished",
+        next_step=f"Run it first: notebooks/{needed.notebook} with the same run_id, or runbook resume RUN_ID.",
+    )
 
 
 class Progress:

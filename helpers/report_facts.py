@@ -132,9 +132,9 @@ class RunView:
 
     @property
     def tallies(self) -> list[tuple[str, str, list[tuple[str, int]]]]:
-        """Quarantined chunks by reason and repaired chunks by field, each as (title, first head, rows)."""
+        """Quarantined chunks by reason and repairs by field, each as (title, first head, rows)."""
         found = [("Quarantined chunks, by reason", "Reason", self._tally("quarantine", "reason"))]
-        found.append(("Repaired chunks, by field", "Field", self._tally("repairs", "field")))
+        found.append(("Repairs, by field and rule", "Field", self._tally("repairs", "field")))
         return [table for table in found if table[2]]
 
     def _tally(self, name: str, key: str) -> list[tuple[str, int]]:

@@ -6,6 +6,7 @@ import logging
 import shlex
 import signal
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,10 +75,11 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
             decided_later = step.decides in [s.number for s in steps]
             if error is not None and not (isinstance(error, NoGo) and decided_later):
                 break
-    error = error or _gates(folder, steps)
-    verdict = _verdict(folder, steps, error)
+    error = error or _gates(folder, steps or plan.LINE)
+    verdict = _verdict(folder, steps or plan.LINE, error)
     folder.log(f"line ends: {verdict}")
-    terminal.say(summary(folder, verdict, render_pages(folder)))
+    render_pages(folder)
+    terminal.say(summary(folder, steps, verdict))
     if error is not None:
         raise error
     return verdict
@@ -93,7 +95,8 @@ def _one(folder: RunFolder, step: plan.Step, terminal: Terminal, stop: Stop, dry
     stop.execution = None
     result = execution.result()
     terminal.say(step_line(step, result))
-    _render_notebook(execution.output)
+    _render_notebook(folder, execution.output)
+    render_pages(folder)
     error = error_of(result)
     if error is None:
         return None
@@ -126,16 +129,16 @@ def _gates(folder: RunFolder, steps: Sequence[plan.Step]) -> RunbookError | None
 
 
 def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError | None) -> str:
-    decided = any(step.gate and folder.result(step.number) is not None for step in steps)
     if isinstance(error, NoGo):
-        return f"NO-GO ({error.what})"
+        return "NO-GO"
     if isinstance(error, WaitingForSignoffs):
-        return f"GO, and waiting for sign-offs ({error.what})"
+        return "GO, waiting for sign-offs"
     if isinstance(error, Interrupted):
         return "none yet, stopped on request"
     if error is not None:
-        return f"failed ({error.what})"
-    return "GO" if decided else "passed as far as it went"
+        return "failed"
+    decided = any(step.gate and overview.passed(folder.result(step.number)) for step in steps)
+    return "GO" if decided else f"passed up to step {steps[-1].number}"
 
 
 def open_steps(folder: RunFolder, last: plan.Step) -> list[plan.Step]:
@@ -156,17 +159,26 @@ def _really_passed(folder: RunFolder, step: plan.Step) -> bool:
     return is_whole(folder.reports / step.notebook) if by_runner else True
 
 
-def render_pages(folder: RunFolder) -> Path:
-    """Write the run's page and the page of all runs, from what is in the folders now; the run's page."""
-    page = folder.reports / "index.html"
-    write_text(page, run_page(folder.reports))
-    write_text(folder.reports.parent / "index.html", index_page(folder.reports.parent))
-    return page
+def render_pages(folder: RunFolder) -> None:
+    """Write the run's page and the page of all runs, from what is in the folders now."""
+    with _not_worth_a_failure(folder):
+        write_text(folder.reports / "index.html", run_page(folder.reports))
+        write_text(folder.reports.parent / "index.html", index_page(folder.reports.parent))
 
 
-def _render_notebook(notebook: Path) -> None:
+def _render_notebook(folder: RunFolder, notebook: Path) -> None:
     if notebook.is_file():
-        write_text(notebook.with_suffix(".html"), notebook_html(notebook))
+        with _not_worth_a_failure(folder):
+            write_text(notebook.with_suffix(".html"), notebook_html(notebook))
+
+
+@contextmanager
+def _not_worth_a_failure(folder: RunFolder) -> Iterator[None]:
+    """Pages are derived and can be rendered again; a migration does not end because one cannot be drawn."""
+    try:
+        yield
+    except Exception:
+        folder.log_block("a page could not be rendered", traceback.format_exc())
 
 
 @contextmanager

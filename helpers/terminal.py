@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,15 @@ def step_line(step: plan.Step, result: StepResult) -> str:
     return f"  {step.number}  {step.title:<22} {overview.state(result):<14} {duration(result.seconds):>12}"
 
 
-def summary(folder: RunFolder, verdict: str, page: Path) -> str:
-    """One screen: what failed or was noted in each step, the verdict, and the file to open."""
+def summary(folder: RunFolder, steps: Sequence[plan.Step], verdict: str) -> str:
+    """One screen: what failed or was noted in these steps, the verdict, and the file to open."""
     lines = ["", f"Run {folder.id}: {_route(folder)}"]
-    for step in plan.LINE:
+    for step in steps:
         result = folder.result(step.number)
         noted = _findings(result) if result is not None else []
         if noted:
             lines += [f"  {step.number}  {step.title}", *noted]
-    return "\n".join([*lines, "", f"Verdict: {verdict}", f"Open:    {page}"])
+    return "\n".join([*lines, "", f"Verdict: {verdict}", f"Open:    {folder.reports / 'index.html'}"])
 
 
 def _route(folder: RunFolder) -> str:
@@ -106,7 +107,8 @@ def _findings(result: StepResult) -> list[str]:
 
 def _finding(check: Check) -> str:
     measured = "" if check.measured is None else f": {check.measured} {check.unit}".rstrip()
-    return f"{check.name}{measured}. {check.detail}" if check.detail else f"{check.name}{measured}"
+    ids = ", ".join(str(row.get("id", row)) for row in check.ids[:3]) if check.verdict is Verdict.FAIL else ""
+    return ". ".join(filter(None, [f"{check.name}{measured}", check.detail, ids and f"Such as {ids}"]))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

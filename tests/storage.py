@@ -36,7 +36,7 @@ def chunks(count: int, dimension: int = 8, *, seed: int = 0, prefix: str = "c") 
         ids=[f"{prefix}{i}" for i in range(count)],
         documents=[f"text {i} of {prefix}" for i in range(count)],
         embeddings=random.standard_normal((count, dimension)).astype(np.float32),
-        metadatas=[{"n": i, "share": i / 3, "even": i % 2 == 0, "word": f"w{i % 5}"} for i in range(count)],
+        metadatas=[{"n": i, "share": i / 4, "even": i % 2 == 0, "word": f"w{i % 5}"} for i in range(count)],
     )
 
 

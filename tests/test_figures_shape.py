@@ -100,6 +100,7 @@ def test_overlap_keeps_exact_and_approximate_apart() -> None:
         "Search finds other neighbours; lowest overlap 40"
     )
     alone = plots.overlap_heatmap(table[table["kind"] == "exact"])
+    assert "approximate search was not measured" in title(plots.overlap_heatmap(overlap_table().head(2)))
     assert (
         figure.axes[1].get_title(loc="left")
         != alone.axes[1].get_title(loc="left")

@@ -26,7 +26,7 @@ from .lock import TargetLock
 from .retry import ATTEMPTS, attempt, retried
 from .space import Space, consistent_spaces, declared, from_metadata, resolve
 
-READ_BYTES = 3 * 2**20  # of float32 vectors in one answer; as JSON and Python floats it weighs about twelve times that
+READ_BYTES = 2**20  # of float32 vectors in one answer; as JSON and Python floats it weighs about twenty times that
 READ_ROWS = 2_000  # chroma-facts 9: about 16,000 ids a call is the ceiling
 ID_PAGE = 100_000
 QUERY_VECTORS = 50
@@ -172,7 +172,7 @@ class ClientStore(TargetLock):
 
     def _get(self, collection: Collection, ids: Sequence[str], include: Sequence[str]) -> dict[str, Any]:
         where = self._at(collection.name)
-        call = lambda: cast(dict[str, Any], collection.get(ids=list(ids), include=cast(Any, list(include))))  # noqa: E731
+        call = lambda: cast(dict[str, Any], collection.get(ids=list(dict.fromkeys(ids)), include=cast(Any, list(include))))  # noqa: E731
         try:
             return retried(call, where)
         except Terminal as error:
@@ -237,6 +237,9 @@ class ClientStore(TargetLock):
         not mean "not written" (chroma-facts 12).
         """
         collection = self._collection(name)
+        # Else the client builds the collection's embedding functions for every batch, warns where it cannot, and adds
+        # sparse vectors of its own making to the metadata.
+        collection.get_model().serialized_schema = None
         for piece in _pieces(batch, self._limits):
             self._add_piece(collection, piece)
 
