@@ -117,6 +117,7 @@ class Checkpoint:
                         "staging_changed", f"{name}: {count} rows staged where the checkpoint knows {state.rows}",
                         where=str(self.path), next_step="Start a new run.",
                     )  # fmt: skip
+            self._begun, self._before = time.monotonic(), self.processed  # what follows is the import's own pace
             self.save()
 
     def intend(self, name: str) -> None:

@@ -194,7 +194,7 @@ def _parameter_names(namespace: Mapping[str, Any]) -> list[str]:
     """
     history = namespace.get("In")
     if not isinstance(history, list):
-        return [name for name in namespace if not name.startswith("_")]
+        return [name for name in namespace if not name.startswith("_") and name != "run"]
     declared: list[str] = []
     for source in history:
         names = _assigned(source)

@@ -102,6 +102,11 @@ def test_a_read_only_directory_can_be_read(real_databases: Path) -> None:
     assert done.stdout.split() == ["read-only", "51"], done.stderr[-2000:]
 
 
+def into_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("x")
+
+
 def lfs_pointer(folder: Path) -> None:
     text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 188416\n"
     (folder / DATABASE).write_text(text)
@@ -126,8 +131,8 @@ def damaged(folder: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda f: shutil.rmtree(f), "source_missing"),
-    "file": (lambda f: (shutil.rmtree(f), f.write_text("x")), "source_not_a_folder"),
-    "empty": (lambda f: (shutil.rmtree(f), f.mkdir()), "source_empty"),
+    "file": (into_file, "source_not_a_folder"),
+    "empty": (lambda f: (f / DATABASE).unlink(), "source_empty"),
     "0.3": (lambda f: (f / "chroma-embeddings.parquet").write_bytes(b"PAR1"), "source_layout_0_3"),
     "lfs pointer": (lfs_pointer, "source_lfs_pointer"),
     "truncated": (truncated, "source_truncated"),
@@ -158,8 +163,9 @@ def test_what_is_no_chroma_directory_is_refused_in_one_line_and_nothing_is_writt
 def test_the_real_directory_of_0_3_is_refused_and_not_taken_for_an_empty_one(
     real_databases: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(Terminal, match="0.3") as caught, open_source(
-        Endpoint(path=str(real_databases / "duckdb-parquet-0.3")), tmp_path
+    with (
+        pytest.raises(Terminal, match=r"0\.3") as caught,
+        open_source(Endpoint(path=str(real_databases / "duckdb-parquet-0.3")), tmp_path),
     ):
         pass
     assert caught.value.code == "source_layout_0_3"

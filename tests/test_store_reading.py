@@ -13,8 +13,8 @@ import pytest
 from helpers.chunks import ChunkBatch, align
 from helpers.endpoint import Endpoint
 from helpers.errors import Terminal
-from helpers.stores import open_source
 from helpers.stores import client as store_module
+from helpers.stores import open_source
 from tests.storage import (
     ODD_IDS,
     assert_same,
@@ -176,7 +176,7 @@ def test_neighbours_are_best_first_and_never_more_than_asked(tmp_path: Path) -> 
         fill(store, "notes", batch)
         found = store.query("notes", batch.embeddings, 5)
         assert len(found) == 120
-        assert all([i for i, _ in row][0] == chunk for chunk, row in zip(batch.ids, found, strict=True))
+        assert all(row[0][0] == chunk for chunk, row in zip(batch.ids, found, strict=True))
         assert all(len(row) == 5 and row == sorted(row, key=lambda pair: pair[1]) for row in found)
         even = store.query("notes", batch.embeddings[:1], 200, where={"even": True})[0]
         assert {i for i, _ in even} == {f"c{i}" for i in range(0, 120, 2)}

@@ -268,7 +268,7 @@ def test_a_full_batch_of_1536_dimensions_gets_past_the_limit_of_40_mib(server: C
         assert store.count("wide") == rows
         some = batch.take(range(0, rows, 500))
         assert_same(store.read("wide", some.ids), some)
-        with pytest.raises(Terminal, match="Payload too large|413"):  # what a naive script meets
+        with pytest.raises(Terminal, match=r"Payload too large|413"):  # what a naive script meets
             ClientStore(store.client, "naive", limits=Limits(10**6, 10**12)).add(
                 "wide", replace(batch, ids=[f"d{i}" for i in range(rows)])
             )

@@ -172,7 +172,11 @@ class ClientStore(TargetLock):
 
     def _get(self, collection: Collection, ids: Sequence[str], include: Sequence[str]) -> dict[str, Any]:
         where = self._at(collection.name)
-        call = lambda: cast(dict[str, Any], collection.get(ids=list(dict.fromkeys(ids)), include=cast(Any, list(include))))  # noqa: E731
+        distinct = list(dict.fromkeys(ids))  # an id twice would be refused
+
+        def call() -> dict[str, Any]:
+            return cast(dict[str, Any], collection.get(ids=distinct, include=cast(Any, list(include))))
+
         try:
             return retried(call, where)
         except Terminal as error:

@@ -108,20 +108,25 @@ def open_server(endpoint: Endpoint, role: str) -> Iterator[ClientStore]:
         chroma_server_ssl_verify=endpoint.verify_tls if url.scheme == "https" else None,
     )
 
+    where = f"{role} {endpoint.label}"
+
     def connect() -> Client:
-        client = chromadb.HttpClient(
-            host=url.hostname or "localhost",
-            port=url.port or (443 if url.scheme == "https" else 80),
-            ssl=url.scheme == "https",
-            headers=headers,
-            settings=settings,
-            tenant=endpoint.tenant,
-            database=endpoint.database,
-        )
+        try:
+            client = chromadb.HttpClient(
+                host=url.hostname or "localhost",
+                port=url.port or (443 if url.scheme == "https" else 80),
+                ssl=url.scheme == "https",
+                headers=headers,
+                settings=settings,
+                tenant=endpoint.tenant,
+                database=endpoint.database,
+            )
+        except ValueError as error:  # what the constructor makes of any trouble; a moment ago the server was well
+            raise Transient("unreachable", str(error), where=where, next_step="See the server's log.") from error
         return cast(Client, client)
 
-    where = f"{role} {endpoint.label}"
-    with _closing(_in_time(lambda: retried(connect, where), 5 * endpoint.timeout_seconds, where)) as client:
+    seconds = 2 * endpoint.timeout_seconds  # for the constructor's three requests together
+    with _closing(retried(lambda: _in_time(connect, seconds, where), where)) as client:
         server = cast(Any, client._server)
         server._session.close()
         server._session = _Session(
@@ -154,7 +159,8 @@ def _closing(client: Client) -> Iterator[Client]:
         yield client
     finally:
         client.close()
-        for part in (client, client._admin_client):  # `close` leaves the connections of both to the garbage collector
+        parts: tuple[Any, ...] = (client, client._admin_client)
+        for part in parts:  # `close` leaves the connections of both to the garbage collector
             session = getattr(part._server, "_session", None)
             if session is not None:
                 session.close()
@@ -199,7 +205,12 @@ def _greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> None:
     """Heartbeat, tenant and database; one clear line where any is missing."""
     where = f"{role} {endpoint.label}"
     base = str(endpoint.url).rstrip("/")
-    with httpx.Client(headers=headers, verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as client:
+    with httpx.Client(
+        headers=headers,
+        verify=endpoint.verify_tls,
+        timeout=endpoint.timeout_seconds,
+        event_hooks={"response": [refuse_gateway_answers]},
+    ) as client:
 
         def get(path: str) -> httpx.Response:
             return client.get(f"{base}/api/v2/{path}")

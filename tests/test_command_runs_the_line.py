@@ -1,0 +1,107 @@
+"""The whole line with the real notebooks: rehearsal, dry run, sign-offs, GO, NO-GO, and the exit code of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import chromadb
+import pytest
+
+from helpers.decision import gate_state
+from helpers.parameters import load_parameters
+from helpers.sample import write_sample
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+Runbook = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def runbook(tmp_path: Path) -> Runbook:
+    """`runbook("run", …)` in tmp_path, with folders of its own."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        folders = {"RUNBOOK_REPORTS": str(tmp_path / "reports"), "RUNBOOK_WORKSPACE": str(tmp_path / "workspace")}
+        return subprocess.run(
+            [sys.executable, "-m", "helpers", *arguments],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={**os.environ, **folders, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    return run
+
+
+def in_one_line(done: subprocess.CompletedProcess[str], code: int) -> str:
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
+    return done.stderr
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbook, tmp_path: Path) -> None:
+    done = runbook("rehearse", "--chunks", "200", "--dimension", "16", "--run-id", "try")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    page = tmp_path / "reports" / "try" / "index.html"
+    assert "Verdict: GO" in done.stdout
+    assert f"Open:    {page}" in done.stdout
+    assert page.is_file()
+    assert len(list(page.parent.glob("*.html"))) == 9
+    signed = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((page.parent / "signoffs").iterdir())]
+    assert [s["role"] for s in signed] == ["dba", "operations_lead", "security"]
+    assert all(s["rehearsal"] is True and s["name"].startswith("REHEARSAL") for s in signed)
+
+    facts = json.loads((page.parent / "run.json").read_text(encoding="utf-8"))
+    (page.parent / "run.json").write_text(json.dumps({**facts, "rehearsal": False}), encoding="utf-8")
+    state = gate_state(page.parent, load_parameters(page.parent / "parameters.yaml"))
+    assert state.missing == ["operations_lead", "dba", "security"], "a production run refuses a rehearsal's approvals"
+
+
+def test_a_run_waits_for_its_approvals_and_a_damaged_target_is_no_go(runbook: Runbook, tmp_path: Path) -> None:
+    write_sample(tmp_path / "source", chunks=120, dimension=16)
+    before = tree(tmp_path / "source")
+    text = "name: trial\nsource: {path: source}\ntarget: {path: target}\nschema: identity\n"
+    (tmp_path / "trial.yaml").write_text(text, encoding="utf-8")
+
+    dry = runbook("run", "trial.yaml", "--run-id", "one", "--dry-run")
+    assert (dry.returncode, dry.stderr) == (0, ""), dry.stdout + dry.stderr
+    assert not (tmp_path / "target").exists()
+    assert "--from 21" in in_one_line(runbook("resume", "one"), 2)
+
+    waiting = in_one_line(runbook("run", "--run-id", "one", "--from", "21"), 4)
+    assert "runbook sign one --role operations_lead" in waiting
+    assert tree(tmp_path / "source") == before
+    in_one_line(runbook("resume", "one"), 4)
+    for role in ("operations_lead", "dba", "security"):
+        assert runbook("sign", "one", "--role", role, "--name", "A", "--decision", "go").returncode == 0
+    done = runbook("resume", "one")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Verdict: GO\n" in done.stdout
+    assert "All steps have passed." in runbook("status", "one").stdout
+
+    damaged = damage(tmp_path / "target")
+    no_go = runbook("run", "--run-id", "one", "--from", "23", "--until", "24")
+    assert "NO-GO" in in_one_line(no_go, 3)
+    assert damaged in no_go.stdout
+    assert "Verdict: NO-GO" in no_go.stdout
+    refused = runbook("sign", "one", "--role", "dba", "--name", "A", "--decision", "go")
+    assert "NO-GO" in in_one_line(refused, 2)
+
+
+def damage(target: Path) -> str:
+    """Drop one chunk; its id."""
+    client = chromadb.PersistentClient(target)
+    collection = min(client.list_collections(), key=lambda c: c.name)
+    chunk = str(collection.get(limit=1)["ids"][0])
+    collection.delete(ids=[chunk])
+    client.close()  # type: ignore[attr-defined]
+    return chunk

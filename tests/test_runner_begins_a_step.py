@@ -1,0 +1,157 @@
+"""What `begin` makes of a notebook's variables: the sections, the run, the lock, and one line for what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import begin, runs
+from helpers.errors import NoGo, RunbookError, Terminal, UsageError, WorldError
+from helpers.notebook import Run
+from helpers.overview import Index
+from helpers.results import Verdict
+from helpers.runs import RunLock
+from helpers.sample import write_sample
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sample(tmp_path_factory.mktemp("sample") / "source", chunks=60, dimension=8)
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def variables(source: Path) -> dict[str, Any]:
+    """A parameters cell's variables, as papermill left them."""
+    places = {"source": {"path": str(source)}, "target": {"path": "target"}}
+    return {"name": "trial", **places, "collections": {}, "schema": "", "run_id": "", "dry_run": False}
+
+
+def begun(variables: dict[str, Any], step: str) -> Run:
+    run = begin(variables, step=step)
+    assert isinstance(run, Run)
+    return run
+
+
+def test_the_sections_become_the_parameters_of_a_new_run(variables: dict[str, Any]) -> None:
+    run = begun({**variables, "run_id": "one", "migration": {"workers": 2}}, "10")
+    assert (run.id, run.step, run.parameters.migration.workers) == ("one", "10", 2)
+    assert run.home.parameters() == run.parameters
+    run.close()
+
+
+def test_a_name_that_is_no_section_is_refused(variables: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Did you mean 'migration'"):
+        begin({**variables, "migraton": {"workers": 2}}, step="10")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_parameters_and_the_injected_cell_are_searched_for_names(variables: dict[str, Any]) -> None:
+    declared = "name = ''\nsource, target = {}, {}\nrun_id = ''\ndry_run = False"
+    again = {**variables, "frame": 1, "In": ["", declared, "# Parameters\nname = 'trial'", "frame = 1"]}
+    begun({**again, "run_id": "one"}, "10").close()
+    injected = {**again, "In": ["", declared, "# Parameters\nsauce = 1", "frame = 1"], "sauce": 1}
+    with pytest.raises(UsageError, match=r"'sauce' .* Did you mean 'source'"):
+        begin(injected, step="10")
+    corrected = {**again, "In": ["", declared + "\nsauce = {}", declared], "sauce": {}}
+    begun({**corrected, "run_id": "one"}, "10").close()
+
+
+@pytest.mark.parametrize("bad", ["../x", "a/b", ".x"])
+def test_a_bad_id_is_refused_and_nothing_written(variables: dict[str, Any], bad: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be the id"):
+        begin({**variables, "run_id": bad}, step="10")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_that_is_not_there_is_one_line_and_nothing_written(variables: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(WorldError, match="nowhere"):
+        begin({**variables, "source": {"path": "nowhere"}}, step="10")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_that_comes_too_early_names_the_one_to_run(variables: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="21_snapshot"):
+        begin({**variables, "run_id": "one"}, step="22")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_an_id_a_later_step_finds_the_newest_run_of_the_same_migration(variables: dict[str, Any]) -> None:
+    first = begun(variables, "10")
+    first.close()
+    other = begun({**variables, "target": {"path": "other"}}, "10")
+    other.close()
+    found = begun({**variables, "validation": {"probes": 5}}, "12")
+    assert found.id == first.id
+    found.close()
+
+
+def test_the_run_alone_is_enough(variables: dict[str, Any]) -> None:
+    begun({**variables, "run_id": "one"}, "10").close()
+    run = begun({"run_id": "one"}, "11")
+    assert run.parameters.name == "trial"
+    run.close()
+
+
+def test_another_target_needs_another_run(variables: dict[str, Any]) -> None:
+    begun({**variables, "run_id": "one"}, "10").close()
+    with pytest.raises(UsageError, match="another target"):
+        begin({**variables, "run_id": "one", "target": {"path": "other"}}, step="11")
+
+
+def test_a_step_at_work_keeps_others_out_until_it_has_finished(variables: dict[str, Any]) -> None:
+    run = begun({**variables, "run_id": "one"}, "10")
+    with pytest.raises(WorldError, match="is being worked on"):
+        RunLock(run.home, "runner").acquire(wait=0)
+    run.check("looked", Verdict.PASS)
+    run.finish()
+    RunLock(run.home, "runner").acquire(wait=0).release()
+    result = run.home.result("10")
+    assert result is not None
+    assert (result.verdict, result.error) == (Verdict.PASS, None)
+
+
+def test_beginning_again_in_the_same_notebook_starts_afresh(variables: dict[str, Any]) -> None:
+    run = begun({**variables, "run_id": "one"}, "10")
+    run.check("looked", Verdict.FAIL)
+    again = begun({**variables, "run_id": "one", "run": run}, "10")
+    assert again.result.checks == []
+    again.close()
+
+
+@pytest.mark.parametrize(("step", "kind"), [("10", Terminal), ("13", NoGo)])
+def test_a_failed_check_is_written_down_and_raised(
+    variables: dict[str, Any], step: str, kind: type[RunbookError]
+) -> None:
+    run = begun({**variables, "run_id": "one"}, step)
+    run.check("counts", Verdict.FAIL, measured=9, threshold=10)
+    with pytest.raises(WorldError if kind is Terminal else kind, match="counts"):
+        run.finish()
+    result = run.home.result(step)
+    assert result is not None
+    assert result.verdict is Verdict.FAIL
+    assert result.error is not None
+
+
+def test_the_index_works_before_there_is_any_run(variables: dict[str, Any], tmp_path: Path) -> None:
+    index = begin({"run_id": ""}, step="00")
+    assert isinstance(index, Index)
+    assert set(index.overview()["state"]) == {"to do"}
+    assert "runbook rehearse" in index.next_action()
+    assert index.runs().empty
+    index.finish()
+    assert list(tmp_path.iterdir()) == []
+    begun({**variables, "run_id": "one"}, "10").close()
+    newest = begin({"run_id": ""}, step="00")
+    assert isinstance(newest, Index)
+    assert list(newest.runs().index) == ["one"]
+    assert "Step 10" in newest.next_action()
+    assert runs.find("one").result("00") is None
