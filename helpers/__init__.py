@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .notebook import begin
+    from helpers.runner.notebook import begin
 
 __all__ = ["begin"]
 
@@ -16,7 +16,7 @@ __all__ = ["begin"]
 def __getattr__(name: str) -> Any:
     """`begin`, on first use: importing the package, or one module of it, stays cheap."""
     if name == "begin":
-        from .notebook import begin
+        from helpers.runner.notebook import begin
 
         return begin
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import plan, runs
-from .errors import RunbookError, UsageError, one_line
-from .runs import RunFolder
+from helpers.errors import RunbookError, UsageError, one_line
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import RunFolder
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -157,7 +158,7 @@ def _flush() -> None:
 
 
 def _rehearse(chosen: argparse.Namespace) -> int:
-    from .rehearsal import prepare
+    from helpers.runner.rehearsal import prepare
 
     chosen.run_id = chosen.run_id or runs.new_run_id("rehearsal")
     folder = RunFolder.of(chosen.run_id)
@@ -193,8 +194,8 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
-    from .parameters import load_parameters
-    from .preflight import preflight
+    from helpers.parameters import load_parameters
+    from helpers.steps.preflight import preflight
 
     parameters = load_parameters(chosen.parameters, chosen.settings)
     chosen.run_id = chosen.run_id or runs.new_run_id(parameters.name)
@@ -208,9 +209,9 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
 def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     """Steps of a run that exists, from `--from` on."""
-    from .overview import passed
-    from .parameters import load_parameters, parameters_from
-    from .preflight import preflight
+    from helpers.parameters import load_parameters, parameters_from
+    from helpers.results import passed
+    from helpers.steps.preflight import preflight
 
     folder = runs.find(chosen.run_id)
     if not chosen.first:
@@ -234,8 +235,8 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
 def _resume(chosen: argparse.Namespace) -> int:
     """An interrupted run ends where it was told to end; one that got there goes on to the end of the line."""
-    from .preflight import preflight
-    from .runner import open_steps
+    from helpers.runner.line import open_steps
+    from helpers.steps.preflight import preflight
 
     folder = runs.find(chosen.run_id)
     facts = folder.facts()
@@ -257,23 +258,23 @@ def _resume(chosen: argparse.Namespace) -> int:
 
 def _written(folder: RunFolder) -> list[str]:
     """The target's collections that this run made."""
-    from .checkpoint import Checkpoint
+    from helpers.migration.checkpoint import Checkpoint
 
     ledger = folder.workspace / "checkpoint.json"
     return Checkpoint.read(ledger).owned() if ledger.is_file() else []
 
 
 def _line(folder: RunFolder, steps: list[plan.Step], *, dry_run: bool = False) -> int:
-    from .runner import run_line
-    from .terminal import Terminal
+    from helpers.runner.line import run_line
+    from helpers.runner.terminal import Terminal
 
     run_line(folder, steps, Terminal(), dry_run=dry_run)
     return 0
 
 
 def _status(chosen: argparse.Namespace) -> int:
-    from .overview import next_action, run_rows, step_rows
-    from .terminal import table
+    from helpers.runner.overview import next_action, run_rows, step_rows
+    from helpers.runner.terminal import table
 
     if not chosen.run_id:
         rows = run_rows()
@@ -287,8 +288,8 @@ def _status(chosen: argparse.Namespace) -> int:
 
 
 def _sign(chosen: argparse.Namespace) -> int:
-    from .decision import sign
-    from .overview import waiting_for
+    from helpers.decision import sign
+    from helpers.runner.overview import waiting_for
 
     folder = runs.find(chosen.run_id)
     words = (chosen.role, chosen.name, chosen.decision, chosen.gate, chosen.reason, chosen.accept)
@@ -299,7 +300,7 @@ def _sign(chosen: argparse.Namespace) -> int:
 
 
 def _schema(chosen: argparse.Namespace) -> int:
-    from .parameters import load_parameters
+    from helpers.parameters import load_parameters
 
     runs.dump_parameters(load_parameters(chosen.parameters, chosen.settings), sys.stdout)
     return 0

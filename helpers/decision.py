@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from .errors import UsageError
-from .judgement import REQUIRED
-from .record import RunRecord
-from .results import Check, StepResult, Verdict, worst
-from .signoffs import CUTOVER, GO, NO_GO, GateState, file_digests, gate_state, results_digest, sign
+from helpers.errors import UsageError
+from helpers.results import Check, StepResult, Verdict, worst
+from helpers.run.record import RunRecord
+from helpers.signoffs import CUTOVER, GO, NO_GO, GateState, file_digests, gate_state, results_digest, sign
+from helpers.validation.judgement import REQUIRED
 
 __all__ = [
     "CUTOVER",

@@ -95,6 +95,11 @@ class StepResult:
         return StepResult(**raw)
 
 
+def passed(result: StepResult | None) -> bool:
+    """Whether the line may go on behind this step."""
+    return result is not None and bool(result.finished) and result.error is None and result.verdict is not Verdict.FAIL
+
+
 def utc_now() -> str:
     """Now, UTC, ISO 8601 to the millisecond, such as 2025-12-01T02:15:00.123+00:00."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError, one_line
-from .parameters import Parameters
-from .results import utc_now, write_json
+from helpers.errors import UsageError, one_line
+from helpers.parameters import Parameters
+from helpers.results import utc_now, write_json
 
 CUTOVER, DRY_RUN = "cutover", "dry-run"
 GATES = {CUTOVER: "24", DRY_RUN: "14"}  # the last step that each gate's approvals vouch for
@@ -183,7 +183,7 @@ def _facts(folder: Path, gate: str) -> dict[str, Any]:
 
 
 def _parameters(folder: Path) -> Parameters:
-    from .runs import RunFolder
+    from helpers.run.folders import RunFolder
 
     return RunFolder(folder.name, folder, folder).parameters()
 

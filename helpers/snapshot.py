@@ -32,11 +32,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from chromadb.base_types import SparseVector
 
-from .chunks import ChunkBatch, Metadata
-from .errors import Terminal
-from .progress import Progress, silent
-from .results import utc_now, write_json
-from .stores import CollectionInfo, Reader
+from helpers.chunks import ChunkBatch, Metadata
+from helpers.errors import Terminal
+from helpers.progress import Progress, silent
+from helpers.results import utc_now, write_json
+from helpers.stores import CollectionInfo, Reader
 
 PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
 FORMAT = 1

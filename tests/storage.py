@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from helpers.checkpoint import Checkpoint
 from helpers.chunks import ChunkBatch
-from helpers.endpoint import Endpoint
-from helpers.importing import Importer
-from helpers.quarantine import Quarantine
+from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.importing import Importer
+from helpers.migration.quarantine import Quarantine
+from helpers.migration.staging import Staged, stage
+from helpers.parameters.endpoint import Endpoint
 from helpers.schema import Context, load_schema
 from helpers.snapshot import Snapshot
-from helpers.staging import Staged, stage
 from helpers.stores import CollectionInfo, Space, open_target
 from helpers.stores.client import ClientStore
 from helpers.stores.layout import DATABASE

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from helpers.checkpoint import Checkpoint
 from helpers.errors import Terminal, UsageError
+from helpers.migration.checkpoint import Checkpoint
 
 CONTEXT = {"source": "a", "target": "b", "schema_digest": "c", "snapshot": "d"}
 

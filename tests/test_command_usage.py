@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from helpers import cli, runs
+from helpers import cli
 from helpers.parameters import load_parameters
 from helpers.results import StepResult, Verdict, utc_now
+from helpers.run import folders as runs
 
 FOUR_LINES = "name: trial\nsource: {path: nowhere}\ntarget: {path: target}\nschema: identity\n"
 

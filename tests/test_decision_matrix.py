@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from helpers.decision import decide, decision_matrix
-from helpers.judgement import REQUIRED
 from helpers.results import Check, Verdict
+from helpers.validation.judgement import REQUIRED
 
 GOOD: dict[str, Any] = {
     "chunks": 10_000, "valid": 10_000, "complete": 10_000, "checked": 10_000, "nan": 0, "lost": 0, "queries_ok": 5,

@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.checkpoint import Checkpoint
 from helpers.chunks import ChunkBatch
-from helpers.endpoint import Endpoint
 from helpers.errors import Terminal
-from helpers.importing import plan_targets
+from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.importing import plan_targets
+from helpers.migration.quarantine import Quarantine
+from helpers.migration.staging import Staged, stage
 from helpers.parameters import parameters_from
-from helpers.preflight import preflight
-from helpers.quarantine import Quarantine
+from helpers.parameters.endpoint import Endpoint
 from helpers.schema import Context, load_schema
 from helpers.snapshot import Snapshot, decode_metadata, from_table, to_table, write_snapshot
-from helpers.staging import Staged, stage
+from helpers.steps.preflight import preflight
 from helpers.stores import CollectionInfo, open_source
 from helpers.stores.client import ClientStore
 from tests.storage import (

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import helpers
-from helpers import plan
-from helpers.notebook import NOT_SECTIONS
 from helpers.parameters import SECTIONS
+from helpers.run import plan
+from helpers.runner.notebook import NOT_SECTIONS
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import runs
 from helpers.errors import RunbookError
-from helpers.health import Health
 from helpers.parameters import Parameters, parameters_from
-from helpers.profile import Profile
-from helpers.profile_scan import Twins
-from helpers.record import RunRecord
 from helpers.results import Check, Verdict
+from helpers.run import folders as runs
+from helpers.run.record import RunRecord
 from helpers.sample import collection_counts, expected_findings, write_sample
+from helpers.steps.health import Health
+from helpers.steps.profile import Profile
+from helpers.steps.profile_scan import Twins
 
 CHUNKS, DIMENSION = 400, 32
 TABLES = ("overview", "completeness", "values", "vectors", "duplicates", "collisions", "schema_preview")

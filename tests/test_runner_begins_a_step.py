@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from helpers import begin, runs
+from helpers import begin
 from helpers.errors import NoGo, RunbookError, Terminal, UsageError, WorldError
-from helpers.notebook import Run
-from helpers.overview import Index
 from helpers.results import Verdict
-from helpers.runs import RunLock
+from helpers.run import folders as runs
+from helpers.run.folders import RunLock
+from helpers.runner.notebook import Run
+from helpers.runner.overview import Index
 from helpers.sample import write_sample
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers import plan, runs
 from helpers.errors import NoGo, WorldError
-from helpers.execute import Execution, error_of, is_whole
 from helpers.parameters import parameters_from
 from helpers.results import StepResult, Verdict
-from helpers.runs import RunFolder
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import RunFolder
+from helpers.runner.execute import Execution, error_of, is_whole
 from tests.notebook_files import CHECK, FINISH, write_notebook
 
 STEP = plan.find("21")
@@ -84,7 +85,7 @@ def test_an_older_result_is_not_this_execution_s(folder: RunFolder) -> None:
 
 def test_a_result_that_the_notebook_wrote_itself_counts_for_nothing(folder: RunFolder) -> None:
     forge = (
-        "from helpers.results import StepResult\nfrom helpers.runs import RunFolder\n"
+        "from helpers.results import StepResult\nfrom helpers.run.folders import RunFolder\n"
         f"path = RunFolder.of('{folder.id}').reports / 'results' / '21.json'\n"
         "StepResult('21', 'Snapshot', 'trial', '2025-12-01T00:00:00+00:00', '2025-12-01T00:00:01+00:00').write(path)"
     )

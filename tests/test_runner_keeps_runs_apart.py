@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers import plan, runs
 from helpers.errors import UsageError, WorldError
 from helpers.parameters import Parameters, parameters_from
-from helpers.record import RunRecord, describe, duration
 from helpers.results import Verdict
-from helpers.runs import RunFolder, RunLock
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import RunFolder, RunLock
+from helpers.run.record import RunRecord, describe, duration
 
 BAD_IDS = ["../../x", "a/b", "", ".", "..", ".hidden", "-x", "a..b", "end.", "x" * 65, "a b", "ü", "a\n", "a\x00"]
 
@@ -102,9 +103,7 @@ def test_an_unknown_run_names_those_there_are() -> None:
 
 def test_a_lock_is_dropped_when_its_holder_is_killed(tmp_path: Path) -> None:
     folder = runs.create(parameters(), "one")
-    hold = (
-        "from helpers.runs import *; lock = RunLock(RunFolder.of('one'), 'step').acquire(); print(flush=True); input()"
-    )
+    hold = "from helpers.run.folders import *; lock = RunLock(RunFolder.of('one'), 'step').acquire(); print(flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_with_package()
     ) as holder:

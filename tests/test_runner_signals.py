@@ -19,7 +19,8 @@ from tests.notebook_files import CHECK, FINISH, write_notebook
 
 # The command with a notebooks folder of the test's own.
 COMMAND = (
-    "import pathlib, sys; from helpers import cli, runs; runs.NOTEBOOKS = pathlib.Path(sys.argv[1]);"
+    "import pathlib, sys; from helpers import cli; from helpers.run import folders;"
+    "folders.NOTEBOOKS = pathlib.Path(sys.argv[1]);"
     "sys.exit(cli.main(sys.argv[2:]))"
 )
 BATCHES = (

@@ -12,7 +12,7 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError
 from helpers.schema import Context, Schema, load_schema
-from helpers.schema_rules import REASONS, explain
+from helpers.schema.rules import REASONS, explain
 
 TWELVE = [
     "source", "source_file", "source_line", "author", "collection_type", "category", "language", "authenticity_score",

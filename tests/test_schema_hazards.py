@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from helpers.chunks import ChunkBatch
 from helpers.schema import Context, load_schema
-from helpers.schema_rules import metadata_problems, plain, vector_failures
+from helpers.schema.rules import metadata_problems, plain, vector_failures
 
 Client = Any  # chromadb's own annotations know neither `close` nor the values that these tests send it
 CONTEXT = Context(frozenset({"c"}), dt.date(2025, 12, 1), "fail")

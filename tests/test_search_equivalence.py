@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch, Vectors
-from helpers.endpoint import Endpoint
-from helpers.fidelity import Examination, Expectation
-from helpers.judgement import Judgement
-from helpers.named_queries import lost_queries, named_queries
 from helpers.parameters import Parameters, parameters_from
+from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
 from helpers.sample import write_sample
 from helpers.schema import load_schema
-from helpers.search import Truth, baseline, choose_probes, equivalence
 from helpers.snapshot import Snapshot, write_snapshot
 from helpers.stores import CollectionInfo, Space, Store, open_source, open_target
+from helpers.validation.fidelity import Examination, Expectation
+from helpers.validation.judgement import Judgement
+from helpers.validation.named_queries import lost_queries, named_queries
+from helpers.validation.search import Truth, baseline, choose_probes, equivalence
 
 DATE = datetime.date(2025, 12, 1)
 

@@ -17,8 +17,8 @@ from chromadb.base_types import SparseVector
 
 from helpers import snapshot as module
 from helpers.chunks import ChunkBatch
-from helpers.endpoint import Endpoint
 from helpers.errors import Interrupted, Terminal
+from helpers.parameters.endpoint import Endpoint
 from helpers.snapshot import Snapshot, decode_metadata, encode_metadata, from_table, to_table, write_snapshot
 from helpers.stores import open_source
 from helpers.stores.client import ClientStore

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.endpoint import Endpoint
 from helpers.errors import Terminal
+from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_embedded, open_source, open_target, quick_names
 from helpers.stores.layout import DATABASE, copy_directory, recognise
 from tests.storage import assert_same, chunks, contents, embedded, fill, tree, writable_copy
@@ -68,7 +68,7 @@ def test_a_directory_opened_in_place_is_rewritten_which_is_why_it_is_copied(
 READ = """
 import sys
 from pathlib import Path
-from helpers.endpoint import Endpoint
+from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_source
 try:
     (Path(sys.argv[1]) / "probe").touch()

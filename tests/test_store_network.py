@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from helpers.endpoint import Endpoint
 from helpers.errors import RunbookError, Terminal, Transient
+from helpers.parameters.endpoint import Endpoint
 from helpers.stores import LOCK_COLLECTION, open_source, open_target, quick_names
 from tests.proxies import BUSY, CUT_AFTER, CUT_BEFORE, SILENT, SLOW, FaultyProxy
 from tests.servers import ChromaServer, free_port
@@ -106,24 +106,24 @@ def test_a_server_that_stays_busy_is_given_up_with_one_line(proxy: FaultyProxy, 
 def test_a_server_that_never_answers_does_not_hold_us_longer_than_the_time_out(
     proxy: FaultyProxy, database: str
 ) -> None:
-    with open_target(at(proxy.url, database, timeout_seconds=0.5)) as store:
+    with open_target(at(proxy.url, database, timeout_seconds=0.3)) as store:
         proxy.fault = lambda method, path: SILENT
         begun = time.monotonic()
         with pytest.raises(Transient, match="no answer in time") as caught:
             store.names()
         taken = time.monotonic() - begun
     assert caught.value.code == "timeout"
-    assert 5 * 0.5 <= taken < 12  # five tries and the pauses between them
+    assert 5 * 0.3 <= taken < 12  # five tries and the pauses between them
 
 
-@pytest.mark.parametrize("greeted", [0, 3, 4])
+@pytest.mark.parametrize("greeted", [0, 4])
 def test_a_server_that_falls_silent_while_it_is_opened_does_not_hold_us(
     proxy: FaultyProxy, database: str, greeted: int
 ) -> None:
     """Also in the client's own constructor, which knows no time-out (chroma-facts 13)."""
     proxy.fault = lambda method, path: SILENT if len(proxy.requests) > greeted else "pass"
     begun = time.monotonic()
-    with pytest.raises(Transient) as caught, open_target(at(proxy.url, database, timeout_seconds=0.4)):
+    with pytest.raises(Transient) as caught, open_target(at(proxy.url, database, timeout_seconds=0.2)):
         pass
     assert caught.value.code == "timeout"
     assert time.monotonic() - begun < 15
@@ -226,12 +226,10 @@ def test_headers_are_sent_with_every_request_and_their_secret_is_in_no_error(
     with open_target(endpoint) as store:
         fill(store, "notes", chunks(3))
         assert {headers.get("authorization") for _, _, headers in proxy.requests} == {"Bearer s3cr3t-value"}
-        texts = []
-        for fault in (BUSY, CUT_BEFORE):
-            proxy.fault = lambda method, path, fault=fault: fault  # type: ignore[misc]
-            with pytest.raises(RunbookError) as caught:
-                store.count("notes")
-            texts += [str(caught.value), repr(caught.value)]
+        proxy.fault = lambda method, path: CUT_BEFORE
+        with pytest.raises(RunbookError) as caught:
+            store.count("notes")
+    texts = [str(caught.value), repr(caught.value), str(caught.value.__cause__)]
     assert not any("s3cr3t" in text for text in texts)
 
 
@@ -322,7 +320,7 @@ def test_a_lock_whose_answer_was_cut_is_ours_all_the_same(proxy: FaultyProxy, da
 
 RACE = """
 import sys, time
-from helpers.endpoint import Endpoint
+from helpers.parameters.endpoint import Endpoint
 from helpers.errors import Terminal
 from helpers.stores import open_target
 url, database, run, start = sys.argv[1:]

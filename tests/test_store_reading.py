@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch, align
-from helpers.endpoint import Endpoint
 from helpers.errors import Terminal
+from helpers.parameters.endpoint import Endpoint
 from helpers.stores import client as store_module
 from helpers.stores import open_source
 from tests.storage import (

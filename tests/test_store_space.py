@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch
-from helpers.endpoint import Endpoint
+from helpers.parameters.endpoint import Endpoint
 from helpers.stores import SPACES, Space, distance, open_source
 from helpers.stores.client import ClientStore
 from helpers.stores.space import consistent_spaces, legacy_parameters, resolve

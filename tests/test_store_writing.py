@@ -13,8 +13,8 @@ import pytest
 from chromadb.base_types import SparseVector
 
 from helpers.chunks import ChunkBatch
-from helpers.endpoint import Endpoint
 from helpers.errors import Terminal
+from helpers.parameters.endpoint import Endpoint
 from helpers.stores import CollectionInfo, Limits, open_source, open_target
 from helpers.stores.client import ClientStore, _pieces
 from tests.servers import ChromaServer
@@ -276,9 +276,9 @@ def test_a_full_batch_of_1536_dimensions_gets_past_the_limit_of_40_mib(server: C
 
 
 @pytest.mark.servers
+@pytest.mark.slow
 def test_long_texts_are_capped_by_bytes_too(server: ChromaServer) -> None:
     batch = chunks(12, 4)
-    # In metadata, because the full-text index takes half a minute over so much text.
     batch.metadatas = [{"text": c * 4_000_000} for c in "abcdefghij\u4e2d\u6587"]
     with open_target(Endpoint(url=server.url)) as store:
         fill(store, "long", batch)

@@ -1,8 +1,8 @@
 """Where chunks live: `open_source` and `open_target` give a store for an endpoint; `quick_names` looks without touching."""
 
-from .base import LOCK_COLLECTION, CollectionInfo, Limits, Reader, Store
-from .opening import open_embedded, open_source, open_target, quick_names
-from .space import SPACES, Space, distance
+from helpers.stores.base import LOCK_COLLECTION, CollectionInfo, Limits, Reader, Store
+from helpers.stores.opening import open_embedded, open_source, open_target, quick_names
+from helpers.stores.space import SPACES, Space, distance
 
 __all__ = [
     "LOCK_COLLECTION",

@@ -9,8 +9,8 @@ from typing import Any, Protocol, Self
 
 import numpy.typing as npt
 
-from ..chunks import ChunkBatch
-from .space import Space
+from helpers.chunks import ChunkBatch
+from helpers.stores.space import Space
 
 LOCK_COLLECTION = "runbook-lock"  # the marker that keeps a second run out of a target; never listed as data
 

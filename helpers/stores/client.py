@@ -18,13 +18,13 @@ import numpy.typing as npt
 from chromadb.api.client import Client
 from chromadb.api.models.Collection import Collection
 
-from ..chunks import ChunkBatch, align
-from ..errors import Terminal, Transient
-from . import creation, embedding_functions
-from .base import LOCK_COLLECTION, CollectionInfo, Limits, Neighbours
-from .lock import TargetLock
-from .retry import ATTEMPTS, attempt, retried
-from .space import Space, consistent_spaces, declared, from_metadata, resolve
+from helpers.chunks import ChunkBatch, align
+from helpers.errors import Terminal, Transient
+from helpers.stores import creation, embedding_functions
+from helpers.stores.base import LOCK_COLLECTION, CollectionInfo, Limits, Neighbours
+from helpers.stores.lock import TargetLock
+from helpers.stores.retry import ATTEMPTS, attempt, retried
+from helpers.stores.space import Space, consistent_spaces, declared, from_metadata, resolve
 
 READ_BYTES = 2**20  # of float32 vectors in one answer; as JSON and Python floats it weighs about twenty times that
 READ_ROWS = 2_000  # chroma-facts 9: about 16,000 ids a call is the ceiling

@@ -15,9 +15,9 @@ from chromadb.api.client import Client
 from chromadb.api.fastapi import FastAPI
 from chromadb.api.models.Collection import Collection
 
-from ..errors import Terminal
-from .base import CollectionInfo
-from .space import declared, legacy_parameters
+from helpers.errors import Terminal
+from helpers.stores.base import CollectionInfo
+from helpers.stores.space import declared, legacy_parameters
 
 
 def raw_schema(collection: Collection) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from ..errors import Terminal
+from helpers.errors import Terminal
 
 DATABASE = "chroma.sqlite3"
 _MAGIC = b"SQLite format 3\x00"

@@ -11,10 +11,10 @@ from typing import Any
 import chromadb.errors
 from chromadb.api.client import Client
 
-from ..errors import Terminal
-from ..results import utc_now
-from .base import LOCK_COLLECTION
-from .retry import attempt, translate
+from helpers.errors import Terminal
+from helpers.results import utc_now
+from helpers.stores.base import LOCK_COLLECTION
+from helpers.stores.retry import attempt, translate
 
 
 class TargetLock:

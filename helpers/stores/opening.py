@@ -23,12 +23,12 @@ import httpx
 from chromadb.api.client import Client
 from chromadb.config import Settings
 
-from ..endpoint import Endpoint
-from ..errors import Terminal, Transient
-from . import layout
-from .base import Limits
-from .client import ClientStore
-from .retry import attempt, refuse_gateway_answers, retried
+from helpers.errors import Terminal, Transient
+from helpers.parameters.endpoint import Endpoint
+from helpers.stores import layout
+from helpers.stores.base import Limits
+from helpers.stores.client import ClientStore
+from helpers.stores.retry import attempt, refuse_gateway_answers, retried
 
 T = TypeVar("T")
 BODY_BYTES = 32 * 2**20  # the server's limit is 40 MiB (chroma-facts); headroom for what JSON adds

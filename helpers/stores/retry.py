@@ -13,7 +13,7 @@ import chromadb.errors
 import httpx
 import tenacity
 
-from ..errors import RunbookError, Terminal, Transient
+from helpers.errors import RunbookError, Terminal, Transient
 
 T = TypeVar("T")
 ATTEMPTS = 5

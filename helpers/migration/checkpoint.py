@@ -1,0 +1,200 @@
+"""The checkpoint of a migration: what is in flight, what is completed, and in which context.
+
+One JSON file, replaced atomically at every change, so that a kill at any moment leaves a true one. Work is counted in
+rows of each target's staged stream, whose order never changes; so a resumed run may use another batch size. A range of
+rows is `inflight` before it is sent and `completed` after; what was in flight is looked up by id before it is sent again.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import Terminal, UsageError
+from helpers.results import utc_now, write_json
+
+_ERRORS_KEPT = 50
+
+
+@dataclass(slots=True)
+class TargetState:
+    """One target collection: `rows` staged, `completed` of them done, `inflight` the range being written."""
+
+    rows: int
+    completed: int = 0
+    rejected: int = 0
+    inflight: list[int] | None = None
+    intended: bool = False  # creation was about to be asked for
+    created: bool = False  # and was confirmed
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """The ledger of one migration; every public method writes it and may be called from any thread."""
+
+    path: Path
+    context: dict[str, Any]
+    phase: str = "export"
+    total_chunks: int = 0
+    quarantined: int = 0
+    targets: dict[str, TargetState] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    last_batch_index: int = -1
+    resumed: int = 0
+    _batches: list[float] = field(default_factory=list)
+    _begun: float = field(default_factory=time.monotonic)
+    _before: int = 0
+    _guard: Any = field(default_factory=threading.RLock)
+
+    @classmethod
+    def open(cls, path: Path, context: dict[str, Any]) -> Checkpoint:
+        """The checkpoint at `path`, or a new one. Raises `UsageError` where it belongs to another context."""
+        if not path.exists():
+            fresh = cls(path, context)
+            fresh.save()
+            return fresh
+        found = cls.read(path)
+        different = sorted(k for k in context.keys() | found.context.keys() if context.get(k) != found.context.get(k))
+        if different:
+            raise UsageError(
+                "context_changed",
+                f"this run's checkpoint was made with another {', '.join(different)}",
+                where=str(path),
+                next_step="Resume with the parameters that the run began with, or start a new run.",
+            )
+        found.resumed += 1
+        found._before = found.processed
+        return found
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """The checkpoint as it stands, for looking. Raises `Terminal` where the file is no checkpoint."""
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                path=path,
+                context=raw["context"],
+                phase=raw["phase"],
+                total_chunks=raw["total_chunks"],
+                quarantined=raw["quarantined"],
+                targets={name: TargetState(**state) for name, state in raw["targets"].items()},
+                errors=raw["errors"],
+                last_batch_index=raw["last_batch_index"],
+                resumed=raw["resumed"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Terminal(
+                "checkpoint_unreadable", f"no readable checkpoint ({error})", where=str(path),
+                next_step="Start a new run; the target holds what this one wrote.",
+            ) from error  # fmt: skip
+
+    @property
+    def processed(self) -> int:
+        """Chunks decided on: written, refused by the target, or quarantined before."""
+        return self.quarantined + sum(t.completed for t in self.targets.values())
+
+    @property
+    def failed(self) -> int:
+        return self.quarantined + sum(t.rejected for t in self.targets.values())
+
+    def enter(self, phase: str) -> None:
+        with self._guard:
+            self.phase = phase
+            self.save()
+
+    def stage(self, total: int, quarantined: int, rows: dict[str, int]) -> None:
+        """Record what the transform made. Rows already completed by an earlier attempt are kept."""
+        with self._guard:
+            self.total_chunks, self.quarantined = total, quarantined
+            for name, count in rows.items():
+                state = self.targets.setdefault(name, TargetState(count))
+                if state.rows != count:
+                    raise Terminal(
+                        "staging_changed", f"{name}: {count} rows staged where the checkpoint knows {state.rows}",
+                        where=str(self.path), next_step="Start a new run.",
+                    )  # fmt: skip
+            self._begun, self._before = time.monotonic(), self.processed  # what follows is the import's own pace
+            self.save()
+
+    def intend(self, name: str) -> None:
+        """About to create this collection: from here on it is this run's own, should it exist after a kill."""
+        with self._guard:
+            self.targets[name].intended = True
+            self.save()
+
+    def disown(self, name: str) -> None:
+        """The collection turned out to be somebody else's."""
+        with self._guard:
+            self.targets[name].intended = False
+            self.save()
+
+    def confirm(self, name: str) -> None:
+        with self._guard:
+            self.targets[name].created = True
+            self.save()
+
+    def begin(self, name: str, start: int, stop: int) -> None:
+        """Rows [start, stop) of this target are about to be sent."""
+        with self._guard:
+            before = self.targets[name].inflight
+            self.targets[name].inflight = [start, max(stop, before[1] if before else stop)]
+            self.save()
+
+    def complete(self, name: str, stop: int, rejected: int, seconds: float) -> None:
+        """Rows up to `stop` are in the target, but for `rejected` ones that are in quarantine."""
+        with self._guard:
+            state = self.targets[name]
+            doubt = state.inflight[1] if state.inflight else stop
+            # A resumed run with smaller batches has completed only a part of what was in flight when it died.
+            state.completed, state.inflight = stop, [stop, doubt] if doubt > stop else None
+            state.rejected += rejected
+            self.last_batch_index += 1
+            self._batches.append(seconds)
+            self.save()
+
+    def note(self, error: str) -> None:
+        """Keep an error for people to read; the last 50."""
+        with self._guard:
+            self.errors = [*self.errors, f"{utc_now()} {error}"][-_ERRORS_KEPT:]
+            self.save()
+
+    def owned(self) -> list[str]:
+        """Collections in the target that this run made, or was about to make."""
+        return sorted(name for name, state in self.targets.items() if state.intended)
+
+    def stats(self) -> dict[str, Any]:
+        """Average batch time (s), throughput (chunks/s) and estimated remaining time (s) of this attempt."""
+        elapsed = time.monotonic() - self._begun
+        done = self.processed - self._before
+        rate = done / elapsed if done > 0 and elapsed > 0 else 0.0
+        left = max(0, self.total_chunks - self.processed)
+        return {
+            "average_batch_seconds": round(sum(self._batches) / len(self._batches), 3) if self._batches else None,
+            "chunks_per_second": round(rate, 1) if rate else None,
+            "estimated_remaining_seconds": round(left / rate, 1) if rate else None,
+        }
+
+    def save(self) -> None:
+        with self._guard:
+            write_json(
+                self.path,
+                {
+                    "timestamp": utc_now(),
+                    "phase": self.phase,
+                    "total_chunks": self.total_chunks,
+                    "processed_chunks": self.processed,
+                    "successful_chunks": self.processed - self.failed,
+                    "failed_chunks": self.failed,
+                    "quarantined": self.quarantined,
+                    "last_batch_index": self.last_batch_index,
+                    "errors": self.errors,
+                    "stats": self.stats(),
+                    "resumed": self.resumed,
+                    "context": self.context,
+                    "targets": {name: asdict(state) for name, state in sorted(self.targets.items())},
+                },
+            )

@@ -1,0 +1,246 @@
+"""Phases 2 and 3: from a snapshot to what will be written, target by target, and what will not.
+
+One pass over the snapshot, one part ahead in memory: transform, check, route. What passes is staged as Parquet under
+`staged/<target>/`, in an order that never changes, so that writing can stop and start anywhere; what does not goes to
+quarantine with its reason. The staged rows remember where they came from (source collection and source id).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from helpers.chunks import ChunkBatch
+from helpers.migration.quarantine import Quarantine
+from helpers.progress import Progress, silent
+from helpers.results import write_json
+from helpers.schema import Context, Schema, Transformed
+from helpers.snapshot import Part, Snapshot, from_table, to_table
+from helpers.stores import CollectionInfo
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Staged:
+    """What staging made; `index.json` in its folder.
+
+    `files[target]` are the staged Parquet files in order, each (file, source collection, rows). `repairs` and
+    `quarantined` are counts by (collection, field, rule) and by reason; `collisions` name ids that two chunks claim in
+    one target: {target, id, first, second}.
+    """
+
+    folder: Path
+    files: dict[str, list[tuple[str, str, int]]] = field(default_factory=dict)
+    total: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+    repairs: list[dict[str, Any]] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    collisions: list[dict[str, str]] = field(default_factory=list)
+
+    def rows(self, target: str) -> int:
+        return sum(rows for _, _, rows in self.files[target])
+
+    def contributors(self, target: str) -> list[str]:
+        """Source collections with chunks for this target, by name."""
+        return sorted({collection for _, collection, _ in self.files[target]})
+
+    def stream(self, target: str, start: int, size: int) -> Iterator[ChunkBatch]:
+        """The target's rows from `start` on in batches of `size`, the next file being read while one is in use."""
+        pending: list[ChunkBatch] = []
+        held = 0
+        for batch in ahead(self._batches_from(target, start)):
+            pending.append(batch)
+            held += len(batch)
+            if held >= size:
+                whole = ChunkBatch.concatenate(pending)
+                full = held - held % size
+                for at in range(0, full, size):
+                    yield whole.slice(at, at + size)
+                pending, held = [whole.slice(full, held)], held - full
+        if held:
+            yield ChunkBatch.concatenate(pending)
+
+    def _batches_from(self, target: str, start: int) -> Iterator[ChunkBatch]:
+        skipped = 0
+        for file, _, rows in self.files[target]:
+            if skipped + rows <= start:
+                skipped += rows
+                continue
+            batch = from_table(pq.read_table(self.folder / file, partitioning=None))
+            yield batch.slice(max(0, start - skipped), rows)
+            skipped += rows
+
+    def origins(self, target: str, start: int, stop: int) -> list[tuple[str, str]]:
+        """(source collection, source id) of the target's rows [start, stop)."""
+        found: list[tuple[str, str]] = []
+        at = 0
+        for file, collection, rows in self.files[target]:
+            low, high = max(start, at), min(stop, at + rows)
+            if low < high:
+                ids = pq.read_table(self.folder / file, columns=["source_id"], partitioning=None).column(0)
+                found += [(collection, i) for i in ids.slice(low - at, high - low).to_pylist()]
+            at += rows
+        return found
+
+    def ids(self, target: str) -> Iterator[tuple[str, list[str]]]:
+        """Per staged file: the source collection and the ids as they will be in the target."""
+        for file, collection, _ in self.files[target]:
+            table = pq.read_table(self.folder / file, columns=["id"], partitioning=None)
+            yield collection, cast(list[str], table.column(0).to_pylist())
+
+    def save(self) -> None:
+        write_json(
+            self.folder / "index.json",
+            {
+                "files": self.files,
+                "total": self.total,
+                "quarantined": self.quarantined,
+                "repairs": self.repairs,
+                "examples": self.examples,
+                "collisions": self.collisions,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Staged | None:
+        """A finished staging, or None."""
+        file = folder / "index.json"
+        if not file.exists():
+            return None
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw["files"] = {t: [(f, c, r) for f, c, r in files] for t, files in raw["files"].items()}
+        return cls(folder=folder, **raw)
+
+
+class _Tally:
+    """Counts that grow during the pass, and at most 200 example rows of repairs."""
+
+    def __init__(self) -> None:
+        self.repairs: dict[tuple[str, str, str], int] = {}
+        self.examples: list[dict[str, Any]] = []
+        self.entries: list[dict[str, Any]] = []
+        self.owners: dict[str, dict[str, tuple[str, str]]] = {}
+        self.collisions: list[dict[str, str]] = []
+
+    def repaired(self, repairs: pd.DataFrame) -> None:
+        for (collection, name, rule), rows in repairs.groupby(["collection", "field", "rule"], sort=True):
+            key = (str(collection), str(name), str(rule))
+            if rule not in ("missing",) and self.repairs.get(key, 0) < 3:
+                self.examples += cast(list[dict[str, Any]], rows.head(3).to_dict("records"))[: 200 - len(self.examples)]
+            self.repairs[key] = self.repairs.get(key, 0) + len(rows)
+
+    def claim(self, target: str, ids: Sequence[str], sources: Sequence[tuple[str, str]]) -> None:
+        owned = self.owners.setdefault(target, {})
+        for chunk, source in zip(ids, sources, strict=True):
+            first = owned.setdefault(chunk, source)
+            if first != source:
+                self.collisions.append(
+                    {"target": target, "id": chunk, "first": " ".join(first), "second": " ".join(source)}
+                )
+
+
+def stage(
+    snapshot: Snapshot,
+    schema: Schema,
+    context: Context,
+    folder: Path,
+    quarantine: Quarantine,
+    *,
+    dimensions: Sequence[int] = (),
+    progress: Progress = silent,
+) -> Staged:
+    """Transform and check every chunk of the snapshot; deterministic, so repeating it after a kill gives the same.
+
+    `dimensions` are the vector sizes that the parameters allow (none: each collection's own).
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(quarantine.folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    staged, tally = Staged(folder), _Tally()
+    staged.files = {target: [] for target in sorted(schema.targets(snapshot.names()))}
+    for target in staged.files:
+        (folder / _folder(staged, target)).mkdir()
+    work = [(info, part) for info in snapshot.collections() for part in snapshot.parts(info.name)]
+    for (info, part), batch in zip(work, ahead(snapshot.read(part) for _, part in work), strict=True):
+        transformed = schema.transform(batch, info.name, context)
+        failures = schema.failures(
+            transformed, context, dimension=info.dimension, allowed_dimensions=dimensions, space=info.space
+        )
+        _stage_part(staged, tally, quarantine, info, part, batch, transformed, failures)
+        progress.advance(len(batch))
+    staged.repairs = [
+        {"collection": c, "field": f, "rule": r, "chunks": n} for (c, f, r), n in sorted(tally.repairs.items())
+    ]
+    staged.examples, staged.collisions = tally.examples, tally.collisions[:1000]
+    quarantine.write(tally.entries)
+    staged.quarantined = quarantine.counts()
+    staged.save()
+    return staged
+
+
+def _stage_part(
+    staged: Staged,
+    tally: _Tally,
+    quarantine: Quarantine,
+    info: CollectionInfo,
+    part: Part,
+    batch: ChunkBatch,
+    transformed: Transformed,
+    failures: pd.DataFrame,
+) -> None:
+    name = Path(part.file).with_suffix("").as_posix().replace("/", "-")
+    reasons = failures.groupby("id", sort=False).first() if len(failures) else None
+    # Not by numpy's own text type, which drops NUL characters at the end of an id.
+    failed = frozenset(reasons.index) if reasons is not None else frozenset()
+    bad = np.array([i in failed for i in batch.ids], dtype=bool)
+    if reasons is not None:
+        positions = np.flatnonzero(bad)
+        quarantine.keep(name, batch.take(positions))
+        for position in positions:
+            row = reasons.loc[batch.ids[position]]
+            tally.entries.append(
+                {"collection": info.name, "id": batch.ids[position], "reason": row["reason"], "detail": row["detail"]}
+            )
+    kept = {batch.ids[i] for i in np.flatnonzero(~bad)}
+    tally.repaired(transformed.repairs[transformed.repairs["id"].isin(kept)])
+    targets = np.asarray(transformed.targets, dtype=object)
+    for target in sorted(staged.files):
+        rows = np.flatnonzero((targets == target) & ~bad)
+        if len(rows):
+            piece = transformed.batch.take(rows)
+            sources = [(info.name, transformed.source_ids[i]) for i in rows]
+            tally.claim(target, piece.ids, sources)
+            file = f"{_folder(staged, target)}/{len(staged.files[target]) + 1:05d}.parquet"
+            table = to_table(piece, info.dimension).append_column(
+                "source_id", pa.array([s for _, s in sources], pa.large_string())
+            )
+            pq.write_table(table, staged.folder / file, compression="zstd", compression_level=1, use_dictionary=False,
+                           write_statistics=False)  # fmt: skip
+            staged.files[target].append((file, info.name, len(piece)))
+    staged.total += len(batch)
+
+
+def _folder(staged: Staged, target: str) -> str:
+    """A folder by number: a collection's name need not be a legal file name everywhere."""
+    return f"{list(staged.files).index(target) + 1:03d}"
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, each next one being made in a second thread while the one before is in use."""
+    nothing = object()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as pool:
+        coming = pool.submit(next, items, nothing)
+        while (item := coming.result()) is not nothing:
+            coming = pool.submit(next, items, nothing)
+            yield cast(T, item)

@@ -1,0 +1,212 @@
+"""Where a Chroma database is: a directory or a server, and whether two of them are the same place."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+
+from helpers.errors import one_line
+from helpers.parameters.secrets import SecretReference
+
+DEFAULT_TENANT, DEFAULT_DATABASE = "default_tenant", "default_database"
+_PORTS = {"http": 80, "https": 443}
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST = re.compile(r"[\w.:%-]+")
+
+
+class Section(BaseModel):
+    """What every part of the parameters has in common: exact types, no unknown keys, no change after checking."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True,
+        use_attribute_docstrings=True, validate_default=False,
+    )  # fmt: skip
+
+
+def resolve_path(path: str | Path) -> Path:
+    """A path of the parameters, from the current folder. Links are kept, `~` is a name like any other."""
+    return Path.cwd() / path
+
+
+def _checked_path(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise ValueError("must be a path, got an empty text or one with a NUL character")
+    return text
+
+
+FilePath = Annotated[str, AfterValidator(_checked_path)]
+"""A path as it is written in the file; `resolve_path` says where that is."""
+
+
+def split_url(text: str) -> SplitResult:
+    """An http(s) URL in its parts. ValueError where it is none; credentials are never repeated."""
+    if "@" in text:
+        raise ValueError("must not hold a user name or password; give credentials as headers: {NAME: env:VARIABLE}")
+    if not text.isprintable() or " " in text or "\\" in text:
+        raise ValueError("has characters that a URL cannot have")
+    if "://" not in text:
+        raise ValueError(f"has no scheme; write 'http://{one_line(text.split('?')[0], 80)}'")
+    try:
+        parts = urlsplit(text)
+        port, host = parts.port, parts.hostname or ""
+    except ValueError as error:
+        raise ValueError(f"is no URL ({error})") from None
+    if parts.scheme not in _PORTS:
+        raise ValueError(f"must begin with http:// or https://, got {parts.scheme}://")
+    if not _HOST.fullmatch(host) or port == 0:
+        raise ValueError("has no host, or a host or port that cannot be; write 'http://HOST:PORT'")
+    return parts
+
+
+def _checked_server(text: str) -> str:
+    parts = split_url(text)
+    if parts.path not in ("", "/"):
+        raise ValueError("must end after the host and port; Chroma's own paths are added to it")
+    if "?" in text or "#" in text:
+        raise ValueError("must not have a query or fragment; give credentials as headers: {NAME: env:VARIABLE}")
+    return text
+
+
+def _checked_page(text: str) -> str:
+    split_url(text)
+    return text
+
+
+ServerUrl = Annotated[str, AfterValidator(_checked_server)]
+PageUrl = Annotated[str, AfterValidator(_checked_page)]
+
+
+class Endpoint(Section):
+    """A Chroma database: a server (`url`) or a directory (`path`), exactly one of them."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["url"]}, {"required": ["path"]}]})
+
+    url: ServerUrl | None = None
+    """A server, `http://HOST:PORT` or `https://…`, without path, query or user info."""
+    path: FilePath | None = None
+    """A directory that an embedded Chroma wrote, from the folder in which the command runs."""
+    api: Literal["auto", "v1", "v2"] = "auto"
+    """The server's API; `auto` asks the server."""
+    tenant: Annotated[str, Field(min_length=1)] = DEFAULT_TENANT
+    """Chroma's tenant; checked before use, because an unknown one can look like an empty database."""
+    database: Annotated[str, Field(min_length=1)] = DEFAULT_DATABASE
+    """Chroma's database inside the tenant; checked like the tenant."""
+    headers: dict[str, SecretReference] = Field(default_factory=dict)
+    """HTTP headers to send, each value by reference: `Authorization: env:CHROMA_AUTHORIZATION`."""
+    verify_tls: bool = True
+    """Whether a server's certificate must be valid."""
+    timeout_seconds: PositiveFloat = 30.0
+    """Seconds until a request is given up; the client itself would wait for ever."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Endpoint:
+        if (self.url is None) == (self.path is None):
+            count = "both url and path" if self.url else "neither url nor path"
+            hint = "; 'url: null' takes the other one away" if self.url else ""
+            raise ValueError(f"has {count}; give exactly one{hint}")
+        if self.path is not None and (self.headers or self.api != "auto"):
+            raise ValueError("is a directory (path), which has no headers and no api; these need a url")
+        for name in self.headers:
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"has a header name that HTTP does not allow: '{one_line(name, 40)}'")
+        if len({name.lower() for name in self.headers}) < len(self.headers):
+            raise ValueError("has one header twice, in upper and lower case")
+        return self
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.path is not None
+
+    @property
+    def address(self) -> str:
+        """The one way to write this place: `http://host:8000`, or the path as given. Safe to print."""
+        if self.url is None:
+            return one_line(self.path or "")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+
+    @property
+    def label(self) -> str:
+        """The place for people, with tenant and database where they are not the usual ones. Safe to print."""
+        usual = (self.tenant, self.database) == (DEFAULT_TENANT, DEFAULT_DATABASE)
+        return self.address if usual else f"{self.address} ({one_line(self.tenant)}/{one_line(self.database)})"
+
+    @property
+    def host(self) -> str:
+        """The server's host in lower case, "" for a directory."""
+        return (urlsplit(self.url).hostname or "").rstrip(".") if self.url else ""
+
+    @property
+    def port(self) -> int:
+        """The server's port, the scheme's own where none is given, 0 for a directory."""
+        parts = urlsplit(self.url) if self.url else None
+        return 0 if parts is None else parts.port or _PORTS[parts.scheme]
+
+    @property
+    def tls(self) -> bool:
+        return self.url is not None and urlsplit(self.url).scheme == "https"
+
+    def template_values(self) -> dict[str, str]:
+        """What `{target_…}` in a configuration value stands for when this is the target."""
+        if self.path is not None:
+            return {"target_path": str(resolve_path(self.path))}
+        return {"target_url": self.address, "target_host": self.host, "target_port": str(self.port)}
+
+
+def overlap(source: Endpoint, target: Endpoint) -> str:
+    """Why source and target are the same place, or one inside the other; "" where they are apart.
+
+    Two servers are compared by host and port whatever the scheme, since one port serves one thing; every loopback
+    address counts as one host. Two databases of one server are two places; two of one directory are not, because the
+    files of an embedded source must stay as they are.
+    """
+    if source.path is not None and target.path is not None:
+        return _paths_overlap(source.path, target.path)
+    if source.url is None or target.url is None:
+        return ""
+    same = (_host_key(source.host), source.port) == (_host_key(target.host), target.port)
+    if same and (source.tenant, source.database) == (target.tenant, target.database):
+        return f"are the same server, tenant and database ({source.label})"
+    return ""
+
+
+def _paths_overlap(first: str, second: str) -> str:
+    inner, outer, both = lies_in(first, second), lies_in(second, first), f"({one_line(first)}, {one_line(second)})"
+    if inner and outer:
+        return f"are the same folder {both}"
+    return f"lie inside one another {both}" if inner or outer else ""
+
+
+def lies_in(inner: str, outer: str) -> bool:
+    """Whether a path is a folder or below it, links and mounts followed."""
+    a, b = _real(inner), _real(outer)
+    if b in (a, *a.parents):
+        return True
+    try:
+        return b.exists() and any(above.exists() and above.samefile(b) for above in (a, *a.parents))
+    except OSError:  # what cannot be looked at is judged by its name alone; opening it will say why
+        return False
+
+
+def _real(path: str) -> Path:
+    try:
+        return resolve_path(path).resolve()
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
+        return resolve_path(path)
+
+
+def _host_key(host: str) -> str:
+    """A host in one spelling. Short forms such as 127.1 are what the resolver makes of them."""
+    try:
+        address = ipaddress.ip_address(host if ":" in host else socket.inet_ntoa(socket.inet_aton(host)))
+    except (OSError, ValueError):
+        return "localhost" if host.endswith(".localhost") else host
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    address = mapped or address
+    return "localhost" if address.is_loopback or address.is_unspecified else str(address)

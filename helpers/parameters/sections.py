@@ -1,0 +1,308 @@
+"""The sections of a run's parameters, each with its defaults; the sentences below its keys are what editors show.
+
+What a section can find wrong by itself is found here; what needs two sections is in `parameters.py`.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from helpers.errors import one_line
+from helpers.parameters.endpoint import FilePath, PageUrl, Section, resolve_path
+from helpers.parameters.secrets import SecretReference
+from helpers.parameters.value_types import (
+    ROLES,
+    Address,
+    Command,
+    EnvKey,
+    Glob,
+    Instant,
+    Pattern,
+    Roles,
+    Template,
+    Text,
+)
+
+
+class Collections(Section):
+    """Which collections of the source are migrated: matched by `include` and by none of `exclude`."""
+
+    include: Annotated[list[Glob], Field(min_length=1)] = Field(default_factory=lambda: ["*"])
+    """Names or patterns (`*`, `?`, `[a-z]`) to take."""
+    exclude: list[Glob] = Field(default_factory=list)
+    """Names or patterns to leave out, stronger than `include`."""
+
+    def selects(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.include) and not any(
+            fnmatchcase(name, pattern) for pattern in self.exclude
+        )
+
+
+class Expected(Section):
+    """What the source should hold. Listed counts + `unlisted` must be `total` where all are given."""
+
+    collections: dict[Text, NonNegativeInt] = Field(default_factory=dict)
+    """Chunks by source collection."""
+    unlisted: NonNegativeInt = 0
+    """Chunks in collections that are not listed."""
+    total: NonNegativeInt | None = None
+    """Chunks in all."""
+    tolerance: NonNegativeInt = 0
+    """Chunks by which the found total may differ."""
+    dimensions: list[PositiveInt] = Field(default_factory=list)
+    """Embedding dimensions allowed; empty: each collection's own single dimension."""
+    minimum_imported: NonNegativeInt = 0
+    """Chunks that must reach the target, a floor beside source minus quarantined."""
+
+    @model_validator(mode="after")
+    def _counts_sum(self) -> Expected:
+        listed, total = sum(self.collections.values()), self.total
+        if total is None:
+            return self
+        if (self.collections or self.unlisted) and listed + self.unlisted != total:
+            found = f"{listed} listed + {self.unlisted} unlisted = {listed + self.unlisted}"
+            missing = total - listed
+            hint = f"; expected.unlisted: {missing} would make it so" if missing >= 0 else ""
+            raise ValueError(f"has counts that do not sum to its total: {found}, not {total}{hint}")
+        if self.minimum_imported > total:
+            raise ValueError(f"wants minimum_imported {self.minimum_imported}, more than its total {total}")
+        return self
+
+
+class Migration(Section):
+    """How chunks are transformed and written."""
+
+    batch_size: PositiveInt = 500
+    """Chunks a write, capped by what the target takes; a resume may change it."""
+    workers: PositiveInt = 4
+    """Threads that read and write; a resume may change it."""
+    id_policy: Literal["fail", "prefix"] = "fail"
+    """Equal ids that meet in one target collection: stop, or write all ids as `<source collection>:<id>`."""
+    minimum_valid: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """Share of chunks that must pass validation before anything is written, 0 to 1."""
+    max_minutes: PositiveFloat = 120.0
+    """Minutes after which the migration has taken too long, a rollback trigger."""
+    catch_up: Literal["apply", "block"] = "apply"
+    """Source changes since the snapshot: apply them to the target, or stop."""
+    reembed: Text | None = None
+    """Embedding function, by name, that gives lost vectors a new one; none: such chunks stay quarantined."""
+
+
+class SnapshotSection(Section):
+    """Where snapshots are kept and for how long."""
+
+    directory: FilePath = "workspace/snapshots"
+    """Folder of all snapshots, one sub-folder each."""
+    retention_days: Annotated[int, Field(ge=7)] = 7
+    """Days until a snapshot may be pruned, 7 at least."""
+
+
+class NginxFence(Section):
+    """An nginx in front of the source that refuses writes."""
+
+    listen: Address
+    """HOST:PORT that clients use."""
+    upstream: Address
+    """HOST:PORT of Chroma behind it, which clients must not reach."""
+    config: FilePath
+    """Configuration file that the toolkit writes."""
+    command: Command = Field(default_factory=lambda: ["nginx"])
+    """The nginx program with its leading arguments."""
+
+    @model_validator(mode="after")
+    def _two_addresses(self) -> NginxFence:
+        if self.listen == self.upstream:
+            raise ValueError("listens on its own upstream; they are two addresses")
+        return self
+
+
+class CommandFence(Section):
+    """The operator's own way to stop and allow writes."""
+
+    lock: Command
+    """Program and arguments that stop writes to the source."""
+    unlock: Command
+    """Program and arguments that allow them again."""
+
+
+class Fence(Section):
+    """How writes to the source are stopped during the window."""
+
+    kind: Literal["none", "nginx", "command"] = "none"
+    """`none` is a warning that the decision shows."""
+    nginx: NginxFence | None = None
+    """Needed by kind `nginx`."""
+    command: CommandFence | None = None
+    """Needed by kind `command`."""
+    timeout_seconds: PositiveFloat = 60.0
+    """Seconds for the fence to stand: a command to end, old nginx workers to exit, counts to settle."""
+
+    @model_validator(mode="after")
+    def _has_its_kind(self) -> Fence:
+        if self.kind != "none" and getattr(self, self.kind) is None:
+            needs = "listen, upstream and config" if self.kind == "nginx" else "lock and unlock"
+            raise ValueError(f"is of kind {self.kind} but has no '{self.kind}' with {needs}")
+        return self
+
+
+class NamedQuery(Section):
+    """A text query that the target must answer well."""
+
+    text: Text
+    """The query."""
+    collection: Text | None = None
+    """Target collection to ask; none: every one whose embedding function is available."""
+    expect: Text | None = None
+    """Word that a hit must contain, in any case."""
+
+
+class Validation(Section):
+    """The tests after import; all run on every chunk, these set the search tests."""
+
+    probes: PositiveInt = 20
+    """Stored vectors per collection that are searched for on both sides."""
+    k: PositiveInt = 10
+    """Hits compared per probe."""
+    overquery: PositiveInt = 1000
+    """Hits asked for, of which `k` are kept, so that the approximate index is no difference."""
+    queries: list[NamedQuery] = Field(default_factory=list)
+    """Text queries, run where the embedding function is available."""
+    maximum_distance: PositiveFloat = 0.8
+    """Cosine distance within which a named query must find its best hit; not used for l2 and ip."""
+    seed: NonNegativeInt = 20251201
+    """Seed of the choice of probes."""
+
+    @model_validator(mode="after")
+    def _asks_for_more_than_it_keeps(self) -> Validation:
+        if self.overquery < self.k:
+            raise ValueError(f"has overquery {self.overquery} below k {self.k}; it asks for more hits than it keeps")
+        return self
+
+
+class SignOff(Section):
+    """Who must sign before what."""
+
+    required: Roles = Field(default_factory=lambda: list(ROLES))
+    """Roles that must sign GO before the cutover."""
+    dry_run: Roles = Field(default_factory=list)
+    """Roles that must approve the dry run before the window; none by default."""
+    allowed_signers: FilePath | None = None
+    """File in ssh-keygen's ALLOWED SIGNERS format; parameters/allowed_signers.example shows one."""
+
+
+class EnvFile(Section):
+    """A `.env` file and the keys that point the application to the target."""
+
+    path: FilePath
+    """The file."""
+    keys: Annotated[dict[EnvKey, Template], Field(min_length=1)]
+    """Key and new value, such as `CHROMADB_URL: "{target_url}"`."""
+
+
+class ComposeFile(Section):
+    """A compose file and the environment keys of its services that point to the target."""
+
+    path: FilePath
+    """The file."""
+    keys: Annotated[dict[EnvKey, Template], Field(min_length=1)]
+    """Environment key and new value, such as `CHROMA_SERVER_HOST: "{target_host}"`."""
+
+
+class Cutover(Section):
+    """How the application is pointed to the target."""
+
+    env_files: list[EnvFile] = Field(default_factory=list)
+    """Files of KEY=value lines to change."""
+    compose_files: list[ComposeFile] = Field(default_factory=list)
+    """Compose files to change."""
+    restart: list[Command] = Field(default_factory=list)
+    """Commands that restart the application, run in this order."""
+    health: list[PageUrl] = Field(default_factory=list)
+    """URLs of the application that must answer 2xx."""
+    log_files: list[FilePath] = Field(default_factory=list)
+    """Application logs to watch for new matches of `log_pattern`."""
+    log_pattern: Pattern = "(?i)error"
+    """Regular expression of a log line that means trouble."""
+    timeout_seconds: PositiveFloat = 60.0
+    """Seconds for a restart command, and then for target and health URLs to answer."""
+    monitor_minutes: NonNegativeFloat = 5.0
+    """Minutes to watch before the cutover counts as done."""
+
+    @model_validator(mode="after")
+    def _each_file_once(self) -> Cutover:
+        named = [file.path for file in self.config_files()]
+        real = [resolve_path(path).absolute() for path in named]
+        twice = next((path for at, path in enumerate(named) if real[at] in real[:at]), None)
+        if twice is not None:
+            raise ValueError(f"names the file {one_line(twice)!r} twice; put its keys together")
+        return self
+
+    def config_files(self) -> list[EnvFile | ComposeFile]:
+        """Every file that the cutover changes, in order."""
+        return [*self.env_files, *self.compose_files]
+
+
+class Rollback(Section):
+    """When the way back is taken without asking, and how long it is watched."""
+
+    automatic: bool = False
+    """Whether a rollback trigger starts it; otherwise a person does."""
+    monitor_minutes: NonNegativeFloat = 30.0
+    """Minutes to watch the source after a rollback."""
+
+
+class Window(Section):
+    """The maintenance window."""
+
+    start: Instant | None = None
+    """Start in ISO 8601 with time zone, `2025-12-01T02:00:00Z`; none: no window."""
+    minutes: PositiveFloat = 120.0
+    """Length in minutes, without the buffers."""
+    buffer_minutes: NonNegativeFloat = 30.0
+    """Minutes kept free before and after."""
+    blackout: str = ""
+    """What nobody may do meanwhile, for the announcement."""
+
+
+class Notify(Section):
+    """Who is told, and what runs around the night. A failed notice never stops a migration."""
+
+    urls: list[SecretReference] = Field(default_factory=list)
+    """Apprise URLs by reference (`env:RUNBOOK_NOTIFY_SLACK`): they hold tokens."""
+    stakeholders: list[Text] = Field(default_factory=list)
+    """People and teams to tell, for the checklist."""
+    before: list[Command] = Field(default_factory=list)
+    """Commands before the window, such as silencing alerts."""
+    after: list[Command] = Field(default_factory=list)
+    """Commands after it."""
+
+
+class Contacts(Section):
+    """Whom to call; `<…>` marks one that must be named before the night."""
+
+    on_call: str = ""
+    """On-call engineer, escalation level 4."""
+    dba: str = ""
+    """Database administrator, level 2."""
+    operations_lead: str = ""
+    """Operations lead, level 3."""
+    channel: str = ""
+    """Chat channel of the migration."""
+    war_room: str = ""
+    """Link of the call."""
+
+
+class Monitoring(Section):
+    """The watch after cutover and the performance that it asks for."""
+
+    minutes: PositiveFloat = 60.0
+    """Minutes to watch."""
+    interval_seconds: PositiveFloat = 60.0
+    """Seconds between two measurements."""
+    maximum_latency_ms: PositiveFloat = 500.0
+    """Mean query latency allowed, in milliseconds."""
+    minimum_queries_per_second: PositiveFloat = 10.0
+    """Sequential queries a second wanted."""

@@ -1,0 +1,31 @@
+"""Every figure of the toolkit: plain numbers in, a matplotlib Figure out.
+
+Each title is a sentence computed from the data. Thresholds are drawn and named, units are on the axes, colours are told
+apart by colour-blind readers, and names from the source are cut and escaped. No figure fails on an empty table, a
+single point or a NaN; where there is nothing to draw, the figure says so. `save` writes the same bytes each time.
+
+The figures live by topic in the modules beside this one; this is their one public name.
+"""
+
+from helpers.plots.chunks import completeness_heatmap, counts_by_collection, repairs_bar
+from helpers.plots.search import latency_histogram, overlap_heatmap, recall_by_collection
+from helpers.plots.style import png, save
+from helpers.plots.time import phase_timeline, throughput_per_batch
+from helpers.plots.vectors import distance_ecdf, norms_before_after, norms_histogram, pca_overlay
+
+__all__ = [
+    "completeness_heatmap",
+    "counts_by_collection",
+    "distance_ecdf",
+    "latency_histogram",
+    "norms_before_after",
+    "norms_histogram",
+    "overlap_heatmap",
+    "pca_overlay",
+    "phase_timeline",
+    "png",
+    "recall_by_collection",
+    "repairs_bar",
+    "save",
+    "throughput_per_batch",
+]

@@ -1,0 +1,147 @@
+"""What every figure shares: the style file, the colours, how foreign names and numbers are written, the bytes of a PNG.
+
+Figures are `matplotlib.figure.Figure` objects that no global list knows (no pyplot), so they work without a display, in
+threads, and leave nothing open. `draw` is the frame of each of them: style, size, takeaway title, grey note.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style as mpl_style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from helpers.errors import one_line
+from helpers.words import count, duration, percent, small
+
+STYLE = Path(__file__).with_name("runbook.mplstyle")
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+GREY, INK = "#6a737d", "#1b1f24"
+WIDTH = 9.5  # inches; 1,045 px at 110 dpi, the text column of a page at 100 %
+_RASTER_ABOVE = 5_000
+
+__all__ = [
+    "BLUE", "GREEN", "GREY", "INK", "ORANGE", "PURPLE", "RED", "SKY", "count", "draw", "duration", "empty", "finite",
+    "headline", "legend_above", "legend_beside", "log_axis", "name", "percent", "png", "rasterised", "rows_axis",
+    "save", "small", "whole_numbers", "wrapped",
+]  # fmt: skip
+
+
+@contextmanager
+def draw(height: float, title: str, note: str = "", *, panels: int = 1, **kwargs: Any) -> Iterator[tuple[Figure, Any]]:
+    """A figure of `height` inches with its axes (one, or an array of `panels` side by side), drawn on leaving.
+
+    The title is set afterwards by the caller with `headline` where it depends on what was computed.
+    """
+    with mpl_style.context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(1, panels, **kwargs)
+        headline(figure, title)
+        if note:
+            figure.supxlabel(wrapped(note, 135), x=0.01, ha="left", fontsize=8.5, color=GREY)
+        yield figure, axes
+        figure.draw_without_rendering()  # ticks are made while the style holds, whoever saves the figure later
+
+
+def headline(figure: Figure, text: str) -> None:
+    """The takeaway of the figure, left-aligned above it."""
+    figure.suptitle(wrapped(text, 92), x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=INK)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG; the same figure gives the same bytes (no date, no version of the library in it)."""
+    buffer = io.BytesIO()
+    with mpl_style.context(STYLE):
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """`png` written to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(figure))
+
+
+def empty(title: str, why: str) -> Figure:
+    """The figure of a question to which there are no data: says so, instead of an empty frame."""
+    with draw(2.0, title) as (figure, axes):
+        axes.set_axis_off()
+        axes.text(0.0, 0.5, wrapped(why, 100), transform=axes.transAxes, va="center", fontsize=10.5, color=GREY)
+    return figure
+
+
+def name(text: object, limit: int = 32) -> str:
+    """A foreign name (collection, id, field) as a label: one line, cut in its middle, unknown glyphs as escapes."""
+    shown = "".join(c if ord(c) in _glyphs() else c.encode("unicode_escape").decode() for c in one_line(str(text)))
+    if len(shown) <= limit:
+        return shown
+    head = (limit - 1) * 2 // 3
+    return f"{shown[:head]}…{shown[len(shown) - (limit - 1 - head) :]}"
+
+
+def wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def legend_above(axes: Axes, columns: int) -> None:
+    """The legend between title and axes, where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, frameon=False, borderaxespad=0.2)
+
+
+def legend_beside(axes: Axes, title: str) -> None:
+    """The legend to the right of the axes, for many entries."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), title=title, alignment="left", borderaxespad=0.0)
+
+
+def log_axis(axes: Axes, low: float, high: float) -> None:
+    """A logarithmic x axis over whole decades from `low` to `high`, labelled without mathematical markup."""
+    axes.set_xscale("log")
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    axes.set_xlim(10.0**first, 10.0 ** max(last, first + 1))
+    axes.xaxis.set_major_locator(LogLocator(10, numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: small(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Thousands separators on the x axis."""
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def rows_axis(axes: Axes, labels: list[str]) -> None:
+    """One horizontal row for each label, first on top."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+
+
+def finite(values: Any) -> NDArray[np.float64]:
+    """The finite ones of any numbers, as a flat float64 array."""
+    array = np.asarray(values, dtype=np.float64).ravel()
+    return array[np.isfinite(array)]
+
+
+def rasterised(n: int) -> bool:
+    """Whether so many points are drawn as pixels rather than as shapes."""
+    return n > _RASTER_ABOVE
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties(family="DejaVu Sans"))).get_charmap())

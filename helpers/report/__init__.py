@@ -1,0 +1,13 @@
+"""Pages: a run, all runs, and executed notebooks as HTML that works offline."""
+
+from helpers.report.pages import (
+    index_page,
+    notebook_html,
+    run_page,
+)
+
+__all__ = [
+    "index_page",
+    "notebook_html",
+    "run_page",
+]

@@ -1,0 +1,260 @@
+"""What a run's page says, read from the run's own files and nothing else.
+
+Every piece may be missing (a run that stopped early) or unreadable (a file cut short): the page then says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from helpers.errors import RunbookError
+from helpers.parameters import parameters_from
+from helpers.results import Check, StepResult, Verdict
+from helpers.run import plan
+from helpers.signoffs import GateState, gate_state
+
+_GROWING = frozenset({"run.log", "audit.jsonl"})
+_DERIVED = frozenset({"index.html", "VERIFY.txt"})
+_PHASES = 200
+_NOT_RUN, _UNREADABLE = "not run", "unreadable"
+
+
+@dataclass(slots=True)
+class StepRow:
+    """A step of the line, with what there is of it.
+
+    `verdict` is that of the result, or "not run", "unreadable", "failed", "interrupted".
+    """
+
+    number: str
+    title: str
+    verdict: str
+    page: str = ""
+    notebook: str = ""
+    result: StepResult | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many checks came out how, the worst first."""
+        found = [c.verdict for c in self.result.checks] if self.result else []
+        return {v.value: found.count(v) for v in reversed(Verdict) if v in found}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The banner: `kind` is go, no-go, waiting, failed, stopped or open; `next` are sentences or commands."""
+
+    kind: str
+    headline: str
+    reasons: list[str] = field(default_factory=list)
+    next: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class RunView:
+    """Everything on the page of one run.
+
+    Facts that it reads by name, wherever a step left them last: `matrix` (rows: criterion, measured, pass, marginal,
+    fail, verdict), `decision` (GO or NO-GO), `quarantine` ({reason: chunks}), `repairs` (rows: field, rule, chunks),
+    `counts` (rows: collection, source, target, quarantined), `queries`, `matrix_inputs`, `dimensions` (the checklist).
+    `signoffs` are the files of signoffs/: role, name, decision, when, reason, gate; `gate` is what they amount to.
+    """
+
+    folder: Path
+    run: dict[str, Any]
+    parameters: dict[str, Any]
+    parameters_text: str
+    steps: list[StepRow]
+    signoffs: list[dict[str, Any]]
+    gate: GateState | None
+    outcome: Outcome = field(default_factory=lambda: Outcome("open", "Not started"))
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def rehearsal(self) -> bool:
+        return bool(self.run.get("rehearsal"))
+
+    @property
+    def seconds(self) -> float:
+        """The steps' wall times, summed."""
+        return sum(s.result.seconds for s in self.steps if s.result)
+
+    def fact(self, name: str) -> Any:
+        """The newest step's fact of this name; None where no step has it."""
+        for step in reversed(self.steps):
+            if step.result is not None and step.result.facts.get(name) not in (None, [], {}):
+                return step.result.facts[name]
+        return None
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """A fact that is a table, as rows; anything else counts as absent."""
+        value = self.fact(name)
+        return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+
+    def table(self, name: str) -> dict[str, Any]:
+        """A fact that is a mapping; anything else counts as empty."""
+        value = self.fact(name)
+        return value if isinstance(value, dict) else {}
+
+    def names(self, name: str) -> list[str]:
+        """A fact that is a list of texts."""
+        value = self.fact(name)
+        return [str(item) for item in value] if isinstance(value, list) else []
+
+    @property
+    def tests(self) -> list[Check]:
+        found = self.step("23")
+        return found.result.checks if found and found.result else []
+
+    def step(self, number: str) -> StepRow | None:
+        return next((s for s in self.steps if s.number == number), None)
+
+    @property
+    def findings(self) -> Iterator[tuple[StepRow, list[Check]]]:
+        """Steps with the checks that did not simply pass, in the order of the line."""
+        for step in self.steps:
+            checks = step.result.checks if step.result else []
+            if found := [c for c in checks if c.verdict not in (Verdict.PASS, Verdict.NOT_APPLICABLE)]:
+                yield step, found
+
+    @property
+    def tallies(self) -> list[tuple[str, str, list[tuple[str, int]]]]:
+        """Quarantined chunks by reason and repairs by field, each as (title, first head, rows)."""
+        found = [("Quarantined chunks, by reason", "Reason", self._tally("quarantine", "reason"))]
+        found.append(("Repairs, by field and rule", "Field", self._tally("repairs", "field")))
+        return [table for table in found if table[2]]
+
+    def _tally(self, name: str, key: str) -> list[tuple[str, int]]:
+        """A fact that maps reasons to numbers, or rows with `key`, perhaps `rule`, and `chunks`; summed, most first."""
+        pairs: list[tuple[str, Any]] = [(str(k), v) for k, v in self.table(name).items()]
+        pairs += [(" · ".join(str(r[k]) for k in (key, "rule") if k in r), r.get("chunks")) for r in self.rows(name)]
+        sums: Counter[str] = Counter()
+        for label, n in pairs:
+            sums[label] += n if isinstance(n, int) else 0
+        return sorted(((k, n) for k, n in sums.items() if n), key=lambda pair: (-pair[1], pair[0]))
+
+    @property
+    def timeline(self) -> list[dict[str, Any]]:
+        """Every phase: step, name, seconds since the first, seconds, chunks, and its place on the bar in per cent."""
+        found: list[tuple[datetime, str, Any]] = []
+        for step in self.steps:
+            for phase in step.result.phases if step.result else []:
+                try:
+                    found.append((datetime.fromisoformat(phase.started), step.number, phase))
+                except (ValueError, TypeError):
+                    continue
+        found = sorted(found, key=lambda row: (row[0], row[1]))[:_PHASES]
+        if not found:
+            return []
+        start = found[0][0]
+        rows = [
+            {
+                "step": number,
+                "name": p.name,
+                "after": (when - start).total_seconds(),
+                "seconds": p.seconds,
+                "chunks": p.chunks,
+            }
+            for when, number, p in found
+        ]
+        whole = max([r["after"] + r["seconds"] for r in rows]) or 1.0
+        for row in rows:
+            row["left"] = round(min(99.4, 100 * row["after"] / whole), 2)
+            row["width"] = round(max(0.6, min(100 - row["left"], 100 * row["seconds"] / whole)), 2)
+        return rows
+
+    @property
+    def figures(self) -> Iterator[dict[str, str]]:
+        """Figures with their picture as a data URI ("" where the file is gone): step, caption, data."""
+        for step in self.steps:
+            for figure in step.result.figures if step.result else []:
+                path = self.folder / "figures" / Path(str(figure.get("file", "none"))).name
+                data = base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""
+                yield {"step": step.number, "caption": str(figure.get("caption", "")), "file": path.name, "data": data}
+
+    @property
+    def files(self) -> Iterator[tuple[str, int | None]]:
+        """Path below the folder and bytes of each file; None for what is still being appended to."""
+        for path in sorted(self.folder.rglob("*")):
+            place = path.relative_to(self.folder)
+            if path.is_file() and not any(part.startswith(".") for part in place.parts) and str(place) not in _DERIVED:
+                yield place.as_posix(), None if str(place) in _GROWING else path.stat().st_size
+
+
+def read_run(folder: Path) -> RunView:
+    """The view of one run's folder."""
+    run = _json(folder / "run.json")
+    text = _text(folder / "parameters.yaml")
+    try:
+        parameters = YAML(typ="safe").load(text)
+    except (YAMLError, ValueError):
+        parameters = None
+    signoffs = [s for p in sorted(folder.glob("signoffs/*.json")) if (s := _json(p)) and "role" in s]
+    return RunView(
+        folder, run, parameters if isinstance(parameters, dict) else {}, text, list(_steps(folder)),
+        sorted(signoffs, key=lambda s: (str(s.get("when", "")), str(s["role"]))),
+        _gate(folder, parameters),
+    )  # fmt: skip
+
+
+def _gate(folder: Path, parameters: Any) -> GateState | None:
+    """The approvals before the cutover; None where the parameters do not say whose are due."""
+    try:
+        return gate_state(folder, parameters_from(parameters))
+    except (RunbookError, TypeError, ValueError):
+        return None
+
+
+def _steps(folder: Path) -> Iterator[StepRow]:
+    """Every step of the line, and any other that left a result."""
+    line = {step.number: step for step in plan.LINE}
+    left = {path.stem for path in folder.glob("results/*.json")}
+    for number in sorted({*line, *left}):
+        step = line.get(number)
+        row = StepRow(number, step.title if step else "", _NOT_RUN)
+        notebook = next(iter(sorted(folder.glob(f"{number}_*.ipynb"))), None)
+        if notebook:
+            row.notebook = notebook.name
+            row.page = notebook.with_suffix(".html").name if notebook.with_suffix(".html").is_file() else ""
+        if number in left:
+            row.result = _result(folder / "results" / f"{number}.json")
+            row.verdict = row.result.verdict.value if row.result else _UNREADABLE
+            row.title = row.result.title if row.result else row.title
+            if row.result and row.result.error and row.result.error.get("code") != "no_go":
+                row.verdict = "interrupted" if row.result.error.get("code") == "interrupted" else "failed"
+        yield row
+
+
+def _result(path: Path) -> StepResult | None:
+    try:
+        return StepResult.read(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(path))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        return ""

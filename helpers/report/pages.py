@@ -1,0 +1,75 @@
+"""The pages: a run's page, the index of all runs, and the HTML of an executed notebook.
+
+All three are derived: they read the run's files, write nothing, and give the same text each time. Each is one file that
+works from disk without a network and without scripts; a content security policy in it forbids both.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from helpers import words
+from helpers.report import notebook as report_notebook
+from helpers.report.checklist import checklist
+from helpers.report.facts import RunView, read_run
+from helpers.report.outcome import CLASSES, outcome, void
+
+_MARKS = {"pass": "✓", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗", "unreadable": "✗"}
+
+
+def run_page(folder: Path) -> str:
+    """The page of one run, `reports/<run id>/index.html`, from the files in `folder`."""
+    view = _view(folder)
+    problems = {**view.gate.refused, **void(view.gate)} if view.gate else {}
+    return _page("run.html.j2", view=view, outcome=view.outcome, problems=problems, checklist=checklist(view))
+
+
+def index_page(reports: Path) -> str:
+    """The page of all runs, `reports/index.html`, the newest first."""
+    views = [_view(path.parent) for path in sorted(reports.glob("*/run.json")) if not path.parent.name.startswith(".")]
+    views.sort(key=lambda v: (str(v.run.get("created", "")), v.id), reverse=True)
+    return _page("runs.html.j2", views=views)
+
+
+def notebook_html(ipynb: Path) -> str:
+    """An executed notebook as one HTML file; `nbformat` errors where it is none."""
+    notebook = report_notebook.read_notebook(ipynb)
+    title = report_notebook.title_of(notebook)
+    cells = list(report_notebook.cells(notebook))
+    headed = any("<h1" in str(c["html"]) for c in cells if c["kind"] == "markdown")
+    return _page("notebook.html.j2", title=title, name=ipynb.name, cells=cells, headed=headed)
+
+
+def _view(folder: Path) -> RunView:
+    view = read_run(folder)
+    view.outcome = outcome(view)
+    return view
+
+
+def _page(template: str, **context: Any) -> str:
+    return _environment().get_template(template).render(**context).rstrip() + "\n"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("helpers.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        text=words.text,
+        lines=words.lines,
+        moment=words.moment,
+        duration=words.duration,
+        size=words.size,
+        many=words.count,
+    )
+    environment.globals.update(marks=_MARKS, classes=CLASSES)
+    return environment

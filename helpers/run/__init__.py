@@ -1,0 +1,1 @@
+"""A run: its folders, its steps, and what a step sees of it."""

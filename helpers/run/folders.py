@@ -1,0 +1,360 @@
+"""The two folders of a run, reports/<id> and workspace/<id>: ids, creation, locks, what earlier executions left."""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import getpass
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from ruamel.yaml import YAML
+
+from helpers.errors import RunbookError, UsageError, WorldError, one_line
+from helpers.parameters import Parameters, parameters_from
+from helpers.results import StepResult, utc_now, write_json, write_text
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NOTEBOOKS = REPOSITORY / "notebooks"
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NEVER_CHANGES = "a run goes on only with the source, target, schema, collections and id policy that it began with"
+
+
+def reports_root() -> Path:
+    """Where runs are reported: the environment's RUNBOOK_REPORTS, or reports/ beside the package."""
+    return Path(os.environ.get("RUNBOOK_REPORTS") or REPOSITORY / "reports").absolute()
+
+
+def workspace_root() -> Path:
+    """Where runs work: the environment's RUNBOOK_WORKSPACE, or workspace/ beside the package."""
+    return Path(os.environ.get("RUNBOOK_WORKSPACE") or REPOSITORY / "workspace").absolute()
+
+
+def check_run_id(run_id: str) -> str:
+    """The id, if it can be the name of a folder and nothing else; else a UsageError."""
+    if _ID.fullmatch(run_id) and ".." not in run_id and not run_id.endswith("."):
+        return run_id
+    raise UsageError(
+        "bad_run_id",
+        f"{run_id!r} cannot be the id of a run",
+        next_step="Use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit, without '..'.",
+    )
+
+
+def new_run_id(name: str, now: dt.datetime | None = None) -> str:
+    """An id that no run has yet: the name as a slug and the time (UTC)."""
+    now = now or dt.datetime.now(dt.UTC)
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
+    first = f"{slug}-{now:%Y%m%d-%H%M%S}"
+    candidates = [first, *(f"{first}-{n}" for n in range(2, 1000))]
+    return next(c for c in candidates if not (reports_root() / c).exists())
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where one run keeps its reports and its working files."""
+
+    id: str
+    reports: Path
+    workspace: Path
+
+    @classmethod
+    def of(cls, run_id: str) -> RunFolder:
+        check_run_id(run_id)
+        return cls(run_id, reports_root() / run_id, workspace_root() / run_id)
+
+    @property
+    def exists(self) -> bool:
+        return (self.reports / "run.json").is_file()
+
+    @property
+    def log_path(self) -> Path:
+        return self.reports / "run.log"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its presence asks the step at work to finish its batch and stop."""
+        return self.workspace / "stop"
+
+    def facts(self) -> dict[str, Any]:
+        """run.json: id, name, created (UTC), date, rehearsal, dry_run, until, directory (that relative paths are taken
+        from), parameters_digest, host, user, versions, changes."""
+        facts: dict[str, Any] = json.loads((self.reports / "run.json").read_text(encoding="utf-8"))
+        return facts
+
+    def note(self, **facts: Any) -> None:
+        """Change these facts of run.json."""
+        write_json(self.reports / "run.json", {**self.facts(), **facts})
+
+    def parameters(self) -> Parameters:
+        """The parameters as resolved when the run began (or as `resume --set` changed them since)."""
+        with (self.reports / "parameters.yaml").open(encoding="utf-8") as file:
+            return parameters_from(YAML(typ="safe").load(file))
+
+    def enter(self) -> None:
+        """Work in the folder in which the run began: relative paths of its parameters are taken from there."""
+        directory = self.facts()["directory"]
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            raise WorldError(
+                "folder_gone",
+                f"run {self.id} began in a folder that cannot be entered: {error.strerror}",
+                where=directory,
+            ) from error
+
+    def result(self, step: str) -> StepResult | None:
+        """What the step found, or None where it has left no result."""
+        path = self.reports / "results" / f"{step}.json"
+        return StepResult.read(path) if path.is_file() else None
+
+    def log(self, message: str, step: str = "") -> None:
+        """One line of run.log: UTC time, step, message (control characters escaped)."""
+        self._append(f"{utc_now()} {step or '-'} {one_line(message, 4000)}\n")
+
+    def log_block(self, title: str, text: str, step: str = "") -> None:
+        """A traceback or another text of many lines, each indented under one dated line."""
+        lines = "".join(f"    {one_line(line, 4000)}\n" for line in text.splitlines())
+        self._append(f"{utc_now()} {step or '-'} {one_line(title, 4000)}\n{lines}")
+
+    def _append(self, text: str) -> None:
+        with self.log_path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            file.write(text)
+
+
+def find(run_id: str) -> RunFolder:
+    """The run of this id; a UsageError names the runs there are where it does not exist."""
+    folder = RunFolder.of(run_id)
+    if folder.exists:
+        return folder
+    known = ", ".join(f.id for f in every_run()[:5])
+    raise UsageError(
+        "no_such_run",
+        f"there is no run {run_id}",
+        where=str(reports_root()),
+        next_step=f"The newest runs are: {known}." if known else "No run has been started there yet.",
+    )
+
+
+def every_run() -> list[RunFolder]:
+    """Every run under the reports folder, the newest first."""
+    root = reports_root()
+    names = sorted(p.parent.name for p in root.glob("*/run.json") if _ID.fullmatch(p.parent.name))
+    folders = [RunFolder.of(name) for name in names]
+    return sorted(folders, key=lambda f: str(f.facts()["created"]), reverse=True)
+
+
+def create(
+    parameters: Parameters, run_id: str = "", *, rehearsal: bool = False, dry_run: bool = False, until: str = ""
+) -> RunFolder:
+    """Make the folders of a new run. They appear whole or not at all; a UsageError where the id is taken."""
+    folder = RunFolder.of(run_id or new_run_id(parameters.name))
+    created = utc_now()
+    facts = {
+        "id": folder.id,
+        "name": parameters.name,
+        "created": created,
+        "date": created[:10],
+        "rehearsal": rehearsal,
+        "dry_run": dry_run,
+        "until": until,
+        "directory": str(Path.cwd()),
+        "parameters_digest": parameters.digest(),
+        "host": socket.gethostname(),
+        "user": _user(),
+        "versions": versions(),
+        "changes": [],
+    }
+    try:
+        folder.reports.parent.mkdir(parents=True, exist_ok=True)
+        folder.workspace.mkdir(parents=True, exist_ok=True)
+        temporary = folder.reports.with_name(f".{folder.id}.{uuid.uuid4().hex[:8]}.tmp")
+        for part in ("results", "figures"):
+            (temporary / part).mkdir(parents=True)
+        write_parameters(temporary / "parameters.yaml", parameters)
+        write_json(temporary / "run.json", facts)
+        _claim(temporary, folder)
+    except OSError as error:
+        raise WorldError(
+            "folder_unwritable", f"the folders of run {folder.id} cannot be made: {error}", where=str(folder.reports)
+        ) from error
+    return folder
+
+
+def _claim(temporary: Path, folder: RunFolder) -> None:
+    try:
+        if folder.reports.exists():
+            raise FileExistsError
+        temporary.rename(folder.reports)
+    except OSError as error:
+        shutil.rmtree(temporary)
+        if not folder.reports.exists():
+            raise
+        raise taken(folder) from error
+
+
+def taken(folder: RunFolder) -> UsageError:
+    """The error for a run id that something has already."""
+    return UsageError(
+        "run_exists",
+        f"run {folder.id} exists already",
+        where=str(folder.reports),
+        next_step=f"Go on with it: runbook resume {folder.id}; or run a part again: --run-id {folder.id} --from STEP.",
+    )
+
+
+def write_parameters(path: Path, parameters: Parameters) -> None:
+    """parameters.yaml, whole or not at all."""
+    text = io.StringIO()
+    dump_parameters(parameters, text)
+    write_text(path, text.getvalue())
+
+
+def dump_parameters(parameters: Parameters, out: IO[str]) -> None:
+    """The parameters as YAML: resolved, every default written out, secrets by name only."""
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.width = 120
+    yaml.dump(parameters.document(), out)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
+    """Go on with these parameters; the names changed, which are recorded. A UsageError where the context changes."""
+    directory = folder.facts()["directory"]
+    if not Path.cwd().samefile(directory):
+        raise UsageError(
+            "other_folder", f"run {folder.id} was begun in the folder {directory}", next_step="Work from there."
+        )
+    old = folder.parameters()
+    before, after = flatten(old.context()), flatten(new.context())
+    moved = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
+    if moved:
+        raise UsageError(
+            "other_context",
+            f"run {folder.id} was begun with another {', '.join(moved)}",
+            next_step=f"Use a new run id; {_NEVER_CHANGES}.",
+        )
+    before, after = flatten(old.document()), flatten(new.document())
+    changed = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
+    if changed:
+        record = {"when": utc_now(), "user": _user(), "from": {k: before.get(k) for k in changed}}
+        folder.note(changes=[*folder.facts()["changes"], record], parameters_digest=new.digest())
+        write_parameters(folder.reports / "parameters.yaml", new)
+        folder.log(f"parameters changed: {', '.join(f'{k}={after.get(k)}' for k in changed)}")
+    return changed
+
+
+def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}; lists are values."""
+    if not isinstance(document, dict):
+        return {prefix: document}
+    rows: dict[str, Any] = {}
+    for key, value in document.items():
+        rows |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return rows
+
+
+def supersede(folder: RunFolder, steps: Iterable[tuple[str, str]]) -> None:
+    """Set aside, under earlier/<time>, what earlier executions of these steps (number, name) left."""
+    reports = folder.reports
+    found = [
+        path
+        for number, name in steps
+        for pattern in (
+            f"results/{number}.json",
+            f"figures/{number}_*",
+            f"{number}_{name}.ipynb",
+            f"{number}_{name}.html",
+        )
+        for path in sorted(reports.glob(pattern))
+    ]
+    aside = reports / "earlier" / utc_now().replace(":", "").removesuffix("+0000")
+    for path in found:
+        there = aside / path.relative_to(reports)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(there)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what does the work."""
+    names = ("chromadb", "numpy", "pandas", "papermill")
+    return {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
+
+
+class RunLock:
+    """One process at a time. The kernel of the machine drops the lock when its holder dies, however it dies."""
+
+    def __init__(self, folder: RunFolder, name: str) -> None:
+        self.path = folder.workspace / f"{name}.lock"
+        self.run_id = folder.id
+        self._file: IO[str] | None = None
+
+    def acquire(self, wait: float = 10.0) -> Self:
+        """Take it, waiting up to `wait` seconds for a holder that is about to end; else WorldError `run_locked`."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = self.path.open("a+", encoding="utf-8")
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise self._held(file) from None
+                time.sleep(0.1)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        self._file = file
+        return self
+
+    def _held(self, file: IO[str]) -> RunbookError:
+        file.seek(0)
+        holder = file.read(200) or "another process"
+        file.close()
+        return WorldError(
+            "run_locked",
+            f"run {self.run_id} is being worked on by {holder}",
+            next_step="Wait until it ends, or stop it (in JupyterLab: shut the kernel down).",
+        )
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self if self._file is not None else self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

@@ -1,0 +1,91 @@
+"""The steps of the runbook, their order and their gates, as data: a new step is a notebook and a row here."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from helpers.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One notebook.
+
+    `needs` are the steps that it cannot do without; on the line all earlier ones come first anyway.
+    `on_line` steps run in order; the others on demand. `outdates` are the steps whose results say nothing any more once
+    this one runs again. A step that `judges` data leads to NO-GO when it fails, the others to a plain failure;
+    `decides` is the step that turns such failures into a decision, so the line goes on to it. `gate` names the
+    approvals that are due when the step has passed.
+    """
+
+    number: str
+    name: str
+    title: str
+    section: str
+    on_line: bool = True
+    judges: bool = False
+    decides: str = ""
+    gate: str = ""
+    needs: tuple[str, ...] = ()
+    outdates: tuple[str, ...] = ()
+
+    @property
+    def notebook(self) -> str:
+        return f"{self.number}_{self.name}.ipynb"
+
+
+_BEFORE, _NIGHT = "1 Before the migration", "2 The migration"
+
+STEPS: tuple[Step, ...] = (
+    Step("00", "index", "Index", "0 Overview", on_line=False),
+    Step("10", "source_health", "Source health", _BEFORE),
+    Step("11", "explore_source", "Explore the source", _BEFORE),
+    Step("12", "target_readiness", "Target readiness", _BEFORE),
+    Step("13", "dry_run", "Dry run", _BEFORE, judges=True, outdates=("23", "24")),
+    Step("21", "snapshot", "Snapshot", _NIGHT, outdates=("22", "23", "24")),
+    Step("22", "migrate", "Migrate", _NIGHT, judges=True, needs=("21",), outdates=("23", "24")),
+    Step("23", "validate", "Validate", _NIGHT, judges=True, decides="24", needs=("21", "22"), outdates=("24",)),
+    Step("24", "review", "Review and decide", _NIGHT, judges=True, gate="cutover", needs=("21", "22", "23")),
+)
+
+LINE: tuple[Step, ...] = tuple(step for step in STEPS if step.on_line)
+LAST_OF_DRY_RUN = "13"
+
+
+def find(name: str) -> Step:
+    """The step of this number (`23`), name (`validate`) or notebook (`23_validate`); else a UsageError."""
+    wanted = name.rsplit("/", 1)[-1].removesuffix(".ipynb")
+    for step in STEPS:
+        if wanted in (step.number, step.name, f"{step.number}_{step.name}"):
+            return step
+    stems = [f"{step.number}_{step.name}" for step in STEPS]
+    names = {**{s: s for s in stems}, **{s.name: f"{s.number}_{s.name}" for s in STEPS}}
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    hint = f"Did you mean {names[near[0]]}?" if near else f"The steps are {', '.join(stems)}."
+    raise UsageError("unknown_step", f"there is no step {name!r}", next_step=hint)
+
+
+def on_line(name: str) -> Step:
+    """As `find`, for a step that `--from` and `--until` can name."""
+    step = find(name)
+    if not step.on_line:
+        raise UsageError(
+            "step_off_line",
+            f"step {step.number}_{step.name} is not on the line of a run",
+            next_step=f"Open notebooks/{step.notebook}; the line is {', '.join(s.number for s in LINE)}.",
+        )
+    return step
+
+
+def between(first: Step, last: Step) -> list[Step]:
+    """The steps of the line from first to last, both included; a UsageError where they are the wrong way round."""
+    start, stop = LINE.index(first), LINE.index(last)
+    if start > stop:
+        raise UsageError("steps_reversed", f"step {first.number} comes after step {last.number}; nothing to run")
+    return list(LINE[start : stop + 1])
+
+
+def outdated_by(step: Step) -> list[Step]:
+    """The step itself and those whose results mean nothing once it runs again."""
+    return [step, *(find(number) for number in step.outdates)]

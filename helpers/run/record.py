@@ -1,0 +1,229 @@
+"""What a step sees of its run: parameters, folders, checks, phases, figures, progress, results of earlier steps."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from helpers.errors import Interrupted, UsageError
+from helpers.parameters import Parameters
+from helpers.results import Check, Phase, StepResult, Verdict, utc_now
+from helpers.run import plan
+from helpers.run.folders import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class RunRecord:
+    """One step of one run, while it is at work."""
+
+    def __init__(
+        self, folder: RunFolder, step: str, parameters: Parameters | None = None, *, dry_run: bool = False
+    ) -> None:
+        facts = folder.facts()
+        row = plan.find(step)
+        self.home = folder
+        self.id: str = folder.id
+        self.parameters: Parameters = parameters if parameters is not None else folder.parameters()
+        self.folder: Path = folder.reports
+        self.workspace: Path = folder.workspace
+        self.date = dt.date.fromisoformat(facts["date"])
+        self.rehearsal: bool = facts["rehearsal"]
+        self.dry_run: bool = dry_run or facts["dry_run"]
+        self.step: str = row.number
+        self.result = StepResult(step=row.number, title=row.title, run_id=folder.id, started=utc_now())
+        self._display: tuple[int, Any] = (-1, None)
+
+    def check(
+        self,
+        name: str,
+        verdict: Verdict,
+        *,
+        measured: Any = None,
+        threshold: Any = None,
+        unit: str = "",
+        reason: str = "",
+        detail: str = "",
+        offenders: int = 0,
+        ids: Sequence[Mapping[str, Any]] = (),
+    ) -> Check:
+        """Record one answered question. At most 20 offenders are named; `offenders` is how many there are."""
+        named = [dict(row) for row in ids[:20]]
+        found = Check(name, verdict, measured, threshold, unit, reason, detail, max(offenders, len(ids)), named)
+        self.result.checks.append(found)
+        return found
+
+    def fact(self, name: str, value: Any) -> None:
+        """A figure that later steps and pages read by name (JSON-able)."""
+        self.result.facts[name] = value
+
+    @contextlib.contextmanager
+    def phase(self, name: str, chunks: int = 0) -> Iterator[Phase]:
+        """Time a stretch of work; the phase is recorded also when it fails. `chunks` may be set on the phase inside."""
+        phase = Phase(name, utc_now(), 0.0, chunks)
+        begun = time.monotonic()
+        self.log(f"phase {name} begins")
+        try:
+            yield phase
+        finally:
+            phase.seconds = round(time.monotonic() - begun, 3)
+            self.result.phases.append(phase)
+            self.log(f"phase {name} ended after {phase.seconds:.1f} s, {phase.chunks} chunks")
+
+    def progress(self, label: str, total: int, unit: str = "chunks") -> Progress:
+        """A bar for the terminal and the notebook. Its `advance` is where a run that was asked to stop stops."""
+        return Progress(self, label, total, unit)
+
+    def figure(self, name: str, fig: Figure, caption: str) -> Path:
+        """Save the figure as figures/<step>_<name>.png, list it in the result, show it in the notebook, close it."""
+        file = f"{self.step}_{name}.png"
+        path = self.folder / "figures" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fig.savefig(path, dpi=110, metadata={"Software": None})
+        self.result.figures = [f for f in self.result.figures if f["file"] != file]
+        self.result.figures.append({"name": name, "file": file, "caption": caption})
+        if "matplotlib.pyplot" in sys.modules:
+            sys.modules["matplotlib.pyplot"].close(fig)
+        if _in_notebook():
+            from IPython.display import Image, display
+
+            display(Image(data=path.read_bytes(), format="png", alt=caption))  # type: ignore[no-untyped-call]
+        return path
+
+    def earlier(self, step: str) -> StepResult | None:
+        """What an earlier step of this run found, or None."""
+        return self.home.result(plan.find(step).number)
+
+    def require(self, step: str) -> StepResult:
+        """What an earlier step found, be it NO-GO; a UsageError with the step to run where it was not finished."""
+        row = plan.find(step)
+        found = self.earlier(row.number)
+        if found is not None and (found.error is None or found.error["code"] == "no_go"):
+            return found
+        raise step_missing(plan.find(self.step), row, self.id)
+
+    def log(self, message: str) -> None:
+        """One dated line in run.log."""
+        self.home.log(message, self.step)
+
+    def show_progress(self, text: str) -> None:
+        """One line in the notebook that is replaced in place; a cell has only one."""
+        if not _in_notebook():
+            return
+        from IPython import get_ipython
+        from IPython.display import display
+
+        content = {"text/plain": text}
+        cell = int(get_ipython().execution_count)
+        if self._display[0] == cell:
+            self._display[1].update(content, raw=True)
+        else:
+            handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._display = (cell, handle)
+
+
+def step_missing(step: plan.Step, needed: plan.Step, run_id: str) -> UsageError:
+    """The error for a step that comes too early."""
+    return UsageError(
+        "step_missing",
+        f"step {step.number} needs step {needed.number} ({needed.title}), which run {run_id} has not finished",
+        next_step=f"Run it first: notebooks/{needed.notebook} with the same run_id, or runbook resume RUN_ID.",
+    )
+
+
+class Progress:
+    """How far a stretch of work is: workspace/<id>/progress.json for the terminal, a line in the notebook.
+
+    `advance` may be called from any thread. It raises `Interrupted` once the run has been asked to stop, so callers
+    call it where stopping is safe: after a batch, never inside one.
+    """
+
+    def __init__(self, run: RunRecord, label: str, total: int, unit: str) -> None:
+        self.label, self.total, self.unit, self.done = label, total, unit, 0
+        self._run = run
+        self._begun = time.monotonic()
+        self._written = self._shown = float("-inf")
+        self._guard = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._report(final=False)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._report(final=True)
+
+    def advance(self, n: int = 1) -> None:
+        """n more are done."""
+        with self._guard:
+            self.done += n
+            self._report(final=False)
+        if self._run.home.stop_file.exists():
+            raise Interrupted.by_signal(self._run.id)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    def _report(self, *, final: bool) -> None:
+        now = time.monotonic()
+        if final or now - self._written >= 0.25:
+            self._written = now
+            self._write()
+        if final or now - self._shown >= 1.0:
+            self._shown = now
+            self._run.show_progress(describe(self.label, self.done, self.total, self.unit, self.seconds))
+
+    def _write(self) -> None:
+        state = {
+            "step": self._run.step,
+            "label": self.label,
+            "done": self.done,
+            "total": self.total,
+            "unit": self.unit,
+            "seconds": round(self.seconds, 3),
+        }
+        path = self._run.workspace / "progress.json"
+        temporary = path.with_name(f".progress.{threading.get_ident()}.tmp")
+        temporary.write_text(json.dumps(state), encoding="utf-8")
+        temporary.replace(path)  # whole for the reader; not flushed to disk, it is worth nothing after a crash
+
+
+def describe(label: str, done: int, total: int, unit: str, seconds: float) -> str:
+    """`writing: 4,500 of 9,832 chunks (45 %), 12 s, about 15 s to go`"""
+    if done >= total:
+        return f"{label}: {done:,} {unit} in {duration(seconds)}"
+    left = f", about {duration(seconds / done * (total - done))} to go" if done and seconds > 1 else ""
+    return f"{label}: {done:,} of {total:,} {unit} ({100 * done / total:.0f} %), {duration(seconds)}{left}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`"""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _in_notebook() -> bool:
+    """True in a Jupyter kernel (not in a terminal, a script or a test)."""
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return shell is not None and hasattr(shell, "kernel")

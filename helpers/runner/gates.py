@@ -1,0 +1,42 @@
+"""The human gates on the line: which approvals are due behind a step, and whether the run may go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from helpers.decision import GateState, gate_state
+from helpers.errors import NoGo, RunbookError, WaitingForSignoffs
+from helpers.results import passed
+from helpers.run import plan
+from helpers.run.folders import RunFolder
+
+
+def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | None:
+    """What stops the run behind the first passed step whose gate is shut: a NO-GO, or missing approvals; else None."""
+    for step in steps:
+        if step.gate and passed(folder.result(step.number)):
+            error = _behind(folder, step)
+            if error is not None:
+                return error
+    return None
+
+
+def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
+    state = gate_state(folder.reports, folder.parameters(), step.gate)
+    if state.blocked:
+        return NoGo("signed_no_go", f"run {folder.id}: {'; '.join(state.blocked)}", next_step="It may not be cut over.")
+    if not state.missing:
+        return None
+    example = f"runbook sign {folder.id} --role {state.missing[0]} --name NAME --decision go --gate {step.gate}"
+    return WaitingForSignoffs(
+        "signoffs_missing",
+        f"run {folder.id} waits for the approval of {', '.join(_with_reason(state, role) for role in state.missing)}",
+        next_step=f"Each signs with: {example}",
+    )
+
+
+def _with_reason(state: GateState, role: str) -> str:
+    """The role, and why an approval that it gave does not count."""
+    if state.stale.get(role):
+        return f"{role} (given before {', '.join(state.stale[role])} changed)"
+    return f"{role} ({state.refused[role]})" if role in state.refused else role

@@ -1,0 +1,198 @@
+"""The line of a run: its notebooks one after another, until a gate that stays shut, a failure, or a request to stop."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
+from helpers.report import index_page, notebook_html, run_page
+from helpers.results import StepResult, passed, write_text
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import RunFolder, RunLock
+from helpers.runner.execute import Execution, error_of, is_whole
+from helpers.runner.gates import open_gate
+from helpers.runner.terminal import Terminal, step_line, summary
+
+
+class Stop:
+    """Ctrl-C and SIGTERM: the first lets the step finish its batch, the second ends its kernel; SIGHUP is ignored."""
+
+    def __init__(self, folder: RunFolder, terminal: Terminal) -> None:
+        self.requested = False
+        self.execution: Execution | None = None
+        self._folder, self._terminal = folder, terminal
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and self.execution is not None:
+            self.execution.kill()
+            return
+        self.requested = True
+        self._folder.stop_file.touch()
+        self._terminal.say("Stopping after the batch in hand. Again to stop at once (a resume then repeats the batch).")
+
+
+def run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal, *, dry_run: bool = False) -> str:
+    """Run the steps, show them, render the pages; the verdict in words.
+
+    Raises what stopped the line: NoGo, WaitingForSignoffs, Interrupted, or the error of the step that failed.
+    """
+    with RunLock(folder, "runner").acquire():
+        RunLock(folder, "step").acquire().release()  # a kernel of a runner that was killed dies within a second
+        folder.stop_file.unlink(missing_ok=True)
+        (folder.workspace / "progress.json").unlink(missing_ok=True)
+        with _library_messages_in(folder):
+            return _run_line(folder, steps, terminal, dry_run)
+
+
+def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal, dry_run: bool) -> str:
+    terminal.say(f"Run {folder.id}. Everything is written down in {folder.log_path}")
+    stop = Stop(folder, terminal)
+    error: RunbookError | None = None
+    with stop.watching():
+        for step in steps:
+            error = _interrupted(folder) if stop.requested else _one(folder, step, terminal, stop, dry_run)
+            decided_later = step.decides in [s.number for s in steps]
+            if error is not None and not (isinstance(error, NoGo) and decided_later):
+                break
+    error = error or _gates(folder, steps or plan.LINE)
+    verdict = _verdict(folder, steps or plan.LINE, error)
+    folder.log(f"line ends: {verdict}")
+    render_pages(folder)
+    terminal.say(summary(folder, steps, verdict))
+    if error is not None:
+        raise error
+    return verdict
+
+
+def _one(folder: RunFolder, step: plan.Step, terminal: Terminal, stop: Stop, dry_run: bool) -> RunbookError | None:
+    """Execute one step; what it failed with, or None."""
+    execution = Execution(folder, step, dry_run=dry_run)
+    stop.execution = execution
+    execution.start()
+    while not execution.wait(0.25):
+        terminal.follow(folder, step)
+    stop.execution = None
+    result = execution.result()
+    terminal.say(step_line(step, result))
+    _render_notebook(folder, execution.output)
+    render_pages(folder)
+    error = error_of(result)
+    if error is None:
+        return None
+    if isinstance(error, Interrupted) or stop.requested:
+        return _interrupted(folder)
+    return type(error)(error.code, f"step {step.number}_{step.name}: {error.what}")
+
+
+def _interrupted(folder: RunFolder) -> Interrupted:
+    return Interrupted("interrupted", "stopped on request", next_step=f"Go on with: {resume_command(folder)}")
+
+
+def resume_command(folder: RunFolder) -> str:
+    """The command that goes on with this run, wherever its reports are."""
+    elsewhere = folder.reports.parent != runs.REPOSITORY / "reports"
+    return f"runbook resume {folder.id}" + (
+        f" --reports {shlex.quote(str(folder.reports.parent))}" if elsewhere else ""
+    )
+
+
+def _gates(folder: RunFolder, steps: Sequence[plan.Step]) -> RunbookError | None:
+    """The gates behind the steps that have passed; a rehearsal signs first, through the real gate."""
+    if folder.facts()["rehearsal"] and isinstance(open_gate(folder, steps), WaitingForSignoffs):
+        from helpers.runner.rehearsal import approve
+
+        for step in steps:
+            if step.gate and passed(folder.result(step.number)):
+                approve(folder, step)
+    return open_gate(folder, steps)
+
+
+def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError | None) -> str:
+    if isinstance(error, NoGo):
+        return "NO-GO"
+    if isinstance(error, WaitingForSignoffs):
+        return "GO, waiting for sign-offs"
+    if isinstance(error, Interrupted):
+        return "none yet, stopped on request"
+    if error is not None:
+        return "failed"
+    decided = any(step.gate and passed(folder.result(step.number)) for step in steps)
+    return "GO" if decided else f"passed up to step {steps[-1].number}"
+
+
+def open_steps(folder: RunFolder, last: plan.Step) -> list[plan.Step]:
+    """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
+    for step in plan.LINE:
+        if step.number > last.number:
+            break
+        if not _really_passed(folder, step):
+            return plan.between(step, last)
+    return []
+
+
+def _really_passed(folder: RunFolder, step: plan.Step) -> bool:
+    result: StepResult | None = folder.result(step.number)
+    if result is None or not passed(result):
+        return False
+    by_runner = bool(result.facts.get("execution"))  # a notebook run by hand is kept where its owner likes
+    return is_whole(folder.reports / step.notebook) if by_runner else True
+
+
+def render_pages(folder: RunFolder) -> None:
+    """Write the run's page and the page of all runs, from what is in the folders now."""
+    with _not_worth_a_failure(folder):
+        write_text(folder.reports / "index.html", run_page(folder.reports))
+        write_text(folder.reports.parent / "index.html", index_page(folder.reports.parent))
+
+
+def _render_notebook(folder: RunFolder, notebook: Path) -> None:
+    if notebook.is_file():
+        with _not_worth_a_failure(folder):
+            write_text(notebook.with_suffix(".html"), notebook_html(notebook))
+
+
+@contextmanager
+def _not_worth_a_failure(folder: RunFolder) -> Iterator[None]:
+    """Pages are derived and can be rendered again; a migration does not end because one cannot be drawn."""
+    try:
+        yield
+    except Exception:
+        folder.log_block("a page could not be rendered", traceback.format_exc())
+
+
+@contextmanager
+def _library_messages_in(folder: RunFolder) -> Iterator[None]:
+    """What libraries log goes to run.log: standard error is for one line of ours."""
+    handler = logging.FileHandler(folder.log_path, encoding="utf-8")
+    handler.setLevel(logging.WARNING)
+    root, quiet = logging.getLogger(), logging.getLogger("papermill")
+    root.addHandler(handler)
+    before, quiet.level = quiet.level, logging.WARNING
+    try:
+        yield
+    finally:
+        quiet.level = before
+        root.removeHandler(handler)
+        handler.close()

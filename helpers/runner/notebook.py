@@ -1,0 +1,301 @@
+"""`begin`: from a notebook's parameters to a step at work. `Run` is everything that the notebooks call."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helpers.errors import NoGo, RunbookError, UsageError, WorldError, one_line
+from helpers.parameters import SECTIONS, is_sample, parameters_from
+from helpers.parameters.typed_yaml import nearest
+from helpers.results import Verdict, utc_now, worst
+from helpers.run import folders as runs
+from helpers.run import kernel, plan
+from helpers.run.folders import RunFolder, RunLock
+from helpers.run.record import RunRecord, step_missing
+from helpers.runner.display import closing, opening, show
+from helpers.runner.overview import Index
+
+if TYPE_CHECKING:
+    from helpers.decision import Review
+    from helpers.migration.phases import Migration
+    from helpers.steps.dry_run import DryRun
+    from helpers.steps.health import Health
+    from helpers.steps.profile import Profile
+    from helpers.steps.readiness import Readiness
+    from helpers.steps.snapshot import SnapshotStep
+    from helpers.validation.suite import Validation
+
+NOT_SECTIONS = ("run_id", "dry_run")
+_NO_SOURCE = (
+    "SAMPLE: no source was given, so this is a small database that the toolkit made for itself. "
+    "For your own: papermill … -f PARAMETERS.yaml, or fill in the cell above."
+)
+
+
+def begin(namespace: dict[str, Any], step: str) -> Run | Index:
+    """The step of this notebook, ready to work, with the parameters in `namespace` (the notebook's globals()).
+
+    Reads the sections, `run_id` and `dry_run`; refuses any other name; finds the run, or begins one; takes its lock.
+    UsageError where a parameter is wrong, WorldError where the source or target cannot be used.
+    """
+    row = plan.find(step)
+    kernel.go_home()
+    kernel.end_with_runner()
+    kernel.show_errors_in_one_line()
+    if isinstance(earlier := namespace.get("run"), Run):
+        earlier.close()
+    sections, run_id, dry_run = _given(namespace)
+    if row.number == "00":
+        return Index(run_id)
+    banner = ""
+    if is_sample(sections) and not run_id:
+        folder, banner = _sample_run(row, sections), _NO_SOURCE
+    else:
+        folder = _find_run(row, sections, run_id, dry_run)
+    run = Run(folder, row.number, dry_run=dry_run)
+    run.open(banner)
+    return run
+
+
+class Run(RunRecord):
+    """A step at work, as a notebook sees it: one method for what each notebook does, and `finish`."""
+
+    _locks: tuple[RunLock, ...] = ()
+    _watch: kernel.CellWatch | None = None
+    _finished = False
+
+    def health(self) -> Health:
+        """10: is the source what it is said to be?"""
+        from helpers.steps.health import Health
+
+        return Health(self)
+
+    def profile(self) -> Profile:
+        """11: what is in the source?"""
+        from helpers.steps.profile import Profile
+
+        return Profile(self)
+
+    def readiness(self) -> Readiness:
+        """12: can the target take it?"""
+        from helpers.steps.readiness import Readiness
+
+        return Readiness(self)
+
+    def rehearse_migration(self) -> DryRun:
+        """13: everything but the target."""
+        from helpers.steps.dry_run import DryRun
+
+        return DryRun(self)
+
+    def snapshot_source(self) -> SnapshotStep:
+        """21: the source as files, verified."""
+        from helpers.steps.snapshot import SnapshotStep
+
+        return SnapshotStep(self)
+
+    def migration(self) -> Migration:
+        """22: from the snapshot into the target."""
+        from helpers.migration.phases import Migration
+
+        return Migration(self)
+
+    def validation(self) -> Validation:
+        """23: is everything there, and right?"""
+        from helpers.validation.suite import Validation
+
+        return Validation(self)
+
+    def review(self) -> Review:
+        """24: GO or NO-GO."""
+        from helpers.decision import Review
+
+        return Review(self)
+
+    def open(self, banner: str = "") -> None:
+        """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters."""
+        if kernel.under_runner():
+            self._locks = (RunLock(self.home, "step").acquire(),)
+            self.fact("execution", os.environ.get(kernel.EXECUTION, ""))
+        else:
+            self._locks = (RunLock(self.home, "runner").acquire(1), RunLock(self.home, "step").acquire(1))
+            self.home.stop_file.unlink(missing_ok=True)
+            runs.supersede(self.home, [(s.number, s.name) for s in plan.outdated_by(plan.find(self.step))])
+        self._watch = kernel.CellWatch(self._cell_failed)
+        self._watch.start()
+        self.log(f"step begins in process {os.getpid()}")
+        show(opening(self, banner))
+
+    def close(self) -> None:
+        """Let go of the run: another process may work on it."""
+        if self._watch is not None:
+            self._watch.stop()
+        for lock in self._locks:
+            lock.release()
+
+    def finish(self) -> None:
+        """Write results/<step>.json, show how the step came out, and fail the notebook where the step failed."""
+        if self.result.error is not None:
+            raise UsageError(
+                "step_broken",
+                "an earlier cell of this step failed",
+                next_step="Run the notebook again from its first cell.",
+            )
+        self.result.verdict = worst(check.verdict for check in self.result.checks)
+        error = _verdict_error(self) if self.result.verdict is Verdict.FAIL else None
+        if error is not None:
+            self.result.error = kernel.failure(error)
+        digest = self._write()
+        show(closing(self, digest))
+        self._finished = True
+        self.close()
+        if error is not None:
+            raise error
+
+    def _write(self) -> str:
+        self.result.finished = utc_now()
+        path = self.folder / "results" / f"{self.step}.json"
+        self.result.write(path)
+        self.log(f"step ends: {self.result.verdict}")
+        return runs.file_digest(path)
+
+    def _cell_failed(self, error: BaseException) -> None:
+        if self._finished or self.result.error is not None:
+            return
+        self.result.error = kernel.failure(error)
+        self.result.verdict = Verdict.FAIL
+        self.home.log_block(f"a cell failed: {self.result.error['line']}", kernel.trace_of(error), self.step)
+        self._write()
+        self.close()
+
+
+def _given(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:
+    """The sections with something in them, run_id and dry_run. UsageError for a name that is none of them."""
+    known = (*SECTIONS, *NOT_SECTIONS)
+    for name in _parameter_names(namespace):
+        if name not in known:
+            near = nearest(name, known)
+            hint = f"Did you mean {near!r}?" if near else f"The sections are {', '.join(SECTIONS)}."
+            raise UsageError("unknown_parameter", f"{name!r} is no section of the parameters", next_step=hint)
+    sections = {name: namespace[name] for name in SECTIONS if namespace.get(name)}
+    return sections, str(namespace.get("run_id") or ""), bool(namespace.get("dry_run"))
+
+
+def _parameter_names(namespace: Mapping[str, Any]) -> list[str]:
+    """The names that the parameters cell, and papermill's cell after it, assign (from the notebook's history of cells).
+
+    Not simply every global: a notebook that has run already holds results too. Outside a notebook every name counts.
+    """
+    history = namespace.get("In")
+    if not isinstance(history, list):
+        return [name for name in namespace if not name.startswith("_") and name != "run"]
+    declared: list[str] = []
+    for source in history:
+        names = _assigned(source)
+        if "run_id" in names and not source.startswith("# Parameters"):
+            declared = names
+        elif source.startswith("# Parameters"):
+            declared = [*declared, *names]
+    return declared
+
+
+def _assigned(source: str) -> list[str]:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # a cell with magics
+        return []
+    targets = [t for node in tree.body if isinstance(node, ast.Assign) for t in node.targets]
+    return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+
+
+def _find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunFolder:
+    """The run of this id; without an id the newest with the same source, target and schema; else a new one."""
+    if run_id:
+        runs.check_run_id(run_id)
+    parameters = parameters_from(sections) if sections else None
+    if run_id and (parameters is None or RunFolder.of(run_id).exists):
+        folder = runs.find(run_id)
+        if parameters is not None and not kernel.under_runner():
+            runs.change_parameters(folder, parameters)
+        folder.enter()
+        return folder
+    assert parameters is not None
+    if not run_id and row is not plan.LINE[0]:
+        context = parameters.context()
+        for folder in runs.every_run():
+            if _same_context(folder, context):
+                return folder
+    if row.needs:
+        raise step_missing(row, plan.find(row.needs[0]), run_id or "(none was given)")
+    from helpers.steps.preflight import preflight
+
+    preflight(parameters)
+    return runs.create(parameters, run_id, dry_run=dry_run)
+
+
+def _same_context(folder: RunFolder, context: Mapping[str, Any]) -> bool:
+    if folder.facts()["directory"] != str(Path.cwd()):
+        return False
+    try:
+        return folder.parameters().context() == context
+    except RunbookError:  # written by another version of the toolkit
+        return False
+
+
+def _sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunFolder:
+    """A run of this notebook's own on a small sample, made anew, with the steps before this one done."""
+    from helpers.runner import rehearsal
+
+    folder = RunFolder.of(f"sample-{row.number}")
+    with RunLock(folder, "runner").acquire(1):
+        for path in (folder.reports, *(p for p in folder.workspace.glob("*") if p.suffix != ".lock")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        chunks = int(os.environ.get("RUNBOOK_SAMPLE_CHUNKS") or rehearsal.SAMPLE_CHUNKS)
+        parameters = rehearsal.prepare(folder.workspace, chunks, rehearsal.SAMPLE_DIMENSION, sections)
+        runs.create(parameters, folder.id, rehearsal=True)
+    for number in row.needs:
+        _run_first(folder, plan.find(number))
+    return folder
+
+
+def _run_first(folder: RunFolder, step: plan.Step) -> None:
+    """Another notebook on the sample, in a process of its own: a kernel cannot run one inside its own loop."""
+    notebook, output = runs.NOTEBOOKS / step.notebook, folder.reports / step.notebook
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "-k",
+        "python3",
+        "-p",
+        "run_id",
+        folder.id,
+        str(notebook),
+        str(output),
+    ]
+    path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"step {step.number} failed"]
+        raise WorldError("sample_failed", lines[-1], next_step=f"See {folder.log_path}.")
+
+
+def _verdict_error(run: Run) -> RunbookError:
+    """What a failed step raises: NO-GO where it judged the data, a plain failure else."""
+    failed = [check for check in run.result.checks if check.verdict is Verdict.FAIL]
+    names = "; ".join(f"{c.name} ({c.detail or c.measured})" if c.detail or c.measured else c.name for c in failed[:3])
+    more = f"; {len(failed) - 3} more" if len(failed) > 3 else ""
+    row = plan.find(run.step)
+    page = f"{row.number}_{row.name}.html" if kernel.under_runner() else f"results/{row.number}.json"
+    where = f"See {run.folder / page}."
+    if row.judges:
+        return NoGo("no_go", f"NO-GO: {one_line(names)}{more}", next_step=where)
+    return WorldError("step_failed", f"failed: {one_line(names)}{more}", next_step=where)

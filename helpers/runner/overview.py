@@ -1,0 +1,115 @@
+"""Where the runs stand: the map of steps for notebook 00 and for `runbook status`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from helpers.results import StepResult, passed
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import RunFolder
+from helpers.runner.gates import open_gate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TO_DO = "to do"
+RUN_COLUMNS = ("run", "name", "created", "at", "state", "kind")
+
+
+def state(result: StepResult | None) -> str:
+    """How a step came out, in a word: to do, pass, warning, marginal, NO-GO, interrupted, failed."""
+    if result is None:
+        return TO_DO
+    if result.error is not None:
+        return {"no_go": "NO-GO", "interrupted": "interrupted"}.get(result.error["code"], "failed")
+    return str(result.verdict)
+
+
+def first_open_step(folder: RunFolder) -> plan.Step | None:
+    """The first step of the line that has not passed; None where all have."""
+    return next((step for step in plan.LINE if not passed(folder.result(step.number))), None)
+
+
+def step_rows(folder: RunFolder | None) -> list[dict[str, Any]]:
+    """One row a step of the line: step, title, section, state, seconds, notebook."""
+    rows = []
+    for step in plan.LINE:
+        result = folder.result(step.number) if folder else None
+        rows.append(
+            {
+                "step": step.number,
+                "title": step.title,
+                "section": step.section,
+                "state": state(result),
+                "seconds": round(result.seconds, 1) if result else 0.0,
+                "notebook": step.notebook,
+            }
+        )
+    return rows
+
+
+def run_rows() -> list[dict[str, str]]:
+    """One row a run, the newest first: run, name, created, at (the step it stands at), state, kind."""
+    rows = []
+    for folder in runs.every_run():
+        facts = folder.facts()
+        step = first_open_step(folder)
+        kind = "rehearsal" if facts["rehearsal"] else "dry run" if facts["dry_run"] else ""
+        rows.append(
+            {
+                "run": folder.id,
+                "name": str(facts["name"]),
+                "created": str(facts["created"])[:19].replace("T", " "),
+                "at": step.number if step else "",
+                "state": state(folder.result(step.number)) if step else "all steps passed",
+                "kind": kind,
+            }
+        )
+    return rows
+
+
+def next_action(folder: RunFolder | None) -> str:
+    """One sentence: what to do next."""
+    if folder is None:
+        return "No run yet. Try the whole runbook on its own data: runbook rehearse"
+    step = first_open_step(folder)
+    if step is None:
+        return waiting_for(folder)
+    result = folder.result(step.number)
+    if result is not None and result.error is not None and result.error["code"] != "interrupted":
+        return f"Step {step.number} ({step.title}) did not pass: {result.error['line']}"
+    return f"Step {step.number} ({step.title}) is next: runbook resume {folder.id}"
+
+
+def waiting_for(folder: RunFolder) -> str:
+    """What the gates behind the passed steps still want; "All steps have passed." where nothing."""
+    error = open_gate(folder, list(plan.LINE))
+    return str(error) if error is not None else "All steps have passed."
+
+
+class Index:
+    """00: where the runs stand. It has no run of its own and leaves no result."""
+
+    def __init__(self, run_id: str = "") -> None:
+        every = runs.every_run()
+        self.folder: RunFolder | None = runs.find(run_id) if run_id else (every[0] if every else None)
+
+    def overview(self) -> pd.DataFrame:
+        """The steps in order, and how each came out in this run (the newest where no run id is given)."""
+        import pandas as pd
+
+        return pd.DataFrame(step_rows(self.folder)).set_index("step")
+
+    def next_action(self) -> str:
+        """One sentence: what to do next."""
+        return next_action(self.folder)
+
+    def runs(self) -> pd.DataFrame:
+        """Every run, the newest first."""
+        import pandas as pd
+
+        return pd.DataFrame(run_rows(), columns=RUN_COLUMNS).set_index("run")
+
+    def finish(self) -> None:
+        """Nothing is recorded: an overview is no evidence."""

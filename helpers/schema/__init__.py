@@ -1,0 +1,17 @@
+"""Schemas as data: what a migration does to ids and metadata."""
+
+from helpers.schema.engine import (
+    REPAIRS,
+    Context,
+    Schema,
+    Transformed,
+    load_schema,
+)
+
+__all__ = [
+    "REPAIRS",
+    "Context",
+    "Schema",
+    "Transformed",
+    "load_schema",
+]

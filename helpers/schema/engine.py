@@ -1,0 +1,312 @@
+"""What a migration does to ids and metadata, as data: a schema file read into `Schema`.
+
+`Schema.transform` routes, fills, coerces and repairs a batch; `Schema.check` proves the outcome by other means (pandas
+columns under a pandera schema) and is used again on what the target gives back. `identity` is the schema that changes
+nothing: same collections, same ids, same metadata.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+from urllib.parse import quote
+
+import pandas as pd
+
+from helpers.chunks import ChunkBatch, Metadata
+from helpers.errors import UsageError
+from helpers.parameters import IDENTITY, schema_file
+from helpers.schema.check import FieldChecks
+from helpers.schema.file import FieldRule, Routing, SchemaFile, read_schema_file
+from helpers.schema.rules import explain, failure_table, hazards, plain, show, vector_failures
+from helpers.schema.values import ABSENT, placeholders
+
+REPAIR_COLUMNS = ("collection", "id", "field", "rule", "before", "after")
+REPAIRS: dict[str, str] = {
+    "missing": "The field was missing and got its default.",
+    "coerce": "The value had another type and was converted without loss.",
+    "clamp": "The number was out of range and was moved to the nearer bound.",
+    "default": "The value was not allowed and was replaced by the default.",
+    "fixed": "The schema sets this field itself; another value stood there.",
+    "empty": "An empty list, or metadata without any key, became no value: Chroma has neither.",
+    "json": "The target holds no lists; the list became a text of JSON.",
+    "drop": "The schema does not name the field and drops what it does not name.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a transformation depends on besides the schema and the chunk.
+
+    `date` is the day of the migration (UTC). `id_policy` "prefix" makes ids `<collection>:<id>`. `lists` is whether the
+    target's metadata can hold lists.
+    """
+
+    source_collections: frozenset[str]
+    date: dt.date
+    id_policy: Literal["fail", "prefix"]
+    lists: bool = True
+
+
+@dataclass(slots=True)
+class Transformed:
+    """A batch as it is to stand in the target, position by position what came in; nothing is left out.
+
+    `targets` names each chunk's target collection, `types` its collection type (None without routing). `repairs` has
+    the columns collection, id, field, rule, before, after; `failures` collection, id, reason, detail, one row per
+    reason. The ids in both are those of the source. Chunks with a failure must not be written.
+    """
+
+    batch: ChunkBatch
+    collection: str
+    targets: list[str]
+    types: list[str | None]
+    source_ids: list[str]
+    repairs: pd.DataFrame
+    failures: pd.DataFrame
+
+
+class Schema:
+    """A schema ready for use. `digest` (SHA-256 of its resolved content) is what a resumed run must find unchanged."""
+
+    def __init__(self, content: SchemaFile) -> None:
+        self.content = content
+        self.name = content.name
+        resolved = json.dumps(content.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        self.digest = hashlib.sha256(resolved.encode()).hexdigest()
+        self.requires_document = content.requires_document
+        self.fields: tuple[FieldRule, ...] = tuple(content.fields)
+        self.is_identity = not content.fields and content.routing is None and content.unknown == "keep"
+        kinds: list[str | None] = list(content.routing.targets) if content.routing else [None]
+        self._rules = {kind: (*self.fields, *content.extensions.get(kind or "", ())) for kind in kinds}
+        self._checks = {kind: FieldChecks(rules, kind) for kind, rules in self._rules.items()}
+
+    def rules(self, kind: str | None) -> tuple[FieldRule, ...]:
+        """The rules of all fields that a chunk of this type has, core fields first."""
+        return self._rules[kind]
+
+    def targets(self, source_collections: Sequence[str]) -> dict[str, str | None]:
+        """Every target collection that chunks of these sources may reach, with its type (None without routing)."""
+        if self.content.routing is None:
+            return dict.fromkeys(source_collections)
+        return {name: kind for kind, name in self.content.routing.targets.items()}
+
+    def transform(self, batch: ChunkBatch, collection: str, context: Context) -> Transformed:
+        """The batch of one source collection as the schema wants it. Never raises for what a chunk holds."""
+        work = _Work(self, batch, collection, context)
+        for kind, positions in work.by_type().items():
+            for rule in self._rules[kind]:
+                work.apply(rule, positions)
+            if self.content.unknown == "drop":
+                work.drop_unknown({rule.name for rule in self._rules[kind]}, positions)
+        return work.finished()
+
+    def check(
+        self,
+        batch: ChunkBatch,
+        target_type: str | None,
+        *,
+        collection: str = "",
+        source_collections: Collection[str] | None = None,
+    ) -> pd.DataFrame:
+        """Whether metadata keep the schema, by a second opinion: collection, id, reason, detail per fault.
+
+        Only ids and metadata of the batch are looked at, so what was read back from a target will do. Reasons are
+        `missing_<field>` and `invalid_<field>`. `source_collections`, where given, are the values that a field fixed to
+        `{source_collection}` may have.
+        """
+        faults = self._checks[target_type].faults(batch.metadatas, source_collections)
+        return failure_table([(collection, batch.ids[i], reason, detail) for i, reason, detail in faults])
+
+    def failures(
+        self,
+        done: Transformed,
+        context: Context,
+        *,
+        dimension: int | None,
+        allowed_dimensions: Collection[int],
+        space: str,
+    ) -> pd.DataFrame:
+        """All that keeps chunks of a transformed batch from being written: the transformation's failures, `check` and
+        `vector_failures`, under the ids of the source, one row per id and reason.
+        """
+        batch = replace(done.batch, ids=done.source_ids)
+        parts = [done.failures]
+        for kind in dict.fromkeys(done.types):
+            rows = [i for i, found in enumerate(done.types) if found == kind]
+            some = ChunkBatch([batch.ids[i] for i in rows], [None] * len(rows), batch.embeddings[rows, :0],
+                              [batch.metadatas[i] for i in rows])  # fmt: skip
+            parts.append(
+                self.check(some, kind, collection=done.collection, source_collections=context.source_collections)
+            )
+        parts.append(
+            vector_failures(
+                batch, dimension, allowed_dimensions, space, self.requires_document, collection=done.collection
+            )
+        )
+        found = pd.concat([p for p in parts if len(p)] or [done.failures], ignore_index=True)
+        return found.drop_duplicates(["collection", "id", "reason"], ignore_index=True)
+
+    def reasons(self) -> dict[str, str]:
+        """Every reason code that the fields of this schema can give, with its sentence."""
+        names = dict.fromkeys(rule.name for rules in self._rules.values() for rule in rules)
+        codes = [f"{kind}_{name}" for name in names for kind in ("missing", "invalid")]
+        return {code: explain(code) for code in codes}
+
+
+def load_schema(name_or_path: str) -> Schema:
+    """`identity`, a schema of parameters/schemas by name, or a schema file by path. UsageError where it is unusable."""
+    try:
+        path = schema_file(name_or_path)
+    except ValueError as error:
+        raise UsageError("schema_unknown", str(error), where="schema", next_step="Correct the parameter.") from error
+    return Schema(SchemaFile(name=IDENTITY) if path is None else read_schema_file(path))
+
+
+class _Work:
+    """One batch being transformed, field by field over all chunks of a type."""
+
+    def __init__(self, schema: Schema, batch: ChunkBatch, collection: str, context: Context) -> None:
+        self.batch, self.collection, self.context, self.schema = batch, collection, context, schema
+        prefix = f"{collection}:" if context.id_policy == "prefix" else ""
+        self.ids = [prefix + source_id for source_id in batch.ids]
+        self.metadatas: list[Metadata] = [plain(m) if m else {} for m in batch.metadatas]
+        self.repairs: list[tuple[str, str, str, str, str, str]] = []
+        self.failures: list[tuple[int, str, str]] = []
+        if not schema.is_identity:
+            self.metadatas = [dict(m) for m in self.metadatas]  # the caller's own stay as they are
+        self.types = self._types()
+
+    def _types(self) -> list[str | None]:
+        routing = self.schema.content.routing
+        if routing is None:
+            return [None] * len(self.batch)
+        by_name = type_by_name(routing, self.collection)
+        own = [m.get(routing.field) for m in self.metadatas] if routing.field else [None] * len(self.batch)
+        return [kind if type(kind) is str and kind in routing.targets else by_name for kind in own]
+
+    def by_type(self) -> Mapping[str | None, list[int]]:
+        groups: dict[str | None, list[int]] = defaultdict(list)
+        for i, kind in enumerate(self.types):
+            groups[kind].append(i)
+        return groups
+
+    def apply(self, rule: FieldRule, positions: list[int]) -> None:
+        """Give the field its value in every chunk of these positions."""
+        for i in positions:
+            value = self.metadatas[i].get(rule.name, ABSENT)
+            if rule.fixed is not None:
+                wanted = self._render(rule.fixed, i)
+                if type(value) is not str or value != wanted:
+                    self._repair(i, rule.name, "missing" if _missing(value) else "fixed", value, wanted)
+            elif _missing(value):
+                self._fill(rule, i, value)
+            else:
+                self._settle(rule, i, value)
+
+    def _fill(self, rule: FieldRule, i: int, value: Any) -> None:
+        if rule.default is not None:
+            self._repair(i, rule.name, "missing", value, self._default(rule, i))
+        elif not rule.optional:
+            self.failures.append((i, f"missing_{rule.name}", "the field is missing"))
+        elif value is None:
+            self._repair(i, rule.name, "empty", value, ABSENT)
+
+    def _settle(self, rule: FieldRule, i: int, value: Any) -> None:
+        outcome, new = rule.settle(value)
+        if outcome == "reject":
+            self.failures.append((i, f"invalid_{rule.name}", show(value)))
+        elif outcome == "coerce" and not self.context.lists and _as_json(new) == value:
+            pass  # a list that already is the JSON text which it would become
+        elif outcome == "default":
+            self._repair(i, rule.name, "default", value, self._default(rule, i))
+        elif outcome:
+            self._repair(i, rule.name, outcome, value, new)
+        if outcome == "empty" and not rule.optional:
+            self.failures.append((i, f"missing_{rule.name}", "the list is empty"))
+
+    def _default(self, rule: FieldRule, i: int) -> Any:
+        if rule.default is None:
+            return ABSENT
+        if not isinstance(rule.default, str):
+            return rule.default
+        text = self._render(rule.default, i)
+        return int(text) if rule.type == "integer" else text
+
+    def _render(self, template: str, i: int) -> str:
+        names = placeholders(template)
+        return template.format_map({name: self._placeholder(name, i) for name in names})
+
+    def _placeholder(self, name: str, i: int) -> str:
+        if name == "word_count":
+            return str(len((self.batch.documents[i] or "").split()))
+        if name == "uri_id":
+            return quote(self.ids[i], safe="", errors="surrogatepass")
+        return {
+            "source_collection": self.collection,
+            "date": self.context.date.isoformat(),
+            "routing": self.types[i] or "",
+            "id": self.ids[i],
+        }[name]
+
+    def drop_unknown(self, known: set[str], positions: list[int]) -> None:
+        for i in positions:
+            for key in [k for k in self.metadatas[i] if k not in known]:
+                self._repair(i, key, "drop", self.metadatas[i][key], ABSENT)
+
+    def _repair(self, i: int, field: object, rule: str, before: Any, after: Any) -> None:
+        if after is ABSENT:
+            self.metadatas[i].pop(field, None)  # type: ignore[call-overload]  # a foreign key may be no text
+        else:
+            self.metadatas[i][str(field)] = after
+        row = (self.collection, self.batch.ids[i], field if isinstance(field, str) else show(field), rule)
+        self.repairs.append((*row, show(before), show(after)))
+
+    def finished(self) -> Transformed:
+        whole: list[Metadata | None] = [m or None for m in self.metadatas]
+        for i, before in enumerate(self.batch.metadatas):
+            if before is not None and not before:
+                self.repairs.append((self.collection, self.batch.ids[i], "", "empty", "{}", show(whole[i])))
+        batch = replace(self.batch, ids=self.ids, metadatas=whole)
+        faults = [*self.failures, *hazards(self.batch.ids, batch)]
+        if not self.context.lists:
+            self._lists_as_json()
+            batch.metadatas = [m or None for m in self.metadatas]
+        rows = [(self.collection, self.batch.ids[i], reason, detail) for i, reason, detail in sorted(faults)]
+        routing = self.schema.content.routing
+        return Transformed(
+            batch=batch,
+            collection=self.collection,
+            targets=[routing.targets[kind] if routing and kind else self.collection for kind in self.types],
+            types=self.types,
+            source_ids=list(self.batch.ids),
+            repairs=pd.DataFrame(self.repairs, columns=list(REPAIR_COLUMNS), dtype=object),
+            failures=failure_table(rows),
+        )
+
+    def _lists_as_json(self) -> None:
+        for i, metadata in enumerate(self.metadatas):
+            keys = [key for key, value in metadata.items() if type(value) is list]
+            if keys:
+                self.metadatas[i] = dict(metadata)
+            for key in keys:
+                self._repair(i, key, "json", metadata[key], _as_json(metadata[key]))
+
+
+def type_by_name(routing: Routing, collection: str) -> str:
+    """The type of a source collection's chunks by its name: the first rule that fits, else `otherwise`."""
+    name = collection.casefold()
+    return next((rule.type for rule in routing.by_name if rule.contains.casefold() in name), routing.otherwise)
+
+
+def _missing(value: Any) -> bool:
+    return value is ABSENT or value is None
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=repr)

@@ -1,0 +1,253 @@
+"""What a current Chroma can hold of a chunk, and the reasons for which a chunk is set aside.
+
+Measured with chromadb 1.5.9, embedded and over HTTP (tests/test_schema_hazards.py repeats it):
+
+- refused with the whole batch: keys that are empty or begin with `#` or `$`; None; `{}`; dicts, tuples, numpy scalars;
+  empty, mixed or nested lists; a lone surrogate in any text; an empty id; NaN or infinity in a vector
+- accepted and then dropped or changed: keys `chroma:*` (gone), integers beyond 64 bits (become floats), a NaN or
+  infinite float (the embedded client loses the key, a server refuses the batch)
+- accepted and then fatal: a list with NaN. The embedded collection cannot even be counted any more
+- cosine: squares are summed in float32, so a norm above 1.8e19 reads back as NaN, and a small one as zero: 1e-23
+  always, 1e-22 where it is spread over 384 components. Near it distances are wrong (1e-21: -0.06 instead of 0; good
+  to 1e-4 from 1e-20 on), and such a chunk ranks first everywhere. A zero vector stays zero.
+- a SparseVector is valid metadata, yet a local server and the embedded client refuse it ("not supported for local
+  chroma"): that is a matter of the target, so the write decides
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from chromadb.base_types import SparseVector
+
+from helpers.chunks import ChunkBatch, Mask, Metadata
+from helpers.errors import one_line
+
+FAILURE_COLUMNS = ("collection", "id", "reason", "detail")
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+TINIEST_COSINE_NORM, LARGEST_COSINE_NORM = 1e-20, 1e19
+
+REASONS: dict[str, str] = {
+    "empty_id": "The id is empty, and Chroma refuses an empty id.",
+    "missing_embedding": "The store lists the chunk but cannot give its vector.",
+    "nan_embedding": "The vector holds NaN.",
+    "infinite_embedding": "The vector holds an infinite value.",
+    "wrong_dimension": "The vector has another dimension than its collection or the parameters expect.",
+    "tiny_norm": "The vector's norm is too small or too large for a cosine index, which would answer zeros or NaN.",
+    "missing_document": "The schema requires a document and the chunk has none.",
+    "unsupported_text": "The id, document or uri is not valid Unicode, and Chroma refuses it.",
+    "unsupported_metadata": "A metadata key or value would be refused, dropped or changed by Chroma.",
+    "missing_<field>": "The metadata lacks a field that the schema requires.",
+    "invalid_<field>": "The metadata holds a value for the field that the schema does not allow.",
+}
+
+
+def explain(reason: str) -> str:
+    """One plain sentence for a reason code; codes of fields (`invalid_author`) share one. "" where it is not ours."""
+    if reason in REASONS:
+        return REASONS[reason]
+    kind, _, field = reason.partition("_")
+    return REASONS.get(f"{kind}_<field>", "") if field else ""
+
+
+def failure_table(rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:
+    """Rows of (collection, id, reason, detail) as a table with these columns, of text, also when there is none."""
+    return pd.DataFrame(rows, columns=list(FAILURE_COLUMNS), dtype=object)
+
+
+def show(value: object, limit: int = 80) -> str:
+    """A value as short printable text: `'high'`, `1.5`, `[1, 2]`."""
+    text = repr(value[: limit + 1]) if isinstance(value, str) else repr(value)
+    return one_line(text, limit)
+
+
+def unicode_problem(text: str) -> str:
+    """Why a text cannot be sent to Chroma, or ""."""
+    if text.isascii():
+        return ""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "holds a lone surrogate"
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def _text_key_problem(key: str) -> str:
+    if not key:
+        return "the key is empty"
+    if key[0] in "#$":
+        return f"the key begins with {key[0]}"
+    if key.startswith("chroma:"):
+        return "the key begins with chroma: and would be dropped"
+    problem = unicode_problem(key)
+    return f"the key {problem}" if problem else ""
+
+
+def key_problem(key: object) -> str:
+    """Why Chroma would refuse or drop a metadata key, or ""."""
+    return _text_key_problem(key) if isinstance(key, str) else f"the key is {type(key).__name__}, not text"
+
+
+def value_problem(value: object) -> str:
+    """Why Chroma would refuse, drop or change a metadata value, or "". Numpy scalars are a problem: see `plain`."""
+    if type(value) is list:
+        return _list_problem(value)
+    if isinstance(value, SparseVector):
+        return _sparse_problem(value)
+    return _scalar_problem(value)
+
+
+def _scalar_problem(value: object) -> str:
+    kind = type(value)
+    if kind is str:
+        problem = unicode_problem(str(value))
+        return f"the text {problem}" if problem else ""
+    if kind is bool:
+        return ""
+    if isinstance(value, int) and kind is int:
+        return "" if INT64_MIN <= value <= INT64_MAX else "the integer needs more than 64 bits and would become a float"
+    if isinstance(value, float) and kind is float:
+        return "" if math.isfinite(value) else f"the float is {value}"
+    return "the value is None" if value is None else f"the value is a {kind.__name__}"
+
+
+def _list_problem(values: list[Any]) -> str:
+    if not values:
+        return "the list is empty"
+    if len({type(v) for v in values}) > 1:
+        return "the list mixes types"
+    return next((f"in the list {problem}" for problem in map(_scalar_problem, values) if problem), "")
+
+
+def _sparse_problem(vector: SparseVector) -> str:
+    if not all(math.isfinite(v) for v in vector.values):
+        return "the sparse vector holds NaN or infinity"
+    if any(not 0 <= i < 2**32 for i in vector.indices):
+        return "the sparse vector has an index beyond 32 bits"
+    return ""
+
+
+def metadata_problems(metadata: Metadata | None) -> list[str]:
+    """Every reason why Chroma would refuse, drop or change something of this metadata; [] where it arrives as it is."""
+    if metadata is None:
+        return []
+    if not metadata:
+        return ["the metadata is empty"]
+    found = []
+    for key, value in metadata.items():
+        problem = key_problem(key) or value_problem(value)
+        if problem:
+            found.append(f"{show(key)}: {problem}")
+    return found
+
+
+def plain(metadata: Metadata) -> Metadata:
+    """The same metadata with numpy scalars, arrays and subclasses of text or numbers as what Python itself has.
+
+    Nothing is lost by it. The dictionary itself is returned, not a copy, where there is nothing to do.
+    """
+    if all(type(k) is str and type(v) in _PLAIN for k, v in metadata.items()) and not _guest_lists(metadata):
+        return metadata
+    return {str.__str__(k) if isinstance(k, str) else k: _plain(v) for k, v in metadata.items()}
+
+
+_PLAIN = frozenset({str, int, float, bool, list, SparseVector, type(None)})
+
+
+def _guest_lists(metadata: Metadata) -> bool:
+    return any(type(v) is list and any(type(x) not in _PLAIN for x in v) for v in metadata.values())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) is list:
+        return [_plain(v) for v in value]
+    for kind in (str, int, float):  # an enumeration of text or numbers; bool cannot have subclasses
+        if isinstance(value, kind) and type(value) not in _PLAIN:
+            return str.__str__(value) if kind is str else kind(value)
+    return value
+
+
+def hazards(ids: list[str], batch: ChunkBatch) -> Iterator[tuple[int, str, str]]:
+    """(position, reason, detail) for all that Chroma would refuse, drop or change in ids, texts and metadata.
+
+    `ids` are the ids of the source: an empty one is reported also where a prefix has been put before it.
+    """
+    for i, source_id in enumerate(ids):
+        if not source_id:
+            yield i, "empty_id", "the id is empty"
+        for name, text in (("id", source_id), ("document", batch.documents[i]), ("uri", batch.uris[i])):
+            problem = unicode_problem(text) if text else ""
+            if problem:
+                yield i, "unsupported_text", f"the {name} {problem}"
+        for problem in metadata_problems(batch.metadatas[i]):
+            yield i, "unsupported_metadata", problem
+
+
+def vector_failures(
+    batch: ChunkBatch,
+    dimension: int | None,
+    allowed_dimensions: Collection[int],
+    space: str,
+    requires_document: bool,
+    *,
+    collection: str = "",
+) -> pd.DataFrame:
+    """What is wrong with each chunk's id, vector and document: one row (collection, id, reason, detail) per reason.
+
+    `dimension` is the collection's own (None: not known); `allowed_dimensions` are the parameters' (empty: any). Norms
+    are judged for `space` "cosine" only. A document of "" is present; None is missing.
+    """
+    rows = [(i, "missing_embedding", "no vector could be read") for i in _positions(_lost(batch))]
+    rows += _dimension_rows(batch, dimension, allowed_dimensions)
+    rows += _number_rows(batch, space)
+    rows += [(i, "empty_id", "the id is empty") for i, chunk_id in enumerate(batch.ids) if not chunk_id]
+    if requires_document:
+        rows += [(i, "missing_document", "no document") for i, text in enumerate(batch.documents) if text is None]
+    return failure_table([(collection, batch.ids[i], reason, detail) for i, reason, detail in sorted(rows)])
+
+
+def _lost(batch: ChunkBatch) -> Mask:
+    return np.ones(len(batch), dtype=bool) if batch.dimension == 0 else batch.lost
+
+
+def _positions(mask: Mask) -> list[int]:
+    return [int(i) for i in np.flatnonzero(mask)]
+
+
+def _dimension_rows(batch: ChunkBatch, dimension: int | None, allowed: Collection[int]) -> list[tuple[int, str, str]]:
+    found = batch.dimension
+    if dimension is not None and found != dimension:
+        detail = f"{found} components, the collection has {dimension}"
+    elif allowed and found not in allowed:
+        detail = f"{found} components, allowed are {', '.join(map(str, sorted(allowed)))}"
+    else:
+        return []
+    return [(i, "wrong_dimension", detail) for i in _positions(~_lost(batch))]
+
+
+def _number_rows(batch: ChunkBatch, space: str) -> list[tuple[int, str, str]]:
+    vectors, there = batch.embeddings, ~_lost(batch)
+    finite = np.isfinite(vectors).all(axis=1)
+    rows: list[tuple[int, str, str]] = []
+    for i in _positions(there & ~finite):
+        nans, infinite = int(np.isnan(vectors[i]).sum()), int(np.isinf(vectors[i]).sum())
+        if nans:
+            rows.append((i, "nan_embedding", f"{nans} of {batch.dimension} components are NaN"))
+        if infinite:
+            rows.append((i, "infinite_embedding", f"{infinite} of {batch.dimension} components are infinite"))
+    if space == "cosine":
+        # Squares of float32 overflow float32, never float64; einsum does not copy the vectors as astype would.
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+        odd = there & finite & (norms > 0) & ((norms < TINIEST_COSINE_NORM) | (norms > LARGEST_COSINE_NORM))
+        rows += [(i, "tiny_norm", f"norm {norms[i]:.3g}") for i in _positions(odd)]
+    return rows

@@ -1,0 +1,204 @@
+"""Step 13: everything that the night will do, but into a throw-away Chroma. (Runbook, Section 1.4.)
+
+The snapshot taken here is the backup of Section 1.1. The probes and queries are asked of the source, and are what step 23
+compares with. The target is not opened at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from helpers.migration.importing import plan_targets
+from helpers.migration.phases import Job, by_field, judge_arrivals, judge_staging, refuse_failed
+from helpers.migration.staging import Staged
+from helpers.results import Verdict
+from helpers.run.record import RunRecord
+from helpers.snapshot import Snapshot
+from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
+from helpers.stores import open_embedded, open_source
+from helpers.validation.fidelity import Examination, Expectation
+from helpers.validation.judgement import Judgement
+from helpers.validation.search import baseline, rows_frame
+
+# The runbook's table of dry-run issues: reason codes, what causes them, what helps (Section 1.4).
+_ISSUES = (
+    ("missing_embedding", ("missing_embedding",), "vectors that the source lists but cannot give",
+     "They stay in quarantine; migration.reembed can give them new vectors."),
+    ("invalid scores", ("invalid_",), "values outside the schema's range that no repair rule covers",
+     "Correct the source, or change the field's rule in the schema file."),
+    ("nan_embedding", ("nan_embedding", "infinite_embedding", "tiny_norm"), "vectors that are no numbers, or too small",
+     "Find the writer that made them; they stay in quarantine."),
+    ("missing_document", ("missing_document",), "chunks without a text, which the schema requires",
+     "They stay in quarantine, or use a schema that does not require documents."),
+    ("unsupported metadata", ("unsupported_metadata", "empty_id"), "keys or values that a current Chroma refuses or drops",
+     "Rename the keys at the source, or leave the chunks in quarantine."),
+    ("wrong dimension", ("wrong_dimension",), "vectors of another size than expected.dimensions allows",
+     "Correct expected.dimensions, or find out which model wrote them."),
+)  # fmt: skip
+
+
+class DryRun:
+    """The dry run as the notebook sees it: one method a cell, in order."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.folder = run.workspace / "dry-run"
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @cached_property
+    def _taken(self) -> tuple[Snapshot, dict[str, Any]]:
+        """The snapshot and the baseline of the source, in one visit."""
+        with open_source(self.run.parameters.source, self.run.workspace) as store:
+            snapshot = take_snapshot(self.run, store)
+            total = snapshot.total
+            with self.run.phase("baseline", total), self.run.progress("Probe the source", total) as bar:
+                return snapshot, baseline(store, snapshot, self.run.parameters, progress=bar)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._taken[0]
+
+    @cached_property
+    def job(self) -> Job:
+        return Job.of(self.run, self.snapshot, self.folder, "dry run")
+
+    @cached_property
+    def staged(self) -> Staged:
+        total = self.snapshot.total
+        with (
+            self.run.phase("2–3 transform and validate", total),
+            self.run.progress("Transform and validate", total) as bar,
+        ):
+            return self.job.stage(bar)
+
+    def take_snapshot(self) -> pd.DataFrame:
+        """Phase 1: the backup, taken and proven; a table of what it holds."""
+        judge_counts(self.run, self.snapshot, self.run.parameters)
+        return judge_snapshot(self.run, self.snapshot)
+
+    def measure_source(self) -> pd.DataFrame:
+        """Every probe and named query asked of the source: the baseline of step 23."""
+        measured = self._taken[1]
+        self.run.fact("search_baseline", measured)
+        rows = []
+        for name, found in measured["collections"].items():
+            probes = found["probes"]
+            mean = (
+                {k: sum(float(p[k]) for p in probes) / len(probes) for k in ("self", "recall", "over_recall")}
+                if probes
+                else {}
+            )
+            rows.append({"collection": name, "space": found["space"], "probes": len(probes), **mean})
+        return rows_frame(rows)
+
+    def transform(self) -> pd.DataFrame:
+        """Phase 2: what the schema would change, by field and rule."""
+        self.run.fact("repairs", self.staged.repairs)
+        table = pd.DataFrame(self.staged.repairs, columns=["collection", "field", "rule", "chunks"])
+        return by_field(table)
+
+    def validate(self) -> pd.DataFrame:
+        """Phase 3: what would be quarantined, and why."""
+        judge_staging(self.run, self.staged, self.run.parameters)
+        self.run.fact("quarantine", self.staged.quarantined)
+        return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
+
+    def import_and_validate(self) -> pd.DataFrame:
+        """Phases 4 and 5 and the eight tests, against a throw-away Chroma that is removed afterwards."""
+        refuse_failed(self.run)
+        total = sum(self.staged.rows(t) for t in self.staged.files)
+        plans = plan_targets(self.snapshot.collections(), self.staged, identity=self.job.schema.is_identity)
+        place = self.folder / "target"
+        here = self.run.parameters.target.model_copy(
+            update={"url": None, "path": str(place), "tenant": "default_tenant", "database": "default_database"}
+        )
+        try:
+            with open_embedded(place, here, role="throw-away target", label="throw-away Chroma") as store:
+                with (
+                    self.run.phase("4 import", total),
+                    self.run.progress("Import into a throw-away Chroma", total) as bar,
+                ):
+                    importer = self.job.importer(store, self.staged, bar, lambda *_: None, self.run.workspace)
+                    importer.prepare(plans)
+                    importer.write()
+                with self.run.phase("5 verify", total):
+                    judge_arrivals(
+                        self.run, self.job.arrivals(store, self.staged), self.run.parameters.expected.minimum_imported
+                    )
+                return self._examine(store)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def _examine(self, store: Any) -> pd.DataFrame:
+        of = Expectation(
+            snapshot=self.snapshot,
+            schema=self.job.schema,
+            parameters=self.run.parameters,
+            date=self.run.date,
+            quarantined=self.job.quarantine.reasons(),
+            baseline=self._taken[1],
+        )
+        total = self.snapshot.total
+        with self.run.phase("6 validation suite", total), self.run.progress("Validate", total) as bar:
+            judged = Judgement(Examination(store, of).run(bar), of)
+        checks = judged.all()
+        self.run.result.checks.extend(checks)
+        self.run.fact("matrix_inputs", judged.matrix_inputs())
+        self.run.fact(
+            "not_applicable", [{"test": c.name, "why": c.detail} for c in checks if c.verdict is Verdict.NOT_APPLICABLE]
+        )
+        rows = [(c.name, str(c.verdict), c.measured, c.threshold, c.detail) for c in checks]
+        return pd.DataFrame(rows, columns=["test", "verdict", "measured", "threshold", "detail"])
+
+    def not_applicable(self) -> pd.DataFrame:
+        """The tests that will not apply on the night, and why."""
+        return pd.DataFrame(self.run.result.facts.get("not_applicable", []), columns=["test", "why"])
+
+    def issues(self) -> pd.DataFrame:
+        """The runbook's table of dry-run issues, filled in with what was found."""
+        found = self.staged.quarantined
+        rows = [
+            (issue, sum(n for reason, n in found.items() if reason.startswith(codes)), cause, remedy)
+            for issue, codes, cause, remedy in _ISSUES
+        ]
+        rows.append(("id_collision", len(self.staged.collisions), "ids that two chunks claim in one target",
+                     "Set migration.id_policy: prefix."))  # fmt: skip
+        return pd.DataFrame(rows, columns=["issue", "chunks", "cause", "what helps"])
+
+    def estimate(self) -> pd.DataFrame:
+        """How long the night will take, with the basis of each figure; and what cannot be known from here."""
+        took = {phase.name: phase.seconds for phase in self.run.result.phases}
+        chunks = sum(self.staged.rows(t) for t in self.staged.files)
+        rows = [
+            ("21 snapshot", took.get("snapshot", 0) + took.get("verify snapshot", 0), "measured here, same source"),
+            ("22 transform and validate", took.get("2–3 transform and validate", 0), "measured here, same data"),
+            ("22 import", took.get("4 import", 0), "measured into a throw-away embedded Chroma on this machine"),
+            ("22 verify", took.get("5 verify", 0), "measured against the throw-away Chroma"),
+            ("23 validation suite", took.get("6 validation suite", 0), "measured against the throw-away Chroma"),
+        ]
+        readiness = self.run.earlier("12")
+        rate = readiness.facts.get("probe_write_chunks_per_second") if readiness else None
+        if rate:
+            rows[2] = ("22 import", max(rows[2][1], chunks / rate),
+                       f"the slower of the throw-away Chroma and the target's write probe ({rate:,.0f} chunks/s)")  # fmt: skip
+        total = sum(seconds for _, seconds, _ in rows)
+        rows.append(("sum", total, "without people, fence and restarts"))
+        unknown = "load on the target and the network at night; how long sign-offs, fence and restarts take"
+        rows.append(("not known", float("nan"), unknown))
+        self.run.fact("estimate_seconds", total)
+        self.run.fact("estimate", [{"part": p, "seconds": s, "basis": b} for p, s, b in rows if s == s])
+        limit = 60 * self.run.parameters.migration.max_minutes
+        late = total > limit
+        self.run.check("estimated duration", Verdict.WARNING if late else Verdict.PASS, measured=total, threshold=limit,
+                       unit="s", reason="too_slow" if late else "", detail=f"not known: {unknown}")  # fmt: skip
+        return pd.DataFrame(rows, columns=["part of the night", "seconds", "basis"])
+
+    def target_untouched(self) -> pd.DataFrame:
+        """What this step left behind: the snapshot and the staging; the target was never opened."""
+        rows = [("snapshot", str(self.snapshot.folder)), ("quarantine", str(self.job.quarantine.folder))]
+        shutil.rmtree(self.folder / "staged", ignore_errors=True)
+        return pd.DataFrame(rows, columns=["kept", "where"])

@@ -1,0 +1,227 @@
+"""Step 10: is the source there, whole, and what it claims to be? (Runbook, Sections 1.1 and 1.2.)
+
+The source is opened once, whatever is asked afterwards. What cannot be opened at all is a `RunbookError` of the stores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from helpers.results import Verdict
+from helpers.run.record import RunRecord
+from helpers.stores import CollectionInfo, open_source
+
+REASON = "count_mismatch"
+_Row = tuple[str, int | None, int | None, int | None, str]  # collection, expected, found, difference, state
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one visit to the source saw. `text_queries` is "" or why a collection cannot be asked in words."""
+
+    label: str
+    version: str
+    infos: list[CollectionInfo]
+    text_queries: dict[str, str]
+
+
+class Health:
+    """Three tables to look at, each of which adds its checks to the step: `reach`, `counts`, `shapes`."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.expected = run.parameters.expected
+
+    @cached_property
+    def _look(self) -> _Look:
+        with self.run.phase("look") as phase, open_source(self.run.parameters.source, self.run.workspace) as store:
+            infos = store.collections()
+            phase.chunks = sum(info.count for info in infos)
+            reasons = {info.name: store.text_queries_available(info.name) for info in infos}
+            return _Look(store.label, store.version, infos, reasons)
+
+    @property
+    def _chosen(self) -> list[CollectionInfo]:
+        """The collections that the parameters' filter lets through."""
+        return [info for info in self._look.infos if self.run.parameters.collections.selects(info.name)]
+
+    def reach(self) -> pd.DataFrame:
+        """Where the source is, what speaks there, how much it holds. One row a fact."""
+        look, endpoint = self._look, self.run.parameters.source
+        self.run.check("the source answers", Verdict.PASS, measured=look.version, detail=look.label)
+        self.run.check(
+            "the source holds collections to migrate",
+            Verdict.PASS if self._chosen else Verdict.FAIL,
+            measured=len(self._chosen),
+            threshold=1,
+            unit="collections",
+            reason="" if self._chosen else REASON,
+            detail=""
+            if self._chosen
+            else "Nothing to migrate. Check tenant, database, path and the collections filter.",
+        )
+        self.run.fact("source", look.label)
+        self.run.fact("source_version", look.version)
+        hint = " (every 1.x server says 1.0.0)" if look.version == "1.0.0" else ""
+        facts = {
+            "source": look.label,
+            "kind": "embedded directory, read from a copy" if endpoint.is_embedded else "server over HTTP",
+            "protocol": "in this process" if endpoint.is_embedded else "API v2",
+            "version it reports": look.version + hint,
+            "tenant / database": f"{endpoint.tenant} / {endpoint.database}",
+            "collections": len(look.infos),
+            "chunks": sum(info.count for info in look.infos),
+        }
+        return pd.DataFrame({"value": pd.Series(facts, dtype=object)})
+
+    def counts(self) -> pd.DataFrame:
+        """Per collection: expected, found, difference, state. The last row is the total of what will be migrated."""
+        listed = dict(self.expected.collections)
+        found = {info.name: info.count for info in self._chosen}
+        left_out = {info.name: info.count for info in self._look.infos if info.name not in found}
+        rows = [self._count_row(name, listed.get(name), found.get(name)) for name in sorted({*listed, *found})]
+        rows += [(name, None, count, None, "left out by the filter") for name, count in left_out.items()]
+        total, expected = sum(found.values()), self.expected.total
+        rows.append(self._count_row("total", expected, total))
+        self._check_listed(listed, found)
+        self._check_unlisted(listed, found)
+        self._check_total(total, expected)
+        self.run.fact("counts", found)
+        self.run.fact("total", total)
+        table = pd.DataFrame(rows, columns=["collection", "expected", "found", "difference", "state"])
+        return table.astype({"expected": "Int64", "found": "Int64", "difference": "Int64"})
+
+    def shapes(self) -> pd.DataFrame:
+        """Per collection: dimension, effective and declared distance space, embedding function, and what is odd."""
+        infos = self._chosen
+        self._check_spaces(infos)
+        self._check_dimensions(infos)
+        self.run.fact("dimensions", {info.name: info.dimension for info in infos})
+        self.run.fact("spaces", {info.name: info.space for info in infos})
+        columns = {
+            "collection": [info.name for info in infos],
+            "chunks": [info.count for info in infos],
+            "dimension": pd.array([info.dimension for info in infos], dtype="Int64"),
+            "space": [info.space for info in infos],
+            "declared": [info.declared_space for info in infos],
+            "embedding_function": [info.embedding_function or "none" for info in infos],
+            "text_queries": [self._look.text_queries[info.name] or "available" for info in infos],
+            "findings": ["; ".join(info.findings) for info in infos],
+        }
+        return pd.DataFrame(columns)
+
+    def _count_row(self, name: str, expected: int | None, found: int | None) -> _Row:
+        difference = None if expected is None or found is None else found - expected
+        if found is None:
+            state = "MISSING"
+        elif difference is None:
+            state = "not listed" if self.expected.collections and name != "total" else "no expectation"
+        else:
+            state = "as expected" if abs(difference) <= self.expected.tolerance else "MISMATCH"
+        return name, expected, found, difference, state
+
+    def _check_listed(self, listed: dict[str, int], found: dict[str, int]) -> None:
+        missing = sorted(set(listed) - set(found))
+        tolerance = self.expected.tolerance
+        off = sorted(n for n in listed if n in found and abs(found[n] - listed[n]) > tolerance)
+        nothing_wrong = Verdict.PASS if listed else Verdict.NOT_APPLICABLE
+        no_list = "" if listed else "expected.collections names none."
+        self.run.check(
+            "every listed collection is there",
+            Verdict.FAIL if missing else nothing_wrong,
+            measured=len(listed) - len(missing),
+            threshold=len(listed),
+            unit="collections",
+            reason=REASON if missing else "",
+            detail=f"Missing: {', '.join(missing)}." if missing else no_list,
+            ids=[{"collection": name} for name in missing],
+        )
+        self.run.check(
+            "each listed collection has its count",
+            Verdict.WARNING if off else nothing_wrong,
+            measured=len(off),
+            threshold=0,
+            unit="collections",
+            reason=REASON if off else "",
+            detail="; ".join(f"{n}: {found[n]}, expected {listed[n]}" for n in off[:20]) or no_list,
+            ids=[{"collection": name} for name in off],
+        )
+
+    def _check_unlisted(self, listed: dict[str, int], found: dict[str, int]) -> None:
+        outside = {name: n for name, n in sorted(found.items()) if listed and name not in listed}
+        verdict, detail = Verdict.PASS, ""
+        if not listed:
+            verdict, detail = Verdict.NOT_APPLICABLE, "expected.collections names none, so nothing is outside."
+        elif outside or self.expected.unlisted:
+            names = ", ".join(f"{name} ({n})" for name, n in list(outside.items())[:20]) or "none was found"
+            verdict, detail = Verdict.WARNING, f"Name them in expected.collections before the night: {names}."
+        self.run.check(
+            "no collection is outside the list",
+            verdict,
+            measured=sum(outside.values()),
+            threshold=self.expected.unlisted,
+            unit="chunks",
+            reason=REASON if verdict is Verdict.WARNING else "",
+            detail=detail,
+            ids=[{"collection": name} for name in outside],
+        )
+
+    def _check_total(self, total: int, expected: int | None) -> None:
+        if expected is None:
+            self.run.check(
+                "the total is as expected",
+                Verdict.NOT_APPLICABLE,
+                measured=total,
+                detail="expected.total is not given.",
+            )
+            return
+        within = abs(total - expected) <= self.expected.tolerance
+        self.run.check(
+            "the total is as expected",
+            Verdict.PASS if within else Verdict.FAIL,
+            measured=total,
+            threshold=expected,
+            unit="chunks",
+            reason="" if within else REASON,
+            detail=f"Tolerance: {self.expected.tolerance} chunks either way.",
+        )
+
+    def _check_spaces(self, infos: list[CollectionInfo]) -> None:
+        trapped = [info for info in infos if info.space != info.declared_space]
+        self.run.check(
+            "the distance space is the one declared",
+            Verdict.WARNING if trapped else Verdict.PASS,
+            measured=len(trapped),
+            threshold=0,
+            unit="collections",
+            reason="distance_space" if trapped else "",
+            detail="The effective space is migrated, not the declared one." if trapped else "",
+            ids=[{"collection": i.name, "effective": i.space, "declared": i.declared_space} for i in trapped],
+        )
+        odd = [info for info in infos if info.findings and info not in trapped]
+        self.run.check(
+            "the store reports nothing else",
+            Verdict.WARNING if odd else Verdict.PASS,
+            measured=len(odd),
+            threshold=0,
+            unit="collections",
+            reason="source_findings" if odd else "",
+            detail="; ".join(f"{i.name}: {i.findings[0]}" for i in odd[:5]),
+            ids=[{"collection": i.name} for i in odd],
+        )
+
+    def _check_dimensions(self, infos: list[CollectionInfo]) -> None:
+        allowed = self.expected.dimensions
+        odd = [info for info in infos if allowed and info.dimension not in (None, *allowed)]
+        self.run.check(
+            "each dimension is an expected one",
+            Verdict.FAIL if odd else Verdict.PASS if allowed else Verdict.NOT_APPLICABLE,
+            measured=len(odd),
+            threshold=sorted(allowed),
+            reason="wrong_dimension" if odd else "",
+            detail="No chunk of these would pass validation." if odd else "",
+            ids=[{"collection": i.name, "dimension": i.dimension} for i in odd],
+        )

@@ -1,0 +1,49 @@
+"""A look at both ends before anything starts: a wrong world costs one line, and nothing is written anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from helpers.errors import Terminal
+from helpers.parameters import Parameters
+from helpers.schema import load_schema
+from helpers.stores import quick_names
+
+
+def chosen(names: Sequence[str], parameters: Parameters) -> list[str]:
+    """The source collections that the parameters' filter lets through. Raises `Terminal` where none is left."""
+    found = sorted(n for n in names if parameters.collections.selects(n))
+    if not found:
+        raise Terminal(
+            "nothing_to_migrate",
+            f"no collection to migrate among {len(names)}",
+            where=f"source {parameters.source.label}",
+            next_step="Check the endpoint, tenant and database, and collections.include and exclude.",
+        )
+    return found
+
+
+def preflight(parameters: Parameters, owned: Collection[str] = ()) -> None:
+    """Raises `WorldError` where the source cannot be read or the target already holds what would be written.
+
+    `owned` are collections in the target that this very run made before it was interrupted.
+    """
+    names = quick_names(parameters.source, "source")
+    if names or parameters.source.url:  # a directory's newest names may still sit in its log, so [] proves nothing
+        names = chosen(names, parameters)
+    present = quick_names(parameters.target, "target")
+    refuse_taken(load_schema(parameters.schema_name).targets(names), present, owned, parameters)
+
+
+def refuse_taken(
+    wanted: Collection[str], present: Collection[str], owned: Collection[str], parameters: Parameters
+) -> None:
+    """Raises `Terminal` ("target_not_empty") where the target holds a wanted collection that is not this run's own."""
+    taken = sorted(set(wanted) & set(present) - set(owned))
+    if taken:
+        raise Terminal(
+            "target_not_empty",
+            f"already holds {', '.join(taken[:5])}{' …' if len(taken) > 5 else ''}",
+            where=f"target {parameters.target.label}",
+            next_step="Name another target, or remove these collections yourself if they may go.",
+        )

@@ -1,0 +1,107 @@
+"""Step 21: the recovery point that is then migrated from. (Runbook, Section 2, Step 2.)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.parameters import Parameters
+from helpers.results import Verdict
+from helpers.run.record import RunRecord
+from helpers.snapshot import Snapshot, write_snapshot
+from helpers.steps.preflight import chosen
+from helpers.stores import Reader, open_source
+
+
+def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
+    """A new snapshot of the chosen collections, its id made of run and step; an earlier attempt's stays where it is."""
+    rules = run.parameters.snapshot
+    directory = Path(rules.directory).absolute()
+    names = chosen(store.names(), run.parameters)
+    base = f"{run.id}-{run.step}"
+    free = next(i for i in [base, *(f"{base}-{n}" for n in range(2, 1000))] if not (directory / i).exists())
+    total = sum(store.count(n) for n in names)
+    with run.phase("snapshot", total), run.progress("Snapshot", total) as bar:
+        return write_snapshot(
+            store,
+            directory,
+            free,
+            names,
+            retention_days=rules.retention_days,
+            readers=min(2, run.parameters.migration.workers),
+            progress=bar,
+        )
+
+
+def judge_snapshot(run: RunRecord, snapshot: Snapshot) -> pd.DataFrame:
+    """Re-read every byte and record what was proven; size is judged against rows × dimension × 4 bytes."""
+    with run.phase("verify snapshot", snapshot.total), run.progress("Verify the snapshot", snapshot.total) as bar:
+        counted = snapshot.verify(bar)
+    infos = snapshot.collections()
+    need = sum((i.count - _lost(snapshot, i.name)) * (i.dimension or 0) * 4 for i in infos)
+    # Vectors of random bits do not compress; 0.3 leaves room for real ones that do, and catches an empty export.
+    enough = snapshot.size() >= 0.3 * need
+    run.check(
+        "snapshot verified", Verdict.PASS, measured=sum(counted.values()), threshold=snapshot.total, unit="chunks"
+    )
+    run.check(
+        "snapshot size", Verdict.PASS if enough else Verdict.FAIL, measured=snapshot.size(), threshold=int(0.3 * need),
+        unit="bytes", reason="" if enough else "snapshot_too_small", detail=f"rows × dimension × 4 = {need:,} bytes",
+    )  # fmt: skip
+    lost = sum(_lost(snapshot, i.name) for i in infos)
+    if lost:
+        run.check("vectors lost in the source", Verdict.WARNING, measured=lost, threshold=0, unit="chunks",
+                  reason="missing_embedding", offenders=lost)  # fmt: skip
+    run.fact(
+        "snapshot",
+        {
+            "id": snapshot.id,
+            "folder": str(snapshot.folder),
+            "digest": snapshot.digest,
+            "chunks": snapshot.total,
+            "bytes": snapshot.size(),
+            "retain_until": snapshot.manifest["retain_until"],
+            "source_version": snapshot.manifest["chroma_version"]["source"],
+        },
+    )
+    rows = [(i.name, i.count, i.dimension, i.space, len(snapshot.parts(i.name)), "; ".join(i.findings)) for i in infos]
+    return pd.DataFrame(rows, columns=["collection", "chunks", "dimension", "space", "parts", "findings"])
+
+
+def judge_counts(run: RunRecord, snapshot: Snapshot, parameters: Parameters) -> None:
+    """Chunks in the snapshot against what is expected of the source, within the tolerance."""
+    expected = parameters.expected
+    if expected.total is None:
+        return
+    found = snapshot.total
+    ok = abs(found - expected.total) <= expected.tolerance
+    run.check("chunks in the snapshot", Verdict.PASS if ok else Verdict.FAIL, measured=found, threshold=expected.total,
+              unit="chunks", reason="" if ok else "count_mismatch")  # fmt: skip
+
+
+def _lost(snapshot: Snapshot, name: str) -> int:
+    return sum(part.lost for part in snapshot.parts(name))
+
+
+class SnapshotStep:
+    """The notebook's view: take it, then prove it."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.snapshot: Snapshot | None = None
+
+    def take(self) -> pd.DataFrame:
+        """Read the source into a new snapshot; counts by collection."""
+        with open_source(self.run.parameters.source, self.run.workspace) as store:
+            self.snapshot = take_snapshot(self.run, store)
+        judge_counts(self.run, self.snapshot, self.run.parameters)
+        rows = [(i.name, i.count) for i in self.snapshot.collections()]
+        return pd.DataFrame(rows, columns=["collection", "chunks"])
+
+    def verify(self) -> pd.DataFrame:
+        """Every byte again; what each collection holds."""
+        if self.snapshot is None:
+            self.take()
+        assert self.snapshot is not None
+        return judge_snapshot(self.run, self.snapshot)

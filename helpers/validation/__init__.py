@@ -1,0 +1,1 @@
+"""Proving the outcome: every chunk compared, every search repeated, the eight tests."""

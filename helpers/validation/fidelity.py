@@ -1,0 +1,374 @@
+"""One streaming pass over a target: everything that validation judges, measured against snapshot and schema.
+
+What the migration staged is not believed. The expectation is computed again, part by part: snapshot (source ids) →
+`schema.transform` with the run's date → without the quarantined. Each expected chunk is then read from the target by
+id. Memory holds one part, the ids of the target's collections, a few numbers per chunk and at most a thousand
+differences of each kind and collection; every difference is counted.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.chunks import ChunkBatch
+from helpers.errors import WorldError
+from helpers.parameters import Parameters
+from helpers.progress import Progress, silent
+from helpers.schema import Context, Schema, Transformed
+from helpers.snapshot import Snapshot
+from helpers.stores.base import CollectionInfo, Reader
+from helpers.stores.space import Space
+from helpers.validation import comparison as compare
+from helpers.validation.comparison import Comparison, Floats, WrongVectors
+from helpers.validation.field_tests import ORIGIN_FIELD, FieldTests, has_field
+from helpers.validation.named_queries import lost_queries, named_queries
+from helpers.validation.search import (
+    Answers,
+    Probes,
+    Truth,
+    ask_probes,
+    asking,
+    asking_all,
+    choose_probes,
+    equivalence,
+    exact_overlap,
+    overlap,
+    records,
+)
+
+DIFFERENCE_COLUMNS = ["collection", "source_collection", "id", "source_id", "difference", "field", "detail"]
+
+_KEPT = 1_000  # differences kept per kind and target collection
+_WORST = 20
+_PLANE = 1_500  # vectors kept for the illustration
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a target is held to. `quarantined` maps (collection, source id) to the reason."""
+
+    snapshot: Snapshot
+    schema: Schema
+    parameters: Parameters
+    date: datetime.date
+    quarantined: Mapping[tuple[str, str], str]
+    baseline: Mapping[str, Any] | None = None
+
+    def context(self) -> Context:
+        return Context(
+            source_collections=frozenset(self.snapshot.names()),
+            date=self.date,
+            id_policy=self.parameters.migration.id_policy,
+        )
+
+
+@dataclass(slots=True)
+class SourceCount:
+    """A source collection's chunks: in the snapshot, in quarantine, expected in the target, found there by id."""
+
+    collection: str
+    source: int = 0
+    quarantined: int = 0
+    expected: int = 0
+    target: int = 0
+    nan: int = 0
+    lost: int = 0
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the pass saw. Arrays have one float64 per chunk whose vector could be read on both sides."""
+
+    sources: list[SourceCount] = field(default_factory=list)
+    targets: list[dict[str, Any]] = field(default_factory=list)  # collection, expected, target, space, expected_space
+    differences: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=DIFFERENCE_COLUMNS))
+    counted: Counter[str] = field(default_factory=Counter)  # every difference by kind
+    differing: int = 0  # chunks with at least one
+    reasons: Counter[str] = field(default_factory=Counter)  # quarantined chunks of this snapshot by reason
+    strangers: int = 0  # quarantined ids that the snapshot does not hold
+    not_finite: int = 0  # vectors of the target with NaN or infinity, or that cannot be read
+    notes: list[str] = field(default_factory=list)  # collection metadata or configuration that changed
+    relative: dict[str, list[Floats]] = field(default_factory=dict)  # by space
+    mismatched: dict[str, list[Floats]] = field(default_factory=dict)
+    before: list[Floats] = field(default_factory=list)  # norms
+    after: list[Floats] = field(default_factory=list)
+    worst: list[dict[str, Any]] = field(default_factory=list)
+    plane: list[tuple[str, ChunkBatch, ChunkBatch]] = field(default_factory=list)
+    search: list[dict[str, Any]] = field(default_factory=list)
+    queries: list[dict[str, Any]] = field(default_factory=list)
+    fields: FieldTests | None = None
+
+
+@dataclass(slots=True)
+class _Target:
+    """A target collection at work: its ids, and those that nobody expected yet."""
+
+    info: CollectionInfo
+    ids: frozenset[str]
+    left: set[str]
+    expected: int = 0
+    spaces: set[str] = field(default_factory=set)
+    suspects: list[WrongVectors] = field(default_factory=list)
+
+
+class Examination:
+    """`Examination(store, expectation).run()` → `Findings`. Reads the target; writes nothing."""
+
+    def __init__(self, store: Reader, expectation: Expectation) -> None:
+        self.store, self.of = store, expectation
+        self.context = expectation.context()
+        self.found = Findings()
+        self._rows: list[dict[str, str]] = []
+        self._kept: Counter[tuple[str, str]] = Counter()
+        self._targets: dict[str, _Target] = {}
+
+    def run(self, progress: Progress = silent) -> Findings:
+        """One pass. `progress` advances by chunks of the snapshot, `snapshot.total` in all."""
+        names = self.of.snapshot.names()
+        kinds = self.of.schema.targets(names)
+        self.found.fields = FieldTests(self.of.schema, kinds, self.context.source_collections)
+        for info in self.store.collections():
+            if info.name in kinds:
+                ids = self.store.ids(info.name)
+                self._targets[info.name] = _Target(info, frozenset(ids), set(ids))
+                if info.count != len(ids):
+                    detail = f"the target counts {info.count} chunks and lists {len(ids)} ids"
+                    self._note(compare.CHUNK_DOUBLED, info.name, "", "", "", "", detail)
+        for source in self.of.snapshot.collections():
+            self._collection(source, progress)
+        self.found.strangers = len(self.of.quarantined) - sum(s.quarantined for s in self.found.sources)
+        for name in sorted(kinds):
+            self._close(name)
+        self._name_owners()
+        self.found.differences = pd.DataFrame(self._rows, columns=DIFFERENCE_COLUMNS, dtype=object)
+        where = {name: target.info.space for name, target in self._targets.items()}
+        asked = named_queries(self.store, self.of.parameters, where, self._homes)
+        self.found.queries = lost_queries(asked, (self.of.baseline or {}).get("queries", []))
+        return self.found
+
+    # One source collection
+
+    def _collection(self, source: CollectionInfo, progress: Progress) -> None:
+        name = source.name
+        count = SourceCount(name)
+        self.found.sources.append(count)
+        search = _Search(self, source)
+        sample = max(3, _PLANE // max(1, len(self.of.snapshot.names())))
+        for batch in self.of.snapshot.batches(name):
+            moved = self.of.schema.transform(batch, name, self.context)
+            kept = self._expected(batch, moved, count)
+            groups: dict[str, list[int]] = {}
+            for position in kept:
+                groups.setdefault(moved.targets[position], []).append(position)
+            for target, positions in sorted(groups.items()):
+                expected = moved.batch.take(positions)
+                origins = [moved.source_ids[i] for i in positions]
+                found = self._compare(target, source, expected, origins, count)
+                search.feed(expected, found, origins)
+                sample -= self._sample(name, expected, found, sample)
+            progress.advance(len(batch))
+        self.found.search.append(search.row())
+
+    def _expected(self, batch: ChunkBatch, moved: Transformed, count: SourceCount) -> list[int]:
+        """The positions that belong in the target; counts the rest."""
+        finite = np.isfinite(batch.embeddings).all(axis=1) & (batch.dimension > 0)
+        count.source += len(batch)
+        count.lost += int(batch.lost.sum())
+        count.nan += int((~finite & ~batch.lost).sum())
+        kept = []
+        for position, chunk in enumerate(moved.source_ids):
+            reason = self.of.quarantined.get((count.collection, chunk))
+            if reason is None:
+                kept.append(position)
+            else:
+                count.quarantined += 1
+                self.found.reasons[reason] += 1
+        count.expected += len(kept)
+        return kept
+
+    def _compare(
+        self, name: str, source: CollectionInfo, expected: ChunkBatch, origins: list[str], count: SourceCount
+    ) -> ChunkBatch:
+        target = self._targets.get(name)
+        if target is None:
+            for chunk, origin in zip(expected.ids, origins, strict=True):
+                detail = "its collection is not in the target"
+                self._note(compare.CHUNK_MISSING, name, source.name, chunk, origin, "", detail)
+            self.found.differing += len(expected)
+            return ChunkBatch.empty(expected.dimension)
+        target.expected += len(expected)
+        target.spaces.add(source.space)
+        doubled = {chunk for chunk in expected.ids if chunk in target.ids and chunk not in target.left}
+        target.left.difference_update(expected.ids)
+        found = self.store.read(name, expected.ids)
+        count.target += len(set(found.ids)) - len(doubled)
+        seen = compare.compare(expected, found, target.info.space)
+        origin_of = dict(zip(expected.ids, origins, strict=True))
+        rows = list(seen.differences.itertuples(index=False, name=None))
+        rows += [(c, compare.CHUNK_DOUBLED, "", "another chunk of the source has this id") for c in sorted(doubled)]
+        for chunk, difference, where, detail in rows:
+            self._note(difference, name, source.name, chunk, origin_of.get(chunk, ""), where, detail)
+        self.found.differing += len({row[0] for row in rows})
+        if seen.wrong is not None and len(target.suspects) < 16:
+            target.suspects.append(seen.wrong)
+        self._measure(name, source, found, seen, target.info.space)
+        return found
+
+    def _measure(self, name: str, source: CollectionInfo, found: ChunkBatch, seen: Comparison, space: Space) -> None:
+        lists = self.found
+        broken = ~np.isfinite(found.embeddings).all(axis=1) | found.lost
+        lists.not_finite += int(broken.sum()) if found.dimension else len(found)
+        assert lists.fields is not None
+        lists.fields.add(name, found)
+        lists.relative.setdefault(space, []).append(seen.relative)
+        lists.mismatched.setdefault(space, []).append(seen.mismatched)
+        lists.before.append(seen.norms_expected)
+        lists.after.append(seen.norms_found)
+        for i in np.argsort(-seen.relative, kind="stable")[:_WORST]:
+            lists.worst.append(
+                {
+                    "collection": name,
+                    "source_collection": source.name,
+                    "id": seen.ids[i],
+                    "relative": float(seen.relative[i]),
+                    "distance": float(seen.distances[i]),
+                    "space": space,
+                    "norm_before": float(seen.norms_expected[i]),
+                    "norm_after": float(seen.norms_found[i]),
+                }
+            )
+        lists.worst = sorted(lists.worst, key=lambda r: (-r["relative"], r["collection"], r["id"]))[:_WORST]
+
+    def _sample(self, name: str, expected: ChunkBatch, found: ChunkBatch, room: int) -> int:
+        """Keep a few pairs of vectors for the illustration; how many."""
+        rows = {chunk: i for i, chunk in enumerate(found.ids)}
+        shared = [i for i, chunk in enumerate(expected.ids) if chunk in rows][: max(0, room)]
+        if shared and expected.dimension == found.dimension > 0:
+            pair = expected.take(shared), found.take(rows[expected.ids[i]] for i in shared)
+            self.found.plane.append((name, *pair))
+        return len(shared)
+
+    # Whole target collections
+
+    def _close(self, name: str) -> None:
+        target = self._targets.get(name)
+        if target is None:
+            missing = self.of.schema.is_identity or any(r["collection"] == name for r in self._rows)
+            if missing:
+                self._note(compare.COLLECTION_MISSING, name, "", "", "", "", "the target does not hold this collection")
+            self.found.targets.append({"collection": name, "expected": None, "target": None, "space": "not there"})
+            return
+        for chunk in sorted(target.left):
+            self._note(compare.CHUNK_EXTRA, name, "", chunk, "", "", "in the target, but not expected there")
+        self.found.differing += len(target.left)
+        spaces = sorted(target.spaces) or [i.space for i in self.of.snapshot.collections() if i.name == name]
+        if any(space != target.info.space for space in spaces):
+            detail = f"distances are {target.info.space}, the source's are {', '.join(spaces)}"
+            self._note(compare.SPACE, name, "", "", "", "space", detail)
+        self._settings(target.info)
+        row = {"collection": name, "expected": target.expected, "target": len(target.ids)}
+        self.found.targets.append({**row, "space": target.info.space, "expected_space": ", ".join(spaces)})
+
+    def _settings(self, info: CollectionInfo) -> None:
+        """Under identity a collection keeps its own metadata; the index's settings are judged by searching."""
+        source = next((i for i in self.of.snapshot.collections() if i.name == info.name), None)
+        if not self.of.schema.is_identity or source is None:
+            return
+        was, now = ({k: v for k, v in (i.metadata or {}).items() if not k.startswith("hnsw:")} for i in (source, info))
+        self.found.notes += [
+            f"{info.name}: collection metadata {key}: {detail}"
+            for _, key, detail in compare.metadata_differences(was, now)
+        ]
+
+    def _homes(self, name: str) -> list[str]:
+        """The target collections of a source collection, as far as its chunks went anywhere."""
+        return sorted({n for n in self.of.schema.targets([name]) if n in self._targets})
+
+    def _name_owners(self) -> None:
+        """Say of each wrong vector whose it is, also where the two are in different parts of the snapshot."""
+        whose: dict[tuple[str, str], str] = {}
+        for name, target in self._targets.items():
+            owners = compare.owners(target.suspects, target.info.space)
+            whose |= {(name, chunk): owner for chunk, owner in owners.items()}
+        for row in self._rows:
+            owner = whose.get((row["collection"], row["id"]))
+            sentence = compare.owned(owner) if owner else ""
+            if owner and row["difference"] == compare.VECTOR and sentence not in row["detail"]:
+                row["detail"] += f"; {sentence}"
+
+    def _note(
+        self, difference: str, target: str, source: str, chunk: str, source_id: str, where: str, detail: str
+    ) -> None:
+        self.found.counted[difference] += 1
+        self._kept[target, difference] += 1
+        if self._kept[target, difference] <= _KEPT:
+            values = (target, source, chunk, source_id, difference, where, detail)
+            self._rows.append(dict(zip(DIFFERENCE_COLUMNS, values, strict=True)))
+
+
+class _Search:
+    """Search equivalence of one source collection: asked before the pass, measured during it."""
+
+    def __init__(self, exam: Examination, source: CollectionInfo) -> None:
+        of, rules = exam.of, exam.of.parameters.validation
+        self.k, self.space, self.name = rules.k, source.space, source.name
+        quarantined = {chunk for collection, chunk in of.quarantined if collection == source.name}
+        batches = of.snapshot.batches(source.name)
+        self.probes: Probes = choose_probes(batches, source.name, rules.probes, rules.seed, quarantined)
+        self.baseline = (of.baseline or {}).get("collections", {}).get(source.name, {}).get("probes")
+        self.ids: list[str] = []
+        homes: list[str] = []
+        if self.probes.ids:
+            moved = of.schema.transform(self.probes.chunks, source.name, exam.context)
+            self.ids = moved.batch.ids
+            homes = [n for n in sorted(of.schema.targets(of.snapshot.names())) if n in exam._targets]
+        self.why = ""
+        where: dict[str, Any] | None = None
+        if of.schema.is_identity:
+            homes = [name for name in homes if name == source.name]
+        elif has_field(of.schema, ORIGIN_FIELD):
+            where = {ORIGIN_FIELD: source.name}
+        elif len(of.snapshot.names()) > 1:
+            homes, self.why = [], f"collections are merged and the schema has no {ORIGIN_FIELD} to search within"
+        asks = [asking(exam.store, n, where) for n in homes if exam.store.count(n)]
+        none: Answers = Answers([[] for _ in self.ids], [[] for _ in self.ids])
+        try:
+            ask = asking_all(asks)
+            self.answers = ask_probes(ask, self.probes, self.k, rules.overquery, source.count) if asks else none
+        except WorldError as error:
+            self.answers, self.why = none, error.line()
+        wanted = self.answers.wanted(self.ids, self.k)
+        self.wanted = set().union(*wanted)
+        self.origin: dict[str, str] = {}
+        self.source_truth = Truth(self.probes.vectors, self.space, self.k, [()] * len(self.ids))
+        self.target_truth = Truth(self.probes.vectors, self.space, self.k, wanted)
+
+    def feed(self, expected: ChunkBatch, found: ChunkBatch, origins: list[str]) -> None:
+        """The next chunks of both sides, under the target's ids."""
+        self.source_truth.add(expected.ids, expected.embeddings)
+        self.target_truth.add(found.ids, found.embeddings)
+        self.origin |= {c: o for c, o in zip(expected.ids, origins, strict=True) if c in self.wanted}
+
+    def row(self) -> dict[str, Any]:
+        """The collection's row of `search.rows_frame`, with overlaps and the probes that could not be."""
+        after = records(self.ids, self.answers, self.target_truth, self.space, self.k)
+        for record in after:
+            record["id"] = self.origin.get(record["id"], record["id"])
+            for key in ("plain", "over"):
+                record[key] = [[self.origin.get(chunk, chunk), d] for chunk, d in record[key]]
+        row = {"collection": self.name, "space": self.space, **equivalence(self.baseline, after, self.space)}
+        missed = [r["id"] for r in after if not r["reachable"]]
+        row |= {"k": self.k, "zero": self.probes.zero, "unusable": self.probes.unusable, "unreachable": missed}
+        row["overlap_exact"] = exact_overlap(self.source_truth, self.target_truth, self.space)
+        row["overlap_plain"] = overlap(self.baseline or [], after, "plain")
+        row["overlap_over"] = overlap(self.baseline or [], after, "over")
+        if self.why:
+            row["detail"] = "; ".join(filter(None, [row["detail"], self.why]))
+        return row

@@ -1,0 +1,369 @@
+"""Search equivalence: the target answers as well as the source, once the noise of approximate indexes is taken out.
+
+Two HNSW indexes built from the same vectors do not return the same ten neighbours (chroma-facts, Search equivalence),
+so lists are not compared. Per probe, a stored vector chosen by seed, four questions are asked of a store and measured
+against brute force over the same side's vectors:
+
+- self: does the vector find its own id first, or another at the same distance?
+- reachable: does the over-query (1,000 results) find it at all?
+- recall: how many of the true k nearest does the plain query return?
+- over-query recall: the same among the first k of 1,000 results, which on a sound index is nearly exact.
+
+`baseline` asks the source (step 13); validation asks the target (step 23); `equivalence` compares the two. Memory holds
+the probes and their best k, never a collection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from helpers.chunks import ChunkBatch, Vectors
+from helpers.parameters import Parameters
+from helpers.progress import Progress, silent
+from helpers.results import Verdict
+from helpers.snapshot import Snapshot
+from helpers.stores.base import Neighbours, Reader
+from helpers.stores.space import Space
+from helpers.validation.named_queries import named_queries
+
+Ask = Callable[[Vectors, int], Neighbours]
+Record = dict[str, Any]  # of one probe, JSON-able: id, scale, self, reachable, recall, over_recall, plain, over
+
+_ROWS = 2048  # vectors compared at a time: 2048 x 1536 float64 is 25 MB
+_QUERIES = 20  # probes in one request
+
+PLAIN_SLACK = 0.05  # of recall and of self-probes
+OVER_SLACK = 0.02  # of over-query recall: 0.998 of it is exact on a sound index
+REACH_SLACK = 0.05  # one probe in twenty
+SOUND = 0.98  # a source whose own over-query is below this has an index in which chance decides
+
+
+def noise(space: Space, distance: float, scale: float) -> float:
+    """How far apart two stores' float32 distances of one pair may be.
+
+    Measured on 1.5.9 at 1536-d, against float64: cosine 1.5e-6, l2 1e-6 of the distance, ip 4e-7 of `scale`, the
+    product of the norms; two stores with other builds of hnswlib can each be off by as much.
+    """
+    if space == "cosine":
+        return 5e-6
+    return 3e-6 * abs(distance) + 1e-12 * scale if space == "l2" else 2e-6 * scale
+
+
+# Probes
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """The chunks whose vectors are searched with. `zero` and `unusable` count those that cannot be probes."""
+
+    chunks: ChunkBatch
+    zero: int = 0
+    unusable: int = 0
+
+    @property
+    def ids(self) -> list[str]:
+        return self.chunks.ids
+
+    @property
+    def vectors(self) -> Vectors:
+        return self.chunks.embeddings
+
+
+def choose_probes(
+    batches: Iterable[ChunkBatch], collection: str, number: int, seed: int, leave_out: Container[str] = ()
+) -> Probes:
+    """`number` chunks, or all where there are fewer: those whose digest of seed, collection and id is smallest.
+
+    So a chunk added or removed changes one probe at most, and the source's probes of yesterday are tonight's. Zero
+    vectors have no direction, lost and non-finite ones no value: none of them can be a probe.
+    """
+    kept: list[tuple[int, str, ChunkBatch]] = []
+    zero = unusable = 0
+    key = f"{seed}\0{collection}\0".encode("utf-8", "surrogatepass")
+    for batch in batches:
+        finite = np.isfinite(batch.embeddings).all(axis=1) & ~batch.lost & (batch.dimension > 0)
+        empty = finite & ~batch.embeddings.any(axis=1)
+        zero, unusable = zero + int(empty.sum()), unusable + int((~finite).sum())
+        for i in np.flatnonzero(finite & ~empty):
+            chunk = batch.ids[i]
+            if chunk in leave_out:
+                continue
+            digest = hashlib.blake2b(key + chunk.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            rank = -int.from_bytes(digest, "big")
+            if len(kept) < number:
+                heapq.heappush(kept, (rank, chunk, batch.take([int(i)])))
+            elif rank > kept[0][0]:
+                heapq.heapreplace(kept, (rank, chunk, batch.take([int(i)])))
+    kept.sort(key=lambda probe: probe[1])
+    return Probes(ChunkBatch.concatenate([chunk for _, _, chunk in kept]), zero, unusable)
+
+
+# Brute force
+
+
+class Truth:
+    """Brute force in a stream: feed it a side's vectors, and it holds each probe's k nearest and the wanted distances.
+
+    `nearest[p]` are (distance, id), best first, ties by id. `known[p]` holds the true distance of each wanted id that
+    went by. `scale[p]` is the probe's norm times the largest norm seen.
+    """
+
+    def __init__(self, probes: Vectors, space: Space, k: int, wanted: Sequence[Collection[str]]) -> None:
+        self._q = probes.astype(np.float64)
+        self._norms = np.linalg.norm(self._q, axis=1) if len(probes) else np.zeros(0)
+        self._space, self._k = space, k
+        self._askers: dict[str, list[int]] = {}
+        for p, ids in enumerate(wanted):
+            for chunk in ids:
+                self._askers.setdefault(chunk, []).append(p)
+        self.nearest: list[list[tuple[float, str]]] = [[] for _ in range(len(probes))]
+        self.known: list[dict[str, float]] = [{} for _ in range(len(probes))]
+        self.scale = self._norms * 0.0
+        self.population = 0
+
+    def add(self, ids: Sequence[str], vectors: Vectors) -> None:
+        """The next vectors (n, d) of this side; rows that are not finite, or of another dimension, are passed over."""
+        if not len(self._q) or not len(ids) or vectors.shape[1] != self._q.shape[1]:
+            return
+        for start in range(0, len(ids), _ROWS):
+            part = vectors[start : start + _ROWS].astype(np.float64)
+            rows = np.flatnonzero(np.isfinite(part).all(axis=1))
+            if len(rows):
+                self._add([ids[start + int(r)] for r in rows], part[rows])
+
+    def _add(self, ids: list[str], vectors: npt.NDArray[np.float64]) -> None:
+        norms = np.linalg.norm(vectors, axis=1)
+        self.population += len(ids)
+        self.scale = np.maximum(self.scale, self._norms * norms.max())
+        table = self._distances(vectors, norms)
+        for column, chunk in enumerate(ids):
+            for p in self._askers.get(chunk, ()):
+                self.known[p][chunk] = float(table[p, column])
+        for p, row in enumerate(table):
+            if len(row) > self._k:
+                near = np.flatnonzero(row <= np.partition(row, self._k - 1)[self._k - 1])
+            else:
+                near = np.arange(len(row))
+            best = self.nearest[p] + [(float(row[i]), ids[i]) for i in near]
+            self.nearest[p] = sorted(best)[: self._k]
+
+    def _distances(self, vectors: npt.NDArray[np.float64], norms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Probes to vectors (p, n), by one matrix product; as `stores.space.distance` otherwise."""
+        dot = self._q @ vectors.T
+        if self._space == "ip":
+            return np.asarray(1.0 - dot)
+        if self._space == "l2":
+            return np.maximum(np.square(self._norms)[:, None] + np.square(norms)[None, :] - 2.0 * dot, 0.0)
+        product = np.outer(self._norms, norms)
+        return np.where(product > 0, 1.0 - dot / np.where(product > 0, product, 1.0), 1.0)
+
+
+# Asking and measuring
+
+
+def asking(store: Reader, name: str, where: Mapping[str, Any] | None = None) -> Ask:
+    """Queries of one collection, a few probes a request."""
+
+    def ask(vectors: Vectors, k: int) -> Neighbours:
+        answers: Neighbours = []
+        for start in range(0, len(vectors), _QUERIES):
+            answers += store.query(name, vectors[start : start + _QUERIES], k, where=where)
+        return answers
+
+    return ask
+
+
+def asking_all(asks: Sequence[Ask]) -> Ask:
+    """One answer of several collections (a source collection whose chunks were routed apart): best k of all."""
+
+    def ask(vectors: Vectors, k: int) -> Neighbours:
+        answers = [one(vectors, k) for one in asks]
+        return [
+            sorted((pair for part in parts for pair in part), key=lambda p: p[1])[:k]
+            for parts in zip(*answers, strict=True)
+        ]
+
+    return asks[0] if len(asks) == 1 else ask
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a store answered to the probes: the plain query, the over-query."""
+
+    plain: Neighbours
+    over: Neighbours
+
+    def wanted(self, ids: Sequence[str], k: int) -> list[set[str]]:
+        """Per probe: the ids whose true distance is needed."""
+        return [
+            {own, *(i for i, _ in plain), *(i for i, _ in over[:k])}
+            for own, plain, over in zip(ids, self.plain, self.over, strict=True)
+        ]
+
+
+def ask_probes(ask: Ask, probes: Probes, k: int, overquery: int, count: int) -> Answers:
+    """Both queries of every probe; never more results than the store holds chunks (`count`)."""
+    if not probes.ids or not count:
+        return Answers([[] for _ in probes.ids], [[] for _ in probes.ids])
+    plain = ask(probes.vectors, min(k, count))
+    return Answers(plain, ask(probes.vectors, min(max(overquery, k), count)))
+
+
+def records(ids: Sequence[str], answers: Answers, truth: Truth, space: Space, k: int) -> list[Record]:
+    """One record a probe. A returned id is right when its true distance is not beyond that of the k-th nearest."""
+    out = []
+    for p, own in enumerate(ids):
+        known, nearest, scale = truth.known[p], truth.nearest[p], float(truth.scale[p])
+        plain, over = answers.plain[p], answers.over[p]
+
+        def within(chunk: str, limit: float, known: dict[str, float] = known, scale: float = scale) -> bool:
+            return chunk in known and known[chunk] <= limit + noise(space, limit, scale)
+
+        def recall(found: list[tuple[str, float]], nearest: list[tuple[float, str]] = nearest) -> float:
+            right = sum(within(chunk, nearest[-1][0]) for chunk, _ in found[: len(nearest)])
+            return right / len(nearest)
+
+        mine = known.get(own, float("-inf"))
+        out.append(
+            {
+                "id": own,
+                "scale": scale,
+                "self": bool(plain) and within(plain[0][0], mine),
+                "reachable": any(chunk == own for chunk, _ in over) or (bool(over) and within(over[0][0], mine)),
+                "recall": recall(plain) if nearest else 0.0,
+                "over_recall": recall(over) if nearest else 0.0,
+                "plain": [[chunk, float(d)] for chunk, d in plain[:k]],
+                "over": [[chunk, float(d)] for chunk, d in over[:k]],
+            }
+        )
+    return out
+
+
+def baseline(
+    store: Reader, snapshot: Snapshot, parameters: Parameters, *, progress: Progress = silent
+) -> dict[str, Any]:
+    """Every probe and named query asked of the source: JSON for `facts["search_baseline"]` of step 13.
+
+    `progress` advances by the chunks of each part that brute force has passed: `snapshot.total` in all.
+    """
+    rules = parameters.validation
+    collections: dict[str, Any] = {}
+    for info in snapshot.collections():
+        probes = choose_probes(snapshot.batches(info.name), info.name, rules.probes, rules.seed)
+        answers = ask_probes(asking(store, info.name), probes, rules.k, rules.overquery, store.count(info.name))
+        truth = Truth(probes.vectors, info.space, rules.k, answers.wanted(probes.ids, rules.k))
+        for batch in snapshot.batches(info.name):
+            truth.add(batch.ids, batch.embeddings)
+            progress.advance(len(batch))
+        found = records(probes.ids, answers, truth, info.space, rules.k)
+        collections[info.name] = {
+            "space": info.space,
+            "zero": probes.zero,
+            "unusable": probes.unusable,
+            "probes": found,
+        }
+    names = [info.name for info in snapshot.collections()]
+    spaces = {info.name: info.space for info in snapshot.collections()}
+    return {
+        "k": rules.k,
+        "collections": collections,
+        "queries": named_queries(store, parameters, spaces, lambda _: names),
+    }
+
+
+# Comparing
+
+
+def equivalence(before: Sequence[Record] | None, after: Sequence[Record], space: Space) -> dict[str, Any]:
+    """One collection's row: shares of the source (`before`) and the target (`after`), verdict, and why.
+
+    Only probes asked on both sides are paired. A share may fall by its slack plus, where chance is in it (plain
+    queries; any query on ip, which is no metric, or on an index whose own over-query is not nearly exact), three
+    standard errors of the paired difference.
+    """
+    row: dict[str, Any] = {"probes": len(after)}
+    for share in ("self", "reachable", "recall", "over_recall"):
+        row[f"{share}_after"] = _mean([r[share] for r in after])
+    was = {r["id"]: r for r in before or []}
+    pairs = [(was[r["id"]], r) for r in after if r["id"] in was]
+    if not pairs:
+        verdict = Verdict.NOT_APPLICABLE if not after else Verdict.WARNING
+        detail = "no vector that could be a probe" if not after else "no baseline of the source: only measured"
+        return {**row, "paired": 0, "distance_excess": 0.0, "verdict": verdict, "detail": detail}
+    broken = []
+    for share, slack in (
+        ("self", PLAIN_SLACK),
+        ("recall", PLAIN_SLACK),
+        ("reachable", REACH_SLACK),
+        ("over_recall", OVER_SLACK),
+    ):
+        a, b = (np.array([float(r[share]) for r in side]) for side in zip(*pairs, strict=True))
+        row[f"{share}_before"] = float(a.mean())
+        fall = float((a - b).mean())
+        by_chance = share in ("self", "recall") or space == "ip" or float(a.mean()) < SOUND
+        error = float((a - b).std(ddof=1) / np.sqrt(len(pairs))) if len(pairs) > 1 else 0.0
+        allowed = slack + (3.0 * error if by_chance else 0.0)
+        if fall > allowed + 1e-9:
+            broken.append(
+                f"{share.replace('_', ' ')} {a.mean():.3f} before, {b.mean():.3f} after (allowed fall {allowed:.3f})"
+            )
+    excess = max((_distance_excess(a, b, space) for a, b in pairs), default=0.0)
+    if excess > 1.0:
+        broken.append(f"distances of the same pairs differ by {excess:.3g} times what float32 explains")
+    verdict = Verdict.FAIL if broken else Verdict.PASS
+    return {**row, "paired": len(pairs), "distance_excess": excess, "verdict": verdict, "detail": "; ".join(broken)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean([float(v) for v in values])) if values else float("nan")
+
+
+def _distance_excess(a: Record, b: Record, space: Space) -> float:
+    """The largest gap between both sides' distances of one pair, in units of what noise allows."""
+    first = {chunk: d for key in ("plain", "over") for chunk, d in a[key]}
+    scale = max(a["scale"], b["scale"])
+    gaps = [
+        abs(d - first[chunk]) / max(noise(space, max(abs(d), abs(first[chunk])), scale), 1e-300)
+        for key in ("plain", "over")
+        for chunk, d in b[key]
+        if chunk in first
+    ]
+    return float(max(gaps, default=0.0))
+
+
+def overlap(first: Sequence[Record], second: Sequence[Record], key: str) -> float:
+    """Mean share of ids that two sides' answers have in common, over probes asked on both; NaN where there is none."""
+    ours = {r["id"]: {chunk for chunk, _ in r[key]} for r in first}
+    shares = [
+        len(ours[r["id"]] & {chunk for chunk, _ in r[key]}) / len(ours[r["id"]]) for r in second if ours.get(r["id"])
+    ]
+    return _mean(shares)
+
+
+def exact_overlap(before: Truth, after: Truth, space: Space) -> float:
+    """As `overlap`, for brute force on both sides; an id at the distance of the k-th nearest is a tie, and counts."""
+    shares = []
+    for p, nearest in enumerate(before.nearest):
+        if not nearest:
+            continue
+        edge, ids = nearest[-1][0], {chunk for _, chunk in nearest}
+        allowed = noise(space, edge, float(before.scale[p]))
+        shares.append(sum(c in ids or abs(d - edge) <= allowed for d, c in after.nearest[p]) / len(nearest))
+    return _mean(shares)
+
+
+def rows_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows of `equivalence` as a table in a fixed order of columns."""
+    shares = [
+        f"{share}_{side}" for share in ("self", "reachable", "recall", "over_recall") for side in ("before", "after")
+    ]
+    columns = ["collection", "space", "probes", "paired", *shares, "distance_excess", "verdict", "detail"]
+    return pd.DataFrame(list(rows)).reindex(columns=columns)
