@@ -158,12 +158,12 @@ def _flush() -> None:
 
 
 def _rehearse(chosen: argparse.Namespace) -> int:
-    from helpers.runner.rehearsal import prepare
-
     chosen.run_id = chosen.run_id or runs.new_run_id("rehearsal")
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
         raise runs.taken(folder)
+    from helpers.runner.rehearsal import prepare
+
     print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
     runs.create(parameters, folder.id, rehearsal=True)
@@ -195,13 +195,14 @@ def _run(chosen: argparse.Namespace) -> int:
 
 def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     from helpers.parameters import load_parameters
-    from helpers.steps.preflight import preflight
 
     parameters = load_parameters(chosen.parameters, chosen.settings)
     chosen.run_id = chosen.run_id or runs.new_run_id(parameters.name)
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
         raise runs.taken(folder)
+    from helpers.steps.preflight import preflight  # it brings Chroma's client, which takes seconds
+
     preflight(parameters)
     runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
     return _line(folder, steps, dry_run=chosen.dry_run)
@@ -235,10 +236,10 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
 def _resume(chosen: argparse.Namespace) -> int:
     """An interrupted run ends where it was told to end; one that got there goes on to the end of the line."""
-    from helpers.runner.line import open_steps
+    folder = runs.find(chosen.run_id)
+    from helpers.runner.line import open_steps  # with papermill and Chroma's client, which take seconds
     from helpers.steps.preflight import preflight
 
-    folder = runs.find(chosen.run_id)
     facts = folder.facts()
     folder.enter()
     if chosen.settings:

@@ -109,14 +109,17 @@ def test_overlap_keeps_exact_and_approximate_apart() -> None:
 
 
 def test_recall_shows_its_threshold() -> None:
-    table = pd.DataFrame({"collection": NAMES, "before": [0.99, 0.98], "after": [0.99, 0.91]})
-    figure = plots.recall_by_collection(table, {"rollback below": 0.8})
+    table = pd.DataFrame({"collection": NAMES, "before": [0.99, 0.98], "after": [0.99, 0.91], "floor": [0.9, 0.8]})
+    figure = plots.recall_by_collection(table)
     assert title(figure) == "Recall falls most in openwebui_docs: 98.0 % before, 91.0 % after"
-    assert "rollback below 80.0 %" in legend(figure)
+    assert "lowest allowed after" in legend(figure)
     assert axes(figure).get_xlim()[0] < 0.8
+    assert title(plots.recall_by_collection(table.assign(floor=[0.9, 0.95]))) == (
+        "Recall is too low in 1 collection: openwebui_docs 98.0 % before, 91.0 % after"
+    )
     same = plots.recall_by_collection(table.assign(after=1.0))
     assert title(same) == "Recall falls in no collection; the lowest after is 100 %"
-    assert "one side only" in title(plots.recall_by_collection(table.assign(before=NAN)))
+    assert "one side only" in title(plots.recall_by_collection(table.assign(before=NAN, floor=NAN)))
 
 
 def test_counts_add_up_or_name_what_is_missing() -> None:
@@ -173,10 +176,6 @@ def test_metadata_figures() -> None:
     assert title(plots.completeness_heatmap(table.clip(lower=1))) == "All 2 fields are complete in all 2 collections"
     repairs = pd.DataFrame([("author", "default", 7), ("score", "clamp", 2)], columns=["field", "rule", "chunks"])
     assert title(plots.repairs_bar(repairs)) == "9 repairs in 2 fields; most often author (default, 7 chunks)"
-    quick = plots.latency_histogram({"source": [10.0] * 9, "target": [9.0] * 9}, 500)
-    assert title(quick) == "95 of 100 queries answer within: source 10 ms, target 9 ms; allowed 500 ms"
-    assert "allowed 500 ms" in legend(quick)
-    assert title(plots.latency_histogram({"target": [900.0]}, 500)).startswith("Too slow: p95 above 500 ms in target")
 
 
 EMPTY: dict[str, Callable[[], Figure]] = {
@@ -185,7 +184,7 @@ EMPTY: dict[str, Callable[[], Figure]] = {
     "overlap_nan": lambda: plots.overlap_heatmap(overlap_table(NAN)),
     "recall": lambda: plots.recall_by_collection(pd.DataFrame()),
     "recall_nan": lambda: plots.recall_by_collection(
-        pd.DataFrame({"collection": ["a"], "before": [NAN], "after": [NAN]})
+        pd.DataFrame({"collection": ["a"], "before": [NAN], "after": [NAN], "floor": [NAN]})
     ),
     "norms": lambda: plots.norms_before_after([], []),
     "norms_histogram": lambda: plots.norms_histogram({"a": []}),
@@ -196,7 +195,6 @@ EMPTY: dict[str, Callable[[], Figure]] = {
     "throughput": lambda: plots.throughput_per_batch(pd.DataFrame()),
     "completeness": lambda: plots.completeness_heatmap(pd.DataFrame()),
     "repairs": lambda: plots.repairs_bar(pd.DataFrame(columns=["field", "rule", "chunks"])),
-    "latency": lambda: plots.latency_histogram({"source": []}, 500),
 }
 
 
@@ -211,7 +209,9 @@ def test_nothing_to_draw_is_said(name: str) -> None:
 SINGLE: dict[str, Callable[[str], Figure]] = {
     "distance_ecdf": lambda n: ecdf([1e-8], worst=(n, 1e-8), space=n[:40]),
     "overlap": lambda n: plots.overlap_heatmap(overlap_table(0.5, n)),
-    "recall": lambda n: plots.recall_by_collection(pd.DataFrame({"collection": [n], "before": [1.0], "after": [0.5]})),
+    "recall": lambda n: plots.recall_by_collection(
+        pd.DataFrame({"collection": [n], "before": [1.0], "after": [0.5], "floor": [0.9]})
+    ),
     "norms": lambda _: plots.norms_before_after([0.0], [0.0]),
     "norms_histogram": lambda n: plots.norms_histogram({n: [2.0]}),
     "counts": lambda n: plots.counts_by_collection(counts_table((n, 1, 0, 0))),
@@ -220,7 +220,6 @@ SINGLE: dict[str, Callable[[str], Figure]] = {
     "throughput": lambda n: plots.throughput_per_batch(batches(1, n)),
     "completeness": lambda n: plots.completeness_heatmap(pd.DataFrame({n: [0.1]}, index=[n])),
     "repairs": lambda n: plots.repairs_bar(pd.DataFrame({"field": [n], "rule": [n], "chunks": [1]})),
-    "latency": lambda n: plots.latency_histogram({n: [1.0]}, 500),
 }
 
 
@@ -242,7 +241,7 @@ HUGE: dict[str, Callable[[], Figure]] = {
     "distance_ecdf": lambda: ecdf(np.random.default_rng(1).exponential(1e-7, 1_000_000)),
     "overlap": lambda: plots.overlap_heatmap(pd.concat([overlap_table(0.9, n) for n in huge_names()])),
     "recall": lambda: plots.recall_by_collection(
-        pd.DataFrame({"collection": huge_names(), "before": 1.0, "after": 0.9})
+        pd.DataFrame({"collection": huge_names(), "before": 1.0, "after": 0.9, "floor": 0.8})
     ),
     "norms": lambda: plots.norms_before_after(np.ones(1_000_000), np.ones(1_000_000)),
     "norms_histogram": lambda: plots.norms_histogram({n: np.ones(100) for n in huge_names()}),
@@ -251,7 +250,6 @@ HUGE: dict[str, Callable[[], Figure]] = {
     "throughput": lambda: plots.throughput_per_batch(batches(20_000)),
     "completeness": lambda: plots.completeness_heatmap(pd.DataFrame(np.ones((200, 300)), columns=huge_names())),
     "repairs": lambda: plots.repairs_bar(pd.DataFrame({"field": huge_names(), "rule": "default", "chunks": 10**9})),
-    "latency": lambda: plots.latency_histogram({"source": np.random.default_rng(1).gamma(2, 5, 100_000)}, 500),
 }
 
 

@@ -17,7 +17,7 @@ from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunLock
-from helpers.run.record import RunRecord, describe, duration
+from helpers.run.record import RunRecord, describe
 
 BAD_IDS = ["../../x", "a/b", "", ".", "..", ".hidden", "-x", "a..b", "end.", "x" * 65, "a b", "ü", "a\n", "a\x00"]
 
@@ -163,7 +163,15 @@ def test_progress_in_words() -> None:
         describe("writing", 4500, 9832, "chunks", 12) == "writing: 4,500 of 9,832 chunks (46 %), 12 s, about 14 s to go"
     )
     assert describe("writing", 10, 10, "chunks", 12) == "writing: 10 chunks in 12 s"
-    assert [duration(s) for s in (0.44, 12, 185, 7800)] == ["0.4 s", "12 s", "3 min 05 s", "2 h 10 min"]
+    resumed = describe("writing", 4500, 9832, "chunks", 12, before=4000)
+    assert resumed.endswith("about 2 min 08 s to go"), "chunks that an earlier attempt wrote say nothing about the pace"
+
+
+def test_a_resumed_bar_begins_where_the_run_stopped() -> None:
+    folder = RunFolder.of(runs.create(parameters(), "one").id)
+    with RunRecord(folder, "22").progress("writing", 10) as bar:
+        bar.already(6)
+    assert '"done": 6' in (folder.workspace / "progress.json").read_text(encoding="utf-8")
 
 
 def test_a_run_that_was_asked_to_stop_stops_at_the_next_batch() -> None:

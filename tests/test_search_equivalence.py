@@ -115,7 +115,7 @@ def test_a_copy_passes_everything_that_applies(place: Place) -> None:
     assert (inputs["collections_matching"], inputs["valid"], inputs["complete"]) == (5, 481, None)
     rows = {row["collection"]: row for row in judged.found.search}
     assert rows["angles"]["recall_after"] == rows["plain"]["recall_after"] == 1.0
-    assert rows["angles"]["overlap_exact"] == 1.0
+    assert rows["angles"]["overlap_exact@10"] == 1.0
     assert rows["single"]["probes"] == rows["single"]["paired"] == 1
     assert rows["empty"]["verdict"] is Verdict.NOT_APPLICABLE
     assert rows["angles"]["zero"] == 1

@@ -172,8 +172,7 @@ class Migration:
         ]
         self.run.fact("repairs", self.staged.repairs)
         self.run.fact("routing", routed)
-        table = pd.DataFrame(self.staged.repairs, columns=["collection", "field", "rule", "chunks"])
-        return by_field(table)
+        return show_repairs(self.run, self.staged.repairs)
 
     def validate(self) -> pd.DataFrame:
         """Phase 3: what was quarantined and why; whether enough is left to go on."""
@@ -195,7 +194,7 @@ class Migration:
             self.run.phase("4 import", total) as phase,
             self.run.progress("Import", total) as bar,
         ):
-            bar.advance(sum(t.completed for t in checkpoint.targets.values()))
+            bar.already(sum(t.completed for t in checkpoint.targets.values()))
             importer = self.job.importer(store, self.staged, bar, self._batch_clock(phase), self._disk())
             importer.prepare(plans)
             importer.write()
@@ -250,9 +249,13 @@ class Migration:
         return Path(target.path) if target.path and Path(target.path).exists() else self.run.workspace
 
 
-def by_field(repairs: pd.DataFrame) -> pd.DataFrame:
-    """Repairs (collection, field, rule, chunks) summed over the collections."""
-    return pd.DataFrame(repairs.groupby(["field", "rule"], as_index=False)["chunks"].sum()) if len(repairs) else repairs
+def show_repairs(run: RunRecord, repairs: Sequence[Any]) -> pd.DataFrame:
+    """Repairs (collection, field, rule, chunks) summed over the collections; drawn where there are any."""
+    table = pd.DataFrame(repairs, columns=["collection", "field", "rule", "chunks"])
+    if not len(table):
+        return table
+    run.figure("repairs", plots.repairs_bar(table), "Chunks that the schema fills or repairs, by field and rule.")
+    return pd.DataFrame(table.groupby(["field", "rule"], as_index=False)["chunks"].sum())
 
 
 def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> None:

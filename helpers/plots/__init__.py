@@ -8,7 +8,7 @@ The figures live by topic in the modules beside this one; this is their one publ
 """
 
 from helpers.plots.chunks import completeness_heatmap, counts_by_collection, repairs_bar
-from helpers.plots.search import latency_histogram, overlap_heatmap, recall_by_collection
+from helpers.plots.search import overlap_heatmap, recall_by_collection
 from helpers.plots.style import png, save
 from helpers.plots.time import phase_timeline, throughput_per_batch
 from helpers.plots.vectors import distance_ecdf, norms_before_after, norms_histogram, pca_overlay
@@ -17,7 +17,6 @@ __all__ = [
     "completeness_heatmap",
     "counts_by_collection",
     "distance_ecdf",
-    "latency_histogram",
     "norms_before_after",
     "norms_histogram",
     "overlap_heatmap",

@@ -1,15 +1,12 @@
-"""Figures of search: overlap of results, recall before and after, latency."""
+"""Figures of search: overlap of results, recall before and after."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
 from helpers.plots.style import (
     BLUE,
@@ -22,11 +19,9 @@ from helpers.plots.style import (
     empty,
     finite,
     legend_above,
-    log_axis,
     name,
     percent,
     rows_axis,
-    small,
 )
 
 _ROWS = 24
@@ -91,16 +86,15 @@ def heat(axes: Axes, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) 
         axes.text(column, row, percent(float(value)), ha="center", va="center", fontsize=8.5, color=color)
 
 
-def recall_by_collection(df: pd.DataFrame, thresholds: Mapping[str, float] | None = None) -> Figure:
+def recall_by_collection(df: pd.DataFrame) -> Figure:
     """Recall of the index against brute force, per collection, before (source) and after (target).
 
-    `df`: collection, before, after (0–1; NaN where not measured). `thresholds` are drawn as lines by name, such as
-    `{"rollback below": 0.8}`.
+    `df`: collection, before, after, floor (0–1; NaN where not measured). Below its floor a collection fails.
     """
     if not len(df) or not finite(df[["before", "after"]]).size:
         return empty("Recall was not measured: no probe was answered", "There is no collection with a vector to probe.")
     frame = df.assign(
-        collection=df["collection"].astype(str), before=df["before"].astype(float), after=df["after"].astype(float)
+        collection=df["collection"].astype(str), **{c: df[c].astype(float) for c in ("before", "after", "floor")}
     ).sort_values("collection", kind="stable")
     frame = frame.assign(change=frame["after"] - frame["before"])
     title = f"Recall is measured on one side only in {count(len(frame), 'collection')}"
@@ -110,12 +104,19 @@ def recall_by_collection(df: pd.DataFrame, thresholds: Mapping[str, float] | Non
         if lowest["change"] < 0:
             title = f"Recall falls most in {name(lowest['collection'], 28)}: {percent(lowest['before'])} before, "
             title += f"{percent(lowest['after'])} after"
-    note = "Recall: share of the true nearest neighbours (brute force on the same side) that the index returns."
+    below = frame[frame["after"] < frame["floor"] - 1e-9].sort_values("change", kind="stable")
+    if len(below):
+        first = below.to_dict("records")[0]
+        title = f"Recall is too low in {count(len(below), 'collection')}: {name(first['collection'], 28)} "
+        title += f"{percent(first['before'])} before, {percent(first['after'])} after"
+    note = (
+        "Recall: share of the true nearest neighbours (brute force on the same side) that the index returns. It may "
+        "fall as far as chance explains."
+    )
     if len(frame) > _ROWS:
         note += f" The {_ROWS} lowest of {count(len(frame), 'collection')} are drawn."
         frame = frame.nsmallest(_ROWS, "after").sort_values("collection", kind="stable")
-    limits = dict(thresholds or {})
-    low = min([0.9, *finite(frame[["before", "after"]]), *limits.values()])
+    low = min([0.9, *finite(frame[["before", "after", "floor"]])])
     with draw(1.9 + 0.34 * len(frame), title, note) as (figure, axes):
         rows = np.arange(len(frame))
         axes.hlines(rows, frame["before"], frame["after"], color="#c5cad0", linewidth=3)
@@ -130,47 +131,19 @@ def recall_by_collection(df: pd.DataFrame, thresholds: Mapping[str, float] | Non
             label="before (source)",
         )
         axes.plot(frame["after"].to_numpy(), rows, "o", color=BLUE, markersize=5.5, label="after (target)")
-        for label, value in limits.items():
-            axes.axvline(value, color=RED, linestyle="--", label=f"{label} {percent(value)}")
+        axes.vlines(
+            frame["floor"],
+            rows - 0.32,
+            rows + 0.32,
+            color=RED,
+            linestyle="--",
+            linewidth=2,
+            label="lowest allowed after",
+        )
         rows_axis(axes, [name(c) for c in frame["collection"]])
         span = 1 - low
         axes.set_xlim(low - 0.06 * span - 0.005, 1 + 0.03 * span + 0.002)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
         axes.set_xlabel("recall@k")
-        legend_above(axes, 2 + len(limits))
-    return figure
-
-
-def latency_histogram(milliseconds: Mapping[str, ArrayLike], threshold: float) -> Figure:
-    """Time per query of each named series (such as source, target), on a log axis, with p95 and the allowed maximum."""
-    series = {key: finite(value) for key, value in milliseconds.items()}
-    series = {key: value[value > 0] for key, value in series.items() if (value > 0).any()}
-    if not series:
-        return empty("No query was timed", "There is no latency to show.")
-    p95 = {key: float(np.percentile(value, 95)) for key, value in series.items()}
-    slow = [key for key, value in p95.items() if value > threshold]
-    listed = ", ".join(f"{name(key, 24)} {small(value)} ms" for key, value in p95.items())
-    title = (
-        f"95 of 100 queries answer within: {listed}; allowed {small(threshold)} ms"
-        if not slow
-        else f"Too slow: p95 above {small(threshold)} ms in {', '.join(name(s, 24) for s in slow)} ({listed})"
-    )
-    every = np.concatenate([*series.values(), [threshold]])
-    with draw(
-        3.6, title, "Queries: " + ", ".join(f"{name(k, 24)} {count(v.size)}" for k, v in series.items()) + "."
-    ) as (
-        figure,
-        axes,
-    ):
-        log_axis(axes, float(every.min()), float(every.max()))
-        edges = np.geomspace(axes.get_xlim()[0], axes.get_xlim()[1], 61)
-        for (key, value), color in zip(
-            series.items(), (ORANGE, BLUE, "#009E73", "#CC79A7", "#56B4E9", INK), strict=False
-        ):
-            axes.hist(value, edges, histtype="step", linewidth=1.8, color=color, label=name(key, 24))
-            axes.axvline(p95[key], color=color, linestyle=":", label=f"{name(key, 24)} p95 {small(p95[key])} ms")
-        axes.axvline(threshold, color=RED, linestyle="--", label=f"allowed {small(threshold)} ms")
-        axes.set_xlabel("time per query (ms, log scale)")
-        axes.set_ylabel("queries")
-        legend_above(axes, 5)
+        legend_above(axes, 3)
     return figure

@@ -183,7 +183,9 @@ class RunView:
             for figure in step.result.figures if step.result else []:
                 path = self.folder / "figures" / Path(str(figure.get("file", "none"))).name
                 data = base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""
-                yield {"step": step.number, "caption": str(figure.get("caption", "")), "file": path.name, "data": data}
+                caption = str(figure.get("caption", ""))
+                alt = str(figure.get("alt") or caption)
+                yield {"step": step.number, "caption": caption, "alt": alt, "file": path.name, "data": data}
 
     @property
     def files(self) -> Iterator[tuple[str, int | None]]:

@@ -18,6 +18,7 @@ from helpers.parameters import Parameters
 from helpers.results import Check, Phase, StepResult, Verdict, utc_now
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.words import duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,19 +85,23 @@ class RunRecord:
         return Progress(self, label, total, unit)
 
     def figure(self, name: str, fig: Figure, caption: str) -> Path:
-        """Save the figure as figures/<step>_<name>.png, list it in the result, show it in the notebook, close it."""
+        """Save the figure as figures/<step>_<name>.png, list it in the result, show it in the notebook, close it.
+
+        Its title says what was found, so title and caption together are the text for those who cannot see it.
+        """
         file = f"{self.step}_{name}.png"
         path = self.folder / "figures" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         fig.savefig(path, dpi=110, metadata={"Software": None})
         self.result.figures = [f for f in self.result.figures if f["file"] != file]
-        self.result.figures.append({"name": name, "file": file, "caption": caption})
+        alt = ". ".join(filter(None, [" ".join(fig.get_suptitle().split()), caption]))
+        self.result.figures.append({"name": name, "file": file, "caption": caption, "alt": alt})
         if "matplotlib.pyplot" in sys.modules:
             sys.modules["matplotlib.pyplot"].close(fig)
         if _in_notebook():
             from IPython.display import Image, display
 
-            display(Image(data=path.read_bytes(), format="png", alt=caption))  # type: ignore[no-untyped-call]
+            display(Image(data=path.read_bytes(), format="png", alt=alt))  # type: ignore[no-untyped-call]
         return path
 
     def earlier(self, step: str) -> StepResult | None:
@@ -149,6 +154,7 @@ class Progress:
 
     def __init__(self, run: RunRecord, label: str, total: int, unit: str) -> None:
         self.label, self.total, self.unit, self.done = label, total, unit, 0
+        self._before = 0
         self._run = run
         self._begun = time.monotonic()
         self._written = self._shown = float("-inf")
@@ -171,6 +177,11 @@ class Progress:
         if self._run.home.stop_file.exists():
             raise Interrupted.by_signal(self._run.id)
 
+    def already(self, n: int) -> None:
+        """n were done before this stretch of work began (a resume): they say nothing about its pace."""
+        self._before += n
+        self.advance(n)
+
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._begun
@@ -182,7 +193,7 @@ class Progress:
             self._write()
         if final or now - self._shown >= 1.0:
             self._shown = now
-            self._run.show_progress(describe(self.label, self.done, self.total, self.unit, self.seconds))
+            self._run.show_progress(describe(self.label, self.done, self.total, self.unit, self.seconds, self._before))
 
     def _write(self) -> None:
         state = {
@@ -199,24 +210,13 @@ class Progress:
         temporary.replace(path)  # whole for the reader; not flushed to disk, it is worth nothing after a crash
 
 
-def describe(label: str, done: int, total: int, unit: str, seconds: float) -> str:
-    """`writing: 4,500 of 9,832 chunks (45 %), 12 s, about 15 s to go`"""
+def describe(label: str, done: int, total: int, unit: str, seconds: float, before: int = 0) -> str:
+    """`writing: 4,500 of 9,832 chunks (45 %), 12 s, about 15 s to go`; `before` were done when the clock started."""
     if done >= total:
         return f"{label}: {done:,} {unit} in {duration(seconds)}"
-    left = f", about {duration(seconds / done * (total - done))} to go" if done and seconds > 1 else ""
+    new = done - before
+    left = f", about {duration(seconds / new * (total - done))} to go" if new > 0 and seconds > 1 else ""
     return f"{label}: {done:,} of {total:,} {unit} ({100 * done / total:.0f} %), {duration(seconds)}{left}"
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`"""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 7200:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _in_notebook() -> bool:

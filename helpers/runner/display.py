@@ -11,7 +11,8 @@ from helpers.parameters import Parameters, parameters_from
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import kernel
-from helpers.run.record import RunRecord, duration
+from helpers.run.record import RunRecord
+from helpers.words import duration
 
 
 def opening(run: RunRecord, banner: str) -> str:

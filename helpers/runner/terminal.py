@@ -14,7 +14,7 @@ from helpers.errors import one_line
 from helpers.results import Check, StepResult, Verdict
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.run.record import duration
+from helpers.words import duration
 from helpers.runner import overview
 
 WIDTH = 110
@@ -52,7 +52,7 @@ class Terminal:
             self.clear()
             self._label = str(state["label"])
             self._bar = tqdm(
-                total=state["total"], desc=f"  {state['step']} {self._label}", unit=f" {state['unit']}",
+                total=state["total"], initial=state["done"], desc=f"  {state['step']} {self._label}", unit=f" {state['unit']}",
                 leave=False, file=sys.stdout, dynamic_ncols=True, mininterval=0,
             )  # fmt: skip
         self._bar.n = state["done"]

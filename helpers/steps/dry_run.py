@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.migration.importing import plan_targets
-from helpers.migration.phases import Job, by_field, judge_arrivals, judge_staging, refuse_failed
+from helpers.migration.phases import Job, judge_arrivals, judge_staging, refuse_failed, show_repairs
 from helpers.migration.staging import Staged
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
@@ -98,8 +98,7 @@ class DryRun:
     def transform(self) -> pd.DataFrame:
         """Phase 2: what the schema would change, by field and rule."""
         self.run.fact("repairs", self.staged.repairs)
-        table = pd.DataFrame(self.staged.repairs, columns=["collection", "field", "rule", "chunks"])
-        return by_field(table)
+        return show_repairs(self.run, self.staged.repairs)
 
     def validate(self) -> pd.DataFrame:
         """Phase 3: what would be quarantined, and why."""

@@ -6,6 +6,7 @@ an error although they are no database of this kind (11). So a source is recogni
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import stat
@@ -73,20 +74,67 @@ def _recognise_database(database: Path, role: str) -> None:
         )  # fmt: skip
 
 
-def stored_names(path: Path, tenant: str, database: str) -> list[str]:
-    """The collections that a directory's database lists, read without writing a byte.
+def stored_names(path: Path, tenant: str, database: str, *, role: str = "source") -> list[str]:
+    """The collections that a directory's database lists, read without writing a byte. `Terminal` where it is no Chroma's.
 
-    For a quick look before a run only: what still sits in a write-ahead log is not seen.
+    For a quick look before a run only: what still sits in a write-ahead log is not seen, so beside a log nothing that is
+    absent proves anything.
     """
-    uri = f"file:{quote(str((path / DATABASE).resolve()))}?mode=ro&immutable=1"
-    query = (
-        "SELECT c.name FROM collections c JOIN databases d ON c.database_id = d.id WHERE d.tenant_id = ? AND d.name = ?"
-    )
+    file = path / DATABASE
+    log = file.with_name(f"{DATABASE}-wal")
+    complete = not (log.is_file() and log.stat().st_size)
+    uri = f"file:{quote(str(file.resolve()))}?mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as db:
+            tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if "collections" not in tables and complete:
+                raise Terminal(
+                    f"{role}_foreign_file", "an SQLite database, but not one that Chroma wrote", where=str(file),
+                    next_step="Name the folder that Chroma persists to.",
+                )  # fmt: skip
+            if not {"collections", "databases"} <= tables:  # before 0.4.15 there were no databases
+                return []
+            if complete:
+                _require_database(db, path, tenant, database, role)
+            query = (
+                "SELECT c.name FROM collections c JOIN databases d ON c.database_id = d.id "
+                "WHERE d.tenant_id = ? AND d.name = ?"
+            )
             return sorted(row[0] for row in db.execute(query, (tenant, database)))
-    except sqlite3.Error:
+    except sqlite3.OperationalError:  # a layout that this look does not know; opening it will say
         return []
+    except sqlite3.DatabaseError as error:
+        raise Terminal(
+            f"{role}_damaged", f"SQLite says: {error}", where=str(file),
+            next_step="Copy the folder again, or take the last backup.",
+        ) from error  # fmt: skip
+
+
+def _require_database(db: sqlite3.Connection, path: Path, tenant: str, database: str, role: str) -> None:
+    known = {(row[0], row[1]) for row in db.execute("SELECT tenant_id, name FROM databases")}
+    if (tenant, database) in known:
+        return
+    what, name = ("database", database) if tenant in {t for t, _ in known} else ("tenant", tenant)
+    held = ", ".join(f"{t}/{d}" for t, d in sorted(known)[:5])
+    raise Terminal(
+        f"unknown_{what}", f"no {what} {name}; it holds {held or 'none'}", where=f"{role}.path {path}",
+        next_step=f"Check {role}.{what}.",
+    )  # fmt: skip
+
+
+def require_writable(path: Path) -> None:
+    """Nothing where a target folder can be made, or written to where it is there; else one clear `Terminal`."""
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        why = "not a folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        why = "not writable for this user"
+    else:
+        return
+    raise Terminal(
+        "target_unwritable", f"cannot be written: {there} is {why}", where=f"target.path {path}",
+        next_step="Name another folder, or correct that one's permissions.",
+    )  # fmt: skip
 
 
 def copy_directory(source: Path, destination: Path) -> Path:

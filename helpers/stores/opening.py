@@ -68,12 +68,15 @@ def quick_names(endpoint: Endpoint, role: str) -> list[str]:
     """The collections at an endpoint, without writing a byte anywhere: for a look before anything starts."""
     if endpoint.path:
         path = Path(endpoint.path)
-        if role == "target" and (not path.exists() or (path.is_dir() and not any(path.iterdir()))):
-            return []
+        if role == "target":
+            layout.require_writable(path)
+            if not path.exists() or not any(path.iterdir()):
+                _require_default_database(endpoint)
+                return []
         layout.recognise(path, role=role)
         if role == "target":
             _require_current(path)
-        return layout.stored_names(path, endpoint.tenant, endpoint.database)
+        return layout.stored_names(path, endpoint.tenant, endpoint.database, role=role)
     with open_server(endpoint, role) as store:
         return store.names()
 
@@ -240,6 +243,19 @@ def _greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> None:
                     f"unknown_{what}", f"no {what} {name} ({answer.status_code})", where=where,
                     next_step=f"Check {role}.{what}.",
                 )  # fmt: skip
+
+
+def _require_default_database(endpoint: Endpoint) -> None:
+    """A new folder holds Chroma's default tenant and database only."""
+    for what, name, default in (
+        ("tenant", endpoint.tenant, chromadb.DEFAULT_TENANT),
+        ("database", endpoint.database, chromadb.DEFAULT_DATABASE),
+    ):
+        if name != default:
+            raise Terminal(
+                f"unknown_{what}", f"a new folder has no {what} {name}", where=f"target.path {endpoint.path}",
+                next_step=f"Leave target.{what} out, or create it there first.",
+            )  # fmt: skip
 
 
 def _require_current(path: Path) -> None:

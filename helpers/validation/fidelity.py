@@ -40,6 +40,7 @@ from helpers.validation.search import (
     equivalence,
     exact_overlap,
     overlap,
+    overlap_ks,
     records,
 )
 
@@ -366,9 +367,9 @@ class _Search:
         row = {"collection": self.name, "space": self.space, **equivalence(self.baseline, after, self.space)}
         missed = [r["id"] for r in after if not r["reachable"]]
         row |= {"k": self.k, "zero": self.probes.zero, "unusable": self.probes.unusable, "unreachable": missed}
-        row["overlap_exact"] = exact_overlap(self.source_truth, self.target_truth, self.space)
-        row["overlap_plain"] = overlap(self.baseline or [], after, "plain")
-        row["overlap_over"] = overlap(self.baseline or [], after, "over")
+        for k in overlap_ks(self.k):
+            row[f"overlap_exact@{k}"] = exact_overlap(self.source_truth, self.target_truth, self.space, k)
+            row[f"overlap_plain@{k}"] = overlap(self.baseline or [], after, "plain", self.space, k)
         if self.why:
             row["detail"] = "; ".join(filter(None, [row["detail"], self.why]))
         return row

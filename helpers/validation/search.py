@@ -311,6 +311,7 @@ def equivalence(before: Sequence[Record] | None, after: Sequence[Record], space:
         by_chance = share in ("self", "recall") or space == "ip" or float(a.mean()) < SOUND
         error = float((a - b).std(ddof=1) / np.sqrt(len(pairs))) if len(pairs) > 1 else 0.0
         allowed = slack + (3.0 * error if by_chance else 0.0)
+        row[f"{share}_floor"] = max(0.0, float(a.mean()) - allowed)
         if fall > allowed + 1e-9:
             broken.append(
                 f"{share.replace('_', ' ')} {a.mean():.3f} before, {b.mean():.3f} after (allowed fall {allowed:.3f})"
@@ -339,25 +340,33 @@ def _distance_excess(a: Record, b: Record, space: Space) -> float:
     return float(max(gaps, default=0.0))
 
 
-def overlap(first: Sequence[Record], second: Sequence[Record], key: str) -> float:
-    """Mean share of ids that two sides' answers have in common, over probes asked on both; NaN where there is none."""
-    ours = {r["id"]: {chunk for chunk, _ in r[key]} for r in first}
-    shares = [
-        len(ours[r["id"]] & {chunk for chunk, _ in r[key]}) / len(ours[r["id"]]) for r in second if ours.get(r["id"])
-    ]
-    return _mean(shares)
+def overlap_ks(k: int) -> list[int]:
+    """At how many neighbours the overlap is shown: near ones first, up to the k of the parameters."""
+    return sorted({n for n in (1, 3, 5, 10) if n < k} | {k})
 
 
-def exact_overlap(before: Truth, after: Truth, space: Space) -> float:
-    """As `overlap`, for brute force on both sides; an id at the distance of the k-th nearest is a tie, and counts."""
-    shares = []
-    for p, nearest in enumerate(before.nearest):
-        if not nearest:
-            continue
-        edge, ids = nearest[-1][0], {chunk for _, chunk in nearest}
-        allowed = noise(space, edge, float(before.scale[p]))
-        shares.append(sum(c in ids or abs(d - edge) <= allowed for d, c in after.nearest[p]) / len(nearest))
-    return _mean(shares)
+def overlap(first: Sequence[Record], second: Sequence[Record], key: str, space: Space, k: int) -> float:
+    """Mean share of two sides' first k answers that is the same, over probes asked on both; NaN where there is none.
+
+    An id at the distance of the k-th answer is a tie, and counts.
+    """
+    ours = {r["id"]: [(d, chunk) for chunk, d in r[key][:k]] for r in first}
+    pairs = [(ours.get(r["id"], []), [(d, chunk) for chunk, d in r[key][:k]], r["scale"]) for r in second]
+    return _mean([_shared(ours, theirs, space, scale) for ours, theirs, scale in pairs if ours])
+
+
+def exact_overlap(before: Truth, after: Truth, space: Space, k: int) -> float:
+    """As `overlap`, for brute force on both sides."""
+    sides = zip(before.nearest, after.nearest, before.scale, strict=True)
+    return _mean([_shared(ours[:k], theirs[:k], space, float(scale)) for ours, theirs, scale in sides if ours])
+
+
+def _shared(
+    ours: Sequence[tuple[float, str]], theirs: Sequence[tuple[float, str]], space: Space, scale: float
+) -> float:
+    edge, ids = ours[-1][0], {chunk for _, chunk in ours}
+    allowed = noise(space, edge, scale)
+    return sum(chunk in ids or abs(d - edge) <= allowed for d, chunk in theirs) / len(ours)
 
 
 def rows_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from helpers.stores import open_target
 from helpers.validation import comparison as compare
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
 from helpers.validation.judgement import Judgement
-from helpers.validation.search import rows_frame
+from helpers.validation.search import overlap_ks, rows_frame
 
 FLOAT32_FLOOR = 2.0**-24  # the least relative difference that float32 can hold
 
@@ -121,17 +121,18 @@ class Validation:
         self._put(self.judged.search())
         rows = self.found.search
         overlaps = [
-            {"collection": r["collection"], "kind": kind, "k": r["k"], "overlap": r[key]}
+            {"collection": r["collection"], "kind": kind, "k": k, "overlap": r[f"{key}@{k}"]}
             for r in rows
             for kind, key in (("exact", "overlap_exact"), ("approximate", "overlap_plain"))
+            for k in overlap_ks(r["k"])
         ]
         recalls = [
-            {"collection": r["collection"], "before": r.get("recall_before", np.nan), "after": r["recall_after"]}
+            (r["collection"], r.get("recall_before", np.nan), r["recall_after"], r.get("recall_floor", np.nan))
             for r in rows
         ]
         overlap = pd.DataFrame(overlaps, columns=["collection", "kind", "k", "overlap"])
-        recall = pd.DataFrame(recalls, columns=["collection", "before", "after"])
-        self._figure("overlap", lambda: plots.overlap_heatmap(overlap), "Neighbours that both sides find.")
+        recall = pd.DataFrame(recalls, columns=["collection", "before", "after", "floor"])
+        self._figure("overlap", lambda: plots.overlap_heatmap(overlap), "Share of the k nearest that both sides find.")
         self._figure("recall", lambda: plots.recall_by_collection(recall), "Recall of the index, before and after.")
         return rows_frame(rows)
 

@@ -1,0 +1,207 @@
+"""Wrong parameters and a wrong world: one clear line, the right exit code, and not a byte written anywhere."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.commands import Runbook, only_line, tree
+from tests.servers import ChromaServer, free_port
+
+FULL = "chinese-zero-vector-1.5"  # 2 collections, 4 chunks, written by a current Chroma
+OLD = "open-webui-cosine-0.5"
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 1228800\n"
+
+
+class _NoChroma(BaseHTTPRequestHandler):
+    """Answers every request with a page."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>It works!</html>")
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the test's output stays readable."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What a case may use: a folder of its own, real databases, a server that holds FULL, a server that is none."""
+
+    home: Path
+    real: Path
+    url: str
+    page: str
+
+    def copy(self, name: str, to: str) -> Path:
+        there = self.home / to
+        shutil.copytree(self.real / name, there)
+        for path in (there, *there.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        return there
+
+    def database(self, folder: str, content: bytes) -> None:
+        (self.home / folder).mkdir()
+        (self.home / folder / "chroma.sqlite3").write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def urls(real_databases: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A Chroma server that holds FULL, and a server that is no Chroma: no case writes to either."""
+    folder = tmp_path_factory.mktemp("server") / "chroma"
+    shutil.copytree(real_databases / FULL, folder)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    page = ThreadingHTTPServer(("127.0.0.1", 0), _NoChroma)
+    thread = threading.Thread(target=page.serve_forever, daemon=True)
+    thread.start()
+    with ChromaServer(folder) as server:
+        yield server.url, f"http://127.0.0.1:{page.server_port}"
+    page.shutdown()
+    page.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def world(tmp_path: Path, real_databases: Path, urls: tuple[str, str]) -> World:
+    return World(tmp_path, real_databases, *urls)
+
+
+Case = Callable[[World], tuple[str, str]]  # prepares the world; source and target as the inside of a mapping
+
+
+def _source(name: str) -> Case:
+    def prepare(world: World) -> tuple[str, str]:
+        world.copy(name, "source")
+        return "path: source", "path: target"
+
+    return prepare
+
+
+def _damaged(content: bytes) -> Case:
+    def prepare(world: World) -> tuple[str, str]:
+        world.database("source", content)
+        return "path: source", "path: target"
+
+    return prepare
+
+
+def _endpoints(source: str, target: str) -> Case:
+    """The endpoints as they are, with {url}, {page}, {down} put in; `source` of "full" is a copy of FULL."""
+
+    def prepare(world: World) -> tuple[str, str]:
+        if "path: source" in source:
+            world.copy(FULL, "source")
+        words = {"url": world.url, "page": world.page, "down": f"http://127.0.0.1:{free_port()}"}
+        return source.format(**words), target.format(**words)
+
+    return prepare
+
+
+def _empty_folder(world: World) -> tuple[str, str]:
+    (world.home / "source").mkdir()
+    return "path: source", "path: target"
+
+
+def _file_as_source(world: World) -> tuple[str, str]:
+    (world.home / "source").write_text("not a folder", encoding="utf-8")
+    return "path: source", "path: target"
+
+
+def _truncated(world: World) -> tuple[str, str]:
+    file = world.copy(OLD, "source") / "chroma.sqlite3"
+    file.write_bytes(file.read_bytes()[:500_000])
+    return "path: source", "path: target"
+
+
+def _garbled(world: World) -> tuple[str, str]:
+    """The header and the size are right; the schema's page is not."""
+    file = world.copy(FULL, "source") / "chroma.sqlite3"
+    content = bytearray(file.read_bytes())
+    content[100:4096] = b"\xff" * 3996
+    file.write_bytes(content)
+    return "path: source", "path: target"
+
+
+def _foreign_sqlite(world: World) -> tuple[str, str]:
+    import sqlite3
+
+    (world.home / "source").mkdir()
+    with sqlite3.connect(world.home / "source" / "chroma.sqlite3") as db:
+        db.execute("CREATE TABLE bookmarks (url TEXT)")
+    db.close()
+    return "path: source", "path: target"
+
+
+def _target_taken(world: World) -> tuple[str, str]:
+    world.copy(FULL, "target")
+    return _source(FULL)(world)
+
+
+def _target_foreign(world: World) -> tuple[str, str]:
+    (world.home / "target").mkdir()
+    (world.home / "target" / "letters.txt").write_text("mine", encoding="utf-8")
+    return _source(FULL)(world)
+
+
+def _target_is_file(world: World) -> tuple[str, str]:
+    (world.home / "target").write_text("mine", encoding="utf-8")
+    return _source(FULL)(world)
+
+
+def _target_older(world: World) -> tuple[str, str]:
+    world.copy(OLD, "target")
+    return _source(FULL)(world)
+
+
+def _target_below_a_file(world: World) -> tuple[str, str]:
+    (world.home / "file").write_text("mine", encoding="utf-8")
+    world.copy(FULL, "source")
+    return "path: source", "path: file/below/target"
+
+
+WORLDS: list[tuple[str, Case, str]] = [
+    ("a 0.3 folder", _source("duckdb-parquet-0.3"), "Chroma 0.3"),
+    ("a Git LFS pointer", _damaged(LFS.encode()), "git lfs pull"),
+    ("an empty file", _damaged(b""), "not an SQLite database"),
+    ("a foreign file", _damaged(b"PK\x03\x04" * 50), "not an SQLite database"),
+    ("an empty folder", _empty_folder, "no chroma.sqlite3"),
+    ("a missing folder", _endpoints("path: nowhere", "path: target"), "nowhere: no such folder"),
+    ("a file for a folder", _file_as_source, "not a folder"),
+    ("a truncated database", _truncated, "truncated"),
+    ("a garbled database", _garbled, "source"),
+    ("a foreign SQLite database", _foreign_sqlite, "not one that Chroma wrote"),
+    ("a server that is down", _endpoints("url: '{down}', timeout_seconds: 2", "path: target"), "source"),
+    ("a host that does not exist", _endpoints("url: 'http://no.such.host.invalid:8000'", "path: target"), "invalid"),
+    ("a target server that is down", _endpoints("path: source", "url: '{down}'"), "target"),
+    ("a server that is no Chroma", _endpoints("url: '{page}'", "path: target"), "not as a Chroma server does"),
+    ("a target that is no Chroma", _endpoints("path: source", "url: '{page}'"), "not as a Chroma server does"),
+    ("TLS where there is none", _endpoints("url: 'https://127.0.0.1:1'", "path: target"), "source"),
+    ("a wrong tenant", _endpoints("url: '{url}', tenant: acme", "path: target"), "no tenant acme"),
+    ("a wrong database", _endpoints("url: '{url}', database: acme", "path: target"), "no database acme"),
+    ("a wrong tenant of the target", _endpoints("path: source", "url: '{url}', tenant: acme"), "no tenant acme"),
+    ("a wrong database of a directory", _endpoints("path: source, database: acme", "path: target"), "acme"),
+    ("a target that holds the collections", _target_taken, "already holds"),
+    ("a target server that holds them", _endpoints("path: source", "url: '{url}'"), "already holds"),
+    ("a target folder of something else", _target_foreign, "no chroma.sqlite3"),
+    ("a target that is a file", _target_is_file, "not a folder"),
+    ("a target of an older Chroma", _target_older, "older Chroma"),
+    ("a target below a file", _target_below_a_file, "file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("prepare", "said"), [c[1:] for c in WORLDS], ids=[c[0] for c in WORLDS])
+def test_a_wrong_world_costs_one_line_and_nothing_is_written(world: World, prepare: Case, said: str) -> None:
+    runbook = Runbook(world.home)
+    file = runbook.write("night", *prepare(world))
+    before = tree(world.home)
+    line = only_line(runbook("run", file, "--until", "23"), 1)
+    assert said in line
+    assert tree(world.home) == before
