@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers import cli
 from tests.commands import Runbook, only_line, tree
+from tests.conftest import require_component
 from tests.servers import ChromaServer, free_port
 
 FULL = "chinese-zero-vector-1.5"  # 2 collections, 4 chunks, written by a current Chroma
@@ -131,8 +135,6 @@ def _garbled(world: World) -> tuple[str, str]:
 
 
 def _foreign_sqlite(world: World) -> tuple[str, str]:
-    import sqlite3
-
     (world.home / "source").mkdir()
     with sqlite3.connect(world.home / "source" / "chroma.sqlite3") as db:
         db.execute("CREATE TABLE bookmarks (url TEXT)")
@@ -193,15 +195,121 @@ WORLDS: list[tuple[str, Case, str]] = [
     ("a target folder of something else", _target_foreign, "no chroma.sqlite3"),
     ("a target that is a file", _target_is_file, "not a folder"),
     ("a target of an older Chroma", _target_older, "older Chroma"),
+    ("a database that a new folder lacks", _endpoints("path: source", "path: target, database: acme"), "acme"),
     ("a target below a file", _target_below_a_file, "file"),
 ]  # fmt: skip
 
 
+# Arguments for the command; "one" is no run, and {file} is a parameters file of these endpoints and further lines.
+FINE = ("path: source", "path: target")
+PARAMETERS: list[tuple[str, tuple[str, str], str, str, str]] = [
+    ("a run id that leaves the folder", FINE, "", "run {file} --run-id ../../x", "cannot be the id of a run"),
+    ("an unknown step", FINE, "", "run {file} --until 99", "there is no step '99'"),
+    ("a step off the line", FINE, "", "run {file} --from index", "not on the line"),
+    ("--from without a run", FINE, "", "run {file} --from 23", "--run-id"),
+    ("--from a run that is not there", FINE, "", "run --run-id one --from 23", "there is no run one"),
+    ("steps the wrong way round", FINE, "", "run {file} --from 23 --until 21", "comes after"),
+    ("a misspelt section", FINE, "migraton: {{batch_size: 5}}\n", "run {file}", "Did you mean 'migration'?"),
+    ("a misspelt key", FINE, "migration: {{batchsize: 5}}\n", "run {file}", "batch_size"),
+    ("a misspelt key of --set", FINE, "", "run {file} --set source.pth=x", "source.path"),
+    ("both url and path", ("path: source, url: 'http://localhost:8000'", "path: target"), "", "run {file}", "url"),
+    ("neither url nor path", ("tenant: acme", "path: target"), "", "run {file}", "source"),
+    ("source equal to target", ("path: source", "path: ./x/../source"), "", "run {file}", "the same folder"),
+    ("a target inside the source", ("path: source", "path: source/new"), "", "run {file}", "inside one another"),
+    ("a path after the port", ("url: 'http://localhost:8000/x'", "path: target"), "", "run {file}", "host and port"),
+    ("an unknown schema", FINE, "", "run {file} --set schema=if_tt", "if_ttt"),
+    ("contradictory counts", FINE, "expected: {{collections: {{a: 1}}, total: 3}}\n", "run {file}", "total"),
+    ("a batch size of 0", FINE, "", "run {file} --set migration.batch_size=0", "batch_size"),
+    ("a key twice", FINE, "name: again\n", "run {file}", "name"),
+    ("a secret that nobody set", ("url: 'http://localhost:8000', headers: {{X-A: 'env:NOBODY_SET_THIS'}}", "path: target"),
+     "", "run {file}", "NOBODY_SET_THIS"),
+    ("a file that is not there", FINE, "", "run nowhere.yaml", "nowhere.yaml"),
+    ("a folder for a file", FINE, "", "run .", "folder"),
+    ("no mapping", FINE, "", "run list.yaml", "mapping"),
+    ("no YAML", FINE, "", "run broken.yaml", "broken.yaml"),
+    ("no text", FINE, "", "run bytes.yaml", "bytes.yaml"),
+    ("an empty file", FINE, "", "run empty.yaml", "empty.yaml"),
+    ("resume of no run", FINE, "", "resume one", "there is no run one"),
+    ("status of no run", FINE, "", "status one", "there is no run one"),
+    ("sign for no run", FINE, "", "sign one --role dba --name A --decision go", "there is no run one"),
+    ("sign without a decision", FINE, "", "sign one --role dba --name A --decision maybe", "--decision"),
+    ("no command", FINE, "", "", "COMMAND"),
+    ("an unknown option", FINE, "", "run {file} --fast", "--fast"),
+]  # fmt: skip
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> Callable[..., str]:
+    """`refusal(code, "run", …)`: the one line with which the command in this process ends; nothing may be written.
+
+    Starting a process for each case would take minutes; those of `test_the_command_itself` are started.
+    """
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(code: int, *arguments: str) -> str:
+        before = tree(tmp_path)
+        ended = cli.main(list(arguments))
+        said = capfd.readouterr()
+        assert (ended, len(said.err.splitlines()), said.out) == (code, 1, ""), said.err + said.out
+        assert said.err.startswith("runbook: ")
+        assert tree(tmp_path) == before, "something was written"
+        return said.err
+
+    return run
+
+
 @pytest.mark.parametrize(("prepare", "said"), [c[1:] for c in WORLDS], ids=[c[0] for c in WORLDS])
-def test_a_wrong_world_costs_one_line_and_nothing_is_written(world: World, prepare: Case, said: str) -> None:
+def test_a_wrong_world_costs_one_line(world: World, refusal: Callable[..., str], prepare: Case, said: str) -> None:
+    file = Runbook(world.home).write("night", *prepare(world))
+    assert said in refusal(1, "run", file, "--until", "23")
+
+
+@pytest.mark.parametrize(("ends", "more", "arguments", "said"), [c[1:] for c in PARAMETERS],
+                         ids=[c[0] for c in PARAMETERS])  # fmt: skip
+def test_wrong_parameters_cost_one_line(
+    tmp_path: Path, refusal: Callable[..., str], ends: tuple[str, str], more: str, arguments: str, said: str
+) -> None:
+    (tmp_path / "list.yaml").write_text("- name: night\n", encoding="utf-8")
+    (tmp_path / "broken.yaml").write_text("name: [night\nsource: }", encoding="utf-8")
+    (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\xfe\x00")
+    (tmp_path / "empty.yaml").touch()
+    file = Runbook(tmp_path).write("night", *(e.format() for e in ends), more.format())
+    assert said in refusal(2, *arguments.format(file=file).split())
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "code"),
+    [
+        (_source("duckdb-parquet-0.3"), "--until 23", 1),
+        (_target_taken, "--until 23", 1),
+        (_endpoints("url: '{url}', tenant: acme", "path: target"), "--until 23", 1),
+        (_endpoints("path: source", "path: target"), "--run-id ../../x", 2),
+        (_endpoints("path: source", "path: target"), "--set migraton.workers=2", 2),
+    ],
+)
+def test_the_command_itself(world: World, prepare: Case, arguments: str, code: int) -> None:
     runbook = Runbook(world.home)
     file = runbook.write("night", *prepare(world))
     before = tree(world.home)
-    line = only_line(runbook("run", file, "--until", "23"), 1)
-    assert said in line
+    done = runbook("run", file, *arguments.split())
+    assert only_line(done, code)
+    assert done.stdout == ""
+    assert tree(world.home) == before
+
+
+def test_a_target_below_a_folder_that_may_not_be_written(world: World) -> None:
+    through: list[str] = []
+    if os.geteuid() == 0:  # root passes over permissions unless it gives its capabilities up
+        reason = "a folder that even root may not write to"
+        through = [str(require_component("setpriv", reason)), "--bounding-set=-all", "--inh-caps=-all"]
+    world.copy(FULL, "source")
+    (world.home / "closed").mkdir(mode=0o555)
+    runbook = Runbook(world.home)
+    file = runbook.write("night", "path: source", "path: closed/below/target")
+    before = tree(world.home)
+    assert "not writable" in only_line(runbook("run", file, through=through), 1)
     assert tree(world.home) == before

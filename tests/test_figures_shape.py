@@ -178,6 +178,13 @@ def test_metadata_figures() -> None:
     assert title(plots.repairs_bar(repairs)) == "9 repairs in 2 fields; most often author (default, 7 chunks)"
 
 
+def test_differences_name_the_first_id_of_each_kind() -> None:
+    rows = [("vector_differs", "core", "a"), ("vector_differs", "core", "b"), ("chunk_missing", "docs", "c")]
+    figure = plots.differences_bar(pd.DataFrame(rows, columns=["difference", "collection", "id"]))
+    assert title(figure) == "3 differences: 2 vector differs, 1 chunk missing"
+    assert [t.get_text() for t in axes(figure).texts] == [" a and 1 more", " c"]
+
+
 EMPTY: dict[str, Callable[[], Figure]] = {
     "distance_ecdf": lambda: ecdf([]),
     "overlap": lambda: plots.overlap_heatmap(pd.DataFrame()),
@@ -194,6 +201,7 @@ EMPTY: dict[str, Callable[[], Figure]] = {
     "phases": lambda: plots.phase_timeline([], "Migration"),
     "throughput": lambda: plots.throughput_per_batch(pd.DataFrame()),
     "completeness": lambda: plots.completeness_heatmap(pd.DataFrame()),
+    "differences": lambda: plots.differences_bar(pd.DataFrame(columns=["difference", "collection", "id"])),
     "repairs": lambda: plots.repairs_bar(pd.DataFrame(columns=["field", "rule", "chunks"])),
 }
 

@@ -22,7 +22,8 @@ import pytest
 from chromadb.api.client import Client
 
 from helpers.sample import expected_findings
-from tests.commands import Runbook, only_line
+from tests.commands import Runbook, only_line, tree
+from tests.plain_client import assert_same, held
 
 SOURCE = "open-webui-cosine-0.5"
 CHUNKS = 300
@@ -52,9 +53,11 @@ def identity(tmp_path_factory: pytest.TempPathFactory, real_databases: Path) -> 
     home = tmp_path_factory.mktemp("identity")
     runbook = Runbook(home)
     shutil.copytree(real_databases / SOURCE, home / "source", copy_function=shutil.copyfile)
+    before = tree(home / "source")
     file = runbook.write("night", "path: source", "path: target", "signoff: {required: []}\n")
     done = runbook("run", file, "--run-id", "one", "--until", "24")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert tree(home / "source") == before
     return Night(runbook, home / "target")
 
 
@@ -177,6 +180,15 @@ def found_and_undone(night: Night, name: str, other: str) -> None:
     assert not any(check["ids"] for check in night.result("23")["checks"])
 
 
+def test_a_copy_is_whole_and_its_cosine_collections_stay_cosine(identity: Night) -> None:
+    shutil.copytree(identity.runbook.home / "source", identity.runbook.home / "read")  # opening it rewrites it
+    with opened(identity.runbook.home / "read") as was, opened(identity.target) as now:
+        expected = held(was)
+        assert_same(expected, held(now))
+    assert len(expected) == 8
+    assert {c.space for c in expected.values()} == {"cosine"}, "their configuration says l2, their queries cosine"
+
+
 def test_a_damaged_copy_is_found_by_id_and_go_again_when_undone(identity: Night) -> None:
     with opened(identity.target) as client:
         sizes = sorted((c.count(), c.name) for c in client.list_collections())
@@ -199,7 +211,7 @@ def test_a_rehearsal_asks_the_named_queries_and_draws_its_figures(rehearsal: Nig
     drawn = {step: {f["name"] for f in rehearsal.result(step)["figures"]} for step in ("13", "22", "23")}
     assert drawn["13"] == {"repairs"}
     assert drawn["22"] == {"repairs", "timeline", "throughput"}
-    assert drawn["23"] == {"counts", "distances_cosine", "norms", "overlap", "plane", "recall"}
+    assert drawn["23"] == {"counts", "differences", "distances_cosine", "norms", "overlap", "plane", "recall"}
     page = (rehearsal.reports / "index.html").read_text(encoding="utf-8")
     for figure in rehearsal.result("23")["figures"]:
         assert (rehearsal.reports / "figures" / figure["file"]).is_file()

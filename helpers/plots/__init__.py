@@ -7,7 +7,7 @@ single point or a NaN; where there is nothing to draw, the figure says so. `save
 The figures live by topic in the modules beside this one; this is their one public name.
 """
 
-from helpers.plots.chunks import completeness_heatmap, counts_by_collection, repairs_bar
+from helpers.plots.chunks import completeness_heatmap, counts_by_collection, differences_bar, repairs_bar
 from helpers.plots.search import overlap_heatmap, recall_by_collection
 from helpers.plots.style import png, save
 from helpers.plots.time import phase_timeline, throughput_per_batch
@@ -16,6 +16,7 @@ from helpers.plots.vectors import distance_ecdf, norms_before_after, norms_histo
 __all__ = [
     "completeness_heatmap",
     "counts_by_collection",
+    "differences_bar",
     "distance_ecdf",
     "norms_before_after",
     "norms_histogram",

@@ -1,4 +1,4 @@
-"""Figures of chunks and their metadata: counts, completeness, repairs."""
+"""Figures of chunks and their metadata: counts, differences, completeness, repairs."""
 
 from __future__ import annotations
 
@@ -76,6 +76,33 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
         whole_numbers(axes)
         axes.set_xlabel("chunks")
         legend_above(axes, 3)
+    return figure
+
+
+def differences_bar(df: pd.DataFrame) -> Figure:
+    """Every kind of difference between target and expectation, by collection, with the first id of each.
+
+    `df`: collection, id, difference, one row a difference.
+    """
+    if not len(df):
+        return empty("Nothing in the target differs from what it should be", "Every chunk was compared, by id.")
+    groups = df.assign(id=df["id"].astype(str)).groupby(["difference", "collection"], sort=True)["id"]
+    table = groups.agg(["size", "first"]).reset_index().sort_values("size", ascending=False, kind="stable")
+    kinds = table.groupby("difference")["size"].sum().sort_values(ascending=False, kind="stable")
+    listed = [f"{count(n)} {str(kind).replace('_', ' ')}" for kind, n in kinds.items()]
+    title = f"{count(len(df), 'difference')}: {', '.join(listed[:5])}" + (" …" if len(listed) > 5 else "")
+    note = f"The {_ROWS} most frequent of {count(len(table))} are drawn." if len(table) > _ROWS else ""
+    shown = table.head(_ROWS)
+    with draw(1.6 + 0.27 * len(shown), title, note) as (figure, axes):
+        axes.barh(np.arange(len(shown)), shown["size"], height=0.6, color=RED)
+        for row, (n, first) in enumerate(zip(shown["size"], shown["first"], strict=True)):
+            more = f" and {count(n - 1)} more" if n > 1 else ""
+            axes.text(n, row, f" {name(first, 44)}{more}" if first else f" {count(n)}", va="center", fontsize=9)
+        labels = zip(shown["difference"], shown["collection"], strict=True)
+        rows_axis(axes, [f"{str(d).replace('_', ' ')} · {name(c, 26)}" for d, c in labels])
+        axes.set_xlim(0, float(shown["size"].max()) * 1.9)
+        whole_numbers(axes)
+        axes.set_xlabel("differences; beside each bar the first id")
     return figure
 
 

@@ -14,8 +14,8 @@ from helpers.errors import one_line
 from helpers.results import Check, StepResult, Verdict
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.words import duration
 from helpers.runner import overview
+from helpers.words import duration
 
 WIDTH = 110
 

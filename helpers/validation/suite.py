@@ -163,9 +163,12 @@ class Validation:
         return pd.DataFrame(self.found.worst[:n])
 
     def differences(self, *kinds: str) -> pd.DataFrame:
-        """Every difference found (at most 1,000 of a kind and collection), or those of these kinds."""
+        """Every difference found (at most 1,000 of a kind and collection), drawn; or those of these kinds."""
         rows = self.found.differences
-        return rows[rows["difference"].isin(kinds)] if kinds else rows
+        if kinds:
+            return rows[rows["difference"].isin(kinds)]
+        self._figure("differences", lambda: plots.differences_bar(rows), "Differences by kind and collection.")
+        return rows
 
     def illustration(self) -> pd.DataFrame:
         """The source on two principal components, the target laid over: to look at, never to judge by."""
