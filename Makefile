@@ -33,9 +33,9 @@ test: lint
 	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
 	  $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) tests $(NOTEBOOKS) $(ARGS)
 
-# Minutes each; not part of `make test`. -s: what they measured is worth seeing when they pass, too.
+# Minutes each; not part of `make test`. -rP, -s: what they saw is worth reading when they pass, too.
 test-kill: $(READY)
-	$(BIN)/python -m pytest -s tests/heavy/test_killed_runs_end_the_same.py $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) -rP tests/heavy/test_killed_runs_end_the_same.py $(ARGS)
 
 test-memory: $(READY)
 	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)

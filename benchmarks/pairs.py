@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import chromadb
-
 from benchmarks.ground import Ground, clock
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_target
+from tests.servers import client_of
 
 Way = Callable[[Ground], float]
 
@@ -25,24 +24,15 @@ class Pair:
     b: Way
 
 
-def client_of(url: str) -> chromadb.api.ClientAPI:
-    host, port = url.removeprefix("http://").split(":")
-    return chromadb.HttpClient(host=host, port=int(port))
-
-
 def naive(ground: Ground) -> float:
     """The script that everybody writes first: get(limit, offset), then upsert, one after the other, 100 at a time."""
     taken: list[float] = []
-    with ground.target() as (url, _):
-        source, target = client_of(ground.server.url), client_of(url)
-        with clock(taken):
-            for old in source.list_collections():
-                new = target.create_collection(old.name, embedding_function=None)
-                for offset in range(0, old.count(), 100):
-                    some = old.get(limit=100, offset=offset, include=["documents", "metadatas", "embeddings"])
-                    new.upsert(some["ids"], some["embeddings"], some["metadatas"], some["documents"])
-        for client in (source, target):
-            client.close()  # type: ignore[attr-defined]
+    with ground.target() as (url, _), client_of(ground.server.url) as source, client_of(url) as target, clock(taken):
+        for old in source.list_collections():
+            new = target.create_collection(old.name, embedding_function=None)
+            for offset in range(0, old.count(), 100):
+                some = old.get(limit=100, offset=offset, include=["documents", "metadatas", "embeddings"])
+                new.upsert(some["ids"], some["embeddings"], some["metadatas"], some["documents"])
     return taken[0]
 
 

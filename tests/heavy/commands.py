@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,12 +78,3 @@ def kill_all(pids: list[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    """Until the file exists or the process has ended."""
-    deadline = time.monotonic() + seconds
-    while not path.exists() and process.poll() is None:
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{path} did not appear in {seconds:.0f} s")
-        time.sleep(0.005)

@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ import pytest
 from chromadb.api import ClientAPI
 
 from helpers.sample import write_sample
-from tests.heavy.commands import Trial, descendants, kernel_of, kill_all, wait_for
-from tests.servers import ChromaServer
+from tests.heavy.commands import Trial, descendants, kernel_of, kill_all
+from tests.servers import ChromaServer, client_of
 from tests.storage import exact
 
 SEED = int(os.environ.get("RUNBOOK_KILL_SEED", "20251201"))
@@ -55,7 +54,7 @@ class Bench:
         assert self.trial.run("run", "trial.yaml", "--run-id", "one", "--until", "21") == 0, self.trial.output
         for name in ("reports", "workspace"):
             shutil.copytree(folder / name, self._pristine / name)
-        self.started = self.ledger = self.ended = 0.0
+        self.times: dict[str, float] = {}
 
     @property
     def checkpoint(self) -> Path:
@@ -72,13 +71,18 @@ class Bench:
         return self.trial.start("run", "--run-id", "one", "--from", "22", "--until", "22")
 
     def measure(self) -> None:
-        """An undisturbed migration, and the seconds until its ledger begins and until it ends."""
+        """An undisturbed migration: the seconds from its start to the beginning of each phase, and to its end."""
         begun = time.monotonic()
         process = self.migrate()
-        wait_for(self.checkpoint, process)
-        self.ledger = time.monotonic() - begun
-        assert process.wait(300) == 0, self.trial.output
-        self.ended = time.monotonic() - begun
+        while process.poll() is None:
+            self.times.setdefault(self.phase(), time.monotonic() - begun)
+            time.sleep(0.01)
+        self.times["end"] = time.monotonic() - begun
+        assert process.returncode == 0, self.trial.output
+
+    def wait_for_import(self, process: Any) -> None:
+        while process.poll() is None and self.phase() in ("before", "export", "transform"):
+            time.sleep(0.005)
 
     def phase(self) -> str:
         """Where the migration stands, by its ledger."""
@@ -90,13 +94,13 @@ class Bench:
 def strike(bench: Bench, process: Any, what: str, chance: random.Random) -> str | None:
     """Kill at a random moment; the phase that was hit, or None where the command had ended by itself before.
 
-    One kill in eight falls before the ledger begins, all others between that and the end.
+    Half of the kills may fall anywhere from start to end; the others fall between the first batch and the end.
     """
-    if chance.random() < 1 / 8:
-        time.sleep(chance.random() * bench.ledger)
+    if chance.random() < 0.5:
+        time.sleep(chance.random() * bench.times["end"])
     else:
-        wait_for(bench.checkpoint, process)
-        time.sleep(chance.random() * (bench.ended - bench.ledger))
+        bench.wait_for_import(process)
+        time.sleep(chance.random() * (bench.times["end"] - bench.times["import"]))
     kernel = kernel_of(process.pid)
     if process.poll() is not None or (what == "kernel" and kernel is None):
         kill_all([process.pid, *descendants(process.pid)])
@@ -123,7 +127,9 @@ def kill_and_resume(bench: Bench, what: str, chance: random.Random) -> str:
         if what == "twice":
             again = strike_resume(bench, settings, chance)
             hit, settings = f"{hit}+{again}", []
-        assert bench.trial.run("resume", "one", *settings) == 0, bench.trial.output
+        # A kill after the last word of step 22 leaves nothing to resume there: the run goes on and waits for signatures.
+        codes = (0, 4) if hit.endswith(("complete", "over")) else (0,)
+        assert bench.trial.run("resume", "one", *settings) in codes, f"{what} in {hit}: {bench.trial.output}"
         return f"{what} in {hit}{' batch 7' if settings else ''}"
     raise AssertionError("twenty kills came too late: the migration is too short for this machine")
 
@@ -134,7 +140,7 @@ def strike_resume(bench: Bench, settings: list[str], chance: random.Random) -> s
     deadline = time.monotonic() + 60
     while kernel_of(process.pid) is None and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(chance.random() * bench.ended)
+    time.sleep(chance.random() * bench.times["end"])
     over = process.poll() is not None
     kill_all([process.pid, *descendants(process.pid)])
     process.wait()
@@ -179,12 +185,6 @@ def assert_same_target(found: dict[str, Any], wanted: dict[str, Any]) -> None:
         assert differ == [], name
 
 
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    folder = tmp_path_factory.mktemp("embedded")
-    return Bench(folder, "{path: target}", lambda: shutil.rmtree(folder / "target", ignore_errors=True))
-
-
 def read_directory(bench: Bench, copies: Iterator[int]) -> dict[str, Any]:
     """Read from a copy in a place of its own: a client remembers what it saw under a path."""
     copy = bench.trial.folder / f"copy-{next(copies)}"
@@ -197,18 +197,19 @@ def read_directory(bench: Bench, copies: Iterator[int]) -> dict[str, Any]:
         shutil.rmtree(copy)
 
 
-def test_a_directory_as_target(embedded: Bench) -> None:
+@pytest.mark.parametrize("half", [0, 1])
+def test_a_directory_as_target(tmp_path: Path, half: int) -> None:
+    bench = Bench(tmp_path, "{path: target}", lambda: shutil.rmtree(tmp_path / "target", ignore_errors=True))
     copies = iter(range(10_000))
-    embedded.measure()
-    wanted = read_directory(embedded, copies)
+    bench.measure()
+    wanted = read_directory(bench, copies)
     assert sum(len(c["chunks"]) for c in wanted.values()) > 0.95 * CHUNKS
-    hits: Counter[str] = Counter()
-    for number, what in enumerate(IN_DIRECTORY):
-        hit = kill_and_resume(embedded, what, random.Random(f"{SEED}-{number}"))
-        print(f"trial {number}: {hit}", flush=True)
-        assert_same_target(read_directory(embedded, copies), wanted)
-        hits[hit.split()[2].split("+")[0]] += 1
-    assert {"transform", "import"} <= set(hits), f"the kills were to fall on every phase: {dict(hits)}"
+    hits: list[str] = []
+    for number in range(half, len(IN_DIRECTORY), 2):
+        hits.append(kill_and_resume(bench, IN_DIRECTORY[number], random.Random(f"{SEED}-{number}")))
+        print(f"trial {number}: {hits[-1]}", flush=True)
+        assert_same_target(read_directory(bench, copies), wanted)
+    assert any("import" in hit for hit in hits), f"no kill fell on the import: {hits}"
 
 
 def test_a_server_as_target(tmp_path: Path) -> None:
@@ -220,12 +221,8 @@ def test_a_server_as_target(tmp_path: Path) -> None:
         server.start()
 
     def read() -> dict[str, Any]:
-        host, port = server.url.removeprefix("http://").split(":")
-        client = chromadb.HttpClient(host=host, port=int(port))
-        try:
+        with client_of(server.url) as client:
             return everything(client)
-        finally:
-            client.close()  # type: ignore[attr-defined]
 
     with server:
         bench = Bench(tmp_path / "run", f"{{url: '{server.url}'}}", clear)

@@ -13,13 +13,13 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import chromadb
 import numpy as np
 import pytest
 
 from tests.heavy.commands import Trial, descendants, kernel_of, kill_all
-from tests.servers import ChromaServer
+from tests.servers import ChromaServer, client_of
 
 SMALL = int(os.environ.get("RUNBOOK_MEMORY_SMALL", "9832"))
 LARGE = int(os.environ.get("RUNBOOK_MEMORY_LARGE", "40000"))
@@ -39,6 +39,7 @@ migration: {{batch_size: 500}}
 THREE_STEPS = """\
 import sys
 from pathlib import Path
+from typing import Any
 from helpers.parameters import load_parameters
 from helpers.run import folders, plan
 from helpers.runner.execute import Execution
@@ -59,23 +60,21 @@ Peaks = dict[str, float]
 
 def fill(url: str, chunks: int) -> None:
     """Random vectors in collections of equal size."""
-    host, port = url.removeprefix("http://").split(":")
-    client = chromadb.HttpClient(host=host, port=int(port))
     rng = np.random.default_rng(1)
-    for number in range(COLLECTIONS):
-        # Few links a chunk: the filling is not what is measured, and its index takes most of its time.
-        few = {"hnsw": {"ef_construction": 20, "max_neighbors": 8}}
-        collection = client.create_collection(f"part-{number}", embedding_function=None, configuration=few)  # type: ignore[arg-type]
-        rows = [*range(number, chunks, COLLECTIONS)]
-        for at in range(0, len(rows), 1000):
-            some = rows[at : at + 1000]
-            collection.add(
-                ids=[f"chunk-{i:06d}" for i in some],
-                embeddings=rng.standard_normal((len(some), DIMENSION)).astype(np.float32),
-                documents=[f"Document {i}. " + "Some words that a chunk would have. " * 20 for i in some],
-                metadatas=[{"n": i, "source": f"file-{i % 50}", "share": i / 7} for i in some],
-            )
-    client.close()  # type: ignore[attr-defined]
+    # Few links a chunk: the filling is not what is measured, and its index takes most of its time.
+    few: Any = {"hnsw": {"ef_construction": 20, "max_neighbors": 8}}
+    with client_of(url) as client:
+        for number in range(COLLECTIONS):
+            collection = client.create_collection(f"part-{number}", embedding_function=None, configuration=few)
+            rows = [*range(number, chunks, COLLECTIONS)]
+            for at in range(0, len(rows), 1000):
+                some = rows[at : at + 1000]
+                collection.add(
+                    ids=[f"chunk-{i:06d}" for i in some],
+                    embeddings=rng.standard_normal((len(some), DIMENSION)).astype(np.float32),
+                    documents=[f"Document {i}. " + "Some words that a chunk would have. " * 20 for i in some],
+                    metadatas=[{"n": i, "source": f"file-{i % 50}", "share": i / 7} for i in some],
+                )
 
 
 def peaks(trial: Trial) -> Peaks:
