@@ -2,12 +2,14 @@
 #
 #   make rehearse ARGS="--chunks 2000"    arguments for `runbook rehearse`
 #   make test JOBS=4 SAMPLE=200           processes for pytest; chunks of the sample that the notebooks use
+#   make test-memory LARGE=20000          chunks of the larger of the two migrations that are measured
 #   make PYTHON=python3.12 …              the Python to build .venv with
 
 PYTHON ?= python3
 UV ?= uv
 JOBS ?= 2
 SAMPLE ?= 300
+LARGE ?= 40000
 ARGS ?=
 
 VENV := .venv
@@ -19,10 +21,10 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --pro
 NOTEBOOKS := $(wildcard notebooks)
 CODE := $(wildcard helpers tests benchmarks notebooks)
 
-.PHONY: help rehearse test lab lint bench lock clean
+.PHONY: help rehearse test test-kill test-memory lab lint bench lock clean
 
 help:
-	@echo "make rehearse | test | lab | lint | bench | lock | clean    (README.md says what each does)"
+	@echo "make rehearse | test | test-kill | test-memory | lab | lint | bench | lock | clean    (README.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
@@ -30,6 +32,13 @@ rehearse: $(READY)
 test: lint
 	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
 	  $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) tests $(NOTEBOOKS) $(ARGS)
+
+# Minutes each; not part of `make test`. -rP, -s: what they saw is worth reading when they pass, too.
+test-kill: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS) -rP tests/heavy/test_killed_runs_end_the_same.py $(ARGS)
+
+test-memory: $(READY)
+	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks/00_index.ipynb $(ARGS)

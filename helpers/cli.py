@@ -290,13 +290,13 @@ def _status(chosen: argparse.Namespace) -> int:
 
 def _sign(chosen: argparse.Namespace) -> int:
     from helpers.decision import sign
-    from helpers.runner.overview import waiting_for
+    from helpers.runner.overview import next_action
 
     folder = runs.find(chosen.run_id)
     words = (chosen.role, chosen.name, chosen.decision, chosen.gate, chosen.reason, chosen.accept)
     path = sign(folder.reports, *words)
     folder.log(f"{chosen.decision} of {chosen.role} by {chosen.name} for {chosen.gate}")
-    print(f"Recorded in {path}. {waiting_for(folder)}")
+    print(f"Recorded in {path}. {next_action(folder)}")
     return 0
 
 

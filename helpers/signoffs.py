@@ -19,7 +19,7 @@ from helpers.parameters import Parameters
 from helpers.results import utc_now, write_json
 
 CUTOVER, DRY_RUN = "cutover", "dry-run"
-GATES = {CUTOVER: "24", DRY_RUN: "14"}  # the last step that each gate's approvals vouch for
+GATES = {CUTOVER: "24", DRY_RUN: "13"}  # the last step that each gate's approvals vouch for
 GO, NO_GO = "go", "no-go"
 
 _NAME_LENGTH = 200
@@ -174,6 +174,8 @@ def _reached(folder: Path, gate: str) -> dict[str, Any]:
     facts = _facts(folder, gate)
     if gate == CUTOVER and "decision" not in facts:
         raise UsageError("nothing_to_sign", "step 24 has not come to a decision", where=f"run {folder.name}")
+    if not (folder / "results" / f"{GATES[gate]}.json").is_file():
+        raise UsageError("nothing_to_sign", f"step {GATES[gate]} has not run", where=f"run {folder.name}")
     return facts
 
 

@@ -6,11 +6,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import chromadb
 import httpx
+from chromadb.api import ClientAPI
 
 START_SECONDS = 90.0  # a cold start takes 1 to 6 s; a loaded machine needs longer
 STOP_SECONDS = 15.0
@@ -95,6 +99,19 @@ class ChromaServer:
                     pass
                 time.sleep(0.1)
         raise RuntimeError(f"no Chroma server on {self.url}: {self.log.read_text(errors='replace')[-2000:]}")
+
+
+@contextmanager
+def client_of(url: str) -> Iterator[ClientAPI]:
+    """Chroma's own client of a server. Its `close` leaves its connections to the garbage collector; here they end."""
+    host, port = url.removeprefix("http://").split(":")
+    client: Any = chromadb.HttpClient(host=host, port=int(port))
+    try:
+        yield client
+    finally:
+        client.close()
+        for part in (client, client._admin_client):
+            part._server._session.close()
 
 
 def free_port() -> int:

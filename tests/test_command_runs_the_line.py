@@ -69,13 +69,17 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
 def test_a_run_waits_for_its_approvals_and_a_damaged_target_is_no_go(runbook: Runbook, tmp_path: Path) -> None:
     write_sample(tmp_path / "source", chunks=120, dimension=16)
     before = tree(tmp_path / "source")
-    text = "name: trial\nsource: {path: source}\ntarget: {path: target}\nschema: identity\n"
+    text = "name: trial\nsource: {path: source}\ntarget: {path: target}\nschema: identity\nsignoff: {dry_run: [dba]}\n"
     (tmp_path / "trial.yaml").write_text(text, encoding="utf-8")
 
     dry = runbook("run", "trial.yaml", "--run-id", "one", "--dry-run")
-    assert (dry.returncode, dry.stderr) == (0, ""), dry.stdout + dry.stderr
+    assert "--gate dry-run" in in_one_line(dry, 4), "the dry run's own approval is due first"
     assert not (tmp_path / "target").exists()
     assert "--from 21" in in_one_line(runbook("resume", "one"), 2)
+    in_one_line(runbook("run", "--run-id", "one", "--from", "21"), 4)
+    assert not (tmp_path / "reports" / "one" / "results" / "21.json").exists(), "a shut gate lets no step begin"
+    signed = runbook("sign", "one", "--role", "dba", "--name", "Ada", "--decision", "go", "--gate", "dry-run")
+    assert (signed.returncode, "Step 21" in signed.stdout) == (0, True), signed.stdout + signed.stderr
 
     waiting = in_one_line(runbook("run", "--run-id", "one", "--from", "21"), 4)
     assert "runbook sign one --role operations_lead" in waiting

@@ -170,13 +170,13 @@ def test_extra_chunks_another_space_and_a_collection_left_out(place: Place) -> N
 
 
 def test_the_quarantined_are_explained_and_must_not_be_in_the_target(place: Place) -> None:
-    quarantined = {("plain", "p3"): "nan_embedding", ("plain", "gone"): "nan_embedding"}
+    quarantined = {("plain", "p3"): "refused_by_target", ("plain", "gone"): "nan_embedding"}
     assert failed(place.validate(quarantined=quarantined)) == {"counts": ["p3"]}
     with place.store("target") as store:
         store.delete("plain", ["p3"])
     judged = place.validate(quarantined=quarantined)
     assert failed(judged) == {}
-    assert judged.found.reasons == {"nan_embedding": 1}
+    assert judged.found.reasons == {"refused_by_target": 1}
     assert judged.found.strangers == 1
     assert judged.matrix_inputs()["valid"] == 480
 

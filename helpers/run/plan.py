@@ -42,7 +42,7 @@ STEPS: tuple[Step, ...] = (
     Step("10", "source_health", "Source health", _BEFORE),
     Step("11", "explore_source", "Explore the source", _BEFORE),
     Step("12", "target_readiness", "Target readiness", _BEFORE),
-    Step("13", "dry_run", "Dry run", _BEFORE, judges=True, outdates=("23", "24")),
+    Step("13", "dry_run", "Dry run", _BEFORE, judges=True, gate="dry-run", outdates=("23", "24")),
     Step("21", "snapshot", "Snapshot", _NIGHT, outdates=("22", "23", "24")),
     Step("22", "migrate", "Migrate", _NIGHT, judges=True, needs=("21",), outdates=("23", "24")),
     Step("23", "validate", "Validate", _NIGHT, judges=True, decides="24", needs=("21", "22"), outdates=("24",)),

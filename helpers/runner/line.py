@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from helpers.decision import CUTOVER
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
 from helpers.report import index_page, notebook_html, run_page
 from helpers.results import StepResult, passed, write_text
@@ -72,6 +73,9 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
     error: RunbookError | None = None
     with stop.watching():
         for step in steps:
+            error = _gates(folder, plan.LINE[: plan.LINE.index(step)]) if step.on_line else None
+            if error is not None:
+                break
             error = _interrupted(folder) if stop.requested else _one(folder, step, terminal, stop, dry_run)
             decided_later = step.decides in [s.number for s in steps]
             if error is not None and not (isinstance(error, NoGo) and decided_later):
@@ -133,12 +137,12 @@ def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError 
     if isinstance(error, NoGo):
         return "NO-GO"
     if isinstance(error, WaitingForSignoffs):
-        return "GO, waiting for sign-offs"
+        return "GO, waiting for sign-offs" if passed(folder.result("24")) else "waiting for sign-offs"
     if isinstance(error, Interrupted):
         return "none yet, stopped on request"
     if error is not None:
         return "failed"
-    decided = any(step.gate and passed(folder.result(step.number)) for step in steps)
+    decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in steps)
     return "GO" if decided else f"passed up to step {steps[-1].number}"
 
 

@@ -74,18 +74,15 @@ def next_action(folder: RunFolder | None) -> str:
     if folder is None:
         return "No run yet. Try the whole runbook on its own data: runbook rehearse"
     step = first_open_step(folder)
+    shut = open_gate(folder, plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)])
+    if shut is not None:
+        return str(shut)
     if step is None:
-        return waiting_for(folder)
+        return "All steps have passed."
     result = folder.result(step.number)
     if result is not None and result.error is not None and result.error["code"] != "interrupted":
         return f"Step {step.number} ({step.title}) did not pass: {result.error['line']}"
     return f"Step {step.number} ({step.title}) is next: runbook resume {folder.id}"
-
-
-def waiting_for(folder: RunFolder) -> str:
-    """What the gates behind the passed steps still want; "All steps have passed." where nothing."""
-    error = open_gate(folder, list(plan.LINE))
-    return str(error) if error is not None else "All steps have passed."
 
 
 class Index:

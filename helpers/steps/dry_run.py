@@ -10,6 +10,7 @@ import shutil
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from helpers.migration.importing import plan_targets
@@ -22,7 +23,7 @@ from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.stores import open_embedded, open_source
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
-from helpers.validation.search import baseline, rows_frame
+from helpers.validation.search import baseline
 
 # The runbook's table of dry-run issues: reason codes, what causes them, what helps (Section 1.4).
 _ISSUES = (
@@ -39,6 +40,10 @@ _ISSUES = (
     ("wrong dimension", ("wrong_dimension",), "vectors of another size than expected.dimensions allows",
      "Correct expected.dimensions, or find out which model wrote them."),
 )  # fmt: skip
+
+
+# What a probe records, and what the table calls it.
+_SHARES = {"self": "finds itself", "recall": "recall", "over_recall": "recall, over-query"}
 
 
 class DryRun:
@@ -87,13 +92,9 @@ class DryRun:
         rows = []
         for name, found in measured["collections"].items():
             probes = found["probes"]
-            mean = (
-                {k: sum(float(p[k]) for p in probes) / len(probes) for k in ("self", "recall", "over_recall")}
-                if probes
-                else {}
-            )
-            rows.append({"collection": name, "space": found["space"], "probes": len(probes), **mean})
-        return rows_frame(rows)
+            shares = [float(np.mean([p[share] for p in probes])) if probes else None for share in _SHARES]
+            rows.append((name, found["space"], len(probes), *shares))
+        return pd.DataFrame(rows, columns=["collection", "space", "probes", *_SHARES.values()])
 
     def transform(self) -> pd.DataFrame:
         """Phase 2: what the schema would change, by field and rule."""

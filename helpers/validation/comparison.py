@@ -40,6 +40,7 @@ CHUNK_EXTRA = "chunk_extra"
 CHUNK_DOUBLED = "chunk_doubled"
 SPACE = "space_differs"
 COLLECTION_MISSING = "collection_missing"
+QUARANTINE = "quarantine_unexplained"
 
 _UNDERFLOW = 1.2e-38  # float32's smallest normal number: below it a normalised component loses its relative precision
 _SUSPECTS = 64  # wrong vectors kept per batch to say whose vector they are

@@ -27,6 +27,7 @@ from helpers.stores.base import CollectionInfo, Reader
 from helpers.stores.space import Space
 from helpers.validation import comparison as compare
 from helpers.validation.comparison import Comparison, Floats, WrongVectors
+from helpers.validation.excuses import unexcused
 from helpers.validation.field_tests import ORIGIN_FIELD, FieldTests, has_field
 from helpers.validation.named_queries import lost_queries, named_queries
 from helpers.validation.search import (
@@ -164,7 +165,7 @@ class Examination:
         sample = max(3, _PLANE // max(1, len(self.of.snapshot.names())))
         for batch in self.of.snapshot.batches(name):
             moved = self.of.schema.transform(batch, name, self.context)
-            kept = self._expected(batch, moved, count)
+            kept = self._expected(batch, moved, count, source)
             groups: dict[str, list[int]] = {}
             for position in kept:
                 groups.setdefault(moved.targets[position], []).append(position)
@@ -177,13 +178,13 @@ class Examination:
             progress.advance(len(batch))
         self.found.search.append(search.row())
 
-    def _expected(self, batch: ChunkBatch, moved: Transformed, count: SourceCount) -> list[int]:
-        """The positions that belong in the target; counts the rest."""
+    def _expected(self, batch: ChunkBatch, moved: Transformed, count: SourceCount, source: CollectionInfo) -> list[int]:
+        """The positions that belong in the target; counts the rest, whose excuse is judged anew."""
         finite = np.isfinite(batch.embeddings).all(axis=1) & (batch.dimension > 0)
         count.source += len(batch)
         count.lost += int(batch.lost.sum())
         count.nan += int((~finite & ~batch.lost).sum())
-        kept = []
+        kept, aside = [], []
         for position, chunk in enumerate(moved.source_ids):
             reason = self.of.quarantined.get((count.collection, chunk))
             if reason is None:
@@ -191,6 +192,11 @@ class Examination:
             else:
                 count.quarantined += 1
                 self.found.reasons[reason] += 1
+                aside.append((position, reason))
+        for position, reason in unexcused(self.of.schema, moved, aside, self.context, self.of.parameters, source):
+            detail = f"in quarantine as {reason}, but nothing is wrong with it"
+            chunk, origin = moved.batch.ids[position], moved.source_ids[position]
+            self._note(compare.QUARANTINE, moved.targets[position], source.name, chunk, origin, "", detail)
         count.expected += len(kept)
         return kept
 

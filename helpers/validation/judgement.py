@@ -43,7 +43,7 @@ class Judgement:
 
     def counts(self) -> Check:
         """1: target + quarantined = source, per collection and in total; nothing extra, no collection missing."""
-        kinds = (compare.CHUNK_MISSING, compare.CHUNK_EXTRA, compare.COLLECTION_MISSING)
+        kinds = (compare.CHUNK_MISSING, compare.CHUNK_EXTRA, compare.COLLECTION_MISSING, compare.QUARANTINE)
         wrong = [s.collection for s in self.found.sources if s.target + s.quarantined != s.source]
         check = self._fidelity(
             COUNTS, kinds, measured=sum(s.target for s in self.found.sources), threshold=self.expected
