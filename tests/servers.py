@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -23,11 +24,14 @@ STOP_SECONDS = 15.0
 class ChromaServer:
     """One `chroma run` process over the directory `path`. Its URL stays the same through `restart`.
 
+    `program` is the `chroma` of another environment: an older version.
+
     Use it as a context manager, or call `start` and `stop`. `log` holds what the server printed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, program: Path | None = None) -> None:
         self.path = path
+        self._program = program or Path(sys.executable).with_name("chroma")
         self.log = path.with_name(f"{path.name}.server.log")
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -45,10 +49,22 @@ class ChromaServer:
         if self.running:
             return self
         self.path.mkdir(parents=True, exist_ok=True)
-        program = Path(sys.executable).with_name("chroma")
-        command = [str(program), "run", "--path", str(self.path), "--port", str(self.port), "--host", "127.0.0.1"]
+        command = [
+            str(self._program),
+            "run",
+            "--path",
+            str(self.path.absolute()),
+            "--port",
+            str(self.port),
+            "--host",
+            "127.0.0.1",
+        ]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                env={**os.environ, "ANONYMIZED_TELEMETRY": "False"},
+                cwd=self.path.parent,  # old versions leave a chroma.log where they are started
+            )  # fmt: skip
         try:
             self._wait_until_it_answers()
         except BaseException:
@@ -93,7 +109,7 @@ class ChromaServer:
         with httpx.Client(trust_env=False, timeout=5) as client:
             while time.monotonic() < deadline and self.running:
                 try:
-                    if client.get(f"{self.url}/api/v2/heartbeat").is_success:
+                    if any(client.get(f"{self.url}/api/{api}/heartbeat").is_success for api in ("v2", "v1")):
                         return
                 except httpx.TransportError:
                     pass

@@ -15,6 +15,7 @@ from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import client as store_module
 from helpers.stores import open_source
+from helpers.stores.client import ClientStore
 from tests.storage import (
     ODD_IDS,
     assert_same,
@@ -127,6 +128,7 @@ def test_lost_vectors_are_isolated_and_what_is_left_of_them_is_read(tmp_path: Pa
     lose_vectors(tmp_path / "db", "notes", lost)
     with open_source(Endpoint(path=str(tmp_path / "db")), tmp_path / "scratch") as store:
         assert store.count("notes") == 300 + len(lost)
+        assert isinstance(store, ClientStore)
         with pytest.raises(Exception, match="Error finding id"):  # what a naive reader meets
             store.client.get_collection("notes", embedding_function=None).get(include=["embeddings"])
         found = contents(store, "notes")
@@ -158,10 +160,10 @@ def test_the_answers_of_real_directories_are_whole(real_databases: Path, tmp_pat
 def test_short_answers_are_attributed_to_nobody() -> None:
     """Five ids and one vector: whose vector it is cannot be known (chroma-facts 16)."""
     short = {"ids": ["a", "b"], "documents": [None, None], "metadatas": [None, None], "embeddings": np.ones((1, 2))}
-    with pytest.raises(store_module._VectorLost):
-        store_module._batch(["a", "b"], short, 2, True)
+    with pytest.raises(store_module.VectorLost):
+        store_module.batch_of(["a", "b"], short, 2, True)
     holes = {**short, "embeddings": [[1.0, None], [1.0, 2.0]]}  # a cosine vector whose norm overflowed
-    found = store_module._batch(["b", "a"], holes, 2, True).embeddings
+    found = store_module.batch_of(["b", "a"], holes, 2, True).embeddings
     assert found[0].tolist() == [1.0, 2.0]
     assert np.isnan(found[1, 1])
 

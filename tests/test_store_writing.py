@@ -16,7 +16,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import CollectionInfo, Limits, open_source, open_target
-from helpers.stores.client import ClientStore, _pieces
+from helpers.stores.client import ClientStore, pieces
 from tests.servers import ChromaServer
 from tests.storage import assert_same, chunks, contents, embedded, exact, fill, in_order, plan
 
@@ -246,14 +246,14 @@ def test_the_real_cosine_collections_are_cosine_in_the_target(
 
 def test_batches_are_cut_by_rows_and_by_bytes() -> None:
     batch = chunks(100, 8)
-    by_rows = list(_pieces(batch, Limits(30, 10**9)))
+    by_rows = list(pieces(batch, Limits(30, 10**9)))
     assert [len(p) for p in by_rows] == [30, 30, 30, 10]
-    by_bytes = list(_pieces(batch, Limits(1000, 2000)))
+    by_bytes = list(pieces(batch, Limits(1000, 2000)))
     assert all(len(json.dumps([p.documents, p.metadatas])) < 2000 for p in by_bytes)
     assert_same(ChunkBatch.concatenate(by_bytes), batch)
-    alone = list(_pieces(batch, Limits(1000, 1)))  # over the limit whatever we do: the store itself says no
+    alone = list(pieces(batch, Limits(1000, 1)))  # over the limit whatever we do: the store itself says no
     assert [len(p) for p in alone] == [1] * 100
-    assert list(_pieces(ChunkBatch.empty(8), Limits(10, 10))) == []
+    assert list(pieces(ChunkBatch.empty(8), Limits(10, 10))) == []
 
 
 @pytest.mark.servers

@@ -24,6 +24,7 @@ class _Look:
 
     label: str
     version: str
+    protocol: str
     infos: list[CollectionInfo]
     text_queries: dict[str, str]
 
@@ -41,7 +42,7 @@ class Health:
             infos = store.collections()
             phase.chunks = sum(info.count for info in infos)
             reasons = {info.name: store.text_queries_available(info.name) for info in infos}
-            return _Look(store.label, store.version, infos, reasons)
+            return _Look(store.label, store.version, store.protocol, infos, reasons)
 
     @property
     def _chosen(self) -> list[CollectionInfo]:
@@ -69,7 +70,7 @@ class Health:
         facts = {
             "source": look.label,
             "kind": "embedded directory, read from a copy" if endpoint.is_embedded else "server over HTTP",
-            "protocol": "in this process" if endpoint.is_embedded else "API v2",
+            "protocol": look.protocol,
             "version it reports": look.version + hint,
             "tenant / database": f"{endpoint.tenant} / {endpoint.database}",
             "collections": len(look.infos),

@@ -51,6 +51,7 @@ class Reader(Protocol):
 
     label: str
     version: str
+    protocol: str  # how it is read, for people: "API v1", "API v2", "in this process"
 
     def collections(self) -> list[CollectionInfo]: ...
     def names(self) -> list[str]: ...

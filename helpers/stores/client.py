@@ -8,7 +8,6 @@ creating a collection from its own schema, which the public call cannot do witho
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
@@ -19,12 +18,13 @@ from chromadb.api.client import Client
 from chromadb.api.models.Collection import Collection
 
 from helpers.chunks import ChunkBatch, align
-from helpers.errors import Terminal, Transient
+from helpers.errors import Terminal
 from helpers.stores import creation, embedding_functions
 from helpers.stores.base import LOCK_COLLECTION, CollectionInfo, Limits, Neighbours
 from helpers.stores.lock import TargetLock
-from helpers.stores.retry import ATTEMPTS, attempt, retried
-from helpers.stores.space import Space, consistent_spaces, declared, from_metadata, resolve
+from helpers.stores.probe import proven_spaces
+from helpers.stores.retry import attempt, retried, written_once
+from helpers.stores.space import Space, declared, from_metadata, resolve
 
 READ_BYTES = 2**20  # of float32 vectors in one answer; as JSON and Python floats it weighs about twenty times that
 READ_ROWS = 2_000  # chroma-facts 9: about 16,000 ids a call is the ceiling
@@ -43,8 +43,9 @@ class ClientStore(TargetLock):
         *,
         limits: Limits,
         spaces: Mapping[str, str] | None = None,
+        protocol: str = "in this process",
     ) -> None:
-        self.client, self.label, self._limits = client, label, limits
+        self.client, self.label, self._limits, self.protocol = client, label, limits, protocol
         self._spaces = dict(spaces or {})
         self._infos: dict[str, CollectionInfo] = {}
         self.version = retried(client.get_version, label)
@@ -98,29 +99,10 @@ class ClientStore(TargetLock):
         )
 
     def _proven_spaces(self, name: str) -> list[Space] | None:
-        """The spaces that fit the distances of a probe query, or None where the collection cannot be probed."""
+        """See `probe.proven_spaces`."""
         collection = self._collection(name)
         sample = retried(lambda: collection.get(limit=20, include=[])["ids"], self._at(name))
-        known = self.read(name, sample)
-        usable = ~known.lost & np.isfinite(known.embeddings).all(axis=1) & known.embeddings.any(axis=1)
-        if not usable.any():
-            return None
-        # A vector of no special length: on unit vectors cosine and ip, and l2 up to a factor, would look alike.
-        vectors = known.embeddings[usable]
-        tilt = np.linspace(0.5, 1.5, vectors.shape[1], dtype=np.float32)
-        query = (vectors[0] * 3.0 * tilt).astype(np.float32)
-        try:
-            answer = self.query(name, query[None, :], 10)[0]
-        except Terminal:
-            return None
-        near = self.read(name, [i for i, _ in answer])
-        distances = dict(answer)
-        fit = ~near.lost & np.isfinite(near.embeddings).all(axis=1) & near.embeddings.any(axis=1)
-        if not fit.any():
-            return None
-        return consistent_spaces(
-            query, near.embeddings[fit], [distances[i] for i, ok in zip(near.ids, fit, strict=True) if ok]
-        )
+        return proven_spaces(self, name, sample)
 
     def _collection(self, name: str) -> Collection:
         return retried(lambda: self.client.get_collection(name, embedding_function=None), self._at(name))
@@ -160,13 +142,13 @@ class ClientStore(TargetLock):
         include = [*_CONTENT, "embeddings"] if embeddings else _CONTENT
         try:
             answer = self._get(collection, ids, include)
-            return _batch(ids, answer, dimension, embeddings)
-        except _VectorLost:
+            return batch_of(ids, answer, dimension, embeddings)
+        except VectorLost:
             if len(ids) > 1:
                 middle = len(ids) // 2
                 halves = (ids[:middle], ids[middle:])
                 return ChunkBatch.concatenate([self._read_piece(collection, h, dimension, True) for h in halves])
-            batch = _batch(ids, self._get(collection, ids, _CONTENT), dimension, False)
+            batch = batch_of(ids, self._get(collection, ids, _CONTENT), dimension, False)
             batch.lost[:] = True
             return batch
 
@@ -186,7 +168,7 @@ class ClientStore(TargetLock):
             return retried(call, where)
         except Terminal as error:
             if "Error finding id" in error.what:
-                raise _VectorLost from error
+                raise VectorLost from error
             raise
 
     def query(self, name: str, vectors: npt.ArrayLike, k: int, *, where: Mapping[str, Any] | None = None) -> Neighbours:
@@ -244,23 +226,17 @@ class ClientStore(TargetLock):
         # Else the client builds the collection's embedding functions for every batch, warns where it cannot, and adds
         # sparse vectors of its own making to the metadata.
         collection.get_model().serialized_schema = None
-        for piece in _pieces(batch, self._limits):
+        for piece in pieces(batch, self._limits):
             self._add_piece(collection, piece)
 
     def _add_piece(self, collection: Collection, piece: ChunkBatch) -> None:
         where = self._at(collection.name)
-        for turn in range(ATTEMPTS):
-            try:
-                attempt(lambda piece=piece: _add(collection, piece), where)  # type: ignore[misc]
-                return
-            except Transient:
-                if turn == ATTEMPTS - 1:
-                    raise
-                time.sleep(0.2 * 2**turn)
-                present = set(retried(lambda piece=piece: collection.get(ids=piece.ids, include=[])["ids"], where))  # type: ignore[misc]
-                piece = piece.take([i for i, chunk in enumerate(piece.ids) if chunk not in present])
-                if not len(piece):
-                    return
+        written_once(
+            piece,
+            write=lambda left: _add(collection, left),
+            present=lambda left: collection.get(ids=left.ids, include=[])["ids"],
+            where=where,
+        )
 
     def delete(self, name: str, ids: Sequence[str]) -> None:
         """Delete by explicit ids only: other ways ignore limits on some versions (chroma-facts)."""
@@ -286,23 +262,23 @@ class ClientStore(TargetLock):
         self.close()
 
 
-class _VectorLost(Exception):
+class VectorLost(Exception):
     """The store lists an id of this piece but cannot give its vector."""
 
 
-def _batch(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embeddings: bool) -> ChunkBatch:
+def batch_of(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embeddings: bool) -> ChunkBatch:
     """An answer as a batch in the order asked. Columns shorter than the ids belong to nobody knows which (fact 16)."""
     got = list(answer["ids"])
     vectors = answer.get("embeddings")
     if embeddings and (vectors is None or len(vectors) != len(got)):
-        raise _VectorLost
+        raise VectorLost
     order, _ = align(ids, {chunk: row for row, chunk in enumerate(got)})
     matrix = np.full((len(got), dimension), np.nan, np.float32)
     if embeddings and len(got):
         try:
             matrix = np.asarray(vectors, dtype=np.float32).reshape(len(got), -1)
         except (TypeError, ValueError):
-            raise _VectorLost from None
+            raise VectorLost from None
     whole = ChunkBatch(
         ids=got,
         documents=list(answer["documents"]),
@@ -326,7 +302,7 @@ def _add(collection: Collection, piece: ChunkBatch) -> None:
     )
 
 
-def _pieces(batch: ChunkBatch, limits: Limits) -> Iterator[ChunkBatch]:
+def pieces(batch: ChunkBatch, limits: Limits) -> Iterator[ChunkBatch]:
     """The batch in pieces within the limits of rows and bytes; a single chunk over the limit goes alone, to be refused."""
     start, weight = 0, 0
     for row in range(len(batch)):

@@ -26,8 +26,10 @@ from chromadb.config import Settings
 from helpers.errors import Terminal, Transient
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import layout
-from helpers.stores.base import Limits
+from helpers.stores.api_v1 import ApiV1Store
+from helpers.stores.base import Limits, Reader
 from helpers.stores.client import ClientStore
+from helpers.stores.greeting import greet, request_headers
 from helpers.stores.retry import attempt, refuse_gateway_answers, retried
 
 T = TypeVar("T")
@@ -35,7 +37,7 @@ BODY_BYTES = 32 * 2**20  # the server's limit is 40 MiB (chroma-facts); headroom
 
 
 @contextmanager
-def open_source(endpoint: Endpoint, scratch: Path) -> Iterator[ClientStore]:
+def open_source(endpoint: Endpoint, scratch: Path) -> Iterator[Reader]:
     """A source to read. An embedded one is copied into `scratch` and the copy removed at the end."""
     if not endpoint.path:
         with open_server(endpoint, "source") as store:
@@ -60,7 +62,9 @@ def open_target(endpoint: Endpoint) -> Iterator[ClientStore]:
         with open_embedded(path, endpoint, role="target", label=endpoint.label) as store:
             yield store
     else:
-        with open_server(endpoint, "target") as store:
+        headers = request_headers(endpoint, "target")
+        greet(endpoint, "target", headers)  # refuses a server that speaks only API v1
+        with _current_server(endpoint, "target", headers) as store:
             yield store
 
 
@@ -101,10 +105,31 @@ def open_embedded(
 
 
 @contextmanager
-def open_server(endpoint: Endpoint, role: str) -> Iterator[ClientStore]:
-    """A server of 1.x over HTTP, with the endpoint's headers, TLS setting and time-out on every request."""
-    headers = _headers(endpoint, role)
-    _greet(endpoint, role, headers)
+def open_server(endpoint: Endpoint, role: str) -> Iterator[Reader]:
+    """A server to read, with the endpoint's headers, TLS setting and time-out on every request."""
+    headers = request_headers(endpoint, role)
+    if greet(endpoint, role, headers) == "v1":
+        with _old_server(endpoint, headers) as old:
+            yield old
+    else:
+        with _current_server(endpoint, role, headers) as current:
+            yield current
+
+
+@contextmanager
+def _old_server(endpoint: Endpoint, headers: dict[str, str]) -> Iterator[ApiV1Store]:
+    with _Session(
+        base_url=endpoint.address,
+        headers={"Content-Type": "application/json", **headers},
+        verify=endpoint.verify_tls,
+        timeout=endpoint.timeout_seconds,
+        event_hooks={"response": [refuse_gateway_answers]},
+    ) as session:
+        yield ApiV1Store(session, endpoint.label, tenant=endpoint.tenant, database=endpoint.database)
+
+
+@contextmanager
+def _current_server(endpoint: Endpoint, role: str, headers: dict[str, str]) -> Iterator[ClientStore]:
     url = urlsplit(str(endpoint.url))
     settings = Settings(
         anonymized_telemetry=False,
@@ -139,7 +164,7 @@ def open_server(endpoint: Endpoint, role: str) -> Iterator[ClientStore]:
             event_hooks={"response": [refuse_gateway_answers]},
         )
         rows = retried(client.get_max_batch_size, endpoint.label)
-        yield ClientStore(client, endpoint.label, limits=Limits(rows, BODY_BYTES))
+        yield ClientStore(client, endpoint.label, limits=Limits(rows, BODY_BYTES), protocol="API v2")
 
 
 class _Session(httpx.Client):
@@ -169,18 +194,6 @@ def _closing(client: Client) -> Iterator[Client]:
                 session.close()
 
 
-def _headers(endpoint: Endpoint, role: str) -> dict[str, str]:
-    """The headers with their secrets. What HTTP would refuse is found here: httpx repeats it in its message."""
-    headers = {name: ref.resolve().reveal() for name, ref in endpoint.headers.items()}
-    for name, value in headers.items():
-        if not value.isascii() or not value.isprintable() or value != value.strip():
-            raise Terminal(
-                "header_illegal", f"the value of header {name} has blanks at an end, or characters beyond ASCII",
-                where=f"{role} {endpoint.label}", next_step=f"Correct the secret that {role}.headers refers to.",
-            )  # fmt: skip
-    return headers
-
-
 def _in_time(call: Callable[[], T], seconds: float, where: str) -> T:
     """The call's result, or `Transient` after so long. For the client's constructor, which takes no time-out."""
     outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
@@ -202,47 +215,6 @@ def _in_time(call: Callable[[], T], seconds: float, where: str) -> T:
     if error is not None:
         raise error
     return cast(T, result)
-
-
-def _greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> None:
-    """Heartbeat, tenant and database; one clear line where any is missing."""
-    where = f"{role} {endpoint.label}"
-    base = str(endpoint.url).rstrip("/")
-    with httpx.Client(
-        headers=headers,
-        verify=endpoint.verify_tls,
-        timeout=endpoint.timeout_seconds,
-        event_hooks={"response": [refuse_gateway_answers]},
-    ) as client:
-
-        def get(path: str) -> httpx.Response:
-            return client.get(f"{base}/api/v2/{path}")
-
-        answer = retried(lambda: get("heartbeat"), where)
-        if answer.status_code in (401, 403):
-            raise Terminal(
-                "forbidden", f"answered {answer.status_code} to the heartbeat", where=where,
-                next_step=f"Check {role}.headers.",
-            )  # fmt: skip
-        if answer.status_code == 404:
-            raise Terminal(
-                f"{role}_api_v1", "no API v2 there: a server before 0.5.16, or no Chroma at all", where=where,
-                next_step="Check the URL; servers that speak only API v1 are not read by this version yet.",
-            )  # fmt: skip
-        if answer.status_code != 200 or "nanosecond heartbeat" not in answer.text:
-            raise Terminal(
-                f"{role}_not_chroma", f"answered {answer.status_code}, and not as a Chroma server does", where=where,
-                next_step="Check the URL and what proxies are in between.",
-            )  # fmt: skip
-        tenant, database = quote(endpoint.tenant, safe=""), quote(endpoint.database, safe="")
-        for path, what in ((f"tenants/{tenant}", "tenant"), (f"tenants/{tenant}/databases/{database}", "database")):
-            answer = retried(lambda path=path: get(path), where)  # type: ignore[misc]
-            if answer.status_code != 200:
-                name = endpoint.tenant if what == "tenant" else endpoint.database
-                raise Terminal(
-                    f"unknown_{what}", f"no {what} {name} ({answer.status_code})", where=where,
-                    next_step=f"Check {role}.{what}.",
-                )  # fmt: skip
 
 
 def _require_default_database(endpoint: Endpoint) -> None:

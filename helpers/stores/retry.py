@@ -1,18 +1,20 @@
 """One place where foreign errors become ours, and the policy of trying again.
 
 Reads are tried again as they are. A write is not: after an error nobody knows whether it was done (chroma-facts 12), so
-the store re-reads first; see `client.ClientStore.add`.
+the store re-reads first: `written_once`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import chromadb.errors
 import httpx
 import tenacity
 
+from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, Transient
 
 T = TypeVar("T")
@@ -71,3 +73,25 @@ def retried(call: Callable[[], T], where: str) -> T:
         with attempt_:
             return attempt(call, where)
     raise AssertionError("tenacity reraises")
+
+
+def written_once(
+    piece: ChunkBatch,
+    *,
+    write: Callable[[ChunkBatch], object],
+    present: Callable[[ChunkBatch], Iterable[str]],
+    where: str,
+) -> None:
+    """Write a piece; after a transient error, ask which of its ids are `present` and write only what is absent."""
+    for turn in range(ATTEMPTS):
+        try:
+            attempt(lambda piece=piece: write(piece), where)  # type: ignore[misc]
+            return
+        except Transient:
+            if turn == ATTEMPTS - 1:
+                raise
+            time.sleep(0.2 * 2**turn)
+            there = set(retried(lambda piece=piece: present(piece), where))  # type: ignore[misc]
+            piece = piece.take([i for i, chunk in enumerate(piece.ids) if chunk not in there])
+            if not len(piece):
+                return

@@ -1,0 +1,304 @@
+"""A store behind API v1: servers of 0.4.0 to 0.5.15, which no current client can talk to, over plain HTTP.
+
+It reads all that a migration needs. It writes only what a write probe and an ordered restore need; an old server is never
+a target. Like the store of the current client it freezes ids first and reads by id, aligned by id.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from helpers.chunks import ChunkBatch
+from helpers.errors import Terminal
+from helpers.stores.base import LOCK_COLLECTION, CollectionInfo, Limits, Neighbours
+from helpers.stores.client import QUERY_VECTORS, READ_BYTES, READ_ROWS, VectorLost, batch_of, pieces
+from helpers.stores.probe import proven_spaces
+from helpers.stores.retry import attempt, retried, written_once
+from helpers.stores.space import from_metadata, resolve
+
+ID_PAGE = 50_000
+LIST_PAGE = 1_000
+_CONTENT = ["documents", "metadatas"]
+_LIMITS = Limits(5_000, 32 * 2**20)  # these servers take 41,666 rows; a proxy in front may not
+_NO_FUNCTION = "servers of API v1 keep no embedding function"
+_Collection = dict[str, Any]  # as the server describes it: id, name, metadata, and a dimension on some versions
+
+
+class ApiV1Store:
+    """One tenant and database of an old server. `http` has its address, headers, TLS setting and time-out."""
+
+    protocol = "API v1"
+
+    def __init__(self, http: httpx.Client, label: str, *, tenant: str, database: str) -> None:
+        self._http, self.label = http, label
+        self._place = {"tenant": tenant, "database": database}
+        self._infos: dict[str, CollectionInfo] = {}
+        self._known: dict[str, _Collection] = {}
+        self._uris = True  # until the server says that it has none (before 0.4.15)
+        self.version = str(self._ask("GET", "version"))
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """The collections, by name. Some versions ignore limit and offset: the end is a page with nothing new."""
+        found: dict[str, _Collection] = {}
+        while True:
+            page = self._ask("GET", "collections", {"limit": LIST_PAGE, "offset": len(found)})
+            new = {c["name"]: c for c in page if c["name"] not in found}
+            found.update(new)
+            if len(page) < LIST_PAGE or not new:
+                return sorted(name for name in found if name != LOCK_COLLECTION)
+
+    def collections(self) -> list[CollectionInfo]:
+        return [self.info(name) for name in self.names()]
+
+    def info(self, name: str) -> CollectionInfo:
+        """What the collection is, the effective space proven by a probe. Asked once, then remembered, but for the count.
+
+        What these servers call the configuration is left out: it says l2 whatever the index does (chroma-facts 2). The
+        index's parameters are the metadata `hnsw:*`.
+        """
+        collection = self._collection(name)
+        count = self.count(name)
+        known = self._infos.get(name)
+        if known is None:
+            metadata = collection.get("metadata")
+            said = from_metadata(metadata)
+            sample = self._get(name, {"limit": 20, "offset": 0}, [])["ids"]
+            proven = proven_spaces(self, name, sample[:20])
+            space, finding = resolve([said], proven)
+            if proven and space != (said or "l2") and not finding:
+                finding = f"nothing declares a space, which means l2, but queries answer {space}"
+            known = self._infos[name] = CollectionInfo(
+                name, count, self._dimension(name), space, said or "l2", metadata=metadata or None,
+                findings=(finding,) if finding else (),
+            )  # fmt: skip
+        return CollectionInfo(
+            name, count, known.dimension, known.space, known.declared_space, known.metadata, findings=known.findings
+        )
+
+    def _collection(self, name: str) -> _Collection:
+        if name not in self._known:
+            self._known[name] = self._ask("GET", f"collections/{quote(name, safe='')}", where=self._at(name))
+        return self._known[name]
+
+    def _path(self, name: str, what: str) -> str:
+        return f"collections/{self._collection(name)['id']}/{what}"
+
+    def _dimension(self, name: str) -> int | None:
+        """The vectors' length; 0.4 does not tell, so the first vector that can be read does."""
+        collection = self._collection(name)
+        if not collection.get("dimension"):
+            ids = self._get(name, {"limit": 20, "offset": 0}, [])["ids"][:20]
+            collection["dimension"] = self._read_piece(name, ids, True).dimension if ids else None
+        return collection["dimension"] or None
+
+    def _at(self, name: str) -> str:
+        return f"collection {name} of {self.label}"
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def count(self, name: str) -> int:
+        return int(self._ask("GET", self._path(name, "count"), where=self._at(name)))
+
+    def ids(self, name: str) -> list[str]:
+        """Every id, once, in the store's order. Fewer than the count is asked for again, without pages."""
+        found: dict[str, None] = {}
+        while True:
+            page = self._get(name, {"limit": ID_PAGE, "offset": len(found)}, [])["ids"]
+            before = len(found)
+            found.update(dict.fromkeys(page))
+            if len(page) < ID_PAGE or len(found) == before:
+                break
+        if len(found) < self.count(name):
+            found.update(dict.fromkeys(self._get(name, {}, [])["ids"]))
+        return list(found)
+
+    def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
+        """These chunks, in this order; ids that the store does not hold are absent from the answer."""
+        dimension = (self._dimension(name) or 0) if embeddings else 0
+        step = max(50, min(READ_ROWS, READ_BYTES // max(1, 4 * dimension)))
+        parts = [
+            self._read_piece(name, ids[start : start + step], embeddings, dimension)
+            for start in range(0, len(ids), step)
+        ]
+        return ChunkBatch.concatenate(parts) if parts else ChunkBatch.empty(dimension)
+
+    def _read_piece(self, name: str, ids: Sequence[str], embeddings: bool, dimension: int = 0) -> ChunkBatch:
+        """One answer's worth. Where a vector cannot be had the piece is halved until its id is alone.
+
+        An old server that misses a vector leaves it out of the answer, or fails with 500.
+        """
+        asked = {"ids": list(dict.fromkeys(ids))}
+        if not embeddings:
+            return batch_of(ids, self._get(name, asked, _CONTENT), 0, False)
+        try:
+            return batch_of(ids, self._get(name, asked, [*_CONTENT, "embeddings"]), dimension, True)
+        except (VectorLost, _ServerFailed):
+            if len(ids) > 1:
+                middle = len(ids) // 2
+                halves = (ids[:middle], ids[middle:])
+                return ChunkBatch.concatenate([self._read_piece(name, h, True, dimension) for h in halves])
+            batch = batch_of(ids, self._get(name, asked, _CONTENT), dimension, False)  # fails where all reading does
+            batch.lost[:] = True
+            return batch
+
+    def _get(self, name: str, what: Mapping[str, Any], include: Sequence[str]) -> dict[str, Any]:
+        """An answer of `get`. `where` is left out, which 0.5.23 refuses when it is empty."""
+        path, at = self._path(name, "get"), self._at(name)
+        if not include or not self._uris:
+            return dict(self._ask("POST", path, body={**what, "include": list(include)}, where=at))
+        try:
+            return dict(self._ask("POST", path, body={**what, "include": [*include, "uris"]}, where=at))
+        except Terminal as error:
+            if error.code == "forbidden":
+                raise
+            answer = dict(self._ask("POST", path, body={**what, "include": list(include)}, where=at))
+            self._uris = False  # the same question without uris is answered
+            return answer
+
+    def query(self, name: str, vectors: npt.ArrayLike, k: int, *, where: Mapping[str, Any] | None = None) -> Neighbours:
+        """The k nearest of each row of `vectors` (n, d): (id, distance), best first. Some versions answer k + 1."""
+        rows = np.asarray(vectors, np.float32)
+        found: Neighbours = []
+        for start in range(0, len(rows), QUERY_VECTORS):
+            body: dict[str, Any] = {
+                "query_embeddings": rows[start : start + QUERY_VECTORS].tolist(),
+                "n_results": k,
+                "include": ["distances"],
+            }
+            if where:
+                body["where"] = where
+            answer = self._ask("POST", self._path(name, "query"), body=body, where=self._at(name))
+            for ids, distances in zip(answer["ids"], answer["distances"], strict=True):
+                found.append([(i, float(d)) for i, d in zip(ids[:k], distances[:k], strict=True)])
+        return found
+
+    def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
+        raise Terminal("embedding_function_unavailable", _NO_FUNCTION, where=self._at(name))
+
+    def text_queries_available(self, name: str) -> str:
+        """Why text queries cannot be asked: here, never."""
+        return _NO_FUNCTION
+
+    # -- writing: for a write probe, and to restore what the source lost -----------------------------------------------
+
+    def limits(self) -> Limits:
+        return _LIMITS
+
+    def create(self, info: CollectionInfo) -> None:
+        """A collection with this metadata and space. Raises `Terminal` where the name is taken."""
+        body = {"name": info.name, "metadata": {**(info.metadata or {}), "hnsw:space": info.space}}
+        try:
+            self._ask("POST", "collections", body={**body, "get_or_create": False}, again=False)
+        except Terminal as error:
+            if "already exists" in error.what:
+                what, hint = f"collection {info.name} already exists", "Nothing was changed there."
+                raise Terminal("exists", what, where=self.label, next_step=hint) from error
+            raise
+        self._forget(info.name)
+
+    def add(self, name: str, batch: ChunkBatch) -> None:
+        """Add new chunks, in pieces. Chunks with and without a document never share one: that batch poisons the log of
+        these versions for everybody who upgrades later (chroma-facts 3).
+        """
+
+        def shape(row: int) -> tuple[bool, ...]:
+            return tuple(column[row] is not None for column in (batch.documents, batch.metadatas, batch.uris))
+
+        path, at = self._path(name, "add"), self._at(name)
+        for _, rows in itertools.groupby(sorted(range(len(batch)), key=shape), key=shape):
+            for piece in pieces(batch.take(rows), _LIMITS):
+                written_once(
+                    piece,
+                    write=lambda left: self._ask("POST", path, body=_body(left), where=at, again=False),
+                    present=lambda left: self._get(name, {"ids": left.ids}, [])["ids"],
+                    where=at,
+                )
+        self._forget(name)
+
+    def delete(self, name: str, ids: Sequence[str]) -> None:
+        """Delete by explicit ids."""
+        for start in range(0, len(ids), 500):
+            body = {"ids": list(ids[start : start + 500])}
+            self._ask("POST", self._path(name, "delete"), body=body, where=self._at(name))
+
+    def drop(self, name: str) -> None:
+        self._ask("DELETE", f"collections/{quote(name, safe='')}", where=self._at(name), again=False)
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._infos.pop(name, None)
+        self._known.pop(name, None)
+
+    # -- the wire ------------------------------------------------------------------------------------------------------
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        body: Any = None,
+        where: str = "",
+        again: bool = True,
+    ) -> Any:
+        """The JSON of an answer. Errors are ours; transient ones are tried again where `again` says so."""
+
+        def call() -> Any:
+            content = None if body is None else json.dumps(body).encode()
+            answer = self._http.request(
+                method, f"api/v1/{path}", params={**self._place, **(parameters or {})}, content=content
+            )
+            if not answer.is_success:
+                raise _refusal(answer, where or self.label)
+            return answer.json()
+
+        return (retried if again else attempt)(call, where or self.label)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _ServerFailed(Terminal):
+    """The server answered 500: it could not do it, as it cannot with vectors that it lost."""
+
+
+def _refusal(answer: httpx.Response, where: str) -> Terminal:
+    """An answer that is no success as an error with the server's own words. Old servers answer 500 to anything."""
+    try:
+        said = answer.json()
+        text = str(said.get("error") or said.get("detail") or said) if isinstance(said, dict) else str(said)
+    except ValueError:
+        text = answer.text.strip()
+    text = f"{text or 'no reason given'} ({answer.status_code})"
+    if answer.status_code in (401, 403):
+        return Terminal("forbidden", text, where=where, next_step="Check headers, or whether a write fence is up.")
+    if answer.status_code == 404 or "does not exist" in text:
+        return Terminal("not_found", text, where=where, next_step="Check tenant, database and collection names.")
+    return (_ServerFailed if answer.status_code == 500 else Terminal)("refused", text, where=where)
+
+
+def _body(piece: ChunkBatch) -> dict[str, Any]:
+    body: dict[str, Any] = {"ids": piece.ids, "embeddings": piece.embeddings.tolist()}
+    columns: tuple[tuple[str, Sequence[Any]], ...] = (
+        ("documents", piece.documents), ("metadatas", piece.metadatas), ("uris", piece.uris),
+    )  # fmt: skip
+    return body | {key: column for key, column in columns if any(v is not None for v in column)}
