@@ -22,7 +22,7 @@ from helpers.migration.staging import Staged, stage
 from helpers.parameters.endpoint import Endpoint
 from helpers.schema import Context, load_schema
 from helpers.snapshot import Snapshot
-from helpers.stores import CollectionInfo, Space, open_target
+from helpers.stores import CollectionInfo, Reader, Space, open_target
 from helpers.stores.client import ClientStore
 from helpers.stores.layout import DATABASE
 
@@ -57,7 +57,7 @@ def fill(store: ClientStore, name: str, batch: ChunkBatch, space: Space = "l2") 
     store.add(name, batch)
 
 
-def contents(store: ClientStore, name: str) -> ChunkBatch:
+def contents(store: Reader, name: str) -> ChunkBatch:
     """Everything that a collection holds, by id."""
     return store.read(name, sorted(store.ids(name)))
 

@@ -20,7 +20,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Interrupted, Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.snapshot import Snapshot, decode_metadata, encode_metadata, from_table, to_table, write_snapshot
-from helpers.stores import open_source
+from helpers.stores import Reader, open_source
 from helpers.stores.client import ClientStore
 from tests.storage import assert_same, chunks, contents, embedded, exact, fill, in_order, lose_vectors, plan, tree
 
@@ -40,7 +40,7 @@ def taken(source: ClientStore, tmp_path: Path) -> Snapshot:
     return take(source, tmp_path)
 
 
-def take(store: ClientStore, folder: Path, name: str = "snap") -> Snapshot:
+def take(store: Reader, folder: Path, name: str = "snap") -> Snapshot:
     return write_snapshot(store, folder / "snapshots", name, store.names(), retention_days=7)
 
 

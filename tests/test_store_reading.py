@@ -15,6 +15,7 @@ from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import client as store_module
 from helpers.stores import open_source
+from helpers.stores.client import ClientStore
 from tests.storage import (
     ODD_IDS,
     assert_same,
@@ -127,6 +128,7 @@ def test_lost_vectors_are_isolated_and_what_is_left_of_them_is_read(tmp_path: Pa
     lose_vectors(tmp_path / "db", "notes", lost)
     with open_source(Endpoint(path=str(tmp_path / "db")), tmp_path / "scratch") as store:
         assert store.count("notes") == 300 + len(lost)
+        assert isinstance(store, ClientStore)
         with pytest.raises(Exception, match="Error finding id"):  # what a naive reader meets
             store.client.get_collection("notes", embedding_function=None).get(include=["embeddings"])
         found = contents(store, "notes")

@@ -25,9 +25,11 @@ from chromadb.config import Settings
 
 from helpers.errors import Terminal, Transient
 from helpers.parameters.endpoint import Endpoint
-from helpers.stores import layout
-from helpers.stores.base import Limits
+from helpers.stores import layout, repair
+from helpers.stores.base import Limits, Reader
 from helpers.stores.client import ClientStore
+from helpers.stores.duckdb_layout import DuckdbStore, is_duckdb_layout, stored_names
+from helpers.stores.probe import probe
 from helpers.stores.retry import attempt, refuse_gateway_answers, retried
 
 T = TypeVar("T")
@@ -35,17 +37,28 @@ BODY_BYTES = 32 * 2**20  # the server's limit is 40 MiB (chroma-facts); headroom
 
 
 @contextmanager
-def open_source(endpoint: Endpoint, scratch: Path) -> Iterator[ClientStore]:
-    """A source to read. An embedded one is copied into `scratch` and the copy removed at the end."""
+def open_source(endpoint: Endpoint, scratch: Path) -> Iterator[Reader]:
+    """A source to read. An embedded one is copied into `scratch` and the copy removed at the end.
+
+    The copy is mended (`repair`) and opened in a process of its own first, where a crash of the engine harms nobody.
+    """
     if not endpoint.path:
         with open_server(endpoint, "source") as store:
             yield store
         return
+    if is_duckdb_layout(Path(endpoint.path)):
+        _require_no_tenant(endpoint)
+        with DuckdbStore(Path(endpoint.path), endpoint.label) as old:
+            yield old
+        return
     copy = scratch / f"source-copy-{uuid.uuid4().hex[:8]}"
     try:
         layout.copy_directory(Path(endpoint.path), copy)
+        found = repair.mend(copy, Path(endpoint.path))
+        probe(copy, endpoint.tenant, endpoint.database, f"source {endpoint.label}")
         spaces = layout.stored_spaces(copy)
         with open_embedded(copy, endpoint, role="source", label=endpoint.label, spaces=spaces) as store:
+            store.note(found.source, found.collections, found.repairs)
             yield store
     finally:
         shutil.rmtree(copy, ignore_errors=True)
@@ -70,6 +83,9 @@ def quick_names(endpoint: Endpoint, role: str) -> list[str]:
         path = Path(endpoint.path)
         if role == "target" and (not path.exists() or (path.is_dir() and not any(path.iterdir()))):
             return []
+        if role == "source" and is_duckdb_layout(path):
+            _require_no_tenant(endpoint)
+            return stored_names(path)
         layout.recognise(path, role=role)
         if role == "target":
             _require_current(path)
@@ -240,6 +256,17 @@ def _greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> None:
                     f"unknown_{what}", f"no {what} {name} ({answer.status_code})", where=where,
                     next_step=f"Check {role}.{what}.",
                 )  # fmt: skip
+
+
+def _require_no_tenant(endpoint: Endpoint) -> None:
+    """Chroma 0.3 knew no tenants and databases: another one than the default can only be a mistake."""
+    defaults = type(endpoint)(path=endpoint.path)
+    for what in ("tenant", "database"):
+        if getattr(endpoint, what) != getattr(defaults, what):
+            raise Terminal(
+                f"unknown_{what}", f"no {what} {getattr(endpoint, what)}: Chroma 0.3 has none",
+                where=f"source {endpoint.label}", next_step=f"Leave source.{what} out.",
+            )  # fmt: skip
 
 
 def _require_current(path: Path) -> None:
