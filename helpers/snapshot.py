@@ -207,6 +207,8 @@ def write_snapshot(
         "retain_until": (now + timedelta(days=retention_days)).isoformat(timespec="seconds"),
         "source": store.label,
         "chroma_version": {"source": store.version, "client": chromadb.__version__},
+        "findings": list(getattr(store, "findings", ())),
+        "repairs": list(getattr(store, "repairs", ())),
         "status": "created",
         "collections": entries,
     }

@@ -160,15 +160,13 @@ def test_what_is_no_chroma_directory_is_refused_in_one_line_and_nothing_is_writt
     assert tree(tmp_path) == before
 
 
-def test_the_real_directory_of_0_3_is_refused_and_not_taken_for_an_empty_one(
-    real_databases: Path, tmp_path: Path
+def test_the_real_directory_of_0_3_is_refused_as_a_target_and_not_taken_for_an_empty_one(
+    real_databases: Path,
 ) -> None:
-    with (
-        pytest.raises(Terminal, match=r"0\.3") as caught,
-        open_source(Endpoint(path=str(real_databases / "duckdb-parquet-0.3")), tmp_path),
-    ):
+    path = str(real_databases / "duckdb-parquet-0.3")
+    with pytest.raises(Terminal, match=r"0\.3") as caught, open_target(Endpoint(path=path)):
         pass
-    assert caught.value.code == "source_layout_0_3"
+    assert caught.value.code == "target_layout_0_3"
 
 
 @pytest.fixture

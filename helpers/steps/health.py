@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import pandas as pd
 
+from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.stores import CollectionInfo, open_source
+from helpers.stores.duckdb_layout import is_duckdb_layout
+from helpers.stores.layout import DATABASE
+from helpers.stores.repair import migrations
 
 REASON = "count_mismatch"
 _Row = tuple[str, int | None, int | None, int | None, str]  # collection, expected, found, difference, state
@@ -27,6 +32,32 @@ class _Look:
     protocol: str
     infos: list[CollectionInfo]
     text_queries: dict[str, str]
+    findings: tuple[str, ...]
+    repairs: int
+
+
+def source_layout(endpoint: Endpoint) -> str:
+    """In words, how the source keeps or serves its chunks."""
+    if not endpoint.path:
+        return "a server over HTTP"
+    if is_duckdb_layout(Path(endpoint.path)):
+        return "a directory of Chroma 0.3: two Parquet files"
+    return "a directory with chroma.sqlite3 and an index folder per collection, read from a copy"
+
+
+def source_version(endpoint: Endpoint, reported: str) -> str:
+    """The version as far as it can be known: a directory's migrations say more than the engine that opens its copy."""
+    if not endpoint.path or is_duckdb_layout(Path(endpoint.path)):
+        return f"reports {reported}"
+    parts = dict(migrations(Path(endpoint.path) / DATABASE))
+    shown = ", ".join(f"{name} {number}" for name, number in parts.items())
+    if not parts:
+        return "unknown: its migrations cannot be read without opening it"
+    if parts.get("sysdb", 0) >= 10 or parts.get("metadb", 0) >= 5:
+        return f"opened by 1.x last ({shown})"
+    if parts.get("embeddings_queue", 0) >= 2:
+        return f"0.5.6 to 1.0 ({shown})"
+    return f"0.4 to 0.5.5 ({shown})"
 
 
 class Health:
@@ -42,7 +73,10 @@ class Health:
             infos = store.collections()
             phase.chunks = sum(info.count for info in infos)
             reasons = {info.name: store.text_queries_available(info.name) for info in infos}
-            return _Look(store.label, store.version, store.protocol, infos, reasons)
+            return _Look(
+                store.label, store.version, store.protocol, infos, reasons,
+                tuple(getattr(store, "findings", ())), len(getattr(store, "repairs", ())),
+            )  # fmt: skip
 
     @property
     def _chosen(self) -> list[CollectionInfo]:
@@ -77,6 +111,34 @@ class Health:
             "chunks": sum(info.count for info in look.infos),
         }
         return pd.DataFrame({"value": pd.Series(facts, dtype=object)})
+
+    def identity(self) -> pd.DataFrame:
+        """What the source is: layout, version as far as it can be known, what was found odd, what that risks."""
+        look, endpoint = self._look, self.run.parameters.source
+        odd = [*look.findings, *(f"{i.name}: {finding}" for i in look.infos for finding in i.findings)]
+        rows = [("layout", source_layout(endpoint)), ("version", source_version(endpoint, look.version))]
+        rows += [("found", finding) for finding in odd] or [("found", "nothing odd")]
+        rows += [("risk", risk) for risk in self._risks()] or [("risk", "none that the directory or server shows")]
+        mended = f"{look.repairs} mended on the copy, listed in the snapshot's manifest" if look.repairs else ""
+        whole = bool(look.findings)
+        self.run.check(
+            "the source as a whole is sound", Verdict.WARNING if whole else Verdict.PASS, measured=len(look.findings),
+            threshold=0, unit="findings", reason="source_findings" if whole else "",
+            detail="; ".join([*look.findings[:5], *filter(None, [mended])]),
+        )  # fmt: skip
+        self.run.fact("source_identity", [{"what": what, "value": value} for what, value in rows])
+        return pd.DataFrame(rows, columns=["what", "value"])
+
+    def _risks(self) -> list[str]:
+        look = self._look
+        risks = []
+        if look.repairs:
+            risks.append(f"{look.repairs} records or folders were mended: chunks without vectors end in quarantine")
+        if trapped := [i.name for i in look.infos if i.space != i.declared_space]:
+            risks.append(f"a copied configuration would search {', '.join(trapped[:5])} by another distance")
+        if old := [i.name for i in look.infos if any(k.startswith("hnsw:") for k in i.metadata or {})]:
+            risks.append(f"index settings kept as metadata become configuration: {', '.join(old[:5])}")
+        return risks
 
     def counts(self) -> pd.DataFrame:
         """Per collection: expected, found, difference, state. The last row is the total of what will be migrated."""

@@ -48,7 +48,14 @@ class ClientStore(TargetLock):
         self.client, self.label, self._limits, self.protocol = client, label, limits, protocol
         self._spaces = dict(spaces or {})
         self._infos: dict[str, CollectionInfo] = {}
+        self._notes: dict[str, list[str]] = {}
+        self.findings: tuple[str, ...] = ()
+        self.repairs: list[dict[str, Any]] = []
         self.version = retried(client.get_version, label)
+
+    def note(self, source: list[str], by_id: Mapping[str, list[str]], repairs: list[dict[str, Any]]) -> None:
+        """What was found in the directory before it was opened: about all of it, and by collection id."""
+        self.findings, self._notes, self.repairs = tuple(source), dict(by_id), repairs
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -95,7 +102,7 @@ class ClientStore(TargetLock):
             configuration=configuration,
             schema=creation.raw_schema(collection),
             embedding_function=embedding_functions.persisted_name(configuration),
-            findings=(finding,) if finding else (),
+            findings=(*([finding] if finding else []), *self._notes.get(str(collection.id), [])),
         )
 
     def _proven_spaces(self, name: str) -> list[Space] | None:

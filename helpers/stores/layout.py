@@ -33,11 +33,14 @@ def recognise(path: Path, *, role: str = "source") -> None:
             f"{role}_not_a_folder", "not a folder", where=where, next_step="Name the folder that holds chroma.sqlite3."
         )
     if (path / "chroma-embeddings.parquet").exists() or (path / "chroma-collections.parquet").exists():
+        both = (path / DATABASE).exists()
         raise Terminal(
             f"{role}_layout_0_3",
-            "a directory of Chroma 0.3 (duckdb and parquet), which a current client opens as an empty database",
+            f"files of Chroma 0.3 (duckdb and parquet) beside a {DATABASE}: two databases in one folder"
+            if both
+            else "a directory of Chroma 0.3 (duckdb and parquet), which a current client opens as an empty database",
             where=where,
-            next_step="This version of the toolkit does not read it yet.",
+            next_step="Put the one that is meant into a folder of its own." if both else f"Name another {role}.path.",
         )
     database = path / DATABASE
     if not database.is_file():

@@ -24,11 +24,13 @@ from chromadb.api.client import Client
 from chromadb.config import Settings
 
 from helpers.errors import Terminal, Transient
-from helpers.parameters.endpoint import Endpoint
-from helpers.stores import layout
+from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
+from helpers.stores import layout, repair
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.base import Limits, Reader
 from helpers.stores.client import ClientStore
+from helpers.stores.duckdb_layout import DuckdbStore, is_duckdb_layout, stored_names
+from helpers.stores.first_opening import probe
 from helpers.stores.greeting import greet, request_headers
 from helpers.stores.retry import attempt, refuse_gateway_answers, retried
 
@@ -38,16 +40,27 @@ BODY_BYTES = 32 * 2**20  # the server's limit is 40 MiB (chroma-facts); headroom
 
 @contextmanager
 def open_source(endpoint: Endpoint, scratch: Path) -> Iterator[Reader]:
-    """A source to read. An embedded one is copied into `scratch` and the copy removed at the end."""
+    """A source to read. An embedded one is copied into `scratch` and the copy removed at the end.
+
+    The copy is mended (`repair`) and opened in a process of its own first, where a crash of the engine harms nobody.
+    """
     if not endpoint.path:
         with open_server(endpoint, "source") as store:
             yield store
         return
+    if is_duckdb_layout(Path(endpoint.path)):
+        _require_no_tenant(endpoint)
+        with DuckdbStore(Path(endpoint.path), endpoint.label) as old:
+            yield old
+        return
     copy = scratch / f"source-copy-{uuid.uuid4().hex[:8]}"
     try:
         layout.copy_directory(Path(endpoint.path), copy)
+        found = repair.mend(copy, Path(endpoint.path))
+        probe(copy, endpoint.tenant, endpoint.database, f"source {endpoint.label}")
         spaces = layout.stored_spaces(copy)
         with open_embedded(copy, endpoint, role="source", label=endpoint.label, spaces=spaces) as store:
+            store.note(found.source, found.collections, found.repairs)
             yield store
     finally:
         shutil.rmtree(copy, ignore_errors=True)
@@ -77,6 +90,9 @@ def quick_names(endpoint: Endpoint, role: str) -> list[str]:
             if not path.exists() or not any(path.iterdir()):
                 _require_default_database(endpoint)
                 return []
+        if role == "source" and is_duckdb_layout(path):
+            _require_no_tenant(endpoint)
+            return stored_names(path)
         layout.recognise(path, role=role)
         if role == "target":
             _require_current(path)
@@ -220,13 +236,24 @@ def _in_time(call: Callable[[], T], seconds: float, where: str) -> T:
 def _require_default_database(endpoint: Endpoint) -> None:
     """A new folder holds Chroma's default tenant and database only."""
     for what, name, default in (
-        ("tenant", endpoint.tenant, chromadb.DEFAULT_TENANT),
-        ("database", endpoint.database, chromadb.DEFAULT_DATABASE),
+        ("tenant", endpoint.tenant, DEFAULT_TENANT),
+        ("database", endpoint.database, DEFAULT_DATABASE),
     ):
         if name != default:
             raise Terminal(
                 f"unknown_{what}", f"a new folder has no {what} {name}", where=f"target.path {endpoint.path}",
                 next_step=f"Leave target.{what} out, or create it there first.",
+            )  # fmt: skip
+
+
+def _require_no_tenant(endpoint: Endpoint) -> None:
+    """Chroma 0.3 knew no tenants and databases: another one than the default can only be a mistake."""
+    defaults = type(endpoint)(path=endpoint.path)
+    for what in ("tenant", "database"):
+        if getattr(endpoint, what) != getattr(defaults, what):
+            raise Terminal(
+                f"unknown_{what}", f"no {what} {getattr(endpoint, what)}: Chroma 0.3 has none",
+                where=f"source {endpoint.label}", next_step=f"Leave source.{what} out.",
             )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 Space = Literal["l2", "cosine", "ip"]
 SPACES: tuple[Space, ...] = get_args(Space)
 
-_HNSW_METADATA = {
+HNSW_METADATA = {
     "hnsw:construction_ef": "ef_construction",
     "hnsw:search_ef": "ef_search",
     "hnsw:M": "max_neighbors",
@@ -73,7 +73,7 @@ def legacy_parameters(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     Values that current servers refuse or die of (M of 0 or below 2, text) are left out (chroma-facts, 1.5.9 writing).
     """
     found: dict[str, Any] = {}
-    for key, name in _HNSW_METADATA.items():
+    for key, name in HNSW_METADATA.items():
         value = (metadata or {}).get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue

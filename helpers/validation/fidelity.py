@@ -27,6 +27,7 @@ from helpers.stores.base import CollectionInfo, Reader
 from helpers.stores.space import Space
 from helpers.validation import comparison as compare
 from helpers.validation.comparison import Comparison, Floats, WrongVectors
+from helpers.validation.configuration import compare_configuration
 from helpers.validation.excuses import unexcused
 from helpers.validation.field_tests import ORIGIN_FIELD, FieldTests, has_field
 from helpers.validation.named_queries import lost_queries, named_queries
@@ -97,6 +98,7 @@ class Findings:
     strangers: int = 0  # quarantined ids that the snapshot does not hold
     not_finite: int = 0  # vectors of the target with NaN or infinity, or that cannot be read
     notes: list[str] = field(default_factory=list)  # collection metadata or configuration that changed
+    configuration: list[dict[str, Any]] = field(default_factory=list)  # rows of `configuration.COLUMNS`
     relative: dict[str, list[Floats]] = field(default_factory=dict)  # by space
     mismatched: dict[str, list[Floats]] = field(default_factory=dict)
     before: list[Floats] = field(default_factory=list)  # norms
@@ -284,10 +286,11 @@ class Examination:
         self.found.targets.append({**row, "space": target.info.space, "expected_space": ", ".join(spaces)})
 
     def _settings(self, info: CollectionInfo) -> None:
-        """Under identity a collection keeps its own metadata; the index's settings are judged by searching."""
+        """Under identity a collection keeps its own metadata and the settings of its index."""
         source = next((i for i in self.of.snapshot.collections() if i.name == info.name), None)
         if not self.of.schema.is_identity or source is None:
             return
+        self.found.configuration += compare_configuration(source, info)
         was, now = ({k: v for k, v in (i.metadata or {}).items() if not k.startswith("hnsw:")} for i in (source, info))
         self.found.notes += [
             f"{info.name}: collection metadata {key}: {detail}"

@@ -21,6 +21,7 @@ from helpers.schema import load_schema
 from helpers.snapshot import Snapshot
 from helpers.stores import open_target
 from helpers.validation import comparison as compare
+from helpers.validation import configuration
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
 from helpers.validation.judgement import Judgement
 from helpers.validation.search import overlap_ks, rows_frame
@@ -116,6 +117,11 @@ class Validation:
         kinds = (compare.DOCUMENT, compare.URI, compare.METADATA, compare.FIELD_MISSING, compare.FIELD_EXTRA)
         return self.differences(*kinds)
 
+    def configuration(self) -> pd.DataFrame:
+        """Every setting of every collection, source and target, kept or why not; empty where the schema makes its own."""
+        self._put(configuration.judge(self.found.configuration))
+        return pd.DataFrame(self.found.configuration, columns=configuration.COLUMNS)
+
     def search(self) -> pd.DataFrame:
         """Probes against the baseline of the dry run, per source collection; draws overlap and recall."""
         self._put(self.judged.search())
@@ -208,6 +214,8 @@ def record(run: RunRecord, judged: Judgement) -> None:
     run.fact("search", found.search)
     run.fact("queries", found.queries)
     run.fact("worst", found.worst)
+    run.fact("configuration", found.configuration)
+    put(run, configuration.judge(found.configuration))
     run.fact("matrix_inputs", judged.matrix_inputs())
     if found.strangers:
         detail = f"{found.strangers} quarantined ids are not in the snapshot"

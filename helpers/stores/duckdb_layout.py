@@ -1,0 +1,211 @@
+"""A directory of Chroma 0.3 (duckdb and parquet), read directly: two Parquet files hold all of it.
+
+`chroma-collections.parquet` has a row per collection (uuid, name, metadata as JSON text), `chroma-embeddings.parquet` a
+row per chunk (collection_uuid, id, document, embedding as doubles, metadata as JSON text). The `index` folder beside
+them is pickled Python and is never opened: it is made from the vectors. Queries are answered by brute force, exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from helpers.chunks import ChunkBatch, Metadata, align
+from helpers.errors import Terminal
+from helpers.stores.base import CollectionInfo, Neighbours
+from helpers.stores.layout import DATABASE
+from helpers.stores.space import distance, from_metadata
+
+COLLECTIONS, EMBEDDINGS = "chroma-collections.parquet", "chroma-embeddings.parquet"
+_COLUMNS = {
+    COLLECTIONS: ("uuid", "name", "metadata"),
+    EMBEDDINGS: ("collection_uuid", "embedding", "document", "id", "metadata"),
+}
+_LFS = b"version https://git-lfs"
+
+
+def is_duckdb_layout(path: Path) -> bool:
+    """Files of 0.3 and no newer database beside them, which would leave open which of the two is meant."""
+    return ((path / COLLECTIONS).exists() or (path / EMBEDDINGS).exists()) and not (path / DATABASE).exists()
+
+
+def stored_names(path: Path) -> list[str]:
+    """The collections of a directory of 0.3, without reading its chunks."""
+    return sorted(str(name) for name in _read(path / COLLECTIONS).column("name").to_pylist())
+
+
+class DuckdbStore:
+    """Reads one directory of 0.3. Nothing is written there, nor copied: the two files are read once, into memory."""
+
+    protocol = "Parquet files, read directly"
+
+    def __init__(self, path: Path, label: str) -> None:
+        self.label, self.version = label, "0.3 (duckdb and parquet)"
+        self.findings: tuple[str, ...] = (
+            "a directory of Chroma 0.3, read from its Parquet files; its index folder is not opened",
+        )
+        self.repairs: list[dict[str, Any]] = []
+        chunks = _read(path / EMBEDDINGS)
+        self._collections = {str(row["name"]): row for row in _read(path / COLLECTIONS).to_pylist()}
+        self._chunks: dict[str, _Chunks] = {}
+        uuids = pc.cast(chunks.column("collection_uuid"), pa.string())
+        for name, row in self._collections.items():
+            part = chunks.filter(pc.equal(uuids, str(row["uuid"])))
+            self._chunks[name] = _Chunks(part, f"collection {name} of {label}")
+        strays = len(chunks) - sum(len(c.batch) for c in self._chunks.values())
+        if strays:
+            self.findings += (f"{strays} chunks belong to no collection and are not migrated",)
+
+    def names(self) -> list[str]:
+        return sorted(self._collections)
+
+    def collections(self) -> list[CollectionInfo]:
+        return [self.info(name) for name in self.names()]
+
+    def info(self, name: str) -> CollectionInfo:
+        chunks = self._of(name)
+        metadata = _metadata(self._collections[name]["metadata"])
+        space = from_metadata(metadata) or "l2"
+        return CollectionInfo(
+            name=name,
+            count=len(chunks.batch),
+            dimension=chunks.dimension,
+            space=space,
+            declared_space=space,
+            metadata=metadata,
+            configuration={"hnsw": {"space": space}, "spann": None, "embedding_function": None},
+            findings=chunks.findings,
+        )
+
+    def count(self, name: str) -> int:
+        return len(self._of(name).batch)
+
+    def ids(self, name: str) -> list[str]:
+        return list(self._of(name).batch.ids)
+
+    def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
+        """These chunks, in this order; unknown ids are absent."""
+        chunks = self._of(name)
+        rows, _ = align(ids, chunks.rows)
+        found = chunks.batch.take(rows)
+        if not embeddings:
+            found.embeddings = np.zeros((len(found), 0), np.float32)
+            found.lost = np.zeros(len(found), dtype=bool)
+        return found
+
+    def query(self, name: str, vectors: npt.ArrayLike, k: int, *, where: Mapping[str, Any] | None = None) -> Neighbours:
+        """The k nearest of each row of `vectors`, by brute force over every chunk; `where` is equality of fields."""
+        batch, space = self._of(name).batch, self.info(name).space
+        usable = np.flatnonzero(
+            [
+                not batch.lost[i] and all((batch.metadatas[i] or {}).get(key) == v for key, v in (where or {}).items())
+                for i in range(len(batch))
+            ]
+        )
+        found: Neighbours = []
+        for vector in np.asarray(vectors, np.float32):
+            away = distance(space, batch.embeddings[usable], vector) if len(usable) else np.zeros(0)
+            nearest = np.argsort(away, kind="stable")[:k]
+            found.append([(batch.ids[usable[i]], float(away[i])) for i in nearest])
+        return found
+
+    def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
+        raise Terminal(
+            "embedding_function_unavailable",
+            self.text_queries_available(name),
+            where=f"collection {name} of {self.label}",
+        )
+
+    def text_queries_available(self, name: str) -> str:
+        return "Chroma 0.3 keeps no embedding function"
+
+    def close(self) -> None:
+        self._chunks.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _of(self, name: str) -> _Chunks:
+        if name not in self._chunks:
+            raise Terminal("not_found", f"no collection {name}", where=self.label)
+        return self._chunks[name]
+
+
+class _Chunks:
+    """The chunks of one collection; vectors of another size than most count as lost."""
+
+    def __init__(self, table: pa.Table, where: str) -> None:
+        ids = [str(i) for i in table.column("id").to_pylist()]
+        self.rows = {chunk: row for row, chunk in enumerate(ids)}
+        if len(self.rows) < len(ids):
+            twice = next(i for i, n in Counter(ids).items() if n > 1)
+            raise Terminal(
+                "source_doubled_ids", f"{len(ids) - len(self.rows)} chunks have the id of another one, such as {twice}",
+                where=where, next_step="Current servers hold an id once: remove or rename these before the migration.",
+            )  # fmt: skip
+        vectors = [np.asarray(v, np.float32) if v is not None else None for v in table.column("embedding").to_pylist()]
+        sizes = Counter(len(v) for v in vectors if v is not None and len(v))
+        self.dimension = sizes.most_common(1)[0][0] if sizes else None
+        lost = np.array([v is None or len(v) != self.dimension for v in vectors], dtype=bool)
+        matrix = np.full((len(ids), self.dimension or 0), np.nan, np.float32)
+        for row in np.flatnonzero(~lost):
+            matrix[row] = vectors[row]
+        self.findings = (
+            (f"{int(lost.sum())} chunks have no vector of {self.dimension} dimensions",) if lost.any() else ()
+        )
+        self.batch = ChunkBatch(
+            ids=ids,
+            documents=table.column("document").to_pylist(),
+            embeddings=matrix,
+            metadatas=[_metadata(text) for text in table.column("metadata").to_pylist()],
+            lost=lost,
+        )
+
+
+def _metadata(text: str | None) -> Metadata | None:
+    """Metadata from its JSON text; `null`, nothing and `{}` are all none."""
+    value = json.loads(text) if text else None
+    return value if isinstance(value, dict) and value else None
+
+
+def _read(file: Path) -> pa.Table:
+    """One of the two files. Raises `Terminal` where it is absent, a pointer, cut short or something else."""
+    where = str(file)
+    try:
+        with file.open("rb") as opened:
+            pointer = opened.read(len(_LFS)) == _LFS
+        if not pointer:
+            table = pq.ParquetFile(file).read()
+    except FileNotFoundError as error:
+        raise Terminal(
+            "source_incomplete", "a directory of Chroma 0.3 without this file", where=where,
+            next_step="Copy the whole folder again.",
+        ) from error  # fmt: skip
+    except (OSError, pa.ArrowException) as error:
+        raise Terminal(
+            "source_damaged", f"no readable Parquet file: {error}", where=where, next_step="Copy the folder again."
+        ) from error
+    if pointer:
+        raise Terminal(
+            "source_lfs_pointer", "a Git LFS pointer, not the file itself", where=where,
+            next_step="Run `git lfs pull` where it came from and copy the folder again.",
+        )  # fmt: skip
+    missing = [name for name in _COLUMNS[file.name] if name not in table.column_names]
+    if missing:
+        raise Terminal("source_foreign_file", f"has no column {', '.join(missing)}", where=where)
+    return table

@@ -1,0 +1,87 @@
+"""Whether a collection that is migrated as it is keeps its configuration: setting by setting, kept or why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from helpers.results import Check, Verdict
+from helpers.stores.base import CollectionInfo
+from helpers.stores.creation import effective_configuration
+from helpers.stores.space import HNSW_METADATA, legacy_parameters
+from helpers.validation.comparison import metadata_differences
+
+COLUMNS = ["collection", "setting", "source", "target", "state", "why"]
+KEPT, EXPLAINED, DIFFERENT = "kept", "explained", "DIFFERENT"
+NAME, REASON = "configuration", "configuration_differs"
+
+
+def compare_configuration(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, Any]]:
+    """A row per setting of the index, the embedding function, and each key of the collection's metadata."""
+    was, now = effective_configuration(source), effective_configuration(target)
+    rows = [_row(source.name, "space", source.space, target.space)]
+    kind = "spann" if was.get("spann") else "hnsw"
+    before, after = dict(was[kind] or {}), dict(now.get(kind) or {})
+    for setting in sorted(before.keys() - {"space"}):
+        why = "" if setting in after else "the target does not say"
+        rows.append(_row(source.name, setting, before[setting], after.get(setting), why))
+    rows += [_refused(source.name, key, value) for key, value in sorted((source.metadata or {}).items())
+             if _left_out(key, source.metadata or {})]  # fmt: skip
+    rows.append(_function(source.name, was["embedding_function"], now["embedding_function"]))
+    return rows + _metadata(source, target)
+
+
+def judge(rows: list[dict[str, Any]]) -> Check:
+    """FAIL where a setting differs and nothing explains it."""
+    if not rows:
+        return Check(NAME, Verdict.NOT_APPLICABLE, detail="the schema makes collections of its own")
+    wrong = [row for row in rows if row["state"] == DIFFERENT]
+    detail = "; ".join(f"{r['collection']}: {r['setting']} {r['source']} became {r['target']}" for r in wrong[:5])
+    verdict = Verdict.FAIL if wrong else Verdict.PASS
+    return Check(NAME, verdict, len(rows) - len(wrong), len(rows), "settings", REASON if wrong else "", detail,
+                 len(wrong), [{k: r[k] for k in ("collection", "setting")} for r in wrong[:20]])  # fmt: skip
+
+
+def _row(collection: str, setting: str, was: Any, now: Any, why: str = "") -> dict[str, Any]:
+    same = type(was) is type(now) and was == now
+    state = KEPT if same else EXPLAINED if why else DIFFERENT
+    shown = ["" if value is None else str(value) for value in (was, now)]
+    return dict(zip(COLUMNS, (collection, setting, *shown, state, "" if same else why), strict=True))
+
+
+def _left_out(key: str, metadata: Mapping[str, Any]) -> bool:
+    return key in HNSW_METADATA and HNSW_METADATA[key] not in legacy_parameters(metadata)
+
+
+def _refused(collection: str, key: str, value: Any) -> dict[str, Any]:
+    why = "current servers refuse this value or break on it; the default is used"
+    return _row(collection, HNSW_METADATA[key], value, None, why)
+
+
+def _function(collection: str, was: Any, now: Any) -> dict[str, Any]:
+    nothing = {"none", "legacy"}
+    names = [_function_name(function) for function in (was, now)]
+    if set(names) <= nothing:
+        return _row(collection, "embedding function", "none", "none")
+    same = names[0] == names[1] and (was or {}).get("config") == (now or {}).get("config")
+    return _row(
+        collection, "embedding function", names[0], names[1] if same or names[0] != names[1] else "another config"
+    )
+
+
+def _function_name(function: Any) -> str:
+    if not isinstance(function, Mapping):
+        return "none"
+    return "legacy" if function.get("type") == "legacy" else str(function.get("name", "none"))
+
+
+def _metadata(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, Any]]:
+    was, now = source.metadata or {}, target.metadata or {}
+    different = {key: detail for _, key, detail in metadata_differences(was, now)}
+    rows = []
+    for key in sorted({*was, *now, *different}):
+        why = "turned into configuration" if key in HNSW_METADATA and key not in now else ""
+        equal = was.get(key) if key not in different else now.get(key)
+        row = _row(source.name, f"metadata {key}", was.get(key), equal, why)
+        rows.append(row)
+    return rows

@@ -1,0 +1,72 @@
+"""Under identity a collection keeps its configuration, and each setting that it does not keep is explained or a failure."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.results import Verdict
+from helpers.stores import CollectionInfo, Space
+from helpers.validation.configuration import compare_configuration, judge
+from tests.storage import embedded
+
+FOREIGN = {"type": "known", "name": "openai", "config": {"model_name": "m", "api_key_env_var": "KEY"}}
+SETTINGS = {"ef_construction": 150, "ef_search": 60, "max_neighbors": 24, "num_threads": 2, "batch_size": 60,
+            "sync_threshold": 700, "resize_factor": 1.4}  # fmt: skip
+LEGACY = {"hnsw:space": "cosine", "hnsw:construction_ef": 150, "hnsw:search_ef": 60, "hnsw:M": 24, "hnsw:num_threads": 2,
+          "hnsw:batch_size": 60, "hnsw:sync_threshold": 700, "hnsw:resize_factor": 1.4, "owner": "me"}  # fmt: skip
+
+
+def collection(space: Space, metadata: dict[str, Any] | None, **settings: Any) -> CollectionInfo:
+    configuration = {"hnsw": {"space": "l2", **settings}, "spann": None, "embedding_function": FOREIGN}
+    return CollectionInfo("notes", 0, 4, space, "l2", metadata=metadata, configuration=configuration)
+
+
+def states(rows: list[dict[str, Any]]) -> dict[str, str]:
+    return {row["setting"]: row["state"] for row in rows}
+
+
+@pytest.mark.parametrize("source", [collection("ip", {"owner": "me"}, **SETTINGS), collection("cosine", LEGACY)])
+def test_every_setting_and_a_function_that_is_not_installed_arrive(tmp_path: Path, source: CollectionInfo) -> None:
+    with embedded(tmp_path / "target") as store:
+        store.create(source)
+        rows = compare_configuration(source, store.info("notes"))
+    assert {"space", *SETTINGS, "embedding function", "metadata owner"} <= states(rows).keys()
+    assert set(states(rows).values()) == {"kept"}, rows
+    assert judge(rows).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("setting", ["space", *SETTINGS, "embedding function", "metadata owner"])
+def test_any_setting_that_differs_without_a_reason_fails(setting: str) -> None:
+    source = collection("l2", {"owner": "me"}, **SETTINGS)
+    configuration: dict[str, Any] = {**source.configuration, "hnsw": dict(source.configuration["hnsw"])}
+    changes: dict[str, Any] = {"configuration": configuration}
+    if setting == "space":
+        changes["space"] = "ip"
+    elif setting == "embedding function":
+        configuration["embedding_function"] = {**FOREIGN, "config": {"model_name": "another"}}
+    elif setting == "metadata owner":
+        changes["metadata"] = {"owner": "you"}
+    else:
+        configuration["hnsw"][setting] += 1
+    check = judge(rows := compare_configuration(source, dataclasses.replace(source, **changes)))
+    assert [name for name, state in states(rows).items() if state == "DIFFERENT"] == [setting]
+    assert (check.verdict, check.reason, check.offenders) == (Verdict.FAIL, "configuration_differs", 1)
+    assert setting in check.detail
+
+
+def test_what_cannot_be_kept_is_explained() -> None:
+    source = collection("l2", {"hnsw:M": 1, "hnsw:search_ef": 60})
+    configuration = {**source.configuration, "hnsw": {"space": "l2", "ef_search": 60}}
+    target = dataclasses.replace(source, metadata=None, configuration=configuration)
+    rows = compare_configuration(source, target)
+    assert judge(rows).verdict is Verdict.PASS
+    explained = {row["setting"]: row["why"] for row in rows if row["state"] == "explained"}
+    assert "refuse" in explained["max_neighbors"]
+    assert explained["metadata hnsw:search_ef"] == "turned into configuration"
+    silent = dataclasses.replace(target, configuration={"hnsw": {"space": "l2"}, "embedding_function": FOREIGN})
+    assert states(compare_configuration(source, silent))["ef_search"] == "explained"
+    assert judge([]).verdict is Verdict.NOT_APPLICABLE

@@ -1,0 +1,137 @@
+"""The 0.3 layout: read from its two Parquet files as they are, its pickled index never touched."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from helpers.errors import Terminal
+from helpers.parameters.endpoint import Endpoint
+from helpers.stores import open_source, open_target, quick_names
+from helpers.stores.duckdb_layout import COLLECTIONS, EMBEDDINGS
+from helpers.stores.space import Space, distance
+from tests.storage import tree, writable_copy
+from tests.test_command_runs_the_line import Runbook, runbook  # noqa: F401  a fixture
+
+
+def files_say(folder: Path) -> dict[str, dict[str, tuple[Any, Any, bytes]]]:
+    """Collection → id → document, metadata, vector, from the files and nothing of ours."""
+    names = {row["uuid"]: row["name"] for row in pq.read_table(folder / COLLECTIONS).to_pylist()}
+    found: dict[str, dict[str, tuple[Any, Any, bytes]]] = {name: {} for name in names.values()}
+    for row in pq.read_table(folder / EMBEDDINGS).to_pylist():
+        vector = np.asarray(row["embedding"], np.float32).tobytes()
+        found[names[row["collection_uuid"]]][row["id"]] = (row["document"], json.loads(row["metadata"]), vector)
+    return found
+
+
+def test_the_real_directory_is_read_as_its_files_say(real_databases: Path, tmp_path: Path) -> None:
+    source = writable_copy(real_databases / "duckdb-parquet-0.3", tmp_path / "old")
+    before, wanted = tree(source), files_say(source)
+    endpoint = Endpoint(path=str(source))
+    assert quick_names(endpoint, "source") == sorted(wanted)
+    with open_source(endpoint, tmp_path / "scratch") as store:
+        assert (store.version, store.names()) == ("0.3 (duckdb and parquet)", sorted(wanted))
+        for name, chunks in wanted.items():
+            batch = store.read(name, store.ids(name))
+            assert (store.count(name), store.info(name).dimension) == (len(chunks), batch.dimension)
+            got = zip(batch.documents, batch.metadatas, batch.embeddings, strict=True)
+            assert {i: (d, m, v.tobytes()) for i, (d, m, v) in zip(batch.ids, got, strict=True)} == chunks
+            probes = batch.embeddings[:3]
+            assert [near[0][0] for near in store.query(name, probes, 3)] == batch.ids[:3]
+        assert store.text_queries_available("collection_0") == "Chroma 0.3 keeps no embedding function"
+        with pytest.raises(Terminal, match="no embedding function"):
+            store.query_texts("collection_0", ["x"], 1)
+    assert sum(map(len, wanted.values())) == 515
+    assert tree(source) == before
+
+
+def write_old(folder: Path, chunks: list[dict[str, Any]], metadata: str = "null") -> Path:
+    folder.mkdir()
+    pq.write_table(pa.table({"uuid": ["u"], "name": ["notes"], "metadata": [metadata]}), folder / COLLECTIONS)
+    filled = [{"collection_uuid": "u", "uuid": str(i), **chunk} for i, chunk in enumerate(chunks)]
+    columns = {"collection_uuid": pa.string(), "uuid": pa.string(), "embedding": pa.list_(pa.float64()),
+               "document": pa.string(), "id": pa.string(), "metadata": pa.string()}  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(filled, pa.schema(columns)), folder / EMBEDDINGS)
+    return folder
+
+
+@pytest.mark.parametrize("space", ["l2", "cosine", "ip"])
+def test_types_none_lost_vectors_and_the_space_are_kept(tmp_path: Path, space: Space) -> None:
+    chunks: list[dict[str, Any]] = [
+        {"id": "a", "document": None, "embedding": [1.0, 2.0], "metadata": '{"i": 1, "f": 1.0, "b": true, "s": "1"}'},
+        {"id": "b", "document": "", "embedding": [3.0, -4.0], "metadata": "null"},
+        {"id": "c", "document": "left", "embedding": None, "metadata": '{"k": 2}'},
+        {"id": "d", "document": "left", "embedding": [1.0], "metadata": None},
+    ]
+    folder = write_old(tmp_path / "old", chunks, json.dumps({"hnsw:space": space, "owner": "me"}))
+    with open_source(Endpoint(path=str(folder)), tmp_path / "scratch") as store:
+        info, batch = store.info("notes"), store.read("notes", ["d", "c", "b", "a", "nobody"])
+        near = store.query("notes", [[1.0, 0.5]], 5)[0]
+    assert (info.space, info.dimension, info.metadata) == (space, 2, {"hnsw:space": space, "owner": "me"})
+    assert info.findings == ("2 chunks have no vector of 2 dimensions",)
+    assert (batch.ids, batch.lost.tolist()) == (["d", "c", "b", "a"], [True, True, False, False])
+    assert batch.documents == ["left", "left", "", None]
+    assert batch.metadatas == [None, {"k": 2}, None, {"i": 1, "f": 1.0, "b": True, "s": "1"}]
+    assert [type(v) for v in (batch.metadatas[3] or {}).values()] == [int, float, bool, str]
+    away = distance(space, [[1.0, 2.0], [3.0, -4.0]], [1.0, 0.5])
+    assert dict(near) == pytest.approx({"a": away[0], "b": away[1]})
+    assert [d for _, d in near] == sorted(d for _, d in near)
+
+
+GOOD: dict[str, Any] = {"id": "a", "document": "x", "embedding": [1.0], "metadata": None}
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "half a folder": (lambda f: (f / COLLECTIONS).unlink(), "source_incomplete"),
+    "no chunks": (lambda f: (f / EMBEDDINGS).unlink(), "source_incomplete"),
+    "lfs pointer": (lambda f: (f / EMBEDDINGS).write_text(POINTER), "source_lfs_pointer"),
+    "cut short": (lambda f: (f / EMBEDDINGS).write_bytes((f / EMBEDDINGS).read_bytes()[:-9]), "source_damaged"),
+    "foreign": (lambda f: pq.write_table(pa.table({"x": [1]}), f / EMBEDDINGS), "source_foreign_file"),
+    "two databases": (lambda f: (f / "chroma.sqlite3").write_bytes(b""), "source_layout_0_3"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(BAD))
+def test_damage_is_one_line(tmp_path: Path, kind: str) -> None:
+    spoil, code = BAD[kind]
+    folder = write_old(tmp_path / "old", [GOOD])
+    spoil(folder)
+    with pytest.raises(Terminal) as caught, open_source(Endpoint(path=str(folder)), tmp_path / "scratch"):
+        pass
+    assert caught.value.code == code
+    assert "\n" not in str(caught.value)
+
+
+def test_doubled_ids_and_wrong_tenants_are_errors(tmp_path: Path) -> None:
+    folder = write_old(tmp_path / "old", [GOOD, GOOD])
+    with (
+        pytest.raises(Terminal, match="id of another one, such as a"),
+        open_source(Endpoint(path=str(folder)), tmp_path),
+    ):
+        pass
+    with pytest.raises(Terminal, match="no tenant typo"):
+        quick_names(Endpoint(path=str(folder), tenant="typo"), "source")
+
+
+@pytest.mark.slow
+def test_the_real_directory_arrives_as_its_files_say(real_databases: Path, tmp_path: Path, runbook: Runbook) -> None:  # noqa: F811
+    source = tmp_path / "old"
+    shutil.copytree(real_databases / "duckdb-parquet-0.3", source)
+    text = "name: old\nsource: {path: old}\ntarget: {path: target}\nschema: identity\n"
+    (tmp_path / "old.yaml").write_text(text, encoding="utf-8")
+    done = runbook("run", "old.yaml", "--run-id", "one", "--until", "24")
+    assert (done.returncode, "Verdict: NO-GO" in done.stdout) == (4, False), done.stdout + done.stderr
+    with open_target(Endpoint(path=str(tmp_path / "target"))) as store:
+        wanted = files_say(source)
+        assert store.names() == sorted(wanted)
+        for name, chunks in wanted.items():
+            batch = store.read(name, store.ids(name))
+            got = zip(batch.documents, batch.metadatas, batch.embeddings, strict=True)
+            assert {i: (d, m, v.tobytes()) for i, (d, m, v) in zip(batch.ids, got, strict=True)} == chunks
