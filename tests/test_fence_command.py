@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from helpers import cli
 from helpers.errors import Terminal, UsageError
 from helpers.fence import Control, FenceState, lift, who_has_open
 from helpers.parameters import parameters_from
@@ -17,7 +18,8 @@ from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.runner.line import with_fence
+from helpers.runner.line import run_line, with_fence
+from helpers.runner.terminal import Terminal as Screen
 from helpers.sample import write_sample
 from helpers.steps.fence import Fence
 from tests.fences import at_step, wait_for
@@ -189,3 +191,32 @@ def test_steps_that_want_the_fence_have_it_put_up_again(made: Made, tmp_path: Pa
     assert with_fence(folder, night) == night
     lift(folder)
     assert [s.number for s in with_fence(folder, night[1:])] == ["20", "22", "23"]
+
+
+def test_until_lifts_the_fence_that_the_run_set(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Through the real notebook, on the line; the end of the line itself keeps the fence for cutover and closeout."""
+    folder = made(commands(tmp_path))
+    run_line(folder, [plan.find("20")], Screen())
+    assert f"The write fence of run {folder.id} is lifted" in capsys.readouterr().out
+    assert ran(tmp_path) == ["lock", "unlock"]
+    result = folder.result("20")
+    assert result is not None
+    assert checks(result)["write fence"] is Verdict.PASS
+    assert "write fence" in (folder.reports / "20_fence_writes.html").read_text(encoding="utf-8")
+
+
+def test_the_command_says_where_the_fence_stands_and_lifts_it(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = made(commands(tmp_path))
+    assert cli.main(["fence", folder.id]) == 0
+    assert "No write fence of run night stands." in capsys.readouterr().out
+    step(folder)
+    assert cli.main(["status", folder.id]) == 0
+    assert "The write fence (command) is up since" in capsys.readouterr().out
+    with runs.RunLock(folder, "runner").acquire():
+        assert cli.main(["fence", folder.id, "--lift"]) == 1
+    assert "is being worked on by" in capsys.readouterr().err
+    assert cli.main(["fence", folder.id, "--lift"]) == 0
+    assert cli.main(["fence", folder.id, "--lift"]) == 0
+    assert ran(tmp_path) == ["lock", "unlock"]
