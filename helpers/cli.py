@@ -72,6 +72,10 @@ def parser() -> argparse.ArgumentParser:
     sign.add_argument("--reason", default="", help="one line, shown with the decision")
     sign.add_argument("--accept", action="append", default=[], metavar="CRITERION", help="a marginal one; repeatable")
 
+    fence = _command(commands, "fence", _fence, "the write fence before the source: where it stands, or lift it")
+    fence.add_argument("run_id", metavar="RUN_ID")
+    fence.add_argument("--lift", action="store_true", help="let writes through again, without a rollback")
+
     schema = _command(
         commands, "schema", _schema, "show the parameters, resolved and checked, without running anything"
     )
@@ -247,7 +251,7 @@ def _resume(chosen: argparse.Namespace) -> int:
     last = plan.find(str(facts["until"] or plan.LINE[-1].number))
     steps = open_steps(folder, last)
     if not steps and facts["dry_run"]:
-        next_step = f"For the migration itself: runbook run --run-id {folder.id} --from 21"
+        next_step = f"For the migration itself: runbook run --run-id {folder.id} --from 20"
         raise UsageError("dry_run_done", f"run {folder.id} is a dry run and complete", next_step=next_step)
     if not steps:
         steps = open_steps(folder, plan.LINE[-1])
@@ -266,10 +270,10 @@ def _written(folder: RunFolder) -> list[str]:
 
 
 def _line(folder: RunFolder, steps: list[plan.Step], *, dry_run: bool = False) -> int:
-    from helpers.runner.line import run_line
+    from helpers.runner.line import run_line, with_fence
     from helpers.runner.terminal import Terminal
 
-    run_line(folder, steps, Terminal(), dry_run=dry_run)
+    run_line(folder, with_fence(folder, steps), Terminal(), dry_run=dry_run)
     return 0
 
 
@@ -285,6 +289,8 @@ def _status(chosen: argparse.Namespace) -> int:
     print(f"Run {folder.id}, begun {str(folder.facts()['created'])[:19].replace('T', ' ')} UTC, in {folder.reports}\n")
     print(table([{k: v for k, v in row.items() if k != "section"} for row in step_rows(folder)]))
     print(f"\n{next_action(folder)}")
+    if sentence := _fence_sentence(folder):
+        print(sentence)
     return 0
 
 
@@ -298,6 +304,27 @@ def _sign(chosen: argparse.Namespace) -> int:
     folder.log(f"{chosen.decision} of {chosen.role} by {chosen.name} for {chosen.gate}")
     print(f"Recorded in {path}. {next_action(folder)}")
     return 0
+
+
+def _fence(chosen: argparse.Namespace) -> int:
+    """Lifting waits for nobody: a run at work holds the lock and has to be stopped first."""
+    from helpers.fence import lift
+
+    folder = runs.find(chosen.run_id)
+    folder.enter()
+    if not chosen.lift:
+        print(_fence_sentence(folder) or f"No write fence of run {folder.id} stands.")
+        return 0
+    with runs.RunLock(folder, "runner").acquire(1), runs.RunLock(folder, "step").acquire(1):
+        print(lift(folder))
+    return 0
+
+
+def _fence_sentence(folder: RunFolder) -> str:
+    from helpers.fence import FenceState
+
+    state = FenceState.read(folder.workspace)
+    return state.sentence() if state is not None else ""
 
 
 def _schema(chosen: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.errors import UsageError
+from helpers.fence import FenceState
 from helpers.results import Check, StepResult, Verdict, worst
 from helpers.run.record import RunRecord
 from helpers.signoffs import CUTOVER, GO, NO_GO, GateState, file_digests, gate_state, results_digest, sign
@@ -172,14 +173,22 @@ class Review:
                     for c in result.checks
                     if c.verdict is Verdict.WARNING or (c.verdict is Verdict.MARGINAL and result.step != "23")
                 ]
-        if self.run.parameters.fence.kind == "none":
-            detail = "nothing kept clients from writing to the source after the snapshot"
-            rows.append({"step": "24", "warning": "no write fence", "detail": detail, "reason": "no_fence"})
-            self._put(
-                Check("write fence", Verdict.WARNING, "none", "nginx or command", reason="no_fence", detail=detail)
-            )
+        missing = self._fence_missing()
+        if missing:
+            self._put(Check("write fence", Verdict.WARNING, missing, "up", reason="no_fence", detail=missing))
+        if missing and not any(row["reason"] == "no_fence" for row in rows):
+            rows.append({"step": "24", "warning": "write fence", "detail": missing, "reason": "no_fence"})
         self.run.fact("warnings", rows)
         return pd.DataFrame(rows, columns=["step", "warning", "detail", "reason"])
+
+    def _fence_missing(self) -> str:
+        """Why nothing keeps clients from writing to the source now: what step 20 found, or what became of its fence."""
+        found = self.run.earlier("20")
+        if found is None:
+            return "step 20 was not run: nothing kept clients from writing to the source after the snapshot"
+        said = next((c.detail for c in found.checks if c.reason == "no_fence"), "")
+        state = FenceState.read(self.run.workspace)
+        return said or ("" if state is not None and state.stands else "the fence was lifted before the decision")
 
     def decision(self) -> str:
         """GO or NO-GO, with the reasons; recorded with the digest of every result that it stands on."""

@@ -55,7 +55,7 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     assert "Verdict: GO" in done.stdout
     assert f"Open:    {page}" in done.stdout
     assert page.is_file()
-    assert len(list(page.parent.glob("*.html"))) == 9
+    assert len(list(page.parent.glob("*.html"))) == 10
     signed = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((page.parent / "signoffs").iterdir())]
     assert [s["role"] for s in signed] == ["dba", "operations_lead", "security"]
     assert all(s["rehearsal"] is True and s["name"].startswith("REHEARSAL") for s in signed)
@@ -75,13 +75,13 @@ def test_a_run_waits_for_its_approvals_and_a_damaged_target_is_no_go(runbook: Ru
     dry = runbook("run", "trial.yaml", "--run-id", "one", "--dry-run")
     assert "--gate dry-run" in in_one_line(dry, 4), "the dry run's own approval is due first"
     assert not (tmp_path / "target").exists()
-    assert "--from 21" in in_one_line(runbook("resume", "one"), 2)
-    in_one_line(runbook("run", "--run-id", "one", "--from", "21"), 4)
-    assert not (tmp_path / "reports" / "one" / "results" / "21.json").exists(), "a shut gate lets no step begin"
+    assert "--from 20" in in_one_line(runbook("resume", "one"), 2)
+    in_one_line(runbook("run", "--run-id", "one", "--from", "20"), 4)
+    assert not (tmp_path / "reports" / "one" / "results" / "20.json").exists(), "a shut gate lets no step begin"
     signed = runbook("sign", "one", "--role", "dba", "--name", "Ada", "--decision", "go", "--gate", "dry-run")
-    assert (signed.returncode, "Step 21" in signed.stdout) == (0, True), signed.stdout + signed.stderr
+    assert (signed.returncode, "Step 20" in signed.stdout) == (0, True), signed.stdout + signed.stderr
 
-    waiting = in_one_line(runbook("run", "--run-id", "one", "--from", "21"), 4)
+    waiting = in_one_line(runbook("run", "--run-id", "one", "--from", "20"), 4)
     assert "runbook sign one --role operations_lead" in waiting
     assert tree(tmp_path / "source") == before
     in_one_line(runbook("resume", "one"), 4)

@@ -30,6 +30,7 @@ LAYERS = [
     ["schema"],
     ["plots"],
     ["run"],
+    ["fence"],
     ["migration"],
     ["validation"],
     ["signoffs", "decision"],

@@ -120,6 +120,8 @@ class Parameters(Section):
             path = getattr(self, side).path
             if path is not None and not same and lies_in(self.snapshot.directory, path):
                 yield f"'snapshot.directory' lies inside '{side}.path', which must hold the database only"
+        if self.fence.kind == "nginx" and self.source.is_embedded:
+            yield "'fence.kind' is nginx, but 'source' is a directory, before which no proxy can stand; command or none"
         for name in self.expected.collections:
             if not self.collections.selects(name):
                 yield f"'expected.collections' counts '{one_line(name, 80)}', which 'collections' leaves out"

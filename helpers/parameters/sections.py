@@ -111,6 +111,8 @@ class NginxFence(Section):
     """Configuration file that the toolkit writes."""
     command: Command = Field(default_factory=lambda: ["nginx"])
     """The nginx program with its leading arguments."""
+    elsewhere: bool = False
+    """nginx runs on another machine: the file is written for its operator, who puts it up and takes it down."""
 
     @model_validator(mode="after")
     def _two_addresses(self) -> NginxFence:

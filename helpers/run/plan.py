@@ -16,7 +16,8 @@ class Step:
     `on_line` steps run in order; the others on demand. `outdates` are the steps whose results say nothing any more once
     this one runs again. A step that `judges` data leads to NO-GO when it fails, the others to a plain failure;
     `decides` is the step that turns such failures into a decision, so the line goes on to it. `gate` names the
-    approvals that are due when the step has passed.
+    approvals that are due when the step has passed. A `fenced` step wants the write fence to stand while it works: where
+    it was lifted since, step 20 comes first once more.
     """
 
     number: str
@@ -27,6 +28,7 @@ class Step:
     judges: bool = False
     decides: str = ""
     gate: str = ""
+    fenced: bool = False
     needs: tuple[str, ...] = ()
     outdates: tuple[str, ...] = ()
 
@@ -43,14 +45,16 @@ STEPS: tuple[Step, ...] = (
     Step("11", "explore_source", "Explore the source", _BEFORE),
     Step("12", "target_readiness", "Target readiness", _BEFORE),
     Step("13", "dry_run", "Dry run", _BEFORE, judges=True, gate="dry-run", outdates=("23", "24")),
-    Step("21", "snapshot", "Snapshot", _NIGHT, outdates=("22", "23", "24")),
-    Step("22", "migrate", "Migrate", _NIGHT, judges=True, needs=("21",), outdates=("23", "24")),
+    Step("20", "fence_writes", "Fence off writes", _NIGHT),
+    Step("21", "snapshot", "Snapshot", _NIGHT, fenced=True, outdates=("22", "23", "24")),
+    Step("22", "migrate", "Migrate", _NIGHT, judges=True, fenced=True, needs=("21",), outdates=("23", "24")),
     Step("23", "validate", "Validate", _NIGHT, judges=True, decides="24", needs=("21", "22"), outdates=("24",)),
     Step("24", "review", "Review and decide", _NIGHT, judges=True, gate="cutover", needs=("21", "22", "23")),
 )
 
 LINE: tuple[Step, ...] = tuple(step for step in STEPS if step.on_line)
 LAST_OF_DRY_RUN = "13"
+FENCE = "20"
 
 
 def find(name: str) -> Step:

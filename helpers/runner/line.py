@@ -14,6 +14,7 @@ from types import FrameType
 
 from helpers.decision import CUTOVER
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
+from helpers.fence import FenceState, lift
 from helpers.report import index_page, notebook_html, run_page
 from helpers.results import StepResult, passed, write_text
 from helpers.run import folders as runs
@@ -71,20 +72,27 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
     terminal.say(f"Run {folder.id}. Everything is written down in {folder.log_path}")
     stop = Stop(folder, terminal)
     error: RunbookError | None = None
+    at: plan.Step | None = None
     with stop.watching():
         for step in steps:
             error = _gates(folder, plan.LINE[: plan.LINE.index(step)]) if step.on_line else None
             if error is not None:
                 break
+            at = step
             error = _interrupted(folder) if stop.requested else _one(folder, step, terminal, stop, dry_run)
             decided_later = step.decides in [s.number for s in steps]
             if error is not None and not (isinstance(error, NoGo) and decided_later):
                 break
     error = error or _gates(folder, steps or plan.LINE)
+    if steps and at is steps[-1] is not plan.LINE[-1] and not stop.requested:
+        error = _lift_fence(folder, terminal) or error
     verdict = _verdict(folder, steps or plan.LINE, error)
     folder.log(f"line ends: {verdict}")
     render_pages(folder)
     terminal.say(summary(folder, steps, verdict))
+    state = FenceState.read(folder.workspace)
+    if state is not None and state.may_stand:
+        terminal.say(f"Fence:   {state.sentence()}")
     if error is not None:
         raise error
     return verdict
@@ -108,6 +116,27 @@ def _one(folder: RunFolder, step: plan.Step, terminal: Terminal, stop: Stop, dry
     if isinstance(error, Interrupted) or stop.requested:
         return _interrupted(folder)
     return type(error)(error.code, f"step {step.number}_{step.name}: {error.what}")
+
+
+def _lift_fence(folder: RunFolder, terminal: Terminal) -> RunbookError | None:
+    """What `--until` ends in: clients may write again, unless the run goes on to its end. What it failed with, or None."""
+    state = FenceState.read(folder.workspace)
+    if state is None or not state.may_stand:
+        return None
+    try:
+        terminal.say(lift(folder))
+    except RunbookError as error:
+        folder.log(f"the fence was not lifted: {error}")
+        return error
+    return None
+
+
+def with_fence(folder: RunFolder, steps: Sequence[plan.Step]) -> list[plan.Step]:
+    """The steps, step 20 before them where one of them wants the fence and it was lifted since."""
+    fence = plan.find(plan.FENCE)
+    wanted = fence not in steps and any(step.fenced for step in steps) and folder.parameters().fence.kind != "none"
+    state = FenceState.read(folder.workspace) if wanted else None
+    return [fence, *steps] if wanted and (state is None or not state.stands) else list(steps)
 
 
 def _interrupted(folder: RunFolder) -> Interrupted:

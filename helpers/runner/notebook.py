@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from helpers.decision import Review
     from helpers.migration.phases import Migration
     from helpers.steps.dry_run import DryRun
+    from helpers.steps.fence import Fence
     from helpers.steps.health import Health
     from helpers.steps.profile import Profile
     from helpers.steps.readiness import Readiness
@@ -94,6 +95,12 @@ class Run(RunRecord):
         from helpers.steps.dry_run import DryRun
 
         return DryRun(self)
+
+    def fence(self) -> Fence:
+        """20: nobody writes to the source any more."""
+        from helpers.steps.fence import Fence
+
+        return Fence(self)
 
     def snapshot_source(self) -> SnapshotStep:
         """21: the source as files, verified."""

@@ -1,0 +1,8 @@
+"""The write fence before the source: what puts it up, what proves it, what takes it away again."""
+
+from helpers.fence.control import Control, lift
+from helpers.fence.holders import Holders, who_has_open
+from helpers.fence.probe import Answer, Probe
+from helpers.fence.state import FenceState
+
+__all__ = ["Answer", "Control", "FenceState", "Holders", "Probe", "lift", "who_has_open"]

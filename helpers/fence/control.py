@@ -1,0 +1,287 @@
+"""Putting the fence up, proving it, taking it away: by the step, by `runbook fence`, by `--until`. Each can be repeated.
+
+What is about to happen is on disk (`FenceState`) before it happens: whatever kills the process, the next one, or the
+operator's `runbook fence RUN_ID --lift`, finds what was there before.
+"""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import RunbookError, Terminal, UsageError, WorldError
+from helpers.fence.command import run_or_fail
+from helpers.fence.nginx import Nginx, config_path, configuration
+from helpers.fence.probe import FAILED, REACHED, REFUSED, SILENT, WRITTEN, Answer, Probe
+from helpers.fence.state import LIFTED, LIFTING, SETTING, UP, FenceState, operator
+from helpers.parameters import Parameters
+from helpers.parameters.sections import Fence
+from helpers.results import utc_now
+from helpers.run.folders import REPOSITORY, RunFolder
+
+_WILD = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 (read, never bound)
+SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
+
+
+class Control:
+    """The fence of one run, as its parameters say."""
+
+    def __init__(self, folder: RunFolder, parameters: Parameters, rules: Fence | None = None) -> None:
+        self.folder, self.source = folder, parameters.source
+        self.rules = rules or parameters.fence
+        managed = self.rules.nginx if self.rules.kind == "nginx" else None
+        self.nginx = Nginx(managed, self.rules.timeout_seconds) if managed else None
+
+    # -- which URL is which --------------------------------------------------------------------------------------------
+
+    @property
+    def clients_url(self) -> str:
+        """What clients use, "" where the source is a directory."""
+        if self.nginx is None:
+            return self.source.address if self.source.url else ""
+        host, _, port = self.nginx.rules.listen.rpartition(":")
+        return f"http://{_WILD.get(host, host)}:{port}"
+
+    @property
+    def behind_url(self) -> str:
+        """Chroma itself behind the proxy, "" where there is none."""
+        return f"http://{self.nginx.rules.upstream}" if self.nginx else ""
+
+    def urls(self) -> dict[str, str]:
+        """What is what, for people: clients, behind the fence, migration."""
+        found = {
+            "clients use": self.clients_url,
+            "behind the fence": self.behind_url,
+            "this migration reads": self.source.label,
+        }
+        return {k: v for k, v in found.items() if v}
+
+    @contextmanager
+    def probe(self, url: str, what: str) -> Iterator[Probe]:
+        with Probe(url, self.source, what) as probe:
+            yield probe
+
+    # -- up ------------------------------------------------------------------------------------------------------------
+
+    def plan(self) -> str:
+        """What putting it up would write and run; nothing is touched."""
+        if self.nginx is not None:
+            where = f"# {config_path(self.nginx.rules)}, then: {shlex.join(self.nginx.rules.command)} -t, -s reload"
+            return f"{where}\n{configuration(self.nginx.rules, self.folder.id, closed=True)}"
+        if self.rules.kind == "command" and self.rules.command:
+            return f"lock:   {shlex.join(self.rules.command.lock)}\nunlock: {shlex.join(self.rules.command.unlock)}"
+        return "No fence: clients go on writing to the source."
+
+    def put_up(self) -> str:
+        """Stop writes; what was done. Where that fails everything is put back before the error is raised."""
+        state = FenceState.read(self.folder.workspace)
+        if state is None or not state.may_stand:
+            state = self._new_state()
+        elif state.rules != self._document():
+            raise UsageError("fence_changed", "the fence that stands was set with other parameters",
+                             next_step=f"Lift that one first: {state.lift}")  # fmt: skip
+        state.enter(self.folder.workspace, SETTING, urls=self.urls())
+        try:
+            done = self._close()
+            state.enter(self.folder.workspace, UP)
+        except RunbookError:
+            self.put_back(state)
+            raise
+        self.folder.log(f"fence up ({self.rules.kind}): {done}", "20")
+        return done
+
+    def _new_state(self) -> FenceState:
+        before: dict[str, object] = {}
+        if self.nginx is not None:
+            other = self.nginx.written_by()
+            if other and other != self.folder.id and "CLOSED" in self.nginx.path.read_text(encoding="utf-8"):
+                raise Terminal(
+                    "fence_of_other_run", f"holds the fence of run {other}", where=str(self.nginx.path),
+                    next_step=f"Lift it first: runbook fence {other} --lift",
+                )  # fmt: skip
+            before = self.nginx.keep(self.folder.workspace / "fence-before.conf")
+        how, rules = lift_command(self.folder), self._document()
+        return FenceState(self.rules.kind, SETTING, how, utc_now(), operator(), before=before, rules=rules)
+
+    def _document(self) -> dict[str, Any]:
+        return self.rules.model_dump(mode="json", exclude={"timeout_seconds"})
+
+    def _close(self) -> str:
+        if self.nginx is not None:
+            self.nginx.write(configuration(self.nginx.rules, self.folder.id, closed=True))
+            done = "written for the operator" if self.nginx.rules.elsewhere else f"nginx {self.nginx.enforce()}"
+        else:
+            assert self.rules.command is not None
+            run_or_fail(self.rules.command.lock, self.rules.timeout_seconds, "the lock command")
+            done = "lock command ended with 0"
+        if self.source.url and not (self.nginx and self.nginx.rules.elsewhere):
+            done += f"; counts settled after {self.settle():.1f} s"
+        return done
+
+    def settle(self) -> float:
+        """Wait until counts stay the same: a write that was let in may still be at work in Chroma; the seconds it took."""
+        begun = unchanged_since = time.monotonic()
+        with self.probe(self.source.address, "source") as probe:
+            last = probe.counts()
+            while time.monotonic() - unchanged_since < SETTLE_SECONDS:
+                if time.monotonic() - begun > self.rules.timeout_seconds:
+                    raise Terminal(
+                        "counts_move", f"counts still change {self.rules.timeout_seconds:g} seconds after the fence",
+                        where=f"source {self.source.label}", next_step="Somebody writes past the fence: find out who.",
+                    )  # fmt: skip
+                time.sleep(0.25)
+                now = probe.counts()
+                if now != last:
+                    last, unchanged_since = now, time.monotonic()
+        return time.monotonic() - begun
+
+    # -- proof ---------------------------------------------------------------------------------------------------------
+
+    def against(self, answers: list[Answer]) -> list[str]:
+        """Why these answers to writes do not prove a fence; [] where they do."""
+        created = answers[0]
+        if created.outcome == FAILED and self.nginx is None:  # storage that cannot be written, behind Chroma
+            return [_said(a) for a in answers if a.outcome in (WRITTEN, SILENT)]
+        return [_said(a) for a in answers if a.outcome != REFUSED]
+
+    def ways_round(self) -> tuple[list[str], list[str]]:
+        """(URLs by which others reach Chroma past the fence, URLs of which only their machine can tell)."""
+        if self.nginx is None:
+            return [], []
+        host, _, port = self.nginx.rules.upstream.rpartition(":")
+        hosts = {self.source.host} if self.source.host else set()
+        if _is_loopback(host):
+            hosts |= _own_addresses()
+        elif self._answers(self.behind_url):
+            return [], [self.behind_url]
+        outside = sorted(h for h in hosts if not _is_loopback(h))
+        urls = [f"http://{f'[{h}]' if ':' in h else h}:{port}" for h in outside]
+        return [url for url in urls if url != self.clients_url and self._answers(url)], []
+
+    def _answers(self, url: str) -> bool:
+        with self.probe(url, "source") as probe:
+            return probe.answers_at_all()
+
+    def same_database(self) -> bool:
+        """Whether clients reach, through the fence, the database that is migrated."""
+        with self.probe(self.clients_url, "fence") as front, self.probe(self.source.address, "source") as source:
+            return set(front.counts()) == set(source.counts())
+
+    # -- down ----------------------------------------------------------------------------------------------------------
+
+    def put_back(self, state: FenceState) -> None:
+        """Everything as it was, as far as that can be done; what cannot is logged. Never raises."""
+        try:
+            state.enter(self.folder.workspace, LIFTING)
+            self._open(state, start=False)
+            state.enter(self.folder.workspace, LIFTED)
+            self.folder.log("fence taken away again", "20")
+        except (RunbookError, OSError) as error:
+            self.folder.log(f"the fence could not be taken away: {error}; {state.lift}", "20")
+
+    def lift(self) -> str:
+        """Let writes through again, proven by one; a sentence. Lifting what is lifted only proves it once more."""
+        state = FenceState.read(self.folder.workspace)
+        if state is None:
+            return f"Run {self.folder.id} has set no fence; there is nothing to lift."
+        again = not state.may_stand
+        if not again:
+            state.enter(self.folder.workspace, LIFTING)
+            self._open(state, start=True)
+        proof = self._prove_open()
+        if not again:
+            state.enter(self.folder.workspace, LIFTED)
+            self.folder.log("fence lifted; " + proof)
+        return f"The write fence of run {self.folder.id} {'was lifted already' if again else 'is lifted'}; {proof}."
+
+    def _open(self, state: FenceState, *, start: bool) -> None:
+        """Let writes through; `start`: also start an nginx that does not run, because clients have come to use it."""
+        if self.nginx is None:
+            if self.rules.command is not None:
+                run_or_fail(self.rules.command.unlock, self.rules.timeout_seconds, "the unlock command")
+            return
+        rules = self.nginx.rules
+        if self.nginx.written_by() not in (self.folder.id, "") or (
+            self.nginx.path.exists() and not self.nginx.written_by()
+        ):
+            return  # somebody has put his own file there meanwhile; the probe says whether it lets writes through
+        start = start or rules.elsewhere or self.nginx.runs()
+        if state.before.get("existed"):
+            self.nginx.put_back(Path(str(state.before["backup"])))
+        elif start:  # clients have come to use this port, so it goes on as a plain proxy
+            self.nginx.write(configuration(rules, self.folder.id, closed=False))
+        else:
+            self.nginx.remove()
+        if start and not rules.elsewhere:
+            self.nginx.enforce()
+
+    def _prove_open(self) -> str:
+        if not self.clients_url:
+            return "a directory has no write probe: start what uses it, and see that it can write"
+        with self.probe(self.clients_url, "source") as probe:
+            shut = [_said(a) for a in probe.writes() if not a.answered]
+            if shut:
+                raise WorldError(
+                    "fence_not_lifted", f"writes do not get through yet: {'; '.join(shut[:3])}", where=self.clients_url,
+                    next_step=self._by_hand(),
+                )  # fmt: skip
+            swept = probe.sweep()
+            if probe.left_behind:
+                raise WorldError("probe_left_behind", f"the write probe could not be removed: {probe.left_behind}",
+                                 where=self.clients_url, next_step="Delete that collection by hand.")  # fmt: skip
+        more = f", and {len(swept)} that an earlier probe had left" if swept else ""
+        return f"a write probe got through {self.clients_url} and was removed again{more}"
+
+    def _by_hand(self) -> str:
+        if self.nginx is not None and self.nginx.rules.elsewhere:
+            return f"Put {self.nginx.path} up on nginx's machine, reload it, and repeat: {lift_command(self.folder)}"
+        return f"See whether Chroma and what stands before it run, and repeat: {lift_command(self.folder)}"
+
+
+def lift(folder: RunFolder) -> str:
+    """Lift the fence of this run, wherever it stands; a sentence."""
+    state = FenceState.read(folder.workspace)
+    rules = Fence.model_validate(state.rules) if state else None
+    return Control(folder, folder.parameters(), rules).lift()
+
+
+def lift_command(folder: RunFolder) -> str:
+    elsewhere = folder.reports.parent != REPOSITORY / "reports"
+    return f"runbook fence {folder.id} --lift" + (
+        f" --reports {shlex.quote(str(folder.reports.parent))}" if elsewhere else ""
+    )
+
+
+def _said(answer: Answer) -> str:
+    words = {
+        WRITTEN: "got through",
+        REACHED: "reached Chroma",
+        REFUSED: "was refused",
+        FAILED: "failed",
+        SILENT: "got no answer",
+    }
+    status = f" ({answer.status})" if answer.status else ""
+    return f"{answer.action} {words[answer.outcome]}{status}" + (f": {answer.said}" if answer.said else "")
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "[::1]", "::1") or host.startswith("127.")
+
+
+def _own_addresses() -> set[str]:
+    """This machine's addresses that others can reach, as far as it tells."""
+    found: set[str] = set()
+    with suppress(OSError):
+        found |= {str(row[4][0]) for row in socket.getaddrinfo(socket.gethostname(), None)}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        try:
+            route.connect(("192.0.2.1", 9))  # sends nothing; says which address would be used
+            found.add(str(route.getsockname()[0]))
+        except OSError:
+            pass
+    return {a for a in found if not a.startswith("127.") and "%" not in a and a != "::1"}

@@ -1,0 +1,249 @@
+"""nginx before the source: its configuration, and putting it in force until no worker of the old one is left.
+
+Deny by default on the raw request URI: what is not known to read is refused, so that path tricks and routes of later
+versions are too. `nginx -s reload` returns at once and requests in flight go on in the old workers (chroma-facts), and
+a reload that fails is said in nginx's log only; so both are waited for here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from helpers.errors import Terminal
+from helpers.fence import processes
+from helpers.fence.command import Done, run_or_fail, run_program
+from helpers.parameters.endpoint import resolve_path
+from helpers.parameters.sections import NginxFence
+from helpers.results import write_text
+
+MARK = "# Chroma migration runbook, write fence of run "
+REFUSAL = "Writes are stopped while this database is migrated; reads go on."
+
+# A segment of a path as clients send it: no slash, no backslash, no dot in disguise, not "." and not "..".
+_SEGMENT = r"(?!\.{1,2}/)(?:[^/?#%\\\\]|%(?!2[eEfF]|5[cC]))+"
+_UUID = r"[0-9a-fA-F-]{36}"
+_READS = [
+    "^(GET|HEAD|OPTIONS) ",
+    rf"^POST /api/v2/tenants/{_SEGMENT}/databases/{_SEGMENT}/collections/{_UUID}/(get|query|search|count)(\?|$)",
+    rf"^POST /api/v1/collections/{_UUID}/(get|query)(\?|$)",
+]
+
+
+def configuration(rules: NginxFence, run_id: str, *, closed: bool) -> str:
+    """The configuration file: a fence (`closed`), or the same proxy that lets everything through."""
+    server = _server(rules, closed=closed)
+    head = f"{MARK}{run_id}: {'CLOSED, writes are refused' if closed else 'open, everything passes'}\n"
+    if not is_whole(rules):
+        return head + server
+    path = config_path(rules)
+    inner = "".join(f"    {line}\n" if line else "\n" for line in server.splitlines())
+    # nginx makes these at its start even where nothing is buffered, in folders that only root may write to
+    kinds = () if os.getuid() == 0 else ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    folders = "".join(f"    {kind}_temp_path {path}.{kind};\n" for kind in kinds)
+    return (
+        f"{head}pid {path}.pid;\nerror_log {path}.log;\n"
+        f"events {{ worker_connections 1024; }}\nhttp {{\n    access_log off;\n{folders}{inner}}}\n"
+    )
+
+
+def _server(rules: NginxFence, *, closed: bool) -> str:
+    rows = "".join(f'    "~{pattern}" 0;\n' for pattern in _READS)
+    gate = (
+        "    if ($runbook_refused) {\n"
+        f'        return 403 \'{{"error":"AuthorizationError","message":"{REFUSAL}"}}\';\n'
+        "    }\n"
+    )
+    return (
+        (f'map "$request_method $request_uri" $runbook_refused {{\n    default 1;\n{rows}}}\n' if closed else "")
+        + f"server {{\n    listen {rules.listen};\n    default_type application/json;\n"
+        "    client_max_body_size 0;\n"
+        + (gate if closed else "")
+        # proxy_pass without a path: the URI that was judged is passed on as it came. Nothing is buffered on disk.
+        + f"    location / {{\n        proxy_pass http://{rules.upstream};\n        proxy_http_version 1.1;\n"
+        '        proxy_set_header Connection "";\n        proxy_set_header Host $http_host;\n'
+        "        proxy_request_buffering off;\n        proxy_buffering off;\n        proxy_read_timeout 1h;\n"
+        "        proxy_send_timeout 1h;\n    }\n}\n"
+    )
+
+
+def config_path(rules: NginxFence) -> Path:
+    """Where the file is, links followed: the file itself is replaced, never the link."""
+    return resolve_path(rules.config).resolve()
+
+
+def is_whole(rules: NginxFence) -> bool:
+    """Whether the file is nginx's whole configuration (its command names it with -c), or one that another includes."""
+    named = [after for option, after in zip(rules.command, rules.command[1:], strict=False) if option == "-c"]
+    return any(resolve_path(name).resolve() == config_path(rules) for name in named)
+
+
+class Nginx:
+    """The nginx of this machine; `seconds` is how long each wait may take."""
+
+    def __init__(self, rules: NginxFence, seconds: float) -> None:
+        self.rules, self.seconds = rules, seconds
+        self.path = config_path(rules)
+
+    def written_by(self) -> str:
+        """The run whose fence, closed or open, stands in the file; "" for somebody else's file, or none."""
+        try:
+            first = self.path.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0]
+        except OSError:
+            return ""
+        return first[len(MARK) :].split(":")[0] if first.startswith(MARK) else ""
+
+    def keep(self, backup: Path) -> dict[str, object]:
+        """Copy what the file is now; a file of our own is not what was before."""
+        if not self.path.exists() or self.written_by():
+            return {"existed": False}
+        shutil.copy2(self.path, backup)
+        return {"existed": True, "backup": str(backup)}
+
+    def write(self, text: str) -> None:
+        mode = self.path.stat().st_mode & 0o777 if self.path.exists() else 0o644
+        self._guarded(lambda: write_text(self.path, text))
+        self.path.chmod(mode)
+
+    def put_back(self, backup: Path) -> None:
+        """The file as it was, byte for byte, in one step."""
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._guarded(lambda: (shutil.copy2(backup, temporary), temporary.replace(self.path)))
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            raise Terminal(
+                "config_unwritable", f"cannot be written ({error.strerror})", where=f"fence.nginx.config {self.path}",
+                next_step="Run as a user who may, or name another file.",
+            ) from error  # fmt: skip
+
+    # -- nginx itself --------------------------------------------------------------------------------------------------
+
+    def version(self) -> str:
+        """`nginx/1.22.1`; `Terminal` where there is no nginx."""
+        return run_or_fail([*self.rules.command, "-v"], self.seconds, "nginx").last_line.rpartition(" ")[2]
+
+    def check(self) -> str:
+        """`nginx -t`, and that nginx reads our file and no other server listens on its port; the dump of `nginx -T`."""
+        self._or_fail(self._nginx("-t"), "nginx -t refuses the configuration")
+        dump = self._nginx("-T").said
+        parts = re.split(r"^# configuration file (.+):$", dump, flags=re.MULTILINE)
+        files = {Path(name).resolve(): text for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+        if self.path not in files:
+            raise Terminal(
+                "nginx_reads_other_files", "nginx does not read this file", where=f"fence.nginx.config {self.path}",
+                next_step="Name a file that nginx.conf includes in its http block (conf.d/*.conf), or give "
+                "fence.nginx.command its -c.",
+            )  # fmt: skip
+        port = self.rules.listen.rpartition(":")[2]
+        rival = re.compile(rf"^\s*listen\s+(?:\S+:)?{port}[\s;]", re.MULTILINE)
+        others = [str(path) for path, text in files.items() if path != self.path and rival.search(text)]
+        if others:
+            raise Terminal(
+                "nginx_two_servers", f"another server of this nginx listens on port {port} too: clients that it "
+                "answers would go round the fence", where=", ".join(others),
+                next_step="Keep that server in the file fence.nginx.config: it is put back when the fence is lifted.",
+            )  # fmt: skip
+        return dump
+
+    def runs(self) -> bool:
+        """Whether it serves now. One that is not installed does not; nor does one whose files were never right."""
+        try:
+            return self._master(self._pid_file(self._nginx("-T").said)) is not None
+        except Terminal:
+            return False
+
+    def enforce(self) -> str:
+        """Check, then start or reload, until only workers of this configuration are left; "started" or "reloaded"."""
+        dump = self.check()
+        pid_file = self._pid_file(dump)
+        master = self._master(pid_file)
+        if master is None:
+            self._or_fail(self._nginx(), "nginx does not start")
+            return "started"
+        old = processes.children(master)
+        self._or_fail(self._nginx("-s", "reload"), "nginx cannot be reloaded")
+        if not self._wait(lambda: bool(processes.children(master) - old), min(self.seconds, 15.0)):
+            raise Terminal(
+                "nginx_reload_refused", f"nginx went on with its old configuration: {self._log_line(dump)}",
+                where=f"nginx, process {master}", next_step="Its error log says why; a busy port is the usual reason.",
+            )  # fmt: skip
+        if not self._wait(lambda: not processes.children(master) & old, self.seconds):
+            left = len(processes.children(master) & old)
+            raise Terminal(
+                "old_workers", f"{left} worker processes of the old configuration still serve requests after "
+                f"{self.seconds:g} seconds", where=f"nginx, process {master}",
+                next_step="See which client writes for so long; raise fence.timeout_seconds.",
+            )  # fmt: skip
+        return "reloaded"
+
+    def _nginx(self, *arguments: str) -> Done:
+        return run_program([*self.rules.command, *arguments], self.seconds, "nginx")
+
+    def _or_fail(self, done: Done, what: str) -> None:
+        if done.code:
+            telling = [line for line in done.said.splitlines() if "[emerg]" in line] or [done.last_line]
+            raise Terminal(
+                "nginx_refuses", f"{what}: {telling[0].strip()}", where=f"fence.nginx.config {self.path}",
+                next_step="Correct that; what was there before is put back.",
+            )  # fmt: skip
+
+    def _pid_file(self, dump: str) -> Path:
+        built = self._nginx("-V").said
+        named = [
+            after for option, after in zip(self.rules.command, self.rules.command[1:], strict=False) if option == "-c"
+        ]
+        main = Path(named[-1] if named else _built_in(built, "conf-path"))  # there is no dump of a broken configuration
+        texts = [
+            main.read_text(encoding="utf-8", errors="replace") if main.is_file() else "",
+            dump,
+            *self.rules.command,
+        ]
+        given = re.findall(r"^\s*pid\s+([^;]+);", "\n".join(texts), re.MULTILINE)
+        path = given[-1].strip() if given else _built_in(built, "pid-path")
+        named = [
+            after for option, after in zip(self.rules.command, self.rules.command[1:], strict=False) if option == "-p"
+        ]
+        return Path(named[-1] if named else _built_in(built, "prefix")) / path
+
+    def _master(self, pid_file: Path) -> int | None:
+        """The process that serves now; None where the file is missing or was left by one that is gone."""
+        try:
+            pid = int(pid_file.read_text(encoding="utf-8").strip())
+        except (OSError, ValueError):
+            return None
+        return pid if processes.alive(pid) and processes.name_of(pid) in ("nginx", "") else None
+
+    def _log_line(self, dump: str) -> str:
+        named = re.findall(r"^\s*error_log\s+([^;\s]+)", dump, re.MULTILINE)
+        for name in reversed(named):
+            try:
+                lines = Path(name).read_text(encoding="utf-8", errors="replace").splitlines()
+            except OSError:
+                continue
+            telling = [line for line in lines if "[emerg]" in line and "still could not bind" not in line]
+            if telling:
+                return telling[-1]
+        return "see its error log"
+
+    def _wait(self, condition: Callable[[], bool], seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+
+def _built_in(said: str, name: str) -> str:
+    found = re.search(rf"--{name}=(\S+)", said)
+    return found[1] if found else "/run/nginx.pid" if name == "pid-path" else "/"

@@ -1,0 +1,209 @@
+"""Asks one URL whether it lets writes and reads through, and removes what it wrote.
+
+A collection with a name of its own is created. Where that is refused nothing was written, and the other writes are
+addressed to a collection id that does not exist: a fence refuses them all the same, and Chroma, if they reach it, has
+nothing to change. Where it gets through, they are tried on the new collection, and all of it is removed. These, and a
+restore that the operator orders, are the only writes that a source ever sees. Requests are raw, so that API v1 is asked
+the same questions.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from helpers.errors import Terminal, Transient, one_line
+from helpers.parameters.endpoint import Endpoint
+
+PREFIX = "runbook-fence-probe-"
+_OURS = re.compile(re.escape(PREFIX) + r"[0-9a-f]{32}")
+WRITTEN, REFUSED, REACHED, FAILED, SILENT = "written", "refused", "reached", "failed", "no answer"
+_TIMES = 3  # attempts at a removal
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one request came to.
+
+    `outcome`: `written` (or, of a read, answered), `refused` by something that stands before Chroma, `reached` (Chroma
+    itself judged it), `failed` (a server error), `no answer`.
+    """
+
+    action: str
+    outcome: str
+    status: int = 0
+    said: str = ""
+
+    @property
+    def answered(self) -> bool:
+        return self.outcome == WRITTEN
+
+
+class Probe:
+    """One URL of the source's server, with the source's tenant, database, headers and time-out."""
+
+    def __init__(self, url: str, endpoint: Endpoint, what: str) -> None:
+        self.url, self.what, self.endpoint = url, what, endpoint
+        self.left_behind: list[str] = []
+        self._http = httpx.Client(
+            base_url=url, headers={name: ref.resolve().reveal() for name, ref in endpoint.headers.items()},
+            verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds,
+        )  # fmt: skip
+        self._v1: bool | None = {"v1": True, "v2": False}.get(endpoint.api)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def reads(self) -> list[Answer]:
+        """List, count, get and query, as clients do; get and query on the first collection that has chunks."""
+        listed = self._ask("list collections", "GET", "")
+        if not listed.answered:
+            return [listed]
+        counts = self.counts()
+        answers = [listed, Answer("count", WRITTEN, 200, f"{sum(counts.values())} chunks")]
+        full = next((name for name, count in sorted(counts.items()) if count), None)
+        if full is None:
+            return answers
+        some = {"limit": 1, "include": ["embeddings"]}
+        answers.append(self._ask("get", "POST", f"/{full}/get", some))
+        vectors = self._json("POST", f"/{full}/get", some).get("embeddings") or [] if answers[-1].answered else []
+        if vectors and vectors[0] is not None:
+            body = {"query_embeddings": vectors[:1], "n_results": 1, "include": ["distances"]}
+            answers.append(self._ask("query", "POST", f"/{full}/query", body))
+        return answers
+
+    def answers_at_all(self) -> bool:
+        """Whether something that looks like Chroma answers here."""
+        try:
+            return any("heartbeat" in self._http.get(f"/api/{v}/heartbeat", timeout=3).text for v in ("v2", "v1"))
+        except httpx.HTTPError:
+            return False
+
+    def counts(self) -> dict[str, int]:
+        """Chunks by collection id. Raises `WorldError` where that cannot be read."""
+        return {str(row["id"]): int(self._json("GET", f"/{row['id']}/count")) for row in self._listed()}
+
+    def _listed(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._json("GET", "")
+        return found
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def writes(self) -> list[Answer]:
+        """Every kind of write, tried. What got through is removed before this returns, or named in `left_behind`."""
+        name = f"{PREFIX}{uuid.uuid4().hex}"
+        metadata = {"runbook": "write probe of the fence; may be deleted"}
+        created = self._ask("create collection", "POST", "", {"name": name, "metadata": metadata})
+        if created.outcome in (FAILED, SILENT) and self._id_of(name):  # an error does not mean "not written"
+            created = Answer(created.action, WRITTEN, created.status, f"written in spite of: {created.said}")
+        try:
+            target = self._id_of(name) if created.answered else str(uuid.uuid4())
+            return [created, *self._records(target or str(uuid.uuid4()), name)]
+        finally:
+            if created.answered:
+                self.remove(name)
+
+    def _records(self, collection: str, name: str) -> list[Answer]:
+        chunk = {"ids": ["probe"], "embeddings": [[1.0, 0.0]], "documents": ["probe"], "metadatas": [{"probe": 1}]}
+        chunk |= {"uris": None}
+        return [
+            self._ask("add", "POST", f"/{collection}/add", chunk),
+            self._ask("update", "POST", f"/{collection}/update", chunk),
+            self._ask("upsert", "POST", f"/{collection}/upsert", chunk),
+            self._ask("delete", "POST", f"/{collection}/delete", {"ids": ["probe"]}),
+            self._ask("change collection", "PUT", f"/{collection}", {"new_metadata": {"probe": 2}}),
+            self._ask("delete collection", "DELETE", f"/{name}"),
+        ]
+
+    def sweep(self) -> list[str]:
+        """Remove probe collections that a probe which was killed left behind; their names."""
+        left = [str(row["name"]) for row in self._listed() if _OURS.fullmatch(str(row["name"]))]
+        for name in left:
+            self.remove(name)
+        return left
+
+    def remove(self, name: str) -> None:
+        """Take one of our own collections away, records first (chroma-facts 18), and look whether it is gone."""
+        assert _OURS.fullmatch(name), name
+        for _ in range(_TIMES):
+            found = self._id_of(name)
+            if not found:
+                self.left_behind = [n for n in self.left_behind if n != name]
+                return
+            self._ask("delete", "POST", f"/{found}/delete", {"ids": ["probe"]})
+            self._ask("delete collection", "DELETE", f"/{name}")
+        self.left_behind.append(name)
+
+    def _id_of(self, name: str) -> str:
+        try:
+            return next((str(row["id"]) for row in self._listed() if row["name"] == name), "")
+        except (Terminal, Transient):
+            return ""
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def _ask(self, action: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        try:
+            answer = self._send(method, path, body)
+        except httpx.HTTPError as error:
+            return Answer(action, SILENT, 0, one_line(str(error) or type(error).__name__, 200))
+        said = one_line(answer.text, 200)
+        return Answer(
+            action, _outcome(answer, v1=bool(self._v1)), answer.status_code, "" if answer.is_success else said
+        )
+
+    def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        try:
+            answer = self._send(method, path, body)
+        except httpx.HTTPError as error:
+            raise Transient(
+                "unreachable", f"no answer: {error or type(error).__name__}", where=f"{self.what} {self.url}",
+                next_step="See whether the server and what stands before it run.",
+            ) from error  # fmt: skip
+        if not answer.is_success:
+            raise Terminal(
+                "refused", f"answered {answer.status_code}: {answer.text[:200]}", where=f"{self.what} {self.url}"
+            )
+        return answer.json()
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+        place = {"tenant": self.endpoint.tenant, "database": self.endpoint.database}
+        if self._is_v1():
+            root, query = "/api/v1/collections", "?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in place.items())
+        else:
+            tenant, database = (quote(v, safe="") for v in place.values())
+            root, query = f"/api/v2/tenants/{tenant}/databases/{database}/collections", ""
+        return self._http.request(
+            method, root + path + query, json=body, headers={"Content-Type": "application/json"}
+        )  # fmt: skip
+
+    def _is_v1(self) -> bool:
+        if self._v1 is None:
+            self._v1 = self._http.get("/api/v2/heartbeat").status_code == 404
+        return self._v1
+
+
+def _outcome(answer: httpx.Response, *, v1: bool) -> str:
+    if answer.is_success:
+        return WRITTEN
+    if answer.status_code in (401, 403, 405, 423) or "AuthorizationError" in answer.text:
+        return REFUSED
+    if answer.status_code in (502, 503, 504):
+        return SILENT
+    if answer.status_code >= 500:  # servers of 0.x say so of a collection that they do not know
+        return REACHED if v1 and "does not exist" in answer.text else FAILED
+    return REACHED

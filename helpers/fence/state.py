@@ -1,0 +1,87 @@
+"""workspace/<run id>/fence.json: what was set, when, by whom, and how it is lifted. Written before anything is touched."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import WorldError
+from helpers.results import utc_now, write_json
+
+SETTING, UP, LIFTING, LIFTED = "setting", "up", "lifting", "lifted"
+
+
+@dataclass(slots=True)
+class FenceState:
+    """One run's fence. `setting` and `lifting` are what a process that was killed leaves: both may be half done.
+
+    `before` says what the configuration file was: `existed`, and `backup`, the copy in the workspace. `rules` are the
+    parameters that it was set with: it is lifted with these, whatever they have been changed to since.
+    """
+
+    kind: str
+    state: str
+    lift: str
+    since: str = ""
+    by: str = ""
+    urls: dict[str, str] = field(default_factory=dict)
+    before: dict[str, Any] = field(default_factory=dict)
+    rules: dict[str, Any] = field(default_factory=dict)
+    events: list[dict[str, str]] = field(default_factory=list)
+
+    @staticmethod
+    def path(workspace: Path) -> Path:
+        return workspace / "fence.json"
+
+    @classmethod
+    def read(cls, workspace: Path) -> FenceState | None:
+        """What is known of the run's fence, or None where it never set one."""
+        path = cls.path(workspace)
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise WorldError(
+                "fence_state_damaged", f"cannot be read: {error}", where=str(path),
+                next_step="See whether the fence is up, lift it by hand, and set this file aside.",
+            ) from error  # fmt: skip
+
+    def enter(self, workspace: Path, state: str, **facts: Any) -> None:
+        """Go over to this state, on disk before anything else happens."""
+        for name, value in facts.items():
+            setattr(self, name, value)
+        self.state = state
+        self.events.append({"when": utc_now(), "by": operator(), "state": state})
+        write_json(self.path(workspace), asdict(self))
+
+    @property
+    def stands(self) -> bool:
+        """Whether it was put up, proven, and not lifted since."""
+        return self.state == UP
+
+    @property
+    def may_stand(self) -> bool:
+        """Whether something of it may be in place."""
+        return self.state != LIFTED
+
+    def sentence(self) -> str:
+        """For status and summary: `The write fence (nginx) is up since …; lift it with: …`; "" where it is lifted."""
+        if not self.may_stand:
+            return ""
+        said = "is up" if self.stands else f"may be in place (a process ended while {self.state} it)"
+        return f"The write fence ({self.kind}) {said} since {self.since[:19]} UTC. Lift it with: {self.lift}"
+
+
+def operator() -> str:
+    """user@host, for the record."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
