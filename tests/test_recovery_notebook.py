@@ -94,7 +94,7 @@ def verdicts(recovery: Recovery) -> dict[str, Verdict]:
 
 def of_alpha(table: pd.DataFrame) -> list[Any]:
     """The figures of the target collection alpha, in the order of the table's columns."""
-    return next(row[1:] for row in table.to_numpy().tolist() if row[0] == "alpha")  # type: ignore[no-any-return]
+    return next(row[1:] for row in table.to_numpy().tolist() if row[0] == "alpha")
 
 
 def all_tables(recovery: Recovery) -> None:
