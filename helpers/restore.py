@@ -30,6 +30,7 @@ from helpers.results import utc_now, write_json
 from helpers.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
 from helpers.stores.creation import effective_configuration
+from helpers.stores.lock import RESTORE
 from helpers.stores.opening import quick_names
 from helpers.validation.comparison import compare_batch
 
@@ -162,7 +163,7 @@ def _restore(
             next_step="Nothing was written. To restore everything but these: --without-lost, which lists them.",
         )  # fmt: skip
     _refuse_foreign(Ledger(snapshot, endpoint), infos, quick_names(endpoint, "target"), endpoint.label)
-    holder = f"restore-{hashlib.sha256(snapshot.id.encode()).hexdigest()[:12]}"
+    holder = f"{RESTORE}{hashlib.sha256(snapshot.id.encode()).hexdigest()[:12]}"
     with open_target(endpoint) as store:
         store.acquire_lock(holder)
         try:  # a kill leaves the lock; the same command finds it to be its own
