@@ -19,6 +19,7 @@ from helpers.errors import RunbookError, UsageError, one_line
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.runner import snapshot_commands
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -58,6 +59,12 @@ def parser() -> argparse.ArgumentParser:
 
     resume = _command(commands, "resume", _resume, "go on from the first step that has not passed")
     resume.add_argument("run_id", metavar="RUN_ID")
+    resume.add_argument(
+        "--checkpoint",
+        default="",
+        metavar="ID",
+        help="the run's one checkpoint, as notebook 30 shows it; no other is taken",
+    )
     _settings(resume)
 
     status = _command(commands, "status", _status, "where the runs stand, or one of them")
@@ -81,7 +88,25 @@ def parser() -> argparse.ArgumentParser:
     )
     schema.add_argument("parameters", type=Path, metavar="PARAMETERS.yaml")
     schema.add_argument("--set", dest="settings", action="append", default=[], metavar="a.b=VALUE")
+    _snapshots(commands)
     return top
+
+
+def _snapshots(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "list, inspect, verify, prune and restore snapshots"
+    group = commands.add_parser(
+        "snapshots", help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXIT_CODES
+    )
+    kinds = group.add_subparsers(metavar="WHAT", required=True, parser_class=_Parser)
+
+    def declared(name: str, action: Action, text: str) -> _Parser:
+        command = _command(kinds, name, action, text)
+        command.add_argument(
+            "--directory", type=Path, metavar="DIR", help="where the snapshots are (else: those of every run)"
+        )
+        return command
+
+    snapshot_commands.declare(declared)
 
 
 def _command(commands: argparse._SubParsersAction[_Parser], name: str, action: Action, text: str) -> _Parser:
@@ -241,10 +266,13 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 def _resume(chosen: argparse.Namespace) -> int:
     """An interrupted run ends where it was told to end; one that got there goes on to the end of the line."""
     folder = runs.find(chosen.run_id)
+    from helpers.migration import recovery
     from helpers.runner.line import open_steps  # with papermill and Chroma's client, which take seconds
     from helpers.steps.preflight import preflight
 
     facts = folder.facts()
+    if chosen.checkpoint:
+        recovery.require(folder, chosen.checkpoint)
     folder.enter()
     if chosen.settings:
         runs.change_parameters(folder, folder.parameters().for_resume(chosen.settings))
@@ -278,6 +306,7 @@ def _line(folder: RunFolder, steps: list[plan.Step], *, dry_run: bool = False) -
 
 
 def _status(chosen: argparse.Namespace) -> int:
+    from helpers.run.snapshots import kept_line
     from helpers.runner.overview import next_action, run_rows, step_rows
     from helpers.runner.terminal import table
 
@@ -288,9 +317,7 @@ def _status(chosen: argparse.Namespace) -> int:
     folder = runs.find(chosen.run_id)
     print(f"Run {folder.id}, begun {str(folder.facts()['created'])[:19].replace('T', ' ')} UTC, in {folder.reports}\n")
     print(table([{k: v for k, v in row.items() if k != "section"} for row in step_rows(folder)]))
-    print(f"\n{next_action(folder)}")
-    if sentence := _fence_sentence(folder):
-        print(sentence)
+    print("\n".join(filter(None, ["", kept_line(folder), next_action(folder), _fence_sentence(folder)])))
     return 0
 
 

@@ -22,7 +22,7 @@ from tests.conftest import absent
 # long as there is no cycle. A sub-package counts as one. `package` is helpers/__init__.py.
 LAYERS = [
     ["errors"],
-    ["words", "chunks", "results", "progress"],
+    ["words", "chunks", "results", "progress", "audit"],
     ["parameters"],
     ["sample"],
     ["stores"],
@@ -33,6 +33,7 @@ LAYERS = [
     ["fence"],
     ["migration"],
     ["validation"],
+    ["restore"],
     ["signoffs", "decision"],
     ["report"],
     ["steps"],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helpers import begin
+from helpers import audit, begin
 from helpers.errors import NoGo, RunbookError, Terminal, UsageError, WorldError
 from helpers.results import Verdict
 from helpers.run import folders as runs
@@ -156,3 +156,15 @@ def test_the_index_works_before_there_is_any_run(variables: dict[str, Any], tmp_
     assert list(newest.runs().index) == ["one"]
     assert "Step 10" in newest.next_action()
     assert runs.find("one").result("00") is None
+
+
+def test_the_audit_log_says_when_a_step_began_and_how_it_ended(variables: dict[str, Any]) -> None:
+    run = begun({**variables, "run_id": "one"}, "10")
+    run.check("looked", Verdict.PASS, measured=1)
+    run.finish()
+    log = run.folder / audit.NAME
+    assert [(e["action"], e["outcome"], e["facts"]["step"]) for e in audit.entries(log)] == [
+        ("step begins", "done", "10"), ("step ends", "pass", "10"),
+    ]  # fmt: skip
+    assert audit.entries(log)[-1]["facts"]["result"] == runs.file_digest(run.folder / "results" / "10.json")
+    assert audit.check(log) is None

@@ -50,15 +50,7 @@ class Job:
         schema = load_schema(run.parameters.schema_name)
         names = frozenset(snapshot.names())
         context = Context(names, run.date, run.parameters.migration.id_policy)
-        same = {
-            **run.parameters.context(),
-            "purpose": purpose,
-            "schema_digest": schema.digest,
-            "snapshot": snapshot.id,
-            "snapshot_digest": snapshot.digest,
-            "date": run.date.isoformat(),
-        }
-        checkpoint = Checkpoint.open(folder / "checkpoint.json", same)
+        checkpoint = Checkpoint.open(folder / "checkpoint.json", context_of(run, snapshot, schema, purpose))
         return cls(
             snapshot, schema, run.parameters, context, folder, run.id, checkpoint, Quarantine(folder / "quarantine")
         )
@@ -127,6 +119,18 @@ class Job:
             for i in self.snapshot.collections()
         ]
         return pd.DataFrame(rows_, columns=["collection", "source", "target", "quarantined", "missing", "extra"])
+
+
+def context_of(run: RunRecord, snapshot: Snapshot, schema: Schema, purpose: str) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be gone on with."""
+    return {
+        **run.parameters.context(),
+        "purpose": purpose,
+        "schema_digest": schema.digest,
+        "snapshot": snapshot.id,
+        "snapshot_digest": snapshot.digest,
+        "date": run.date.isoformat(),
+    }
 
 
 class Migration:

@@ -56,6 +56,11 @@ def check_run_id(run_id: str) -> str:
     )
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name can be that of one folder and nothing else."""
+    return bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name
+
+
 def new_run_id(name: str, now: dt.datetime | None = None) -> str:
     """An id that no run has yet: the name as a slug and the time (UTC)."""
     now = now or dt.datetime.now(dt.UTC)

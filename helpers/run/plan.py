@@ -37,7 +37,7 @@ class Step:
         return f"{self.number}_{self.name}.ipynb"
 
 
-_BEFORE, _NIGHT = "1 Before the migration", "2 The migration"
+_BEFORE, _NIGHT, _RECOVERY = "1 Before the migration", "2 The migration", "3 Recovery"
 
 STEPS: tuple[Step, ...] = (
     Step("00", "index", "Index", "0 Overview", on_line=False),
@@ -50,6 +50,7 @@ STEPS: tuple[Step, ...] = (
     Step("22", "migrate", "Migrate", _NIGHT, judges=True, fenced=True, needs=("21",), outdates=("23", "24")),
     Step("23", "validate", "Validate", _NIGHT, judges=True, decides="24", needs=("21", "22"), outdates=("24",)),
     Step("24", "review", "Review and decide", _NIGHT, judges=True, gate="cutover", needs=("21", "22", "23")),
+    Step("30", "checkpoint_recovery", "Checkpoint recovery", _RECOVERY, on_line=False, needs=("21", "22")),
 )
 
 LINE: tuple[Step, ...] = tuple(step for step in STEPS if step.on_line)

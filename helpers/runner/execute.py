@@ -26,7 +26,7 @@ from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from helpers import errors
+from helpers import audit, errors
 from helpers.errors import RunbookError, one_line
 from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import folders as runs
@@ -88,6 +88,8 @@ class Execution:
             said = StepResult(self.step.number, self.step.title, self.folder.id, self._started)
         said.error, said.verdict, said.finished = fault, Verdict.FAIL, utc_now()
         said.write(self.folder.reports / "results" / f"{self.step.number}.json")
+        outcome = said.error["code"] if said.error else "failed"
+        audit.append(self.folder.reports / audit.NAME, "step ends", outcome=outcome, step=self.step.number)
         self.folder.log(f"step failed: {said.error['line'] if said.error else ''}", self.step.number)
         return said
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helpers import audit
 from helpers.errors import NoGo, RunbookError, UsageError, WorldError, one_line
 from helpers.parameters import SECTIONS, is_sample, parameters_from
 from helpers.parameters.typed_yaml import nearest
@@ -25,6 +26,7 @@ from helpers.runner.overview import Index
 if TYPE_CHECKING:
     from helpers.decision import Review
     from helpers.migration.phases import Migration
+    from helpers.migration.recovery import Recovery
     from helpers.steps.dry_run import DryRun
     from helpers.steps.fence import Fence
     from helpers.steps.health import Health
@@ -126,6 +128,12 @@ class Run(RunRecord):
 
         return Review(self)
 
+    def recovery(self) -> Recovery:
+        """30: what a stopped migration has done, and what `resume` would do."""
+        from helpers.migration.recovery import Recovery
+
+        return Recovery(self)
+
     def open(self, banner: str = "") -> None:
         """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters."""
         if kernel.under_runner():
@@ -138,6 +146,7 @@ class Run(RunRecord):
         self._watch = kernel.CellWatch(self._cell_failed)
         self._watch.start()
         self.log(f"step begins in process {os.getpid()}")
+        audit.append(self.folder / audit.NAME, "step begins", step=self.step, dry_run=self.dry_run)
         show(opening(self, banner))
 
     def close(self) -> None:
@@ -171,7 +180,10 @@ class Run(RunRecord):
         path = self.folder / "results" / f"{self.step}.json"
         self.result.write(path)
         self.log(f"step ends: {self.result.verdict}")
-        return runs.file_digest(path)
+        digest = runs.file_digest(path)
+        outcome = self.result.error["code"] if self.result.error else str(self.result.verdict)
+        audit.append(self.folder / audit.NAME, "step ends", outcome=outcome, step=self.step, result=digest)
+        return digest
 
     def _cell_failed(self, error: BaseException) -> None:
         if self._finished or self.result.error is not None:

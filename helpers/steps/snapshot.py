@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from helpers import audit
 from helpers.parameters import Parameters
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
@@ -23,7 +24,7 @@ def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
     free = next(i for i in [base, *(f"{base}-{n}" for n in range(2, 1000))] if not (directory / i).exists())
     total = sum(store.count(n) for n in names)
     with run.phase("snapshot", total), run.progress("Snapshot", total) as bar:
-        return write_snapshot(
+        snapshot = write_snapshot(
             store,
             directory,
             free,
@@ -32,6 +33,9 @@ def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
             readers=min(2, run.parameters.migration.workers),
             progress=bar,
         )
+    about = {"snapshot": snapshot.id, "run": run.id, "reports": str(run.folder), "digest": snapshot.digest}
+    audit.append(directory / audit.NAME, "snapshot created", **about, chunks=snapshot.total)
+    return snapshot
 
 
 def judge_snapshot(run: RunRecord, snapshot: Snapshot) -> pd.DataFrame:

@@ -16,6 +16,8 @@ from helpers.results import utc_now
 from helpers.stores.base import LOCK_COLLECTION
 from helpers.stores.retry import attempt, translate
 
+RESTORE = "restore-"  # how a restore's name in the lock begins; the rest is made of its snapshot's id
+
 
 class TargetLock:
     """The locking part of a store."""
@@ -33,13 +35,15 @@ class TargetLock:
                 raise translate(error, self.label) from error
         holder = self.lock_holder() or {}
         if holder.get("run_id") != run_id:
+            name = str(holder.get("run_id", "?"))
+            who, again = f"run {name}", f"runbook resume {name} (on that host)"
+            if name.startswith(RESTORE):
+                who, again = name, "the same runbook snapshots restore as before, which was stopped"
             raise Terminal(
                 "lock_held",
-                f"run {holder.get('run_id', '?')} from host {holder.get('host', '?')} holds the target since "
-                f"{holder.get('time', '?')}",
+                f"{who} from host {holder.get('host', '?')} holds the target since {holder.get('time', '?')}",
                 where=self.label,
-                next_step=f"Finish it with: runbook resume {holder.get('run_id', 'RUN_ID')} (on that host). "
-                f"If that run is dead for good, delete the empty collection {LOCK_COLLECTION}.",
+                next_step=f"Finish it with: {again}. If it is dead for good, delete the empty collection {LOCK_COLLECTION}.",
             )
 
     def release_lock(self, run_id: str) -> None:

@@ -1,0 +1,145 @@
+"""The audit log: who did what, when and with what outcome, as JSON Lines that only grow.
+
+Every line holds the SHA-256 of the bytes of the line before it, so a line that was changed, taken out or moved breaks the
+chain at that place. What a chain alone cannot show is that its last lines were cut off; whoever keeps the digest of the
+last line elsewhere (a seal) can.
+
+A crash can leave a last line without its end. It stays as it is: the next entry begins on a line of its own and names the
+torn bytes by their digest, and `check` goes on reporting the torn line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import hashlib
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from helpers.errors import WorldError
+from helpers.results import utc_now
+
+NAME = "audit.jsonl"
+FIRST = "0" * 64  # what the first line has in place of a digest
+_TAIL = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The first line (from 1) at which a log is not what was written, and why."""
+
+    line: int
+    why: str
+
+
+def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> str:
+    """Add one entry and flush it to disk; the SHA-256 of its line. Processes that append at once take turns.
+
+    Raises `WorldError` where it cannot be written: what is not recorded is not done.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            before, torn = _last(file)
+            entry = {
+                "when": utc_now(),
+                "user": user(),
+                "host": socket.gethostname(),
+                "process": os.getpid(),
+                "action": action,
+                "outcome": outcome,
+                "facts": facts,
+                "previous": _digest(before) if before is not None else FIRST,
+            }
+            line = json.dumps(entry, sort_keys=True, ensure_ascii=True, default=str).encode("ascii")
+            _write(file, (b"\n" if torn else b"") + line + b"\n")
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise WorldError(
+            "audit_unwritable", f"the audit log cannot be written ({error.strerror})", where=str(path),
+            next_step="Make room or give write permission; nothing is done that cannot be recorded.",
+        ) from error  # fmt: skip
+    return _digest(line)
+
+
+def check(path: Path) -> Broken | None:
+    """The first line that breaks the chain or was cut short by a crash; None where all is whole (or nothing is there)."""
+    if not path.exists():
+        return None
+    previous = FIRST
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        ended = number < len(lines)
+        if not line and not ended:
+            return None  # what follows the last newline
+        try:
+            said = json.loads(line)["previous"]
+        except (ValueError, KeyError, TypeError):
+            return Broken(number, "it is no entry: cut short by a crash, or written by something else")
+        if said != previous:
+            return Broken(number, "it does not follow the line before it: a line was changed, taken out or moved")
+        if not ended:
+            return Broken(number, "its end is missing: cut short by a crash")
+        previous = _digest(line)
+    return None
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    """What the log holds, oldest first; lines that are no entries are left out (`check` names them)."""
+    found = []
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and "action" in entry:
+            found.append(entry)
+    return found
+
+
+def user() -> str:
+    """The name of the operating system's user, or its number where it has no name (containers)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _last(file: IO[bytes]) -> tuple[bytes | None, bool]:
+    """The bytes of the last line (None where there is none), and whether its end is missing."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return None, False
+    for back in (_TAIL, size):
+        start = max(0, size - back)
+        file.seek(start)
+        tail = _read(file, size - start)
+        torn = not tail.endswith(b"\n")
+        whole = tail if torn else tail[:-1]
+        cut = whole.rfind(b"\n")
+        if cut >= 0 or start == 0:
+            return whole[cut + 1 :], torn
+    raise AssertionError("the second turn reads the whole file")
+
+
+def _read(file: IO[bytes], length: int) -> bytes:
+    """So many bytes: an unbuffered file may give fewer at once."""
+    parts = []
+    while length > 0 and (part := file.read(length)):
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()

@@ -1,0 +1,116 @@
+"""The audit log: entries chained by digest; whatever was changed, taken out or cut short is found and said."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import audit
+from helpers.errors import WorldError
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "new" / audit.NAME
+    for number in range(5):
+        audit.append(path, "counted", number=number, text="a\nb\u2028 é")
+    return path
+
+
+def test_an_entry_says_who_when_what_and_how_it_came_out(log: Path) -> None:
+    digest = audit.append(log, "prune", outcome="failed", snapshot="s")
+    entry = audit.entries(log)[-1]
+    assert (entry["action"], entry["outcome"], entry["facts"]) == ("prune", "failed", {"snapshot": "s"})
+    assert entry["user"] == getpass.getuser()
+    assert entry["host"]
+    assert entry["when"].endswith("+00:00")
+    assert digest == hashlib.sha256(log.read_bytes().splitlines()[-1]).hexdigest()
+
+
+def test_every_line_holds_the_digest_of_the_one_before(log: Path) -> None:
+    lines = log.read_bytes().splitlines()
+    assert len(lines) == 5
+    assert json.loads(lines[0])["previous"] == audit.FIRST
+    for before, line in itertools.pairwise(lines):
+        assert json.loads(line)["previous"] == hashlib.sha256(before).hexdigest()
+    assert audit.check(log) is None
+
+
+def test_a_log_that_is_not_there_is_whole_and_empty(tmp_path: Path) -> None:
+    assert audit.check(tmp_path / "none") is None
+    assert audit.entries(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda rows: [rows[0], rows[1].replace(b'"number": 1', b'"number": 7'), *rows[2:]], 3),
+        (lambda rows: [*rows[:2], *rows[3:]], 3),
+        (lambda rows: rows[1:], 1),
+        (lambda rows: [rows[0], rows[2], rows[1], *rows[3:]], 2),
+        (lambda rows: [*rows[:2], rows[1], *rows[2:]], 3),
+        (lambda rows: [*rows[:3], b"", *rows[3:]], 4),
+        (lambda rows: [*rows[:3], b"[]", *rows[3:]], 4),
+        (lambda rows: [*rows[:3], b"\xff\xfe", *rows[3:]], 4),
+    ],
+)
+def test_the_first_broken_line_is_named(log: Path, change: object, line: int) -> None:
+    assert callable(change)
+    log.write_bytes(b"".join(row + b"\n" for row in change(log.read_bytes().splitlines())))
+    broken = audit.check(log)
+    assert broken is not None
+    assert broken.line == line
+
+
+@pytest.mark.parametrize("kept", [1, 20, -2, -1])
+def test_a_torn_last_line_is_said_and_never_repaired(log: Path, kept: int) -> None:
+    lines = log.read_bytes().splitlines(keepends=True)
+    torn = lines[-1][:kept]
+    log.write_bytes(b"".join(lines[:-1]) + torn)
+    broken = audit.check(log)
+    assert broken is not None
+    assert (broken.line, "crash" in broken.why) == (5, True)
+    audit.append(log, "after the crash")
+    audit.append(log, "and on")
+    assert log.read_bytes().startswith(b"".join(lines[:-1]) + torn + b"\n")
+    after = audit.entries(log)[-2]
+    assert (after["action"], after["previous"]) == ("after the crash", hashlib.sha256(torn.rstrip(b"\n")).hexdigest())
+    again = audit.check(log)
+    if kept == -1:  # the whole line had been written, only its newline was missing
+        assert again is None
+    else:
+        assert again is not None
+        assert again.line == 5
+
+
+def test_long_entries_are_chained_too(log: Path) -> None:
+    for _ in range(2):
+        audit.append(log, "long", text="x" * 200_000)
+    audit.append(log, "short")
+    assert audit.check(log) is None
+
+
+def test_processes_that_write_at_once_take_turns(log: Path) -> None:
+    code = f"""
+from pathlib import Path
+from helpers import audit
+for n in range(20): audit.append(Path({str(log)!r}), "together", n=n)
+"""
+    running = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(3)]
+    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert audit.check(log) is None
+    assert len(audit.entries(log)) == 65
+
+
+def test_what_cannot_be_recorded_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / audit.NAME).mkdir()
+    with pytest.raises(WorldError, match="cannot be written"):
+        audit.append(tmp_path / audit.NAME, "anything")

@@ -1,0 +1,266 @@
+"""`runbook snapshots`: what is there, what it holds, whether it is whole, what may go, and bringing it back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from helpers import audit, cli, snapshot
+from helpers.errors import UsageError
+from helpers.parameters import parameters_from
+from helpers.results import StepResult, utc_now
+from helpers.run import folders as runs
+from helpers.run import snapshots
+from helpers.run.folders import RunFolder
+from helpers.run.record import RunRecord
+from helpers.snapshot import Snapshot
+from helpers.steps.snapshot import SnapshotStep
+from tests.storage import assert_same, chunks, contents, embedded, fill, in_order, tree
+
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> RunFolder:
+    """A run that has taken its snapshot, as step 21 does."""
+    with embedded(tmp_path / "source") as store:
+        fill(store, "alpha", chunks(30, 4, prefix="a"))
+        fill(store, "beta", chunks(5, 3, prefix="b"))
+    return taken("night")
+
+
+def taken(run_id: str, *, dry_run: bool = False) -> RunFolder:
+    places = {"source": {"path": "source"}, "target": {"path": "target"}, "snapshot": {"directory": "kept"}}
+    folder = runs.create(parameters_from({"name": "night", **places, "schema": "identity"}), run_id, dry_run=dry_run)
+    record = RunRecord(folder, "21")
+    SnapshotStep(record).verify()
+    record.result.finished = utc_now()
+    record.result.write(folder.reports / "results" / "21.json")
+    return folder
+
+
+def aged(name: str = "night-21") -> Path:
+    """The snapshot as if its retention had ended yesterday."""
+    found = Snapshot.open(Path("kept").absolute() / name)
+    found.manifest["retain_until"] = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")
+    found.mark("verified")
+    return found.folder
+
+
+def run(*arguments: str, code: int = 0) -> None:
+    assert cli.main(["snapshots", *arguments]) == code
+
+
+def test_list_names_source_size_retention_and_the_run_that_needs_it(night: RunFolder, capsys: Said) -> None:
+    (Path("kept") / "night-21-2.partial").mkdir()
+    run("list")
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.startswith("night-21 "))
+    assert all(word in row for word in ("source", "35", "verified", "UTC", "night"))
+    assert "interrupted" in next(line for line in out.splitlines() if line.startswith("night-21-2"))
+    assert "closed out" in out
+
+
+def test_where_there_is_none_it_says_so(capsys: Said, tmp_path: Path) -> None:
+    run("list")
+    assert "no snapshots" in capsys.readouterr().out
+    run("list", "--directory", "nowhere", code=2)
+    assert "no folder nowhere" in capsys.readouterr().err
+    run("verify", "unknown", code=2)
+    assert "there is no snapshot unknown" in capsys.readouterr().err
+    run("verify", "../..", code=1)  # a folder, but no snapshot
+    assert "no readable manifest" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_shows_each_collection(night: RunFolder, capsys: Said) -> None:
+    run("info", "night-21")
+    out = capsys.readouterr().out
+    held = Snapshot.open(Path("kept/night-21"))
+    assert held.digest in out
+    assert "35 chunks in 2 collections" in out
+    row = next(line for line in out.splitlines() if line.startswith("alpha"))
+    assert row.split()[1:4] == ["30", "4", "l2"]
+
+
+def test_verify_reads_every_byte_and_names_the_damaged_file(night: RunFolder, capsys: Said) -> None:
+    run("verify", "night-21")
+    assert "every byte as written" in capsys.readouterr().out
+    held = Snapshot.open(Path("kept/night-21").absolute())
+    part = held.folder / held.parts("beta")[0].file
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    run("verify", "night-21", code=1)
+    error = capsys.readouterr().err
+    assert str(part) in error
+    assert len(error.splitlines()) == 1
+    assert Snapshot.open(held.folder).manifest["status"] == "failed"
+    done = [(e["action"], e["outcome"]) for e in audit.entries(Path("kept") / audit.NAME)]
+    assert done == [("snapshot created", "done"), ("verify", "done"), ("verify", "failed")]
+
+
+def test_prune_keeps_what_is_within_retention(night: RunFolder, capsys: Said) -> None:
+    snapshots.abandon("night")
+    run("prune", "--yes")
+    assert "kept until" in capsys.readouterr().out
+    assert Path("kept/night-21").is_dir()
+
+
+def test_prune_keeps_what_a_run_needs_until_it_is_closed_out(night: RunFolder, capsys: Said) -> None:
+    folder = aged()
+    run("prune", "--yes")
+    assert "needed by run night, not closed out" in capsys.readouterr().out
+    assert folder.is_dir()
+    StepResult("53", "Closeout", "night", utc_now(), utc_now()).write(night.reports / "results" / "53.json")
+    before = tree(Path("kept"))
+    run("prune")
+    out = capsys.readouterr().out
+    assert "would go  night-21" in out
+    assert "Nothing was changed" in out
+    assert tree(Path("kept")) == before
+    run("prune", "--yes")
+    assert not folder.exists()
+    assert [p.name for p in Path("kept").iterdir()] == [audit.NAME]
+    done = [(e["action"], e["outcome"]) for e in audit.entries(Path("kept") / audit.NAME)]
+    assert done[-2:] == [("prune", "begun"), ("prune", "done")]
+    assert audit.check(Path("kept") / audit.NAME) is None
+
+
+def test_a_run_declared_abandoned_holds_nothing(night: RunFolder, capsys: Said) -> None:
+    folder = aged()
+    run("prune", "--abandoned", "nobody", "--yes", code=2)
+    run("prune", "--abandoned", "night")
+    assert "would go  night-21" in capsys.readouterr().out
+    assert folder.is_dir()
+    assert "abandoned" not in night.facts()
+    run("prune", "--abandoned", "night", "--yes")
+    assert not folder.exists()
+    assert night.facts()["abandoned"]
+    assert audit.entries(night.reports / audit.NAME)[-1]["action"] == "abandoned"
+
+
+def test_a_run_reported_elsewhere_still_holds_its_snapshot(
+    night: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    folder = aged()
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "other"))
+    run("prune", "--yes", "--directory", "kept")
+    assert "needed by run night" in capsys.readouterr().out
+    night.reports.rename(tmp_path / "moved")
+    run("prune", "--yes", "--directory", "kept")
+    assert "its reports are not at hand" in capsys.readouterr().out
+    assert folder.is_dir()
+
+
+def test_a_dry_run_holds_its_snapshot_for_its_retention_only(night: RunFolder) -> None:
+    taken("try", dry_run=True)
+    aged()
+    old = aged("try-21")
+    run("prune", "--yes")
+    assert not old.exists()
+    assert Path("kept/night-21").is_dir()
+
+
+def test_what_cannot_be_read_is_never_removed(night: RunFolder, capsys: Said) -> None:
+    folder = aged()
+    snapshots.abandon("night")
+    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    (Path("kept") / "x.partial").mkdir()
+    run("prune", "--yes")
+    assert capsys.readouterr().out.count("remove it yourself") == 2
+    assert folder.is_dir()
+    assert Path("kept/x.partial").is_dir()
+
+
+def test_a_prune_that_was_killed_is_ended_by_the_next(night: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    aged()
+    snapshots.abandon("night")
+
+    def dies(path: Path) -> None:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", dies)
+        with pytest.raises(SystemExit):
+            run("prune", "--yes")
+    assert not Path("kept/night-21").exists()
+    run("prune", "--yes")
+    assert sorted(p.suffix for p in Path("kept").iterdir()) == [".jsonl"]
+
+
+def test_restore_brings_back_what_is_asked_for(night: RunFolder, capsys: Said) -> None:
+    run("restore", "night-21", "--into", "back", "--collection", "alpha", "--dry-run")
+    assert "create" in capsys.readouterr().out
+    assert not Path("back").exists()
+    run("restore", "night-21", "--into", "back", "--collection", "alpha")
+    assert "every chunk was read back" in capsys.readouterr().out
+    with embedded(Path("back")) as store:
+        assert store.names() == ["alpha"]
+        assert_same(contents(store, "alpha"), in_order(chunks(30, 4, prefix="a")))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ("--into back --collection gamma", 2, "holds no collection gamma"),
+        ("--into http://127.0.0.1:1/x", 2, "--into must end after the host and port"),
+        ("--into back --header A=env:B", 2, "--into is a directory (path), which has no headers"),
+        ("--into http://h:1 --header A=hunter2", 2, "--header must be a reference"),
+        ("--into http://h:1 --header A", 2, "--header takes NAME=env:VAR"),
+        ("--into http://127.0.0.1:1", 1, "127.0.0.1:1"),
+        ("--into source", 1, "already holds alpha, beta"),
+        ("", 2, "--into"),
+    ],
+)
+def test_a_restore_that_cannot_be_is_one_line(
+    night: RunFolder, capsys: Said, options: str, code: int, said: str
+) -> None:
+    before = tree(Path("source"))
+    capsys.readouterr()
+    run("restore", "night-21", *options.split(), code=code)
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert "hunter2" not in error
+    assert tree(Path("source")) == before
+    assert not Path("back").exists()
+
+
+def test_one_id_in_two_places_is_told_apart_by_its_folder(night: RunFolder, capsys: Said, tmp_path: Path) -> None:
+    other = tmp_path / "workspace" / "snapshots" / "night-21"
+    for path in Path("kept/night-21").rglob("*"):
+        if path.is_file():
+            there = other / path.relative_to("kept/night-21")
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_bytes(path.read_bytes())
+    run("verify", "night-21", code=2)
+    assert "there are 2 snapshots" in capsys.readouterr().err
+    run("verify", str(other))
+    run("verify", "night-21", "--directory", "kept")
+
+
+def test_status_says_until_when_the_snapshot_is_kept(night: RunFolder, capsys: Said) -> None:
+    assert cli.main(["status", "night"]) == 0
+    until = json.loads(Path("kept/night-21/manifest.json").read_text(encoding="utf-8"))["retain_until"]
+    assert f"Snapshot night-21, kept until {until[:16].replace('T', ' ')} UTC" in capsys.readouterr().out
+
+
+def test_a_snapshot_that_must_stay_cannot_be_removed_by_a_call_either(night: RunFolder) -> None:
+    item = snapshots.held(Path("kept").absolute())[0]
+    with pytest.raises(UsageError, match="stays: needed by run night"):
+        snapshots.remove([item])
+    assert dataclasses.replace(item, needed_by=()).why_kept.startswith("kept until")
+    assert snapshot.Snapshot.open(Path("kept/night-21")).verify() == {"alpha": 30, "beta": 5}
