@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 import chromadb
 import httpx
 from chromadb.api.client import Client
-from chromadb.config import Settings
+from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
 
 from helpers.errors import Terminal, Transient
 from helpers.parameters.endpoint import Endpoint
@@ -248,8 +248,8 @@ def _greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> None:
 def _require_default_database(endpoint: Endpoint) -> None:
     """A new folder holds Chroma's default tenant and database only."""
     for what, name, default in (
-        ("tenant", endpoint.tenant, chromadb.DEFAULT_TENANT),
-        ("database", endpoint.database, chromadb.DEFAULT_DATABASE),
+        ("tenant", endpoint.tenant, DEFAULT_TENANT),
+        ("database", endpoint.database, DEFAULT_DATABASE),
     ):
         if name != default:
             raise Terminal(
