@@ -21,17 +21,21 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --pro
 NOTEBOOKS := $(wildcard notebooks)
 CODE := $(wildcard helpers tests benchmarks notebooks)
 
-.PHONY: help rehearse test test-kill test-memory test-compat lab lint bench lock clean
+.PHONY: help rehearse test test-slow test-kill test-memory test-compat lab lint bench lock clean
 
 help:
-	@echo "make rehearse | test | test-kill | test-memory | test-compat | lab | lint | bench | lock | clean    (README.md says what each does)"
+	@echo "make rehearse | test | test-slow | test-kill | test-memory | test-compat | lab | lint | bench | lock | clean    (README.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
 
 test: lint
 	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
-	  $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) tests --ignore=tests/compat $(NOTEBOOKS) $(ARGS)
+	  $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) -m "not slow" tests --ignore=tests/compat $(NOTEBOOKS) $(ARGS)
+
+# The tests marked `slow`: full-size samples, near-duplicates of a quicker test, sources served in every kind.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow tests --ignore=tests/compat --ignore=tests/heavy $(ARGS)
 
 # Old versions of Chroma from PyPI, in environments that are kept in .compat/. Where one cannot be made its tests are
 # skipped with the reason; in CI that is a failure. `make test` leaves this folder out.

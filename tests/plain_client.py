@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import chromadb
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +27,26 @@ class Held:
     space: str
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A client of the directory, which opening it may rewrite."""
+    client: Any = chromadb.PersistentClient(path)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def connected(port: int) -> Iterator[Any]:
+    """A client of the server on this port of loopback."""
+    client: Any = chromadb.HttpClient(host="127.0.0.1", port=port)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
 def held(client: Any) -> dict[str, Held]:
     """Every collection of the client's database."""
     return {c.name: _held(client.get_collection(c.name, embedding_function=None)) for c in client.list_collections()}
@@ -30,7 +54,9 @@ def held(client: Any) -> dict[str, Held]:
 
 def _held(collection: Any) -> Held:
     ids = collection.get(include=[])["ids"]
-    vectors, documents, metadatas = {}, {}, {}
+    vectors: dict[str, npt.NDArray[np.float32]] = {}
+    documents: dict[str, str | None] = {}
+    metadatas: dict[str, dict[str, Any] | None] = {}
     for start in range(0, len(ids), 500):
         rows = collection.get(ids=ids[start : start + 500], include=["embeddings", "documents", "metadatas"])
         vectors |= dict(zip(rows["ids"], np.asarray(rows["embeddings"], dtype=np.float32), strict=True))
@@ -49,7 +75,7 @@ def _space(collection: Any, vectors: dict[str, npt.NDArray[np.float32]]) -> str:
     answer = collection.query(query_embeddings=[probe.tolist()], n_results=min(5, len(vectors)), include=["distances"])
     pairs = [(vectors[i].astype(np.float64), d) for i, d in zip(answer["ids"][0], answer["distances"][0], strict=True)]
     pairs = [(v, d) for v, d in pairs if v.any()]
-    distances = {
+    distances: dict[str, Callable[[Any], float]] = {
         "l2": lambda v: float(np.square(probe - v).sum()),
         "cosine": lambda v: 1.0 - float(probe @ v) / float(np.linalg.norm(probe) * np.linalg.norm(v)),
         "ip": lambda v: 1.0 - float(probe @ v),

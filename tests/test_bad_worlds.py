@@ -277,7 +277,7 @@ def test_wrong_parameters_cost_one_line(
     (tmp_path / "broken.yaml").write_text("name: [night\nsource: }", encoding="utf-8")
     (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\xfe\x00")
     (tmp_path / "empty.yaml").touch()
-    file = Runbook(tmp_path).write("night", *(e.format() for e in ends), more.format())
+    file = Runbook(tmp_path).write("night", ends[0].format(), ends[1].format(), more.format())
     assert said in refusal(2, *arguments.format(file=file).split())
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import chromadb
 import pytest
 
 from tests.commands import Runbook, tree
-from tests.plain_client import assert_same, held
+from tests.plain_client import assert_same, held, opened
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,7 @@ def test_a_directory_arrives_whole(database: str, chunks: int, tmp_path: Path, r
     assert "Verdict: passed up to step 23" in done.stdout
     assert tree(tmp_path / "source") == before
 
-    with chromadb.PersistentClient(tmp_path / "source") as was, chromadb.PersistentClient(tmp_path / "target") as now:
+    with opened(tmp_path / "source") as was, opened(tmp_path / "target") as now:
         expected = held(was)
         assert_same(expected, held(now))
     assert sum(len(c.vectors) for c in expected.values()) == chunks

@@ -6,11 +6,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import chromadb
 import pytest
 
 from tests.commands import Runbook
-from tests.plain_client import Held, assert_same, held
+from tests.plain_client import Held, assert_same, connected, held, opened
 from tests.servers import ChromaServer
 
 pytestmark = pytest.mark.servers
@@ -25,7 +24,7 @@ def served(database: Path, tmp_path: Path, chroma_server: Start) -> ChromaServer
 
 
 def over_http(server: ChromaServer) -> dict[str, Held]:
-    with chromadb.HttpClient(host="127.0.0.1", port=server.port) as client:
+    with connected(server.port) as client:
         return held(client)
 
 
@@ -46,7 +45,7 @@ def test_a_served_database_arrives_whole_in_a_directory(
     runbook = Runbook(tmp_path)
     done = runbook("run", runbook.write("night", f"url: '{server.url}'", "path: target"), "--until", "23")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    with chromadb.PersistentClient(tmp_path / "target") as client:
+    with opened(tmp_path / "target") as client:
         assert_same(before, held(client))
     assert_same(before, over_http(server))
     if database.startswith("open-webui"):

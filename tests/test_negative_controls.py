@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import chromadb
 import numpy as np
 import pytest
-from chromadb.api.client import Client
 
 from helpers.sample import expected_findings
 from tests.commands import Runbook, only_line, tree
-from tests.plain_client import assert_same, held
+from tests.plain_client import assert_same, held, opened
 
 SOURCE = "open-webui-cosine-0.5"
 CHUNKS = 300
@@ -67,15 +63,6 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Night:
     done = runbook("rehearse", "--chunks", str(CHUNKS), "--dimension", "48", "--run-id", "one")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return Night(runbook, runbook.workspace / "one" / "target")
-
-
-@contextmanager
-def opened(target: Path) -> Iterator[Client]:
-    client = chromadb.PersistentClient(target)
-    try:
-        yield client  # type: ignore[misc]
-    finally:
-        client.close()  # type: ignore[attr-defined]
 
 
 def put(collection: Any, rows: dict[str, Any]) -> None:
@@ -134,7 +121,7 @@ def damage(night: Night, name: str, other: str) -> None:
         rows = kept.get(include=["embeddings", "documents", "metadatas"])
         client.delete_collection(other)
         straight = client.create_collection(other, configuration={"hnsw": {"space": "l2"}}, embedding_function=None)
-        straight.add(**{key: rows[key] for key in ("ids", "embeddings", "documents", "metadatas")})  # type: ignore[arg-type]
+        straight.add(**{key: rows[key] for key in ("ids", "embeddings", "documents", "metadatas")})
         night.damage.append(("space_differs", other, ""))
 
 

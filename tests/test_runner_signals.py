@@ -90,7 +90,7 @@ def begin_at_work(start: Start, tmp_path: Path, cell: str = BATCHES) -> tuple[su
     return process, kernel_of(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_request_to_stop_finishes_the_batch_and_says_how_to_go_on(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
