@@ -285,7 +285,8 @@ def _refusal(answer: httpx.Response, where: str) -> Terminal:
     """An answer that is no success as an error with the server's own words. Old servers answer 500 to anything."""
     try:
         said = answer.json()
-        text = str(said.get("error") or said.get("detail") or said) if isinstance(said, dict) else str(said)
+        parts = [said.get(key) for key in ("error", "message", "detail")] if isinstance(said, dict) else [said]
+        text = ": ".join(str(part) for part in parts if part)  # 0.5.16 puts the name in error, the words in message
     except ValueError:
         text = answer.text.strip()
     text = f"{text or 'no reason given'} ({answer.status_code})"
