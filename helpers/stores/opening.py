@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 import chromadb
 import httpx
 from chromadb.api.client import Client
-from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
+from chromadb.config import Settings
 
 from helpers.errors import Terminal, Transient
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
