@@ -71,6 +71,8 @@ def open_target(endpoint: Endpoint) -> Iterator[ClientStore]:
     """A target to write to. An embedded one is opened in place, and made where there is none."""
     if endpoint.path:
         path = Path(endpoint.path)
+        if not path.exists() or not any(path.iterdir()):
+            _make_directory(path, endpoint)
         _require_current(path)
         with open_embedded(path, endpoint, role="target", label=endpoint.label) as store:
             yield store
@@ -79,6 +81,19 @@ def open_target(endpoint: Endpoint) -> Iterator[ClientStore]:
         greet(endpoint, "target", headers)  # refuses a server that speaks only API v1
         with _current_server(endpoint, "target", headers) as store:
             yield store
+
+
+def _make_directory(path: Path, endpoint: Endpoint) -> None:
+    """A new, empty database, there whole or not at all: made beside its place, then renamed.
+
+    A kill while Chroma writes its first tables would leave a database that looks like one of an older version.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_embedded(partial, endpoint, role="target", label=endpoint.label):
+        pass
+    partial.rename(path)
 
 
 def quick_names(endpoint: Endpoint, role: str) -> list[str]:
