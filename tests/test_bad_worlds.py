@@ -89,6 +89,12 @@ def _source(name: str) -> Case:
     return prepare
 
 
+def _half_of_0_3(world: World) -> tuple[str, str]:
+    world.copy("duckdb-parquet-0.3", "source")
+    (world.home / "source" / "chroma-collections.parquet").unlink()
+    return "path: source", "path: target"
+
+
 def _damaged(content: bytes) -> Case:
     def prepare(world: World) -> tuple[str, str]:
         world.database("source", content)
@@ -170,7 +176,7 @@ def _target_below_a_file(world: World) -> tuple[str, str]:
 
 
 WORLDS: list[tuple[str, Case, str]] = [
-    ("a 0.3 folder", _source("duckdb-parquet-0.3"), "Chroma 0.3"),
+    ("an incomplete 0.3 folder", _half_of_0_3, "a directory of Chroma 0.3 without this file"),
     ("a Git LFS pointer", _damaged(LFS.encode()), "git lfs pull"),
     ("an empty file", _damaged(b""), "not an SQLite database"),
     ("a foreign file", _damaged(b"PK\x03\x04" * 50), "not an SQLite database"),
@@ -284,7 +290,7 @@ def test_wrong_parameters_cost_one_line(
 @pytest.mark.parametrize(
     ("prepare", "arguments", "code"),
     [
-        (_source("duckdb-parquet-0.3"), "--until 23", 1),
+        (_half_of_0_3, "--until 23", 1),
         (_target_taken, "--until 23", 1),
         (_endpoints("url: '{url}', tenant: acme", "path: target"), "--until 23", 1),
         (_endpoints("path: source", "path: target"), "--run-id ../../x", 2),
