@@ -15,7 +15,12 @@ from tests.plain_client import assert_same, held, opened
 
 
 @pytest.mark.parametrize(
-    ("database", "chunks"), [("chinese-zero-vector-1.5", 4), ("no-documents-128-1.x", 1000), ("turkish-768-0.5", 51)]
+    ("database", "chunks"),
+    [
+        pytest.param("chinese-zero-vector-1.5", 4, marks=pytest.mark.slow),
+        pytest.param("no-documents-128-1.x", 1000, marks=pytest.mark.slow),
+        ("turkish-768-0.5", 51),
+    ],
 )
 def test_a_directory_arrives_whole(database: str, chunks: int, tmp_path: Path, real_databases: Path) -> None:
     runbook = Runbook(tmp_path)

@@ -31,7 +31,7 @@ def over_http(server: ChromaServer) -> dict[str, Held]:
 @pytest.mark.parametrize(
     "database",
     [
-        "open-webui-cosine-0.5",
+        pytest.param("open-webui-cosine-0.5", marks=pytest.mark.slow),
         pytest.param("no-documents-128-1.x", marks=pytest.mark.slow),
         pytest.param("chinese-zero-vector-1.5", marks=pytest.mark.slow),
         pytest.param("turkish-768-0.5", marks=pytest.mark.slow),

@@ -176,6 +176,7 @@ def test_a_copy_is_whole_and_its_cosine_collections_stay_cosine(identity: Night)
     assert {c.space for c in expected.values()} == {"cosine"}, "their configuration says l2, their queries cosine"
 
 
+@pytest.mark.slow  # the same tamperings as on the rehearsal below, under identity
 def test_a_damaged_copy_is_found_by_id_and_go_again_when_undone(identity: Night) -> None:
     with opened(identity.target) as client:
         sizes = sorted((c.count(), c.name) for c in client.list_collections())
