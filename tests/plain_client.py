@@ -37,16 +37,6 @@ def opened(path: Path) -> Iterator[Any]:
         client.close()
 
 
-@contextmanager
-def connected(port: int) -> Iterator[Any]:
-    """A client of the server on this port of loopback."""
-    client: Any = chromadb.HttpClient(host="127.0.0.1", port=port)
-    try:
-        yield client
-    finally:
-        client.close()
-
-
 def held(client: Any) -> dict[str, Held]:
     """Every collection of the client's database."""
     return {c.name: _held(client.get_collection(c.name, embedding_function=None)) for c in client.list_collections()}

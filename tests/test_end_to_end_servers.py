@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Runbook
-from tests.plain_client import Held, assert_same, connected, held, opened
-from tests.servers import ChromaServer
+from tests.plain_client import Held, assert_same, held, opened
+from tests.servers import ChromaServer, client_of
 
 pytestmark = pytest.mark.servers
 
@@ -24,7 +24,7 @@ def served(database: Path, tmp_path: Path, chroma_server: Start) -> ChromaServer
 
 
 def over_http(server: ChromaServer) -> dict[str, Held]:
-    with connected(server.port) as client:
+    with client_of(server.url) as client:
         return held(client)
 
 
