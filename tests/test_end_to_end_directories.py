@@ -19,7 +19,7 @@ from tests.plain_client import assert_same, held, opened
     [
         pytest.param("chinese-zero-vector-1.5", 4, marks=pytest.mark.slow),
         pytest.param("no-documents-128-1.x", 1000, marks=pytest.mark.slow),
-        ("turkish-768-0.5", 51),
+        pytest.param("turkish-768-0.5", 51, marks=pytest.mark.slow),  # test_negative_controls drives the fourth
     ],
 )
 def test_a_directory_arrives_whole(database: str, chunks: int, tmp_path: Path, real_databases: Path) -> None:

@@ -90,6 +90,14 @@ class Migration(Section):
     reembed: Text | None = None
     """Embedding function, by name, that gives lost vectors a new one; none: such chunks stay quarantined."""
 
+    @model_validator(mode="after")
+    def _no_promise(self) -> Migration:
+        if self.reembed is not None:
+            raise ValueError(
+                "has reembed, which this version cannot do yet; chunks whose vectors are lost stay quarantined"
+            )
+        return self
+
 
 class SnapshotSection(Section):
     """Where snapshots are kept and for how long."""

@@ -28,7 +28,7 @@ from helpers.validation.search import baseline
 # The runbook's table of dry-run issues: reason codes, what causes them, what helps (Section 1.4).
 _ISSUES = (
     ("missing_embedding", ("missing_embedding",), "vectors that the source lists but cannot give",
-     "They stay in quarantine; migration.reembed can give them new vectors."),
+     "They stay in quarantine, with document and metadata."),
     ("invalid scores", ("invalid_",), "values outside the schema's range that no repair rule covers",
      "Correct the source, or change the field's rule in the schema file."),
     ("nan_embedding", ("nan_embedding", "infinite_embedding", "tiny_norm"), "vectors that are no numbers, or too small",
