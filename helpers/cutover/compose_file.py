@@ -25,6 +25,8 @@ from helpers.errors import one_line
 _MERGE = "tag:yaml.org,2002:merge"
 _WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 _PLAIN = re.compile(r"[A-Za-z/][\w./-]*|https?://[\w./:-]*[\w/]|[1-9]\d*|\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
+_PROPERTIES = re.compile(r"(?:[&!]\S*\s+)+")  # an anchor, a tag
+_HEAD, _TAIL = re.compile(r"\s*(?:-\s+)?(?:[\w'\"]+\s*:\s+)?(?:[&!]\S*\s+)*"), re.compile(r"\s*(?:#.*)?")
 _PLAIN_PAIR = re.compile(r"[\w./:@%+=~-]*[\w./=-]", re.ASCII)  # behind KEY= in a list
 
 
@@ -36,7 +38,6 @@ class _Found:
     key: str
     node: ScalarNode
     in_list: bool
-    flow: bool
 
     @property
     def value(self) -> str:
@@ -57,17 +58,12 @@ def edit_compose(
     root = _composed(text, path)
     every = [found for found in _environment(root, path) if found.key in keys]
     meant = _meant(every, keys, services, path)
-    edits = {}
-    for found in meant:
-        if found.value != keys[found.key]:
-            edits[found.node.start_mark.index, found.node.end_mark.index] = (
-                found,
-                _scalar(found, keys[found.key], path),
-            )
+    spots = {(spot.start, spot.end): spot for f in meant if f.value != keys[f.key] and (spot := _Spot.of(f, text))}
     new, changes = text, []
-    for (start, end), (found, scalar) in sorted(edits.items(), reverse=True):
-        new = new[:start] + scalar + new[end:]
-        changes.insert(0, _change(text, start, end, found, scalar))
+    for spot in sorted(spots.values(), key=lambda spot: spot.start, reverse=True):
+        scalar = spot.scalar(keys[spot.found.key])
+        new = new[: spot.start] + scalar + new[spot.end :]
+        changes.insert(0, spot.change(scalar))
     _prove(before, _loaded(new, path), meant, keys, path)
     _prove_lines(text, new, changes, path)
     return (mark + new).encode("utf-8"), changes
@@ -124,13 +120,13 @@ def _environment(root: Node, path: Path) -> list[_Found]:
         environment = dict(_members(body)).get("environment")
         if isinstance(environment, MappingNode):
             found += [
-                _Found(service, key, _scalar_node(node, service, key, path), False, bool(environment.flow_style))
+                _Found(service, key, _scalar_node(node, service, key, path), False)
                 for key, node in dict(_members(environment)).items()
             ]
         elif isinstance(environment, SequenceNode):
             for node in environment.value:
                 key = str(node.value).partition("=")[0] if isinstance(node, ScalarNode) else ""
-                found.append(_Found(service, key, node, True, bool(environment.flow_style)))
+                found.append(_Found(service, key, node, True))
     return found
 
 
@@ -171,31 +167,48 @@ def _meant(every: list[_Found], keys: Mapping[str, str], services: Sequence[str]
 # -- the new text ------------------------------------------------------------------------------------------------------
 
 
-def _scalar(found: _Found, value: str, path: Path) -> str:
-    """The scalar with its new value: in its own quotes, in double ones where a bare value could be misread."""
-    text = f"{found.key}={value}" if found.in_list else value
-    if found.node.style in ("'", '"'):
-        quote = found.node.style
-    elif found.in_list:
-        quote = "" if _PLAIN_PAIR.fullmatch(value) and not (found.flow and ":" in value) else '"'
-    else:
-        bare = _PLAIN.fullmatch(value) and value.lower() not in _WORDS and not (found.flow and ":" in value)
-        quote = "" if bare else '"'
-    return f"{quote}{text}{quote}"
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """Where a scalar stands in the text, without its anchor and tag; `head` and `tail` are the rest of its line."""
 
+    found: _Found
+    start: int
+    end: int
+    head: str
+    old: str
+    tail: str
 
-def _change(text: str, start: int, end: int, found: _Found, scalar: str) -> Change:
-    """The line before and after; in a flow collection without its neighbours, which may be secret."""
-    first = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
-    rest = re.search(r"\r|\n|$", text[end:])
-    assert rest is not None
-    last = end + rest.start()
-    line, where = found.node.start_mark.line + 1, f"{found.service}.environment.{found.key}"
-    if found.flow:
-        head = "… " if found.in_list else f"… {found.key}: "
-        return Change(line, where, f"{head}{text[start:end]} …", f"{head}{scalar} …")
-    head, tail = text[first:start], text[end:last]
-    return Change(line, where, head + text[start:end] + tail, head + scalar + tail)
+    @classmethod
+    def of(cls, found: _Found, text: str) -> _Spot:
+        start, end = found.node.start_mark.index, found.node.end_mark.index
+        properties = _PROPERTIES.match(text, start, end)
+        start = properties.end() if properties else start
+        first = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
+        rest = re.search(r"\r|\n|$", text[end:])
+        assert rest is not None
+        return cls(found, start, end, text[first:start], text[start:end], text[end : end + rest.start()])
+
+    @property
+    def alone(self) -> bool:
+        """Whether the line holds nothing else than this key (and a comment); else it is a flow collection."""
+        return bool(_HEAD.fullmatch(self.head) and _TAIL.fullmatch(self.tail))
+
+    def scalar(self, value: str) -> str:
+        """The scalar with its new value: in its own quotes, in double ones where a bare value could be misread."""
+        found = self.found
+        text = f"{found.key}={value}" if found.in_list else value
+        if found.node.style in ("'", '"'):
+            return f"{found.node.style}{text}{found.node.style}"
+        form = _PLAIN_PAIR if found.in_list else _PLAIN
+        bare = form.fullmatch(value) and (found.in_list or value.lower() not in _WORDS)
+        return text if bare and (self.alone or ":" not in value) else f'"{text}"'
+
+    def change(self, scalar: str) -> Change:
+        """The line before and after; without its neighbours in a flow collection, which may be secret."""
+        found = self.found
+        line, where = found.node.start_mark.line + 1, f"{found.service}.environment.{found.key}"
+        head, tail = (self.head, self.tail) if self.alone else ("… " if found.in_list else f"… {found.key}: ", " …")
+        return Change(line, where, head + self.old + tail, head + scalar + tail)
 
 
 # -- proof -------------------------------------------------------------------------------------------------------------
