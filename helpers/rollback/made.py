@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch
 from helpers.errors import WorldError
 from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.current import FOLDER, current_snapshot
 from helpers.migration.quarantine import Quarantine
 from helpers.migration.staging import Staged
-from helpers.run.folders import RunFolder
+from helpers.parameters.endpoint import resolve_path
+from helpers.run.record import RunRecord
 from helpers.snapshot import Snapshot, from_table
 
 Origin = tuple[str, str]  # source collection, id in it
@@ -27,15 +29,14 @@ class Piece:
 
     rows: ChunkBatch
     origins: list[Origin]
-    completed: int  # rows of it, from the first on, that the ledger says were written
 
 
 class Made:
     """Read from the run's folders alone: nothing is asked of source or target."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-        ledger = folder.workspace / "checkpoint.json"
+    def __init__(self, run: RunRecord) -> None:
+        self.run, self.folder = run, run.home
+        ledger = run.workspace / "checkpoint.json"
         self.checkpoint = Checkpoint.read(ledger) if ledger.is_file() else None
 
     @property
@@ -45,12 +46,13 @@ class Made:
 
     @cached_property
     def snapshot(self) -> Snapshot | None:
-        """The snapshot that the run migrated, None where it never took one."""
-        found = self.folder.result("21")
-        taken = found.facts.get("snapshot") if found is not None else None
-        if taken is None:
+        """The snapshot that the target is held to, None where the run has taken none."""
+        if self.folder.result("21") is not None:
+            return current_snapshot(self.run)
+        if self.checkpoint is None:
             return None
-        return Snapshot.open(Path(taken["folder"]))
+        directory = resolve_path(self.run.parameters.snapshot.directory)  # step 21 is just being run again
+        return Snapshot.open(directory / str(self.checkpoint.context["snapshot"]))
 
     @cached_property
     def staged(self) -> Staged | None:
@@ -69,17 +71,25 @@ class Made:
     def pieces(self, target: str) -> Iterator[Piece]:
         """The staged files of a target collection, in order."""
         staged = self.require_staged()
-        at, completed = 0, self.checkpoint.targets[target].completed if self.checkpoint else 0
-        for file, collection, rows in staged.files.get(target, []):
+        for file, collection, _ in staged.files.get(target, []):
             table = pq.read_table(staged.folder / file, partitioning=None)
             sources = cast(list[str], table.column("source_id").to_pylist())
             batch = from_table(table.drop_columns(["source_id"]))
-            yield Piece(batch, [(collection, i) for i in sources], min(rows, max(0, completed - at)))
-            at += rows
+            yield Piece(batch, [(collection, i) for i in sources])
 
     def ids(self, target: str) -> set[str]:
-        """Every id that this run wrote, or may have written, to a target collection."""
-        return {chunk for _, ids in self.require_staged().ids(target) for chunk in ids}
+        """Every id that this run wrote, or may have written, to a target collection: by any of its stagings."""
+        found: set[str] = set()
+        for staged in [self.require_staged(), *self._other_stagings]:
+            if target in staged.files:
+                found.update(chunk for _, ids in staged.ids(target) for chunk in ids)
+        return found
+
+    @cached_property
+    def _other_stagings(self) -> list[Staged]:
+        """Those of catch-up rounds: a run that was killed in one has put chunks of two stagings into the target."""
+        indexes = sorted((self.folder.workspace / FOLDER).rglob("index.json"))
+        return [staged for index in indexes if (staged := Staged.load(index.parent)) is not None]
 
     @cached_property
     def refused(self) -> frozenset[Origin]:

@@ -14,17 +14,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal
 from helpers.results import write_json
 from helpers.rollback.writes import Written
-from helpers.schema.engine import ORIGIN_FIELD
+from helpers.validation.field_tests import ORIGIN_FIELD
 from helpers.snapshot import Snapshot, from_table, to_table
-from helpers.stores import Store
-from helpers.validation.comparison import compare_batch, same_value
+from helpers.stores import Space, Store
+from helpers.comparison import compare_batch, same_value, same_vectors
 
 BATCH = 100  # chunks deleted and added together: a reader misses one for no longer than that takes
 
@@ -60,7 +59,7 @@ def plan(found: Iterable[Written], snapshot: Snapshot, *, identity: bool, prefix
             ids = [one.origins[row][1] for row in rows]
             originals = _originals(snapshot, collection, ids)
             puts[collection] += [
-                _merged(originals, source_id, one.staged.take([row]), one.changed.take([row]))
+                _merged(originals[source_id], one.staged.take([row]), one.changed.take([row]), one.space)
                 for row, source_id in zip(rows, ids, strict=True)
             ]
         for _, (collection, source_id) in one.deleted:
@@ -106,17 +105,15 @@ def _originals(snapshot: Snapshot, name: str, ids: list[str]) -> dict[str, Chunk
     return found
 
 
-def _merged(originals: dict[str, ChunkBatch], source_id: str, was: ChunkBatch, now: ChunkBatch) -> ChunkBatch:
+def _merged(base: ChunkBatch, was: ChunkBatch, now: ChunkBatch, space: Space) -> ChunkBatch:
     """The source's chunk with what the client changed; what he left alone keeps the snapshot's own bits."""
-    base = originals[source_id]
-    moved = was.embeddings.tobytes() != now.embeddings.tobytes()
-    close = moved and was.embeddings.shape == now.embeddings.shape and np.allclose(was.embeddings, now.embeddings, 5e-7, 0)
+    same = was.embeddings.shape == now.embeddings.shape and same_vectors(was.embeddings, now.embeddings, space).all()
     return ChunkBatch(
-        ids=[source_id],
-        documents=now.documents if now.documents != was.documents else base.documents,
-        embeddings=now.embeddings if moved and not close else base.embeddings,
+        ids=base.ids,
+        documents=base.documents if now.documents == was.documents else now.documents,
+        embeddings=base.embeddings if same else now.embeddings,
         metadatas=[_metadata(base.metadatas[0], was.metadatas[0], now.metadatas[0])],
-        uris=now.uris if now.uris != was.uris else base.uris,
+        uris=base.uris if now.uris == was.uris else now.uris,
     )
 
 
@@ -193,13 +190,43 @@ def apply(store: Store, planned: Plan) -> int:
             store.delete(name, gone)
         batch = planned.put.get(name, ChunkBatch.empty())
         for at in range(0, len(batch), BATCH):
-            piece = batch.slice(at, at + BATCH)
-            there = _present(store, name, piece.ids)
-            if there:
-                store.delete(name, there)
-            store.add(name, piece)
+            _write(store, name, batch.slice(at, at + BATCH))
         _prove(store, name, planned)
     return planned.chunks
+
+
+def _write(store: Store, name: str, piece: ChunkBatch) -> None:
+    """Those that are not there as they should be: an earlier attempt, or the first look, may have written them."""
+    found = store.read(name, piece.ids)
+    differing = set(compare_batch(piece, found, store.info(name).space)["id"])
+    left = piece.take([i for i, chunk in enumerate(piece.ids) if chunk in differing])
+    there = [chunk for chunk in found.ids if chunk in differing]
+    if there:
+        store.delete(name, there)
+    if len(left):
+        store.add(name, left)
+
+
+def taken_back(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot) -> None:
+    """Add to a plan what an earlier one wrote and the clients have undone at the target since: as in the snapshot."""
+    now = planned.ids()
+    for name, chunk in sorted({key for one in earlier for key in one.ids()} - now):
+        original = _originals(snapshot, name, [chunk]).get(chunk)
+        if original is None:
+            planned.delete.setdefault(name, []).append(chunk)
+        else:
+            before = planned.put.get(name)
+            planned.put[name] = ChunkBatch.concatenate([before, original]) if before is not None else original
+
+
+def without(planned: Plan, contested: set[tuple[str, str]]) -> None:
+    """Take out what was changed at the source too: nobody here can say which of the two is right."""
+    for name, chunk in sorted(contested & planned.ids()):
+        planned.open.append({"collection": name, "id": chunk, "why": "it was changed at the source too"})
+    for name, batch in list(planned.put.items()):
+        planned.put[name] = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) not in contested])
+    for name, ids in list(planned.delete.items()):
+        planned.delete[name] = [chunk for chunk in ids if (name, chunk) not in contested]
 
 
 def _present(store: Store, name: str, ids: list[str]) -> list[str]:

@@ -1,14 +1,14 @@
 """What clients wrote to the target since this run filled it: found chunk by chunk, and exported before anything goes.
 
-The target is compared with what was staged. Before a cutover nobody uses the target, so a difference there is a fault of
-the migration or somebody else's chunk: it is exported, never replayed. After a cutover step 23 has proven that every chunk
-was right, so a difference is what a client wrote.
+The target is compared with what was staged. This is asked only after a cutover: then step 23 has proven that every chunk
+was right, so a difference is what a client wrote. Before one nobody uses the target, and a difference there is a fault of
+the migration, which must never reach the source.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from helpers.chunks import ChunkBatch
 from helpers.progress import Progress, silent
 from helpers.results import write_json
 from helpers.rollback.made import Made, Origin
-from helpers.snapshot import from_table, sha256, to_table
-from helpers.stores import Reader
-from helpers.validation.comparison import compare_batch
+from helpers.snapshot import sha256, to_table
+from helpers.stores import Reader, Space
+from helpers.comparison import compare_batch
 
 READ = 500  # new chunks read and kept at a time
 
@@ -36,6 +36,7 @@ class Written:
     """
 
     target: str
+    space: Space
     staged: ChunkBatch
     changed: ChunkBatch
     origins: list[Origin]
@@ -58,26 +59,22 @@ class Written:
         }
 
 
-def written(store: Reader, made: Made, *, deletions: bool, progress: Progress = silent) -> list[Written]:
-    """Each collection that this run made, against what it had put there; those without a difference are left out.
-
-    `deletions`: a chunk that is gone was deleted by a client; otherwise it was never written, or is a fault of ours.
-    """
+def written(store: Reader, made: Made, progress: Progress = silent) -> list[Written]:
+    """Each collection that this run made, against what it had put there; those without a difference are left out."""
     there = set(store.names())
     found = []
     for target in made.collections:
         if target not in there:
-            if deletions and made.checkpoint is not None and made.checkpoint.targets[target].created:
-                none = ChunkBatch.empty()
-                found.append(Written(target, none, none, [], none, vanished=True))
+            none = ChunkBatch.empty()
+            found.append(Written(target, "l2", none, none, [], none, vanished=True))
             continue
-        one = _collection(store, made, target, deletions, progress)
+        one = _collection(store, made, target, progress)
         if not one.nothing:
             found.append(one)
     return found
 
 
-def _collection(store: Reader, made: Made, target: str, deletions: bool, progress: Progress) -> Written:
+def _collection(store: Reader, made: Made, target: str, progress: Progress) -> Written:
     space = store.info(target).space
     left = set(store.ids(target))
     was: list[ChunkBatch] = []
@@ -99,17 +96,16 @@ def _collection(store: Reader, made: Made, target: str, deletions: bool, progres
         was.append(piece.rows.take(rows))
         now.append(found.take([at[ids[i]] for i in rows]))
         origins += [piece.origins[i] for i in rows]
-        if deletions:
-            deleted += [
-                (ids[i], piece.origins[i])
-                for i in range(piece.completed)
-                if ids[i] not in left and piece.origins[i] not in made.refused
-            ]
+        deleted += [
+            (chunk, origin)
+            for chunk, origin in zip(ids, piece.origins, strict=True)
+            if chunk not in left and origin not in made.refused
+        ]
         left.difference_update(ids)
         progress.advance(len(ids))
     added, unread = _added(store, target, sorted(left))
     return Written(
-        target, ChunkBatch.concatenate(was), ChunkBatch.concatenate(now), origins, added, deleted, unreadable + unread
+        target, space, ChunkBatch.concatenate(was), ChunkBatch.concatenate(now), origins, added, deleted, unreadable + unread
     )
 
 
@@ -152,6 +148,7 @@ def export(found: list[Written], folder: Path) -> dict[str, str]:
                 "number": number,
                 **one.counts,
                 "vanished": one.vanished,
+                "added_ids": one.added.ids,
                 "changed_ids": [[i, *o] for i, o in zip(one.changed.ids, one.origins, strict=True)],
                 "deleted_ids": [[i, *o] for i, o in one.deleted],
                 "unreadable_ids": one.unreadable,
@@ -163,11 +160,10 @@ def export(found: list[Written], folder: Path) -> dict[str, str]:
     return digests
 
 
-def exported(folder: Path, number: int, kind: str) -> Iterator[ChunkBatch]:
-    """What an export holds of one collection and kind (added, changed, before), for people and for tests."""
-    file = folder / f"{number:03d}-{kind}.parquet"
-    if file.is_file():
-        yield from_table(pq.read_table(file))
+def added_ids(export_folder: Path) -> dict[str, set[str]]:
+    """Ids by target collection that an export holds as new chunks."""
+    raw = json.loads((export_folder / "index.json").read_text(encoding="utf-8"))
+    return {row["collection"]: set(row["added_ids"]) for row in raw["collections"]}
 
 
 def next_folder(workspace: Path, name: str) -> Path:
