@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from helpers import comparison as compare
 from helpers import plots
 from helpers.migration.quarantine import Quarantine
 from helpers.results import Check, Verdict
@@ -20,7 +21,6 @@ from helpers.run.record import RunRecord
 from helpers.schema import load_schema
 from helpers.snapshot import Snapshot
 from helpers.stores import open_target
-from helpers.validation import comparison as compare
 from helpers.validation import configuration
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
 from helpers.validation.judgement import Judgement
