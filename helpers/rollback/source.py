@@ -59,15 +59,20 @@ def fenced_since_snapshot(folder: RunFolder, snapshot: Snapshot) -> bool:
     return datetime.fromisoformat(up).replace(microsecond=0) <= datetime.fromisoformat(snapshot.manifest["created"])
 
 
-def judge(changes: SourceChanges, *, fenced: bool, ours: set[tuple[str, str]]) -> Damage:
-    """`ours` are chunks that a replay of this rollback wrote: they differ from the snapshot because they should."""
+def judge(
+    changes: SourceChanges, *, fenced: bool, ours: set[tuple[str, str]], remade: Sequence[str] = ()
+) -> Damage:
+    """`ours` are chunks that a replay of this rollback wrote: they differ from the snapshot because they should.
+
+    `remade` are collections that it made anew; their settings are proven otherwise.
+    """
     found = Damage(vanished=list(changes.vanished))
     for name, change in changes.collections.items():
         rest = CollectionChanges(
             added=[i for i in change.added if (name, i) not in ours],
             changed=[i for i in change.changed if (name, i) not in ours],
             deleted=[i for i in change.deleted if (name, i) not in ours],
-            settings=list(change.settings),
+            settings=[] if name in remade else list(change.settings),
         )
         if not rest.chunks and not rest.settings and name not in changes.vanished and name not in changes.appeared:
             continue

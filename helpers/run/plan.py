@@ -50,6 +50,8 @@ STEPS: tuple[Step, ...] = (
     Step("22", "migrate", "Migrate", _NIGHT, judges=True, fenced=True, needs=("21",), outdates=("23", "24")),
     Step("23", "validate", "Validate", _NIGHT, judges=True, decides="24", needs=("21", "22"), outdates=("24",)),
     Step("24", "review", "Review and decide", _NIGHT, judges=True, gate="cutover", needs=("21", "22", "23")),
+    Step("26", "hold_and_troubleshoot", "Hold and troubleshoot", _NIGHT, on_line=False),
+    Step("27", "rollback", "Rollback", _NIGHT, on_line=False),
     Step("30", "checkpoint_recovery", "Checkpoint recovery", _RECOVERY, on_line=False, needs=("21", "22")),
 )
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from helpers.migration.recovery import Recovery
     from helpers.steps.dry_run import DryRun
     from helpers.steps.fence import Fence
+    from helpers.rollback import Rollback
     from helpers.steps.health import Health
+    from helpers.steps.hold import Hold
     from helpers.steps.profile import Profile
     from helpers.steps.readiness import Readiness
     from helpers.steps.snapshot import SnapshotStep
@@ -127,6 +129,18 @@ class Run(RunRecord):
         from helpers.decision import Review
 
         return Review(self)
+
+    def hold(self) -> Hold:
+        """26: what failed, and what to do about it."""
+        from helpers.steps.hold import Hold
+
+        return Hold(self)
+
+    def rollback(self) -> Rollback:
+        """27: the way back."""
+        from helpers.rollback import Rollback
+
+        return Rollback(self)
 
     def recovery(self) -> Recovery:
         """30: what a stopped migration has done, and what `resume` would do."""
