@@ -68,7 +68,9 @@ def _data(state: RollbackState, made: Made) -> list[str]:
         parts = ", ".join(f"{name} {n:,}" for name, n in sorted(facts["restored"].items()))
         lines.append(f"Chunks restored to the source from the snapshot, as ordered: {parts}.")
     if facts.get("client_writes"):
-        lines.append(f"Clients had written to the target: {said(facts['client_writes'])}. Exported: {facts['exports'][-1]}")
+        lines.append(
+            f"Clients had written to the target: {said(facts['client_writes'])}. Exported: {facts['exports'][-1]}"
+        )
         replayed = facts.get("replayed")
         lines.append(f"{replayed:,} of these chunks were replayed to the source and compared there." if replayed
                      else f"They were not replayed: {state.orders.discard or 'not decided yet'}.")  # fmt: skip
@@ -92,7 +94,9 @@ def _causes(run: RunRecord) -> list[str]:
                and (r := run.home.result(step.number)) is not None}  # fmt: skip
     found = [f"Rollback trigger in step {t.step}: {t.sentence}." for t in triggers(results)]
     for number, result in sorted(results.items()):
-        found += [f"Step {number}, {c.name}: {c.detail or c.measured}." for c in result.checks if c.verdict is Verdict.FAIL]
+        found += [
+            f"Step {number}, {c.name}: {c.detail or c.measured}." for c in result.checks if c.verdict is Verdict.FAIL
+        ]
         if result.error is not None and not any(c.verdict is Verdict.FAIL for c in result.checks):
             found.append(f"Step {number}: {result.error['line']}")
     return found[:20]

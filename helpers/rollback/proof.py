@@ -94,7 +94,9 @@ class SourceProof:
         snapshot.verify()  # nothing is written from bytes that are not proven
         export = next_folder(self.run.workspace, "source-before")
         log = self.run.folder / audit.NAME
-        audit.append(log, "source restored", outcome="begun", snapshot=snapshot.id, collections=names, export=str(export))
+        audit.append(
+            log, "source restored", outcome="begun", snapshot=snapshot.id, collections=names, export=str(export)
+        )
         with open_for_writing(writing_endpoint(self.run.home, self.run.parameters)) as store:
             refuse_settings(store, damage, names)
             state.facts["remade"] = sorted({*self._remade, *(n for n in names if n in damage.vanished)})

@@ -25,7 +25,9 @@ class Removed:
     kept: dict[str, int] = field(default_factory=dict)
 
 
-def remove(store: Store, made: Made, exported: dict[str, set[str]], *, clients: bool, progress: Progress = silent) -> Removed:
+def remove(
+    store: Store, made: Made, exported: dict[str, set[str]], *, clients: bool, progress: Progress = silent
+) -> Removed:
     """`exported` are ids by collection that clients wrote and that are on disk; `clients`: the target was in use.
 
     Raises `Terminal` ("target_in_use") where a chunk turns up that nobody has exported: somebody still writes there.

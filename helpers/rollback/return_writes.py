@@ -169,7 +169,9 @@ class ReturnWrites:
         folder = next_folder(self.run.workspace, "replay")
         replay.save(planned, folder)
         log = self.run.folder / audit.NAME
-        audit.append(log, "clients' writes replayed", outcome="begun", plan=str(folder), chunks=planned.chunks, open=planned.open)
+        audit.append(
+            log, "clients' writes replayed", outcome="begun", plan=str(folder), chunks=planned.chunks, open=planned.open
+        )
         with open_for_writing(self._endpoint()) as store:
             replay.apply(store, planned)
         audit.append(log, "clients' writes replayed", plan=str(folder), chunks=planned.chunks)

@@ -59,9 +59,7 @@ def fenced_since_snapshot(folder: RunFolder, snapshot: Snapshot) -> bool:
     return datetime.fromisoformat(up).replace(microsecond=0) <= datetime.fromisoformat(snapshot.manifest["created"])
 
 
-def judge(
-    changes: SourceChanges, *, fenced: bool, ours: set[tuple[str, str]], remade: Sequence[str] = ()
-) -> Damage:
+def judge(changes: SourceChanges, *, fenced: bool, ours: set[tuple[str, str]], remade: Sequence[str] = ()) -> Damage:
     """`ours` are chunks that a replay of this rollback wrote: they differ from the snapshot because they should.
 
     `remade` are collections that it made anew; their settings are proven otherwise.

@@ -203,7 +203,9 @@ class Rollback:
                     marker = store.lock_holder()
                 self._judge_removal(left, marker, done.kept)
             chunks = sum(int(r[1]) for r in rows)
-            row["said"] = f"{chunks:,} chunks of {len(rows)} collections removed" if rows else "there was nothing to remove"
+            row["said"] = (
+                f"{chunks:,} chunks of {len(rows)} collections removed" if rows else "there was nothing to remove"
+            )
             self.state.facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or self.state.facts.get("removed", {})
         return pd.DataFrame(rows, columns=columns)
 
@@ -269,5 +271,3 @@ class Rollback:
             self.state.save(self.run.workspace)
         page.write(self.run, self.state, self.cutover, self.made)
         return pd.DataFrame([[getattr(r, c) for c in columns] for r in rounds], columns=columns)
-
-

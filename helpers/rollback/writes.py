@@ -105,7 +105,14 @@ def _collection(store: Reader, made: Made, target: str, progress: Progress) -> W
         progress.advance(len(ids))
     added, unread = _added(store, target, sorted(left))
     return Written(
-        target, space, ChunkBatch.concatenate(was), ChunkBatch.concatenate(now), origins, added, deleted, unreadable + unread
+        target,
+        space,
+        ChunkBatch.concatenate(was),
+        ChunkBatch.concatenate(now),
+        origins,
+        added,
+        deleted,
+        unreadable + unread,
     )
 
 

@@ -43,7 +43,9 @@ def orders_of(chosen: argparse.Namespace) -> Orders:
     )
 
 
-def execute(folder: RunFolder, orders: Orders, terminal: Terminal, *, dry_run: bool = False, locked: bool = False) -> int:
+def execute(
+    folder: RunFolder, orders: Orders, terminal: Terminal, *, dry_run: bool = False, locked: bool = False
+) -> int:
     """Roll this run back. `locked`: the caller is the run's own runner, whose line has ended, and no longer works on it."""
     state = RollbackState.read(folder.workspace)
     if state is not None and state.finished and not dry_run:

@@ -118,7 +118,9 @@ class Hold:
             if rows:
                 out = [[r["collection"], r["source"], r["target"], r["quarantined"],
                         r["source"] - r["target"] - r["quarantined"], step] for r in rows]  # fmt: skip
-                return pd.DataFrame(out, columns=["collection", "source", "target", "quarantined", "missing", "seen by step"])
+                return pd.DataFrame(
+                    out, columns=["collection", "source", "target", "quarantined", "missing", "seen by step"]
+                )
         return pd.DataFrame(columns=["collection", "source", "target", "quarantined", "missing", "seen by step"])
 
     def triggers(self) -> pd.DataFrame:
@@ -142,14 +144,18 @@ class Hold:
         """The level of now, and whom to call; recorded."""
         number, what, _ = self._level()
         minutes = self.minutes
-        audit.append(self.run.folder / audit.NAME, "escalation level", level=number, minutes=round(minutes, 1), call=self._call())
+        audit.append(
+            self.run.folder / audit.NAME, "escalation level", level=number, minutes=round(minutes, 1), call=self._call()
+        )
         self.run.fact("escalation", {"level": number, "minutes": round(minutes, 1), "call": self._call()})
         self.run.check("escalation", Verdict.PASS, measured=f"level {number}",
                        detail=f"{what}; {duration(60 * minutes)} since it failed")  # fmt: skip
         contacts = self.run.parameters.contacts
         rows = [[f"{n}", f"from {m} min", words, getattr(contacts, key), "now" if n == number else ""]
                 for m, n, words, key in LEVELS]  # fmt: skip
-        rows.append(["4", "on a rollback trigger", CRITICAL[1], getattr(contacts, CRITICAL[2]), "now" if number == 4 else ""])
+        rows.append(
+            ["4", "on a rollback trigger", CRITICAL[1], getattr(contacts, CRITICAL[2]), "now" if number == 4 else ""]
+        )
         return pd.DataFrame(rows, columns=["level", "when", "what", "call", ""])
 
     @property
