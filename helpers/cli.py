@@ -83,7 +83,9 @@ def parser() -> argparse.ArgumentParser:
     fence.add_argument("run_id", metavar="RUN_ID")
     fence.add_argument("--lift", action="store_true", help="let writes through again, without a rollback")
 
-    rollback_options.declare(_command(commands, "rollback", _rollback, "take a run back: source, configuration, fence, then the target"))
+    rollback_options.declare(
+        _command(commands, "rollback", _rollback, "take a run back: source, configuration, fence, then the target")
+    )
 
     schema = _command(
         commands, "schema", _schema, "show the parameters, resolved and checked, without running anything"

@@ -7,7 +7,18 @@ from helpers.cutover.state import APPLYING
 from helpers.fence import FenceState
 from helpers.migration.checkpoint import Checkpoint
 from helpers.rollback.state import (
-    FILES, LIFT, REMOVE, REPLAY, SETTLE, SOURCE, STOP, TITLES, WATCH, WRITES, Orders, RollbackState,
+    FILES,
+    LIFT,
+    REMOVE,
+    REPLAY,
+    SETTLE,
+    SOURCE,
+    STOP,
+    TITLES,
+    WATCH,
+    WRITES,
+    Orders,
+    RollbackState,
 )  # fmt: skip
 from helpers.rollback.stop import at_work
 from helpers.run.folders import RunFolder

@@ -13,7 +13,14 @@ from helpers.restore import chosen, prove
 from helpers.results import Verdict
 from helpers.rollback import replay
 from helpers.rollback.source import (
-    Damage, fenced_since_snapshot, judge, mend, open_for_writing, refuse_settings, said, writing_endpoint,
+    Damage,
+    fenced_since_snapshot,
+    judge,
+    mend,
+    open_for_writing,
+    refuse_settings,
+    said,
+    writing_endpoint,
 )  # fmt: skip
 from helpers.rollback.state import SOURCE
 from helpers.rollback.writes import next_folder

@@ -17,13 +17,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Metadata
+from helpers.comparison import compare_batch, same_value, same_vectors
 from helpers.errors import Terminal
 from helpers.results import write_json
 from helpers.rollback.writes import Written
-from helpers.validation.field_tests import ORIGIN_FIELD
 from helpers.snapshot import Snapshot, from_table, to_table
 from helpers.stores import Space, Store
-from helpers.comparison import compare_batch, same_value, same_vectors
+from helpers.validation.field_tests import ORIGIN_FIELD
 
 BATCH = 100  # chunks deleted and added together: a reader misses one for no longer than that takes
 

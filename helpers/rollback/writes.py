@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch
+from helpers.comparison import compare_batch
 from helpers.progress import Progress, silent
 from helpers.results import write_json
 from helpers.rollback.made import Made, Origin
 from helpers.snapshot import sha256, to_table
 from helpers.stores import Reader, Space
-from helpers.comparison import compare_batch
 
 READ = 500  # new chunks read and kept at a time
 

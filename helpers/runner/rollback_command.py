@@ -13,7 +13,7 @@ from helpers.rollback.outline import outline
 from helpers.rollback.stop import at_work, stop
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder, RunLock
+from helpers.run.folders import RunFolder
 from helpers.runner.line import run_line
 from helpers.runner.terminal import Terminal
 
