@@ -185,8 +185,9 @@ def test_damage_under_a_fence_is_mended_chunk_by_chunk(night: Night) -> None:
     state.rules = {"kind": "none"}
     state.enter(night.folder.workspace, UP)
     state.events[0]["when"] = "2020-01-01T00:00:00.000+00:00"
-    from helpers.results import write_json
     from dataclasses import asdict
+
+    from helpers.results import write_json
 
     write_json(FenceState.path(night.folder.workspace), asdict(state))
     with embedded(night.home / "source") as store:
