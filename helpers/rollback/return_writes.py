@@ -17,6 +17,7 @@ from helpers.results import Verdict
 from helpers.rollback import replay
 from helpers.rollback.act import Act
 from helpers.rollback.proof import SourceProof
+from helpers.rollback.replay import Plan
 from helpers.rollback.source import open_for_writing, writing_endpoint
 from helpers.rollback.state import REPLAY
 from helpers.rollback.writes import Written, export, next_folder, said, summary, written
@@ -137,20 +138,20 @@ class ReturnWrites:
             "or --discard-with-reason TEXT",
         )  # fmt: skip
 
-    def _plan(self) -> replay.Plan:
+    def _plan(self) -> Plan:
         snapshot = self.of.made.snapshot
         assert snapshot is not None
         planned = replay.plan(self.found, snapshot, identity=self.identity, prefixed=self.prefixed)
         replay.without(planned, self.source.moved)
         return planned
 
-    def _replay(self) -> replay.Plan:
+    def _replay(self) -> Plan:
         state = self.of.state
         if not self._orders_replay:
             if self.found:
                 audit.append(self.run.folder / audit.NAME, "clients' writes discarded", reason=state.orders.discard,
                              writes=summary(self.found))  # fmt: skip
-            return replay.Plan()
+            return Plan()
         planned = self._plan()
         if planned.open and not state.orders.discard:
             first = planned.open[0]

@@ -139,11 +139,11 @@ class Rollback(Act):
         target = self.run.parameters.target
         if self.run.dry_run:
             there = set(self.clients.names())
-            rows = [(n, f"{len(self.made.ids(n)):,} at most", "", "") for n in self.made.collections if n in there]
-            return pd.DataFrame(rows, columns=columns)
+            would = [(n, f"{len(self.made.ids(n)):,} at most", "", "") for n in self.made.collections if n in there]
+            return pd.DataFrame(would, columns=columns)
         with self.stage(st.REMOVE) as row:
             before = self._target_names()
-            rows = []
+            rows: list[tuple[str, int, bool, int]] = []
             if before is not None:
                 self._refuse_open_target()
                 exported: dict[str, set[str]] = {}
