@@ -192,7 +192,7 @@ class ReturnWrites:
             )  # fmt: skip
         return endpoint
 
-    def _replayed(self, planned: replay.Plan) -> str:
+    def _replayed(self, planned: Plan) -> str:
         if not self._orders_replay:
             reason = self.of.state.orders.discard
             return f"not replayed: {reason}" if self.found else "nothing to replay"
