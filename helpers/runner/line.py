@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from helpers.cutover import CutoverState
 from helpers.decision import CUTOVER
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
 from helpers.fence import FenceState, lift
@@ -95,6 +96,9 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
     state = FenceState.read(folder.workspace)
     if state is not None and state.may_stand:
         terminal.say(f"Fence:   {state.sentence()}")
+    cutover = CutoverState.read(folder.workspace)
+    if cutover is not None:
+        terminal.say(f"Cutover: {cutover.sentence()}")
     if error is not None:
         raise error
     return verdict
@@ -173,7 +177,8 @@ def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError 
         return "none yet, stopped on request"
     if error is not None:
         return "failed"
-    decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in steps)
+    line = [step for step in plan.LINE if step.number <= steps[-1].number]
+    decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in line)
     return "GO" if decided else f"passed up to step {steps[-1].number}"
 
 
