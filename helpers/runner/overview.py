@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from helpers.decision import gate_state
+from helpers.errors import RunbookError
+from helpers.fence import FenceState
 from helpers.results import StepResult, passed
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TO_DO = "to do"
-RUN_COLUMNS = ("run", "name", "created", "at", "state", "kind")
+RUN_COLUMNS = ("run", "name", "created", "at", "state", "due", "fence", "kind")
 
 
 def state(result: StepResult | None) -> str:
@@ -50,7 +54,7 @@ def step_rows(folder: RunFolder | None) -> list[dict[str, Any]]:
 
 
 def run_rows() -> list[dict[str, str]]:
-    """One row a run, the newest first: run, name, created, at (the step it stands at), state, kind."""
+    """One row a run, the newest first: run, name, created, at (the step it stands at), state, due, fence, kind."""
     rows = []
     for folder in runs.every_run():
         facts = folder.facts()
@@ -63,10 +67,37 @@ def run_rows() -> list[dict[str, str]]:
                 "created": str(facts["created"])[:19].replace("T", " "),
                 "at": step.number if step else "",
                 "state": state(folder.result(step.number)) if step else "all steps passed",
+                "due": _told(_due, folder, step),
+                "fence": _told(_fence, folder),
                 "kind": kind,
             }
         )
     return rows
+
+
+def _told(say: Callable[..., str], *about: Any) -> str:
+    """A run that another version of the toolkit wrote hides no other run."""
+    try:
+        return say(*about)
+    except RunbookError as error:
+        return f"unknown ({error.code})"
+
+
+def _due(folder: RunFolder, step: plan.Step | None) -> str:
+    """In a few words what the run waits for: signatures by role, a step, nothing."""
+    for passed_step in plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]:
+        if passed_step.gate and passed(folder.result(passed_step.number)):
+            gate = gate_state(folder.reports, folder.parameters(), passed_step.gate)
+            if gate.blocked:
+                return "nothing: NO-GO"
+            if gate.missing:
+                return f"sign {passed_step.gate}: {', '.join(gate.missing)}"
+    return f"step {step.number}" if step is not None else ""
+
+
+def _fence(folder: RunFolder) -> str:
+    found = FenceState.read(folder.workspace)
+    return "" if found is None or not found.may_stand else "up" if found.stands else "half up"
 
 
 def next_action(folder: RunFolder | None) -> str:
