@@ -26,7 +26,7 @@ LAYERS = [
     ["parameters"],
     ["sample"],
     ["stores"],
-    ["snapshot"],
+    ["comparison", "snapshot"],
     ["schema"],
     ["plots"],
     ["run"],

@@ -87,6 +87,8 @@ class Migration(Section):
     """Minutes after which the migration has taken too long, a rollback trigger."""
     catch_up: Literal["apply", "block"] = "apply"
     """Source changes since the snapshot: apply them to the target, or stop."""
+    catch_up_rounds: PositiveInt = 5
+    """Rounds of catch-up where no fence stands, after which the writers have to stop; a resume counts anew."""
     reembed: Text | None = None
     """Embedding function, by name, that gives lost vectors a new one; none: such chunks stay quarantined."""
 
