@@ -34,6 +34,7 @@ LAYERS = [
     ["migration"],
     ["validation"],
     ["restore"],
+    ["cutover"],
     ["signoffs", "decision"],
     ["report"],
     ["steps"],

@@ -221,6 +221,8 @@ class ComposeFile(Section):
     """The file."""
     keys: Annotated[dict[EnvKey, Template], Field(min_length=1)]
     """Environment key and new value, such as `CHROMA_SERVER_HOST: "{target_host}"`."""
+    services: list[Text] = Field(default_factory=list)
+    """Services to change; none: all that have the key, which must then agree on its value."""
 
 
 class Cutover(Section):

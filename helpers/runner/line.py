@@ -87,7 +87,9 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
             if error is not None and not (isinstance(error, NoGo) and decided_later):
                 break
     error = error or _gates(folder, steps or plan.LINE)
-    if steps and at is steps[-1] is not plan.LINE[-1] and not stop.requested:
+    ends_early = steps and at is steps[-1] is not plan.LINE[-1]
+    # behind the decision the fence must stay: lifted and put up again it would void what was signed
+    if ends_early and steps[-1].gate != CUTOVER and not stop.requested:
         error = _stand_down(folder, terminal) or error
     verdict = _verdict(folder, steps or plan.LINE, error)
     folder.log(f"line ends: {verdict}")
