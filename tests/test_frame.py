@@ -37,6 +37,7 @@ LAYERS = [
     ["cutover"],
     ["signoffs", "decision"],
     ["report"],
+    ["rollback"],
     ["steps"],
     ["runner"],
     ["package"],

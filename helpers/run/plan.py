@@ -71,6 +71,8 @@ STEPS: tuple[Step, ...] = (
         outdates=("25",),
     ),
     Step("25", "cutover", "Cut over", _NIGHT, fenced=True, in_window=True, needs=("21", "22", "23", "24")),
+    Step("26", "hold_and_troubleshoot", "Hold and troubleshoot", _NIGHT, on_line=False, needs=("21",)),
+    Step("27", "rollback", "Rollback", _NIGHT, on_line=False, needs=("21", "22")),
     Step("30", "checkpoint_recovery", "Checkpoint recovery", _RECOVERY, on_line=False, needs=("21", "22")),
 )
 

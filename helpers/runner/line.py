@@ -87,7 +87,7 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
             if error is not None and not (isinstance(error, NoGo) and decided_later):
                 break
     error = error or _gates(folder, steps or plan.LINE)
-    ends_early = steps and at is steps[-1] is not plan.LINE[-1]
+    ends_early = steps and at is steps[-1] is not plan.LINE[-1] and at.on_line
     # behind the decision the fence must stay: lifted and put up again it would void what was signed
     if ends_early and steps[-1].gate != CUTOVER and not stop.requested:
         error = _stand_down(folder, terminal) or error

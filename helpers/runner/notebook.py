@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from helpers.decision import Review
     from helpers.migration.phases import Migration
     from helpers.migration.recovery import Recovery
+    from helpers.rollback import Rollback
     from helpers.steps.cutover import Cutover
     from helpers.steps.dry_run import DryRun
     from helpers.steps.fence import Fence
     from helpers.steps.health import Health
+    from helpers.steps.hold import Hold
     from helpers.steps.profile import Profile
     from helpers.steps.readiness import Readiness
     from helpers.steps.snapshot import SnapshotStep
@@ -136,6 +138,18 @@ class Run(RunRecord):
         from helpers.steps.cutover import Cutover
 
         return Cutover(self, open_gate(self.home, [plan.find("24")]))
+
+    def hold(self) -> Hold:
+        """26: what failed, and what to do about it."""
+        from helpers.steps.hold import Hold
+
+        return Hold(self)
+
+    def rollback(self) -> Rollback:
+        """27: the way back."""
+        from helpers.rollback import Rollback
+
+        return Rollback(self)
 
     def recovery(self) -> Recovery:
         """30: what a stopped migration has done, and what `resume` would do."""

@@ -1,0 +1,7 @@
+"""The way back: a rollback that loses nothing, makes no outage but the restart, and can itself be killed and repeated."""
+
+from helpers.rollback.stages import Rollback
+from helpers.rollback.state import Orders, RollbackState
+from helpers.rollback.triggers import Trigger, triggers
+
+__all__ = ["Orders", "Rollback", "RollbackState", "Trigger", "triggers"]
