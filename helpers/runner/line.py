@@ -25,6 +25,11 @@ from helpers.runner.gates import open_gate
 from helpers.runner.terminal import Terminal, step_line, summary
 from helpers.steps.claim import give_back_target
 
+_NO_VERDICT = {
+    "outside_window": "none yet, outside the maintenance window",
+    "source_changed": "none yet, the source changed since it was migrated",
+}
+
 
 class Stop:
     """Ctrl-C and SIGTERM: the first lets the step finish its batch, the second ends its kernel; SIGHUP is ignored."""
@@ -177,7 +182,7 @@ def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError 
     if isinstance(error, Interrupted):
         return "none yet, stopped on request"
     if error is not None:
-        return "none yet, outside the maintenance window" if error.code == "outside_window" else "failed"
+        return _NO_VERDICT.get(error.code, "failed")
     decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in steps)
     return "GO" if decided else f"passed up to step {steps[-1].number}"
 

@@ -21,7 +21,7 @@ from helpers.run import kernel, plan, window
 from helpers.run.folders import RunFolder, RunLock
 from helpers.run.record import RunRecord, step_missing
 from helpers.runner.display import closing, opening, show
-from helpers.runner.overview import Index
+from helpers.runner.overview import Index, refuse_rolled_back
 from helpers.runner.retry import pending
 
 if TYPE_CHECKING:
@@ -182,6 +182,9 @@ class Run(RunRecord):
     def _may_start(self) -> str:
         """ "" where it may; why it should not and why it does all the same, where the operator said so."""
         row = plan.find(self.step)
+        if not row.on_line:
+            return ""
+        refuse_rolled_back(self.home)
         if retried := pending(self.home):
             raise UsageError(
                 "retry_unfinished", f"taking back step {retried} of run {self.id} was interrupted",

@@ -26,7 +26,7 @@ from helpers.signoffs import GATES
 from helpers.stores import open_target, quick_names
 
 MIGRATE, CUTOVER = "22", "25"
-_LEFT = ("staged", "quarantine", "batches.jsonl")  # of step 22, beside its ledger
+_LEFT = ("staged", "quarantine", "catch-up", "batches.jsonl")  # of step 22, beside its ledger
 
 
 def pending(folder: RunFolder) -> str:

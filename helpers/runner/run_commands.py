@@ -71,7 +71,7 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     folder = runs.find(chosen.run_id)
     if not chosen.first:
         raise runs.taken(folder)
-    _require_no_retry(folder)
+    _require_fit(folder)
     if chosen.parameters is not None:
         runs.change_parameters(folder, load_parameters(chosen.parameters, chosen.settings))
     folder.enter()
@@ -90,9 +90,11 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     return _line(folder, steps, dry_run=chosen.dry_run)
 
 
-def _require_no_retry(folder: RunFolder) -> None:
+def _require_fit(folder: RunFolder) -> None:
+    from helpers.runner.overview import refuse_rolled_back
     from helpers.runner.retry import pending
 
+    refuse_rolled_back(folder)
     if unfinished := pending(folder):
         what = f"taking back step {unfinished} of run {folder.id} was interrupted"
         raise UsageError("retry_unfinished", what, next_step=f"Finish it: runbook resume {folder.id}")
@@ -104,8 +106,10 @@ def resume(chosen: argparse.Namespace) -> int:
     from helpers.migration import recovery
     from helpers.runner import retry
     from helpers.runner.line import open_steps  # with papermill and Chroma's client, which take seconds
+    from helpers.runner.overview import refuse_rolled_back
     from helpers.steps.preflight import preflight
 
+    refuse_rolled_back(folder)
     facts = folder.facts()
     if chosen.checkpoint and chosen.retry:
         raise UsageError("usage", "--retry begins a step anew, so there is no --checkpoint to go on from")
@@ -142,8 +146,8 @@ def _written(folder: RunFolder) -> list[str]:
 
 
 def _line(folder: RunFolder, steps: list[plan.Step], *, dry_run: bool = False) -> int:
-    from helpers.runner.line import run_line, with_fence
+    from helpers.runner.aftermath import run_to_outcome
     from helpers.runner.terminal import Terminal
 
-    run_line(folder, with_fence(folder, steps), Terminal(), dry_run=dry_run)
+    run_to_outcome(folder, steps, Terminal(), dry_run=dry_run)
     return 0

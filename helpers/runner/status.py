@@ -10,17 +10,20 @@ import datetime as dt
 import json
 from collections.abc import Callable
 
+from helpers.cutover import CutoverState
 from helpers.errors import one_line
 from helpers.fence import FenceState
 from helpers.parameters import Parameters
 from helpers.results import StepResult, passed
-from helpers.run import escalation, plan
 from helpers.run import folders as runs
+from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.snapshots import kept_line, settled
 from helpers.run.window import Hours, now_utc, permission
-from helpers.runner.overview import first_open_step, next_action, run_rows, step_rows
+from helpers.runner.aftermath import due
+from helpers.runner.overview import first_open_step, next_action, rolled_back, run_rows, step_rows
 from helpers.runner.terminal import table
+from helpers.steps.hold import level
 from helpers.words import duration, moment
 
 _FIRST_OF_NIGHT = "20"
@@ -41,7 +44,8 @@ def report(folder: RunFolder, now: dt.datetime) -> list[str]:
     lines = [f"Run {folder.id}, begun {moment(folder.facts()['created'])}, in {folder.reports}", "", table(rows), ""]
     parts: list[tuple[str, Callable[[RunFolder, dt.datetime], str]]] = [
         ("Due", lambda f, _: next_action(f)), ("Window", _window), ("To do", _to_do), ("Way back", _way_back),
-        ("Fence", lambda f, _: fence_sentence(f)), ("Call", _call), ("Kept", lambda f, _: kept_line(f)),
+        ("Cutover", lambda f, _: _cutover(f)), ("Fence", lambda f, _: fence_sentence(f)), ("Call", _call),
+        ("Kept", lambda f, _: kept_line(f)),
     ]  # fmt: skip
     for head, say in parts:
         for at, line in enumerate(filter(None, say(folder, now).splitlines())):
@@ -94,7 +98,7 @@ def seconds_of(folder: RunFolder, step: plan.Step) -> tuple[float, str]:
 def _to_do(folder: RunFolder, now: dt.datetime) -> str:
     """Machine time of the steps that have not passed, against the window."""
     first = first_open_step(folder)
-    if first is None or settled(folder):
+    if first is None or settled(folder) or rolled_back(folder):
         return ""
     known = {s.number: seconds_of(folder, s) for s in plan.between(first, plan.LINE[-1])}
     known = {n: (seconds * _share_left(folder, n), how) for n, (seconds, how) in known.items()}
@@ -147,7 +151,7 @@ def last_safe_moment(folder: RunFolder) -> dt.datetime | None:
 
 
 def _way_back(folder: RunFolder, now: dt.datetime) -> str:
-    if not _night_began(folder) or settled(folder):
+    if not _night_began(folder) or settled(folder) or rolled_back(folder):
         return ""
     seconds, how = rollback_seconds(folder)
     if not how:
@@ -161,20 +165,27 @@ def _way_back(folder: RunFolder, now: dt.datetime) -> str:
     return f"{line}; last safe moment to begin it: {moment(last)}, {until}"
 
 
+def _cutover(folder: RunFolder) -> str:
+    found = CutoverState.read(folder.workspace)
+    return found.sentence() if found is not None and found.events else ""
+
+
 def _night_began(folder: RunFolder) -> bool:
     return folder.result(_FIRST_OF_NIGHT) is not None
 
 
 def _call(folder: RunFolder, now: dt.datetime) -> str:
     """Where the night goes on and a step has not come out well: whom to call by now."""
-    step = first_open_step(folder)
+    step = None if rolled_back(folder) else first_open_step(folder)
     found = folder.result(step.number) if step is not None else None
     if not _night_began(folder) or found is None or found.error is None or found.error["code"] == "interrupted":
         return ""
     parameters: Parameters = folder.parameters()
     minutes = (now - dt.datetime.fromisoformat(found.finished or found.started)).total_seconds() / 60
     last = last_safe_moment(folder)
-    line = escalation.level(parameters, minutes, critical=last is not None and now > last).sentence()
+    critical = bool(due(folder)) or (last is not None and now > last)
+    number, what, key = level(minutes, critical=critical)
+    line = f"level {number}: {what}: {getattr(parameters.contacts, key) or f'(contacts.{key} is not named)'}"
     said = parameters.contacts
     where = "; ".join(f"{k} {v}" for k, v in (("channel", said.channel), ("war room", said.war_room)) if v)
     return f"step {found.step} failed {duration(minutes * 60)} ago; {line}" + (f"\n{where}" if where else "")
