@@ -241,22 +241,21 @@ def killed_at(night: RunFolder, at: str, monkeypatch: pytest.MonkeyPatch) -> Non
     def die(*_: object, **__: object) -> Any:
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        if at == BACKED_UP:
-            patch.setattr(Control, "apply", die)
-        elif at == APPLIED:
-            patch.setattr(Control, "restart", die)
-        else:
-            real, left = control.put_in_place, [1]
+    real, left = control.put_in_place, [1]
 
-            def one(temporary: Path, place: Path) -> None:
-                if not left[0]:
-                    raise Killed
-                left[0] -= 1
-                real(temporary, place)
+    def one(temporary: Path, place: Path) -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        real(temporary, place)
 
+    with monkeypatch.context() as patch:
+        if at == APPLYING:
             patch.setattr(control, "put_in_place", one)
-        step(night)
+        else:
+            patch.setattr(Control, {BACKED_UP: "apply", APPLIED: "restart"}[at], die)
+        with pytest.raises(Killed):
+            step(night)
 
 
 def test_done_is_done_and_repeating_restarts_nothing(night: RunFolder) -> None:
