@@ -159,7 +159,7 @@ def _meant(every: list[_Found], keys: Mapping[str, str], services: Sequence[str]
             else found.node.value in ("", "~", "null") and not found.node.style
         )
         if empty:
-            raise refusal(path, f"names {found.key} of service {found.service} without a value (line {line}), "
+            raise refusal(path, f"names {found.key} of service {found.service} without a value, "
                           "which then comes from elsewhere")  # fmt: skip
     return meant
 
