@@ -100,7 +100,8 @@ def _gate(view: RunView) -> Outcome:
         sign = [f"runbook sign {view.id} --role {role} --name NAME --decision go{accept}" for role in gate.missing]
         return Outcome("waiting", "The data say GO; waiting for sign-offs", said, [*sign, f"runbook resume {view.id}"])
     if view.rehearsal:
-        return Outcome("go", "GO", [], ["The rehearsal is complete; nothing is due."])
+        drilled = [f"Drilled: {text(line)}." for line in view.run.get("drills") or []]
+        return Outcome("go", "GO", drilled, ["The rehearsal is complete; nothing is due."])
     return Outcome("go", "GO", [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
 
 

@@ -31,6 +31,9 @@ _NO_VERDICT = {
 }
 
 
+_OFF_THE_LINE = {"26": "held; see step 26 for what to do", "27": "the way back ended well"}
+
+
 class Stop:
     """Ctrl-C and SIGTERM: the first lets the step finish its batch, the second ends its kernel; SIGHUP is ignored."""
 
@@ -183,6 +186,8 @@ def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError 
         return "none yet, stopped on request"
     if error is not None:
         return _NO_VERDICT.get(error.code, "failed")
+    if steps and not steps[-1].on_line:
+        return _OFF_THE_LINE.get(steps[-1].number, f"step {steps[-1].number} passed")
     decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in steps)
     return "GO" if decided else f"passed up to step {steps[-1].number}"
 

@@ -20,7 +20,23 @@ def rehearse(chosen: argparse.Namespace) -> int:
     print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
     runs.create(parameters, folder.id, rehearsal=True)
-    return _line(folder, list(plan.LINE))
+    _line(folder, list(plan.LINE))
+    return _drill(folder)
+
+
+def _drill(folder: RunFolder) -> int:
+    from helpers.runner.drills import drill
+    from helpers.runner.line import render_pages
+    from helpers.runner.terminal import Terminal
+
+    drilled = drill(folder, terminal := Terminal())
+    render_pages(folder)
+    terminal.say(
+        "\n".join(
+            ["", *(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]
+        )
+    )
+    return 0
 
 
 def run(chosen: argparse.Namespace) -> int:
