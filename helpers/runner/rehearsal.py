@@ -23,8 +23,8 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
 
     `sections` are a notebook's, with no source and no target: they go over those of parameters/rehearsal.yaml.
     """
-    signing.throw_away(_keys(workspace), ROLES)
     source = write_sample(workspace / "source", chunks=chunks, dimension=dimension)
+    signing.throw_away(_keys(workspace), ROLES)
     document = read_yaml_mapping(PARAMETERS) if sections is None else parameters_from(sections).document()
     return parameters_from(_fitted(document, workspace, source, chunks, dimension))
 
