@@ -144,7 +144,7 @@ def test_connections_are_seen_where_the_health_answer_names_nothing(
     source, target = ends
     folder = migrated(here, {}, source={"url": source.url}, target={"url": target.url})
     decided(folder)
-    program = "import httpx, sys; c = httpx.Client(trust_env=False); c.get(sys.argv[1]); print('on', flush=True); sys.stdin.read()"
+    program = "import httpx, sys; c = httpx.Client(); c.get(sys.argv[1]); print('on', flush=True); sys.stdin.read()"
     address = f"{target.url}/api/v2/heartbeat"
     with subprocess.Popen(
         [sys.executable, "-c", program, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
