@@ -264,6 +264,8 @@ class Rollback(Section):
 
     automatic: bool = False
     """Whether a rollback trigger starts it; otherwise a person does."""
+    replay: bool = False
+    """Whether what clients wrote to the target since the cutover is written to the source; otherwise a person decides."""
     monitor_minutes: NonNegativeFloat = 30.0
     """Minutes to watch the source after a rollback."""
 
