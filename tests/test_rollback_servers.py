@@ -96,7 +96,7 @@ def test_clients_read_on_and_their_writes_come_back(tmp_path: Path) -> None:
             with client(target.url) as chroma:
                 docs = chroma.get_collection("docs", embedding_function=None)
                 docs.add(**rows(3, prefix="new"))
-                docs.update(ids=["c5"], documents=["rewritten"])
+                docs.update(ids=["c5"], metadatas=[{"by": "client"}])
                 docs.delete(ids=["c9"])
             with client(fenced.url) as chroma, pytest.raises(ChromaError):
                 chroma.get_collection("docs", embedding_function=None).add(**rows(1, prefix="refused"))
