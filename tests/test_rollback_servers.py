@@ -77,7 +77,7 @@ def reading(file: Path) -> Iterator[Reader]:
 
 def test_clients_read_on_and_their_writes_come_back(tmp_path: Path) -> None:
     with fenced_server(tmp_path) as fenced, ChromaServer(tmp_path / "new") as target:
-        sections = {
+        sections: dict[str, Any] = {
             "cutover": {"env_files": [{"path": "app.env", "keys": {"CHROMA_URL": target.url}}], "monitor_minutes": 0}
         }
         night = Night(
@@ -156,8 +156,9 @@ def test_nine_thousand_chunks_are_rolled_back_within_a_minute(
     seconds, work = time.monotonic() - begun, cpu_seconds(source, target) - worked
     stages: dict[str, Any] = {name: row["seconds"] for name, row in night.state.stages.items()}
     with capsys.disabled():
+        load = os.getloadavg()[0]
         print(
-            f"\nrollback of 9,832 x 1536 between servers: {seconds:.1f} s, {work:.1f} s of CPU, load {os.getloadavg()[0]:.1f}; {stages}"
+            f"\nrollback of 9,832 x 1536 between servers: {seconds:.1f} s, {work:.1f} s of CPU, load {load:.1f}; {stages}"
         )
     assert Verdict.FAIL not in verdicts.values()
     with open_target(Endpoint(url=target.url)) as store:
