@@ -323,6 +323,8 @@ def test_a_target_that_its_application_has_open_is_read_after_the_restart(night:
         assert night.env == ENV.encode()
         application.communicate(b"\n")
     night.rollback()
+    night.rollback()  # what the first wrote may be sealed: it is history now
+    assert len(list((night.folder.reports / "earlier").glob("*/rollback.html"))) == 1
     with embedded(tmp_path / "source") as store:
         assert store.read("alpha", ["held"]).documents == ["x"]
     assert everything(night.target).keys() == {"other-people"}
