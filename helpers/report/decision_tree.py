@@ -24,7 +24,10 @@ _OPEN, _TAKEN_NOT = "not reached", "not taken"
 
 @dataclass(slots=True)
 class Node:
-    """A question or an end. `verdict` is one of a check, "not reached" or "not taken"; `why` is what it rests on."""
+    """A question or an end, and in `why` what it rests on.
+
+    `verdict` is one of a check, or waiting, void, open, "not reached", "not taken".
+    """
 
     question: str
     answer: str = ""
@@ -66,7 +69,9 @@ def _rate(view: RunView) -> Node:
     if row is None:
         return Node("Do at least 95 % pass validation?")
     verdict = str(row.get("verdict"))
-    return Node("Do at least 95 % pass validation?", "NO" if verdict == "fail" else "YES", verdict, text(row["measured"]))
+    return Node(
+        "Do at least 95 % pass validation?", "NO" if verdict == "fail" else "YES", verdict, text(row["measured"])
+    )
 
 
 def _all_checks(view: RunView) -> Node:
@@ -102,7 +107,7 @@ def _marginal(view: RunView, *, against: bool) -> Node:
         return node
     accepted = list(view.gate.accepted.values()) if view.gate else []
     left = [n for n in names if not accepted or any(n not in given for given in accepted)]
-    node.answer, node.verdict = ("not yet", "marginal") if left or (view.gate and view.gate.missing) else ("YES", "pass")
+    node.answer, node.verdict = ("not yet", "waiting") if left or (view.gate and view.gate.missing) else ("YES", "pass")
     node.why = f"Marginal: {', '.join(text(n, 80) for n in names)}."
     return node
 
@@ -114,12 +119,12 @@ def _signed(view: RunView, *, against: bool) -> Node:
         return node
     gate = view.gate
     if gate is None:
-        node.answer, node.verdict, node.why = "unknown", "marginal", "parameters.yaml cannot be read."
+        node.answer, node.verdict, node.why = "unknown", "waiting", "parameters.yaml cannot be read."
         return node
     if gate.blocked:
         node.answer, node.verdict = "NO", "fail"
     elif gate.missing:
-        node.answer, node.verdict = "not yet", "marginal"
+        node.answer, node.verdict = "not yet", "waiting"
         node.why = f"Missing: {', '.join(text(r.replace('_', ' '), 60) for r in gate.missing)}."
     else:
         node.answer, node.verdict = "YES", "pass"
@@ -135,7 +140,7 @@ def _signatures(view: RunView) -> Iterator[Node]:
             continue
         said = sign.decision.upper()
         void = gate is not None and sign.role in gate.missing
-        verdict = "fail" if said == "NO-GO" else "marginal" if void else "pass"
+        verdict = "fail" if said == "NO-GO" else "void" if void else "pass"
         why = f"{text(sign.name, 80)}{'; does not count' if void else ''}"
         yield Node(text(sign.role.replace("_", " "), 60), text(said, 20), verdict, why)
 

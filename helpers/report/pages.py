@@ -21,7 +21,8 @@ from helpers.report.facts import RunView, read_run
 from helpers.report.outcome import CLASSES, outcome, void
 
 _MARKS = {"pass": "✓", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗", "unreadable": "✗"}
-_KINDS = {"pass": "pass", "warning": "warning", "marginal": "marginal", "interrupted": "warning", "fail": "fail",
+_KINDS = {"pass": "pass", "warning": "warning", "marginal": "marginal", "interrupted": "warning",
+          "waiting": "warning", "void": "warning", "fail": "fail",
           "failed": "fail", "unreadable": "fail"}  # fmt: skip
 
 

@@ -15,7 +15,12 @@ from helpers.report.gantt import instant
 from helpers.words import count, duration, percent, text
 
 _CUTOVER, _ROLLBACK = "25", "27"
-_AFTER = (("50", "Monitoring of the first hour"), ("51", "Performance"), ("52", "Integration tests"), ("53", "Closeout"))
+_AFTER = (
+    ("50", "Monitoring of the first hour"),
+    ("51", "Performance"),
+    ("52", "Integration tests"),
+    ("53", "Closeout"),
+)
 
 
 def status(view: RunView) -> tuple[str, str]:
