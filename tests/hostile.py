@@ -6,6 +6,7 @@ import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,8 +55,8 @@ def build(path: Path, *, giant: int = GIANT, names: bool = True) -> int:
     with embedded(path) as store:
         for number, name in enumerate(NAMES if names else ["innocent", "harmless"]):
             ids = [f"{text} {number}" for text in TEXTS] + [f"x{number}" * 2000, f"giant {number}"]
-            documents = [*TEXTS, "plain", f"{SCRIPT}{'W' * giant}"]
-            metadatas = [
+            documents: list[str | None] = [*TEXTS, "plain", f"{SCRIPT}{'W' * giant}"]
+            metadatas: list[dict[str, Any] | None] = [
                 _metadata(text, TEXTS[(i + 1) % len(TEXTS)], i) for i, text in enumerate([*TEXTS, "a", SCRIPT * 90])
             ]
             vectors = random.standard_normal((len(ids), 8)).astype(np.float32)
@@ -69,7 +70,7 @@ def build(path: Path, *, giant: int = GIANT, names: bool = True) -> int:
     return total
 
 
-def _metadata(text: str, other: str, number: int) -> dict[str, object]:
+def _metadata(text: str, other: str, number: int) -> dict[str, Any]:
     """Hostile values under the schema's own fields, and hostile keys; `#`, `$` at the start no server takes."""
     key = f"k{other}"[:400].replace("\x00", "")
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from helpers.runner.terminal import step_line, table
 from tests import hostile
 from tests.browser import Browser, Visit
 from tests.browser import find as find_browser
+from tests.commands import Runbook, only_line
 from tests.conftest import absent
 from tests.hostile import CANARY, NAMES, SCRIPT, TEXTS, UNSEEN
 from tests.storage import chunks, embedded, fill, plan
@@ -178,3 +180,48 @@ def test_nothing_hostile_acts_on_any_page(tmp_path: Path) -> None:
                 visit = chromium.visit(page, width=width, picture=tmp_path / "pictures" / f"{page.stem}-{width}.png")
                 assert_harmless(visit, page)
                 assert visit.seen["text"].strip()
+
+
+@pytest.mark.slow
+def test_a_hostile_source_goes_through_the_whole_line(tmp_path: Path) -> None:
+    """`runbook run … --until 24`: every chunk arrives, and no file, line or page of the run is obeyed by anything."""
+    hostile.build(tmp_path / "source")
+    runbook = Runbook(tmp_path)
+    file = runbook.write("hostile", "path: source", "path: target", "migration: {id_policy: prefix}\n")
+    text = (tmp_path / file).read_text(encoding="utf-8").replace("schema: identity", "schema: if_ttt")
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    done = runbook("run", file, "--run-id", "night", "--until", "24")
+    assert done.returncode == 4, done.stdout + done.stderr
+    said = only_line(done, 4)
+    assert "waits for the approval" in said
+    assert not UNSEEN.search(done.stdout)
+    assert done.stdout.count("Verdict: ") == 1
+    folder = runbook.reports / "night"
+    assert StepResult.read(folder / "results" / "23.json").facts["differing_chunks"] == 0
+    for path in (p for p in folder.rglob("*") if p.suffix != ".png" and p.is_file()):
+        assert not UNSEEN.search(path.read_text(encoding="utf-8")), path.name
+    for line in (folder / "run.log").read_text(encoding="utf-8").splitlines():
+        assert re.match(r"20\d\d-\d\d-\d\dT[\d:.]+\+00:00 (\d\d|-) |    ", line), line
+    for path in tmp_path.rglob("*"):
+        assert re.fullmatch(r"[\w.,=+-]+", path.name), path
+        assert not path.is_symlink()
+    with browser() as chromium:
+        for page in [*sorted(folder.glob("*.html")), runbook.reports / "index.html"]:
+            for width in (1280, 390):
+                picture = tmp_path / "pictures" / f"{page.parent.name}-{page.stem}-{width}.png"
+                visit = chromium.visit(page, width=width, picture=picture)
+                assert_harmless(visit, page)
+                assert chromium.faint() == []
+    print(f"pictures of the pages: {tmp_path / 'pictures'}")
+
+
+@pytest.mark.slow
+def test_hostile_collection_names_stop_an_exact_copy_before_anything_is_written(tmp_path: Path) -> None:
+    hostile.build(tmp_path / "source", giant=1000)
+    runbook = Runbook(tmp_path)
+    file = runbook.write("exact", "path: source", "path: target")
+    line = only_line(runbook("run", file, "--run-id", "night", "--until", "24"), 1)
+    assert "takes no collection of this name" in line
+    assert "collections.exclude" in line
+    assert not UNSEEN.search(line)
+    assert not (tmp_path / "target" / "chroma.sqlite3").exists()

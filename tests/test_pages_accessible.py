@@ -49,10 +49,9 @@ def render(kind: str, home: Path) -> str:
 
 
 def notebook(home: Path) -> Path:
-    outputs: list[Any] = [
-        new_output("stream", name=name, text="words\n")
-        for name in ("stdout", "stderr")  # type: ignore[no-untyped-call]
-    ]
+    outputs: list[Any] = []
+    for name in ("stdout", "stderr"):
+        outputs.append(new_output("stream", name=name, text="words\n"))  # type: ignore[no-untyped-call]
     table = "<table><thead><tr><th></th><th>n</th></tr></thead><tbody><tr><th>core</th><td>3</td></tr></tbody></table>"
     outputs += [
         new_output("display_data", data={"text/html": table}),  # type: ignore[no-untyped-call]
@@ -114,7 +113,7 @@ def test_what_scrolls_can_be_reached_with_the_keyboard_and_has_a_name(page: Beau
     for box in page.select(".scroll, .output"):
         assert box["tabindex"] == "0"
         assert str(box["aria-label"]).strip()
-    assert not page.find_all(attrs={"tabindex": re.compile("[1-9]")})
+    assert not page.find_all(tabindex=re.compile("[1-9]"))
 
 
 def test_ids_are_unique_and_links_say_where_they_lead(page: BeautifulSoup) -> None:

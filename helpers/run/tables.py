@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from helpers.errors import one_line
@@ -36,16 +37,19 @@ def as_html(frame: pd.DataFrame) -> str:
 def readable(table: Table) -> Table:
     """A copy in which foreign text is one printable line: values of the rows that are shown, and every label."""
     if isinstance(table, pd.Series):
-        return readable(table.to_frame()).iloc[:, 0].rename(_text(table.name))
-    shown = max(int(pd.get_option("display.max_rows") or len(table)), 1)
-    copy = table.copy()
+        return _frame(table.to_frame()).iloc[:, 0].rename(_text(table.name))
+    return _frame(table)
+
+
+def _frame(frame: pd.DataFrame) -> pd.DataFrame:
+    shown = max(int(pd.get_option("display.max_rows") or len(frame)), 1)
+    copy = frame.copy()
     for at, kind in enumerate(copy.dtypes):
         if pd.api.types.is_object_dtype(kind) or pd.api.types.is_string_dtype(kind):
             values = copy.iloc[:, at].tolist()
-            ends = [*range(min(shown, len(values))), *range(max(len(values) - shown, 0), len(values))]
-            for row in ends:
+            for row in {*range(min(shown, len(values))), *range(max(len(values) - shown, 0), len(values))}:
                 values[row] = _text(values[row])
-            copy.isetitem(at, pd.Series(values, index=copy.index, dtype=object))
+            copy.isetitem(at, np.fromiter(values, dtype=object, count=len(values)))
     copy = copy.rename(index=_text, columns=_text)
     copy.index.names = [_text(name) for name in copy.index.names]
     copy.columns.names = [_text(name) for name in copy.columns.names]
