@@ -19,7 +19,7 @@ from helpers.errors import RunbookError, UsageError, one_line
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.runner import snapshot_commands
+from helpers.runner import evidence_commands, snapshot_commands
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -70,14 +70,7 @@ def parser() -> argparse.ArgumentParser:
     status = _command(commands, "status", _status, "where the runs stand, or one of them")
     status.add_argument("run_id", nargs="?", default="", metavar="RUN_ID")
 
-    sign = _command(commands, "sign", _sign, "record an approval")
-    sign.add_argument("run_id", metavar="RUN_ID")
-    sign.add_argument("--role", required=True, help="such as dba; the roles are in the parameters, signoff.required")
-    sign.add_argument("--name", required=True, help="who signs")
-    sign.add_argument("--decision", required=True, choices=["go", "no-go"])
-    sign.add_argument("--gate", default="cutover", choices=["dry-run", "cutover"])
-    sign.add_argument("--reason", default="", help="one line, shown with the decision")
-    sign.add_argument("--accept", action="append", default=[], metavar="CRITERION", help="a marginal one; repeatable")
+    evidence_commands.declare(lambda name, action, text: _command(commands, name, action, text))
 
     fence = _command(commands, "fence", _fence, "the write fence before the source: where it stands, or lift it")
     fence.add_argument("run_id", metavar="RUN_ID")
@@ -191,7 +184,10 @@ def _rehearse(chosen: argparse.Namespace) -> int:
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
         raise runs.taken(folder)
+    from helpers.evidence import signing
     from helpers.runner.rehearsal import prepare
+
+    signing.program()  # the rehearsal signs; better to say now that it cannot
 
     print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
@@ -318,18 +314,6 @@ def _status(chosen: argparse.Namespace) -> int:
     print(f"Run {folder.id}, begun {str(folder.facts()['created'])[:19].replace('T', ' ')} UTC, in {folder.reports}\n")
     print(table([{k: v for k, v in row.items() if k != "section"} for row in step_rows(folder)]))
     print("\n".join(filter(None, ["", kept_line(folder), next_action(folder), _fence_sentence(folder)])))
-    return 0
-
-
-def _sign(chosen: argparse.Namespace) -> int:
-    from helpers.decision import sign
-    from helpers.runner.overview import next_action
-
-    folder = runs.find(chosen.run_id)
-    words = (chosen.role, chosen.name, chosen.decision, chosen.gate, chosen.reason, chosen.accept)
-    path = sign(folder.reports, *words)
-    folder.log(f"{chosen.decision} of {chosen.role} by {chosen.name} for {chosen.gate}")
-    print(f"Recorded in {path}. {next_action(folder)}")
     return 0
 
 

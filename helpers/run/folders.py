@@ -24,6 +24,7 @@ from typing import IO, Any, Self
 
 from ruamel.yaml import YAML
 
+from helpers import audit
 from helpers.errors import RunbookError, UsageError, WorldError, one_line
 from helpers.parameters import Parameters, parameters_from
 from helpers.results import StepResult, utc_now, write_json, write_text
@@ -266,6 +267,7 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
         record = {"when": utc_now(), "user": _user(), "from": {k: before.get(k) for k in changed}}
         folder.note(changes=[*folder.facts()["changes"], record], parameters_digest=new.digest())
         write_parameters(folder.reports / "parameters.yaml", new)
+        audit.append(folder.reports / audit.NAME, "parameters changed", names=changed, digest=new.digest())
         folder.log(f"parameters changed: {', '.join(f'{k}={after.get(k)}' for k in changed)}")
     return changed
 

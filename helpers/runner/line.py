@@ -14,6 +14,7 @@ from types import FrameType
 
 from helpers.decision import CUTOVER
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
+from helpers.evidence import at_rest, keep_sealed
 from helpers.fence import FenceState, lift
 from helpers.report import index_page, notebook_html, run_page
 from helpers.results import StepResult, passed, write_text
@@ -88,6 +89,7 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
         error = _lift_fence(folder, terminal) or error
     verdict = _verdict(folder, steps or plan.LINE, error)
     folder.log(f"line ends: {verdict}")
+    error = _sealed(folder, terminal, error)
     render_pages(folder)
     terminal.say(summary(folder, steps, verdict))
     state = FenceState.read(folder.workspace)
@@ -143,6 +145,18 @@ def _interrupted(folder: RunFolder) -> Interrupted:
     return Interrupted("interrupted", "stopped on request", next_step=f"Go on with: {resume_command(folder)}")
 
 
+def _sealed(folder: RunFolder, terminal: Terminal, error: RunbookError | None) -> RunbookError | None:
+    """Seal what this command changed. What stopped the line stays the first error; that of the seal is said beside it."""
+    try:
+        at_rest(folder)
+    except RunbookError as unsealed:
+        folder.log(f"not sealed: {unsealed}")
+        if error is not None and str(error) != str(unsealed):
+            terminal.say(f"Not sealed: {unsealed}")
+        return error or unsealed
+    return error
+
+
 def resume_command(folder: RunFolder) -> str:
     """The command that goes on with this run, wherever its reports are."""
     elsewhere = folder.reports.parent != runs.REPOSITORY / "reports"
@@ -152,7 +166,11 @@ def resume_command(folder: RunFolder) -> str:
 
 
 def _gates(folder: RunFolder, steps: Sequence[plan.Step]) -> RunbookError | None:
-    """The gates behind the steps that have passed; a rehearsal signs first, through the real gate."""
+    """The gates behind the steps that have passed, sealed first; a rehearsal signs, through the real gate."""
+    try:
+        keep_sealed(folder)
+    except RunbookError as error:
+        return error
     if folder.facts()["rehearsal"] and isinstance(open_gate(folder, steps), WaitingForSignoffs):
         from helpers.runner.rehearsal import approve
 
