@@ -18,7 +18,9 @@ from helpers.results import Verdict
 from tests.browser import Browser
 from tests.browser import find as find_browser
 from tests.conftest import absent
-from tests.test_pages_run import ROLES, make_run, read, result, sign, whole_night
+from tests.test_pages_run import ROLES, keys, make_run, read, result, sign, whole_night
+
+__all__ = ["keys"]  # a fixture: real keys for `sign`
 
 KINDS = ("go", "waiting", "no-go", "failed", "dry run", "empty", "index", "notebook")
 

@@ -161,10 +161,11 @@ def _result(view: RunView) -> Iterator[Item]:
     rate = f"{percent(valid / chunks)} acceptance rate ({valid:,} of {chunks:,})" if known else NOT_RECORDED  # type: ignore[operator]
     yield Item("Overall result", rate, _verdict(decision == "GO") if decision else "")
     yield Item("Recommendation", text(decision, 20) if decision else NOT_RECORDED)
-    for sign in (s for s in view.signoffs if s.gate == "cutover"):
+    signed = [s for s in view.signoffs if s.gate == "cutover" and not s.superseded]
+    for sign in signed:
         shown = f"{text(sign.name, 80)}, {text(sign.decision.upper(), 20)}, {moment(sign.when)}"
         yield Item(f"Reviewed by {text(sign.role.replace('_', ' '), 60)}", shown)
-    if not any(s.gate == "cutover" for s in view.signoffs):
+    if not signed:
         yield Item("Reviewed by", "nobody has signed yet")
 
 

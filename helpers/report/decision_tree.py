@@ -136,7 +136,7 @@ def _signatures(view: RunView) -> Iterator[Node]:
     """Each role's answer, and what makes one void."""
     gate = view.gate
     for sign in view.signoffs:
-        if sign.gate != "cutover":
+        if sign.gate != "cutover" or sign.superseded:
             continue
         said = sign.decision.upper()
         void = gate is not None and sign.role in gate.missing

@@ -21,7 +21,7 @@ from helpers.parameters import parameters_from
 from helpers.report.signed import SignOff, read_signoffs
 from helpers.results import Check, Phase, StepResult, Verdict, passed
 from helpers.run import plan
-from helpers.signoffs import GateState, gate_state
+from helpers.signoffs import CUTOVER, GATES, GateState, gate_state
 
 _GROWING = frozenset({"run.log", "audit.jsonl"})
 _DERIVED = frozenset({"index.html", "VERIFY.txt"})
@@ -68,7 +68,7 @@ class RunView:
     fail, verdict), `decision` (GO or NO-GO), `quarantine` ({reason: chunks}), `repairs` (rows: field, rule, chunks),
     `counts` (rows: collection, source, target, quarantined), `queries`, `matrix_inputs`, `dimensions` (the checklist).
     `targets` (rows: collection, target), `mean_latency_ms`, `downtime_seconds` (the success record). `signoffs` are the
-    files of signoffs/; `gate` is what they amount to.
+    files of signoffs/; `gates` is what they amount to.
     """
 
     folder: Path
@@ -77,12 +77,29 @@ class RunView:
     parameters_text: str
     steps: list[StepRow]
     signoffs: list[SignOff]
-    gate: GateState | None
+    gates: dict[str, GateState]
     outcome: Outcome = field(default_factory=lambda: Outcome("open", "Not started"))
 
     @property
     def id(self) -> str:
         return self.folder.name
+
+    @property
+    def gate(self) -> GateState | None:
+        """The gate before the cutover; None where the parameters do not say whose approval is due."""
+        return self.gates.get(CUTOVER)
+
+    def key_of(self, sign: SignOff) -> str:
+        """Whose key signed, and its fingerprint; "" where no signature counts."""
+        gate = self.gates.get(sign.gate)
+        return gate.keys.get(sign.role, "") if gate else ""
+
+    def problem_of(self, sign: SignOff) -> str:
+        """Why an answer does not count; "" where it does."""
+        gate = self.gates.get(sign.gate)
+        if gate is None:
+            return "it is for no gate of this run" if self.gates else ""
+        return {**gate.refused, **void(gate)}.get(sign.role, "")
 
     @property
     def rehearsal(self) -> bool:
@@ -208,16 +225,22 @@ def read_run(folder: Path) -> RunView:
         parameters = None
     return RunView(
         folder, run, parameters if isinstance(parameters, dict) else {}, text, list(_steps(folder)),
-        read_signoffs(folder), _gate(folder, parameters),
+        read_signoffs(folder), _gates(folder, parameters),
     )  # fmt: skip
 
 
-def _gate(folder: Path, parameters: Any) -> GateState | None:
-    """The approvals before the cutover; None where the parameters do not say whose are due."""
+def void(gate: GateState) -> dict[str, str]:
+    """By role: why an approval counts no longer."""
+    said = "the approval of {} is void: {} changed since"
+    return {role: said.format(role, ", ".join(files) or "the results") for role, files in gate.stale.items()}
+
+
+def _gates(folder: Path, parameters: Any) -> dict[str, GateState]:
+    """The approvals by gate; none where the parameters do not say whose are due."""
     try:
-        return gate_state(folder, parameters_from(parameters))
+        return {gate: gate_state(folder, parameters_from(parameters), gate) for gate in GATES}
     except (RunbookError, TypeError, ValueError):
-        return None
+        return {}
 
 
 def _steps(folder: Path) -> Iterator[StepRow]:

@@ -90,13 +90,26 @@ def window_sentence(view: RunView) -> str:
     night = [s for s in _steps(view) if s.step.number >= _NIGHT]
     if not night:
         return f"{named.replace(' was ', ' is ')}; no step of the night has run yet."
-    if early := [s for s in night if s.start < start]:
-        first = min(early, key=lambda s: s.start)
-        return f"{named}; step {first.step.number} began {_between(first.start, start)} before it."
     last = max(night, key=lambda s: s.end)
+    return outside_window(view) or (
+        f"{named}; every step of the night ended inside it, the last with {_between(last.end, end)} to spare."
+    )
+
+
+def outside_window(view: RunView) -> str:
+    """Which step of the night began before the window or ended after it; "" where none did, or there is no window."""
+    window = _window(view)
+    night = [s for s in _steps(view) if s.step.number >= _NIGHT] if window else []
+    if window is None or not night:
+        return ""
+    start, end, _ = window
+    named = f"The window was {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+    first, last = min(night, key=lambda s: s.start), max(night, key=lambda s: s.end)
+    if first.start < start:
+        return f"{named}; step {first.step.number} began {_between(first.start, start)} before it."
     if last.end > end:
         return f"{named}; step {last.step.number} ended {_between(end, last.end)} after it."
-    return f"{named}; every step of the night ended inside it, the last with {_between(last.end, end)} to spare."
+    return ""
 
 
 def _between(first: datetime, second: datetime) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from helpers.report.facts import Outcome, RunView, StepRow
+from helpers.report.facts import Outcome, RunView, StepRow, void
 from helpers.results import Verdict
 from helpers.run import plan
-from helpers.signoffs import GateState
 from helpers.words import text
 
 CLASSES = {"go": "pass", "no-go": "fail", "waiting": "marginal", "failed": "fail", "stopped": "warning", "open": "open"}
@@ -102,12 +101,6 @@ def _gate(view: RunView) -> Outcome:
     if view.rehearsal:
         return Outcome("go", "GO", [], ["The rehearsal is complete; nothing is due."])
     return Outcome("go", "GO", [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
-
-
-def void(gate: GateState) -> dict[str, str]:
-    """By role: why an approval counts no longer."""
-    said = "the approval of {} is void: {} changed since"
-    return {role: said.format(role, ", ".join(files) or "the results") for role, files in gate.stale.items()}
 
 
 def _go_on(view: RunView, left: list[StepRow]) -> list[str]:

@@ -18,7 +18,7 @@ from helpers.report import notebook as report_notebook
 from helpers.report.checklist import checklist
 from helpers.report.decision_tree import decision_tree
 from helpers.report.facts import RunView, read_run
-from helpers.report.outcome import CLASSES, outcome, void
+from helpers.report.outcome import CLASSES, outcome
 
 _MARKS = {"pass": "✓", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗", "unreadable": "✗"}
 _KINDS = {"pass": "pass", "warning": "warning", "marginal": "marginal", "interrupted": "warning",
@@ -34,7 +34,6 @@ def run_page(folder: Path) -> str:
         "run.html.j2",
         view=view,
         outcome=view.outcome,
-        problems={**view.gate.refused, **void(view.gate)} if view.gate else {},
         signable=bool(review and review.result and view.outcome.kind in ("go", "waiting")),
         checklist=checklist(view),
         sessions=gantt.sessions(view),

@@ -11,10 +11,11 @@ from datetime import timedelta
 
 from helpers.report.checklist import NOT_RECORDED, Item
 from helpers.report.facts import RunView
-from helpers.report.gantt import instant
+from helpers.report.gantt import instant, outside_window
 from helpers.words import count, duration, percent, text
 
 _CUTOVER, _ROLLBACK = "25", "27"
+_DEVIATIONS = ("no_fence", "outside_window")  # reason codes of checks that say so
 _AFTER = (
     ("50", "Monitoring of the first hour"),
     ("51", "Performance"),
@@ -26,15 +27,15 @@ _AFTER = (
 def status(view: RunView) -> tuple[str, str]:
     """The record's status and why, in words."""
     if view.ran(_ROLLBACK):
-        return "ROLLED BACK", "The source is in service again; step 27 says what was undone."
+        drill = " (the rehearsal's drill)" if view.rehearsal else ""
+        return "ROLLED BACK", f"The source is in service again{drill}; step 27 says what was undone."
     if view.outcome.kind in ("no-go", "failed"):
         return "NO SUCCESS", view.outcome.headline
-    if not view.ran(_CUTOVER):
+    if not view.table("cut_over"):
         why = "rehearsal: no client is moved" if view.rehearsal else "clients still use the source"
         return "NOT YET", f"No cutover so far ({why})."
-    left = [title for number, title in _AFTER if view.step(number) is not None and not view.passed(number)]
-    if not view.passed(_CUTOVER) or left:
-        return "NOT YET", f"Cut over; still to come: {', '.join(left) or 'a cutover that passes'}."
+    if left := [title for number, title in _AFTER if not view.passed(number)]:
+        return "NOT YET", f"Cut over; not recorded as passed: {', '.join(left)}."
     return "SUCCESS", "Cut over, watched and closed out."
 
 
@@ -44,11 +45,11 @@ def record(view: RunView) -> list[Item]:
 
 
 def deviations(view: RunView) -> list[str]:
-    """What was not done as written: changed parameters, a missing fence, steps that stopped, exceptions with a reason."""
+    """What was not done as written: parameters changed by a resume, no fence, a start outside the window."""
     found = [f"Parameters were changed by a resume: {text(change, 200)}" for change in _list(view.run.get("changes"))]
-    found += [f"Exception: {text(reason, 300)}" for reason in _list(view.run.get("exceptions"))]
+    found += [outside] if (outside := outside_window(view)) else []
     for step, checks in view.findings:
-        found += [f"Step {step.number}: {text(c.detail or c.name, 300)}" for c in checks if c.reason == "no_fence"]
+        found += [f"Step {step.number}: {text(c.detail or c.name, 300)}" for c in checks if c.reason in _DEVIATIONS]
     return list(dict.fromkeys(found))
 
 
