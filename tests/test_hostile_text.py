@@ -25,11 +25,12 @@ from tests import hostile
 from tests.browser import Browser, Visit
 from tests.browser import find as find_browser
 from tests.commands import Runbook, only_line
-from tests.conftest import absent
+from tests.conftest import ROOT, absent
 from tests.hostile import CANARY, NAMES, SCRIPT, TEXTS, UNSEEN
 from tests.storage import chunks, embedded, fill, plan
 from tests.test_pages_run import hostile_run
 
+PICTURES = ROOT / ".pictures"  # how the pages of the hostile run look, for people
 GIANT = SCRIPT + "W" * 5_000_000
 
 
@@ -177,7 +178,7 @@ def test_nothing_hostile_acts_on_any_page(tmp_path: Path) -> None:
         for page, html in pages.items():
             page.write_text(html, encoding="utf-8")
             for width in (1280, 390):
-                visit = chromium.visit(page, width=width, picture=tmp_path / "pictures" / f"{page.stem}-{width}.png")
+                visit = chromium.visit(page, width=width, picture=tmp_path / f"{page.stem}-{width}.png")
                 assert_harmless(visit, page)
                 assert visit.seen["text"].strip()
 
@@ -208,11 +209,11 @@ def test_a_hostile_source_goes_through_the_whole_line(tmp_path: Path) -> None:
     with browser() as chromium:
         for page in [*sorted(folder.glob("*.html")), runbook.reports / "index.html"]:
             for width in (1280, 390):
-                picture = tmp_path / "pictures" / f"{page.parent.name}-{page.stem}-{width}.png"
+                picture = PICTURES / f"{page.parent.name}-{page.stem}-{width}.png"
                 visit = chromium.visit(page, width=width, picture=picture)
                 assert_harmless(visit, page)
                 assert chromium.faint() == []
-    print(f"pictures of the pages: {tmp_path / 'pictures'}")
+    print(f"pictures of the pages: {PICTURES}")
 
 
 @pytest.mark.slow

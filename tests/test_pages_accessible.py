@@ -69,9 +69,9 @@ def notebook(home: Path) -> Path:
     return home / "23_validate.ipynb"
 
 
-@pytest.fixture(params=KINDS)
-def page(request: pytest.FixtureRequest, tmp_path: Path) -> BeautifulSoup:
-    return read(render(request.param, tmp_path))
+@pytest.fixture(scope="module", params=KINDS)
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BeautifulSoup:
+    return read(render(request.param, tmp_path_factory.mktemp("page")))
 
 
 def test_headings_begin_at_one_and_skip_no_level(page: BeautifulSoup) -> None:

@@ -158,8 +158,13 @@ def _result(view: RunView) -> Iterator[Item]:
     review = view.step("24")
     decision = str(review.result.facts.get("decision", "")) if review and review.result else ""
     known = isinstance(valid, int) and isinstance(chunks, int) and chunks
-    rate = f"{percent(valid / chunks)} acceptance rate ({valid:,} of {chunks:,})" if known else NOT_RECORDED  # type: ignore[operator]
-    yield Item("Overall result", rate, _verdict(decision == "GO") if decision else "")
+    rate = f"{percent(valid / chunks)} acceptance rate ({valid:,} of {chunks:,})" if known else "rate not recorded"  # type: ignore[operator]
+    overall = {"GO": "PASS, ", "NO-GO": "FAIL, "}.get(decision, "")
+    yield Item(
+        "Overall result",
+        f"{overall}{rate}" if known or decision else NOT_RECORDED,
+        _verdict(decision == "GO") if decision else "",
+    )
     yield Item("Recommendation", text(decision, 20) if decision else NOT_RECORDED)
     signed = [s for s in view.signoffs if s.gate == "cutover" and not s.superseded]
     for sign in signed:

@@ -19,7 +19,7 @@ LEFT, RIGHT, WIDTH, ROW, TOP = 220.0, 860.0, 1000.0, 26.0, 30.0  # units of the 
 _THINNEST = 2.0
 _SESSION = timedelta(hours=3)
 _TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
-_NIGHT = "20"  # from this step on the runbook's work belongs inside the window
+_NIGHT = ("20", "25")  # the first and the last step that belong inside the window
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def window_sentence(view: RunView) -> str:
         return "The parameters name no maintenance window."
     start, end, _ = window
     named = f"The window was {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
-    night = [s for s in _steps(view) if s.step.number >= _NIGHT]
+    night = [s for s in _steps(view) if _in_night(s)]
     if not night:
         return f"{named.replace(' was ', ' is ')}; no step of the night has run yet."
     last = max(night, key=lambda s: s.end)
@@ -99,7 +99,7 @@ def window_sentence(view: RunView) -> str:
 def outside_window(view: RunView) -> str:
     """Which step of the night began before the window or ended after it; "" where none did, or there is no window."""
     window = _window(view)
-    night = [s for s in _steps(view) if s.step.number >= _NIGHT] if window else []
+    night = [s for s in _steps(view) if _in_night(s)] if window else []
     if window is None or not night:
         return ""
     start, end, _ = window
@@ -110,6 +110,10 @@ def outside_window(view: RunView) -> str:
     if last.end > end:
         return f"{named}; step {last.step.number} ended {_between(end, last.end)} after it."
     return ""
+
+
+def _in_night(step: _Step) -> bool:
+    return _NIGHT[0] <= step.step.number <= _NIGHT[1]
 
 
 def _between(first: datetime, second: datetime) -> str:
@@ -174,7 +178,7 @@ def _session(steps: list[_Step], window: tuple[datetime, datetime, timedelta] | 
     every = next((t for t in _TICKS if whole / t <= 8), _TICKS[-1])
     clock = "%H:%M:%S" if every < 60 else "%H:%M"
     stamp = begin.timestamp() - begin.timestamp() % every
-    marks = [datetime.fromtimestamp(stamp + every * n, UTC) for n in range(1, 10)]
+    marks = [datetime.fromtimestamp(stamp + every * n, UTC) for n in range(11)]
     band = [] if window is None else [window[0] - window[2], window[0], window[1], window[1] + window[2]]
     parts = [Span(at(a), round(at(b) - at(a), 2)) for a, b in pairwise(band)]
     longest = max(steps, key=lambda s: s.end - s.start)
@@ -184,6 +188,6 @@ def _session(steps: list[_Step], window: tuple[datetime, datetime, timedelta] | 
         f"{longest.step.number} took longest, {_between(longest.start, longest.end)}."
     )
     return Session(
-        f"{first:%Y-%m-%d}", said, rows, [(at(m), f"{m:{clock}}") for m in marks if m < end],
+        f"{first:%Y-%m-%d}", said, rows, [(at(m), f"{m:{clock}}") for m in marks if begin <= m < end],
         parts[1] if parts else None, [p for p in parts[::2] if p.width],
     )  # fmt: skip

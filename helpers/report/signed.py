@@ -41,11 +41,8 @@ def read_signoffs(folder: Path) -> list[SignOff]:
 
 
 def _signoff(facts: Mapping[str, Any], file: str) -> SignOff:
+    role, name, when, gate, reason = (str(facts.get(key) or "") for key in ("role", "name", "when", "gate", "reason"))
+    decision = str(facts.get("decision") or "").lower().replace("_", "-")
     accept = facts.get("accept")
-    return SignOff(
-        **{key: str(facts.get(key) or "") for key in ("role", "name", "when", "gate", "reason")},
-        decision=str(facts.get("decision") or "").lower().replace("_", "-"),
-        accept=[str(item) for item in accept] if isinstance(accept, list) else [],
-        rehearsal=facts.get("rehearsal") is True,
-        file=file,
-    )
+    accepted = [str(item) for item in accept] if isinstance(accept, list) else []
+    return SignOff(role, name, decision, when, gate, reason, accepted, facts.get("rehearsal") is True, file)
