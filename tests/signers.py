@@ -8,14 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-
 from helpers import audit, evidence
 from helpers.decision import sign
 from helpers.evidence import signing
 from helpers.parameters import ROLES, parameters_from
-from helpers.results import StepResult, utc_now
+from helpers.results import StepResult, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
@@ -36,6 +33,13 @@ class Signers:
         for role in roles:
             make_key(self.key(role))
         self.write(options or {})
+
+    @classmethod
+    def of(cls, folder: Path) -> Signers:
+        """The signers whose keys are in this folder already."""
+        found = cls.__new__(cls)
+        found.folder, found.roles, found.allowed = folder, ROLES, folder / "allowed_signers"
+        return found
 
     def key(self, role: str) -> Path:
         return self.folder / role
@@ -107,9 +111,11 @@ def _step(folder: RunFolder, number: str) -> None:
         result.figures.append({"name": "counts", "file": "23_counts.png", "caption": "All are there", "alt": "Counts"})
     path = folder.reports / "results" / f"{number}.json"
     result.write(path)
-    shown = new_output("display_data", data={"text/html": f"<p>SHA-256 <code>{runs.file_digest(path)}</code></p>"})
-    cells = [new_markdown_cell(f"# {row.title}"), new_code_cell("run.finish()", outputs=[shown], execution_count=1)]
+    html = f"<p>SHA-256 <code>{runs.file_digest(path)}</code></p>"
+    shown = {"output_type": "display_data", "metadata": {}, "data": {"text/html": [html]}}
+    code = {"cell_type": "code", "metadata": {}, "execution_count": 1, "source": ["run.finish()"], "outputs": [shown]}
+    title = {"cell_type": "markdown", "metadata": {}, "source": [f"# {row.title}"]}
     notebook = folder.reports / row.notebook
-    nbformat.write(new_notebook(cells=cells), notebook)
+    write_json(notebook, {"cells": [title, code], "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
     notebook.with_suffix(".html").write_text(f"<h1>{row.title}</h1>", encoding="utf-8")
     audit.append(folder.reports / audit.NAME, "step ends", step=number)

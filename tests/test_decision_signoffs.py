@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from helpers import evidence, signoffs
+from helpers import evidence
 from helpers.decision import gate_state, sign
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.evidence import signing
+from helpers.evidence.recipe import stamp
+from helpers.evidence.statement import canonical
 from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, write_json
 from helpers.run import folders as runs
@@ -253,9 +255,10 @@ def test_a_revoked_key_signs_nothing_and_a_key_taken_from_the_list_counts_no_lon
 def forged(folder: Path, signers: Signers, key: str = "dba", signed_as: str = "dba", **changes: Any) -> str:
     """Why the gate refuses a statement with these changes, signed with this key, put into the folder by hand."""
     said = json.loads(statement(folder, "dba", "A", "go")) | changes
-    data = signoffs.canonical(said)
-    path = folder / "signoffs" / f"cutover-dba-{signoffs.stamp(said['when'])}.json"
-    path.parent.mkdir(exist_ok=True)
+    data = canonical(said)
+    path = folder / "signoffs" / f"cutover-dba-{stamp(said['when'])}.json"
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir()
     path.write_bytes(data)
     path.with_name(path.name + ".sig").write_bytes(signing.sign(data, signed_as, signers.key(key)))
     assert "dba" in state(folder).missing
@@ -270,9 +273,7 @@ def test_forged_statements(run: Path, signers: Signers) -> None:
     assert "is no sign-off of this role" in forged(run, signers, decision="perhaps")
     assert "before that of the seal" in forged(run, signers, when="2025-01-01T00:00:00.000+00:00")
     assert "in the future" in forged(run, signers, when="2999-01-01T00:00:00.000+00:00")
-    shutil.rmtree(run / "signoffs")
     assert "in the namespace runbook-security" in forged(run, signers, "security", "security")
-    shutil.rmtree(run / "signoffs")
     assert "may not sign as dba" in forged(run, signers, "security")
 
 

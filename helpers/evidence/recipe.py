@@ -11,13 +11,14 @@ import re
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from helpers.evidence.signing import REVOKED, namespace
 from helpers.evidence.statement import Seal
 
 NAME = "VERIFY.txt"
 SIGNATURE = re.compile(r"(?P<gate>[a-z-]+?)-(?P<role>[a-z]+(?:_[a-z]+)*)-(?P<when>\d{8}T\d{9}Z)\.json")
-_FOR_FILES = re.compile(r"[\w.-]+")
+NEWEST = re.compile(r"^newest=(?P<digest>\S+)  # (?P<name>.+)$", re.M)
 
 _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that made it.
 #
@@ -31,7 +32,7 @@ complain() {{ echo "$*"; bad=1; }}
 
 # 1. The seals. Each is an in-toto statement in one line of JSON and names the SHA-256 of the seal before it. The digest of
 #    the newest one stands here; whoever wrote it down elsewhere on the day can compare.
-newest={newest}
+newest={newest}  # {seal}
 before=none
 for seal in seals/*; do
   grep -qF "\"previous\":\"$before\"" "$seal" || complain "$seal does not follow the seal before it"
@@ -84,7 +85,9 @@ def recipe(folder: Path, newest: Seal) -> str:
     """The text of VERIFY.txt for the folder as it is: the same files give the same text."""
     revoked = f"-r allowed_signers{REVOKED} " if (folder / f"allowed_signers{REVOKED}").is_file() else ""
     run = str(newest.predicate["run"]["id"])
-    head = _HEAD.format(run=run, newest=newest.digest, name=NAME, escaped=re.escape(NAME), revoked=revoked)
+    head = _HEAD.format(
+        run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked
+    )
     lines = [_signed(folder, path) for path in sorted((folder / "signoffs").glob("*.json"))]
     return head + "\n".join(lines or ["# nobody has signed yet"]) + "\n" + _TAIL
 
@@ -108,7 +111,7 @@ def time_of(text: str) -> datetime:
     return datetime.strptime(text, "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
 
 
-def statement_of(path: Path) -> dict[str, object]:
+def statement_of(path: Path) -> dict[str, Any]:
     """What a statement says; {} where it is none."""
     try:
         found = json.loads(path.read_bytes())

@@ -13,12 +13,12 @@ import json
 import platform
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import Terminal, WorldError
+from helpers.errors import RunbookError, Terminal, WorldError
 from helpers.evidence import leaks, recipe
 from helpers.evidence.signing import REVOKED
 from helpers.evidence.statement import FIRST, SEALS, Measured, Seal, changed, digest_of, measure, read_seal, statement
@@ -30,6 +30,7 @@ from helpers.run.folders import RunFolder, RunLock
 
 SEALED_AFTER = ("13", "24", "25", "53")
 ALLOWED = "allowed_signers"
+_IDENTITY = ("id", "name", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
 _LINE = frozenset(step.number for step in plan.LINE)
 CHANGING = frozenset({"run.json", "parameters.yaml", ALLOWED, ALLOWED + REVOKED})
@@ -94,6 +95,7 @@ def seal(folder: RunFolder, step: str = "") -> Seal:
             "after": step,
             "created": now,
             "previous": chain[-1].digest if chain else FIRST,
+            "previous_name": chain[-1].name if chain else FIRST,
             "secrets": {"searched": searched.searched, "unknown": searched.unknown},
             **_about(folder, parameters),
         }
@@ -112,11 +114,10 @@ def void(folder: Path, sealed: Seal) -> list[str]:
     """
     facts = sealed.predicate["run"]
     found = [name for name in changed(folder, sealed) if name != "run.json"]
-    run = RunFolder(folder.name, folder, folder)
-    if any(facts.get(name) != value for name, value in identity(run.facts()).items()):
+    if identity(recipe.statement_of(folder / "run.json")) != {name: facts.get(name) for name in _IDENTITY}:
         found.append("run.json")
     if sealed.after == "13":
-        same = facts["binding"] == binding(run.parameters()) if "parameters.yaml" in found else False
+        same = "parameters.yaml" in found and facts["binding"] == _binding_of(folder)
         found = [n for n in found if n not in CHANGING or n == "run.json" or (n == "parameters.yaml" and not same)]
     aside = [name for name in found if (match := _OF_STEP.match(name)) and match[1] not in _LINE]
     moved = {digest_of(path) for path in folder.glob("earlier/**/*") if path.is_file()} if aside else set()
@@ -147,9 +148,16 @@ def binding(parameters: Parameters) -> str:
     return _digest(json.dumps(kept, sort_keys=True, default=str).encode())
 
 
-def identity(facts: dict[str, Any]) -> dict[str, Any]:
+def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What of run.json never changes."""
-    return {name: facts.get(name) for name in ("id", "name", "created", "rehearsal", "host", "user")}
+    return {name: facts.get(name) for name in _IDENTITY}
+
+
+def _binding_of(folder: Path) -> str:
+    try:
+        return binding(RunFolder(folder.name, folder, folder).parameters())
+    except (RunbookError, OSError, ValueError):
+        return ""
 
 
 def _is_due(folder: RunFolder, step: str) -> bool:

@@ -26,6 +26,7 @@ from helpers.errors import RunbookError, UsageError, WorldError, one_line
 REHEARSAL = "REHEARSAL"  # how the principals of throw-away keys begin
 REVOKED = ".revoked"
 _OPTION = re.compile(r'\s*([a-z-]+)(?:="([^"]*)")?(?:,|\s+|$)', re.I)
+_ANSWERS: dict[tuple[object, ...], Signer | str] = {}
 _GOOD = re.compile(rb'Good "[^"]*" signature for .* with \S+ key (SHA256:\S+)')
 
 
@@ -112,6 +113,18 @@ def verify(data: bytes, signature: Path, role: str, allowed: Path, when: datetim
         raise _refused(f"{signature.name} is missing")
     if not allowed.is_file():
         raise _refused("there is no list of allowed signers")
+    revoked = allowed.with_name(allowed.name + REVOKED)
+    key = (data, role, when, *(p.read_bytes() if p.is_file() else b"" for p in (signature, allowed, revoked)))
+    if key not in _ANSWERS:  # pages and gates ask the same again and again, and the answer depends on nothing else
+        _ANSWERS[key] = _ask(data, signature, role, allowed, when)
+    answer = _ANSWERS[key]
+    if isinstance(answer, str):
+        raise _refused(answer)
+    return answer
+
+
+def _ask(data: bytes, signature: Path, role: str, allowed: Path, when: datetime) -> Signer | str:
+    """Who signed, or why that counts for nothing."""
     at = [f"-Overify-time={when.astimezone(UTC):%Y%m%d%H%M%SZ}"]
     who = _keygen(["find-principals", *at, "-s", str(signature), "-f", str(allowed)], data)
     principals = who.stdout.decode("utf-8", "replace").splitlines() if who.returncode == 0 else []
@@ -122,7 +135,7 @@ def verify(data: bytes, signature: Path, role: str, allowed: Path, when: datetim
         done = _keygen(["verify", *options, *arguments], data)
         if done.returncode == 0 and (good := _GOOD.search(done.stdout)):
             return Signer(principal, good[1].decode("ascii"))
-    raise _refused(_why_not(data, signature, role, allowed, when))
+    return _why_not(data, signature, role, allowed, when)
 
 
 def _why_not(data: bytes, signature: Path, role: str, allowed: Path, when: datetime) -> str:

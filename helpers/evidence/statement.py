@@ -58,7 +58,13 @@ class Seal:
 
     @property
     def previous(self) -> str:
+        """SHA-256 of the seal before it, "none" for the first."""
         return str(self.predicate["previous"])
+
+    @property
+    def previous_name(self) -> str:
+        """The path of the seal before it, "none" for the first."""
+        return str(self.predicate["previous_name"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,11 @@ def read_seal(path: Path) -> Seal:
         prefixes = {str(p["name"]): (int(p["bytes"]), str(p["sha256"])) for p in predicate["prefixes"]}
         seal = Seal(path, hashlib.sha256(data).hexdigest(), predicate, subjects, prefixes)
         known = document["_type"] == TYPE and document["predicateType"] == PREDICATE and seal.number > 0
-        known = known and path.name.startswith(f"{seal.number:04d}-") and bool(seal.previous and seal.created)
+        known = (
+            known
+            and path.name.startswith(f"{seal.number:04d}-")
+            and bool(seal.previous and seal.previous_name and seal.created)
+        )
         canon = canonical(document) == data
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError("it is no seal") from error

@@ -5,18 +5,17 @@ Nothing outside the folder is read, so a folder that was archived years ago is j
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-import nbformat
-
 from helpers import audit, signoffs
-from helpers.errors import RunbookError
+from helpers.errors import RunbookError, one_line
 from helpers.evidence import recipe
 from helpers.evidence.seals import CHANGING, after, seals
-from helpers.evidence.statement import SEALS, Seal, changed, digest_of, files, read_seal
+from helpers.evidence.statement import FIRST, SEALS, Seal, changed, digest_of, files, read_seal
 from helpers.parameters import Parameters
 from helpers.report import run_page
 from helpers.results import StepResult, passed
@@ -64,23 +63,23 @@ def _chain(folder: Path, found: Verified) -> list[Seal]:
         except (OSError, ValueError) as error:
             found.problems.append(f"seals/{path.name}: {error}")
             continue
-        if seal.number != len(chain) + 1 or seal.previous != (chain[-1].digest if chain else "none"):
-            found.problems.append(f"seals/{path.name}: it does not follow the seal before it")
-            before = paths[paths.index(path) - 1].name if path != paths[0] else ""
-            found.problems += (
-                [f"seals/{before}: changed, or not the one that seals/{path.name} names"] if before else []
-            )
+        if seal.number != len(chain) + 1 or seal.previous != (chain[-1].digest if chain else FIRST):
+            found.problems.append(f"{seal.name}: it does not follow the seal before it")
+            if seal.previous_name != FIRST:
+                found.problems.append(f"{seal.previous_name}: missing, or not the one that {seal.name} names")
         chain.append(seal)
     if not paths:
         found.problems.append("seals/: there is no seal; the run was not sealed")
     elif chain:
-        text = (
-            (folder / recipe.NAME).read_text(encoding="utf-8", errors="replace")
-            if (folder / recipe.NAME).is_file()
-            else ""
-        )
-        if f"newest={chain[-1].digest}\n" not in text:
-            found.problems.append(f"{chain[-1].name}: it is not the newest seal that {recipe.NAME} names")
+        path = folder / recipe.NAME
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        said = recipe.NEWEST.search(text)
+        if said is None:
+            found.problems.append(f"{recipe.NAME}: it names no newest seal")
+        elif (said["digest"], said["name"]) != (chain[-1].digest, chain[-1].name):
+            found.problems.append(
+                f"{one_line(said['name'], 100)}: missing, or not the newest seal as {recipe.NAME} names it"
+            )
     return chain
 
 
@@ -137,11 +136,11 @@ def _notebooks(folder: Path, found: Verified) -> Iterator[str]:
 def _shown(notebook: Path) -> str:
     """What the outputs of an executed notebook say, as HTML."""
     try:
-        document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError, AttributeError):
+        cells = json.loads(notebook.read_bytes())["cells"]
+        outputs = [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
+        return "".join(str(output.get("data", {}).get("text/html", "")) for output in outputs)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
-    outputs = [o for cell in document.cells if cell.cell_type == "code" for o in cell.get("outputs", [])]
-    return "".join(str(o.get("data", {}).get("text/html", "")) for o in outputs)
 
 
 def _signatures(folder: Path, found: Verified) -> Iterator[str]:
@@ -174,9 +173,19 @@ def _gate(folder: Path, parameters: Parameters, gate: str, needed: bool, found: 
 
 def _derived(folder: Path, newest: Seal) -> Iterator[str]:
     """What is made from the other files is made again and compared."""
-    for name, text in ((recipe.NAME, recipe.recipe(folder, newest)), ("index.html", run_page(folder))):
+    made: dict[str, Callable[[], str]] = {
+        recipe.NAME: lambda: recipe.recipe(folder, newest),
+        "index.html": lambda: run_page(folder),
+    }
+    for name, make in made.items():
         path = folder / name
         if not path.is_file():
             yield f"{name}: missing"
-        elif path.read_bytes() != text.encode("utf-8", errors="backslashreplace"):
+            continue
+        try:
+            same = path.read_bytes() == make().encode("utf-8", errors="backslashreplace")
+        except Exception as error:  # whatever a damaged file does to a page, the other problems are told
+            yield f"{name}: it cannot be made again from the files of the run ({type(error).__name__})"
+            continue
+        if not same:
             yield f"{name}: it is not what the files of the run give"
