@@ -151,6 +151,37 @@ def test_marginal_waits_for_names_and_a_stopped_run_reaches_nothing(tmp_path: Pa
     assert {node.verdict for node in stopped[1:]} == {"not reached"}
 
 
+def test_a_rollback_comes_before_everything_else_that_the_page_says(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r", cut_over(whole_night()))
+    for role in ROLES:
+        sign(folder, role)
+    assert view_of(folder).outcome.headline == "GO, cut over"
+    result("27", facts={"dry_run": True}).write(folder / "results" / "27.json")
+    assert view_of(folder).outcome.headline == "GO, cut over"
+    error = {"code": "source_changed", "type": "WorldError", "line": "clients wrote to the target. Decide."}
+    result("27", Verdict.FAIL, error=error, facts={"dry_run": False}).write(folder / "results" / "27.json")
+    half = view_of(folder).outcome
+    assert (half.kind, half.headline) == ("failed", "The rollback has not finished")
+    assert half.next == ["Go on with: runbook rollback r"]
+    result("27", facts={"dry_run": False}).write(folder / "results" / "27.json")
+    back = view_of(folder)
+    assert back.outcome.headline == "Rolled back: the source is in service"
+    assert back.outcome.reasons[0] == "Before that: GO, cut over."
+    assert [node.verdict for node in decision_tree(back)[5:]] == ["pass", "not taken", "pass"]
+    assert status(back)[0] == "ROLLED BACK"
+    assert read(run_page(folder)).select_one(".banner.warning") is not None
+
+
+def test_a_rehearsal_that_drilled_the_way_back_stays_a_go(tmp_path: Path) -> None:
+    night = [*cut_over(whole_night()), result("27", facts={"dry_run": False})]
+    folder = make_run(tmp_path / "r", night, rehearsal=True, drills=["restore of 400 chunks in 2 s", "rollback in 3 s"])
+    for role in ROLES:
+        sign(folder, role)
+    view = view_of(folder)
+    assert (view.outcome.headline, len(view.outcome.reasons)) == ("GO", 2)
+    assert status(view)[0] == "REHEARSED"
+
+
 # -- the record --------------------------------------------------------------------------------------------------------
 
 

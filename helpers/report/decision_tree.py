@@ -150,7 +150,7 @@ def _end(view: RunView, title: str, step: str, *, taken: bool) -> Node:
     if found is not None and found.result is not None:
         return Node(title, verdict=found.verdict, why=f"Step {step} ran.")
     if not taken:
-        return Node(title, verdict=_OPEN if view.outcome.kind not in ("go", "no-go") else _TAKEN_NOT)
+        return Node(title, verdict=_OPEN if view.outcome.kind not in ("go", "no-go", "rolled-back") else _TAKEN_NOT)
     if view.rehearsal and step == "25":
         return Node(title, verdict="open", why="Allowed; this rehearsal ends here.")
     return Node(title, verdict="open", why="Due next.")

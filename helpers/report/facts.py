@@ -52,7 +52,7 @@ class StepRow:
 
 @dataclass(slots=True)
 class Outcome:
-    """The banner: `kind` is go, no-go, waiting, failed, stopped or open; `next` are sentences or commands."""
+    """The banner: `kind` is go, no-go, waiting, failed, stopped, rolled-back or open; `next` are sentences or commands."""
 
     kind: str
     headline: str

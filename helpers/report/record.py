@@ -27,8 +27,11 @@ _AFTER = (
 def status(view: RunView) -> tuple[str, str]:
     """The record's status and why, in words."""
     if view.ran(_ROLLBACK):
-        drill = " (the rehearsal's drill)" if view.rehearsal else ""
-        return "ROLLED BACK", f"The source is in service again{drill}; step 27 says what was undone."
+        if view.rehearsal:
+            return "REHEARSED", "Cutover and rollback were drilled; nobody was moved."
+        if not view.passed(_ROLLBACK):
+            return "NO SUCCESS", view.outcome.headline
+        return "ROLLED BACK", "The source is in service again; step 27 says what was undone."
     if view.outcome.kind in ("no-go", "failed"):
         return "NO SUCCESS", view.outcome.headline
     if not view.table("cut_over"):
@@ -70,7 +73,8 @@ def _metrics(view: RunView) -> Iterator[Item]:
     yield Item("Validation pass rate", rate)
     latency = view.fact("mean_latency_ms")
     yield Item("Query latency, mean", f"{text(latency)} ms" if isinstance(latency, (int, float)) else NOT_RECORDED)
-    yield Item("Rollback triggered", "Yes" if view.ran(_ROLLBACK) else "No")
+    gone_back = "drilled, not triggered" if view.rehearsal else "Yes"
+    yield Item("Rollback triggered", gone_back if view.ran(_ROLLBACK) else "No")
     yield Item("Downtime", _downtime(view))
 
 
