@@ -19,7 +19,7 @@ from helpers.errors import RunbookError, UsageError, one_line
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.runner import evidence_commands, snapshot_commands
+from helpers.runner import evidence_commands, rollback_options, snapshot_commands
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -75,6 +75,10 @@ def parser() -> argparse.ArgumentParser:
     fence = _command(commands, "fence", _fence, "the write fence before the source: where it stands, or lift it")
     fence.add_argument("run_id", metavar="RUN_ID")
     fence.add_argument("--lift", action="store_true", help="let writes through again, without a rollback")
+
+    rollback_options.declare(
+        _command(commands, "rollback", _rollback, "take a run back: source, configuration, fence, then the target")
+    )
 
     schema = _command(
         commands, "schema", _schema, "show the parameters, resolved and checked, without running anything"
@@ -329,6 +333,12 @@ def _fence(chosen: argparse.Namespace) -> int:
     with runs.RunLock(folder, "runner").acquire(1), runs.RunLock(folder, "step").acquire(1):
         print(lift(folder))
     return 0
+
+
+def _rollback(chosen: argparse.Namespace) -> int:
+    from helpers.runner.rollback_command import roll_back  # with papermill and Chroma's client, which take seconds
+
+    return roll_back(chosen)
 
 
 def _fence_sentence(folder: RunFolder) -> str:

@@ -56,7 +56,7 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     assert "Verdict: GO" in done.stdout
     assert f"Open:    {page}" in done.stdout
     assert page.is_file()
-    assert len(list(page.parent.glob("*.html"))) == 10
+    assert len(list(page.parent.glob("*.html"))) == 11
     signed = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((page.parent / "signoffs").glob("*.json"))]
     assert [s["role"] for s in signed] == ["dba", "operations_lead", "security"]
     assert all(s["rehearsal"] is True and s["name"].startswith("REHEARSAL") for s in signed)

@@ -33,7 +33,9 @@ ALLOWED = "allowed_signers"
 _IDENTITY = ("id", "name", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
 _LINE = frozenset(step.number for step in plan.LINE)
-CHANGING = frozenset({"run.json", "parameters.yaml", ALLOWED, ALLOWED + REVOKED})
+CHANGING = frozenset(
+    {"run.json", "parameters.yaml", ALLOWED, ALLOWED + REVOKED, "rollback.html", "rollback-notice.txt"}
+)
 """What the toolkit itself may write again, each time with a line in the audit log."""
 
 
@@ -169,7 +171,7 @@ def _is_due(folder: RunFolder, step: str) -> bool:
     # What those who sign at 24 see includes the parameters and who may sign: `resume --set` is sealed anew, which voids
     # what was signed before. Other changes are nobody's to seal.
     if step == "24":
-        open_still = folder.result("25") is None
+        open_still = not passed(folder.result("25"))
     else:  # approvals of the dry run stand while only what a resume may change has changed (`void`)
         open_still = (
             step == "13" and folder.result("20") is None and not list(folder.reports.glob("signoffs/dry-run-*"))

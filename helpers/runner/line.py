@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from helpers.cutover import CutoverState
 from helpers.decision import CUTOVER
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
 from helpers.evidence import at_rest, keep_sealed
@@ -85,7 +86,9 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
             if error is not None and not (isinstance(error, NoGo) and decided_later):
                 break
     error = error or _gates(folder, steps or plan.LINE)
-    if steps and at is steps[-1] is not plan.LINE[-1] and not stop.requested:
+    ends_early = steps and at is steps[-1] is not plan.LINE[-1] and at.on_line
+    # behind the decision the fence must stay: lifted and put up again it would void what was signed
+    if ends_early and steps[-1].gate != CUTOVER and not stop.requested:
         error = _lift_fence(folder, terminal) or error
     verdict = _verdict(folder, steps or plan.LINE, error)
     folder.log(f"line ends: {verdict}")
@@ -95,6 +98,9 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
     state = FenceState.read(folder.workspace)
     if state is not None and state.may_stand:
         terminal.say(f"Fence:   {state.sentence()}")
+    cutover = CutoverState.read(folder.workspace)
+    if cutover is not None:
+        terminal.say(f"Cutover: {cutover.sentence()}")
     if error is not None:
         raise error
     return verdict
@@ -189,7 +195,8 @@ def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError 
         return "none yet, stopped on request"
     if error is not None:
         return "failed"
-    decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in steps)
+    line = [step for step in plan.LINE if step.number <= steps[-1].number]
+    decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in line)
     return "GO" if decided else f"passed up to step {steps[-1].number}"
 
 

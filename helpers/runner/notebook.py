@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from helpers.decision import Review
     from helpers.migration.phases import Migration
     from helpers.migration.recovery import Recovery
+    from helpers.rollback import Rollback
+    from helpers.steps.cutover import Cutover
     from helpers.steps.dry_run import DryRun
     from helpers.steps.fence import Fence
     from helpers.steps.health import Health
+    from helpers.steps.hold import Hold
     from helpers.steps.profile import Profile
     from helpers.steps.readiness import Readiness
     from helpers.steps.snapshot import SnapshotStep
@@ -127,6 +130,25 @@ class Run(RunRecord):
         from helpers.decision import Review
 
         return Review(self)
+
+    def cutover(self) -> Cutover:
+        """25: the application uses the target."""
+        from helpers.runner.gates import open_gate
+        from helpers.steps.cutover import Cutover
+
+        return Cutover(self, open_gate(self.home, [plan.find("24")]))
+
+    def hold(self) -> Hold:
+        """26: what failed, and what to do about it."""
+        from helpers.steps.hold import Hold
+
+        return Hold(self)
+
+    def rollback(self) -> Rollback:
+        """27: the way back."""
+        from helpers.rollback import Rollback
+
+        return Rollback(self)
 
     def recovery(self) -> Recovery:
         """30: what a stopped migration has done, and what `resume` would do."""
@@ -280,7 +302,10 @@ def _sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunFolder:
         parameters = rehearsal.prepare(folder.workspace, chunks, rehearsal.SAMPLE_DIMENSION, sections)
         runs.create(parameters, folder.id, rehearsal=True)
     for number in row.needs:
-        _run_first(folder, plan.find(number))
+        needed = plan.find(number)
+        _run_first(folder, needed)
+        if needed.gate:
+            rehearsal.approve(folder, needed)
     return folder
 
 
