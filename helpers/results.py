@@ -11,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from helpers.errors import redacted
+
 
 class Verdict(StrEnum):
     """How a check or a step came out. A warning is shown to those who sign and changes nothing by itself."""
@@ -84,7 +86,8 @@ class StepResult:
         return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
 
     def write(self, path: Path) -> None:
-        write_json(path, asdict(self))
+        """Written whole or not at all; without the values of secrets that a server repeated in an answer."""
+        write_text(path, redacted(json_text(asdict(self))))
 
     @staticmethod
     def read(path: Path) -> StepResult:
@@ -107,8 +110,12 @@ def utc_now() -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Written whole or not at all: to a temporary name in the same folder, flushed to disk, renamed."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_plain, allow_nan=True)
-    write_text(path, text + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """The text that `write_json` writes."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_plain, allow_nan=True) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:

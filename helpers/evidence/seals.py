@@ -227,14 +227,15 @@ def _about(folder: RunFolder, parameters: Parameters) -> dict[str, Any]:
     """The rest of a seal's predicate: the run, its verdicts, and by digest the code and the snapshots that made them."""
     results = [r for path in sorted(folder.reports.glob("results/*.json")) if (r := _result(path)) is not None]
     notebooks = {path.name: digest_of(path) for path in sorted(runs.NOTEBOOKS.glob("*.ipynb"))}
-    context = parameters.context()
+    facts = folder.facts()
     return {
-        "run": {**identity(folder.facts()), "binding": binding(parameters)},
+        "run": {**identity(facts), "binding": binding(parameters)},
+        "directory": facts["directory"],  # that relative paths of source and target are taken from
         "verdicts": {r.step: _verdict(folder.reports, r) for r in results},
         "decision": next((str(r.facts["decision"]) for r in results if r.step == "24" and "decision" in r.facts), ""),
         "snapshots": {r.step: r.facts["snapshot"] for r in results if isinstance(r.facts.get("snapshot"), dict)},
-        "source": context["source"],
-        "target": context["target"],
+        "source": parameters.source.model_dump(mode="json", exclude_none=True),
+        "target": parameters.target.model_dump(mode="json", exclude_none=True),
         "notebooks": notebooks,
         "helpers": _tree(runs.REPOSITORY / "helpers"),
         "requirements_lock": digest_of(runs.REPOSITORY / "requirements.lock"),
