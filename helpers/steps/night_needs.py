@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -118,7 +118,7 @@ class NightNeeds:
             problem = "; ".join(self._cannot_sign(resolve_path(named), roles))
         return [*rows, (named, problem or "every role has a key", Verdict.FAIL if problem else Verdict.PASS)]
 
-    def _cannot_sign(self, path: Path, roles: list[str]) -> list[str]:
+    def _cannot_sign(self, path: Path, roles: Sequence[str]) -> list[str]:
         """What keeps a role from signing when the window begins (now, where there is none)."""
         when = self.parameters.window.start or datetime.now(UTC)
         try:
