@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from helpers.evidence import keep_sealed
+from helpers import evidence
 from helpers.migration.phases import Migration
 from helpers.parameters import parameters_from
 from helpers.results import StepResult, Verdict, utc_now
@@ -16,7 +16,6 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.runner.gates import open_gate
-from helpers.signoffs import GO, sign
 from helpers.steps.cutover import Cutover
 from helpers.steps.snapshot import SnapshotStep
 from tests.signers import Signers
@@ -35,11 +34,10 @@ def migrated(home: Path, cutover: dict[str, Any], **more: Any) -> RunFolder:
         with embedded(home / "source") as store:
             fill(store, "alpha", chunks(40, 4, prefix="a"))
             fill(store, "beta", chunks(15, 3, prefix="b"))
-    Signers(home / "keys")
     sections: dict[str, Any] = {
         "name": "night", "schema": "identity", "source": {"path": "source"}, "target": {"path": "target"},
         "snapshot": {"directory": "kept"}, "cutover": {"monitor_minutes": 0.0, "timeout_seconds": 3.0, **cutover},
-        "signoff": {"allowed_signers": "keys/allowed_signers"}, **more,
+        "signoff": {"allowed_signers": str(Signers(home / "keys").allowed)}, **more,
     }  # fmt: skip
     folder = runs.create(parameters_from(sections), "night")
     record = RunRecord(folder, "21")
@@ -63,18 +61,15 @@ def decided(
         record.fact("decision", decision)
         keep(folder, record)
     if decision == "GO":
-        signed(folder, roles)
+        evidence.seal(folder, "24")
+        signers(folder).approve(folder.reports, roles)
 
 
-def signed(folder: RunFolder, roles: tuple[str, ...] = ("operations_lead", "dba", "security")) -> None:
-    """What step 24 left, sealed, and the signatures of these roles over it."""
-    keep_sealed(folder)
-    for role in roles:
-        sign(folder.reports, role, f"{role} of the night", GO, key=key_of(folder, role))
-
-
-def key_of(folder: RunFolder, role: str) -> Path:
-    return Path(folder.facts()["directory"]) / "keys" / role
+def signers(folder: RunFolder) -> Signers:
+    """Those who may sign this run."""
+    allowed = folder.parameters().signoff.allowed_signers
+    assert allowed is not None
+    return Signers.of(Path(allowed).parent)
 
 
 def step(folder: RunFolder, *, dry_run: bool = False) -> StepResult:

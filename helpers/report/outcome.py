@@ -105,7 +105,8 @@ def _gate(view: RunView) -> Outcome:
         back = f"Watch the application. The way back: runbook rollback {view.id}"
         return Outcome("go", "GO, cut over", [f"The application was pointed to {text(done.get('target'))}."], [back])
     if view.rehearsal:
-        return Outcome("go", "GO", [], ["The rehearsal is complete; nothing is due."])
+        drilled = [f"Drilled: {text(line)}." for line in view.run.get("drills") or []]
+        return Outcome("go", "GO", drilled, ["The rehearsal is complete; nothing is due."])
     return Outcome("go", "GO", [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
 
 

@@ -304,9 +304,14 @@ def supersede(folder: RunFolder, steps: Iterable[tuple[str, str]]) -> None:
         )
         for path in sorted(reports.glob(pattern))
     ]
-    aside = reports / "earlier" / utc_now().replace(":", "").removesuffix("+0000")
-    for path in found:
-        there = aside / path.relative_to(reports)
+    set_aside(folder, found)
+
+
+def set_aside(folder: RunFolder, paths: Iterable[Path]) -> None:
+    """Move files of the reports under earlier/<time>, where they stay as history."""
+    aside = folder.reports / "earlier" / utc_now().replace(":", "").removesuffix("+0000")
+    for path in paths:
+        there = aside / path.relative_to(folder.reports)
         there.parent.mkdir(parents=True, exist_ok=True)
         path.replace(there)
 

@@ -17,11 +17,12 @@ from helpers.parameters import SECTIONS, is_sample, parameters_from
 from helpers.parameters.typed_yaml import nearest
 from helpers.results import Verdict, utc_now, worst
 from helpers.run import folders as runs
-from helpers.run import kernel, plan
+from helpers.run import kernel, plan, window
 from helpers.run.folders import RunFolder, RunLock
 from helpers.run.record import RunRecord, step_missing
 from helpers.runner.display import closing, opening, show
-from helpers.runner.overview import Index
+from helpers.runner.overview import Index, refuse_rolled_back
+from helpers.runner.retry import pending
 
 if TYPE_CHECKING:
     from helpers.decision import Review
@@ -157,7 +158,11 @@ class Run(RunRecord):
         return Recovery(self)
 
     def open(self, banner: str = "") -> None:
-        """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters."""
+        """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters.
+
+        Raises `WorldError` outside the maintenance window, `UsageError` where a retry was begun and not finished.
+        """
+        told_all_the_same = self._may_start()
         if kernel.under_runner():
             self._locks = (RunLock(self.home, "step").acquire(),)
             self.fact("execution", os.environ.get(kernel.EXECUTION, ""))
@@ -169,7 +174,27 @@ class Run(RunRecord):
         self._watch.start()
         self.log(f"step begins in process {os.getpid()}")
         audit.append(self.folder / audit.NAME, "step begins", step=self.step, dry_run=self.dry_run)
+        if told_all_the_same:
+            self.check("inside the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
+                       reason="outside_window", detail=told_all_the_same)  # fmt: skip
         show(opening(self, banner))
+
+    def _may_start(self) -> str:
+        """ "" where it may; why it should not and why it does all the same, where the operator said so."""
+        row = plan.find(self.step)
+        if not row.on_line:
+            return ""
+        refuse_rolled_back(self.home)
+        if retried := pending(self.home):
+            raise UsageError(
+                "retry_unfinished", f"taking back step {retried} of run {self.id} was interrupted",
+                next_step=f"Finish it: runbook resume {self.id}",
+            )  # fmt: skip
+        if self.dry_run or not (why := window.outside(row, self.parameters)):
+            return ""
+        if (error := window.refusal(self.home, row)) is not None:
+            raise error
+        return f"{window.permission(self.home)}: {why}"
 
     def close(self) -> None:
         """Let go of the run: another process may work on it."""

@@ -71,10 +71,6 @@ def _fitted(document: dict[str, Any], workspace: Path, source: Path, chunks: int
     }
 
 
-def _keys(workspace: Path) -> Path:
-    return workspace / "rehearsal_keys"
-
-
 def _application(folder: Path) -> dict[str, Any]:
     """The configuration of an application that is not there, as real ones look: what the rehearsal cuts over."""
     env, compose = folder / ".env", folder / "docker-compose.yml"
@@ -85,6 +81,10 @@ def _application(folder: Path) -> dict[str, Any]:
         "env_files": [{"path": str(env), "keys": keys}],
         "compose_files": [{"path": str(compose), "keys": keys, "services": ["assistant"]}],
     }
+
+
+def _keys(workspace: Path) -> Path:
+    return workspace / "rehearsal_keys"
 
 
 def approve(run: RunFolder, step: plan.Step) -> None:
