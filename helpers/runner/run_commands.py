@@ -29,11 +29,11 @@ def rehearse(chosen: argparse.Namespace) -> int:
 
 def _drill(folder: RunFolder) -> int:
     from helpers.runner.drills import drill
-    from helpers.runner.line import render_pages
+    from helpers.runner.line import leave
     from helpers.runner.terminal import Terminal
 
     drilled = drill(folder, terminal := Terminal())
-    render_pages(folder)
+    leave(folder)
     terminal.say(
         "\n".join(
             ["", *(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]
