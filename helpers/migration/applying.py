@@ -30,6 +30,9 @@ from helpers.stores.space import Space, distance
 
 _BATCH = 500  # chunks deleted or probed at a time
 _NEAR, _FAR = 10, 1_000  # neighbours asked for by a probe, and by its second try
+_UNFOUND = (
+    0.01  # of a collection that no query finds although its index is new: outliers; up to 0.6 % measured on 1.5.9
+)
 _NOISE = 1e-5  # two float32 sums of one distance differ by less, relative to the product of the norms
 
 
@@ -45,6 +48,8 @@ class Round:
     plans: Sequence[CollectionInfo]
     checkpoint: Checkpoint
     quarantine: Quarantine
+    unfound: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Chunks that `prove` read back as staged and found by no query, too few to say anything against the index."""
 
     @classmethod
     def of(
@@ -107,7 +112,10 @@ class Round:
                 store.drop(name)  # the records first: fact 18
 
     def prove(self, store: Store) -> list[dict[str, Any]]:
-        """Every chunk written: as staged, and found by its own vector? Those that are not, as `{collection, id, problem}`."""
+        """Every chunk written: as staged, and found by its own vector? Those that are not, as `{collection, id, problem}`.
+
+        Even in an index that was only added to, an outlier may be out of reach; below one in a hundred they are `unfound`.
+        """
         found = self._probe(store)
         if found:  # the next attempt begins this round anew
             self.checkpoint.path.unlink()
@@ -119,13 +127,18 @@ class Round:
         wrong: list[dict[str, Any]] = []
         spaces = {plan.name: plan.space for plan in self.plans}
         for name in sorted(self.delta.add.files):
-            refused = self._refused(name)
+            refused, beyond, rows = self._refused(name), [], 0
             for batch in self.delta.add.stream(name, 0, _BATCH):
                 kept = batch.take(i for i, chunk in enumerate(batch.ids) if chunk not in refused)
                 differ = differing(kept, store.read(name, kept.ids), spaces[name])
                 lost = unreachable(store, name, kept, spaces[name])
                 wrong += [{"collection": name, "id": i, "problem": "not as staged"} for i in differ]
-                wrong += [{"collection": name, "id": i, "problem": "not found by its vector"} for i in lost]
+                beyond += [{"collection": name, "id": i, "problem": "not found by its vector"} for i in lost]
+                rows += len(kept)
+            if len(beyond) > max(1, _UNFOUND * rows):
+                wrong += beyond
+            else:
+                self.unfound += beyond
         return wrong
 
     def _refused(self, name: str) -> set[str]:
