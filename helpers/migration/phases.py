@@ -18,6 +18,7 @@ import pandas as pd
 
 from helpers import plots
 from helpers.errors import Terminal
+from helpers.migration import reembedding
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import Importer, plan_targets
 from helpers.migration.quarantine import Quarantine
@@ -55,13 +56,19 @@ class Job:
             snapshot, schema, run.parameters, context, folder, run.id, checkpoint, Quarantine(folder / "quarantine")
         )
 
+    @property
+    def reembedded(self) -> Path:
+        """Where vectors made anew are kept (`reembedding`)."""
+        return self.folder / reembedding.FOLDER
+
     def stage(self, progress: Progress = silent) -> Staged:
         """Phases 2 and 3. What an earlier attempt finished is used again: staging is deterministic."""
         staged = Staged.load(self.folder / "staged") if self.checkpoint.targets else None
         if staged is None:
             self.checkpoint.enter("transform")
+            reembedding.make(self.snapshot, self.parameters, self.reembedded)
             staged = stage(
-                self.snapshot,
+                reembedding.as_written(self.snapshot, self.reembedded),
                 self.schema,
                 self.context,
                 self.folder / "staged",
@@ -182,6 +189,7 @@ class Migration:
     def validate(self) -> pd.DataFrame:
         """Phase 3: what was quarantined and why; whether enough is left to go on."""
         judge_staging(self.run, self.staged, self.run.parameters)
+        reembedding.judge(self.run, self.snapshot, self.job.reembedded)
         self.run.fact("quarantine", self.staged.quarantined)
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
 

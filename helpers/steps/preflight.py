@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 
 from helpers.errors import Terminal
 from helpers.parameters import Parameters
+from helpers.run.record import RunRecord
 from helpers.schema import load_schema
-from helpers.stores import quick_names
+from helpers.stores import Reader, open_source, quick_names
+from helpers.stores.embedding_functions import require_function
 
 
 def chosen(names: Sequence[str], parameters: Parameters) -> list[str]:
@@ -23,11 +26,18 @@ def chosen(names: Sequence[str], parameters: Parameters) -> list[str]:
     return found
 
 
+def open_chosen(run: RunRecord) -> AbstractContextManager[Reader]:
+    """The source of a run, opened to read what the filter lets through: a collection left out may be beyond reading."""
+    return open_source(run.parameters.source, run.workspace, run.parameters.collections.selects)
+
+
 def preflight(parameters: Parameters, owned: Collection[str] = ()) -> None:
     """Raises `WorldError` where the source cannot be read or the target already holds what would be written.
 
     `owned` are collections in the target that this very run made before it was interrupted.
     """
+    if parameters.migration.reembed:
+        require_function(parameters.migration.reembed, parameters.migration.reembed_config)
     names = quick_names(parameters.source, "source")
     if names or parameters.source.url:  # a directory's newest names may still sit in its log, so [] proves nothing
         names = chosen(names, parameters)

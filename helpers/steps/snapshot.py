@@ -11,8 +11,8 @@ from helpers.parameters import Parameters
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.snapshot import Snapshot, write_snapshot
-from helpers.steps.preflight import chosen
-from helpers.stores import Reader, open_source
+from helpers.steps.preflight import chosen, open_chosen
+from helpers.stores import Reader
 
 
 def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
@@ -97,7 +97,7 @@ class SnapshotStep:
 
     def take(self) -> pd.DataFrame:
         """Read the source into a new snapshot; counts by collection."""
-        with open_source(self.run.parameters.source, self.run.workspace) as store:
+        with open_chosen(self.run) as store:
             self.snapshot = take_snapshot(self.run, store)
         judge_counts(self.run, self.snapshot, self.run.parameters)
         rows = [(i.name, i.count) for i in self.snapshot.collections()]

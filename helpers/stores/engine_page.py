@@ -1,6 +1,7 @@
 """Read one page of each collection of a copied directory with Chroma's engine alone; run as a program by `probe`.
 
-Not the client, which takes seconds to import: its bindings, the way its own `chromadb/api/rust.py` calls them.
+Not the client, which takes seconds to import: its bindings, the way its own `chromadb/api/rust.py` calls them. Standard
+input names the collections to let alone, a JSON list: reading one of those might be what kills the engine.
 Exit codes: 0 all was read, or the engine refused to open, which the caller meets again; 3 a collection failed.
 """
 
@@ -27,7 +28,10 @@ def main(path: str, tenant: str, database: str) -> int:
         collections = bindings.list_collections(None, None, tenant, database)
     except Exception:
         return 0
+    left_out = set(json.load(sys.stdin))
     for collection in collections:
+        if collection.name in left_out:
+            continue
         print(json.dumps({"collection": collection.name}), flush=True)
         for include in (["documents", "metadatas"], ["embeddings"]):
             try:
