@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import chromadb_rust_bindings as engine  # type: ignore[import-untyped]
 
@@ -23,8 +24,15 @@ def main(path: str, tenant: str, database: str) -> int:
         migration_mode=engine.MigrationMode.Apply,
         url=str(Path(path) / "chroma.sqlite3"),
     )
+
+    def opened() -> Any:
+        return engine.Bindings(allow_reset=False, sqlite_db_config=config, persist_path=path, hnsw_cache_size=FILES)
+
     try:
-        bindings = engine.Bindings(allow_reset=False, sqlite_db_config=config, persist_path=path, hnsw_cache_size=FILES)
+        # Opened twice. The first time upgrades an old database, and a connection of that engine that knew its tables from
+        # before fails now and then, one time in eight ("ColumnNotFound", "Failed to receive response").
+        opened()
+        bindings = opened()
         collections = bindings.list_collections(None, None, tenant, database)
     except Exception:
         return 0
