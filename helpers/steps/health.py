@@ -17,6 +17,7 @@ from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.steps.preflight import open_chosen
 from helpers.stores import CollectionInfo, Reader
+from helpers.stores.copying import IN_USE
 from helpers.stores.duckdb_layout import is_duckdb_layout
 from helpers.stores.layout import DATABASE
 from helpers.stores.repair import migrations
@@ -38,7 +39,7 @@ class _Look:
     left_out: dict[str, int | None]
     text_queries: dict[str, str]
     findings: tuple[str, ...]
-    repairs: int
+    repairs: tuple[str, ...]  # the kind of each
 
 
 def _count(store: Reader, name: str) -> int | None:
@@ -89,7 +90,7 @@ class Health:
             reasons = {info.name: store.text_queries_available(info.name) for info in infos}
             return _Look(
                 store.label, store.version, store.protocol, infos, left_out, reasons,
-                tuple(getattr(store, "findings", ())), len(getattr(store, "repairs", ())),
+                tuple(getattr(store, "findings", ())), tuple(r["repair"] for r in getattr(store, "repairs", ())),
             )  # fmt: skip
 
     def reach(self) -> pd.DataFrame:
@@ -125,10 +126,11 @@ class Health:
         """What the source is: layout, version as far as it can be known, what was found odd, what that risks."""
         look, endpoint = self._look, self.run.parameters.source
         odd = [*look.findings, *(f"{i.name}: {finding}" for i in look.infos for finding in i.findings)]
-        rows = [("layout", source_layout(endpoint)), ("version", source_version(endpoint, look.version))]
+        rows = [("layout", source_layout(endpoint)), ("protocol", look.protocol)]
+        rows.append(("version", source_version(endpoint, look.version)))
         rows += [("found", finding) for finding in odd] or [("found", "nothing odd")]
         rows += [("risk", risk) for risk in self._risks()] or [("risk", "none that the directory or server shows")]
-        mended = f"{look.repairs} mended on the copy, listed in the snapshot's manifest" if look.repairs else ""
+        mended = f"{len(look.repairs)} mended on the copy, listed in the snapshot's manifest" if look.repairs else ""
         whole = bool(look.findings)
         self.run.check(
             "the source as a whole is sound", Verdict.WARNING if whole else Verdict.PASS, measured=len(look.findings),
@@ -142,7 +144,17 @@ class Health:
         look = self._look
         risks = []
         if look.repairs:
-            risks.append(f"{look.repairs} records or folders were mended: chunks without vectors end in quarantine")
+            risks.append(
+                f"{len(look.repairs)} records or folders had to be mended on the copy; the snapshot lists each"
+            )
+        if {"no_vector", "index_folder"} & set(look.repairs):
+            risks.append("chunks whose vectors are lost go to quarantine, unless migration.reembed orders new ones")
+        if any(finding.startswith(IN_USE) for finding in look.findings):
+            risks.append(
+                "what is written after a copy is not migrated: stop the writers or put up a fence for the night"
+            )
+        if look.protocol == "API v1":
+            risks.append("an old server keeps no embedding function: text queries cannot be compared")
         if trapped := [i.name for i in look.infos if i.space != i.declared_space]:
             risks.append(f"a copied configuration would search {', '.join(trapped[:5])} by another distance")
         if old := [i.name for i in look.infos if any(k.startswith("hnsw:") for k in i.metadata or {})]:

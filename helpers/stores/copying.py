@@ -21,6 +21,7 @@ from urllib.parse import quote
 from helpers.errors import Terminal
 from helpers.stores.layout import DATABASE, recognise, unreadable
 
+IN_USE = "the directory is in use"
 TRIES = 3
 WAIT_SECONDS = 30.0  # for a writer's lock
 STEP_BYTES = 128 * 2**20  # of the database under one lock: writers wait for its end, and give up after about 5 s
@@ -62,7 +63,7 @@ def _copy(source: Path, destination: Path) -> str:
             _copy_files(source, destination, with_database=False)
             moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             if _back_up(source / DATABASE, destination / DATABASE) and _index_files(source) == before:
-                return f"in use: written to while it was copied; this is its state of {moment}, what came later is not in it"
+                return f"{IN_USE}: written to while it was copied; this is its state of {moment}"
         except FileNotFoundError:
             continue
     raise Terminal(

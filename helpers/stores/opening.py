@@ -61,7 +61,7 @@ def open_source(
     try:
         used = copy_directory(Path(endpoint.path), copy)
         found = repair.mend(copy, Path(endpoint.path))
-        found.source += [f"the directory is {used}"] if used else []
+        found.source += [used] if used else []
         names = layout.stored_names(copy, endpoint.tenant, endpoint.database)
         left_out = [name for name in names if not wanted(name)]
         probe(copy, endpoint.tenant, endpoint.database, f"source {endpoint.label}", left_out)
