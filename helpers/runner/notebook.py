@@ -17,19 +17,23 @@ from helpers.parameters import SECTIONS, is_sample, parameters_from
 from helpers.parameters.typed_yaml import nearest
 from helpers.results import Verdict, utc_now, worst
 from helpers.run import folders as runs
-from helpers.run import kernel, plan
+from helpers.run import kernel, plan, window
 from helpers.run.folders import RunFolder, RunLock
 from helpers.run.record import RunRecord, step_missing
 from helpers.runner.display import closing, opening, show
-from helpers.runner.overview import Index
+from helpers.runner.overview import Index, refuse_rolled_back
+from helpers.runner.retry import pending
 
 if TYPE_CHECKING:
     from helpers.decision import Review
     from helpers.migration.phases import Migration
     from helpers.migration.recovery import Recovery
+    from helpers.rollback import Rollback
+    from helpers.steps.cutover import Cutover
     from helpers.steps.dry_run import DryRun
     from helpers.steps.fence import Fence
     from helpers.steps.health import Health
+    from helpers.steps.hold import Hold
     from helpers.steps.profile import Profile
     from helpers.steps.readiness import Readiness
     from helpers.steps.snapshot import SnapshotStep
@@ -128,6 +132,25 @@ class Run(RunRecord):
 
         return Review(self)
 
+    def cutover(self) -> Cutover:
+        """25: the application uses the target."""
+        from helpers.runner.gates import open_gate
+        from helpers.steps.cutover import Cutover
+
+        return Cutover(self, open_gate(self.home, [plan.find("24")]))
+
+    def hold(self) -> Hold:
+        """26: what failed, and what to do about it."""
+        from helpers.steps.hold import Hold
+
+        return Hold(self)
+
+    def rollback(self) -> Rollback:
+        """27: the way back."""
+        from helpers.rollback import Rollback
+
+        return Rollback(self)
+
     def recovery(self) -> Recovery:
         """30: what a stopped migration has done, and what `resume` would do."""
         from helpers.migration.recovery import Recovery
@@ -135,7 +158,11 @@ class Run(RunRecord):
         return Recovery(self)
 
     def open(self, banner: str = "") -> None:
-        """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters."""
+        """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters.
+
+        Raises `WorldError` outside the maintenance window, `UsageError` where a retry was begun and not finished.
+        """
+        told_all_the_same = self._may_start()
         if kernel.under_runner():
             self._locks = (RunLock(self.home, "step").acquire(),)
             self.fact("execution", os.environ.get(kernel.EXECUTION, ""))
@@ -147,7 +174,27 @@ class Run(RunRecord):
         self._watch.start()
         self.log(f"step begins in process {os.getpid()}")
         audit.append(self.folder / audit.NAME, "step begins", step=self.step, dry_run=self.dry_run)
+        if told_all_the_same:
+            self.check("inside the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
+                       reason="outside_window", detail=told_all_the_same)  # fmt: skip
         show(opening(self, banner))
+
+    def _may_start(self) -> str:
+        """ "" where it may; why it should not and why it does all the same, where the operator said so."""
+        row = plan.find(self.step)
+        if not row.on_line:
+            return ""
+        refuse_rolled_back(self.home)
+        if retried := pending(self.home):
+            raise UsageError(
+                "retry_unfinished", f"taking back step {retried} of run {self.id} was interrupted",
+                next_step=f"Finish it: runbook resume {self.id}",
+            )  # fmt: skip
+        if self.dry_run or not (why := window.outside(row, self.parameters)):
+            return ""
+        if (error := window.refusal(self.home, row)) is not None:
+            raise error
+        return f"{window.permission(self.home)}: {why}"
 
     def close(self) -> None:
         """Let go of the run: another process may work on it."""
@@ -280,7 +327,10 @@ def _sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunFolder:
         parameters = rehearsal.prepare(folder.workspace, chunks, rehearsal.SAMPLE_DIMENSION, sections)
         runs.create(parameters, folder.id, rehearsal=True)
     for number in row.needs:
-        _run_first(folder, plan.find(number))
+        needed = plan.find(number)
+        _run_first(folder, needed)
+        if needed.gate:
+            rehearsal.approve(folder, needed)
     return folder
 
 

@@ -15,12 +15,13 @@ import pandas as pd
 
 from helpers.migration import reembedding
 from helpers.migration.importing import plan_targets
-from helpers.migration.phases import Job, judge_arrivals, judge_staging, refuse_failed, show_repairs
+from helpers.migration.job import Job
+from helpers.migration.judging import judge_arrivals, judge_staging, refuse_failed, show_repairs
 from helpers.migration.staging import Staged
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
+from helpers.run.source import open_chosen
 from helpers.snapshot import Snapshot
-from helpers.steps.preflight import open_chosen
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.stores import open_embedded
 from helpers.validation.fidelity import Examination, Expectation

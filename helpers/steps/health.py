@@ -15,7 +15,7 @@ from helpers.errors import WorldError
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
-from helpers.steps.preflight import open_chosen
+from helpers.run.source import open_chosen
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.copying import IN_USE
 from helpers.stores.duckdb_layout import is_duckdb_layout

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
 
 from helpers.errors import Terminal
 from helpers.parameters import Parameters
-from helpers.run.record import RunRecord
 from helpers.schema import load_schema
-from helpers.stores import Reader, open_source, quick_names
+from helpers.stores import quick_names
 from helpers.stores.embedding_functions import require_function
 
 
@@ -24,11 +22,6 @@ def chosen(names: Sequence[str], parameters: Parameters) -> list[str]:
             next_step="Check the endpoint, tenant and database, and collections.include and exclude.",
         )
     return found
-
-
-def open_chosen(run: RunRecord) -> AbstractContextManager[Reader]:
-    """The source of a run, opened to read what the filter lets through: a collection left out may be beyond reading."""
-    return open_source(run.parameters.source, run.workspace, run.parameters.collections.selects)
 
 
 def preflight(parameters: Parameters, owned: Collection[str] = ()) -> None:

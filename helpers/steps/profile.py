@@ -14,8 +14,8 @@ from helpers import plots
 from helpers.errors import one_line
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
+from helpers.run.source import open_chosen
 from helpers.schema import Context, load_schema
-from helpers.steps.preflight import open_chosen
 from helpers.steps.profile_scan import Scan
 
 READ = 500  # chunks read at a time

@@ -21,8 +21,10 @@ from helpers.chunks import ChunkBatch
 from helpers.migration.importing import DISK_RESERVE
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
+from helpers.run.source import open_chosen
 from helpers.schema import load_schema
-from helpers.steps.preflight import chosen, open_chosen, refuse_taken
+from helpers.steps.night_needs import NightNeeds
+from helpers.steps.preflight import chosen, refuse_taken
 from helpers.stores import CollectionInfo, Store, open_embedded, open_target
 
 PROBE_CHUNKS = 200
@@ -134,6 +136,10 @@ class Readiness:
                 detail="A server does not tell its free disk: look there, 2 GB at least.",
             )  # fmt: skip
         return pd.DataFrame(rows, columns=["disk of", "free bytes", "needed bytes", "enough"])
+
+    def tonight(self) -> pd.DataFrame:
+        """What steps 20 to 27 will need: files, commands, signers, health URLs, logs. Nothing is written."""
+        return NightNeeds(self.run).table()
 
     @property
     def _is_new(self) -> bool:

@@ -127,8 +127,9 @@ def kill_and_resume(bench: Bench, what: str, chance: random.Random) -> str:
         if what == "twice":
             again = strike_resume(bench, settings, chance)
             hit, settings = f"{hit}+{again}", []
-        # A kill after the last word of step 22 leaves nothing to resume there: the run goes on and waits for signatures.
-        codes = (0, 4) if hit.endswith(("complete", "over")) else (0,)
+        # A kill before `--until 22` was noted, or after the last word of step 22, leaves nothing to resume there: the run
+        # goes on to the decision and waits for signatures.
+        codes = (0, 4) if hit.endswith(("before", "complete", "over")) else (0,)
         assert bench.trial.run("resume", "one", *settings) in codes, f"{what} in {hit}: {bench.trial.output}"
         return f"{what} in {hit}{' batch 7' if settings else ''}"
     raise AssertionError("twenty kills came too late: the migration is too short for this machine")
