@@ -18,18 +18,24 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.migration.quarantine import Quarantine
-from helpers.migration.reembedding import as_written, make
+from helpers.migration.reembedding import CHECK, as_written, make
 from helpers.migration.staging import stage
 from helpers.parameters import Parameters, parameters_from
+from helpers.results import Verdict
+from helpers.run import folders as runs
+from helpers.run.record import RunRecord
 from helpers.sample.embedding import RehearsalEmbedding
 from helpers.schema import Context, load_schema
 from helpers.snapshot import Snapshot, to_table, write_snapshot
 from helpers.steps.preflight import preflight
+from helpers.steps.snapshot import SnapshotStep
 from helpers.stores import open_source, open_target
 from helpers.stores.layout import DATABASE
 from helpers.validation.fidelity import Examination, Expectation, Findings
+from helpers.validation.suite import Validation
 from tests.commands import Runbook, only_line
 from tests.storage import chunks, embedded, lose_vectors, plan
+from tests.test_catch_up import keep, migrate, verdict
 
 DIMENSION = 16
 FUNCTION = "runbook_rehearsal"
@@ -192,6 +198,34 @@ def test_new_vectors_are_held_to_what_was_made_and_the_rest_stays_in_quarantine(
     assert [(row["id"], row["difference"]) for row in found.differences.to_dict("records")] == (
         [("lost-1", "vector_differs")] if spoil else []
     )
+
+
+def test_a_catch_up_round_keeps_what_was_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    folder = runs.create(ordered(tmp_path, reembed="own"), "night")
+    damaged(tmp_path / "source")
+    taken = RunRecord(folder, "21")
+    SnapshotStep(taken).verify()
+    keep(folder, taken)
+    fresh = chunks(6, DIMENSION, seed=5, prefix="fresh")
+    with embedded(tmp_path / "source") as store:
+        store.add("notes", fresh)
+        store.delete("notes", ["c1"])
+    record = migrate(folder)
+    assert verdict(record) == (Verdict.PASS, "")
+    assert len(record.result.facts["catch_up"]["rounds"]) == 1
+    assert [(c.measured, c.reason) for c in record.result.checks if c.name == CHECK] == [(3, "reembedded")]
+    suite = Validation(RunRecord(folder, "23"))
+    suite.read_target()
+    assert suite.found.differing == 0, suite.differences()
+    assert suite.of.quarantined == {("notes", "lost-3"): "missing_embedding"}
+    with embedded(tmp_path / "target") as store:
+        assert store.count("notes") == 30 + 3 + 6 - 1
+        found = store.read("notes", ["lost-0", "lost-1", "lost-2", *fresh.ids])
+    wanted = np.concatenate([vectors_of([f"left of lost-{n}" for n in range(3)]), fresh.embeddings])
+    assert found.embeddings.tobytes() == wanted.tobytes()
 
 
 def test_secrets_have_no_place_in_the_configuration_of_a_function(tmp_path: Path) -> None:
