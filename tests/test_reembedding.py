@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -78,11 +77,13 @@ def ordered(tmp_path: Path, **migration: Any) -> Parameters:
     )
 
 
-@pytest.fixture
-def snapshot(tmp_path: Path) -> Iterator[Snapshot]:
-    damaged(tmp_path / "source")
-    with open_source(ordered(tmp_path).source, tmp_path / "scratch") as store:
-        yield write_snapshot(store, tmp_path / "snapshots", "s", ["notes", "plain"], retention_days=7)
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """Of the damaged directory; nothing writes to it."""
+    folder = tmp_path_factory.mktemp("damaged")
+    damaged(folder / "source")
+    with open_source(ordered(folder).source, folder / "scratch") as store:
+        return write_snapshot(store, folder / "snapshots", "s", ["notes", "plain"], retention_days=7)
 
 
 def all_of(snapshot: Snapshot, name: str = "notes") -> ChunkBatch:
