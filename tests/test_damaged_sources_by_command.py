@@ -18,7 +18,7 @@ import pytest
 from helpers.stores.layout import DATABASE
 from tests.commands import Runbook, only_line, tree
 from tests.plain_client import Held, assert_same, held, opened
-from tests.storage import chunks, embedded, fill, plan, writable_copy
+from tests.storage import chunks, embedded, fill, index_folder, plan, writable_copy
 
 pytestmark = pytest.mark.slow
 
@@ -132,7 +132,7 @@ def test_a_collection_that_cannot_be_read_is_named_and_can_be_left_out(tmp_path:
         written = {"hnsw": {"space": "l2", "batch_size": 10, "sync_threshold": 20}}
         store.create(replace(plan("bad"), configuration=written))
         store.add("bad", chunks(60, seed=2))
-    broken = next((tmp_path / "source").glob("*/data_level0.bin"))
+    broken = index_folder(tmp_path / "source", "bad") / "data_level0.bin"
     broken.write_bytes(broken.read_bytes()[:1000])
     before, runbook = tree(tmp_path / "source"), Runbook(tmp_path)
     file = runbook.write("night", "path: source", "path: target")

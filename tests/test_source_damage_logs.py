@@ -20,7 +20,18 @@ from helpers.stores import open_source
 from helpers.stores.first_opening import probe
 from helpers.stores.layout import DATABASE
 from helpers.stores.repair import mend, migrations
-from tests.storage import assert_same, chunks, contents, embedded, fill, in_order, plan, tree, writable_copy
+from tests.storage import (
+    assert_same,
+    chunks,
+    contents,
+    embedded,
+    fill,
+    in_order,
+    index_folder,
+    plan,
+    tree,
+    writable_copy,
+)
 
 NAME = "yok_student_rights"
 PROBED = "source somewhere"
@@ -151,7 +162,8 @@ def test_a_collection_that_cannot_be_read_does_not_matter_where_it_is_left_out(t
         written = {"hnsw": {"space": "l2", "batch_size": 10, "sync_threshold": 20}}  # to its index folder, that is
         store.create(replace(plan("bad"), configuration=written))
         store.add("bad", chunks(60, seed=2))
-    BROKEN[kind](folder)
+    name = {"truncated vectors": "data_level0.bin", "truncated pickle": "index_metadata.pickle"}[kind]
+    cut(index_folder(folder, "bad") / name)
     endpoint = Endpoint(path=str(folder))
     with pytest.raises(Terminal, match="collection bad") as caught, open_source(endpoint, tmp_path / "s"):
         pass
