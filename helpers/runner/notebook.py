@@ -56,6 +56,7 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
     kernel.go_home()
     kernel.end_with_runner()
     kernel.show_errors_in_one_line()
+    kernel.show_whole_sentences()
     if isinstance(earlier := namespace.get("run"), Run):
         earlier.close()
     sections, run_id, dry_run = _given(namespace)
