@@ -30,6 +30,8 @@ class Held:
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """A client of the directory, which opening it may rewrite."""
+    upgrading: Any = chromadb.PersistentClient(path)  # one engine upgrades, the next reads; see stores/engine_page.py
+    upgrading.close()
     client: Any = chromadb.PersistentClient(path)
     try:
         yield client

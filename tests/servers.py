@@ -118,10 +118,10 @@ class ChromaServer:
 
 
 @contextmanager
-def client_of(url: str) -> Iterator[ClientAPI]:
+def client_of(url: str, database: str = "default_database") -> Iterator[ClientAPI]:
     """Chroma's own client of a server. Its `close` leaves its connections to the garbage collector; here they end."""
     host, port = url.removeprefix("http://").split(":")
-    client: Any = chromadb.HttpClient(host=host, port=int(port))
+    client: Any = chromadb.HttpClient(host=host, port=int(port), database=database)
     try:
         yield client
     finally:

@@ -98,6 +98,17 @@ def writable_copy(source: Path, destination: Path) -> Path:
     return destination
 
 
+def index_folder(folder: Path, collection: str) -> Path:
+    """Where a directory keeps the index of a collection."""
+    with closing(sqlite3.connect(folder / DATABASE)) as db:
+        [(segment,)] = db.execute(
+            "select s.id from segments s join collections c on s.collection = c.id "
+            "where s.scope = 'VECTOR' and c.name = ?",
+            (collection,),
+        ).fetchall()
+    return folder / str(segment)
+
+
 def lose_vectors(folder: Path, collection: str, ids: list[str]) -> None:
     """Make ids that Chroma lists although it has no vector for them, with a document and metadata (chroma-facts 10)."""
     with closing(sqlite3.connect(folder / DATABASE)) as db, db:

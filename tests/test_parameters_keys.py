@@ -45,7 +45,7 @@ def test_unknown_key_gets_a_suggestion(sections: dict[str, Any], key: str, sugge
 
 def test_unknown_key_like_nothing_lists_what_is_known() -> None:
     line = refusal(rollback={"zzz": 1})
-    assert "unknown key 'rollback.zzz'; known there: automatic, monitor_minutes" in line
+    assert "unknown key 'rollback.zzz'; known there: automatic, replay, monitor_minutes" in line
 
 
 def test_control_characters_in_a_key_stay_escaped() -> None:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,18 @@ from helpers.stores import open_source
 from helpers.stores.first_opening import probe
 from helpers.stores.layout import DATABASE
 from helpers.stores.repair import mend, migrations
-from tests.storage import tree, writable_copy
+from tests.storage import (
+    assert_same,
+    chunks,
+    contents,
+    embedded,
+    fill,
+    in_order,
+    index_folder,
+    plan,
+    tree,
+    writable_copy,
+)
 
 NAME = "yok_student_rights"
 PROBED = "source somewhere"
@@ -140,6 +152,25 @@ def test_what_the_engine_cannot_read_is_one_line_that_names_the_collection(
     assert caught.value.code == "source_engine_failed"
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "s").iterdir())
+
+
+@pytest.mark.parametrize("kind", [pytest.param("truncated pickle", marks=pytest.mark.slow), "truncated vectors"])
+def test_a_collection_that_cannot_be_read_does_not_matter_where_it_is_left_out(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "two"
+    with embedded(folder) as store:
+        fill(store, "good", chunks(30, seed=1))
+        written = {"hnsw": {"space": "l2", "batch_size": 10, "sync_threshold": 20}}  # to its index folder, that is
+        store.create(replace(plan("bad"), configuration=written))
+        store.add("bad", chunks(60, seed=2))
+    name = {"truncated vectors": "data_level0.bin", "truncated pickle": "index_metadata.pickle"}[kind]
+    cut(index_folder(folder, "bad") / name)
+    endpoint = Endpoint(path=str(folder))
+    with pytest.raises(Terminal, match="collection bad") as caught, open_source(endpoint, tmp_path / "s"):
+        pass
+    assert """--set 'collections.exclude=["bad"]'""" in str(caught.value)
+    with open_source(endpoint, tmp_path / "s", lambda name: name == "good") as store:
+        assert store.names() == ["bad", "good"]
+        assert_same(contents(store, "good"), in_order(chunks(30, seed=1)))
 
 
 def test_an_engine_that_dies_is_a_clean_error(old: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

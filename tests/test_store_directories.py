@@ -12,15 +12,17 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_embedded, open_source, open_target, quick_names
-from helpers.stores.layout import DATABASE, copy_directory, recognise
+from helpers.stores.copying import copy_directory
+from helpers.stores.layout import DATABASE, recognise
 from tests.storage import assert_same, chunks, contents, embedded, fill, tree, writable_copy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,35 +171,92 @@ def test_the_real_directory_of_0_3_is_refused_as_a_target_and_not_taken_for_an_e
     assert caught.value.code == "target_layout_0_3"
 
 
-@pytest.fixture
-def churn(small: Path) -> Iterator[Path]:
-    """The directory while somebody writes to it, journals coming and going."""
+@contextmanager
+def somebody_writes(folder: Path, *, to_the_index: bool) -> Iterator[None]:
+    """While a directory is in use: commits without end to its database, journals coming and going; or to an index file."""
     stop, busy = threading.Event(), threading.Event()
-    index = small / str(uuid.uuid4()) / "data_level0.bin"
+    index = folder / str(uuid.uuid4()) / "data_level0.bin"
     index.parent.mkdir()
     index.write_bytes(bytes(64 * 2**20))  # so that a copy takes longer than the time between two writes
 
     def write() -> None:
-        with closing(sqlite3.connect(small / DATABASE, timeout=30)) as db:
+        with closing(sqlite3.connect(folder / DATABASE, timeout=30)) as db, index.open("r+b") as file:
             db.execute("pragma synchronous = off")
             db.execute("create table noise(x)")
             while not stop.is_set():
-                db.execute("insert into noise values (?)", (os.urandom(100),))
+                db.executemany("insert into noise values (?)", [(os.urandom(100),)] * 2)
                 db.commit()
+                if to_the_index:
+                    os.pwrite(file.fileno(), os.urandom(8), 0)
                 busy.set()
 
     writer = threading.Thread(target=write)
     writer.start()
     busy.wait(30)
-    yield small
-    stop.set()
-    writer.join()
+    try:
+        yield
+    finally:
+        stop.set()
+        writer.join()
 
 
-def test_a_directory_that_changes_while_it_is_copied_is_refused(churn: Path, tmp_path: Path) -> None:
-    with pytest.raises(Terminal, match="changed while it was copied") as caught:
-        copy_directory(churn, tmp_path / "copy")
+def test_a_directory_in_use_is_copied_as_it_was_at_one_moment(small: Path, tmp_path: Path) -> None:
+    with somebody_writes(small, to_the_index=False):
+        said = copy_directory(small, tmp_path / "copy")
+    assert said.startswith("the directory is in use: written to while it was copied")
+    with closing(sqlite3.connect(tmp_path / "copy" / DATABASE)) as db:
+        assert db.execute("pragma integrity_check").fetchone() == ("ok",)
+        rows = db.execute("select count(*) from noise").fetchone()[0]
+    assert rows > 0
+    assert rows % 2 == 0, "half a transaction was copied"
+
+
+def test_a_directory_whose_index_changes_all_the_time_is_refused(small: Path, tmp_path: Path) -> None:
+    with (
+        somebody_writes(small, to_the_index=True),
+        pytest.raises(Terminal, match="changed while it was copied") as caught,
+    ):
+        copy_directory(small, tmp_path / "copy")
     assert caught.value.code == "source_in_use"
+
+
+WRITER = """
+import sys
+import chromadb
+client = chromadb.PersistentClient(sys.argv[1])
+notes = client.create_collection(
+    "notes", configuration={"hnsw": {"batch_size": 100, "sync_threshold": 400}}, embedding_function=None
+)
+for start in range(0, 10**9, 20):
+    numbers = range(start, start + 20)
+    notes.add(ids=[f"n{n}" for n in numbers], documents=[f"text {n}" for n in numbers],
+              embeddings=[[float(n), float(n % 7), 1.0, -0.5 * n] for n in numbers])
+    if start == 1000:
+        print("under way", flush=True)
+"""
+
+
+def test_a_directory_that_an_application_is_filling_is_read_whole_up_to_one_moment(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    command = [sys.executable, "-c", WRITER, str(source)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        try:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "under way\n"
+            with open_source(Endpoint(path=str(source)), tmp_path / "scratch") as store:
+                assert any("the directory is in use" in finding for finding in getattr(store, "findings", ()))
+                count = store.count("notes")
+                batch = store.read("notes", [f"n{n}" for n in range(count)])
+            assert writer.poll() is None, "the writer was disturbed"
+        finally:
+            writer.kill()
+    assert count >= 1020
+    assert count % 20 == 0, "half a batch"
+    assert len(batch) == count, "ids that are not the first ones"
+    assert not batch.lost.any()
+    n = np.arange(count, dtype=np.float32)
+    assert (batch.embeddings == np.stack([n, n % 7, np.ones(count), -0.5 * n], axis=1).astype(np.float32)).all()
+    assert batch.documents == [f"text {i}" for i in range(count)]
 
 
 def test_only_what_belongs_to_chroma_is_copied(small: Path, tmp_path: Path) -> None:

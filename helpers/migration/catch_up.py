@@ -17,6 +17,7 @@ from typing import Any
 from helpers import audit
 from helpers.errors import Terminal
 from helpers.fence import FenceState
+from helpers.migration import reembedding
 from helpers.migration.applying import Round
 from helpers.migration.checkpoint import Checkpoint, TargetState
 from helpers.migration.current import APPLIED, APPLYING, FOLDER, SWITCHING, Ledger
@@ -30,9 +31,10 @@ from helpers.migration.staging import Staged, stage
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.run.snapshots import take
+from helpers.run.source import open_chosen
 from helpers.schema import Context, load_schema
 from helpers.snapshot import Snapshot
-from helpers.stores import Store, open_source
+from helpers.stores import Store
 from helpers.words import duration
 
 UNCHANGED = "source unchanged since the snapshot"
@@ -92,7 +94,7 @@ class CatchUp:
         with (
             self.run.phase("6 compare the source", snapshot.total),
             self.run.progress("Compare the source with its snapshot", snapshot.total) as bar,
-            open_source(self.run.parameters.source, self.run.workspace) as source,
+            open_chosen(self.run) as source,
         ):
             return source_changes(source, snapshot, bar, names=selected(self.run, source))
 
@@ -103,18 +105,21 @@ class CatchUp:
         folder = self.run.workspace / FOLDER / f"{number:03d}"
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed before it touched the target
         snapshot = self._snapshot(f"{ledger.base}-catch-up-{number}")
-        quarantine = Quarantine(folder / "quarantine")
+        quarantine, made = Quarantine(folder / "quarantine"), folder / reembedding.FOLDER
         context = Context(frozenset(snapshot.names()), self.run.date, self.run.parameters.migration.id_policy)
         allowed = self.run.parameters.expected.dimensions
         with (
             self.run.phase("6 transform and validate", snapshot.total),
             self.run.progress("Transform and validate", snapshot.total) as bar,
         ):
+            reembedding.make(snapshot, self.run.parameters, made)
+            written = reembedding.as_written(snapshot, made)
             new = stage(
-                snapshot, self.job.schema, context, folder / "staged", quarantine, dimensions=allowed, progress=bar
+                written, self.job.schema, context, folder / "staged", quarantine, dimensions=allowed, progress=bar
             )
         forget(self.run, "chunks that pass validation", "ids unique in each target")
         judge_staging(self.run, new, self.run.parameters)
+        reembedding.judge(self.run, snapshot, made)
         if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
             self._say(Verdict.FAIL, changes, "source_changed", "what the source holds now does not pass validation")
             return False
@@ -137,7 +142,7 @@ class CatchUp:
         with (
             self.run.phase("6 snapshot", total),
             self.run.progress("Snapshot of what the source holds now", total) as bar,
-            open_source(self.run.parameters.source, self.run.workspace) as source,
+            open_chosen(self.run) as source,
         ):
             names = selected(self.run, source)
             if not names:
@@ -232,7 +237,7 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
     """
     at = ledger.rounds[-1]
     folder = run.workspace / FOLDER / f"{at['number']:03d}"
-    for name in ("staged", "quarantine"):
+    for name in ("staged", "quarantine", reembedding.FOLDER):
         new, place, before = folder / name, run.workspace / name, folder / f"{name}-before"
         if new.exists():
             if place.exists():

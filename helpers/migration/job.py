@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from helpers.migration import reembedding
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import Importer
 from helpers.migration.quarantine import Quarantine
@@ -49,13 +50,19 @@ class Job:
             snapshot, schema, run.parameters, context, folder, run.id, checkpoint, Quarantine(folder / "quarantine")
         )
 
+    @property
+    def reembedded(self) -> Path:
+        """Where vectors made anew are kept (`reembedding`)."""
+        return self.folder / reembedding.FOLDER
+
     def stage(self, progress: Progress = silent) -> Staged:
         """Phases 2 and 3. What an earlier attempt finished is used again: staging is deterministic."""
         staged = Staged.load(self.folder / "staged") if self.checkpoint.targets else None
         if staged is None:
             self.checkpoint.enter("transform")
+            reembedding.make(self.snapshot, self.parameters, self.reembedded)
             staged = stage(
-                self.snapshot,
+                reembedding.as_written(self.snapshot, self.reembedded),
                 self.schema,
                 self.context,
                 self.folder / "staged",

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from helpers import plots
+from helpers.migration import reembedding
 from helpers.migration.catch_up import PROBED, UNCHANGED, CatchUp, switch
 from helpers.migration.current import SWITCHING, Ledger
 from helpers.migration.importing import plan_targets
@@ -91,6 +92,7 @@ class Migration:
     def validate(self) -> pd.DataFrame:
         """Phase 3: what was quarantined and why; whether enough is left to go on."""
         judge_staging(self.run, self.staged, self.run.parameters)
+        reembedding.judge(self.run, self.snapshot, self.job.reembedded)
         self.run.fact("quarantine", self.staged.quarantined)
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
 

@@ -22,8 +22,9 @@ from helpers.migration.current import current_snapshot
 from helpers.progress import Progress, silent
 from helpers.results import utc_now
 from helpers.run.record import RunRecord
+from helpers.run.source import open_chosen
 from helpers.snapshot import Part, Snapshot
-from helpers.stores import CollectionInfo, Reader, open_source
+from helpers.stores import CollectionInfo, Reader
 from helpers.stores.space import Space
 
 READERS = 2  # measured: 1.6 times one reader, a third adds nothing
@@ -150,7 +151,7 @@ def prove_unchanged(run: RunRecord) -> SourceChanges:
     with (
         run.phase("prove the source unchanged", snapshot.total),
         run.progress("Compare the source with the snapshot", snapshot.total) as bar,
-        open_source(run.parameters.source, run.workspace) as store,
+        open_chosen(run) as store,
     ):
         return source_changes(store, snapshot, bar, names=selected(run, store))
 

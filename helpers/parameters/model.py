@@ -142,12 +142,14 @@ class Parameters(Section):
 
     def context(self) -> dict[str, Any]:
         """What a resume must find unchanged. Paths are absolute: the same words in another folder are another place."""
+        ordered = self.migration.model_dump(mode="json", include={"reembed", "reembed_config"})
         return {
             "source": _identity(self.source),
             "target": _identity(self.target),
             "schema": str(resolve_path(self.schema_name)) if self._schema_is_path else self.schema_name,
             "collections": self.collections.model_dump(mode="json"),
             "id_policy": self.migration.id_policy,
+            **(ordered if self.migration.reembed else {}),
         }
 
     @property

@@ -5,6 +5,7 @@ What a section can find wrong by itself is found here; what needs two sections i
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
@@ -25,6 +26,8 @@ from helpers.parameters.value_types import (
     Template,
     Text,
 )
+
+_SECRET = re.compile(r"(?i)key|token|secret|password|credential")
 
 
 class Collections(Section):
@@ -90,13 +93,19 @@ class Migration(Section):
     catch_up_rounds: PositiveInt = 5
     """Rounds of catch-up where no fence stands, after which the writers have to stop; a resume counts anew."""
     reembed: Text | None = None
-    """Embedding function, by name, that gives lost vectors a new one; none: such chunks stay quarantined."""
+    """Embedding function, by name, that gives lost vectors a new one, or `own`: each collection's; none: quarantine."""
+    reembed_config: dict[Text, bool | int | float | str] = Field(default_factory=dict)
+    """What the function is built from, such as a model's name; empty: what the collection keeps, or its defaults."""
 
     @model_validator(mode="after")
-    def _no_promise(self) -> Migration:
-        if self.reembed is not None:
+    def _config_without_secrets(self) -> Migration:
+        if self.reembed_config and self.reembed is None:
+            raise ValueError("has reembed_config but no reembed")
+        named = next((k for k in self.reembed_config if _SECRET.search(k) and not k.endswith("env_var")), None)
+        if named is not None:
             raise ValueError(
-                "has reembed, which this version cannot do yet; chunks whose vectors are lost stay quarantined"
+                f"has reembed_config with {one_line(named, 40)!r}; secrets go by environment: functions have an "
+                "option such as api_key_env_var for it"
             )
         return self
 

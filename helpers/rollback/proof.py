@@ -23,8 +23,8 @@ from helpers.rollback.source import (
 )  # fmt: skip
 from helpers.rollback.state import SOURCE
 from helpers.rollback.writes import next_folder
+from helpers.run.source import open_chosen
 from helpers.snapshot import Snapshot
-from helpers.stores import open_source
 
 COLUMNS = ["collection", "in the snapshot", "added", "changed", "deleted", "verdict"]
 
@@ -56,7 +56,7 @@ class SourceProof:
         ours = {key for plan in replay.saved(self.run.workspace) for key in plan.ids()}
         with (
             self.run.progress("Prove the source", snapshot.total) as bar,
-            open_source(self.run.parameters.source, self.run.workspace) as store,
+            open_chosen(self.run) as store,
         ):
             changes = source_changes(store, snapshot, bar, names=selected(self.run, store))
         fenced = fenced_since_snapshot(self.run.home, snapshot)

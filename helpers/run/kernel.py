@@ -10,8 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from helpers.errors import RunbookError, one_line
 from helpers.run.folders import NOTEBOOKS, REPOSITORY
+
+LONGEST_CELL = 1_000  # characters
 
 RUNNER_PID = "RUNBOOK_RUNNER_PID"  # set by the runner for the kernels that it starts
 EXECUTION = "RUNBOOK_EXECUTION"  # a token that a result repeats, so that the runner knows it for this execution's
@@ -107,3 +111,8 @@ def failure(error: BaseException) -> dict[str, str]:
 
 def trace_of(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
+
+
+def show_whole_sentences() -> None:
+    """Tables cut no sentence short: pandas itself ends a cell after 50 characters, in the middle of what a DBA must read."""
+    pd.set_option("display.max_colwidth", LONGEST_CELL)

@@ -57,6 +57,7 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
     kernel.end_with_runner()
     kernel.show_errors_in_one_line()
     tables.show_tables_as_text(kernel.shell())
+    kernel.show_whole_sentences()
     if isinstance(earlier := namespace.get("run"), Run):
         earlier.close()
     sections, run_id, dry_run = _given(namespace)

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from helpers.migration import reembedding
 from helpers.migration.importing import plan_targets
 from helpers.migration.job import Job
 from helpers.migration.judging import judge_arrivals, judge_staging, refuse_failed, show_repairs
 from helpers.migration.staging import Staged
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
+from helpers.run.source import open_chosen
 from helpers.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
-from helpers.stores import open_embedded, open_source
+from helpers.stores import open_embedded
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
 from helpers.validation.search import baseline
@@ -29,7 +31,7 @@ from helpers.validation.search import baseline
 # The runbook's table of dry-run issues: reason codes, what causes them, what helps (Section 1.4).
 _ISSUES = (
     ("missing_embedding", ("missing_embedding",), "vectors that the source lists but cannot give",
-     "They stay in quarantine, with document and metadata."),
+     "They stay in quarantine, with document and metadata; or order new vectors: migration.reembed."),
     ("invalid scores", ("invalid_",), "values outside the schema's range that no repair rule covers",
      "Correct the source, or change the field's rule in the schema file."),
     ("nan_embedding", ("nan_embedding", "infinite_embedding", "tiny_norm"), "vectors that are no numbers, or too small",
@@ -58,7 +60,7 @@ class DryRun:
     @cached_property
     def _taken(self) -> tuple[Snapshot, dict[str, Any]]:
         """The snapshot and the baseline of the source, in one visit."""
-        with open_source(self.run.parameters.source, self.run.workspace) as store:
+        with open_chosen(self.run) as store:
             snapshot = take_snapshot(self.run, store)
             total = snapshot.total
             with self.run.phase("baseline", total), self.run.progress("Probe the source", total) as bar:
@@ -105,6 +107,7 @@ class DryRun:
     def validate(self) -> pd.DataFrame:
         """Phase 3: what would be quarantined, and why."""
         judge_staging(self.run, self.staged, self.run.parameters)
+        reembedding.judge(self.run, self.snapshot, self.job.reembedded)
         self.run.fact("quarantine", self.staged.quarantined)
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
 
@@ -142,6 +145,7 @@ class DryRun:
             date=self.run.date,
             quarantined=self.job.quarantine.reasons(),
             baseline=self._taken[1],
+            reembedded=self.job.reembedded,
         )
         total = self.snapshot.total
         with self.run.phase("6 validation suite", total), self.run.progress("Validate", total) as bar:

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from helpers.errors import WorldError
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
-from helpers.stores import CollectionInfo, open_source
+from helpers.run.source import open_chosen
+from helpers.stores import CollectionInfo, Reader
+from helpers.stores.copying import IN_USE
 from helpers.stores.duckdb_layout import is_duckdb_layout
 from helpers.stores.layout import DATABASE
 from helpers.stores.repair import migrations
@@ -25,15 +28,25 @@ _Row = tuple[str, int | None, int | None, int | None, str]  # collection, expect
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What one visit to the source saw. `text_queries` is "" or why a collection cannot be asked in words."""
+    """What one visit to the source saw. `infos` are the collections that the filter lets through, `left_out` the chunks of
+    the others (None where those cannot be counted), `text_queries` "" or why a collection cannot be asked in words.
+    """
 
     label: str
     version: str
     protocol: str
     infos: list[CollectionInfo]
+    left_out: dict[str, int | None]
     text_queries: dict[str, str]
     findings: tuple[str, ...]
-    repairs: int
+    repairs: tuple[str, ...]  # the kind of each
+
+
+def _count(store: Reader, name: str) -> int | None:
+    try:
+        return store.count(name)
+    except WorldError:
+        return None
 
 
 def source_layout(endpoint: Endpoint) -> str:
@@ -69,19 +82,16 @@ class Health:
 
     @cached_property
     def _look(self) -> _Look:
-        with self.run.phase("look") as phase, open_source(self.run.parameters.source, self.run.workspace) as store:
-            infos = store.collections()
+        with self.run.phase("look") as phase, open_chosen(self.run) as store:
+            selects = self.run.parameters.collections.selects
+            infos = [store.info(name) for name in store.names() if selects(name)]
+            left_out = {name: _count(store, name) for name in store.names() if not selects(name)}
             phase.chunks = sum(info.count for info in infos)
             reasons = {info.name: store.text_queries_available(info.name) for info in infos}
             return _Look(
-                store.label, store.version, store.protocol, infos, reasons,
-                tuple(getattr(store, "findings", ())), len(getattr(store, "repairs", ())),
+                store.label, store.version, store.protocol, infos, left_out, reasons,
+                tuple(getattr(store, "findings", ())), tuple(r["repair"] for r in getattr(store, "repairs", ())),
             )  # fmt: skip
-
-    @property
-    def _chosen(self) -> list[CollectionInfo]:
-        """The collections that the parameters' filter lets through."""
-        return [info for info in self._look.infos if self.run.parameters.collections.selects(info.name)]
 
     def reach(self) -> pd.DataFrame:
         """Where the source is, what speaks there, how much it holds. One row a fact."""
@@ -89,13 +99,13 @@ class Health:
         self.run.check("the source answers", Verdict.PASS, measured=look.version, detail=look.label)
         self.run.check(
             "the source holds collections to migrate",
-            Verdict.PASS if self._chosen else Verdict.FAIL,
-            measured=len(self._chosen),
+            Verdict.PASS if self._look.infos else Verdict.FAIL,
+            measured=len(self._look.infos),
             threshold=1,
             unit="collections",
-            reason="" if self._chosen else REASON,
+            reason="" if self._look.infos else REASON,
             detail=""
-            if self._chosen
+            if self._look.infos
             else "Nothing to migrate. Check tenant, database, path and the collections filter.",
         )
         self.run.fact("source", look.label)
@@ -103,12 +113,12 @@ class Health:
         hint = " (every 1.x server says 1.0.0)" if look.version == "1.0.0" else ""
         facts = {
             "source": look.label,
-            "kind": "embedded directory, read from a copy" if endpoint.is_embedded else "server over HTTP",
+            "layout": source_layout(endpoint),
             "protocol": look.protocol,
             "version it reports": look.version + hint,
             "tenant / database": f"{endpoint.tenant} / {endpoint.database}",
-            "collections": len(look.infos),
-            "chunks": sum(info.count for info in look.infos),
+            "collections": len(look.infos) + len(look.left_out),
+            "chunks": sum(info.count for info in look.infos) + sum(n or 0 for n in look.left_out.values()),
         }
         return pd.DataFrame({"value": pd.Series(facts, dtype=object)})
 
@@ -116,10 +126,11 @@ class Health:
         """What the source is: layout, version as far as it can be known, what was found odd, what that risks."""
         look, endpoint = self._look, self.run.parameters.source
         odd = [*look.findings, *(f"{i.name}: {finding}" for i in look.infos for finding in i.findings)]
-        rows = [("layout", source_layout(endpoint)), ("version", source_version(endpoint, look.version))]
+        rows = [("layout", source_layout(endpoint)), ("protocol", look.protocol)]
+        rows.append(("version", source_version(endpoint, look.version)))
         rows += [("found", finding) for finding in odd] or [("found", "nothing odd")]
         rows += [("risk", risk) for risk in self._risks()] or [("risk", "none that the directory or server shows")]
-        mended = f"{look.repairs} mended on the copy, listed in the snapshot's manifest" if look.repairs else ""
+        mended = f"{len(look.repairs)} mended on the copy, listed in the snapshot's manifest" if look.repairs else ""
         whole = bool(look.findings)
         self.run.check(
             "the source as a whole is sound", Verdict.WARNING if whole else Verdict.PASS, measured=len(look.findings),
@@ -133,7 +144,17 @@ class Health:
         look = self._look
         risks = []
         if look.repairs:
-            risks.append(f"{look.repairs} records or folders were mended: chunks without vectors end in quarantine")
+            risks.append(
+                f"{len(look.repairs)} records or folders had to be mended on the copy; the snapshot lists each"
+            )
+        if {"no_vector", "index_folder"} & set(look.repairs):
+            risks.append("chunks whose vectors are lost go to quarantine, unless migration.reembed orders new ones")
+        if any(finding.startswith(IN_USE) for finding in look.findings):
+            risks.append(
+                "what is written after a copy is not migrated: stop the writers or put up a fence for the night"
+            )
+        if look.protocol == "API v1":
+            risks.append("an old server keeps no embedding function: text queries cannot be compared")
         if trapped := [i.name for i in look.infos if i.space != i.declared_space]:
             risks.append(f"a copied configuration would search {', '.join(trapped[:5])} by another distance")
         if old := [i.name for i in look.infos if any(k.startswith("hnsw:") for k in i.metadata or {})]:
@@ -143,10 +164,12 @@ class Health:
     def counts(self) -> pd.DataFrame:
         """Per collection: expected, found, difference, state. The last row is the total of what will be migrated."""
         listed = dict(self.expected.collections)
-        found = {info.name: info.count for info in self._chosen}
-        left_out = {info.name: info.count for info in self._look.infos if info.name not in found}
+        found = {info.name: info.count for info in self._look.infos}
         rows = [self._count_row(name, listed.get(name), found.get(name)) for name in sorted({*listed, *found})]
-        rows += [(name, None, count, None, "left out by the filter") for name, count in left_out.items()]
+        rows += [
+            (name, None, count, None, "left out by the filter" if count is not None else "left out, cannot be read")
+            for name, count in self._look.left_out.items()
+        ]
         total, expected = sum(found.values()), self.expected.total
         rows.append(self._count_row("total", expected, total))
         self._check_listed(listed, found)
@@ -159,7 +182,7 @@ class Health:
 
     def shapes(self) -> pd.DataFrame:
         """Per collection: dimension, effective and declared distance space, embedding function, and what is odd."""
-        infos = self._chosen
+        infos = self._look.infos
         self._check_spaces(infos)
         self._check_dimensions(infos)
         self.run.fact("dimensions", {info.name: info.dimension for info in infos})

@@ -8,6 +8,7 @@ from helpers.errors import Terminal
 from helpers.parameters import Parameters
 from helpers.schema import load_schema
 from helpers.stores import quick_names
+from helpers.stores.embedding_functions import require_function
 
 
 def chosen(names: Sequence[str], parameters: Parameters) -> list[str]:
@@ -28,6 +29,8 @@ def preflight(parameters: Parameters, owned: Collection[str] = ()) -> None:
 
     `owned` are collections in the target that this very run made before it was interrupted.
     """
+    if parameters.migration.reembed:
+        require_function(parameters.migration.reembed, parameters.migration.reembed_config)
     names = quick_names(parameters.source, "source")
     if names or parameters.source.url:  # a directory's newest names may still sit in its log, so [] proves nothing
         names = chosen(names, parameters)

@@ -14,9 +14,9 @@ from helpers import plots
 from helpers.errors import one_line
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
+from helpers.run.source import open_chosen
 from helpers.schema import Context, load_schema
 from helpers.steps.profile_scan import Scan
-from helpers.stores import open_source
 
 READ = 500  # chunks read at a time
 SHOWN = 100  # groups of duplicates or collisions in a table
@@ -44,8 +44,8 @@ class Profile:
     def scan(self) -> Scan:
         """One pass over every chunk of the source."""
         p, run = self.run.parameters, self.run
-        with run.phase("profile") as phase, open_source(p.source, run.workspace) as store:
-            infos = [info for info in store.collections() if p.collections.selects(info.name)]
+        with run.phase("profile") as phase, open_chosen(run) as store:
+            infos = [store.info(name) for name in store.names() if p.collections.selects(name)]
             context = Context(frozenset(i.name for i in infos), run.date, p.migration.id_policy)
             total = sum(info.count for info in infos)
             scan = Scan(self.schema, context, p.expected.dimensions, total, p.validation.seed)

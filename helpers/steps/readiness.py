@@ -21,10 +21,11 @@ from helpers.chunks import ChunkBatch
 from helpers.migration.importing import DISK_RESERVE
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
+from helpers.run.source import open_chosen
 from helpers.schema import load_schema
 from helpers.steps.night_needs import NightNeeds
 from helpers.steps.preflight import chosen, refuse_taken
-from helpers.stores import CollectionInfo, Store, open_embedded, open_source, open_target
+from helpers.stores import CollectionInfo, Store, open_embedded, open_target
 
 PROBE_CHUNKS = 200
 LEAST_FREE = 2 * 2**30  # bytes; the runbook's "at least 2 GB"
@@ -40,7 +41,7 @@ class Readiness:
 
     @cached_property
     def _source(self) -> list[CollectionInfo]:
-        with open_source(self.run.parameters.source, self.run.workspace) as store:
+        with open_chosen(self.run) as store:
             return [store.info(name) for name in chosen(store.names(), self.run.parameters)]
 
     def reach(self) -> pd.DataFrame:

@@ -8,9 +8,10 @@ from helpers.parameters import Parameters
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.run.snapshots import described, take
+from helpers.run.source import open_chosen
 from helpers.snapshot import Snapshot
 from helpers.steps.preflight import chosen
-from helpers.stores import Reader, open_source
+from helpers.stores import Reader
 
 
 def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
@@ -69,7 +70,7 @@ class SnapshotStep:
 
     def take(self) -> pd.DataFrame:
         """Read the source into a new snapshot; counts by collection."""
-        with open_source(self.run.parameters.source, self.run.workspace) as store:
+        with open_chosen(self.run) as store:
             self.snapshot = take_snapshot(self.run, store)
         judge_counts(self.run, self.snapshot, self.run.parameters)
         rows = [(i.name, i.count) for i in self.snapshot.collections()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -49,7 +49,7 @@ class DuckdbStore:
 
     protocol = "Parquet files, read directly"
 
-    def __init__(self, path: Path, label: str) -> None:
+    def __init__(self, path: Path, label: str, wanted: Callable[[str], bool] = lambda name: True) -> None:
         self.label, self.version = label, "0.3 (duckdb and parquet)"
         self.findings: tuple[str, ...] = (
             "a directory of Chroma 0.3, read from its Parquet files; its index folder is not opened",
@@ -58,11 +58,13 @@ class DuckdbStore:
         chunks = _read(path / EMBEDDINGS)
         self._collections = {str(row["name"]): row for row in _read(path / COLLECTIONS).to_pylist()}
         self._chunks: dict[str, _Chunks] = {}
+        self._tables: dict[str, pa.Table] = {}
         uuids = pc.cast(chunks.column("collection_uuid"), pa.string())
         for name, row in self._collections.items():
-            part = chunks.filter(pc.equal(uuids, str(row["uuid"])))
-            self._chunks[name] = _Chunks(part, f"collection {name} of {label}")
-        strays = len(chunks) - sum(len(c.batch) for c in self._chunks.values())
+            self._tables[name] = chunks.filter(pc.equal(uuids, str(row["uuid"])))
+            if wanted(name):
+                self._of(name)  # what is wrong with it is said at once
+        strays = len(chunks) - sum(len(table) for table in self._tables.values())
         if strays:
             self.findings += (f"{strays} chunks belong to no collection and are not migrated",)
 
@@ -88,7 +90,7 @@ class DuckdbStore:
         )
 
     def count(self, name: str) -> int:
-        return len(self._of(name).batch)
+        return len(self._table(name))
 
     def ids(self, name: str) -> list[str]:
         return list(self._of(name).batch.ids)
@@ -131,6 +133,7 @@ class DuckdbStore:
 
     def close(self) -> None:
         self._chunks.clear()
+        self._tables.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -142,8 +145,13 @@ class DuckdbStore:
 
     def _of(self, name: str) -> _Chunks:
         if name not in self._chunks:
-            raise Terminal("not_found", f"no collection {name}", where=self.label)
+            self._chunks[name] = _Chunks(self._table(name), f"collection {name} of {self.label}")
         return self._chunks[name]
+
+    def _table(self, name: str) -> pa.Table:
+        if name not in self._tables:
+            raise Terminal("not_found", f"no collection {name}", where=self.label)
+        return self._tables[name]
 
 
 class _Chunks:
@@ -156,7 +164,7 @@ class _Chunks:
             twice = next(i for i, n in Counter(ids).items() if n > 1)
             raise Terminal(
                 "source_doubled_ids", f"{len(ids) - len(self.rows)} chunks have the id of another one, such as {twice}",
-                where=where, next_step="Current servers hold an id once: remove or rename these before the migration.",
+                where=where, next_step="Servers hold an id once: rename these, or leave the collection out, collections.exclude.",
             )  # fmt: skip
         vectors = [np.asarray(v, np.float32) if v is not None else None for v in table.column("embedding").to_pylist()]
         sizes = Counter(len(v) for v in vectors if v is not None and len(v))

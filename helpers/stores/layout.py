@@ -1,17 +1,13 @@
-"""What lies in an embedded directory, and a copy of it that may be opened.
+"""What lies in an embedded directory, known from its bytes alone.
 
 Opening a Chroma directory with a current client rewrites it for good (chroma-facts 1), and some directories open without
-an error although they are no database of this kind (11). So a source is recognised first, from its bytes, then copied.
+an error although they are no database of this kind (11). So a source is recognised first, then copied (`copying`).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
-import stat
-import uuid
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -56,7 +52,7 @@ def _recognise_database(database: Path, role: str) -> None:
         with database.open("rb") as file:
             head = file.read(100)
     except OSError as error:
-        raise _unreadable(error, database, role) from error
+        raise unreadable(error, database, role) from error
     if head.startswith(_LFS):
         raise Terminal(
             f"{role}_lfs_pointer", "a Git LFS pointer, not the database itself", where=str(database),
@@ -140,99 +136,12 @@ def require_writable(path: Path) -> None:
     )  # fmt: skip
 
 
-def copy_directory(source: Path, destination: Path) -> Path:
-    """A consistent copy of a Chroma directory: the database with its logs, and the index folders, nothing else.
-
-    Sizes and times are compared before and after: a directory that changes meanwhile is copied again, and refused the
-    third time. The database of the copy is checked page by page.
-    """
-    recognise(source)
-    for _ in range(3):
-        shutil.rmtree(destination, ignore_errors=True)
-        try:
-            before = _fingerprint(source)
-            _require_room(destination, sum(size for _, size, _ in before))
-            _copy_once(source, destination)
-            unchanged = _fingerprint(source) == before
-        except FileNotFoundError:  # a journal that came and went: somebody writes here
-            continue
-        except OSError as error:
-            raise _unreadable(error, source, "source") from error
-        if unchanged:
-            _check_database(destination / DATABASE, source)
-            return destination
-    raise Terminal(
-        "source_in_use", "changed while it was copied, three times", where=f"source.path {source}",
-        next_step="Stop the application that writes to it, or migrate from its server's URL.",
-    )  # fmt: skip
-
-
-def _unreadable(error: OSError, path: Path, role: str) -> Terminal:
+def unreadable(error: OSError, path: Path, role: str) -> Terminal:
+    """The system's refusal to let us read, as our error."""
     return Terminal(
         f"{role}_unreadable", f"cannot be read: {error.strerror}", where=str(error.filename or path),
         next_step="Run as a user who may read the whole folder.",
     )  # fmt: skip
-
-
-def _members(source: Path) -> Iterator[Path]:
-    for entry in sorted(source.iterdir()):
-        if entry.is_file() and entry.name.startswith(DATABASE):
-            yield entry
-        elif entry.is_dir() and _is_uuid(entry.name):
-            yield from (file for file in sorted(entry.rglob("*")) if file.is_file())
-
-
-def _is_uuid(name: str) -> bool:
-    try:
-        return str(uuid.UUID(name)) == name.lower()
-    except ValueError:
-        return False
-
-
-def _fingerprint(source: Path) -> list[tuple[str, int, int]]:
-    found = []
-    for file in _members(source):
-        status = file.stat()
-        found.append((str(file.relative_to(source)), status.st_size, status.st_mtime_ns))
-    return found
-
-
-def _copy_once(source: Path, destination: Path) -> None:
-    destination.mkdir(parents=True)
-    for file in _members(source):
-        copy = destination / file.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
-        copy.chmod(stat.S_IRUSR | stat.S_IWUSR)
-
-
-def _require_room(destination: Path, need: int) -> None:
-    existing = next(p for p in (destination, *destination.parents) if p.exists())
-    free = shutil.disk_usage(existing).free
-    if free < need + 100 * 2**20:
-        raise Terminal(
-            "disk_full", f"{free / 2**20:,.0f} MB free, a copy of the source needs {need / 2**20:,.0f} MB and 100 to spare",
-            where=str(existing), next_step="Free disk space, or put the workspace on another disk.",
-        )  # fmt: skip
-
-
-def _check_database(copy: Path, source: Path) -> None:
-    try:
-        with closing(sqlite3.connect(copy)) as db:
-            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.DatabaseError as error:
-        verdict, tables = str(error), set()
-    if verdict != "ok":
-        raise Terminal(
-            "source_damaged", f"SQLite says: {verdict}", where=str(source / DATABASE),
-            next_step="Take the last backup, or recover the file with `sqlite3 .recover` and try that.",
-        )  # fmt: skip
-    if not {"collections", "segments", "embeddings_queue"} <= tables:
-        raise Terminal(
-            "source_foreign_file", "an SQLite database, but not one that Chroma wrote", where=str(source / DATABASE),
-            next_step="Name the folder that Chroma persists to.",
-        )  # fmt: skip
 
 
 def stored_spaces(copy: Path) -> dict[str, str]:

@@ -29,6 +29,7 @@ from helpers.stores import layout, repair
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.base import Limits, Reader
 from helpers.stores.client import ClientStore
+from helpers.stores.copying import copy_directory
 from helpers.stores.duckdb_layout import DuckdbStore, is_duckdb_layout, stored_names
 from helpers.stores.first_opening import probe
 from helpers.stores.greeting import greet, request_headers
@@ -39,10 +40,13 @@ BODY_BYTES = 32 * 2**20  # the server's limit is 40 MiB (chroma-facts); headroom
 
 
 @contextmanager
-def open_source(endpoint: Endpoint, scratch: Path) -> Iterator[Reader]:
+def open_source(
+    endpoint: Endpoint, scratch: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[Reader]:
     """A source to read. An embedded one is copied into `scratch` and the copy removed at the end.
 
     The copy is mended (`repair`) and opened in a process of its own first, where a crash of the engine harms nobody.
+    Only the collections that are `wanted` by name have to be readable; the others are listed and let alone.
     """
     if not endpoint.path:
         with open_server(endpoint, "source") as store:
@@ -50,14 +54,17 @@ def open_source(endpoint: Endpoint, scratch: Path) -> Iterator[Reader]:
         return
     if is_duckdb_layout(Path(endpoint.path)):
         _require_no_tenant(endpoint)
-        with DuckdbStore(Path(endpoint.path), endpoint.label) as old:
+        with DuckdbStore(Path(endpoint.path), endpoint.label, wanted) as old:
             yield old
         return
     copy = scratch / f"source-copy-{uuid.uuid4().hex[:8]}"
     try:
-        layout.copy_directory(Path(endpoint.path), copy)
+        used = copy_directory(Path(endpoint.path), copy)
         found = repair.mend(copy, Path(endpoint.path))
-        probe(copy, endpoint.tenant, endpoint.database, f"source {endpoint.label}")
+        found.source += [used] if used else []
+        names = layout.stored_names(copy, endpoint.tenant, endpoint.database)
+        left_out = [name for name in names if not wanted(name)]
+        probe(copy, endpoint.tenant, endpoint.database, f"source {endpoint.label}", left_out)
         spaces = layout.stored_spaces(copy)
         with open_embedded(copy, endpoint, role="source", label=endpoint.label, spaces=spaces) as store:
             store.note(found.source, found.collections, found.repairs)

@@ -12,6 +12,7 @@ import datetime
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from helpers import comparison as compare
 from helpers.chunks import ChunkBatch
 from helpers.comparison import Comparison, Floats, WrongVectors
 from helpers.errors import WorldError
+from helpers.migration.reembedding import as_written
 from helpers.parameters import Parameters
 from helpers.progress import Progress, silent
 from helpers.schema import Context, Schema, Transformed
@@ -63,6 +65,11 @@ class Expectation:
     date: datetime.date
     quarantined: Mapping[tuple[str, str], str]
     baseline: Mapping[str, Any] | None = None
+    reembedded: Path | None = None  # the folder of vectors made anew, where some were ordered
+
+    def written(self) -> Snapshot:
+        """The snapshot as the target must hold it: lost vectors replaced by those that were made for them."""
+        return self.snapshot if self.reembedded is None else as_written(self.snapshot, self.reembedded)
 
     def context(self) -> Context:
         return Context(
@@ -129,6 +136,7 @@ class Examination:
         self.store, self.of = store, expectation
         self.context = expectation.context()
         self.found = Findings()
+        self.written = expectation.written()
         self._rows: list[dict[str, str]] = []
         self._kept: Counter[tuple[str, str]] = Counter()
         self._targets: dict[str, _Target] = {}
@@ -165,7 +173,8 @@ class Examination:
         self.found.sources.append(count)
         search = _Search(self, source)
         sample = max(3, _PLANE // max(1, len(self.of.snapshot.names())))
-        for batch in self.of.snapshot.batches(name):
+        count.lost = sum(part.lost for part in self.of.snapshot.parts(name))
+        for batch in self.written.batches(name):
             moved = self.of.schema.transform(batch, name, self.context)
             kept = self._expected(batch, moved, count, source)
             groups: dict[str, list[int]] = {}
@@ -184,7 +193,6 @@ class Examination:
         """The positions that belong in the target; counts the rest, whose excuse is judged anew."""
         finite = np.isfinite(batch.embeddings).all(axis=1) & (batch.dimension > 0)
         count.source += len(batch)
-        count.lost += int(batch.lost.sum())
         count.nan += int((~finite & ~batch.lost).sum())
         kept, aside = [], []
         for position, chunk in enumerate(moved.source_ids):

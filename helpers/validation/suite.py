@@ -14,6 +14,7 @@ import pandas as pd
 
 from helpers import comparison as compare
 from helpers import plots
+from helpers.migration import reembedding
 from helpers.migration.current import current_snapshot
 from helpers.migration.quarantine import Quarantine
 from helpers.results import Check, Verdict
@@ -46,6 +47,7 @@ class Validation:
             date=run.date,
             quarantined=quarantine_of(run),
             baseline=dry.facts.get("search_baseline") if dry is not None else None,
+            reembedded=run.workspace / reembedding.FOLDER,
         )
         run.require("22")
         self._judgement: Judgement | None = None
@@ -61,6 +63,7 @@ class Validation:
             found = Examination(store, self.of).run(progress)
         self._judgement = Judgement(found, self.of)
         record(self.run, self._judgement)
+        reembedding.judge(self.run, self.of.snapshot, self.run.workspace / reembedding.FOLDER)
         return pd.DataFrame(found.targets)
 
     @property

@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import chromadb
 import numpy as np
 
 from helpers.stores import SPACES, Reader, Space, distance
+from tests.servers import client_of
 from tests.storage import ODD_IDS, exact
 
 DIMENSION = 12
@@ -103,13 +103,10 @@ def assert_read(store: Reader, wanted: list[dict[str, Any]]) -> None:
 
 def assert_held(target: str, database: str, wanted: list[dict[str, Any]]) -> None:
     """Every chunk of every collection is at the target as it was seeded. Read with the plain client, not with our store."""
-    client = chromadb.HttpClient(host="127.0.0.1", port=int(target.rsplit(":", 1)[1]), database=database)
-    try:
+    with client_of(target, database) as client:
         assert sorted(c.name for c in client.list_collections()) == sorted(c["name"] for c in wanted)
         for collection in wanted:
             _assert_collection(client.get_collection(collection["name"], embedding_function=None), collection)
-    finally:
-        client.close()  # type: ignore[attr-defined]
 
 
 def _assert_collection(found: Any, wanted: dict[str, Any]) -> None:

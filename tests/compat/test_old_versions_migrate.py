@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import chromadb
 import httpx
 import pytest
 
@@ -19,7 +18,7 @@ from helpers.stores import open_source, quick_names
 from tests.compat.environments import VERSIONS, NoEnvironment, environment
 from tests.compat.seeds import assert_held, assert_read, plant
 from tests.conftest import ROOT, absent
-from tests.servers import ChromaServer
+from tests.servers import ChromaServer, client_of
 from tests.storage import tree, writable_copy
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -114,7 +113,6 @@ def test_cosine_collections_of_an_application_served_by_0_5_23_become_cosine(
     folder = writable_copy(real_databases / "open-webui-cosine-0.5", tmp_path / "source")
     with ChromaServer(folder, python.with_name("chroma")) as server:
         migrate(tmp_path, f"{{url: '{server.url}'}}", target, database)
-    client = chromadb.HttpClient(host="127.0.0.1", port=target.port, database=database)
-    spaces = [c.configuration["hnsw"]["space"] for c in client.list_collections()]  # type: ignore[index]
-    client.close()  # type: ignore[attr-defined]
+    with client_of(target.url, database) as client:
+        spaces = [c.configuration["hnsw"]["space"] for c in client.list_collections()]  # type: ignore[index]
     assert spaces == ["cosine"] * 8

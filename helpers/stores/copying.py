@@ -1,0 +1,177 @@
+"""A copy of an embedded directory that may be opened, made without writing to the original; also while it is in use.
+
+A directory at rest is copied file by file. One that changes meanwhile is in use: then the index folders are copied first
+and the database through SQLite's backup API, which waits for writers and sees one moment of it. Index folders that stayed
+as they were all that time belong to that moment: Chroma rewrites them only now and then, and the log in the database holds
+what came after. Where they never keep still the directory is refused.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from helpers.errors import Terminal
+from helpers.stores.layout import DATABASE, recognise, unreadable
+
+IN_USE = "the directory is in use"
+TRIES = 3
+WAIT_SECONDS = 30.0  # for a writer's lock
+STEP_BYTES = 128 * 2**20  # of the database under one lock: writers wait for its end, and give up after about 5 s
+MOST_RESTARTS = 20  # a writer between two steps makes the backup begin again
+
+_File = tuple[str, int, int]  # relative path, bytes, time of the last change (ns)
+
+
+def copy_directory(source: Path, destination: Path) -> str:
+    """A consistent copy of a Chroma directory: the database with its logs, and the index folders, nothing else.
+
+    "" where the directory was at rest, else a sentence that says that it is in use. The database of the copy is checked
+    page by page. Raises `Terminal`: "source_in_use" where no consistent copy could be had, "source_unreadable",
+    "source_damaged", "disk_full", and what `recognise` finds.
+    """
+    recognise(source)
+    try:
+        used = _copy(source, destination)
+    except OSError as error:
+        raise unreadable(error, source, "source") from error
+    _check_database(destination / DATABASE, source)
+    return used
+
+
+def _copy(source: Path, destination: Path) -> str:
+    for _ in range(TRIES):
+        try:
+            before = _fingerprint(source)
+            _require_room(destination, sum(size for _, size, _ in before))
+            _copy_files(source, destination, with_database=True)
+            if _fingerprint(source) == before:
+                return ""
+        except FileNotFoundError:  # a journal that came and went: somebody writes here
+            continue
+    for attempt in range(TRIES):
+        time.sleep(attempt)
+        try:
+            before = _index_files(source)
+            _copy_files(source, destination, with_database=False)
+            moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            if _back_up(source / DATABASE, destination / DATABASE) and _index_files(source) == before:
+                return f"{IN_USE}: written to while it was copied; this is its state of {moment}"
+        except FileNotFoundError:
+            continue
+    raise Terminal(
+        "source_in_use", f"changed while it was copied, {2 * TRIES} times", where=f"source.path {source}",
+        next_step="Stop the application that writes to it, or migrate from its server's URL.",
+    )  # fmt: skip
+
+
+def _back_up(database: Path, copy: Path) -> bool:
+    """One moment of a database in use, read only; False where its writers leave no such moment."""
+    watch = _Patience()
+    uri = f"file:{quote(str(database.resolve()))}?mode=ro"
+    try:
+        with (
+            closing(sqlite3.connect(uri, uri=True, timeout=WAIT_SECONDS)) as original,
+            closing(sqlite3.connect(copy)) as here,
+        ):
+            page = int(original.execute("PRAGMA page_size").fetchone()[0])
+            original.backup(here, pages=max(1, STEP_BYTES // page), progress=watch.step, sleep=0.02)
+    except (sqlite3.OperationalError, TimeoutError):  # locked all the time, or changed all the time
+        return False
+    except sqlite3.DatabaseError as error:
+        raise _damaged(str(error), database) from error
+    return True
+
+
+class _Patience:
+    """How long to go on with a backup: SQLite itself would wait for a lock, and begin again, for ever."""
+
+    def __init__(self) -> None:
+        self._left, self._restarts, self._moved = -1, 0, time.monotonic()
+
+    def step(self, status: int, left: int, total: int) -> None:
+        if left != self._left:
+            self._restarts += self._left >= 0 and left > self._left
+            self._left, self._moved = left, time.monotonic()
+        if self._restarts > MOST_RESTARTS or time.monotonic() - self._moved > WAIT_SECONDS:
+            raise TimeoutError
+
+
+def _members(source: Path) -> Iterator[Path]:
+    for entry in sorted(source.iterdir()):
+        if entry.is_file() and entry.name.startswith(DATABASE):
+            yield entry
+        elif entry.is_dir() and _is_uuid(entry.name):
+            yield from (file for file in sorted(entry.rglob("*")) if file.is_file())
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        return str(uuid.UUID(name)) == name.lower()
+    except ValueError:
+        return False
+
+
+def _fingerprint(source: Path) -> list[_File]:
+    found = []
+    for file in _members(source):
+        status = file.stat()
+        found.append((str(file.relative_to(source)), status.st_size, status.st_mtime_ns))
+    return found
+
+
+def _index_files(source: Path) -> list[_File]:
+    """The part of the fingerprint that the backup API does not see."""
+    return [file for file in _fingerprint(source) if not file[0].startswith(DATABASE)]
+
+
+def _copy_files(source: Path, destination: Path, *, with_database: bool) -> None:
+    shutil.rmtree(destination, ignore_errors=True)
+    destination.mkdir(parents=True)
+    for file in _members(source):
+        if not with_database and file.name.startswith(DATABASE):
+            continue
+        copy = destination / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        copy.chmod(stat.S_IRUSR | stat.S_IWUSR)
+
+
+def _require_room(destination: Path, need: int) -> None:
+    existing = next(p for p in (destination, *destination.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < need + 100 * 2**20:
+        raise Terminal(
+            "disk_full", f"{free / 2**20:,.0f} MB free, a copy of the source needs {need / 2**20:,.0f} MB and 100 to spare",
+            where=str(existing), next_step="Free disk space, or put the workspace on another disk.",
+        )  # fmt: skip
+
+
+def _check_database(copy: Path, source: Path) -> None:
+    try:
+        with closing(sqlite3.connect(copy)) as db:
+            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        verdict, tables = str(error), set()
+    if verdict != "ok":
+        raise _damaged(verdict, source / DATABASE)
+    if not {"collections", "segments", "embeddings_queue"} <= tables:
+        raise Terminal(
+            "source_foreign_file", "an SQLite database, but not one that Chroma wrote", where=str(source / DATABASE),
+            next_step="Name the folder that Chroma persists to.",
+        )  # fmt: skip
+
+
+def _damaged(verdict: str, database: Path) -> Terminal:
+    return Terminal(
+        "source_damaged", f"SQLite says: {verdict}", where=str(database),
+        next_step="Take the last backup, or recover the file with `sqlite3 .recover` and try that.",
+    )  # fmt: skip

@@ -1,0 +1,149 @@
+"""Damaged sources through the whole command: what can be had arrives, what cannot is quarantined or one clear line.
+
+The refusals of pointers, truncated and foreign files and half a folder are in test_bad_worlds.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from helpers.stores.layout import DATABASE
+from tests.commands import Runbook, only_line, tree
+from tests.plain_client import Held, assert_same, held, opened
+from tests.storage import chunks, embedded, fill, index_folder, plan, writable_copy
+
+pytestmark = pytest.mark.slow
+
+NAME = "yok_student_rights"
+OLD = "turkish-768-0.5"  # 51 chunks, all of them still in the log
+
+
+def sql(folder: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(folder / DATABASE)) as db, db:
+        return db.execute(statement, values).fetchall()
+
+
+@pytest.fixture
+def whole(real_databases: Path, tmp_path: Path) -> dict[str, Held]:
+    """What the undamaged directory holds, by the plain client."""
+    with opened(writable_copy(real_databases / OLD, tmp_path / "whole")) as client:
+        return held(client)
+
+
+def page(runbook: Runbook, step: str) -> str:
+    [file] = (runbook.reports / "one").glob(f"{step}_*.html")
+    return file.read_text(encoding="utf-8")
+
+
+def result(runbook: Runbook, step: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        (runbook.reports / "one" / "results" / f"{step}.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def test_a_poisoned_log_migrates_whole_and_is_reported(
+    whole: dict[str, Held], real_databases: Path, tmp_path: Path
+) -> None:
+    source = writable_copy(real_databases / OLD, tmp_path / "source")
+    poison = """json_set(metadata, '$."chroma:document"', null)"""
+    sql(source, f"update embeddings_queue set metadata = {poison} where seq_id in (3, 13)")
+    before, runbook = tree(source), Runbook(tmp_path)
+    file = runbook.write("night", "path: source", "path: target")
+    done = runbook("run", file, "--run-id", "one", "--until", "23")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert tree(source) == before
+    with opened(tmp_path / "target") as client:
+        assert_same(whole, held(client))
+    [found] = [c for c in result(runbook, "10")["checks"] if c["name"] == "the store reports nothing else"]
+    assert (found["verdict"], NAME in found["detail"]) == ("warning", True)
+    for words in ("2 log records held a null document", "2 records or folders had to be mended on the copy"):
+        assert words in page(runbook, "10")
+
+
+def test_records_without_an_embedding_are_quarantined_with_what_is_left_of_them(
+    whole: dict[str, Held], real_databases: Path, tmp_path: Path
+) -> None:
+    source = writable_copy(real_databases / OLD, tmp_path / "source")
+    lost = sorted(row[0] for row in sql(source, "select id from embeddings_queue where seq_id > 49"))
+    sql(source, "update embeddings_queue set vector = null, encoding = null where seq_id > 49")
+    before, runbook = tree(source), Runbook(tmp_path)
+    file = runbook.write("night", "path: source", "path: target")
+    done = runbook("run", file, "--run-id", "one", "--until", "23")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert tree(source) == before
+    was = whole[NAME]
+
+    def left(part: dict[str, Any]) -> dict[str, Any]:
+        return {chunk: value for chunk, value in part.items() if chunk not in lost}
+
+    with opened(tmp_path / "target") as client:
+        assert_same({NAME: Held(left(was.vectors), left(was.documents), left(was.metadatas), was.space)}, held(client))
+    assert result(runbook, "22")["facts"]["quarantine"] == {"missing_embedding": 2}
+    aside = [row for file in (runbook.workspace / "one" / "quarantine").glob("*.parquet")
+             for row in pq.read_table(file).to_pylist()]  # fmt: skip
+    assert sorted(row["id"] for row in aside) == lost
+    for row in aside:
+        assert row["document"] == was.documents[row["id"]]
+        assert json.loads(row["metadata"]) == was.metadatas[row["id"]]
+        assert row["id"] in page(runbook, "22")
+
+
+def test_an_index_without_one_of_its_files_migrates_from_the_log(
+    whole: dict[str, Held], real_databases: Path, tmp_path: Path
+) -> None:
+    source = writable_copy(real_databases / OLD, tmp_path / "source")
+    next(source.glob("*/data_level0.bin")).unlink()
+    before, runbook = tree(source), Runbook(tmp_path)
+    file = runbook.write("night", "path: source", "path: target")
+    done = runbook("run", file, "--run-id", "one", "--until", "23")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert tree(source) == before
+    with opened(tmp_path / "target") as client:
+        assert_same(whole, held(client))
+    assert "its index folder lacks data_level0.bin" in page(runbook, "10")
+
+
+def test_where_the_log_is_empty_too_the_run_stops_before_anything_is_written(
+    real_databases: Path, tmp_path: Path
+) -> None:
+    source = writable_copy(real_databases / "no-documents-128-1.x", tmp_path / "source")
+    next(source.glob("*/data_level0.bin")).unlink()
+    before, runbook = tree(source), Runbook(tmp_path)
+    file = runbook.write("night", "path: source", "path: target")
+    said = only_line(runbook("run", file, "--run-id", "one", "--until", "23"), 1)
+    assert "chunks that pass validation" in said
+    assert "missing_embedding 999" in said  # one vector is still in the log
+    assert tree(source) == before
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_collection_that_cannot_be_read_is_named_and_can_be_left_out(tmp_path: Path) -> None:
+    with embedded(tmp_path / "source") as store:
+        fill(store, "good", chunks(40, seed=1))
+        written = {"hnsw": {"space": "l2", "batch_size": 10, "sync_threshold": 20}}
+        store.create(replace(plan("bad"), configuration=written))
+        store.add("bad", chunks(60, seed=2))
+    broken = index_folder(tmp_path / "source", "bad") / "data_level0.bin"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    before, runbook = tree(tmp_path / "source"), Runbook(tmp_path)
+    file = runbook.write("night", "path: source", "path: target")
+    said = only_line(runbook("run", file, "--run-id", "none", "--until", "23"), 1)
+    assert "collection bad" in said
+    assert """--set 'collections.exclude=["bad"]'""" in said
+    assert not (tmp_path / "target").exists()
+
+    done = runbook("run", file, "--run-id", "one", "--set", 'collections.exclude=["bad"]', "--until", "23")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert tree(tmp_path / "source") == before
+    with embedded(tmp_path / "target") as store:
+        assert (store.names(), store.count("good")) == (["good"], 40)
+    assert "left out" in page(runbook, "10")
