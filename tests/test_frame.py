@@ -35,6 +35,7 @@ LAYERS = [
     ["validation"],
     ["restore"],
     ["signoffs", "decision"],
+    ["troubleshooting"],
     ["report"],
     ["steps"],
     ["runner"],

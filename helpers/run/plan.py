@@ -38,6 +38,7 @@ class Step:
 
 
 _BEFORE, _NIGHT, _RECOVERY = "1 Before the migration", "2 The migration", "3 Recovery"
+_TROUBLE = "4 Troubleshooting"
 
 STEPS: tuple[Step, ...] = (
     Step("00", "index", "Index", "0 Overview", on_line=False),
@@ -51,6 +52,15 @@ STEPS: tuple[Step, ...] = (
     Step("23", "validate", "Validate", _NIGHT, judges=True, decides="24", needs=("21", "22"), outdates=("24",)),
     Step("24", "review", "Review and decide", _NIGHT, judges=True, gate="cutover", needs=("21", "22", "23")),
     Step("30", "checkpoint_recovery", "Checkpoint recovery", _RECOVERY, on_line=False, needs=("21", "22")),
+    Step("40", "troubleshooting", "Troubleshooting", _TROUBLE, on_line=False),
+    Step("41", "stuck_batch", "Stuck batch", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("42", "invalid_scores", "Invalid scores", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("43", "out_of_memory", "Out of memory", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("44", "search_not_working", "Search not working", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("45", "network", "Network", _TROUBLE, on_line=False),
+    Step("46", "missing_metadata", "Missing metadata", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("47", "nan_embeddings", "NaN embeddings", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("48", "count_mismatch", "Count mismatch", _TROUBLE, on_line=False, needs=("21", "22")),
 )
 
 LINE: tuple[Step, ...] = tuple(step for step in STEPS if step.on_line)

@@ -1,0 +1,207 @@
+"""One map: every reason code that a check or a failure at run time can give → the notebook that leads out of it.
+
+Wrong parameters (`UsageError`) and gates that wait for people explain themselves and have no row. A test finds the codes
+in the source and fails on one without a row (tests/test_troubleshooting_map.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from helpers.run import folders as runs
+from helpers.run import plan
+
+TREE = "40"  # the notebook that reads a run and says which of the others comes first
+
+
+class HasId(Protocol):
+    """A run, a run's folder: whatever has the id of a run."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Codes that mean the same trouble: the step whose notebook leads out of it, and the trouble in a few words.
+
+    A `*` in a code stands for a field of the schema or a criterion of the decision matrix.
+    """
+
+    step: str
+    trouble: str
+    codes: tuple[str, ...]
+
+
+ROWS: tuple[Row, ...] = (
+    Row("41", "the migration stopped before its end", ("interrupted", "time_limit", "too_slow", "cell_timeout")),
+    Row("41", "another process holds the run or the target", ("lock_held", "run_locked", "snapshot_in_use")),
+    Row("41", "the disk is full, or nobody knows whether it is", ("paused_for_disk", "disk_full", "disk_unknown")),
+    Row(
+        "41",
+        "a folder cannot be written, or is gone",
+        ("audit_unwritable", "folder_gone", "folder_unwritable", "read_only", "target_unwritable", "sample_path_in_use"),
+    ),
+    Row("41", "the target refuses chunks", ("refused", "refused_by_target", "too_many_refused")),
+    Row(
+        "41",
+        "the checkpoint does not fit what is there",
+        ("checkpoint_behind", "checkpoint_unreadable", "context_changed", "staging_changed"),
+    ),
+    Row(
+        "42",
+        "values are outside of what the schema or Chroma allows",
+        (
+            "invalid_*", "invalid_citation_uri", "invalid_field", "invalid_scores", "invalid_values", "empty_id",
+            "type_differs", "unsupported_metadata", "unsupported_text", "wrong_collection_type",
+        ),
+    ),  # fmt: skip
+    Row(
+        "42",
+        "too many chunks do not pass validation",
+        ("matrix_validation_pass_rate", "quarantined", "validation_below_minimum"),
+    ),
+    Row("43", "a process ran out of memory, or was killed", ("kernel_died", "out_of_memory")),
+    Row(
+        "44",
+        "the target does not find what the source finds",
+        ("matrix_named_queries", "query_without_answer", "search_baseline_missing", "search_not_equivalent"),
+    ),
+    Row(
+        "44",
+        "vectors, distances or settings of the index are others",
+        (
+            "configuration_differs", "distance_space", "embedding_function_unavailable", "mixed_spaces", "space_differs",
+            "vector_differs", "zero_vector",
+        ),
+    ),  # fmt: skip
+    Row("45", "a server does not answer, or not in time", ("server_busy", "timeout", "unreachable")),
+    Row(
+        "45",
+        "a server refuses, or is not the one that was meant",
+        (
+            "forbidden", "header_illegal", "not_found", "nothing_to_migrate", "source_not_chroma", "source_other_api",
+            "target_not_chroma", "target_other_api", "target_too_old", "target_unsound", "unknown_database",
+            "unknown_tenant",
+        ),
+    ),  # fmt: skip
+    Row(
+        "45",
+        "a directory is not the database that was meant, or cannot be read",
+        (
+            *(f"{role}_{what}" for role in ("source", "target") for what in (
+                "damaged", "empty", "foreign_file", "layout_0_3", "lfs_pointer", "missing", "not_a_folder", "truncated",
+                "unreadable",
+            )),
+            "source_engine_failed", "source_incomplete", "target_older_layout",
+        ),
+    ),  # fmt: skip
+    Row(
+        "45",
+        "the write fence, or the proxy that makes it",
+        (
+            "config_unwritable", "counts_move", "fence_bypass", "fence_elsewhere", "fence_not_lifted",
+            "fence_of_other_run", "fence_open", "fence_state_damaged", "nginx_reads_other_files", "nginx_refuses",
+            "nginx_reload_refused", "nginx_two_servers", "no_fence", "old_workers", "probe_left_behind",
+            "program_failed", "program_missing", "program_timeout", "reads_refused", "source_in_use",
+            "source_use_unknown",
+        ),
+    ),  # fmt: skip
+    Row(
+        "46",
+        "fields or documents are missing or are others",
+        (
+            "missing_*", "collection_metadata_differs", "document_differs", "field_extra", "field_missing",
+            "matrix_metadata_completeness", "metadata_differs", "missing_document", "missing_metadata", "uri_differs",
+        ),
+    ),  # fmt: skip
+    Row(
+        "47",
+        "vectors are NaN, infinite, lost or of another dimension",
+        (
+            "infinite_embedding", "matrix_NaN_embeddings_in_the_source", "missing_embedding", "mixed_dimensions",
+            "nan_embedding", "source_unreadable_ids", "tiny_norm", "vectors_lost", "wrong_dimension",
+        ),
+    ),  # fmt: skip
+    Row(
+        "48",
+        "counts do not match: chunks are missing, doubled or strange",
+        (
+            "chunk_doubled", "chunk_extra", "chunk_missing", "collection_missing", "count_mismatch", "duplicates",
+            "id_collision", "matrix_collection_counts", "quarantine_unexplained", "quarantine_unknown",
+            "restore_differs", "source_doubled_ids", "source_findings",
+        ),
+    ),  # fmt: skip
+    Row(
+        "48",
+        "the snapshot is not what was taken",
+        (
+            "restore_ledger_unreadable", "snapshot_damaged", "snapshot_exists", "snapshot_too_small",
+            "snapshot_unreadable",
+        ),
+    ),  # fmt: skip
+    Row("48", "the target already holds collections of these names", ("exists", "target_not_empty")),
+    Row(
+        TREE,
+        "several things, or one that has no name: the tree says where to begin",
+        (
+            "cell_failed", "cells_not_executed", "check_failed", "marginal", "no_go", "no_result", "not_executed",
+            "notebook_exited", "sample_failed", "signed_no_go", "step_failed", "unexpected",
+        ),
+    ),  # fmt: skip
+)
+
+_BY_CODE = {code: row for row in ROWS for code in row.codes}
+_PATTERNS = [code for code in _BY_CODE if "*" in code]
+
+
+def row_of(code: str) -> Row | None:
+    """The row of a reason code, a code by its own name before one by pattern; None where it explains itself."""
+    found = _BY_CODE.get(code)
+    if found is None:
+        found = next((_BY_CODE[p] for p in _PATTERNS if fnmatchcase(code, p)), None)
+    return found
+
+
+def notebook_for(code: str) -> plan.Step | None:
+    """The step whose notebook leads out of this trouble, or None where the code explains itself."""
+    row = row_of(code)
+    return plan.find(row.step) if row is not None else None
+
+
+def advice(code: str, run: HasId | str) -> str:
+    """One line with the command that opens the remedy of this run's trouble; "" where the code explains itself.
+
+    `count_mismatch` → `Troubleshoot: papermill notebooks/48_count_mismatch.ipynb OUT.ipynb -p run_id night-1`.
+    """
+    step = notebook_for(code)
+    return f"Troubleshoot: {command(step, run)}" if step is not None else ""
+
+
+def command(step: plan.Step, run: HasId | str, output: str = "OUT.ipynb") -> str:
+    """The papermill command that runs a step's notebook on this run, wherever its reports are."""
+    run_id = run if isinstance(run, str) else run.id
+    elsewhere = runs.reports_root() != runs.REPOSITORY / "reports"
+    where = f"RUNBOOK_REPORTS={shlex.quote(str(runs.reports_root()))} " if elsewhere else ""
+    if os.environ.get("RUNBOOK_WORKSPACE") and runs.workspace_root() != runs.REPOSITORY / "workspace":
+        where += f"RUNBOOK_WORKSPACE={shlex.quote(str(runs.workspace_root()))} "
+    return f"{where}papermill notebooks/{step.notebook} {output} -p run_id {shlex.quote(run_id)}"
+
+
+def lab(step: plan.Step) -> str:
+    """The command that opens a step's notebook in JupyterLab, to fill in `run_id` and change cells."""
+    return f"jupyter lab notebooks/{step.notebook}"
+
+
+def steps_for(codes: Iterable[str]) -> list[plan.Step]:
+    """The steps for many codes, each once, the one that explains most of them first; 40 only where nothing else does."""
+    counted: dict[str, int] = {}
+    for code in codes:
+        if (row := row_of(code)) is not None:
+            counted[row.step] = counted.get(row.step, 0) + 1
+    named = sorted((s for s in counted if s != TREE), key=lambda s: (-counted[s], s))
+    return [plan.find(s) for s in named or counted]
