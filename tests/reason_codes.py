@@ -34,13 +34,14 @@ class _Source:
 
 def codes(package: Path) -> dict[str, str]:
     """code → the first place that gives it, `module.py:line`. Raises AssertionError where a code cannot be followed."""
-    source, modules = _Source(), {}
+    source = _Source()
+    modules: dict[Path, ast.Module] = {}
     for path in sorted(package.rglob("*.py")):
         modules[path] = tree = ast.parse(path.read_text(encoding="utf-8"), path.name)
         _take_in(source, tree, None, path)
         source.modules[path] = dict(_imported(tree, package))
-        for node in tree.body:
-            for name, value in _assigned(node):
+        for statement in tree.body:
+            for name, value in _assigned(statement):
                 source.constants[path].setdefault(name, []).append(value)
     found: dict[str, str] = {}
     for path, tree in modules.items():
@@ -97,24 +98,17 @@ def _values(
     match node:
         case ast.Constant(value=str() as text):
             yield text
-        case ast.IfExp():
-            yield from itertools.chain(follow(node.body), follow(node.orelse))
-        case ast.BoolOp():
-            yield from itertools.chain.from_iterable(map(follow, node.values))
-        case ast.Tuple() | ast.List():
-            yield from itertools.chain.from_iterable(map(follow, node.elts))
+        case ast.IfExp() | ast.BoolOp() | ast.Tuple() | ast.List() | ast.Dict():
+            yield from itertools.chain.from_iterable(map(follow, _parts(node)))
         case ast.JoinedStr():
             parts = [follow(v.value if isinstance(v, ast.FormattedValue) else v) for v in node.values]
             yield from map("".join, itertools.product(*(list(p) or ["*"] for p in parts)))
         case ast.BinOp():
-            left, right = list(follow(node.left)) or ["*"], list(follow(node.right)) or ["*"]
-            yield from map("".join, itertools.product(left, right))
+            yield from follow(ast.JoinedStr([node.left, node.right]))
         case ast.Call() if _called(node) == "next":
             yield from itertools.chain.from_iterable(map(follow, node.args))
         case ast.GeneratorExp():
             yield from follow(node.generators[0].iter if isinstance(node.elt, ast.Name) else node.elt)
-        case ast.Dict():
-            yield from itertools.chain.from_iterable(map(follow, node.keys))
         case ast.Attribute(value=ast.Name(id=module)) if module in source.modules[path]:
             other = source.modules[path][module]
             for value in source.constants[other].get(node.attr, ()):
@@ -123,9 +117,21 @@ def _values(
             yield from _named(source, node.id, inside, path, depth, place)
 
 
-def _named(
-    source: _Source, name: str, inside: Function | None, path: Path, depth: int, place: str
-) -> Iterator[str]:
+def _parts(node: ast.expr) -> list[ast.expr | None]:
+    """The expressions of which this one is one; the keys of a dictionary."""
+    match node:
+        case ast.IfExp():
+            return [node.body, node.orelse]
+        case ast.BoolOp():
+            return [*node.values]
+        case ast.Dict():
+            return [*node.keys]
+        case ast.Tuple() | ast.List():
+            return [*node.elts]
+    return []
+
+
+def _named(source: _Source, name: str, inside: Function | None, path: Path, depth: int, place: str) -> Iterator[str]:
     """What a name can be: set in the function, looped over, given by those who call it, or a constant of a module."""
     found = False
     for node in ast.walk(inside) if inside is not None else ():
@@ -215,4 +221,6 @@ def _take_in(source: _Source, node: ast.AST, inside: Function | None, path: Path
 
 def _called(node: ast.Call) -> str:
     function = node.func
-    return function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
+    return (
+        function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
+    )

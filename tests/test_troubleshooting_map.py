@@ -12,7 +12,7 @@ import pytest
 from helpers.decision import decision_matrix
 from helpers.migration.quarantine import Quarantine
 from helpers.run import plan
-from helpers.runner.notebook import RunFolder
+from helpers.run.folders import RunFolder
 from helpers.schema import load_schema
 from helpers.schema.rules import REASONS
 from helpers.troubleshooting.map import ROWS, advice, notebook_for, row_of, steps_for
@@ -54,7 +54,7 @@ def test_the_search_finds_what_can_be_found(given: dict[str, str]) -> None:
 
 def test_wrong_parameters_explain_themselves(given: dict[str, str]) -> None:
     usage = {
-        node.args[0].value
+        str(node.args[0].value)
         for path in (ROOT / "helpers").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UsageError"

@@ -33,6 +33,11 @@ class Step:
     outdates: tuple[str, ...] = ()
 
     @property
+    def troubleshoots(self) -> bool:
+        """Whether it is of Section 4: there `dry_run` is the default, and a step that changes nothing may always look."""
+        return self.section == _TROUBLE
+
+    @property
     def notebook(self) -> str:
         return f"{self.number}_{self.name}.ipynb"
 

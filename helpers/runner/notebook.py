@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from helpers.steps.profile import Profile
     from helpers.steps.readiness import Readiness
     from helpers.steps.snapshot import SnapshotStep
+    from helpers.troubleshooting.desk import Desk
+    from helpers.troubleshooting.tree import Tree
     from helpers.validation.suite import Validation
 
 NOT_SECTIONS = ("run_id", "dry_run")
@@ -134,20 +137,57 @@ class Run(RunRecord):
 
         return Recovery(self)
 
+    def troubleshoot(self) -> Desk:
+        """41 to 48: one issue of Section 4, from its symptom to the same probe again."""
+        from helpers.troubleshooting.desks import desk_of
+
+        return desk_of(self)
+
+    def tree(self) -> Tree:
+        """40: what is wrong with this run, and which notebook leads out of it."""
+        from helpers.troubleshooting.tree import Tree
+
+        return Tree(self)
+
     def open(self, banner: str = "") -> None:
-        """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters."""
+        """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters.
+
+        A step of Section 4 that changes nothing (dry run) may look at a run while another process works on it.
+        """
         if kernel.under_runner():
             self._locks = (RunLock(self.home, "step").acquire(),)
             self.fact("execution", os.environ.get(kernel.EXECUTION, ""))
         else:
-            self._locks = (RunLock(self.home, "runner").acquire(1), RunLock(self.home, "step").acquire(1))
-            self.home.stop_file.unlink(missing_ok=True)
+            self._locks = self._take()
+            if not self.watches_only:
+                self.home.stop_file.unlink(missing_ok=True)
             runs.supersede(self.home, [(s.number, s.name) for s in plan.outdated_by(plan.find(self.step))])
         self._watch = kernel.CellWatch(self._cell_failed)
         self._watch.start()
         self.log(f"step begins in process {os.getpid()}")
         audit.append(self.folder / audit.NAME, "step begins", step=self.step, dry_run=self.dry_run)
         show(opening(self, banner))
+
+    def _take(self) -> tuple[RunLock, ...]:
+        looks = plan.find(self.step).troubleshoots and self.dry_run
+        try:
+            return RunLock(self.home, "runner").acquire(1), RunLock(self.home, "step").acquire(1)
+        except WorldError:
+            if not looks:
+                raise
+            self.watches_only = True
+            return (RunLock(self.home, f"look-{self.step}").acquire(1),)
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Inside it this process lets go of the run, so that a command of its own can work on it."""
+        for lock in self._locks:
+            lock.release()
+        try:
+            yield
+        finally:
+            for lock in self._locks:
+                lock.acquire()
 
     def close(self) -> None:
         """Let go of the run: another process may work on it."""
@@ -256,7 +296,7 @@ def _find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run:
     from helpers.steps.preflight import preflight
 
     preflight(parameters)
-    return runs.create(parameters, run_id, dry_run=dry_run)
+    return runs.create(parameters, run_id, dry_run=dry_run and row.on_line)
 
 
 def _same_context(folder: RunFolder, context: Mapping[str, Any]) -> bool:

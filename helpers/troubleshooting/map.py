@@ -22,7 +22,8 @@ TREE = "40"  # the notebook that reads a run and says which of the others comes 
 class HasId(Protocol):
     """A run, a run's folder: whatever has the id of a run."""
 
-    id: str
+    @property
+    def id(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,122 +38,119 @@ class Row:
     codes: tuple[str, ...]
 
 
-ROWS: tuple[Row, ...] = (
-    Row("41", "the migration stopped before its end", ("interrupted", "time_limit", "too_slow", "cell_timeout")),
-    Row("41", "another process holds the run or the target", ("lock_held", "run_locked", "snapshot_in_use")),
-    Row("41", "the disk is full, or nobody knows whether it is", ("paused_for_disk", "disk_full", "disk_unknown")),
-    Row(
-        "41",
-        "a folder cannot be written, or is gone",
-        ("audit_unwritable", "folder_gone", "folder_unwritable", "read_only", "target_unwritable", "sample_path_in_use"),
-    ),
-    Row("41", "the target refuses chunks", ("refused", "refused_by_target", "too_many_refused")),
-    Row(
-        "41",
-        "the checkpoint does not fit what is there",
-        ("checkpoint_behind", "checkpoint_unreadable", "context_changed", "staging_changed"),
-    ),
-    Row(
-        "42",
-        "values are outside of what the schema or Chroma allows",
+ROWS: tuple[Row, ...] = tuple(
+    Row(step, trouble, tuple(codes.split()))
+    for step, trouble, codes in (
+        ("41", "the migration stopped before its end", "interrupted time_limit too_slow cell_timeout"),
+        ("41", "another process holds the run or the target", "lock_held run_locked snapshot_in_use"),
+        ("41", "the disk is full, or nobody knows whether it is", "paused_for_disk disk_full disk_unknown"),
         (
-            "invalid_*", "invalid_citation_uri", "invalid_field", "invalid_scores", "invalid_values", "empty_id",
-            "type_differs", "unsupported_metadata", "unsupported_text", "wrong_collection_type",
+            "41",
+            "a folder cannot be written, or is gone",
+            "audit_unwritable folder_gone folder_unwritable read_only target_unwritable sample_path_in_use",
         ),
-    ),  # fmt: skip
-    Row(
-        "42",
-        "too many chunks do not pass validation",
-        ("matrix_validation_pass_rate", "quarantined", "validation_below_minimum"),
-    ),
-    Row("43", "a process ran out of memory, or was killed", ("kernel_died", "out_of_memory")),
-    Row(
-        "44",
-        "the target does not find what the source finds",
-        ("matrix_named_queries", "query_without_answer", "search_baseline_missing", "search_not_equivalent"),
-    ),
-    Row(
-        "44",
-        "vectors, distances or settings of the index are others",
+        ("41", "the target refuses chunks", "refused refused_by_target too_many_refused"),
         (
-            "configuration_differs", "distance_space", "embedding_function_unavailable", "mixed_spaces", "space_differs",
-            "vector_differs", "zero_vector",
+            "41",
+            "the checkpoint does not fit what is there",
+            "checkpoint_behind checkpoint_unreadable context_changed nothing_staged staging_changed",
         ),
-    ),  # fmt: skip
-    Row("45", "a server does not answer, or not in time", ("server_busy", "timeout", "unreachable")),
-    Row(
-        "45",
-        "a server refuses, or is not the one that was meant",
         (
-            "forbidden", "header_illegal", "not_found", "nothing_to_migrate", "source_not_chroma", "source_other_api",
-            "target_not_chroma", "target_other_api", "target_too_old", "target_unsound", "unknown_database",
-            "unknown_tenant",
+            "42",
+            "values are outside of what the schema or Chroma allows",
+            """
+            invalid_* invalid_citation_uri invalid_field invalid_scores invalid_values empty_id type_differs
+            unsupported_metadata unsupported_text wrong_collection_type
+            """,
         ),
-    ),  # fmt: skip
-    Row(
-        "45",
-        "a directory is not the database that was meant, or cannot be read",
         (
-            *(f"{role}_{what}" for role in ("source", "target") for what in (
-                "damaged", "empty", "foreign_file", "layout_0_3", "lfs_pointer", "missing", "not_a_folder", "truncated",
-                "unreadable",
-            )),
-            "source_engine_failed", "source_incomplete", "target_older_layout",
+            "42",
+            "too many chunks do not pass validation",
+            "matrix_validation_pass_rate quarantined validation_below_minimum",
         ),
-    ),  # fmt: skip
-    Row(
-        "45",
-        "the write fence, or the proxy that makes it",
+        ("43", "a process ran out of memory, or was killed", "kernel_died out_of_memory"),
         (
-            "config_unwritable", "counts_move", "fence_bypass", "fence_elsewhere", "fence_not_lifted",
-            "fence_of_other_run", "fence_open", "fence_state_damaged", "nginx_reads_other_files", "nginx_refuses",
-            "nginx_reload_refused", "nginx_two_servers", "no_fence", "old_workers", "probe_left_behind",
-            "program_failed", "program_missing", "program_timeout", "reads_refused", "source_in_use",
-            "source_use_unknown",
+            "44",
+            "the target does not find what the source finds",
+            "matrix_named_queries query_without_answer search_baseline_missing search_not_equivalent",
         ),
-    ),  # fmt: skip
-    Row(
-        "46",
-        "fields or documents are missing or are others",
         (
-            "missing_*", "collection_metadata_differs", "document_differs", "field_extra", "field_missing",
-            "matrix_metadata_completeness", "metadata_differs", "missing_document", "missing_metadata", "uri_differs",
+            "44",
+            "vectors, distances or settings of the index are others",
+            """
+            configuration_differs distance_space embedding_function_unavailable mixed_spaces space_differs
+            vector_differs zero_vector
+            """,
         ),
-    ),  # fmt: skip
-    Row(
-        "47",
-        "vectors are NaN, infinite, lost or of another dimension",
+        ("45", "a server does not answer, or not in time", "server_busy timeout unreachable"),
         (
-            "infinite_embedding", "matrix_NaN_embeddings_in_the_source", "missing_embedding", "mixed_dimensions",
-            "nan_embedding", "source_unreadable_ids", "tiny_norm", "vectors_lost", "wrong_dimension",
+            "45",
+            "a server refuses, or is not the one that was meant",
+            """
+            forbidden header_illegal not_found nothing_to_migrate source_not_chroma source_other_api
+            target_not_chroma target_other_api target_too_old target_unsound unknown_database unknown_tenant
+            """,
         ),
-    ),  # fmt: skip
-    Row(
-        "48",
-        "counts do not match: chunks are missing, doubled or strange",
         (
-            "chunk_doubled", "chunk_extra", "chunk_missing", "collection_missing", "count_mismatch", "duplicates",
-            "id_collision", "matrix_collection_counts", "quarantine_unexplained", "quarantine_unknown",
-            "restore_differs", "source_doubled_ids", "source_findings",
+            "45",
+            "a directory is not the database that was meant, or cannot be read",
+            """
+            source_damaged source_empty source_foreign_file source_layout_0_3 source_lfs_pointer source_missing
+            source_not_a_folder source_truncated source_unreadable target_damaged target_empty
+            target_foreign_file target_layout_0_3 target_lfs_pointer target_missing target_not_a_folder
+            target_truncated target_unreadable source_engine_failed source_incomplete target_older_layout
+            """,
         ),
-    ),  # fmt: skip
-    Row(
-        "48",
-        "the snapshot is not what was taken",
         (
-            "restore_ledger_unreadable", "snapshot_damaged", "snapshot_exists", "snapshot_too_small",
-            "snapshot_unreadable",
+            "45",
+            "the write fence, or the proxy that makes it",
+            """
+            config_unwritable counts_move fence_bypass fence_elsewhere fence_not_lifted fence_of_other_run
+            fence_open fence_state_damaged nginx_reads_other_files nginx_refuses nginx_reload_refused
+            nginx_two_servers no_fence old_workers probe_left_behind program_failed program_missing
+            program_timeout reads_refused source_in_use source_use_unknown
+            """,
         ),
-    ),  # fmt: skip
-    Row("48", "the target already holds collections of these names", ("exists", "target_not_empty")),
-    Row(
-        TREE,
-        "several things, or one that has no name: the tree says where to begin",
         (
-            "cell_failed", "cells_not_executed", "check_failed", "marginal", "no_go", "no_result", "not_executed",
-            "notebook_exited", "sample_failed", "signed_no_go", "step_failed", "unexpected",
+            "46",
+            "fields or documents are missing or are others",
+            """
+            missing_* collection_metadata_differs document_differs field_extra field_missing
+            matrix_metadata_completeness metadata_differs missing_document missing_metadata uri_differs
+            """,
         ),
-    ),  # fmt: skip
+        (
+            "47",
+            "vectors are NaN, infinite, lost or of another dimension",
+            """
+            infinite_embedding matrix_NaN_embeddings_in_the_source missing_embedding mixed_dimensions
+            nan_embedding source_unreadable_ids tiny_norm vectors_lost wrong_dimension
+            """,
+        ),
+        (
+            "48",
+            "counts do not match: chunks are missing, doubled or strange",
+            """
+            chunk_doubled chunk_extra chunk_missing collection_missing count_mismatch duplicates id_collision
+            matrix_collection_counts quarantine_unexplained quarantine_unknown restore_differs
+            source_doubled_ids source_findings
+            """,
+        ),
+        (
+            "48",
+            "the snapshot is not what was taken",
+            "restore_ledger_unreadable snapshot_damaged snapshot_exists snapshot_too_small snapshot_unreadable",
+        ),
+        ("48", "the target already holds collections of these names", "exists target_not_empty"),
+        (
+            "40",
+            "several things, or one that has no name: the tree says where to begin",
+            """
+            cell_failed cells_not_executed check_failed marginal no_go no_result not_executed notebook_exited
+            precondition_failed sample_failed signed_no_go step_failed unexpected
+            """,
+        ),
+    )
 )
 
 _BY_CODE = {code: row for row in ROWS for code in row.codes}
