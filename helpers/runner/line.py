@@ -16,13 +16,14 @@ from helpers.decision import CUTOVER
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
 from helpers.fence import FenceState, lift
 from helpers.report import index_page, notebook_html, run_page
-from helpers.results import StepResult, passed, write_text
+from helpers.results import StepResult, Verdict, passed, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunLock
 from helpers.runner.execute import Execution, error_of, is_whole
 from helpers.runner.gates import open_gate
 from helpers.runner.terminal import Terminal, step_line, summary
+from helpers.troubleshooting.map import command, steps_for
 
 
 class Stop:
@@ -90,6 +91,9 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
     folder.log(f"line ends: {verdict}")
     render_pages(folder)
     terminal.say(summary(folder, steps, verdict))
+    for advised in _advice(folder, steps):
+        folder.log(advised)
+        terminal.say(advised)
     state = FenceState.read(folder.workspace)
     if state is not None and state.may_stand:
         terminal.say(f"Fence:   {state.sentence()}")
@@ -116,6 +120,16 @@ def _one(folder: RunFolder, step: plan.Step, terminal: Terminal, stop: Stop, dry
     if isinstance(error, Interrupted) or stop.requested:
         return _interrupted(folder)
     return type(error)(error.code, f"step {step.number}_{step.name}: {error.what}")
+
+
+def _advice(folder: RunFolder, steps: Sequence[plan.Step]) -> list[str]:
+    """The commands that open the notebooks for what failed or was marginal in these steps, at most two."""
+    codes: list[str] = []
+    for result in filter(None, (folder.result(step.number) for step in steps)):
+        codes += [c.reason for c in result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL)]
+        if result.error is not None and result.error["code"] != "interrupted":
+            codes.append(result.error["code"])
+    return [f"Troubleshoot: {command(step, folder)}" for step in steps_for(codes)[:2]]
 
 
 def _lift_fence(folder: RunFolder, terminal: Terminal) -> RunbookError | None:

@@ -23,6 +23,7 @@ from helpers.run.folders import RunFolder, RunLock
 from helpers.run.record import RunRecord, step_missing
 from helpers.runner.display import closing, opening, show
 from helpers.runner.overview import Index
+from helpers.troubleshooting.map import advice
 
 if TYPE_CHECKING:
     from helpers.decision import Review
@@ -231,6 +232,8 @@ class Run(RunRecord):
         self.result.error = kernel.failure(error)
         self.result.verdict = Verdict.FAIL
         self.home.log_block(f"a cell failed: {self.result.error['line']}", kernel.trace_of(error), self.step)
+        if advised := advice(self.result.error["code"], self):
+            self.log(advised)
         self._write()
         self.close()
 

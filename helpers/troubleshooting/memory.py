@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,20 @@ class Memory(Desk):
         return pd.DataFrame(rows, columns=columns)
 
     def measure(self, *sizes: int) -> pd.DataFrame:
-        """Peak memory (MB) of a process that reads everything that is staged in batches of each size, as a resume does."""
+        """Peak memory (MB) of one process that reads all that is staged in batches of each size, as a resume does.
+
+        The sizes come in rising order, because a process's peak never falls.
+        """
+        wanted = sorted(sizes or (25, 500))
         folder = self.run.workspace / "staged"
-        rows = []
-        for size in sizes or (25, 500):
-            done = child([sys.executable, "-m", "helpers.troubleshooting.memory", str(folder), str(size)])
-            said = json.loads(done.stdout) if done.returncode == 0 else {"base": 0, "peak": 0, "rows": 0}
-            peak, base = said["peak"] / 2**20, said["base"] / 2**20
-            rows.append((size, said["rows"], round(peak, 1), round(peak - base, 1), done.stderr.strip()[-200:]))
-        return pd.DataFrame(rows, columns=["batch size", "chunks read", "peak MB", "above an idle process", "said"])
+        done = child([sys.executable, "-m", "helpers.troubleshooting.memory", str(folder), *map(str, wanted)])
+        said = json.loads(done.stdout) if done.returncode == 0 else {"base": 0, "peaks": [], "rows": 0}
+        rows = [
+            (size, said["rows"], round(peak / 2**20, 1), round((peak - said["base"]) / 2**20, 1))
+            for size, peak in zip(wanted, said["peaks"], strict=False)
+        ]
+        self.run.fact("measured", rows)
+        return pd.DataFrame(rows, columns=["batch size", "chunks read", "peak MB", "above an idle process"])
 
     def conditions(self) -> list[Condition]:
         size, workers = self._fitting()
@@ -146,16 +152,18 @@ def _peak() -> int:
     return used if sys.platform == "darwin" else used * 1024
 
 
-def _trial(folder: Path, size: int) -> None:
-    """Read all that is staged in batches of a size, as a resume does; base, peak and rows as JSON."""
-    base, rows = _peak(), 0
-    staged = Staged.load(folder)
-    for target in sorted(staged.files) if staged is not None else ():
-        assert staged is not None
-        for batch in staged.stream(target, 0, size):
-            rows += len(batch)
-    print(json.dumps({"base": base, "peak": _peak(), "rows": rows}))
+def _trial(folder: Path, sizes: Sequence[int]) -> None:
+    """Read all that is staged in batches of each size; base, the peak after each, and rows as JSON."""
+    base, rows, peaks, staged = _peak(), 0, [], Staged.load(folder)
+    for size in sizes:
+        rows = 0
+        for target in sorted(staged.files) if staged is not None else ():
+            assert staged is not None
+            for batch in staged.stream(target, 0, size):
+                rows += len(batch)
+        peaks.append(_peak())
+    print(json.dumps({"base": base, "peaks": peaks, "rows": rows}))
 
 
 if __name__ == "__main__":
-    _trial(Path(sys.argv[1]), int(sys.argv[2]))
+    _trial(Path(sys.argv[1]), [int(size) for size in sys.argv[2:]])

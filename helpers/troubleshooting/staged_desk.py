@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from typing import Any, ClassVar
 
@@ -81,11 +82,19 @@ class StagedDesk(Desk):
         self.run.fact("mended", done.to_dict("records"))
         return done
 
+    def undoable(self) -> pd.DataFrame:
+        """The mends of this run that are not undone, the oldest first: name, time, chunks."""
+        rows = []
+        for folder in target_side.exports(self.run.workspace / "undo"):
+            manifest = json.loads((folder / "undo.json").read_text(encoding="utf-8"))
+            rows.append((folder.name, manifest["when"], sum(len(ids) for ids in manifest["ids"].values())))
+        return pd.DataFrame(rows, columns=["mend", "when", "chunks"])
+
     def undo(self) -> pd.DataFrame:
-        """Put back what mends of this run replaced: what would be put back (dry run), or what was."""
-        waiting = target_side.exports(self.run.workspace / "undo")
-        if self.run.dry_run or not waiting:
-            return pd.DataFrame([(f.name,) for f in waiting], columns=["mend that can be undone"])
+        """Put back what the mends of this run replaced, the newest first; in a dry run, what would be."""
+        waiting = self.undoable()
+        if self.run.dry_run or waiting.empty:
+            return waiting
         staged = self.staged
         assert staged is not None
         with self.target() as (store, there):
