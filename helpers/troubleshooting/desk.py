@@ -105,7 +105,7 @@ class Desk(ABC):
         self._resolved = True
         if self.run.dry_run:
             return self.plan(**options)
-        broken = [c for c in self.conditions() if not c.holds]
+        broken = [c for c in self.conditions(**options) if not c.holds]
         if broken:
             raise Terminal(
                 "precondition_failed", f"{broken[0].what}: {broken[0].detail or 'no'}", where=f"step {self.run.step}",
@@ -120,8 +120,8 @@ class Desk(ABC):
         """The probe."""
 
     @abstractmethod
-    def conditions(self) -> list[Condition]:
-        """The preconditions, asked anew."""
+    def conditions(self, **options: Any) -> list[Condition]:
+        """The preconditions of a resolution with these options, asked anew."""
 
     @abstractmethod
     def plan(self, **options: Any) -> pd.DataFrame:

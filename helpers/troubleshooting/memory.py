@@ -60,7 +60,8 @@ class Memory(Desk):
         wanted = sorted(sizes or (25, 500))
         folder = self.run.workspace / "staged"
         done = child([sys.executable, "-m", "helpers.troubleshooting.memory", str(folder), *map(str, wanted)])
-        said = json.loads(done.stdout) if done.returncode == 0 else {"base": 0, "peaks": [], "rows": 0}
+        nothing: dict[str, Any] = {"base": 0, "peaks": [], "rows": 0}
+        said = json.loads(done.stdout) if done.returncode == 0 else nothing
         rows = [
             (size, said["rows"], round(peak / 2**20, 1), round((peak - said["base"]) / 2**20, 1))
             for size, peak in zip(wanted, said["peaks"], strict=False)
@@ -68,8 +69,8 @@ class Memory(Desk):
         self.run.fact("measured", rows)
         return pd.DataFrame(rows, columns=["batch size", "chunks read", "peak MB", "above an idle process"])
 
-    def conditions(self) -> list[Condition]:
-        size, workers = self._fitting()
+    def conditions(self, **options: Any) -> list[Condition]:
+        size, workers = self._settings(**options).values()
         least, needed = min(self._at_hand().values()), self._needed(size, workers)
         return [
             self.nobody_at_work(),

@@ -48,7 +48,7 @@ class Network(Desk):
         ]
         return pd.DataFrame(rows, columns=["setting", "value"])
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self, **options: Any) -> list[Condition]:
         return [self.nobody_at_work()]
 
     def plan(self, **options: Any) -> pd.DataFrame:

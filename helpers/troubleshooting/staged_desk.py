@@ -48,7 +48,7 @@ class StagedDesk(Desk):
         rows = self.differences()
         return {str(name): sorted(set(part["id"])) for name, part in rows.groupby("target", sort=True)}
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self, **options: Any) -> list[Condition]:
         staged = self.staged
         found = [
             self.nobody_at_work(),

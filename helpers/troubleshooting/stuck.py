@@ -72,7 +72,7 @@ class Stuck(Desk):
         text = log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:] if log.is_file() else []
         return pd.DataFrame([*lines, *(("run.log", line) for line in text)], columns=["where", "line"])
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self, **options: Any) -> list[Condition]:
         rungs = reach.ladder(self.run.parameters.target, "target")
         answers = all(r.ok for r in rungs)
         return [

@@ -72,8 +72,8 @@ class Values(Desk):
         ]
         return pd.DataFrame(rows, columns=["type", "field", "value type", "minimum", "maximum", "repair", "proposed"])
 
-    def conditions(self) -> list[Condition]:
-        left = [f"{why} {n}" for why, n in sorted(self._unrepairable().items())]
+    def conditions(self, **options: Any) -> list[Condition]:
+        left = [f"{why} {n}" for why, n in sorted(self._unrepairable(**options).items())]
         return [
             self.nobody_at_work(),
             Condition("the run has a schema with fields", not self.schema.is_identity, self.schema.name),
@@ -182,9 +182,9 @@ class Values(Desk):
             counted.update(self._failures(info, done, self.schema)["reason"])
         return counted
 
-    def _unrepairable(self) -> Counter[str]:
+    def _unrepairable(self, **options: Any) -> Counter[str]:
         counted: Counter[str] = Counter()
-        schema = self.proposal()
+        schema = self.proposal(**options)
         for info, done in self._transformed(schema):
             counted.update(self._failures(info, done, schema)["reason"])
         return counted

@@ -90,9 +90,9 @@ class Vectors(StagedDesk):
                 rows += [(name, i, text) for i, text in pairs if (name, i) in wanted]
         return pd.DataFrame(rows, columns=["collection", "id", "document"])
 
-    def conditions(self) -> list[Condition]:
+    def conditions(self, **options: Any) -> list[Condition]:
         staged = self.staged
-        return super().conditions() if staged is not None else [self.nobody_at_work()]
+        return super().conditions(**options) if staged is not None else [self.nobody_at_work()]
 
     def plan(self, **options: Any) -> pd.DataFrame:
         table = _open(self.unusable())
