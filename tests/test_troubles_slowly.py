@@ -159,7 +159,8 @@ def test_a_limit_of_memory_is_found_and_smaller_batches_fit_under_it(chroma_serv
 
     assert limited().returncode != 0
     failed = folder.result("22")
-    assert failed is not None and failed.error is not None
+    assert failed is not None
+    assert failed.error is not None
     assert failed.error["code"] == "out_of_memory"
     desk = at(folder, "43")
     verdict, wrong, _ = probe(desk)
