@@ -17,9 +17,8 @@ from typing import NoReturn
 
 from helpers.errors import RunbookError, UsageError, one_line
 from helpers.run import folders as runs
-from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.runner import snapshot_commands
+from helpers.runner import evidence_commands, rollback_options, run_commands, snapshot_commands
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -38,14 +37,16 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="runbook", description="Take a Chroma database through a migration.", epilog=_EXIT_CODES)
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
-    rehearse = _command(commands, "rehearse", _rehearse, "the whole runbook on a sample source that it makes itself")
+    rehearse = _command(
+        commands, "rehearse", run_commands.rehearse, "the whole runbook on a sample source that it makes itself"
+    )
     rehearse.add_argument(
         "--chunks", type=_positive, default=9832, metavar="N", help="chunks of the source (%(default)s)"
     )
     rehearse.add_argument("--dimension", type=_positive, default=1536, metavar="D", help="of its vectors (%(default)s)")
     rehearse.add_argument("--run-id", default="", metavar="ID", help="name of the run; made up where not given")
 
-    run = _command(commands, "run", _run, "run the steps of the runbook")
+    run = _command(commands, "run", run_commands.run, "run the steps of the runbook")
     run.add_argument(
         "parameters", nargs="?", type=Path, metavar="PARAMETERS.yaml", help="not needed for a known run id"
     )
@@ -56,8 +57,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--until", default="", metavar="STEP", help="stop after this step")
     run.add_argument("--dry-run", action="store_true", help="steps 10 to 13: everything but the target")
     _settings(run)
+    _outside_window(run)
 
-    resume = _command(commands, "resume", _resume, "go on from the first step that has not passed")
+    resume = _command(commands, "resume", run_commands.resume, "go on from the first step that has not passed")
     resume.add_argument("run_id", metavar="RUN_ID")
     resume.add_argument(
         "--checkpoint",
@@ -65,23 +67,24 @@ def parser() -> argparse.ArgumentParser:
         metavar="ID",
         help="the run's one checkpoint, as notebook 30 shows it; no other is taken",
     )
+    resume.add_argument(
+        "--retry", default="", metavar="STEP", help="take back what the run made from this step on, and run it again"
+    )
     _settings(resume)
+    _outside_window(resume)
 
     status = _command(commands, "status", _status, "where the runs stand, or one of them")
     status.add_argument("run_id", nargs="?", default="", metavar="RUN_ID")
 
-    sign = _command(commands, "sign", _sign, "record an approval")
-    sign.add_argument("run_id", metavar="RUN_ID")
-    sign.add_argument("--role", required=True, help="such as dba; the roles are in the parameters, signoff.required")
-    sign.add_argument("--name", required=True, help="who signs")
-    sign.add_argument("--decision", required=True, choices=["go", "no-go"])
-    sign.add_argument("--gate", default="cutover", choices=["dry-run", "cutover"])
-    sign.add_argument("--reason", default="", help="one line, shown with the decision")
-    sign.add_argument("--accept", action="append", default=[], metavar="CRITERION", help="a marginal one; repeatable")
+    evidence_commands.declare(lambda name, action, text: _command(commands, name, action, text))
 
     fence = _command(commands, "fence", _fence, "the write fence before the source: where it stands, or lift it")
     fence.add_argument("run_id", metavar="RUN_ID")
     fence.add_argument("--lift", action="store_true", help="let writes through again, without a rollback")
+
+    rollback_options.declare(
+        _command(commands, "rollback", _rollback, "take a run back: source, configuration, fence, then the target")
+    )
 
     schema = _command(
         commands, "schema", _schema, "show the parameters, resolved and checked, without running anything"
@@ -127,6 +130,15 @@ def _settings(command: _Parser) -> None:
         default=[],
         metavar="a.b=VALUE",
         help="change a parameter; repeatable",
+    )
+
+
+def _outside_window(command: _Parser) -> None:
+    command.add_argument(
+        "--outside-window",
+        default="",
+        metavar="REASON",
+        help="start outside the maintenance window; why is recorded and shown to those who sign",
     )
 
 
@@ -186,172 +198,31 @@ def _flush() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _rehearse(chosen: argparse.Namespace) -> int:
-    chosen.run_id = chosen.run_id or runs.new_run_id("rehearsal")
-    folder = RunFolder.of(chosen.run_id)
-    if folder.reports.exists():
-        raise runs.taken(folder)
-    from helpers.runner.rehearsal import prepare
-
-    print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
-    parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
-    runs.create(parameters, folder.id, rehearsal=True)
-    return _line(folder, list(plan.LINE))
-
-
-def _run(chosen: argparse.Namespace) -> int:
-    first = plan.on_line(chosen.first) if chosen.first else plan.LINE[0]
-    last = plan.on_line(chosen.until) if chosen.until else plan.LINE[-1]
-    if chosen.dry_run:
-        last = min(last, plan.find(plan.LAST_OF_DRY_RUN), key=plan.LINE.index)
-    steps = plan.between(first, last)
-    if chosen.run_id:
-        runs.check_run_id(chosen.run_id)
-    if chosen.run_id and RunFolder.of(chosen.run_id).exists:
-        return _run_again(chosen, steps)
-    if chosen.parameters is None:
-        if chosen.run_id:
-            runs.find(chosen.run_id)
-        raise UsageError("no_parameters", "run needs a parameters file", next_step="See: runbook run --help")
-    if first is not plan.LINE[0]:
-        raise UsageError(
-            "from_needs_run",
-            f"--from {first.number} needs the results of the steps before it",
-            next_step="Give --run-id.",
-        )
-    return _run_anew(chosen, steps)
-
-
-def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
-    from helpers.parameters import load_parameters
-
-    parameters = load_parameters(chosen.parameters, chosen.settings)
-    chosen.run_id = chosen.run_id or runs.new_run_id(parameters.name)
-    folder = RunFolder.of(chosen.run_id)
-    if folder.reports.exists():
-        raise runs.taken(folder)
-    from helpers.steps.preflight import preflight  # it brings Chroma's client, which takes seconds
-
-    preflight(parameters)
-    runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
-    return _line(folder, steps, dry_run=chosen.dry_run)
-
-
-def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
-    """Steps of a run that exists, from `--from` on."""
-    from helpers.parameters import load_parameters, parameters_from
-    from helpers.results import passed
-    from helpers.steps.preflight import preflight
-
-    folder = runs.find(chosen.run_id)
-    if not chosen.first:
-        raise runs.taken(folder)
-    if chosen.parameters is not None:
-        runs.change_parameters(folder, load_parameters(chosen.parameters, chosen.settings))
-    folder.enter()
-    if chosen.parameters is None and chosen.settings:
-        runs.change_parameters(folder, parameters_from(folder.parameters().document(), chosen.settings))
-    missing = [step for step in plan.LINE[: plan.LINE.index(steps[0])] if not passed(folder.result(step.number))]
-    if missing:
-        raise UsageError(
-            "step_missing",
-            f"--from {steps[0].number} needs step {missing[0].number}, which run {folder.id} has not passed",
-            next_step=f"Go on with it: runbook resume {folder.id}; or run it again: --from {missing[0].number}.",
-        )
-    preflight(folder.parameters(), _written(folder))
-    folder.note(until=steps[-1].number, dry_run=chosen.dry_run)
-    return _line(folder, steps, dry_run=chosen.dry_run)
-
-
-def _resume(chosen: argparse.Namespace) -> int:
-    """An interrupted run ends where it was told to end; one that got there goes on to the end of the line."""
-    folder = runs.find(chosen.run_id)
-    from helpers.migration import recovery
-    from helpers.runner.line import open_steps  # with papermill and Chroma's client, which take seconds
-    from helpers.steps.preflight import preflight
-
-    facts = folder.facts()
-    if chosen.checkpoint:
-        recovery.require(folder, chosen.checkpoint)
-    folder.enter()
-    if chosen.settings:
-        runs.change_parameters(folder, folder.parameters().for_resume(chosen.settings))
-    last = plan.find(str(facts["until"] or plan.LINE[-1].number))
-    steps = open_steps(folder, last)
-    if not steps and facts["dry_run"]:
-        next_step = f"For the migration itself: runbook run --run-id {folder.id} --from 20"
-        raise UsageError("dry_run_done", f"run {folder.id} is a dry run and complete", next_step=next_step)
-    if not steps:
-        steps = open_steps(folder, plan.LINE[-1])
-        folder.note(until="")
-    if steps:
-        preflight(folder.parameters(), _written(folder))
-    return _line(folder, steps, dry_run=bool(facts["dry_run"]))
-
-
-def _written(folder: RunFolder) -> list[str]:
-    """The target's collections that this run made."""
-    from helpers.migration.checkpoint import Checkpoint
-
-    ledger = folder.workspace / "checkpoint.json"
-    return Checkpoint.read(ledger).owned() if ledger.is_file() else []
-
-
-def _line(folder: RunFolder, steps: list[plan.Step], *, dry_run: bool = False) -> int:
-    from helpers.runner.line import run_line, with_fence
-    from helpers.runner.terminal import Terminal
-
-    run_line(folder, with_fence(folder, steps), Terminal(), dry_run=dry_run)
-    return 0
-
-
 def _status(chosen: argparse.Namespace) -> int:
-    from helpers.run.snapshots import kept_line
-    from helpers.runner.overview import next_action, run_rows, step_rows
-    from helpers.runner.terminal import table
+    from helpers.runner.status import status
 
-    if not chosen.run_id:
-        rows = run_rows()
-        print(table([dict(row) for row in rows]) if rows else next_action(None))
-        return 0
-    folder = runs.find(chosen.run_id)
-    print(f"Run {folder.id}, begun {str(folder.facts()['created'])[:19].replace('T', ' ')} UTC, in {folder.reports}\n")
-    print(table([{k: v for k, v in row.items() if k != "section"} for row in step_rows(folder)]))
-    print("\n".join(filter(None, ["", kept_line(folder), next_action(folder), _fence_sentence(folder)])))
-    return 0
-
-
-def _sign(chosen: argparse.Namespace) -> int:
-    from helpers.decision import sign
-    from helpers.runner.overview import next_action
-
-    folder = runs.find(chosen.run_id)
-    words = (chosen.role, chosen.name, chosen.decision, chosen.gate, chosen.reason, chosen.accept)
-    path = sign(folder.reports, *words)
-    folder.log(f"{chosen.decision} of {chosen.role} by {chosen.name} for {chosen.gate}")
-    print(f"Recorded in {path}. {next_action(folder)}")
-    return 0
+    return status(chosen)
 
 
 def _fence(chosen: argparse.Namespace) -> int:
     """Lifting waits for nobody: a run at work holds the lock and has to be stopped first."""
     from helpers.fence import lift
+    from helpers.runner.status import fence_sentence
 
     folder = runs.find(chosen.run_id)
     folder.enter()
     if not chosen.lift:
-        print(_fence_sentence(folder) or f"No write fence of run {folder.id} stands.")
+        print(fence_sentence(folder) or f"No write fence of run {folder.id} stands.")
         return 0
     with runs.RunLock(folder, "runner").acquire(1), runs.RunLock(folder, "step").acquire(1):
         print(lift(folder))
     return 0
 
 
-def _fence_sentence(folder: RunFolder) -> str:
-    from helpers.fence import FenceState
+def _rollback(chosen: argparse.Namespace) -> int:
+    from helpers.runner.rollback_command import roll_back  # with papermill and Chroma's client, which take seconds
 
-    state = FenceState.read(folder.workspace)
-    return state.sentence() if state is not None else ""
+    return roll_back(chosen)
 
 
 def _schema(chosen: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ import numpy as np
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
+from helpers.comparison import compare_batch
 from helpers.errors import Terminal, UsageError, one_line
 from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.progress import Progress, silent
@@ -32,7 +33,6 @@ from helpers.stores import CollectionInfo, Store, open_target
 from helpers.stores.creation import effective_configuration
 from helpers.stores.lock import RESTORE
 from helpers.stores.opening import quick_names
-from helpers.validation.comparison import compare_batch
 
 BATCH = 500  # chunks in one write: chroma-facts, Speed
 

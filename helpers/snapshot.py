@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from helpers.stores import CollectionInfo, Reader
 
 PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
 FORMAT = 1
+_AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; between another client's delete and add an id is not there (chroma-facts 19)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,14 +263,18 @@ def _write_collection(
 
 def _write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> Part:
     batch = store.read(name, ids)
-    if len(batch) < len(ids):
+    for seconds in (*_AGAIN_AFTER, None):
         absent = set(ids) - set(batch.ids)
-        still = absent & set(store.ids(name))
-        if still:
+        still = absent & set(store.ids(name)) if absent else set()
+        if not still:
+            break
+        if seconds is None:
             raise Terminal(
                 "source_unreadable_ids", f"{len(still)} listed ids cannot be read, such as {min(still)}",
                 where=f"collection {name} of {store.label}", next_step="See notebook 48.",
             )  # fmt: skip
+        time.sleep(seconds)
+        batch = store.read(name, ids)
     path = root / file
     pq.write_table(to_table(batch, dimension), path, compression="zstd", compression_level=1, use_dictionary=False,
                    write_statistics=False)  # fmt: skip

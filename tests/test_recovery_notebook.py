@@ -76,6 +76,7 @@ def migrate(folder: RunFolder, batches: int = 1_000) -> None:
     work.validate()
     work.import_chunks()
     work.verify()
+    work.catch_up()
     keep(folder, record)
 
 

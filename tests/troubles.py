@@ -39,6 +39,7 @@ def migrated(folder: RunFolder) -> RunFolder:
         work.validate()
         work.import_chunks()
         work.verify()
+        work.catch_up()
     except Exception as error:
         from helpers.run.kernel import failure
 

@@ -27,8 +27,13 @@ class Done:
         return one_line(lines[-1], 300) if lines else "it printed nothing"
 
 
-def run_program(arguments: Sequence[str], seconds: float, what: str) -> Done:
+LIMIT = "fence.timeout_seconds"
+
+
+def run_program(arguments: Sequence[str], seconds: float, what: str, limit: str = LIMIT) -> Done:
     """Run it and wait. `Terminal` where it cannot be started or takes longer; whatever it started is then ended too.
+
+    `limit` is the parameter that says how long it may take.
 
     Its output goes to a file and not a pipe: a daemon that it leaves behind would keep a pipe open for ever.
     """
@@ -49,17 +54,19 @@ def run_program(arguments: Sequence[str], seconds: float, what: str) -> Done:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            out.seek(0)
+            said = Done(-1, out.read().decode("utf-8", "replace")).last_line
             raise Terminal(
-                "program_timeout", f"{what} took longer than {seconds:g} seconds and was ended: {shown}",
-                next_step="Raise fence.timeout_seconds, or see what it waits for.",
+                "program_timeout", f"{what} took longer than {seconds:g} seconds and was ended: {shown} ({said})",
+                next_step=f"Raise {limit}, or see what it waits for.",
             ) from None  # fmt: skip
         out.seek(0)
         return Done(code, out.read().decode("utf-8", "replace"))
 
 
-def run_or_fail(arguments: Sequence[str], seconds: float, what: str) -> Done:
+def run_or_fail(arguments: Sequence[str], seconds: float, what: str, limit: str = LIMIT) -> Done:
     """As `run_program`; `Terminal` also where its exit code is not 0."""
-    done = run_program(arguments, seconds, what)
+    done = run_program(arguments, seconds, what, limit)
     if done.code:
         raise Terminal(
             "program_failed", f"{what} ended with exit code {done.code}: {done.last_line}",

@@ -1,1 +1,1 @@
-"""From a snapshot into a target: staging, writing, the checkpoint, quarantine, the five phases."""
+"""From a snapshot into a target: staging, writing, the checkpoint, quarantine, catch-up, the six phases."""

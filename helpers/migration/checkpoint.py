@@ -126,6 +126,20 @@ class Checkpoint:
             self.targets[name].intended = True
             self.save()
 
+    def own(self, name: str) -> None:
+        """About to create a collection that was not staged when the migration began (catch-up)."""
+        with self._guard:
+            self.targets.setdefault(name, TargetState(0)).intended = True
+            self.save()
+
+    def rebase(self, context: dict[str, Any], total: int, quarantined: int, targets: dict[str, TargetState]) -> None:
+        """Go over to another snapshot whose chunks are all in the target already (catch-up)."""
+        with self._guard:
+            self.context, self.total_chunks, self.quarantined = context, total, quarantined
+            self.targets = targets
+            self._before = self.processed
+            self.save()
+
     def disown(self, name: str) -> None:
         """The collection turned out to be somebody else's."""
         with self._guard:

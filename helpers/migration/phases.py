@@ -1,15 +1,12 @@
-"""Step 22: the five phases, from a snapshot into the target, resumable at any moment. (Runbook, Section 2, Step 3.)
+"""Step 22: the phases, from a snapshot into the target, resumable at any moment. (Runbook, Section 2, Step 3.)
 
-`Job` does the work and knows no notebook, so that the dry run (step 13) runs the same code against a throw-away target.
+`Job` does phases 1 to 5 and `CatchUp` the sixth; this is what the notebook sees of them.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,120 +14,19 @@ from typing import Any
 import pandas as pd
 
 from helpers import plots
-from helpers.errors import Terminal
-from helpers.migration.checkpoint import Checkpoint
-from helpers.migration.importing import Importer, plan_targets
-from helpers.migration.quarantine import Quarantine
-from helpers.migration.staging import Staged, stage
-from helpers.parameters import Parameters
-from helpers.progress import Progress, silent
-from helpers.results import Check, Phase, Verdict, write_text
+from helpers.migration.catch_up import UNCHANGED, CatchUp, switch
+from helpers.migration.current import SWITCHING, Ledger
+from helpers.migration.importing import plan_targets
+from helpers.migration.job import Job
+from helpers.migration.judging import forget, judge_arrivals, judge_staging, refuse_failed, show_repairs
+from helpers.migration.staging import Staged
+from helpers.results import Phase, Verdict, write_text
 from helpers.run.record import RunRecord
-from helpers.schema import Context, Schema, load_schema
+from helpers.run.snapshots import described
 from helpers.snapshot import Snapshot
 from helpers.stores import Store, open_target
 
-
-@dataclass(slots=True)
-class Job:
-    """A migration from a snapshot: staged under `folder`, remembered in its checkpoint."""
-
-    snapshot: Snapshot
-    schema: Schema
-    parameters: Parameters
-    context: Context
-    folder: Path
-    run_id: str
-    checkpoint: Checkpoint
-    quarantine: Quarantine
-
-    @classmethod
-    def of(cls, run: RunRecord, snapshot: Snapshot, folder: Path, purpose: str) -> Job:
-        """The job of this run in `folder`; an earlier attempt's checkpoint is gone on with if its context is the same."""
-        schema = load_schema(run.parameters.schema_name)
-        names = frozenset(snapshot.names())
-        context = Context(names, run.date, run.parameters.migration.id_policy)
-        checkpoint = Checkpoint.open(folder / "checkpoint.json", context_of(run, snapshot, schema, purpose))
-        return cls(
-            snapshot, schema, run.parameters, context, folder, run.id, checkpoint, Quarantine(folder / "quarantine")
-        )
-
-    def stage(self, progress: Progress = silent) -> Staged:
-        """Phases 2 and 3. What an earlier attempt finished is used again: staging is deterministic."""
-        staged = Staged.load(self.folder / "staged") if self.checkpoint.targets else None
-        if staged is None:
-            self.checkpoint.enter("transform")
-            staged = stage(
-                self.snapshot,
-                self.schema,
-                self.context,
-                self.folder / "staged",
-                self.quarantine,
-                dimensions=self.parameters.expected.dimensions,
-                progress=progress,
-            )
-            rows = {name: staged.rows(name) for name in staged.files}
-            self.checkpoint.stage(staged.total, sum(staged.quarantined.values()), rows)
-        return staged
-
-    def importer(self, store: Store, staged: Staged, progress: Progress, on_batch: Any, watch: Path | None) -> Importer:
-        rules = self.parameters.migration
-        return Importer(
-            store=store,
-            staged=staged,
-            checkpoint=self.checkpoint,
-            quarantine=self.quarantine,
-            run_id=self.run_id,
-            batch_size=rules.batch_size,
-            workers=rules.workers,
-            watch=watch,
-            most_refused=int(staged.total * (1 - rules.minimum_valid)) - sum(staged.quarantined.values()),
-            deadline=time.monotonic() + 60 * rules.max_minutes,
-            progress=progress,
-            on_batch=on_batch,
-        )
-
-    def arrivals(self, store: Store, staged: Staged) -> pd.DataFrame:
-        """Phase 5: per source collection the chunks in the snapshot, in the target, in quarantine, and those missing.
-
-        Compares ids, not counts; step 23 compares contents. Columns: collection, source, target, quarantined, missing,
-        extra (ids in the collection's targets that nobody staged are counted on the first of them).
-        """
-        aside = Counter(entry["collection"] for entry in self.quarantine.entries())
-        refused = {tuple(key) for key, reason in self.quarantine.reasons().items() if reason == "refused_by_target"}
-        arrived: Counter[str] = Counter()
-        missing: Counter[str] = Counter()
-        extra: Counter[str] = Counter()
-        for target in sorted(staged.files):
-            present = set(store.ids(target))
-            for (file, collection, rows), (_, ids) in zip(staged.files[target], staged.ids(target), strict=True):
-                absent = [i for i, chunk in enumerate(ids) if chunk not in present]
-                if absent and refused:
-                    start = sum(r for f, _, r in staged.files[target] if f < file)
-                    origins = staged.origins(target, start, start + rows)
-                    absent = [i for i in absent if origins[i] not in refused]
-                arrived[collection] += len(set(ids) & present)
-                missing[collection] += len(absent)
-                present.difference_update(ids)
-            if present:
-                extra[(staged.contributors(target) or [target])[0]] += len(present)
-        rows_ = [
-            (i.name, i.count, arrived[i.name], aside[i.name], missing[i.name], extra[i.name])
-            for i in self.snapshot.collections()
-        ]
-        return pd.DataFrame(rows_, columns=["collection", "source", "target", "quarantined", "missing", "extra"])
-
-
-def context_of(run: RunRecord, snapshot: Snapshot, schema: Schema, purpose: str) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be gone on with."""
-    return {
-        **run.parameters.context(),
-        "purpose": purpose,
-        "schema_digest": schema.digest,
-        "snapshot": snapshot.id,
-        "snapshot_digest": snapshot.digest,
-        "date": run.date.isoformat(),
-    }
+_ROUND = ["round", "source read", "added", "changed", "deleted", "seconds", "then"]
 
 
 class Migration:
@@ -141,13 +37,22 @@ class Migration:
         self.batches: list[dict[str, Any]] = []
 
     @cached_property
-    def snapshot(self) -> Snapshot:
-        taken = self.run.require("21").facts["snapshot"]
-        return Snapshot.open(Path(taken["folder"]))
+    def ledger(self) -> Ledger:
+        """What catch-up has done; a switch that a kill interrupted is ended first: it moves files of this run only."""
+        found = Ledger.read(self.run)
+        at = found.open_round
+        if at is not None and at["state"] == SWITCHING and not self.run.dry_run:
+            switch(self.run, found)
+        return found
 
     @cached_property
     def job(self) -> Job:
-        return Job.of(self.run, self.snapshot, self.run.workspace, "migration")
+        return Job.of(self.run, Snapshot.open(Path(self.ledger.current)), self.run.workspace, "migration")
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Step 21's, or the one of the last catch-up."""
+        return self.job.snapshot
 
     @cached_property
     def staged(self) -> Staged:
@@ -170,6 +75,11 @@ class Migration:
 
     def transform(self) -> pd.DataFrame:
         """Phase 2: what the schema changed, by collection, field and rule; routing by target."""
+        self._transform_facts()
+        return show_repairs(self.run, self.staged.repairs)
+
+    def _transform_facts(self) -> None:
+        """Repairs and routing of what is staged now, for the pages."""
         routed = [
             {"collection": collection, "target": target, "chunks": rows}
             for target, files in self.staged.files.items()
@@ -177,7 +87,6 @@ class Migration:
         ]
         self.run.fact("repairs", self.staged.repairs)
         self.run.fact("routing", routed)
-        return show_repairs(self.run, self.staged.repairs)
 
     def validate(self) -> pd.DataFrame:
         """Phase 3: what was quarantined and why; whether enough is left to go on."""
@@ -192,6 +101,11 @@ class Migration:
             self.run.check("import", Verdict.NOT_APPLICABLE, detail="dry run: nothing was written to the target")
             return pd.DataFrame(columns=["target", "staged", "completed", "rejected"])
         checkpoint, total = self.job.checkpoint, sum(self.staged.rows(t) for t in self.staged.files)
+        if self.ledger.open_round is not None:  # the import was complete before; the target is between two states now
+            self.run.check(
+                "import", Verdict.NOT_APPLICABLE, detail="a catch-up was interrupted; phase 6 goes on with it"
+            )
+            return self._written()
         plans = plan_targets(self.snapshot.collections(), self.staged, identity=self.job.schema.is_identity)
         checkpoint.enter("import")
         with (
@@ -204,24 +118,81 @@ class Migration:
             importer.prepare(plans)
             importer.write()
         self._keep_batches()
-        rows = [(n, t.rows, t.completed, t.rejected) for n, t in sorted(checkpoint.targets.items())]
         self.run.fact("resumed", checkpoint.resumed)
-        return pd.DataFrame(rows, columns=["target", "staged", "completed", "rejected"])
+        return self._written()
 
     def verify(self) -> pd.DataFrame:
-        """Phase 5: every id is in the target or in quarantine; then the target's lock is given back."""
-        if self.run.dry_run:
-            self.run.check("verify", Verdict.NOT_APPLICABLE, detail="dry run: there is nothing to verify")
+        """Phase 5: every id is in the target or in quarantine."""
+        if self.run.dry_run or self.ledger.open_round is not None:
+            why = "dry run: there is nothing to verify" if self.run.dry_run else "phase 6 verifies what it goes on with"
+            self.run.check("verify", Verdict.NOT_APPLICABLE, detail=why)
             return pd.DataFrame(columns=["collection", "source", "target", "quarantined", "missing", "extra"])
         self.job.checkpoint.enter("verify")
         with open_target(self.run.parameters.target) as store, self.run.phase("5 verify", self.staged.total):
-            table = self.job.arrivals(store, self.staged)
-            judge_arrivals(self.run, table, self.run.parameters.expected.minimum_imported)
+            return self._arrived(store)
+
+    def catch_up(self) -> pd.DataFrame:
+        """Phase 6: the source is read again, and what changed since its snapshot is applied to the target, or refused.
+
+        One row a round, and one for the last reading; then the target's lock is given back.
+        """
+        if self.run.dry_run:
+            self.run.check(UNCHANGED, Verdict.NOT_APPLICABLE, detail="dry run: the target was not written to")
+            return pd.DataFrame(columns=_ROUND)
+        self.job.checkpoint.enter("catch-up")
+        with open_target(self.run.parameters.target) as store:
+            store.acquire_lock(self.run.id)
+            if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
+                self.run.check(UNCHANGED, Verdict.NOT_APPLICABLE, detail="not looked at: a check before it has failed")
+                store.release_lock(self.run.id)
+                return pd.DataFrame(columns=_ROUND)
+            work = CatchUp(self.run, self.job, self.staged, store, self._disk(), self.ledger)
+            work.work()
+            if work.applied:
+                self._rejudge(store, work.staged)
             store.release_lock(self.run.id)
         self.job.checkpoint.enter("complete")
+        return self._rounds(work)
+
+    def _rejudge(self, store: Store, staged: Staged) -> None:
+        """What phases 2 to 5 found, found again for the state that the target has now."""
+        self.staged = staged
+        forget(self.run, "import", "verify", "chunks missing", "chunks extra", "chunks imported")
+        self._transform_facts()
+        with self.run.phase("6 verify", staged.total):
+            self._arrived(store)
+        self.run.fact("snapshot", described(self.snapshot))
+
+    def _rounds(self, work: CatchUp) -> pd.DataFrame:
+        rows: list[tuple[Any, ...]] = [
+            (r["number"], r["began"], r["added"], r["changed"], r["deleted"], r["seconds"], r["state"])
+            for r in self.ledger.rounds
+        ]
+        if (last := work.last) is not None:
+            then = "nothing to do" if last.nothing else "left as it is"
+            rows.append(("last", last.began, last.added, last.changed, last.deleted, last.seconds, then))
+        self.run.fact(
+            "catch_up",
+            {
+                "rounds": self.ledger.rounds,
+                "unchanged_at": last.began if last is not None and last.nothing else None,
+                "compare_seconds": last.seconds if last is not None else None,
+                "stop_seconds": work.stop_seconds,
+                "snapshot": self.snapshot.id,
+            },
+        )
+        return pd.DataFrame(rows, columns=_ROUND)
+
+    def _arrived(self, store: Store) -> pd.DataFrame:
+        table = self.job.arrivals(store, self.staged)
+        judge_arrivals(self.run, table, self.run.parameters.expected.minimum_imported)
         self.run.fact("arrivals", table.to_dict("records"))
         self.run.fact("quarantine", self.job.quarantine.counts())
         return table
+
+    def _written(self) -> pd.DataFrame:
+        rows = [(n, t.rows, t.completed, t.rejected) for n, t in sorted(self.job.checkpoint.targets.items())]
+        return pd.DataFrame(rows, columns=["target", "staged", "completed", "rejected"])
 
     def timeline(self) -> None:
         """A figure: how long each phase took."""
@@ -252,60 +223,3 @@ class Migration:
         """The folder whose disk the import fills: the target's own where it is a directory here."""
         target = self.run.parameters.target
         return Path(target.path) if target.path and Path(target.path).exists() else self.run.workspace
-
-
-def show_repairs(run: RunRecord, repairs: Sequence[Any]) -> pd.DataFrame:
-    """Repairs (collection, field, rule, chunks) summed over the collections; drawn where there are any."""
-    table = pd.DataFrame(repairs, columns=["collection", "field", "rule", "chunks"])
-    if not len(table):
-        return table
-    run.figure("repairs", plots.repairs_bar(table), "Chunks that the schema fills or repairs, by field and rule.")
-    return pd.DataFrame(table.groupby(["field", "rule"], as_index=False)["chunks"].sum())
-
-
-def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> None:
-    """The checks of phase 3: enough chunks valid, no two chunks with one id in one target."""
-    aside = sum(staged.quarantined.values())
-    share = 1 - aside / staged.total if staged.total else 1.0
-    least = parameters.migration.minimum_valid
-    run.check(
-        "chunks that pass validation", Verdict.PASS if share >= least else Verdict.FAIL, measured=share, threshold=least,
-        unit="share", reason="" if share >= least else "validation_below_minimum", offenders=aside,
-        detail=", ".join(f"{reason} {n}" for reason, n in staged.quarantined.items()),
-    )  # fmt: skip
-    clashes = staged.collisions
-    run.check(
-        "ids unique in each target", Verdict.FAIL if clashes else Verdict.PASS, measured=len(clashes), threshold=0,
-        unit="ids", reason="id_collision" if clashes else "", offenders=len(clashes), ids=clashes,
-        detail="Set migration.id_policy: prefix, or route these collections apart." if clashes else "",
-    )  # fmt: skip
-    run.fact("validation_pass_rate", share)
-
-
-def judge_arrivals(run: RunRecord, table: pd.DataFrame, minimum: int) -> None:
-    """The checks of phase 5: nothing missing, nothing extra, the floor of imported chunks."""
-    for column, reason in (("missing", "chunk_missing"), ("extra", "chunk_extra")):
-        off = table[table[column] > 0]
-        count = int(off[column].sum())
-        run.check(
-            f"chunks {column}", Verdict.FAIL if count else Verdict.PASS, measured=count, threshold=0, unit="chunks",
-            reason=reason if count else "", offenders=count,
-            ids=[{"collection": c, column: int(n)} for c, n in zip(off["collection"], off[column], strict=True)],
-        )  # fmt: skip
-    imported = int(table["target"].sum())
-    if minimum:
-        run.check("chunks imported", Verdict.PASS if imported >= minimum else Verdict.FAIL, measured=imported,
-                  threshold=minimum, unit="chunks", reason="" if imported >= minimum else "count_mismatch")  # fmt: skip
-    run.fact("imported", imported)
-
-
-def refuse_failed(run: RunRecord) -> None:
-    """Raises `Terminal` where a check of this step failed: nothing is written on a bad basis."""
-    failed: list[Check] = [c for c in run.result.checks if c.verdict is Verdict.FAIL]
-    if failed:
-        raise Terminal(
-            failed[0].reason or "check_failed",
-            f"{failed[0].name}: {failed[0].measured} where {failed[0].threshold} is the limit",
-            where=f"step {run.step}",
-            next_step=failed[0].detail or "Nothing was written.",
-        )

@@ -18,7 +18,8 @@ import pandas as pd
 
 from helpers.errors import UsageError, one_line
 from helpers.migration.checkpoint import Checkpoint, TargetState
-from helpers.migration.phases import Job, context_of
+from helpers.migration.current import Ledger, current_snapshot
+from helpers.migration.job import Job, context_of
 from helpers.migration.quarantine import Quarantine
 from helpers.migration.staging import Staged
 from helpers.results import Verdict
@@ -85,6 +86,11 @@ class Recovery:
     def staged(self) -> Staged | None:
         """What the transform left ready to be written, or None where it never ended."""
         return Staged.load(self.run.workspace / "staged") if self.checkpoint and self.checkpoint.targets else None
+
+    @cached_property
+    def catching_up(self) -> bool:
+        """Whether a kill left a round of catch-up unfinished."""
+        return Ledger.read(self.run).open_round is not None
 
     def ledger(self) -> pd.DataFrame:
         """The checkpoint itself: id, file, phase, time, attempts, chunks decided on, pace."""
@@ -161,6 +167,8 @@ class Recovery:
             return f"There is no checkpoint: runbook resume {self.run.id} begins where the run stands."
         if any(check.verdict is Verdict.FAIL for check in self.run.result.checks):
             return "Do not go on: a check above failed. Put right what it names, or start a new run."
+        if self.catching_up:
+            return f"A catch-up with the source was interrupted; it goes on where it stood: {self.command}"
         if found.phase == "complete":
             return "The migration is complete: there is nothing to go on with."
         if self.staged is None:
@@ -174,7 +182,12 @@ class Recovery:
     def proof(self) -> pd.DataFrame:
         """Ids in the target against what the ledger says: nothing lost, nothing doubled, nothing that nobody staged."""
         staged = self.staged
-        if staged is None:
+        if self.catching_up:
+            self.run.check(
+                "ids in the target", Verdict.NOT_APPLICABLE,
+                detail="a catch-up was interrupted, so the target is between two states; a resume ends it and proves it",
+            )  # fmt: skip
+        if staged is None or self.catching_up:
             return pd.DataFrame(columns=_PROOF)
         looked: dict[str, _Looked] = {}
         with self._target() as (store, there):
@@ -193,7 +206,7 @@ class Recovery:
         """By source collection: chunks in the snapshot, in the target, set aside, still missing, extra (step 22, phase 5)."""
         columns = ["collection", "source", "target", "quarantined", "missing", "extra"]
         staged = self.staged
-        if staged is None:
+        if staged is None or self.catching_up:
             return pd.DataFrame(columns=columns)
         with self._target() as (store, there):
             if store is None or not there.issuperset(staged.files):
@@ -211,7 +224,7 @@ class Recovery:
         return self.checkpoint.targets if self.checkpoint else {}
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot.open(Path(self.run.require("21").facts["snapshot"]["folder"]))
+        return current_snapshot(self.run)
 
     def _context_now(self) -> dict[str, Any]:
         return context_of(self.run, self._snapshot(), load_schema(self.run.parameters.schema_name), "migration")

@@ -87,6 +87,8 @@ class Migration(Section):
     """Minutes after which the migration has taken too long, a rollback trigger."""
     catch_up: Literal["apply", "block"] = "apply"
     """Source changes since the snapshot: apply them to the target, or stop."""
+    catch_up_rounds: PositiveInt = 5
+    """Rounds of catch-up where no fence stands, after which the writers have to stop; a resume counts anew."""
     reembed: Text | None = None
     """Embedding function, by name, that gives lost vectors a new one; none: such chunks stay quarantined."""
 
@@ -219,6 +221,8 @@ class ComposeFile(Section):
     """The file."""
     keys: Annotated[dict[EnvKey, Template], Field(min_length=1)]
     """Environment key and new value, such as `CHROMA_SERVER_HOST: "{target_host}"`."""
+    services: list[Text] = Field(default_factory=list)
+    """Services to change; none: all that have the key, which must then agree on its value."""
 
 
 class Cutover(Section):
@@ -260,6 +264,8 @@ class Rollback(Section):
 
     automatic: bool = False
     """Whether a rollback trigger starts it; otherwise a person does."""
+    replay: bool = False
+    """Whether what clients wrote to the target since the cutover is written to the source; otherwise a person decides."""
     monitor_minutes: NonNegativeFloat = 30.0
     """Minutes to watch the source after a rollback."""
 

@@ -1,6 +1,6 @@
-"""The pages: a run's page, the index of all runs, and the HTML of an executed notebook.
+"""The pages: a run's page, the index of all runs, a rollback's page, and the HTML of an executed notebook.
 
-All three are derived: they read the run's files, write nothing, and give the same text each time. Each is one file that
+All are derived: they read the run's files, write nothing, and give the same text each time. Each is one file that
 works from disk without a network and without scripts; a content security policy in it forbids both.
 """
 
@@ -42,6 +42,11 @@ def notebook_html(ipynb: Path) -> str:
     cells = list(report_notebook.cells(notebook))
     headed = any("<h1" in str(c["html"]) for c in cells if c["kind"] == "markdown")
     return _page("notebook.html.j2", title=title, name=ipynb.name, cells=cells, headed=headed)
+
+
+def rollback_page(**facts: Any) -> str:
+    """The post-mortem page of a rollback, `reports/<run id>/rollback.html`; its template says which facts it shows."""
+    return _page("rollback.html.j2", **facts)
 
 
 def _view(folder: Path) -> RunView:

@@ -17,7 +17,7 @@ class Step:
     this one runs again. A step that `judges` data leads to NO-GO when it fails, the others to a plain failure;
     `decides` is the step that turns such failures into a decision, so the line goes on to it. `gate` names the
     approvals that are due when the step has passed. A `fenced` step wants the write fence to stand while it works: where
-    it was lifted since, step 20 comes first once more.
+    it was lifted since, step 20 comes first once more. A step that changes something others use starts `in_window` only.
     """
 
     number: str
@@ -29,6 +29,7 @@ class Step:
     decides: str = ""
     gate: str = ""
     fenced: bool = False
+    in_window: bool = False
     needs: tuple[str, ...] = ()
     outdates: tuple[str, ...] = ()
 
@@ -50,12 +51,34 @@ STEPS: tuple[Step, ...] = (
     Step("10", "source_health", "Source health", _BEFORE),
     Step("11", "explore_source", "Explore the source", _BEFORE),
     Step("12", "target_readiness", "Target readiness", _BEFORE),
-    Step("13", "dry_run", "Dry run", _BEFORE, judges=True, gate="dry-run", outdates=("23", "24")),
-    Step("20", "fence_writes", "Fence off writes", _NIGHT),
-    Step("21", "snapshot", "Snapshot", _NIGHT, fenced=True, outdates=("22", "23", "24")),
-    Step("22", "migrate", "Migrate", _NIGHT, judges=True, fenced=True, needs=("21",), outdates=("23", "24")),
-    Step("23", "validate", "Validate", _NIGHT, judges=True, decides="24", needs=("21", "22"), outdates=("24",)),
-    Step("24", "review", "Review and decide", _NIGHT, judges=True, gate="cutover", needs=("21", "22", "23")),
+    Step("13", "dry_run", "Dry run", _BEFORE, judges=True, gate="dry-run", outdates=("23", "24", "25")),
+    Step("20", "fence_writes", "Fence off writes", _NIGHT, in_window=True),
+    Step("21", "snapshot", "Snapshot", _NIGHT, fenced=True, outdates=("22", "23", "24", "25")),
+    Step(
+        "22",
+        "migrate",
+        "Migrate",
+        _NIGHT,
+        judges=True,
+        fenced=True,
+        in_window=True,
+        needs=("21",),
+        outdates=("23", "24", "25"),
+    ),
+    Step("23", "validate", "Validate", _NIGHT, judges=True, decides="24", needs=("21", "22"), outdates=("24", "25")),
+    Step(
+        "24",
+        "review",
+        "Review and decide",
+        _NIGHT,
+        judges=True,
+        gate="cutover",
+        needs=("21", "22", "23"),
+        outdates=("25",),
+    ),
+    Step("25", "cutover", "Cut over", _NIGHT, fenced=True, in_window=True, needs=("21", "22", "23", "24")),
+    Step("26", "hold_and_troubleshoot", "Hold and troubleshoot", _NIGHT, on_line=False, needs=("21",)),
+    Step("27", "rollback", "Rollback", _NIGHT, on_line=False, needs=("21", "22")),
     Step("30", "checkpoint_recovery", "Checkpoint recovery", _RECOVERY, on_line=False, needs=("21", "22")),
     Step("40", "troubleshooting", "Troubleshooting", _TROUBLE, on_line=False),
     Step("41", "stuck_batch", "Stuck batch", _TROUBLE, on_line=False, needs=("21", "22")),

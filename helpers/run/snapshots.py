@@ -18,13 +18,16 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import RunbookError, UsageError
+from helpers.progress import Progress
 from helpers.results import passed, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
-from helpers.snapshot import Snapshot
+from helpers.run.record import RunRecord
+from helpers.snapshot import Snapshot, write_snapshot
+from helpers.stores import Reader
 
 CLOSEOUT = "53"
-_TAKEN_BY = ("13", "21")  # the steps that take snapshots
+_TAKEN_BY = ("13", "21", "22")  # the steps that take snapshots; 22 where it catches up
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,33 @@ def taken_by(folder: RunFolder) -> list[dict[str, Any]]:
             if isinstance(taken, dict) and taken.get("folder"):
                 found.append(taken)
     return found
+
+
+def take(run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress) -> Snapshot:
+    """A new snapshot of these collections, its id `base` or, where an earlier attempt left that, `base`-2 and so on."""
+    rules = run.parameters.snapshot
+    directory = Path(rules.directory).absolute()
+    free = next(i for i in [base, *(f"{base}-{n}" for n in range(2, 1000))] if not (directory / i).exists())
+    readers = min(2, run.parameters.migration.workers)
+    snapshot = write_snapshot(
+        store, directory, free, names, retention_days=rules.retention_days, readers=readers, progress=progress
+    )
+    about = {"snapshot": snapshot.id, "run": run.id, "reports": str(run.folder), "digest": snapshot.digest}
+    audit.append(directory / audit.NAME, "snapshot created", **about, chunks=snapshot.total)
+    return snapshot
+
+
+def described(snapshot: Snapshot) -> dict[str, Any]:
+    """What the results of a step that took a snapshot say of it."""
+    return {
+        "id": snapshot.id,
+        "folder": str(snapshot.folder),
+        "digest": snapshot.digest,
+        "chunks": snapshot.total,
+        "bytes": snapshot.size(),
+        "retain_until": snapshot.manifest["retain_until"],
+        "source_version": snapshot.manifest["chroma_version"]["source"],
+    }
 
 
 def abandon(run_id: str) -> None:

@@ -12,18 +12,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from helpers.cutover import CutoverState
 from helpers.decision import CUTOVER
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
+from helpers.evidence import at_rest, keep_sealed
 from helpers.fence import FenceState, lift
 from helpers.report import index_page, notebook_html, run_page
 from helpers.results import StepResult, Verdict, passed, write_text
 from helpers.run import folders as runs
-from helpers.run import plan
+from helpers.run import plan, window
 from helpers.run.folders import RunFolder, RunLock
 from helpers.runner.execute import Execution, error_of, is_whole
 from helpers.runner.gates import open_gate
 from helpers.runner.terminal import Terminal, step_line, summary
+from helpers.steps.claim import give_back_target
 from helpers.troubleshooting.map import command, steps_for
+
+_NO_VERDICT = {
+    "outside_window": "none yet, outside the maintenance window",
+    "source_changed": "none yet, the source changed since it was migrated",
+}
+
+
+_OFF_THE_LINE = {"26": "held; see step 26 for what to do", "27": "the way back ended well"}
 
 
 class Stop:
@@ -77,6 +88,8 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
     with stop.watching():
         for step in steps:
             error = _gates(folder, plan.LINE[: plan.LINE.index(step)]) if step.on_line else None
+            if error is None and not (dry_run or folder.facts()["dry_run"]):
+                error = window.refusal(folder, step)
             if error is not None:
                 break
             at = step
@@ -85,18 +98,26 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
             if error is not None and not (isinstance(error, NoGo) and decided_later):
                 break
     error = error or _gates(folder, steps or plan.LINE)
-    if steps and at is steps[-1] is not plan.LINE[-1] and not stop.requested:
-        error = _lift_fence(folder, terminal) or error
+    ends_early = steps and at is steps[-1] is not plan.LINE[-1] and at.on_line
+    # behind the decision the fence must stay: lifted and put up again it would void what was signed
+    if ends_early and steps[-1].gate != CUTOVER and not stop.requested:
+        error = _stand_down(folder, terminal) or error
     verdict = _verdict(folder, steps or plan.LINE, error)
     folder.log(f"line ends: {verdict}")
+    advised = _advice(folder, steps)
+    for line in advised:
+        folder.log(line)
+    error = _sealed(folder, terminal, error)
     render_pages(folder)
     terminal.say(summary(folder, steps, verdict))
-    for advised in _advice(folder, steps):
-        folder.log(advised)
-        terminal.say(advised)
+    for line in advised:
+        terminal.say(line)
     state = FenceState.read(folder.workspace)
     if state is not None and state.may_stand:
         terminal.say(f"Fence:   {state.sentence()}")
+    cutover = CutoverState.read(folder.workspace)
+    if cutover is not None:
+        terminal.say(f"Cutover: {cutover.sentence()}")
     if error is not None:
         raise error
     return verdict
@@ -132,13 +153,15 @@ def _advice(folder: RunFolder, steps: Sequence[plan.Step]) -> list[str]:
     return [f"Troubleshoot: {command(step, folder)}" for step in steps_for(codes)[:2]]
 
 
-def _lift_fence(folder: RunFolder, terminal: Terminal) -> RunbookError | None:
-    """What `--until` ends in: clients may write again, unless the run goes on to its end. What it failed with, or None."""
+def _stand_down(folder: RunFolder, terminal: Terminal) -> RunbookError | None:
+    """What `--until` ends in, unless the run goes on to its end: clients may write again, and the target is free for other
+    runs where nothing was written. What it failed with, or None."""
     state = FenceState.read(folder.workspace)
-    if state is None or not state.may_stand:
-        return None
     try:
-        terminal.say(lift(folder))
+        if passed(folder.result(plan.FENCE)):
+            give_back_target(folder)
+        if state is not None and state.may_stand:
+            terminal.say(lift(folder))
     except RunbookError as error:
         folder.log(f"the fence was not lifted: {error}")
         return error
@@ -157,6 +180,18 @@ def _interrupted(folder: RunFolder) -> Interrupted:
     return Interrupted("interrupted", "stopped on request", next_step=f"Go on with: {resume_command(folder)}")
 
 
+def _sealed(folder: RunFolder, terminal: Terminal, error: RunbookError | None) -> RunbookError | None:
+    """Seal what this command changed. What stopped the line stays the first error; that of the seal is said beside it."""
+    try:
+        at_rest(folder)
+    except RunbookError as unsealed:
+        folder.log(f"not sealed: {unsealed}")
+        if error is not None and str(error) != str(unsealed):
+            terminal.say(f"Not sealed: {unsealed}")
+        return error or unsealed
+    return error
+
+
 def resume_command(folder: RunFolder) -> str:
     """The command that goes on with this run, wherever its reports are."""
     elsewhere = folder.reports.parent != runs.REPOSITORY / "reports"
@@ -166,7 +201,11 @@ def resume_command(folder: RunFolder) -> str:
 
 
 def _gates(folder: RunFolder, steps: Sequence[plan.Step]) -> RunbookError | None:
-    """The gates behind the steps that have passed; a rehearsal signs first, through the real gate."""
+    """The gates behind the steps that have passed, sealed first; a rehearsal signs, through the real gate."""
+    try:
+        keep_sealed(folder)
+    except RunbookError as error:
+        return error
     if folder.facts()["rehearsal"] and isinstance(open_gate(folder, steps), WaitingForSignoffs):
         from helpers.runner.rehearsal import approve
 
@@ -184,8 +223,11 @@ def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError 
     if isinstance(error, Interrupted):
         return "none yet, stopped on request"
     if error is not None:
-        return "failed"
-    decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in steps)
+        return _NO_VERDICT.get(error.code, "failed")
+    if steps and not steps[-1].on_line:
+        return _OFF_THE_LINE.get(steps[-1].number, f"step {steps[-1].number} passed")
+    line = [step for step in plan.LINE if step.number <= steps[-1].number]
+    decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in line)
     return "GO" if decided else f"passed up to step {steps[-1].number}"
 
 

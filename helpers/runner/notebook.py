@@ -5,9 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +15,24 @@ from helpers.parameters import SECTIONS, is_sample, parameters_from
 from helpers.parameters.typed_yaml import nearest
 from helpers.results import Verdict, utc_now, worst
 from helpers.run import folders as runs
-from helpers.run import kernel, plan
+from helpers.run import kernel, plan, window
 from helpers.run.folders import RunFolder, RunLock
 from helpers.run.record import RunRecord, step_missing
 from helpers.runner.display import closing, opening, show
-from helpers.runner.overview import Index
+from helpers.runner.overview import Index, refuse_rolled_back
+from helpers.runner.retry import pending
 from helpers.troubleshooting.map import advice
 
 if TYPE_CHECKING:
     from helpers.decision import Review
     from helpers.migration.phases import Migration
     from helpers.migration.recovery import Recovery
+    from helpers.rollback import Rollback
+    from helpers.steps.cutover import Cutover
     from helpers.steps.dry_run import DryRun
     from helpers.steps.fence import Fence
     from helpers.steps.health import Health
+    from helpers.steps.hold import Hold
     from helpers.steps.profile import Profile
     from helpers.steps.readiness import Readiness
     from helpers.steps.snapshot import SnapshotStep
@@ -63,7 +64,9 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
         return Index(run_id)
     banner = ""
     if is_sample(sections) and not run_id:
-        folder, banner = _sample_run(row, sections), _NO_SOURCE
+        from helpers.runner.sample_run import sample_run  # with the signatures of a rehearsal
+
+        folder, banner = sample_run(row, sections), _NO_SOURCE
     else:
         folder = _find_run(row, sections, run_id, dry_run)
     run = Run(folder, row.number, dry_run=dry_run)
@@ -132,6 +135,25 @@ class Run(RunRecord):
 
         return Review(self)
 
+    def cutover(self) -> Cutover:
+        """25: the application uses the target."""
+        from helpers.runner.gates import open_gate
+        from helpers.steps.cutover import Cutover
+
+        return Cutover(self, open_gate(self.home, [plan.find("24")]))
+
+    def hold(self) -> Hold:
+        """26: what failed, and what to do about it."""
+        from helpers.steps.hold import Hold
+
+        return Hold(self)
+
+    def rollback(self) -> Rollback:
+        """27: the way back."""
+        from helpers.rollback import Rollback
+
+        return Rollback(self)
+
     def recovery(self) -> Recovery:
         """30: what a stopped migration has done, and what `resume` would do."""
         from helpers.migration.recovery import Recovery
@@ -154,7 +176,9 @@ class Run(RunRecord):
         """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters.
 
         A step of Section 4 that changes nothing (dry run) may look at a run while another process works on it.
+        Raises `WorldError` outside the maintenance window, `UsageError` where a retry was begun and not finished.
         """
+        told_all_the_same = self._may_start()
         if kernel.under_runner():
             self._locks = (RunLock(self.home, "step").acquire(),)
             self.fact("execution", os.environ.get(kernel.EXECUTION, ""))
@@ -167,6 +191,9 @@ class Run(RunRecord):
         self._watch.start()
         self.log(f"step begins in process {os.getpid()}")
         audit.append(self.folder / audit.NAME, "step begins", step=self.step, dry_run=self.dry_run)
+        if told_all_the_same:
+            self.check("inside the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
+                       reason="outside_window", detail=told_all_the_same)  # fmt: skip
         show(opening(self, banner))
 
     def _take(self) -> tuple[RunLock, ...]:
@@ -189,6 +216,23 @@ class Run(RunRecord):
         finally:
             for lock in self._locks:
                 lock.acquire()
+
+    def _may_start(self) -> str:
+        """ "" where it may; why it should not and why it does all the same, where the operator said so."""
+        row = plan.find(self.step)
+        if not row.on_line:
+            return ""
+        refuse_rolled_back(self.home)
+        if retried := pending(self.home):
+            raise UsageError(
+                "retry_unfinished", f"taking back step {retried} of run {self.id} was interrupted",
+                next_step=f"Finish it: runbook resume {self.id}",
+            )  # fmt: skip
+        if self.dry_run or not (why := window.outside(row, self.parameters)):
+            return ""
+        if (error := window.refusal(self.home, row)) is not None:
+            raise error
+        return f"{window.permission(self.home)}: {why}"
 
     def close(self) -> None:
         """Let go of the run: another process may work on it."""
@@ -309,45 +353,6 @@ def _same_context(folder: RunFolder, context: Mapping[str, Any]) -> bool:
         return folder.parameters().context() == context
     except RunbookError:  # written by another version of the toolkit
         return False
-
-
-def _sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunFolder:
-    """A run of this notebook's own on a small sample, made anew, with the steps before this one done."""
-    from helpers.runner import rehearsal
-
-    folder = RunFolder.of(f"sample-{row.number}")
-    with RunLock(folder, "runner").acquire(1):
-        for path in (folder.reports, *(p for p in folder.workspace.glob("*") if p.suffix != ".lock")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        chunks = int(os.environ.get("RUNBOOK_SAMPLE_CHUNKS") or rehearsal.SAMPLE_CHUNKS)
-        parameters = rehearsal.prepare(folder.workspace, chunks, rehearsal.SAMPLE_DIMENSION, sections)
-        runs.create(parameters, folder.id, rehearsal=True)
-    for number in row.needs:
-        _run_first(folder, plan.find(number))
-    return folder
-
-
-def _run_first(folder: RunFolder, step: plan.Step) -> None:
-    """Another notebook on the sample, in a process of its own: a kernel cannot run one inside its own loop."""
-    notebook, output = runs.NOTEBOOKS / step.notebook, folder.reports / step.notebook
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "-k",
-        "python3",
-        "-p",
-        "run_id",
-        folder.id,
-        str(notebook),
-        str(output),
-    ]
-    path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"step {step.number} failed"]
-        raise WorldError("sample_failed", lines[-1], next_step=f"See {folder.log_path}.")
 
 
 def _verdict_error(run: Run) -> RunbookError:

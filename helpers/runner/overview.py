@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from helpers.decision import gate_state
+from helpers.errors import RunbookError, UsageError
+from helpers.fence import FenceState
 from helpers.results import StepResult, passed
+from helpers.rollback.state import RollbackState
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
@@ -15,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TO_DO = "to do"
-RUN_COLUMNS = ("run", "name", "created", "at", "state", "kind")
+RUN_COLUMNS = ("run", "name", "created", "at", "state", "due", "fence", "kind")
 
 
 def state(result: StepResult | None) -> str:
@@ -25,6 +30,28 @@ def state(result: StepResult | None) -> str:
     if result.error is not None:
         return {"no_go": "NO-GO", "interrupted": "interrupted"}.get(result.error["code"], "failed")
     return str(result.verdict)
+
+
+def rolled_back(folder: RunFolder) -> str:
+    """`Rolled back, finished …` or how far the rollback is; "" where none ever began."""
+    found = RollbackState.read(folder.workspace)
+    return found.sentence() if found is not None else ""
+
+
+def after_rollback(folder: RunFolder) -> str:
+    """What to do with a run whose rollback began."""
+    found = RollbackState.read(folder.workspace)
+    if found is not None and found.finished:
+        return f"Begin a new run; what became of this one: {folder.reports / 'rollback.html'}"
+    return f"Go on with: runbook rollback {folder.id}"
+
+
+def refuse_rolled_back(folder: RunFolder) -> None:
+    """Raises `UsageError` where a rollback of this run began: from there on there is only the way back."""
+    if said := rolled_back(folder):
+        raise UsageError(
+            "rolled_back", f"run {folder.id} does not go on. {said}", next_step=after_rollback(folder)
+        )  # fmt: skip
 
 
 def first_open_step(folder: RunFolder) -> plan.Step | None:
@@ -51,7 +78,7 @@ def step_rows(folder: RunFolder | None) -> list[dict[str, Any]]:
 
 
 def run_rows() -> list[dict[str, str]]:
-    """One row a run, the newest first: run, name, created, at (the step it stands at), state, kind."""
+    """One row a run, the newest first: run, name, created, at (the step it stands at), state, due, fence, kind."""
     rows = []
     for folder in runs.every_run():
         facts = folder.facts()
@@ -64,16 +91,47 @@ def run_rows() -> list[dict[str, str]]:
                 "created": str(facts["created"])[:19].replace("T", " "),
                 "at": step.number if step else "",
                 "state": state(folder.result(step.number)) if step else "all steps passed",
+                "due": _told(_due, folder, step),
+                "fence": _told(_fence, folder),
                 "kind": kind,
             }
         )
     return rows
 
 
+def _told(say: Callable[..., str], *about: Any) -> str:
+    """A run that another version of the toolkit wrote hides no other run."""
+    try:
+        return say(*about)
+    except RunbookError as error:
+        return f"unknown ({error.code})"
+
+
+def _due(folder: RunFolder, step: plan.Step | None) -> str:
+    """In a few words what the run waits for: signatures by role, a step, nothing."""
+    if (back := RollbackState.read(folder.workspace)) is not None:
+        return "nothing: rolled back" if back.finished else "rollback"
+    for passed_step in plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]:
+        if passed_step.gate and passed(folder.result(passed_step.number)):
+            gate = gate_state(folder.reports, folder.parameters(), passed_step.gate)
+            if gate.blocked:
+                return "nothing: NO-GO"
+            if gate.missing:
+                return f"sign {passed_step.gate}: {', '.join(gate.missing)}"
+    return f"step {step.number}" if step is not None else ""
+
+
+def _fence(folder: RunFolder) -> str:
+    found = FenceState.read(folder.workspace)
+    return "" if found is None or not found.may_stand else "up" if found.stands else "half up"
+
+
 def next_action(folder: RunFolder | None) -> str:
     """One sentence: what to do next."""
     if folder is None:
         return "No run yet. Try the whole runbook on its own data: runbook rehearse"
+    if said := rolled_back(folder):
+        return f"{said} {after_rollback(folder)}"
     step = first_open_step(folder)
     shut = open_gate(folder, plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)])
     if shut is not None:

@@ -7,14 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from helpers.decision import GO, gate_state, sign
-from helpers.parameters import Parameters, parameters_from
+from helpers.evidence import signing
+from helpers.parameters import ROLES, Parameters, parameters_from
 from helpers.parameters.typed_yaml import read_yaml_mapping
+from helpers.results import write_text
 from helpers.run import plan
 from helpers.run.folders import REPOSITORY, RunFolder
 from helpers.sample import FULL, collection_counts, write_sample
 
 PARAMETERS = REPOSITORY / "parameters" / "rehearsal.yaml"
 SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
+WATCH_MINUTES = 0.05
+
+_ENV = """\
+# The application of the rehearsal
+export CHROMA_PATH="/srv/chroma-old"  # the vector database
+LOG_LEVEL='info'
+"""
+_COMPOSE = """\
+services:
+  assistant:
+    image: example/assistant
+    environment:
+      CHROMA_PATH: /srv/chroma-old  # as in .env
+      LOG_LEVEL: info
+  importer:
+    image: example/importer
+    environment: [CHROMA_PATH=/srv/import]
+"""
 
 
 def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str, Any] | None = None) -> Parameters:
@@ -23,7 +43,11 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
     `sections` are a notebook's, with no source and no target: they go over those of parameters/rehearsal.yaml.
     """
     source = write_sample(workspace / "source", chunks=chunks, dimension=dimension)
-    document = read_yaml_mapping(PARAMETERS) if sections is None else parameters_from(sections).document()
+    signing.throw_away(_keys(workspace), ROLES)
+    if sections is None:
+        document = read_yaml_mapping(PARAMETERS)
+    else:
+        document = parameters_from(sections).document() | {"cutover": dict(sections.get("cutover") or {})}
     return parameters_from(_fitted(document, workspace, source, chunks, dimension))
 
 
@@ -35,18 +59,38 @@ def _fitted(document: dict[str, Any], workspace: Path, source: Path, chunks: int
         expected |= {"collections": listed, "unlisted": chunks - sum(listed.values()), "total": chunks}
         expected["minimum_imported"] = int(expected.get("minimum_imported") or 0) * chunks // FULL
     expected["dimensions"] = [dimension]
+    cutover = {"monitor_minutes": WATCH_MINUTES} | (document.get("cutover") or {})
     return {
         **document,
         "source": {"path": str(source)},
         "target": {"path": str(workspace / "target")},
         "expected": expected,
+        "cutover": cutover | _application(workspace / "application"),
         "snapshot": {**(document.get("snapshot") or {}), "directory": str(workspace / "snapshots")},
+        "signoff": {**(document.get("signoff") or {}), "allowed_signers": str(_keys(workspace) / "allowed_signers")},
     }
 
 
+def _application(folder: Path) -> dict[str, Any]:
+    """The configuration of an application that is not there, as real ones look: what the rehearsal cuts over."""
+    env, compose = folder / ".env", folder / "docker-compose.yml"
+    write_text(env, _ENV)
+    write_text(compose, _COMPOSE)
+    keys = {"CHROMA_PATH": "{target_path}"}
+    return {
+        "env_files": [{"path": str(env), "keys": keys}],
+        "compose_files": [{"path": str(compose), "keys": keys, "services": ["assistant"]}],
+    }
+
+
+def _keys(workspace: Path) -> Path:
+    return workspace / "rehearsal_keys"
+
+
 def approve(run: RunFolder, step: plan.Step) -> None:
-    """Sign for every missing role through the real gate, marked REHEARSAL: no production run accepts these."""
+    """Sign for every missing role through the real gate, with throw-away keys: no production run accepts these."""
     result = run.result(step.number)
     marginal = result.facts.get("accept", []) if result else []
     for role in gate_state(run.reports, run.parameters(), step.gate).missing:
-        sign(run.reports, role, f"REHEARSAL {role}", GO, step.gate, accept=marginal, rehearsal=True)
+        name, key = f"{signing.REHEARSAL} {role}", _keys(run.workspace) / role
+        sign(run.reports, role, name, GO, step.gate, accept=marginal, key=key)

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from helpers.migration.importing import plan_targets
-from helpers.migration.phases import Job, judge_arrivals, judge_staging, refuse_failed, show_repairs
+from helpers.migration.job import Job
+from helpers.migration.judging import judge_arrivals, judge_staging, refuse_failed, show_repairs
 from helpers.migration.staging import Staged
 from helpers.results import Verdict
 from helpers.run.record import RunRecord

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.errors import WorldError
+from helpers.errors import RunbookError, WorldError
 from helpers.fence import Answer, Control, FenceState, Probe, who_has_open
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
+from helpers.steps.claim import claim_target, give_back_target
 
 PROBE_COLUMNS = ["url", "request", "outcome", "status", "answer"]
 NONE = "nothing keeps clients from writing to the source after the snapshot (fence.kind is none)"
@@ -60,7 +61,9 @@ class Fence:
         return pd.DataFrame(rows, columns=PROBE_COLUMNS)
 
     def put_up(self) -> str:
-        """Stop writes, wait for those in flight; what was done."""
+        """Claim the target, stop writes, wait for those in flight; what was done."""
+        if not self.run.dry_run and (self._acts or self.kind == "none"):
+            self._claim()
         if self.kind == "none":
             self.run.check("write fence", Verdict.WARNING, measured="none", threshold="nginx or command",
                            reason="no_fence", detail=NONE)  # fmt: skip
@@ -71,8 +74,12 @@ class Fence:
             return "DRY RUN: nothing was changed."
         if not self._acts:
             return "Not put up: the source cannot be read."
-        with self.run.phase("put the fence up"):
-            return self.control.put_up()
+        try:
+            with self.run.phase("put the fence up"):
+                return self.control.put_up()
+        except RunbookError:
+            self._give_back()
+            raise
 
     def prove(self) -> pd.DataFrame:
         """Writes refused, reads answered, no way round; a fence that is not proven is taken down again."""
@@ -178,6 +185,18 @@ class Fence:
         state = FenceState.read(self.run.workspace)
         if self._acts and state is not None and state.may_stand:
             self.control.put_back(state)
+        if not self.run.dry_run:
+            self._give_back()
+
+    def _claim(self) -> None:
+        """No clients are shut out for a migration that another run keeps from the target."""
+        self.run.fact("target_claimed", claim_target(self.run.home))
+
+    def _give_back(self) -> None:
+        try:
+            give_back_target(self.run.home)
+        except RunbookError as error:  # what stopped the step is the news
+            self.run.log(f"the target's lock was not given back: {error}")
 
 
 def _rows(probe: Probe, answers: list[Answer]) -> list[dict[str, object]]:

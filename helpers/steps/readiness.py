@@ -22,6 +22,7 @@ from helpers.migration.importing import DISK_RESERVE
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.schema import load_schema
+from helpers.steps.night_needs import NightNeeds
 from helpers.steps.preflight import chosen, refuse_taken
 from helpers.stores import CollectionInfo, Store, open_embedded, open_source, open_target
 
@@ -134,6 +135,10 @@ class Readiness:
                 detail="A server does not tell its free disk: look there, 2 GB at least.",
             )  # fmt: skip
         return pd.DataFrame(rows, columns=["disk of", "free bytes", "needed bytes", "enough"])
+
+    def tonight(self) -> pd.DataFrame:
+        """What steps 20 to 27 will need: files, commands, signers, health URLs, logs. Nothing is written."""
+        return NightNeeds(self.run).table()
 
     @property
     def _is_new(self) -> bool:

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 
-from helpers import audit
 from helpers.parameters import Parameters
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
-from helpers.snapshot import Snapshot, write_snapshot
+from helpers.run.snapshots import described, take
+from helpers.snapshot import Snapshot
 from helpers.steps.preflight import chosen
 from helpers.stores import Reader, open_source
 
 
 def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
     """A new snapshot of the chosen collections, its id made of run and step; an earlier attempt's stays where it is."""
-    rules = run.parameters.snapshot
-    directory = Path(rules.directory).absolute()
     names = chosen(store.names(), run.parameters)
-    base = f"{run.id}-{run.step}"
-    free = next(i for i in [base, *(f"{base}-{n}" for n in range(2, 1000))] if not (directory / i).exists())
     total = sum(store.count(n) for n in names)
     with run.phase("snapshot", total), run.progress("Snapshot", total) as bar:
-        snapshot = write_snapshot(
-            store,
-            directory,
-            free,
-            names,
-            retention_days=rules.retention_days,
-            readers=min(2, run.parameters.migration.workers),
-            progress=bar,
-        )
-    about = {"snapshot": snapshot.id, "run": run.id, "reports": str(run.folder), "digest": snapshot.digest}
-    audit.append(directory / audit.NAME, "snapshot created", **about, chunks=snapshot.total)
-    return snapshot
+        return take(run, store, names, f"{run.id}-{run.step}", bar)
 
 
 def judge_snapshot(run: RunRecord, snapshot: Snapshot) -> pd.DataFrame:
@@ -57,18 +40,7 @@ def judge_snapshot(run: RunRecord, snapshot: Snapshot) -> pd.DataFrame:
     if lost:
         run.check("vectors lost in the source", Verdict.WARNING, measured=lost, threshold=0, unit="chunks",
                   reason="missing_embedding", offenders=lost)  # fmt: skip
-    run.fact(
-        "snapshot",
-        {
-            "id": snapshot.id,
-            "folder": str(snapshot.folder),
-            "digest": snapshot.digest,
-            "chunks": snapshot.total,
-            "bytes": snapshot.size(),
-            "retain_until": snapshot.manifest["retain_until"],
-            "source_version": snapshot.manifest["chroma_version"]["source"],
-        },
-    )
+    run.fact("snapshot", described(snapshot))
     rows = [(i.name, i.count, i.dimension, i.space, len(snapshot.parts(i.name)), "; ".join(i.findings)) for i in infos]
     return pd.DataFrame(rows, columns=["collection", "chunks", "dimension", "space", "parts", "findings"])
 

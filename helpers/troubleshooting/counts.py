@@ -6,11 +6,11 @@ from collections import Counter
 
 import pandas as pd
 
+from helpers import comparison as compare
 from helpers.errors import RunbookError
 from helpers.stores import open_source
 from helpers.troubleshooting.desk import Found
 from helpers.troubleshooting.staged_desk import StagedDesk
-from helpers.validation import comparison as compare
 
 COLUMNS = ["collection", "source now", "snapshot", "staged", "target", "quarantine", "missing", "matches"]
 

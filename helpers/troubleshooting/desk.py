@@ -16,14 +16,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
 
 from helpers import audit
+from helpers.cutover import CutoverState
 from helpers.errors import RunbookError, Terminal, one_line
 from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.current import Ledger, current_snapshot
 from helpers.migration.quarantine import Quarantine
 from helpers.migration.recovery import FILE
 from helpers.migration.staging import Staged
@@ -135,8 +136,8 @@ class Desk(ABC):
 
     @cached_property
     def snapshot(self) -> Snapshot:
-        """The snapshot of this run; UsageError where step 21 has not finished."""
-        return Snapshot.open(Path(self.run.require("21").facts["snapshot"]["folder"]))
+        """The snapshot that the target is held to, a catch-up's where there was one; UsageError before step 21."""
+        return current_snapshot(self.run)
 
     @property
     def staged(self) -> Staged | None:
@@ -206,6 +207,21 @@ class Desk(ABC):
             return Condition("the checkpoint can be read", False, error.line())
         phase = ledger.phase if ledger else "never begun"
         return Condition("the migration is not complete", phase != "complete", f"phase {phase}")
+
+    def settled(self) -> list[Condition]:
+        """Whether what is staged is what the target is held to: no catch-up is open, and no client writes there yet."""
+        ledger, cutover = Ledger.read(self.run), CutoverState.read(self.run.workspace)
+        in_use = cutover is not None and cutover.may_be_applied
+        return [
+            Condition(
+                "no catch-up is half applied", ledger.open_round is None,
+                f"finish it: runbook resume {self.run.id}" if ledger.open_round is not None else "",
+            ),
+            Condition(
+                "clients do not use the target yet", not in_use,
+                f"what they wrote would go: runbook rollback {self.run.id}" if in_use else "",
+            ),
+        ]  # fmt: skip
 
     def nobody_at_work(self) -> Condition:
         """Whether this notebook has the run to itself."""

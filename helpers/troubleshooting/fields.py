@@ -6,10 +6,10 @@ from collections import Counter
 
 import pandas as pd
 
+from helpers import comparison as compare
 from helpers.schema import load_schema
 from helpers.troubleshooting.desk import Found
 from helpers.troubleshooting.staged_desk import StagedDesk
-from helpers.validation import comparison as compare
 
 ORIGINS = ["target", "field", "in target", "in source", "filled by the schema", "absent by design"]
 

@@ -143,6 +143,37 @@ ROWS: tuple[Row, ...] = tuple(
         ),
         ("48", "the target already holds collections of these names", "exists target_not_empty"),
         (
+            "41",
+            "the run may not go on from here as it stands",
+            "migration_runs outside_window parameters_unreadable retry_state_damaged staged_gone",
+        ),
+        (
+            "45",
+            "the application does not come up with the target, or its configuration is not what it was",
+            """
+            application_unseen backup_damaged config_changed config_file config_not_written cutover_reverted
+            cutover_state_damaged cutover_unwell log_unreadable loopback_in_container not_healthy put_back_failed
+            rollback_state_damaged source_ill source_settings
+            """,
+        ),
+        ("44", "the target answers searches late, or was not asked", "not_queried slow_queries"),
+        (
+            "48",
+            "source or target hold other chunks than they did",
+            """
+            catch_up_ledger_damaged catch_up_not_proven client_writes foreign_chunks replay_differs replay_open
+            source_changed source_keeps_changing source_moved_on source_restored target_in_use target_not_clean
+            """,
+        ),
+        (
+            "40",
+            "the evidence, the approvals or the decision stand in the way, not the data",
+            """
+            allowed_signers_bad dry_run gate_shut held no_decision not_archived not_sealable nothing_to_cut_over
+            rolled_back seal_broken sealed_file_changed secret_found ssh_keygen_missing
+            """,
+        ),
+        (
             "40",
             "several things, or one that has no name: the tree says where to begin",
             """

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from helpers import comparison as compare
 from helpers.chunks import ChunkBatch
 from helpers.stores.client import ClientStore
 from helpers.troubleshooting.desk import Found
 from helpers.troubleshooting.staged_desk import StagedDesk
 from helpers.troubleshooting.target import staged_chunks
-from helpers.validation import comparison as compare
 from helpers.validation.named_queries import named_queries
 from helpers.validation.search import noise
 

@@ -58,6 +58,7 @@ class StagedDesk(Desk):
             return found
         ledger = self.ledger()
         done = ledger is not None and all(t.completed == t.rows for t in ledger.targets.values())
+        found += self.settled()
         found.append(Condition("every batch was written", done, "" if done else f"runbook resume {self.run.id} first"))
         with self.target() as (store, there):
             holder = (store.lock_holder() or {}).get("run_id", "") if store is not None else ""

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from helpers import audit
+from helpers import comparison as compare
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.migration.quarantine import Quarantine
@@ -30,7 +31,6 @@ from helpers.run import plan
 from helpers.run.record import RunRecord
 from helpers.snapshot import from_table, to_table
 from helpers.stores.client import ClientStore
-from helpers.validation import comparison as compare
 
 COLUMNS = ["target", "id", "difference", "field", "detail"]
 SLICE = 200  # chunks in hand at a time
@@ -190,8 +190,8 @@ def exports(folder: Path) -> list[Path]:
 
 
 def void_verdicts(run: RunRecord) -> None:
-    """A target that is changed was judged by nobody: the results of 23 and 24, and approvals that rest on them, go."""
-    steps = [plan.find("23"), plan.find("24")]
+    """A target that is changed was judged by nobody: the results of 23 and later, and approvals that rest on them, go."""
+    steps = [plan.find(number) for number in plan.find("22").outdates]
     runs.supersede(run.home, [(s.number, s.name) for s in steps])
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from helpers import comparison as compare
 from helpers.errors import Terminal
-from helpers.migration.phases import Job
+from helpers.migration.job import Job
 from helpers.migration.quarantine import Quarantine
 from helpers.migration.staging import stage
 from helpers.parameters import parameters_from
@@ -20,7 +21,6 @@ from helpers.stores import CollectionInfo
 from helpers.troubleshooting.desk import Condition, Found
 from helpers.troubleshooting.staged_desk import StagedDesk
 from helpers.troubleshooting.target import SLICE
-from helpers.validation import comparison as compare
 
 REASONS = "nan_embedding", "infinite_embedding", "missing_embedding", "wrong_dimension", "tiny_norm"
 COLUMNS = ["collection", "id", "reason", "detail", "in quarantine", "whole in quarantine", "in target"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from helpers.comparison import metadata_differences
 from helpers.results import Check, Verdict
 from helpers.stores.base import CollectionInfo
 from helpers.stores.creation import effective_configuration
 from helpers.stores.space import HNSW_METADATA, legacy_parameters
-from helpers.validation.comparison import metadata_differences
 
 COLUMNS = ["collection", "setting", "source", "target", "state", "why"]
 KEPT, EXPLAINED, DIFFERENT = "kept", "explained", "DIFFERENT"

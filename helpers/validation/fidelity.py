@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from helpers import comparison as compare
 from helpers.chunks import ChunkBatch
+from helpers.comparison import Comparison, Floats, WrongVectors
 from helpers.errors import WorldError
 from helpers.parameters import Parameters
 from helpers.progress import Progress, silent
@@ -25,8 +27,6 @@ from helpers.schema import Context, Schema, Transformed
 from helpers.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Reader
 from helpers.stores.space import Space
-from helpers.validation import comparison as compare
-from helpers.validation.comparison import Comparison, Floats, WrongVectors
 from helpers.validation.configuration import compare_configuration
 from helpers.validation.excuses import unexcused
 from helpers.validation.field_tests import ORIGIN_FIELD, FieldTests, has_field

@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from helpers.chunks import ChunkBatch
+from helpers.comparison import show
 from helpers.schema import Schema
-from helpers.validation.comparison import show
 
 COMPLETENESS, DISTRIBUTION, TYPES, CITATIONS = "completeness", "distribution", "field_types", "citation_uris"
 TYPE_FIELD, CITATION_FIELD, ORIGIN_FIELD = "collection_type", "if_citation_uri", "source_collection"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from helpers import comparison as compare
 from helpers.results import Check, Verdict
-from helpers.validation import comparison as compare
 from helpers.validation import field_tests
 from helpers.validation.fidelity import Expectation, Findings
 

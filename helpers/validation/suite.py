@@ -7,20 +7,19 @@ test (`judgement.Judgement`) on the record and return a table.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from helpers import comparison as compare
 from helpers import plots
+from helpers.migration.current import current_snapshot
 from helpers.migration.quarantine import Quarantine
 from helpers.results import Check, Verdict
 from helpers.run.record import RunRecord
 from helpers.schema import load_schema
-from helpers.snapshot import Snapshot
 from helpers.stores import open_target
-from helpers.validation import comparison as compare
 from helpers.validation import configuration
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
 from helpers.validation.judgement import Judgement
@@ -41,7 +40,7 @@ class Validation:
         self.run = run
         dry = run.earlier("13")
         self.of = Expectation(
-            snapshot=Snapshot.open(Path(run.require("21").facts["snapshot"]["folder"])),
+            snapshot=current_snapshot(run),
             schema=load_schema(run.parameters.schema_name),
             parameters=run.parameters,
             date=run.date,

@@ -1,0 +1,155 @@
+"""The cutover of one run: planned, backed up, applied all or none, restarted. Each act can be repeated after a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers import audit
+from helpers.cutover.application import restart
+from helpers.cutover.back import put_back
+from helpers.cutover.edits import Edit, all_edits
+from helpers.cutover.files import digest_of, keep, put_in_place, stage
+from helpers.cutover.logs import positions
+from helpers.cutover.state import (
+    APPLIED,
+    APPLYING,
+    BACKED_UP,
+    PLANNED,
+    RESTARTED,
+    REVERTED,
+    REVERTING,
+    ChangedFile,
+    CutoverState,
+)
+from helpers.errors import RunbookError, Terminal, UsageError, WorldError
+from helpers.fence.state import operator
+from helpers.parameters import Parameters
+from helpers.results import utc_now
+from helpers.run.folders import RunFolder
+
+
+class Control:
+    """What step 25 does, act by act; `state` is on disk before each."""
+
+    def __init__(self, folder: RunFolder, parameters: Parameters) -> None:
+        self.folder, self.parameters = folder, parameters
+        self.rules = parameters.cutover
+        self.audit = folder.reports / audit.NAME
+
+    @property
+    def state(self) -> CutoverState | None:
+        return CutoverState.read(self.folder.workspace)
+
+    @property
+    def under_way(self) -> CutoverState | None:
+        """The state of a cutover that was begun and neither taken back nor never applied."""
+        state = self.state
+        return state if state is not None and state.may_be_applied and state.state != REVERTING else None
+
+    def edits(self) -> list[Edit]:
+        """Every edit in memory; of files that this run has changed already, from their backups."""
+        state, originals = self.under_way, {}
+        for file in state.files if state else []:
+            if file.now == "after":
+                originals[file.real] = _kept(file)
+        return all_edits(self.parameters, originals)
+
+    def finish_way_back(self) -> list[str]:
+        """Do the rest of a way back that a killed process had begun; what was done."""
+        state = self.state
+        return put_back(self.folder) if state is not None and state.state == REVERTING else []
+
+    def begin(self, edits: list[Edit]) -> CutoverState:
+        """Plan and backups, both on disk; a cutover that is under way already goes on as it was begun."""
+        state = self.under_way
+        if state is not None:
+            if state.rules != self._document():
+                raise UsageError("cutover_changed", "a cutover with other parameters is under way",
+                                 next_step=f"Take that one back first: runbook rollback {self.folder.id}")  # fmt: skip
+            state.refuse_changed()
+            undone = [f.path for f in state.files if state.is_done and f.now != "after"]
+            if undone:
+                raise Terminal("config_changed", "was done, and the file points elsewhere now",
+                               where=undone[0], next_step=f"Take it back: runbook rollback {self.folder.id}")  # fmt: skip
+            return state
+        folder = self.folder.workspace / "cutover"
+        files = [
+            ChangedFile(
+                str(e.file.path), str(e.file.real), str(folder / f"{n:02d}-{e.file.real.name}"), e.file.digest, e.after,
+                e.file.mode, e.file.uid, e.file.gid,
+            )
+            for n, e in enumerate(edits, start=1) if e.changes
+        ]  # fmt: skip
+        state = CutoverState(PLANNED, self.parameters.target.label, utc_now(), operator(), files, self._document())
+        state.enter(self.folder.workspace, PLANNED)
+        for file, e in zip(files, (e for e in edits if e.changes), strict=True):
+            keep(Path(file.backup), e.file.content)
+        state.enter(self.folder.workspace, BACKED_UP)
+        return state
+
+    def apply(self, state: CutoverState, edits: list[Edit]) -> list[str]:
+        """Every new content under its file's name, or none of them; a sentence each."""
+        if state.state not in (BACKED_UP, APPLYING):
+            return [f"{file.path} points to the target" for file in state.files]
+        new = {str(e.file.real): e for e in edits}
+        for file in state.files:
+            if new[file.real].after != file.after:
+                raise Terminal("config_changed", "would become something else than what was planned", where=file.path,
+                               next_step=f"Take the cutover back first: runbook rollback {self.folder.id}")  # fmt: skip
+        state.refuse_changed()
+        facts = {f.path: {"before": f.before, "after": f.after} for f in state.files}
+        audit.append(self.audit, "cutover", outcome="begun", target=state.target, files=facts)
+        waiting = [f for f in state.files if f.now == "before"]
+        staged = [(f, stage(Path(f.real), new[f.real].new, self.folder.id, mode=f.mode, uid=f.uid, gid=f.gid))
+                  for f in waiting]  # fmt: skip
+        state.enter(self.folder.workspace, APPLYING)
+        for file, temporary in staged:
+            state.refuse_changed()
+            put_in_place(temporary, Path(file.real))
+        wrong = [f.path for f in state.files if f.now != "after"]
+        if wrong:
+            raise WorldError("config_not_written", "does not hold what was written", where=wrong[0])
+        state.logs = positions(self.rules.log_files)
+        state.enter(self.folder.workspace, APPLIED)
+        audit.append(self.audit, "cutover", outcome="files changed", target=state.target)
+        return [f"{file.path} now points to the target" for file in state.files]
+
+    def restart(self, state: CutoverState) -> list[str]:
+        """Run the restart commands; not again where they ended well before a kill."""
+        if state.state != APPLIED:
+            return []
+        said = restart(self.rules, self.folder)
+        audit.append(self.audit, "cutover", outcome="restarted", commands=self.rules.restart)
+        state.enter(self.folder.workspace, RESTARTED)
+        return said
+
+    def enter(self, state: CutoverState, name: str) -> None:
+        state.enter(self.folder.workspace, name)
+        audit.append(self.audit, "cutover", outcome=name, target=state.target)
+
+    def take_back(self, why: str) -> list[str]:
+        """Everything as it was; what was done. `WorldError` (`put_back_failed`) says both what failed and what is left."""
+        try:
+            return put_back(self.folder, why)
+        except (RunbookError, OSError) as error:
+            said = error.what if isinstance(error, RunbookError) else str(error)
+            where = f"{error.where}: " if isinstance(error, RunbookError) and error.where else ""
+            raise WorldError(
+                "put_back_failed", f"the cutover failed ({why}), and taking it back did not end: {where}{said}",
+                next_step=f"Put that right, then: runbook rollback {self.folder.id}",
+            ) from error  # fmt: skip
+
+    def _document(self) -> dict[str, object]:
+        return self.rules.model_dump(mode="json", exclude_none=True)
+
+
+def taken_back(state: CutoverState | None) -> bool:
+    return state is not None and state.state == REVERTED
+
+
+def _kept(file: ChangedFile) -> bytes:
+    backup = Path(file.backup)
+    if digest_of(backup) != file.before:
+        raise Terminal("backup_damaged", "is not the file that was kept", where=str(backup),
+                       next_step=f"Compare {file.path} with a backup of your own.")  # fmt: skip
+    return backup.read_bytes()

@@ -1,0 +1,121 @@
+"""workspace/<run id>/cutover.json: which files the cutover changes and how far it came. On disk before anything is touched.
+
+The states in order: planned → backed up → applying → applied → restarted → watching → done; from any of them, when it goes
+wrong or is taken back, reverting → reverted. What a killed process leaves is finished by the next one, or undone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helpers.cutover.files import digest_of
+from helpers.errors import Terminal, WorldError
+from helpers.fence.state import operator
+from helpers.parameters.sections import Cutover
+from helpers.results import utc_now, write_json
+
+PLANNED, BACKED_UP, APPLYING, APPLIED = "planned", "backed up", "applying", "applied"
+RESTARTED, WATCHING, DONE = "restarted", "watching", "done"
+REVERTING, REVERTED = "reverting", "reverted"
+
+
+@dataclass(slots=True)
+class ChangedFile:
+    """One configuration file: its place, its backup, and the SHA-256 that it had before and has after."""
+
+    path: str
+    real: str
+    backup: str
+    before: str
+    after: str
+    mode: int
+    uid: int
+    gid: int
+
+    @property
+    def now(self) -> str:
+        """`before`, `after`, or `changed` where somebody else has been at the file (or at the link that led to it)."""
+        try:
+            moved = str(Path(self.path).resolve(strict=True)) != self.real
+        except (OSError, RuntimeError):
+            moved = True
+        found = "" if moved else digest_of(Path(self.real))
+        return "before" if found == self.before else "after" if found == self.after else "changed"
+
+
+@dataclass(slots=True)
+class CutoverState:
+    """The cutover of one run. `rules` are the parameters that it was begun with: it is taken back with these."""
+
+    state: str = PLANNED
+    target: str = ""
+    since: str = ""
+    by: str = ""
+    files: list[ChangedFile] = field(default_factory=list)
+    rules: dict[str, Any] = field(default_factory=dict)
+    logs: dict[str, dict[str, int]] = field(default_factory=dict)
+    why_reverted: str = ""
+    events: list[dict[str, str]] = field(default_factory=list)
+
+    @staticmethod
+    def path(workspace: Path) -> Path:
+        return workspace / "cutover.json"
+
+    @classmethod
+    def read(cls, workspace: Path) -> CutoverState | None:
+        """What is known of the run's cutover, or None where it has begun none. `WorldError` where the file is damaged."""
+        path = cls.path(workspace)
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**raw, "files": [ChangedFile(**file) for file in raw["files"]]})
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise WorldError(
+                "cutover_state_damaged", f"cannot be read: {error}", where=str(path),
+                next_step=f"The files as they were lie in {path.parent / 'cutover'}; set this file aside.",
+            ) from error  # fmt: skip
+
+    def enter(self, workspace: Path, state: str) -> None:
+        """Go over to this state, on disk before anything else happens."""
+        self.state = state
+        self.events.append({"when": utc_now(), "by": operator(), "state": state})
+        write_json(self.path(workspace), asdict(self))
+
+    @property
+    def cutover(self) -> Cutover:
+        """The section of the parameters that it was begun with."""
+        return Cutover.model_validate(self.rules)
+
+    @property
+    def may_be_applied(self) -> bool:
+        """Whether a file may differ from what it was, or the application may have been restarted on the new ones."""
+        return self.state not in (PLANNED, BACKED_UP, REVERTED)
+
+    @property
+    def is_done(self) -> bool:
+        return self.state == DONE
+
+    def refuse_changed(self) -> None:
+        """`Terminal` (`config_changed`) where a file is neither as it was nor as the cutover made it."""
+        changed = [file for file in self.files if file.now == "changed"]
+        if changed:
+            file = changed[0]
+            raise Terminal(
+                "config_changed", "was changed by somebody else since the cutover began and is not overwritten",
+                where=file.path,
+                next_step=f"Compare it with {file.backup}, make it as it was, and repeat; nothing was put back yet.",
+            )  # fmt: skip
+
+    def sentence(self) -> str:
+        """For status: `The cutover to … is done since …`."""
+        said = {
+            DONE: "is done",
+            REVERTED: "was taken back: every configuration file is as it was",
+            REVERTING: "is being taken back, or a process ended while it did so",
+        }
+        words = said.get(self.state, f"is under way, or a process ended in it ({self.state})")
+        return f"The cutover to {self.target} {words} since {self.events[-1]['when'][:19]} UTC."

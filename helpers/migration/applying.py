@@ -1,0 +1,164 @@
+"""One round of catch-up put into the target: delete, add, probe each touched chunk; repeatable at any moment.
+
+Its own checkpoint (workspace/<run id>/catch-up/<round>/checkpoint.json) is in phase `delete` until everything that goes
+is gone: that part is simply repeated after a kill, for nothing was added yet. In phase `import` it is the ledger of the
+adds, as in the import itself. In phase `probe` only reading, and a repair of what the probe found, is left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from helpers.chunks import ChunkBatch
+from helpers.errors import Terminal
+from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.delta import Delta, refused_by_target
+from helpers.migration.job import Job, context_of
+from helpers.migration.quarantine import Quarantine
+from helpers.migration.source_changes import differing
+from helpers.progress import Progress, silent
+from helpers.run.record import RunRecord
+from helpers.snapshot import Snapshot
+from helpers.stores import CollectionInfo, Store
+from helpers.stores.space import Space, distance
+
+_BATCH = 500  # chunks deleted or probed at a time
+_NEAR, _FAR = 10, 1_000  # neighbours asked for by a probe, and by its second try
+_NOISE = 1e-5  # two float32 sums of one distance differ by less, relative to the product of the norms
+
+
+@dataclasses.dataclass(slots=True)
+class Round:
+    """A round's delta, on its way into the target. `folder` is the round's own."""
+
+    run: RunRecord
+    job: Job
+    snapshot: Snapshot
+    folder: Path
+    delta: Delta
+    plans: Sequence[CollectionInfo]
+    checkpoint: Checkpoint
+    quarantine: Quarantine
+
+    @classmethod
+    def of(cls, run: RunRecord, job: Job, snapshot: Snapshot, folder: Path, plans: Sequence[CollectionInfo]) -> Round:
+        """The round in `folder`, begun or gone on with."""
+        context = context_of(run, snapshot, job.schema, "catch-up")
+        checkpoint = Checkpoint.open(folder / "checkpoint.json", context)
+        delta, quarantine = Delta.load(folder / "delta"), Quarantine(folder / "quarantine")
+        return cls(run, job, snapshot, folder, delta, plans, checkpoint, quarantine)
+
+    def refuse_foreign(self, store: Store) -> None:
+        """Raises `Terminal` ("target_not_empty") where a collection that would be made is there and not this run's own."""
+        taken = sorted(set(self.delta.create) & set(store.names()) - set(self.job.checkpoint.owned()))
+        if taken:
+            raise Terminal(
+                "target_not_empty", f"already holds {', '.join(taken[:5])}, which is new in the source",
+                where=f"target {store.label}", next_step="Remove it yourself if it may go, then resume.",
+            )  # fmt: skip
+
+    def apply(self, store: Store, progress: Progress = silent, watch: Path | None = None) -> None:
+        """Bring the target to the new state; what an earlier attempt completed is not done again.
+
+        `watch` is the folder whose disk must not fill; `progress` advances by `delta.rows` in all.
+        """
+        state = self.checkpoint
+        if state.phase in ("export", "delete"):
+            state.stage(self.delta.add.total, 0, {name: self.delta.add.rows(name) for name in self.delta.add.files})
+            state.enter("delete")
+            self._delete(store, progress)
+            for name in self.delta.create:
+                self.job.checkpoint.own(name)  # before it exists: a rollback must know that it is ours
+            for name in sorted(set(state.targets) - set(self.delta.create)):
+                state.intend(name)
+                state.confirm(name)
+            state.enter("import")
+        if state.phase == "import":
+            progress.advance(sum(t.completed for t in state.targets.values()))
+            work = dataclasses.replace(self.job, checkpoint=state, quarantine=self.quarantine)
+            importer = work.importer(store, self.delta.add, progress, lambda *_: None, watch)
+            importer.prepare(self.plans)
+            importer.write()
+            state.enter("probe")
+
+    def _delete(self, store: Store, progress: Progress) -> None:
+        present = set(store.names())
+        for name in self.delta.drop:
+            if name in present:
+                store.drop(name)  # the records first: fact 18
+        for name, ids in sorted(self.delta.delete.items()):
+            for start in range(0, len(ids), _BATCH):
+                store.delete(name, ids[start : start + _BATCH])
+                progress.advance(len(ids[start : start + _BATCH]))
+
+    def prove(self, store: Store) -> list[dict[str, Any]]:
+        """Every touched chunk: gone, or as staged and found by its own vector. What is not is written once more, and
+        probed again; returned are those that are wrong even then, as `{collection, id, problem}`."""
+        found = self._probe(store)
+        if found:
+            self._write_again(store, found)
+            found = self._probe(store)
+        if not found:
+            self.checkpoint.enter("complete")
+        return found
+
+    def _probe(self, store: Store) -> list[dict[str, Any]]:
+        wrong: list[dict[str, Any]] = []
+        spaces = {plan.name: plan.space for plan in self.plans}
+        for name in sorted(self.delta.add.files):
+            refused = self._refused(name)
+            for batch in self.delta.add.stream(name, 0, _BATCH):
+                kept = batch.take(i for i, chunk in enumerate(batch.ids) if chunk not in refused)
+                differ = differing(kept, store.read(name, kept.ids), spaces[name])
+                lost = unreachable(store, name, kept, spaces[name])
+                wrong += [{"collection": name, "id": i, "problem": "not as staged"} for i in differ]
+                wrong += [{"collection": name, "id": i, "problem": "not found by its vector"} for i in lost]
+            gone = self.delta.gone(name)
+            for start in range(0, len(gone), _BATCH):
+                left = store.read(name, gone[start : start + _BATCH], embeddings=False).ids
+                wrong += [{"collection": name, "id": i, "problem": "deleted at the source, still there"} for i in left]
+        return wrong
+
+    def _write_again(self, store: Store, wrong: Sequence[dict[str, Any]]) -> None:
+        """Delete and add these chunks; a kill in between is found by the next probe."""
+        for name in sorted({row["collection"] for row in wrong}):
+            ids = {row["id"] for row in wrong if row["collection"] == name}
+            store.delete(name, sorted(ids))
+            for batch in self.delta.add.stream(name, 0, _BATCH):
+                if rows := [i for i, chunk in enumerate(batch.ids) if chunk in ids]:
+                    store.add(name, batch.take(rows))
+
+    def _refused(self, name: str) -> set[str]:
+        """The target's ids of chunks that it refused in this round."""
+        refused = refused_by_target(self.quarantine.entries())
+        if not refused:
+            return set()
+        origins = self.delta.add.origins(name, 0, self.delta.add.rows(name))
+        ids = [chunk for _, some in self.delta.add.ids(name) for chunk in some]
+        return {chunk for chunk, origin in zip(ids, origins, strict=True) if origin in refused}
+
+
+def unreachable(store: Store, name: str, batch: ChunkBatch, space: Space) -> list[str]:
+    """Ids of chunks that a query by their own vector does not find, nor as many others that are as near.
+
+    Among nearly parallel vectors the own one may stand anywhere; a zero vector has no direction to be found in.
+    """
+    norms = np.linalg.norm(batch.embeddings.astype(np.float64), axis=1) if len(batch) else np.zeros(0)
+    left = [i for i in range(len(batch)) if norms[i] > 0 or space == "l2"]
+    for k in (_NEAR, _FAR):
+        if left:
+            some = batch.take(left)
+            own = distance(space, some.embeddings, some.embeddings)
+            answers = store.query(name, some.embeddings, k)
+            scale = np.square(norms[left]) if space != "cosine" else np.ones(len(left))
+            found = [
+                any(chunk == i for i, _ in near) or (len(near) >= k and near[-1][1] <= mine + _NOISE * size)
+                for chunk, near, mine, size in zip(some.ids, answers, own, scale, strict=True)
+            ]
+            left = [row for row, there in zip(left, found, strict=True) if not there]
+    return [batch.ids[i] for i in left]

@@ -1,0 +1,247 @@
+"""Phase 6: what changed in the source since its snapshot, applied to the target in rounds that shrink, or refused.
+
+A round reads the source and compares it with the current snapshot; takes a new snapshot where anything changed; stages
+it with the same schema and date; applies the difference of the two stagings; and makes the new snapshot the current one.
+The first round that finds nothing ends it. From then on the target is held to the current snapshot by code that knows of
+no catch-up: the run's staged files, quarantine and checkpoint are those of that snapshot.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helpers import audit
+from helpers.errors import Terminal
+from helpers.fence import FenceState
+from helpers.migration.applying import Round
+from helpers.migration.checkpoint import Checkpoint, TargetState
+from helpers.migration.current import APPLIED, APPLYING, FOLDER, SWITCHING, Ledger
+from helpers.migration.delta import make_delta, refused_by_target
+from helpers.migration.importing import plan_targets
+from helpers.migration.job import Job, context_of
+from helpers.migration.judging import forget, judge_staging
+from helpers.migration.quarantine import Quarantine
+from helpers.migration.source_changes import SourceChanges, selected, source_changes
+from helpers.migration.staging import Staged, stage
+from helpers.results import Verdict
+from helpers.run.record import RunRecord
+from helpers.run.snapshots import take
+from helpers.schema import Context, load_schema
+from helpers.snapshot import Snapshot
+from helpers.stores import Store, open_source
+from helpers.words import duration
+
+UNCHANGED = "source unchanged since the snapshot"
+PROBED = "touched chunks probed"
+
+
+@dataclass(slots=True)
+class CatchUp:
+    """`CatchUp(...).work()` for a run whose import is complete, with the target's lock held.
+
+    `applied` counts the rounds of this execution. `last` is the last reading of the source.
+    """
+
+    run: RunRecord
+    job: Job
+    staged: Staged
+    store: Store
+    watch: Path
+    ledger: Ledger
+    applied: int = 0
+    last: SourceChanges | None = None
+    seconds: list[float] = field(default_factory=list)  # of each round of this execution
+    probed: int = 0
+
+    def work(self) -> None:
+        """Rounds until the source is as its snapshot, or a check has failed."""
+        ledger = self.ledger
+        if ledger.open_round is not None and not self._finish():
+            return
+        fence = FenceState.read(self.run.workspace)
+        fenced = fence is not None and fence.stands
+        rules = self.run.parameters.migration
+        most = 1 if fenced else rules.catch_up_rounds
+        seen: list[int] = []
+        while True:
+            begun = time.monotonic()
+            changes = self.last = self._read()
+            seen.append(changes.total)
+            if changes.nothing or rules.catch_up == "block":
+                break
+            if len(seen) > most or (len(seen) > 2 and seen[-1] >= seen[-2]):  # another round would find as much
+                break
+            if not self._round(changes):
+                return
+            self.seconds.append(round(time.monotonic() - begun, 3))
+            ledger.enter(APPLIED, seconds=self.seconds[-1])  # the reading and the snapshot included
+        self._judge(changes, fenced)
+
+    @property
+    def stop_seconds(self) -> float:
+        """For how long writes have to stop for a last round: one round as long as the last, and the reading after it."""
+        return round((self.seconds[-1] if self.seconds else 0.0) + (self.last.seconds if self.last else 0.0), 1)
+
+    def _read(self) -> SourceChanges:
+        snapshot = self.job.snapshot
+        with (
+            self.run.phase("6 compare the source", snapshot.total),
+            self.run.progress("Compare the source with its snapshot", snapshot.total) as bar,
+            open_source(self.run.parameters.source, self.run.workspace) as source,
+        ):
+            return source_changes(source, snapshot, bar, names=selected(self.run, source))
+
+    def _round(self, changes: SourceChanges) -> bool:
+        """One round; False where a check failed, and then the target was not touched or is not proven."""
+        ledger = self.ledger
+        number = len(ledger.rounds) + 1
+        folder = self.run.workspace / FOLDER / f"{number:03d}"
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed before it touched the target
+        snapshot = self._snapshot(f"{ledger.base}-catch-up-{number}")
+        quarantine = Quarantine(folder / "quarantine")
+        context = Context(frozenset(snapshot.names()), self.run.date, self.run.parameters.migration.id_policy)
+        allowed = self.run.parameters.expected.dimensions
+        with (
+            self.run.phase("6 transform and validate", snapshot.total),
+            self.run.progress("Transform and validate", snapshot.total) as bar,
+        ):
+            new = stage(
+                snapshot, self.job.schema, context, folder / "staged", quarantine, dimensions=allowed, progress=bar
+            )
+        forget(self.run, "chunks that pass validation", "ids unique in each target")
+        judge_staging(self.run, new, self.run.parameters)
+        if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
+            self._say(Verdict.FAIL, changes, "source_changed", "what the source holds now does not pass validation")
+            return False
+        plans = self._plans(self.job.snapshot, self.staged), self._plans(snapshot, new)
+        refused = refused_by_target(self.job.quarantine.entries())
+        make_delta(self.staged, new, folder / "delta", plans=plans, refused=refused)
+        Round.of(self.run, self.job, snapshot, folder, plans[1]).refuse_foreign(self.store)
+        ledger.rounds.append(
+            {
+                "number": number, "snapshot": str(snapshot.folder), "id": snapshot.id, "began": changes.began,
+                "added": changes.added, "changed": changes.changed, "deleted": changes.deleted,
+                "appeared": changes.appeared, "vanished": changes.vanished, "seconds": None,
+            }
+        )  # fmt: skip
+        ledger.enter(APPLYING)
+        return self._finish()
+
+    def _snapshot(self, name: str) -> Snapshot:
+        total = self.job.snapshot.total
+        with (
+            self.run.phase("6 snapshot", total),
+            self.run.progress("Snapshot of what the source holds now", total) as bar,
+            open_source(self.run.parameters.source, self.run.workspace) as source,
+        ):
+            names = selected(self.run, source)
+            if not names:
+                raise Terminal(
+                    "nothing_to_migrate", "no collection of the migration is left there", where=f"source {source.label}",
+                    next_step="Nothing was taken out of the target; see what became of the source, then resume.",
+                )  # fmt: skip
+            snapshot = take(self.run, source, names, name, bar)
+        snapshot.verify()
+        return snapshot
+
+    def _plans(self, snapshot: Snapshot, staged: Staged) -> list[Any]:
+        return plan_targets(snapshot.collections(), staged, identity=self.job.schema.is_identity)
+
+    def _finish(self) -> bool:
+        """Apply the open round, prove it, make its snapshot the current one; False where the proof failed."""
+        ledger = self.ledger
+        at, begun = ledger.rounds[-1], time.monotonic()
+        folder = self.run.workspace / FOLDER / f"{at['number']:03d}"
+        snapshot = Snapshot.open(Path(at["snapshot"]))
+        new = Staged.load(folder / "staged")
+        assert new is not None  # the ledger was written after it
+        work = Round.of(self.run, self.job, snapshot, folder, self._plans(snapshot, new))
+        log, about = self.run.folder / audit.NAME, {"round": at["number"], "snapshot": snapshot.id}
+        audit.append(log, "catch-up", outcome="begun", **about, rows=work.delta.rows)
+        with (
+            self.run.phase(f"6 apply round {at['number']}", work.delta.rows),
+            self.run.progress(f"Catch up, round {at['number']}", work.delta.rows) as bar,
+        ):
+            work.apply(self.store, bar, self.watch)
+            wrong = work.prove(self.store)
+        self.probed += work.delta.rows
+        if wrong:
+            self._probed(wrong)
+            audit.append(log, "catch-up", outcome="not proven", **about)
+            return False
+        ledger.enter(SWITCHING, seconds=round(time.monotonic() - begun, 3))
+        self.staged = switch(self.run, ledger)
+        self.job.checkpoint = Checkpoint.read(self.job.checkpoint.path)
+        self.job.snapshot = snapshot
+        names = frozenset(snapshot.names())
+        self.job.context = Context(names, self.run.date, self.run.parameters.migration.id_policy)
+        audit.append(log, "catch-up", **about, digest=snapshot.digest)
+        self.applied += 1
+        return True
+
+    def _judge(self, changes: SourceChanges, fenced: bool) -> None:
+        if self.probed:
+            self._probed([])
+        if changes.nothing:
+            more = "" if fenced else "; without a fence it may change again until step 25 looks once more"
+            self._say(Verdict.PASS, changes, "", more)
+        elif self.run.parameters.migration.catch_up == "block":
+            hint = f"migration.catch_up is block. Stop the writers, then: runbook resume {self.run.id} --retry 21"
+            self._say(Verdict.FAIL, changes, "source_changed", hint)
+        elif fenced:
+            hint = f"The fence stands, and the source changes behind it: find who writes, then runbook resume {self.run.id}"
+            self._say(Verdict.FAIL, changes, "fence_bypass", hint)
+        else:
+            hint = (
+                f"Writes have to stop for about {duration(self.stop_seconds)}: stop the writers or put up a fence, "
+                f"then runbook resume {self.run.id}"
+            )
+            self._say(Verdict.FAIL, changes, "source_keeps_changing", hint)
+
+    def _say(self, verdict: Verdict, changes: SourceChanges, reason: str, more: str) -> None:
+        detail = changes.sentence() + (f". {more}" if verdict is Verdict.FAIL else more)
+        self.run.check(UNCHANGED, verdict, measured=changes.total, threshold=0, unit="changes", reason=reason,
+                       detail=detail, offenders=changes.total, ids=changes.examples())  # fmt: skip
+
+    def _probed(self, wrong: list[dict[str, Any]]) -> None:
+        verdict = Verdict.FAIL if wrong else Verdict.PASS
+        self.run.check(PROBED, verdict, measured=len(wrong), threshold=0, unit="chunks", offenders=len(wrong), ids=wrong,
+                       reason="catch_up_not_proven" if wrong else "",
+                       detail=f"runbook resume {self.run.id} writes and probes them again" if wrong
+                       else f"{self.probed:,} chunks deleted, or read back equal and found by their own vector")  # fmt: skip
+
+
+def switch(run: RunRecord, ledger: Ledger) -> Staged:
+    """Make the round that was applied the run's own state: staged files, quarantine, checkpoint, current snapshot.
+
+    Every move is repeatable: a new folder that is no longer at its place was moved before.
+    """
+    at = ledger.rounds[-1]
+    folder = run.workspace / FOLDER / f"{at['number']:03d}"
+    for name in ("staged", "quarantine"):
+        new, place, before = folder / name, run.workspace / name, folder / f"{name}-before"
+        if new.exists():
+            if place.exists():
+                shutil.rmtree(before, ignore_errors=True)
+                place.rename(before)
+            new.rename(place)
+    staged = Staged.load(run.workspace / "staged")
+    assert staged is not None
+    snapshot = Snapshot.open(Path(at["snapshot"]))
+    done = Checkpoint.read(folder / "checkpoint.json")  # every chunk that the target refused was offered in this round
+    targets = {
+        name: TargetState(rows, rows, done.targets[name].rejected, intended=True, created=True)
+        for name in staged.files
+        for rows in [staged.rows(name)]
+    }
+    checkpoint = Checkpoint.read(run.workspace / "checkpoint.json")
+    schema = load_schema(run.parameters.schema_name)
+    aside = sum(staged.quarantined.values())
+    checkpoint.rebase(context_of(run, snapshot, schema, "migration"), staged.total, aside, targets)
+    ledger.enter(APPLIED)
+    shutil.rmtree(folder)
+    return staged

@@ -1,0 +1,77 @@
+"""What a migration's phases are judged by, and what they show of it; the same for the dry run and the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from helpers import plots
+from helpers.errors import Terminal
+from helpers.migration.staging import Staged
+from helpers.parameters import Parameters
+from helpers.results import Check, Verdict
+from helpers.run.record import RunRecord
+
+
+def show_repairs(run: RunRecord, repairs: Sequence[Any]) -> pd.DataFrame:
+    """Repairs (collection, field, rule, chunks) summed over the collections; drawn where there are any."""
+    table = pd.DataFrame(repairs, columns=["collection", "field", "rule", "chunks"])
+    if not len(table):
+        return table
+    run.figure("repairs", plots.repairs_bar(table), "Chunks that the schema fills or repairs, by field and rule.")
+    return pd.DataFrame(table.groupby(["field", "rule"], as_index=False)["chunks"].sum())
+
+
+def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> None:
+    """The checks of phase 3: enough chunks valid, no two chunks with one id in one target."""
+    aside = sum(staged.quarantined.values())
+    share = 1 - aside / staged.total if staged.total else 1.0
+    least = parameters.migration.minimum_valid
+    run.check(
+        "chunks that pass validation", Verdict.PASS if share >= least else Verdict.FAIL, measured=share, threshold=least,
+        unit="share", reason="" if share >= least else "validation_below_minimum", offenders=aside,
+        detail=", ".join(f"{reason} {n}" for reason, n in staged.quarantined.items()),
+    )  # fmt: skip
+    clashes = staged.collisions
+    run.check(
+        "ids unique in each target", Verdict.FAIL if clashes else Verdict.PASS, measured=len(clashes), threshold=0,
+        unit="ids", reason="id_collision" if clashes else "", offenders=len(clashes), ids=clashes,
+        detail="Set migration.id_policy: prefix, or route these collections apart." if clashes else "",
+    )  # fmt: skip
+    run.fact("validation_pass_rate", share)
+
+
+def judge_arrivals(run: RunRecord, table: pd.DataFrame, minimum: int) -> None:
+    """The checks of phase 5: nothing missing, nothing extra, the floor of imported chunks."""
+    for column, reason in (("missing", "chunk_missing"), ("extra", "chunk_extra")):
+        off = table[table[column] > 0]
+        count = int(off[column].sum())
+        run.check(
+            f"chunks {column}", Verdict.FAIL if count else Verdict.PASS, measured=count, threshold=0, unit="chunks",
+            reason=reason if count else "", offenders=count,
+            ids=[{"collection": c, column: int(n)} for c, n in zip(off["collection"], off[column], strict=True)],
+        )  # fmt: skip
+    imported = int(table["target"].sum())
+    if minimum:
+        run.check("chunks imported", Verdict.PASS if imported >= minimum else Verdict.FAIL, measured=imported,
+                  threshold=minimum, unit="chunks", reason="" if imported >= minimum else "count_mismatch")  # fmt: skip
+    run.fact("imported", imported)
+
+
+def refuse_failed(run: RunRecord) -> None:
+    """Raises `Terminal` where a check of this step failed: nothing is written on a bad basis."""
+    failed: list[Check] = [c for c in run.result.checks if c.verdict is Verdict.FAIL]
+    if failed:
+        raise Terminal(
+            failed[0].reason or "check_failed",
+            f"{failed[0].name}: {failed[0].measured} where {failed[0].threshold} is the limit",
+            where=f"step {run.step}",
+            next_step=failed[0].detail or "Nothing was written.",
+        )
+
+
+def forget(run: RunRecord, *names: str) -> None:
+    """Take checks off the step's record, for a later answer to the same question."""
+    run.result.checks[:] = [check for check in run.result.checks if check.name not in names]

@@ -1,0 +1,251 @@
+"""What clients wrote to the target, mapped back and written to the source: never an upsert, always compared afterwards.
+
+A chunk of the snapshot keeps its original metadata; over it go the keys that the client changed, against what had been
+put into the target. A new chunk goes to the collection that its `source_collection` names. The plan is on disk before
+the source is touched, so that a kill in the middle is gone on with and never taken for damage.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from helpers.chunks import ChunkBatch, Metadata
+from helpers.comparison import compare_batch, same_value, same_vectors
+from helpers.errors import Terminal
+from helpers.results import write_json
+from helpers.rollback.writes import Written
+from helpers.snapshot import Snapshot, from_table, to_table
+from helpers.stores import Space, Store
+from helpers.validation.field_tests import ORIGIN_FIELD
+
+BATCH = 100  # chunks deleted and added together: a reader misses one for no longer than that takes
+
+
+@dataclass(slots=True)
+class Plan:
+    """By source collection: chunks as they shall be, and ids that shall be gone. `open`: what nobody can assign."""
+
+    put: dict[str, ChunkBatch] = field(default_factory=dict)
+    delete: dict[str, list[str]] = field(default_factory=dict)
+    open: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def chunks(self) -> int:
+        return sum(map(len, self.put.values())) + sum(map(len, self.delete.values()))
+
+    def ids(self) -> set[tuple[str, str]]:
+        """(source collection, id) of everything that it writes or deletes."""
+        return {(name, i) for name, batch in self.put.items() for i in batch.ids} | {
+            (name, i) for name, ids in self.delete.items() for i in ids
+        }
+
+
+def plan(found: Iterable[Written], snapshot: Snapshot, *, identity: bool, prefixed: bool) -> Plan:
+    """The way back of every write. `prefixed`: ids in the target are `<source collection>:<id>`."""
+    out = Plan()
+    puts: dict[str, list[ChunkBatch]] = defaultdict(list)
+    deletes: dict[str, list[str]] = defaultdict(list)
+    names = set(snapshot.names())
+    for one in found:
+        if one.vanished:
+            out.open.append({"collection": one.target, "id": "", "why": "the whole collection is gone from the target"})
+        for collection, rows in _by_collection(one).items():
+            ids = [one.origins[row][1] for row in rows]
+            originals = _originals(snapshot, collection, ids)
+            puts[collection] += [
+                _merged(originals[source_id], one.staged.take([row]), one.changed.take([row]), one.space)
+                for row, source_id in zip(rows, ids, strict=True)
+            ]
+        for _, (collection, source_id) in one.deleted:
+            deletes[collection].append(source_id)
+        for row in range(len(one.added)):
+            chunk = one.added.take([row])
+            origin = _origin(chunk, one.target, names, identity=identity, prefixed=prefixed)
+            if origin is None:
+                why = f"its {ORIGIN_FIELD} names no collection of the source"
+                out.open.append({"collection": one.target, "id": chunk.ids[0], "why": why})
+            else:
+                chunk.ids = [origin[1]]
+                puts[origin[0]].append(chunk)
+        out.open += [{"collection": one.target, "id": i, "why": "its vector cannot be read"} for i in one.unreadable]
+    taken = {name: _known(snapshot, name) for name in puts}
+    for name, batches in sorted(puts.items()):
+        whole = ChunkBatch.concatenate(batches)
+        keep = _one_each(out, name, whole, taken[name], found)
+        if len(keep):
+            out.put[name] = keep
+    out.delete = {name: sorted(ids) for name, ids in sorted(deletes.items())}
+    return out
+
+
+def _by_collection(one: Written) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, (collection, _) in enumerate(one.origins):
+        rows[collection].append(row)
+    return rows
+
+
+def _known(snapshot: Snapshot, name: str) -> set[str]:
+    return {i for part in snapshot.parts(name) for i in snapshot.ids(part)}
+
+
+def _originals(snapshot: Snapshot, name: str, ids: list[str]) -> dict[str, ChunkBatch]:
+    wanted, found = set(ids), {}
+    for part in snapshot.parts(name):
+        here = [i for i, chunk in enumerate(snapshot.ids(part)) if chunk in wanted]
+        if here:
+            batch = snapshot.read(part).take(here)
+            found.update({chunk: batch.take([i]) for i, chunk in enumerate(batch.ids)})
+    return found
+
+
+def _merged(base: ChunkBatch, was: ChunkBatch, now: ChunkBatch, space: Space) -> ChunkBatch:
+    """The source's chunk with what the client changed; what he left alone keeps the snapshot's own bits."""
+    same = was.embeddings.shape == now.embeddings.shape and same_vectors(was.embeddings, now.embeddings, space).all()
+    return ChunkBatch(
+        ids=base.ids,
+        documents=base.documents if now.documents == was.documents else now.documents,
+        embeddings=base.embeddings if same else now.embeddings,
+        metadatas=[_metadata(base.metadatas[0], was.metadatas[0], now.metadatas[0])],
+        uris=base.uris if now.uris == was.uris else now.uris,
+    )
+
+
+def _metadata(base: Metadata | None, was: Metadata | None, now: Metadata | None) -> Metadata | None:
+    before, after = was or {}, now or {}
+    out = dict(base or {})
+    for key, value in after.items():
+        if key not in before or not same_value(before[key], value):
+            out[key] = value
+    for key in before:
+        if key not in after:
+            out.pop(key, None)
+    return out or None
+
+
+def _origin(
+    chunk: ChunkBatch, target: str, names: set[str], *, identity: bool, prefixed: bool
+) -> tuple[str, str] | None:
+    named = target if identity else (chunk.metadatas[0] or {}).get(ORIGIN_FIELD)
+    if named not in names:
+        return None
+    start = f"{named}:"
+    return str(named), chunk.ids[0].removeprefix(start) if prefixed else chunk.ids[0]
+
+
+def _one_each(out: Plan, name: str, whole: ChunkBatch, known: set[str], found: Iterable[Written]) -> ChunkBatch:
+    """Without new chunks whose id the source has already (it was quarantined), or that two chunks want."""
+    ours = {origin for one in found for origin in one.origins}
+    seen: set[str] = set()
+    keep = []
+    for row, chunk in enumerate(whole.ids):
+        if chunk in seen or (chunk in known and (name, chunk) not in ours):
+            why = f"the source's {name} holds another chunk of this id"
+            out.open.append({"collection": name, "id": chunk, "why": why})
+        else:
+            keep.append(row)
+        seen.add(chunk)
+    return whole.take(keep)
+
+
+def save(planned: Plan, folder: Path) -> None:
+    """The plan as a folder of Parquet and JSON, there whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    files = {name: f"{number:03d}.parquet" for number, name in enumerate(sorted(planned.put), start=1)}
+    for name, file in files.items():
+        pq.write_table(to_table(planned.put[name]), partial / file, compression="zstd")
+    write_json(partial / "plan.json", {"put": files, "delete": planned.delete})
+    partial.rename(folder)
+
+
+def load(folder: Path) -> Plan:
+    """The inverse of `save`."""
+    raw = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    put = {name: from_table(pq.read_table(folder / file)) for name, file in raw["put"].items()}
+    return Plan(put, raw["delete"])
+
+
+def saved(workspace: Path) -> list[Plan]:
+    """Every plan of the run's rollback, in the order in which they were made."""
+    folders = (workspace / "rollback").glob("replay-*")
+    return [load(f) for f in sorted(folders, key=lambda f: int(f.name.rpartition("-")[2]))]
+
+
+def apply(store: Store, planned: Plan) -> int:
+    """Write it, then compare every chunk; the chunks written or deleted. Repeating it changes nothing more.
+
+    Raises `Terminal` ("replay_differs") that names the first chunk that is not as it should be.
+    """
+    for name in sorted({*planned.put, *planned.delete}):
+        gone = _present(store, name, planned.delete.get(name, []))
+        if gone:
+            store.delete(name, gone)
+        batch = planned.put.get(name, ChunkBatch.empty())
+        for at in range(0, len(batch), BATCH):
+            _write(store, name, batch.slice(at, at + BATCH))
+        _prove(store, name, planned)
+    return planned.chunks
+
+
+def _write(store: Store, name: str, piece: ChunkBatch) -> None:
+    """Those that are not there as they should be: an earlier attempt, or the first look, may have written them."""
+    found = store.read(name, piece.ids)
+    differing = set(compare_batch(piece, found, store.info(name).space)["id"])
+    left = piece.take([i for i, chunk in enumerate(piece.ids) if chunk in differing])
+    there = [chunk for chunk in found.ids if chunk in differing]
+    if there:
+        store.delete(name, there)
+    if len(left):
+        store.add(name, left)
+
+
+def taken_back(planned: Plan, earlier: Iterable[Plan], snapshot: Snapshot) -> None:
+    """Add to a plan what an earlier one wrote and the clients have undone at the target since: as in the snapshot."""
+    now = planned.ids()
+    for name, chunk in sorted({key for one in earlier for key in one.ids()} - now):
+        original = _originals(snapshot, name, [chunk]).get(chunk)
+        if original is None:
+            planned.delete.setdefault(name, []).append(chunk)
+        else:
+            before = planned.put.get(name)
+            planned.put[name] = ChunkBatch.concatenate([before, original]) if before is not None else original
+
+
+def without(planned: Plan, contested: set[tuple[str, str]]) -> None:
+    """Take out what was changed at the source too: nobody here can say which of the two is right."""
+    for name, chunk in sorted(contested & planned.ids()):
+        planned.open.append({"collection": name, "id": chunk, "why": "it was changed at the source too"})
+    for name, batch in list(planned.put.items()):
+        planned.put[name] = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) not in contested])
+    for name, ids in list(planned.delete.items()):
+        planned.delete[name] = [chunk for chunk in ids if (name, chunk) not in contested]
+
+
+def _present(store: Store, name: str, ids: list[str]) -> list[str]:
+    return store.read(name, ids, embeddings=False).ids if ids else []
+
+
+def _prove(store: Store, name: str, planned: Plan) -> None:
+    wrong = ""
+    if planned.put.get(name) is not None:
+        batch = planned.put[name]
+        rows = compare_batch(batch, store.read(name, batch.ids), store.info(name).space)
+        if len(rows):
+            wrong = f"{rows.iloc[0]['id']}: {rows.iloc[0]['difference']} {rows.iloc[0]['detail']}"
+    risen = _present(store, name, planned.delete.get(name, []))
+    if risen:
+        wrong = f"{risen[0]} is still there"
+    if wrong:
+        raise Terminal(
+            "replay_differs", f"what was replayed is not there as it should be: {wrong}",
+            where=f"collection {name} of {store.label}", next_step="The target still holds it. Repeat the rollback.",
+        )  # fmt: skip

@@ -1,0 +1,203 @@
+"""The stages that bring clients' writes back: look at the target, export, decide, replay, and look once more."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from helpers import audit
+from helpers.errors import Terminal, WorldError
+from helpers.fence import who_has_open
+from helpers.results import Verdict
+from helpers.rollback import replay
+from helpers.rollback.act import Act
+from helpers.rollback.proof import SourceProof
+from helpers.rollback.replay import Plan
+from helpers.rollback.source import open_for_writing, writing_endpoint
+from helpers.rollback.state import REPLAY
+from helpers.rollback.writes import Written, export, next_folder, said, summary, written
+from helpers.schema import load_schema
+from helpers.stores import Reader, open_source
+from helpers.stores.opening import quick_names
+
+COLUMNS = ["collection", "added", "changed", "deleted", "unreadable", "gone as a whole"]
+NOBODY = "no client was ever sent to the target"
+
+
+class ReturnWrites:
+    """`found` is what the last look showed."""
+
+    def __init__(self, act: Act, source: SourceProof) -> None:
+        self.of, self.run, self.source = act, act.run, source
+        self.found: list[Written] = []
+        self.sentence = ""
+        schema = load_schema(self.run.parameters.schema_name)
+        self.identity, self.prefixed = schema.is_identity, self.run.parameters.migration.id_policy == "prefix"
+
+    @contextmanager
+    def target(self) -> Iterator[Reader]:
+        """The target, to be read and nothing else: a directory is copied, and the copy opened."""
+        with open_source(self.run.parameters.target, self.run.workspace) as store:
+            yield store
+
+    def names(self) -> list[str]:
+        """The target's collections, without writing a byte."""
+        return quick_names(self.run.parameters.target, "target")
+
+    def look(self, stage: str) -> pd.DataFrame:
+        """Compare, export what differs, and stop where nobody has decided what becomes of it."""
+        if not self.of.in_use or self.of.settled:
+            self.run.check("clients' writes", Verdict.NOT_APPLICABLE,
+                           detail=NOBODY if not self.of.in_use else "brought back already")  # fmt: skip
+            return self.table([])
+        with self.of.stage(stage) as row:
+            self._look()
+            row["said"] = self.sentence
+            self._require_decision()
+        return self.table(self.found)
+
+    def replay(self, stage: str) -> pd.DataFrame:
+        """Write it to the source; a table by source collection."""
+        columns = ["source collection", "written", "deleted"]
+        if not self.of.in_use or self.of.settled:
+            return pd.DataFrame(columns=columns)
+        if self.run.dry_run:
+            planned = self._plan()
+        else:
+            with self.of.stage(stage) as row:
+                planned = self._replay()
+                row["said"] = self._replayed(planned)
+        names = sorted({*planned.put, *planned.delete})
+        rows = [(n, len(planned.put.get(n, [])), len(planned.delete.get(n, []))) for n in names]
+        return pd.DataFrame(rows, columns=columns)
+
+    def again(self) -> pd.DataFrame:
+        """The second look, and the second replay."""
+        if not self.of.in_use or self.of.settled:
+            self.sentence = NOBODY if not self.of.in_use else "done already"
+            return self.table([])
+        self._look()
+        self._require_decision()
+        if self._orders_replay or self.of.state.began(REPLAY):
+            planned = self._replay()
+            self.sentence = f"{self.sentence}; {self._replayed(planned)}"
+        return self.table(self.found)
+
+    def table(self, found: list[Written]) -> pd.DataFrame:
+        rows = [[one.target, *one.counts.values(), one.vanished] for one in found]
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    # -- the work ------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        total = sum(len(self.of.made.ids(name)) for name in self.of.made.collections)
+        with self.run.progress("Compare the target", total) as bar, self.target() as store:
+            self.found = written(store, self.of.made, bar)
+        counts = summary(self.found)
+        self.run.fact("client_writes", counts)
+        self.sentence = f"{said(counts)} since the cutover"
+        if self.found and not self.run.dry_run:
+            self.sentence += f", exported to {self._export()}"
+        known = [c for c in self.run.result.checks if c.name != "clients' writes"]
+        self.run.result.checks[:] = known
+        self.run.check("clients' writes", Verdict.WARNING if self.found else Verdict.PASS, measured=said(counts),
+                       reason="client_writes" if self.found else "", detail=self.sentence)  # fmt: skip
+
+    def _export(self) -> Path:
+        state = self.of.state
+        folder = next_folder(self.run.workspace, "export")
+        digests = export(self.found, folder)
+        exports = state.facts.setdefault("exports", [])
+        if exports and state.facts.get("export_digests") == digests and Path(exports[-1]).is_dir():
+            shutil.rmtree(folder)  # the same as the last one
+            return Path(exports[-1])
+        exports.append(str(folder))
+        state.facts["export_digests"] = digests
+        state.facts["client_writes"] = summary(self.found)
+        state.save(self.run.workspace)
+        audit.append(self.run.folder / audit.NAME, "clients' writes exported", folder=str(folder), files=digests)
+        return folder
+
+    @property
+    def _orders_replay(self) -> bool:
+        return self.of.state.orders.replay or self.run.parameters.rollback.replay
+
+    def _require_decision(self) -> None:
+        """What clients wrote is either replayed or given up, and a person says which."""
+        if not self.found or self._orders_replay or self.of.state.orders.discard or self.run.dry_run:
+            return
+        where = self.run.parameters.target.label
+        raise Terminal(
+            "client_writes", f"clients wrote to the target: {self.sentence}", where=where,
+            next_step=f"Nothing of it was removed. Go on with: runbook rollback {self.run.id} --replay, "
+            "or --discard-with-reason TEXT",
+        )  # fmt: skip
+
+    def _plan(self) -> Plan:
+        snapshot = self.of.made.snapshot
+        assert snapshot is not None
+        planned = replay.plan(self.found, snapshot, identity=self.identity, prefixed=self.prefixed)
+        replay.without(planned, self.source.moved)
+        return planned
+
+    def _replay(self) -> Plan:
+        state = self.of.state
+        if not self._orders_replay:
+            if self.found:
+                audit.append(self.run.folder / audit.NAME, "clients' writes discarded", reason=state.orders.discard,
+                             writes=summary(self.found))  # fmt: skip
+            return Plan()
+        planned = self._plan()
+        if planned.open and not state.orders.discard:
+            first = planned.open[0]
+            raise Terminal(
+                "replay_open",
+                f"{len(planned.open)} writes cannot be replayed, such as {first['id'] or 'a collection'}: {first['why']}",
+                where=f"collection {first['collection']}",
+                next_step=f"Put that right at the target, or give these up: runbook rollback {self.run.id} --replay "
+                "--discard-with-reason TEXT",
+            )  # fmt: skip
+        earlier = replay.saved(self.run.workspace)
+        assert self.of.made.snapshot is not None
+        replay.taken_back(planned, earlier, self.of.made.snapshot)
+        if not planned.chunks:
+            return planned
+        folder = next_folder(self.run.workspace, "replay")
+        replay.save(planned, folder)
+        log = self.run.folder / audit.NAME
+        audit.append(
+            log, "clients' writes replayed", outcome="begun", plan=str(folder), chunks=planned.chunks, open=planned.open
+        )
+        with open_for_writing(self._endpoint()) as store:
+            replay.apply(store, planned)
+        audit.append(log, "clients' writes replayed", plan=str(folder), chunks=planned.chunks)
+        state.facts["replayed"] = planned.chunks
+        state.facts["given_up"] = planned.open
+        state.save(self.run.workspace)
+        return planned
+
+    def _endpoint(self) -> Any:
+        """Where the source is written; a directory that its application has open again is left alone."""
+        endpoint = writing_endpoint(self.run.home, self.run.parameters)
+        found = who_has_open(Path(endpoint.path)) if endpoint.path else None
+        if found is not None and found.processes:
+            raise WorldError(
+                "source_in_use", f"{found.sentence()} has the source open, and clients' writes have still to be replayed to it",
+                where=str(endpoint.path), next_step=f"Stop that process, then repeat: runbook rollback {self.run.id}",
+            )  # fmt: skip
+        return endpoint
+
+    def _replayed(self, planned: Plan) -> str:
+        if not self._orders_replay:
+            reason = self.of.state.orders.discard
+            return f"not replayed: {reason}" if self.found else "nothing to replay"
+        self.run.result.checks[:] = [c for c in self.run.result.checks if c.name != "clients' writes replayed"]
+        detail = f"given up: {self.of.state.orders.discard}" if planned.open else "compared at the source"
+        self.run.check("clients' writes replayed", Verdict.WARNING if planned.open else Verdict.PASS, measured=planned.chunks,
+                       unit="chunks", reason="replay_open" if planned.open else "", detail=detail, ids=planned.open)  # fmt: skip
+        return f"{planned.chunks:,} chunks replayed and compared"

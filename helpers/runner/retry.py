@@ -1,0 +1,117 @@
+"""`runbook resume RUN_ID --retry STEP`: take back what this run made from that step on, then run it again.
+
+Taken back are the collections that the run made in the target, its ledger, its staging and its quarantine. Results,
+figures, executed notebooks and sign-offs that rest on them are history: they are set aside, never deleted. Snapshots stay
+(`runbook snapshots prune`), and so does the write fence: clients are not let in between two attempts.
+
+`retry.json` is on disk before anything is touched and goes last, so a retry that was killed is finished before the run goes
+on, whichever command comes next.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from helpers import audit
+from helpers.errors import UsageError, WorldError
+from helpers.migration.checkpoint import Checkpoint
+from helpers.results import passed, utc_now, write_json
+from helpers.run import folders as runs
+from helpers.run import plan, window
+from helpers.run.folders import RunFolder, RunLock
+from helpers.signoffs import GATES
+from helpers.stores import open_target, quick_names
+
+MIGRATE, CUTOVER = "22", "25"
+_LEFT = ("staged", "quarantine", "catch-up", "batches.jsonl")  # of step 22, beside its ledger
+
+
+def pending(folder: RunFolder) -> str:
+    """The step whose retry was begun and not finished, or ""."""
+    try:
+        return str(json.loads(_state(folder).read_text(encoding="utf-8"))["step"])
+    except FileNotFoundError:
+        return ""
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorldError(
+            "retry_state_damaged", f"cannot be read: {error}", where=str(_state(folder)),
+            next_step=f"Remove this file and repeat: runbook resume {folder.id} --retry STEP",
+        ) from error  # fmt: skip
+
+
+def require_retriable(folder: RunFolder, step: plan.Step) -> None:
+    """Raises `UsageError` where taking the step back makes no sense for this run, or would make an outage."""
+    if not step.on_line:
+        _refuse(folder, step, "is not on the line", f"Open notebooks/{step.notebook}.")
+    if passed(folder.result(CUTOVER)):
+        told = f"Go back first: runbook rollback {folder.id}"
+        _refuse(folder, step, "cannot be taken back: the application was pointed to the target", told)
+    if not _has_begun(folder, step):
+        _refuse(folder, step, "has not been run", f"Go on with: runbook resume {folder.id}")
+    if step.number <= MIGRATE and (error := window.refusal(folder, plan.find(MIGRATE))) is not None:
+        raise error
+
+
+def _refuse(folder: RunFolder, step: plan.Step, why: str, told: str) -> None:
+    raise UsageError("no_retry", f"step {step.number} ({step.title}) {why}", where=f"run {folder.id}", next_step=told)
+
+
+def _has_begun(folder: RunFolder, step: plan.Step) -> bool:
+    ledger = step.number == MIGRATE and (folder.workspace / "checkpoint.json").exists()
+    return ledger or folder.result(step.number) is not None
+
+
+def take_back(folder: RunFolder, step: plan.Step, say: Callable[[str], None]) -> None:
+    """Undo what the run did from `step` on. Repeating it after a kill ends the same."""
+    with RunLock(folder, "runner").acquire(1), RunLock(folder, "step").acquire(1):
+        begun = pending(folder)
+        first = plan.find(min(begun or step.number, step.number))
+        write_json(_state(folder), {"step": first.number, "begun": utc_now()})
+        audit.append(folder.reports / audit.NAME, "retry", outcome="begun", step=first.number)
+        folder.log(f"retry: taking back from step {first.number} on")
+        _set_aside(folder, first)
+        removed = _empty_target(folder) if first.number <= MIGRATE else {}
+        _state(folder).unlink()
+        audit.append(folder.reports / audit.NAME, "retry", step=first.number, removed=removed)
+    chunks = ", ".join(f"{name} ({count:,} chunks)" for name, count in removed.items())
+    say(f"Taken back from step {first.number} on; earlier results are kept in {folder.reports / 'earlier'}.")
+    if removed:
+        say(f"Removed from the target what this run had made there: {chunks}.")
+
+
+def _set_aside(folder: RunFolder, first: plan.Step) -> None:
+    """Results and what belongs to them, of this step and all later ones; approvals of the gates behind it."""
+    runs.supersede(folder, [(s.number, s.name) for s in plan.STEPS if s.number >= first.number])
+    gates = [gate for gate, last in GATES.items() if last >= first.number]
+    runs.set_aside(folder, [p for gate in gates for p in sorted((folder.reports / "signoffs").glob(f"{gate}-*"))])
+
+
+def _empty_target(folder: RunFolder) -> dict[str, int]:
+    """Remove the collections that this run made, then its ledger: chunks by collection. The target's lock stays ours."""
+    ledger = folder.workspace / "checkpoint.json"
+    removed: dict[str, int] = {}
+    target = folder.parameters().target
+    owned = Checkpoint.read(ledger).owned() if ledger.exists() else []
+    if owned and set(owned) & set(quick_names(target, "target")):
+        with open_target(target) as store:
+            store.acquire_lock(folder.id)
+            for name in sorted(set(owned) & set(store.names())):
+                removed[name] = store.count(name)
+                store.drop(name)
+                folder.log(f"retry: removed {name} from the target, {removed[name]} chunks")
+    if ledger.exists():
+        aside = folder.workspace / "earlier" / utc_now().replace(":", "").removesuffix("+0000")
+        aside.mkdir(parents=True)
+        for name in _LEFT[1:]:
+            if (folder.workspace / name).exists():
+                (folder.workspace / name).rename(aside / name)
+        shutil.rmtree(folder.workspace / _LEFT[0], ignore_errors=True)
+        ledger.rename(aside / ledger.name)
+    return removed
+
+
+def _state(folder: RunFolder) -> Path:
+    return folder.workspace / "retry.json"

@@ -1,0 +1,27 @@
+"""The options of `runbook rollback`, apart from what it does: reading a command line must not load Chroma's client."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    command.add_argument("run_id", metavar="RUN_ID")
+    command.add_argument("--dry-run", action="store_true", help="say everything that would be done; touch nothing")
+    command.add_argument(
+        "--restore-source", action="store_true", help="write the source back from the snapshot where it is damaged"
+    )
+    command.add_argument(
+        "--collection",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="restore this source collection only; repeatable",
+    )
+    command.add_argument("--accept-source", metavar="REASON", help="take a damaged source as it is")
+    command.add_argument("--replay", action="store_true", help="write to the source what clients wrote to the target")
+    command.add_argument(
+        "--discard-with-reason", dest="discard", metavar="TEXT", help="do not replay it; it stays exported"
+    )
+    command.add_argument("--why", default="", metavar="TEXT", help="one line for the notice and the post-mortem")

@@ -1,0 +1,172 @@
+"""`runbook rehearse`, `run` and `resume`: which steps a command means, and what must hold before the first of them."""
+
+from __future__ import annotations
+
+import argparse
+
+from helpers.errors import UsageError
+from helpers.run import folders as runs
+from helpers.run import plan, window
+from helpers.run.folders import RunFolder
+
+
+def rehearse(chosen: argparse.Namespace) -> int:
+    chosen.run_id = chosen.run_id or runs.new_run_id("rehearsal")
+    folder = RunFolder.of(chosen.run_id)
+    if folder.reports.exists():
+        raise runs.taken(folder)
+    from helpers.evidence import signing
+    from helpers.runner.rehearsal import prepare
+
+    signing.program()  # the rehearsal signs; better to say now that it cannot
+
+    print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
+    parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
+    runs.create(parameters, folder.id, rehearsal=True)
+    _line(folder, list(plan.LINE))
+    return _drill(folder)
+
+
+def _drill(folder: RunFolder) -> int:
+    from helpers.runner.drills import drill
+    from helpers.runner.line import render_pages
+    from helpers.runner.terminal import Terminal
+
+    drilled = drill(folder, terminal := Terminal())
+    render_pages(folder)
+    terminal.say(
+        "\n".join(
+            ["", *(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]
+        )
+    )
+    return 0
+
+
+def run(chosen: argparse.Namespace) -> int:
+    first = plan.on_line(chosen.first) if chosen.first else plan.LINE[0]
+    last = plan.on_line(chosen.until) if chosen.until else plan.LINE[-1]
+    if chosen.dry_run:
+        last = min(last, plan.find(plan.LAST_OF_DRY_RUN), key=plan.LINE.index)
+    steps = plan.between(first, last)
+    if chosen.run_id:
+        runs.check_run_id(chosen.run_id)
+    if chosen.run_id and RunFolder.of(chosen.run_id).exists:
+        return _run_again(chosen, steps)
+    if chosen.parameters is None:
+        if chosen.run_id:
+            runs.find(chosen.run_id)
+        raise UsageError("no_parameters", "run needs a parameters file", next_step="See: runbook run --help")
+    if first is not plan.LINE[0]:
+        raise UsageError(
+            "from_needs_run",
+            f"--from {first.number} needs the results of the steps before it",
+            next_step="Give --run-id.",
+        )
+    return _run_anew(chosen, steps)
+
+
+def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
+    from helpers.parameters import load_parameters
+
+    parameters = load_parameters(chosen.parameters, chosen.settings)
+    chosen.run_id = chosen.run_id or runs.new_run_id(parameters.name)
+    folder = RunFolder.of(chosen.run_id)
+    if folder.reports.exists():
+        raise runs.taken(folder)
+    from helpers.steps.preflight import preflight  # it brings Chroma's client, which takes seconds
+
+    preflight(parameters)
+    runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
+    window.permit(folder, chosen.outside_window)
+    return _line(folder, steps, dry_run=chosen.dry_run)
+
+
+def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
+    """Steps of a run that exists, from `--from` on."""
+    from helpers.parameters import load_parameters, parameters_from
+    from helpers.results import passed
+    from helpers.steps.preflight import preflight
+
+    folder = runs.find(chosen.run_id)
+    if not chosen.first:
+        raise runs.taken(folder)
+    _require_fit(folder)
+    if chosen.parameters is not None:
+        runs.change_parameters(folder, load_parameters(chosen.parameters, chosen.settings))
+    folder.enter()
+    if chosen.parameters is None and chosen.settings:
+        runs.change_parameters(folder, parameters_from(folder.parameters().document(), chosen.settings))
+    missing = [step for step in plan.LINE[: plan.LINE.index(steps[0])] if not passed(folder.result(step.number))]
+    if missing:
+        raise UsageError(
+            "step_missing",
+            f"--from {steps[0].number} needs step {missing[0].number}, which run {folder.id} has not passed",
+            next_step=f"Go on with it: runbook resume {folder.id}; or run it again: --from {missing[0].number}.",
+        )
+    preflight(folder.parameters(), _written(folder))
+    folder.note(until=steps[-1].number, dry_run=chosen.dry_run)
+    window.permit(folder, chosen.outside_window)
+    return _line(folder, steps, dry_run=chosen.dry_run)
+
+
+def _require_fit(folder: RunFolder) -> None:
+    from helpers.runner.overview import refuse_rolled_back
+    from helpers.runner.retry import pending
+
+    refuse_rolled_back(folder)
+    if unfinished := pending(folder):
+        what = f"taking back step {unfinished} of run {folder.id} was interrupted"
+        raise UsageError("retry_unfinished", what, next_step=f"Finish it: runbook resume {folder.id}")
+
+
+def resume(chosen: argparse.Namespace) -> int:
+    """An interrupted run ends where it was told to end; one that got there goes on to the end of the line."""
+    folder = runs.find(chosen.run_id)
+    from helpers.migration import recovery
+    from helpers.runner import retry
+    from helpers.runner.line import open_steps  # with papermill and Chroma's client, which take seconds
+    from helpers.runner.overview import refuse_rolled_back
+    from helpers.steps.preflight import preflight
+
+    refuse_rolled_back(folder)
+    facts = folder.facts()
+    if chosen.checkpoint and chosen.retry:
+        raise UsageError("usage", "--retry begins a step anew, so there is no --checkpoint to go on from")
+    if chosen.checkpoint:
+        recovery.require(folder, chosen.checkpoint)
+    window.permit(folder, chosen.outside_window)
+    again = plan.find(chosen.retry or retry.pending(folder) or plan.LINE[0].number)
+    if chosen.retry:
+        retry.require_retriable(folder, again)
+    folder.enter()
+    if chosen.settings:
+        runs.change_parameters(folder, folder.parameters().for_resume(chosen.settings))
+    if chosen.retry or retry.pending(folder):
+        retry.take_back(folder, again, print)
+    last = plan.find(str(facts["until"] or plan.LINE[-1].number))
+    steps = open_steps(folder, last)
+    if not steps and facts["dry_run"]:
+        next_step = f"For the migration itself: runbook run --run-id {folder.id} --from 20"
+        raise UsageError("dry_run_done", f"run {folder.id} is a dry run and complete", next_step=next_step)
+    if not steps:
+        steps = open_steps(folder, plan.LINE[-1])
+        folder.note(until="")
+    if steps:
+        preflight(folder.parameters(), _written(folder))
+    return _line(folder, steps, dry_run=bool(facts["dry_run"]))
+
+
+def _written(folder: RunFolder) -> list[str]:
+    """The target's collections that this run made."""
+    from helpers.migration.checkpoint import Checkpoint
+
+    ledger = folder.workspace / "checkpoint.json"
+    return Checkpoint.read(ledger).owned() if ledger.is_file() else []
+
+
+def _line(folder: RunFolder, steps: list[plan.Step], *, dry_run: bool = False) -> int:
+    from helpers.runner.aftermath import run_to_outcome
+    from helpers.runner.terminal import Terminal
+
+    run_to_outcome(folder, steps, Terminal(), dry_run=dry_run)
+    return 0

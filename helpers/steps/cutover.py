@@ -1,0 +1,272 @@
+"""Step 25: the application is pointed to the target, watched there, and pointed back where anything fails. (Step 6a.)"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pandas as pd
+
+from helpers.cutover.application import ask_all, wait_until_well
+from helpers.cutover.control import Control
+from helpers.cutover.edits import Edit, diff, loopback_in_container
+from helpers.cutover.logs import LogWatch
+from helpers.cutover.state import APPLIED, DONE, RESTARTED, WATCHING, CutoverState
+from helpers.cutover.watch import Watch
+from helpers.errors import Interrupted, RunbookError, WorldError
+from helpers.fence import who_has_open
+from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.source_changes import prove_unchanged
+from helpers.parameters import resolve_path
+from helpers.results import Verdict
+from helpers.run.record import RunRecord
+from helpers.stores import open_target
+
+UNSEEN = (
+    "no health answer names the target and no connection to it was seen from here: see in the application, or in the log "
+    "of the target's server, that its requests arrive there"
+)
+ROUND_COLUMNS = ["second", "healthy", "queries", "mean ms", "new log lines", "problems"]
+
+
+class Cutover:
+    """The notebook's view: may it begin, is the source unchanged, the diff, probes, the switch, the watch, evidence.
+
+    `shut` is what stands before the gate (a NO-GO, missing sign-offs), or None. Nothing is touched before `switch`.
+    """
+
+    def __init__(self, run: RunRecord, shut: RunbookError | None) -> None:
+        self.run, self.shut = run, shut
+        self.control = Control(run.home, run.parameters)
+        self.rules = run.parameters.cutover
+        self._edits: list[Edit] | None = None
+        self._watch: Watch | None = None
+        self._state: CutoverState | None = None
+        self._failed = ""
+
+    # -- before --------------------------------------------------------------------------------------------------------
+
+    def gate(self) -> pd.DataFrame:
+        """The decision and who stands behind it. Raises what stops the cutover: NO-GO, or missing sign-offs."""
+        review = self.run.require("24")
+        decision = str(review.facts.get("decision", "none"))
+        if not self.run.dry_run:
+            if self.shut is not None:
+                raise self.shut
+            if decision != "GO" or review.error is not None:
+                raise WorldError("no_decision", f"the decision of run {self.run.id} is {decision}, not GO",
+                                 next_step="Step 24 decides; nothing was touched.")  # fmt: skip
+        signed = "signed by all that are required" if self.shut is None else str(self.shut)
+        rows = [
+            ("decision", decision),
+            ("sign-offs", signed),
+            ("required", ", ".join(self.run.parameters.signoff.required)),
+        ]
+        good = decision == "GO" and self.shut is None
+        self.run.check("decision and sign-offs", Verdict.PASS if good else Verdict.WARNING, measured=decision,
+                       threshold="GO, signed", reason="" if good else "gate_shut", detail="" if good else signed)  # fmt: skip
+        for said in [] if self.run.dry_run else self.control.finish_way_back():
+            rows.append(("an earlier way back", said))
+        return pd.DataFrame(rows, columns=["what", "found"])
+
+    def unchanged(self) -> str:
+        """Whether the source still is what was migrated. `WorldError` (`source_changed`) where it is not."""
+        state = self.control.state
+        if state is not None and state.is_done:
+            return "The cutover is done already; the source is not what the application uses any more."
+        found = prove_unchanged(self.run)
+        said = found.sentence()
+        if not found.nothing:
+            if not self.run.dry_run and self.control.under_way is not None:
+                said += "; " + "; ".join(self.control.take_back("the source changed"))
+            raise WorldError(
+                "source_changed", f"the source changed since it was migrated: {said}",
+                where=f"source {self.run.parameters.source.label}",
+                next_step=f"Catch up, validate and sign again: runbook run --run-id {self.run.id} --from 22",
+            )  # fmt: skip
+        self.run.check("source unchanged since it was migrated", Verdict.PASS, measured=0, threshold=0,
+                       unit="changes", detail=said)  # fmt: skip
+        return said
+
+    def plan(self) -> str:
+        """The diff of every file, changed lines only, and the commands to be run. Nothing has been touched so far."""
+        self._edits = self.control.edits()
+        text = diff(self._edits)
+        commands = "\n".join(f"restart: {' '.join(command)}" for command in self.rules.restart)
+        self.run.fact("diff", text)
+        self.run.fact("files", [str(e.file.path) for e in self._edits])
+        nothing = not self._edits and not self.rules.restart
+        self.run.check(
+            "configuration to change", Verdict.WARNING if nothing else Verdict.PASS, measured=len(self._edits), unit="files",
+            reason="nothing_to_cut_over" if nothing else "",
+            detail="the parameters name no file and no restart command: point the application to the target yourself"
+            if nothing else f"{sum(len(e.changes) for e in self._edits)} lines",
+        )  # fmt: skip
+        if warning := loopback_in_container(self.run.parameters):
+            self.run.check("target reachable from a container", Verdict.WARNING, reason="loopback_in_container",
+                           measured=self.run.parameters.target.address, detail=warning)  # fmt: skip
+        return "\n".join(filter(None, [text, commands])) or "No file and no command: nothing would be changed."
+
+    def before(self) -> pd.DataFrame:
+        """Probes: the target answers queries, commands are found, and how the application is now."""
+        rows = [("target", *self._target_answers())]
+        for command in self.rules.restart:
+            found = shutil.which(command[0])
+            self.run.check("restart command found", Verdict.PASS if found else Verdict.FAIL, measured=found or "not found",
+                           reason="" if found else "program_missing", detail=command[0])  # fmt: skip
+            rows.append((command[0], found or "not found"))
+        rows += [(a.url, a.problem or f"{a.status} after {a.milliseconds:.0f} ms") for a in ask_all(self.rules.health)]
+        if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
+            self._failed = "a probe before the cutover failed"
+        return pd.DataFrame(rows, columns=["what", "found"])
+
+    def _target_answers(self) -> tuple[str]:
+        target = self.run.parameters.target
+        if target.path is not None and (used := who_has_open(resolve_path(target.path)).sentence()):
+            return (f"not opened, because of {used}",)
+        with open_target(target) as store:
+            counts = {name: store.count(name) for name in self._collections()}
+        gone = [name for name, count in counts.items() if not count]
+        self.run.check("target answers", Verdict.FAIL if gone or not counts else Verdict.PASS, measured=len(counts),
+                       unit="collections", reason="target_empty" if gone or not counts else "",
+                       detail=", ".join(gone) or f"{sum(counts.values()):,} chunks")  # fmt: skip
+        return (f"{len(counts)} collections, {sum(counts.values()):,} chunks",)
+
+    def _collections(self) -> list[str]:
+        return sorted(Checkpoint.read(self.run.workspace / "checkpoint.json").owned())
+
+    # -- the switch ----------------------------------------------------------------------------------------------------
+
+    def switch(self) -> pd.DataFrame:
+        """Back up, change all files or none, restart, wait for health; all of it undone where one of them fails."""
+        if self.run.dry_run:
+            self.run.check("cutover", Verdict.WARNING, measured="dry run", threshold="done", reason="dry_run",
+                           detail="a dry run shows what it would do and touches nothing")  # fmt: skip
+            return _said(["DRY RUN: nothing was changed."])
+        if self._failed or self._edits is None:
+            return _said([f"Not begun: {self._failed or 'the plan was not made'}."])
+        self._state = state = self.control.begin(self._edits)
+        if state.is_done:
+            return _said(["The cutover is done already; nothing was changed or restarted."])
+        said: list[str] = []
+        try:
+            with self.run.phase("change configuration files"):
+                said += self.control.apply(state, self._edits)
+            logs = LogWatch(state.logs, self.rules.log_pattern)
+            logs.look()  # opens them: what is written just before a rotation is read all the same
+            with self.run.phase("restart and wait for health"):
+                if state.state == APPLIED:
+                    said += self.control.restart(state)
+                said += [f"{a.url} answers {a.status}" for a in self._wait()]
+            self._watch = Watch(self.run.parameters, self._collections(), logs)
+        except Interrupted:
+            raise
+        except Exception as error:
+            said += self._take_back(error.line() if isinstance(error, RunbookError) else str(error))
+            if not isinstance(error, RunbookError | OSError):
+                raise
+        return _said(said or ["Every file points to the target already; there is nothing to restart."])
+
+    def _wait(self) -> list[Any]:
+        return wait_until_well(self.rules.health, self.rules.timeout_seconds)
+
+    def watch(self) -> pd.DataFrame:
+        """Health, queries and logs for `cutover.monitor_minutes`; one row a round. Taken back where it fails."""
+        state, watch = self._state, self._watch
+        if state is not None and state.is_done:
+            watch = self._watch = Watch(self.run.parameters, self._collections(), LogWatch({}, self.rules.log_pattern))
+        if state is None or watch is None or self._failed:
+            return pd.DataFrame([], columns=ROUND_COLUMNS)
+        if state.state == RESTARTED:
+            self.control.enter(state, WATCHING)
+        minutes = 0.0 if state.is_done or not self._anything_to_watch else self.rules.monitor_minutes
+        seconds = max(1, round(60 * minutes))
+        try:
+            with self.run.phase("watch"), self.run.progress("Watch", seconds, "seconds") as bar:
+                for found in watch.run(minutes):
+                    bar.advance(min(seconds, round(found.second)) - bar.done)
+        except Interrupted:
+            raise
+        except Exception as error:
+            self._take_back(f"the watch failed: {error}")
+            raise
+        self._judge_watch(watch)
+        return pd.DataFrame([r.row() for r in watch.rounds], columns=ROUND_COLUMNS)
+
+    @property
+    def _anything_to_watch(self) -> bool:
+        return bool(self.rules.config_files() or self.rules.restart or self.rules.health or self.rules.log_files)
+
+    def _judge_watch(self, watch: Watch) -> None:
+        rounds = watch.rounds
+        queries, slow = sum(r.queries for r in rounds), self.run.parameters.monitoring.maximum_latency_ms
+        means = [r.milliseconds for r in rounds if r.milliseconds is not None]
+        self.run.fact("watch", {"rounds": [r.row() for r in rounds], "log_lines": watch.logs.seen,
+                                "log_matches": [f"{p}: {line}" for p, line in watch.logs.matches[:20]]})  # fmt: skip
+        if watch.failure:
+            self._take_back(f"the watch found: {watch.failure}")
+            return
+        mean = sum(means) / len(means) if means else None
+        verdict = Verdict.WARNING if mean is None or mean > slow else Verdict.PASS
+        reason = "" if verdict is Verdict.PASS else "not_queried" if mean is None else "slow_queries"
+        detail = watch.queries.skipped or f"{queries} queries of stored vectors in {len(rounds)} rounds"
+        self.run.check(
+            "queries at the target", verdict, measured=mean, threshold=slow, unit="ms", reason=reason, detail=detail
+        )
+        if self.rules.health:
+            self.run.check("application healthy", Verdict.PASS, measured=len(rounds), unit="rounds")
+        if self.rules.log_files:
+            problem = "; ".join(f"{p}: {why}" for p, why in watch.logs.unreadable.items())
+            self.run.check("new log lines that mean trouble", Verdict.WARNING if problem else Verdict.PASS, measured=0,
+                           threshold=0, reason="log_unreadable" if problem else "",
+                           detail=problem or f"{watch.logs.seen} new lines")  # fmt: skip
+
+    # -- after ---------------------------------------------------------------------------------------------------------
+
+    def evidence(self) -> str:
+        """What shows that the application itself uses the target; a warning where nothing can."""
+        if self._failed or self._watch is None or self._state is None:
+            return "There is nothing to show: the application was not switched."
+        found = self._watch.evidence
+        if found.says_source:
+            self._take_back(f"{', '.join(sorted(found.says_source))} still names the source")
+            return f"Taken back: {self._failed}."
+        said = found.sentence()
+        self.run.check("application uses the target", Verdict.PASS if said else Verdict.WARNING, measured=said or "unknown",
+                       reason="" if said else "application_unseen", detail="" if said else UNSEEN)  # fmt: skip
+        if not self._state.is_done:
+            self.control.enter(self._state, DONE)
+        self.run.check("cutover", Verdict.PASS, measured="done", detail=self._state.target)
+        self.run.fact("cut_over", {"when": self._state.events[-1]["when"], "target": self._state.target,
+                                   "files": [f.path for f in self._state.files]})  # fmt: skip
+        return said or UNSEEN
+
+    def undo(self) -> str:
+        """The way back, and where the files as they were are kept."""
+        state = self.control.state
+        if state is None or not state.may_be_applied:
+            return "No configuration file differs from what it was; there is nothing to undo."
+        kept = ", ".join(f.backup for f in state.files) or "no file was changed"
+        return f"{state.sentence()} Back: {self._way_back}. The files as they were: {kept}."
+
+    @property
+    def _way_back(self) -> str:
+        return f"runbook rollback {self.run.id}"
+
+    def _take_back(self, why: str) -> list[str]:
+        """Everything as it was; recorded as the step's failure."""
+        self._failed = why
+        if self._state is not None and self._state.is_done:
+            self.run.check("cutover", Verdict.FAIL, measured="done earlier, unwell now", reason="cutover_unwell",
+                           detail=f"{why}; a cutover that was done is taken back by a person only: {self._way_back}")  # fmt: skip
+            return []
+        with self.run.phase("take the cutover back"):
+            said = self.control.take_back(why)
+        fence = "the write fence stays up until it is lifted"
+        self.run.check("cutover", Verdict.FAIL, measured="taken back", threshold="done", reason="cutover_reverted",
+                       detail=f"{why}; every configuration file is byte for byte as it was; {fence}")  # fmt: skip
+        return said
+
+
+def _said(lines: list[str]) -> pd.DataFrame:
+    return pd.DataFrame({"what was done": lines})

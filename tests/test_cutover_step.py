@@ -1,0 +1,279 @@
+"""Step 25 on a directory: all files or none, what it refuses, what it takes back, and how it goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import audit
+from helpers.cutover import CutoverState, put_back
+from helpers.cutover.control import Control
+from helpers.cutover.files import put_in_place
+from helpers.cutover.state import APPLIED, APPLYING, BACKED_UP, DONE, REVERTED, REVERTING
+from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
+from helpers.results import Verdict
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+from helpers.signoffs import NO_GO, sign
+from tests.cutovers import cells, decided, details, migrated, signers, step, verdicts
+from tests.plain_client import opened
+from tests.storage import embedded
+
+ENV = b'\xef\xbb\xbf# who\r\nexport CHROMA_PATH="/old"  # here\r\nAPI_KEY=s3cret\r\nCHROMA_PATH=/old'
+COMPOSE = b"services:\n  app:\n    environment: {API_KEY: s3cret, CHROMA_PATH: /old}\n"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is migrated, once for all tests: each gets a copy, decided and signed."""
+    home = tmp_path_factory.mktemp("night")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNBOOK_REPORTS", str(home / "reports"))
+        patch.setenv("RUNBOOK_WORKSPACE", str(home / "workspace"))
+        patch.chdir(home)
+        migrated(home, _section())
+    return home
+
+
+def _section() -> dict[str, Any]:
+    return {
+        "env_files": [{"path": "app.env", "keys": {"CHROMA_PATH": "{target_path}"}}],
+        "compose_files": [{"path": "compose.yml", "keys": {"CHROMA_PATH": "{target_path}"}}],
+        "restart": [["sh", "restart.sh"]],
+        "log_files": ["app.log"],
+    }
+
+
+@pytest.fixture
+def night(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    home = tmp_path / "home"
+    shutil.copytree(template, home)
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(home / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(home / "workspace"))
+    monkeypatch.chdir(home)
+    folder = runs.find("night")
+    for file in [*folder.reports.rglob("*.json"), *folder.reports.glob("*.yaml"), *folder.workspace.rglob("*.json")]:
+        if "results" not in file.parts:
+            file.write_text(file.read_text().replace(str(template), str(home)))
+    decided(folder)
+    (home / "app.env").write_bytes(ENV)
+    (home / "app.env").chmod(0o640)
+    (home / "compose.yml").write_bytes(COMPOSE)
+    (home / "app.log").write_bytes(b"an old error\n")
+    restarts(home, "exit 0")
+    return folder
+
+
+def restarts(home: Path, body: str) -> None:
+    (home / "restart.sh").write_text(f"cat app.env >> seen\necho restarted >> ran\n{body}\n")
+
+
+def untouched() -> bool:
+    kept = (Path("app.env").read_bytes(), Path("compose.yml").read_bytes()) == (ENV, COMPOSE)
+    return kept and stat.S_IMODE(Path("app.env").stat().st_mode) == 0o640 and not list(Path().glob(".*.tmp"))
+
+
+def ran() -> int:
+    return Path("ran").read_text().count("restarted") if Path("ran").exists() else 0
+
+
+def state(night: RunFolder) -> str:
+    found = CutoverState.read(night.workspace)
+    return found.state if found else ""
+
+
+def test_files_change_application_restarts_and_the_way_back_is_exact(night: RunFolder) -> None:
+    result = step(night)
+    new = str(Path("target").absolute()).encode()
+    assert Path("app.env").read_bytes() == ENV.replace(b"/old", new)
+    assert Path("compose.yml").read_bytes() == COMPOSE.replace(b"/old", new)
+    assert stat.S_IMODE(Path("app.env").stat().st_mode) == 0o640
+    assert (ran(), state(night)) == (1, DONE)
+    found = verdicts(result)
+    assert found["cutover"] is Verdict.PASS
+    assert found["source unchanged since it was migrated"] is Verdict.PASS
+    assert found["application uses the target"] is Verdict.WARNING, "nobody can be asked"
+    assert Verdict.FAIL not in found.values()
+    assert "s3cret" not in json.dumps(result.facts) + details(result) + night.log_path.read_text()
+    said = put_back(night)
+    assert untouched()
+    assert (ran(), state(night)) == (2, REVERTED)
+    assert any("byte for byte" in line for line in said)
+    assert put_back(night) == ["The configuration files were put back already."]
+    assert ran() == 2
+    log = audit.entries(night.reports / audit.NAME)
+    assert [e["outcome"] for e in log if e["action"].startswith("cutover")][-2:] == ["begun", "done"]
+    assert audit.check(night.reports / audit.NAME) is None
+
+
+def test_a_dry_run_shows_the_diff_and_touches_nothing(night: RunFolder) -> None:
+    before = {p: p.read_bytes() for p in Path().rglob("*") if p.is_file() and "reports" not in p.parts}
+    with cells(night, dry_run=True) as switch:
+        text = switch.plan()
+        switch.switch()
+    assert '-export CHROMA_PATH="/old"  # here' in text
+    assert f"+CHROMA_PATH={Path('target').absolute()}" in text
+    assert "s3cret" not in text
+    assert untouched()
+    after = {p: p.read_bytes() for p in Path().rglob("*") if p.is_file() and "reports" not in p.parts}
+    assert after.keys() - before.keys() <= {Path("workspace/night/progress.json")}
+    assert state(night) == ""
+
+
+@pytest.mark.parametrize("why", ["unsigned", "no-go signed", "decision", "stale"])
+def test_nothing_is_touched_without_go_and_signatures(night: RunFolder, why: str) -> None:
+    error: type[RunbookError] = WaitingForSignoffs
+    if why == "unsigned":
+        for file in (night.reports / "signoffs").glob("cutover-dba-*"):
+            file.unlink()
+    elif why == "no-go signed":
+        sign(night.reports, "dba", "D. B. A.", NO_GO, reason="not tonight", key=signers(night).key("dba"))
+        error = NoGo
+    elif why == "stale":
+        file = night.reports / "results" / "22.json"
+        file.write_text(file.read_text().replace('"phases"', '"phases" '))
+    else:
+        decided(night, "NO-GO")
+    with pytest.raises(error):
+        step(night)
+    assert untouched()
+    assert (ran(), state(night)) == (0, "")
+
+
+def test_a_source_that_changed_since_stops_it(night: RunFolder) -> None:
+    with embedded(Path("source")) as store:
+        store.delete("alpha", ["a3"])
+    with pytest.raises(WorldError, match="the source changed since") as caught:
+        step(night)
+    assert caught.value.code == "source_changed"
+    assert untouched()
+    assert (ran(), state(night)) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [("echo no such service; exit 3", "exit code 3: no such service"), ("sleep 30", "took longer than 3")],
+)
+def test_a_restart_that_fails_takes_everything_back(night: RunFolder, body: str, said: str) -> None:
+    restarts(Path(), f"grep -q /old app.env || {{ {body}; }}")
+    result = step(night)
+    assert untouched()
+    assert state(night) == REVERTED
+    assert verdicts(result)["cutover"] is Verdict.FAIL
+    assert said in details(result)
+    assert ran() == 2, "restarted again on the old files"
+    restarts(Path(), "exit 0")
+    assert verdicts(step(night))["cutover"] is Verdict.PASS
+
+
+def test_a_restart_that_fails_on_the_way_back_too_says_both_and_can_be_repeated(night: RunFolder) -> None:
+    restarts(Path(), "echo broken; exit 4")
+    with pytest.raises(WorldError, match="taking it back did not end") as caught:
+        step(night)
+    assert caught.value.code == "put_back_failed"
+    assert untouched(), "the files are back all the same"
+    assert state(night) == REVERTING
+    restarts(Path(), "exit 0")
+    put_back(night)
+    assert state(night) == REVERTED
+
+
+def test_a_new_line_in_the_log_takes_it_back_and_an_old_one_does_not(night: RunFolder) -> None:
+    restarts(Path(), "grep -q /old app.env || echo 'ERROR no chroma' >> app.log")
+    result = step(night)
+    assert untouched()
+    assert "app.log: ERROR no chroma" in details(result)
+
+
+def test_a_file_that_somebody_else_changed_meanwhile_is_never_overwritten(night: RunFolder) -> None:
+    step(night)
+    theirs = Path("compose.yml").read_bytes() + b"# mine\n"
+    Path("compose.yml").write_bytes(theirs)
+    mine = Path("app.env").read_bytes()
+    with pytest.raises(Terminal, match="changed by somebody else") as caught:
+        put_back(night)
+    assert "\n" not in str(caught.value)
+    assert (Path("compose.yml").read_bytes(), Path("app.env").read_bytes()) == (theirs, mine), "not one half"
+    assert state(night) == DONE
+
+
+def test_one_file_that_cannot_be_edited_leaves_all_as_they_are(night: RunFolder) -> None:
+    Path("compose.yml").chmod(0o444)
+    with pytest.raises(Terminal, match=r"compose\.yml: has no write permission"):
+        step(night)
+    assert Path("app.env").read_bytes() == ENV
+    assert state(night) == ""
+
+
+@pytest.mark.parametrize("at", [BACKED_UP, APPLYING, APPLIED])
+def test_what_a_kill_leaves_is_finished_by_repeating(
+    night: RunFolder, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at(night, at, monkeypatch)
+    assert state(night) == at
+    assert verdicts(step(night))["cutover"] is Verdict.PASS
+    assert state(night) == DONE
+    assert b"/old" not in Path("app.env").read_bytes() + Path("compose.yml").read_bytes()
+    put_back(night)
+    assert untouched()
+
+
+@pytest.mark.parametrize("at", [BACKED_UP, APPLYING, APPLIED])
+def test_what_a_kill_leaves_is_undone_by_putting_back(
+    night: RunFolder, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at(night, at, monkeypatch)
+    put_back(night)
+    assert untouched()
+    assert state(night) == REVERTED
+
+
+class Killed(BaseException):
+    """Passes every `except Exception`, as a kill does."""
+
+
+def killed_at(night: RunFolder, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cutover until it has entered this state and, where it applies, changed one file of two."""
+    from helpers.cutover import control
+
+    def die(*_: object, **__: object) -> Any:
+        raise Killed
+
+    real, left = put_in_place, [1]
+
+    def one(temporary: Path, place: Path) -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        real(temporary, place)
+
+    with monkeypatch.context() as patch:
+        if at == APPLYING:
+            patch.setattr(control, "put_in_place", one)
+        else:
+            patch.setattr(Control, {BACKED_UP: "apply", APPLIED: "restart"}[at], die)
+        with pytest.raises(Killed):
+            step(night)
+
+
+def test_done_is_done_and_repeating_restarts_nothing(night: RunFolder) -> None:
+    step(night)
+    assert verdicts(step(night))["cutover"] is Verdict.PASS
+    assert ran() == 1
+    Path("app.env").write_bytes(ENV)
+    with pytest.raises(Terminal, match="points elsewhere now"):
+        step(night)
+
+
+def test_a_target_that_lost_a_collection_is_found_before_anything_is_touched(night: RunFolder) -> None:
+    with opened(Path("target")) as client:
+        client.get_collection("beta").delete(ids=[f"b{n}" for n in range(15)])
+    result = step(night)
+    assert verdicts(result)["target answers"] is Verdict.FAIL
+    assert untouched()
+    assert ran() == 0

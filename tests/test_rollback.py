@@ -1,0 +1,295 @@
+"""Rollback: nothing lost, nothing of others touched, at every point that a run can have reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.errors import Terminal
+from helpers.results import Verdict
+from helpers.rollback import RollbackState
+from helpers.rollback.state import STAGES
+from tests.rollbacks import ENV, Night, everything, others, usual_source
+from tests.storage import chunks, contents, embedded, exact, fill, tree
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Night:
+    usual_source(tmp_path / "source")
+    others(tmp_path / "target")
+    made = Night(tmp_path)
+    made.snapshot()
+    return made
+
+
+def reach(night: Night, point: str) -> None:
+    if point == "22 at half":
+        night.migrate_half()
+    elif point != "21":
+        night.migrate()
+    if point == "25":
+        night.cut_over()
+        assert b"after" in night.env
+
+
+@pytest.mark.parametrize("point", ["22 at half", "25", pytest.param("21", marks=pytest.mark.slow),
+                                   pytest.param("23", marks=pytest.mark.slow)])  # fmt: skip
+def test_everything_is_as_it_was_before(night: Night, point: str) -> None:
+    before, source = everything(night.target), everything(night.source)
+    reach(night, point)
+    verdicts = night.rollback()
+    assert everything(night.target) == before
+    assert everything(night.source) == source
+    assert night.env == ENV.encode()
+    assert Verdict.FAIL not in verdicts.values()
+    assert verdicts["source as in the snapshot"] is Verdict.PASS
+    assert [night.state.did(stage) for stage in ("stop", "files", "lift", "remove", "watch")] == [True] * 5
+    assert night.state.finished
+    assert (night.folder.reports / "rollback.html").read_text().count("UTC") > 5
+
+
+def test_a_dry_run_touches_nothing(night: Night) -> None:
+    night.migrate()
+    night.cut_over()
+    kept = {k: tree(night.home / k) for k in ("source", "target", "workspace", "kept")}
+    verdicts = night.rollback(dry_run=True)
+    assert {k: tree(night.home / k) for k in kept} == kept | {"workspace": kept["workspace"] | _progress(night)}
+    assert b"after" in night.env
+    assert RollbackState.read(night.folder.workspace) is None
+    assert verdicts["source as in the snapshot"] is Verdict.PASS
+
+
+def _progress(night: Night) -> dict[str, str]:
+    """progress.json tells the terminal how far a step is; it is no part of the run."""
+    return {k: v for k, v in tree(night.home / "workspace").items() if k.endswith("progress.json")}
+
+
+def write_as_clients(night: Night) -> None:
+    """Added, changed (document, vector, metadata; a key removed) and deleted at the target."""
+    with embedded(night.home / "target") as store:
+        store.add("alpha", chunks(2, 4, seed=9, prefix="new"))
+        changed = contents(store, "alpha").take([3, 4])
+        changed.documents[0], changed.metadatas[0] = "rewritten", {"n": 1, "by": "client"}
+        changed.embeddings[1] = [1, 2, 3, 4]
+        store.delete("alpha", changed.ids)
+        store.add("alpha", changed)
+        store.delete("beta", ["b3", "b4"])
+
+
+def test_what_clients_wrote_to_the_target_is_exported_and_replayed(night: Night) -> None:
+    night.migrate()
+    night.cut_over()
+    write_as_clients(night)
+    wanted = everything(night.target)
+    source, config = everything(night.source), night.env
+    with pytest.raises(Terminal, match=r"2 added, 2 changed, 2 deleted.*--replay"):
+        night.rollback()
+    assert (everything(night.target), everything(night.source), night.env) == (wanted, source, config)
+    assert Path(night.state.facts["exports"][0], "index.json").is_file()
+    verdicts = night.rollback(replay=True)
+    assert verdicts["clients' writes replayed"] is Verdict.PASS
+    found = everything(night.source)
+    assert found["alpha"][3] == wanted["alpha"][3]
+    assert sorted(found["beta"][3]) == sorted(wanted["beta"][3])
+    assert everything(night.target).keys() == {"other-people"}
+    assert night.env == ENV.encode()
+
+
+@pytest.mark.slow
+def test_clients_writes_can_be_given_up_with_a_reason(night: Night) -> None:
+    night.migrate()
+    night.cut_over()
+    write_as_clients(night)
+    source = everything(night.source)
+    night.rollback(discard="test data only")
+    assert everything(night.source) == source
+    assert everything(night.target).keys() == {"other-people"}
+    assert len(night.state.facts["exports"]) == 1
+    log = (night.folder.reports / "audit.jsonl").read_text()
+    assert "test data only" in log
+    assert "exported" in log
+
+
+@pytest.mark.slow
+def test_a_chunk_that_lost_its_collection_stops_the_replay(tmp_path: Path) -> None:
+    """Under if_ttt six become four: a new chunk says by source_collection where it belongs, or somebody decides."""
+    with embedded(tmp_path / "source") as store:
+        for name in ("sergio_humor", "sergio_corpus"):
+            batch = chunks(20, 4, prefix="c")
+            batch.metadatas = [{"source_file": f"{i}.txt", "authenticity_score": 0.5, "mine": i} for i in range(20)]
+            fill(store, name, batch)
+    night = Night(tmp_path, schema="if_ttt")
+    night.snapshot()
+    night.migrate()
+    night.cut_over()
+    before = everything(night.source)
+    with embedded(tmp_path / "target") as store:
+        batch = contents(store, "sergio_humor")
+        one = batch.take([0])
+        assert one.ids == ["sergio_humor:c0"]
+        assert one.metadatas[0]
+        one.metadatas[0]["authenticity_score"] = 0.9
+        one.metadatas[0].pop("mine")
+        store.delete("sergio_humor", one.ids)
+        store.add("sergio_humor", one)
+        new = batch.take([1])
+        new.ids, new.metadatas[0] = ["sergio_corpus:n1"], {"source_collection": "sergio_corpus", "x": 1}
+        lost = batch.take([2])
+        lost.ids, lost.metadatas[0] = ["lost"], {"x": 1}
+        store.add("sergio_humor", new)
+        store.add("sergio_humor", lost)
+    with pytest.raises(Terminal, match=r"lost.*source_collection names no collection"):
+        night.rollback(replay=True)
+    night.rollback(replay=True, discard="a test chunk")
+    with embedded(tmp_path / "source") as store:
+        found = store.read("sergio_humor", ["c0"]).metadatas[0]
+        assert exact(found) == exact({"source_file": "0.txt", "authenticity_score": 0.9})
+        assert store.read("sergio_corpus", ["n1"]).metadatas[0] == {"source_collection": "sergio_corpus", "x": 1}
+        assert store.count("sergio_corpus") == 21
+    after = everything(night.source)
+    assert {i: v for i, v in after["sergio_humor"][3].items() if i != "c0"} == {
+        i: v for i, v in before["sergio_humor"][3].items() if i != "c0"
+    }
+    assert night.state.facts["given_up"][0]["id"] == "lost"
+
+
+def test_a_source_collection_that_was_deleted_is_restored_exactly_when_ordered(night: Night) -> None:
+    source = everything(night.source)
+    night.migrate()
+    with embedded(night.home / "source") as store:
+        store.drop("alpha")
+    with pytest.raises(Terminal, match=r"alpha is gone.*--restore-source"):
+        night.rollback()
+    assert "alpha" in everything(night.target)
+    verdicts = night.rollback(restore=True, collections=["alpha"])
+    assert verdicts["source as in the snapshot"] is Verdict.PASS
+    assert everything(night.source) == source
+    assert everything(night.target).keys() == {"other-people"}
+
+
+@pytest.mark.slow
+def test_damage_under_a_fence_is_mended_chunk_by_chunk(night: Night) -> None:
+    source = everything(night.source)
+    night.migrate()
+    from helpers.fence.state import UP, FenceState
+
+    state = FenceState("command", UP, "runbook fence night --lift", since="2020-01-01T00:00:00.000+00:00")
+    state.rules = {"kind": "none"}
+    state.enter(night.folder.workspace, UP)
+    state.events[0]["when"] = "2020-01-01T00:00:00.000+00:00"
+    from dataclasses import asdict
+
+    from helpers.results import write_json
+
+    write_json(FenceState.path(night.folder.workspace), asdict(state))
+    with embedded(night.home / "source") as store:
+        store.delete("alpha", ["a1", "a2"])
+        store.add("alpha", chunks(1, 4, prefix="stray"))
+        batch = store.read("beta", ["b5"])
+        batch.documents[0] = "scribbled"
+        store.delete("beta", ["b5"])
+        store.add("beta", batch)
+    with pytest.raises(Terminal, match="alpha: 1 added, 2 deleted; beta: 1 changed"):
+        night.rollback()
+    night.rollback(restore=True)
+    found = everything(night.source)
+    assert found["alpha"] == source["alpha"]
+    assert found["beta"][3].keys() == source["beta"][3].keys()
+    assert found["beta"][3]["b5"][0] == source["beta"][3]["b5"][0]
+    assert list((night.folder.workspace / "rollback").glob("source-before-*/*.parquet"))
+
+
+@pytest.mark.slow
+def test_a_source_that_moves_on_without_a_fence_is_no_damage(night: Night) -> None:
+    night.migrate()
+    with embedded(night.home / "source") as store:
+        store.delete("alpha", ["a1"])
+    verdicts = night.rollback()
+    assert verdicts["source as in the snapshot"] is Verdict.WARNING
+    with embedded(night.home / "source") as store:
+        assert store.count("alpha") == 59
+
+
+@pytest.mark.slow
+def test_chunks_that_others_put_into_a_collection_of_the_run_stay(night: Night) -> None:
+    night.migrate()
+    with embedded(night.home / "target") as store:
+        store.add("alpha", chunks(3, 4, prefix="theirs"))
+    verdicts = night.rollback()
+    assert verdicts["chunks of others kept"] is Verdict.WARNING
+    assert sorted(everything(night.target)["alpha"][3]) == ["theirs0", "theirs1", "theirs2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_rollback_that_dies_at_a_stage_is_repeated(night: Night, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It dies at the end of each stage's work, before that is recorded."""
+    night.migrate()
+    night.cut_over()
+    write_as_clients(night)
+    wanted = everything(night.target)
+
+    class Killed(BaseException):
+        pass
+
+    from helpers.rollback.act import Act
+
+    original = Act.stage
+
+    def mortal(self: Any, name: str) -> Any:
+        from contextlib import contextmanager
+
+        @contextmanager
+        def context() -> Any:
+            with original(self, name) as row:
+                yield row
+                if name == stage:
+                    raise Killed
+
+        return context()
+
+    monkeypatch.setattr(Act, "stage", mortal)
+    with pytest.raises(Killed):
+        night.rollback(replay=True)
+    monkeypatch.setattr(Act, "stage", original)
+    night.rollback()
+    found = everything(night.source)
+    assert found["alpha"][3] == wanted["alpha"][3]
+    assert sorted(found["beta"][3]) == sorted(wanted["beta"][3])
+    assert everything(night.target).keys() == {"other-people"}
+    assert night.env == ENV.encode()
+
+
+@pytest.mark.slow
+def test_a_change_that_the_client_took_back_is_taken_back_at_the_source_too(night: Night) -> None:
+    night.migrate()
+    night.cut_over()
+    source = everything(night.source)
+    with embedded(night.home / "target") as store:
+        original = store.read("alpha", ["a7"])
+        store.delete("alpha", ["a7"])
+        store.add("alpha", chunks(1, 4, seed=5, prefix="n"))
+    from helpers.rollback import Orders, Rollback
+    from helpers.run.record import RunRecord
+
+    RollbackState.begin(night.folder.workspace, "night", Orders(replay=True))
+    rollback = Rollback(RunRecord(night.folder, "27"))
+    rollback.stop()
+    rollback.prove_source()
+    rollback.client_writes()
+    rollback.replay()
+    assert sorted(everything(night.source)["alpha"][3]) == sorted({*source["alpha"][3], "n0"} - {"a7"})
+    with embedded(night.home / "target") as store:
+        store.add("alpha", original)
+        store.delete("alpha", ["n0"])
+    night.rollback()
+    assert everything(night.source)["alpha"][3] == source["alpha"][3]

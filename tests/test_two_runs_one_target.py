@@ -1,0 +1,107 @@
+"""Two runs against one target: the second stops before it shuts anybody's clients out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers.errors import Terminal
+from helpers.parameters import parameters_from
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+from helpers.runner.notebook import Run
+from helpers.steps.claim import claim_target, give_back_target
+from helpers.stores import open_target
+from tests.conftest import ROOT
+from tests.servers import ChromaServer
+
+# Step 20 as its notebook runs it, with a command that leaves a file as the fence. Both wait for one moment to begin.
+STEP_20 = """
+import sys, time
+from helpers.errors import RunbookError
+from helpers.run.folders import RunFolder
+from helpers.runner.notebook import Run
+run = Run(RunFolder.of(sys.argv[1]), "20")
+run.open()
+fence = run.fence()
+fence.before()
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    fence.put_up()
+except RunbookError as error:
+    print(error.code, flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+
+
+def a_run(name: str, target: dict[str, str], source: dict[str, str]) -> RunFolder:
+    lock = [sys.executable, "-c", f"open('fenced-by-{name}', 'w').close()"]
+    fence = {"kind": "command", "command": {"lock": lock, "unlock": [sys.executable, "-c", ""]}}
+    sections = {"name": name, "source": source, "target": target, "fence": fence}
+    return runs.create(parameters_from(sections), name)
+
+
+def test_of_two_runs_at_once_one_fences_and_the_other_touches_nothing(
+    chroma_server: Callable[..., ChromaServer], tmp_path: Path
+) -> None:
+    source, target = {"path": str(tmp_path / "source")}, {"url": chroma_server().url}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = []
+    for name in ("one", "two"):
+        a_run(name, target, source)
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", STEP_20, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env=environment,
+            )
+        )  # fmt: skip
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ended = sorted((p.wait(60), p.communicate()[0]) for p in started)
+    assert ended == [(0, ""), (1, "lock_held\n")]
+    assert len(list(tmp_path.glob("fenced-by-*"))) == 1, "who may not write to the target shuts nobody out"
+
+
+def test_a_claim_is_kept_over_a_retry_and_given_back_where_nothing_was_written(tmp_path: Path) -> None:
+    first, second = (a_run(name, {"path": "target"}, {"path": "source"}) for name in ("one", "two"))
+    assert not give_back_target(first)
+    assert not (tmp_path / "target").exists(), "no folder is made to give back what was never taken"
+    claim_target(first)
+    claim_target(first)
+    with pytest.raises(Terminal, match="run one from host"):
+        claim_target(second)
+    assert not give_back_target(second)
+    assert give_back_target(first)
+    claim_target(second)
+
+
+def test_a_fence_that_cannot_be_put_up_gives_the_target_back() -> None:
+    lock = [sys.executable, "-c", "raise SystemExit(9)"]
+    fence = {"kind": "command", "command": {"lock": lock, "unlock": lock}}
+    sections = {"name": "n", "source": {"path": "source"}, "target": {"path": "target"}, "fence": fence}
+    folder = runs.create(parameters_from(sections), "one")
+    run = Run(folder, "20")
+    run.open()
+    with pytest.raises(Exception, match="lock command"):
+        run.fence().put_up()
+    run.close()
+    with open_target(folder.parameters().target) as store:
+        assert store.lock_holder() is None
