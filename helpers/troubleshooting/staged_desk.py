@@ -9,7 +9,11 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from helpers.errors import Terminal
+from helpers.migration.importing import plan_targets
+from helpers.migration.staging import Staged
 from helpers.results import Verdict
+from helpers.schema import load_schema
+from helpers.stores.client import ClientStore
 from helpers.troubleshooting import target as target_side
 from helpers.troubleshooting.desk import Condition, Desk
 from helpers.troubleshooting.target import Mend
@@ -63,7 +67,10 @@ class StagedDesk(Desk):
         with self.target() as (store, there):
             holder = (store.lock_holder() or {}).get("run_id", "") if store is not None else ""
         absent = sorted(name for name in staged.files if staged.rows(name) and name not in there)
-        found.append(Condition("the target's collections are there", not absent, ", ".join(absent)))
+        cut = {name for f in target_side.exports(self.run.workspace / "undo") for name in target_side.unfinished(f)}
+        absent = [name for name in absent if name not in cut]
+        why = f"{', '.join(absent)}: written by the migration, not mended: runbook resume {self.run.id} --retry 22"
+        found.append(Condition("the target's collections are there", not absent, why if absent else ""))
         found.append(Condition("no other run holds the target", holder in ("", self.run.id), str(holder)))
         return found
 
@@ -76,12 +83,17 @@ class StagedDesk(Desk):
         ids = self.wrong_ids()
         staged = self.staged
         assert staged is not None
-        with self.target() as (store, there):
-            store = target_side.require_all(store, there, staged)
-            done = Mend(self.run, store, staged, self.aside).apply(ids)
+        with self.target() as (store, _):
+            done = self._mend(store, staged).apply(ids)
         self.note("chunks deleted and added again", chunks={k: len(v) for k, v in ids.items()})
         self.run.fact("mended", done.to_dict("records"))
         return done
+
+    def _mend(self, store: ClientStore | None, staged: Staged) -> Mend:
+        assert store is not None, "the preconditions hold"
+        identity = load_schema(self.run.parameters.schema_name).is_identity
+        plans = plan_targets(self.snapshot.collections(), staged, identity=identity)
+        return Mend(self.run, {plan.name: plan for plan in plans}, store, staged, self.aside)
 
     def undoable(self) -> pd.DataFrame:
         """The mends of this run that are not undone, the oldest first: name, time, chunks."""
@@ -98,9 +110,8 @@ class StagedDesk(Desk):
             return waiting
         staged = self.staged
         assert staged is not None
-        with self.target() as (store, there):
-            store = target_side.require_all(store, there, staged)
-            done = Mend(self.run, store, staged, self.aside).undo()
+        with self.target() as (store, _):
+            done = self._mend(store, staged).undo()
         self.run.check("mend undone", Verdict.WARNING, measured=len(waiting), unit="mends", reason=self.code,
                        detail="the target is as it was before")  # fmt: skip
         return done

@@ -1,6 +1,8 @@
 """The target against what was staged, chunk by chunk, and the chunks of it put right by delete-and-add.
 
-Never by upsert, which merges metadata and makes current servers lose other records (chroma-facts 7, 17). What the target
+Never by upsert, which merges metadata and makes current servers lose other records (chroma-facts 7, 17). Deletes can do
+that too, more rarely (measured on 1.5.9), so a collection from which anything was deleted is probed id by id, and written
+afresh where a search does not find one. What the target
 holds of the chunks is exported first, so each mend can be undone; a kill at any moment leaves exports and a target that
 the next mend puts right, because what is to be done is found by comparing anew.
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,6 @@ import pyarrow.parquet as pq
 from helpers import audit
 from helpers import comparison as compare
 from helpers.chunks import ChunkBatch
-from helpers.errors import Terminal
 from helpers.migration.quarantine import Quarantine
 from helpers.migration.staging import Staged
 from helpers.progress import Progress, silent
@@ -30,7 +31,9 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.record import RunRecord
 from helpers.snapshot import from_table, to_table
+from helpers.stores import CollectionInfo
 from helpers.stores.client import ClientStore
+from helpers.troubleshooting.reachable import beyond_reach
 
 COLUMNS = ["target", "id", "difference", "field", "detail"]
 SLICE = 200  # chunks in hand at a time
@@ -85,9 +88,13 @@ def differences(
 
 @dataclass(slots=True)
 class Mend:
-    """Chunks of a target put right: `ids[target]` are deleted, and those of them that were staged are added again."""
+    """Chunks of a target put right: `ids[target]` are deleted, and those of them that were staged are added again.
+
+    `plans[target]` is the collection as it is created where it has to be written afresh.
+    """
 
     run: RunRecord
+    plans: Mapping[str, CollectionInfo]
     store: ClientStore
     staged: Staged
     aside: Quarantine
@@ -97,7 +104,7 @@ class Mend:
         return self.run.workspace / "undo"
 
     def apply(self, ids: dict[str, list[str]]) -> pd.DataFrame:
-        """One row a target: chunks exported (what stood there), deleted, added."""
+        """One row a target: chunks that stood there (exported, deleted), added, whether it was written afresh."""
         void_verdicts(self.run)
         held = self._lock()
         try:
@@ -109,7 +116,7 @@ class Mend:
         finally:
             if not held:
                 self.store.release_lock(self.run.id)
-        return pd.DataFrame(rows, columns=["target", "stood there", "added"])
+        return pd.DataFrame(rows, columns=["target", "stood there", "added", "afresh"])
 
     def undo(self) -> pd.DataFrame:
         """Every mend of this run that is not undone, the newest first: what stood there stands there again."""
@@ -128,16 +135,33 @@ class Mend:
                 self.store.release_lock(self.run.id)
         return pd.DataFrame(rows, columns=["mend", "target", "deleted", "put back", "without a vector"])
 
-    def _one(self, name: str, wanted: Sequence[str]) -> tuple[int, int]:
+    def _one(self, name: str, wanted: Sequence[str]) -> tuple[int, int, bool]:
+        if name not in self.store.names():  # a mend that was killed while it wrote the collection afresh
+            return 0, self._afresh(name), True
         there = set(self.store.ids(name)).intersection(wanted)
-        todo, added = set(wanted), 0
         self.store.delete(name, sorted(there))
+        added = self._add(name, set(wanted))
+        if there and (lost := beyond_reach(self.store, name, self.store.ids(name))):
+            self.run.log(f"{name}: {len(lost)} ids beyond reach after deleting {len(there)}; written afresh")
+            self.store.drop(name)
+            self._afresh(name)
+            return len(there), added, True
+        return len(there), added, False
+
+    def _afresh(self, name: str) -> int:
+        """The collection created, and all that is staged for it added; adds alone keep an index whole."""
+        self.store.create(self.plans[name])
+        return self._add(name, None)
+
+    def _add(self, name: str, todo: set[str] | None) -> int:
+        """Add these of the staged chunks, or all of them."""
+        added = 0
         for batch in staged_chunks(self.staged, self.aside, name):
-            mine = [i for i, chunk in enumerate(batch.ids) if chunk in todo]
+            mine = [i for i, chunk in enumerate(batch.ids) if todo is None or chunk in todo]
             if mine:
                 self.store.add(name, batch.take(mine))
                 added += len(mine)
-        return len(there), added
+        return added
 
     def _back(self, folder: Path, name: str, wanted: Sequence[str], files: Sequence[str]) -> tuple[int, int, int]:
         there = sorted(set(self.store.ids(name)).intersection(wanted))
@@ -157,9 +181,10 @@ class Mend:
         folder = self.folder / f"{number:04d}-{self.run.step}"
         folder.mkdir(parents=True, exist_ok=True)
         files: dict[str, list[str]] = {}
+        present = set(self.store.names())
         for position, (name, wanted) in enumerate(sorted(ids.items()), 1):
             files[name] = []
-            for start in range(0, len(wanted), SLICE):
+            for start in range(0, len(wanted) if name in present else 0, SLICE):
                 batch = self.store.read(name, wanted[start : start + SLICE])
                 if len(batch):
                     file = f"{position:03d}-{start // SLICE + 1:05d}.parquet"
@@ -189,21 +214,16 @@ def exports(folder: Path) -> list[Path]:
     return found
 
 
+def unfinished(export: Path) -> list[str]:
+    """The targets of a mend that was begun and not finished."""
+    manifest = json.loads((export / "undo.json").read_text(encoding="utf-8"))
+    return sorted(manifest["ids"]) if manifest["state"] == "intended" else []
+
+
 def void_verdicts(run: RunRecord) -> None:
     """A target that is changed was judged by nobody: the results of 23 and later, and approvals that rest on them, go."""
     steps = [plan.find(number) for number in plan.find("22").outdates]
     runs.supersede(run.home, [(s.number, s.name) for s in steps])
-
-
-def require_all(store: ClientStore | None, there: set[str], staged: Staged) -> ClientStore:
-    """The open target; `Terminal` where it lacks a collection that a mend would write to."""
-    missing = sorted(name for name in staged.files if staged.rows(name) and name not in there)
-    if store is None or missing:
-        raise Terminal(
-            "collection_missing", f"the target does not hold {', '.join(missing[:5]) or 'any collection'}",
-            next_step="A whole collection is written by the migration, not mended: run step 22 again.",
-        )  # fmt: skip
-    return store
 
 
 def _write(path: Path, batch: ChunkBatch) -> None:
