@@ -54,6 +54,7 @@ def resumed_here(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return given
 
 
+@pytest.mark.slow
 def test_a_paused_server_is_found_and_the_migration_goes_on(
     chroma_server: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_paused_server_is_found_and_the_migration_goes_on(
     assert probe(network)[:2] == (Verdict.PASS, 0)
 
 
+@pytest.mark.slow
 def test_a_port_cut_off_is_named_and_waited_for(chroma_server: Servers, tmp_path: Path) -> None:
     server = chroma_server(tmp_path / "kept")
     folder = to_server(server.url)
@@ -121,6 +123,7 @@ def test_a_port_cut_off_is_named_and_waited_for(chroma_server: Servers, tmp_path
     assert probe(desk)[:2] == (Verdict.PASS, 0)
 
 
+@pytest.mark.slow
 def test_a_slow_server_gets_a_longer_time_out(chroma_server: Servers) -> None:
     """A proxy whose answers take half a second, before a run whose time-out is 0.2: found, changed, passed."""
     server = chroma_server()
@@ -150,11 +153,12 @@ def test_the_ladder_tells_what_it_saw(chroma_server: Servers) -> None:
     folder = to_server(chroma_server().url)
     table = probe(at(folder, "45"))[2]
     mine = table[table["endpoint"] == "target"]
-    assert mine["rung"].tolist() == ["name", "port", "server", "collections", "pace"]
+    assert mine["rung"].tolist() == ["name", "port", "server", "tenant and database", "collections", "pace"]
     assert "p95" in mine["seen"].iloc[-1]
     assert table[table["endpoint"] == "source"]["rung"].tolist() == ["folder", "collections"]
 
 
+@pytest.mark.slow
 def test_a_chunk_that_the_target_refuses_is_alone_in_quarantine_and_named(chroma_server: Servers) -> None:
     """A request above the server's limit: the batch is halved until the heavy chunk is alone (chroma-facts, writing)."""
     heavy = chunks(30, 4, prefix="h")
@@ -191,7 +195,7 @@ def test_a_run_at_work_is_looked_at_and_not_touched() -> None:
 
 
 def test_too_little_memory_is_found_and_a_batch_that_fits_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine is made to look small; the whole migration under a real limit is in tests/test_troubles_slowly.py."""
+    """The machine is made to look small; what is proposed and measured is real."""
     folder = migrated(begun(migration={"batch_size": 500_000, "workers": 4}))
     honest = Memory._at_hand
     with monkeypatch.context() as patch:

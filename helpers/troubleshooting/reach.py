@@ -21,6 +21,7 @@ from helpers.errors import RunbookError, one_line
 from helpers.parameters import Endpoint
 from helpers.stores.greeting import greet, request_headers
 from helpers.stores.opening import quick_names
+from helpers.stores.retry import attempt
 from helpers.troubleshooting.map import notebook_for
 
 BEATS = 10  # heartbeats timed
@@ -71,7 +72,8 @@ def remedy(rung: Rung) -> str:
         "port": "Nothing answers on this port: is the server up (systemctl, docker ps), does a firewall let this host "
         "through (iptables -L -n, ufw status)? Where direct access is barred: ssh -L PORT:HOST:PORT GATEWAY.",
         "TLS": "The certificate is not accepted: its name, its date, its issuer; or the scheme should be http.",
-        "server": "The port answers, Chroma does not: a paused or overloaded server, a proxy in between, the write fence.",
+        "server": "The port is open, nothing answers: a paused or overloaded server, or a proxy in between.",
+        "tenant and database": "Something answers: is it Chroma, are tenant, database and headers right?",
         "pace": "The server answers slowly: raise timeout_seconds (resolve() does), or look at its load.",
     }
     step = notebook_for(rung.code)
@@ -101,6 +103,15 @@ def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]
         ):
             return f"{secure.version()}{'' if endpoint.verify_tls else ', certificate not verified'}"
 
+    def beats() -> str:
+        """One try with one time-out: what greets below tries five times, which takes minutes on a paused server."""
+        with httpx.Client(verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as client:
+            address, headers = str(endpoint.url).rstrip("/"), request_headers(endpoint, role)
+            answer = attempt(
+                lambda: client.get(f"{address}/api/v2/heartbeat", headers=headers), f"{role} {endpoint.label}"
+            )
+        return f"answers {answer.status_code} to a heartbeat"
+
     def speaks() -> str:
         return f"Chroma answers, API {greet(endpoint, role, request_headers(endpoint, role))}; tenant and database are there"
 
@@ -108,7 +119,7 @@ def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]
         return f"{len(quick_names(endpoint, role))} collections"
 
     tls: list[tuple[str, Callable[[], str]]] = [("TLS", handshake)] if url.scheme == "https" else []
-    return [("name", name), ("port", connect), *tls, ("server", speaks), ("collections", lists),
+    return [("name", name), ("port", connect), *tls, ("server", beats), ("tenant and database", speaks), ("collections", lists),
             ("pace", lambda: pace(endpoint, role))]  # fmt: skip
 
 
