@@ -122,6 +122,8 @@ class Snapshot:
     def _table(self, part: Part, columns: list[str] | None = None) -> pa.Table:
         try:
             return pq.read_table(self.folder / part.file, columns=columns, memory_map=False, partitioning=None)
+        except MemoryError:  # Arrow's own is both; the file is not to blame
+            raise
         except (OSError, pa.ArrowException) as error:
             raise Terminal(
                 "snapshot_damaged", f"cannot be read: {error}", where=str(self.folder / part.file),

@@ -37,6 +37,7 @@ LAYERS = [
     ["evidence"],
     ["cutover"],
     ["signoffs", "decision"],
+    ["troubleshooting"],
     ["report"],
     ["rollback"],
     ["steps"],

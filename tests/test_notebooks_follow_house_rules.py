@@ -71,13 +71,14 @@ def test_headings_tell_what_to_do(cells: Cells) -> None:
             assert not heading.split()[0].endswith("ing"), heading
 
 
-def test_the_parameters_cell_declares_every_section_and_nothing_else(cells: Cells) -> None:
+def test_the_parameters_cell_declares_every_section_and_nothing_else(notebook: Path, cells: Cells) -> None:
     tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     assert len(tagged) == 1
     assert tagged[0] is next(cell for cell in cells if cell["cell_type"] == "code")
     namespace: dict[str, Any] = {}
     exec(source(tagged[0]), {}, namespace)
     assert set(namespace) == {*SECTIONS, *NOT_SECTIONS}
+    assert namespace.pop("dry_run") is plan.find(notebook.name).troubleshoots, "Section 4 changes nothing by itself"
     assert not any(namespace.values()), "defaults live in the typed model"
 
 

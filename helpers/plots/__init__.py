@@ -11,11 +11,14 @@ from helpers.plots.chunks import completeness_heatmap, counts_by_collection, dif
 from helpers.plots.search import overlap_heatmap, recall_by_collection
 from helpers.plots.style import png, save
 from helpers.plots.time import phase_timeline, throughput_per_batch
+from helpers.plots.trees import Node, decision_tree
 from helpers.plots.vectors import distance_ecdf, norms_before_after, norms_histogram, pca_overlay
 
 __all__ = [
+    "Node",
     "completeness_heatmap",
     "counts_by_collection",
+    "decision_tree",
     "differences_bar",
     "distance_ecdf",
     "norms_before_after",

@@ -34,11 +34,17 @@ class Step:
     outdates: tuple[str, ...] = ()
 
     @property
+    def troubleshoots(self) -> bool:
+        """Whether it is of Section 4: there `dry_run` is the default, and a step that changes nothing may always look."""
+        return self.section == _TROUBLE
+
+    @property
     def notebook(self) -> str:
         return f"{self.number}_{self.name}.ipynb"
 
 
 _BEFORE, _NIGHT, _RECOVERY = "1 Before the migration", "2 The migration", "3 Recovery"
+_TROUBLE = "4 Troubleshooting"
 
 STEPS: tuple[Step, ...] = (
     Step("00", "index", "Index", "0 Overview", on_line=False),
@@ -74,6 +80,15 @@ STEPS: tuple[Step, ...] = (
     Step("26", "hold_and_troubleshoot", "Hold and troubleshoot", _NIGHT, on_line=False, needs=("21",)),
     Step("27", "rollback", "Rollback", _NIGHT, on_line=False, needs=("21", "22")),
     Step("30", "checkpoint_recovery", "Checkpoint recovery", _RECOVERY, on_line=False, needs=("21", "22")),
+    Step("40", "troubleshooting", "Troubleshooting", _TROUBLE, on_line=False),
+    Step("41", "stuck_batch", "Stuck batch", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("42", "invalid_scores", "Invalid scores", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("43", "out_of_memory", "Out of memory", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("44", "search_not_working", "Search not working", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("45", "network", "Network", _TROUBLE, on_line=False),
+    Step("46", "missing_metadata", "Missing metadata", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("47", "nan_embeddings", "NaN embeddings", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("48", "count_mismatch", "Count mismatch", _TROUBLE, on_line=False, needs=("21", "22")),
 )
 
 LINE: tuple[Step, ...] = tuple(step for step in STEPS if step.on_line)

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 
 class RunRecord:
-    """One step of one run, while it is at work."""
+    """One step of one run, while it is at work.
+
+    `watches_only` is True where another process works on the run meanwhile: then this step changes nothing.
+    """
+
+    watches_only = False
 
     def __init__(
         self, folder: RunFolder, step: str, parameters: Parameters | None = None, *, dry_run: bool = False
@@ -79,6 +84,10 @@ class RunRecord:
             phase.seconds = round(time.monotonic() - begun, 3)
             self.result.phases.append(phase)
             self.log(f"phase {name} ended after {phase.seconds:.1f} s, {phase.chunks} chunks")
+
+    def apart(self) -> contextlib.AbstractContextManager[None]:
+        """Inside it this process lets go of the run, so that a command of its own can work on it."""
+        return contextlib.nullcontext()
 
     def progress(self, label: str, total: int, unit: str = "chunks") -> Progress:
         """A bar for the terminal and the notebook. Its `advance` is where a run that was asked to stop stops."""

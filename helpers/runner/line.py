@@ -18,7 +18,7 @@ from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
 from helpers.evidence import at_rest, keep_sealed
 from helpers.fence import FenceState, lift
 from helpers.report import index_page, notebook_html, run_page
-from helpers.results import StepResult, passed, write_text
+from helpers.results import StepResult, Verdict, passed, write_text
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder, RunLock
@@ -26,6 +26,7 @@ from helpers.runner.execute import Execution, error_of, is_whole
 from helpers.runner.gates import open_gate
 from helpers.runner.terminal import Terminal, step_line, summary
 from helpers.steps.claim import give_back_target
+from helpers.troubleshooting.map import command, steps_for
 
 _NO_VERDICT = {
     "outside_window": "none yet, outside the maintenance window",
@@ -103,9 +104,14 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
         error = _stand_down(folder, terminal) or error
     verdict = _verdict(folder, steps or plan.LINE, error)
     folder.log(f"line ends: {verdict}")
+    advised = _advice(folder, steps)
+    for line in advised:
+        folder.log(line)
     error = _sealed(folder, terminal, error)
     render_pages(folder)
     terminal.say(summary(folder, steps, verdict))
+    for line in advised:
+        terminal.say(line)
     state = FenceState.read(folder.workspace)
     if state is not None and state.may_stand:
         terminal.say(f"Fence:   {state.sentence()}")
@@ -135,6 +141,16 @@ def _one(folder: RunFolder, step: plan.Step, terminal: Terminal, stop: Stop, dry
     if isinstance(error, Interrupted) or stop.requested:
         return _interrupted(folder)
     return type(error)(error.code, f"step {step.number}_{step.name}: {error.what}")
+
+
+def _advice(folder: RunFolder, steps: Sequence[plan.Step]) -> list[str]:
+    """The commands that open the notebooks for what failed or was marginal in these steps, at most two."""
+    codes: list[str] = []
+    for result in filter(None, (folder.result(step.number) for step in steps)):
+        codes += [c.reason for c in result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL)]
+        if result.error is not None and result.error["code"] != "interrupted":
+            codes.append(result.error["code"])
+    return [f"Troubleshoot: {command(step, folder)}" for step in steps_for(codes)[:2]]
 
 
 def _stand_down(folder: RunFolder, terminal: Terminal) -> RunbookError | None:

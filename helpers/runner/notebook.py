@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from helpers.run.record import RunRecord, step_missing
 from helpers.runner.display import closing, opening, show
 from helpers.runner.overview import Index, refuse_rolled_back
 from helpers.runner.retry import pending
+from helpers.troubleshooting.map import advice
 
 if TYPE_CHECKING:
     from helpers.decision import Review
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
     from helpers.steps.profile import Profile
     from helpers.steps.readiness import Readiness
     from helpers.steps.snapshot import SnapshotStep
+    from helpers.troubleshooting.desk import Desk
+    from helpers.troubleshooting.tree import Tree
     from helpers.validation.suite import Validation
 
 NOT_SECTIONS = ("run_id", "dry_run")
@@ -65,7 +66,9 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
         return Index(run_id)
     banner = ""
     if is_sample(sections) and not run_id:
-        folder, banner = _sample_run(row, sections), _NO_SOURCE
+        from helpers.runner.sample_run import sample_run  # with the signatures of a rehearsal
+
+        folder, banner = sample_run(row, sections), _NO_SOURCE
     else:
         folder = _find_run(row, sections, run_id, dry_run)
     run = Run(folder, row.number, dry_run=dry_run)
@@ -159,9 +162,22 @@ class Run(RunRecord):
 
         return Recovery(self)
 
+    def troubleshoot(self) -> Desk:
+        """41 to 48: one issue of Section 4, from its symptom to the same probe again."""
+        from helpers.troubleshooting.desks import desk_of
+
+        return desk_of(self)
+
+    def tree(self) -> Tree:
+        """40: what is wrong with this run, and which notebook leads out of it."""
+        from helpers.troubleshooting.tree import Tree
+
+        return Tree(self)
+
     def open(self, banner: str = "") -> None:
         """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters.
 
+        A step of Section 4 that changes nothing (dry run) may look at a run while another process works on it.
         Raises `WorldError` outside the maintenance window, `UsageError` where a retry was begun and not finished.
         """
         told_all_the_same = self._may_start()
@@ -169,8 +185,9 @@ class Run(RunRecord):
             self._locks = (RunLock(self.home, "step").acquire(),)
             self.fact("execution", os.environ.get(kernel.EXECUTION, ""))
         else:
-            self._locks = (RunLock(self.home, "runner").acquire(1), RunLock(self.home, "step").acquire(1))
-            self.home.stop_file.unlink(missing_ok=True)
+            self._locks = self._take()
+            if not self.watches_only:
+                self.home.stop_file.unlink(missing_ok=True)
             runs.supersede(self.home, [(s.number, s.name) for s in plan.outdated_by(plan.find(self.step))])
         self._watch = kernel.CellWatch(self._cell_failed)
         self._watch.start()
@@ -180,6 +197,27 @@ class Run(RunRecord):
             self.check("inside the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
                        reason="outside_window", detail=told_all_the_same)  # fmt: skip
         show(opening(self, banner))
+
+    def _take(self) -> tuple[RunLock, ...]:
+        looks = plan.find(self.step).troubleshoots and self.dry_run
+        try:
+            return RunLock(self.home, "runner").acquire(1), RunLock(self.home, "step").acquire(1)
+        except WorldError:
+            if not looks:
+                raise
+            self.watches_only = True
+            return (RunLock(self.home, f"look-{self.step}").acquire(1),)
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Inside it this process lets go of the run, so that a command of its own can work on it."""
+        for lock in self._locks:
+            lock.release()
+        try:
+            yield
+        finally:
+            for lock in self._locks:
+                lock.acquire()
 
     def _may_start(self) -> str:
         """ "" where it may; why it should not and why it does all the same, where the operator said so."""
@@ -240,6 +278,8 @@ class Run(RunRecord):
         self.result.error = kernel.failure(error)
         self.result.verdict = Verdict.FAIL
         self.home.log_block(f"a cell failed: {self.result.error['line']}", kernel.trace_of(error), self.step)
+        if advised := advice(self.result.error["code"], self):
+            self.log(advised)
         self._write()
         self.close()
 
@@ -305,7 +345,7 @@ def _find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run:
     from helpers.steps.preflight import preflight
 
     preflight(parameters)
-    return runs.create(parameters, run_id, dry_run=dry_run)
+    return runs.create(parameters, run_id, dry_run=dry_run and row.on_line)
 
 
 def _same_context(folder: RunFolder, context: Mapping[str, Any]) -> bool:
@@ -315,48 +355,6 @@ def _same_context(folder: RunFolder, context: Mapping[str, Any]) -> bool:
         return folder.parameters().context() == context
     except RunbookError:  # written by another version of the toolkit
         return False
-
-
-def _sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunFolder:
-    """A run of this notebook's own on a small sample, made anew, with the steps before this one done."""
-    from helpers.runner import rehearsal
-
-    folder = RunFolder.of(f"sample-{row.number}")
-    with RunLock(folder, "runner").acquire(1):
-        for path in (folder.reports, *(p for p in folder.workspace.glob("*") if p.suffix != ".lock")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        chunks = int(os.environ.get("RUNBOOK_SAMPLE_CHUNKS") or rehearsal.SAMPLE_CHUNKS)
-        parameters = rehearsal.prepare(folder.workspace, chunks, rehearsal.SAMPLE_DIMENSION, sections)
-        runs.create(parameters, folder.id, rehearsal=True)
-    for number in row.needs:
-        needed = plan.find(number)
-        _run_first(folder, needed)
-        if needed.gate:
-            rehearsal.approve(folder, needed)
-    return folder
-
-
-def _run_first(folder: RunFolder, step: plan.Step) -> None:
-    """Another notebook on the sample, in a process of its own: a kernel cannot run one inside its own loop."""
-    notebook, output = runs.NOTEBOOKS / step.notebook, folder.reports / step.notebook
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "-k",
-        "python3",
-        "-p",
-        "run_id",
-        folder.id,
-        str(notebook),
-        str(output),
-    ]
-    path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"step {step.number} failed"]
-        raise WorldError("sample_failed", lines[-1], next_step=f"See {folder.log_path}.")
 
 
 def _verdict_error(run: Run) -> RunbookError:

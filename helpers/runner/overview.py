@@ -17,6 +17,7 @@ from helpers.runner.gates import open_gate
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 TO_DO = "to do"
 RUN_COLUMNS = ("run", "name", "created", "at", "state", "due", "fence", "kind")
@@ -165,6 +166,23 @@ class Index:
         import pandas as pd
 
         return pd.DataFrame(run_rows(), columns=RUN_COLUMNS).set_index("run")
+
+    def go_no_go(self) -> Figure:
+        """Appendix B: go or no-go, with the way of this run through the tree."""
+        from helpers.troubleshooting import tree
+
+        results = [self.folder.result(number) if self.folder else None for number in ("23", "24")]
+        return tree.go_no_go(*results)
+
+    def troubles(self) -> Figure:
+        """Appendix B: troubleshooting, with the notebooks that this run's checks name."""
+        from helpers.troubleshooting import tree
+        from helpers.troubleshooting.desk import symptoms_of
+        from helpers.troubleshooting.map import steps_for
+
+        found = [self.folder.result(step.number) for step in plan.LINE] if self.folder else []
+        codes = [str(row["reason"]) for result in found if result is not None for row in symptoms_of(result)]
+        return tree.troubles({step.number for step in steps_for(codes)})
 
     def finish(self) -> None:
         """Nothing is recorded: an overview is no evidence."""

@@ -47,6 +47,9 @@ def translate(error: Exception, where: str) -> RunbookError:
         return Terminal("not_found", text, where=where, next_step="Check tenant, database and collection names.")
     if isinstance(error, chromadb.errors.AuthorizationError) or "AuthorizationError" in text:
         return Terminal("forbidden", text, where=where, next_step="Check headers, or whether a write fence is up.")
+    if isinstance(error, MemoryError):  # no fault of the chunks: a batch that is refused would be halved and set aside
+        return Terminal("out_of_memory", "not enough memory for this batch", where=where,
+                        next_step="Resume with smaller batches: --set migration.batch_size=50.")  # fmt: skip
     if "readonly database" in text:
         return Terminal("read_only", text, where=where, next_step="Check the folder's permissions.")
     if "disk is full" in text or "No space left" in text:

@@ -1,0 +1,266 @@
+"""What the notebooks 41 to 48 have in common: symptom → probe → precondition → resolution → the same probe again.
+
+A probe that finds its trouble is a warning: to find it is what the notebook is for. It is a failure only where a
+resolution was applied and the trouble is still there. With `dry_run`, which is the default of these notebooks, a
+resolution shows what it would do and nothing is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from helpers import audit
+from helpers.cutover import CutoverState
+from helpers.errors import RunbookError, Terminal, one_line
+from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.current import Ledger, current_snapshot
+from helpers.migration.quarantine import Quarantine
+from helpers.migration.recovery import FILE
+from helpers.migration.staging import Staged
+from helpers.results import StepResult, Verdict
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.record import RunRecord
+from helpers.snapshot import Snapshot
+from helpers.stores import open_target
+from helpers.stores.client import ClientStore
+from helpers.stores.opening import quick_names
+from helpers.troubleshooting.map import row_of
+
+BEFORE, AFTER = "probe before", "probe after"
+SYMPTOMS = ["step", "check", "verdict", "measured", "reason", "detail"]
+CONDITIONS = ["condition", "holds", "detail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Something that must be so before a resolution is applied."""
+
+    what: str
+    holds: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a probe found: a table to look at, how many things are wrong, and that in a sentence."""
+
+    table: pd.DataFrame
+    wrong: int
+    sentence: str = ""
+    unit: str = "findings"
+
+
+class Desk(ABC):
+    """One issue of Section 4. `code` is the reason that its probe gives where it finds the trouble."""
+
+    code: ClassVar[str]
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.applied = False
+        self._resolved = False
+        self._conditions: list[Condition] | None = None
+
+    # -- what every notebook asks ---------------------------------------------------------------------------------------
+
+    def symptom(self) -> pd.DataFrame:
+        """What this run's checks and errors say that belongs to this notebook."""
+        rows = [row for row in symptoms(self.run) if (found := row_of(row["reason"])) and found.step == self.run.step]
+        return pd.DataFrame(rows, columns=SYMPTOMS)
+
+    def probe(self) -> pd.DataFrame:
+        """Look for the trouble; the same look before and after the resolution."""
+        name = AFTER if self._resolved else BEFORE
+        with self.run.phase(name):
+            found = self.look()
+        bad = Verdict.FAIL if self.applied else Verdict.WARNING
+        checks = self.run.result.checks
+        checks[:] = [c for c in checks if c.name != name]
+        self.run.check(
+            name, bad if found.wrong else Verdict.PASS, measured=found.wrong, threshold=0, unit=found.unit,
+            reason=self.code if found.wrong else "", detail=found.sentence, offenders=found.wrong,
+        )  # fmt: skip
+        self.run.fact(name.replace(" ", "_"), {"wrong": found.wrong, "sentence": found.sentence})
+        return found.table
+
+    def precondition(self) -> pd.DataFrame:
+        """What must be so before the resolution; it is refused where one of these does not hold."""
+        self._conditions = self.conditions()
+        rows = [(c.what, c.holds, c.detail) for c in self._conditions]
+        return pd.DataFrame(rows, columns=CONDITIONS)
+
+    def resolve(self, **options: Any) -> pd.DataFrame:
+        """What would be done (dry run), or what was done. Raises `Terminal` where a precondition does not hold."""
+        self._resolved = True
+        if self.run.dry_run:
+            return self.plan(**options)
+        broken = [c for c in self.conditions(**options) if not c.holds]
+        if broken:
+            raise Terminal(
+                "precondition_failed", f"{broken[0].what}: {broken[0].detail or 'no'}", where=f"step {self.run.step}",
+                next_step="Nothing was changed. Put this right first.",
+            )  # fmt: skip
+        done = self.apply(**options)
+        self.applied = True
+        return done
+
+    @abstractmethod
+    def look(self) -> Found:
+        """The probe."""
+
+    @abstractmethod
+    def conditions(self, **options: Any) -> list[Condition]:
+        """The preconditions of a resolution with these options, asked anew."""
+
+    @abstractmethod
+    def plan(self, **options: Any) -> pd.DataFrame:
+        """What the resolution would do; changes nothing."""
+
+    @abstractmethod
+    def apply(self, **options: Any) -> pd.DataFrame:
+        """The resolution."""
+
+    # -- what they work with ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """The snapshot that the target is held to, a catch-up's where there was one; UsageError before step 21."""
+        return current_snapshot(self.run)
+
+    @property
+    def staged(self) -> Staged | None:
+        """What is to stand in the target, as step 22 staged it; None where it never got so far."""
+        return Staged.load(self.run.workspace / "staged")
+
+    @property
+    def aside(self) -> Quarantine:
+        return Quarantine(self.run.workspace / "quarantine")
+
+    def ledger(self) -> Checkpoint | None:
+        """The checkpoint as it stands now; None where there is none. Raises `Terminal` where it cannot be read."""
+        path = self.run.workspace / FILE
+        return Checkpoint.read(path) if path.exists() else None
+
+    @contextlib.contextmanager
+    def target(self) -> Iterator[tuple[ClientStore | None, set[str]]]:
+        """The target and its collections; None where there is none yet. A directory that is being written is not opened."""
+        endpoint = self.run.parameters.target
+        if endpoint.path and self.run.watches_only:
+            raise Terminal(
+                "run_locked", "the run is at work in this very directory; two processes in one destroy it",
+                where=f"target {endpoint.label}", next_step="Stop the run first (Ctrl-C, or SIGTERM), then look again.",
+            )  # fmt: skip
+        there = set(quick_names(endpoint, "target"))
+        if not there:
+            yield None, there
+            return
+        with open_target(endpoint) as store:
+            yield store, there
+
+    def note(self, action: str, **facts: Any) -> None:
+        """One entry in the run's audit log, one line in run.log."""
+        audit.append(self.run.folder / audit.NAME, action, step=self.run.step, **facts)
+        self.run.log(f"{action}: {one_line(str(facts))}")
+
+    # -- going on with the run -------------------------------------------------------------------------------------------
+
+    def resume_command(self, **settings: Any) -> list[str]:
+        """`runbook resume RUN --set …`, as a list of words."""
+        sets = [word for key, value in sorted(settings.items()) for word in ("--set", f"{key}={value}")]
+        return ["runbook", "resume", self.run.id, *sets]
+
+    def resume(self, **settings: Any) -> pd.DataFrame:
+        """Go on with the run in a process of its own, which needs the run's lock; how that ended, line by line."""
+        command = self.resume_command(**settings)
+        self.note("run resumed by troubleshooting", command=shlex.join(command))
+        with self.run.apart():
+            done = child([sys.executable, "-m", "helpers", *command[1:]])
+        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-12:]
+        self.run.fact("resume", {"command": shlex.join(command), "exit_code": done.returncode})
+        rows = [("command", shlex.join(command)), ("exit code", str(done.returncode)), *(("said", s) for s in said)]
+        return pd.DataFrame(rows, columns=["what", "value"])
+
+    def resume_plan(self, **settings: Any) -> pd.DataFrame:
+        """The command, and each parameter that it would change: now and then."""
+        now = runs.flatten(self.run.parameters.document())
+        rows = [("command", "", shlex.join(self.resume_command(**settings)))]
+        rows += [(key, str(now.get(key)), str(value)) for key, value in sorted(settings.items())]
+        return pd.DataFrame(rows, columns=["what", "now", "then"])
+
+    def whole_checkpoint(self) -> Condition:
+        """Whether the ledger can be read and there is something left to do."""
+        try:
+            ledger = self.ledger()
+        except RunbookError as error:
+            return Condition("the checkpoint can be read", False, error.line())
+        phase = ledger.phase if ledger else "never begun"
+        return Condition("the migration is not complete", phase != "complete", f"phase {phase}")
+
+    def settled(self) -> list[Condition]:
+        """Whether what is staged is what the target is held to: no catch-up is open, and no client writes there yet."""
+        ledger, cutover = Ledger.read(self.run), CutoverState.read(self.run.workspace)
+        in_use = cutover is not None and cutover.may_be_applied
+        return [
+            Condition(
+                "no catch-up is half applied", ledger.open_round is None,
+                f"finish it: runbook resume {self.run.id}" if ledger.open_round is not None else "",
+            ),
+            Condition(
+                "clients do not use the target yet", not in_use,
+                f"what they wrote would go: runbook rollback {self.run.id}" if in_use else "",
+            ),
+        ]  # fmt: skip
+
+    def nobody_at_work(self) -> Condition:
+        """Whether this notebook has the run to itself."""
+        detail = "stop it first (Ctrl-C, or SIGTERM)" if self.run.watches_only else ""
+        return Condition("no other process works on the run", not self.run.watches_only, detail)
+
+
+def symptoms(run: RunRecord) -> list[dict[str, Any]]:
+    """Every failed, marginal or warned check of the run's steps on the line, and the error that each ended with."""
+    rows: list[dict[str, Any]] = []
+    for step in plan.LINE:
+        result = run.earlier(step.number)
+        if result is not None:
+            rows += symptoms_of(result)
+    return rows
+
+
+def symptoms_of(result: StepResult) -> list[dict[str, Any]]:
+    bad = (Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING)
+    checks = sorted((c for c in result.checks if c.verdict in bad), key=lambda c: -bad.index(c.verdict), reverse=True)
+    rows = [
+        dict(zip(SYMPTOMS, (result.step, c.name, str(c.verdict), c.measured, c.reason, c.detail), strict=True))
+        for c in checks
+    ]
+    if result.error is not None:
+        error = (result.step, "the step ended with", "error", "", result.error["code"], result.error["line"])
+        rows.insert(0, dict(zip(SYMPTOMS, error, strict=True)))
+    return rows
+
+
+def child(command: Sequence[str], prepare: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    """A process of the toolkit, of this interpreter, with this process's folders; not one of a runner's kernels."""
+    path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
+    mine = ("RUNBOOK_RUNNER_PID", "RUNBOOK_EXECUTION")
+    environment = {k: v for k, v in os.environ.items() if k not in mine} | {
+        "PYTHONPATH": path,
+        "RUNBOOK_REPORTS": str(runs.reports_root()),
+        "RUNBOOK_WORKSPACE": str(runs.workspace_root()),
+    }
+    return subprocess.run(
+        list(command), capture_output=True, text=True, check=False, env=environment, preexec_fn=prepare
+    )

@@ -1,0 +1,236 @@
+"""One map: every reason code that a check or a failure at run time can give → the notebook that leads out of it.
+
+Wrong parameters (`UsageError`) and gates that wait for people explain themselves and have no row. A test finds the codes
+in the source and fails on one without a row (tests/test_troubleshooting_map.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from helpers.run import folders as runs
+from helpers.run import plan
+
+TREE = "40"  # the notebook that reads a run and says which of the others comes first
+
+
+class HasId(Protocol):
+    """A run, a run's folder: whatever has the id of a run."""
+
+    @property
+    def id(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Codes that mean the same trouble: the step whose notebook leads out of it, and the trouble in a few words.
+
+    A `*` in a code stands for a field of the schema or a criterion of the decision matrix.
+    """
+
+    step: str
+    trouble: str
+    codes: tuple[str, ...]
+
+
+ROWS: tuple[Row, ...] = tuple(
+    Row(step, trouble, tuple(codes.split()))
+    for step, trouble, codes in (
+        ("41", "the migration stopped before its end", "interrupted time_limit too_slow cell_timeout"),
+        ("41", "another process holds the run or the target", "lock_held run_locked snapshot_in_use"),
+        ("41", "the disk is full, or nobody knows whether it is", "paused_for_disk disk_full disk_unknown"),
+        (
+            "41",
+            "a folder cannot be written, or is gone",
+            "audit_unwritable folder_gone folder_unwritable read_only target_unwritable sample_path_in_use",
+        ),
+        ("41", "the target refuses chunks", "refused refused_by_target too_many_refused"),
+        (
+            "41",
+            "the checkpoint does not fit what is there",
+            "checkpoint_behind checkpoint_unreadable context_changed nothing_staged staging_changed",
+        ),
+        (
+            "42",
+            "values are outside of what the schema or Chroma allows",
+            """
+            invalid_* invalid_citation_uri invalid_field invalid_scores invalid_values empty_id type_differs
+            unsupported_metadata unsupported_text wrong_collection_type
+            """,
+        ),
+        (
+            "42",
+            "too many chunks do not pass validation",
+            "matrix_validation_pass_rate quarantined validation_below_minimum",
+        ),
+        ("43", "a process ran out of memory, or was killed", "kernel_died out_of_memory"),
+        (
+            "44",
+            "the target does not find what the source finds",
+            "matrix_named_queries query_without_answer search_baseline_missing search_not_equivalent",
+        ),
+        (
+            "44",
+            "vectors, distances or settings of the index are others",
+            """
+            configuration_differs distance_space embedding_function_unavailable mixed_spaces space_differs
+            vector_differs zero_vector
+            """,
+        ),
+        ("45", "a server does not answer, or not in time", "server_busy timeout unreachable"),
+        (
+            "45",
+            "a server refuses, or is not the one that was meant",
+            """
+            forbidden header_illegal not_found nothing_to_migrate source_not_chroma source_other_api
+            target_not_chroma target_other_api target_too_old target_unsound unknown_database unknown_tenant
+            """,
+        ),
+        (
+            "45",
+            "a directory is not the database that was meant, or cannot be read",
+            """
+            source_damaged source_empty source_foreign_file source_layout_0_3 source_lfs_pointer source_missing
+            source_not_a_folder source_truncated source_unreadable target_damaged target_empty
+            target_foreign_file target_layout_0_3 target_lfs_pointer target_missing target_not_a_folder
+            target_truncated target_unreadable source_engine_failed source_incomplete source_older_layout target_older_layout
+            """,
+        ),
+        (
+            "45",
+            "the write fence, or the proxy that makes it",
+            """
+            config_unwritable counts_move fence_bypass fence_elsewhere fence_not_lifted fence_of_other_run
+            fence_open fence_state_damaged nginx_reads_other_files nginx_refuses nginx_reload_refused
+            nginx_two_servers no_fence old_workers probe_left_behind program_failed program_missing
+            program_timeout reads_refused source_in_use source_use_unknown
+            """,
+        ),
+        (
+            "46",
+            "fields or documents are missing or are others",
+            """
+            missing_* collection_metadata_differs document_differs field_extra field_missing
+            matrix_metadata_completeness metadata_differs missing_document missing_metadata uri_differs
+            """,
+        ),
+        (
+            "47",
+            "vectors are NaN, infinite, lost or of another dimension",
+            """
+            infinite_embedding matrix_NaN_embeddings_in_the_source missing_embedding mixed_dimensions
+            nan_embedding source_unreadable_ids tiny_norm vectors_lost wrong_dimension
+            """,
+        ),
+        (
+            "48",
+            "counts do not match: chunks are missing, doubled or strange",
+            """
+            chunk_doubled chunk_extra chunk_missing collection_missing count_mismatch duplicates id_collision
+            matrix_collection_counts quarantine_unexplained quarantine_unknown restore_differs
+            source_doubled_ids source_findings
+            """,
+        ),
+        (
+            "48",
+            "the snapshot is not what was taken",
+            "restore_ledger_unreadable snapshot_damaged snapshot_exists snapshot_too_small snapshot_unreadable",
+        ),
+        ("48", "the target already holds collections of these names", "exists target_not_empty"),
+        (
+            "41",
+            "the run may not go on from here as it stands",
+            "migration_runs outside_window parameters_unreadable retry_state_damaged staged_gone",
+        ),
+        (
+            "45",
+            "the application does not come up with the target, or its configuration is not what it was",
+            """
+            application_unseen backup_damaged config_changed config_file config_not_written cutover_reverted
+            cutover_state_damaged cutover_unwell log_unreadable loopback_in_container not_healthy put_back_failed
+            rollback_state_damaged source_ill source_settings
+            """,
+        ),
+        ("44", "the target answers searches late, or was not asked", "not_queried slow_queries"),
+        (
+            "48",
+            "source or target hold other chunks than they did",
+            """
+            catch_up_ledger_damaged catch_up_not_proven client_writes foreign_chunks replay_differs replay_open
+            source_changed source_keeps_changing source_moved_on source_restored target_in_use target_not_clean
+            """,
+        ),
+        (
+            "40",
+            "the evidence, the approvals or the decision stand in the way, not the data",
+            """
+            allowed_signers_bad dry_run gate_shut held no_decision not_archived not_sealable nothing_to_cut_over
+            rolled_back seal_broken sealed_file_changed secret_found ssh_keygen_missing
+            """,
+        ),
+        (
+            "40",
+            "several things, or one that has no name: the tree says where to begin",
+            """
+            cell_failed cells_not_executed check_failed marginal no_go no_result not_executed notebook_exited
+            precondition_failed sample_failed signed_no_go step_failed unexpected
+            """,
+        ),
+    )
+)
+
+_BY_CODE = {code: row for row in ROWS for code in row.codes}
+_PATTERNS = [code for code in _BY_CODE if "*" in code]
+
+
+def row_of(code: str) -> Row | None:
+    """The row of a reason code, a code by its own name before one by pattern; None where it explains itself."""
+    found = _BY_CODE.get(code)
+    if found is None:
+        found = next((_BY_CODE[p] for p in _PATTERNS if fnmatchcase(code, p)), None)
+    return found
+
+
+def notebook_for(code: str) -> plan.Step | None:
+    """The step whose notebook leads out of this trouble, or None where the code explains itself."""
+    row = row_of(code)
+    return plan.find(row.step) if row is not None else None
+
+
+def advice(code: str, run: HasId | str) -> str:
+    """One line with the command that opens the remedy of this run's trouble; "" where the code explains itself.
+
+    `count_mismatch` → `Troubleshoot: papermill notebooks/48_count_mismatch.ipynb OUT.ipynb -p run_id night-1`.
+    """
+    step = notebook_for(code)
+    return f"Troubleshoot: {command(step, run)}" if step is not None else ""
+
+
+def command(step: plan.Step, run: HasId | str, output: str = "OUT.ipynb") -> str:
+    """The papermill command that runs a step's notebook on this run, wherever its reports are."""
+    run_id = run if isinstance(run, str) else run.id
+    elsewhere = runs.reports_root() != runs.REPOSITORY / "reports"
+    where = f"RUNBOOK_REPORTS={shlex.quote(str(runs.reports_root()))} " if elsewhere else ""
+    if os.environ.get("RUNBOOK_WORKSPACE") and runs.workspace_root() != runs.REPOSITORY / "workspace":
+        where += f"RUNBOOK_WORKSPACE={shlex.quote(str(runs.workspace_root()))} "
+    return f"{where}papermill notebooks/{step.notebook} {output} -p run_id {shlex.quote(run_id)}"
+
+
+def lab(step: plan.Step) -> str:
+    """The command that opens a step's notebook in JupyterLab, to fill in `run_id` and change cells."""
+    return f"jupyter lab notebooks/{step.notebook}"
+
+
+def steps_for(codes: Iterable[str]) -> list[plan.Step]:
+    """The steps for many codes, each once, the one that explains most of them first; 40 only where nothing else does."""
+    counted: dict[str, int] = {}
+    for code in codes:
+        if (row := row_of(code)) is not None:
+            counted[row.step] = counted.get(row.step, 0) + 1
+    named = sorted((s for s in counted if s != TREE), key=lambda s: (-counted[s], s))
+    return [plan.find(s) for s in named or counted]

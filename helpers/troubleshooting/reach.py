@@ -1,0 +1,152 @@
+"""The ladder to an endpoint, rung by rung: name, port, TLS, server, tenant, database, collections, pace; or a directory.
+
+A rung that is broken ends the climb: what stands above it was not tried. Nothing here raises for the state of the world,
+and nothing writes.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+
+from helpers.errors import RunbookError, one_line
+from helpers.parameters import Endpoint
+from helpers.stores.greeting import greet, request_headers
+from helpers.stores.opening import quick_names
+from helpers.stores.retry import attempt
+from helpers.troubleshooting.map import notebook_for
+
+BEATS = 10  # heartbeats timed
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One rung: whether it holds, what was seen, how long it took (seconds), the code of its error."""
+
+    endpoint: str
+    rung: str
+    ok: bool
+    seen: str
+    seconds: float
+    code: str = ""
+
+
+def ladder(endpoint: Endpoint, role: str) -> list[Rung]:
+    """The rungs climbed, the last of them broken or the top."""
+    climbs = _server(endpoint, role) if endpoint.url else _directory(endpoint, role)
+    rungs: list[Rung] = []
+    for name, look in climbs:
+        begun = time.monotonic()
+        code, ok = "", True
+        try:
+            seen = look()
+        except RunbookError as error:
+            ok, seen, code = False, error.line(), error.code
+        except (OSError, httpx.HTTPError, ssl.SSLError) as error:
+            ok, seen, code = False, f"{type(error).__name__}: {one_line(str(error))}", "unreachable"
+        rungs.append(Rung(role, name, ok, seen, round(time.monotonic() - begun, 3), code))
+        if not ok:
+            break
+    return rungs
+
+
+def broken(rungs: list[Rung]) -> str:
+    """The broken rung in a sentence, or ""."""
+    return next((f"{r.rung}: {r.seen}" for r in rungs if not r.ok), "")
+
+
+def remedy(rung: Rung) -> str:
+    """What to do about a broken rung, in a sentence."""
+    if rung.ok:
+        return ""
+    said = {
+        "name": "The host's name is not known here: see /etc/resolv.conf, the spelling, or use the address.",
+        "port": "Nothing answers on this port: is the server up (systemctl, docker ps), does a firewall let this host "
+        "through (iptables -L -n, ufw status)? Where direct access is barred: ssh -L PORT:HOST:PORT GATEWAY.",
+        "TLS": "The certificate is not accepted: its name, its date, its issuer; or the scheme should be http.",
+        "server": "The port is open, nothing answers: a paused or overloaded server, or a proxy in between.",
+        "tenant and database": "Something answers: is it Chroma, are tenant, database and headers right?",
+        "pace": "The server answers slowly: raise timeout_seconds (resolve() does), or look at its load.",
+    }
+    step = notebook_for(rung.code)
+    other = f" See {step.notebook}." if step is not None and step.number != "45" else ""
+    return said.get(rung.rung, rung.seen) + other
+
+
+def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]]:
+    url = urlsplit(str(endpoint.url))
+    host, port = url.hostname or "localhost", url.port or (443 if url.scheme == "https" else 80)
+
+    def name() -> str:
+        found = sorted({str(a[4][0]) for a in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
+        return f"{host} is {', '.join(found)}"
+
+    def connect() -> str:
+        with socket.create_connection((host, port), timeout=endpoint.timeout_seconds):
+            return f"{host}:{port} accepts connections"
+
+    def handshake() -> str:
+        context = ssl.create_default_context()
+        if not endpoint.verify_tls:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with (
+            socket.create_connection((host, port), timeout=endpoint.timeout_seconds) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            return f"{secure.version()}{'' if endpoint.verify_tls else ', certificate not verified'}"
+
+    def beats() -> str:
+        """One try with one time-out: what greets below tries five times, which takes minutes on a paused server."""
+        with httpx.Client(verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as client:
+            address, headers = str(endpoint.url).rstrip("/"), request_headers(endpoint, role)
+            answer = attempt(
+                lambda: client.get(f"{address}/api/v2/heartbeat", headers=headers), f"{role} {endpoint.label}"
+            )
+        return f"answers {answer.status_code} to a heartbeat"
+
+    def speaks() -> str:
+        return f"Chroma answers, API {greet(endpoint, role, request_headers(endpoint, role))}; tenant and database are there"
+
+    def lists() -> str:
+        return f"{len(quick_names(endpoint, role))} collections"
+
+    tls: list[tuple[str, Callable[[], str]]] = [("TLS", handshake)] if url.scheme == "https" else []
+    return [("name", name), ("port", connect), *tls, ("server", beats), ("tenant and database", speaks), ("collections", lists),
+            ("pace", lambda: pace(endpoint, role))]  # fmt: skip
+
+
+def pace(endpoint: Endpoint, role: str) -> str:
+    """Ten heartbeats on one connection, timed. Raises where one is not answered in time."""
+    headers = request_headers(endpoint, role)
+    base = str(endpoint.url).rstrip("/")
+    times = []
+    with httpx.Client(headers=headers, verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as client:
+        api = "v2" if client.get(f"{base}/api/v2/heartbeat").status_code == 200 else "v1"
+        for _ in range(BEATS):
+            begun = time.monotonic()
+            client.get(f"{base}/api/{api}/heartbeat").raise_for_status()
+            times.append(1000 * (time.monotonic() - begun))
+    middle, late = np.percentile(times, [50, 95])
+    return f"heartbeat p50 {middle:.1f} ms, p95 {late:.1f} ms, time-out {endpoint.timeout_seconds:g} s"
+
+
+def _directory(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]]:
+    path = Path(str(endpoint.path))
+
+    def folder() -> str:
+        if role == "target" and not path.exists():
+            return f"{path} will be made"
+        return f"{path}, {sum(1 for _ in path.iterdir())} entries"
+
+    def lists() -> str:
+        return f"{len(quick_names(endpoint, role))} collections"
+
+    return [("folder", folder), ("collections", lists)]

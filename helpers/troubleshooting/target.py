@@ -1,0 +1,240 @@
+"""The target against what was staged, chunk by chunk, and the chunks of it put right by delete-and-add.
+
+Never by upsert, which merges metadata and makes current servers lose other records (chroma-facts 7, 17). Deletes can do
+that too, more rarely (measured on 1.5.9), so a collection from which anything was deleted is probed id by id, and written
+afresh where a search does not find one. What the target
+holds of the chunks is exported first, so each mend can be undone; a kill at any moment leaves exports and a target that
+the next mend puts right, because what is to be done is found by comparing anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from helpers import audit
+from helpers import comparison as compare
+from helpers.chunks import ChunkBatch
+from helpers.migration.quarantine import Quarantine
+from helpers.migration.staging import Staged
+from helpers.progress import Progress, silent
+from helpers.results import utc_now, write_json
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.record import RunRecord
+from helpers.snapshot import from_table, to_table
+from helpers.stores import CollectionInfo
+from helpers.stores.client import ClientStore
+from helpers.troubleshooting.reachable import beyond_reach
+
+COLUMNS = ["target", "id", "difference", "field", "detail"]
+SLICE = 200  # chunks in hand at a time
+_DETAILED = 1000  # rows of a kind and target that say more than which id
+
+
+def refused(aside: Quarantine, staged: Staged, target: str) -> set[int]:
+    """The staged rows of this target that it refused when they were written: they stand in quarantine."""
+    keys = {key for key, reason in aside.reasons().items() if reason == "refused_by_target"}
+    if not keys:
+        return set()
+    return {i for i, origin in enumerate(staged.origins(target, 0, staged.rows(target))) if origin in keys}
+
+
+def staged_chunks(staged: Staged, aside: Quarantine, target: str, size: int = SLICE) -> Iterator[ChunkBatch]:
+    """What is to stand in a target, without what it refused, in the staged order."""
+    left_out, at = refused(aside, staged, target), 0
+    for batch in staged.stream(target, 0, size):
+        kept = [i for i in range(len(batch)) if at + i not in left_out]
+        at += len(batch)
+        yield batch if len(kept) == len(batch) else batch.take(kept)
+
+
+def differences(
+    store: ClientStore | None, there: set[str], staged: Staged, aside: Quarantine, progress: Progress = silent
+) -> pd.DataFrame:
+    """Every chunk in which the target is not what was staged: target, id, difference (a reason code), field, detail."""
+    rows: list[tuple[str, str, str, str, str]] = []
+    kept: Counter[tuple[str, str]] = Counter()
+
+    def note(target: str, chunk: str, kind: str, field: str, detail: str) -> None:
+        kept[target, kind] += 1
+        brief = kept[target, kind] > _DETAILED
+        rows.append((target, chunk, kind, field, "" if brief else detail))
+
+    for target in sorted(staged.files):
+        present = store is not None and target in there
+        space = store.info(target).space if store is not None and present else "l2"
+        left = set(store.ids(target)) if store is not None and present else set()
+        for batch in staged_chunks(staged, aside, target):
+            found = ChunkBatch.empty(batch.dimension)
+            if store is not None and present:
+                found = store.read(target, batch.ids)
+            left.difference_update(batch.ids)
+            for row in compare.compare_batch(batch, found, space).itertuples(index=False, name=None):
+                note(target, *row)
+            progress.advance(len(batch))
+        for chunk in sorted(left):
+            note(target, chunk, compare.CHUNK_EXTRA, "", "in the target, but staged by nobody")
+    return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+
+
+@dataclass(slots=True)
+class Mend:
+    """Chunks of a target put right: `ids[target]` are deleted, and those of them that were staged are added again.
+
+    `plans[target]` is the collection as it is created where it has to be written afresh.
+    """
+
+    run: RunRecord
+    plans: Mapping[str, CollectionInfo]
+    store: ClientStore
+    staged: Staged
+    aside: Quarantine
+
+    @property
+    def folder(self) -> Path:
+        return self.run.workspace / "undo"
+
+    def apply(self, ids: dict[str, list[str]]) -> pd.DataFrame:
+        """One row a target: chunks that stood there (exported, deleted), added, whether it was written afresh."""
+        void_verdicts(self.run)
+        held = self._lock()
+        try:
+            exported = self._export(ids)
+            self._audit("target mended", "begun", ids, export=exported.name)
+            rows = [(name, *self._one(name, wanted)) for name, wanted in sorted(ids.items()) if wanted]
+            _state(exported, "done")
+            self._audit("target mended", "done", ids, export=exported.name)
+        finally:
+            if not held:
+                self.store.release_lock(self.run.id)
+        return pd.DataFrame(rows, columns=["target", "stood there", "added", "afresh"])
+
+    def undo(self) -> pd.DataFrame:
+        """Every mend of this run that is not undone, the newest first: what stood there stands there again."""
+        void_verdicts(self.run)
+        held, rows = self._lock(), []
+        try:
+            for folder in reversed(exports(self.folder)):
+                manifest = json.loads((folder / "undo.json").read_text(encoding="utf-8"))
+                self._audit("mend undone", "begun", manifest["ids"], export=folder.name)
+                for name, wanted in sorted(manifest["ids"].items()):
+                    rows.append((folder.name, name, *self._back(folder, name, wanted, manifest["files"][name])))
+                _state(folder, "undone")
+                self._audit("mend undone", "done", manifest["ids"], export=folder.name)
+        finally:
+            if not held:
+                self.store.release_lock(self.run.id)
+        return pd.DataFrame(rows, columns=["mend", "target", "deleted", "put back", "without a vector"])
+
+    def _one(self, name: str, wanted: Sequence[str]) -> tuple[int, int, bool]:
+        if name not in self.store.names():  # a mend that was killed while it wrote the collection afresh
+            return 0, self._afresh(name), True
+        there = set(self.store.ids(name)).intersection(wanted)
+        self.store.delete(name, sorted(there))
+        added = self._add(name, set(wanted))
+        if there and (lost := beyond_reach(self.store, name, self.store.ids(name))):
+            self.run.log(f"{name}: {len(lost)} ids beyond reach after deleting {len(there)}; written afresh")
+            self.store.drop(name)
+            self._afresh(name)
+            return len(there), added, True
+        return len(there), added, False
+
+    def _afresh(self, name: str) -> int:
+        """The collection created, and all that is staged for it added; adds alone keep an index whole."""
+        self.store.create(self.plans[name])
+        return self._add(name, None)
+
+    def _add(self, name: str, todo: set[str] | None) -> int:
+        """Add these of the staged chunks, or all of them."""
+        added = 0
+        for batch in staged_chunks(self.staged, self.aside, name):
+            mine = [i for i, chunk in enumerate(batch.ids) if todo is None or chunk in todo]
+            if mine:
+                self.store.add(name, batch.take(mine))
+                added += len(mine)
+        return added
+
+    def _back(self, folder: Path, name: str, wanted: Sequence[str], files: Sequence[str]) -> tuple[int, int, int]:
+        there = sorted(set(self.store.ids(name)).intersection(wanted))
+        self.store.delete(name, there)
+        put = lost = 0
+        for file in files:
+            batch = from_table(pq.read_table(folder / file, partitioning=None))
+            whole = [i for i in range(len(batch)) if not batch.lost[i]]
+            if whole:
+                self.store.add(name, batch.take(whole))
+            put, lost = put + len(whole), lost + len(batch) - len(whole)
+        return len(there), put, lost
+
+    def _export(self, ids: dict[str, list[str]]) -> Path:
+        """Everything that stands under these ids, on disk, before anything is touched."""
+        number = len(list(self.folder.glob("*/undo.json"))) + 1
+        folder = self.folder / f"{number:04d}-{self.run.step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        files: dict[str, list[str]] = {}
+        present = set(self.store.names())
+        for position, (name, wanted) in enumerate(sorted(ids.items()), 1):
+            files[name] = []
+            for start in range(0, len(wanted) if name in present else 0, SLICE):
+                batch = self.store.read(name, wanted[start : start + SLICE])
+                if len(batch):
+                    file = f"{position:03d}-{start // SLICE + 1:05d}.parquet"
+                    _write(folder / file, batch)
+                    files[name].append(file)
+        manifest = {"run_id": self.run.id, "step": self.run.step, "when": utc_now(), "ids": ids, "files": files}
+        write_json(folder / "undo.json", {**manifest, "state": "intended"})
+        return folder
+
+    def _lock(self) -> bool:
+        """Take the target's lock; whether this run held it before (a migration that is not finished keeps it)."""
+        held = (self.store.lock_holder() or {}).get("run_id") == self.run.id
+        self.store.acquire_lock(self.run.id)
+        return held
+
+    def _audit(self, action: str, outcome: str, ids: dict[str, list[str]], **facts: Any) -> None:
+        counts = {name: len(chunks) for name, chunks in sorted(ids.items()) if chunks}
+        audit.append(self.run.folder / audit.NAME, action, outcome=outcome, step=self.run.step, chunks=counts, **facts)
+
+
+def exports(folder: Path) -> list[Path]:
+    """The exports of mends that are not undone, the oldest first; `intended` ones were killed and may be half done."""
+    found = []
+    for file in sorted(folder.glob("*/undo.json")):
+        if json.loads(file.read_text(encoding="utf-8"))["state"] != "undone":
+            found.append(file.parent)
+    return found
+
+
+def unfinished(export: Path) -> list[str]:
+    """The targets of a mend that was begun and not finished."""
+    manifest = json.loads((export / "undo.json").read_text(encoding="utf-8"))
+    return sorted(manifest["ids"]) if manifest["state"] == "intended" else []
+
+
+def void_verdicts(run: RunRecord) -> None:
+    """A target that is changed was judged by nobody: the results of 23 and later, and approvals that rest on them, go."""
+    steps = [plan.find(number) for number in plan.find("22").outdates]
+    runs.supersede(run.home, [(s.number, s.name) for s in steps])
+
+
+def _write(path: Path, batch: ChunkBatch) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        pq.write_table(to_table(batch), file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _state(folder: Path, state: str) -> None:
+    manifest = json.loads((folder / "undo.json").read_text(encoding="utf-8"))
+    write_json(folder / "undo.json", {**manifest, "state": state})

@@ -1,0 +1,116 @@
+"""Every reason code in the source has a row that leads to a notebook; every row is given by somebody."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from helpers.decision import decision_matrix
+from helpers.migration.quarantine import Quarantine
+from helpers.run import plan
+from helpers.run.folders import RunFolder
+from helpers.schema import load_schema
+from helpers.schema.rules import REASONS
+from helpers.troubleshooting.map import ROWS, advice, notebook_for, row_of, steps_for
+from tests.conftest import ROOT
+from tests.reason_codes import codes
+
+MATRIX = {"chunks": 1, "valid": 1, "complete": 1, "checked": 1, "nan": 0, "queries_ok": None, "queries": 0,
+          "collections_matching": 1, "collections": 1}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def given() -> dict[str, str]:
+    """Every code that the source can give, the matrix's and the schemas' with their names put in."""
+    found = codes(ROOT / "helpers")
+    place = found.pop("matrix_*")
+    return found | {f"matrix_{row['criterion'].replace(' ', '_')}": place for row in decision_matrix(MATRIX)}
+
+
+def test_every_code_has_a_row(given: dict[str, str]) -> None:
+    lost = [f"{code} ({place})" for code, place in sorted(given.items()) if row_of(code) is None]
+    assert not lost, "give each a row in helpers/troubleshooting/map.py: " + ", ".join(lost)
+
+
+def test_every_row_is_given_by_something(given: dict[str, str]) -> None:
+    rows = [code for row in ROWS for code in row.codes]
+    assert len(rows) == len(set(rows))
+    assert not [code for code in rows if code not in given]
+
+
+def test_the_search_finds_what_can_be_found(given: dict[str, str]) -> None:
+    """Codes that stand in the source in ways of every kind: through names, loops, call sites, tables, patterns."""
+    assert {
+        "count_mismatch", "chunk_doubled", "unknown_tenant", "unknown_database", "mixed_spaces", "mixed_dimensions",
+        "source_lfs_pointer", "target_lfs_pointer", "invalid_citation_uri", "refused_by_target", "kernel_died",
+        "zero_vector", "tiny_norm", "missing_*", "server_busy", "no_go", "space_differs", "matrix_named_queries",
+    } <= set(given)  # fmt: skip
+    assert len(given) > 140
+
+
+def test_wrong_parameters_explain_themselves(given: dict[str, str]) -> None:
+    usage = {
+        str(node.args[0].value)
+        for path in (ROOT / "helpers").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "UsageError"
+        if node.args and isinstance(node.args[0], ast.Constant)
+    }
+    assert {"unknown_parameter", "bad_run_id", "step_missing"} <= usage
+    assert not [c for c in usage - set(given) if row_of(c) is not None and not _pattern_only(c)]
+
+
+def _pattern_only(code: str) -> bool:
+    return any("*" in c and fnmatchcase(code, c) for row in ROWS for c in row.codes)
+
+
+@pytest.mark.parametrize("schema", ["identity", "if_ttt"])
+def test_what_a_schema_can_find_has_a_row(schema: str) -> None:
+    for code in [*load_schema(schema).reasons(), *(c for c in REASONS if "<" not in c)]:
+        assert row_of(code) is not None, code
+
+
+def test_a_code_by_name_goes_before_a_pattern() -> None:
+    numbers = {code: step.number for code in ("missing_author", "missing_embedding", "invalid_authenticity_score")
+               if (step := notebook_for(code))}  # fmt: skip
+    assert numbers == {"missing_author": "46", "missing_embedding": "47", "invalid_authenticity_score": "42"}
+    assert notebook_for("bad_run_id") is None
+    assert advice("bad_run_id", "night-1") == ""
+
+
+def test_every_row_leads_to_a_notebook_of_section_4() -> None:
+    steps = [plan.find(row.step) for row in ROWS]
+    assert {s.number for s in steps} == {"40", "41", "42", "43", "44", "45", "46", "47", "48"}
+    assert all((ROOT / "notebooks" / s.notebook).is_file() and not s.on_line for s in steps)
+
+
+def test_advice_is_a_command_for_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNBOOK_REPORTS", raising=False)
+    monkeypatch.delenv("RUNBOOK_WORKSPACE", raising=False)
+    expected = "Troubleshoot: papermill notebooks/48_count_mismatch.ipynb OUT.ipynb -p run_id night-1"
+    assert advice("count_mismatch", "night-1") == expected
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "my reports"))
+    run = RunFolder.of("night-1")
+    words = shlex.split(advice("count_mismatch", run).removeprefix("Troubleshoot: "))
+    assert words[0] == f"RUNBOOK_REPORTS={tmp_path / 'my reports'}"
+    assert words[1:] == ["papermill", "notebooks/48_count_mismatch.ipynb", "OUT.ipynb", "-p", "run_id", "night-1"]
+
+
+def test_the_trouble_that_explains_most_comes_first() -> None:
+    assert [s.number for s in steps_for(["unexpected", "chunk_missing", "missing_author", "missing_category"])] == [
+        "46",
+        "48",
+    ]
+    assert [s.number for s in steps_for(["unexpected"])] == ["40"]
+    assert steps_for(["bad_run_id"]) == []
+
+
+def test_quarantine_reasons_are_of_the_map(tmp_path: Path) -> None:
+    """What stands in a quarantine of an earlier night is explained as well."""
+    aside = Quarantine(tmp_path)
+    aside.write([{"collection": "a", "id": "1", "reason": "invalid_effectiveness_rating", "detail": "7"}])
+    assert {step.number for step in steps_for(aside.counts())} == {"42"}

@@ -1,0 +1,75 @@
+"""What the tests of Section 4 share: a small run that has migrated, the same from a server to a server, desks at work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from helpers.migration.phases import Migration
+from helpers.parameters import parameters_from
+from helpers.results import Check, Verdict, utc_now
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+from helpers.run.record import RunRecord
+from helpers.steps.snapshot import SnapshotStep
+from helpers.troubleshooting.desk import AFTER, BEFORE, Desk
+from helpers.troubleshooting.desks import desk_of
+
+
+def begun(name: str = "night", **sections: Any) -> RunFolder:
+    """A run with its snapshot taken and nothing migrated; sources and targets are the folders `source` and `target`."""
+    given = {
+        "name": name, "schema": "identity", "source": {"path": "source"}, "target": {"path": "target"},
+        "snapshot": {"directory": "kept"}, "migration": {"batch_size": 10, "workers": 1}, **sections,
+    }  # fmt: skip
+    folder = runs.create(parameters_from(given), name)
+    record = RunRecord(folder, "21")
+    SnapshotStep(record).verify()
+    keep(folder, record)
+    return folder
+
+
+def migrated(folder: RunFolder) -> RunFolder:
+    """Steps 22 as its notebook does it, its result kept, also of a failure."""
+    record = RunRecord(folder, "22")
+    work = Migration(record)
+    try:
+        work.validate()
+        work.import_chunks()
+        work.verify()
+        work.catch_up()
+    except Exception as error:
+        from helpers.run.kernel import failure
+
+        record.result.error, record.result.verdict = failure(error), Verdict.FAIL
+        raise
+    finally:
+        keep(folder, record)
+    return folder
+
+
+def keep(folder: RunFolder, record: RunRecord) -> None:
+    record.result.finished = utc_now()
+    record.result.write(folder.reports / "results" / f"{record.step}.json")
+
+
+def at(folder: RunFolder, step: str, *, dry_run: bool = False) -> Any:
+    """The desk of a step, as its notebook has it."""
+    return desk_of(RunRecord(folder, step, dry_run=dry_run))
+
+
+def probe(desk: Desk) -> tuple[Verdict, int, pd.DataFrame]:
+    """The probe: its verdict, how many things are wrong, its table."""
+    table = desk.probe()
+    check = [c for c in desk.run.result.checks if c.name in (BEFORE, AFTER)][-1]
+    return check.verdict, check.measured, table
+
+
+def check_of(desk: Desk, name: str) -> Check:
+    return next(c for c in desk.run.result.checks if c.name == name)
+
+
+def target_of(folder: RunFolder) -> Path:
+    return Path(str(folder.parameters().target.path))
