@@ -21,13 +21,16 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --pro
 NOTEBOOKS := $(wildcard notebooks)
 CODE := $(wildcard helpers tests benchmarks notebooks)
 
-.PHONY: help rehearse test test-slow test-kill test-memory test-compat lab lint bench lock clean
+.PHONY: help rehearse rehearse-servers test test-slow test-kill test-memory test-compat lab lint bench lock clean
 
 help:
-	@echo "make rehearse | test | test-slow | test-kill | test-memory | test-compat | lab | lint | bench | lock | clean    (README.md says what each does)"
+	@echo "make rehearse | rehearse-servers | test | test-slow | test-kill | test-memory | test-compat | lab | lint | bench | lock | clean    (README.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
+
+rehearse-servers: $(READY)
+	$(BIN)/runbook rehearse --servers $(ARGS)
 
 test: lint
 	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \

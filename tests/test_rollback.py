@@ -202,7 +202,9 @@ def test_damage_under_a_fence_is_mended_chunk_by_chunk(night: Night) -> None:
     night.rollback(restore=True)
     found = everything(night.source)
     assert found["alpha"] == source["alpha"]
-    assert found["beta"][3].keys() == source["beta"][3].keys() and found["beta"][3]["b5"][0] == source["beta"][3]["b5"][0]
+    assert (
+        found["beta"][3].keys() == source["beta"][3].keys() and found["beta"][3]["b5"][0] == source["beta"][3]["b5"][0]
+    )
     assert list((night.folder.workspace / "rollback").glob("source-before-*/*.parquet"))
 
 

@@ -15,6 +15,10 @@ def rehearse(chosen: argparse.Namespace) -> int:
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
         raise runs.taken(folder)
+    if chosen.servers:
+        from helpers.runner.rehearse_servers import rehearse_servers
+
+        return rehearse_servers(folder, chosen.chunks, chosen.dimension)
     from helpers.runner.rehearsal import prepare
 
     print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
@@ -31,11 +35,8 @@ def _drill(folder: RunFolder) -> int:
 
     drilled = drill(folder, terminal := Terminal())
     render_pages(folder)
-    terminal.say(
-        "\n".join(
-            ["", *(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]
-        )
-    )
+    lines = [*(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]
+    terminal.say("\n".join(["", *lines]))
     return 0
 
 
