@@ -31,12 +31,8 @@ def fill(store: Store, name: str, chunks: int = 30) -> None:
     store.add(name, ChunkBatch(ids, [f"text {n}" for n in range(chunks)], vectors, [{"n": n} for n in range(chunks)]))
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def a_signed_run() -> RunFolder:
     """A run that has passed 24 and was signed: two collections of its own in the target, one that was there before."""
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.chdir(tmp_path)
     made = runs.create(parameters_from({"name": "n", "source": {"path": "s"}, "target": {"path": "t"}}), "night")
     with open_target(made.parameters().target) as store:
         for name in (*OURS, THEIRS):
@@ -47,12 +43,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
         ledger.intend(name)
     for part in ("staged", "quarantine"):
         write_json(made.workspace / part / "index.json", {"files": {}})
-    for step in plan.LINE:
+    for step in plan.between(plan.LINE[0], plan.find("24")):
         RunRecord(made, step.number).result.write(made.reports / "results" / f"{step.number}.json")
         (made.reports / step.notebook).write_text("{}")
     for gate in ("dry-run", "cutover"):
         write_json(made.reports / "signoffs" / f"{gate}-dba.json", {"gate": gate})
     return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+    return a_signed_run()
 
 
 def in_target(folder: RunFolder) -> list[str]:
