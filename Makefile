@@ -48,7 +48,7 @@ test-compat: $(READY)
 
 # Minutes each; not part of `make test`. -rP, -s: what they saw is worth reading when they pass, too.
 test-kill: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) -rP tests/heavy/test_killed_runs_end_the_same.py $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) -rP tests/heavy/test_killed_*.py $(ARGS)
 
 test-memory: $(READY)
 	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)

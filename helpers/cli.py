@@ -18,7 +18,7 @@ from typing import NoReturn
 from helpers.errors import RunbookError, UsageError, one_line
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
-from helpers.runner import rollback_options, run_commands, snapshot_commands
+from helpers.runner import evidence_commands, rollback_options, run_commands, snapshot_commands
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -79,14 +79,7 @@ def parser() -> argparse.ArgumentParser:
     status = _command(commands, "status", _status, "where the runs stand, or one of them")
     status.add_argument("run_id", nargs="?", default="", metavar="RUN_ID")
 
-    sign = _command(commands, "sign", _sign, "record an approval")
-    sign.add_argument("run_id", metavar="RUN_ID")
-    sign.add_argument("--role", required=True, help="such as dba; the roles are in the parameters, signoff.required")
-    sign.add_argument("--name", required=True, help="who signs")
-    sign.add_argument("--decision", required=True, choices=["go", "no-go"])
-    sign.add_argument("--gate", default="cutover", choices=["dry-run", "cutover"])
-    sign.add_argument("--reason", default="", help="one line, shown with the decision")
-    sign.add_argument("--accept", action="append", default=[], metavar="CRITERION", help="a marginal one; repeatable")
+    evidence_commands.declare(lambda name, action, text: _command(commands, name, action, text))
 
     fence = _command(commands, "fence", _fence, "the write fence before the source: where it stands, or lift it")
     fence.add_argument("run_id", metavar="RUN_ID")
@@ -212,18 +205,6 @@ def _status(chosen: argparse.Namespace) -> int:
     from helpers.runner.status import status
 
     return status(chosen)
-
-
-def _sign(chosen: argparse.Namespace) -> int:
-    from helpers.decision import sign
-    from helpers.runner.overview import next_action
-
-    folder = runs.find(chosen.run_id)
-    words = (chosen.role, chosen.name, chosen.decision, chosen.gate, chosen.reason, chosen.accept)
-    path = sign(folder.reports, *words)
-    folder.log(f"{chosen.decision} of {chosen.role} by {chosen.name} for {chosen.gate}")
-    print(f"Recorded in {path}. {next_action(folder)}")
-    return 0
 
 
 def _fence(chosen: argparse.Namespace) -> int:

@@ -80,11 +80,19 @@ class Comparison:
 
 def compare_batch(expected: ChunkBatch, found: ChunkBatch, space: Space) -> pd.DataFrame:
     """The differences alone: a frame of id, difference (a reason code), field, detail; empty where all is well."""
-    return compare(expected, found, space).differences
+    return _compared(expected, found, space)[0]
 
 
 def compare(expected: ChunkBatch, found: ChunkBatch, space: Space) -> Comparison:
     """Every chunk of `expected` against the chunk of the same id in `found`, in any order."""
+    differences, left, right, wrong = _compared(expected, found, space)
+    return _measured(left, right, space, differences, wrong)
+
+
+def _compared(
+    expected: ChunkBatch, found: ChunkBatch, space: Space
+) -> tuple[pd.DataFrame, ChunkBatch, ChunkBatch, WrongVectors | None]:
+    """The differences, the chunks that both have, aligned, and vectors that are wrong."""
     rows: list[Row] = []
     first: dict[str, int] = {}
     for position, chunk in enumerate(found.ids):
@@ -105,7 +113,7 @@ def compare(expected: ChunkBatch, found: ChunkBatch, space: Space) -> Comparison
     _texts(left.ids, left.uris, right.uris, URI, "uri", rows)
     for chunk, was, now in zip(left.ids, left.metadatas, right.metadatas, strict=True):
         rows += [(chunk, *difference) for difference in metadata_differences(was, now)]
-    return _measured(left, right, space, _frame(rows), wrong)
+    return _frame(rows), left, right, wrong
 
 
 def _frame(rows: Sequence[Row]) -> pd.DataFrame:

@@ -14,8 +14,9 @@ import pandas as pd
 from helpers.errors import UsageError
 from helpers.fence import FenceState
 from helpers.results import Check, StepResult, Verdict, worst
+from helpers.run.folders import file_digest
 from helpers.run.record import RunRecord
-from helpers.signoffs import CUTOVER, GO, NO_GO, GateState, file_digests, gate_state, results_digest, sign
+from helpers.signoffs import CUTOVER, GO, NO_GO, GateState, gate_state, sign
 from helpers.validation.judgement import REQUIRED
 
 __all__ = [
@@ -26,9 +27,7 @@ __all__ = [
     "Review",
     "decide",
     "decision_matrix",
-    "file_digests",
     "gate_state",
-    "results_digest",
     "sign",
 ]
 
@@ -194,7 +193,8 @@ class Review:
         """GO or NO-GO, with the reasons; recorded with the digest of every result that it stands on."""
         self.matrix()
         decision, against, marginal = decide(self._tests, self._matrix)
-        digests = {k: v for k, v in file_digests(self.run.folder, CUTOVER).items() if k != f"{self.run.step}.json"}
+        results = sorted((self.run.folder / "results").glob("*.json"))
+        digests = {path.name: file_digest(path) for path in results if path.stem < self.run.step}
         self.run.fact("decision", decision)
         self.run.fact("against", against)
         self.run.fact("accept", marginal)
@@ -209,7 +209,10 @@ class Review:
     def approvals(self) -> pd.DataFrame:
         """Who has to sign, and how."""
         rows = [
-            {"role": role, "sign with": f"runbook sign {self.run.id} --role {role} --name NAME --decision go"}
+            {
+                "role": role,
+                "sign with": f"runbook sign {self.run.id} --role {role} --name NAME --decision go --key FILE",
+            }
             for role in self.run.parameters.signoff.required
         ]
         return pd.DataFrame(rows, columns=["role", "sign with"])

@@ -73,6 +73,7 @@ class Night:
             work._batch_clock = stopping  # type: ignore[method-assign]
         work.import_chunks()
         work.verify()
+        work.catch_up()
         self.keep(record)
 
     def migrate_half(self) -> None:

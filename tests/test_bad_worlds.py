@@ -237,7 +237,7 @@ PARAMETERS: list[tuple[str, tuple[str, str], str, str, str]] = [
     ("an empty file", FINE, "", "run empty.yaml", "empty.yaml"),
     ("resume of no run", FINE, "", "resume one", "there is no run one"),
     ("status of no run", FINE, "", "status one", "there is no run one"),
-    ("sign for no run", FINE, "", "sign one --role dba --name A --decision go", "there is no run one"),
+    ("sign for no run", FINE, "", "sign one --role dba --name A --decision go --key k", "there is no run one"),
     ("sign without a decision", FINE, "", "sign one --role dba --name A --decision maybe", "--decision"),
     ("no command", FINE, "", "", "COMMAND"),
     ("an unknown option", FINE, "", "run {file} --fast", "--fast"),

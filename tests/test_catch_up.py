@@ -171,6 +171,7 @@ def test_collections_come_go_and_change_their_settings(night: RunFolder) -> None
     assert owned == ["alpha", "gamma", "hollow"]
 
 
+@pytest.mark.slow
 def test_a_new_collection_whose_name_is_taken_in_the_target_stops_before_anything_is_touched(night: RunFolder) -> None:
     migrate(night)
     theirs = chunks(3, 2, prefix="theirs")
@@ -189,6 +190,7 @@ def test_a_new_collection_whose_name_is_taken_in_the_target_stops_before_anythin
         assert "a1" in target.ids("alpha")
 
 
+@pytest.mark.slow
 def test_an_emptied_source_empties_no_target(night: RunFolder) -> None:
     migrate(night)
 
@@ -308,7 +310,9 @@ def killing(monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
         monkeypatch.setattr(shutil, name, die)
 
 
-@pytest.mark.parametrize("moment", [3, 12, 20, 29, 41, pytest.param(55, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "moment", [12, 29, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 7, 20, 24, 33, 37, 41, 55))]
+)
 def test_killed_anywhere_and_gone_on_with(night: RunFolder, moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
     migrate(night)
 
@@ -331,6 +335,7 @@ def test_killed_anywhere_and_gone_on_with(night: RunFolder, moment: int, monkeyp
     assert_target_is_source(night)
 
 
+@pytest.mark.slow
 def test_a_chunk_that_the_probe_finds_wrong_is_written_again_or_named(
     night: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

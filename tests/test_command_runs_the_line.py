@@ -17,6 +17,7 @@ from helpers.decision import gate_state
 from helpers.parameters import load_parameters
 from helpers.sample import write_sample
 from tests.conftest import ROOT
+from tests.signers import Signers
 
 pytestmark = pytest.mark.slow
 
@@ -55,10 +56,13 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     assert "Verdict: GO" in done.stdout
     assert f"Open:    {page}" in done.stdout
     assert page.is_file()
-    assert len(list(page.parent.glob("*.html"))) == 10
-    signed = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((page.parent / "signoffs").iterdir())]
+    assert len(list(page.parent.glob("*.html"))) == 11
+    signed = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((page.parent / "signoffs").glob("*.json"))]
     assert [s["role"] for s in signed] == ["dba", "operations_lead", "security"]
     assert all(s["rehearsal"] is True and s["name"].startswith("REHEARSAL") for s in signed)
+    assert runbook("verify", "try").stdout.startswith("Run try fits: ")
+    plain = subprocess.run(["bash", "VERIFY.txt"], cwd=page.parent, capture_output=True, text=True, check=False)
+    assert (plain.returncode, plain.stdout.splitlines()[-1]) == (0, "Everything fits."), plain.stdout + plain.stderr
 
     facts = json.loads((page.parent / "run.json").read_text(encoding="utf-8"))
     (page.parent / "run.json").write_text(json.dumps({**facts, "rehearsal": False}), encoding="utf-8")
@@ -69,7 +73,9 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
 def test_a_run_waits_for_its_approvals_and_a_damaged_target_is_no_go(runbook: Runbook, tmp_path: Path) -> None:
     write_sample(tmp_path / "source", chunks=120, dimension=16)
     before = tree(tmp_path / "source")
-    text = "name: trial\nsource: {path: source}\ntarget: {path: target}\nschema: identity\nsignoff: {dry_run: [dba]}\n"
+    people = Signers(tmp_path / "keys")
+    text = "name: trial\nsource: {path: source}\ntarget: {path: target}\nschema: identity\n"
+    text += people.parameter("dry_run: [dba]")
     (tmp_path / "trial.yaml").write_text(text, encoding="utf-8")
 
     dry = runbook("run", "trial.yaml", "--run-id", "one", "--dry-run")
@@ -78,7 +84,7 @@ def test_a_run_waits_for_its_approvals_and_a_damaged_target_is_no_go(runbook: Ru
     assert "--from 20" in in_one_line(runbook("resume", "one"), 2)
     in_one_line(runbook("run", "--run-id", "one", "--from", "20"), 4)
     assert not (tmp_path / "reports" / "one" / "results" / "20.json").exists(), "a shut gate lets no step begin"
-    signed = runbook("sign", "one", "--role", "dba", "--name", "Ada", "--decision", "go", "--gate", "dry-run")
+    signed = runbook("sign", "one", *people.command("dba"), "--gate", "dry-run")
     assert (signed.returncode, "Step 20" in signed.stdout) == (0, True), signed.stdout + signed.stderr
 
     waiting = in_one_line(runbook("run", "--run-id", "one", "--from", "20"), 4)
@@ -86,7 +92,7 @@ def test_a_run_waits_for_its_approvals_and_a_damaged_target_is_no_go(runbook: Ru
     assert tree(tmp_path / "source") == before
     in_one_line(runbook("resume", "one"), 4)
     for role in ("operations_lead", "dba", "security"):
-        assert runbook("sign", "one", "--role", role, "--name", "A", "--decision", "go").returncode == 0
+        assert runbook("sign", "one", *people.command(role)).returncode == 0
     done = runbook("resume", "one")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Verdict: GO\n" in done.stdout
@@ -97,7 +103,7 @@ def test_a_run_waits_for_its_approvals_and_a_damaged_target_is_no_go(runbook: Ru
     assert "NO-GO" in in_one_line(no_go, 3)
     assert damaged in no_go.stdout
     assert "Verdict: NO-GO" in no_go.stdout
-    refused = runbook("sign", "one", "--role", "dba", "--name", "A", "--decision", "go")
+    refused = runbook("sign", "one", *people.command("dba"))
     assert "NO-GO" in in_one_line(refused, 2)
 
 

@@ -45,7 +45,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("resume nobody", 2, "there is no run nobody"),
         ("resume ../../x", 2, "cannot be the id of a run"),
         ("status nobody", 2, "there is no run nobody"),
-        ("sign nobody --role dba --name A --decision go", 2, "there is no run nobody"),
+        ("sign nobody --role dba --name A --decision go --key k", 2, "there is no run nobody"),
         ("rehearse --chunks 0", 2, "--chunks"),
         ("rehearse --chunks many", 2, "--chunks"),
         ("rehearse --chunks 10", 2, "10 chunks"),
@@ -147,7 +147,7 @@ def test_reports_may_be_elsewhere(capsys: Run, tmp_path: Path) -> None:
 
 def test_an_approval_needs_a_decision_to_approve(capsys: Run) -> None:
     made()
-    assert cli.main(["sign", "one", "--role", "dba", "--name", "A", "--decision", "go"]) == 2
+    assert cli.main(["sign", "one", "--role", "dba", "--name", "A", "--decision", "go", "--key", "k"]) == 2
     assert "step 24" in capsys.readouterr().err
-    assert cli.main(["sign", "one", "--role", "cook", "--name", "A", "--decision", "go"]) == 2
+    assert cli.main(["sign", "one", "--role", "cook", "--name", "A", "--decision", "go", "--key", "k"]) == 2
     assert "cook" in capsys.readouterr().err

@@ -8,12 +8,12 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import chromadb
 import pytest
 
 from helpers import audit
 from helpers.cutover import CutoverState, put_back
 from helpers.cutover.control import Control
+from helpers.cutover.files import put_in_place
 from helpers.cutover.state import APPLIED, APPLYING, BACKED_UP, DONE, REVERTED, REVERTING
 from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
 from helpers.results import Verdict
@@ -21,6 +21,7 @@ from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.signoffs import NO_GO, sign
 from tests.cutovers import cells, decided, details, migrated, step, verdicts
+from tests.plain_client import opened
 from tests.storage import embedded
 
 ENV = b'\xef\xbb\xbf# who\r\nexport CHROMA_PATH="/old"  # here\r\nAPI_KEY=s3cret\r\nCHROMA_PATH=/old'
@@ -241,7 +242,7 @@ def killed_at(night: RunFolder, at: str, monkeypatch: pytest.MonkeyPatch) -> Non
     def die(*_: object, **__: object) -> Any:
         raise Killed
 
-    real, left = control.put_in_place, [1]
+    real, left = put_in_place, [1]
 
     def one(temporary: Path, place: Path) -> None:
         if not left[0]:
@@ -268,9 +269,8 @@ def test_done_is_done_and_repeating_restarts_nothing(night: RunFolder) -> None:
 
 
 def test_a_target_that_lost_a_collection_is_found_before_anything_is_touched(night: RunFolder) -> None:
-    client = chromadb.PersistentClient("target")
-    client.get_collection("beta").delete(ids=[f"b{n}" for n in range(15)])
-    client.close()
+    with opened(Path("target")) as client:
+        client.get_collection("beta").delete(ids=[f"b{n}" for n in range(15)])
     result = step(night)
     assert verdicts(result)["target answers"] is Verdict.FAIL
     assert untouched()

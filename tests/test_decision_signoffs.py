@@ -1,36 +1,50 @@
-"""Sign-offs: bound to the results, refused when they do not fit, one NO-GO blocks."""
+"""Sign-offs: real signatures over what was sealed, refused when they do not fit, one NO-GO blocks."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.decision import gate_state, results_digest, sign
-from helpers.errors import UsageError
-from helpers.parameters import Parameters, parameters_from
-from helpers.results import StepResult, write_json, write_text
+from helpers import evidence
+from helpers.decision import gate_state, sign
+from helpers.errors import RunbookError, Terminal, UsageError
+from helpers.evidence import signing
+from helpers.evidence.recipe import stamp
+from helpers.evidence.statement import canonical
+from helpers.parameters import ROLES, parameters_from
+from helpers.results import StepResult, write_json
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+from helpers.signoffs import GateState, newest, record, statement
+from tests.signers import Signers, make_key, small_run
 
-ROLES = ["operations_lead", "dba", "security"]
-PARAMETERS: dict[str, Any] = {"name": "night", "source": {"path": "from"}, "target": {"path": "to"}}
+
+@pytest.fixture(scope="module")
+def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
+    return Signers(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "night-1"
-    write_json(folder / "run.json", {"rehearsal": False})
-    write_text(folder / "parameters.yaml", json.dumps(PARAMETERS))
-    for step, facts in (("22", {}), ("23", {}), ("24", {"decision": "GO", "accept": []})):
-        result = StepResult(step, "", "night-1", "2025-12-01T00:00:00+00:00", facts=dict(facts))
-        result.write(folder / "results" / f"{step}.json")
-    return folder
+def home(tmp_path: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    signers.write({})
+    return small_run("night-1", signers)
 
 
 @pytest.fixture
-def parameters() -> Parameters:
-    return parameters_from(PARAMETERS)
+def run(home: RunFolder) -> Path:
+    evidence.keep_sealed(home)
+    return home.reports
+
+
+def state(run: Path, gate: str = "cutover", now: Path | None = None) -> GateState:
+    return gate_state(run, RunFolder.of(run.name).parameters(), gate, now)
 
 
 def facts(run: Path, **changes: Any) -> None:
@@ -39,63 +53,103 @@ def facts(run: Path, **changes: Any) -> None:
     result.write(run / "results" / "24.json")
 
 
-def approve(run: Path, **options: Any) -> None:
-    for role in ROLES:
-        sign(run, role, f"Name of {role}", "go", **options)
+def days(n: float) -> str:
+    return f'"{datetime.now(UTC) + timedelta(days=n):%Y%m%d}Z"'
 
 
-def test_all_three_open_the_gate(run: Path, parameters: Parameters) -> None:
-    assert gate_state(run, parameters).missing == ROLES
-    approve(run)
-    state = gate_state(run, parameters)
-    assert state.is_open
-    assert [state.missing, state.refused, state.stale] == [[], {}, {}]
-    signed = json.loads((run / "signoffs" / "cutover-dba.json").read_text())
-    assert (signed["role"], signed["decision"], signed["digest"]) == ("dba", "go", results_digest(run, "cutover"))
+def test_all_three_open_the_gate(run: Path, signers: Signers) -> None:
+    assert state(run).missing == list(ROLES)
+    signers.approve(run)
+    found = state(run)
+    assert found.is_open
+    assert [found.missing, found.refused, found.stale] == [[], {}, {}]
+    assert found.keys["dba"].startswith("dba@example.org SHA256:")
+    path = newest(run, "cutover", "dba")
+    assert path is not None
+    signed = json.loads(path.read_bytes())
+    assert (signed["role"], signed["decision"]) == ("dba", "go")
+    assert signed["seal"]["sha256"] == runs.file_digest(run / signed["seal"]["name"])
 
 
-def test_a_result_changed_afterwards_voids_the_approvals_and_is_named(run: Path, parameters: Parameters) -> None:
-    approve(run)
-    result = StepResult.read(run / "results" / "23.json")
-    result.facts["differences"] = {"vector_differs": 1}
-    result.write(run / "results" / "23.json")
-    state = gate_state(run, parameters)
-    assert state.stale == {role: ["23.json"] for role in ROLES}
-    assert state.missing == ROLES
+@pytest.mark.parametrize(
+    "name", ["results/23.json", "24_review.ipynb", "24_review.html", "parameters.yaml", "figures/23_counts.png",
+             "allowed_signers", "run.log", "audit.jsonl"],
+)  # fmt: skip
+def test_a_sealed_file_changed_afterwards_voids_the_approvals_and_is_named(
+    run: Path, signers: Signers, name: str
+) -> None:
+    signers.approve(run)
+    data = bytearray((run / name).read_bytes())
+    data[0 if name == "allowed_signers" else 3] ^= 1
+    (run / name).write_bytes(bytes(data))
+    try:
+        found = state(run)
+    except RunbookError:  # parameters or a list that cannot be read say nothing about who may sign
+        return
+    assert not found.is_open
+    assert found.stale == {role: [name] for role in ROLES} or name == "allowed_signers"
+    with pytest.raises(UsageError, match="changed since seals/0002"):
+        sign(run, "dba", "A", "go", key=signers.key("dba"))
 
 
-def test_a_later_step_voids_nothing(run: Path, parameters: Parameters) -> None:
-    approve(run)
+def test_a_rehearsal_made_of_a_production_run_voids_them(run: Path, signers: Signers) -> None:
+    signers.approve(run)
+    write_json(run / "run.json", {**RunFolder.of(run.name).facts(), "rehearsal": True})
+    assert state(run).stale["dba"] == ["run.json"]
+
+
+def test_where_a_run_is_told_to_end_voids_nothing(run: Path, signers: Signers) -> None:
+    signers.approve(run)
+    RunFolder.of(run.name).note(until="25")
+    assert state(run).is_open
+
+
+def test_a_later_step_voids_nothing(run: Path, signers: Signers) -> None:
+    signers.approve(run)
     StepResult("25", "", "night-1", "2025-12-01T00:00:00+00:00").write(run / "results" / "25.json")
-    assert gate_state(run, parameters).is_open
+    evidence.at_rest(RunFolder.of(run.name))
+    assert state(run).is_open
 
 
-def test_one_no_go_blocks(run: Path, parameters: Parameters) -> None:
-    approve(run)
-    sign(run, "security", "S. Moreno", "no-go", reason="the audit log is missing")
-    state = gate_state(run, parameters)
-    assert state.blocked == ["security (S. Moreno) says NO-GO: the audit log is missing"]
-    assert not state.is_open
+def test_a_review_that_ran_again_is_sealed_and_signed_again(home: RunFolder, run: Path, signers: Signers) -> None:
+    signers.approve(run)
+    runs.supersede(home, [("24", "review")])
+    small_run("night-1", signers, again="24")
+    evidence.keep_sealed(home)
+    assert [seal.after for seal in evidence.seals(run)] == ["13", "24", "24"]
+    assert state(run).missing == list(ROLES)
+    assert "results/24.json" in state(run).stale["dba"]
+    signers.approve(run)
+    assert state(run).is_open
 
 
-def test_a_rehearsals_approval_is_refused_in_production(run: Path, parameters: Parameters) -> None:
-    approve(run, rehearsal=True)
-    assert gate_state(run, parameters).missing == ROLES
-    assert "rehearsal" in gate_state(run, parameters).refused["dba"]
-    write_json(run / "run.json", {"rehearsal": True})
-    assert gate_state(run, parameters).is_open
+def test_one_no_go_blocks_until_that_role_signs_again(run: Path, signers: Signers) -> None:
+    signers.approve(run)
+    sign(run, "security", "S. Moreno", "no-go", reason="the audit log is missing", key=signers.key("security"))
+    assert state(run).blocked == ["security (S. Moreno) says NO-GO: the audit log is missing"]
+    assert not state(run).is_open
+    signers.approve(run, ["security"])
+    assert state(run).is_open
 
 
-def test_what_is_marginal_must_be_accepted_by_everybody_by_name(run: Path, parameters: Parameters) -> None:
-    facts(run, accept=["named queries"])
-    approve(run)
-    assert gate_state(run, parameters).missing == ROLES
-    approve(run, accept=["named queries"])
-    state = gate_state(run, parameters)
-    assert state.is_open
-    assert state.accepted["dba"] == ["named queries"]
+def test_a_no_go_taken_away_leaves_the_gate_shut(run: Path, signers: Signers) -> None:
+    signers.approve(run)
+    path = sign(run, "security", "S. Moreno", "no-go", key=signers.key("security"))
+    path.unlink()
+    assert not state(run).is_open
+    assert path.name in state(run).refused["security"]
+
+
+def test_what_is_marginal_must_be_accepted_by_everybody_by_name(home: RunFolder, signers: Signers) -> None:
+    facts(home.reports, accept=["named queries"])
+    evidence.seal(home, "24")
+    signers.approve(home.reports)
+    assert state(home.reports).missing == list(ROLES)
+    signers.approve(home.reports, accept=["named queries"])
+    assert state(home.reports).is_open
+    assert state(home.reports).accepted["dba"] == ["named queries"]
     with pytest.raises(UsageError, match="not marginal"):
-        sign(run, "dba", "A", "go", accept=["everything"])
+        sign(home.reports, "dba", "A", "go", accept=["everything"], key=signers.key("dba"))
 
 
 @pytest.mark.parametrize(
@@ -108,30 +162,197 @@ def test_what_is_marginal_must_be_accepted_by_everybody_by_name(run: Path, param
         ("dba", "A\u202eB", "go", "cutover"),
         ("dba", "A", "maybe", "cutover"),
         ("dba", "A", "go", "garden"),
-        ("dba", "A", "go", "dry-run"),
+        ("security", "A", "go", "dry-run"),
     ],
 )
-def test_refused_signatures_write_nothing(run: Path, role: str, name: str, decision: str, gate: str) -> None:
+def test_refused_words_write_nothing(
+    run: Path, signers: Signers, role: str, name: str, decision: str, gate: str
+) -> None:
     with pytest.raises(UsageError):
-        sign(run, role, name, decision, gate)
+        sign(run, role, name, decision, gate, key=signers.key("dba"))
     assert not (run / "signoffs").exists()
 
 
-def test_a_no_go_cannot_be_signed_as_go_and_an_unreviewed_run_not_at_all(run: Path) -> None:
-    facts(run, decision="NO-GO")
+def test_what_cannot_be_signed(home: RunFolder, signers: Signers) -> None:
+    with pytest.raises(UsageError, match="not sealed yet"):
+        signers.approve(home.reports)
+    facts(home.reports, decision="NO-GO")
     with pytest.raises(UsageError, match="NO-GO"):
-        sign(run, "dba", "A", "go")
-    (run / "results" / "24.json").unlink()
+        signers.approve(home.reports)
+    (home.reports / "results" / "24.json").unlink()
     with pytest.raises(UsageError, match="step 24"):
-        sign(run, "dba", "A", "go")
+        signers.approve(home.reports)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"role": "dba"}', '{"role": "security", "gate": "cutover", "decision": "go"}']
-)
-def test_a_file_that_is_no_sign_off_is_refused(run: Path, parameters: Parameters, text: str) -> None:
-    approve(run)
-    (run / "signoffs" / "cutover-dba.json").write_text(text)
-    state = gate_state(run, parameters)
-    assert state.missing == ["dba"]
-    assert "dba" in state.refused
+def test_without_a_list_of_signers_nobody_signs(home: RunFolder, signers: Signers) -> None:
+    signers.allowed.unlink()
+    evidence.seal(home, "24")
+    with pytest.raises(UsageError, match=r"--set signoff\.allowed_signers=FILE"):
+        signers.approve(home.reports)
+    signers.write({})
+    evidence.keep_sealed(home)  # what `resume` does first
+    signers.approve(home.reports)
+    assert state(home.reports).is_open
+
+
+def test_the_dry_run_is_approved_the_same_way_and_what_a_resume_may_change_leaves_that_alone(
+    home: RunFolder, run: Path, signers: Signers
+) -> None:
+    signers.approve(run, ["dba"], gate="dry-run")
+    runs.change_parameters(home, home.parameters().for_resume(["migration.batch_size=50"]))
+    assert state(run, "dry-run").is_open
+    runs.write_parameters(
+        run / "parameters.yaml", parameters_from(home.parameters().document(), ["migration.minimum_valid=0"])
+    )
+    assert state(run, "dry-run").stale == {"dba": ["parameters.yaml"]}
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+
+def refused(run: Path, key: Path, role: str = "dba") -> str:
+    with pytest.raises(UsageError) as caught:
+        sign(run, role, "A", "go", key=key)
+    assert not list((run / "signoffs").glob("*"))
+    return caught.value.what
+
+
+def test_keys_that_do_not_count(home: RunFolder, signers: Signers, tmp_path: Path) -> None:
+    signers.write({"security": f"valid-before={days(-1)}", "operations_lead": f"valid-after={days(2)}"})
+    evidence.seal(home, "24")
+    assert "is not among the allowed signers" in refused(home.reports, make_key(tmp_path / "stranger"))
+    assert "was not valid at the time of signing" in refused(home.reports, signers.key("security"), "security")
+    assert "was not valid at the time of signing" in refused(
+        home.reports, signers.key("operations_lead"), "operations_lead"
+    )
+    with pytest.raises(UsageError, match="there is no key"):
+        sign(home.reports, "dba", "A", "go", key=tmp_path / "nowhere")
+
+
+def test_another_roles_key_signs_nothing(run: Path, signers: Signers) -> None:
+    assert "may not sign as dba" in refused(run, signers.key("security"))
+
+
+def test_a_revoked_key_signs_nothing_and_a_key_taken_from_the_list_counts_no_longer(
+    home: RunFolder, run: Path, signers: Signers, tmp_path: Path
+) -> None:
+    signers.approve(run)
+    now = tmp_path / "now"
+    now.write_text("".join(signers.line(role) for role in ROLES if role != "dba"), encoding="ascii")
+    assert state(run, now=now).missing == ["dba"]
+    assert state(run).is_open
+    revoked = signers.allowed.with_name("allowed_signers.revoked")
+    shutil.copy(signers.key("dba").with_suffix(".pub"), revoked)
+    try:
+        assert "is revoked" in state(run, now=signers.allowed).refused["dba"]
+        evidence.keep_sealed(home)
+        with pytest.raises(UsageError, match="is revoked"):
+            signers.approve(run, ["dba"])
+    finally:
+        revoked.unlink()
+
+
+def forged(folder: Path, signers: Signers, key: str = "dba", signed_as: str = "dba", **changes: Any) -> str:
+    """Why the gate refuses a statement with these changes, signed with this key, put into the folder by hand."""
+    said = json.loads(statement(folder, "dba", "A", "go")) | changes
+    data = canonical(said)
+    path = folder / "signoffs" / f"cutover-dba-{stamp(said['when'])}.json"
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir()
+    path.write_bytes(data)
+    path.with_name(path.name + ".sig").write_bytes(signing.sign(data, signed_as, signers.key(key)))
+    assert "dba" in state(folder).missing
+    return state(folder).refused["dba"]
+
+
+def test_forged_statements(run: Path, signers: Signers) -> None:
+    assert "is of run other" in forged(run, signers, run="other")
+    assert "names no seal of this run" in forged(run, signers, seal={"name": "seals/0001.json", "sha256": "0" * 64})
+    assert "is a rehearsal's" in forged(run, signers, rehearsal=True)
+    assert "is no sign-off of this role" in forged(run, signers, role="security")
+    assert "is no sign-off of this role" in forged(run, signers, decision="perhaps")
+    assert "before that of the seal" in forged(run, signers, when="2025-01-01T00:00:00.000+00:00")
+    assert "in the future" in forged(run, signers, when="2999-01-01T00:00:00.000+00:00")
+    assert "in the namespace runbook-security" in forged(run, signers, "security", "security")
+    assert "may not sign as dba" in forged(run, signers, "security")
+
+
+def test_a_signature_moved_between_statements(run: Path, signers: Signers) -> None:
+    first, _, third = (path.with_name(path.name + ".sig") for path in signers.approve(run, sorted(ROLES)))
+    first.write_bytes(third.read_bytes())
+    assert "in the namespace runbook-security" in state(run).refused["dba"]
+    first.unlink()
+    assert "is missing" in state(run).refused["dba"]
+
+
+def test_the_keys_of_a_rehearsal_are_refused_by_a_production_run(run: Path, signers: Signers, tmp_path: Path) -> None:
+    throw_away = signing.throw_away(tmp_path / "keys", ROLES)
+    assert throw_away == signing.throw_away(tmp_path / "keys", ROLES)
+    assert list(signing.problems(throw_away, ROLES, datetime.now(UTC))) == [
+        "it lists the throw-away keys of a rehearsal"
+    ]
+    home = RunFolder.of(run.name)
+    shutil.copy(throw_away, signers.allowed)
+    evidence.keep_sealed(home)
+    assert "throw-away key" in refused(run, tmp_path / "keys" / "dba")
+
+
+def test_a_seal_that_is_none_is_an_error_and_not_an_open_gate(run: Path, signers: Signers) -> None:
+    signers.approve(run)
+    path = evidence.seals(run)[0].path
+    path.write_bytes(path.read_bytes().replace(b"GO", b"GX", 1))
+    with pytest.raises(Terminal, match="does not follow the seal before it"):
+        state(run)
+
+
+# -- elsewhere ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_statement_signed_elsewhere_is_recorded_once(run: Path, signers: Signers) -> None:
+    data = statement(run, "dba", "A", "go")
+    signature = signing.sign(data, "dba", signers.key("dba"))
+    with pytest.raises(UsageError, match="no statement"):
+        record(run, data.replace(b'"A"', b'"A" '), signature)
+    with pytest.raises(UsageError, match="does not fit the statement"):
+        record(run, data.replace(b'"A"', b'"B"'), signature)
+    with pytest.raises(UsageError, match="is no signature"):
+        record(run, data, b"no signature")
+    assert not list((run / "signoffs").iterdir())
+    record(run, data, signature)
+    with pytest.raises(UsageError, match="recorded already"):
+        record(run, data, signature)
+
+
+def test_lists_of_signers(tmp_path: Path, signers: Signers) -> None:
+    now = datetime.now(UTC)
+    assert list(signing.problems(signers.allowed, ROLES, now)) == []
+    late = f"valid-before={days(-1)}"
+    path = tmp_path / "list"
+    path.write_text(
+        "# comment\n\n" + signers.line("dba", late) + signers.line("security", namespaces="git"), encoding="ascii"
+    )
+    said = list(signing.problems(path, ["dba", "security"], now))
+    assert said[0].startswith("no key of dba is valid at")
+    assert said[1] == "nobody may sign as security (no line has namespaces='runbook-security')"
+    path.write_text("dba@example.org ssh-ed25519\n", encoding="ascii")
+    with pytest.raises(UsageError, match="line 1 is no allowed signer"):
+        signing.read_allowed(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        signing.read_allowed(tmp_path / "nowhere")
+
+
+def test_the_shipped_example_can_be_filled_in(root: Path, tmp_path: Path, signers: Signers) -> None:
+    text = (root / "parameters" / "allowed_signers.example").read_text(encoding="utf-8")
+    lines = [line[2:] for line in text.splitlines() if "ssh-ed25519" in line]
+    keys = [signers.key(role).with_suffix(".pub").read_text(encoding="ascii").split()[1] for role in ROLES]
+    path = tmp_path / "allowed_signers"
+    path.write_text(
+        "".join(f"{a.replace('PUBLIC_KEY', b)}\n" for a, b in zip(lines, keys, strict=True)), encoding="ascii"
+    )
+    assert list(signing.problems(path, ROLES, datetime(2025, 12, 1, tzinfo=UTC))) == []
+
+
+def test_a_machine_without_ssh_keygen_is_told_what_to_install(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(RunbookError, match="apt-get install openssh-client"):
+        sign(run, "dba", "A", "go", key=run / "run.json")

@@ -34,6 +34,7 @@ LAYERS = [
     ["migration"],
     ["validation"],
     ["restore"],
+    ["evidence"],
     ["cutover"],
     ["signoffs", "decision"],
     ["report"],

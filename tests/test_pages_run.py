@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 from helpers import plots
 from helpers.report import index_page, run_page
 from helpers.results import Check, Phase, StepResult, Verdict, write_json
-from helpers.signoffs import CUTOVER, file_digests, results_digest
+from tests.signers import Signers
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202egnp.exe\x00 ${jndi:x} =HYPERLINK(1) \ud800"
 ROLES = ["operations_lead", "dba", "security"]
@@ -46,13 +46,23 @@ def make_run(folder: Path, results: list[StepResult], **facts: Any) -> Path:
     return folder
 
 
+KEYS: list[Signers] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keys(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Real keys for the three roles, with which `sign` signs."""
+    KEYS[:] = [Signers(tmp_path_factory.mktemp("keys"))]
+
+
 def sign(folder: Path, role: str, decision: str = "go", **more: Any) -> None:
-    """An approval of the results as they are now."""
-    approval = {"role": role, "name": f"Ms {role}", "decision": decision, "when": "2025-12-01T03:00:00.000+00:00"}
-    bound = {"digest": results_digest(folder, CUTOVER), "results": file_digests(folder, CUTOVER)}
-    rehearsal = json.loads((folder / "run.json").read_text(encoding="utf-8"))["rehearsal"]
-    more = {"gate": CUTOVER, "reason": "", "accept": [], "rehearsal": rehearsal, **more}
-    write_json(folder / "signoffs" / f"cutover-{role}.json", {**approval, **bound, **more})
+    """A signature over the results as they were when somebody first signed."""
+    KEYS[0].sign_any(folder, role, decision, **more)
+
+
+def scribble(folder: Path, role: str, **said: Any) -> None:
+    """A file in the place of a statement that nobody signed."""
+    write_json(folder / "signoffs" / f"cutover-{role}.json", {"role": role, "accept": [], "rehearsal": False, **said})
 
 
 def whole_night(verdict: Verdict = Verdict.PASS) -> list[StepResult]:
@@ -112,7 +122,7 @@ def test_a_signed_go(night: Path) -> None:
     assert "Cut over" in banner(page)
     assert page.find_all("h1")[0].get_text() == "Production"
     assert len(page.select(".sign")) == 3
-    assert "Ms dba" in page.select(".sign")[0].get_text()
+    assert "Ms dba" in page.select(".sign")[1].get_text()
 
 
 def test_it_waits_for_those_who_have_not_signed(night: Path) -> None:
@@ -130,7 +140,7 @@ def test_an_approval_of_other_results_does_not_count(night: Path) -> None:
     result("21", checks=[]).write(night / "results" / "21.json")
     page = read(run_page(night))
     assert "waiting for sign-offs" in banner(page)
-    assert "the approval of dba is void: 21.json changed since" in banner(page)
+    assert "the approval of dba is void: results/21.json changed since" in banner(page)
     assert "Does not count" in page.select(".sign")[0].get_text()
 
 
@@ -252,7 +262,7 @@ def hostile_run(tmp_path: Path) -> Path:
     }  # fmt: skip
     bad.figures = [{"name": HOSTILE, "file": HOSTILE, "caption": HOSTILE}]
     folder = make_run(tmp_path / "r", [bad], name=HOSTILE, user=HOSTILE, host=HOSTILE, created=HOSTILE)
-    sign(folder, "dba", HOSTILE, name=HOSTILE, reason=HOSTILE, when=HOSTILE, gate=HOSTILE)
+    scribble(folder, "dba", decision=HOSTILE, name=HOSTILE, reason=HOSTILE, when=HOSTILE, gate=HOSTILE)
     (folder / "parameters.yaml").write_text(f"source: {{path: '{HOSTILE[:25]}'}}\n", encoding="utf-8")
     return folder
 

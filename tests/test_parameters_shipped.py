@@ -129,4 +129,4 @@ def test_both_ask_the_runbooks_queries(root: Path, name: str) -> None:
 def test_the_example_of_signers_admits_nobody(root: Path) -> None:
     lines = (root / "parameters" / "allowed_signers.example").read_text(encoding="utf-8").splitlines()
     assert all(line.startswith("#") for line in lines)
-    assert all(any(f'namespaces="{role}"' in line for line in lines) for role in THREE)
+    assert all(any(f'namespaces="runbook-{role}"' in line for line in lines) for role in THREE)

@@ -12,7 +12,7 @@ from helpers.results import Verdict
 from helpers.rollback import RollbackState
 from helpers.rollback.state import STAGES
 from tests.rollbacks import ENV, Night, everything, others, usual_source
-from tests.storage import chunks, contents, embedded, exact, tree
+from tests.storage import chunks, contents, embedded, exact, fill, tree
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,8 @@ def test_everything_is_as_it_was_before(night: Night, point: str) -> None:
     assert Verdict.FAIL not in verdicts.values()
     assert verdicts["source as in the snapshot"] is Verdict.PASS
     assert [night.state.did(stage) for stage in ("stop", "files", "lift", "remove", "watch")] == [True] * 5
-    assert night.state.finished and (night.folder.reports / "rollback.html").read_text().count("UTC") > 5
+    assert night.state.finished
+    assert (night.folder.reports / "rollback.html").read_text().count("UTC") > 5
 
 
 def test_a_dry_run_touches_nothing(night: Night) -> None:
@@ -90,7 +91,7 @@ def test_what_clients_wrote_to_the_target_is_exported_and_replayed(night: Night)
     write_as_clients(night)
     wanted = everything(night.target)
     source, config = everything(night.source), night.env
-    with pytest.raises(Terminal, match="2 added, 2 changed, 2 deleted.*--replay"):
+    with pytest.raises(Terminal, match=r"2 added, 2 changed, 2 deleted.*--replay"):
         night.rollback()
     assert (everything(night.target), everything(night.source), night.env) == (wanted, source, config)
     assert Path(night.state.facts["exports"][0], "index.json").is_file()
@@ -114,7 +115,8 @@ def test_clients_writes_can_be_given_up_with_a_reason(night: Night) -> None:
     assert everything(night.target).keys() == {"other-people"}
     assert len(night.state.facts["exports"]) == 1
     log = (night.folder.reports / "audit.jsonl").read_text()
-    assert "test data only" in log and "exported" in log
+    assert "test data only" in log
+    assert "exported" in log
 
 
 @pytest.mark.slow
@@ -124,8 +126,6 @@ def test_a_chunk_that_lost_its_collection_stops_the_replay(tmp_path: Path) -> No
         for name in ("sergio_humor", "sergio_corpus"):
             batch = chunks(20, 4, prefix="c")
             batch.metadatas = [{"source_file": f"{i}.txt", "authenticity_score": 0.5, "mine": i} for i in range(20)]
-            from tests.storage import fill
-
             fill(store, name, batch)
     night = Night(tmp_path, schema="if_ttt")
     night.snapshot()
@@ -135,7 +135,8 @@ def test_a_chunk_that_lost_its_collection_stops_the_replay(tmp_path: Path) -> No
     with embedded(tmp_path / "target") as store:
         batch = contents(store, "sergio_humor")
         one = batch.take([0])
-        assert one.ids == ["sergio_humor:c0"] and one.metadatas[0]
+        assert one.ids == ["sergio_humor:c0"]
+        assert one.metadatas[0]
         one.metadatas[0]["authenticity_score"] = 0.9
         one.metadatas[0].pop("mine")
         store.delete("sergio_humor", one.ids)
@@ -166,7 +167,7 @@ def test_a_source_collection_that_was_deleted_is_restored_exactly_when_ordered(n
     night.migrate()
     with embedded(night.home / "source") as store:
         store.drop("alpha")
-    with pytest.raises(Terminal, match="alpha is gone.*--restore-source"):
+    with pytest.raises(Terminal, match=r"alpha is gone.*--restore-source"):
         night.rollback()
     assert "alpha" in everything(night.target)
     verdicts = night.rollback(restore=True, collections=["alpha"])
@@ -202,9 +203,8 @@ def test_damage_under_a_fence_is_mended_chunk_by_chunk(night: Night) -> None:
     night.rollback(restore=True)
     found = everything(night.source)
     assert found["alpha"] == source["alpha"]
-    assert (
-        found["beta"][3].keys() == source["beta"][3].keys() and found["beta"][3]["b5"][0] == source["beta"][3]["b5"][0]
-    )
+    assert found["beta"][3].keys() == source["beta"][3].keys()
+    assert found["beta"][3]["b5"][0] == source["beta"][3]["b5"][0]
     assert list((night.folder.workspace / "rollback").glob("source-before-*/*.parquet"))
 
 
@@ -241,9 +241,9 @@ def test_a_rollback_that_dies_at_a_stage_is_repeated(night: Night, stage: str, m
     class Killed(BaseException):
         pass
 
-    from helpers.rollback.stages import Rollback
+    from helpers.rollback.act import Act
 
-    original = Rollback.stage
+    original = Act.stage
 
     def mortal(self: Any, name: str) -> Any:
         from contextlib import contextmanager
@@ -257,10 +257,10 @@ def test_a_rollback_that_dies_at_a_stage_is_repeated(night: Night, stage: str, m
 
         return context()
 
-    monkeypatch.setattr(Rollback, "stage", mortal)
+    monkeypatch.setattr(Act, "stage", mortal)
     with pytest.raises(Killed):
         night.rollback(replay=True)
-    monkeypatch.setattr(Rollback, "stage", original)
+    monkeypatch.setattr(Act, "stage", original)
     night.rollback()
     found = everything(night.source)
     assert found["alpha"][3] == wanted["alpha"][3]

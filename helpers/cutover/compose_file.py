@@ -59,7 +59,8 @@ def edit_compose(
     every = [found for found in _environment(root, path) if found.key in keys]
     meant = _meant(every, keys, services, path)
     spots = {(spot.start, spot.end): spot for f in meant if f.value != keys[f.key] and (spot := _Spot.of(f, text))}
-    new, changes = text, []
+    new = text
+    changes: list[Change] = []
     for spot in sorted(spots.values(), key=lambda spot: spot.start, reverse=True):
         scalar = spot.scalar(keys[spot.found.key])
         new = new[: spot.start] + scalar + new[spot.end :]

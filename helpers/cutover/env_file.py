@@ -103,10 +103,12 @@ def _with_value(binding: Binding, value: str, path: Path) -> str:
 def _prove(old: str, new: str, keys: Mapping[str, str], path: Path) -> None:
     """python-dotenv reads the new text as the old one, but for the keys that are meant; and no other byte differs."""
     before, after = _parsed(old), _parsed(new)
-    same = len(before) == len(after) and all(
-        a.key == b.key and a.error == b.error
-        and (a.value == keys[a.key] if a.key in keys else a.original == b.original)
-        for a, b in zip(after, before, strict=False)
-    )  # fmt: skip
+    same = len(before) == len(after) and all(_as_meant(a, b, keys) for a, b in zip(after, before, strict=False))
     if not same:
         raise refusal(path, f"would not mean what it should after the change of {', '.join(keys)}")
+
+
+def _as_meant(new: Binding, old: Binding, keys: Mapping[str, str]) -> bool:
+    if new.key is not None and new.key in keys:
+        return old.key == new.key and new.value == keys[new.key]
+    return new == old

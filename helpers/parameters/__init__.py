@@ -2,6 +2,8 @@
 
 from helpers.parameters.model import (
     IDENTITY,
+    RESUMABLE,
+    ROLES,
     SECTIONS,
     Endpoint,
     Parameters,
@@ -18,6 +20,8 @@ from helpers.parameters.model import (
 
 __all__ = [
     "IDENTITY",
+    "RESUMABLE",
+    "ROLES",
     "SECTIONS",
     "Endpoint",
     "Parameters",

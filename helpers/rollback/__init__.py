@@ -2,6 +2,5 @@
 
 from helpers.rollback.stages import Rollback
 from helpers.rollback.state import Orders, RollbackState
-from helpers.rollback.triggers import Trigger, triggers
 
-__all__ = ["Orders", "Rollback", "RollbackState", "Trigger", "triggers"]
+__all__ = ["Orders", "Rollback", "RollbackState"]

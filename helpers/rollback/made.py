@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import cast
 
 import pyarrow.parquet as pq
@@ -79,16 +80,19 @@ class Made:
     def ids(self, target: str) -> set[str]:
         """Every id that this run wrote, or may have written, to a target collection: by any of its stagings."""
         found: set[str] = set()
-        for staged in [self.require_staged(), *self._other_stagings]:
+        for staged in self._stagings:
             if target in staged.files:
                 found.update(chunk for _, ids in staged.ids(target) for chunk in ids)
         return found
 
     @cached_property
-    def _other_stagings(self) -> list[Staged]:
-        """Those of catch-up rounds: a run that was killed in one has put chunks of two stagings into the target."""
-        indexes = sorted((self.folder.workspace / FOLDER).rglob("index.json"))
-        return [staged for index in indexes if (staged := Staged.load(index.parent)) is not None]
+    def _stagings(self) -> list[Staged]:
+        """The run's own and those of a catch-up round that it was killed in: the target may hold chunks of both."""
+        places = [self.folder.workspace / "staged", *self._rounds()]
+        return [staged for place in places if (staged := Staged.load(place)) is not None] or [self.require_staged()]
+
+    def _rounds(self) -> list[Path]:
+        return [index.parent for index in sorted((self.folder.workspace / FOLDER).rglob("index.json"))]
 
     @cached_property
     def refused(self) -> frozenset[Origin]:

@@ -81,7 +81,8 @@ def _files(cutover: CutoverState | None) -> str:
     if cutover is None or not cutover.may_be_applied:
         return "no configuration file was changed"
     names = ", ".join(f.path for f in cutover.files) or "no file"
-    return f"{names} byte for byte; then {len(cutover.cutover.restart)} restart commands and {len(cutover.cutover.health)} health URLs"
+    rules = cutover.cutover
+    return f"{names} byte for byte; then {len(rules.restart)} restart commands and {len(rules.health)} health URLs"
 
 
 def _remove(folder: RunFolder) -> str:

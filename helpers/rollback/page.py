@@ -113,6 +113,8 @@ def _next(run: RunRecord, state: RollbackState) -> list[str]:
 
 def _notice(run: RunRecord, facts: dict[str, Any]) -> str:
     done = [f"- {row['title']}: {row['said']}" for row in facts["stages"] if row["state"] == "done" and row["said"]]
+    contacts = run.parameters.contacts
+    called = ", ".join(filter(None, [contacts.operations_lead, contacts.channel])) or "(none are named)"
     return "\n".join(
         [
             f"{'REHEARSAL: ' if run.rehearsal else ''}Migration {run.parameters.name} was rolled back ({run.id})",
@@ -125,8 +127,7 @@ def _notice(run: RunRecord, facts: dict[str, Any]) -> str:
             "",
             *facts["data"],
             "",
-            f"Contacts: {run.parameters.contacts.operations_lead or '(operations lead not named)'}, "
-            f"{run.parameters.contacts.channel or '(channel not named)'}",
+            f"Contacts: {called}",
             "",
         ]
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
 from helpers import audit
@@ -12,6 +10,7 @@ from helpers.migration.source_changes import SourceChanges, selected, source_cha
 from helpers.restore import chosen, prove
 from helpers.results import Verdict
 from helpers.rollback import replay
+from helpers.rollback.act import Act
 from helpers.rollback.source import (
     Damage,
     fenced_since_snapshot,
@@ -27,17 +26,14 @@ from helpers.rollback.writes import next_folder
 from helpers.snapshot import Snapshot
 from helpers.stores import open_source
 
-if TYPE_CHECKING:
-    from helpers.rollback.stages import Rollback
-
 COLUMNS = ["collection", "in the snapshot", "added", "changed", "deleted", "verdict"]
 
 
 class SourceProof:
     """`moved` is filled by `prove`: (collection, id) of chunks that are not as in the snapshot, but for our own replay."""
 
-    def __init__(self, rollback: Rollback) -> None:
-        self.of, self.run = rollback, rollback.run
+    def __init__(self, act: Act) -> None:
+        self.of, self.run = act, act.run
         self.moved: set[tuple[str, str]] = set()
 
     def prove(self) -> pd.DataFrame:

@@ -49,7 +49,8 @@ class Plan:
 
 def plan(found: Iterable[Written], snapshot: Snapshot, *, identity: bool, prefixed: bool) -> Plan:
     """The way back of every write. `prefixed`: ids in the target are `<source collection>:<id>`."""
-    out, puts = Plan(), defaultdict(list)
+    out = Plan()
+    puts: dict[str, list[ChunkBatch]] = defaultdict(list)
     deletes: dict[str, list[str]] = defaultdict(list)
     names = set(snapshot.names())
     for one in found:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -15,15 +15,15 @@ from helpers.errors import Terminal, WorldError
 from helpers.fence import who_has_open
 from helpers.results import Verdict
 from helpers.rollback import replay
+from helpers.rollback.act import Act
+from helpers.rollback.proof import SourceProof
+from helpers.rollback.replay import Plan
 from helpers.rollback.source import open_for_writing, writing_endpoint
 from helpers.rollback.state import REPLAY
 from helpers.rollback.writes import Written, export, next_folder, said, summary, written
 from helpers.schema import load_schema
 from helpers.stores import Reader, open_source
 from helpers.stores.opening import quick_names
-
-if TYPE_CHECKING:
-    from helpers.rollback.stages import Rollback
 
 COLUMNS = ["collection", "added", "changed", "deleted", "unreadable", "gone as a whole"]
 NOBODY = "no client was ever sent to the target"
@@ -32,8 +32,8 @@ NOBODY = "no client was ever sent to the target"
 class ReturnWrites:
     """`found` is what the last look showed."""
 
-    def __init__(self, rollback: Rollback) -> None:
-        self.of, self.run = rollback, rollback.run
+    def __init__(self, act: Act, source: SourceProof) -> None:
+        self.of, self.run, self.source = act, act.run, source
         self.found: list[Written] = []
         self.sentence = ""
         schema = load_schema(self.run.parameters.schema_name)
@@ -138,25 +138,26 @@ class ReturnWrites:
             "or --discard-with-reason TEXT",
         )  # fmt: skip
 
-    def _plan(self) -> replay.Plan:
+    def _plan(self) -> Plan:
         snapshot = self.of.made.snapshot
         assert snapshot is not None
         planned = replay.plan(self.found, snapshot, identity=self.identity, prefixed=self.prefixed)
-        replay.without(planned, self.of.source.moved)
+        replay.without(planned, self.source.moved)
         return planned
 
-    def _replay(self) -> replay.Plan:
+    def _replay(self) -> Plan:
         state = self.of.state
         if not self._orders_replay:
             if self.found:
                 audit.append(self.run.folder / audit.NAME, "clients' writes discarded", reason=state.orders.discard,
                              writes=summary(self.found))  # fmt: skip
-            return replay.Plan()
+            return Plan()
         planned = self._plan()
         if planned.open and not state.orders.discard:
             first = planned.open[0]
             raise Terminal(
-                "replay_open", f"{len(planned.open)} writes cannot be replayed, such as {first['id'] or 'a collection'}: {first['why']}",
+                "replay_open",
+                f"{len(planned.open)} writes cannot be replayed, such as {first['id'] or 'a collection'}: {first['why']}",
                 where=f"collection {first['collection']}",
                 next_step=f"Put that right at the target, or give these up: runbook rollback {self.run.id} --replay "
                 "--discard-with-reason TEXT",
@@ -191,12 +192,12 @@ class ReturnWrites:
             )  # fmt: skip
         return endpoint
 
-    def _replayed(self, planned: replay.Plan) -> str:
+    def _replayed(self, planned: Plan) -> str:
         if not self._orders_replay:
             reason = self.of.state.orders.discard
             return f"not replayed: {reason}" if self.found else "nothing to replay"
         self.run.result.checks[:] = [c for c in self.run.result.checks if c.name != "clients' writes replayed"]
+        detail = f"given up: {self.of.state.orders.discard}" if planned.open else "compared at the source"
         self.run.check("clients' writes replayed", Verdict.WARNING if planned.open else Verdict.PASS, measured=planned.chunks,
-                       unit="chunks", reason="replay_open" if planned.open else "", ids=planned.open,
-                       detail="given up: " + self.of.state.orders.discard if planned.open else "compared at the source")  # fmt: skip
+                       unit="chunks", reason="replay_open" if planned.open else "", detail=detail, ids=planned.open)  # fmt: skip
         return f"{planned.chunks:,} chunks replayed and compared"

@@ -8,28 +8,24 @@ it begins; repeating the command after a kill looks again at what is there and d
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from helpers import audit, plots
+from helpers import plots
 from helpers.cutover import CutoverState, put_back
-from helpers.errors import RunbookError, WorldError
+from helpers.errors import WorldError
 from helpers.fence import Control, FenceState, lift, who_has_open
 from helpers.parameters.sections import Fence
 from helpers.results import Verdict, utc_now
 from helpers.rollback import outline, page
 from helpers.rollback import state as st
-from helpers.rollback.made import Made
+from helpers.rollback.act import Act
 from helpers.rollback.proof import SourceProof
 from helpers.rollback.removal import remove
 from helpers.rollback.return_writes import ReturnWrites
-from helpers.rollback.state import RollbackState
 from helpers.rollback.stop import at_work
 from helpers.rollback.watch import probes_of, watch
 from helpers.rollback.writes import added_ids
@@ -39,60 +35,19 @@ from helpers.stores import open_target
 from helpers.stores.opening import quick_names
 
 
-class Rollback:
+class Rollback(Act):
     """One method a stage; each can be repeated."""
 
     def __init__(self, run: RunRecord) -> None:
-        self.run, self.made = run, Made(run)
-        found = RollbackState.read(run.workspace)
-        self.state = found or RollbackState(run.id, utc_now(), audit.user())
-        if not run.dry_run:
-            self.state.save(run.workspace)
-        self.cutover = CutoverState.read(run.workspace)
-        self.in_use = outline.clients_came(self.cutover)
+        super().__init__(run)
         self.source = SourceProof(self)
-        self.clients = ReturnWrites(self)
-        run.fact("dry_run", run.dry_run)
-
-    # -- what every stage does -----------------------------------------------------------------------------------------
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[dict[str, Any]]:
-        """Record a stage on disk and in the audit log, before and after. What it did goes into the row's "said"."""
-        row: dict[str, Any] = {"state": st.BEGUN, "when": utc_now(), "seconds": 0.0, "said": ""}
-        if self.run.dry_run:
-            with self.run.phase(st.TITLES[name]):
-                yield row
-            return
-        before = self.state.stages.get(name)
-        if before is None or before["state"] != st.DONE:
-            self.state.stages[name] = row
-            self.state.save(self.run.workspace)
-        log, action = self.run.folder / audit.NAME, f"rollback: {st.TITLES[name].lower()}"
-        audit.append(log, action, outcome="begun")
-        begun = time.monotonic()
-        try:
-            with self.run.phase(st.TITLES[name]):
-                yield row
-        except BaseException as error:
-            why = error.line() if isinstance(error, RunbookError) else type(error).__name__
-            audit.append(log, action, outcome="failed", why=why)
-            raise
-        row |= {"state": st.DONE, "seconds": round(time.monotonic() - begun, 3), "finished": utc_now()}
-        self.state.stages[name] = row
-        self.state.save(self.run.workspace)
-        audit.append(log, action, said=row["said"])
+        self.clients = ReturnWrites(self, self.source)
 
     @cached_property
     def control(self) -> Control:
         fence = FenceState.read(self.run.workspace)
         rules = Fence.model_validate(fence.rules) if fence else None
         return Control(self.run.home, self.run.parameters, rules)
-
-    @property
-    def settled(self) -> bool:
-        """Whether source and clients' writes are done with: afterwards clients write to the source, and it moves on."""
-        return not self.run.dry_run and self.state.did(st.SETTLE)
 
     # -- the stages ----------------------------------------------------------------------------------------------------
 
@@ -184,11 +139,11 @@ class Rollback:
         target = self.run.parameters.target
         if self.run.dry_run:
             there = set(self.clients.names())
-            rows = [(n, f"{len(self.made.ids(n)):,} at most", "", "") for n in self.made.collections if n in there]
-            return pd.DataFrame(rows, columns=columns)
+            would = [(n, f"{len(self.made.ids(n)):,} at most", "", "") for n in self.made.collections if n in there]
+            return pd.DataFrame(would, columns=columns)
         with self.stage(st.REMOVE) as row:
             before = self._target_names()
-            rows = []
+            rows: list[tuple[str, int, bool, int]] = []
             if before is not None:
                 self._refuse_open_target()
                 exported: dict[str, set[str]] = {}
@@ -227,8 +182,10 @@ class Rollback:
 
     def _judge_removal(self, left: list[str], marker: dict[str, Any] | None, kept: dict[str, int]) -> None:
         ours = [*left, *(["its lock"] if marker and marker.get("run_id") == self.run.id else [])]
-        self.run.check("target holds nothing of this run", Verdict.FAIL if ours else Verdict.PASS, measured=len(ours),
-                       threshold=0, unit="collections", reason="target_not_clean" if ours else "", detail=", ".join(ours))  # fmt: skip
+        self.run.check(
+            "target holds nothing of this run", Verdict.FAIL if ours else Verdict.PASS, measured=len(ours), threshold=0,
+            unit="collections", reason="target_not_clean" if ours else "", detail=", ".join(ours),
+        )  # fmt: skip
         if kept:
             detail = ", ".join(f"{name}: {n:,} chunks" for name, n in kept.items())
             self.run.check("chunks of others kept", Verdict.WARNING, measured=sum(kept.values()), unit="chunks",
@@ -264,8 +221,10 @@ class Rollback:
             self.state.facts["watch"] = {"rounds": len(rounds), "problems": [r.problem for r in ill][:20],
                                          "slowest_ms": max((r.slowest_ms for r in rounds), default=0.0)}  # fmt: skip
             last = bool(ill) and ill[-1] is rounds[-1]
-            self.run.check("source healthy", Verdict.FAIL if last else Verdict.WARNING if ill else Verdict.PASS,
-                           measured=row["said"], reason="source_ill" if ill else "", detail=ill[-1].problem if ill else "")  # fmt: skip
+            self.run.check(
+                "source healthy", Verdict.FAIL if last else Verdict.WARNING if ill else Verdict.PASS,
+                measured=row["said"], reason="source_ill" if ill else "", detail=ill[-1].problem if ill else "",
+            )  # fmt: skip
         if not last:
             self.state.finished = self.state.finished or utc_now()
             self.state.save(self.run.workspace)

@@ -23,7 +23,9 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
+from helpers import audit
 from helpers.errors import RunbookError, UsageError, WorldError, one_line
 from helpers.parameters import Parameters, parameters_from
 from helpers.results import StepResult, utc_now, write_json, write_text
@@ -108,8 +110,15 @@ class RunFolder:
 
     def parameters(self) -> Parameters:
         """The parameters as resolved when the run began (or as `resume --set` changed them since)."""
-        with (self.reports / "parameters.yaml").open(encoding="utf-8") as file:
-            return parameters_from(YAML(typ="safe").load(file))
+        path = self.reports / "parameters.yaml"
+        try:
+            with path.open(encoding="utf-8") as file:
+                document = YAML(typ="safe").load(file)
+            if isinstance(document, dict):
+                return parameters_from(document)
+        except (YAMLError, UnicodeDecodeError) as error:
+            raise WorldError("parameters_unreadable", "is no YAML any more", where=str(path)) from error
+        raise WorldError("parameters_unreadable", "holds no parameters any more", where=str(path))
 
     def enter(self) -> None:
         """Work in the folder in which the run began: relative paths of its parameters are taken from there."""
@@ -266,6 +275,7 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
         record = {"when": utc_now(), "user": _user(), "from": {k: before.get(k) for k in changed}}
         folder.note(changes=[*folder.facts()["changes"], record], parameters_digest=new.digest())
         write_parameters(folder.reports / "parameters.yaml", new)
+        audit.append(folder.reports / audit.NAME, "parameters changed", names=changed, digest=new.digest())
         folder.log(f"parameters changed: {', '.join(f'{k}={after.get(k)}' for k in changed)}")
     return changed
 

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 
 from helpers.decision import GateState, gate_state
 from helpers.errors import NoGo, RunbookError, WaitingForSignoffs
+from helpers.evidence.seals import ALLOWED, allowed_signers
 from helpers.results import passed
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+
+AFTER_CUTOVER = "25"
 
 
 def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | None:
@@ -22,16 +25,26 @@ def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | N
 
 
 def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
-    state = gate_state(folder.reports, folder.parameters(), step.gate)
+    parameters = folder.parameters()
+    # After the cutover a signature stays what it was when it counted: keys may go from the list then.
+    listed = allowed_signers(folder, parameters) if folder.result(AFTER_CUTOVER) is None else None
+    state = gate_state(folder.reports, parameters, step.gate, listed)
     if state.blocked:
         return NoGo("signed_no_go", f"run {folder.id}: {'; '.join(state.blocked)}", next_step="It may not be cut over.")
     if not state.missing:
         return None
-    example = f"runbook sign {folder.id} --role {state.missing[0]} --name NAME --decision go --gate {step.gate}"
+    example = (
+        f"runbook sign {folder.id} --role {state.missing[0]} --name NAME --decision go --gate {step.gate} --key FILE"
+    )
+    first = (
+        ""
+        if (folder.reports / ALLOWED).is_file()
+        else (f"First name who may sign: runbook resume {folder.id} --set signoff.allowed_signers=FILE. ")
+    )
     return WaitingForSignoffs(
         "signoffs_missing",
         f"run {folder.id} waits for the approval of {', '.join(_with_reason(state, role) for role in state.missing)}",
-        next_step=f"Each signs with: {example}",
+        next_step=f"{first}Each signs with: {example}",
     )
 
 

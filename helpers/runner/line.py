@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from helpers.cutover import CutoverState
 from helpers.decision import CUTOVER
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
+from helpers.evidence import at_rest, keep_sealed
 from helpers.fence import FenceState, lift
 from helpers.report import index_page, notebook_html, run_page
 from helpers.results import StepResult, passed, write_text
@@ -101,11 +103,15 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
         error = _stand_down(folder, terminal) or error
     verdict = _verdict(folder, steps or plan.LINE, error)
     folder.log(f"line ends: {verdict}")
+    error = _sealed(folder, terminal, error)
     render_pages(folder)
     terminal.say(summary(folder, steps, verdict))
     state = FenceState.read(folder.workspace)
     if state is not None and state.may_stand:
         terminal.say(f"Fence:   {state.sentence()}")
+    cutover = CutoverState.read(folder.workspace)
+    if cutover is not None:
+        terminal.say(f"Cutover: {cutover.sentence()}")
     if error is not None:
         raise error
     return verdict
@@ -158,6 +164,18 @@ def _interrupted(folder: RunFolder) -> Interrupted:
     return Interrupted("interrupted", "stopped on request", next_step=f"Go on with: {resume_command(folder)}")
 
 
+def _sealed(folder: RunFolder, terminal: Terminal, error: RunbookError | None) -> RunbookError | None:
+    """Seal what this command changed. What stopped the line stays the first error; that of the seal is said beside it."""
+    try:
+        at_rest(folder)
+    except RunbookError as unsealed:
+        folder.log(f"not sealed: {unsealed}")
+        if error is not None and str(error) != str(unsealed):
+            terminal.say(f"Not sealed: {unsealed}")
+        return error or unsealed
+    return error
+
+
 def resume_command(folder: RunFolder) -> str:
     """The command that goes on with this run, wherever its reports are."""
     elsewhere = folder.reports.parent != runs.REPOSITORY / "reports"
@@ -167,7 +185,11 @@ def resume_command(folder: RunFolder) -> str:
 
 
 def _gates(folder: RunFolder, steps: Sequence[plan.Step]) -> RunbookError | None:
-    """The gates behind the steps that have passed; a rehearsal signs first, through the real gate."""
+    """The gates behind the steps that have passed, sealed first; a rehearsal signs, through the real gate."""
+    try:
+        keep_sealed(folder)
+    except RunbookError as error:
+        return error
     if folder.facts()["rehearsal"] and isinstance(open_gate(folder, steps), WaitingForSignoffs):
         from helpers.runner.rehearsal import approve
 
@@ -188,7 +210,8 @@ def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError 
         return _NO_VERDICT.get(error.code, "failed")
     if steps and not steps[-1].on_line:
         return _OFF_THE_LINE.get(steps[-1].number, f"step {steps[-1].number} passed")
-    decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in steps)
+    line = [step for step in plan.LINE if step.number <= steps[-1].number]
+    decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in line)
     return "GO" if decided else f"passed up to step {steps[-1].number}"
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers.decision import GO, gate_state, sign
-from helpers.parameters import Parameters, parameters_from
+from helpers.evidence import signing
+from helpers.parameters import ROLES, Parameters, parameters_from
 from helpers.parameters.typed_yaml import read_yaml_mapping
 from helpers.results import write_text
 from helpers.run import plan
@@ -42,6 +43,7 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
     `sections` are a notebook's, with no source and no target: they go over those of parameters/rehearsal.yaml.
     """
     source = write_sample(workspace / "source", chunks=chunks, dimension=dimension)
+    signing.throw_away(_keys(workspace), ROLES)
     if sections is None:
         document = read_yaml_mapping(PARAMETERS)
     else:
@@ -65,6 +67,7 @@ def _fitted(document: dict[str, Any], workspace: Path, source: Path, chunks: int
         "expected": expected,
         "cutover": cutover | _application(workspace / "application"),
         "snapshot": {**(document.get("snapshot") or {}), "directory": str(workspace / "snapshots")},
+        "signoff": {**(document.get("signoff") or {}), "allowed_signers": str(_keys(workspace) / "allowed_signers")},
     }
 
 
@@ -80,9 +83,14 @@ def _application(folder: Path) -> dict[str, Any]:
     }
 
 
+def _keys(workspace: Path) -> Path:
+    return workspace / "rehearsal_keys"
+
+
 def approve(run: RunFolder, step: plan.Step) -> None:
-    """Sign for every missing role through the real gate, marked REHEARSAL: no production run accepts these."""
+    """Sign for every missing role through the real gate, with throw-away keys: no production run accepts these."""
     result = run.result(step.number)
     marginal = result.facts.get("accept", []) if result else []
     for role in gate_state(run.reports, run.parameters(), step.gate).missing:
-        sign(run.reports, role, f"REHEARSAL {role}", GO, step.gate, accept=marginal, rehearsal=True)
+        name, key = f"{signing.REHEARSAL} {role}", _keys(run.workspace) / role
+        sign(run.reports, role, name, GO, step.gate, accept=marginal, key=key)

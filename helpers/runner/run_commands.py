@@ -15,11 +15,14 @@ def rehearse(chosen: argparse.Namespace) -> int:
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
         raise runs.taken(folder)
+    from helpers.evidence import signing
+    from helpers.runner.rehearsal import prepare
+
+    signing.program()  # the rehearsal signs; better to say now that it cannot
     if chosen.servers:
         from helpers.runner.rehearse_servers import rehearse_servers
 
         return rehearse_servers(folder, chosen.chunks, chosen.dimension)
-    from helpers.runner.rehearsal import prepare
 
     print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)

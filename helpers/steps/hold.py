@@ -11,7 +11,7 @@ import pandas as pd
 from helpers import audit
 from helpers.errors import one_line
 from helpers.results import Check, StepResult, Verdict
-from helpers.rollback import triggers
+from helpers.rollback.triggers import triggers
 from helpers.run import plan
 from helpers.run.folders import NOTEBOOKS
 from helpers.run.record import RunRecord

@@ -1,0 +1,283 @@
+"""The seals of a run: when one is due, what it says, and whether their chain is whole.
+
+A seal is set after each of the steps 13 (dry run), 24 (review), 25 (cutover) and 53 (closeout) has passed, and whenever a
+command that changed the run ends, so that at rest every byte of the folder is covered. What is sealed never changes
+after that: a step that runs again moves what it left before into `earlier/`. A seal is refused where a sealed file is
+neither as it was nor there, so nobody's change can be sealed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from helpers import audit
+from helpers.errors import RunbookError, Terminal, WorldError
+from helpers.evidence import leaks, recipe
+from helpers.evidence.signing import REVOKED
+from helpers.evidence.statement import FIRST, SEALS, Measured, Seal, changed, digest_of, measure, read_seal, statement
+from helpers.parameters import RESUMABLE, Parameters
+from helpers.results import StepResult, passed, utc_now, write_bytes, write_text
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import RunFolder, RunLock
+
+SEALED_AFTER = ("13", "24", "25", "53")
+ALLOWED = "allowed_signers"
+_IDENTITY = ("id", "name", "created", "rehearsal", "host", "user")
+_OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
+_LINE = frozenset(step.number for step in plan.LINE)
+CHANGING = frozenset({"run.json", "parameters.yaml", ALLOWED, ALLOWED + REVOKED})
+"""What the toolkit itself may write again, each time with a line in the audit log."""
+
+
+def seals(folder: Path) -> list[Seal]:
+    """The chain of a run's seals, the oldest first. Raises `Terminal` at the first that is none, or follows another."""
+    found: list[Seal] = []
+    for number, path in enumerate(_files(folder), start=1):
+        try:
+            seal = read_seal(path)
+        except (OSError, ValueError) as error:
+            raise _broken(folder, path, f"{error}") from error
+        if seal.number != number or seal.previous != (found[-1].digest if found else FIRST):
+            raise _broken(folder, path, "it does not follow the seal before it")
+        found.append(seal)
+    return found
+
+
+def after(chain: Iterable[Seal], step: str) -> Seal | None:
+    """The newest seal that was set because this step had passed."""
+    return next((seal for seal in reversed(list(chain)) if seal.after == step), None)
+
+
+def keep_sealed(folder: RunFolder) -> None:
+    """Set the seals that are due: behind each step that has passed and is not sealed as it is now."""
+    for step in SEALED_AFTER:
+        if passed(folder.result(step)) and _is_due(folder, step):
+            seal(folder, step)
+
+
+def at_rest(folder: RunFolder) -> None:
+    """Cover what no seal covers yet, and write VERIFY.txt: called when a command that changed the run ends."""
+    chain = seals(folder.reports)
+    if not chain or measure(folder.reports) != Measured(dict(chain[-1].subjects), dict(chain[-1].prefixes)):
+        seal(folder)
+    else:
+        _write_recipe(folder.reports, chain[-1])
+
+
+def seal(folder: RunFolder, step: str = "") -> Seal:
+    """Set the next seal, because `step` has passed or ("") because a command ends.
+
+    Raises `WorldError` where a secret is found in the folder, or a sealed file changed.
+    """
+    with RunLock(folder, "seal").acquire():
+        chain = seals(folder.reports)
+        refuse_changes(folder.reports, chain)
+        for leftover in (folder.reports / SEALS).glob(".*.tmp"):  # of a process that was killed
+            leftover.unlink()
+        parameters = folder.parameters()
+        if step:
+            _copy_allowed(folder, parameters)
+        searched = leaks.search(folder.reports, parameters.secrets())
+        leaks.refuse(searched, folder.reports)
+        number, now = len(chain) + 1, utc_now()
+        # Nothing is written to the folder behind this line but the seal itself, so that it covers every byte.
+        audit.append(folder.reports / audit.NAME, "seal", number=number, after=step)
+        predicate = {
+            "number": number,
+            "after": step,
+            "created": now,
+            "previous": chain[-1].digest if chain else FIRST,
+            "previous_name": chain[-1].name if chain else FIRST,
+            "secrets": {"searched": searched.searched, "unknown": searched.unknown},
+            **_about(folder, parameters),
+        }
+        path = folder.reports / SEALS / f"{number:04d}-{recipe.stamp(now)}.json"
+        write_text(path, statement(measure(folder.reports), predicate).decode("utf-8"))
+        found = read_seal(path)
+        _write_recipe(folder.reports, found)
+        return found
+
+
+def void(folder: Path, sealed: Seal) -> list[str]:
+    """The sealed files whose change voids what was signed over this seal, sorted.
+
+    run.json is told by what of it never changes. For the dry run the parameters may change as a resume may change them.
+    A notebook off the line that was opened again has moved its old files into `earlier/`, and decides nothing.
+    """
+    facts = sealed.predicate["run"]
+    found = [name for name in changed(folder, sealed) if name != "run.json"]
+    if identity(recipe.statement_of(folder / "run.json")) != {name: facts.get(name) for name in _IDENTITY}:
+        found.append("run.json")
+    if sealed.after == "13":
+        same = "parameters.yaml" in found and facts["binding"] == _binding_of(folder)
+        found = [n for n in found if n not in CHANGING or n == "run.json" or (n == "parameters.yaml" and not same)]
+    aside = [name for name in found if (match := _OF_STEP.match(name)) and match[1] not in _LINE]
+    moved = {digest_of(path) for path in folder.glob("earlier/**/*") if path.is_file()} if aside else set()
+    return sorted(name for name in found if name not in aside or sealed.subjects.get(name) not in moved)
+
+
+def refuse_changes(folder: Path, chain: list[Seal]) -> None:
+    """Raises `Terminal` where a sealed file was changed or taken away, naming it.
+
+    A step that ran again has moved its files into `earlier/`, where they are looked for by digest.
+    """
+    if not chain:
+        return
+    gone = [name for name in changed(folder, chain[-1]) if name not in CHANGING]
+    moved = {digest_of(path) for path in folder.glob("earlier/**/*") if path.is_file()} if gone else set()
+    against = [name for name in gone if chain[-1].subjects.get(name) not in moved]
+    if against:
+        raise Terminal(
+            "sealed_file_changed", f"{', '.join(against[:5])} changed after seal {chain[-1].number}", where=str(folder),
+            next_step="Put back what was sealed; runbook verify names every difference.",
+        )  # fmt: skip
+
+
+def binding(parameters: Parameters) -> str:
+    """SHA-256 of the parameters without what a resume may change."""
+    flat = runs.flatten(parameters.document())
+    kept = {key: value for key, value in flat.items() if key not in RESUMABLE}
+    return _digest(json.dumps(kept, sort_keys=True, default=str).encode())
+
+
+def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What of run.json never changes."""
+    return {name: facts.get(name) for name in _IDENTITY}
+
+
+def _binding_of(folder: Path) -> str:
+    try:
+        return binding(RunFolder(folder.name, folder, folder).parameters())
+    except (RunbookError, OSError, ValueError):
+        return ""
+
+
+def _is_due(folder: RunFolder, step: str) -> bool:
+    chain = seals(folder.reports)
+    newest = after(chain, step)
+    name = f"results/{step}.json"
+    if newest is None or newest.subjects.get(name) != digest_of(folder.reports / name):
+        return True
+    # What those who sign at 24 see includes the parameters and who may sign: `resume --set` is sealed anew, which voids
+    # what was signed before. Other changes are nobody's to seal.
+    if step == "24":
+        open_still = folder.result("25") is None
+    else:  # approvals of the dry run stand while only what a resume may change has changed (`void`)
+        open_still = (
+            step == "13" and folder.result("20") is None and not list(folder.reports.glob("signoffs/dry-run-*"))
+        )
+    if not open_still:
+        return False
+    moved = set(void(folder.reports, newest))
+    if _configured(folder, folder.parameters()) != _texts(folder.reports):
+        moved.add(ALLOWED)
+    return bool(moved) and moved <= CHANGING
+
+
+def _copy_allowed(folder: RunFolder, parameters: Parameters) -> None:
+    """Keep who may sign in the run's folder: a signature is checked against it, here and years later."""
+    for name, text in _configured(folder, parameters).items():
+        path = folder.reports / name
+        if text is None:
+            path.unlink(missing_ok=True)
+        elif not path.is_file() or path.read_bytes() != text:
+            write_bytes(path, text)
+            audit.append(folder.reports / audit.NAME, "allowed signers taken", file=name, sha256=_digest(text))
+
+
+def _configured(folder: RunFolder, parameters: Parameters) -> dict[str, bytes | None]:
+    """The files of `signoff.allowed_signers` by their name in the run's folder; None where there is none."""
+    found: dict[str, bytes | None] = {}
+    for name in (ALLOWED, ALLOWED + REVOKED):
+        path = _source(folder, parameters, name)
+        try:
+            found[name] = path.read_bytes() if path is not None and path.is_file() else None
+        except OSError as error:
+            raise WorldError("allowed_signers_bad", f"cannot be read ({error.strerror})", where=str(path)) from error
+    return found
+
+
+def _texts(folder: Path) -> dict[str, bytes | None]:
+    paths = {name: folder / name for name in (ALLOWED, ALLOWED + REVOKED)}
+    return {name: path.read_bytes() if path.is_file() else None for name, path in paths.items()}
+
+
+def allowed_signers(folder: RunFolder, parameters: Parameters) -> Path | None:
+    """The file that `signoff.allowed_signers` names, from the folder in which the run began; None where it names none."""
+    given = parameters.signoff.allowed_signers
+    return Path(folder.facts()["directory"]) / given if given else None
+
+
+def _source(folder: RunFolder, parameters: Parameters, name: str) -> Path | None:
+    given = allowed_signers(folder, parameters)
+    return given.with_name(given.name + name.removeprefix(ALLOWED)) if given else None
+
+
+def _about(folder: RunFolder, parameters: Parameters) -> dict[str, Any]:
+    """The rest of a seal's predicate: the run, its verdicts, and by digest the code and the snapshots that made them."""
+    results = [r for path in sorted(folder.reports.glob("results/*.json")) if (r := _result(path)) is not None]
+    notebooks = {path.name: digest_of(path) for path in sorted(runs.NOTEBOOKS.glob("*.ipynb"))}
+    context = parameters.context()
+    return {
+        "run": {**identity(folder.facts()), "binding": binding(parameters)},
+        "verdicts": {r.step: _verdict(folder.reports, r) for r in results},
+        "decision": next((str(r.facts["decision"]) for r in results if r.step == "24" and "decision" in r.facts), ""),
+        "snapshots": {r.step: r.facts["snapshot"] for r in results if isinstance(r.facts.get("snapshot"), dict)},
+        "source": context["source"],
+        "target": context["target"],
+        "notebooks": notebooks,
+        "helpers": _tree(runs.REPOSITORY / "helpers"),
+        "requirements_lock": digest_of(runs.REPOSITORY / "requirements.lock"),
+        "versions": runs.versions(),
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "user": audit.user(),
+    }
+
+
+def _verdict(folder: Path, result: StepResult) -> dict[str, str]:
+    error = result.error["code"] if result.error else ""
+    digest = digest_of(folder / "results" / f"{result.step}.json")
+    return {"verdict": str(result.verdict), "error": error, "finished": result.finished, "result": digest}
+
+
+def _result(path: Path) -> StepResult | None:
+    try:
+        return StepResult.read(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _tree(package: Path) -> str:
+    """One SHA-256 over the names and digests of a package's files, in the format of `sha256sum`."""
+    kept = [p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    names = sorted(p.relative_to(package).as_posix() for p in kept)
+    return _digest("".join(f"{digest_of(package / name)}  {name}\n" for name in names).encode())
+
+
+def _write_recipe(folder: Path, newest: Seal) -> None:
+    text = recipe.recipe(folder, newest)
+    path = folder / recipe.NAME
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in (folder / SEALS).glob("*") if not p.name.startswith("."))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _broken(folder: Path, path: Path, why: str) -> Terminal:
+    hint = "Put back what was sealed; runbook verify names every difference."
+    return Terminal("seal_broken", f"seals/{path.name}: {why}", where=str(folder), next_step=hint)

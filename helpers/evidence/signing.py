@@ -1,0 +1,265 @@
+"""Signatures by OpenSSH: `ssh-keygen -Y` signs and verifies, so passphrases, agents and hardware keys work as they do.
+
+Each role has a namespace of its own: what was signed as DBA is no signature of the security officer, whatever a key may
+do. Who may sign is a file in ssh-keygen's ALLOWED SIGNERS format; keys listed in the file beside it whose name ends in
+`.revoked` (public keys, or a key revocation list) sign nothing any more.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from helpers.errors import RunbookError, UsageError, WorldError, one_line
+
+REHEARSAL = "REHEARSAL"  # how the principals of throw-away keys begin
+REVOKED = ".revoked"
+_OPTION = re.compile(r'\s*([a-z-]+)(?:="([^"]*)")?(?:,|\s+|$)', re.I)
+_ANSWERS: dict[tuple[object, ...], Signer | str] = {}
+_GOOD = re.compile(rb'Good "[^"]*" signature for .* with \S+ key (SHA256:\S+)')
+
+
+class Refused(RunbookError):
+    """A signature that does not count, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """Whose key signed: the principal of the allowed signers, and the key's fingerprint (`SHA256:…`)."""
+
+    principal: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """One line of an allowed signers file."""
+
+    principals: str
+    namespaces: str
+    valid_after: str
+    valid_before: str
+    fingerprint: str
+
+    def signs_for(self, role: str) -> bool:
+        patterns = self.namespaces.split(",") if self.namespaces else ["*"]
+        return any(fnmatchcase(namespace(role), pattern) for pattern in patterns)
+
+    def valid_at(self, when: datetime) -> bool:
+        after, before = (_timestamp(t) for t in (self.valid_after, self.valid_before))
+        return (after is None or when >= after) and (before is None or when < before)
+
+
+def namespace(role: str) -> str:
+    """The namespace in which a role signs."""
+    return f"runbook-{role}"
+
+
+def program() -> str:
+    """ssh-keygen's path; `WorldError` with the package that brings it where it is missing."""
+    found = shutil.which("ssh-keygen")
+    if found:
+        return found
+    raise WorldError(
+        "ssh_keygen_missing", "ssh-keygen, which makes and checks signatures, is not installed",
+        next_step="Install OpenSSH's client: apt-get install openssh-client (Debian, Ubuntu), dnf install openssh-clients.",
+    )  # fmt: skip
+
+
+def command(key: str, role: str, statement: str) -> list[str]:
+    """The command that signs a statement in this role; the signature is left in `<statement>.sig`."""
+    return ["ssh-keygen", "-Y", "sign", "-f", key, "-n", namespace(role), statement]
+
+
+def sign(data: bytes, role: str, key: Path) -> bytes:
+    """The signature of these bytes with this key (private, or public where an agent holds the private one).
+
+    Prompts (passphrase, touch) go to the terminal. UsageError where ssh-keygen does not sign.
+    """
+    path = program()
+    if not key.is_file():
+        raise UsageError("no_key", f"there is no key {one_line(str(key))}", next_step="Name yours with --key FILE.")
+    with tempfile.TemporaryDirectory(prefix="runbook-sign-") as folder:
+        statement = Path(folder) / "statement.json"
+        statement.write_bytes(data)
+        seen = None if sys.stderr.isatty() else subprocess.PIPE
+        done = subprocess.run(
+            [path, *command(str(key), role, str(statement))[1:]], stdout=subprocess.PIPE, stderr=seen, check=False
+        )
+        signature = statement.with_name("statement.json.sig")
+        if done.returncode == 0 and signature.is_file():
+            return signature.read_bytes()
+    said = (done.stderr or b"").decode("utf-8", "replace").strip().splitlines() or ["see above"]
+    raise UsageError(
+        "not_signed", f"ssh-keygen did not sign with {one_line(str(key))}: {one_line(said[-1], 200)}",
+        next_step="Give a private key, or the public one of a key that your ssh-agent holds.",
+    )  # fmt: skip
+
+
+def verify(data: bytes, signature: Path, role: str, allowed: Path, when: datetime) -> Signer:
+    """Whose signature of these bytes this is, given in this role at that time; `Refused`, with the reason, otherwise."""
+    if not signature.is_file():
+        raise _refused(f"{signature.name} is missing")
+    if not allowed.is_file():
+        raise _refused("there is no list of allowed signers")
+    revoked = allowed.with_name(allowed.name + REVOKED)
+    key = (data, role, when, *(p.read_bytes() if p.is_file() else b"" for p in (signature, allowed, revoked)))
+    if key not in _ANSWERS:  # pages and gates ask the same again and again, and the answer depends on nothing else
+        _ANSWERS[key] = _ask(data, signature, role, allowed, when)
+    answer = _ANSWERS[key]
+    if isinstance(answer, str):
+        raise _refused(answer)
+    return answer
+
+
+def _ask(data: bytes, signature: Path, role: str, allowed: Path, when: datetime) -> Signer | str:
+    """Who signed, or why that counts for nothing."""
+    at = [f"-Overify-time={when.astimezone(UTC):%Y%m%d%H%M%SZ}"]
+    who = _keygen(["find-principals", *at, "-s", str(signature), "-f", str(allowed)], data)
+    principals = who.stdout.decode("utf-8", "replace").splitlines() if who.returncode == 0 else []
+    revoked = allowed.with_name(allowed.name + REVOKED)
+    options = [*at, *(["-r", str(revoked)] if revoked.is_file() else [])]
+    for principal in principals:
+        arguments = ["-f", str(allowed), "-I", principal, "-n", namespace(role), "-s", str(signature)]
+        done = _keygen(["verify", *options, *arguments], data)
+        if done.returncode == 0 and (good := _GOOD.search(done.stdout)):
+            return Signer(principal, good[1].decode("ascii"))
+    return _why_not(data, signature, role, allowed, when)
+
+
+def _why_not(data: bytes, signature: Path, role: str, allowed: Path, when: datetime) -> str:
+    try:
+        signed_in, key = _inside(signature.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return f"{signature.name} is no signature"
+    if signed_in != namespace(role):
+        return f"it was signed in the namespace {one_line(signed_in, 80)}, not in {namespace(role)}"
+    intact = _keygen(["check-novalidate", "-n", signed_in, "-s", str(signature)], data)
+    if intact.returncode != 0:
+        return "the signature does not fit the statement"
+    lines = [line for line in read_allowed(allowed) if line.fingerprint == key]
+    if not lines:
+        return f"the key {key} is not among the allowed signers"
+    if not any(line.valid_at(when) for line in lines):
+        spans = ", ".join(f"{line.valid_after or '…'} to {line.valid_before or '…'}" for line in lines)
+        return f"the key {key} was not valid at the time of signing (it is from {spans})"
+    if not any(line.signs_for(role) for line in lines):
+        return f"the key {key} may not sign as {role}"
+    if allowed.with_name(allowed.name + REVOKED).is_file():
+        return f"the key {key} is revoked"
+    return f"ssh-keygen does not accept the key {key}"
+
+
+def read_allowed(path: Path) -> list[Allowed]:
+    """The lines of an allowed signers file; UsageError where it cannot be read or a line is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "no text"
+        raise _bad_list(path, f"cannot be read ({why})") from error
+    rows = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1)]
+    return [_allowed(path, n, line) for n, line in rows if line and not line.startswith("#")]
+
+
+def problems(path: Path, roles: Sequence[str], when: datetime, *, rehearsal: bool = False) -> Iterator[str]:
+    """What would keep these roles from signing at that time: nobody listed for a role, a key not valid then."""
+    lines = read_allowed(path)
+    for role in roles:
+        mine = [line for line in lines if line.signs_for(role)]
+        if not mine:
+            yield f"nobody may sign as {role} (no line has namespaces={namespace(role)!r})"
+        elif not any(line.valid_at(when) for line in mine):
+            yield f"no key of {role} is valid at {when:%Y-%m-%d %H:%M} UTC"
+    if not rehearsal and any(REHEARSAL in line.principals for line in lines):
+        yield "it lists the throw-away keys of a rehearsal"
+
+
+def throw_away(folder: Path, roles: Sequence[str]) -> Path:
+    """Keys for a rehearsal, `<folder>/<role>`, and the list of them, which is returned. Existing ones are used again."""
+    path, lines = program(), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for role in roles:
+        key, who = folder / role, f"{REHEARSAL}-{role}"
+        if not key.with_suffix(".pub").is_file():
+            key.unlink(missing_ok=True)
+            make = [path, "-q", "-t", "ed25519", "-N", "", "-C", who, "-f", str(key)]
+            subprocess.run(make, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        kind, blob = key.with_suffix(".pub").read_text(encoding="ascii").split()[:2]
+        lines.append(f'{who} namespaces="{namespace(role)}" {kind} {blob}\n')
+    allowed = folder / "allowed_signers"
+    allowed.write_text("".join(lines), encoding="ascii")
+    return allowed
+
+
+def _keygen(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([program(), "-Y", *arguments], input=data, capture_output=True, check=False)
+
+
+def _allowed(path: Path, number: int, line: str) -> Allowed:
+    """`principals [options] keytype base64 …`; options are the words before the key's type."""
+    principals, _, rest = line.partition(" ")
+    options: dict[str, str] = {}
+    rest = rest.strip()
+    while rest and not re.match(r"(ssh|sk|ecdsa)-|sk-", rest) and (match := _OPTION.match(rest)):
+        options[match[1].lower()] = match[2] or ""
+        rest = rest[match.end() :].strip()
+    try:
+        blob = base64.b64decode(rest.split()[1], validate=True)
+        for name in ("valid-after", "valid-before"):
+            _timestamp(options.get(name, ""))
+    except (IndexError, ValueError, binascii.Error) as error:
+        raise _bad_list(path, f"line {number} is no allowed signer") from error
+    spans = (options.get("valid-after", ""), options.get("valid-before", ""))
+    return Allowed(principals.strip('"'), options.get("namespaces", ""), *spans, _fingerprint(blob))
+
+
+def _timestamp(text: str) -> datetime | None:
+    """ssh-keygen's YYYYMMDD[HHMM[SS]][Z]; without Z it is the local time of this machine."""
+    if not text:
+        return None
+    digits = text.rstrip("Zz")
+    form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits))
+    if form is None:
+        raise ValueError(f"no time: {text}")
+    found = datetime.strptime(digits, form)  # noqa: DTZ007
+    return found.replace(tzinfo=UTC) if digits != text else found.astimezone(UTC)
+
+
+def _inside(armored: str) -> tuple[str, str]:
+    """(namespace, fingerprint of the key) of an SSH signature; ValueError where it is none."""
+    lines = [line.strip() for line in armored.strip().splitlines()]
+    if len(lines) < 3 or lines[0] != "-----BEGIN SSH SIGNATURE-----" or lines[-1] != "-----END SSH SIGNATURE-----":
+        raise ValueError("no armor")
+    blob = base64.b64decode("".join(lines[1:-1]), validate=True)
+    if not blob.startswith(b"SSHSIG"):
+        raise ValueError("no signature")
+    fields, at = [], 10  # the magic and the version
+    for _ in range(2):
+        length = int.from_bytes(blob[at : at + 4], "big")
+        fields.append(blob[at + 4 : at + 4 + length])
+        at += 4 + length
+    return fields[1].decode("utf-8"), _fingerprint(fields[0])
+
+
+def _fingerprint(blob: bytes) -> str:
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode("ascii").rstrip("=")
+
+
+def _refused(why: str) -> Refused:
+    return Refused("signature_refused", why)
+
+
+def _bad_list(path: Path, why: str) -> UsageError:
+    form = "See parameters/allowed_signers.example."
+    return UsageError("allowed_signers_bad", f"the list of allowed signers {why}", where=str(path), next_step=form)

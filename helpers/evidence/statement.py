@@ -1,0 +1,181 @@
+"""A seal as a file: an in-toto Statement v1 over the files of a run, in canonical JSON, and what of the folder it covers.
+
+Everything in the folder of a run is one of these:
+
+- sealed: a subject of the newest seal, by the SHA-256 of all its bytes;
+- growing (`*.jsonl`, `*.log`): sealed as a prefix, its length and digest, because lines are only ever added;
+- derived (`index.html`, `VERIFY.txt`): made from the others, so `runbook verify` makes them again and compares;
+- a seal itself: held by the seal after it, the newest by VERIFY.txt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import WorldError, one_line
+
+TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE = "urn:chroma-migration-runbook:seal:v1"
+SEALS = "seals"
+DERIVED = frozenset({"index.html", "VERIFY.txt"})
+GROWING = (".jsonl", ".log")
+FIRST = "none"  # what the first seal names in place of the digest of the one before
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """A seal that was read: `digest` is the SHA-256 of its file, `subjects` and `prefixes` are by path in the folder."""
+
+    path: Path
+    digest: str
+    predicate: Mapping[str, Any]
+    subjects: Mapping[str, str]
+    prefixes: Mapping[str, tuple[int, str]]
+
+    @property
+    def name(self) -> str:
+        """Its path in the run's folder."""
+        return f"{SEALS}/{self.path.name}"
+
+    @property
+    def number(self) -> int:
+        return int(self.predicate["number"])
+
+    @property
+    def after(self) -> str:
+        """The step whose end it seals, such as "24"; "" for one that was set when a command ended."""
+        return str(self.predicate["after"])
+
+    @property
+    def created(self) -> str:
+        """When it was set, UTC, ISO 8601."""
+        return str(self.predicate["created"])
+
+    @property
+    def previous(self) -> str:
+        """SHA-256 of the seal before it, "none" for the first."""
+        return str(self.predicate["previous"])
+
+    @property
+    def previous_name(self) -> str:
+        """The path of the seal before it, "none" for the first."""
+        return str(self.predicate["previous_name"])
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is in a run's folder now: SHA-256 by path, and (bytes, SHA-256) of the files that grow."""
+
+    subjects: dict[str, str]
+    prefixes: dict[str, tuple[int, str]]
+
+
+def canonical(value: Any) -> bytes:
+    """One line of JSON, keys sorted, no blanks, UTF-8: the same value gives the same bytes."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8") + b"\n"
+
+
+def statement(measured: Measured, predicate: Mapping[str, Any]) -> bytes:
+    """The bytes of a seal over these files."""
+    prefixes = [{"bytes": n, "name": name, "sha256": digest} for name, (n, digest) in sorted(measured.prefixes.items())]
+    return canonical(
+        {
+            "_type": TYPE,
+            "predicate": {**predicate, "prefixes": prefixes},
+            "predicateType": PREDICATE,
+            "subject": [{"digest": {"sha256": d}, "name": name} for name, d in sorted(measured.subjects.items())],
+        }
+    )
+
+
+def read_seal(path: Path) -> Seal:
+    """The seal in this file; ValueError, with the reason, where it is none."""
+    data = path.read_bytes()
+    try:
+        document = json.loads(data)
+        predicate = document["predicate"]
+        subjects = {str(s["name"]): str(s["digest"]["sha256"]) for s in document["subject"]}
+        prefixes = {str(p["name"]): (int(p["bytes"]), str(p["sha256"])) for p in predicate["prefixes"]}
+        seal = Seal(path, hashlib.sha256(data).hexdigest(), predicate, subjects, prefixes)
+        known = document["_type"] == TYPE and document["predicateType"] == PREDICATE and seal.number > 0
+        known = (
+            known
+            and path.name.startswith(f"{seal.number:04d}-")
+            and bool(seal.previous and seal.previous_name and seal.created)
+        )
+        canon = canonical(document) == data
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError("it is no seal") from error
+    if not (known and canon):
+        raise ValueError("it is no seal as this toolkit writes them")
+    return seal
+
+
+def files(folder: Path) -> list[str]:
+    """Every file that a seal covers, sorted, as paths in the folder.
+
+    Raises `WorldError` for a link and for a name that plain commands could not check.
+    """
+    found = []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if name in DERIVED or path.parent == folder / SEALS:
+            continue
+        if path.is_symlink() or not path.is_file():
+            raise _unsealable(name, "is no file of its own", folder)
+        if not name.isprintable() or '"' in name or "\\" in name:
+            raise _unsealable(name, "has a name that cannot be sealed", folder)
+        found.append(name)
+    return sorted(found)
+
+
+def measure(folder: Path) -> Measured:
+    """The digests of everything that a seal of this folder covers."""
+    subjects, prefixes = {}, {}
+    for name in files(folder):
+        path = folder / name
+        if "/" not in name and name.endswith(GROWING):
+            length = path.stat().st_size
+            prefixes[name] = (length, prefix_digest(path, length))
+        else:
+            subjects[name] = digest_of(path)
+    return Measured(subjects, prefixes)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of the file, hexadecimal; "" where there is none."""
+    if path.is_symlink() or not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def prefix_digest(path: Path, length: int) -> str:
+    """SHA-256 of the first `length` bytes; "" where the file is shorter or gone."""
+    if path.is_symlink() or not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        data = file.read(length)
+    return hashlib.sha256(data).hexdigest() if len(data) == length else ""
+
+
+def changed(folder: Path, seal: Seal) -> list[str]:
+    """The files of a seal that are no longer what it says, sorted; files that came later are none of them."""
+    found = [name for name, digest in seal.subjects.items() if digest_of(folder / name) != digest]
+    found += [name for name, (n, digest) in seal.prefixes.items() if prefix_digest(folder / name, n) != digest]
+    return sorted(found)
+
+
+def _unsealable(name: str, why: str, folder: Path) -> WorldError:
+    return WorldError(
+        "not_sealable", f"{one_line(name, 200)} {why}, so the run is not sealed", where=str(folder),
+        next_step="Move it out of the folder of the run.",
+    )  # fmt: skip

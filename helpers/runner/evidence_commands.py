@@ -1,0 +1,153 @@
+"""`runbook sign | verify | audit | archive`: what they take and what they say."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import UsageError, one_line
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+
+Declare = Callable[..., argparse.ArgumentParser]
+
+
+def declare(declared: Declare) -> None:
+    """Declare the commands. `declared(name, action, text)` gives each its parser."""
+    sign = declared("sign", _sign, "sign an approval or a refusal of what was sealed")
+    sign.add_argument("run_id", metavar="RUN_ID")
+    sign.add_argument("--role", default="", help="such as dba; the roles are in the parameters, signoff.required")
+    sign.add_argument("--name", default="", help="who signs")
+    sign.add_argument("--decision", default="", choices=["go", "no-go"])
+    sign.add_argument("--gate", default="cutover", choices=["dry-run", "cutover"])
+    sign.add_argument("--reason", default="", help="one line, shown with the decision")
+    sign.add_argument("--accept", action="append", default=[], metavar="CRITERION", help="a marginal one; repeatable")
+    sign.add_argument(
+        "--key", type=Path, metavar="FILE", help="the key to sign with; a public one where an agent has it"
+    )
+    sign.add_argument("--export", type=Path, metavar="FILE", help="write what is to be signed, to sign it elsewhere")
+    sign.add_argument(
+        "--import",
+        dest="signature",
+        type=Path,
+        metavar="FILE.sig",
+        help="record a signature made elsewhere; FILE beside it",
+    )
+    verify = declared("verify", _verify, "check every file, seal and signature of a run; each problem is a line")
+    audit = declared("audit", _audit, "show who did what and when, and whether the log is whole")
+    archive = declared("archive", _archive, "write a run as one file that can be verified elsewhere")
+    for command in (verify, audit, archive):
+        command.add_argument("run_id", metavar="RUN_ID")
+    archive.add_argument("--output", type=Path, metavar="FILE.zip", help="RUN_ID.zip in the current folder")
+
+
+def _sign(chosen: argparse.Namespace) -> int:
+    from helpers import signoffs
+    from helpers.evidence import signing
+
+    folder = runs.find(chosen.run_id)
+    ways = [way for way in (chosen.key, chosen.export, chosen.signature) if way is not None]
+    if len(ways) != 1:
+        raise UsageError(
+            "how_to_sign", "sign needs one of --key, --export and --import",
+            next_step="With your own key: --key ~/.ssh/id_ed25519; to sign elsewhere: --export FILE, then --import FILE.sig.",
+        )  # fmt: skip
+    if chosen.signature is not None:
+        return _import(folder, chosen.signature)
+    if not (chosen.role and chosen.name and chosen.decision):
+        raise UsageError("usage", "sign needs --role, --name and --decision", next_step="See: runbook sign --help")
+    words = (chosen.role, chosen.name, chosen.decision, chosen.gate, chosen.reason, chosen.accept)
+    if chosen.key is not None:
+        return _recorded(folder, signoffs.sign(folder.reports, *words, key=chosen.key.expanduser()))
+    data = signoffs.statement(folder.reports, *words)
+    if chosen.export.exists():
+        raise UsageError("file_exists", "something is there already", where=one_line(str(chosen.export)))
+    chosen.export.write_bytes(data)
+    role = chosen.role.strip().lower().replace("-", "_")
+    print(
+        f"Written to {chosen.export}. Read it, sign it where the key is, and bring {chosen.export}.sig back beside it:"
+    )
+    print(f"    {shlex.join(signing.command('KEY', role, str(chosen.export)))}")
+    print(f"    runbook sign {folder.id} --import {shlex.quote(f'{chosen.export}.sig')}")
+    return 0
+
+
+def _import(folder: RunFolder, signature: Path) -> int:
+    from helpers import signoffs
+
+    statement = signature.with_suffix("")
+    try:
+        data, signed = statement.read_bytes(), signature.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            "no_signature", f"cannot be read ({error.strerror})", where=one_line(str(error.filename)),
+            next_step="Give FILE.sig; FILE, as --export wrote it, must be beside it.",
+        ) from error  # fmt: skip
+    return _recorded(folder, signoffs.record(folder.reports, data, signed))
+
+
+def _recorded(folder: RunFolder, path: Path) -> int:
+    """Log and seal what was signed, and show it on the pages."""
+    from helpers.evidence import at_rest
+    from helpers.runner.line import render_pages
+    from helpers.runner.overview import next_action
+
+    folder.log(f"signed: {path.name}")
+    at_rest(folder)
+    render_pages(folder)
+    print(f"Recorded in {path}. {next_action(folder)}")
+    return 0
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    from helpers.runner.verify import verify
+
+    folder = runs.find(chosen.run_id)
+    found = verify(folder.reports)
+    for line in [*found.problems, *found.notes]:
+        print(one_line(line, 2000))
+    if found.problems:
+        print(f"{len(found.problems)} things in run {folder.id} do not fit.")
+        return 1
+    print(f"Run {folder.id} fits: {found.summary}. Newest seal: {found.newest}")
+    return 0
+
+
+def _audit(chosen: argparse.Namespace) -> int:
+    from helpers import audit
+    from helpers.runner.terminal import table
+
+    folder = runs.find(chosen.run_id)
+    path = folder.reports / audit.NAME
+    rows = [_audit_row(entry) for entry in audit.entries(path)]
+    print(table(rows) if rows else "Nothing is recorded.")
+    broken = audit.check(path)
+    if broken is not None:
+        print(f"{path}: line {broken.line}: {broken.why}")
+        return 1
+    return 0
+
+
+def _audit_row(entry: dict[str, Any]) -> dict[str, str]:
+    facts = entry.get("facts")
+    said = ", ".join(f"{k}={v}" for k, v in sorted(facts.items())) if isinstance(facts, dict) else ""
+    who = f"{entry.get('user')}@{entry.get('host')}"
+    columns = {
+        "when": str(entry.get("when"))[:19],
+        "who": who,
+        "action": entry.get("action"),
+        "outcome": entry.get("outcome"),
+    }
+    return {name: one_line(str(value), 60) for name, value in columns.items()} | {"facts": one_line(said, 120)}
+
+
+def _archive(chosen: argparse.Namespace) -> int:
+    from helpers.runner.archive import archive
+
+    folder = runs.find(chosen.run_id)
+    path = chosen.output if chosen.output is not None else Path(f"{folder.id}.zip")
+    print(archive(folder.reports, path))
+    return 0

@@ -1,0 +1,114 @@
+"""People who sign: real ed25519 keys, the list of who may sign, and a run's folder small enough to be made in a moment."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from helpers import audit, evidence
+from helpers.decision import sign
+from helpers.evidence import signing
+from helpers.parameters import ROLES, parameters_from
+from helpers.results import StepResult, utc_now, write_json
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import RunFolder
+
+Runbook = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+class Signers:
+    """One key a role, `<folder>/<role>`, and `allowed`, the file for `signoff.allowed_signers`.
+
+    `options` by role stand before the key, such as `valid-before="20250101Z"`; the namespace of the role is always there.
+    """
+
+    def __init__(self, folder: Path, options: dict[str, str] | None = None, roles: Sequence[str] = ROLES) -> None:
+        self.folder, self.roles = folder, roles
+        self.allowed = folder / "allowed_signers"
+        folder.mkdir(parents=True, exist_ok=True)
+        for role in roles:
+            make_key(self.key(role))
+        self.write(options or {})
+
+    def key(self, role: str) -> Path:
+        return self.folder / role
+
+    def line(self, role: str, options: str = "", *, namespaces: str = "") -> str:
+        kind, blob = self.key(role).with_suffix(".pub").read_text(encoding="ascii").split()[:2]
+        given = f'namespaces="{namespaces or signing.namespace(role)}"' + (f",{options}" if options else "")
+        return f"{role}@example.org {given} {kind} {blob}\n"
+
+    def write(self, options: dict[str, str]) -> None:
+        self.allowed.write_text("".join(self.line(r, options.get(r, "")) for r in self.roles), encoding="ascii")
+
+    def approve(self, folder: Path, roles: Sequence[str] = (), **words: Any) -> list[Path]:
+        """Sign GO for these roles (all that have a key) on the run in this folder; the statements."""
+        return [
+            sign(folder, role, f"Name of {role}", "go", key=self.key(role), **words) for role in roles or self.roles
+        ]
+
+    def sign_any(self, folder: Path, role: str, decision: str = "go", **words: Any) -> Path:
+        """Sign on a folder that was put together by a test: the first who signs has it sealed."""
+        home = RunFolder(folder.name, folder, folder.parent / f".{folder.name}-work")
+        if not (folder / "seals").is_dir():
+            text = (folder / "parameters.yaml").read_text(encoding="utf-8")
+            text = text.replace("signoff: {", f"{self.parameter()[:-2]}, ")
+            (folder / "parameters.yaml").write_text(text, encoding="utf-8")
+            home.note(directory=str(folder))
+            evidence.seal(home, "24")
+        return sign(folder, role, words.pop("name", f"Ms {role}"), decision, key=self.key(role), **words)
+
+    def parameter(self, text: str = "") -> str:
+        """The section `signoff` of a parameters file; `text` are its other keys, inside the braces."""
+        return f"signoff: {{allowed_signers: {json.dumps(str(self.allowed))}{', ' + text if text else ''}}}\n"
+
+    def command(self, role: str) -> list[str]:
+        """The options of `runbook sign` with which this role says go."""
+        return ["--role", role, "--name", f"Name of {role}", "--decision", "go", "--key", str(self.key(role))]
+
+
+def make_key(path: Path) -> Path:
+    """A key without a passphrase."""
+    make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path)]
+    subprocess.run(make, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    return path
+
+
+def small_run(run_id: str, signers: Signers, again: str = "") -> RunFolder:
+    """A run with results, executed notebooks, their HTML and a figure, not sealed; `again`: only this step, once more."""
+    folder = RunFolder.of(run_id)
+    if not again:
+        text = {"signoff": {"allowed_signers": str(signers.allowed), "dry_run": ["dba"]}}
+        parameters = parameters_from({"name": "night", "source": {"path": "from"}, "target": {"path": "to"}, **text})
+        runs.create(parameters, run_id)
+        folder.log("line begins")
+    for step in ("13", "23", "24"):
+        if again in ("", step):
+            _step(folder, step)
+    return folder
+
+
+def _step(folder: RunFolder, number: str) -> None:
+    row = plan.find(number)
+    begun = utc_now()
+    audit.append(folder.reports / audit.NAME, "step begins", step=number)
+    result = StepResult(number, row.title, folder.id, begun, utc_now(), facts={"execution": "token"})
+    if number == "24":
+        result.facts |= {"decision": "GO", "accept": [], "against": []}
+    if number == "23":
+        (folder.reports / "figures" / "23_counts.png").write_bytes(b"\x89PNG picture")
+        result.figures.append({"name": "counts", "file": "23_counts.png", "caption": "All are there", "alt": "Counts"})
+    path = folder.reports / "results" / f"{number}.json"
+    result.write(path)
+    html = f"<p>SHA-256 <code>{runs.file_digest(path)}</code></p>"
+    shown = {"output_type": "display_data", "metadata": {}, "data": {"text/html": [html]}}
+    code = {"cell_type": "code", "metadata": {}, "execution_count": 1, "source": ["run.finish()"], "outputs": [shown]}
+    title = {"cell_type": "markdown", "metadata": {}, "source": [f"# {row.title}"]}
+    notebook = folder.reports / row.notebook
+    write_json(notebook, {"cells": [title, code], "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
+    notebook.with_suffix(".html").write_text(f"<h1>{row.title}</h1>", encoding="utf-8")
+    audit.append(folder.reports / audit.NAME, "step ends", step=number)

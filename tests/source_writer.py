@@ -1,0 +1,69 @@
+"""A client that keeps writing to a server, as an application does that nobody stopped: `python -m tests.source_writer`.
+
+Arguments: URL, seed, writes a second, collections. It adds, updates (text, metadata, vector), takes metadata keys away,
+deletes, and deletes and adds again. It prints `begun` first, and after SIGTERM, the write in hand ended, how many there
+were of each kind, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from tests.servers import client_of
+
+
+def write_on(url: str, seed: int, rate: float, names: list[str]) -> Counter[str]:
+    """Until SIGTERM; the writes by kind."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    chance, done = random.Random(seed), Counter[str]()
+    numbers = np.random.default_rng(seed)
+    with client_of(url) as client:
+        collections = {n: client.get_collection(n, embedding_function=None) for n in names}
+        ids = {n: sorted(c.get(include=[])["ids"]) for n, c in collections.items()}
+        wide = {
+            n: len(np.asarray(c.get(limit=1, include=["embeddings"])["embeddings"])[0]) for n, c in collections.items()
+        }
+        print("begun", flush=True)
+        due = time.monotonic()
+        while not asked:
+            name = chance.choice(names)
+            kind = chance.choice(["add", "text", "vector", "key", "delete", "again"])
+            done[kind] += 1
+            chunk = f"w{seed}-{done.total()}" if kind == "add" else chance.choice(ids[name])
+            write(collections[name], kind, chunk, done.total(), numbers.standard_normal(wide[name]).astype(np.float32))
+            if kind == "add":
+                ids[name].append(chunk)
+            elif kind == "delete":
+                ids[name].remove(chunk)
+            due += 1 / rate
+            time.sleep(max(0.0, due - time.monotonic()))
+    return done
+
+
+def write(collection: Any, kind: str, chunk: str, number: int, vector: Any) -> None:
+    text, metadata = f"write {number}", {"note": f"n{number}", "revision": number, "share": number / 7}
+    if kind == "text":
+        collection.update(ids=[chunk], embeddings=[vector], documents=[text], metadatas=[{"revision": number}])
+    elif kind == "vector":
+        collection.update(ids=[chunk], embeddings=[vector])
+    elif kind == "key":
+        collection.update(ids=[chunk], metadatas=[{"note": None}])
+    else:
+        if kind != "add":
+            collection.delete(ids=[chunk])
+        if kind != "delete":
+            collection.add(ids=[chunk], embeddings=[vector], documents=[text], metadatas=[metadata])
+
+
+if __name__ == "__main__":
+    url_, seed_, rate_, *names_ = sys.argv[1:]
+    print(json.dumps(write_on(url_, int(seed_), float(rate_), names_)))

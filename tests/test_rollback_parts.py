@@ -1,0 +1,151 @@
+"""The parts of a rollback that need no run: triggers, the way back of a write, removal without a leak, stopping."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from helpers.errors import Terminal
+from helpers.parameters import parameters_from
+from helpers.results import Check, StepResult, Verdict
+from helpers.rollback.made import Made
+from helpers.rollback.removal import remove
+from helpers.rollback.replay import _metadata
+from helpers.rollback.stop import at_work, stop
+from helpers.rollback.triggers import triggers
+from helpers.run import folders as runs
+from helpers.run.folders import RunLock
+from tests.conftest import ROOT
+from tests.storage import chunks, embedded, exact, fill, plan
+
+
+def result(step: str, *checks: Check, error: str = "", **facts: Any) -> dict[str, StepResult]:
+    found = StepResult(step, "", "r", "2026-01-01T00:00:00+00:00", checks=list(checks), facts=facts)
+    found.error = {"code": error, "type": "Terminal", "line": ""} if error else None
+    return {step: found}
+
+
+def failed(reason: str, **more: Any) -> Check:
+    return Check("a check", Verdict.FAIL, reason=reason, **more)
+
+
+def row(source: int, target: int, quarantined: int = 0) -> dict[str, Any]:
+    return {"collection": "a", "source": source, "target": target, "quarantined": quarantined}
+
+
+@pytest.mark.parametrize(
+    ("found", "codes"),
+    [
+        ({}, []),
+        (result("22", validation_pass_rate=0.95), []),
+        (result("22", validation_pass_rate=0.9499), ["validation_below_95"]),
+        (result("22", error="time_limit"), ["time_limit"]),
+        (result("22", error="paused_for_disk"), []),
+        (result("23", counts=[row(9832, 9732)]), []),
+        (result("23", counts=[row(9832, 9731)]), ["chunks_missing"]),
+        (result("23", counts=[row(9832, 9731, 1)]), []),
+        (result("23", counts=[row(100, 95)]), []),
+        (result("23", counts=[row(100, 94)]), ["chunks_missing"]),
+        (result("22", arrivals=[{"source": 100, "missing": 6}]), ["chunks_missing"]),
+        (result("23", failed("nan_embedding")), ["nan_in_target"]),
+        (
+            result("23", failed("vector_differs", ids=[{"detail": "3 dimensions instead of 4"}])),
+            ["wrong_dimension"],
+        ),
+        (result("23", failed("vector_differs")), []),
+        (result("23", failed("missing_metadata")), ["schema_fields_missing"]),
+        (result("23", search=[{"collection": "a", "k": 10, "overlap_exact@10": 0.79, "verdict": "fail"}]), ["search_divergence"]),
+        (result("23", search=[{"collection": "a", "k": 10, "overlap_exact@10": 0.80, "verdict": "fail"}]), []),
+        (result("23", search=[{"collection": "a", "k": 10, "overlap_exact@10": 0.79, "verdict": "pass"}]), []),
+    ],
+)  # fmt: skip
+def test_the_triggers_of_the_runbook_and_their_edges(found: dict[str, StepResult], codes: list[str]) -> None:
+    assert [t.code for t in triggers(found)] == codes
+
+
+@pytest.mark.parametrize(
+    ("base", "was", "now", "back"),
+    [
+        ({"a": 1}, {"a": 1, "new": "x"}, {"a": 1, "new": "x"}, {"a": 1}),  # untouched: the original, to the letter
+        ({"a": 1}, {"a": 1.0, "new": "x"}, {"a": 1.0, "new": "y"}, {"a": 1, "new": "y"}),
+        ({"a": 1, "b": 2}, {"a": 1, "b": 2}, {"a": 1}, {"a": 1}),  # a key that the client took away
+        ({"a": 1}, {"a": 1}, {"a": True}, {"a": True}),  # 1 and true are two values
+        ({"a": 1}, {"a": 1}, None, None),
+        (None, {"new": "x"}, {"new": "x"}, None),
+    ],
+)
+def test_only_what_the_client_changed_goes_over_the_original_metadata(
+    base: dict[str, Any] | None, was: dict[str, Any] | None, now: dict[str, Any] | None, back: dict[str, Any] | None
+) -> None:
+    assert exact(_metadata(base, was, now)) == exact(back)
+
+
+def made_of(target: str, ids: list[str]) -> Made:
+    return cast(Made, SimpleNamespace(
+        collections=[target], ids=lambda name: set(ids), folder=SimpleNamespace(id="r"),
+    ))  # fmt: skip
+
+
+def test_a_removal_leaks_no_lists(tmp_path: Path) -> None:
+    """A collection dropped with its records in it gives their lists to later records (chroma-facts 18)."""
+    batch = chunks(20, 4)
+    batch.metadatas = [{"tags": ["x", "y"]} for _ in batch.ids]
+    with embedded(tmp_path / "db") as store:
+        fill(store, "made", batch)
+        done = remove(store, made_of("made", batch.ids), {}, clients=False)
+        assert (done.chunks, done.dropped, done.kept) == ({"made": 20}, ["made"], {})
+        store.create(plan("later"))
+        plain = dataclasses.replace(batch, metadatas=[{"n": i} for i in range(20)])
+        store.add("later", plain)
+        assert store.read("later", batch.ids).metadatas == plain.metadatas
+
+
+def test_a_chunk_that_nobody_has_exported_stops_the_removal(tmp_path: Path) -> None:
+    batch = chunks(5, 4)
+    with embedded(tmp_path / "db") as store:
+        fill(store, "made", batch)
+        made = made_of("made", batch.ids[:4])
+        with pytest.raises(Terminal, match=r"1 chunks came since.*c4"):
+            remove(store, made, {}, clients=True)
+        assert store.count("made") == 5
+        assert remove(store, made, {"made": {"c4"}}, clients=True).dropped == ["made"]
+        assert store.lock_holder() is None
+
+
+_WORKER = """
+import signal, sys, time
+from helpers.run.folders import RunFolder, RunLock
+if sys.argv[1] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with RunLock(RunFolder.of("r"), "runner").acquire():
+    print("at work", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("manner", ["polite", pytest.param("stubborn", marks=pytest.mark.slow)])
+def test_our_own_process_is_stopped_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manner: str) -> None:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    folder = runs.create(parameters_from({"source": {"path": "s"}, "target": {"path": "t"}, "name": "n"}), "r")
+    program = [sys.executable, "-c", _WORKER, manner]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        assert at_work(folder).keys() == {worker.pid}
+        begun = time.monotonic()
+        assert stop(folder, patience=1.0) == [worker.pid]
+        assert time.monotonic() - begun < 10
+        assert worker.wait(5) != 0
+    assert at_work(folder) == {}
+    assert stop(folder) == []
+    with RunLock(folder, "runner").acquire(1):
+        assert at_work(folder).keys() == {os.getpid()}
