@@ -75,7 +75,7 @@ def ends(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
     def run(*how: RunbookError | None, of: RunFolder = folder) -> tuple[Line, RunbookError | None]:
         line = Line(*how)
         monkeypatch.setattr(aftermath, "run_line", line.run_line)
-        monkeypatch.setattr(aftermath.rollback_command, "execute", line.execute)
+        monkeypatch.setattr("helpers.runner.rollback_command.execute", line.execute)
         try:
             aftermath.run_to_outcome(of, [MIGRATE], terminals.Terminal())
         except RunbookError as error:

@@ -17,6 +17,7 @@ import pytest
 from helpers.sample import write_sample
 from tests.commands import Runbook, only_line
 from tests.conftest import ROOT, require_component
+from tests.signers import Signers
 from tests.storage import tree
 
 pytestmark = pytest.mark.slow
@@ -32,15 +33,21 @@ def runbook(tmp_path: Path) -> Runbook:
     return Runbook(tmp_path)
 
 
-def parameters(runbook: Runbook, *, automatic: bool = False) -> str:
+@pytest.fixture
+def people(tmp_path: Path) -> Signers:
+    return Signers(tmp_path / "keys")
+
+
+def parameters(runbook: Runbook, people: Signers, *, automatic: bool = False) -> str:
     cutover = "cutover: {env_files: [{path: app.env, keys: {CHROMA_PATH: '{target_path}'}}], monitor_minutes: 0}\n"
     rollback = f"rollback: {{automatic: {str(automatic).lower()}, monitor_minutes: 0}}\n"
-    return runbook.write("night", "path: source", "path: target", cutover + rollback)
+    return runbook.write("night", "path: source", "path: target", cutover + rollback + people.parameter())
 
 
-def sign(runbook: Runbook) -> None:
+def sign(runbook: Runbook, people: Signers) -> None:
     for role in ROLES:
-        assert runbook("sign", "night", "--role", role, "--name", "A", "--decision", "go").returncode == 0
+        done = runbook("sign", "night", *people.command(role))
+        assert done.returncode == 0, done.stderr
 
 
 def change(folder: Path) -> str:
@@ -55,15 +62,17 @@ def change(folder: Path) -> str:
     return collection.name
 
 
-def test_a_source_that_changed_after_the_signatures_needs_new_ones(runbook: Runbook, tmp_path: Path) -> None:
-    only_line(runbook("run", parameters(runbook), "--run-id", "night"), 4)
-    sign(runbook)
+def test_a_source_that_changed_after_the_signatures_needs_new_ones(
+    runbook: Runbook, people: Signers, tmp_path: Path
+) -> None:
+    only_line(runbook("run", parameters(runbook, people), "--run-id", "night"), 4)
+    sign(runbook, people)
     changed = change(tmp_path / "source")
     again = runbook("resume", "night")
-    assert "given before" in only_line(again, 4), "the approvals were for other results"
+    assert "changed" in only_line(again, 4), "the approvals were for other results"
     assert "step 22 catches up" in again.stdout
     assert (tmp_path / "app.env").read_text() == ENV
-    sign(runbook)
+    sign(runbook, people)
     done = runbook("resume", "night")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert str(tmp_path / "target") in (tmp_path / "app.env").read_text()
@@ -77,8 +86,8 @@ def test_a_source_that_changed_after_the_signatures_needs_new_ones(runbook: Runb
     assert "does not go on" in only_line(runbook("resume", "night"), 2)
 
 
-def test_a_trigger_goes_all_the_way_back_by_itself(runbook: Runbook, tmp_path: Path) -> None:
-    file = parameters(runbook, automatic=True)
+def test_a_trigger_goes_all_the_way_back_by_itself(runbook: Runbook, people: Signers, tmp_path: Path) -> None:
+    file = parameters(runbook, people, automatic=True)
     before = tree(tmp_path / "source")
     assert runbook("run", file, "--run-id", "night", "--until", "22").returncode == 0
     client = chromadb.PersistentClient(tmp_path / "target")

@@ -33,8 +33,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.runner.aftermath import run_to_outcome
-from helpers.runner.drills import drill_rollback
-from helpers.runner.line import render_pages
+from helpers.runner.drills import drill_rollback, keep
 from helpers.runner.rehearsal import prepare
 from helpers.runner.terminal import Terminal
 from helpers.sample.client import KEY
@@ -87,8 +86,7 @@ def _window(folder: RunFolder, terminal: Terminal, env: Path, target: str, url: 
     window = dt.datetime.fromisoformat(ended.finished) - dt.datetime.fromisoformat(begun.started)
     back = drill_rollback(folder, terminal)
     _expect(env, url, "the rollback")
-    folder.note(drills=[back])
-    render_pages(folder)
+    keep(folder, [back])
     return {
         "fence to verified cutover": duration(window.total_seconds()),
         ".env after the cutover": target,

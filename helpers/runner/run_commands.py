@@ -33,11 +33,9 @@ def rehearse(chosen: argparse.Namespace) -> int:
 
 def _drill(folder: RunFolder) -> int:
     from helpers.runner.drills import drill
-    from helpers.runner.line import render_pages
     from helpers.runner.terminal import Terminal
 
     drilled = drill(folder, terminal := Terminal())
-    render_pages(folder)
     lines = [*(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]
     terminal.say("\n".join(["", *lines]))
     return 0

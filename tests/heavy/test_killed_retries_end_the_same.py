@@ -16,7 +16,7 @@ from helpers.run.folders import RunFolder
 from helpers.runner import retry
 from helpers.stores import open_target
 from tests.conftest import ROOT
-from tests.test_retry_takes_back import THEIRS, a_signed_run, fill
+from tests.test_retry_takes_back import THEIRS, a_decided_run, fill
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def seconds_of(home: Path, monkeypatch: pytest.MonkeyPatch, kill_after: float | 
     monkeypatch.setenv("RUNBOOK_REPORTS", str(home / "reports"))
     monkeypatch.setenv("RUNBOOK_WORKSPACE", str(home / "workspace"))
     monkeypatch.chdir(home)
-    folder = a_signed_run()
+    folder = a_decided_run()
     with open_target(folder.parameters().target) as store:
         store.drop("docs")
         fill(store, "docs", CHUNKS)
