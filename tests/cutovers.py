@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from helpers import evidence
 from helpers.migration.phases import Migration
 from helpers.parameters import parameters_from
 from helpers.results import StepResult, Verdict, utc_now
@@ -15,9 +16,9 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.runner.gates import open_gate
-from helpers.signoffs import GO, sign
 from helpers.steps.cutover import Cutover
 from helpers.steps.snapshot import SnapshotStep
+from tests.signers import Signers
 from tests.storage import chunks, embedded, fill
 
 
@@ -35,7 +36,8 @@ def migrated(home: Path, cutover: dict[str, Any], **more: Any) -> RunFolder:
             fill(store, "beta", chunks(15, 3, prefix="b"))
     sections: dict[str, Any] = {
         "name": "night", "schema": "identity", "source": {"path": "source"}, "target": {"path": "target"},
-        "snapshot": {"directory": "kept"}, "cutover": {"monitor_minutes": 0.0, "timeout_seconds": 3.0, **cutover}, **more,
+        "snapshot": {"directory": "kept"}, "cutover": {"monitor_minutes": 0.0, "timeout_seconds": 3.0, **cutover},
+        "signoff": {"allowed_signers": str(Signers(home / "keys").allowed)}, **more,
     }  # fmt: skip
     folder = runs.create(parameters_from(sections), "night")
     record = RunRecord(folder, "21")
@@ -58,8 +60,16 @@ def decided(
         record = RunRecord(folder, step)
         record.fact("decision", decision)
         keep(folder, record)
-    for role in roles if decision == "GO" else ():
-        sign(folder.reports, role, f"{role} of the night", GO)
+    if decision == "GO":
+        evidence.seal(folder, "24")
+        signers(folder).approve(folder.reports, roles)
+
+
+def signers(folder: RunFolder) -> Signers:
+    """Those who may sign this run."""
+    allowed = folder.parameters().signoff.allowed_signers
+    assert allowed is not None
+    return Signers.of(Path(allowed).parent)
 
 
 def step(folder: RunFolder, *, dry_run: bool = False) -> StepResult:

@@ -34,6 +34,13 @@ class Signers:
             make_key(self.key(role))
         self.write(options or {})
 
+    @classmethod
+    def of(cls, folder: Path) -> Signers:
+        """The signers whose keys are in this folder already."""
+        found = cls.__new__(cls)
+        found.folder, found.roles, found.allowed = folder, ROLES, folder / "allowed_signers"
+        return found
+
     def key(self, role: str) -> Path:
         return self.folder / role
 

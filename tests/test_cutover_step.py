@@ -20,7 +20,7 @@ from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.signoffs import NO_GO, sign
-from tests.cutovers import cells, decided, details, migrated, step, verdicts
+from tests.cutovers import cells, decided, details, migrated, signers, step, verdicts
 from tests.plain_client import opened
 from tests.storage import embedded
 
@@ -30,13 +30,13 @@ COMPOSE = b"services:\n  app:\n    environment: {API_KEY: s3cret, CHROMA_PATH: /
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that is migrated, decided and signed, once for all tests: each gets a copy."""
+    """A run that is migrated, once for all tests: each gets a copy, decided and signed."""
     home = tmp_path_factory.mktemp("night")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNBOOK_REPORTS", str(home / "reports"))
         patch.setenv("RUNBOOK_WORKSPACE", str(home / "workspace"))
         patch.chdir(home)
-        decided(migrated(home, _section()))
+        migrated(home, _section())
     return home
 
 
@@ -58,8 +58,9 @@ def night(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
     monkeypatch.chdir(home)
     folder = runs.find("night")
     for file in [*folder.reports.rglob("*.json"), *folder.reports.glob("*.yaml"), *folder.workspace.rglob("*.json")]:
-        if "signoffs" not in file.parts and "results" not in file.parts:
+        if "results" not in file.parts:
             file.write_text(file.read_text().replace(str(template), str(home)))
+    decided(folder)
     (home / "app.env").write_bytes(ENV)
     (home / "app.env").chmod(0o640)
     (home / "compose.yml").write_bytes(COMPOSE)
@@ -128,9 +129,10 @@ def test_a_dry_run_shows_the_diff_and_touches_nothing(night: RunFolder) -> None:
 def test_nothing_is_touched_without_go_and_signatures(night: RunFolder, why: str) -> None:
     error: type[RunbookError] = WaitingForSignoffs
     if why == "unsigned":
-        (night.reports / "signoffs" / "cutover-dba.json").unlink()
+        for file in (night.reports / "signoffs").glob("cutover-dba-*"):
+            file.unlink()
     elif why == "no-go signed":
-        sign(night.reports, "dba", "D. B. A.", NO_GO, reason="not tonight")
+        sign(night.reports, "dba", "D. B. A.", NO_GO, reason="not tonight", key=signers(night).key("dba"))
         error = NoGo
     elif why == "stale":
         file = night.reports / "results" / "22.json"
