@@ -9,6 +9,7 @@ import pytest
 
 from helpers import audit, cli
 from helpers.chunks import ChunkBatch
+from helpers.cutover import CutoverState
 from helpers.errors import UsageError
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import parameters_from
@@ -134,4 +135,8 @@ def test_only_sensible_steps(folder: RunFolder) -> None:
     with pytest.raises(UsageError, match="has not been run"):
         retry.require_retriable(folder, plan.find("23"))
     assert cli.main(["resume", "night", "--retry", "22", "--checkpoint", "night-22"]) == 2
+    CutoverState().enter(folder.workspace, "applying")
+    for number in ("22", "24"):
+        with pytest.raises(UsageError, match="Go back first: runbook rollback night"):
+            retry.require_retriable(folder, plan.find(number))
     assert in_target(folder) == sorted((*OURS, THEIRS))

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helpers import audit
+from helpers.cutover import CutoverState
 from helpers.errors import UsageError, WorldError
 from helpers.migration.checkpoint import Checkpoint
 from helpers.results import passed, utc_now, write_json
@@ -46,7 +47,8 @@ def require_retriable(folder: RunFolder, step: plan.Step) -> None:
     """Raises `UsageError` where taking the step back makes no sense for this run, or would make an outage."""
     if not step.on_line:
         _refuse(folder, step, "is not on the line", f"Open notebooks/{step.notebook}.")
-    if passed(folder.result(CUTOVER)):
+    cutover = CutoverState.read(folder.workspace)
+    if passed(folder.result(CUTOVER)) or (cutover is not None and cutover.may_be_applied):
         told = f"Go back first: runbook rollback {folder.id}"
         _refuse(folder, step, "cannot be taken back: the application was pointed to the target", told)
     if not _has_begun(folder, step):
