@@ -99,14 +99,16 @@ def _gate(view: RunView) -> Outcome:
         accept = "".join(f" --accept {shlex.quote(criterion)}" for criterion in marginal)
         sign = [f"runbook sign {view.id} --role {role} --name NAME --decision go{accept}" for role in gate.missing]
         return Outcome("waiting", "The data say GO; waiting for sign-offs", said, [*sign, f"runbook resume {view.id}"])
+    if view.rehearsal and (drills := view.run.get("drills")):
+        return Outcome("go", "GO", [f"Drilled: {text(line)}." for line in drills],
+                       ["The rehearsal is complete; nothing is due."])  # fmt: skip
     switched = view.step("25")
     done = switched.result.facts.get("cut_over") if switched is not None and switched.result is not None else None
     if isinstance(done, dict):
         back = f"Watch the application. The way back: runbook rollback {view.id}"
         return Outcome("go", "GO, cut over", [f"The application was pointed to {text(done.get('target'))}."], [back])
     if view.rehearsal:
-        drilled = [f"Drilled: {text(line)}." for line in view.run.get("drills") or []]
-        return Outcome("go", "GO", drilled, ["The rehearsal is complete; nothing is due."])
+        return Outcome("go", "GO", [], ["The rehearsal is complete; nothing is due."])
     return Outcome("go", "GO", [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
 
 
