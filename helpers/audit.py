@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from helpers.errors import WorldError
+from helpers.errors import WorldError, redacted
 from helpers.results import utc_now
 
 NAME = "audit.jsonl"
@@ -56,7 +56,8 @@ def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> s
                 "facts": facts,
                 "previous": _digest(before) if before is not None else FIRST,
             }
-            line = json.dumps(entry, sort_keys=True, ensure_ascii=True, default=str).encode("ascii")
+            text = json.dumps(entry, sort_keys=True, ensure_ascii=True, default=str)
+            line = redacted(text).encode("ascii", "replace")
             _write(file, (b"\n" if torn else b"") + line + b"\n")
             os.fsync(file.fileno())
     except OSError as error:

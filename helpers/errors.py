@@ -17,6 +17,11 @@ Each error carries a short stable `code`, which pages and notebooks link to thei
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+from urllib.parse import quote
+
 
 class RunbookError(Exception):
     """What went wrong, where, and what to do next, in one line.
@@ -87,10 +92,44 @@ class Interrupted(RunbookError):
         return cls("interrupted", "stopped on request", next_step=f"Go on with: runbook resume {run_id}")
 
 
+_HIDDEN: dict[str, str] = {}  # how a secret may stand in a text → what is shown there
+SHORTEST_SECRET = 6  # a value of fewer characters stands in any text by chance
+
+
+def hide(value: str, shown: str) -> None:
+    """From now on `redacted` shows this where a text of this process holds the value of a secret."""
+    shown = shown.replace("\\", "_").replace('"', "_")  # it may come to stand inside JSON
+    for part in secret_parts(value):
+        if len(part) >= SHORTEST_SECRET:
+            whole = base64.b64encode(part.encode("utf-8")).decode("ascii")
+            for text in (part, quote(part, safe=""), quote(part), html.escape(part), whole):
+                for written in (text, *_in_json(text), *_in_json(*_in_json(text))):  # a server's JSON, inside ours
+                    _HIDDEN.setdefault(written, shown)
+
+
+def _in_json(*texts: str) -> list[str]:
+    return [json.dumps(text, ensure_ascii=way)[1:-1] for text in texts for way in (True, False)]
+
+
+def secret_parts(value: str) -> list[str]:
+    """What of a secret must be seen nowhere: the value, and of `Bearer TOKEN` the token, the longest first."""
+    return sorted({value, value.split()[-1]}, key=len, reverse=True) if value.strip() else []
+
+
+def redacted(text: str) -> str:
+    """The text without the values of secrets that this process has used: a server may answer with what it was sent."""
+    for value in sorted(_HIDDEN, key=len, reverse=True):
+        text = text.replace(value, _HIDDEN[value])
+    return text
+
+
 def one_line(text: str, limit: int = 600) -> str:
     """Foreign text (a server's answer, a path, an id) as one safe line: escapes instead of control characters.
 
-    Bidirectional overrides and line separators are control characters here too: they can forge a log line.
+    Bidirectional overrides and line separators are control characters here too: they can forge a log line. Values of
+    secrets are not shown.
     """
+    if _HIDDEN:
+        text = redacted(text[: limit + 10_000])
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
     return shown if len(text) <= limit else shown[:limit] + "…"

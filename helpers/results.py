@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from helpers.errors import redacted
+
+_UNSEEN = re.compile(
+    r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\U000e0000-\U000e0fff]"
+)
 
 
 class Verdict(StrEnum):
@@ -84,7 +91,8 @@ class StepResult:
         return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
 
     def write(self, path: Path) -> None:
-        write_json(path, asdict(self))
+        """Written whole or not at all; without the values of secrets that a server repeated in an answer."""
+        write_text(path, redacted(json_text(asdict(self))))
 
     @staticmethod
     def read(path: Path) -> StepResult:
@@ -107,8 +115,17 @@ def utc_now() -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Written whole or not at all: to a temporary name in the same folder, flushed to disk, renamed."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """The text that `write_json` writes.
+
+    Letters of every script stay readable. What a terminal or an editor would obey (bidirectional overrides, C1 controls)
+    is escaped, as JSON already does with the other controls: the file reads back the same.
+    """
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_plain, allow_nan=True)
-    write_text(path, text + "\n")
+    return (text if text.isascii() else _UNSEEN.sub(_escaped, text)) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -125,6 +142,10 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return json.dumps(found[0], ensure_ascii=True)[1:-1]
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ It forwards HTTP request by request over its own TCP connections, and asks `faul
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ CUT_BEFORE = "cut before"  # the connection ends, the server never sees the requ
 CUT_AFTER = "cut after"  # the server does what was asked, the client never hears of it
 BUSY = "busy"  # 503, as a gateway in front of the server answers
 SILENT = "silent"  # no answer, as long as the proxy lives
+ECHO = "echo"  # 500 whose body repeats the Authorization header that came
 SLOW = "slow"  # the answer comes after half a second
 
 
@@ -109,6 +111,9 @@ class _Forward(BaseHTTPRequestHandler):
             return self.cut()
         if fault == BUSY:
             return self.answer(503, b"<html>no server is available</html>", "text/html")
+        if fault == ECHO:
+            said = json.dumps({"error": "InternalError", "message": f"bad token {self.headers.get('authorization')}"})
+            return self.answer(500, said.encode(), "application/json")
         if fault == SLOW:
             time.sleep(0.5)
         connection = http.client.HTTPConnection(*self.owner.upstream, timeout=60)

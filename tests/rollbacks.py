@@ -42,7 +42,7 @@ class Night:
             **sections,
         }  # fmt: skip
         if schema == "identity":
-            everything["migration"].pop("id_policy")
+            everything["migration"].pop("id_policy", None)
         self.folder: RunFolder = runs.create(parameters_from(everything), "night")
 
     def snapshot(self) -> None:

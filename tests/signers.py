@@ -85,12 +85,14 @@ def make_key(path: Path) -> Path:
     return path
 
 
-def small_run(run_id: str, signers: Signers, again: str = "") -> RunFolder:
+def small_run(run_id: str, signers: Signers, again: str = "", **sections: Any) -> RunFolder:
     """A run with results, executed notebooks, their HTML and a figure, not sealed; `again`: only this step, once more."""
     folder = RunFolder.of(run_id)
     if not again:
         text = {"signoff": {"allowed_signers": str(signers.allowed), "dry_run": ["dba"]}}
-        parameters = parameters_from({"name": "night", "source": {"path": "from"}, "target": {"path": "to"}, **text})
+        parameters = parameters_from(
+            {"name": "night", "source": {"path": "from"}, "target": {"path": "to"}, **text, **sections}
+        )
         runs.create(parameters, run_id)
         folder.log("line begins")
     for step in ("13", "23", "24"):

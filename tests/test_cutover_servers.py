@@ -21,6 +21,7 @@ from tests.commands import Runbook, only_line
 from tests.cutovers import decided, details, migrated, step, verdicts
 from tests.fences import rows
 from tests.servers import ChromaServer, client_of, free_port
+from tests.signers import Signers
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
@@ -90,13 +91,14 @@ def test_one_command_signatures_and_the_application_uses_the_target(
     runbook = Runbook(here)
     app.start()
 
-    more = f"cutover: {json.dumps(app.section())}\n"
+    people = Signers(here / "keys")
+    more = f"cutover: {json.dumps(app.section())}\n{people.parameter()}"
     file = runbook.write("night", f"url: '{source.url}'", f"url: '{target.url}'", more)
     waiting = only_line(runbook("run", file, "--run-id", "one"), 4)
     assert "waits for the approval of operations_lead, dba, security" in waiting
     assert app.file.read_bytes() == app.env
     for role in ("operations_lead", "dba", "security"):
-        assert runbook("sign", "one", "--role", role, "--name", "A", "--decision", "go").returncode == 0
+        assert runbook("sign", "one", *people.command(role)).returncode == 0
     done = runbook("resume", "one")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "Verdict: GO\n" in done.stdout
@@ -144,7 +146,7 @@ def test_connections_are_seen_where_the_health_answer_names_nothing(
     source, target = ends
     folder = migrated(here, {}, source={"url": source.url}, target={"url": target.url})
     decided(folder)
-    program = "import httpx, sys; c = httpx.Client(trust_env=False); c.get(sys.argv[1]); print('on', flush=True); sys.stdin.read()"
+    program = "import httpx, sys; c = httpx.Client(); c.get(sys.argv[1]); print('on', flush=True); sys.stdin.read()"
     address = f"{target.url}/api/v2/heartbeat"
     with subprocess.Popen(
         [sys.executable, "-c", program, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

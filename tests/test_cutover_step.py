@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from helpers import audit
-from helpers.cutover import CutoverState, put_back
+from helpers.cutover import CutoverState, back, put_back
 from helpers.cutover.control import Control
 from helpers.cutover.files import put_in_place
 from helpers.cutover.state import APPLIED, APPLYING, BACKED_UP, DONE, REVERTED, REVERTING
@@ -228,6 +228,27 @@ def test_what_a_kill_leaves_is_undone_by_putting_back(
     night: RunFolder, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_at(night, at, monkeypatch)
+    put_back(night)
+    assert untouched()
+    assert state(night) == REVERTED
+
+
+def test_a_way_back_that_was_killed_half_way_is_finished(night: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    step(night)
+    real, left = put_in_place, [1]
+
+    def one(temporary: Path, place: Path) -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        real(temporary, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(back, "put_in_place", one)
+        with pytest.raises(Killed):
+            put_back(night)
+    assert state(night) == REVERTING
+    assert not untouched()
     put_back(night)
     assert untouched()
     assert state(night) == REVERTED

@@ -140,6 +140,20 @@ def test_a_no_go_taken_away_leaves_the_gate_shut(run: Path, signers: Signers) ->
     assert path.name in state(run).refused["security"]
 
 
+def test_what_a_retry_sets_aside_is_no_loss_but_an_older_go_counts_no_more(
+    home: RunFolder, run: Path, signers: Signers
+) -> None:
+    signers.approve(run, ["dba"])
+    path = sign(run, "dba", "D. B. A.", "no-go", key=signers.key("dba"))
+    runs.set_aside(home, [path, path.with_name(path.name + ".sig")])
+    assert path.name in state(run).refused["dba"], "the GO before the NO-GO does not come back"
+    runs.set_aside(home, sorted((run / "signoffs").glob("cutover-dba-*")))
+    assert (state(run).refused, state(run).missing) == ({}, list(ROLES))
+    evidence.at_rest(home)
+    signers.approve(run)
+    assert state(run).is_open
+
+
 def test_what_is_marginal_must_be_accepted_by_everybody_by_name(home: RunFolder, signers: Signers) -> None:
     facts(home.reports, accept=["named queries"])
     evidence.seal(home, "24")

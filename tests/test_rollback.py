@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.errors import Terminal
+from helpers.errors import Terminal, WorldError
 from helpers.results import Verdict
 from helpers.rollback import RollbackState
 from helpers.rollback.state import STAGES
@@ -293,3 +295,36 @@ def test_a_change_that_the_client_took_back_is_taken_back_at_the_source_too(nigh
         store.delete("alpha", ["n0"])
     night.rollback()
     assert everything(night.source)["alpha"][3] == source["alpha"][3]
+
+
+_HOLDER = """
+import sys, chromadb
+client = chromadb.PersistentClient("target")
+client.get_collection("alpha", embedding_function=None).add(ids=["held"], embeddings=[[1, 2, 3, 4]], documents=["x"])
+print("open", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+def test_a_target_that_its_application_has_open_is_read_after_the_restart(night: Night, tmp_path: Path) -> None:
+    """The restart command is what ends the application here."""
+    night.migrate()
+    night.cut_over()
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as application:
+        assert application.stdout is not None
+        application.stdout.readline()
+        with pytest.raises(Terminal, match=r"has it open, and may have written.*--replay"):
+            night.rollback()
+        with pytest.raises(WorldError, match=r"has it open, so what clients wrote cannot be read"):
+            night.rollback(replay=True)
+        assert night.env == ENV.encode()
+        application.communicate(b"\n")
+    night.rollback()
+    night.rollback()  # what the first wrote may be sealed: it is history now
+    assert len(list((night.folder.reports / "earlier").glob("*/rollback.html"))) == 1
+    with embedded(tmp_path / "source") as store:
+        assert store.read("alpha", ["held"]).documents == ["x"]
+    assert everything(night.target).keys() == {"other-people"}

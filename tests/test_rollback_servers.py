@@ -77,7 +77,7 @@ def reading(file: Path) -> Iterator[Reader]:
 
 def test_clients_read_on_and_their_writes_come_back(tmp_path: Path) -> None:
     with fenced_server(tmp_path) as fenced, ChromaServer(tmp_path / "new") as target:
-        sections = {
+        sections: dict[str, Any] = {
             "cutover": {"env_files": [{"path": "app.env", "keys": {"CHROMA_URL": target.url}}], "monitor_minutes": 0}
         }
         night = Night(
@@ -96,7 +96,7 @@ def test_clients_read_on_and_their_writes_come_back(tmp_path: Path) -> None:
             with client(target.url) as chroma:
                 docs = chroma.get_collection("docs", embedding_function=None)
                 docs.add(**rows(3, prefix="new"))
-                docs.update(ids=["c5"], documents=["rewritten"])
+                docs.update(ids=["c5"], metadatas=[{"by": "client"}])
                 docs.delete(ids=["c9"])
             with client(fenced.url) as chroma, pytest.raises(ChromaError):
                 chroma.get_collection("docs", embedding_function=None).add(**rows(1, prefix="refused"))
@@ -122,6 +122,16 @@ def test_clients_read_on_and_their_writes_come_back(tmp_path: Path) -> None:
             chroma.get_collection("docs", embedding_function=None).add(**rows(1, prefix="after"))
 
 
+def cpu_seconds(*servers: ChromaServer) -> float:
+    """What this process and these servers have worked so far: on a busy machine the wall says little."""
+    ticks = 0
+    for server in servers:
+        assert server._process is not None
+        fields = Path(f"/proc/{server._process.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def test_nine_thousand_chunks_are_rolled_back_within_a_minute(
     tmp_path: Path, chroma_server: Callable[..., ChromaServer], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,12 +151,15 @@ def test_nine_thousand_chunks_are_rolled_back_within_a_minute(
     night.snapshot()
     night.migrate()
     night.cut_over()
-    begun = time.monotonic()
+    begun, worked = time.monotonic(), cpu_seconds(source, target)
     verdicts = night.rollback()
-    seconds = time.monotonic() - begun
+    seconds, work = time.monotonic() - begun, cpu_seconds(source, target) - worked
     stages: dict[str, Any] = {name: row["seconds"] for name, row in night.state.stages.items()}
     with capsys.disabled():
-        print(f"\nrollback of 9,832 x 1536 between servers: {seconds:.1f} s, load {os.getloadavg()[0]:.1f}; {stages}")
+        load = os.getloadavg()[0]
+        print(
+            f"\nrollback of 9,832 x 1536 between servers: {seconds:.1f} s, {work:.1f} s of CPU, load {load:.1f}; {stages}"
+        )
     assert Verdict.FAIL not in verdicts.values()
     with open_target(Endpoint(url=target.url)) as store:
         assert store.names() == []

@@ -120,10 +120,12 @@ def test_an_empty_collection_that_gets_its_first_chunks_keeps_its_settings(
 def test_a_vector_that_is_lost_on_both_sides_is_no_change_and_one_lost_since_is(tmp_path: Path) -> None:
     with embedded(tmp_path / "db") as store:
         fill(store, "alpha", chunks(30, 4, prefix="a"))
+        store.create(plan("hollow"))  # which never had a vector, so it has no dimension either
     lose_vectors(tmp_path / "db", "alpha", ["gone1", "gone2"])
+    lose_vectors(tmp_path / "db", "hollow", ["gone1"])
     (tmp_path / "db").rename(tmp_path / "damaged")
     with embedded(tmp_path / "damaged") as store:
-        snapshot = write_snapshot(store, tmp_path / "snapshots", "snap", ["alpha"], retention_days=7)
+        snapshot = write_snapshot(store, tmp_path / "snapshots", "snap", ["alpha", "hollow"], retention_days=7)
         assert source_changes(store, snapshot).nothing
     lose_vectors(tmp_path / "damaged", "alpha", ["gone3"])
     (tmp_path / "damaged").rename(tmp_path / "again")

@@ -15,9 +15,10 @@ from helpers.run.folders import RunFolder
 def put_back(folder: RunFolder, why: str = "") -> list[str]:
     """Take the cutover of this run back; what was done, in sentences. Repeating it, also after a kill, does the rest.
 
-    Every file byte for byte with its mode and owner, then the restart commands, then health. Nothing is touched where a
-    file was changed by somebody else since (`Terminal`, `config_changed`). `WorldError` where a restart or a health URL
-    fails: the files are back by then, and repeating goes on from there.
+    To be called in the folder in which the run began (`RunFolder.enter`), with the run's lock held: the restart commands
+    work there. Every file byte for byte with its mode and owner, then the restart commands, then health. Nothing is
+    touched where a file was changed by somebody else since (`Terminal`, `config_changed`). `WorldError` where a restart
+    or a health URL fails: the files are back by then, and repeating goes on from there.
     """
     state = CutoverState.read(folder.workspace)
     if state is None:

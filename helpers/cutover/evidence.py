@@ -55,7 +55,10 @@ def gather(into: Evidence, source: Endpoint, target: Endpoint, answers: Sequence
     if target.path is not None:
         found = who_has_open(resolve_path(target.path))
         into.processes |= {f"process {pid} ({name or 'unknown'})" for pid, name in found.processes.items()}
-    else:
+    elif (target.host, target.port) != (
+        source.host,
+        source.port,
+    ):  # else the old connections would be taken for new ones
         into.connections = max(into.connections, connections(target.host, target.port))
 
 

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
-from helpers.errors import RunbookError, WorldError, one_line
+from helpers.errors import SHORTEST_SECRET, RunbookError, WorldError, one_line, secret_parts
 from helpers.parameters import SecretRef
-
-SHORTEST = 4  # a value of fewer bytes is found in any file by chance
 
 
 @dataclass(slots=True)
@@ -39,12 +37,12 @@ def search(folder: Path, secrets: Iterable[SecretRef]) -> Searched:
         except RunbookError:
             report.unknown[str(reference)] = "has no value here"
             continue
-        parts = [part for part in {value, *value.split()} if len(part.encode()) >= SHORTEST]
+        parts = [part for part in secret_parts(value) if len(part) >= SHORTEST_SECRET]
         if not parts:
-            report.unknown[str(reference)] = f"is shorter than {SHORTEST} bytes"
+            report.unknown[str(reference)] = f"is shorter than {SHORTEST_SECRET} characters"
             continue
         report.searched.append(str(reference))
-        for part in sorted(parts, key=len, reverse=True):
+        for part in parts:
             for writing, needle in writings(part):
                 needles.setdefault(needle, (str(reference), writing))
     if needles:
@@ -74,7 +72,7 @@ def writings(value: str) -> Iterator[tuple[str, bytes]]:
         for lead in range(3):  # what stands before it shifts the letters; the first and last depend on neighbours
             letters = encode(b"\0" * lead + raw)
             start, end = -(-lead * 8 // 6), (lead + len(raw)) * 8 // 6
-            if len(inner := letters[start:end]) >= SHORTEST + 1:
+            if len(inner := letters[start:end]) >= SHORTEST_SECRET:
                 yield "base64", inner
     for text in (quote(value, safe=""), quote(value), quote_plus(value)):
         yield "URL-encoded", text.encode("ascii")

@@ -33,7 +33,9 @@ ALLOWED = "allowed_signers"
 _IDENTITY = ("id", "name", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
 _LINE = frozenset(step.number for step in plan.LINE)
-CHANGING = frozenset({"run.json", "parameters.yaml", ALLOWED, ALLOWED + REVOKED})
+CHANGING = frozenset(
+    {"run.json", "parameters.yaml", ALLOWED, ALLOWED + REVOKED, "rollback.html", "rollback-notice.txt"}
+)
 """What the toolkit itself may write again, each time with a line in the audit log."""
 
 
@@ -169,7 +171,7 @@ def _is_due(folder: RunFolder, step: str) -> bool:
     # What those who sign at 24 see includes the parameters and who may sign: `resume --set` is sealed anew, which voids
     # what was signed before. Other changes are nobody's to seal.
     if step == "24":
-        open_still = folder.result("25") is None
+        open_still = not passed(folder.result("25"))
     else:  # approvals of the dry run stand while only what a resume may change has changed (`void`)
         open_still = (
             step == "13" and folder.result("20") is None and not list(folder.reports.glob("signoffs/dry-run-*"))
@@ -225,14 +227,15 @@ def _about(folder: RunFolder, parameters: Parameters) -> dict[str, Any]:
     """The rest of a seal's predicate: the run, its verdicts, and by digest the code and the snapshots that made them."""
     results = [r for path in sorted(folder.reports.glob("results/*.json")) if (r := _result(path)) is not None]
     notebooks = {path.name: digest_of(path) for path in sorted(runs.NOTEBOOKS.glob("*.ipynb"))}
-    context = parameters.context()
+    facts = folder.facts()
     return {
-        "run": {**identity(folder.facts()), "binding": binding(parameters)},
+        "run": {**identity(facts), "binding": binding(parameters)},
+        "directory": facts["directory"],  # that relative paths of source and target are taken from
         "verdicts": {r.step: _verdict(folder.reports, r) for r in results},
         "decision": next((str(r.facts["decision"]) for r in results if r.step == "24" and "decision" in r.facts), ""),
         "snapshots": {r.step: r.facts["snapshot"] for r in results if isinstance(r.facts.get("snapshot"), dict)},
-        "source": context["source"],
-        "target": context["target"],
+        "source": parameters.source.model_dump(mode="json", exclude_none=True),
+        "target": parameters.target.model_dump(mode="json", exclude_none=True),
         "notebooks": notebooks,
         "helpers": _tree(runs.REPOSITORY / "helpers"),
         "requirements_lock": digest_of(runs.REPOSITORY / "requirements.lock"),

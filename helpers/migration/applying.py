@@ -1,6 +1,6 @@
-"""One round of catch-up put into the target: delete, add, probe each touched chunk; repeatable at any moment.
+"""One round of catch-up put into the target: drop, add, probe each chunk written; repeatable at any moment.
 
-Its own checkpoint (workspace/<run id>/catch-up/<round>/checkpoint.json) is in phase `delete` until everything that goes
+Its own checkpoint (workspace/<run id>/catch-up/<round>/checkpoint.json) is in phase `drop` until everything that goes
 is gone: that part is simply repeated after a kill, for nothing was added yet. In phase `import` it is the ledger of the
 adds, as in the import itself. In phase `probe` only reading, and a repair of what the probe found, is left.
 """
@@ -21,6 +21,7 @@ from helpers.migration.delta import Delta, refused_by_target
 from helpers.migration.job import Job, context_of
 from helpers.migration.quarantine import Quarantine
 from helpers.migration.source_changes import differing
+from helpers.migration.staging import Staged
 from helpers.progress import Progress, silent
 from helpers.run.record import RunRecord
 from helpers.snapshot import Snapshot
@@ -46,11 +47,24 @@ class Round:
     quarantine: Quarantine
 
     @classmethod
-    def of(cls, run: RunRecord, job: Job, snapshot: Snapshot, folder: Path, plans: Sequence[CollectionInfo]) -> Round:
-        """The round in `folder`, begun or gone on with."""
+    def of(
+        cls,
+        run: RunRecord,
+        job: Job,
+        snapshot: Snapshot,
+        folder: Path,
+        plans: Sequence[CollectionInfo],
+        *,
+        anew: bool = False,
+    ) -> Round:
+        """The round in `folder`, begun or gone on with; `anew` writes every collection afresh (after a failed probe)."""
         context = context_of(run, snapshot, job.schema, "catch-up")
         checkpoint = Checkpoint.open(folder / "checkpoint.json", context)
         delta, quarantine = Delta.load(folder / "delta"), Quarantine(folder / "quarantine")
+        if anew:
+            staged = Staged.load(folder / "staged")
+            assert staged is not None  # it was made before the round was begun
+            delta = Delta(staged, sorted({*delta.drop, *staged.files}), sorted(staged.files))
         return cls(run, job, snapshot, folder, delta, plans, checkpoint, quarantine)
 
     def refuse_foreign(self, store: Store) -> None:
@@ -68,10 +82,10 @@ class Round:
         `watch` is the folder whose disk must not fill; `progress` advances by `delta.rows` in all.
         """
         state = self.checkpoint
-        if state.phase in ("export", "delete"):
+        if state.phase in ("export", "drop"):
             state.stage(self.delta.add.total, 0, {name: self.delta.add.rows(name) for name in self.delta.add.files})
-            state.enter("delete")
-            self._delete(store, progress)
+            state.enter("drop")
+            self._drop(store)
             for name in self.delta.create:
                 self.job.checkpoint.own(name)  # before it exists: a rollback must know that it is ours
             for name in sorted(set(state.targets) - set(self.delta.create)):
@@ -86,24 +100,18 @@ class Round:
             importer.write()
             state.enter("probe")
 
-    def _delete(self, store: Store, progress: Progress) -> None:
+    def _drop(self, store: Store) -> None:
         present = set(store.names())
         for name in self.delta.drop:
             if name in present:
                 store.drop(name)  # the records first: fact 18
-        for name, ids in sorted(self.delta.delete.items()):
-            for start in range(0, len(ids), _BATCH):
-                store.delete(name, ids[start : start + _BATCH])
-                progress.advance(len(ids[start : start + _BATCH]))
 
     def prove(self, store: Store) -> list[dict[str, Any]]:
-        """Every touched chunk: gone, or as staged and found by its own vector. What is not is written once more, and
-        probed again; returned are those that are wrong even then, as `{collection, id, problem}`."""
+        """Every chunk written: as staged, and found by its own vector? Those that are not, as `{collection, id, problem}`."""
         found = self._probe(store)
-        if found:
-            self._write_again(store, found)
-            found = self._probe(store)
-        if not found:
+        if found:  # the next attempt begins this round anew
+            self.checkpoint.path.unlink()
+        else:
             self.checkpoint.enter("complete")
         return found
 
@@ -118,20 +126,7 @@ class Round:
                 lost = unreachable(store, name, kept, spaces[name])
                 wrong += [{"collection": name, "id": i, "problem": "not as staged"} for i in differ]
                 wrong += [{"collection": name, "id": i, "problem": "not found by its vector"} for i in lost]
-            gone = self.delta.gone(name)
-            for start in range(0, len(gone), _BATCH):
-                left = store.read(name, gone[start : start + _BATCH], embeddings=False).ids
-                wrong += [{"collection": name, "id": i, "problem": "deleted at the source, still there"} for i in left]
         return wrong
-
-    def _write_again(self, store: Store, wrong: Sequence[dict[str, Any]]) -> None:
-        """Delete and add these chunks; a kill in between is found by the next probe."""
-        for name in sorted({row["collection"] for row in wrong}):
-            ids = {row["id"] for row in wrong if row["collection"] == name}
-            store.delete(name, sorted(ids))
-            for batch in self.delta.add.stream(name, 0, _BATCH):
-                if rows := [i for i, chunk in enumerate(batch.ids) if chunk in ids]:
-                    store.add(name, batch.take(rows))
 
     def _refused(self, name: str) -> set[str]:
         """The target's ids of chunks that it refused in this round."""

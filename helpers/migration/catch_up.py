@@ -36,7 +36,7 @@ from helpers.stores import Store, open_source
 from helpers.words import duration
 
 UNCHANGED = "source unchanged since the snapshot"
-PROBED = "touched chunks probed"
+PROBED = "chunks written by catch-up"
 
 
 @dataclass(slots=True)
@@ -159,7 +159,8 @@ class CatchUp:
         snapshot = Snapshot.open(Path(at["snapshot"]))
         new = Staged.load(folder / "staged")
         assert new is not None  # the ledger was written after it
-        work = Round.of(self.run, self.job, snapshot, folder, self._plans(snapshot, new))
+        plans, anew = self._plans(snapshot, new), bool(at.get("anew"))
+        work = Round.of(self.run, self.job, snapshot, folder, plans, anew=anew)
         log, about = self.run.folder / audit.NAME, {"round": at["number"], "snapshot": snapshot.id}
         audit.append(log, "catch-up", outcome="begun", **about, rows=work.delta.rows)
         with (
@@ -170,6 +171,7 @@ class CatchUp:
             wrong = work.prove(self.store)
         self.probed += work.delta.rows
         if wrong:
+            ledger.enter(APPLYING, anew=True)
             self._probed(wrong)
             audit.append(log, "catch-up", outcome="not proven", **about)
             return False
@@ -211,8 +213,8 @@ class CatchUp:
         verdict = Verdict.FAIL if wrong else Verdict.PASS
         self.run.check(PROBED, verdict, measured=len(wrong), threshold=0, unit="chunks", offenders=len(wrong), ids=wrong,
                        reason="catch_up_not_proven" if wrong else "",
-                       detail=f"runbook resume {self.run.id} writes and probes them again" if wrong
-                       else f"{self.probed:,} chunks deleted, or read back equal and found by their own vector")  # fmt: skip
+                       detail=f"runbook resume {self.run.id} writes their collections afresh and probes again" if wrong
+                       else f"{self.probed:,} chunks written, read back equal and found by their own vector")  # fmt: skip
 
 
 def switch(run: RunRecord, ledger: Ledger) -> Staged:

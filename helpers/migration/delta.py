@@ -1,13 +1,15 @@
-"""What turns the target from one staged state into the next: chunks to take out, chunks to add, collections to drop.
+"""What turns the target from one staged state into the next: chunks to add, collections to drop and to make.
 
 The two stagings were made by the same schema, so their difference is what the target must see, quarantine included: a
-chunk that is now turned away is taken out, one whose metadata lost a key is taken out and added without it. Never an
-upsert: it merges metadata and makes current servers lose other records (chroma-facts 7, 17).
+chunk that is now turned away is taken out, one whose metadata lost a key comes without it. Never an upsert: it merges
+metadata and makes current servers lose other records (chroma-facts 7, 17). And no delete in a collection that stays: it
+too can leave others that no query finds. A collection that only gets chunks is added to; any other is written afresh.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,28 +37,22 @@ Load = Callable[[int], ChunkBatch]
 
 @dataclass(slots=True)
 class Delta:
-    """`add` is staged like a whole migration. `delete` are ids by target, those to be added again among them; `drop` are
-    collections to remove, some of them to be made anew; `create` those that `add` finds missing."""
+    """`add` is staged like a whole migration; `drop` are collections to remove, those to be written afresh among them;
+    `create` those that `add` finds missing."""
 
     add: Staged
-    delete: dict[str, list[str]] = field(default_factory=dict)
     drop: list[str] = field(default_factory=list)
     create: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
-        """Chunks to delete and chunks to add."""
-        return sum(map(len, self.delete.values())) + sum(self.add.rows(name) for name in self.add.files)
-
-    def gone(self, target: str) -> list[str]:
-        """Ids that are deleted and do not come back."""
-        back = {chunk for _, ids in self.add.ids(target) for chunk in ids} if target in self.add.files else set()
-        return [chunk for chunk in self.delete.get(target, []) if chunk not in back]
+        """Chunks to add."""
+        return sum(self.add.rows(name) for name in self.add.files)
 
     def save(self) -> None:
         """Whole on disk once `delta.json` is there."""
         self.add.save()
-        write_json(self.add.folder / "delta.json", {"delete": self.delete, "drop": self.drop, "create": self.create})
+        write_json(self.add.folder / "delta.json", {"drop": self.drop, "create": self.create})
 
     @classmethod
     def load(cls, folder: Path) -> Delta:
@@ -90,7 +86,10 @@ def make_delta(
         delta.add.files[name] = []
         (folder / f"{number:03d}").mkdir()
         there = {} if name in delta.create else _places(old, name, refused)
-        _target(delta, old, new, name, after[name].space, there, number)
+        if _target(delta, old, new, name, after[name].space, there, number):
+            _make_anew(delta, new, name, number)
+    delta.drop.sort()
+    delta.create.sort()
     delta.save()
     return delta
 
@@ -109,21 +108,41 @@ def _places(staged: Staged, target: str, refused: Collection[tuple[str, str]]) -
 
 def _target(
     delta: Delta, old: Staged, new: Staged, name: str, space: Space, there: Mapping[str, _Place], number: int
-) -> None:
+) -> bool:
+    """Stage what a target lacks; whether something in it has to go, or to become another."""
+
     @lru_cache(maxsize=_OPEN_FILES)
     def load(file: int) -> ChunkBatch:
         return from_table(pq.read_table(old.folder / old.files[name][file][0], partitioning=None))
 
     staying: set[str] = set()
-    again: list[str] = []
+    another = False
     for file, collection, _ in new.files[name]:
         table = pq.read_table(new.folder / file, partitioning=None)
         batch = from_table(table)
         staying.update(batch.ids)
         differ = _differing(batch, there, load, space)
-        again += [chunk for chunk in batch.ids if chunk in differ and chunk in there]
+        another = another or any(chunk in there for chunk in differ)
         _keep(delta.add, table, [i for i, chunk in enumerate(batch.ids) if chunk in differ], name, collection, number)
-    delta.delete[name] = sorted([*(chunk for chunk in there if chunk not in staying), *again])
+    return another or not staying.issuperset(there)
+
+
+def _make_anew(delta: Delta, new: Staged, name: str, number: int) -> None:
+    """Write a collection afresh, all of it.
+
+    Measured on 1.5.9: of 400 chunks, 210 deleted and added again, 3 to 14, untouched ones too, were found by no query any
+    more, not even by their own vector; after the deletion alone 1 in one of three trials; after adds alone none.
+    """
+    folder = delta.add.folder / f"{number:03d}"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    delta.add.files[name] = []
+    for file, collection, rows in new.files[name]:
+        link = f"{number:03d}/{len(delta.add.files[name]) + 1:05d}.parquet"
+        os.link(new.folder / file, delta.add.folder / link)
+        delta.add.files[name].append((link, collection, rows))
+    delta.drop.append(name)
+    delta.create.append(name)
 
 
 def _differing(batch: ChunkBatch, there: Mapping[str, _Place], load: Load, space: Space) -> set[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from helpers import plots
-from helpers.migration.catch_up import UNCHANGED, CatchUp, switch
+from helpers.migration.catch_up import PROBED, UNCHANGED, CatchUp, switch
 from helpers.migration.current import SWITCHING, Ledger
 from helpers.migration.importing import plan_targets
 from helpers.migration.job import Job
@@ -139,6 +139,7 @@ class Migration:
         if self.run.dry_run:
             self.run.check(UNCHANGED, Verdict.NOT_APPLICABLE, detail="dry run: the target was not written to")
             return pd.DataFrame(columns=_ROUND)
+        forget(self.run, UNCHANGED, PROBED)  # of this cell's earlier execution
         self.job.checkpoint.enter("catch-up")
         with open_target(self.run.parameters.target) as store:
             store.acquire_lock(self.run.id)

@@ -182,12 +182,13 @@ class Recovery:
     def proof(self) -> pd.DataFrame:
         """Ids in the target against what the ledger says: nothing lost, nothing doubled, nothing that nobody staged."""
         staged = self.staged
+        if staged is None:
+            return pd.DataFrame(columns=_PROOF)
         if self.catching_up:
             self.run.check(
                 "ids in the target", Verdict.NOT_APPLICABLE,
                 detail="a catch-up was interrupted, so the target is between two states; a resume ends it and proves it",
             )  # fmt: skip
-        if staged is None or self.catching_up:
             return pd.DataFrame(columns=_PROOF)
         looked: dict[str, _Looked] = {}
         with self._target() as (store, there):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
-from helpers.errors import UsageError
+from helpers.errors import UsageError, hide
 
 _REFERENCE = re.compile(r"env:(?P<env>[A-Za-z_][A-Za-z0-9_]*)|file:(?P<file>[^\x00-\x1f]+)")
 EXPECTED = "must be a reference, 'env:NAME' or 'file:PATH', never the secret itself (what stands there is not shown)"
@@ -74,7 +74,9 @@ class SecretRef:
             raise self._missing("is empty")
         if not value.isprintable():
             raise self._missing("has more than one line or control characters")
-        return Secret(value, str(self))
+        secret = Secret(value, str(self))
+        hide(value, str(secret))
+        return secret
 
     def _from_env(self) -> str:
         value = os.environ.get(self.name)

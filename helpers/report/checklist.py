@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from helpers.report.facts import RunView
 from helpers.results import Verdict, worst
-from helpers.words import count, text
+from helpers.words import count, moment, percent, text
 
 NOT_RECORDED = "not recorded"
 _FIELDS = ("source", "author", "authenticity_score", "if_citation_uri")
@@ -51,6 +52,7 @@ def checklist(view: RunView) -> list[Section]:
         Section("Embedding validation", list(_embeddings(view))),
         Section("Semantic search validation", list(_queries(view))),
         Section("Collection counts", list(_counts(view))),
+        Section("Result", list(_result(view))),
     ]
 
 
@@ -89,7 +91,9 @@ def _embeddings(view: RunView) -> Iterator[Item]:
             yield Item(label, NOT_RECORDED)
     sizes = sorted({text(size).replace(",", "") for size in view.table("dimensions").values()})
     several = f"one a collection: {', '.join(sizes)}" if sizes else NOT_RECORDED
-    yield Item("Dimension consistency", f"all {sizes[0]}" if len(sizes) == 1 else several)
+    expected = next((c for c in view.checks("10") if c.name == "each dimension is an expected one"), None)
+    judged = expected.verdict.value if expected else ""
+    yield Item("Dimension consistency", f"all {sizes[0]}" if len(sizes) == 1 else several, judged if sizes else "")
     yield _check(view, "embeddings", "Vectors that differ from the source's, by id")
 
 
@@ -113,8 +117,25 @@ def _queries(view: RunView) -> Iterator[Item]:
         found = f"{text(row.get('found'))} results, top distance {text(row.get('distance'))}"
         shown = f"{'YES' if row.get('ok') else 'NO'} ({found})"
         yield Item(label, f"{shown} {text(row['why'])}" if row.get("why") else shown, _verdict(bool(row.get("ok"))))
+    yield from _distance(view, rows)
     if not rows:
         yield Item("Named queries", "none named in the parameters" if view.fact("matrix_inputs") else NOT_RECORDED)
+
+
+def _distance(view: RunView, rows: list[dict[str, Any]]) -> Iterator[Item]:
+    """The runbook's rule for the best hit, which means something for cosine only."""
+    found = [float(row["distance"]) for row in rows if isinstance(row.get("distance"), (int, float))]
+    section = view.parameters.get("validation")
+    limit = section.get("maximum_distance", 0.8) if isinstance(section, dict) else 0.8
+    if not found:
+        return
+    label = f"Top result distance < {text(limit, 20)}"
+    if {row.get("space") for row in view.rows("targets")} - {"cosine", None}:
+        yield Item(label, "a rule for cosine; this target has another space", "not applicable")
+        return
+    good = all(distance < limit for distance in found)
+    shown = f"{'YES' if good else 'NO'} (avg {sum(found) / len(found):.2f}, worst {max(found):.2f})"
+    yield Item(label, shown, _verdict(good))
 
 
 def _counts(view: RunView) -> Iterator[Item]:
@@ -128,6 +149,29 @@ def _counts(view: RunView) -> Iterator[Item]:
             yield Item(text(row.get("collection"), 80), shown, _verdict(match))
     if not rows:
         yield Item("Counts by collection", NOT_RECORDED)
+
+
+def _result(view: RunView) -> Iterator[Item]:
+    """The last lines of the runbook's report: overall result, recommendation, who reviewed it and when."""
+    inputs = view.table("matrix_inputs")
+    valid, chunks = inputs.get("valid"), inputs.get("chunks")
+    review = view.step("24")
+    decision = str(review.result.facts.get("decision", "")) if review and review.result else ""
+    known = isinstance(valid, int) and isinstance(chunks, int) and chunks
+    rate = f"{percent(valid / chunks)} acceptance rate ({valid:,} of {chunks:,})" if known else "rate not recorded"  # type: ignore[operator]
+    overall = {"GO": "PASS, ", "NO-GO": "FAIL, "}.get(decision, "")
+    yield Item(
+        "Overall result",
+        f"{overall}{rate}" if known or decision else NOT_RECORDED,
+        _verdict(decision == "GO") if decision else "",
+    )
+    yield Item("Recommendation", text(decision, 20) if decision else NOT_RECORDED)
+    signed = [s for s in view.signoffs if s.gate == "cutover" and not s.superseded]
+    for sign in signed:
+        shown = f"{text(sign.name, 80)}, {text(sign.decision.upper(), 20)}, {moment(sign.when)}"
+        yield Item(f"Reviewed by {text(sign.role.replace('_', ' '), 60)}", shown)
+    if not signed:
+        yield Item("Reviewed by", "nobody has signed yet")
 
 
 def _verdict(good: bool) -> str:

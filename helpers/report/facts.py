@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from ruamel.yaml.error import YAMLError
 
 from helpers.errors import RunbookError
 from helpers.parameters import parameters_from
-from helpers.results import Check, StepResult, Verdict
+from helpers.report.signed import SignOff, read_signoffs
+from helpers.results import Check, Phase, StepResult, Verdict, passed
 from helpers.run import plan
-from helpers.signoffs import GateState, gate_state
+from helpers.signoffs import CUTOVER, GATES, GateState, gate_state
 
 _GROWING = frozenset({"run.log", "audit.jsonl"})
 _DERIVED = frozenset({"index.html", "VERIFY.txt"})
@@ -52,7 +52,7 @@ class StepRow:
 
 @dataclass(slots=True)
 class Outcome:
-    """The banner: `kind` is go, no-go, waiting, failed, stopped or open; `next` are sentences or commands."""
+    """The banner: `kind` is go, no-go, waiting, failed, stopped, rolled-back or open; `next` are sentences or commands."""
 
     kind: str
     headline: str
@@ -67,7 +67,8 @@ class RunView:
     Facts that it reads by name, wherever a step left them last: `matrix` (rows: criterion, measured, pass, marginal,
     fail, verdict), `decision` (GO or NO-GO), `quarantine` ({reason: chunks}), `repairs` (rows: field, rule, chunks),
     `counts` (rows: collection, source, target, quarantined), `queries`, `matrix_inputs`, `dimensions` (the checklist).
-    `signoffs` are the files of signoffs/: role, name, decision, when, reason, gate; `gate` is what they amount to.
+    `targets` (rows: collection, target), `mean_latency_ms`, `downtime_seconds` (the success record). `signoffs` are the
+    files of signoffs/; `gates` is what they amount to.
     """
 
     folder: Path
@@ -75,13 +76,30 @@ class RunView:
     parameters: dict[str, Any]
     parameters_text: str
     steps: list[StepRow]
-    signoffs: list[dict[str, Any]]
-    gate: GateState | None
+    signoffs: list[SignOff]
+    gates: dict[str, GateState]
     outcome: Outcome = field(default_factory=lambda: Outcome("open", "Not started"))
 
     @property
     def id(self) -> str:
         return self.folder.name
+
+    @property
+    def gate(self) -> GateState | None:
+        """The gate before the cutover; None where the parameters do not say whose approval is due."""
+        return self.gates.get(CUTOVER)
+
+    def key_of(self, sign: SignOff) -> str:
+        """Whose key signed, and its fingerprint; "" where no signature counts."""
+        gate = self.gates.get(sign.gate)
+        return gate.keys.get(sign.role, "") if gate else ""
+
+    def problem_of(self, sign: SignOff) -> str:
+        """Why an answer does not count; "" where it does."""
+        gate = self.gates.get(sign.gate)
+        if gate is None:
+            return "it is for no gate of this run" if self.gates else ""
+        return {**gate.refused, **void(gate)}.get(sign.role, "")
 
     @property
     def rehearsal(self) -> bool:
@@ -116,11 +134,36 @@ class RunView:
 
     @property
     def tests(self) -> list[Check]:
-        found = self.step("23")
+        return self.checks("23")
+
+    def checks(self, number: str) -> list[Check]:
+        """What the step checked; none where it has not run."""
+        found = self.step(number)
         return found.result.checks if found and found.result else []
 
     def step(self, number: str) -> StepRow | None:
         return next((s for s in self.steps if s.number == number), None)
+
+    def ran(self, number: str) -> bool:
+        """Whether the step left a result that is not a dry run's."""
+        found = self.step(number)
+        return found is not None and found.result is not None and not found.result.facts.get("dry_run")
+
+    def passed(self, number: str) -> bool:
+        """Whether it ran and the line may go on behind it."""
+        found = self.step(number)
+        return self.ran(number) and found is not None and passed(found.result)
+
+    @property
+    def date(self) -> str:
+        """The day on which the night's first step began, else the run itself; "" where neither says."""
+        night = [s.result.started for s in self.steps if s.result and s.number >= plan.FENCE]
+        return min(night, default=str(self.run.get("created", "")))[:10]
+
+    @property
+    def ended(self) -> str:
+        """When the last step ended, ISO 8601; "" where none has."""
+        return max((s.result.finished for s in self.steps if s.result), default="")
 
     @property
     def findings(self) -> Iterator[tuple[StepRow, list[Check]]]:
@@ -147,34 +190,10 @@ class RunView:
         return sorted(((k, n) for k, n in sums.items() if n), key=lambda pair: (-pair[1], pair[0]))
 
     @property
-    def timeline(self) -> list[dict[str, Any]]:
-        """Every phase: step, name, seconds since the first, seconds, chunks, and its place on the bar in per cent."""
-        found: list[tuple[datetime, str, Any]] = []
-        for step in self.steps:
-            for phase in step.result.phases if step.result else []:
-                try:
-                    found.append((datetime.fromisoformat(phase.started), step.number, phase))
-                except (ValueError, TypeError):
-                    continue
-        found = sorted(found, key=lambda row: (row[0], row[1]))[:_PHASES]
-        if not found:
-            return []
-        start = found[0][0]
-        rows = [
-            {
-                "step": number,
-                "name": p.name,
-                "after": (when - start).total_seconds(),
-                "seconds": p.seconds,
-                "chunks": p.chunks,
-            }
-            for when, number, p in found
-        ]
-        whole = max([r["after"] + r["seconds"] for r in rows]) or 1.0
-        for row in rows:
-            row["left"] = round(min(99.4, 100 * row["after"] / whole), 2)
-            row["width"] = round(max(0.6, min(100 - row["left"], 100 * row["seconds"] / whole)), 2)
-        return rows
+    def phases(self) -> list[tuple[str, Phase]]:
+        """Every phase with its step's number, in order of time."""
+        found = [(step.number, phase) for step in self.steps if step.result for phase in step.result.phases]
+        return sorted(found, key=lambda pair: (str(pair[1].started), pair[0]))[:_PHASES]
 
     @property
     def figures(self) -> Iterator[dict[str, str]]:
@@ -204,20 +223,24 @@ def read_run(folder: Path) -> RunView:
         parameters = YAML(typ="safe").load(text)
     except (YAMLError, ValueError):
         parameters = None
-    signoffs = [s for p in sorted(folder.glob("signoffs/*.json")) if (s := _json(p)) and "role" in s]
     return RunView(
         folder, run, parameters if isinstance(parameters, dict) else {}, text, list(_steps(folder)),
-        sorted(signoffs, key=lambda s: (str(s.get("when", "")), str(s["role"]))),
-        _gate(folder, parameters),
+        read_signoffs(folder), _gates(folder, parameters),
     )  # fmt: skip
 
 
-def _gate(folder: Path, parameters: Any) -> GateState | None:
-    """The approvals before the cutover; None where the parameters do not say whose are due."""
+def void(gate: GateState) -> dict[str, str]:
+    """By role: why an approval counts no longer."""
+    said = "the approval of {} is void: {} changed since"
+    return {role: said.format(role, ", ".join(files) or "the results") for role, files in gate.stale.items()}
+
+
+def _gates(folder: Path, parameters: Any) -> dict[str, GateState]:
+    """The approvals by gate; none where the parameters do not say whose are due."""
     try:
-        return gate_state(folder, parameters_from(parameters))
+        return {gate: gate_state(folder, parameters_from(parameters), gate) for gate in GATES}
     except (RunbookError, TypeError, ValueError):
-        return None
+        return {}
 
 
 def _steps(folder: Path) -> Iterator[StepRow]:

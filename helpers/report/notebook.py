@@ -94,7 +94,7 @@ def _output(output: Any) -> dict[str, Any]:
             note = f"An output of {count(len(data[mime]), 'character')} is not shown here; the notebook file holds it."
             return {"kind": "text", "html": _text(note)}
         html = data[mime] if mime == "text/html" else str(markdown2html(data[mime]))
-        return {"kind": "html", "html": clean(html)}
+        return {"kind": "html", "html": clean(html, outside=False)}
     return {"kind": "text", "html": _text(str(data.get("text/plain", f"[{', '.join(sorted(data))}: not shown here]")))}
 
 
@@ -117,11 +117,16 @@ def _text(text: str) -> Markup:
     return Markup("<pre>{}</pre>").format(lines(_COLOUR.sub("", text)))
 
 
-def clean(html: str) -> Markup:
-    """HTML of unknown origin with only harmless elements and attributes left, and no request in it."""
+def clean(html: str, *, outside: bool = True) -> Markup:
+    """HTML of unknown origin with only harmless elements and attributes left, and no request in it.
+
+    `outside`: links may lead out of the run's folder. What a notebook says may; what a source says may not.
+    """
     soup = BeautifulSoup(html, "html.parser")
     for element in soup.find_all(_ACTIVE):
         element.decompose()
+    for anchor in soup.select("a.anchor-link"):  # nbconvert's; they lead to ids, which are not kept
+        anchor.decompose()
     for link in soup.find_all("a", href=True):
         link["href"] = re.sub(r"^((?!https?:)[^?#]+)\.ipynb(?=$|#)", r"\1.html", str(link["href"]))
     for heading in soup.find_all("th", scope=False):
@@ -129,7 +134,11 @@ def clean(html: str) -> Markup:
         heading["scope"] = "col" if row else "row"
     shown = lines(soup.decode(formatter="minimal"), _LONGEST_HTML)
     cleaner = bleach.Cleaner(
-        tags=_TAGS, attributes=_allowed, protocols=["http", "https", "mailto", "data"], strip=True, strip_comments=True
+        tags=_TAGS,
+        attributes=_allowed if outside else _allowed_inside,
+        protocols=["http", "https", "mailto", "data"],
+        strip=True,
+        strip_comments=True,
     )
     return Markup(cleaner.clean(shown))  # noqa: S704  (this is what makes it safe)
 
@@ -140,6 +149,10 @@ def _allowed(tag: str, name: str, value: str) -> bool:
     if tag == "a" and name == "href":
         return bool(_LINK.match(value))
     return name in _ATTRIBUTES
+
+
+def _allowed_inside(tag: str, name: str, value: str) -> bool:
+    return _allowed(tag, name, value) and not (name == "href" and re.match(r"[a-z]+:|//", value, re.IGNORECASE))
 
 
 __all__ = ["cells", "clean", "read_notebook", "title_of"]

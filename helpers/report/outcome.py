@@ -5,25 +5,48 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from helpers.report.facts import Outcome, RunView, StepRow
+from helpers.report.facts import Outcome, RunView, StepRow, void
 from helpers.results import Verdict
 from helpers.run import plan
-from helpers.signoffs import GateState
 from helpers.words import text
 
-CLASSES = {"go": "pass", "no-go": "fail", "waiting": "marginal", "failed": "fail", "stopped": "warning", "open": "open"}
+CLASSES = {"go": "pass", "no-go": "fail", "waiting": "marginal", "failed": "fail", "stopped": "warning", "open": "open",
+           "rolled-back": "warning"}  # fmt: skip
+ROLLBACK = "27"
 
 
 def outcome(view: RunView) -> Outcome:
-    """Where the run stands. The first step that failed or judged against the data decides; then the sign-offs do."""
-    for step in view.steps:
+    """Where the run stands. A rollback comes before everything; else its own steps say, and then the sign-offs."""
+    before = _of_the_line(view)
+    return _back(view, before) or before
+
+
+def _back(view: RunView, before: Outcome) -> Outcome | None:
+    """The banner of a run that was rolled back, or is on the way; None where none began, or a rehearsal drilled it."""
+    step = view.step(ROLLBACK)
+    if step is None or step.result is None or not view.ran(ROLLBACK) or view.rehearsal:
+        return None
+    was = f"Before that: {before.headline}."
+    if not view.passed(ROLLBACK):
+        line = (step.result.error or {}).get("line") or "It has not finished; see run.log."
+        return Outcome(
+            "failed", "The rollback has not finished", [line, was], [f"Go on with: runbook rollback {view.id}"]
+        )
+    return Outcome("rolled-back", "Rolled back: the source is in service", [was, *before.reasons],
+                   ["Read rollback.html of this folder: why, what was restored, what became of clients' writes.",
+                    "Remove the cause, then begin a new run; this one does not go on."])  # fmt: skip
+
+
+def _of_the_line(view: RunView) -> Outcome:
+    """The first step that failed or judged against the data decides; then the sign-offs do."""
+    for step in (s for s in view.steps if s.number != ROLLBACK):
         if step.verdict == "unreadable":
             what = f"results/{step.number}.json cannot be read"
             again = f"Run the step again: runbook resume {view.id} --retry {step.number}"
             return Outcome("failed", f"Step {step.number} left no usable result", [what], [again])
         if step.result and step.result.error and step.result.error.get("code") != "no_go":
             return _broken(view, step, step.result.error)
-    judged = [s for s in view.steps if s.result and s.result.verdict is Verdict.FAIL]
+    judged = [s for s in view.steps if s.result and s.result.verdict is Verdict.FAIL and s.number != ROLLBACK]
     if _decision(view) == "NO-GO" or judged:
         return _no_go(view, judged)
     if _decision(view) == "GO":
@@ -110,12 +133,6 @@ def _gate(view: RunView) -> Outcome:
     if view.rehearsal:
         return Outcome("go", "GO", [], ["The rehearsal is complete; nothing is due."])
     return Outcome("go", "GO", [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
-
-
-def void(gate: GateState) -> dict[str, str]:
-    """By role: why an approval counts no longer."""
-    said = "the approval of {} is void: {} changed since"
-    return {role: said.format(role, ", ".join(files) or "the results") for role, files in gate.stale.items()}
 
 
 def _go_on(view: RunView, left: list[StepRow]) -> list[str]:

@@ -13,19 +13,37 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import words
+from helpers.report import gantt, record
 from helpers.report import notebook as report_notebook
 from helpers.report.checklist import checklist
+from helpers.report.decision_tree import decision_tree
 from helpers.report.facts import RunView, read_run
-from helpers.report.outcome import CLASSES, outcome, void
+from helpers.report.outcome import CLASSES, outcome
 
 _MARKS = {"pass": "✓", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗", "unreadable": "✗"}
+_KINDS = {"pass": "pass", "warning": "warning", "marginal": "marginal", "interrupted": "warning",
+          "waiting": "warning", "void": "warning", "fail": "fail",
+          "failed": "fail", "unreadable": "fail"}  # fmt: skip
 
 
 def run_page(folder: Path) -> str:
     """The page of one run, `reports/<run id>/index.html`, from the files in `folder`."""
     view = _view(folder)
-    problems = {**view.gate.refused, **void(view.gate)} if view.gate else {}
-    return _page("run.html.j2", view=view, outcome=view.outcome, problems=problems, checklist=checklist(view))
+    review = view.step("24")
+    return _page(
+        "run.html.j2",
+        view=view,
+        outcome=view.outcome,
+        signable=bool(review and review.result and view.outcome.kind in ("go", "waiting")),
+        checklist=checklist(view),
+        sessions=gantt.sessions(view),
+        window_sentence=gantt.window_sentence(view),
+        layout={"width": gantt.WIDTH, "top": gantt.TOP},
+        tree=decision_tree(view),
+        record=record.record(view),
+        record_status=record.status(view),
+        deviations=record.deviations(view),
+    )
 
 
 def index_page(reports: Path) -> str:
@@ -76,5 +94,5 @@ def _environment() -> Environment:
         size=words.size,
         many=words.count,
     )
-    environment.globals.update(marks=_MARKS, classes=CLASSES)
+    environment.globals.update(marks=_MARKS, classes=CLASSES, kinds=_KINDS)
     return environment

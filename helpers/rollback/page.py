@@ -14,6 +14,7 @@ from helpers.rollback.state import FILES, REMOVE, STAGES, TITLES, RollbackState
 from helpers.rollback.triggers import triggers
 from helpers.rollback.writes import said
 from helpers.run import plan
+from helpers.run.folders import set_aside
 from helpers.run.record import RunRecord
 from helpers.words import duration, moment
 
@@ -21,12 +22,17 @@ PAGE, NOTICE = "rollback.html", "rollback-notice.txt"
 
 
 def write(run: RunRecord, state: RollbackState, cutover: CutoverState | None, made: Made) -> list[Path]:
-    """Write both beside the run's other pages; their paths. Writing them again replaces them."""
+    """Write both beside the run's other pages; their paths."""
     facts = _facts(run, state, cutover, made)
     page, notice = run.folder / PAGE, run.folder / NOTICE
     write_text(page, rollback_page(**facts))
     write_text(notice, _notice(run, facts))
     return [page, notice]
+
+
+def set_earlier_aside(run: RunRecord) -> None:
+    """What an earlier attempt at the rollback wrote may be sealed by now: it stays, as history."""
+    set_aside(run.home, [path for name in (PAGE, NOTICE) if (path := run.folder / name).exists()])
 
 
 def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None, made: Made) -> dict[str, Any]:

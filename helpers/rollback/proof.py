@@ -74,6 +74,7 @@ class SourceProof:
             self.run.check("source as in the snapshot", Verdict.WARNING, measured=what, reason="source_damaged",
                            detail="a rollback would stop here until --restore-source or --accept-source is given")  # fmt: skip
             return damage
+        snapshot.verify()  # it may be the snapshot that is damaged; nothing is written from bytes that are not proven
         if orders.restore:
             damage = self._restore(snapshot, damage)
             what = said(damage.damaged, damage.vanished)
@@ -94,7 +95,6 @@ class SourceProof:
                              next_step=f"It holds {', '.join(snapshot.names()[:8])}.")  # fmt: skip
         if not names:
             return damage
-        snapshot.verify()  # nothing is written from bytes that are not proven
         export = next_folder(self.run.workspace, "source-before")
         log = self.run.folder / audit.NAME
         audit.append(

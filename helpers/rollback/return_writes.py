@@ -36,6 +36,7 @@ class ReturnWrites:
         self.of, self.run, self.source = act, act.run, source
         self.found: list[Written] = []
         self.sentence = ""
+        self.postponed = False
         schema = load_schema(self.run.parameters.schema_name)
         self.identity, self.prefixed = schema.is_identity, self.run.parameters.migration.id_policy == "prefix"
 
@@ -56,7 +57,11 @@ class ReturnWrites:
                            detail=NOBODY if not self.of.in_use else "brought back already")  # fmt: skip
             return self.table([])
         with self.of.stage(stage) as row:
-            self._look()
+            holders = self._holders()
+            if holders:
+                self._postpone(holders)
+            else:
+                self._look()
             row["said"] = self.sentence
             self._require_decision()
         return self.table(self.found)
@@ -64,7 +69,7 @@ class ReturnWrites:
     def replay(self, stage: str) -> pd.DataFrame:
         """Write it to the source; a table by source collection."""
         columns = ["source collection", "written", "deleted"]
-        if not self.of.in_use or self.of.settled:
+        if not self.of.in_use or self.of.settled or self.postponed:
             return pd.DataFrame(columns=columns)
         if self.run.dry_run:
             planned = self._plan()
@@ -81,6 +86,13 @@ class ReturnWrites:
         if not self.of.in_use or self.of.settled:
             self.sentence = NOBODY if not self.of.in_use else "done already"
             return self.table([])
+        holders = self._holders()
+        if holders:
+            raise WorldError(
+                "target_in_use", f"{holders} has it open, so what clients wrote cannot be read",
+                where=self.run.parameters.target.label,
+                next_step=f"Stop that process, then repeat: runbook rollback {self.run.id}",
+            )  # fmt: skip
         self._look()
         self._require_decision()
         if self._orders_replay or self.of.state.began(REPLAY):
@@ -93,6 +105,25 @@ class ReturnWrites:
         return pd.DataFrame(rows, columns=COLUMNS)
 
     # -- the work ------------------------------------------------------------------------------------------------------
+
+    def _holders(self) -> str:
+        """Who has a target that is a directory open: a copy of it would be torn."""
+        path = self.run.parameters.target.path
+        return who_has_open(Path(path)).sentence() if path and Path(path).exists() else ""
+
+    def _postpone(self, holders: str) -> None:
+        self.postponed = True
+        self.sentence = f"{holders} has the target open; it is read once the application is back at the source"
+        if not (self._decided or self.run.dry_run):
+            raise Terminal(
+                "client_writes", f"{holders} has it open, and may have written to it", where=self.run.parameters.target.label,
+                next_step=f"Decide what becomes of such writes: runbook rollback {self.run.id} --replay, "
+                "or --discard-with-reason TEXT",
+            )  # fmt: skip
+
+    @property
+    def _decided(self) -> bool:
+        return self._orders_replay or bool(self.of.state.orders.discard)
 
     def _look(self) -> None:
         total = sum(len(self.of.made.ids(name)) for name in self.of.made.collections)
@@ -129,7 +160,7 @@ class ReturnWrites:
 
     def _require_decision(self) -> None:
         """What clients wrote is either replayed or given up, and a person says which."""
-        if not self.found or self._orders_replay or self.of.state.orders.discard or self.run.dry_run:
+        if not self.found or self._decided or self.run.dry_run:
             return
         where = self.run.parameters.target.label
         raise Terminal(

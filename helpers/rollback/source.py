@@ -129,8 +129,16 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
             "source_in_use", f"{found.sentence()} has it open; two writers destroy a directory", where=str(path),
             next_step="Stop that process, then repeat the rollback.",
         )  # fmt: skip
-    with open_target(endpoint) as embedded:
-        yield embedded
+    try:
+        with open_target(endpoint) as embedded:
+            yield embedded
+    except Terminal as error:
+        if error.code != "target_older_layout":
+            raise
+        raise Terminal(
+            "source_older_layout", "written by an older Chroma; writing to it here would upgrade it for good", where=str(path),
+            next_step="Restore the snapshot into another place (runbook snapshots restore), or repeat without writing to it.",
+        ) from error  # fmt: skip
 
 
 def mend(

@@ -42,6 +42,8 @@ class Rollback(Act):
         super().__init__(run)
         self.source = SourceProof(self)
         self.clients = ReturnWrites(self, self.source)
+        if not run.dry_run:
+            page.set_earlier_aside(run)
 
     @cached_property
     def control(self) -> Control:

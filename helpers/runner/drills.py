@@ -12,13 +12,12 @@ import time
 from pathlib import Path
 
 from helpers import audit
-from helpers.evidence import at_rest
 from helpers.parameters.endpoint import Endpoint
 from helpers.restore import restore
 from helpers.rollback.state import Orders, RollbackState
 from helpers.run.folders import RunFolder
 from helpers.runner import rollback_command
-from helpers.runner.line import render_pages
+from helpers.runner.line import leave
 from helpers.runner.terminal import Terminal
 from helpers.snapshot import Snapshot
 from helpers.words import count, duration
@@ -38,8 +37,7 @@ def drill(folder: RunFolder, terminal: Terminal) -> list[str]:
 def keep(folder: RunFolder, said: list[str]) -> None:
     """Write down what was drilled, seal it, and show it on the run's page."""
     folder.note(drills=said)
-    at_rest(folder)
-    render_pages(folder)
+    leave(folder)
 
 
 def drill_restore(folder: RunFolder) -> str:

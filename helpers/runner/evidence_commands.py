@@ -91,13 +91,11 @@ def _import(folder: RunFolder, signature: Path) -> int:
 
 def _recorded(folder: RunFolder, path: Path) -> int:
     """Log and seal what was signed, and show it on the pages."""
-    from helpers.evidence import at_rest
-    from helpers.runner.line import render_pages
+    from helpers.runner.line import leave
     from helpers.runner.overview import next_action
 
     folder.log(f"signed: {path.name}")
-    at_rest(folder)
-    render_pages(folder)
+    leave(folder)
     print(f"Recorded in {path}. {next_action(folder)}")
     return 0
 

@@ -27,7 +27,7 @@ def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | N
 def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
     parameters = folder.parameters()
     # After the cutover a signature stays what it was when it counted: keys may go from the list then.
-    listed = allowed_signers(folder, parameters) if folder.result(AFTER_CUTOVER) is None else None
+    listed = allowed_signers(folder, parameters) if not passed(folder.result(AFTER_CUTOVER)) else None
     state = gate_state(folder.reports, parameters, step.gate, listed)
     if state.blocked:
         return NoGo("signed_no_go", f"run {folder.id}: {'; '.join(state.blocked)}", next_step="It may not be cut over.")

@@ -233,6 +233,12 @@ def _really_passed(folder: RunFolder, step: plan.Step) -> bool:
     return is_whole(folder.reports / step.notebook) if by_runner else True
 
 
+def leave(folder: RunFolder) -> None:
+    """What a command that changed a run ends with: everything sealed, the pages as the files are now."""
+    at_rest(folder)
+    render_pages(folder)
+
+
 def render_pages(folder: RunFolder) -> None:
     """Write the run's page and the page of all runs, from what is in the folders now."""
     with _not_worth_a_failure(folder):

@@ -17,7 +17,7 @@ from helpers.parameters import SECTIONS, is_sample, parameters_from
 from helpers.parameters.typed_yaml import nearest
 from helpers.results import Verdict, utc_now, worst
 from helpers.run import folders as runs
-from helpers.run import kernel, plan, window
+from helpers.run import kernel, plan, tables, window
 from helpers.run.folders import RunFolder, RunLock
 from helpers.run.record import RunRecord, step_missing
 from helpers.runner.display import closing, opening, show
@@ -56,6 +56,7 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
     kernel.go_home()
     kernel.end_with_runner()
     kernel.show_errors_in_one_line()
+    tables.show_tables_as_text(kernel.shell())
     if isinstance(earlier := namespace.get("run"), Run):
         earlier.close()
     sections, run_id, dry_run = _given(namespace)

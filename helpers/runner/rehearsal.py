@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.decision import GO, gate_state, sign
-from helpers.evidence import signing
+from helpers.evidence import keep_sealed, signing
 from helpers.parameters import ROLES, Parameters, parameters_from
 from helpers.parameters.typed_yaml import read_yaml_mapping
 from helpers.results import write_text
@@ -89,6 +89,7 @@ def _keys(workspace: Path) -> Path:
 
 def approve(run: RunFolder, step: plan.Step) -> None:
     """Sign for every missing role through the real gate, with throw-away keys: no production run accepts these."""
+    keep_sealed(run)
     result = run.result(step.number)
     marginal = result.facts.get("accept", []) if result else []
     for role in gate_state(run.reports, run.parameters(), step.gate).missing:

@@ -179,6 +179,11 @@ class DryRun:
             ("22 transform and validate", took.get("2–3 transform and validate", 0), "measured here, same data"),
             ("22 import", took.get("4 import", 0), "measured into a throw-away embedded Chroma on this machine"),
             ("22 verify", took.get("5 verify", 0), "measured against the throw-away Chroma"),
+            (
+                "22 catch-up",
+                took.get("snapshot", 0),
+                "the source read once more, as for the snapshot; more where it changes",
+            ),
             ("23 validation suite", took.get("6 validation suite", 0), "measured against the throw-away Chroma"),
         ]
         readiness = self.run.earlier("12")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 from helpers.cutover.application import ask
 from helpers.cutover.edits import all_edits, edit, loopback_in_container
 from helpers.errors import RunbookError
+from helpers.evidence import signing
 from helpers.parameters import resolve_path
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
@@ -103,12 +105,26 @@ class NightNeeds:
 
     def _signers(self) -> list[Row]:
         named = self.parameters.signoff.allowed_signers
-        if named is None:
+        roles = [*dict.fromkeys([*self.parameters.signoff.required, *self.parameters.signoff.dry_run])]
+        if not roles:
             return []
+        if named is None:
+            said = "names nobody, so nobody can sign; resume --set may still name it"
+            return [("signoff.allowed_signers", said, Verdict.WARNING)]
         program = shutil.which("ssh-keygen")
         rows: list[Row] = [("ssh-keygen", program or "is not found", Verdict.PASS if program else Verdict.FAIL)]
         problem = _unreadable(resolve_path(named), empty=False)
-        return [*rows, (named, problem or "can be read", Verdict.FAIL if problem else Verdict.PASS)]
+        if not problem:
+            problem = "; ".join(self._cannot_sign(resolve_path(named), roles))
+        return [*rows, (named, problem or "every role has a key", Verdict.FAIL if problem else Verdict.PASS)]
+
+    def _cannot_sign(self, path: Path, roles: Sequence[str]) -> list[str]:
+        """What keeps a role from signing when the window begins (now, where there is none)."""
+        when = self.parameters.window.start or datetime.now(UTC)
+        try:
+            return list(signing.problems(path, roles, when, rehearsal=self.run.rehearsal))
+        except RunbookError as error:
+            return [error.what]
 
     def _health(self) -> list[Row]:
         answers = [ask(url) for url in self.parameters.cutover.health]

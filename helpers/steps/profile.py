@@ -170,7 +170,8 @@ class Profile:
             "scores are within their range", out, "invalid_scores", "The schema says what becomes of them.", judged
         )
         self._check("values are of their type and list", other, "invalid_values", "Converted or repaired.", judged)
-        return pd.DataFrame(rows)
+        columns = ["field", "wanted", "present", "types", "minimum", "maximum", *_WRONG, "values"]
+        return pd.DataFrame(rows, columns=columns)  # a source without any metadata has no rows
 
     def vectors(self) -> pd.DataFrame:
         """One row a collection: lost, not finite, zero and unit vectors, and the norms (L2). Draws their histogram."""

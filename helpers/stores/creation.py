@@ -75,7 +75,7 @@ def _hidden_parameters(schema: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def create(client: Client, info: CollectionInfo) -> None:
-    """Raises `Terminal` ("exists") where the name is taken; never changes what is there."""
+    """Raises `Terminal`: "exists" where the name is taken, "collection_name" where it is none; changes nothing there."""
     schema = effective_schema(info)
     configuration = None if schema else effective_configuration(info)
     metadata = info.metadata or None
@@ -108,4 +108,9 @@ def create(client: Client, info: CollectionInfo) -> None:
             raise Terminal(
                 "exists", f"collection {info.name} already exists", next_step="Nothing was changed there."
             ) from error
+        if "Expected a name" in str(error):
+            raise Terminal(
+                "collection_name", "a current Chroma takes no collection of this name (letters, digits, . _ - only)",
+                next_step="Leave it out with collections.exclude, or route its chunks elsewhere with a schema.",
+            ) from error  # fmt: skip
         raise

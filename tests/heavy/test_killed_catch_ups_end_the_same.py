@@ -1,12 +1,14 @@
-"""kill -9 at ten random moments of a catch-up, each followed by `runbook resume`: the target is always the same one.
+"""kill -9 at random moments of a catch-up, each followed by the same again: the target is always the same one.
 
 The source changed in every way after its snapshot: chunks added, changed, deleted and made anew, keys taken away, a
-collection dropped and a new one made. Each trial says where the kill fell.
+collection dropped and a new one made. Each trial says where the kill fell. Ten kills hit step 22 in a process of its own,
+which is quick; two more hit the command with its kernel.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import time
@@ -30,7 +32,26 @@ schema: identity
 migration: {batch_size: 20}
 snapshot: {directory: kept}
 """
-KILLS = ["tree"] * 6 + ["kernel"] * 2 + ["runner"] * 2
+STEPS = """\
+import sys
+from pathlib import Path
+from helpers.migration.phases import Migration
+from helpers.parameters import load_parameters
+from helpers.results import Verdict, utc_now
+from helpers.run import folders
+from helpers.run.record import RunRecord
+from helpers.steps.snapshot import SnapshotStep
+if not Path("reports/one").exists():
+    record = RunRecord(folders.create(load_parameters(Path("trial.yaml")), "one"), "21")
+    SnapshotStep(record).verify()
+    record.result.finished = utc_now()
+    record.result.write(record.folder / "results" / "21.json")
+work = Migration(RunRecord(folders.find("one"), "22"))
+for phase in (work.export, work.transform, work.validate, work.import_chunks, work.verify, work.catch_up):
+    phase()
+sys.exit(any(check.verdict is Verdict.FAIL for check in work.run.result.checks))
+"""
+TRIALS = int(os.environ.get("RUNBOOK_KILL_TRIALS", "10"))
 STATE = ("reports", "workspace", "target", "kept")
 
 pytestmark = pytest.mark.slow
@@ -50,19 +71,32 @@ def change(store: ClientStore) -> None:
 
 
 class Bench:
-    """A run whose step 22 is complete and whose source changed since; tried again and again from that state."""
+    """A run whose step 22 is complete and whose source changed since; tried again and again from that state.
 
-    def __init__(self, folder: Path) -> None:
+    `first` is the command that does step 22 for the first time, `again` the one that does it once more.
+    """
+
+    def __init__(self, folder: Path, first: tuple[str, ...], again: tuple[str, ...], program: tuple[str, ...]) -> None:
         self.trial, self.pristine, self.copies = Trial(folder), folder / "pristine", iter(range(1000))
+        self.again, self.program = again, program
         with embedded(folder / "source") as store:
             fill(store, "alpha", chunks(400, 32, prefix="a"))
             fill(store, "beta", chunks(300, 16, prefix="b"), "cosine")
         self.trial.write_parameters(PARAMETERS)
-        assert self.trial.run("run", "trial.yaml", "--run-id", "one", "--until", "22") == 0, self.trial.output
+        assert self.trial.start(*first, program=program).wait(900) == 0, self.trial.output
         with embedded(folder / "source") as store:
             change(store)
         for name in STATE:
             shutil.copytree(folder / name, self.pristine / name)
+        self.restore()
+        process = self.start()
+        begun = time.monotonic()
+        while process.poll() is None and self.phase() == "catch-up":
+            time.sleep(0.005)
+        self.lasts = time.monotonic() - begun
+        assert process.wait() == 0, self.trial.output
+        self.wanted = self.target()
+        assert {n: len(c["chunks"]) for n, c in self.wanted.items()} == {"alpha": 640, "gamma": 200}
 
     def restore(self) -> None:
         for name in STATE:
@@ -71,10 +105,20 @@ class Bench:
 
     def start(self) -> Any:
         """Step 22 once more, until its catch-up begins."""
-        process = self.trial.start("run", "--run-id", "one", "--from", "22", "--until", "22")
+        process = self.trial.start(*self.again, program=self.program)
         while process.poll() is None and self.phase() != "catch-up":
             time.sleep(0.005)
         return process
+
+    def kill(self, what: str, chance: random.Random) -> str:
+        """Kill the tree, or its kernel alone; where the catch-up stood."""
+        self.restore()
+        process = self.start()
+        time.sleep(chance.random() * self.lasts)
+        kernel = kernel_of(process.pid)
+        kill_all([kernel] if what == "kernel" and kernel else [process.pid, *descendants(process.pid)])
+        process.wait(60)
+        return self.where()
 
     def phase(self) -> str:
         return str(json.loads((self.trial.workspace / "checkpoint.json").read_text(encoding="utf-8"))["phase"])
@@ -99,30 +143,24 @@ class Bench:
             shutil.rmtree(copy)
 
 
-def test_ten_random_moments(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    bench.restore()
-    process = bench.start()
-    begun = time.monotonic()
-    while process.poll() is None and bench.phase() == "catch-up":
-        time.sleep(0.005)
-    lasts = time.monotonic() - begun
-    assert process.wait() == 0, bench.trial.output
-    wanted = bench.target()
-    assert {n: len(c["chunks"]) for n, c in wanted.items()} == {"alpha": 640, "gamma": 200}
+def test_ten_random_moments_of_step_22(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, (), (), ("-c", STEPS))
     hits = []
-    for number, what in enumerate(KILLS):
-        chance = random.Random(f"{SEED}-catch-up-{number}")
-        bench.restore()
-        process = bench.start()
-        time.sleep(chance.random() * lasts)
-        kernel = kernel_of(process.pid)
-        victims = {"kernel": [kernel] if kernel else [], "runner": [process.pid]}
-        kill_all(victims.get(what) or [process.pid, *descendants(process.pid)])
-        process.wait(60)
-        hits.append(bench.where())
-        print(f"trial {number}: {what} in {hits[-1]}", flush=True)
-        code = bench.trial.run("resume", "one")
-        assert code in (0, 4), bench.trial.output  # 4: it had just done its work, and the run waits for signatures
-        assert_same_target(bench.target(), wanted)
+    for number in range(TRIALS):
+        hits.append(bench.kill("tree", random.Random(f"{SEED}-catch-up-{number}")))
+        print(f"trial {number}: {hits[-1]}", flush=True)
+        assert bench.trial.start(program=bench.program).wait(900) == 0, bench.trial.output
+        assert_same_target(bench.target(), bench.wanted)
     assert any(hit.startswith("applying") for hit in hits), f"no kill fell on the writes: {hits}"
+
+
+@pytest.mark.parametrize("what", ["tree", "kernel"])
+def test_the_command(tmp_path: Path, what: str) -> None:
+    again = ("run", "--run-id", "one", "--from", "22", "--until", "22")
+    first = ("run", "trial.yaml", "--run-id", "one", "--until", "22")
+    bench = Bench(tmp_path, first, again, ("-m", "helpers"))
+    hit = bench.kill(what, random.Random(f"{SEED}-catch-up-{what}"))
+    print(f"{what} in {hit}", flush=True)
+    code = bench.trial.run("resume", "one")
+    assert code in (0, 4), bench.trial.output  # 4: it had just done its work, and the run waits for signatures
+    assert_same_target(bench.target(), bench.wanted)

@@ -1,0 +1,81 @@
+"""The watch of log files sees each new line once: through rotation, truncation, and lines that are still being written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.cutover.logs import LogWatch, positions
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "app.log"
+    path.write_bytes(b"an old ERROR\nhalf of an old ")
+    return path
+
+
+def watching(log: Path) -> LogWatch:
+    return LogWatch(positions([str(log)]), "(?i)error")
+
+
+def append(log: Path, text: bytes) -> None:
+    with log.open("ab") as file:
+        file.write(text)
+
+
+def lines(watch: LogWatch, *, last: bool = False) -> list[str]:
+    return [line for _, line in watch.look(last=last)]
+
+
+def test_only_lines_written_since_count_and_each_once(log: Path) -> None:
+    watch = watching(log)
+    assert lines(watch) == []
+    append(log, b"line\nError 1\nall well\nerr")
+    assert lines(watch) == ["Error 1"]
+    append(log, b"or 2\r\nerror of http://me:pw@host\x1b[0m")
+    assert lines(watch) == ["error 2"]
+    assert lines(watch, last=True) == ["error of http://…@host\\x1b[0m"]
+    assert lines(watch, last=True) == []
+    watch.close()
+
+
+def test_a_rotated_log_is_read_to_its_end_and_then_the_new_one(log: Path) -> None:
+    watch = watching(log)
+    watch.look()
+    append(log, b"\nerror before\nerror cut")
+    log.rename(log.with_suffix(".1"))
+    log.write_bytes(b"error after\n")
+    assert lines(watch) == ["error before", "error cut", "error after"]
+    watch.close()
+
+
+@pytest.mark.parametrize("more", [b"error\n", b"x" * 100 + b"\nerror\n" + b"y" * 100 + b"\n"])
+def test_a_truncated_log_is_read_from_its_start(log: Path, more: bytes) -> None:
+    watch = watching(log)
+    watch.look()
+    log.write_bytes(more)  # the same file, emptied; it may have grown past the old position
+    assert lines(watch) == ["error"]
+    watch.close()
+
+
+def test_a_log_that_comes_later_and_one_that_goes(log: Path) -> None:
+    log.unlink()
+    watch = watching(log)
+    assert lines(watch) == []
+    log.write_bytes(b"error\n")
+    assert lines(watch) == ["error"]
+    log.unlink()
+    assert lines(watch) == []
+    log.write_bytes(b"error again\n")
+    assert lines(watch) == ["error again"]
+    watch.close()
+
+
+def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    watch = watching(tmp_path / "folder")
+    assert lines(watch) == []
+    assert list(watch.unreadable) == [str(tmp_path / "folder")]
+    watch.close()

@@ -1,0 +1,156 @@
+"""Secrets: a run whose folder holds the value of one is not sealed; a server that repeats one is not repeated."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from helpers import audit, errors, evidence
+from helpers.errors import RunbookError, WorldError, one_line
+from helpers.evidence import leaks
+from helpers.parameters import SecretRef
+from helpers.results import Check, StepResult, Verdict
+from helpers.run.folders import RunFolder
+from tests.commands import Runbook
+from tests.proxies import ECHO, PASS, FaultyProxy
+from tests.servers import ChromaServer
+from tests.signers import Signers, small_run
+from tests.storage import chunks, embedded, fill
+
+TOKEN = 'hünter~"2"/&+\\x9'
+VALUE = f"Bearer {TOKEN}"
+REFERENCE = SecretRef.parse("env:CHROMA_TOKEN")
+
+
+@pytest.fixture(autouse=True)
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHROMA_TOKEN", VALUE)
+    monkeypatch.setattr(errors, "_HIDDEN", {})
+
+
+RAW = TOKEN.encode()
+WRITTEN = {
+    "plain": RAW,
+    "in a header": b"authorization: Bearer " + RAW,
+    "UTF-16": TOKEN.encode("utf-16"),
+    "hexadecimal": RAW.hex().encode(),
+    "base64": base64.b64encode(VALUE.encode()),
+    "base64 of a pair": base64.b64encode(b"user:" + RAW + b":more"),
+    "base64 for URLs": base64.urlsafe_b64encode(b"a" + RAW),
+    "URL-encoded": quote(TOKEN, safe="").encode(),
+    "URL-encoded, small letters": quote(TOKEN).lower().encode(),
+    "JSON": json.dumps({"a": TOKEN}).encode(),
+    "JSON, not ASCII": json.dumps({"a": TOKEN}, ensure_ascii=False).encode(),
+    "JSON in a notebook": json.dumps([json.dumps({"a": TOKEN})]).encode(),
+    "HTML": html.escape(TOKEN).encode(),
+}
+
+
+@pytest.mark.parametrize("how", sorted(WRITTEN))
+def test_every_writing_is_found_in_the_middle_of_bytes(how: str, tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "a.png").write_bytes(b"\x89PNG\0" + b"x" * 70_000 + WRITTEN[how] + b"\xff\0tail")
+    (tmp_path / "clean.log").write_bytes(b"Bearer of news, hunter of 2")
+    found = leaks.search(tmp_path, [REFERENCE]).found
+    assert {(name, reference) for name, reference, _ in found} == {("figures/a.png", "env:CHROMA_TOKEN")}
+    with pytest.raises(WorldError, match=r"figures/a\.png holds the value of env:CHROMA_TOKEN") as caught:
+        leaks.refuse(leaks.search(tmp_path, [REFERENCE]), tmp_path)
+    assert "nter" not in str(caught.value)
+
+
+def test_the_name_of_a_file_is_searched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHROMA_TOKEN", "s3cret-token")
+    (tmp_path / "s3cret-token.png").write_bytes(b"")
+    assert leaks.search(tmp_path, [REFERENCE]).found == [("name of a file", "env:CHROMA_TOKEN", "plain")]
+
+
+def test_a_secret_that_is_not_here_or_too_short_is_told_as_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"test")
+    monkeypatch.setenv("CHROMA_TOKEN", "test")
+    report = leaks.search(tmp_path, [REFERENCE, SecretRef.parse("env:NOWHERE_TO_BE_FOUND")])
+    assert report.unknown == {
+        "env:CHROMA_TOKEN": "is shorter than 6 characters",
+        "env:NOWHERE_TO_BE_FOUND": "has no value here",
+    }
+    assert (report.found, report.searched) == ([], [])
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    headers = {"url": "http://old:8000", "headers": {"Authorization": "env:CHROMA_TOKEN"}}
+    return small_run("night", Signers(tmp_path / "keys"), source=headers)
+
+
+def test_a_run_that_holds_a_secret_is_not_sealed_until_it_is_gone(home: RunFolder) -> None:
+    page = home.reports / "24_review.html"
+    clean = page.read_bytes()
+    page.write_bytes(clean + html.escape(TOKEN).encode())
+    with pytest.raises(WorldError, match=r"24_review\.html holds the value of env:CHROMA_TOKEN \(HTML-escaped\)"):
+        evidence.keep_sealed(home)
+    assert not (home.reports / "seals").exists()
+    page.write_bytes(clean)
+    evidence.keep_sealed(home)
+    seal = evidence.seals(home.reports)[-1]
+    assert seal.predicate["secrets"] == {"searched": ["env:CHROMA_TOKEN"], "unknown": {}}
+    assert RAW not in seal.path.read_bytes()
+
+
+def test_what_a_server_repeats_is_shown_without_it(home: RunFolder) -> None:
+    REFERENCE.resolve()
+    said = f"401 for {VALUE} and {json.dumps(TOKEN)} and {base64.b64encode(RAW).decode()}"
+    shown = one_line(said)
+    assert "nter" not in shown
+    assert shown.count("<secret env:CHROMA_TOKEN>") == 3
+    error = RunbookError("refused", said, where=TOKEN)
+    home.log(str(error))
+    home.log_block(said, said)
+    result = StepResult(
+        "10", "", home.id, "2025-12-01T00:00:00+00:00", checks=[Check("a", Verdict.FAIL, TOKEN, detail=said)]
+    )
+    result.write(home.reports / "results" / "10.json")
+    audit.append(home.reports / audit.NAME, "failed", why=said)
+    assert leaks.search(home.reports, [REFERENCE]).found == []
+    assert StepResult.read(home.reports / "results" / "10.json").checks[0].measured == "<secret env:CHROMA_TOKEN>"
+    assert audit.check(home.reports / audit.NAME) is None
+
+
+def test_user_info_in_a_url_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    runbook = Runbook(tmp_path)
+    done = runbook("run", runbook.write("night", "url: 'http://admin:hunter2@old:8000'", "path: target"))
+    assert done.returncode == 2
+    assert "must not hold a user name or password" in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout
+
+
+@pytest.mark.slow
+def test_no_byte_holds_a_secret_that_the_server_answers_with(tmp_path: Path) -> None:
+    """From step 12 on every read of chunks is answered by an error that repeats the header."""
+    token = "s3cret/token+of=the night?".replace(" ", "-")
+    with embedded(tmp_path / "source") as store:
+        fill(store, "alpha", chunks(30, 4))
+    with ChromaServer(tmp_path / "source") as server, FaultyProxy(server.url) as proxy:
+        runbook = Runbook(tmp_path)
+        headers = "headers: {Authorization: 'env:CHROMA_TOKEN'}"
+        people = Signers(tmp_path / "keys")
+        file = runbook.write("night", f"url: '{proxy.url}', {headers}", "path: target", people.parameter())
+        given = {"CHROMA_TOKEN": f"Bearer {token}"}
+        done = runbook("run", file, "--run-id", "one", "--until", "11", environment=given)
+        assert done.returncode == 0, done.stderr
+        assert any(h.get("authorization") == f"Bearer {token}" for _, _, h in proxy.requests)
+        proxy.fault = lambda _method, path: ECHO if path.endswith("/get") else PASS
+        failed = runbook("resume", "one", environment=given)
+    assert failed.returncode == 1, failed.stdout
+    said = (failed.stdout + failed.stderr + done.stdout + done.stderr).encode()
+    everything = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and "source" not in p.parts]
+    needles = [needle for part in (token, f"Bearer {token}") for _, needle in leaks.writings(part)]
+    assert [n for n in needles for data in [said, *everything] if n in data] == []
+    assert "secret env:CHROMA_TOKEN" in (tmp_path / "reports" / "one" / "run.log").read_text(encoding="utf-8")

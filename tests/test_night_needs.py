@@ -1,0 +1,98 @@
+"""Step 12 proves the day before what the night needs: each need is missed by name, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.parameters import parameters_from
+from helpers.results import Check, Verdict
+from helpers.run import folders as runs
+from helpers.run.record import RunRecord
+from helpers.steps.night_needs import NightNeeds
+from tests.commands import tree
+from tests.servers import free_port
+
+Look = Callable[..., dict[str, Check]]
+FILES, COMMANDS = "configuration files can be changed", "commands of the night are there"
+HEALTH, LOGS = "health URLs answer", "application logs can be read"
+SIGNERS, FENCE = "signatures can be checked", "the fence's configuration can be written"
+
+
+@pytest.fixture
+def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
+    """`look(cutover={…}, …)`: the checks of such a run by name."""
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+
+    def looked(**sections: Any) -> dict[str, Check]:
+        ends = {"source": {"url": "http://old:8000"}, "target": {"url": "http://127.0.0.1:8001"}}
+        folder = runs.create(parameters_from({"name": "n", **ends, **sections}))
+        record = RunRecord(folder, "12")
+        NightNeeds(record).table()
+        return {check.name: check for check in record.result.checks}
+
+    return looked
+
+
+def test_without_anything_named_nothing_is_asked_for(look: Look) -> None:
+    assert {check.verdict for check in look().values()} == {Verdict.NOT_APPLICABLE}
+
+
+def test_all_that_is_there_passes_and_nothing_is_written(look: Look, tmp_path: Path) -> None:
+    home = tmp_path / "application"
+    home.mkdir()
+    (home / ".env").write_text("URL=old\n")
+    (home / "compose.yml").write_text("services:\n  a:\n    environment: {URL: old}\n")
+    (home / "app.log").touch()
+    (home / "signers").write_text("a@b ssh-ed25519 AAAA\n")
+    before = tree(home)
+    cutover = {
+        "env_files": [{"path": "application/.env", "keys": {"URL": "{target_url}"}}],
+        "compose_files": [{"path": "application/compose.yml", "keys": {"URL": "{target_url}"}}],
+        "restart": [["true"]], "log_files": ["application/app.log"],
+    }  # fmt: skip
+    fence = {"kind": "command", "command": {"lock": ["true"], "unlock": ["false"]}}
+    found = look(cutover=cutover, fence=fence)
+    assert {found[name].verdict for name in (FILES, COMMANDS, LOGS)} == {Verdict.PASS}
+    assert found["target reachable from a container"].verdict is Verdict.WARNING
+    assert tree(home) == before
+
+
+def test_each_thing_that_is_missing_is_named(look: Look, tmp_path: Path) -> None:
+    (tmp_path / "read-only.env").write_text("URL=old\n")
+    (tmp_path / "read-only.env").chmod(0o444)
+    keys = {"URL": "{target_url}"}
+    url = f"http://127.0.0.1:{free_port()}/health"
+    found = look(
+        cutover={
+            "env_files": [{"path": "read-only.env", "keys": keys}, {"path": "gone.env", "keys": keys}],
+            "restart": [["no-such-program-here", "restart"]], "health": [url], "log_files": ["gone.log", "."],
+        },
+        fence={"kind": "nginx", "nginx": {"listen": "127.0.0.1:1", "upstream": "127.0.0.1:2", "config": "no/such/f.conf",
+                                          "command": ["no-such-nginx"]}},
+        signoff={"allowed_signers": "gone.signers"},
+    )  # fmt: skip
+    failed = {name: check for name, check in found.items() if check.verdict is Verdict.FAIL}
+    assert set(failed) == {FILES, COMMANDS, HEALTH, LOGS, SIGNERS, FENCE}
+    assert "read-only.env: has no write permission" in failed[FILES].detail
+    assert "gone.env: is not there" in failed[FILES].detail
+    assert "no-such-program-here" in failed[COMMANDS].detail
+    assert "no-such-nginx" in failed[COMMANDS].detail
+    assert url in failed[HEALTH].detail
+    assert "gone.log: is not there" in failed[LOGS].detail
+    assert "gone.signers: is not there" in failed[SIGNERS].detail
+    assert all(check.reason for check in failed.values())
+
+
+def test_two_names_of_one_file_are_found(look: Look, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("URL=old\nHOST=old\n")
+    (tmp_path / "link").symlink_to(".env")
+    files = [{"path": ".env", "keys": {"URL": "a"}}, {"path": "link", "keys": {"HOST": "b"}}]
+    found = look(cutover={"env_files": files})
+    assert found[FILES].verdict is Verdict.FAIL
+    assert "is the same file as" in found[FILES].detail

@@ -1,0 +1,268 @@
+"""What the page of a run tells about its night: the clock against the window, the path of the decision, the record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bs4 import BeautifulSoup, Tag
+
+from helpers.report import gantt, run_page
+from helpers.report.decision_tree import Node, decision_tree
+from helpers.report.facts import RunView, read_run
+from helpers.report.outcome import outcome
+from helpers.report.record import deviations, status
+from helpers.results import Check, Phase, StepResult, Verdict
+from tests.test_pages_run import ROLES, cells, keys, make_run, read, result, sign, whole_night
+
+__all__ = ["keys"]  # a fixture: real keys for `sign`
+
+WINDOW = "window: {start: '2025-12-01T02:00:00Z', minutes: 120, buffer_minutes: 30}\n"
+
+
+def step(number: str, start: str, end: str, **more: Any) -> StepResult:
+    """A step between two times of 2025, such as "12-01T02:00:00"."""
+    begun, finished = (f"2025-{t}.000+00:00" if t else "" for t in (start, end))
+    return StepResult(number, f"Step {number}", "night-1", begun, finished, Verdict.PASS, **more)
+
+
+def run(folder: Path, results: list[StepResult], parameters: str = WINDOW, **facts: Any) -> RunView:
+    """The view of a run with these results and these lines added to its parameters."""
+    make_run(folder, results, **facts)
+    with (folder / "parameters.yaml").open("a", encoding="utf-8") as file:
+        file.write(parameters)
+    return view_of(folder)
+
+
+def view_of(folder: Path) -> RunView:
+    view = read_run(folder)
+    view.outcome = outcome(view)
+    return view
+
+
+def answers(nodes: list[Node]) -> list[tuple[str, str]]:
+    return [(node.answer, node.verdict) for node in nodes]
+
+
+# -- the clock ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_day_before_and_the_night_are_drawn_apart_each_to_its_scale(tmp_path: Path) -> None:
+    view = run(tmp_path / "r", [
+        step("10", "11-30T10:00:00", "11-30T10:01:00"), step("13", "11-30T10:02:00", "11-30T10:30:00"),
+        step("21", "12-01T02:05:00", "12-01T02:10:00"), step("22", "12-01T02:10:00", "12-01T03:00:00"),
+    ])  # fmt: skip
+    before, night = gantt.sessions(view)
+    assert (before.day, [row.number for row in before.rows]) == ("2025-11-30", ["10", "13"])
+    assert (night.day, [row.number for row in night.rows]) == ("2025-12-01", ["21", "22"])
+    assert before.window is None
+    assert night.window is not None
+    # 01:30 to 04:30 is drawn, so the window of 2 h is two thirds of the width, and 22 begins at 40 of 180 minutes
+    whole = gantt.RIGHT - gantt.LEFT
+    assert night.window.width == pytest.approx(whole * 120 / 180, abs=0.1)
+    assert night.rows[1].bar.x == pytest.approx(gantt.LEFT + whole * 40 / 180, abs=0.1)
+    assert night.rows[1].bar.width == pytest.approx(whole * 50 / 180, abs=0.1)
+    assert [label for _, label in night.ticks][:2] == ["01:30", "02:00"]
+    assert "step 22 took longest, 50 min 00 s" in night.sentence
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "said", "outside"),
+    [
+        (
+            "12-01T02:00:00",
+            "12-01T03:30:00",
+            "every step of the night ended inside it, the last with 30 min 00 s to spare",
+            False,
+        ),
+        ("12-01T01:50:00", "12-01T03:30:00", "step 22 began 10 min 00 s before it", True),
+        ("12-01T02:10:00", "12-01T04:12:00", "step 22 ended 12 min 00 s after it", True),
+    ],
+)
+def test_the_night_is_measured_against_the_window(
+    tmp_path: Path, start: str, end: str, said: str, outside: bool
+) -> None:
+    view = run(tmp_path / "r", [step("22", start, end)])
+    assert said in gantt.window_sentence(view)
+    assert bool(gantt.outside_window(view)) is outside
+    assert any(said in line for line in deviations(view)) is outside
+
+
+def test_a_step_that_never_ended_and_times_that_are_none(tmp_path: Path) -> None:
+    phases = [Phase("import", "2025-12-01T02:01:00+00:00", 120.0, 50), Phase("odd", "no time", 1.0)]
+    view = run(tmp_path / "r", [step("22", "12-01T02:00:00", "", phases=phases)], "window: {start: never}\n")
+    (session,) = gantt.sessions(view)
+    assert session.rows[0].took == "not finished"
+    assert len(session.rows[0].phases) == 1
+    assert session.window is None
+    assert gantt.window_sentence(view) == "The parameters name no maintenance window."
+    assert gantt.sessions(run(tmp_path / "empty", [])) == []
+
+
+def test_every_bar_stays_in_the_drawing(tmp_path: Path) -> None:
+    page = read(run_page(make_run(tmp_path / "r", whole_night())))
+    for bar in page.select("svg rect"):
+        x, width = float(str(bar["x"])), float(str(bar["width"]))
+        assert 0 <= x <= x + width <= gantt.WIDTH
+        assert width > 0
+
+
+# -- the decision ------------------------------------------------------------------------------------------------------
+
+
+def test_the_path_of_a_signed_go(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r", whole_night())
+    waiting = decision_tree(view_of(folder))
+    assert answers(waiting)[:5] == [("YES", "pass")] * 4 + [("not yet", "waiting")]
+    for role in ROLES:
+        sign(folder, role)
+    nodes = decision_tree(view_of(folder))
+    assert answers(nodes)[:5] == [("YES", "pass")] * 5
+    assert [child.question for child in nodes[4].children] == ["operations lead", "dba", "security"]
+    assert [node.verdict for node in nodes[5:]] == ["open", "not taken", "not taken"]
+    result("21", checks=[]).write(folder / "results" / "21.json")
+    void = decision_tree(view_of(folder))
+    assert answers(void)[4] == ("not yet", "waiting")
+    assert {child.verdict for child in void[4].children} == {"void"}
+
+
+def test_the_path_of_a_no_go_and_of_one_by_sign_off(tmp_path: Path) -> None:
+    nodes = decision_tree(view_of(make_run(tmp_path / "r", whole_night(Verdict.FAIL))))
+    assert answers(nodes)[2] == ("NO", "fail")
+    assert nodes[2].children[0].why == "embeddings: vector differs: 1"
+    assert [node.verdict for node in nodes[3:6]] == ["not taken"] * 3
+    assert nodes[6].verdict == "open"
+    signed = make_run(tmp_path / "s", whole_night())
+    sign(signed, "security", "no-go", reason="key not rotated")
+    nodes = decision_tree(view_of(signed))
+    assert answers(nodes)[4] == ("NO", "fail")
+    assert [node.verdict for node in nodes[5:7]] == ["not taken", "open"]
+
+
+def test_marginal_waits_for_names_and_a_stopped_run_reaches_nothing(tmp_path: Path) -> None:
+    night = whole_night()
+    night[-1].facts["accept"] = ["named queries"]
+    nodes = decision_tree(view_of(make_run(tmp_path / "r", night)))
+    assert (answers(nodes)[3], nodes[3].why) == (("not yet", "waiting"), "Marginal: named queries.")
+    error = {"code": "disk_full", "type": "Terminal", "line": "disk is full"}
+    stopped = decision_tree(view_of(make_run(tmp_path / "s", [result("22", Verdict.FAIL, error=error)])))
+    assert stopped[0].why == "Stopped at step 22 (Migrate): failed."
+    assert {node.verdict for node in stopped[1:]} == {"not reached"}
+
+
+def test_a_rollback_comes_before_everything_else_that_the_page_says(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r", cut_over(whole_night()))
+    for role in ROLES:
+        sign(folder, role)
+    assert view_of(folder).outcome.headline == "GO, cut over"
+    result("27", facts={"dry_run": True}).write(folder / "results" / "27.json")
+    assert view_of(folder).outcome.headline == "GO, cut over"
+    error = {"code": "source_changed", "type": "WorldError", "line": "clients wrote to the target. Decide."}
+    result("27", Verdict.FAIL, error=error, facts={"dry_run": False}).write(folder / "results" / "27.json")
+    half = view_of(folder).outcome
+    assert (half.kind, half.headline) == ("failed", "The rollback has not finished")
+    assert half.next == ["Go on with: runbook rollback r"]
+    result("27", facts={"dry_run": False}).write(folder / "results" / "27.json")
+    back = view_of(folder)
+    assert back.outcome.headline == "Rolled back: the source is in service"
+    assert back.outcome.reasons[0] == "Before that: GO, cut over."
+    assert [node.verdict for node in decision_tree(back)[5:]] == ["pass", "not taken", "pass"]
+    assert status(back)[0] == "ROLLED BACK"
+    assert read(run_page(folder)).select_one(".banner.warning") is not None
+
+
+def test_a_rehearsal_that_drilled_the_way_back_stays_a_go(tmp_path: Path) -> None:
+    night = [*cut_over(whole_night()), result("27", facts={"dry_run": False})]
+    folder = make_run(tmp_path / "r", night, rehearsal=True, drills=["restore of 400 chunks in 2 s", "rollback in 3 s"])
+    for role in ROLES:
+        sign(folder, role)
+    view = view_of(folder)
+    assert (view.outcome.headline, len(view.outcome.reasons)) == ("GO", 2)
+    assert status(view)[0] == "REHEARSED"
+
+
+# -- the record --------------------------------------------------------------------------------------------------------
+
+
+def cut_over(night: list[StepResult]) -> list[StepResult]:
+    return [*night, result("25", facts={"cut_over": {"when": "2025-12-01T02:59:00+00:00", "target": "db2"}})]
+
+
+def test_success_is_said_only_when_everything_after_the_cutover_passed(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r", whole_night())
+    assert status(view_of(folder)) == ("NOT YET", "No cutover so far (clients still use the source).")
+    for role in ROLES:
+        sign(folder, role)
+    for found in cut_over([]):
+        found.write(folder / "results" / "25.json")
+    said, why = status(view_of(folder))
+    assert said == "NOT YET"
+    assert "Monitoring of the first hour, Performance, Integration tests, Closeout" in why
+    for number in ("50", "51", "52", "53"):
+        result(number).write(folder / "results" / f"{number}.json")
+    assert status(view_of(folder))[0] == "SUCCESS"
+    result("27", facts={"dry_run": True}).write(folder / "results" / "27.json")
+    assert status(view_of(folder))[0] == "SUCCESS"  # a dry run of the rollback undoes nothing
+    result("27", facts={"dry_run": False}).write(folder / "results" / "27.json")
+    assert status(view_of(folder))[0] == "ROLLED BACK"
+    failed = view_of(make_run(tmp_path / "f", whole_night(Verdict.FAIL)))
+    assert status(failed) == ("NO SUCCESS", "NO-GO")
+
+
+def test_the_record_holds_what_was_measured_and_nothing_else(tmp_path: Path) -> None:
+    night = whole_night()
+    night[3].facts["matrix_inputs"] |= {"chunks": 2100, "valid": 2090}
+    night[3].facts["targets"] = [{"collection": "docs", "target": 2090, "space": "cosine"}]
+    folder = make_run(tmp_path / "r", [*night, result("20", facts={"fence": {"kind": "nginx"}})])
+    page = read(run_page(folder))
+    table = record_table(page)
+    assert row(table, "Chunks migrated") == "2,090 of 2,100 chunks"
+    assert row(table, "Validation pass rate") == "99.5 % (2,090 of 2,100)"
+    assert row(table, "Collection docs") == "2,090 chunks"
+    assert row(table, "Query latency, mean") == "not recorded"
+    assert row(table, "Rollback triggered") == "No"
+    assert row(table, "Downtime").startswith(
+        "none for reads; writes to the source refused since 2025-12-01T02:59:30 UTC"
+    )
+    assert row(table, "Execution time").startswith("39 min 30 s on the clock")
+    assert cells(page, "Overall result")[1] == "PASS, 99.5 % acceptance rate (2,090 of 2,100)"
+
+
+def record_table(page: BeautifulSoup) -> Tag:
+    heading = page.find(id="record")
+    assert heading is not None
+    table = heading.find_next("table")
+    assert isinstance(table, Tag)
+    return table
+
+
+def row(table: Tag, label: str) -> str:
+    found = next(r for r in table.find_all("tr") if r.get_text(" ", strip=True).startswith(label))
+    assert found.td is not None
+    return found.td.get_text(" ", strip=True)
+
+
+def test_deviations_name_a_missing_fence_and_changed_parameters(tmp_path: Path) -> None:
+    fence = Check(
+        "write fence", Verdict.WARNING, "none", reason="no_fence", detail="nothing keeps clients from writing"
+    )
+    changes = [{"migration.batch_size": [500, 50]}]
+    folder = make_run(tmp_path / "r", [result("20", Verdict.WARNING, checks=[fence])], changes=changes)
+    said = deviations(view_of(folder))
+    assert said[0].startswith("Parameters were changed by a resume:")
+    assert "batch_size" in said[0]
+    assert said[1] == "Step 20: nothing keeps clients from writing"
+    assert deviations(view_of(make_run(tmp_path / "s", whole_night()))) == []
+    assert "None recorded." in read(run_page(tmp_path / "s")).get_text()
+
+
+def test_an_answer_given_again_replaces_the_earlier_one(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r", whole_night())
+    sign(folder, "dba", "no-go", reason="not yet")
+    sign(folder, "dba", "go", name="Mr Later")
+    page = read(run_page(folder))
+    (block,) = [b for b in page.select(".sign") if "Mr Later" in b.get_text()]
+    assert "SHA256:" in block.get_text()
+    assert "dba: NO-GO by Ms dba" in page.get_text()
+    assert "Does not count" not in block.get_text()
