@@ -51,11 +51,11 @@ def sign(runbook: Runbook, people: Signers) -> None:
 
 
 def change(folder: Path) -> str:
-    """Change one chunk, add one, delete one; the collection."""
+    """Change one chunk and its vector, add one, delete one; the collection."""
     client = chromadb.PersistentClient(folder)
     collection = min(client.list_collections(), key=lambda c: c.name)
     found = collection.get(limit=3, include=["embeddings"])
-    collection.update(ids=found["ids"][:1], metadatas=[{"changed": "after the decision"}])
+    collection.update(ids=found["ids"][:1], documents=["changed after the decision"])
     collection.add(ids=["brand-new"], embeddings=found["embeddings"][:1], documents=["added after the decision"])  # type: ignore[index]
     collection.delete(ids=found["ids"][1:2])
     client.close()  # type: ignore[attr-defined]
