@@ -23,13 +23,16 @@ NOTEBOOKS := $(filter-out notebooks/4%,$(wildcard notebooks/*.ipynb))
 TROUBLES := $(wildcard notebooks/4*.ipynb)
 CODE := $(wildcard helpers tests benchmarks notebooks)
 
-.PHONY: help rehearse test test-slow test-kill test-memory test-compat lab lint bench lock clean
+.PHONY: help rehearse rehearse-servers test test-slow test-kill test-memory test-compat lab lint bench lock clean
 
 help:
-	@echo "make rehearse | test | test-slow | test-kill | test-memory | test-compat | lab | lint | bench | lock | clean    (README.md says what each does)"
+	@echo "make rehearse | rehearse-servers | test | test-slow | test-kill | test-memory | test-compat | lab | lint | bench | lock | clean    (README.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
+
+rehearse-servers: $(READY)
+	$(BIN)/runbook rehearse --servers $(ARGS)
 
 test: lint
 	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \

@@ -44,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
         "--chunks", type=_positive, default=9832, metavar="N", help="chunks of the source (%(default)s)"
     )
     rehearse.add_argument("--dimension", type=_positive, default=1536, metavar="D", help="of its vectors (%(default)s)")
+    rehearse.add_argument(
+        "--servers", action="store_true", help="between two real servers, with nginx and a client that goes on writing"
+    )
     rehearse.add_argument("--run-id", default="", metavar="ID", help="name of the run; made up where not given")
 
     run = _command(commands, "run", run_commands.run, "run the steps of the runbook")

@@ -56,7 +56,9 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     assert "Verdict: GO" in done.stdout
     assert f"Open:    {page}" in done.stdout
     assert page.is_file()
-    assert len(list(page.parent.glob("*.html"))) == 11
+    assert len(list(page.parent.glob("*.html"))) == 13
+    assert done.stdout.count("\nDrilled: ") == 2
+    assert "Drilled: restore of snapshot" in page.read_text(encoding="utf-8")
     signed = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((page.parent / "signoffs").glob("*.json"))]
     assert [s["role"] for s in signed] == ["dba", "operations_lead", "security"]
     assert all(s["rehearsal"] is True and s["name"].startswith("REHEARSAL") for s in signed)

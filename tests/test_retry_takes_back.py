@@ -9,6 +9,7 @@ import pytest
 
 from helpers import audit, cli
 from helpers.chunks import ChunkBatch
+from helpers.cutover import CutoverState
 from helpers.errors import UsageError
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import parameters_from
@@ -31,12 +32,8 @@ def fill(store: Store, name: str, chunks: int = 30) -> None:
     store.add(name, ChunkBatch(ids, [f"text {n}" for n in range(chunks)], vectors, [{"n": n} for n in range(chunks)]))
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """A run that has passed 24 and was signed: two collections of its own in the target, one that was there before."""
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.chdir(tmp_path)
+def a_decided_run() -> RunFolder:
+    """A run that has passed 24 and decided: two collections of its own in the target, one that was there before."""
     made = runs.create(parameters_from({"name": "n", "source": {"path": "s"}, "target": {"path": "t"}}), "night")
     with open_target(made.parameters().target) as store:
         for name in (*OURS, THEIRS):
@@ -47,12 +44,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
         ledger.intend(name)
     for part in ("staged", "quarantine"):
         write_json(made.workspace / part / "index.json", {"files": {}})
-    for step in plan.LINE:
+    for step in plan.between(plan.LINE[0], plan.find("24")):
         RunRecord(made, step.number).result.write(made.reports / "results" / f"{step.number}.json")
         (made.reports / step.notebook).write_text("{}")
-    for gate in ("dry-run", "cutover"):
-        write_json(made.reports / "signoffs" / f"{gate}-dba.json", {"gate": gate})
     return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+    return a_decided_run()
 
 
 def in_target(folder: RunFolder) -> list[str]:
@@ -80,8 +83,6 @@ def test_the_migration_is_taken_back_with_all_that_rests_on_it(folder: RunFolder
     assert "docs (30 chunks), notes (30 chunks)" in said[-1]
     assert left(folder) == [s.number for s in plan.LINE if s.number < "22"]
     assert [kept(folder, f"results/{n}.json") for n in ("22", "23", "24")] == [1, 1, 1]
-    assert [kept(folder, f"signoffs/{g}-dba.json") for g in ("cutover", "dry-run")] == [1, 0]
-    assert (folder.reports / "signoffs" / "dry-run-dba.json").exists()
     assert not any((folder.workspace / name).exists() for name in ("checkpoint.json", "staged", "retry.json"))
     assert len(list((folder.workspace / "earlier").glob("*/checkpoint.json"))) == 1
     entries = [e for e in audit.entries(folder.reports / audit.NAME) if e["action"] == "retry"]
@@ -97,13 +98,11 @@ def test_what_only_reads_is_taken_back_without_touching_the_target(folder: RunFo
     assert in_target(folder) == sorted((*OURS, THEIRS))
     assert (folder.workspace / "checkpoint.json").exists()
     assert left(folder)[-1] == "22"
-    assert kept(folder, "signoffs/cutover-dba.json") == 1
 
 
-def test_from_the_dry_run_on_its_approvals_go_too(folder: RunFolder) -> None:
+def test_from_the_dry_run_on(folder: RunFolder) -> None:
     take_back(folder, "13")
     assert left(folder) == ["10", "11", "12"]
-    assert kept(folder, "signoffs/dry-run-dba.json") == 1
     assert in_target(folder) == [THEIRS]
 
 
@@ -136,4 +135,8 @@ def test_only_sensible_steps(folder: RunFolder) -> None:
     with pytest.raises(UsageError, match="has not been run"):
         retry.require_retriable(folder, plan.find("23"))
     assert cli.main(["resume", "night", "--retry", "22", "--checkpoint", "night-22"]) == 2
+    CutoverState().enter(folder.workspace, "applying")
+    for number in ("22", "24"):
+        with pytest.raises(UsageError, match="Go back first: runbook rollback night"):
+            retry.require_retriable(folder, plan.find(number))
     assert in_target(folder) == sorted((*OURS, THEIRS))

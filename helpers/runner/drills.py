@@ -17,6 +17,7 @@ from helpers.restore import restore
 from helpers.rollback.state import Orders, RollbackState
 from helpers.run.folders import RunFolder
 from helpers.runner import rollback_command
+from helpers.runner.line import leave
 from helpers.runner.terminal import Terminal
 from helpers.snapshot import Snapshot
 from helpers.words import count, duration
@@ -29,8 +30,14 @@ def drill(folder: RunFolder, terminal: Terminal) -> list[str]:
     said = [drill_restore(folder)]
     terminal.say(f"  Drill: {said[0]}")
     said.append(drill_rollback(folder, terminal))
-    folder.note(drills=said)
+    keep(folder, said)
     return said
+
+
+def keep(folder: RunFolder, said: list[str]) -> None:
+    """Write down what was drilled, seal it, and show it on the run's page."""
+    folder.note(drills=said)
+    leave(folder)
 
 
 def drill_restore(folder: RunFolder) -> str:

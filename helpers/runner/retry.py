@@ -1,8 +1,9 @@
 """`runbook resume RUN_ID --retry STEP`: take back what this run made from that step on, then run it again.
 
 Taken back are the collections that the run made in the target, its ledger, its staging and its quarantine. Results,
-figures, executed notebooks and sign-offs that rest on them are history: they are set aside, never deleted. Snapshots stay
-(`runbook snapshots prune`), and so does the write fence: clients are not let in between two attempts.
+figures and executed notebooks that rest on them are history: they are set aside, never deleted. Sign-offs stay where they
+are; what they were given over has changed, which makes them void. Snapshots stay (`runbook snapshots prune`), and so does
+the write fence: clients are not let in between two attempts.
 
 `retry.json` is on disk before anything is touched and goes last, so a retry that was killed is finished before the run goes
 on, whichever command comes next.
@@ -16,13 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helpers import audit
+from helpers.cutover import CutoverState
 from helpers.errors import UsageError, WorldError
 from helpers.migration.checkpoint import Checkpoint
 from helpers.results import passed, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder, RunLock
-from helpers.signoffs import GATES
 from helpers.stores import open_target, quick_names
 
 MIGRATE, CUTOVER = "22", "25"
@@ -46,7 +47,8 @@ def require_retriable(folder: RunFolder, step: plan.Step) -> None:
     """Raises `UsageError` where taking the step back makes no sense for this run, or would make an outage."""
     if not step.on_line:
         _refuse(folder, step, "is not on the line", f"Open notebooks/{step.notebook}.")
-    if passed(folder.result(CUTOVER)):
+    cutover = CutoverState.read(folder.workspace)
+    if passed(folder.result(CUTOVER)) or (cutover is not None and cutover.may_be_applied):
         told = f"Go back first: runbook rollback {folder.id}"
         _refuse(folder, step, "cannot be taken back: the application was pointed to the target", told)
     if not _has_begun(folder, step):
@@ -72,7 +74,7 @@ def take_back(folder: RunFolder, step: plan.Step, say: Callable[[str], None]) ->
         write_json(_state(folder), {"step": first.number, "begun": utc_now()})
         audit.append(folder.reports / audit.NAME, "retry", outcome="begun", step=first.number)
         folder.log(f"retry: taking back from step {first.number} on")
-        _set_aside(folder, first)
+        runs.supersede(folder, [(s.number, s.name) for s in plan.STEPS if s.number >= first.number])
         removed = _empty_target(folder) if first.number <= MIGRATE else {}
         _state(folder).unlink()
         audit.append(folder.reports / audit.NAME, "retry", step=first.number, removed=removed)
@@ -80,13 +82,6 @@ def take_back(folder: RunFolder, step: plan.Step, say: Callable[[str], None]) ->
     say(f"Taken back from step {first.number} on; earlier results are kept in {folder.reports / 'earlier'}.")
     if removed:
         say(f"Removed from the target what this run had made there: {chunks}.")
-
-
-def _set_aside(folder: RunFolder, first: plan.Step) -> None:
-    """Results and what belongs to them, of this step and all later ones; approvals of the gates behind it."""
-    runs.supersede(folder, [(s.number, s.name) for s in plan.STEPS if s.number >= first.number])
-    gates = [gate for gate, last in GATES.items() if last >= first.number]
-    runs.set_aside(folder, [p for gate in gates for p in sorted((folder.reports / "signoffs").glob(f"{gate}-*"))])
 
 
 def _empty_target(folder: RunFolder) -> dict[str, int]:

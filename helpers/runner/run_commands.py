@@ -19,6 +19,10 @@ def rehearse(chosen: argparse.Namespace) -> int:
     from helpers.runner.rehearsal import prepare
 
     signing.program()  # the rehearsal signs; better to say now that it cannot
+    if chosen.servers:
+        from helpers.runner.rehearse_servers import rehearse_servers
+
+        return rehearse_servers(folder, chosen.chunks, chosen.dimension)
 
     print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
@@ -29,16 +33,11 @@ def rehearse(chosen: argparse.Namespace) -> int:
 
 def _drill(folder: RunFolder) -> int:
     from helpers.runner.drills import drill
-    from helpers.runner.line import leave
     from helpers.runner.terminal import Terminal
 
     drilled = drill(folder, terminal := Terminal())
-    leave(folder)
-    terminal.say(
-        "\n".join(
-            ["", *(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]
-        )
-    )
+    lines = [*(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]
+    terminal.say("\n".join(["", *lines]))
     return 0
 
 

@@ -60,7 +60,7 @@ ROWS: tuple[Row, ...] = tuple(
             "values are outside of what the schema or Chroma allows",
             """
             invalid_* invalid_citation_uri invalid_field invalid_scores invalid_values empty_id type_differs
-            unsupported_metadata unsupported_text wrong_collection_type
+            collection_name unsupported_metadata unsupported_text wrong_collection_type
             """,
         ),
         (
@@ -82,7 +82,7 @@ ROWS: tuple[Row, ...] = tuple(
             vector_differs zero_vector
             """,
         ),
-        ("45", "a server does not answer, or not in time", "server_busy timeout unreachable"),
+        ("45", "a server does not answer, or not in time", "server_busy server_does_not_start timeout unreachable"),
         (
             "45",
             "a server refuses, or is not the one that was meant",
@@ -107,7 +107,7 @@ ROWS: tuple[Row, ...] = tuple(
             """
             config_unwritable counts_move fence_bypass fence_elsewhere fence_not_lifted fence_of_other_run
             fence_open fence_state_damaged nginx_reads_other_files nginx_refuses nginx_reload_refused
-            nginx_two_servers no_fence old_workers probe_left_behind program_failed program_missing
+            nginx_two_servers no_fence no_nginx old_workers probe_left_behind program_failed program_missing
             program_timeout reads_refused source_in_use source_use_unknown
             """,
         ),
@@ -124,7 +124,8 @@ ROWS: tuple[Row, ...] = tuple(
             "vectors are NaN, infinite, lost or of another dimension",
             """
             infinite_embedding matrix_NaN_embeddings_in_the_source missing_embedding mixed_dimensions
-            nan_embedding source_unreadable_ids tiny_norm vectors_lost wrong_dimension
+            nan_embedding reembed_dimension reembed_failed reembedded source_unreadable_ids tiny_norm vectors_lost
+            wrong_dimension
             """,
         ),
         (
@@ -178,7 +179,7 @@ ROWS: tuple[Row, ...] = tuple(
             "several things, or one that has no name: the tree says where to begin",
             """
             cell_failed cells_not_executed check_failed marginal no_go no_result not_executed notebook_exited
-            precondition_failed sample_failed signed_no_go step_failed unexpected
+            client_does_not_work precondition_failed rehearsal_failed sample_failed signed_no_go step_failed unexpected
             """,
         ),
     )

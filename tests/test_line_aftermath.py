@@ -1,0 +1,177 @@
+"""What follows a line that ended: hold, the way back where it is due and automatic, one more catch-up, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import cli
+from helpers.errors import Interrupted, NoGo, RunbookError, Terminal, UsageError, WaitingForSignoffs, WorldError
+from helpers.parameters import parameters_from
+from helpers.results import Verdict
+from helpers.rollback.state import STAGES, Orders, RollbackState
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import RunFolder
+from helpers.run.record import RunRecord
+from helpers.runner import aftermath
+from helpers.runner import terminal as terminals
+from helpers.runner.notebook import Run
+from helpers.runner.overview import next_action, run_rows
+
+MIGRATE = plan.find("22")
+
+
+class Line:
+    """Stands for the line and the rollback: what each call ends with is told beforehand, and what was run is kept."""
+
+    def __init__(self, *ends: RunbookError | None) -> None:
+        self.ends, self.ran = list(ends), []  # type: tuple[list[RunbookError | None], list[str]]
+
+    def run_line(self, folder: RunFolder, steps: Sequence[plan.Step], terminal: Any, *, dry_run: bool = False) -> str:
+        self.ran.append(" ".join(step.number for step in steps))
+        if end := self.ends.pop(0):
+            raise end
+        return "GO"
+
+    def execute(self, folder: RunFolder, orders: Orders, terminal: Any, *, locked: bool) -> int:
+        assert locked
+        self.ran.append(f"rollback: {orders.why}")
+        return 0
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+    return a_run("night", automatic=True)
+
+
+def a_run(name: str, *, automatic: bool) -> RunFolder:
+    sections = {"name": "n", "source": {"path": "s"}, "target": {"path": "t"}, "rollback": {"automatic": automatic}}
+    folder = runs.create(parameters_from(sections), name)
+    RunRecord(folder, "21").result.write(folder.reports / "results" / "21.json")
+    return folder
+
+
+def failed(folder: RunFolder, number: str, code: str, **facts: Any) -> None:
+    result = RunRecord(folder, number).result
+    result.facts |= facts
+    result.error, result.verdict = {"code": code, "type": "WorldError", "line": code}, Verdict.FAIL
+    result.write(folder.reports / "results" / f"{number}.json")
+
+
+def missing(folder: RunFolder) -> None:
+    rows = [{"collection": "c", "source": 1000, "target": 800, "quarantined": 0, "missing": 200, "extra": 0}]
+    failed(folder, "22", "no_go", arrivals=rows)
+
+
+@pytest.fixture
+def ends(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Line, RunbookError | None]]:
+    def run(*how: RunbookError | None, of: RunFolder = folder) -> tuple[Line, RunbookError | None]:
+        line = Line(*how)
+        monkeypatch.setattr(aftermath, "run_line", line.run_line)
+        monkeypatch.setattr("helpers.runner.rollback_command.execute", line.execute)
+        try:
+            aftermath.run_to_outcome(of, [MIGRATE], terminals.Terminal())
+        except RunbookError as error:
+            return line, error
+        return line, None
+
+    return run
+
+
+Ends = Callable[..., tuple[Line, RunbookError | None]]
+
+
+def test_a_no_go_is_held(folder: RunFolder, ends: Ends) -> None:
+    failed(folder, "22", "no_go")
+    line, error = ends(NoGo("no_go", "one vector differs"), None)
+    assert line.ran == ["22", "26"]
+    assert error is not None
+    assert (error.code, error.exit_code) == ("no_go", 3)
+
+
+def test_a_trigger_rolls_back_where_the_parameters_say_so(folder: RunFolder, ends: Ends) -> None:
+    missing(folder)
+    line, error = ends(NoGo("no_go", "chunks missing"), None)
+    assert line.ran == ["22", "26", "rollback: automatic: 200 chunks are missing in the target, more than 50"]
+    assert error is not None
+    assert (error.code, error.exit_code) == ("rolled_back", 3)
+    assert "rollback.html" in error.line()
+
+
+def test_a_trigger_is_left_to_a_person_where_they_do_not(folder: RunFolder, ends: Ends) -> None:
+    other = a_run("other", automatic=False)
+    missing(other)
+    line, error = ends(NoGo("no_go", "chunks missing"), None, of=other)
+    assert line.ran == ["22", "26"]
+    assert error is not None
+    assert error.code == "no_go"
+
+
+def test_a_migration_that_took_too_long_is_a_trigger_and_no_no_go_by_itself(folder: RunFolder, ends: Ends) -> None:
+    failed(folder, "22", "time_limit")
+    line, error = ends(Terminal("time_limit", "too long"), None)
+    assert [ran.split(":")[0] for ran in line.ran] == ["22", "26", "rollback"]
+    assert error is not None
+    assert error.exit_code == 3
+
+
+def test_a_rollback_that_must_stop_is_what_the_command_ends_with(
+    folder: RunFolder, ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing(folder)
+    stop = Terminal("source_damaged", "a person decides")
+    monkeypatch.setattr(Line, "execute", lambda *_, **__: (_ for _ in ()).throw(stop))
+    _, error = ends(NoGo("no_go", "chunks missing"), None)
+    assert error is stop
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Interrupted("interrupted", "stopped"), WaitingForSignoffs("signoffs_missing", "sign"),
+        WorldError("outside_window", "opens later"), WorldError("source_unreachable", "no answer"),
+    ],
+)  # fmt: skip
+def test_what_judges_nothing_is_followed_by_nothing(error: RunbookError, ends: Ends) -> None:
+    line, ended = ends(error)
+    assert (line.ran, ended) == (["22"], error)
+
+
+def test_a_source_that_changed_is_caught_up_and_waits_for_new_signatures(folder: RunFolder, ends: Ends) -> None:
+    failed(folder, "25", "source_changed")
+    line, error = ends(WorldError("source_changed", "2 chunks"), WaitingForSignoffs("signoffs_missing", "sign"))
+    assert line.ran == ["22", "22 23 24"]
+    assert error is not None
+    assert error.exit_code == 4
+
+
+def test_a_source_that_changes_for_ever_is_no_go(folder: RunFolder, ends: Ends) -> None:
+    failed(folder, "25", "source_changed")
+    changed = WorldError("source_changed", "again")
+    line, error = ends(changed, None, changed, None, changed, None)
+    assert line.ran[1::2] == ["22 23 24"] * 3
+    assert error is not None
+    assert (error.code, error.exit_code) == ("source_changed", 3)
+
+
+def test_a_run_that_goes_back_does_not_go_on(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    state = RollbackState.begin(folder.workspace, folder.id, Orders(why="trial"))
+    for command in (["resume", "night"], ["run", "--run-id", "night", "--from", "21"]):
+        assert cli.main(command) == 2
+        assert "runbook rollback night" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="does not go on"):
+        Run(folder, "25").open()
+    state.stages = {stage: {"state": "done"} for stage in STAGES}
+    state.finished = "2025-12-01T03:00:00+00:00"
+    state.save(folder.workspace)
+    assert cli.main(["resume", "night"]) == 2
+    assert "Begin a new run" in capsys.readouterr().err
+    assert "Rolled back, finished 2025-12-01 03:00:00 UTC" in next_action(folder)
+    assert run_rows()[0]["due"] == "nothing: rolled back"
