@@ -217,8 +217,11 @@ def _fence(chosen: argparse.Namespace) -> int:
     if not chosen.lift:
         print(fence_sentence(folder) or f"No write fence of run {folder.id} stands.")
         return 0
+    from helpers.runner.line import leave  # with papermill, which takes seconds
+
     with runs.RunLock(folder, "runner").acquire(1), runs.RunLock(folder, "step").acquire(1):
-        print(lift(folder))
+        print(lift(folder), flush=True)
+        leave(folder)
     return 0
 
 
