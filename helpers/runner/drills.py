@@ -1,14 +1,17 @@
 """What a rehearsal drills when its line has ended with GO: the restore of its snapshot, and the way back. Timed, proven.
 
-The restore goes into a scratch directory that is removed again. The rollback is the real one, of the run itself, and comes
-last: it takes from the target what the run put there. The decision stays what it was, GO; what was drilled is written
-into run.json (`drills`), from where the page has it.
+The restore goes into a scratch directory that is removed again. The rollback is the real one, of the run itself: it takes
+from the target what the run put there. Then the rehearsal is put back to where it stood after the cutover, so that its
+target can be looked at, and its validation run again. The decision stays what it was, GO; what was drilled is written into
+run.json (`drills`), from where the page has it.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from helpers import audit
@@ -29,9 +32,43 @@ def drill(folder: RunFolder, terminal: Terminal) -> list[str]:
     """Both drills; a sentence each. Raises what made one of them fail."""
     said = [drill_restore(folder)]
     terminal.say(f"  Drill: {said[0]}")
-    said.append(drill_rollback(folder, terminal))
+    with _as_it_stands(folder):
+        said.append(drill_rollback(folder, terminal))
     keep(folder, said)
     return said
+
+
+@contextmanager
+def _as_it_stands(folder: RunFolder) -> Iterator[None]:
+    """Put target, application and the workspace's own files back to what they are now, if what is done meanwhile succeeds."""
+    kept, target = folder.workspace / "drill-rollback", Path(folder.parameters().target.path or "")
+    shutil.rmtree(kept, ignore_errors=True)  # of a drill that was killed
+    kept.mkdir()
+    places = [target, folder.workspace / "application", *sorted(folder.workspace.glob("*.json"))]
+    for number, place in enumerate(places):
+        _copy(place, kept / str(number))
+    yield
+    for path in [RollbackState.path(folder.workspace), folder.workspace / "rollback"]:
+        _remove(path)
+    for number, place in enumerate(places):
+        _remove(place)
+        _copy(kept / str(number), place)
+    shutil.rmtree(kept)
+    audit.append(folder.reports / audit.NAME, "drill", what="rollback", outcome="put back")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copy2(source, target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def keep(folder: RunFolder, said: list[str]) -> None:
