@@ -18,9 +18,10 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off
 # Notebooks run under nbval in the same pytest session as the tests. loadfile keeps the cells of a notebook, which share a
 # kernel, in one process and in order (loadgroup groups nothing with pytest 9.2: pytest-xdist issue 1386).
-# Section 4 (40 to 48) runs under nbval in test-slow; `make test` executes the same cells in one process (tests/test_troubles_notebooks.py).
-NOTEBOOKS := $(filter-out notebooks/4%,$(wildcard notebooks/*.ipynb))
-TROUBLES := $(wildcard notebooks/4*.ipynb)
+# Those that need others first (24, 25, 26, 27, 30) or have their cells executed by tests/test_troubles_notebooks.py (40 to 48)
+# run under nbval in test-slow.
+LATER := $(wildcard $(addprefix notebooks/,24* 25* 26* 27* 30* 4*))
+NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks)
 
 .PHONY: help rehearse rehearse-servers test test-slow test-kill test-memory test-compat lab lint bench lock clean
@@ -41,7 +42,7 @@ test: lint
 # The tests marked `slow`: full-size samples, near-duplicates of a quicker test, sources served in every kind.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow tests --ignore=tests/compat --ignore=tests/heavy $(ARGS)
-	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env $(TROUBLES)
+	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env $(LATER)
 
 # Old versions of Chroma from PyPI, in environments that are kept in .compat/. Where one cannot be made its tests are
 # skipped with the reason; in CI that is a failure. `make test` leaves this folder out.

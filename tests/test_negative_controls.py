@@ -167,6 +167,7 @@ def found_and_undone(night: Night, name: str, other: str) -> None:
     assert not any(check["ids"] for check in night.result("23")["checks"])
 
 
+@pytest.mark.slow  # its fixture is a whole migration; one between servers is quick enough: test_end_to_end_servers
 def test_a_copy_is_whole_and_its_cosine_collections_stay_cosine(identity: Night) -> None:
     shutil.copytree(identity.runbook.home / "source", identity.runbook.home / "read")  # opening it rewrites it
     with opened(identity.runbook.home / "read") as was, opened(identity.target) as now:

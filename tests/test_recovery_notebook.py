@@ -19,6 +19,7 @@ from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
+from helpers.runner import run_commands
 from helpers.steps.snapshot import SnapshotStep
 from tests.storage import chunks, embedded, fill, tree
 
@@ -237,7 +238,7 @@ def test_resume_goes_on_with_it(night: RunFolder, given: str, monkeypatch: pytes
         seen.append(folder.id)
         return 0
 
-    monkeypatch.setattr(cli, "_line", line)
+    monkeypatch.setattr(run_commands, "_line", line)
     path = str(night.workspace / "checkpoint.json")
     assert cli.main(["resume", "night", "--checkpoint", path if given == "path" else given]) == 0
     assert seen == ["night"]

@@ -201,6 +201,7 @@ def test_new_vectors_are_held_to_what_was_made_and_the_rest_stays_in_quarantine(
     )
 
 
+@pytest.mark.slow
 def test_a_catch_up_round_keeps_what_was_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))

@@ -109,6 +109,7 @@ def test_a_request_to_stop_finishes_the_batch_and_says_how_to_go_on(
     assert resumed.returncode == 0, "the run ends where it was told to end"
 
 
+@pytest.mark.slow
 def test_a_second_request_ends_a_kernel_that_does_not_listen(start: Start, tmp_path: Path) -> None:
     process, kernel = begin_at_work(start, tmp_path, STUCK)
     process.send_signal(signal.SIGINT)
@@ -133,6 +134,7 @@ def test_a_lost_terminal_does_not_stop_the_run(start: Start, tmp_path: Path) -> 
     assert result["error"] is None
 
 
+@pytest.mark.slow
 def test_no_kernel_outlives_a_killed_runner_and_the_run_goes_on(start: Start, tmp_path: Path) -> None:
     process, kernel = begin_at_work(start, tmp_path)
     process.kill()
@@ -145,6 +147,7 @@ def test_no_kernel_outlives_a_killed_runner_and_the_run_goes_on(start: Start, tm
     assert resumed.returncode == 0
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_work_on_one_run(start: Start, tmp_path: Path) -> None:
     begin_at_work(start, tmp_path)
     second = start("resume", "one")

@@ -16,6 +16,7 @@ def names(server: ChromaServer) -> list[str]:
 
 
 @pytest.mark.servers
+@pytest.mark.slow
 def test_two_servers_keep_their_own_data_through_a_kill(chroma_server: Callable[..., ChromaServer]) -> None:
     source, target = chroma_server(), chroma_server()
     chromadb.HttpClient(host="127.0.0.1", port=source.port).create_collection("kept")

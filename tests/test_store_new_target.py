@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from helpers.parameters import Endpoint
 from helpers.stores import open_target
 from tests.conftest import ROOT
@@ -20,6 +22,7 @@ MAKE = (
 )
 
 
+@pytest.mark.slow
 def test_a_kill_while_it_is_made_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     for trial, pause in enumerate((0.0, 0.01, 0.03, 0.06, 0.12)):
         target = tmp_path / f"target-{trial}"
