@@ -34,6 +34,7 @@ def drill(folder: RunFolder, terminal: Terminal) -> list[str]:
     terminal.say(f"  Drill: {said[0]}")
     with _as_it_stands(folder):
         said.append(drill_rollback(folder, terminal))
+    said[-1] += "; then all was put back to where it stood after the cutover"
     keep(folder, said)
     return said
 
