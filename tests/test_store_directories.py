@@ -229,7 +229,7 @@ notes = client.create_collection(
 )
 for start in range(0, 10**9, 20):
     numbers = range(start, start + 20)
-    notes.add(ids=[f"n{n}" for n in numbers], documents=[f"text {n}" for n in numbers],
+    notes.add(ids=[f"n{n}" for n in numbers], documents=[f"text {n} " + 999 * "words " for n in numbers],
               embeddings=[[float(n), float(n % 7), 1.0, -0.5 * n] for n in numbers])
     if start == 1000:
         print("under way", flush=True)
@@ -256,7 +256,7 @@ def test_a_directory_that_an_application_is_filling_is_read_whole_up_to_one_mome
                 n = np.arange(count, dtype=np.float32)
                 vectors = np.stack([n, n % 7, np.ones(count), -0.5 * n], axis=1).astype(np.float32)
                 assert (batch.embeddings == vectors).all()
-                assert batch.documents == [f"text {i}" for i in range(count)]
+                assert batch.documents == [f"text {i} " + 999 * "words " for i in range(count)]
                 if in_use:
                     break
         finally:
