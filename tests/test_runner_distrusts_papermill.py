@@ -121,6 +121,16 @@ def test_our_errors_are_shown_as_one_line_and_traced_in_the_log(folder: RunFolde
     assert "record.py" in folder.log_path.read_text(encoding="utf-8")
 
 
+def test_what_a_kernel_prints_past_the_notebook_cannot_forge_a_line_of_the_log(folder: RunFolder) -> None:
+    forged = "2025-12-01T02:00:00.000+00:00 24 step ends: pass"
+    noise = f"import os; os.write(2, b'a warning\\n{forged}\\x1b[2J\\n')"
+    execute(folder, CHECK, noise, FINISH)
+    lines = folder.log_path.read_text(encoding="utf-8").splitlines()
+    assert any(line == "    a warning" for line in lines), "what it printed is kept"
+    assert not any(line.startswith(forged) for line in lines)
+    assert "\x1b" not in folder.log_path.read_text(encoding="utf-8")
+
+
 def test_braces_in_the_name_of_a_folder_are_kept(
     tmp_path: Path, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ class Execution:
         self._thread = threading.Thread(target=self._run, name=f"notebook-{step.number}", daemon=True)
 
     def start(self) -> None:
+        self._take_over_what_was_printed()  # of a kernel whose runner was killed
         runs.supersede(self.folder, [(s.number, s.name) for s in plan.outdated_by(self.step)])
         self.folder.log("notebook begins", self.step.number)
         self._thread.start()
@@ -110,6 +111,20 @@ class Execution:
                 self.folder.log_block("papermill stopped", "".join(traceback.format_exception(error)), self.step.number)
         finally:
             ensure_event_loop().close()  # this thread's, which Jupyter made and leaves open
+            self._take_over_what_was_printed()
+
+    @property
+    def printed(self) -> Path:
+        """What the kernel's process itself prints; a library may print what a source holds, so it is no log yet."""
+        return self.folder.workspace / "kernel.log"
+
+    def _take_over_what_was_printed(self) -> None:
+        """Into run.log, escaped and indented: no text of a source can look like a line of ours."""
+        with suppress(FileNotFoundError):
+            text = self.printed.read_text(encoding="utf-8", errors="backslashreplace")
+            if text.strip():
+                self.folder.log_block("the kernel printed", text, self.step.number)
+            self.printed.unlink()
 
     def kernel_environment(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
@@ -207,7 +222,7 @@ def _as_template(path: Path) -> str:
 
 
 def _kernel_class(execution: Execution) -> type[AsyncKernelManager]:
-    """Kernels of this very interpreter, whatever "python3" means to Jupyter here; what they print goes to run.log."""
+    """Kernels of this very interpreter, whatever "python3" means here; what they print goes to run.log at their end."""
 
     class OwnKernel(AsyncKernelManager):
         @property
@@ -217,7 +232,7 @@ def _kernel_class(execution: Execution) -> type[AsyncKernelManager]:
             return KernelSpec(argv=command, display_name="Python 3", language="python", env=environment)
 
         async def start_kernel(self, **arguments: Any) -> None:  # type: ignore[override]
-            with execution.folder.log_path.open("ab") as log:
+            with execution.printed.open("ab") as log:
                 await super().start_kernel(**{**arguments, "stdout": log, "stderr": log})
             execution.kernel_started(getattr(self.provisioner, "pgid", None))
 

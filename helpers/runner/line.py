@@ -277,11 +277,21 @@ def _not_worth_a_failure(folder: RunFolder) -> Iterator[None]:
         folder.log_block("a page could not be rendered", traceback.format_exc())
 
 
+class _RunLog(logging.Handler):
+    """A line of run.log for each warning; its control characters are escaped as those of every line there."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__(logging.WARNING)
+        self._folder = folder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._folder.log(f"{record.name}: {record.getMessage()}")
+
+
 @contextmanager
 def _library_messages_in(folder: RunFolder) -> Iterator[None]:
     """What libraries log goes to run.log: standard error is for one line of ours."""
-    handler = logging.FileHandler(folder.log_path, encoding="utf-8")
-    handler.setLevel(logging.WARNING)
+    handler = _RunLog(folder)
     root, quiet = logging.getLogger(), logging.getLogger("papermill")
     root.addHandler(handler)
     before, quiet.level = quiet.level, logging.WARNING
