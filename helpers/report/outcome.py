@@ -120,7 +120,10 @@ def _gate(view: RunView) -> Outcome:
         if marginal:
             said.append(f"Who signs must accept by name: {', '.join(marginal)}.")
         accept = "".join(f" --accept {shlex.quote(criterion)}" for criterion in marginal)
-        sign = [f"runbook sign {view.id} --role {role} --name NAME --decision go{accept} --key FILE" for role in gate.missing]
+        sign = [
+            f"runbook sign {view.id} --role {role} --name NAME --decision go{accept} --key FILE"
+            for role in gate.missing
+        ]
         return Outcome("waiting", "The data say GO; waiting for sign-offs", said, [*sign, f"runbook resume {view.id}"])
     if view.rehearsal and (drills := view.run.get("drills")):
         return Outcome("go", "GO", [f"Drilled: {text(line)}." for line in drills],
