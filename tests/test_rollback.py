@@ -59,6 +59,18 @@ def test_everything_is_as_it_was_before(night: Night, point: str) -> None:
     assert (night.folder.reports / "rollback.html").read_text().count("UTC") > 5
 
 
+def test_after_step_20_there_is_no_snapshot_to_compare_with_and_nothing_to_remove(tmp_path: Path) -> None:
+    usual_source(tmp_path / "source")
+    others(tmp_path / "target")
+    night = Night(tmp_path)
+    before, source = everything(night.target), everything(night.source)
+    verdicts = night.rollback()
+    assert (everything(night.target), everything(night.source), night.env) == (before, source, ENV.encode())
+    assert verdicts["source proven"] is Verdict.NOT_APPLICABLE
+    assert Verdict.FAIL not in verdicts.values()
+    assert night.state.finished
+
+
 def test_a_dry_run_touches_nothing(night: Night) -> None:
     night.migrate()
     night.cut_over()
