@@ -111,6 +111,11 @@ def user() -> str:
         return str(os.getuid())
 
 
+def operator() -> str:
+    """user@host, for the record."""
+    return f"{user()}@{socket.gethostname()}"
+
+
 def _last(file: IO[bytes]) -> tuple[bytes | None, bool]:
     """The bytes of the last line (None where there is none), and whether its end is missing."""
     size = file.seek(0, os.SEEK_END)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from helpers.errors import redacted
+from helpers.errors import WorldError, redacted
+
+State = TypeVar("State")
 
 _UNSEEN = re.compile(
     r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\U000e0000-\U000e0fff]"
@@ -126,6 +128,19 @@ def json_text(value: Any) -> str:
     """
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_plain, allow_nan=True)
     return (text if text.isascii() else _UNSEEN.sub(_escaped, text)) + "\n"
+
+
+def read_state(path: Path, make: Callable[[Any], State], code: str, next_step: str) -> State | None:
+    """What `write_json` left in a state file, made into an object; None where there is no file.
+
+    Raises `WorldError` with this code where it cannot be read, or is no such state.
+    """
+    try:
+        return make(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise WorldError(code, f"cannot be read: {error}", where=str(path), next_step=next_step) from error
 
 
 def write_text(path: Path, text: str) -> None:

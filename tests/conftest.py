@@ -43,6 +43,14 @@ def real_databases() -> Path:
 
 
 @pytest.fixture
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are reported, and work, in the test's own folder, from which relative paths are taken too."""
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def chroma_server(tmp_path: Path) -> Iterator[Callable[..., ChromaServer]]:
     """`chroma_server()` or `chroma_server(directory)` starts a real server; all are stopped after the test.
 

@@ -24,11 +24,7 @@ NIGHT = {"start": "2025-12-01T03:00:00+01:00", "minutes": 120, "buffer_minutes":
 FENCE = plan.find("20")
 
 
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 def a_run(night: object = NIGHT, *, dry_run: bool = False) -> RunFolder:

@@ -26,11 +26,7 @@ from tests.storage import chunks, embedded, fill, tree
 Said = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 @pytest.fixture

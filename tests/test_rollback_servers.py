@@ -25,14 +25,7 @@ from tests.rollbacks import Night, everything
 from tests.servers import ChromaServer
 from tests.storage import plan
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_folders")]
 
 
 class Reader(threading.Thread):

@@ -22,11 +22,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sample(tmp_path_factory.mktemp("sample") / "source", chunks=60, dimension=8)
 
 
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 @pytest.fixture

@@ -22,11 +22,7 @@ from helpers.run.record import RunRecord, describe
 BAD_IDS = ["../../x", "a/b", "", ".", "..", ".hidden", "-x", "a..b", "end.", "x" * 65, "a b", "ü", "a\n", "a\x00"]
 
 
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 def parameters(**sections: object) -> Parameters:

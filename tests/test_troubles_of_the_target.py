@@ -16,12 +16,7 @@ from helpers.run.folders import RunFolder
 from tests.storage import assert_same, chunks, contents, embedded, fill, in_order, tree
 from tests.troubles import at, begun, check_of, migrated, probe
 
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 @pytest.fixture

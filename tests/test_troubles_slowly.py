@@ -24,15 +24,8 @@ from tests.servers import ChromaServer
 from tests.storage import assert_same, chunks, contents, embedded, fill, in_order
 from tests.troubles import at, begun, migrated, probe
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_folders")]
 Servers = Callable[..., ChromaServer]
-
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.chdir(tmp_path)
 
 
 def advised(code: str, folder: RunFolder, *more: str) -> subprocess.CompletedProcess[str]:

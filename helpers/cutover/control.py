@@ -22,7 +22,6 @@ from helpers.cutover.state import (
     CutoverState,
 )
 from helpers.errors import RunbookError, Terminal, UsageError, WorldError
-from helpers.fence.state import operator
 from helpers.parameters import Parameters
 from helpers.results import utc_now
 from helpers.run.folders import RunFolder
@@ -80,7 +79,9 @@ class Control:
             )
             for n, e in enumerate(edits, start=1) if e.changes
         ]  # fmt: skip
-        state = CutoverState(PLANNED, self.parameters.target.label, utc_now(), operator(), files, self._document())
+        state = CutoverState(
+            PLANNED, self.parameters.target.label, utc_now(), audit.operator(), files, self._document()
+        )
         state.enter(self.folder.workspace, PLANNED)
         for file, e in zip(files, (e for e in edits if e.changes), strict=True):
             keep(Path(file.backup), e.file.content)

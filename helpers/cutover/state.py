@@ -6,16 +6,15 @@ wrong or is taken back, reverting → reverted. What a killed process leaves is 
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helpers.audit import operator
 from helpers.cutover.files import digest_of
-from helpers.errors import Terminal, WorldError
-from helpers.fence.state import operator
+from helpers.errors import Terminal
 from helpers.parameters.sections import Cutover
-from helpers.results import utc_now, write_json
+from helpers.results import read_state, utc_now, write_json
 
 PLANNED, BACKED_UP, APPLYING, APPLIED = "planned", "backed up", "applying", "applied"
 RESTARTED, WATCHING, DONE = "restarted", "watching", "done"
@@ -67,17 +66,12 @@ class CutoverState:
     @classmethod
     def read(cls, workspace: Path) -> CutoverState | None:
         """What is known of the run's cutover, or None where it has begun none. `WorldError` where the file is damaged."""
-        path = cls.path(workspace)
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+
+        def made(raw: Any) -> CutoverState:
             return cls(**{**raw, "files": [ChangedFile(**file) for file in raw["files"]]})
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError) as error:
-            raise WorldError(
-                "cutover_state_damaged", f"cannot be read: {error}", where=str(path),
-                next_step=f"The files as they were lie in {path.parent / 'cutover'}; set this file aside.",
-            ) from error  # fmt: skip
+
+        hint = f"The files as they were lie in {workspace / 'cutover'}; set this file aside."
+        return read_state(cls.path(workspace), made, "cutover_state_damaged", hint)
 
     def enter(self, workspace: Path, state: str) -> None:
         """Go over to this state, on disk before anything else happens."""

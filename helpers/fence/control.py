@@ -14,15 +14,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from helpers.audit import operator
 from helpers.errors import RunbookError, Terminal, UsageError, WorldError
 from helpers.fence.command import run_or_fail
 from helpers.fence.nginx import Nginx, config_path, configuration
 from helpers.fence.probe import FAILED, REACHED, REFUSED, SILENT, WRITTEN, Answer, Probe
-from helpers.fence.state import LIFTED, LIFTING, SETTING, UP, FenceState, operator
+from helpers.fence.state import LIFTED, LIFTING, SETTING, UP, FenceState
 from helpers.parameters import Parameters
 from helpers.parameters.sections import Fence
 from helpers.results import utc_now
-from helpers.run.folders import REPOSITORY, RunFolder
+from helpers.run.folders import RunFolder
 
 _WILD = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 (read, never bound)
 SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
@@ -105,7 +106,7 @@ class Control:
                     next_step=f"Lift it first: runbook fence {other} --lift",
                 )  # fmt: skip
             before = self.nginx.keep(self.folder.workspace / "fence-before.conf")
-        how, rules = lift_command(self.folder), self._document()
+        how, rules = self._lift_command, self._document()
         return FenceState(self.rules.kind, SETTING, how, utc_now(), operator(), before=before, rules=rules)
 
     def _document(self) -> dict[str, Any]:
@@ -237,10 +238,14 @@ class Control:
         more = f", and {len(swept)} that an earlier probe had left" if swept else ""
         return f"a write probe got through {self.clients_url} and was removed again{more}"
 
+    @property
+    def _lift_command(self) -> str:
+        return self.folder.command("fence", "--lift")
+
     def _by_hand(self) -> str:
         if self.nginx is not None and self.nginx.rules.elsewhere:
-            return f"Put {self.nginx.path} up on nginx's machine, reload it, and repeat: {lift_command(self.folder)}"
-        return f"See whether Chroma and what stands before it run, and repeat: {lift_command(self.folder)}"
+            return f"Put {self.nginx.path} up on nginx's machine, reload it, and repeat: {self._lift_command}"
+        return f"See whether Chroma and what stands before it run, and repeat: {self._lift_command}"
 
 
 def lift(folder: RunFolder) -> str:
@@ -248,13 +253,6 @@ def lift(folder: RunFolder) -> str:
     state = FenceState.read(folder.workspace)
     rules = Fence.model_validate(state.rules) if state else None
     return Control(folder, folder.parameters(), rules).lift()
-
-
-def lift_command(folder: RunFolder) -> str:
-    elsewhere = folder.reports.parent != REPOSITORY / "reports"
-    return f"runbook fence {folder.id} --lift" + (
-        f" --reports {shlex.quote(str(folder.reports.parent))}" if elsewhere else ""
-    )
 
 
 def _said(answer: Answer) -> str:

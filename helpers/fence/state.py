@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
-import json
-import os
-import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import WorldError
-from helpers.results import utc_now, write_json
+from helpers.audit import operator
+from helpers.results import read_state, utc_now, write_json
 
 SETTING, UP, LIFTING, LIFTED = "setting", "up", "lifting", "lifted"
 
@@ -41,16 +37,8 @@ class FenceState:
     @classmethod
     def read(cls, workspace: Path) -> FenceState | None:
         """What is known of the run's fence, or None where it never set one."""
-        path = cls.path(workspace)
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError) as error:
-            raise WorldError(
-                "fence_state_damaged", f"cannot be read: {error}", where=str(path),
-                next_step="See whether the fence is up, lift it by hand, and set this file aside.",
-            ) from error  # fmt: skip
+        hint = "See whether the fence is up, lift it by hand, and set this file aside."
+        return read_state(cls.path(workspace), lambda raw: cls(**raw), "fence_state_damaged", hint)
 
     def enter(self, workspace: Path, state: str, **facts: Any) -> None:
         """Go over to this state, on disk before anything else happens."""
@@ -76,12 +64,3 @@ class FenceState:
             return ""
         said = "is up" if self.stands else f"may be in place (a process ended while {self.state} it)"
         return f"The write fence ({self.kind}) {said} since {self.since[:19]} UTC. Lift it with: {self.lift}"
-
-
-def operator() -> str:
-    """user@host, for the record."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

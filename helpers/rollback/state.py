@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import WorldError
-from helpers.results import utc_now, write_json
+from helpers.results import read_state, utc_now, write_json
 
 STOP, SOURCE, WRITES, REPLAY, FILES, SETTLE, LIFT, REMOVE, WATCH = (
     "stop", "source", "writes", "replay", "files", "settle", "lift", "remove", "watch",
@@ -70,22 +67,17 @@ class RollbackState:
     @classmethod
     def read(cls, workspace: Path) -> RollbackState | None:
         """The rollback of the run in this workspace, None where none ever began. `WorldError` where it is no such file."""
-        path = cls.path(workspace)
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+
+        def made(raw: Any) -> RollbackState:
             return cls(**{**raw, "orders": Orders(**raw["orders"])})
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError) as error:
-            raise WorldError(
-                "rollback_state_damaged", f"cannot be read: {error}", where=str(path),
-                next_step="Set this file aside and repeat the rollback: every stage looks first what is there.",
-            ) from error  # fmt: skip
+
+        hint = "Set this file aside and repeat the rollback: every stage looks first what is there."
+        return read_state(cls.path(workspace), made, "rollback_state_damaged", hint)
 
     @classmethod
     def begin(cls, workspace: Path, run_id: str, orders: Orders) -> RollbackState:
         """The rollback to go on with, or a new one, on disk. New orders replace the earlier ones; none keep them."""
-        state = cls.read(workspace) or cls(run_id, utc_now(), f"{audit.user()}@{os.uname().nodename}")
+        state = cls.read(workspace) or cls(run_id, utc_now(), audit.operator())
         if orders.any:
             state.orders = orders
         state.save(workspace)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import fcntl
-import getpass
 import hashlib
 import importlib.metadata
 import io
@@ -12,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import socket
 import time
@@ -97,6 +97,13 @@ class RunFolder:
     def stop_file(self) -> Path:
         """Its presence asks the step at work to finish its batch and stop."""
         return self.workspace / "stop"
+
+    def command(self, name: str, *options: str) -> str:
+        """`runbook NAME ID OPTIONS` for this run, with --reports where its reports are not in the usual place."""
+        usual = self.reports.parent == REPOSITORY / "reports"
+        return shlex.join(
+            ["runbook", name, self.id, *options, *([] if usual else ["--reports", str(self.reports.parent)])]
+        )
 
     def facts(self) -> dict[str, Any]:
         """run.json: id, name, created (UTC), date, rehearsal, dry_run, until, directory (that relative paths are taken
@@ -190,7 +197,7 @@ def create(
         "directory": str(Path.cwd()),
         "parameters_digest": parameters.digest(),
         "host": socket.gethostname(),
-        "user": _user(),
+        "user": audit.user(),
         "versions": versions(),
         "changes": [],
     }
@@ -272,7 +279,7 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
     before, after = flatten(old.document()), flatten(new.document())
     changed = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
     if changed:
-        record = {"when": utc_now(), "user": _user(), "from": {k: before.get(k) for k in changed}}
+        record = {"when": utc_now(), "user": audit.user(), "from": {k: before.get(k) for k in changed}}
         folder.note(changes=[*folder.facts()["changes"], record], parameters_digest=new.digest())
         write_parameters(folder.reports / "parameters.yaml", new)
         audit.append(folder.reports / audit.NAME, "parameters changed", names=changed, digest=new.digest())
@@ -320,13 +327,6 @@ def versions() -> dict[str, str]:
     """Versions of what does the work."""
     names = ("chromadb", "numpy", "pandas", "papermill")
     return {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in names}}
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return str(os.getuid())
 
 
 class RunLock:

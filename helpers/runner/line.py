@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import signal
 import threading
 import traceback
@@ -19,7 +18,6 @@ from helpers.evidence import at_rest, keep_sealed
 from helpers.fence import FenceState, lift
 from helpers.report import index_page, notebook_html, run_page
 from helpers.results import StepResult, Verdict, passed, write_text
-from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder, RunLock
 from helpers.runner.execute import Execution, error_of, is_whole
@@ -177,7 +175,7 @@ def with_fence(folder: RunFolder, steps: Sequence[plan.Step]) -> list[plan.Step]
 
 
 def _interrupted(folder: RunFolder) -> Interrupted:
-    return Interrupted("interrupted", "stopped on request", next_step=f"Go on with: {resume_command(folder)}")
+    return Interrupted("interrupted", "stopped on request", next_step=f"Go on with: {folder.command('resume')}")
 
 
 def _sealed(folder: RunFolder, terminal: Terminal, error: RunbookError | None) -> RunbookError | None:
@@ -190,14 +188,6 @@ def _sealed(folder: RunFolder, terminal: Terminal, error: RunbookError | None) -
             terminal.say(f"Not sealed: {unsealed}")
         return error or unsealed
     return error
-
-
-def resume_command(folder: RunFolder) -> str:
-    """The command that goes on with this run, wherever its reports are."""
-    elsewhere = folder.reports.parent != runs.REPOSITORY / "reports"
-    return f"runbook resume {folder.id}" + (
-        f" --reports {shlex.quote(str(folder.reports.parent))}" if elsewhere else ""
-    )
 
 
 def _gates(folder: RunFolder, steps: Sequence[plan.Step]) -> RunbookError | None:

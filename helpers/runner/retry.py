@@ -11,16 +11,15 @@ on, whichever command comes next.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from helpers import audit
 from helpers.cutover import CutoverState
-from helpers.errors import UsageError, WorldError
+from helpers.errors import UsageError
 from helpers.migration.checkpoint import Checkpoint
-from helpers.results import passed, utc_now, write_json
+from helpers.results import passed, read_state, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder, RunLock
@@ -32,15 +31,8 @@ _LEFT = ("staged", "quarantine", "catch-up", "batches.jsonl")  # of step 22, bes
 
 def pending(folder: RunFolder) -> str:
     """The step whose retry was begun and not finished, or ""."""
-    try:
-        return str(json.loads(_state(folder).read_text(encoding="utf-8"))["step"])
-    except FileNotFoundError:
-        return ""
-    except (ValueError, KeyError, TypeError) as error:
-        raise WorldError(
-            "retry_state_damaged", f"cannot be read: {error}", where=str(_state(folder)),
-            next_step=f"Remove this file and repeat: runbook resume {folder.id} --retry STEP",
-        ) from error  # fmt: skip
+    hint = f"Remove this file and repeat: runbook resume {folder.id} --retry STEP"
+    return read_state(_state(folder), lambda raw: str(raw["step"]), "retry_state_damaged", hint) or ""
 
 
 def require_retriable(folder: RunFolder, step: plan.Step) -> None:

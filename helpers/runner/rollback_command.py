@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 
 from helpers import audit
 from helpers.errors import Interrupted, UsageError
@@ -62,7 +61,9 @@ def execute(
     try:
         run_line(folder, [plan.find(STEP)], terminal, dry_run=dry_run)
     except Interrupted as error:
-        raise Interrupted("interrupted", "stopped on request", next_step=f"Go on with: {command(folder)}") from error
+        raise Interrupted(
+            "interrupted", "stopped on request", next_step=f"Go on with: {folder.command('rollback')}"
+        ) from error
     return 0
 
 
@@ -82,11 +83,3 @@ def _stop(folder: RunFolder, state: RollbackState | None) -> None:
 def _said(folder: RunFolder, what: str) -> str:
     rows = [f"  {title}: {text}" for title, text in outline(folder)]
     return "\n".join([f"What the rollback of run {folder.id} {what}:", *rows])
-
-
-def command(folder: RunFolder) -> str:
-    """The command that goes on with a rollback, wherever the reports are."""
-    elsewhere = folder.reports.parent != runs.REPOSITORY / "reports"
-    return f"runbook rollback {folder.id}" + (
-        f" --reports {shlex.quote(str(folder.reports.parent))}" if elsewhere else ""
-    )

@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -19,7 +18,7 @@ import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
-from helpers.stores.base import LOCK_COLLECTION, CollectionInfo, Limits, Neighbours
+from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Limits, Neighbours
 from helpers.stores.client import QUERY_VECTORS, READ_BYTES, READ_ROWS, VectorLost, batch_of, pieces
 from helpers.stores.probe import proven_spaces
 from helpers.stores.retry import attempt, retried, written_once
@@ -33,7 +32,7 @@ _NO_FUNCTION = "servers of API v1 keep no embedding function"
 _Collection = dict[str, Any]  # as the server describes it: id, name, metadata, and a dimension on some versions
 
 
-class ApiV1Store:
+class ApiV1Store(Closing):
     """One tenant and database of an old server. `http` has its address, headers, TLS setting and time-out."""
 
     protocol = "API v1"
@@ -267,14 +266,6 @@ class ApiV1Store:
 
     def close(self) -> None:
         self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _ServerFailed(Terminal):

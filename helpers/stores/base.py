@@ -46,6 +46,21 @@ class Limits:
     max_bytes: int
 
 
+class Closing:
+    """`with` for whatever has a `close`."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class Reader(Protocol):
     """What a source offers. Nothing here writes."""
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,7 @@ from chromadb.api.models.Collection import Collection
 from helpers.chunks import ChunkBatch, align
 from helpers.errors import Terminal
 from helpers.stores import creation, embedding_functions
-from helpers.stores.base import LOCK_COLLECTION, CollectionInfo, Limits, Neighbours
+from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Limits, Neighbours
 from helpers.stores.lock import TargetLock
 from helpers.stores.probe import proven_spaces
 from helpers.stores.retry import attempt, retried, written_once
@@ -33,7 +32,7 @@ QUERY_VECTORS = 50
 _CONTENT = ["documents", "metadatas", "uris"]
 
 
-class ClientStore(TargetLock):
+class ClientStore(TargetLock, Closing):
     """Reads and writes one tenant and database. `spaces` are the proven spaces of a 0.x directory, by collection id."""
 
     def __init__(
@@ -259,14 +258,6 @@ class ClientStore(TargetLock):
 
     def close(self) -> None:
         self.client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class VectorLost(Exception):

@@ -11,8 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Metadata, align
 from helpers.errors import Terminal
-from helpers.stores.base import CollectionInfo, Neighbours
+from helpers.stores.base import Closing, CollectionInfo, Neighbours
 from helpers.stores.layout import DATABASE
 from helpers.stores.space import distance, from_metadata
 
@@ -44,7 +43,7 @@ def stored_names(path: Path) -> list[str]:
     return sorted(str(name) for name in _read(path / COLLECTIONS).column("name").to_pylist())
 
 
-class DuckdbStore:
+class DuckdbStore(Closing):
     """Reads one directory of 0.3. Nothing is written there, nor copied: the two files are read once, into memory."""
 
     protocol = "Parquet files, read directly"
@@ -134,14 +133,6 @@ class DuckdbStore:
     def close(self) -> None:
         self._chunks.clear()
         self._tables.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _of(self, name: str) -> _Chunks:
         if name not in self._chunks:
