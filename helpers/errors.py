@@ -128,7 +128,7 @@ def _tokens(url: str) -> Iterator[str]:
     scheme, found, rest = url.partition("://")
     if not found:
         return
-    front, _, behind = rest.partition("/")
+    front, behind = re.split(r"(?=[/?])", rest, maxsplit=1) if re.search(r"[/?]", rest) else (rest, "")
     login, at, host = front.rpartition("@")
     pieces = re.split(r"[/?&=,;|]", behind)
     if at:
@@ -143,7 +143,10 @@ def _tokens(url: str) -> Iterator[str]:
                 yield text
 
 
-_HOSTED = frozenset("json xml form mailto http gotify mmost ntfy matrix rocket apprise nctalk syslog mqtt".split())
+_HOSTED = frozenset({
+    "json", "xml", "form", "mailto", "http", "gotify", "mmost", "ntfy", "matrix", "rocket", "apprise", "nctalk", "syslog",
+    "mqtt",
+})  # fmt: skip
 
 
 def _looks_secret(text: str) -> bool:

@@ -1,9 +1,9 @@
 """The seals of a run: when one is due, what it says, and whether their chain is whole.
 
-A seal is set after each of the steps 14 (the dry run and its announcement), 24 (review), 25 (cutover) and 53 (closeout) has passed, and whenever a
-command that changed the run ends, so that at rest every byte of the folder is covered. What is sealed never changes
-after that: a step that runs again moves what it left before into `earlier/`. A seal is refused where a sealed file is
-neither as it was nor there, so nobody's change can be sealed over.
+A seal is set after each of the steps 14 (the dry run and its announcement), 24 (review), 25 (cutover) and 53 (closeout)
+has passed, and whenever a command that changed the run ends, so that at rest every byte of the folder is covered. What is
+sealed never changes after that: a step that runs again moves what it left before into `earlier/`. A seal is refused where a
+sealed file is neither as it was nor there, so nobody's change can be sealed over.
 """
 
 from __future__ import annotations

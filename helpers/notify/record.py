@@ -36,9 +36,10 @@ def read(reports: Path) -> list[Entry]:
     for line in audit.entries(reports / NAME):
         facts = line.get("facts")
         if isinstance(facts, dict):
+            key, channel, said = (str(facts.get(name, "")) for name in ("key", "channel", "said"))
             by = f"{line.get('user', '')}@{line.get('host', '')}"
-            found.append(Entry(str(line.get("when", "")), str(line["action"]), str(facts.get("key", "")),
-                               str(facts.get("channel", "")), str(line.get("outcome", "")), str(facts.get("said", "")), by))  # fmt: skip
+            result = str(line.get("outcome", ""))
+            found.append(Entry(str(line.get("when", "")), str(line["action"]), key, channel, result, said, by))
     return found
 
 

@@ -18,20 +18,11 @@ import time
 from http import HTTPStatus
 from typing import Any
 
-_said: dict[int, list[str]] = {}  # what the library logged, by thread
-
-
-class _Listener(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        _said.setdefault(threading.get_ident(), []).append(record.getMessage())
-
-
 def main() -> None:
     order = json.load(sys.stdin)
     import apprise
 
-    logging.getLogger("apprise").addHandler(_Listener())
-    logging.getLogger("apprise").propagate = False
+    logging.getLogger("apprise").addHandler(logging.NullHandler())  # else it writes to standard error
     answers: queue.Queue[dict[str, Any]] = queue.Queue()
     for number, url in enumerate(order["urls"]):
         threading.Thread(target=_one, args=(apprise, order, number, url, answers), daemon=True).start()
@@ -61,9 +52,8 @@ def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
     if not service.add(url):
         return "is no Apprise URL that can be used: https://github.com/caronc/apprise/wiki"
     attach = order["attach"] if order["attach"] and url.lower().startswith("mailto") else None
-    if service.notify(title=order["title"], body=order["body"], notify_type=order["kind"], attach=attach):
-        return ""
-    return _why(" ".join(_said.get(threading.get_ident(), [])))
+    result = service.notify(title=order["title"], body=order["body"], notify_type=order["kind"], attach=attach)
+    return "" if result else _why(" ".join(str(entry.message) for entry in result.logs()))
 
 
 def _why(logged: str) -> str:

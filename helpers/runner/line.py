@@ -101,10 +101,7 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
     # behind the decision the fence must stay: lifted and put up again it would void what was signed
     if ends_early and steps[-1].gate != CUTOVER and not stop.requested:
         error = _stand_down(folder, terminal) or error
-    if error is None:
-        notices.ended(folder, terminal.say)
-    elif not steps or steps[-1].on_line:
-        notices.stopped(folder, error, terminal.say)
+    notices.line_ended(folder, steps, error, terminal.say)
     verdict = _verdict(folder, steps or plan.LINE, error)
     folder.log(f"line ends: {verdict}")
     advised = _advice(folder, steps)

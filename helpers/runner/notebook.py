@@ -270,10 +270,8 @@ class Run(RunRecord):
         self._finished = True
         if not kernel.under_runner():
             notices.after_step(self.home, plan.find(self.step), error, print, dry_run=self.dry_run)
-            if error is None:
-                notices.ended(self.home, print)
-            elif plan.find(self.step).on_line and not self.dry_run:
-                notices.stopped(self.home, error, print)
+            if not self.dry_run:
+                notices.line_ended(self.home, [plan.find(self.step)], error, print)
         self.close()
         if error is not None:
             raise error

@@ -6,7 +6,7 @@ Nothing here raises, and nothing here waits for a dead channel longer than `noti
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -68,6 +68,14 @@ def after_step(
             state = CutoverState.read(folder.workspace)
             files = f" ({len(state.files)} files)" if state is not None and state.files else ""
             tell(folder, Event.CUTOVER, key=state.since if state else "", say=say, changed=files, open=at)
+
+
+def line_ended(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
+    """What is told once the line has ended: the end of the run where it got there, or what stopped it."""
+    if error is None:
+        ended(folder, say)
+    elif not steps or steps[-1].on_line:
+        stopped(folder, error, say)
 
 
 def ended(folder: RunFolder, say: Say) -> None:
