@@ -111,7 +111,8 @@ def test_no_byte_of_the_run_holds_a_token_and_a_seal_looks_for_it(monkeypatch: p
 @pytest.mark.parametrize(
     ("url", "secret", "open_"),
     [
-        ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#night-2025", ["TIiajkdnlazkcOXrIdevi7FQ", "T1JJ3T3L2"], "night-2025"),
+        ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#night-2025", ["TIiajkdnlazkcOXrIdevi7FQ", "T1JJ3T3L2"],
+         "night-2025"),
         ("mailto://alerts:pa55%21word@mail2.example.org?to=dba@example.org", ["pa55%21word", "pa55!word"], "dba@example.org"),
         ("tgram://123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/-100", ["AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"], "100"),
         ("json://chroma2prod:9000/alerts?+X-Token=s3cr3tV4lue", ["s3cr3tV4lue"], "chroma2prod"),
@@ -159,8 +160,8 @@ def test_what_is_wrong_says_whom_to_call_and_what_it_means(monkeypatch: pytest.M
     text = str(body["message"])
     assert body["title"] == "books: NO-GO"
     assert body["type"] == "failure"
-    for part in ("one chunk is missing", "clients stay with", "Escalation: level 3 now", "Level 2, from 30 min", "Ada 555",
-                 "Level 4, on a rollback trigger", "Cy 777", "War room: https://call", "Run night", " UTC", "runbook status night"):  # fmt: skip
+    for part in ("one chunk is missing", "clients stay with", "Escalation: level 3 now", "Level 2, from 30 min", "Ada 555", "Level 4, on a rollback trigger", "Cy 777",
+                 "War room: https://call", "Run night", " UTC", "runbook status night"):  # fmt: skip
         assert part in text, part
 
 
