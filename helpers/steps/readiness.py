@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 
@@ -120,7 +120,7 @@ class Readiness:
                 with _timed(seconds, "query"):
                     nearest = store.query(name, vectors[:1], 1)[0][0][0]
                 trips = [_seconds(store.names) for _ in range(ROUNDS)]
-                queries = [_seconds(lambda n=n: store.query(name, vectors[n : n + 1], 10)) for n in range(ROUNDS)]
+                queries = [_seconds(partial(store.query, name, vectors[n : n + 1], 10)) for n in range(ROUNDS)]
             finally:
                 with _timed(seconds, "remove"):
                     store.drop(name)
@@ -157,7 +157,7 @@ class Readiness:
         if self.target.path:
             folder = _existing(Path(self.target.path))
             here[folder] = here.get(folder, 0) + int(_PER_CHUNK * vectors)
-        rows = []
+        rows: list[tuple[str, float, int, bool]] = []
         devices: dict[int, list[tuple[Path, int]]] = {}
         for folder, need in here.items():
             devices.setdefault(_existing(folder).stat().st_dev, []).append((folder, need))
