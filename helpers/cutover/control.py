@@ -25,6 +25,7 @@ from helpers.errors import RunbookError, Terminal, UsageError, WorldError
 from helpers.parameters import Parameters
 from helpers.results import utc_now
 from helpers.run.folders import RunFolder
+from helpers.stores.opening import quick_names
 
 
 class Control:
@@ -103,6 +104,8 @@ class Control:
         waiting = [f for f in state.files if f.now == "before"]
         staged = [(f, stage(Path(f.real), new[f.real].new, self.folder.id, mode=f.mode, uid=f.uid, gid=f.gid))
                   for f in waiting]  # fmt: skip
+        if state.collections is None:
+            state.collections = quick_names(self.parameters.target, "target")
         state.enter(self.folder.workspace, APPLYING)
         for file, temporary in staged:
             state.refuse_changed()

@@ -101,8 +101,9 @@ class RunFolder:
     def command(self, name: str, *options: str) -> str:
         """`runbook NAME ID OPTIONS` for this run, with --reports where its reports are not in the usual place."""
         usual = self.reports.parent == REPOSITORY / "reports"
+        run = ["--run-id", self.id] if name == "run" else [self.id]
         return shlex.join(
-            ["runbook", name, self.id, *options, *([] if usual else ["--reports", str(self.reports.parent)])]
+            ["runbook", name, *run, *options, *([] if usual else ["--reports", str(self.reports.parent)])]
         )
 
     def facts(self) -> dict[str, Any]:

@@ -170,7 +170,7 @@ ROWS: tuple[Row, ...] = tuple(
             "40",
             "the evidence, the approvals or the decision stand in the way, not the data",
             """
-            allowed_signers_bad dry_run gate_shut held no_decision not_archived not_sealable nothing_to_cut_over
+            allowed_signers_bad cut_over_and_held dry_run gate_shut held no_decision not_archived not_sealable nothing_to_cut_over
             rolled_back seal_broken sealed_file_changed secret_found ssh_keygen_missing
             """,
         ),
