@@ -92,7 +92,7 @@ class ReturnWrites:
             raise WorldError(
                 "target_in_use", f"{holders} has it open, so what clients wrote cannot be read",
                 where=self.run.parameters.target.label,
-                next_step=f"Stop that process, then repeat: runbook rollback {self.run.id}",
+                next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
             )  # fmt: skip
         self._look()
         self._require_decision()
@@ -118,7 +118,7 @@ class ReturnWrites:
         if not (self._decided or self.run.dry_run):
             raise Terminal(
                 "client_writes", f"{holders} has it open, and may have written to it", where=self.run.parameters.target.label,
-                next_step=f"Decide what becomes of such writes: runbook rollback {self.run.id} --replay, "
+                next_step=f"Decide what becomes of such writes: {self.run.home.command('rollback')} --replay, "
                 "or --discard-with-reason TEXT",
             )  # fmt: skip
 
@@ -167,7 +167,7 @@ class ReturnWrites:
         where = self.run.parameters.target.label
         raise Terminal(
             "client_writes", f"clients wrote to the target: {self.sentence}", where=where,
-            next_step=f"Nothing of it was removed. Go on with: runbook rollback {self.run.id} --replay, "
+            next_step=f"Nothing of it was removed. Go on with: {self.run.home.command('rollback')} --replay, "
             "or --discard-with-reason TEXT",
         )  # fmt: skip
 
@@ -194,7 +194,7 @@ class ReturnWrites:
                 "replay_open",
                 f"{len(planned.open)} writes cannot be replayed, such as {first['id'] or 'a collection'}: {first['why']}",
                 where=f"collection {first['collection']}",
-                next_step=f"Put that right at the target, or give these up: runbook rollback {self.run.id} --replay "
+                next_step=f"Put that right at the target, or give these up: {self.run.home.command('rollback')} --replay "
                 "--discard-with-reason TEXT",
             )  # fmt: skip
         earlier = replay.saved(self.run.workspace)
@@ -223,7 +223,7 @@ class ReturnWrites:
         if found is not None and found.processes:
             raise WorldError(
                 "source_in_use", f"{found.sentence()} has the source open, and clients' writes have still to be replayed to it",
-                where=str(endpoint.path), next_step=f"Stop that process, then repeat: runbook rollback {self.run.id}",
+                where=str(endpoint.path), next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
             )  # fmt: skip
         return endpoint
 

@@ -236,7 +236,7 @@ def taken(folder: RunFolder) -> UsageError:
         "run_exists",
         f"run {folder.id} exists already",
         where=str(folder.reports),
-        next_step=f"Go on with it: runbook resume {folder.id}; or run a part again: --run-id {folder.id} --from STEP.",
+        next_step=f"Go on with it: {folder.command('resume')}; or run a part again: --run-id {folder.id} --from STEP.",
     )
 
 

@@ -251,7 +251,7 @@ class Cutover:
 
     @property
     def _way_back(self) -> str:
-        return f"runbook rollback {self.run.id}"
+        return self.run.home.command("rollback")
 
     def _take_back(self, why: str) -> list[str]:
         """Everything as it was; recorded as the step's failure."""
