@@ -107,6 +107,7 @@ def test_what_clients_wrote_to_the_target_is_exported_and_replayed(night: Night)
     assert Path(night.state.facts["exports"][0], "index.json").is_file()
     verdicts = night.rollback(replay=True)
     assert verdicts["clients' writes replayed"] is Verdict.PASS
+    assert verdicts["source finds its chunks after the replay"] is Verdict.PASS
     found = everything(night.source)
     assert found["alpha"][3] == wanted["alpha"][3]
     assert sorted(found["beta"][3]) == sorted(wanted["beta"][3])

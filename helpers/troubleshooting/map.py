@@ -157,7 +157,11 @@ ROWS: tuple[Row, ...] = tuple(
             rollback_state_damaged source_ill source_settings
             """,
         ),
-        ("44", "the target answers searches late, or was not asked", "not_queried slow_queries"),
+        (
+            "44",
+            "searches are answered late or not asked, or do not find what is there",
+            "not_queried replay_unfound slow_queries",
+        ),
         (
             "48",
             "source or target hold other chunks than they did",
