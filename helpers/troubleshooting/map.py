@@ -88,7 +88,7 @@ ROWS: tuple[Row, ...] = tuple(
             "a server refuses, or is not the one that was meant",
             """
             forbidden header_illegal not_found nothing_to_migrate source_not_chroma source_other_api
-            target_not_chroma target_other_api target_too_old target_unsound unknown_database unknown_tenant
+            answers_anybody target_not_chroma target_other_api target_too_old target_unsound unknown_database unknown_tenant
             """,
         ),
         (
@@ -160,7 +160,7 @@ ROWS: tuple[Row, ...] = tuple(
         (
             "44",
             "searches are answered late or not asked, or do not find what is there",
-            "not_queried replay_unfound slow_queries",
+            "filters_change not_queried replay_unfound slow_queries",
         ),
         (
             "48",
