@@ -40,6 +40,7 @@ LAYERS = [
     ["troubleshooting"],
     ["report"],
     ["rollback"],
+    ["aftermath"],
     ["steps"],
     ["runner"],
     ["package"],

@@ -157,7 +157,23 @@ ROWS: tuple[Row, ...] = tuple(
             rollback_state_damaged source_ill source_settings
             """,
         ),
-        ("44", "the target answers searches late, or was not asked", "not_queried slow_queries"),
+        (
+            "44",
+            "the target answers searches late, or was not asked",
+            "not_queried slow_queries not_measured nothing_to_ask",
+        ),
+        ("44", "the application's queries or tests fail", "integration_failed no_application_queries tests_broken"),
+        (
+            "45",
+            "the target in use answers with errors, or nobody looked for a while",
+            "target_errors watch_interrupted",
+        ),
+        ("48", "the target in use holds less than was validated", "count_shrinks"),
+        (
+            "40",
+            "the closeout is not complete",
+            "closeout_state_damaged fence_kept not_cleaned not_ready_to_close",
+        ),
         (
             "48",
             "source or target hold other chunks than they did",
