@@ -160,11 +160,24 @@ ROWS: tuple[Row, ...] = tuple(
         (
             "44",
             "searches are answered late or not asked, or do not find what is there",
-            "filters_change not_queried replay_unfound slow_queries",
+            "filters_change not_measured not_queried nothing_to_ask replay_unfound slow_queries",
         ),
+        (
             "45",
             "people were not told, or nobody is named to be told",
             "by_hand_open late_notice nobody_named nobody_told notice_failed",
+        ),
+        ("44", "the application's queries or tests fail", "integration_failed no_application_queries tests_broken"),
+        (
+            "45",
+            "the target in use answers with errors, or nobody looked for a while",
+            "target_errors watch_interrupted",
+        ),
+        ("48", "the target in use holds less than was validated", "count_shrinks"),
+        (
+            "40",
+            "the closeout is not complete",
+            "closeout_state_damaged fence_kept not_cleaned not_ready_to_close",
         ),
         (
             "48",
