@@ -44,7 +44,7 @@ class Item:
 
 def items(seed: str) -> list[Item]:
     """Every item of the runbook, in its order."""
-    found = [Item(id, _plain(text), line) for id, text, line in _Reader(seed).read()]
+    found = [Item(name, _plain(text), line) for name, text, line in _Reader(seed).read()]
     assert len({item.id for item in found}) == len(found)
     return found
 
@@ -93,9 +93,7 @@ class _Reader:
     def _prose(self, line: str, number: int, in_table: bool) -> Iterator[tuple[str, str, int]]:
         if match := _BOX.match(line):
             yield self._next("C"), match[1], number
-        elif match := _BULLET.match(line):
-            yield self._next(self._kind()), match[1], number
-        elif in_table and (match := _ROW.match(line)):
+        elif match := _BULLET.match(line) or (_ROW.match(line) if in_table else None):
             yield self._next(self._kind()), match[1], number
         elif self.section in ("0", "C") and (match := _FACT.match(line)):
             yield self._next("N"), f"{match[1]}: {match[2]}", number

@@ -42,9 +42,9 @@ def rows(root: Path) -> list[Row]:
 def _row(line: str) -> Row:
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert len(cells) == 5, line
-    id, text, where, held, note = cells
+    name, text, where, held, note = cells
     notebooks = _NOTEBOOK.findall(where)
     assert where == (", ".join(f"[{n}](../{p})" for n, p in notebooks) or "–"), line
     pairs = _HELD.findall(held)
     assert held == ", ".join(f"{kind} `{name}`" for kind, name in pairs), line
-    return Row(id, text.strip("*"), dict(notebooks), pairs, note)
+    return Row(name, text.strip("*"), dict(notebooks), pairs, note)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers import audit
 from helpers.errors import NoGo, RunbookError, UsageError, WorldError, one_line
-from helpers.parameters import SECTIONS, is_sample, parameters_from
+from helpers.parameters import SECTIONS, Parameters, is_sample, parameters_from
 from helpers.parameters.typed_yaml import nearest
 from helpers.results import Verdict, utc_now, worst
 from helpers.run import folders as runs
@@ -19,7 +19,8 @@ from helpers.run import kernel, plan, tables, window
 from helpers.run.folders import RunFolder, RunLock
 from helpers.run.record import RunRecord, step_missing
 from helpers.runner.display import closing, opening, show
-from helpers.runner.overview import Index, refuse_rolled_back
+from helpers.runner.overview import Index, refuse_rolled_back, rolled_back
+from helpers.runner.rehearsal import require_built
 from helpers.runner.retry import pending
 from helpers.troubleshooting.map import advice
 
@@ -335,17 +336,26 @@ def _find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run:
         folder.enter()
         return folder
     assert parameters is not None
-    if not run_id and row is not plan.LINE[0]:
-        context = parameters.context()
-        for folder in runs.every_run():
-            if _same_context(folder, context):
-                return folder
+    if not run_id and (found := _newest(parameters)) is not None and (row is not plan.LINE[0] or _holds_target(found)):
+        return found
+    require_built(parameters)
     if row.needs:
-        raise step_missing(row, plan.find(row.needs[0]), run_id or "(none was given)")
+        raise step_missing(row, plan.find(row.needs[0]), run_id)
     from helpers.steps.preflight import preflight
 
     preflight(parameters)
     return runs.create(parameters, run_id, dry_run=dry_run and row.on_line)
+
+
+def _newest(parameters: Parameters) -> RunFolder | None:
+    """The newest run that was begun in this folder with the same source, target and schema."""
+    context = parameters.context()
+    return next((folder for folder in runs.every_run() if _same_context(folder, context)), None)
+
+
+def _holds_target(folder: RunFolder) -> bool:
+    """Whether a run has written to its target, and stands there: then a new one of the same target cannot begin."""
+    return (folder.workspace / "checkpoint.json").is_file() and not rolled_back(folder)
 
 
 def _same_context(folder: RunFolder, context: Mapping[str, Any]) -> bool:
