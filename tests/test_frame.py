@@ -22,7 +22,7 @@ from tests.conftest import absent
 # long as there is no cycle. A sub-package counts as one. `package` is helpers/__init__.py.
 LAYERS = [
     ["errors"],
-    ["words", "chunks", "results", "progress", "audit"],
+    ["words", "chunks", "results", "progress", "audit", "escalation"],
     ["parameters"],
     ["sample"],
     ["stores"],
@@ -36,6 +36,7 @@ LAYERS = [
     ["restore"],
     ["evidence"],
     ["cutover"],
+    ["notify"],
     ["signoffs", "decision"],
     ["troubleshooting"],
     ["report"],

@@ -52,6 +52,7 @@ IDENTITY = "identity"
 RESUMABLE = (
     "migration.batch_size", "migration.workers", "source.timeout_seconds", "target.timeout_seconds",
     "fence.timeout_seconds", "cutover.timeout_seconds", "signoff.allowed_signers",
+    "expected.target_disk", "expected.target_disk.free_gb", "expected.target_disk.attested_by",
 )  # fmt: skip
 """What `runbook resume --set` may change; everything else would make it another migration."""
 _PLACEHOLDER = re.compile(r"<[^<>]+>")

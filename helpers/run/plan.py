@@ -51,7 +51,8 @@ STEPS: tuple[Step, ...] = (
     Step("10", "source_health", "Source health", _BEFORE),
     Step("11", "explore_source", "Explore the source", _BEFORE),
     Step("12", "target_readiness", "Target readiness", _BEFORE),
-    Step("13", "dry_run", "Dry run", _BEFORE, judges=True, gate="dry-run", outdates=("23", "24", "25")),
+    Step("13", "dry_run", "Dry run", _BEFORE, judges=True, outdates=("14", "23", "24", "25")),
+    Step("14", "schedule_and_notify", "Schedule and notify", _BEFORE, gate="dry-run"),
     Step("20", "fence_writes", "Fence off writes", _NIGHT, in_window=True),
     Step("21", "snapshot", "Snapshot", _NIGHT, fenced=True, outdates=("22", "23", "24", "25")),
     Step(
@@ -92,7 +93,7 @@ STEPS: tuple[Step, ...] = (
 )
 
 LINE: tuple[Step, ...] = tuple(step for step in STEPS if step.on_line)
-LAST_OF_DRY_RUN = "13"
+LAST_OF_DRY_RUN = "14"
 FENCE = "20"
 
 

@@ -18,6 +18,7 @@ from helpers.run import folders as runs
 from helpers.run import kernel, plan, tables, window
 from helpers.run.folders import RunFolder, RunLock
 from helpers.run.record import RunRecord, step_missing
+from helpers.runner import notices
 from helpers.runner.display import closing, opening, show
 from helpers.runner.overview import Index, refuse_rolled_back, rolled_back
 from helpers.runner.rehearsal import require_built
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from helpers.steps.hold import Hold
     from helpers.steps.profile import Profile
     from helpers.steps.readiness import Readiness
+    from helpers.steps.schedule import Schedule
     from helpers.steps.snapshot import SnapshotStep
     from helpers.troubleshooting.desk import Desk
     from helpers.troubleshooting.tree import Tree
@@ -107,6 +109,12 @@ class Run(RunRecord):
         from helpers.steps.dry_run import DryRun
 
         return DryRun(self)
+
+    def schedule(self) -> Schedule:
+        """14: does the night fit its window, and who is told?"""
+        from helpers.steps.schedule import Schedule
+
+        return Schedule(self)
 
     def fence(self) -> Fence:
         """20: nobody writes to the source any more."""
@@ -198,6 +206,8 @@ class Run(RunRecord):
             self.check("inside the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
                        reason="outside_window", detail=told_all_the_same)  # fmt: skip
         show(opening(self, banner))
+        if not kernel.under_runner():  # else the runner tells
+            notices.before_step(self.home, plan.find(self.step), print, dry_run=self.dry_run)
 
     def _take(self) -> tuple[RunLock, ...]:
         looks = plan.find(self.step).troubleshoots and self.dry_run
@@ -259,6 +269,10 @@ class Run(RunRecord):
         digest = self._write()
         show(closing(self, digest))
         self._finished = True
+        if not kernel.under_runner():
+            notices.after_step(self.home, plan.find(self.step), error, print, dry_run=self.dry_run)
+            if not self.dry_run:
+                notices.line_ended(self.home, [plan.find(self.step)], error, print)
         self.close()
         if error is not None:
             raise error

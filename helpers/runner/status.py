@@ -15,12 +15,12 @@ from helpers.errors import one_line
 from helpers.fence import FenceState
 from helpers.parameters import Parameters
 from helpers.results import StepResult, passed
+from helpers.rollback.triggers import due
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.snapshots import kept_line, settled
 from helpers.run.window import Hours, now_utc, permission
-from helpers.runner.aftermath import due
 from helpers.runner.overview import first_open_step, next_action, rolled_back, run_rows, step_rows
 from helpers.runner.terminal import table
 from helpers.steps.hold import level

@@ -10,6 +10,9 @@ import pandas as pd
 
 from helpers import audit
 from helpers.errors import one_line
+from helpers.escalation import CRITICAL as CRITICAL
+from helpers.escalation import LEVELS as LEVELS
+from helpers.escalation import level as level
 from helpers.results import Check, StepResult, Verdict
 from helpers.rollback.triggers import triggers
 from helpers.run import plan
@@ -45,13 +48,6 @@ REMEDIES: dict[str, tuple[str, str]] = {
     "chunk_doubled": ("48", "Troubleshooting Decision Tree"),
     "collection_missing": ("48", "Troubleshooting Decision Tree"),
 }
-# Appendix C: minutes from which a level holds. Level 4 is not a matter of time: a rollback trigger makes it.
-LEVELS = (
-    (0, 1, "consult the troubleshooting section", "channel"),
-    (30, 2, "contact the DBA, review the logs with the team", "dba"),
-    (60, 3, "escalate to engineering, consider the rollback", "operations_lead"),
-)
-CRITICAL = (4, "page the on-call engineer, begin the rollback", "on_call")
 _UNMIGRATED = ("00", "26", "27", "30")
 
 
@@ -62,14 +58,6 @@ def remedy(reason: str) -> str:
     if found:
         return f"notebooks/{found[0].name}"
     return heading if heading.startswith("Section") else f'runbook, "{heading}"'
-
-
-def level(minutes: float, *, critical: bool) -> tuple[int, str, str]:
-    """(level, what Appendix C says, the contact's key) after so many minutes."""
-    if critical:
-        return CRITICAL
-    _, number, what, contact = [row for row in LEVELS if minutes >= row[0]][-1]
-    return number, what, contact
 
 
 class Hold:

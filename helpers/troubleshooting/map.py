@@ -41,7 +41,7 @@ class Row:
 ROWS: tuple[Row, ...] = tuple(
     Row(step, trouble, tuple(codes.split()))
     for step, trouble, codes in (
-        ("41", "the migration stopped before its end", "interrupted time_limit too_slow cell_timeout"),
+        ("41", "the migration stopped before its end", "interrupted time_limit too_slow cell_timeout night_too_long"),
         ("41", "another process holds the run or the target", "lock_held run_locked snapshot_in_use"),
         ("41", "the disk is full, or nobody knows whether it is", "paused_for_disk disk_full disk_unknown"),
         (
@@ -146,7 +146,7 @@ ROWS: tuple[Row, ...] = tuple(
         (
             "41",
             "the run may not go on from here as it stands",
-            "migration_runs outside_window parameters_unreadable retry_state_damaged staged_gone",
+            "migration_runs outside_window notify_state_damaged parameters_unreadable retry_state_damaged staged_gone",
         ),
         (
             "45",
@@ -156,6 +156,11 @@ ROWS: tuple[Row, ...] = tuple(
             cutover_state_damaged cutover_unwell log_unreadable loopback_in_container not_healthy put_back_failed
             rollback_state_damaged source_ill source_settings
             """,
+        ),
+        (
+            "45",
+            "people were not told, or nobody is named to be told",
+            "by_hand_open late_notice nobody_named nobody_told notice_failed",
         ),
         ("44", "the target answers searches late, or was not asked", "not_queried slow_queries"),
         (
