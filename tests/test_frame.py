@@ -41,6 +41,7 @@ LAYERS = [
     ["troubleshooting"],
     ["report"],
     ["rollback"],
+    ["aftermath"],
     ["steps"],
     ["runner"],
     ["package"],

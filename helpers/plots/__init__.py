@@ -7,6 +7,7 @@ single point or a NaN; where there is nothing to draw, the figure says so. `save
 The figures live by topic in the modules beside this one; this is their one public name.
 """
 
+from helpers.plots.after import durations, performance, watch_timeline
 from helpers.plots.chunks import completeness_heatmap, counts_by_collection, differences_bar, repairs_bar
 from helpers.plots.search import overlap_heatmap, recall_by_collection
 from helpers.plots.style import png, save
@@ -21,14 +22,17 @@ __all__ = [
     "decision_tree",
     "differences_bar",
     "distance_ecdf",
+    "durations",
     "norms_before_after",
     "norms_histogram",
     "overlap_heatmap",
     "pca_overlay",
+    "performance",
     "phase_timeline",
     "png",
     "recall_by_collection",
     "repairs_bar",
     "save",
     "throughput_per_batch",
+    "watch_timeline",
 ]

@@ -34,6 +34,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DOCUMENTS = {
+    "53": ("CHROMADB_MIGRATION_*.md",)
+}  # what a step leaves besides: it says nothing any more once the step is void
 _NEVER_CHANGES = "a run goes on only with the source, target, schema, collections and id policy that it began with"
 
 
@@ -308,6 +311,7 @@ def supersede(folder: RunFolder, steps: Iterable[tuple[str, str]]) -> None:
             f"figures/{number}_*",
             f"{number}_{name}.ipynb",
             f"{number}_{name}.html",
+            *_DOCUMENTS.get(number, ()),
         )
         for path in sorted(reports.glob(pattern))
     ]

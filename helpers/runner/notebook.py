@@ -26,6 +26,7 @@ from helpers.runner.retry import pending
 from helpers.troubleshooting.map import advice
 
 if TYPE_CHECKING:
+    from helpers.aftermath import Aftermath
     from helpers.decision import Review
     from helpers.migration.phases import Migration
     from helpers.migration.recovery import Recovery
@@ -182,6 +183,12 @@ class Run(RunRecord):
         from helpers.troubleshooting.tree import Tree
 
         return Tree(self)
+
+    def aftermath(self) -> Aftermath:
+        """50 to 53: the watch, performance, integration tests, closeout."""
+        from helpers.aftermath import aftermath_of
+
+        return aftermath_of(self)
 
     def open(self, banner: str = "") -> None:
         """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters.
@@ -389,6 +396,8 @@ def _verdict_error(run: Run) -> RunbookError:
     row = plan.find(run.step)
     page = f"{row.number}_{row.name}.html" if kernel.under_runner() else f"results/{row.number}.json"
     where = f"See {run.folder / page}."
+    if row.follows_cutover:
+        where += f" Clients use the target still; the way back: {run.home.command('rollback', '--dry-run')}"
     if row.judges:
         return NoGo("no_go", f"NO-GO: {one_line(names)}{more}", next_step=where)
     return WorldError("step_failed", f"failed: {one_line(names)}{more}", next_step=where)

@@ -18,6 +18,7 @@ from helpers.sample import FULL, collection_counts, write_sample
 
 PARAMETERS = REPOSITORY / "parameters" / "rehearsal.yaml"
 FIRST = "rehearsal"  # the id of the first, so that its folders are those of parameters/rehearsal.yaml
+QUERIES = REPOSITORY / "parameters" / "queries.example.yaml"
 SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
 WATCH_MINUTES = 0.05
 
@@ -49,7 +50,10 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
     if sections is None:
         document = read_yaml_mapping(PARAMETERS)
     else:
-        document = parameters_from(sections).document() | {"cutover": dict(sections.get("cutover") or {})}
+        given = {
+            name: dict(sections.get(name) or {}) for name in ("cutover", "monitoring")
+        }  # none of the defaults: hours
+        document = parameters_from(sections).document() | given
     return parameters_from(_fitted(document, workspace, source, chunks, dimension))
 
 
@@ -85,9 +89,16 @@ def _fitted(document: dict[str, Any], workspace: Path, source: Path, chunks: int
         "target": {"path": str(workspace / "target")},
         "expected": expected,
         "cutover": cutover | _application(workspace / "application"),
+        "monitoring": _monitoring(document),
         "snapshot": {**(document.get("snapshot") or {}), "directory": str(workspace / "snapshots")},
         "signoff": {**(document.get("signoff") or {}), "allowed_signers": str(_keys(workspace) / "allowed_signers")},
     }
+
+
+def _monitoring(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A watch of seconds, and the queries of an application that knows the runbook's collections."""
+    queries = {"queries": str(QUERIES)} if document.get("schema") == "if_ttt" else {}
+    return {"minutes": WATCH_MINUTES, "interval_seconds": 1.0, **queries, **(document.get("monitoring") or {})}
 
 
 def _application(folder: Path) -> dict[str, Any]:

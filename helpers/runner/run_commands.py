@@ -27,15 +27,17 @@ def rehearse(chosen: argparse.Namespace) -> int:
     print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
     runs.create(parameters, folder.id, rehearsal=True)
-    _line(folder, list(plan.LINE))
+    _line(folder, [step for step in plan.LINE if not step.follows_cutover])
     return _drill(folder)
 
 
 def _drill(folder: RunFolder) -> int:
+    """The ways back while they are fresh; then the steps after the cutover, on a run that was put back to it."""
     from helpers.runner.drills import drill
     from helpers.runner.terminal import Terminal
 
     drilled = drill(folder, terminal := Terminal())
+    _line(folder, [step for step in plan.LINE if step.follows_cutover])
     lines = [*(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]
     terminal.say("\n".join(["", *lines]))
     return 0

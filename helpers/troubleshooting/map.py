@@ -162,7 +162,23 @@ ROWS: tuple[Row, ...] = tuple(
             "people were not told, or nobody is named to be told",
             "by_hand_open late_notice nobody_named nobody_told notice_failed",
         ),
-        ("44", "the target answers searches late, or was not asked", "not_queried slow_queries"),
+        (
+            "44",
+            "the target answers searches late, or was not asked",
+            "not_queried slow_queries not_measured nothing_to_ask",
+        ),
+        ("44", "the application's queries or tests fail", "integration_failed no_application_queries tests_broken"),
+        (
+            "45",
+            "the target in use answers with errors, or nobody looked for a while",
+            "target_errors watch_interrupted",
+        ),
+        ("48", "the target in use holds less than was validated", "count_shrinks"),
+        (
+            "40",
+            "the closeout is not complete",
+            "closeout_state_damaged fence_kept not_cleaned not_ready_to_close",
+        ),
         (
             "48",
             "source or target hold other chunks than they did",
