@@ -125,7 +125,7 @@ STEPS: tuple[Step, ...] = (
 
 LINE: tuple[Step, ...] = tuple(step for step in STEPS if step.on_line)
 LAST_OF_DRY_RUN = "14"
-FENCE = "20"
+FENCE, SNAPSHOT = "20", "21"
 
 
 def find(name: str) -> Step:

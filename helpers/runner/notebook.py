@@ -6,20 +6,20 @@ import ast
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import audit
 from helpers.errors import NoGo, RunbookError, UsageError, WorldError, one_line
-from helpers.parameters import SECTIONS, is_sample, parameters_from
+from helpers.parameters import SECTIONS, is_sample
 from helpers.parameters.typed_yaml import nearest
 from helpers.results import Verdict, utc_now, worst
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, tables, window
-from helpers.run.folders import RunFolder, RunLock
-from helpers.run.record import RunRecord, step_missing
+from helpers.run.folders import RunLock
+from helpers.run.record import RunRecord
 from helpers.runner import notices
 from helpers.runner.display import closing, opening, show
+from helpers.runner.finding import find_run
 from helpers.runner.overview import Index, refuse_rolled_back
 from helpers.runner.retry import pending
 from helpers.troubleshooting.map import advice
@@ -73,7 +73,7 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
 
         folder, banner = sample_run(row, sections), _NO_SOURCE
     else:
-        folder = _find_run(row, sections, run_id, dry_run)
+        folder = find_run(row, sections, run_id, dry_run)
     run = Run(folder, row.number, dry_run=dry_run)
     run.open(banner)
     return run
@@ -247,6 +247,12 @@ class Run(RunRecord):
                 "retry_unfinished", f"taking back step {retried} of run {self.id} was interrupted",
                 next_step=f"Finish it: runbook resume {self.id}",
             )  # fmt: skip
+        if row.number == plan.SNAPSHOT and (self.workspace / "checkpoint.json").exists():
+            # before anything is set aside: step 22 would refuse the new one, and 23 to 25 would have lost their results
+            raise UsageError(
+                "already_migrating", f"run {self.id} has begun to migrate from the snapshot that it has",
+                next_step=f"With a new one all is written anew: runbook resume {self.id} --retry {row.number}",
+            )  # fmt: skip
         if self.dry_run or not (why := window.outside(row, self.parameters)):
             return ""
         if (error := window.refusal(self.home, row)) is not None:
@@ -342,40 +348,6 @@ def _assigned(source: str) -> list[str]:
         return []
     targets = [t for node in tree.body if isinstance(node, ast.Assign) for t in node.targets]
     return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
-
-
-def _find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunFolder:
-    """The run of this id; without an id the newest with the same source, target and schema; else a new one."""
-    if run_id:
-        runs.check_run_id(run_id)
-    parameters = parameters_from(sections) if sections else None
-    if run_id and (parameters is None or RunFolder.of(run_id).exists):
-        folder = runs.find(run_id)
-        if parameters is not None and not kernel.under_runner():
-            runs.change_parameters(folder, parameters)
-        folder.enter()
-        return folder
-    assert parameters is not None
-    if not run_id and row is not plan.LINE[0]:
-        context = parameters.context()
-        for folder in runs.every_run():
-            if _same_context(folder, context):
-                return folder
-    if row.needs:
-        raise step_missing(row, plan.find(row.needs[0]), run_id or "(none was given)")
-    from helpers.steps.preflight import preflight
-
-    preflight(parameters)
-    return runs.create(parameters, run_id, dry_run=dry_run and row.on_line)
-
-
-def _same_context(folder: RunFolder, context: Mapping[str, Any]) -> bool:
-    if folder.facts()["directory"] != str(Path.cwd()):
-        return False
-    try:
-        return folder.parameters().context() == context
-    except RunbookError:  # written by another version of the toolkit
-        return False
 
 
 def _verdict_error(run: Run) -> RunbookError:

@@ -11,13 +11,13 @@ from helpers.run.folders import RunFolder
 
 
 def rehearse(chosen: argparse.Namespace) -> int:
-    chosen.run_id = chosen.run_id or runs.new_run_id("rehearsal")
+    from helpers.evidence import signing
+    from helpers.runner.rehearsal import free_id, prepare
+
+    chosen.run_id = chosen.run_id or (runs.new_run_id("rehearsal") if chosen.servers else free_id())
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
         raise runs.taken(folder)
-    from helpers.evidence import signing
-    from helpers.runner.rehearsal import prepare
-
     signing.program()  # the rehearsal signs; better to say now that it cannot
     if chosen.servers:
         from helpers.runner.rehearse_servers import rehearse_servers
@@ -74,8 +74,10 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
         raise runs.taken(folder)
+    from helpers.runner.rehearsal import require_built
     from helpers.steps.preflight import preflight  # it brings Chroma's client, which takes seconds
 
+    require_built(parameters)
     preflight(parameters)
     runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
     window.permit(folder, chosen.outside_window)
