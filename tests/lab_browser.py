@@ -109,9 +109,7 @@ class LabBrowser(Browser):
 
     def open(self, address: str, *, width: int = 1400, height: int = 1000) -> None:
         """Open a notebook and wait until it can be worked in: its cells are there and its kernel is idle."""
-        self._call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self._call("Page.navigate", url=address)
         name = address.partition("?")[0].rpartition("/")[2]
         ready = f"(s => s && s.name === {json.dumps(name)} && s.prompts.length && s.status === 'idle')(JSON.parse({_STATE}))"
@@ -149,7 +147,7 @@ class LabBrowser(Browser):
 
     def click(self, element: str, *, seconds: float = 20.0) -> None:
         """Click the middle of an element, given as an expression, once it is there to be seen."""
-        there = f"(e => {{ if (!e || !e.checkVisibility()) return null; e.scrollIntoView({{block: 'center'}}); "
+        there = "(e => { if (!e || !e.checkVisibility()) return null; e.scrollIntoView({block: 'center'}); "
         there += f"const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] }})({element})"
         self.until(there, element, seconds)
         self._listen(0.2)  # where a scroll moved it

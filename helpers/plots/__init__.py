@@ -8,6 +8,7 @@ The figures live by topic in the modules beside this one; this is their one publ
 """
 
 from helpers.plots.chunks import completeness_heatmap, counts_by_collection, differences_bar, repairs_bar
+from helpers.plots.gantt import Bar, Panel, plan_and_reality
 from helpers.plots.search import overlap_heatmap, recall_by_collection
 from helpers.plots.style import png, save
 from helpers.plots.time import phase_timeline, throughput_per_batch
@@ -15,7 +16,9 @@ from helpers.plots.trees import Node, decision_tree
 from helpers.plots.vectors import distance_ecdf, norms_before_after, norms_histogram, pca_overlay
 
 __all__ = [
+    "Bar",
     "Node",
+    "Panel",
     "completeness_heatmap",
     "counts_by_collection",
     "decision_tree",
@@ -26,6 +29,7 @@ __all__ = [
     "overlap_heatmap",
     "pca_overlay",
     "phase_timeline",
+    "plan_and_reality",
     "png",
     "recall_by_collection",
     "repairs_bar",

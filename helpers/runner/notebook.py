@@ -6,7 +6,6 @@ import ast
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import audit
@@ -19,7 +18,8 @@ from helpers.run import kernel, plan, tables, window
 from helpers.run.folders import RunFolder, RunLock
 from helpers.run.record import RunRecord, step_missing
 from helpers.runner.display import closing, opening, show
-from helpers.runner.overview import Index, refuse_rolled_back
+from helpers.runner.index import Index
+from helpers.runner.overview import refuse_rolled_back
 from helpers.runner.retry import pending
 from helpers.troubleshooting.map import advice
 
@@ -63,7 +63,7 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
         earlier.close()
     sections, run_id, dry_run = _given(namespace)
     if row.number == "00":
-        return Index(run_id)
+        return Index(run_id, None if is_sample(sections) else parameters_from(sections))
     banner = ""
     if is_sample(sections) and not run_id:
         from helpers.runner.sample_run import sample_run  # with the signatures of a rehearsal
@@ -336,9 +336,8 @@ def _find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run:
         return folder
     assert parameters is not None
     if not run_id and row is not plan.LINE[0]:
-        context = parameters.context()
         for folder in runs.every_run():
-            if _same_context(folder, context):
+            if folder.is_of(parameters):
                 return folder
     if row.needs:
         raise step_missing(row, plan.find(row.needs[0]), run_id or "(none was given)")
@@ -346,15 +345,6 @@ def _find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run:
 
     preflight(parameters)
     return runs.create(parameters, run_id, dry_run=dry_run and row.on_line)
-
-
-def _same_context(folder: RunFolder, context: Mapping[str, Any]) -> bool:
-    if folder.facts()["directory"] != str(Path.cwd()):
-        return False
-    try:
-        return folder.parameters().context() == context
-    except RunbookError:  # written by another version of the toolkit
-        return False
 
 
 def _verdict_error(run: Run) -> RunbookError:

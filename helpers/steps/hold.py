@@ -10,6 +10,7 @@ import pandas as pd
 
 from helpers import audit
 from helpers.errors import one_line
+from helpers.parameters.sections import Contacts
 from helpers.results import Check, StepResult, Verdict
 from helpers.rollback.triggers import triggers
 from helpers.run import plan
@@ -70,6 +71,15 @@ def level(minutes: float, *, critical: bool) -> tuple[int, str, str]:
         return CRITICAL
     _, number, what, contact = [row for row in LEVELS if minutes >= row[0]][-1]
     return number, what, contact
+
+
+def levels(contacts: Contacts | None, now: int = 0) -> pd.DataFrame:
+    """Appendix C: each level, when it holds, whom to call; `now` is marked. Without parameters the keys to fill in."""
+    rows = [(number, f"from {minutes} min", what, key) for minutes, number, what, key in LEVELS]
+    rows.append((CRITICAL[0], "on a rollback trigger", CRITICAL[1], CRITICAL[2]))
+    table = [[f"{number}", when, what, (getattr(contacts, key) if contacts else "") or f"(contacts.{key} is not named)",
+              "now" if number == now else ""] for number, when, what, key in rows]  # fmt: skip
+    return pd.DataFrame(table, columns=["level", "when", "what", "call", ""])
 
 
 class Hold:
@@ -150,13 +160,7 @@ class Hold:
         self.run.fact("escalation", {"level": number, "minutes": round(minutes, 1), "call": self._call()})
         self.run.check("escalation", Verdict.PASS, measured=f"level {number}",
                        detail=f"{what}; {duration(60 * minutes)} since it failed")  # fmt: skip
-        contacts = self.run.parameters.contacts
-        rows = [[f"{n}", f"from {m} min", words, getattr(contacts, key), "now" if n == number else ""]
-                for m, n, words, key in LEVELS]  # fmt: skip
-        rows.append(
-            ["4", "on a rollback trigger", CRITICAL[1], getattr(contacts, CRITICAL[2]), "now" if number == 4 else ""]
-        )
-        return pd.DataFrame(rows, columns=["level", "when", "what", "call", ""])
+        return levels(self.run.parameters.contacts, number)
 
     @property
     def minutes(self) -> float:
