@@ -83,7 +83,7 @@ def timeline(folder: RunFolder | None, parameters: Parameters | None) -> Timelin
         start, start_is = found["20"].start, f"T is when the fence went up, {moment(found['20'].start)}"
     rows = []
     for row in _planned(folder, parameters):
-        step = found.get(row.step)
+        step = found.get(row.step) if row.step != _BACK[0] else None
         if step is not None and start is not None:
             real = ((step.start - start).total_seconds(), (step.end - start).total_seconds())
             rows.append(Row(row.part, row.step, row.title, row.planned, row.basis, real, step.open))
