@@ -8,6 +8,7 @@ The figures live by topic in the modules beside this one; this is their one publ
 """
 
 from helpers.plots.chunks import completeness_heatmap, counts_by_collection, differences_bar, repairs_bar
+from helpers.plots.exploring import collection_portrait
 from helpers.plots.search import overlap_heatmap, recall_by_collection
 from helpers.plots.style import png, save
 from helpers.plots.time import phase_timeline, throughput_per_batch
@@ -16,6 +17,7 @@ from helpers.plots.vectors import distance_ecdf, norms_before_after, norms_histo
 
 __all__ = [
     "Node",
+    "collection_portrait",
     "completeness_heatmap",
     "counts_by_collection",
     "decision_tree",
