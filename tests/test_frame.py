@@ -30,6 +30,7 @@ LAYERS = [
     ["schema"],
     ["plots"],
     ["run"],
+    ["exploring"],
     ["fence"],
     ["migration"],
     ["validation"],

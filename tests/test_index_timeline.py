@@ -89,8 +89,11 @@ def test_what_was_measured_stands_beside_the_estimate_of_the_dry_run() -> None:
 
 def test_a_dry_run_of_the_rollback_is_no_measure_of_it_and_a_drill_is() -> None:
     folder = run(**WINDOW)
-    stages = [Phase("Put configuration files back, restart, health", (START + dt.timedelta(seconds=1003)).isoformat(), 2.0),
-              Phase("Remove from the target what the run made", (START + dt.timedelta(seconds=1006)).isoformat(), 1.5)]  # fmt: skip
+    ends = (
+        ("Put configuration files back, restart, health", 1003, 2.0),
+        ("Remove from the target what the run made", 1006, 1.5),
+    )
+    stages = [Phase(name, (START + dt.timedelta(seconds=at)).isoformat(), seconds) for name, at, seconds in ends]
     left(folder, "27", 1000, 1, facts={"dry_run": True}, phases=stages)
     assert status.rollback_seconds(folder) == (0.0, "")
     assert timeline.timeline(folder, folder.parameters()).of("27").real is None

@@ -8,6 +8,7 @@ The figures live by topic in the modules beside this one; this is their one publ
 """
 
 from helpers.plots.chunks import completeness_heatmap, counts_by_collection, differences_bar, repairs_bar
+from helpers.plots.exploring import collection_portrait
 from helpers.plots.gantt import Bar, Panel, plan_and_reality
 from helpers.plots.search import overlap_heatmap, recall_by_collection
 from helpers.plots.style import png, save
@@ -19,6 +20,7 @@ __all__ = [
     "Bar",
     "Node",
     "Panel",
+    "collection_portrait",
     "completeness_heatmap",
     "counts_by_collection",
     "decision_tree",

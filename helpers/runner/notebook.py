@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from helpers.rollback import Rollback
     from helpers.steps.cutover import Cutover
     from helpers.steps.dry_run import DryRun
+    from helpers.steps.explore import Explore
     from helpers.steps.fence import Fence
     from helpers.steps.health import Health
     from helpers.steps.hold import Hold
-    from helpers.steps.profile import Profile
     from helpers.steps.readiness import Readiness
     from helpers.steps.snapshot import SnapshotStep
     from helpers.troubleshooting.desk import Desk
@@ -89,11 +89,11 @@ class Run(RunRecord):
 
         return Health(self)
 
-    def profile(self) -> Profile:
+    def explore(self) -> Explore:
         """11: what is in the source?"""
-        from helpers.steps.profile import Profile
+        from helpers.steps.explore import Explore
 
-        return Profile(self)
+        return Explore(self)
 
     def readiness(self) -> Readiness:
         """12: can the target take it?"""
@@ -238,6 +238,7 @@ class Run(RunRecord):
 
     def close(self) -> None:
         """Let go of the run: another process may work on it."""
+        self.leaving.close()
         if self._watch is not None:
             self._watch.stop()
         for lock in self._locks:
