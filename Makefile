@@ -57,8 +57,11 @@ test-kill: $(READY)
 test-memory: $(READY)
 	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)
 
+# The repository is the root, so that links and the file browser reach reports/. .jupyter/ asks for no news: such machines
+# often have no way out, and nobody at night needs a pop-up.
 lab: $(READY)
-	$(BIN)/jupyter lab notebooks/00_index.ipynb $(ARGS)
+	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+	  $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/00_index.ipynb $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check $(CODE)

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from helpers.cutover.state import DONE, CutoverState
+from helpers.escalation import level
 from helpers.parameters import parameters_from
 from helpers.results import Check, StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import NOTEBOOKS, RunFolder
 from helpers.run.record import RunRecord
-from helpers.steps.hold import REMEDIES, Hold, level, remedy
+from helpers.steps.hold import REMEDIES, Hold, remedy
 
 FAILED_AT = dt.datetime(2026, 1, 1, 2, 0, tzinfo=dt.UTC)
 

@@ -131,6 +131,15 @@ class RunFolder:
             raise WorldError("parameters_unreadable", "is no YAML any more", where=str(path)) from error
         raise WorldError("parameters_unreadable", "holds no parameters any more", where=str(path))
 
+    def is_of(self, parameters: Parameters) -> bool:
+        """Whether the run was begun in this folder, with the same source, target and schema."""
+        if self.facts()["directory"] != str(Path.cwd()):
+            return False
+        try:
+            return self.parameters().context() == parameters.context()
+        except RunbookError:  # written by another version of the toolkit
+            return False
+
     def enter(self) -> None:
         """Work in the folder in which the run began: relative paths of its parameters are taken from there."""
         directory = self.facts()["directory"]

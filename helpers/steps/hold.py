@@ -11,9 +11,7 @@ import pandas as pd
 from helpers import audit
 from helpers.cutover.state import CutoverState
 from helpers.errors import one_line
-from helpers.escalation import CRITICAL as CRITICAL
-from helpers.escalation import LEVELS as LEVELS
-from helpers.escalation import level as level
+from helpers.escalation import level, levels
 from helpers.results import Check, StepResult, Verdict
 from helpers.rollback.triggers import triggers
 from helpers.run import plan
@@ -151,13 +149,7 @@ class Hold:
         self.run.fact("escalation", {"level": number, "minutes": round(minutes, 1), "call": self._call()})
         self.run.check("escalation", Verdict.PASS, measured=f"level {number}",
                        detail=f"{what}; {duration(60 * minutes)} since it failed")  # fmt: skip
-        contacts = self.run.parameters.contacts
-        rows = [[f"{n}", f"from {m} min", words, getattr(contacts, key), "now" if n == number else ""]
-                for m, n, words, key in LEVELS]  # fmt: skip
-        rows.append(
-            ["4", "on a rollback trigger", CRITICAL[1], getattr(contacts, CRITICAL[2]), "now" if number == 4 else ""]
-        )
-        return pd.DataFrame(rows, columns=["level", "when", "what", "call", ""])
+        return levels(self.run.parameters.contacts, number)
 
     @property
     def minutes(self) -> float:
