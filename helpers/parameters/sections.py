@@ -170,6 +170,8 @@ class Fence(Section):
     """Needed by kind `nginx`."""
     command: CommandFence | None = None
     """Needed by kind `command`."""
+    at_closeout: Literal["lift", "keep"] = "lift"
+    """What step 53 does with a fence that still stands: lift it, unless clients are seen at it, or keep it."""
     timeout_seconds: PositiveFloat = 60.0
     """Seconds for the fence to stand: a command to end, old nginx workers to exit, counts to settle."""
 
@@ -353,3 +355,9 @@ class Monitoring(Section):
     """Mean query latency allowed, in milliseconds."""
     minimum_queries_per_second: PositiveFloat = 10.0
     """Sequential queries a second wanted."""
+    queries: FilePath | None = None
+    """File of the application's own queries, which step 52 asks the target; parameters/queries.example.yaml shows one."""
+    tests: list[FilePath] = Field(default_factory=list)
+    """The application's own pytest files or folders, run by step 52 against the target."""
+    test_minutes: PositiveFloat = 10.0
+    """Minutes after which step 52 ends the tests."""

@@ -7,7 +7,10 @@ single point or a NaN; where there is nothing to draw, the figure says so. `save
 The figures live by topic in the modules beside this one; this is their one public name.
 """
 
+from helpers.plots.after import durations, performance, watch_timeline
 from helpers.plots.chunks import completeness_heatmap, counts_by_collection, differences_bar, repairs_bar
+from helpers.plots.exploring import collection_portrait
+from helpers.plots.gantt import Bar, Panel, plan_and_reality
 from helpers.plots.search import overlap_heatmap, recall_by_collection
 from helpers.plots.style import png, save
 from helpers.plots.time import phase_timeline, throughput_per_batch
@@ -15,20 +18,27 @@ from helpers.plots.trees import Node, decision_tree
 from helpers.plots.vectors import distance_ecdf, norms_before_after, norms_histogram, pca_overlay
 
 __all__ = [
+    "Bar",
     "Node",
+    "Panel",
+    "collection_portrait",
     "completeness_heatmap",
     "counts_by_collection",
     "decision_tree",
     "differences_bar",
     "distance_ecdf",
+    "durations",
     "norms_before_after",
     "norms_histogram",
     "overlap_heatmap",
     "pca_overlay",
+    "performance",
     "phase_timeline",
+    "plan_and_reality",
     "png",
     "recall_by_collection",
     "repairs_bar",
     "save",
     "throughput_per_batch",
+    "watch_timeline",
 ]

@@ -47,6 +47,7 @@ class RunRecord:
         self.dry_run: bool = dry_run or facts["dry_run"]
         self.step: str = row.number
         self.result = StepResult(step=row.number, title=row.title, run_id=folder.id, started=utc_now())
+        self.leaving = contextlib.ExitStack()  # what is to be let go of together with the run
         self._display: tuple[int, Any] = (-1, None)
 
     def check(
@@ -146,11 +147,13 @@ class RunRecord:
 
 
 def step_missing(step: plan.Step, needed: plan.Step, run_id: str) -> UsageError:
-    """The error for a step that comes too early."""
+    """The error for a step that comes too early; without an id no run was found to work on."""
+    whose = f"run {run_id}" if run_id else "no run of this source and target"
+    same = f"-p run_id {run_id}, or runbook resume {run_id}" if run_id else "the same parameters"
     return UsageError(
         "step_missing",
-        f"step {step.number} needs step {needed.number} ({needed.title}), which run {run_id} has not finished",
-        next_step=f"Run it first: notebooks/{needed.notebook} with the same run_id, or runbook resume RUN_ID.",
+        f"step {step.number} needs step {needed.number} ({needed.title}), which {whose} has {'not ' if run_id else ''}finished",
+        next_step=f"Run it first: notebooks/{needed.notebook} with {same}.",
     )
 
 

@@ -33,6 +33,7 @@ _NO_VERDICT = {
 }
 
 
+_DECISION = next(step.number for step in plan.LINE if step.gate == CUTOVER)
 _OFF_THE_LINE = {"26": "held; see step 26 for what to do", "27": "the way back ended well"}
 
 
@@ -98,8 +99,9 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
                 break
     error = error or _gates(folder, steps or plan.LINE)
     ends_early = steps and at is steps[-1] is not plan.LINE[-1] and at.on_line
-    # behind the decision the fence must stay: lifted and put up again it would void what was signed
-    if ends_early and steps[-1].gate != CUTOVER and not stop.requested:
+    # Behind the decision the fence must stay: lifted and put up again it would void what was signed, and after the cutover
+    # whoever still writes to the source would write for nobody. Step 53 lifts it.
+    if ends_early and steps[-1].number < _DECISION and not stop.requested:
         error = _stand_down(folder, terminal) or error
     notices.line_ended(folder, steps, error, terminal.say)
     verdict = _verdict(folder, steps or plan.LINE, error)

@@ -6,7 +6,6 @@ import ast
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import audit
@@ -16,25 +15,28 @@ from helpers.parameters.typed_yaml import nearest
 from helpers.results import Verdict, utc_now, worst
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, tables, window
-from helpers.run.folders import RunFolder, RunLock
-from helpers.run.record import RunRecord, step_missing
+from helpers.run.folders import RunLock
+from helpers.run.record import RunRecord
 from helpers.runner import notices
 from helpers.runner.display import closing, opening, show
-from helpers.runner.overview import Index, refuse_rolled_back
+from helpers.runner.finding import find_run
+from helpers.runner.index import Index
+from helpers.runner.overview import refuse_rolled_back
 from helpers.runner.retry import pending
 from helpers.troubleshooting.map import advice
 
 if TYPE_CHECKING:
+    from helpers.aftermath import Aftermath
     from helpers.decision import Review
     from helpers.migration.phases import Migration
     from helpers.migration.recovery import Recovery
     from helpers.rollback import Rollback
     from helpers.steps.cutover import Cutover
     from helpers.steps.dry_run import DryRun
+    from helpers.steps.explore import Explore
     from helpers.steps.fence import Fence
     from helpers.steps.health import Health
     from helpers.steps.hold import Hold
-    from helpers.steps.profile import Profile
     from helpers.steps.readiness import Readiness
     from helpers.steps.schedule import Schedule
     from helpers.steps.snapshot import SnapshotStep
@@ -65,14 +67,14 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
         earlier.close()
     sections, run_id, dry_run = _given(namespace)
     if row.number == "00":
-        return Index(run_id)
+        return Index(run_id, None if is_sample(sections) else parameters_from(sections))
     banner = ""
     if is_sample(sections) and not run_id:
         from helpers.runner.sample_run import sample_run  # with the signatures of a rehearsal
 
         folder, banner = sample_run(row, sections), _NO_SOURCE
     else:
-        folder = _find_run(row, sections, run_id, dry_run)
+        folder = find_run(row, sections, run_id, dry_run)
     run = Run(folder, row.number, dry_run=dry_run)
     run.open(banner)
     return run
@@ -91,11 +93,11 @@ class Run(RunRecord):
 
         return Health(self)
 
-    def profile(self) -> Profile:
+    def explore(self) -> Explore:
         """11: what is in the source?"""
-        from helpers.steps.profile import Profile
+        from helpers.steps.explore import Explore
 
-        return Profile(self)
+        return Explore(self)
 
     def readiness(self) -> Readiness:
         """12: can the target take it?"""
@@ -182,6 +184,12 @@ class Run(RunRecord):
 
         return Tree(self)
 
+    def aftermath(self) -> Aftermath:
+        """50 to 53: the watch, performance, integration tests, closeout."""
+        from helpers.aftermath import aftermath_of
+
+        return aftermath_of(self)
+
     def open(self, banner: str = "") -> None:
         """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters.
 
@@ -240,6 +248,12 @@ class Run(RunRecord):
                 "retry_unfinished", f"taking back step {retried} of run {self.id} was interrupted",
                 next_step=f"Finish it: runbook resume {self.id}",
             )  # fmt: skip
+        if row.number == plan.SNAPSHOT and (self.workspace / "checkpoint.json").exists():
+            # before anything is set aside: step 22 would refuse the new one, and 23 to 25 would have lost their results
+            raise UsageError(
+                "already_migrating", f"run {self.id} has begun to migrate from the snapshot that it has",
+                next_step=f"With a new one all is written anew: runbook resume {self.id} --retry {row.number}",
+            )  # fmt: skip
         if self.dry_run or not (why := window.outside(row, self.parameters)):
             return ""
         if (error := window.refusal(self.home, row)) is not None:
@@ -248,6 +262,7 @@ class Run(RunRecord):
 
     def close(self) -> None:
         """Let go of the run: another process may work on it."""
+        self.leaving.close()
         if self._watch is not None:
             self._watch.stop()
         for lock in self._locks:
@@ -337,40 +352,6 @@ def _assigned(source: str) -> list[str]:
     return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
 
 
-def _find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunFolder:
-    """The run of this id; without an id the newest with the same source, target and schema; else a new one."""
-    if run_id:
-        runs.check_run_id(run_id)
-    parameters = parameters_from(sections) if sections else None
-    if run_id and (parameters is None or RunFolder.of(run_id).exists):
-        folder = runs.find(run_id)
-        if parameters is not None and not kernel.under_runner():
-            runs.change_parameters(folder, parameters)
-        folder.enter()
-        return folder
-    assert parameters is not None
-    if not run_id and row is not plan.LINE[0]:
-        context = parameters.context()
-        for folder in runs.every_run():
-            if _same_context(folder, context):
-                return folder
-    if row.needs:
-        raise step_missing(row, plan.find(row.needs[0]), run_id or "(none was given)")
-    from helpers.steps.preflight import preflight
-
-    preflight(parameters)
-    return runs.create(parameters, run_id, dry_run=dry_run and row.on_line)
-
-
-def _same_context(folder: RunFolder, context: Mapping[str, Any]) -> bool:
-    if folder.facts()["directory"] != str(Path.cwd()):
-        return False
-    try:
-        return folder.parameters().context() == context
-    except RunbookError:  # written by another version of the toolkit
-        return False
-
-
 def _verdict_error(run: Run) -> RunbookError:
     """What a failed step raises: NO-GO where it judged the data, a plain failure else."""
     failed = [check for check in run.result.checks if check.verdict is Verdict.FAIL]
@@ -379,6 +360,8 @@ def _verdict_error(run: Run) -> RunbookError:
     row = plan.find(run.step)
     page = f"{row.number}_{row.name}.html" if kernel.under_runner() else f"results/{row.number}.json"
     where = f"See {run.folder / page}."
+    if row.follows_cutover:
+        where += f" Clients use the target still; the way back: {run.home.command('rollback', '--dry-run')}"
     if row.judges:
         return NoGo("no_go", f"NO-GO: {one_line(names)}{more}", next_step=where)
     return WorldError("step_failed", f"failed: {one_line(names)}{more}", next_step=where)

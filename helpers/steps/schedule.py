@@ -250,7 +250,7 @@ class Schedule:
         chunks = self._estimated.facts.get("matrix_inputs", {}).get("chunks")
         return {
             "estimate": f"about {duration(night.seconds)} of machine time, as measured in the dry run; people not counted",
-            "rollback": f"(about {duration(night.way_back)})",
+            "rollback": f" (about {duration(night.way_back)})",
             "chunks": count(chunks, "chunk") if isinstance(chunks, int) else "all chunks",
             "open": str(self.run.folder),
         }
