@@ -133,15 +133,19 @@ def test_the_tokens_of_a_url_are_secrets_and_its_names_are_not(
     assert not leaks.search(tmp_path / "kept", [SecretRef.parse("env:CHANNEL")]).found
 
 
-def test_an_event_is_told_once_and_a_channel_that_failed_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_is_told_once_and_a_channel_that_failed_only_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with Listener() as good, Listener(503) as ill:
         monkeypatch.setenv("GOOD", good.url)
         monkeypatch.setenv("ILL", ill.url)
         folder = a_run("env:GOOD", "env:ILL")
         tell(folder, Event.GO, key="a")
         ill.status = 200
-        again = tell(folder, Event.GO, key="a")
         tell(folder, Event.GO, key="a")
+        assert (len(good.got), len(ill.got)) == (1, 1)
+        again = tell(folder, Event.GO, key="a", again=True)
+        tell(folder, Event.GO, key="a", again=True)
         assert (len(good.got), len(ill.got)) == (1, 2)
         assert [d.said for d in again.deliveries] == ["told before", ""]
         tell(folder, Event.GO, key="b")
@@ -297,3 +301,21 @@ def test_the_end_is_told_also_where_the_run_was_killed_behind_its_last_step(
         notices.line_ended(folder, [], None, print)
     assert good.subjects == ["books: the migration has ended"]
     assert file.read_text() == "z"
+
+
+def test_what_a_kill_kept_from_being_told_is_told_when_the_line_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Listener() as good:
+        monkeypatch.setenv("GOOD", good.url)
+        folder = a_run("env:GOOD")
+        for step in plan.LINE:
+            put(folder, step.number, **({"decision": "GO"} if step.number == "24" else {}))
+        notices.line_ended(folder, [], None, print)
+        assert good.subjects == ["books: the migration has ended"], "of a night whose start nobody was told of"
+        other = a_run("env:GOOD", run_id="other")
+        notices.before_step(other, plan.find("20"), print)
+        for step in plan.LINE:
+            put(other, step.number, **({"decision": "GO"} if step.number == "24" else {}))
+        notices.line_ended(other, [], None, print)
+        notices.line_ended(other, [], None, print)
+    told = [subject.removeprefix("books: ") for subject in good.subjects[1:]]
+    assert told == ["the migration begins", "GO", "cut over", "the migration has ended"]

@@ -59,7 +59,7 @@ def test_a_server_tells_what_it_holds_takes_and_how_fast_and_a_person_its_disk(
     found.disk()
     unknown = check(found, "free disk of the target's server")
     assert (unknown.verdict, unknown.reason) == (Verdict.WARNING, "disk_unknown")
-    assert "runbook run --run-id night --from 12 --set 'expected.target_disk=" in unknown.detail
+    assert "runbook resume night --retry 12 --set 'expected.target_disk=" in unknown.detail
 
     said = {"target_disk": {"free_gb": 40, "attested_by": "A. Person"}}
     folder = a_run({"url": server.url}, "two", expected=said)

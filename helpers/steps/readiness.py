@@ -178,8 +178,10 @@ class Readiness:
         """A server does not tell its free disk: somebody looks there and says so by name (`expected.target_disk`)."""
         name, seen = "free disk of the target's server", self.run.parameters.expected.target_disk
         if seen is None:
-            hint = (f"A server does not tell its free disk: look there ({size(least)} at least), then: runbook run --run-id "
-                    f"{self.run.id} --from 12 --set 'expected.target_disk={{free_gb: GB, attested_by: NAME}}'")  # fmt: skip
+            hint = f"A server does not tell its free disk: look there, {size(least)} at least"
+            if self.run.earlier("20") is None:
+                said = "--retry 12 --set 'expected.target_disk={free_gb: GB, attested_by: NAME}'"
+                hint += f", and say what you saw: runbook resume {self.run.id} {said}"
             self.run.check(name, Verdict.WARNING, reason="disk_unknown", unit="bytes", threshold=least, detail=hint)
             return name, float("nan"), least, False
         free = int(seen.free_gb * 10**9)
