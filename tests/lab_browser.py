@@ -97,7 +97,7 @@ class Lab:
         """Where `make lab` sends the browser: Jupyter writes it, token and all, into a page that it would open."""
         end = time.monotonic() + _START
         while time.monotonic() < end and self._process.poll() is None:
-            for page in (self._own / "jupyter_runtime_dir").glob("jpserver-*-open.html"):
+            for page in (self._own / "jupyter_runtime_dir").glob("jpserver-file-to-run-*-open.html"):
                 if found := re.search(r'href="(http://[^"]+)"', page.read_text(encoding="utf-8")):
                     return found[1].replace("&amp;", "&")
             time.sleep(0.2)
@@ -141,6 +141,15 @@ class LabBrowser(Browser):
             self._listen(0.25)
         raise TimeoutError(f"waited {seconds:.0f} s for {what}")
 
+    def see(self, element: str) -> None:
+        """Scroll to an element, given as an expression, so that a picture shows it."""
+        self.until(f"{element} && ({element}.scrollIntoView({{block: 'start'}}), true)", element)
+        self._listen(0.8)
+
+    def focus(self, element: str) -> None:
+        """Give the keyboard to an element, given as an expression."""
+        self.until(f"({element}.focus(), document.activeElement === {element})", element)
+
     def look(self, expression: str) -> Any:
         """The value of an expression, evaluated in the page."""
         return self._evaluate(expression)
@@ -158,7 +167,7 @@ class LabBrowser(Browser):
 
     def press(self, key: str, code: int) -> None:
         """A key, by its name (`ArrowDown`) and its Windows key code (40), to whatever has the focus."""
-        for kind in ("rawKeyDown", "keyUp"):
+        for kind in ("keyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
         self._listen(0.2)
 
