@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 PICTURES = ROOT / ".pictures"
 PANEL = "document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden)')"
 CHOICE = f"[...{PANEL}.querySelectorAll('.widget-dropdown')].find(e => /Collection/.test(e.textContent)).querySelector('select')"
+TAB = "[...document.querySelectorAll('.lm-DockPanel-tabBar .lm-TabBar-tabLabel')].find(e => e.textContent === '{}')"
 # What belongs to the choice: the outputs below the drop-down, in the same cell.
 CELL = f"{CHOICE}.closest('.jp-CodeCell')"
 FIGURE = f"[...{CELL}.querySelectorAll('img')].find(i => i.naturalWidth > 100).src"
@@ -53,29 +54,26 @@ def lab(tmp_path_factory: pytest.TempPathFactory, before: dict[str, str]) -> Ite
 def test_make_lab_opens_the_index_and_it_runs(lab: tuple[Lab, LabBrowser]) -> None:
     server, window = lab
     assert "/lab/tree/notebooks/00_index.ipynb?token=" in server.address
-    window.open(server.address)
+    window.open(server, "00_index.ipynb")
     window.picture(PICTURES / "lab-00-opened.png")
     shown = window.run_all()
     assert (shown["name"], shown["errors"]) == ("00_index.ipynb", [])
     assert shown["pictures"] == 3, "the plan and both trees"
     window.see(f"[...{PANEL}.querySelectorAll('table')].find(t => /what it does/.test(t.textContent))")
-    assert "runbook rollback evening" in window.look(f"{PANEL}.textContent")
+    assert "runbook rollback" in window.look(f"{PANEL}.textContent")
     window.picture(PICTURES / "lab-00-rollback.png")
     window.see(f"[...{PANEL}.querySelectorAll('.jp-OutputArea-output img')][0]")
     window.picture(PICTURES / "lab-00-timeline.png")
-    for text in ("its page", "Source health"):
+    for text, opened in (("Source health", "10_source_health.ipynb"), ("its page", "index.html")):
+        window.click(TAB.format("00_index.ipynb"))
         window.click(f"[...{PANEL}.querySelectorAll('.jp-OutputArea-output a')].find(a => a.textContent === '{text}')")
-    window.until("document.querySelector('.jp-mod-current .lm-TabBar-tabLabel').textContent === '10_source_health.ipynb'",
-                 "the link to open its notebook")  # fmt: skip
-    labels = window.look(
-        "[...document.querySelectorAll('.lm-DockPanel-tabBar .lm-TabBar-tabLabel')].map(e => e.textContent)"
-    )
-    assert set(labels) >= {"00_index.ipynb", "10_source_health.ipynb", "index.html"}
+        window.until(f"{TAB.format(opened)}.closest('.lm-TabBar-tab').classList.contains('jp-mod-current')", opened)
+    window.picture(PICTURES / "lab-00-page.png")
 
 
 def test_a_collection_is_picked_and_its_table_sorted(lab: tuple[Lab, LabBrowser]) -> None:
     server, window = lab
-    window.open(server.of("11_explore_source.ipynb"))
+    window.open(server, "11_explore_source.ipynb")
     shown = window.run_all()
     assert shown["errors"] == []
     assert shown["said"] == []
@@ -107,7 +105,7 @@ def test_a_collection_is_picked_and_its_table_sorted(lab: tuple[Lab, LabBrowser]
 
 def test_nothing_is_asked_of_the_network_and_nobody_is_disturbed(lab: tuple[Lab, LabBrowser]) -> None:
     server, window = lab
-    window.open(server.address)
+    window.open(server, "00_index.ipynb")
     here = server.address.split("/")[2]
     foreign = {url for url in window.requests if url.startswith(("http", "ws")) and url.split("/")[2] != here}
     assert foreign == set()
