@@ -118,7 +118,9 @@ class LabBrowser(Browser):
     def open(self, lab: Lab, notebook: str, *, width: int = 1400, height: int = 1000) -> None:
         """Open a notebook and wait until it can be worked in: its cells are there, and its kernel is idle."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        self._call("Page.navigate", url=lab.of(notebook))
+        for url in ("about:blank", lab.of(notebook)):  # by way of an empty page, which nobody can take for the new one
+            self._call("Page.navigate", url=url)
+            self._wait("Page.loadEventFired")
         self._cells = lab.code_cells(notebook)
         self._until(f"s.name === {json.dumps(notebook)} && s.kernel.startsWith('Python')", f"{notebook} to open", _LOAD)
 
