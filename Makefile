@@ -18,9 +18,9 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off
 # Notebooks run under nbval in the same pytest session as the tests. loadfile keeps the cells of a notebook, which share a
 # kernel, in one process and in order (loadgroup groups nothing with pytest 9.2: pytest-xdist issue 1386).
-# Those that need others first (24, 25, 26, 27, 30) or have their cells executed by tests/test_troubles_notebooks.py (40 to 48)
-# run under nbval in test-slow.
-LATER := $(wildcard $(addprefix notebooks/,24* 25* 26* 27* 30* 4*))
+# Those that need others first (14, 24, 25, 26, 27, 30, 50 to 53) or have their cells executed by
+# tests/test_troubles_notebooks.py (40 to 48) run under nbval in test-slow.
+LATER := $(wildcard $(addprefix notebooks/,14* 24* 25* 26* 27* 30* 4* 5*))
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks)
 

@@ -217,10 +217,12 @@ def _fence(chosen: argparse.Namespace) -> int:
     if not chosen.lift:
         print(fence_sentence(folder) or f"No write fence of run {folder.id} stands.")
         return 0
+    from helpers.runner import notices
     from helpers.runner.line import leave  # with papermill, which takes seconds
 
     with runs.RunLock(folder, "runner").acquire(1), runs.RunLock(folder, "step").acquire(1):
         print(lift(folder), flush=True)
+        notices.stands_down(folder, print)
         leave(folder)
     return 0
 

@@ -20,7 +20,9 @@ from __future__ import annotations
 import base64
 import html
 import json
-from urllib.parse import quote
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, unquote
 
 
 class RunbookError(Exception):
@@ -112,8 +114,47 @@ def _in_json(*texts: str) -> list[str]:
 
 
 def secret_parts(value: str) -> list[str]:
-    """What of a secret must be seen nowhere: the value, and of `Bearer TOKEN` the token, the longest first."""
-    return sorted({value, value.split()[-1]}, key=len, reverse=True) if value.strip() else []
+    """What of a secret must be seen nowhere, the longest first: the value, of `Bearer TOKEN` the token, of a URL its tokens."""
+    if not value.strip():
+        return []
+    return sorted({value, value.split()[-1], *_tokens(value)}, key=lambda part: (-len(part), part))
+
+
+def _tokens(url: str) -> Iterator[str]:
+    """Passwords and tokens in a URL, as written and decoded. Names of hosts, channels and people in it are no secrets.
+
+    Services such as Slack have a token where others have the host; `_HOSTED` are the schemes with a real host.
+    """
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return
+    front, behind = re.split(r"(?=[/?])", rest, maxsplit=1) if re.search(r"[/?]", rest) else (rest, "")
+    login, at, host = front.rpartition("@")
+    pieces = re.split(r"[/?&=,;|]", behind)
+    if at:
+        user, _, password = login.partition(":")
+        yield from {password, unquote(password)} - {""}
+        pieces.append(user)
+    if scheme.lower().removesuffix("s") not in _HOSTED:
+        pieces += host.split(":")
+    for piece in pieces:
+        for text in {piece, unquote(piece)}:
+            if text[:1] not in ("#", "@", "+") and _looks_secret(text.removeprefix("+").removeprefix("-")):
+                yield text
+
+
+_HOSTED = frozenset({
+    "json", "xml", "form", "mailto", "http", "gotify", "mmost", "ntfy", "matrix", "rocket", "apprise", "nctalk", "syslog",
+    "mqtt",
+})  # fmt: skip
+
+
+def _looks_secret(text: str) -> bool:
+    """Whether a part of a URL is a token and no word: letters with digits in between, or very long."""
+    if len(text) < 8 or not re.fullmatch(r"[\w.~%!$*:-]+", text) or "." in text[:4]:
+        return False
+    mixed = re.search(r"[a-z][A-Z]|[A-Z]{2}[a-z]", text) or (re.search(r"\d", text) and re.search(r"[^\W\d_]", text))
+    return bool(mixed) or (text.isalpha() and len(text) >= 20)
 
 
 def redacted(text: str) -> str:

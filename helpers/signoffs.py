@@ -27,7 +27,7 @@ from helpers.results import utc_now, write_bytes
 from helpers.run.folders import RunFolder
 
 CUTOVER, DRY_RUN = "cutover", "dry-run"
-GATES = {CUTOVER: "24", DRY_RUN: "13"}  # the step whose seal each gate's approvals are given over
+GATES = {CUTOVER: "24", DRY_RUN: "14"}  # the step whose seal each gate's approvals are given over
 GO, NO_GO = "go", "no-go"
 KIND = "urn:chroma-migration-runbook:sign-off:v1"
 SIGNED = "signed"  # the audit log's word for a recorded statement

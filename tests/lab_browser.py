@@ -157,9 +157,13 @@ class LabBrowser(Browser):
         self.until(f"{element} && ({element}.scrollIntoView({{block: 'start'}}), true)", element)
         self._listen(0.8)
 
-    def focus(self, element: str) -> None:
-        """Give the keyboard to an element, given as an expression."""
-        self.until(f"({element}.focus(), document.activeElement === {element})", element)
+    def choose(self, element: str, index: int) -> None:
+        """Take an entry of a drop-down, given as an expression: its list belongs to the system, not to the page.
+
+        Not by keys: where a notebook is in command mode JupyterLab takes them for itself.
+        """
+        events = "['input', 'change'].forEach(name => e.dispatchEvent(new Event(name, {bubbles: true})))"
+        self.until(f"(e => {{ e.selectedIndex = {index}; {events}; return true }})({element})", element)
 
     def look(self, expression: str) -> Any:
         """The value of an expression, evaluated in the page."""
@@ -174,12 +178,6 @@ class LabBrowser(Browser):
         x, y = self._evaluate(there)
         for kind, buttons in (("mouseMoved", 0), ("mousePressed", 1), ("mouseReleased", 0)):
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=buttons, clickCount=1)
-        self._listen(0.2)
-
-    def press(self, key: str, code: int) -> None:
-        """A key, by its name (`ArrowDown`) and its Windows key code (40), to whatever has the focus."""
-        for kind in ("keyDown", "keyUp"):
-            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
         self._listen(0.2)
 
     def picture(self, file: Path) -> None:

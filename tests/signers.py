@@ -95,7 +95,7 @@ def small_run(run_id: str, signers: Signers, again: str = "", **sections: Any) -
         )
         runs.create(parameters, run_id)
         folder.log("line begins")
-    for step in ("13", "23", "24"):
+    for step in ("13", "14", "23", "24"):
         if again in ("", step):
             _step(folder, step)
     return folder

@@ -1,9 +1,9 @@
 """The seals of a run: when one is due, what it says, and whether their chain is whole.
 
-A seal is set after each of the steps 13 (dry run), 24 (review), 25 (cutover) and 53 (closeout) has passed, and whenever a
-command that changed the run ends, so that at rest every byte of the folder is covered. What is sealed never changes
-after that: a step that runs again moves what it left before into `earlier/`. A seal is refused where a sealed file is
-neither as it was nor there, so nobody's change can be sealed over.
+A seal is set after each of the steps 14 (the dry run and its announcement), 24 (review), 25 (cutover) and 53 (closeout)
+has passed, and whenever a command that changed the run ends, so that at rest every byte of the folder is covered. What is
+sealed never changes after that: a step that runs again moves what it left before into `earlier/`. A seal is refused where a
+sealed file is neither as it was nor there, so nobody's change can be sealed over.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunLock
 
-SEALED_AFTER = ("13", "24", "25", "53")
+SEALED_AFTER = ("14", "24", "25", "53")
 ALLOWED = "allowed_signers"
 _IDENTITY = ("id", "name", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
@@ -118,7 +118,7 @@ def void(folder: Path, sealed: Seal) -> list[str]:
     found = [name for name in changed(folder, sealed) if name != "run.json"]
     if identity(recipe.statement_of(folder / "run.json")) != {name: facts.get(name) for name in _IDENTITY}:
         found.append("run.json")
-    if sealed.after == "13":
+    if sealed.after == "14":
         same = "parameters.yaml" in found and facts["binding"] == _binding_of(folder)
         found = [n for n in found if n not in CHANGING or n == "run.json" or (n == "parameters.yaml" and not same)]
     aside = [name for name in found if (match := _OF_STEP.match(name)) and match[1] not in _LINE]
@@ -174,7 +174,7 @@ def _is_due(folder: RunFolder, step: str) -> bool:
         open_still = not passed(folder.result("25"))
     else:  # approvals of the dry run stand while only what a resume may change has changed (`void`)
         open_still = (
-            step == "13" and folder.result("20") is None and not list(folder.reports.glob("signoffs/dry-run-*"))
+            step == "14" and folder.result("20") is None and not list(folder.reports.glob("signoffs/dry-run-*"))
         )
     if not open_still:
         return False

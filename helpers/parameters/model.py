@@ -51,7 +51,9 @@ PARAMETERS = Path(__file__).resolve().parents[2] / "parameters"
 IDENTITY = "identity"
 RESUMABLE = (
     "migration.batch_size", "migration.workers", "source.timeout_seconds", "target.timeout_seconds",
-    "fence.timeout_seconds", "cutover.timeout_seconds", "signoff.allowed_signers",
+    "fence.timeout_seconds", "cutover.timeout_seconds", "signoff.allowed_signers", "fence.at_closeout",
+    "expected.target_disk", "expected.target_disk.free_gb", "expected.target_disk.attested_by",
+    *(f"monitoring.{key}" for key in Monitoring.model_fields),
 )  # fmt: skip
 """What `runbook resume --set` may change; everything else would make it another migration."""
 _PLACEHOLDER = re.compile(r"<[^<>]+>")

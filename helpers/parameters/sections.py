@@ -21,6 +21,7 @@ from helpers.parameters.value_types import (
     EnvKey,
     Glob,
     Instant,
+    Label,
     Pattern,
     Roles,
     Template,
@@ -44,6 +45,15 @@ class Collections(Section):
         )
 
 
+class TargetDisk(Section):
+    """What a person saw on the target's server, which does not tell it: an attestation by name."""
+
+    free_gb: PositiveFloat
+    """Free disk in GB (10⁹ bytes)."""
+    attested_by: Label
+    """Who looked."""
+
+
 class Expected(Section):
     """What the source should hold. Listed counts + `unlisted` must be `total` where all are given."""
 
@@ -59,6 +69,8 @@ class Expected(Section):
     """Embedding dimensions allowed; empty: each collection's own single dimension."""
     minimum_imported: NonNegativeInt = 0
     """Chunks that must reach the target, a floor beside source minus quarantined."""
+    target_disk: TargetDisk | None = None
+    """Free disk of a remote target as somebody saw it there: `{free_gb: 40, attested_by: A. Person}`."""
 
     @model_validator(mode="after")
     def _counts_sum(self) -> Expected:
@@ -158,6 +170,8 @@ class Fence(Section):
     """Needed by kind `nginx`."""
     command: CommandFence | None = None
     """Needed by kind `command`."""
+    at_closeout: Literal["lift", "keep"] = "lift"
+    """What step 53 does with a fence that still stands: lift it, unless clients are seen at it, or keep it."""
     timeout_seconds: PositiveFloat = 60.0
     """Seconds for the fence to stand: a command to end, old nginx workers to exit, counts to settle."""
 
@@ -297,12 +311,22 @@ class Notify(Section):
 
     urls: list[SecretReference] = Field(default_factory=list)
     """Apprise URLs by reference (`env:RUNBOOK_NOTIFY_SLACK`): they hold tokens."""
+    timeout_seconds: PositiveFloat = 10.0
+    """Seconds that a notice may take, all channels at once; what has not answered by then is given up."""
     stakeholders: list[Text] = Field(default_factory=list)
     """People and teams to tell, for the checklist."""
+    impact: str = ""
+    """What users will notice, one or two sentences for the announcement."""
+    affected: list[Text] = Field(default_factory=list)
+    """What is affected meanwhile, one line each, for the announcement."""
+    by_hand: list[Text] = Field(default_factory=list)
+    """What a person has to do beside the channels, such as the status page; the checklist asks for it."""
     before: list[Command] = Field(default_factory=list)
-    """Commands before the window, such as silencing alerts."""
+    """Commands before step 20, such as silencing alerts; one that fails is a warning."""
     after: list[Command] = Field(default_factory=list)
-    """Commands after it."""
+    """Commands when the run has ended, was rolled back or stands down, if those before were begun."""
+    command_seconds: PositiveFloat = 60.0
+    """Seconds that each of these commands may take."""
 
 
 class Contacts(Section):
@@ -331,3 +355,9 @@ class Monitoring(Section):
     """Mean query latency allowed, in milliseconds."""
     minimum_queries_per_second: PositiveFloat = 10.0
     """Sequential queries a second wanted."""
+    queries: FilePath | None = None
+    """File of the application's own queries, which step 52 asks the target; parameters/queries.example.yaml shows one."""
+    tests: list[FilePath] = Field(default_factory=list)
+    """The application's own pytest files or folders, run by step 52 against the target."""
+    test_minutes: PositiveFloat = 10.0
+    """Minutes after which step 52 ends the tests."""

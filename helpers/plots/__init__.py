@@ -7,6 +7,7 @@ single point or a NaN; where there is nothing to draw, the figure says so. `save
 The figures live by topic in the modules beside this one; this is their one public name.
 """
 
+from helpers.plots.after import durations, performance, watch_timeline
 from helpers.plots.chunks import completeness_heatmap, counts_by_collection, differences_bar, repairs_bar
 from helpers.plots.exploring import collection_portrait
 from helpers.plots.gantt import Bar, Panel, plan_and_reality
@@ -26,10 +27,12 @@ __all__ = [
     "decision_tree",
     "differences_bar",
     "distance_ecdf",
+    "durations",
     "norms_before_after",
     "norms_histogram",
     "overlap_heatmap",
     "pca_overlay",
+    "performance",
     "phase_timeline",
     "plan_and_reality",
     "png",
@@ -37,4 +40,5 @@ __all__ = [
     "repairs_bar",
     "save",
     "throughput_per_batch",
+    "watch_timeline",
 ]

@@ -23,7 +23,7 @@ from helpers.results import Check, Phase, StepResult, Verdict, passed
 from helpers.run import plan
 from helpers.signoffs import CUTOVER, GATES, GateState, gate_state
 
-_GROWING = frozenset({"run.log", "audit.jsonl"})
+_GROWING = frozenset({"run.log", "audit.jsonl", "notices.jsonl"})
 _DERIVED = frozenset({"index.html", "VERIFY.txt"})
 _PHASES = 200
 _NOT_RUN, _UNREADABLE = "not run", "unreadable"

@@ -12,7 +12,7 @@ from helpers.words import text
 
 CLASSES = {"go": "pass", "no-go": "fail", "waiting": "marginal", "failed": "fail", "stopped": "warning", "open": "open",
            "rolled-back": "warning"}  # fmt: skip
-ROLLBACK = "27"
+ROLLBACK, _CLOSEOUT = "27", "53"
 
 
 def outcome(view: RunView) -> Outcome:
@@ -78,9 +78,11 @@ def _broken(view: RunView, step: StepRow, error: dict[str, Any]) -> Outcome:
     if error.get("code") == "interrupted":
         return Outcome("stopped", f"Stopped on request in step {step.number} ({step.title})", [],
                        [f"Go on: runbook resume {view.id}"])  # fmt: skip
-    read = f"Read {step.notebook or 'run.log'} of this folder, remove the cause, then: runbook resume {view.id}"
+    read = [f"Read {step.notebook or 'run.log'} of this folder, remove the cause, then: runbook resume {view.id}"]
+    if plan.find(step.number).follows_cutover:
+        read.append(f"Clients use the target still. The way back: runbook rollback {view.id} --dry-run")
     return Outcome(
-        "failed", f"Step {step.number} ({step.title}) failed", [line or "No reason was recorded; see run.log."], [read]
+        "failed", f"Step {step.number} ({step.title}) failed", [line or "No reason was recorded; see run.log."], read
     )
 
 
@@ -131,8 +133,16 @@ def _gate(view: RunView) -> Outcome:
     switched = view.step("25")
     done = switched.result.facts.get("cut_over") if switched is not None and switched.result is not None else None
     if isinstance(done, dict):
+        moved = [f"The application was pointed to {text(done.get('target'))}."]
+        if view.passed(_CLOSEOUT):
+            until = text(str(view.fact("rollback_possible_until") or "")[:10])
+            return Outcome("go", "GO, cut over and closed out", moved,
+                           [f"Take the evidence along: runbook archive {view.id}",
+                            f"The way back stays open until {until}: runbook rollback {view.id}"])  # fmt: skip
+        next_one = next((s for s in view.steps if s.number > "25" and s.verdict == "not run"), None)
+        due = [f"Next: step {next_one.number} ({next_one.title}): runbook resume {view.id}"] if next_one else []
         back = f"Watch the application. The way back: runbook rollback {view.id}"
-        return Outcome("go", "GO, cut over", [f"The application was pointed to {text(done.get('target'))}."], [back])
+        return Outcome("go", "GO, cut over", moved, [*due, back])
     if view.rehearsal:
         return Outcome("go", "GO", [], ["The rehearsal is complete; nothing is due."])
     return Outcome("go", "GO", [], ["Cut over inside the maintenance window (runbook, Step 6a)."])

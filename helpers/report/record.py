@@ -12,7 +12,7 @@ from datetime import timedelta
 from helpers.report.checklist import NOT_RECORDED, Item
 from helpers.report.facts import RunView
 from helpers.report.gantt import instant, outside_window
-from helpers.words import count, duration, percent, text
+from helpers.words import count, duration, moment, percent, text
 
 _CUTOVER, _ROLLBACK = "25", "27"
 _DEVIATIONS = ("no_fence", "outside_window")  # reason codes of checks that say so
@@ -42,6 +42,13 @@ def status(view: RunView) -> tuple[str, str]:
     return "SUCCESS", "Cut over, watched and closed out."
 
 
+def closed(view: RunView) -> bool:
+    """Whether this is a success to be recorded as one: cut over, every step after it passed, nobody rolled back."""
+    if not view.table("cut_over") or any(not view.passed(number) for number, _ in _AFTER):
+        return False
+    return status(view)[0] in ("SUCCESS", "REHEARSED")
+
+
 def record(view: RunView) -> list[Item]:
     """The lines of the success record and of the documentation update, in the runbook's order."""
     return [*_metrics(view), *_collections(view), *_after(view)]
@@ -54,6 +61,74 @@ def deviations(view: RunView) -> list[str]:
     for step, checks in view.findings:
         found += [f"Step {step.number}: {text(c.detail or c.name, 300)}" for c in checks if c.reason in _DEVIATIONS]
     return list(dict.fromkeys(found))
+
+
+def findings(view: RunView) -> list[str]:
+    """Each check that did not simply pass, once, in the order of the line; those of the deviations left out."""
+    found = [
+        f"Step {step.number}, {text(check.name, 80)} ({check.verdict.value}): {text(check.detail or check.measured, 300)}"
+        for step, checks in view.findings if step.number != _ROLLBACK for check in checks if check.reason not in _DEVIATIONS
+    ]  # fmt: skip
+    return list(dict.fromkeys(found))
+
+
+def tools(view: RunView) -> list[tuple[str, str]]:
+    """The runbook's three tools and what became of them in this run."""
+    snapshot = view.table("snapshot")
+    kept = f"; snapshot {text(snapshot['id'])}, verified" if snapshot.get("id") else ""
+    drills = view.run.get("drills")
+    return [
+        ("A26 migration", _verdict_of(view, "22")),
+        (
+            "A27 validator",
+            f"{_verdict_of(view, '23')}; {sum(c.verdict.value == 'pass' for c in view.tests)} tests passed",
+        ),
+        (
+            "A28 snapshot and rollback",
+            f"{_verdict_of(view, '21')}{kept}" + ("; restore and rollback drilled" if drills else ""),
+        ),
+    ]
+
+
+def after(view: RunView) -> list[tuple[str, str]]:
+    """What stands after the migration: each line with what was measured."""
+    watch, tests = view.table("monitoring"), view.table("integration")
+    search = next((c for c in view.tests if c.name == "search equivalence"), None)
+    looks = f"{watch['looks']} looks over {duration(float(watch['seconds']))}" if watch.get("looks") else NOT_RECORDED
+    ran = (
+        f"{tests['passed']} of {tests['tests']} passed, {tests['skipped']} not applicable"
+        if tests.get("tests")
+        else NOT_RECORDED
+    )
+    return [
+        ("Application", f"{_verdict_of(view, _CUTOVER)}: {_seen(view)}"),
+        ("Semantic search", f"{search.verdict.value}: {text(search.measured)}" if search is not None else NOT_RECORDED),
+        ("Watch after the cutover", f"{_verdict_of(view, '50')}: {looks}, {watch.get('failed_looks', 0)} failed"),
+        ("Performance", _verdict_of(view, "51")),
+        ("Integration tests", f"{_verdict_of(view, '52')}: {ran}"),
+    ]
+
+
+def signed(view: RunView) -> list[tuple[str, str]]:
+    """The sign-offs of the cutover: role, and who signed when."""
+    found = [(s.role.replace("_", " "), f"{text(s.name, 80)}, {text(s.decision.upper(), 20)}, {moment(s.when)}")
+             for s in view.signoffs if s.gate == "cutover" and not s.superseded]  # fmt: skip
+    return found or [("nobody", "no sign-off is required by the parameters")]
+
+
+def _verdict_of(view: RunView, number: str) -> str:
+    step = view.step(number)
+    return step.verdict if step is not None else "not run"
+
+
+def _seen(view: RunView) -> str:
+    """Whether the application was seen to use the target."""
+    found = next((c for c in view.checks(_CUTOVER) if c.name == "application uses the target"), None)
+    return (
+        text(found.measured)
+        if found is not None and found.verdict.value == "pass"
+        else "not seen at the target from here"
+    )
 
 
 def _list(value: object) -> list[object]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from helpers.cutover import CutoverState
 from helpers.report import rollback_page
+from helpers.report.markdown import SUCCESS
 from helpers.results import Verdict, write_text
 from helpers.rollback.made import Made
 from helpers.rollback.state import FILES, REMOVE, STAGES, TITLES, RollbackState
@@ -31,8 +32,10 @@ def write(run: RunRecord, state: RollbackState, cutover: CutoverState | None, ma
 
 
 def set_earlier_aside(run: RunRecord) -> None:
-    """What an earlier attempt at the rollback wrote may be sealed by now: it stays, as history."""
-    set_aside(run.home, [path for name in (PAGE, NOTICE) if (path := run.folder / name).exists()])
+    """What an earlier attempt at the rollback wrote may be sealed by now: it stays, as history. So does the record of a
+    success that is none any more."""
+    names = (PAGE, NOTICE, SUCCESS)
+    set_aside(run.home, [path for name in names if (path := run.folder / name).exists()])
 
 
 def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None, made: Made) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from helpers.results import Check, StepResult, Verdict
+from helpers.run import plan
+from helpers.run.folders import RunFolder
 
 LEAST_VALID = 0.95
 MOST_MISSING, MOST_MISSING_SHARE = 100, 0.05  # the runbook's figure and A27's: whichever is smaller
@@ -37,6 +39,12 @@ def triggers(results: Mapping[str, StepResult]) -> list[Trigger]:
         found += _search(result)
         found += _schema(result)
     return found
+
+
+def due(folder: RunFolder) -> list[Trigger]:
+    """The rollback triggers in what this run's steps found."""
+    results = {step.number: folder.result(step.number) for step in plan.LINE}
+    return triggers({number: result for number, result in results.items() if result is not None})
 
 
 def _failed(result: StepResult) -> list[Check]:

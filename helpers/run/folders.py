@@ -34,6 +34,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DOCUMENTS = {
+    "53": ("CHROMADB_MIGRATION_*.md",)
+}  # what a step leaves besides: it says nothing any more once the step is void
 _NEVER_CHANGES = "a run goes on only with the source, target, schema, collections and id policy that it began with"
 
 
@@ -101,8 +104,9 @@ class RunFolder:
     def command(self, name: str, *options: str) -> str:
         """`runbook NAME ID OPTIONS` for this run, with --reports where its reports are not in the usual place."""
         usual = self.reports.parent == REPOSITORY / "reports"
+        run = ["--run-id", self.id] if name == "run" else [self.id]
         return shlex.join(
-            ["runbook", name, self.id, *options, *([] if usual else ["--reports", str(self.reports.parent)])]
+            ["runbook", name, *run, *options, *([] if usual else ["--reports", str(self.reports.parent)])]
         )
 
     def facts(self) -> dict[str, Any]:
@@ -244,7 +248,7 @@ def taken(folder: RunFolder) -> UsageError:
         "run_exists",
         f"run {folder.id} exists already",
         where=str(folder.reports),
-        next_step=f"Go on with it: runbook resume {folder.id}; or run a part again: --run-id {folder.id} --from STEP.",
+        next_step=f"Go on with it: {folder.command('resume')}; or run a part again: --run-id {folder.id} --from STEP.",
     )
 
 
@@ -317,6 +321,7 @@ def supersede(folder: RunFolder, steps: Iterable[tuple[str, str]]) -> None:
             f"figures/{number}_*",
             f"{number}_{name}.ipynb",
             f"{number}_{name}.html",
+            *_DOCUMENTS.get(number, ()),
         )
         for path in sorted(reports.glob(pattern))
     ]

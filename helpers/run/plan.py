@@ -39,21 +39,31 @@ class Step:
         return self.section == _TROUBLE
 
     @property
+    def follows_cutover(self) -> bool:
+        """Whether it is of Section 5: clients use the target by then, so a failure leaves them there."""
+        return self.section == _AFTER
+
+    @property
     def notebook(self) -> str:
         return f"{self.number}_{self.name}.ipynb"
 
 
 _BEFORE, _NIGHT, _RECOVERY = "1 Before the migration", "2 The migration", "3 Recovery"
 _TROUBLE = "4 Troubleshooting"
+_AFTER = "5 After the migration"
+
+_CLOSING = ("50", "51", "52", "53")  # what these say is of a cutover, and falls with it
+_CUT_OVER = ("21", "22", "23", "24", "25")
 
 STEPS: tuple[Step, ...] = (
     Step("00", "index", "Index", "0 Overview", on_line=False),
     Step("10", "source_health", "Source health", _BEFORE),
     Step("11", "explore_source", "Explore the source", _BEFORE),
     Step("12", "target_readiness", "Target readiness", _BEFORE),
-    Step("13", "dry_run", "Dry run", _BEFORE, judges=True, gate="dry-run", outdates=("23", "24", "25")),
+    Step("13", "dry_run", "Dry run", _BEFORE, judges=True, outdates=("14", "23", "24", "25", *_CLOSING)),
+    Step("14", "schedule_and_notify", "Schedule and notify", _BEFORE, gate="dry-run"),
     Step("20", "fence_writes", "Fence off writes", _NIGHT, in_window=True),
-    Step("21", "snapshot", "Snapshot", _NIGHT, fenced=True, outdates=("22", "23", "24", "25")),
+    Step("21", "snapshot", "Snapshot", _NIGHT, fenced=True, outdates=("22", "23", "24", "25", *_CLOSING)),
     Step(
         "22",
         "migrate",
@@ -63,9 +73,18 @@ STEPS: tuple[Step, ...] = (
         fenced=True,
         in_window=True,
         needs=("21",),
-        outdates=("23", "24", "25"),
+        outdates=("23", "24", "25", *_CLOSING),
     ),
-    Step("23", "validate", "Validate", _NIGHT, judges=True, decides="24", needs=("21", "22"), outdates=("24", "25")),
+    Step(
+        "23",
+        "validate",
+        "Validate",
+        _NIGHT,
+        judges=True,
+        decides="24",
+        needs=("21", "22"),
+        outdates=("24", "25", *_CLOSING),
+    ),
     Step(
         "24",
         "review",
@@ -74,9 +93,18 @@ STEPS: tuple[Step, ...] = (
         judges=True,
         gate="cutover",
         needs=("21", "22", "23"),
-        outdates=("25",),
+        outdates=("25", *_CLOSING),
     ),
-    Step("25", "cutover", "Cut over", _NIGHT, fenced=True, in_window=True, needs=("21", "22", "23", "24")),
+    Step(
+        "25",
+        "cutover",
+        "Cut over",
+        _NIGHT,
+        fenced=True,
+        in_window=True,
+        needs=("21", "22", "23", "24"),
+        outdates=_CLOSING,
+    ),
     Step("26", "hold_and_troubleshoot", "Hold and troubleshoot", _NIGHT, on_line=False, needs=("21",)),
     Step("27", "rollback", "Rollback", _NIGHT, on_line=False, needs=("21", "22")),
     Step("30", "checkpoint_recovery", "Checkpoint recovery", _RECOVERY, on_line=False, needs=("21", "22")),
@@ -89,11 +117,15 @@ STEPS: tuple[Step, ...] = (
     Step("46", "missing_metadata", "Missing metadata", _TROUBLE, on_line=False, needs=("21", "22")),
     Step("47", "nan_embeddings", "NaN embeddings", _TROUBLE, on_line=False, needs=("21", "22")),
     Step("48", "count_mismatch", "Count mismatch", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("50", "monitor", "Monitor", _AFTER, needs=_CUT_OVER, outdates=("53",)),
+    Step("51", "performance", "Performance", _AFTER, needs=_CUT_OVER, outdates=("53",)),
+    Step("52", "integration", "Integration tests", _AFTER, needs=_CUT_OVER, outdates=("53",)),
+    Step("53", "closeout", "Close out", _AFTER, needs=(*_CUT_OVER, "50", "51", "52")),
 )
 
 LINE: tuple[Step, ...] = tuple(step for step in STEPS if step.on_line)
-LAST_OF_DRY_RUN = "13"
-FENCE = "20"
+LAST_OF_DRY_RUN = "14"
+FENCE, SNAPSHOT = "20", "21"
 
 
 def find(name: str) -> Step:

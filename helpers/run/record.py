@@ -147,11 +147,13 @@ class RunRecord:
 
 
 def step_missing(step: plan.Step, needed: plan.Step, run_id: str) -> UsageError:
-    """The error for a step that comes too early."""
+    """The error for a step that comes too early; without an id no run was found to work on."""
+    whose = f"run {run_id}" if run_id else "no run of this source and target"
+    same = f"-p run_id {run_id}, or runbook resume {run_id}" if run_id else "the same parameters"
     return UsageError(
         "step_missing",
-        f"step {step.number} needs step {needed.number} ({needed.title}), which run {run_id} has not finished",
-        next_step=f"Run it first: notebooks/{needed.notebook} with the same run_id, or runbook resume RUN_ID.",
+        f"step {step.number} needs step {needed.number} ({needed.title}), which {whose} has {'not ' if run_id else ''}finished",
+        next_step=f"Run it first: notebooks/{needed.notebook} with {same}.",
     )
 
 

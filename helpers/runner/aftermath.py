@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
 from helpers.rollback.state import Orders
-from helpers.rollback.triggers import Trigger, triggers
+from helpers.rollback.triggers import due
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.runner import rollback_command
-from helpers.runner.line import run_line, with_fence
+from helpers.runner import notices, rollback_command
+from helpers.runner.line import leave, run_line, with_fence
 from helpers.runner.terminal import Terminal
 
 SOURCE_CHANGED, OUTSIDE_WINDOW = "source_changed", "outside_window"
@@ -37,8 +37,11 @@ def run_to_outcome(folder: RunFolder, steps: Sequence[plan.Step], terminal: Term
             folder.log(f"catching up once more: {error}")
             _again(folder, terminal)
         left = [step for step in left if step.number >= _CUTOVER]
-    raise NoGo(SOURCE_CHANGED, f"run {folder.id}: the source changed behind each of {_MOST} catch-ups",
-               next_step=f"Find who writes to it, then: runbook resume {folder.id}")  # fmt: skip
+    error = NoGo(SOURCE_CHANGED, f"run {folder.id}: the source changed behind each of {_MOST} catch-ups",
+                 next_step=f"Find who writes to it, then: {folder.command('resume')}")  # fmt: skip
+    notices.stopped(folder, error, terminal.say)
+    leave(folder)
+    raise error
 
 
 def _source_changed(folder: RunFolder, error: RunbookError) -> bool:
@@ -79,9 +82,3 @@ def _held(folder: RunFolder, terminal: Terminal, error: RunbookError, *, dry_run
     return NoGo(
         "rolled_back", f"run {folder.id} was rolled back: {why}", next_step=f"See {folder.reports / 'rollback.html'}"
     )
-
-
-def due(folder: RunFolder) -> list[Trigger]:
-    """The rollback triggers in what this run's steps found."""
-    results = {step.number: folder.result(step.number) for step in plan.LINE}
-    return triggers({number: result for number, result in results.items() if result is not None})

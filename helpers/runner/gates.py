@@ -11,7 +11,7 @@ from helpers.results import passed
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 
-AFTER_CUTOVER = "25"
+AFTER_CUTOVER, PARAMETERS = "25", "parameters.yaml"
 
 
 def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | None:
@@ -26,20 +26,23 @@ def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | N
 
 def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
     parameters = folder.parameters()
-    # After the cutover a signature stays what it was when it counted: keys may go from the list then.
-    listed = allowed_signers(folder, parameters) if not passed(folder.result(AFTER_CUTOVER)) else None
-    state = gate_state(folder.reports, parameters, step.gate, listed)
+    # After the cutover a signature stays what it was when it counted: keys may go from the list then, and a resume may
+    # change what concerns the steps after it.
+    done = passed(folder.result(AFTER_CUTOVER))
+    state = gate_state(folder.reports, parameters, step.gate, None if done else allowed_signers(folder, parameters))
+    if done and not state.blocked and all(set(state.stale.get(role, [""])) <= {PARAMETERS} for role in state.missing):
+        return None
     if state.blocked:
         return NoGo("signed_no_go", f"run {folder.id}: {'; '.join(state.blocked)}", next_step="It may not be cut over.")
     if not state.missing:
         return None
     example = (
-        f"runbook sign {folder.id} --role {state.missing[0]} --name NAME --decision go --gate {step.gate} --key FILE"
+        f"{folder.command('sign')} --role {state.missing[0]} --name NAME --decision go --gate {step.gate} --key FILE"
     )
     first = (
         ""
         if (folder.reports / ALLOWED).is_file()
-        else (f"First name who may sign: runbook resume {folder.id} --set signoff.allowed_signers=FILE. ")
+        else (f"First name who may sign: {folder.command('resume')} --set signoff.allowed_signers=FILE. ")
     )
     return WaitingForSignoffs(
         "signoffs_missing",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
+from helpers.escalation import levels
 from helpers.parameters import Parameters
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -14,7 +15,6 @@ from helpers.runner import rapid_rollback, timeline
 from helpers.runner.display import show, show_figure
 from helpers.runner.overview import RUN_COLUMNS, TO_DO, next_action, rolled_back, run_rows, state
 from helpers.runner.status import escalation
-from helpers.steps.hold import levels
 from helpers.troubleshooting import tree
 from helpers.troubleshooting.desk import symptoms_of
 from helpers.troubleshooting.map import steps_for

@@ -20,6 +20,7 @@ from helpers.report import index_page, notebook_html, run_page
 from helpers.results import StepResult, Verdict, passed, write_text
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder, RunLock
+from helpers.runner import notices
 from helpers.runner.execute import Execution, error_of, is_whole
 from helpers.runner.gates import open_gate
 from helpers.runner.terminal import Terminal, step_line, summary
@@ -32,6 +33,7 @@ _NO_VERDICT = {
 }
 
 
+_DECISION = next(step.number for step in plan.LINE if step.gate == CUTOVER)
 _OFF_THE_LINE = {"26": "held; see step 26 for what to do", "27": "the way back ended well"}
 
 
@@ -97,9 +99,11 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
                 break
     error = error or _gates(folder, steps or plan.LINE)
     ends_early = steps and at is steps[-1] is not plan.LINE[-1] and at.on_line
-    # behind the decision the fence must stay: lifted and put up again it would void what was signed
-    if ends_early and steps[-1].gate != CUTOVER and not stop.requested:
+    # Behind the decision the fence must stay: lifted and put up again it would void what was signed, and after the cutover
+    # whoever still writes to the source would write for nobody. Step 53 lifts it.
+    if ends_early and steps[-1].number < _DECISION and not stop.requested:
         error = _stand_down(folder, terminal) or error
+    notices.line_ended(folder, steps, error, terminal.say)
     verdict = _verdict(folder, steps or plan.LINE, error)
     folder.log(f"line ends: {verdict}")
     advised = _advice(folder, steps)
@@ -122,7 +126,14 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
 
 
 def _one(folder: RunFolder, step: plan.Step, terminal: Terminal, stop: Stop, dry_run: bool) -> RunbookError | None:
-    """Execute one step; what it failed with, or None."""
+    """Execute one step, and tell people what concerns them; what it failed with, or None."""
+    notices.before_step(folder, step, terminal.say, dry_run=dry_run)
+    error = _executed(folder, step, terminal, stop, dry_run)
+    notices.after_step(folder, step, error, terminal.say, dry_run=dry_run)
+    return error
+
+
+def _executed(folder: RunFolder, step: plan.Step, terminal: Terminal, stop: Stop, dry_run: bool) -> RunbookError | None:
     execution = Execution(folder, step, dry_run=dry_run)
     stop.execution = execution
     execution.start()
@@ -163,6 +174,8 @@ def _stand_down(folder: RunFolder, terminal: Terminal) -> RunbookError | None:
     except RunbookError as error:
         folder.log(f"the fence was not lifted: {error}")
         return error
+    finally:
+        notices.stands_down(folder, terminal.say)
     return None
 
 

@@ -15,15 +15,18 @@ from helpers.parameters.typed_yaml import nearest
 from helpers.results import Verdict, utc_now, worst
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, tables, window
-from helpers.run.folders import RunFolder, RunLock
-from helpers.run.record import RunRecord, step_missing
+from helpers.run.folders import RunLock
+from helpers.run.record import RunRecord
+from helpers.runner import notices
 from helpers.runner.display import closing, opening, show
+from helpers.runner.finding import find_run
 from helpers.runner.index import Index
 from helpers.runner.overview import refuse_rolled_back
 from helpers.runner.retry import pending
 from helpers.troubleshooting.map import advice
 
 if TYPE_CHECKING:
+    from helpers.aftermath import Aftermath
     from helpers.decision import Review
     from helpers.migration.phases import Migration
     from helpers.migration.recovery import Recovery
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from helpers.steps.health import Health
     from helpers.steps.hold import Hold
     from helpers.steps.readiness import Readiness
+    from helpers.steps.schedule import Schedule
     from helpers.steps.snapshot import SnapshotStep
     from helpers.troubleshooting.desk import Desk
     from helpers.troubleshooting.tree import Tree
@@ -70,7 +74,7 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
 
         folder, banner = sample_run(row, sections), _NO_SOURCE
     else:
-        folder = _find_run(row, sections, run_id, dry_run)
+        folder = find_run(row, sections, run_id, dry_run)
     run = Run(folder, row.number, dry_run=dry_run)
     run.open(banner)
     return run
@@ -106,6 +110,12 @@ class Run(RunRecord):
         from helpers.steps.dry_run import DryRun
 
         return DryRun(self)
+
+    def schedule(self) -> Schedule:
+        """14: does the night fit its window, and who is told?"""
+        from helpers.steps.schedule import Schedule
+
+        return Schedule(self)
 
     def fence(self) -> Fence:
         """20: nobody writes to the source any more."""
@@ -174,6 +184,12 @@ class Run(RunRecord):
 
         return Tree(self)
 
+    def aftermath(self) -> Aftermath:
+        """50 to 53: the watch, performance, integration tests, closeout."""
+        from helpers.aftermath import aftermath_of
+
+        return aftermath_of(self)
+
     def open(self, banner: str = "") -> None:
         """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters.
 
@@ -197,6 +213,8 @@ class Run(RunRecord):
             self.check("inside the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
                        reason="outside_window", detail=told_all_the_same)  # fmt: skip
         show(opening(self, banner))
+        if not kernel.under_runner():  # else the runner tells
+            notices.before_step(self.home, plan.find(self.step), print, dry_run=self.dry_run)
 
     def _take(self) -> tuple[RunLock, ...]:
         looks = plan.find(self.step).troubleshoots and self.dry_run
@@ -230,6 +248,12 @@ class Run(RunRecord):
                 "retry_unfinished", f"taking back step {retried} of run {self.id} was interrupted",
                 next_step=f"Finish it: runbook resume {self.id}",
             )  # fmt: skip
+        if row.number == plan.SNAPSHOT and (self.workspace / "checkpoint.json").exists():
+            # before anything is set aside: step 22 would refuse the new one, and 23 to 25 would have lost their results
+            raise UsageError(
+                "already_migrating", f"run {self.id} has begun to migrate from the snapshot that it has",
+                next_step=f"With a new one all is written anew: runbook resume {self.id} --retry {row.number}",
+            )  # fmt: skip
         if self.dry_run or not (why := window.outside(row, self.parameters)):
             return ""
         if (error := window.refusal(self.home, row)) is not None:
@@ -259,6 +283,10 @@ class Run(RunRecord):
         digest = self._write()
         show(closing(self, digest))
         self._finished = True
+        if not kernel.under_runner():
+            notices.after_step(self.home, plan.find(self.step), error, print, dry_run=self.dry_run)
+            if not self.dry_run:
+                notices.line_ended(self.home, [plan.find(self.step)], error, print)
         self.close()
         if error is not None:
             raise error
@@ -324,30 +352,6 @@ def _assigned(source: str) -> list[str]:
     return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
 
 
-def _find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunFolder:
-    """The run of this id; without an id the newest with the same source, target and schema; else a new one."""
-    if run_id:
-        runs.check_run_id(run_id)
-    parameters = parameters_from(sections) if sections else None
-    if run_id and (parameters is None or RunFolder.of(run_id).exists):
-        folder = runs.find(run_id)
-        if parameters is not None and not kernel.under_runner():
-            runs.change_parameters(folder, parameters)
-        folder.enter()
-        return folder
-    assert parameters is not None
-    if not run_id and row is not plan.LINE[0]:
-        for folder in runs.every_run():
-            if folder.is_of(parameters):
-                return folder
-    if row.needs:
-        raise step_missing(row, plan.find(row.needs[0]), run_id or "(none was given)")
-    from helpers.steps.preflight import preflight
-
-    preflight(parameters)
-    return runs.create(parameters, run_id, dry_run=dry_run and row.on_line)
-
-
 def _verdict_error(run: Run) -> RunbookError:
     """What a failed step raises: NO-GO where it judged the data, a plain failure else."""
     failed = [check for check in run.result.checks if check.verdict is Verdict.FAIL]
@@ -356,6 +360,8 @@ def _verdict_error(run: Run) -> RunbookError:
     row = plan.find(run.step)
     page = f"{row.number}_{row.name}.html" if kernel.under_runner() else f"results/{row.number}.json"
     where = f"See {run.folder / page}."
+    if row.follows_cutover:
+        where += f" Clients use the target still; the way back: {run.home.command('rollback', '--dry-run')}"
     if row.judges:
         return NoGo("no_go", f"NO-GO: {one_line(names)}{more}", next_step=where)
     return WorldError("step_failed", f"failed: {one_line(names)}{more}", next_step=where)

@@ -39,7 +39,7 @@ def after_rollback(folder: RunFolder) -> str:
     found = RollbackState.read(folder.workspace)
     if found is not None and found.finished:
         return f"Begin a new run; what became of this one: {folder.reports / 'rollback.html'}"
-    return f"Go on with: runbook rollback {folder.id}"
+    return f"Go on with: {folder.command('rollback')}"
 
 
 def refuse_rolled_back(folder: RunFolder) -> None:
@@ -137,4 +137,4 @@ def next_action(folder: RunFolder | None) -> str:
     result = folder.result(step.number)
     if result is not None and result.error is not None and result.error["code"] != "interrupted":
         return f"Step {step.number} ({step.title}) did not pass: {result.error['line']}"
-    return f"Step {step.number} ({step.title}) is next: runbook resume {folder.id}"
+    return f"Step {step.number} ({step.title}) is next: {folder.command('resume')}"

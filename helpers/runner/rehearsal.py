@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from helpers.decision import GO, gate_state, sign
+from helpers.errors import UsageError
 from helpers.evidence import keep_sealed, signing
-from helpers.parameters import ROLES, Parameters, parameters_from
+from helpers.parameters import ROLES, Parameters, parameters_from, resolve_path
 from helpers.parameters.typed_yaml import read_yaml_mapping
 from helpers.results import write_text
 from helpers.run import plan
-from helpers.run.folders import REPOSITORY, RunFolder
+from helpers.run.folders import REPOSITORY, RunFolder, new_run_id
 from helpers.sample import FULL, collection_counts, write_sample
 
 PARAMETERS = REPOSITORY / "parameters" / "rehearsal.yaml"
+FIRST = "rehearsal"  # the id of the first, so that its folders are those of parameters/rehearsal.yaml
+QUERIES = REPOSITORY / "parameters" / "queries.example.yaml"
 SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
 WATCH_MINUTES = 0.05
 
@@ -47,8 +50,28 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
     if sections is None:
         document = read_yaml_mapping(PARAMETERS)
     else:
-        document = parameters_from(sections).document() | {"cutover": dict(sections.get("cutover") or {})}
+        given = {
+            name: dict(sections.get(name) or {}) for name in ("cutover", "monitoring")
+        }  # none of the defaults: hours
+        document = parameters_from(sections).document() | given
     return parameters_from(_fitted(document, workspace, source, chunks, dimension))
+
+
+def free_id() -> str:
+    """`rehearsal`, whose folder parameters/rehearsal.yaml names, for the first one; later ones have the time in theirs."""
+    first = RunFolder.of(FIRST)
+    return new_run_id(FIRST) if first.reports.exists() or first.workspace.exists() else FIRST
+
+
+def require_built(parameters: Parameters) -> None:
+    """UsageError where these are the rehearsal's parameters and nobody has made its source yet."""
+    source = parameters.source.path
+    named = read_yaml_mapping(PARAMETERS)["source"]["path"]
+    if source == named and not resolve_path(source).exists():
+        raise UsageError(
+            "rehearsal_not_built", f"{source} does not exist: the source of the rehearsal has not been made",
+            next_step="make rehearse makes it, and takes it through the whole runbook.",
+        )  # fmt: skip
 
 
 def _fitted(document: dict[str, Any], workspace: Path, source: Path, chunks: int, dimension: int) -> dict[str, Any]:
@@ -66,9 +89,16 @@ def _fitted(document: dict[str, Any], workspace: Path, source: Path, chunks: int
         "target": {"path": str(workspace / "target")},
         "expected": expected,
         "cutover": cutover | _application(workspace / "application"),
+        "monitoring": _monitoring(document),
         "snapshot": {**(document.get("snapshot") or {}), "directory": str(workspace / "snapshots")},
         "signoff": {**(document.get("signoff") or {}), "allowed_signers": str(_keys(workspace) / "allowed_signers")},
     }
+
+
+def _monitoring(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A watch of seconds, and the queries of an application that knows the runbook's collections."""
+    queries = {"queries": str(QUERIES)} if document.get("schema") == "if_ttt" else {}
+    return {"minutes": WATCH_MINUTES, "interval_seconds": 1.0, **queries, **(document.get("monitoring") or {})}
 
 
 def _application(folder: Path) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from helpers.run.folders import RunFolder
 
 
 def rehearse(chosen: argparse.Namespace) -> int:
-    chosen.run_id = chosen.run_id or runs.new_run_id("rehearsal")
+    from helpers.evidence import signing
+    from helpers.runner.rehearsal import free_id, prepare
+
+    chosen.run_id = chosen.run_id or (runs.new_run_id("rehearsal") if chosen.servers else free_id())
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
         raise runs.taken(folder)
-    from helpers.evidence import signing
-    from helpers.runner.rehearsal import prepare
-
     signing.program()  # the rehearsal signs; better to say now that it cannot
     if chosen.servers:
         from helpers.runner.rehearse_servers import rehearse_servers
@@ -27,15 +27,17 @@ def rehearse(chosen: argparse.Namespace) -> int:
     print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
     runs.create(parameters, folder.id, rehearsal=True)
-    _line(folder, list(plan.LINE))
+    _line(folder, [step for step in plan.LINE if not step.follows_cutover])
     return _drill(folder)
 
 
 def _drill(folder: RunFolder) -> int:
+    """The ways back while they are fresh; then the steps after the cutover, on a run that was put back to it."""
     from helpers.runner.drills import drill
     from helpers.runner.terminal import Terminal
 
     drilled = drill(folder, terminal := Terminal())
+    _line(folder, [step for step in plan.LINE if step.follows_cutover])
     lines = [*(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]
     terminal.say("\n".join(["", *lines]))
     return 0
@@ -72,8 +74,10 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
         raise runs.taken(folder)
+    from helpers.runner.rehearsal import require_built
     from helpers.steps.preflight import preflight  # it brings Chroma's client, which takes seconds
 
+    require_built(parameters)
     preflight(parameters)
     runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
     window.permit(folder, chosen.outside_window)
@@ -100,7 +104,7 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
         raise UsageError(
             "step_missing",
             f"--from {steps[0].number} needs step {missing[0].number}, which run {folder.id} has not passed",
-            next_step=f"Go on with it: runbook resume {folder.id}; or run it again: --from {missing[0].number}.",
+            next_step=f"Go on with it: {folder.command('resume')}; or run it again: --from {missing[0].number}.",
         )
     preflight(folder.parameters(), _written(folder))
     folder.note(until=steps[-1].number, dry_run=chosen.dry_run)
@@ -115,7 +119,7 @@ def _require_fit(folder: RunFolder) -> None:
     refuse_rolled_back(folder)
     if unfinished := pending(folder):
         what = f"taking back step {unfinished} of run {folder.id} was interrupted"
-        raise UsageError("retry_unfinished", what, next_step=f"Finish it: runbook resume {folder.id}")
+        raise UsageError("retry_unfinished", what, next_step=f"Finish it: {folder.command('resume')}")
 
 
 def resume(chosen: argparse.Namespace) -> int:

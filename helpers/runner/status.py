@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterator
 
 from helpers.cutover import CutoverState
 from helpers.errors import one_line
+from helpers.escalation import level, levels
 from helpers.fence import FenceState
 from helpers.results import StepResult, passed
+from helpers.rollback.triggers import due
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.snapshots import kept_line, settled
 from helpers.run.window import Hours, now_utc, permission
-from helpers.runner.aftermath import due
 from helpers.runner.overview import first_open_step, next_action, rolled_back, run_rows, step_rows
 from helpers.runner.terminal import table
-from helpers.steps.hold import level, levels
 from helpers.words import duration, moment
 
-_FIRST_OF_NIGHT = "20"
+_FIRST_OF_NIGHT, _LAST_OF_NIGHT = "20", "25"  # what belongs inside the window
 
 
 def status(chosen: argparse.Namespace) -> int:
@@ -102,7 +102,9 @@ def _to_do(folder: RunFolder, now: dt.datetime) -> str:
     first = first_open_step(folder)
     if first is None or settled(folder) or rolled_back(folder):
         return ""
-    known = {s.number: seconds_of(folder, s) for s in plan.between(first, plan.LINE[-1])}
+    if first.follows_cutover:
+        return f"steps {', '.join(s.number for s in plan.between(first, plan.LINE[-1]))}, after the window; {_watch(folder)}"
+    known = {s.number: seconds_of(folder, s) for s in plan.between(first, plan.find(_LAST_OF_NIGHT))}
     known = {n: (seconds * _share_left(folder, n), how) for n, (seconds, how) in known.items()}
     total = sum(seconds for seconds, _ in known.values())
     unknown = [n for n, (_, how) in known.items() if not how]
@@ -116,6 +118,10 @@ def _to_do(folder: RunFolder, now: dt.datetime) -> str:
     if hours is not None and end > hours.end:
         line += f"\nNOT ENOUGH TIME: that ends at {moment(end)}, the window at {moment(hours.end)}."
     return line
+
+
+def _watch(folder: RunFolder) -> str:
+    return f"50 watches for {duration(60 * folder.parameters().monitoring.minutes)}"
 
 
 def _share_left(folder: RunFolder, number: str) -> float:

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from helpers import audit
+from helpers.cutover.state import CutoverState
 from helpers.errors import one_line
-from helpers.parameters.sections import Contacts
+from helpers.escalation import level, levels
 from helpers.results import Check, StepResult, Verdict
 from helpers.rollback.triggers import triggers
 from helpers.run import plan
@@ -46,13 +47,6 @@ REMEDIES: dict[str, tuple[str, str]] = {
     "chunk_doubled": ("48", "Troubleshooting Decision Tree"),
     "collection_missing": ("48", "Troubleshooting Decision Tree"),
 }
-# Appendix C: minutes from which a level holds. Level 4 is not a matter of time: a rollback trigger makes it.
-LEVELS = (
-    (0, 1, "consult the troubleshooting section", "channel"),
-    (30, 2, "contact the DBA, review the logs with the team", "dba"),
-    (60, 3, "escalate to engineering, consider the rollback", "operations_lead"),
-)
-CRITICAL = (4, "page the on-call engineer, begin the rollback", "on_call")
 _UNMIGRATED = ("00", "26", "27", "30")
 
 
@@ -63,23 +57,6 @@ def remedy(reason: str) -> str:
     if found:
         return f"notebooks/{found[0].name}"
     return heading if heading.startswith("Section") else f'runbook, "{heading}"'
-
-
-def level(minutes: float, *, critical: bool) -> tuple[int, str, str]:
-    """(level, what Appendix C says, the contact's key) after so many minutes."""
-    if critical:
-        return CRITICAL
-    _, number, what, contact = [row for row in LEVELS if minutes >= row[0]][-1]
-    return number, what, contact
-
-
-def levels(contacts: Contacts | None, now: int = 0) -> pd.DataFrame:
-    """Appendix C: each level, when it holds, whom to call; `now` is marked. Without parameters the keys to fill in."""
-    rows = [(number, f"from {minutes} min", what, key) for minutes, number, what, key in LEVELS]
-    rows.append((CRITICAL[0], "on a rollback trigger", CRITICAL[1], CRITICAL[2]))
-    table = [[f"{number}", when, what, (getattr(contacts, key) if contacts else "") or f"(contacts.{key} is not named)",
-              "now" if number == now else ""] for number, when, what, key in rows]  # fmt: skip
-    return pd.DataFrame(table, columns=["level", "when", "what", "call", ""])
 
 
 class Hold:
@@ -140,12 +117,24 @@ class Hold:
         return pd.DataFrame([[t.code, t.step, t.sentence] for t in found], columns=["trigger", "step", "why"])
 
     def options(self) -> pd.DataFrame:
-        """A, B and C, each with its command."""
+        """A, B and C, each with its command. Behind a cutover clients are at the target, so nothing there is begun anew."""
         step = next((r.step for r, _ in self._bad()), next((r.step for r in self._stopped()), ""))
-        retry = f"runbook resume {self.run.id} --retry {step}" if step else f"runbook resume {self.run.id}"
+        way, again = (
+            "fix the cause and try again",
+            self.run.home.command("resume", *(["--retry", step] if step else [])),
+        )
+        back = "roll back"
+        cutover = CutoverState.read(self.run.workspace)
+        if cutover is not None and cutover.may_be_applied:
+            way = "mend the target with the notebook of the reason, while clients go on using it; then judge it again"
+            again = self.run.home.command("run", "--from", "23", "--until", "24")
+            back = "roll back: what clients wrote to the target is exported first, and clients go back to the source"
+            self.run.check("clients use the target", Verdict.WARNING, measured=cutover.state, reason="cut_over_and_held",
+                           detail=f"{cutover.sentence()} They get answers from what failed above.")  # fmt: skip
+        undo = self.run.home.command("rollback")
         rows = [
-            ["A", "fix the cause and try again", retry],
-            ["B", "roll back", f"runbook rollback {self.run.id} --dry-run, then without --dry-run"],
+            ["A", way, again],
+            ["B", back, f"{undo} --dry-run, then without --dry-run"],
             ["C", "escalate", self._call()],
         ]
         return pd.DataFrame(rows, columns=["way", "what", "how"])

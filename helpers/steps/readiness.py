@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.chunks import ChunkBatch
+from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import DISK_RESERVE
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
@@ -151,9 +152,12 @@ class Readiness:
     def _check_room_for_names(self, present: list[str]) -> None:
         names = [i.name for i in self._source]
         wanted = load_schema(self.run.parameters.schema_name).targets(names)
-        refuse_taken(wanted, present, (), self.run.parameters)
+        ledger = self.run.workspace / "checkpoint.json"
+        own = Checkpoint.read(ledger).owned() if ledger.exists() else []  # looked at again after step 22
+        refuse_taken(wanted, present, own, self.run.parameters)
+        mine = f"; made by this run: {', '.join(own)}" if own else ""
         self.run.check("target holds none of the collections to be made", Verdict.PASS, measured=len(present),
-                       detail=", ".join(present[:20]), unit="collections present")  # fmt: skip
+                       detail=", ".join(present[:20]) + mine, unit="collections present")  # fmt: skip
 
     @contextmanager
     def _probe_target(self) -> Iterator[Store]:

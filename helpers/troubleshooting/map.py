@@ -41,7 +41,7 @@ class Row:
 ROWS: tuple[Row, ...] = tuple(
     Row(step, trouble, tuple(codes.split()))
     for step, trouble, codes in (
-        ("41", "the migration stopped before its end", "interrupted time_limit too_slow cell_timeout"),
+        ("41", "the migration stopped before its end", "interrupted time_limit too_slow cell_timeout night_too_long"),
         ("41", "another process holds the run or the target", "lock_held run_locked snapshot_in_use"),
         ("41", "the disk is full, or nobody knows whether it is", "paused_for_disk disk_full disk_unknown"),
         (
@@ -88,7 +88,7 @@ ROWS: tuple[Row, ...] = tuple(
             "a server refuses, or is not the one that was meant",
             """
             forbidden header_illegal not_found nothing_to_migrate source_not_chroma source_other_api
-            target_not_chroma target_other_api target_too_old target_unsound unknown_database unknown_tenant
+            answers_anybody target_not_chroma target_other_api target_too_old target_unsound unknown_database unknown_tenant
             """,
         ),
         (
@@ -146,7 +146,7 @@ ROWS: tuple[Row, ...] = tuple(
         (
             "41",
             "the run may not go on from here as it stands",
-            "migration_runs outside_window parameters_unreadable retry_state_damaged staged_gone",
+            "migration_runs outside_window notify_state_damaged parameters_unreadable retry_state_damaged staged_gone",
         ),
         (
             "45",
@@ -157,7 +157,28 @@ ROWS: tuple[Row, ...] = tuple(
             rollback_state_damaged source_ill source_settings
             """,
         ),
-        ("44", "the target answers searches late, or was not asked", "not_queried slow_queries"),
+        (
+            "44",
+            "searches are answered late or not asked, or do not find what is there",
+            "filters_change not_measured not_queried nothing_to_ask replay_unfound slow_queries",
+        ),
+        (
+            "45",
+            "people were not told, or nobody is named to be told",
+            "by_hand_open late_notice nobody_named nobody_told notice_failed",
+        ),
+        ("44", "the application's queries or tests fail", "integration_failed no_application_queries tests_broken"),
+        (
+            "45",
+            "the target in use answers with errors, or nobody looked for a while",
+            "target_errors watch_interrupted",
+        ),
+        ("48", "the target in use holds less than was validated", "count_shrinks"),
+        (
+            "40",
+            "the closeout is not complete",
+            "closeout_state_damaged fence_kept not_cleaned not_ready_to_close",
+        ),
         (
             "48",
             "source or target hold other chunks than they did",
@@ -170,7 +191,7 @@ ROWS: tuple[Row, ...] = tuple(
             "40",
             "the evidence, the approvals or the decision stand in the way, not the data",
             """
-            allowed_signers_bad dry_run gate_shut held no_decision not_archived not_sealable nothing_to_cut_over
+            allowed_signers_bad cut_over_and_held dry_run gate_shut held no_decision not_archived not_sealable nothing_to_cut_over
             rolled_back seal_broken sealed_file_changed secret_found ssh_keygen_missing
             """,
         ),

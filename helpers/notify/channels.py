@@ -1,0 +1,95 @@
+"""Channels: Apprise URLs by reference. A notice goes to all of them at once, and takes no longer than it may."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.errors import RunbookError
+from helpers.notify import sender
+from helpers.parameters import SecretRef
+
+DELIVERED, FAILED = "delivered", "failed"
+_START_UP = (
+    15.0  # seconds that the sending process may need for itself on a loaded machine, beside the time of the notice
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of a notice at one channel: its reference, `delivered` or `failed`, why not, seconds until it answered.
+
+    Delivered means that the service took it; who reads it no service says.
+    """
+
+    channel: str
+    result: str
+    said: str = ""
+    seconds: float = 0.0
+
+    @property
+    def well(self) -> bool:
+        return self.result == DELIVERED
+
+    def sentence(self) -> str:
+        return f"{self.channel} {self.result}" + (f" ({self.said})" if self.said else "")
+
+
+def send(
+    channels: Sequence[SecretRef], title: str, body: str, kind: str, seconds: float, attach: Path | None = None
+) -> list[Delivery]:
+    """Hand the notice to every channel, in the order given. Never raises for a channel, and never waits for a dead one.
+
+    `kind` is info, success, warning or failure; `attach` goes with e-mail only.
+    """
+    found: dict[int, Delivery] = {}
+    urls: dict[int, str] = {}
+    for number, reference in enumerate(channels):
+        try:
+            urls[number] = reference.resolve().reveal()
+        except RunbookError as error:
+            found[number] = Delivery(str(reference), FAILED, error.what)
+    if urls:
+        order = {"urls": list(urls.values()), "title": title, "body": body, "kind": kind, "seconds": seconds,
+                 "attach": str(attach) if attach is not None else ""}  # fmt: skip
+        said = _answers(json.dumps(order), seconds)
+        for position, number in enumerate(urls):
+            name = str(channels[number])
+            answer = said.get(position)
+            if answer is None:
+                found[number] = Delivery(name, FAILED, f"no answer within {seconds:g} seconds", seconds)
+            else:
+                why = str(answer["said"])
+                found[number] = Delivery(name, FAILED if why else DELIVERED, why, float(answer["seconds"]))
+    return [found[number] for number in range(len(channels))]
+
+
+def _answers(order: str, seconds: float) -> dict[int, dict[str, object]]:
+    """What the sending process said, by the position of the URL; whatever it did not say in time is missing."""
+    command = [sys.executable, "-I", str(Path(sender.__file__).resolve())]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               text=True, encoding="utf-8", start_new_session=True)  # fmt: skip
+    try:
+        lines, _ = process.communicate(order, timeout=seconds + _START_UP)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        lines, _ = process.communicate()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    found = {}
+    for line in lines.splitlines():
+        with suppress(ValueError, KeyError, TypeError):
+            answer = json.loads(line)
+            found[int(answer["number"])] = answer
+    return found

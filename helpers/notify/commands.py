@@ -1,0 +1,107 @@
+"""`notify.before` and `notify.after`: the operator's commands around the night, such as silencing alerts.
+
+workspace/<run id>/notify.json is on disk before the first of them runs, and after each. Those before the night run when step
+20 begins; those after it when the run has ended, was rolled back or stands down, and only if those before were begun: then
+always. A kill repeats the command in hand at most. One that fails is a warning, on record, and stops nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helpers import audit
+from helpers.errors import RunbookError, one_line
+from helpers.fence.command import run_or_fail
+from helpers.notify.tell import Say
+from helpers.results import read_state, utc_now, write_json
+from helpers.run.folders import RunFolder
+
+BEFORE, AFTER, OVER = "before", "after", "over"
+
+
+@dataclass(slots=True)
+class _State:
+    """`phase` is before, after or over, `done` how many commands of it have ended, `night` how often one was begun."""
+
+    phase: str = OVER
+    done: int = 0
+    night: int = 0
+    since: str = ""
+    failed: list[str] = field(default_factory=list)
+
+
+class Around:
+    """The commands of one run."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.rules = folder.parameters().notify
+
+    @property
+    def _path(self) -> Path:
+        return self.folder.workspace / "notify.json"
+
+    def _read(self) -> _State:
+        def made(raw: Any) -> _State:
+            return _State(**raw)
+
+        hint = "Remove this file, and run the commands of notify.after by hand if those before had run."
+        return read_state(self._path, made, "notify_state_damaged", hint) or _State()
+
+    @property
+    def night(self) -> int:
+        """Which night of this run it is, from 1; it is begun anew where the run had stood down."""
+        return max(1, self._read().night)
+
+    @property
+    def owed(self) -> list[str]:
+        """The commands after the night that still have to run, because those before were begun."""
+        state = self._read()
+        left = self.rules.after[state.done :] if state.phase == AFTER else self.rules.after
+        return [shlex.join(command) for command in left] if state.phase != OVER else []
+
+    def before(self, say: Say) -> list[str]:
+        """Run those before the night, and begin one; a sentence for each that failed."""
+        state = self._read()
+        if state.phase != BEFORE:
+            state = _State(BEFORE, 0, state.night + 1, utc_now())
+            self._save(state)
+        return self._run(state, self.rules.before, say)
+
+    def after(self, say: Say) -> list[str]:
+        """Run those after the night, if one was begun and they have not run since; a sentence for each that failed."""
+        state = self._read()
+        if state.phase == OVER:
+            return []
+        if state.phase != AFTER:
+            state = _State(AFTER, 0, state.night, utc_now())
+            self._save(state)
+        failed = self._run(state, self.rules.after, say)
+        state.phase = OVER
+        self._save(state)
+        return failed
+
+    def _run(self, state: _State, commands: Sequence[list[str]], say: Say) -> list[str]:
+        log = self.folder.reports / audit.NAME
+        for command in commands[state.done :]:
+            shown, name = shlex.join(command), f"the command of notify.{state.phase}"
+            try:
+                audit.append(log, f"notify.{state.phase}", outcome="begun", command=command)
+                done = run_or_fail(command, self.rules.command_seconds, name, "notify.command_seconds")
+                self.folder.log_block(f"notify.{state.phase} ended with 0: {shown}", done.said)
+                audit.append(log, f"notify.{state.phase}", command=command)
+            except RunbookError as error:
+                state.failed.append(one_line(error.line(), 400))
+                self.folder.log(f"WARNING: {error}")
+                say(f"WARNING: {error.line()} The run goes on.")
+                audit.append(log, f"notify.{state.phase}", outcome="failed", command=command, error=error.code)
+            state.done += 1
+            self._save(state)
+        return state.failed
+
+    def _save(self, state: _State) -> None:
+        write_json(self._path, asdict(state))

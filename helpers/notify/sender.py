@@ -1,0 +1,72 @@
+"""A process of its own that hands one notice to every channel at once; `channels.py` starts it and ends it.
+
+It reads an order as JSON from standard input (so no URL stands in a list of processes) and writes one line of JSON for each
+channel that has answered. What a library or a server says is not repeated: it may hold the URL. A channel that hangs holds
+up neither the others nor the end: the process leaves without waiting for it. It imports nothing of `helpers`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import re
+import sys
+import threading
+import time
+from http import HTTPStatus
+from typing import Any
+
+
+def main() -> None:
+    order = json.load(sys.stdin)
+    import apprise
+
+    logging.getLogger("apprise").addHandler(logging.NullHandler())  # else it writes to standard error
+    answers: queue.Queue[dict[str, Any]] = queue.Queue()
+    for number, url in enumerate(order["urls"]):
+        threading.Thread(target=_one, args=(apprise, order, number, url, answers), daemon=True).start()
+    end = time.monotonic() + float(order["seconds"])
+    for _ in order["urls"]:
+        try:
+            answer = answers.get(timeout=max(0.0, end - time.monotonic()))
+        except queue.Empty:
+            break
+        print(json.dumps(answer), flush=True)
+    os._exit(0)  # threads that still wait for an answer are left behind
+
+
+def _one(apprise: Any, order: dict[str, Any], number: int, url: str, answers: queue.Queue[dict[str, Any]]) -> None:
+    begun = time.monotonic()
+    try:
+        said = _send(apprise, order, url)
+    except Exception as error:
+        said = f"{type(error).__name__} in the library that sends"
+    answers.put({"number": number, "said": said, "seconds": round(time.monotonic() - begun, 3)})
+
+
+def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
+    """ "" where the service took it, else why not, in words of our own."""
+    asset = apprise.AppriseAsset(secure_logging=True, storage_mode=apprise.PersistentStoreMode.MEMORY)
+    service = apprise.Apprise(asset=asset)
+    if not service.add(url):
+        return "is no Apprise URL that can be used: https://github.com/caronc/apprise/wiki"
+    attach = order["attach"] if order["attach"] and url.lower().startswith("mailto") else None
+    result = service.notify(title=order["title"], body=order["body"], notify_type=order["kind"], attach=attach)
+    return "" if result else _why(" ".join(str(entry.message) for entry in result.logs()))
+
+
+def _why(logged: str) -> str:
+    """The cause by its kind; the library's own words stay here."""
+    code = re.search(r"error=(\d{3})\b", logged)
+    if code:
+        known = int(code[1]) in HTTPStatus._value2member_map_
+        return f"answered {code[1]}{' ' + HTTPStatus(int(code[1])).phrase if known else ''}"
+    if re.search(r"(?i)connection error|timed? ?out|resolve|unreachable", logged):
+        return "cannot be reached, or did not answer"
+    return "did not take it"
+
+
+if __name__ == "__main__":
+    main()

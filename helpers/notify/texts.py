@@ -1,0 +1,147 @@
+"""What every notice says: one template each in templates/, filled in here. The first line is its subject."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from helpers import words
+from helpers.cutover import CutoverState
+from helpers.escalation import CRITICAL, LEVELS, level
+from helpers.fence import FenceState
+from helpers.parameters import Parameters
+from helpers.results import utc_now
+from helpers.run.folders import RunFolder
+from helpers.run.window import Hours
+from helpers.words import duration
+
+
+class Event(StrEnum):
+    """What people are told of, in the order of a night."""
+
+    ANNOUNCEMENT = "announcement"
+    START = "start"
+    GO = "go"
+    NO_GO = "no-go"
+    STOPPED = "stopped"
+    CUTOVER = "cutover"
+    ROLLBACK_BEGINS = "rollback begins"
+    ROLLBACK_ENDS = "rollback ends"
+    ROLLBACK_STOPPED = "rollback stopped"
+    END = "end"
+
+    @property
+    def kind(self) -> str:
+        """How services show it: info, success, warning or failure."""
+        return _KINDS.get(self, "info")
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something is wrong, so that it says whom to call."""
+        return self.kind in ("warning", "failure")
+
+
+_KINDS = {
+    Event.GO: "success", Event.CUTOVER: "success", Event.END: "success", Event.ROLLBACK_ENDS: "success",
+    Event.ROLLBACK_BEGINS: "warning", Event.NO_GO: "failure", Event.STOPPED: "failure", Event.ROLLBACK_STOPPED: "failure",
+}  # fmt: skip
+
+
+def render(folder: RunFolder, event: Event, **about: Any) -> tuple[str, str]:
+    """(Subject, body) of a notice about this run. `about` are what the event's template wants beside the run's own facts:
+    `why`; for what is wrong `critical` and `minutes` since it began; `open`, the file or command to go on with."""
+    facts = {**_facts(folder, event, about), **about}
+    if event is Event.ANNOUNCEMENT:
+        facts |= {"estimate": "", "rollback": "", "chunks": "all chunks", **about}
+    template = _environment().get_template(f"{event.value.replace(' ', '_').replace('-', '_')}.txt.j2")
+    text = re.sub(r"\n{3,}", "\n\n", template.render(**facts))
+    subject, _, body = text.strip().partition("\n")
+    mark = "REHEARSAL: " if folder.facts()["rehearsal"] else ""
+    return words.text(mark + subject, 200), body.strip() + "\n"
+
+
+def announcement(folder: RunFolder, **about: Any) -> str:
+    """The announcement as a text file: its subject, then what it says."""
+    subject, body = render(folder, Event.ANNOUNCEMENT, **about)
+    return f"Subject: {subject}\n\n{body}"
+
+
+def ladder(parameters: Parameters) -> list[dict[str, Any]]:
+    """Every escalation level of Appendix C: number, when it holds, what it asks for, who is called."""
+    rows = [{"number": n, "when": f"from {minutes} min", "what": what, "who": _who(parameters, key)}
+            for minutes, n, what, key in LEVELS]  # fmt: skip
+    number, what, key = CRITICAL
+    return [*rows, {"number": number, "when": "on a rollback trigger", "what": what, "who": _who(parameters, key)}]
+
+
+def _who(parameters: Parameters, key: str) -> str:
+    return words.text(getattr(parameters.contacts, key) or f"(contacts.{key} is not named)", 200)
+
+
+def _facts(folder: RunFolder, event: Event, about: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = folder.parameters()
+    now: dict[str, Any] = {}
+    if event.wrong:
+        number, what, key = level(float(about.get("minutes", 0.0)), critical=bool(about.get("critical")))
+        now = {"number": number, "what": what, "who": _who(parameters, key)}
+    contacts = parameters.contacts
+    called = [("Questions", contacts.operations_lead), ("Channel", contacts.channel), ("War room", contacts.war_room)]
+    fenced = parameters.fence.kind != "none"
+    return {
+        "name": parameters.name, "run": folder.id, "when": utc_now(),
+        "source": parameters.source.label, "target": parameters.target.label, "schema": parameters.schema_name,
+        "window": _window(parameters), "blackout": parameters.window.blackout.strip().rstrip("."),
+        "impact": parameters.notify.impact, "affected": parameters.notify.affected,
+        "stakeholders": parameters.notify.stakeholders, "fence": parameters.fence.kind,
+        "writes": "Writes to the database are refused meanwhile." if fenced else
+                  "Writes go on, and are brought over until the cutover.",
+        "required": ", ".join(parameters.signoff.required) or "nobody has to sign",
+        "approvals": f"{', '.join(parameters.signoff.required)} sign before the cutover" if parameters.signoff.required else
+                     "nobody has to sign before the cutover",
+        "fence_now": _fence(folder), "clients_now": _clients(folder, parameters),
+        "contacts": [pair for pair in called if pair[1]],
+        "level": now, "ladder": ladder(parameters) if now else [], "open": "", "warnings": "", "changed": "", "why": "",
+        "notice": "",
+    }  # fmt: skip
+
+
+def _window(parameters: Parameters) -> dict[str, Any]:
+    hours = Hours.of(parameters)
+    if hours is None:
+        return {}
+    last = f"{hours.end:%H:%M}" if hours.end.date() == hours.start.date() else f"{hours.end:%Y-%m-%d %H:%M}"
+    return {
+        "start": hours.start, "end": hours.end, "opens": hours.opens, "closes": hours.closes,
+        "short": f"{hours.start:%Y-%m-%d %H:%M}-{last} UTC",
+        "length": duration((hours.end - hours.start).total_seconds()),
+        "buffer": duration(hours.buffer.total_seconds()),
+    }  # fmt: skip
+
+
+def _fence(folder: RunFolder) -> str:
+    state = FenceState.read(folder.workspace)
+    stands = state is not None and state.may_stand
+    return "Writes to the source are still refused." if stands else ""
+
+
+def _clients(folder: RunFolder, parameters: Parameters) -> str:
+    state = CutoverState.read(folder.workspace)
+    source, target = words.text(parameters.source.label), words.text(parameters.target.label)
+    if state is None or not state.may_be_applied:
+        return f"Clients use {source}."
+    return f"Clients use {target}." if state.is_done else f"Clients may use {source} or {target}: see the status."
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("helpers.notify"), autoescape=False, undefined=StrictUndefined,  # noqa: S701 - plain text
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters.update(text=words.text, lines=words.lines, moment=words.moment)
+    return environment

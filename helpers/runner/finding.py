@@ -1,0 +1,47 @@
+"""Which run a notebook works on: the one that is named, the newest of the same source, target and schema, or a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from helpers.parameters import Parameters, parameters_from
+from helpers.run import folders as runs
+from helpers.run import kernel, plan
+from helpers.run.folders import RunFolder
+from helpers.run.record import step_missing
+from helpers.runner.overview import rolled_back
+from helpers.runner.rehearsal import require_built
+
+
+def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunFolder:
+    """The run of this id; without an id the newest with the same source, target and schema; else a new one."""
+    if run_id:
+        runs.check_run_id(run_id)
+    parameters = parameters_from(sections) if sections else None
+    if run_id and (parameters is None or RunFolder.of(run_id).exists):
+        folder = runs.find(run_id)
+        if parameters is not None and not kernel.under_runner():
+            runs.change_parameters(folder, parameters)
+        folder.enter()
+        return folder
+    assert parameters is not None
+    if not run_id and (found := _newest(parameters)) is not None and (row is not plan.LINE[0] or _holds_target(found)):
+        return found
+    require_built(parameters)
+    if row.needs:
+        raise step_missing(row, plan.find(row.needs[0]), run_id)
+    from helpers.steps.preflight import preflight
+
+    preflight(parameters)
+    return runs.create(parameters, run_id, dry_run=dry_run and row.on_line)
+
+
+def _newest(parameters: Parameters) -> RunFolder | None:
+    """The newest run that was begun in this folder with the same source, target and schema."""
+    return next((folder for folder in runs.every_run() if folder.is_of(parameters)), None)
+
+
+def _holds_target(folder: RunFolder) -> bool:
+    """Whether a run has written to its target, and stands there: then a new one of the same target cannot begin."""
+    return (folder.workspace / "checkpoint.json").is_file() and not rolled_back(folder)

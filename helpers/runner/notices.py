@@ -1,0 +1,146 @@
+"""What people are told while a run goes on, and the commands around it: called by the line, and by notebooks run by hand.
+
+Nothing here raises, and nothing here waits for a dead channel longer than `notify.timeout_seconds`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from helpers.cutover import CutoverState
+from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
+from helpers.notify import Around, Event, tell
+from helpers.results import Verdict, passed
+from helpers.rollback.page import NOTICE
+from helpers.rollback.state import RollbackState
+from helpers.rollback.triggers import due
+from helpers.run import plan
+from helpers.run.folders import RunFolder, file_digest
+from helpers.troubleshooting.map import advice
+
+Say = Callable[[str], None]
+_DECIDE, _CUTOVER, _BACK = "24", "25", "27"
+_NO_NEWS = ("outside_window", "source_changed", "run_locked")  # of these somebody takes care already
+
+
+def before_step(folder: RunFolder, step: plan.Step, say: Say, *, dry_run: bool = False) -> None:
+    """Before 20 the commands of `notify.before` and the notice of the start; before 27 that of the rollback."""
+    if step.number not in (plan.FENCE, _BACK):
+        return
+    with _never_stopping(folder, say):
+        dry = dry_run or bool(folder.facts()["dry_run"])
+        if step.number == plan.FENCE:
+            around = Around(folder)
+            if dry:
+                _list_commands(around, say)
+            else:
+                around.before(say)
+            tell(folder, Event.START, key=f"night {around.night}", dry_run=dry, say=say, open=_page(folder, step))
+        elif not dry:
+            state = RollbackState.read(folder.workspace)
+            why = (state.orders.why if state else "") or "; ".join(t.sentence for t in due(folder)) or "it was ordered"
+            tell(folder, Event.ROLLBACK_BEGINS, key=_since(state), say=say, why=why, critical=True,
+                 open=_page(folder, step))  # fmt: skip
+
+
+def after_step(
+    folder: RunFolder, step: plan.Step, error: RunbookError | None, say: Say, *, dry_run: bool = False
+) -> None:
+    """GO after 24, the cutover after 25, how a rollback came out after 27."""
+    if dry_run or folder.facts()["dry_run"] or isinstance(error, Interrupted):
+        return
+    with _never_stopping(folder, say):
+        result = folder.result(step.number)
+        at = _page(folder, step)
+        if step.number == _BACK:
+            _after_rollback(folder, error, say, at)
+        elif error is not None or not passed(result) or result is None:
+            return
+        elif step.number == _DECIDE and result.facts.get("decision") == "GO":
+            marked = [c.name for c in result.checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL)]
+            tell(folder, Event.GO, key=file_digest(folder.reports / "results" / f"{step.number}.json"), say=say,
+                 warnings=", ".join(marked[:5]), open=at)  # fmt: skip
+        elif step.number == _CUTOVER:
+            state = CutoverState.read(folder.workspace)
+            files = f" ({len(state.files)} files)" if state is not None and state.files else ""
+            tell(folder, Event.CUTOVER, key=state.since if state else "", say=say, changed=files, open=at)
+
+
+def line_ended(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
+    """What is told once the line has ended: the end of the run where it got there, or what stopped it."""
+    if error is None:
+        ended(folder, say)
+    elif not steps or steps[-1].on_line:
+        stopped(folder, error, say)
+
+
+def ended(folder: RunFolder, say: Say) -> None:
+    """Where every step has passed: the notice of the end, and the commands of `notify.after`; each once."""
+    with _never_stopping(folder, say):
+        if not folder.facts()["dry_run"] and all(passed(folder.result(step.number)) for step in plan.LINE):
+            around = Around(folder)
+            tell(folder, Event.END, key=f"night {around.night}", say=say, open=str(folder.reports / "index.html"))
+            around.after(say)
+
+
+def stopped(folder: RunFolder, error: RunbookError, say: Say) -> None:
+    """NO-GO, or a failure in the night, with the escalation level and whom to call. Before a night was begun: nothing."""
+    if isinstance(error, Interrupted | WaitingForSignoffs) or (error.code in _NO_NEWS and not isinstance(error, NoGo)):
+        return
+    with _never_stopping(folder, say):
+        if folder.facts()["dry_run"] or folder.result(plan.FENCE) is None:
+            return
+        failed = [r for step in plan.LINE if (r := folder.result(step.number)) is not None and r.error is not None]
+        since = min((r.finished for r in failed if r.finished), default="")
+        minutes = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds() / 60 if since else 0.0
+        codes = [c.reason for r in failed for c in r.checks if c.verdict is Verdict.FAIL and c.reason]
+        way = next(filter(None, (advice(code, folder) for code in [*codes, error.code])), "")
+        event = Event.NO_GO if isinstance(error, NoGo) else Event.STOPPED
+        tell(folder, event, key=f"{error.code} {max((r.finished for r in failed), default='')}", say=say, why=error.line(),
+             critical=bool(due(folder)), minutes=max(0.0, minutes), open=way or str(folder.reports / "index.html"))  # fmt: skip
+
+
+def stands_down(folder: RunFolder, say: Say) -> None:
+    """The run goes no further for now: what was silenced is heard again."""
+    with _never_stopping(folder, say):
+        Around(folder).after(say)
+
+
+def _after_rollback(folder: RunFolder, error: RunbookError | None, say: Say, at: str) -> None:
+    state = RollbackState.read(folder.workspace)
+    if error is None:
+        path = folder.reports / NOTICE
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        tell(folder, Event.ROLLBACK_ENDS, key=_since(state), say=say, notice=text.strip(), open=at)
+        Around(folder).after(say)
+    else:
+        key = f"{_since(state)} {error.code} {state.at if state else ''}"
+        tell(folder, Event.ROLLBACK_STOPPED, key=key, say=say, why=error.line(), critical=True, open=at)
+
+
+def _list_commands(around: Around, say: Say) -> None:
+    for name, commands in (("before", around.rules.before), ("after", around.rules.after)):
+        for command in commands:
+            say(f"DRY RUN: notify.{name} would run {one_line(' '.join(command), 300)}")
+
+
+def _since(state: RollbackState | None) -> str:
+    return state.since if state is not None else ""
+
+
+def _page(folder: RunFolder, step: plan.Step) -> str:
+    return str(folder.reports / step.notebook)
+
+
+@contextmanager
+def _never_stopping(folder: RunFolder, say: Say) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a notice or a damaged state file is no reason to end a night
+        said: Any = error.line() if isinstance(error, RunbookError) else str(error) or type(error).__name__
+        folder.log_block("notices", traceback.format_exc())
+        say(f"WARNING: notices: {one_line(said, 300)} The run goes on.")

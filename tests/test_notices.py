@@ -1,0 +1,295 @@
+"""Notices: real channels, well and ill; nothing that they do stops a run, and nothing that they know is kept."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers import audit, errors, evidence
+from helpers.errors import NoGo, WorldError, redacted
+from helpers.evidence import leaks
+from helpers.notify import Around, Event, read, tell
+from helpers.parameters import SecretRef, parameters_from
+from helpers.results import StepResult, Verdict
+from helpers.rollback.state import Orders, RollbackState
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import RunFolder
+from helpers.runner import notices
+from tests.listeners import TOKEN, Listener
+
+CONTACTS = {
+    "dba": "Ada 555",
+    "on_call": "Cy 777",
+    "operations_lead": "Lee 111",
+    "channel": "#night",
+    "war_room": "https://call",
+}
+
+pytestmark = pytest.mark.usefixtures("own_folders")
+
+
+@pytest.fixture(autouse=True)
+def nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "_HIDDEN", {})
+
+
+def a_run(*channels: str, run_id: str = "night", rehearsal: bool = False, **notify: object) -> RunFolder:
+    sections = {
+        "name": "books", "source": {"path": "old"}, "target": {"path": "new"}, "contacts": CONTACTS,
+        "notify": {"urls": list(channels), "timeout_seconds": 1.5, "stakeholders": ["Web team"], **notify},
+    }  # fmt: skip
+    return runs.create(parameters_from(sections), run_id, rehearsal=rehearsal)
+
+
+def put(folder: RunFolder, step: str, error: str = "", **facts: object) -> None:
+    result = StepResult(
+        step, "", folder.id, "2026-01-01T02:00:00+00:00", "2026-01-01T02:10:00+00:00", facts=dict(facts)
+    )
+    if error:
+        result.error, result.verdict = {"code": error, "type": "NoGo", "line": error}, Verdict.FAIL
+    result.write(folder.reports / "results" / f"{step}.json")
+
+
+def everything(folder: RunFolder) -> bytes:
+    return b"".join(
+        p.read_bytes() for root in (folder.reports, folder.workspace) for p in root.rglob("*") if p.is_file()
+    )
+
+
+def test_a_dead_a_refusing_and_a_missing_channel_cost_seconds_and_a_good_one_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Listener() as good, Listener(hang=60) as hangs, Listener(500) as refuses:
+        monkeypatch.setenv("GOOD", good.url)
+        monkeypatch.setenv("HANGS", hangs.url)
+        monkeypatch.setenv("REFUSES", refuses.url)
+        monkeypatch.setenv("NONSENSE", f"no-such-service://{TOKEN}")
+        folder = a_run("env:HANGS", "env:GOOD", "env:REFUSES", "env:NOT_SET", "env:NONSENSE")
+        said: list[str] = []
+        begun = time.monotonic()
+        told = tell(folder, Event.START, key="night 1", say=said.append)
+        took = time.monotonic() - begun
+    assert took < 8, "1.5 seconds, and the start of a process on a busy machine"
+    assert [(d.channel, d.result) for d in told.deliveries] == [
+        ("env:HANGS", "failed"), ("env:GOOD", "delivered"), ("env:REFUSES", "failed"), ("env:NOT_SET", "failed"),
+        ("env:NONSENSE", "failed"),
+    ]  # fmt: skip
+    why = {d.channel: d.said for d in told.deliveries}
+    assert why["env:HANGS"] == "no answer within 1.5 seconds"
+    assert why["env:REFUSES"] == "answered 500 Internal Server Error"
+    assert "is not set" in why["env:NOT_SET"]
+    assert "no Apprise URL" in why["env:NONSENSE"]
+    [(path, body)] = good.got
+    assert path == f"/hook/{TOKEN}"
+    assert body["title"] == "books: the migration begins"
+    assert said == [line for line in said if "1 of 5 channels" in line]
+    kept = read(folder.reports)
+    assert [(e.event, e.channel, e.result) for e in kept] == [("start", d.channel, d.result) for d in told.deliveries]
+    assert audit.check(folder.reports / "notices.jsonl") is None
+
+
+def test_no_byte_of_the_run_holds_a_token_and_a_seal_looks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Listener(500) as refuses:
+        monkeypatch.setenv("REFUSES", refuses.url)
+        folder = a_run("env:REFUSES")
+        tell(folder, Event.NO_GO, key="1", why=f"the server said {TOKEN}")
+        folder.log(f"it said {refuses.url} and {TOKEN}")
+    assert TOKEN.encode() not in everything(folder)
+    evidence.at_rest(folder)
+    seal = evidence.seals(folder.reports)[-1]
+    assert seal.predicate["secrets"] == {"searched": ["env:REFUSES"], "unknown": {}}
+    assert "notices.jsonl" in seal.prefixes
+    (folder.reports / "leak.txt").write_text(f"token {TOKEN}")
+    with pytest.raises(WorldError, match=r"leak\.txt holds the value of env:REFUSES"):
+        evidence.at_rest(folder)
+
+
+@pytest.mark.parametrize(
+    ("url", "secret", "open_"),
+    [
+        ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#night-2025", ["TIiajkdnlazkcOXrIdevi7FQ", "T1JJ3T3L2"], "night-2025"),
+        ("mailto://alerts:pa55%21word@mail2.example.org?to=dba@example.org", ["pa55%21word", "pa55!word"], "dba@example.org"),
+        ("tgram://123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/-100", ["AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"], "100"),
+        ("json://chroma2prod:9000/alerts?+X-Token=s3cr3tV4lue", ["s3cr3tV4lue"], "chroma2prod"),
+    ],
+)  # fmt: skip
+def test_the_tokens_of_a_url_are_secrets_and_its_names_are_not(
+    url: str, secret: list[str], open_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHANNEL", url)
+    SecretRef.parse("env:CHANNEL").resolve()
+    for token in secret:
+        assert redacted(f"<{token}>") == "<<secret env:CHANNEL>>"
+        (tmp_path / "kept").mkdir(exist_ok=True)
+        (tmp_path / "kept" / "page.html").write_text(token)
+        assert leaks.search(tmp_path / "kept", [SecretRef.parse("env:CHANNEL")]).found
+    assert redacted(open_) == open_
+    (tmp_path / "kept" / "page.html").write_text(open_)
+    assert not leaks.search(tmp_path / "kept", [SecretRef.parse("env:CHANNEL")]).found
+
+
+def test_an_event_is_told_once_and_a_channel_that_failed_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Listener() as good, Listener(503) as ill:
+        monkeypatch.setenv("GOOD", good.url)
+        monkeypatch.setenv("ILL", ill.url)
+        folder = a_run("env:GOOD", "env:ILL")
+        tell(folder, Event.GO, key="a")
+        ill.status = 200
+        again = tell(folder, Event.GO, key="a")
+        tell(folder, Event.GO, key="a")
+        assert (len(good.got), len(ill.got)) == (1, 2)
+        assert [d.said for d in again.deliveries] == ["told before", ""]
+        tell(folder, Event.GO, key="b")
+        assert len(good.got) == 2
+
+
+def test_what_is_wrong_says_whom_to_call_and_what_it_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Listener() as good:
+        monkeypatch.setenv("GOOD", good.url)
+        folder = a_run("env:GOOD")
+        put(folder, "20")
+        put(folder, "22", "count_mismatch")
+        notices.stopped(folder, NoGo("no_go", "one chunk is missing"), print)
+        notices.stopped(folder, NoGo("no_go", "one chunk is missing"), print)
+    [(_, body)] = good.got
+    text = str(body["message"])
+    assert body["title"] == "books: NO-GO"
+    assert body["type"] == "failure"
+    for part in ("one chunk is missing", "clients stay with", "Escalation: level 3 now", "Level 2, from 30 min", "Ada 555",
+                 "Level 4, on a rollback trigger", "Cy 777", "War room: https://call", "Run night", " UTC", "runbook status night"):  # fmt: skip
+        assert part in text, part
+
+
+def test_before_the_night_and_in_a_dry_run_nobody_is_told_of_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Listener() as good:
+        monkeypatch.setenv("GOOD", good.url)
+        folder = a_run("env:GOOD", before=[["true"]])
+        notices.stopped(folder, NoGo("no_go", "in the dry run"), print)
+        notices.before_step(folder, plan.find("20"), print, dry_run=True)
+        assert good.got == []
+    said = capsys.readouterr().out
+    assert "DRY RUN: notify.before would run true" in said
+    assert "this would be sent to env:GOOD" in said
+    assert "What it means for you" in said
+    assert not (folder.workspace / "notify.json").exists()
+
+
+def test_a_rollback_says_its_beginning_and_sends_its_own_notice_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Listener() as good:
+        monkeypatch.setenv("GOOD", good.url)
+        folder = a_run("env:GOOD")
+        RollbackState.begin(folder.workspace, folder.id, Orders(why="searches are wrong"))
+        (folder.reports / "rollback-notice.txt").write_text(
+            "Migration books was rolled back (night)\n\nWhy: searches are wrong\n"
+        )
+        step = plan.find("27")
+        notices.before_step(folder, step, print)
+        notices.after_step(folder, step, None, print)
+        notices.after_step(folder, step, WorldError("source_damaged", "two chunks differ"), print)
+    assert good.subjects == ["books: rollback begins", "books: rolled back", "books: the rollback has stopped"]
+    texts = [str(body["message"]) for _, body in good.got]
+    assert "searches are wrong" in texts[0]
+    assert "level 4" in texts[0]
+    assert "Migration books was rolled back (night)" in texts[1]
+    assert "two chunks differ" in texts[2]
+
+
+def test_a_rehearsal_is_marked_and_tells_nobody_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = a_run(run_id="silent", rehearsal=True)
+    assert tell(silent, Event.START).deliveries == []
+    with Listener() as good:
+        monkeypatch.setenv("GOOD", good.url)
+        tell(a_run("env:GOOD", run_id="loud", rehearsal=True), Event.START)
+    assert good.subjects == ["REHEARSAL: books: the migration begins"]
+
+
+def test_a_notice_that_cannot_even_be_written_down_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Listener() as good:
+        monkeypatch.setenv("GOOD", good.url)
+        folder = a_run("env:GOOD")
+        (folder.reports / "notices.jsonl").mkdir()
+        said: list[str] = []
+        notices.before_step(folder, plan.find("20"), said.append)
+    assert any("was not sent" in line for line in said)
+    (folder.workspace / "notify.json").write_text("{")
+    notices.before_step(folder, plan.find("20"), said.append)
+    assert "The run goes on." in said[-1]
+
+
+# -- the commands around the night -------------------------------------------------------------------------------------
+
+
+def append(path: Path, text: str, code: int = 0) -> list[str]:
+    return [sys.executable, "-c", f"import sys; open({str(path)!r}, 'a').write({text!r}); sys.exit({code})"]
+
+
+def test_commands_run_once_each_and_those_after_only_where_those_before_were_begun(tmp_path: Path) -> None:
+    file = tmp_path / "done"
+    folder = a_run(before=[append(file, "a", 3), append(file, "b")], after=[append(file, "c"), ["no-such-program"]])
+    said: list[str] = []
+    Around(folder).after(said.append)
+    assert not file.exists(), "nothing was silenced, so nothing is let through again"
+    Around(folder).before(said.append)
+    Around(folder).before(said.append)
+    assert file.read_text() == "ab"
+    assert len(Around(folder).owed) == 2
+    Around(folder).after(said.append)
+    Around(folder).after(said.append)
+    assert file.read_text() == "abc"
+    assert Around(folder).owed == []
+    assert [line[:7] for line in said] == ["WARNING", "WARNING"]
+    assert "exit code 3" in said[0]
+    assert "no-such-program" in said[1]
+    outcomes = [
+        (e["action"], e["outcome"]) for e in audit.entries(folder.reports / audit.NAME) if e["outcome"] != "begun"
+    ]
+    assert outcomes == [
+        ("notify.before", "failed"), ("notify.before", "done"), ("notify.after", "done"), ("notify.after", "failed"),
+    ]  # fmt: skip
+    Around(folder).before(said.append)
+    assert (file.read_text(), Around(folder).night) == ("abcab", 2), "a night begun anew is silenced anew"
+
+
+def test_after_a_kill_only_the_command_in_hand_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "done"
+    folder = a_run(before=[append(file, "a"), append(file, "b"), append(file, "c")], after=[append(file, "z")])
+    saves = 0
+
+    def killed(self: Around, state: object) -> None:
+        nonlocal saves
+        saves += 1
+        if saves == 3:  # the second command has ended, and nothing says so
+            raise KeyboardInterrupt
+        save(self, state)  # type: ignore[arg-type]
+
+    save = Around._save
+    monkeypatch.setattr(Around, "_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Around(folder).before(print)
+    monkeypatch.setattr(Around, "_save", save)
+    Around(folder).before(print)
+    assert file.read_text() == "abbc"
+    Around(folder).after(print)
+    assert file.read_text() == "abbcz"
+
+
+def test_the_end_is_told_also_where_the_run_was_killed_behind_its_last_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "done"
+    with Listener() as good:
+        monkeypatch.setenv("GOOD", good.url)
+        folder = a_run("env:GOOD", after=[append(file, "z")])
+        Around(folder).before(print)
+        for step in plan.LINE:
+            put(folder, step.number)
+        notices.line_ended(folder, [], None, print)
+        notices.line_ended(folder, [], None, print)
+    assert good.subjects == ["books: the migration has ended"]
+    assert file.read_text() == "z"
