@@ -8,7 +8,7 @@ The figures live by topic in the modules beside this one; this is their one publ
 """
 
 from helpers.plots.chunks import completeness_heatmap, counts_by_collection, differences_bar, repairs_bar
-from helpers.plots.exploring import collection_portrait
+from helpers.plots.exploring import collection_portrait, field_values, neighbour_distances, pca_map
 from helpers.plots.search import overlap_heatmap, recall_by_collection
 from helpers.plots.style import png, save
 from helpers.plots.time import phase_timeline, throughput_per_batch
@@ -23,9 +23,12 @@ __all__ = [
     "decision_tree",
     "differences_bar",
     "distance_ecdf",
+    "field_values",
+    "neighbour_distances",
     "norms_before_after",
     "norms_histogram",
     "overlap_heatmap",
+    "pca_map",
     "pca_overlay",
     "phase_timeline",
     "png",
