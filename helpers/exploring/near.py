@@ -45,7 +45,7 @@ def near_duplicates(sample: Sample) -> pd.DataFrame:
             ("vector", round(similarity, 6), bool((vectors[a] == vectors[b]).all()), *places[at[a]], *places[at[b]])
             for a, b, similarity in near_vectors(vectors, sample.seed)
         ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"identical": bool})
 
 
 # -- vectors -------------------------------------------------------------------------------------------------------

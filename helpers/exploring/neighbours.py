@@ -95,7 +95,8 @@ def outliers(sample: Sample) -> pd.DataFrame:
 
     Rules: `direction` (1 − cosine to the mean direction of the collection), `norm` (L2), `length` (log10 of the document's
     characters). Far is more than 6 robust standard deviations (1.4826 × the median absolute deviation, at least 0.1 % of
-    the median) from the median; collections of fewer than 8 chunks are not judged.
+    the median; of lengths at least 0.05, so that less than half or double is never far) from the median; collections of
+    fewer than 8 chunks are not judged.
     """
     frame = sample.frame
     measures: list[tuple[str, pd.Series]] = [
@@ -112,7 +113,7 @@ def outliers(sample: Sample) -> pd.DataFrame:
                 continue
             middle = float(known.median())
             deviation = float((known - middle).abs().median())
-            limit = FAR * max(1.4826 * deviation, 1e-3 * abs(middle), 1e-9)
+            limit = FAR * max(1.4826 * deviation, 0.05 if rule == "length" else 1e-3 * abs(middle), 1e-9)
             for row, value in known[(known - middle).abs() > limit].items():
                 rows.append((rule, name, ids[row], float(value), middle, limit))
     table = pd.DataFrame(rows, columns=OUTLIER_COLUMNS)
@@ -175,7 +176,8 @@ def plane(sample: Sample) -> Plane | None:
 def labels(values: pd.Series, most: int = 8) -> pd.Categorical:
     """A label for each value to count or colour by, in a sensible order of labels.
 
-    Texts and flags are labelled as they are, the commonest first; many different numbers by ranges that hold about equally
+    """A label for each value to count or colour by, in a sensible order of labels, missing ones last.
+
     many, the smallest first.
     """
     missing = values.isna()
@@ -189,7 +191,8 @@ def labels(values: pd.Series, most: int = 8) -> pd.Categorical:
         shown = ranged.mask(numbers.isna(), "(no number)").mask(missing, "(missing)")
         order = [*dict.fromkeys(ranges), "(no number)", "(missing)"]
         return pd.Categorical(shown, [label for label in order if label in set(shown)])
-    return pd.Categorical(shown, shown.value_counts().sort_index().sort_values(ascending=False, kind="stable").index)
+    counts = shown.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    return pd.Categorical(shown, sorted(counts.index, key=lambda label: label == "(missing)"))
 
 
 def _is_flag(value: object) -> bool:

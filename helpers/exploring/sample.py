@@ -134,7 +134,7 @@ class Sample:
     def said(self) -> str:
         """The size of the sample as a sentence for tables and figures."""
         if self.is_whole:
-            return f"All {count(self.total, 'chunk')} are compared."
+            return f"All {count(self.total, 'chunk')} were looked at."
         return f"A sample of {count(len(self))} of {count(self.total, 'chunk')}, by seeded hashes (seed {self.seed})."
 
     @cached_property

@@ -64,7 +64,7 @@ def collection_portrait(
             axes[2].hist(inside, _bins(inside), color=SKY)
             if inside.size < lengths_of.size:
                 axes[2].set_xlabel(
-                    f"norm (L2); {count(lengths_of.size - inside.size)} up to {small(lengths_of.max())} not drawn"
+                    f"norm (L2)\n{count(lengths_of.size - inside.size)} beyond, up to {small(lengths_of.max())}"
                 )
             if lengths_of.min() <= 1 <= lengths_of.max():
                 axes[2].axvline(1.0, color=INK, linestyle=":", label="1: normalised")

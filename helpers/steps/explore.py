@@ -95,10 +95,11 @@ class Explore(Compared):
         if seen.info.space != seen.info.declared_space:
             facts[-1] += f" although declared {seen.info.declared_space}"
         facts += [
-            f"{count(seen.counts[key])} {said}"
-            for key, said in (
-                ("zero_vectors", "zero vectors"), ("nonfinite_vectors", "not finite"), ("lost_vectors", "lost vectors"),
-                ("none_documents", "without document"), ("empty_documents", "with an empty one"),
+            f"{count(seen.counts[key], noun)}{said}"
+            for key, noun, said in (
+                ("zero_vectors", "zero vector", ""), ("nonfinite_vectors", "vector", " not finite"),
+                ("lost_vectors", "lost vector", ""), ("none_documents", "", " without document"),
+                ("empty_documents", "", " with an empty document"),
             )
             if seen.counts[key]
         ]  # fmt: skip
@@ -216,7 +217,7 @@ class Explore(Compared):
         pairs = self.near_duplicates()
         found = []
         for name, what in (("near_documents", "document"), ("near_vectors", "vector")):
-            known = pairs["identical"].astype(bool) | ((pairs["similarity"] == 1) & (what == "document"))
+            known = pairs["identical"] | ((pairs["similarity"] == 1) & (what == "document"))
             part = pairs[(pairs["what"] == what) & ~known]
             rows = zip(
                 *(part[k] for k in ("collection", "id", "similarity", "like_collection", "like_id")), strict=True
