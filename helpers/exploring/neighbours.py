@@ -174,11 +174,10 @@ def plane(sample: Sample) -> Plane | None:
 
 
 def labels(values: pd.Series, most: int = 8) -> pd.Categorical:
-    """A label for each value to count or colour by, in a sensible order of labels.
+    """A label for each value to count or colour by, in a sensible order of labels; missing ones come last.
 
-    """A label for each value to count or colour by, in a sensible order of labels, missing ones last.
-
-    many, the smallest first.
+    Texts and flags are labelled as they are, the commonest first; more than `most` different numbers by ranges that hold
+    about equally many, the smallest first.
     """
     missing = values.isna()
     shown = values.map(str).astype(object).mask(missing, "(missing)")
