@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,8 @@ def test_more_like_this_finds_the_twin_first(desk: Explore) -> None:
 
 
 def test_a_text_finds_the_chunk_that_says_it(desk: Explore) -> None:
-    some = desk.sample.frame.dropna(subset="document")
-    some = some[some["document"].str.len().between(100, 1_000)].iloc[7]
+    frame = desk.sample.frame.dropna(subset="document")
+    some = frame[frame["document"].str.len().between(100, 1_000)].to_dict("records")[7]
     hits = desk.search(some["document"], some["collection"])
     assert (hits["collection"] == some["collection"]).all()
     assert some["id"] in hits["id"][:2].tolist()
@@ -128,12 +128,13 @@ def test_a_text_finds_the_chunk_that_says_it(desk: Explore) -> None:
 
 
 def test_what_is_not_there_is_one_line_with_a_proposal(desk: Explore) -> None:
-    for call in (
+    calls: list[Callable[[], pd.DataFrame]] = [
         lambda: desk.behind("zero_vector"),
         lambda: desk.map("langage"),
         lambda: desk.search("x", "openwebui_cores"),
         lambda: desk.like("no such id", "openwebui_core"),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(UsageError) as error:
             call()
         assert error.value.next_step

@@ -80,7 +80,8 @@ def _projected(unit: Vectors, seed: int) -> Vectors:
     projection = GaussianRandomProjection(_PROJECTED, random_state=seed % 2**32)
     flat = np.asarray(projection.fit_transform(unit), np.float32)
     lengths = np.linalg.norm(flat, axis=1, keepdims=True)
-    return np.divide(flat, lengths, out=np.zeros_like(flat), where=lengths > 0)
+    scaled: Vectors = np.divide(flat, lengths, out=np.zeros_like(flat), where=lengths > 0)
+    return scaled
 
 
 # -- documents -----------------------------------------------------------------------------------------------------

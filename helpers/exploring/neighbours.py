@@ -99,23 +99,24 @@ def outliers(sample: Sample) -> pd.DataFrame:
     fewer than 8 chunks are not judged.
     """
     frame = sample.frame
-    measures: list[tuple[str, pd.Series]] = [
+    lengths = frame["characters"].to_numpy(np.float64)
+    sizes = frame["norm"].to_numpy(np.float64)
+    measures: list[tuple[str, Numbers]] = [
         ("direction", _directions(sample)),
-        ("norm", frame["norm"].replace(0, np.nan)),
+        ("norm", np.where(sizes > 0, sizes, np.nan)),
+        ("length", np.log10(lengths, out=np.full(len(lengths), np.nan), where=lengths > 0)),
     ]
-    lengths = frame["characters"].where(frame["characters"] > 0)
-    measures.append(("length", np.log10(lengths.astype(float))))
-    rows, ids = [], frame["id"].tolist()
+    names, ids = frame["collection"].to_numpy(object), frame["id"].to_numpy(object)
+    rows = []
     for rule, values in measures:
-        for name, group in values.groupby(frame["collection"], sort=True):
-            known = group.dropna()
+        for name in sample.parts:
+            known = np.flatnonzero((names == name) & np.isfinite(values))
             if len(known) < _FEW:
                 continue
-            middle = float(known.median())
-            deviation = float((known - middle).abs().median())
-            limit = FAR * max(1.4826 * deviation, 0.05 if rule == "length" else 1e-3 * abs(middle), 1e-9)
-            for row, value in known[(known - middle).abs() > limit].items():
-                rows.append((rule, name, ids[row], float(value), middle, limit))
+            middle = float(np.median(values[known]))
+            away = np.abs(values[known] - middle)
+            limit = FAR * max(1.4826 * float(np.median(away)), 0.05 if rule == "length" else 1e-3 * abs(middle), 1e-9)
+            rows += [(rule, name, ids[i], float(values[i]), middle, limit) for i in known[away > limit]]
     table = pd.DataFrame(rows, columns=OUTLIER_COLUMNS)
     far = ((table["value"] - table["median"]).abs() / table["limit"]).rename("times_limit")
     return pd.concat([table, far], axis="columns").sort_values(
@@ -123,7 +124,7 @@ def outliers(sample: Sample) -> pd.DataFrame:
     )
 
 
-def _directions(sample: Sample) -> pd.Series:
+def _directions(sample: Sample) -> Numbers:
     """1 − cosine of each vector to the mean of its collection's unit vectors; NaN for zero, lost and not finite ones."""
     found = np.full(len(sample), np.nan)
     names = sample.frame["collection"].to_numpy(object)
@@ -136,7 +137,7 @@ def _directions(sample: Sample) -> pd.Series:
             mean = unit.mean(axis=0) if len(unit) else np.zeros(1)
             if np.linalg.norm(mean) > 0:
                 found[rows[lengths > 0]] = 1.0 - unit @ (mean / np.linalg.norm(mean))
-    return pd.Series(found)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,15 @@ class Part:
     hashes: list[int] = field(default_factory=list)
 
     def keep(self, positions: Sequence[int]) -> Part:
-        columns = (self.ids, self.documents, self.characters, self.metadatas, self.targets, self.vectors, self.hashes)
-        return Part(*([column[i] for i in positions] for column in columns))  # type: ignore[attr-defined]
+        return Part(
+            [self.ids[i] for i in positions],
+            [self.documents[i] for i in positions],
+            [self.characters[i] for i in positions],
+            [self.metadatas[i] for i in positions],
+            [self.targets[i] for i in positions],
+            [self.vectors[i] for i in positions],
+            [self.hashes[i] for i in positions],
+        )
 
 
 class Sampler:

@@ -52,7 +52,8 @@ def collection_portrait(
         positive = lengths[lengths > 0]
         if positive.size:
             log_axis(axes[1], max(1.0, float(positive.min())), max(10.0, float(positive.max())))
-            axes[1].hist(positive, np.geomspace(*axes[1].get_xlim(), 31), color=BLUE)
+            low, high = axes[1].get_xlim()
+            axes[1].hist(positive, np.geomspace(low, high, 31), color=BLUE)
         else:
             _nothing(axes[1], "no document has any text")
         axes[2].set(title="Norms of vectors", xlabel="norm (L2)", ylabel="chunks")

@@ -166,7 +166,14 @@ class Explore(Compared):
         One row: finding, chunks, rows, file, bytes, sha256. No file is written where nothing was found.
         """
         found = self._finding(finding)
-        row = {"finding": finding, "chunks": found.chunks, "rows": 0, "file": "", "bytes": 0, "sha256": ""}
+        row: dict[str, Any] = {
+            "finding": finding,
+            "chunks": found.chunks,
+            "rows": 0,
+            "file": "",
+            "bytes": 0,
+            "sha256": "",
+        }
         if found.places:
             path = self.run.workspace / "exports" / file_name(finding)
             row["rows"] = write_csv(path, self.lookup, found.places)
