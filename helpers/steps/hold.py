@@ -132,7 +132,8 @@ class Hold:
     def options(self) -> pd.DataFrame:
         """A, B and C, each with its command."""
         step = next((r.step for r, _ in self._bad()), next((r.step for r in self._stopped()), ""))
-        retry = f"runbook resume {self.run.id} --retry {step}" if step else f"runbook resume {self.run.id}"
+        takes_back = step and not plan.find(step).follows_cutover  # after the cutover there is nothing to take back
+        retry = f"runbook resume {self.run.id} --retry {step}" if takes_back else f"runbook resume {self.run.id}"
         rows = [
             ["A", "fix the cause and try again", retry],
             ["B", "roll back", f"runbook rollback {self.run.id} --dry-run, then without --dry-run"],
