@@ -9,6 +9,7 @@ from helpers.aftermath.closeout import Closeout
 from helpers.aftermath.integration import Integration
 from helpers.aftermath.monitoring import Monitor
 from helpers.aftermath.performance import Performance
+from helpers.fence import Control
 from helpers.results import StepResult
 from helpers.run.record import RunRecord
 from helpers.stores import open_target
@@ -17,14 +18,16 @@ from tests.rollbacks import Night, usual_source
 QUICK = {"minutes": 0.02, "interval_seconds": 0.2}
 
 
-def night_after(home: Path, **sections: Any) -> Night:
-    """Migrated and cut over, with what steps 23 to 25 leave in their results."""
+def night_after(home: Path, *, fenced: bool = False, **sections: Any) -> Night:
+    """Migrated and cut over, with what steps 23 to 25 leave in their results; `fenced`: behind the fence of its parameters."""
     if "source" not in sections:
         usual_source(home / "source")
     sections["monitoring"] = {**QUICK, **sections.get("monitoring", {})}
     night = Night(home, **sections)
     night.snapshot()
     night.migrate()
+    if fenced:
+        Control(night.folder, night.folder.parameters()).put_up()
     night.cut_over()
     for step, facts in (
         ("23", {"targets": _counts(night), "matrix_inputs": {"checked": 85, "chunks": 85, "valid": 85}}),

@@ -174,7 +174,8 @@ def test_a_closeout_that_was_killed_is_repeated(night: Night, monkeypatch: pytes
     class Killed(BaseException):
         pass
 
-    original, calls = leftovers.remove, []
+    original = leftovers.remove
+    calls: list[Path] = []
 
     def mortal(path: Path) -> int:
         if calls:

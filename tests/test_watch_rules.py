@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers.aftermath.looks import Journal, Look, breach
@@ -13,8 +15,8 @@ from helpers.aftermath.probes import Probe, finds
 BAD, ILL, SLOW = {"problems": ["timeout"]}, {"ill": ["answered 503"]}, {"p95": 900.0}
 
 
-def look(second: float = 0.0, **facts: object) -> Look:
-    return Look("2025-12-01T02:00:00.000+00:00", second, queries=40, **{"p50": 3.0, "p95": 9.0, "p99": 12.0, **facts})  # type: ignore[arg-type]
+def look(second: float = 0.0, **facts: Any) -> Look:
+    return Look("2025-12-01T02:00:00.000+00:00", second, queries=40, **{"p50": 3.0, "p95": 9.0, "p99": 12.0, **facts})
 
 
 @pytest.mark.parametrize(
@@ -26,7 +28,7 @@ def look(second: float = 0.0, **facts: object) -> Look:
         ([{"p95": 500.0}] * 4, ""), ([{"p95": None, "p50": None}] * 4, ""),
     ],
 )  # fmt: skip
-def test_a_watch_ends_on_what_lasts_and_on_nothing_else(looks: list[dict[str, object]], code: str) -> None:
+def test_a_watch_ends_on_what_lasts_and_on_nothing_else(looks: list[dict[str, Any]], code: str) -> None:
     found = breach([look(**facts) for facts in looks], 500.0)
     assert (found.code if found else "") == code
 
@@ -61,8 +63,6 @@ def test_looks_that_were_missed_are_not_made_up_for() -> None:
 
 
 def test_a_stored_chunk_is_found_by_itself_or_by_a_twin_and_not_by_another() -> None:
-    import numpy as np
-
     probe = Probe("docs", "a", np.array([3.0, 4.0], np.float32))
     assert finds(probe, [("a", 0.0)], "l2")
     assert finds(probe, [("twin", 0.0)], "l2")
