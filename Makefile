@@ -18,8 +18,8 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off
 # Notebooks run under nbval in the same pytest session as the tests. loadfile keeps the cells of a notebook, which share a
 # kernel, in one process and in order (loadgroup groups nothing with pytest 9.2: pytest-xdist issue 1386).
-# Those that need others first (14, 24, 25, 26, 27, 30, 50 to 53) or have their cells executed by tests/test_troubles_notebooks.py
-# (40 to 48) run under nbval in test-slow.
+# Those that need others first (14, 24, 25, 26, 27, 30, 50 to 53) or have their cells executed by
+# tests/test_troubles_notebooks.py (40 to 48) run under nbval in test-slow.
 LATER := $(wildcard $(addprefix notebooks/,14* 24* 25* 26* 27* 30* 4* 5*))
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks)
@@ -57,8 +57,11 @@ test-kill: $(READY)
 test-memory: $(READY)
 	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)
 
+# The repository is the root, so that links and the file browser reach reports/. .jupyter/ asks for no news: such machines
+# often have no way out, and nobody at night needs a pop-up.
 lab: $(READY)
-	$(BIN)/jupyter lab notebooks/00_index.ipynb $(ARGS)
+	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+	  $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/00_index.ipynb $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check $(CODE)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
+from helpers.parameters.sections import Contacts
+
 # Minutes from which a level holds. Level 4 is not a matter of time: a rollback trigger makes it.
 LEVELS = (
     (0, 1, "consult the troubleshooting section", "channel"),
@@ -17,3 +21,12 @@ def level(minutes: float, *, critical: bool) -> tuple[int, str, str]:
         return CRITICAL
     _, number, what, contact = [row for row in LEVELS if minutes >= row[0]][-1]
     return number, what, contact
+
+
+def levels(contacts: Contacts | None, now: int = 0) -> pd.DataFrame:
+    """Appendix C: each level, when it holds, whom to call; `now` is marked. Without parameters the keys to fill in."""
+    rows = [(number, f"from {minutes} min", what, key) for minutes, number, what, key in LEVELS]
+    rows.append((CRITICAL[0], "on a rollback trigger", CRITICAL[1], CRITICAL[2]))
+    table = [[f"{number}", when, what, (getattr(contacts, key) if contacts else "") or f"(contacts.{key} is not named)",
+              "now" if number == now else ""] for number, when, what, key in rows]  # fmt: skip
+    return pd.DataFrame(table, columns=["level", "when", "what", "call", ""])

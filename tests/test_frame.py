@@ -22,14 +22,16 @@ from tests.conftest import absent
 # long as there is no cycle. A sub-package counts as one. `package` is helpers/__init__.py.
 LAYERS = [
     ["errors"],
-    ["words", "chunks", "results", "progress", "audit", "escalation"],
+    ["words", "chunks", "results", "progress", "audit"],
     ["parameters"],
+    ["escalation"],
     ["sample"],
     ["stores"],
     ["comparison", "snapshot"],
     ["schema"],
     ["plots"],
     ["run"],
+    ["exploring"],
     ["fence"],
     ["migration"],
     ["validation"],

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from helpers.cutover.state import DONE, CutoverState
+from helpers.escalation import level
 from helpers.parameters import parameters_from
 from helpers.results import Check, StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import NOTEBOOKS, RunFolder
 from helpers.run.record import RunRecord
-from helpers.steps.hold import REMEDIES, Hold, level, remedy
+from helpers.steps.hold import REMEDIES, Hold, remedy
 
 FAILED_AT = dt.datetime(2026, 1, 1, 2, 0, tzinfo=dt.UTC)
 
@@ -63,8 +65,18 @@ def test_what_failed_is_shown_by_collection_and_reason_with_both_sides(folder: R
     where = found.by_collection().to_numpy().tolist()
     assert where == [["23", "alpha", "metadata_differs", 2, "a1"], ["23", "beta", "field_extra", 1, "b1"]]
     assert found.sides().to_numpy().tolist() == [["alpha", 60, 57, 1, 2, "23"]]
-    assert "runbook resume night --retry 23" in found.options()["how"].tolist()
+    assert found.options()["how"][0].startswith("runbook resume night --retry 23")
     assert found.run.result.checks[0].verdict is Verdict.WARNING
+
+
+def test_a_run_whose_clients_use_the_target_is_not_told_to_begin_anew(folder: RunFolder) -> None:
+    put(folder, "23", Check("metadata", Verdict.FAIL, 3, 0, reason="metadata_differs"))
+    CutoverState(target="new").enter(folder.workspace, DONE)
+    found = hold(folder)
+    mend, back, _ = found.options()["how"]
+    assert mend.startswith("runbook run --run-id night --from 23 --until 24")
+    assert back.startswith("runbook rollback night")
+    assert ("clients use the target", "cut_over_and_held") in [(c.name, c.reason) for c in found.run.result.checks]
 
 
 def test_a_run_in_which_nothing_failed_is_held_for_no_reason(folder: RunFolder) -> None:

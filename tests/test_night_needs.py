@@ -14,10 +14,12 @@ from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.steps.night_needs import NightNeeds
 from tests.commands import tree
-from tests.servers import free_port
+from tests.proxies import BUSY, FaultyProxy
+from tests.servers import ChromaServer, free_port
 
 Look = Callable[..., dict[str, Check]]
 FILES, COMMANDS = "configuration files can be changed", "commands of the night are there"
+DOOR = "target asks for credentials"
 HEALTH, LOGS = "health URLs answer", "application logs can be read"
 SIGNERS, FENCE = "signatures can be checked", "the fence's configuration can be written"
 
@@ -44,6 +46,26 @@ def test_without_anything_named_nothing_is_asked_for(look: Look) -> None:
     signers = found.pop(SIGNERS)
     assert signers.verdict is Verdict.WARNING, "somebody has to sign, and nobody is listed who may"
     assert {check.verdict for check in found.values()} == {Verdict.NOT_APPLICABLE}
+
+
+@pytest.mark.servers
+def test_a_target_that_lets_anybody_in_is_told_where_credentials_are_in_use(
+    look: Look, chroma_server: Callable[..., ChromaServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of 1.x takes no notice of the variables that made 0.x ask for a token."""
+    monkeypatch.setenv("CHROMA_SERVER_AUTHN_PROVIDER", "chromadb.auth.token_authn.TokenAuthenticationServerProvider")
+    monkeypatch.setenv("CHROMA_SERVER_AUTHN_CREDENTIALS", "a-token")
+    server = chroma_server()
+    headers = {"headers": {"Authorization": "env:TOKEN"}}
+    old = {"url": "http://old:8000"}
+    assert DOOR not in look(source=old, target={"url": server.url}), "nobody uses credentials"
+    for source, target in ((old | headers, {}), (old, headers)):
+        check = look(source=source, target={"url": server.url, **target})[DOOR]
+        assert (check.verdict, check.reason) == (Verdict.WARNING, "answers_anybody")
+        assert server.url in check.detail
+    with FaultyProxy(server.url) as proxy:
+        proxy.fault = lambda method, path: BUSY
+        assert DOOR not in look(source=old | headers, target={"url": proxy.url}), "it does not answer just anybody"
 
 
 def test_all_that_is_there_passes_and_nothing_is_written(look: Look, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from helpers.errors import Terminal, WorldError
 from helpers.results import Verdict
 from helpers.rollback import RollbackState
 from helpers.rollback.state import STAGES
+from helpers.stores import CollectionInfo
 from tests.rollbacks import ENV, Night, everything, others, usual_source
 from tests.storage import chunks, contents, embedded, exact, fill, tree
 
@@ -106,11 +107,41 @@ def test_what_clients_wrote_to_the_target_is_exported_and_replayed(night: Night)
     assert Path(night.state.facts["exports"][0], "index.json").is_file()
     verdicts = night.rollback(replay=True)
     assert verdicts["clients' writes replayed"] is Verdict.PASS
+    assert verdicts["source finds its chunks after the replay"] is Verdict.PASS
     found = everything(night.source)
     assert found["alpha"][3] == wanted["alpha"][3]
     assert sorted(found["beta"][3]) == sorted(wanted["beta"][3])
     assert everything(night.target).keys() == {"other-people"}
     assert night.env == ENV.encode()
+
+
+def test_a_collection_that_clients_made_in_the_target_comes_back_whole(night: Night) -> None:
+    night.migrate()
+    night.cut_over()
+    with embedded(night.home / "target") as store:
+        fill(store, "of-clients", chunks(7, 6, prefix="n"), "ip")
+        store.create(CollectionInfo("empty", 0, None, "l2", "l2"))
+    made = everything(night.target)["of-clients"]
+    with pytest.raises(Terminal, match=r"7 added, 2 new collections.*--replay"):
+        night.rollback()
+    night.rollback(replay=True)
+    source = everything(night.source)
+    assert source["of-clients"] == made
+    assert source["empty"][3] == {}
+    assert everything(night.target)["of-clients"] == made, "what others made is never removed"
+
+
+def test_a_collection_that_both_sides_made_stops_the_replay(night: Night) -> None:
+    night.migrate()
+    night.cut_over()
+    for place, prefix in (("target", "t"), ("source", "s")):
+        with embedded(night.home / place) as store:
+            fill(store, "of-clients", chunks(3, 4, prefix=prefix))
+    with pytest.raises(Terminal, match=r"clients made it, and the source holds another collection of this name"):
+        night.rollback(replay=True)
+    night.rollback(replay=True, discard="a test collection")
+    assert sorted(everything(night.source)["of-clients"][3]) == ["s0", "s1", "s2"]
+    assert sorted(everything(night.target)["of-clients"][3]) == ["t0", "t1", "t2"]
 
 
 @pytest.mark.slow

@@ -16,9 +16,10 @@ import pytest
 from helpers.errors import Terminal
 from helpers.parameters import parameters_from
 from helpers.results import Check, StepResult, Verdict
+from helpers.rollback import replay
 from helpers.rollback.made import Made
 from helpers.rollback.removal import remove
-from helpers.rollback.replay import _metadata
+from helpers.rollback.replay import Plan, _metadata
 from helpers.rollback.stop import at_work, stop
 from helpers.rollback.triggers import triggers
 from helpers.run import folders as runs
@@ -149,3 +150,18 @@ def test_our_own_process_is_stopped_and_no_other(tmp_path: Path, monkeypatch: py
     assert stop(folder) == []
     with RunLock(folder, "runner").acquire(1):
         assert at_work(folder).keys() == {os.getpid()}
+
+
+@pytest.mark.slow
+def test_chunks_that_no_search_finds_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random vectors of many dimensions leave outliers out of every index of Chroma; here not one of them is allowed."""
+    monkeypatch.setattr(replay, "UNFOUND", 0.0)
+    monkeypatch.setattr(replay, "PROBED", 3000)
+    with embedded(tmp_path / "source") as store:
+        fill(store, "alpha", chunks(3000, 384))
+        changed = store.read("alpha", ["c0"])
+        changed.documents[0] = "rewritten"
+        found = replay.apply(store, Plan({"alpha": changed}))
+        assert store.read("alpha", ["c0"]).documents == ["rewritten"]
+    assert len(found) > 1
+    assert {row["collection"] for row in found} == {"alpha"}

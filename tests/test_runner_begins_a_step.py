@@ -12,8 +12,8 @@ from helpers.errors import NoGo, RunbookError, Terminal, UsageError, WorldError
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run.folders import RunLock
+from helpers.runner.index import Index
 from helpers.runner.notebook import Run
-from helpers.runner.overview import Index
 from helpers.sample import write_sample
 
 
@@ -141,7 +141,7 @@ def test_a_failed_check_is_written_down_and_raised(
 def test_the_index_works_before_there_is_any_run(variables: dict[str, Any], tmp_path: Path) -> None:
     index = begin({"run_id": ""}, step="00")
     assert isinstance(index, Index)
-    assert set(index.overview()["state"]) == {"to do"}
+    assert set(index.steps()["state"]) == {"to do", ""}
     assert "runbook rehearse" in index.next_action()
     assert index.runs().empty
     index.finish()

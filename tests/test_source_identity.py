@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from helpers.parameters import parameters_from
+from helpers.parameters.endpoint import Endpoint
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
-from helpers.steps.health import Health
+from helpers.steps.health import Health, is_of_0_x
 from helpers.stores.layout import DATABASE
 from tests.servers import ChromaServer
 from tests.storage import chunks, embedded, fill, writable_copy
@@ -70,6 +71,19 @@ def test_an_old_directory_tells_its_version_its_quirks_and_their_risks(
         assert words in known["found"]
     assert "3 records or folders had to be mended on the copy" in known["risk"]
     assert "chunks whose vectors are lost go to quarantine, unless migration.reembed" in known["risk"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "old"),
+    [("duckdb-parquet-0.3", True), ("turkish-768-0.5", True), ("no-documents-128-1.x", False)],
+)
+def test_a_source_of_0_x_is_warned_that_filters_change(real_databases: Path, folder: str, old: bool) -> None:
+    assert is_of_0_x(Endpoint(path=str(real_databases / folder)), "1.5.9") is old
+
+
+def test_a_server_of_0_x_says_its_version() -> None:
+    assert is_of_0_x(Endpoint(url="http://old:8000"), "0.5.23")
+    assert not is_of_0_x(Endpoint(url="http://new:8000"), "1.0.0")
 
 
 def test_an_application_of_0_5_is_warned_of_its_declared_space(look: Look, real_databases: Path) -> None:

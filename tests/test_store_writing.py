@@ -52,6 +52,14 @@ def test_what_is_added_is_what_is_read(store: ClientStore) -> None:
     assert_same(store.read("notes", batch.ids), batch)
 
 
+def test_a_list_in_the_metadata_of_a_collection_is_stopped_before_it_can_panic_the_engine(store: ClientStore) -> None:
+    with pytest.raises(Terminal, match="has a list under tags, which no Chroma takes") as caught:
+        store.create(replace(plan("notes"), metadata={"tags": ["a", "b"]}))
+    assert caught.value.code == "unsupported_metadata"
+    assert store.names() == []
+    fill(store, "notes", chunks(2))
+
+
 def test_a_batch_of_none_alone_is_written_without_asking_an_embedding_function(store: ClientStore) -> None:
     batch = ChunkBatch(["a", "b"], [None, None], np.ones((2, 3), np.float32), [None, None])
     fill(store, "bare", batch)

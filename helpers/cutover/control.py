@@ -25,6 +25,7 @@ from helpers.errors import RunbookError, Terminal, UsageError, WorldError
 from helpers.parameters import Parameters
 from helpers.results import utc_now
 from helpers.run.folders import RunFolder
+from helpers.stores.opening import quick_names
 
 
 class Control:
@@ -64,12 +65,12 @@ class Control:
         if state is not None:
             if state.rules != self._document():
                 raise UsageError("cutover_changed", "a cutover with other parameters is under way",
-                                 next_step=f"Take that one back first: runbook rollback {self.folder.id}")  # fmt: skip
+                                 next_step=f"Take that one back first: {self.folder.command('rollback')}")  # fmt: skip
             state.refuse_changed()
             undone = [f.path for f in state.files if state.is_done and f.now != "after"]
             if undone:
                 raise Terminal("config_changed", "was done, and the file points elsewhere now",
-                               where=undone[0], next_step=f"Take it back: runbook rollback {self.folder.id}")  # fmt: skip
+                               where=undone[0], next_step=f"Take it back: {self.folder.command('rollback')}")  # fmt: skip
             return state
         folder = self.folder.workspace / "cutover"
         files = [
@@ -96,13 +97,15 @@ class Control:
         for file in state.files:
             if new[file.real].after != file.after:
                 raise Terminal("config_changed", "would become something else than what was planned", where=file.path,
-                               next_step=f"Take the cutover back first: runbook rollback {self.folder.id}")  # fmt: skip
+                               next_step=f"Take the cutover back first: {self.folder.command('rollback')}")  # fmt: skip
         state.refuse_changed()
         facts = {f.path: {"before": f.before, "after": f.after} for f in state.files}
         audit.append(self.audit, "cutover", outcome="begun", target=state.target, files=facts)
         waiting = [f for f in state.files if f.now == "before"]
         staged = [(f, stage(Path(f.real), new[f.real].new, self.folder.id, mode=f.mode, uid=f.uid, gid=f.gid))
                   for f in waiting]  # fmt: skip
+        if state.collections is None:
+            state.collections = quick_names(self.parameters.target, "target")
         state.enter(self.folder.workspace, APPLYING)
         for file, temporary in staged:
             state.refuse_changed()
@@ -137,7 +140,7 @@ class Control:
             where = f"{error.where}: " if isinstance(error, RunbookError) and error.where else ""
             raise WorldError(
                 "put_back_failed", f"the cutover failed ({why}), and taking it back did not end: {where}{said}",
-                next_step=f"Put that right, then: runbook rollback {self.folder.id}",
+                next_step=f"Put that right, then: {self.folder.command('rollback')}",
             ) from error  # fmt: skip
 
     def _document(self) -> dict[str, object]:

@@ -57,6 +57,8 @@ class CutoverState:
     rules: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, dict[str, int]] = field(default_factory=dict)
     why_reverted: str = ""
+    collections: list[str] | None = None
+    """The target's, just before clients were sent there: what is there beside them later, clients made."""
     events: list[dict[str, str]] = field(default_factory=list)
 
     @staticmethod

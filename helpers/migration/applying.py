@@ -30,9 +30,7 @@ from helpers.stores.space import Space, distance
 
 _BATCH = 500  # chunks deleted or probed at a time
 _NEAR, _FAR = 10, 1_000  # neighbours asked for by a probe, and by its second try
-_UNFOUND = (
-    0.01  # of a collection that no query finds although its index is new: outliers; up to 0.6 % measured on 1.5.9
-)
+UNFOUND = 0.01  # of a collection that no query finds although its index is new: outliers; up to 0.6 % measured on 1.5.9
 _NOISE = 1e-5  # two float32 sums of one distance differ by less, relative to the product of the norms
 
 
@@ -135,7 +133,7 @@ class Round:
                 wrong += [{"collection": name, "id": i, "problem": "not as staged"} for i in differ]
                 beyond += [{"collection": name, "id": i, "problem": "not found by its vector"} for i in lost]
                 rows += len(kept)
-            if len(beyond) > max(1, _UNFOUND * rows):
+            if len(beyond) > max(1, UNFOUND * rows):
                 wrong += beyond
             else:
                 self.unfound += beyond

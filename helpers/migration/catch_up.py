@@ -199,15 +199,15 @@ class CatchUp:
             more = "" if fenced else "; without a fence it may change again until step 25 looks once more"
             self._say(Verdict.PASS, changes, "", more)
         elif self.run.parameters.migration.catch_up == "block":
-            hint = f"migration.catch_up is block. Stop the writers, then: runbook resume {self.run.id} --retry 21"
+            hint = f"migration.catch_up is block. Stop the writers, then: {self.run.home.command('resume')} --retry 21"
             self._say(Verdict.FAIL, changes, "source_changed", hint)
         elif fenced:
-            hint = f"The fence stands, and the source changes behind it: find who writes, then runbook resume {self.run.id}"
+            hint = f"The fence stands, and the source changes behind it: find who writes, then {self.run.home.command('resume')}"
             self._say(Verdict.FAIL, changes, "fence_bypass", hint)
         else:
             hint = (
                 f"Writes have to stop for about {duration(self.stop_seconds)}: stop the writers or put up a fence, "
-                f"then runbook resume {self.run.id}"
+                f"then {self.run.home.command('resume')}"
             )
             self._say(Verdict.FAIL, changes, "source_keeps_changing", hint)
 
@@ -219,7 +219,7 @@ class CatchUp:
     def _probed(self, wrong: list[dict[str, Any]]) -> None:
         detail = f"{self.probed:,} chunks written and read back equal"
         if wrong:
-            detail = f"runbook resume {self.run.id} writes their collections afresh and probes again"
+            detail = f"{self.run.home.command('resume')} writes their collections afresh and probes again"
         elif self.unfound:
             detail += "; these few are found by no query, as outliers are in an index that is new, too"
         else:

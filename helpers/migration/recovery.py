@@ -51,7 +51,7 @@ def require(folder: RunFolder, given: str) -> None:
     if not path.is_file():
         raise UsageError(
             "no_checkpoint", f"run {folder.id} has no checkpoint yet", where=str(path),
-            next_step=f"Without one it begins step 22 anew: runbook resume {folder.id}",
+            next_step=f"Without one it begins step 22 anew: {folder.command('resume')}",
         )  # fmt: skip
 
 
@@ -164,7 +164,7 @@ class Recovery:
         """One sentence: what going on means now, and the command."""
         found = self.checkpoint
         if found is None:
-            return f"There is no checkpoint: runbook resume {self.run.id} begins where the run stands."
+            return f"There is no checkpoint: {self.run.home.command('resume')} begins where the run stands."
         if any(check.verdict is Verdict.FAIL for check in self.run.result.checks):
             return "Do not go on: a check above failed. Put right what it names, or start a new run."
         if self.catching_up:

@@ -18,6 +18,7 @@ import time
 from http import HTTPStatus
 from typing import Any
 
+
 def main() -> None:
     order = json.load(sys.stdin)
     import apprise

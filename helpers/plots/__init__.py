@@ -9,6 +9,8 @@ The figures live by topic in the modules beside this one; this is their one publ
 
 from helpers.plots.after import durations, performance, watch_timeline
 from helpers.plots.chunks import completeness_heatmap, counts_by_collection, differences_bar, repairs_bar
+from helpers.plots.exploring import collection_portrait
+from helpers.plots.gantt import Bar, Panel, plan_and_reality
 from helpers.plots.search import overlap_heatmap, recall_by_collection
 from helpers.plots.style import png, save
 from helpers.plots.time import phase_timeline, throughput_per_batch
@@ -16,7 +18,10 @@ from helpers.plots.trees import Node, decision_tree
 from helpers.plots.vectors import distance_ecdf, norms_before_after, norms_histogram, pca_overlay
 
 __all__ = [
+    "Bar",
     "Node",
+    "Panel",
+    "collection_portrait",
     "completeness_heatmap",
     "counts_by_collection",
     "decision_tree",
@@ -29,6 +34,7 @@ __all__ = [
     "pca_overlay",
     "performance",
     "phase_timeline",
+    "plan_and_reality",
     "png",
     "recall_by_collection",
     "repairs_bar",

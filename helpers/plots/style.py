@@ -41,15 +41,17 @@ __all__ = [
 
 
 @contextmanager
-def draw(height: float, title: str, note: str = "", *, panels: int = 1, **kwargs: Any) -> Iterator[tuple[Figure, Any]]:
-    """A figure of `height` inches with its axes (one, or an array of `panels` side by side), drawn on leaving.
+def draw(
+    height: float, title: str, note: str = "", *, panels: int = 1, stacked: bool = False, **kwargs: Any
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure of `height` inches with its axes (one, or an array of `panels` side by side or `stacked`), drawn on leaving.
 
     The title is set afterwards by the caller with `headline` where it depends on what was computed.
     """
     with mpl_style.context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(1, panels, **kwargs)
+        axes = figure.subplots(*((panels, 1) if stacked else (1, panels)), **kwargs)
         headline(figure, title)
         if note:
             figure.supxlabel(wrapped(note, 135), x=0.01, ha="left", fontsize=8.5, color=GREY)

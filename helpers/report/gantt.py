@@ -60,7 +60,9 @@ class Session:
 
 
 @dataclass(slots=True)
-class _Step:
+class Timed:
+    """A step with when it began and ended (UTC), and the phases inside it."""
+
     step: StepRow
     start: datetime
     end: datetime
@@ -70,8 +72,8 @@ class _Step:
 
 def sessions(view: RunView) -> list[Session]:
     """The drawings, in order of time; none where no step has run."""
-    found = sorted(_steps(view), key=lambda s: (s.start, s.step.number))
-    groups: list[list[_Step]] = []
+    found = sorted(timed(view), key=lambda s: (s.start, s.step.number))
+    groups: list[list[Timed]] = []
     for step in found:
         if groups and step.start - max(s.end for s in groups[-1]) <= _SESSION:
             groups[-1].append(step)
@@ -87,7 +89,7 @@ def window_sentence(view: RunView) -> str:
         return "The parameters name no maintenance window."
     start, end, _ = window
     named = f"The window was {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
-    night = [s for s in _steps(view) if _in_night(s)]
+    night = [s for s in timed(view) if _in_night(s)]
     if not night:
         return f"{named.replace(' was ', ' is ')}; no step of the night has run yet."
     last = max(night, key=lambda s: s.end)
@@ -99,7 +101,7 @@ def window_sentence(view: RunView) -> str:
 def outside_window(view: RunView) -> str:
     """Which step of the night began before the window or ended after it; "" where none did, or there is no window."""
     window = _window(view)
-    night = [s for s in _steps(view) if _in_night(s)] if window else []
+    night = [s for s in timed(view) if _in_night(s)] if window else []
     if window is None or not night:
         return ""
     start, end, _ = window
@@ -112,7 +114,7 @@ def outside_window(view: RunView) -> str:
     return ""
 
 
-def _in_night(step: _Step) -> bool:
+def _in_night(step: Timed) -> bool:
     return _NIGHT[0] <= step.step.number <= _NIGHT[1]
 
 
@@ -120,7 +122,8 @@ def _between(first: datetime, second: datetime) -> str:
     return duration((second - first).total_seconds())
 
 
-def _steps(view: RunView) -> Iterator[_Step]:
+def timed(view: RunView) -> Iterator[Timed]:
+    """The steps that began, in the order of the line."""
     for row in view.steps:
         start = instant(row.result.started) if row.result else None
         if row.result is None or start is None:
@@ -128,7 +131,7 @@ def _steps(view: RunView) -> Iterator[_Step]:
         phases = [(at, at + timedelta(seconds=p.seconds)) for p in row.result.phases if (at := instant(p.started))]
         end = instant(row.result.finished)
         last = max([start, *(stop for _, stop in phases)])
-        yield _Step(row, start, end or last, phases, open=end is None)
+        yield Timed(row, start, end or last, phases, open=end is None)
 
 
 def instant(text: Any) -> datetime | None:
@@ -153,7 +156,7 @@ def _window(view: RunView) -> tuple[datetime, datetime, timedelta] | None:
         return None
 
 
-def _session(steps: list[_Step], window: tuple[datetime, datetime, timedelta] | None) -> Session:
+def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | None) -> Session:
     first, last = min(s.start for s in steps), max(s.end for s in steps)
     if window and (window[0] - window[2] > last or window[1] + window[2] < first):
         window = None

@@ -127,6 +127,8 @@ def clean(html: str, *, outside: bool = True) -> Markup:
         element.decompose()
     for anchor in soup.select("a.anchor-link"):  # nbconvert's; they lead to ids, which are not kept
         anchor.decompose()
+    for desk in soup.select("a.desk"):  # leads to a notebook to work in, of which the run's folder holds no page
+        desk.unwrap()
     for link in soup.find_all("a", href=True):
         link["href"] = re.sub(r"^((?!https?:)[^?#]+)\.ipynb(?=$|#)", r"\1.html", str(link["href"]))
     for heading in soup.find_all("th", scope=False):

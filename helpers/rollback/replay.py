@@ -11,30 +11,40 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.comparison import compare_batch, same_value, same_vectors
 from helpers.errors import Terminal
+from helpers.migration.applying import UNFOUND, unreachable
 from helpers.results import write_json
 from helpers.rollback.writes import Written
 from helpers.snapshot import Snapshot, from_table, to_table
-from helpers.stores import Space, Store
+from helpers.stores import CollectionInfo, Space, Store
 from helpers.validation.field_tests import ORIGIN_FIELD
 
+PROBED = 200  # chunks of a collection that nobody wrote, searched for after a replay
 BATCH = 100  # chunks deleted and added together: a reader misses one for no longer than that takes
 
 
 @dataclass(slots=True)
 class Plan:
-    """By source collection: chunks as they shall be, and ids that shall be gone. `open`: what nobody can assign."""
+    """By source collection: chunks as they shall be, and ids that shall be gone. `create`: collections that clients made.
+    `open`: what nobody can assign."""
 
     put: dict[str, ChunkBatch] = field(default_factory=dict)
     delete: dict[str, list[str]] = field(default_factory=dict)
     open: list[dict[str, str]] = field(default_factory=list)
+    create: dict[str, CollectionInfo] = field(default_factory=dict)
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.chunks or self.create)
 
     @property
     def chunks(self) -> int:
@@ -47,8 +57,12 @@ class Plan:
         }
 
 
-def plan(found: Iterable[Written], snapshot: Snapshot, *, identity: bool, prefixed: bool) -> Plan:
-    """The way back of every write. `prefixed`: ids in the target are `<source collection>:<id>`."""
+def plan(found: Iterable[Written], snapshot: Snapshot, taken: set[str], *, identity: bool, prefixed: bool) -> Plan:
+    """The way back of every write. `prefixed`: ids in the target are `<source collection>:<id>`.
+
+    `taken`: the source's collections that no replay made. A collection that clients made comes back as it is, unless one of
+    its name is among them.
+    """
     out = Plan()
     puts: dict[str, list[ChunkBatch]] = defaultdict(list)
     deletes: dict[str, list[str]] = defaultdict(list)
@@ -56,6 +70,9 @@ def plan(found: Iterable[Written], snapshot: Snapshot, *, identity: bool, prefix
     for one in found:
         if one.vanished:
             out.open.append({"collection": one.target, "id": "", "why": "the whole collection is gone from the target"})
+        if one.made is not None:
+            _made_by_clients(out, one, one.made, taken)
+            continue
         for collection, rows in _by_collection(one).items():
             ids = [one.origins[row][1] for row in rows]
             originals = _originals(snapshot, collection, ids)
@@ -75,14 +92,24 @@ def plan(found: Iterable[Written], snapshot: Snapshot, *, identity: bool, prefix
                 chunk.ids = [origin[1]]
                 puts[origin[0]].append(chunk)
         out.open += [{"collection": one.target, "id": i, "why": "its vector cannot be read"} for i in one.unreadable]
-    taken = {name: _known(snapshot, name) for name in puts}
     for name, batches in sorted(puts.items()):
         whole = ChunkBatch.concatenate(batches)
-        keep = _one_each(out, name, whole, taken[name], found)
+        keep = _one_each(out, name, whole, _known(snapshot, name), found)
         if len(keep):
             out.put[name] = keep
     out.delete = {name: sorted(ids) for name, ids in sorted(deletes.items())}
     return out
+
+
+def _made_by_clients(out: Plan, one: Written, info: CollectionInfo, taken: set[str]) -> None:
+    if info.name in taken:
+        why = "clients made it, and the source holds another collection of this name"
+        out.open.append({"collection": info.name, "id": "", "why": why})
+        return
+    out.create[info.name] = info
+    if len(one.added):
+        out.put[info.name] = one.added
+    out.open += [{"collection": info.name, "id": i, "why": "its vector cannot be read"} for i in one.unreadable]
 
 
 def _by_collection(one: Written) -> dict[str, list[int]]:
@@ -98,7 +125,7 @@ def _known(snapshot: Snapshot, name: str) -> set[str]:
 
 def _originals(snapshot: Snapshot, name: str, ids: list[str]) -> dict[str, ChunkBatch]:
     wanted, found = set(ids), {}
-    for part in snapshot.parts(name):
+    for part in snapshot.parts(name) if name in snapshot.names() else []:
         here = [i for i, chunk in enumerate(snapshot.ids(part)) if chunk in wanted]
         if here:
             batch = snapshot.read(part).take(here)
@@ -163,7 +190,8 @@ def save(planned: Plan, folder: Path) -> None:
     files = {name: f"{number:03d}.parquet" for number, name in enumerate(sorted(planned.put), start=1)}
     for name, file in files.items():
         pq.write_table(to_table(planned.put[name]), partial / file, compression="zstd")
-    write_json(partial / "plan.json", {"put": files, "delete": planned.delete})
+    create = {name: asdict(info) for name, info in planned.create.items()}
+    write_json(partial / "plan.json", {"put": files, "delete": planned.delete, "create": create})
     partial.rename(folder)
 
 
@@ -171,7 +199,12 @@ def load(folder: Path) -> Plan:
     """The inverse of `save`."""
     raw = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     put = {name: from_table(pq.read_table(folder / file)) for name, file in raw["put"].items()}
-    return Plan(put, raw["delete"])
+    create = {name: _info(known) for name, known in raw.get("create", {}).items()}
+    return Plan(put, raw["delete"], create=create)
+
+
+def _info(known: dict[str, Any]) -> CollectionInfo:
+    return CollectionInfo(**{**known, "findings": tuple(known["findings"])})
 
 
 def saved(workspace: Path) -> list[Plan]:
@@ -180,11 +213,15 @@ def saved(workspace: Path) -> list[Plan]:
     return [load(f) for f in sorted(folders, key=lambda f: int(f.name.rpartition("-")[2]))]
 
 
-def apply(store: Store, planned: Plan) -> int:
-    """Write it, then compare every chunk; the chunks written or deleted. Repeating it changes nothing more.
+def apply(store: Store, planned: Plan) -> list[dict[str, str]]:
+    """Write it, then compare every chunk. Repeating it changes nothing more.
 
-    Raises `Terminal` ("replay_differs") that names the first chunk that is not as it should be.
+    Returns `{collection, id}` of chunks that no search finds, where they are more than an index of Chroma always leaves
+    out: deletes in a live collection can put chunks out of reach that nobody touched (measured on 1.5.9). Raises
+    `Terminal` ("replay_differs") that names the first chunk that is not as it should be.
     """
+    for name in sorted(set(planned.create) - set(store.names())):
+        store.create(planned.create[name])
     for name in sorted({*planned.put, *planned.delete}):
         gone = _present(store, name, planned.delete.get(name, []))
         if gone:
@@ -193,7 +230,19 @@ def apply(store: Store, planned: Plan) -> int:
         for at in range(0, len(batch), BATCH):
             _write(store, name, batch.slice(at, at + BATCH))
         _prove(store, name, planned)
-    return planned.chunks
+    return [row for name in sorted({*planned.put, *planned.delete}) for row in _unfound(store, name, planned)]
+
+
+def _unfound(store: Store, name: str, planned: Plan) -> list[dict[str, str]]:
+    written = set(planned.put.get(name, ChunkBatch.empty()).ids)
+    others = sorted(set(store.ids(name)) - written)
+    chosen = np.random.default_rng(0).permutation(len(others))[:PROBED]
+    wanted = [*sorted(written), *(others[i] for i in chosen)]
+    space, found = store.info(name).space, []
+    for at in range(0, len(wanted), BATCH):
+        batch = store.read(name, wanted[at : at + BATCH])
+        found += unreachable(store, name, batch.take(np.flatnonzero(~batch.lost)), space)
+    return [{"collection": name, "id": i} for i in found] if len(found) > max(1, UNFOUND * len(wanted)) else []
 
 
 def _write(store: Store, name: str, piece: ChunkBatch) -> None:

@@ -67,7 +67,7 @@ class Rollback(Act):
             if others:
                 pid, host = min(others.items())
                 raise WorldError("migration_runs", f"process {pid} on {host} works on run {self.run.id}",
-                                 next_step=f"Use the command, which stops it: runbook rollback {self.run.id}")  # fmt: skip
+                                 next_step=f"Use the command, which stops it: {self.run.home.command('rollback')}")  # fmt: skip
             if self.cutover is not None and self.cutover.may_be_applied:
                 self.cutover.refuse_changed()  # before anything is touched
             stopped = self.state.facts.get("stopped", [])
@@ -109,7 +109,7 @@ class Rollback(Act):
             bad = [a for a in probe.reads() if not a.answered]
         if bad:
             raise WorldError("reads_refused", f"{bad[0].action}: {bad[0].outcome} {bad[0].said}", where=self.control.clients_url,
-                             next_step=f"Bring the source up, then repeat: runbook rollback {self.run.id}")  # fmt: skip
+                             next_step=f"Bring the source up, then repeat: {self.run.home.command('rollback')}")  # fmt: skip
         self.run.check("source answers reads", Verdict.PASS, measured=self.control.clients_url)
         return f"reads through {self.control.clients_url} are answered"
 
@@ -179,7 +179,7 @@ class Rollback(Act):
         if found is not None and found.processes:
             raise WorldError(
                 "target_in_use", f"{found.sentence()} has it open; two writers destroy a directory", where=str(path),
-                next_step=f"Stop that process, then repeat: runbook rollback {self.run.id}",
+                next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
             )  # fmt: skip
 
     def _judge_removal(self, left: list[str], marker: dict[str, Any] | None, kept: dict[str, int]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from helpers.progress import Progress, silent
 from helpers.results import write_json
 from helpers.rollback.made import Made, Origin
 from helpers.snapshot import sha256, to_table
-from helpers.stores import Reader, Space
+from helpers.stores import CollectionInfo, Reader, Space
 
 READ = 500  # new chunks read and kept at a time
 
@@ -32,7 +32,7 @@ class Written:
     """One target collection. `changed`: as it was staged, as it is now, and whence, row by row. `added`: chunks that
     nobody staged. `deleted`: staged, written, and gone. `unreadable`: ids that are listed without a vector.
 
-    `vanished`: the collection as a whole is gone.
+    `vanished`: the collection as a whole is gone. `made`: a client made it, so all of its chunks are `added`.
     """
 
     target: str
@@ -44,10 +44,12 @@ class Written:
     deleted: list[tuple[str, Origin]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     vanished: bool = False
+    made: CollectionInfo | None = None
 
     @property
     def nothing(self) -> bool:
-        return not (len(self.changed) or len(self.added) or self.deleted or self.unreadable or self.vanished)
+        whole = self.vanished or self.made is not None
+        return not (len(self.changed) or len(self.added) or self.deleted or self.unreadable or whole)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -59,8 +61,11 @@ class Written:
         }
 
 
-def written(store: Reader, made: Made, progress: Progress = silent) -> list[Written]:
-    """Each collection that this run made, against what it had put there; those without a difference are left out."""
+def written(store: Reader, made: Made, before: list[str] | None, progress: Progress = silent) -> list[Written]:
+    """Each collection that this run made, against what it had put there; those without a difference are left out.
+
+    `before`: the target's collections when clients came. Others are theirs, and are listed whole; None: not known.
+    """
     there = set(store.names())
     found = []
     for target in made.collections:
@@ -71,6 +76,10 @@ def written(store: Reader, made: Made, progress: Progress = silent) -> list[Writ
         one = _collection(store, made, target, progress)
         if not one.nothing:
             found.append(one)
+    for target in sorted(there - set(before) - set(made.collections)) if before is not None else []:
+        info, none = store.info(target), ChunkBatch.empty()
+        added, unread = _added(store, target, sorted(store.ids(target)))
+        found.append(Written(target, info.space, none, none, [], added, unreadable=unread, made=info))
     return found
 
 
@@ -123,8 +132,9 @@ def _added(store: Reader, target: str, ids: list[str]) -> tuple[ChunkBatch, list
 
 
 def summary(found: list[Written]) -> dict[str, int]:
-    """Chunks by kind, over all collections; `vanished` counts collections."""
-    total = {"added": 0, "changed": 0, "deleted": 0, "unreadable": 0, "vanished": sum(w.vanished for w in found)}
+    """Chunks by kind, over all collections; `vanished` and `new collections` count collections."""
+    total = {"added": 0, "changed": 0, "deleted": 0, "unreadable": 0, "vanished": sum(w.vanished for w in found),
+             "new collections": sum(w.made is not None for w in found)}  # fmt: skip
     for one in found:
         for kind, number in one.counts.items():
             total[kind] += number
@@ -155,6 +165,7 @@ def export(found: list[Written], folder: Path) -> dict[str, str]:
                 "number": number,
                 **one.counts,
                 "vanished": one.vanished,
+                "made": asdict(one.made) if one.made is not None else None,
                 "added_ids": one.added.ids,
                 "changed_ids": [[i, *o] for i, o in zip(one.changed.ids, one.origins, strict=True)],
                 "deleted_ids": [[i, *o] for i, o in one.deleted],

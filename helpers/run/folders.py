@@ -104,8 +104,9 @@ class RunFolder:
     def command(self, name: str, *options: str) -> str:
         """`runbook NAME ID OPTIONS` for this run, with --reports where its reports are not in the usual place."""
         usual = self.reports.parent == REPOSITORY / "reports"
+        run = ["--run-id", self.id] if name == "run" else [self.id]
         return shlex.join(
-            ["runbook", name, self.id, *options, *([] if usual else ["--reports", str(self.reports.parent)])]
+            ["runbook", name, *run, *options, *([] if usual else ["--reports", str(self.reports.parent)])]
         )
 
     def facts(self) -> dict[str, Any]:
@@ -129,6 +130,15 @@ class RunFolder:
         except (YAMLError, UnicodeDecodeError) as error:
             raise WorldError("parameters_unreadable", "is no YAML any more", where=str(path)) from error
         raise WorldError("parameters_unreadable", "holds no parameters any more", where=str(path))
+
+    def is_of(self, parameters: Parameters) -> bool:
+        """Whether the run was begun in this folder, with the same source, target and schema."""
+        if self.facts()["directory"] != str(Path.cwd()):
+            return False
+        try:
+            return self.parameters().context() == parameters.context()
+        except RunbookError:  # written by another version of the toolkit
+            return False
 
     def enter(self) -> None:
         """Work in the folder in which the run began: relative paths of its parameters are taken from there."""
@@ -238,7 +248,7 @@ def taken(folder: RunFolder) -> UsageError:
         "run_exists",
         f"run {folder.id} exists already",
         where=str(folder.reports),
-        next_step=f"Go on with it: runbook resume {folder.id}; or run a part again: --run-id {folder.id} --from STEP.",
+        next_step=f"Go on with it: {folder.command('resume')}; or run a part again: --run-id {folder.id} --from STEP.",
     )
 
 

@@ -47,6 +47,7 @@ class RunRecord:
         self.dry_run: bool = dry_run or facts["dry_run"]
         self.step: str = row.number
         self.result = StepResult(step=row.number, title=row.title, run_id=folder.id, started=utc_now())
+        self.leaving = contextlib.ExitStack()  # what is to be let go of together with the run
         self._display: tuple[int, Any] = (-1, None)
 
     def check(

@@ -67,7 +67,7 @@ def refusal(folder: RunFolder, step: plan.Step, now: dt.datetime | None = None) 
         return None
     return WorldError(
         "outside_window", f"step {step.number} ({step.title}) does not start now: {why}", where=f"run {folder.id}",
-        next_step=f"Inside it: runbook resume {folder.id}; if it cannot wait: the same with --outside-window REASON.",
+        next_step=f"Inside it: {folder.command('resume')}; if it cannot wait: the same with --outside-window REASON.",
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def run_to_outcome(folder: RunFolder, steps: Sequence[plan.Step], terminal: Term
             _again(folder, terminal)
         left = [step for step in left if step.number >= _CUTOVER]
     error = NoGo(SOURCE_CHANGED, f"run {folder.id}: the source changed behind each of {_MOST} catch-ups",
-                 next_step=f"Find who writes to it, then: runbook resume {folder.id}")  # fmt: skip
+                 next_step=f"Find who writes to it, then: {folder.command('resume')}")  # fmt: skip
     notices.stopped(folder, error, terminal.say)
     leave(folder)
     raise error

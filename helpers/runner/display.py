@@ -6,8 +6,11 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from helpers.errors import one_line
 from helpers.parameters import Parameters, parameters_from
+from helpers.plots import png
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import kernel, plan
@@ -73,6 +76,15 @@ def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def show_figure(figure: Figure) -> None:
+    """The figure as a picture whose text, for those who cannot see it, is its title. (A Figure by itself shows nothing.)"""
+    if kernel.shell() is not None:
+        from IPython.display import Image, display
+
+        alt = " ".join(figure.get_suptitle().split())
+        display(Image(data=png(figure), format="png", alt=alt))  # type: ignore[no-untyped-call]
 
 
 def show(content: str) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from helpers.errors import RunbookError
 from helpers.parameters import Parameters, parameters_from
 from helpers.run import folders as runs
 from helpers.run import kernel, plan
@@ -41,19 +39,9 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
 
 def _newest(parameters: Parameters) -> RunFolder | None:
     """The newest run that was begun in this folder with the same source, target and schema."""
-    context = parameters.context()
-    return next((folder for folder in runs.every_run() if _same_context(folder, context)), None)
+    return next((folder for folder in runs.every_run() if folder.is_of(parameters)), None)
 
 
 def _holds_target(folder: RunFolder) -> bool:
     """Whether a run has written to its target, and stands there: then a new one of the same target cannot begin."""
     return (folder.workspace / "checkpoint.json").is_file() and not rolled_back(folder)
-
-
-def _same_context(folder: RunFolder, context: Mapping[str, Any]) -> bool:
-    if folder.facts()["directory"] != str(Path.cwd()):
-        return False
-    try:
-        return folder.parameters().context() == context
-    except RunbookError:  # written by another version of the toolkit
-        return False

@@ -37,12 +37,12 @@ def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
     if not state.missing:
         return None
     example = (
-        f"runbook sign {folder.id} --role {state.missing[0]} --name NAME --decision go --gate {step.gate} --key FILE"
+        f"{folder.command('sign')} --role {state.missing[0]} --name NAME --decision go --gate {step.gate} --key FILE"
     )
     first = (
         ""
         if (folder.reports / ALLOWED).is_file()
-        else (f"First name who may sign: runbook resume {folder.id} --set signoff.allowed_signers=FILE. ")
+        else (f"First name who may sign: {folder.command('resume')} --set signoff.allowed_signers=FILE. ")
     )
     return WaitingForSignoffs(
         "signoffs_missing",

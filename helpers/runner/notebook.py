@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers import audit
 from helpers.errors import NoGo, RunbookError, UsageError, WorldError, one_line
-from helpers.parameters import SECTIONS, is_sample
+from helpers.parameters import SECTIONS, is_sample, parameters_from
 from helpers.parameters.typed_yaml import nearest
 from helpers.results import Verdict, utc_now, worst
 from helpers.run import folders as runs
@@ -20,7 +20,8 @@ from helpers.run.record import RunRecord
 from helpers.runner import notices
 from helpers.runner.display import closing, opening, show
 from helpers.runner.finding import find_run
-from helpers.runner.overview import Index, refuse_rolled_back
+from helpers.runner.index import Index
+from helpers.runner.overview import refuse_rolled_back
 from helpers.runner.retry import pending
 from helpers.troubleshooting.map import advice
 
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     from helpers.rollback import Rollback
     from helpers.steps.cutover import Cutover
     from helpers.steps.dry_run import DryRun
+    from helpers.steps.explore import Explore
     from helpers.steps.fence import Fence
     from helpers.steps.health import Health
     from helpers.steps.hold import Hold
-    from helpers.steps.profile import Profile
     from helpers.steps.readiness import Readiness
     from helpers.steps.schedule import Schedule
     from helpers.steps.snapshot import SnapshotStep
@@ -66,7 +67,7 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
         earlier.close()
     sections, run_id, dry_run = _given(namespace)
     if row.number == "00":
-        return Index(run_id)
+        return Index(run_id, None if is_sample(sections) else parameters_from(sections))
     banner = ""
     if is_sample(sections) and not run_id:
         from helpers.runner.sample_run import sample_run  # with the signatures of a rehearsal
@@ -92,11 +93,11 @@ class Run(RunRecord):
 
         return Health(self)
 
-    def profile(self) -> Profile:
+    def explore(self) -> Explore:
         """11: what is in the source?"""
-        from helpers.steps.profile import Profile
+        from helpers.steps.explore import Explore
 
-        return Profile(self)
+        return Explore(self)
 
     def readiness(self) -> Readiness:
         """12: can the target take it?"""
@@ -261,6 +262,7 @@ class Run(RunRecord):
 
     def close(self) -> None:
         """Let go of the run: another process may work on it."""
+        self.leaving.close()
         if self._watch is not None:
             self._watch.stop()
         for lock in self._locks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers.decision import gate_state
 from helpers.errors import RunbookError, UsageError
@@ -14,10 +14,6 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.runner.gates import open_gate
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 TO_DO = "to do"
 RUN_COLUMNS = ("run", "name", "created", "at", "state", "due", "fence", "kind")
@@ -43,7 +39,7 @@ def after_rollback(folder: RunFolder) -> str:
     found = RollbackState.read(folder.workspace)
     if found is not None and found.finished:
         return f"Begin a new run; what became of this one: {folder.reports / 'rollback.html'}"
-    return f"Go on with: runbook rollback {folder.id}"
+    return f"Go on with: {folder.command('rollback')}"
 
 
 def refuse_rolled_back(folder: RunFolder) -> None:
@@ -141,48 +137,4 @@ def next_action(folder: RunFolder | None) -> str:
     result = folder.result(step.number)
     if result is not None and result.error is not None and result.error["code"] != "interrupted":
         return f"Step {step.number} ({step.title}) did not pass: {result.error['line']}"
-    return f"Step {step.number} ({step.title}) is next: runbook resume {folder.id}"
-
-
-class Index:
-    """00: where the runs stand. It has no run of its own and leaves no result."""
-
-    def __init__(self, run_id: str = "") -> None:
-        every = runs.every_run()
-        self.folder: RunFolder | None = runs.find(run_id) if run_id else (every[0] if every else None)
-
-    def overview(self) -> pd.DataFrame:
-        """The steps in order, and how each came out in this run (the newest where no run id is given)."""
-        import pandas as pd
-
-        return pd.DataFrame(step_rows(self.folder)).set_index("step")
-
-    def next_action(self) -> str:
-        """One sentence: what to do next."""
-        return next_action(self.folder)
-
-    def runs(self) -> pd.DataFrame:
-        """Every run, the newest first."""
-        import pandas as pd
-
-        return pd.DataFrame(run_rows(), columns=RUN_COLUMNS).set_index("run")
-
-    def go_no_go(self) -> Figure:
-        """Appendix B: go or no-go, with the way of this run through the tree."""
-        from helpers.troubleshooting import tree
-
-        results = [self.folder.result(number) if self.folder else None for number in ("23", "24")]
-        return tree.go_no_go(*results)
-
-    def troubles(self) -> Figure:
-        """Appendix B: troubleshooting, with the notebooks that this run's checks name."""
-        from helpers.troubleshooting import tree
-        from helpers.troubleshooting.desk import symptoms_of
-        from helpers.troubleshooting.map import steps_for
-
-        found = [self.folder.result(step.number) for step in plan.LINE] if self.folder else []
-        codes = [str(row["reason"]) for result in found if result is not None for row in symptoms_of(result)]
-        return tree.troubles({step.number for step in steps_for(codes)})
-
-    def finish(self) -> None:
-        """Nothing is recorded: an overview is no evidence."""
+    return f"Step {step.number} ({step.title}) is next: {folder.command('resume')}"

@@ -31,7 +31,7 @@ _LEFT = ("staged", "quarantine", "catch-up", "batches.jsonl")  # of step 22, bes
 
 def pending(folder: RunFolder) -> str:
     """The step whose retry was begun and not finished, or ""."""
-    hint = f"Remove this file and repeat: runbook resume {folder.id} --retry STEP"
+    hint = f"Remove this file and repeat: {folder.command('resume')} --retry STEP"
     return read_state(_state(folder), lambda raw: str(raw["step"]), "retry_state_damaged", hint) or ""
 
 
@@ -41,10 +41,10 @@ def require_retriable(folder: RunFolder, step: plan.Step) -> None:
         _refuse(folder, step, "is not on the line", f"Open notebooks/{step.notebook}.")
     cutover = CutoverState.read(folder.workspace)
     if passed(folder.result(CUTOVER)) or (cutover is not None and cutover.may_be_applied):
-        told = f"Go back first: runbook rollback {folder.id}"
+        told = f"Go back first: {folder.command('rollback')}"
         _refuse(folder, step, "cannot be taken back: the application was pointed to the target", told)
     if not _has_begun(folder, step):
-        _refuse(folder, step, "has not been run", f"Go on with: runbook resume {folder.id}")
+        _refuse(folder, step, "has not been run", f"Go on with: {folder.command('resume')}")
     if step.number <= MIGRATE and (error := window.refusal(folder, plan.find(MIGRATE))) is not None:
         raise error
 

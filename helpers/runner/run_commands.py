@@ -104,7 +104,7 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
         raise UsageError(
             "step_missing",
             f"--from {steps[0].number} needs step {missing[0].number}, which run {folder.id} has not passed",
-            next_step=f"Go on with it: runbook resume {folder.id}; or run it again: --from {missing[0].number}.",
+            next_step=f"Go on with it: {folder.command('resume')}; or run it again: --from {missing[0].number}.",
         )
     preflight(folder.parameters(), _written(folder))
     folder.note(until=steps[-1].number, dry_run=chosen.dry_run)
@@ -119,7 +119,7 @@ def _require_fit(folder: RunFolder) -> None:
     refuse_rolled_back(folder)
     if unfinished := pending(folder):
         what = f"taking back step {unfinished} of run {folder.id} was interrupted"
-        raise UsageError("retry_unfinished", what, next_step=f"Finish it: runbook resume {folder.id}")
+        raise UsageError("retry_unfinished", what, next_step=f"Finish it: {folder.command('resume')}")
 
 
 def resume(chosen: argparse.Namespace) -> int:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from helpers.cutover import CutoverState
 from helpers.errors import one_line
+from helpers.escalation import level, levels
 from helpers.fence import FenceState
-from helpers.parameters import Parameters
 from helpers.results import StepResult, passed
 from helpers.rollback.triggers import due
 from helpers.run import folders as runs
@@ -23,7 +23,6 @@ from helpers.run.snapshots import kept_line, settled
 from helpers.run.window import Hours, now_utc, permission
 from helpers.runner.overview import first_open_step, next_action, rolled_back, run_rows, step_rows
 from helpers.runner.terminal import table
-from helpers.steps.hold import level
 from helpers.words import duration, moment
 
 _FIRST_OF_NIGHT, _LAST_OF_NIGHT = "20", "25"  # what belongs inside the window
@@ -84,15 +83,18 @@ def seconds_of(folder: RunFolder, step: plan.Step) -> tuple[float, str]:
     Measured is what an earlier execution in this run took, estimated what its dry run says. A step that watches takes
     the time that the parameters name at least.
     """
-    paths = [folder.reports / "results" / f"{step.number}.json",
-             *sorted(folder.reports.glob(f"earlier/*/results/{step.number}.json"), reverse=True)]  # fmt: skip
-    for path in paths:
-        if path.is_file() and passed(found := StepResult.read(path)) and not found.facts.get("resumed"):
+    for found in _results(folder, step.number):
+        if passed(found) and not found.facts.get("resumed"):
             return found.seconds, "measured"
+    seconds = estimated_seconds(folder, step.number)
+    return (seconds, "estimated") if seconds else (0.0, "")
+
+
+def estimated_seconds(folder: RunFolder, number: str) -> float:
+    """How long the run's dry run says that the step takes; 0 where it says nothing."""
     dry = folder.result("13")
     parts = dry.facts.get("estimate", []) if dry is not None else []
-    seconds = sum(float(p["seconds"]) for p in parts if str(p["part"]).startswith(step.number))
-    return (seconds, "estimated") if seconds else (0.0, "")
+    return sum(float(p["seconds"]) for p in parts if str(p["part"]).startswith(number))
 
 
 def _to_do(folder: RunFolder, now: dt.datetime) -> str:
@@ -134,14 +136,25 @@ def _share_left(folder: RunFolder, number: str) -> float:
     return 1 - done / total if total else 1.0
 
 
+def measured_rollback(folder: RunFolder) -> StepResult | None:
+    """The newest rollback of this run that went through, a drill included; None where there is none. A dry run is none."""
+    return next((r for r in _results(folder, "27") if passed(r) and not r.facts.get("dry_run")), None)
+
+
+def _results(folder: RunFolder, number: str) -> Iterator[StepResult]:
+    """What the step left in this run, the newest first."""
+    paths = [folder.reports / "results" / f"{number}.json",
+             *sorted(folder.reports.glob(f"earlier/*/results/{number}.json"), reverse=True)]  # fmt: skip
+    yield from (StepResult.read(path) for path in paths if path.is_file())
+
+
 def rollback_seconds(folder: RunFolder) -> tuple[float, str]:
     """How long the way back takes, and how that is known; (0, "") where it is not.
 
     Measured where a rollback of this run was timed. Else at most what the same work took on the way there: reading the
     source once more (step 21), and removing from the target what step 22 wrote.
     """
-    done = folder.result("27")
-    if done is not None and passed(done):
+    if (done := measured_rollback(folder)) is not None:
         return done.seconds, "measured"
     parts = [seconds_of(folder, plan.find(n)) for n in ("21", "22")]
     if not all(how for _, how in parts):
@@ -180,18 +193,25 @@ def _night_began(folder: RunFolder) -> bool:
     return folder.result(_FIRST_OF_NIGHT) is not None
 
 
-def _call(folder: RunFolder, now: dt.datetime) -> str:
-    """Where the night goes on and a step has not come out well: whom to call by now."""
+def escalation(folder: RunFolder, now: dt.datetime) -> tuple[StepResult, float, int] | None:
+    """(What failed, the minutes since, the level of Appendix C); None where nothing of the night stands failed."""
     step = None if rolled_back(folder) else first_open_step(folder)
     found = folder.result(step.number) if step is not None else None
     if not _night_began(folder) or found is None or found.error is None or found.error["code"] == "interrupted":
-        return ""
-    parameters: Parameters = folder.parameters()
+        return None
     minutes = (now - dt.datetime.fromisoformat(found.finished or found.started)).total_seconds() / 60
     last = last_safe_moment(folder)
-    critical = bool(due(folder)) or (last is not None and now > last)
-    number, what, key = level(minutes, critical=critical)
-    line = f"level {number}: {what}: {getattr(parameters.contacts, key) or f'(contacts.{key} is not named)'}"
-    said = parameters.contacts
+    number, _, _ = level(minutes, critical=bool(due(folder)) or (last is not None and now > last))
+    return found, minutes, number
+
+
+def _call(folder: RunFolder, now: dt.datetime) -> str:
+    """Where the night goes on and a step has not come out well: whom to call by now."""
+    if (stands := escalation(folder, now)) is None:
+        return ""
+    found, minutes, number = stands
+    said = folder.parameters().contacts
+    row = levels(said, number).set_index("").loc["now"]
     where = "; ".join(f"{k} {v}" for k, v in (("channel", said.channel), ("war room", said.war_room)) if v)
-    return f"step {found.step} failed {duration(minutes * 60)} ago; {line}" + (f"\n{where}" if where else "")
+    line = f"step {found.step} failed {duration(minutes * 60)} ago; level {number}: {row['what']}: {row['call']}"
+    return line + (f"\n{where}" if where else "")

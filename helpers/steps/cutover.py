@@ -20,6 +20,7 @@ from helpers.migration.source_changes import prove_unchanged
 from helpers.parameters import resolve_path
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
+from helpers.steps.night_needs import check_door
 from helpers.stores import open_target
 
 UNSEEN = (
@@ -105,6 +106,7 @@ class Cutover:
         if warning := loopback_in_container(self.run.parameters):
             self.run.check("target reachable from a container", Verdict.WARNING, reason="loopback_in_container",
                            measured=self.run.parameters.target.address, detail=warning)  # fmt: skip
+        check_door(self.run)
         return "\n".join(filter(None, [text, commands])) or "No file and no command: nothing would be changed."
 
     def before(self) -> pd.DataFrame:
@@ -251,7 +253,7 @@ class Cutover:
 
     @property
     def _way_back(self) -> str:
-        return f"runbook rollback {self.run.id}"
+        return self.run.home.command("rollback")
 
     def _take_back(self, why: str) -> list[str]:
         """Everything as it was; recorded as the step's failure."""

@@ -23,6 +23,11 @@ from helpers.stores.layout import DATABASE
 from helpers.stores.repair import migrations
 
 REASON = "count_mismatch"
+FILTERS = (
+    "Chroma before 1.0 answers some filters otherwise, which is no fault of the migration: `$contains` took _ and % for "
+    "any text (all of 0.x); `$ne` and `$nin` left out chunks without the key, and 3 was not 3.0 (up to 0.5.5 or so). "
+    "Try the application's own filters against the target before the cutover."
+)  # measured with 0.4.24, 0.5.0, 0.5.23, 0.6.3 against 1.5.9: tests/compat/test_filters_change.py
 _Row = tuple[str, int | None, int | None, int | None, str]  # collection, expected, found, difference, state
 
 
@@ -71,6 +76,16 @@ def source_version(endpoint: Endpoint, reported: str) -> str:
     if parts.get("embeddings_queue", 0) >= 2:
         return f"0.5.6 to 1.0 ({shown})"
     return f"0.4 to 0.5.5 ({shown})"
+
+
+def is_of_0_x(endpoint: Endpoint, reported: str) -> bool:
+    """Whether a Chroma before 1.0 answered the application's filters so far."""
+    if not endpoint.path:
+        return reported.startswith("0.")
+    if is_duckdb_layout(Path(endpoint.path)):
+        return True
+    parts = dict(migrations(Path(endpoint.path) / DATABASE))
+    return bool(parts) and parts.get("sysdb", 0) < 10 and parts.get("metadb", 0) < 5
 
 
 class Health:
@@ -136,6 +151,12 @@ class Health:
             "the source as a whole is sound", Verdict.WARNING if whole else Verdict.PASS, measured=len(look.findings),
             threshold=0, unit="findings", reason="source_findings" if whole else "",
             detail="; ".join([*look.findings[:5], *filter(None, [mended])]),
+        )  # fmt: skip
+        other = is_of_0_x(endpoint, look.version)
+        self.run.check(
+            "filters of the application keep their meaning", Verdict.WARNING if other else Verdict.PASS,
+            measured=look.version, threshold="1.0 or later", reason="filters_change" if other else "",
+            detail=FILTERS if other else "",
         )  # fmt: skip
         self.run.fact("source_identity", [{"what": what, "value": value} for what, value in rows])
         return pd.DataFrame(rows, columns=["what", "value"])

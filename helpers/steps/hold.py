@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from helpers import audit
+from helpers.cutover.state import CutoverState
 from helpers.errors import one_line
-from helpers.escalation import CRITICAL as CRITICAL
-from helpers.escalation import LEVELS as LEVELS
-from helpers.escalation import level as level
+from helpers.escalation import level, levels
 from helpers.results import Check, StepResult, Verdict
 from helpers.rollback.triggers import triggers
 from helpers.run import plan
@@ -118,12 +117,24 @@ class Hold:
         return pd.DataFrame([[t.code, t.step, t.sentence] for t in found], columns=["trigger", "step", "why"])
 
     def options(self) -> pd.DataFrame:
-        """A, B and C, each with its command."""
+        """A, B and C, each with its command. Behind a cutover clients are at the target, so nothing there is begun anew."""
         step = next((r.step for r, _ in self._bad()), next((r.step for r in self._stopped()), ""))
-        retry = f"runbook resume {self.run.id} --retry {step}" if step else f"runbook resume {self.run.id}"
+        way, again = (
+            "fix the cause and try again",
+            self.run.home.command("resume", *(["--retry", step] if step else [])),
+        )
+        back = "roll back"
+        cutover = CutoverState.read(self.run.workspace)
+        if cutover is not None and cutover.may_be_applied:
+            way = "mend the target with the notebook of the reason, while clients go on using it; then judge it again"
+            again = self.run.home.command("run", "--from", "23", "--until", "24")
+            back = "roll back: what clients wrote to the target is exported first, and clients go back to the source"
+            self.run.check("clients use the target", Verdict.WARNING, measured=cutover.state, reason="cut_over_and_held",
+                           detail=f"{cutover.sentence()} They get answers from what failed above.")  # fmt: skip
+        undo = self.run.home.command("rollback")
         rows = [
-            ["A", "fix the cause and try again", retry],
-            ["B", "roll back", f"runbook rollback {self.run.id} --dry-run, then without --dry-run"],
+            ["A", way, again],
+            ["B", back, f"{undo} --dry-run, then without --dry-run"],
             ["C", "escalate", self._call()],
         ]
         return pd.DataFrame(rows, columns=["way", "what", "how"])
@@ -138,13 +149,7 @@ class Hold:
         self.run.fact("escalation", {"level": number, "minutes": round(minutes, 1), "call": self._call()})
         self.run.check("escalation", Verdict.PASS, measured=f"level {number}",
                        detail=f"{what}; {duration(60 * minutes)} since it failed")  # fmt: skip
-        contacts = self.run.parameters.contacts
-        rows = [[f"{n}", f"from {m} min", words, getattr(contacts, key), "now" if n == number else ""]
-                for m, n, words, key in LEVELS]  # fmt: skip
-        rows.append(
-            ["4", "on a rollback trigger", CRITICAL[1], getattr(contacts, CRITICAL[2]), "now" if number == 4 else ""]
-        )
-        return pd.DataFrame(rows, columns=["level", "when", "what", "call", ""])
+        return levels(self.run.parameters.contacts, number)
 
     @property
     def minutes(self) -> float:

@@ -17,6 +17,7 @@ from helpers.evidence import signing
 from helpers.parameters import resolve_path
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
+from helpers.stores.open_doors import open_door
 
 COLUMNS = ["what", "found", "verdict"]
 Row = tuple[str, str, Verdict]
@@ -55,6 +56,8 @@ class NightNeeds:
             self.run.check("target reachable from a container", Verdict.WARNING, reason="loopback_in_container",
                            measured=self.parameters.target.address, detail=said)  # fmt: skip
             rows.append(("target seen from a container", said, Verdict.WARNING))
+        if said := check_door(self.run):
+            rows.append(("credentials of the target", said, Verdict.WARNING))
         return pd.DataFrame(rows, columns=COLUMNS)
 
     def _files(self) -> list[Row]:
@@ -139,6 +142,15 @@ class NightNeeds:
             verdict = Verdict.WARNING if problem and not path.exists() else Verdict.FAIL if problem else Verdict.PASS
             rows.append((named, problem or "can be read", verdict))
         return rows
+
+
+def check_door(run: RunRecord) -> str:
+    """A warning where the target lets in whoever comes although credentials are in use; what it says, or ""."""
+    said = open_door(run.parameters.source, run.parameters.target)
+    if said:
+        run.check("target asks for credentials", Verdict.WARNING, measured="answers anybody", threshold="refuses",
+                  reason="answers_anybody", detail=said)  # fmt: skip
+    return said
 
 
 def _unreadable(path: Path, *, empty: bool) -> str:

@@ -12,9 +12,9 @@ import pandas as pd
 
 from helpers import plots
 from helpers.errors import one_line
+from helpers.exploring.lookup import Lookup
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
-from helpers.run.source import open_chosen
 from helpers.schema import Context, load_schema
 from helpers.steps.profile_scan import Scan
 
@@ -39,17 +39,18 @@ class Profile:
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self.schema = load_schema(run.parameters.schema_name)
+        self.lookup = Lookup(run)
 
     @cached_property
     def scan(self) -> Scan:
         """One pass over every chunk of the source."""
         p, run = self.run.parameters, self.run
-        with run.phase("profile") as phase, open_chosen(run) as store:
+        with run.phase("profile") as phase:
+            store = self.lookup.reader
             infos = [store.info(name) for name in store.names() if p.collections.selects(name)]
             context = Context(frozenset(i.name for i in infos), run.date, p.migration.id_policy)
-            total = sum(info.count for info in infos)
-            scan = Scan(self.schema, context, p.expected.dimensions, total, p.validation.seed)
-            with run.progress("profiling", total) as progress:
+            scan = Scan(self.schema, context, p.expected.dimensions, infos, p.validation.seed)
+            with run.progress("profiling", sum(info.count for info in infos)) as progress:
                 for info in infos:
                     scan.open(info)
                     ids = store.ids(info.name)

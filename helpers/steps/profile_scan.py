@@ -1,14 +1,16 @@
 """What one pass over a source gathers for its profile, in bounded memory.
 
 Counts are exact, whatever the size. Above `LIMIT` chunks two things are sampled, by stable hashes and not by chance:
-duplicates are sought among one content in `every`, and norms are kept of one chunk in a few (20,000 a collection).
+duplicates are sought among one content in `every`, and norms are kept of one chunk in a few (20,000 a collection). Of each
+finding the first places are remembered, and what compares chunks with each other gets a sample (`exploring.sample`).
 """
 
 from __future__ import annotations
 
+import unicodedata
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -18,6 +20,8 @@ import pandas as pd
 
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import one_line
+from helpers.exploring.places import Places
+from helpers.exploring.sample import Sampler
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.file import FieldRule
 from helpers.stores import CollectionInfo
@@ -42,7 +46,8 @@ class FieldSeen:
     minimum: float | None = None
     maximum: float | None = None
 
-    def add(self, collection: str, value: Any, rule: FieldRule | None) -> None:
+    def add(self, collection: str, value: Any, rule: FieldRule | None) -> str:
+        """Count a value; what is wrong with it (see `fault`)."""
         self.present[collection] += 1
         self.types[type(value).__name__] += 1
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -50,8 +55,10 @@ class FieldSeen:
             self.maximum = value if self.maximum is None else max(self.maximum, value)
         elif isinstance(value, (str, bool)) and len(self.values) <= DISTINCT:
             self.values[one_line(str(value), 60)] += 1
-        if rule is not None and (kind := fault(value, rule)):
+        kind = fault(value, rule) if rule is not None else ""
+        if kind:
             self.wrong[kind] += 1
+        return kind
 
     def common(self) -> str:
         """The commonest values, or that there are too many to tell."""
@@ -69,6 +76,7 @@ class CollectionSeen:
     counts: Counter[str] = field(default_factory=Counter)
     characters: int = 0
     longest: int = 0
+    languages: Counter[str] = field(default_factory=Counter)
     norms: list[float] = field(default_factory=list)
 
 
@@ -101,12 +109,17 @@ class Twins:
 class Scan:
     """Everything that the pass has seen so far. `add` takes the chunks of a collection, batch by batch."""
 
-    def __init__(self, schema: Schema, context: Context, dimensions: list[int], total: int, seed: int) -> None:
+    def __init__(
+        self, schema: Schema, context: Context, dimensions: list[int], infos: Sequence[CollectionInfo], seed: int
+    ) -> None:
         self.schema, self.context, self.dimensions, self.seed = schema, context, dimensions, seed
-        self.every = max(1, -(-total // LIMIT))
+        self.every = max(1, -(-sum(info.count for info in infos) // LIMIT))
+        self.sampler = Sampler(infos, seed)
+        self.places = Places()
         self.fields: dict[str, FieldSeen] = defaultdict(FieldSeen)
         self.collections: dict[str, CollectionSeen] = {}
         self.documents, self.vectors, self.ids = Twins(self.every), Twins(self.every), Twins(self.every)
+        self.texts = Twins(self.every)  # documents but for case, spaces and forms of the same letters
         self.repairs: Counter[tuple[Hashable, ...]] = Counter()  # field, rule
         self.examples: dict[tuple[Hashable, ...], str] = {}
         self.failures: Counter[str] = Counter()  # reason
@@ -126,27 +139,40 @@ class Scan:
         done = self.schema.transform(batch, name, self.context)
         self._metadata(seen, batch, done)
         self._outcome(seen, done)
+        self.sampler.add(name, batch, done.targets)
 
     def _documents(self, seen: CollectionSeen, batch: ChunkBatch) -> None:
         name = seen.info.name
         seen.counts["uris"] += sum(uri is not None for uri in batch.uris)
         for chunk, document in zip(batch.ids, batch.documents, strict=True):
             if not document:
-                seen.counts["none_documents" if document is None else "empty_documents"] += 1
+                self._count(seen, "none_documents" if document is None else "empty_documents", chunk)
                 continue
             seen.characters += len(document)
             seen.longest = max(seen.longest, len(document))
-            seen.counts["long_documents"] += len(document) >= LONG
+            if len(document) >= LONG:
+                self._count(seen, "long_documents", chunk, f"{len(document):,} characters")
             self.documents.add(document.encode("utf-8", "surrogatepass"), (name, chunk))
+            plain = plain_text(document)
+            if not plain:
+                self._count(seen, "blank_documents", chunk)
+                continue
+            self.texts.add(plain.encode("utf-8", "surrogatepass"), (name, chunk))
 
     def _vectors(self, seen: CollectionSeen, batch: ChunkBatch) -> None:
         finite = np.isfinite(batch.embeddings).all(axis=1) & ~batch.lost
         norms = np.full(len(batch), np.nan)
         norms[finite] = np.linalg.norm(batch.embeddings[finite].astype(np.float64), axis=1)
-        seen.counts["lost_vectors"] += int(batch.lost.sum())
-        seen.counts["nonfinite_vectors"] += int((~finite & ~batch.lost).sum())
-        seen.counts["zero_vectors"] += int((norms == 0).sum())
-        seen.counts["unit_vectors"] += int((np.abs(norms - 1) <= UNIT).sum())
+        unit = np.abs(norms - 1) <= UNIT
+        seen.counts["unit_vectors"] += int(unit.sum())
+        for kind, those in (
+            ("lost_vectors", batch.lost),
+            ("nonfinite_vectors", ~finite & ~batch.lost),
+            ("zero_vectors", norms == 0),
+            ("unnormalised_vectors", finite & (norms != 0) & ~unit),
+        ):
+            for i in np.flatnonzero(those):
+                self._count(seen, kind, batch.ids[i], f"norm {norms[i]:.6g}" if kind.startswith("un") else "")
         keep = max(1, seen.info.count // NORMS)
         for i in np.flatnonzero(finite):
             if zlib.crc32(batch.ids[i].encode("utf-8", "surrogatepass"), self.seed) % keep == 0:
@@ -154,13 +180,29 @@ class Scan:
             if norms[i] > 0:
                 self.vectors.add(batch.embeddings[i].tobytes(), (seen.info.name, batch.ids[i]))
 
+    def _count(self, seen: CollectionSeen, finding: str, chunk: str, detail: str = "") -> None:
+        seen.counts[finding] += 1
+        self.places.note(finding, seen.info.name, chunk, detail)
+
     def _metadata(self, seen: CollectionSeen, batch: ChunkBatch, done: Transformed) -> None:
         rules = {kind: {rule.name: rule for rule in self.schema.rules(kind)} for kind in set(done.types)}
-        for metadata, kind in zip(batch.metadatas, done.types, strict=True):
-            seen.counts["none_metadata"] += metadata is None
-            for key, value in (metadata or _NOTHING).items():
+        name, core = seen.info.name, [rule.name for rule in self.schema.fields]
+        for chunk, found, kind in zip(batch.ids, batch.metadatas, done.types, strict=True):
+            metadata = found or _NOTHING
+            if found is None:
+                self._count(seen, "none_metadata", chunk)
+            for key in core:
+                if key not in metadata:
+                    self.places.note(f"missing_{key}", name, chunk)
+            language = one_line(str(metadata.get("language", "(missing)")), 40)
+            seen.languages[
+                language if language in seen.languages or len(seen.languages) < DISTINCT else "(others)"
+            ] += 1
+            for key, value in metadata.items():
                 known = key in self.fields or key in rules[kind] or len(self.fields) < KEYS
-                self.fields[key if known else "(further keys)"].add(seen.info.name, value, rules[kind].get(key))
+                shown = key if known else "(further keys)"
+                if wrong := self.fields[shown].add(name, value, rules[kind].get(key)):
+                    self.places.note(f"{wrong}_{shown}", name, chunk, repr(value))
 
     def _outcome(self, seen: CollectionSeen, done: Transformed) -> None:
         """What the schema would do: repair, set aside, route."""
@@ -172,21 +214,31 @@ class Scan:
         seen.counts["quarantined"] += len(bad)
         self.quarantined += len(bad)
         self.failures.update(failures["reason"])
+        for chunk, reason, detail in zip(failures["id"], failures["reason"], failures["detail"], strict=True):
+            self.places.note(f"quarantine {reason}", info.name, str(chunk), str(detail))
         for row in failures.head(20 - min(20, len(self.failed))).to_dict("records"):
             self.failed.append({str(key): str(value) for key, value in row.items()})
         self.repaired += done.repairs["id"].nunique()
-        self._repairs(done.repairs)
+        self._repairs(done.repairs, info.name)
         for chunk, target in zip(done.source_ids, done.targets, strict=True):
             self.targets[target] += chunk not in bad
             self.ids.add(chunk.encode("utf-8", "surrogatepass"), (info.name, chunk, target))
 
-    def _repairs(self, repairs: pd.DataFrame) -> None:
+    def _repairs(self, repairs: pd.DataFrame, name: str) -> None:
         self.repairs.update(zip(repairs["field"], repairs["rule"], strict=True))
+        columns = (repairs[key] for key in ("id", "field", "rule", "before", "after"))
+        for chunk, field_name, rule, before, after in zip(*columns, strict=True):
+            self.places.note(f"repair {field_name} {rule}", name, chunk, f"{before} → {after}")
         for row in repairs.drop_duplicates(["field", "rule"]).itertuples():
             self.examples.setdefault((row.field, row.rule), f"{row.before} → {row.after}")
 
 
 _NOTHING: Metadata = {}
+
+
+def plain_text(document: str) -> str:
+    """The text but for case, spaces and the ways to write a letter (NFKC): what two documents share that read the same."""
+    return " ".join(unicodedata.normalize("NFKC", document).casefold().split())
 
 
 def fault(value: Any, rule: FieldRule) -> str:

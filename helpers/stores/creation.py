@@ -75,7 +75,14 @@ def _hidden_parameters(schema: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def create(client: Client, info: CollectionInfo) -> None:
-    """Raises `Terminal`: "exists" where the name is taken, "collection_name" where it is none; changes nothing there."""
+    """Raises `Terminal`: "exists" where the name is taken, "collection_name" where it is none, "unsupported_metadata"
+    where a value of its metadata is a list, which panics Chroma's engine (chroma-facts); changes nothing there.
+    """
+    if lists := sorted(key for key, value in (info.metadata or {}).items() if isinstance(value, list | tuple)):
+        raise Terminal(
+            "unsupported_metadata", f"the metadata of collection {info.name} has a list under {lists[0]}, which no Chroma takes",
+            next_step="Write it as a text at the source, or leave the collection out with collections.exclude.",
+        )  # fmt: skip
     schema = effective_schema(info)
     configuration = None if schema else effective_configuration(info)
     metadata = info.metadata or None

@@ -215,11 +215,11 @@ class Desk(ABC):
         return [
             Condition(
                 "no catch-up is half applied", ledger.open_round is None,
-                f"finish it: runbook resume {self.run.id}" if ledger.open_round is not None else "",
+                f"finish it: {self.run.home.command('resume')}" if ledger.open_round is not None else "",
             ),
             Condition(
                 "clients do not use the target yet", not in_use,
-                f"what they wrote would go: runbook rollback {self.run.id}" if in_use else "",
+                f"what they wrote would go: {self.run.home.command('rollback')}" if in_use else "",
             ),
         ]  # fmt: skip
 

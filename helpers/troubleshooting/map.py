@@ -88,7 +88,7 @@ ROWS: tuple[Row, ...] = tuple(
             "a server refuses, or is not the one that was meant",
             """
             forbidden header_illegal not_found nothing_to_migrate source_not_chroma source_other_api
-            target_not_chroma target_other_api target_too_old target_unsound unknown_database unknown_tenant
+            answers_anybody target_not_chroma target_other_api target_too_old target_unsound unknown_database unknown_tenant
             """,
         ),
         (
@@ -158,14 +158,14 @@ ROWS: tuple[Row, ...] = tuple(
             """,
         ),
         (
+            "44",
+            "searches are answered late or not asked, or do not find what is there",
+            "filters_change not_measured not_queried nothing_to_ask replay_unfound slow_queries",
+        ),
+        (
             "45",
             "people were not told, or nobody is named to be told",
             "by_hand_open late_notice nobody_named nobody_told notice_failed",
-        ),
-        (
-            "44",
-            "the target answers searches late, or was not asked",
-            "not_queried slow_queries not_measured nothing_to_ask",
         ),
         ("44", "the application's queries or tests fail", "integration_failed no_application_queries tests_broken"),
         (
@@ -191,7 +191,7 @@ ROWS: tuple[Row, ...] = tuple(
             "40",
             "the evidence, the approvals or the decision stand in the way, not the data",
             """
-            allowed_signers_bad dry_run gate_shut held no_decision not_archived not_sealable nothing_to_cut_over
+            allowed_signers_bad cut_over_and_held dry_run gate_shut held no_decision not_archived not_sealable nothing_to_cut_over
             rolled_back seal_broken sealed_file_changed secret_found ssh_keygen_missing
             """,
         ),

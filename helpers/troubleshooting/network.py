@@ -82,7 +82,7 @@ class Network(Desk):
         changes = [c["from"] for c in self.run.home.facts()["changes"] if any("timeout" in k for k in c["from"])]
         last = changes[-1] if changes else {}
         sets = " ".join(f"--set {k}={v}" for k, v in sorted(last.items()))
-        return f"runbook resume {self.run.id} {sets}".strip() if sets else "Nothing was changed."
+        return f"{self.run.home.command('resume')} {sets}".strip() if sets else "Nothing was changed."
 
     def _settings(self, source_timeout: float | None = None, target_timeout: float | None = None) -> dict[str, float]:
         given = {"source.timeout_seconds": source_timeout, "target.timeout_seconds": target_timeout}

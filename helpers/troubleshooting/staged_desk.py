@@ -40,7 +40,7 @@ class StagedDesk(Desk):
             if staged is None:
                 raise Terminal(
                     "nothing_staged", "this run has staged nothing yet", where=f"run {self.run.id}",
-                    next_step=f"Run step 22 first: runbook resume {self.run.id}",
+                    next_step=f"Run step 22 first: {self.run.home.command('resume')}",
                 )  # fmt: skip
             total = sum(staged.rows(name) for name in staged.files)
             with self.target() as (store, there), self.run.progress("comparing with the target", total) as bar:
@@ -63,13 +63,15 @@ class StagedDesk(Desk):
         ledger = self.ledger()
         done = ledger is not None and all(t.completed == t.rows for t in ledger.targets.values())
         found += self.settled()
-        found.append(Condition("every batch was written", done, "" if done else f"runbook resume {self.run.id} first"))
+        found.append(
+            Condition("every batch was written", done, "" if done else f"{self.run.home.command('resume')} first")
+        )
         with self.target() as (store, there):
             holder = (store.lock_holder() or {}).get("run_id", "") if store is not None else ""
         absent = sorted(name for name in staged.files if staged.rows(name) and name not in there)
         cut = {name for f in target_side.exports(self.run.workspace / "undo") for name in target_side.unfinished(f)}
         absent = [name for name in absent if name not in cut]
-        why = f"{', '.join(absent)}: written by the migration, not mended: runbook resume {self.run.id} --retry 22"
+        why = f"{', '.join(absent)}: written by the migration, not mended: {self.run.home.command('resume')} --retry 22"
         found.append(Condition("the target's collections are there", not absent, why if absent else ""))
         found.append(Condition("no other run holds the target", holder in ("", self.run.id), str(holder)))
         return found
