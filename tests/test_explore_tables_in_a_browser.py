@@ -42,6 +42,7 @@ def test_a_chunk_cannot_act_in_the_table(browser: Browser, tmp_path: Path) -> No
         count = "document.querySelectorAll('.dt-container tbody tr').length"
         assert opened._evaluate(count) == len(EVIL), "the table was not built"
         opened._evaluate("document.querySelectorAll('.dt-container thead th')[1].click()")
+        opened._listen(0.5)  # it sorts after it has shown that it is at work
         first = opened._evaluate("document.querySelector('.dt-container tbody tr td:nth-child(2)').innerText")
         title = opened._evaluate("document.title")
         foreign = opened._evaluate(
