@@ -45,7 +45,7 @@ def watch_timeline(
     `looks`: second, p50, p95, p99 (ms or None), chunks, failed. `gaps`: (second, seconds that nobody looked). `ended` says
     why the watch ended before its time.
     """
-    timed = looks[looks["p95"].notna()] if len(looks) else looks
+    timed = looks[looks[["p50", "p95", "p99"]].notna().all(axis=1)] if len(looks) else looks
     if not len(timed):
         return empty("The target was not asked", "No look found a query that was answered.")
     unit = _Clock(planned)
@@ -148,8 +148,8 @@ def performance(rows: pd.DataFrame, *, limit_ms: float, minimum_rate: float) -> 
         left.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit {limit_ms:g} ms")
         right.axhline(minimum_rate, color=GREY, linestyle="--", label=f"wanted {minimum_rate:g} a second")
         left.set_yscale("log")
-        left.set_ylim(float(finite(rows["mean_ms"]).min()) / 3, max(limit_ms, float(finite(rows["p95_ms"]).max())) * 2)
-        right.set_ylim(0, float(max(finite(rows["rate"]).max(), minimum_rate)) * 1.25)
+        left.set_ylim(min([limit_ms, *finite(rows["mean_ms"])]) / 3, max([limit_ms, *finite(rows["p95_ms"])]) * 2)
+        right.set_ylim(0, max([minimum_rate, *finite(rows["rate"])]) * 1.25)
         left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         left.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
         left.set_ylabel("latency of a query, ms")
@@ -190,7 +190,7 @@ def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
     title = f"The steps took {duration(actual)}"
     if known:
         done, said = sum(float(r["actual"]) for r in known), sum(float(r["estimate"]) for r in known)
-        title += f"; the {len(known)} that the dry run estimated: {duration(done)}, estimated {duration(said)}"
+        title += f"; those that the dry run estimated, {duration(done)} instead of {duration(said)}"
     note = "Logarithmic: equal lengths are equal ratios. People, sign-offs and pauses between steps are not in it."
     with draw(1.9 + 0.36 * len(timed), title, note) as (figure, axes):
         positive = [
