@@ -57,6 +57,14 @@ def test_it_opens_with_its_only_h1(cells: Cells) -> None:
     assert len(headings) == 1
 
 
+def test_it_says_what_it_needs(notebook: Path, cells: Cells) -> None:
+    """One line in its first cell; the steps that it cannot do without are among those that it names."""
+    (said,) = re.findall(r"^\*\*Needs:\*\* (.+\.)$", source(cells[0]), re.M)
+    ranges = [range(int(a), int(b) + 1) for a, b in re.findall(r"(\d\d) to (\d\d)", said)]
+    named = {f"{n:02}" for numbers in ranges for n in numbers} | set(re.findall(r"\b\d\d\b", said))
+    assert set(plan.find(notebook.stem).needs) <= named
+
+
 def test_markdown_stands_before_every_code_cell(cells: Cells) -> None:
     for before, cell in itertools.pairwise(cells):
         if cell["cell_type"] == "code":
