@@ -109,7 +109,7 @@ class Readiness:
                        reason="" if gone else "probe_left_behind", detail=f"collection {name}")  # fmt: skip
         self.run.fact("probe_write_chunks_per_second", PROBE_CHUNKS / max(seconds["write"], 1e-6))
         self.run.fact("probe_dimension", dimension)
-        return pd.DataFrame([(k, v * 1000) for k, v in seconds.items()], columns=["action", "milliseconds"])
+        return pd.DataFrame([(k, round(v * 1000, 1)) for k, v in seconds.items()], columns=["action", "milliseconds"])
 
     def disk(self) -> pd.DataFrame:
         """Free space against an estimate of what the target, the snapshots and the staging need."""
