@@ -172,5 +172,7 @@ def one_line(text: str, limit: int = 600) -> str:
     """
     if _HIDDEN:
         text = redacted(text[: limit + 10_000])
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1])
+    shown = text[: limit + 1]
+    if not shown.isprintable():  # asked first: most texts are, and tables hold many of them
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
     return shown if len(text) <= limit else shown[:limit] + "…"

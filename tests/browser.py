@@ -187,7 +187,8 @@ class Browser:
         if event == "Page.javascriptDialogOpening":
             self._visit.dialogs.append(facts["message"])
             self._number += 1
-            close = {"id": self._number, "method": "Page.handleJavaScriptDialog", "params": {"accept": False}}
+            leave = facts.get("type") == "beforeunload"  # the page asks whether it may be left: it may
+            close = {"id": self._number, "method": "Page.handleJavaScriptDialog", "params": {"accept": leave}}
             os.write(self._to, json.dumps({**close, "sessionId": self._session}).encode() + b"\0")
         elif event == "Runtime.consoleAPICalled":
             self._visit.said.append(str([argument.get("value") for argument in facts["args"]]))

@@ -26,6 +26,7 @@ _STATE = f"""JSON.stringify((panel => panel && {{
   prompts: [...panel.querySelectorAll('.jp-CodeCell')].map(c => c.querySelector('.jp-InputPrompt').textContent.trim()),
   errors: [...panel.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]')].map(e => e.textContent),
   said: [...panel.querySelectorAll('[data-mime-type="application/vnd.jupyter.stderr"]')].map(e => e.textContent),
+  kernel: panel.querySelector('.jp-Toolbar-kernelName')?.textContent ?? '',
   status: panel.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status ?? '',
   pictures: [...panel.querySelectorAll('.jp-OutputArea-output img')].filter(i => i.naturalWidth > 100).length,
 }})({_PANEL}))"""
@@ -93,11 +94,16 @@ class Lab:
         """The address of another notebook than the one that `make lab` opens."""
         return self.address.replace("00_index.ipynb", notebook)
 
+    def code_cells(self, notebook: str) -> int:
+        """How many there are, by the file."""
+        cells = json.loads((self.home / "notebooks" / notebook).read_text(encoding="utf-8"))["cells"]
+        return sum(cell["cell_type"] == "code" for cell in cells)
+
     def _wait_for_address(self) -> str:
         """Where `make lab` sends the browser: Jupyter writes it, token and all, into a page that it would open."""
         end = time.monotonic() + _START
         while time.monotonic() < end and self._process.poll() is None:
-            for page in (self._own / "jupyter_runtime_dir").glob("jpserver-*-open.html"):
+            for page in (self._own / "jupyter_runtime_dir").glob("jpserver-file-to-run-*-open.html"):
                 if found := re.search(r'href="(http://[^"]+)"', page.read_text(encoding="utf-8")):
                     return found[1].replace("&amp;", "&")
             time.sleep(0.2)
@@ -107,13 +113,16 @@ class Lab:
 class LabBrowser(Browser):
     """Opens notebooks in JupyterLab, clicks, types, waits, looks."""
 
-    def open(self, address: str, *, width: int = 1400, height: int = 1000) -> None:
-        """Open a notebook and wait until it can be worked in: its cells are there and its kernel is idle."""
+    _cells = 0  # code cells of the notebook in front
+
+    def open(self, lab: Lab, notebook: str, *, width: int = 1400, height: int = 1000) -> None:
+        """Open a notebook and wait until it can be worked in: its cells are there, and its kernel is idle."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        self._call("Page.navigate", url=address)
-        name = address.partition("?")[0].rpartition("/")[2]
-        ready = f"(s => s && s.name === {json.dumps(name)} && s.prompts.length && s.status === 'idle')(JSON.parse({_STATE}))"
-        self.until(ready, f"{name} to open", _LOAD)
+        for url in ("about:blank", lab.of(notebook)):  # by way of an empty page, which nobody can take for the new one
+            self._call("Page.navigate", url=url)
+            self._wait("Page.loadEventFired")
+        self._cells = lab.code_cells(notebook)
+        self._until(f"s.name === {json.dumps(notebook)} && s.kernel.startsWith('Python')", f"{notebook} to open", _LOAD)
 
     def state(self) -> dict[str, Any]:
         """What the notebook in front shows: name, prompts, errors, said (standard error), status, pictures."""
@@ -121,16 +130,18 @@ class LabBrowser(Browser):
         return found
 
     def run_all(self) -> dict[str, Any]:
-        """Run, Run All Cells, from the menu; what the notebook shows when the last cell has ended, or one has failed."""
+        """Run, Run All Cells, from the menu; what the notebook shows when every cell has ended, or one has failed."""
         self.click("[...document.querySelectorAll('.lm-MenuBar-item')].find(e => e.textContent.trim() === 'Run')")
         self.click("document.querySelector('.lm-Menu-item[data-command=\"runmenu:run-all\"]')")
-        ended = (
-            "(s => s.errors.length || (s.status === 'idle' && s.prompts.every(p => /^\\[\\d+\\]:$/.test(p))))"
-            f"(JSON.parse({_STATE}))"
-        )
-        self.until(ended, "all cells to run", _RUN)
+        every = r"s.prompts.every(p => /^\[\d+\]:$/.test(p))"
+        self._until(every, "all cells to run", _RUN)
         self._listen(1.0)  # outputs are drawn after the kernel is idle
         return self.state()
+
+    def _until(self, condition: str, what: str, seconds: float) -> None:
+        """Wait for a condition on the state `s` of the notebook at rest, or for the error that a cell shows."""
+        rest = f"s.prompts.length === {self._cells} && s.status === 'idle'"
+        self.until(f"(s => s && (s.errors.length || ({rest} && {condition})))(JSON.parse({_STATE}))", what, seconds)
 
     def until(self, expression: str, what: str, seconds: float = 60.0) -> Any:
         """Wait until the expression is true in the page; its value."""
@@ -139,7 +150,20 @@ class LabBrowser(Browser):
             if value := self._evaluate(f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()"):
                 return value
             self._listen(0.25)
-        raise TimeoutError(f"waited {seconds:.0f} s for {what}")
+        raise TimeoutError(f"waited {seconds:.0f} s for {what}; the page shows {self._evaluate(_STATE)}")
+
+    def see(self, element: str) -> None:
+        """Scroll to an element, given as an expression, so that a picture shows it."""
+        self.until(f"{element} && ({element}.scrollIntoView({{block: 'start'}}), true)", element)
+        self._listen(0.8)
+
+    def choose(self, element: str, index: int) -> None:
+        """Take an entry of a drop-down, given as an expression: its list belongs to the system, not to the page.
+
+        Not by keys: where a notebook is in command mode JupyterLab takes them for itself.
+        """
+        events = "['input', 'change'].forEach(name => e.dispatchEvent(new Event(name, {bubbles: true})))"
+        self.until(f"(e => {{ e.selectedIndex = {index}; {events}; return true }})({element})", element)
 
     def look(self, expression: str) -> Any:
         """The value of an expression, evaluated in the page."""
@@ -154,12 +178,6 @@ class LabBrowser(Browser):
         x, y = self._evaluate(there)
         for kind, buttons in (("mouseMoved", 0), ("mousePressed", 1), ("mouseReleased", 0)):
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=buttons, clickCount=1)
-        self._listen(0.2)
-
-    def press(self, key: str, code: int) -> None:
-        """A key, by its name (`ArrowDown`) and its Windows key code (40), to whatever has the focus."""
-        for kind in ("rawKeyDown", "keyUp"):
-            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
         self._listen(0.2)
 
     def picture(self, file: Path) -> None:

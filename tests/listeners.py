@@ -36,7 +36,7 @@ class Listener:
                 except OSError:
                     pass  # who asked has left
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, *said: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -56,7 +56,7 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     assert "Verdict: GO" in done.stdout
     assert f"Open:    {page}" in done.stdout
     assert page.is_file()
-    assert len(list(page.parent.glob("*.html"))) == 13
+    assert len(list(page.parent.glob("*.html"))) == 17
     assert done.stdout.count("\nDrilled: ") == 2
     assert "Drilled: restore of snapshot" in page.read_text(encoding="utf-8")
     signed = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((page.parent / "signoffs").glob("*.json"))]
@@ -77,6 +77,7 @@ def test_a_run_waits_for_its_approvals_and_a_damaged_target_is_no_go(runbook: Ru
     before = tree(tmp_path / "source")
     people = Signers(tmp_path / "keys")
     text = "name: trial\nsource: {path: source}\ntarget: {path: target}\nschema: identity\n"
+    text += "monitoring: {minutes: 0.02, interval_seconds: 0.5}\n"
     text += people.parameter("dry_run: [dba]")
     (tmp_path / "trial.yaml").write_text(text, encoding="utf-8")
 

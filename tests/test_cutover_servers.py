@@ -94,7 +94,7 @@ def test_one_command_signatures_and_the_application_uses_the_target(
     people = Signers(here / "keys")
     more = f"cutover: {json.dumps(app.section())}\n{people.parameter()}"
     file = runbook.write("night", f"url: '{source.url}'", f"url: '{target.url}'", more)
-    waiting = only_line(runbook("run", file, "--run-id", "one"), 4)
+    waiting = only_line(runbook("run", file, "--run-id", "one", "--until", "25"), 4)
     assert "waits for the approval of operations_lead, dba, security" in waiting
     assert app.file.read_bytes() == app.env
     for role in ("operations_lead", "dba", "security"):

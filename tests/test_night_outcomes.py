@@ -41,7 +41,8 @@ def people(tmp_path: Path) -> Signers:
 def parameters(runbook: Runbook, people: Signers, *, automatic: bool = False) -> str:
     cutover = "cutover: {env_files: [{path: app.env, keys: {CHROMA_PATH: '{target_path}'}}], monitor_minutes: 0}\n"
     rollback = f"rollback: {{automatic: {str(automatic).lower()}, monitor_minutes: 0}}\n"
-    return runbook.write("night", "path: source", "path: target", cutover + rollback + people.parameter())
+    watch = "monitoring: {minutes: 0.02, interval_seconds: 0.5}\n"
+    return runbook.write("night", "path: source", "path: target", cutover + rollback + watch + people.parameter())
 
 
 def sign(runbook: Runbook, people: Signers) -> None:

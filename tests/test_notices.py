@@ -111,7 +111,8 @@ def test_no_byte_of_the_run_holds_a_token_and_a_seal_looks_for_it(monkeypatch: p
 @pytest.mark.parametrize(
     ("url", "secret", "open_"),
     [
-        ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#night-2025", ["TIiajkdnlazkcOXrIdevi7FQ", "T1JJ3T3L2"], "night-2025"),
+        ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#night-2025", ["TIiajkdnlazkcOXrIdevi7FQ", "T1JJ3T3L2"],
+         "night-2025"),
         ("mailto://alerts:pa55%21word@mail2.example.org?to=dba@example.org", ["pa55%21word", "pa55!word"], "dba@example.org"),
         ("tgram://123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/-100", ["AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"], "100"),
         ("json://chroma2prod:9000/alerts?+X-Token=s3cr3tV4lue", ["s3cr3tV4lue"], "chroma2prod"),
@@ -132,15 +133,19 @@ def test_the_tokens_of_a_url_are_secrets_and_its_names_are_not(
     assert not leaks.search(tmp_path / "kept", [SecretRef.parse("env:CHANNEL")]).found
 
 
-def test_an_event_is_told_once_and_a_channel_that_failed_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_is_told_once_and_a_channel_that_failed_only_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with Listener() as good, Listener(503) as ill:
         monkeypatch.setenv("GOOD", good.url)
         monkeypatch.setenv("ILL", ill.url)
         folder = a_run("env:GOOD", "env:ILL")
         tell(folder, Event.GO, key="a")
         ill.status = 200
-        again = tell(folder, Event.GO, key="a")
         tell(folder, Event.GO, key="a")
+        assert (len(good.got), len(ill.got)) == (1, 1)
+        again = tell(folder, Event.GO, key="a", again=True)
+        tell(folder, Event.GO, key="a", again=True)
         assert (len(good.got), len(ill.got)) == (1, 2)
         assert [d.said for d in again.deliveries] == ["told before", ""]
         tell(folder, Event.GO, key="b")
@@ -159,8 +164,11 @@ def test_what_is_wrong_says_whom_to_call_and_what_it_means(monkeypatch: pytest.M
     text = str(body["message"])
     assert body["title"] == "books: NO-GO"
     assert body["type"] == "failure"
-    for part in ("one chunk is missing", "clients stay with", "Escalation: level 3 now", "Level 2, from 30 min", "Ada 555",
-                 "Level 4, on a rollback trigger", "Cy 777", "War room: https://call", "Run night", " UTC", "runbook status night"):  # fmt: skip
+    parts = [
+        "one chunk is missing", "clients stay with", "Escalation: level 3 now", "Level 2, from 30 min", "Ada 555",
+        "Level 4, on a rollback trigger", "Cy 777", "War room: https://call", "Run night", " UTC", "runbook status night",
+    ]  # fmt: skip
+    for part in parts:
         assert part in text, part
 
 
@@ -293,3 +301,21 @@ def test_the_end_is_told_also_where_the_run_was_killed_behind_its_last_step(
         notices.line_ended(folder, [], None, print)
     assert good.subjects == ["books: the migration has ended"]
     assert file.read_text() == "z"
+
+
+def test_what_a_kill_kept_from_being_told_is_told_when_the_line_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Listener() as good:
+        monkeypatch.setenv("GOOD", good.url)
+        folder = a_run("env:GOOD")
+        for step in plan.LINE:
+            put(folder, step.number, **({"decision": "GO"} if step.number == "24" else {}))
+        notices.line_ended(folder, [], None, print)
+        assert good.subjects == ["books: the migration has ended"], "of a night whose start nobody was told of"
+        other = a_run("env:GOOD", run_id="other")
+        notices.before_step(other, plan.find("20"), print)
+        for step in plan.LINE:
+            put(other, step.number, **({"decision": "GO"} if step.number == "24" else {}))
+        notices.line_ended(other, [], None, print)
+        notices.line_ended(other, [], None, print)
+    told = [subject.removeprefix("books: ") for subject in good.subjects[1:]]
+    assert told == ["the migration begins", "GO", "cut over", "the migration has ended"]

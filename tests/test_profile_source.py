@@ -18,6 +18,7 @@ from helpers.results import Check, Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.sample import collection_counts, expected_findings, write_sample
+from helpers.steps.explore import Explore
 from helpers.steps.health import Health
 from helpers.steps.profile import Profile
 from helpers.steps.profile_scan import Twins
@@ -167,23 +168,36 @@ def test_under_identity_collections_stay_apart_and_no_field_is_missed(begin: Beg
 
 
 @pytest.mark.parametrize(
-    ("folder", "finding", "number"),
+    ("folder", "finding", "number", "first"),
     [
-        ("chinese-zero-vector-1.5", "zero_vectors", 1),
-        ("no-documents-128-1.x", "none_documents", 1000),
-        ("turkish-768-0.5", "chunks", 51),
-        ("open-webui-cosine-0.5", "chunks", 74),
+        ("chinese-zero-vector-1.5", "zero_vectors", 1, ("arona_memory", "fd43a1acce6b8394")),
+        ("no-documents-128-1.x", "none_documents", 1000, ("items_128d", "items_128d_0")),
+        ("turkish-768-0.5", "duplicate_documents", 0, None),
+        ("open-webui-cosine-0.5", "duplicate_documents", 37, None),
+        ("open-webui-cosine-0.5", "cosine_trap", 74, ("20cbacd1-4574-41e3-a4f8-9d9009ff02ff", "")),
     ],
 )
-def test_real_databases_show_their_traps(
-    begin: Begin, real_databases: Path, tmp_path: Path, folder: str, finding: str, number: int
+def test_real_databases_show_their_traps_by_name(
+    begin: Begin,
+    real_databases: Path,
+    tmp_path: Path,
+    folder: str,
+    finding: str,
+    number: int,
+    first: tuple[str, str] | None,
 ) -> None:
     copy = tmp_path / folder
     shutil.copytree(real_databases / folder, copy)
-    profile = Profile(begin("11", copy))
+    desk = Explore(begin("11", copy))
     for table in TABLES:
-        getattr(profile, table)()
-    assert profile.findings()[finding] == number
+        getattr(desk, table)()
+    found = desk.found().set_index("finding")["chunks"]
+    assert found.get(finding, 0) == number
+    behind = desk.behind(finding, most=2_000)
+    if first is not None:
+        assert (behind["collection"][0], behind["id"][0]) == first
+    assert len(behind) == {"cosine_trap": 8, "duplicate_documents": 2 * number}.get(finding, number)
+    desk.lookup.close()
 
 
 def test_twins_above_the_limit_are_sought_among_a_fixed_part() -> None:

@@ -65,7 +65,7 @@ def told(folder: RunFolder, minutes: float) -> dict[str, str]:
 
 
 def test_before_the_night_the_dry_run_says_how_long_it_takes(folder: RunFolder) -> None:
-    upto(folder, "13")
+    upto(folder, "14")
     said = told(folder, -60)
     assert "opens in 30 min" in said["Window"]
     assert "about 8 min 00 s for steps 21, 22, 23 (estimated)" in said["To do"]

@@ -6,7 +6,7 @@ use the target by now: what fails here says so, names the way back, and takes no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from helpers.run.record import RunRecord
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from helpers.aftermath.monitoring import Monitor
     from helpers.aftermath.performance import Performance
 
-    Aftermath = Monitor | Performance | Integration | Closeout
+    Aftermath: TypeAlias = Monitor | Performance | Integration | Closeout
 
 
 def aftermath_of(run: RunRecord) -> Aftermath:

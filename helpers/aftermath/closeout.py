@@ -156,17 +156,19 @@ class Closeout:
     def give_back(self) -> str:
         """The marker by which this run claimed the target, where it still stands there."""
         target = self.parameters.target
+        if not self._ready:
+            return f"Not looked at: {target.label} is opened only where it may be given back."
         if target.path is not None and (found := who_has_open(resolve_path(target.path))).processes:
             return f"Not looked at: {found.sentence()} has the target open; step 22 gave the marker back."
         with open_target(target) as store:
             holder = store.lock_holder() or {}
             ours = holder.get("run_id") == self.run.id
-            if ours and self._ready:
+            if ours:
                 store.release_lock(self.run.id)
                 audit.append(self.run.folder / audit.NAME, "target given back", target=target.label)
         if not ours:
             return f"No marker of this run is in {target.label}."
-        return f"The marker of this run in {target.label} {'was given back' if self._ready else 'would be given back'}."
+        return f"The marker of this run in {target.label} was given back."
 
     # -- the record ----------------------------------------------------------------------------------------------------
 

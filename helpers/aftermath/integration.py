@@ -28,7 +28,7 @@ from helpers.run.record import RunRecord
 from helpers.words import count
 
 COLUMNS = ["test", "outcome", "seconds", "why"]
-_OWN_TEST = re.compile(r"application_cases\.py::test_case\[(\d+)\]$")
+_OWN_TEST = re.compile(r"^application_cases\.py::test_case\[(\d+)\]$")
 _WORDS = {"passed": "pass", "failed": "fail", "skipped": "not applicable"}
 
 

@@ -71,8 +71,8 @@ class Performance:
     def compare(self) -> pd.DataFrame:
         """Both sides: opening, cold, warm by number of clients, with what is wanted."""
         before, after = (self._side(s) for s in (SOURCE, TARGET))
-        opened = [_shown(side and side["opened_ms"]) for side in (before, after)]
-        cold = [_shown(side and max(side["cold_ms"].values())) for side in (before, after)]
+        opened = [_shown(side["opened_ms"] if side else None) for side in (before, after)]
+        cold = [_shown(max(side["cold_ms"].values()) if side else None) for side in (before, after)]
         rows = [
             ("opening it, ms", *opened, ""),
             ("cold: first query of a collection, worst, ms", *cold, ""),

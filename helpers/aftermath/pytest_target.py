@@ -54,7 +54,7 @@ def target_collections(runbook_run: RunFolder) -> list[str]:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """A line for the call of each test, and for a set-up or an end that failed or was skipped."""
     if report.when == "call" or report.outcome != "passed":
-        _write({"test": report.nodeid, "when": report.when, "outcome": report.outcome, "seconds": round(report.duration, 3),
+        _write({"test": _name(report), "when": report.when, "outcome": report.outcome, "seconds": round(report.duration, 3),
                 "why": _why(report)})  # fmt: skip
 
 
@@ -67,6 +67,12 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     _write({"finished": int(exitstatus)})
+
+
+def _name(report: pytest.TestReport) -> str:
+    """`file.py::test`: an id from pytest has no file where that lies outside of its root."""
+    file, _, test = report.location
+    return f"{Path(file).name}::{test}"
 
 
 def _why(report: pytest.TestReport) -> str:

@@ -8,6 +8,7 @@ person, or where it cannot be told, everything is shown as plain tables and pict
 from __future__ import annotations
 
 import base64
+import html
 from typing import Any
 
 import pandas as pd
@@ -57,13 +58,13 @@ def table_html(frame: pd.DataFrame) -> str:
 
     with pd.option_context("display.max_rows", None):
         shown = tables.readable(frame.head(ROWS))
-    html = to_html_datatable(
+    page = to_html_datatable(
         shown, connected=False, display_logo_when_loading=False, maxBytes=0, maxColumns=0, showIndex="auto",
         pageLength=10, lengthMenu=[10, 25, 100, ROWS], scrollX=True, classes="display compact cell-border",
         warn_on_unexpected_types=False,
         columnDefs=[{"targets": "_all", "className": "dt-left"}],
     )  # fmt: skip
-    return f'<div class="tex2jax_ignore mathjax_ignore">{html}</div>'
+    return f'<div class="tex2jax_ignore mathjax_ignore">{page}</div>'
 
 
 def show_table(frame: pd.DataFrame) -> None:
@@ -77,13 +78,13 @@ def show_table(frame: pd.DataFrame) -> None:
     show_outputs([html_output(f"<p>{said}</p>", said)] if said else [])
 
 
-def show_frame(frame: pd.DataFrame, rows: int = ROWS) -> None:
+def show_frame(frame: pd.DataFrame, rows: int = ROWS, caption: str = "") -> None:
     """The first rows, as text and as plain HTML, and how many there are where that is not all."""
     shown = frame.head(rows)
     with pd.option_context("display.max_rows", rows, "display.max_colwidth", 200):
         output = html_output(tables.as_html(shown), repr(tables.readable(shown)))
-    said = rows_said(frame, rows)
-    show_outputs([output, *([html_output(f"<p>{said}</p>", said)] if said else [])])
+    said = ". ".join(filter(None, [caption, rows_said(frame, rows)]))
+    show_outputs([*([html_output(f"<p>{html.escape(said)}</p>", said)] if said else []), output])
 
 
 def rows_said(frame: pd.DataFrame, most: int) -> str:
@@ -91,9 +92,9 @@ def rows_said(frame: pd.DataFrame, most: int) -> str:
     return "" if len(frame) <= most else f"The first {most:,} of {len(frame):,} rows are shown."
 
 
-def html_output(html: str, text: str = "") -> dict[str, Any]:
+def html_output(page: str, text: str = "") -> dict[str, Any]:
     """An output of a cell, as notebooks keep it."""
-    return {"output_type": "display_data", "data": {"text/html": html, "text/plain": text}, "metadata": {}}
+    return {"output_type": "display_data", "data": {"text/html": page, "text/plain": text}, "metadata": {}}
 
 
 def picture_output(png: bytes, alt: str) -> dict[str, Any]:

@@ -48,11 +48,14 @@ class Lookup:
         return ChunkBatch.concatenate(parts) if parts else ChunkBatch.empty()
 
     def chunks(self, places: Iterable[Place], excerpt: int | None = EXCERPT) -> pd.DataFrame:
-        """A row for each place, in their order: collection, id, detail, document (its beginning; None: all), metadata."""
+        """A row for each place, in their order: collection, id, detail, document (its beginning), metadata.
+
+        `excerpt` is how many characters of a document are kept (None: all). What is not there any more has neither.
+        """
         listed = list(places)
         held: dict[tuple[str, str], tuple[str | None, object]] = {}
         for name in dict.fromkeys(place.collection for place in listed):
-            batch = self.read(name, list(dict.fromkeys(p.id for p in listed if p.collection == name)))
+            batch = self.read(name, list(dict.fromkeys(p.id for p in listed if p.collection == name and p.id)))
             for chunk, document, metadata in zip(batch.ids, batch.documents, batch.metadatas, strict=True):
                 held[name, chunk] = (document if document is None else document[:excerpt], metadata)
         gone: tuple[str | None, object] = (None, None)

@@ -42,8 +42,15 @@ class Part:
     hashes: list[int] = field(default_factory=list)
 
     def keep(self, positions: Sequence[int]) -> Part:
-        columns = (self.ids, self.documents, self.characters, self.metadatas, self.targets, self.vectors, self.hashes)
-        return Part(*([column[i] for i in positions] for column in columns))  # type: ignore[attr-defined]
+        return Part(
+            [self.ids[i] for i in positions],
+            [self.documents[i] for i in positions],
+            [self.characters[i] for i in positions],
+            [self.metadatas[i] for i in positions],
+            [self.targets[i] for i in positions],
+            [self.vectors[i] for i in positions],
+            [self.hashes[i] for i in positions],
+        )
 
 
 class Sampler:
@@ -134,7 +141,7 @@ class Sample:
     def said(self) -> str:
         """The size of the sample as a sentence for tables and figures."""
         if self.is_whole:
-            return f"All {count(self.total, 'chunk')} are compared."
+            return f"All {count(self.total, 'chunk')} were looked at."
         return f"A sample of {count(len(self))} of {count(self.total, 'chunk')}, by seeded hashes (seed {self.seed})."
 
     @cached_property

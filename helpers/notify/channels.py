@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from helpers.errors import RunbookError
 from helpers.notify import sender
@@ -71,7 +72,7 @@ def send(
     return [found[number] for number in range(len(channels))]
 
 
-def _answers(order: str, seconds: float) -> dict[int, dict[str, object]]:
+def _answers(order: str, seconds: float) -> dict[int, dict[str, Any]]:
     """What the sending process said, by the position of the URL; whatever it did not say in time is missing."""
     command = [sys.executable, "-I", str(Path(sender.__file__).resolve())]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -87,7 +88,7 @@ def _answers(order: str, seconds: float) -> dict[int, dict[str, object]]:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         raise
-    found = {}
+    found: dict[int, dict[str, Any]] = {}
     for line in lines.splitlines():
         with suppress(ValueError, KeyError, TypeError):
             answer = json.loads(line)

@@ -1,7 +1,7 @@
 """reports/<run id>/notices.jsonl: who was told what, when, by which channel (by name), with what result.
 
 It is written as the audit log is: lines only grow, each names the digest of the one before, and a seal covers them. An
-event with a key is told once: a channel that took it is not told again, one that failed is.
+event with a key is told once.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 from helpers.errors import one_line
 from helpers.notify import record
-from helpers.notify.channels import DELIVERED, Delivery, send
+from helpers.notify.channels import DELIVERED, FAILED, Delivery, send
 from helpers.notify.texts import Event, render
 from helpers.run.folders import RunFolder
 
@@ -33,15 +33,16 @@ class Told:
 
 
 def tell(
-    folder: RunFolder, event: Event, *, key: str = "", dry_run: bool = False, say: Say | None = None,
+    folder: RunFolder, event: Event, *, key: str = "", dry_run: bool = False, again: bool = False, say: Say | None = None,
     attach: Path | None = None, **about: Any,
 ) -> Told:  # fmt: skip
-    """Send the notice of this event to every channel that has not taken it yet; never raises, never waits long.
+    """Send the notice of this event to every channel; never raises, never waits long. A dry run prints it.
 
-    `key` tells one event of its kind from the next: the same event with the same key is told once. A dry run prints it.
+    `key` tells one event of its kind from the next: the same event with the same key is told once. `again` tries those
+    channels once more that did not take it.
     """
     try:
-        return _tell(folder, event, key, dry_run, say or (lambda _: None), attach, about)
+        return _tell(folder, event, key, dry_run, again, say or (lambda _: None), attach, about)
     except Exception as error:  # nobody's migration ends because of a notice
         folder.log_block(f"the notice '{event}' was not sent", traceback.format_exc())
         if say is not None:
@@ -50,7 +51,7 @@ def tell(
 
 
 def _tell(
-    folder: RunFolder, event: Event, key: str, dry_run: bool, say: Say, attach: Path | None, about: dict[str, Any]
+    folder: RunFolder, event: Event, key: str, dry_run: bool, again: bool, say: Say, attach: Path | None, about: dict[str, Any]
 ) -> Told:  # fmt: skip
     rules = folder.parameters().notify
     if not rules.urls:
@@ -59,8 +60,8 @@ def _tell(
     if dry_run:
         say(f"DRY RUN: this would be sent to {', '.join(map(str, rules.urls))}:\n\n{subject}\n\n{body}")
         return Told(subject, body, [Delivery(str(url), DRY_RUN, "printed, not sent") for url in rules.urls])
-    had = {e.channel for e in record.read(folder.reports) if (e.event, e.key, e.result) == (event, key, DELIVERED)}
-    left = [url for url in rules.urls if str(url) not in had]
+    earlier = {e.channel: e for e in record.read(folder.reports) if (e.event, e.key) == (event, key)}
+    left = [u for u in rules.urls if not earlier or (again and getattr(earlier.get(str(u)), "result", "") != DELIVERED)]
     sent = send(left, subject, body, event.kind, rules.timeout_seconds, attach) if left else []
     if sent:
         record.keep(folder.reports, event, key, sent, rules.stakeholders)
@@ -69,5 +70,7 @@ def _tell(
         said = line + (f"; {'; '.join(d.sentence() for d in bad)}" if bad else "")
         folder.log(said)
         say(said)
-    by_name = {d.channel: d for d in sent}
-    return Told(subject, body, [by_name.get(str(url), Delivery(str(url), DELIVERED, BEFORE)) for url in rules.urls])
+    known = {name: Delivery(name, e.result, e.said or BEFORE) for name, e in earlier.items()} | {
+        d.channel: d for d in sent
+    }
+    return Told(subject, body, [known.get(str(url), Delivery(str(url), FAILED, "not told")) for url in rules.urls])

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import words
 from helpers.cutover import CutoverState
-from helpers.escalation import CRITICAL, LEVELS, level
+from helpers.escalation import level, levels
 from helpers.fence import FenceState
 from helpers.parameters import Parameters
 from helpers.results import utc_now
@@ -59,7 +59,8 @@ def render(folder: RunFolder, event: Event, **about: Any) -> tuple[str, str]:
     if event is Event.ANNOUNCEMENT:
         facts |= {"estimate": "", "rollback": "", "chunks": "all chunks", **about}
     template = _environment().get_template(f"{event.value.replace(' ', '_').replace('-', '_')}.txt.j2")
-    text = re.sub(r"\n{3,}", "\n\n", template.render(**facts))
+    text = re.sub(r"\n*\n(What it means for you:)", r"\n\n\1", template.render(**facts))
+    text = re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<=\.) +(?=\s)", "", text))
     subject, _, body = text.strip().partition("\n")
     mark = "REHEARSAL: " if folder.facts()["rehearsal"] else ""
     return words.text(mark + subject, 200), body.strip() + "\n"
@@ -73,10 +74,10 @@ def announcement(folder: RunFolder, **about: Any) -> str:
 
 def ladder(parameters: Parameters) -> list[dict[str, Any]]:
     """Every escalation level of Appendix C: number, when it holds, what it asks for, who is called."""
-    rows = [{"number": n, "when": f"from {minutes} min", "what": what, "who": _who(parameters, key)}
-            for minutes, n, what, key in LEVELS]  # fmt: skip
-    number, what, key = CRITICAL
-    return [*rows, {"number": number, "when": "on a rollback trigger", "what": what, "who": _who(parameters, key)}]
+    rows = levels(parameters.contacts).iloc[:, :4].to_numpy().tolist()
+    return [
+        dict(zip(("number", "when", "what", "who"), (*row[:3], words.text(row[3], 200)), strict=True)) for row in rows
+    ]
 
 
 def _who(parameters: Parameters, key: str) -> str:

@@ -9,7 +9,7 @@ The figures live by topic in the modules beside this one; this is their one publ
 
 from helpers.plots.after import durations, performance, watch_timeline
 from helpers.plots.chunks import completeness_heatmap, counts_by_collection, differences_bar, repairs_bar
-from helpers.plots.exploring import collection_portrait
+from helpers.plots.exploring import collection_portrait, field_values, neighbour_distances, pca_map
 from helpers.plots.gantt import Bar, Panel, plan_and_reality
 from helpers.plots.search import overlap_heatmap, recall_by_collection
 from helpers.plots.style import png, save
@@ -28,9 +28,12 @@ __all__ = [
     "differences_bar",
     "distance_ecdf",
     "durations",
+    "field_values",
+    "neighbour_distances",
     "norms_before_after",
     "norms_histogram",
     "overlap_heatmap",
+    "pca_map",
     "pca_overlay",
     "performance",
     "phase_timeline",

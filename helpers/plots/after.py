@@ -65,8 +65,8 @@ def watch_timeline(
             left.plot(x, timed[column].astype(float), color=color, marker=marker, markersize=4, label=column)
         bad = looks[looks["failed"].astype(bool)]
         if len(bad):
-            left.plot(unit.of(bad["second"]), np.zeros(len(bad)), linestyle="", marker="X", color=RED, label="look that failed",
-                      clip_on=False, markersize=8)  # fmt: skip
+            left.plot(unit.of(bad["second"]), np.full(len(bad), 0.03), transform=left.get_xaxis_transform(), linestyle="",
+                      marker="X", color=RED, label="look that failed", clip_on=False, markersize=8)  # fmt: skip
         top = float(finite(timed["p99"]).max())
         left.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit for p95: {limit_ms:g} ms")
         if limit_ms > 3 * top:  # a limit far away would press the curves flat: logarithmic, from the fastest on
@@ -94,7 +94,7 @@ class _Clock:
         self.name, self.seconds = ("minutes", 60.0) if planned >= 180 else ("seconds", 1.0)
 
     def of(self, seconds: pd.Series[float]) -> NDArray[np.float64]:
-        return seconds.astype(float).to_numpy() / self.seconds
+        return np.asarray(seconds.to_numpy(float) / self.seconds, np.float64)
 
     def axis(self, axes: Axes) -> None:
         end = max(self.planned, 1.0) / self.seconds

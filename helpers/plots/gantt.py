@@ -77,7 +77,7 @@ def _panel(panel: Panel, axes: Axes) -> None:
     axes.set_xlim(low - (high - low) * 0.01, high + (high - low) * 0.01)
     if panel.now is not None and low <= panel.now <= high:
         axes.axvline(panel.now, color=RED, linestyle="--", linewidth=1.4)
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 1.5, 2, 3, 5, 6, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 1.5, 2, 3, 5, 6, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"T{value:+g}".replace("-", "−") if value else "T"))
     axes.set_xlabel(panel.unit)
     axes.set_title(panel.title)

@@ -264,7 +264,7 @@ def pca_overlay(source: ArrayLike, target: ArrayLike, labels: Sequence[str]) -> 
         + "."
     )
     with draw(5.2, f"Illustration: {fate} (PCA of {count(rows.size, 'vector')})", note) as (figure, axes):
-        _groups(axes, flat, [str(labels[i]) for i in rows.tolist()])
+        points_by_label(axes, flat, [str(labels[i]) for i in rows.tolist()])
         axes.plot(
             moved[:, 0],
             moved[:, 1],
@@ -297,7 +297,7 @@ def _plane(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.f
     return flat, np.asarray(plane.transform(b)), float(plane.explained_variance_ratio_.sum())
 
 
-def _groups(axes: Axes, points: NDArray[np.float64], labels: list[str]) -> None:
+def points_by_label(axes: Axes, points: NDArray[np.float64], labels: list[str]) -> None:
     """Points by label: the seven largest in a colour and a marker of their own, the others grey."""
     names, sizes = np.unique(labels, return_counts=True)
     ranked = [str(names[i]) for i in np.lexsort((names, -sizes))]

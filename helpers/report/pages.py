@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import words
+from helpers.notify import read as read_notices
 from helpers.report import gantt, record
 from helpers.report import notebook as report_notebook
 from helpers.report.checklist import checklist
@@ -43,6 +44,7 @@ def run_page(folder: Path) -> str:
         record=record.record(view),
         record_status=record.status(view),
         deviations=record.deviations(view),
+        notices=read_notices(folder),
     )
 
 

@@ -37,11 +37,11 @@ def run_to_outcome(folder: RunFolder, steps: Sequence[plan.Step], terminal: Term
             folder.log(f"catching up once more: {error}")
             _again(folder, terminal)
         left = [step for step in left if step.number >= _CUTOVER]
-    error = NoGo(SOURCE_CHANGED, f"run {folder.id}: the source changed behind each of {_MOST} catch-ups",
-                 next_step=f"Find who writes to it, then: {folder.command('resume')}")  # fmt: skip
-    notices.stopped(folder, error, terminal.say)
+    endless = NoGo(SOURCE_CHANGED, f"run {folder.id}: the source changed behind each of {_MOST} catch-ups",
+                   next_step=f"Find who writes to it, then: {folder.command('resume')}")  # fmt: skip
+    notices.stopped(folder, endless, terminal.say)
     leave(folder)
-    raise error
+    raise endless
 
 
 def _source_changed(folder: RunFolder, error: RunbookError) -> bool:

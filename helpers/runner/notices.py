@@ -13,7 +13,7 @@ from typing import Any
 
 from helpers.cutover import CutoverState
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
-from helpers.notify import Around, Event, tell
+from helpers.notify import Around, Event, read, tell
 from helpers.results import Verdict, passed
 from helpers.rollback.page import NOTICE
 from helpers.rollback.state import RollbackState
@@ -71,7 +71,12 @@ def after_step(
 
 
 def line_ended(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
-    """What is told once the line has ended: the end of the run where it got there, or what stopped it."""
+    """What is told once the line has ended: what a kill kept from being told, the end where it got there, or what stopped it."""
+    with _never_stopping(folder, say):
+        told = {entry.event for entry in read(folder.reports)}
+        for number, event in ((_DECIDE, Event.GO), (_CUTOVER, Event.CUTOVER)):
+            if Event.START in told and event not in told and (not steps or steps[-1].on_line):
+                after_step(folder, plan.find(number), None, say)
     if error is None:
         ended(folder, say)
     elif not steps or steps[-1].on_line:

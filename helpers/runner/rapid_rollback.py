@@ -78,7 +78,7 @@ def _until(done: StepResult, stage: str) -> float:
 def sheet(folder: RunFolder) -> str:
     """The page as HTML: commands, times, and what the rollback would do as things stand."""
     commands = _table(("when", "what it does", "command"), [
-        (html.escape(line.when), html.escape(line.what), f"<code>{html.escape(line.command)}</code>")
+        (html.escape(line.when), html.escape(line.what), f'<code style="white-space: nowrap">{html.escape(line.command)}</code>')
         for line in lines(folder)
     ])  # fmt: skip
     known = _table(("how long", "runbook", "this run"), [tuple(map(html.escape, row)) for row in times(folder)])

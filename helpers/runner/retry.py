@@ -40,7 +40,8 @@ def require_retriable(folder: RunFolder, step: plan.Step) -> None:
     if not step.on_line:
         _refuse(folder, step, "is not on the line", f"Open notebooks/{step.notebook}.")
     cutover = CutoverState.read(folder.workspace)
-    if passed(folder.result(CUTOVER)) or (cutover is not None and cutover.may_be_applied):
+    moved = passed(folder.result(CUTOVER)) or (cutover is not None and cutover.may_be_applied)
+    if moved and not step.follows_cutover:  # those look, and can look again
         told = f"Go back first: {folder.command('rollback')}"
         _refuse(folder, step, "cannot be taken back: the application was pointed to the target", told)
     if not _has_begun(folder, step):

@@ -14,6 +14,8 @@ from helpers.cutover import CutoverState
 from helpers.errors import one_line
 from helpers.escalation import level, levels
 from helpers.fence import FenceState
+from helpers.notify import FAILED, Around
+from helpers.notify import read as read_notices
 from helpers.results import StepResult, passed
 from helpers.rollback.triggers import due
 from helpers.run import folders as runs
@@ -43,7 +45,8 @@ def report(folder: RunFolder, now: dt.datetime) -> list[str]:
     lines = [f"Run {folder.id}, begun {moment(folder.facts()['created'])}, in {folder.reports}", "", table(rows), ""]
     parts: list[tuple[str, Callable[[RunFolder, dt.datetime], str]]] = [
         ("Due", lambda f, _: next_action(f)), ("Window", _window), ("To do", _to_do), ("Way back", _way_back),
-        ("Cutover", lambda f, _: _cutover(f)), ("Fence", lambda f, _: fence_sentence(f)), ("Call", _call),
+        ("Cutover", lambda f, _: _cutover(f)), ("Fence", lambda f, _: fence_sentence(f)),
+        ("Notices", lambda f, _: _notices(f)), ("Call", _call),
         ("Kept", lambda f, _: kept_line(f)),
     ]  # fmt: skip
     for head, say in parts:
@@ -187,6 +190,16 @@ def _way_back(folder: RunFolder, now: dt.datetime) -> str:
 def _cutover(folder: RunFolder) -> str:
     found = CutoverState.read(folder.workspace)
     return found.sentence() if found is not None and found.events else ""
+
+
+def _notices(folder: RunFolder) -> str:
+    """Channels that did not take the newest notice of an event, and commands of notify.after that are still owed."""
+    newest = {(e.event, e.key, e.channel): e for e in read_notices(folder.reports)}
+    bad = [f"{e.event}: {e.channel} {e.result} ({e.said})" for e in newest.values() if e.result == FAILED]
+    lines = [one_line(line, 200) for line in bad[-3:]]
+    if (owed := Around(folder).owed) and not settled(folder):
+        lines.append(f"still to run when the run ends or is rolled back: {one_line('; '.join(owed), 200)}")
+    return "\n".join(lines)
 
 
 def _night_began(folder: RunFolder) -> bool:

@@ -142,7 +142,7 @@ def table(found: Timeline) -> list[tuple[str, ...]]:
     def at(seconds: float) -> str:
         if found.start is not None:
             return moment((found.start + dt.timedelta(seconds=seconds)).isoformat()).removesuffix(" UTC")
-        return f"T{'+' if seconds >= 0 else '−'}{in_words(abs(seconds))}"
+        return _from_start(seconds)
 
     return [
         (r.step, r.title, at(r.planned[0]), in_words(r.planned[1] - r.planned[0]) if r.planned[1] > r.planned[0] else "",
@@ -158,7 +158,7 @@ def figure(found: Timeline, now: dt.datetime) -> Figure:
     for part, unit, words in ((BEFORE, _HOUR, "hours"), (NIGHT, _MINUTE, "minutes"), (AFTER, _DAY, "days")):
         bars = [
             plots.Bar(f"{r.step} {r.title}".strip(), _in(r.planned, unit), _in(r.real, unit) if r.real else None,
-                      _said(r, unit, words[0]))
+                      _said(r))
             for r in found.rows if r.part == part
         ]  # fmt: skip
         panels.append(plots.Panel(part, f"{words} from T", bars, gone / unit if gone is not None else None))
@@ -169,13 +169,16 @@ def _in(span: tuple[float, float], unit: float) -> tuple[float, float]:
     return span[0] / unit, span[1] / unit
 
 
-def _said(row: Row, unit: float, letter: str) -> str:
+def _said(row: Row) -> str:
     begin, end = row.planned
     if row.title == _KEPT:
         return f"{(end - begin) / _DAY:g} days, until T+{(row.real or row.planned)[1] / _DAY:.1f} d"
-    at = f"planned at T{begin / unit:+.3g} {letter}".replace("-", "−")
-    planned = f"planned {in_words(end - begin)}" if end > begin else at
+    planned = f"planned {in_words(end - begin)}" if end > begin else f"planned at {_from_start(begin)}"
     return f"{planned}, took {row.took}" if row.took else planned
+
+
+def _from_start(seconds: float) -> str:
+    return f"T{'+' if seconds >= 0 else '−'}{in_words(abs(seconds))}"
 
 
 def in_words(seconds: float) -> str:

@@ -19,6 +19,7 @@ from helpers.migration.job import Job
 from helpers.migration.judging import judge_arrivals, judge_staging, refuse_failed, show_repairs
 from helpers.migration.staging import Staged
 from helpers.results import Verdict
+from helpers.run.machine import free_memory, peak_memory
 from helpers.run.record import RunRecord
 from helpers.run.source import open_chosen
 from helpers.snapshot import Snapshot
@@ -27,6 +28,7 @@ from helpers.stores import open_embedded
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
 from helpers.validation.search import baseline
+from helpers.words import count, duration, size
 
 # The runbook's table of dry-run issues: reason codes, what causes them, what helps (Section 1.4).
 _ISSUES = (
@@ -172,7 +174,32 @@ class DryRun:
         ]
         rows.append(("id_collision", len(self.staged.collisions), "ids that two chunks claim in one target",
                      "Set migration.id_policy: prefix."))  # fmt: skip
-        return pd.DataFrame(rows, columns=["issue", "chunks", "cause", "what helps"])
+        table = [(issue, "found" if n else "not found", count(n, "chunk"), *told) for issue, n, *told in rows]
+        table += [self._memory(), self._time_out()]
+        columns = ["issue", "state", "measured", "cause", "what helps"]
+        self.run.fact("issues", [dict(zip(columns[:3], row[:3], strict=True)) for row in table])
+        return pd.DataFrame(table, columns=columns)
+
+    def _memory(self) -> tuple[str, str, str, str, str]:
+        """Out of memory: the peak of this process, which did all that the night does, against what is free now."""
+        peak, free = peak_memory(), free_memory()
+        found = "found" if free < peak else "not found"
+        batch = self.run.parameters.migration.batch_size
+        return ("out of memory", found, f"peak {size(peak)}, {size(free)} free", "batches too large for the machine",
+                f"Reduce migration.batch_size ({batch} now), or run notebook 43.")  # fmt: skip
+
+    def _time_out(self) -> tuple[str, str, str, str, str]:
+        """Time-out on export: how long a batch takes at the pace of the whole export, against the time that a request may."""
+        source, batch = self.run.parameters.source, self.run.parameters.migration.batch_size
+        read = next((p for p in self.run.result.phases if p.name == "snapshot" and p.seconds and p.chunks), None)
+        helps = f"Raise source.timeout_seconds ({source.timeout_seconds:g} now), or run notebook 45."
+        if source.path is not None or read is None:
+            return ("timeout on export", "not applicable" if source.path else "not found", "no request is made of a directory"
+                    if source.path else "too fast to be measured", "a slow source or network", helps)  # fmt: skip
+        seconds = batch * read.seconds / read.chunks
+        near = seconds > source.timeout_seconds / 2
+        said = f"{read.chunks / read.seconds:,.0f} chunks/s: {batch} take {duration(seconds)}"
+        return ("timeout on export", "found" if near else "not found", said, "a slow source or network", helps)
 
     def estimate(self) -> pd.DataFrame:
         """How long the night will take, with the basis of each figure; and what cannot be known from here."""

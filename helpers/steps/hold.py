@@ -119,15 +119,14 @@ class Hold:
     def options(self) -> pd.DataFrame:
         """A, B and C, each with its command. Behind a cutover clients are at the target, so nothing there is begun anew."""
         step = next((r.step for r, _ in self._bad()), next((r.step for r in self._stopped()), ""))
-        way, again = (
-            "fix the cause and try again",
-            self.run.home.command("resume", *(["--retry", step] if step else [])),
-        )
-        back = "roll back"
+        later = bool(step) and plan.find(step).follows_cutover  # nothing to take back there: it only looks
+        retry = ["--retry", step] if step and not later else []
+        way, again, back = "fix the cause and try again", self.run.home.command("resume", *retry), "roll back"
         cutover = CutoverState.read(self.run.workspace)
         if cutover is not None and cutover.may_be_applied:
-            way = "mend the target with the notebook of the reason, while clients go on using it; then judge it again"
-            again = self.run.home.command("run", "--from", "23", "--until", "24")
+            if not later:
+                way = "mend the target with the notebook of the reason, while clients go on using it; judge it again"
+                again = self.run.home.command("run", "--from", "23", "--until", "24")
             back = "roll back: what clients wrote to the target is exported first, and clients go back to the source"
             self.run.check("clients use the target", Verdict.WARNING, measured=cutover.state, reason="cut_over_and_held",
                            detail=f"{cutover.sentence()} They get answers from what failed above.")  # fmt: skip

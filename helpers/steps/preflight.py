@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from helpers.errors import Terminal
+from helpers.errors import RunbookError, Terminal
 from helpers.parameters import Parameters
 from helpers.schema import load_schema
 from helpers.stores import quick_names
+from helpers.stores.candidates import tried, with_candidates
 from helpers.stores.embedding_functions import require_function
+
+NOT_THERE = ("unreachable", "timeout", "target_not_chroma")
 
 
 def chosen(names: Sequence[str], parameters: Parameters) -> list[str]:
@@ -34,8 +37,19 @@ def preflight(parameters: Parameters, owned: Collection[str] = ()) -> None:
     names = quick_names(parameters.source, "source")
     if names or parameters.source.url:  # a directory's newest names may still sit in its log, so [] proves nothing
         names = chosen(names, parameters)
-    present = quick_names(parameters.target, "target")
+    present = target_names(parameters)
     refuse_taken(load_schema(parameters.schema_name).targets(names), present, owned, parameters)
+
+
+def target_names(parameters: Parameters) -> list[str]:
+    """The target's collections. Where its server is not there, the error says what answers elsewhere on its port."""
+    try:
+        return quick_names(parameters.target, "target")
+    except RunbookError as error:
+        if parameters.target.url is None or error.code not in NOT_THERE:
+            raise
+        told = with_candidates(error, tried(parameters.target))
+    raise told
 
 
 def refuse_taken(

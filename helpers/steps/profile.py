@@ -96,6 +96,7 @@ class Profile:
                 "chunks": seen.chunks,
                 "dimension": seen.info.dimension,
                 "space": seen.info.space,
+                "declared": seen.info.declared_space,
                 "no_document": seen.counts["none_documents"],
                 "empty_document": seen.counts["empty_documents"],
                 "no_metadata": seen.counts["none_metadata"],
@@ -115,8 +116,25 @@ class Profile:
             "The schema requires one: these chunks would be set aside." if needed else "",
             applies=needed,
         )
+        self._check_spaces()
         self.run.fact("chunks", self.chunks)
         return pd.DataFrame(rows)
+
+    def _check_spaces(self) -> None:
+        """The cosine trap: a copied configuration would search by a distance that the collection never used."""
+        infos = [seen.info for seen in self.scan.collections.values()]
+        trapped = [info for info in infos if info.space != info.declared_space]
+        names = "; ".join(f"{one_line(i.name, 60)}: declared {i.declared_space}, is {i.space}" for i in trapped[:5])
+        self.run.check(
+            "the distance space is the one declared",
+            Verdict.WARNING if trapped else Verdict.PASS,
+            measured=len(trapped),
+            threshold=0,
+            unit="collections",
+            reason="distance_space" if trapped else "",
+            detail=f"The effective space is migrated, not the declared one ({names})." if trapped else "",
+            ids=[{"collection": i.name, "effective": i.space, "declared": i.declared_space} for i in trapped],
+        )
 
     def completeness(self) -> pd.DataFrame:
         """Share of chunks that hold each field: one row a field, one column a collection.

@@ -7,7 +7,6 @@ finding the first places are remembered, and what compares chunks with each othe
 
 from __future__ import annotations
 
-import unicodedata
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
@@ -22,6 +21,7 @@ from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import one_line
 from helpers.exploring.places import Places
 from helpers.exploring.sample import Sampler
+from helpers.exploring.texts import plain_text
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.file import FieldRule
 from helpers.stores import CollectionInfo
@@ -216,6 +216,8 @@ class Scan:
         self.failures.update(failures["reason"])
         for chunk, reason, detail in zip(failures["id"], failures["reason"], failures["detail"], strict=True):
             self.places.note(f"quarantine {reason}", info.name, str(chunk), str(detail))
+        for chunk, reasons in failures.groupby("id", sort=False)["reason"]:
+            self.places.note("quarantined", info.name, str(chunk), ", ".join(reasons))
         for row in failures.head(20 - min(20, len(self.failed))).to_dict("records"):
             self.failed.append({str(key): str(value) for key, value in row.items()})
         self.repaired += done.repairs["id"].nunique()
@@ -234,11 +236,6 @@ class Scan:
 
 
 _NOTHING: Metadata = {}
-
-
-def plain_text(document: str) -> str:
-    """The text but for case, spaces and the ways to write a letter (NFKC): what two documents share that read the same."""
-    return " ".join(unicodedata.normalize("NFKC", document).casefold().split())
 
 
 def fault(value: Any, rule: FieldRule) -> str:

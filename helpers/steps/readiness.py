@@ -9,15 +9,18 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pandas as pd
 
+from helpers import audit
 from helpers.chunks import ChunkBatch
+from helpers.errors import RunbookError
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import DISK_RESERVE
 from helpers.results import Verdict
@@ -25,10 +28,14 @@ from helpers.run.record import RunRecord
 from helpers.run.source import open_chosen
 from helpers.schema import load_schema
 from helpers.steps.night_needs import NightNeeds
-from helpers.steps.preflight import chosen, refuse_taken
-from helpers.stores import CollectionInfo, Store, open_embedded, open_target
+from helpers.steps.preflight import NOT_THERE, chosen, refuse_taken
+from helpers.stores import CollectionInfo, Store, open_embedded, open_target, quick_names
+from helpers.stores.candidates import tried, with_candidates
+from helpers.words import size
 
 PROBE_CHUNKS = 200
+ROUNDS = 9  # timed requests and queries, of which the median counts
+SHOWN = 20  # collections of the target that are listed
 LEAST_FREE = 2 * 2**30  # bytes; the runbook's "at least 2 GB"
 _PER_CHUNK = 3.0  # a Chroma directory weighs about 2.3 times its vectors (SQLite log and HNSW); measured on 1.5.9
 
@@ -51,10 +58,12 @@ class Readiness:
             rows = [("target", self.target.label), ("state", "a new folder; made by step 22"), ("collections", "0")]
             self.run.check("target reachable", Verdict.PASS, measured="new folder")
             return pd.DataFrame(rows, columns=["what", "found"])
+        self._refuse_absent()
         begun = time.monotonic()
         with open_target(self.target) as store:
             seconds = time.monotonic() - begun
             present, holder = store.names(), store.lock_holder()
+            counts = [(f"holds {name}", f"{store.count(name):,} chunks") for name in present[:SHOWN]]
             rows = [
                 ("target", store.label),
                 ("version it gives", store.version),
@@ -64,12 +73,30 @@ class Readiness:
                 ("collections", str(len(present))),
                 ("locked by", str(holder.get("run_id")) if holder else "nobody"),
             ]
+        locked = str(rows[-1][1])
+        rows += counts + ([("and", f"{len(present) - SHOWN} more collections")] if len(present) > SHOWN else [])
         self.run.check("target reachable", Verdict.PASS, measured=seconds * 1000, unit="ms")
         other = bool(holder) and holder is not None and holder.get("run_id") != self.run.id
-        self.run.check("target not locked", Verdict.FAIL if other else Verdict.PASS, measured=rows[-1][1],
+        self.run.check("target not locked", Verdict.FAIL if other else Verdict.PASS, measured=locked,
                        reason="lock_held" if other else "")  # fmt: skip
         self._check_room_for_names(present)
         return pd.DataFrame(rows, columns=["what", "found"])
+
+    def _refuse_absent(self) -> None:
+        """Where the named server is not there: the runbook's other names on its port are tried, told, and never taken."""
+        try:
+            quick_names(self.target, "target")
+        except RunbookError as error:
+            if self.target.url is None or error.code not in NOT_THERE:
+                raise
+            found = tried(self.target)
+            self.run.fact("candidates", [[c.url, c.answers, c.said] for c in found])
+            self.run.check("target reachable", Verdict.FAIL, measured="no", reason=error.code, detail=error.what,
+                           ids=[{"id": c.url, "found": c.said} for c in found])  # fmt: skip
+            told = with_candidates(error, found)
+        else:
+            return
+        raise told
 
     def probe_writing(self) -> pd.DataFrame:
         """Write, read back, query and remove 200 random vectors of the source's dimension; how fast that went."""
@@ -93,6 +120,8 @@ class Readiness:
                     back = store.read(name, ids)
                 with _timed(seconds, "query"):
                     nearest = store.query(name, vectors[:1], 1)[0][0][0]
+                trips = [_seconds(store.names) for _ in range(ROUNDS)]
+                queries = [_seconds(partial(store.query, name, vectors[n : n + 1], 10)) for n in range(ROUNDS)]
             finally:
                 with _timed(seconds, "remove"):
                     store.drop(name)
@@ -107,9 +136,20 @@ class Readiness:
         )
         self.run.check("write probe removed", Verdict.PASS if gone else Verdict.FAIL, measured=gone,
                        reason="" if gone else "probe_left_behind", detail=f"collection {name}")  # fmt: skip
+        self._judge_latency(trips, queries)
+        seconds |= {f"round trip, median of {ROUNDS}": median(trips), f"query, median of {ROUNDS}": median(queries)}
         self.run.fact("probe_write_chunks_per_second", PROBE_CHUNKS / max(seconds["write"], 1e-6))
         self.run.fact("probe_dimension", dimension)
         return pd.DataFrame([(k, round(v * 1000, 1)) for k, v in seconds.items()], columns=["action", "milliseconds"])
+
+    def _judge_latency(self, trips: list[float], queries: list[float]) -> None:
+        """Medians: a first query loads what later ones find loaded."""
+        found, most = 1000 * median(queries), self.run.parameters.monitoring.maximum_latency_ms
+        slow = found > most
+        self.run.fact("target_latency_ms", {"round_trip": 1000 * median(trips), "query": found})
+        detail = f"median of {ROUNDS} queries of the probe; a bare request takes {1000 * median(trips):.1f} ms"
+        self.run.check("latency", Verdict.WARNING if slow else Verdict.PASS, measured=round(found, 1), threshold=most,
+                       unit="ms", reason="slow_queries" if slow else "", detail=detail)  # fmt: skip
 
     def disk(self) -> pd.DataFrame:
         """Free space against an estimate of what the target, the snapshots and the staging need."""
@@ -118,7 +158,7 @@ class Readiness:
         if self.target.path:
             folder = _existing(Path(self.target.path))
             here[folder] = here.get(folder, 0) + int(_PER_CHUNK * vectors)
-        rows = []
+        rows: list[tuple[str, float, int, bool]] = []
         devices: dict[int, list[tuple[Path, int]]] = {}
         for folder, need in here.items():
             devices.setdefault(_existing(folder).stat().st_dev, []).append((folder, need))
@@ -131,12 +171,25 @@ class Readiness:
                            reason="" if ok else "disk_full", detail=", ".join(sorted(str(f) for f, _ in uses)))  # fmt: skip
             rows.append((", ".join(sorted(str(f) for f, _ in uses)), free, least, ok))
         if not self.target.path:
-            self.run.check(
-                "free disk of the target's server", Verdict.WARNING, reason="disk_unknown", unit="bytes",
-                threshold=max(LEAST_FREE, int(_PER_CHUNK * vectors)),
-                detail="A server does not tell its free disk: look there, 2 GB at least.",
-            )  # fmt: skip
+            rows.append(self._attested(max(LEAST_FREE, int(_PER_CHUNK * vectors))))
         return pd.DataFrame(rows, columns=["disk of", "free bytes", "needed bytes", "enough"])
+
+    def _attested(self, least: int) -> tuple[str, float, int, bool]:
+        """A server does not tell its free disk: somebody looks there and says so by name (`expected.target_disk`)."""
+        name, seen = "free disk of the target's server", self.run.parameters.expected.target_disk
+        if seen is None:
+            hint = f"A server does not tell its free disk: look there, {size(least)} at least"
+            if self.run.earlier("20") is None:
+                said = "--retry 12 --set 'expected.target_disk={free_gb: GB, attested_by: NAME}'"
+                hint += f", and say what you saw: runbook resume {self.run.id} {said}"
+            self.run.check(name, Verdict.WARNING, reason="disk_unknown", unit="bytes", threshold=least, detail=hint)
+            return name, float("nan"), least, False
+        free = int(seen.free_gb * 10**9)
+        ok = free >= least
+        self.run.check(name, Verdict.PASS if ok else Verdict.FAIL, measured=free, threshold=least, unit="bytes",
+                       reason="" if ok else "disk_full", detail=f"attested by {seen.attested_by}")  # fmt: skip
+        audit.append(self.run.folder / audit.NAME, "target disk attested", free_gb=seen.free_gb, by=seen.attested_by)
+        return f"{name}, attested by {seen.attested_by}", free, least, ok
 
     def tonight(self) -> pd.DataFrame:
         """What steps 20 to 27 will need: files, commands, signers, health URLs, logs. Nothing is written."""
@@ -177,6 +230,12 @@ class Readiness:
 def _existing(path: Path) -> Path:
     """The nearest folder that exists, upwards; never the target itself when it is empty."""
     return next(p for p in (path.absolute().parent, *path.absolute().parents) if p.exists())
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    act()
+    return time.monotonic() - begun
 
 
 @contextmanager

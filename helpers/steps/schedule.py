@@ -153,7 +153,7 @@ class Schedule:
             self.run.check("announcement sent", Verdict.NOT_APPLICABLE, detail="notify.urls names no channel")
             return pd.DataFrame(columns=columns)
         path = self.run.folder / INVITATION
-        self.told = tell(self.run.home, Event.ANNOUNCEMENT, key=self._key, dry_run=self.run.dry_run, say=print,
+        self.told = tell(self.run.home, Event.ANNOUNCEMENT, key=self._key, dry_run=self.run.dry_run, again=True, say=print,
                          attach=path if path.is_file() else None, **self._about())  # fmt: skip
         failed, sent = self.told.failed, self.told.deliveries
         bad = bool(failed) or not sent
@@ -163,7 +163,7 @@ class Schedule:
             measured="dry run" if dry and sent else sum(d.well for d in sent), threshold=len(self.rules.urls), unit="channels",
             reason="notice_failed" if bad else "",
             detail="; ".join(d.sentence() for d in failed) or ("" if sent else "it could not be sent; see run.log")
-            or (f"printed, not sent; send it: runbook run --run-id {self.run.id} --from 14" if dry else ""),
+            or (f"printed, not sent; send it: runbook run --run-id {self.run.id} --from 14 --until 14" if dry else ""),
         )  # fmt: skip
         return pd.DataFrame([(d.channel, d.result, d.said, d.seconds) for d in sent], columns=columns)
 
@@ -250,7 +250,7 @@ class Schedule:
         chunks = self._estimated.facts.get("matrix_inputs", {}).get("chunks")
         return {
             "estimate": f"about {duration(night.seconds)} of machine time, as measured in the dry run; people not counted",
-            "rollback": f"(about {duration(night.way_back)})",
+            "rollback": f" (about {duration(night.way_back)})",
             "chunks": count(chunks, "chunk") if isinstance(chunks, int) else "all chunks",
             "open": str(self.run.folder),
         }

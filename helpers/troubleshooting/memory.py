@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.migration.staging import Staged
+from helpers.run.machine import free_memory, peak_memory
 from helpers.snapshot import PART_BYTES
 from helpers.troubleshooting.desk import Condition, Desk, Found, child, symptoms
 
@@ -108,7 +109,7 @@ class Memory(Desk):
 
     def _at_hand(self) -> dict[str, int]:
         """Bytes that a process may take now: of the machine, of the control group, of the process's own limit."""
-        found = {"available on the machine": _available(Path("/proc/meminfo"))}
+        found = {"available on the machine": free_memory()}
         limits = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
         for limit, used in limits:
             most, now = (_number(Path("/sys/fs/cgroup") / name) for name in (limit, used))
@@ -126,15 +127,6 @@ class Memory(Desk):
         return ledger is None or ledger.phase != "complete"
 
 
-def _available(path: Path) -> int:
-    """MemAvailable of /proc/meminfo, or the pages that are free where there is none (macOS)."""
-    try:
-        lines = dict(line.split(":", 1) for line in path.read_text(encoding="ascii").splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def _number(path: Path) -> int | None:
     try:
         return int(path.read_text(encoding="ascii"))
@@ -150,21 +142,16 @@ def _own_size() -> int:
         return 0
 
 
-def _peak() -> int:
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024
-
-
 def _trial(folder: Path, sizes: Sequence[int]) -> None:
     """Read all that is staged in batches of each size; base, the peak after each, and rows as JSON."""
-    base, rows, peaks, staged = _peak(), 0, [], Staged.load(folder)
+    base, rows, peaks, staged = peak_memory(), 0, [], Staged.load(folder)
     for size in sizes:
         rows = 0
         for target in sorted(staged.files) if staged is not None else ():
             assert staged is not None
             for batch in staged.stream(target, 0, size):
                 rows += len(batch)
-        peaks.append(_peak())
+        peaks.append(peak_memory())
     print(json.dumps({"base": base, "peaks": peaks, "rows": rows}))
 
 

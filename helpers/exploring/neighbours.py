@@ -1,0 +1,199 @@
+"""How near chunks lie to each other in the sample, which lie apart, and a plane to look at."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.decomposition import PCA  # type: ignore[import-untyped,unused-ignore]
+
+from helpers.chunks import Vectors
+from helpers.exploring.sample import Sample
+from helpers.stores.space import Space
+
+ASKED = 1_000  # chunks whose neighbours are sought, among all of the sample
+DRAWN = 2_000  # points of the map
+FAR = 6.0  # robust standard deviations from the median of the collection
+_FEW = 8  # chunks of a collection below which nothing can be said to stand out
+_BLOCK = 128
+OUTLIER_COLUMNS = ["rule", "collection", "id", "value", "median", "limit"]
+
+Numbers = npt.NDArray[np.float64]
+
+
+def nearest(sample: Sample, spaces: Mapping[str, Space]) -> pd.DataFrame:
+    """The distance from chunks to their nearest neighbour in each collection of the same dimension.
+
+    One row a pair (chunk, collection): collection, id, space, neighbour_collection, neighbour_id, distance, within (whether it is
+    the chunk's own collection; the chunk itself is not its neighbour). Distances are exact, in the space of the chunk's own
+    collection (l2: squared). Zero vectors are left out: on cosine they are equally far from everything.
+    """
+    frame = sample.frame
+    collections, ids = frame["collection"].to_numpy(object), frame["id"].to_numpy(object)
+    parts = []
+    for _, at, vectors in sample.spaces():
+        rows = np.flatnonzero(np.linalg.norm(vectors.astype(np.float64), axis=1) > 0)
+        parts.append(_nearest(vectors[rows], collections[at[rows]], ids[at[rows]], spaces, sample.seed))
+    columns = ["collection", "id", "space", "neighbour_collection", "neighbour_id", "distance", "within"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def _nearest(
+    vectors: Vectors,
+    names: npt.NDArray[np.object_],
+    ids: npt.NDArray[np.object_],
+    spaces: Mapping[str, Space],
+    seed: int,
+) -> pd.DataFrame:
+    starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]]))  # rows stand by collection
+    ends = np.append(starts[1:], len(names))
+    asked = _asked(starts, ends, seed)
+    squares = np.square(vectors.astype(np.float64)).sum(axis=1)
+    rows = []
+    for start in range(0, len(asked), _BLOCK):
+        some = asked[start : start + _BLOCK]
+        dots = (vectors[some] @ vectors.T).astype(np.float64)
+        for i, row in enumerate(some.tolist()):
+            space = spaces[names[row]]
+            far = _distances(space, dots[i], squares, squares[row])
+            far[row] = np.inf
+            for first, last in zip(starts.tolist(), ends.tolist(), strict=True):
+                best = first + int(far[first:last].argmin())
+                if np.isfinite(far[best]):
+                    rows.append((names[row], ids[row], space, names[first], ids[best], float(far[best]),
+                                 bool(first <= row < last)))  # fmt: skip
+    columns = ["collection", "id", "space", "neighbour_collection", "neighbour_id", "distance", "within"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _distances(space: Space, dots: Numbers, squares: Numbers, square: float) -> Numbers:
+    if space == "l2":
+        return np.maximum(squares + square - 2 * dots, 0.0)
+    if space == "ip":
+        return 1.0 - dots
+    return np.maximum(1.0 - dots / np.sqrt(squares * square), 0.0)
+
+
+def _asked(starts: npt.NDArray[np.intp], ends: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
+    """At most `ASKED` rows, of each collection a fair share, by the seed."""
+    total = int(ends[-1]) if len(ends) else 0
+    rng = np.random.default_rng(seed)
+    picked = []
+    for first, last in zip(starts.tolist(), ends.tolist(), strict=True):
+        n = last - first
+        share = n if total <= ASKED else max(1, min(n, max(20, ASKED * n // total)))
+        picked.append(np.sort(rng.choice(np.arange(first, last), share, replace=False)))
+    return np.concatenate(picked)[: 2 * ASKED] if picked else np.zeros(0, np.intp)
+
+
+def outliers(sample: Sample) -> pd.DataFrame:
+    """Chunks that stand far from the others of their collection, by rule: a chunk may be there under several.
+
+    Rules: `direction` (1 − cosine to the mean direction of the collection), `norm` (L2), `length` (log10 of the document's
+    characters). Far is more than 6 robust standard deviations (1.4826 × the median absolute deviation, at least 0.1 % of
+    the median; of lengths at least 0.05, so that less than half or double is never far) from the median; collections of
+    fewer than 8 chunks are not judged.
+    """
+    frame = sample.frame
+    lengths = frame["characters"].to_numpy(np.float64)
+    sizes = frame["norm"].to_numpy(np.float64)
+    measures: list[tuple[str, Numbers]] = [
+        ("direction", _directions(sample)),
+        ("norm", np.where(sizes > 0, sizes, np.nan)),
+        ("length", np.log10(lengths, out=np.full(len(lengths), np.nan), where=lengths > 0)),
+    ]
+    names, ids = frame["collection"].to_numpy(object), frame["id"].to_numpy(object)
+    rows = []
+    for rule, values in measures:
+        for name in sample.parts:
+            known = np.flatnonzero((names == name) & np.isfinite(values))
+            if len(known) < _FEW:
+                continue
+            middle = float(np.median(values[known]))
+            away = np.abs(values[known] - middle)
+            limit = FAR * max(1.4826 * float(np.median(away)), 0.05 if rule == "length" else 1e-3 * abs(middle), 1e-9)
+            rows += [(rule, name, ids[i], float(values[i]), middle, limit) for i in known[away > limit]]
+    table = pd.DataFrame(rows, columns=OUTLIER_COLUMNS)
+    far = ((table["value"] - table["median"]).abs() / table["limit"]).rename("times_limit")
+    return pd.concat([table, far], axis="columns").sort_values(
+        ["times_limit", "collection", "id"], ascending=[False, True, True], kind="stable", ignore_index=True
+    )
+
+
+def _directions(sample: Sample) -> Numbers:
+    """1 − cosine of each vector to the mean of its collection's unit vectors; NaN for zero, lost and not finite ones."""
+    found = np.full(len(sample), np.nan)
+    names = sample.frame["collection"].to_numpy(object)
+    for _, at, vectors in sample.spaces():
+        for name in dict.fromkeys(names[at]):
+            rows = at[names[at] == name]
+            part = vectors[names[at] == name].astype(np.float64)
+            lengths = np.linalg.norm(part, axis=1)
+            unit = part[lengths > 0] / lengths[lengths > 0, None]
+            mean = unit.mean(axis=0) if len(unit) else np.zeros(1)
+            if np.linalg.norm(mean) > 0:
+                found[rows[lengths > 0]] = 1.0 - unit @ (mean / np.linalg.norm(mean))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Chunks on the first two principal components: `rows` of the sample, `points` (n, 2), the share of variance seen."""
+
+    rows: npt.NDArray[np.intp]
+    points: Numbers
+    seen: float
+    dimension: int
+
+
+def plane(sample: Sample) -> Plane | None:
+    """Of the commonest dimension, at most 2,000 chunks by the seed; directions only (unit vectors). None without three."""
+    best = max(sample.spaces(), key=lambda group: (len(group[1]), group[0]), default=None)
+    if best is None:
+        return None
+    dimension, at, vectors = best
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    rows = np.flatnonzero(lengths > 0)
+    if len(rows) > DRAWN:
+        rows = np.sort(np.random.default_rng(sample.seed).choice(rows, DRAWN, replace=False))
+    if len(rows) < 3:
+        return None
+    unit = vectors[rows] / lengths[rows, None]
+    if unit.shape[1] < 2:
+        unit = np.pad(unit, ((0, 0), (0, 1)))
+    if not np.ptp(unit, axis=0).any():
+        return Plane(at[rows], np.zeros((len(rows), 2)), 1.0, dimension)
+    fit = PCA(
+        n_components=2, svd_solver="full" if unit.shape[1] <= 256 else "randomized", random_state=sample.seed % 2**32
+    )
+    points = np.asarray(fit.fit_transform(unit), np.float64)
+    return Plane(at[rows], points, float(fit.explained_variance_ratio_.sum()), dimension)
+
+
+def labels(values: pd.Series, most: int = 8) -> pd.Categorical:
+    """A label for each value to count or colour by, in a sensible order of labels; missing ones come last.
+
+    Texts and flags are labelled as they are, the commonest first; more than `most` different numbers by ranges that hold
+    about equally many, the smallest first.
+    """
+    missing = values.isna()
+    shown = values.map(str).astype(object).mask(missing, "(missing)")
+    numbers = pd.to_numeric(values.where(~values.map(_is_flag)), errors="coerce")
+    if numbers.notna().sum() > 0.5 * (~missing).sum() and numbers.nunique() > most:
+        edges = np.unique(np.quantile(numbers.dropna(), np.linspace(0, 1, 6)))
+        ranges = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges.tolist())]
+        at = np.clip(np.searchsorted(edges, numbers.fillna(edges[0]).to_numpy(), side="right") - 1, 0, len(ranges) - 1)
+        ranged = pd.Series([ranges[i] for i in at.tolist()], index=values.index, dtype=object)
+        shown = ranged.mask(numbers.isna(), "(no number)").mask(missing, "(missing)")
+        order = [*dict.fromkeys(ranges), "(no number)", "(missing)"]
+        return pd.Categorical(shown, [label for label in order if label in set(shown)])
+    counts = shown.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    return pd.Categorical(shown, sorted(counts.index, key=lambda label: label == "(missing)"))
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, (bool, np.bool_))

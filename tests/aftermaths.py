@@ -1,0 +1,108 @@
+"""What the tests of the steps after the cutover share: a run that was cut over, and its steps as their notebooks have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from helpers.aftermath.closeout import Closeout
+from helpers.aftermath.integration import Integration
+from helpers.aftermath.monitoring import Monitor
+from helpers.aftermath.performance import Performance
+from helpers.fence import Control
+from helpers.results import StepResult
+from helpers.run.record import RunRecord
+from helpers.stores import open_target
+from tests.rollbacks import Night, usual_source
+
+QUICK = {"minutes": 0.02, "interval_seconds": 0.2}
+
+
+def night_after(home: Path, *, fenced: bool = False, **sections: Any) -> Night:
+    """Migrated and cut over, with what steps 23 to 25 leave in their results; `fenced`: behind the fence of its parameters."""
+    if "source" not in sections:
+        usual_source(home / "source")
+    sections["monitoring"] = {**QUICK, **sections.get("monitoring", {})}
+    night = Night(home, **sections)
+    night.snapshot()
+    night.migrate()
+    if fenced:
+        Control(night.folder, night.folder.parameters()).put_up()
+    night.cut_over()
+    for step, facts in (
+        ("23", {"targets": _counts(night), "matrix_inputs": {"checked": 85, "chunks": 85, "valid": 85}}),
+        ("24", {"decision": "GO"}),
+        ("25", {"cut_over": {"when": "2025-12-01T02:59:00+00:00", "target": "target", "files": []}}),
+    ):
+        record = RunRecord(night.folder, step)
+        record.result.facts |= facts
+        night.keep(record)
+    return night
+
+
+def _counts(night: Night) -> list[dict[str, Any]]:
+    with open_target(night.folder.parameters().target) as store:
+        return [{"collection": name, "target": store.count(name)} for name in store.names()]
+
+
+def monitor(night: Night, *, dry_run: bool = False) -> StepResult:
+    """Notebook 50."""
+    record = RunRecord(night.folder, "50", dry_run=dry_run)
+    desk = Monitor(record)
+    desk.plan()
+    desk.before()
+    desk.watch()
+    desk.timeline()
+    desk.counts()
+    record.fact("said", desk.what_to_do())
+    return _kept(night, record)
+
+
+def performance(night: Night) -> StepResult:
+    """Notebook 51."""
+    record = RunRecord(night.folder, "51")
+    desk = Performance(record)
+    desk.source()
+    desk.target()
+    record.fact("table", desk.compare().to_dict("records"))
+    desk.figure()
+    return _kept(night, record)
+
+
+def integration(night: Night) -> StepResult:
+    """Notebook 52."""
+    record = RunRecord(night.folder, "52")
+    desk = Integration(record)
+    desk.plan()
+    desk.test()
+    record.fact("said", desk.summary())
+    return _kept(night, record)
+
+
+def passed(night: Night, *steps: str) -> None:
+    """Results of steps that have passed, for a closeout that is tested by itself."""
+    for step in steps:
+        night.keep(RunRecord(night.folder, step))
+
+
+def closeout(night: Night, *, dry_run: bool = False) -> StepResult:
+    """Notebook 53, with what its cells print as the fact `said`."""
+    record = RunRecord(night.folder, "53", dry_run=dry_run)
+    desk = Closeout(record)
+    desk.standing()
+    desk.durations()
+    desk.timeline()
+    desk.lessons()
+    desk.retention()
+    record.fact("cleaned", desk.clean().to_dict("records"))
+    desk.fence()
+    said = [desk.lift_fence(), desk.give_back()]
+    desk.contacts()
+    desk.record()
+    record.fact("said", [*said, desk.write()])
+    return _kept(night, record) if not dry_run else record.result
+
+
+def _kept(night: Night, record: RunRecord) -> StepResult:
+    night.keep(record)
+    return record.result

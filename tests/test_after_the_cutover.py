@@ -1,0 +1,253 @@
+"""Steps 50 to 53 on directories: what clients may do, what is a breach, and a closeout that can be repeated and undone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from helpers import audit
+from helpers.errors import Interrupted
+from helpers.report import markdown
+from helpers.results import Verdict
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.record import RunRecord
+from helpers.run.snapshots import settled
+from tests.aftermaths import closeout, integration, monitor, night_after, passed
+from tests.cutovers import details, verdicts
+from tests.rollbacks import ENV, Night, everything
+from tests.storage import chunks, contents, embedded, tree
+
+pytestmark = pytest.mark.usefixtures("own_folders")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was cut over, once for all tests: each gets a copy."""
+    home = tmp_path_factory.mktemp("night")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNBOOK_REPORTS", str(home / "reports"))
+        patch.setenv("RUNBOOK_WORKSPACE", str(home / "workspace"))
+        patch.chdir(home)
+        night_after(home, contacts={"dba": "Ada 555"})
+    return home
+
+
+@pytest.fixture
+def night(template: Path, tmp_path: Path) -> Night:
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.rglob("*.json"):
+        file.write_text(file.read_text().replace(str(template), str(tmp_path)))
+    found = Night.__new__(Night)
+    found.home, found.source, found.target = tmp_path, {"path": "source"}, {"path": "target"}
+    (run_json := tmp_path / "reports" / "night" / "run.json").write_text(
+        json.dumps(
+            {**json.loads((tmp_path / "reports" / "night" / "run.json").read_text()), "directory": str(tmp_path)}
+        )
+    )
+    assert run_json.is_file()
+    found.folder = runs.find("night")
+    return found
+
+
+def test_growth_and_changes_by_clients_are_fine(night: Night) -> None:
+    source = tree(night.home / "source")
+    with embedded(night.home / "target") as store:
+        store.add("alpha", chunks(7, 4, seed=9, prefix="new"))
+        changed = contents(store, "alpha").take([3])
+        changed.embeddings[0] = [1, 2, 3, 4]
+        store.delete("alpha", changed.ids)
+        store.add("alpha", changed)
+    result = monitor(night)
+    assert set(verdicts(result).values()) == {Verdict.PASS}, details(result)
+    growth = {row["collection"]: row["growth"] for row in result.facts["monitoring"]["counts"]}
+    assert growth == {"alpha": 7, "beta": 0}
+    assert result.facts["said"] == "Nothing is due: go on with 51."
+    assert result.facts["monitoring"]["looks"] >= 3
+    assert tree(night.home / "source") == source
+
+
+def test_a_collection_that_shrinks_ends_the_watch_and_says_the_way_back(night: Night) -> None:
+    with embedded(night.home / "target") as store:
+        store.delete("beta", ["b3", "b4"])
+    night.folder.reports.joinpath("results", "50.json").unlink(missing_ok=True)
+    result = monitor(night)
+    found = {c.name: c for c in result.checks}
+    assert found["counts never below what was validated"].verdict is Verdict.FAIL
+    assert found["target answers"].reason == "count_shrinks"
+    assert "beta holds 23 chunks, 25 were validated" in details(result)
+    assert "runbook rollback night --dry-run" in result.facts["said"]
+    assert result.facts["monitoring"]["looks"] == 1, "it ends early"
+
+
+def test_an_interrupted_watch_goes_on_with_the_rest(night: Night) -> None:
+    night.folder.stop_file.touch()
+    with pytest.raises(Interrupted):
+        monitor(night)
+    night.folder.stop_file.unlink()
+    journal = next(iter((night.folder.workspace / "monitoring").glob("*.jsonl")))
+    first = len(journal.read_text().splitlines())
+    assert verdicts(monitor(night))["target answers"] is Verdict.PASS
+    assert len(journal.read_text().splitlines()) > first
+    assert json.loads(journal.read_text().splitlines()[-1]) == {"ended": "done"}
+
+
+def test_a_dry_run_of_the_watch_looks_once(night: Night) -> None:
+    assert verdicts(monitor(night, dry_run=True))["watch"] is Verdict.WARNING
+    assert not (night.folder.workspace / "monitoring").exists()
+
+
+def test_nothing_is_closed_where_a_step_before_has_not_passed(night: Night) -> None:
+    passed(night, "50", "51")
+    left = night.folder.workspace / "source-copy-dead"
+    left.mkdir()
+    result = closeout(night)
+    assert verdicts(result)["cut over, watched, measured and tested"] is Verdict.FAIL
+    assert "52 Integration tests" in details(result)
+    assert left.is_dir()
+    assert not (night.folder.reports / markdown.SUCCESS).exists()
+    assert "No success record" in result.facts["said"][-1]
+    assert not settled(night.folder)
+
+
+def test_a_dry_run_of_the_closeout_touches_nothing(night: Night) -> None:
+    passed(night, "50", "51", "52")
+    (night.folder.workspace / "source-copy-dead").mkdir()
+    before = {k: tree(night.home / k) for k in ("workspace", "kept", "target")}
+    result = closeout(night, dry_run=True)
+    assert {k: tree(night.home / k) for k in before} == before
+    assert (night.folder.workspace / "source-copy-dead").is_dir()
+    assert "DRY RUN: nothing was written" in result.facts["said"][-1]
+    assert not list(night.folder.reports.glob("CHROMADB_*"))
+
+
+def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night: Night) -> None:
+    passed(night, "50", "51", "52")
+    for name in ("source-copy-dead", ".target.partial", "staged.tmp"):
+        (night.folder.workspace / name).mkdir()
+        (night.folder.workspace / name / "file").write_text("x" * 1000)
+    with embedded(night.home / "target") as store:
+        store.acquire_lock("night")
+    result = closeout(night)
+    assert Verdict.FAIL not in verdicts(result).values(), details(result)
+    assert not [
+        p for p in night.folder.workspace.iterdir() if "dead" in p.name or "partial" in p.name or "tmp" in p.name
+    ]
+    assert sum(result.facts["removed"].values()) == 3000
+    assert "was given back" in result.facts["said"][1]
+    text = (night.folder.reports / markdown.SUCCESS).read_text()
+    assert "- **Status:** ✓ SUCCESS" in text
+    assert "Total chunks migrated: 85 of 85 chunks" in text
+    assert "alpha: 60 chunks" in text
+    summary = (night.folder.reports / markdown.SUMMARY).read_text()
+    assert "Ada 555" in summary
+    assert "| 22 Migrate | 45 to 60 min |" in summary
+    assert {e["action"] for e in audit.entries(night.folder.reports / audit.NAME)} >= {
+        "temporary files removed",
+        "closeout",
+    }
+    assert settled(night.folder), "its snapshots are needed no more once their retention has ended"
+
+    # within the retention the way back works, and takes the success with it
+    source = everything(night.source)
+    with embedded(night.home / "target") as store:
+        store.add("alpha", chunks(2, 4, seed=9, prefix="late"))
+    found = night.rollback(replay=True)
+    assert found["clients' writes replayed"] is Verdict.PASS
+    assert everything(night.target) == {}
+    assert night.env == ENV.encode()
+    assert set(everything(night.source)["alpha"][3]) == {*source["alpha"][3], "late0", "late1"}
+    assert not (night.folder.reports / markdown.SUCCESS).exists()
+    assert len(list(night.folder.reports.glob(f"earlier/*/{markdown.SUCCESS}"))) == 1
+
+
+def test_a_closeout_that_was_killed_is_repeated(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the first temporary file went; the record of the second attempt lists both."""
+    passed(night, "50", "51", "52")
+    for name in ("a.tmp", "b.tmp"):
+        (night.folder.workspace / name).write_text("x" * 10)
+    from helpers.aftermath import leftovers
+
+    class Killed(BaseException):
+        pass
+
+    original = leftovers.remove
+    calls: list[Path] = []
+
+    def mortal(path: Path) -> int:
+        if calls:
+            raise Killed
+        calls.append(path)
+        return original(path)
+
+    monkeypatch.setattr(leftovers, "remove", mortal)
+    with pytest.raises(Killed):
+        closeout(night)
+    monkeypatch.setattr(leftovers, "remove", original)
+    result = closeout(night)
+    assert sorted(Path(p).name for p in result.facts["removed"]) == ["a.tmp", "b.tmp"]
+    assert (night.folder.reports / markdown.SUCCESS).is_file()
+
+
+def test_lessons_are_taken_into_the_next_record_and_the_first_one_is_kept(night: Night) -> None:
+    passed(night, "50", "51", "52")
+    closeout(night)
+    first = (night.folder.reports / markdown.SUCCESS).read_text()
+    assert "lessons.md" in first
+    lessons = night.folder.workspace / "lessons.md"
+    lessons.write_text(lessons.read_text() + "- Tell the night shift | earlier <b>\n")
+    runs.supersede(night.folder, [(s.number, s.name) for s in plan.outdated_by(plan.find("53"))])
+    closeout(night)
+    again = (night.folder.reports / markdown.SUCCESS).read_text()
+    assert "- Tell the night shift \\| earlier \\<b\\>" in again
+    [kept] = night.folder.reports.glob(f"earlier/*/{markdown.SUCCESS}")
+    assert kept.read_text() == first
+
+
+def test_what_comes_before_the_cutover_voids_what_came_after_it(night: Night) -> None:
+    assert {s.number for s in plan.outdated_by(plan.find("23"))} >= {"24", "25", "50", "51", "52", "53"}
+    assert [s.number for s in plan.outdated_by(plan.find("50"))] == ["50", "53"]
+
+
+def test_the_applications_queries_and_tests_are_asked(night: Night) -> None:
+    (night.home / "queries.json").write_text(json.dumps({"queries": [
+        {"name": "the third", "collection": "alpha", "like": "a3", "expect": {"id": "a3"}},
+        {"name": "by filter", "collection": "alpha", "like": "a3", "where": {"word": "w1"},
+         "expect": {"word": "of a", "at_least": 5}},
+        {"name": "never there", "collection": "beta", "embedding": [1, 2, 3], "expect": {"word": "unicorn"}},
+    ]}))  # fmt: skip
+    (night.home / "test_theirs.py").write_text(
+        "def test_counts(target, target_collections):\n"
+        "    assert [target.get_collection(n).count() for n in target_collections] == [60, 25]\n\n"
+        "def test_broken():\n    assert 1 == 2, 'as it must'\n"
+    )
+    document = night.folder.parameters().document()
+    document["monitoring"] |= {"queries": "queries.json", "tests": ["test_theirs.py"]}
+    from helpers.parameters import parameters_from
+
+    runs.change_parameters(night.folder, parameters_from(document))
+    result = integration(night)
+    rows = {row["test"]: row for row in result.facts["integration"]["rows"]}
+    outcomes = {name: row["outcome"] for name, row in rows.items()}
+    assert outcomes == {
+        "the third": "pass", "by filter": "pass", "never there": "fail", "alpha finds a stored chunk": "pass",
+        "beta finds a stored chunk": "pass", "test_theirs.py::test_counts": "pass", "test_theirs.py::test_broken": "fail",
+    }  # fmt: skip
+    assert "no document of 10 hits holds 'unicorn'" in rows["never there"]["why"]
+    assert "as it must" in rows["test_theirs.py::test_broken"]["why"]
+    check = result.checks[0]
+    assert (check.verdict, check.reason, check.offenders) == (Verdict.FAIL, "integration_failed", 2)
+    assert "runbook rollback night --dry-run" in result.facts["said"]
+
+
+def test_the_step_that_fails_after_the_cutover_names_the_way_back(night: Night) -> None:
+    from helpers.runner.notebook import Run, _verdict_error
+
+    run = Run(night.folder, "50")
+    RunRecord.check(run, "target answers", Verdict.FAIL, reason="target_errors", detail="it does not")
+    error = _verdict_error(run)
+    assert error.exit_code == 1
+    assert "the way back: runbook rollback night --dry-run" in error.line()

@@ -1,0 +1,216 @@
+"""The desk on the sample, whose defects are known: each finding by name, the chunks behind it, what leaves the house."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import audit
+from helpers.errors import UsageError
+from helpers.exploring.export import file_stem, harmless
+from helpers.parameters import parameters_from
+from helpers.run import folders as runs
+from helpers.run.record import RunRecord
+from helpers.sample import expected_findings, write_sample
+from helpers.steps.explore import Explore
+
+CHUNKS, DIMENSION = 400, 32
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file below a folder by the digest of its bytes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explore]:
+    folder = tmp_path_factory.mktemp("desk")
+    source = write_sample(folder / "source", CHUNKS, DIMENSION)
+    given: dict[str, Any] = {
+        "source": {"path": str(source)},
+        "target": {"path": str(folder / "target")},
+        "name": "look",
+    }
+    given |= {"schema": "if_ttt", "migration": {"id_policy": "prefix"}}
+    before = digests(source)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNBOOK_REPORTS", str(folder / "reports"))
+        patch.setenv("RUNBOOK_WORKSPACE", str(folder / "workspace"))
+        parameters = parameters_from(given)
+        run = RunRecord(runs.create(parameters, "look-11"), "11", parameters)
+    found = Explore(run)
+    yield found
+    assert digests(source) == before, "the source was written to"
+    run.leaving.close()
+    assert not list(run.workspace.glob("source-copy-*")), "the copy stays behind"
+
+
+def found(desk: Explore) -> pd.Series:
+    return desk.found().set_index("finding")["chunks"]
+
+
+def test_every_finding_of_the_profile_has_its_name_in_the_list(desk: Explore) -> None:
+    expected = expected_findings(CHUNKS)
+    left_out = ("chunks", "uris", "colliding_ids")  # no defects of a chunk; ids count every place but the first
+    names = [name for name in expected if name not in left_out and not name.startswith("target_")]
+    listed = found(desk)
+    assert {name: listed.get(name, 0) for name in names} == {name: expected[name] for name in names}
+    assert listed["respaced_documents"] == expected["duplicate_vectors"] - expected["duplicate_documents"]
+    assert (desk.found()["means"] != desk.found()["finding"]).all()
+
+
+@pytest.mark.parametrize("finding", ["zero_vectors", "none_documents", "empty_documents", "none_metadata"])
+def test_the_chunks_behind_a_finding_have_it(desk: Explore, finding: str) -> None:
+    behind = desk.behind(finding)
+    assert len(behind) == expected_findings(CHUNKS)[finding]
+    for row in behind.to_dict("records"):
+        batch = desk.lookup.read(row["collection"], [row["id"]], embeddings=True)
+        has = {
+            "zero_vectors": not batch.embeddings[0].any(),
+            "none_documents": batch.documents[0] is None,
+            "empty_documents": batch.documents[0] == "",
+            "none_metadata": batch.metadatas[0] is None,
+        }
+        assert has[finding], row
+
+
+def test_scores_out_of_range_stand_beside_their_chunks(desk: Explore) -> None:
+    behind = desk.behind("out_of_range_authenticity_score")
+    scores = behind["authenticity_score"].astype(float)
+    assert len(scores) == expected_findings(CHUNKS)["out_of_range_authenticity_score"]
+    assert ((scores < 0) | (scores > 1)).all()
+    assert behind["detail"].astype(float).tolist() == scores.tolist()
+
+
+def test_what_the_schema_would_do_is_behind_its_row_of_the_preview(desk: Explore) -> None:
+    preview = desk.schema_preview()
+    for row in preview[preview["what"] != "route"].to_dict("records"):
+        name = " ".join(filter(None, [row["what"], row["field"], row["rule"]]))
+        assert found(desk)[name] == row["chunks"]
+        assert len(desk.behind(name, most=5)) == min(5, row["chunks"])
+
+
+def test_near_twins_are_the_copied_and_the_respaced_ones_at_least(desk: Explore) -> None:
+    twins = desk.near_duplicates()
+    expected = expected_findings(CHUNKS)
+    documents, vectors = twins[twins["what"] == "document"], twins[twins["what"] == "vector"]
+    assert documents["identical"].sum() == expected["duplicate_documents"]
+    assert (documents["similarity"] == 1).sum() == expected["duplicate_vectors"]
+    assert vectors["identical"].sum() == expected["duplicate_vectors"]
+
+
+def test_more_like_this_finds_the_twin_first(desk: Explore) -> None:
+    twins = desk.near_duplicates()
+    twin = twins[(twins["what"] == "vector") & twins["identical"]].iloc[0]
+    hits = desk.like(twin["id"], twin["collection"], k=3)
+    assert twin["collection"] == hits["collection"][0]
+    everywhere = desk.like(twin["id"], k=3) if (desk.sample.frame["id"] == twin["id"]).sum() == 1 else None
+    if everywhere is not None:
+        assert everywhere["id"][0] == twin["like_id"]
+        assert everywhere["distance"][0] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_text_finds_the_chunk_that_says_it(desk: Explore) -> None:
+    frame = desk.sample.frame.dropna(subset="document")
+    some = frame[frame["document"].str.len().between(100, 1_000)].to_dict("records")[7]
+    hits = desk.search(some["document"], some["collection"])
+    assert (hits["collection"] == some["collection"]).all()
+    assert some["id"] in hits["id"][:2].tolist()
+    assert (hits["remark"] == "").all()
+
+
+def test_what_is_not_there_is_one_line_with_a_proposal(desk: Explore) -> None:
+    calls: list[Callable[[], pd.DataFrame]] = [
+        lambda: desk.behind("zero_vector"),
+        lambda: desk.map("langage"),
+        lambda: desk.search("x", "openwebui_cores"),
+        lambda: desk.like("no such id", "openwebui_core"),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError) as error:
+            call()
+        assert error.value.next_step
+    assert desk.behind("nonfinite_vectors").empty, "a finding that there is, and nothing has it"
+
+
+def test_tables_are_the_reader_s_own(desk: Explore) -> None:
+    for table in (desk.near_duplicates, desk.outliers, desk.nearest, desk.found):
+        first = table()
+        first.iloc[:, 0] = "changed"
+        first["mine"] = 1
+        assert "mine" not in table()
+        assert (table().iloc[:, 0] != "changed").all()
+
+
+def test_neighbours_are_those_of_brute_force(desk: Explore) -> None:
+    [(_, rows, vectors)] = desk.sample.spaces()
+    frame = desk.sample.frame.loc[rows].reset_index(drop=True)
+    unit = vectors.astype(np.float64) / np.maximum(
+        np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True), 1e-30
+    )
+    table = desk.nearest()
+    for row in table.sample(25, random_state=1).to_dict("records"):
+        at = frame.index[(frame["collection"] == row["collection"]) & (frame["id"] == row["id"])][0]
+        others = (frame["collection"] == row["neighbour_collection"]) & (frame.index != at) & unit.any(axis=1)
+        assert row["distance"] == pytest.approx(float((1 - unit[others] @ unit[at]).min()), abs=1e-5)
+
+
+def test_outliers_are_the_long_documents_by_their_rule(desk: Explore) -> None:
+    far = desk.outliers()
+    lengths = far[far["rule"] == "length"]
+    assert set(desk.behind("long_documents")["id"]) <= set(lengths["id"])
+    assert (far["times_limit"] > 1).all()
+
+
+def test_an_exported_finding_is_whole_harmless_and_in_the_audit_log(desk: Explore) -> None:
+    [row] = desk.export("none_documents").to_dict("records")
+    with Path(row["file"]).open(encoding="utf-8-sig", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert len(read) == row["rows"] == row["chunks"] == expected_findings(CHUNKS)["none_documents"]
+    assert Path(row["file"]).is_relative_to(desk.run.workspace)
+    assert row["sha256"] == hashlib.sha256(Path(row["file"]).read_bytes()).hexdigest()
+    entry = audit.entries(desk.run.folder / audit.NAME)[-1]
+    assert (entry["action"], entry["facts"]["finding"]) == ("finding exported", "none_documents")
+    assert entry["facts"]["sha256"] == row["sha256"]
+    [nothing] = desk.export("nonfinite_vectors").to_dict("records")
+    assert (nothing["rows"], nothing["file"]) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "evil", ["=cmd|' /C calc'!A0", "+1", "-2+3", "@SUM(A1)", "\t=1", "  =1", "＝1", "%0", "|x", "\r=1"]
+)
+def test_no_cell_of_an_export_is_a_formula(evil: str) -> None:
+    assert harmless(evil) == f"'{evil}"
+    assert harmless(f"'{evil}") == f"''{evil}", "what an apostrophe was put before can be told from what had one"
+    assert (harmless("plain"), harmless(None)) == ("plain", "")
+
+
+def test_the_name_of_an_export_leads_nowhere_else() -> None:
+    assert file_stem("missing_../../etc/passwd") == "missing_.._.._etc_passwd"
+    assert file_stem("/..") == "unnamed"
+
+
+def test_figures_say_what_was_looked_at(desk: Explore) -> None:
+    desk.distribution("category")
+    desk.distances()
+    points = desk.map("language")
+    assert {"collection", "id", "language", "x", "y"} <= set(points)
+    assert len(points) == (desk.sample.frame["norm"] > 0).sum()
+    titles = {figure["name"]: figure["alt"] for figure in desk.run.result.figures}
+    assert {"values_category", "neighbours", "map_language"} <= set(titles)
+    assert all(titles.values())
+
+
+def test_languages_and_lengths_count_every_chunk(desk: Explore) -> None:
+    assert desk.languages().to_numpy().sum() == CHUNKS
+    expected = expected_findings(CHUNKS)
+    assert desk.languages().loc["(missing)"].sum() == expected["missing_language"]
+    assert desk.lengths()["none"].sum() == expected["none_documents"]

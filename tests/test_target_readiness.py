@@ -1,0 +1,106 @@
+"""Step 12: what a target tells of itself, what a person says by name, and where else a server was looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import audit
+from helpers.errors import RunbookError
+from helpers.parameters import parameters_from
+from helpers.parameters.endpoint import Endpoint
+from helpers.results import Check, Verdict
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+from helpers.run.record import RunRecord
+from helpers.steps.preflight import preflight
+from helpers.steps.readiness import Readiness
+from helpers.stores import open_target
+from helpers.stores.candidates import tried
+from tests.servers import ChromaServer, free_port
+from tests.storage import chunks, embedded, fill
+
+pytestmark = pytest.mark.usefixtures("own_folders")
+
+
+def a_run(target: dict[str, Any], run_id: str = "night", **sections: Any) -> RunFolder:
+    given = {"name": "books", "source": {"path": "source"}, "target": target, **sections}
+    return runs.create(parameters_from(given), run_id)
+
+
+def check(found: Readiness, name: str) -> Check:
+    return next(c for c in found.run.result.checks if c.name == name)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> None:
+    with embedded(tmp_path / "source") as store:
+        fill(store, "alpha", chunks(20, 4))
+
+
+@pytest.mark.usefixtures("source")
+def test_a_server_tells_what_it_holds_takes_and_how_fast_and_a_person_its_disk(
+    chroma_server: Callable[..., ChromaServer],
+) -> None:
+    server = chroma_server()
+    with open_target(Endpoint(url=server.url)) as store:
+        fill(store, "theirs", chunks(7, 4))
+    found = Readiness(RunRecord(a_run({"url": server.url}), "12"))
+    table = dict(found.reach().to_numpy().tolist())
+    assert table["holds theirs"] == "7 chunks"
+    assert {"version it gives", "rows a write may carry", "bytes a write may carry", "locked by"} <= set(table)
+    probe = dict(found.probe_writing().to_numpy().tolist())
+    assert probe["round trip, median of 9"] > 0
+    assert check(found, "latency").verdict is Verdict.PASS
+    assert check(found, "write probe removed").verdict is Verdict.PASS
+    found.disk()
+    unknown = check(found, "free disk of the target's server")
+    assert (unknown.verdict, unknown.reason) == (Verdict.WARNING, "disk_unknown")
+    assert "runbook resume night --retry 12 --set 'expected.target_disk=" in unknown.detail
+
+    said = {"target_disk": {"free_gb": 40, "attested_by": "A. Person"}}
+    folder = a_run({"url": server.url}, "two", expected=said)
+    attested = Readiness(RunRecord(folder, "12"))
+    attested.disk()
+    assert check(attested, "free disk of the target's server").verdict is Verdict.PASS
+    assert check(attested, "free disk of the target's server").detail == "attested by A. Person"
+    assert audit.entries(folder.reports / audit.NAME)[-1]["facts"] == {"free_gb": 40.0, "by": "A. Person"}
+    little = {"target_disk": {"free_gb": 1.5, "attested_by": "A. Person"}}
+    full = Readiness(RunRecord(a_run({"url": server.url}, "three", expected=little), "12"))
+    full.disk()
+    assert check(full, "free disk of the target's server").reason == "disk_full"
+
+
+@pytest.mark.usefixtures("source")
+def test_where_the_named_target_is_not_there_others_are_told_and_none_is_taken(
+    chroma_server: Callable[..., ChromaServer],
+) -> None:
+    server = chroma_server()
+    port = server.url.rsplit(":", 1)[1]
+    wrong = {"url": f"http://127.0.0.9:{port}", "timeout_seconds": 2}
+    folder = a_run(wrong)
+    with pytest.raises(RunbookError) as before:
+        preflight(folder.parameters())
+    found = Readiness(RunRecord(folder, "12"))
+    with pytest.raises(RunbookError) as caught:
+        found.reach()
+    for error in (before.value, caught.value):
+        assert f"If http://localhost:{port} is the target, put it into target.url" in error.line()
+        assert "chromadb-service" in error.line()
+        assert len(error.line().splitlines()) == 1
+    rows = found.run.result.facts["candidates"]
+    assert [(url.split("//")[1].split(":")[0], answers) for url, answers, _ in rows] == [
+        ("localhost", True), ("host.docker.internal", False), ("chromadb-service", False),
+    ]  # fmt: skip
+    assert check(found, "target reachable").verdict is Verdict.FAIL
+    assert folder.parameters().target.url == wrong["url"], "it was told, not taken"
+
+
+def test_the_name_that_was_given_is_not_tried_again_and_nothing_there_is_said_too() -> None:
+    found = tried(Endpoint(url=f"http://localhost:{free_port()}"))
+    assert [c.url.split("//")[1].split(":")[0] for c in found] == ["host.docker.internal", "chromadb-service"]
+    assert [c.answers for c in found] == [False, False]
+    assert all(c.said for c in found)

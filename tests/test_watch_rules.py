@@ -1,0 +1,73 @@
+"""The watch after the cutover: by which rules it ends early, and what its journal keeps of a process that was killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.aftermath.looks import Journal, Look, breach
+from helpers.aftermath.monitoring import _next
+from helpers.aftermath.probes import Probe, finds
+
+BAD, ILL, SLOW = {"problems": ["timeout"]}, {"ill": ["answered 503"]}, {"p95": 900.0}
+
+
+def look(second: float = 0.0, **facts: Any) -> Look:
+    return Look("2025-12-01T02:00:00.000+00:00", second, queries=40, **{"p50": 3.0, "p95": 9.0, "p99": 12.0, **facts})
+
+
+@pytest.mark.parametrize(
+    ("looks", "code"),
+    [
+        ([], ""), ([{}], ""), ([BAD], ""), ([BAD, {}, BAD], ""), ([{}, BAD, BAD], "target_errors"),
+        ([ILL, {}], ""), ([ILL, ILL], "not_healthy"), ([SLOW, SLOW], ""), ([SLOW, SLOW, {}], ""),
+        ([SLOW, SLOW, SLOW], "slow_queries"), ([{"shrunk": ["docs holds 1 chunks, 2 were validated"]}], "count_shrinks"),
+        ([{"p95": 500.0}] * 4, ""), ([{"p95": None, "p50": None}] * 4, ""),
+    ],
+)  # fmt: skip
+def test_a_watch_ends_on_what_lasts_and_on_nothing_else(looks: list[dict[str, Any]], code: str) -> None:
+    found = breach([look(**facts) for facts in looks], 500.0)
+    assert (found.code if found else "") == code
+
+
+def test_what_a_killed_process_leaves_is_gone_on_with_and_what_ended_is_not(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.add(look(0.0, counts={"docs": 3}))
+    journal.add(look(60.0))
+    with journal.path.open("ab") as file:
+        file.write(b'{"when": "2025-12-01T02:0')  # the line in which it was killed
+    again = Journal(tmp_path)
+    assert (again.resumed, [k.second for k in again.looks], again.looks[0].counts) == (True, [0.0, 60.0], {"docs": 3})
+    again.add(look(120.0))
+    third = Journal(tmp_path)
+    assert [k.second for k in third.looks] == [0.0, 60.0, 120.0], "a torn line swallows no other"
+    third.end("target_errors")
+    assert Journal(tmp_path).looks == [], "one that a rule ended begins anew"
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 2
+
+
+def test_time_in_which_nobody_looked_is_known(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for when, second in (("02:00:00", 0.0), ("02:01:00", 60.0), ("02:31:00", 120.0)):
+        found = look(second)
+        found.when = f"2025-12-01T{when}+00:00"
+        journal.add(found)
+    assert journal.gaps(60.0) == [(120.0, 1740.0)]
+
+
+def test_looks_that_were_missed_are_not_made_up_for() -> None:
+    assert (_next(60.0, 61.0, 60.0), _next(60.0, 200.0, 60.0)) == (120.0, 240.0)
+
+
+def test_a_stored_chunk_is_found_by_itself_or_by_a_twin_and_not_by_another() -> None:
+    probe = Probe("docs", "a", np.array([3.0, 4.0], np.float32))
+    assert finds(probe, [("a", 0.0)], "l2")
+    assert finds(probe, [("twin", 0.0)], "l2")
+    assert not finds(probe, [("b", 0.2)], "l2")
+    assert not finds(probe, [], "l2")
+    assert not finds(probe, [("b", float("nan"))], "cosine")
+    assert finds(probe, [("longer", -30.0)], "ip"), "with ip a longer vector comes first"
+    assert not finds(probe, [("b", -20.0)], "ip")
