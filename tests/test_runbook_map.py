@@ -114,7 +114,7 @@ def test_every_cell_named_stands_in_one_of_its_notebooks(root: Path, mapped: lis
 
 
 def _code(path: Path) -> str:
-    book = nbformat.read(path, as_version=4)
+    book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     return "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
 
 
