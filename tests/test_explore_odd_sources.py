@@ -50,7 +50,8 @@ def odd(client: ClientAPI) -> None:
 
 
 @pytest.mark.usefixtures("own_folders")
-@pytest.mark.parametrize("write", [pytest.param(nothing, marks=pytest.mark.slow), odd], ids=["nothing", "odd"])
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [nothing, odd])
 def test_every_cell_gives_a_table(tmp_path: Path, write: Callable[[ClientAPI], None]) -> None:
     with embedded(tmp_path / "source") as store:
         write(store.client)

@@ -55,7 +55,7 @@ def near_vectors(vectors: Vectors, seed: int, threshold: float = COSINE) -> Pair
     """Pairs of rows of `vectors` (n, d) whose cosine is at least the threshold; zero vectors are like nothing."""
     lengths = lengths_of(vectors)
     rows = np.flatnonzero(lengths > 0)
-    unit = vectors[rows] / lengths[rows, None].astype(np.float32)
+    unit = np.divide(vectors[rows], lengths[rows, None], dtype=np.float32, casting="same_kind")
     if len(rows) < 2:
         return []
     flat = _projected(unit, seed)

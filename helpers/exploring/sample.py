@@ -194,7 +194,8 @@ def norms(vectors: Sequence[Vectors]) -> npt.NDArray[np.float64]:
 
 def lengths_of(vectors: Vectors) -> npt.NDArray[np.float64]:
     """L2 norms (n,) of `vectors` (n, d), summed in float64 without a copy of them in it."""
-    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    return np.asarray(np.sqrt(squares), np.float64)
 
 
 def _commonest(metadatas: Sequence[Metadata]) -> list[str]:
