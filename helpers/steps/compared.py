@@ -114,7 +114,8 @@ class Compared(Profile):
         plane = self._plane
         if plane is None:
             self.run.figure("map", plots.pca_map([], [], colour, 0.0, ""), "No map: too few vectors.")
-            return pd.DataFrame(columns=["collection", "id", colour, "x", "y"])
+            columns = list(dict.fromkeys(("collection", "id", colour, "x", "y")))
+            return pd.DataFrame(columns=columns, dtype=object).astype({"x": float, "y": float})
         rows = plane.rows
         shown = [str(label) for label in neighbours.labels(values)[rows]]
         note = (
@@ -126,7 +127,8 @@ class Compared(Profile):
             f"map_{file_stem(colour)}", figure, f"Map of the source's vectors, coloured by {one_line(colour, 80)}."
         )
         points = self.sample.frame.loc[rows, ["collection", "id"]].reset_index(drop=True)
-        points[colour if colour not in points else f"{colour} "] = shown
+        if colour not in points:
+            points[colour] = shown
         return points.assign(x=plane.points[:, 0], y=plane.points[:, 1])
 
     @cached_property
