@@ -154,6 +154,9 @@ class Monitor:
             run.check("application healthy", Verdict.FAIL if ended else Verdict.WARNING if ill else Verdict.PASS,
                       measured=len(looks) - len(ill), threshold=len(looks), unit="looks",
                       reason="not_healthy" if ill else "", detail=told)  # fmt: skip
+        else:
+            run.check("application healthy", Verdict.NOT_APPLICABLE,
+                      detail="cutover.health and cutover.log_files name nothing to look at")  # fmt: skip
         gaps = journal.gaps(self.rules.interval_seconds)
         if gaps:
             unseen = duration(sum(seconds for _, seconds in gaps))
