@@ -9,6 +9,7 @@ import matplotlib as mpl
 import pytest
 
 from helpers import plots
+from helpers.aftermath.durations import RUNBOOK_MINUTES
 from helpers.parameters import parameters_from
 from helpers.report.notebook import clean
 from helpers.results import Phase, StepResult, Verdict
@@ -53,6 +54,9 @@ def test_without_a_run_it_is_the_runbooks_plan() -> None:
     assert night == {"20": (0, 5), "21": (5, 10), "22": (10, 65), "23": (65, 75), "24": (75, 80), "25": (80, 90),
                      "27": (90, 100)}  # fmt: skip
     assert found.of("10").planned[0] == -86400
+    for step, (low, high) in RUNBOOK_MINUTES.items():  # what the closeout compares with
+        begin, end = found.of(step).planned
+        assert low <= (end - begin) / 60 <= high, step
     assert found.start == START
     assert "cut over 1 h 30 min after the fence goes up; no step of the night has run" in timeline.sentence(found)
     assert "planned 55 min" in drawn(found)

@@ -90,13 +90,19 @@ def test_a_collection_is_picked_and_its_table_sorted(lab: tuple[Lab, LabBrowser]
 
     unsorted = window.look(ROWS)
     header = (
-        f"[...{CELL}.querySelectorAll('.dt-scroll-head th, table.dataTable thead th')].find(e => e.checkVisibility())"
+        f"[...{CELL}.querySelectorAll('thead th')].find(e => e.checkVisibility() && e.textContent === 'characters')"
     )
-    window.click(header)
-    window.click(header)
-    window.until(f"{ROWS} !== {unsorted!r}", "the rows in another order")
-    first = window.look(f"[...{CELL}.querySelectorAll('table.dataTable tbody tr')].map(r => r.cells[0].textContent)")
-    assert first == sorted(first, reverse=True)
+    column = window.look(f"{header}.cellIndex")
+    lengths = (
+        f"[...{CELL}.querySelectorAll('table.dataTable tbody tr')].map(r => Number(r.cells[{column}].textContent))"
+    )
+    for way in ("ascending", "descending"):
+        window.click(f"{header}.querySelector('.dt-column-order')")
+        window.until(f"{header}.getAttribute('aria-sort') === '{way}'", f"{way} order")
+    assert window.look(ROWS) != unsorted
+    found = window.look(lengths)
+    assert len(set(found)) > 1
+    assert found == sorted(found, reverse=True)
     window.see(header)
     window.picture(PICTURES / "lab-11-sorted.png")
 

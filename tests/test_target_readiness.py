@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,14 @@ def check(found: Readiness, name: str) -> Check:
     return next(c for c in found.run.result.checks if c.name == name)
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
+    """One target for both tests: neither leaves anything that the other minds."""
+    started = ChromaServer(tmp_path_factory.mktemp("target")).start()
+    yield started
+    started.stop()
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> None:
     with embedded(tmp_path / "source") as store:
@@ -43,9 +51,8 @@ def source(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("source")
 def test_a_server_tells_what_it_holds_takes_and_how_fast_and_a_person_its_disk(
-    chroma_server: Callable[..., ChromaServer],
+    server: ChromaServer,
 ) -> None:
-    server = chroma_server()
     with open_target(Endpoint(url=server.url)) as store:
         fill(store, "theirs", chunks(7, 4))
     found = Readiness(RunRecord(a_run({"url": server.url}), "12"))
@@ -76,9 +83,8 @@ def test_a_server_tells_what_it_holds_takes_and_how_fast_and_a_person_its_disk(
 
 @pytest.mark.usefixtures("source")
 def test_where_the_named_target_is_not_there_others_are_told_and_none_is_taken(
-    chroma_server: Callable[..., ChromaServer],
+    server: ChromaServer,
 ) -> None:
-    server = chroma_server()
     port = server.url.rsplit(":", 1)[1]
     wrong = {"url": f"http://127.0.0.9:{port}", "timeout_seconds": 2}
     folder = a_run(wrong)

@@ -173,7 +173,7 @@ def _side(left: Axes, right: Axes, part: pd.DataFrame, at: int, label: str, colo
     for place, value in zip(x, rate, strict=True):
         if np.isfinite(value):
             right.annotate(
-                small(float(value)), (place, value), (0, 2), textcoords="offset points", ha="center", fontsize=8
+                small(float(value)), (place, value), (0, 2), textcoords="offset points", ha="center", fontsize=8.5
             )
 
 
@@ -207,7 +207,7 @@ def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
             if row.get("estimate") is not None:
                 axes.plot(max(float(row["estimate"]), low), at, marker="D", color=ORANGE, markersize=7, linestyle="",
                           markeredgecolor=INK, label=_once(axes, "dry run's estimate"))  # fmt: skip
-            axes.text(value * 1.12, at - 0.27, duration(float(row["actual"])), va="center", fontsize=8, color=INK)
+            axes.text(value * 1.12, at - 0.27, duration(float(row["actual"])), va="center", fontsize=8.5, color=INK)
         axes.set_xscale("log")
         axes.set_xlim(low, high)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
