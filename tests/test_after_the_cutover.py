@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from helpers import audit
+from helpers.cutover.logs import LogWatch
 from helpers.errors import Interrupted
+from helpers.parameters import parameters_from
 from helpers.report import markdown
 from helpers.results import Verdict
 from helpers.run import folders as runs
@@ -62,7 +64,7 @@ def test_growth_and_changes_by_clients_are_fine(night: Night) -> None:
         store.delete("alpha", changed.ids)
         store.add("alpha", changed)
     result = monitor(night)
-    assert set(verdicts(result).values()) == {Verdict.PASS}, details(result)
+    assert set(verdicts(result).values()) == {Verdict.PASS, Verdict.NOT_APPLICABLE}, details(result)
     growth = {row["collection"]: row["growth"] for row in result.facts["monitoring"]["counts"]}
     assert growth == {"alpha": 7, "beta": 0}
     assert result.facts["said"] == "Nothing is due: go on with 51."
@@ -81,6 +83,31 @@ def test_a_collection_that_shrinks_ends_the_watch_and_says_the_way_back(night: N
     assert "beta holds 23 chunks, 25 were validated" in details(result)
     assert "runbook rollback night --dry-run" in result.facts["said"]
     assert result.facts["monitoring"]["looks"] == 1, "it ends early"
+
+
+def test_lines_in_the_applications_log_that_mean_trouble_are_seen(night: Night) -> None:
+    log = night.home / "app.log"
+    log.write_text("an old error\n")
+    document = night.folder.parameters().document()
+    document["cutover"]["log_files"] = ["app.log"]
+    runs.change_parameters(night.folder, parameters_from(document))
+    assert verdicts(monitor(night))["application healthy"] is Verdict.PASS, "old lines are nobody's trouble now"
+
+    original = LogWatch.look
+
+    def grows(self: LogWatch, *, last: bool = False) -> list[tuple[str, str]]:
+        with log.open("a") as file:
+            file.write("ERROR cannot reach the vectors\n")
+        return original(self, last=last)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LogWatch, "look", grows)
+        result = monitor(night)
+    found = {c.name: c for c in result.checks}
+    assert (found["application healthy"].verdict, found["application healthy"].reason) == (Verdict.FAIL, "not_healthy")
+    assert "ERROR cannot reach the vectors" in found["application healthy"].detail
+    assert found["target answers"].verdict is Verdict.PASS
+    assert result.facts["monitoring"]["looks"] == 2
 
 
 def test_an_interrupted_watch_goes_on_with_the_rest(night: Night) -> None:
@@ -226,8 +253,6 @@ def test_the_applications_queries_and_tests_are_asked(night: Night) -> None:
     )
     document = night.folder.parameters().document()
     document["monitoring"] |= {"queries": "queries.json", "tests": ["test_theirs.py"]}
-    from helpers.parameters import parameters_from
-
     runs.change_parameters(night.folder, parameters_from(document))
     result = integration(night)
     rows = {row["test"]: row for row in result.facts["integration"]["rows"]}

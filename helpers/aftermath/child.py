@@ -12,6 +12,7 @@ from pathlib import Path
 
 from helpers.errors import Interrupted
 from helpers.run import folders as runs
+from helpers.run import kernel
 from helpers.run.record import RunRecord
 
 _GRACE = 5.0  # seconds between asking it to end and ending it
@@ -29,6 +30,9 @@ def run_child(
     """
     path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
     known = {
+        kernel.RUNNER_PID: str(
+            os.getpid()
+        ),  # it ends with us, however we end: two processes on one directory destroy it
         "PYTHONPATH": path,
         "RUNBOOK_REPORTS": str(run.folder.parent),
         "RUNBOOK_WORKSPACE": str(run.workspace.parent),

@@ -12,6 +12,7 @@ from helpers import audit
 from helpers.cutover.evidence import connections
 from helpers.errors import RunbookError
 from helpers.fence import Control, FenceState, lift
+from helpers.fence.probe import SILENT
 from helpers.parameters import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.results import Verdict
@@ -33,7 +34,6 @@ class FenceEnd:
         self.control = Control(run.home, run.parameters, rules)
         self.keep = run.parameters.fence.at_closeout == "keep"
         self.seen = 0
-        self.closed: bool | None = None
 
     @property
     def stands(self) -> bool:
@@ -50,16 +50,20 @@ class FenceEnd:
         if url:
             self.seen = connections_at(url)
             rows.append(("connections of others at it", f"{self.seen} seen from this machine"))
-            try:
-                with self.control.probe(url, "clients' URL") as probe:
-                    writes = probe.writes()
-                    self.closed = not any(a.answered for a in writes)
-                    probe.sweep()
-                rows.append(("writes before", "refused" if self.closed else "get through"))
-            except RunbookError as error:
-                rows.append(("writes before", f"not asked: {error.line()}"))
+            rows.append(("writes before", "not asked in a dry run" if self.run.dry_run else self._writes(url)))
         rows.append(("what will be done", self._what()))
         return pd.DataFrame(rows, columns=["what", "found"])
+
+    def _writes(self, url: str) -> str:
+        try:
+            with self.control.probe(url, "clients' URL") as probe:
+                writes = probe.writes()
+                probe.sweep()
+        except RunbookError as error:
+            return f"not asked: {error.line()}"
+        if any(a.answered for a in writes):
+            return "get through"
+        return "nobody answers" if all(a.outcome == SILENT for a in writes) else "refused"
 
     def _what(self) -> str:
         if self.keep:
@@ -87,11 +91,15 @@ class FenceEnd:
         except RunbookError as error:
             audit.append(log, "fence lifted at closeout", outcome="failed", why=error.line())
             self.run.check("write fence lifted", Verdict.FAIL, measured="not proven", threshold="lifted",
-                           reason="fence_not_lifted", detail=error.line())  # fmt: skip
-            return error.line()
+                           reason="fence_not_lifted", detail=f"{error.line()} {self._instead()}")  # fmt: skip
+            return f"{error.line()} {self._instead()}"
         audit.append(log, "fence lifted at closeout", said=said)
         self.run.check("write fence lifted", Verdict.PASS, measured="lifted", detail=said)
         return said
+
+    def _instead(self) -> str:
+        again = f"runbook resume {self.run.id} --set fence.at_closeout=keep"
+        return f"Where the source is out of service for good: {again}"
 
 
 def connections_at(url: str) -> int:

@@ -6,6 +6,7 @@ retention of the snapshots is on that list.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from helpers.words import moment
 # In workspace/<run id>: copies of a source that a killed process left, half-written files, and output of finished children.
 _TEMPORARY = (
     "source-copy-*", ".*.tmp", "*.tmp", ".*.partial", "*.partial", "drill-restore", "drill-rollback", "dry-run/target",
-    "dry-run/staged", "kernel.log", "integration", "performance", "rollback/.*.partial",
+    "dry-run/staged", "integration", "performance", "rollback/.*.partial",
 )  # fmt: skip
 # What stays, in the order of the table: name in the workspace, what it is.
 _KEPT = (
@@ -93,7 +94,7 @@ def retention(folder: RunFolder, parameters: Parameters) -> list[Kept]:
     for name, what in _KEPT:
         path = folder.workspace / name
         if path.exists():
-            found.append(Kept(what, str(path), size(path), until, "by hand, with the workspace of the run"))
+            found.append(Kept(what, str(path), size(path), until, f"rm -r {shlex.quote(str(path))}"))
     source = parameters.source.label
     found += [
         Kept("the source: the old database, for a rollback", source, 0, until, "its operator's decision"),

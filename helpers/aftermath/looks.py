@@ -20,9 +20,10 @@ import numpy as np
 
 from helpers.aftermath.probes import Hits, Probe, Vector, asker, finds, timed
 from helpers.cutover.application import ask_all
+from helpers.cutover.logs import LogWatch, positions
 from helpers.errors import RunbookError, one_line
 from helpers.fence import who_has_open
-from helpers.parameters import Endpoint, resolve_path
+from helpers.parameters import Parameters, resolve_path
 from helpers.results import utc_now
 from helpers.stores import Space, Store, open_target
 
@@ -38,7 +39,8 @@ _NAMED = 5  # problems of one look that are named
 class Look:
     """What one look found. Latencies are milliseconds, None where no query was answered; `second` counts watched time.
 
-    `problems` are queries and counts that failed, `ill` health URLs, `shrunk` collections below what was validated.
+    `problems` are queries and counts that failed, `ill` health URLs and new lines in the application's logs, `shrunk`
+    collections below what was validated.
     """
 
     when: str
@@ -99,10 +101,11 @@ class Watcher:
     processes on one directory destroy it. `counts` are the validated ones by collection.
     """
 
-    def __init__(
-        self, target: Endpoint, probes: Sequence[Probe], counts: Mapping[str, int], health: Sequence[str]
-    ) -> None:
-        self.target, self.probes, self.counts, self.health = target, list(probes), dict(counts), list(health)
+    def __init__(self, parameters: Parameters, probes: Sequence[Probe], counts: Mapping[str, int]) -> None:
+        rules = parameters.cutover
+        self.target, self.probes, self.counts = parameters.target, list(probes), dict(counts)
+        self.health = list(rules.health)
+        self.logs = LogWatch(positions(rules.log_files), rules.log_pattern)  # lines from now on
         self.skipped = ""
         self.blind: set[str] = set()  # chunks that were not found from the beginning: timed, not judged
         self._moved: set[tuple[str, str]] = set()
@@ -115,6 +118,7 @@ class Watcher:
     def look(self, second: float) -> Look:
         found = Look(utc_now(), second)
         found.ill = [f"{a.url} {a.problem}" for a in ask_all(self.health) if not a.well]
+        found.ill += [one_line(f"{path}: {line}", 300) for path, line in self.logs.look()[:_NAMED]]
         if self.target.path is not None:
             holders = who_has_open(resolve_path(self.target.path))
             if holders.processes:
@@ -130,12 +134,16 @@ class Watcher:
                     self._store = self._stack.enter_context(open_target(self.target))
                 self._ask(self._store, found)
         except RunbookError as error:
-            self.close()
+            self._let_go()
             found.problems.append(one_line(f"{error.where}: {error.what}" if error.where else error.what, 300))
         del found.problems[_NAMED:]
         return found
 
     def close(self) -> None:
+        self._let_go()
+        self.logs.close()
+
+    def _let_go(self) -> None:
         self._stack.close()
         self._store = None
         self._asks.clear()

@@ -25,6 +25,7 @@ from helpers.parameters import resolve_path
 from helpers.results import write_json
 from helpers.rollback.made import Made
 from helpers.run import folders as runs
+from helpers.run import kernel
 from helpers.run.record import RunRecord
 from helpers.run.source import open_chosen
 from helpers.stores import Reader, open_target
@@ -38,6 +39,7 @@ STEP = "51"
 
 
 def main(arguments: list[str]) -> int:
+    kernel.end_with_runner()
     run_id, side, file = arguments
     folder = runs.find(run_id)
     folder.enter()

@@ -45,7 +45,7 @@ class Monitor:
     def watcher(self) -> Watcher:
         names = max(1, len(self.validated))
         chosen = probes.of_target(self.run, max(2, -(-QUERIES // names)))
-        return Watcher(self.run.parameters.target, chosen, self.validated, self.run.parameters.cutover.health)
+        return Watcher(self.run.parameters, chosen, self.validated)
 
     @property
     def looks(self) -> list[Look]:
@@ -63,7 +63,8 @@ class Monitor:
             ("ends early", f"errors in {ERRORS_IN_A_ROW} looks in a row"),
             ("ends early", f"p95 above {rules.maximum_latency_ms:g} ms in {SLOW_IN_A_ROW} looks in a row"),
             ("ends early", "a collection that stays below its validated count"),
-            ("ends early", f"a health URL that is not well in {ERRORS_IN_A_ROW} looks in a row"),
+            ("logs", ", ".join(self.run.parameters.cutover.log_files) or "none are named (cutover.log_files)"),
+            ("ends early", f"health not well, or new log lines that mean trouble, in {ERRORS_IN_A_ROW} looks in a row"),
             ("after an interruption", "the rest is watched; the gap is shown"),
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=["what", "rule"])
@@ -110,7 +111,7 @@ class Monitor:
             journal.add(last := self.watcher.look(time.monotonic() - begun))
             live.show(self.figure)
             self.breach = breach(journal.looks, self.rules.maximum_latency_ms)
-            nobody_to_ask = bool(self.watcher.skipped) and not self.watcher.health
+            nobody_to_ask = bool(self.watcher.skipped) and not self._asks_application
             over = last.second >= seconds and not (last.problems or last.ill)  # a failed last look is repeated once
             if self.breach is not None or nobody_to_ask or over:
                 break
@@ -126,46 +127,62 @@ class Monitor:
                 return
             time.sleep(min(_TICK, until - now))
 
+    @property
+    def _asks_application(self) -> bool:
+        rules = self.run.parameters.cutover
+        return bool(rules.health or rules.log_files)
+
     def _judge(self, journal: Journal) -> None:
         run, looks = self.run, journal.looks
-        failed = [look for look in looks if look.problems or look.ill]
         values = [look.p95 for look in looks if look.p95 is not None]
-        worst = max(values, default=None)
         found = self.breach
         run.fact("monitoring", {
-            "looks": len(looks), "failed_looks": len(failed), "seconds": round(looks[-1].second, 1) if looks else 0.0,
-            "worst_p95_ms": worst, "breach": found.code if found else "", "journal": journal.path.name,
+            "looks": len(looks), "failed_looks": sum(bool(k.problems or k.ill or k.shrunk) for k in looks),
+            "seconds": round(looks[-1].second, 1) if looks else 0.0, "worst_p95_ms": max(values, default=None),
+            "breach": found.code if found else "", "journal": journal.path.name,
             "counts": self.counts().to_dict("records"), "rows": [look.row() for look in looks[-500:]],
         })  # fmt: skip
         if self.watcher.skipped:
             run.check("target watched", Verdict.WARNING, measured="not queried", reason="not_queried",
                       detail=self.watcher.skipped)  # fmt: skip
         else:
-            good = found is None and not failed
-            code = "" if good else found.code if found is not None else "target_errors"
-            run.check("target answers", Verdict.PASS if good else Verdict.FAIL if found else Verdict.WARNING,
-                      measured=len(looks) - len(failed), threshold=len(looks), unit="looks", reason=code,
-                      detail=self._detail(failed))  # fmt: skip
-            shrunk = [s for look in looks[-1:] for s in look.shrunk]
-            run.check("counts never below what was validated", Verdict.FAIL if shrunk else Verdict.PASS,
-                      measured=sum(looks[-1].counts.values()), threshold=sum(self.validated.values()), unit="chunks",
-                      reason="count_shrinks" if shrunk else "", detail="; ".join(shrunk))  # fmt: skip
-            slow = [v for v in values if v > self.rules.maximum_latency_ms]
-            run.check("p95 of the queries", Verdict.WARNING if slow else Verdict.PASS, measured=worst,
-                      threshold=self.rules.maximum_latency_ms, unit="ms", reason="slow_queries" if slow else "",
-                      detail=f"{count(len(slow), 'look')} above it" if slow else "the slowest look")  # fmt: skip
-        if found is not None and self.watcher.skipped:
-            run.check("application healthy", Verdict.FAIL, measured=len(failed), threshold=0, unit="looks", reason=found.code,
-                      detail=f"{found.sentence}. {self._way_out()}")  # fmt: skip
+            self._judge_target(looks, values)
+        if self._asks_application:
+            ill = [look for look in looks if look.ill]
+            ended = found is not None and found.code == "not_healthy"
+            told = self._ended() if ended else ill[0].ill[0] if ill else f"{self.watcher.logs.seen} new log lines"
+            run.check("application healthy", Verdict.FAIL if ended else Verdict.WARNING if ill else Verdict.PASS,
+                      measured=len(looks) - len(ill), threshold=len(looks), unit="looks",
+                      reason="not_healthy" if ill else "", detail=told)  # fmt: skip
+        else:
+            run.check("application healthy", Verdict.NOT_APPLICABLE,
+                      detail="cutover.health and cutover.log_files name nothing to look at")  # fmt: skip
         gaps = journal.gaps(self.rules.interval_seconds)
         if gaps:
             unseen = duration(sum(seconds for _, seconds in gaps))
             run.check("watched without a gap", Verdict.WARNING, measured=len(gaps), threshold=0, unit="gaps",
                       reason="watch_interrupted", detail=f"the watch was interrupted; {unseen} were not watched")  # fmt: skip
 
+    def _judge_target(self, looks: list[Look], values: list[float]) -> None:
+        run, failed = self.run, [look for look in looks if look.problems or look.shrunk]
+        ended = self.breach is not None and self.breach.code != "not_healthy"
+        code = self.breach.code if ended and self.breach is not None else "target_errors" if failed else ""
+        run.check("target answers", Verdict.FAIL if ended else Verdict.WARNING if failed else Verdict.PASS,
+                  measured=len(looks) - len(failed), threshold=len(looks), unit="looks", reason=code,
+                  detail=self._ended() if ended else self._detail(failed))  # fmt: skip
+        shrunk = [s for look in looks[-1:] for s in look.shrunk]
+        run.check("counts never below what was validated", Verdict.FAIL if shrunk else Verdict.PASS,
+                  measured=sum(looks[-1].counts.values()), threshold=sum(self.validated.values()), unit="chunks",
+                  reason="count_shrinks" if shrunk else "", detail="; ".join(shrunk))  # fmt: skip
+        slow = [v for v in values if v > self.rules.maximum_latency_ms]
+        run.check("p95 of the queries", Verdict.WARNING if slow else Verdict.PASS, measured=max(values, default=None),
+                  threshold=self.rules.maximum_latency_ms, unit="ms", reason="slow_queries" if slow else "",
+                  detail=f"{count(len(slow), 'look')} above it" if slow else "the slowest look")  # fmt: skip
+
+    def _ended(self) -> str:
+        return f"ended early: {self.breach.sentence}. {self._way_out()}" if self.breach is not None else ""
+
     def _detail(self, failed: list[Look]) -> str:
-        if self.breach is not None:
-            return f"ended early: {self.breach.sentence}. {self._way_out()}"
         if failed:
             return f"{count(len(failed), 'look')} failed, never {ERRORS_IN_A_ROW} in a row: {self._problem(failed[0])}"
         blind = f"; {len(self.watcher.blind)} not judged: the index did not find them at the first look either"

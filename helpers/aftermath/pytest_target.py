@@ -18,12 +18,18 @@ import pytest
 from helpers.errors import one_line
 from helpers.migration.checkpoint import Checkpoint
 from helpers.run import folders as runs
+from helpers.run import kernel
 from helpers.run.folders import RunFolder
 from helpers.stores import open_target
 from helpers.stores.client import ClientStore
 
 RUN, OUTCOMES = "RUNBOOK_TESTED_RUN", "RUNBOOK_TEST_OUTCOMES"
 _LONGEST = 400
+
+
+def pytest_configure() -> None:
+    """Tests do not outlive the step that runs them."""
+    kernel.end_with_runner()
 
 
 @pytest.fixture(scope="session")
