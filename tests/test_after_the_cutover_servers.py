@@ -31,12 +31,8 @@ def ends(chroma_server: Callable[..., ChromaServer]) -> Ends:
     source, target = chroma_server(), chroma_server()
     batch = chunks(300, 16)
     with client_of(source.url) as client:
-        client.create_collection("docs", embedding_function=None).add(
-            ids=batch.ids,
-            embeddings=batch.embeddings,
-            documents=batch.documents,
-            metadatas=batch.metadatas,  # type: ignore[arg-type]
-        )
+        docs = client.create_collection("docs", embedding_function=None)
+        docs.add(ids=batch.ids, embeddings=batch.embeddings, metadatas=batch.metadatas)  # type: ignore[arg-type]
     return source, target
 
 

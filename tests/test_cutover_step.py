@@ -18,7 +18,9 @@ from helpers.cutover.state import APPLIED, APPLYING, BACKED_UP, DONE, REVERTED, 
 from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
 from helpers.results import Verdict
 from helpers.run import folders as runs
+from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.runner.gates import open_gate
 from helpers.signoffs import NO_GO, sign
 from tests.cutovers import cells, decided, details, migrated, signers, step, verdicts
 from tests.plain_client import opened
@@ -109,6 +111,22 @@ def test_files_change_application_restarts_and_the_way_back_is_exact(night: RunF
     log = audit.entries(night.reports / audit.NAME)
     assert [e["outcome"] for e in log if e["action"].startswith("cutover")][-2:] == ["begun", "done"]
     assert audit.check(night.reports / audit.NAME) is None
+
+
+def test_what_a_resume_changes_after_the_cutover_voids_no_signature(night: RunFolder) -> None:
+    gate = [plan.find("24")]
+
+    def change(minutes: float) -> None:
+        runs.change_parameters(night, night.parameters().for_resume([f"monitoring.minutes={minutes}"]))
+
+    change(30)
+    assert isinstance(open_gate(night, gate), WaitingForSignoffs), "before it, those who sign see other parameters"
+    change(60)
+    step(night)
+    change(10)
+    assert open_gate(night, gate) is None
+    (night.reports / "results" / "22.json").write_text("{}")
+    assert isinstance(open_gate(night, gate), WaitingForSignoffs), "a result that changed voids them at any time"
 
 
 def test_a_dry_run_shows_the_diff_and_touches_nothing(night: RunFolder) -> None:

@@ -19,7 +19,7 @@ from helpers.report import index_page, notebook_html, run_page
 from helpers.results import StepResult, write_json
 from helpers.run.folders import RunFolder
 from helpers.run.plan import find as find_step
-from helpers.run.tables import as_html, readable
+from helpers.run.tables import as_html, for_people, readable
 from helpers.runner.terminal import step_line, table
 from tests import hostile
 from tests.browser import Browser, Visit
@@ -75,6 +75,18 @@ def test_tables_of_a_notebook_show_one_printable_line_a_value() -> None:
     assert "mathjax_ignore" in html
     assert frame["document"].tolist() == TEXTS  # the frame itself is what it was
     assert readable(frame)["n"].dtype == frame["n"].dtype
+
+
+def test_numbers_of_a_table_are_written_for_people_and_kept_as_they_are() -> None:
+    frame = pd.DataFrame({
+        "chunks": [9832, 7], "share": [0.99996, 1.0], "seconds": [65.2, float("nan")], "free bytes": [70_978_527_232, 0],
+        "distance": [6.8e-8, 12_345.5], "complete": [True, False],
+    })  # fmt: skip
+    shown = for_people(frame)
+    assert shown.iloc[0].tolist() == ["9,832", "0.99996", "1 min 05 s", "71.0 GB", "6.8×10⁻⁸", True]
+    assert shown.iloc[1].tolist() == ["7", "1", "–", "0 B", "12,345.5", False]
+    assert "9,832" in as_html(frame)
+    assert frame["chunks"].sum() == 9839
 
 
 def test_a_giant_value_and_a_long_table_are_shown_soon() -> None:

@@ -23,8 +23,6 @@ from tests import runbook_items
 from tests.conftest import absent
 from tests.runbook_map import KINDS, Row, rows
 
-# Notebooks that are on their way: their rows may stand without a check until they are there.
-COMING: set[str] = set()
 DESKS = {step.number for step in plan.STEPS if step.troubleshoots}
 
 
@@ -39,16 +37,6 @@ def said(root: Path) -> list[ast.expr]:
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((root / "helpers").rglob("*.py"))]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     return [n for n in nodes if isinstance(n, ast.JoinedStr) or (isinstance(n, ast.Constant) and type(n.value) is str)]
-
-
-def coming(row: Row) -> list[str]:
-    """The notebooks of a row that are not there yet."""
-    missing = [Path(path).stem for number, path in row.notebooks.items() if Path(path).stem not in _stems()]
-    return [stem for stem in missing if stem in COMING]
-
-
-def _stems() -> set[str]:
-    return {Path(step.notebook).stem for step in plan.STEPS}
 
 
 def test_every_item_of_the_runbook_has_its_row_and_no_row_is_invented(root: Path, mapped: list[Row]) -> None:
@@ -81,7 +69,7 @@ def test_the_list_of_items_misses_no_box_heading_or_row(root: Path) -> None:
 
 
 def test_every_row_says_where_it_is_done_and_what_holds_it(mapped: list[Row]) -> None:
-    bare = [row.id for row in mapped if not row.held and not coming(row) and not (row.note and not row.notebooks)]
+    bare = [row.id for row in mapped if not row.held and not (row.note and not row.notebooks)]
     assert bare == []
     assert {kind for row in mapped for kind, _ in row.held} == set(KINDS)
 
@@ -92,7 +80,7 @@ def test_every_notebook_named_is_there(root: Path, mapped: list[Row]) -> None:
         for number, path in row.notebooks.items():
             step = next((s for s in plan.STEPS if s.number == number), None)
             named = step is not None and path == f"notebooks/{step.notebook}" and (root / path).is_file()
-            if not named and Path(path).stem not in coming(row):
+            if not named:
                 missing.append((row.id, path))
     assert missing == []
     assert {n for row in mapped for n in row.notebooks} >= {step.number for step in plan.STEPS}
@@ -126,7 +114,7 @@ def test_every_cell_named_stands_in_one_of_its_notebooks(root: Path, mapped: lis
 
 
 def _code(path: Path) -> str:
-    book = nbformat.read(path, as_version=4)
+    book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     return "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
 
 

@@ -83,6 +83,14 @@ def test_what_was_measured_in_the_night_counts_more_than_the_estimate(folder: Ru
     assert "2025-12-01 03:51:40 UTC, in 1 h 31 min" in said["Way back"]
 
 
+def test_the_watch_after_the_cutover_is_no_matter_of_the_window(folder: RunFolder) -> None:
+    upto(folder, "22", s21=100, s22=400)
+    assert "NOT ENOUGH TIME" not in told(folder, 110)["To do"], "an hour of watching comes after the window"
+    upto(folder, "25")
+    said = told(folder, 110)["To do"]
+    assert said == "steps 50, 51, 52, 53, after the window; 50 watches for 1 h 00 min"
+
+
 def test_a_night_that_is_too_short_is_said_aloud(folder: RunFolder) -> None:
     upto(folder, "21")
     said = told(folder, 115)

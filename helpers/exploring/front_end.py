@@ -59,9 +59,10 @@ def table_html(frame: pd.DataFrame) -> str:
     with pd.option_context("display.max_rows", None):
         shown = tables.readable(frame.head(ROWS))
     page = to_html_datatable(
-        shown, connected=False, display_logo_when_loading=False, maxBytes=0, maxColumns=0, showIndex="auto",
+        shown, connected=False, display_logo_when_loading=False, maxBytes=0, maxColumns=0,
+        showIndex=not isinstance(frame.index, pd.RangeIndex),
         pageLength=10, lengthMenu=[10, 25, 100, ROWS], scrollX=True, classes="display compact cell-border",
-        warn_on_unexpected_types=False,
+        warn_on_unexpected_types=False, text_in_header_can_be_selected=False,  # else only the small arrow sorts
         columnDefs=[{"targets": "_all", "className": "dt-left"}],
     )  # fmt: skip
     return f'<div class="tex2jax_ignore mathjax_ignore">{page}</div>'

@@ -12,10 +12,10 @@ import pandas as pd
 from sklearn.decomposition import PCA  # type: ignore[import-untyped,unused-ignore]
 
 from helpers.chunks import Vectors
-from helpers.exploring.sample import Sample
+from helpers.exploring.sample import Sample, lengths_of
 from helpers.stores.space import Space
 
-ASKED = 1_000  # chunks whose neighbours are sought, among all of the sample
+ASKED = 500  # chunks whose neighbours are sought, among all of the sample
 DRAWN = 2_000  # points of the map
 FAR = 6.0  # robust standard deviations from the median of the collection
 _FEW = 8  # chunks of a collection below which nothing can be said to stand out
@@ -36,7 +36,7 @@ def nearest(sample: Sample, spaces: Mapping[str, Space]) -> pd.DataFrame:
     collections, ids = frame["collection"].to_numpy(object), frame["id"].to_numpy(object)
     parts = []
     for _, at, vectors in sample.spaces():
-        rows = np.flatnonzero(np.linalg.norm(vectors.astype(np.float64), axis=1) > 0)
+        rows = np.flatnonzero(lengths_of(vectors) > 0)
         parts.append(_nearest(vectors[rows], collections[at[rows]], ids[at[rows]], spaces, sample.seed))
     columns = ["collection", "id", "space", "neighbour_collection", "neighbour_id", "distance", "within"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
@@ -52,7 +52,7 @@ def _nearest(
     starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]]))  # rows stand by collection
     ends = np.append(starts[1:], len(names))
     asked = _asked(starts, ends, seed)
-    squares = np.square(vectors.astype(np.float64)).sum(axis=1)
+    squares = np.square(lengths_of(vectors))
     rows = []
     for start in range(0, len(asked), _BLOCK):
         some = asked[start : start + _BLOCK]
@@ -156,7 +156,7 @@ def plane(sample: Sample) -> Plane | None:
     if best is None:
         return None
     dimension, at, vectors = best
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    lengths = lengths_of(vectors)
     rows = np.flatnonzero(lengths > 0)
     if len(rows) > DRAWN:
         rows = np.sort(np.random.default_rng(sample.seed).choice(rows, DRAWN, replace=False))

@@ -185,12 +185,17 @@ class Sample:
 
 
 def norms(vectors: Sequence[Vectors]) -> npt.NDArray[np.float64]:
-    """L2 norms (n,); NaN where a vector is lost or not finite."""
-    found = np.full(len(vectors), np.nan)
-    for i, vector in enumerate(vectors):
-        if vector.size and np.isfinite(vector).all():
-            found[i] = np.linalg.norm(vector.astype(np.float64))
-    return found
+    """L2 norms (n,) of vectors that may differ in dimension; NaN where one is lost or not finite."""
+    known = [bool(vector.size) and bool(np.isfinite(vector).all()) for vector in vectors]
+    return np.asarray(
+        [lengths_of(v[None, :])[0] if k else np.nan for v, k in zip(vectors, known, strict=True)], np.float64
+    )
+
+
+def lengths_of(vectors: Vectors) -> npt.NDArray[np.float64]:
+    """L2 norms (n,) of `vectors` (n, d), summed in float64 without a copy of them in it."""
+    squares: npt.NDArray[np.float64] = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    return np.sqrt(squares)
 
 
 def _commonest(metadatas: Sequence[Metadata]) -> list[str]:

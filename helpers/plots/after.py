@@ -45,7 +45,7 @@ def watch_timeline(
     `looks`: second, p50, p95, p99 (ms or None), chunks, failed. `gaps`: (second, seconds that nobody looked). `ended` says
     why the watch ended before its time.
     """
-    timed = looks[looks["p95"].notna()] if len(looks) else looks
+    timed = looks[looks[["p50", "p95", "p99"]].notna().all(axis=1)] if len(looks) else looks
     if not len(timed):
         return empty("The target was not asked", "No look found a query that was answered.")
     unit = _Clock(planned)
@@ -148,8 +148,8 @@ def performance(rows: pd.DataFrame, *, limit_ms: float, minimum_rate: float) -> 
         left.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit {limit_ms:g} ms")
         right.axhline(minimum_rate, color=GREY, linestyle="--", label=f"wanted {minimum_rate:g} a second")
         left.set_yscale("log")
-        left.set_ylim(float(finite(rows["mean_ms"]).min()) / 3, max(limit_ms, float(finite(rows["p95_ms"]).max())) * 2)
-        right.set_ylim(0, float(max(finite(rows["rate"]).max(), minimum_rate)) * 1.25)
+        left.set_ylim(min([limit_ms, *finite(rows["mean_ms"])]) / 3, max([limit_ms, *finite(rows["p95_ms"])]) * 2)
+        right.set_ylim(0, max([minimum_rate, *finite(rows["rate"])]) * 1.25)
         left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         left.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
         left.set_ylabel("latency of a query, ms")
@@ -173,7 +173,7 @@ def _side(left: Axes, right: Axes, part: pd.DataFrame, at: int, label: str, colo
     for place, value in zip(x, rate, strict=True):
         if np.isfinite(value):
             right.annotate(
-                small(float(value)), (place, value), (0, 2), textcoords="offset points", ha="center", fontsize=8
+                small(float(value)), (place, value), (0, 2), textcoords="offset points", ha="center", fontsize=8.5
             )
 
 
@@ -190,7 +190,7 @@ def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
     title = f"The steps took {duration(actual)}"
     if known:
         done, said = sum(float(r["actual"]) for r in known), sum(float(r["estimate"]) for r in known)
-        title += f"; the {len(known)} that the dry run estimated: {duration(done)}, estimated {duration(said)}"
+        title += f"; those that the dry run estimated, {duration(done)} instead of {duration(said)}"
     note = "Logarithmic: equal lengths are equal ratios. People, sign-offs and pauses between steps are not in it."
     with draw(1.9 + 0.36 * len(timed), title, note) as (figure, axes):
         positive = [
@@ -207,7 +207,7 @@ def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
             if row.get("estimate") is not None:
                 axes.plot(max(float(row["estimate"]), low), at, marker="D", color=ORANGE, markersize=7, linestyle="",
                           markeredgecolor=INK, label=_once(axes, "dry run's estimate"))  # fmt: skip
-            axes.text(value * 1.12, at - 0.27, duration(float(row["actual"])), va="center", fontsize=8, color=INK)
+            axes.text(value * 1.12, at - 0.27, duration(float(row["actual"])), va="center", fontsize=8.5, color=INK)
         axes.set_xscale("log")
         axes.set_xlim(low, high)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))

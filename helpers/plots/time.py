@@ -63,7 +63,7 @@ def phase_timeline(phases: Sequence[Phase], title: str) -> Figure:
                 text += f", {count(phase.chunks, 'chunk')}"
                 text += f", {count(phase.chunks / lengths[i])}/s" if lengths[i] >= 0.05 else ""
             axes.text(begins[i] + lengths[i] + total * 0.012, row, text, va="center", fontsize=8.5, color=INK)
-        rows_axis(axes, [name(known[i][0].name, 34) for i in shown])
+        rows_axis(axes, [name(known[i][0].name, 48) for i in shown])  # our own names: whole sentences
         axes.set_xlim(0, max(total, 1e-3) * 1.34)
         axes.xaxis.set_major_locator(MaxNLocator(7))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value) if value else "0"))
@@ -117,6 +117,7 @@ def throughput_per_batch(df: pd.DataFrame) -> Figure:
         axes.set_ylim(0, float(finite(rate).max()) * 1.08)
         axes.set_xlim(0, end * 1.02 or 1.0)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value) if value else "0"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}"))
         axes.set_xlabel("time since the import started")
         axes.set_ylabel("chunks per second, per batch")
         legend_beside(axes, "target collection")

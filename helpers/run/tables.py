@@ -6,14 +6,18 @@ dollar signs, which Jupyter would set as formulas with links in them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from helpers.errors import one_line
+from helpers.words import duration, size, text
 
 _LONGEST = 2_000  # characters of a value; pandas cuts further
+_LARGE = 500  # rows
 _CONTAINERS = (list, tuple, dict, set)
 Table = TypeVar("Table", pd.DataFrame, pd.Series)
 
@@ -25,13 +29,45 @@ def show_tables_as_text(shell: Any) -> None:
     formatters = shell.display_formatter.formatters
     formatters["text/html"].for_type(pd.DataFrame, as_html)
     for kind in (pd.DataFrame, pd.Series):
-        formatters["text/plain"].for_type(kind, lambda table, printer, _: printer.text(repr(readable(table))))
+        formatters["text/plain"].for_type(kind, lambda table, printer, _: printer.text(repr(for_people(table))))
 
 
 def as_html(frame: pd.DataFrame) -> str:
     """The frame as pandas would show it, readable."""
     with pd.option_context("display.html.use_mathjax", False):
-        return str(readable(frame)._repr_html_())  # type: ignore[operator]
+        return str(for_people(frame)._repr_html_())  # type: ignore[operator]
+
+
+def for_people(table: Table) -> Table:
+    """As `readable`, and numbers as people read them: 9,832, 0.474, 3.1×10⁻⁷, 1 min 05 s, 1.2 GB. The table itself keeps its own.
+
+    What a column counts is told by its name: seconds, bytes. Large tables are left as they are: most of one is not shown.
+    """
+    shown = readable(table)
+    if len(shown) > _LARGE:
+        return shown
+    if isinstance(shown, pd.Series):
+        return _numbers(shown, str(shown.name)) if pd.api.types.is_numeric_dtype(shown) else shown
+    for at, kind in enumerate(shown.dtypes):
+        if pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind):
+            shown.isetitem(at, list(_numbers(shown.iloc[:, at], str(shown.columns[at]))))
+    return shown
+
+
+def _numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
+    unit = name.rsplit(" ", 1)[-1]
+    write: Callable[[Any], str] = {"seconds": duration, "bytes": lambda n: size(int(n))}.get(unit, _number)
+    values = ["–" if pd.isna(n) else write(n.item() if isinstance(n, np.generic) else n) for n in column]
+    return pd.Series(values, index=column.index, name=column.name, dtype=object)
+
+
+def _number(value: float) -> str:
+    """Four digits; more where fewer would make a whole number of what is none: 0.99996 is not 1."""
+    if not isinstance(value, float) or not math.isfinite(value) or value.is_integer() or abs(value) < 1e-3:
+        return text(value)
+    return next(
+        (s for s in (f"{value:,.{n}g}" for n in (4, 6, 9)) if not float(s.replace(",", "")).is_integer()), repr(value)
+    )
 
 
 def readable(table: Table) -> Table:

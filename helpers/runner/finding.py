@@ -15,7 +15,10 @@ from helpers.runner.rehearsal import require_built
 
 
 def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunFolder:
-    """The run of this id; without an id the newest with the same source, target and schema; else a new one."""
+    """The run of this id; without an id the newest with the same source, target and schema; else a new one.
+
+    Step 10, the first, begins a new one also where that was rolled back; for another new one an id is given.
+    """
     if run_id:
         runs.check_run_id(run_id)
     parameters = parameters_from(sections) if sections else None
@@ -26,7 +29,11 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
         folder.enter()
         return folder
     assert parameters is not None
-    if not run_id and (found := _newest(parameters)) is not None and (row is not plan.LINE[0] or _holds_target(found)):
+    if (
+        not run_id
+        and (found := _newest(parameters)) is not None
+        and (row is not plan.LINE[0] or not rolled_back(found))
+    ):
         return found
     require_built(parameters)
     if row.needs:
@@ -40,8 +47,3 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
 def _newest(parameters: Parameters) -> RunFolder | None:
     """The newest run that was begun in this folder with the same source, target and schema."""
     return next((folder for folder in runs.every_run() if folder.is_of(parameters)), None)
-
-
-def _holds_target(folder: RunFolder) -> bool:
-    """Whether a run has written to its target, and stands there: then a new one of the same target cannot begin."""
-    return (folder.workspace / "checkpoint.json").is_file() and not rolled_back(folder)

@@ -75,7 +75,7 @@ class Compared(Profile):
             return near.near_duplicates(self.sample)
 
     def nearest(self) -> pd.DataFrame:
-        """One row a chunk and collection: the nearest neighbour there, and how far it is; for about 1,000 chunks."""
+        """One row a chunk and collection: the nearest neighbour there, and how far it is; for about 500 chunks."""
         return self._nearest.copy()
 
     @cached_property

@@ -140,7 +140,7 @@ class Readiness:
         seconds |= {f"round trip, median of {ROUNDS}": median(trips), f"query, median of {ROUNDS}": median(queries)}
         self.run.fact("probe_write_chunks_per_second", PROBE_CHUNKS / max(seconds["write"], 1e-6))
         self.run.fact("probe_dimension", dimension)
-        return pd.DataFrame([(k, v * 1000) for k, v in seconds.items()], columns=["action", "milliseconds"])
+        return pd.DataFrame([(k, round(v * 1000, 1)) for k, v in seconds.items()], columns=["action", "milliseconds"])
 
     def _judge_latency(self, trips: list[float], queries: list[float]) -> None:
         """Medians: a first query loads what later ones find loaded."""

@@ -104,8 +104,8 @@ class Memory(Desk):
         rules = self.run.parameters.migration
         size, threads = batch_size or rules.batch_size, workers or rules.workers
         targets = max(1, len(staged.files) if (staged := self.staged) is not None else 1)
-        widest = max((i.dimension or 0 for i in self.snapshot.collections()), default=0)
-        return KERNEL + min(threads, targets) * (COPIES * size * widest * 4 + 4 * PART_BYTES)
+        heaviest = max((min(size, i.count) * (i.dimension or 0) * 4 for i in self.snapshot.collections()), default=0)
+        return KERNEL + min(threads, targets) * (COPIES * heaviest + 4 * PART_BYTES)
 
     def _at_hand(self) -> dict[str, int]:
         """Bytes that a process may take now: of the machine, of the control group, of the process's own limit."""
@@ -117,7 +117,9 @@ class Memory(Desk):
                 found["left in the container"] = max(0, most - now)
         soft = resource.getrlimit(resource.RLIMIT_AS)[0]
         if soft != resource.RLIM_INFINITY:
-            found["left of this process's limit (ulimit -v)"] = max(0, soft - _own_size())
+            # Each process has the whole limit to itself, and libraries fill much of an address space before a chunk is
+            # held. This process is such a one, so what it has left beyond KERNEL is what the migration's will have.
+            found["left of a process's limit (ulimit -v)"] = max(0, soft - _own_size() + KERNEL)
         return found
 
     def _unfinished(self) -> bool:

@@ -1,0 +1,61 @@
+"""Figures of what comes after the cutover: they say what was found, and no input breaks one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from helpers import plots
+
+NAN = float("nan")
+GOOD = "The target answers in 4 ms on average and 200 queries a second: both as wanted"
+LOOK = {"second": 0.0, "p50": 3.0, "p95": 9.0, "p99": 12.0, "chunks": 100, "failed": False}
+LEVEL = {"side": "after", "clients": 1, "mean_ms": 4.0, "p95_ms": 9.0, "rate": 200.0}
+STEP = {"step": "22 Migrate", "actual": 95.0, "estimate": 80.0, "runbook_low": 2700, "runbook_high": 3600}
+
+
+def title(figure: Figure) -> str:
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def watch(*looks: dict[str, Any], **more: Any) -> Figure:
+    frame = pd.DataFrame([LOOK | look for look in looks], columns=list(LOOK))
+    return plots.watch_timeline(frame, **{"limit_ms": 500.0, "validated": 100, "planned": 3600.0, **more})
+
+
+def performance(*levels: dict[str, Any]) -> Figure:
+    frame = pd.DataFrame([LEVEL | level for level in levels], columns=list(LEVEL))
+    return plots.performance(frame, limit_ms=500.0, minimum_rate=10.0)
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        (watch(), "The target was not asked"),
+        (watch({}), "1 look: p95 at most 9 ms, within 500 ms; none failed"),
+        (watch({}, {"second": 60.0, "p95": 700.0, "p99": 800.0, "failed": True}),
+         "2 looks: p95 at most 700 ms, above 500 ms; 1 look failed"),
+        (watch({"p50": None, "p95": None, "p99": None, "chunks": None, "failed": True}), "The target was not asked"),
+        (watch({"failed": True}, {"second": 60.0, "p50": NAN, "p95": NAN, "p99": NAN}, ended="it is gone"),
+         "Ended early: it is gone"),
+        (watch({"second": 0.5}, planned=2.0, gaps=[(0.5, 90.0)]), "1 look: p95 at most 9 ms, within 500 ms; none failed"),
+        (performance(), "The target was not measured"),
+        (performance({}), GOOD),
+        (performance({"side": "before"}), "The target was not measured"),
+        (performance({"mean_ms": 900.0, "p95_ms": NAN, "rate": 1.1}),
+         "The target answers in 900 ms on average and 1.1 queries a second: not as wanted"),
+        (performance({}, {"side": "before", "mean_ms": 2.0, "rate": 400.0}),
+         f"{GOOD}; before, 2 ms and 400"),
+        (plots.durations([]), "No step was timed"),
+        (plots.durations([STEP]),
+         "The steps took 1 min 35 s; those that the dry run estimated, 1 min 35 s instead of 1 min 20 s"),
+        (plots.durations([STEP | {"step": "<b>\x1b$x$" * 9, "actual": 0.0, "estimate": None, "runbook_high": None}]),
+         "The steps took 0.0 s"),
+    ],
+)  # fmt: skip
+def test_each_says_what_was_found(figure: Figure, said: str) -> None:
+    assert title(figure) == said
+    assert plots.png(figure)[:4] == b"\x89PNG"
