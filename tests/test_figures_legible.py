@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
@@ -42,8 +43,9 @@ def faults(figure: Figure) -> Iterator[str]:
         yield f"no title that says what is seen: {title!r}"
     frame = figure.bbox
     figure.canvas.draw()
+    undrawn = _undrawn(figure)
     for text in figure.findobj(Text):
-        if not isinstance(text, Text) or not text.get_visible() or not text.get_text().strip() or not _drawn(text):
+        if not isinstance(text, Text) or not text.get_visible() or not text.get_text().strip() or text in undrawn:
             continue
         if text.get_fontsize() < LEAST_POINTS:
             yield f"{text.get_fontsize()} points: {text.get_text()!r}"
@@ -52,27 +54,29 @@ def faults(figure: Figure) -> Iterator[str]:
             yield f"cut off at the edge: {text.get_text()!r}"
     for axes in figure.axes:
         if axes.axison:
-            yield from _axes_faults(axes)
+            yield from _axes_faults(axes, undrawn)
     for artist in figure.findobj(lambda a: isinstance(a, Line2D | Patch | Collection)):
         for color in _colors(artist):
             if not _allowed(color):
                 yield f"{colors.to_hex(color)} is none of the colours: {artist}"
 
 
-def _drawn(text: Text) -> bool:
-    """Labels of ticks beyond the limits exist and are not drawn."""
-    axes = text.axes
-    if axes is None or not axes.axison:
-        return axes is None or text in axes.texts
-    ticks = {**dict.fromkeys(axes.get_xticklabels(), (0, axes.get_xlim())),
-             **dict.fromkeys(axes.get_yticklabels(), (1, axes.get_ylim()))}  # fmt: skip
-    if text not in ticks:
-        return True
-    way, limits = ticks[text]
-    return min(limits) <= text.get_position()[way] <= max(limits)
+def _undrawn(figure: Figure) -> set[Artist]:
+    """Labels that exist and are not drawn: of ticks beyond the limits, and of axes that are switched off."""
+    found: set[Artist] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            slack = 1e-9 * (abs(low) or high - low)
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if not axes.axison or not low - slack <= float(tick.get_loc()) <= high + slack:
+                    found |= {tick.label1, tick.label2}
+            if not axes.axison:
+                found.add(axis.label)
+    return found
 
 
-def _axes_faults(axes: Axes) -> Iterator[str]:
+def _axes_faults(axes: Axes, undrawn: set[Artist]) -> Iterator[str]:
     named = {"x": axes.get_xlabel(), "y": axes.get_ylabel()}
     rows = [label.get_text() for label in axes.get_yticklabels()]
     words = any(any(c.isalpha() for c in row) for row in rows)  # names of rows say what they are
@@ -80,7 +84,9 @@ def _axes_faults(axes: Axes) -> Iterator[str]:
         if not label.strip() and not (way == "y" and (words or not rows)) and not _shares(axes, way):
             yield f"the {way} axis does not say what it counts"
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
-        boxes = [t.get_window_extent() for t in labels if t.get_text().strip() and _drawn(t) and not t.get_rotation()]
+        boxes = [
+            t.get_window_extent() for t in labels if t.get_text().strip() and t not in undrawn and not t.get_rotation()
+        ]
         for one, other in itertools.pairwise(boxes):
             if one.overlaps(other) and one.width and other.width:
                 yield f"labels lie on each other: {[t.get_text() for t in labels]}"
@@ -98,7 +104,9 @@ def _colors(artist: Artist) -> list[tuple[float, ...]]:
         return []
     found: list[object] = []
     if isinstance(artist, Line2D):
-        found = [artist.get_color()] if artist.get_linestyle() not in ("None", "") else [artist.get_markerfacecolor()]
+        filled = MarkerStyle(artist.get_marker()).is_filled()
+        mark = artist.get_markerfacecolor() if filled else artist.get_markeredgecolor()
+        found = [artist.get_color()] if artist.get_linestyle() not in ("None", "") else [mark]
     elif isinstance(artist, Patch):
         found = [artist.get_facecolor(), artist.get_edgecolor()]
     elif isinstance(artist, Collection) and artist.get_array() is None:
@@ -118,7 +126,7 @@ def sample(draw: float) -> Figure:
     with style.draw(2.0, "short") as (figure, axes):
         axes.plot([0, 1], [0, 1], color="#ff00ff")
         axes.text(0.5, 0.5, "tiny", fontsize=draw)
-        axes.text(1.5, 0.5, "outside the picture", clip_on=False)
+        axes.text(1.5, 0.5, "outside the picture").set_in_layout(False)
     return figure
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -56,7 +57,7 @@ class Clone:
 
     def said(self, step: plan.Step) -> list[str]:
         """What its cells printed as errors, line by line."""
-        book = nbformat.read(self.root / "out" / step.notebook, as_version=4)
+        book: Any = nbformat.read(self.root / "out" / step.notebook, as_version=4)  # type: ignore[no-untyped-call]
         found = [o for c in book.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
         return [line for output in found for line in output.traceback]
 
