@@ -30,6 +30,7 @@ EDGE = 3.0  # pixels by which a letter may reach over the edge
 # Okabe and Ito's eight; greys and near-greys besides (text, grids, frames), whose channels lie close together.
 PALETTE = {"#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000"}
 NEAR_GREY = 0.09
+Color = tuple[float, float, float, float]
 STEPS = [
     *("10", "11", "12", "13", "14", "20", "21", "22", "23", "24", "25", "50", "51", "52", "53"),
     *("26", "30", "40", "44", "48", "00"),
@@ -47,12 +48,13 @@ def faults(figure: Figure) -> Iterator[str]:
     for text in figure.findobj(Text):
         if not isinstance(text, Text) or not text.get_visible() or not text.get_text().strip() or text in undrawn:
             continue
-        if text.get_fontsize() < LEAST_POINTS:
+        if float(text.get_fontsize()) < LEAST_POINTS:
             yield f"{text.get_fontsize()} points: {text.get_text()!r}"
         box = text.get_window_extent()
         if box.x0 < frame.x0 - EDGE or box.x1 > frame.x1 + EDGE or box.y0 < frame.y0 - EDGE or box.y1 > frame.y1 + EDGE:
             yield f"cut off at the edge: {text.get_text()!r}"
     for axes in figure.axes:
+        yield from _overlaps(axes)
         if axes.axison:
             yield from _axes_faults(axes, undrawn)
     for artist in figure.findobj(lambda a: isinstance(a, Line2D | Patch | Collection)):
@@ -74,6 +76,18 @@ def _undrawn(figure: Figure) -> set[Artist]:
             if not axes.axison:
                 found.add(axis.label)
     return found
+
+
+def _overlaps(axes: Axes) -> Iterator[str]:
+    """Words inside the axes, with their frames where they have one."""
+    boxes = [
+        ((frame.get_window_extent() if (frame := t.get_bbox_patch()) else t.get_window_extent()), t.get_text())
+        for t in axes.texts
+        if t.get_text().strip()
+    ]
+    for (one, said), (other, also) in itertools.combinations(boxes, 2):
+        if one.overlaps(other):
+            yield f"{said!r} lies on {also!r}"
 
 
 def _axes_faults(axes: Axes, undrawn: set[Artist]) -> Iterator[str]:
@@ -99,7 +113,7 @@ def _shares(axes: Axes, way: str) -> bool:
     return any(getattr(other, f"get_{way}label")().strip() for other in group.get_siblings(axes) if other is not axes)
 
 
-def _colors(artist: Artist) -> list[tuple[float, ...]]:
+def _colors(artist: Artist) -> list[Color]:
     if not artist.get_visible():
         return []
     found: list[object] = []
@@ -115,7 +129,7 @@ def _colors(artist: Artist) -> list[tuple[float, ...]]:
     return [c for c in rgba if c[3] > 0]
 
 
-def _allowed(color: tuple[float, ...]) -> bool:
+def _allowed(color: Color) -> bool:
     if max(color[:3]) - min(color[:3]) <= NEAR_GREY:
         return True
     return any(max(abs(a - b) for a, b in zip(color, colors.to_rgb(one), strict=False)) < 0.01 for one in PALETTE)
