@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -114,7 +115,7 @@ def test_every_cell_named_stands_in_one_of_its_notebooks(root: Path, mapped: lis
 
 
 def _code(path: Path) -> str:
-    book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    book: Any = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     return "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
 
 

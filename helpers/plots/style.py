@@ -61,7 +61,7 @@ def draw(
 
 def headline(figure: Figure, text: str) -> None:
     """The takeaway of the figure, left-aligned above it."""
-    figure.suptitle(wrapped(text, 92), x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=INK)
+    figure.suptitle(wrapped(text, 88), x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=INK)
 
 
 def png(figure: Figure) -> bytes:

@@ -40,7 +40,7 @@ def decision_tree(
             frame = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": BLUE if on_way else GREY,
                      "linewidth": 2.5 if on_way else 0.8}  # fmt: skip
             axes.text(
-                node.across, node.level, node.text, ha="center", va="center", fontsize=8, color=INK, bbox=frame,
+                node.across, node.level, node.text, ha="center", va="center", fontsize=8.5, color=INK, bbox=frame,
                 fontweight="bold" if on_way else "normal",
             )  # fmt: skip
     return figure

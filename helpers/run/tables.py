@@ -50,15 +50,19 @@ def for_people(table: Table) -> Table:
         return _numbers(shown, str(shown.name)) if pd.api.types.is_numeric_dtype(shown) else shown
     for at, kind in enumerate(shown.dtypes):
         if pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind):
-            shown.isetitem(at, list(_numbers(shown.iloc[:, at], str(shown.columns[at]))))
+            shown.isetitem(at, _numbers(shown.iloc[:, at], str(shown.columns[at])).to_numpy())
     return shown
 
 
 def _numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
     unit = name.rsplit(" ", 1)[-1]
-    write: Callable[[Any], str] = {"seconds": duration, "bytes": lambda n: size(int(n))}.get(unit, _number)
-    values = ["–" if pd.isna(n) else write(n.item() if isinstance(n, np.generic) else n) for n in column]
+    write: Callable[[Any], str] = {"seconds": duration, "bytes": _size}.get(unit, _number)
+    values = ["–" if pd.isna(n) else write(n) for n in column.tolist()]
     return pd.Series(values, index=column.index, name=column.name, dtype=object)
+
+
+def _size(value: float) -> str:
+    return size(int(value))
 
 
 def _number(value: float) -> str:

@@ -67,7 +67,7 @@ def require_built(parameters: Parameters) -> None:
     """UsageError where these are the rehearsal's parameters and nobody has made its source yet."""
     source = parameters.source.path
     named = read_yaml_mapping(PARAMETERS)["source"]["path"]
-    if source is not None and source == named and not resolve_path(source).exists():
+    if source == named and not resolve_path(named).exists():
         raise UsageError(
             "rehearsal_not_built", f"{source} does not exist: the source of the rehearsal has not been made",
             next_step="make rehearse makes it, and takes it through the whole runbook.",

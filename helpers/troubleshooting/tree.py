@@ -6,6 +6,7 @@ and the branches that this run's symptoms name are marked.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping
 
 import pandas as pd
@@ -119,7 +120,7 @@ def troubles(named: Collection[str]) -> Figure:
     for branch, numbers in BRANCHES.items():
         middle = (at + len(numbers) / 2) / leaves
         nodes[branch] = Node(branch, 1, middle)
-        nodes[f"cure {branch}"] = Node(CURES[branch], 3, middle)
+        nodes[f"cure {branch}"] = Node("\n".join(textwrap.wrap(CURES[branch], 14)), 3, middle)
         edges.append(("failed", branch))
         for number in numbers:
             step = plan.find(number)
