@@ -70,7 +70,7 @@ def test_announcement_start_go_cutover_end_and_the_rollback_arrive_in_order(tmp_
     assert "env:DEAD" in page
 
 
-def test_a_no_go_is_told_and_what_was_silenced_is_heard_again_when_it_is_rolled_back(tmp_path: Path) -> None:
+def test_a_no_go_is_told_and_what_was_silenced_is_heard_again_when_the_run_stands_down(tmp_path: Path) -> None:
     with embedded(tmp_path / "source") as store:
         fill(store, "alpha", chunks(40, 4))
     runbook, done = Runbook(tmp_path), tmp_path / "around"
