@@ -34,13 +34,17 @@ def page(frame: pd.DataFrame) -> str:
 
 
 def test_a_chunk_cannot_act_in_the_table(browser: Browser, tmp_path: Path) -> None:
-    frame = pd.DataFrame({"id": EVIL, "<b>column</b>": [1.5, 2.5, 0.5, 9.0, 3.0], EVIL[1]: EVIL})
+    frame = pd.DataFrame(
+        {"id": [*EVIL[:-1], EVIL[-1] + " word" * 300], "<b>column</b>": [1.5, 2.5, 0.5, 9.0, 3.0], EVIL[1]: EVIL}
+    )
     file = tmp_path / "table.html"
     file.write_text(page(frame), encoding="utf-8")
     with browser as opened:
+        tallest = "Math.max(...[...document.querySelectorAll('.dt-container tbody tr')].map(e => e.clientHeight))"
         seen = opened.visit(file, picture=tmp_path / "table.png")
         count = "document.querySelectorAll('.dt-container tbody tr').length"
         assert opened._evaluate(count) == len(EVIL), "the table was not built"
+        assert opened._evaluate(tallest) < 40, "a long document takes one line"
         opened._evaluate("document.querySelectorAll('.dt-container thead th')[1].click()")
         opened._listen(0.5)  # it sorts after it has shown that it is at work
         first = opened._evaluate("document.querySelector('.dt-container tbody tr td:nth-child(2)').innerText")

@@ -16,6 +16,7 @@ import pandas as pd
 from helpers.run import kernel, tables
 
 ROWS = 1_000  # of a table that can be sorted and searched
+ONE_LINE = ".dt-container td {max-width: 24em; overflow: hidden; text-overflow: ellipsis}"  # long texts stay searchable
 HEAD = 20  # rows of the same table on paper
 _begun_in: dict[str, str] = {}
 
@@ -61,7 +62,7 @@ def table_html(frame: pd.DataFrame) -> str:
     page = to_html_datatable(
         shown, connected=False, display_logo_when_loading=False, maxBytes=0, maxColumns=0,
         showIndex=not isinstance(frame.index, pd.RangeIndex),
-        pageLength=10, lengthMenu=[10, 25, 100, ROWS], scrollX=True, classes="display compact cell-border",
+        pageLength=10, lengthMenu=[10, 25, 100, ROWS], scrollX=True, classes="display compact cell-border nowrap", css=ONE_LINE,
         warn_on_unexpected_types=False, text_in_header_can_be_selected=False,  # else only the small arrow sorts
         columnDefs=[{"targets": "_all", "className": "dt-left"}],
     )  # fmt: skip
