@@ -77,7 +77,7 @@ def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
 
 
 def _window(folder: RunFolder, terminal: Terminal, env: Path, target: str, url: str) -> dict[str, str]:
-    """The line to the cutover, and the way back: what .env said after each, and how long both took."""
+    """The whole line, the closeout included, and the way back after it: what .env said after each, and how long both took."""
     run_to_outcome(folder, list(plan.LINE), terminal)
     _expect(env, target, "the cutover")
     begun, ended = folder.result("20"), folder.result("25")
