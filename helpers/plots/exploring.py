@@ -210,7 +210,8 @@ def _fields(axes: Axes, complete: Mapping[str, float]) -> None:
     axes.barh(range(len(shown)), shares, height=0.6, color=[BLUE if s == 1 else ORANGE for s in shares])
     rows_axis(axes, [name(key, 20) for key, _ in shown])
     for row, share in enumerate(shares):
-        axes.text(min(share, 0.70) + 0.02, row, percent(share), va="center", fontsize=8.5, color=INK)
+        ink = "white" if share == 1 else INK  # on the blue bar dark letters are faint
+        axes.text(min(share, 0.70) + 0.02, row, percent(share), va="center", fontsize=8.5, color=ink)
     axes.set_xlim(0, 1.0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     axes.set_xlabel("share of chunks that hold it")
