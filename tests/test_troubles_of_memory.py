@@ -34,8 +34,8 @@ pytestmark = [
     pytest.mark.usefixtures("own_folders"),
 ]
 Servers = Callable[..., ChromaServer]
-CHUNKS, DIMENSION = 2_400, 16_384
-BATCH = 2_400  # 157 MB of vectors, and more than one copy of them
+CHUNKS, DIMENSION = 3_600, 16_384
+BATCH = 3_600  # 236 MB of vectors, and more than one copy of them
 ROOM = 150  # MB above what a process takes that holds a few chunks
 # Few threads, few arenas: address space that nobody uses would hide what a batch takes.
 LEAN = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
