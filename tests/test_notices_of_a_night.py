@@ -67,7 +67,7 @@ def test_announcement_start_go_cutover_end_and_the_rollback_arrive_in_order(tmp_
     needles = [needle for _, needle in leaks.writings(TOKEN)]
     assert [n for n in needles for data in [outputs, *kept] if n in data] == []
     page = (tmp_path / "reports" / "one" / "index.html").read_text(encoding="utf-8")
-    assert "env:DEAD" in page
+    assert "<td>env:DEAD</td><td>failed: no answer within 3 seconds</td>" in page
 
 
 def test_a_no_go_is_told_and_what_was_silenced_is_heard_again_when_the_run_stands_down(tmp_path: Path) -> None:

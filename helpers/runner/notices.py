@@ -68,6 +68,7 @@ def after_step(
             state = CutoverState.read(folder.workspace)
             files = f" ({len(state.files)} files)" if state is not None and state.files else ""
             tell(folder, Event.CUTOVER, key=state.since if state else "", say=say, changed=files, open=at)
+            Around(folder).after(say)  # the night is over: what was silenced is wanted for the watch that follows
 
 
 def line_ended(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
