@@ -1,8 +1,8 @@
 """`notify.before` and `notify.after`: the operator's commands around the night, such as silencing alerts.
 
 workspace/<run id>/notify.json is on disk before the first of them runs, and after each. Those before the night run when step
-20 begins; those after it when the cutover is done, the run was rolled back or stands down, and only if those before were begun: then
-always. A kill repeats the command in hand at most. One that fails is a warning, on record, and stops nothing.
+20 begins; those after it when the cutover is done, the run was rolled back or stands down, and only if those before were
+begun: then always. A kill repeats the command in hand at most. One that fails is a warning, on record, and stops nothing.
 """
 
 from __future__ import annotations
