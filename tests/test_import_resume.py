@@ -185,7 +185,7 @@ def test_ctrl_c_stops_the_writers_after_the_batch_in_hand(work: Work) -> None:
         seen.append(rows)
         if len(seen) == 3:
             signal.pthread_kill(main, signal.SIGINT)
-        threading.Event().wait(0.05)  # time for the signal to fall into the main thread
+        threading.Event().wait(0.05 if len(seen) < 3 else 0.5)  # time for the signal to fall into the main thread
 
     with pytest.raises(KeyboardInterrupt):
         work.attempt(batch_size=2, on_batch=note)

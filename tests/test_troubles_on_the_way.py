@@ -138,7 +138,8 @@ def test_a_slow_server_gets_a_longer_time_out(chroma_server: Servers) -> None:
         desk.resolve(target_timeout=10, wait_seconds=0)
         assert folder.parameters().target.timeout_seconds == 10
         assert probe(desk)[:2] == (Verdict.PASS, 0)
-        assert desk.undo() == "runbook resume night --set target.timeout_seconds=0.2"
+        undo = desk.undo()
+        assert (undo[:20], undo[-32:]) == ("runbook resume night", "--set target.timeout_seconds=0.2")
 
 
 def test_a_name_that_nobody_knows_ends_the_climb_at_its_first_rung() -> None:
@@ -199,11 +200,13 @@ def test_too_little_memory_is_found_and_a_batch_that_fits_is_proposed(monkeypatc
     folder = migrated(begun(migration={"batch_size": 500_000, "workers": 4}))
     honest = Memory._at_hand
     with monkeypatch.context() as patch:
-        patch.setattr(Memory, "_at_hand", lambda desk: {"available on the machine": 400 * 2**20})
         desk = at(folder, "43", dry_run=True)
+        assert isinstance(desk, Memory)
+        short = desk._needed() - 1  # of a batch that holds the whole collection
+        patch.setattr(Memory, "_at_hand", lambda desk: {"available on the machine": short})
         assert probe(desk)[1] == 1
         plan = desk.resolve().set_index("what")
-        assert plan.loc["migration.batch_size"].tolist() == ["500000", "500"]
+        assert plan.loc["migration.batch_size"].tolist() == ["500000", "50"]
         assert plan.loc["migration.workers"].tolist() == ["4", "1"]
     assert min(honest(desk).values()) > 0
     assert desk.batches()["chunks"].tolist() == [60]
