@@ -100,6 +100,7 @@ def test_files_change_application_restarts_and_the_way_back_is_exact(night: RunF
     assert found["cutover"] is Verdict.PASS
     assert found["source unchanged since it was migrated"] is Verdict.PASS
     assert found["application uses the target"] is Verdict.WARNING, "nobody can be asked"
+    assert found["restart command found"] is found["new log lines that mean trouble"] is Verdict.PASS
     assert Verdict.FAIL not in found.values()
     assert "s3cret" not in json.dumps(result.facts) + details(result) + night.log_path.read_text()
     said = put_back(night)

@@ -206,8 +206,8 @@ def test_too_little_memory_is_found_and_a_batch_that_fits_is_proposed(monkeypatc
         patch.setattr(Memory, "_at_hand", lambda desk: {"available on the machine": short})
         assert probe(desk)[1] == 1
         plan = desk.resolve().set_index("what")
-        assert plan.loc["migration.batch_size"].tolist() == ["500000", "50"]
-        assert plan.loc["migration.workers"].tolist() == ["4", "1"]
+        assert list(plan.loc["migration.batch_size"]) == ["500000", "50"]
+        assert list(plan.loc["migration.workers"]) == ["4", "1"]
     assert min(honest(desk).values()) > 0
     assert desk.batches()["chunks"].tolist() == [60]
     measured = desk.measure(10)
