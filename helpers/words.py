@@ -86,7 +86,7 @@ def text(value: Any, limit: int = 300) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else small(value)
+        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e16 else small(value)  # ids of up to 53 bits
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
     if len(shown) <= limit:
         return one_line(shown, limit)
