@@ -18,9 +18,9 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off
 # Notebooks run under nbval in the same pytest session as the tests. loadfile keeps the cells of a notebook, which share a
 # kernel, in one process and in order (loadgroup groups nothing with pytest 9.2: pytest-xdist issue 1386).
-# Those that need others first (14, 24, 25, 26, 27, 30, 50 to 53) or have their cells executed by
-# tests/test_troubles_notebooks.py (40 to 48) run under nbval in test-slow.
-LATER := $(wildcard $(addprefix notebooks/,14* 24* 25* 26* 27* 30* 4* 5*))
+# Those that need others first (14, 22 to 27, 30, 50 to 53; papermill executes them in a rehearsal of `make test`) or have
+# their cells executed by tests/test_troubles_notebooks.py (40 to 48) run under nbval in test-slow.
+LATER := $(wildcard $(addprefix notebooks/,14* 22* 23* 24* 25* 26* 27* 30* 4* 5*))
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks)
 
@@ -35,8 +35,9 @@ rehearse: $(READY)
 rehearse-servers: $(READY)
 	$(BIN)/runbook rehearse --servers $(ARGS)
 
+# In the order of collection, in which tests/conftest.py puts the longest files first.
 test: lint
-	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 	  $(if $(NOTEBOOKS),--nbval-lax --nbval-current-env) -m "not slow" tests --ignore=tests/compat $(NOTEBOOKS) $(ARGS)
 
 # The tests marked `slow`: full-size samples, near-duplicates of a quicker test, sources served in every kind.

@@ -14,6 +14,13 @@ import pytest
 from tests.servers import ChromaServer
 
 ROOT = Path(__file__).resolve().parent.parent
+# Whole rehearsals and servers. Begun last, one of them would keep one process busy when the other has nothing left to do.
+LONGEST = ("test_negative_controls.py", "test_end_to_end_servers.py", "test_runner_distrusts_papermill.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; all else in the order in which it was found."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def absent(what: str, reason: str) -> NoReturn:
