@@ -324,7 +324,7 @@ class Notify(Section):
     before: list[Command] = Field(default_factory=list)
     """Commands before step 20, such as silencing alerts; one that fails is a warning."""
     after: list[Command] = Field(default_factory=list)
-    """Commands when the run has ended, was rolled back or stands down, if those before were begun."""
+    """Commands once the cutover is done, or the run is rolled back or stands down, if those before were begun."""
     command_seconds: PositiveFloat = 60.0
     """Seconds that each of these commands may take."""
 
