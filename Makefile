@@ -1,13 +1,15 @@
 # Each target sets up .venv by itself: Python 3.11 to 3.13 and make are all that a fresh machine needs.
 #
 #   make rehearse ARGS="--chunks 2000"    arguments for `runbook rehearse`
-#   make test JOBS=4 SAMPLE=200           processes for pytest; chunks of the sample that the notebooks use
+#   make test JOBS=4 SAMPLE=200           processes for pytest (they wait for servers a third of the time); chunks of the sample
+#   make test-slow HEAVY=1                processes of the longer suites
 #   make test-memory LARGE=20000          chunks of the larger of the two migrations that are measured
 #   make PYTHON=python3.12 …              the Python to build .venv with
 
 PYTHON ?= python3
 UV ?= uv
-JOBS ?= 2
+JOBS ?= 3
+HEAVY ?= 2
 SAMPLE ?= 300
 LARGE ?= 40000
 ARGS ?=
@@ -42,18 +44,18 @@ test: lint
 
 # The tests marked `slow`: full-size samples, near-duplicates of a quicker test, sources served in every kind.
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow tests --ignore=tests/compat --ignore=tests/heavy $(ARGS)
-	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env $(LATER)
+	$(BIN)/python -m pytest -n $(HEAVY) --dist loadfile -m slow tests --ignore=tests/compat --ignore=tests/heavy $(ARGS)
+	RUNBOOK_SAMPLE_CHUNKS=$(SAMPLE) $(BIN)/python -m pytest -n $(HEAVY) --dist loadfile --nbval-lax --nbval-current-env $(LATER)
 
 # Old versions of Chroma from PyPI, in environments that are kept in .compat/. Where one cannot be made its tests are
 # skipped with the reason; in CI that is a failure. `make test` leaves this folder out.
 test-compat: $(READY)
 	$(BIN)/python -m tests.compat.environments || [ -z "$$CI" ]
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/compat $(ARGS)
+	$(BIN)/python -m pytest -n $(HEAVY) --dist worksteal tests/compat $(ARGS)
 
 # Minutes each; not part of `make test`. -rP, -s: what they saw is worth reading when they pass, too.
 test-kill: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) -rP tests/heavy/test_killed_*.py $(ARGS)
+	$(BIN)/python -m pytest -n $(HEAVY) -rP tests/heavy/test_killed_*.py $(ARGS)
 
 test-memory: $(READY)
 	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)

@@ -14,8 +14,8 @@ import pytest
 from tests.servers import ChromaServer
 
 ROOT = Path(__file__).resolve().parent.parent
-# Whole rehearsals and servers. Begun last, one of them would keep one process busy when the other has nothing left to do.
-LONGEST = ("test_negative_controls.py", "test_end_to_end_servers.py", "test_runner_distrusts_papermill.py")
+# A rehearsal, and many kernels. Begun last, one of them would keep one process busy when the other has nothing left to do.
+LONGEST = ("test_negative_controls.py", "test_runner_distrusts_papermill.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

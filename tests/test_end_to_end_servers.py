@@ -52,6 +52,7 @@ def test_a_served_database_arrives_whole_in_a_directory(
         assert {c.space for c in before.values()} == {"cosine"}
 
 
+@pytest.mark.slow  # make test-compat takes servers of every version to another one
 def test_a_served_database_arrives_whole_on_another_server(
     tmp_path: Path, real_databases: Path, chroma_server: Start
 ) -> None:

@@ -33,6 +33,7 @@ def page(frame: pd.DataFrame) -> str:
     return f"<!doctype html><meta charset=utf-8><title>mine</title>{bundle}{table_html(frame)}"
 
 
+@pytest.mark.slow
 def test_a_chunk_cannot_act_in_the_table(browser: Browser, tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"id": [*EVIL[:-1], EVIL[-1] + " word" * 300], "<b>column</b>": [1.5, 2.5, 0.5, 9.0, 3.0], EVIL[1]: EVIL}

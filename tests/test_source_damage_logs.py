@@ -55,7 +55,9 @@ POISON: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted(POISON))
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k == "a null document" else pytest.mark.slow) for k in sorted(POISON)]
+)
 def test_a_poisoned_log_is_mended_on_the_copy_and_reported(old: Path, tmp_path: Path, kind: str) -> None:
     value, said = POISON[kind]
     sql(old, f"update embeddings_queue set metadata = {value} where seq_id in (3, 13)")
