@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -47,6 +47,16 @@ def real_databases() -> Path:
     """Real Chroma directories, kept beside the repository; never write to them, copy them first."""
     folder = ROOT.parent / "shared" / "real-databases"
     return folder if folder.is_dir() else absent("../shared/real-databases", "real Chroma directories as sources")
+
+
+@contextmanager
+def at_home(home: Path) -> Iterator[None]:
+    """Inside it runs are reported, and work, below `home`, which is the working folder too: for fixtures of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNBOOK_REPORTS", str(home / "reports"))
+        patch.setenv("RUNBOOK_WORKSPACE", str(home / "workspace"))
+        patch.chdir(home)
+        yield
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from helpers.run import plan
 from helpers.run.record import RunRecord
 from helpers.run.snapshots import settled
 from tests.aftermaths import closeout, integration, monitor, night_after, passed
+from tests.conftest import at_home
 from tests.cutovers import details, verdicts
 from tests.rollbacks import ENV, Night, everything
 from tests.storage import chunks, contents, embedded, tree
@@ -30,10 +31,7 @@ pytestmark = pytest.mark.usefixtures("own_folders")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was cut over, once for all tests: each gets a copy."""
     home = tmp_path_factory.mktemp("night")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNBOOK_REPORTS", str(home / "reports"))
-        patch.setenv("RUNBOOK_WORKSPACE", str(home / "workspace"))
-        patch.chdir(home)
+    with at_home(home):
         night_after(home, contacts={"dba": "Ada 555"})
     return home
 

@@ -22,6 +22,7 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.runner.gates import open_gate
 from helpers.signoffs import NO_GO, sign
+from tests.conftest import at_home
 from tests.cutovers import cells, decided, details, migrated, signers, step, verdicts
 from tests.plain_client import opened
 from tests.storage import embedded
@@ -34,10 +35,7 @@ COMPOSE = b"services:\n  app:\n    environment: {API_KEY: s3cret, CHROMA_PATH: /
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that is migrated, once for all tests: each gets a copy, decided and signed."""
     home = tmp_path_factory.mktemp("night")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNBOOK_REPORTS", str(home / "reports"))
-        patch.setenv("RUNBOOK_WORKSPACE", str(home / "workspace"))
-        patch.chdir(home)
+    with at_home(home):
         migrated(home, _section())
     return home
 

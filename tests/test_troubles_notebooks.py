@@ -17,7 +17,7 @@ from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.troubleshooting.map import ROWS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, at_home
 from tests.storage import chunks, embedded, fill
 from tests.troubles import begun, migrated
 
@@ -43,10 +43,7 @@ def executed(step: plan.Step, run_id: str, **parameters: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
     home = tmp_path_factory.mktemp("night")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RUNBOOK_REPORTS", str(home / "reports"))
-        patch.setenv("RUNBOOK_WORKSPACE", str(home / "workspace"))
-        patch.chdir(home)
+    with at_home(home):
         with embedded(Path("source")) as store:
             fill(store, "alpha", chunks(60, 4, prefix="a"))
         yield migrated(begun())

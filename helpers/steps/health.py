@@ -16,6 +16,7 @@ from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.run.source import open_chosen
+from helpers.steps.spaces import check_spaces
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.copying import IN_USE
 from helpers.stores.duckdb_layout import is_duckdb_layout
@@ -71,7 +72,7 @@ def source_version(endpoint: Endpoint, reported: str) -> str:
     shown = ", ".join(f"{name} {number}" for name, number in parts.items())
     if not parts:
         return "unknown: its migrations cannot be read without opening it"
-    if parts.get("sysdb", 0) >= 10 or parts.get("metadb", 0) >= 5:
+    if _of_1_x(parts):
         return f"opened by 1.x last ({shown})"
     if parts.get("embeddings_queue", 0) >= 2:
         return f"0.5.6 to 1.0 ({shown})"
@@ -85,7 +86,12 @@ def is_of_0_x(endpoint: Endpoint, reported: str) -> bool:
     if is_duckdb_layout(Path(endpoint.path)):
         return True
     parts = dict(migrations(Path(endpoint.path) / DATABASE))
-    return bool(parts) and parts.get("sysdb", 0) < 10 and parts.get("metadb", 0) < 5
+    return bool(parts) and not _of_1_x(parts)
+
+
+def _of_1_x(parts: dict[str, int]) -> bool:
+    """Whether a Chroma of 1.x has opened the directory: by its migrations, the newest number of each part."""
+    return parts.get("sysdb", 0) >= 10 or parts.get("metadb", 0) >= 5
 
 
 class Health:
@@ -204,7 +210,7 @@ class Health:
     def shapes(self) -> pd.DataFrame:
         """Per collection: dimension, effective and declared distance space, embedding function, and what is odd."""
         infos = self._look.infos
-        self._check_spaces(infos)
+        check_spaces(self.run, infos)
         self._check_dimensions(infos)
         self.run.fact("dimensions", {info.name: info.dimension for info in infos})
         self.run.fact("spaces", {info.name: info.space for info in infos})
@@ -294,30 +300,6 @@ class Health:
             unit="chunks",
             reason="" if within else REASON,
             detail=f"Tolerance: {self.expected.tolerance} chunks either way.",
-        )
-
-    def _check_spaces(self, infos: list[CollectionInfo]) -> None:
-        trapped = [info for info in infos if info.space != info.declared_space]
-        self.run.check(
-            "the distance space is the one declared",
-            Verdict.WARNING if trapped else Verdict.PASS,
-            measured=len(trapped),
-            threshold=0,
-            unit="collections",
-            reason="distance_space" if trapped else "",
-            detail="The effective space is migrated, not the declared one." if trapped else "",
-            ids=[{"collection": i.name, "effective": i.space, "declared": i.declared_space} for i in trapped],
-        )
-        odd = [info for info in infos if info.findings and info not in trapped]
-        self.run.check(
-            "the store reports nothing else",
-            Verdict.WARNING if odd else Verdict.PASS,
-            measured=len(odd),
-            threshold=0,
-            unit="collections",
-            reason="source_findings" if odd else "",
-            detail="; ".join(f"{i.name}: {i.findings[0]}" for i in odd[:5]),
-            ids=[{"collection": i.name} for i in odd],
         )
 
     def _check_dimensions(self, infos: list[CollectionInfo]) -> None:

@@ -17,6 +17,7 @@ from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.schema import Context, load_schema
 from helpers.steps.profile_scan import Scan
+from helpers.steps.spaces import check_spaces
 
 READ = 500  # chunks read at a time
 SHOWN = 100  # groups of duplicates or collisions in a table
@@ -116,25 +117,9 @@ class Profile:
             "The schema requires one: these chunks would be set aside." if needed else "",
             applies=needed,
         )
-        self._check_spaces()
+        check_spaces(self.run, [seen.info for seen in self.scan.collections.values()], named=True)
         self.run.fact("chunks", self.chunks)
         return pd.DataFrame(rows)
-
-    def _check_spaces(self) -> None:
-        """The cosine trap: a copied configuration would search by a distance that the collection never used."""
-        infos = [seen.info for seen in self.scan.collections.values()]
-        trapped = [info for info in infos if info.space != info.declared_space]
-        names = "; ".join(f"{one_line(i.name, 60)}: declared {i.declared_space}, is {i.space}" for i in trapped[:5])
-        self.run.check(
-            "the distance space is the one declared",
-            Verdict.WARNING if trapped else Verdict.PASS,
-            measured=len(trapped),
-            threshold=0,
-            unit="collections",
-            reason="distance_space" if trapped else "",
-            detail=f"The effective space is migrated, not the declared one ({names})." if trapped else "",
-            ids=[{"collection": i.name, "effective": i.space, "declared": i.declared_space} for i in trapped],
-        )
 
     def completeness(self) -> pd.DataFrame:
         """Share of chunks that hold each field: one row a field, one column a collection.
