@@ -6,6 +6,8 @@ moves from an old server that did ask would open the data to the network and see
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import httpx
 
 from helpers.parameters.endpoint import Endpoint
@@ -15,7 +17,8 @@ def answers_anybody(endpoint: Endpoint) -> bool:
     """Whether the server lists its collections to a request without any header. False where it cannot be asked."""
     if not endpoint.url:
         return False
-    base = f"{str(endpoint.url).rstrip('/')}/api/v2/tenants/{endpoint.tenant}/databases/{endpoint.database}"
+    tenant, database = quote(endpoint.tenant, safe=""), quote(endpoint.database, safe="")
+    base = f"{str(endpoint.url).rstrip('/')}/api/v2/tenants/{tenant}/databases/{database}"
     try:
         with httpx.Client(verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as client:
             return client.get(f"{base}/collections", params={"limit": 1}).status_code == 200
