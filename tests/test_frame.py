@@ -25,8 +25,8 @@ LAYERS = [
     ["words", "chunks", "results", "progress", "audit"],
     ["parameters"],
     ["escalation"],
-    ["sample"],
     ["stores"],
+    ["sample"],
     ["comparison", "snapshot"],
     ["schema"],
     ["plots"],
@@ -130,25 +130,56 @@ def test_package_and_lock_want_the_same_libraries(project: dict[str, Any], direc
     assert project["build-system"]["requires"] == [direct["setuptools"]]
 
 
+def libraries(files: Iterable[Path]) -> dict[str, Path]:
+    """Each foreign library that these files import, by its top-level name, with one file that does."""
+    own = {"helpers", "tests", "benchmarks"} | sys.stdlib_module_names
+    found: dict[str, Path] = {}
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_bytes(), path.name)):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0]: path for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                found[node.module.split(".")[0]] = path
+    return {name: path for name, path in found.items() if name not in own}
+
+
+def code(root: Path, *folders: str) -> list[Path]:
+    """The Python files of these folders, or of the whole repository."""
+    inside = [path for path in tracked(root) if path.suffix == ".py"]
+    return [path for path in inside if not folders or path.relative_to(root).parts[0] in folders]
+
+
+def undeclared(files: Iterable[Path], root: Path, declared: Iterable[str]) -> list[str]:
+    """The imports of these files that no declared distribution brings."""
+    owners, wanted = packages_distributions(), set(declared)
+    return [
+        f"{path.relative_to(root)} imports {name}"
+        for name, path in sorted(libraries(files).items())
+        if not {normal(owner) for owner in owners.get(name, [name])} & wanted
+    ]
+
+
 def test_nothing_is_imported_that_is_not_a_direct_dependency(root: Path, direct: dict[str, str]) -> None:
     """What another library happens to bring along may be gone with its next version."""
+    nothing(undeclared(code(root), root, direct))
+
+
+def test_the_package_declares_what_it_imports(root: Path, project: dict[str, Any]) -> None:
+    nothing(undeclared(code(root, "helpers"), root, requirements(project["project"]["dependencies"])))
+
+
+NOT_IMPORTED = {
+    "jupyterlab": "the place where notebooks are worked in",
+}
+
+
+def test_the_package_imports_what_it_declares(root: Path, project: dict[str, Any]) -> None:
+    """A dependency that nothing imports is installed on every user's machine for nothing."""
     owners = packages_distributions()
-    imported: dict[str, str] = {}
-    for path in tracked(root):
-        if path.suffix == ".py":
-            for node in ast.walk(ast.parse(path.read_bytes(), path.name)):
-                if isinstance(node, ast.Import):
-                    imported |= {alias.name.split(".")[0]: str(path.relative_to(root)) for alias in node.names}
-                elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-                    imported[node.module.split(".")[0]] = str(path.relative_to(root))
-    own = {"helpers", "tests", "benchmarks"} | sys.stdlib_module_names
-    foreign = {name: file for name, file in imported.items() if name not in own}
-    undeclared = [
-        f"{file} imports {name}"
-        for name, file in sorted(foreign.items())
-        if not {normal(owner) for owner in owners.get(name, [name])} & set(direct)
-    ]
-    nothing(undeclared)
+    used = {normal(owner) for name in libraries(code(root, "helpers")) for owner in owners.get(name, [name])}
+    declared = set(requirements(project["project"]["dependencies"]))
+    nothing(sorted(declared - used - set(NOT_IMPORTED)))
+    nothing(f"{name} is imported: no exception is needed" for name in sorted(set(NOT_IMPORTED) & used))
 
 
 def test_conda_takes_python_and_pip_and_the_lock_the_rest(root: Path, project: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from helpers.parameters import Parameters, parameters_from
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
-from helpers.sample.embedding import RehearsalEmbedding
+from helpers.stores.sample_embedding import RehearsalEmbedding
 from helpers.schema import Context, load_schema
 from helpers.snapshot import Snapshot, to_table, write_snapshot
 from helpers.steps.preflight import preflight

@@ -22,7 +22,7 @@ from helpers.errors import Terminal, UsageError
 from helpers.parameters import Endpoint
 from helpers.sample import COLLECTIONS, FULL, collection_counts, expected_findings, sample_batches
 from helpers.sample import write_sample as write
-from helpers.sample.embedding import RehearsalEmbedding
+from helpers.stores.sample_embedding import RehearsalEmbedding
 from helpers.stores import open_source
 from tests.conftest import ROOT
 

@@ -27,7 +27,7 @@ from chromadb.config import Settings
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal, UsageError
 from helpers.sample import text as text
-from helpers.sample.embedding import RehearsalEmbedding
+from helpers.stores.sample_embedding import RehearsalEmbedding
 
 SEED = 20251201
 FULL = 9832

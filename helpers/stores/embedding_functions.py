@@ -13,7 +13,7 @@ from chromadb.utils.embedding_functions import known_embedding_functions
 from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
 
 from helpers.errors import Terminal, UsageError, one_line
-from helpers.sample import embedding as sample_embedding  # noqa: F401  importing it registers the rehearsal's function with Chroma
+from helpers.stores import sample_embedding  # noqa: F401  importing it registers the rehearsal's function with Chroma
 
 
 def persisted_name(configuration: Mapping[str, Any]) -> str | None:
