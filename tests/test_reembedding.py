@@ -23,13 +23,13 @@ from helpers.parameters import Parameters, parameters_from
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
-from helpers.stores.sample_embedding import RehearsalEmbedding
 from helpers.schema import Context, load_schema
 from helpers.snapshot import Snapshot, to_table, write_snapshot
 from helpers.steps.preflight import preflight
 from helpers.steps.snapshot import SnapshotStep
 from helpers.stores import open_source, open_target
 from helpers.stores.layout import DATABASE
+from helpers.stores.sample_embedding import RehearsalEmbedding
 from helpers.validation.fidelity import Examination, Expectation, Findings
 from helpers.validation.suite import Validation
 from tests.commands import Runbook, only_line

@@ -22,8 +22,8 @@ from helpers.errors import Terminal, UsageError
 from helpers.parameters import Endpoint
 from helpers.sample import COLLECTIONS, FULL, collection_counts, expected_findings, sample_batches
 from helpers.sample import write_sample as write
-from helpers.stores.sample_embedding import RehearsalEmbedding
 from helpers.stores import open_source
+from helpers.stores.sample_embedding import RehearsalEmbedding
 from tests.conftest import ROOT
 
 QUERIES = {
