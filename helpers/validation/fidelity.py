@@ -31,15 +31,15 @@ from helpers.stores.base import CollectionInfo, Reader
 from helpers.stores.space import Space
 from helpers.validation.configuration import compare_configuration
 from helpers.validation.excuses import unexcused
-from helpers.validation.field_tests import ORIGIN_FIELD, FieldTests, has_field
+from helpers.validation.field_tests import FieldTests
 from helpers.validation.named_queries import lost_queries, named_queries
 from helpers.validation.search import (
     Answers,
     Probes,
     Truth,
+    answers_within,
     ask_probes,
     asking,
-    asking_all,
     choose_probes,
     equivalence,
     exact_overlap,
@@ -184,7 +184,7 @@ class Examination:
                 expected = moved.batch.take(positions)
                 origins = [moved.source_ids[i] for i in positions]
                 found = self._compare(target, source, expected, origins, count)
-                search.feed(expected, found, origins)
+                search.feed(target, expected, found, origins)
                 sample -= self._sample(name, expected, found, sample)
             progress.advance(len(batch))
         self.found.search.append(search.row())
@@ -342,47 +342,47 @@ class _Search:
         self.probes: Probes = choose_probes(batches, source.name, rules.probes, rules.seed, quarantined)
         self.baseline = (of.baseline or {}).get("collections", {}).get(source.name, {}).get("probes")
         self.ids: list[str] = []
-        homes: list[str] = []
         if self.probes.ids:
-            moved = of.schema.transform(self.probes.chunks, source.name, exam.context)
-            self.ids = moved.batch.ids
-            homes = [n for n in sorted(of.schema.targets(of.snapshot.names())) if n in exam._targets]
+            self.ids = of.schema.transform(self.probes.chunks, source.name, exam.context).batch.ids
         self.why = ""
-        where: dict[str, Any] | None = None
-        if of.schema.is_identity:
-            homes = [name for name in homes if name == source.name]
-        elif has_field(of.schema, ORIGIN_FIELD):
-            where = {ORIGIN_FIELD: source.name}
-        elif len(of.snapshot.names()) > 1:
-            homes, self.why = [], f"collections are merged and the schema has no {ORIGIN_FIELD} to search within"
-        asks = [asking(exam.store, n, where) for n in homes if exam.store.count(n)]
-        none: Answers = Answers([[] for _ in self.ids], [[] for _ in self.ids])
-        try:
-            ask = asking_all(asks)
-            self.answers = ask_probes(ask, self.probes, self.k, rules.overquery, source.count) if asks else none
-        except WorldError as error:
-            self.answers, self.why = none, error.line()
-        wanted = self.answers.wanted(self.ids, self.k)
-        self.wanted = set().union(*wanted)
-        self.origin: dict[str, str] = {}
+        self.answers: dict[str, Answers] = {}  # by target collection, of all that it holds
+        for name in sorted(of.schema.targets([source.name])) if self.probes.ids else ():
+            count = exam.store.count(name) if name in exam._targets else 0
+            if count:
+                try:
+                    ask = asking(exam.store, name)
+                    self.answers[name] = ask_probes(ask, self.probes, self.k, rules.overquery, count)
+                except WorldError as error:
+                    self.why = error.line()
+        own = [{chunk} for chunk in self.ids]
+        wanted = [a.wanted(self.ids, rules.overquery + self.k) for a in self.answers.values()]
+        self.wanted = [set().union(*parts) for parts in zip(own, *wanted, strict=True)]
+        self.listed = set().union(*self.wanted)
+        self.own: dict[str, set[str]] = {}  # target collection → ids there that are of this collection and were listed
+        self.origin: dict[str, str] = {}  # their ids in the source
         self.source_truth = Truth(self.probes.vectors, self.space, self.k, [()] * len(self.ids))
-        self.target_truth = Truth(self.probes.vectors, self.space, self.k, wanted)
+        self.target_truth = Truth(self.probes.vectors, self.space, self.k, self.wanted)
 
-    def feed(self, expected: ChunkBatch, found: ChunkBatch, origins: list[str]) -> None:
-        """The next chunks of both sides, under the target's ids."""
+    def feed(self, target: str, expected: ChunkBatch, found: ChunkBatch, origins: list[str]) -> None:
+        """The next chunks of this collection that belong in a target collection, and what it holds; the target's ids."""
         self.source_truth.add(expected.ids, expected.embeddings)
         self.target_truth.add(found.ids, found.embeddings)
-        self.origin |= {c: o for c, o in zip(expected.ids, origins, strict=True) if c in self.wanted}
+        listed = {c: o for c, o in zip(expected.ids, origins, strict=True) if c in self.listed}
+        self.own.setdefault(target, set()).update(listed)
+        self.origin |= listed
 
     def row(self) -> dict[str, Any]:
         """The collection's row of `search.rows_frame`, with overlaps and the probes that could not be."""
-        after = records(self.ids, self.answers, self.target_truth, self.space, self.k)
+        none: Answers = Answers([[] for _ in self.ids], [[] for _ in self.ids])
+        asked = [(self.answers[name], self.own[name]) for name in sorted(self.own.keys() & self.answers.keys())]
+        answers = answers_within(asked, self.k) if asked else none
+        after = records(self.ids, answers, self.target_truth, self.space, self.k)
         for record in after:
             record["id"] = self.origin.get(record["id"], record["id"])
             for key in ("plain", "over"):
-                record[key] = [[self.origin.get(chunk, chunk), d] for chunk, d in record[key]]
+                record[key] = [[self.origin[chunk], d] for chunk, d in record[key]]
         row = {"collection": self.name, "space": self.space, **equivalence(self.baseline, after, self.space)}
-        missed = [r["id"] for r in after if not r["reachable"]]
+        missed = [r["id"] for r in after if r["reachable"] is False]
         row |= {"k": self.k, "zero": self.probes.zero, "unusable": self.probes.unusable, "unreachable": missed}
         for k in overlap_ks(self.k):
             row[f"overlap_exact@{k}"] = exact_overlap(self.source_truth, self.target_truth, self.space, k)

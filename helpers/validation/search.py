@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,37 +169,30 @@ class Truth:
 # Asking and measuring
 
 
-def asking(store: Reader, name: str, where: Mapping[str, Any] | None = None) -> Ask:
+def asking(store: Reader, name: str) -> Ask:
     """Queries of one collection, a few probes a request."""
 
     def ask(vectors: Vectors, k: int) -> Neighbours:
         answers: Neighbours = []
         for start in range(0, len(vectors), _QUERIES):
-            answers += store.query(name, vectors[start : start + _QUERIES], k, where=where)
+            answers += store.query(name, vectors[start : start + _QUERIES], k)
         return answers
 
     return ask
 
 
-def asking_all(asks: Sequence[Ask]) -> Ask:
-    """One answer of several collections (a source collection whose chunks were routed apart): best k of all."""
-
-    def ask(vectors: Vectors, k: int) -> Neighbours:
-        answers = [one(vectors, k) for one in asks]
-        return [
-            sorted((pair for part in parts for pair in part), key=lambda p: p[1])[:k]
-            for parts in zip(*answers, strict=True)
-        ]
-
-    return asks[0] if len(asks) == 1 else ask
-
-
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a store answered to the probes: the plain query, the over-query."""
+    """What a store answered to the probes: the plain query, the over-query.
+
+    `plain_reach` and `over_reach` say, per probe, up to which distance the answer could list the chunks in question;
+    left empty, it is not limited. See `answers_within`.
+    """
 
     plain: Neighbours
     over: Neighbours
+    plain_reach: Sequence[float] = ()
+    over_reach: Sequence[float] = ()
 
     def wanted(self, ids: Sequence[str], k: int) -> list[set[str]]:
         """Per probe: the ids whose true distance is needed."""
@@ -217,34 +210,81 @@ def ask_probes(ask: Ask, probes: Probes, k: int, overquery: int, count: int) -> 
     return Answers(plain, ask(probes.vectors, min(max(overquery, k), count)))
 
 
+def answers_within(answers: Sequence[tuple[Answers, Container[str]]], k: int) -> Answers:
+    """What target collections answered, as far as it is of one source collection: each with the ids there that are.
+
+    A target collection that holds chunks of other sources too spends its results on all of them. So it lists chunks of
+    this source only up to the distance of its last result, which becomes the probe's reach.
+    """
+    plain, plain_reach = _within([(a.plain, own) for a, own in answers])
+    over, over_reach = _within([(a.over, own) for a, own in answers])
+    return Answers([found[:k] for found in plain], over, plain_reach, over_reach)
+
+
+def _within(parts: Sequence[tuple[Neighbours, Container[str]]]) -> tuple[Neighbours, list[float]]:
+    found: Neighbours = []
+    reaches: list[float] = []
+    for answers in zip(*(listed for listed, _ in parts), strict=True):
+        pairs: list[tuple[str, float]] = []
+        reach = float("inf")
+        for answer, (_, own) in zip(answers, parts, strict=True):
+            mine = [pair for pair in answer if pair[0] in own]
+            pairs += mine
+            if len(mine) < len(answer):
+                reach = min(reach, answer[-1][1])
+        found.append(sorted(pairs, key=lambda pair: pair[1]))
+        reaches.append(reach)
+    return found, reaches
+
+
 def records(ids: Sequence[str], answers: Answers, truth: Truth, space: Space, k: int) -> list[Record]:
-    """One record a probe. A returned id is right when its true distance is not beyond that of the k-th nearest."""
+    """One record a probe. A returned id is right when its true distance is not beyond that of the k-th nearest.
+
+    A share that the answer had no room to show (see `Answers`) is None.
+    """
     out = []
     for p, own in enumerate(ids):
         known, nearest, scale = truth.known[p], truth.nearest[p], float(truth.scale[p])
         plain, over = answers.plain[p], answers.over[p]
+        plain_reach = answers.plain_reach[p] if answers.plain_reach else float("inf")
+        over_reach = answers.over_reach[p] if answers.over_reach else float("inf")
 
         def within(chunk: str, limit: float, known: dict[str, float] = known, scale: float = scale) -> bool:
             return chunk in known and known[chunk] <= limit + noise(space, limit, scale)
 
-        def recall(found: list[tuple[str, float]], nearest: list[tuple[float, str]] = nearest) -> float:
-            right = sum(within(chunk, nearest[-1][0]) for chunk, _ in found[: len(nearest)])
-            return right / len(nearest)
+        def recall(
+            found: list[tuple[str, float]],
+            reach: float,
+            nearest: list[tuple[float, str]] = nearest,
+            scale: float = scale,
+        ) -> float | None:
+            due = [d for d, _ in nearest if _closer(d, reach, space, scale)]
+            if not due:
+                return None if nearest else 0.0
+            return sum(within(chunk, due[-1]) for chunk, _ in found[: len(due)]) / len(due)
 
         mine = known.get(own, float("-inf"))
+        first = bool(plain) and within(plain[0][0], mine)
+        reachable = any(chunk == own for chunk, _ in over) or (bool(over) and within(over[0][0], mine))
         out.append(
             {
                 "id": own,
                 "scale": scale,
-                "self": bool(plain) and within(plain[0][0], mine),
-                "reachable": any(chunk == own for chunk, _ in over) or (bool(over) and within(over[0][0], mine)),
-                "recall": recall(plain) if nearest else 0.0,
-                "over_recall": recall(over) if nearest else 0.0,
+                "self": first if first or _closer(mine, plain_reach, space, scale) else None,
+                "reachable": reachable if reachable or _closer(mine, over_reach, space, scale) else None,
+                "recall": recall(plain, plain_reach),
+                "over_recall": recall(over, over_reach),
                 "plain": [[chunk, float(d)] for chunk, d in plain[:k]],
                 "over": [[chunk, float(d)] for chunk, d in over[:k]],
+                "plain_reach": None if np.isinf(plain_reach) else plain_reach,
             }
         )
     return out
+
+
+def _closer(distance: float, reach: float, space: Space, scale: float) -> bool:
+    """Whether a chunk at this distance had to be listed by an answer that reaches so far."""
+    return bool(np.isinf(reach)) or distance < reach - noise(space, reach, scale)
 
 
 def baseline(
@@ -291,7 +331,7 @@ def equivalence(before: Sequence[Record] | None, after: Sequence[Record], space:
     """
     row: dict[str, Any] = {"probes": len(after)}
     for share in ("self", "reachable", "recall", "over_recall"):
-        row[f"{share}_after"] = _mean([r[share] for r in after])
+        row[f"{share}_after"] = _mean([r[share] for r in after if r[share] is not None])
     was = {r["id"]: r for r in before or []}
     pairs = [(was[r["id"]], r) for r in after if r["id"] in was]
     if not pairs:
@@ -299,17 +339,22 @@ def equivalence(before: Sequence[Record] | None, after: Sequence[Record], space:
         detail = "no vector that could be a probe" if not after else "no baseline of the source: only measured"
         return {**row, "paired": 0, "distance_excess": 0.0, "verdict": verdict, "detail": detail}
     broken = []
+    compared = 0
     for share, slack in (
         ("self", PLAIN_SLACK),
         ("recall", PLAIN_SLACK),
         ("reachable", REACH_SLACK),
         ("over_recall", OVER_SLACK),
     ):
-        a, b = (np.array([float(r[share]) for r in side]) for side in zip(*pairs, strict=True))
+        both = [pair for pair in pairs if None not in (pair[0][share], pair[1][share])]
+        if not both:
+            continue
+        compared += 1
+        a, b = (np.array([float(r[share]) for r in side]) for side in zip(*both, strict=True))
         row[f"{share}_before"] = float(a.mean())
         fall = float((a - b).mean())
         by_chance = share in ("self", "recall") or space == "ip" or float(a.mean()) < SOUND
-        error = float((a - b).std(ddof=1) / np.sqrt(len(pairs))) if len(pairs) > 1 else 0.0
+        error = float((a - b).std(ddof=1) / np.sqrt(len(both))) if len(both) > 1 else 0.0
         allowed = slack + (3.0 * error if by_chance else 0.0)
         row[f"{share}_floor"] = max(0.0, float(a.mean()) - allowed)
         if fall > allowed + 1e-9:
@@ -319,6 +364,9 @@ def equivalence(before: Sequence[Record] | None, after: Sequence[Record], space:
     excess = max((_distance_excess(a, b, space) for a, b in pairs), default=0.0)
     if excess > 1.0:
         broken.append(f"distances of the same pairs differ by {excess:.3g} times what float32 explains")
+    if not broken and not compared:
+        detail = "chunks of other collections fill the target's answers: nothing to compare"
+        return {**row, "paired": 0, "distance_excess": excess, "verdict": Verdict.WARNING, "detail": detail}
     verdict = Verdict.FAIL if broken else Verdict.PASS
     return {**row, "paired": len(pairs), "distance_excess": excess, "verdict": verdict, "detail": "; ".join(broken)}
 
@@ -348,11 +396,19 @@ def overlap_ks(k: int) -> list[int]:
 def overlap(first: Sequence[Record], second: Sequence[Record], key: str, space: Space, k: int) -> float:
     """Mean share of two sides' first k answers that is the same, over probes asked on both; NaN where there is none.
 
-    An id at the distance of the k-th answer is a tie, and counts.
+    An id at the distance of the k-th answer is a tie, and counts. Answers of the first side beyond the reach of the
+    second one's are left out.
     """
-    ours = {r["id"]: [(d, chunk) for chunk, d in r[key][:k]] for r in first}
-    pairs = [(ours.get(r["id"], []), [(d, chunk) for chunk, d in r[key][:k]], r["scale"]) for r in second]
-    return _mean([_shared(ours, theirs, space, scale) for ours, theirs, scale in pairs if ours])
+    answers = {r["id"]: r[key][:k] for r in first}
+    shares = []
+    for record in second:
+        reach, scale = record.get(f"{key}_reach"), record["scale"]
+        limit = float("inf") if reach is None else reach
+        ours = [(d, chunk) for chunk, d in answers.get(record["id"], []) if _closer(d, limit, space, scale)]
+        if ours:
+            theirs = [(d, chunk) for chunk, d in record[key][: len(ours)]]
+            shares.append(_shared(ours, theirs, space, scale))
+    return _mean(shares)
 
 
 def exact_overlap(before: Truth, after: Truth, space: Space, k: int) -> float:
