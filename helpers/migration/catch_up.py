@@ -106,7 +106,7 @@ class CatchUp:
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed before it touched the target
         snapshot = self._snapshot(f"{ledger.base}-catch-up-{number}")
         quarantine, made = Quarantine(folder / "quarantine"), folder / reembedding.FOLDER
-        context = Context(frozenset(snapshot.names()), self.run.date, self.run.parameters.migration.id_policy)
+        context = Context.of(snapshot.names(), self.run.date, self.run.parameters.migration)
         allowed = self.run.parameters.expected.dimensions
         with (
             self.run.phase("6 transform and validate", snapshot.total),
@@ -155,7 +155,10 @@ class CatchUp:
         return snapshot
 
     def _plans(self, snapshot: Snapshot, staged: Staged) -> list[Any]:
-        return plan_targets(snapshot.collections(), staged, identity=self.job.schema.is_identity)
+        rules = self.run.parameters.migration
+        return plan_targets(
+            snapshot.collections(), staged, identity=self.job.schema.is_identity, drop_indexes=rules.drop_indexes
+        )
 
     def _finish(self) -> bool:
         """Apply the open round, prove it, make its snapshot the current one; False where the proof failed."""
@@ -187,7 +190,7 @@ class CatchUp:
         self.job.checkpoint = Checkpoint.read(self.job.checkpoint.path)
         self.job.snapshot = snapshot
         names = frozenset(snapshot.names())
-        self.job.context = Context(names, self.run.date, self.run.parameters.migration.id_policy)
+        self.job.context = Context.of(names, self.run.date, self.run.parameters.migration)
         audit.append(log, "catch-up", **about, digest=snapshot.digest)
         self.applied += 1
         return True

@@ -24,6 +24,7 @@ from helpers.migration.staging import Staged
 from helpers.progress import Progress, silent
 from helpers.stores import CollectionInfo, Store
 from helpers.stores.creation import effective_configuration
+from helpers.stores.indexes import as_created
 
 _ABOUT_THE_DATA = {"refused"}  # refusals that may be one chunk's fault; others concern the whole target
 DISK_RESERVE = 100 * 2**20  # bytes; the runbook pauses below it
@@ -169,12 +170,15 @@ class Importer:
             )  # fmt: skip
 
 
-def plan_targets(sources: Sequence[CollectionInfo], staged: Staged, *, identity: bool) -> list[CollectionInfo]:
+def plan_targets(
+    sources: Sequence[CollectionInfo], staged: Staged, *, identity: bool, drop_indexes: Sequence[str] = ()
+) -> list[CollectionInfo]:
     """The collections to create. Under identity the sources' own; else one per target, with what its sources share.
 
-    Raises `Terminal` where sources that merge differ in space or dimension: no one collection can hold both.
+    Raises `Terminal` where sources that merge differ in space or dimension: no one collection can hold both; and where
+    one has an index that a local Chroma cannot hold and that `drop_indexes` does not give up.
     """
-    by_name = {info.name: info for info in sources}
+    by_name = {info.name: as_created(info, drop_indexes) for info in sources}
     plans = []
     for target in sorted(staged.files):
         names = staged.contributors(target) or sorted(by_name)

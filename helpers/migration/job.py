@@ -15,7 +15,7 @@ import pandas as pd
 
 from helpers.migration import reembedding
 from helpers.migration.checkpoint import Checkpoint
-from helpers.migration.importing import Importer
+from helpers.migration.importing import Importer, plan_targets
 from helpers.migration.quarantine import Quarantine
 from helpers.migration.staging import Staged, stage
 from helpers.parameters import Parameters
@@ -23,7 +23,7 @@ from helpers.progress import Progress, silent
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, load_schema
 from helpers.snapshot import Snapshot
-from helpers.stores import Store
+from helpers.stores import CollectionInfo, Store
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class Job:
         """The job of this run in `folder`; an earlier attempt's checkpoint is gone on with if its context is the same."""
         schema = load_schema(run.parameters.schema_name)
         names = frozenset(snapshot.names())
-        context = Context(names, run.date, run.parameters.migration.id_policy)
+        context = Context.of(names, run.date, run.parameters.migration)
         checkpoint = Checkpoint.open(folder / "checkpoint.json", context_of(run, snapshot, schema, purpose))
         return cls(
             snapshot, schema, run.parameters, context, folder, run.id, checkpoint, Quarantine(folder / "quarantine")
@@ -73,6 +73,13 @@ class Job:
             rows = {name: staged.rows(name) for name in staged.files}
             self.checkpoint.stage(staged.total, sum(staged.quarantined.values()), rows)
         return staged
+
+    def plans(self, staged: Staged) -> list[CollectionInfo]:
+        """The collections to create in the target (`plan_targets`)."""
+        rules = self.parameters.migration
+        return plan_targets(
+            self.snapshot.collections(), staged, identity=self.schema.is_identity, drop_indexes=rules.drop_indexes
+        )
 
     def importer(self, store: Store, staged: Staged, progress: Progress, on_batch: Any, watch: Path | None) -> Importer:
         rules = self.parameters.migration

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,8 @@ from helpers.migration.staging import Staged
 from helpers.parameters import Parameters
 from helpers.results import Check, Verdict
 from helpers.run.record import RunRecord
+from helpers.stores import CollectionInfo
+from helpers.stores.indexes import allowed, listed, refusal, unsupported
 
 
 def show_repairs(run: RunRecord, repairs: Sequence[Any]) -> pd.DataFrame:
@@ -22,6 +24,29 @@ def show_repairs(run: RunRecord, repairs: Sequence[Any]) -> pd.DataFrame:
         return table
     run.figure("repairs", plots.repairs_bar(table), "Chunks that the schema fills or repairs, by field and rule.")
     return pd.DataFrame(table.groupby(["field", "rule"], as_index=False)["chunks"].sum())
+
+
+def judge_indexes(run: RunRecord, infos: Iterable[CollectionInfo], *, refuse: bool) -> None:
+    """What a local Chroma cannot hold of these collections: a warning that names each index, where there is any.
+
+    `refuse`: raises `Terminal` ("index_unsupported") for what `migration.drop_indexes` does not give up.
+    """
+    patterns = run.parameters.migration.drop_indexes
+    lost = [(index, allowed(info, patterns)) for info in infos for index in unsupported(info)]
+    if not lost:
+        return
+    open_ = [index for index, signed in lost if not signed]
+    told = open_ or [index for index, _ in lost]
+    more = "not named in migration.drop_indexes" if open_ else "migration.drop_indexes gives it up"
+    run.check(
+        "what a local target cannot hold", Verdict.FAIL if open_ and refuse else Verdict.WARNING, measured=len(lost),
+        threshold=0, unit="indexes", reason="index_unsupported" if open_ else "index_dropped",
+        detail=f"{listed(told)}: {more}",
+        ids=[{"collection": i.collection, "index": i.kind, "key": i.key, "becomes": i.becomes if signed else "undecided"}
+             for i, signed in lost],
+    )  # fmt: skip
+    if open_ and refuse:
+        raise refusal(open_)
 
 
 def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> None:

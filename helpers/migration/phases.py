@@ -17,9 +17,8 @@ from helpers import plots
 from helpers.migration import reembedding
 from helpers.migration.catch_up import PROBED, UNCHANGED, CatchUp, switch
 from helpers.migration.current import SWITCHING, Ledger
-from helpers.migration.importing import plan_targets
 from helpers.migration.job import Job
-from helpers.migration.judging import forget, judge_arrivals, judge_staging, refuse_failed, show_repairs
+from helpers.migration.judging import forget, judge_arrivals, judge_indexes, judge_staging, refuse_failed, show_repairs
 from helpers.migration.staging import Staged
 from helpers.results import Phase, Verdict, write_text
 from helpers.run.record import RunRecord
@@ -99,6 +98,7 @@ class Migration:
     def import_chunks(self) -> pd.DataFrame:
         """Phase 4: write, one writer per target collection."""
         refuse_failed(self.run)
+        judge_indexes(self.run, self.snapshot.collections(), refuse=True)
         if self.run.dry_run:
             self.run.check("import", Verdict.NOT_APPLICABLE, detail="dry run: nothing was written to the target")
             return pd.DataFrame(columns=["target", "staged", "completed", "rejected"])
@@ -108,7 +108,7 @@ class Migration:
                 "import", Verdict.NOT_APPLICABLE, detail="a catch-up was interrupted; phase 6 goes on with it"
             )
             return self._written()
-        plans = plan_targets(self.snapshot.collections(), self.staged, identity=self.job.schema.is_identity)
+        plans = self.job.plans(self.staged)
         checkpoint.enter("import")
         with (
             open_target(self.run.parameters.target) as store,

@@ -235,7 +235,7 @@ class Recovery:
         assert self.checkpoint is not None
         snapshot, parameters = self._snapshot(), self.run.parameters
         schema = load_schema(parameters.schema_name)
-        context = Context(frozenset(snapshot.names()), self.run.date, parameters.migration.id_policy)
+        context = Context.of(snapshot.names(), self.run.date, parameters.migration)
         aside = Quarantine(self.run.workspace / "quarantine")
         return Job(snapshot, schema, parameters, context, self.run.workspace, self.run.id, self.checkpoint, aside)
 

@@ -152,6 +152,7 @@ class Parameters(Section):
             "collections": self.collections.model_dump(mode="json"),
             "id_policy": self.migration.id_policy,
             **(ordered if self.migration.reembed else {}),
+            **({"drop_indexes": self.migration.drop_indexes} if self.migration.drop_indexes else {}),
         }
 
     @property

@@ -109,6 +109,9 @@ class Migration(Section):
     reembed_config: dict[Text, bool | int | float | str] = Field(default_factory=dict)
     """What the function is built from, such as a model's name; empty: what the collection keeps, or its defaults."""
 
+    drop_indexes: list[Glob] = Field(default_factory=list)
+    """Collections (names or patterns) to migrate without what a local Chroma cannot hold: sparse and SPANN indexes."""
+
     @model_validator(mode="after")
     def _config_without_secrets(self) -> Migration:
         if self.reembed_config and self.reembed is None:

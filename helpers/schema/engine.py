@@ -13,20 +13,24 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 from urllib.parse import quote
 
 import pandas as pd
+from chromadb.base_types import SparseVector
 
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import UsageError
 from helpers.parameters import IDENTITY, schema_file
+from helpers.parameters.sections import Migration
 from helpers.schema.check import FieldChecks
 from helpers.schema.file import FieldRule, Routing, SchemaFile, read_schema_file
 from helpers.schema.rules import explain, failure_table, hazards, plain, show, vector_failures
 from helpers.schema.values import ABSENT, placeholders
 
 REPAIR_COLUMNS = ("collection", "id", "field", "rule", "before", "after")
+NO_SPARSE = "a local Chroma holds no sparse vector; migration.drop_indexes keeps it as text"
 REPAIRS: dict[str, str] = {
     "missing": "The field was missing and got its default.",
     "coerce": "The value had another type and was converted without loss.",
@@ -35,6 +39,7 @@ REPAIRS: dict[str, str] = {
     "fixed": "The schema sets this field itself; another value stood there.",
     "empty": "An empty list, or metadata without any key, became no value: Chroma has neither.",
     "json": "The target holds no lists; the list became a text of JSON.",
+    "sparse": "A local Chroma holds no sparse vectors; migration.drop_indexes made it a text of JSON with the same numbers.",
     "drop": "The schema does not name the field and drops what it does not name.",
 }
 
@@ -44,13 +49,20 @@ class Context:
     """What a transformation depends on besides the schema and the chunk.
 
     `date` is the day of the migration (UTC). `id_policy` "prefix" makes ids `<collection>:<id>`. `lists` is whether the
-    target's metadata can hold lists.
+    target's metadata can hold lists. `drop_indexes` are patterns of source collections whose sparse vectors, which a local
+    Chroma refuses, become text; elsewhere a chunk that has one is set aside.
     """
 
     source_collections: frozenset[str]
     date: dt.date
     id_policy: Literal["fail", "prefix"]
     lists: bool = True
+    drop_indexes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, names: Collection[str], date: dt.date, rules: Migration) -> Context:
+        """As the parameters say, for these source collections."""
+        return cls(frozenset(names), date, rules.id_policy, drop_indexes=tuple(rules.drop_indexes))
 
 
 @dataclass(slots=True)
@@ -277,6 +289,8 @@ class _Work:
         if not self.context.lists:
             self._lists_as_json()
             batch.metadatas = [m or None for m in self.metadatas]
+        if self._sparse_as_text(faults):
+            batch.metadatas = [m or None for m in self.metadatas]
         rows = [(self.collection, self.batch.ids[i], reason, detail) for i, reason, detail in sorted(faults)]
         routing = self.schema.content.routing
         return Transformed(
@@ -296,6 +310,25 @@ class _Work:
                 self.metadatas[i] = dict(metadata)
             for key in keys:
                 self._repair(i, key, "json", metadata[key], _as_json(metadata[key]))
+
+    def _sparse_as_text(self, faults: list[tuple[int, str, str]]) -> bool:
+        """Whether any sparse vector was made text; where the operator has not said so each is a fault."""
+        signed = any(fnmatchcase(self.collection, pattern) for pattern in self.context.drop_indexes)
+        changed = False
+        for i, metadata in enumerate(self.metadatas):
+            keys = [key for key, value in metadata.items() if isinstance(value, SparseVector)]
+            if keys and not signed:
+                faults.append((i, "unsupported_metadata", f"{show(keys[0])}: {NO_SPARSE}"))
+            elif keys:
+                self.metadatas[i], changed = dict(metadata), True
+                for key in keys:
+                    self._repair(i, key, "sparse", metadata[key], sparse_as_text(metadata[key]))
+        return changed
+
+
+def sparse_as_text(vector: SparseVector) -> str:
+    """A sparse vector as the JSON that Chroma itself sends for it: `{"#type": "sparse_vector", "indices": …}`."""
+    return json.dumps(vector.to_dict(), separators=(",", ":"))
 
 
 def type_by_name(routing: Routing, collection: str) -> str:

@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 
 from helpers.migration import reembedding
-from helpers.migration.importing import plan_targets
 from helpers.migration.job import Job
-from helpers.migration.judging import judge_arrivals, judge_staging, refuse_failed, show_repairs
+from helpers.migration.judging import judge_arrivals, judge_indexes, judge_staging, refuse_failed, show_repairs
 from helpers.migration.staging import Staged
 from helpers.results import Verdict
 from helpers.run.machine import free_memory, peak_memory
 from helpers.run.record import RunRecord
 from helpers.run.source import open_chosen
 from helpers.snapshot import Snapshot
+from helpers.steps.preflight import chosen
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.stores import open_embedded
 from helpers.validation.fidelity import Examination, Expectation
@@ -63,6 +63,7 @@ class DryRun:
     def _taken(self) -> tuple[Snapshot, dict[str, Any]]:
         """The snapshot and the baseline of the source, in one visit."""
         with open_chosen(self.run) as store:
+            judge_indexes(self.run, map(store.info, chosen(store.names(), self.run.parameters)), refuse=True)
             snapshot = take_snapshot(self.run, store)
             total = snapshot.total
             with self.run.phase("baseline", total), self.run.progress("Probe the source", total) as bar:
@@ -117,7 +118,7 @@ class DryRun:
         """Phases 4 and 5 and the eight tests, against a throw-away Chroma that is removed afterwards."""
         refuse_failed(self.run)
         total = sum(self.staged.rows(t) for t in self.staged.files)
-        plans = plan_targets(self.snapshot.collections(), self.staged, identity=self.job.schema.is_identity)
+        plans = self.job.plans(self.staged)
         place = self.folder / "target"
         here = self.run.parameters.target.model_copy(
             update={"url": None, "path": str(place), "tenant": "default_tenant", "database": "default_database"}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.errors import WorldError
+from helpers.migration.judging import judge_indexes
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
@@ -20,6 +21,7 @@ from helpers.steps.spaces import check_spaces
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.copying import IN_USE
 from helpers.stores.duckdb_layout import is_duckdb_layout
+from helpers.stores.indexes import unsupported
 from helpers.stores.layout import DATABASE
 from helpers.stores.repair import migrations
 
@@ -208,9 +210,11 @@ class Health:
         return table.astype({"expected": "Int64", "found": "Int64", "difference": "Int64"})
 
     def shapes(self) -> pd.DataFrame:
-        """Per collection: dimension, effective and declared distance space, embedding function, and what is odd."""
+        """Per collection: dimension, effective and declared distance space, embedding function, what a local
+        target cannot hold, and what is odd."""
         infos = self._look.infos
         check_spaces(self.run, infos)
+        judge_indexes(self.run, infos, refuse=False)
         self._check_dimensions(infos)
         self.run.fact("dimensions", {info.name: info.dimension for info in infos})
         self.run.fact("spaces", {info.name: info.space for info in infos})
@@ -222,6 +226,7 @@ class Health:
             "declared": [info.declared_space for info in infos],
             "embedding_function": [info.embedding_function or "none" for info in infos],
             "text_queries": [self._look.text_queries[info.name] or "available" for info in infos],
+            "not_on_a_local_target": [", ".join(f"{i.kind} on {i.key}" for i in unsupported(info)) for info in infos],
             "findings": ["; ".join(info.findings) for info in infos],
         }
         return pd.DataFrame(columns)

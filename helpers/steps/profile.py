@@ -49,7 +49,7 @@ class Profile:
         with run.phase("profile") as phase:
             store = self.lookup.reader
             infos = [store.info(name) for name in store.names() if p.collections.selects(name)]
-            context = Context(frozenset(i.name for i in infos), run.date, p.migration.id_policy)
+            context = Context.of([i.name for i in infos], run.date, p.migration)
             scan = Scan(self.schema, context, p.expected.dimensions, infos, p.validation.seed)
             with run.progress("profiling", sum(info.count for info in infos)) as progress:
                 for info in infos:

@@ -23,6 +23,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import DISK_RESERVE
+from helpers.migration.judging import judge_indexes
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.run.source import open_chosen
@@ -100,6 +101,7 @@ class Readiness:
 
     def probe_writing(self) -> pd.DataFrame:
         """Write, read back, query and remove 200 random vectors of the source's dimension; how fast that went."""
+        judge_indexes(self.run, self._source, refuse=True)
         dimension = max((i.dimension or 0 for i in self._source), default=0) or 8
         space = self._source[0].space
         rng = np.random.default_rng(self.run.parameters.validation.seed)

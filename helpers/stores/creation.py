@@ -17,6 +17,7 @@ from chromadb.api.models.Collection import Collection
 
 from helpers.errors import Terminal
 from helpers.stores.base import CollectionInfo
+from helpers.stores.indexes import refusal, unsupported
 from helpers.stores.space import declared, legacy_parameters
 
 
@@ -76,8 +77,11 @@ def _hidden_parameters(schema: dict[str, Any] | None) -> dict[str, Any]:
 
 def create(client: Client, info: CollectionInfo) -> None:
     """Raises `Terminal`: "exists" where the name is taken, "collection_name" where it is none, "unsupported_metadata"
-    where a value of its metadata is a list, which panics Chroma's engine (chroma-facts); changes nothing there.
+    where a value of its metadata is a list, which panics Chroma's engine (chroma-facts), "index_unsupported" where it
+    has an index that a local Chroma cannot hold; changes nothing there.
     """
+    if lost := unsupported(info):
+        raise refusal(lost)
     if lists := sorted(key for key, value in (info.metadata or {}).items() if isinstance(value, list | tuple)):
         raise Terminal(
             "unsupported_metadata", f"the metadata of collection {info.name} has a list under {lists[0]}, which no Chroma takes",

@@ -78,8 +78,8 @@ ROWS: tuple[Row, ...] = tuple(
             "44",
             "vectors, distances or settings of the index are others",
             """
-            configuration_differs distance_space embedding_function_unavailable mixed_spaces space_differs
-            vector_differs zero_vector
+            configuration_differs distance_space embedding_function_unavailable index_dropped index_unsupported
+            mixed_spaces space_differs vector_differs zero_vector
             """,
         ),
         ("45", "a server does not answer, or not in time", "server_busy server_does_not_start timeout unreachable"),

@@ -94,7 +94,10 @@ class StagedDesk(Desk):
     def _mend(self, store: ClientStore | None, staged: Staged) -> Mend:
         assert store is not None, "the preconditions hold"
         identity = load_schema(self.run.parameters.schema_name).is_identity
-        plans = plan_targets(self.snapshot.collections(), staged, identity=identity)
+        plans = plan_targets(
+            self.snapshot.collections(), staged, identity=identity,
+            drop_indexes=self.run.parameters.migration.drop_indexes,
+        )  # fmt: skip
         return Mend(self.run, {plan.name: plan for plan in plans}, store, staged, self.aside)
 
     def undoable(self) -> pd.DataFrame:

@@ -157,7 +157,7 @@ class Values(Desk):
 
     def _transformed(self, schema: Schema | None = None) -> Iterator[tuple[CollectionInfo, Transformed]]:
         chosen = schema or self._repaired or self.schema
-        context = Context(frozenset(self.snapshot.names()), self.run.date, self.run.parameters.migration.id_policy)
+        context = Context.of(self.snapshot.names(), self.run.date, self.run.parameters.migration)
         snapshot: Snapshot = self.snapshot
         with self.run.progress("Transform", snapshot.total) as bar:
             for info in snapshot.collections():
@@ -168,7 +168,7 @@ class Values(Desk):
     def _failures(self, info: CollectionInfo, done: Transformed, schema: Schema | None = None) -> pd.DataFrame:
         """Faults of values only: vectors are 47's, documents 46's."""
         chosen = schema or self._repaired or self.schema
-        context = Context(frozenset(self.snapshot.names()), self.run.date, self.run.parameters.migration.id_policy)
+        context = Context.of(self.snapshot.names(), self.run.date, self.run.parameters.migration)
         found = chosen.failures(done, context, dimension=info.dimension, allowed_dimensions=(), space=info.space)
         ours = found["reason"].str.startswith(("invalid_", "unsupported_", "empty_")) | (
             found["reason"].str.startswith("missing_")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers.comparison import metadata_differences
 from helpers.results import Check, Verdict
 from helpers.stores.base import CollectionInfo
 from helpers.stores.creation import effective_configuration
+from helpers.stores.indexes import VECTORS, allowed, reduced, unsupported
 from helpers.stores.space import HNSW_METADATA, legacy_parameters
 
 COLUMNS = ["collection", "setting", "source", "target", "state", "why"]
@@ -16,8 +17,18 @@ KEPT, EXPLAINED, DIFFERENT = "kept", "explained", "DIFFERENT"
 NAME, REASON = "configuration", "configuration_differs"
 
 
-def compare_configuration(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, Any]]:
-    """A row per setting of the index, the embedding function, and each key of the collection's metadata."""
+def compare_configuration(
+    source: CollectionInfo, target: CollectionInfo, drop_indexes: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """A row per setting of the index, the embedding function, and each key of the collection's metadata.
+
+    What a local Chroma cannot hold is explained where `drop_indexes` names the collection.
+    """
+    dropped: list[dict[str, Any]] = []
+    if allowed(source, drop_indexes):
+        why = "migration.drop_indexes gives it up"
+        dropped = [_row(source.name, f"{i.kind} on {i.key}", "yes", i.becomes, why) for i in unsupported(source)]
+        source = reduced(source)
     was, now = effective_configuration(source), effective_configuration(target)
     rows = [_row(source.name, "space", source.space, target.space)]
     kind = "spann" if was.get("spann") else "hnsw"
@@ -28,7 +39,7 @@ def compare_configuration(source: CollectionInfo, target: CollectionInfo) -> lis
     rows += [_refused(source.name, key, value) for key, value in sorted((source.metadata or {}).items())
              if _left_out(key, source.metadata or {})]  # fmt: skip
     rows.append(_function(source.name, was["embedding_function"], now["embedding_function"]))
-    return rows + _metadata(source, target)
+    return rows + dropped + _switches(source, target) + _metadata(source, target)
 
 
 def judge(rows: list[dict[str, Any]]) -> Check:
@@ -73,6 +84,40 @@ def _function_name(function: Any) -> str:
     if not isinstance(function, Mapping):
         return "none"
     return "legacy" if function.get("type") == "legacy" else str(function.get("name", "none"))
+
+
+def _switches(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, Any]]:
+    """Which indexes of metadata and documents are on: a row for each that is not as usual, or that differs."""
+    if source.schema is None or target.schema is None:
+        return []
+    was, now = _enabled(source.schema), _enabled(target.schema)
+    usual = [{(kind, index): on for (key, kind, index), on in side.items() if key == ""} for side in (was, now)]
+    rows = []
+    for place in sorted({*was, *now}):
+        key, kind, index = place
+        if key in ("", VECTORS):
+            continue
+        pair = [side.get(place, fallback.get((kind, index))) for side, fallback in zip((was, now), usual, strict=True)]
+        normal = _DOCUMENTS[index] if key == "#document" and index in _DOCUMENTS else usual[0].get((kind, index))
+        if pair[0] != pair[1] or pair[0] != normal:
+            shown = [None if on is None else "on" if on else "off" for on in pair]
+            why = "the target does not say" if pair[1] is None else ""
+            rows.append(_row(source.name, f"{index} of {key}", shown[0], shown[1], why))
+    return rows
+
+
+_DOCUMENTS = {"fts_index": True, "string_inverted_index": False}  # of `#document`, where nobody chose
+
+
+def _enabled(schema: Mapping[str, Any]) -> dict[tuple[str, str, str], bool]:
+    """(key, or "" for the defaults; type of value; index) → whether it is on."""
+    sides = {"": schema.get("defaults") or {}, **(schema.get("keys") or {})}
+    return {
+        (key, kind, index): bool(state.get("enabled"))
+        for key, types in sides.items()
+        for kind, indexes in types.items()
+        for index, state in indexes.items()
+    }
 
 
 def _metadata(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, Any]]:

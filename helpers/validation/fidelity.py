@@ -72,11 +72,7 @@ class Expectation:
         return self.snapshot if self.reembedded is None else as_written(self.snapshot, self.reembedded)
 
     def context(self) -> Context:
-        return Context(
-            source_collections=frozenset(self.snapshot.names()),
-            date=self.date,
-            id_policy=self.parameters.migration.id_policy,
-        )
+        return Context.of(self.snapshot.names(), self.date, self.parameters.migration)
 
 
 @dataclass(slots=True)
@@ -298,7 +294,7 @@ class Examination:
         source = next((i for i in self.of.snapshot.collections() if i.name == info.name), None)
         if not self.of.schema.is_identity or source is None:
             return
-        self.found.configuration += compare_configuration(source, info)
+        self.found.configuration += compare_configuration(source, info, self.of.parameters.migration.drop_indexes)
         was, now = ({k: v for k, v in (i.metadata or {}).items() if not k.startswith("hnsw:")} for i in (source, info))
         self.found.notes += [
             f"{info.name}: collection metadata {key}: {detail}"
