@@ -1,0 +1,392 @@
+"""The index folder of a collection, read from its bytes alone: what is wrong with it, and every vector that it holds.
+
+Nothing here writes, opens an engine or runs a pickle. The layout is that of Chroma's hnswlib, the same from 0.4 to 1.5
+(`tests/test_rescue_reads_index_files.py` proves it on sound indexes of each)::
+
+    header.bin            100 bytes: sizes, counts and offsets
+    data_level0.bin       a row for each label ever given: flags and links of level 0, float32 vector, label
+    length.bin            a float32 for each row: on cosine, where rows are normalised, the norm that was taken away
+    link_lists.bin        the links of the upper levels; no vector is in it
+    index_metadata.pickle which id has which label (`index_pickle`)
+
+A row is believed only where all of it fits: its label is known and occurs once, it is not marked as deleted, its links
+stay inside the index and its vector is finite (on cosine, of length 1 or 0).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from helpers.chunks import Mask, Vectors
+from helpers.stores.index_pickle import PICKLE, IdMap, IndexDamage, read_pickle
+
+HEADER, ROWS, LENGTHS, LINKS = "header.bin", "data_level0.bin", "length.bin", "link_lists.bin"
+FILES = (ROWS, HEADER, LENGTHS, LINKS)
+DEFAULT_M = 16
+_LAYOUT = struct.Struct("<iQQQQQQiIQQQdQ")
+_DELETED = 0x10000
+_STEP_BYTES = 16 * 2**20  # of rows looked through at a time
+_SLACK = 2**20  # of a file, before it counts as bloated
+
+
+@dataclass(frozen=True, slots=True)
+class FileSize:
+    """The bytes that a file claims to have, and those that it occupies on disk; a sparse file claims more."""
+
+    apparent: int
+    stored: int
+
+
+def bloat(path: Path) -> FileSize:
+    """The sizes of one file, as `stat` gives them. Raises `OSError`. The platform that has no block counts repeats the first."""
+    status = path.stat()
+    return FileSize(status.st_size, getattr(status, "st_blocks", -(-status.st_size // 512)) * 512)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How rows lie in `data_level0.bin`. Sizes in bytes; `elements` counts rows in use, deleted ones included."""
+
+    elements: int
+    capacity: int
+    row: int
+    data_at: int
+    label_at: int
+    max_level: int
+    max_m: int
+    max_m0: int
+
+    @property
+    def dimension(self) -> int:
+        return (self.label_at - self.data_at) // 4
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype({
+            "names": ["flags", "links", "vector", "label"],
+            "formats": ["<u4", ("<u4", (self.max_m0,)), ("<f4", (self.dimension,)), "<u8"],
+            "offsets": [0, 4, self.data_at, self.label_at],
+            "itemsize": self.row,
+        })  # fmt: skip
+
+    @property
+    def most_links(self) -> int:
+        """The most bytes that a whole `link_lists.bin` can have: a list for each level of each row."""
+        return self.elements * (4 + max(0, self.max_level) * (4 + 4 * self.max_m))
+
+
+def read_header(file: Path) -> Geometry:
+    """The header, held against itself. Raises `IndexDamage`: "header_missing", "header_truncated", "header_inconsistent"."""
+    try:
+        raw = file.read_bytes()[: _LAYOUT.size]
+    except FileNotFoundError as error:
+        raise IndexDamage("header_missing", f"{HEADER} is not there") from error
+    except OSError as error:
+        raise IndexDamage("header_unreadable", f"{HEADER} cannot be read: {error.strerror}") from error
+    if len(raw) < _LAYOUT.size:
+        raise IndexDamage("header_truncated", f"{HEADER} has {len(raw)} bytes of {_LAYOUT.size}")
+    version, first, capacity, elements, row, label, data, level, entry, max_m, max_m0, m, _, _ = _LAYOUT.unpack(raw)
+    width = label - data
+    if (
+        version != 1 or first != 0 or elements > capacity or not 0 < m <= 10_000 or max_m != m or max_m0 != 2 * m
+        or data != 4 + 4 * max_m0 or width <= 0 or width % 4 or width > 4 * 10**6 or row != label + 8
+        or (elements and (entry >= elements or not 0 <= level < 1000))
+    ):  # fmt: skip
+        raise IndexDamage("header_inconsistent", f"{HEADER} contradicts itself")
+    return Geometry(elements, capacity, row, data, label, level, max_m, max_m0)
+
+
+def derive_geometry(size: int, ids: IdMap, dimension: int, m: int) -> Geometry:
+    """The geometry of a row file of `size` bytes without its header. Raises `IndexDamage` where it does not come out even.
+
+    It is only a proposal: `IndexFolder` still holds every label against it.
+    """
+    data = 4 + 8 * m
+    label = data + 4 * dimension
+    row = label + 8
+    if dimension < 1 or m < 1 or size % row:
+        raise IndexDamage("geometry_unknown", f"{HEADER} cannot be derived: {ROWS} is no whole number of rows")
+    if size // row < ids.added:
+        raise IndexDamage("geometry_unknown", f"{HEADER} cannot be derived: {ROWS} holds fewer rows than were added")
+    return Geometry(ids.added, size // row, row, data, label, 0, m, 2 * m)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexHealth:
+    """What was seen in an index folder.
+
+    `state`: "sound"; "empty" (made, but nothing was ever saved to it); "damaged" (an engine may fail or lose vectors; see
+    `problems`). `ids` are mapped to a label, of which `readable` have a row that can be believed; None where no map can be
+    read. `norms` says whether the norms of a cosine index are kept. `max_seq_id` is what the pickle of 0.4 to 0.5.5 holds.
+    `problems` are pairs of code and sentence. `files` has the sizes of what is there.
+    """
+
+    folder: Path
+    state: str
+    problems: tuple[tuple[str, str], ...]
+    files: dict[str, FileSize]
+    dimension: int | None = None
+    elements: int = 0
+    deleted: int = 0
+    ids: int | None = None
+    readable: int = 0
+    norms: bool = True
+    max_seq_id: int | None = None
+
+    @property
+    def codes(self) -> set[str]:
+        return {code for code, _ in self.problems}
+
+
+def inspect_index(
+    folder: Path, *, dimension: int | None = None, m: int | None = None, cosine: bool | None = None
+) -> IndexHealth:
+    """Look through an index folder, read only. Never raises for damage; that is what it reports.
+
+    `dimension`, `m` and `cosine` are what SQLite says of the collection; without them the header must be there, and
+    whether vectors have the length 1 is not looked at.
+    """
+    return IndexFolder(folder, dimension=dimension, m=m, cosine=cosine).health
+
+
+@dataclass
+class IndexFolder:
+    """An index folder to take vectors from. See `inspect_index` for the parameters."""
+
+    folder: Path
+    dimension: int | None = None
+    m: int | None = None
+    cosine: bool | None = None
+    _problems: list[tuple[str, str]] = field(default_factory=list)
+
+    @cached_property
+    def health(self) -> IndexHealth:
+        files = {name: bloat(self.folder / name) for name in (*FILES, PICKLE) if (self.folder / name).is_file()}
+        rows = self.rows  # collects problems of header, pickle and rows
+        problems = list(self._problems)
+        geometry = self._geometry
+        problems += [("file_missing", f"{name} is not there") for name in (ROWS, LENGTHS, LINKS) if name not in files]
+        if geometry is not None and LENGTHS in files and files[LENGTHS].apparent < 4 * geometry.elements:
+            problems.append(("lengths_truncated", f"{LENGTHS} is cut short"))
+        if LINKS in files:
+            problems += self._links(files[LINKS], geometry)
+        empty = (
+            geometry is not None and geometry.elements == 0 and self.ids is None
+            and {code for code, _ in problems} <= {"pickle_missing"}
+        )  # fmt: skip
+        seen = dict(problems)
+        return IndexHealth(
+            folder=self.folder,
+            state="empty" if empty else "damaged" if problems else "sound",
+            problems=() if empty else tuple(seen.items()),
+            files=files,
+            dimension=geometry.dimension if geometry else self.ids.dimension if self.ids else None,
+            elements=geometry.elements if geometry else 0,
+            deleted=self._deleted,
+            ids=len(self.ids.labels) if self.ids else None,
+            readable=len(rows),
+            norms=not self.cosine or not any(code.startswith("norm") for code in seen),
+            max_seq_id=self.ids.max_seq_id if self.ids else None,
+        )
+
+    def _links(self, size: FileSize, geometry: Geometry | None) -> Iterator[tuple[str, str]]:
+        """`link_lists.bin` holds no vector, but an engine that reads a torn one wanders off, or dies."""
+        if size.apparent > size.stored + _SLACK:
+            yield "links_bloated", f"{LINKS} claims {size.apparent:,} bytes and occupies {size.stored:,}: it is torn"
+        elif geometry is not None and not self._derived and size.apparent > geometry.most_links + _SLACK:
+            yield "links_bloated", f"{LINKS} has {size.apparent:,} bytes, {geometry.most_links:,} at most make sense"
+        elif geometry is not None and not self._derived and (wrong := self._torn_links(geometry)):
+            yield "links_torn", wrong
+
+    def _torn_links(self, geometry: Geometry) -> str:
+        """Walk through the lists, whose lengths lead from one to the next; "" where they end well."""
+        step = 4 + 4 * geometry.max_m
+        data = memoryview((self.folder / LINKS).read_bytes())
+        at = 0
+        for row in range(geometry.elements):
+            if at + 4 > len(data):
+                return f"{LINKS} ends in row {row:,} of {geometry.elements:,}"
+            size = int.from_bytes(data[at : at + 4], "little")
+            at += 4
+            if size % step or size // step > max(0, geometry.max_level) or at + size > len(data):
+                return f"{LINKS} is torn in row {row:,} of {geometry.elements:,}"
+            for start in range(at, at + size, step):
+                count = int.from_bytes(data[start : start + 4], "little")
+                links = np.frombuffer(data, "<u4", min(count, geometry.max_m), start + 4)
+                if count > geometry.max_m or (links >= geometry.elements).any():
+                    return f"{LINKS} is torn in row {row:,} of {geometry.elements:,}"
+            at += size
+        return ""
+
+    @cached_property
+    def ids(self) -> IdMap | None:
+        """The label map; None where it cannot be read, and why is among the problems."""
+        try:
+            found = read_pickle(self.folder / PICKLE)
+        except IndexDamage as damage:
+            self._problems.append((damage.code, str(damage)))
+            return None
+        if len(set(found.labels.values())) < len(found.labels):
+            self._problems.append(("labels_twice", f"{PICKLE} gives one label to several ids"))
+        return found
+
+    @cached_property
+    def _derived(self) -> bool:
+        return not (self.folder / HEADER).is_file()
+
+    @cached_property
+    def _geometry(self) -> Geometry | None:
+        try:
+            found = read_header(self.folder / HEADER)
+        except IndexDamage as damage:
+            self._problems.append((damage.code, str(damage)))
+            dimension = self.dimension or (self.ids.dimension if self.ids else None)
+            file = self.folder / ROWS
+            if self.ids is None or dimension is None or not file.is_file():
+                return None
+            try:
+                return derive_geometry(file.stat().st_size, self.ids, dimension, self.m or DEFAULT_M)
+            except IndexDamage as unknown:
+                self._problems.append((unknown.code, str(unknown)))
+                return None
+        if self.dimension and found.dimension != self.dimension:
+            self._problems.append(
+                (
+                    "dimension_mismatch",
+                    f"{HEADER} says {found.dimension} dimensions, the collection has {self.dimension}",
+                )
+            )
+            return None
+        return found
+
+    @cached_property
+    def _file(self) -> npt.NDArray[Any] | None:
+        """The rows that are there, as a memory map; at most as many as the geometry says."""
+        file, geometry = self.folder / ROWS, self._geometry
+        if geometry is None or not file.is_file():
+            return None
+        there = min(geometry.elements, file.stat().st_size // geometry.row)
+        if there < geometry.elements:
+            self._problems.append(
+                ("rows_truncated", f"{ROWS} holds {there:,} rows of {geometry.elements:,}: it is cut short")
+            )
+        if there == 0:
+            return None
+        mapped: npt.NDArray[Any] = np.memmap(file, geometry.dtype, "r", shape=(there,))
+        return mapped
+
+    @cached_property
+    def _lengths(self) -> Vectors:
+        """The norm of each row; NaN where it is not there."""
+        file, geometry = self.folder / LENGTHS, self._geometry
+        norms = np.full(geometry.elements if geometry else 0, np.nan, np.float32)
+        if file.is_file():
+            held = np.fromfile(file, "<f4", len(norms))
+            norms[: len(held)] = held
+        return norms
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """The row of each id whose row can be believed."""
+        rows, geometry = self._file, self._geometry
+        if self.ids is None or rows is None or geometry is None:
+            return {}
+        labels = np.zeros(len(rows), np.uint64)
+        gone = np.zeros(len(rows), dtype=bool)
+        fit = np.zeros(len(rows), dtype=bool)
+        step = max(1, _STEP_BYTES // geometry.row)
+        for start in range(0, len(rows), step):
+            piece = rows[start : start + step]
+            labels[start : start + step] = piece["label"]
+            gone[start : start + step] = (piece["flags"] & _DELETED) != 0
+            fit[start : start + step] = self._fit(piece, start)
+        self._deleted = int(gone.sum())
+        if self._derived and not self._labels_fit(labels):
+            return {}
+        values, counts = np.unique(labels, return_counts=True)
+        twice = set(values[counts > 1].tolist())
+        place = {label: row for row, label in enumerate(labels.tolist()) if label not in twice}
+        found = {}
+        bad = 0
+        shared = _shared(self.ids.labels)
+        for chunk, label in self.ids.labels.items():
+            row = place.get(label)
+            if row is None or gone[row] or not fit[row] or label in shared:
+                bad += 1
+            else:
+                found[chunk] = row
+        if bad:
+            self._problems.append(
+                ("rows_damaged", f"{ROWS} has no sound row for {bad:,} of {len(self.ids.labels):,} ids")
+            )
+        unmapped = int((~gone).sum()) - len(found) - bad
+        if unmapped > 0 and not bad:
+            self._problems.append(("rows_unmapped", f"{ROWS} has {unmapped:,} rows that {PICKLE} does not know"))
+        return found
+
+    _deleted: int = 0
+
+    def _fit(self, piece: npt.NDArray[Any], start: int) -> Mask:
+        geometry = self._geometry
+        assert geometry is not None
+        degree = piece["flags"] & 0xFFFF
+        linked = np.arange(geometry.max_m0) < degree[:, None]
+        inside = ((piece["links"] < max(1, geometry.elements)) | ~linked).all(axis=1)
+        vectors = np.asarray(piece["vector"], np.float32)
+        fit: Mask = (degree <= geometry.max_m0) & inside & np.isfinite(vectors).all(axis=1)
+        if self.cosine:
+            length = np.linalg.norm(vectors.astype(np.float64), axis=1)
+            unit = np.abs(length - 1) < 1e-3
+            fit &= unit | (length < 1e-3)
+            norms = self._lengths[start : start + len(piece)]
+            if not (np.isfinite(norms) & ((norms > 0) | ~unit))[fit].all():
+                self._problems.append(
+                    ("norms_missing", f"{LENGTHS} lacks norms: such vectors are known by direction only")
+                )
+        return fit
+
+    def _labels_fit(self, labels: npt.NDArray[np.uint64]) -> bool:
+        """Whether a derived geometry reads labels where labels are: each from 1 to what was added, none twice."""
+        assert self.ids is not None
+        fit = bool(len(labels) and labels.min() >= 1 and labels.max() <= self.ids.added)
+        if fit and len(np.unique(labels)) == len(labels):
+            return True
+        self._problems.append(
+            ("geometry_unknown", f"{HEADER} cannot be derived: the rows do not begin where they should")
+        )
+        return False
+
+    def vectors(self, ids: Sequence[str]) -> tuple[Vectors, Mask, Mask]:
+        """The vectors of these ids as the engine would give them: (n, d) float32; which were found; which are normalised
+        only, because their norm is lost. Rows that were not found are NaN.
+        """
+        geometry, rows = self._geometry, self._file
+        width = geometry.dimension if geometry else self.dimension or 0
+        found = np.array([i in self.rows for i in ids], dtype=bool)
+        matrix = np.full((len(ids), width), np.nan, np.float32)
+        normalised = np.zeros(len(ids), dtype=bool)
+        if rows is None or not found.any():
+            return matrix, found, normalised
+        places = np.array([self.rows[i] for i in ids if i in self.rows], dtype=np.intp)
+        taken = np.asarray(rows["vector"][places], np.float32)
+        if self.cosine:
+            norms = self._lengths[places]
+            zero = ~taken.any(axis=1)
+            lost = ~np.isfinite(norms) | ((norms == 0) & ~zero)
+            taken = taken * np.where(lost | zero, np.float32(1), norms)[:, None]
+            normalised[found] = lost
+        matrix[found] = taken
+        return matrix, found, normalised
+
+
+def _shared(labels: dict[str, int]) -> set[int]:
+    seen: set[int] = set()
+    return {label for label in labels.values() if label in seen or seen.add(label)}  # type: ignore[func-returns-value]
