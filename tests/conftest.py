@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
+from tests.cloud_standin import CloudStandIn
 from tests.servers import ChromaServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,5 +83,16 @@ def chroma_server(tmp_path: Path) -> Iterator[Callable[..., ChromaServer]]:
             server = ChromaServer(directory if directory is not None else tmp_path / f"chroma-{started}")
             servers.callback(server.stop)
             return server.start()
+
+        yield start
+
+
+@pytest.fixture
+def cloud_standin(chroma_server: Callable[..., ChromaServer]) -> Iterator[Callable[..., CloudStandIn]]:
+    """`cloud_standin()` starts a stand-in for Chroma Cloud in front of a new server, or of `server=`; see `CloudStandIn`."""
+    with ExitStack() as clouds:
+
+        def start(server: ChromaServer | None = None, **options: Any) -> CloudStandIn:
+            return clouds.enter_context(CloudStandIn((server or chroma_server()).url, **options))
 
         yield start
