@@ -234,7 +234,16 @@ def _rollback(chosen: argparse.Namespace) -> int:
 
 
 def _schema(chosen: argparse.Namespace) -> int:
+    """The parameters as resolved, once they and their schema file hold; what is still `<…>` is wrong usage too."""
     from helpers.parameters import load_parameters
+    from helpers.schema import load_schema
 
-    runs.dump_parameters(load_parameters(chosen.parameters, chosen.settings), sys.stdout)
+    parameters = load_parameters(chosen.parameters, chosen.settings)
+    load_schema(parameters.schema_name)
+    runs.dump_parameters(parameters, sys.stdout)
+    if blank := parameters.placeholders():
+        raise UsageError(
+            "placeholder", f"still to be named, where <…> stands: {', '.join(blank)}", where=str(chosen.parameters),
+            next_step="Write the values, or take the keys out.",
+        )  # fmt: skip
     return 0

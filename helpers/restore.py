@@ -25,6 +25,7 @@ from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.comparison import compare_batch
 from helpers.errors import Terminal, UsageError, one_line
+from helpers.migration import owners
 from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.progress import Progress, silent
 from helpers.results import utc_now, write_json
@@ -32,7 +33,7 @@ from helpers.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
 from helpers.stores.creation import effective_configuration
 from helpers.stores.lock import RESTORE
-from helpers.stores.opening import quick_names
+from helpers.stores.opening import quick_holder, quick_names
 
 BATCH = 500  # chunks in one write: chroma-facts, Speed
 
@@ -162,13 +163,13 @@ def _restore(
             where=f"snapshot {snapshot.id}",
             next_step="Nothing was written. To restore everything but these: --without-lost, which lists them.",
         )  # fmt: skip
-    _refuse_foreign(Ledger(snapshot, endpoint), infos, quick_names(endpoint, "target"), endpoint.label)
     holder = f"{RESTORE}{hashlib.sha256(snapshot.id.encode()).hexdigest()[:12]}"
+    _refuse_foreign(Ledger(snapshot, endpoint), infos, quick_names(endpoint, "target"), endpoint, holder)
     with open_target(endpoint) as store:
         store.acquire_lock(holder)
         try:  # a kill leaves the lock; the same command finds it to be its own
             ledger = Ledger(snapshot, endpoint)
-            _refuse_foreign(ledger, infos, store.names(), store.label)
+            _refuse_foreign(ledger, infos, store.names(), endpoint, holder)
             for info in infos:
                 _one(store, snapshot, info, ledger, done, progress)
         finally:
@@ -176,14 +177,12 @@ def _restore(
     return done
 
 
-def _refuse_foreign(ledger: Ledger, infos: Sequence[CollectionInfo], there: Sequence[str], label: str) -> None:
+def _refuse_foreign(
+    ledger: Ledger, infos: Sequence[CollectionInfo], there: Sequence[str], endpoint: Endpoint, own: str
+) -> None:
     foreign = [i.name for i in infos if i.name in there and i.name not in ledger.states]
     if foreign:
-        raise Terminal(
-            "target_not_empty", f"already holds {', '.join(foreign[:5])}{' …' if len(foreign) > 5 else ''}",
-            where=label,
-            next_step="Nothing was written. Restore into another place, or remove these yourself if they may go.",
-        )  # fmt: skip
+        raise owners.taken(foreign, endpoint, endpoint.label, quick_holder(endpoint), own, "Nothing was written. ")
 
 
 def _one(

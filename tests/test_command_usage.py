@@ -124,6 +124,30 @@ def test_schema_prints_the_resolved_parameters(capsys: Run) -> None:
     assert document == load_parameters(Path("trial.yaml"), ["migration.workers=2"]).document()
 
 
+@pytest.mark.parametrize(
+    ("schema", "wrong"),
+    [
+        ("fields: [{name: a, type: string, defualt: x}]", "did you mean 'default'"),
+        ("fields: [{name: a, type: string, default: '{datum}'}]", "did you mean {date}"),
+        ("feilds: []", "feilds"),
+    ],
+)
+def test_schema_checks_the_schema_file_too(capsys: Run, schema: str, wrong: str) -> None:
+    Path("mine.yaml").write_text(f"name: mine\n{schema}\n", encoding="utf-8")
+    assert cli.main(["schema", "trial.yaml", "--set", "schema=mine.yaml"]) == 2
+    said = capsys.readouterr()
+    assert wrong in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_schema_says_what_is_still_to_be_named(capsys: Run) -> None:
+    assert cli.main(["schema", "trial.yaml", "--set", "contacts.dba=<name and phone>"]) == 2
+    said = capsys.readouterr()
+    assert "still to be named, where <…> stands: contacts.dba" in said.err
+    assert YAML(typ="safe").load(said.out)["contacts"]["dba"] == "<name and phone>", "shown all the same"
+
+
 def test_status_shows_the_runs_and_what_is_next(capsys: Run) -> None:
     assert cli.main(["status"]) == 0
     assert "runbook rehearse" in capsys.readouterr().out

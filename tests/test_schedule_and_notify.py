@@ -12,6 +12,7 @@ import pytest
 from helpers import evidence
 from helpers.errors import UsageError
 from helpers.notify.invitation import invitation
+from helpers.notify.texts import Event, render
 from helpers.parameters import parameters_from
 from helpers.results import Check, StepResult, Verdict
 from helpers.run import folders as runs
@@ -213,8 +214,34 @@ def test_contacts_that_nobody_named_and_programs_that_are_not_there_are_warnings
     found.commands()
     found.checklist()
     assert check(found, "commands around the night").reason == "program_missing"
-    assert check(found, "contacts are named").detail == "still <…>: contacts.dba"
+    assert check(found, "contacts are named").detail == (
+        f"still <…>: contacts.dba. Name them: {folder.command('resume', '--retry', '14', '--set', 'contacts.dba=TEXT')}"
+    )
     assert check(found, "stakeholders told").reason == "nobody_told"
+
+
+def test_a_placeholder_is_sent_to_nobody_and_the_resume_that_names_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by the announcement nor by a notice of the night; the e-mail address of a person is no placeholder."""
+    contacts = {"operations_lead": "Cy <cy@example.org>", "channel": "<link of the channel>", "on_call": "call <phone>"}
+    notify = {"urls": ["env:GOOD"], "affected": ["The search", "<what else>"], "impact": "<what users notice>"}
+    folder = a_run(contacts=contacts, notify=notify)
+    keys = ["contacts.channel", "contacts.on_call", "notify.affected[1]", "notify.impact"]
+    assert folder.parameters().placeholders() == keys
+    with Listener() as good:
+        monkeypatch.setenv("GOOD", good.url)
+        found = desk(folder)
+        assert list(found.tell()["result"]) == ["not sent"]
+        refused = check(found, "announcement sent")
+        assert (refused.verdict, refused.reason) == (Verdict.FAIL, "nobody_named")
+        assert all(key in refused.detail for key in keys)
+        assert good.got == []
+        for text in (found.announcement(), *render(folder, Event.STOPPED, why="x", critical=True)):
+            assert "<" not in text.replace("<cy@example.org>", "")
+        assert "Cy <cy@example.org>" in found.announcement()
+        named = ["contacts.channel=#night", "contacts.on_call=Bo", "notify.affected=[The search]", "notify.impact=Slow"]
+        runs.change_parameters(folder, folder.parameters().for_resume(named))
+        assert list(desk(folder).tell()["result"]) == ["delivered"]
+        assert len(good.got) == 1
 
 
 def test_a_new_dry_run_outdates_the_schedule_and_the_approvals_given_over_it() -> None:

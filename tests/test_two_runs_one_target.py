@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
+from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import parameters_from
+from helpers.parameters.endpoint import Endpoint
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.runner.notebook import Run
 from helpers.steps.claim import claim_target, give_back_target
-from helpers.stores import open_target
+from helpers.steps.preflight import preflight
+from helpers.stores import CollectionInfo, open_target
 from tests.conftest import ROOT
 from tests.servers import ChromaServer
 
@@ -101,3 +108,41 @@ def test_a_fence_that_cannot_be_put_up_gives_the_target_back() -> None:
     run.close()
     with open_target(folder.parameters().target) as store:
         assert store.lock_holder() is None
+
+
+@pytest.mark.parametrize("kind", ["directory", "server"])
+def test_collections_that_another_run_writes_are_never_called_free_to_remove(
+    chroma_server: Callable[..., ChromaServer], kind: str
+) -> None:
+    """The second run is told whose they are, since when, and that they stay: while they are written, and afterwards."""
+    target = {"path": "target"} if kind == "directory" else {"url": chroma_server().url}
+    notes = ChunkBatch(["a"], ["text"], np.ones((1, 3), np.float32), [None])
+    with open_target(Endpoint(path="source")) as store:
+        store.create(CollectionInfo("notes", 0, None, "l2", "l2"))
+        store.add("notes", notes)
+    first, second = (a_run(name, target, {"path": "source"}) for name in ("one", "two"))
+    claim_target(first)
+    ledger = Checkpoint.open(first.workspace / "checkpoint.json", {})
+    ledger.own("notes")
+    with open_target(first.parameters().target) as store:
+        store.create(CollectionInfo("notes", 0, None, "l2", "l2"))
+
+    with pytest.raises(Terminal) as caught:
+        preflight(second.parameters(), (), second.id)
+    assert caught.value.code == "lock_held"
+    assert re.search(rf"run one on host {socket.gethostname()} has been writing there since 20\d\d-", str(caught.value))
+    assert "Remove nothing" in str(caught.value)
+    preflight(first.parameters(), ledger.owned(), first.id)
+
+    with open_target(first.parameters().target) as store:  # it has imported everything, and waits for its signatures
+        store.release_lock(first.id)
+    with pytest.raises(Terminal) as caught:
+        preflight(second.parameters(), (), second.id)
+    assert caught.value.code == "target_not_empty"
+    assert f"run one, begun {first.facts()['created']}, made them" in str(caught.value)
+    assert "Remove nothing" in str(caught.value)
+
+    (first.workspace / "checkpoint.json").unlink()  # nothing tells any more whose they are
+    with pytest.raises(Terminal, match=r"none reported in .* made them") as caught:
+        preflight(second.parameters(), (), second.id)
+    assert "only if you know whose it was" in str(caught.value)

@@ -177,7 +177,7 @@ class Closeout:
         return pd.DataFrame(self._contacts(), columns=["who", "contact"])
 
     def _contacts(self) -> list[tuple[str, str]]:
-        said = self.parameters.contacts
+        said = self.parameters.contacts.named
         names = {"on_call": "On-call engineer (level 4)", "dba": "Database administrator (level 2)",
                  "operations_lead": "Operations lead (level 3)", "channel": "Channel", "war_room": "War room"}  # fmt: skip
         return [(words, getattr(said, key) or f"not named (contacts.{key})") for key, words in names.items()]

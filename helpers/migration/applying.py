@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import Terminal
+from helpers.migration import owners
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.delta import Delta, refused_by_target
 from helpers.migration.job import Job, context_of
@@ -74,10 +74,8 @@ class Round:
         """Raises `Terminal` ("target_not_empty") where a collection that would be made is there and not this run's own."""
         taken = sorted(set(self.delta.create) & set(store.names()) - set(self.job.checkpoint.owned()))
         if taken:
-            raise Terminal(
-                "target_not_empty", f"already holds {', '.join(taken[:5])}, which is new in the source",
-                where=f"target {store.label}", next_step="Remove it yourself if it may go, then resume.",
-            )  # fmt: skip
+            new = f"{'It is' if len(taken) == 1 else 'They are'} new in the source since the run began. "
+            raise owners.taken(taken, self.job.parameters.target, store.label, None, self.run.id, new)
 
     def apply(self, store: Store, progress: Progress = silent, watch: Path | None = None) -> None:
         """Bring the target to the new state; what an earlier attempt completed is not done again.

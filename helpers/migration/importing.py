@@ -18,9 +18,11 @@ from pathlib import Path
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Interrupted, Terminal
+from helpers.migration import owners
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.quarantine import Quarantine
 from helpers.migration.staging import Staged
+from helpers.parameters.endpoint import Endpoint
 from helpers.progress import Progress, silent
 from helpers.stores import CollectionInfo, Store
 from helpers.stores.creation import effective_configuration
@@ -41,6 +43,7 @@ class Importer:
     run_id: str
     batch_size: int
     workers: int
+    target: Endpoint | None = None  # where the store is, to say whose the collections there are
     watch: Path | None = None
     most_refused: int = 0
     deadline: float | None = None  # on time.monotonic()
@@ -59,11 +62,7 @@ class Importer:
         foreign = sorted(p.name for p in plans if p.name in present and not self.checkpoint.targets[p.name].intended)
         if foreign:
             self.store.release_lock(self.run_id)
-            raise Terminal(
-                "target_not_empty", f"already holds {', '.join(foreign[:5])}{' …' if len(foreign) > 5 else ''}",
-                where=f"target {self.store.label}",
-                next_step="Name another target, or remove these collections yourself if they may go.",
-            )  # fmt: skip
+            raise owners.taken(foreign, self.target, self.store.label, None, self.run_id)
         for plan in plans:
             if plan.name not in present:
                 self._create(plan)

@@ -89,6 +89,7 @@ class Job:
             checkpoint=self.checkpoint,
             quarantine=self.quarantine,
             run_id=self.run_id,
+            target=self.parameters.target,
             batch_size=rules.batch_size,
             workers=rules.workers,
             watch=watch,

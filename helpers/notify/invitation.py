@@ -8,7 +8,7 @@ from icalendar import Alarm, Calendar
 from icalendar import Event as Entry
 
 from helpers import words
-from helpers.parameters import Parameters
+from helpers.parameters import Parameters, is_placeholder
 from helpers.run.folders import RunFolder
 from helpers.run.window import Hours
 
@@ -21,7 +21,7 @@ def invitation(folder: RunFolder, parameters: Parameters, hours: Hours) -> bytes
     a calendar that has it already takes a moved window for the same meeting."""
     facts = folder.facts()
     mark = "REHEARSAL: " if facts["rehearsal"] else ""
-    rules, contacts = parameters.window, parameters.contacts
+    rules, contacts = parameters.window, parameters.contacts.named
     calendar = Calendar()
     calendar.add("prodid", _PRODUCT)
     calendar.add("version", "2.0")
@@ -50,11 +50,11 @@ def invitation(folder: RunFolder, parameters: Parameters, hours: Hours) -> bytes
 
 
 def _described(parameters: Parameters, hours: Hours, folder: RunFolder) -> list[str]:
-    contacts = parameters.contacts
+    contacts, blackout = parameters.contacts.named, parameters.window.blackout
     rows = [
         f"Run {folder.id}: {parameters.source.label} to {parameters.target.label}",
         f"Kept free before and after: {words.moment(hours.opens)} to {words.moment(hours.closes)}",
-        f"Blackout: {parameters.window.blackout}" if parameters.window.blackout else "",
+        f"Blackout: {blackout}" if blackout and not is_placeholder(blackout) else "",
         f"Channel: {contacts.channel}" if contacts.channel else "",
         f"War room: {contacts.war_room}" if contacts.war_room else "",
         f"Questions: {contacts.operations_lead}" if contacts.operations_lead else "",

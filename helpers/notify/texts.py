@@ -14,7 +14,7 @@ from helpers import words
 from helpers.cutover import CutoverState
 from helpers.escalation import level, levels
 from helpers.fence import FenceState
-from helpers.parameters import Parameters
+from helpers.parameters import Parameters, is_placeholder
 from helpers.results import utc_now
 from helpers.run.folders import RunFolder
 from helpers.run.window import Hours
@@ -74,14 +74,19 @@ def announcement(folder: RunFolder, **about: Any) -> str:
 
 def ladder(parameters: Parameters) -> list[dict[str, Any]]:
     """Every escalation level of Appendix C: number, when it holds, what it asks for, who is called."""
-    rows = levels(parameters.contacts).iloc[:, :4].to_numpy().tolist()
+    rows = levels(parameters.contacts.named).iloc[:, :4].to_numpy().tolist()
     return [
         dict(zip(("number", "when", "what", "who"), (*row[:3], words.text(row[3], 200)), strict=True)) for row in rows
     ]
 
 
+def _said(text: str) -> str:
+    """The text, or "" where it is still to be written: a placeholder is sent to nobody."""
+    return "" if is_placeholder(text) else text
+
+
 def _who(parameters: Parameters, key: str) -> str:
-    return words.text(getattr(parameters.contacts, key) or f"(contacts.{key} is not named)", 200)
+    return words.text(getattr(parameters.contacts.named, key) or f"(contacts.{key} is not named)", 200)
 
 
 def _facts(folder: RunFolder, event: Event, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,15 +95,16 @@ def _facts(folder: RunFolder, event: Event, about: Mapping[str, Any]) -> dict[st
     if event.wrong:
         number, what, key = level(float(about.get("minutes", 0.0)), critical=bool(about.get("critical")))
         now = {"number": number, "what": what, "who": _who(parameters, key)}
-    contacts = parameters.contacts
+    contacts = parameters.contacts.named
     called = [("Questions", contacts.operations_lead), ("Channel", contacts.channel), ("War room", contacts.war_room)]
     fenced = parameters.fence.kind != "none"
     return {
         "name": parameters.name, "run": folder.id, "when": utc_now(),
         "source": parameters.source.label, "target": parameters.target.label, "schema": parameters.schema_name,
-        "window": _window(parameters), "blackout": parameters.window.blackout.strip().rstrip("."),
-        "impact": parameters.notify.impact, "affected": parameters.notify.affected,
-        "stakeholders": parameters.notify.stakeholders, "fence": parameters.fence.kind,
+        "window": _window(parameters), "blackout": _said(parameters.window.blackout).strip().rstrip("."),
+        "impact": _said(parameters.notify.impact),
+        "affected": [*filter(_said, parameters.notify.affected)],
+        "stakeholders": [*filter(_said, parameters.notify.stakeholders)], "fence": parameters.fence.kind,
         "writes": "Writes to the database are refused meanwhile." if fenced else
                   "Writes go on, and are brought over until the cutover.",
         "required": ", ".join(parameters.signoff.required) or "nobody has to sign",

@@ -37,14 +37,15 @@ from helpers.parameters.sections import (
     SnapshotSection,
     Validation,
     Window,
+    is_placeholder,
 )
 from helpers.parameters.typed_yaml import explain, nearest, parse_yaml, read_yaml_mapping, split_key
 from helpers.parameters.value_types import ROLES, Label, Role, template_places
 
 __all__ = [
     "IDENTITY", "RESUMABLE", "ROLES", "SECTIONS", "ComposeFile", "Endpoint", "EnvFile", "NamedQuery", "Parameters",
-    "Role", "Secret", "SecretRef", "is_sample", "json_schema", "load_parameters", "parameters_from", "resolve_path",
-    "schema_file", "schema_names",
+    "Role", "Secret", "SecretRef", "is_placeholder", "is_sample", "json_schema", "load_parameters", "parameters_from",
+    "resolve_path", "schema_file", "schema_names",
 ]  # fmt: skip
 
 PARAMETERS = Path(__file__).resolve().parents[2] / "parameters"
@@ -53,10 +54,20 @@ RESUMABLE = (
     "migration.batch_size", "migration.workers", "source.timeout_seconds", "target.timeout_seconds",
     "fence.timeout_seconds", "cutover.timeout_seconds", "signoff.allowed_signers", "fence.at_closeout",
     "expected.target_disk", "expected.target_disk.free_gb", "expected.target_disk.attested_by",
-    *(f"monitoring.{key}" for key in Monitoring.model_fields),
+    *(f"monitoring.{key}" for key in Monitoring.model_fields), *(f"window.{key}" for key in Window.model_fields),
+    *(f"contacts.{key}" for key in Contacts.model_fields), "notify.stakeholders", "notify.impact", "notify.affected",
+    "notify.by_hand",
 )  # fmt: skip
 """What `runbook resume --set` may change; everything else would make it another migration."""
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
+_FOR_PEOPLE = (
+    "contacts.",
+    "notify.stakeholders",
+    "notify.impact",
+    "notify.affected",
+    "notify.by_hand",
+    "window.blackout",
+)
 
 
 def schema_names() -> list[str]:
@@ -171,7 +182,7 @@ class Parameters(Section):
 
     def placeholders(self) -> list[str]:
         """Keys whose text is still `<…>`, to be named before the night; secrets are not looked into."""
-        return sorted(key for key, value in _leaves(self.document()) if _PLACEHOLDER.fullmatch(str(value).strip()))
+        return sorted(key for key, value in _leaves(self.document()) if _is_open(key, str(value)))
 
     def for_resume(self, overrides: Sequence[str]) -> Parameters:
         """These parameters with what a resume may change changed. UsageError for any other key."""
@@ -179,7 +190,9 @@ class Parameters(Section):
             key = ".".join(_parsed(override)[0])
             if key not in RESUMABLE:
                 what = f"a resume cannot change '{key}'"
-                next_step = f"It may change {', '.join(RESUMABLE)}; for anything else start a new run."
+                whole = {f"{name}.*": f"{name}." for name in ("monitoring", "window", "contacts")}
+                named = [k for k in RESUMABLE if not k.startswith(tuple(whole.values()))]
+                next_step = f"It may change {', '.join([*named, *whole])}; for anything else start a new run."
                 raise UsageError("resume_context", what, where="--set", next_step=next_step)
         return parameters_from(self.document(), overrides)
 
@@ -193,6 +206,11 @@ def _identity(endpoint: Endpoint) -> dict[str, Any]:
     facts = endpoint.model_dump(mode="json", exclude_none=True, exclude={"timeout_seconds", "url", "path"})
     place = str(resolve_path(endpoint.path)) if endpoint.path is not None else endpoint.address
     return {"place": place, **facts}
+
+
+def _is_open(key: str, text: str) -> bool:
+    """Whole texts anywhere; in what people are sent, a part of one too."""
+    return bool(_PLACEHOLDER.fullmatch(text.strip())) or (key.startswith(_FOR_PEOPLE) and is_placeholder(text))
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

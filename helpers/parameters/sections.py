@@ -332,6 +332,11 @@ class Notify(Section):
     """Seconds that each of these commands may take."""
 
 
+def is_placeholder(text: str) -> bool:
+    """Whether a text for people still holds something like `<name and phone>`; an address as in `Ada <ada@here>` is none."""
+    return any("@" not in found for found in re.findall(r"<[^<>]+>", text))
+
+
 class Contacts(Section):
     """Whom to call; `<…>` marks one that must be named before the night."""
 
@@ -345,6 +350,11 @@ class Contacts(Section):
     """Chat channel of the migration."""
     war_room: str = ""
     """Link of the call."""
+
+    @property
+    def named(self) -> Contacts:
+        """Those that are named: what still holds a placeholder, `<…>`, is as if it were empty. For all that is sent."""
+        return Contacts(**{key: "" if is_placeholder(text) else text for key, text in self})
 
 
 class Monitoring(Section):

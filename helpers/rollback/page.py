@@ -122,7 +122,7 @@ def _next(run: RunRecord, state: RollbackState) -> list[str]:
 
 def _notice(run: RunRecord, facts: dict[str, Any]) -> str:
     done = [f"- {row['title']}: {row['said']}" for row in facts["stages"] if row["state"] == "done" and row["said"]]
-    contacts = run.parameters.contacts
+    contacts = run.parameters.contacts.named
     called = ", ".join(filter(None, [contacts.operations_lead, contacts.channel])) or "(none are named)"
     return "\n".join(
         [

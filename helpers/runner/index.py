@@ -94,12 +94,12 @@ class Index:
     def escalation(self) -> pd.DataFrame:
         """Appendix C: whom to call by how long something has stood failed; the level of now is marked."""
         stands = escalation(self.folder, now_utc()) if self.folder is not None else None
-        contacts = self.parameters.contacts if self.parameters is not None else None
+        contacts = self.parameters.contacts.named if self.parameters is not None else None
         return levels(contacts, stands[2] if stands is not None else 0).set_index("level")
 
     def war_room(self) -> str:
         """Where people meet."""
-        said = self.parameters.contacts if self.parameters is not None else None
+        said = self.parameters.contacts.named if self.parameters is not None else None
         named = {"channel": said.channel, "war room": said.war_room} if said is not None else {}
         lines = [f"{what}: {where}" for what, where in named.items() if where]
         return "\n".join(lines) or "contacts.channel and contacts.war_room are not named."

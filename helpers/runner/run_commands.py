@@ -106,7 +106,7 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
             f"--from {steps[0].number} needs step {missing[0].number}, which run {folder.id} has not passed",
             next_step=f"Go on with it: {folder.command('resume')}; or run it again: --from {missing[0].number}.",
         )
-    preflight(folder.parameters(), _written(folder))
+    preflight(folder.parameters(), _written(folder), folder.id)
     folder.note(until=steps[-1].number, dry_run=chosen.dry_run)
     window.permit(folder, chosen.outside_window)
     return _line(folder, steps, dry_run=chosen.dry_run)
@@ -155,7 +155,7 @@ def resume(chosen: argparse.Namespace) -> int:
         steps = open_steps(folder, plan.LINE[-1])
         folder.note(until="")
     if steps:
-        preflight(folder.parameters(), _written(folder))
+        preflight(folder.parameters(), _written(folder), folder.id)
     return _line(folder, steps, dry_run=bool(facts["dry_run"]))
 
 

@@ -223,7 +223,7 @@ def _call(folder: RunFolder, now: dt.datetime) -> str:
     if (stands := escalation(folder, now)) is None:
         return ""
     found, minutes, number = stands
-    said = folder.parameters().contacts
+    said = folder.parameters().contacts.named
     row = levels(said, number).set_index("").loc["now"]
     where = "; ".join(f"{k} {v}" for k, v in (("channel", said.channel), ("war room", said.war_room)) if v)
     line = f"step {found.step} failed {duration(minutes * 60)} ago; level {number}: {row['what']}: {row['call']}"

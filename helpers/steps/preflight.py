@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from helpers.errors import RunbookError, Terminal
+from helpers.migration import owners
 from helpers.parameters import Parameters
 from helpers.schema import load_schema
-from helpers.stores import quick_names
+from helpers.stores import quick_holder, quick_names
 from helpers.stores.candidates import tried, with_candidates
 from helpers.stores.embedding_functions import require_function
 
@@ -27,7 +28,7 @@ def chosen(names: Sequence[str], parameters: Parameters) -> list[str]:
     return found
 
 
-def preflight(parameters: Parameters, owned: Collection[str] = ()) -> None:
+def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str = "") -> None:
     """Raises `WorldError` where the source cannot be read or the target already holds what would be written.
 
     `owned` are collections in the target that this very run made before it was interrupted.
@@ -38,7 +39,7 @@ def preflight(parameters: Parameters, owned: Collection[str] = ()) -> None:
     if names or parameters.source.url:  # a directory's newest names may still sit in its log, so [] proves nothing
         names = chosen(names, parameters)
     present = target_names(parameters)
-    refuse_taken(load_schema(parameters.schema_name).targets(names), present, owned, parameters)
+    refuse_taken(load_schema(parameters.schema_name).targets(names), present, owned, parameters, run_id)
 
 
 def target_names(parameters: Parameters) -> list[str]:
@@ -53,14 +54,9 @@ def target_names(parameters: Parameters) -> list[str]:
 
 
 def refuse_taken(
-    wanted: Collection[str], present: Collection[str], owned: Collection[str], parameters: Parameters
+    wanted: Collection[str], present: Collection[str], owned: Collection[str], parameters: Parameters, run_id: str = ""
 ) -> None:
-    """Raises `Terminal` ("target_not_empty") where the target holds a wanted collection that is not this run's own."""
+    """Raises `Terminal` where the target holds a wanted collection that is not this run's own: see `owners.taken`."""
     taken = sorted(set(wanted) & set(present) - set(owned))
     if taken:
-        raise Terminal(
-            "target_not_empty",
-            f"already holds {', '.join(taken[:5])}{' …' if len(taken) > 5 else ''}",
-            where=f"target {parameters.target.label}",
-            next_step="Name another target, or remove these collections yourself if they may go.",
-        )
+        raise owners.taken(taken, parameters.target, parameters.target.label, quick_holder(parameters.target), run_id)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,14 +73,16 @@ class Readiness:
                 ("rows a write may carry", f"{store.limits().max_rows:,}"),
                 ("bytes a write may carry", f"{store.limits().max_bytes:,}"),
                 ("collections", str(len(present))),
-                ("locked by", str(holder.get("run_id")) if holder else "nobody"),
+                ("locked by", _named(holder)),
             ]
         locked = str(rows[-1][1])
         rows += counts + ([("and", f"{len(present) - SHOWN} more collections")] if len(present) > SHOWN else [])
         self.run.check("target reachable", Verdict.PASS, measured=seconds * 1000, unit="ms")
         other = bool(holder) and holder is not None and holder.get("run_id") != self.run.id
         self.run.check("target not locked", Verdict.FAIL if other else Verdict.PASS, measured=locked,
-                       reason="lock_held" if other else "")  # fmt: skip
+                       reason="lock_held" if other else "",
+                       detail="the collections there are that run's: remove nothing, wait until it has ended" if other else "",
+                       )  # fmt: skip
         self._check_room_for_names(present)
         return pd.DataFrame(rows, columns=["what", "found"])
 
@@ -209,7 +212,7 @@ class Readiness:
         wanted = load_schema(self.run.parameters.schema_name).targets(names)
         ledger = self.run.workspace / "checkpoint.json"
         own = Checkpoint.read(ledger).owned() if ledger.exists() else []  # looked at again after step 22
-        refuse_taken(wanted, present, own, self.run.parameters)
+        refuse_taken(wanted, present, own, self.run.parameters, self.run.id)
         mine = f"; made by this run: {', '.join(own)}" if own else ""
         self.run.check("target holds none of the collections to be made", Verdict.PASS, measured=len(present),
                        detail=", ".join(present[:20]) + mine, unit="collections present")  # fmt: skip
@@ -227,6 +230,13 @@ class Readiness:
                 yield store
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _named(holder: Mapping[str, Any] | None) -> str:
+    """Who holds the target's lock, where and since when."""
+    if not holder:
+        return "nobody"
+    return f"run {holder.get('run_id')} on host {holder.get('host', '?')}, since {holder.get('time', '?')}"
 
 
 def _existing(path: Path) -> Path:

@@ -152,6 +152,13 @@ class Schedule:
         if not self.rules.urls:
             self.run.check("announcement sent", Verdict.NOT_APPLICABLE, detail="notify.urls names no channel")
             return pd.DataFrame(columns=columns)
+        if (blank := self.parameters.placeholders()) and not self.run.dry_run:
+            self.run.check("announcement sent", Verdict.FAIL, measured=0, threshold=len(self.rules.urls), unit="channels",
+                           reason="nobody_named", detail=f"nothing was sent, for people would be told <…> of {', '.join(blank)}. "
+                           f"Name them: {self._name_them(blank)}")  # fmt: skip
+            return pd.DataFrame(
+                [(str(url), "not sent", f"<…> in {blank[0]}", 0.0) for url in self.rules.urls], columns=columns
+            )
         path = self.run.folder / INVITATION
         self.told = tell(self.run.home, Event.ANNOUNCEMENT, key=self._key, dry_run=self.run.dry_run, again=True, say=print,
                          attach=path if path.is_file() else None, **self._about())  # fmt: skip
@@ -212,7 +219,12 @@ class Schedule:
         blank = self.parameters.placeholders()
         if blank:
             self.run.check("contacts are named", Verdict.WARNING, measured=len(blank), threshold=0, unit="keys",
-                           reason="nobody_named", detail=f"still <…>: {', '.join(blank)}")  # fmt: skip
+                           reason="nobody_named",
+                           detail=f"still <…>: {', '.join(blank)}. Name them: {self._name_them(blank, '--retry', '14')}",
+                           )  # fmt: skip
+
+    def _name_them(self, keys: list[str], *options: str) -> str:
+        return self.run.home.command("resume", *options, *(part for key in keys for part in ("--set", f"{key}=TEXT")))
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 

@@ -109,6 +109,24 @@ def stored_names(path: Path, tenant: str, database: str, *, role: str = "source"
         ) from error  # fmt: skip
 
 
+def stored_metadata(path: Path, tenant: str, database: str, name: str) -> dict[str, str] | None:
+    """The texts in a collection's metadata, read without writing a byte; None where there is no such collection."""
+    uri = f"file:{quote(str((path / DATABASE).resolve()))}?mode=ro"
+    collection = (
+        "SELECT c.id FROM collections c JOIN databases d ON c.database_id = d.id "
+        "WHERE d.tenant_id = ? AND d.name = ? AND c.name = ?"
+    )
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            found = db.execute(collection, (tenant, database, name)).fetchone()
+            if found is None:
+                return None
+            texts = "SELECT key, str_value FROM collection_metadata WHERE collection_id = ? AND str_value IS NOT NULL"
+            return dict(db.execute(texts, found))
+    except sqlite3.Error:  # no database of Chroma's, or one that is locked this moment: then nobody is named
+        return None
+
+
 def _require_database(db: sqlite3.Connection, path: Path, tenant: str, database: str, role: str) -> None:
     known = {(row[0], row[1]) for row in db.execute("SELECT tenant_id, name FROM databases")}
     if (tenant, database) in known:

@@ -27,7 +27,7 @@ from helpers.errors import Terminal, Transient
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
 from helpers.stores import layout, repair
 from helpers.stores.api_v1 import ApiV1Store
-from helpers.stores.base import Limits, Reader
+from helpers.stores.base import LOCK_COLLECTION, Limits, Reader
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import copy_directory
 from helpers.stores.duckdb_layout import DuckdbStore, is_duckdb_layout, stored_names
@@ -121,6 +121,14 @@ def quick_names(endpoint: Endpoint, role: str) -> list[str]:
         return layout.stored_names(path, endpoint.tenant, endpoint.database, role=role)
     with open_server(endpoint, role) as store:
         return store.names()
+
+
+def quick_holder(endpoint: Endpoint) -> dict[str, Any] | None:
+    """Who holds the lock of a target (run_id, host, time), without writing a byte; None where nobody does."""
+    if endpoint.path:
+        return layout.stored_metadata(Path(endpoint.path), endpoint.tenant, endpoint.database, LOCK_COLLECTION)
+    with _current_server(endpoint, "target", request_headers(endpoint, "target")) as store:
+        return store.lock_holder()
 
 
 @contextmanager
