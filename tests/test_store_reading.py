@@ -58,11 +58,10 @@ def test_an_id_asked_twice_is_answered_twice(tmp_path: Path) -> None:
         assert_same(store.read("notes", ["c3", "c1", "c3"]), batch.take([3, 1, 3]))
 
 
-def test_ids_are_frozen_once_each_also_over_several_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "ID_PAGE", 7)
-    monkeypatch.setattr(store_module, "READ_ROWS", 60)
+def test_ids_are_frozen_once_each_also_over_several_pages(tmp_path: Path) -> None:
     batch = chunks(200, 3)
     with embedded(tmp_path / "db") as store:
+        store.requests.limits = replace(store.limits(), page_rows=7, read_rows=60)
         fill(store, "notes", batch)
         ids = store.ids("notes")
         assert len(ids) == len(set(ids)) == store.count("notes") == 200

@@ -271,7 +271,7 @@ def test_a_full_batch_of_1536_dimensions_gets_past_the_limit_of_40_mib(server: C
     vectors = np.random.default_rng(2).standard_normal((rows, 1536)).astype(np.float32)
     batch = ChunkBatch([f"c{i}" for i in range(rows)], [f"t{i}" for i in range(rows)], vectors, [None] * rows)
     with open_target(Endpoint(url=server.url, timeout_seconds=120)) as store:
-        assert store.limits().max_rows >= rows
+        assert store.limits().write_rows >= rows
         fill(store, "wide", batch)
         assert store.count("wide") == rows
         some = batch.take(range(0, rows, 500))

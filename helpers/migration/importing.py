@@ -28,7 +28,10 @@ from helpers.stores import CollectionInfo, Store
 from helpers.stores.creation import effective_configuration
 from helpers.stores.indexes import as_created
 
-_ABOUT_THE_DATA = {"refused"}  # refusals that may be one chunk's fault; others concern the whole target
+_ABOUT_THE_DATA = {
+    "refused",
+    "quota_exceeded",
+}  # refusals that may be one chunk's fault; others concern the whole target
 DISK_RESERVE = 100 * 2**20  # bytes; the runbook pauses below it
 
 

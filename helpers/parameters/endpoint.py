@@ -6,7 +6,7 @@ import ipaddress
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
@@ -14,6 +14,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat
 from helpers.errors import one_line
 from helpers.parameters.secrets import SecretReference
 
+CLOUD_URL = "https://api.trychroma.com:443"
+CLOUD_HEADER, CLOUD_KEY = "x-chroma-token", "env:CHROMA_API_KEY"
+_CLOUD_DOMAIN = "trychroma.com"
 DEFAULT_TENANT, DEFAULT_DATABASE = "default_tenant", "default_database"
 _PORTS = {"http": 80, "https": 443}
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -83,14 +86,28 @@ PageUrl = Annotated[str, AfterValidator(_checked_page)]
 
 
 class Endpoint(Section):
-    """A Chroma database: a server (`url`) or a directory (`path`), exactly one of them."""
+    """A Chroma database: a server (`url`), a directory (`path`) or Chroma Cloud (`cloud`), exactly one of them.
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["url"]}, {"required": ["path"]}]})
+    `cloud` stands for Cloud's url and for the header with the key, where these are not given; a url beside it is another
+    door to the same.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["url"]},
+                {"required": ["path"]},
+                {"required": ["cloud"], "properties": {"cloud": {"const": True}}, "not": {"required": ["url"]}},
+            ]
+        }
+    )
 
     url: ServerUrl | None = None
     """A server, `http://HOST:PORT` or `https://…`, without path, query or user info."""
     path: FilePath | None = None
     """A directory that an embedded Chroma wrote, from the folder in which the command runs."""
+    cloud: bool = False
+    """Chroma Cloud: `url` is https://api.trychroma.com:443 and the key is `env:CHROMA_API_KEY`, unless given otherwise."""
     api: Literal["auto", "v1", "v2"] = "auto"
     """The server's API; `auto` asks the server."""
     tenant: Annotated[str, Field(min_length=1)] = DEFAULT_TENANT
@@ -104,12 +121,24 @@ class Endpoint(Section):
     timeout_seconds: PositiveFloat = 30.0
     """Seconds until a request is given up; the client itself would wait for ever."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _what_cloud_means(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("cloud") is not True or given.get("path") is not None:
+            return given
+        headers = given.get("headers") or {}
+        if isinstance(headers, dict) and CLOUD_HEADER not in {str(name).lower() for name in headers}:
+            headers = {**headers, CLOUD_HEADER: CLOUD_KEY}
+        return {**given, "url": given.get("url") or CLOUD_URL, "headers": headers}
+
     @model_validator(mode="after")
     def _one_place(self) -> Endpoint:
         if (self.url is None) == (self.path is None):
             count = "both url and path" if self.url else "neither url nor path"
             hint = "; 'url: null' takes the other one away" if self.url else ""
             raise ValueError(f"has {count}; give exactly one{hint}")
+        if self.path is not None and self.cloud:
+            raise ValueError("has both path and cloud; give exactly one")
         if self.path is not None and (self.headers or self.api != "auto"):
             raise ValueError("is a directory (path), which has no headers and no api; these need a url")
         for name in self.headers:
@@ -118,6 +147,11 @@ class Endpoint(Section):
         if len({name.lower() for name in self.headers}) < len(self.headers):
             raise ValueError("has one header twice, in upper and lower case")
         return self
+
+    @property
+    def is_cloud(self) -> bool:
+        """Whether this is Chroma Cloud: said so, or its host's name."""
+        return self.cloud or f".{self.host}".endswith(f".{_CLOUD_DOMAIN}")
 
     @property
     def is_embedded(self) -> bool:

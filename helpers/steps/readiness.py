@@ -70,8 +70,8 @@ class Readiness:
                 ("target", store.label),
                 ("version it gives", store.version),
                 ("time to open", f"{seconds * 1000:.0f} ms"),
-                ("rows a write may carry", f"{store.limits().max_rows:,}"),
-                ("bytes a write may carry", f"{store.limits().max_bytes:,}"),
+                ("rows a write may carry", f"{store.limits().write_rows:,}"),
+                ("bytes a write may carry", f"{store.limits().write_bytes:,}"),
                 ("collections", str(len(present))),
                 ("locked by", _named(holder)),
             ]

@@ -18,16 +18,17 @@ import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
-from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Limits, Neighbours
-from helpers.stores.client import QUERY_VECTORS, READ_BYTES, READ_ROWS, VectorLost, batch_of, pieces
+from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Neighbours
+from helpers.stores.client import READ_BYTES, VectorLost, batch_of, pieces
+from helpers.stores.limits import Limits
 from helpers.stores.probe import proven_spaces
-from helpers.stores.retry import attempt, retried, written_once
+from helpers.stores.requests import Requests, Usage
+from helpers.stores.retry import written_once
 from helpers.stores.space import from_metadata, resolve
 
-ID_PAGE = 50_000
 LIST_PAGE = 1_000
 _CONTENT = ["documents", "metadatas"]
-_LIMITS = Limits(5_000, 32 * 2**20)  # these servers take 41,666 rows; a proxy in front may not
+_LIMITS = Limits(5_000, 32 * 2**20, page_rows=50_000)  # these servers take 41,666 rows; a proxy in front may not
 _NO_FUNCTION = "servers of API v1 keep no embedding function"
 _Collection = dict[str, Any]  # as the server describes it: id, name, metadata, and a dimension on some versions
 
@@ -37,9 +38,13 @@ class ApiV1Store(Closing):
 
     protocol = "API v1"
 
-    def __init__(self, http: httpx.Client, label: str, *, tenant: str, database: str) -> None:
+    def __init__(
+        self, http: httpx.Client, label: str, *, tenant: str, database: str, usage: Usage | None = None
+    ) -> None:
         self._http, self.label = http, label
         self._place = {"tenant": tenant, "database": database}
+        self.requests = Requests(_LIMITS, usage)  # no server of these versions has quotas to learn
+        self.usage = self.requests.usage
         self._infos: dict[str, CollectionInfo] = {}
         self._known: dict[str, _Collection] = {}
         self._uris = True  # until the server says that it has none (before 0.4.15)
@@ -113,10 +118,10 @@ class ApiV1Store(Closing):
         """Every id, once, in the store's order. Fewer than the count is asked for again, without pages."""
         found: dict[str, None] = {}
         while True:
-            page = self._get(name, {"limit": ID_PAGE, "offset": len(found)}, [])["ids"]
+            page = self._get(name, {"limit": _LIMITS.page_rows, "offset": len(found)}, [])["ids"]
             before = len(found)
             found.update(dict.fromkeys(page))
-            if len(page) < ID_PAGE or len(found) == before:
+            if len(page) < _LIMITS.page_rows or len(found) == before:
                 break
         if len(found) < self.count(name):
             found.update(dict.fromkeys(self._get(name, {}, [])["ids"]))
@@ -125,7 +130,7 @@ class ApiV1Store(Closing):
     def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
         """These chunks, in this order; ids that the store does not hold are absent from the answer."""
         dimension = (self._dimension(name) or 0) if embeddings else 0
-        step = max(50, min(READ_ROWS, READ_BYTES // max(1, 4 * dimension)))
+        step = max(50, min(_LIMITS.read_rows, READ_BYTES // max(1, 4 * dimension)))
         parts = [
             self._read_piece(name, ids[start : start + step], embeddings, dimension)
             for start in range(0, len(ids), step)
@@ -155,29 +160,34 @@ class ApiV1Store(Closing):
         """An answer of `get`. `where` is left out, which 0.5.23 refuses when it is empty."""
         path, at = self._path(name, "get"), self._at(name)
         if not include or not self._uris:
-            return dict(self._ask("POST", path, body={**what, "include": list(include)}, where=at))
+            return self._counted(self._ask("POST", path, body={**what, "include": list(include)}, where=at))
         try:
-            return dict(self._ask("POST", path, body={**what, "include": [*include, "uris"]}, where=at))
+            return self._counted(self._ask("POST", path, body={**what, "include": [*include, "uris"]}, where=at))
         except Terminal as error:
             if error.code == "forbidden":
                 raise
-            answer = dict(self._ask("POST", path, body={**what, "include": list(include)}, where=at))
+            answer = self._counted(self._ask("POST", path, body={**what, "include": list(include)}, where=at))
             self._uris = False  # the same question without uris is answered
             return answer
+
+    def _counted(self, answer: dict[str, Any]) -> dict[str, Any]:
+        self.usage.add(rows=len(answer["ids"]))
+        return dict(answer)
 
     def query(self, name: str, vectors: npt.ArrayLike, k: int, *, where: Mapping[str, Any] | None = None) -> Neighbours:
         """The k nearest of each row of `vectors` (n, d): (id, distance), best first. Some versions answer k + 1."""
         rows = np.asarray(vectors, np.float32)
         found: Neighbours = []
-        for start in range(0, len(rows), QUERY_VECTORS):
+        for start in range(0, len(rows), _LIMITS.query_vectors):
             body: dict[str, Any] = {
-                "query_embeddings": rows[start : start + QUERY_VECTORS].tolist(),
+                "query_embeddings": rows[start : start + _LIMITS.query_vectors].tolist(),
                 "n_results": k,
                 "include": ["distances"],
             }
             if where:
                 body["where"] = where
             answer = self._ask("POST", self._path(name, "query"), body=body, where=self._at(name))
+            self.usage.add(rows=sum(map(len, answer["ids"])))
             for ids, distances in zip(answer["ids"], answer["distances"], strict=True):
                 found.append([(i, float(d)) for i, d in zip(ids[:k], distances[:k], strict=True)])
         return found
@@ -192,7 +202,7 @@ class ApiV1Store(Closing):
     # -- writing: for a write probe, and to restore what the source lost -----------------------------------------------
 
     def limits(self) -> Limits:
-        return _LIMITS
+        return self.requests.limits
 
     def create(self, info: CollectionInfo) -> None:
         """A collection with this metadata and space. Raises `Terminal` where the name is taken."""
@@ -262,7 +272,7 @@ class ApiV1Store(Closing):
                 raise _refusal(answer, where or self.label)
             return answer.json()
 
-        return (retried if again else attempt)(call, where or self.label)
+        return self.requests.send(call, where or self.label, again=again)
 
     def close(self) -> None:
         self._http.close()

@@ -10,6 +10,8 @@ from typing import Any, Protocol, Self
 import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch
+from helpers.stores.limits import Limits
+from helpers.stores.requests import Usage
 from helpers.stores.space import Space
 
 LOCK_COLLECTION = "runbook-lock"  # the marker that keeps a second run out of a target; never listed as data
@@ -38,14 +40,6 @@ class CollectionInfo:
     findings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The most that one write may carry: rows, and bytes of request body (chroma-facts, 1.5.9 writing)."""
-
-    max_rows: int
-    max_bytes: int
-
-
 class Closing:
     """`with` for whatever has a `close`."""
 
@@ -62,12 +56,18 @@ class Closing:
 
 
 class Reader(Protocol):
-    """What a source offers. Nothing here writes."""
+    """What a source offers. Nothing here writes.
+
+    The store keeps within its own limits: `ids` and `read` split as they must, `query` gives at most
+    `limits().query_results` for each vector. Who depends on k asks for these first; they may be narrower afterwards.
+    """
 
     label: str
     version: str
     protocol: str  # how it is read, for people: "API v1", "API v2", "in this process"
+    usage: Usage
 
+    def limits(self) -> Limits: ...
     def collections(self) -> list[CollectionInfo]: ...
     def names(self) -> list[str]: ...
     def info(self, name: str) -> CollectionInfo: ...
@@ -89,7 +89,6 @@ class Reader(Protocol):
 class Store(Reader, Protocol):
     """What a target offers besides: creating, adding, deleting."""
 
-    def limits(self) -> Limits: ...
     def create(self, info: CollectionInfo) -> None: ...
     def add(self, name: str, batch: ChunkBatch) -> None: ...
     def delete(self, name: str, ids: Sequence[str]) -> None: ...

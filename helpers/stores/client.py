@@ -19,21 +19,24 @@ from chromadb.api.models.Collection import Collection
 from helpers.chunks import ChunkBatch, align
 from helpers.errors import Terminal
 from helpers.stores import creation, embedding_functions
-from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Limits, Neighbours
+from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Neighbours
+from helpers.stores.limits import NO_LIMIT, Limits
 from helpers.stores.lock import TargetLock
 from helpers.stores.probe import proven_spaces
-from helpers.stores.retry import attempt, retried, written_once
+from helpers.stores.requests import Requests, Usage
+from helpers.stores.retry import Narrower, attempt, written_once
 from helpers.stores.space import Space, declared, from_metadata, resolve
 
 READ_BYTES = 2**20  # of float32 vectors in one answer; as JSON and Python floats it weighs about twenty times that
-READ_ROWS = 2_000  # chroma-facts 9: about 16,000 ids a call is the ceiling
-ID_PAGE = 100_000
-QUERY_VECTORS = 50
+LIST_PAGE = 1_000  # collections in one answer
 _CONTENT = ["documents", "metadatas", "uris"]
 
 
 class ClientStore(TargetLock, Closing):
-    """Reads and writes one tenant and database. `spaces` are the proven spaces of a 0.x directory, by collection id."""
+    """Reads and writes one tenant and database. `spaces` are the proven spaces of a 0.x directory, by collection id.
+
+    `usage` is what the wire below counts into already, where there is one.
+    """
 
     def __init__(
         self,
@@ -43,14 +46,17 @@ class ClientStore(TargetLock, Closing):
         limits: Limits,
         spaces: Mapping[str, str] | None = None,
         protocol: str = "in this process",
+        usage: Usage | None = None,
     ) -> None:
-        self.client, self.label, self._limits, self.protocol = client, label, limits, protocol
+        self.client, self.label, self.protocol = client, label, protocol
+        self.requests = Requests(limits, usage)
+        self.usage = self.requests.usage
         self._spaces = dict(spaces or {})
         self._infos: dict[str, CollectionInfo] = {}
         self._notes: dict[str, list[str]] = {}
         self.findings: tuple[str, ...] = ()
         self.repairs: list[dict[str, Any]] = []
-        self.version = retried(client.get_version, label)
+        self.version = self.requests.send(client.get_version, label)
 
     def note(self, source: list[str], by_id: Mapping[str, list[str]], repairs: list[dict[str, Any]]) -> None:
         """What was found in the directory before it was opened: about all of it, and by collection id."""
@@ -66,12 +72,21 @@ class ClientStore(TargetLock, Closing):
         return [self.info(name) for name in self.names()]
 
     def _listed(self) -> list[Collection]:
+        """All collections. A page that is short proves no end: a server with a quota may have cut it. Nothing new does."""
         found: dict[str, Collection] = {}
         while True:
-            page = retried(lambda: self.client.list_collections(limit=1000, offset=len(found)), self.label)
+            rows = min(LIST_PAGE, self.limits().page_rows)
+            try:
+                page = self.requests.send(
+                    lambda rows=rows: self.client.list_collections(limit=rows, offset=len(found)),  # type: ignore[misc]
+                    self.label,
+                    page_rows=rows,
+                )
+            except Narrower:
+                continue
             new = [c for c in page if c.name not in found]
             found.update({c.name: c for c in new})
-            if len(page) < 1000 or not new:
+            if not new:
                 return list(found.values())
 
     def info(self, name: str) -> CollectionInfo:
@@ -106,12 +121,10 @@ class ClientStore(TargetLock, Closing):
 
     def _proven_spaces(self, name: str) -> list[Space] | None:
         """See `probe.proven_spaces`."""
-        collection = self._collection(name)
-        sample = retried(lambda: collection.get(limit=20, include=[])["ids"], self._at(name))
-        return proven_spaces(self, name, sample)
+        return proven_spaces(self, name, self._page(self._collection(name), 20, 0))
 
     def _collection(self, name: str) -> Collection:
-        return retried(lambda: self.client.get_collection(name, embedding_function=None), self._at(name))
+        return self.requests.send(lambda: self.client.get_collection(name, embedding_function=None), self._at(name))
 
     def _at(self, name: str) -> str:
         return f"collection {name} of {self.label}"
@@ -119,28 +132,48 @@ class ClientStore(TargetLock, Closing):
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def count(self, name: str) -> int:
-        return retried(self._collection(name).count, self._at(name))
+        return self.requests.send(self._collection(name).count, self._at(name))
 
     def ids(self, name: str) -> list[str]:
-        """Every id, once, in the store's order."""
+        """Every id, once, in the store's order. As with `_listed`, a short page is no end."""
         collection = self._collection(name)
         found: dict[str, None] = {}
         while True:
-            page = retried(lambda: collection.get(limit=ID_PAGE, offset=len(found), include=[])["ids"], self._at(name))
             before = len(found)
-            found.update(dict.fromkeys(page))
-            if len(page) < ID_PAGE or len(found) == before:
+            found.update(dict.fromkeys(self._page(collection, NO_LIMIT, before)))
+            if len(found) == before:
                 return list(found)
+
+    def _page(self, collection: Collection, most: int, offset: int) -> list[str]:
+        """At most so many ids from there on, as many as the store gives in one answer."""
+        while True:
+            rows = min(most, self.limits().page_rows)
+            try:
+                answer = self.requests.send(
+                    lambda rows=rows: collection.get(limit=rows, offset=offset, include=[])["ids"],  # type: ignore[misc]
+                    self._at(collection.name),
+                    page_rows=rows,
+                )
+            except Narrower:
+                continue
+            self.usage.add(rows=len(answer))
+            return answer
 
     def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
         """These chunks, in this order; ids that the store does not hold are absent from the answer."""
         collection = self._collection(name)
         dimension = collection.get_model().dimension or 0
-        step = max(50, min(READ_ROWS, READ_BYTES // max(1, 4 * dimension)))
-        parts = [
-            self._read_piece(collection, ids[start : start + step], dimension if embeddings else 0, embeddings)
-            for start in range(0, len(ids), step)
-        ]
+        bytewise = max(50, READ_BYTES // max(1, 4 * dimension))
+        parts: list[ChunkBatch] = []
+        start = 0
+        while start < len(ids):
+            step = min(self.limits().read_rows, bytewise)
+            piece = ids[start : start + step]
+            try:
+                parts.append(self._read_piece(collection, piece, dimension if embeddings else 0, embeddings))
+            except Narrower:
+                continue
+            start += len(piece)
         return ChunkBatch.concatenate(parts) if parts else ChunkBatch.empty(dimension if embeddings else 0)
 
     def _read_piece(self, collection: Collection, ids: Sequence[str], dimension: int, embeddings: bool) -> ChunkBatch:
@@ -159,39 +192,74 @@ class ClientStore(TargetLock, Closing):
             return batch
 
     def _get(self, collection: Collection, ids: Sequence[str], include: Sequence[str]) -> dict[str, Any]:
-        where = self._at(collection.name)
+        """An answer of `get` by ids. Raises `Narrower` where they are too many for one, `VectorLost` where one has none."""
         distinct = list(dict.fromkeys(ids))  # an id twice would be refused
+        try:
+            answer = self._get_once(collection, distinct, include)
+        except VectorLost:  # another client's delete-and-add gives the same answer for a moment (chroma-facts 19)
+            answer = self._get_once(collection, distinct, include)
+        while 0 < len(answer["ids"]) < len(distinct):  # absent, or cut off by a quota that nobody mentions
+            got = set(answer["ids"])
+            more = self._get_once(collection, [i for i in distinct if i not in got], include)
+            if not more["ids"]:
+                break
+            answer = {
+                k: [*v, *more[k]] if isinstance(v, list | np.ndarray) and k != "included" else v
+                for k, v in answer.items()
+            }
+        self.usage.add(rows=len(answer["ids"]))
+        return answer
 
+    def _get_once(self, collection: Collection, ids: list[str], include: Sequence[str]) -> dict[str, Any]:
+        # The limit is said: a server with a quota cuts an answer without one, and nothing shows it.
         def call() -> dict[str, Any]:
-            return cast(dict[str, Any], collection.get(ids=distinct, include=cast(Any, list(include))))
+            return cast(dict[str, Any], collection.get(ids=ids, limit=len(ids), include=cast(Any, list(include))))
 
         try:
-            return retried(call, where)
-        except Terminal as error:
-            if "Error finding id" not in error.what:
-                raise
-        try:  # another client's delete-and-add gives the same answer for a moment (chroma-facts 19)
-            return retried(call, where)
+            return self.requests.send(call, self._at(collection.name), read_rows=len(ids))
         except Terminal as error:
             if "Error finding id" in error.what:
                 raise VectorLost from error
             raise
 
+    def _present(self, collection: Collection, ids: Sequence[str]) -> list[str]:
+        """Those of the ids that the store holds."""
+        found: list[str] = []
+        start = 0
+        while start < len(ids):
+            piece = ids[start : start + self.limits().read_rows]
+            try:
+                found += self._get(collection, piece, [])["ids"]
+            except Narrower:
+                continue
+            start += len(piece)
+        return found
+
     def query(self, name: str, vectors: npt.ArrayLike, k: int, *, where: Mapping[str, Any] | None = None) -> Neighbours:
-        """The k nearest of each row of `vectors` (n, d): (id, distance), best first; fewer where the index gives fewer."""
+        """The k nearest of each row of `vectors` (n, d): (id, distance), best first; fewer where the index gives fewer,
+        and no more than `limits().query_results`.
+        """
         collection = self._collection(name)
         rows = np.asarray(vectors, np.float32)
         found: Neighbours = []
-        for start in range(0, len(rows), QUERY_VECTORS):
-            piece = rows[start : start + QUERY_VECTORS]
-            answer = retried(
-                lambda piece=piece: collection.query(  # type: ignore[misc]
-                    query_embeddings=piece, n_results=k, where=cast(Any, where), include=["distances"]
-                ),
-                self._at(name),
-            )
+        while len(found) < len(rows):
+            limits = self.limits()
+            piece = rows[len(found) : len(found) + limits.query_vectors]
+            most = min(k, limits.query_results)
+            try:
+                answer = self.requests.send(
+                    lambda piece=piece, most=most: collection.query(  # type: ignore[misc]
+                        query_embeddings=piece, n_results=most, where=cast(Any, where), include=["distances"]
+                    ),
+                    self._at(name),
+                    query_results=most,
+                    query_vectors=len(piece),
+                )
+            except Narrower:
+                continue
             for ids, distances in zip(answer["ids"], answer["distances"] or [], strict=True):
-                found.append([(i, float(d)) for i, d in zip(ids[:k], distances[:k], strict=True)])
+                found.append([(i, float(d)) for i, d in zip(ids[:most], distances[:most], strict=True)])
+            self.usage.add(rows=sum(map(len, answer["ids"])))
         return found
 
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
@@ -199,13 +267,27 @@ class ClientStore(TargetLock, Closing):
         reason = self.text_queries_available(name)
         if reason:
             raise Terminal("embedding_function_unavailable", reason, where=self._at(name))
-        collection = attempt(lambda: self.client.get_collection(name), self._at(name))
-        answer = retried(
-            lambda: collection.query(query_texts=list(texts), n_results=k, include=["distances", "documents"]),
-            self._at(name),
-        )
-        rows = zip(answer["ids"], answer["distances"] or [], answer["documents"] or [], strict=True)
-        return [[(i, float(d), t) for i, d, t in zip(ids, ds, ts, strict=True)] for ids, ds, ts in rows]
+        collection = self.requests.send(lambda: self.client.get_collection(name), self._at(name), again=False)
+        found: list[list[tuple[str, float, str | None]]] = []
+        while len(found) < len(texts):
+            limits = self.limits()
+            piece = list(texts[len(found) : len(found) + limits.query_vectors])
+            most = min(k, limits.query_results)
+            try:
+                answer = self.requests.send(
+                    lambda piece=piece, most=most: collection.query(  # type: ignore[misc]
+                        query_texts=piece, n_results=most, include=["distances", "documents"]
+                    ),
+                    self._at(name),
+                    query_results=most,
+                    query_vectors=len(piece),
+                )
+            except Narrower:
+                continue
+            rows = zip(answer["ids"], answer["distances"] or [], answer["documents"] or [], strict=True)
+            found += [[(i, float(d), t) for i, d, t in zip(ids, ds, ts, strict=True)] for ids, ds, ts in rows]
+            self.usage.add(rows=sum(map(len, answer["ids"])))
+        return found
 
     def text_queries_available(self, name: str) -> str:
         """Why text queries cannot be asked of this collection, or "" where they can."""
@@ -215,7 +297,7 @@ class ClientStore(TargetLock, Closing):
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def limits(self) -> Limits:
-        return self._limits
+        return self.requests.limits
 
     def create(self, info: CollectionInfo) -> None:
         """A collection with the configuration, schema and metadata of `info`, its space the effective one."""
@@ -232,23 +314,43 @@ class ClientStore(TargetLock, Closing):
         # Else the client builds the collection's embedding functions for every batch, warns where it cannot, and adds
         # sparse vectors of its own making to the metadata.
         collection.get_model().serialized_schema = None
-        for piece in pieces(batch, self._limits):
-            self._add_piece(collection, piece)
+        rest = batch
+        while len(rest):
+            piece = next(pieces(rest, self.limits()))
+            try:
+                self._add_piece(collection, piece)
+            except Narrower:
+                continue
+            rest = rest.slice(len(piece), len(rest))
 
     def _add_piece(self, collection: Collection, piece: ChunkBatch) -> None:
         where = self._at(collection.name)
         written_once(
             piece,
-            write=lambda left: _add(collection, left),
-            present=lambda left: collection.get(ids=left.ids, include=[])["ids"],
+            write=lambda left: self.requests.send(
+                lambda: _add(collection, left), where, again=False, write=True, write_rows=len(left)
+            ),
+            present=lambda left: self._present(collection, left.ids),
             where=where,
+            waits=self.usage.waits,
         )
 
     def delete(self, name: str, ids: Sequence[str]) -> None:
         """Delete by explicit ids only: other ways ignore limits on some versions (chroma-facts)."""
         collection = self._collection(name)
-        for start in range(0, len(ids), 500):
-            retried(lambda start=start: collection.delete(ids=list(ids[start : start + 500])), self._at(name))  # type: ignore[misc]
+        start = 0
+        while start < len(ids):
+            piece = list(ids[start : start + min(500, self.limits().write_rows)])
+            try:
+                self.requests.send(
+                    lambda piece=piece: collection.delete(ids=piece),  # type: ignore[misc]
+                    self._at(name),
+                    write=True,
+                    write_rows=len(piece),
+                )
+            except Narrower:
+                continue
+            start += len(piece)
 
     def drop(self, name: str) -> None:
         """Delete the records, then the collection: the other way leaks list-valued metadata (chroma-facts 18)."""
@@ -305,7 +407,7 @@ def pieces(batch: ChunkBatch, limits: Limits) -> Iterator[ChunkBatch]:
     start, weight = 0, 0
     for row in range(len(batch)):
         chunk = _body_bytes(batch, row)
-        if row > start and (row - start >= limits.max_rows or weight + chunk > limits.max_bytes):
+        if row > start and (row - start >= limits.write_rows or weight + chunk > limits.write_bytes):
             yield batch.slice(start, row)
             start, weight = row, 0
         weight += chunk

@@ -23,6 +23,8 @@ from helpers.chunks import ChunkBatch, Metadata, align
 from helpers.errors import Terminal
 from helpers.stores.base import Closing, CollectionInfo, Neighbours
 from helpers.stores.layout import DATABASE
+from helpers.stores.limits import NO_LIMIT, Limits
+from helpers.stores.requests import Usage
 from helpers.stores.space import distance, from_metadata
 
 COLLECTIONS, EMBEDDINGS = "chroma-collections.parquet", "chroma-embeddings.parquet"
@@ -54,6 +56,7 @@ class DuckdbStore(Closing):
             "a directory of Chroma 0.3, read from its Parquet files; its index folder is not opened",
         )
         self.repairs: list[dict[str, Any]] = []
+        self.usage = Usage()
         chunks = _read(path / EMBEDDINGS)
         self._collections = {str(row["name"]): row for row in _read(path / COLLECTIONS).to_pylist()}
         self._chunks: dict[str, _Chunks] = {}
@@ -66,6 +69,9 @@ class DuckdbStore(Closing):
         strays = len(chunks) - sum(len(table) for table in self._tables.values())
         if strays:
             self.findings += (f"{strays} chunks belong to no collection and are not migrated",)
+
+    def limits(self) -> Limits:
+        return Limits(0, 0, read_rows=NO_LIMIT, page_rows=NO_LIMIT, query_vectors=NO_LIMIT)  # all of it is in memory
 
     def names(self) -> list[str]:
         return sorted(self._collections)

@@ -27,12 +27,14 @@ from helpers.errors import Terminal, Transient
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
 from helpers.stores import layout, repair
 from helpers.stores.api_v1 import ApiV1Store
-from helpers.stores.base import LOCK_COLLECTION, Limits, Reader
+from helpers.stores.base import LOCK_COLLECTION, Reader
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import copy_directory
 from helpers.stores.duckdb_layout import DuckdbStore, is_duckdb_layout, stored_names
 from helpers.stores.first_opening import probe
 from helpers.stores.greeting import greet, request_headers
+from helpers.stores.limits import CLOUD, Limits
+from helpers.stores.requests import Usage
 from helpers.stores.retry import attempt, refuse_gateway_answers, retried
 
 T = TypeVar("T")
@@ -164,14 +166,16 @@ def open_server(endpoint: Endpoint, role: str) -> Iterator[Reader]:
 
 @contextmanager
 def _old_server(endpoint: Endpoint, headers: dict[str, str]) -> Iterator[ApiV1Store]:
+    usage = Usage()
     with _Session(
+        usage,
         base_url=endpoint.address,
         headers={"Content-Type": "application/json", **headers},
         verify=endpoint.verify_tls,
         timeout=endpoint.timeout_seconds,
         event_hooks={"response": [refuse_gateway_answers]},
     ) as session:
-        yield ApiV1Store(session, endpoint.label, tenant=endpoint.tenant, database=endpoint.database)
+        yield ApiV1Store(session, endpoint.label, tenant=endpoint.tenant, database=endpoint.database, usage=usage)
 
 
 @contextmanager
@@ -199,30 +203,40 @@ def _current_server(endpoint: Endpoint, role: str, headers: dict[str, str]) -> I
             raise Transient("unreachable", str(error), where=where, next_step="See the server's log.") from error
         return cast(Client, client)
 
+    usage = Usage()
     seconds = 2 * endpoint.timeout_seconds  # for the constructor's three requests together
     with _closing(retried(lambda: _in_time(connect, seconds, where), where)) as client:
         server = cast(Any, client._server)
         server._session.close()
         server._session = _Session(
+            usage,
             timeout=endpoint.timeout_seconds,
             verify=endpoint.verify_tls,
             headers=server._session.headers,
             event_hooks={"response": [refuse_gateway_answers]},
         )
         rows = retried(client.get_max_batch_size, endpoint.label)
-        yield ClientStore(client, endpoint.label, limits=Limits(rows, BODY_BYTES), protocol="API v2")
+        limits = Limits(rows, BODY_BYTES)
+        if endpoint.is_cloud:  # which says 1,000 rows and takes 300 (upstream #5453)
+            limits = limits.within(CLOUD)
+        yield ClientStore(client, endpoint.label, limits=limits, protocol="API v2", usage=usage)
 
 
 class _Session(httpx.Client):
-    """The client's HTTP session with our time-out, and answers that are freed as soon as they are used.
+    """The client's HTTP session with our time-out, and answers that are counted and freed as soon as they are used.
 
     httpx ties a response and its stream into a cycle, so a 16 MB answer waits for the garbage collector, which counts
     objects and not bytes: a snapshot over HTTP held 130 MB of them.
     """
 
+    def __init__(self, usage: Usage, **options: Any) -> None:
+        super().__init__(**options)
+        self._usage = usage
+
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         response = super().send(request, **options)
         if response.is_closed:
+            self._usage.add(bytes=response.num_bytes_downloaded)
             response.stream = httpx.ByteStream(b"")
         return response
 
