@@ -16,7 +16,7 @@ from helpers.parameters.secrets import SecretReference
 
 CLOUD_URL = "https://api.trychroma.com:443"
 CLOUD_HEADER, CLOUD_KEY = "x-chroma-token", "env:CHROMA_API_KEY"
-_CLOUD_DOMAIN = "trychroma.com"
+_CLOUD_DOMAIN = ".trychroma.com"
 DEFAULT_TENANT, DEFAULT_DATABASE = "default_tenant", "default_database"
 _PORTS = {"http": 80, "https": 443}
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -124,7 +124,9 @@ class Endpoint(Section):
     @model_validator(mode="before")
     @classmethod
     def _what_cloud_means(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("cloud") is not True or given.get("path") is not None:
+        if not isinstance(given, dict) or given.get("path") is not None:
+            return given
+        if given.get("cloud") is not True and not _in_cloud(given.get("url")):
             return given
         headers = given.get("headers") or {}
         if isinstance(headers, dict) and CLOUD_HEADER not in {str(name).lower() for name in headers}:
@@ -151,7 +153,7 @@ class Endpoint(Section):
     @property
     def is_cloud(self) -> bool:
         """Whether this is Chroma Cloud: said so, or its host's name."""
-        return self.cloud or f".{self.host}".endswith(f".{_CLOUD_DOMAIN}")
+        return self.cloud or _in_cloud(self.url)
 
     @property
     def is_embedded(self) -> bool:
@@ -191,6 +193,15 @@ class Endpoint(Section):
         if self.path is not None:
             return {"target_path": str(resolve_path(self.path))}
         return {"target_url": self.address, "target_host": self.host, "target_port": str(self.port)}
+
+
+def _in_cloud(url: Any) -> bool:
+    """Whether a URL, which need not be one, has a host of Chroma Cloud."""
+    try:
+        host = urlsplit(url).hostname if isinstance(url, str) else None
+    except ValueError:
+        return False
+    return f".{(host or '').rstrip('.')}".endswith(_CLOUD_DOMAIN)
 
 
 def overlap(source: Endpoint, target: Endpoint) -> str:

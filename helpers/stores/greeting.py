@@ -16,6 +16,7 @@ import httpx
 
 from helpers.errors import Terminal
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
+from helpers.stores.identity import resolved
 from helpers.stores.retry import refuse_gateway_answers, retried
 
 Protocol = Literal["v1", "v2"]
@@ -34,8 +35,11 @@ def request_headers(endpoint: Endpoint, role: str) -> dict[str, str]:
     return headers
 
 
-def greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> Protocol:
-    """The protocol to speak. One clear `Terminal` where server, tenant or database cannot be used in this role."""
+def greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> tuple[Protocol, Endpoint]:
+    """The protocol to speak, and the endpoint with the tenant and database that its key opens (see `identity`).
+
+    One clear `Terminal` where server, tenant or database cannot be used in this role.
+    """
     where = f"{role} {endpoint.label}"
     base = str(endpoint.url).rstrip("/")
     with httpx.Client(
@@ -51,8 +55,10 @@ def greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> Protocol:
         protocol = _protocol(endpoint, role, get, where)
         if role == "target":
             _require_current_server(protocol, get, where)
-        _require_tenant_and_database(endpoint, role, protocol, get, where)
-        return protocol
+        if protocol == "v2":
+            endpoint = resolved(endpoint, role, get, where)
+        _require_tenant_and_database(endpoint, role, protocol, get, f"{role} {endpoint.label}")
+        return protocol, endpoint
 
 
 def _protocol(endpoint: Endpoint, role: str, get: Get, where: str) -> Protocol:

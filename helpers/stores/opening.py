@@ -87,8 +87,8 @@ def open_target(endpoint: Endpoint) -> Iterator[ClientStore]:
             yield store
     else:
         headers = request_headers(endpoint, "target")
-        greet(endpoint, "target", headers)  # refuses a server that speaks only API v1
-        with _current_server(endpoint, "target", headers) as store:
+        _, found = greet(endpoint, "target", headers)  # refuses a server that speaks only API v1
+        with _current_server(found, "target", headers) as store:
             yield store
 
 
@@ -156,11 +156,12 @@ def open_embedded(
 def open_server(endpoint: Endpoint, role: str) -> Iterator[Reader]:
     """A server to read, with the endpoint's headers, TLS setting and time-out on every request."""
     headers = request_headers(endpoint, role)
-    if greet(endpoint, role, headers) == "v1":
-        with _old_server(endpoint, headers) as old:
+    protocol, found = greet(endpoint, role, headers)
+    if protocol == "v1":
+        with _old_server(found, headers) as old:
             yield old
     else:
-        with _current_server(endpoint, role, headers) as current:
+        with _current_server(found, role, headers) as current:
             yield current
 
 

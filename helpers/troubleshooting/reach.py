@@ -113,7 +113,7 @@ def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]
         return f"answers {answer.status_code} to a heartbeat"
 
     def speaks() -> str:
-        return f"Chroma answers, API {greet(endpoint, role, request_headers(endpoint, role))}; tenant and database are there"
+        return f"Chroma answers, API {greet(endpoint, role, request_headers(endpoint, role))[0]}; tenant and database are there"
 
     def lists() -> str:
         return f"{len(quick_names(endpoint, role))} collections"
