@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ERRORS = {"WorldError", "Transient", "Terminal", "NoGo"}
+ERRORS = {"WorldError", "Transient", "Throttled", "Terminal", "QuotaExceeded", "NoGo"}
 CODE = re.compile(r"[a-z][a-z0-9_*]*")
 _DEPTH = 8
 Function = ast.FunctionDef | ast.AsyncFunctionDef
