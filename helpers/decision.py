@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.errors import UsageError
-from helpers.fence import FenceState
+from helpers.fence import FenceState, takes_no_writes
 from helpers.results import Check, StepResult, Verdict, worst
 from helpers.run.folders import file_digest
 from helpers.run.record import RunRecord
@@ -185,6 +185,8 @@ class Review:
         found = self.run.earlier("20")
         if found is None:
             return "step 20 was not run: nothing kept clients from writing to the source after the snapshot"
+        if takes_no_writes(found):
+            return ""
         said = next((c.detail for c in found.checks if c.reason == "no_fence"), "")
         state = FenceState.read(self.run.workspace)
         return said or ("" if state is not None and state.stands else "the fence was lifted before the decision")

@@ -7,7 +7,7 @@ from typing import Any
 
 from helpers.cutover import CutoverState
 from helpers.cutover.state import DONE, RESTARTED, WATCHING
-from helpers.fence import FenceState
+from helpers.fence import FenceState, takes_no_writes
 from helpers.fence.state import LIFTING, UP
 from helpers.results import StepResult
 from helpers.run import plan
@@ -47,6 +47,8 @@ def downtime(folder: RunFolder) -> tuple[float | None, str]:
     if fence is None:
         step = folder.result("20")
         kind = ((step.facts.get("fence") or {}).get("kind") if step is not None else None) or "none"
+        if takes_no_writes(step):
+            return 0.0, "none by this run: the source itself took no writes before it, and reads were served throughout"
         return (
             (0.0, "no fence was put up: reads and writes were served throughout")
             if kind == "none"

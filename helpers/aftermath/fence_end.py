@@ -11,7 +11,7 @@ import pandas as pd
 from helpers import audit
 from helpers.cutover.evidence import connections
 from helpers.errors import RunbookError
-from helpers.fence import Control, FenceState, lift
+from helpers.fence import Control, FenceState, lift, takes_no_writes
 from helpers.fence.probe import SILENT
 from helpers.parameters import Endpoint
 from helpers.parameters.sections import Fence
@@ -42,7 +42,10 @@ class FenceEnd:
     def look(self) -> pd.DataFrame:
         """Where it stands, whether writes are refused, and how many connections of others are seen at it."""
         if not self.stands:
-            said = "was lifted already" if self.state is not None else "none was put up by this run"
+            none = (
+                "none was needed: the source itself takes no writes" if takes_no_writes(self.run.earlier("20")) else ""
+            )
+            said = "was lifted already" if self.state is not None else none or "none was put up by this run"
             return pd.DataFrame([("write fence", said)], columns=["what", "found"])
         assert self.state is not None
         rows = [("write fence", self.state.sentence()), ("lifting it means", MEANS)]

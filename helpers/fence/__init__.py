@@ -3,6 +3,6 @@
 from helpers.fence.control import Control, lift
 from helpers.fence.holders import Holders, who_has_open
 from helpers.fence.probe import Answer, Probe
-from helpers.fence.state import FenceState
+from helpers.fence.state import FenceState, takes_no_writes
 
-__all__ = ["Answer", "Control", "FenceState", "Holders", "Probe", "lift", "who_has_open"]
+__all__ = ["Answer", "Control", "FenceState", "Holders", "Probe", "lift", "takes_no_writes", "who_has_open"]

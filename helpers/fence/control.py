@@ -147,8 +147,8 @@ class Control:
         """Why these answers to writes do not prove a fence; [] where they do."""
         created = answers[0]
         if created.outcome == FAILED and self.nginx is None:  # storage that cannot be written, behind Chroma
-            return [_said(a) for a in answers if a.outcome in (WRITTEN, SILENT)]
-        return [_said(a) for a in answers if a.outcome != REFUSED]
+            return [said(a) for a in answers if a.outcome in (WRITTEN, SILENT)]
+        return [said(a) for a in answers if a.outcome != REFUSED]
 
     def ways_round(self) -> tuple[list[str], list[str]]:
         """(URLs by which others reach Chroma past the fence, URLs of which only their machine can tell)."""
@@ -225,7 +225,7 @@ class Control:
         if not self.clients_url:
             return "a directory has no write probe: start what uses it, and see that it can write"
         with self.probe(self.clients_url, "source") as probe:
-            shut = [_said(a) for a in probe.writes() if not a.answered]
+            shut = [said(a) for a in probe.writes() if not a.answered]
             if shut:
                 raise WorldError(
                     "fence_not_lifted", f"writes do not get through yet: {'; '.join(shut[:3])}", where=self.clients_url,
@@ -255,7 +255,8 @@ def lift(folder: RunFolder) -> str:
     return Control(folder, folder.parameters(), rules).lift()
 
 
-def _said(answer: Answer) -> str:
+def said(answer: Answer) -> str:
+    """One answer for people: `add was refused (403): …`."""
     words = {
         WRITTEN: "got through",
         REACHED: "reached Chroma",

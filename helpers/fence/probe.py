@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +25,12 @@ from helpers.parameters.endpoint import Endpoint
 PREFIX = "runbook-fence-probe-"
 _OURS = re.compile(re.escape(PREFIX) + r"[0-9a-f]{32}")
 WRITTEN, REFUSED, REACHED, FAILED, SILENT = "written", "refused", "reached", "failed", "no answer"
+_CLOSED = re.compile(
+    r"read[- ]?only|no longer (accept|support|tak|allow)|(writes?|writing) (is|are|has been|have been|was|were) "
+    r"(disabled|closed|turned off|stopped|no longer)|disabled writes|shut(ting)? down|wind(ing)?[- ]?down|sunset|"
+    r"retired|decommission|discontinued",
+    re.IGNORECASE,
+)
 _TIMES = 3  # attempts at a removal
 
 
@@ -44,6 +50,23 @@ class Answer:
     @property
     def answered(self) -> bool:
         return self.outcome == WRITTEN
+
+    @property
+    def says_closed(self) -> bool:
+        """Whether the refusal says that the database takes no writes at all: 405, 410, or in words."""
+        return self.outcome in (REFUSED, REACHED, FAILED) and (
+            self.status in (405, 410) or _CLOSED.search(self.said) is not None
+        )
+
+
+def closed_by_itself(answers: Sequence[Answer]) -> bool:
+    """Whether these answers to writes say that nobody can write there: not this key alone, and not a limit of one request."""
+    return bool(answers) and all(not a.answered and a.says_closed for a in answers)
+
+
+def refused_to_us(answers: Sequence[Answer]) -> bool:
+    """Whether writes were refused with our key, whatever others may do."""
+    return bool(answers) and all(a.outcome == REFUSED or a.says_closed for a in answers)
 
 
 class Probe:
@@ -128,6 +151,22 @@ class Probe:
             self._ask("change collection", "PUT", f"/{collection}", {"new_metadata": {"probe": 2}}),
             self._ask("delete collection", "DELETE", f"/{name}"),
         ]
+
+    def no_writes(self) -> list[Answer]:
+        """Whether the source takes writes without any fence: asked with the least, so that nothing is changed if it does.
+
+        A collection of the probe's own, removed again where it gets through (or named in `left_behind`), and the deletion
+        of an id that no chunk has, in the first collection that is there.
+        """
+        name = f"{PREFIX}{uuid.uuid4().hex}"
+        created = self._ask("create collection", "POST", "", {"name": name, "metadata": None})
+        if created.outcome in (FAILED, SILENT) and self._id_of(name):  # an error does not mean "not written"
+            created = Answer(created.action, WRITTEN, created.status, f"written in spite of: {created.said}")
+        if created.answered:
+            self.remove(name)
+            return [created]
+        there = sorted(str(row["id"]) for row in self._listed())[:1]
+        return [created, *(self._ask("delete", "POST", f"/{i}/delete", {"ids": [name]}) for i in there)]
 
     def sweep(self) -> list[str]:
         """Remove probe collections that a probe which was killed left behind; their names."""

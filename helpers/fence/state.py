@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers.audit import operator
-from helpers.results import read_state, utc_now, write_json
+from helpers.results import StepResult, read_state, utc_now, write_json
 
+NO_WRITES = "source_takes_no_writes"  # of step 20's fact "fence": what was asked and answered, where that is proven
 SETTING, UP, LIFTING, LIFTED = "setting", "up", "lifting", "lifted"
 
 
@@ -64,3 +65,8 @@ class FenceState:
             return ""
         said = "is up" if self.stands else f"may be in place (a process ended while {self.state} it)"
         return f"The write fence ({self.kind}) {said} since {self.since[:19]} UTC. Lift it with: {self.lift}"
+
+
+def takes_no_writes(step: StepResult | None) -> bool:
+    """Whether this result of step 20 proves that nobody can write to the source, so that no fence is needed."""
+    return step is not None and step.error is None and bool((step.facts.get("fence") or {}).get(NO_WRITES))

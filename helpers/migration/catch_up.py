@@ -16,7 +16,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import Terminal
-from helpers.fence import FenceState
+from helpers.fence import FenceState, takes_no_writes
 from helpers.migration import reembedding
 from helpers.migration.applying import Round
 from helpers.migration.checkpoint import Checkpoint, TargetState
@@ -199,7 +199,11 @@ class CatchUp:
         if self.probed:
             self._probed([])
         if changes.nothing:
-            more = "" if fenced else "; without a fence it may change again until step 25 looks once more"
+            more = (
+                ""
+                if fenced or takes_no_writes(self.run.earlier("20"))
+                else "; without a fence it may change again until step 25 looks once more"
+            )
             self._say(Verdict.PASS, changes, "", more)
         elif self.run.parameters.migration.catch_up == "block":
             hint = f"migration.catch_up is block. Stop the writers, then: {self.run.home.command('resume')} --retry 21"

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from helpers import words
 from helpers.cutover import CutoverState
 from helpers.escalation import level, levels
-from helpers.fence import FenceState
+from helpers.fence import FenceState, takes_no_writes
 from helpers.parameters import Parameters, is_placeholder
 from helpers.results import utc_now
 from helpers.run.folders import RunFolder
@@ -105,7 +105,8 @@ def _facts(folder: RunFolder, event: Event, about: Mapping[str, Any]) -> dict[st
         "impact": _said(parameters.notify.impact),
         "affected": [*filter(_said, parameters.notify.affected)],
         "stakeholders": [*filter(_said, parameters.notify.stakeholders)], "fence": parameters.fence.kind,
-        "writes": "Writes to the database are refused meanwhile." if fenced else
+        "writes": "The database takes no writes any more." if takes_no_writes(folder.result("20")) else
+                  "Writes to the database are refused meanwhile." if fenced else
                   "Writes go on, and are brought over until the cutover.",
         "required": ", ".join(parameters.signoff.required) or "nobody has to sign",
         "approvals": f"{', '.join(parameters.signoff.required)} sign before the cutover" if parameters.signoff.required else

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+from helpers.fence.state import NO_WRITES
 from helpers.report.checklist import NOT_RECORDED, Item
 from helpers.report.facts import RunView
 from helpers.report.gantt import instant, outside_window
@@ -174,6 +175,8 @@ def _downtime(view: RunView) -> str:
         return NOT_RECORDED
     kind = view.table("fence").get("kind")
     if kind in (None, "none"):
+        if view.table("fence").get(NO_WRITES):
+            return "none: the source itself took no writes, and reads were served throughout"
         return "none: no fence was put up, and reads were served throughout"
     return f"none for reads; writes to the source refused since {text(fence.result.finished[:19])} UTC"
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, WorldError
-from helpers.fence import Control, FenceState, who_has_open
+from helpers.fence import Control, FenceState, takes_no_writes, who_has_open
 from helpers.fence.state import LIFTED, LIFTING, UP
 from helpers.migration.source_changes import CollectionChanges, SourceChanges
 from helpers.parameters import Parameters
@@ -49,14 +49,18 @@ class Damage:
 
 
 def fenced_since_snapshot(folder: RunFolder, snapshot: Snapshot) -> bool:
-    """Whether the fence that stands was up before the snapshot was taken, and has not been lifted since."""
+    """Whether the fence that stands was up before the snapshot was taken, and has not been lifted since; or the source
+    was proven before it to take no writes at all."""
+    taken, proof = datetime.fromisoformat(snapshot.manifest["created"]), folder.result("20")
+    if proof is not None and takes_no_writes(proof):
+        return datetime.fromisoformat(proof.started).replace(microsecond=0) <= taken
     state = FenceState.read(folder.workspace)
     if state is None or not state.stands:
         return False
     lifted = [n for n, event in enumerate(state.events) if event["state"] in (LIFTING, LIFTED)]
     standing = state.events[lifted[-1] + 1 :] if lifted else state.events
     up = next(event["when"] for event in standing if event["state"] == UP)
-    return datetime.fromisoformat(up).replace(microsecond=0) <= datetime.fromisoformat(snapshot.manifest["created"])
+    return datetime.fromisoformat(up).replace(microsecond=0) <= taken
 
 
 def judge(changes: SourceChanges, *, fenced: bool, ours: set[tuple[str, str]], remade: Sequence[str] = ()) -> Damage:

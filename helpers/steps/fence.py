@@ -8,6 +8,9 @@ import pandas as pd
 
 from helpers.errors import RunbookError, WorldError
 from helpers.fence import Answer, Control, FenceState, Probe, who_has_open
+from helpers.fence.control import said
+from helpers.fence.probe import closed_by_itself, refused_to_us
+from helpers.fence.state import NO_WRITES
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.steps.claim import claim_target, give_back_target
@@ -65,9 +68,7 @@ class Fence:
         if not self.run.dry_run and (self._acts or self.kind == "none"):
             self._claim()
         if self.kind == "none":
-            self.run.check("write fence", Verdict.WARNING, measured="none", threshold="nginx or command",
-                           reason="no_fence", detail=NONE)  # fmt: skip
-            return "No fence: clients go on writing to the source."
+            return self._without()
         if self.run.dry_run:
             self.run.check("write fence", Verdict.WARNING, measured="dry run", threshold="up", reason="no_fence",
                            detail="a dry run shows what it would do and puts up no fence")  # fmt: skip
@@ -80,6 +81,30 @@ class Fence:
         except RunbookError:
             self._give_back()
             raise
+
+    def _without(self) -> str:
+        """No fence was ordered: whether the source needs one is asked of itself."""
+        if self.run.parameters.source.is_embedded or self.run.dry_run:
+            asked = " A dry run does not ask with a write whether the source takes any." if self.run.dry_run else ""
+            return self._no_fence(NONE + asked)
+        with self.control.probe(self.run.parameters.source.address, "source") as probe:
+            answers = probe.no_writes()
+        self._check_left(probe)
+        told = "; ".join(said(a) for a in answers)
+        if closed_by_itself(answers):
+            self.run.fact("fence", self.run.result.facts["fence"] | {NO_WRITES: told})
+            self.run.check("write fence", Verdict.PASS, measured="not needed", threshold="no write gets through",
+                           detail=f"the source itself takes no writes, whoever asks: {told}")  # fmt: skip
+            return f"No fence is needed: the source itself takes no writes. {told}."
+        if refused_to_us(answers):
+            return self._no_fence(f"with this key writes are refused, others may write with theirs: {told}")
+        removed = "; what the probe wrote was removed again" if answers[0].answered and not probe.left_behind else ""
+        return self._no_fence(f"{NONE}: {told}{removed}")
+
+    def _no_fence(self, detail: str) -> str:
+        self.run.check("write fence", Verdict.WARNING, measured="none", threshold="nginx or command",
+                       reason="no_fence", detail=detail)  # fmt: skip
+        return f"No fence: {detail}."
 
     def prove(self) -> pd.DataFrame:
         """Writes refused, reads answered, no way round; a fence that is not proven is taken down again."""
