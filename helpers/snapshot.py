@@ -26,18 +26,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
-import chromadb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from chromadb.base_types import SparseVector
 
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal
 from helpers.progress import Progress, silent
 from helpers.results import utc_now, write_json
 from helpers.stores import CollectionInfo, Reader
+from helpers.stores.door import CLIENT_VERSION, SparseVector
 
 PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
 FORMAT = 1
@@ -210,7 +209,7 @@ def write_snapshot(
         "created": now.isoformat(timespec="seconds"),
         "retain_until": (now + timedelta(days=retention_days)).isoformat(timespec="seconds"),
         "source": store.label,
-        "chroma_version": {"source": store.version, "client": chromadb.__version__},
+        "chroma_version": {"source": store.version, "client": CLIENT_VERSION},
         "findings": list(getattr(store, "findings", ())),
         "repairs": list(getattr(store, "repairs", ())),
         "status": "created",

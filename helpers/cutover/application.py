@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import httpx
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponential
 
-from helpers.errors import WorldError, one_line
+from helpers.errors import RunbookError, WorldError, one_line
 from helpers.fence.command import run_or_fail
 from helpers.parameters.sections import Cutover
 from helpers.run.folders import RunFolder
+from helpers.stores.wire import Session
 
 ONE_REQUEST = 5.0  # seconds for one answer; an application that needs longer is not well
 
@@ -50,9 +51,9 @@ def ask(url: str) -> Answer:
     """One request to a health URL; never raises. Redirects are followed."""
     begun = time.monotonic()
     try:
-        with httpx.Client(timeout=ONE_REQUEST, follow_redirects=True) as client:
-            answer = client.get(url)
-    except httpx.HTTPError as error:
+        with Session(timeout=ONE_REQUEST, follow_redirects=True) as session:
+            answer = session.get(url)
+    except (httpx.HTTPError, RunbookError) as error:
         said = one_line(str(error) or type(error).__name__, 200)
         return Answer(url, 0, (time.monotonic() - begun) * 1000, problem=f"no answer: {said}")
     problem = "" if answer.is_success else f"answered {answer.status_code}"

@@ -19,8 +19,9 @@ from urllib.parse import quote
 
 import httpx
 
-from helpers.errors import Terminal, Transient, one_line
+from helpers.errors import RunbookError, Terminal, Transient, one_line
 from helpers.parameters.endpoint import Endpoint
+from helpers.stores.wire import Session, json_of
 
 PREFIX = "runbook-fence-probe-"
 _OURS = re.compile(re.escape(PREFIX) + r"[0-9a-f]{32}")
@@ -75,7 +76,7 @@ class Probe:
     def __init__(self, url: str, endpoint: Endpoint, what: str) -> None:
         self.url, self.what, self.endpoint = url, what, endpoint
         self.left_behind: list[str] = []
-        self._http = httpx.Client(
+        self._http = Session(
             base_url=url, headers={name: ref.resolve().reveal() for name, ref in endpoint.headers.items()},
             verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds,
         )  # fmt: skip
@@ -113,7 +114,7 @@ class Probe:
         """Whether something that looks like Chroma answers here."""
         try:
             return any("heartbeat" in self._http.get(f"/api/{v}/heartbeat", timeout=3).text for v in ("v2", "v1"))
-        except httpx.HTTPError:
+        except (httpx.HTTPError, RunbookError):
             return False
 
     def counts(self) -> dict[str, int]:
@@ -217,7 +218,7 @@ class Probe:
             raise Terminal(
                 "refused", f"answered {answer.status_code}: {answer.text[:200]}", where=f"{self.what} {self.url}"
             )
-        return answer.json()
+        return json_of(answer, where=f"{self.what} {self.url}")
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         place = {"tenant": self.endpoint.tenant, "database": self.endpoint.database}

@@ -37,6 +37,7 @@ from helpers.runner.drills import drill_rollback, keep
 from helpers.runner.rehearsal import prepare
 from helpers.runner.terminal import Terminal
 from helpers.sample.client import KEY
+from helpers.stores.wire import Session
 from helpers.words import count, duration
 
 COLLECTION = "openwebui_docs"  # of the sample; the client works on it
@@ -171,7 +172,7 @@ def chroma_server(directory: Path, log: Path) -> Iterator[str]:
     with _process(command, log) as process:
         url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + _START_SECONDS
-        with httpx.Client(trust_env=False, timeout=5) as http:
+        with Session(timeout=5) as http:
             while time.monotonic() < deadline and process.poll() is None:
                 with suppress(httpx.TransportError):
                     if http.get(f"{url}/api/v2/heartbeat").is_success:

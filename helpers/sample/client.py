@@ -14,18 +14,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import chromadb
 import numpy as np
-from chromadb.api import ClientAPI
-from chromadb.config import Settings
-from chromadb.errors import AuthorizationError
 from dotenv import dotenv_values
 
+from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.results import utc_now, write_json
+from helpers.stores.door import AuthorizationError, ClientAPI, server_client
+from helpers.stores.wire import Session
 
 KEY = "CHROMADB_URL"
 WRITE_SECONDS, READ_SECONDS = 0.05, 0.1  # pauses: at most 20 writes and 10 reads a second
@@ -44,6 +43,8 @@ class Client:
         self.failed_reads: Counter[str] = Counter()
         self.longest_gap = 0.0
         self._clients: dict[str, ClientAPI] = {}
+        self._stack = ExitStack()
+        self._session = self._stack.enter_context(Session(timeout=30.0))
 
     def work(self, stopped: threading.Event) -> None:
         """Until `stopped`."""
@@ -54,6 +55,7 @@ class Client:
             self.save()
         for loop in loops:
             loop.join()
+        self._stack.close()
         self.save()
 
     def save(self) -> None:
@@ -108,10 +110,9 @@ class Client:
 
     def _client(self, url: str) -> ClientAPI:
         if url not in self._clients:
-            parts = urlsplit(url)
-            settings = Settings(anonymized_telemetry=False)
-            made = chromadb.HttpClient(str(parts.hostname), int(parts.port or 80), settings=settings)
-            self._clients[url] = made
+            self._clients[url] = self._stack.enter_context(
+                server_client(url, self._session, DEFAULT_TENANT, DEFAULT_DATABASE)
+            )
         return self._clients[url]
 
 

@@ -17,16 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
-
-import chromadb
-from chromadb.api import ClientAPI
-from chromadb.api.client import Client
-from chromadb.config import Settings
 
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal, UsageError
+from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.sample import text as text
+from helpers.stores.door import ClientAPI, embedded_client
 from helpers.stores.sample_embedding import RehearsalEmbedding
 
 SEED = 20251201
@@ -79,11 +75,8 @@ def write_sample(path: Path, chunks: int = FULL, dimension: int = 1536) -> Path:
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    client = cast(Client, chromadb.PersistentClient(str(partial), settings=Settings(anonymized_telemetry=False)))
-    try:
+    with embedded_client(partial, DEFAULT_TENANT, DEFAULT_DATABASE) as client:
         write_sample_to(client, chunks, dimension)
-    finally:
-        client.close()
     if path.exists():
         path.rmdir()
     partial.rename(path)

@@ -18,7 +18,6 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import pandas as pd
-from chromadb.base_types import SparseVector
 
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import UsageError
@@ -28,6 +27,7 @@ from helpers.schema.check import FieldChecks
 from helpers.schema.file import FieldRule, Routing, SchemaFile, read_schema_file
 from helpers.schema.rules import explain, failure_table, hazards, plain, show, vector_failures
 from helpers.schema.values import ABSENT, placeholders
+from helpers.stores.door import SparseVector
 
 REPAIR_COLUMNS = ("collection", "id", "field", "rule", "before", "after")
 NO_SPARSE = "a local Chroma holds no sparse vector; migration.drop_indexes keeps it as text"

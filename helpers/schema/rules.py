@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from chromadb.base_types import SparseVector
 
 from helpers.chunks import ChunkBatch, Mask, Metadata
 from helpers.errors import one_line
+from helpers.stores.door import SparseVector
 
 FAILURE_COLUMNS = ("collection", "id", "reason", "detail")
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1

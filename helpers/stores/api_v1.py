@@ -25,6 +25,7 @@ from helpers.stores.probe import proven_spaces
 from helpers.stores.requests import Requests, Usage
 from helpers.stores.retry import written_once
 from helpers.stores.space import from_metadata, resolve
+from helpers.stores.wire import json_of
 
 LIST_PAGE = 1_000
 _CONTENT = ["documents", "metadatas"]
@@ -270,7 +271,7 @@ class ApiV1Store(Closing):
             )
             if not answer.is_success:
                 raise _refusal(answer, where or self.label)
-            return answer.json()
+            return json_of(answer, where=where or self.label)
 
         return self.requests.send(call, where or self.label, again=again)
 

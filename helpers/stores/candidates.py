@@ -10,6 +10,7 @@ import httpx
 
 from helpers.errors import RunbookError, one_line
 from helpers.parameters.endpoint import Endpoint
+from helpers.stores.wire import Session
 
 NAMES = ("localhost", "host.docker.internal", "chromadb-service")  # runbook, Section 1.3
 _SECONDS = 3.0  # for one answer: somebody waits for all of them
@@ -33,14 +34,14 @@ def tried(endpoint: Endpoint, names: Sequence[str] = NAMES) -> list[Candidate]:
 
 def _ask(url: str, verify: bool) -> Candidate:
     try:
-        with httpx.Client(timeout=_SECONDS, verify=verify) as client:
+        with Session(timeout=_SECONDS, verify=verify) as session:
             for api in ("v2", "v1"):
-                answer = client.get(f"{url}/api/{api}/heartbeat")
+                answer = session.get(f"{url}/api/{api}/heartbeat")
                 if answer.status_code == 200 and "nanosecond heartbeat" in answer.text:
-                    version = client.get(f"{url}/api/{api}/version").text.strip().strip('"')
+                    version = session.get(f"{url}/api/{api}/version").text.strip().strip('"')
                     return Candidate(url, True, f"a Chroma server, API {api}, version {one_line(version, 40)}")
         return Candidate(url, False, f"answers {answer.status_code}, and not as Chroma does")
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, RunbookError) as error:
         return Candidate(url, False, f"no answer ({one_line(str(error) or type(error).__name__, 100)})")
 
 

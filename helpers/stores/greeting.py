@@ -8,7 +8,7 @@ asked for by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -17,7 +17,9 @@ import httpx
 from helpers.errors import Terminal
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
 from helpers.stores.identity import resolved
+from helpers.stores.requests import Usage
 from helpers.stores.retry import refuse_gateway_answers, retried
+from helpers.stores.wire import Session
 
 Protocol = Literal["v1", "v2"]
 Get = Callable[[str], httpx.Response]  # a path below /api → the answer, tried again where the network failed
@@ -35,22 +37,24 @@ def request_headers(endpoint: Endpoint, role: str) -> dict[str, str]:
     return headers
 
 
+def session_of(endpoint: Endpoint, headers: Mapping[str, str], usage: Usage | None = None) -> Session:
+    """A session with the endpoint's address, TLS setting and time-out, and these headers; its bytes are counted."""
+    return Session(
+        base_url=endpoint.address, headers=dict(headers), verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds,
+        event_hooks={"response": [refuse_gateway_answers]}, usage=usage,
+    )  # fmt: skip
+
+
 def greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> tuple[Protocol, Endpoint]:
     """The protocol to speak, and the endpoint with the tenant and database that its key opens (see `identity`).
 
     One clear `Terminal` where server, tenant or database cannot be used in this role.
     """
     where = f"{role} {endpoint.label}"
-    base = str(endpoint.url).rstrip("/")
-    with httpx.Client(
-        headers=headers,
-        verify=endpoint.verify_tls,
-        timeout=endpoint.timeout_seconds,
-        event_hooks={"response": [refuse_gateway_answers]},
-    ) as client:
+    with session_of(endpoint, headers) as session:
 
         def get(path: str) -> httpx.Response:
-            return retried(lambda: client.get(f"{base}/api/{path}"), where)
+            return retried(lambda: session.get(f"api/{path}"), where)
 
         protocol = _protocol(endpoint, role, get, where)
         if role == "target":

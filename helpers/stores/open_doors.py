@@ -10,7 +10,9 @@ from urllib.parse import quote
 
 import httpx
 
+from helpers.errors import RunbookError
 from helpers.parameters.endpoint import Endpoint
+from helpers.stores.wire import Session
 
 
 def answers_anybody(endpoint: Endpoint) -> bool:
@@ -18,11 +20,11 @@ def answers_anybody(endpoint: Endpoint) -> bool:
     if not endpoint.url:
         return False
     tenant, database = quote(endpoint.tenant, safe=""), quote(endpoint.database, safe="")
-    base = f"{str(endpoint.url).rstrip('/')}/api/v2/tenants/{tenant}/databases/{database}"
+    base = f"{endpoint.address}/api/v2/tenants/{tenant}/databases/{database}"
     try:
-        with httpx.Client(verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as client:
-            return client.get(f"{base}/collections", params={"limit": 1}).status_code == 200
-    except httpx.HTTPError:
+        with Session(verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as session:
+            return session.get(f"{base}/collections", params={"limit": 1}).status_code == 200
+    except (httpx.HTTPError, RunbookError):
         return False
 
 

@@ -1,43 +1,34 @@
 """From an endpoint in the parameters to an open store.
 
 A source directory is recognised and copied first: the copy is opened, the original's bytes never change. A server is
-asked for its heartbeat, tenant and database with our own time-out before the client, whose constructor waits for ever
-(chroma-facts 13), is let near it.
+asked for its heartbeat, tenant and database first.
 """
 
 from __future__ import annotations
 
-import queue
 import shutil
 import sqlite3
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
-from urllib.parse import quote, urlsplit
+from typing import Any
+from urllib.parse import quote
 
-import chromadb
-import httpx
-from chromadb.api.client import Client
-from chromadb.config import Settings
-
-from helpers.errors import Terminal, Transient
+from helpers.errors import Terminal
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
-from helpers.stores import layout, repair
+from helpers.stores import door, layout, repair
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.base import LOCK_COLLECTION, Reader
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import copy_directory
 from helpers.stores.duckdb_layout import DuckdbStore, is_duckdb_layout, stored_names
 from helpers.stores.first_opening import probe
-from helpers.stores.greeting import greet, request_headers
+from helpers.stores.greeting import greet, request_headers, session_of
 from helpers.stores.limits import CLOUD, Limits
 from helpers.stores.requests import Usage
-from helpers.stores.retry import attempt, refuse_gateway_answers, retried
+from helpers.stores.retry import attempt, retried
 
-T = TypeVar("T")
 BODY_BYTES = 32 * 2**20  # the server's limit is 40 MiB (chroma-facts); headroom for what JSON adds
 
 
@@ -88,7 +79,7 @@ def open_target(endpoint: Endpoint) -> Iterator[ClientStore]:
     else:
         headers = request_headers(endpoint, "target")
         _, found = greet(endpoint, "target", headers)  # refuses a server that speaks only API v1
-        with _current_server(found, "target", headers) as store:
+        with _current_server(found, headers) as store:
             yield store
 
 
@@ -129,7 +120,7 @@ def quick_holder(endpoint: Endpoint) -> dict[str, Any] | None:
     """Who holds the lock of a target (run_id, host, time), without writing a byte; None where nobody does."""
     if endpoint.path:
         return layout.stored_metadata(Path(endpoint.path), endpoint.tenant, endpoint.database, LOCK_COLLECTION)
-    with _current_server(endpoint, "target", request_headers(endpoint, "target")) as store:
+    with _current_server(endpoint, request_headers(endpoint, "target")) as store:
         return store.lock_holder()
 
 
@@ -138,16 +129,11 @@ def open_embedded(
     path: Path, endpoint: Endpoint, *, role: str, label: str, spaces: Mapping[str, str] | None = None
 ) -> Iterator[ClientStore]:
     """A directory opened in this process. Opening it rewrites it: a copy, or a target."""
-    settings = Settings(anonymized_telemetry=False)
     where = f"{role} {label}"
-
-    def connect() -> Client:
-        client = chromadb.PersistentClient(
-            str(path), settings=settings, tenant=endpoint.tenant, database=endpoint.database
+    with ExitStack() as stack:
+        client = attempt(
+            lambda: stack.enter_context(door.embedded_client(path, endpoint.tenant, endpoint.database)), where
         )
-        return cast(Client, client)
-
-    with _closing(attempt(connect, where)) as client:
         limits = Limits(min(client.get_max_batch_size(), 5_000), BODY_BYTES)
         yield ClientStore(client, label, limits=limits, spaces=spaces)
 
@@ -161,121 +147,29 @@ def open_server(endpoint: Endpoint, role: str) -> Iterator[Reader]:
         with _old_server(found, headers) as old:
             yield old
     else:
-        with _current_server(found, role, headers) as current:
+        with _current_server(found, headers) as current:
             yield current
 
 
 @contextmanager
 def _old_server(endpoint: Endpoint, headers: dict[str, str]) -> Iterator[ApiV1Store]:
     usage = Usage()
-    with _Session(
-        usage,
-        base_url=endpoint.address,
-        headers={"Content-Type": "application/json", **headers},
-        verify=endpoint.verify_tls,
-        timeout=endpoint.timeout_seconds,
-        event_hooks={"response": [refuse_gateway_answers]},
-    ) as session:
+    with session_of(endpoint, {"Content-Type": "application/json", **headers}, usage) as session:
         yield ApiV1Store(session, endpoint.label, tenant=endpoint.tenant, database=endpoint.database, usage=usage)
 
 
 @contextmanager
-def _current_server(endpoint: Endpoint, role: str, headers: dict[str, str]) -> Iterator[ClientStore]:
-    url = urlsplit(str(endpoint.url))
-    settings = Settings(
-        anonymized_telemetry=False,
-        chroma_server_ssl_verify=endpoint.verify_tls if url.scheme == "https" else None,
-    )
-
-    where = f"{role} {endpoint.label}"
-
-    def connect() -> Client:
-        try:
-            client = chromadb.HttpClient(
-                host=url.hostname or "localhost",
-                port=url.port or (443 if url.scheme == "https" else 80),
-                ssl=url.scheme == "https",
-                headers=headers,
-                settings=settings,
-                tenant=endpoint.tenant,
-                database=endpoint.database,
-            )
-        except ValueError as error:  # what the constructor makes of any trouble; a moment ago the server was well
-            raise Transient("unreachable", str(error), where=where, next_step="See the server's log.") from error
-        return cast(Client, client)
-
+def _current_server(endpoint: Endpoint, headers: dict[str, str]) -> Iterator[ClientStore]:
     usage = Usage()
-    seconds = 2 * endpoint.timeout_seconds  # for the constructor's three requests together
-    with _closing(retried(lambda: _in_time(connect, seconds, where), where)) as client:
-        server = cast(Any, client._server)
-        server._session.close()
-        server._session = _Session(
-            usage,
-            timeout=endpoint.timeout_seconds,
-            verify=endpoint.verify_tls,
-            headers=server._session.headers,
-            event_hooks={"response": [refuse_gateway_answers]},
-        )
+    with (
+        session_of(endpoint, headers, usage) as session,
+        door.server_client(endpoint.address, session, endpoint.tenant, endpoint.database) as client,
+    ):
         rows = retried(client.get_max_batch_size, endpoint.label)
         limits = Limits(rows, BODY_BYTES)
         if endpoint.is_cloud:  # which says 1,000 rows and takes 300 (upstream #5453)
             limits = limits.within(CLOUD)
         yield ClientStore(client, endpoint.label, limits=limits, protocol="API v2", usage=usage)
-
-
-class _Session(httpx.Client):
-    """The client's HTTP session with our time-out, and answers that are counted and freed as soon as they are used.
-
-    httpx ties a response and its stream into a cycle, so a 16 MB answer waits for the garbage collector, which counts
-    objects and not bytes: a snapshot over HTTP held 130 MB of them.
-    """
-
-    def __init__(self, usage: Usage, **options: Any) -> None:
-        super().__init__(**options)
-        self._usage = usage
-
-    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        response = super().send(request, **options)
-        if response.is_closed:
-            self._usage.add(bytes=response.num_bytes_downloaded)
-            response.stream = httpx.ByteStream(b"")
-        return response
-
-
-@contextmanager
-def _closing(client: Client) -> Iterator[Client]:
-    try:
-        yield client
-    finally:
-        client.close()
-        parts: tuple[Any, ...] = (client, client._admin_client)
-        for part in parts:  # `close` leaves the connections of both to the garbage collector
-            session = getattr(part._server, "_session", None)
-            if session is not None:
-                session.close()
-
-
-def _in_time(call: Callable[[], T], seconds: float, where: str) -> T:
-    """The call's result, or `Transient` after so long. For the client's constructor, which takes no time-out."""
-    outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            outcome.put((call(), None))
-        except BaseException as error:  # told to the thread that waits
-            outcome.put((None, error))
-
-    threading.Thread(target=run, name="connect", daemon=True).start()
-    try:
-        result, error = outcome.get(timeout=seconds)
-    except queue.Empty:
-        raise Transient(
-            "timeout", f"no answer in {seconds:g} seconds", where=where,
-            next_step="Raise timeout_seconds, or look at the server's load.",
-        ) from None  # fmt: skip
-    if error is not None:
-        raise error
-    return cast(T, result)
 
 
 def _require_default_database(endpoint: Endpoint) -> None:

@@ -68,7 +68,11 @@ ROWS: tuple[Row, ...] = tuple(
             "too many chunks do not pass validation",
             "matrix_validation_pass_rate quarantined validation_below_minimum",
         ),
-        ("43", "a process ran out of memory, or was killed", "kernel_died out_of_memory"),
+        (
+            "43",
+            "a process ran out of memory or of open files, or was killed",
+            "kernel_died out_of_memory too_few_files",
+        ),
         (
             "44",
             "the target does not find what the source finds",
@@ -82,7 +86,11 @@ ROWS: tuple[Row, ...] = tuple(
             mixed_spaces space_differs vector_differs zero_vector
             """,
         ),
-        ("45", "a server does not answer, or not in time", "server_busy server_does_not_start timeout unreachable"),
+        (
+            "45",
+            "a server does not answer, or not in time",
+            "not_json proxy_unusable server_busy server_does_not_start timeout unreachable",
+        ),
         (
             "45",
             "a server refuses, or is not the one that was meant",
@@ -98,7 +106,8 @@ ROWS: tuple[Row, ...] = tuple(
             source_damaged source_empty source_foreign_file source_layout_0_3 source_lfs_pointer source_missing
             source_not_a_folder source_truncated source_unreadable target_damaged target_empty
             target_foreign_file target_layout_0_3 target_lfs_pointer target_missing target_not_a_folder
-            target_truncated target_unreadable source_engine_failed source_incomplete source_older_layout target_older_layout
+            target_truncated target_unreadable
+            not_embedded source_engine_failed source_incomplete source_older_layout target_older_layout
             """,
         ),
         (

@@ -22,6 +22,7 @@ from helpers.parameters import Endpoint
 from helpers.stores.greeting import greet, request_headers
 from helpers.stores.opening import quick_names
 from helpers.stores.retry import attempt
+from helpers.stores.wire import Session
 from helpers.troubleshooting.map import notebook_for
 
 BEATS = 10  # heartbeats timed
@@ -105,10 +106,10 @@ def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]
 
     def beats() -> str:
         """One try with one time-out: what greets below tries five times, which takes minutes on a paused server."""
-        with httpx.Client(verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as client:
-            address, headers = str(endpoint.url).rstrip("/"), request_headers(endpoint, role)
+        with Session(verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as session:
+            headers = request_headers(endpoint, role)
             answer = attempt(
-                lambda: client.get(f"{address}/api/v2/heartbeat", headers=headers), f"{role} {endpoint.label}"
+                lambda: session.get(f"{endpoint.address}/api/v2/heartbeat", headers=headers), f"{role} {endpoint.label}"
             )
         return f"answers {answer.status_code} to a heartbeat"
 
@@ -126,13 +127,13 @@ def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]
 def pace(endpoint: Endpoint, role: str) -> str:
     """Ten heartbeats on one connection, timed. Raises where one is not answered in time."""
     headers = request_headers(endpoint, role)
-    base = str(endpoint.url).rstrip("/")
+    base = endpoint.address
     times = []
-    with httpx.Client(headers=headers, verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as client:
-        api = "v2" if client.get(f"{base}/api/v2/heartbeat").status_code == 200 else "v1"
+    with Session(headers=headers, verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as session:
+        api = "v2" if session.get(f"{base}/api/v2/heartbeat").status_code == 200 else "v1"
         for _ in range(BEATS):
             begun = time.monotonic()
-            client.get(f"{base}/api/{api}/heartbeat").raise_for_status()
+            session.get(f"{base}/api/{api}/heartbeat").raise_for_status()
             times.append(1000 * (time.monotonic() - begun))
     middle, late = np.percentile(times, [50, 95])
     return f"heartbeat p50 {middle:.1f} ms, p95 {late:.1f} ms, time-out {endpoint.timeout_seconds:g} s"

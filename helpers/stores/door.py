@@ -1,0 +1,213 @@
+"""The one door to Chroma: nothing else in the package constructs a client, an engine or its settings
+(tests/test_one_door_to_chroma.py).
+
+- No setting comes from outside. `chromadb.Settings` reads exported variables and the `.env` of the working folder, so
+  `CHROMA_API_IMPL` and `CHROMA_SERVER_HOST` would send an embedded opening to another server. Here every field has
+  Chroma's default or what we give.
+- The engine keeps five files open for each collection that it has touched, up to a fifth of the limit: the limit is
+  raised, and what the engine keeps is bounded by what remains of it.
+- A server is asked at the whole address, with our session (`wire`) from the first request on.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import httpx
+import orjson
+from pydantic_settings import BaseSettings
+
+from helpers.errors import Terminal
+from helpers.stores.wire import Session, json_of
+
+
+def _given_alone(cls: object, /, settings_cls: object, init_settings: Any, **others: object) -> tuple[Any, ...]:
+    return (init_settings,)
+
+
+# Chroma builds settings while it is imported: a malformed value in the environment or in a `.env` would end that import.
+with mock.patch.object(BaseSettings, "settings_customise_sources", classmethod(_given_alone)):
+    import chromadb.api.shared_system_client
+    from chromadb import __version__ as CLIENT_VERSION
+    from chromadb.api import ClientAPI, ServerAPI
+    from chromadb.api.base_http_client import BaseHTTPClient
+    from chromadb.api.client import Client
+    from chromadb.api.fastapi import FastAPI
+    from chromadb.api.rust import RustBindingsAPI
+    from chromadb.base_types import SparseVector
+    from chromadb.config import Settings, System
+    from chromadb.errors import AuthorizationError
+    from chromadb.telemetry.opentelemetry import OpenTelemetryClient
+    from chromadb.telemetry.product import ProductTelemetryClient
+
+__all__ = [
+    "CLIENT_VERSION",
+    "AuthorizationError",
+    "Client",
+    "ClientAPI",
+    "SparseVector",
+    "embedded_client",
+    "raise_file_limit",
+    "server_client",
+]  # fmt: skip
+
+_SHARED = chromadb.api.shared_system_client.SharedSystemClient
+_OPENING = threading.Lock()
+FILES_WANTED = 65_536
+FILES_FOR_OTHERS = 100  # open files that are not the index's: SQLite, Parquet, sockets, the kernel's own
+FILES_OF_AN_INDEX = 5  # as chromadb's own rust.py counts them
+MOST_INDEXES = 200  # that the engine keeps, as many as under the usual limit of 1,024 files
+
+
+def settings(**given: Any) -> Settings:
+    """Chroma's defaults and what is given; nothing of the environment, and no telemetry."""
+    return Settings.model_construct(**{"anonymized_telemetry": False, **given})
+
+
+# -- in this process ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
+    """Chroma's engine on this very directory, in this process. Opening it rewrites it. Errors are Chroma's own.
+
+    Raises `Terminal`: "not_embedded" where something else than the engine answers, "too_few_files" where so few files
+    may be open that not one index could be read.
+    """
+    kept = _indexes_kept()
+    wanted = settings(persist_directory=str(path), is_persistent=True)
+    with _OPENING:
+        opened = _SHARED._identifier_to_system
+        if str(path) not in opened:
+            system = System(wanted)
+            system.instance(ProductTelemetryClient)  # type: ignore[type-abstract]  # found by the settings
+            engine = system.instance(ServerAPI)  # type: ignore[type-abstract]
+            if isinstance(engine, RustBindingsAPI):
+                engine.hnsw_cache_size = kept
+            system.start()
+            opened[str(path)] = system
+        client = Client(tenant=tenant, database=database, settings=wanted)
+    try:
+        _require_engine(client, path)
+        yield client
+    finally:
+        client.close()
+
+
+def _require_engine(client: Client, path: Path) -> None:
+    used = client._system.settings
+    here = isinstance(client._server, RustBindingsAPI) and used.is_persistent and used.persist_directory == str(path)
+    if not here or not (path / "chroma.sqlite3").is_file():
+        raise Terminal(
+            "not_embedded", f"Chroma did not open this folder, but used {type(client._server).__name__} instead",
+            where=str(path), next_step="Install chromadb (not chromadb-client) and run from a clean environment.",
+        )  # fmt: skip
+
+
+def raise_file_limit() -> int:
+    """Let this process, and the kernels that it starts, open as many files as it may; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    for limit in (FILES_WANTED, 10_240):  # macOS refuses more than 10,240 whatever the hard limit says
+        wanted = limit if hard == unlimited else min(limit, hard)
+        if soft != unlimited and soft < wanted:
+            with suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+                break
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if soft == unlimited else soft
+
+
+def _indexes_kept() -> int:
+    """How many indexes the engine may keep open. Raises `Terminal` ("too_few_files")."""
+    limit = raise_file_limit()
+    kept = (limit - FILES_FOR_OTHERS) // (2 * FILES_OF_AN_INDEX)  # half: those being written are not counted
+    if kept < 1:
+        raise Terminal(
+            "too_few_files", f"only {limit} files may be open in this process, and Chroma's engine needs more",
+            next_step="Raise the limit before the command: ulimit -n 1024 (systemd: LimitNOFILE=, Docker: --ulimit nofile=1024).",
+        )  # fmt: skip
+    return min(kept, MOST_INDEXES)
+
+
+# -- a server ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def server_client(address: str, session: Session, tenant: str, database: str) -> Iterator[Client]:
+    """Chroma's client of the server at `address` (scheme, host, port, path prefix). Asks nothing by itself.
+
+    The session is the caller's; Chroma's headers are added to its own.
+    """
+    system = System(settings(chroma_api_impl="chromadb.api.fastapi.FastAPI"))
+    yield _ServerClient(_Api(system, address, session), tenant, database)
+
+
+class _ServerClient(Client):
+    """Chroma's client without its constructor, which opens two sessions of its own and asks with no time-out."""
+
+    def __init__(self, server: _Api, tenant: str, database: str) -> None:
+        self._server, self.tenant, self.database = server, tenant, database
+        self._closed = True  # there is nothing to close but the session, which is the caller's
+
+
+class _Api(FastAPI):
+    """Chroma's own requests, sent by our session; answers read as UTF-8 and held against what was asked."""
+
+    def __init__(self, system: System, address: str, session: Session) -> None:
+        BaseHTTPClient.__init__(self, system)
+        self._opentelemetry_client = self.require(OpenTelemetryClient)
+        self._product_telemetry_client = self.require(ProductTelemetryClient)  # type: ignore[type-abstract]
+        self._api_url = f"{address.rstrip('/')}/api/v2"
+        self._session = session
+        self._header = {"Content-Type": "application/json"}
+        session.headers.update(self._header)
+        self._make_request = self._ask  # type: ignore[method-assign]
+
+    def _ask(self, method: str, path: str, **options: Any) -> Any:
+        """As FastAPI's `_make_request`. Raises Chroma's errors, and `Transient` ("not_json")."""
+        if "json" in options:
+            options["content"] = orjson.dumps(options.pop("json"), option=orjson.OPT_SERIALIZE_NUMPY)
+        url = self._api_url + urllib.parse.quote(path, safe="/")
+        response = self._session.request(method, url, **options)
+        if not response.is_success:
+            _refuse_a_page(response)
+            BaseHTTPClient._raise_chroma_error(response)
+        return json_of(response, *_wanted(method, path))
+
+
+def _refuse_a_page(response: httpx.Response) -> None:
+    """An error page is a proxy's word, which says nothing of the data: `Transient`; where it bars the way, `Terminal`.
+
+    But for 413, which is about the size of what was sent.
+    """
+    if not response.content.lstrip().startswith(b"<") or response.status_code == 413:
+        return
+    if response.status_code in (401, 403):
+        raise Terminal(
+            "forbidden", f"answered {response.status_code} with a page that is not Chroma's",
+            where=str(response.request.url.copy_with(query=None)),
+            next_step="Check headers, and the proxies in between.",
+        )  # fmt: skip
+    json_of(response)
+
+
+def _wanted(method: str, path: str) -> tuple[type, str]:
+    """What the answer to a request has to be, and a key that it has to have."""
+    parts = path.strip("/").split("/")
+    if len(parts) > 1 and parts[-2] in ("collections", "tenants", "databases"):
+        return (dict, "name") if method.lower() == "get" else (object, "")
+    if parts[-1] == "collections":
+        return (list, "") if method.lower() == "get" else (dict, "id")
+    wanted: dict[str, tuple[type, str]] = {
+        "get": (dict, "ids"), "query": (dict, "ids"), "count": (int, ""), "collections_count": (int, ""), "version": (str, ""),
+    }  # fmt: skip
+    return wanted.get(parts[-1], (object, ""))

@@ -1,0 +1,242 @@
+"""The one HTTP session of the package: nothing else constructs an httpx client (tests/test_one_door_to_chroma.py).
+
+- `timeout_seconds` bounds the whole answer. httpx itself bounds each read, so a byte a second would hold us for ever.
+- JSON is UTF-8, whatever the header says: a proxy that adds `charset=iso-8859-1` would garble every text, and every
+  comparison made through the same wire would agree.
+- Proxies are those of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY). Loopback never goes through one,
+  and an error names the one it went through.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.request import getproxies, proxy_bypass
+
+import httpcore
+import httpx
+import orjson
+
+from helpers.errors import Terminal, Transient, one_line
+
+if TYPE_CHECKING:  # it imports Chroma, which the door has to be the first to do
+    from helpers.stores.requests import Usage
+
+_SLICE = 2**16  # bytes: a request's body that goes on at this pace is no time-out
+
+
+class Session(httpx.Client):
+    """An httpx client whose answers are whole within `timeout` seconds, and freed as soon as they are used.
+
+    httpx ties a response and its stream into a cycle, so a 16 MB answer waits for the garbage collector, which counts
+    objects and not bytes: a snapshot over HTTP held 130 MB of them.
+    """
+
+    def __init__(self, *, timeout: float, verify: bool = True, usage: Usage | None = None, **options: Any) -> None:
+        """`usage` counts the bytes of its answers; other options are those of `httpx.Client`."""
+        self._wire, self._usage = _Wire(verify), usage
+        super().__init__(transport=self._wire, trust_env=False, timeout=timeout, **options)
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """Raises what httpx raises, and `Transient` where a hook does; each names the proxy that was in between."""
+        self._wire.deadline.start(request.extensions.get("timeout", {}).get("read"))
+        try:
+            response = super().send(request, **options)
+        except (httpx.TransportError, Transient) as error:
+            _name_the_proxy(error, request)
+        if response.is_closed:
+            if self._usage is not None:
+                self._usage.add(bytes=response.num_bytes_downloaded)
+            response.stream = httpx.ByteStream(b"")
+        response.encoding = "utf-8"
+        return response
+
+
+def json_of(response: httpx.Response, kind: type = object, key: str = "", *, where: str = "") -> Any:
+    """The JSON of an answer, read as UTF-8. `Transient` ("not_json") where it is none, no `kind`, or lacks the `key`.
+
+    Transient, because a proxy's page says nothing about the request, nor whether it was done.
+    """
+    try:
+        value = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        _not_json(response, "an answer that is no JSON in UTF-8", where)
+    if (
+        not isinstance(value, kind)
+        or (kind is int and isinstance(value, bool))
+        or (key and (not isinstance(value, dict) or key not in value))
+    ):
+        _not_json(response, "JSON that is no answer to this request", where)
+    return value
+
+
+def _not_json(response: httpx.Response, what: str, where: str) -> NoReturn:
+    kind = response.headers.get("content-type") or "no content type"
+    raise Transient(
+        "not_json", f"{what} (status {response.status_code}, {kind}): {one_line(response.text[:200].strip(), 80)}",
+        where=where or str(response.request.url.copy_with(query=None)),
+        next_step="See what stands before the server: a proxy, a sign-in page, another service on this port.",
+    ) from None  # fmt: skip
+
+
+# -- proxies -----------------------------------------------------------------------------------------------------------
+
+
+def proxy_for(url: httpx.URL) -> tuple[str, str] | None:
+    """The proxy for this URL and the variable that names it, or None. Loopback never has one."""
+    if _is_loopback(url.host):
+        return None
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    if proxy_bypass(host if url.port is None else f"{host}:{url.port}") or proxy_bypass(url.host):
+        return None
+    named = getproxies()
+    for key in (url.scheme, "all"):
+        if proxy := named.get(key):
+            return (proxy if "://" in proxy else f"http://{proxy}"), f"{key.upper()}_PROXY"
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host if ":" in host else socket.inet_ntoa(socket.inet_aton(host))).is_loopback
+    except (OSError, ValueError):
+        return False
+
+
+def _shown(proxy: str) -> str:
+    """A proxy without its user and password."""
+    scheme, _, rest = proxy.partition("://")
+    return one_line(f"{scheme}://{rest.rpartition('@')[2].split('/')[0]}", 100)
+
+
+def _name_the_proxy(error: httpx.TransportError | Transient, request: httpx.Request) -> NoReturn:
+    """Raise the error again, saying which proxy the request went through."""
+    found = proxy_for(request.url)
+    if found is None:
+        raise error
+    through = f"through the proxy {_shown(found[0])} of {found[1]}"
+    hint = f"without a proxy: NO_PROXY={request.url.host}"
+    if isinstance(error, Transient):
+        next_step = f"{error.next_step} To ask {hint}.".strip()
+        raise Transient(error.code, f"{error.what}, {through}", where=error.where, next_step=next_step) from error
+    said = str(error).strip() or type(error).__name__
+    raise type(error)(f"{said} ({through}; {hint})", request=request) from error
+
+
+class _Wire(httpx.BaseTransport):
+    """Connections, one pool directly and one for each proxy, all under one deadline a thread."""
+
+    def __init__(self, verify: bool) -> None:
+        self.deadline = _Deadline()
+        self._verify = verify
+        self._pools: dict[str, httpx.HTTPTransport] = {}
+        self._guard = threading.Lock()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return self._pool(request.url).handle_request(request)
+
+    def _pool(self, url: httpx.URL) -> httpx.HTTPTransport:
+        proxy, variable = proxy_for(url) or ("", "")
+        with self._guard:
+            if proxy not in self._pools:
+                try:
+                    made = httpx.HTTPTransport(verify=self._verify, proxy=proxy or None)
+                except (ImportError, ValueError) as error:
+                    raise Terminal(
+                        "proxy_unusable", f"the proxy {_shown(proxy)} of {variable} cannot be used: {_why(error)}",
+                        where=f"{url.scheme}://{url.netloc.decode()}",
+                        next_step=f"Name an HTTP proxy; or none for this host: NO_PROXY={url.host}.",
+                    ) from error  # fmt: skip
+                pool: Any = made._pool
+                pool._network_backend = _Network(pool._network_backend, self.deadline)
+                self._pools[proxy] = made
+            return self._pools[proxy]
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "SOCKS needs the package socksio, which is not installed (pip install 'httpx[socks]')"
+    return "only http, https and socks5 are known"
+
+
+# -- the deadline ------------------------------------------------------------------------------------------------------
+
+
+class _Deadline:
+    """When the answer that a thread waits for has to be whole."""
+
+    def __init__(self) -> None:
+        self._thread = threading.local()
+
+    def start(self, seconds: float | None) -> None:
+        self._thread.seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        seconds = getattr(self._thread, "seconds", None)
+        self._thread.end = None if seconds is None else time.monotonic() + seconds
+
+    def left(self, timeout: float | None) -> float | None:
+        """What a step of at most `timeout` seconds may take. Raises `httpcore.ReadTimeout` where nothing is left."""
+        end: float | None = getattr(self._thread, "end", None)
+        if end is None:
+            return timeout
+        seconds = end - time.monotonic()
+        if seconds <= 0:
+            raise httpcore.ReadTimeout("the answer was not whole in time")
+        return seconds if timeout is None else min(timeout, seconds)
+
+
+class _Network(httpcore.NetworkBackend):
+    """A network whose connections keep the deadline."""
+
+    def __init__(self, network: httpcore.NetworkBackend, deadline: _Deadline) -> None:
+        self._network, self._deadline = network, deadline
+
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:  # fmt: skip
+        stream = self._network.connect_tcp(host, port, self._deadline.left(timeout), local_address, socket_options)
+        return _Stream(stream, self._deadline)
+
+    def sleep(self, seconds: float) -> None:
+        self._network.sleep(seconds)
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
+        self._stream, self._deadline = stream, deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._deadline.left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """A large body on a slow line is no silence: the time for the answer begins anew with each slice sent."""
+        for start in range(0, len(buffer), _SLICE):
+            self._stream.write(buffer[start : start + _SLICE], self._deadline.left(timeout))
+            if len(buffer) > _SLICE:
+                self._deadline.restart()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _Stream(
+            self._stream.start_tls(ssl_context, server_hostname, self._deadline.left(timeout)), self._deadline
+        )
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
