@@ -49,6 +49,8 @@ class RunRecord:
         self.result = StepResult(step=row.number, title=row.title, run_id=folder.id, started=utc_now())
         self.leaving = contextlib.ExitStack()  # what is to be let go of together with the run
         self._display: tuple[int, Any] = (-1, None)
+        self._bar: Progress | None = None
+        self._told = float("-inf")
 
     def check(
         self,
@@ -92,7 +94,17 @@ class RunRecord:
 
     def progress(self, label: str, total: int, unit: str = "chunks") -> Progress:
         """A bar for the terminal and the notebook. Its `advance` is where a run that was asked to stop stops."""
-        return Progress(self, label, total, unit)
+        self._bar = Progress(self, label, total, unit)
+        return self._bar
+
+    def waiting(self, sentence: str) -> None:
+        """The source makes the work wait: said beside the bar until it moves on, and in run.log twice a minute at most."""
+        now = time.monotonic()
+        if now - self._told >= 30:
+            self._told = now
+            self.log(f"source: {sentence}")
+        if self._bar is not None:
+            self._bar.waiting(sentence)
 
     def figure(self, name: str, fig: Figure, caption: str) -> Path:
         """Save the figure as figures/<step>_<name>.png, list it in the result, show it in the notebook, close it.
@@ -167,6 +179,7 @@ class Progress:
     def __init__(self, run: RunRecord, label: str, total: int, unit: str) -> None:
         self.label, self.total, self.unit, self.done = label, total, unit, 0
         self._before = 0
+        self._waiting = ""
         self._run = run
         self._begun = time.monotonic()
         self._written = self._shown = float("-inf")
@@ -185,9 +198,16 @@ class Progress:
         """n more are done."""
         with self._guard:
             self.done += n
+            self._waiting = ""
             self._report(final=False)
         if self._run.home.stop_file.exists():
             raise Interrupted.by_signal(self._run.id)
+
+    def waiting(self, sentence: str) -> None:
+        """Why nothing moves, until something does."""
+        with self._guard:
+            self._waiting = sentence
+            self._report(final=False)
 
     def already(self, n: int) -> None:
         """n were done before this stretch of work began (a resume): they say nothing about its pace."""
@@ -205,12 +225,13 @@ class Progress:
             self._write()
         if final or now - self._shown >= 1.0:
             self._shown = now
-            self._run.show_progress(describe(self.label, self.done, self.total, self.unit, self.seconds, self._before))
+            said = describe(self.label, self.done, self.total, self.unit, self.seconds, self._before)
+            self._run.show_progress(f"{said}; {self._waiting}" if self._waiting else said)
 
     def _write(self) -> None:
         state = {
             "step": self._run.step,
-            "label": self.label,
+            "label": f"{self.label} ({self._waiting})" if self._waiting else self.label,
             "done": self.done,
             "total": self.total,
             "unit": self.unit,
