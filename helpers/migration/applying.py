@@ -159,9 +159,10 @@ def unreachable(store: Store, name: str, batch: ChunkBatch, space: Space) -> lis
             some = batch.take(left)
             own = distance(space, some.embeddings, some.embeddings)
             answers = store.query(name, some.embeddings, k)
+            most = min(k, store.limits().query_results)
             scale = np.square(norms[left]) if space != "cosine" else np.ones(len(left))
             found = [
-                any(chunk == i for i, _ in near) or (len(near) >= k and near[-1][1] <= mine + _NOISE * size)
+                any(chunk == i for i, _ in near) or (len(near) >= most and near[-1][1] <= mine + _NOISE * size)
                 for chunk, near, mine, size in zip(some.ids, answers, own, scale, strict=True)
             ]
             left = [row for row, there in zip(left, found, strict=True) if not there]

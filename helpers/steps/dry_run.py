@@ -100,7 +100,23 @@ class DryRun:
             probes = found["probes"]
             shares = [float(np.mean([p[share] for p in probes])) if probes else None for share in _SHARES]
             rows.append((name, found["space"], len(probes), *shares))
+        self._measurable(measured["collections"])
         return pd.DataFrame(rows, columns=["collection", "space", "probes", *_SHARES.values()])
+
+    def _measurable(self, collections: dict[str, Any]) -> None:
+        """Whether the source's own search can measure the target's, where its limits or its index leave a doubt."""
+        ordered = self.run.parameters.validation.overquery
+        doubts = {name: found["doubt"] for name, found in collections.items() if found["doubt"]}
+        given = min((found["overquery"] for found in collections.values() if found["overquery"]), default=ordered)
+        if not (doubts or given < ordered or self.run.parameters.source.is_cloud):
+            return
+        said = [f"{name}: {doubt}" for name, doubt in list(doubts.items())[:5]]
+        said += [f"asked for {given:,} results, not {ordered:,}: the source gives no more"] if given < ordered else []
+        self.run.check(
+            "the source's search can measure the target's", Verdict.WARNING if doubts else Verdict.PASS,
+            measured=len(collections) - len(doubts), threshold=len(collections), unit="collections",
+            reason="search_unsure" if doubts else "", detail="; ".join(said),
+        )  # fmt: skip
 
     def transform(self) -> pd.DataFrame:
         """Phase 2: what the schema would change, by field and rule."""

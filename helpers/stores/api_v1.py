@@ -200,6 +200,10 @@ class ApiV1Store(Closing):
         """Why text queries cannot be asked: here, never."""
         return _NO_FUNCTION
 
+    def unindexed(self, name: str) -> int:
+        """Writes that the index does not hold yet: none, here it is written at once."""
+        return 0
+
     # -- writing: for a write probe, and to restore what the source lost -----------------------------------------------
 
     def limits(self) -> Limits:

@@ -17,7 +17,7 @@ from chromadb.api.client import Client
 from chromadb.api.models.Collection import Collection
 
 from helpers.chunks import ChunkBatch, align
-from helpers.errors import Terminal
+from helpers.errors import Terminal, WorldError
 from helpers.stores import creation, embedding_functions
 from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Neighbours
 from helpers.stores.limits import NO_LIMIT, Limits
@@ -293,6 +293,15 @@ class ClientStore(TargetLock, Closing):
         """Why text queries cannot be asked of this collection, or "" where they can."""
         info = self._infos.get(name) or self.info(name)
         return embedding_functions.unavailable(info.configuration, info.dimension)
+
+    def unindexed(self, name: str) -> int:
+        """Writes that the index does not hold yet, as far as the server tells: only Cloud indexes later."""
+        collection = self._collection(name)
+        try:
+            status = self.requests.send(collection.get_indexing_status, self._at(name), again=False)
+        except (WorldError, Narrower):
+            return 0
+        return int(status.num_unindexed_ops)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

@@ -136,6 +136,10 @@ class DuckdbStore(Closing):
     def text_queries_available(self, name: str) -> str:
         return "Chroma 0.3 keeps no embedding function"
 
+    def unindexed(self, name: str) -> int:
+        """Writes that the index does not hold yet: none, here it is written at once."""
+        return 0
+
     def close(self) -> None:
         self._chunks.clear()
         self._tables.clear()

@@ -76,7 +76,7 @@ ROWS: tuple[Row, ...] = tuple(
         (
             "44",
             "the target does not find what the source finds",
-            "matrix_named_queries query_without_answer search_baseline_missing search_not_equivalent",
+            "matrix_named_queries query_without_answer search_baseline_missing search_not_equivalent search_unsure",
         ),
         (
             "44",

@@ -29,7 +29,7 @@ def beyond_reach(store: ClientStore, name: str, ids: list[str], size: int = 200)
                 answers = store.query(name, asked.embeddings, min(k, count))
                 missed = [i for i in range(len(asked)) if not _found(asked, i, answers[i], space)]
                 asked = asked.take(missed)
-        if space != "ip" or count <= FAR:
+        if space != "ip" or count <= min(FAR, store.limits().query_results):
             lost += asked.ids
     return sorted(lost)
 

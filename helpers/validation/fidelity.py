@@ -25,6 +25,7 @@ from helpers.errors import WorldError
 from helpers.migration.reembedding import as_written
 from helpers.parameters import Parameters
 from helpers.progress import Progress, silent
+from helpers.results import Verdict
 from helpers.schema import Context, Schema, Transformed
 from helpers.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Reader
@@ -39,7 +40,6 @@ from helpers.validation.search import (
     Truth,
     answers_within,
     ask_probes,
-    asking,
     choose_probes,
     equivalence,
     exact_overlap,
@@ -336,7 +336,9 @@ class _Search:
         quarantined = {chunk for collection, chunk in of.quarantined if collection == source.name}
         batches = of.snapshot.batches(source.name)
         self.probes: Probes = choose_probes(batches, source.name, rules.probes, rules.seed, quarantined)
-        self.baseline = (of.baseline or {}).get("collections", {}).get(source.name, {}).get("probes")
+        measured = (of.baseline or {}).get("collections", {}).get(source.name, {})
+        self.baseline, self.doubt = measured.get("probes"), measured.get("doubt", "")
+        self.ordered, self.before = rules.overquery, measured.get("overquery") or rules.overquery
         self.ids: list[str] = []
         if self.probes.ids:
             self.ids = of.schema.transform(self.probes.chunks, source.name, exam.context).batch.ids
@@ -346,8 +348,7 @@ class _Search:
             count = exam.store.count(name) if name in exam._targets else 0
             if count:
                 try:
-                    ask = asking(exam.store, name)
-                    self.answers[name] = ask_probes(ask, self.probes, self.k, rules.overquery, count)
+                    self.answers[name] = ask_probes(exam.store, name, self.probes, self.k, rules.overquery, count)
                 except WorldError as error:
                     self.why = error.line()
         own = [{chunk} for chunk in self.ids]
@@ -377,12 +378,34 @@ class _Search:
             record["id"] = self.origin.get(record["id"], record["id"])
             for key in ("plain", "over"):
                 record[key] = [[self.origin[chunk], d] for chunk, d in record[key]]
-        row = {"collection": self.name, "space": self.space, **equivalence(self.baseline, after, self.space)}
+        row = {
+            "collection": self.name,
+            "space": self.space,
+            **equivalence(self.baseline, after, self.space, self.doubt),
+        }
         missed = [r["id"] for r in after if r["reachable"] is False]
         row |= {"k": self.k, "zero": self.probes.zero, "unusable": self.probes.unusable, "unreachable": missed}
         for k in overlap_ks(self.k):
             row[f"overlap_exact@{k}"] = exact_overlap(self.source_truth, self.target_truth, self.space, k)
             row[f"overlap_plain@{k}"] = overlap(self.baseline or [], after, "plain", self.space, k)
+        row |= self._over_queries(row)
         if self.why:
             row["detail"] = "; ".join(filter(None, [row["detail"], self.why]))
         return row
+
+    def _over_queries(self, row: dict[str, Any]) -> dict[str, Any]:
+        """How many results both sides gave, and that a target which gives fewer than ordered is not failed for it.
+
+        Only an over-query that is much longer than k tells a lost chunk from the chance of an approximate index.
+        """
+        after = min((a.given for a in self.answers.values() if a.given), default=self.ordered)
+        told = [
+            f"the {side} gives {given:,} results at most, not {self.ordered:,}"
+            for side, given in (("source", self.before), ("target", after))
+            if given < self.ordered
+        ]
+        found: dict[str, Any] = {"overquery_before": self.before, "overquery_after": after}
+        if after < self.ordered and row["verdict"] is Verdict.FAIL and row["distance_excess"] <= 1.0:
+            found |= {"verdict": Verdict.WARNING, "unsure": True}
+            told.append("so few cannot tell a lost chunk from the chance of the index")
+        return {**found, "detail": "; ".join(filter(None, [row["detail"], *told]))}

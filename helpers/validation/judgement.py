@@ -89,6 +89,7 @@ class Judgement:
         warned = [r for r in rows if r["verdict"] is Verdict.WARNING]
         verdict = Verdict.FAIL if failed else Verdict.WARNING if warned else Verdict.PASS
         named = failed or warned
+        unsure = "search_unsure" if any(r.get("unsure") for r in warned) else "search_baseline_missing"
         ids = [{"collection": r["collection"], "id": i} for r in failed for i in r["unreachable"]]
         return Check(
             SEARCH,
@@ -96,7 +97,7 @@ class Judgement:
             measured=len(applicable) - len(named),
             threshold=len(applicable),
             unit="collections",
-            reason="" if not named else "search_not_equivalent" if failed else "search_baseline_missing",
+            reason="" if not named else "search_not_equivalent" if failed else unsure,
             detail="; ".join(f"{r['collection']}: {r['detail']}" for r in named[:3]),
             offenders=len(ids),
             ids=ids[:20],

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,10 @@ from helpers.parameters import Parameters
 from helpers.progress import Progress, silent
 from helpers.results import Verdict
 from helpers.snapshot import Snapshot
-from helpers.stores.base import Neighbours, Reader
+from helpers.stores.base import CollectionInfo, Neighbours, Reader
 from helpers.stores.space import Space
 from helpers.validation.named_queries import named_queries
 
-Ask = Callable[[Vectors, int], Neighbours]
 Record = dict[str, Any]  # of one probe, JSON-able: id, scale, self, reachable, recall, over_recall, plain, over
 
 _ROWS = 2048  # vectors compared at a time: 2048 x 1536 float64 is 25 MB
@@ -169,18 +168,6 @@ class Truth:
 # Asking and measuring
 
 
-def asking(store: Reader, name: str) -> Ask:
-    """Queries of one collection, a few probes a request."""
-
-    def ask(vectors: Vectors, k: int) -> Neighbours:
-        answers: Neighbours = []
-        for start in range(0, len(vectors), _QUERIES):
-            answers += store.query(name, vectors[start : start + _QUERIES], k)
-        return answers
-
-    return ask
-
-
 @dataclass(frozen=True, slots=True)
 class Answers:
     """What a store answered to the probes: the plain query, the over-query.
@@ -193,6 +180,7 @@ class Answers:
     over: Neighbours
     plain_reach: Sequence[float] = ()
     over_reach: Sequence[float] = ()
+    given: int = 0  # results that the store gives at most, where it gives fewer than the over-query asks for
 
     def wanted(self, ids: Sequence[str], k: int) -> list[set[str]]:
         """Per probe: the ids whose true distance is needed."""
@@ -202,12 +190,19 @@ class Answers:
         ]
 
 
-def ask_probes(ask: Ask, probes: Probes, k: int, overquery: int, count: int) -> Answers:
-    """Both queries of every probe; never more results than the store holds chunks (`count`)."""
+def ask_probes(store: Reader, name: str, probes: Probes, k: int, overquery: int, count: int) -> Answers:
+    """Both queries of every probe; never more results than the store holds chunks (`count`), or gives at all."""
     if not probes.ids or not count:
         return Answers([[] for _ in probes.ids], [[] for _ in probes.ids])
-    plain = ask(probes.vectors, min(k, count))
-    return Answers(plain, ask(probes.vectors, min(max(overquery, k), count)))
+
+    def ask(most: int) -> Neighbours:
+        answers: Neighbours = []
+        for start in range(0, len(probes.vectors), _QUERIES):
+            answers += store.query(name, probes.vectors[start : start + _QUERIES], min(most, count))
+        return answers
+
+    plain, over = ask(k), ask(max(overquery, k))
+    return Answers(plain, over, given=min(max(overquery, k), store.limits().query_results))
 
 
 def answers_within(answers: Sequence[tuple[Answers, Container[str]]], k: int) -> Answers:
@@ -298,7 +293,7 @@ def baseline(
     collections: dict[str, Any] = {}
     for info in snapshot.collections():
         probes = choose_probes(snapshot.batches(info.name), info.name, rules.probes, rules.seed)
-        answers = ask_probes(asking(store, info.name), probes, rules.k, rules.overquery, store.count(info.name))
+        answers = ask_probes(store, info.name, probes, rules.k, rules.overquery, store.count(info.name))
         truth = Truth(probes.vectors, info.space, rules.k, answers.wanted(probes.ids, rules.k))
         for batch in snapshot.batches(info.name):
             truth.add(batch.ids, batch.embeddings)
@@ -308,6 +303,8 @@ def baseline(
             "space": info.space,
             "zero": probes.zero,
             "unusable": probes.unusable,
+            "overquery": answers.given,
+            "doubt": _doubt(store, info, found, answers, truth) if parameters.source.is_cloud else "",
             "probes": found,
         }
     names = [info.name for info in snapshot.collections()]
@@ -319,11 +316,38 @@ def baseline(
     }
 
 
+def _doubt(store: Reader, info: CollectionInfo, found: Sequence[Record], answers: Answers, truth: Truth) -> str:
+    """Why Cloud's own search is no measure for the target; "" where it is one.
+
+    Cloud indexes what is written later, and may search quantised vectors: then it finds less, at other distances, than
+    the vectors that it gives.
+    """
+    why = []
+    if waiting := store.unindexed(info.name):
+        why.append(f"{waiting:,} writes are not indexed there yet")
+    missed = sum(r["reachable"] is False for r in found)
+    if missed > (1 - SOUND) * len(found):
+        why.append(f"it does not find {missed} of {len(found)} chunks by their own vector")
+    off = [
+        abs(d - known[chunk]) > noise(info.space, known[chunk], float(scale))
+        for hits, known, scale in zip(answers.plain, truth.known, truth.scale, strict=True)
+        for chunk, d in hits
+        if chunk in known
+    ]
+    if any(off):
+        why.append(f"{sum(off)} of {len(off)} distances that it answers are not those of its vectors")
+    return "; ".join(why)
+
+
 # Comparing
 
 
-def equivalence(before: Sequence[Record] | None, after: Sequence[Record], space: Space) -> dict[str, Any]:
+def equivalence(
+    before: Sequence[Record] | None, after: Sequence[Record], space: Space, doubt: str = ""
+) -> dict[str, Any]:
     """One collection's row: shares of the source (`before`) and the target (`after`), verdict, and why.
+
+    `doubt` says why the source's search is no measure: then the target is judged alone, by whether it finds its chunks.
 
     Only probes asked on both sides are paired. A share may fall by its slack plus, where chance is in it (plain
     queries; any query on ip, which is no metric, or on an index whose own over-query is not nearly exact), three
@@ -338,6 +362,12 @@ def equivalence(before: Sequence[Record] | None, after: Sequence[Record], space:
         verdict = Verdict.NOT_APPLICABLE if not after else Verdict.WARNING
         detail = "no vector that could be a probe" if not after else "no baseline of the source: only measured"
         return {**row, "paired": 0, "distance_excess": 0.0, "verdict": verdict, "detail": detail}
+    if doubt:
+        found = row["reachable_after"]
+        lost = space != "ip" and found < 1 - REACH_SLACK
+        detail = f"the target finds {found:.3f} of the probes; the source is no measure: {doubt}"
+        verdict = Verdict.FAIL if lost else Verdict.WARNING
+        return {**row, "paired": 0, "distance_excess": 0.0, "verdict": verdict, "detail": detail, "unsure": True}
     broken = []
     compared = 0
     for share, slack in (
