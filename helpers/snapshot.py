@@ -222,13 +222,18 @@ def write_snapshot(
     return Snapshot.open(folder)
 
 
+def part_rows(dimension: int) -> int:
+    """Chunks with vectors of this dimension in one part."""
+    return max(100, min(5_000, PART_BYTES // max(1, 4 * dimension)))
+
+
 def _write_collection(
     store: Reader, root: Path, number: int, name: str, pool: Executor, readers: int, progress: Progress
 ) -> dict[str, Any]:
     info = store.info(name)
     ids = store.ids(name)
     dimension = info.dimension or 0
-    rows = max(100, min(5_000, PART_BYTES // max(1, 4 * dimension)))
+    rows = part_rows(dimension)
     folder = f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}"
     (root / folder).mkdir()
 

@@ -27,7 +27,7 @@ from helpers.snapshot import Part, Snapshot
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.space import Space
 
-READERS = 2  # measured: 1.6 times one reader, a third adds nothing
+READERS = 2  # of a server nearby; measured: 1.6 times one reader, a third adds nothing
 _AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; another client's delete-and-add hides a vector for a moment (chroma-facts 19)
 
 
@@ -118,13 +118,14 @@ def source_changes(
     progress: Progress = silent,
     *,
     names: Sequence[str] | None = None,
-    readers: int = READERS,
+    readers: int | None = None,
 ) -> SourceChanges:
     """Read the source again and compare it with the snapshot. `progress` advances by chunks of the snapshot.
 
     `names` are the collections that the source should be judged by now (none given: all that it holds); one of them that
     the snapshot lacks has appeared. Raises `WorldError` where the source cannot be read.
     """
+    readers = store.limits().readers(READERS) if readers is None else readers
     begun, found = time.monotonic(), SourceChanges(snapshot.id, utc_now())
     there = sorted(names if names is not None else store.names())
     before = {info.name: info for info in snapshot.collections()}

@@ -124,7 +124,7 @@ def take(run: RunRecord, store: Reader, names: Sequence[str], base: str, progres
     rules = run.parameters.snapshot
     directory = Path(rules.directory).absolute()
     free = next(i for i in [base, *(f"{base}-{n}" for n in range(2, 1000))] if not (directory / i).exists())
-    readers = min(2, run.parameters.migration.workers)
+    readers = store.limits().readers(min(2, run.parameters.migration.workers))
     snapshot = write_snapshot(
         store, directory, free, names, retention_days=rules.retention_days, readers=readers, progress=progress
     )

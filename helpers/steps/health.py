@@ -17,6 +17,7 @@ from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.run.source import open_chosen
+from helpers.steps import reading
 from helpers.steps.spaces import check_spaces
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.copying import IN_USE
@@ -48,6 +49,10 @@ class _Look:
     text_queries: dict[str, str]
     findings: tuple[str, ...]
     repairs: tuple[str, ...]  # the kind of each
+    place: str  # tenant and database, as the key resolved them
+    cost: reading.Estimate | None  # of reading it whole; None for a directory
+    limits: dict[str, int]
+    learnt: tuple[str, ...]  # of the limits, from refusals
 
 
 def _count(store: Reader, name: str) -> int | None:
@@ -111,9 +116,13 @@ class Health:
             left_out = {name: _count(store, name) for name in store.names() if not selects(name)}
             phase.chunks = sum(info.count for info in infos)
             reasons = {info.name: store.text_queries_available(info.name) for info in infos}
+            source = self.run.parameters.source
+            client = getattr(store, "client", source)  # its tenant and database are those that the key opens
+            cost = None if source.is_embedded else reading.estimate(store, infos, self.run.parameters.migration.workers)
             return _Look(
                 store.label, store.version, store.protocol, infos, left_out, reasons,
                 tuple(getattr(store, "findings", ())), tuple(r["repair"] for r in getattr(store, "repairs", ())),
+                f"{client.tenant} / {client.database}", cost, store.limits().known(), store.learnt,
             )  # fmt: skip
 
     def reach(self) -> pd.DataFrame:
@@ -139,7 +148,7 @@ class Health:
             "layout": source_layout(endpoint),
             "protocol": look.protocol,
             "version it reports": look.version + hint,
-            "tenant / database": f"{endpoint.tenant} / {endpoint.database}",
+            "tenant / database": look.place,
             "collections": len(look.infos) + len(look.left_out),
             "chunks": sum(info.count for info in look.infos) + sum(n or 0 for n in look.left_out.values()),
         }
@@ -230,6 +239,15 @@ class Health:
             "findings": ["; ".join(info.findings) for info in infos],
         }
         return pd.DataFrame(columns)
+
+    def reading(self) -> pd.DataFrame:
+        """What it takes to read a server whole, once: requests, time, bytes, limits and, of Cloud, money. One row a fact."""
+        look = self._look
+        if look.cost is None:
+            return pd.DataFrame({"value": {"requests": "none: a directory is copied and the copy read"}})
+        self.run.fact(reading.FACT, look.cost.fact())
+        self.run.log(f"reading the source whole: {look.cost.sentence()}")
+        return reading.table(look.cost, look.limits, look.learnt, self.run.parameters)
 
     def _count_row(self, name: str, expected: int | None, found: int | None) -> _Row:
         difference = None if expected is None or found is None else found - expected

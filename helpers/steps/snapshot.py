@@ -10,6 +10,7 @@ from helpers.run.record import RunRecord
 from helpers.run.snapshots import described, take
 from helpers.run.source import open_chosen
 from helpers.snapshot import Snapshot
+from helpers.steps import reading
 from helpers.steps.preflight import chosen
 from helpers.stores import Reader
 
@@ -18,6 +19,10 @@ def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
     """A new snapshot of the chosen collections, its id made of run and step; an earlier attempt's stays where it is."""
     names = chosen(store.names(), run.parameters)
     total = sum(store.count(n) for n in names)
+    if not run.parameters.source.is_embedded:
+        cost = reading.estimate(store, [store.info(n) for n in names], run.parameters.migration.workers)
+        run.fact(reading.FACT, cost.fact())
+        run.log(f"about to read the source: {cost.sentence()}")
     with run.phase("snapshot", total), run.progress("Snapshot", total) as bar:
         return take(run, store, names, f"{run.id}-{run.step}", bar)
 

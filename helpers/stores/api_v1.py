@@ -19,7 +19,7 @@ import numpy.typing as npt
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Neighbours
-from helpers.stores.client import READ_BYTES, VectorLost, batch_of, pieces
+from helpers.stores.client import VectorLost, batch_of, pieces
 from helpers.stores.limits import Limits
 from helpers.stores.probe import proven_spaces
 from helpers.stores.requests import Requests, Usage
@@ -78,8 +78,7 @@ class ApiV1Store(Closing):
         if known is None:
             metadata = collection.get("metadata")
             said = from_metadata(metadata)
-            sample = self._get(name, {"limit": 20, "offset": 0}, [])["ids"]
-            proven = proven_spaces(self, name, sample[:20])
+            proven = proven_spaces(self, name, self.some_ids(name, 20))
             space, finding = resolve([said], proven)
             if proven and space != (said or "l2") and not finding:
                 finding = f"nothing declares a space, which means l2, but queries answer {space}"
@@ -103,7 +102,7 @@ class ApiV1Store(Closing):
         """The vectors' length; 0.4 does not tell, so the first vector that can be read does."""
         collection = self._collection(name)
         if not collection.get("dimension"):
-            ids = self._get(name, {"limit": 20, "offset": 0}, [])["ids"][:20]
+            ids = self.some_ids(name, 20)
             collection["dimension"] = self._read_piece(name, ids, True).dimension if ids else None
         return collection["dimension"] or None
 
@@ -128,10 +127,14 @@ class ApiV1Store(Closing):
             found.update(dict.fromkeys(self._get(name, {}, [])["ids"]))
         return list(found)
 
+    def some_ids(self, name: str, most: int) -> list[str]:
+        """The first ids, at most so many, in one request."""
+        return [str(i) for i in self._get(name, {"limit": most, "offset": 0}, [])["ids"][:most]]
+
     def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
         """These chunks, in this order; ids that the store does not hold are absent from the answer."""
         dimension = (self._dimension(name) or 0) if embeddings else 0
-        step = max(50, min(_LIMITS.read_rows, READ_BYTES // max(1, 4 * dimension)))
+        step = _LIMITS.read_step(dimension)
         parts = [
             self._read_piece(name, ids[start : start + step], embeddings, dimension)
             for start in range(0, len(ids), step)
@@ -208,6 +211,10 @@ class ApiV1Store(Closing):
 
     def limits(self) -> Limits:
         return self.requests.limits
+
+    @property
+    def learnt(self) -> tuple[str, ...]:
+        return ()
 
     def create(self, info: CollectionInfo) -> None:
         """A collection with this metadata and space. Raises `Terminal` where the name is taken."""

@@ -27,7 +27,6 @@ from helpers.stores.requests import Requests, Usage
 from helpers.stores.retry import Narrower, attempt, written_once
 from helpers.stores.space import Space, declared, from_metadata, resolve
 
-READ_BYTES = 2**20  # of float32 vectors in one answer; as JSON and Python floats it weighs about twenty times that
 LIST_PAGE = 1_000  # collections in one answer
 _CONTENT = ["documents", "metadatas", "uris"]
 
@@ -121,7 +120,7 @@ class ClientStore(TargetLock, Closing):
 
     def _proven_spaces(self, name: str) -> list[Space] | None:
         """See `probe.proven_spaces`."""
-        return proven_spaces(self, name, self._page(self._collection(name), 20, 0))
+        return proven_spaces(self, name, self.some_ids(name, 20))
 
     def _collection(self, name: str) -> Collection:
         return self.requests.send(lambda: self.client.get_collection(name, embedding_function=None), self._at(name))
@@ -144,6 +143,10 @@ class ClientStore(TargetLock, Closing):
             if len(found) == before:
                 return list(found)
 
+    def some_ids(self, name: str, most: int) -> list[str]:
+        """The first ids, at most so many, in one request."""
+        return self._page(self._collection(name), most, 0)
+
     def _page(self, collection: Collection, most: int, offset: int) -> list[str]:
         """At most so many ids from there on, as many as the store gives in one answer."""
         while True:
@@ -163,12 +166,10 @@ class ClientStore(TargetLock, Closing):
         """These chunks, in this order; ids that the store does not hold are absent from the answer."""
         collection = self._collection(name)
         dimension = collection.get_model().dimension or 0
-        bytewise = max(50, READ_BYTES // max(1, 4 * dimension))
         parts: list[ChunkBatch] = []
         start = 0
         while start < len(ids):
-            step = min(self.limits().read_rows, bytewise)
-            piece = ids[start : start + step]
+            piece = ids[start : start + self.limits().read_step(dimension)]
             try:
                 parts.append(self._read_piece(collection, piece, dimension if embeddings else 0, embeddings))
             except Narrower:
@@ -307,6 +308,10 @@ class ClientStore(TargetLock, Closing):
 
     def limits(self) -> Limits:
         return self.requests.limits
+
+    @property
+    def learnt(self) -> tuple[str, ...]:
+        return tuple(self.requests.learnt)
 
     def create(self, info: CollectionInfo) -> None:
         """A collection with the configuration, schema and metadata of `info`, its space the effective one."""

@@ -57,6 +57,7 @@ class DuckdbStore(Closing):
         )
         self.repairs: list[dict[str, Any]] = []
         self.usage = Usage()
+        self.learnt: tuple[str, ...] = ()
         chunks = _read(path / EMBEDDINGS)
         self._collections = {str(row["name"]): row for row in _read(path / COLLECTIONS).to_pylist()}
         self._chunks: dict[str, _Chunks] = {}
@@ -99,6 +100,9 @@ class DuckdbStore(Closing):
 
     def ids(self, name: str) -> list[str]:
         return list(self._of(name).batch.ids)
+
+    def some_ids(self, name: str, most: int) -> list[str]:
+        return self._of(name).batch.ids[:most]
 
     def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
         """These chunks, in this order; unknown ids are absent."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+READ_BYTES = 2**20  # of float32 vectors in one answer; as JSON and Python floats it weighs about twenty times that
 NO_LIMIT = 2**31 - 1  # n_results and limit are 32 bits wide
 
 
@@ -40,6 +41,16 @@ class Limits:
     value_bytes: int = NO_LIMIT
     keys: int = NO_LIMIT
     dimension: int = NO_LIMIT
+
+    def read_step(self, dimension: int) -> int:
+        """Chunks with vectors of this dimension that one request asks for."""
+        return min(self.read_rows, max(50, READ_BYTES // max(1, 4 * dimension)))
+
+    def readers(self, usual: int) -> int:
+        """How many threads should read at a time: as many as is usual for a server nearby; half of the places of one that
+        counts them, which is far away and serves the application too.
+        """
+        return usual if self.concurrent_reads == NO_LIMIT else max(1, self.concurrent_reads // 2)
 
     def within(self, other: Limits) -> Limits:
         """The narrower of both, field by field."""
