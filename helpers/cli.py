@@ -18,7 +18,7 @@ from typing import NoReturn
 from helpers.errors import RunbookError, UsageError, one_line
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
-from helpers.runner import evidence_commands, rollback_options, run_commands, snapshot_commands
+from helpers.runner import doctor, evidence_commands, rollback_options, run_commands, snapshot_commands
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -87,6 +87,10 @@ def parser() -> argparse.ArgumentParser:
 
     rollback_options.declare(
         _command(commands, "rollback", _rollback, "take a run back: source, configuration, fence, then the target")
+    )
+
+    doctor.declare(
+        _command(commands, "doctor", doctor.doctor, "look at a database of unknown health; nothing is changed")
     )
 
     schema = _command(

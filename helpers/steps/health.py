@@ -21,6 +21,7 @@ from helpers.steps import reading
 from helpers.steps.spaces import check_spaces
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.copying import IN_USE
+from helpers.stores.diagnosis import of_1_x, source_layout, source_version
 from helpers.stores.duckdb_layout import is_duckdb_layout
 from helpers.stores.indexes import unsupported
 from helpers.stores.layout import DATABASE
@@ -62,30 +63,6 @@ def _count(store: Reader, name: str) -> int | None:
         return None
 
 
-def source_layout(endpoint: Endpoint) -> str:
-    """In words, how the source keeps or serves its chunks."""
-    if not endpoint.path:
-        return "a server over HTTP"
-    if is_duckdb_layout(Path(endpoint.path)):
-        return "a directory of Chroma 0.3: two Parquet files"
-    return "a directory with chroma.sqlite3 and an index folder per collection, read from a copy"
-
-
-def source_version(endpoint: Endpoint, reported: str) -> str:
-    """The version as far as it can be known: a directory's migrations say more than the engine that opens its copy."""
-    if not endpoint.path or is_duckdb_layout(Path(endpoint.path)):
-        return f"reports {reported}"
-    parts = dict(migrations(Path(endpoint.path) / DATABASE))
-    shown = ", ".join(f"{name} {number}" for name, number in parts.items())
-    if not parts:
-        return "unknown: its migrations cannot be read without opening it"
-    if _of_1_x(parts):
-        return f"opened by 1.x last ({shown})"
-    if parts.get("embeddings_queue", 0) >= 2:
-        return f"0.5.6 to 1.0 ({shown})"
-    return f"0.4 to 0.5.5 ({shown})"
-
-
 def is_of_0_x(endpoint: Endpoint, reported: str) -> bool:
     """Whether a Chroma before 1.0 answered the application's filters so far."""
     if not endpoint.path:
@@ -93,12 +70,7 @@ def is_of_0_x(endpoint: Endpoint, reported: str) -> bool:
     if is_duckdb_layout(Path(endpoint.path)):
         return True
     parts = dict(migrations(Path(endpoint.path) / DATABASE))
-    return bool(parts) and not _of_1_x(parts)
-
-
-def _of_1_x(parts: dict[str, int]) -> bool:
-    """Whether a Chroma of 1.x has opened the directory: by its migrations, the newest number of each part."""
-    return parts.get("sysdb", 0) >= 10 or parts.get("metadb", 0) >= 5
+    return bool(parts) and not of_1_x(parts)
 
 
 class Health:

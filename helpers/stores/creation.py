@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 from typing import Any
 
 from chromadb.api.client import Client
@@ -73,6 +74,18 @@ def _hidden_parameters(schema: dict[str, Any] | None) -> dict[str, Any]:
     vectors = (schema or {}).get("keys", {}).get("#embedding", {}).get("float_list", {}).get("vector_index", {})
     hnsw = vectors.get("config", {}).get("hnsw") or {}
     return {name: hnsw[name] for name in ("num_threads", "batch_size") if name in hnsw}
+
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*[a-zA-Z0-9]")
+
+
+def refused_name(name: str) -> str:
+    """Why a current Chroma takes no collection of this name, or "". Older ones took more: one letter, blanks, accents."""
+    if not 3 <= len(name) <= 512:
+        return f"it has {len(name)} characters, 3 to 512 are allowed"
+    if not _NAME.fullmatch(name):
+        return "only letters a to z, digits, '.', '_' and '-' are allowed, a letter or digit at both ends"
+    return ""
 
 
 def create(client: Client, info: CollectionInfo) -> None:

@@ -1,0 +1,363 @@
+"""What a database is, what is wrong with it, what can be saved: one judgement for `runbook doctor` and for step 10.
+
+A directory is copied, mended and rescued as for a migration (`source_copy`); then every collection is read. So what is said
+here is what a migration would find, and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+
+from helpers.chunks import ChunkBatch
+from helpers.errors import WorldError, one_line
+from helpers.parameters.endpoint import Endpoint, resolve_path
+from helpers.progress import Progress, silent
+from helpers.stores.base import CollectionInfo, Reader
+from helpers.stores.creation import refused_name
+from helpers.stores.duckdb_layout import is_duckdb_layout
+from helpers.stores.index_files import bloat
+from helpers.stores.layout import DATABASE
+from helpers.stores.repair import migrations
+from helpers.words import count, size
+
+PIECE = 1_000  # chunks read at a time
+PROBES = 20  # vectors searched for, of each collection
+SECONDS = 60.0  # for reading, where not everything was asked for
+REQUESTS = 200  # for the ids of one collection, likewise
+TIE = 1e-4  # a distance up to which a stored vector counts as found: another chunk may have the same one
+
+
+class Severity(StrEnum):
+    """How bad a problem is, the worst first."""
+
+    LOST = "lost"  # something that no migration can bring back
+    DAMAGED = "damaged"  # something is broken; a migration repairs it, or needs a decision
+    NOTE = "note"  # nothing is broken; worth knowing before the migration
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: `what`, `where` (a collection, or "" for the whole database), and what it means."""
+
+    severity: Severity
+    what: str
+    where: str = ""
+    meaning: str = ""
+
+
+@dataclass(slots=True)
+class CollectionHealth:
+    """One collection as it was read. Counts are of chunks.
+
+    `reported` is the store's own count, `listed` how many ids it lists (None: not asked), `read` how many were read with
+    their vectors. Of these `rescued` have an exact vector from the files of a damaged index, `normalised` one that has lost
+    its norm, `lost` none at all; `texts` and `metadata` are how many have any. `probed` vectors were searched for, of which
+    the collection does not find `unfound`. `unreadable` says why reading ended.
+    """
+
+    name: str
+    reported: int | None = None
+    listed: int | None = None
+    read: int = 0
+    rescued: int = 0
+    normalised: int = 0
+    lost: int = 0
+    texts: int = 0
+    metadata: int = 0
+    probed: int = 0
+    unfound: int = 0
+    dimension: int | None = None
+    space: str = ""
+    unreadable: str = ""
+
+    @property
+    def exact(self) -> int:
+        """Vectors as they were stored."""
+        return self.read - self.lost - self.normalised
+
+    @property
+    def whole(self) -> bool:
+        """Whether every chunk that is listed was read."""
+        return self.listed is not None and self.read == self.listed
+
+    def add(self, batch: ChunkBatch, fates: Mapping[str, set[str]]) -> None:
+        """Count what was read; `fates` are ids of this collection by what the rescue did (`Reader.repairs`)."""
+        ids = set(batch.ids)
+        unit = ids & (fates.get("vector_normalised", set()) | fates.get("norm_lost", set()))
+        self.read += len(batch)
+        self.rescued += sum(len(ids & fates.get(kind, set())) for kind in ("vector_from_log", "vector_from_index"))
+        self.normalised += len(unit)
+        self.lost += sum(bool(lost) and chunk not in unit for chunk, lost in zip(batch.ids, batch.lost, strict=True))
+        self.texts += sum(text is not None for text in batch.documents)
+        self.metadata += sum(bool(values) for values in batch.metadatas)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The judgement. `facts` are what the database is, in order; `problems` are sorted, the worst first."""
+
+    facts: dict[str, str]
+    collections: list[CollectionHealth]
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        """ "sound", or the severity of the worst problem. Notes leave a database sound."""
+        worst = self.problems[0].severity if self.problems else Severity.NOTE
+        return "sound" if worst is Severity.NOTE else str(worst)
+
+    @property
+    def sampled(self) -> list[str]:
+        """The collections of which not every chunk was read."""
+        return [c.name for c in self.collections if not c.whole and not c.unreadable]
+
+    def table(self) -> pd.DataFrame:
+        """One row a collection: what can be saved, in chunks; `exact` vectors are those that were read as they were stored."""
+        columns = [
+            "collection",
+            "dimension",
+            "space",
+            "chunks",
+            "read",
+            "vectors",
+            "without norm",
+            "lost",
+            "documents",
+            "metadata",
+        ]
+        rows = [
+            [c.name, c.dimension, c.space, c.listed if c.listed is not None else c.reported, c.read,
+             c.exact, c.normalised, c.lost, c.texts, c.metadata]
+            for c in self.collections
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=columns).astype({"dimension": "Int64", "chunks": "Int64"})
+
+    def problem_table(self) -> pd.DataFrame:
+        """One row a problem, the worst first."""
+        rows = [(str(p.severity), p.where or "the database", p.what, p.meaning) for p in self.problems]
+        return pd.DataFrame(rows, columns=["severity", "where", "what", "meaning"])
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return {
+            "verdict": self.verdict,
+            "facts": self.facts,
+            "collections": [dataclasses.asdict(c) for c in self.collections],
+            "problems": [{"severity": str(p.severity), "where": p.where, "what": p.what, "meaning": p.meaning}
+                         for p in self.problems],
+        }  # fmt: skip
+
+
+def examine(
+    store: Reader, endpoint: Endpoint, names: Sequence[str], *, full: bool = False, progress: Progress = silent
+) -> Diagnosis:
+    """Read these collections of an open source and judge them.
+
+    Everything is read where `full`; else reading ends after `SECONDS`, and a collection whose ids alone would take more
+    than `REQUESTS` requests is counted only. Chunks are read in a stride through the collection, so that what was read
+    until then is a fair sample. Never raises for what is wrong with a collection: that is what it reports.
+    """
+    deadline = time.monotonic() + SECONDS
+    fates = _fates(store)
+    found: list[CollectionHealth] = []
+    problems = list(_source_problems(store, endpoint))
+    for name in names:
+        health, info = _collection(store, name, fates.get(name, {}), deadline, full, progress)
+        found.append(health)
+        problems += _problems(health, info)
+    order = list(Severity)
+    facts = _facts(store, endpoint, found)
+    return Diagnosis(facts, found, sorted(problems, key=lambda p: order.index(p.severity)))
+
+
+def _fates(store: Reader) -> dict[str, dict[str, set[str]]]:
+    """The ids of each collection whose vector the rescue took from a file, or could not, by the kind of its record."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for record in getattr(store, "repairs", ()):
+        if "ids" in record:
+            found.setdefault(record["collection"], {}).setdefault(record["repair"], set()).update(record["ids"])
+    return found
+
+
+def _collection(
+    store: Reader, name: str, fates: Mapping[str, set[str]], deadline: float, full: bool, progress: Progress
+) -> tuple[CollectionHealth, CollectionInfo | None]:
+    health = CollectionHealth(name)
+    try:
+        health.reported = store.count(name)
+        info = store.info(name)
+        health.dimension, health.space = info.dimension, info.space
+        if not full and (health.reported > store.limits().page_rows * REQUESTS or time.monotonic() > deadline):
+            return health, info
+        ids = store.ids(name)
+        health.listed = len(ids)
+        stride = -(-len(ids) // PIECE) or 1
+        for start in range(stride):
+            batch = store.read(name, ids[start::stride])
+            health.add(batch, fates)
+            if not start:
+                sample = batch.take(np.flatnonzero(~batch.lost)[:PROBES])
+                health.probed, health.unfound = len(sample), _unfound(store, info, sample)
+            progress.advance(len(batch))
+            if not full and time.monotonic() > deadline:
+                break
+        return health, info
+    except WorldError as error:
+        health.unreadable = error.what
+        return health, None
+
+
+def _unfound(store: Reader, info: CollectionInfo, sample: ChunkBatch) -> int:
+    """How many of these stored vectors a search does not find. By inner product the nearest need not be the vector itself."""
+    if info.space == "ip" or not len(sample):
+        return 0
+    answers = store.query(info.name, sample.embeddings, min(10, store.limits().query_results))
+    return sum(
+        chunk not in {i for i, _ in answer} and not (answer and answer[0][1] <= TIE)
+        for chunk, answer in zip(sample.ids, answers, strict=True)
+    )
+
+
+def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Problem]:
+    if c.unreadable:
+        yield Problem(Severity.LOST, f"cannot be read: {c.unreadable}", c.name,
+                      "A migration stops here. Leave it out (collections.exclude), or take a backup of it.")  # fmt: skip
+        return
+    if c.lost:
+        of = f"{c.lost:,} of {count(c.read, 'chunk')}{'' if c.whole else ' read'}"
+        yield Problem(Severity.LOST, f"{of}: the vector is lost", c.name,
+                      "Documents and metadata are kept in quarantine; migration.reembed makes new vectors.")  # fmt: skip
+    if c.listed is not None and c.reported is not None and c.listed != c.reported:
+        yield Problem(Severity.LOST, f"counts {c.reported:,} chunks and lists {c.listed:,}", c.name,
+                      "What is not listed cannot be read.")  # fmt: skip
+    if c.listed is not None and not c.whole and c.read > (c.listed or 0):
+        yield Problem(Severity.DAMAGED, f"lists {c.listed:,} chunks and answers {c.read:,}", c.name)
+    if c.normalised:
+        yield Problem(Severity.DAMAGED, f"{count(c.normalised, 'vector')} without a norm", c.name,
+                      "The direction is known: cosine search answers as before. "
+                      "To migrate them: migration.normalised: migrate; else they go to quarantine.")  # fmt: skip
+    if c.unfound:
+        yield Problem(Severity.DAMAGED, f"{c.unfound} of {c.probed} stored vectors are not found by a search", c.name,
+                      "Searches miss chunks today. A migration builds a new index.")  # fmt: skip
+    if why := refused_name(c.name):
+        yield Problem(Severity.DAMAGED, f"a current Chroma refuses the name: {why}", c.name,
+                      "Route it to another name by a schema, or leave it out.")  # fmt: skip
+    for finding in info.findings if info else ():
+        yield Problem(Severity.DAMAGED if _is_damage(finding) else Severity.NOTE, finding, c.name)
+
+
+# How the sentences begin, or what they hold, that `repair` and `rescue` make of damage.
+_DAMAGE = (
+    "its index was",
+    "its index folder lacks",
+    "vectors taken from",
+    "log records",
+    "cannot be read",
+    "full-text",
+)
+
+
+def _is_damage(finding: str) -> bool:
+    return any(word in finding for word in _DAMAGE)
+
+
+def _source_problems(store: Reader, endpoint: Endpoint) -> Iterator[Problem]:
+    for finding in getattr(store, "findings", ()):
+        yield Problem(Severity.DAMAGED if _is_damage(finding) else Severity.NOTE, finding)
+    if (
+        endpoint.url
+        and endpoint.headers
+        and not endpoint.tls
+        and endpoint.host not in ("localhost", "127.0.0.1", "::1")
+    ):
+        yield Problem(Severity.NOTE, "secrets are sent over plain http", "", "Use https, or a tunnel.")
+    if endpoint.tls and not endpoint.verify_tls:
+        yield Problem(Severity.NOTE, "the server's certificate is not checked", "", "Set verify_tls: true.")
+
+
+def _facts(store: Reader, endpoint: Endpoint, collections: Sequence[CollectionHealth]) -> dict[str, str]:
+    chunks = sum(c.listed if c.listed is not None else c.reported or 0 for c in collections)
+    facts = {
+        "place": store.label,
+        "layout": source_layout(endpoint),
+        "version": source_version(endpoint, store.version),
+    }
+    facts["holds"] = f"{count(len(collections), 'collection')}, {count(chunks, 'chunk')}"
+    if endpoint.path:
+        path = resolve_path(endpoint.path)
+        facts["size"] = _directory_size(path)
+        if databases := stored_databases(path):
+            facts["databases"] = ", ".join(databases[:5]) + (
+                f" and {len(databases) - 5} more" if len(databases) > 5 else ""
+            )
+    else:
+        facts["protocol"] = store.protocol
+    return facts
+
+
+def source_layout(endpoint: Endpoint) -> str:
+    """In words, how the source keeps or serves its chunks."""
+    if not endpoint.path:
+        return "a server over HTTP"
+    if is_duckdb_layout(resolve_path(endpoint.path)):
+        return "a directory of Chroma 0.3: two Parquet files"
+    return "a directory with chroma.sqlite3 and an index folder per collection, read from a copy"
+
+
+def source_version(endpoint: Endpoint, reported: str) -> str:
+    """The version as far as it can be known: a directory's migrations say more than the engine that opens its copy."""
+    if not endpoint.path:
+        return f"reports {reported}" + (" (every 1.x server says 1.0.0)" if reported == "1.0.0" else "")
+    if is_duckdb_layout(resolve_path(endpoint.path)):
+        return f"reports {reported}"
+    parts = dict(migrations(resolve_path(endpoint.path) / DATABASE))
+    shown = ", ".join(f"{name} {number}" for name, number in parts.items())
+    if not parts:
+        return "unknown: its migrations cannot be read without opening it"
+    if of_1_x(parts):
+        return f"opened by 1.x last ({shown})"
+    if parts.get("embeddings_queue", 0) >= 2:
+        return f"0.5.6 to 1.0 ({shown})"
+    return f"0.4 to 0.5.5 ({shown})"
+
+
+def of_1_x(parts: dict[str, int]) -> bool:
+    """Whether a Chroma of 1.x has opened the directory: by its migrations, the newest number of each part."""
+    return parts.get("sysdb", 0) >= 10 or parts.get("metadb", 0) >= 5
+
+
+def stored_databases(path: Path) -> list[str]:
+    """`tenant/database` of a directory, read without writing a byte; [] before 0.4.15 and where it cannot be read."""
+    uri = f"file:{quote(str((path / DATABASE).resolve()))}?mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            return [f"{one_line(t, 60)}/{one_line(d, 60)}"
+                    for t, d in db.execute("SELECT tenant_id, name FROM databases ORDER BY tenant_id, name")]  # fmt: skip
+    except sqlite3.Error:
+        return []
+
+
+def _directory_size(path: Path) -> str:
+    """What the directory occupies; what it claims where that is much more (a torn, sparse file)."""
+    claimed = stored = 0
+    for file in path.rglob("*"):
+        if file.is_file():
+            of = bloat(file)
+            claimed, stored = claimed + of.apparent, stored + of.stored
+    return (
+        size(stored)
+        if claimed < 2 * stored + 2**20
+        else f"{size(stored)} on disk, {size(claimed)} claimed (a sparse file)"
+    )

@@ -1,0 +1,60 @@
+"""`runbook doctor`: what a database is, what is wrong, what can be saved, the next command; and not a byte is changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.commands import Runbook, tree
+from tests.servers import ChromaServer, client_of
+
+
+@pytest.fixture
+def runbook(tmp_path: Path) -> Runbook:
+    return Runbook(tmp_path)
+
+
+def test_a_sound_directory_is_called_sound_and_stays_as_it_is(runbook: Runbook, real_databases: Path) -> None:
+    folder = real_databases / "no-documents-128-1.x"
+    before = tree(folder)
+    done = runbook("doctor", str(folder))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert tree(folder) == before
+    heads = [line for line in done.stdout.splitlines() if line and not line.startswith(" ")]
+    assert heads == ["What it is", "What is wrong", "What can be saved", "Next"]
+    assert "1 collection, 1,000 chunks" in done.stdout
+    assert f'source: {{path: "{folder}"}}' in done.stdout
+    assert len(done.stdout.splitlines()) < 40
+
+
+def test_all_that_was_found_is_given_as_json(runbook: Runbook, real_databases: Path) -> None:
+    found = json.loads(runbook("doctor", str(real_databases / "duckdb-parquet-0.3"), "--json").stdout)
+    assert found["verdict"] == "sound"
+    assert sum(c["listed"] for c in found["collections"]) == 515
+    assert {c["read"] - c["lost"] for c in found["collections"]} == {c["listed"] for c in found["collections"]}
+
+
+def test_what_is_no_database_is_one_answer_with_its_next_step(runbook: Runbook, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = runbook("doctor", "empty")
+    assert done.returncode == 1
+    assert "UNUSABLE" in done.stdout
+    assert "no chroma.sqlite3" in done.stdout
+    assert json.loads(runbook("doctor", "empty", "--json").stdout)["code"] == "source_empty"
+
+
+def test_a_server_is_asked_and_not_written_to(
+    runbook: Runbook, chroma_server: Callable[..., ChromaServer], tmp_path: Path
+) -> None:
+    server = chroma_server()
+    with client_of(server.url) as client:
+        client.create_collection("notes").add(ids=["a", "b"], embeddings=[[1.0, 2.0], [2.0, 1.0]], documents=["x", "y"])
+        done = runbook("doctor", server.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "a server over HTTP" in done.stdout
+        assert [c.name for c in client.list_collections()] == ["notes"]
+    assert runbook("doctor", "http://127.0.0.1:1").returncode == 1
+    assert runbook("doctor", "http://").returncode == 2
