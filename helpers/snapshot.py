@@ -6,8 +6,9 @@ Layout of a snapshot folder::
     <nnn>-<collection>/<nnnnn>.parquet   one part per slice of the collection's frozen id list
 
 A part has the columns id, document (null is None, "" is empty), metadata (JSON with exact types, null is None), uri and
-embedding (fixed-size list of float32; null where the store lost the vector). The folder is written under a temporary
-name and renamed when it is whole: a folder without `.partial` in its name is complete.
+embedding (fixed-size list of float32; null where the store lost the vector). The folder is written as `<id>.partial` and
+renamed when it is whole. An export that was interrupted goes on after its last whole part (see `export_journal`): each
+chunk is then as it was when its part was read, and `sessions` in the manifest says when that was.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal
+from helpers.export_journal import EXPORT, Journal, flush_file, own_digest, sha256, signed
 from helpers.progress import Progress, silent
 from helpers.results import utc_now, write_json
 from helpers.stores import CollectionInfo, Reader
@@ -68,7 +70,7 @@ class Snapshot:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             if manifest["format"] != FORMAT:
                 raise ValueError(f"format {manifest['format']}, this toolkit reads {FORMAT}")
-            if manifest["sha256"] != _own_digest(manifest):
+            if manifest["sha256"] != own_digest(manifest):
                 raise ValueError("its content is not what was written")
             if folder.name.endswith(".partial"):
                 raise ValueError("the export was interrupted before it was whole")
@@ -159,7 +161,7 @@ class Snapshot:
 
     def mark(self, status: str) -> None:
         """Record a status (created, verified, restored, failed) with its time in the manifest."""
-        self.manifest = _signed({**self.manifest, "status": status, f"{status}_at": utc_now()})
+        self.manifest = signed({**self.manifest, "status": status, f"{status}_at": utc_now()})
         write_json(self.folder / "manifest.json", self.manifest)
 
     def size(self) -> int:
@@ -189,57 +191,112 @@ def write_snapshot(
 ) -> Snapshot:
     """Read these collections of a store into `directory/snapshot_id`; ids frozen first, slices read in parallel.
 
+    An interrupted export of this id is gone on with: its whole parts are verified and not read again.
     Raises `Terminal` where a listed chunk can be read neither with nor without its vector, or the id is taken.
     """
     folder = directory / snapshot_id
     partial = directory / f"{snapshot_id}.partial"
     if folder.exists():
         raise Terminal("snapshot_exists", "a snapshot of this id exists", where=str(folder))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    now = datetime.now(UTC)
+    if _is_whole(partial, store.label, sorted(names)):  # the last session ended between the manifest and the renaming
+        return _complete(partial, folder)
+    journal = Journal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
     with ThreadPoolExecutor(max_workers=max(1, readers), thread_name_prefix="read") as pool:
-        entries = [
-            _write_collection(store, partial, number, name, pool, readers, progress)
-            for number, name in enumerate(sorted(names), start=1)
-        ]
+        entries = [_write_collection(store, journal, name, pool, readers, progress) for name in sorted(names)]
+    for left in {p.name for p in partial.iterdir() if p.is_dir()} - {journal.collections[n]["folder"] for n in names}:
+        if left != EXPORT:  # of a collection that was chosen when the export began, and is no more
+            shutil.rmtree(partial / left)
+    now = datetime.now(UTC)
+    journal.sessions[-1]["ended"] = utc_now()
     manifest = {
         "format": FORMAT,
         "id": snapshot_id,
-        "created": now.isoformat(timespec="seconds"),
+        "created": journal.sessions[0]["started"],
         "retain_until": (now + timedelta(days=retention_days)).isoformat(timespec="seconds"),
         "source": store.label,
         "chroma_version": {"source": store.version, "client": CLIENT_VERSION},
         "findings": list(getattr(store, "findings", ())),
         "repairs": list(getattr(store, "repairs", ())),
         "status": "created",
+        "sessions": [{key: s[key] for key in ("started", "ended", "chunks")} for s in journal.sessions],
+        "notes": journal.notes,
         "collections": entries,
     }
-    write_json(partial / "manifest.json", _signed(manifest))
+    write_json(partial / "manifest.json", signed(manifest))
+    return _complete(partial, folder)
+
+
+def _is_whole(partial: Path, source: str, names: list[str]) -> bool:
+    """Whether this is a snapshot of these collections of the source that lacks nothing but its name."""
+    try:
+        manifest = json.loads((partial / "manifest.json").read_text(encoding="utf-8"))
+        if (manifest["source"], [c["name"] for c in manifest["collections"]]) != (source, names):
+            return False
+        parts = [Part(**p) for c in manifest["collections"] for p in c["parts"]]
+        whole = all(sha256(partial / p.file) == p.sha256 for p in parts)
+        return whole and bool(manifest["sha256"] == own_digest(manifest))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _complete(partial: Path, folder: Path) -> Snapshot:
+    shutil.rmtree(partial / EXPORT, ignore_errors=True)
     _flush_folder(partial)
     partial.rename(folder)
-    _flush_folder(directory)
+    _flush_folder(folder.parent)
     return Snapshot.open(folder)
 
 
-def part_rows(dimension: int) -> int:
-    """Chunks with vectors of this dimension in one part."""
-    return max(100, min(5_000, PART_BYTES // max(1, 4 * dimension)))
+def part_rows(dimension: int, read_rows: int) -> int:
+    """Chunks with vectors of this dimension in one part; one request's worth where requests are small."""
+    return max(1, min(read_rows, max(100, min(5_000, PART_BYTES // max(1, 4 * dimension)))))
+
+
+def _frozen(store: Reader, journal: Journal, name: str) -> tuple[CollectionInfo, list[str], int, list[str]]:
+    """The collection as it was when its ids were frozen, these ids, the rows of a part, and findings of going on."""
+    info, known = store.info(name), journal.collections.get(name)
+    if known is not None:
+        was = CollectionInfo(**{**known["info"], "findings": tuple(known["info"]["findings"])})
+        ids = journal.ids(name)
+        if ids is None:
+            journal.note(f"the list of ids of collection {name} is damaged or gone: it is read again")
+        elif _settings(was) != _settings(info):
+            journal.note(f"collection {name} is not the one that the export began with: it is read again")
+        elif info.count == was.count:
+            return was, ids, known["rows"], []
+        else:
+            found = f"{was.count:,} chunks at {known['at']}, when its ids were frozen, and {info.count:,} when the export went on"
+            return was, ids, known["rows"], [f"the source changed: {found}; step 22 finds what differs"]
+    ids = store.ids(name)
+    rows = part_rows(info.dimension or 0, store.limits().read_rows)
+    number = max((int(c["folder"].partition("-")[0]) for c in journal.collections.values()), default=0) + 1
+    folder = known["folder"] if known else f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}"
+    shutil.rmtree(journal.folder / folder, ignore_errors=True)  # parts that belong to other ids
+    journal.freeze(name, folder, dataclasses.asdict(info), ids, rows)
+    return info, ids, rows, []
+
+
+def _settings(info: CollectionInfo) -> str:
+    """What makes it the same collection, as far as the store tells."""
+    same = {key: value for key, value in dataclasses.asdict(info).items() if key not in ("count", "findings")}
+    return json.dumps(same, sort_keys=True, default=str)
 
 
 def _write_collection(
-    store: Reader, root: Path, number: int, name: str, pool: Executor, readers: int, progress: Progress
+    store: Reader, journal: Journal, name: str, pool: Executor, readers: int, progress: Progress
 ) -> dict[str, Any]:
-    info = store.info(name)
-    ids = store.ids(name)
-    dimension = info.dimension or 0
-    rows = part_rows(dimension)
-    folder = f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}"
-    (root / folder).mkdir()
+    info, ids, rows, changed = _frozen(store, journal, name)
+    folder = journal.collections[name]["folder"]
+    (journal.folder / folder).mkdir(exist_ok=True)
 
     def take(start: int) -> Part:
-        file = f"{folder}/{start // rows + 1:05d}.parquet"
-        part = _write_part(store, root, file, name, ids[start : start + rows], dimension)
+        kept = journal.intact(name, start)
+        if kept is None:
+            file = f"{folder}/{start // rows + 1:05d}.parquet"
+            part = _write_part(store, journal.folder, file, name, ids[start : start + rows], info.dimension or 0)
+            journal.finish(name, start, dataclasses.asdict(part))
+        else:
+            part = Part(**kept)
         progress.advance(min(rows, len(ids) - start))
         return part
 
@@ -250,7 +307,7 @@ def _write_collection(
         if len(pending) > readers:  # a bounded window: read ahead, but never the whole collection
             parts.append(pending.pop(0).result())
     parts.extend(future.result() for future in pending)
-    findings = list(info.findings)
+    findings = [*info.findings, *changed]
     lost = sum(p.lost for p in parts)
     if lost:
         findings.append(f"{lost} chunks are listed but their vectors cannot be read")
@@ -282,8 +339,7 @@ def _write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[s
     path = root / file
     pq.write_table(to_table(batch, dimension), path, compression="zstd", compression_level=1, use_dictionary=False,
                    write_statistics=False)  # fmt: skip
-    with path.open("rb") as written:
-        os.fsync(written.fileno())
+    flush_file(path)
     return Part(file, len(batch), path.stat().st_size, sha256(path), int(batch.lost.sum()))
 
 
@@ -358,22 +414,6 @@ def decode_metadata(text: str | None) -> Metadata | None:
 
 def _host(value: Any) -> Any:
     return SparseVector(**value[_SPARSE]) if isinstance(value, dict) and set(value) == {_SPARSE} else value
-
-
-def _signed(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {**manifest, "sha256": _own_digest(manifest)}
-
-
-def _own_digest(manifest: dict[str, Any]) -> str:
-    """SHA-256 over everything in a manifest but this digest itself."""
-    content = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush_folder(folder: Path) -> None:

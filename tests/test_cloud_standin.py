@@ -144,8 +144,7 @@ def test_sparse_vectors_and_the_rest_of_a_record_come_back(cloud: CloudStandIn) 
         found = client.get_collection("docs").get(ids=["d7"], include=["metadatas", "documents", "uris"])
         assert found["metadatas"] == [{"n": 7, "sparse": SparseVector([1, 9], [0.5, -1e-07])}]
         assert (found["documents"], found["uris"]) == (["document 7"], ["s3://bucket/7"])
-        shown: Any = client.list_collections()[0].schema
-        described = shown.serialize_to_json()
+        described = client.list_collections()[0].schema.serialize_to_json()
         embedding = described["keys"]["#embedding"]["float_list"]["vector_index"]["config"]
         assert embedding["space"] == "cosine"
         assert embedding["spann"]["search_nprobe"] == 64
@@ -162,11 +161,12 @@ def test_closed_for_writes_reads_go_on_and_closed_for_reads_nothing_does(cloud: 
     with cloud.client() as client, cloud.client(behind=True) as behind:
         docs = client.get_collection("docs", embedding_function=None)
         cloud.set(writes="closed")
-        for write in (
+        writes: list[Callable[[], Any]] = [
             lambda: docs.add(ids=["x"], embeddings=[[1.0] * 8]), lambda: docs.delete(ids=["d1"]),
             lambda: docs.modify(name="other"), lambda: client.delete_collection("docs"),
             lambda: client.create_collection("new", embedding_function=None),
-        ):  # fmt: skip
+        ]  # fmt: skip
+        for write in writes:
             with pytest.raises(chromadb.errors.ChromaError, match=r"^Permission denied\.$"):
                 write()
         assert (docs.count(), len(docs.get(limit=10)["ids"])) == (700, 10)

@@ -26,7 +26,7 @@ LAYERS = [
     ["parameters"],
     ["escalation"],
     ["stores"],
-    ["sample"],
+    ["sample", "export_journal"],
     ["comparison", "snapshot"],
     ["schema"],
     ["plots"],

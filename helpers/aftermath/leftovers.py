@@ -6,6 +6,7 @@ retention of the snapshots is on that list.
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -54,7 +55,11 @@ def temporary(folder: RunFolder, parameters: Parameters) -> list[Path]:
     """What may be removed now, sorted. A directory counts once."""
     found = {path for pattern in _TEMPORARY for path in folder.workspace.glob(pattern)}
     kept = resolve_path(parameters.snapshot.directory)
-    found |= set(kept.glob(f"{folder.id}-*.partial")) | set(kept.glob(f".{folder.id}-*.partial"))
+    steps = "|".join(snapshots.TAKEN_BY)
+    exports = re.compile(
+        rf"{re.escape(folder.id)}-({steps})(-.*)?\.partial"
+    )  # not those of a run that begins with this id
+    found |= {path for path in kept.glob("*.partial") if exports.fullmatch(path.name)}
     if parameters.target.path:
         target = resolve_path(parameters.target.path)
         found |= set(target.parent.glob(f".{target.name}.partial"))

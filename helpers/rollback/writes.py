@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch
 from helpers.comparison import compare_batch
+from helpers.export_journal import sha256
 from helpers.progress import Progress, silent
 from helpers.results import write_json
 from helpers.rollback.made import Made, Origin
-from helpers.snapshot import sha256, to_table
+from helpers.snapshot import to_table
 from helpers.stores import CollectionInfo, Reader, Space
 
 READ = 500  # new chunks read and kept at a time

@@ -18,6 +18,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import RunbookError, UsageError
+from helpers.export_journal import Journal
 from helpers.progress import Progress
 from helpers.results import passed, utc_now
 from helpers.run import folders as runs
@@ -25,47 +26,68 @@ from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.snapshot import Snapshot, write_snapshot
 from helpers.stores import Reader
+from helpers.words import count
 
 CLOSEOUT = "53"
-_TAKEN_BY = ("13", "21", "22")  # the steps that take snapshots; 22 where it catches up
+TAKEN_BY = ("13", "21", "22")  # the steps that take snapshots; 22 where it catches up
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A folder among the snapshots: `snapshot` is None where it is none that can be read, `problem` then says why."""
+    """A folder among the snapshots: `snapshot` is None where it is none that can be read, `problem` then says why.
+
+    `export` is the journal of an export that is at work, or was interrupted and can be gone on with.
+    """
 
     folder: Path
     snapshot: Snapshot | None
     problem: str
     needed_by: tuple[str, ...]
+    export: Journal | None = None
 
     @property
     def id(self) -> str:
         return self.folder.name
 
     @property
-    def retained(self) -> bool:
-        """Whether the time of retention has not ended."""
-        if self.snapshot is None:
-            return True
-        return datetime.fromisoformat(self.snapshot.manifest["retain_until"]) > datetime.now(UTC)
+    def retain_until(self) -> datetime | None:
+        """The end of its retention; None where nothing readable says."""
+        if self.export is not None:
+            return self.export.retain_until
+        return datetime.fromisoformat(self.snapshot.manifest["retain_until"]) if self.snapshot else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its parts."""
+        return self.snapshot.size() if self.snapshot else self.export.size if self.export else 0
 
     @property
     def why_kept(self) -> str:
         """Why it may not be removed; "" where it may."""
-        if self.snapshot is None:
+        if self.retain_until is None:
             return f"{self.problem}; look at it and remove it yourself"
         if self.needed_by:
             return f"needed by run {', '.join(self.needed_by)}, not closed out"
-        return f"kept until {self.snapshot.manifest['retain_until']}" if self.retained else ""
+        if self.retain_until > datetime.now(UTC):
+            return f"kept until {self.retain_until.isoformat(timespec='seconds')}"
+        return ""
 
 
 def directories() -> list[Path]:
     """Where snapshots are: the parameters' default folder here, and wherever the runs reported here put theirs."""
     found = {Path("workspace/snapshots").absolute(): None}
     for folder in runs.every_run():
-        found |= {Path(taken["folder"]).parent: None for taken in taken_by(folder)}
+        taken = {Path(taken["folder"]).parent: None for taken in taken_by(folder)}
+        found |= taken or dict.fromkeys(_planned(folder))
     return [directory for directory in found if directory.is_dir()]
+
+
+def _planned(folder: RunFolder) -> list[Path]:
+    """Where a run that has taken no snapshot yet puts it: what it began may lie there."""
+    try:
+        return [Path(folder.facts()["directory"], folder.parameters().snapshot.directory)]
+    except (RunbookError, OSError, ValueError, KeyError):  # a damaged run is no reason to hide the snapshots of others
+        return []
 
 
 def held(directory: Path) -> list[Held]:
@@ -73,15 +95,19 @@ def held(directory: Path) -> list[Held]:
     needs = _needs(directory)
     found = []
     for folder in sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        snapshot, problem = None, ""
+        snapshot, problem, export = None, "", None
         if folder.name.endswith(".partial"):
+            export = Journal.read(folder)
             problem = "an export at work, or one that was interrupted"
+            if export is not None:
+                problem = f"unfinished: {count(export.chunks)} of {count(export.listed, 'chunk')}"
         else:
             try:
                 snapshot = Snapshot.open(folder)
             except RunbookError as error:
                 problem = error.what
-        found.append(Held(folder, snapshot, problem, tuple(sorted(needs.get(folder.name, ())))))
+        needed = needs.get(folder.name.removesuffix(".partial"), ())
+        found.append(Held(folder, snapshot, problem, tuple(sorted(needed)), export))
     return sorted(found, key=lambda h: (str(h.snapshot.manifest["created"]) if h.snapshot else "", h.id))
 
 
@@ -107,7 +133,7 @@ def find(name: str, places: Sequence[Path]) -> Snapshot:
 def taken_by(folder: RunFolder) -> list[dict[str, Any]]:
     """What the results of a run, earlier executions included, say of the snapshots that it took."""
     found = []
-    for number in _TAKEN_BY:
+    for number in TAKEN_BY:
         for path in sorted([*folder.reports.glob(f"results/{number}.json"),
                             *folder.reports.glob(f"earlier/*/results/{number}.json")]):  # fmt: skip
             try:
@@ -120,15 +146,23 @@ def taken_by(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def take(run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress) -> Snapshot:
-    """A new snapshot of these collections, its id `base` or, where an earlier attempt left that, `base`-2 and so on."""
+    """A new snapshot of these collections, its id `base` or, where an earlier attempt left that, `base`-2 and so on.
+
+    An export of this id that was interrupted is gone on with.
+    """
     rules = run.parameters.snapshot
     directory = Path(rules.directory).absolute()
     free = next(i for i in [base, *(f"{base}-{n}" for n in range(2, 1000))] if not (directory / i).exists())
     readers = store.limits().readers(min(2, run.parameters.migration.workers))
+    by = {"run": run.id, "reports": str(run.folder)}
+    gone_on = (directory / f"{free}.partial").is_dir()
+    audit.append(directory / audit.NAME, "snapshot created", outcome="begun", snapshot=free, gone_on=gone_on, **by)
     snapshot = write_snapshot(
         store, directory, free, names, retention_days=rules.retention_days, readers=readers, progress=progress
     )
-    about = {"snapshot": snapshot.id, "run": run.id, "reports": str(run.folder), "digest": snapshot.digest}
+    for note in snapshot.manifest["notes"]:
+        run.log(note)
+    about = {"snapshot": snapshot.id, **by, "digest": snapshot.digest}
     audit.append(directory / audit.NAME, "snapshot created", **about, chunks=snapshot.total)
     return snapshot
 
@@ -191,8 +225,9 @@ def remove(found: Iterable[Held]) -> list[str]:
         if item.why_kept:
             raise UsageError("snapshot_kept", f"snapshot {item.id} stays: {item.why_kept}")
         log = item.folder.parent / audit.NAME
-        assert item.snapshot is not None
-        audit.append(log, "prune", outcome="begun", snapshot=item.id, digest=item.snapshot.digest)
+        audit.append(
+            log, "prune", outcome="begun", snapshot=item.id, digest=item.snapshot.digest if item.snapshot else ""
+        )
         aside = item.folder.with_name(f".{item.id}.pruned")
         item.folder.rename(aside)
         for beside in item.folder.parent.glob(f"{item.id}.restore-*.json"):

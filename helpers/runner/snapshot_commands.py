@@ -85,8 +85,12 @@ def _row(item: Held) -> dict[str, Any]:
     if item.snapshot is not None:
         held = item.snapshot.manifest
         row |= {"created": moment(held["created"]), "source": held["source"], "chunks": count(item.snapshot.total)}
-        row |= {"size": size(item.snapshot.size()), "status": held["status"]}
-        row |= {"retain until": moment(held["retain_until"])}
+        row |= {"status": held["status"]}
+    elif item.export is not None:
+        row |= {"created": moment(item.export.sessions[0]["started"]), "source": item.export.about["source"]}
+        row |= {"chunks": count(item.export.chunks)}
+    if item.retain_until is not None:
+        row |= {"size": size(item.size), "retain until": moment(item.retain_until.isoformat())}
     return row
 
 
@@ -108,6 +112,7 @@ def _info(chosen: argparse.Namespace) -> int:
         "created": moment(held["created"]),
         "retain until": moment(held["retain_until"]),
         "source": f"{held['source']} (Chroma {versions['source']}, read by client {versions['client']})",
+        "read": "; ".join(_session(s) for s in held.get("sessions", ())) or moment(held["created"]),
         "status": f"{held['status']} {moment(held.get(held['status'] + '_at', held['created']))}",
         "holds": f"{count(snapshot.total, 'chunk')} in {count(len(snapshot.names()), 'collection')}, {size(snapshot.size())}",
         "digest": snapshot.digest,
@@ -130,6 +135,10 @@ def _info(chosen: argparse.Namespace) -> int:
         )
     print(table(rows))
     return 0
+
+
+def _session(held: dict[str, Any]) -> str:
+    return f"{moment(held['started'])} to {moment(held['ended'])}, {count(held['chunks'], 'chunk')}"
 
 
 def _verify(chosen: argparse.Namespace) -> int:
@@ -181,7 +190,7 @@ def _prune(chosen: argparse.Namespace) -> int:
                 snapshots.remove([item])
         print(f"{count(len(may_go), 'snapshot')} removed.")
         return 0
-    freed = sum(i.snapshot.size() for i in may_go if i.snapshot)
+    freed = sum(item.size for item in may_go)
     print(f"{count(len(may_go), 'snapshot')} would be removed ({size(freed)}). Nothing was changed. To remove: --yes")
     print("A snapshot stays within its retention, and as long as a run needs it: until step 53 has closed the run out,")
     print("or --abandoned RUN_ID declares that it will not be gone on with.")

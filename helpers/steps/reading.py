@@ -72,7 +72,7 @@ def estimate(store: Reader, infos: Sequence[CollectionInfo], workers: int) -> Es
         near = min(weights, key=lambda w: abs(w[2] - width)) if number >= SAMPLED else weights[-1]
         fetched += near[0] * info.count
         seconds += near[1] * info.count
-        rows = part_rows(width)
+        rows = part_rows(width, limits.read_rows)
         parts, last = divmod(info.count, rows)
         requests += parts * (1 + math.ceil(rows / step)) + (1 + math.ceil(last / step) if last else 0)
         requests += 2 + math.ceil(info.count / limits.page_rows)

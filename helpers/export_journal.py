@@ -1,0 +1,208 @@
+"""The journal of a snapshot in the making: what an export that was interrupted need not read again.
+
+It lies in `.export/` inside `<id>.partial`, until the snapshot is whole::
+
+    journal.jsonl      one signed line for the export, each session, each collection (once its ids are frozen), each part
+    <nnn>.ids.parquet  the frozen ids of a collection
+
+Lines are appended and flushed to disk one by one, each with a digest over itself, each after the file that it vouches for.
+So a kill or a power failure at any moment leaves a journal whose lines are true, the last one perhaps torn. What no line
+proves was not done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from helpers.results import utc_now
+
+FORMAT = 1
+EXPORT = ".export"
+_LINES = "journal.jsonl"
+
+
+class Journal:
+    """What is known of one export. `Journal.read` looks; `Journal.open` begins one, or goes on with it.
+
+    `collections` and `parts` hold entries of the journal, by the collection's name and by (name, first row). `notes` are
+    sentences about what could not be gone on with. Every method may be called from any thread.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.about: dict[str, Any] = {}
+        self.sessions: list[dict[str, Any]] = []
+        self.collections: dict[str, dict[str, Any]] = {}
+        self.parts: dict[tuple[str, int], dict[str, Any]] = {}
+        self.notes: list[str] = []
+        self._good = 0  # bytes of the file up to the last line that is true
+        self._guard = threading.Lock()
+
+    @classmethod
+    def read(cls, folder: Path) -> Journal | None:
+        """The journal in a folder as it stands; None where there is none whose first line can be trusted."""
+        journal = cls(folder)
+        try:
+            raw = (folder / EXPORT / _LINES).read_bytes()
+        except OSError:
+            return None
+        for number, line in enumerate(raw.splitlines(keepends=True), start=1):
+            try:
+                entry = json.loads(line)
+                if not line.endswith(b"\n") or entry["sha256"] != own_digest(entry):
+                    raise ValueError("not as it was written")
+                journal._take(entry)
+            except (ValueError, KeyError, TypeError):
+                journal.notes.append(
+                    f"the export's journal is damaged from line {number} on: what it does not prove is read again"
+                )
+                break
+            journal._good += len(line)
+        return journal if journal.about else None
+
+    @classmethod
+    def open(cls, folder: Path, about: dict[str, Any], retention_days: int) -> Journal:
+        """Go on with the export in `folder` where it is the one that `about` describes, else begin anew; a session begins.
+
+        `about` is JSON: what has to be the same for the parts to be of use. What was there before is removed otherwise.
+        """
+        about = {"format": FORMAT, **about}
+        journal = cls.read(folder)
+        notes = []
+        if journal is None or {k: journal.about.get(k) for k in about} != about:
+            if folder.exists():
+                why = "its journal cannot be read" if journal is None else "it was of another source"
+                notes.append(f"an interrupted export was there and cannot be gone on with: {why}; all is read again")
+                shutil.rmtree(folder)
+            (folder / EXPORT).mkdir(parents=True)
+            journal = cls(folder)
+            journal._append({"kind": "export", **about})
+        else:
+            with (folder / EXPORT / _LINES).open("r+b") as file:
+                file.truncate(journal._good)
+        journal.notes += notes
+        journal._append({"kind": "session", "retention_days": retention_days})
+        return journal
+
+    @property
+    def chunks(self) -> int:
+        """Chunks in finished parts."""
+        return sum(entry["part"]["rows"] for entry in self.parts.values())
+
+    @property
+    def listed(self) -> int:
+        """Ids frozen so far; collections that were not come to yet are not among them."""
+        return sum(entry["ids"]["count"] for entry in self.collections.values())
+
+    @property
+    def size(self) -> int:
+        """Bytes of the finished parts."""
+        return sum(int(entry["part"]["bytes"]) for entry in self.parts.values())
+
+    @property
+    def retain_until(self) -> datetime:
+        """Retention counts from the last part that was written."""
+        last = self.sessions[-1]
+        return datetime.fromisoformat(last["ended"]) + timedelta(days=last["retention_days"])
+
+    def note(self, text: str) -> None:
+        with self._guard:
+            self.notes.append(text)
+
+    def freeze(self, name: str, folder: str, info: dict[str, Any], ids: Sequence[str], rows: int) -> None:
+        """Keep the ids of a collection that is written to `folder` in parts of `rows`; its earlier parts are forgotten."""
+        file = f"{folder.partition('-')[0]}.ids.parquet"
+        path = self.folder / EXPORT / file
+        pq.write_table(pa.table({"id": pa.array(ids, pa.large_string())}), path, compression="zstd")
+        flush_file(path)
+        self._append({"kind": "collection", "name": name, "folder": folder, "info": info, "rows": rows,
+                      "ids": {"file": file, "count": len(ids), "sha256": sha256(path)}})  # fmt: skip
+
+    def ids(self, name: str) -> list[str] | None:
+        """The frozen ids of a collection; None where their file is not what was written."""
+        known = self.collections[name]["ids"]
+        path = self.folder / EXPORT / known["file"]
+        if not path.is_file() or sha256(path) != known["sha256"]:
+            return None
+        ids: list[str] = pq.read_table(path, memory_map=False, partitioning=None).column("id").to_pylist()
+        return ids
+
+    def finish(self, name: str, start: int, part: dict[str, Any]) -> None:
+        """A part is on disk: the rows of the collection from `start` on."""
+        self._append({"kind": "part", "name": name, "start": start, "part": part})
+
+    def intact(self, name: str, start: int) -> dict[str, Any] | None:
+        """The part that begins there, its file compared with its digest; None where it has to be read again."""
+        entry = self.parts.get((name, start))
+        if entry is None:
+            return None
+        part: dict[str, Any] = entry["part"]
+        path = self.folder / part["file"]
+        if path.is_file() and path.stat().st_size == part["bytes"] and sha256(path) == part["sha256"]:
+            return part
+        self.note(f"{part['file']} is damaged or gone: its {part['rows']} chunks are read again")
+        return None
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        take: Callable[[dict[str, Any]], None] = getattr(self, f"_take_{entry['kind']}")
+        take(entry)
+        if self.sessions:
+            self.sessions[-1]["ended"] = entry["at"]
+
+    def _take_export(self, entry: dict[str, Any]) -> None:
+        self.about = {k: v for k, v in entry.items() if k not in ("kind", "at", "sha256")}
+
+    def _take_session(self, entry: dict[str, Any]) -> None:
+        days = int(entry["retention_days"])
+        self.sessions.append({"started": entry["at"], "ended": entry["at"], "chunks": 0, "retention_days": days})
+
+    def _take_collection(self, entry: dict[str, Any]) -> None:
+        name = str(entry["name"])
+        self.collections[name] = entry
+        self.parts = {at: part for at, part in self.parts.items() if at[0] != name}
+
+    def _take_part(self, entry: dict[str, Any]) -> None:
+        self.parts[str(entry["name"]), int(entry["start"])] = entry
+        self.sessions[-1]["chunks"] += int(entry["part"]["rows"])
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        with self._guard:
+            entry = signed({**entry, "at": utc_now()})
+            with (self.folder / EXPORT / _LINES).open("ab") as file:
+                file.write(json.dumps(entry, ensure_ascii=True).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            self._take(entry)
+
+
+def signed(content: dict[str, Any]) -> dict[str, Any]:
+    """With a digest over itself, which `own_digest` proves."""
+    return {**content, "sha256": own_digest(content)}
+
+
+def own_digest(content: dict[str, Any]) -> str:
+    """SHA-256 over everything but this digest itself."""
+    held = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(held, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush_file(path: Path) -> None:
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
