@@ -13,13 +13,17 @@ import pandas as pd
 import pytest
 
 from helpers import audit
+from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError
 from helpers.exploring.export import file_stem, harmless
 from helpers.parameters import parameters_from
+from helpers.parameters.endpoint import Endpoint
 from helpers.run import folders as runs
+from helpers.run import tables
 from helpers.run.record import RunRecord
 from helpers.sample import expected_findings, write_sample
 from helpers.steps.explore import Explore
+from helpers.stores import CollectionInfo, open_target
 
 CHUNKS, DIMENSION = 400, 32
 
@@ -182,6 +186,34 @@ def test_an_exported_finding_is_whole_harmless_and_in_the_audit_log(desk: Explor
     assert entry["facts"]["sha256"] == row["sha256"]
     [nothing] = desk.export("nonfinite_vectors").to_dict("records")
     assert (nothing["rows"], nothing["file"]) == (0, "")
+
+
+def test_a_table_that_is_cut_says_so_and_an_export_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5,600 chunks without a document: 200 of them in the table, which says how many there are; every one in the export."""
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    number = 5_600
+    with open_target(Endpoint(path=str(tmp_path / "source"))) as store:
+        store.create(CollectionInfo("bare", 0, None, "l2", "l2"))
+        ids, vectors = [f"c{i:05}" for i in range(number)], np.eye(number, 8, dtype=np.float32) + 1
+        store.add("bare", ChunkBatch(ids, [None] * number, vectors, [{"n": i} for i in range(number)]))
+    given = {"source": {"path": str(tmp_path / "source")}, "target": {"path": str(tmp_path / "target")}, "name": "look"}
+    parameters = parameters_from(given)
+    run = RunRecord(runs.create(parameters, "look-11"), "11", parameters)
+    desk = Explore(run)
+    shown = desk.behind("none_documents")
+    assert len(shown) == 200
+    assert (shown.attrs["rows_held"], shown.attrs["rows_in_all"]) == (200, number)
+    said = "Not all: the first 200 of 5,600 rows. All: desk.export("
+    assert said in tables.as_html(shown)
+    assert "Not all" not in tables.as_html(desk.behind("none_documents", most=number))
+    [row] = desk.export("none_documents").to_dict("records")
+    with Path(row["file"]).open(encoding="utf-8-sig", newline="") as file:
+        assert [line["id"] for line in csv.DictReader(file)] == ids
+    assert row["rows"] == row["chunks"] == number
+    repeated = desk.duplicates()  # 9 different vectors: one group of nearly all, which is shown whole
+    assert "rows_in_all" not in repeated.attrs
+    run.leaving.close()
 
 
 @pytest.mark.parametrize(

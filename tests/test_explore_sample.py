@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -133,12 +134,15 @@ def test_a_hundred_copies_are_ninety_nine_rows() -> None:
     assert len(near_vectors(np.ones((100, 300), np.float32), seed=1)) == 99
 
 
-def test_places_count_all_and_keep_the_first() -> None:
-    places = Places(kept=3)
+def test_places_are_all_kept_the_first_of_them_in_memory(tmp_path: Path) -> None:
+    places = Places(tmp_path / "findings", kept=3)
     for i in range(10):
         places.note("zero_vectors", "a" if i < 9 else "b", str(i))
     assert places.total("zero_vectors") == 10
-    assert [place.id for place in places.kept["zero_vectors"]] == ["0", "1", "2"]
+    for _ in range(2):
+        assert [place.id for place in places.every("zero_vectors")] == [str(i) for i in range(10)]
+    assert len(list((tmp_path / "findings").iterdir())) == 1
+    assert list(Places(tmp_path / "findings").every("zero_vectors")) == [], "a new pass begins anew"
     assert places.total("nothing") == 0
 
 

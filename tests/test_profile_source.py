@@ -152,7 +152,8 @@ def test_ids_that_meet_are_a_warning_unless_a_prefix_keeps_them_apart(begin: Beg
     run = begin("11", sample, schema="if_ttt")
     table = Profile(run).collisions()
     check = _check(run, "no ids meet in a target collection")
-    assert (check.verdict, check.reason, check.measured) == (Verdict.WARNING, "id_collision", int(table["meet"].sum()))
+    assert (check.verdict, check.reason, check.measured) == (Verdict.FAIL, "id_collision", int(table["meet"].sum()))
+    assert "migration.id_policy: prefix" in check.detail
     assert len(table) == expected_findings(CHUNKS)["colliding_ids"]
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import ast
+import re
 import shlex
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 
+from helpers import cli
 from helpers.decision import decision_matrix
 from helpers.migration.quarantine import Quarantine
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.schema import load_schema
 from helpers.schema.rules import REASONS
-from helpers.troubleshooting.map import ROWS, advice, notebook_for, row_of, steps_for
+from helpers.troubleshooting.map import REMEDIES, ROWS, advice, advised, notebook_for, row_of, steps_for
 from tests.conftest import ROOT
 from tests.reason_codes import codes
 
@@ -114,3 +116,41 @@ def test_quarantine_reasons_are_of_the_map(tmp_path: Path) -> None:
     aside = Quarantine(tmp_path)
     aside.write([{"collection": "a", "id": "1", "reason": "invalid_effectiveness_rating", "detail": "7"}])
     assert {step.number for step in steps_for(aside.counts())} == {"42"}
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("source_missing", "Next: Correct the path"),
+        ("id_collision", "Next: Begin a new run with migration.id_policy: prefix"),
+        ("interrupted", "Next: Go on with: runbook resume night-1"),
+        ("lock_held", "Next: Wait until the other run or command has ended; stop nothing and remove nothing"),
+        ("outside_window", "Next: Inside the window: runbook resume night-1."),
+        ("paused_for_disk", "Next: Free space on the disk named above. Then: runbook resume night-1"),
+        ("nginx_refuses", "Next: Put right what is named above; how the fence stands: runbook fence night-1."),
+        ("sealed_file_changed", "Next: runbook verify night-1 names what changed."),
+        ("checkpoint_behind", "Next: How far it came, and whether it may go on: papermill notebooks/30_checkpoint"),
+        ("count_mismatch", "Troubleshoot: papermill notebooks/48"),
+        ("unreachable", "Troubleshoot: papermill notebooks/45"),
+    ],
+)
+def test_a_remedy_leads_to_what_helps(monkeypatch: pytest.MonkeyPatch, code: str, said: str) -> None:
+    """Where a sentence with a command is enough, no notebook on networks or counts stands in the way at night."""
+    monkeypatch.delenv("RUNBOOK_REPORTS", raising=False)
+    assert advice(code, "night-1").startswith(said)
+
+
+def test_every_remedy_in_a_sentence_is_of_a_code_that_is_given_and_names_commands_that_there_are() -> None:
+    codes_ = [code for _, listed in REMEDIES for code in listed.split()]
+    assert len(codes_) == len(set(codes_))
+    assert [code for code in codes_ if row_of(code) is None] == []
+    for code in codes_:
+        line = advice(code, "night-1")
+        assert line.count("\n") == 0
+        for command in re.findall(r"runbook ([a-z]+)", line):
+            cli.parser().parse_args([command, "x"])
+
+
+def test_sentences_come_before_notebooks_and_none_comes_twice() -> None:
+    lines = advised(["chunk_missing", "source_missing", "target_missing", "count_mismatch"], "night-1", 3)
+    assert [line.split(":")[0] for line in lines] == ["Next", "Troubleshoot"]

@@ -6,7 +6,8 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ COLUMNS = ("collection", "id", "detail", "document", "metadata")
 _FORMULA = tuple("=+-@＝＋－＠|%\t\r\n\x00")
 
 
-def write_csv(path: Path, lookup: Lookup, places: Sequence[Place]) -> int:
+def write_csv(path: Path, lookup: Lookup, places: Iterable[Place]) -> int:
     """One row for each place, with the whole document and the metadata as JSON; the number of rows.
 
     Whole or not at all; UTF-8 with its mark, so that spreadsheets read the letters right. Read in pieces: memory does not
@@ -38,9 +39,10 @@ def write_csv(path: Path, lookup: Lookup, places: Sequence[Place]) -> int:
     return rows
 
 
-def _rows(lookup: Lookup, places: Sequence[Place]) -> Iterator[list[Any]]:
-    for start in range(0, len(places), READ):
-        frame = lookup.chunks(places[start : start + READ], excerpt=None)
+def _rows(lookup: Lookup, places: Iterable[Place]) -> Iterator[list[Any]]:
+    left = iter(places)
+    while piece := list(islice(left, READ)):
+        frame = lookup.chunks(piece, excerpt=None)
         for row in frame.itertuples(index=False):
             metadata = "" if row.metadata is None else json.dumps(row.metadata, ensure_ascii=False, default=str)
             yield [row.collection, row.id, row.detail, row.document, metadata]

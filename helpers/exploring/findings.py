@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
-from helpers.exploring.places import KEPT, Place, Places
+from helpers.exploring.places import Place, Places
 
 # A name, or its beginning before `_<field>` or ` <field> <rule>`: what it means, and the reason code of checks on it.
 MEANINGS: dict[str, tuple[str, str]] = {
@@ -40,12 +42,16 @@ MEANINGS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`chunks` counts them all; `places` are those that are remembered (at most 5,000 of a finding)."""
+    """`chunks` counts them, `every` goes through their `places`: more than chunks where a group is shown with its first."""
 
     name: str
     chunks: int
     collections: int
-    places: tuple[Place, ...]
+    places: int
+    every: Callable[[], Iterator[Place]]
+
+    def first(self, most: int) -> list[Place]:
+        return list(islice(self.every(), most))
 
     @property
     def meaning(self) -> str:
@@ -57,15 +63,15 @@ class Finding:
 
     @staticmethod
     def of(name: str, chunks: int, places: Iterable[Place]) -> Finding:
-        """All of a finding's places are known; the first 5,000 are kept."""
-        every = tuple(places)
-        return Finding(name, chunks, len({place.collection for place in every}), every[:KEPT])
+        known = tuple(places)
+        return Finding(name, chunks, len({place.collection for place in known}), len(known), lambda: iter(known))
 
 
 def of_places(places: Places) -> list[Finding]:
     """What the pass noted chunk by chunk."""
     return [
-        Finding(name, places.total(name), len(places.counts[name]), tuple(places.kept[name])) for name in places.counts
+        Finding(name, places.total(name), len(counts), places.total(name), partial(places.every, name))
+        for name, counts in places.counts.items()
     ]
 
 
@@ -74,13 +80,15 @@ def of_groups(name: str, groups: Iterable[list[tuple[str, ...]]]) -> Finding:
 
     A place is (collection, id, …); its detail names the first of its group.
     """
-    places: list[Place] = []
-    surplus = 0
-    for group in groups:
-        surplus += len(group) - 1
-        first = f"group of {len(group)}: {group[0][0]}: {group[0][1]}"
-        places += [Place(place[0], place[1], first) for place in group]
-    return Finding.of(name, surplus, places)
+    known = list(groups)
+
+    def every() -> Iterator[Place]:
+        for group in known:
+            first = f"group of {len(group)}: {group[0][0]}: {group[0][1]}"
+            yield from (Place(place[0], place[1], first) for place in group)
+
+    chunks = sum(map(len, known))
+    return Finding(name, chunks - len(known), len({place[0] for group in known for place in group}), chunks, every)
 
 
 def is_known(name: str) -> bool:

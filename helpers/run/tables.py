@@ -6,6 +6,7 @@ dollar signs, which Jupyter would set as formulas with links in them.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -29,13 +30,37 @@ def show_tables_as_text(shell: Any) -> None:
     formatters = shell.display_formatter.formatters
     formatters["text/html"].for_type(pd.DataFrame, as_html)
     for kind in (pd.DataFrame, pd.Series):
-        formatters["text/plain"].for_type(kind, lambda table, printer, _: printer.text(repr(for_people(table))))
+        formatters["text/plain"].for_type(kind, lambda table, printer, _: printer.text(_as_text(table)))
 
 
 def as_html(frame: pd.DataFrame) -> str:
-    """The frame as pandas would show it, readable."""
+    """The frame as pandas would show it, readable; where it is cut, a line below says so."""
     with pd.option_context("display.html.use_mathjax", False):
-        return str(for_people(frame)._repr_html_())  # type: ignore[operator]
+        page = str(for_people(frame)._repr_html_())  # type: ignore[operator]
+    said = cut_said(frame)
+    return page + (f"<p>{html.escape(said)}</p>" if said else "")
+
+
+def _as_text(table: Table) -> str:
+    return "\n".join(filter(None, [repr(for_people(table)), cut_said(table)]))
+
+
+def cut(frame: pd.DataFrame, of: int, whole: str = "") -> pd.DataFrame:
+    """Mark a frame that holds fewer rows than there are (`of`): in its `attrs`, which every table on the screen tells.
+
+    `whole` says where all of them are. Nothing is marked where the frame is whole.
+    """
+    if of > len(frame):
+        frame.attrs |= {"rows_held": len(frame), "rows_in_all": of, "whole": whole}
+    return frame
+
+
+def cut_said(frame: pd.DataFrame | pd.Series[Any]) -> str:
+    """What a cut frame says of itself; "" where it is whole."""
+    if "rows_in_all" not in frame.attrs:
+        return ""
+    held, every, whole = (frame.attrs[key] for key in ("rows_held", "rows_in_all", "whole"))
+    return f"Not all: the first {held:,} of {every:,} rows.{f' {whole}' if whole else ''}"
 
 
 def for_people(table: Table) -> Table:

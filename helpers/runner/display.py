@@ -15,7 +15,7 @@ from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import kernel, plan
 from helpers.run.record import RunRecord
-from helpers.troubleshooting.map import command, steps_for
+from helpers.troubleshooting.map import advised
 from helpers.words import duration
 
 
@@ -49,8 +49,8 @@ def closing(run: RunRecord, digest: str) -> str:
     rows = [(c.verdict, c.name, _value(c.measured), _value(c.threshold), c.detail) for c in order[:20]]
     rest = f"<p>{len(order) - 20} more in the file.</p>" if len(order) > 20 else ""
     table = _table(("verdict", "check", "measured", "threshold", "detail"), rows) if rows else ""
-    advised = "".join(f"<p><code>{html.escape(line)}</code></p>" for line in _advice(run))
-    foot = advised + f"<p>results/{run.step}.json, SHA-256 <code>{digest}</code></p>"
+    remedies = "".join(f"<p><code>{html.escape(line)}</code></p>" for line in _advice(run))
+    foot = remedies + f"<p>results/{run.step}.json, SHA-256 <code>{digest}</code></p>"
     return head + table + rest + foot
 
 
@@ -59,7 +59,7 @@ def _advice(run: RunRecord) -> list[str]:
     if plan.find(run.step).troubleshoots:
         return []
     codes = [c.reason for c in run.result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING)]
-    return [f"Troubleshoot: {command(step, run)}" for step in steps_for(codes)[:3]]
+    return advised(codes, run, 3)
 
 
 def _value(value: Any) -> str:

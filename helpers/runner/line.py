@@ -25,7 +25,7 @@ from helpers.runner.execute import Execution, error_of, is_whole
 from helpers.runner.gates import open_gate
 from helpers.runner.terminal import Terminal, step_line, summary
 from helpers.steps.claim import give_back_target
-from helpers.troubleshooting.map import command, steps_for
+from helpers.troubleshooting.map import advised
 
 _NO_VERDICT = {
     "outside_window": "none yet, outside the maintenance window",
@@ -106,13 +106,13 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Terminal,
     notices.line_ended(folder, steps, error, terminal.say)
     verdict = _verdict(folder, steps or plan.LINE, error)
     folder.log(f"line ends: {verdict}")
-    advised = _advice(folder, steps)
-    for line in advised:
+    remedies = _advice(folder, steps)
+    for line in remedies:
         folder.log(line)
     error = _sealed(folder, terminal, error)
     render_pages(folder)
     terminal.say(summary(folder, steps, verdict))
-    for line in advised:
+    for line in remedies:
         terminal.say(line)
     state = FenceState.read(folder.workspace)
     if state is not None and state.may_stand:
@@ -153,13 +153,13 @@ def _executed(folder: RunFolder, step: plan.Step, terminal: Terminal, stop: Stop
 
 
 def _advice(folder: RunFolder, steps: Sequence[plan.Step]) -> list[str]:
-    """The commands that open the notebooks for what failed or was marginal in these steps, at most two."""
+    """What leads out of what failed or was marginal in these steps, at most two lines."""
     codes: list[str] = []
     for result in filter(None, (folder.result(step.number) for step in steps)):
         codes += [c.reason for c in result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL)]
         if result.error is not None and result.error["code"] != "interrupted":
             codes.append(result.error["code"])
-    return [f"Troubleshoot: {command(step, folder)}" for step in steps_for(codes)[:2]]
+    return advised(codes, folder, 2)
 
 
 def _stand_down(folder: RunFolder, terminal: Terminal) -> RunbookError | None:

@@ -307,8 +307,8 @@ class Run(RunRecord):
         self.result.error = kernel.failure(error)
         self.result.verdict = Verdict.FAIL
         self.home.log_block(f"a cell failed: {self.result.error['line']}", kernel.trace_of(error), self.step)
-        if advised := advice(self.result.error["code"], self):
-            self.log(advised)
+        if said := advice(self.result.error["code"], self):
+            self.log(said)
         self._write()
         self.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from helpers.errors import UsageError
+from helpers.errors import Transient, UsageError
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder
@@ -78,7 +78,16 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     from helpers.steps.preflight import preflight  # it brings Chroma's client, which takes seconds
 
     require_built(parameters)
-    preflight(parameters)
+    try:
+        preflight(parameters)
+    except Transient as error:  # no run yet, so there is nothing that a notebook could look at
+        look = "; ".join(
+            f"curl -fsS {end.address}/api/v2/heartbeat" for end in (parameters.source, parameters.target) if end.url
+        )
+        next_step = (
+            f"{error.next_step} No run was begun. Once it answers ({look}), give the same command again.".strip()
+        )
+        raise type(error)(error.code, error.what, where=error.where, next_step=next_step) from error
     runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
     window.permit(folder, chosen.outside_window)
     return _line(folder, steps, dry_run=chosen.dry_run)

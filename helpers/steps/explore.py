@@ -16,6 +16,7 @@ from helpers.exploring.findings import Finding, is_known, of_groups, of_places
 from helpers.exploring.picker import Picker
 from helpers.exploring.places import Place
 from helpers.parameters.typed_yaml import nearest as nearest_name
+from helpers.run import tables
 from helpers.run.folders import file_digest
 from helpers.steps.compared import Compared
 from helpers.troubleshooting.map import row_of
@@ -137,7 +138,7 @@ class Explore(Compared):
         rows = []
         for finding in self._found.values():
             step = row.step if (row := row_of(finding.reason)) else ""
-            first = finding.places[0] if finding.places else None
+            first = next(finding.every(), None)
             rows.append(
                 {
                     "finding": finding.name,
@@ -153,15 +154,19 @@ class Explore(Compared):
     def behind(self, finding: str, most: int = 200) -> pd.DataFrame:
         """The chunks behind a finding: collection, id, detail, the document's beginning, and their metadata as columns.
 
-        At most `most` of the 5,000 places that are remembered of each finding; `found` counts them all.
+        The first `most` of them; where there are more, the frame says so on the screen and in its `attrs`.
         """
-        chunks = self.lookup.chunks(self._finding(finding).places[:most])
+        found = self._finding(finding)
+        chunks = self.lookup.chunks(found.first(most))
         metadata = pd.DataFrame([dict(m) if isinstance(m, dict) else {} for m in chunks["metadata"]])
         metadata = metadata.rename(columns={key: f"metadata.{key}" for key in metadata if key in chunks})
-        return pd.concat([chunks.drop(columns="metadata"), metadata], axis="columns")
+        frame = pd.concat([chunks.drop(columns="metadata"), metadata], axis="columns")
+        return tables.cut(
+            frame, found.places, f"All: desk.export({finding!r}), or behind({finding!r}, most={found.places})."
+        )
 
     def export(self, finding: str) -> pd.DataFrame:
-        """The chunks behind a finding as a CSV file in the run's workspace, with whole documents; the audit log says so.
+        """Every chunk behind a finding as a CSV file in the run's workspace, with whole documents; the audit log says so.
 
         One row: finding, chunks, rows, file, bytes, sha256. No file is written where nothing was found.
         """
@@ -176,7 +181,7 @@ class Explore(Compared):
         }
         if found.places:
             path = self.run.workspace / "exports" / file_name(finding)
-            row["rows"] = write_csv(path, self.lookup, found.places)
+            row["rows"] = write_csv(path, self.lookup, found.every())
             row |= {"file": str(path), "bytes": path.stat().st_size, "sha256": file_digest(path)}
             audit.append(self.run.folder / audit.NAME, "finding exported", step=self.run.step, **row)
             self.run.log(f"{row['rows']} rows of the finding {one_line(finding, 80)} exported")

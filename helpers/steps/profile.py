@@ -14,6 +14,7 @@ from helpers import plots
 from helpers.errors import one_line
 from helpers.exploring.lookup import Lookup
 from helpers.results import Verdict
+from helpers.run import tables
 from helpers.run.record import RunRecord
 from helpers.schema import Context, load_schema
 from helpers.steps.profile_scan import Scan
@@ -50,7 +51,9 @@ class Profile:
             store = self.lookup.reader
             infos = [store.info(name) for name in store.names() if p.collections.selects(name)]
             context = Context.of([i.name for i in infos], run.date, p.migration)
-            scan = Scan(self.schema, context, p.expected.dimensions, infos, p.validation.seed)
+            scan = Scan(
+                self.schema, context, p.expected.dimensions, infos, p.validation.seed, self.run.workspace / "findings"
+            )
             with run.progress("profiling", sum(info.count for info in infos)) as progress:
                 for info in infos:
                     scan.open(info)
@@ -212,7 +215,9 @@ class Profile:
                 "duplicates",
                 "Migrated as they are." + self._part,
             )
-        return pd.DataFrame(rows, columns=["what", "chunks", "where"])
+        groups = sum(len(twins.groups) for twins in (self.scan.documents, self.scan.vectors))
+        whole = "All: desk.export('duplicate_documents'), desk.export('duplicate_vectors')."
+        return tables.cut(pd.DataFrame(rows, columns=["what", "chunks", "where"]), groups, whole)
 
     def collisions(self) -> pd.DataFrame:
         """Ids that more than one collection uses, and whether they would meet in one target collection."""
@@ -220,10 +225,13 @@ class Profile:
         meeting = [group for group in groups if len({target for *_, target in group}) < len(group)]
         kept_apart = self.run.parameters.migration.id_policy == "prefix"
         bad = bool(meeting) and not kept_apart
-        advice = "The dry run will stop at them: set migration.id_policy to prefix, or rename them."
+        advice = (
+            "The dry run would stop at them. Begin a new run with migration.id_policy: prefix, which writes every id as "
+            "<source collection>:<id> (tell the clients), or rename them at the source."
+        )
         self.run.check(
             "no ids meet in a target collection",
-            Verdict.WARNING if bad else Verdict.PASS,
+            Verdict.FAIL if bad else Verdict.PASS,
             measured=len(meeting),
             threshold=0,
             unit="ids",
@@ -240,7 +248,8 @@ class Profile:
             }
             for group in groups[:SHOWN]
         ]
-        return pd.DataFrame(rows, columns=["id", "collections", "targets", "meet"])
+        frame = pd.DataFrame(rows, columns=["id", "collections", "targets", "meet"])
+        return tables.cut(frame, len(groups), "All: desk.export('colliding_ids').")
 
     def schema_preview(self) -> pd.DataFrame:
         """What the schema would do with these chunks: repair, set aside, send to which target collection."""

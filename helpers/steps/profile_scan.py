@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,12 +111,18 @@ class Scan:
     """Everything that the pass has seen so far. `add` takes the chunks of a collection, batch by batch."""
 
     def __init__(
-        self, schema: Schema, context: Context, dimensions: list[int], infos: Sequence[CollectionInfo], seed: int
+        self,
+        schema: Schema,
+        context: Context,
+        dimensions: list[int],
+        infos: Sequence[CollectionInfo],
+        seed: int,
+        folder: Path,
     ) -> None:
         self.schema, self.context, self.dimensions, self.seed = schema, context, dimensions, seed
         self.every = max(1, -(-sum(info.count for info in infos) // LIMIT))
         self.sampler = Sampler(infos, seed)
-        self.places = Places()
+        self.places = Places(folder)
         self.fields: dict[str, FieldSeen] = defaultdict(FieldSeen)
         self.collections: dict[str, CollectionSeen] = {}
         self.documents, self.vectors, self.ids = Twins(self.every), Twins(self.every), Twins(self.every)

@@ -1,4 +1,6 @@
-"""One map: every reason code that a check or a failure at run time can give → the notebook that leads out of it.
+"""One map: every reason code that a check or a failure at run time can give → what leads out of it.
+
+That is a sentence with the command to give, where one is enough (`REMEDIES`), else the notebook of its row (`ROWS`).
 
 Wrong parameters (`UsageError`) and gates that wait for people explain themselves and have no row. A test finds the codes
 in the source and fails on one without a row (tests/test_troubleshooting_map.py).
@@ -215,6 +217,98 @@ ROWS: tuple[Row, ...] = tuple(
     )
 )
 
+# What to do in one sentence, where a notebook would only keep people from it: {resume} and the like are commands of the run.
+REMEDIES: tuple[tuple[str, str], ...] = (
+    ("Go on with: {resume}", "interrupted watch_interrupted"),
+    (
+        (
+            "Correct the path, address, tenant, database or filter in the parameters file, check it with runbook schema FILE, "
+            "and begin a new run: a run keeps the source and target that it began with."
+        ),
+        """
+        source_missing source_not_a_folder source_empty target_missing target_not_a_folder nothing_to_migrate
+        unknown_tenant unknown_database header_illegal source_other_api target_other_api
+        """,
+    ),
+    (
+        "Name a new folder, or a server of a current Chroma, as the target, and begin a new run.",
+        "target_older_layout target_too_old target_empty target_foreign_file target_layout_0_3 target_lfs_pointer",
+    ),
+    (
+        (
+            "Copy the database again from the machine that Chroma runs on, or take the last backup, and begin a new run with it. "
+            "docs/sources.md says what can be read and mended."
+        ),
+        "source_damaged source_foreign_file source_lfs_pointer source_truncated source_incomplete",
+    ),
+    (
+        "Put the folder or the file's permissions right, as named above. Then: {resume}",
+        """
+        audit_unwritable config_unwritable folder_gone folder_unwritable read_only source_unreadable target_unreadable
+        target_unwritable
+        """,
+    ),
+    (
+        (
+            "Wait until the other run or command has ended; stop nothing and remove nothing that it writes. Where this run "
+            "stands: {status}. Then: {resume}"
+        ),
+        "lock_held run_locked snapshot_in_use",
+    ),
+    ("Free space on the disk named above. Then: {resume}", "paused_for_disk disk_full"),
+    (
+        (
+            "Begin a new run with migration.id_policy: prefix, which writes every id as <source collection>:<id> (tell the "
+            "clients), or rename these ids at the source."
+        ),
+        "id_collision",
+    ),
+    (
+        "Name another target in a new run. Remove a collection there only if you know whose it was and that it may go.",
+        "exists target_not_empty",
+    ),
+    (
+        (
+            "Inside the window: {resume}. To move it: {resume} --set window.start=TIME. If it cannot wait: {resume} "
+            "--outside-window REASON"
+        ),
+        "outside_window",
+    ),
+    (
+        "Move or lengthen the window: {resume} --retry 14 --set window.start=TIME --set window.minutes=N",
+        "night_too_long",
+    ),
+    (
+        "How far it came, and whether it may go on: {recovery}",
+        "checkpoint_behind checkpoint_unreadable context_changed nothing_staged staging_changed staged_gone",
+    ),
+    (
+        "{verify} names what changed. Put the file back from the run's archive or a backup. Then: {resume}",
+        """
+        notify_state_damaged parameters_unreadable retry_state_damaged cutover_state_damaged rollback_state_damaged
+        closeout_state_damaged fence_state_damaged seal_broken sealed_file_changed
+        """,
+    ),
+    (
+        "Put right what is named above; how the fence stands: {fence}. Then: {resume}",
+        """
+        fence_elsewhere fence_not_lifted nginx_reads_other_files nginx_refuses nginx_reload_refused nginx_two_servers
+        no_nginx old_workers program_failed program_missing program_timeout source_in_use fence_bypass fence_open reads_refused
+        """,
+    ),
+    ("How the fence of that run stands, and how to lift it: runbook fence ID", "fence_of_other_run"),
+    (
+        (
+            "Give what is missing, and tell people again: {resume} --retry 14 --set KEY=TEXT; or tell them yourself: the text is "
+            "announcement.txt in the run's folder."
+        ),
+        "nobody_named nobody_told notice_failed",
+    ),
+    ("Correct the file, or name another: {resume} --set signoff.allowed_signers=FILE", "allowed_signers_bad"),
+    ("Install OpenSSH, which brings ssh-keygen. Then give the same command again.", "ssh_keygen_missing"),
+)
+
+_REMEDY = {code: said for said, codes in REMEDIES for code in codes.split()}
 _BY_CODE = {code: row for row in ROWS for code in row.codes}
 _PATTERNS = [code for code in _BY_CODE if "*" in code]
 
@@ -234,12 +328,31 @@ def notebook_for(code: str) -> plan.Step | None:
 
 
 def advice(code: str, run: HasId | str) -> str:
-    """One line with the command that opens the remedy of this run's trouble; "" where the code explains itself.
+    """One line with the remedy of this run's trouble; "" where the code explains itself.
 
+    `interrupted` → `Next: go on with: runbook resume night-1`;
     `count_mismatch` → `Troubleshoot: papermill notebooks/48_count_mismatch.ipynb OUT.ipynb -p run_id night-1`.
     """
-    step = notebook_for(code)
-    return f"Troubleshoot: {command(step, run)}" if step is not None else ""
+    return next(iter(advised([code], run, 1)), "")
+
+
+def advised(codes: Iterable[str], run: HasId | str, most: int) -> list[str]:
+    """The remedies for many codes, each once and `most` at most: sentences first, then notebooks as in `steps_for`."""
+    listed = list(codes)
+    said = [f"Next: {remedy(code, run)}" for code in listed if code in _REMEDY]
+    opened = [f"Troubleshoot: {command(step, run)}" for step in steps_for(c for c in listed if c not in _REMEDY)]
+    return list(dict.fromkeys([*said, *opened]))[:most]
+
+
+def remedy(code: str, run: HasId | str) -> str:
+    """What to do in a sentence, with this run's commands in it; "" where a notebook says more, or the code itself."""
+    if code not in _REMEDY:
+        return ""
+    folder = runs.RunFolder.of(run if isinstance(run, str) else run.id)
+    names = ("resume", "status", "fence", "verify")
+    return _REMEDY[code].format(
+        **{name: folder.command(name) for name in names}, recovery=command(plan.find("30"), folder)
+    )
 
 
 def command(step: plan.Step, run: HasId | str, output: str = "OUT.ipynb") -> str:

@@ -18,7 +18,7 @@ from helpers.results import StepResult, Verdict
 from helpers.run import plan
 from helpers.run.record import RunRecord
 from helpers.troubleshooting.desk import SYMPTOMS, symptoms
-from helpers.troubleshooting.map import TREE, command, row_of, steps_for
+from helpers.troubleshooting.map import TREE, command, remedy, row_of, steps_for
 
 PHASE, DATA, NETWORK, RESOURCE = (
     "Phase?\n[1-5]",
@@ -78,7 +78,9 @@ class Tree:
         steps = self._steps()
         if not steps:
             return "No check of this run failed, was marginal or warned: there is nothing to troubleshoot."
-        return "\n".join(f"{step.title}: {command(step, self.run)}" for step in steps if step.number != TREE)
+        said = [f"Next: {found}" for row in symptoms(self.run) if (found := remedy(str(row["reason"]), self.run))]
+        opened = [f"{step.title}: {command(step, self.run)}" for step in steps if step.number != TREE]
+        return "\n".join(dict.fromkeys([*said, *opened]))
 
     def _steps(self) -> list[plan.Step]:
         return steps_for(str(row["reason"]) for row in symptoms(self.run))

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from helpers.errors import UsageError
 from helpers.results import write_text
+from helpers.run.tables import cut
 from helpers.schema import Context, Schema, load_schema
 from helpers.schema.engine import Transformed
 from helpers.schema.file import SchemaFile
@@ -60,7 +61,7 @@ class Values(Desk):
             rows += [(info.name, r.id, field, r.before, r.rule, r.after) for r in mine.itertuples()]
             failed = done.failures[done.failures["reason"] == f"invalid_{field}"]
             rows += [(info.name, r.id, field, r.detail, "set aside", "") for r in failed.itertuples()]
-        return pd.DataFrame(rows[:KEPT], columns=COLUMNS)
+        return cut(pd.DataFrame(rows[:KEPT], columns=COLUMNS), len(rows))
 
     def rules(self) -> pd.DataFrame:
         """The schema's rules for the fields in which something is set aside, and what the resolution would make of them."""

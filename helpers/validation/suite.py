@@ -21,6 +21,7 @@ from helpers.migration.current import current_snapshot
 from helpers.migration.quarantine import Quarantine
 from helpers.results import Check, Verdict
 from helpers.run.record import RunRecord
+from helpers.run.tables import cut
 from helpers.schema import load_schema
 from helpers.snapshot import Snapshot
 from helpers.stores import open_target
@@ -191,10 +192,11 @@ class Validation:
     def differences(self, *kinds: str) -> pd.DataFrame:
         """Every difference found (at most 1,000 of a kind and collection), drawn; or those of these kinds."""
         rows = self.found.differences
-        if kinds:
-            return rows[rows["difference"].isin(kinds)]
-        self._figure("differences", lambda: plots.differences_bar(rows), "Differences by kind and collection.")
-        return rows
+        if not kinds:
+            self._figure("differences", lambda: plots.differences_bar(rows), "Differences by kind and collection.")
+        counted = self.found.counted
+        chosen = rows[rows["difference"].isin(kinds)] if kinds else rows.copy()
+        return cut(chosen, sum(counted[kind] for kind in kinds or counted))
 
     def illustration(self) -> pd.DataFrame:
         """The source on two principal components, the target laid over: to look at, never to judge by."""
@@ -209,7 +211,7 @@ class Validation:
 
     def _offenders(self, check: Check) -> pd.DataFrame:
         self._put(check)
-        return pd.DataFrame(check.ids)
+        return cut(pd.DataFrame(check.ids), check.offenders)
 
     def _put(self, check: Check) -> None:
         put(self.run, check)
