@@ -222,7 +222,7 @@ def _fence(chosen: argparse.Namespace) -> int:
         print(fence_sentence(folder) or f"No write fence of run {folder.id} stands.")
         return 0
     from helpers.runner import notices
-    from helpers.runner.line import leave  # with papermill, which takes seconds
+    from helpers.runner.rendering import leave
 
     with runs.RunLock(folder, "runner").acquire(1), runs.RunLock(folder, "step").acquire(1):
         print(lift(folder), flush=True)

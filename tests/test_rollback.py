@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helpers.errors import Terminal, WorldError
+from helpers.errors import Terminal, UsageError, WorldError
 from helpers.results import Verdict
 from helpers.rollback import RollbackState
 from helpers.rollback.state import STAGES
@@ -160,8 +160,9 @@ def test_clients_writes_can_be_given_up_with_a_reason(night: Night) -> None:
 
 
 @pytest.mark.slow
-def test_a_chunk_that_lost_its_collection_stops_the_replay(tmp_path: Path) -> None:
-    """Under if_ttt six become four: a new chunk says by source_collection where it belongs, or somebody decides."""
+@pytest.mark.parametrize("placed", [True, False], ids=["replay-to", "given up"])
+def test_a_chunk_that_lost_its_collection_stops_the_replay(tmp_path: Path, placed: bool) -> None:
+    """Under if_ttt six become four: a new chunk says by its id or source_collection where it belongs, or somebody decides."""
     with embedded(tmp_path / "source") as store:
         for name in ("sergio_humor", "sergio_corpus"):
             batch = chunks(20, 4, prefix="c")
@@ -183,18 +184,33 @@ def test_a_chunk_that_lost_its_collection_stops_the_replay(tmp_path: Path) -> No
         store.add("sergio_humor", one)
         new = batch.take([1])
         new.ids, new.metadatas[0] = ["sergio_corpus:n1"], {"source_collection": "sergio_corpus", "x": 1}
-        lost = batch.take([2])
-        lost.ids, lost.metadatas[0] = ["lost"], {"x": 1}
-        store.add("sergio_humor", new)
-        store.add("sergio_humor", lost)
-    with pytest.raises(Terminal, match=r"lost.*source_collection names no collection"):
+        plain = batch.take([3])  # an application that knows nothing of our field
+        plain.ids, plain.metadatas[0] = ["sergio_corpus:n2"], {"x": 2}
+        lost = batch.take([2, 4])
+        lost.ids, lost.metadatas = ["lost-1", "lost-2"], [{"x": 1}, {"x": 2}]
+        for some in (new, plain, lost):
+            store.add("sergio_humor", some)
+    why = r"2 writes cannot be replayed: 2 in sergio_humor: neither its id nor its source_collection names"
+    with pytest.raises(Terminal, match=why) as caught:
         night.rollback(replay=True)
-    night.rollback(replay=True, discard="a test chunk")
+    assert "--replay-to COLLECTION" in str(caught.value)
+    listed = night.folder.workspace / "rollback" / "not-placed.csv"
+    assert str(listed) in str(caught.value)
+    assert [line.split(",")[1] for line in listed.read_text().splitlines()] == ["id", "lost-1", "lost-2"]
+    with pytest.raises(UsageError, match="the source has no such collection"):
+        night.rollback(replay=True, replay_to="nowhere")
+    if placed:
+        night.rollback(replay=True, replay_to="sergio_corpus")
+    else:
+        night.rollback(replay=True, discard="test chunks")
     with embedded(tmp_path / "source") as store:
         found = store.read("sergio_humor", ["c0"]).metadatas[0]
         assert exact(found) == exact({"source_file": "0.txt", "authenticity_score": 0.9})
         assert store.read("sergio_corpus", ["n1"]).metadatas[0] == {"source_collection": "sergio_corpus", "x": 1}
-        assert store.count("sergio_corpus") == 21
+        assert store.read("sergio_corpus", ["n2"]).metadatas[0] == {"x": 2}
+        assert set(store.ids("sergio_corpus")) - {f"c{i}" for i in range(20)} == {
+            "n1", "n2", *(("lost-1", "lost-2") if placed else ())
+        }  # fmt: skip
     after = everything(night.source)
     assert {i: v for i, v in after["sergio_humor"][3].items() if i != "c0"} == {
         i: v for i, v in before["sergio_humor"][3].items() if i != "c0"

@@ -11,15 +11,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
+from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.parameters import parameters_from
 from helpers.results import Check, StepResult, Verdict
 from helpers.rollback import replay
 from helpers.rollback.made import Made
 from helpers.rollback.removal import remove
-from helpers.rollback.replay import Plan, _metadata
+from helpers.rollback.replay import Plan, _metadata, _origin
 from helpers.rollback.stop import at_work, stop
 from helpers.rollback.triggers import triggers
 from helpers.run import folders as runs
@@ -165,3 +167,29 @@ def test_chunks_that_no_search_finds_are_listed(tmp_path: Path, monkeypatch: pyt
         assert store.read("alpha", ["c0"]).documents == ["rewritten"]
     assert len(found) > 1
     assert {row["collection"] for row in found} == {"alpha"}
+
+
+NOWHERE = "neither its id nor its source_collection names a collection of the source"
+
+
+@pytest.mark.parametrize(
+    ("chunk", "field", "target", "to", "expected"),
+    [
+        ("notes:7", None, "", "", ("notes", "7")),
+        ("notes:old:7", None, "", "", ("notes:old", "7")),  # the longest name that fits
+        ("7", "notes", "", "", ("notes", "7")),
+        ("notes:7", "notes", "", "", ("notes", "7")),
+        ("notes:7", "papers", "", "papers", ("its id says notes, its source_collection says papers", "notes:7")),
+        ("7", None, "", "", (NOWHERE, "7")),
+        ("7", 7, "", "", (NOWHERE, "7")),
+        ("7", None, "", "papers", ("papers", "7")),
+        ("other:7", None, "", "papers", ("papers", "other:7")),
+        ("7", None, "notes", "papers", ("notes", "7")),  # collections kept: nobody needs to say anything
+    ],
+)
+def test_a_new_chunk_goes_where_its_id_its_field_or_the_operator_says(
+    chunk: str, field: object, target: str, to: str, expected: tuple[str, str]
+) -> None:
+    metadata = {"x": 1} if field is None else {"source_collection": field}
+    batch = ChunkBatch([chunk], ["text"], np.ones((1, 2), np.float32), [metadata])
+    assert _origin(batch, target, {"notes", "notes:old", "papers"}, True, to) == expected

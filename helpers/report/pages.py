@@ -15,7 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from helpers import words
 from helpers.notify import read as read_notices
 from helpers.report import gantt, record
-from helpers.report import notebook as report_notebook
 from helpers.report.checklist import checklist
 from helpers.report.decision_tree import decision_tree
 from helpers.report.facts import RunView, read_run
@@ -57,6 +56,8 @@ def index_page(reports: Path) -> str:
 
 def notebook_html(ipynb: Path) -> str:
     """An executed notebook as one HTML file; `nbformat` errors where it is none."""
+    from helpers.report import notebook as report_notebook  # with nbconvert, for which no other page should wait
+
     notebook = report_notebook.read_notebook(ipynb)
     title = report_notebook.title_of(notebook)
     cells = list(report_notebook.cells(notebook))

@@ -1,7 +1,8 @@
 """What clients wrote to the target, mapped back and written to the source: never an upsert, always compared afterwards.
 
 A chunk of the snapshot keeps its original metadata; over it go the keys that the client changed, against what had been
-put into the target. A new chunk goes to the collection that its `source_collection` names. The plan is on disk before
+put into the target. Where a new chunk goes is told by its id, which begins with the collection's name where the migration
+wrote ids so, by its `source_collection`, or by the operator (`--replay-to`). The plan is on disk before
 the source is touched, so that a kill in the middle is gone on with and never taken for damage.
 """
 
@@ -57,8 +58,11 @@ class Plan:
         }
 
 
-def plan(found: Iterable[Written], snapshot: Snapshot, taken: set[str], *, identity: bool, prefixed: bool) -> Plan:
-    """The way back of every write. `prefixed`: ids in the target are `<source collection>:<id>`.
+def plan(
+    found: Iterable[Written], snapshot: Snapshot, taken: set[str], *, same_names: bool, prefixed: bool, to: str = ""
+) -> Plan:
+    """The way back of every write. `prefixed`: ids in the target are `<source collection>:<id>`; `same_names`: a target
+    collection has the name of its one source. `to` is the source collection of new chunks that nothing else places.
 
     `taken`: the source's collections that no replay made. A collection that clients made comes back as it is, unless one of
     its name is among them.
@@ -84,13 +88,12 @@ def plan(found: Iterable[Written], snapshot: Snapshot, taken: set[str], *, ident
             deletes[collection].append(source_id)
         for row in range(len(one.added)):
             chunk = one.added.take([row])
-            origin = _origin(chunk, one.target, names, identity=identity, prefixed=prefixed)
-            if origin is None:
-                why = f"its {ORIGIN_FIELD} names no collection of the source"
-                out.open.append({"collection": one.target, "id": chunk.ids[0], "why": why})
+            home, source_id = _origin(chunk, one.target if same_names else "", names, prefixed, to)
+            if home not in names:
+                out.open.append({"collection": one.target, "id": chunk.ids[0], "why": home})
             else:
-                chunk.ids = [origin[1]]
-                puts[origin[0]].append(chunk)
+                chunk.ids = [source_id]
+                puts[home].append(chunk)
         out.open += [{"collection": one.target, "id": i, "why": "its vector cannot be read"} for i in one.unreadable]
     for name, batches in sorted(puts.items()):
         whole = ChunkBatch.concatenate(batches)
@@ -157,14 +160,26 @@ def _metadata(base: Metadata | None, was: Metadata | None, now: Metadata | None)
     return out or None
 
 
-def _origin(
-    chunk: ChunkBatch, target: str, names: set[str], *, identity: bool, prefixed: bool
-) -> tuple[str, str] | None:
-    named = target if identity else (chunk.metadatas[0] or {}).get(ORIGIN_FIELD)
-    if named not in names:
-        return None
-    start = f"{named}:"
-    return str(named), chunk.ids[0].removeprefix(start) if prefixed else chunk.ids[0]
+def _origin(chunk: ChunkBatch, target: str, names: set[str], prefixed: bool, to: str) -> tuple[str, str]:
+    """(source collection, id in it) of a new chunk; where nothing places it, (why not, its id).
+
+    `target` is the collection that it is in where the source's has the same name, else "".
+    """
+    given = chunk.ids[0]
+    begins = [name for name in names if prefixed and given.startswith(f"{name}:")]
+    by_id = max(begins, key=len, default="")
+    by_field = (chunk.metadatas[0] or {}).get(ORIGIN_FIELD)
+    by_field = by_field if isinstance(by_field, str) and by_field in names else ""
+    if target in names:
+        home = target
+    elif by_id and by_field and by_id != by_field:
+        return f"its id says {by_id}, its {ORIGIN_FIELD} says {by_field}", given
+    else:
+        home = by_id or by_field or to
+    if not home:
+        told = f"neither its id nor its {ORIGIN_FIELD}" if prefixed else f"no {ORIGIN_FIELD} of its"
+        return f"{told} names a collection of the source", given
+    return home, given.removeprefix(f"{home}:") if prefixed else given
 
 
 def _one_each(out: Plan, name: str, whole: ChunkBatch, known: set[str], found: Iterable[Written]) -> ChunkBatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from helpers import audit
-from helpers.errors import Terminal, WorldError
+from helpers.errors import Terminal, UsageError, WorldError
 from helpers.fence import who_has_open
 from helpers.parameters.endpoint import Endpoint
-from helpers.results import Verdict
+from helpers.results import Verdict, write_text
 from helpers.rollback import replay
 from helpers.rollback.act import Act
 from helpers.rollback.proof import SourceProof
@@ -30,6 +31,12 @@ COLUMNS = ["collection", "added", "changed", "deleted", "unreadable", "gone as a
 NOBODY = "no client was ever sent to the target"
 
 
+def said_open(rows: list[dict[str, str]]) -> str:
+    """How many writes cannot be replayed, by collection and reason."""
+    counted = Counter((row["collection"], row["why"]) for row in rows)
+    return "; ".join(f"{n:,} in {name}: {why}" for (name, why), n in sorted(counted.items()))
+
+
 class ReturnWrites:
     """`found` is what the last look showed."""
 
@@ -39,7 +46,10 @@ class ReturnWrites:
         self.sentence = ""
         self.postponed = False
         schema = load_schema(self.run.parameters.schema_name)
-        self.identity, self.prefixed = schema.is_identity, self.run.parameters.migration.id_policy == "prefix"
+        self.same_names, self.prefixed = (
+            schema.content.routing is None,
+            self.run.parameters.migration.id_policy == "prefix",
+        )
 
     @contextmanager
     def target(self) -> Iterator[Reader]:
@@ -74,6 +84,7 @@ class ReturnWrites:
             return pd.DataFrame(columns=columns)
         if self.run.dry_run:
             planned = self._plan()
+            self._list_open(planned)
         else:
             with self.of.stage(stage) as row:
                 planned = self._replay()
@@ -176,7 +187,13 @@ class ReturnWrites:
         assert snapshot is not None
         ours = {name for earlier in replay.saved(self.run.workspace) for name in earlier.create}
         taken = set(quick_names(self._writable(), "source")) - ours if any(w.made for w in self.found) else set()
-        planned = replay.plan(self.found, snapshot, taken, identity=self.identity, prefixed=self.prefixed)
+        to = self.of.state.orders.replay_to
+        if to and to not in snapshot.names():
+            raise UsageError(
+                "no_such_collection", f"--replay-to {to}: the source has no such collection",
+                next_step=f"It has {', '.join(snapshot.names())}.",
+            )  # fmt: skip
+        planned = replay.plan(self.found, snapshot, taken, same_names=self.same_names, prefixed=self.prefixed, to=to)
         replay.without(planned, self.source.moved)
         return planned
 
@@ -188,14 +205,15 @@ class ReturnWrites:
                              writes=summary(self.found))  # fmt: skip
             return Plan()
         planned = self._plan()
+        listed = self._list_open(planned)
         if planned.open and not state.orders.discard:
-            first = planned.open[0]
+            again = self.run.home.command("rollback")
             raise Terminal(
                 "replay_open",
-                f"{len(planned.open)} writes cannot be replayed, such as {first['id'] or 'a collection'}: {first['why']}",
-                where=f"collection {first['collection']}",
-                next_step=f"Put that right at the target, or give these up: {self.run.home.command('rollback')} --replay "
-                "--discard-with-reason TEXT",
+                f"{count(len(planned.open), 'write')} cannot be replayed: {said_open(planned.open)}. All are listed in {listed}",
+                where=self.run.parameters.target.label,
+                next_step=f"Say where new chunks go: {again} --replay-to COLLECTION; or put it right at the target; or give "
+                f"these up: {again} --replay --discard-with-reason TEXT",
             )  # fmt: skip
         earlier = replay.saved(self.run.workspace)
         assert self.of.made.snapshot is not None
@@ -216,6 +234,19 @@ class ReturnWrites:
         state.facts["given_up"] = planned.open
         state.save(self.run.workspace)
         return planned
+
+    def _list_open(self, planned: Plan) -> Path | None:
+        """Every write that cannot be placed, on the record and (but in a dry run) in a file; where that is."""
+        self.run.fact("replay_open", planned.open)
+        self.run.result.checks[:] = [c for c in self.run.result.checks if c.name != "every write has its place"]
+        self.run.check("every write has its place", Verdict.WARNING if planned.open else Verdict.PASS,
+                       measured=len(planned.open), threshold=0, unit="writes", reason="replay_open" if planned.open else "",
+                       detail=said_open(planned.open), offenders=len(planned.open), ids=planned.open)  # fmt: skip
+        if not planned.open or self.run.dry_run:
+            return None
+        path = self.run.workspace / "rollback" / "not-placed.csv"
+        write_text(path, pd.DataFrame(planned.open).to_csv(index=False))
+        return path
 
     def _judge_index(self, unfound: list[dict[str, str]]) -> None:
         said = (

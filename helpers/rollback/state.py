@@ -33,7 +33,8 @@ class Orders:
 
     `restore` lets the source be written from the snapshot where it is damaged, `collections` limits that to these;
     `accept_source` is the reason to take a damaged source as it is. `replay` writes to the source what clients wrote to
-    the target; `discard` is the reason to give that up (it stays exported).
+    the target, `replay_to` names the source collection for new chunks that nothing else places; `discard` is the reason to
+    give that up (it stays exported).
     """
 
     restore: bool = False
@@ -42,6 +43,7 @@ class Orders:
     replay: bool = False
     discard: str = ""
     why: str = ""
+    replay_to: str = ""
 
     @property
     def any(self) -> bool:

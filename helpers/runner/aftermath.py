@@ -16,7 +16,8 @@ from helpers.rollback.triggers import due
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.runner import notices, rollback_command
-from helpers.runner.line import leave, run_line, with_fence
+from helpers.runner.line import run_line, with_fence
+from helpers.runner.rendering import leave
 from helpers.runner.terminal import Terminal
 
 SOURCE_CHANGED, OUTSIDE_WINDOW = "source_changed", "outside_window"

@@ -20,7 +20,7 @@ from helpers.restore import restore
 from helpers.rollback.state import Orders, RollbackState
 from helpers.run.folders import RunFolder
 from helpers.runner import rollback_command
-from helpers.runner.line import leave
+from helpers.runner.rendering import leave
 from helpers.runner.terminal import Terminal
 from helpers.snapshot import Snapshot
 from helpers.words import count, duration

@@ -91,8 +91,8 @@ def _import(folder: RunFolder, signature: Path) -> int:
 
 def _recorded(folder: RunFolder, path: Path) -> int:
     """Log and seal what was signed, and show it on the pages."""
-    from helpers.runner.line import leave
     from helpers.runner.overview import next_action
+    from helpers.runner.rendering import leave
 
     folder.log(f"signed: {path.name}")
     leave(folder)

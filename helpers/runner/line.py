@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from helpers.cutover import CutoverState
@@ -16,13 +14,13 @@ from helpers.decision import CUTOVER
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
 from helpers.evidence import at_rest, keep_sealed
 from helpers.fence import FenceState, lift
-from helpers.report import index_page, notebook_html, run_page
-from helpers.results import StepResult, Verdict, passed, write_text
+from helpers.results import StepResult, Verdict, passed
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder, RunLock
 from helpers.runner import notices
 from helpers.runner.execute import Execution, error_of, is_whole
 from helpers.runner.gates import open_gate
+from helpers.runner.rendering import render_notebook, render_pages
 from helpers.runner.terminal import Terminal, step_line, summary
 from helpers.steps.claim import give_back_target
 from helpers.troubleshooting.map import advised
@@ -142,7 +140,7 @@ def _executed(folder: RunFolder, step: plan.Step, terminal: Terminal, stop: Stop
     stop.execution = None
     result = execution.result()
     terminal.say(step_line(step, result))
-    _render_notebook(folder, execution.output)
+    render_notebook(folder, execution.output)
     render_pages(folder)
     error = error_of(result)
     if error is None:
@@ -250,34 +248,6 @@ def _really_passed(folder: RunFolder, step: plan.Step) -> bool:
         return False
     by_runner = bool(result.facts.get("execution"))  # a notebook run by hand is kept where its owner likes
     return is_whole(folder.reports / step.notebook) if by_runner else True
-
-
-def leave(folder: RunFolder) -> None:
-    """What a command that changed a run ends with: everything sealed, the pages as the files are now."""
-    at_rest(folder)
-    render_pages(folder)
-
-
-def render_pages(folder: RunFolder) -> None:
-    """Write the run's page and the page of all runs, from what is in the folders now."""
-    with _not_worth_a_failure(folder):
-        write_text(folder.reports / "index.html", run_page(folder.reports))
-        write_text(folder.reports.parent / "index.html", index_page(folder.reports.parent))
-
-
-def _render_notebook(folder: RunFolder, notebook: Path) -> None:
-    if notebook.is_file():
-        with _not_worth_a_failure(folder):
-            write_text(notebook.with_suffix(".html"), notebook_html(notebook))
-
-
-@contextmanager
-def _not_worth_a_failure(folder: RunFolder) -> Iterator[None]:
-    """Pages are derived and can be rendered again; a migration does not end because one cannot be drawn."""
-    try:
-        yield
-    except Exception:
-        folder.log_block("a page could not be rendered", traceback.format_exc())
 
 
 class _RunLog(logging.Handler):

@@ -36,7 +36,8 @@ def orders_of(chosen: argparse.Namespace) -> Orders:
         restore=chosen.restore_source or bool(chosen.collection),
         collections=sorted(set(chosen.collection)),
         accept_source=chosen.accept_source or "",
-        replay=chosen.replay,
+        replay=chosen.replay or bool(chosen.replay_to),
+        replay_to=chosen.replay_to,
         discard=chosen.discard or "",
         why=chosen.why,
     )

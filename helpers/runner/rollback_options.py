@@ -22,6 +22,12 @@ def declare(command: argparse.ArgumentParser) -> None:
     command.add_argument("--accept-source", metavar="REASON", help="take a damaged source as it is")
     command.add_argument("--replay", action="store_true", help="write to the source what clients wrote to the target")
     command.add_argument(
+        "--replay-to",
+        default="",
+        metavar="COLLECTION",
+        help="with --replay: the source collection for new chunks that nothing else places",
+    )
+    command.add_argument(
         "--discard-with-reason", dest="discard", metavar="TEXT", help="do not replay it; it stays exported"
     )
     command.add_argument("--why", default="", metavar="TEXT", help="one line for the notice and the post-mortem")
