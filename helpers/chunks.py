@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,12 @@ import numpy.typing as npt
 Vectors = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Metadata = dict[str, Any]  # str, int, float, bool, a homogeneous list of these, or a chromadb SparseVector
+
+
+def is_sparse(value: object) -> bool:
+    """Whether a value is Chroma's SparseVector. Before its client is imported, which takes seconds, there can be none."""
+    types = sys.modules.get("chromadb.base_types")
+    return types is not None and isinstance(value, types.SparseVector)
 
 
 @dataclass(slots=True)

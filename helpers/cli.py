@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import signal
@@ -13,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from helpers.errors import RunbookError, UsageError, one_line
 from helpers.run import folders as runs
@@ -70,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="ID",
         help="the run's one checkpoint, as notebook 30 shows it; no other is taken",
     )
+    resume.add_argument("--until", default="", metavar="STEP", help="stop after this step")
     resume.add_argument(
         "--retry", default="", metavar="STEP", help="take back what the run made from this step on, and run it again"
     )
@@ -155,11 +155,47 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+class _Steady:
+    """A stream that goes nowhere once nobody reads it: `runbook status | head -1` ends well, and no command is cut short."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._guarded(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._guarded(self._stream.flush)
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError:  # its reader has closed the pipe, or the terminal is gone
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     logging.getLogger().addHandler(logging.NullHandler())
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, _Steady(stream)) for stream in streams)
+    try:
+        return _main(arguments)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = streams
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     chosen = argparse.Namespace(verbose=False, run_id="")
     try:
         chosen = parser().parse_args(arguments, chosen)
@@ -172,13 +208,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _fail("interrupted", 128 + signal.SIGINT, "")
     except Exception as error:  # the last line of defence: one line for people, the rest in a file
         code = _unexpected(error, chosen)
-    _flush()
     return code
 
 
 def _fail(line: str, code: int, trace: str) -> int:
-    with contextlib.suppress(OSError):  # the terminal may be gone; run.log has it
-        print(f"{trace}runbook: {line}", file=sys.stderr, flush=True)
+    print(f"{trace}runbook: {line}", file=sys.stderr, flush=True)
     return code
 
 
@@ -195,14 +229,6 @@ def _unexpected(error: Exception, chosen: argparse.Namespace) -> int:
             where = file.name
     line = one_line(f"unexpected {type(error).__name__}: {error}")
     return _fail(f"{line}. The traceback is in {where}", 1, trace if chosen.verbose else "")
-
-
-def _flush() -> None:
-    """Write out what is printed; a closed pipe or a lost terminal is no failure of ours."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _status(chosen: argparse.Namespace) -> int:

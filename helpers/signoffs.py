@@ -71,7 +71,11 @@ def statement(
     required = _required(_parameters(folder), gate)
     if role not in required:
         known = ", ".join(required) or "none"
-        raise UsageError("unknown_role", f"{role!r} does not sign at this gate", next_step=f"Roles that do: {known}.")
+        raise UsageError(
+            "unknown_role",
+            f"{role!r} does not sign at this gate",
+            next_step=f"Roles that do: {known}. {_other(folder, gate)}".strip(),
+        )
     for what, text in (("name", name), ("reason", reason)):
         if len(text) > _NAME_LENGTH * (1 if what == "name" else 10) or any(not c.isprintable() for c in text):
             raise UsageError("bad_signature", f"the {what} must be one line of readable characters")
@@ -324,10 +328,28 @@ def _reached(folder: Path, gate: str) -> dict[str, Any]:
     """The facts of the step that the gate stands behind; UsageError where it has not run."""
     facts = _facts(folder, gate)
     if gate == CUTOVER and "decision" not in facts:
-        raise UsageError("nothing_to_sign", "step 24 has not come to a decision", where=f"run {folder.name}")
+        raise UsageError(
+            "nothing_to_sign",
+            "step 24 has not come to a decision",
+            where=f"run {folder.name}",
+            next_step=_other(folder, gate),
+        )
     if not (folder / "results" / f"{GATES[gate]}.json").is_file():
         raise UsageError("nothing_to_sign", f"step {GATES[gate]} has not run", where=f"run {folder.name}")
     return facts
+
+
+def _other(folder: Path, gate: str) -> str:
+    """The gate that the run waits at, where another one was named; "" where this is the one."""
+    decided = "decision" in _facts(folder, CUTOVER)
+    scheduled = (folder / "results" / f"{GATES[DRY_RUN]}.json").is_file() and bool(
+        _required(_parameters(folder), DRY_RUN)
+    )
+    if gate == CUTOVER and scheduled and not decided:
+        return f"The gate that waits is that of the dry run: sign with --gate {DRY_RUN}."
+    if gate == DRY_RUN and decided:
+        return "The gate that waits is that of the cutover: sign without --gate."
+    return ""
 
 
 def _facts(folder: Path, gate: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -32,13 +33,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from helpers.chunks import ChunkBatch, Metadata
+from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import Terminal
 from helpers.export_journal import EXPORT, Journal, flush_file, own_digest, sha256, signed
 from helpers.progress import Progress, silent
 from helpers.results import utc_now, write_json
 from helpers.stores import CollectionInfo, Reader
-from helpers.stores.door import CLIENT_VERSION, SparseVector
 
 PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
 FORMAT = 1
@@ -214,7 +214,7 @@ def write_snapshot(
         "created": journal.sessions[0]["started"],
         "retain_until": (now + timedelta(days=retention_days)).isoformat(timespec="seconds"),
         "source": store.label,
-        "chroma_version": {"source": store.version, "client": CLIENT_VERSION},
+        "chroma_version": {"source": store.version, "client": importlib.metadata.version("chromadb")},
         "findings": list(getattr(store, "findings", ())),
         "repairs": list(getattr(store, "repairs", ())),
         "status": "created",
@@ -400,7 +400,7 @@ def encode_metadata(metadata: Metadata | None) -> str | None:
 
 
 def _guest(value: Any) -> Any:
-    if isinstance(value, SparseVector):
+    if is_sparse(value):
         return {_SPARSE: {"indices": list(value.indices), "values": list(value.values), "labels": value.labels}}
     if isinstance(value, np.generic):
         return value.item()
@@ -413,7 +413,11 @@ def decode_metadata(text: str | None) -> Metadata | None:
 
 
 def _host(value: Any) -> Any:
-    return SparseVector(**value[_SPARSE]) if isinstance(value, dict) and set(value) == {_SPARSE} else value
+    if not (isinstance(value, dict) and set(value) == {_SPARSE}):
+        return value
+    from helpers.stores.door import SparseVector  # with Chroma's client, for which nobody waits who reads no such value
+
+    return SparseVector(**value[_SPARSE])
 
 
 def _flush_folder(folder: Path) -> None:

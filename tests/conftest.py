@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -35,6 +36,14 @@ def require_component(name: str, reason: str) -> Path:
     """The program `name` on the PATH; `reason` says what the test does with it."""
     found = shutil.which(name)
     return Path(found) if found else absent(name, reason)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT as at a prompt, here and in what is started: a shell's `&`, nohup and cron have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from helpers import cli
+from helpers import audit, cli
 from helpers.parameters import load_parameters
 from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import folders as runs
+from helpers.runner import run_commands
+from tests.conftest import ROOT
 
 FOUR_LINES = "name: trial\nsource: {path: nowhere}\ntarget: {path: target}\nschema: identity\n"
 
@@ -63,6 +68,32 @@ def test_one_line_and_nothing_written(arguments: str, code: int, said: str, caps
     assert sorted(p.name for p in tmp_path.iterdir()) == ["misspelt.yaml", "trial.yaml"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ["status one", "audit one", "--help", "nonsense",
+     *(pytest.param(a, marks=pytest.mark.slow) for a in
+       ("status", "schema trial.yaml", "verify one", "fence one", "snapshots list", "rollback one --dry-run"))],
+)  # fmt: skip
+def test_a_reader_that_has_seen_enough_breaks_no_command(capsys: Run, arguments: str) -> None:
+    """`runbook … | grep -q`: the same exit code as with a reader who stays, no traceback, nothing in the run's log."""
+    folder = made()
+    command = [sys.executable, "-m", "helpers", *arguments.split()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    whole = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    log = folder.log_path.read_text(encoding="utf-8") if folder.log_path.exists() else ""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        cut = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+        deaf = subprocess.run(command, env=environment, stdout=write, stderr=write, check=False)
+    finally:
+        os.close(write)
+    assert cut.returncode == deaf.returncode == whole.returncode
+    assert cut.stderr == whole.stderr
+    assert "Traceback" not in log
+    assert "BrokenPipe" not in (folder.log_path.read_text(encoding="utf-8") if folder.log_path.exists() else "")
+
+
 def test_verbose_shows_the_traceback_before_the_line(capsys: Run) -> None:
     assert cli.main(["run", "trial.yaml", "--verbose"]) == 1
     lines = capsys.readouterr().err.splitlines()
@@ -85,8 +116,8 @@ def test_an_error_that_nobody_expected_says_where_its_traceback_is(
     trace.unlink()
 
 
-def made(run_id: str = "one") -> runs.RunFolder:
-    return runs.create(load_parameters(Path("trial.yaml")), run_id)
+def made(*settings: str) -> runs.RunFolder:
+    return runs.create(load_parameters(Path("trial.yaml"), settings), "one")
 
 
 def put(folder: runs.RunFolder, step: str, verdict: Verdict = Verdict.PASS) -> None:
@@ -109,6 +140,72 @@ def test_a_resume_changes_speed_and_nothing_else(capsys: Run) -> None:
         assert "cannot change" in capsys.readouterr().err
     assert cli.main(["resume", "one", "--set", "migration.batch_size=0"]) == 2
     assert folder.parameters() == load_parameters(Path("trial.yaml"))
+
+
+def test_a_window_is_moved_by_a_resume_and_people_are_told_again(capsys: Run) -> None:
+    """On record with its name and values; the steps behind the announcement of the old hours are set aside."""
+    folder = made("window={start: '2031-01-01T02:00:00Z'}")
+    for step in ("10", "11", "12", "13", "14"):
+        put(folder, step)
+    assert cli.main(["resume", "one", "--set", "window.start=2031-01-08T02:00:00Z", "--set", "window.minutes=90"]) == 1
+    assert "Taken back from step 14 on" in capsys.readouterr().out
+    rules = folder.parameters().window
+    assert (str(rules.start), rules.minutes) == ("2031-01-08 02:00:00+00:00", 90)
+    assert folder.result("14") is None
+    assert folder.result("13") is not None
+    [change] = [e for e in audit.entries(folder.reports / audit.NAME) if e["action"] == "parameters changed"]
+    assert change["facts"]["names"] == ["window.minutes", "window.start"]
+    put(folder, "14")
+    put(folder, "20")  # the night has begun: nothing is taken back
+    assert cli.main(["resume", "one", "--set", "window.minutes=100"]) == 1
+    assert folder.result("14") is not None
+
+
+def test_an_edited_parameters_file_is_noticed_by_a_resume(capsys: Run) -> None:
+    folder = made()
+    file = Path("trial.yaml")
+    run_commands.remember_file(folder, file, [])
+    assert cli.main(["resume", "one"]) == 1
+    assert "was changed since" not in capsys.readouterr().out
+    file.write_text(f"# a comment\n{FOUR_LINES}", encoding="utf-8")
+    assert cli.main(["resume", "one"]) == 1
+    assert "was changed since" not in capsys.readouterr().out, "it says the same"
+    file.write_text(f"{FOUR_LINES}migration: {{workers: 2}}\nsnapshot: {{retention_days: 3}}\n", encoding="utf-8")
+    assert cli.main(["resume", "one"]) == 1
+    said = capsys.readouterr().out
+    assert "trial.yaml was changed since the run began: migration.workers, snapshot.retention_days." in said
+    assert "--set KEY=VALUE" in said
+    assert "was changed since" in folder.log_path.read_text(encoding="utf-8")
+    assert folder.parameters().snapshot.retention_days != 3
+    file.write_text("no: [yaml", encoding="utf-8")
+    assert cli.main(["resume", "one"]) == 1
+    assert "cannot be read now" in capsys.readouterr().out
+
+
+def test_a_resume_may_end_early(capsys: Run) -> None:
+    folder = made()
+    assert cli.main(["resume", "one", "--until", "9"]) == 2
+    assert "there is no step '9'" in capsys.readouterr().err
+    assert cli.main(["resume", "one", "--until", "12"]) == 1  # nowhere is no source
+    assert folder.facts()["until"] == "12"
+    for step in ("10", "11", "12"):
+        put(folder, step)
+    assert cli.main(["resume", "one", "--until", "12"]) == 2
+    assert "run one has passed every step up to 12" in capsys.readouterr().err
+
+
+def test_who_signs_at_the_wrong_gate_is_told_which_one_waits(capsys: Run) -> None:
+    folder = made("signoff={dry_run: [dba], required: [dba, security]}")
+    put(folder, "14")
+    sign = ["sign", "one", "--name", "A", "--decision", "go", "--key", "k", "--role"]
+    assert cli.main([*sign, "dba"]) == 2
+    assert "sign with --gate dry-run" in capsys.readouterr().err
+    assert cli.main([*sign, "security", "--gate", "dry-run"]) == 2
+    assert "Roles that do: dba." in capsys.readouterr().err
+    result = StepResult("24", "A step", folder.id, utc_now(), utc_now(), Verdict.PASS, facts={"decision": "GO"})
+    result.write(folder.reports / "results" / "24.json")
+    assert cli.main([*sign, "security", "--gate", "dry-run"]) == 2
+    assert "sign without --gate" in capsys.readouterr().err
 
 
 def test_other_parameters_than_the_run_s_are_refused(capsys: Run) -> None:

@@ -177,6 +177,7 @@ def test_stopped_on_request_the_batches_in_hand_are_finished(work: Work) -> None
     work.judge()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops_the_writers_after_the_batch_in_hand(work: Work) -> None:
     seen: list[int] = []
     main = threading.main_thread().ident or 0

@@ -120,6 +120,7 @@ def test_the_rehearsal_between_two_servers_holds(tmp_path: Path) -> None:
     assert left_over(tmp_path) == []
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops_all_that_the_rehearsal_started(tmp_path: Path) -> None:
     require_component("nginx", "the fence of the rehearsal is one")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RUNBOOK_REPORTS": str(tmp_path / "reports"),

@@ -107,13 +107,11 @@ def test_a_type_is_no_way_past() -> None:
 
 
 def test_chroma_is_imported_through_the_door_alone(root: Path) -> None:
-    """Chroma reads the environment while it is imported; only the door imports it with that shut off. Modules of
-    helpers/stores come after it, because the package's `__init__` begins with it.
-    """
+    """Chroma reads the environment while it is imported; only the door imports it with that shut off."""
     nothing(
         f"{path.relative_to(root)} imports {what}: take it from helpers.stores.door"
         for path in code(root, "helpers")
-        if path.parent != root / "helpers" / "stores"
+        if path.relative_to(root).as_posix() != DOOR
         for what in imported(ast.parse(path.read_bytes())).values()
         if what.partition(".")[0] == "chromadb"
     )

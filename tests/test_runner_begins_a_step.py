@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from helpers import audit, begin
@@ -60,6 +61,29 @@ def test_only_the_parameters_and_the_injected_cell_are_searched_for_names(variab
         begin(injected, step="10")
     corrected = {**again, "In": ["", declared + "\nsauce = {}", declared], "sauce": {}}
     begun({**corrected, "run_id": "one"}, "10").close()
+
+
+def test_what_a_script_has_imported_is_no_parameter(variables: dict[str, Any]) -> None:
+    """`begin(globals())` of a script: modules, functions, classes and tables beside the parameters."""
+    imported = {"pd": pd, "Path": Path, "write_sample": write_sample, "frame": pd.DataFrame({"a": [1]})}
+    begun({**variables, **imported, "run_id": "one"}, "10").close()
+    with pytest.raises(UsageError, match="Did you mean 'migration'"):
+        begin({**variables, **imported, "run_id": "two", "migraton": {}}, step="10")
+
+
+@pytest.mark.parametrize("step", ["10", "11"])
+def test_who_looks_at_a_source_needs_no_target(variables: dict[str, Any], tmp_path: Path, step: str) -> None:
+    run = begun({**variables, "target": {}, "run_id": "look"}, step)
+    if step == "11":
+        assert run.explore().facts()["chunks"].sum() == 60
+    else:
+        assert len(run.health().reach())
+    run.close()
+    assert not list(tmp_path.rglob("no-target-named")), "nothing is made there"
+    begun({**variables, "target": {}, "run_id": "look"}, "11").close()
+    for later in ("12", "13", "14"):
+        with pytest.raises(UsageError, match="begun without a target"):
+            begin({"run_id": "look"}, step=later)
 
 
 @pytest.mark.parametrize("bad", ["../x", "a/b", ".x"])

@@ -32,6 +32,7 @@ BATCHES = (
 STUCK = "import os, time\n(run.workspace / 'kernel').write_text(str(os.getpid()))\ntime.sleep(60)"
 
 Start = Callable[..., "subprocess.Popen[str]"]
+pytestmark = pytest.mark.usefixtures("ctrl_c")
 
 
 @pytest.fixture
@@ -107,6 +108,26 @@ def test_a_request_to_stop_finishes_the_batch_and_says_how_to_go_on(
     resumed = start("resume", "one")
     resumed.communicate(timeout=60)
     assert resumed.returncode == 0, "the run ends where it was told to end"
+
+
+def test_an_ignored_sigint_stays_ignored_and_sigterm_stops_the_run(start: Start, tmp_path: Path) -> None:
+    """As cron, nohup and a shell's `&` start it: Ctrl-C at the terminal is not meant for it; the log says what is."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits it
+    try:
+        process, kernel = begin_at_work(start, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    log = (tmp_path / "reports" / "one" / "run.log").read_text(encoding="utf-8")
+    assert f"to stop the run: kill -TERM {process.pid}" in log
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "runbook resume one" in errors
+    assert error_of(tmp_path) == "interrupted"
+    assert gone(kernel, 5)
 
 
 @pytest.mark.slow

@@ -60,14 +60,19 @@ def outside(step: plan.Step, parameters: Parameters, now: dt.datetime | None = N
     return f"the maintenance window closed at {moment(hours.closes)}"
 
 
-def refusal(folder: RunFolder, step: plan.Step, now: dt.datetime | None = None) -> WorldError | None:
-    """The error for a step that may not start now; None where it may, or where the operator has said why it must."""
-    why = outside(step, folder.parameters(), now)
+def refusal(
+    folder: RunFolder, step: plan.Step, now: dt.datetime | None = None, changed: Parameters | None = None
+) -> WorldError | None:
+    """The error for a step that may not start now (by the parameters `changed`, where given); None where it may, or where the
+    operator has said why it must.
+    """
+    why = outside(step, changed or folder.parameters(), now)
     if not why or permission(folder):
         return None
     return WorldError(
         "outside_window", f"step {step.number} ({step.title}) does not start now: {why}", where=f"run {folder.id}",
-        next_step=f"Inside it: {folder.command('resume')}; if it cannot wait: the same with --outside-window REASON.",
+        next_step=f"Inside it: {folder.command('resume')}; to move it: the same with --set window.start=TIME; if it cannot "
+        "wait: with --outside-window REASON.",
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from helpers.errors import UsageError
 from helpers.parameters import Parameters, parameters_from
 from helpers.run import folders as runs
 from helpers.run import kernel, plan
@@ -12,6 +13,9 @@ from helpers.run.folders import RunFolder
 from helpers.run.record import step_missing
 from helpers.runner.overview import rolled_back
 from helpers.runner.rehearsal import require_built
+from helpers.steps.preflight import NO_TARGET, preflight
+
+SOURCE_ONLY = ("10", "11")  # the steps that look at a source, and at nothing else
 
 
 def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunFolder:
@@ -21,6 +25,8 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
     """
     if run_id:
         runs.check_run_id(run_id)
+    if row.number in SOURCE_ONLY and sections.get("source") and not sections.get("target"):
+        sections = {**sections, "target": {"path": NO_TARGET}}
     parameters = parameters_from(sections) if sections else None
     if run_id and (parameters is None or RunFolder.of(run_id).exists):
         folder = runs.find(run_id)
@@ -38,10 +44,17 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
     require_built(parameters)
     if row.needs:
         raise step_missing(row, plan.find(row.needs[0]), run_id)
-    from helpers.steps.preflight import preflight
-
     preflight(parameters)
     return runs.create(parameters, run_id, dry_run=dry_run and row.on_line)
+
+
+def require_target(row: plan.Step, folder: RunFolder) -> None:
+    """UsageError where the step needs a target and the run was begun without one, to look at its source."""
+    if folder.parameters().target.path == NO_TARGET and row.number not in SOURCE_ONLY:
+        raise UsageError(
+            "no_target", f"run {folder.id} was begun without a target, to look at its source",
+            next_step="Name a target in the parameters and begin a new run.",
+        )  # fmt: skip
 
 
 def _newest(parameters: Parameters) -> RunFolder | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,11 @@ _OFF_THE_LINE = {"26": "held; see step 26 for what to do", "27": "the way back e
 
 
 class Stop:
-    """Ctrl-C and SIGTERM: the first lets the step finish its batch, the second ends its kernel; SIGHUP is ignored."""
+    """Ctrl-C and SIGTERM: the first lets the step finish its batch, the second ends its kernel; SIGHUP is ignored.
+
+    A SIGINT that was ignored when the command began (`nohup`, cron, `&` of a shell) stays ignored: who started it so meant
+    no Ctrl-C of a terminal to reach it. SIGTERM stops it all the same, and run.log says so.
+    """
 
     def __init__(self, folder: RunFolder, terminal: Terminal) -> None:
         self.requested = False
@@ -48,7 +53,14 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = [signal.SIGTERM]
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            self._folder.log(
+                f"SIGINT is ignored, as this command was started; to stop the run: kill -TERM {os.getpid()}"
+            )
+        else:
+            heard.append(signal.SIGINT)
+        before = {number: signal.signal(number, self._asked) for number in heard}
         before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             yield

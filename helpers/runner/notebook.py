@@ -19,7 +19,7 @@ from helpers.run.folders import RunLock
 from helpers.run.record import RunRecord
 from helpers.runner import notices
 from helpers.runner.display import closing, opening, show
-from helpers.runner.finding import find_run
+from helpers.runner.finding import find_run, require_target
 from helpers.runner.index import Index
 from helpers.runner.overview import refuse_rolled_back
 from helpers.runner.retry import pending
@@ -75,6 +75,7 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
         folder, banner = sample_run(row, sections), _NO_SOURCE
     else:
         folder = find_run(row, sections, run_id, dry_run)
+        require_target(row, folder)
     run = Run(folder, row.number, dry_run=dry_run)
     run.open(banner)
     return run
@@ -313,6 +314,9 @@ class Run(RunRecord):
         self.close()
 
 
+_OF_A_PARAMETER = (str, dict, bool, int, float, list, tuple, type(None))
+
+
 def _given(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:
     """The sections with something in them, run_id and dry_run. UsageError for a name that is none of them."""
     known = (*SECTIONS, *NOT_SECTIONS)
@@ -328,11 +332,13 @@ def _given(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:
 def _parameter_names(namespace: Mapping[str, Any]) -> list[str]:
     """The names that the parameters cell, and papermill's cell after it, assign (from the notebook's history of cells).
 
-    Not simply every global: a notebook that has run already holds results too. Outside a notebook every name counts.
+    Not simply every global: a notebook that has run already holds results too. Outside a notebook
+    every name counts whose value a parameter could have: modules, functions and tables are none.
     """
     history = namespace.get("In")
     if not isinstance(history, list):
-        return [name for name in namespace if not name.startswith("_") and name != "run"]
+        values = {name: value for name, value in namespace.items() if not name.startswith("_") and name != "run"}
+        return [name for name, value in values.items() if isinstance(value, _OF_A_PARAMETER)]
     declared: list[str] = []
     for source in history:
         names = _assigned(source)

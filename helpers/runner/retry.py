@@ -19,6 +19,7 @@ from helpers import audit
 from helpers.cutover import CutoverState
 from helpers.errors import UsageError
 from helpers.migration.checkpoint import Checkpoint
+from helpers.parameters import Parameters
 from helpers.results import passed, read_state, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan, window
@@ -35,8 +36,11 @@ def pending(folder: RunFolder) -> str:
     return read_state(_state(folder), lambda raw: str(raw["step"]), "retry_state_damaged", hint) or ""
 
 
-def require_retriable(folder: RunFolder, step: plan.Step) -> None:
-    """Raises `UsageError` where taking the step back makes no sense for this run, or would make an outage."""
+def require_retriable(folder: RunFolder, step: plan.Step, changed: Parameters | None = None) -> None:
+    """Raises `UsageError` where taking the step back makes no sense for this run, or would make an outage.
+
+    `changed` are the parameters that the same command brings: the window that they name counts.
+    """
     if not step.on_line:
         _refuse(folder, step, "is not on the line", f"Open notebooks/{step.notebook}.")
     cutover = CutoverState.read(folder.workspace)
@@ -46,7 +50,12 @@ def require_retriable(folder: RunFolder, step: plan.Step) -> None:
         _refuse(folder, step, "cannot be taken back: the application was pointed to the target", told)
     if not _has_begun(folder, step):
         _refuse(folder, step, "has not been run", f"Go on with: {folder.command('resume')}")
-    if step.number <= MIGRATE and (error := window.refusal(folder, plan.find(MIGRATE))) is not None:
+    migrated = _has_begun(folder, plan.find(MIGRATE))  # else nothing of the night is taken back
+    if (
+        migrated
+        and step.number <= MIGRATE
+        and (error := window.refusal(folder, plan.find(MIGRATE), changed=changed)) is not None
+    ):
         raise error
 
 

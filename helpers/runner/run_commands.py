@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from helpers.errors import Transient, UsageError
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder
+
+if TYPE_CHECKING:
+    from helpers.parameters import Parameters
+
+SCHEDULE = "14"
 
 
 def rehearse(chosen: argparse.Namespace) -> int:
@@ -89,6 +96,7 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
         )
         raise type(error)(error.code, error.what, where=error.where, next_step=next_step) from error
     runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
+    remember_file(folder, chosen.parameters, chosen.settings)
     window.permit(folder, chosen.outside_window)
     return _line(folder, steps, dry_run=chosen.dry_run)
 
@@ -135,37 +143,99 @@ def resume(chosen: argparse.Namespace) -> int:
     """An interrupted run ends where it was told to end; one that got there goes on to the end of the line."""
     folder = runs.find(chosen.run_id)
     from helpers.migration import recovery
-    from helpers.runner import retry
     from helpers.runner.line import open_steps  # with papermill and Chroma's client, which take seconds
     from helpers.runner.overview import refuse_rolled_back
     from helpers.steps.preflight import preflight
 
     refuse_rolled_back(folder)
-    facts = folder.facts()
     if chosen.checkpoint and chosen.retry:
         raise UsageError("usage", "--retry begins a step anew, so there is no --checkpoint to go on from")
     if chosen.checkpoint:
         recovery.require(folder, chosen.checkpoint)
-    window.permit(folder, chosen.outside_window)
-    again = plan.find(chosen.retry or retry.pending(folder) or plan.LINE[0].number)
-    if chosen.retry:
-        retry.require_retriable(folder, again)
-    folder.enter()
-    if chosen.settings:
-        runs.change_parameters(folder, folder.parameters().for_resume(chosen.settings))
-    if chosen.retry or retry.pending(folder):
-        retry.take_back(folder, again, print)
+    until = plan.on_line(chosen.until) if chosen.until else None
+    _take_orders(folder, chosen)
+    if until is not None:
+        folder.note(until=until.number)
+    facts = folder.facts()
     last = plan.find(str(facts["until"] or plan.LINE[-1].number))
     steps = open_steps(folder, last)
-    if not steps and facts["dry_run"]:
-        next_step = f"For the migration itself: runbook run --run-id {folder.id} --from 20"
-        raise UsageError("dry_run_done", f"run {folder.id} is a dry run and complete", next_step=next_step)
     if not steps:
+        _require_more(folder, until)
         steps = open_steps(folder, plan.LINE[-1])
         folder.note(until="")
     if steps:
         preflight(folder.parameters(), _written(folder), folder.id)
     return _line(folder, steps, dry_run=bool(facts["dry_run"]))
+
+
+def _require_more(folder: RunFolder, until: plan.Step | None) -> None:
+    """UsageError where the run has got where it was to end and must not go on by itself."""
+    if until is not None:
+        hint = f"Go on to the end with: {folder.command('resume', '--until', plan.LINE[-1].number)}"
+        raise UsageError("nothing_open", f"run {folder.id} has passed every step up to {until.number}", next_step=hint)
+    if folder.facts()["dry_run"]:
+        next_step = f"For the migration itself: runbook run --run-id {folder.id} --from 20"
+        raise UsageError("dry_run_done", f"run {folder.id} is a dry run and complete", next_step=next_step)
+
+
+def _take_orders(folder: RunFolder, chosen: argparse.Namespace) -> None:
+    """What a resume changes before it goes on: permission outside the window, parameters, a step taken back."""
+    from helpers.runner import retry
+
+    changed = folder.parameters().for_resume(chosen.settings) if chosen.settings else None
+    window.permit(folder, chosen.outside_window)
+    back = chosen.retry or retry.pending(folder)
+    if changed is not None and not back and _moves_the_window(folder, changed):
+        back = chosen.retry = SCHEDULE  # people were told of another time
+    if chosen.retry:
+        retry.require_retriable(folder, plan.find(chosen.retry), changed)
+    folder.enter()
+    if said := edited(folder):
+        folder.log(said)
+        print(said, flush=True)
+    if changed is not None:
+        runs.change_parameters(folder, changed)
+    if back:
+        retry.take_back(folder, plan.find(back), print)
+
+
+def _moves_the_window(folder: RunFolder, changed: Parameters) -> bool:
+    """Whether these parameters name other hours than people were told, and the night has not begun."""
+    begun = any(folder.result(step.number) is not None for step in plan.LINE if step.in_window)
+    told = folder.result(SCHEDULE) is not None
+    return told and not begun and changed.window != folder.parameters().window
+
+
+def remember_file(folder: RunFolder, file: Path, settings: list[str]) -> None:
+    """Note the file that a run's parameters come from, for `edited`."""
+    known = {"path": str(file.absolute()), "sha256": runs.file_digest(file), "settings": settings}
+    folder.note(parameters_file=known)
+
+
+def edited(folder: RunFolder) -> str:
+    """What to know where the parameters file says something else than when the run began: a resume does not read it.
+
+    "" where it is as it was, is not there any more, or where the run began without one.
+    """
+    from helpers.errors import RunbookError
+    from helpers.parameters import load_parameters
+
+    known = folder.facts().get("parameters_file") or {}
+    path = Path(known.get("path", ""))
+    if not known or not path.is_file() or runs.file_digest(path) == known["sha256"]:
+        return ""
+    go_on = f"The run goes on with its own: {folder.reports / 'parameters.yaml'}."
+    try:
+        now, own = (runs.flatten(p.document()) for p in (load_parameters(path, known["settings"]), folder.parameters()))
+    except RunbookError as error:
+        return f"{path} was changed since the run began, and cannot be read now ({error.what}). {go_on}"
+    differ = sorted(key for key in {*now, *own} if now.get(key) != own.get(key))
+    if not differ:
+        return ""
+    return (
+        f"{path} was changed since the run began: {', '.join(differ)}. {go_on} To change what a resume may change: "
+        "--set KEY=VALUE; for anything else begin a new run."
+    )
 
 
 def _written(folder: RunFolder) -> list[str]:

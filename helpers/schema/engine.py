@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from helpers.chunks import ChunkBatch, Metadata
+from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import UsageError
 from helpers.parameters import IDENTITY, schema_file
 from helpers.parameters.sections import Migration
@@ -27,7 +27,6 @@ from helpers.schema.check import FieldChecks
 from helpers.schema.file import FieldRule, Routing, SchemaFile, read_schema_file
 from helpers.schema.rules import explain, failure_table, hazards, plain, show, vector_failures
 from helpers.schema.values import ABSENT, placeholders
-from helpers.stores.door import SparseVector
 
 REPAIR_COLUMNS = ("collection", "id", "field", "rule", "before", "after")
 NO_SPARSE = "a local Chroma holds no sparse vector; migration.drop_indexes keeps it as text"
@@ -316,7 +315,7 @@ class _Work:
         signed = any(fnmatchcase(self.collection, pattern) for pattern in self.context.drop_indexes)
         changed = False
         for i, metadata in enumerate(self.metadatas):
-            keys = [key for key, value in metadata.items() if isinstance(value, SparseVector)]
+            keys = [key for key, value in metadata.items() if is_sparse(value)]
             if keys and not signed:
                 faults.append((i, "unsupported_metadata", f"{show(keys[0])}: {NO_SPARSE}"))
             elif keys:
@@ -326,7 +325,7 @@ class _Work:
         return changed
 
 
-def sparse_as_text(vector: SparseVector) -> str:
+def sparse_as_text(vector: Any) -> str:
     """A sparse vector as the JSON that Chroma itself sends for it: `{"#type": "sparse_vector", "indices": …}`."""
     return json.dumps(vector.to_dict(), separators=(",", ":"))
 

@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers.chunks import ChunkBatch, Mask, Metadata
+from helpers.chunks import ChunkBatch, Mask, Metadata, is_sparse
 from helpers.errors import one_line
-from helpers.stores.door import SparseVector
 
 FAILURE_COLUMNS = ("collection", "id", "reason", "detail")
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -98,7 +97,7 @@ def value_problem(value: object) -> str:
     """Why Chroma would refuse, drop or change a metadata value, or "". Numpy scalars are a problem: see `plain`."""
     if type(value) is list:
         return _list_problem(value)
-    if isinstance(value, SparseVector):
+    if is_sparse(value):
         return _sparse_problem(value)
     return _scalar_problem(value)
 
@@ -125,7 +124,7 @@ def _list_problem(values: list[Any]) -> str:
     return next((f"in the list {problem}" for problem in map(_scalar_problem, values) if problem), "")
 
 
-def _sparse_problem(vector: SparseVector) -> str:
+def _sparse_problem(vector: Any) -> str:
     if not all(math.isfinite(v) for v in vector.values):
         return "the sparse vector holds NaN or infinity"
     if any(not 0 <= i < 2**32 for i in vector.indices):
@@ -157,7 +156,7 @@ def plain(metadata: Metadata) -> Metadata:
     return {str.__str__(k) if isinstance(k, str) else k: _plain(v) for k, v in metadata.items()}
 
 
-_PLAIN = frozenset({str, int, float, bool, list, SparseVector, type(None)})
+_PLAIN = frozenset({str, int, float, bool, list, type(None)})
 
 
 def _guest_lists(metadata: Metadata) -> bool:

@@ -13,13 +13,12 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from chromadb.api.client import Client
-from chromadb.api.models.Collection import Collection
 
 from helpers.chunks import ChunkBatch, align
 from helpers.errors import Terminal, WorldError
 from helpers.stores import creation, embedding_functions
 from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Neighbours
+from helpers.stores.door import Client, Collection
 from helpers.stores.limits import NO_LIMIT, Limits
 from helpers.stores.lock import TargetLock
 from helpers.stores.probe import proven_spaces

@@ -12,12 +12,9 @@ import json
 import re
 from typing import Any
 
-from chromadb.api.client import Client
-from chromadb.api.fastapi import FastAPI
-from chromadb.api.models.Collection import Collection
-
 from helpers.errors import Terminal
 from helpers.stores.base import CollectionInfo
+from helpers.stores.door import Client, Collection, FastAPI
 from helpers.stores.indexes import refusal, unsupported
 from helpers.stores.space import declared, legacy_parameters
 

@@ -41,21 +41,35 @@ with mock.patch.object(BaseSettings, "settings_customise_sources", classmethod(_
     from chromadb.api.base_http_client import BaseHTTPClient
     from chromadb.api.client import Client
     from chromadb.api.fastapi import FastAPI
+    from chromadb.api.models.Collection import Collection
     from chromadb.api.rust import RustBindingsAPI
+    from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space
     from chromadb.base_types import SparseVector
     from chromadb.config import Settings, System
-    from chromadb.errors import AuthorizationError
+    from chromadb.errors import AuthorizationError, NotFoundError
     from chromadb.telemetry.opentelemetry import OpenTelemetryClient
     from chromadb.telemetry.product import ProductTelemetryClient
+    from chromadb.utils.embedding_functions import known_embedding_functions, register_embedding_function
+    from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
 
 __all__ = [
     "CLIENT_VERSION",
     "AuthorizationError",
     "Client",
     "ClientAPI",
+    "Collection",
+    "Documents",
+    "EmbeddingFunction",
+    "Embeddings",
+    "FastAPI",
+    "NotFoundError",
+    "ONNXMiniLM_L6_V2",
+    "Space",
     "SparseVector",
     "embedded_client",
+    "known_embedding_functions",
     "raise_file_limit",
+    "register_embedding_function",
     "server_client",
 ]  # fmt: skip
 

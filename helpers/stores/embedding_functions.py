@@ -9,11 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from chromadb.utils.embedding_functions import known_embedding_functions
-from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
-
 from helpers.errors import Terminal, UsageError, one_line
 from helpers.stores import sample_embedding  # noqa: F401  importing it registers the rehearsal's function with Chroma
+from helpers.stores.door import ONNXMiniLM_L6_V2, known_embedding_functions
 
 
 def persisted_name(configuration: Mapping[str, Any]) -> str | None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-import chromadb.errors
-from chromadb.api.client import Client
-
 from helpers.errors import Terminal
 from helpers.results import utc_now
 from helpers.stores.base import LOCK_COLLECTION
+from helpers.stores.door import Client, NotFoundError
 from helpers.stores.retry import attempt, translate
 
 RESTORE = "restore-"  # how a restore's name in the lock begins; the rest is made of its snapshot's id
@@ -55,7 +53,7 @@ class TargetLock:
         """Run id, host and time of the holder, or None where the target is free."""
         try:
             collection = self.client.get_collection(LOCK_COLLECTION, embedding_function=None)
-        except (chromadb.errors.NotFoundError, ValueError):
+        except (NotFoundError, ValueError):
             return None
         except Exception as error:
             raise translate(error, self.label) from error

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import email.utils
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TypeVar
 
-import chromadb.errors
 import httpx
 import tenacity
 
@@ -83,9 +83,12 @@ def translate(error: Exception, where: str) -> RunbookError | Narrower:
     if isinstance(error, httpx.TransportError):
         return Transient("unreachable", f"connection failed: {text}", where=where,
                          next_step="Check that the server runs and that the network lets you through.")  # fmt: skip
-    if isinstance(error, chromadb.errors.NotFoundError):
+    client = sys.modules.get(
+        "chromadb.errors"
+    )  # not imported here: it takes seconds, and without it no error is the client's
+    if client is not None and isinstance(error, client.NotFoundError):
         return Terminal("not_found", text, where=where, next_step="Check tenant, database and collection names.")
-    if isinstance(error, chromadb.errors.AuthorizationError) or "AuthorizationError" in text:
+    if (client is not None and isinstance(error, client.AuthorizationError)) or "AuthorizationError" in text:
         return Terminal("forbidden", text, where=where, next_step="Check headers, or whether a write fence is up.")
     if _QUOTA.search(text):
         return QuotaExceeded("quota_exceeded", text, where=where,

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space
-from chromadb.utils.embedding_functions import register_embedding_function
 
 from helpers.chunks import Vectors
+from helpers.stores.door import Documents, EmbeddingFunction, Embeddings, Space, register_embedding_function
 
 
 @register_embedding_function

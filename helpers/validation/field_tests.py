@@ -10,11 +10,13 @@ import datetime
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helpers.chunks import ChunkBatch
 from helpers.comparison import show
-from helpers.schema import Schema
+
+if TYPE_CHECKING:  # a schema brings pandera, for which a status need not wait
+    from helpers.schema import Schema
 
 COMPLETENESS, DISTRIBUTION, TYPES, CITATIONS = "completeness", "distribution", "field_types", "citation_uris"
 TYPE_FIELD, CITATION_FIELD, ORIGIN_FIELD = "collection_type", "if_citation_uri", "source_collection"

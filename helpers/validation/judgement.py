@@ -7,12 +7,14 @@ the quarantined and repaired chunks, is weighed by the decision matrix from `mat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helpers import comparison as compare
 from helpers.results import Check, Verdict
 from helpers.validation import field_tests
-from helpers.validation.fidelity import Expectation, Findings
+
+if TYPE_CHECKING:  # fidelity brings what reads a target, for which a status need not wait
+    from helpers.validation.fidelity import Expectation, Findings
 
 COUNTS, EMBEDDINGS, METADATA, COMPLETENESS = "counts", "embeddings", "metadata", "metadata completeness"
 SEARCH, QUERIES, DISTRIBUTION = "search equivalence", "named queries", "distribution"

@@ -1,0 +1,32 @@
+"""What people wait for at a prompt: who asks how a run stands, or signs, loads neither Chroma's client nor papermill."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SLOW = ("chromadb", "papermill", "nbformat", "nbconvert", "matplotlib", "pandera", "IPython")  # a second or more each
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["helpers.cli"],
+        ["helpers.cli", "helpers.runner.status"],
+        [
+            "helpers.cli",
+            "helpers.signoffs",
+            "helpers.evidence.signing",
+            "helpers.runner.rendering",
+            "helpers.runner.overview",
+        ],
+        ["helpers.cli", "helpers.runner.verify"],
+    ],
+    ids=["the command itself", "status", "sign", "verify"],
+)
+def test_a_command_at_the_prompt_imports_nothing_slow(modules: list[str]) -> None:
+    code = f"import sys, {', '.join(modules)}\nprint(*[m for m in {SLOW!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
