@@ -170,13 +170,13 @@ def test_an_edited_parameters_file_is_noticed_by_a_resume(capsys: Run) -> None:
     file.write_text(f"# a comment\n{FOUR_LINES}", encoding="utf-8")
     assert cli.main(["resume", "one"]) == 1
     assert "was changed since" not in capsys.readouterr().out, "it says the same"
-    file.write_text(f"{FOUR_LINES}migration: {{workers: 2}}\nsnapshot: {{retention_days: 3}}\n", encoding="utf-8")
+    file.write_text(f"{FOUR_LINES}migration: {{workers: 2}}\nsnapshot: {{retention_days: 30}}\n", encoding="utf-8")
     assert cli.main(["resume", "one"]) == 1
     said = capsys.readouterr().out
     assert "trial.yaml was changed since the run began: migration.workers, snapshot.retention_days." in said
     assert "--set KEY=VALUE" in said
     assert "was changed since" in folder.log_path.read_text(encoding="utf-8")
-    assert folder.parameters().snapshot.retention_days != 3
+    assert folder.parameters().snapshot.retention_days != 30
     file.write_text("no: [yaml", encoding="utf-8")
     assert cli.main(["resume", "one"]) == 1
     assert "cannot be read now" in capsys.readouterr().out

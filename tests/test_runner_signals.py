@@ -64,7 +64,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def kernel_of(tmp_path: Path) -> int:
     """The process id of the kernel, once its working cell runs."""
     file = tmp_path / "workspace" / "one" / "kernel"
-    for _ in range(600):
+    for _ in range(2400):
         if file.is_file() and file.read_text():
             return int(file.read_text())
         time.sleep(0.05)
