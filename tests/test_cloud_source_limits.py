@@ -202,6 +202,20 @@ def test_a_storm_of_429_is_waited_out_and_counted(opened: Open, cloud: CloudStan
     assert all("429" in sentence for sentence in told)
 
 
+def test_a_storm_while_it_is_opened_is_waited_out(opened: Open, cloud: CloudStandIn) -> None:
+    cloud.set(reset=True, storm=12, retry_after=0.05)
+    with opened(cloud=True) as store:
+        assert store.names() == ["notes"]
+    assert cloud.counts()["throttled"] == 12
+
+
+def test_looking_at_a_collection_takes_few_requests(opened: Open, cloud: CloudStandIn) -> None:
+    with opened(cloud=True) as store:
+        cloud.set(reset=True)
+        assert store.info("notes").count == CHUNKS
+        assert cloud.counts()["requests"]["all"] <= 6  # 1,500 collections are looked at one after another
+
+
 def test_retry_after_is_kept_to(opened: Open, cloud: CloudStandIn) -> None:
     with opened(cloud=True) as store:
         cloud.set(storm=1, retry_after=1.5)

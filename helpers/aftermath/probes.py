@@ -87,8 +87,10 @@ def asker(store: Reader, name: str) -> Callable[[Vector, int], Hits]:
     collection = attempt(lambda: store.client.get_collection(name, embedding_function=None), where)
 
     def ask(vector: Vector, k: int) -> Hits:
-        answer = attempt(
-            lambda: collection.query(query_embeddings=vector[None, :], n_results=k, include=["distances"]), where
+        answer = store.requests.send(
+            lambda: collection.query(query_embeddings=vector[None, :], n_results=k, include=["distances"]),
+            where,
+            again=False,
         )
         distances = (answer["distances"] or [[]])[0]
         return [(i, float(d)) for i, d in zip(answer["ids"][0], distances, strict=True)]

@@ -51,6 +51,7 @@ class ClientStore(TargetLock, Closing):
         self.usage = self.requests.usage
         self._spaces = dict(spaces or {})
         self._infos: dict[str, CollectionInfo] = {}
+        self._handles: dict[str, Collection] = {}  # of the collections that are being looked at
         self._notes: dict[str, list[str]] = {}
         self.findings: tuple[str, ...] = ()
         self.repairs: list[dict[str, Any]] = []
@@ -89,10 +90,15 @@ class ClientStore(TargetLock, Closing):
 
     def info(self, name: str) -> CollectionInfo:
         """What the collection is, the effective space proven by a probe. Asked once, then remembered, but for the count."""
-        if name not in self._infos:
+        known = self._infos.get(name)
+        if known is not None:
+            return creation.with_count(known, self.count(name))
+        self._handles[name] = self._collection(name)  # asked for once, not for each of the probe's requests
+        try:
             self._infos[name] = self._inspect(name)
-        known = self._infos[name]
-        return creation.with_count(known, self.count(name))
+        finally:
+            self._handles.pop(name, None)
+        return self._infos[name]
 
     def _inspect(self, name: str) -> CollectionInfo:
         collection = self._collection(name)
@@ -122,6 +128,8 @@ class ClientStore(TargetLock, Closing):
         return proven_spaces(self, name, self.some_ids(name, 20))
 
     def _collection(self, name: str) -> Collection:
+        if (kept := self._handles.get(name)) is not None:
+            return kept
         return self.requests.send(lambda: self.client.get_collection(name, embedding_function=None), self._at(name))
 
     def _at(self, name: str) -> str:
