@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from helpers.errors import RunbookError
+from helpers.fence import probe
 from helpers.migration.source_changes import source_changes
 from helpers.parameters import parameters_from
 from helpers.rollback import watch
@@ -158,3 +159,14 @@ def test_a_key_that_opens_another_place_does_not_go_on_with_the_run(begin: Begin
     assert caught.value.code == "other_source"
     assert "somebody-else" in caught.value.line()
     assert "\n" not in caught.value.line()
+
+
+def test_the_probe_of_20_asks_at_the_place_of_the_key_and_counts_every_page(
+    begin: Begin, cloud: CloudStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_PAGE", 1)
+    with probe.Probe(cloud.url, begin("20").parameters.source, "source") as asked:
+        assert [(a.action, a.outcome) for a in asked.reads()] == [
+            ("list collections", probe.WRITTEN), ("count", probe.WRITTEN), ("get", probe.WRITTEN), ("query", probe.WRITTEN),
+        ]  # fmt: skip
+        assert sorted(asked.counts().values()) == sorted(SIZES.values())

@@ -21,6 +21,7 @@ import httpx
 
 from helpers.errors import RunbookError, Terminal, Transient, one_line
 from helpers.parameters.endpoint import Endpoint
+from helpers.stores.identity import resolved
 from helpers.stores.wire import Session, json_of
 
 PREFIX = "runbook-fence-probe-"
@@ -33,6 +34,7 @@ _CLOSED = re.compile(
     re.IGNORECASE,
 )
 _TIMES = 3  # attempts at a removal
+_PAGE = 100  # collections in one answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class Probe:
             base_url=url, headers={name: ref.resolve().reveal() for name, ref in endpoint.headers.items()},
             verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds,
         )  # fmt: skip
+        self._place: Endpoint | None = None
         self._v1: bool | None = {"v1": True, "v2": False}.get(endpoint.api)
 
     def __enter__(self) -> Self:
@@ -122,8 +125,14 @@ class Probe:
         return {str(row["id"]): int(self._json("GET", f"/{row['id']}/count")) for row in self._listed()}
 
     def _listed(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._json("GET", "")
-        return found
+        """Every collection, page by page: a server with quotas cuts a list that names no limit, and nothing shows it."""
+        found: dict[str, dict[str, Any]] = {}
+        while True:
+            page = self._json("GET", "", at=len(found))
+            new = {str(row["id"]): row for row in page if str(row["id"]) not in found}
+            if not new:
+                return list(found.values())
+            found |= new
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -206,9 +215,10 @@ class Probe:
             action, _outcome(answer, v1=bool(self._v1)), answer.status_code, "" if answer.is_success else said
         )
 
-    def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, at: int | None = None) -> Any:
+        """The JSON of an answer; of a list the page that begins `at` this place."""
         try:
-            answer = self._send(method, path, body)
+            answer = self._send(method, path, body, {} if at is None else {"limit": str(_PAGE), "offset": str(at)})
         except httpx.HTTPError as error:
             raise Transient(
                 "unreachable", f"no answer: {error or type(error).__name__}", where=f"{self.what} {self.url}",
@@ -220,16 +230,29 @@ class Probe:
             )
         return json_of(answer, where=f"{self.what} {self.url}")
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
-        place = {"tenant": self.endpoint.tenant, "database": self.endpoint.database}
+    def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None, asked: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        endpoint = self._resolved()
+        place = {"tenant": endpoint.tenant, "database": endpoint.database}
         if self._is_v1():
-            root, query = "/api/v1/collections", "?" + "&".join(f"{k}={quote(v, safe='')}" for k, v in place.items())
+            root, query = "/api/v1/collections", {**place, **(asked or {})}
         else:
             tenant, database = (quote(v, safe="") for v in place.values())
-            root, query = f"/api/v2/tenants/{tenant}/databases/{database}/collections", ""
+            root, query = f"/api/v2/tenants/{tenant}/databases/{database}/collections", dict(asked or {})
         return self._http.request(
-            method, root + path + query, json=body, headers={"Content-Type": "application/json"}
-        )  # fmt: skip
+            method, root + path, params=query or None, json=body, headers={"Content-Type": "application/json"}
+        )
+
+    def _resolved(self) -> Endpoint:
+        """The endpoint with the tenant and database of its key: at another place all would be refused, and prove nothing."""
+        if self._place is None:
+            if self._is_v1():
+                self._place = self.endpoint
+            else:
+                where = f"{self.what} {self.url}"
+                self._place = resolved(self.endpoint, "source", lambda path: self._http.get(f"/api/{path}"), where)
+        return self._place
 
     def _is_v1(self) -> bool:
         if self._v1 is None:
