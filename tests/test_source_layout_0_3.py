@@ -18,7 +18,7 @@ from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_source, open_target, quick_names
 from helpers.stores.duckdb_layout import COLLECTIONS, EMBEDDINGS
 from helpers.stores.space import Space, distance
-from tests.storage import tree, writable_copy
+from tests.storage import chunks, fill, tree, writable_copy
 from tests.test_command_runs_the_line import Runbook, runbook  # noqa: F401  a fixture
 
 
@@ -107,6 +107,98 @@ def test_damage_is_one_line(tmp_path: Path, kind: str) -> None:
         pass
     assert caught.value.code == code
     assert "\n" not in str(caught.value)
+
+
+def collections_named(folder: Path, names: dict[str, tuple[str, int]]) -> Path:
+    """A directory of 0.3 with these collections: uuid → (name, chunks)."""
+    ids = [(uuid, i) for uuid, (_, count) in names.items() for i in range(count)]
+    chunks = [GOOD | {"id": f"{uuid}-{i}", "document": uuid, "collection_uuid": uuid} for uuid, i in ids]
+    write_old(folder, chunks)
+    rows = {"uuid": list(names), "name": [name for name, _ in names.values()], "metadata": ["null"] * len(names)}
+    pq.write_table(pa.table(rows), folder / COLLECTIONS)
+    return folder
+
+
+TWINS = {"aaaa-1": ("notes", 20), "BBBB-2": ("notes", 5), "cccc-3": ("other", 3)}
+
+
+def test_two_collections_of_one_name_are_refused_with_uuids_and_counts(tmp_path: Path) -> None:
+    endpoint = Endpoint(path=str(collections_named(tmp_path / "old", TWINS)))
+    for look in (lambda: quick_names(endpoint, "source"), lambda: open_source(endpoint, tmp_path).__enter__()):
+        with pytest.raises(Terminal) as caught:
+            look()
+        assert caught.value.code == "source_doubled_names"
+        told = caught.value.line()
+        assert "2 collections are named notes: aaaa-1 with 20 chunks and bbbb-2 with 5 chunks" in told
+        assert "--set 'source.rename={bbbb-2: notes-2}'" in told
+
+
+def test_two_collections_of_one_name_are_named_apart_and_none_of_their_chunks_is_a_stray(tmp_path: Path) -> None:
+    folder = collections_named(tmp_path / "old", TWINS)
+    endpoint = Endpoint(path=str(folder), rename={"bbbb-2": "notes-2"})
+    assert quick_names(endpoint, "source") == ["notes", "notes-2", "other"]
+    with open_source(endpoint, tmp_path / "scratch") as store:
+        assert {name: store.count(name) for name in store.names()} == {"notes": 20, "notes-2": 5, "other": 3}
+        assert set(store.read("notes-2", store.ids("notes-2")).documents) == {"BBBB-2"}
+        assert not [finding for finding in getattr(store, "findings", ()) if "belong to no collection" in finding]
+    with pytest.raises(Terminal, match="no collection has the uuid dddd"):
+        quick_names(Endpoint(path=str(folder), rename={"dddd": "x"}), "source")
+
+
+def test_a_chunk_without_a_collection_is_counted_as_one(tmp_path: Path) -> None:
+    folder = collections_named(tmp_path / "old", {"a": ("notes", 2), "b": ("gone", 3)})
+    pq.write_table(pq.read_table(folder / COLLECTIONS).slice(0, 1), folder / COLLECTIONS)
+    with open_source(Endpoint(path=str(folder)), tmp_path / "scratch") as store:
+        assert "3 chunks belong to no collection and are not migrated" in getattr(store, "findings", ())
+
+
+def test_renaming_is_for_0_3_alone(tmp_path: Path) -> None:
+    with open_target(Endpoint(path=str(tmp_path / "new"))):
+        pass
+    with (
+        pytest.raises(Terminal, match="no directory of Chroma 0"),
+        open_source(Endpoint(path=str(tmp_path / "new"), rename={"a": "b"}), tmp_path / "scratch"),
+    ):
+        pass
+    with pytest.raises(ValueError, match="rename needs a path"):
+        Endpoint(url="http://localhost:8000", rename={"a": "b"})
+
+
+def upgraded(folder: Path, left: list[dict[str, Any]]) -> Path:
+    """A live database of 3 chunks, a0 to a2, beside files of 0.3 with the chunks `left`."""
+    write_old(folder, left)
+    with open_target(Endpoint(path=str(folder.with_name("new")))) as store:
+        fill(store, "notes", chunks(3, 1, prefix="a"))
+    for part in folder.with_name("new").iterdir():
+        shutil.move(part, folder / part.name)
+    return folder
+
+
+@pytest.mark.parametrize("left", [[], [GOOD | {"id": "a1"}]], ids=["empty", "taken over"])
+def test_files_of_0_3_that_an_upgrade_left_are_a_finding(tmp_path: Path, left: list[dict[str, Any]]) -> None:
+    source = upgraded(tmp_path / "old", left)
+    before, endpoint = tree(source), Endpoint(path=str(source))
+    assert quick_names(endpoint, "source") == ["notes"]
+    with open_source(endpoint, tmp_path / "scratch") as store:
+        assert store.count("notes") == 3
+        assert [f for f in getattr(store, "findings", ()) if "hold no chunk that chroma.sqlite3 lacks" in f]
+    assert tree(source) == before
+
+
+def test_files_of_0_3_with_chunks_of_their_own_are_two_databases(tmp_path: Path) -> None:
+    source = upgraded(tmp_path / "old", [GOOD | {"id": "nobody else's"}])
+    with pytest.raises(Terminal, match="two databases in one folder"):
+        quick_names(Endpoint(path=str(source)), "source")
+
+
+def test_an_empty_database_that_a_newer_client_made_beside_0_3_is_a_finding(tmp_path: Path) -> None:
+    source = write_old(tmp_path / "old", [GOOD])
+    with open_target(Endpoint(path=str(tmp_path / "new"))):
+        pass
+    shutil.move(tmp_path / "new" / "chroma.sqlite3", source / "chroma.sqlite3")
+    with open_source(Endpoint(path=str(source)), tmp_path / "scratch") as store:
+        assert store.count("notes") == 1
+        assert [f for f in getattr(store, "findings", ()) if "an empty chroma.sqlite3 lies beside" in f]
 
 
 def test_doubled_ids_and_wrong_tenants_are_errors(tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ class Endpoint(Section):
     """Chroma's tenant; checked before use, because an unknown one can look like an empty database."""
     database: Annotated[str, Field(min_length=1)] = DEFAULT_DATABASE
     """Chroma's database inside the tenant; checked like the tenant."""
+    rename: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
+    """Names by uuid, for a source of Chroma 0.3 that has two collections of one name: `{UUID: NAME}`."""
     headers: dict[str, SecretReference] = Field(default_factory=dict)
     """HTTP headers to send, each value by reference: `Authorization: env:CHROMA_AUTHORIZATION`."""
     verify_tls: bool = True
@@ -143,6 +145,8 @@ class Endpoint(Section):
             raise ValueError("has both path and cloud; give exactly one")
         if self.path is not None and (self.headers or self.api != "auto"):
             raise ValueError("is a directory (path), which has no headers and no api; these need a url")
+        if self.path is None and self.rename:
+            raise ValueError("is a server, which has no two collections of one name; rename needs a path")
         for name in self.headers:
             if not _HEADER_NAME.fullmatch(name):
                 raise ValueError(f"has a header name that HTTP does not allow: '{one_line(name, 40)}'")

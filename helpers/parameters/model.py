@@ -132,6 +132,8 @@ class Parameters(Section):
         same = overlap(self.source, self.target)
         if same:
             yield f"'source' and 'target' {same}"
+        if self.target.rename:
+            yield "'target.rename' means nothing: only a source of Chroma 0.3 has two collections of one name"
         for side in ("source", "target"):
             path = getattr(self, side).path
             if path is not None and not same and lies_in(self.snapshot.directory, path):

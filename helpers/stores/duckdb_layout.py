@@ -22,12 +22,11 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch, Metadata, align
 from helpers.errors import Terminal
 from helpers.stores.base import Closing, CollectionInfo, Neighbours
-from helpers.stores.layout import DATABASE
+from helpers.stores.layout import COLLECTIONS, EMBEDDINGS, contents, leftovers
 from helpers.stores.limits import NO_LIMIT, Limits
 from helpers.stores.requests import Usage
 from helpers.stores.space import distance, from_metadata
 
-COLLECTIONS, EMBEDDINGS = "chroma-collections.parquet", "chroma-embeddings.parquet"
 _COLUMNS = {
     COLLECTIONS: ("uuid", "name", "metadata"),
     EMBEDDINGS: ("collection_uuid", "embedding", "document", "id", "metadata"),
@@ -36,35 +35,45 @@ _LFS = b"version https://git-lfs"
 
 
 def is_duckdb_layout(path: Path) -> bool:
-    """Files of 0.3 and no newer database beside them, which would leave open which of the two is meant."""
-    return ((path / COLLECTIONS).exists() or (path / EMBEDDINGS).exists()) and not (path / DATABASE).exists()
+    """Whether the Parquet files of 0.3 hold the directory's chunks, and no database beside them does (`layout.contents`)."""
+    return contents(path) == "parquet"
 
 
-def stored_names(path: Path) -> list[str]:
-    """The collections of a directory of 0.3, without reading its chunks."""
-    return sorted(str(name) for name in _read(path / COLLECTIONS).column("name").to_pylist())
+def stored_names(path: Path, rename: Mapping[str, str]) -> list[str]:
+    """The collections of a directory of 0.3, as `rename` has them. Reads chunks only to tell collections of one name apart."""
+    return sorted(_named(path, _read(path / COLLECTIONS).to_pylist(), rename, None))
 
 
 class DuckdbStore(Closing):
-    """Reads one directory of 0.3. Nothing is written there, nor copied: the two files are read once, into memory."""
+    """Reads one directory of 0.3. Nothing is written there, nor copied: the two files are read once, into memory.
+
+    0.3 kept collections by uuid, so two may have one name: `rename` gives the collection of a uuid another one.
+    """
 
     protocol = "Parquet files, read directly"
 
-    def __init__(self, path: Path, label: str, wanted: Callable[[str], bool] = lambda name: True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        label: str,
+        wanted: Callable[[str], bool] = lambda name: True,
+        rename: Mapping[str, str] | None = None,
+    ) -> None:
         self.label, self.version = label, "0.3 (duckdb and parquet)"
         self.findings: tuple[str, ...] = (
             "a directory of Chroma 0.3, read from its Parquet files; its index folder is not opened",
+            *leftovers(path),
         )
         self.repairs: list[dict[str, Any]] = []
         self.usage = Usage()
         self.learnt: tuple[str, ...] = ()
         chunks = _read(path / EMBEDDINGS)
-        self._collections = {str(row["name"]): row for row in _read(path / COLLECTIONS).to_pylist()}
+        self._collections = _named(path, _read(path / COLLECTIONS).to_pylist(), rename or {}, chunks)
         self._chunks: dict[str, _Chunks] = {}
         self._tables: dict[str, pa.Table] = {}
-        uuids = pc.cast(chunks.column("collection_uuid"), pa.string())
+        owners = _owners(chunks)
         for name, row in self._collections.items():
-            self._tables[name] = chunks.filter(pc.equal(uuids, str(row["uuid"])))
+            self._tables[name] = chunks.filter(pc.equal(owners, _uuid(row)))
             if wanted(name):
                 self._of(name)  # what is wrong with it is said at once
         strays = len(chunks) - sum(len(table) for table in self._tables.values())
@@ -157,6 +166,47 @@ class DuckdbStore(Closing):
         if name not in self._tables:
             raise Terminal("not_found", f"no collection {name}", where=self.label)
         return self._tables[name]
+
+
+def _uuid(row: Mapping[str, Any]) -> str:
+    return str(row["uuid"]).lower()
+
+
+def _owners(chunks: pa.Table) -> Any:
+    """The uuid of each chunk's collection."""
+    return pc.utf8_lower(pc.cast(chunks.column("collection_uuid"), pa.string()))
+
+
+def _named(
+    path: Path, rows: Sequence[dict[str, Any]], rename: Mapping[str, str], chunks: pa.Table | None
+) -> dict[str, dict[str, Any]]:
+    """The rows of the collections' file by name. Raises `Terminal` ("source_doubled_names") where two have one name.
+
+    `chunks` are read only where they are needed to say how many each of the two has.
+    """
+    names = {uuid.lower(): name for uuid, name in rename.items()}
+    if unknown := sorted(set(names) - {_uuid(row) for row in rows}):
+        raise Terminal(
+            "unknown_collection", f"no collection has the uuid {unknown[0]}, which source.rename names", where=str(path),
+            next_step=f"The uuids are in {COLLECTIONS}.",
+        )  # fmt: skip
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(names.get(_uuid(row), str(row["name"])), []).append(row)
+    doubled = {name: same for name, same in found.items() if len(same) > 1}
+    if not doubled:
+        return {name: same[0] for name, same in found.items()}
+    counts = Counter(_owners(_read(path / EMBEDDINGS) if chunks is None else chunks).to_pylist())
+    told = "; ".join(
+        f"{len(same)} collections are named {name}: "
+        + " and ".join(f"{_uuid(row)} with {counts[_uuid(row)]:,} chunks" for row in same)
+        for name, same in sorted(doubled.items())
+    )
+    name, same = sorted(doubled.items())[0]
+    raise Terminal(
+        "source_doubled_names", told, where=str(path),
+        next_step=f"Name them apart: --set 'source.rename={{{_uuid(same[-1])}: {name}-2}}'",
+    )  # fmt: skip
 
 
 class _Chunks:

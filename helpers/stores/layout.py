@@ -10,11 +10,16 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from helpers.errors import Terminal
 
 DATABASE = "chroma.sqlite3"
+COLLECTIONS, EMBEDDINGS = "chroma-collections.parquet", "chroma-embeddings.parquet"  # of Chroma 0.3
 _MAGIC = b"SQLite format 3\x00"
 _LFS = b"version https://git-lfs"
 
@@ -28,11 +33,13 @@ def recognise(path: Path, *, role: str = "source") -> None:
         raise Terminal(
             f"{role}_not_a_folder", "not a folder", where=where, next_step="Name the folder that holds chroma.sqlite3."
         )
-    if (path / "chroma-embeddings.parquet").exists() or (path / "chroma-collections.parquet").exists():
-        both = (path / DATABASE).exists()
+    holds = contents(path)
+    if holds in ("parquet", "both"):
+        both = holds == "both"
         raise Terminal(
             f"{role}_layout_0_3",
-            f"files of Chroma 0.3 (duckdb and parquet) beside a {DATABASE}: two databases in one folder"
+            f"files of Chroma 0.3 (duckdb and parquet) with chunks that the {DATABASE} beside them lacks: two databases in "
+            "one folder"
             if both
             else "a directory of Chroma 0.3 (duckdb and parquet), which a current client opens as an empty database",
             where=where,
@@ -44,6 +51,51 @@ def recognise(path: Path, *, role: str = "source") -> None:
             f"{role}_empty", f"no {DATABASE}", where=where, next_step="Name the folder that Chroma persists to."
         )
     _recognise_database(database, role)
+
+
+def contents(path: Path) -> Literal["database", "parquet", "both"]:
+    """Which files of a directory hold its chunks: `chroma.sqlite3`, the Parquet files of 0.3, or both ("database" too
+    where there is neither). Nothing is written.
+
+    An upgrade to 0.4 leaves Parquet files whose chunks are in the database too, and a current client that opened a
+    directory of 0.3 leaves a database that holds nothing. Where that cannot be told it is "both".
+    """
+    if not any((path / name).exists() for name in (COLLECTIONS, EMBEDDINGS)):
+        return "database"
+    if not (path / DATABASE).exists():
+        return "parquet"
+    try:
+        left = _parquet_ids(path / EMBEDDINGS)
+        file = (path / DATABASE).resolve()
+        log = file.with_name(f"{file.name}-wal")
+        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro&immutable=1", uri=True)) as db:
+            log_read = not (log.is_file() and log.stat().st_size)
+            if left and log_read and not db.execute("SELECT count(*) FROM collections").fetchone()[0]:
+                return "parquet"
+            for query in ("SELECT embedding_id FROM embeddings", "SELECT id FROM embeddings_queue") if left else ():
+                left.difference_update(row[0] for row in db.execute(query))
+    except (OSError, pa.ArrowException, KeyError, sqlite3.Error):
+        return "both"
+    return "both" if left else "database"
+
+
+def _parquet_ids(file: Path) -> set[str]:
+    """The ids in the chunks' file of 0.3; none where it is absent or has no byte."""
+    if not file.exists() or not file.stat().st_size:
+        return set()
+    return {str(chunk) for chunk in pq.ParquetFile(file).read(columns=["id"]).column("id").to_pylist()}
+
+
+def leftovers(path: Path) -> list[str]:
+    """What lies beside the files that hold a directory's chunks, as sentences for its findings."""
+    old = [name for name in (COLLECTIONS, EMBEDDINGS) if (path / name).exists()]
+    if not old or not (path / DATABASE).exists():
+        return []
+    if contents(path) == "parquet":
+        return [
+            f"an empty {DATABASE} lies beside the files of Chroma 0.3: a newer client was tried there; it is not read"
+        ]
+    return [f"{' and '.join(old)} of Chroma 0.3 hold no chunk that {DATABASE} lacks: an upgrade left them; not read"]
 
 
 def _recognise_database(database: Path, role: str) -> None:

@@ -47,14 +47,15 @@ def open_source(
         return
     if is_duckdb_layout(Path(endpoint.path)):
         _require_no_tenant(endpoint)
-        with DuckdbStore(Path(endpoint.path), endpoint.label, wanted) as old:
+        with DuckdbStore(Path(endpoint.path), endpoint.label, wanted, endpoint.rename) as old:
             yield old
         return
+    _require_no_rename(endpoint)
     copy = scratch / f"source-copy-{uuid.uuid4().hex[:8]}"
     try:
         used = copy_directory(Path(endpoint.path), copy)
         found = repair.mend(copy, Path(endpoint.path))
-        found.source += [used] if used else []
+        found.source += [*([used] if used else []), *layout.leftovers(Path(endpoint.path))]
         names = layout.stored_names(copy, endpoint.tenant, endpoint.database)
         left_out = [name for name in names if not wanted(name)]
         probe(copy, endpoint.tenant, endpoint.database, f"source {endpoint.label}", left_out)
@@ -107,7 +108,7 @@ def quick_names(endpoint: Endpoint, role: str) -> list[str]:
                 return []
         if role == "source" and is_duckdb_layout(path):
             _require_no_tenant(endpoint)
-            return stored_names(path)
+            return stored_names(path, endpoint.rename)
         layout.recognise(path, role=role)
         if role == "target":
             _require_current(path)
@@ -194,6 +195,15 @@ def _require_no_tenant(endpoint: Endpoint) -> None:
                 f"unknown_{what}", f"no {what} {getattr(endpoint, what)}: Chroma 0.3 has none",
                 where=f"source {endpoint.label}", next_step=f"Leave source.{what} out.",
             )  # fmt: skip
+
+
+def _require_no_rename(endpoint: Endpoint) -> None:
+    """Names are unique in every Chroma since 0.4: another name there is the routing of a schema."""
+    if endpoint.rename:
+        raise Terminal(
+            "rename_not_0_3", "no directory of Chroma 0.3, and only there source.rename tells collections apart",
+            where=f"source {endpoint.label}", next_step="Leave source.rename out; a schema file's routing renames.",
+        )  # fmt: skip
 
 
 def _require_current(path: Path) -> None:

@@ -108,8 +108,9 @@ ROWS: tuple[Row, ...] = tuple(
             source_damaged source_empty source_foreign_file source_layout_0_3 source_lfs_pointer source_missing
             source_not_a_folder source_truncated source_unreadable target_damaged target_empty
             target_foreign_file target_layout_0_3 target_lfs_pointer target_missing target_not_a_folder
-            target_truncated target_unreadable
-            not_embedded source_engine_failed source_incomplete source_older_layout target_older_layout
+            target_truncated target_unreadable unknown_collection
+            not_embedded rename_not_0_3 source_doubled_names source_engine_failed source_incomplete source_older_layout
+            target_older_layout
             """,
         ),
         (
