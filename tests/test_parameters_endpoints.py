@@ -138,13 +138,13 @@ def test_a_loop_of_links_does_not_break_the_comparison(tmp_path: Path, monkeypat
 
 def test_label_and_parts() -> None:
     parameters = parameters_from(
-        {"source": {"url": "HTTPS://Host", "tenant": "t", "database": "d"}, "target": {"path": "~/new\x1b"}}
+        {"source": {"url": "HTTPS://Host", "tenant": "t", "database": "d"}, "target": {"path": "./new\x1b"}}
     )
     source, target = parameters.source, parameters.target
     assert (source.label, source.address, source.host, source.port) == ("https://host:443 (t/d)", "https://host:443",
                                                                        "host", 443)  # fmt: skip
     assert (source.tls, source.is_embedded, target.is_embedded) == (True, False, True)
-    assert target.label == "~/new\\x1b"
+    assert target.label == "./new\\x1b"
     assert source.template_values() == {
         "target_url": "https://host:443", "target_host": "host", "target_port": "443"}  # fmt: skip
 
@@ -156,6 +156,6 @@ def test_ipv6_address_keeps_its_brackets() -> None:
 
 def test_paths_stay_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    parameters = parameters_from({"source": {"path": "./old/"}, "target": {"path": "~/new"}})
-    assert (parameters.source.path, parameters.target.path) == ("./old/", "~/new")
-    assert resolve_path("~/new") == tmp_path / "~" / "new"
+    parameters = parameters_from({"source": {"path": "./old/"}, "target": {"path": "./~/new"}})
+    assert (parameters.source.path, parameters.target.path) == ("./old/", "./~/new")
+    assert resolve_path("./~/new") == tmp_path / "~" / "new"

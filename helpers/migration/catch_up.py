@@ -115,8 +115,9 @@ class CatchUp:
             reembedding.make(snapshot, self.run.parameters, made)
             written = reembedding.as_written(snapshot, made)
             new = stage(
-                written, self.job.schema, context, folder / "staged", quarantine, dimensions=allowed, progress=bar
-            )
+                written, self.job.schema, context, folder / "staged", quarantine, dimensions=allowed,
+                most_bytes=self.job.most_bytes, progress=bar,
+            )  # fmt: skip
         forget(self.run, "chunks that pass validation", "ids unique in each target")
         judge_staging(self.run, new, self.run.parameters)
         reembedding.judge(self.run, snapshot, made)

@@ -24,6 +24,7 @@ from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, load_schema
 from helpers.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store
+from helpers.stores.opening import MOST_BODY_BYTES
 
 
 @dataclass(slots=True)
@@ -55,6 +56,11 @@ class Job:
         """Where vectors made anew are kept (`reembedding`)."""
         return self.folder / reembedding.FOLDER
 
+    @property
+    def most_bytes(self) -> int | None:
+        """What one request to the target may hold; None for a directory, which takes any number."""
+        return MOST_BODY_BYTES if self.parameters.target.url else None
+
     def stage(self, progress: Progress = silent) -> Staged:
         """Phases 2 and 3. What an earlier attempt finished is used again: staging is deterministic."""
         staged = Staged.load(self.folder / "staged") if self.checkpoint.targets else None
@@ -68,6 +74,7 @@ class Job:
                 self.folder / "staged",
                 self.quarantine,
                 dimensions=self.parameters.expected.dimensions,
+                most_bytes=self.most_bytes,
                 progress=progress,
             )
             rows = {name: staged.rows(name) for name in staged.files}

@@ -25,6 +25,7 @@ from helpers.migration.quarantine import Quarantine
 from helpers.progress import Progress, silent
 from helpers.results import write_json
 from helpers.schema import Context, Schema, Transformed
+from helpers.schema.rules import failure_table
 from helpers.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
 
@@ -158,11 +159,13 @@ def stage(
     quarantine: Quarantine,
     *,
     dimensions: Sequence[int] = (),
+    most_bytes: int | None = None,
     progress: Progress = silent,
 ) -> Staged:
     """Transform and check every chunk of the snapshot; deterministic, so repeating it after a kill gives the same.
 
-    `dimensions` are the vector sizes that the parameters allow (none: each collection's own).
+    `dimensions` are the vector sizes that the parameters allow (none: each collection's own). `most_bytes` is what one
+    request to the target may hold (None: any number); a chunk that alone is larger goes to quarantine.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(quarantine.folder, ignore_errors=True)
@@ -177,6 +180,8 @@ def stage(
         failures = schema.failures(
             transformed, context, dimension=info.dimension, allowed_dimensions=dimensions, space=info.space
         )
+        if most_bytes is not None:
+            failures = pd.concat([failures, _too_large(transformed.batch, batch.ids, info.name, most_bytes)])
         _stage_part(staged, tally, quarantine, info, part, batch, transformed, failures)
         progress.advance(len(batch))
     staged.repairs = [
@@ -187,6 +192,24 @@ def stage(
     staged.quarantined = quarantine.counts()
     staged.save()
     return staged
+
+
+def _too_large(written: ChunkBatch, ids: Sequence[str], collection: str, most: int) -> pd.DataFrame:
+    """The chunks that no request can carry, by source id, as rows of failures."""
+    rows = []
+    for row, text in enumerate(written.documents):
+        if _ROUGHLY * (len(text or "") + len(str(written.metadatas[row] or ""))) < most:
+            continue  # by far: not worth the exact figure
+        texts = (written.ids[row], text, written.uris[row], written.metadatas[row])
+        bodies = [json.dumps(part, ensure_ascii=False, default=str).encode("utf-8", "replace") for part in texts]
+        found = sum(map(len, bodies)) + 6 * written.dimension  # a vector goes as base64
+        if found > most:
+            detail = f"{found / 2**20:,.1f} MiB in one request, a server takes {most // 2**20}"
+            rows.append((collection, ids[row], "too_large", detail))
+    return failure_table(rows)
+
+
+_ROUGHLY = 8  # bytes a character, more than UTF-8 and JSON's escapes make of any but control characters
 
 
 def _stage_part(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 from pathlib import Path
@@ -33,18 +34,23 @@ class Section(BaseModel):
 
 
 def resolve_path(path: str | Path) -> Path:
-    """A path of the parameters, from the current folder. Links are kept, `~` is a name like any other."""
+    """A path of the parameters, from the current folder. Links are kept."""
     return Path.cwd() / path
 
 
 def _checked_path(text: str) -> str:
     if not text.strip() or "\0" in text:
         raise ValueError("must be a path, got an empty text or one with a NUL character")
-    return text
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"begins with '{one_line(text.split('/')[0], 40)}', and no such home is known; write the whole path"
+        )
+    return expanded
 
 
 FilePath = Annotated[str, AfterValidator(_checked_path)]
-"""A path as it is written in the file; `resolve_path` says where that is."""
+"""A path as it is written in the file, `~` and `~user` as their homes; `resolve_path` says where that is."""
 
 
 def split_url(text: str) -> SplitResult:

@@ -5,8 +5,10 @@ What a section can find wrong by itself is found here; what needs two sections i
 
 from __future__ import annotations
 
+import os
 import re
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -125,11 +127,17 @@ class Migration(Section):
         return self
 
 
+def default_snapshots() -> str:
+    """`workspace/snapshots`, which RUNBOOK_WORKSPACE moves with everything else that a run works with."""
+    moved = os.environ.get("RUNBOOK_WORKSPACE")
+    return str(Path(moved).absolute() / "snapshots") if moved else "workspace/snapshots"
+
+
 class SnapshotSection(Section):
     """Where snapshots are kept and for how long."""
 
-    directory: FilePath = "workspace/snapshots"
-    """Folder of all snapshots, one sub-folder each."""
+    directory: FilePath = Field(default_factory=default_snapshots, json_schema_extra={"default": "workspace/snapshots"})
+    """Folder of all snapshots, one sub-folder each. Where it is not given, RUNBOOK_WORKSPACE moves it."""
     retention_days: Annotated[int, Field(ge=7)] = 7
     """Days until a snapshot may be pruned, 7 at least."""
 

@@ -32,6 +32,7 @@ from helpers.rollback.writes import added_ids
 from helpers.run import kernel
 from helpers.run.record import RunRecord
 from helpers.stores import open_target
+from helpers.stores.layout import is_new
 from helpers.stores.opening import quick_names
 
 
@@ -169,7 +170,7 @@ class Rollback(Act):
     def _target_names(self) -> list[str] | None:
         """The target's collections; None where there is no target yet: a directory is not made for a removal."""
         target = self.run.parameters.target
-        if target.path and (not Path(target.path).exists() or not any(Path(target.path).iterdir())):
+        if target.path and is_new(Path(target.path)):
             return None
         return quick_names(target, "target")
 

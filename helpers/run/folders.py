@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ from ruamel.yaml.error import YAMLError
 
 from helpers import audit
 from helpers.errors import RunbookError, UsageError, WorldError, one_line
-from helpers.parameters import Parameters, parameters_from
+from helpers.parameters import Parameters, parameters_from, resolve_path
 from helpers.results import StepResult, utc_now, write_json, write_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -214,6 +215,12 @@ def create(
         "versions": versions(),
         "changes": [],
     }
+    for what, place in (
+        ("the reports folder", folder.reports.parent),
+        ("the workspace", folder.workspace.parent),
+        ("snapshot.directory", resolve_path(parameters.snapshot.directory)),
+    ):
+        _require_writable(what, place)
     try:
         folder.reports.parent.mkdir(parents=True, exist_ok=True)
         folder.workspace.mkdir(parents=True, exist_ok=True)
@@ -228,6 +235,18 @@ def create(
             "folder_unwritable", f"the folders of run {folder.id} cannot be made: {error}", where=str(folder.reports)
         ) from error
     return folder
+
+
+def _require_writable(what: str, place: Path) -> None:
+    """Nothing where files can be made in this folder, or in the nearest one above it that is there; nothing is left there."""
+    there = next(p for p in (place, *place.parents) if p.exists())
+    try:
+        Path(tempfile.mkdtemp(prefix=".runbook-", dir=there)).rmdir()
+    except OSError as error:
+        raise WorldError(
+            "folder_unwritable", f"{what} cannot be made or written to: {there}: {error.strerror}", where=str(place),
+            next_step="Name another folder (RUNBOOK_REPORTS, RUNBOOK_WORKSPACE, snapshot.directory), or correct its permissions.",
+        ) from error  # fmt: skip
 
 
 def _claim(temporary: Path, folder: RunFolder) -> None:

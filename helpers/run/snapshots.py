@@ -19,6 +19,7 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RunbookError, UsageError
 from helpers.export_journal import Journal
+from helpers.parameters.sections import default_snapshots
 from helpers.progress import Progress
 from helpers.results import passed, utc_now
 from helpers.run import folders as runs
@@ -75,7 +76,7 @@ class Held:
 
 def directories() -> list[Path]:
     """Where snapshots are: the parameters' default folder here, and wherever the runs reported here put theirs."""
-    found = {Path("workspace/snapshots").absolute(): None}
+    found = {Path(default_snapshots()).absolute(): None}
     for folder in runs.every_run():
         taken = {Path(taken["folder"]).parent: None for taken in taken_by(folder)}
         found |= taken or dict.fromkeys(_planned(folder))

@@ -41,6 +41,7 @@ REASONS: dict[str, str] = {
     "missing_document": "The schema requires a document and the chunk has none.",
     "unsupported_text": "The id, document or uri is not valid Unicode, and Chroma refuses it.",
     "unsupported_metadata": "A metadata key or value would be refused, dropped or changed by Chroma.",
+    "too_large": "The chunk alone is larger than a request that the target's server takes (40 MiB).",
     "missing_<field>": "The metadata lacks a field that the schema requires.",
     "invalid_<field>": "The metadata holds a value for the field that the schema does not allow.",
 }

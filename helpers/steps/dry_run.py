@@ -42,6 +42,8 @@ _ISSUES = (
      "They stay in quarantine, or use a schema that does not require documents."),
     ("unsupported metadata", ("unsupported_metadata", "empty_id"), "keys or values that a current Chroma refuses or drops",
      "Rename the keys at the source, or leave the chunks in quarantine."),
+    ("too large", ("too_large",), "chunks larger than a request that the target's server takes",
+     "They stay in quarantine; split these documents at the source, or migrate into a directory."),
     ("wrong dimension", ("wrong_dimension",), "vectors of another size than expected.dimensions allows",
      "Correct expected.dimensions, or find out which model wrote them."),
 )  # fmt: skip

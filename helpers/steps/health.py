@@ -11,20 +11,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.errors import WorldError
+from helpers.errors import WorldError, one_line
 from helpers.migration.judging import judge_indexes
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.run.source import open_chosen
+from helpers.schema import load_schema
 from helpers.steps import reading
 from helpers.steps.spaces import check_spaces
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.copying import IN_USE
+from helpers.stores.creation import refused_name
 from helpers.stores.diagnosis import of_1_x, source_layout, source_version
 from helpers.stores.duckdb_layout import is_duckdb_layout
 from helpers.stores.indexes import unsupported
-from helpers.stores.layout import DATABASE
+from helpers.stores.layout import DATABASE, VOLUMES
 from helpers.stores.repair import migrations
 
 REASON = "count_mismatch"
@@ -110,7 +112,8 @@ class Health:
             reason="" if self._look.infos else REASON,
             detail=""
             if self._look.infos
-            else "Nothing to migrate. Check tenant, database, path and the collections filter.",
+            else "Nothing to migrate. Check tenant, database, path and the collections filter"
+            + (f", and the server's volume: {VOLUMES}." if self.run.parameters.source.url else "."),
         )
         self.run.fact("source", look.label)
         self.run.fact("source_version", look.version)
@@ -196,6 +199,7 @@ class Health:
         infos = self._look.infos
         check_spaces(self.run, infos)
         judge_indexes(self.run, infos, refuse=False)
+        self._check_names([info.name for info in infos])
         self._check_dimensions(infos)
         self.run.fact("dimensions", {info.name: info.dimension for info in infos})
         self.run.fact("spaces", {info.name: info.space for info in infos})
@@ -283,7 +287,7 @@ class Health:
                 "the total is as expected",
                 Verdict.NOT_APPLICABLE,
                 measured=total,
-                detail="expected.total is not given.",
+                detail="expected.total is not given. " + self._ask_for_counts(total),
             )
             return
         within = abs(total - expected) <= self.expected.tolerance
@@ -296,6 +300,24 @@ class Health:
             reason="" if within else REASON,
             detail=f"Tolerance: {self.expected.tolerance} chunks either way.",
         )
+
+    def _check_names(self, names: list[str]) -> None:
+        """The collections that the schema makes of these: a current Chroma has to take every name."""
+        wanted = sorted(load_schema(self.run.parameters.schema_name).targets(names))
+        refused = {name: why for name in wanted if (why := refused_name(name))}
+        told = "; ".join(f"{one_line(name, 80)!r}: {why}" for name, why in refused.items())
+        self.run.check(
+            "a current Chroma takes the names of the collections", Verdict.FAIL if refused else Verdict.PASS,
+            measured=len(refused), threshold=0, unit="collections", reason="collection_name" if refused else "",
+            detail=f"{told}. Route them to other names with a schema, or leave them out: collections.exclude." if refused else "",
+            ids=[{"collection": name, "why": why} for name, why in refused.items()],
+        )  # fmt: skip
+
+    def _ask_for_counts(self, total: int) -> str:
+        """A server on the wrong folder is sound, and empty or old: only a person knows how much it should hold."""
+        if self.run.parameters.source.is_embedded:
+            return ""
+        return f"Are {total:,} chunks what you expect there? If not, look at the server's volume: {VOLUMES}."
 
     def _check_dimensions(self, infos: list[CollectionInfo]) -> None:
         allowed = self.expected.dimensions

@@ -1,7 +1,7 @@
 """Step 12: can the target take what the source holds? (Runbook, Section 1.3.)
 
 The probe that writes goes into a collection of its own and is removed again; an embedded target that does not exist yet
-is probed in a neighbouring folder on the same disk, so that the target stays untouched.
+is probed in a neighbouring folder on the same disk. An empty one, which may be a mount point, is probed inside itself.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from helpers.errors import RunbookError
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import DISK_RESERVE
 from helpers.migration.judging import judge_indexes
+from helpers.parameters import resolve_path
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.run.source import open_chosen
@@ -33,6 +34,7 @@ from helpers.steps.night_needs import NightNeeds
 from helpers.steps.preflight import NOT_THERE, chosen, refuse_taken
 from helpers.stores import CollectionInfo, Store, open_embedded, open_target, quick_names
 from helpers.stores.candidates import tried, with_candidates
+from helpers.stores.layout import OURS, VOLUMES, is_new, require_writable
 from helpers.words import size
 
 PROBE_CHUNKS = 200
@@ -57,6 +59,7 @@ class Readiness:
     def reach(self) -> pd.DataFrame:
         """Where the target is, what it is, what it already holds, who locks it."""
         if self._is_new:
+            require_writable(Path(str(self.target.path)))
             rows = [("target", self.target.label), ("state", "a new folder; made by step 22"), ("collections", "0")]
             self.run.check("target reachable", Verdict.PASS, measured="new folder")
             return pd.DataFrame(rows, columns=["what", "found"])
@@ -76,6 +79,10 @@ class Readiness:
                 ("locked by", _named(holder)),
             ]
         locked = str(rows[-1][1])
+        if self.target.url and not present:
+            rows.append(("holds nothing", f"If it should hold something: {VOLUMES}"))
+        elif self.target.url:
+            rows.append(("compare", f"Are these the counts that you expect there? If not: {VOLUMES}"))
         rows += counts + ([("and", f"{len(present) - SHOWN} more collections")] if len(present) > SHOWN else [])
         self.run.check("target reachable", Verdict.PASS, measured=seconds * 1000, unit="ms")
         other = bool(holder) and holder is not None and holder.get("run_id") != self.run.id
@@ -159,7 +166,9 @@ class Readiness:
     def disk(self) -> pd.DataFrame:
         """Free space against an estimate of what the target, the snapshots and the staging need."""
         vectors = sum(i.count * (i.dimension or 0) * 4 for i in self._source)
-        here = {self.run.workspace: 4 * vectors}  # two snapshots, staging, the dry run's throw-away target at 2.3 times
+        here = {self.run.workspace: 3 * vectors}  # staging, the dry run's throw-away target at 2.3 times
+        snapshots = resolve_path(self.run.parameters.snapshot.directory)
+        here[snapshots] = here.get(snapshots, 0) + 2 * vectors
         if self.target.path:
             folder = _existing(Path(self.target.path))
             here[folder] = here.get(folder, 0) + int(_PER_CHUNK * vectors)
@@ -202,10 +211,7 @@ class Readiness:
 
     @property
     def _is_new(self) -> bool:
-        if not self.target.path:
-            return False
-        path = Path(self.target.path)
-        return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        return bool(self.target.path) and is_new(Path(str(self.target.path)))
 
     def _check_room_for_names(self, present: list[str]) -> None:
         names = [i.name for i in self._source]
@@ -223,7 +229,7 @@ class Readiness:
             with open_target(self.target) as store:
                 yield store
             return
-        folder = _existing(Path(str(self.target.path))) / f".runbook-probe-{uuid.uuid4().hex[:8]}"
+        folder = _existing(Path(str(self.target.path))) / f"{OURS}probe-{uuid.uuid4().hex[:8]}"
         try:
             with open_embedded(folder, self.target.model_copy(update={"path": str(folder)}), role="target",
                                label=str(folder)) as store:  # fmt: skip
@@ -240,8 +246,8 @@ def _named(holder: Mapping[str, Any] | None) -> str:
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder that exists, upwards; never the target itself when it is empty."""
-    return next(p for p in (path.absolute().parent, *path.absolute().parents) if p.exists())
+    """The nearest folder that exists, the path itself or one above it: it may be a volume of its own."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
 
 def _seconds(act: Callable[[], object]) -> float:

@@ -20,6 +20,10 @@ from helpers.errors import Terminal
 
 DATABASE = "chroma.sqlite3"
 COLLECTIONS, EMBEDDINGS = "chroma-collections.parquet", "chroma-embeddings.parquet"  # of Chroma 0.3
+VOLUMES = (
+    "the image of Chroma 1.x keeps its data in /data, older ones in /chroma/chroma; a volume mounted at the other place is "
+    "not used, and nothing says so"
+)
 _MAGIC = b"SQLite format 3\x00"
 _LFS = b"version https://git-lfs"
 
@@ -191,8 +195,23 @@ def _require_database(db: sqlite3.Connection, path: Path, tenant: str, database:
     )  # fmt: skip
 
 
+OURS = ".runbook-"  # what a probe, or a making that was killed, may have left in a new target folder
+
+
+def is_new(path: Path) -> bool:
+    """Whether a target folder is not there yet, or holds nothing but a volume's own `lost+found` and our unfinished parts."""
+    if not path.exists():
+        return True
+    return path.is_dir() and all(e.name == "lost+found" or e.name.startswith(OURS) for e in path.iterdir())
+
+
 def require_writable(path: Path) -> None:
     """Nothing where a target folder can be made, or written to where it is there; else one clear `Terminal`."""
+    if path.is_symlink() and not path.exists():
+        raise Terminal(
+            "target_unwritable", f"a link to {path.readlink()}, which is not there", where=f"target.path {path}",
+            next_step="Mount the volume that it leads to, or name another folder.",
+        )  # fmt: skip
     there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     if not there.is_dir():
         why = "not a folder"

@@ -29,7 +29,8 @@ from helpers.stores.limits import CLOUD, Limits
 from helpers.stores.requests import Usage
 from helpers.stores.retry import attempt, retried
 
-BODY_BYTES = 32 * 2**20  # the server's limit is 40 MiB (chroma-facts); headroom for what JSON adds
+MOST_BODY_BYTES = 40 * 2**20  # of a request that a server takes (chroma-facts)
+BODY_BYTES = 32 * 2**20  # what we send at once; headroom for what JSON adds
 
 
 @contextmanager
@@ -72,7 +73,8 @@ def open_target(endpoint: Endpoint) -> Iterator[ClientStore]:
     """A target to write to. An embedded one is opened in place, and made where there is none."""
     if endpoint.path:
         path = Path(endpoint.path)
-        if not path.exists() or not any(path.iterdir()):
+        layout.require_writable(path)
+        if layout.is_new(path):
             _make_directory(path, endpoint)
         _require_current(path)
         with open_embedded(path, endpoint, role="target", label=endpoint.label) as store:
@@ -85,16 +87,20 @@ def open_target(endpoint: Endpoint) -> Iterator[ClientStore]:
 
 
 def _make_directory(path: Path, endpoint: Endpoint) -> None:
-    """A new, empty database, there whole or not at all: made beside its place, then renamed.
+    """A new, empty database, there whole or not at all: made in a folder inside its own, then moved up.
 
-    A kill while Chroma writes its first tables would leave a database that looks like one of an older version.
+    A kill while Chroma writes its first tables would leave a database that looks like one of an older version. The folder
+    itself may be a mount point or a link: nothing could be renamed onto it.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
+    for left in path.glob(f"{layout.OURS}*"):
+        shutil.rmtree(left)
+    partial = path / f"{layout.OURS}partial"
     with open_embedded(partial, endpoint, role="target", label=endpoint.label):
         pass
-    partial.rename(path)
+    for file in sorted(partial.iterdir(), key=lambda file: file.name == layout.DATABASE):  # the database last
+        file.rename(path / file.name)
+    partial.rmdir()
 
 
 def quick_names(endpoint: Endpoint, role: str) -> list[str]:
@@ -103,7 +109,7 @@ def quick_names(endpoint: Endpoint, role: str) -> list[str]:
         path = Path(endpoint.path)
         if role == "target":
             layout.require_writable(path)
-            if not path.exists() or not any(path.iterdir()):
+            if layout.is_new(path):
                 _require_default_database(endpoint)
                 return []
         if role == "source" and is_duckdb_layout(path):
@@ -208,7 +214,7 @@ def _require_no_rename(endpoint: Endpoint) -> None:
 
 def _require_current(path: Path) -> None:
     """A target folder is new, empty, or written by a current Chroma: opening an older one upgrades it for good."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if layout.is_new(path):
         return
     layout.recognise(path, role="target")
     uri = f"file:{quote(str((path / layout.DATABASE).resolve()))}?mode=ro&immutable=1"

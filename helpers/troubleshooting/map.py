@@ -62,7 +62,7 @@ ROWS: tuple[Row, ...] = tuple(
             "values are outside of what the schema or Chroma allows",
             """
             invalid_* invalid_citation_uri invalid_field invalid_scores invalid_values empty_id type_differs
-            collection_name unsupported_metadata unsupported_text wrong_collection_type
+            collection_name too_large unsupported_metadata unsupported_text wrong_collection_type
             """,
         ),
         (
