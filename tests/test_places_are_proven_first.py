@@ -13,6 +13,7 @@ import pytest
 
 from helpers.errors import UsageError, WorldError
 from helpers.migration import staging
+from helpers.migration.job import Job
 from helpers.migration.quarantine import Quarantine
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
@@ -21,12 +22,11 @@ from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.run.snapshots import directories
 from helpers.schema import Context, load_schema
-from helpers.snapshot import Snapshot, write_snapshot
+from helpers.snapshot import write_snapshot
 from helpers.steps.health import Health
 from helpers.steps.readiness import Readiness
 from helpers.stores import open_source, open_target, quick_names
 from helpers.stores.layout import DATABASE
-from helpers.stores.opening import MOST_BODY_BYTES
 from tests.storage import chunks, embedded, fill
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -181,21 +181,25 @@ def test_every_name_that_a_current_chroma_refuses_is_found_in_step_10(source: Pa
 
 
 def test_a_document_larger_than_a_request_goes_to_quarantine_before_the_night(tmp_path: Path) -> None:
-    batch = chunks(4, 4)
-    batch.documents[1] = "x" * (MOST_BODY_BYTES + 1)
-    batch.documents[2] = "é" * (MOST_BODY_BYTES // 2 - 1000)  # fits: UTF-8 is sent as it is
+    batch, most = chunks(4, 4), 100_000
+    batch.documents[1] = "x" * most
+    batch.documents[2] = "é" * (most // 2 - 500)  # fits: UTF-8 is sent as it is
     with embedded(tmp_path / "source") as store:
         fill(store, "alpha", batch)
     with open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "scratch") as store:
-        snapshot: Snapshot = write_snapshot(store, tmp_path / "snapshots", "one", ["alpha"])
+        snapshot = write_snapshot(store, tmp_path / "snapshots", "one", ["alpha"], retention_days=7)
     context = Context(frozenset(["alpha"]), dt.date(2026, 11, 28), "fail")
-    for most, aside in ((MOST_BODY_BYTES, {"too_large": 1}), (None, {})):
+    for limit, aside in ((most, {"too_large": 1}), (None, {})):
+        quarantine = Quarantine(tmp_path / "aside")
         staged = staging.stage(
-            snapshot,
-            load_schema("identity"),
-            context,
-            tmp_path / "staged",
-            Quarantine(tmp_path / "aside"),
-            most_bytes=most,
+            snapshot, load_schema("identity"), context, tmp_path / "staged", quarantine, most_bytes=limit
         )
         assert staged.quarantined == aside
+        assert [entry["id"] for entry in quarantine.entries()] == ["c1"] * len(aside)
+
+
+def test_only_a_server_limits_what_a_request_may_hold() -> None:
+    job = object.__new__(Job)
+    for target, most in (({"path": "new"}, None), ({"url": "http://localhost:8000"}, 40 * 2**20)):
+        job.parameters = parameters_from({"source": {"path": "source"}, "target": target})
+        assert job.most_bytes == most

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import socket
 from pathlib import Path
@@ -41,12 +40,13 @@ def resolve_path(path: str | Path) -> Path:
 def _checked_path(text: str) -> str:
     if not text.strip() or "\0" in text:
         raise ValueError("must be a path, got an empty text or one with a NUL character")
-    expanded = os.path.expanduser(text)
-    if expanded.startswith("~"):
-        raise ValueError(
-            f"begins with '{one_line(text.split('/')[0], 40)}', and no such home is known; write the whole path"
-        )
-    return expanded
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:
+        name = one_line(text.split("/")[0], 40)
+    raise ValueError(f"begins with '{name}', and no such home is known; write the whole path")
 
 
 FilePath = Annotated[str, AfterValidator(_checked_path)]
