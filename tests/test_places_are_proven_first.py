@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ from tests.storage import chunks, embedded, fill
 pytestmark = pytest.mark.usefixtures("own_folders")
 
 
-def given(target: str = "new", **sections: object) -> Parameters:
+def given(target: str = "new", **sections: Any) -> Parameters:
     return parameters_from({"name": "n", "source": {"path": "source"}, "target": {"path": target}, **sections})
 
 
@@ -70,7 +71,7 @@ def test_a_folder_that_cannot_be_written_to_ends_the_run_before_it_begins(
 ) -> None:
     bad = tmp_path / "in-the-way" / "below" if obstacle == "a file" else Path("/proc/below")
     (tmp_path / "in-the-way").write_text("x", encoding="utf-8")
-    sections = {}
+    sections: dict[str, Any] = {}
     if place == "snapshot.directory":
         sections = {"snapshot": {"directory": str(bad)}}
     else:
