@@ -45,6 +45,9 @@ class Damaged:
     lost: frozenset[str] = frozenset()
     normalised: frozenset[str] = frozenset()
     codes: frozenset[str] = frozenset()
+    rewritten: dict[str, Any] = field(
+        default_factory=dict
+    )  # id → its newest vector, float32, where the log has another
     marker: Path | None = None  # what a malicious pickle would have made, had it run
 
 
@@ -57,6 +60,7 @@ class _Bench:
     lost: set[str] = field(default_factory=set)
     normalised: set[str] = field(default_factory=set)
     codes: set[str] = field(default_factory=set)
+    rewritten: dict[str, Any] = field(default_factory=dict)
     marker: Path | None = None
 
     @property
@@ -125,9 +129,7 @@ class _Bomb:
 
 def malicious_pickle_alone(bench: _Bench) -> None:
     """The same where the log was emptied: without the map nobody knows which row is whose."""
-    bench.lost |= set(read_pickle(bench.index / PICKLE).labels) - {
-        row[0] for row in bench.sql("select id from embeddings_queue")
-    }
+    bench.lost |= set(read_pickle(bench.index / PICKLE).labels)
     malicious_pickle(bench)
 
 
@@ -135,9 +137,6 @@ def wedged_replay(bench: _Bench) -> None:
     """Upstream #7678: the index was saved in the middle of a replay, so rows are marked as deleted whose new vectors are
     still in the log. Counts look healthy; an engine cannot apply the log, and vectors cannot be read.
     """
-    waiting = [row[0] for row in bench.sql("select id from embeddings_queue where operation <> 3 order by seq_id")][
-        -50:
-    ]
     labels = read_pickle(bench.index / PICKLE).labels
     again = list(labels)[:20]
     topic, last = bench.sql("select topic, max(seq_id) from embeddings_queue")[0]
@@ -149,12 +148,12 @@ def wedged_replay(bench: _Bench) -> None:
             "values (?, 2, ?, ?, ?, 'FLOAT32', '{}')",
             last + number, topic, chunk, vector.tobytes(),
         )  # fmt: skip
+    bench.rewritten |= dict(zip(again, vectors, strict=True))
     geometry = read_header(bench.index / HEADER)
     rows = np.memmap(bench.index / ROWS, geometry.dtype, "r+", shape=(geometry.elements,))
     marked = np.isin(rows["label"], [labels[chunk] for chunk in again])
     rows["flags"][marked] |= 0x10000
     rows.flush()
-    assert waiting
     bench.codes.add("rows_damaged")
 
 
@@ -174,6 +173,12 @@ def nan_in_log(bench: _Bench) -> None:
         [(text,)] = bench.sql("select metadata from embeddings_queue where seq_id = ?", number)
         bench.sql(
             "update embeddings_queue set metadata = ? where seq_id = ?", text[:-1] + f', "score": {token}}}', number
+        )
+        bench.sql(  # what the metadata segment makes of it: SQLite has no NaN
+            "insert into embedding_metadata (id, key, float_value) select id, 'score', ? from embeddings "
+            "where embedding_id = (select id from embeddings_queue where seq_id = ?)",
+            float(token),
+            number,
         )
 
 
@@ -228,9 +233,10 @@ def make(name: str, real_databases: Path, bases: Path, folder: Path) -> Damaged:
     original = sound(base, real_databases, bases)
     bench = _Bench(writable_copy(original, folder), _BASES[base][1])
     damage(bench)
+    logged = {row[0] for row in bench.sql("select id from embeddings_queue where vector is not null")}
     return Damaged(
-        name, folder, original, bench.collection, frozenset(bench.lost), frozenset(bench.normalised),
-        frozenset(bench.codes), bench.marker,
+        name, folder, original, bench.collection, frozenset(bench.lost - logged), frozenset(bench.normalised - logged),
+        frozenset(bench.codes), bench.rewritten, bench.marker,
     )  # fmt: skip
 
 

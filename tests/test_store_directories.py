@@ -203,7 +203,7 @@ def somebody_writes(folder: Path, *, to_the_index: bool) -> Iterator[None]:
 def test_a_directory_in_use_is_copied_as_it_was_at_one_moment(small: Path, tmp_path: Path) -> None:
     with somebody_writes(small, to_the_index=False):
         said = copy_directory(small, tmp_path / "copy")
-    assert said.startswith("the directory is in use: written to while it was copied")
+    assert said[0].startswith("the directory is in use: written to while it was copied")
     with closing(sqlite3.connect(tmp_path / "copy" / DATABASE)) as db:
         assert db.execute("pragma integrity_check").fetchone() == ("ok",)
         rows = db.execute("select count(*) from noise").fetchone()[0]

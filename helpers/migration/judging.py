@@ -13,6 +13,7 @@ from helpers.migration.staging import Staged
 from helpers.parameters import Parameters
 from helpers.results import Check, Verdict
 from helpers.run.record import RunRecord
+from helpers.snapshot import Snapshot
 from helpers.stores import CollectionInfo
 from helpers.stores.indexes import allowed, listed, refusal, unsupported
 
@@ -100,3 +101,33 @@ def refuse_failed(run: RunRecord) -> None:
 def forget(run: RunRecord, *names: str) -> None:
     """Take checks off the step's record, for a later answer to the same question."""
     run.result.checks[:] = [check for check in run.result.checks if check.name not in names]
+
+
+RESCUED = "vectors rescued from damaged indexes"
+_RESCUED = {
+    "vector_from_log": "from the log, exact",
+    "vector_from_index": "from rows of a damaged index, as an engine would read them",
+    "vector_normalised": "by direction only, their norm is lost: not exact",
+    "norm_lost": "set aside, their norm is lost",
+    "vector_lost": "in no file any more",
+}
+
+
+def judge_rescue(run: RunRecord, snapshot: Snapshot) -> None:
+    """The mark of what was rescued from a damaged index: a warning with counts and ids; nothing where nothing was."""
+    fates: dict[str, list[dict[str, str]]] = {}
+    for repair in snapshot.manifest.get("repairs", ()):
+        if repair["repair"] in _RESCUED:
+            named = [{"collection": repair["collection"], "id": chunk} for chunk in repair["ids"]]
+            fates.setdefault(repair["repair"], []).extend(named)
+    run.result.checks[:] = [check for check in run.result.checks if check.name != RESCUED]  # a cell may run twice
+    if not fates:
+        return
+    worst_first = [chunk for kind in reversed(_RESCUED) for chunk in fates.get(kind, ())]
+    run.check(
+        RESCUED, Verdict.WARNING, measured=len(worst_first), threshold=0, unit="vectors", reason="vectors_rescued",
+        detail="; ".join(f"{len(fates[kind]):,} {text}" for kind, text in _RESCUED.items() if kind in fates)
+        + ". The snapshot's manifest lists each under repairs.",
+        offenders=len(worst_first), ids=worst_first[:20],
+    )  # fmt: skip
+    run.fact("rescued", {kind: len(chunks) for kind, chunks in fates.items()})

@@ -18,7 +18,15 @@ from helpers.migration import reembedding
 from helpers.migration.catch_up import PROBED, UNCHANGED, CatchUp, switch
 from helpers.migration.current import SWITCHING, Ledger
 from helpers.migration.job import Job
-from helpers.migration.judging import forget, judge_arrivals, judge_indexes, judge_staging, refuse_failed, show_repairs
+from helpers.migration.judging import (
+    forget,
+    judge_arrivals,
+    judge_indexes,
+    judge_rescue,
+    judge_staging,
+    refuse_failed,
+    show_repairs,
+)  # fmt: skip
 from helpers.migration.staging import Staged
 from helpers.results import Phase, Verdict, write_text
 from helpers.run.record import RunRecord
@@ -91,6 +99,7 @@ class Migration:
     def validate(self) -> pd.DataFrame:
         """Phase 3: what was quarantined and why; whether enough is left to go on."""
         judge_staging(self.run, self.staged, self.run.parameters)
+        judge_rescue(self.run, self.snapshot)
         reembedding.judge(self.run, self.snapshot, self.job.reembedded)
         self.run.fact("quarantine", self.staged.quarantined)
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])

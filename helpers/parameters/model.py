@@ -165,6 +165,7 @@ class Parameters(Section):
             "collections": self.collections.model_dump(mode="json"),
             "id_policy": self.migration.id_policy,
             **(ordered if self.migration.reembed else {}),
+            **({"normalised": self.migration.normalised} if self.migration.normalised != "quarantine" else {}),
             **({"drop_indexes": self.migration.drop_indexes} if self.migration.drop_indexes else {}),
         }
 

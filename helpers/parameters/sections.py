@@ -111,6 +111,8 @@ class Migration(Section):
     reembed_config: dict[Text, bool | int | float | str] = Field(default_factory=dict)
     """What the function is built from, such as a model's name; empty: what the collection keeps, or its defaults."""
 
+    normalised: Literal["quarantine", "migrate"] = "quarantine"
+    """Vectors of a damaged cosine index whose norm is lost: set them aside, or migrate them with the length 1."""
     drop_indexes: list[Glob] = Field(default_factory=list)
     """Collections (names or patterns) to migrate without what a local Chroma cannot hold: sparse and SPANN indexes."""
 

@@ -50,7 +50,12 @@ def look(parameters: Parameters, probes: dict[str, Any], health: list[str], scra
     asked = answered = 0
     slowest = 0.0
     try:
-        with open_source(parameters.source, scratch, parameters.collections.selects) as store:
+        with open_source(
+            parameters.source,
+            scratch,
+            parameters.collections.selects,
+            normalised=parameters.migration.normalised == "migrate",
+        ) as store:
             for name, vectors in probes.items():
                 asked += len(vectors)
                 begun = time.monotonic()

@@ -20,7 +20,8 @@ def open_chosen(run: RunRecord) -> Iterator[Reader]:
     Raises `Terminal` ("other_source") where the key opens another tenant or database than when the run began.
     """
     parameters = run.parameters
-    with open_source(parameters.source, run.workspace, parameters.collections.selects) as store:
+    normalised = parameters.migration.normalised == "migrate"
+    with open_source(parameters.source, run.workspace, parameters.collections.selects, normalised=normalised) as store:
         if parameters.source.is_embedded:
             yield store
             return

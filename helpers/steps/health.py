@@ -28,6 +28,7 @@ from helpers.stores.duckdb_layout import is_duckdb_layout
 from helpers.stores.indexes import unsupported
 from helpers.stores.layout import DATABASE, VOLUMES
 from helpers.stores.repair import migrations
+from helpers.stores.rescue import ARRIVED
 
 REASON = "count_mismatch"
 FILTERS = (
@@ -95,7 +96,8 @@ class Health:
             cost = None if source.is_embedded else reading.estimate(store, infos, self.run.parameters.migration.workers)
             return _Look(
                 store.label, store.version, store.protocol, infos, left_out, reasons,
-                tuple(getattr(store, "findings", ())), tuple(r["repair"] for r in getattr(store, "repairs", ())),
+                tuple(getattr(store, "findings", ())),
+                tuple(r["repair"] for r in getattr(store, "repairs", ()) if r["repair"] not in ARRIVED),
                 f"{client.tenant} / {client.database}", cost, store.limits().known(), store.learnt,
             )  # fmt: skip
 
@@ -160,6 +162,8 @@ class Health:
             risks.append(
                 f"{len(look.repairs)} records or folders had to be mended on the copy; the snapshot lists each"
             )
+        if "norm_lost" in look.repairs:
+            risks.append("vectors whose norm is lost go to quarantine, unless migration.normalised is migrate")
         if {"no_vector", "index_folder"} & set(look.repairs):
             risks.append("chunks whose vectors are lost go to quarantine, unless migration.reembed orders new ones")
         if any(finding.startswith(IN_USE) for finding in look.findings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from helpers.migration.judging import judge_rescue
 from helpers.parameters import Parameters
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
@@ -46,6 +47,7 @@ def judge_snapshot(run: RunRecord, snapshot: Snapshot) -> pd.DataFrame:
     if lost:
         run.check("vectors lost in the source", Verdict.WARNING, measured=lost, threshold=0, unit="chunks",
                   reason="missing_embedding", offenders=lost)  # fmt: skip
+    judge_rescue(run, snapshot)
     run.fact("snapshot", described(snapshot))
     rows = [(i.name, i.count, i.dimension, i.space, len(snapshot.parts(i.name)), "; ".join(i.findings)) for i in infos]
     return pd.DataFrame(rows, columns=["collection", "chunks", "dimension", "space", "parts", "findings"])

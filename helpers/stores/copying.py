@@ -1,5 +1,9 @@
 """A copy of an embedded directory that may be opened, made without writing to the original; also while it is in use.
 
+A file is copied as large as it is on disk: holes stay holes. `chroma.sqlite3` and index folders may be links; what they lead
+to is copied, with the write-ahead log that lies beside the real database. A `link_lists.bin` that is torn, which can claim
+terabytes (upstream #7510), is not copied at all: no vector is in it, and `rescue` does without it.
+
 A directory at rest is copied file by file. One that changes meanwhile is in use: then the index folders are copied first
 and the database through SQLite's backup API, which waits for writers and sees one moment of it. Index folders that stayed
 as they were all that time belong to that moment: Chroma rewrites them only now and then, and the log in the database holds
@@ -8,33 +12,38 @@ what came after. Where they never keep still the directory is refused.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 import stat
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from helpers.errors import Terminal
-from helpers.stores.layout import DATABASE, recognise, unreadable
+from helpers.stores.derived import rebuild
+from helpers.stores.index_files import LINKS, bloat, links_bloated
+from helpers.stores.layout import DATABASE, LOGS, recognise, unreadable
 
 IN_USE = "the directory is in use"
 TRIES = 3
 WAIT_SECONDS = 30.0  # for a writer's lock
 STEP_BYTES = 128 * 2**20  # of the database under one lock: writers wait for its end, and give up after about 5 s
+_PIECE_BYTES = 8 * 2**20
 MOST_RESTARTS = 20  # a writer between two steps makes the backup begin again
 
 _File = tuple[str, int, int]  # relative path, bytes, time of the last change (ns)
 
 
-def copy_directory(source: Path, destination: Path) -> str:
+def copy_directory(source: Path, destination: Path) -> list[str]:
     """A consistent copy of a Chroma directory: the database with its logs, and the index folders, nothing else.
 
-    "" where the directory was at rest, else a sentence that says that it is in use. The database of the copy is checked
-    page by page. Raises `Terminal`: "source_in_use" where no consistent copy could be had, "source_unreadable",
+    Gives sentences: that the directory is in use, what was damaged and could be made anew (`derived`). The database of the
+    copy is checked page by page. Raises `Terminal`: "source_in_use" where no consistent copy could be had, "source_unreadable",
     "source_damaged", "disk_full", and what `recognise` finds.
     """
     recognise(source)
@@ -42,15 +51,16 @@ def copy_directory(source: Path, destination: Path) -> str:
         used = _copy(source, destination)
     except OSError as error:
         raise unreadable(error, source, "source") from error
+    derived = rebuild(destination / DATABASE)
     _check_database(destination / DATABASE, source)
-    return used
+    return [*([used] if used else []), *derived]
 
 
 def _copy(source: Path, destination: Path) -> str:
     for _ in range(TRIES):
         try:
             before = _fingerprint(source)
-            _require_room(destination, sum(size for _, size, _ in before))
+            require_room(destination, sum(bloat(file).stored for _, file in _members(source) if not _torn(file)))
             _copy_files(source, destination, with_database=True)
             if _fingerprint(source) == before:
                 return ""
@@ -104,12 +114,18 @@ class _Patience:
             raise TimeoutError
 
 
-def _members(source: Path) -> Iterator[Path]:
+def _members(source: Path) -> Iterator[tuple[str, Path]]:
+    """The files to copy: the path in the copy, and the file. Links are followed, also to another volume."""
+    database = (source / DATABASE).resolve()
+    for suffix in ("", *LOGS):
+        file = database.with_name(database.name + suffix)
+        if file.is_file():
+            yield DATABASE + suffix, file
     for entry in sorted(source.iterdir()):
-        if entry.is_file() and entry.name.startswith(DATABASE):
-            yield entry
-        elif entry.is_dir() and _is_uuid(entry.name):
-            yield from (file for file in sorted(entry.rglob("*")) if file.is_file())
+        if entry.is_dir() and _is_uuid(entry.name):
+            for file in sorted(entry.rglob("*")):
+                if file.is_file():
+                    yield str(file.relative_to(source)), file
 
 
 def _is_uuid(name: str) -> bool:
@@ -121,9 +137,9 @@ def _is_uuid(name: str) -> bool:
 
 def _fingerprint(source: Path) -> list[_File]:
     found = []
-    for file in _members(source):
+    for name, file in _members(source):
         status = file.stat()
-        found.append((str(file.relative_to(source)), status.st_size, status.st_mtime_ns))
+        found.append((name, status.st_size, status.st_mtime_ns))
     return found
 
 
@@ -135,16 +151,58 @@ def _index_files(source: Path) -> list[_File]:
 def _copy_files(source: Path, destination: Path, *, with_database: bool) -> None:
     shutil.rmtree(destination, ignore_errors=True)
     destination.mkdir(parents=True)
-    for file in _members(source):
-        if not with_database and file.name.startswith(DATABASE):
+    for name, file in _members(source):
+        if not with_database and name.startswith(DATABASE):
             continue
-        copy = destination / file.relative_to(source)
+        copy = destination / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
+        _copy_file(file, copy)
         copy.chmod(stat.S_IRUSR | stat.S_IWUSR)
 
 
-def _require_room(destination: Path, need: int) -> None:
+def _copy_file(file: Path, copy: Path) -> None:
+    """The file's bytes; where it has holes, only its data; of a torn `link_lists.bin` only the size that it claims."""
+    size = bloat(file)
+    if _torn(file):
+        with copy.open("wb") as target, suppress(OSError):
+            target.truncate(size.apparent)
+        return
+    if size.stored >= size.apparent or not hasattr(os, "SEEK_DATA"):
+        shutil.copyfile(file, copy)
+        return
+    with file.open("rb") as source, copy.open("wb") as target:
+        target.truncate(size.apparent)
+        for start, end in _data(source.fileno(), size.apparent):
+            source.seek(start)
+            target.seek(start)
+            while start < end:
+                piece = source.read(min(_PIECE_BYTES, end - start))
+                if not piece:
+                    break
+                target.write(piece)
+                start += len(piece)
+
+
+def _torn(file: Path) -> bool:
+    return file.name == LINKS and links_bloated(file.parent)
+
+
+def _data(handle: int, size: int) -> Iterator[tuple[int, int]]:
+    """The parts of a file that are no holes."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(handle, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # holes only from here on
+                return
+            raise
+        end = os.lseek(handle, start, os.SEEK_HOLE)
+        yield start, end
+
+
+def require_room(destination: Path, need: int) -> None:
+    """Nothing where this many bytes and some to spare fit; else `Terminal` ("disk_full")."""
     existing = next(p for p in (destination, *destination.parents) if p.exists())
     free = shutil.disk_usage(existing).free
     if free < need + 100 * 2**20:

@@ -1,7 +1,9 @@
-"""Read one page of each collection of a copied directory with Chroma's engine alone; run as a program by `probe`.
+"""Read one page of each collection of a copied directory with Chroma's engine alone; run as a program by `first_opening`.
 
 Not the client, which takes seconds to import: its bindings, the way its own `chromadb/api/rust.py` calls them. Standard
-input names the collections to let alone, a JSON list: reading one of those might be what kills the engine.
+input is a JSON object: "left_out" names the collections to let alone, reading one of those might be what kills the engine;
+"without_vectors" those whose vectors are not the engine's to give; "touched" has ids, by collection, that the rest of the
+log changes: their vectors must all be there, counts and a first page look healthy while a replay is stuck.
 Exit codes: 0 all was read, or the engine refused to open, which the caller meets again; 3 a collection failed.
 """
 
@@ -14,7 +16,7 @@ from typing import Any
 
 import chromadb_rust_bindings as engine  # type: ignore[import-untyped]
 
-PAGE = 50
+PAGE, IDS = 50, 500
 FILES = 10  # that the engine may hold open
 
 
@@ -36,20 +38,35 @@ def main(path: str, tenant: str, database: str) -> int:
         collections = bindings.list_collections(None, None, tenant, database)
     except Exception:
         return 0
-    left_out = set(json.load(sys.stdin))
+    asked = json.load(sys.stdin)
     for collection in collections:
-        if collection.name in left_out:
+        if collection.name in asked["left_out"]:
             continue
         print(json.dumps({"collection": collection.name}), flush=True)
-        for include in (["documents", "metadatas"], ["embeddings"]):
-            try:
-                bindings.get(str(collection.id), None, None, PAGE, 0, None, include, tenant, database)
-            except Exception as error:
-                if "Error finding id" in str(error):  # vectors that are lost are isolated later (chroma-facts 10)
-                    continue
-                print(json.dumps({"collection": collection.name, "error": f"{type(error).__name__}: {error}"}))
-                return 3
+        with_vectors = collection.name not in asked["without_vectors"]
+        touched = asked["touched"].get(collection.name, []) if with_vectors else []
+        try:
+            for include in (["documents", "metadatas"], ["embeddings"])[: 1 + with_vectors]:
+                read(bindings, collection, None, PAGE, include, tenant, database)
+            for start in range(0, len(touched), IDS):
+                ids = touched[start : start + IDS]
+                if not read(bindings, collection, ids, None, ["embeddings"], tenant, database):
+                    raise RuntimeError("vectors that its log gives cannot be found")
+        except Exception as error:
+            print(json.dumps({"collection": collection.name, "error": f"{type(error).__name__}: {error}"}))
+            return 3
     return 0
+
+
+def read(bindings: Any, collection: Any, ids: Any, limit: Any, include: list[str], tenant: str, database: str) -> bool:
+    """Whether all could be read; vectors that are lost are isolated later (chroma-facts 10)."""
+    try:
+        bindings.get(str(collection.id), ids, None, limit, 0, None, include, tenant, database)
+    except Exception as error:
+        if "Error finding id" in str(error):
+            return False
+        raise
+    return True
 
 
 if __name__ == "__main__":

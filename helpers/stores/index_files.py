@@ -86,7 +86,8 @@ class Geometry:
 def read_header(file: Path) -> Geometry:
     """The header, held against itself. Raises `IndexDamage`: "header_missing", "header_truncated", "header_inconsistent"."""
     try:
-        raw = file.read_bytes()[: _LAYOUT.size]
+        with file.open("rb") as opened:
+            raw = opened.read(_LAYOUT.size)
     except FileNotFoundError as error:
         raise IndexDamage("header_missing", f"{HEADER} is not there") from error
     except OSError as error:
@@ -117,6 +118,24 @@ def derive_geometry(size: int, ids: IdMap, dimension: int, m: int) -> Geometry:
     if size // row < ids.added:
         raise IndexDamage("geometry_unknown", f"{HEADER} cannot be derived: {ROWS} holds fewer rows than were added")
     return Geometry(ids.added, size // row, row, data, label, 0, m, 2 * m)
+
+
+def links_bloated(folder: Path) -> bool:
+    """Whether an index folder's `link_lists.bin` is larger than anything that it could hold. Raises `OSError`."""
+    try:
+        geometry = read_header(folder / HEADER)
+    except IndexDamage:
+        geometry = None
+    return bool(_bloated(bloat(folder / LINKS), geometry))
+
+
+def _bloated(size: FileSize, geometry: Geometry | None) -> str:
+    """Why a `link_lists.bin` of this size is torn; "" where the size makes sense."""
+    if size.apparent > size.stored + _SLACK:
+        return f"{LINKS} claims {size.apparent:,} bytes, most of them a hole: it is torn"
+    if geometry is not None and size.apparent > geometry.most_links + _SLACK:
+        return f"{LINKS} has {size.apparent:,} bytes, {geometry.most_links:,} at most make sense"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +218,8 @@ class IndexFolder:
 
     def _links(self, size: FileSize, geometry: Geometry | None) -> Iterator[tuple[str, str]]:
         """`link_lists.bin` holds no vector, but an engine that reads a torn one wanders off, or dies."""
-        if size.apparent > size.stored + _SLACK:
-            yield "links_bloated", f"{LINKS} claims {size.apparent:,} bytes and occupies {size.stored:,}: it is torn"
-        elif geometry is not None and not self._derived and size.apparent > geometry.most_links + _SLACK:
-            yield "links_bloated", f"{LINKS} has {size.apparent:,} bytes, {geometry.most_links:,} at most make sense"
+        if bloated := _bloated(size, None if self._derived else geometry):
+            yield "links_bloated", bloated
         elif geometry is not None and not self._derived and (wrong := self._torn_links(geometry)):
             yield "links_torn", wrong
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from helpers.errors import Terminal
 
 DATABASE = "chroma.sqlite3"
+LOGS = ("-wal", "-journal", "-shm")  # what SQLite puts beside a database, under its real name
 COLLECTIONS, EMBEDDINGS = "chroma-collections.parquet", "chroma-embeddings.parquet"  # of Chroma 0.3
 VOLUMES = (
     "the image of Chroma 1.x keeps its data in /data, older ones in /chroma/chroma; a volume mounted at the other place is "
@@ -50,6 +51,11 @@ def recognise(path: Path, *, role: str = "source") -> None:
             next_step="Put the one that is meant into a folder of its own." if both else f"Name another {role}.path.",
         )
     database = path / DATABASE
+    if database.is_symlink() and not database.exists():
+        raise Terminal(
+            f"{role}_link_broken", f"a link to {database.readlink()}, which is not there", where=str(database),
+            next_step="Mount the volume that holds it, or name the folder that Chroma persists to.",
+        )  # fmt: skip
     if not database.is_file():
         raise Terminal(
             f"{role}_empty", f"no {DATABASE}", where=where, next_step="Name the folder that Chroma persists to."
@@ -135,10 +141,10 @@ def stored_names(path: Path, tenant: str, database: str, *, role: str = "source"
     For a quick look before a run only: what still sits in a write-ahead log is not seen, so beside a log nothing that is
     absent proves anything.
     """
-    file = path / DATABASE
-    log = file.with_name(f"{DATABASE}-wal")
+    file = (path / DATABASE).resolve()  # it may be a link, and its log lies beside the real one
+    log = file.with_name(f"{file.name}-wal")
     complete = not (log.is_file() and log.stat().st_size)
-    uri = f"file:{quote(str(file.resolve()))}?mode=ro&immutable=1"
+    uri = f"file:{quote(str(file))}?mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as db:
             tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

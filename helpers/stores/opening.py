@@ -17,17 +17,18 @@ from urllib.parse import quote
 
 from helpers.errors import Terminal
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
-from helpers.stores import door, layout, repair
+from helpers.stores import door, layout
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.base import LOCK_COLLECTION, Reader
 from helpers.stores.client import ClientStore
-from helpers.stores.copying import copy_directory
 from helpers.stores.duckdb_layout import DuckdbStore, is_duckdb_layout, stored_names
-from helpers.stores.first_opening import probe
 from helpers.stores.greeting import greet, request_headers, session_of
 from helpers.stores.limits import CLOUD, Limits
 from helpers.stores.requests import Usage
+from helpers.stores.rescue import Rescued
+from helpers.stores.rescued import RescuedStore
 from helpers.stores.retry import attempt, retried
+from helpers.stores.source_copy import prepare
 
 MOST_BODY_BYTES = 40 * 2**20  # of a request that a server takes (chroma-facts)
 BODY_BYTES = 32 * 2**20  # what we send at once; headroom for what JSON adds
@@ -35,12 +36,12 @@ BODY_BYTES = 32 * 2**20  # what we send at once; headroom for what JSON adds
 
 @contextmanager
 def open_source(
-    endpoint: Endpoint, scratch: Path, wanted: Callable[[str], bool] = lambda name: True
+    endpoint: Endpoint, scratch: Path, wanted: Callable[[str], bool] = lambda name: True, *, normalised: bool = False
 ) -> Iterator[Reader]:
     """A source to read. An embedded one is copied into `scratch` and the copy removed at the end.
 
-    The copy is mended (`repair`) and opened in a process of its own first, where a crash of the engine harms nobody.
-    Only the collections that are `wanted` by name have to be readable; the others are listed and let alone.
+    The copy is mended and, where indexes are damaged, rescued (`source_copy`). Only the collections that are `wanted` by
+    name have to be readable; the others are listed and let alone. `normalised`: use vectors whose norm is lost.
     """
     if not endpoint.path:
         with open_server(endpoint, "source") as store:
@@ -54,14 +55,12 @@ def open_source(
     _require_no_rename(endpoint)
     copy = scratch / f"source-copy-{uuid.uuid4().hex[:8]}"
     try:
-        used = copy_directory(Path(endpoint.path), copy)
-        found = repair.mend(copy, Path(endpoint.path))
-        found.source += [*([used] if used else []), *layout.leftovers(Path(endpoint.path))]
-        names = layout.stored_names(copy, endpoint.tenant, endpoint.database)
-        left_out = [name for name in names if not wanted(name)]
-        probe(copy, endpoint.tenant, endpoint.database, f"source {endpoint.label}", left_out)
+        found, rescued = prepare(endpoint, copy, wanted, normalised=normalised)
+        found.source += layout.leftovers(Path(endpoint.path))
         spaces = layout.stored_spaces(copy)
-        with open_embedded(copy, endpoint, role="source", label=endpoint.label, spaces=spaces) as store:
+        with open_embedded(
+            copy, endpoint, role="source", label=endpoint.label, spaces=spaces, rescued=rescued
+        ) as store:
             store.note(found.source, found.collections, found.repairs)
             yield store
     finally:
@@ -133,16 +132,25 @@ def quick_holder(endpoint: Endpoint) -> dict[str, Any] | None:
 
 @contextmanager
 def open_embedded(
-    path: Path, endpoint: Endpoint, *, role: str, label: str, spaces: Mapping[str, str] | None = None
+    path: Path,
+    endpoint: Endpoint,
+    *,
+    role: str,
+    label: str,
+    spaces: Mapping[str, str] | None = None,
+    rescued: Mapping[str, Rescued] | None = None,
 ) -> Iterator[ClientStore]:
-    """A directory opened in this process. Opening it rewrites it: a copy, or a target."""
+    """A directory opened in this process. Opening it rewrites it: a copy, or a target. `rescued` are vectors of a copy."""
     where = f"{role} {label}"
     with ExitStack() as stack:
         client = attempt(
             lambda: stack.enter_context(door.embedded_client(path, endpoint.tenant, endpoint.database)), where
         )
         limits = Limits(min(client.get_max_batch_size(), 5_000), BODY_BYTES)
-        yield ClientStore(client, label, limits=limits, spaces=spaces)
+        store = (RescuedStore if rescued else ClientStore)(client, label, limits=limits, spaces=spaces)
+        if isinstance(store, RescuedStore):
+            store.rescued = rescued or {}
+        yield store
 
 
 @contextmanager

@@ -1,21 +1,22 @@
 """What is wrong in a copied Chroma directory: mended where the engine would fail, reported where it would not.
 
 Pure SQLite and file names, on the copy alone, before any engine opens it. One poisoned record in the write-ahead log
-makes current engines refuse whole collections (chroma-facts 3 and 16), an incomplete index folder does the same. Nothing
-is dropped in silence: what is taken out is kept in `Found.repairs`, and a record without a vector stays listed by the
-collection, so that it ends in quarantine with its document and metadata.
+makes current engines refuse whole collections (chroma-facts 3 and 16). Nothing is dropped in silence: what is taken out
+is kept in `Found.repairs`, and a record without a vector stays listed by the collection, so that it ends in quarantine with
+its document and metadata. Index folders are `rescue`'s.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import math
 import sqlite3
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,8 +24,6 @@ from urllib.parse import quote
 from helpers.errors import Terminal
 from helpers.stores.layout import DATABASE
 
-_FILES = ("data_level0.bin", "header.bin", "length.bin", "link_lists.bin")
-_PICKLE = "index_metadata.pickle"
 _DOCUMENT = "chroma:document"
 _NULLS = """SELECT topic, id FROM embeddings_queue
     WHERE metadata IS NOT NULL AND json_type(metadata, '$."chroma:document"') = 'null' ORDER BY seq_id"""
@@ -62,11 +61,17 @@ def mend(copy: Path, source: Path) -> Found:
     found = Found()
     try:
         with closing(sqlite3.connect(copy / DATABASE)) as db, db:
+            db.create_function("is_text", 1, _is_text, deterministic=True)
+            _texts(db, found)
+            _log_json(db, found)
+            _no_numbers(db, found)
             _null_documents(db, found)
             _foreign_values(db, found)
             _without_vectors(db, found)
+            _never_taken_in(db, found)
             _ghosts(db, found)
-            _index_folders(db, copy, found)
+            _strays(db, copy, found)
+            _with_nul(db, found)
     except sqlite3.Error as error:
         raise Terminal(
             "source_damaged", f"SQLite says: {error}", where=str(source / DATABASE),
@@ -86,6 +91,190 @@ def migrations(database: Path) -> list[tuple[str, int]]:
 
 def _collection(topic: str) -> str:
     return topic.rpartition("/")[2]
+
+
+def _is_text(value: bytes | None) -> bool:
+    """Whether a text of SQLite is UTF-8, which SQLite itself does not look at."""
+    try:
+        return value is None or bool(value.decode("utf-8") or True)
+    except UnicodeDecodeError:
+        return False
+
+
+# Where texts are, what they belong to, and how one is replaced. Ids are not touched: two of them might become one.
+_OWNERS = """FROM embedding_metadata m JOIN embeddings e ON m.id = e.id JOIN segments s ON e.segment_id = s.id"""
+_TEXTS = {
+    """SELECT rowid, topic, CAST(id AS BLOB), CAST(metadata AS BLOB) FROM embeddings_queue
+    WHERE NOT is_text(CAST(metadata AS BLOB))""": "UPDATE embeddings_queue SET metadata = ? WHERE rowid = ?",
+    f"""SELECT m.rowid, s.collection, CAST(e.embedding_id AS BLOB), CAST(m.string_value AS BLOB) {_OWNERS}
+    WHERE NOT is_text(CAST(m.string_value AS BLOB))""": "UPDATE embedding_metadata SET string_value = ? WHERE rowid = ?",
+    f"""SELECT m.rowid, s.collection, CAST(e.embedding_id AS BLOB), CAST(m.key AS BLOB) {_OWNERS}
+    WHERE NOT is_text(CAST(m.key AS BLOB))""": "UPDATE OR IGNORE embedding_metadata SET key = ? WHERE rowid = ?",
+}
+
+
+def _texts(db: sqlite3.Connection, found: Found) -> None:
+    """Bytes that are no UTF-8 in a document, a value or a key: replaced by U+FFFD; no engine reads the record otherwise."""
+    rows = []
+    for query, replace in _TEXTS.items():
+        for row, owner, chunk, raw in db.execute(query).fetchall():
+            db.execute(replace, (raw.decode("utf-8", "replace"), row))
+            shown = raw.decode("utf-8", "backslashreplace")
+            rows.append((_collection(owner), chunk.decode("utf-8", "replace"), shown))
+    found.repaired("no_utf8", rows, "{n} texts held bytes that are no UTF-8; replaced by \N{REPLACEMENT CHARACTER}")
+
+
+# What may be read otherwise by Python, SQLite and serde_json: no JSON, surrogates, numbers of many digits or large exponents.
+_SUSPECTS = r"""SELECT seq_id, topic, id, metadata FROM embeddings_queue WHERE metadata IS NOT NULL AND (NOT json_valid(metadata)
+    OR instr(metadata, '\ud') OR instr(metadata, '\uD') OR metadata GLOB '*[0-9][eE]*[0-9][0-9][0-9]*'
+    OR metadata GLOB '*[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]*'
+    OR (SELECT count(*) > count(DISTINCT key) FROM json_each(CASE WHEN json_valid(metadata) THEN metadata ELSE '{}' END)))
+    ORDER BY seq_id"""
+_NO_NUMBER = object()
+
+
+def _log_json(db: sqlite3.Connection, found: Found) -> None:
+    """Metadata in the log that Python's json wrote and a current engine cannot read, or reads otherwise.
+
+    NaN and infinities are taken out, lone surrogates become U+FFFD, of a key that is there twice the last value stays, whole
+    numbers beyond 64 bits become floats as in every engine. What is no JSON at all is taken out whole.
+    """
+    rows = []
+    for number, topic, chunk, text in db.execute(_SUSPECTS).fetchall():
+        removed: dict[str, Any] = {}
+        try:
+            value = json.loads(text, parse_constant=_no_number, parse_float=_float, parse_int=_integer,
+                               object_pairs_hook=partial(_object, removed=removed))  # fmt: skip
+        except (ValueError, RecursionError):
+            value, removed = {}, {"": text}
+        if not isinstance(value, dict):
+            value, removed = {}, {"": text}
+        kept = {_sound(k, removed): v if not isinstance(v, str) else _sound(v, removed) for k, v in value.items()}
+        if removed or kept != value:
+            db.execute("UPDATE embeddings_queue SET metadata = ? WHERE seq_id = ?", (json.dumps(kept), number))
+            rows.append((_collection(topic), chunk, removed))
+    found.repaired(
+        "unreadable_value", rows, "{n} log records held values that no current engine reads (NaN, infinity, lone surrogates, "
+        "keys twice, numbers beyond 64 bits, broken JSON); taken out or replaced",
+    )  # fmt: skip
+
+
+def _no_number(_: str) -> object:
+    return _NO_NUMBER
+
+
+def _float(text: str) -> object:
+    value = float(text)
+    return value if math.isfinite(value) else _NO_NUMBER
+
+
+def _integer(text: str) -> object:
+    try:
+        value = int(text)
+    except ValueError:  # more digits than Python converts
+        return _NO_NUMBER
+    return value if -(2**63) <= value < 2**63 else _float(text)
+
+
+def _object(pairs: list[tuple[str, Any]], removed: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in kept:
+            removed[key] = repr(kept[key])
+        if value is _NO_NUMBER or (isinstance(value, list) and any(v is _NO_NUMBER for v in value)):
+            removed[key] = "no finite number"
+            kept.pop(key, None)
+        else:
+            if isinstance(value, float) and value.is_integer() and abs(value) >= 2**63:
+                removed.setdefault(key, f"a whole number beyond 64 bits, now {value!r}")
+            kept[key] = value
+    return kept
+
+
+def _sound(text: str, removed: dict[str, Any]) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        removed[shown[:80]] = text.encode("ascii", "backslashreplace").decode("ascii")
+        return shown
+    return text
+
+
+def _no_numbers(db: sqlite3.Connection, found: Found) -> None:
+    """NaN and infinity that the metadata segment took in: a current engine then gives no metadata at all of that record."""
+    bad = db.execute(
+        "SELECT m.rowid, s.collection, e.embedding_id, m.key, m.float_value FROM embedding_metadata m "
+        "JOIN embeddings e ON m.id = e.id JOIN segments s ON e.segment_id = s.id WHERE m.float_value IN (9e999, -9e999) "
+        "OR (m.string_value IS NULL AND m.int_value IS NULL AND m.float_value IS NULL AND m.bool_value IS NULL)"
+    ).fetchall() if _has_bools(db) else []  # fmt: skip
+    rows = []
+    for row, own, chunk, key, value in bad:
+        db.execute("DELETE FROM embedding_metadata WHERE rowid = ?", (row,))
+        rows.append((own, chunk, {key: "NaN" if value is None else repr(value)}))
+    found.repaired("no_number", rows, "{n} values were NaN or infinity; taken out, the rest of their metadata stays")
+
+
+def _has_bools(db: sqlite3.Connection) -> bool:
+    return any(row[1] == "bool_value" for row in db.execute("PRAGMA table_info(embedding_metadata)"))
+
+
+def _never_taken_in(db: sqlite3.Connection, found: Found) -> None:
+    """Log records that a bookmark passes over although nothing of them is listed: put at the end, where they are taken in.
+
+    A record that adds an id leaves that id listed, unless a later one deletes it. An older version misread some bookmarks,
+    and left such records behind without a word.
+    """
+    end = sequence(db.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0] or 0)
+    topics = {_collection(topic): topic for (topic,) in db.execute("SELECT DISTINCT topic FROM embeddings_queue")}
+    rows: list[tuple[str, str, Any]] = []
+    for segment, own in db.execute("SELECT id, collection FROM segments WHERE scope = 'METADATA'").fetchall():
+        if own not in topics:
+            continue
+        _, seen = _metadata_segment(db, own)
+        missed = _missed(db, segment, topics[own], seen)
+        for number, chunk in missed:
+            end += 1
+            db.execute("UPDATE embeddings_queue SET seq_id = ? WHERE seq_id = ?", (end, number))
+            rows.append((own, chunk, f"log record {number} was never taken in"))
+        if missed and seen > end - len(missed):  # beyond the log: the records at its end would be passed over again
+            last = end - len(missed)
+            width = db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (segment,)).fetchone()[0]
+            value = last.to_bytes(8, "big") if isinstance(width, bytes) else last
+            db.execute("UPDATE max_seq_id SET seq_id = ? WHERE segment_id = ?", (value, segment))
+    found.repaired("never_taken_in", rows, "{n} log records had never been taken in; they are now, on the copy")
+
+
+def _missed(db: sqlite3.Connection, segment: str, topic: str, seen: int) -> list[tuple[int, str]]:
+    """The records up to `seen` of ids that should be listed and are not, from the one that adds the id on."""
+    listed = {r[0] for r in db.execute("SELECT embedding_id FROM embeddings WHERE segment_id = ?", (segment,))}
+    missed: dict[str, list[int]] = {}
+    log = "SELECT seq_id, operation, id FROM embeddings_queue WHERE topic = ? AND seq_id <= ? ORDER BY seq_id"
+    for number, operation, chunk in db.execute(log, (topic, seen)):
+        if operation == _DELETE:
+            missed.pop(chunk, None)
+        elif chunk not in listed and (chunk in missed or operation in (_ADD, _UPSERT)):
+            missed.setdefault(chunk, []).append(number)
+    later = "SELECT 1 FROM embeddings_queue WHERE topic = ? AND id = ? AND operation = ? AND seq_id > ? LIMIT 1"
+    return sorted(
+        (number, chunk)
+        for chunk, numbers in missed.items()
+        if not db.execute(later, (topic, chunk, _DELETE, seen)).fetchone()
+        for number in numbers
+    )
+
+
+def _with_nul(db: sqlite3.Connection, found: Found) -> None:
+    """Documents with NUL characters are migrated as they are; who signs should know that full-text search may stop there."""
+    counted = db.execute(
+        "SELECT s.collection, count(*) FROM embedding_metadata m JOIN embeddings e ON m.id = e.id "
+        "JOIN segments s ON e.segment_id = s.id WHERE m.key = ? AND instr(CAST(m.string_value AS BLOB), x'00') "
+        "GROUP BY s.collection", (_DOCUMENT,),
+    )  # fmt: skip
+    for own, n in counted.fetchall():
+        found.collections[own].append(
+            f"{n:,} documents hold NUL characters: full-text search may not see what follows them"
+        )
 
 
 def _null_documents(db: sqlite3.Connection, found: Found) -> None:
@@ -148,8 +337,12 @@ def _metadata_segment(db: sqlite3.Connection, collection: str) -> tuple[str | No
     if row is None:
         return None, 0
     seen = db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (row[0],)).fetchone()
-    value = seen[0] if seen else 0
-    return row[0], int.from_bytes(value, "big") if isinstance(value, bytes) else int(value)
+    return row[0], sequence(seen[0]) if seen else 0
+
+
+def sequence(value: Any) -> int:
+    """A number of the log as SQLite keeps it: 0.x wrote eight bytes, the big end first."""
+    return int.from_bytes(value, "big") if isinstance(value, bytes) else int(value)
 
 
 def _fate(db: sqlite3.Connection, segment: str, topic: str, chunk: str, number: int) -> str:
@@ -192,30 +385,12 @@ def _ghosts(db: sqlite3.Connection, found: Found) -> None:
         found.source.append(f"{n} log records of collections that are gone; they are not migrated")
 
 
-def _index_folders(db: sqlite3.Connection, copy: Path, found: Found) -> None:
-    """Folders that no segment owns are reported; an incomplete index goes, so that the log and the texts can be read."""
-    owners = dict(db.execute("SELECT id, collection FROM segments WHERE scope = 'VECTOR'").fetchall())
+def _strays(db: sqlite3.Connection, copy: Path, found: Found) -> None:
+    """Index folders that no segment owns are reported. What is wrong with the others is `rescue`'s to find."""
+    owners = {row[0] for row in db.execute("SELECT id FROM segments WHERE scope = 'VECTOR'")}
     for folder in _uuid_folders(copy):
         if folder.name not in owners:
             found.source.append(f"folder {folder.name} belongs to no collection; it is not migrated")
-            continue
-        collection = owners[folder.name]
-        missing = [name for name in _FILES if not (folder / name).is_file()]
-        if missing:
-            shutil.rmtree(folder)
-            # From its beginning, the log gives back every vector that it still holds; 0.x never empties it.
-            db.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (folder.name,))
-            found.repairs.append(
-                {"repair": "index_folder", "collection_id": collection, "id": "", "removed": folder.name}
-            )
-            found.collections[collection].append(
-                f"its index folder lacks {', '.join(missing)}: only vectors still in the log can be read; "
-                "if a backup holds the folder, migrate from that"
-            )
-    for segment, collection in owners.items():
-        row = db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (segment,)).fetchone()
-        if row is not None and not (copy / segment / _PICKLE).is_file():
-            found.collections[collection].append(f"its index was saved, but {segment}/{_PICKLE} is not there")
 
 
 def _uuid_folders(copy: Path) -> Iterator[Path]:

@@ -105,9 +105,9 @@ ROWS: tuple[Row, ...] = tuple(
             "45",
             "a directory is not the database that was meant, or cannot be read",
             """
-            source_damaged source_empty source_foreign_file source_layout_0_3 source_lfs_pointer source_missing
+            source_damaged source_empty source_foreign_file source_layout_0_3 source_lfs_pointer source_link_broken source_missing
             source_not_a_folder source_truncated source_unreadable target_damaged target_empty
-            target_foreign_file target_layout_0_3 target_lfs_pointer target_missing target_not_a_folder
+            target_foreign_file target_layout_0_3 target_lfs_pointer target_link_broken target_missing target_not_a_folder
             target_truncated target_unreadable unknown_collection
             not_embedded rename_not_0_3 source_doubled_names source_engine_failed source_incomplete source_older_layout
             target_older_layout
@@ -136,7 +136,8 @@ ROWS: tuple[Row, ...] = tuple(
             "vectors are NaN, infinite, lost or of another dimension",
             """
             infinite_embedding matrix_NaN_embeddings_in_the_source missing_embedding mixed_dimensions
-            nan_embedding reembed_dimension reembed_failed reembedded source_unreadable_ids tiny_norm vectors_lost
+            nan_embedding reembed_dimension reembed_failed reembedded source_unreadable_ids tiny_norm
+            vectors_lost vectors_rescued
             wrong_dimension
             """,
         ),

@@ -1,0 +1,220 @@
+"""Damaged directories, made from real ones: every vector that their files hold arrives, and what is lost is named."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.chunks import ChunkBatch
+from helpers.parameters.endpoint import Endpoint
+from helpers.snapshot import Snapshot, write_snapshot
+from helpers.stores import distance, first_opening, open_source
+from helpers.stores.copying import copy_directory
+from helpers.stores.index_files import LINKS, bloat
+from helpers.stores.layout import DATABASE, stored_names
+from helpers.stores.rescue import diagnose, stored_collections
+from tests.damaged import DAMAGES, TERABYTE, Damaged, make, sound
+from tests.storage import contents, index_folder, tree, writable_copy
+
+MADE = ("vector_from_log", "vector_from_index", "vector_normalised")
+
+
+@dataclass
+class Bench:
+    real_databases: Path
+    bases: Path
+    folder: Path
+
+    def make(self, name: str) -> Damaged:
+        return make(name, self.real_databases, self.bases, self.folder / "damaged")
+
+    def read(self, folder: Path, collection: str, normalised: bool = False) -> tuple[ChunkBatch, list[str], Snapshot]:
+        """What the source gives, its findings, and its snapshot."""
+        with open_source(Endpoint(path=str(folder)), self.folder / "scratch", normalised=normalised) as store:
+            batch, info = contents(store, collection), store.info(collection)
+            taken = write_snapshot(store, self.folder / "snapshots", folder.name, [collection], retention_days=7)
+        return batch, [*taken.manifest["findings"], *info.findings], taken
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bases")
+
+
+@pytest.fixture
+def bench(real_databases: Path, bases: Path, tmp_path: Path) -> Bench:
+    return Bench(real_databases, bases, tmp_path)
+
+
+def sql(folder: Path, statement: str, *values: object) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(folder / DATABASE)) as db, db:
+        return db.execute(statement, values).fetchall()
+
+
+def ids_of(snapshot: Snapshot, *kinds: str) -> set[str]:
+    return {chunk for r in snapshot.manifest["repairs"] if r["repair"] in kinds for chunk in r.get("ids", [r["id"]])}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_every_vector_that_the_files_hold_is_rescued_and_the_rest_is_named(name: str, bench: Bench) -> None:
+    made = bench.make(name)
+    before = {} if "sparse" in name else tree(made.folder)
+    whole, _, _ = bench.read(made.original, made.collection)
+    found, findings, snapshot = bench.read(made.folder, made.collection)
+    assert found.ids == whole.ids
+    assert (found.documents, found.metadatas) == (whole.documents, whole.metadatas)
+    lost = {chunk for chunk, gone in zip(found.ids, found.lost, strict=True) if gone}
+    assert lost == made.lost | made.normalised
+    kept = np.array([i not in lost and i not in made.rewritten for i in found.ids])
+    if DAMAGES[name][0] == "cosine":  # the log's vectors are raw, an engine's went through its norm (chroma-facts 4)
+        np.testing.assert_allclose(found.embeddings[kept], whole.embeddings[kept], rtol=5e-7)
+    else:
+        assert found.embeddings[kept].tobytes() == whole.embeddings[kept].tobytes()
+    for chunk, vector in made.rewritten.items():
+        assert found.embeddings[found.ids.index(chunk)].tobytes() == vector.tobytes()
+    if made.codes:
+        assert ids_of(snapshot, "vector_lost") == made.lost
+        assert ids_of(snapshot, "norm_lost") == made.normalised
+        assert ids_of(snapshot, *MADE) == set(found.ids) - lost
+        assert any("its index was not opened" in said for said in findings)
+    else:
+        assert findings or name == "database behind a link"
+    assert made.marker is None or not made.marker.exists(), "the malicious pickle ran"
+    assert not before or tree(made.folder) == before
+
+
+def test_a_vector_without_its_norm_is_used_by_order_only_and_never_called_exact(bench: Bench) -> None:
+    made = bench.make("lost norms")
+    whole, _, _ = bench.read(made.original, made.collection)
+    found, findings, snapshot = bench.read(made.folder, made.collection, normalised=True)
+    assert not found.lost.any()
+    assert ids_of(snapshot, "vector_normalised") == made.normalised
+    unit = np.array([i in made.normalised for i in found.ids])
+    np.testing.assert_allclose(np.linalg.norm(found.embeddings[unit], axis=1), 1, rtol=1e-6)
+    towards = whole.embeddings[unit] / np.linalg.norm(whole.embeddings[unit], axis=1, keepdims=True)
+    np.testing.assert_allclose(found.embeddings[unit], towards, rtol=1e-5, atol=1e-7)
+    assert any("lost their norm, migrated with the length 1" in said for said in findings)
+    assert not ids_of(snapshot, "vector_from_log", "vector_from_index") & made.normalised
+
+
+def test_a_rescued_collection_is_searched_by_brute_force(bench: Bench) -> None:
+    made = bench.make("missing header.bin")
+    with open_source(Endpoint(path=str(made.folder)), bench.folder / "scratch") as store:
+        batch = contents(store, made.collection)
+        [found] = store.query(made.collection, batch.embeddings[7:8], 5)
+        away = np.sort(distance("l2", batch.embeddings, batch.embeddings[7]))[:5]
+        assert (found[0], [d for _, d in found]) == ((batch.ids[7], 0.0), away.tolist())
+        [only] = store.query(made.collection, batch.embeddings[7:8], 2000, where={"category": "C"})
+        assert {i for i, _ in only} == {
+            i for i, m in zip(batch.ids, batch.metadatas, strict=True) if m == {"category": "C"}
+        }
+        assert "damaged" in store.text_queries_available(made.collection)
+
+
+def test_a_torn_file_of_a_terabyte_is_never_copied(bench: Bench) -> None:
+    made = bench.make("sparse 1 TB link_lists.bin")
+    copy = bench.folder / "copy"
+    copy_directory(made.folder, copy)
+    size = bloat(index_folder(copy, made.collection) / LINKS)
+    assert (size.apparent, size.stored) == (TERABYTE, 0)
+
+
+def test_other_sparse_files_keep_their_holes_and_their_bytes(bench: Bench) -> None:
+    made = bench.make("database behind a link")
+    file = index_folder(made.folder, made.collection) / "length.bin"
+    with file.open("r+b") as opened:
+        opened.truncate(64 * 2**20)
+        for at in (8 * 2**20 + 5, 40 * 2**20):
+            opened.seek(at)
+            opened.write(b"data")
+    copy = bench.folder / "copy"
+    copy_directory(made.folder, copy)
+    copied = index_folder(copy, made.collection) / "length.bin"
+    assert copied.read_bytes() == file.read_bytes()
+    assert bloat(copied).stored < 2**20
+
+
+def test_a_database_behind_a_link_is_copied_with_the_log_beside_it(bench: Bench) -> None:
+    """A4: half of the chunks are still in the write-ahead log, on the other volume; beside the link lies a stale one."""
+    made = bench.make("database behind a link")
+    real = (made.folder / DATABASE).resolve()
+    (made.folder / f"{DATABASE}-wal").write_bytes(b"a stale file that SQLite does not look at")
+    with closing(sqlite3.connect(real)) as db:
+        db.execute("pragma journal_mode = wal")
+        db.execute("pragma wal_autocheckpoint = 0")
+        with db:
+            db.execute("update embedding_metadata set string_value = 'in the log' where key = 'chroma:document'")
+        assert real.with_name(f"{real.name}-wal").stat().st_size
+        copy = bench.folder / "copy"
+        copy_directory(made.folder, copy)
+        assert stored_names(made.folder, "default_tenant", "default_database") == [made.collection]
+    said = sql(copy, "select distinct string_value from embedding_metadata where key = 'chroma:document'")
+    assert said == [("in the log",)]
+
+
+def test_a_link_that_leads_nowhere_is_one_line(bench: Bench) -> None:
+    made = bench.make("database behind a link")
+    (made.folder / DATABASE).resolve().unlink()
+    with pytest.raises(Exception, match=r"a link to .*real\.sqlite3, which is not there") as caught:
+        copy_directory(made.folder, bench.folder / "copy")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_folder_may_be_a_link(bench: Bench) -> None:
+    made = bench.make("lost norms")
+    index = index_folder(made.folder, made.collection)
+    index.rename(bench.folder / "elsewhere")
+    index.symlink_to(bench.folder / "elsewhere")
+    _, _, snapshot = bench.read(made.folder, made.collection)
+    assert len(ids_of(snapshot, "vector_from_index")) == 40
+
+
+# -- where the files look sound and the engine fails --------------------------------------------------------------------
+
+
+def test_a_vector_of_another_size_in_the_log_is_never_given_to_an_engine(bench: Bench) -> None:
+    """1.5.9 reads beyond its end and stores what lies there."""
+    copy = writable_copy(sound("cosine", bench.real_databases, bench.bases), bench.folder / "short")
+    [(last, chunk)] = sql(copy, "select max(seq_id), id from embeddings_queue")
+    sql(copy, "update embeddings_queue set vector = ? where seq_id = ?", bytes(8), last)
+    found, findings, snapshot = bench.read(copy, "notes")
+    lost = {i for i, gone in zip(found.ids, found.lost, strict=True) if gone}
+    assert (len(found), lost, ids_of(snapshot, "vector_lost")) == (200, {chunk}, {chunk})
+    assert any("1 vectors of another size" in said for said in findings)
+
+
+def test_an_engine_that_hangs_ends_at_the_files(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hang is real, only its cause is not: a stand-in for the bindings sleeps where vectors are asked for."""
+    folder = sound("cosine", bench.real_databases, bench.bases)
+    (bench.folder / "chroma").mkdir()
+    (bench.folder / "chroma" / "chromadb_rust_bindings.py").write_text(
+        "import time\n"
+        "class Collection: name, id = 'notes', '0'\n"
+        "class MigrationHash: MD5 = 1\n"
+        "class MigrationMode: Apply = 1\n"
+        "def SqliteDBConfig(**_): pass\n"
+        "class Bindings:\n"
+        "    def __init__(self, **_): pass\n"
+        "    def list_collections(self, *_): return [Collection]\n"
+        "    def get(self, *a): time.sleep(60 * ('embeddings' in a[6]))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(bench.folder / "chroma"))
+    monkeypatch.setattr(first_opening, "_SECONDS", 3.0)
+    monkeypatch.setattr(first_opening, "_RECORDS_A_SECOND", 1e9)
+    found, findings, snapshot = bench.read(folder, "notes")
+    assert not found.lost.any()
+    assert len(ids_of(snapshot, "vector_from_index")) + len(ids_of(snapshot, "vector_from_log")) == 200
+    assert any("did not finish on collection notes in 3 s" in said for said in findings)
+
+
+def test_a_sound_directory_is_left_to_the_engine(bench: Bench) -> None:
+    for base, collection in (("logged", "yok_student_rights"), ("purged", "items_128d"), ("cosine", "notes")):
+        folder = sound(base, bench.real_databases, bench.bases)
+        with closing(sqlite3.connect(f"file:{folder / DATABASE}?mode=ro", uri=True)) as db:
+            [stored] = stored_collections(db, "default_tenant", "default_database")
+            assert (stored.name, diagnose(db, folder, stored).reasons) == (collection, ())
