@@ -22,7 +22,8 @@ from helpers.stores import retry as retry_module
 from helpers.stores.client import ClientStore
 from helpers.stores.limits import CLOUD, NO_LIMIT, Limits
 from helpers.stores.requests import Requests
-from tests.cloud_standin import QUOTAS, CloudStandIn
+from tests.cloud_rules import QUOTAS
+from tests.cloud_standin import CloudStandIn
 from tests.servers import ChromaServer
 from tests.storage import assert_same, chunks
 

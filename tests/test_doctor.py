@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.commands import Runbook, tree
@@ -51,7 +52,9 @@ def test_a_server_is_asked_and_not_written_to(
 ) -> None:
     server = chroma_server()
     with client_of(server.url) as client:
-        client.create_collection("notes").add(ids=["a", "b"], embeddings=[[1.0, 2.0], [2.0, 1.0]], documents=["x", "y"])
+        client.create_collection("notes").add(
+            ids=["a", "b"], embeddings=np.eye(2, dtype=np.float32), documents=["x", "y"]
+        )
         done = runbook("doctor", server.url)
         assert (done.returncode, done.stderr) == (0, "")
         assert "a server over HTTP" in done.stdout
