@@ -97,7 +97,7 @@ def test_a_request_to_stop_finishes_the_batch_and_says_how_to_go_on(
 ) -> None:
     process, kernel = begin_at_work(start, tmp_path)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert len(errors.splitlines()) == 1
     assert "runbook resume one" in errors
@@ -106,7 +106,7 @@ def test_a_request_to_stop_finishes_the_batch_and_says_how_to_go_on(
 
     write_notebook(tmp_path / "notebooks" / "10_source_health.ipynb", CHECK, FINISH)
     resumed = start("resume", "one")
-    resumed.communicate(timeout=60)
+    resumed.communicate(timeout=180)
     assert resumed.returncode == 0, "the run ends where it was told to end"
 
 
@@ -123,7 +123,7 @@ def test_an_ignored_sigint_stays_ignored_and_sigterm_stops_the_run(start: Start,
     log = (tmp_path / "reports" / "one" / "run.log").read_text(encoding="utf-8")
     assert f"to stop the run: kill -TERM {process.pid}" in log
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "runbook resume one" in errors
     assert error_of(tmp_path) == "interrupted"
@@ -137,7 +137,7 @@ def test_a_second_request_ends_a_kernel_that_does_not_listen(start: Start, tmp_p
     time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert (process.returncode, len(errors.splitlines())) == (130, 1)
     assert gone(kernel, 5)
 
@@ -150,7 +150,7 @@ def test_a_lost_terminal_does_not_stop_the_run(start: Start, tmp_path: Path) -> 
     assert process.stderr is not None
     process.stdout.close()
     process.stderr.close()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=180) == 0
     result = json.loads((tmp_path / "reports" / "one" / "results" / "10.json").read_text(encoding="utf-8"))
     assert result["error"] is None
 
@@ -164,7 +164,7 @@ def test_no_kernel_outlives_a_killed_runner_and_the_run_goes_on(start: Start, tm
 
     write_notebook(tmp_path / "notebooks" / "10_source_health.ipynb", CHECK, FINISH)
     resumed = start("resume", "one")
-    resumed.communicate(timeout=60)
+    resumed.communicate(timeout=180)
     assert resumed.returncode == 0
 
 
@@ -172,7 +172,7 @@ def test_no_kernel_outlives_a_killed_runner_and_the_run_goes_on(start: Start, tm
 def test_two_processes_do_not_work_on_one_run(start: Start, tmp_path: Path) -> None:
     begin_at_work(start, tmp_path)
     second = start("resume", "one")
-    _, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=180)
     assert second.returncode == 1
     assert "is being worked on by process" in errors
     assert len(errors.splitlines()) == 1
