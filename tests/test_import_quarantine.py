@@ -15,10 +15,13 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import plan_targets
+from helpers.migration.judging import judge_staging
 from helpers.migration.quarantine import Quarantine
 from helpers.migration.staging import Staged, stage
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
+from helpers.run import folders as runs
+from helpers.run.record import RunRecord
 from helpers.schema import Context, load_schema
 from helpers.snapshot import Snapshot, decode_metadata, from_table, to_table, write_snapshot
 from helpers.steps.preflight import preflight
@@ -195,11 +198,27 @@ def test_ids_that_meet_in_one_target_are_named_or_prefixed(tmp_path: Path) -> No
     snapshot = two_sources(tmp_path, chunks(5, 4), chunks(3, 4, seed=2))
     clashing = merged(tmp_path, snapshot, "fail")
     assert [c["id"] for c in clashing.collisions] == ["c0", "c1", "c2"]
+    assert clashing.collided == 3
     assert (clashing.collisions[0]["first"], clashing.collisions[0]["second"]) == ("docs-one c0", "docs-two c0")
     apart = merged(tmp_path, snapshot, "prefix")
-    assert apart.collisions == []
+    assert (apart.collisions, apart.collided) == ([], 0)
     ids = [i for target in apart.files for _, chunk in apart.ids(target) for i in chunk]
     assert len(ids) == len(set(ids)) == 8
+
+
+def test_every_id_that_meets_another_is_counted_though_a_thousand_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    staged = merged(tmp_path, two_sources(tmp_path, chunks(1_200, 2), chunks(1_200, 2, seed=2)), "fail")
+    assert (len(staged.collisions), staged.collided) == (1_000, 1_200)
+    assert Staged.load(staged.folder) == staged
+    parameters = parameters_from({"source": {"path": "a"}, "target": {"path": "b"}, "schema": "if_ttt"})
+    run = RunRecord(runs.create(parameters, "night"), "13", parameters)
+    judge_staging(run, staged, parameters)
+    check = next(c for c in run.result.checks if c.reason == "id_collision")
+    assert (check.measured, check.offenders, len(check.ids)) == (1_200, 1_200, 20)
 
 
 @pytest.mark.parametrize(

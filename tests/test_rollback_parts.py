@@ -18,7 +18,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.parameters import parameters_from
 from helpers.results import Check, StepResult, Verdict
-from helpers.rollback import replay
+from helpers.rollback import page, replay
 from helpers.rollback.made import Made
 from helpers.rollback.removal import remove
 from helpers.rollback.replay import Plan, _metadata, _origin
@@ -193,3 +193,9 @@ def test_a_new_chunk_goes_where_its_id_its_field_or_the_operator_says(
     metadata = {"x": 1} if field is None else {"source_collection": field}
     batch = ChunkBatch([chunk], ["text"], np.ones((1, 2), np.float32), [metadata])
     assert _origin(batch, target, {"notes", "notes:old", "papers"}, True, to) == expected
+
+
+def test_a_list_of_the_post_mortem_that_is_cut_says_how_many_more_there_are() -> None:
+    lines = [f"line {n}" for n in range(page.SHOWN + 3)]
+    assert page._first(lines[:2], "lines") == lines[:2]
+    assert page._first(lines, "lines") == [*lines[: page.SHOWN], "And 3 more lines."]

@@ -60,10 +60,10 @@ def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> Non
         unit="share", reason="" if share >= least else "validation_below_minimum", offenders=aside,
         detail=", ".join(f"{reason} {n}" for reason, n in staged.quarantined.items()),
     )  # fmt: skip
-    clashes = staged.collisions
+    clashes = staged.collided
     run.check(
-        "ids unique in each target", Verdict.FAIL if clashes else Verdict.PASS, measured=len(clashes), threshold=0,
-        unit="ids", reason="id_collision" if clashes else "", offenders=len(clashes), ids=clashes,
+        "ids unique in each target", Verdict.FAIL if clashes else Verdict.PASS, measured=clashes, threshold=0,
+        unit="ids", reason="id_collision" if clashes else "", offenders=clashes, ids=staged.collisions,
         detail="Set migration.id_policy: prefix, or route these collections apart." if clashes else "",
     )  # fmt: skip
     run.fact("validation_pass_rate", share)

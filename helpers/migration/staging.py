@@ -38,7 +38,7 @@ class Staged:
 
     `files[target]` are the staged Parquet files in order, each (file, source collection, rows). `repairs` and
     `quarantined` are counts by (collection, field, rule) and by reason; `collisions` name ids that two chunks claim in
-    one target: {target, id, first, second}.
+    one target: {target, id, first, second}, the first 1,000 of `collided`.
     """
 
     folder: Path
@@ -48,6 +48,7 @@ class Staged:
     repairs: list[dict[str, Any]] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
     collisions: list[dict[str, str]] = field(default_factory=list)
+    collided: int = 0
 
     def rows(self, target: str) -> int:
         return sum(rows for _, _, rows in self.files[target])
@@ -110,6 +111,7 @@ class Staged:
                 "repairs": self.repairs,
                 "examples": self.examples,
                 "collisions": self.collisions,
+                "collided": self.collided,
             },
         )
 
@@ -188,6 +190,7 @@ def stage(
         {"collection": c, "field": f, "rule": r, "chunks": n} for (c, f, r), n in sorted(tally.repairs.items())
     ]
     staged.examples, staged.collisions = tally.examples, tally.collisions[:1000]
+    staged.collided = len(tally.collisions)
     quarantine.write(tally.entries)
     staged.quarantined = quarantine.counts()
     staged.save()

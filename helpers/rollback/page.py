@@ -20,6 +20,7 @@ from helpers.run.record import RunRecord
 from helpers.words import duration, moment
 
 PAGE, NOTICE = "rollback.html", "rollback-notice.txt"
+SHOWN = 20  # lines of a list
 
 
 def write(run: RunRecord, state: RollbackState, cutover: CutoverState | None, made: Made) -> list[Path]:
@@ -83,8 +84,9 @@ def _data(state: RollbackState, made: Made) -> list[str]:
         replayed = facts.get("replayed")
         lines.append(f"{replayed:,} of these chunks were replayed to the source and compared there." if replayed
                      else f"They were not replayed: {state.orders.discard or 'not decided yet'}.")  # fmt: skip
-        lines += [f"Given up ({state.orders.discard}): {row['id']} of {row['collection']}, {row['why']}."
-                  for row in facts.get("given_up", [])[:20]]  # fmt: skip
+        given_up = [f"Given up ({state.orders.discard}): {row['id']} of {row['collection']}, {row['why']}."
+                    for row in facts.get("given_up", [])]  # fmt: skip
+        lines += _first(given_up, "chunks given up; all are in results/27.json")
     else:
         lines.append("No client had written to the target.")
     removed = facts.get("removed", {})
@@ -108,7 +110,13 @@ def _causes(run: RunRecord) -> list[str]:
         ]
         if result.error is not None and not any(c.verdict is Verdict.FAIL for c in result.checks):
             found.append(f"Step {number}: {result.error['line']}")
-    return found[:20]
+    return _first(found, "causes; all are on the run's page")
+
+
+def _first(lines: list[str], what: str) -> list[str]:
+    """The first lines, and how many more there are."""
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], *([f"And {more} more {what}."] if more > 0 else [])]
 
 
 def _next(run: RunRecord, state: RollbackState) -> list[str]:

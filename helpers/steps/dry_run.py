@@ -191,7 +191,7 @@ class DryRun:
             (issue, sum(n for reason, n in found.items() if reason.startswith(codes)), cause, remedy)
             for issue, codes, cause, remedy in _ISSUES
         ]
-        rows.append(("id_collision", len(self.staged.collisions), "ids that two chunks claim in one target",
+        rows.append(("id_collision", self.staged.collided, "ids that two chunks claim in one target",
                      "Set migration.id_policy: prefix."))  # fmt: skip
         table = [(issue, "found" if n else "not found", count(n, "chunk"), *told) for issue, n, *told in rows]
         table += [self._memory(), self._time_out()]
