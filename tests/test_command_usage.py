@@ -247,6 +247,16 @@ def test_schema_checks_the_schema_file_too(capsys: Run, schema: str, wrong: str)
     assert said.out == ""
 
 
+def test_status_of_a_run_works_from_any_folder(capsys: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own schema file is named by a path from the folder where it began."""
+    Path("mine.yaml").write_text("name: mine\n", encoding="utf-8")
+    made("schema=mine.yaml")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert cli.main(["status", "one"]) == 0
+    assert "one" in capsys.readouterr().out
+
+
 def test_schema_says_what_is_still_to_be_named(capsys: Run) -> None:
     assert cli.main(["schema", "trial.yaml", "--set", "contacts.dba=<name and phone>"]) == 2
     said = capsys.readouterr()

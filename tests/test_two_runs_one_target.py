@@ -15,6 +15,7 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
+from helpers.migration import owners
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
@@ -112,7 +113,7 @@ def test_a_fence_that_cannot_be_put_up_gives_the_target_back() -> None:
 
 @pytest.mark.parametrize("kind", ["directory", "server"])
 def test_collections_that_another_run_writes_are_never_called_free_to_remove(
-    chroma_server: Callable[..., ChromaServer], kind: str
+    chroma_server: Callable[..., ChromaServer], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second run is told whose they are, since when, and that they stay: while they are written, and afterwards."""
     target = {"path": "target"} if kind == "directory" else {"url": chroma_server().url}
@@ -141,6 +142,15 @@ def test_collections_that_another_run_writes_are_never_called_free_to_remove(
     assert caught.value.code == "target_not_empty"
     assert f"run one, begun {first.facts()['created']}, made them" in str(caught.value)
     assert "Remove nothing" in str(caught.value)
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)  # the run's relative paths, its schema among them, are of the folder where it began
+    own = first.reports / "parameters.yaml"
+    own.write_text(own.read_text().replace("schema: identity", "schema: mine.yaml"), encoding="utf-8")
+    at = parameters_from({"source": {"path": "x"}, "target": target if kind == "server" else {"path": "../target"}})
+    assert "run one, begun" in str(owners.taken(["notes"], at.target, at.target.label, None))
+    monkeypatch.chdir(tmp_path)
 
     (first.workspace / "checkpoint.json").unlink()  # nothing tells any more whose they are
     with pytest.raises(Terminal, match=r"none reported in .* made them") as caught:

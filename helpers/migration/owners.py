@@ -13,6 +13,7 @@ from typing import Any
 from helpers.errors import RunbookError, Terminal
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters.endpoint import Endpoint, overlap
+from helpers.parameters.typed_yaml import read_yaml_mapping
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.stores.lock import RESTORE
@@ -72,11 +73,18 @@ def _runs_that_made(names: Sequence[str], target: Endpoint, own_run: str) -> lis
         if folder.id == own_run or not ledger.is_file():
             continue
         try:
-            there = folder.parameters().target
+            document = read_yaml_mapping(
+                folder.reports / "parameters.yaml"
+            )  # as it is: its schema may lie in another folder
+            there = Endpoint.model_validate(document["target"])
             if there.path is not None:
                 there = there.model_copy(update={"path": str(Path(folder.facts()["directory"]) / there.path)})
             made = sorted(set(names) & set(Checkpoint.read(ledger).owned())) if overlap(there, target) else []
-        except RunbookError:  # a run that cannot be read says nothing about anybody's collections
+        except (
+            RunbookError,
+            KeyError,
+            ValueError,
+        ):  # a run that cannot be read says nothing about anybody's collections
             continue
         if made:
             found.append((folder, made))

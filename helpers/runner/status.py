@@ -6,12 +6,13 @@ Times are measured ones where this run has them, else the estimate of its dry ru
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import json
 from collections.abc import Callable, Iterator
 
 from helpers.cutover import CutoverState
-from helpers.errors import one_line
+from helpers.errors import WorldError, one_line
 from helpers.escalation import level, levels
 from helpers.fence import FenceState
 from helpers.notify import FAILED, Around
@@ -35,7 +36,12 @@ def status(chosen: argparse.Namespace) -> int:
         rows = run_rows()
         print(table([dict(row) for row in rows]) if rows else next_action(None))
         return 0
-    print("\n".join(report(runs.find(chosen.run_id), now_utc())))
+    folder = runs.find(chosen.run_id)
+    with contextlib.suppress(
+        WorldError
+    ):  # relative paths of its parameters are taken from there, where it is still there
+        folder.enter()
+    print("\n".join(report(folder, now_utc())))
     return 0
 
 
