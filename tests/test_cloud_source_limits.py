@@ -127,7 +127,7 @@ def test_a_quota_that_falls_in_the_middle_of_a_snapshot_is_learnt(
             return read(*asked)
 
         monkeypatch.setattr(store, "_read_piece", lowering)
-        snapshot = write_snapshot(store, tmp_path, "lowered", ["notes"], retention_days=1)
+        snapshot = write_snapshot(store, tmp_path, "lowered", ["notes"], retention_days=1, readers=1)
         assert pieces == [300, 300, 100, 100, 100, 100, 1]
         assert store.limits().read_rows == store.limits().page_rows == 100
         assert snapshot.total == CHUNKS
@@ -188,6 +188,20 @@ def test_no_more_requests_at_a_time_than_a_collection_takes(opened: Open, cloud:
     counts = cloud.counts()
     assert counts["violations"] == {}
     assert 4 <= counts["highest"]["reads"] <= 10
+
+
+def test_ids_come_in_the_stores_order_though_several_pages_are_asked_for_at_a_time(
+    opened: Open, cloud: CloudStandIn
+) -> None:
+    with opened(cloud=True) as store:
+        cloud.set(reset=True, quotas={"limit_value": 50}, delay=0.05)
+        assert store.ids("notes") == chunks(CHUNKS, 8).ids  # the limit is learnt by all readers together
+        cloud.set(reset=True)
+        assert store.ids("notes") == chunks(CHUNKS, 8).ids
+    counts = cloud.counts()
+    assert 2 <= counts["highest"]["reads"] <= 10
+    assert counts["violations"] == {}
+    assert counts["requests"]["Get"] == 16  # 15 pages, and one that proves the end
 
 
 def test_a_storm_of_429_is_waited_out_and_counted(opened: Open, cloud: CloudStandIn) -> None:

@@ -54,14 +54,16 @@ def estimate(store: Reader, infos: Sequence[CollectionInfo], workers: int) -> Es
     limits, usage = store.limits(), store.usage
     readers = limits.readers(min(2, workers))
     weights: list[tuple[float, float, float]] = []  # (bytes, seconds, dimension) a chunk
-    sampled, requests, fetched, seconds = 0, 0, 0.0, 0.0
+    sampled, requests, fetched, seconds, page = 0, 0, 0.0, 0.0, 0.0
     for number, info in enumerate(sorted(infos, key=lambda i: -i.count)):
         if not info.count:
             continue
         width = info.dimension or 0
         step = limits.read_step(width)
         if number < SAMPLED:
+            begun = time.monotonic()
             ids = store.some_ids(info.name, step)
+            page = time.monotonic() - begun  # seconds for a page of ids
             before, begun = usage.bytes, time.monotonic()
             store.read(info.name, ids)
             if ids:
@@ -71,11 +73,12 @@ def estimate(store: Reader, infos: Sequence[CollectionInfo], workers: int) -> Es
             continue
         near = min(weights, key=lambda w: abs(w[2] - width)) if number >= SAMPLED else weights[-1]
         fetched += near[0] * info.count
-        seconds += near[1] * info.count
+        pages = math.ceil(info.count / limits.page_rows)
+        seconds += near[1] * info.count + page * pages
         rows = part_rows(width, limits.read_rows)
         parts, last = divmod(info.count, rows)
         requests += parts * (1 + math.ceil(rows / step)) + (1 + math.ceil(last / step) if last else 0)
-        requests += 2 + math.ceil(info.count / limits.page_rows)
+        requests += 2 + pages
     return Estimate(sum(i.count for i in infos), requests, round(seconds / readers, 1), int(fetched), sampled, readers)
 
 
