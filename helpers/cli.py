@@ -232,8 +232,12 @@ def _unexpected(error: Exception, chosen: argparse.Namespace) -> int:
 
 
 def _status(chosen: argparse.Namespace) -> int:
+    from helpers.runner import group
     from helpers.runner.status import status
 
+    if chosen.run_id and (many := group.read(chosen.run_id)) is not None:
+        print(group.overview(many))
+        return 0
     return status(chosen)
 
 

@@ -17,6 +17,7 @@ from helpers import plots
 from helpers.migration import reembedding
 from helpers.migration.catch_up import PROBED, UNCHANGED, CatchUp, switch
 from helpers.migration.current import SWITCHING, Ledger
+from helpers.migration.database import ensure_database
 from helpers.migration.job import Job
 from helpers.migration.judging import (
     forget,
@@ -108,6 +109,8 @@ class Migration:
         """Phase 4: write, one writer per target collection."""
         refuse_failed(self.run)
         judge_indexes(self.run, self.snapshot.collections(), refuse=True)
+        if not self.run.dry_run:
+            ensure_database(self.run.home)  # step 20 did, but for a run without it
         if self.run.dry_run:
             self.run.check("import", Verdict.NOT_APPLICABLE, detail="dry run: nothing was written to the target")
             return pd.DataFrame(columns=["target", "staged", "completed", "rejected"])

@@ -117,9 +117,9 @@ class Endpoint(Section):
     api: Literal["auto", "v1", "v2"] = "auto"
     """The server's API; `auto` asks the server."""
     tenant: Annotated[str, Field(min_length=1)] = DEFAULT_TENANT
-    """Chroma's tenant; checked before use, because an unknown one can look like an empty database."""
+    """Chroma's tenant, checked before use; `*` in a source that is a directory: every tenant, a run for each database."""
     database: Annotated[str, Field(min_length=1)] = DEFAULT_DATABASE
-    """Chroma's database inside the tenant; checked like the tenant."""
+    """Chroma's database inside the tenant, checked like it; `*` in a source: every database, a run for each."""
     rename: dict[str, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
     """Names by uuid, for a source of Chroma 0.3 that has two collections of one name: `{UUID: NAME}`."""
     headers: dict[str, SecretReference] = Field(default_factory=dict)

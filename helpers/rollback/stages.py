@@ -18,6 +18,7 @@ from helpers import plots
 from helpers.cutover import CutoverState, put_back
 from helpers.errors import WorldError
 from helpers.fence import Control, FenceState, lift, who_has_open
+from helpers.migration.database import remove_made_database
 from helpers.parameters.sections import Fence
 from helpers.results import Verdict, utc_now
 from helpers.rollback import outline, page
@@ -33,6 +34,7 @@ from helpers.run import kernel
 from helpers.run.record import RunRecord
 from helpers.stores import open_target
 from helpers.stores.layout import is_new
+from helpers.stores.databases import lacking
 from helpers.stores.opening import quick_names
 
 
@@ -160,10 +162,11 @@ class Rollback(Act):
                     left = sorted(set(store.names()) & set(self.made.collections) - set(done.kept))
                     marker = store.lock_holder()
                 self._judge_removal(left, marker, done.kept)
+            database = remove_made_database(self.run.home)
             chunks = sum(int(r[1]) for r in rows)
             row["said"] = (
                 f"{chunks:,} chunks of {len(rows)} collections removed" if rows else "there was nothing to remove"
-            )
+            ) + (f"; {database}" if database else "")
             self.state.facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or self.state.facts.get("removed", {})
         return pd.DataFrame(rows, columns=columns)
 
@@ -172,7 +175,7 @@ class Rollback(Act):
         target = self.run.parameters.target
         if target.path and is_new(Path(target.path)):
             return None
-        return quick_names(target, "target")
+        return None if lacking(target) else quick_names(target, "target")
 
     def _refuse_open_target(self) -> None:
         path = self.run.parameters.target.path

@@ -34,7 +34,9 @@ from helpers.results import StepResult, utc_now, write_json, write_text
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LONGEST_ID = 64
+GROUP = "group.json"  # in place of run.json: the runs of one order for many databases
+_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_ID - 1}}}")
 _DOCUMENTS = {
     "53": ("CHROMADB_MIGRATION_*.md",)
 }  # what a step leaves besides: it says nothing any more once the step is void
@@ -177,6 +179,11 @@ def find(run_id: str) -> RunFolder:
     folder = RunFolder.of(run_id)
     if folder.exists:
         return folder
+    if (folder.reports / GROUP).is_file():
+        rows = json.loads((folder.reports / GROUP).read_text(encoding="utf-8"))["rows"]
+        named = ", ".join(row["run"] for row in rows[:3])
+        raise UsageError("group_of_runs", f"{run_id} is a group of {len(rows)} runs, and this wants one of them",
+                         next_step=f"Name one, such as {named}; status, resume and sign take the group.")  # fmt: skip
     known = ", ".join(f.id for f in every_run()[:5])
     raise UsageError(
         "no_such_run",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import UsageError, one_line
+from helpers.errors import RunbookError, UsageError, one_line
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 
@@ -48,6 +49,8 @@ def _sign(chosen: argparse.Namespace) -> int:
     from helpers import signoffs
     from helpers.evidence import signing
 
+    if (runs.reports_root() / chosen.run_id / runs.GROUP).is_file():
+        return _sign_group(chosen)
     folder = runs.find(chosen.run_id)
     ways = [way for way in (chosen.key, chosen.export, chosen.signature) if way is not None]
     if len(ways) != 1:
@@ -73,6 +76,29 @@ def _sign(chosen: argparse.Namespace) -> int:
     print(f"    {shlex.join(signing.command('KEY', role, str(chosen.export)))}")
     print(f"    runbook sign {folder.id} --import {shlex.quote(f'{chosen.export}.sig')}")
     return 0
+
+
+def _sign_group(chosen: argparse.Namespace) -> int:
+    """One role's word on every run of a group that waits for it; each gets a signature of its own."""
+    from helpers.runner import group
+
+    many = group.read(chosen.run_id)
+    assert many is not None
+    if chosen.key is None or chosen.export is not None or chosen.signature is not None:
+        raise UsageError("how_to_sign", "the runs of a group are signed together with --key only", where=chosen.run_id,
+                         next_step=f"To sign elsewhere, sign each by itself: runbook status {chosen.run_id}")  # fmt: skip
+    due = list(group.due_for(many, chosen.gate, chosen.role.strip().lower().replace("-", "_")))
+    if not due:
+        raise UsageError("nothing_to_sign", f"no run of {many.id} waits for {chosen.role or 'this role'} now",
+                         next_step=f"See: runbook status {many.id}")  # fmt: skip
+    codes = [0]
+    for folder in due:
+        try:
+            codes.append(_sign(argparse.Namespace(**{**vars(chosen), "run_id": folder.id})))
+        except RunbookError as error:
+            codes.append(error.exit_code)
+            print(f"runbook: {folder.id}: {error.line()}", file=sys.stderr, flush=True)
+    return max(codes)
 
 
 def _import(folder: RunFolder, signature: Path) -> int:

@@ -13,6 +13,7 @@ from helpers.run.folders import RunFolder
 
 if TYPE_CHECKING:
     from helpers.parameters import Parameters
+    from helpers.runner.group import Group
 
 SCHEDULE = "14"
 
@@ -81,6 +82,33 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
         raise runs.taken(folder)
+    from helpers.runner import group  # with Chroma's client, which takes seconds
+
+    if group.is_many(parameters):
+        many = group.begin(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
+        group.record(many)
+        return _group(many, chosen)
+    return _begin(parameters, folder, chosen, steps)
+
+
+def _group(many: Group, chosen: argparse.Namespace) -> int:
+    """Every run of the group, begun or gone on with."""
+    from helpers.runner import group
+
+    steps = plan.between(plan.LINE[0], plan.find(many.until))
+
+    def start(row: group.Row) -> None:
+        folder = RunFolder.of(row.run)
+        about = argparse.Namespace(**{**vars(chosen), "run_id": row.run, "dry_run": many.dry_run})
+        if folder.exists:
+            resume(about)
+        else:
+            _begin(many.of(row), folder, about, steps)
+
+    return group.work(many, start, lambda text: print(text, flush=True))
+
+
+def _begin(parameters: Parameters, folder: RunFolder, chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     from helpers.runner.rehearsal import require_built
     from helpers.steps.preflight import preflight  # it brings Chroma's client, which takes seconds
 
@@ -141,6 +169,9 @@ def _require_fit(folder: RunFolder) -> None:
 
 def resume(chosen: argparse.Namespace) -> int:
     """An interrupted run ends where it was told to end; one that got there goes on to the end of the line."""
+    if (many := _group_of(chosen)) is not None:
+        many.enter()
+        return _group(many, chosen)
     folder = runs.find(chosen.run_id)
     from helpers.migration import recovery
     from helpers.runner.line import open_steps  # with papermill and Chroma's client, which take seconds
@@ -236,6 +267,16 @@ def edited(folder: RunFolder) -> str:
         f"{path} was changed since the run began: {', '.join(differ)}. {go_on} To change what a resume may change: "
         "--set KEY=VALUE; for anything else begin a new run."
     )
+def _group_of(chosen: argparse.Namespace) -> Group | None:
+    """The group that is to be gone on with, None where one run is."""
+    if not (runs.reports_root() / chosen.run_id / runs.GROUP).is_file():
+        return None
+    from helpers.runner import group
+
+    if chosen.checkpoint or chosen.retry:
+        raise UsageError("group_of_runs", "--retry and --checkpoint are for one run of a group", where=chosen.run_id,
+                         next_step=f"See which: runbook status {chosen.run_id}")  # fmt: skip
+    return group.read(chosen.run_id)
 
 
 def _written(folder: RunFolder) -> list[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from helpers.errors import RunbookError, Terminal
+from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.migration import owners
 from helpers.parameters import Parameters
 from helpers.schema import load_schema
 from helpers.stores import quick_holder, quick_names
 from helpers.stores.candidates import tried, with_candidates
+from helpers.stores.databases import ALL, UNKNOWN
 from helpers.stores.embedding_functions import require_function
 
 NO_TARGET = "workspace/no-target-named"  # of a run that only looks at its source; no step writes there
@@ -34,6 +35,12 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
 
     `owned` are collections in the target that this very run made before it was interrupted.
     """
+    for side in (parameters.source, parameters.target):
+        if ALL in (side.tenant, side.database):
+            raise UsageError(
+                "many_databases", "* stands for many databases, each a run of its own", where="tenant and database",
+                next_step="Use the command: runbook run PARAMETERS.yaml.",
+            )  # fmt: skip
     if parameters.migration.reembed:
         require_function(parameters.migration.reembed, parameters.migration.reembed_config)
     names = quick_names(parameters.source, "source")
@@ -50,6 +57,8 @@ def target_names(parameters: Parameters) -> list[str]:
     try:
         return quick_names(parameters.target, "target")
     except RunbookError as error:
+        if error.code in UNKNOWN:  # step 20 makes its tenant and database
+            return []
         if parameters.target.url is None or error.code not in NOT_THERE:
             raise
         told = with_candidates(error, tried(parameters.target))

@@ -10,7 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
@@ -26,15 +26,17 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import DISK_RESERVE
 from helpers.migration.judging import judge_indexes
 from helpers.parameters import resolve_path
+from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.run.source import open_chosen
 from helpers.schema import load_schema
 from helpers.steps.night_needs import NightNeeds
 from helpers.steps.preflight import NOT_THERE, chosen, refuse_taken
-from helpers.stores import CollectionInfo, Store, open_embedded, open_target, quick_names
+from helpers.stores import CollectionInfo, Store, open_embedded, open_target
 from helpers.stores.candidates import tried, with_candidates
 from helpers.stores.layout import OURS, VOLUMES, is_new, require_writable
+from helpers.stores.databases import lacking, throw_away_database
 from helpers.words import size
 
 PROBE_CHUNKS = 200
@@ -50,6 +52,7 @@ class Readiness:
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self.target = run.parameters.target
+        self._lacks: tuple[str, ...] = ()  # of tenant and database
 
     @cached_property
     def _source(self) -> list[CollectionInfo]:
@@ -60,10 +63,14 @@ class Readiness:
         """Where the target is, what it is, what it already holds, who locks it."""
         if self._is_new:
             require_writable(Path(str(self.target.path)))
-            rows = [("target", self.target.label), ("state", "a new folder; made by step 22"), ("collections", "0")]
-            self.run.check("target reachable", Verdict.PASS, measured="new folder")
+        if self._is_new or self._lacks:
+            state = "a new folder; made by step 20" if self._is_new else "reachable"
+            rows = [("target", self.target.label), ("state", state), ("collections", "0")]
+            if self._lacks:
+                what = " and ".join(f"{name} {getattr(self.target, name)}" for name in self._lacks)
+                rows.append(("to be made by step 20", what))
+            self.run.check("target reachable", Verdict.PASS, measured="new folder" if self._is_new else "new database")
             return pd.DataFrame(rows, columns=["what", "found"])
-        self._refuse_absent()
         begun = time.monotonic()
         with open_target(self.target) as store:
             seconds = time.monotonic() - begun
@@ -94,9 +101,12 @@ class Readiness:
         return pd.DataFrame(rows, columns=["what", "found"])
 
     def _refuse_absent(self) -> None:
-        """Where the named server is not there: the runbook's other names on its port are tried, told, and never taken."""
+        """See what the target lacks of tenant and database; nothing of it is made here.
+
+        Where the named server is not there, the runbook's other names on its port are tried, told, and never taken.
+        """
         try:
-            quick_names(self.target, "target")
+            self._lacks = lacking(self.target)
         except RunbookError as error:
             if self.target.url is None or error.code not in NOT_THERE:
                 raise
@@ -226,13 +236,14 @@ class Readiness:
     @contextmanager
     def _probe_target(self) -> Iterator[Store]:
         if not self._is_new:
-            with open_target(self.target) as store:
+            there = throw_away_database(self.target) if self._lacks else nullcontext(self.target)
+            with there as place, open_target(place) as store:
                 yield store
             return
         folder = _existing(Path(str(self.target.path))) / f"{OURS}probe-{uuid.uuid4().hex[:8]}"
         try:
-            with open_embedded(folder, self.target.model_copy(update={"path": str(folder)}), role="target",
-                               label=str(folder)) as store:  # fmt: skip
+            usual = {"path": str(folder), "tenant": DEFAULT_TENANT, "database": DEFAULT_DATABASE}
+            with open_embedded(folder, self.target.model_copy(update=usual), role="target", label=str(folder)) as store:
                 yield store
         finally:
             shutil.rmtree(folder, ignore_errors=True)

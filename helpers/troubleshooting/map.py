@@ -159,7 +159,10 @@ ROWS: tuple[Row, ...] = tuple(
         (
             "41",
             "the run may not go on from here as it stands",
-            "migration_runs outside_window notify_state_damaged parameters_unreadable retry_state_damaged staged_gone",
+            """
+            migration_runs outside_window target_database_state_damaged notify_state_damaged parameters_unreadable
+            retry_state_damaged staged_gone
+            """,
         ),
         (
             "45",

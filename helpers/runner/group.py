@@ -1,0 +1,240 @@
+"""One order for many databases: a run for each, one after another, each with its own snapshot, gates and evidence.
+
+`source.database: "*"` stands for every database of the tenant, `source.tenant: "*"` for every tenant of a directory. The
+target gets databases of the same names. `reports/<group>/group.json` names the runs, so that `status`, `resume` and `sign`
+can be told of all of them at once. A row is a name, what of the source and what of the target is its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers import audit
+from helpers.decision import gate_state
+from helpers.errors import Interrupted, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
+from helpers.parameters import Parameters, parameters_from
+from helpers.results import passed, utc_now, write_json
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import GROUP, RunFolder
+from helpers.runner.overview import first_open_step, rolled_back, state
+from helpers.runner.terminal import table
+from helpers.stores.databases import ALL, databases_of, holds_nothing
+
+EMPTY = "empty: nothing to migrate"
+_NO_NEWS = {"rolled_back", "dry_run_done"}  # of a run that a resume of its group passes over
+_WORST = (0, 4, 3, 2, 1, 130)  # exit codes: done, waiting, NO-GO, wrong usage, failed, interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One database: its name for people, its run, and what its endpoints have in place of the group's."""
+
+    name: str
+    run: str
+    source: dict[str, Any]
+    target: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The runs of one order. `parameters` is the document that each row is laid over; secrets are references in it."""
+
+    id: str
+    created: str
+    directory: str
+    dry_run: bool
+    until: str
+    parameters: dict[str, Any]
+    rows: list[Row]
+
+    def of(self, row: Row) -> Parameters:
+        """The parameters of one run."""
+        ends = {side: {**self.parameters[side], **getattr(row, side)} for side in ("source", "target")}
+        return parameters_from({**self.parameters, **ends})
+
+    def enter(self) -> None:
+        """Work in the folder in which the group began: relative paths are taken from there."""
+        os.chdir(self.directory)
+
+    def save(self) -> None:
+        folder = runs.reports_root() / self.id
+        folder.mkdir(parents=True)
+        write_json(folder / GROUP, asdict(self))
+
+
+def read(group_id: str) -> Group | None:
+    """The group of this id, or None where that names no group."""
+    runs.check_run_id(group_id)
+    file = runs.reports_root() / group_id / GROUP
+    if not file.is_file():
+        return None
+    raw = json.loads(file.read_text(encoding="utf-8"))
+    return Group(**{**raw, "rows": [Row(**row) for row in raw["rows"]]})
+
+
+def is_many(parameters: Parameters) -> bool:
+    """Whether the parameters stand for more than one run."""
+    ends = (parameters.source, parameters.target)
+    return any(ALL in (end.tenant, end.database) for end in ends)
+
+
+def begin(parameters: Parameters, group_id: str, *, dry_run: bool, until: str) -> Group:
+    """A new group, its databases asked of the source. Raises `UsageError` where the parameters make no sense for many."""
+    _require_sense(parameters)
+    found = databases_of(parameters.source)
+    if not found:
+        raise UsageError("no_database", "the source has no such database", where=f"source {parameters.source.label}",
+                         next_step="Check source.tenant and source.database.")  # fmt: skip
+    names = [database if parameters.source.tenant != ALL else f"{tenant}/{database}" for tenant, database in found]
+    rows: list[Row] = []
+    for name, (tenant, database) in zip(names, found, strict=True):
+        target = {"database": database, **({"tenant": tenant} if parameters.source.tenant == ALL else {})}
+        run = _run_id(group_id, name, {row.run for row in rows})
+        rows.append(Row(name, run, {"tenant": tenant, "database": database}, target))
+    group = Group(group_id, utc_now(), str(Path.cwd()), dry_run, until, parameters.document(), rows)
+    for row in rows:
+        group.of(row)  # where one of them makes no sense nothing is begun
+        if RunFolder.of(row.run).reports.exists():
+            raise runs.taken(RunFolder.of(row.run))
+    group.save()
+    return group
+
+
+def _require_sense(parameters: Parameters) -> None:
+    source, target, expected = parameters.source, parameters.target, parameters.expected
+    for what in ("tenant", "database"):
+        many, given = getattr(source, what) == ALL, getattr(target, what)
+        if given == ALL and not many:
+            raise _usage(f"target.{what} is *, but source.{what} names one", f"Leave target.{what} out, or name one.")
+        if many and given != ALL and what in target.model_fields_set:
+            raise _usage(
+                f"source.{what} is *, but target.{what} names one", f"Leave target.{what} out: it gets the same names."
+            )
+    if source.tenant == ALL and source.database != ALL:
+        raise _usage("source.tenant is *, but source.database names one", 'Write source.database: "*", too.')
+    if expected.collections or expected.unlisted or expected.total is not None or expected.minimum_imported:
+        raise _usage("expected counts are those of one database", "Leave expected.collections, total and the like out.")
+
+
+def _usage(what: str, then: str) -> UsageError:
+    return UsageError("many_databases", what, where="parameters", next_step=then)
+
+
+def _run_id(group: str, name: str, taken: set[str]) -> str:
+    """`<group>-<name>`, as far as that can be the name of a folder and is not taken; else with a digest of the name."""
+    slug = re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9._-]+", "-", name)).strip("-.") or "database"
+    plain = f"{group}-{slug}"
+    if (
+        len(plain) <= runs.LONGEST_ID
+        and plain.lower() not in {run.lower() for run in taken}
+        and slug == name.replace("/", "-")
+    ):
+        return plain
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{plain[: runs.LONGEST_ID - 9].rstrip('.-')}-{digest}"
+
+
+def work(group: Group, start: Callable[[Row], object], say: Callable[[str], None]) -> int:
+    """Start or go on with each run; a failed one stops no other, an interruption stops all. The worst exit code."""
+    said: dict[str, str] = {}
+    codes = [0]
+    for number, row in enumerate(group.rows, start=1):
+        say(f"\nDatabase {number} of {len(group.rows)}: {one_line(row.name, 200)}, run {row.run}")
+        try:
+            if not RunFolder.of(row.run).exists and holds_nothing(group.of(row).source):
+                said[row.run] = EMPTY
+                say(EMPTY)
+                continue
+            start(row)
+        except Interrupted as error:
+            codes.append(error.exit_code)
+            said[row.run] = "stopped on request"
+            break
+        except RunbookError as error:
+            if error.code not in _NO_NEWS:
+                codes.append(error.exit_code)
+                said[row.run] = _verdict(error)
+            print(f"runbook: {one_line(row.name, 200)}: {error.line()}", file=sys.stderr, flush=True)
+    say("\n" + overview(group, said))
+    return max(codes, key=_WORST.index)
+
+
+def _verdict(error: RunbookError) -> str:
+    if isinstance(error, NoGo):
+        return "NO-GO"
+    return "waiting for sign-offs" if isinstance(error, WaitingForSignoffs) else f"failed ({error.code})"
+
+
+def overview(group: Group, said: dict[str, str] | None = None) -> str:
+    """A row a database: database, run, verdict, chunks; below them the next commands, whole.
+
+    `said` are verdicts that a command has just seen.
+    """
+    rows = [_shown(group, row, (said or {}).get(row.run, "")) for row in group.rows]
+    nexts = list(dict.fromkeys(str(row.pop("next")) for row in rows))
+    return "\n".join([table(rows), *(f"Next: {command}" for command in nexts if command)])
+
+
+def _shown(group: Group, row: Row, verdict: str) -> dict[str, Any]:
+    folder = RunFolder.of(row.run)
+    if not folder.exists:
+        again = "" if verdict == EMPTY else _command("resume", group.id)
+        return {"database": row.name, "run": row.run, "verdict": verdict or "not begun", "chunks": "", "next": again}
+    step = first_open_step(folder)
+    done = plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]
+    missing = [s.gate for s in done if s.gate and gate_state(folder.reports, folder.parameters(), s.gate).missing]
+    ended = bool(folder.facts()["dry_run"]) and (step is None or step.number > plan.LAST_OF_DRY_RUN)
+    if rolled_back(folder):
+        verdict, then = "rolled back", ""
+    elif missing:
+        verdict, then = (
+            verdict or "waiting for sign-offs",
+            folder.command("sign", "--gate", missing[0], "--role", "ROLE", "…"),
+        )
+    elif step is None:
+        verdict, then = verdict or "done", ""
+    elif ended:
+        verdict, then = verdict or "dry run passed", folder.command("run", "--from", "20")
+    else:
+        found = folder.result(step.number)
+        verdict = verdict or (
+            f"step {step.number} {state(found)}" if found is not None else f"passed up to {done[-1].number}"
+        )
+        then = folder.command("resume")
+    return {"database": row.name, "run": row.run, "verdict": verdict, "chunks": _chunks(folder), "next": then}
+
+
+def _chunks(folder: RunFolder) -> str:
+    for number, fact in (("22", "imported"), ("10", "total")):
+        found = folder.result(number)
+        if found is not None and isinstance(found.facts.get(fact), int):
+            return f"{found.facts[fact]:,}"
+    return ""
+
+
+def _command(name: str, group_id: str) -> str:
+    return RunFolder.of(group_id).command(name)
+
+
+def due_for(group: Group, gate: str, role: str) -> Iterable[RunFolder]:
+    """The runs of a group whose gate waits for this role."""
+    for row in group.rows:
+        folder = RunFolder.of(row.run)
+        step = next(s for s in plan.LINE if s.gate == gate)
+        reached = folder.exists and passed(folder.result(step.number)) and not rolled_back(folder)
+        if reached and role in gate_state(folder.reports, folder.parameters(), gate).missing:
+            yield folder
+
+
+def record(group: Group) -> None:
+    """What was ordered, in the audit log of the group."""
+    audit.append(runs.reports_root() / group.id / audit.NAME, "group begun", runs=[row.run for row in group.rows])
