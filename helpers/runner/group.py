@@ -184,33 +184,31 @@ def overview(group: Group, said: dict[str, str] | None = None) -> str:
     return "\n".join([table(rows), *(f"Next: {command}" for command in nexts if command)])
 
 
-def _shown(group: Group, row: Row, verdict: str) -> dict[str, Any]:
-    folder = RunFolder.of(row.run)
+def _shown(group: Group, row: Row, said: str) -> dict[str, Any]:
+    verdict, then = _stands(group, row, said)
+    chunks = _chunks(folder) if (folder := RunFolder.of(row.run)).exists else ""
+    return {"database": row.name, "run": row.run, "verdict": said or verdict, "chunks": chunks, "next": then}
+
+
+def _stands(group: Group, row: Row, said: str) -> tuple[str, str]:
+    """Where a run stands, and the command that goes on with it; one of the group's, where there is one for all."""
+    folder, again = RunFolder.of(row.run), RunFolder.of(group.id).command("resume")
     if not folder.exists:
-        again = "" if verdict == EMPTY else _command("resume", group.id)
-        return {"database": row.name, "run": row.run, "verdict": verdict or "not begun", "chunks": "", "next": again}
+        return "not begun", "" if said == EMPTY else again
+    if rolled_back(folder):
+        return "rolled back", ""
     step = first_open_step(folder)
     done = plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]
     missing = [s.gate for s in done if s.gate and gate_state(folder.reports, folder.parameters(), s.gate).missing]
-    ended = bool(folder.facts()["dry_run"]) and (step is None or step.number > plan.LAST_OF_DRY_RUN)
-    if rolled_back(folder):
-        verdict, then = "rolled back", ""
-    elif missing:
-        verdict, then = (
-            verdict or "waiting for sign-offs",
-            folder.command("sign", "--gate", missing[0], "--role", "ROLE", "…"),
-        )
-    elif step is None:
-        verdict, then = verdict or "done", ""
-    elif ended:
-        verdict, then = verdict or "dry run passed", folder.command("run", "--from", "20")
-    else:
-        found = folder.result(step.number)
-        verdict = verdict or (
-            f"step {step.number} {state(found)}" if found is not None else f"passed up to {done[-1].number}"
-        )
-        then = folder.command("resume")
-    return {"database": row.name, "run": row.run, "verdict": verdict, "chunks": _chunks(folder), "next": then}
+    if missing:
+        sign = RunFolder.of(group.id).command("sign", "--gate", missing[0])
+        return "waiting for sign-offs", f"{sign} --role ROLE --name NAME --decision go --key FILE"
+    if step is None:
+        return "done", ""
+    if folder.facts()["dry_run"] and step.number > plan.LAST_OF_DRY_RUN:
+        return "dry run passed", folder.command("run", "--from", "20")
+    found = folder.result(step.number)
+    return f"step {step.number} {state(found)}" if found is not None else f"passed up to {done[-1].number}", again
 
 
 def _chunks(folder: RunFolder) -> str:
@@ -219,10 +217,6 @@ def _chunks(folder: RunFolder) -> str:
         if found is not None and isinstance(found.facts.get(fact), int):
             return f"{found.facts[fact]:,}"
     return ""
-
-
-def _command(name: str, group_id: str) -> str:
-    return RunFolder.of(group_id).command(name)
 
 
 def due_for(group: Group, gate: str, role: str) -> Iterable[RunFolder]:

@@ -35,12 +35,12 @@ def databases_of(source: Endpoint) -> list[tuple[str, str]]:
 
     Raises `UsageError` where the source cannot list them, `WorldError` where it cannot be asked.
     """
-    every = _stored(Path(source.path)) if source.path else _served(source)
-    return sorted(
-        (tenant, database)
-        for tenant, database in every
-        if source.tenant in (ALL, tenant) and source.database in (ALL, database)
+    found = (
+        [row for row in _stored(Path(source.path)) if source.tenant in (ALL, row[0])]
+        if source.path
+        else _served(source)
     )
+    return sorted(row for row in found if source.database in (ALL, row[1]))
 
 
 def holds_nothing(source: Endpoint) -> bool:
