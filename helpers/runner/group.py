@@ -208,7 +208,9 @@ def _stands(group: Group, row: Row, said: str) -> tuple[str, str]:
     if folder.facts()["dry_run"] and step.number > plan.LAST_OF_DRY_RUN:
         return "dry run passed", folder.command("run", "--from", "20")
     found = folder.result(step.number)
-    return f"step {step.number} {state(found)}" if found is not None else f"passed up to {done[-1].number}", again
+    if found is not None:
+        return f"step {step.number} {state(found)}", again
+    return f"passed up to {done[-1].number}" if done else "not begun", again
 
 
 def _chunks(folder: RunFolder) -> str:
