@@ -33,8 +33,8 @@ from helpers.rollback.writes import added_ids
 from helpers.run import kernel
 from helpers.run.record import RunRecord
 from helpers.stores import open_target
-from helpers.stores.layout import is_new
 from helpers.stores.databases import lacking
+from helpers.stores.layout import is_new
 from helpers.stores.opening import quick_names
 
 

@@ -99,7 +99,7 @@ def _group(many: Group, chosen: argparse.Namespace) -> int:
 
     def start(row: group.Row) -> None:
         folder = RunFolder.of(row.run)
-        about = argparse.Namespace(**{**vars(chosen), "run_id": row.run, "dry_run": many.dry_run})
+        about = argparse.Namespace(**{**vars(chosen), "run_id": row.run, "dry_run": many.dry_run, "parameters": None})
         if folder.exists:
             resume(about)
         else:
@@ -124,7 +124,8 @@ def _begin(parameters: Parameters, folder: RunFolder, chosen: argparse.Namespace
         )
         raise type(error)(error.code, error.what, where=error.where, next_step=next_step) from error
     runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
-    remember_file(folder, chosen.parameters, chosen.settings)
+    if chosen.parameters is not None:  # of a group each run has only a part of the file
+        remember_file(folder, chosen.parameters, chosen.settings)
     window.permit(folder, chosen.outside_window)
     return _line(folder, steps, dry_run=chosen.dry_run)
 
@@ -267,6 +268,8 @@ def edited(folder: RunFolder) -> str:
         f"{path} was changed since the run began: {', '.join(differ)}. {go_on} To change what a resume may change: "
         "--set KEY=VALUE; for anything else begin a new run."
     )
+
+
 def _group_of(chosen: argparse.Namespace) -> Group | None:
     """The group that is to be gone on with, None where one run is."""
     if not (runs.reports_root() / chosen.run_id / runs.GROUP).is_file():

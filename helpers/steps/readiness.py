@@ -35,8 +35,8 @@ from helpers.steps.night_needs import NightNeeds
 from helpers.steps.preflight import NOT_THERE, chosen, refuse_taken
 from helpers.stores import CollectionInfo, Store, open_embedded, open_target
 from helpers.stores.candidates import tried, with_candidates
-from helpers.stores.layout import OURS, VOLUMES, is_new, require_writable
 from helpers.stores.databases import lacking, throw_away_database
+from helpers.stores.layout import OURS, VOLUMES, is_new, require_writable
 from helpers.words import size
 
 PROBE_CHUNKS = 200

@@ -176,4 +176,3 @@ def _left_if_there() -> Iterator[None]:
 
 class _Exists(Exception):
     """Somebody made it meanwhile."""
-
