@@ -157,6 +157,26 @@ def wedged_replay(bench: _Bench) -> None:
     bench.codes.add("rows_damaged")
 
 
+def pickle_ahead(bench: _Bench) -> None:
+    """The pickle says that the index was saved far beyond the end of SQLite's log, as after a restored database."""
+    _rewrite_pickle(bench, 10**6)
+
+
+def pickle_alone(bench: _Bench) -> None:
+    """Upstream #7104: only the pickle says up to where the index was saved, as 0.4 to 0.5.5 left it."""
+    [(saved,)] = bench.sql("select seq_id from max_seq_id where segment_id = ?", bench.index.name)
+    _rewrite_pickle(bench, int(saved))
+
+
+def _rewrite_pickle(bench: _Bench, saved: int) -> None:
+    found = read_pickle(bench.index / PICKLE)
+    labels = {label: chunk for chunk, label in found.labels.items()}
+    state = {"dimensionality": found.dimension, "total_elements_added": found.added, "max_seq_id": saved,
+             "id_to_label": found.labels, "label_to_id": labels, "id_to_seq_id": {}}  # fmt: skip
+    (bench.index / PICKLE).write_bytes(pickle.dumps(state, 3))
+    bench.sql("delete from max_seq_id where segment_id = ?", bench.index.name)
+
+
 def dropped_fulltext(bench: _Bench) -> None:
     """The table of the full-text index is gone, as after a `.recover` that left virtual tables out."""
     bench.sql("drop table embedding_fulltext_search")
@@ -218,6 +238,8 @@ DAMAGES: dict[str, tuple[str, Callable[[_Bench], None]]] = {
     "malicious pickle": ("logged", malicious_pickle),
     "malicious pickle, empty log": ("purged", malicious_pickle_alone),
     "wedged replay": ("cosine", wedged_replay),
+    "pickle ahead of SQLite": ("cosine", pickle_ahead),
+    "bookmark in the pickle alone": ("cosine", pickle_alone),
     "dropped full-text table": ("logged", dropped_fulltext),
     "malformed full-text index": ("logged", malformed_fulltext),
     "NaN in the log": ("logged", nan_in_log),

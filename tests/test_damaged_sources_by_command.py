@@ -17,6 +17,7 @@ import pytest
 
 from helpers.stores.layout import DATABASE
 from tests.commands import Runbook, only_line, tree
+from tests.damaged import make
 from tests.plain_client import Held, assert_same, held, opened
 from tests.storage import chunks, embedded, fill, index_folder, plan, writable_copy
 
@@ -147,3 +148,25 @@ def test_a_collection_that_cannot_be_read_is_named_and_can_be_left_out(tmp_path:
     with embedded(tmp_path / "target") as store:
         assert (store.names(), store.count("good")) == (["good"], 40)
     assert "left out" in page(runbook, "10")
+
+
+def test_vectors_of_a_torn_index_arrive_and_are_signed_for(real_databases: Path, tmp_path: Path) -> None:
+    """950 of 1,000 rows are sound: they arrive, bit for bit; the others are quarantined; steps 10, 13, 21 and 22 say so."""
+    made = make("torn rows", real_databases, tmp_path / "bases", tmp_path / "source")
+    with opened(writable_copy(made.original, tmp_path / "whole")) as client:
+        whole = held(client)[made.collection]
+    before, runbook = tree(made.folder), Runbook(tmp_path)
+    file = runbook.write("night", "path: source", "path: target")
+    done = runbook("run", file, "--run-id", "one", "--until", "23")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert tree(made.folder) == before
+    with opened(tmp_path / "target") as client:
+        arrived = held(client)[made.collection]
+    assert set(arrived.vectors) == set(whole.vectors) - made.lost
+    assert all(vector.tobytes() == whole.vectors[chunk].tobytes() for chunk, vector in arrived.vectors.items())
+    for step in ("13", "21", "22"):
+        [said] = [c for c in result(runbook, step)["checks"] if c["name"] == "vectors rescued from damaged indexes"]
+        assert (said["verdict"], said["reason"], said["measured"]) == ("warning", "vectors_rescued", 1000), step
+        assert "50 in no file any more" in said["detail"]
+        assert "949 from rows of a damaged index" in said["detail"]
+    assert "its index was not opened" in page(runbook, "10")

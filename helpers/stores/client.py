@@ -319,6 +319,15 @@ class ClientStore(TargetLock, Closing):
             self.usage.add(rows=sum(map(len, answer["ids"])))
         return found
 
+    def document_contains(self, name: str, chunk: str, text: str) -> bool:
+        """Whether the full-text index finds this text in the document of a chunk that is there."""
+        collection = self._collection(name)
+        answer = self.requests.send(
+            lambda: collection.get(ids=[chunk], where_document=cast(Any, {"$contains": text}), include=[]),
+            self._at(name),
+        )
+        return chunk in answer["ids"]
+
     def text_queries_available(self, name: str) -> str:
         """Why text queries cannot be asked of this collection, or "" where they can."""
         info = self._infos.get(name) or self.info(name)

@@ -78,7 +78,10 @@ ROWS: tuple[Row, ...] = tuple(
         (
             "44",
             "the target does not find what the source finds",
-            "matrix_named_queries query_without_answer search_baseline_missing search_not_equivalent search_unsure",
+            """
+            fulltext_misses matrix_named_queries query_without_answer search_baseline_missing search_not_equivalent
+            search_unsure
+            """,
         ),
         (
             "44",

@@ -27,6 +27,7 @@ from helpers.snapshot import Snapshot
 from helpers.stores import open_target
 from helpers.validation import configuration
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
+from helpers.validation.fulltext import judge_fulltext
 from helpers.validation.judgement import Judgement
 from helpers.validation.search import overlap_ks, rows_frame
 from helpers.validation.since import still_true
@@ -80,6 +81,7 @@ class Validation:
             open_target(self.run.parameters.target) as store,
         ):
             found = Examination(store, self.of).run(progress)
+            judge_fulltext(self.run, store, [row["collection"] for row in found.targets if row["target"]])
         self._judgement = Judgement(found, self.of)
         record(self.run, self._judgement)
         reembedding.judge(self.run, self.of.snapshot, self.run.workspace / reembedding.FOLDER)
