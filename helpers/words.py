@@ -56,13 +56,13 @@ def duration(seconds: float) -> str:
 
 
 def size(n: int) -> str:
-    """Bytes as 812 B, 3.4 kB, 1.2 MB."""
+    """Bytes as 812 B, 3.4 kB, 1.2 MB, 1.1 TB."""
     value = float(n)
-    for unit in ("B", "kB", "MB"):
+    for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
         value /= 1000
-    return f"{value:.1f} GB"
+    return f"{value:.1f} TB"
 
 
 def moment(when: Any) -> str:

@@ -91,7 +91,7 @@ class _Bar:
 
 def screen(endpoint: Endpoint, found: Diagnosis) -> str:
     """What it is, what is wrong, what can be saved, what to do next: one screen."""
-    lines = ["What it is"]
+    lines = [found.headline, "", "What it is"]
     lines += [_labelled(name, text) for name, text in found.facts.items()]
     lines += ["", "What is wrong", *_problems(found), "", "What can be saved", *_collections(found)]
     if found.sampled:
@@ -110,21 +110,22 @@ def _problems(found: Diagnosis) -> list[str]:
     if not found.problems:
         return ["  Nothing was found."]
     lines = []
-    for problem in found.problems[:MOST_PROBLEMS]:
-        where = f"{one_line(problem.where, 40)}: " if problem.where else ""
+    grouped = found.grouped()
+    for problem in grouped[:MOST_PROBLEMS]:
+        where = f"{one_line(problem.where, 160)}: " if problem.where else ""
         end = "" if problem.what.endswith(".") or not problem.meaning else "."
         text = f"{where}{one_line(problem.what, 300)}{end} {problem.meaning}".rstrip()
         lines.append(
             textwrap.fill(text, WIDTH, initial_indent=f"  {_MARK[problem.severity]:<9}", subsequent_indent=" " * 11)
         )
-    more = len(found.problems) - MOST_PROBLEMS
+    more = len(grouped) - MOST_PROBLEMS
     return lines + ([f"  and {more} more: --json lists all"] if more > 0 else [])
 
 
 def _collections(found: Diagnosis) -> list[str]:
     from helpers.runner.terminal import table
 
-    rows = found.table()
+    rows = found.table().drop(columns=[] if found.sampled else ["read"])
     if rows.empty:
         return ["  There is no collection in it."]
     shown = rows.head(MOST_COLLECTIONS).astype(object).where(rows.head(MOST_COLLECTIONS).notna(), "?")
@@ -154,11 +155,24 @@ def _next(endpoint: Endpoint, found: Diagnosis) -> list[str]:
              "    schema: identity"]  # fmt: skip
     if unreadable:
         lines.append(f"    collections: {_yaml({'exclude': unreadable})}")
-    if any(c.normalised for c in found.collections):
-        lines.append("    migration: {normalised: migrate}   # or leave this line out: they go to quarantine")
+    if rules := _rules(found):
+        lines.append(f"    migration: {_yaml(rules)}")
     lines += ["  then look at what would arrive, with nothing written to the target:",
               "    runbook run parameters.yaml --until 13"]  # fmt: skip
     return lines
+
+
+def _rules(found: Diagnosis) -> dict[str, Any]:
+    """What the migration has to be told, so that the command below does not stop at what is known already."""
+    rules: dict[str, Any] = {}
+    if any(c.normalised for c in found.collections):
+        rules["normalised"] = "migrate"
+    if found.minimum_valid < _USUAL_MINIMUM:
+        rules["minimum_valid"] = found.minimum_valid
+    return rules
+
+
+_USUAL_MINIMUM = 0.95  # of migration.minimum_valid, below which step 13 stops
 
 
 def _yaml(value: Any) -> str:

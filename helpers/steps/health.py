@@ -23,7 +23,7 @@ from helpers.steps.spaces import check_spaces
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.copying import IN_USE
 from helpers.stores.creation import refused_name
-from helpers.stores.diagnosis import of_1_x, source_layout, source_version
+from helpers.stores.diagnosis import Diagnosis, examine, of_1_x, source_layout, source_version
 from helpers.stores.duckdb_layout import is_duckdb_layout
 from helpers.stores.indexes import unsupported
 from helpers.stores.layout import DATABASE, VOLUMES
@@ -57,6 +57,7 @@ class _Look:
     cost: reading.Estimate | None  # of reading it whole; None for a directory
     limits: dict[str, int]
     learnt: tuple[str, ...]  # of the limits, from refusals
+    diagnosis: Diagnosis
 
 
 def _count(store: Reader, name: str) -> int | None:
@@ -94,11 +95,13 @@ class Health:
             source = self.run.parameters.source
             client = getattr(store, "client", source)  # its tenant and database are those that the key opens
             cost = None if source.is_embedded else reading.estimate(store, infos, self.run.parameters.migration.workers)
+            with self.run.progress("Read the source", phase.chunks) as bar:
+                found = examine(store, source, [info.name for info in infos], progress=bar)
             return _Look(
                 store.label, store.version, store.protocol, infos, left_out, reasons,
                 tuple(getattr(store, "findings", ())),
                 tuple(r["repair"] for r in getattr(store, "repairs", ()) if r["repair"] not in ARRIVED),
-                f"{client.tenant} / {client.database}", cost, store.limits().known(), store.learnt,
+                f"{client.tenant} / {client.database}", cost, store.limits().known(), store.learnt, found,
             )  # fmt: skip
 
     def reach(self) -> pd.DataFrame:
@@ -154,6 +157,53 @@ class Health:
         )  # fmt: skip
         self.run.fact("source_identity", [{"what": what, "value": value} for what, value in rows])
         return pd.DataFrame(rows, columns=["what", "value"])
+
+    def diagnosis(self) -> pd.DataFrame:
+        """What is wrong with the source, the worst first, in the words of `runbook doctor`. Vectors are read, not only counted."""
+        found = self._look.diagnosis
+        read, lost = sum(c.read for c in found.collections), sum(c.lost for c in found.collections)
+        least = self.run.parameters.migration.minimum_valid
+        share = 1 - lost / read if read else 1.0
+        unread = [c.name for c in found.collections if c.unreadable]
+        too_many = share < least and not self.run.parameters.migration.reembed
+        verdict = Verdict.FAIL if too_many or unread else Verdict.WARNING if lost else Verdict.PASS
+        sampled = (
+            f" Read for a sample only: {', '.join(one_line(n, 40) for n in found.sampled[:5])}."
+            if found.sampled
+            else ""
+        )
+        told = f"{lost:,} of {read:,} chunks read have no vector." if lost else ""
+        self.run.check(
+            "the vectors can be read", verdict, measured=round(share, 4), threshold=least, unit="share of those read",
+            reason="vectors_lost" if verdict is not Verdict.PASS else "", offenders=lost, detail=(told + sampled).strip(),
+            ids=[
+                {"collection": c.name, "lost": c.lost or "all: it cannot be read"}
+                for c in found.collections if c.lost or c.unreadable
+            ],
+        )  # fmt: skip
+        absent = {c.name: (c.reported, c.listed, c.read) for c in found.collections
+                  if not c.unreadable and c.whole and not c.reported == c.listed == c.read}  # fmt: skip
+        self.run.check(
+            "what is counted is listed, and what is listed comes", Verdict.FAIL if absent else Verdict.PASS, measured=len(absent),
+            threshold=0, unit="collections", reason=REASON if absent else "",
+            detail="; ".join(f"{one_line(n, 60)}: counts {a}, lists {b}, gives {c}" for n, (a, b, c) in absent.items()),
+            ids=[{"collection": name} for name in absent],
+        )  # fmt: skip
+        swapped, missed = [c for c in found.collections if c.swapped], [c for c in found.collections if c.unfound]
+        self.run.check(
+            "a search finds the vectors that are stored",
+            Verdict.FAIL if swapped else Verdict.WARNING if missed else Verdict.PASS,
+            measured=sum(c.unfound for c in found.collections), threshold=0, unit="probes not found",
+            reason="vectors_not_found" if missed else "",
+            detail="; ".join(f"{one_line(c.name, 60)}: {c.unfound} of {c.probed} not found" for c in missed),
+            ids=[{"collection": c.name, "not found": c.unfound, "of": c.probed} for c in missed],
+        )  # fmt: skip
+        self.run.fact("diagnosis", {"headline": found.headline, "sampled": found.sampled})
+        return found.problem_table()
+
+    def savable(self) -> pd.DataFrame:
+        """Per collection: the chunks listed, and what of them can be saved."""
+        return self._look.diagnosis.table()
 
     def _risks(self) -> list[str]:
         look = self._look

@@ -7,6 +7,7 @@ here is what a migration would find, and nothing else.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from helpers.stores.base import CollectionInfo, Reader
 from helpers.stores.creation import refused_name
 from helpers.stores.duckdb_layout import is_duckdb_layout
 from helpers.stores.index_files import bloat
-from helpers.stores.layout import DATABASE
+from helpers.stores.layout import DATABASE, VOLUMES
 from helpers.stores.repair import migrations
 from helpers.words import count, size
 
@@ -36,6 +37,7 @@ PIECE = 1_000  # chunks read at a time
 PROBES = 20  # vectors searched for, of each collection
 SECONDS = 60.0  # for reading, where not everything was asked for
 REQUESTS = 200  # for the ids of one collection, likewise
+CLOUD_REQUESTS = 3  # where reading is paid for
 TIE = 1e-4  # a distance up to which a stored vector counts as found: another chunk may have the same one
 
 
@@ -64,7 +66,7 @@ class CollectionHealth:
     `reported` is the store's own count, `listed` how many ids it lists (None: not asked), `read` how many were read with
     their vectors. Of these `rescued` have an exact vector from the files of a damaged index, `normalised` one that has lost
     its norm, `lost` none at all; `texts` and `metadata` are how many have any. `probed` vectors were searched for, of which
-    the collection does not find `unfound`. `unreadable` says why reading ended.
+    the collection does not find `unfound`. `asked`: for every chunk, and not for a sample. `unreadable` says why reading ended.
     """
 
     name: str
@@ -80,6 +82,7 @@ class CollectionHealth:
     unfound: int = 0
     dimension: int | None = None
     space: str = ""
+    asked: bool = False
     unreadable: str = ""
 
     @property
@@ -88,9 +91,14 @@ class CollectionHealth:
         return self.read - self.lost - self.normalised
 
     @property
+    def swapped(self) -> bool:
+        """Whether far more vectors than a graph misses are not found under their own id."""
+        return 2 * self.unfound > self.probed
+
+    @property
     def whole(self) -> bool:
-        """Whether every chunk that is listed was read."""
-        return self.listed is not None and self.read == self.listed
+        """Whether every chunk that is listed was asked for, and not a sample."""
+        return self.asked
 
     def add(self, batch: ChunkBatch, fates: Mapping[str, set[str]]) -> None:
         """Count what was read; `fates` are ids of this collection by what the rescue did (`Reader.repairs`)."""
@@ -119,6 +127,40 @@ class Diagnosis:
         return "sound" if worst is Severity.NOTE else str(worst)
 
     @property
+    def headline(self) -> str:
+        """The judgement in one sentence: how bad it is, and how much can be saved."""
+        if not self.collections:
+            return "Nothing to read: it has no collection."
+        unread = sum(bool(c.unreadable) for c in self.collections)
+        lost = sum(c.lost for c in self.collections)
+        if self.collections and unread == len(self.collections):
+            return "Unusable: no collection can be read."
+        read, of = sum(c.read for c in self.collections), " read (a sample)" if self.sampled else ""
+        saved = f"{read - lost:,} of {count(read, 'vector')}{of} can be saved"
+        if self.verdict == "sound":
+            return f"Sound: {'all ' if not of else ''}{count(read, 'chunk')}{of} can be read."
+        if unread:
+            return f"Damaged: {unread} of {count(len(self.collections), 'collection')} cannot be read; {saved} of the others."
+        return (
+            f"Damaged: {count(lost, 'vector')} of {read:,} lost; {saved}."
+            if lost
+            else f"Damaged, but nothing is lost: {saved}."
+        )
+
+    def grouped(self) -> list[Problem]:
+        """The problems, those of one kind told once for all collections that have it."""
+        places: dict[tuple[Severity, str, str], list[str]] = {}
+        for p in self.problems:
+            places.setdefault((p.severity, p.what, p.meaning), []).append(p.where)
+        return [Problem(severity, what, _listed(where), meaning) for (severity, what, meaning), where in places.items()]
+
+    @property
+    def minimum_valid(self) -> float:
+        """The share of chunks that can be migrated with their vectors, rounded down to a hundredth."""
+        read = sum(c.read for c in self.collections)
+        return math.floor(100 * (1 - sum(c.lost for c in self.collections) / read)) / 100 if read else 0.0
+
+    @property
     def sampled(self) -> list[str]:
         """The collections of which not every chunk was read."""
         return [c.name for c in self.collections if not c.whole and not c.unreadable]
@@ -131,7 +173,7 @@ class Diagnosis:
             "space",
             "chunks",
             "read",
-            "vectors",
+            "exact vectors",
             "without norm",
             "lost",
             "documents",
@@ -160,6 +202,16 @@ class Diagnosis:
         }  # fmt: skip
 
 
+def _listed(places: Sequence[str]) -> str:
+    """Collections by name; of many, the first three and how many more."""
+    shown = ", ".join(one_line(place, 40) for place in places[:3] if place)
+    return (
+        f"{len(places)} collections ({shown}{f' and {len(places) - 3} more' if len(places) > 3 else ''})"
+        if len(places) > 1
+        else shown
+    )
+
+
 def examine(
     store: Reader, endpoint: Endpoint, names: Sequence[str], *, full: bool = False, progress: Progress = silent
 ) -> Diagnosis:
@@ -171,12 +223,19 @@ def examine(
     """
     deadline = time.monotonic() + SECONDS
     fates = _fates(store)
+    damaged = {
+        r["collection"]: r["removed"]
+        for r in getattr(store, "repairs", ())
+        if r["repair"] == "index_folder" and "collection" in r
+    }
     found: list[CollectionHealth] = []
     problems = list(_source_problems(store, endpoint))
     for name in names:
-        health, info = _collection(store, name, fates.get(name, {}), deadline, full, progress)
+        health, info = _collection(store, name, fates.get(name, {}), deadline, full, endpoint.is_cloud, progress)
         found.append(health)
         problems += _problems(health, info)
+        if name in damaged:
+            problems.append(_broken_index(name, damaged[name], fates.get(name, {})))
     order = list(Severity)
     facts = _facts(store, endpoint, found)
     return Diagnosis(facts, found, sorted(problems, key=lambda p: order.index(p.severity)))
@@ -192,14 +251,21 @@ def _fates(store: Reader) -> dict[str, dict[str, set[str]]]:
 
 
 def _collection(
-    store: Reader, name: str, fates: Mapping[str, set[str]], deadline: float, full: bool, progress: Progress
+    store: Reader,
+    name: str,
+    fates: Mapping[str, set[str]],
+    deadline: float,
+    full: bool,
+    cloud: bool,
+    progress: Progress,
 ) -> tuple[CollectionHealth, CollectionInfo | None]:
     health = CollectionHealth(name)
     try:
         health.reported = store.count(name)
         info = store.info(name)
         health.dimension, health.space = info.dimension, info.space
-        if not full and (health.reported > store.limits().page_rows * REQUESTS or time.monotonic() > deadline):
+        requests = CLOUD_REQUESTS if cloud else REQUESTS
+        if not full and (health.reported > store.limits().page_rows * requests or time.monotonic() > deadline):
             return health, info
         ids = store.ids(name)
         health.listed = len(ids)
@@ -211,8 +277,10 @@ def _collection(
                 sample = batch.take(np.flatnonzero(~batch.lost)[:PROBES])
                 health.probed, health.unfound = len(sample), _unfound(store, info, sample)
             progress.advance(len(batch))
-            if not full and time.monotonic() > deadline:
+            if not full and time.monotonic() > deadline and start < stride - 1:
                 break
+        else:
+            health.asked = True
         return health, info
     except WorldError as error:
         health.unreadable = error.what
@@ -242,35 +310,56 @@ def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Prob
     if c.listed is not None and c.reported is not None and c.listed != c.reported:
         yield Problem(Severity.LOST, f"counts {c.reported:,} chunks and lists {c.listed:,}", c.name,
                       "What is not listed cannot be read.")  # fmt: skip
-    if c.listed is not None and not c.whole and c.read > (c.listed or 0):
-        yield Problem(Severity.DAMAGED, f"lists {c.listed:,} chunks and answers {c.read:,}", c.name)
+    if c.whole and c.read != c.listed:
+        yield Problem(Severity.LOST, f"lists {c.listed:,} chunks and answers {c.read:,}", c.name,
+                      "The others were asked for by id and did not come.")  # fmt: skip
     if c.normalised:
         yield Problem(Severity.DAMAGED, f"{count(c.normalised, 'vector')} without a norm", c.name,
                       "The direction is known: cosine search answers as before. "
                       "To migrate them: migration.normalised: migrate; else they go to quarantine.")  # fmt: skip
-    if c.unfound:
+    if c.swapped:
+        yield Problem(Severity.LOST, f"{c.unfound} of {c.probed} stored vectors are not found by a search", c.name,
+                      "Vectors may come back under the ids of others. Do not migrate it before this is explained.")  # fmt: skip
+    elif c.unfound:
         yield Problem(Severity.DAMAGED, f"{c.unfound} of {c.probed} stored vectors are not found by a search", c.name,
                       "Searches miss chunks today. A migration builds a new index.")  # fmt: skip
     if why := refused_name(c.name):
         yield Problem(Severity.DAMAGED, f"a current Chroma refuses the name: {why}", c.name,
                       "Route it to another name by a schema, or leave it out.")  # fmt: skip
     for finding in info.findings if info else ():
-        yield Problem(Severity.DAMAGED if _is_damage(finding) else Severity.NOTE, finding, c.name)
+        if not finding.startswith(_TOLD_BY_COUNTS):
+            yield Problem(
+                Severity.DAMAGED if _is_damage(finding) else Severity.NOTE, finding, c.name, _meaning(finding)
+            )
 
 
 # How the sentences begin, or what they hold, that `repair` and `rescue` make of damage.
-_DAMAGE = (
-    "its index was",
-    "its index folder lacks",
-    "vectors taken from",
-    "log records",
-    "cannot be read",
-    "full-text",
-)
+_DAMAGE = ("index was saved", "its index folder lacks", "log records", "cannot be read", "full-text", "NaN", "UTF-8")
+_TOLD_BY_COUNTS = ("its index was not opened", "vectors taken from", "vectors that")
+
+
+def _broken_index(name: str, why: str, fates: Mapping[str, set[str]]) -> Problem:
+    """What the rescue found in an index folder, and from where it took the vectors."""
+    taken = [
+        f"{len(fates[kind]):,} from {place}"
+        for kind, place in (("vector_from_log", "the log"), ("vector_from_index", "the rows of the index"))
+        if kind in fates
+    ]
+    files = f" Vectors were read from the files instead: {' and '.join(taken)}." if taken else ""
+    return Problem(
+        Severity.DAMAGED, f"its index is damaged: {why}", name, f"Chroma may fail on it or miss chunks.{files}"
+    )
 
 
 def _is_damage(finding: str) -> bool:
     return any(word in finding for word in _DAMAGE)
+
+
+def _meaning(finding: str) -> str:
+    """What a finding of the stores means for those who migrate, where its sentence does not say it."""
+    if finding.startswith("declared as "):
+        return "A copy of its configuration would search by the wrong distance; a migration here takes the true one."
+    return ""
 
 
 def _source_problems(store: Reader, endpoint: Endpoint) -> Iterator[Problem]:
@@ -283,6 +372,8 @@ def _source_problems(store: Reader, endpoint: Endpoint) -> Iterator[Problem]:
         and endpoint.host not in ("localhost", "127.0.0.1", "::1")
     ):
         yield Problem(Severity.NOTE, "secrets are sent over plain http", "", "Use https, or a tunnel.")
+    if endpoint.url and not store.names():
+        yield Problem(Severity.NOTE, "the server holds no collection", "", f"If it should: {VOLUMES}.")
     if endpoint.tls and not endpoint.verify_tls:
         yield Problem(Severity.NOTE, "the server's certificate is not checked", "", "Set verify_tls: true.")
 
@@ -299,11 +390,20 @@ def _facts(store: Reader, endpoint: Endpoint, collections: Sequence[CollectionHe
         path = resolve_path(endpoint.path)
         facts["size"] = _directory_size(path)
         if databases := stored_databases(path):
+            if len(databases) > 1:
+                facts["read"] = (
+                    f"{one_line(endpoint.tenant, 60)}/{one_line(endpoint.database, 60)} (--tenant, --database: another)"
+                )
             facts["databases"] = ", ".join(databases[:5]) + (
                 f" and {len(databases) - 5} more" if len(databases) > 5 else ""
             )
     else:
         facts["protocol"] = store.protocol
+        client = getattr(store, "client", endpoint)  # its tenant and database are those that the key opens
+        facts["database"] = f"{one_line(client.tenant, 60)}/{one_line(client.database, 60)}"
+        facts["limits"] = ", ".join(
+            f"{name.replace('_', ' ')} {number:,}" for name, number in store.limits().known().items()
+        )
     return facts
 
 
@@ -356,8 +456,7 @@ def _directory_size(path: Path) -> str:
         if file.is_file():
             of = bloat(file)
             claimed, stored = claimed + of.apparent, stored + of.stored
+    sparse = claimed > 2 * stored + 2**30
     return (
-        size(stored)
-        if claimed < 2 * stored + 2**20
-        else f"{size(stored)} on disk, {size(claimed)} claimed (a sparse file)"
+        f"{size(stored)} on disk, {size(claimed)} apparent{' (a file claims far more than it holds)' if sparse else ''}"
     )

@@ -140,7 +140,7 @@ ROWS: tuple[Row, ...] = tuple(
             """
             infinite_embedding matrix_NaN_embeddings_in_the_source missing_embedding mixed_dimensions
             nan_embedding reembed_dimension reembed_failed reembedded source_unreadable_ids tiny_norm
-            vectors_lost vectors_rescued
+            vectors_lost vectors_not_found vectors_rescued
             wrong_dimension
             """,
         ),
