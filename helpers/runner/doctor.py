@@ -139,7 +139,10 @@ def _collections(found: Diagnosis) -> list[str]:
 
 def _next(endpoint: Endpoint, found: Diagnosis) -> list[str]:
     """The parameters file and the command, literally."""
+    from helpers.stores.creation import refused_name
+
     unreadable = [c.name for c in found.collections if c.unreadable]
+    refused = [c.name for c in found.collections if refused_name(c.name)]
     if found.collections and len(unreadable) == len(found.collections):
         return ["  Nothing can be read. Take the last backup and run this command on it."]
     source: dict[str, Any] = {"url": endpoint.url} if endpoint.url else {"path": endpoint.path}
@@ -153,10 +156,13 @@ def _next(endpoint: Endpoint, found: Diagnosis) -> list[str]:
              else "  Save what can be saved: migrate it into a new database. Write parameters.yaml:",
              "    name: migration", f"    source: {_yaml(source)}", "    target: {path: chroma-new}",
              "    schema: identity"]  # fmt: skip
-    if unreadable:
-        lines.append(f"    collections: {_yaml({'exclude': unreadable})}")
+    if unreadable or refused:
+        hint = "   # or keep them: a schema file gives them other names" if refused else ""
+        lines.append(f"    collections: {_yaml({'exclude': sorted({*unreadable, *refused})})}{hint}")
     if rules := _rules(found):
         lines.append(f"    migration: {_yaml(rules)}")
+    if any(c.lost for c in found.collections):
+        lines.append("  (Is there a backup from before the damage? Run this command on it first: it may hold more.)")
     lines += ["  then look at what would arrive, with nothing written to the target:",
               "    runbook run parameters.yaml --until 13"]  # fmt: skip
     return lines

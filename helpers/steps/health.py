@@ -159,7 +159,7 @@ class Health:
         return pd.DataFrame(rows, columns=["what", "value"])
 
     def diagnosis(self) -> pd.DataFrame:
-        """What is wrong with the source, the worst first, in the words of `runbook doctor`. Vectors are read, not only counted."""
+        """What is wrong with the source, the worst first, as `runbook doctor` says it. Vectors are read, not only counted."""
         found = self._look.diagnosis
         read, lost = sum(c.read for c in found.collections), sum(c.lost for c in found.collections)
         least = self.run.parameters.migration.minimum_valid

@@ -136,16 +136,18 @@ class Diagnosis:
         if self.collections and unread == len(self.collections):
             return "Unusable: no collection can be read."
         read, of = sum(c.read for c in self.collections), " read (a sample)" if self.sampled else ""
-        saved = f"{read - lost:,} of {count(read, 'vector')}{of} can be saved"
         if self.verdict == "sound":
             return f"Sound: {'all ' if not of else ''}{count(read, 'chunk')}{of} can be read."
-        if unread:
-            return f"Damaged: {unread} of {count(len(self.collections), 'collection')} cannot be read; {saved} of the others."
-        return (
-            f"Damaged: {count(lost, 'vector')} of {read:,} lost; {saved}."
-            if lost
-            else f"Damaged, but nothing is lost: {saved}."
-        )
+        exact, directions = (sum(getattr(c, name) for c in self.collections) for name in ("exact", "normalised"))
+        saved = f"{exact:,} can be saved exactly" + (f", {directions:,} without their norm" if directions else "")
+        closed = f"{unread} of {count(len(self.collections), 'collection')} cannot be read. " if unread else ""
+        if lost:
+            return f"Damaged: {closed}{lost:,} of {read:,} vectors{of} are lost, {saved}."
+        if closed or directions:
+            return f"Damaged: {closed}Of {count(read, 'vector')}{of}, {saved}."
+        if any(c.swapped or (c.whole and not c.reported == c.listed == c.read) for c in self.collections):
+            return "Damaged: it does not give what it says it holds. Do not migrate it before this is explained."
+        return f"Damaged, but nothing is lost: {'all ' if not of else ''}{count(read, 'chunk')}{of} can be saved."
 
     def grouped(self) -> list[Problem]:
         """The problems, those of one kind told once for all collections that have it."""
@@ -345,9 +347,10 @@ def _broken_index(name: str, why: str, fates: Mapping[str, set[str]]) -> Problem
         for kind, place in (("vector_from_log", "the log"), ("vector_from_index", "the rows of the index"))
         if kind in fates
     ]
+    attack = " It may be an attack: find out who can write there." if "never writes" in why else ""
     files = f" Vectors were read from the files instead: {' and '.join(taken)}." if taken else ""
     return Problem(
-        Severity.DAMAGED, f"its index is damaged: {why}", name, f"Chroma may fail on it or miss chunks.{files}"
+        Severity.DAMAGED, f"its index is damaged: {why}", name, f"Chroma may fail on it or miss chunks.{files}{attack}"
     )
 
 
