@@ -120,9 +120,10 @@ def test_where_the_log_is_empty_too_the_run_stops_before_anything_is_written(
     next(source.glob("*/data_level0.bin")).unlink()
     before, runbook = tree(source), Runbook(tmp_path)
     file = runbook.write("night", "path: source", "path: target")
-    said = only_line(runbook("run", file, "--run-id", "one", "--until", "23"), 1)
-    assert "chunks that pass validation" in said
-    assert "missing_embedding 999" in said  # one vector is still in the log
+    assert runbook("run", file, "--run-id", "one", "--until", "23").returncode == 1
+    [failed] = [check for check in result(runbook, "10")["checks"] if check["verdict"] == "fail"]
+    assert failed["name"] == "the vectors can be read"
+    assert failed["offenders"] == 999  # one vector is still in the log
     assert tree(source) == before
     assert not (tmp_path / "target").exists()
 

@@ -25,7 +25,7 @@ def test_a_sound_directory_is_called_sound_and_stays_as_it_is(runbook: Runbook, 
     assert (done.returncode, done.stderr) == (0, "")
     assert tree(folder) == before
     heads = [line for line in done.stdout.splitlines() if line and not line.startswith(" ")]
-    assert heads == ["What it is", "What is wrong", "What can be saved", "Next"]
+    assert heads == ["Sound: all 1,000 chunks can be read.", "What it is", "What is wrong", "What can be saved", "Next"]
     assert "1 collection, 1,000 chunks" in done.stdout
     assert f'source: {{path: "{folder}"}}' in done.stdout
     assert len(done.stdout.splitlines()) < 40
