@@ -4,13 +4,15 @@
 - No setting comes from outside. `chromadb.Settings` reads exported variables and the `.env` of the working folder, so
   `CHROMA_API_IMPL` and `CHROMA_SERVER_HOST` would send an embedded opening to another server. Here every field has
   Chroma's default or what we give.
-- The engine keeps five files open for each collection that it has touched, up to a fifth of the limit: the limit is
-  raised, and what the engine keeps is bounded by what remains of it.
+- The engine keeps the index of each collection open that it has touched, four files each, a fifth of the limit many and
+  never fewer than 64: the limit is raised as far as it may be, what the engine keeps fits below it, and where that is
+  little the engine is opened anew for each portion of the collections.
 - A server is asked at the whole address, with our session (`wire`) from the first request on.
 """
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import threading
@@ -75,10 +77,12 @@ __all__ = [
 
 _SHARED = chromadb.api.shared_system_client.SharedSystemClient
 _OPENING = threading.Lock()
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # a collection's id
 FILES_WANTED = 65_536
 FILES_FOR_OTHERS = 100  # open files that are not the index's: SQLite, Parquet, sockets, the kernel's own
-FILES_OF_AN_INDEX = 5  # as chromadb's own rust.py counts them
-MOST_INDEXES = 200  # that the engine keeps, as many as under the usual limit of 1,024 files
+FILES_OF_AN_INDEX = 4  # measured: header, level 0, lengths, link lists
+ENGINES = 4  # at most in one process: a copied source, a staged target, the target, and one to spare
+FEWEST_KEPT, MOST_KEPT = 64, 200  # indexes: the engine keeps 64 whatever it is told (measured), 200 under 1,024 files
 
 
 def settings(**given: Any) -> Settings:
@@ -96,7 +100,7 @@ def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
     Raises `Terminal`: "not_embedded" where something else than the engine answers, "too_few_files" where so few files
     may be open that not one index could be read.
     """
-    kept = _indexes_kept()
+    most, few = _indexes()
     wanted = settings(persist_directory=str(path), is_persistent=True)
     with _OPENING:
         opened = _SHARED._identifier_to_system
@@ -105,8 +109,10 @@ def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
             system.instance(ProductTelemetryClient)  # type: ignore[type-abstract]  # found by the settings
             engine = system.instance(ServerAPI)  # type: ignore[type-abstract]
             if isinstance(engine, RustBindingsAPI):
-                engine.hnsw_cache_size = kept
+                engine.hnsw_cache_size = most
             system.start()
+            if few and isinstance(engine, RustBindingsAPI):
+                engine.bindings = _InPortions(engine, most)
             opened[str(path)] = system
         client = Client(tenant=tenant, database=database, settings=wanted)
     try:
@@ -140,16 +146,48 @@ def raise_file_limit() -> int:
     return sys.maxsize if soft == unlimited else soft
 
 
-def _indexes_kept() -> int:
-    """How many indexes the engine may keep open. Raises `Terminal` ("too_few_files")."""
+def _indexes() -> tuple[int, bool]:
+    """How many indexes one engine may have open, and whether that is fewer than it keeps by itself.
+
+    Raises `Terminal` ("too_few_files") where not one could be read.
+    """
     limit = raise_file_limit()
-    kept = (limit - FILES_FOR_OTHERS) // (2 * FILES_OF_AN_INDEX)  # half: those being written are not counted
-    if kept < 1:
+    most = (limit - FILES_FOR_OTHERS) // (FILES_OF_AN_INDEX * ENGINES)
+    if most < 1:
         raise Terminal(
             "too_few_files", f"only {limit} files may be open in this process, and Chroma's engine needs more",
             next_step="Raise the limit before the command: ulimit -n 1024 (systemd: LimitNOFILE=, Docker: --ulimit nofile=1024).",
         )  # fmt: skip
-    return min(kept, MOST_INDEXES)
+    return min(most, MOST_KEPT), most < FEWEST_KEPT - 10
+
+
+class _InPortions:
+    """The engine's bindings, opened anew after so many collections: only that closes the files of their indexes.
+
+    One call at a time, so that never two engines are at work on one directory.
+    """
+
+    def __init__(self, engine: RustBindingsAPI, most: int) -> None:
+        self._engine, self._most = engine, most
+        self._bindings: Any = engine.bindings
+        self._touched: set[str] = set()
+        self._one = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*given: Any) -> Any:
+            with self._one:
+                self._make_room({a for a in given if isinstance(a, str) and _UUID.fullmatch(a)})
+                return getattr(self._bindings, name)(*given)
+
+        return call
+
+    def _make_room(self, collections: set[str]) -> None:
+        if len(self._touched | collections) > self._most:
+            self._bindings = self._engine.bindings = None
+            self._engine.start()
+            self._bindings, self._engine.bindings = self._engine.bindings, self
+            self._touched = set()
+        self._touched |= collections
 
 
 # -- a server ----------------------------------------------------------------------------------------------------------
