@@ -29,16 +29,17 @@ class ChromaServer:
     Use it as a context manager, or call `start` and `stop`. `log` holds what the server printed.
     """
 
-    def __init__(self, path: Path, program: Path | None = None) -> None:
+    def __init__(self, path: Path, program: Path | None = None, host: str = "127.0.0.1") -> None:
         self.path = path
         self._program = program or Path(sys.executable).with_name("chroma")
         self.log = path.with_name(f"{path.name}.server.log")
         self.port = free_port()
+        self.host = host
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def running(self) -> bool:
@@ -57,7 +58,7 @@ class ChromaServer:
             "--port",
             str(self.port),
             "--host",
-            "127.0.0.1",
+            self.host,
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -22,7 +22,10 @@ def refusal(source: Any, target: Any) -> str:
     [
         ("http://user:hunter2@host:8000", "must not hold a user name or password"),
         ("user:hunter2@host:8000", "must not hold a user name or password"),
-        ("http://host:8000/api/v2", "must end after the host and port"),
+        ("http://host:8000/api/v2", "must end before /api"),
+        ("http://host:8000/chroma/api/v1/", "must end before /api"),
+        ("http://host:8000/../chroma", "has a path that cannot be a proxy's prefix"),
+        ("http://host:8000//chroma", "has a path that cannot be a proxy's prefix"),
         ("http://host:8000/?token=hunter2", "must not have a query"),
         ("http://host:8000/#hunter2", "must not have a query"),
         ("http://host:8000?", "must not have a query"),

@@ -214,7 +214,7 @@ def test_restore_brings_back_what_is_asked_for(night: RunFolder, capsys: Said) -
     ("options", "code", "said"),
     [
         ("--into back --collection gamma", 2, "holds no collection gamma"),
-        ("--into http://127.0.0.1:1/x", 2, "--into must end after the host and port"),
+        ("--into http://127.0.0.1:1/api/v2", 2, "--into must end before /api"),
         ("--into back --header A=env:B", 2, "--into is a directory (path), which has no headers"),
         ("--into http://h:1 --header A=hunter2", 2, "--header must be a reference"),
         ("--into http://h:1 --header A", 2, "--header takes NAME=env:VAR"),

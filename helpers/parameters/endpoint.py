@@ -20,6 +20,7 @@ _CLOUD_DOMAIN = ".trychroma.com"
 DEFAULT_TENANT, DEFAULT_DATABASE = "default_tenant", "default_database"
 _PORTS = {"http": 80, "https": 443}
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~-]+)*/?", re.ASCII)  # of a proxy before the server
 _HOST = re.compile(r"[\w.:%-]+")
 
 
@@ -75,8 +76,10 @@ def split_url(text: str) -> SplitResult:
 
 def _checked_server(text: str) -> str:
     parts = split_url(text)
-    if parts.path not in ("", "/"):
-        raise ValueError("must end after the host and port; Chroma's own paths are added to it")
+    if not _PREFIX.fullmatch(parts.path):
+        raise ValueError("has a path that cannot be a proxy's prefix; write 'http://HOST:PORT' or 'http://HOST/PREFIX'")
+    if re.search(r"/api(/|$)", parts.path):
+        raise ValueError("must end before /api; Chroma's own paths are added to it")
     if "?" in text or "#" in text:
         raise ValueError("must not have a query or fragment; give credentials as headers: {NAME: env:VARIABLE}")
     return text
@@ -109,7 +112,7 @@ class Endpoint(Section):
     )
 
     url: ServerUrl | None = None
-    """A server, `http://HOST:PORT` or `https://…`, without path, query or user info."""
+    """A server, `http://HOST:PORT`, `https://…` or `http://HOST/PREFIX` behind a proxy, without query or user info."""
     path: FilePath | None = None
     """A directory that an embedded Chroma wrote, from the folder in which the command runs."""
     cloud: bool = False
@@ -171,11 +174,11 @@ class Endpoint(Section):
 
     @property
     def address(self) -> str:
-        """The one way to write this place: `http://host:8000`, or the path as given. Safe to print."""
+        """The one way to write this place: `http://host:8000`, `http://host:80/prefix`, or the path as given. Safe to print."""
         if self.url is None:
             return one_line(self.path or "")
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{self.prefix}"
 
     @property
     def label(self) -> str:
@@ -195,6 +198,11 @@ class Endpoint(Section):
         return 0 if parts is None else parts.port or _PORTS[parts.scheme]
 
     @property
+    def prefix(self) -> str:
+        """The path under which a proxy offers the server, such as `/chroma`; "" where there is none."""
+        return urlsplit(self.url).path.rstrip("/") if self.url else ""
+
+    @property
     def tls(self) -> bool:
         return self.url is not None and urlsplit(self.url).scheme == "https"
 
@@ -202,7 +210,9 @@ class Endpoint(Section):
         """What `{target_…}` in a configuration value stands for when this is the target."""
         if self.path is not None:
             return {"target_path": str(resolve_path(self.path))}
-        return {"target_url": self.address, "target_host": self.host, "target_port": str(self.port)}
+        return {
+            "target_url": self.address, "target_host": self.host, "target_port": str(self.port), "target_prefix": self.prefix,
+        }  # fmt: skip
 
 
 def _in_cloud(url: Any) -> bool:
@@ -217,7 +227,7 @@ def _in_cloud(url: Any) -> bool:
 def overlap(source: Endpoint, target: Endpoint) -> str:
     """Why source and target are the same place, or one inside the other; "" where they are apart.
 
-    Two servers are compared by host and port whatever the scheme, since one port serves one thing; every loopback
+    Two servers are compared by host, port and prefix whatever the scheme, since one port serves one thing; every loopback
     address counts as one host. Two databases of one server are two places; two of one directory are not, because the
     files of an embedded source must stay as they are.
     """
@@ -225,7 +235,7 @@ def overlap(source: Endpoint, target: Endpoint) -> str:
         return _paths_overlap(source.path, target.path)
     if source.url is None or target.url is None:
         return ""
-    same = (_host_key(source.host), source.port) == (_host_key(target.host), target.port)
+    same = (_host_key(source.host), source.port, source.prefix) == (_host_key(target.host), target.port, target.prefix)
     if same and (source.tenant, source.database) == (target.tenant, target.database):
         return f"are the same server, tenant and database ({source.label})"
     return ""

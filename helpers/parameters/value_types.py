@@ -18,7 +18,7 @@ Role = Literal["operations_lead", "dba", "security"]
 ROLES: tuple[Role, ...] = ("operations_lead", "dba", "security")
 Text = Annotated[str, Field(min_length=1)]
 T = TypeVar("T")
-_PLACES = ("target_url", "target_host", "target_port", "target_path")
+_PLACES = ("target_url", "target_host", "target_port", "target_prefix", "target_path")
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
@@ -106,7 +106,7 @@ Glob = Annotated[str, AfterValidator(_checked_glob)]
 Command = Annotated[list[str], Field(min_length=1), AfterValidator(_checked_command)]
 """A program and its arguments, one list item each; never a shell line."""
 Template = Annotated[str, AfterValidator(_one_line), AfterValidator(_checked_template)]
-"""Text in which `{target_url}`, `{target_host}`, `{target_port}` or `{target_path}` stands for the target's own."""
+"""Text in which `{target_url}`, `{target_host}`, `{target_port}`, `{target_prefix}` or `{target_path}` is the target's own."""
 EnvKey = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Address = Annotated[str, AfterValidator(_checked_address)]
 Instant = Annotated[datetime, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"})]

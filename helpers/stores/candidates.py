@@ -29,7 +29,11 @@ def tried(endpoint: Endpoint, names: Sequence[str] = NAMES) -> list[Candidate]:
     """Each name on the port of this endpoint, in the order given, without the endpoint's own; no header is sent there."""
     parts = urlsplit(str(endpoint.url))
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return [_ask(f"{parts.scheme}://{name}:{port}", endpoint.verify_tls) for name in names if name != parts.hostname]
+    return [
+        _ask(f"{parts.scheme}://{name}:{port}{endpoint.prefix}", endpoint.verify_tls)
+        for name in names
+        if name != parts.hostname
+    ]
 
 
 def _ask(url: str, verify: bool) -> Candidate:
