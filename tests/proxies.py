@@ -24,6 +24,11 @@ CUT_AFTER = "cut after"  # the server does what was asked, the client never hear
 BUSY = "busy"  # 503, as a gateway in front of the server answers
 SILENT = "silent"  # no answer, as long as the proxy lives
 ECHO = "echo"  # 500 whose body repeats the Authorization header that came
+LATIN = "latin"  # the answer as it is, under a header that says charset=iso-8859-1
+PAGE = "page"  # 200 with a page of HTML
+NULL = "null"  # 200 with JSON that is no answer
+TRICKLE = "trickle"  # the head of the answer, then a byte each tenth of a second, as long as the proxy lives
+SLOW_HEAD = "slow head"  # the same, before the head is whole
 SLOW = "slow"  # the answer comes after half a second
 
 
@@ -114,6 +119,12 @@ class _Forward(BaseHTTPRequestHandler):
         if fault == ECHO:
             said = json.dumps({"error": "InternalError", "message": f"bad token {self.headers.get('authorization')}"})
             return self.answer(500, said.encode(), "application/json")
+        if fault == PAGE:
+            return self.answer(200, b"<!doctype html><title>Sign in</title>", "text/html")
+        if fault == NULL:
+            return self.answer(200, b"null", "application/json")
+        if fault in (TRICKLE, SLOW_HEAD):
+            return self.trickle(fault)
         if fault == SLOW:
             time.sleep(0.5)
         connection = http.client.HTTPConnection(*self.owner.upstream, timeout=60)
@@ -127,6 +138,8 @@ class _Forward(BaseHTTPRequestHandler):
             connection.close()
         if fault == CUT_AFTER:
             return self.cut()
+        if fault == LATIN:
+            kind = "application/json; charset=iso-8859-1"
         return self.answer(reply.status, content, kind)
 
     do_GET = do_POST = do_PUT = do_DELETE = forward  # the names that http.server looks for
@@ -137,6 +150,17 @@ class _Forward(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+    def trickle(self, fault: str) -> None:
+        """Never more than a byte at a time, and never an end."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
+        self.wfile.write(b"x-slow: " if fault == SLOW_HEAD else b"content-length: 1000000\r\n\r\n[")
+        try:
+            while not self.owner.closing.wait(0.1):
+                self.wfile.write(b" ")
+        except OSError:  # the client gave up
+            pass
+        self.close_connection = True
 
     def cut(self) -> None:
         self.close_connection = True

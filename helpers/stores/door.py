@@ -4,9 +4,8 @@
 - No setting comes from outside. `chromadb.Settings` reads exported variables and the `.env` of the working folder, so
   `CHROMA_API_IMPL` and `CHROMA_SERVER_HOST` would send an embedded opening to another server. Here every field has
   Chroma's default or what we give.
-- The engine keeps the index of each collection open that it has touched, four files each, a fifth of the limit many and
-  never fewer than 64: the limit is raised as far as it may be, what the engine keeps fits below it, and where that is
-  little the engine is opened anew for each portion of the collections.
+- The engine keeps the index of each collection that it has touched in memory, with four files open. The limit of open
+  files is raised as far as it may be, and the engine is opened anew for each portion of the collections that fits.
 - A server is asked at the whole address, with our session (`wire`) from the first request on.
 """
 
@@ -82,7 +81,8 @@ FILES_WANTED = 65_536
 FILES_FOR_OTHERS = 100  # open files that are not the index's: SQLite, Parquet, sockets, the kernel's own
 FILES_OF_AN_INDEX = 4  # measured: header, level 0, lengths, link lists
 ENGINES = 4  # at most in one process: a copied source, a staged target, the target, and one to spare
-FEWEST_KEPT, MOST_KEPT = 64, 200  # indexes: the engine keeps 64 whatever it is told (measured), 200 under 1,024 files
+MOST_INDEXES = 250  # that one engine holds in memory; under 1,024 files it held 192
+SHARDS = 64  # of the engine's cache of indexes, each with its part of the places (measured)
 
 
 def settings(**given: Any) -> Settings:
@@ -100,7 +100,7 @@ def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
     Raises `Terminal`: "not_embedded" where something else than the engine answers, "too_few_files" where so few files
     may be open that not one index could be read.
     """
-    most, few = _indexes()
+    most = _indexes()
     wanted = settings(persist_directory=str(path), is_persistent=True)
     with _OPENING:
         opened = _SHARED._identifier_to_system
@@ -109,9 +109,9 @@ def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
             system.instance(ProductTelemetryClient)  # type: ignore[type-abstract]  # found by the settings
             engine = system.instance(ServerAPI)  # type: ignore[type-abstract]
             if isinstance(engine, RustBindingsAPI):
-                engine.hnsw_cache_size = most
+                engine.hnsw_cache_size = most * SHARDS  # no part of the cache is full before `most` are in it
             system.start()
-            if few and isinstance(engine, RustBindingsAPI):
+            if isinstance(engine, RustBindingsAPI):
                 engine.bindings = _InPortions(engine, most)
             opened[str(path)] = system
         client = Client(tenant=tenant, database=database, settings=wanted)
@@ -146,11 +146,8 @@ def raise_file_limit() -> int:
     return sys.maxsize if soft == unlimited else soft
 
 
-def _indexes() -> tuple[int, bool]:
-    """How many indexes one engine may have open, and whether that is fewer than it keeps by itself.
-
-    Raises `Terminal` ("too_few_files") where not one could be read.
-    """
+def _indexes() -> int:
+    """How many indexes one engine may have open. Raises `Terminal` ("too_few_files") where it is not even one."""
     limit = raise_file_limit()
     most = (limit - FILES_FOR_OTHERS) // (FILES_OF_AN_INDEX * ENGINES)
     if most < 1:
@@ -158,36 +155,53 @@ def _indexes() -> tuple[int, bool]:
             "too_few_files", f"only {limit} files may be open in this process, and Chroma's engine needs more",
             next_step="Raise the limit before the command: ulimit -n 1024 (systemd: LimitNOFILE=, Docker: --ulimit nofile=1024).",
         )  # fmt: skip
-    return min(most, MOST_KEPT), most < FEWEST_KEPT - 10
+    return min(most, MOST_INDEXES)
 
 
 class _InPortions:
-    """The engine's bindings, opened anew after so many collections: only that closes the files of their indexes.
+    """The engine's bindings, opened anew before it has touched more than `most` collections.
 
-    One call at a time, so that never two engines are at work on one directory.
+    Its cache of indexes, when full, throws out one that may never have been written to disk, and every later read of
+    that collection fails ("Nothing found on disk", 1.5.9). So it is never full, and a new engine reads the log again.
+    Calls run side by side; an engine is opened anew while none runs, so that never two are at work on one directory.
     """
 
     def __init__(self, engine: RustBindingsAPI, most: int) -> None:
         self._engine, self._most = engine, most
         self._bindings: Any = engine.bindings
         self._touched: set[str] = set()
-        self._one = threading.Lock()
+        self._running, self._full = 0, False
+        self._changed = threading.Condition()
 
     def __getattr__(self, name: str) -> Any:
         def call(*given: Any) -> Any:
-            with self._one:
-                self._make_room({a for a in given if isinstance(a, str) and _UUID.fullmatch(a)})
-                return getattr(self._bindings, name)(*given)
+            collections = {a for a in given if isinstance(a, str) and _UUID.fullmatch(a)}
+            with self._changed:
+                while self._full or len(self._touched | collections) > self._most:
+                    self._full = True  # calls that come now wait, else there might never be a moment without one
+                    if self._running:
+                        self._changed.wait()
+                    else:
+                        self._renew()
+                self._touched |= collections
+                self._running += 1
+                method = getattr(self._bindings, name)
+            try:
+                return method(*given)
+            finally:
+                del method
+                with self._changed:
+                    self._running -= 1
+                    self._changed.notify_all()
 
         return call
 
-    def _make_room(self, collections: set[str]) -> None:
-        if len(self._touched | collections) > self._most:
-            self._bindings = self._engine.bindings = None
-            self._engine.start()
-            self._bindings, self._engine.bindings = self._engine.bindings, self
-            self._touched = set()
-        self._touched |= collections
+    def _renew(self) -> None:
+        self._bindings = self._engine.bindings = None  # the old one is closed before the new one opens
+        self._engine.start()
+        self._bindings, self._engine.bindings = self._engine.bindings, self
+        self._touched, self._full = set(), False
+        self._changed.notify_all()
 
 
 # -- a server ----------------------------------------------------------------------------------------------------------
