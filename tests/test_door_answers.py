@@ -15,6 +15,7 @@ from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_source, open_target
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.greeting import session_of
+from helpers.stores.retry import attempt
 from tests.proxies import LATIN, NULL, PAGE, SLOW_HEAD, TRICKLE, FaultyProxy
 from tests.servers import ChromaServer
 from tests.storage import assert_same, chunks, fill
@@ -92,7 +93,7 @@ def test_a_trickle_ends_at_the_time_limit(proxy: FaultyProxy, tmp_path: Path, fa
         proxy.fault = lambda method, path: fault if path.endswith("/count") else "pass"
         begun = time.monotonic()
         with pytest.raises(Transient) as caught:
-            store.client.get_collection("notes", embedding_function=None).count()  # type: ignore[attr-defined]
+            attempt(store.client.get_collection("notes", embedding_function=None).count, "here")  # type: ignore[attr-defined]
     assert caught.value.code == "timeout"
     assert 0.9 < time.monotonic() - begun < 8
 
