@@ -56,12 +56,12 @@ def test_what_is_written_in_portions_is_whole(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(door, "_indexes", lambda: 2)
     with embedded(tmp_path / "db") as store:
         for n in range(7):
-            fill(store, f"c{n}", chunks(30, seed=n))
+            fill(store, f"notes-{n}", chunks(30, seed=n))
         for n in range(7):
-            store.add(f"c{n}", chunks(5, seed=n, prefix="later"))
+            store.add(f"notes-{n}", chunks(5, seed=100 + n, prefix="later"))
         for n in range(7):
-            assert len(contents(store, f"c{n}")) == 35
-            assert store.query(f"c{n}", chunks(30, seed=n).embeddings[:1], 1)[0][0][0] == "c0"
+            assert len(contents(store, f"notes-{n}")) == 35
+            assert store.query(f"notes-{n}", chunks(30, seed=n).embeddings[:1], 1)[0][0][0] == "c0"
 
 
 def test_a_limit_too_low_for_one_index_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
