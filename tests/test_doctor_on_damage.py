@@ -27,6 +27,8 @@ HEADLINES = {
     "sparse 1 TB link_lists.bin": "Damaged, but nothing is lost: all 1,000 chunks can be saved.",
     "missing header.bin": "Damaged, but nothing is lost: all 1,000 chunks can be saved.",
     "wedged replay": "Damaged, but nothing is lost: all 200 chunks can be saved.",
+    "pickle ahead of SQLite": "Damaged, but nothing is lost: all 200 chunks can be saved.",
+    "bookmark in the pickle alone": "Damaged, but nothing is lost: all 200 chunks can be saved.",
     "lost norms": "Damaged: Of 200 vectors, 91 can be saved exactly, 109 without their norm.",
     "database behind a link": "Sound: all 51 chunks can be read.",
 }
