@@ -26,10 +26,10 @@ LATER := $(wildcard $(addprefix notebooks/,14* 22* 23* 24* 25* 26* 27* 30* 4* 5*
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks)
 
-.PHONY: help rehearse rehearse-servers test test-slow test-kill test-memory test-compat lab lint bench lock clean
+.PHONY: help rehearse rehearse-servers test test-slow test-kill test-cloud test-memory test-compat lab lint bench lock clean
 
 help:
-	@echo "make rehearse | rehearse-servers | test | test-slow | test-kill | test-memory | test-compat | lab | lint | bench | lock | clean    (README.md says what each does)"
+	@echo "make rehearse | rehearse-servers | test | test-slow | test-kill | test-cloud | test-memory | test-compat | lab | lint | bench | lock | clean    (README.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
@@ -56,6 +56,9 @@ test-compat: $(READY)
 # Minutes each; not part of `make test`. -rP, -s: what they saw is worth reading when they pass, too.
 test-kill: $(READY)
 	$(BIN)/python -m pytest -n $(HEAVY) -rP tests/heavy/test_killed_*.py $(ARGS)
+
+test-cloud: $(READY)
+	$(BIN)/python -m pytest -s tests/heavy/test_out_of_cloud.py $(ARGS)
 
 test-memory: $(READY)
 	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)

@@ -43,7 +43,7 @@ def test_json_schema_is_the_models(root: Path) -> None:
     assert stored == json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n", REGENERATE
 
 
-@pytest.mark.parametrize("name", ["rehearsal", "production"])
+@pytest.mark.parametrize("name", ["rehearsal", "production", "chroma-cloud"])
 def test_json_schema_accepts_the_shipped_files(root: Path, name: str) -> None:
     path = root / "parameters" / f"{name}.yaml"
     validator = jsonschema.Draft202012Validator(json_schema())
