@@ -97,7 +97,7 @@ def ended_go(trial: Trial, held: list[Held]) -> None:
     """The run goes through migration and tests to the decision, and everything has arrived."""
     assert trial.run("run", "--run-id", "one", "--from", "22", "--until", "24", timeout=3600) in (0, 4), trial.output
     decision = json.loads((trial.reports / "results" / "24.json").read_text(encoding="utf-8"))
-    assert decision["facts"]["outcome"] == "GO", trial.output
+    assert decision["facts"]["decision"] == "GO", trial.output
     print(f"{assert_arrived(held, trial.folder / 'target')} chunks compared", flush=True)
 
 
