@@ -233,9 +233,12 @@ def test_a_collection_that_is_no_more_chosen_is_not_in_it(source: ClientStore, f
 
 
 def step_21(run_id: str) -> Snapshot:
-    step = SnapshotStep(RunRecord(runs.find(run_id), "21"))
-    step.take()
+    record = RunRecord(runs.find(run_id), "21")
+    step = SnapshotStep(record)
+    step.verify()
     assert step.snapshot is not None
+    [proof] = [check for check in record.result.checks if check.name == "snapshot verified"]
+    assert proof.detail.startswith("read in 2 sessions, 20")
     return step.snapshot
 
 

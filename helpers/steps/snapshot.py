@@ -14,6 +14,7 @@ from helpers.snapshot import Snapshot
 from helpers.steps import reading
 from helpers.steps.preflight import chosen
 from helpers.stores import Reader
+from helpers.words import moment
 
 
 def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
@@ -36,9 +37,8 @@ def judge_snapshot(run: RunRecord, snapshot: Snapshot) -> pd.DataFrame:
     need = sum((i.count - _lost(snapshot, i.name)) * (i.dimension or 0) * 4 for i in infos)
     # Vectors of random bits do not compress; 0.3 leaves room for real ones that do, and catches an empty export.
     enough = snapshot.size() >= 0.3 * need
-    run.check(
-        "snapshot verified", Verdict.PASS, measured=sum(counted.values()), threshold=snapshot.total, unit="chunks"
-    )
+    run.check("snapshot verified", Verdict.PASS, measured=sum(counted.values()), threshold=snapshot.total, unit="chunks",
+              detail=_moment(snapshot))  # fmt: skip
     run.check(
         "snapshot size", Verdict.PASS if enough else Verdict.FAIL, measured=snapshot.size(), threshold=int(0.3 * need),
         unit="bytes", reason="" if enough else "snapshot_too_small", detail=f"rows × dimension × 4 = {need:,} bytes",
@@ -62,6 +62,17 @@ def judge_counts(run: RunRecord, snapshot: Snapshot, parameters: Parameters) -> 
     ok = abs(found - expected.total) <= expected.tolerance
     run.check("chunks in the snapshot", Verdict.PASS if ok else Verdict.FAIL, measured=found, threshold=expected.total,
               unit="chunks", reason="" if ok else "count_mismatch")  # fmt: skip
+
+
+def _moment(snapshot: Snapshot) -> str:
+    """What moment an export in several sessions shows; "" for one that was never interrupted."""
+    sessions = snapshot.manifest.get("sessions", [])
+    if len(sessions) < 2:
+        return ""
+    return (
+        f"read in {len(sessions)} sessions, {moment(sessions[0]['started'])} to {moment(sessions[-1]['ended'])}: "
+        "each chunk is as it was when it was read; step 22 compares the source with it"
+    )
 
 
 def _lost(snapshot: Snapshot, name: str) -> int:
