@@ -112,7 +112,7 @@ def test_killed_ten_times_and_throttled_nothing_is_read_twice_but_the_batch_in_h
     cloud: CloudStandIn, held: list[Held], tmp_path: Path
 ) -> None:
     trial = begun(cloud, tmp_path)
-    dice, kills, in_hand = random.Random(20261222), 0, []  # noqa: S311
+    dice, kills, in_hand = random.Random(20261222), 0, []
     command = ["run", "--run-id", "one", "--from", "21", "--until", "21"]
     for turn in range(KILLS):
         if turn in (2, 5):
