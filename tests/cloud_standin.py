@@ -40,7 +40,7 @@ KEY = "ck-5tandIn-0f-the-tests"
 TENANT = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 DATABASE = "production"
 CONTROL = "/_standin"
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 PUBLIC = ("heartbeat", "version", "pre-flight-checks", "healthcheck")
 _SPARSE = re.compile(rb'"@sparse:([0-9,]*):([-+.0-9e,]*)"')
