@@ -145,7 +145,7 @@ def test_step_12_probes_the_linked_folder_itself_and_leaves_it_empty(tmp_path: P
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     found = Readiness(RunRecord(runs.create(given("link"), "night"), "12"))
-    assert "a new folder; made by step 22" in found.reach().to_string()
+    assert "a new folder; made by step 20" in found.reach().to_string()
     found.probe_writing()
     assert check(found.run, "write probe").verdict is Verdict.PASS
     assert list((tmp_path / "real").iterdir()) == []

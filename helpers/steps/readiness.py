@@ -61,8 +61,9 @@ class Readiness:
 
     def reach(self) -> pd.DataFrame:
         """Where the target is, what it is, what it already holds, who locks it."""
-        if self._is_new:
-            require_writable(Path(str(self.target.path)))
+        if self.target.path:
+            require_writable(Path(self.target.path))
+        self._refuse_absent()
         if self._is_new or self._lacks:
             state = "a new folder; made by step 20" if self._is_new else "reachable"
             rows = [("target", self.target.label), ("state", state), ("collections", "0")]
