@@ -289,7 +289,9 @@ def _indexed(db: sqlite3.Connection) -> Iterator[None]:
 
 def _tell_bookmark(db: sqlite3.Connection, seen: Diagnosis, found: Found) -> None:
     """Upstream #7104: current engines do not read the number in the pickle, and would replay the whole log."""
-    db.execute("INSERT INTO max_seq_id (segment_id, seq_id) VALUES (?, ?)", (seen.stored.vector_segment, seen.saved))
+    held = db.execute("SELECT typeof(seq_id) FROM max_seq_id LIMIT 1").fetchone()
+    number = seen.saved.to_bytes(8, "big") if held == ("blob",) else seen.saved  # as the others are, for its upgrade
+    db.execute("INSERT INTO max_seq_id (segment_id, seq_id) VALUES (?, ?)", (seen.stored.vector_segment, number))
     found.repairs.append(
         {"repair": "bookmark", "collection_id": seen.stored.id, "id": "", "removed": f"none, now {seen.saved}"}
     )
