@@ -24,12 +24,12 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --pro
 # their cells executed by tests/test_troubles_notebooks.py (40 to 48) run under nbval in test-slow.
 LATER := $(wildcard $(addprefix notebooks/,14* 22* 23* 24* 25* 26* 27* 30* 4* 5*))
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
-CODE := $(wildcard helpers tests benchmarks notebooks)
+CODE := $(wildcard helpers tests benchmarks notebooks docs)
 
-.PHONY: help rehearse rehearse-servers test test-slow test-kill test-cloud test-memory test-compat lab lint bench lock clean
+.PHONY: help rehearse rehearse-servers test test-slow test-kill test-memory test-compat test-cloud lab lint docs bench lock clean
 
 help:
-	@echo "make rehearse | rehearse-servers | test | test-slow | test-kill | test-cloud | test-memory | test-compat | lab | lint | bench | lock | clean    (README.md says what each does)"
+	@echo "make rehearse | rehearse-servers | test | test-slow | test-kill | test-memory | test-compat | test-cloud | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
@@ -73,6 +73,10 @@ lint: $(READY)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+
+# docs/cli.md, docs/parameters.md and parameters/parameters.schema.json; tests/test_docs.py fails where they drift.
+docs: $(READY)
+	$(BIN)/python -m docs.generate
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -32,61 +32,91 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; also read by the documentation's tests."""
+    """The command line; docs/cli.md is generated from it."""
     top = _Parser(prog="runbook", description="Take a Chroma database through a migration.", epilog=_EXIT_CODES)
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     rehearse = _command(
-        commands, "rehearse", run_commands.rehearse, "the whole runbook on a sample source that it makes itself"
-    )
+        commands, "rehearse", run_commands.rehearse, "run the whole runbook on a sample source that it creates itself",
+        "It signs with throw-away keys, then drills the restore of its snapshot and the rollback of the run. It touches "
+        "nothing outside reports/ and workspace/.",
+    )  # fmt: skip
+    rehearse.add_argument("--chunks", type=_positive, default=9832, metavar="N", help="chunks in the sample source")
+    rehearse.add_argument("--dimension", type=_positive, default=1536, metavar="D", help="dimension of its vectors")
     rehearse.add_argument(
-        "--chunks", type=_positive, default=9832, metavar="N", help="chunks of the source (%(default)s)"
+        "--servers",
+        action="store_true",
+        help="migrate between two real servers that it starts, with nginx and a client that keeps writing",
     )
-    rehearse.add_argument("--dimension", type=_positive, default=1536, metavar="D", help="of its vectors (%(default)s)")
-    rehearse.add_argument(
-        "--servers", action="store_true", help="between two real servers, with nginx and a client that goes on writing"
-    )
-    rehearse.add_argument("--run-id", default="", metavar="ID", help="name of the run; made up where not given")
+    rehearse.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
 
-    run = _command(commands, "run", run_commands.run, "run the steps of the runbook")
+    run = _command(
+        commands, "run", run_commands.run, "run the steps of a migration in order",
+        "It stops at the first gate that fails or that waits for signatures. --from works on an existing run with its "
+        "earlier results, and needs no parameters file.",
+    )  # fmt: skip
     run.add_argument(
-        "parameters", nargs="?", type=Path, metavar="PARAMETERS.yaml", help="not needed for a known run id"
+        "parameters",
+        nargs="?",
+        type=Path,
+        metavar="PARAMETERS.yaml",
+        help="the parameters file; not needed with --from",
     )
-    run.add_argument("--run-id", default="", metavar="ID", help="name of the run; made up where not given")
+    run.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
     run.add_argument(
         "--from", dest="first", default="", metavar="STEP", help="run again from this step (number or name)"
     )
     run.add_argument("--until", default="", metavar="STEP", help="stop after this step")
-    run.add_argument("--dry-run", action="store_true", help="steps 10 to 13: everything but the target")
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="stop after step 14; nothing is written to the target and no notice is sent",
+    )
     _settings(run)
     _outside_window(run)
 
-    resume = _command(commands, "resume", run_commands.resume, "go on from the first step that has not passed")
-    resume.add_argument("run_id", metavar="RUN_ID")
+    resume = _command(
+        commands, "resume", run_commands.resume, "continue a run from the first step that has not passed",
+        "Use it after a gate, a failure, an interruption or a kill. --set may change only the keys that "
+        "docs/parameters.md marks as resumable: batch size, workers, time-outs, who may sign, what was attested of the "
+        "target's disk, the window, contacts, notices, and what follows the cutover. Anything else needs a new run.",
+    )  # fmt: skip
+    resume.add_argument("run_id", metavar="RUN_ID", help="id of the run")
     resume.add_argument(
         "--checkpoint",
         default="",
         metavar="ID",
-        help="the run's one checkpoint, as notebook 30 shows it; no other is taken",
+        help="continue only if this is the run's checkpoint; notebook 30 shows its id",
     )
     resume.add_argument("--until", default="", metavar="STEP", help="stop after this step")
     resume.add_argument(
-        "--retry", default="", metavar="STEP", help="take back what the run made from this step on, and run it again"
+        "--retry", default="", metavar="STEP", help="undo what the run made from this step on, then run it again"
     )
     _settings(resume)
     _outside_window(resume)
 
-    status = _command(commands, "status", _status, "where the runs stand, or one of them")
-    status.add_argument("run_id", nargs="?", default="", metavar="RUN_ID")
+    status = _command(
+        commands, "status", _status, "show the state of all runs, or of one run",
+        "For one run: what is due, the time left in the window, the last safe moment to roll back, whom to call, the "
+        "write fence, and until when its snapshot is kept.",
+    )  # fmt: skip
+    status.add_argument("run_id", nargs="?", default="", metavar="RUN_ID", help="id of the run; all runs if left out")
 
-    evidence_commands.declare(lambda name, action, text: _command(commands, name, action, text))
+    evidence_commands.declare(lambda *told: _command(commands, *told))
 
-    fence = _command(commands, "fence", _fence, "the write fence before the source: where it stands, or lift it")
-    fence.add_argument("run_id", metavar="RUN_ID")
-    fence.add_argument("--lift", action="store_true", help="let writes through again, without a rollback")
+    fence = _command(commands, "fence", _fence, "show whether the write fence of a run is active, or lift it")
+    fence.add_argument("run_id", metavar="RUN_ID", help="id of the run")
+    fence.add_argument("--lift", action="store_true", help="allow writes again and prove it, without a rollback")
 
     rollback_options.declare(
-        _command(commands, "rollback", _rollback, "take a run back: source, configuration, fence, then the target")
+        _command(
+            commands,
+            "rollback",
+            _rollback,
+            "roll back a run: source, configuration, fence, then the target",
+            "It says first what it will do. It stops for a decision where the source is damaged, and where clients have "
+            "written to the target. After a kill the same command continues. See docs/rollback.md.",
+        )
     )
 
     doctor.declare(
@@ -94,10 +124,11 @@ def parser() -> argparse.ArgumentParser:
     )
 
     schema = _command(
-        commands, "schema", _schema, "show the parameters, resolved and checked, without running anything"
-    )
-    schema.add_argument("parameters", type=Path, metavar="PARAMETERS.yaml")
-    schema.add_argument("--set", dest="settings", action="append", default=[], metavar="a.b=VALUE")
+        commands, "schema", _schema, "show the parameters, resolved and checked, without running anything",
+        "The schema file is checked too. The exit code is 2 while a placeholder <…> is left.",
+    )  # fmt: skip
+    schema.add_argument("parameters", type=Path, metavar="PARAMETERS.yaml", help="the parameters file")
+    _settings(schema)
     _snapshots(commands)
     return top
 
@@ -109,22 +140,29 @@ def _snapshots(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     kinds = group.add_subparsers(metavar="WHAT", required=True, parser_class=_Parser)
 
-    def declared(name: str, action: Action, text: str) -> _Parser:
-        command = _command(kinds, name, action, text)
+    def declared(name: str, action: Action, text: str, details: str = "") -> _Parser:
+        command = _command(kinds, name, action, text, details)
         command.add_argument(
-            "--directory", type=Path, metavar="DIR", help="where the snapshots are (else: those of every run)"
+            "--directory", type=Path, metavar="DIR", help="folder of the snapshots; default: those of every run"
         )
         return command
 
     snapshot_commands.declare(declared)
 
 
-def _command(commands: argparse._SubParsersAction[_Parser], name: str, action: Action, text: str) -> _Parser:
-    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXIT_CODES)
+def _command(
+    commands: argparse._SubParsersAction[_Parser], name: str, action: Action, text: str, details: str = ""
+) -> _Parser:
+    """One command: `text` is its line in the list of commands, `details` are further sentences for its own page."""
+    description = f"{text[0].upper()}{text[1:]}. {details}".strip()
+    command = commands.add_parser(name, help=text, description=description, epilog=_EXIT_CODES)
     command.add_argument(
-        "--reports", type=Path, metavar="DIR", help="where runs are reported (reports/ beside the package)"
+        "--reports",
+        type=Path,
+        metavar="DIR",
+        help="folder of the runs; default: $RUNBOOK_REPORTS, else reports/ beside the package",
     )
-    command.add_argument("--verbose", action="store_true", help="show tracebacks, which else are only in run.log")
+    command.add_argument("--verbose", action="store_true", help="show tracebacks, which are otherwise only in run.log")
     command.set_defaults(action=action)
     return command
 
@@ -145,7 +183,7 @@ def _outside_window(command: _Parser) -> None:
         "--outside-window",
         default="",
         metavar="REASON",
-        help="start outside the maintenance window; why is recorded and shown to those who sign",
+        help="start outside the maintenance window; the reason is recorded and shown to those who sign",
     )
 
 

@@ -12,11 +12,7 @@ import pytest
 from helpers.parameters import Parameters, json_schema, load_parameters, parameters_from
 from helpers.parameters.typed_yaml import read_yaml_mapping
 
-REGENERATE = (
-    "parameters/parameters.schema.json is not the model's; write it again: python -c 'import json, pathlib; "
-    'from helpers.parameters import json_schema; pathlib.Path("parameters/parameters.schema.json").write_text('
-    'json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\\n", encoding="utf-8")\''
-)
+REGENERATE = "parameters/parameters.schema.json is not the model's; write it again: make docs"
 SIX = {
     "openwebui_core": 3000, "openwebui_docs": 2100, "openwebui_functions": 1200,
     "openwebui_pipelines": 900, "openwebui_pain_points": 800, "openwebui_careers": 832,

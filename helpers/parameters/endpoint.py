@@ -97,8 +97,8 @@ PageUrl = Annotated[str, AfterValidator(_checked_page)]
 class Endpoint(Section):
     """A Chroma database: a server (`url`), a directory (`path`) or Chroma Cloud (`cloud`), exactly one of them.
 
-    `cloud` stands for Cloud's url and for the header with the key, where these are not given; a url beside it is another
-    door to the same.
+    `cloud` sets Cloud's url and the header with the key, unless these are given; a url beside it is another address of
+    the same service.
     """
 
     model_config = ConfigDict(

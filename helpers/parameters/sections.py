@@ -48,12 +48,12 @@ class Collections(Section):
 
 
 class TargetDisk(Section):
-    """What a person saw on the target's server, which does not tell it: an attestation by name."""
+    """The free disk of a target server, attested by a person, because Chroma does not report it."""
 
     free_gb: PositiveFloat
     """Free disk in GB (10⁹ bytes)."""
     attested_by: Label
-    """Who looked."""
+    """Who checked it."""
 
 
 class Expected(Section):
@@ -66,7 +66,7 @@ class Expected(Section):
     total: NonNegativeInt | None = None
     """Chunks in all."""
     tolerance: NonNegativeInt = 0
-    """Chunks by which the found total may differ."""
+    """Chunks by which the total may differ."""
     dimensions: list[PositiveInt] = Field(default_factory=list)
     """Embedding dimensions allowed; empty: each collection's own single dimension."""
     minimum_imported: NonNegativeInt = 0
@@ -93,19 +93,19 @@ class Migration(Section):
     """How chunks are transformed and written."""
 
     batch_size: PositiveInt = 500
-    """Chunks a write, capped by what the target takes; a resume may change it."""
+    """Chunks per write, capped by what the target accepts."""
     workers: PositiveInt = 4
-    """Threads that read and write; a resume may change it."""
+    """Threads that read and write."""
     id_policy: Literal["fail", "prefix"] = "fail"
     """Equal ids that meet in one target collection: stop, or write all ids as `<source collection>:<id>`."""
     minimum_valid: Annotated[float, Field(ge=0, le=1)] = 0.95
-    """Share of chunks that must pass validation before anything is written, 0 to 1."""
+    """Share of chunks that must pass validation before anything is written."""
     max_minutes: PositiveFloat = 120.0
     """Minutes after which the migration has taken too long, a rollback trigger."""
     catch_up: Literal["apply", "block"] = "apply"
     """Source changes since the snapshot: apply them to the target, or stop."""
     catch_up_rounds: PositiveInt = 5
-    """Rounds of catch-up where no fence stands, after which the writers have to stop; a resume counts anew."""
+    """Rounds of catch-up without a fence, after which the writers must stop; a resume counts again from 0."""
     reembed: Text | None = None
     """Embedding function, by name, that gives lost vectors a new one, or `own`: each collection's; none: quarantine."""
     reembed_config: dict[Text, bool | int | float | str] = Field(default_factory=dict)
@@ -136,7 +136,7 @@ def default_snapshots() -> str:
 
 
 class SnapshotSection(Section):
-    """Where snapshots are kept and for how long."""
+    """Where snapshots are kept, and for how long."""
 
     directory: FilePath = Field(default_factory=default_snapshots, json_schema_extra={"default": "workspace/snapshots"})
     """Folder of all snapshots, one sub-folder each. Where it is not given, RUNBOOK_WORKSPACE moves it."""
@@ -184,9 +184,9 @@ class Fence(Section):
     command: CommandFence | None = None
     """Needed by kind `command`."""
     at_closeout: Literal["lift", "keep"] = "lift"
-    """What step 53 does with a fence that still stands: lift it, unless clients are seen at it, or keep it."""
+    """What step 53 does with an active fence: lift it, unless clients are seen at it, or keep it."""
     timeout_seconds: PositiveFloat = 60.0
-    """Seconds for the fence to stand: a command to end, old nginx workers to exit, counts to settle."""
+    """Seconds for the fence to become active: a command to end, old nginx workers to exit, counts to settle."""
 
     @model_validator(mode="after")
     def _has_its_kind(self) -> Fence:
@@ -215,7 +215,7 @@ class Validation(Section):
     k: PositiveInt = 10
     """Hits compared per probe."""
     overquery: PositiveInt = 1000
-    """Hits asked for, of which `k` are kept, so that the approximate index is no difference."""
+    """Hits requested, of which the best `k` are kept, so that the approximate index makes no difference."""
     queries: list[NamedQuery] = Field(default_factory=list)
     """Text queries, run where the embedding function is available."""
     maximum_distance: PositiveFloat = 0.8
@@ -296,7 +296,7 @@ class Cutover(Section):
 
 
 class Rollback(Section):
-    """When the way back is taken without asking, and how long it is watched."""
+    """Whether a rollback starts by itself, and how long the source is watched after it."""
 
     automatic: bool = False
     """Whether a rollback trigger starts it; otherwise a person does."""
@@ -320,14 +320,14 @@ class Window(Section):
 
 
 class Notify(Section):
-    """Who is told, and what runs around the night. A failed notice never stops a migration."""
+    """Who is notified, and which commands run before and after the migration. A failed notice never stops a migration."""
 
     urls: list[SecretReference] = Field(default_factory=list)
     """Apprise URLs by reference (`env:RUNBOOK_NOTIFY_SLACK`): they hold tokens."""
     timeout_seconds: PositiveFloat = 10.0
     """Seconds that a notice may take, all channels at once; what has not answered by then is given up."""
     stakeholders: list[Text] = Field(default_factory=list)
-    """People and teams to tell, for the checklist."""
+    """People and teams to notify, for the checklist."""
     impact: str = ""
     """What users will notice, one or two sentences for the announcement."""
     affected: list[Text] = Field(default_factory=list)
@@ -337,7 +337,7 @@ class Notify(Section):
     before: list[Command] = Field(default_factory=list)
     """Commands before step 20, such as silencing alerts; one that fails is a warning."""
     after: list[Command] = Field(default_factory=list)
-    """Commands once the cutover is done, or the run is rolled back or stands down, if those before were begun."""
+    """Commands once the cutover is done, the run is rolled back, or it ends early; only if those of `before` were started."""
     command_seconds: PositiveFloat = 60.0
     """Seconds that each of these commands may take."""
 
@@ -348,7 +348,7 @@ def is_placeholder(text: str) -> bool:
 
 
 class Contacts(Section):
-    """Whom to call; `<…>` marks one that must be named before the night."""
+    """Whom to call; `<…>` marks a value that must be filled in before the migration."""
 
     on_call: str = ""
     """On-call engineer, escalation level 4."""
@@ -375,9 +375,9 @@ class Monitoring(Section):
     interval_seconds: PositiveFloat = 60.0
     """Seconds between two measurements."""
     maximum_latency_ms: PositiveFloat = 500.0
-    """Mean query latency allowed, in milliseconds."""
+    """Mean query latency allowed."""
     minimum_queries_per_second: PositiveFloat = 10.0
-    """Sequential queries a second wanted."""
+    """Sequential queries per second required."""
     queries: FilePath | None = None
     """File of the application's own queries, which step 52 asks the target; parameters/queries.example.yaml shows one."""
     tests: list[FilePath] = Field(default_factory=list)

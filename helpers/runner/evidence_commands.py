@@ -17,32 +17,52 @@ Declare = Callable[..., argparse.ArgumentParser]
 
 
 def declare(declared: Declare) -> None:
-    """Declare the commands. `declared(name, action, text)` gives each its parser."""
-    sign = declared("sign", _sign, "sign an approval or a refusal of what was sealed")
-    sign.add_argument("run_id", metavar="RUN_ID")
-    sign.add_argument("--role", default="", help="such as dba; the roles are in the parameters, signoff.required")
-    sign.add_argument("--name", default="", help="who signs")
-    sign.add_argument("--decision", default="", choices=["go", "no-go"])
-    sign.add_argument("--gate", default="cutover", choices=["dry-run", "cutover"])
-    sign.add_argument("--reason", default="", help="one line, shown with the decision")
-    sign.add_argument("--accept", action="append", default=[], metavar="CRITERION", help="a marginal one; repeatable")
+    """Declare the commands. `declared(name, action, text, details)` gives each its parser."""
+    sign = declared(
+        "sign", _sign, "sign the approval or refusal of one person",
+        "Give --role, --name, --decision and either --key or --export; or give --import alone. See docs/evidence.md.",
+    )  # fmt: skip
+    sign.add_argument("run_id", metavar="RUN_ID", help="id of the run")
+    sign.add_argument("--role", default="", metavar="ROLE", help="role that signs, one of signoff.required")
+    sign.add_argument("--name", default="", metavar="NAME", help="name of the person who signs")
+    sign.add_argument("--decision", default="", choices=["go", "no-go"], help="approve or refuse")
+    sign.add_argument("--gate", default="cutover", choices=["dry-run", "cutover"], help="what is approved")
+    sign.add_argument("--reason", default="", metavar="TEXT", help="one line, shown with the decision")
     sign.add_argument(
-        "--key", type=Path, metavar="FILE", help="the key to sign with; a public one where an agent has it"
+        "--accept", action="append", default=[], metavar="CRITERION", help="accept this marginal criterion; repeatable"
     )
-    sign.add_argument("--export", type=Path, metavar="FILE", help="write what is to be signed, to sign it elsewhere")
+    sign.add_argument(
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="private key to sign with; the public key if an agent holds the private one",
+    )
+    sign.add_argument(
+        "--export", type=Path, metavar="FILE", help="write the statement to this file, to sign it on another machine"
+    )
     sign.add_argument(
         "--import",
         dest="signature",
         type=Path,
         metavar="FILE.sig",
-        help="record a signature made elsewhere; FILE beside it",
+        help="record a signature made on another machine; FILE must be beside it",
     )
-    verify = declared("verify", _verify, "check every file, seal and signature of a run; each problem is a line")
-    audit = declared("audit", _audit, "show who did what and when, and whether the log is whole")
-    archive = declared("archive", _archive, "write a run as one file that can be verified elsewhere")
+    verify = declared(
+        "verify", _verify, "check every file, seal and signature of a run",
+        "Each problem is one line that names the file; the exit code is then 1.",
+    )  # fmt: skip
+    audit = declared(
+        "audit", _audit, "show who did what and when", "The exit code is 1 if the log was changed or is incomplete."
+    )
+    archive = declared(
+        "archive", _archive, "write a run as one zip file, and print its SHA-256",
+        "The same run gives the same bytes each time.",
+    )  # fmt: skip
     for command in (verify, audit, archive):
-        command.add_argument("run_id", metavar="RUN_ID")
-    archive.add_argument("--output", type=Path, metavar="FILE.zip", help="RUN_ID.zip in the current folder")
+        command.add_argument("run_id", metavar="RUN_ID", help="id of the run")
+    archive.add_argument(
+        "--output", type=Path, metavar="FILE.zip", help="file to write; default: RUN_ID.zip in the current folder"
+    )
 
 
 def _sign(chosen: argparse.Namespace) -> int:

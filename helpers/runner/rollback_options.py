@@ -7,10 +7,10 @@ import argparse
 
 def declare(command: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    command.add_argument("run_id", metavar="RUN_ID")
-    command.add_argument("--dry-run", action="store_true", help="say everything that would be done; touch nothing")
+    command.add_argument("run_id", metavar="RUN_ID", help="id of the run")
+    command.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
     command.add_argument(
-        "--restore-source", action="store_true", help="write the source back from the snapshot where it is damaged"
+        "--restore-source", action="store_true", help="restore the damaged chunks of the source from the snapshot"
     )
     command.add_argument(
         "--collection",
@@ -19,8 +19,12 @@ def declare(command: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="restore this source collection only; repeatable",
     )
-    command.add_argument("--accept-source", metavar="REASON", help="take a damaged source as it is")
-    command.add_argument("--replay", action="store_true", help="write to the source what clients wrote to the target")
+    command.add_argument(
+        "--accept-source", metavar="REASON", help="accept a damaged source as it is; the reason is recorded"
+    )
+    command.add_argument(
+        "--replay", action="store_true", help="write to the source what clients wrote to the target since the cutover"
+    )
     command.add_argument(
         "--replay-to",
         default="",
@@ -28,6 +32,14 @@ def declare(command: argparse.ArgumentParser) -> None:
         help="with --replay: the source collection for new chunks that nothing else places",
     )
     command.add_argument(
-        "--discard-with-reason", dest="discard", metavar="TEXT", help="do not replay it; it stays exported"
+        "--discard-with-reason",
+        dest="discard",
+        metavar="TEXT",
+        help="discard those writes; they stay exported, the reason is recorded",
     )
-    command.add_argument("--why", default="", metavar="TEXT", help="one line for the notice and the post-mortem")
+    command.add_argument(
+        "--why",
+        default="",
+        metavar="TEXT",
+        help="why the run is rolled back; one line for the notice and the post-mortem",
+    )

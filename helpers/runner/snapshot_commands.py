@@ -22,27 +22,41 @@ Declare = Callable[..., argparse.ArgumentParser]
 
 
 def declare(declared: Declare) -> None:
-    """Declare the sub-commands. `declared(name, action, text)` gives each its parser."""
-    declared("list", _list, "the snapshots there are: when, of what, how large, until when, and which run needs them")
-    info = declared("info", _info, "what a snapshot holds, by collection")
-    verify = declared("verify", _verify, "read every byte of a snapshot again; a damaged file is named")
-    prune = declared("prune", _prune, "say which snapshots may go; with --yes remove them")
-    restore = declared("restore", _restore, "bring a snapshot, or some collections of it, into a directory or a server")
+    """Declare the sub-commands. `declared(name, action, text, details)` gives each its parser."""
+    declared("list", _list, "list the snapshots: when, of what, how large, kept until when, and which run needs them")
+    info = declared("info", _info, "show what a snapshot holds, by collection")
+    verify = declared(
+        "verify", _verify, "read every byte of a snapshot again", "The exit code is 1 if a file is damaged."
+    )
+    prune = declared(
+        "prune", _prune, "show which snapshots can be removed; with --yes remove them",
+        "A snapshot is kept until its retention ends, and while a run needs it: until closeout, or until the run is "
+        "declared abandoned.",
+    )  # fmt: skip
+    restore = declared(
+        "restore", _restore, "restore a snapshot, or some of its collections, into a directory or a server",
+        "The collections are restored exactly and every chunk is compared. An existing collection is never overwritten. "
+        "Lost vectors stop the restore unless --without-lost accepts them. After a kill the same command continues.",
+    )  # fmt: skip
     for command in (info, verify, restore):
         command.add_argument("snapshot", metavar="ID", help="its id, or its folder")
     prune.add_argument("--yes", action="store_true", help="remove them; without it nothing is changed")
     prune.add_argument(
         "--abandoned", action="append", default=[], metavar="RUN_ID",
-        help="this run will not be gone on with: keep nothing for it; recorded with --yes only; repeatable",
+        help="declare that this run will not continue and needs no snapshot; recorded with --yes only; repeatable",
     )  # fmt: skip
     restore.add_argument("--into", required=True, metavar="PATH|URL", help="the directory or server to write to")
-    restore.add_argument("--collection", action="append", default=[], metavar="NAME", help="only this one; repeatable")
     restore.add_argument(
-        "--without-lost", action="store_true", help="restore the rest where vectors are lost, and list them"
+        "--collection", action="append", default=[], metavar="NAME", help="restore this collection only; repeatable"
     )
-    restore.add_argument("--dry-run", action="store_true", help="say what would be done; nothing is written")
-    restore.add_argument("--tenant", default="default_tenant", metavar="NAME")
-    restore.add_argument("--database", default="default_database", metavar="NAME")
+    restore.add_argument(
+        "--without-lost",
+        action="store_true",
+        help="restore the rest if the source had lost vectors, and list the chunks that are left out",
+    )
+    restore.add_argument("--dry-run", action="store_true", help="show what would be done; nothing is written")
+    restore.add_argument("--tenant", default="default_tenant", metavar="NAME", help="tenant of the server")
+    restore.add_argument("--database", default="default_database", metavar="NAME", help="database of the tenant")
     restore.add_argument(
         "--header", action="append", default=[], metavar="NAME=env:VAR", help="an HTTP header by reference; repeatable"
     )
