@@ -1,4 +1,4 @@
-"""What must hold for the repository as a whole: one lock, layers, small modules, no machine's paths, a true README."""
+"""What must hold for the repository as a whole: one lock, layers, small modules, no machine's paths, a true set-up page."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_package_and_lock_want_the_same_libraries(project: dict[str, Any], direc
 
 def libraries(files: Iterable[Path]) -> dict[str, Path]:
     """Each foreign library that these files import, by its top-level name, with one file that does."""
-    own = {"helpers", "tests", "benchmarks"} | sys.stdlib_module_names
+    own = {"helpers", "tests", "benchmarks", "docs"} | sys.stdlib_module_names
     found: dict[str, Path] = {}
     for path in files:
         for node in ast.walk(ast.parse(path.read_bytes(), path.name)):
@@ -203,22 +203,23 @@ def test_the_console_script_is_installed_and_declared(project: dict[str, Any]) -
     assert set(installed) == {"helpers.cli:main"}
 
 
-# -- README ------------------------------------------------------------------------------------------------------------
+# -- set-up -----------------------------------------------------------------------------------------------------------
 
 
-def test_readme_says_what_each_direct_dependency_is_for(root: Path, direct: dict[str, str]) -> None:
-    rows = re.findall(r"^\| (`.+`) \| .+ \|$", (root / "README.md").read_text(encoding="utf-8"), re.M)
+def test_the_setup_page_says_what_each_direct_dependency_is_for(root: Path, direct: dict[str, str]) -> None:
+    page = (root / "docs" / "setup.md").read_text(encoding="utf-8").split("\n| library |", 1)[1]
+    rows = re.findall(r"^\| (`.+`) \| .+ \|$", page, re.M)
     explained = {normal(name) for names in rows for name in re.findall(r"`([^`]+)`", names)}
     nothing(sorted(set(direct) - explained))
 
 
-def test_readme_names_every_make_target(root: Path) -> None:
+def test_the_setup_page_names_every_make_target(root: Path) -> None:
     makefile = (root / "Makefile").read_text(encoding="utf-8")
     phony = re.search(r"^\.PHONY: (.+)$", makefile, re.M)
     assert phony
-    readme = (root / "README.md").read_text(encoding="utf-8")
+    page = (root / "docs" / "setup.md").read_text(encoding="utf-8")
     targets = [target for target in phony.group(1).split() if target != "help"]
-    nothing(target for target in targets if f"`make {target}" not in readme)
+    nothing(target for target in targets if f"`make {target}" not in page)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

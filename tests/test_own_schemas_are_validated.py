@@ -22,6 +22,7 @@ from helpers.stores import CollectionInfo, Space, Store, open_target
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
 from helpers.validation.search import Answers, Probes, Truth, answers_within, baseline, records
+from tests.documentation import blocks
 
 DATE = datetime.date(2025, 12, 1)
 FIELD = "name: mine\nfields: [{name: lang, type: string, default: en}]\n"
@@ -132,18 +133,13 @@ def test_chunks_that_a_merged_targets_index_does_not_find_are_named() -> None:
 
 
 def examples(root: Path) -> Iterator[tuple[str, Any]]:
-    """Every block of YAML in the documentation: fenced as yaml, or indented under a section of the parameters."""
-    for page in sorted([root / "README.md", *root.glob("docs/*.md"), *root.glob("parameters/**/*.md")]):
-        text = page.read_text(encoding="utf-8")
-        fenced = re.findall(r"^```yaml\n(.*?)^```", text, re.S | re.M)
-        indented = re.findall(r"\n\n((?:    [^\n]+\n)+)(?=\n)", text)
-        blocks = fenced + [re.sub(r"^    ", "", b, flags=re.M) for b in indented if re.match(r"    [a-z_]+:( |\n)", b)]
-        yield from ((page.relative_to(root).as_posix(), YAML(typ="safe").load(block)) for block in blocks)
+    """Every block of YAML in the documentation, with its page."""
+    yield from ((block.page, YAML(typ="safe").load(block.text)) for block in blocks(root, "yaml"))
 
 
 def test_every_example_of_parameters_in_the_documentation_is_accepted(root: Path) -> None:
     found = [(page, block) for page, block in examples(root) if "fields" not in block]
-    assert len(found) >= 4
+    assert len(found) >= 7
     base = {"source": {"url": "http://source:8000"}, "target": {"url": "http://target:8000"}}
     for page, block in found:
         assert parameters_from({**base, **block}), page
