@@ -120,7 +120,14 @@ def parser() -> argparse.ArgumentParser:
     )
 
     doctor.declare(
-        _command(commands, "doctor", doctor.doctor, "look at a database of unknown health; nothing is changed")
+        _command(
+            commands,
+            "doctor",
+            doctor.doctor,
+            "examine a database of unknown health; nothing is changed",
+            "It says what the database is, what is wrong, what can be saved, and the next command. The exit code is 1 if "
+            "the database is damaged or cannot be used.",
+        )
     )
 
     schema = _command(

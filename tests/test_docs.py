@@ -250,13 +250,19 @@ def pip(arguments: list[str]) -> None:
     assert arguments == ["install", "--no-build-isolation", "--no-deps", "-e", "."]
 
 
+def export(arguments: list[str]) -> None:
+    """A variable that the code reads."""
+    (name,) = [word.split("=")[0] for word in arguments]
+    assert any(name in path.read_text(encoding="utf-8") for path in (ROOT / "helpers").rglob("*.py")), name
+
+
 def bash(arguments: list[str]) -> None:
     assert arguments == ["VERIFY.txt"]
 
 
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     ".venv/bin/runbook": parsed, "make": make_target, ".venv/bin/papermill": papermill, ".venv/bin/python": python,
-    "ssh-keygen": ssh_keygen, "conda": conda, "pip": pip, "bash": bash,
+    "ssh-keygen": ssh_keygen, "conda": conda, "pip": pip, "bash": bash, "export": export,
 }  # fmt: skip
 
 

@@ -25,13 +25,13 @@ _MARK = {"lost": "LOST", "damaged": "DAMAGED", "note": "note"}
 def declare(command: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     command.add_argument("place", metavar="PATH|URL", help="a Chroma directory, or a server")
-    command.add_argument("--tenant", default="", metavar="NAME")
-    command.add_argument("--database", default="", metavar="NAME")
+    command.add_argument("--tenant", default="", metavar="NAME", help="tenant to examine")
+    command.add_argument("--database", default="", metavar="NAME", help="database of the tenant to examine")
     command.add_argument(
         "--header", action="append", default=[], metavar="NAME=env:VAR", help="an HTTP header by reference; repeatable"
     )
     command.add_argument("--full", action="store_true", help="read every chunk, however long it takes")
-    command.add_argument("--json", action="store_true", help="everything that was found, as JSON")
+    command.add_argument("--json", action="store_true", help="print all findings as JSON")
 
 
 def doctor(chosen: argparse.Namespace) -> int:
