@@ -30,8 +30,8 @@ def page(root: Path) -> str:
 
 
 def blocks(page: str) -> list[str]:
-    """The indented blocks, in the order of the page."""
-    return [re.sub(r"(?m)^ {4}", "", block) for block in re.findall(r"(?:(?:^ {4}.*\n)+\n?)+", page, re.MULTILINE)]
+    """The fenced blocks, in the order of the page, without the prompt of their commands."""
+    return [re.sub(r"(?m)^\$ ", "", block) for block in re.findall(r"^```\w+\n(.*?)^```$", page, re.S | re.M)]
 
 
 def commands(block: str) -> list[list[str]]:
