@@ -289,9 +289,7 @@ def _indexed(db: sqlite3.Connection) -> Iterator[None]:
 
 def _tell_bookmark(db: sqlite3.Connection, seen: Diagnosis, found: Found) -> None:
     """Upstream #7104: current engines do not read the number in the pickle, and would replay the whole log."""
-    held = db.execute("SELECT typeof(seq_id) FROM max_seq_id LIMIT 1").fetchone()
-    number = seen.saved.to_bytes(8, "big") if held == ("blob",) else seen.saved  # as the others are, for its upgrade
-    db.execute("INSERT INTO max_seq_id (segment_id, seq_id) VALUES (?, ?)", (seen.stored.vector_segment, number))
+    _set_bookmark(db, seen.stored.vector_segment, seen.saved)
     found.repairs.append(
         {"repair": "bookmark", "collection_id": seen.stored.id, "id": "", "removed": f"none, now {seen.saved}"}
     )
@@ -398,11 +396,18 @@ def _calm(db: sqlite3.Connection, copy: Path, stored: Stored) -> None:
     """Leave nothing in the copy for the engine's vector index to read or to replay; texts and metadata stay as they are."""
     shutil.rmtree(copy / stored.vector_segment, ignore_errors=True)
     db.execute("DELETE FROM embeddings_queue WHERE topic = ? AND seq_id <= ?", (stored.topic, stored.taken_in))
-    db.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (stored.vector_segment,))
     last = sequence(db.execute("SELECT max(seq_id) FROM embeddings_queue").fetchone()[0] or 0)
-    db.execute(
-        "INSERT INTO max_seq_id (segment_id, seq_id) VALUES (?, ?)", (stored.vector_segment, max(last, stored.taken_in))
-    )
+    _set_bookmark(db, stored.vector_segment, max(last, stored.taken_in))
+
+
+def _set_bookmark(db: sqlite3.Connection, segment: str, number: int) -> None:
+    """Up to where a segment is saved, in the form of the others: 0.x keeps 8 bytes, and its upgrade takes a minute over a
+    number among them.
+    """
+    held = db.execute("SELECT typeof(seq_id) FROM max_seq_id WHERE segment_id <> ? LIMIT 1", (segment,)).fetchone()
+    value = number.to_bytes(8, "big") if held == ("blob",) else number
+    db.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (segment,))
+    db.execute("INSERT INTO max_seq_id (segment_id, seq_id) VALUES (?, ?)", (segment, value))
 
 
 # What each outcome is called in the manifest, and in words. `ARRIVED`: these chunks are whole again.
