@@ -26,7 +26,7 @@ class Runbook:
         folders = {"RUNBOOK_REPORTS": str(self.reports), "RUNBOOK_WORKSPACE": str(self.workspace)}
         return subprocess.run(
             [*through, sys.executable, "-m", "helpers", *arguments],
-            cwd=self.home, capture_output=True, text=True, check=False, timeout=600,
+            cwd=self.home, capture_output=True, text=True, check=False, timeout=1200,
             env={**os.environ, **folders, "PYTHONPATH": str(ROOT), **(environment or {})},
         )  # fmt: skip
 

@@ -27,6 +27,7 @@ from helpers.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, open_target
 from helpers.stores.client import ClientStore
 from helpers.stores.indexes import as_created, reduced, unsupported
+from helpers.stores.limits import CLOUD, Limits
 from helpers.validation.configuration import compare_configuration, judge
 from tests.servers import ChromaServer
 from tests.storage import chunks, plan
@@ -135,6 +136,9 @@ class Held:
 
     def __init__(self, batch: ChunkBatch) -> None:
         self.batch = batch
+
+    def limits(self) -> Limits:
+        return CLOUD
 
     def info(self, name: str) -> CollectionInfo:
         return dataclasses.replace(cloud(name), count=len(self.batch))

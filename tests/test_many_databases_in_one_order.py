@@ -257,6 +257,11 @@ def test_step_12_says_what_will_be_made_and_leaves_no_trace(night: RunFolder, ta
     assert shown["to be made by step 20"].endswith(f"database {target['database']}")
     step.probe_writing()
     assert not [c for c in step.run.result.checks if c.verdict == "fail"]
+    [made] = [
+        c for c in step.run.result.checks if c.reason == "target_database_made"
+    ]  # a wrong name must not pass unseen
+    assert made.verdict == "warning"
+    assert target["database"] in str(made.measured)
     assert "database" in lacking(night.parameters().target)
     if place is not None and place.exists():
         assert databases_of(Endpoint(path=str(place), tenant="*", database="*")) == [

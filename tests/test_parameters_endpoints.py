@@ -149,7 +149,7 @@ def test_label_and_parts() -> None:
     assert (source.tls, source.is_embedded, target.is_embedded) == (True, False, True)
     assert target.label == "./new\\x1b"
     assert source.template_values() == {
-        "target_url": "https://host:443", "target_host": "host", "target_port": "443"}  # fmt: skip
+        "target_url": "https://host:443", "target_host": "host", "target_port": "443", "target_prefix": ""}  # fmt: skip
 
 
 def test_ipv6_address_keeps_its_brackets() -> None:

@@ -205,8 +205,10 @@ SECTIONS: tuple[str, ...] = tuple(field.alias or name for name, field in Paramet
 
 
 def _identity(endpoint: Endpoint) -> dict[str, Any]:
-    """An endpoint without what may change from try to try (the time-out)."""
+    """An endpoint without what may change from try to try (the time-out). A run of an older toolkit knows no `rename`."""
     facts = endpoint.model_dump(mode="json", exclude_none=True, exclude={"timeout_seconds", "url", "path", "cloud"})
+    if not endpoint.rename:
+        del facts["rename"]
     place = str(resolve_path(endpoint.path)) if endpoint.path is not None else endpoint.address
     return {"place": place, **facts}
 

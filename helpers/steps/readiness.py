@@ -70,6 +70,11 @@ class Readiness:
             if self._lacks:
                 what = " and ".join(f"{name} {getattr(self.target, name)}" for name in self._lacks)
                 rows.append(("to be made by step 20", what))
+                self.run.check(
+                    "tenant and database of the target", Verdict.WARNING, measured=f"no {what}", threshold="there",
+                    reason="target_database_made",
+                    detail=f"Step 20 makes {what}. If it should be there already, the name is wrong: correct target.",
+                )  # fmt: skip
             self.run.check("target reachable", Verdict.PASS, measured="new folder" if self._is_new else "new database")
             return pd.DataFrame(rows, columns=["what", "found"])
         begun = time.monotonic()

@@ -101,7 +101,8 @@ ROWS: tuple[Row, ...] = tuple(
             "a server refuses, or is not the one that was meant",
             """
             forbidden header_illegal not_found nothing_to_migrate other_source quota_exceeded source_not_chroma source_other_api
-            answers_anybody target_not_chroma target_other_api target_too_old target_unsound unknown_database unknown_tenant
+            answers_anybody target_database_made target_not_chroma target_other_api target_too_old target_unsound
+            unknown_database unknown_tenant
             """,
         ),
         (
