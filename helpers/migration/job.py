@@ -100,7 +100,7 @@ class Job:
             batch_size=rules.batch_size,
             workers=rules.workers,
             watch=watch,
-            most_refused=int(staged.total * (1 - rules.minimum_valid)) - sum(staged.quarantined.values()),
+            most_refused=int(staged.total * (1 - rules.minimum_valid) + 1e-6) - sum(staged.quarantined.values()),
             deadline=time.monotonic() + 60 * rules.max_minutes,
             progress=progress,
             on_batch=on_batch,

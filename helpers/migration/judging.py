@@ -53,7 +53,7 @@ def judge_indexes(run: RunRecord, infos: Iterable[CollectionInfo], *, refuse: bo
 def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> None:
     """The checks of phase 3: enough chunks valid, no two chunks with one id in one target."""
     aside = sum(staged.quarantined.values())
-    share = 1 - aside / staged.total if staged.total else 1.0
+    share = (staged.total - aside) / staged.total if staged.total else 1.0  # 0.001, not 0.0010000000000000009
     least = parameters.migration.minimum_valid
     run.check(
         "chunks that pass validation", Verdict.PASS if share >= least else Verdict.FAIL, measured=share, threshold=least,
@@ -104,12 +104,13 @@ def forget(run: RunRecord, *names: str) -> None:
 
 
 RESCUED = "vectors rescued from damaged indexes"
+_SAVED = ("vector_from_log", "vector_from_index", "vector_normalised")
 _RESCUED = {
     "vector_from_log": "from the log, exact",
     "vector_from_index": "from rows of a damaged index, as an engine would read them",
     "vector_normalised": "by direction only, their norm is lost: not exact",
-    "norm_lost": "set aside, their norm is lost",
-    "vector_lost": "in no file any more",
+    "norm_lost": "not rescued but set aside, their norm is lost",
+    "vector_lost": "not rescued, in no file any more",
 }
 
 
@@ -124,8 +125,9 @@ def judge_rescue(run: RunRecord, snapshot: Snapshot) -> None:
     if not fates:
         return
     worst_first = [chunk for kind in reversed(_RESCUED) for chunk in fates.get(kind, ())]
+    arrived = sum(len(fates.get(kind, ())) for kind in _SAVED)
     run.check(
-        RESCUED, Verdict.WARNING, measured=len(worst_first), threshold=0, unit="vectors", reason="vectors_rescued",
+        RESCUED, Verdict.WARNING, measured=arrived, threshold=0, unit="vectors", reason="vectors_rescued",
         detail="; ".join(f"{len(fates[kind]):,} {text}" for kind, text in _RESCUED.items() if kind in fates)
         + ". The snapshot's manifest lists each under repairs.",
         offenders=len(worst_first), ids=worst_first[:20],

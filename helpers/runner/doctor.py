@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import tempfile
 import textwrap
 from collections.abc import Callable
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 MOST_PROBLEMS, MOST_COLLECTIONS = 8, 12  # what one screen holds
-_MARK = {"lost": "LOST", "damaged": "DAMAGED", "note": "note"}
+_MARK = {"attack": "ATTACK", "lost": "LOST", "damaged": "DAMAGED", "note": "note"}
+PROGRAM = ".venv/bin/runbook"
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -42,7 +45,7 @@ def doctor(chosen: argparse.Namespace) -> int:
     try:
         found = _examine(endpoint, chosen.full)
     except WorldError as error:
-        print(json.dumps(_unusable(error), indent=2) if chosen.json else _failure(endpoint, error))
+        print(json.dumps(_unusable(endpoint, error), indent=2) if chosen.json else _failure(endpoint, error))
         return 1
     print(json.dumps(found.document(), indent=2, ensure_ascii=False) if chosen.json else screen(endpoint, found))
     return 0 if found.verdict == "sound" else 1
@@ -52,11 +55,16 @@ def _endpoint(chosen: argparse.Namespace) -> Endpoint:
     from helpers.parameters import parameters_from
 
     given: dict[str, Any] = {name: getattr(chosen, name) for name in ("tenant", "database") if getattr(chosen, name)}
-    given["url" if "://" in chosen.place else "path"] = chosen.place
+    # Absolute, so that what is printed holds in any folder. A path that is no path is refused with the other parameters.
+    given["url" if "://" in chosen.place else "path"] = (
+        chosen.place
+        if "://" in chosen.place or not chosen.place.strip()
+        else os.path.abspath(os.path.expanduser(chosen.place))  # noqa: PTH100, PTH111 - links are kept
+    )
     headers = dict(header.partition("=")[::2] for header in chosen.header)
     if not all(headers.values()):
         raise UsageError(
-            "usage", "--header wants NAME=env:VARIABLE or NAME=file:PATH", next_step="See: runbook doctor --help"
+            "usage", "--header wants NAME=env:VARIABLE or NAME=file:PATH", next_step=f"See: {PROGRAM} doctor --help"
         )
     if headers:
         given["headers"] = headers
@@ -138,13 +146,47 @@ def _collections(found: Diagnosis) -> list[str]:
 
 
 def _next(endpoint: Endpoint, found: Diagnosis) -> list[str]:
-    """The parameters file and the command, literally."""
+    """What to do first, then the parameters file and the commands, literally."""
+    unreadable = [c.name for c in found.collections if c.unreadable]
+    if found.collections and len(unreadable) == len(found.collections):
+        return ["  Nothing can be read. Look for a backup: run doctor on it.", *_unchanged(endpoint)]
+    if found.unexplained:
+        names = _wrapped(f"Do not migrate it: step 10 would stop at {_names(found.unexplained)}.")
+        return [*names, *_unchanged(endpoint), "  Look for a backup from before the damage: run doctor on it.",
+                "  Then find the cause: docs/troubleshooting.md; --json lists all."]  # fmt: skip
+    sound, until = found.verdict == "sound", f"{PROGRAM} run parameters.yaml --run-id"
+    run_id = "first" if sound else "save"
+    return [*_first(endpoint, found), *_parameters(endpoint, found, unreadable),
+            "  then look at what would arrive, with nothing written to the target:",
+            f"    {until} {run_id} --until 13",
+            "  then migrate it:" if sound else "  then save it:",
+            f"    {PROGRAM} resume {run_id} --until 23"]  # fmt: skip
+
+
+def _first(endpoint: Endpoint, found: Diagnosis) -> list[str]:
+    """What to know before the parameters file is written."""
+    if found.verdict == "sound":
+        return ["  Sound. To migrate it, write parameters.yaml:"]
+    losing = any(c.lost or c.normalised or c.unreadable for c in found.collections)
+    backup = []
+    if losing and found.minimum_valid < _HALF:
+        backup = ["  Look for a backup first: run doctor on it, it may hold more."]
+    elif losing:
+        backup = ["  Is there a backup from before the damage? Run doctor on it: it may hold more."]
+    then = "Save what can be saved: migrate it" if losing else "No chunk and no vector is lost. Migrate it"
+    return [*backup, *_unchanged(endpoint), f"  {then} into a new database. Write parameters.yaml:"]
+
+
+def _unchanged(endpoint: Endpoint) -> list[str]:
+    what = "keep a file copy" + (" of its volume" if endpoint.url else "")
+    return [f"  The original is unchanged and still damaged: stop the application, {what}."]
+
+
+def _parameters(endpoint: Endpoint, found: Diagnosis, unreadable: list[str]) -> list[str]:
+    """The parameters file, with what people have to decide as comments."""
     from helpers.stores.creation import refused_name
 
-    unreadable = [c.name for c in found.collections if c.unreadable]
     refused = [c.name for c in found.collections if refused_name(c.name)]
-    if found.collections and len(unreadable) == len(found.collections):
-        return ["  Nothing can be read. Take the last backup and run this command on it."]
     source: dict[str, Any] = {"url": endpoint.url} if endpoint.url else {"path": endpoint.path}
     usual = type(endpoint)(path="any")
     source |= {
@@ -152,56 +194,78 @@ def _next(endpoint: Endpoint, found: Diagnosis) -> list[str]:
     }
     if endpoint.headers:
         source["headers"] = {name: str(reference) for name, reference in endpoint.headers.items()}
-    lines = ["  Sound. To migrate it, write parameters.yaml:" if found.verdict == "sound"
-             else "  Save what can be saved: migrate it into a new database. Write parameters.yaml:",
-             "    name: migration", f"    source: {_yaml(source)}", "    target: {path: chroma-new}",
-             "    schema: identity"]  # fmt: skip
-    if unreadable or refused:
+    lines = ["name: migration", f"source: {_yaml(source)}", "target: {path: chroma-new}", "schema: identity"]
+    left_out = {*unreadable, *refused}
+    if left_out:
         hint = "   # or keep them: a schema file gives them other names" if refused else ""
-        lines.append(f"    collections: {_yaml({'exclude': sorted({*unreadable, *refused})})}{hint}")
-    if rules := _rules(found):
-        lines.append(f"    migration: {_yaml(rules)}")
-    if any(c.lost for c in found.collections):
-        lines.append("  (Is there a backup from before the damage? Run this command on it first: it may hold more.)")
-    lines += ["  then look at what would arrive, with nothing written to the target:",
-              "    runbook run parameters.yaml --until 13"]  # fmt: skip
-    return lines
-
-
-def _rules(found: Diagnosis) -> dict[str, Any]:
-    """What the migration has to be told, so that the command below does not stop at what is known already."""
+        lines.append(f"collections: {_yaml({'exclude': sorted(left_out)})}{hint}")
     rules: dict[str, Any] = {}
-    if any(c.normalised for c in found.collections):
-        rules["normalised"] = "migrate"
     if found.minimum_valid < _USUAL_MINIMUM:
         rules["minimum_valid"] = found.minimum_valid
-    return rules
+    if dropped := [c.name for c in found.collections if c.not_local and c.name not in left_out]:
+        rules["drop_indexes"] = dropped
+    if rules:
+        lines.append(f"migration: {_yaml(rules)}")
+    where = "add {} under migration" if rules else "add a line migration: {{{}}}"
+    if directions := sum(c.normalised for c in found.collections):
+        keep = f"to keep {count(directions, 'vector')} without their length"
+        lines.append(f"# decision: {where.format('normalised: migrate')} {keep}")
+    if anew := sum(c.lost for c in found.collections if c.texts):
+        lines.append(
+            f"# decision: {where.format('reembed: own')} to make {count(anew, 'lost vector')} anew from documents"
+        )
+    return [f"    {line}" for line in lines]
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(one_line(name, 40) for name in names[:3]) + (" and others" if len(names) > 3 else "")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
 _USUAL_MINIMUM = 0.95  # of migration.minimum_valid, below which step 13 stops
+_HALF = 0.5
 
 
 def _yaml(value: Any) -> str:
     """A flow mapping, its texts quoted as JSON, which YAML reads too."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_yaml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, float):
+        return f"{value:.12f}".rstrip("0").rstrip(".")  # no 1e-05
     return json.dumps(value, ensure_ascii=False)
 
 
 def _failure(endpoint: Endpoint, error: WorldError) -> str:
-    head = ["What it is", _labelled("place", endpoint.label), "", "What is wrong"]
-    wrong = textwrap.fill(one_line(f"{error.where}: {error.what}" if error.where else error.what), WIDTH,
+    told = _unusable(endpoint, error)
+    head = [f"Unusable: {told['what'].rstrip('.')}.", "", "What it is", _labelled("place", endpoint.label), "",
+            "What is wrong"]  # fmt: skip
+    wrong = textwrap.fill(one_line(f"{told['where']}: {told['what']}" if told["where"] else told["what"]), WIDTH,
                           initial_indent="  UNUSABLE ", subsequent_indent=" " * 11)  # fmt: skip
-    following = error.next_step or "Take the last backup and run this command on it."
-    return "\n".join([*head, wrong, "", "Next", textwrap.fill(one_line(following), WIDTH, initial_indent="  ",
-                                                             subsequent_indent="  ")])  # fmt: skip
+    following = told["next"] or "Look for a backup: run doctor on it."
+    return "\n".join([*head, wrong, "", "Next", *_wrapped(one_line(following))])
 
 
-def _unusable(error: WorldError) -> dict[str, Any]:
+# Parameters of a run, in the words of this command's arguments.
+_ASKED = {
+    "source.path": "the path", "source.url": "the URL", "source.tenant": "--tenant", "source.database": "--database",
+    "source.headers": "--header",
+}  # fmt: skip
+
+
+def _unusable(endpoint: Endpoint, error: WorldError) -> dict[str, str]:
     return {
         "verdict": "unusable",
         "code": error.code,
-        "where": error.where,
-        "what": error.what,
-        "next": error.next_step,
+        "where": _as_asked(endpoint, re.sub(r"^source(\.\w+)? ", "", error.where)),
+        "what": _as_asked(endpoint, error.what),
+        "next": _as_asked(endpoint, error.next_step),
     }
+
+
+def _as_asked(endpoint: Endpoint, text: str) -> str:
+    """A sentence about a run's source, about the place that was given: not its copy, not a parameter."""
+    text = re.sub(r"\S*/source-copy-[0-9a-f]{8}", lambda _: endpoint.path or "", text)
+    return re.sub("|".join(map(re.escape, _ASKED)), lambda found: _ASKED[found[0]], text)

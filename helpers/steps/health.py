@@ -163,7 +163,7 @@ class Health:
         found = self._look.diagnosis
         read, lost = sum(c.read for c in found.collections), sum(c.lost for c in found.collections)
         least = self.run.parameters.migration.minimum_valid
-        share = 1 - lost / read if read else 1.0
+        share = (read - lost) / read if read else 1.0
         unread = [c.name for c in found.collections if c.unreadable]
         too_many = share < least and not self.run.parameters.migration.reembed
         verdict = Verdict.FAIL if too_many or unread else Verdict.WARNING if lost else Verdict.PASS

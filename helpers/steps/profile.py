@@ -260,7 +260,7 @@ class Profile:
         ]
         rows += [("quarantine", "", reason, n, "") for reason, n in scan.failures.most_common()]
         rows += [("route", "", name, n, "") for name, n in sorted(scan.targets.items())]
-        valid = 1 - scan.quarantined / total
+        valid = (total - scan.quarantined) / total
         minimum = self.run.parameters.migration.minimum_valid
         self.run.check(
             "chunks would pass validation",

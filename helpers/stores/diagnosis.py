@@ -7,7 +7,6 @@ here is what a migration would find, and nothing else.
 from __future__ import annotations
 
 import dataclasses
-import math
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,8 @@ from helpers.stores.base import CollectionInfo, Reader
 from helpers.stores.creation import refused_name
 from helpers.stores.duckdb_layout import is_duckdb_layout
 from helpers.stores.index_files import bloat
+from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
+from helpers.stores.indexes import unsupported
 from helpers.stores.layout import DATABASE, VOLUMES
 from helpers.stores.repair import migrations
 from helpers.words import count, size
@@ -44,6 +45,7 @@ TIE = 1e-4  # a distance up to which a stored vector counts as found: another ch
 class Severity(StrEnum):
     """How bad a problem is, the worst first."""
 
+    ATTACK = "attack"  # a file that may run foreign code in those who open it
     LOST = "lost"  # something that no migration can bring back
     DAMAGED = "damaged"  # something is broken; a migration repairs it, or needs a decision
     NOTE = "note"  # nothing is broken; worth knowing before the migration
@@ -66,7 +68,8 @@ class CollectionHealth:
     `reported` is the store's own count, `listed` how many ids it lists (None: not asked), `read` how many were read with
     their vectors. Of these `rescued` have an exact vector from the files of a damaged index, `normalised` one that has lost
     its norm, `lost` none at all; `texts` and `metadata` are how many have any. `probed` vectors were searched for, of which
-    the collection does not find `unfound`. `asked`: for every chunk, and not for a sample. `unreadable` says why reading ended.
+    the collection does not find `unfound`. `asked`: for every chunk, and not for a sample. `unreadable` says why reading
+    ended. `not_local` is what a local Chroma cannot hold of it.
     """
 
     name: str
@@ -84,6 +87,7 @@ class CollectionHealth:
     space: str = ""
     asked: bool = False
     unreadable: str = ""
+    not_local: list[str] = field(default_factory=list)
 
     @property
     def exact(self) -> int:
@@ -94,6 +98,11 @@ class CollectionHealth:
     def swapped(self) -> bool:
         """Whether far more vectors than a graph misses are not found under their own id."""
         return 2 * self.unfound > self.probed
+
+    @property
+    def unexplained(self) -> bool:
+        """Whether it does not give what it says it holds, so that step 10 stops at it."""
+        return self.swapped or (self.whole and not self.reported == self.listed == self.read)
 
     @property
     def whole(self) -> bool:
@@ -139,15 +148,21 @@ class Diagnosis:
         if self.verdict == "sound":
             return f"Sound: {'all ' if not of else ''}{count(read, 'chunk')}{of} can be read."
         exact, directions = (sum(getattr(c, name) for c in self.collections) for name in ("exact", "normalised"))
-        saved = f"{exact:,} can be saved exactly" + (f", {directions:,} without their norm" if directions else "")
+        unit = f", {directions:,} without their norm" if directions else ""
         closed = f"{unread} of {count(len(self.collections), 'collection')} cannot be read. " if unread else ""
-        if lost:
-            return f"Damaged: {closed}{lost:,} of {read:,} vectors{of} are lost, {saved}."
-        if closed or directions:
-            return f"Damaged: {closed}Of {count(read, 'vector')}{of}, {saved}."
-        if any(c.swapped or (c.whole and not c.reported == c.listed == c.read) for c in self.collections):
+        if self.unexplained:
             return "Damaged: it does not give what it says it holds. Do not migrate it before this is explained."
-        return f"Damaged, but nothing is lost: {'all ' if not of else ''}{count(read, 'chunk')}{of} can be saved."
+        if lost:
+            return f"Damaged: {closed}{lost:,} of {read:,} vectors{of} are lost, {exact:,} can be saved exactly{unit}."
+        if closed or directions:
+            return f"Damaged: {closed}{exact:,} of {count(read, 'vector')}{of} can be saved exactly{unit}."
+        whole = "all " if not of else ""
+        return f"Damaged, but no chunk and no vector is lost: {whole}{count(read, 'chunk')}{of} can be saved."
+
+    @property
+    def unexplained(self) -> list[str]:
+        """The collections that do not give what they say they hold."""
+        return [c.name for c in self.collections if not c.unreadable and c.unexplained]
 
     def grouped(self) -> list[Problem]:
         """The problems, those of one kind told once for all collections that have it."""
@@ -158,9 +173,15 @@ class Diagnosis:
 
     @property
     def minimum_valid(self) -> float:
-        """The share of chunks that can be migrated with their vectors, rounded down to a hundredth."""
-        read = sum(c.read for c in self.collections)
-        return math.floor(100 * (1 - sum(c.lost for c in self.collections) / read)) / 100 if read else 0.0
+        """The share of chunks that can be migrated with their exact vectors, rounded down, but to 0 only where there is none.
+
+        Of a sample it is an estimate, and told in hundredths.
+        """
+        read, exact = (sum(getattr(c, name) for c in self.collections) for name in ("read", "exact"))
+        digits = 2 if self.sampled else 4
+        while exact and not exact * 10**digits // read:
+            digits += 1
+        return exact * 10**digits // read / 10**digits if read else 1.0
 
     @property
     def sampled(self) -> list[str]:
@@ -237,7 +258,9 @@ def examine(
         found.append(health)
         problems += _problems(health, info)
         if name in damaged:
-            problems.append(_broken_index(name, damaged[name], fates.get(name, {})))
+            problems.append(_broken_index(health, damaged[name], fates.get(name, {})))
+    if any("never writes" in why for why in damaged.values()):
+        problems += _foreign_pickles(endpoint)
     order = list(Severity)
     facts = _facts(store, endpoint, found)
     return Diagnosis(facts, found, sorted(problems, key=lambda p: order.index(p.severity)))
@@ -266,6 +289,7 @@ def _collection(
         health.reported = store.count(name)
         info = store.info(name)
         health.dimension, health.space = info.dimension, info.space
+        health.not_local = [f"{index.kind} on {one_line(index.key, 80)}" for index in unsupported(info)]
         requests = CLOUD_REQUESTS if cloud else REQUESTS
         if not full and (health.reported > store.limits().page_rows * requests or time.monotonic() > deadline):
             return health, info
@@ -307,8 +331,10 @@ def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Prob
         return
     if c.lost:
         of = f"{c.lost:,} of {count(c.read, 'chunk')}{'' if c.whole else ' read'}"
+        kept = "Documents and metadata are" if c.texts else "Ids and metadata are"
+        anew = "" if c.texts else " It has no documents, so no new vectors can be made."
         yield Problem(Severity.LOST, f"{of}: the vector is lost", c.name,
-                      "Documents and metadata are kept in quarantine; migration.reembed makes new vectors.")  # fmt: skip
+                      f"{kept} kept in workspace/<run id>/quarantine.{anew}")  # fmt: skip
     if c.listed is not None and c.reported is not None and c.listed != c.reported:
         yield Problem(Severity.LOST, f"counts {c.reported:,} chunks and lists {c.listed:,}", c.name,
                       "What is not listed cannot be read.")  # fmt: skip
@@ -317,8 +343,8 @@ def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Prob
                       "The others were asked for by id and did not come.")  # fmt: skip
     if c.normalised:
         yield Problem(Severity.DAMAGED, f"{count(c.normalised, 'vector')} without a norm", c.name,
-                      "The direction is known: cosine search answers as before. "
-                      "To migrate them: migration.normalised: migrate; else they go to quarantine.")  # fmt: skip
+                      "The direction is known, the length is lost: cosine search would answer as before. They are kept in "
+                      "workspace/<run id>/quarantine, unless you decide to migrate them with the length 1.")  # fmt: skip
     if c.swapped:
         yield Problem(Severity.LOST, f"{c.unfound} of {c.probed} stored vectors are not found by a search", c.name,
                       "Vectors may come back under the ids of others. Do not migrate it before this is explained.")  # fmt: skip
@@ -328,6 +354,9 @@ def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Prob
     if why := refused_name(c.name):
         yield Problem(Severity.DAMAGED, f"a current Chroma refuses the name: {why}", c.name,
                       "Route it to another name by a schema, or leave it out.")  # fmt: skip
+    if c.not_local:
+        yield Problem(Severity.NOTE, f"a local Chroma cannot hold: {', '.join(c.not_local)}", c.name,
+                      "A migration to one gives it up (migration.drop_indexes); those who sign see it.")  # fmt: skip
     for finding in info.findings if info else ():
         if not finding.startswith(_TOLD_BY_COUNTS):
             yield Problem(
@@ -340,18 +369,36 @@ _DAMAGE = ("index was saved", "its index folder lacks", "log records", "cannot b
 _TOLD_BY_COUNTS = ("its index was not opened", "vectors taken from", "vectors that")
 
 
-def _broken_index(name: str, why: str, fates: Mapping[str, set[str]]) -> Problem:
+def _broken_index(c: CollectionHealth, why: str, fates: Mapping[str, set[str]]) -> Problem:
     """What the rescue found in an index folder, and from where it took the vectors."""
     taken = [
         f"{len(fates[kind]):,} from {place}"
         for kind, place in (("vector_from_log", "the log"), ("vector_from_index", "the rows of the index"))
         if kind in fates
     ]
-    attack = " It may be an attack: find out who can write there." if "never writes" in why else ""
+    rest = ""
+    if "no sound row" in why and not c.lost and c.whole and "vector_from_log" in fates:
+        rest = " None of these is lost: the log holds their newest vectors."
+    if "was saved up to" in why:
+        rest += " The likely cause: database and index were restored from different copies."
     files = f" Vectors were read from the files instead: {' and '.join(taken)}." if taken else ""
-    return Problem(
-        Severity.DAMAGED, f"its index is damaged: {why}", name, f"Chroma may fail on it or miss chunks.{files}{attack}"
-    )
+    what = why.replace("its index was saved", "it was saved")
+    meaning = f"{rest} Chroma may fail on it or miss chunks.{files}".strip()
+    return Problem(Severity.DAMAGED, f"its index is damaged: {what}", c.name, meaning)
+
+
+def _foreign_pickles(endpoint: Endpoint) -> Iterator[Problem]:
+    """Each pickle of the original that asks for something that Chroma never writes. Nothing of it is run."""
+    for file in sorted(resolve_path(endpoint.path or "").glob(f"*/{PICKLE}")):
+        try:
+            read_pickle(file)
+        except IndexDamage as damage:
+            if damage.code == "pickle_foreign":
+                yield Problem(
+                    Severity.ATTACK, f"{file.parent.name}/{PICKLE} may be an attack", "",
+                    "Do not open this directory with Chroma: some versions run what the file asks for. Nothing of it was "
+                    "run here. Find out who can write to the folder.",
+                )  # fmt: skip
 
 
 def _is_damage(finding: str) -> bool:
@@ -362,12 +409,18 @@ def _meaning(finding: str) -> str:
     """What a finding of the stores means for those who migrate, where its sentence does not say it."""
     if finding.startswith("declared as "):
         return "A copy of its configuration would search by the wrong distance; a migration here takes the true one."
+    if finding.startswith("only its pickle said"):
+        return "Today a current engine does not see that number, and would replay the whole log into the index."
+    if "had never been taken in" in finding:
+        return "Their chunks are invisible to the application today."
+    if finding.startswith("the full-text index was"):
+        return "In the original, text search (where_document) fails or misses chunks today."
     return ""
 
 
 def _source_problems(store: Reader, endpoint: Endpoint) -> Iterator[Problem]:
     for finding in getattr(store, "findings", ()):
-        yield Problem(Severity.DAMAGED if _is_damage(finding) else Severity.NOTE, finding)
+        yield Problem(Severity.DAMAGED if _is_damage(finding) else Severity.NOTE, finding, "", _meaning(finding))
     if (
         endpoint.url
         and endpoint.headers
@@ -459,7 +512,7 @@ def _directory_size(path: Path) -> str:
         if file.is_file():
             of = bloat(file)
             claimed, stored = claimed + of.apparent, stored + of.stored
-    sparse = claimed > 2 * stored + 2**30
-    return (
-        f"{size(stored)} on disk, {size(claimed)} apparent{' (a file claims far more than it holds)' if sparse else ''}"
+    sparse = claimed > 10 * stored and claimed > stored + 10**8
+    return f"{size(stored)} on disk" + (
+        f", {size(claimed)} apparent (holes: a file claims far more than it holds)" if sparse else ""
     )

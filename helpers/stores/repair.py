@@ -48,11 +48,18 @@ class Found:
     collections: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     repairs: list[dict[str, Any]] = field(default_factory=list)
 
-    def repaired(self, repair: str, rows: list[tuple[str, str, Any]], sentence: str) -> None:
-        """Rows of (collection id, record id, what was taken out), and a sentence with {n} for each collection."""
+    def repaired(self, repair: str, rows: list[tuple[str, str, Any]], sentence: str, told: str = "") -> None:
+        """Rows of (collection id, record id, what was taken out), and a sentence with {n} for each collection.
+
+        A key whose repair of the kind `told` has a sentence already is not told twice.
+        """
+        known = {
+            (r["collection_id"], r["id"], key) for r in self.repairs if r["repair"] == told for key in r["removed"]
+        }
         for collection, chunk, removed in rows:
             self.repairs.append({"repair": repair, "collection_id": collection, "id": chunk, "removed": removed})
-        for collection, n in sorted(Counter(row[0] for row in rows).items()):
+        news = [row for row in rows if not known or any((row[0], row[1], key) not in known for key in row[2])]
+        for collection, n in sorted(Counter(row[0] for row in news).items()):
             self.collections[collection].append(sentence.format(n=n))
 
 
@@ -212,7 +219,8 @@ def _no_numbers(db: sqlite3.Connection, found: Found) -> None:
     for row, own, chunk, key, value in bad:
         db.execute("DELETE FROM embedding_metadata WHERE rowid = ?", (row,))
         rows.append((own, chunk, {key: "NaN" if value is None else repr(value)}))
-    found.repaired("no_number", rows, "{n} values were NaN or infinity; taken out, the rest of their metadata stays")
+    sentence = "{n} values were NaN or infinity; taken out, the rest of their metadata stays"
+    found.repaired("no_number", rows, sentence, told="unreadable_value")
 
 
 def _has_bools(db: sqlite3.Connection) -> bool:
