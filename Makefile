@@ -84,7 +84,7 @@ bench: $(READY)
 # Pins stay as they are where they still fit; `make lock ARGS=--upgrade` takes the newest of everything.
 lock:
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (https://docs.astral.sh/uv), or UV=<its path>" >&2; exit 1; }
-	$(UV) pip compile requirements.in --universal --generate-hashes --no-strip-extras --python-version 3.11 --no-emit-index-url \
+	$(UV) pip compile requirements.in --universal --generate-hashes --python-version 3.11 --no-strip-extras --no-emit-index-url \
 	  --custom-compile-command "make lock" --quiet -o requirements.lock $(ARGS)
 
 # Runs under reports/ and snapshots under workspace/ are evidence: they are never removed here.
