@@ -101,9 +101,10 @@ def test_what_is_no_checkpoint_is_one_clear_line(path: Path, content: str) -> No
         Checkpoint.open(path, CONTEXT)
 
 
-def test_the_file_is_whole_at_every_moment_under_many_writers(path: Path) -> None:
+@pytest.mark.parametrize("others", [0, 100])
+def test_the_file_is_whole_at_every_moment_under_many_writers(path: Path, others: int) -> None:
     names = [f"t{i}" for i in range(4)]
-    checkpoint = begun(path, **dict.fromkeys(names, 1000))
+    checkpoint = begun(path, **dict.fromkeys([*names, *(f"other{n}" for n in range(others))], 1000))
     done, problems = threading.Event(), []
     seen = 0
 
@@ -140,8 +141,68 @@ def test_the_file_is_whole_at_every_moment_under_many_writers(path: Path) -> Non
         thread.join()
     assert problems == []
     assert seen > 20
-    assert all(state.completed == 200 for state in Checkpoint.read(path).targets.values())
+    assert all(Checkpoint.read(path).targets[name].completed == 200 for name in names)
+    checkpoint.enter("complete")
     assert [p.name for p in path.parent.iterdir()] == ["checkpoint.json"]  # no temporary file is left
+
+
+@pytest.fixture
+def lines(path: Path) -> Path:
+    """Where the changes of one target among many go."""
+    return path.with_name("checkpoint.jsonl")
+
+
+def test_a_change_among_many_targets_costs_a_line_and_loses_nothing(path: Path, lines: Path) -> None:
+    names = [f"t{n:03}" for n in range(160)]
+    checkpoint = begun(path, **dict.fromkeys(names, 10))
+    whole, sizes, longest = path.read_bytes(), set(), 0
+    for name in names:
+        checkpoint.intend(name)
+        checkpoint.begin(name, 0, 10)
+        checkpoint.complete(name, 10, 1, 0.1)
+        found = Checkpoint.read(path)
+        assert (found.targets, found.processed, found.failed) == (
+            checkpoint.targets,
+            checkpoint.processed,
+            checkpoint.failed,
+        )
+        if lines.exists():
+            longest = max(longest, *map(len, lines.read_bytes().splitlines()))
+        sizes.add(path.stat().st_mtime_ns)
+    assert 15 < len(sizes) < 30  # of 480 changes; each file is good for 20 more
+    assert longest < len(whole) / 20
+    checkpoint.enter("complete")
+    assert not lines.exists()
+    assert Checkpoint.open(path, CONTEXT).targets == checkpoint.targets
+
+
+def test_a_kill_between_the_lines_is_gone_on_with(path: Path, lines: Path) -> None:
+    names = [f"t{n:03}" for n in range(40)]
+    checkpoint = begun(path, **dict.fromkeys(names, 10))
+    checkpoint.intend("t001")
+    checkpoint.begin("t001", 0, 10)
+    before = lines.read_bytes()
+    checkpoint.complete("t001", 10, 0, 0.1)
+    torn = lines.read_bytes()[:-20]
+    lines.write_bytes(torn)
+    again = Checkpoint.open(path, CONTEXT)
+    assert (again.targets["t001"].completed, again.targets["t001"].inflight, again.owned()) == (0, [0, 10], ["t001"])
+    again.complete("t001", 10, 0, 0.1)  # the whole is written first: nothing is added to a torn line
+    assert not lines.exists()
+    lines.write_bytes(before)  # a kill came before the lines of the earlier file were removed
+    assert Checkpoint.read(path).targets["t001"].completed == 10
+    again = Checkpoint.open(path, CONTEXT)
+    again.begin("t002", 0, 10)
+    assert Checkpoint.read(path).targets == again.targets
+
+
+def test_a_damaged_line_is_no_checkpoint(path: Path, lines: Path) -> None:
+    checkpoint = begun(path, **{f"t{n:03}": 10 for n in range(40)})
+    for n in range(3):
+        checkpoint.begin(f"t{n:03}", 0, 10)
+    lines.write_bytes(lines.read_bytes().replace(b'"t001"', b'"t0', 1))
+    with pytest.raises(Terminal, match="no readable checkpoint"):
+        Checkpoint.read(path)
 
 
 def test_at_most_fifty_errors_are_kept(path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,15 @@ def test_what_is_written_in_portions_is_whole(tmp_path: Path, monkeypatch: pytes
         for n in range(7):
             assert len(contents(store, f"notes-{n}")) == 35
             assert store.query(f"notes-{n}", chunks(30, seed=n).embeddings[:1], 1)[0][0][0] == "c0"
+
+
+def test_portions_change_under_readers_that_notice_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many(tmp_path / "db", 8)
+    monkeypatch.setattr(door, "_indexes", lambda: 2)
+    with embedded(tmp_path / "db") as store, ThreadPoolExecutor(8) as pool:
+        names = store.names()
+        counts = pool.map(lambda turn: store.count(names[turn % 8]), range(160))
+        assert set(counts) == {2}
 
 
 def test_a_limit_too_low_for_one_index_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

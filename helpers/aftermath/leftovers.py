@@ -26,6 +26,7 @@ _TEMPORARY = (
 # What stays, in the order of the table: name in the workspace, what it is.
 _KEPT = (
     ("checkpoint.json", "the ledger: what this run made in the target"),
+    ("checkpoint.jsonl", "the ledger's last changes"),
     ("staged", "every chunk as it was written: how a rollback tells clients' writes from ours"),
     ("catch-up", "what was caught up with"),
     ("cutover.json", "which configuration files were changed"),

@@ -1,15 +1,21 @@
 """The checkpoint of a migration: what is in flight, what is completed, and in which context.
 
-One JSON file, replaced atomically at every change, so that a kill at any moment leaves a true one. Work is counted in
-rows of each target's staged stream, whose order never changes; so a resumed run may use another batch size. A range of
-rows is `inflight` before it is sent and `completed` after; what was in flight is looked up by id before it is sent again.
+`checkpoint.json` is replaced atomically, so that a kill at any moment leaves a true one. Work is counted in rows of each
+target's staged stream, whose order never changes; so a resumed run may use another batch size. A range of rows is
+`inflight` before it is sent and `completed` after; what was in flight is looked up by id before it is sent again.
+
+With many targets a new file for each change of one would cost more than the migration. So a change is a line, flushed to
+disk, in `checkpoint.jsonl` beside it, until the lines are an eighth of the targets: then the whole is written again. With
+fewer than eight targets there are no lines. A line names the `id` of the file that it belongs to; others count for nothing.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
+import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +24,7 @@ from helpers.errors import Terminal, UsageError
 from helpers.results import utc_now, write_json
 
 _ERRORS_KEPT = 50
+_TARGETS_PER_LINE = 8
 
 
 @dataclass(slots=True)
@@ -49,6 +56,8 @@ class Checkpoint:
     _begun: float = field(default_factory=time.monotonic)
     _before: int = 0
     _guard: Any = field(default_factory=threading.RLock)
+    _id: str = ""  # of the file as it was last written whole
+    _lines_left: int = 0  # before it is written whole again
 
     @classmethod
     def open(cls, path: Path, context: dict[str, Any]) -> Checkpoint:
@@ -73,8 +82,8 @@ class Checkpoint:
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
         """The checkpoint as it stands, for looking. Raises `Terminal` where the file is no checkpoint."""
+        raw = cls.content(path)
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
             return cls(
                 path=path,
                 context=raw["context"],
@@ -86,11 +95,29 @@ class Checkpoint:
                 last_batch_index=raw["last_batch_index"],
                 resumed=raw["resumed"],
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Terminal(
-                "checkpoint_unreadable", f"no readable checkpoint ({error})", where=str(path),
-                next_step="Start a new run; the target holds what this one wrote.",
-            ) from error  # fmt: skip
+        except (ValueError, KeyError, TypeError) as error:
+            raise _unreadable(path, error) from error
+
+    @staticmethod
+    def content(path: Path) -> dict[str, Any]:
+        """What the file holds, the changes after it included. Raises `Terminal` where it is no checkpoint.
+
+        The lines are read first: should the whole be written meanwhile, they are in it, and have another `id`.
+        """
+        try:
+            log = _log(path).read_bytes()
+        except FileNotFoundError:
+            log = b""
+        try:
+            raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            for line in log[: log.rfind(b"\n") + 1].splitlines():  # what follows the last end of a line is torn
+                change = json.loads(line)
+                if change["id"] == raw.get("id"):
+                    raw["targets"].update(change.pop("targets"))
+                    raw |= change
+            return raw
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _unreadable(path, error) from error
 
     @property
     def processed(self) -> int:
@@ -124,13 +151,13 @@ class Checkpoint:
         """About to create this collection: from here on it is this run's own, should it exist after a kill."""
         with self._guard:
             self.targets[name].intended = True
-            self.save()
+            self._changed(name)
 
     def own(self, name: str) -> None:
         """About to create a collection that was not staged when the migration began (catch-up)."""
         with self._guard:
             self.targets.setdefault(name, TargetState(0)).intended = True
-            self.save()
+            self._changed(name)
 
     def rebase(self, context: dict[str, Any], total: int, quarantined: int, targets: dict[str, TargetState]) -> None:
         """Go over to another snapshot whose chunks are all in the target already (catch-up)."""
@@ -144,19 +171,19 @@ class Checkpoint:
         """The collection turned out to be somebody else's."""
         with self._guard:
             self.targets[name].intended = False
-            self.save()
+            self._changed(name)
 
     def confirm(self, name: str) -> None:
         with self._guard:
             self.targets[name].created = True
-            self.save()
+            self._changed(name)
 
     def begin(self, name: str, start: int, stop: int) -> None:
         """Rows [start, stop) of this target are about to be sent."""
         with self._guard:
             before = self.targets[name].inflight
             self.targets[name].inflight = [start, max(stop, before[1] if before else stop)]
-            self.save()
+            self._changed(name)
 
     def complete(self, name: str, stop: int, rejected: int, seconds: float) -> None:
         """Rows up to `stop` are in the target, but for `rejected` ones that are in quarantine."""
@@ -168,13 +195,13 @@ class Checkpoint:
             state.rejected += rejected
             self.last_batch_index += 1
             self._batches.append(seconds)
-            self.save()
+            self._changed(name)
 
     def note(self, error: str) -> None:
         """Keep an error for people to read; the last 50."""
         with self._guard:
             self.errors = [*self.errors, f"{utc_now()} {error}"][-_ERRORS_KEPT:]
-            self.save()
+            self._changed()
 
     def owned(self) -> list[str]:
         """Collections in the target that this run made, or was about to make."""
@@ -193,22 +220,50 @@ class Checkpoint:
         }
 
     def save(self) -> None:
+        """Write the whole."""
         with self._guard:
-            write_json(
-                self.path,
-                {
-                    "timestamp": utc_now(),
-                    "phase": self.phase,
-                    "total_chunks": self.total_chunks,
-                    "processed_chunks": self.processed,
-                    "successful_chunks": self.processed - self.failed,
-                    "failed_chunks": self.failed,
-                    "quarantined": self.quarantined,
-                    "last_batch_index": self.last_batch_index,
-                    "errors": self.errors,
-                    "stats": self.stats(),
-                    "resumed": self.resumed,
-                    "context": self.context,
-                    "targets": {name: asdict(state) for name, state in sorted(self.targets.items())},
-                },
-            )
+            self._id = uuid.uuid4().hex
+            targets = {name: asdict(state) for name, state in self.targets.items()}
+            write_json(self.path, {**self._figures(), "context": self.context, "targets": targets})
+            _log(self.path).unlink(missing_ok=True)
+            self._lines_left = len(self.targets) // _TARGETS_PER_LINE
+
+    def _changed(self, *names: str) -> None:
+        """Write what changed: the state of these targets, and the figures."""
+        if not self._lines_left:
+            self.save()
+            return
+        self._lines_left -= 1
+        change = {**self._figures(), "targets": {name: asdict(self.targets[name]) for name in names}}
+        with _log(self.path).open("ab") as file:
+            file.write(json.dumps(change).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _figures(self) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "timestamp": utc_now(),
+            "phase": self.phase,
+            "total_chunks": self.total_chunks,
+            "processed_chunks": self.processed,
+            "successful_chunks": self.processed - self.failed,
+            "failed_chunks": self.failed,
+            "quarantined": self.quarantined,
+            "last_batch_index": self.last_batch_index,
+            "errors": self.errors,
+            "stats": self.stats(),
+            "resumed": self.resumed,
+        }
+
+
+def _log(path: Path) -> Path:
+    """The changes after the checkpoint at `path` was written whole."""
+    return path.with_suffix(".jsonl")
+
+
+def _unreadable(path: Path, error: Exception) -> Terminal:
+    return Terminal(
+        "checkpoint_unreadable", f"no readable checkpoint ({error})", where=str(path),
+        next_step="Start a new run; the target holds what this one wrote.",
+    )  # fmt: skip

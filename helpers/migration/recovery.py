@@ -7,7 +7,6 @@ operator gives the command that this shows. There is one checkpoint a run; its i
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,7 +100,7 @@ class Recovery:
         )  # fmt: skip
         if found is None:
             return pd.DataFrame(columns=["fact", "value"])
-        raw = json.loads(self.path.read_text(encoding="utf-8"))
+        raw = Checkpoint.content(self.path)
         pace = raw["stats"]
         rows = {
             "id": checkpoint_id(self.run.id),

@@ -174,8 +174,10 @@ def stage(
     folder.mkdir(parents=True)
     staged, tally = Staged(folder), _Tally()
     staged.files = {target: [] for target in sorted(schema.targets(snapshot.names()))}
-    for target in staged.files:
-        (folder / _folder(staged, target)).mkdir()
+    # By number: a collection's name need not be a legal file name everywhere.
+    folders = {target: f"{number:03d}" for number, target in enumerate(staged.files, start=1)}
+    for name in folders.values():
+        (folder / name).mkdir()
     work = [(info, part) for info in snapshot.collections() for part in snapshot.parts(info.name)]
     for (info, part), batch in zip(work, ahead(snapshot.read(part) for _, part in work), strict=True):
         transformed = schema.transform(batch, info.name, context)
@@ -184,7 +186,7 @@ def stage(
         )
         if most_bytes is not None:
             failures = pd.concat([failures, _too_large(transformed.batch, batch.ids, info.name, most_bytes)])
-        _stage_part(staged, tally, quarantine, info, part, batch, transformed, failures)
+        _stage_part(staged, folders, tally, quarantine, info, part, batch, transformed, failures)
         progress.advance(len(batch))
     staged.repairs = [
         {"collection": c, "field": f, "rule": r, "chunks": n} for (c, f, r), n in sorted(tally.repairs.items())
@@ -217,6 +219,7 @@ _ROUGHLY = 8  # bytes a character, more than UTF-8 and JSON's escapes make of an
 
 def _stage_part(
     staged: Staged,
+    folders: dict[str, str],
     tally: _Tally,
     quarantine: Quarantine,
     info: CollectionInfo,
@@ -240,26 +243,21 @@ def _stage_part(
             )
     kept = {batch.ids[i] for i in np.flatnonzero(~bad)}
     tally.repaired(transformed.repairs[transformed.repairs["id"].isin(kept)])
-    targets = np.asarray(transformed.targets, dtype=object)
-    for target in sorted(staged.files):
-        rows = np.flatnonzero((targets == target) & ~bad)
-        if len(rows):
-            piece = transformed.batch.take(rows)
-            sources = [(info.name, transformed.source_ids[i]) for i in rows]
-            tally.claim(target, piece.ids, sources)
-            file = f"{_folder(staged, target)}/{len(staged.files[target]) + 1:05d}.parquet"
-            table = to_table(piece, info.dimension).append_column(
-                "source_id", pa.array([s for _, s in sources], pa.large_string())
-            )
-            pq.write_table(table, staged.folder / file, compression="zstd", compression_level=1, use_dictionary=False,
-                           write_statistics=False)  # fmt: skip
-            staged.files[target].append((file, info.name, len(piece)))
+    routed: dict[str, list[int]] = {}
+    for row in np.flatnonzero(~bad).tolist():
+        routed.setdefault(transformed.targets[row], []).append(row)
+    for target, rows in sorted(routed.items()):
+        piece = transformed.batch.take(rows)
+        sources = [(info.name, transformed.source_ids[i]) for i in rows]
+        tally.claim(target, piece.ids, sources)
+        file = f"{folders[target]}/{len(staged.files[target]) + 1:05d}.parquet"
+        table = to_table(piece, info.dimension).append_column(
+            "source_id", pa.array([s for _, s in sources], pa.large_string())
+        )
+        pq.write_table(table, staged.folder / file, compression="zstd", compression_level=1, use_dictionary=False,
+                       write_statistics=False)  # fmt: skip
+        staged.files[target].append((file, info.name, len(piece)))
     staged.total += len(batch)
-
-
-def _folder(staged: Staged, target: str) -> str:
-    """A folder by number: a collection's name need not be a legal file name everywhere."""
-    return f"{list(staged.files).index(target) + 1:03d}"
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:

@@ -27,7 +27,7 @@ from helpers.run.folders import RunFolder, RunLock
 from helpers.stores import open_target, quick_names
 
 MIGRATE, CUTOVER = "22", "25"
-_LEFT = ("staged", "quarantine", "catch-up", "batches.jsonl")  # of step 22, beside its ledger
+_LEFT = ("staged", "quarantine", "catch-up", "batches.jsonl", "checkpoint.jsonl")  # of step 22, beside its ledger
 
 
 def pending(folder: RunFolder) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime as dt
-import json
 from collections.abc import Callable, Iterator
 
 from helpers.cutover import CutoverState
-from helpers.errors import WorldError, one_line
+from helpers.errors import Terminal, WorldError, one_line
 from helpers.escalation import level, levels
 from helpers.fence import FenceState
+from helpers.migration.checkpoint import Checkpoint
 from helpers.notify import FAILED, Around
 from helpers.notify import read as read_notices
 from helpers.results import StepResult, passed
@@ -138,11 +138,10 @@ def _share_left(folder: RunFolder, number: str) -> float:
     if number != "22":
         return 1.0
     try:
-        ledger = json.loads((folder.workspace / "checkpoint.json").read_text(encoding="utf-8"))
-        done, total = int(ledger["processed_chunks"]), int(ledger["total_chunks"])
-    except (OSError, ValueError, KeyError, TypeError):
+        ledger = Checkpoint.read(folder.workspace / "checkpoint.json")
+    except Terminal:
         return 1.0
-    return 1 - done / total if total else 1.0
+    return 1 - ledger.processed / ledger.total_chunks if ledger.total_chunks else 1.0
 
 
 def measured_rollback(folder: RunFolder) -> StepResult | None:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import resource
 import sys
@@ -167,8 +168,9 @@ class _InPortions:
     """
 
     def __init__(self, engine: RustBindingsAPI, most: int) -> None:
-        self._engine, self._most = engine, most
         self._bindings: Any = engine.bindings
+        self._engine, self._most = copy.copy(engine), most  # opens anew while clients see nothing but these portions
+        del self._engine.bindings
         self._touched: set[str] = set()
         self._running, self._full = 0, False
         self._changed = threading.Condition()
@@ -197,11 +199,14 @@ class _InPortions:
         return call
 
     def _renew(self) -> None:
-        self._bindings = self._engine.bindings = None  # the old one is closed before the new one opens
-        self._engine.start()
-        self._bindings, self._engine.bindings = self._engine.bindings, self
-        self._touched, self._full = set(), False
-        self._changed.notify_all()
+        self._bindings = None  # the old one is closed before the new one opens
+        try:
+            self._engine.start()
+            self._bindings = self._engine.bindings
+            del self._engine.bindings
+            self._touched, self._full = set(), False
+        finally:
+            self._changed.notify_all()
 
 
 # -- a server ----------------------------------------------------------------------------------------------------------

@@ -133,6 +133,10 @@ class Examination:
         self.context = expectation.context()
         self.found = Findings()
         self.written = expectation.written()
+        self._sources = {info.name: info for info in expectation.snapshot.collections()}
+        self._aside: dict[str, set[str]] = {}  # by source collection: its chunks in quarantine
+        for collection, chunk in expectation.quarantined:
+            self._aside.setdefault(collection, set()).add(chunk)
         self._rows: list[dict[str, str]] = []
         self._kept: Counter[tuple[str, str]] = Counter()
         self._targets: dict[str, _Target] = {}
@@ -149,7 +153,7 @@ class Examination:
                 if info.count != len(ids):
                     detail = f"the target counts {info.count} chunks and lists {len(ids)} ids"
                     self._note(compare.CHUNK_DOUBLED, info.name, "", "", "", "", detail)
-        for source in self.of.snapshot.collections():
+        for source in self._sources.values():
             self._collection(source, progress)
         self.found.strangers = len(self.of.quarantined) - sum(s.quarantined for s in self.found.sources)
         for name in sorted(kinds):
@@ -168,7 +172,7 @@ class Examination:
         count = SourceCount(name)
         self.found.sources.append(count)
         search = _Search(self, source)
-        sample = max(3, _PLANE // max(1, len(self.of.snapshot.names())))
+        sample = max(3, _PLANE // max(1, len(self._sources)))
         count.lost = sum(part.lost for part in self.of.snapshot.parts(name))
         for batch in self.written.batches(name):
             moved = self.of.schema.transform(batch, name, self.context)
@@ -281,7 +285,7 @@ class Examination:
         for chunk in sorted(target.left):
             self._note(compare.CHUNK_EXTRA, name, "", chunk, "", "", "in the target, but not expected there")
         self.found.differing += len(target.left)
-        spaces = sorted(target.spaces) or [i.space for i in self.of.snapshot.collections() if i.name == name]
+        spaces = sorted(target.spaces) or [i.space for i in [self._sources.get(name)] if i is not None]
         if any(space != target.info.space for space in spaces):
             detail = f"distances are {target.info.space}, the source's are {', '.join(spaces)}"
             self._note(compare.SPACE, name, "", "", "", "space", detail)
@@ -291,7 +295,7 @@ class Examination:
 
     def _settings(self, info: CollectionInfo) -> None:
         """Under identity a collection keeps its own metadata and the settings of its index."""
-        source = next((i for i in self.of.snapshot.collections() if i.name == info.name), None)
+        source = self._sources.get(info.name)
         if not self.of.schema.is_identity or source is None:
             return
         self.found.configuration += compare_configuration(source, info, self.of.parameters.migration.drop_indexes)
@@ -333,7 +337,7 @@ class _Search:
     def __init__(self, exam: Examination, source: CollectionInfo) -> None:
         of, rules = exam.of, exam.of.parameters.validation
         self.k, self.space, self.name = rules.k, source.space, source.name
-        quarantined = {chunk for collection, chunk in of.quarantined if collection == source.name}
+        quarantined = exam._aside.get(source.name, set())
         batches = of.snapshot.batches(source.name)
         self.probes: Probes = choose_probes(batches, source.name, rules.probes, rules.seed, quarantined)
         measured = (of.baseline or {}).get("collections", {}).get(source.name, {})
