@@ -20,6 +20,7 @@ DRAWN = 2_000  # points of the map
 FAR = 6.0  # robust standard deviations from the median of the collection
 _FEW = 8  # chunks of a collection below which nothing can be said to stand out
 _BLOCK = 128
+NEAREST_COLUMNS = ["collection", "id", "space", "neighbour_collection", "neighbour_id", "distance", "within"]
 OUTLIER_COLUMNS = ["rule", "collection", "id", "value", "median", "limit"]
 
 Numbers = npt.NDArray[np.float64]
@@ -38,8 +39,7 @@ def nearest(sample: Sample, spaces: Mapping[str, Space]) -> pd.DataFrame:
     for _, at, vectors in sample.spaces():
         rows = np.flatnonzero(lengths_of(vectors) > 0)
         parts.append(_nearest(vectors[rows], collections[at[rows]], ids[at[rows]], spaces, sample.seed))
-    columns = ["collection", "id", "space", "neighbour_collection", "neighbour_id", "distance", "within"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=NEAREST_COLUMNS)
 
 
 def _nearest(
@@ -53,21 +53,24 @@ def _nearest(
     ends = np.append(starts[1:], len(names))
     asked = _asked(starts, ends, seed)
     squares = np.square(lengths_of(vectors))
-    rows = []
+    part = np.repeat(np.arange(len(starts)), ends - starts)  # of each row: the number of its collection
+    pairs: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Numbers]] = []  # asked, neighbours, distances
     for start in range(0, len(asked), _BLOCK):
         some = asked[start : start + _BLOCK]
         dots = (vectors[some] @ vectors.T).astype(np.float64)
         for i, row in enumerate(some.tolist()):
-            space = spaces[names[row]]
-            far = _distances(space, dots[i], squares, squares[row])
+            far = _distances(spaces[names[row]], dots[i], squares, squares[row])
             far[row] = np.inf
-            for first, last in zip(starts.tolist(), ends.tolist(), strict=True):
-                best = first + int(far[first:last].argmin())
-                if np.isfinite(far[best]):
-                    rows.append((names[row], ids[row], space, names[first], ids[best], float(far[best]),
-                                 bool(first <= row < last)))  # fmt: skip
-    columns = ["collection", "id", "space", "neighbour_collection", "neighbour_id", "distance", "within"]
-    return pd.DataFrame(rows, columns=columns)
+            least = np.minimum.reduceat(far, starts)
+            near = np.flatnonzero((far == least[part]) & np.isfinite(far))
+            best = near[np.unique(part[near], return_index=True)[1]]  # of each collection the first
+            pairs.append((np.full(len(best), row), best, far[best]))
+    if not pairs:
+        return pd.DataFrame(columns=NEAREST_COLUMNS)
+    own, other, distances = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    space = np.array([spaces[name] for name in names[starts]], dtype=object)[part[own]]
+    columns = (names[own], ids[own], space, names[other], ids[other], distances, part[own] == part[other])
+    return pd.DataFrame(dict(zip(NEAREST_COLUMNS, columns, strict=True)))
 
 
 def _distances(space: Space, dots: Numbers, squares: Numbers, square: float) -> Numbers:

@@ -244,8 +244,8 @@ def _stage_part(
     kept = {batch.ids[i] for i in np.flatnonzero(~bad)}
     tally.repaired(transformed.repairs[transformed.repairs["id"].isin(kept)])
     routed: dict[str, list[int]] = {}
-    for row in np.flatnonzero(~bad).tolist():
-        routed.setdefault(transformed.targets[row], []).append(row)
+    for at in np.flatnonzero(~bad).tolist():
+        routed.setdefault(transformed.targets[at], []).append(at)
     for target, rows in sorted(routed.items()):
         piece = transformed.batch.take(rows)
         sources = [(info.name, transformed.source_ids[i]) for i in rows]
