@@ -18,8 +18,6 @@ import http.client
 import json
 import re
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -28,19 +26,18 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, cast
 from urllib.parse import unquote, urlsplit
 
 import httpx
 
 from tests.cloud_rules import READS, WRITES, Cloud, Identity, Refusal, as_text, longest
+from tests.servers import Server, client_of
 
 KEY = "ck-5tandIn-0f-the-tests"
 TENANT = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 DATABASE = "production"
 CONTROL = "/_standin"
-START_SECONDS = 120.0
 
 PUBLIC = ("heartbeat", "version", "pre-flight-checks", "healthcheck")
 _SPARSE = re.compile(rb'"@sparse:([0-9,]*):([-+.0-9e,]*)"')
@@ -207,7 +204,7 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class CloudStandIn:
+class CloudStandIn(Server):
     """The stand-in in a process of its own, in front of the Chroma server at `upstream`.
 
         with CloudStandIn(server.url) as cloud:
@@ -218,17 +215,13 @@ class CloudStandIn:
     """
 
     key, wide_key = KEY, KEY + "-wide"
+    folder = Path(__file__).resolve().parent.parent
 
     def __init__(
         self, upstream: str, *, tenant: str = TENANT, databases: Sequence[str] = (DATABASE,), port: int | None = None
     ) -> None:
+        super().__init__(port=port)
         self.upstream, self.tenant, self.databases = upstream, tenant, tuple(databases)
-        self.port = port or _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def counts(self) -> dict[str, Any]:
         """`requests` and `rows` by action ("Get", …; "all" with those that were refused), `violations` by the quota's name
@@ -251,61 +244,23 @@ class CloudStandIn:
     @contextmanager
     def client(self, database: str | None = None, *, behind: bool = False) -> Iterator[Any]:
         """Chroma's own client of a database: through the stand-in, or of the server behind it."""
-        import chromadb  # here, since the stand-in's own process needs none of it: seconds at each start
-
-        host, port = (self.upstream if behind else self.url).removeprefix("http://").split(":")
-        client: Any = chromadb.HttpClient(
-            host=host, port=int(port), tenant=self.tenant, database=database or self.databases[0],
-            headers={"x-chroma-token": self.key},
-        )  # fmt: skip
-        try:
+        given = {"tenant": self.tenant, "headers": {"x-chroma-token": self.key}}
+        with client_of(self.upstream if behind else self.url, database or self.databases[0], **given) as client:
             yield client
-        finally:
-            client.close()
-            for part in (client, client._admin_client):
-                part._server._session.close()
 
     def start(self) -> Self:
         create_behind(self.upstream, self.tenant, self.databases)
+        return super().start()
+
+    def command(self) -> list[str]:
         keys = [f"{self.key}={','.join(self.databases)}", f"{self.wide_key}=*"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.cloud_standin", "--upstream", self.upstream, "--port", str(self.port),
-             "--tenant", self.tenant, *(part for key in keys for part in ("--key", key))],
-            cwd=Path(__file__).resolve().parent.parent, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                self.counts()
-                return self
-            except httpx.TransportError:
-                time.sleep(0.05)
-        self.stop()
-        raise RuntimeError(f"the stand-in did not start on {self.url}")
+        return [
+            sys.executable, "-m", "tests.cloud_standin", "--upstream", self.upstream, "--port", str(self.port),
+            "--tenant", self.tenant, *(part for key in keys for part in ("--key", key)),
+        ]  # fmt: skip
 
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(30)
-        self._process = None
-
-    def restart(self) -> Self:
-        self.stop()
-        return self.start()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    def answers(self, client: httpx.Client) -> bool:
+        return client.get(CONTROL).is_success
 
 
 def create_behind(upstream: str, tenant: str, databases: Sequence[str]) -> None:

@@ -149,9 +149,9 @@ def test_a_refusal_that_names_no_figure_halves_what_was_asked(opened: Open, clou
 
 
 def test_a_refusal_about_what_cannot_be_split_is_one_line(opened: Open, cloud: CloudStandIn) -> None:
-    cloud.set(quotas={"num_where_predicates": 0})
+    cloud.set(quotas={"num_where_document_predicates": 0})
     with opened(cloud=True) as store, pytest.raises(Terminal) as caught:
-        store.query("notes", question(cloud)[:1], 3, where={"n": 1})
+        store.document_contains("notes", "c0", "text")  # type: ignore[attr-defined]
     assert caught.value.code == "quota_exceeded"
     assert "predicates" in caught.value.line()
     assert "\n" not in caught.value.line()

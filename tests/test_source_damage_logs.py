@@ -15,7 +15,7 @@ from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.snapshot import write_snapshot
 from helpers.stores import open_source
-from helpers.stores.first_opening import probe
+from helpers.stores.first_opening import try_opening
 from helpers.stores.layout import DATABASE
 from helpers.stores.repair import mend, migrations
 from tests.storage import (
@@ -30,7 +30,6 @@ from tests.storage import (
 )
 
 NAME = "yok_student_rights"
-PROBED = "source somewhere"
 
 
 def sql(folder: Path, statement: str, *values: object) -> list[tuple[object, ...]]:
@@ -58,8 +57,9 @@ def test_a_poisoned_log_is_mended_on_the_copy_and_reported(old: Path, tmp_path: 
     value, said = POISON[kind]
     sql(old, f"update embeddings_queue set metadata = {value} where seq_id in (3, 13)")
     before = tree(old)
-    with pytest.raises(Terminal, match=NAME):  # what the engine makes of it, were it not mended
-        probe(writable_copy(old, tmp_path / "raw"), "default_tenant", "default_database", PROBED)
+    unmended = try_opening(writable_copy(old, tmp_path / "raw"), "default_tenant", "default_database")
+    assert unmended is not None
+    assert unmended.collection == NAME
     with open_source(Endpoint(path=str(old)), tmp_path / "scratch") as store:
         info = store.info(NAME)
         snapshot = write_snapshot(store, tmp_path / "snapshots", "s", [NAME], retention_days=7)
@@ -180,8 +180,11 @@ def test_a_collection_that_cannot_be_read_does_not_matter_where_it_is_left_out(t
 def test_an_engine_that_dies_is_a_clean_error(old: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "chromadb_rust_bindings.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # the death is real, only its cause is not
-    with pytest.raises(Terminal, match=r"crashed.*SIGSEGV") as caught:
-        probe(old, "default_tenant", "default_database", PROBED)
+    with (
+        pytest.raises(Terminal, match=r"crashed.*SIGSEGV") as caught,
+        open_source(Endpoint(path=str(old)), tmp_path / "s"),
+    ):
+        pass
     assert caught.value.code == "source_engine_failed"
 
 

@@ -178,7 +178,7 @@ class ApiV1Store(Closing):
         self.usage.add(rows=len(answer["ids"]))
         return dict(answer)
 
-    def query(self, name: str, vectors: npt.ArrayLike, k: int, *, where: Mapping[str, Any] | None = None) -> Neighbours:
+    def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
         """The k nearest of each row of `vectors` (n, d): (id, distance), best first. Some versions answer k + 1."""
         rows = np.asarray(vectors, np.float32)
         found: Neighbours = []
@@ -188,8 +188,6 @@ class ApiV1Store(Closing):
                 "n_results": k,
                 "include": ["distances"],
             }
-            if where:
-                body["where"] = where
             answer = self._ask("POST", self._path(name, "query"), body=body, where=self._at(name))
             self.usage.add(rows=sum(map(len, answer["ids"])))
             for ids, distances in zip(answer["ids"], answer["distances"], strict=True):

@@ -265,7 +265,7 @@ class ClientStore(TargetLock, Closing):
             start += len(piece)
         return found
 
-    def query(self, name: str, vectors: npt.ArrayLike, k: int, *, where: Mapping[str, Any] | None = None) -> Neighbours:
+    def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
         """The k nearest of each row of `vectors` (n, d): (id, distance), best first; fewer where the index gives fewer,
         and no more than `limits().query_results`.
         """
@@ -279,7 +279,7 @@ class ClientStore(TargetLock, Closing):
             try:
                 answer = self.requests.send(
                     lambda piece=piece, most=most: collection.query(  # type: ignore[misc]
-                        query_embeddings=piece, n_results=most, where=cast(Any, where), include=["distances"]
+                        query_embeddings=piece, n_results=most, include=["distances"]
                     ),
                     self._at(name),
                     query_results=most,

@@ -123,15 +123,10 @@ class DuckdbStore(Closing):
             found.lost = np.zeros(len(found), dtype=bool)
         return found
 
-    def query(self, name: str, vectors: npt.ArrayLike, k: int, *, where: Mapping[str, Any] | None = None) -> Neighbours:
-        """The k nearest of each row of `vectors`, by brute force over every chunk; `where` is equality of fields."""
+    def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
+        """The k nearest of each row of `vectors`, by brute force over every chunk."""
         batch, space = self._of(name).batch, self.info(name).space
-        usable = np.flatnonzero(
-            [
-                not batch.lost[i] and all((batch.metadatas[i] or {}).get(key) == v for key, v in (where or {}).items())
-                for i in range(len(batch))
-            ]
-        )
+        usable = np.flatnonzero(~batch.lost)
         found: Neighbours = []
         for vector in np.asarray(vectors, np.float32):
             away = distance(space, batch.embeddings[usable], vector) if len(usable) else np.zeros(0)

@@ -30,7 +30,13 @@ class Failure:
     collection: str
 
     def error(self, where: str) -> Terminal:
-        return _unreadable(self.what, where, self.collection)
+        ways = ["Restore the folder from a backup", "migrate from the server that wrote it"]
+        if self.collection:
+            ways.append(f"leave this collection out (--set 'collections.exclude={json.dumps([self.collection])}')")
+        return Terminal(
+            "source_engine_failed", one_line(self.what)[:500], where=where,
+            next_step=f"{', '.join(ways[:-1])}, or {ways[-1]}.",
+        )  # fmt: skip
 
 
 def try_opening(
@@ -70,12 +76,6 @@ def try_opening(
     return Failure(f"Chroma's engine crashed ({died}) on {_at(name)}{f': {said}' if said else ''}", name)
 
 
-def probe(copy: Path, tenant: str, database: str, where: str, left_out: Collection[str] = ()) -> None:
-    """Nothing where the engine opens the copy and reads from each collection but those left out; else one `Terminal`."""
-    if failure := try_opening(copy, tenant, database, left_out):
-        raise failure.error(where)
-
-
 def _last(told: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for line in told.splitlines():
@@ -86,13 +86,3 @@ def _last(told: str) -> dict[str, Any]:
 
 def _at(name: str) -> str:
     return f"collection {name}" if name else "the directory"
-
-
-def _unreadable(what: str, where: str, collection: str = "") -> Terminal:
-    ways = ["Restore the folder from a backup", "migrate from the server that wrote it"]
-    if collection:
-        ways.append(f"leave this collection out (--set 'collections.exclude={json.dumps([collection])}')")
-    return Terminal(
-        "source_engine_failed", one_line(what)[:500], where=where,
-        next_step=f"{', '.join(ways[:-1])}, or {ways[-1]}.",
-    )  # fmt: skip

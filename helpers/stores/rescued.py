@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,6 @@ from helpers.stores.base import Neighbours
 from helpers.stores.client import ClientStore
 from helpers.stores.door import Collection
 from helpers.stores.rescue import Rescued
-from helpers.stores.retry import retried
 from helpers.stores.space import Space, distance
 
 _STEP = 8_192  # vectors compared at a time
@@ -41,16 +39,12 @@ class RescuedStore(ClientStore):
     def _proven_spaces(self, name: str) -> list[Space] | None:
         return None if self._held(self._collection(name)) else super()._proven_spaces(name)
 
-    def query(self, name: str, vectors: npt.ArrayLike, k: int, *, where: Mapping[str, Any] | None = None) -> Neighbours:
+    def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
         """As `ClientStore.query`."""
-        collection = self._collection(name)
-        held = self._held(collection)
+        held = self._held(self._collection(name))
         if held is None:
-            return super().query(name, vectors, k, where=where)
-        ids = self.ids(name) if not where else retried(
-            lambda: collection.get(where=cast(Any, dict(where)), include=[])["ids"], self._at(name)
-        )  # fmt: skip
-        usable = [chunk for chunk in ids if chunk in held.rows]
+            return super().query(name, vectors, k)
+        usable = [chunk for chunk in self.ids(name) if chunk in held.rows]
         space = self.info(name).space
         return [_nearest(held, usable, vector, k, space) for vector in np.asarray(vectors, np.float32)]
 
