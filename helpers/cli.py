@@ -201,13 +201,18 @@ def _positive(text: str) -> int:
 
 
 class _Steady:
-    """A stream that goes nowhere once nobody reads it: `runbook status | head -1` ends well, and no command is cut short."""
+    """A stream that goes nowhere once nobody reads it: `runbook status | head -1` ends well, and no command is cut short.
+
+    Characters that its encoding lacks (a terminal of ISO-8859-1) are escaped.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._guarded(lambda: self._stream.write(text))
+        encoding = self._stream.encoding or "utf-8"
+        shown = text.encode(encoding, "backslashreplace").decode(encoding)
+        self._guarded(lambda: self._stream.write(shown))
         return len(text)
 
     def flush(self) -> None:

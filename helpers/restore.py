@@ -5,7 +5,8 @@ before a byte is written. A small ledger beside the snapshot remembers which col
 same command after a kill goes on: what is present is looked up by id, what is absent is added. Every chunk is compared
 afterwards, also those that an earlier attempt wrote.
 
-Vectors that the source had lost cannot be restored. Unless the operator accepts that (`without_lost`), nothing is written.
+Vectors that the source had lost cannot be restored, nor can what a local Chroma does not hold of a collection of Chroma
+Cloud (`stores.indexes`). Unless the operator accepts that (`without_lost`, `drop_indexes`), nothing is written.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,16 +24,18 @@ from typing import Any
 import numpy as np
 
 from helpers import audit
-from helpers.chunks import ChunkBatch
+from helpers.chunks import ChunkBatch, is_sparse
 from helpers.comparison import compare_batch
 from helpers.errors import Terminal, UsageError, one_line
 from helpers.migration import owners
 from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.progress import Progress, silent
 from helpers.results import utc_now, write_json
+from helpers.schema.engine import sparse_as_text
 from helpers.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
 from helpers.stores.creation import effective_configuration
+from helpers.stores.indexes import Index, allowed, listed, reduced, unsupported
 from helpers.stores.lock import RESTORE
 from helpers.stores.opening import quick_holder, quick_names
 
@@ -40,13 +44,16 @@ BATCH = 500  # chunks in one write: chroma-facts, Speed
 
 @dataclass(slots=True)
 class Restored:
-    """What a restore did, by collection: `written` in this attempt, `proven` compared and equal, `lost` not restorable."""
+    """What a restore did, by collection: `written` in this attempt, `proven` compared and equal, `lost` not restorable.
+    `dropped` names what was given up, as ordered.
+    """
 
     snapshot: str
     into: str
     written: dict[str, int] = field(default_factory=dict)
     proven: dict[str, int] = field(default_factory=dict)
     lost: dict[str, list[str]] = field(default_factory=dict)
+    dropped: list[Index] = field(default_factory=list)
 
 
 class Ledger:
@@ -102,12 +109,15 @@ def restore(
     names: Sequence[str] = (),
     *,
     without_lost: bool = False,
+    drop_indexes: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Restored:
     """Bring these collections (none named: all) of a snapshot into `endpoint`, and prove each chunk of them.
 
-    Raises `Terminal` where one of them exists there and is not of this restore ("target_not_empty"), has lost vectors
-    ("vectors_lost"), or is not equal afterwards ("restore_differs"); `UsageError` for a name that it does not hold.
+    `drop_indexes` are names or patterns of collections to restore without what a local Chroma cannot hold. Raises `Terminal`
+    where one of them exists there and is not of this restore ("target_not_empty"), has lost vectors ("vectors_lost") or such
+    an index ("index_unsupported"), or is not equal afterwards ("restore_differs"); `UsageError` for a name that it does not
+    hold.
     The snapshot's own bytes are proven first. Every attempt is in the audit log beside the snapshot.
     """
     log = snapshot.folder.parent / audit.NAME
@@ -115,24 +125,31 @@ def restore(
     with in_use(snapshot.folder):
         audit.append(log, "restore begins", **about)
         try:
-            done = _restore(snapshot, endpoint, names, without_lost, progress)
+            done = _restore(snapshot, endpoint, names, without_lost, drop_indexes, progress)
         except BaseException as error:
             audit.append(log, "restore ends", outcome="failed", why=one_line(str(error)), **about)
             raise
         snapshot.mark("restored")
         lost = sum(map(len, done.lost.values()))
-        audit.append(log, "restore ends", **about, written=done.written, proven=done.proven, lost=lost)
+        dropped = [str(index) for index in done.dropped]
+        audit.append(log, "restore ends", **about, written=done.written, proven=done.proven, lost=lost, dropped=dropped)
     return done
 
 
-def look(snapshot: Snapshot, endpoint: Endpoint, names: Sequence[str] = ()) -> list[tuple[CollectionInfo, str]]:
+def look(
+    snapshot: Snapshot, endpoint: Endpoint, names: Sequence[str] = (), drop_indexes: Sequence[str] = ()
+) -> list[tuple[CollectionInfo, str]]:
     """What a restore would do, by collection, without writing a byte: create, go on, prove again, or refuse."""
     ledger, there = Ledger(snapshot, endpoint), set(quick_names(endpoint, "target"))
     found = []
     for info in chosen(snapshot, names):
         state = ledger.states.get(info.name, "")
         would = {"": "refuse: it exists there", "intended": "go on", "complete": "prove again"}[state]
-        found.append((info, would if info.name in there else "create"))
+        if unsupported(info) and not allowed(info, drop_indexes):
+            would = "refuse: a local Chroma needs --drop-indexes for it"
+        elif info.name not in there:
+            would = "create"
+        found.append((info, would))
     return found
 
 
@@ -149,10 +166,20 @@ def chosen(snapshot: Snapshot, names: Sequence[str]) -> list[CollectionInfo]:
 
 
 def _restore(
-    snapshot: Snapshot, endpoint: Endpoint, names: Sequence[str], without_lost: bool, progress: Progress
+    snapshot: Snapshot,
+    endpoint: Endpoint,
+    names: Sequence[str],
+    without_lost: bool,
+    drop_indexes: Sequence[str],
+    progress: Progress,
 ) -> Restored:
     infos = chosen(snapshot, names)
     done = Restored(snapshot.id, endpoint.label)
+    kept = [index for info in infos if not allowed(info, drop_indexes) for index in unsupported(info)]
+    if kept:
+        raise _not_held(listed(kept), [index.collection for index in kept])
+    done.dropped = [index for info in infos for index in unsupported(info)]
+    infos = [reduced(info) for info in infos]
     snapshot.verify()
     done.lost = lost_vectors(snapshot, infos)
     lost = sum(map(len, done.lost.values()))
@@ -171,7 +198,7 @@ def _restore(
             ledger = Ledger(snapshot, endpoint)
             _refuse_foreign(ledger, infos, store.names(), endpoint, holder)
             for info in infos:
-                _one(store, snapshot, info, ledger, done, progress)
+                _one(store, snapshot, info, ledger, done, drop_indexes, progress)
         finally:
             store.release_lock(holder)
     return done
@@ -186,7 +213,13 @@ def _refuse_foreign(
 
 
 def _one(
-    store: Store, snapshot: Snapshot, info: CollectionInfo, ledger: Ledger, done: Restored, progress: Progress
+    store: Store,
+    snapshot: Snapshot,
+    info: CollectionInfo,
+    ledger: Ledger,
+    done: Restored,
+    drop_indexes: Sequence[str],
+    progress: Progress,
 ) -> None:
     name = info.name
     if name not in store.names():
@@ -202,8 +235,8 @@ def _one(
     if ledger.states[name] == "complete":  # an earlier command finished; nothing is written, all is proven again
         done.written[name] = 0
     else:
-        done.written[name] = _write(store, snapshot, name, present, progress)
-    done.proven[name] = prove(store, snapshot, info, progress)
+        done.written[name] = _write(store, snapshot, info, present, drop_indexes, progress)
+    done.proven[name] = prove(store, snapshot, info, progress, drop_indexes)
     ledger.put(name, "complete")
 
 
@@ -219,20 +252,41 @@ def _refuse_strangers(store: Store, snapshot: Snapshot, name: str, present: set[
         )  # fmt: skip
 
 
-def _write(store: Store, snapshot: Snapshot, name: str, present: set[str], progress: Progress) -> int:
+def _write(
+    store: Store,
+    snapshot: Snapshot,
+    info: CollectionInfo,
+    present: set[str],
+    drop_indexes: Sequence[str],
+    progress: Progress,
+) -> int:
     written = 0
-    for batch in _restorable(snapshot, name):
+    for batch in _restorable(snapshot, info, drop_indexes):
         progress.advance(len(batch))
         absent = batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in present])
         for start in range(0, len(absent), BATCH):
-            store.add(name, absent.slice(start, start + BATCH))
+            store.add(info.name, absent.slice(start, start + BATCH))
         written += len(absent)
     return written
 
 
-def _restorable(snapshot: Snapshot, name: str) -> Iterator[ChunkBatch]:
-    for batch in snapshot.batches(name):
+def _restorable(snapshot: Snapshot, info: CollectionInfo, drop_indexes: Sequence[str]) -> Iterator[ChunkBatch]:
+    """The chunks as they are to arrive: without those that were lost, sparse vectors as text where that was ordered."""
+    for batch in snapshot.batches(info.name):
+        sparse = [(i, key) for i, m in enumerate(batch.metadatas) for key, v in (m or {}).items() if is_sparse(v)]
+        if sparse and not allowed(info, drop_indexes):
+            raise _not_held(f"the sparse vectors in the metadata of {one_line(info.name, 80)}", [info.name])
+        for i, key in sparse:
+            batch.metadatas[i] = {**(batch.metadatas[i] or {}), key: sparse_as_text((batch.metadatas[i] or {})[key])}
         yield batch.take(np.flatnonzero(~batch.lost)) if batch.lost.any() else batch
+
+
+def _not_held(what: str, names: Sequence[str]) -> Terminal:
+    options = " ".join(f"--drop-indexes {shlex.quote(name)}" for name in list(dict.fromkeys(names))[:5])
+    return Terminal(
+        "index_unsupported", f"a local Chroma cannot hold {what}", where="target",
+        next_step=f"To restore without, sparse vectors as text of JSON, add: {options}",
+    )  # fmt: skip
 
 
 def lost_vectors(snapshot: Snapshot, infos: Sequence[CollectionInfo]) -> dict[str, list[str]]:
@@ -246,14 +300,20 @@ def lost_vectors(snapshot: Snapshot, infos: Sequence[CollectionInfo]) -> dict[st
     return found
 
 
-def prove(store: Store, snapshot: Snapshot, info: CollectionInfo, progress: Progress = silent) -> int:
+def prove(
+    store: Store,
+    snapshot: Snapshot,
+    info: CollectionInfo,
+    progress: Progress = silent,
+    drop_indexes: Sequence[str] = (),
+) -> int:
     """Compare a collection with its snapshot: ids, every chunk, space, metadata, configuration. The chunks compared.
 
     Raises `Terminal` ("restore_differs") that names the first difference.
     """
     name, compared = info.name, 0
     extra = set(store.ids(name))
-    for batch in _restorable(snapshot, name):
+    for batch in _restorable(snapshot, info, drop_indexes):
         differences = compare_batch(batch, store.read(name, batch.ids), info.space)
         if len(differences):
             row = differences.iloc[0]

@@ -20,13 +20,17 @@ class Runbook:
         self.reports, self.workspace = home / "reports", home / "workspace"
 
     def __call__(
-        self, *arguments: str, environment: Mapping[str, str] | None = None, through: Sequence[str] = ()
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
+        encoding: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """`environment` is added to the process's; `through` is a program that starts the command."""
+        """`environment` is added to the process's; `through` is a program that starts it; `encoding` what it prints in."""
         folders = {"RUNBOOK_REPORTS": str(self.reports), "RUNBOOK_WORKSPACE": str(self.workspace)}
         return subprocess.run(
             [*through, sys.executable, "-m", "helpers", *arguments],
-            cwd=self.home, capture_output=True, text=True, check=False, timeout=1200,
+            cwd=self.home, capture_output=True, text=True, encoding=encoding, check=False, timeout=1200,
             env={**os.environ, **folders, "PYTHONPATH": str(ROOT), **(environment or {})},
         )  # fmt: skip
 

@@ -29,6 +29,8 @@ PAGE = "page"  # 200 with a page of HTML
 NULL = "null"  # 200 with JSON that is no answer
 TRICKLE = "trickle"  # the head of the answer, then a byte each tenth of a second, as long as the proxy lives
 SLOW_HEAD = "slow head"  # the same, before the head is whole
+EMPTY = "empty"  # 200 with an answer of `get` that has no row
+SWAPPED = "swapped"  # an answer of `get` in which each row has the vector of the next one
 SLOW = "slow"  # the answer comes after half a second
 
 
@@ -93,6 +95,18 @@ class FaultyProxy:
         self._server.server_close()
 
 
+def changed(fault: str, content: bytes) -> bytes:
+    """An answer of `get`, as a faulty source gives it; any answer as it is where the fault is another one."""
+    if fault not in (EMPTY, SWAPPED):
+        return content
+    found: dict[str, Any] = json.loads(content)
+    if fault == EMPTY:
+        found = {key: [] if isinstance(value, list) and key != "include" else value for key, value in found.items()}
+    elif vectors := found.get("embeddings"):
+        found["embeddings"] = vectors[1:] + vectors[:1]
+    return json.dumps(found).encode()
+
+
 class _QuietServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
@@ -140,7 +154,7 @@ class _Forward(BaseHTTPRequestHandler):
             return self.cut()
         if fault == LATIN:
             kind = "application/json; charset=iso-8859-1"
-        return self.answer(reply.status, content, kind)
+        return self.answer(reply.status, changed(fault, content), kind)
 
     do_GET = do_POST = do_PUT = do_DELETE = forward  # the names that http.server looks for
 

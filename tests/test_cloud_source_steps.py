@@ -170,3 +170,14 @@ def test_the_probe_of_20_asks_at_the_place_of_the_key_and_counts_every_page(
             ("list collections", probe.WRITTEN), ("count", probe.WRITTEN), ("get", probe.WRITTEN), ("query", probe.WRITTEN),
         ]  # fmt: skip
         assert sorted(asked.counts().values()) == sorted(SIZES.values())
+
+
+def test_21_reads_no_sample_again_where_10_has_measured_it(begin: Begin, cloud: CloudStandIn) -> None:
+    run = begin("10")
+    Health(run).reading()
+    run.finish()
+    cloud.set(reset=True)
+    again = begin("21", run.id)
+    taken(again)
+    assert again.result.facts[reading.FACT] == run.result.facts[reading.FACT]
+    assert sum(cloud.counts()["vectors_again"].values()) <= 2 * 20  # those that prove each collection's space

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from helpers.stores.layout import DATABASE
 from tests.commands import Runbook, only_line, tree
 from tests.damaged import make
 from tests.plain_client import Held, assert_same, held, opened
-from tests.storage import chunks, embedded, fill, index_folder, plan, writable_copy
+from tests.storage import chunks, embedded, fill, writable_copy
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +63,7 @@ def test_a_poisoned_log_migrates_whole_and_is_reported(
     assert tree(source) == before
     with opened(tmp_path / "target") as client:
         assert_same(whole, held(client))
-    [found] = [c for c in result(runbook, "10")["checks"] if c["name"] == "the store reports nothing else"]
+    [found] = [c for c in result(runbook, "10")["checks"] if c["name"] == "nothing in the source is damaged"]
     assert (found["verdict"], NAME in found["detail"]) == ("warning", True)
     for words in ("2 log records held a null document", "2 records or folders had to be mended on the copy"):
         assert words in page(runbook, "10")
@@ -110,7 +109,7 @@ def test_an_index_without_one_of_its_files_migrates_from_the_log(
     assert tree(source) == before
     with opened(tmp_path / "target") as client:
         assert_same(whole, held(client))
-    assert "its index folder lacks data_level0.bin" in page(runbook, "10")
+    assert "its index is damaged: data_level0.bin is not there" in page(runbook, "10")
 
 
 def test_where_the_log_is_empty_too_the_run_stops_before_anything_is_written(
@@ -131,11 +130,13 @@ def test_where_the_log_is_empty_too_the_run_stops_before_anything_is_written(
 def test_a_collection_that_cannot_be_read_is_named_and_can_be_left_out(tmp_path: Path) -> None:
     with embedded(tmp_path / "source") as store:
         fill(store, "good", chunks(40, seed=1))
-        written = {"hnsw": {"space": "l2", "batch_size": 10, "sync_threshold": 20}}
-        store.create(replace(plan("bad"), configuration=written))
-        store.add("bad", chunks(60, seed=2))
-    broken = index_folder(tmp_path / "source", "bad") / "data_level0.bin"
-    broken.write_bytes(broken.read_bytes()[:1000])
+        fill(store, "bad", chunks(60, seed=2))
+    # An operation that no version has, which the metadata segment has yet to take in: nothing of that collection can be read.
+    [(bad,)] = sql(tmp_path / "source", "select id from collections where name = 'bad'")
+    taken_in = "segment_id in (select id from segments where collection = ?)"
+    sql(tmp_path / "source", f"update max_seq_id set seq_id = 40 where {taken_in}", bad)
+    damaged = "update embeddings_queue set operation = 99 where topic like ? and seq_id > 90"
+    sql(tmp_path / "source", damaged, f"%{bad}")
     before, runbook = tree(tmp_path / "source"), Runbook(tmp_path)
     file = runbook.write("night", "path: source", "path: target")
     said = only_line(runbook("run", file, "--run-id", "none", "--until", "23"), 1)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from helpers.stores.layout import DATABASE
 from tests.commands import Runbook, tree
 from tests.servers import ChromaServer, client_of
+from tests.storage import chunks, embedded, fill
 
 
 @pytest.fixture
@@ -61,3 +65,36 @@ def test_a_server_is_asked_and_not_written_to(
         assert [c.name for c in client.list_collections()] == ["notes"]
     assert runbook("doctor", "http://127.0.0.1:1").returncode == 1
     assert runbook("doctor", "http://").returncode == 2
+
+
+def test_a_name_that_a_current_chroma_refuses_is_a_warning_with_its_remedy_and_no_damage(
+    runbook: Runbook, tmp_path: Path
+) -> None:
+    with embedded(tmp_path / "db") as store:
+        fill(store, "alpha", chunks(2, 4))
+        fill(store, "beta", chunks(2, 4))
+    with closing(sqlite3.connect(tmp_path / "db" / DATABASE)) as db, db:
+        db.execute("update collections set name = 'café notes' where name = 'beta'")
+    done = runbook("doctor", "db")
+    assert done.returncode == 0
+    flat = " ".join(done.stdout.split())
+    assert flat.startswith("Sound: all 4 chunks can be read.")
+    assert "WARNING café notes: a current Chroma refuses the name: only letters" in flat
+    assert "route it to another name by a schema file, or leave it out (collections.exclude)" in flat
+    assert 'collections: {exclude: ["café notes"]}' in flat
+
+
+def test_a_finding_says_how_bad_it_is_and_its_words_do_not(runbook: Runbook, tmp_path: Path) -> None:
+    """Documents with NUL speak of full-text search, log records of deleted collections of the log: nothing is broken."""
+    with embedded(tmp_path / "db") as store:
+        batch = chunks(3, 4)
+        batch.documents[0] = "before\0after"
+        fill(store, "alpha", batch)
+    with closing(sqlite3.connect(tmp_path / "db" / DATABASE)) as db, db:
+        db.execute(
+            "insert into embeddings_queue (operation, topic, id) values (3, 'persistent://default/default/x', 'y')"
+        )
+    found = json.loads(runbook("doctor", "db", "--json").stdout)
+    told = {problem["what"].split(" ", 1)[1][:26]: problem["severity"] for problem in found["problems"]}
+    assert told == {"documents hold NUL charact": "note", "log records of collections": "note"}
+    assert found["verdict"] == "sound"

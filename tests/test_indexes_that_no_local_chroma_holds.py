@@ -14,7 +14,9 @@ import pytest
 from chromadb import Schema
 from chromadb.base_types import SparseVector
 
+from helpers import audit
 from helpers.chunks import ChunkBatch
+from helpers.cli import main
 from helpers.errors import Terminal
 from helpers.migration.quarantine import Quarantine
 from helpers.migration.staging import stage
@@ -189,3 +191,31 @@ def test_what_is_given_up_is_part_of_what_a_resume_must_find_unchanged() -> None
     named = parameters_from({**base, "migration": {"drop_indexes": ["notes"]}})
     assert named.context()["drop_indexes"] == ["notes"]
     assert "drop_indexes" not in parameters_from(base).context()
+
+
+def test_a_snapshot_of_cloud_is_restored_without_them_only_where_that_was_ordered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch = rich(40)
+    snapshot = write_snapshot(Held(batch), tmp_path, "one", ["rich"], retention_days=7)  # type: ignore[arg-type]
+    place = tmp_path / "new"
+    order = ["snapshots", "restore", str(snapshot.folder), "--into", str(place)]
+    assert main([*order, "--dry-run"]) == 0
+    assert "refuse: a local Chroma needs --drop-indexes for it" in capsys.readouterr().out
+    assert main(order) == 1
+    said = capsys.readouterr().err
+    assert "rich: sparse index on sparse" in said
+    assert said.strip().endswith("add: --drop-indexes rich")
+    assert "\n" not in said.strip()
+    assert not place.exists()
+    assert main([*order, "--drop-indexes", "ri*"]) == 0
+    said = capsys.readouterr().out
+    assert "dropped, as ordered: rich: sparse index on sparse: no index; its vectors are kept as text of JSON" in said
+    assert "every chunk was read back and compared" in said
+    with open_target(Endpoint(path=str(place))) as store:
+        found = store.read("rich", batch.ids)
+        assert store.info("rich").space == "cosine"
+    assert (found.documents, found.uris) == (batch.documents, batch.uris)
+    assert [(m or {}).get("sparse") for m in found.metadatas] == [TEXT if i % 2 else None for i in range(40)]
+    entries = [e for e in audit.entries(tmp_path / audit.NAME) if e["action"] == "restore ends"]
+    assert entries[-1]["facts"]["dropped"] == [str(index) for index in unsupported(snapshot.collections()[0])]

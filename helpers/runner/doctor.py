@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 MOST_PROBLEMS, MOST_COLLECTIONS = 8, 12  # what one screen holds
-_MARK = {"attack": "ATTACK", "lost": "LOST", "damaged": "DAMAGED", "note": "note"}
+_MARK = {"attack": "ATTACK", "lost": "LOST", "damaged": "DAMAGED", "warning": "WARNING", "note": "note"}
 PROGRAM = ".venv/bin/runbook"
 
 
@@ -47,7 +47,7 @@ def doctor(chosen: argparse.Namespace) -> int:
     except WorldError as error:
         print(json.dumps(_unusable(endpoint, error), indent=2) if chosen.json else _failure(endpoint, error))
         return 1
-    print(json.dumps(found.document(), indent=2, ensure_ascii=False) if chosen.json else screen(endpoint, found))
+    print(json.dumps(found.document(), indent=2) if chosen.json else screen(endpoint, found))
     return 0 if found.verdict == "sound" else 1
 
 

@@ -54,6 +54,10 @@ def declare(declared: Declare) -> None:
         action="store_true",
         help="restore the rest if the source had lost vectors, and list the chunks that are left out",
     )
+    restore.add_argument(
+        "--drop-indexes", action="append", default=[], metavar="PATTERN",
+        help="restore these collections of Chroma Cloud without what a local Chroma cannot hold; repeatable",
+    )  # fmt: skip
     restore.add_argument("--dry-run", action="store_true", help="show what would be done; nothing is written")
     restore.add_argument("--tenant", default="default_tenant", metavar="NAME", help="tenant of the server")
     restore.add_argument("--database", default="default_database", metavar="NAME", help="database of the tenant")
@@ -232,18 +236,21 @@ def _restore(chosen: argparse.Namespace) -> int:
                 "space": i.space,
                 "would": would,
             }
-            for i, would in restore.look(snapshot, endpoint, chosen.collection)
+            for i, would in restore.look(snapshot, endpoint, chosen.collection, chosen.drop_indexes)
         ]
         print(f"Into {endpoint.label}. Nothing was written.\n\n{table(rows)}")
         return 0
     chunks = sum(i.count for i in restore.chosen(snapshot, chosen.collection))
     with _stoppable(), _bar("Restore and prove", 2 * chunks) as bar:
         done = restore.restore(
-            snapshot, endpoint, chosen.collection, without_lost=chosen.without_lost, progress=bar
+            snapshot, endpoint, chosen.collection, without_lost=chosen.without_lost, drop_indexes=chosen.drop_indexes,
+            progress=bar,
         )  # fmt: skip
     rows = [{"collection": n, "written": count(done.written[n]), "proven": count(p), "lost": len(done.lost.get(n, []))}
             for n, p in done.proven.items()]  # fmt: skip
     print(f"{table(rows)}\n\nRestored into {done.into}; every chunk was read back and compared with the snapshot.")
+    for index in done.dropped:
+        print(f"dropped, as ordered: {index}: {index.becomes}")
     for name, ids in done.lost.items():
         print("".join(f"lost, not restored: {one_line(name)}  {one_line(chunk, 4000)}\n" for chunk in ids), end="")
     return 0

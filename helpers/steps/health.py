@@ -198,6 +198,13 @@ class Health:
             detail="; ".join(f"{one_line(c.name, 60)}: {c.unfound} of {c.probed} not found" for c in missed),
             ids=[{"collection": c.name, "not found": c.unfound, "of": c.probed} for c in missed],
         )  # fmt: skip
+        broken = [problem for problem in found.grouped() if not problem.severity.sound]
+        self.run.check(
+            "nothing in the source is damaged", Verdict.WARNING if broken else Verdict.PASS, measured=len(broken),
+            threshold=0, unit="problems", reason="source_findings" if broken else "",
+            detail="; ".join(f"{p.where}: {p.what}" if p.where else p.what for p in broken[:5]),
+            ids=[{"severity": str(p.severity), "where": p.where, "what": p.what} for p in broken],
+        )  # fmt: skip
         self.run.fact("diagnosis", {"headline": found.headline, "sampled": found.sampled})
         return found.problem_table()
 

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.parameters import Parameters
+from helpers.run.record import RunRecord
 from helpers.snapshot import part_rows
 from helpers.stores import CollectionInfo, Reader
 from helpers.words import count, duration, size
@@ -80,6 +81,17 @@ def estimate(store: Reader, infos: Sequence[CollectionInfo], workers: int) -> Es
         requests += parts * (1 + math.ceil(rows / step)) + (1 + math.ceil(last / step) if last else 0)
         requests += 2 + pages
     return Estimate(sum(i.count for i in infos), requests, round(seconds / readers, 1), int(fetched), sampled, readers)
+
+
+def of_run(run: RunRecord, store: Reader, names: Sequence[str]) -> Estimate:
+    """What step 10 of this run measured; only where it did not, a sample is read (and paid for) again."""
+    health = run.earlier("10")
+    known = health.facts.get(FACT) if health else None
+    found = (
+        Estimate(**known) if known else estimate(store, list(map(store.info, names)), run.parameters.migration.workers)
+    )
+    run.fact(FACT, found.fact())
+    return found
 
 
 def table(found: Estimate, store_limits: dict[str, int], learnt: Sequence[str], parameters: Parameters) -> pd.DataFrame:

@@ -22,9 +22,7 @@ def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
     names = chosen(store.names(), run.parameters)
     total = sum(store.count(n) for n in names)
     if not run.parameters.source.is_embedded:
-        cost = reading.estimate(store, [store.info(n) for n in names], run.parameters.migration.workers)
-        run.fact(reading.FACT, cost.fact())
-        run.log(f"about to read the source: {cost.sentence()}")
+        run.log(f"about to read the source: {reading.of_run(run, store, names).sentence()}")
     with run.phase("snapshot", total), run.progress("Snapshot", total) as bar:
         return take(run, store, names, f"{run.id}-{run.step}", bar)
 

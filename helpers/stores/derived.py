@@ -10,6 +10,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from helpers.stores.severity import damage
+
 FULLTEXT = "embedding_fulltext_search"
 _SHADOWS = ("data", "idx", "content", "docsize", "config")
 _ASK = "INSERT INTO embedding_fulltext_search (embedding_fulltext_search) VALUES ('integrity-check')"
@@ -24,13 +26,16 @@ def rebuild(database: Path) -> list[str]:
             tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if "embedding_metadata" not in tables:
                 return []
-            said = []
+            said: list[str] = []
             if wrong := _fulltext(db, tables):
                 _make_fulltext(db, tables)
-                said.append(f"the full-text index was {wrong}; made anew on the copy from the documents, none is lost")
+                said.append(damage(
+                    f"the full-text index was {wrong}; made anew on the copy from the documents, none is lost",
+                    "In the original, text search (where_document) fails or misses chunks today.",
+                ))  # fmt: skip
             if _damaged_indexes(db):
                 db.execute("REINDEX")
-                said.append("an index of SQLite was damaged; made anew on the copy, no chunk is lost")
+                said.append(damage("an index of SQLite was damaged; made anew on the copy, no chunk is lost"))
             return said
     except sqlite3.Error:
         return []

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,6 +31,8 @@ from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
 from helpers.stores.indexes import unsupported
 from helpers.stores.layout import DATABASE, VOLUMES
 from helpers.stores.repair import migrations
+from helpers.stores.severity import Finding, Severity
+from helpers.stores.space import distance
 from helpers.words import count, size
 
 PIECE = 1_000  # chunks read at a time
@@ -40,15 +41,6 @@ SECONDS = 60.0  # for reading, where not everything was asked for
 REQUESTS = 200  # for the ids of one collection, likewise
 CLOUD_REQUESTS = 3  # where reading is paid for
 TIE = 1e-4  # a distance up to which a stored vector counts as found: another chunk may have the same one
-
-
-class Severity(StrEnum):
-    """How bad a problem is, the worst first."""
-
-    ATTACK = "attack"  # a file that may run foreign code in those who open it
-    LOST = "lost"  # something that no migration can bring back
-    DAMAGED = "damaged"  # something is broken; a migration repairs it, or needs a decision
-    NOTE = "note"  # nothing is broken; worth knowing before the migration
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +123,9 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """ "sound", or the severity of the worst problem. Notes leave a database sound."""
+        """ "sound", or the severity of the worst problem. Notes and warnings leave a database sound."""
         worst = self.problems[0].severity if self.problems else Severity.NOTE
-        return "sound" if worst is Severity.NOTE else str(worst)
+        return "sound" if worst.sound else str(worst)
 
     @property
     def headline(self) -> str:
@@ -314,14 +306,25 @@ def _collection(
 
 
 def _unfound(store: Reader, info: CollectionInfo, sample: ChunkBatch) -> int:
-    """How many of these stored vectors a search does not find. By inner product the nearest need not be the vector itself."""
+    """How many of these stored vectors a search does not find. By inner product the nearest need not be the vector itself.
+
+    Another chunk in its place counts where its own vector is as near; else vectors come back under the ids of others.
+    """
     if info.space == "ip" or not len(sample):
         return 0
     answers = store.query(info.name, sample.embeddings, min(10, store.limits().query_results))
-    return sum(
-        chunk not in {i for i, _ in answer} and not (answer and answer[0][1] <= TIE)
-        for chunk, answer in zip(sample.ids, answers, strict=True)
+    missed = {
+        row: answer[0][0] if answer and answer[0][1] <= TIE else None
+        for row, (chunk, answer) in enumerate(zip(sample.ids, answers, strict=True))
+        if chunk not in {i for i, _ in answer}
+    }
+    others = store.read(info.name, sorted({chunk for chunk in missed.values() if chunk is not None}))
+    at = {chunk: row for row, chunk in enumerate(others.ids)}
+    ties = sum(
+        chunk in at and bool(distance(info.space, others.embeddings[[at[chunk]]], sample.embeddings[row])[0] <= TIE)
+        for row, chunk in missed.items()
     )
+    return len(missed) - ties
 
 
 def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Problem]:
@@ -352,21 +355,20 @@ def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Prob
         yield Problem(Severity.DAMAGED, f"{c.unfound} of {c.probed} stored vectors are not found by a search", c.name,
                       "Searches miss chunks today. A migration builds a new index.")  # fmt: skip
     if why := refused_name(c.name):
-        yield Problem(Severity.DAMAGED, f"a current Chroma refuses the name: {why}", c.name,
-                      "Route it to another name by a schema, or leave it out.")  # fmt: skip
+        yield Problem(Severity.WARNING, f"a current Chroma refuses the name: {why}", c.name,
+                      "A migration stops at it: route it to another name by a schema file, or leave it out "
+                      "(collections.exclude).")  # fmt: skip
     if c.not_local:
-        yield Problem(Severity.NOTE, f"a local Chroma cannot hold: {', '.join(c.not_local)}", c.name,
+        yield Problem(Severity.WARNING, f"a local Chroma cannot hold: {', '.join(c.not_local)}", c.name,
                       "A migration to one gives it up (migration.drop_indexes); those who sign see it.")  # fmt: skip
-    for finding in info.findings if info else ():
-        if not finding.startswith(_TOLD_BY_COUNTS):
-            yield Problem(
-                Severity.DAMAGED if _is_damage(finding) else Severity.NOTE, finding, c.name, _meaning(finding)
-            )
+    yield from _of_findings(info.findings if info else (), c.name)
 
 
-# How the sentences begin, or what they hold, that `repair` and `rescue` make of damage.
-_DAMAGE = ("index was saved", "its index folder lacks", "log records", "cannot be read", "full-text", "NaN", "UTF-8")
-_TOLD_BY_COUNTS = ("its index was not opened", "vectors taken from", "vectors that")
+def _of_findings(sentences: Sequence[str], where: str) -> Iterator[Problem]:
+    """What the stores found, but for what the counts say."""
+    for finding in map(Finding.of, sentences):
+        if not finding.counted:
+            yield Problem(finding.severity, str(finding), where, finding.meaning)
 
 
 def _broken_index(c: CollectionHealth, why: str, fates: Mapping[str, set[str]]) -> Problem:
@@ -401,26 +403,8 @@ def _foreign_pickles(endpoint: Endpoint) -> Iterator[Problem]:
                 )  # fmt: skip
 
 
-def _is_damage(finding: str) -> bool:
-    return any(word in finding for word in _DAMAGE)
-
-
-def _meaning(finding: str) -> str:
-    """What a finding of the stores means for those who migrate, where its sentence does not say it."""
-    if finding.startswith("declared as "):
-        return "A copy of its configuration would search by the wrong distance; a migration here takes the true one."
-    if finding.startswith("only its pickle said"):
-        return "Today a current engine does not see that number, and would replay the whole log into the index."
-    if "had never been taken in" in finding:
-        return "Their chunks are invisible to the application today."
-    if finding.startswith("the full-text index was"):
-        return "In the original, text search (where_document) fails or misses chunks today."
-    return ""
-
-
 def _source_problems(store: Reader, endpoint: Endpoint) -> Iterator[Problem]:
-    for finding in getattr(store, "findings", ()):
-        yield Problem(Severity.DAMAGED if _is_damage(finding) else Severity.NOTE, finding, "", _meaning(finding))
+    yield from _of_findings(getattr(store, "findings", ()), "")
     if (
         endpoint.url
         and endpoint.headers

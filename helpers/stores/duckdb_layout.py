@@ -25,6 +25,7 @@ from helpers.stores.base import Closing, CollectionInfo, Neighbours
 from helpers.stores.layout import COLLECTIONS, EMBEDDINGS, contents, leftovers
 from helpers.stores.limits import NO_LIMIT, Limits
 from helpers.stores.requests import Usage
+from helpers.stores.severity import damage
 from helpers.stores.space import distance, from_metadata
 
 _COLUMNS = {
@@ -224,7 +225,9 @@ class _Chunks:
         for row in np.flatnonzero(~lost):
             matrix[row] = vectors[row]
         self.findings = (
-            (f"{int(lost.sum())} chunks have no vector of {self.dimension} dimensions",) if lost.any() else ()
+            (damage(f"{int(lost.sum())} chunks have no vector of {self.dimension} dimensions", counted=True),)
+            if lost.any()
+            else ()
         )
         self.batch = ChunkBatch(
             ids=ids,

@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 from helpers.errors import Terminal
 from helpers.stores.layout import DATABASE
+from helpers.stores.severity import damage
 
 _DOCUMENT = "chroma:document"
 _NULLS = """SELECT topic, id FROM embeddings_queue
@@ -42,14 +43,19 @@ _ADD, _UPDATE, _UPSERT, _DELETE = 0, 1, 2, 3
 
 @dataclass(slots=True)
 class Found:
-    """Sentences about the source, sentences by collection id, and each value or record that was taken out."""
+    """Sentences about the source, sentences by collection id, and each value or record that was taken out.
+
+    A sentence is a note, unless it is a `Finding` that says how bad it is.
+    """
 
     source: list[str] = field(default_factory=list)
     collections: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     repairs: list[dict[str, Any]] = field(default_factory=list)
 
-    def repaired(self, repair: str, rows: list[tuple[str, str, Any]], sentence: str, told: str = "") -> None:
-        """Rows of (collection id, record id, what was taken out), and a sentence with {n} for each collection.
+    def repaired(
+        self, repair: str, rows: list[tuple[str, str, Any]], sentence: str, told: str = "", meaning: str = ""
+    ) -> None:
+        """Rows of (collection id, record id, what was taken out), and a sentence with {n} for each collection: damage.
 
         A key whose repair of the kind `told` has a sentence already is not told twice.
         """
@@ -60,7 +66,7 @@ class Found:
             self.repairs.append({"repair": repair, "collection_id": collection, "id": chunk, "removed": removed})
         news = [row for row in rows if not known or any((row[0], row[1], key) not in known for key in row[2])]
         for collection, n in sorted(Counter(row[0] for row in news).items()):
-            self.collections[collection].append(sentence.format(n=n))
+            self.collections[collection].append(damage(sentence.format(n=n), meaning))
 
 
 def mend(copy: Path, source: Path) -> Found:
@@ -250,7 +256,8 @@ def _never_taken_in(db: sqlite3.Connection, found: Found) -> None:
             width = db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (segment,)).fetchone()[0]
             value = last.to_bytes(8, "big") if isinstance(width, bytes) else last
             db.execute("UPDATE max_seq_id SET seq_id = ? WHERE segment_id = ?", (value, segment))
-    found.repaired("never_taken_in", rows, "{n} log records had never been taken in; they are now, on the copy")
+    found.repaired("never_taken_in", rows, "{n} log records had never been taken in; they are now, on the copy",
+                   meaning="Their chunks are invisible to the application today.")  # fmt: skip
 
 
 def _missed(db: sqlite3.Connection, segment: str, topic: str, seen: int) -> list[tuple[int, str]]:

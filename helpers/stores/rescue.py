@@ -30,6 +30,7 @@ from helpers.stores.copying import require_room
 from helpers.stores.index_files import IndexFolder, IndexHealth
 from helpers.stores.layout import DATABASE
 from helpers.stores.repair import Found, sequence
+from helpers.stores.severity import damage
 
 FOLDER = "rescued"
 ADD, UPDATE, UPSERT, DELETE = 0, 1, 2, 3
@@ -293,9 +294,10 @@ def _tell_bookmark(db: sqlite3.Connection, seen: Diagnosis, found: Found) -> Non
     found.repairs.append(
         {"repair": "bookmark", "collection_id": seen.stored.id, "id": "", "removed": f"none, now {seen.saved}"}
     )
-    found.collections[seen.stored.id].append(
-        f"only its pickle said that the index was saved up to log record {seen.saved:,}; put into SQLite on the copy"
-    )
+    found.collections[seen.stored.id].append(damage(
+        f"only its pickle said that the index was saved up to log record {seen.saved:,}; put into SQLite on the copy",
+        "Today a current engine does not see that number, and would replay the whole log into the index.",
+    ))  # fmt: skip
 
 
 def _take(
@@ -435,7 +437,7 @@ def _report(
     found.repairs.append(
         {"repair": "index_folder", "collection_id": stored.id, "collection": stored.name, "id": "", "removed": why}
     )
-    found.collections[stored.id].append(f"its index was not opened: {why}")
+    found.collections[stored.id].append(damage(f"its index was not opened: {why}", counted=True))
     for outcome, (kind, sentence) in {**_OUTCOMES, NORMALISED: _DIRECTIONS[normalised]}.items():
         ids = sorted(chunk for chunk, fate in whose.items() if fate == outcome)
         if ids:
@@ -443,4 +445,4 @@ def _report(
                 "repair": kind, "collection_id": stored.id, "collection": stored.name, "id": "", "count": len(ids),
                 "ids": ids,
             })  # fmt: skip
-            found.collections[stored.id].append(sentence.format(n=len(ids)))
+            found.collections[stored.id].append(damage(sentence.format(n=len(ids)), counted=True))

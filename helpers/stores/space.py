@@ -11,8 +11,11 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
+from helpers.stores.severity import Finding
+
 Space = Literal["l2", "cosine", "ip"]
 SPACES: tuple[Space, ...] = get_args(Space)
+_TRAP = "A copy of its configuration would search by the wrong distance; a migration here takes the true one."
 
 HNSW_METADATA = {
     "hnsw:construction_ef": "ef_construction",
@@ -98,4 +101,6 @@ def resolve(candidates: Sequence[Space | None], proven: Sequence[Space] | None) 
         return first, f"the probe's distances fit no known space; taken as {first}"
     chosen = next((c for c in named if c in proven), proven[0])
     wrong = sorted({c for c in named if c != chosen})
-    return chosen, f"declared as {', '.join(wrong)}, but queries answer {chosen}" if wrong else ""
+    if not wrong:
+        return chosen, ""
+    return chosen, Finding(f"declared as {', '.join(wrong)}, but queries answer {chosen}", meaning=_TRAP)

@@ -1,0 +1,74 @@
+"""A source that does not give what it says it holds is refused by the health check and by the dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.errors import Terminal
+from helpers.parameters import parameters_from
+from helpers.results import Check, Verdict
+from helpers.run import folders as runs
+from helpers.run.record import RunRecord
+from helpers.steps.dry_run import DryRun
+from helpers.steps.health import Health
+from tests.proxies import EMPTY, PASS, SWAPPED, FaultyProxy
+from tests.servers import ChromaServer, client_of
+from tests.storage import chunks
+
+CHUNKS = 120
+FOUND = "a search finds the vectors that are stored"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
+    with ChromaServer(tmp_path_factory.mktemp("source") / "db") as running:
+        with client_of(running.url) as client:
+            batch = chunks(CHUNKS, 16)
+            client.create_collection("notes", embedding_function=None).add(ids=batch.ids, embeddings=batch.embeddings)
+        yield running
+
+
+@pytest.fixture
+def proxy(server: ChromaServer) -> Iterator[FaultyProxy]:
+    with FaultyProxy(server.url) as between:
+        yield between
+
+
+def begun(step: str, proxy: FaultyProxy, tmp_path: Path, run_id: str = "one") -> RunRecord:
+    places = {"target": {"path": str(tmp_path / "new")}, "snapshot": {"directory": str(tmp_path / "snapshots")}}
+    parameters = parameters_from({"name": "n", "source": {"url": proxy.url}, **places})
+    return RunRecord(runs.create(parameters, f"{run_id}-{step}"), step)
+
+
+def check(run: RunRecord, name: str) -> Check:
+    [found] = [check for check in run.result.checks if check.name == name]
+    return found
+
+
+@pytest.mark.usefixtures("own_folders")
+def test_one_that_counts_and_lists_nothing(proxy: FaultyProxy, tmp_path: Path) -> None:
+    proxy.fault = lambda _, path: EMPTY if path.endswith("/get") else PASS
+    health = begun("10", proxy, tmp_path)
+    Health(health).diagnosis()
+    told = check(health, "what is counted is listed, and what is listed comes")
+    assert (told.verdict, told.detail) == (Verdict.FAIL, f"notes: counts {CHUNKS}, lists 0, gives 0")
+    with pytest.raises(Terminal, match=f"counts {CHUNKS} chunks and lists 0") as caught:
+        DryRun(begun("13", proxy, tmp_path)).take_snapshot()
+    assert caught.value.code == "count_mismatch"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("own_folders")
+def test_one_whose_vectors_come_back_under_the_ids_of_others(proxy: FaultyProxy, tmp_path: Path) -> None:
+    for fault, verdict in ((PASS, Verdict.PASS), (SWAPPED, Verdict.FAIL)):
+        proxy.fault = lambda _, path, fault=fault: fault if path.endswith("/get") else PASS  # type: ignore[misc]
+        health, dry = begun("10", proxy, tmp_path, fault), begun("13", proxy, tmp_path, fault)
+        Health(health).diagnosis()
+        DryRun(dry).measure_source()
+        for run in (health, dry):
+            told = check(run, FOUND)
+            assert told.verdict is verdict, run.step
+            assert ("notes: " in told.detail) == (fault == SWAPPED)
