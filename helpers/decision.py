@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.errors import UsageError
+from helpers.errors import RUNBOOK, UsageError
 from helpers.fence import FenceState, takes_no_writes
 from helpers.results import Check, StepResult, Verdict, worst
 from helpers.run.folders import file_digest
@@ -134,7 +134,7 @@ class Review:
             raise UsageError(
                 "step_missing",
                 f"step 24 needs step 23 (Validate), which run {run.id} has not finished",
-                next_step=f"Run it first: runbook run --run-id {run.id} --from 23.",
+                next_step=f"Run it first: {RUNBOOK} run --run-id {run.id} --from 23.",
             )
         self.validated: StepResult = found
         self._matrix = decision_matrix(found.facts["matrix_inputs"])
@@ -213,7 +213,7 @@ class Review:
         rows = [
             {
                 "role": role,
-                "sign with": f"runbook sign {self.run.id} --role {role} --name NAME --decision go --key FILE",
+                "sign with": f"{RUNBOOK} sign {self.run.id} --role {role} --name NAME --decision go --key FILE",
             }
             for role in self.run.parameters.signoff.required
         ]

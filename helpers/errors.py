@@ -24,6 +24,8 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote, unquote
 
+RUNBOOK = ".venv/bin/runbook"  # the command in every message, as the documentation writes it: from the toolkit's folder
+
 
 class RunbookError(Exception):
     """What went wrong, where, and what to do next, in one line.
@@ -91,7 +93,7 @@ class Interrupted(RunbookError):
 
     @classmethod
     def by_signal(cls, run_id: str) -> Interrupted:
-        return cls("interrupted", "stopped on request", next_step=f"Go on with: runbook resume {run_id}")
+        return cls("interrupted", "stopped on request", next_step=f"Go on with: {RUNBOOK} resume {run_id}")
 
 
 _HIDDEN: dict[str, str] = {}  # how a secret may stand in a text → what is shown there

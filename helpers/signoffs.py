@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RunbookError, UsageError, one_line
+from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
 from helpers.evidence import signing
 from helpers.evidence.recipe import SIGNATURE, stamp, statement_of, time_of
 from helpers.evidence.seals import ALLOWED, after, seals, void
@@ -136,7 +136,7 @@ def record(folder: Path, data: bytes, signature: bytes) -> Path:
     except (ValueError, KeyError, TypeError):
         known = False
     if not known or role not in _required(_parameters(folder), gate):
-        raise UsageError("no_statement", "this is no statement that runbook sign --export wrote for this run")
+        raise UsageError("no_statement", f"this is no statement that {RUNBOOK} sign --export wrote for this run")
     if path.exists():
         raise UsageError("signed_before", f"signoffs/{path.name} is recorded already")
     temporary = folder / "signoffs" / f".{path.name}.sig"
@@ -294,7 +294,7 @@ def _gone(folder: Path, gate: str, role: str) -> str:
 def _to_be_signed(folder: Path, gate: str) -> Seal:
     """The seal that a statement is given over now; UsageError where there is none, or a file is not as it was sealed."""
     seal = after(seals(folder), GATES[gate])
-    again = f"Let the runner seal it: runbook resume {folder.name}"
+    again = f"Let the runner seal it: {RUNBOOK} resume {folder.name}"
     if seal is None:
         raise UsageError(
             "not_sealed", f"step {GATES[gate]} is not sealed yet", where=f"run {folder.name}", next_step=again
@@ -303,12 +303,12 @@ def _to_be_signed(folder: Path, gate: str) -> Seal:
     if changed:
         what = f"{', '.join(changed[:5])} changed since {seal.name}, so there is nothing to sign"
         raise UsageError(
-            "sealed_file_changed", what, where=f"run {folder.name}", next_step=f"See: runbook verify {folder.name}"
+            "sealed_file_changed", what, where=f"run {folder.name}", next_step=f"See: {RUNBOOK} verify {folder.name}"
         )
     if not (folder / ALLOWED).is_file():
         raise UsageError(
             "no_allowed_signers", f"run {folder.name} has no list of who may sign, so no signature could be checked",
-            next_step=f"Name it: runbook resume {folder.name} --set signoff.allowed_signers=FILE "
+            next_step=f"Name it: {RUNBOOK} resume {folder.name} --set signoff.allowed_signers=FILE "
             "(parameters/allowed_signers.example shows one), then sign.",
         )  # fmt: skip
     return seal

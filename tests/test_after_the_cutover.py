@@ -273,4 +273,4 @@ def test_the_step_that_fails_after_the_cutover_names_the_way_back(night: Night) 
     RunRecord.check(run, "target answers", Verdict.FAIL, reason="target_errors", detail="it does not")
     error = _verdict_error(run)
     assert error.exit_code == 1
-    assert "the way back: runbook rollback night --dry-run" in error.line()
+    assert "the way back: .venv/bin/runbook rollback night --dry-run" in error.line()

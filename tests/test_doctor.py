@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.parameters import parameters_from
 from helpers.stores.layout import DATABASE
 from tests.commands import Runbook, tree
 from tests.servers import ChromaServer, client_of
@@ -82,6 +83,8 @@ def test_a_name_that_a_current_chroma_refuses_is_a_warning_with_its_remedy_and_n
     assert "WARNING café notes: a current Chroma refuses the name: only letters" in flat
     assert "route it to another name by a schema file, or leave it out (collections.exclude)" in flat
     assert 'collections: {exclude: ["café notes"]}' in flat
+    assert parameters_from({"source": {"path": "db"}, "target": {"path": "new"}, "name": "n",
+                            "collections": {"exclude": ["café notes"]}}).collections.selects("café notes") is False  # fmt: skip
 
 
 def test_a_finding_says_how_bad_it_is_and_its_words_do_not(runbook: Runbook, tmp_path: Path) -> None:

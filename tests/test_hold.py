@@ -65,7 +65,7 @@ def test_what_failed_is_shown_by_collection_and_reason_with_both_sides(folder: R
     where = found.by_collection().to_numpy().tolist()
     assert where == [["23", "alpha", "metadata_differs", 2, "a1"], ["23", "beta", "field_extra", 1, "b1"]]
     assert found.sides().to_numpy().tolist() == [["alpha", 60, 57, 1, 2, "23"]]
-    assert found.options()["how"][0].startswith("runbook resume night --retry 23")
+    assert found.options()["how"][0].startswith(".venv/bin/runbook resume night --retry 23")
     assert found.run.result.checks[0].verdict is Verdict.WARNING
 
 
@@ -74,8 +74,8 @@ def test_a_run_whose_clients_use_the_target_is_not_told_to_begin_anew(folder: Ru
     CutoverState(target="new").enter(folder.workspace, DONE)
     found = hold(folder)
     mend, back, _ = found.options()["how"]
-    assert mend.startswith("runbook run --run-id night --from 23 --until 24")
-    assert back.startswith("runbook rollback night")
+    assert mend.startswith(".venv/bin/runbook run --run-id night --from 23 --until 24")
+    assert back.startswith(".venv/bin/runbook rollback night")
     assert ("clients use the target", "cut_over_and_held") in [(c.name, c.reason) for c in found.run.result.checks]
 
 

@@ -174,7 +174,7 @@ def test_a_failed_run_stops_no_other_and_the_exit_code_is_the_worst(
     assert "failed (disk_full)" in lines["acme/sales"]
     assert "NO-GO" in lines["beta/people"]
     assert "empty" in lines["default_tenant/default_database"]
-    assert said[-1].splitlines()[-1].startswith("Next: runbook resume many")
+    assert said[-1].splitlines()[-1].startswith("Next: .venv/bin/runbook resume many")
     assert "runbook: acme/sales: no room. Free disk space." in capsys.readouterr().err
 
     ends |= {"acme/sales": Interrupted("interrupted", "stopped on request")}

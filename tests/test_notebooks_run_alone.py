@@ -138,7 +138,7 @@ def sign(clone: Clone) -> None:
     words = ("--role", "dba", "--name", "REHEARSAL dba", "--decision", "go")
     refused = clone.run("-m", "helpers", "sign", "rehearsal", *words, "--key", "workspace/rehearsal/rehearsal_keys/dba")
     assert refused.stderr.splitlines() == [
-        "runbook: run rehearsal: step 24 is not sealed yet. Let the runner seal it: runbook resume rehearsal"
+        "runbook: run rehearsal: step 24 is not sealed yet. Let the runner seal it: .venv/bin/runbook resume rehearsal"
     ]
     done = clone.run("-c", SIGN)
     assert done.returncode == 0, done.stderr

@@ -162,7 +162,7 @@ def test_a_rollback_comes_before_everything_else_that_the_page_says(tmp_path: Pa
     result("27", Verdict.FAIL, error=error, facts={"dry_run": False}).write(folder / "results" / "27.json")
     half = view_of(folder).outcome
     assert (half.kind, half.headline) == ("failed", "The rollback has not finished")
-    assert half.next == ["Go on with: runbook rollback r"]
+    assert half.next == ["Go on with: .venv/bin/runbook rollback r"]
     result("27", facts={"dry_run": False}).write(folder / "results" / "27.json")
     back = view_of(folder)
     assert back.outcome.headline == "Rolled back: the source is in service"

@@ -110,7 +110,7 @@ def test_a_retry_that_was_killed_is_finished_and_nothing_goes_on_before(folder: 
     write_json(folder.workspace / "retry.json", {"step": "22", "begun": "then"})
     with open_target(folder.parameters().target) as store:
         store.drop("docs")  # where the kill fell
-    with pytest.raises(UsageError, match=r"was interrupted\. Finish it: runbook resume night"):
+    with pytest.raises(UsageError, match=r"was interrupted\. Finish it: \.venv/bin/runbook resume night"):
         Run(folder, "22").open()
     assert cli.main(["run", "--run-id", "night", "--from", "22"]) == 2
     take_back(folder, "23")
@@ -137,6 +137,6 @@ def test_only_sensible_steps(folder: RunFolder) -> None:
     assert cli.main(["resume", "night", "--retry", "22", "--checkpoint", "night-22"]) == 2
     CutoverState().enter(folder.workspace, "applying")
     for number in ("22", "24"):
-        with pytest.raises(UsageError, match="Go back first: runbook rollback night"):
+        with pytest.raises(UsageError, match=r"Go back first: \.venv/bin/runbook rollback night"):
             retry.require_retriable(folder, plan.find(number))
     assert in_target(folder) == sorted((*OURS, THEIRS))

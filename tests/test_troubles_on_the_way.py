@@ -139,7 +139,7 @@ def test_a_slow_server_gets_a_longer_time_out(chroma_server: Servers) -> None:
         assert folder.parameters().target.timeout_seconds == 10
         assert probe(desk)[:2] == (Verdict.PASS, 0)
         undo = desk.undo()
-        assert (undo[:20], undo[-32:]) == ("runbook resume night", "--set target.timeout_seconds=0.2")
+        assert (undo[:30], undo[-32:]) == (".venv/bin/runbook resume night", "--set target.timeout_seconds=0.2")
 
 
 def test_a_name_that_nobody_knows_ends_the_climb_at_its_first_rung() -> None:

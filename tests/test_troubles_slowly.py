@@ -93,7 +93,7 @@ def test_a_stuck_batch_is_freed_by_the_command(tmp_path: Path) -> None:
     assert probe(desk)[:2] == (Verdict.WARNING, 1)
     assert desk.batch()["completed"].tolist() == [20]
     said = dict(desk.resolve()[["what", "value"]].to_numpy().tolist())
-    assert said["command"] == "runbook resume night --set migration.batch_size=5"
+    assert said["command"] == ".venv/bin/runbook resume night --set migration.batch_size=5"
     assert desk.run.parameters.migration.batch_size == 5
     assert probe(desk)[:2] == (Verdict.PASS, 0), said
     with embedded(Path("target")) as store:

@@ -18,6 +18,7 @@ from helpers import audit, plots
 from helpers.aftermath import durations, leftovers
 from helpers.aftermath.fence_end import FenceEnd
 from helpers.aftermath.lessons import Lessons
+from helpers.errors import RUNBOOK
 from helpers.fence import who_has_open
 from helpers.parameters import resolve_path
 from helpers.report import markdown, record
@@ -136,7 +137,7 @@ class Closeout:
         return pd.DataFrame([(p, size(b), said) for p, b in shown], columns=["file", "size", "what became of it"])
 
     def _state(self) -> dict[str, Any]:
-        hint = "Set this file aside and repeat: runbook resume; it only says what was removed."
+        hint = f"Set this file aside and repeat: {RUNBOOK} resume; it only says what was removed."
         found = read_state(self.run.workspace / _STATE, dict, "closeout_state_damaged", hint)
         return found or {"run": self.run.id, "since": utc_now(), "by": audit.operator()}
 

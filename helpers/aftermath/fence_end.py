@@ -10,7 +10,7 @@ import pandas as pd
 
 from helpers import audit
 from helpers.cutover.evidence import connections
-from helpers.errors import RunbookError
+from helpers.errors import RUNBOOK, RunbookError
 from helpers.fence import Control, FenceState, lift, takes_no_writes
 from helpers.fence.probe import SILENT
 from helpers.parameters import Endpoint
@@ -101,7 +101,7 @@ class FenceEnd:
         return said
 
     def _instead(self) -> str:
-        again = f"runbook resume {self.run.id} --set fence.at_closeout=keep"
+        again = f"{RUNBOOK} resume {self.run.id} --set fence.at_closeout=keep"
         return f"Where the source is out of service for good: {again}"
 
 

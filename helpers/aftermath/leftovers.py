@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers.errors import RUNBOOK
 from helpers.parameters import Parameters, resolve_path
 from helpers.results import utc_now
 from helpers.run import snapshots
@@ -95,7 +96,7 @@ def retention(folder: RunFolder, parameters: Parameters) -> list[Kept]:
     found = []
     for taken in {t["id"]: t for t in snapshots.taken_by(folder)}.values():
         place = Path(taken["folder"])
-        how = "runbook snapshots prune --yes" if place.is_dir() else "gone already"
+        how = f"{RUNBOOK} snapshots prune --yes" if place.is_dir() else "gone already"
         found.append(Kept(f"snapshot {taken['id']}", str(place), size(place), str(taken["retain_until"]), how))
     for name, what in _KEPT:
         path = folder.workspace / name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from helpers.errors import one_line
+from helpers.errors import RUNBOOK, one_line
 from helpers.results import write_text
 from helpers.run.record import RunRecord
 
@@ -35,7 +35,7 @@ class Lessons:
     def again(self) -> str:
         """The command that takes them into the record."""
         elsewhere = self.run.home.command("status").partition(" --reports ")[2]
-        return f"runbook run --run-id {self.run.id} --from 53" + (f" --reports {elsewhere}" if elsewhere else "")
+        return f"{RUNBOOK} run --run-id {self.run.id} --from 53" + (f" --reports {elsewhere}" if elsewhere else "")
 
     def written(self) -> list[str]:
         """What stands in it, one line each."""

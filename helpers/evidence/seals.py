@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RunbookError, Terminal, WorldError
+from helpers.errors import RUNBOOK, RunbookError, Terminal, WorldError
 from helpers.evidence import leaks, recipe
 from helpers.evidence.signing import REVOKED
 from helpers.evidence.statement import FIRST, SEALS, Measured, Seal, changed, digest_of, measure, read_seal, statement
@@ -139,7 +139,7 @@ def refuse_changes(folder: Path, chain: list[Seal]) -> None:
     if against:
         raise Terminal(
             "sealed_file_changed", f"{', '.join(against[:5])} changed after seal {chain[-1].number}", where=str(folder),
-            next_step="Put back what was sealed; runbook verify names every difference.",
+            next_step=f"Put back what was sealed; {RUNBOOK} verify names every difference.",
         )  # fmt: skip
 
 
@@ -282,5 +282,5 @@ def _digest(data: bytes) -> str:
 
 
 def _broken(folder: Path, path: Path, why: str) -> Terminal:
-    hint = "Put back what was sealed; runbook verify names every difference."
+    hint = f"Put back what was sealed; {RUNBOOK} verify names every difference."
     return Terminal("seal_broken", f"seals/{path.name}: {why}", where=str(folder), next_step=hint)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.audit import operator
-from helpers.errors import RunbookError, Terminal, UsageError, WorldError
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
 from helpers.fence.command import run_or_fail
 from helpers.fence.nginx import Nginx, config_path, configuration
 from helpers.fence.probe import FAILED, REACHED, REFUSED, SILENT, WRITTEN, Answer, Probe
@@ -103,7 +103,7 @@ class Control:
             if other and other != self.folder.id and "CLOSED" in self.nginx.path.read_text(encoding="utf-8"):
                 raise Terminal(
                     "fence_of_other_run", f"holds the fence of run {other}", where=str(self.nginx.path),
-                    next_step=f"Lift it first: runbook fence {other} --lift",
+                    next_step=f"Lift it first: {RUNBOOK} fence {other} --lift",
                 )  # fmt: skip
             before = self.nginx.keep(self.folder.workspace / "fence-before.conf")
         how, rules = self._lift_command, self._document()

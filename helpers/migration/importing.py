@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import Interrupted, Terminal
+from helpers.errors import RUNBOOK, Interrupted, Terminal
 from helpers.migration import owners
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.quarantine import Quarantine
@@ -163,12 +163,12 @@ class Importer:
         if self.watch is not None and shutil.disk_usage(self.watch).free < DISK_RESERVE:
             raise Terminal(
                 "paused_for_disk", "less than 100 MB of disk free", where=str(self.watch),
-                next_step=f"Free disk space, then: runbook resume {self.run_id}",
+                next_step=f"Free disk space, then: {RUNBOOK} resume {self.run_id}",
             )  # fmt: skip
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise Terminal(
                 "time_limit", "the migration took longer than migration.max_minutes",
-                next_step=f"Decide: runbook resume {self.run_id} goes on; the target is not in use yet.",
+                next_step=f"Decide: {RUNBOOK} resume {self.run_id} goes on; the target is not in use yet.",
             )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import RunbookError, Terminal
+from helpers.errors import RUNBOOK, RunbookError, Terminal
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters.endpoint import Endpoint, overlap
 from helpers.parameters.typed_yaml import read_yaml_mapping
@@ -39,7 +39,7 @@ def taken(
     if holder and holder.get("run_id") != own_run:
         who = str(holder.get("run_id", "?"))
         named = who if who.startswith(RESTORE) else f"run {who}"
-        look = "" if who.startswith(RESTORE) else f" (there: runbook status {who})"
+        look = "" if who.startswith(RESTORE) else f" (there: {RUNBOOK} status {who})"
         return Terminal(
             "lock_held",
             f"already holds {listed}, and {named} on host {holder.get('host', '?')} has been writing there since "

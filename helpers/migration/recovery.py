@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.errors import UsageError, one_line
+from helpers.errors import RUNBOOK, UsageError, one_line
 from helpers.migration.checkpoint import Checkpoint, TargetState
 from helpers.migration.current import Ledger, current_snapshot
 from helpers.migration.job import Job, context_of
@@ -74,7 +74,7 @@ class Recovery:
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self.path = run.workspace / FILE
-        self.command = f"runbook resume {run.id} --checkpoint {checkpoint_id(run.id)}"
+        self.command = f"{RUNBOOK} resume {run.id} --checkpoint {checkpoint_id(run.id)}"
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:

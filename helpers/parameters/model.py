@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from helpers.errors import UsageError, one_line
+from helpers.errors import RUNBOOK, UsageError, one_line
 from helpers.parameters.endpoint import Endpoint, Section, lies_in, overlap, resolve_path
 from helpers.parameters.secrets import Secret, SecretRef
 from helpers.parameters.sections import (
@@ -232,7 +232,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def load_parameters(path: Path, overrides: Sequence[str] = ()) -> Parameters:
     """The parameters in a YAML file, with `a.b=VALUE` overrides. UsageError, in one line, for whatever is wrong."""
     where = f"{path} with --set" if overrides else str(path)
-    next_step = f"Correct it, then check it with: runbook schema {path}"
+    next_step = f"Correct it, then check it with: {RUNBOOK} schema {path}"
     return _validated(_overridden(read_yaml_mapping(path), overrides), where, next_step)
 
 

@@ -31,8 +31,10 @@ def _distinct(values: list[T]) -> list[T]:
 
 def _checked_glob(pattern: str) -> str:
     """fnmatch takes every text; these are the ones that can only be a mistake."""
-    if not pattern or not pattern.isprintable() or " " in pattern:
-        raise ValueError(f"is no pattern for collection names: {one_line(pattern, 60)!r} is empty or has blanks")
+    if not pattern or not pattern.isprintable() or pattern != pattern.strip():  # older names can have blanks inside
+        raise ValueError(
+            f"is no pattern for collection names: {one_line(pattern, 60)!r} is empty or has blanks at an end"
+        )
     for group in re.finditer(r"\[(!?)(\]?[^\]]*)(\]?)", pattern):
         backwards = any(a > b for a, b in re.findall(r"(.)-(.)", group[2]))
         if not group[3] or backwards:

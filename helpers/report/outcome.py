@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from helpers.errors import RUNBOOK
 from helpers.report.facts import Outcome, RunView, StepRow, void
 from helpers.results import Verdict
 from helpers.run import plan
@@ -30,7 +31,7 @@ def _back(view: RunView, before: Outcome) -> Outcome | None:
     if not view.passed(ROLLBACK):
         line = (step.result.error or {}).get("line") or "It has not finished; see run.log."
         return Outcome(
-            "failed", "The rollback has not finished", [line, was], [f"Go on with: runbook rollback {view.id}"]
+            "failed", "The rollback has not finished", [line, was], [f"Go on with: {RUNBOOK} rollback {view.id}"]
         )
     return Outcome("rolled-back", "Rolled back: the source is in service", [was, *before.reasons],
                    ["Read rollback.html of this folder: why, what was restored, what became of clients' writes.",
@@ -42,7 +43,7 @@ def _of_the_line(view: RunView) -> Outcome:
     for step in (s for s in view.steps if s.number != ROLLBACK):
         if step.verdict == "unreadable":
             what = f"results/{step.number}.json cannot be read"
-            again = f"Run the step again: runbook resume {view.id} --retry {step.number}"
+            again = f"Run the step again: {RUNBOOK} resume {view.id} --retry {step.number}"
             return Outcome("failed", f"Step {step.number} left no usable result", [what], [again])
         if step.result and step.result.error and step.result.error.get("code") != "no_go":
             return _broken(view, step, step.result.error)
@@ -54,7 +55,7 @@ def _of_the_line(view: RunView) -> Outcome:
     left = [s for s in view.steps if s.verdict == "not run"]
     done = [s for s in view.steps if s.result]
     if not done:
-        return Outcome("open", "Not started", [], [f"Start it: runbook resume {view.id}"])
+        return Outcome("open", "Not started", [], [f"Start it: {RUNBOOK} resume {view.id}"])
     until = str(view.run.get("until") or (plan.LAST_OF_DRY_RUN if view.run.get("dry_run") else ""))
     if done[-1].number.startswith(until[:2]) and until:
         return Outcome(
@@ -77,10 +78,10 @@ def _broken(view: RunView, step: StepRow, error: dict[str, Any]) -> Outcome:
     line = " ".join(str(error[k]) for k in ("what", "line", "message", "next_step") if error.get(k))
     if error.get("code") == "interrupted":
         return Outcome("stopped", f"Stopped on request in step {step.number} ({step.title})", [],
-                       [f"Go on: runbook resume {view.id}"])  # fmt: skip
-    read = [f"Read {step.notebook or 'run.log'} of this folder, remove the cause, then: runbook resume {view.id}"]
+                       [f"Go on: {RUNBOOK} resume {view.id}"])  # fmt: skip
+    read = [f"Read {step.notebook or 'run.log'} of this folder, remove the cause, then: {RUNBOOK} resume {view.id}"]
     if plan.find(step.number).follows_cutover:
-        read.append(f"Clients use the target still. The way back: runbook rollback {view.id} --dry-run")
+        read.append(f"Clients use the target still. The way back: {RUNBOOK} rollback {view.id} --dry-run")
     return Outcome(
         "failed", f"Step {step.number} ({step.title}) failed", [line or "No reason was recorded; see run.log."], read
     )
@@ -101,7 +102,7 @@ def _no_go(view: RunView, judged: list[StepRow]) -> Outcome:
     advice = [
         "Do not cut over; the source stays in service.",
         "Read the findings below: each names its reason and the chunks. Then hold and troubleshoot (runbook, Step 6b).",
-        f"Once the cause is gone: runbook resume {view.id} --retry {first if first < '21' else '22'}",
+        f"Once the cause is gone: {RUNBOOK} resume {view.id} --retry {first if first < '21' else '22'}",
     ]
     return Outcome("no-go", "NO-GO", reasons[:6] + more, advice)
 
@@ -123,10 +124,12 @@ def _gate(view: RunView) -> Outcome:
             said.append(f"Who signs must accept by name: {', '.join(marginal)}.")
         accept = "".join(f" --accept {shlex.quote(criterion)}" for criterion in marginal)
         sign = [
-            f"runbook sign {view.id} --role {role} --name NAME --decision go{accept} --key FILE"
+            f"{RUNBOOK} sign {view.id} --role {role} --name NAME --decision go{accept} --key FILE"
             for role in gate.missing
         ]
-        return Outcome("waiting", "The data say GO; waiting for sign-offs", said, [*sign, f"runbook resume {view.id}"])
+        return Outcome(
+            "waiting", "The data say GO; waiting for sign-offs", said, [*sign, f"{RUNBOOK} resume {view.id}"]
+        )
     if view.rehearsal and (drills := view.run.get("drills")):
         return Outcome("go", "GO", [f"Drilled: {text(line)}." for line in drills],
                        ["The rehearsal is complete; nothing is due."])  # fmt: skip
@@ -137,11 +140,11 @@ def _gate(view: RunView) -> Outcome:
         if view.passed(_CLOSEOUT):
             until = text(str(view.fact("rollback_possible_until") or "")[:10])
             return Outcome("go", "GO, cut over and closed out", moved,
-                           [f"Take the evidence along: runbook archive {view.id}",
-                            f"The way back stays open until {until}: runbook rollback {view.id}"])  # fmt: skip
+                           [f"Take the evidence along: {RUNBOOK} archive {view.id}",
+                            f"The way back stays open until {until}: {RUNBOOK} rollback {view.id}"])  # fmt: skip
         next_one = next((s for s in view.steps if s.number > "25" and s.verdict == "not run"), None)
-        due = [f"Next: step {next_one.number} ({next_one.title}): runbook resume {view.id}"] if next_one else []
-        back = f"Watch the application. The way back: runbook rollback {view.id}"
+        due = [f"Next: step {next_one.number} ({next_one.title}): {RUNBOOK} resume {view.id}"] if next_one else []
+        back = f"Watch the application. The way back: {RUNBOOK} rollback {view.id}"
         return Outcome("go", "GO, cut over", moved, [*due, back])
     if view.rehearsal:
         return Outcome("go", "GO", [], ["The rehearsal is complete; nothing is due."])
@@ -149,4 +152,4 @@ def _gate(view: RunView) -> Outcome:
 
 
 def _go_on(view: RunView, left: list[StepRow]) -> list[str]:
-    return [f"Next: step {left[0].number} ({left[0].title}): runbook resume {view.id}"] if left else []
+    return [f"Next: step {left[0].number} ({left[0].title}): {RUNBOOK} resume {view.id}"] if left else []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.cutover import CutoverState
+from helpers.errors import RUNBOOK
 from helpers.report import rollback_page
 from helpers.report.markdown import SUCCESS
 from helpers.results import Verdict, write_text
@@ -120,11 +121,11 @@ def _first(lines: list[str], what: str) -> list[str]:
 
 
 def _next(run: RunRecord, state: RollbackState) -> list[str]:
-    steps = [] if state.removed else [f"Finish the rollback: runbook rollback {run.id}"]
+    steps = [] if state.removed else [f"Finish the rollback: {RUNBOOK} rollback {run.id}"]
     steps.append(f"Send the notice in {NOTICE} to those whom the announcement reached.")
     if run.parameters.notify.stakeholders:
         steps[-1] += f" They are: {', '.join(run.parameters.notify.stakeholders)}."
-    steps.append("Find the cause before the next attempt; this run is over, and a new one begins with: runbook run")
+    steps.append(f"Find the cause before the next attempt; this run is over, and a new one begins with: {RUNBOOK} run")
     return steps
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from helpers import audit
-from helpers.errors import Terminal, UsageError
+from helpers.errors import RUNBOOK, Terminal, UsageError
 from helpers.migration.source_changes import SourceChanges, selected, source_changes
 from helpers.restore import chosen, prove
 from helpers.results import Verdict
@@ -82,7 +82,7 @@ class SourceProof:
             return damage
         raise Terminal(
             "source_damaged", f"the source is not what the snapshot says: {what}", where=self.run.parameters.source.label,
-            next_step=f"Clients were not sent back. Bring it back from the snapshot: runbook rollback {run_id} --restore-source; "
+            next_step=f"Clients were not sent back. Bring it back: {RUNBOOK} rollback {run_id} --restore-source; "
             f"or take it as it is: --accept-source REASON",
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from helpers.errors import Terminal
+from helpers.errors import RUNBOOK, Terminal
 from helpers.progress import Progress, silent
 from helpers.rollback.made import Made
 from helpers.stores import Store
@@ -46,7 +46,7 @@ def remove(
             raise Terminal(
                 "target_in_use", f"{len(strangers[name])} chunks came since it was last read, such as {min(strangers[name])}",
                 where=f"collection {name} of {store.label}",
-                next_step=f"Find out who still writes there, stop it, then repeat: runbook rollback {run_id}",
+                next_step=f"Find out who still writes there, stop it, then repeat: {RUNBOOK} rollback {run_id}",
             )  # fmt: skip
     for name in owned:
         ids = [chunk for chunk in present[name] if chunk not in strangers[name]]

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import Terminal, WorldError
+from helpers.errors import RUNBOOK, Terminal, WorldError
 from helpers.fence import Control, FenceState, takes_no_writes, who_has_open
 from helpers.fence.state import LIFTED, LIFTING, UP
 from helpers.migration.source_changes import CollectionChanges, SourceChanges
@@ -141,7 +141,7 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
             raise
         raise Terminal(
             "source_older_layout", "written by an older Chroma; writing to it here would upgrade it for good", where=str(path),
-            next_step="Restore the snapshot into another place (runbook snapshots restore), or repeat without writing to it.",
+            next_step=f"Restore the snapshot into another place ({RUNBOOK} snapshots restore), or repeat without writing to it.",
         ) from error  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def refuse_settings(store: Store, damage: Damage, names: Sequence[str]) -> None:
             raise Terminal(
                 "source_settings", f"has another {', '.join(settings)} than in the snapshot, which cannot be changed back",
                 where=f"collection {name} of {store.label}",
-                next_step="Restore it elsewhere (runbook snapshots restore), or repeat with --accept-source REASON.",
+                next_step=f"Restore it elsewhere ({RUNBOOK} snapshots restore), or repeat with --accept-source REASON.",
             )  # fmt: skip
 
 

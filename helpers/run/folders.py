@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from helpers import audit
-from helpers.errors import RunbookError, UsageError, WorldError, one_line
+from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.parameters import Parameters, parameters_from, resolve_path
 from helpers.results import StepResult, utc_now, write_json, write_text
 
@@ -105,12 +105,10 @@ class RunFolder:
         return self.workspace / "stop"
 
     def command(self, name: str, *options: str) -> str:
-        """`runbook NAME ID OPTIONS` for this run, with --reports where its reports are not in the usual place."""
+        """The command NAME for this run, with --reports where its reports are not in the usual place."""
         usual = self.reports.parent == REPOSITORY / "reports"
         run = ["--run-id", self.id] if name == "run" else [self.id]
-        return shlex.join(
-            ["runbook", name, *run, *options, *([] if usual else ["--reports", str(self.reports.parent)])]
-        )
+        return shlex.join([RUNBOOK, name, *run, *options, *([] if usual else ["--reports", str(self.reports.parent)])])
 
     def facts(self) -> dict[str, Any]:
         """run.json: id, name, created (UTC), date, rehearsal, dry_run, until, directory (that relative paths are taken

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from helpers.errors import Interrupted, UsageError
+from helpers.errors import RUNBOOK, Interrupted, UsageError
 from helpers.parameters import Parameters
 from helpers.results import Check, Phase, StepResult, Verdict, utc_now
 from helpers.run import plan
@@ -161,7 +161,7 @@ class RunRecord:
 def step_missing(step: plan.Step, needed: plan.Step, run_id: str) -> UsageError:
     """The error for a step that comes too early; without an id no run was found to work on."""
     whose = f"run {run_id}" if run_id else "no run of this source and target"
-    same = f"-p run_id {run_id}, or runbook resume {run_id}" if run_id else "the same parameters"
+    same = f"-p run_id {run_id}, or {RUNBOOK} resume {run_id}" if run_id else "the same parameters"
     return UsageError(
         "step_missing",
         f"step {step.number} needs step {needed.number} ({needed.title}), which {whose} has {'not ' if run_id else ''}finished",

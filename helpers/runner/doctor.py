@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.errors import UsageError, WorldError, one_line
+from helpers.errors import RUNBOOK, UsageError, WorldError, one_line
 from helpers.words import count
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 WIDTH = 100
 MOST_PROBLEMS, MOST_COLLECTIONS = 8, 12  # what one screen holds
 _MARK = {"attack": "ATTACK", "lost": "LOST", "damaged": "DAMAGED", "warning": "WARNING", "note": "note"}
-PROGRAM = ".venv/bin/runbook"
 
 
 def declare(command: argparse.ArgumentParser) -> None:
@@ -64,7 +63,7 @@ def _endpoint(chosen: argparse.Namespace) -> Endpoint:
     headers = dict(header.partition("=")[::2] for header in chosen.header)
     if not all(headers.values()):
         raise UsageError(
-            "usage", "--header wants NAME=env:VARIABLE or NAME=file:PATH", next_step=f"See: {PROGRAM} doctor --help"
+            "usage", "--header wants NAME=env:VARIABLE or NAME=file:PATH", next_step=f"See: {RUNBOOK} doctor --help"
         )
     if headers:
         given["headers"] = headers
@@ -154,13 +153,13 @@ def _next(endpoint: Endpoint, found: Diagnosis) -> list[str]:
         names = _wrapped(f"Do not migrate it: step 10 would stop at {_names(found.unexplained)}.")
         return [*names, *_unchanged(endpoint), "  Look for a backup from before the damage: run doctor on it.",
                 "  Then find the cause: docs/troubleshooting.md; --json lists all."]  # fmt: skip
-    sound, until = found.verdict == "sound", f"{PROGRAM} run parameters.yaml --run-id"
+    sound, until = found.verdict == "sound", f"{RUNBOOK} run parameters.yaml --run-id"
     run_id = "first" if sound else "save"
     return [*_first(endpoint, found), *_parameters(endpoint, found, unreadable),
             "  then look at what would arrive, with nothing written to the target:",
             f"    {until} {run_id} --until 13",
             "  then migrate it:" if sound else "  then save it:",
-            f"    {PROGRAM} resume {run_id} --until 23"]  # fmt: skip
+            f"    {RUNBOOK} resume {run_id} --until 23"]  # fmt: skip
 
 
 def _first(endpoint: Endpoint, found: Diagnosis) -> list[str]:
@@ -198,11 +197,11 @@ def _parameters(endpoint: Endpoint, found: Diagnosis, unreadable: list[str]) -> 
     left_out = {*unreadable, *refused}
     if left_out:
         hint = "   # or keep them: a schema file gives them other names" if refused else ""
-        lines.append(f"collections: {_yaml({'exclude': sorted(left_out)})}{hint}")
+        lines.append(f"collections: {_yaml({'exclude': [_pattern(name) for name in sorted(left_out)]})}{hint}")
     rules: dict[str, Any] = {}
     if found.minimum_valid < _USUAL_MINIMUM:
         rules["minimum_valid"] = found.minimum_valid
-    if dropped := [c.name for c in found.collections if c.not_local and c.name not in left_out]:
+    if dropped := [_pattern(c.name) for c in found.collections if c.not_local and c.name not in left_out]:
         rules["drop_indexes"] = dropped
     if rules:
         lines.append(f"migration: {_yaml(rules)}")
@@ -227,6 +226,15 @@ def _wrapped(text: str) -> list[str]:
 
 _USUAL_MINIMUM = 0.95  # of migration.minimum_valid, below which step 13 stops
 _HALF = 0.5
+
+
+def _pattern(name: str) -> str:
+    """The pattern of a collection's name, whatever characters an older Chroma took; `?` for what no pattern can hold."""
+    ends = (0, len(name) - 1)
+    return "".join(
+        "?" if not c.isprintable() or (c == " " and i in ends) else f"[{c}]" if c in "*?[" else c
+        for i, c in enumerate(name)
+    )
 
 
 def _yaml(value: Any) -> str:

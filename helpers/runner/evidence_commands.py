@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import RunbookError, UsageError, one_line
+from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 
@@ -81,7 +81,7 @@ def _sign(chosen: argparse.Namespace) -> int:
     if chosen.signature is not None:
         return _import(folder, chosen.signature)
     if not (chosen.role and chosen.name and chosen.decision):
-        raise UsageError("usage", "sign needs --role, --name and --decision", next_step="See: runbook sign --help")
+        raise UsageError("usage", "sign needs --role, --name and --decision", next_step=f"See: {RUNBOOK} sign --help")
     words = (chosen.role, chosen.name, chosen.decision, chosen.gate, chosen.reason, chosen.accept)
     if chosen.key is not None:
         return _recorded(folder, signoffs.sign(folder.reports, *words, key=chosen.key.expanduser()))
@@ -94,7 +94,7 @@ def _sign(chosen: argparse.Namespace) -> int:
         f"Written to {chosen.export}. Read it, sign it where the key is, and bring {chosen.export}.sig back beside it:"
     )
     print(f"    {shlex.join(signing.command('KEY', role, str(chosen.export)))}")
-    print(f"    runbook sign {folder.id} --import {shlex.quote(f'{chosen.export}.sig')}")
+    print(f"    {RUNBOOK} sign {folder.id} --import {shlex.quote(f'{chosen.export}.sig')}")
     return 0
 
 
@@ -106,11 +106,11 @@ def _sign_group(chosen: argparse.Namespace) -> int:
     assert many is not None
     if chosen.key is None or chosen.export is not None or chosen.signature is not None:
         raise UsageError("how_to_sign", "the runs of a group are signed together with --key only", where=chosen.run_id,
-                         next_step=f"To sign elsewhere, sign each by itself: runbook status {chosen.run_id}")  # fmt: skip
+                         next_step=f"To sign elsewhere, sign each by itself: {RUNBOOK} status {chosen.run_id}")  # fmt: skip
     due = list(group.due_for(many, chosen.gate, chosen.role.strip().lower().replace("-", "_")))
     if not due:
         raise UsageError("nothing_to_sign", f"no run of {many.id} waits for {chosen.role or 'this role'} now",
-                         next_step=f"See: runbook status {many.id}")  # fmt: skip
+                         next_step=f"See: {RUNBOOK} status {many.id}")  # fmt: skip
     codes = [0]
     for folder in due:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from helpers import audit
-from helpers.errors import NoGo, RunbookError, UsageError, WorldError, one_line
+from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WorldError, one_line
 from helpers.parameters import SECTIONS, is_sample, parameters_from
 from helpers.parameters.typed_yaml import nearest
 from helpers.results import Verdict, utc_now, worst
@@ -247,13 +247,13 @@ class Run(RunRecord):
         if retried := pending(self.home):
             raise UsageError(
                 "retry_unfinished", f"taking back step {retried} of run {self.id} was interrupted",
-                next_step=f"Finish it: runbook resume {self.id}",
+                next_step=f"Finish it: {RUNBOOK} resume {self.id}",
             )  # fmt: skip
         if row.number == plan.SNAPSHOT and (self.workspace / "checkpoint.json").exists():
             # before anything is set aside: step 22 would refuse the new one, and 23 to 25 would have lost their results
             raise UsageError(
                 "already_migrating", f"run {self.id} has begun to migrate from the snapshot that it has",
-                next_step=f"With a new one all is written anew: runbook resume {self.id} --retry {row.number}",
+                next_step=f"With a new one all is written anew: {RUNBOOK} resume {self.id} --retry {row.number}",
             )  # fmt: skip
         if self.dry_run or not (why := window.outside(row, self.parameters)):
             return ""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from helpers.decision import gate_state
-from helpers.errors import RunbookError, UsageError
+from helpers.errors import RUNBOOK, RunbookError, UsageError
 from helpers.fence import FenceState
 from helpers.results import StepResult, passed
 from helpers.rollback.state import RollbackState
@@ -125,7 +125,7 @@ def _fence(folder: RunFolder) -> str:
 def next_action(folder: RunFolder | None) -> str:
     """One sentence: what to do next."""
     if folder is None:
-        return "No run yet. Try the whole runbook on its own data: runbook rehearse"
+        return f"No run yet. Try the whole runbook on its own data: {RUNBOOK} rehearse"
     if said := rolled_back(folder):
         return f"{said} {after_rollback(folder)}"
     step = first_open_step(folder)

@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 
-from helpers.errors import WorldError
+from helpers.errors import RUNBOOK, WorldError
 from helpers.fence import FenceState
 from helpers.fence.nginx import Nginx, configuration
 from helpers.fence.state import LIFTING, UP
@@ -159,7 +159,7 @@ def nginx_program() -> str:
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if found is None:
         raise WorldError("no_nginx", "nginx is not installed here; this rehearsal's fence is one",
-                         next_step="Debian: apt-get install nginx-light; or rehearse without it: runbook rehearse")  # fmt: skip
+                         next_step=f"apt-get install nginx-light; or rehearse without it: {RUNBOOK} rehearse")  # fmt: skip
     return found
 
 

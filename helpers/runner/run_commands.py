@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.errors import Transient, UsageError
+from helpers.errors import RUNBOOK, Transient, UsageError
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder
@@ -64,7 +64,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.parameters is None:
         if chosen.run_id:
             runs.find(chosen.run_id)
-        raise UsageError("no_parameters", "run needs a parameters file", next_step="See: runbook run --help")
+        raise UsageError("no_parameters", "run needs a parameters file", next_step=f"See: {RUNBOOK} run --help")
     if first is not plan.LINE[0]:
         raise UsageError(
             "from_needs_run",
@@ -206,7 +206,7 @@ def _require_more(folder: RunFolder, until: plan.Step | None) -> None:
         hint = f"Go on to the end with: {folder.command('resume', '--until', plan.LINE[-1].number)}"
         raise UsageError("nothing_open", f"run {folder.id} has passed every step up to {until.number}", next_step=hint)
     if folder.facts()["dry_run"]:
-        next_step = f"For the migration itself: runbook run --run-id {folder.id} --from 20"
+        next_step = f"For the migration itself: {RUNBOOK} run --run-id {folder.id} --from 20"
         raise UsageError("dry_run_done", f"run {folder.id} is a dry run and complete", next_step=next_step)
 
 
@@ -278,7 +278,7 @@ def _group_of(chosen: argparse.Namespace) -> Group | None:
 
     if chosen.checkpoint or chosen.retry:
         raise UsageError("group_of_runs", "--retry and --checkpoint are for one run of a group", where=chosen.run_id,
-                         next_step=f"See which: runbook status {chosen.run_id}")  # fmt: skip
+                         next_step=f"See which: {RUNBOOK} status {chosen.run_id}")  # fmt: skip
     return group.read(chosen.run_id)
 
 

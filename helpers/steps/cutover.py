@@ -13,7 +13,7 @@ from helpers.cutover.edits import Edit, diff, loopback_in_container
 from helpers.cutover.logs import LogWatch
 from helpers.cutover.state import APPLIED, DONE, RESTARTED, WATCHING, CutoverState
 from helpers.cutover.watch import Watch
-from helpers.errors import Interrupted, RunbookError, WorldError
+from helpers.errors import RUNBOOK, Interrupted, RunbookError, WorldError
 from helpers.fence import who_has_open
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import prove_unchanged
@@ -83,7 +83,7 @@ class Cutover:
             raise WorldError(
                 "source_changed", f"the source changed since it was migrated: {said}",
                 where=f"source {self.run.parameters.source.label}",
-                next_step=f"Catch up, validate and sign again: runbook run --run-id {self.run.id} --from 22",
+                next_step=f"Catch up, validate and sign again: {RUNBOOK} run --run-id {self.run.id} --from 22",
             )  # fmt: skip
         self.run.check("source unchanged since it was migrated", Verdict.PASS, measured=0, threshold=0,
                        unit="changes", detail=said)  # fmt: skip

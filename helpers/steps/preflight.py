@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from helpers.errors import RunbookError, Terminal, UsageError
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
 from helpers.migration import owners
 from helpers.parameters import Parameters
 from helpers.schema import load_schema
@@ -39,7 +39,7 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
         if ALL in (side.tenant, side.database):
             raise UsageError(
                 "many_databases", "* stands for many databases, each a run of its own", where="tenant and database",
-                next_step="Use the command: runbook run PARAMETERS.yaml.",
+                next_step=f"Use the command: {RUNBOOK} run PARAMETERS.yaml.",
             )  # fmt: skip
     if parameters.migration.reembed:
         require_function(parameters.migration.reembed, parameters.migration.reembed_config)

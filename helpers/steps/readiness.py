@@ -21,7 +21,7 @@ import pandas as pd
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
-from helpers.errors import RunbookError
+from helpers.errors import RUNBOOK, RunbookError
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import DISK_RESERVE
 from helpers.migration.judging import judge_indexes
@@ -211,7 +211,7 @@ class Readiness:
             hint = f"A server does not tell its free disk: look there, {size(least)} at least"
             if self.run.earlier("20") is None:
                 said = "--retry 12 --set 'expected.target_disk={free_gb: GB, attested_by: NAME}'"
-                hint += f", and say what you saw: runbook resume {self.run.id} {said}"
+                hint += f", and say what you saw: {RUNBOOK} resume {self.run.id} {said}"
             self.run.check(name, Verdict.WARNING, reason="disk_unknown", unit="bytes", threshold=least, detail=hint)
             return name, float("nan"), least, False
         free = int(seen.free_gb * 10**9)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.errors import UsageError
+from helpers.errors import RUNBOOK, UsageError
 from helpers.notify import DELIVERED, Around, Entry, Event, Told, announcement, read, tell
 from helpers.notify.invitation import NAME as INVITATION
 from helpers.notify.invitation import invitation
@@ -170,7 +170,7 @@ class Schedule:
             measured="dry run" if dry and sent else sum(d.well for d in sent), threshold=len(self.rules.urls), unit="channels",
             reason="notice_failed" if bad else "",
             detail="; ".join(d.sentence() for d in failed) or ("" if sent else "it could not be sent; see run.log")
-            or (f"printed, not sent; send it: runbook run --run-id {self.run.id} --from 14 --until 14" if dry else ""),
+            or (f"printed, not sent; send it: {RUNBOOK} run --run-id {self.run.id} --from 14 --until 14" if dry else ""),
         )  # fmt: skip
         return pd.DataFrame([(d.channel, d.result, d.said, d.seconds) for d in sent], columns=columns)
 

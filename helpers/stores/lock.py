@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from helpers.errors import Terminal
+from helpers.errors import RUNBOOK, Terminal
 from helpers.results import utc_now
 from helpers.stores.base import LOCK_COLLECTION
 from helpers.stores.door import Client, NotFoundError
@@ -34,9 +34,9 @@ class TargetLock:
         holder = self.lock_holder() or {}
         if holder.get("run_id") != run_id:
             name = str(holder.get("run_id", "?"))
-            who, again = f"run {name}", f"runbook resume {name} (on that host)"
+            who, again = f"run {name}", f"{RUNBOOK} resume {name} (on that host)"
             if name.startswith(RESTORE):
-                who, again = name, "the same runbook snapshots restore as before, which was stopped"
+                who, again = name, f"the same {RUNBOOK} snapshots restore as before, which was stopped"
             raise Terminal(
                 "lock_held",
                 f"{who} from host {holder.get('host', '?')} holds the target since {holder.get('time', '?')}",

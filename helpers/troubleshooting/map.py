@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol
 
+from helpers.errors import RUNBOOK
 from helpers.run import folders as runs
 from helpers.run import plan
 
@@ -231,7 +232,7 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     ("Go on with: {resume}", "interrupted watch_interrupted"),
     (
         (
-            "Correct the path, address, tenant, database or filter in the parameters file, check it with runbook schema FILE, "
+            f"Correct the path, address, tenant, database or filter in the parameters file, check it with {RUNBOOK} schema FILE, "
             "and begin a new run: a run keeps the source and target that it began with."
         ),
         """
@@ -305,7 +306,7 @@ REMEDIES: tuple[tuple[str, str], ...] = (
         no_nginx old_workers program_failed program_missing program_timeout source_in_use fence_bypass fence_open reads_refused
         """,
     ),
-    ("How the fence of that run stands, and how to lift it: runbook fence ID", "fence_of_other_run"),
+    (f"How the fence of that run stands, and how to lift it: {RUNBOOK} fence ID", "fence_of_other_run"),
     (
         (
             "Give what is missing, and tell people again: {resume} --retry 14 --set KEY=TEXT; or tell them yourself: the text is "
@@ -339,7 +340,7 @@ def notebook_for(code: str) -> plan.Step | None:
 def advice(code: str, run: HasId | str) -> str:
     """One line with the remedy of this run's trouble; "" where the code explains itself.
 
-    `interrupted` → `Next: go on with: runbook resume night-1`;
+    `interrupted` → `Next: go on with: .venv/bin/runbook resume night-1`;
     `count_mismatch` → `Troubleshoot: papermill notebooks/48_count_mismatch.ipynb OUT.ipynb -p run_id night-1`.
     """
     return next(iter(advised([code], run, 1)), "")

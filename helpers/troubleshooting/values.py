@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from ruamel.yaml import YAML
 
-from helpers.errors import UsageError
+from helpers.errors import RUNBOOK, UsageError
 from helpers.results import write_text
 from helpers.run.tables import cut
 from helpers.schema import Context, Schema, load_schema
@@ -143,8 +143,8 @@ class Values(Desk):
         parameters = self._file.with_name("parameters.yaml")
         elsewhere = self._written()
         rows = [
-            ("test it", f"runbook run {parameters} --run-id {self.run.id}-repaired --dry-run"),
-            ("then the night", f"runbook run --run-id {self.run.id}-repaired --from 20"),
+            ("test it", f"{RUNBOOK} run {parameters} --run-id {self.run.id}-repaired --dry-run"),
+            ("then the night", f"{RUNBOOK} run --run-id {self.run.id}-repaired --from 20"),
         ]
         return (
             [*rows, ("first", f"the target holds {elsewhere}: undo that, or name another target")]
