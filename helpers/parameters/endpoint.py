@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -41,6 +43,11 @@ def resolve_path(path: str | Path) -> Path:
 def _checked_path(text: str) -> str:
     if not text.strip() or "\0" in text:
         raise ValueError("must be a path, got an empty text or one with a NUL character")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        raise ValueError(f"is a path that {encoding} cannot name; set LC_ALL=C.UTF-8 for this command") from None
     if not text.startswith("~"):
         return text
     try:
