@@ -220,7 +220,7 @@ def test_a_target_that_a_run_holds_is_left_alone(snapshot: Snapshot, tmp_path: P
 def test_a_restore_that_was_stopped_is_named_by_the_lock_that_it_left(snapshot: Snapshot, tmp_path: Path) -> None:
     with embedded(tmp_path / "into") as store:
         store.acquire_lock("restore-ofanother")
-    with pytest.raises(Terminal, match=r"restore-ofanother from host .* the same runbook snapshots restore"):
+    with pytest.raises(Terminal, match=r"restore-ofanother from host .* the same \.venv/bin/runbook snapshots restore"):
         restore(snapshot, Endpoint(path=str(tmp_path / "into")))
 
 
