@@ -1,14 +1,20 @@
-"""The real command in a process of its own, as an operator starts it, and what it leaves on disk."""
+"""The real command, here or in a process of its own as an operator starts it, and what it leaves on disk."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import pytest
+
+from helpers import cli
 from tests.conftest import ROOT
 
 
@@ -25,14 +31,38 @@ class Runbook:
         environment: Mapping[str, str] | None = None,
         through: Sequence[str] = (),
         encoding: str | None = None,
+        process: bool = False,
     ) -> subprocess.CompletedProcess[str]:
-        """`environment` is added to the process's; `through` is a program that starts it; `encoding` what it prints in."""
-        folders = {"RUNBOOK_REPORTS": str(self.reports), "RUNBOOK_WORKSPACE": str(self.workspace)}
+        """`environment` is added to the process's; `through` is a program that starts it; `encoding` what it prints in.
+
+        In this process, which has the libraries loaded (its notebooks run in kernels of their own in any case); in one of
+        its own with `process`, which every command has in some test, and for `through` and `encoding`.
+        """
+        given = {"RUNBOOK_REPORTS": str(self.reports), "RUNBOOK_WORKSPACE": str(self.workspace), **(environment or {})}
+        if not through and not encoding and not process:
+            return self._here(arguments, given)
         return subprocess.run(
             [*through, sys.executable, "-m", "helpers", *arguments],
             cwd=self.home, capture_output=True, text=True, encoding=encoding, check=False, timeout=1200,
-            env={**os.environ, **folders, "PYTHONPATH": str(ROOT), **(environment or {})},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **given},
         )  # fmt: skip
+
+    def _here(self, arguments: Sequence[str], given: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            warnings.catch_warnings(),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            patch.chdir(self.home)
+            for name, value in given.items():
+                patch.setenv(name, value)
+            try:
+                code = cli.main(arguments)
+            except SystemExit as ended:  # --help
+                code = int(ended.code or 0)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
     def write(self, name: str, source: str, target: str, more: str = "") -> str:
         """The four lines of a whole parameters file; its name. `source` and `target` are the inside of a mapping."""

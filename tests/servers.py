@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 START_SECONDS = 240.0  # a cold start takes 1 to 6 s; 100 on a machine that does ten other things
 STOP_SECONDS = 15.0
+# The engine's own command: `chroma` is this behind an import of the whole client, which takes a second and a half.
+_CHROMA = [
+    sys.executable,
+    "-c",
+    "import sys, chromadb_rust_bindings; chromadb_rust_bindings.cli(['chroma', *sys.argv[1:]])",
+]
 
 
 class Server:
@@ -122,7 +128,7 @@ class ChromaServer(Server):
         super().__init__(path.with_name(f"{path.name}.server.log"), host=host)
         self.path = path
         self.folder = path.parent  # old versions leave a chroma.log where they are started
-        self._program = program or Path(sys.executable).with_name("chroma")
+        self._program = [str(program)] if program else _CHROMA
 
     def start(self) -> Self:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -130,7 +136,7 @@ class ChromaServer(Server):
 
     def command(self) -> list[str]:
         place = ["--path", str(self.path.absolute()), "--port", str(self.port), "--host", self.host]
-        return [str(self._program), "run", *place]
+        return [*self._program, "run", *place]
 
     def answers(self, client: httpx.Client) -> bool:
         return any(client.get(f"/api/{api}/heartbeat").is_success for api in ("v2", "v1"))

@@ -288,10 +288,10 @@ def test_wrong_parameters_cost_one_line(
 @pytest.mark.parametrize(
     ("prepare", "arguments", "code"),
     [
-        (_half_of_0_3, "--until 23", 1),
         (_target_taken, "--until 23", 1),
-        (_endpoints("url: '{url}', tenant: acme", "path: target"), "--until 23", 1),
-        (_endpoints("path: source", "path: target"), "--run-id ../../x", 2),
+        pytest.param(_half_of_0_3, "--until 23", 1, marks=pytest.mark.slow),
+        pytest.param(_endpoints("url: '{url}', tenant: acme", "path: target"), "--until 23", 1, marks=pytest.mark.slow),
+        pytest.param(_endpoints("path: source", "path: target"), "--run-id ../../x", 2, marks=pytest.mark.slow),
         (_endpoints("path: source", "path: target"), "--set migraton.workers=2", 2),
     ],
 )
@@ -299,7 +299,7 @@ def test_the_command_itself(world: World, prepare: Case, arguments: str, code: i
     runbook = Runbook(world.home)
     file = runbook.write("night", *prepare(world))
     before = tree(world.home)
-    done = runbook("run", file, *arguments.split())
+    done = runbook("run", file, *arguments.split(), process=True)
     assert only_line(done, code)
     assert done.stdout == ""
     assert tree(world.home) == before

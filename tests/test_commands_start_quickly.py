@@ -1,4 +1,7 @@
-"""What people wait for at a prompt: who asks how a run stands, or signs, loads neither Chroma's client nor papermill."""
+"""What people wait for: who asks how a run stands, or signs, loads neither Chroma's client nor papermill.
+
+Nor does a notebook as it begins; its step then loads what it needs, and most need no figure and no schema.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,9 @@ SLOW = ("chromadb", "papermill", "nbformat", "nbconvert", "matplotlib", "pandera
             "helpers.runner.overview",
         ],
         ["helpers.cli", "helpers.runner.verify"],
+        ["helpers.runner.notebook"],
     ],
-    ids=["the command itself", "status", "sign", "verify"],
+    ids=["the command itself", "status", "sign", "verify", "a notebook"],
 )
 def test_a_command_at_the_prompt_imports_nothing_slow(modules: list[str]) -> None:
     code = f"import sys, {', '.join(modules)}\nprint(*[m for m in {SLOW!r} if m in sys.modules])"

@@ -26,7 +26,7 @@ def runbook(tmp_path: Path) -> Runbook:
 def test_a_sound_directory_is_called_sound_and_stays_as_it_is(runbook: Runbook, real_databases: Path) -> None:
     folder = real_databases / "no-documents-128-1.x"
     before = tree(folder)
-    done = runbook("doctor", str(folder))
+    done = runbook("doctor", str(folder), process=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert tree(folder) == before
     heads = [line for line in done.stdout.splitlines() if line and not line.startswith(" ")]

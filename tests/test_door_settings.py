@@ -74,10 +74,10 @@ def test_every_field_keeps_its_value(tmp_path: Path, way: str) -> None:
     assert [name for name in FIELDS if beside_the_door[name] == default[name]] == []  # each of these values is a threat
 
 
-@pytest.fixture
-def other(tmp_path: Path) -> Iterator[ChromaServer]:
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
     """Another server, which nobody means, with a collection of its own."""
-    with ChromaServer(tmp_path / "other") as server:
+    with ChromaServer(tmp_path_factory.mktemp("other") / "data") as server:
         with client_of(server.url) as client:
             client.create_collection("not_yours", embedding_function=None)
         yield server
@@ -95,7 +95,10 @@ def redirect(folder: Path, server: ChromaServer) -> dict[str, str]:
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("source", ["directory", "server", "0.3"])
+@pytest.mark.parametrize(
+    "source",
+    ["directory", pytest.param("server", marks=pytest.mark.slow), pytest.param("0.3", marks=pytest.mark.slow)],
+)
 def test_a_dry_run_touches_what_is_named_and_nothing_else(tmp_path: Path, other: ChromaServer, source: str) -> None:
     """By the command and its kernels and other children: steps 10 to 13."""
 

@@ -26,7 +26,7 @@ def test_a_directory_arrives_whole(database: str, chunks: int, tmp_path: Path, r
     runbook = Runbook(tmp_path)
     shutil.copytree(real_databases / database, tmp_path / "source", copy_function=shutil.copyfile)
     before = tree(tmp_path / "source")
-    done = runbook("run", runbook.write("night", "path: source", "path: target"), "--until", "23")
+    done = runbook("run", runbook.write("night", "path: source", "path: target"), "--until", "23", process=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert "Verdict: passed up to step 23" in done.stdout
     assert tree(tmp_path / "source") == before

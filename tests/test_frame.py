@@ -8,7 +8,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 from typing import Any
@@ -149,13 +150,19 @@ def code(root: Path, *folders: str) -> list[Path]:
     return [path for path in inside if not folders or path.relative_to(root).parts[0] in folders]
 
 
+@cache
+def owners() -> Mapping[str, list[str]]:
+    """The distributions that bring each top-level name: the records of all that is installed are read for it."""
+    return packages_distributions()
+
+
 def undeclared(files: Iterable[Path], root: Path, declared: Iterable[str]) -> list[str]:
     """The imports of these files that no declared distribution brings."""
-    owners, wanted = packages_distributions(), set(declared)
+    wanted = set(declared)
     return [
         f"{path.relative_to(root)} imports {name}"
         for name, path in sorted(libraries(files).items())
-        if not {normal(owner) for owner in owners.get(name, [name])} & wanted
+        if not {normal(owner) for owner in owners().get(name, [name])} & wanted
     ]
 
 
@@ -175,8 +182,7 @@ NOT_IMPORTED = {
 
 def test_the_package_imports_what_it_declares(root: Path, project: dict[str, Any]) -> None:
     """A dependency that nothing imports is installed on every user's machine for nothing."""
-    owners = packages_distributions()
-    used = {normal(owner) for name in libraries(code(root, "helpers")) for owner in owners.get(name, [name])}
+    used = {normal(owner) for name in libraries(code(root, "helpers")) for owner in owners().get(name, [name])}
     declared = set(requirements(project["project"]["dependencies"]))
     nothing(sorted(declared - used - set(NOT_IMPORTED)))
     nothing(f"{name} is imported: no exception is needed" for name in sorted(set(NOT_IMPORTED) & used))

@@ -60,7 +60,7 @@ def identity(tmp_path_factory: pytest.TempPathFactory, real_databases: Path) -> 
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Night:
     runbook = Runbook(tmp_path_factory.mktemp("rehearsal"))
-    done = runbook("rehearse", "--chunks", str(CHUNKS), "--dimension", "48", "--run-id", "one")
+    done = runbook("rehearse", "--chunks", str(CHUNKS), "--dimension", "48", "--run-id", "one", process=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return Night(runbook, runbook.workspace / "one" / "target")
 

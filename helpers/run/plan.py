@@ -126,6 +126,7 @@ STEPS: tuple[Step, ...] = (
 LINE: tuple[Step, ...] = tuple(step for step in STEPS if step.on_line)
 LAST_OF_DRY_RUN = "14"
 FENCE, SNAPSHOT = "20", "21"
+NO_TARGET = "workspace/no-target-named"  # of a run that only looks at its source; no step writes there
 
 
 def find(name: str) -> Step:

@@ -12,8 +12,6 @@ from helpers.run import kernel, plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import step_missing
 from helpers.runner.overview import rolled_back
-from helpers.runner.rehearsal import require_built
-from helpers.steps.preflight import NO_TARGET, preflight
 
 SOURCE_ONLY = ("10", "11")  # the steps that look at a source, and at nothing else
 
@@ -26,7 +24,7 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
     if run_id:
         runs.check_run_id(run_id)
     if row.number in SOURCE_ONLY and sections.get("source") and not sections.get("target"):
-        sections = {**sections, "target": {"path": NO_TARGET}}
+        sections = {**sections, "target": {"path": plan.NO_TARGET}}
     parameters = parameters_from(sections) if sections else None
     if run_id and (parameters is None or RunFolder.of(run_id).exists):
         folder = runs.find(run_id)
@@ -41,6 +39,9 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
         and (row is not plan.LINE[0] or not rolled_back(found))
     ):
         return found
+    from helpers.runner.rehearsal import require_built  # these bring Chroma's client, which many steps do not need
+    from helpers.steps.preflight import preflight
+
     require_built(parameters)
     if row.needs:
         raise step_missing(row, plan.find(row.needs[0]), run_id)
@@ -50,7 +51,7 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
 
 def require_target(row: plan.Step, folder: RunFolder) -> None:
     """UsageError where the step needs a target and the run was begun without one, to look at its source."""
-    if folder.parameters().target.path == NO_TARGET and row.number not in SOURCE_ONLY:
+    if folder.parameters().target.path == plan.NO_TARGET and row.number not in SOURCE_ONLY:
         raise UsageError(
             "no_target", f"run {folder.id} was begun without a target, to look at its source",
             next_step="Name a target in the parameters and begin a new run.",

@@ -20,7 +20,6 @@ from helpers.run.record import RunRecord
 from helpers.runner import notices
 from helpers.runner.display import closing, opening, show
 from helpers.runner.finding import find_run, require_target
-from helpers.runner.index import Index
 from helpers.runner.overview import refuse_rolled_back
 from helpers.runner.retry import pending
 from helpers.troubleshooting.map import advice
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from helpers.migration.phases import Migration
     from helpers.migration.recovery import Recovery
     from helpers.rollback import Rollback
+    from helpers.runner.index import Index
     from helpers.steps.cutover import Cutover
     from helpers.steps.dry_run import DryRun
     from helpers.steps.explore import Explore
@@ -67,6 +67,8 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
         earlier.close()
     sections, run_id, dry_run = _given(namespace)
     if row.number == "00":
+        from helpers.runner.index import Index
+
         return Index(run_id, None if is_sample(sections) else parameters_from(sections))
     banner = ""
     if is_sample(sections) and not run_id:

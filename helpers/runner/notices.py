@@ -15,7 +15,6 @@ from helpers.cutover import CutoverState
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
 from helpers.notify import Around, Event, read, tell
 from helpers.results import Verdict, passed
-from helpers.rollback.page import NOTICE
 from helpers.rollback.state import RollbackState
 from helpers.rollback.triggers import due
 from helpers.run import plan
@@ -119,6 +118,8 @@ def stands_down(folder: RunFolder, say: Say) -> None:
 def _after_rollback(folder: RunFolder, error: RunbookError | None, say: Say, at: str) -> None:
     state = RollbackState.read(folder.workspace)
     if error is None:
+        from helpers.rollback.page import NOTICE  # with the whole of a rollback, which few steps need
+
         path = folder.reports / NOTICE
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         tell(folder, Event.ROLLBACK_ENDS, key=_since(state), say=say, notice=text.strip(), open=at)

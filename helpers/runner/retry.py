@@ -24,7 +24,6 @@ from helpers.results import passed, read_state, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder, RunLock
-from helpers.stores import open_target, quick_names
 
 MIGRATE, CUTOVER = "22", "25"
 _LEFT = ("staged", "quarantine", "catch-up", "batches.jsonl", "checkpoint.jsonl")  # of step 22, beside its ledger
@@ -92,6 +91,8 @@ def _empty_target(folder: RunFolder) -> dict[str, int]:
     removed: dict[str, int] = {}
     target = folder.parameters().target
     owned = Checkpoint.read(ledger).owned() if ledger.exists() else []
+    from helpers.stores import open_target, quick_names  # with Chroma's client; every step asks `pending`
+
     if owned and set(owned) & set(quick_names(target, "target")):
         with open_target(target) as store:
             store.acquire_lock(folder.id)

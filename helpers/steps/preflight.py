@@ -7,13 +7,13 @@ from collections.abc import Collection, Sequence
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
 from helpers.migration import owners
 from helpers.parameters import Parameters
+from helpers.run import plan
 from helpers.schema import load_schema
 from helpers.stores import quick_holder, quick_names
 from helpers.stores.candidates import tried, with_candidates
 from helpers.stores.databases import ALL, UNKNOWN
 from helpers.stores.embedding_functions import require_function
 
-NO_TARGET = "workspace/no-target-named"  # of a run that only looks at its source; no step writes there
 NOT_THERE = ("unreachable", "timeout", "target_not_chroma")
 
 
@@ -46,7 +46,7 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
     names = quick_names(parameters.source, "source")
     if names or parameters.source.url:  # a directory's newest names may still sit in its log, so [] proves nothing
         names = chosen(names, parameters)
-    if parameters.target.path == NO_TARGET:
+    if parameters.target.path == plan.NO_TARGET:
         return
     present = target_names(parameters)
     refuse_taken(load_schema(parameters.schema_name).targets(names), present, owned, parameters, run_id)
