@@ -15,21 +15,8 @@ from helpers.errors import RUNBOOK, UsageError
 from helpers.fence import FenceState, takes_no_writes
 from helpers.results import Check, StepResult, Verdict, worst
 from helpers.run.folders import file_digest
-from helpers.run.record import RunRecord
-from helpers.signoffs import CUTOVER, GO, NO_GO, GateState, gate_state, sign
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.validation.judgement import REQUIRED
-
-__all__ = [
-    "CUTOVER",
-    "GO",
-    "NO_GO",
-    "GateState",
-    "Review",
-    "decide",
-    "decision_matrix",
-    "gate_state",
-    "sign",
-]
 
 COLUMNS = ["criterion", "measured", "pass", "marginal", "fail", "verdict"]
 
@@ -124,7 +111,7 @@ def decide(tests: Mapping[str, Check], matrix: list[dict[str, Any]]) -> tuple[st
     return ("NO-GO" if against else "GO"), against, marginal
 
 
-class Review:
+class Review(NotebookStep):
     """Step 24 as the notebook sees it: `tests`, `matrix`, `warnings`, `decision`, `approvals`."""
 
     def __init__(self, run: RunRecord) -> None:

@@ -12,10 +12,8 @@ from helpers.migration.phases import Migration
 from helpers.parameters import parameters_from
 from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import folders as runs
-from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
-from helpers.runner.gates import open_gate
 from helpers.steps.cutover import Cutover
 from helpers.steps.snapshot import SnapshotStep
 from tests.signers import Signers
@@ -86,7 +84,7 @@ def step(folder: RunFolder, *, dry_run: bool = False) -> StepResult:
 def cells(folder: RunFolder, *, dry_run: bool = False) -> Iterator[Cutover]:
     """The notebook up to the switch."""
     folder.stop_file.unlink(missing_ok=True)
-    switch = Cutover(RunRecord(folder, "25", dry_run=dry_run), open_gate(folder, [plan.find("24")]))
+    switch = Cutover(RunRecord(folder, "25", dry_run=dry_run))
     switch.gate()
     switch.unchanged()
     switch.plan()

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit, evidence
-from helpers.decision import sign
 from helpers.evidence import signing
 from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.signoffs import sign
 
 Runbook = Callable[..., "subprocess.CompletedProcess[str]"]
 

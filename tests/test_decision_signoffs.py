@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from helpers import evidence
-from helpers.decision import gate_state, sign
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.evidence import signing
 from helpers.evidence.recipe import stamp
@@ -20,7 +19,7 @@ from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, write_json
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
-from helpers.signoffs import GateState, newest, record, statement
+from helpers.signoffs import GateState, gate_state, newest, record, sign, statement
 from tests.signers import Signers, make_key, small_run
 
 

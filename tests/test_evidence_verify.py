@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from helpers import audit, cli, evidence
-from helpers.decision import sign
 from helpers.errors import Terminal, UsageError
 from helpers.evidence.statement import canonical
 from helpers.report import run_page
@@ -21,6 +20,7 @@ from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.runner.archive import archive
 from helpers.runner.verify import verify
+from helpers.signoffs import sign
 from tests.signers import Signers, small_run
 
 Out = pytest.CaptureFixture[str]

@@ -11,9 +11,9 @@ import pytest
 
 from helpers import cli
 from helpers.errors import Interrupted
-from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.checkpoint import Checkpoint, checkpoint_id
 from helpers.migration.phases import Migration
-from helpers.migration.recovery import Recovery, checkpoint_id
+from helpers.migration.recovery import Recovery
 from helpers.parameters import parameters_from
 from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import folders as runs

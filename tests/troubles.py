@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from helpers.migration.phases import Migration
 from helpers.parameters import parameters_from
 from helpers.results import Check, Verdict, utc_now
 from helpers.run import folders as runs
+from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.steps.snapshot import SnapshotStep
 from helpers.troubleshooting.desk import AFTER, BEFORE, Desk
-from helpers.troubleshooting.desks import desk_of
 
 
 def begun(name: str = "night", **sections: Any) -> RunFolder:
@@ -57,7 +58,9 @@ def keep(folder: RunFolder, record: RunRecord) -> None:
 
 def at(folder: RunFolder, step: str, *, dry_run: bool = False) -> Any:
     """The desk of a step, as its notebook has it."""
-    return desk_of(RunRecord(folder, step, dry_run=dry_run))
+    row = plan.find(step)
+    made = getattr(import_module(f"helpers.steps.{row.name}"), row.class_name)
+    return made(RunRecord(folder, step, dry_run=dry_run))
 
 
 def probe(desk: Desk) -> tuple[Verdict, int, pd.DataFrame]:

@@ -26,7 +26,7 @@ from helpers.report.facts import RunView, StepRow, read_run
 from helpers.report.outcome import outcome
 from helpers.results import Verdict, read_state, utc_now, worst, write_json, write_text
 from helpers.run import plan
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.stores import open_target
 from helpers.words import count, duration, moment, size
 
@@ -34,7 +34,7 @@ BEFORE = ("25", "50", "51", "52")
 _STATE = "closeout.json"
 
 
-class Closeout:
+class Closeout(NotebookStep):
     """The notebook's view, one method a cell. Nothing is touched where a step before it has not passed, or in a dry run."""
 
     def __init__(self, run: RunRecord) -> None:

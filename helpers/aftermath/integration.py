@@ -24,7 +24,7 @@ from helpers.fence import who_has_open
 from helpers.parameters import resolve_path
 from helpers.results import Verdict, write_json, write_text
 from helpers.rollback.made import Made
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.words import count
 
 COLUMNS = ["test", "outcome", "seconds", "why"]
@@ -32,7 +32,7 @@ _OWN_TEST = re.compile(r"^application_cases\.py::test_case\[(\d+)\]$")
 _WORDS = {"passed": "pass", "failed": "fail", "skipped": "not applicable"}
 
 
-class Integration:
+class Integration(NotebookStep):
     """The notebook's view: what will be asked, the tests, and what became of each."""
 
     def __init__(self, run: RunRecord) -> None:

@@ -18,7 +18,7 @@ from helpers.aftermath import probes
 from helpers.aftermath.live import LiveFigure
 from helpers.aftermath.looks import ERRORS_IN_A_ROW, SLOW_IN_A_ROW, Breach, Journal, Look, Watcher, breach
 from helpers.results import Verdict
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.words import count, duration
 
 QUERIES = 40  # of a look at least, over all collections; percentiles of fewer say little
@@ -26,7 +26,7 @@ COLUMNS = ["when", "second", "queries", "p50 ms", "p95 ms", "p99 ms", "chunks", 
 _TICK = 0.25  # seconds between two looks at whether the run was asked to stop
 
 
-class Monitor:
+class Monitor(NotebookStep):
     """The notebook's view: what is expected, the watch, counts, and what to do."""
 
     def __init__(self, run: RunRecord) -> None:

@@ -18,7 +18,7 @@ from helpers.aftermath.child import run_child
 from helpers.aftermath.measure import QUERIES, SOURCE, TARGET
 from helpers.errors import one_line
 from helpers.results import Verdict
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.words import count
 
 ABOUT_SECONDS, MOST_SECONDS = 12.0, 600.0
@@ -29,7 +29,7 @@ MUCH_SLOWER, TOO_SMALL_MS = (
 _SIDES = {SOURCE: "before", TARGET: "after"}
 
 
-class Performance:
+class Performance(NotebookStep):
     """The notebook's view: before, after, side by side, and the two verdicts."""
 
     def __init__(self, run: RunRecord) -> None:

@@ -22,9 +22,32 @@ from typing import Any
 
 from helpers.errors import Terminal, UsageError
 from helpers.results import utc_now, write_json
+from helpers.run.folders import RunFolder
 
+FILE = "checkpoint.json"
 _ERRORS_KEPT = 50
 _TARGETS_PER_LINE = 8
+
+
+def checkpoint_id(run_id: str) -> str:
+    """The id of a run's one checkpoint, for people and for `resume --checkpoint`."""
+    return f"{run_id}-22"
+
+
+def require_checkpoint(folder: RunFolder, given: str) -> None:
+    """Raises `UsageError` unless `given` is the id or the path of this run's checkpoint, and that is there."""
+    path = folder.workspace / FILE
+    own = checkpoint_id(folder.id)
+    if given != own and Path(given).absolute() != path:
+        raise UsageError(
+            "other_checkpoint", f"{given!r} is not the checkpoint of run {folder.id}", where="--checkpoint",
+            next_step=f"It has one, {own}; a checkpoint is gone on with in its own run only.",
+        )  # fmt: skip
+    if not path.is_file():
+        raise UsageError(
+            "no_checkpoint", f"run {folder.id} has no checkpoint yet", where=str(path),
+            next_step=f"Without one it begins step 22 anew: {folder.command('resume')}",
+        )  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ from helpers.migration.judging import (
 )  # fmt: skip
 from helpers.migration.staging import Staged
 from helpers.results import Phase, Verdict, write_text
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.snapshots import described
 from helpers.snapshot import Snapshot
 from helpers.stores import Store, open_target
@@ -38,7 +38,7 @@ from helpers.stores import Store, open_target
 _ROUND = ["round", "source read", "added", "changed", "deleted", "seconds", "then"]
 
 
-class Migration:
+class Migration(NotebookStep):
     """The notebook's view of a job: one method a phase, each with a table to look at and its checks."""
 
     def __init__(self, run: RunRecord) -> None:

@@ -10,48 +10,25 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from helpers.errors import RUNBOOK, UsageError, one_line
-from helpers.migration.checkpoint import Checkpoint, TargetState
+from helpers.errors import RUNBOOK, one_line
+from helpers.migration.checkpoint import FILE, Checkpoint, TargetState, checkpoint_id
 from helpers.migration.current import Ledger, current_snapshot
 from helpers.migration.job import Job, context_of
 from helpers.migration.quarantine import Quarantine
 from helpers.migration.staging import Staged
 from helpers.results import Verdict
-from helpers.run.folders import RunFolder, flatten
-from helpers.run.record import RunRecord
+from helpers.run.folders import flatten
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import Context, load_schema
 from helpers.snapshot import Snapshot
 from helpers.stores import Store, open_target
 from helpers.stores.opening import quick_names
 
-FILE = "checkpoint.json"
 _PROOF = ["target", "completed", "there", "missing", "doubled", "in doubt", "of these there", "ahead", "strangers"]
-
-
-def checkpoint_id(run_id: str) -> str:
-    """The id of a run's one checkpoint, for people and for `resume --checkpoint`."""
-    return f"{run_id}-22"
-
-
-def require(folder: RunFolder, given: str) -> None:
-    """Raises `UsageError` unless `given` is the id or the path of this run's checkpoint, and that is there."""
-    path = folder.workspace / FILE
-    own = checkpoint_id(folder.id)
-    if given != own and Path(given).absolute() != path:
-        raise UsageError(
-            "other_checkpoint", f"{given!r} is not the checkpoint of run {folder.id}", where="--checkpoint",
-            next_step=f"It has one, {own}; a checkpoint is gone on with in its own run only.",
-        )  # fmt: skip
-    if not path.is_file():
-        raise UsageError(
-            "no_checkpoint", f"run {folder.id} has no checkpoint yet", where=str(path),
-            next_step=f"Without one it begins step 22 anew: {folder.command('resume')}",
-        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -68,7 +45,7 @@ class _Looked:
     strangers: int = 0  # in the target, and staged by nobody
 
 
-class Recovery:
+class Recovery(NotebookStep):
     """The notebook's view: one table a question."""
 
     def __init__(self, run: RunRecord) -> None:

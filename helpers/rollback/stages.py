@@ -31,14 +31,14 @@ from helpers.rollback.stop import at_work
 from helpers.rollback.watch import probes_of, watch
 from helpers.rollback.writes import added_ids
 from helpers.run import kernel
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.stores import open_target
 from helpers.stores.databases import lacking
 from helpers.stores.layout import is_new
 from helpers.stores.opening import quick_names
 
 
-class Rollback(Act):
+class Rollback(Act, NotebookStep):
     """One method a stage; each can be repeated."""
 
     def __init__(self, run: RunRecord) -> None:

@@ -8,12 +8,15 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from helpers.errors import RunbookError, one_line
 from helpers.run.folders import NOTEBOOKS, REPOSITORY
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LONGEST_CELL = 1_000  # characters
 
@@ -116,3 +119,21 @@ def trace_of(error: BaseException) -> str:
 def show_whole_sentences() -> None:
     """Tables cut no sentence short: pandas itself ends a cell after 50 characters, in the middle of what a DBA must read."""
     pd.set_option("display.max_colwidth", LONGEST_CELL)
+
+
+def show_figure(figure: Figure) -> None:
+    """The figure as a picture whose text, for those who cannot see it, is its title. (A Figure by itself shows nothing.)"""
+    if shell() is not None:
+        from IPython.display import Image, display
+
+        from helpers.plots import png
+
+        alt = " ".join(figure.get_suptitle().split())
+        display(Image(data=png(figure), format="png", alt=alt))  # type: ignore[no-untyped-call]
+
+
+def show(content: str) -> None:
+    if shell() is not None:
+        from IPython.display import HTML, display
+
+        display(HTML(content))  # type: ignore[no-untyped-call]

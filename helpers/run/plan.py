@@ -47,6 +47,11 @@ class Step:
     def notebook(self) -> str:
         return f"{self.number}_{self.name}.ipynb"
 
+    @property
+    def class_name(self) -> str:
+        """Of the class in `helpers/steps/<name>.py` that the notebook works with."""
+        return f"{self.name.title().replace('_', '')}Step"
+
 
 _BEFORE, _NIGHT, _RECOVERY = "1 Before the migration", "2 The migration", "3 Recovery"
 _TROUBLE = "4 Troubleshooting"

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from helpers.errors import RUNBOOK, Interrupted, UsageError
 from helpers.parameters import Parameters
-from helpers.results import Check, Phase, StepResult, Verdict, utc_now
+from helpers.results import Check, Phase, StepResult, Verdict, utc_now, worst
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.words import duration
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -87,6 +88,12 @@ class RunRecord:
             phase.seconds = round(time.monotonic() - begun, 3)
             self.result.phases.append(phase)
             self.log(f"phase {name} ended after {phase.seconds:.1f} s, {phase.chunks} chunks")
+
+    def finish(self) -> None:
+        """Write results/<step>.json; its verdict is the worst of the checks."""
+        self.result.verdict = worst(check.verdict for check in self.result.checks)
+        self.result.finished = utc_now()
+        self.result.write(self.folder / "results" / f"{self.step}.json")
 
     def apart(self) -> contextlib.AbstractContextManager[None]:
         """Inside it this process lets go of the run, so that a command of its own can work on it."""
@@ -156,6 +163,27 @@ class RunRecord:
         else:
             handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
             self._display = (cell, handle)
+
+
+class NotebookStep:
+    """What every step gives its notebook: `checks` and `finish`, beside a method for each thing to look at."""
+
+    run: RunRecord
+
+    def checks(self) -> pd.DataFrame:
+        """Every check so far, in the order in which they were made.
+
+        Columns: check, verdict, expected, measured, unit, detail. `expected` is the limit that `measured` was judged by;
+        where it is a parameter, the detail or the text of the notebook names it.
+        """
+        import pandas as pd
+
+        rows = [[c.name, str(c.verdict), c.threshold, c.measured, c.unit, c.detail] for c in self.run.result.checks]
+        return pd.DataFrame(rows, columns=["check", "verdict", "expected", "measured", "unit", "detail"])
+
+    def finish(self) -> None:
+        """Write the result of this step, show how it came out, and fail the notebook where the step failed."""
+        self.run.finish()
 
 
 def step_missing(step: plan.Step, needed: plan.Step, run_id: str) -> UsageError:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers.errors import one_line
 from helpers.parameters import Parameters, parameters_from
 from helpers.results import Verdict
 from helpers.run import folders as runs
-from helpers.run import kernel, plan
+from helpers.run import plan
 from helpers.run.record import RunRecord
 from helpers.troubleshooting.map import advised
 from helpers.words import duration
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def opening(run: RunRecord, banner: str) -> str:
@@ -76,21 +73,3 @@ def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def show_figure(figure: Figure) -> None:
-    """The figure as a picture whose text, for those who cannot see it, is its title. (A Figure by itself shows nothing.)"""
-    if kernel.shell() is not None:
-        from IPython.display import Image, display
-
-        from helpers.plots import png  # a second of matplotlib, which most steps do not need
-
-        alt = " ".join(figure.get_suptitle().split())
-        display(Image(data=png(figure), format="png", alt=alt))  # type: ignore[no-untyped-call]
-
-
-def show(content: str) -> None:
-    if kernel.shell() is not None:
-        from IPython.display import HTML, display
-
-        display(HTML(content))  # type: ignore[no-untyped-call]

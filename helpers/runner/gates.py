@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from helpers.decision import GateState, gate_state
 from helpers.errors import NoGo, RunbookError, WaitingForSignoffs
 from helpers.evidence.seals import ALLOWED, allowed_signers
 from helpers.results import passed
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.signoffs import GateState, gate_state
 
 AFTER_CUTOVER, PARAMETERS = "25", "parameters.yaml"
 

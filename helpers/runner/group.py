@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.decision import gate_state
 from helpers.errors import Interrupted, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
 from helpers.parameters import Parameters, parameters_from
 from helpers.results import passed, utc_now, write_json
@@ -27,6 +26,7 @@ from helpers.run import plan
 from helpers.run.folders import GROUP, RunFolder
 from helpers.runner.overview import first_open_step, rolled_back, state
 from helpers.runner.terminal import table
+from helpers.signoffs import gate_state
 from helpers.stores.databases import ALL, databases_of, holds_nothing
 
 EMPTY = "empty: nothing to migrate"

@@ -10,9 +10,9 @@ from helpers.parameters import Parameters
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import REPOSITORY, RunFolder
+from helpers.run.kernel import show, show_figure
 from helpers.run.window import now_utc
 from helpers.runner import rapid_rollback, timeline
-from helpers.runner.display import show, show_figure
 from helpers.runner.overview import RUN_COLUMNS, TO_DO, next_action, rolled_back, run_rows, state
 from helpers.runner.status import escalation
 from helpers.troubleshooting import tree

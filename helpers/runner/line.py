@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 from helpers.cutover import CutoverState
-from helpers.decision import CUTOVER
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
 from helpers.evidence import at_rest, keep_sealed
 from helpers.fence import FenceState, lift
@@ -23,6 +22,7 @@ from helpers.runner.execute import Execution, error_of, is_whole
 from helpers.runner.gates import open_gate
 from helpers.runner.rendering import render_notebook, render_pages
 from helpers.runner.terminal import Terminal, step_line, summary
+from helpers.signoffs import CUTOVER
 from helpers.steps.claim import give_back_target
 from helpers.troubleshooting.map import advised
 

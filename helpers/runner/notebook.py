@@ -1,4 +1,4 @@
-"""`begin`: from a notebook's parameters to a step at work. `Run` is everything that the notebooks call."""
+"""`begin`: from a notebook's parameters to the step of `helpers.steps` that has the notebook's name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import ast
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WorldError, one_line
@@ -18,31 +19,11 @@ from helpers.run import kernel, plan, tables, window
 from helpers.run.folders import RunLock
 from helpers.run.record import RunRecord
 from helpers.runner import notices
-from helpers.runner.display import closing, opening, show
+from helpers.runner.display import closing, opening
 from helpers.runner.finding import find_run, require_target
 from helpers.runner.overview import refuse_rolled_back
 from helpers.runner.retry import pending
 from helpers.troubleshooting.map import advice
-
-if TYPE_CHECKING:
-    from helpers.aftermath import Aftermath
-    from helpers.decision import Review
-    from helpers.migration.phases import Migration
-    from helpers.migration.recovery import Recovery
-    from helpers.rollback import Rollback
-    from helpers.runner.index import Index
-    from helpers.steps.cutover import Cutover
-    from helpers.steps.dry_run import DryRun
-    from helpers.steps.explore import Explore
-    from helpers.steps.fence import Fence
-    from helpers.steps.health import Health
-    from helpers.steps.hold import Hold
-    from helpers.steps.readiness import Readiness
-    from helpers.steps.schedule import Schedule
-    from helpers.steps.snapshot import SnapshotStep
-    from helpers.troubleshooting.desk import Desk
-    from helpers.troubleshooting.tree import Tree
-    from helpers.validation.suite import Validation
 
 NOT_SECTIONS = ("run_id", "dry_run")
 _NO_SOURCE = (
@@ -51,10 +32,11 @@ _NO_SOURCE = (
 )
 
 
-def begin(namespace: dict[str, Any], step: str) -> Run | Index:
-    """The step of this notebook, ready to work, with the parameters in `namespace` (the notebook's globals()).
+def begin(namespace: dict[str, Any], step: str) -> Any:
+    """The step of this notebook: the class of `helpers/steps/<name>.py`, ready to work.
 
-    Reads the sections, `run_id` and `dry_run`; refuses any other name; finds the run, or begins one; takes its lock.
+    `namespace` is the notebook's globals(): its parameters, and what papermill injected. Reads the sections, `run_id` and
+    `dry_run`; refuses any other name; finds the run, or begins one; takes its lock.
     UsageError where a parameter is wrong, WorldError where the source or target cannot be used.
     """
     row = plan.find(step)
@@ -63,13 +45,12 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
     kernel.show_errors_in_one_line()
     tables.show_tables_as_text(kernel.shell())
     kernel.show_whole_sentences()
-    if isinstance(earlier := namespace.get("run"), Run):
+    if isinstance(earlier := getattr(namespace.get("step"), "run", None), Run):
         earlier.close()
     sections, run_id, dry_run = _given(namespace)
+    made = getattr(import_module(f"helpers.steps.{row.name}"), row.class_name)
     if row.number == "00":
-        from helpers.runner.index import Index
-
-        return Index(run_id, None if is_sample(sections) else parameters_from(sections))
+        return made(run_id, None if is_sample(sections) else parameters_from(sections))
     banner = ""
     if is_sample(sections) and not run_id:
         from helpers.runner.sample_run import sample_run  # with the signatures of a rehearsal
@@ -80,118 +61,15 @@ def begin(namespace: dict[str, Any], step: str) -> Run | Index:
         require_target(row, folder)
     run = Run(folder, row.number, dry_run=dry_run)
     run.open(banner)
-    return run
+    return made(run)
 
 
 class Run(RunRecord):
-    """A step at work, as a notebook sees it: one method for what each notebook does, and `finish`."""
+    """A step at work in a notebook: it takes the locks of its run, watches the cells, and ends in `finish`."""
 
     _locks: tuple[RunLock, ...] = ()
     _watch: kernel.CellWatch | None = None
     _finished = False
-
-    def health(self) -> Health:
-        """10: is the source what it is said to be?"""
-        from helpers.steps.health import Health
-
-        return Health(self)
-
-    def explore(self) -> Explore:
-        """11: what is in the source?"""
-        from helpers.steps.explore import Explore
-
-        return Explore(self)
-
-    def readiness(self) -> Readiness:
-        """12: can the target take it?"""
-        from helpers.steps.readiness import Readiness
-
-        return Readiness(self)
-
-    def rehearse_migration(self) -> DryRun:
-        """13: everything but the target."""
-        from helpers.steps.dry_run import DryRun
-
-        return DryRun(self)
-
-    def schedule(self) -> Schedule:
-        """14: does the night fit its window, and who is told?"""
-        from helpers.steps.schedule import Schedule
-
-        return Schedule(self)
-
-    def fence(self) -> Fence:
-        """20: nobody writes to the source any more."""
-        from helpers.steps.fence import Fence
-
-        return Fence(self)
-
-    def snapshot_source(self) -> SnapshotStep:
-        """21: the source as files, verified."""
-        from helpers.steps.snapshot import SnapshotStep
-
-        return SnapshotStep(self)
-
-    def migration(self) -> Migration:
-        """22: from the snapshot into the target."""
-        from helpers.migration.phases import Migration
-
-        return Migration(self)
-
-    def validation(self) -> Validation:
-        """23: is everything there, and right?"""
-        from helpers.validation.suite import Validation
-
-        return Validation(self)
-
-    def review(self) -> Review:
-        """24: GO or NO-GO."""
-        from helpers.decision import Review
-
-        return Review(self)
-
-    def cutover(self) -> Cutover:
-        """25: the application uses the target."""
-        from helpers.runner.gates import open_gate
-        from helpers.steps.cutover import Cutover
-
-        return Cutover(self, open_gate(self.home, [plan.find("24")]))
-
-    def hold(self) -> Hold:
-        """26: what failed, and what to do about it."""
-        from helpers.steps.hold import Hold
-
-        return Hold(self)
-
-    def rollback(self) -> Rollback:
-        """27: the way back."""
-        from helpers.rollback import Rollback
-
-        return Rollback(self)
-
-    def recovery(self) -> Recovery:
-        """30: what a stopped migration has done, and what `resume` would do."""
-        from helpers.migration.recovery import Recovery
-
-        return Recovery(self)
-
-    def troubleshoot(self) -> Desk:
-        """41 to 48: one issue of Section 4, from its symptom to the same probe again."""
-        from helpers.troubleshooting.desks import desk_of
-
-        return desk_of(self)
-
-    def tree(self) -> Tree:
-        """40: what is wrong with this run, and which notebook leads out of it."""
-        from helpers.troubleshooting.tree import Tree
-
-        return Tree(self)
-
-    def aftermath(self) -> Aftermath:
-        """50 to 53: the watch, performance, integration tests, closeout."""
-        from helpers.aftermath import aftermath_of
-
-        return aftermath_of(self)
 
     def open(self, banner: str = "") -> None:
         """Take the run's lock, set aside what this step left earlier, watch the cells, show the parameters.
@@ -215,7 +93,7 @@ class Run(RunRecord):
         if told_all_the_same:
             self.check("inside the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
                        reason="outside_window", detail=told_all_the_same)  # fmt: skip
-        show(opening(self, banner))
+        kernel.show(opening(self, banner))
         if not kernel.under_runner():  # else the runner tells
             notices.before_step(self.home, plan.find(self.step), print, dry_run=self.dry_run)
 
@@ -284,7 +162,7 @@ class Run(RunRecord):
         if error is not None:
             self.result.error = kernel.failure(error)
         digest = self._write()
-        show(closing(self, digest))
+        kernel.show(closing(self, digest))
         self._finished = True
         if not kernel.under_runner():
             notices.after_step(self.home, plan.find(self.step), error, print, dry_run=self.dry_run)
@@ -339,7 +217,7 @@ def _parameter_names(namespace: Mapping[str, Any]) -> list[str]:
     """
     history = namespace.get("In")
     if not isinstance(history, list):
-        values = {name: value for name, value in namespace.items() if not name.startswith("_") and name != "run"}
+        values = {name: value for name, value in namespace.items() if not name.startswith("_") and name != "step"}
         return [name for name, value in values.items() if isinstance(value, _OF_A_PARAMETER)]
     declared: list[str] = []
     for source in history:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from helpers.decision import gate_state
 from helpers.errors import RUNBOOK, RunbookError, UsageError
 from helpers.fence import FenceState
 from helpers.results import StepResult, passed
@@ -14,6 +13,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.runner.gates import open_gate
+from helpers.signoffs import gate_state
 
 TO_DO = "to do"
 RUN_COLUMNS = ("run", "name", "created", "at", "state", "due", "fence", "kind")

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from helpers.decision import GO, gate_state, sign
 from helpers.errors import UsageError
 from helpers.evidence import keep_sealed, signing
 from helpers.parameters import ROLES, Parameters, parameters_from, resolve_path
@@ -15,6 +14,7 @@ from helpers.results import write_text
 from helpers.run import plan
 from helpers.run.folders import REPOSITORY, RunFolder, new_run_id
 from helpers.sample import FULL, collection_counts, write_sample
+from helpers.signoffs import GO, gate_state, sign
 
 PARAMETERS = REPOSITORY / "parameters" / "rehearsal.yaml"
 FIRST = "rehearsal"  # the id of the first, so that its folders are those of parameters/rehearsal.yaml

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from helpers.evidence import at_rest
-from helpers.report import index_page, notebook_html, run_page
+from helpers.report.pages import index_page, notebook_html, run_page
 from helpers.results import write_text
 from helpers.run.folders import RunFolder
 

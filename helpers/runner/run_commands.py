@@ -174,7 +174,7 @@ def resume(chosen: argparse.Namespace) -> int:
         many.enter()
         return _group(many, chosen)
     folder = runs.find(chosen.run_id)
-    from helpers.migration import recovery
+    from helpers.migration.checkpoint import require_checkpoint
     from helpers.runner.line import open_steps  # with papermill and Chroma's client, which take seconds
     from helpers.runner.overview import refuse_rolled_back
     from helpers.steps.preflight import preflight
@@ -183,7 +183,7 @@ def resume(chosen: argparse.Namespace) -> int:
     if chosen.checkpoint and chosen.retry:
         raise UsageError("usage", "--retry begins a step anew, so there is no --checkpoint to go on from")
     if chosen.checkpoint:
-        recovery.require(folder, chosen.checkpoint)
+        require_checkpoint(folder, chosen.checkpoint)
     until = plan.on_line(chosen.until) if chosen.until else None
     _take_orders(folder, chosen)
     if until is not None:

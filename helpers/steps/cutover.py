@@ -19,7 +19,9 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import prove_unchanged
 from helpers.parameters import resolve_path
 from helpers.results import Verdict
-from helpers.run.record import RunRecord
+from helpers.run import plan
+from helpers.run.record import NotebookStep, RunRecord
+from helpers.runner.gates import open_gate
 from helpers.steps.night_needs import check_door
 from helpers.stores import open_target
 
@@ -30,14 +32,14 @@ UNSEEN = (
 ROUND_COLUMNS = ["second", "healthy", "queries", "mean ms", "new log lines", "problems"]
 
 
-class Cutover:
+class Cutover(NotebookStep):
     """The notebook's view: may it begin, is the source unchanged, the diff, probes, the switch, the watch, evidence.
 
     `shut` is what stands before the gate (a NO-GO, missing sign-offs), or None. Nothing is touched before `switch`.
     """
 
-    def __init__(self, run: RunRecord, shut: RunbookError | None) -> None:
-        self.run, self.shut = run, shut
+    def __init__(self, run: RunRecord) -> None:
+        self.run, self.shut = run, open_gate(run.home, [plan.find("24")])
         self.control = Control(run.home, run.parameters)
         self.rules = run.parameters.cutover
         self._edits: list[Edit] | None = None

@@ -20,7 +20,7 @@ from helpers.migration.judging import judge_arrivals, judge_indexes, judge_stagi
 from helpers.migration.staging import Staged
 from helpers.results import Verdict
 from helpers.run.machine import free_memory, peak_memory
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.source import open_chosen
 from helpers.snapshot import Snapshot
 from helpers.steps.preflight import chosen
@@ -54,7 +54,7 @@ _ISSUES = (
 _SHARES = {"self": "finds itself", "recall": "recall", "over_recall": "recall, over-query"}
 
 
-class DryRun:
+class DryRun(NotebookStep):
     """The dry run as the notebook sees it: one method a cell, in order."""
 
     def __init__(self, run: RunRecord) -> None:

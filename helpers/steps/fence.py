@@ -12,14 +12,14 @@ from helpers.fence.control import said
 from helpers.fence.probe import closed_by_itself, refused_to_us
 from helpers.fence.state import NO_WRITES
 from helpers.results import Verdict
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.steps.claim import claim_target, give_back_target
 
 PROBE_COLUMNS = ["url", "request", "outcome", "status", "answer"]
 NONE = "nothing keeps clients from writing to the source after the snapshot (fence.kind is none)"
 
 
-class Fence:
+class Fence(NotebookStep):
     """The notebook's view: what is where, what would happen, before, up, proof, and the way back."""
 
     def __init__(self, run: RunRecord) -> None:

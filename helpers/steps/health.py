@@ -15,7 +15,7 @@ from helpers.errors import WorldError, one_line
 from helpers.migration.judging import judge_indexes
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.source import open_chosen
 from helpers.schema import load_schema
 from helpers.steps import reading
@@ -77,7 +77,7 @@ def is_of_0_x(endpoint: Endpoint, reported: str) -> bool:
     return bool(parts) and not of_1_x(parts)
 
 
-class Health:
+class Health(NotebookStep):
     """Three tables to look at, each of which adds its checks to the step: `reach`, `counts`, `shapes`."""
 
     def __init__(self, run: RunRecord) -> None:

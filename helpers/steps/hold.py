@@ -16,7 +16,7 @@ from helpers.results import Check, StepResult, Verdict
 from helpers.rollback.triggers import triggers
 from helpers.run import plan
 from helpers.run.folders import NOTEBOOKS
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.words import duration
 
 # Reason code → (notebook of Section 4, the runbook's own heading). The notebook is named where it exists.
@@ -59,7 +59,7 @@ def remedy(reason: str) -> str:
     return heading if heading.startswith("Section") else f'runbook, "{heading}"'
 
 
-class Hold:
+class Hold(NotebookStep):
     """Looks at the results of the other steps; changes nothing but the audit log."""
 
     def __init__(self, run: RunRecord, now: datetime | None = None) -> None:

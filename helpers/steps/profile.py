@@ -15,7 +15,7 @@ from helpers.errors import one_line
 from helpers.exploring.lookup import Lookup
 from helpers.results import Verdict
 from helpers.run import tables
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import Context, load_schema
 from helpers.steps.profile_scan import Scan
 from helpers.steps.spaces import check_spaces
@@ -35,7 +35,7 @@ _COUNTED = (
 )
 
 
-class Profile:
+class Profile(NotebookStep):
     """Tables to look at, change and look at again. Those on a defect also add a check to the step."""
 
     def __init__(self, run: RunRecord) -> None:

@@ -28,7 +28,7 @@ from helpers.migration.judging import judge_indexes
 from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.results import Verdict
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.source import open_chosen
 from helpers.schema import load_schema
 from helpers.steps.night_needs import NightNeeds
@@ -46,7 +46,7 @@ LEAST_FREE = 2 * 2**30  # bytes; the runbook's "at least 2 GB"
 _PER_CHUNK = 3.0  # a Chroma directory weighs about 2.3 times its vectors (SQLite log and HNSW); measured on 1.5.9
 
 
-class Readiness:
+class Readiness(NotebookStep):
     """Tables to look at; each adds its checks to the step."""
 
     def __init__(self, run: RunRecord) -> None:

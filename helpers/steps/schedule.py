@@ -21,7 +21,7 @@ from helpers.notify.record import DONE_BY_HAND, by_hand
 from helpers.results import StepResult, Verdict, write_bytes
 from helpers.run.folders import set_aside
 from helpers.run.night import Night
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.window import Hours, now_utc
 from helpers.words import count, duration, moment
 
@@ -30,7 +30,7 @@ _DAY = dt.timedelta(hours=24)  # the runbook's notice: 24 hours before
 _SILENCE = "Alerts: silence them for the window (no command in notify.before does it)"
 
 
-class Schedule:
+class Schedule(NotebookStep):
     """Tables to look at; each adds its checks to the step."""
 
     def __init__(self, run: RunRecord, now: dt.datetime | None = None) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 from helpers.migration.judging import judge_rescue
 from helpers.parameters import Parameters
 from helpers.results import Verdict
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.snapshots import described, take
 from helpers.run.source import open_chosen
 from helpers.snapshot import Snapshot
@@ -77,7 +77,7 @@ def _lost(snapshot: Snapshot, name: str) -> int:
     return sum(part.lost for part in snapshot.parts(name))
 
 
-class SnapshotStep:
+class SnapshotStep(NotebookStep):
     """The notebook's view: take it, then prove it."""
 
     def __init__(self, run: RunRecord) -> None:

@@ -23,15 +23,14 @@ import pandas as pd
 from helpers import audit
 from helpers.cutover import CutoverState
 from helpers.errors import RunbookError, Terminal, one_line
-from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.checkpoint import FILE, Checkpoint
 from helpers.migration.current import Ledger, current_snapshot
 from helpers.migration.quarantine import Quarantine
-from helpers.migration.recovery import FILE
 from helpers.migration.staging import Staged
 from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshot import Snapshot
 from helpers.stores import open_target
 from helpers.stores.client import ClientStore
@@ -62,7 +61,7 @@ class Found:
     unit: str = "findings"
 
 
-class Desk(ABC):
+class Desk(NotebookStep, ABC):
     """One issue of Section 4. `code` is the reason that its probe gives where it finds the trouble."""
 
     code: ClassVar[str]

@@ -16,7 +16,7 @@ from helpers import plots
 from helpers.plots import Node
 from helpers.results import StepResult, Verdict
 from helpers.run import plan
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.troubleshooting.desk import SYMPTOMS, symptoms
 from helpers.troubleshooting.map import TREE, command, remedy, row_of, steps_for
 
@@ -40,7 +40,7 @@ CURES = {
 }
 
 
-class Tree:
+class Tree(NotebookStep):
     """40: the symptoms of a run, and the way from each to its notebook."""
 
     def __init__(self, run: RunRecord) -> None:

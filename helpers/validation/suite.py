@@ -20,7 +20,7 @@ from helpers.migration import reembedding
 from helpers.migration.current import current_snapshot
 from helpers.migration.quarantine import Quarantine
 from helpers.results import Check, Verdict
-from helpers.run.record import RunRecord
+from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.tables import cut
 from helpers.schema import load_schema
 from helpers.snapshot import Snapshot
@@ -54,7 +54,7 @@ def _baseline(run: RunRecord, now: Snapshot) -> Mapping[str, Any] | None:
         return measured
 
 
-class Validation:
+class Validation(NotebookStep):
     """Step 23 as the notebook sees it: `read_target` first, then one method per test."""
 
     def __init__(self, run: RunRecord) -> None:
