@@ -14,12 +14,11 @@ from typing import Self
 
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import Importer, plan_targets
-from helpers.migration.quarantine import Quarantine
-from helpers.migration.staging import Staged, stage
+from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.parameters.endpoint import Endpoint
-from helpers.sample import sample_batches
+from helpers.rehearsal import sample_batches
 from helpers.schema import Context, load_schema
-from helpers.snapshot import Snapshot, write_snapshot
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import CollectionInfo, Store, open_source, open_target
 from tests.servers import ChromaServer
 

@@ -10,9 +10,35 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from helpers.errors import WorldError, redacted
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+# Progress of long work, as the code that does it sees it: something to tell how far it came.
+#
+# Who shows it (a terminal bar, a notebook line, nobody) is decided above; see `record`.
+
+
+class Progress(Protocol):
+    """`advance` may raise `errors.Interrupted`: the operator asked to stop, and the work in hand is consistent."""
+
+    def advance(self, n: int = 1) -> None: ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def advance(self, n: int = 1) -> None:
+        """Nothing."""
+
+
+silent = Silent()
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
 
 State = TypeVar("State")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from helpers.aftermath.closeout import Closeout
-from helpers.aftermath.integration import Integration
-from helpers.aftermath.monitoring import Monitor
-from helpers.aftermath.performance import Performance
 from helpers.fence import Control
 from helpers.results import StepResult
 from helpers.run.record import RunRecord
+from helpers.steps.closeout import CloseoutStep
+from helpers.steps.integration import IntegrationStep
+from helpers.steps.monitor import MonitorStep
+from helpers.steps.performance import PerformanceStep
 from helpers.stores import open_target
 from tests.rollbacks import Night, usual_source
 
@@ -48,7 +48,7 @@ def _counts(night: Night) -> list[dict[str, Any]]:
 def monitor(night: Night, *, dry_run: bool = False) -> StepResult:
     """Notebook 50."""
     record = RunRecord(night.folder, "50", dry_run=dry_run)
-    desk = Monitor(record)
+    desk = MonitorStep(record)
     desk.plan()
     desk.before()
     desk.watch()
@@ -61,7 +61,7 @@ def monitor(night: Night, *, dry_run: bool = False) -> StepResult:
 def performance(night: Night) -> StepResult:
     """Notebook 51."""
     record = RunRecord(night.folder, "51")
-    desk = Performance(record)
+    desk = PerformanceStep(record)
     desk.source()
     desk.target()
     record.fact("table", desk.compare().to_dict("records"))
@@ -72,7 +72,7 @@ def performance(night: Night) -> StepResult:
 def integration(night: Night) -> StepResult:
     """Notebook 52."""
     record = RunRecord(night.folder, "52")
-    desk = Integration(record)
+    desk = IntegrationStep(record)
     desk.plan()
     desk.test()
     record.fact("said", desk.summary())
@@ -88,7 +88,7 @@ def passed(night: Night, *steps: str) -> None:
 def closeout(night: Night, *, dry_run: bool = False) -> StepResult:
     """Notebook 53, with what its cells print as the fact `said`."""
     record = RunRecord(night.folder, "53", dry_run=dry_run)
-    desk = Closeout(record)
+    desk = CloseoutStep(record)
     desk.standing()
     desk.durations()
     desk.timeline()

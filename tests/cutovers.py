@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from helpers import evidence
-from helpers.migration.phases import Migration
 from helpers.parameters import parameters_from
 from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
-from helpers.steps.cutover import Cutover
+from helpers.steps.cutover import CutoverStep
+from helpers.steps.migrate import MigrateStep
 from helpers.steps.snapshot import SnapshotStep
 from tests.signers import Signers
 from tests.storage import chunks, embedded, fill
@@ -42,7 +42,7 @@ def migrated(home: Path, cutover: dict[str, Any], **more: Any) -> RunFolder:
     SnapshotStep(record).verify()
     keep(folder, record)
     record = RunRecord(folder, "22")
-    work = Migration(record)
+    work = MigrateStep(record)
     work.validate()
     work.import_chunks()
     work.verify()
@@ -81,10 +81,10 @@ def step(folder: RunFolder, *, dry_run: bool = False) -> StepResult:
 
 
 @contextmanager
-def cells(folder: RunFolder, *, dry_run: bool = False) -> Iterator[Cutover]:
+def cells(folder: RunFolder, *, dry_run: bool = False) -> Iterator[CutoverStep]:
     """The notebook up to the switch."""
     folder.stop_file.unlink(missing_ok=True)
-    switch = Cutover(RunRecord(folder, "25", dry_run=dry_run))
+    switch = CutoverStep(RunRecord(folder, "25", dry_run=dry_run))
     switch.gate()
     switch.unchanged()
     switch.plan()

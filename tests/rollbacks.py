@@ -11,7 +11,6 @@ import pytest
 from helpers.cutover.control import Control
 from helpers.cutover.state import DONE
 from helpers.errors import Interrupted
-from helpers.migration.phases import Migration
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict, utc_now, worst
@@ -19,6 +18,7 @@ from helpers.rollback import Orders, Rollback, RollbackState
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
+from helpers.steps.migrate import MigrateStep
 from helpers.steps.snapshot import SnapshotStep
 from helpers.stores import open_target
 from tests.storage import chunks, contents, embedded, exact, fill
@@ -53,7 +53,7 @@ class Night:
     def migrate(self, batches: int = 0) -> None:
         """Step 22; `batches`: the operator asks to stop after so many."""
         record = RunRecord(self.folder, "22")
-        work = Migration(record)
+        work = MigrateStep(record)
         self.folder.stop_file.unlink(missing_ok=True)
         work.validate()
         if batches:

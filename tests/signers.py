@@ -10,12 +10,12 @@ from typing import Any
 
 from helpers import audit, evidence
 from helpers.evidence import signing
+from helpers.evidence.signoffs import sign
 from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.signoffs import sign
 
 Runbook = Callable[..., "subprocess.CompletedProcess[str]"]
 

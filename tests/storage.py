@@ -17,11 +17,10 @@ import numpy as np
 from helpers.chunks import ChunkBatch
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import Importer
-from helpers.migration.quarantine import Quarantine
-from helpers.migration.staging import Staged, stage
+from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.parameters.endpoint import Endpoint
 from helpers.schema import Context, load_schema
-from helpers.snapshot import Snapshot
+from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Reader, Space, open_target
 from helpers.stores.client import ClientStore
 from helpers.stores.layout import DATABASE

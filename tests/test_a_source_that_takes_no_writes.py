@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from helpers.decision import Review
 from helpers.fence import takes_no_writes
 from helpers.fence.probe import WRITTEN, Answer, closed_by_itself, refused_to_us
 from helpers.parameters import parameters_from
@@ -16,7 +15,8 @@ from helpers.results import Check, StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
-from helpers.steps.fence import Fence
+from helpers.steps.fence_writes import FenceWritesStep
+from helpers.steps.review import ReviewStep
 from tests.cloud_standin import CloudStandIn
 from tests.fences import at_step, rows
 from tests.servers import ChromaServer
@@ -50,7 +50,7 @@ def step(cloud: CloudStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         }  # fmt: skip
         folder = runs.create(parameters_from({"source": source, "target": {"path": str(tmp_path / "target")}}), "night")
         with at_step(folder, dry_run=dry_run) as run:
-            guard = Fence(run)
+            guard = FenceWritesStep(run)
             guard.urls()
             guard.before()
             print(guard.put_up())
@@ -68,7 +68,7 @@ def fence_check(folder: RunFolder) -> Check:
 
 
 def warned_of(folder: RunFolder) -> list[str]:
-    review = object.__new__(Review)  # without the step that it needs, which the fence has nothing to do with
+    review = object.__new__(ReviewStep)  # without the step that it needs, which the fence has nothing to do with
     review.run = RunRecord(folder, "24", folder.parameters())
     table = review.warnings()
     return [detail for detail, reason in zip(table["detail"], table["reason"], strict=True) if reason == "no_fence"]

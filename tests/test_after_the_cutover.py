@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from helpers import audit
-from helpers.cutover.logs import LogWatch
+from helpers.cutover.application import LogWatch
 from helpers.errors import Interrupted
 from helpers.parameters import parameters_from
-from helpers.report import markdown
+from helpers.report import record
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.record import RunRecord
-from helpers.run.snapshots import settled
+from helpers.snapshots.retention import settled
 from tests.aftermaths import closeout, integration, monitor, night_after, passed
 from tests.conftest import at_home
 from tests.cutovers import details, verdicts
@@ -133,7 +133,7 @@ def test_nothing_is_closed_where_a_step_before_has_not_passed(night: Night) -> N
     assert verdicts(result)["cut over, watched, measured and tested"] is Verdict.FAIL
     assert "52 Integration tests" in details(result)
     assert left.is_dir()
-    assert not (night.folder.reports / markdown.SUCCESS).exists()
+    assert not (night.folder.reports / record.SUCCESS).exists()
     assert "No success record" in result.facts["said"][-1]
     assert not settled(night.folder)
 
@@ -163,11 +163,11 @@ def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night:
     ]
     assert sum(result.facts["removed"].values()) == 3000
     assert "was given back" in result.facts["said"][1]
-    text = (night.folder.reports / markdown.SUCCESS).read_text()
+    text = (night.folder.reports / record.SUCCESS).read_text()
     assert "- **Status:** ✓ SUCCESS" in text
     assert "Total chunks migrated: 85 of 85 chunks" in text
     assert "alpha: 60 chunks" in text
-    summary = (night.folder.reports / markdown.SUMMARY).read_text()
+    summary = (night.folder.reports / record.SUMMARY).read_text()
     assert "Ada 555" in summary
     assert "| 22 Migrate | 45 to 60 min |" in summary
     assert {e["action"] for e in audit.entries(night.folder.reports / audit.NAME)} >= {
@@ -185,8 +185,8 @@ def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night:
     assert everything(night.target) == {}
     assert night.env == ENV.encode()
     assert set(everything(night.source)["alpha"][3]) == {*source["alpha"][3], "late0", "late1"}
-    assert not (night.folder.reports / markdown.SUCCESS).exists()
-    assert len(list(night.folder.reports.glob(f"earlier/*/{markdown.SUCCESS}"))) == 1
+    assert not (night.folder.reports / record.SUCCESS).exists()
+    assert len(list(night.folder.reports.glob(f"earlier/*/{record.SUCCESS}"))) == 1
 
 
 def test_a_closeout_that_was_killed_is_repeated(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,12 +194,12 @@ def test_a_closeout_that_was_killed_is_repeated(night: Night, monkeypatch: pytes
     passed(night, "50", "51", "52")
     for name in ("a.tmp", "b.tmp"):
         (night.folder.workspace / name).write_text("x" * 10)
-    from helpers.aftermath import leftovers
+    from helpers.steps import closeout
 
     class Killed(BaseException):
         pass
 
-    original = leftovers.remove
+    original = closeout.remove
     calls: list[Path] = []
 
     def mortal(path: Path) -> int:
@@ -208,27 +208,27 @@ def test_a_closeout_that_was_killed_is_repeated(night: Night, monkeypatch: pytes
         calls.append(path)
         return original(path)
 
-    monkeypatch.setattr(leftovers, "remove", mortal)
+    monkeypatch.setattr(closeout, "remove", mortal)
     with pytest.raises(Killed):
         closeout(night)
-    monkeypatch.setattr(leftovers, "remove", original)
+    monkeypatch.setattr(closeout, "remove", original)
     result = closeout(night)
     assert sorted(Path(p).name for p in result.facts["removed"]) == ["a.tmp", "b.tmp"]
-    assert (night.folder.reports / markdown.SUCCESS).is_file()
+    assert (night.folder.reports / record.SUCCESS).is_file()
 
 
 def test_lessons_are_taken_into_the_next_record_and_the_first_one_is_kept(night: Night) -> None:
     passed(night, "50", "51", "52")
     closeout(night)
-    first = (night.folder.reports / markdown.SUCCESS).read_text()
+    first = (night.folder.reports / record.SUCCESS).read_text()
     assert "lessons.md" in first
     lessons = night.folder.workspace / "lessons.md"
     lessons.write_text(lessons.read_text() + "- Tell the night shift | earlier <b>\n")
     runs.supersede(night.folder, [(s.number, s.name) for s in plan.outdated_by(plan.find("53"))])
     closeout(night)
-    again = (night.folder.reports / markdown.SUCCESS).read_text()
+    again = (night.folder.reports / record.SUCCESS).read_text()
     assert "- Tell the night shift \\| earlier \\<b\\>" in again
-    [kept] = night.folder.reports.glob(f"earlier/*/{markdown.SUCCESS}")
+    [kept] = night.folder.reports.glob(f"earlier/*/{record.SUCCESS}")
     assert kept.read_text() == first
 
 

@@ -12,21 +12,19 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
-from helpers.migration.applying import Round
-from helpers.migration.catch_up import PROBED, UNCHANGED
+from helpers.migration.catch_up import PROBED, UNCHANGED, Round
 from helpers.migration.checkpoint import Checkpoint
-from helpers.migration.current import APPLIED, Ledger, current_snapshot
-from helpers.migration.phases import Migration
-from helpers.migration.recovery import Recovery
-from helpers.migration.source_changes import prove_unchanged
+from helpers.migration.source_changes import APPLIED, Ledger, current_snapshot, prove_unchanged
 from helpers.parameters import parameters_from
 from helpers.results import Verdict, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
+from helpers.steps.checkpoint_recovery import CheckpointRecoveryStep
+from helpers.steps.migrate import MigrateStep
 from helpers.steps.snapshot import SnapshotStep
+from helpers.steps.validate import ValidateStep
 from helpers.stores.client import ClientStore
-from helpers.validation.suite import Validation
 from tests.storage import assert_same, chunks, contents, embedded, fill, plan
 
 Change = Callable[[ClientStore], None]
@@ -65,7 +63,7 @@ def keep(folder: RunFolder, record: RunRecord) -> None:
 def migrate(folder: RunFolder) -> RunRecord:
     """Step 22, all six phases."""
     record = RunRecord(folder, "22")
-    work = Migration(record)
+    work = MigrateStep(record)
     work.export()
     work.transform()
     work.validate()
@@ -99,10 +97,10 @@ def assert_target_is_source(folder: RunFolder) -> None:
             if len(wanted):
                 near = target.query(name, wanted.embeddings[:1], 1_000)[0]
                 assert sorted(i for i, _ in near) == sorted(wanted.ids), "lost to search"
-    suite = Validation(RunRecord(folder, "23"))
+    suite = ValidateStep(RunRecord(folder, "23"))
     suite.read_target()
     assert suite.found.differing == 0, suite.differences()
-    recovery = Recovery(RunRecord(folder, "30"))
+    recovery = CheckpointRecoveryStep(RunRecord(folder, "30"))
     assert recovery.context()["same"].all()
     recovery.proof()
     recovery.arrivals()
@@ -224,7 +222,7 @@ def contents_of(batch: ChunkBatch) -> ChunkBatch:
 
 def test_a_dry_run_does_not_look_at_the_source(night: RunFolder) -> None:
     record = RunRecord(night, "22", dry_run=True)
-    assert len(Migration(record).catch_up()) == 0
+    assert len(MigrateStep(record).catch_up()) == 0
     assert verdict(record) == (Verdict.NOT_APPLICABLE, "")
     assert not Path("target").exists()
 
@@ -255,7 +253,7 @@ def test_the_schema_s_quarantine_follows_the_source(tmp_path: Path, monkeypatch:
     with embedded(Path("target")) as target:
         held = target.ids("sergio_corpus")
         assert ("alpha:a1" in held, "alpha:a2" in held, "alpha:a7" in held) == (True, False, False)
-    suite = Validation(RunRecord(night, "23"))
+    suite = ValidateStep(RunRecord(night, "23"))
     suite.read_target()
     assert suite.found.differing == 0
 
@@ -326,7 +324,7 @@ def test_killed_anywhere_and_gone_on_with(night: RunFolder, moment: int, monkeyp
         killing(patch, moment)
         with pytest.raises(Killed):
             migrate(night)
-    recovery = Recovery(RunRecord(night, "30"))
+    recovery = CheckpointRecoveryStep(RunRecord(night, "30"))
     recovery.proof()
     recovery.arrivals()
     assert recovery.catching_up == ("A catch-up with the source was interrupted" in recovery.next())

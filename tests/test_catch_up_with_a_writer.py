@@ -20,7 +20,7 @@ from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.steps.snapshot import SnapshotStep
-from helpers.validation.suite import Validation
+from helpers.steps.validate import ValidateStep
 from tests.conftest import ROOT
 from tests.plain_client import Held, assert_same, assert_same_vector, held
 from tests.servers import ChromaServer, client_of
@@ -117,7 +117,7 @@ def test_nothing_is_lost_stale_or_risen_from_the_dead(
     last = record.result.facts["catch_up"]
     print([(r["added"], r["changed"], r["deleted"], r["seconds"]) for r in last["rounds"]], check.detail, flush=True)
     assert len(last["rounds"]) == len(rounds) + 1
-    suite = Validation(RunRecord(folder, "23"))
+    suite = ValidateStep(RunRecord(folder, "23"))
     suite.read_target()
     assert suite.found.differing == 0
     before, after = everything(source), everything(target)

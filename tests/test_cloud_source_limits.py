@@ -16,12 +16,11 @@ import pytest
 
 from helpers.errors import Terminal, Transient
 from helpers.parameters.endpoint import Endpoint
-from helpers.snapshot import write_snapshot
+from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, Reader, open_source, open_target
-from helpers.stores import retry as retry_module
+from helpers.stores import limits as retry_module
 from helpers.stores.client import ClientStore
-from helpers.stores.limits import CLOUD, NO_LIMIT, Limits
-from helpers.stores.requests import Requests
+from helpers.stores.limits import CLOUD, NO_LIMIT, Limits, Requests
 from tests.cloud_rules import QUOTAS
 from tests.cloud_standin import CloudStandIn
 from tests.servers import ChromaServer

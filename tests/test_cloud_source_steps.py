@@ -13,16 +13,16 @@ import pytest
 from helpers.errors import RunbookError
 from helpers.fence import probe
 from helpers.migration.source_changes import source_changes
+from helpers.monitoring import cutover_watch
 from helpers.parameters import parameters_from
-from helpers.rollback import watch
 from helpers.run import folders as runs
+from helpers.run.open_source import PLACE, USAGE, open_chosen
 from helpers.run.record import RunRecord
-from helpers.run.source import PLACE, USAGE, open_chosen
-from helpers.snapshot import Snapshot
-from helpers.steps import reading
-from helpers.steps.explore import Explore
-from helpers.steps.health import Health
+from helpers.snapshots.snapshot import Snapshot
+from helpers.steps import source_health
+from helpers.steps.explore_source import ExploreSourceStep
 from helpers.steps.snapshot import take_snapshot
+from helpers.steps.source_health import SourceHealthStep
 from tests.cloud_standin import TENANT, CloudStandIn
 from tests.servers import ChromaServer
 from tests.storage import chunks
@@ -73,7 +73,7 @@ def taken(run: RunRecord) -> Snapshot:
 
 def test_10_shows_the_place_the_limits_and_what_reading_takes(begin: Begin, cloud: CloudStandIn) -> None:
     run = begin("10")
-    health = Health(run)
+    health = SourceHealthStep(run)
     reached = health.reach()["value"]
     assert reached["tenant / database"] == f"{TENANT} / production"
     assert TENANT in reached["source"]
@@ -84,7 +84,7 @@ def test_10_shows_the_place_the_limits_and_what_reading_takes(begin: Begin, clou
     assert told["limit: concurrent reads"] == "10"
     assert "$0.09 per GiB returned" in told["price of one reading"]
     assert "check them" in told["prices from"]
-    assert run.result.facts[reading.FACT]["chunks"] == sum(SIZES.values())
+    assert run.result.facts[source_health.FACT]["chunks"] == sum(SIZES.values())
     assert run.home.facts()[PLACE] == f"{cloud.url} ({TENANT}/production)"
     assert cloud.counts()["violations"] == {}
 
@@ -92,7 +92,7 @@ def test_10_shows_the_place_the_limits_and_what_reading_takes(begin: Begin, clou
 def test_a_snapshot_takes_what_was_estimated_and_keeps_everything(begin: Begin, cloud: CloudStandIn) -> None:
     run = begin("21")
     snapshot = taken(run)
-    counts, used, told = cloud.counts(), run.result.facts[USAGE], run.result.facts[reading.FACT]
+    counts, used, told = cloud.counts(), run.result.facts[USAGE], run.result.facts[source_health.FACT]
     assert counts["violations"] == {}
     assert {i.name: i.count for i in snapshot.collections()} == SIZES
     # the sample and the collections' own probes are read besides
@@ -120,14 +120,14 @@ def test_a_snapshot_takes_what_was_estimated_and_keeps_everything(begin: Begin, 
 def test_11_and_the_proof_of_25_and_the_watch_of_27_stay_within_the_quotas(begin: Begin, cloud: CloudStandIn) -> None:
     snapshot = taken(begin("21"))
     cloud.set(reset=True)
-    desk = Explore(begin("11"))
+    desk = ExploreSourceStep(begin("11"))
     assert desk.chunks == sum(SIZES.values())
     chunk = snapshot.read(snapshot.parts("notes")[0]).ids[0]
     assert len(desk.like(chunk, k=3)) > 0
     run = begin("25")
     with open_chosen(run) as store:
         assert source_changes(store, snapshot).nothing
-    look = watch.look(run.parameters, watch.probes_of(snapshot), [], run.workspace)
+    look = cutover_watch.look(run.parameters, cutover_watch.probes_of(snapshot), [], run.workspace)
     assert (look.problem, look.answered) == ("", look.queries)
     counts = cloud.counts()
     assert counts["violations"] == {}
@@ -174,10 +174,10 @@ def test_the_probe_of_20_asks_at_the_place_of_the_key_and_counts_every_page(
 
 def test_21_reads_no_sample_again_where_10_has_measured_it(begin: Begin, cloud: CloudStandIn) -> None:
     run = begin("10")
-    Health(run).reading()
+    SourceHealthStep(run).reading()
     run.result.write(run.folder / "results" / "10.json")
     cloud.set(reset=True)
     again = begin("21", run.id)
     taken(again)
-    assert again.result.facts[reading.FACT] == run.result.facts[reading.FACT]
+    assert again.result.facts[source_health.FACT] == run.result.facts[source_health.FACT]
     assert sum(cloud.counts()["vectors_again"].values()) <= 2 * 30  # those that prove each collection's space

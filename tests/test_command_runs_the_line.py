@@ -13,9 +13,9 @@ from pathlib import Path
 import chromadb
 import pytest
 
+from helpers.evidence.signoffs import gate_state
 from helpers.parameters import load_parameters
-from helpers.sample import write_sample
-from helpers.signoffs import gate_state
+from helpers.rehearsal import write_sample
 from tests.conftest import ROOT
 from tests.signers import Signers
 

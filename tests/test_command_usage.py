@@ -11,10 +11,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from helpers import audit, cli
+from helpers.cli import run
 from helpers.parameters import load_parameters
 from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import folders as runs
-from helpers.runner import run_commands
 from tests.conftest import ROOT
 
 FOUR_LINES = "name: trial\nsource: {path: nowhere}\ntarget: {path: target}\nschema: identity\n"
@@ -165,7 +165,7 @@ def test_a_window_is_moved_by_a_resume_and_people_are_told_again(capsys: Run) ->
 def test_an_edited_parameters_file_is_noticed_by_a_resume(capsys: Run) -> None:
     folder = made()
     file = Path("trial.yaml")
-    run_commands.remember_file(folder, file, [])
+    run.remember_file(folder, file, [])
     assert cli.main(["resume", "one"]) == 1
     assert "was changed since" not in capsys.readouterr().out
     file.write_text(f"# a comment\n{FOUR_LINES}", encoding="utf-8")

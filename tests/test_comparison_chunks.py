@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch
-from helpers.comparison import compare, compare_batch, owners, same_value
-from helpers.stores.space import SPACES, Space
+from helpers.snapshots.comparison import compare, compare_batch, owners, same_value
+from helpers.stores.base import SPACES, Space
 
 
 def batch(n: int = 6, dimension: int = 8, seed: int = 1) -> ChunkBatch:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.cutover.changes import unified
-from helpers.cutover.compose_file import edit_compose
+from helpers.cutover.files import edit_compose, unified
 from helpers.errors import Terminal
 
 FILE = Path("compose.yml")

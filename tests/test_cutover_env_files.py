@@ -12,9 +12,8 @@ from dotenv import dotenv_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.cutover.changes import unified
-from helpers.cutover.env_file import edit_env
-from helpers.cutover.files import put_in_place, read_config, stage
+from helpers.cutover.edits import edit_env
+from helpers.cutover.files import put_in_place, read_config, stage, unified
 from helpers.errors import RunbookError, Terminal
 
 NEW = "http://new:8000"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.cutover.logs import LogWatch, positions
+from helpers.cutover.application import LogWatch, positions
 
 
 @pytest.fixture

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from helpers import audit
-from helpers.cutover import CutoverState, back, put_back
+from helpers.cutover import CutoverState, put_back, state
 from helpers.cutover.control import Control
 from helpers.cutover.files import put_in_place
 from helpers.cutover.state import APPLIED, APPLYING, BACKED_UP, DONE, REVERTED, REVERTING
 from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
+from helpers.evidence.signoffs import NO_GO, sign
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.runner.gates import open_gate
-from helpers.signoffs import NO_GO, sign
+from helpers.status.overview import open_gate
 from tests.conftest import at_home
 from tests.cutovers import cells, decided, details, migrated, signers, step, verdicts
 from tests.plain_client import opened
@@ -261,7 +261,7 @@ def test_a_way_back_that_was_killed_half_way_is_finished(night: RunFolder, monke
         real(temporary, place)
 
     with monkeypatch.context() as patch:
-        patch.setattr(back, "put_in_place", one)
+        patch.setattr(state, "put_in_place", one)
         with pytest.raises(Killed):
             put_back(night)
     assert state(night) == REVERTING

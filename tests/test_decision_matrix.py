@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from helpers.decision import decide, decision_matrix
 from helpers.results import Check, Verdict
+from helpers.steps.review import decide, decision_matrix
 from helpers.validation.judgement import REQUIRED
 
 GOOD: dict[str, Any] = {

@@ -13,13 +13,12 @@ import pytest
 from helpers import evidence
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.evidence import signing
-from helpers.evidence.recipe import stamp
-from helpers.evidence.statement import canonical
+from helpers.evidence.signoffs import GateState, gate_state, newest, record, sign, statement
+from helpers.evidence.statement import canonical, stamp
 from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, write_json
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
-from helpers.signoffs import GateState, gate_state, newest, record, sign, statement
 from tests.signers import Signers, make_key, small_run
 
 

@@ -25,15 +25,15 @@ from ruamel.yaml import YAML
 from docs.generate import GENERATED, unit
 from helpers import cli, errors
 from helpers.cutover.state import CutoverState
-from helpers.fence.state import FenceState
+from helpers.fence.control import FenceState
 from helpers.migration.checkpoint import Checkpoint
-from helpers.migration.current import Ledger
+from helpers.migration.source_changes import Ledger
 from helpers.parameters import RESUMABLE, ROLES, SECTIONS, Parameters
 from helpers.results import StepResult, Verdict
 from helpers.rollback.state import RollbackState
 from helpers.run import plan
+from helpers.run.reason_codes import row_of
 from helpers.run.record import RunRecord
-from helpers.troubleshooting.map import row_of
 from tests.conftest import ROOT
 from tests.documentation import anchors, blocks, command_lines, inline, pages, prose, table
 

@@ -11,13 +11,13 @@ import pytest
 from ruamel.yaml import YAML
 
 from helpers.cli import main, parser
+from helpers.cli.doctor import screen
 from helpers.parameters import load_parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Check, Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
-from helpers.runner.doctor import screen
-from helpers.steps.health import Health
+from helpers.steps.source_health import SourceHealthStep
 from helpers.stores.diagnosis import CollectionHealth, Diagnosis, Problem, Severity
 from tests.damaged import DAMAGES, make, sound
 from tests.storage import tree
@@ -129,7 +129,7 @@ def test_step_10_says_the_same_and_does_not_pass_a_source_that_lost_its_vectors(
             "name": "n", "source": {"path": str(made.folder)}, "target": {"path": "new"},
             "migration": {"minimum_valid": least},
         }), f"night-{least}"), "10")  # fmt: skip
-        health = Health(run)
+        health = SourceHealthStep(run)
         table = health.diagnosis()
         assert table["what"].tolist() == [p["what"] for p in found["problems"]]
         [row] = health.savable().to_dict("records")

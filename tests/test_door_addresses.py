@@ -18,7 +18,7 @@ from helpers.cutover.application import ask
 from helpers.errors import RunbookError, Terminal, Transient
 from helpers.parameters.endpoint import Endpoint, overlap
 from helpers.stores import open_source, open_target, quick_names
-from helpers.stores.candidates import tried
+from helpers.stores.handshake import tried
 from helpers.stores.wire import Session
 from helpers.troubleshooting.reach import broken, ladder
 from tests.conftest import require_component

@@ -14,8 +14,8 @@ from helpers.errors import Transient
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_source, open_target
 from helpers.stores.api_v1 import ApiV1Store
-from helpers.stores.greeting import session_of
-from helpers.stores.retry import attempt
+from helpers.stores.handshake import session_of
+from helpers.stores.limits import attempt
 from tests.proxies import LATIN, NULL, PAGE, SLOW_HEAD, TRICKLE, FaultyProxy
 from tests.servers import ChromaServer
 from tests.storage import assert_same, chunks, fill

@@ -10,7 +10,7 @@ from helpers.parameters import parameters_from
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.steps import dry_run
-from helpers.steps.dry_run import DryRun
+from helpers.steps.dry_run import DryRunStep
 from tests.storage import chunks, embedded, fill
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -22,7 +22,7 @@ def test_every_row_of_the_runbooks_table_is_filled_in(tmp_path: Path, monkeypatc
     with embedded(tmp_path / "source") as store:
         fill(store, "alpha", batch)
     sections = {"name": "n", "source": {"path": "source"}, "target": {"path": "target"}, "schema": "if_ttt"}
-    step = DryRun(RunRecord(runs.create(parameters_from(sections), "night"), "13"))
+    step = DryRunStep(RunRecord(runs.create(parameters_from(sections), "night"), "13"))
     step.take_snapshot()
     step.transform()
     table = step.issues().set_index("issue")

@@ -12,7 +12,7 @@ import pytest
 
 from helpers import audit, errors, evidence
 from helpers.errors import RunbookError, WorldError, one_line
-from helpers.evidence import leaks
+from helpers.evidence import secret_scan
 from helpers.parameters import SecretRef
 from helpers.results import Check, StepResult, Verdict
 from helpers.run.folders import RunFolder
@@ -56,17 +56,17 @@ def test_every_writing_is_found_in_the_middle_of_bytes(how: str, tmp_path: Path)
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "a.png").write_bytes(b"\x89PNG\0" + b"x" * 70_000 + WRITTEN[how] + b"\xff\0tail")
     (tmp_path / "clean.log").write_bytes(b"Bearer of news, hunter of 2")
-    found = leaks.search(tmp_path, [REFERENCE]).found
+    found = secret_scan.search(tmp_path, [REFERENCE]).found
     assert {(name, reference) for name, reference, _ in found} == {("figures/a.png", "env:CHROMA_TOKEN")}
     with pytest.raises(WorldError, match=r"figures/a\.png holds the value of env:CHROMA_TOKEN") as caught:
-        leaks.refuse(leaks.search(tmp_path, [REFERENCE]), tmp_path)
+        secret_scan.refuse(secret_scan.search(tmp_path, [REFERENCE]), tmp_path)
     assert "nter" not in str(caught.value)
 
 
 def test_the_name_of_a_file_is_searched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHROMA_TOKEN", "s3cret-token")
     (tmp_path / "s3cret-token.png").write_bytes(b"")
-    assert leaks.search(tmp_path, [REFERENCE]).found == [("name of a file", "env:CHROMA_TOKEN", "plain")]
+    assert secret_scan.search(tmp_path, [REFERENCE]).found == [("name of a file", "env:CHROMA_TOKEN", "plain")]
 
 
 def test_a_secret_that_is_not_here_or_too_short_is_told_as_not_searched(
@@ -74,7 +74,7 @@ def test_a_secret_that_is_not_here_or_too_short_is_told_as_not_searched(
 ) -> None:
     (tmp_path / "a").write_bytes(b"test")
     monkeypatch.setenv("CHROMA_TOKEN", "test")
-    report = leaks.search(tmp_path, [REFERENCE, SecretRef.parse("env:NOWHERE_TO_BE_FOUND")])
+    report = secret_scan.search(tmp_path, [REFERENCE, SecretRef.parse("env:NOWHERE_TO_BE_FOUND")])
     assert report.unknown == {
         "env:CHROMA_TOKEN": "is shorter than 6 characters",
         "env:NOWHERE_TO_BE_FOUND": "has no value here",
@@ -118,7 +118,7 @@ def test_what_a_server_repeats_is_shown_without_it(home: RunFolder) -> None:
     )
     result.write(home.reports / "results" / "10.json")
     audit.append(home.reports / audit.NAME, "failed", why=said)
-    assert leaks.search(home.reports, [REFERENCE]).found == []
+    assert secret_scan.search(home.reports, [REFERENCE]).found == []
     assert StepResult.read(home.reports / "results" / "10.json").checks[0].measured == "<secret env:CHROMA_TOKEN>"
     assert audit.check(home.reports / audit.NAME) is None
 
@@ -151,6 +151,6 @@ def test_no_byte_holds_a_secret_that_the_server_answers_with(tmp_path: Path) -> 
     assert failed.returncode == 1, failed.stdout
     said = (failed.stdout + failed.stderr + done.stdout + done.stderr).encode()
     everything = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and "source" not in p.parts]
-    needles = [needle for part in (token, f"Bearer {token}") for _, needle in leaks.writings(part)]
+    needles = [needle for part in (token, f"Bearer {token}") for _, needle in secret_scan.writings(part)]
     assert [n for n in needles for data in [said, *everything] if n in data] == []
     assert "secret env:CHROMA_TOKEN" in (tmp_path / "reports" / "one" / "run.log").read_text(encoding="utf-8")

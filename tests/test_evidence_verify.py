@@ -12,15 +12,14 @@ from pathlib import Path
 import pytest
 
 from helpers import audit, cli, evidence
+from helpers.cli.evidence import archive, verify
 from helpers.errors import Terminal, UsageError
+from helpers.evidence.signoffs import sign
 from helpers.evidence.statement import canonical
 from helpers.report import run_page
 from helpers.results import write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
-from helpers.runner.archive import archive
-from helpers.runner.verify import verify
-from helpers.signoffs import sign
 from tests.signers import Signers, small_run
 
 Out = pytest.CaptureFixture[str]

@@ -11,7 +11,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
 
-from helpers.sample import collection_counts, write_sample
+from helpers.rehearsal import collection_counts, write_sample
 
 CHUNKS, DIMENSION = 120, 16
 Message = dict[str, Any]

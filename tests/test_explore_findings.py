@@ -15,14 +15,14 @@ import pytest
 from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError
-from helpers.exploring.export import file_stem, harmless
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
+from helpers.profiling.search import file_stem, harmless
+from helpers.rehearsal import expected_findings, write_sample
 from helpers.run import folders as runs
-from helpers.run import tables
+from helpers.run import kernel
 from helpers.run.record import RunRecord
-from helpers.sample import expected_findings, write_sample
-from helpers.steps.explore import Explore
+from helpers.steps.explore_source import ExploreSourceStep
 from helpers.stores import CollectionInfo, open_target
 
 CHUNKS, DIMENSION = 400, 32
@@ -35,7 +35,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explore]:
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExploreSourceStep]:
     folder = tmp_path_factory.mktemp("desk")
     source = write_sample(folder / "source", CHUNKS, DIMENSION)
     given: dict[str, Any] = {
@@ -50,18 +50,18 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explore]:
         patch.setenv("RUNBOOK_WORKSPACE", str(folder / "workspace"))
         parameters = parameters_from(given)
         run = RunRecord(runs.create(parameters, "look-11"), "11", parameters)
-    found = Explore(run)
+    found = ExploreSourceStep(run)
     yield found
     assert digests(source) == before, "the source was written to"
     run.leaving.close()
     assert not list(run.workspace.glob("source-copy-*")), "the copy stays behind"
 
 
-def found(desk: Explore) -> pd.Series:
+def found(desk: ExploreSourceStep) -> pd.Series:
     return desk.found().set_index("finding")["chunks"]
 
 
-def test_every_finding_of_the_profile_has_its_name_in_the_list(desk: Explore) -> None:
+def test_every_finding_of_the_profile_has_its_name_in_the_list(desk: ExploreSourceStep) -> None:
     expected = expected_findings(CHUNKS)
     left_out = ("chunks", "uris", "colliding_ids")  # no defects of a chunk; ids count every place but the first
     names = [name for name in expected if name not in left_out and not name.startswith("target_")]
@@ -72,7 +72,7 @@ def test_every_finding_of_the_profile_has_its_name_in_the_list(desk: Explore) ->
 
 
 @pytest.mark.parametrize("finding", ["zero_vectors", "none_documents", "empty_documents", "none_metadata"])
-def test_the_chunks_behind_a_finding_have_it(desk: Explore, finding: str) -> None:
+def test_the_chunks_behind_a_finding_have_it(desk: ExploreSourceStep, finding: str) -> None:
     behind = desk.behind(finding)
     assert len(behind) == expected_findings(CHUNKS)[finding]
     for row in behind.to_dict("records"):
@@ -86,7 +86,7 @@ def test_the_chunks_behind_a_finding_have_it(desk: Explore, finding: str) -> Non
         assert has[finding], row
 
 
-def test_scores_out_of_range_stand_beside_their_chunks(desk: Explore) -> None:
+def test_scores_out_of_range_stand_beside_their_chunks(desk: ExploreSourceStep) -> None:
     behind = desk.behind("out_of_range_authenticity_score")
     scores = behind["authenticity_score"].astype(float)
     assert len(scores) == expected_findings(CHUNKS)["out_of_range_authenticity_score"]
@@ -94,7 +94,7 @@ def test_scores_out_of_range_stand_beside_their_chunks(desk: Explore) -> None:
     assert behind["detail"].astype(float).tolist() == scores.tolist()
 
 
-def test_what_the_schema_would_do_is_behind_its_row_of_the_preview(desk: Explore) -> None:
+def test_what_the_schema_would_do_is_behind_its_row_of_the_preview(desk: ExploreSourceStep) -> None:
     preview = desk.schema_preview()
     for row in preview[preview["what"] != "route"].to_dict("records"):
         name = " ".join(filter(None, [row["what"], row["field"], row["rule"]]))
@@ -102,7 +102,7 @@ def test_what_the_schema_would_do_is_behind_its_row_of_the_preview(desk: Explore
         assert len(desk.behind(name, most=5)) == min(5, row["chunks"])
 
 
-def test_near_twins_are_the_copied_and_the_respaced_ones_at_least(desk: Explore) -> None:
+def test_near_twins_are_the_copied_and_the_respaced_ones_at_least(desk: ExploreSourceStep) -> None:
     twins = desk.near_duplicates()
     expected = expected_findings(CHUNKS)
     documents, vectors = twins[twins["what"] == "document"], twins[twins["what"] == "vector"]
@@ -111,7 +111,7 @@ def test_near_twins_are_the_copied_and_the_respaced_ones_at_least(desk: Explore)
     assert vectors["identical"].sum() == expected["duplicate_vectors"]
 
 
-def test_more_like_this_finds_the_twin_first(desk: Explore) -> None:
+def test_more_like_this_finds_the_twin_first(desk: ExploreSourceStep) -> None:
     twins = desk.near_duplicates()
     twin = twins[(twins["what"] == "vector") & twins["identical"]].iloc[0]
     hits = desk.like(twin["id"], twin["collection"], k=3)
@@ -122,7 +122,7 @@ def test_more_like_this_finds_the_twin_first(desk: Explore) -> None:
         assert everywhere["distance"][0] == pytest.approx(0, abs=1e-5)
 
 
-def test_a_text_finds_the_chunk_that_says_it(desk: Explore) -> None:
+def test_a_text_finds_the_chunk_that_says_it(desk: ExploreSourceStep) -> None:
     frame = desk.sample.frame.dropna(subset="document")
     some = frame[frame["document"].str.len().between(100, 1_000)].to_dict("records")[7]
     hits = desk.search(some["document"], some["collection"])
@@ -131,7 +131,7 @@ def test_a_text_finds_the_chunk_that_says_it(desk: Explore) -> None:
     assert (hits["remark"] == "").all()
 
 
-def test_what_is_not_there_is_one_line_with_a_proposal(desk: Explore) -> None:
+def test_what_is_not_there_is_one_line_with_a_proposal(desk: ExploreSourceStep) -> None:
     calls: list[Callable[[], pd.DataFrame]] = [
         lambda: desk.behind("zero_vector"),
         lambda: desk.map("langage"),
@@ -145,7 +145,7 @@ def test_what_is_not_there_is_one_line_with_a_proposal(desk: Explore) -> None:
     assert desk.behind("nonfinite_vectors").empty, "a finding that there is, and nothing has it"
 
 
-def test_tables_are_the_reader_s_own(desk: Explore) -> None:
+def test_tables_are_the_reader_s_own(desk: ExploreSourceStep) -> None:
     for table in (desk.near_duplicates, desk.outliers, desk.nearest, desk.found):
         first = table()
         first.iloc[:, 0] = "changed"
@@ -154,7 +154,7 @@ def test_tables_are_the_reader_s_own(desk: Explore) -> None:
         assert (table().iloc[:, 0] != "changed").all()
 
 
-def test_neighbours_are_those_of_brute_force(desk: Explore) -> None:
+def test_neighbours_are_those_of_brute_force(desk: ExploreSourceStep) -> None:
     [(_, rows, vectors)] = desk.sample.spaces()
     frame = desk.sample.frame.loc[rows].reset_index(drop=True)
     unit = vectors.astype(np.float64) / np.maximum(
@@ -167,14 +167,14 @@ def test_neighbours_are_those_of_brute_force(desk: Explore) -> None:
         assert row["distance"] == pytest.approx(float((1 - unit[others] @ unit[at]).min()), abs=1e-5)
 
 
-def test_outliers_are_the_long_documents_by_their_rule(desk: Explore) -> None:
+def test_outliers_are_the_long_documents_by_their_rule(desk: ExploreSourceStep) -> None:
     far = desk.outliers()
     lengths = far[far["rule"] == "length"]
     assert set(desk.behind("long_documents")["id"]) <= set(lengths["id"])
     assert (far["times_limit"] > 1).all()
 
 
-def test_an_exported_finding_is_whole_harmless_and_in_the_audit_log(desk: Explore) -> None:
+def test_an_exported_finding_is_whole_harmless_and_in_the_audit_log(desk: ExploreSourceStep) -> None:
     [row] = desk.export("none_documents").to_dict("records")
     with Path(row["file"]).open(encoding="utf-8-sig", newline="") as file:
         read = list(csv.DictReader(file))
@@ -200,13 +200,13 @@ def test_a_table_that_is_cut_says_so_and_an_export_is_whole(tmp_path: Path, monk
     given = {"source": {"path": str(tmp_path / "source")}, "target": {"path": str(tmp_path / "target")}, "name": "look"}
     parameters = parameters_from(given)
     run = RunRecord(runs.create(parameters, "look-11"), "11", parameters)
-    desk = Explore(run)
+    desk = ExploreSourceStep(run)
     shown = desk.behind("none_documents")
     assert len(shown) == 200
     assert (shown.attrs["rows_held"], shown.attrs["rows_in_all"]) == (200, number)
     said = "Not all: the first 200 of 5,600 rows. All: desk.export("
-    assert said in tables.as_html(shown)
-    assert "Not all" not in tables.as_html(desk.behind("none_documents", most=number))
+    assert said in kernel.as_html(shown)
+    assert "Not all" not in kernel.as_html(desk.behind("none_documents", most=number))
     [row] = desk.export("none_documents").to_dict("records")
     with Path(row["file"]).open(encoding="utf-8-sig", newline="") as file:
         assert [line["id"] for line in csv.DictReader(file)] == ids
@@ -230,7 +230,7 @@ def test_the_name_of_an_export_leads_nowhere_else() -> None:
     assert file_stem("/..") == "unnamed"
 
 
-def test_figures_say_what_was_looked_at(desk: Explore) -> None:
+def test_figures_say_what_was_looked_at(desk: ExploreSourceStep) -> None:
     desk.distribution("category")
     desk.distances()
     points = desk.map("language")
@@ -241,7 +241,7 @@ def test_figures_say_what_was_looked_at(desk: Explore) -> None:
     assert all(titles.values())
 
 
-def test_languages_and_lengths_count_every_chunk(desk: Explore) -> None:
+def test_languages_and_lengths_count_every_chunk(desk: ExploreSourceStep) -> None:
     assert desk.languages().to_numpy().sum() == CHUNKS
     expected = expected_findings(CHUNKS)
     assert desk.languages().loc["(missing)"].sum() == expected["missing_language"]

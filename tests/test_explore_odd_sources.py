@@ -13,7 +13,7 @@ from chromadb.api import ClientAPI
 from helpers.parameters import parameters_from
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
-from helpers.steps.explore import Explore
+from helpers.steps.explore_source import ExploreSourceStep
 from tests.storage import embedded
 
 CELLS = (
@@ -58,7 +58,7 @@ def test_every_cell_gives_a_table(tmp_path: Path, write: Callable[[ClientAPI], N
     given = {"name": "odd", "source": {"path": str(tmp_path / "source")}, "target": {"path": str(tmp_path / "target")}}
     parameters = parameters_from({**given, "schema": "if_ttt"})
     run = RunRecord(runs.create(parameters, "odd-11"), "11", parameters)
-    desk = Explore(run)
+    desk = ExploreSourceStep(run)
     tables = {cell: getattr(desk, cell)() for cell in CELLS}
     assert all(isinstance(table, pd.DataFrame) for cell, table in tables.items() if cell != "pick")
     for finding in tables["found"]["finding"]:

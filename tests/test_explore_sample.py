@@ -10,10 +10,8 @@ import pandas as pd
 import pytest
 
 from helpers.chunks import ChunkBatch
-from helpers.exploring.near import near_documents, near_vectors
-from helpers.exploring.neighbours import labels
-from helpers.exploring.places import Places
-from helpers.exploring.sample import MOST, MOST_BYTES, TEXT, Sampler, quotas
+from helpers.profiling.sample import MOST, MOST_BYTES, TEXT, Places, Sampler, quotas
+from helpers.profiling.similarity import labels, near_documents, near_vectors
 from helpers.stores import CollectionInfo
 
 

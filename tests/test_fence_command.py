@@ -14,14 +14,14 @@ from helpers import cli
 from helpers.errors import Terminal, UsageError
 from helpers.fence import Control, FenceState, lift, who_has_open
 from helpers.parameters import parameters_from
+from helpers.rehearsal import write_sample
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.runner.line import run_line, with_fence
-from helpers.runner.terminal import Terminal as Screen
-from helpers.sample import write_sample
-from helpers.steps.fence import Fence
+from helpers.runner.pipeline import run_line, with_fence
+from helpers.status.console import Console as Screen
+from helpers.steps.fence_writes import FenceWritesStep
 from tests.fences import at_step, wait_for
 
 Made = Callable[..., RunFolder]
@@ -65,7 +65,7 @@ def ran(folder: Path) -> list[str]:
 def step(folder: RunFolder, *, dry_run: bool = False) -> Any:
     """All cells of the notebook; the step's result, without its end."""
     with at_step(folder, dry_run=dry_run) as run:
-        fence = Fence(run)
+        fence = FenceWritesStep(run)
         fence.urls()
         fence.plan()
         fence.before()

@@ -19,7 +19,7 @@ from helpers.fence.nginx import configuration
 from helpers.parameters import parameters_from
 from helpers.results import Verdict
 from helpers.run.folders import RunFolder
-from helpers.steps.fence import Fence
+from helpers.steps.fence_writes import FenceWritesStep
 from tests.fences import Fenced, at_step, client, fenced_server, rows
 from tests.servers import free_port
 
@@ -66,7 +66,7 @@ def test_the_step_fences_proves_and_says_how_to_lift(fenced: Fenced) -> None:
     text = opened(fenced)
     folder = fenced.run()
     with at_step(folder) as run:
-        fence = Fence(run)
+        fence = FenceWritesStep(run)
         assert fence.urls()["url"].tolist() == [fenced.url, fenced.server.url, fenced.server.url]
         before = fence.before()
         assert set(before["outcome"]) == {"written"}, before
@@ -305,7 +305,7 @@ def test_a_fence_with_a_hole_fails_and_what_got_through_is_removed(fenced: Fence
     elsewhere = fenced.config.with_name("for-the-operator.conf")
     folder = fenced.run(fence=fenced.section(nginx={"elsewhere": True, "config": str(elsewhere)}))
     with at_step(folder) as run:
-        fence = Fence(run)
+        fence = FenceWritesStep(run)
         assert "CLOSED" in fence.plan()
         fence.before()
         assert "written for the operator" in fence.put_up()
@@ -325,7 +325,7 @@ def test_a_fence_with_a_hole_fails_and_what_got_through_is_removed(fenced: Fence
 def test_a_dry_run_shows_everything_and_changes_nothing(fenced: Fenced) -> None:
     folder = fenced.run()
     with at_step(folder, dry_run=True) as run:
-        fence = Fence(run)
+        fence = FenceWritesStep(run)
         assert "listen " + fenced.listen in fence.plan()
         assert set(fence.before()["request"]) == {"list collections", "count", "get", "query"}
         assert fence.put_up().startswith("DRY RUN")

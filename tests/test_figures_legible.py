@@ -20,9 +20,9 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 
 from helpers.plots import style
+from helpers.rehearsal.setup import approve, prepare
 from helpers.run import folders, plan
 from helpers.run.folders import RunFolder
-from helpers.runner.rehearsal import approve, prepare
 from tests.test_troubles_notebooks import executed
 
 LEAST_POINTS = 8.5  # at 110 dots an inch 13 pixels: as high as 9.7 points on a page at 100 %

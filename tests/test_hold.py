@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from helpers.cutover.state import DONE, CutoverState
-from helpers.escalation import level
+from helpers.notify.texts import level
 from helpers.parameters import parameters_from
 from helpers.results import Check, StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import NOTEBOOKS, RunFolder
 from helpers.run.record import RunRecord
-from helpers.steps.hold import REMEDIES, Hold, remedy
+from helpers.steps.hold_and_troubleshoot import REMEDIES, HoldAndTroubleshootStep, remedy
 
 FAILED_AT = dt.datetime(2026, 1, 1, 2, 0, tzinfo=dt.UTC)
 
@@ -41,8 +41,8 @@ def put(folder: RunFolder, step: str, *checks: Check, error: str = "no_go", **fa
     result.write(folder.reports / "results" / f"{step}.json")
 
 
-def hold(folder: RunFolder, minutes: float = 0.0) -> Hold:
-    return Hold(RunRecord(folder, "26"), FAILED_AT + dt.timedelta(minutes=minutes))
+def hold(folder: RunFolder, minutes: float = 0.0) -> HoldAndTroubleshootStep:
+    return HoldAndTroubleshootStep(RunRecord(folder, "26"), FAILED_AT + dt.timedelta(minutes=minutes))
 
 
 OFFENDERS = [

@@ -18,9 +18,9 @@ from helpers.plots.style import name
 from helpers.report import index_page, notebook_html, run_page
 from helpers.results import StepResult, write_json
 from helpers.run.folders import RunFolder
+from helpers.run.kernel import as_html, for_people, readable
 from helpers.run.plan import find as find_step
-from helpers.run.tables import as_html, for_people, readable
-from helpers.runner.terminal import step_line, table
+from helpers.status.console import step_line, table
 from tests import hostile
 from tests.browser import Browser, Visit
 from tests.browser import find as find_browser

@@ -15,16 +15,15 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import plan_targets
-from helpers.migration.judging import judge_staging
-from helpers.migration.quarantine import Quarantine
-from helpers.migration.staging import Staged, stage
+from helpers.migration.phase_checks import judge_staging
+from helpers.migration.preflight import preflight
+from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.schema import Context, load_schema
-from helpers.snapshot import Snapshot, decode_metadata, from_table, to_table, write_snapshot
-from helpers.steps.preflight import preflight
+from helpers.snapshots.snapshot import Snapshot, decode_metadata, from_table, to_table, write_snapshot
 from helpers.stores import CollectionInfo, open_source
 from helpers.stores.client import ClientStore
 from tests.storage import (

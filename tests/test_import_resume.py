@@ -15,7 +15,7 @@ from helpers.errors import Interrupted, Terminal, Transient
 from helpers.migration import importing
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Staged
-from helpers.snapshot import Snapshot, write_snapshot
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import CollectionInfo
 from helpers.stores.client import ClientStore
 from tests.storage import assert_same, chunks, contents, embedded, empty_plans, fill, importer, plan, staging

@@ -9,15 +9,17 @@ import matplotlib as mpl
 import pytest
 
 from helpers import plots
-from helpers.aftermath.durations import RUNBOOK_MINUTES
 from helpers.parameters import parameters_from
 from helpers.report.notebook import clean
 from helpers.results import Phase, StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.runner import display, index, rapid_rollback, status, timeline
-from helpers.runner.index import Index
+from helpers.runner import notebook
+from helpers.status import status, timeline
+from helpers.steps import index
+from helpers.steps.closeout import RUNBOOK_MINUTES
+from helpers.steps.index import IndexStep
 
 pytestmark = pytest.mark.usefixtures("own_folders")
 
@@ -48,7 +50,7 @@ def drawn(found: timeline.Timeline, now: float = 0.0) -> str:
 
 
 def test_without_a_run_it_is_the_runbooks_plan() -> None:
-    found = timeline.timeline(None, parameters_from({**SECTIONS, **WINDOW}))
+    found = timeline.plan_and_measured(None, parameters_from({**SECTIONS, **WINDOW}))
     assert {step.number for step in plan.LINE} <= {row.step for row in found.rows}
     night = {row.step: (row.planned[0] / 60, row.planned[1] / 60) for row in found.rows if row.part == timeline.NIGHT}
     assert night == {"20": (0, 5), "21": (5, 10), "22": (10, 65), "23": (65, 75), "24": (75, 80), "25": (80, 90),
@@ -61,7 +63,7 @@ def test_without_a_run_it_is_the_runbooks_plan() -> None:
     assert "cut over 1 h 30 min after the fence goes up; no step of the night has run" in timeline.sentence(found)
     assert "planned 55 min" in drawn(found)
     assert ("22", "Migrate", "2025-12-01 02:10:00", "55 min", "runbook, Step 3", "", "") in timeline.table(found)
-    nowhere = timeline.timeline(None, None)
+    nowhere = timeline.plan_and_measured(None, None)
     assert (nowhere.start, timeline.table(nowhere)[0][2]) == (None, "T−24 h 00 min")
     assert "window.start" in drawn(nowhere)
 
@@ -74,7 +76,7 @@ def test_what_was_measured_stands_beside_the_estimate_of_the_dry_run() -> None:
     left(folder, "20", 60, 12)
     kept = {"id": "x", "folder": "x", "retain_until": "2025-12-08T02:00:00+00:00"}
     left(folder, "21", 100, 45, facts={"snapshot": kept})
-    found = timeline.timeline(folder, folder.parameters())
+    found = timeline.plan_and_measured(folder, folder.parameters())
     assert found.of("22").planned == (330.0, 450.0)
     assert found.of("22").basis == "estimate of step 13"
     assert found.of("23").planned[0] == 450.0
@@ -87,7 +89,7 @@ def test_what_was_measured_stands_beside_the_estimate_of_the_dry_run() -> None:
     assert "now" in text
     assert "the estimate of step 13 for 21, 22, else" in " ".join(text.split())
     left(folder, "25", 400, 60)
-    found = timeline.timeline(folder, folder.parameters())
+    found = timeline.plan_and_measured(folder, folder.parameters())
     assert timeline.sentence(found).startswith("Cut over 7 min 40 s after T; planned")
 
 
@@ -100,12 +102,12 @@ def test_a_dry_run_of_the_rollback_is_no_measure_of_it_and_a_drill_is() -> None:
     stages = [Phase(name, (START + dt.timedelta(seconds=at)).isoformat(), seconds) for name, at, seconds in ends]
     left(folder, "27", 1000, 1, facts={"dry_run": True}, phases=stages)
     assert status.rollback_seconds(folder) == (0.0, "")
-    assert timeline.timeline(folder, folder.parameters()).of("27").real is None
-    assert "not known" in rapid_rollback.times(folder)[0][2]
+    assert timeline.plan_and_measured(folder, folder.parameters()).of("27").real is None
+    assert "not known" in timeline.times(folder)[0][2]
     left(folder, "27", 1000, 10, facts={"dry_run": False}, phases=stages)
     folder.note(drills=["rollback: …"])
     assert status.rollback_seconds(folder) == (10.0, "measured")
-    assert rapid_rollback.times(folder) == [
+    assert timeline.times(folder) == [
         ("clients are back at the source", "about 10 min", "5.0 s (measured in this run's drill)"),
         ("the target holds nothing of this run", "about 15 min", "7.5 s (measured in this run's drill)"),
     ]
@@ -116,7 +118,7 @@ def test_links_lead_to_every_notebook_and_on_a_page_to_those_that_ran(monkeypatc
     monkeypatch.setattr(index, "show", shown.append)
     folder = run()
     (folder.reports / "10_source_health.ipynb").write_text("{}", encoding="utf-8")
-    Index("night").map()
+    IndexStep("night").map()
     notebooks = [step.notebook for step in plan.STEPS if step.number != "00"]
     assert [name for name in notebooks if f'href="{name}"' not in shown[0]] == []
     page = clean(shown[0], outside=False)
@@ -126,28 +128,28 @@ def test_links_lead_to_every_notebook_and_on_a_page_to_those_that_ran(monkeypatc
 
 def test_the_level_of_now_is_marked_and_its_contact_named() -> None:
     folder = run(**WINDOW)
-    assert set(Index("night").escalation()[""]) == {""}
+    assert set(IndexStep("night").escalation()[""]) == {""}
     begun = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=40)
     left(folder, "20", (begun - START).total_seconds() - 60, 5)
     failed = {"code": "unreachable", "type": "WorldError", "line": "no answer"}
     left(folder, "10", (begun - START).total_seconds() - 1, 1, verdict=Verdict.FAIL, error=failed)
-    table = Index("night").escalation()
+    table = IndexStep("night").escalation()
     marked = table[table[""] == "now"]
     assert list(marked.index) == ["2"]
     assert list(marked["call"]) == ["D. Base, +49 1"]
     assert "(contacts.on_call is not named)" in set(table["call"])
-    assert Index("night").war_room() == "war room: https://meet.test/x"
+    assert IndexStep("night").war_room() == "war room: https://meet.test/x"
 
 
 def test_it_looks_at_the_run_of_its_parameters() -> None:
     run()
     other = parameters_from({**SECTIONS, "target": {"path": "elsewhere"}})
-    assert Index(parameters=other).folder is None
-    same = Index(parameters=parameters_from(SECTIONS)).folder
+    assert IndexStep(parameters=other).folder is None
+    same = IndexStep(parameters=parameters_from(SECTIONS)).folder
     assert same is not None
     assert same.id == "night"
 
 
 def test_outside_a_notebook_nothing_is_displayed(capsys: pytest.CaptureFixture[str]) -> None:
-    display.show_figure(timeline.figure(timeline.timeline(None, None), START))
+    notebook.show_figure(timeline.figure(timeline.plan_and_measured(None, None), START))
     assert capsys.readouterr().out == ""

@@ -18,17 +18,16 @@ from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.cli import main
 from helpers.errors import Terminal
-from helpers.migration.quarantine import Quarantine
-from helpers.migration.staging import stage
+from helpers.migration.staging import Quarantine, stage
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Migration
 from helpers.results import Verdict
 from helpers.schema import Context, load_schema
-from helpers.snapshot import write_snapshot
+from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, open_target
 from helpers.stores.client import ClientStore
-from helpers.stores.indexes import as_created, reduced, unsupported
+from helpers.stores.creation import as_created, reduced, unsupported
 from helpers.stores.limits import CLOUD, Limits
 from helpers.validation.configuration import compare_configuration, judge
 from tests.servers import ChromaServer

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from helpers.sample import write_sample
+from helpers.rehearsal import write_sample
 from tests import browser
 from tests.commands import Runbook, tree
 from tests.conftest import ROOT, absent

@@ -17,10 +17,10 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
-from helpers.runner import aftermath
-from helpers.runner import terminal as terminals
+from helpers.runner import outcome
 from helpers.runner.notebook import Run
-from helpers.runner.overview import next_action, run_rows
+from helpers.status import console as terminals
+from helpers.status.overview import next_action, run_rows
 
 MIGRATE = plan.find("22")
 
@@ -74,10 +74,10 @@ def missing(folder: RunFolder) -> None:
 def ends(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Line, RunbookError | None]]:
     def run(*how: RunbookError | None, of: RunFolder = folder) -> tuple[Line, RunbookError | None]:
         line = Line(*how)
-        monkeypatch.setattr(aftermath, "run_line", line.run_line)
-        monkeypatch.setattr("helpers.runner.rollback_command.execute", line.execute)
+        monkeypatch.setattr(outcome, "run_line", line.run_line)
+        monkeypatch.setattr("helpers.runner.rollback.execute", line.execute)
         try:
-            aftermath.run_to_outcome(of, [MIGRATE], terminals.Terminal())
+            outcome.run_to_outcome(of, [MIGRATE], terminals.Terminal())
         except RunbookError as error:
             return line, error
         return line, None

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from helpers import audit
-from helpers.decision import Review
 from helpers.errors import UsageError, WorldError
 from helpers.parameters import parameters_from
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder
-from helpers.runner.line import run_line
 from helpers.runner.notebook import Run
-from helpers.runner.terminal import Terminal
+from helpers.runner.pipeline import run_line
+from helpers.status.console import Console
+from helpers.steps.review import ReviewStep
 
 START = dt.datetime(2025, 12, 1, 2, tzinfo=dt.UTC)
 NIGHT = {"start": "2025-12-01T03:00:00+01:00", "minutes": 120, "buffer_minutes": 30}
@@ -78,7 +78,7 @@ def test_a_reason_lets_it_start_and_holds_for_one_command() -> None:
 def test_the_line_stops_before_the_step_and_touches_nothing(tmp_path: Path) -> None:
     folder = a_run(around(-5))
     with pytest.raises(WorldError, match="opens at"):
-        run_line(folder, [FENCE, plan.find("21")], Terminal())
+        run_line(folder, [FENCE, plan.find("21")], Console())
     assert not list((folder.reports / "results").iterdir())
     assert not (tmp_path / "t").exists()
 
@@ -108,5 +108,5 @@ def test_those_who_sign_are_shown_the_reason() -> None:
     validated.fact("matrix_inputs", {"chunks": 1, "checked": 1, "valid": 1, "complete": 1, "nan": 0, "queries_ok": None,
                                      "queries": 0, "collections_matching": 1, "collections": 1})  # fmt: skip
     validated.result.write(folder.reports / "results" / "23.json")
-    shown = Review(Run(folder, "24")).warnings()
+    shown = ReviewStep(Run(folder, "24")).warnings()
     assert any("the disk is dying" in str(detail) and "closed at" in str(detail) for detail in shown["detail"])

@@ -13,18 +13,17 @@ import pytest
 
 from helpers import cli
 from helpers.errors import Interrupted, NoGo, RunbookError, Terminal, UsageError, WaitingForSignoffs
-from helpers.migration.database import FILE, ensure_database, remove_made_database
+from helpers.migration.preflight import preflight
+from helpers.migration.target_lock import FILE, claim_target, ensure_database, give_back_target, remove_made_database
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.runner import group
-from helpers.steps.claim import claim_target, give_back_target
-from helpers.steps.preflight import preflight
-from helpers.steps.readiness import Readiness
+from helpers.steps.target_readiness import TargetReadinessStep
 from helpers.stores import open_target
-from helpers.stores.databases import databases_of, holds_nothing, lacking, make
+from helpers.stores.opening import databases_of, holds_nothing, lacking, make
 from tests.cloud_standin import CloudStandIn
 from tests.servers import ChromaServer
 from tests.storage import chunks, plan, tree
@@ -252,7 +251,7 @@ def night(directory: Path, target: dict[str, Any]) -> RunFolder:
 def test_step_12_says_what_will_be_made_and_leaves_no_trace(night: RunFolder, target: dict[str, Any]) -> None:
     preflight(night.parameters())
     place = Path(target["path"]) if "path" in target else None
-    step = Readiness(RunRecord(night, "12", night.parameters()))
+    step = TargetReadinessStep(RunRecord(night, "12", night.parameters()))
     shown = dict(step.reach().itertuples(index=False, name=None))
     assert shown["to be made by step 20"].endswith(f"database {target['database']}")
     step.probe_writing()

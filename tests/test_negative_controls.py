@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.sample import expected_findings
+from helpers.rehearsal import expected_findings
 from tests.commands import Runbook, only_line, tree
 from tests.plain_client import assert_same, held, opened
 

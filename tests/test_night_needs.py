@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from helpers.cutover.readiness import CutoverReadiness
 from helpers.parameters import parameters_from
 from helpers.results import Check, Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
-from helpers.steps.night_needs import NightNeeds
 from tests.commands import tree
 from tests.proxies import BUSY, FaultyProxy
 from tests.servers import ChromaServer, free_port
@@ -35,7 +35,7 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
         ends = {"source": {"url": "http://old:8000"}, "target": {"url": "http://127.0.0.1:8001"}}
         folder = runs.create(parameters_from({"name": "n", **ends, **sections}))
         record = RunRecord(folder, "12")
-        NightNeeds(record).table()
+        CutoverReadiness(record).table()
         return {check.name: check for check in record.result.checks}
 
     return looked

@@ -14,7 +14,7 @@ from pathlib import Path
 import chromadb
 import pytest
 
-from helpers.sample import write_sample
+from helpers.rehearsal import write_sample
 from tests.commands import Runbook, only_line
 from tests.conftest import ROOT, require_component
 from tests.signers import Signers

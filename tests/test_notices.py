@@ -11,7 +11,7 @@ import pytest
 
 from helpers import audit, errors, evidence
 from helpers.errors import NoGo, WorldError, redacted
-from helpers.evidence import leaks
+from helpers.evidence import secret_scan
 from helpers.notify import Around, Event, read, tell
 from helpers.parameters import SecretRef, parameters_from
 from helpers.report import run_page
@@ -21,7 +21,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.runner import notices
-from helpers.runner.status import report
+from helpers.status.status import report
 from tests.listeners import TOKEN, Listener
 
 CONTACTS = {
@@ -132,10 +132,10 @@ def test_the_tokens_of_a_url_are_secrets_and_its_names_are_not(
         assert redacted(f"<{token}>") == "<<secret env:CHANNEL>>"
         (tmp_path / "kept").mkdir(exist_ok=True)
         (tmp_path / "kept" / "page.html").write_text(token)
-        assert leaks.search(tmp_path / "kept", [SecretRef.parse("env:CHANNEL")]).found
+        assert secret_scan.search(tmp_path / "kept", [SecretRef.parse("env:CHANNEL")]).found
     assert redacted(open_) == open_
     (tmp_path / "kept" / "page.html").write_text(open_)
-    assert not leaks.search(tmp_path / "kept", [SecretRef.parse("env:CHANNEL")]).found
+    assert not secret_scan.search(tmp_path / "kept", [SecretRef.parse("env:CHANNEL")]).found
 
 
 def test_an_event_is_told_once_and_a_channel_that_failed_only_where_that_is_asked_for(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import audit, signoffs
+from helpers import audit
+from helpers.evidence import signoffs
 from helpers.evidence.seals import seals
 from helpers.evidence.statement import FIRST
 from helpers.migration.checkpoint import Checkpoint

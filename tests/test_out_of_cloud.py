@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from helpers.parameters import load_parameters
-from helpers.snapshot import Snapshot
+from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.limits import CLOUD
 from tests.cloud_data import COLLECTIONS, assert_arrived, fill, made
 from tests.cloud_standin import CloudStandIn

@@ -17,7 +17,7 @@ from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict
 from helpers.schema import load_schema
-from helpers.snapshot import write_snapshot
+from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, Space, Store, open_target
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement

@@ -9,9 +9,8 @@ import pytest
 from bs4 import BeautifulSoup, Tag
 
 from helpers.report import gantt, run_page
-from helpers.report.decision_tree import Node, decision_tree
 from helpers.report.facts import RunView, read_run
-from helpers.report.outcome import outcome
+from helpers.report.outcome import Node, decision_tree, outcome
 from helpers.report.record import deviations, status
 from helpers.results import Check, Phase, StepResult, Verdict
 from tests.test_pages_run import ROLES, cells, keys, make_run, read, result, sign, whole_night

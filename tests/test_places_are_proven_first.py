@@ -14,18 +14,18 @@ import pytest
 
 from helpers.errors import UsageError, WorldError
 from helpers.migration import staging
-from helpers.migration.job import Job
-from helpers.migration.quarantine import Quarantine
+from helpers.migration.importing import Job
+from helpers.migration.staging import Quarantine
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Check, Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
-from helpers.run.snapshots import directories
 from helpers.schema import Context, load_schema
-from helpers.snapshot import write_snapshot
-from helpers.steps.health import Health
-from helpers.steps.readiness import Readiness
+from helpers.snapshots.retention import directories
+from helpers.snapshots.snapshot import write_snapshot
+from helpers.steps.source_health import SourceHealthStep
+from helpers.steps.target_readiness import TargetReadinessStep
 from helpers.stores import open_source, open_target, quick_names
 from helpers.stores.layout import DATABASE
 from tests.storage import chunks, embedded, fill
@@ -144,7 +144,7 @@ def test_what_a_killed_making_left_is_in_nobodys_way(tmp_path: Path) -> None:
 def test_step_12_probes_the_linked_folder_itself_and_leaves_it_empty(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    found = Readiness(RunRecord(runs.create(given("link"), "night"), "12"))
+    found = TargetReadinessStep(RunRecord(runs.create(given("link"), "night"), "12"))
     assert "a new folder; made by step 20" in found.reach().to_string()
     found.probe_writing()
     assert check(found.run, "write probe").verdict is Verdict.PASS
@@ -155,7 +155,7 @@ def test_step_12_probes_the_linked_folder_itself_and_leaves_it_empty(tmp_path: P
 @pytest.mark.usefixtures("source")
 def test_a_link_into_nothing_is_refused_in_step_12(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("unmounted")
-    found = Readiness(RunRecord(runs.create(given("link"), "night"), "12"))
+    found = TargetReadinessStep(RunRecord(runs.create(given("link"), "night"), "12"))
     with pytest.raises(WorldError, match="a link to unmounted, which is not there"):
         found.reach()
 
@@ -171,13 +171,13 @@ def test_every_name_that_a_current_chroma_refuses_is_found_in_step_10(source: Pa
         db.execute("update collections set name = 'x' where name = 'beta'")
         db.execute("update collections set name = 'café notes' where name = 'gamma'")
     run = RunRecord(runs.create(given(), "night"), "10")
-    Health(run).shapes()
+    SourceHealthStep(run).shapes()
     found = check(run, "a current Chroma takes the names of the collections")
     assert (found.verdict, found.measured, found.reason) == (Verdict.FAIL, 2, "collection_name")
     assert "'x': it has 1 characters" in found.detail
     assert "'café notes': only letters" in found.detail
     only = RunRecord(runs.create(given(collections={"include": ["alpha"]}), "other"), "10")
-    Health(only).shapes()
+    SourceHealthStep(only).shapes()
     assert check(only, "a current Chroma takes the names of the collections").verdict is Verdict.PASS
 
 

@@ -14,14 +14,13 @@ import pytest
 
 from helpers.errors import RunbookError
 from helpers.parameters import Parameters, parameters_from
+from helpers.profiling.profile import Profile, Twins
+from helpers.rehearsal import collection_counts, expected_findings, write_sample
 from helpers.results import Check, Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
-from helpers.sample import collection_counts, expected_findings, write_sample
-from helpers.steps.explore import Explore
-from helpers.steps.health import Health
-from helpers.steps.profile import Profile
-from helpers.steps.profile_scan import Twins
+from helpers.steps.explore_source import ExploreSourceStep
+from helpers.steps.source_health import SourceHealthStep
 
 CHUNKS, DIMENSION = 400, 32
 TABLES = ("overview", "completeness", "values", "vectors", "duplicates", "collisions", "schema_preview")
@@ -56,8 +55,8 @@ def _check(run: RunRecord, name: str) -> Check:
     return next(check for check in run.result.checks if check.name == name)
 
 
-def _health(run: RunRecord) -> Health:
-    health = Health(run)
+def _health(run: RunRecord) -> SourceHealthStep:
+    health = SourceHealthStep(run)
     health.reach()
     health.counts()
     health.shapes()
@@ -97,7 +96,7 @@ def test_collections_outside_the_list_are_named(begin: Begin, sample: Path) -> N
     counts = collection_counts(CHUNKS)
     outside = counts.pop("sergio_personality_notes")
     run = begin("10", sample, expected=_expected(collections=counts, unlisted=outside))
-    table = Health(run).counts()
+    table = SourceHealthStep(run).counts()
     check = _check(run, "no collection is outside the list")
     assert (check.verdict, check.measured) == (Verdict.WARNING, outside)
     assert "sergio_personality_notes" in check.detail
@@ -106,7 +105,7 @@ def test_collections_outside_the_list_are_named(begin: Begin, sample: Path) -> N
 
 def test_collections_left_out_by_the_filter_are_shown_and_not_counted(begin: Begin, sample: Path) -> None:
     run = begin("10", sample, collections={"exclude": ["sergio_*"]})
-    table = Health(run).counts().set_index("collection")
+    table = SourceHealthStep(run).counts().set_index("collection")
     assert table.loc["sergio_personality_notes", "state"] == "left out by the filter"
     assert table.loc["total", "found"] == CHUNKS - collection_counts(CHUNKS)["sergio_personality_notes"]
 
@@ -121,7 +120,7 @@ def test_a_dimension_that_nobody_expects_fails(begin: Begin, sample: Path) -> No
 def test_a_source_that_is_not_there_is_one_line(begin: Begin, tmp_path: Path) -> None:
     run = begin("10", tmp_path / "nowhere")
     with pytest.raises(RunbookError) as error:
-        Health(run).reach()
+        SourceHealthStep(run).reach()
     assert "\n" not in error.value.line()
 
 
@@ -129,7 +128,7 @@ def test_the_cosine_trap_of_a_real_database_is_named(begin: Begin, real_database
     copy = tmp_path / "open-webui"
     shutil.copytree(real_databases / "open-webui-cosine-0.5", copy)
     run = begin("10", copy)
-    table = Health(run).shapes()
+    table = SourceHealthStep(run).shapes()
     assert set(table["space"]) == {"cosine"}
     check = _check(run, "the distance space is the one declared")
     assert (check.verdict, check.reason, check.offenders) == (Verdict.WARNING, "distance_space", len(table))
@@ -189,7 +188,7 @@ def test_real_databases_show_their_traps_by_name(
 ) -> None:
     copy = tmp_path / folder
     shutil.copytree(real_databases / folder, copy)
-    desk = Explore(begin("11", copy))
+    desk = ExploreSourceStep(begin("11", copy))
     for table in TABLES:
         getattr(desk, table)()
     found = desk.found().set_index("finding")["chunks"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from helpers.chunks import ChunkBatch
-from helpers.comparison import QUARANTINE
 from helpers.parameters import parameters_from
 from helpers.results import Verdict
 from helpers.schema import load_schema
-from helpers.snapshot import write_snapshot
+from helpers.snapshots.comparison import QUARANTINE
+from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, open_source, open_target
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement

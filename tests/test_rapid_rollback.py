@@ -18,8 +18,8 @@ from bs4 import BeautifulSoup
 from helpers.cli import parser
 from helpers.fence import Control
 from helpers.run.folders import RunFolder
-from helpers.runner import rapid_rollback
-from helpers.runner.timeline import timeline
+from helpers.status import timeline
+from helpers.status.timeline import plan_and_measured
 from tests.commands import Runbook, only_line
 from tests.conftest import ROOT
 from tests.fences import Fenced, client, fenced_server, rows
@@ -145,9 +145,9 @@ def test_what_the_page_says_brings_the_source_back_with_what_clients_wrote(world
     world.says_so(page)
     world.must(world.give(page["3. Afterwards"][1]), 0)
     folder = RunFolder("night", world.runbook.reports / "night", world.runbook.workspace / "night")
-    back = timeline(folder, folder.parameters()).of("27")
+    back = plan_and_measured(folder, folder.parameters()).of("27")
     assert back.real is not None
-    assert "measured in this run" in rapid_rollback.times(folder)[0][2]
+    assert "measured in this run" in timeline.times(folder)[0][2]
 
 
 @pytest.mark.slow
@@ -174,8 +174,8 @@ def test_a_damaged_source_is_written_back_by_the_line_that_says_so(world: World)
 
 
 def test_every_command_of_the_page_is_one_that_the_command_line_takes(own_folders: None) -> None:
-    commands: list[Any] = [line.command.split() for line in rapid_rollback.lines(RunFolder.of("night-1"))]
+    commands: list[Any] = [line.command.split() for line in timeline.lines(RunFolder.of("night-1"))]
     for command in commands:
         assert command[0] == "runbook"
         assert parser().parse_args(command[1:]).run_id == "night-1"
-    assert "RUN_ID" in rapid_rollback.sheet(RunFolder.of("RUN_ID")), "also before there is a run"
+    assert "RUN_ID" in timeline.sheet(RunFolder.of("RUN_ID")), "also before there is a run"

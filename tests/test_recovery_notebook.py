@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 
 from helpers import cli
+from helpers.cli import run
 from helpers.errors import Interrupted
 from helpers.migration.checkpoint import Checkpoint, checkpoint_id
-from helpers.migration.phases import Migration
-from helpers.migration.recovery import Recovery
 from helpers.parameters import parameters_from
 from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
-from helpers.runner import run_commands
+from helpers.steps.checkpoint_recovery import CheckpointRecoveryStep
+from helpers.steps.migrate import MigrateStep
 from helpers.steps.snapshot import SnapshotStep
 from tests.storage import chunks, embedded, fill, tree
 
@@ -54,7 +54,7 @@ def keep(folder: RunFolder, record: RunRecord) -> None:
 def migrate(folder: RunFolder, batches: int = 1_000) -> None:
     """Step 22, the operator asking to stop after so many batches."""
     record = RunRecord(folder, "22")
-    work = Migration(record)
+    work = MigrateStep(record)
     clock = work._batch_clock
 
     def stopping(phase: Any) -> Any:
@@ -82,11 +82,11 @@ def stopped(folder: RunFolder, batches: int = 3) -> None:
         migrate(folder, batches)
 
 
-def looked(folder: RunFolder) -> Recovery:
-    return Recovery(RunRecord(folder, "30"))
+def looked(folder: RunFolder) -> CheckpointRecoveryStep:
+    return CheckpointRecoveryStep(RunRecord(folder, "30"))
 
 
-def verdicts(recovery: Recovery) -> dict[str, Verdict]:
+def verdicts(recovery: CheckpointRecoveryStep) -> dict[str, Verdict]:
     return {check.name: check.verdict for check in recovery.run.result.checks}
 
 
@@ -95,7 +95,7 @@ def of_alpha(table: pd.DataFrame) -> list[Any]:
     return next(row[1:] for row in table.to_numpy().tolist() if row[0] == "alpha")
 
 
-def all_tables(recovery: Recovery) -> None:
+def all_tables(recovery: CheckpointRecoveryStep) -> None:
     recovery.ledger()
     recovery.targets()
     recovery.failures()
@@ -197,7 +197,7 @@ def test_lost_strange_and_early_chunks_are_found(night: RunFolder) -> None:
 def test_another_context_is_named(night: RunFolder, change: dict[str, Any], named: str) -> None:
     stopped(night)
     other = parameters_from({**night.parameters().document(), **change})
-    recovery = Recovery(RunRecord(night, "30", other))
+    recovery = CheckpointRecoveryStep(RunRecord(night, "30", other))
     table = recovery.context()
     assert named in table[~table["same"]]["what"].tolist()
     check = recovery.run.result.checks[-1]
@@ -234,7 +234,7 @@ def test_resume_goes_on_with_it(night: RunFolder, given: str, monkeypatch: pytes
         seen.append(folder.id)
         return 0
 
-    monkeypatch.setattr(run_commands, "_line", line)
+    monkeypatch.setattr(run, "_line", line)
     path = str(night.workspace / "checkpoint.json")
     assert cli.main(["resume", "night", "--checkpoint", path if given == "path" else given]) == 0
     assert seen == ["night"]

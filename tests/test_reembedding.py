@@ -16,22 +16,21 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, UsageError
-from helpers.migration.quarantine import Quarantine
+from helpers.migration.preflight import preflight
 from helpers.migration.reembedding import CHECK, as_written, make
-from helpers.migration.staging import stage
+from helpers.migration.staging import Quarantine, stage
 from helpers.parameters import Parameters, parameters_from
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.schema import Context, load_schema
-from helpers.snapshot import Snapshot, to_table, write_snapshot
-from helpers.steps.preflight import preflight
+from helpers.snapshots.snapshot import Snapshot, to_table, write_snapshot
 from helpers.steps.snapshot import SnapshotStep
+from helpers.steps.validate import ValidateStep
 from helpers.stores import open_source, open_target
+from helpers.stores.embedding_functions import RehearsalEmbedding
 from helpers.stores.layout import DATABASE
-from helpers.stores.sample_embedding import RehearsalEmbedding
 from helpers.validation.fidelity import Examination, Expectation, Findings
-from helpers.validation.suite import Validation
 from tests.commands import Runbook, only_line
 from tests.storage import chunks, embedded, lose_vectors, plan
 from tests.test_catch_up import keep, migrate, verdict
@@ -219,7 +218,7 @@ def test_a_catch_up_round_keeps_what_was_made_anew(tmp_path: Path, monkeypatch: 
     assert verdict(record) == (Verdict.PASS, "")
     assert len(record.result.facts["catch_up"]["rounds"]) == 1
     assert [(c.measured, c.reason) for c in record.result.checks if c.name == CHECK] == [(3, "reembedded")]
-    suite = Validation(RunRecord(folder, "23"))
+    suite = ValidateStep(RunRecord(folder, "23"))
     suite.read_target()
     assert suite.found.differing == 0, suite.differences()
     assert suite.of.quarantined == {("notes", "lost-3"): "missing_embedding"}

@@ -17,9 +17,9 @@ import pytest
 from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, UsageError
+from helpers.migration.restore import Ledger, in_use, look, restore
 from helpers.parameters.endpoint import Endpoint
-from helpers.restore import Ledger, in_use, look, restore
-from helpers.snapshot import Snapshot, write_snapshot
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import open_source, open_target
 from helpers.stores.client import ClientStore
 from tests.conftest import ROOT

@@ -236,7 +236,7 @@ def test_a_source_collection_that_was_deleted_is_restored_exactly_when_ordered(n
 def test_damage_under_a_fence_is_mended_chunk_by_chunk(night: Night) -> None:
     source = everything(night.source)
     night.migrate()
-    from helpers.fence.state import UP, FenceState
+    from helpers.fence.control import UP, FenceState
 
     state = FenceState("command", UP, "runbook fence night --lift", since="2020-01-01T00:00:00.000+00:00")
     state.rules = {"kind": "none"}
@@ -297,9 +297,9 @@ def test_a_rollback_that_dies_at_a_stage_is_repeated(night: Night, stage: str, m
     class Killed(BaseException):
         pass
 
-    from helpers.rollback.act import Act
+    from helpers.rollback.proof import StageContext
 
-    original = Act.stage
+    original = StageContext.stage
 
     def mortal(self: Any, name: str) -> Any:
         from contextlib import contextmanager
@@ -313,10 +313,10 @@ def test_a_rollback_that_dies_at_a_stage_is_repeated(night: Night, stage: str, m
 
         return context()
 
-    monkeypatch.setattr(Act, "stage", mortal)
+    monkeypatch.setattr(StageContext, "stage", mortal)
     with pytest.raises(Killed):
         night.rollback(replay=True)
-    monkeypatch.setattr(Act, "stage", original)
+    monkeypatch.setattr(StageContext, "stage", original)
     night.rollback()
     found = everything(night.source)
     assert found["alpha"][3] == wanted["alpha"][3]

@@ -16,16 +16,15 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
+from helpers.migration.written_data import WrittenData
 from helpers.parameters import parameters_from
 from helpers.results import Check, StepResult, Verdict
-from helpers.rollback import page, replay
-from helpers.rollback.made import Made
-from helpers.rollback.removal import remove
+from helpers.rollback import postmortem, replay
+from helpers.rollback.outline import at_work, stop, triggers
 from helpers.rollback.replay import Plan, _metadata, _origin
-from helpers.rollback.stop import at_work, stop
-from helpers.rollback.triggers import triggers
 from helpers.run import folders as runs
 from helpers.run.folders import RunLock
+from helpers.steps.rollback import remove
 from tests.conftest import ROOT
 from tests.storage import chunks, embedded, exact, fill, plan
 
@@ -91,8 +90,8 @@ def test_only_what_the_client_changed_goes_over_the_original_metadata(
     assert exact(_metadata(base, was, now)) == exact(back)
 
 
-def made_of(target: str, ids: list[str]) -> Made:
-    return cast(Made, SimpleNamespace(
+def made_of(target: str, ids: list[str]) -> WrittenData:
+    return cast(WrittenData, SimpleNamespace(
         collections=[target], ids=lambda name: set(ids), folder=SimpleNamespace(id="r"),
     ))  # fmt: skip
 
@@ -196,6 +195,6 @@ def test_a_new_chunk_goes_where_its_id_its_field_or_the_operator_says(
 
 
 def test_a_list_of_the_post_mortem_that_is_cut_says_how_many_more_there_are() -> None:
-    lines = [f"line {n}" for n in range(page.SHOWN + 3)]
-    assert page._first(lines[:2], "lines") == lines[:2]
-    assert page._first(lines, "lines") == [*lines[: page.SHOWN], "And 3 more lines."]
+    lines = [f"line {n}" for n in range(postmortem.SHOWN + 3)]
+    assert postmortem._first(lines[:2], "lines") == lines[:2]
+    assert postmortem._first(lines, "lines") == [*lines[: postmortem.SHOWN], "And 3 more lines."]

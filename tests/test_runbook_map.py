@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from helpers import cli
 from helpers.parameters import Parameters
 from helpers.run import plan
-from helpers.troubleshooting.map import row_of
+from helpers.run.reason_codes import row_of
 from tests import runbook_items
 from tests.conftest import absent
 from tests.runbook_map import KINDS, Row, rows

@@ -10,12 +10,12 @@ import pytest
 
 from helpers import audit, begin
 from helpers.errors import NoGo, RunbookError, Terminal, UsageError, WorldError
+from helpers.rehearsal import write_sample
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run.folders import RunLock
-from helpers.runner.index import Index
 from helpers.runner.notebook import Run
-from helpers.sample import write_sample
+from helpers.steps.index import IndexStep
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_a_failed_check_is_written_down_and_raised(
 
 def test_the_index_works_before_there_is_any_run(variables: dict[str, Any], tmp_path: Path) -> None:
     index = begin({"run_id": ""}, step="00")
-    assert isinstance(index, Index)
+    assert isinstance(index, IndexStep)
     assert set(index.steps()["state"]) == {"to do", ""}
     assert "runbook rehearse" in index.next_action()
     assert index.runs().empty
@@ -172,7 +172,7 @@ def test_the_index_works_before_there_is_any_run(variables: dict[str, Any], tmp_
     assert list(tmp_path.iterdir()) == []
     begun({**variables, "run_id": "one"}, "10").close()
     newest = begin({"run_id": ""}, step="00")
-    assert isinstance(newest, Index)
+    assert isinstance(newest, IndexStep)
     assert list(newest.runs().index) == ["one"]
     assert "Step 10" in newest.next_action()
     assert runs.find("one").result("00") is None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.sample import write_sample
+from helpers.rehearsal import write_sample
 from tests.conftest import ROOT
 from tests.notebook_files import CHECK, FINISH, write_notebook
 

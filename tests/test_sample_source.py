@@ -20,10 +20,10 @@ from chromadb.config import Settings
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, UsageError
 from helpers.parameters import Endpoint
-from helpers.sample import COLLECTIONS, FULL, collection_counts, expected_findings, sample_batches
-from helpers.sample import write_sample as write
+from helpers.rehearsal import COLLECTIONS, FULL, collection_counts, expected_findings, sample_batches
+from helpers.rehearsal import write_sample as write
 from helpers.stores import open_source
-from helpers.stores.sample_embedding import RehearsalEmbedding
+from helpers.stores.embedding_functions import RehearsalEmbedding
 from tests.conftest import ROOT
 
 QUERIES = {
@@ -115,7 +115,7 @@ def test_the_sample_holds_what_a_migration_must_keep() -> None:
 def test_a_fresh_process_searches_a_written_sample_in_words(tmp_path: Path) -> None:
     path = write(tmp_path / "source", chunks=200, dimension=64)
     code = (
-        "import sys, chromadb, helpers.sample\n"
+        "import sys, chromadb, helpers.rehearsal\n"
         "found = chromadb.PersistentClient(sys.argv[1]).get_collection('openwebui_docs')\n"
         "print(found.query(query_texts=['database schema'], n_results=1)['documents'][0][0])"
     )

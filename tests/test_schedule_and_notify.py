@@ -18,10 +18,9 @@ from helpers.results import Check, StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.run.night import Night
 from helpers.run.record import RunRecord
-from helpers.run.window import Hours
-from helpers.steps.schedule import Schedule
+from helpers.run.window import Hours, Night
+from helpers.steps.schedule_and_notify import ScheduleAndNotifyStep
 from tests.listeners import Listener
 
 START = dt.datetime(2025, 12, 1, 2, tzinfo=dt.UTC)
@@ -51,11 +50,11 @@ def a_run(estimate: dict[str, float] | None = None, *, rehearsal: bool = False, 
     return folder
 
 
-def desk(folder: RunFolder, now: dt.datetime = DAY_BEFORE, *, dry_run: bool = False) -> Schedule:
-    return Schedule(RunRecord(folder, "14", dry_run=dry_run), now)
+def desk(folder: RunFolder, now: dt.datetime = DAY_BEFORE, *, dry_run: bool = False) -> ScheduleAndNotifyStep:
+    return ScheduleAndNotifyStep(RunRecord(folder, "14", dry_run=dry_run), now)
 
 
-def check(found: Schedule, name: str) -> Check:
+def check(found: ScheduleAndNotifyStep, name: str) -> Check:
     return next(c for c in found.run.result.checks if c.name == name)
 
 
@@ -118,7 +117,7 @@ def test_a_window_that_has_passed_and_a_late_announcement_are_told() -> None:
     late = desk(a_run(notify={"stakeholders": ["Web team"]}), START - dt.timedelta(hours=3))
     late.window()
     assert check(late, "told a day before").reason == "late_notice"
-    over = Schedule(late.run, START + dt.timedelta(days=1))
+    over = ScheduleAndNotifyStep(late.run, START + dt.timedelta(days=1))
     over.run.result.checks.clear()
     over.window()
     assert check(over, "maintenance window").reason == "outside_window"

@@ -10,10 +10,10 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
-from helpers.snapshot import Snapshot, write_snapshot
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import CollectionInfo, Store, open_target
+from helpers.validation.fidelity import still_true
 from helpers.validation.search import baseline, equivalence
-from helpers.validation.since import still_true
 
 CHUNKS, DIMENSION = 60, 8
 

@@ -13,15 +13,14 @@ import pytest
 from helpers.chunks import ChunkBatch, Vectors
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
+from helpers.rehearsal import write_sample
 from helpers.results import Verdict
-from helpers.sample import write_sample
 from helpers.schema import load_schema
-from helpers.snapshot import Snapshot, write_snapshot
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import CollectionInfo, Space, Store, open_source, open_target
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
-from helpers.validation.named_queries import lost_queries, named_queries
-from helpers.validation.search import Truth, baseline, choose_probes, equivalence
+from helpers.validation.search import Truth, baseline, choose_probes, equivalence, lost_queries, named_queries
 
 DATE = datetime.date(2025, 12, 1)
 

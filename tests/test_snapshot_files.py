@@ -15,11 +15,18 @@ import pyarrow.parquet as pq
 import pytest
 from chromadb.base_types import SparseVector
 
-from helpers import snapshot as module
 from helpers.chunks import ChunkBatch
 from helpers.errors import Interrupted, Terminal
 from helpers.parameters.endpoint import Endpoint
-from helpers.snapshot import Snapshot, decode_metadata, encode_metadata, from_table, to_table, write_snapshot
+from helpers.snapshots import snapshot as module
+from helpers.snapshots.snapshot import (
+    Snapshot,
+    decode_metadata,
+    encode_metadata,
+    from_table,
+    to_table,
+    write_snapshot,
+)
 from helpers.stores import Reader, open_source
 from helpers.stores.client import ClientStore
 from tests.storage import assert_same, chunks, contents, embedded, exact, fill, in_order, lose_vectors, plan, tree

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from helpers import audit, cli, export_journal, snapshot
+from helpers import audit, cli
 from helpers.chunks import ChunkBatch
 from helpers.errors import Interrupted
-from helpers.export_journal import Journal
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import StepResult, utc_now
 from helpers.run import folders as runs
-from helpers.run import snapshots
 from helpers.run.record import RunRecord
-from helpers.snapshot import Snapshot, write_snapshot
+from helpers.snapshots import export_journal, retention, snapshot
+from helpers.snapshots.export_journal import Journal
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.steps.snapshot import SnapshotStep
 from helpers.stores import open_source
 from helpers.stores.client import ClientStore
@@ -284,7 +284,7 @@ def test_step_21_goes_on_and_the_commands_know_what_is_unfinished(
     ]  # fmt: skip
 
     later = datetime.now(UTC) + timedelta(days=900)
-    monkeypatch.setattr(snapshots, "datetime", type("Later", (datetime,), {"now": classmethod(lambda cls, tz: later)}))
+    monkeypatch.setattr(retention, "datetime", type("Later", (datetime,), {"now": classmethod(lambda cls, tz: later)}))
     assert "stays  night-21-21.partial  needed by run night-21, not closed out" in said(capsys, "prune", "--yes")
     StepResult("53", "Closeout", "night-21", utc_now(), utc_now()).write(
         runs.find("night-21").reports / "results" / "53.json"

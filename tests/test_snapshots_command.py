@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from helpers import audit, cli, snapshot
+from helpers import audit, cli
 from helpers.errors import UsageError
 from helpers.parameters import parameters_from
 from helpers.results import StepResult, utc_now
 from helpers.run import folders as runs
-from helpers.run import snapshots
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
-from helpers.snapshot import Snapshot
+from helpers.snapshots import retention, snapshot
+from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import SnapshotStep
 from tests.storage import assert_same, chunks, contents, embedded, fill, in_order, tree
 
@@ -111,7 +111,7 @@ def test_verify_reads_every_byte_and_names_the_damaged_file(night: RunFolder, ca
 
 
 def test_prune_keeps_what_is_within_retention(night: RunFolder, capsys: Said) -> None:
-    snapshots.abandon("night")
+    retention.abandon("night")
     run("prune", "--yes")
     assert "kept until" in capsys.readouterr().out
     assert Path("kept/night-21").is_dir()
@@ -174,7 +174,7 @@ def test_a_dry_run_holds_its_snapshot_for_its_retention_only(night: RunFolder) -
 
 def test_what_cannot_be_read_is_never_removed(night: RunFolder, capsys: Said) -> None:
     folder = aged()
-    snapshots.abandon("night")
+    retention.abandon("night")
     (folder / "manifest.json").write_text("{}", encoding="utf-8")
     (Path("kept") / "x.partial").mkdir()
     run("prune", "--yes")
@@ -185,7 +185,7 @@ def test_what_cannot_be_read_is_never_removed(night: RunFolder, capsys: Said) ->
 
 def test_a_prune_that_was_killed_is_ended_by_the_next(night: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     aged()
-    snapshots.abandon("night")
+    retention.abandon("night")
 
     def dies(path: Path) -> None:
         raise SystemExit(9)
@@ -257,8 +257,8 @@ def test_status_says_until_when_the_snapshot_is_kept(night: RunFolder, capsys: S
 
 
 def test_a_snapshot_that_must_stay_cannot_be_removed_by_a_call_either(night: RunFolder) -> None:
-    item = snapshots.held(Path("kept").absolute())[0]
+    item = retention.held(Path("kept").absolute())[0]
     with pytest.raises(UsageError, match="stays: needed by run night"):
-        snapshots.remove([item])
+        retention.remove([item])
     assert dataclasses.replace(item, needed_by=()).why_kept.startswith("kept until")
     assert snapshot.Snapshot.open(Path("kept/night-21")).verify() == {"alpha": 30, "beta": 5}

@@ -11,7 +11,7 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.migration.source_changes import SourceChanges, source_changes
-from helpers.snapshot import Snapshot, write_snapshot
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores.client import ClientStore
 from tests.storage import chunks, embedded, fill, lose_vectors, plan
 

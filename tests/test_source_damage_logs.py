@@ -13,9 +13,9 @@ import pytest
 
 from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
-from helpers.snapshot import write_snapshot
+from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import open_source
-from helpers.stores.first_opening import try_opening
+from helpers.stores.crash_probe import try_opening
 from helpers.stores.layout import DATABASE
 from helpers.stores.repair import mend, migrations
 from tests.storage import (

@@ -14,7 +14,7 @@ from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
-from helpers.steps.health import Health, is_of_0_x
+from helpers.steps.source_health import SourceHealthStep, is_of_0_x
 from helpers.stores.layout import DATABASE
 from tests.servers import ChromaServer
 from tests.storage import chunks, embedded, fill, writable_copy
@@ -30,7 +30,7 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
 
     def seen(source: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
         parameters = parameters_from({"name": "look", "source": source, "target": {"path": str(tmp_path / "target")}})
-        health = Health(RunRecord(runs.create(parameters, "look"), "10", parameters))
+        health = SourceHealthStep(RunRecord(runs.create(parameters, "look"), "10", parameters))
         reached = {str(key): str(value) for key, value in health.reach()["value"].items()}
         known: dict[str, str] = {}
         for row in health.identity().to_dict("records"):

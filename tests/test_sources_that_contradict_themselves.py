@@ -12,8 +12,8 @@ from helpers.parameters import parameters_from
 from helpers.results import Check, Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
-from helpers.steps.dry_run import DryRun
-from helpers.steps.health import Health
+from helpers.steps.dry_run import DryRunStep
+from helpers.steps.source_health import SourceHealthStep
 from tests.proxies import EMPTY, PASS, SWAPPED, FaultyProxy
 from tests.servers import ChromaServer, client_of
 from tests.storage import chunks
@@ -52,11 +52,11 @@ def check(run: RunRecord, name: str) -> Check:
 def test_one_that_counts_and_lists_nothing(proxy: FaultyProxy, tmp_path: Path) -> None:
     proxy.fault = lambda _, path: EMPTY if path.endswith("/get") else PASS
     health = begun("10", proxy, tmp_path)
-    Health(health).diagnosis()
+    SourceHealthStep(health).diagnosis()
     told = check(health, "what is counted is listed, and what is listed comes")
     assert (told.verdict, told.detail) == (Verdict.FAIL, f"notes: counts {CHUNKS}, lists 0, gives 0")
     with pytest.raises(Terminal, match=f"counts {CHUNKS} chunks and lists 0") as caught:
-        DryRun(begun("13", proxy, tmp_path)).take_snapshot()
+        DryRunStep(begun("13", proxy, tmp_path)).take_snapshot()
     assert caught.value.code == "count_mismatch"
     assert not (tmp_path / "new").exists()
 
@@ -66,8 +66,8 @@ def test_one_whose_vectors_come_back_under_the_ids_of_others(proxy: FaultyProxy,
     for fault, verdict in ((PASS, Verdict.PASS), (SWAPPED, Verdict.FAIL)):
         proxy.fault = lambda _, path, fault=fault: fault if path.endswith("/get") else PASS  # type: ignore[misc]
         health, dry = begun("10", proxy, tmp_path, fault), begun("13", proxy, tmp_path, fault)
-        Health(health).diagnosis()
-        DryRun(dry).measure_source()
+        SourceHealthStep(health).diagnosis()
+        DryRunStep(dry).measure_source()
         for run in (health, dry):
             told = check(run, FOUND)
             assert told.verdict is verdict, run.step

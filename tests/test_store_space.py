@@ -13,8 +13,8 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import SPACES, Space, distance, open_source
+from helpers.stores.base import consistent_spaces, legacy_parameters, resolve
 from helpers.stores.client import ClientStore
-from helpers.stores.space import consistent_spaces, legacy_parameters, resolve
 from tests.storage import chunks, embedded, fill, plan
 
 

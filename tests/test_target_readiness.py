@@ -10,16 +10,16 @@ import pytest
 
 from helpers import audit
 from helpers.errors import RunbookError
+from helpers.migration.preflight import preflight
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Check, Verdict
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
-from helpers.steps.preflight import preflight
-from helpers.steps.readiness import Readiness
+from helpers.steps.target_readiness import TargetReadinessStep
 from helpers.stores import open_target
-from helpers.stores.candidates import tried
+from helpers.stores.handshake import tried
 from tests.servers import ChromaServer, free_port
 from tests.storage import chunks, embedded, fill
 
@@ -31,7 +31,7 @@ def a_run(target: dict[str, Any], run_id: str = "night", **sections: Any) -> Run
     return runs.create(parameters_from(given), run_id)
 
 
-def check(found: Readiness, name: str) -> Check:
+def check(found: TargetReadinessStep, name: str) -> Check:
     return next(c for c in found.run.result.checks if c.name == name)
 
 
@@ -55,7 +55,7 @@ def test_a_server_tells_what_it_holds_takes_and_how_fast_and_a_person_its_disk(
 ) -> None:
     with open_target(Endpoint(url=server.url)) as store:
         fill(store, "theirs", chunks(7, 4))
-    found = Readiness(RunRecord(a_run({"url": server.url}), "12"))
+    found = TargetReadinessStep(RunRecord(a_run({"url": server.url}), "12"))
     table = dict(found.reach().to_numpy().tolist())
     assert table["holds theirs"] == "7 chunks"
     assert {"version it gives", "rows a write may carry", "bytes a write may carry", "locked by"} <= set(table)
@@ -70,13 +70,13 @@ def test_a_server_tells_what_it_holds_takes_and_how_fast_and_a_person_its_disk(
 
     said = {"target_disk": {"free_gb": 40, "attested_by": "A. Person"}}
     folder = a_run({"url": server.url}, "two", expected=said)
-    attested = Readiness(RunRecord(folder, "12"))
+    attested = TargetReadinessStep(RunRecord(folder, "12"))
     attested.disk()
     assert check(attested, "free disk of the target's server").verdict is Verdict.PASS
     assert check(attested, "free disk of the target's server").detail == "attested by A. Person"
     assert audit.entries(folder.reports / audit.NAME)[-1]["facts"] == {"free_gb": 40.0, "by": "A. Person"}
     little = {"target_disk": {"free_gb": 1.5, "attested_by": "A. Person"}}
-    full = Readiness(RunRecord(a_run({"url": server.url}, "three", expected=little), "12"))
+    full = TargetReadinessStep(RunRecord(a_run({"url": server.url}, "three", expected=little), "12"))
     full.disk()
     assert check(full, "free disk of the target's server").reason == "disk_full"
 
@@ -90,7 +90,7 @@ def test_where_the_named_target_is_not_there_others_are_told_and_none_is_taken(
     folder = a_run(wrong)
     with pytest.raises(RunbookError) as before:
         preflight(folder.parameters())
-    found = Readiness(RunRecord(folder, "12"))
+    found = TargetReadinessStep(RunRecord(folder, "12"))
     with pytest.raises(RunbookError) as caught:
         found.reach()
     for error in (before.value, caught.value):

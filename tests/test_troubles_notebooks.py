@@ -16,7 +16,7 @@ import pytest
 from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.troubleshooting.map import ROWS
+from helpers.run.reason_codes import ROWS
 from tests.conftest import ROOT, at_home
 from tests.storage import chunks, embedded, fill
 from tests.troubles import begun, migrated

@@ -14,8 +14,8 @@ from helpers.errors import Terminal, Transient
 from helpers.migration.importing import Importer
 from helpers.results import Verdict
 from helpers.run.folders import RunFolder, RunLock
-from helpers.troubleshooting.desk import Desk
-from helpers.troubleshooting.memory import Memory
+from helpers.steps.out_of_memory import OutOfMemoryStep
+from helpers.troubleshooting.troubleshooter import Troubleshooter
 from tests.proxies import SLOW, FaultyProxy
 from tests.servers import ChromaServer
 from tests.storage import chunks, embedded, fill
@@ -41,7 +41,7 @@ def resumed_here(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """`resume` without a process of its own: step 22 in this one, with the settings given. The command has its own tests."""
     given: list[dict[str, Any]] = []
 
-    def resume(desk: Desk, **settings: Any) -> pd.DataFrame:
+    def resume(desk: Troubleshooter, **settings: Any) -> pd.DataFrame:
         given.append(settings)
         from helpers.run import folders as runs
 
@@ -50,7 +50,7 @@ def resumed_here(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         migrated(desk.run.home)
         return pd.DataFrame()
 
-    monkeypatch.setattr(Desk, "resume", resume)
+    monkeypatch.setattr(Troubleshooter, "resume", resume)
     return given
 
 
@@ -73,7 +73,7 @@ def test_a_paused_server_is_found_and_the_migration_goes_on(
         return honest(importer, name, batch)
 
     monkeypatch.setattr(Importer, "_add", pausing)
-    monkeypatch.setattr("helpers.stores.retry.ATTEMPTS", 1)
+    monkeypatch.setattr("helpers.stores.limits.ATTEMPTS", 1)
     try:
         with pytest.raises(Transient) as stuck:
             migrated(folder)
@@ -198,12 +198,12 @@ def test_a_run_at_work_is_looked_at_and_not_touched() -> None:
 def test_too_little_memory_is_found_and_a_batch_that_fits_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine is made to look small; what is proposed and measured is real."""
     folder = migrated(begun(migration={"batch_size": 500_000, "workers": 4}))
-    honest = Memory._at_hand
+    honest = OutOfMemoryStep._at_hand
     with monkeypatch.context() as patch:
         desk = at(folder, "43", dry_run=True)
-        assert isinstance(desk, Memory)
+        assert isinstance(desk, OutOfMemoryStep)
         short = desk._needed() - 1  # of a batch that holds the whole collection
-        patch.setattr(Memory, "_at_hand", lambda desk: {"available on the machine": short})
+        patch.setattr(OutOfMemoryStep, "_at_hand", lambda desk: {"available on the machine": short})
         assert probe(desk)[1] == 1
         plan = desk.resolve().set_index("what")
         assert list(plan.loc["migration.batch_size"]) == ["500000", "50"]

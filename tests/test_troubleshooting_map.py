@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from helpers import cli
-from helpers.decision import decision_matrix
-from helpers.migration.quarantine import Quarantine
+from helpers.migration.staging import Quarantine
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.run.reason_codes import REMEDIES, ROWS, advice, advised, notebook_for, row_of, steps_for
 from helpers.schema import load_schema
 from helpers.schema.rules import REASONS
-from helpers.troubleshooting.map import REMEDIES, ROWS, advice, advised, notebook_for, row_of, steps_for
+from helpers.steps.review import decision_matrix
 from tests.conftest import ROOT
 from tests.reason_codes import codes
 
@@ -35,7 +35,7 @@ def given() -> dict[str, str]:
 
 def test_every_code_has_a_row(given: dict[str, str]) -> None:
     lost = [f"{code} ({place})" for code, place in sorted(given.items()) if row_of(code) is None]
-    assert not lost, "give each a row in helpers/troubleshooting/map.py: " + ", ".join(lost)
+    assert not lost, "give each a row in helpers/run/reason_codes.py: " + ", ".join(lost)
 
 
 def test_every_row_is_given_by_something(given: dict[str, str]) -> None:

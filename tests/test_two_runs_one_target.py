@@ -15,15 +15,15 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
-from helpers.migration import owners
+from helpers.migration import target_lock
 from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.preflight import preflight
+from helpers.migration.target_lock import claim_target, give_back_target
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.runner.notebook import Run
-from helpers.steps.claim import claim_target, give_back_target
-from helpers.steps.preflight import preflight
 from helpers.stores import CollectionInfo, open_target
 from tests.conftest import ROOT
 from tests.servers import ChromaServer
@@ -149,7 +149,7 @@ def test_collections_that_another_run_writes_are_never_called_free_to_remove(
     own = first.reports / "parameters.yaml"
     own.write_text(own.read_text().replace("schema: identity", "schema: mine.yaml"), encoding="utf-8")
     at = parameters_from({"source": {"path": "x"}, "target": target if kind == "server" else {"path": "../target"}})
-    assert "run one, begun" in str(owners.taken(["notes"], at.target, at.target.label, None))
+    assert "run one, begun" in str(target_lock.taken(["notes"], at.target, at.target.label, None))
     monkeypatch.chdir(tmp_path)
 
     (first.workspace / "checkpoint.json").unlink()  # nothing tells any more whose they are

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.aftermath.looks import Journal, Look, breach
-from helpers.aftermath.monitoring import _next
-from helpers.aftermath.probes import Probe, finds
+from helpers.monitoring.probes import Probe, finds
+from helpers.monitoring.watcher import Journal, Look, breach
+from helpers.steps.monitor import _next
 
 BAD, ILL, SLOW = {"problems": ["timeout"]}, {"ill": ["answered 503"]}, {"p95": 900.0}
 

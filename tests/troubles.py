@@ -8,15 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.migration.phases import Migration
 from helpers.parameters import parameters_from
 from helpers.results import Check, Verdict, utc_now
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
+from helpers.steps.migrate import MigrateStep
 from helpers.steps.snapshot import SnapshotStep
-from helpers.troubleshooting.desk import AFTER, BEFORE, Desk
+from helpers.troubleshooting.troubleshooter import AFTER, BEFORE, Troubleshooter
 
 
 def begun(name: str = "night", **sections: Any) -> RunFolder:
@@ -35,7 +35,7 @@ def begun(name: str = "night", **sections: Any) -> RunFolder:
 def migrated(folder: RunFolder) -> RunFolder:
     """Steps 22 as its notebook does it, its result kept, also of a failure."""
     record = RunRecord(folder, "22")
-    work = Migration(record)
+    work = MigrateStep(record)
     try:
         work.validate()
         work.import_chunks()
@@ -63,14 +63,14 @@ def at(folder: RunFolder, step: str, *, dry_run: bool = False) -> Any:
     return made(RunRecord(folder, step, dry_run=dry_run))
 
 
-def probe(desk: Desk) -> tuple[Verdict, int, pd.DataFrame]:
+def probe(desk: Troubleshooter) -> tuple[Verdict, int, pd.DataFrame]:
     """The probe: its verdict, how many things are wrong, its table."""
     table = desk.probe()
     check = [c for c in desk.run.result.checks if c.name in (BEFORE, AFTER)][-1]
     return check.verdict, check.measured, table
 
 
-def check_of(desk: Desk, name: str) -> Check:
+def check_of(desk: Troubleshooter, name: str) -> Check:
     return next(c for c in desk.run.result.checks if c.name == name)
 
 

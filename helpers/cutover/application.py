@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponential
 
+from helpers.cutover.files import masked
 from helpers.errors import RunbookError, WorldError, one_line
-from helpers.fence.command import run_or_fail
+from helpers.parameters import resolve_path
 from helpers.parameters.sections import Cutover
+from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder
 from helpers.stores.wire import Session
 
@@ -76,3 +81,116 @@ def wait_until_well(urls: Sequence[str], seconds: float) -> list[Answer]:
         raise WorldError("not_healthy", f"{ill[0].problem} for {seconds:g} seconds", where=ill[0].url,
                          next_step="See the application's own log.")  # fmt: skip
     return answers
+
+
+# -- logs --------------------------------------------------------------------------------------------------------------
+
+# Log files of the application: the lines written since the cutover, through rotation and truncation.
+
+
+_MARK = 256  # bytes before the position by which a file is known again
+_AT_ONCE = 8 * 2**20  # bytes read in one look
+
+
+def positions(named: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Where each log ends now: `{path: {inode, size}}`; inode 0 where there is none yet."""
+    found = {}
+    for name in named:
+        path = resolve_path(name)
+        try:
+            facts = path.stat()
+        except OSError:
+            found[str(path)] = {"inode": 0, "size": 0}
+        else:
+            found[str(path)] = {"inode": facts.st_ino, "size": facts.st_size}
+    return found
+
+
+@dataclass(slots=True)
+class _Log:
+    """One file that is followed. `fd` stays open, so what was written just before a rotation is still read."""
+
+    path: Path
+    inode: int
+    position: int
+    fd: int = -1
+    mark: bytes = b""
+    torn: bytes = b""
+    lines: list[bytes] = field(default_factory=list)
+
+    def look(self) -> None:
+        """Read what is new."""
+        now = self._inode()
+        if self.fd >= 0 and now != os.fstat(self.fd).st_ino:  # rotated: the rest of the old file first
+            self._drain()
+            os.close(self.fd)
+            self.lines += [self.torn] if self.torn else []
+            self.fd, self.position, self.mark, self.torn = -1, 0, b"", b""
+        if self.fd < 0:
+            if not now:
+                return
+            self.fd = os.open(self.path, os.O_RDONLY)
+            if now != self.inode:
+                self.position = 0
+            self.inode = now
+        size = os.fstat(self.fd).st_size
+        if size < self.position or self._other_text():
+            self.position, self.torn, self.mark = 0, b"", b""
+        self._drain()
+
+    def _inode(self) -> int:
+        try:
+            return self.path.stat().st_ino
+        except OSError:
+            return 0
+
+    def _other_text(self) -> bool:
+        """Whether the bytes before the position are not those that were read: truncated, and grown again."""
+        return bool(self.mark) and os.pread(self.fd, len(self.mark), self.position - len(self.mark)) != self.mark
+
+    def _drain(self) -> None:
+        while part := os.pread(self.fd, _AT_ONCE, self.position):
+            self.position += len(part)
+            *whole, self.torn = (self.torn + part).split(b"\n")
+            self.lines += whole
+            self.mark = (self.mark + part)[-_MARK:]
+        if not self.mark and self.position:
+            start = max(0, self.position - _MARK)
+            self.mark = os.pread(self.fd, self.position - start, start)
+
+
+class LogWatch:
+    """Follows the logs from the positions that were noted before the restart."""
+
+    def __init__(self, since: Mapping[str, Mapping[str, int]], pattern: str) -> None:
+        self._logs = [_Log(Path(path), at["inode"], at["size"]) for path, at in since.items()]
+        self._pattern = re.compile(pattern)
+        self.unreadable: dict[str, str] = {}
+        self.seen = 0
+        self.matches: list[tuple[str, str]] = []
+
+    def look(self, *, last: bool = False) -> list[tuple[str, str]]:
+        """(path, line) of the new lines that match; with `last` an unfinished line counts too."""
+        found = []
+        for log in self._logs:
+            try:
+                log.look()
+            except OSError as error:
+                self.unreadable[str(log.path)] = error.strerror or str(error)
+                continue
+            lines, log.lines = log.lines, []
+            if last and log.torn:
+                lines, log.torn = [*lines, log.torn], b""
+            self.seen += len(lines)
+            for raw in lines:
+                text = raw.decode("utf-8", "replace").rstrip("\r")
+                if self._pattern.search(text):
+                    found.append((str(log.path), masked(text)))
+        self.matches += found
+        return found
+
+    def close(self) -> None:
+        for log in self._logs:
+            if log.fd >= 0:
+                os.close(log.fd)
+                log.fd = -1

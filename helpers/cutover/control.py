@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from helpers import audit
-from helpers.cutover.application import restart
-from helpers.cutover.back import put_back
+from helpers.cutover.application import positions, restart
 from helpers.cutover.edits import Edit, all_edits
 from helpers.cutover.files import digest_of, keep, put_in_place, stage
-from helpers.cutover.logs import positions
 from helpers.cutover.state import (
     APPLIED,
     APPLYING,
@@ -20,6 +18,7 @@ from helpers.cutover.state import (
     REVERTING,
     ChangedFile,
     CutoverState,
+    put_back,
 )
 from helpers.errors import RunbookError, Terminal, UsageError, WorldError
 from helpers.parameters import Parameters

@@ -7,13 +7,21 @@ one. A link is followed: its target is replaced, the link stays.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import re
 import stat
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from helpers.errors import Terminal
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from helpers.errors import Terminal, one_line
 from helpers.parameters import resolve_path
 
 LARGEST = 4 * 2**20  # bytes; a configuration file is smaller
@@ -150,3 +158,311 @@ def sync_folder(folder: Path) -> None:
 
 def _why(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else "") or str(error)
+
+
+# -- changes -----------------------------------------------------------------------------------------------------------
+
+# What an edit changes, line by line, in a form that can be shown: no other key's value, no credentials of this one.
+
+
+_AMBIGUOUS = re.compile(r"""['"\\$`\x00-\x1f\x7f\x85\u2028\u2029]""")
+_USER = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_TOKEN = re.compile(r"(?i)((?:token|key|secret|password|passwd|pwd|auth)[\w.-]*=)[^&\s'\"]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line that changes: its number from 1, what it was and what it is; `where` names the key, with its service."""
+
+    line: int
+    where: str
+    before: str
+    after: str
+
+
+def decoded(content: bytes, path: Path) -> tuple[str, str]:
+    """(byte order mark or "", text). A `Terminal` where it is not UTF-8 text."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise refusal(path, f"is not UTF-8 text (byte {error.start})") from None
+    if "\0" in text:
+        raise refusal(path, "holds a NUL character: it is no text file")
+    return ("\ufeff", text[1:]) if text.startswith("\ufeff") else ("", text)
+
+
+def require_plain(values: Mapping[str, str], path: Path) -> None:
+    """Readers of these files disagree about quotes, backslashes and dollars: such a value is not written."""
+    for key, value in values.items():
+        found = _AMBIGUOUS.search(value)
+        if found:
+            raise refusal(path, f"cannot take the value of {key}: programs read the character {found[0]!r} differently")
+        if value != value.strip() or not value:
+            raise refusal(path, f"cannot take the value of {key}: it is empty, or begins or ends with a blank")
+
+
+def masked(text: str) -> str:
+    """A line without the credentials that a URL may carry, control characters escaped."""
+    return one_line(_TOKEN.sub(r"\1…", _USER.sub("…@", text)), 300)
+
+
+def unified(path: Path, changes: Sequence[Change]) -> str:
+    """The unified diff of a file without context lines: what stands beside the changed lines may be secret."""
+    if not changes:
+        return ""
+    lines = [f"--- {one_line(str(path))}", f"+++ {one_line(str(path))}"]
+    for change in changes:
+        lines += [
+            f"@@ -{change.line} +{change.line} @@ {change.where}",
+            f"-{masked(change.before)}",
+            f"+{masked(change.after)}",
+        ]
+    return "\n".join(lines)
+
+
+# -- compose file ------------------------------------------------------------------------------------------------------
+
+# Compose files: one environment value of the services changed, every other character kept.
+#
+# ruamel.yaml says where each value stands and what the file means; the text is edited by position, never written anew, so
+# comments, anchors, order, quotes and indentation stay. What the file means is compared before and after: whatever else
+# would change with it (a value shared through an anchor or a merge) refuses the edit.
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+_PLAIN = re.compile(r"[A-Za-z/][\w./-]*|https?://[\w./:-]*[\w/]|[1-9]\d*|\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
+_PROPERTIES = re.compile(r"(?:[&!]\S*\s+)+")  # an anchor, a tag
+_HEAD, _TAIL = re.compile(r"\s*(?:-\s+)?(?:[\w'\"]+\s*:\s+)?(?:[&!]\S*\s+)*"), re.compile(r"\s*(?:#.*)?")
+_PLAIN_PAIR = re.compile(r"[\w./:@%+=~-]*[\w./=-]", re.ASCII)  # behind KEY= in a list
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A key of one service: the scalar that gives it, and whether it is an item `KEY=value` of a list."""
+
+    service: str
+    key: str
+    node: ScalarNode
+    in_list: bool
+
+    @property
+    def value(self) -> str:
+        text = str(self.node.value)
+        return text.partition("=")[2] if self.in_list else text
+
+
+def edit_compose(
+    content: bytes, keys: Mapping[str, str], path: Path, services: Sequence[str] = ()
+) -> tuple[bytes, list[Change]]:
+    """The file with the new values, and what changes; `services` are those meant, none: all that have the key.
+
+    `Terminal` (`config_file`) where that cannot be done so that nothing else changes.
+    """
+    require_plain(keys, path)
+    mark, text = decoded(content, path)
+    before = _loaded(text, path)
+    root = _composed(text, path)
+    every = [found for found in _environment(root, path) if found.key in keys]
+    meant = _meant(every, keys, services, path)
+    spots = {(spot.start, spot.end): spot for f in meant if f.value != keys[f.key] and (spot := _Spot.of(f, text))}
+    new = text
+    changes: list[Change] = []
+    for spot in sorted(spots.values(), key=lambda spot: spot.start, reverse=True):
+        scalar = spot.scalar(keys[spot.found.key])
+        new = new[: spot.start] + scalar + new[spot.end :]
+        changes.insert(0, spot.change(scalar))
+    _prove(before, _loaded(new, path), meant, keys, path)
+    _prove_lines(text, new, changes, path)
+    return (mark + new).encode("utf-8"), changes
+
+
+def _loaded(text: str, path: Path) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(io.StringIO(text, newline=""))
+    except (YAMLError, ValueError) as error:
+        raise refusal(path, f"is no compose file that can be read ({_said(error)})") from error
+
+
+def _composed(text: str, path: Path) -> Node:
+    try:
+        root = YAML(pure=True).compose(text)
+    except (YAMLError, ValueError) as error:
+        raise refusal(path, f"is no compose file that can be read ({_said(error)})") from error
+    if not isinstance(root, MappingNode):
+        raise refusal(path, "is no compose file: it holds no mapping")
+    return root
+
+
+def _said(error: Exception) -> str:
+    line = getattr(getattr(error, "problem_mark", None), "line", None)
+    what = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    return one_line(f"{what}, line {line + 1}" if line is not None else str(what), 200)
+
+
+# -- where the values stand --------------------------------------------------------------------------------------------
+
+
+def _members(node: Node) -> Iterator[tuple[str, Node]]:
+    """The keys of a mapping with what they give, its own after those that it merges in: the later one wins."""
+    if not isinstance(node, MappingNode):
+        return
+    own = []
+    for key, value in node.value:
+        if key.tag == _MERGE or str(key.tag) == _MERGE:
+            merged = value.value if isinstance(value, SequenceNode) else [value]
+            for one in reversed(merged):  # of several the first wins
+                yield from _members(one)
+        else:
+            own.append((str(key.value), value))
+    yield from own
+
+
+def _environment(root: Node, path: Path) -> list[_Found]:
+    """Every environment value of every service, as it takes effect."""
+    services = dict(_members(root)).get("services")
+    if not isinstance(services, MappingNode):
+        raise refusal(path, "has no services")
+    found = []
+    for service, body in _members(services):
+        environment = dict(_members(body)).get("environment")
+        if isinstance(environment, MappingNode):
+            found += [
+                _Found(service, key, _scalar_node(node, service, key, path), False)
+                for key, node in dict(_members(environment)).items()
+            ]
+        elif isinstance(environment, SequenceNode):
+            for node in environment.value:
+                key = str(node.value).partition("=")[0] if isinstance(node, ScalarNode) else ""
+                found.append(_Found(service, key, node, True))
+    return found
+
+
+def _scalar_node(node: Node, service: str, key: str, path: Path) -> ScalarNode:
+    if isinstance(node, ScalarNode):
+        return node
+    raise refusal(path, f"gives {key} of service {service} no plain value (line {node.start_mark.line + 1})")
+
+
+def _meant(every: list[_Found], keys: Mapping[str, str], services: Sequence[str], path: Path) -> list[_Found]:
+    meant = [found for found in every if not services or found.service in services]
+    for key in keys:
+        here = [found for found in meant if found.key == key]
+        silent = [s for s in services if s not in {f.service for f in here}]
+        if not here or silent:
+            who = f"service {silent[0]}" if silent else "no service"
+            does = "does not set" if silent else "sets"
+            raise refusal(path, f"{who} {does} {key} in its environment", "Correct the key or the services.")
+        if not services and len({found.value for found in here}) > 1:
+            names = ", ".join(sorted({found.service for found in here}))
+            raise refusal(path, f"the services {names} give {key} different values",
+                          f"Say which are meant: services: [{here[0].service}]")  # fmt: skip
+    for found in meant:
+        line = found.node.start_mark.line + 1
+        if found.node.style in ("|", ">") or "\n" in found.node.value:
+            raise refusal(path, f"gives {found.key} of service {found.service} several lines (line {line})")
+        empty = (
+            "=" not in found.node.value
+            if found.in_list
+            else found.node.value in ("", "~", "null") and not found.node.style
+        )
+        if empty:
+            raise refusal(path, f"names {found.key} of service {found.service} without a value, "
+                          "which then comes from elsewhere")  # fmt: skip
+    return meant
+
+
+# -- the new text ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """Where a scalar stands in the text, without its anchor and tag; `head` and `tail` are the rest of its line."""
+
+    found: _Found
+    start: int
+    end: int
+    head: str
+    old: str
+    tail: str
+
+    @classmethod
+    def of(cls, found: _Found, text: str) -> _Spot:
+        start, end = found.node.start_mark.index, found.node.end_mark.index
+        properties = _PROPERTIES.match(text, start, end)
+        start = properties.end() if properties else start
+        first = max(text.rfind("\n", 0, start), text.rfind("\r", 0, start)) + 1
+        rest = re.search(r"\r|\n|$", text[end:])
+        assert rest is not None
+        return cls(found, start, end, text[first:start], text[start:end], text[end : end + rest.start()])
+
+    @property
+    def alone(self) -> bool:
+        """Whether the line holds nothing else than this key (and a comment); else it is a flow collection."""
+        return bool(_HEAD.fullmatch(self.head) and _TAIL.fullmatch(self.tail))
+
+    def scalar(self, value: str) -> str:
+        """The scalar with its new value: in its own quotes, in double ones where a bare value could be misread."""
+        found = self.found
+        text = f"{found.key}={value}" if found.in_list else value
+        if found.node.style in ("'", '"'):
+            return f"{found.node.style}{text}{found.node.style}"
+        form = _PLAIN_PAIR if found.in_list else _PLAIN
+        bare = form.fullmatch(value) and (found.in_list or value.lower() not in _WORDS)
+        return text if bare and (self.alone or ":" not in value) else f'"{text}"'
+
+    def change(self, scalar: str) -> Change:
+        """The line before and after; without its neighbours in a flow collection, which may be secret."""
+        found = self.found
+        line, where = found.node.start_mark.line + 1, f"{found.service}.environment.{found.key}"
+        head, tail = (self.head, self.tail) if self.alone else ("… " if found.in_list else f"… {found.key}: ", " …")
+        return Change(line, where, head + self.old + tail, head + scalar + tail)
+
+
+# -- proof -------------------------------------------------------------------------------------------------------------
+
+
+def _leaves(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value with its place; an item `KEY=value` of an environment list has the place of its key."""
+    if isinstance(value, dict):
+        yield at, "{}"
+        for key, inner in value.items():
+            yield from _leaves(inner, (*at, str(key)))
+    elif isinstance(value, list):
+        yield at, f"[{len(value)}]"
+        for number, inner in enumerate(value):
+            named = at[-1:] == ("environment",) and isinstance(inner, str) and "=" in inner
+            yield from _leaves(inner, (*at, f"{number}:{inner.partition('=')[0]}" if named else str(number)))
+    else:
+        yield at, (type(value).__name__, value)
+
+
+def _prove(before: Any, after: Any, meant: list[_Found], keys: Mapping[str, str], path: Path) -> None:
+    """Only what is meant differs, and it has its new value."""
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    places = {("services", f.service, "environment", f.key) for f in meant}
+    for place in {*old, *new}:
+        if old.get(place) == new.get(place) and place in old and place in new:
+            continue
+        key = place[-1].rpartition(":")[2]
+        named = (*place[:-1], key)
+        if key in keys and (named in places or (place[0].startswith("x-") and place in old and place in new)):
+            continue
+        raise refusal(path, f"shares the value of {', '.join(keys)} with {one_line('.'.join(place), 120)}, which must not change",
+                      "Give that place a value of its own, or change the file yourself.")  # fmt: skip
+    for place, value in new.items():
+        named = (*place[:-1], place[-1].rpartition(":")[2]) if place else place
+        if named in places:
+            text = str(value[1]).partition("=")[2] if ":" in place[-1] else str(value[1])
+            if text != keys[named[-1]]:
+                raise refusal(path, f"would not give {'.'.join(named)} the value that is meant")
+
+
+def _prove_lines(old: str, new: str, changes: Sequence[Change], path: Path) -> None:
+    before, after = old.splitlines(keepends=True), new.splitlines(keepends=True)
+    lines = {change.line for change in changes}
+    moved = len(before) != len(after) or any(
+        a != b and number not in lines for number, (a, b) in enumerate(zip(before, after, strict=False), start=1)
+    )
+    if moved:
+        raise refusal(path, "would differ in other lines than the ones that are meant")

@@ -19,7 +19,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal, WorldError
-from helpers.evidence import leaks, recipe
+from helpers.evidence import secret_scan, statement
 from helpers.evidence.signing import REVOKED
 from helpers.evidence.statement import FIRST, SEALS, Measured, Seal, changed, digest_of, measure, read_seal, statement
 from helpers.parameters import RESUMABLE, Parameters
@@ -87,8 +87,8 @@ def seal(folder: RunFolder, step: str = "") -> Seal:
         parameters = folder.parameters()
         if step:
             _copy_allowed(folder, parameters)
-        searched = leaks.search(folder.reports, parameters.secrets())
-        leaks.refuse(searched, folder.reports)
+        searched = secret_scan.search(folder.reports, parameters.secrets())
+        secret_scan.refuse(searched, folder.reports)
         number, now = len(chain) + 1, utc_now()
         # Nothing is written to the folder behind this line but the seal itself, so that it covers every byte.
         audit.append(folder.reports / audit.NAME, "seal", number=number, after=step)
@@ -101,7 +101,7 @@ def seal(folder: RunFolder, step: str = "") -> Seal:
             "secrets": {"searched": searched.searched, "unknown": searched.unknown},
             **_about(folder, parameters),
         }
-        path = folder.reports / SEALS / f"{number:04d}-{recipe.stamp(now)}.json"
+        path = folder.reports / SEALS / f"{number:04d}-{statement.stamp(now)}.json"
         write_text(path, statement(measure(folder.reports), predicate).decode("utf-8"))
         found = read_seal(path)
         _write_recipe(folder.reports, found)
@@ -116,7 +116,7 @@ def void(folder: Path, sealed: Seal) -> list[str]:
     """
     facts = sealed.predicate["run"]
     found = [name for name in changed(folder, sealed) if name != "run.json"]
-    if identity(recipe.statement_of(folder / "run.json")) != {name: facts.get(name) for name in _IDENTITY}:
+    if identity(statement.statement_of(folder / "run.json")) != {name: facts.get(name) for name in _IDENTITY}:
         found.append("run.json")
     if sealed.after == "14":
         same = "parameters.yaml" in found and facts["binding"] == _binding_of(folder)
@@ -267,8 +267,8 @@ def _tree(package: Path) -> str:
 
 
 def _write_recipe(folder: Path, newest: Seal) -> None:
-    text = recipe.recipe(folder, newest)
-    path = folder / recipe.NAME
+    text = statement.recipe(folder, newest)
+    path = folder / statement.NAME
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 

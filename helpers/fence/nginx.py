@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helpers.errors import Terminal
-from helpers.fence import processes
-from helpers.fence.command import Done, run_or_fail, run_program
+from helpers.fence import holders
 from helpers.parameters.endpoint import resolve_path
 from helpers.parameters.sections import NginxFence
 from helpers.results import write_text
+from helpers.run.command import Done, run_or_fail, run_program
 
 MARK = "# Chroma migration runbook, write fence of run "
 REFUSAL = "Writes are stopped while this database is migrated; reads go on."
@@ -170,15 +170,15 @@ class Nginx:
         if master is None:
             self._or_fail(self._nginx(), "nginx does not start")
             return "started"
-        old = processes.children(master)
+        old = holders.children(master)
         self._or_fail(self._nginx("-s", "reload"), "nginx cannot be reloaded")
-        if not self._wait(lambda: bool(processes.children(master) - old), min(self.seconds, 15.0)):
+        if not self._wait(lambda: bool(holders.children(master) - old), min(self.seconds, 15.0)):
             raise Terminal(
                 "nginx_reload_refused", f"nginx went on with its old configuration: {self._log_line(dump)}",
                 where=f"nginx, process {master}", next_step="Its error log says why; a busy port is the usual reason.",
             )  # fmt: skip
-        if not self._wait(lambda: not processes.children(master) & old, self.seconds):
-            left = len(processes.children(master) & old)
+        if not self._wait(lambda: not holders.children(master) & old, self.seconds):
+            left = len(holders.children(master) & old)
             raise Terminal(
                 "old_workers", f"{left} worker processes of the old configuration still serve requests after "
                 f"{self.seconds:g} seconds", where=f"nginx, process {master}",
@@ -221,7 +221,7 @@ class Nginx:
             pid = int(pid_file.read_text(encoding="utf-8").strip())
         except (OSError, ValueError):
             return None
-        return pid if processes.alive(pid) and processes.name_of(pid) in ("nginx", "") else None
+        return pid if holders.alive(pid) and holders.name_of(pid) in ("nginx", "") else None
 
     def _log_line(self, dump: str) -> str:
         named = re.findall(r"^\s*error_log\s+([^;\s]+)", dump, re.MULTILINE)

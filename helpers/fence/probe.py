@@ -21,7 +21,7 @@ import httpx
 
 from helpers.errors import RunbookError, Terminal, Transient, one_line
 from helpers.parameters.endpoint import Endpoint
-from helpers.stores.identity import resolved
+from helpers.stores.handshake import resolved
 from helpers.stores.wire import Session, json_of
 
 PREFIX = "runbook-fence-probe-"

@@ -23,7 +23,7 @@ from helpers.errors import RunbookError, Terminal, one_line
 from helpers.parameters import Parameters
 from helpers.results import Verdict, write_json
 from helpers.run.record import RunRecord
-from helpers.snapshot import Part, Snapshot, from_table, to_table
+from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
 from helpers.stores.embedding_functions import Function, own_function
 

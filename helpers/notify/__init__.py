@@ -1,9 +1,7 @@
 """Notices: who is told what, by which channel, with what result. A notice that fails never stops a migration."""
 
-from helpers.notify.channels import DELIVERED, FAILED, Delivery
-from helpers.notify.commands import Around
-from helpers.notify.record import NAME, Entry, read
-from helpers.notify.tell import Told, tell
+from helpers.notify.channels import DELIVERED, FAILED, NAME, Delivery, Entry, read
+from helpers.notify.delivery import Around, Told, tell
 from helpers.notify.texts import Event, announcement
 
 __all__ = [

@@ -7,7 +7,7 @@ import datetime as dt
 from icalendar import Alarm, Calendar
 from icalendar import Event as Entry
 
-from helpers import words
+from helpers import formatting
 from helpers.parameters import Parameters, is_placeholder
 from helpers.run.folders import RunFolder
 from helpers.run.window import Hours
@@ -32,17 +32,17 @@ def invitation(folder: RunFolder, parameters: Parameters, hours: Hours) -> bytes
     entry.add("sequence", len(facts["changes"]))
     entry.add("dtstart", hours.start)
     entry.add("dtend", hours.end)
-    entry.add("summary", words.text(f"{mark}{parameters.name}: database migration, maintenance window"))
+    entry.add("summary", formatting.text(f"{mark}{parameters.name}: database migration, maintenance window"))
     entry.add("description", "\n".join(_described(parameters, hours, folder)))
     if where := contacts.war_room or contacts.channel:
-        entry.add("location", words.text(where))
+        entry.add("location", formatting.text(where))
     entry.add("categories", ["MAINTENANCE"])
     entry.add("status", "CONFIRMED")
     entry.add("transp", "OPAQUE")
     if rules.buffer_minutes:
         alarm = Alarm()
         alarm.add("action", "DISPLAY")
-        alarm.add("description", f"The window opens: {words.moment(hours.opens)}")
+        alarm.add("description", f"The window opens: {formatting.moment(hours.opens)}")
         alarm.add("trigger", -hours.buffer)
         entry.add_component(alarm)
     calendar.add_component(entry)
@@ -53,10 +53,10 @@ def _described(parameters: Parameters, hours: Hours, folder: RunFolder) -> list[
     contacts, blackout = parameters.contacts.named, parameters.window.blackout
     rows = [
         f"Run {folder.id}: {parameters.source.label} to {parameters.target.label}",
-        f"Kept free before and after: {words.moment(hours.opens)} to {words.moment(hours.closes)}",
+        f"Kept free before and after: {formatting.moment(hours.opens)} to {formatting.moment(hours.closes)}",
         f"Blackout: {blackout}" if blackout and not is_placeholder(blackout) else "",
         f"Channel: {contacts.channel}" if contacts.channel else "",
         f"War room: {contacts.war_room}" if contacts.war_room else "",
         f"Questions: {contacts.operations_lead}" if contacts.operations_lead else "",
     ]
-    return [words.text(row) for row in rows if row]
+    return [formatting.text(row) for row in rows if row]

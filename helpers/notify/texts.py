@@ -8,17 +8,51 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from helpers import words
+from helpers import formatting
 from helpers.cutover import CutoverState
-from helpers.escalation import level, levels
 from helpers.fence import FenceState, takes_no_writes
+from helpers.formatting import duration
 from helpers.parameters import Parameters, is_placeholder
+from helpers.parameters.sections import Contacts
 from helpers.results import utc_now
 from helpers.run.folders import RunFolder
 from helpers.run.window import Hours
-from helpers.words import duration
+
+# -- escalation --------------------------------------------------------------------------------------------------------
+
+# Appendix C as data: which escalation level holds, what it asks for, and whom it calls. The one place that says so.
+
+
+# Minutes from which a level holds. Level 4 is not a matter of time: a rollback trigger makes it.
+LEVELS = (
+    (0, 1, "consult the troubleshooting section", "channel"),
+    (30, 2, "contact the DBA, review the logs with the team", "dba"),
+    (60, 3, "escalate to engineering, consider the rollback", "operations_lead"),
+)
+CRITICAL = (4, "page the on-call engineer, begin the rollback", "on_call")
+
+
+def level(minutes: float, *, critical: bool) -> tuple[int, str, str]:
+    """(level, what Appendix C says, the contact's key) after so many minutes."""
+    if critical:
+        return CRITICAL
+    _, number, what, contact = [row for row in LEVELS if minutes >= row[0]][-1]
+    return number, what, contact
+
+
+def levels(contacts: Contacts | None, now: int = 0) -> pd.DataFrame:
+    """Appendix C: each level, when it holds, whom to call; `now` is marked. Without parameters the keys to fill in."""
+    rows = [(number, f"from {minutes} min", what, key) for minutes, number, what, key in LEVELS]
+    rows.append((CRITICAL[0], "on a rollback trigger", CRITICAL[1], CRITICAL[2]))
+    table = [[f"{number}", when, what, (getattr(contacts, key) if contacts else "") or f"(contacts.{key} is not named)",
+              "now" if number == now else ""] for number, when, what, key in rows]  # fmt: skip
+    return pd.DataFrame(table, columns=["level", "when", "what", "call", ""])
+
+
+# -- texts -------------------------------------------------------------------------------------------------------------
 
 
 class Event(StrEnum):
@@ -63,7 +97,7 @@ def render(folder: RunFolder, event: Event, **about: Any) -> tuple[str, str]:
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<=\.) +(?=\s)", "", text))
     subject, _, body = text.strip().partition("\n")
     mark = "REHEARSAL: " if folder.facts()["rehearsal"] else ""
-    return words.text(mark + subject, 200), body.strip() + "\n"
+    return formatting.text(mark + subject, 200), body.strip() + "\n"
 
 
 def announcement(folder: RunFolder, **about: Any) -> str:
@@ -76,7 +110,8 @@ def ladder(parameters: Parameters) -> list[dict[str, Any]]:
     """Every escalation level of Appendix C: number, when it holds, what it asks for, who is called."""
     rows = levels(parameters.contacts.named).iloc[:, :4].to_numpy().tolist()
     return [
-        dict(zip(("number", "when", "what", "who"), (*row[:3], words.text(row[3], 200)), strict=True)) for row in rows
+        dict(zip(("number", "when", "what", "who"), (*row[:3], formatting.text(row[3], 200)), strict=True))
+        for row in rows
     ]
 
 
@@ -86,7 +121,7 @@ def _said(text: str) -> str:
 
 
 def _who(parameters: Parameters, key: str) -> str:
-    return words.text(getattr(parameters.contacts.named, key) or f"(contacts.{key} is not named)", 200)
+    return formatting.text(getattr(parameters.contacts.named, key) or f"(contacts.{key} is not named)", 200)
 
 
 def _facts(folder: RunFolder, event: Event, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +174,7 @@ def _fence(folder: RunFolder) -> str:
 
 def _clients(folder: RunFolder, parameters: Parameters) -> str:
     state = CutoverState.read(folder.workspace)
-    source, target = words.text(parameters.source.label), words.text(parameters.target.label)
+    source, target = formatting.text(parameters.source.label), formatting.text(parameters.target.label)
     if state is None or not state.may_be_applied:
         return f"Clients use {source}."
     return f"Clients use {target}." if state.is_done else f"Clients may use {source} or {target}: see the status."
@@ -151,5 +186,5 @@ def _environment() -> Environment:
         loader=PackageLoader("helpers.notify"), autoescape=False, undefined=StrictUndefined,  # noqa: S701 - plain text
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters.update(text=words.text, lines=words.lines, moment=words.moment)
+    environment.filters.update(text=formatting.text, lines=formatting.lines, moment=formatting.moment)
     return environment

@@ -18,9 +18,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from helpers.errors import RUNBOOK, UsageError, one_line
-from helpers.parameters.endpoint import Endpoint, Section, lies_in, overlap, resolve_path
-from helpers.parameters.secrets import Secret, SecretRef
+from helpers.parameters.endpoint import Endpoint, Secret, SecretRef, Section, lies_in, overlap, resolve_path
 from helpers.parameters.sections import (
+    ROLES,
     Collections,
     ComposeFile,
     Contacts,
@@ -28,19 +28,21 @@ from helpers.parameters.sections import (
     EnvFile,
     Expected,
     Fence,
+    Label,
     Migration,
     Monitoring,
     NamedQuery,
     Notify,
+    Role,
     Rollback,
     SignOff,
     SnapshotSection,
     Validation,
     Window,
     is_placeholder,
+    template_places,
 )
-from helpers.parameters.typed_yaml import explain, nearest, parse_yaml, read_yaml_mapping, split_key
-from helpers.parameters.value_types import ROLES, Label, Role, template_places
+from helpers.parameters.yaml_errors import explain, nearest, parse_yaml, read_yaml_mapping, split_key
 
 __all__ = [
     "IDENTITY", "RESUMABLE", "ROLES", "SECTIONS", "ComposeFile", "Endpoint", "EnvFile", "NamedQuery", "Parameters",

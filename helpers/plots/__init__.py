@@ -7,15 +7,37 @@ single point or a NaN; where there is nothing to draw, the figure says so. `save
 The figures live by topic in the modules beside this one; this is their one public name.
 """
 
-from helpers.plots.after import durations, performance, watch_timeline
-from helpers.plots.chunks import completeness_heatmap, counts_by_collection, differences_bar, repairs_bar
-from helpers.plots.exploring import collection_portrait, field_values, neighbour_distances, pca_map
-from helpers.plots.gantt import Bar, Panel, plan_and_reality
-from helpers.plots.search import overlap_heatmap, recall_by_collection
+from helpers.plots.search import (
+    Node,
+    completeness_heatmap,
+    counts_by_collection,
+    decision_tree,
+    differences_bar,
+    overlap_heatmap,
+    recall_by_collection,
+    repairs_bar,
+)
 from helpers.plots.style import png, save
-from helpers.plots.time import phase_timeline, throughput_per_batch
-from helpers.plots.trees import Node, decision_tree
-from helpers.plots.vectors import distance_ecdf, norms_before_after, norms_histogram, pca_overlay
+from helpers.plots.time import (
+    Bar,
+    Panel,
+    durations,
+    performance,
+    phase_timeline,
+    plan_and_reality,
+    throughput_per_batch,
+    watch_timeline,
+)
+from helpers.plots.vectors import (
+    collection_portrait,
+    distance_ecdf,
+    field_values,
+    neighbour_distances,
+    norms_before_after,
+    norms_histogram,
+    pca_map,
+    pca_overlay,
+)
 
 __all__ = [
     "Bar",

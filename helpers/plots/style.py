@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from helpers.errors import one_line
-from helpers.words import count, duration, percent, small
+from helpers.formatting import count, duration, percent, small
 
 STYLE = Path(__file__).with_name("runbook.mplstyle")
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"

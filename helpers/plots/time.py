@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
 from helpers.plots.style import (
     BLUE,
@@ -17,12 +24,15 @@ from helpers.plots.style import (
     INK,
     ORANGE,
     PURPLE,
+    RED,
     SKY,
     count,
     draw,
     duration,
     empty,
     finite,
+    headline,
+    legend_above,
     legend_beside,
     name,
     rasterised,
@@ -129,3 +139,274 @@ def _slices(part: pd.DataFrame, end: float) -> tuple[pd.Series[float], pd.Series
     slot = np.minimum((part["finished_s"] / max(end, 1e-9) * _BINS).astype(int), _BINS - 1)
     sums = part.groupby(slot)[["rows", "seconds"]].sum()
     return part.groupby(slot)["finished_s"].mean(), sums["rows"] / sums["seconds"]
+
+
+# -- gantt -------------------------------------------------------------------------------------------------------------
+
+# A plan beside what became of it: one drawing, each stretch of the time to its own scale.
+
+
+_THINNEST = 0.003  # of the width: what took seconds in a window of hours can still be seen
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A row: `planned` and `real` as (begin, end) in the unit of the panel, each None where there is none; `text` beside it."""
+
+    label: str
+    planned: tuple[float, float] | None
+    real: tuple[float, float] | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A stretch of the time: what it is called, the unit of its axis in words, its rows, and where now is on it."""
+
+    title: str
+    unit: str
+    rows: list[Bar] = field(default_factory=list)
+    now: float | None = None
+
+
+def plan_and_reality(panels: Sequence[Panel], title: str, note: str = "") -> Figure:
+    """The panels one below the other; planned bars are hatched, real ones solid below them: grey print shows both."""
+    rows = [max(len(panel.rows), 1) for panel in panels]
+    height = 0.34 * sum(rows) + 0.85 * len(panels) + 1.0
+    with draw(height, title, note, panels=len(panels), stacked=True, squeeze=False, height_ratios=rows) as (
+        figure,
+        grid,
+    ):
+        for panel, axes in zip(panels, grid[:, 0], strict=True):
+            _panel(panel, axes)
+        keys: dict[str, Artist] = {
+            "planned": Patch(facecolor="white", edgecolor=GREY, hatch="/////", linewidth=0.8),
+            "measured": Patch(facecolor=BLUE),
+        }
+        if any(axes.lines for axes in grid[:, 0]):
+            keys["now"] = Line2D([], [], color=RED, linestyle="--", linewidth=1.4)
+        grid[0, 0].legend(
+            list(keys.values()), list(keys), loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False,
+            borderaxespad=0.2,
+        )  # fmt: skip
+    return figure
+
+
+def _panel(panel: Panel, axes: Axes) -> None:
+    ends = [end for bar in panel.rows for pair in (bar.planned, bar.real) if pair for end in pair]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    high = high if high > low else low + 1.0
+    least = (high - low) * _THINNEST
+    for row, bar in enumerate(panel.rows):
+        if bar.planned:
+            width = max(bar.planned[1] - bar.planned[0], least)
+            axes.barh(row - 0.2, width, left=bar.planned[0], height=0.34, facecolor="white", edgecolor=GREY,
+                      hatch="/////", linewidth=0.8)  # fmt: skip
+        if bar.real:
+            axes.barh(row + 0.2, max(bar.real[1] - bar.real[0], least), left=bar.real[0], height=0.34, color=BLUE)
+        axes.text(1.012, row, bar.text, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=INK)
+    rows_axis(axes, [name(bar.label, 34) for bar in panel.rows])
+    axes.set_xlim(low - (high - low) * 0.01, high + (high - low) * 0.01)
+    if panel.now is not None and low <= panel.now <= high:
+        axes.axvline(panel.now, color=RED, linestyle="--", linewidth=1.4)
+    axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 1.5, 2, 3, 5, 6, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"T{value:+g}".replace("-", "−") if value else "T"))
+    axes.set_xlabel(panel.unit)
+    axes.set_title(panel.title)
+
+
+# -- after -------------------------------------------------------------------------------------------------------------
+
+# Figures of what comes after the cutover: the watch of the first hour, performance on both sides, planned and real times.
+
+
+_CLIENTS = "clients at once"
+_TICKS = (0.1, 1, 10, 60, 600, 3600, 36_000)  # seconds that people know by name
+
+
+def watch_timeline(
+    looks: pd.DataFrame, *, limit_ms: float, validated: int, planned: float, gaps: Sequence[tuple[float, float]] = (),
+    ended: str = "",
+) -> Figure:  # fmt: skip
+    """Latency percentiles and chunks of a target over a watch of `planned` seconds.
+
+    `looks`: second, p50, p95, p99 (ms or None), chunks, failed. `gaps`: (second, seconds that nobody looked). `ended` says
+    why the watch ended before its time.
+    """
+    timed = looks[looks[["p50", "p95", "p99"]].notna().all(axis=1)] if len(looks) else looks
+    if not len(timed):
+        return empty("The target was not asked", "No look found a query that was answered.")
+    unit = _Clock(planned)
+    x = unit.of(timed["second"])
+    worst = float(finite(timed["p95"]).max())
+    within = "within" if worst <= limit_ms else "above"
+    title = f"{count(len(looks), 'look')}: p95 at most {small(worst)} ms, {within} {limit_ms:g} ms"
+    failed = int(looks["failed"].sum())
+    title += f"; {count(failed, 'look')} failed" if failed else "; none failed"
+    if ended:
+        title = f"Ended early: {ended}"
+    missed = "".join(f" Nobody looked for {duration(s)} before {duration(at)} (dotted)." for at, s in gaps[:3])
+    note = f"Dots: one look each. Lower is better.{missed}"
+    with draw(3.9, title, note, panels=2, width_ratios=[2.2, 1]) as (figure, axes):
+        left, right = axes
+        for column, color, marker in (("p99", SKY, "^"), ("p95", ORANGE, "s"), ("p50", BLUE, "o")):
+            left.plot(x, timed[column].astype(float), color=color, marker=marker, markersize=4, label=column)
+        bad = looks[looks["failed"].astype(bool)]
+        if len(bad):
+            left.plot(unit.of(bad["second"]), np.full(len(bad), 0.03), transform=left.get_xaxis_transform(), linestyle="",
+                      marker="X", color=RED, label="look that failed", clip_on=False, markersize=8)  # fmt: skip
+        top = float(finite(timed["p99"]).max())
+        left.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit for p95: {limit_ms:g} ms")
+        if limit_ms > 3 * top:  # a limit far away would press the curves flat: logarithmic, from the fastest on
+            left.set_yscale("log")
+            left.set_ylim(max(0.1, float(finite(timed["p50"]).min()) / 2), limit_ms * 1.6)
+            left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            left.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        else:
+            left.set_ylim(0, max(top, limit_ms) * 1.1)
+        left.set_ylabel("latency of a query, ms")
+        unit.axis(left)
+        legend_above(left, 3)
+        for at, _ in gaps:
+            left.axvline(at / unit.seconds, color=GREY, linestyle=":", linewidth=1.2)
+        _chunks(right, looks, validated, unit)
+        headline(figure, title)
+    return figure
+
+
+class _Clock:
+    """Minutes, or seconds where the whole watch is shorter than three minutes."""
+
+    def __init__(self, planned: float) -> None:
+        self.planned = planned
+        self.name, self.seconds = ("minutes", 60.0) if planned >= 180 else ("seconds", 1.0)
+
+    def of(self, seconds: pd.Series[float]) -> NDArray[np.float64]:
+        return np.asarray(seconds.to_numpy(float) / self.seconds, np.float64)
+
+    def axis(self, axes: Axes) -> None:
+        end = max(self.planned, 1.0) / self.seconds
+        axes.set_xlim(-0.02 * end, 1.04 * end)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.set_xlabel(f"{self.name} watched")
+
+
+def _chunks(axes: Axes, looks: pd.DataFrame, validated: int, unit: _Clock) -> None:
+    known = looks[looks["chunks"].notna()]
+    axes.plot(unit.of(known["second"]), known["chunks"].astype(float), color=GREEN, marker="o", markersize=4,
+              label="in the target")  # fmt: skip
+    axes.axhline(validated, color=GREY, linestyle="--", label=f"validated: {validated:,}")
+    values = [*known["chunks"].astype(float), float(validated)]
+    room = max(2.0, 0.15 * (max(values) - min(values)), 0.0005 * max(values))
+    axes.set_ylim(max(0.0, min(values) - room), max(values) + room)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_ylabel("chunks")
+    unit.axis(axes)
+    legend_above(axes, 1)
+
+
+def performance(rows: pd.DataFrame, *, limit_ms: float, minimum_rate: float) -> Figure:
+    """Latency and queries per second before (source) and after (target), by number of clients.
+
+    `rows`: side ("before" or "after"), clients, mean_ms, p95_ms, rate (queries per second).
+    """
+    after = rows[rows["side"] == "after"] if len(rows) else rows
+    if not len(after):
+        return empty("The target was not measured", "No query was answered.")
+    one = after[after["clients"] == after["clients"].min()].iloc[0]
+    good = one["mean_ms"] <= limit_ms and one["rate"] >= minimum_rate
+    title = (
+        f"The target answers in {small(float(one['mean_ms']))} ms on average and {small(float(one['rate']))} queries a second: "
+        f"{'both as wanted' if good else 'not as wanted'}"
+    )
+    before = rows[rows["side"] == "before"]
+    if len(before):
+        was = before[before["clients"] == before["clients"].min()].iloc[0]
+        title += f"; before, {small(float(was['mean_ms']))} ms and {small(float(was['rate']))}"
+    note = "Stored vectors searched for, both sides warm. Bars: mean, whiskers up to p95. Left: lower is better; right: higher."
+    clients = sorted({int(c) for c in rows["clients"]})
+    with draw(3.7, title, note, panels=2) as (figure, (left, right)):
+        for at, (side, label, color, hatch) in enumerate(
+            (("before", "source, before", SKY, "//"), ("after", "target, after", BLUE, ""))
+        ):
+            part = rows[rows["side"] == side].set_index("clients").reindex(clients)
+            if part["mean_ms"].notna().any():
+                _side(left, right, part, at, label, color, hatch)
+        left.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit {limit_ms:g} ms")
+        right.axhline(minimum_rate, color=GREY, linestyle="--", label=f"wanted {minimum_rate:g} a second")
+        left.set_yscale("log")
+        left.set_ylim(min([limit_ms, *finite(rows["mean_ms"])]) / 3, max([limit_ms, *finite(rows["p95_ms"])]) * 2)
+        right.set_ylim(0, max([minimum_rate, *finite(rows["rate"])]) * 1.25)
+        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        left.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        left.set_ylabel("latency of a query, ms")
+        right.set_ylabel("queries per second")
+        for axes in (left, right):
+            axes.set_xticks(range(len(clients)), [str(c) for c in clients])
+            axes.set_xlabel(_CLIENTS)
+            axes.grid(visible=False, axis="x")
+            legend_above(axes, 2)
+        headline(figure, title)
+    return figure
+
+
+def _side(left: Axes, right: Axes, part: pd.DataFrame, at: int, label: str, color: str, hatch: str) -> None:
+    x = np.arange(len(part)) + (at - 0.5) * 0.36
+    mean, rate = part["mean_ms"].to_numpy(float), part["rate"].to_numpy(float)
+    over = np.nan_to_num(np.maximum(part["p95_ms"].to_numpy(float) - mean, 0.0))
+    left.bar(x, mean, 0.34, color=color, hatch=hatch, edgecolor="white", label=label, yerr=[np.zeros_like(over), over],
+             error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 3})  # fmt: skip
+    right.bar(x, rate, 0.34, color=color, hatch=hatch, edgecolor="white", label=label)
+    for place, value in zip(x, rate, strict=True):
+        if np.isfinite(value):
+            right.annotate(
+                small(float(value)), (place, value), (0, 2), textcoords="offset points", ha="center", fontsize=8.5
+            )
+
+
+def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """How long each step took beside what was expected; both in seconds.
+
+    `rows`: step, actual, estimate (of the dry run, or None), runbook_low and runbook_high (or None).
+    """
+    timed = [r for r in rows if r.get("actual") is not None]
+    if not timed:
+        return empty("No step was timed", "Nothing ran.")
+    actual = sum(float(r["actual"]) for r in timed)
+    known = [r for r in timed if r.get("estimate") is not None]
+    title = f"The steps took {duration(actual)}"
+    if known:
+        done, said = sum(float(r["actual"]) for r in known), sum(float(r["estimate"]) for r in known)
+        title += f"; those that the dry run estimated, {duration(done)} instead of {duration(said)}"
+    note = "Logarithmic: equal lengths are equal ratios. People, sign-offs and pauses between steps are not in it."
+    with draw(1.9 + 0.36 * len(timed), title, note) as (figure, axes):
+        positive = [
+            float(r[k]) for r in timed for k in ("actual", "estimate", "runbook_low", "runbook_high") if r.get(k)
+        ]
+        low, high = max(0.05, min(positive, default=1.0) / 2), max(positive, default=1.0) * 4
+        for at, row in enumerate(timed):
+            value = max(float(row["actual"]), low)
+            if row.get("runbook_high"):
+                span = (float(row.get("runbook_low") or row["runbook_high"]), float(row["runbook_high"]))
+                axes.plot(span, [at, at], color=GREY, marker="|", markersize=15, markeredgewidth=3, linewidth=3,
+                          label=_once(axes, "the runbook's figure"))  # fmt: skip
+            axes.barh(at, value - low, left=low, height=0.46, color=BLUE, label=_once(axes, "took"))
+            if row.get("estimate") is not None:
+                axes.plot(max(float(row["estimate"]), low), at, marker="D", color=ORANGE, markersize=7, linestyle="",
+                          markeredgecolor=INK, label=_once(axes, "dry run's estimate"))  # fmt: skip
+            axes.text(value * 1.12, at - 0.27, duration(float(row["actual"])), va="center", fontsize=8.5, color=INK)
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
+        axes.xaxis.set_major_locator(FixedLocator([s for s in _TICKS if low <= s <= high]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        rows_axis(axes, [name(r["step"], 30) for r in timed])
+        axes.set_xlabel("time of the step")
+        legend_above(axes, 3)
+    return figure
+
+
+def _once(axes: Axes, label: str) -> str | None:
+    """The label, for the first of its kind."""
+    return label if label not in axes.get_legend_handles_labels()[1] else None

@@ -8,8 +8,8 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,57 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from helpers.errors import RunbookError
+from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state
 from helpers.parameters import parameters_from
-from helpers.report.signed import SignOff, read_signoffs
 from helpers.results import Check, Phase, StepResult, Verdict, passed
 from helpers.run import plan
-from helpers.signoffs import CUTOVER, GATES, GateState, gate_state
+
+# -- signed ------------------------------------------------------------------------------------------------------------
+
+# The statements of signoffs/ as the pages show them. Whether one counts is the gate's to say (`helpers.evidence.signoffs`).
+
+
+@dataclass(frozen=True, slots=True)
+class SignOff:
+    """One answer. `decision` is go or no-go; `superseded` where the role answered again at the same gate."""
+
+    role: str
+    name: str = ""
+    decision: str = ""
+    when: str = ""
+    gate: str = ""
+    reason: str = ""
+    accept: list[str] = field(default_factory=list)
+    rehearsal: bool = False
+    file: str = ""
+    superseded: bool = False
+
+
+def read_signoffs(folder: Path) -> list[SignOff]:
+    """Every file in signoffs/ that names a role, by time."""
+    found = []
+    for path in sorted(folder.glob("signoffs/*.json")):
+        try:
+            value = json.loads(path.read_text(encoding="utf-8", errors="backslashreplace"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(value, dict) and "role" in value:
+            found.append(_signoff(value, path.name))
+    found.sort(key=lambda s: (s.when, s.role, s.gate, s.file))
+    newest = {(s.gate, s.role): s.file for s in found}
+    return [replace(s, superseded=newest[s.gate, s.role] != s.file) for s in found]
+
+
+def _signoff(facts: Mapping[str, Any], file: str) -> SignOff:
+    role, name, when, gate, reason = (str(facts.get(key) or "") for key in ("role", "name", "when", "gate", "reason"))
+    decision = str(facts.get("decision") or "").lower().replace("_", "-")
+    accept = facts.get("accept")
+    accepted = [str(item) for item in accept] if isinstance(accept, list) else []
+    return SignOff(role, name, decision, when, gate, reason, accepted, facts.get("rehearsal") is True, file)
+
+
+# -- facts -------------------------------------------------------------------------------------------------------------
+
 
 _GROWING = frozenset({"run.log", "audit.jsonl", "notices.jsonl"})
 _DERIVED = frozenset({"index.html", "VERIFY.txt"})

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+from helpers.formatting import count, duration
 from helpers.report.facts import RunView, StepRow
-from helpers.words import count, duration
 
 LEFT, RIGHT, WIDTH, ROW, TOP = 220.0, 860.0, 1000.0, 26.0, 30.0  # units of the SVG; bars lie between LEFT and RIGHT
 _THINNEST = 2.0

@@ -20,7 +20,7 @@ from bs4 import BeautifulSoup
 from markupsafe import Markup
 from nbconvert.filters import Highlight2HTML, markdown2html
 
-from helpers.words import count, lines
+from helpers.formatting import count, lines
 
 _TAGS = frozenset(
     {

@@ -6,19 +6,24 @@ works from disk without a network and without scripts; a content security policy
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from helpers import words
+from helpers import formatting
+from helpers.evidence import at_rest
 from helpers.notify import read as read_notices
 from helpers.report import gantt, record
-from helpers.report.checklist import checklist
-from helpers.report.decision_tree import decision_tree
 from helpers.report.facts import RunView, read_run
-from helpers.report.outcome import CLASSES, outcome
+from helpers.report.outcome import CLASSES, decision_tree, outcome
+from helpers.report.record import checklist
+from helpers.results import write_text
+from helpers.run.folders import RunFolder
 
 _MARKS = {"pass": "✓", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗", "unreadable": "✗"}
 _KINDS = {"pass": "pass", "warning": "warning", "marginal": "marginal", "interrupted": "warning",
@@ -56,7 +61,7 @@ def index_page(reports: Path) -> str:
 
 def notebook_html(ipynb: Path) -> str:
     """An executed notebook as one HTML file; `nbformat` errors where it is none."""
-    from helpers.report import notebook as report_notebook  # with nbconvert, for which no other page should wait
+    from helpers.report import notebook as report_notebook
 
     notebook = report_notebook.read_notebook(ipynb)
     title = report_notebook.title_of(notebook)
@@ -90,12 +95,46 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        text=words.text,
-        lines=words.lines,
-        moment=words.moment,
-        duration=words.duration,
-        size=words.size,
-        many=words.count,
+        text=formatting.text,
+        lines=formatting.lines,
+        moment=formatting.moment,
+        duration=formatting.duration,
+        size=formatting.size,
+        many=formatting.count,
     )
     environment.globals.update(marks=_MARKS, classes=CLASSES, kinds=_KINDS)
     return environment
+
+
+# -- rendering ---------------------------------------------------------------------------------------------------------
+
+# The pages of a run, rendered from what is in its folder: apart from the line, so that `sign` waits for no papermill.
+
+
+def leave(folder: RunFolder) -> None:
+    """What a command that changed a run ends with: everything sealed, the pages as the files are now."""
+    at_rest(folder)
+    render_pages(folder)
+
+
+def render_pages(folder: RunFolder) -> None:
+    """Write the run's page and the page of all runs, from what is in the folders now."""
+    with _not_worth_a_failure(folder):
+        write_text(folder.reports / "index.html", run_page(folder.reports))
+        write_text(folder.reports.parent / "index.html", index_page(folder.reports.parent))
+
+
+def render_notebook(folder: RunFolder, notebook: Path) -> None:
+    """Write an executed notebook as a page beside it; nothing where it is not there."""
+    if notebook.is_file():
+        with _not_worth_a_failure(folder):
+            write_text(notebook.with_suffix(".html"), notebook_html(notebook))
+
+
+@contextmanager
+def _not_worth_a_failure(folder: RunFolder) -> Iterator[None]:
+    """Pages are derived and can be rendered again; a migration does not end because one cannot be drawn."""
+    try:
+        yield
+    except Exception:
+        folder.log_block("a page could not be rendered", traceback.format_exc())

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
 from helpers.cutover import CutoverState
 from helpers.cutover.state import APPLYING
-from helpers.fence import FenceState
+from helpers.errors import WorldError
+from helpers.fence import FenceState, who_has_open
+from helpers.formatting import duration
 from helpers.migration.checkpoint import Checkpoint
+from helpers.results import Check, StepResult, Verdict
 from helpers.rollback.state import (
     FILES,
     LIFT,
@@ -19,10 +32,200 @@ from helpers.rollback.state import (
     WRITES,
     Orders,
     RollbackState,
-)  # fmt: skip
-from helpers.rollback.stop import at_work
+)
+from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.words import duration
+
+# -- triggers ----------------------------------------------------------------------------------------------------------
+
+# When a rollback is due: the triggers of the runbook, read from what the steps found. Pure: it looks, and starts nothing.
+
+
+LEAST_VALID = 0.95
+MOST_MISSING, MOST_MISSING_SHARE = 100, 0.05  # the runbook's figure and A27's: whichever is smaller
+MOST_DIVERGENCE = 0.20
+_SCHEMA_REASONS = ("field_missing", "missing_metadata")
+_MISSING = ("chunk_missing", "collection_missing", "count_mismatch")
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """One reason to roll back: `code`, the step that shows it, and a sentence with the figures."""
+
+    code: str
+    step: str
+    sentence: str
+
+
+def triggers(results: Mapping[str, StepResult]) -> list[Trigger]:
+    """The triggers in these results (by step number), in the order of the steps. A pause for disk is none."""
+    found: list[Trigger] = []
+    for step in ("22", "23"):
+        result = results.get(step)
+        if result is None:
+            continue
+        found += _time(result)
+        found += _valid(result)
+        found += _missing(result)
+        found += _vectors(result)
+        found += _search(result)
+        found += _schema(result)
+    return found
+
+
+def due(folder: RunFolder) -> list[Trigger]:
+    """The rollback triggers in what this run's steps found."""
+    results = {step.number: folder.result(step.number) for step in plan.LINE}
+    return triggers({number: result for number, result in results.items() if result is not None})
+
+
+def _failed(result: StepResult) -> list[Check]:
+    return [c for c in result.checks if c.verdict is Verdict.FAIL]
+
+
+def _time(result: StepResult) -> list[Trigger]:
+    if result.error is None or result.error["code"] != "time_limit":
+        return []
+    return [Trigger("time_limit", result.step, "the migration took longer than migration.max_minutes")]
+
+
+def _valid(result: StepResult) -> list[Trigger]:
+    share = result.facts.get("validation_pass_rate")
+    if not isinstance(share, int | float) or share >= LEAST_VALID:
+        return []
+    return [Trigger("validation_below_95", result.step, f"{100 * share:.2f} % of the chunks are valid, below 95 %")]
+
+
+def _missing(result: StepResult) -> list[Trigger]:
+    """More than 100 chunks, or more than 5 % of them, whichever is smaller."""
+    total, missing = _counts(result)
+    limit = min(MOST_MISSING, MOST_MISSING_SHARE * total) if total else MOST_MISSING
+    if missing <= limit:
+        return []
+    said = f"{missing:,} chunks are missing in the target, more than {limit:g}"
+    return [Trigger("chunks_missing", result.step, said)]
+
+
+def _counts(result: StepResult) -> tuple[int, int]:
+    """(chunks in the source, chunks in neither target nor quarantine)."""
+    rows = result.facts.get("arrivals") or result.facts.get("counts") or []
+    total = sum(int(row["source"]) for row in rows)
+    if result.facts.get("arrivals"):
+        return total, sum(int(row["missing"]) for row in rows)
+    if rows:
+        return total, sum(max(0, int(r["source"]) - int(r["quarantined"]) - int(r["target"])) for r in rows)
+    return 0, max((c.offenders for c in _failed(result) if c.reason in _MISSING), default=0)
+
+
+def _vectors(result: StepResult) -> list[Trigger]:
+    found = []
+    for check in _failed(result):
+        if check.reason == "nan_embedding":
+            found.append(Trigger("nan_in_target", result.step, check.detail or "the target holds NaN"))
+        elif any("dimensions instead of" in str(row.get("detail", "")) for row in check.ids):
+            found.append(Trigger("wrong_dimension", result.step, f"{check.name}: {check.ids[0].get('detail', '')}"))
+    return found
+
+
+def _search(result: StepResult) -> list[Trigger]:
+    """Exact overlap: ANN noise is out of it (over-query), so what is left is divergence."""
+    found = []
+    for row in result.facts.get("search") or []:
+        k = row.get("k")
+        overlap = row.get(f"overlap_exact@{k}")
+        if str(row.get("verdict")) == "fail" and isinstance(overlap, int | float) and 1 - overlap > MOST_DIVERGENCE:
+            said = f"searches in {row['collection']} differ by {100 * (1 - overlap):.0f} %, more than 20 %"
+            found.append(Trigger("search_divergence", result.step, said))
+    return found
+
+
+def _schema(result: StepResult) -> list[Trigger]:
+    return [
+        Trigger("schema_fields_missing", result.step, f"{check.name}: {check.detail or check.measured}")
+        for check in _failed(result)
+        if check.reason in _SCHEMA_REASONS
+    ]
+
+
+# -- stop --------------------------------------------------------------------------------------------------------------
+
+# Stop our own migration process, known by the locks of its run, and nothing else.
+
+
+LOCKS = ("runner", "step")
+_HOLDER = re.compile(r"process (\d+) on (.+)")
+PATIENCE = 20.0  # seconds for the batch in hand, as Ctrl-C gives; then its kernel is ended, then the process
+
+
+def at_work(folder: RunFolder) -> dict[int, str]:
+    """The processes that hold a lock of the run, with their hosts; {} where nobody works on it."""
+    found: dict[int, str] = {}
+    for name in LOCKS:
+        path = folder.workspace / f"{name}.lock"
+        try:
+            file = path.open("r+", encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = _HOLDER.match(file.read(200))
+                if holder:
+                    found[int(holder[1])] = holder[2]
+    return found
+
+
+def stop(folder: RunFolder, patience: float = PATIENCE) -> list[int]:
+    """Ask, then insist, until no other process works on the run; those that were stopped.
+
+    Raises `WorldError` where one works on another machine, or does not end.
+    """
+    stopped: list[int] = []
+    begun, asked = time.monotonic(), 0
+    while working := {pid: host for pid, host in at_work(folder).items() if pid != os.getpid()}:
+        _refuse_other_hosts(folder, working)
+        waited = time.monotonic() - begun
+        if asked == 0:
+            folder.log(f"rollback stops process {', '.join(map(str, sorted(working)))}")
+            folder.stop_file.touch()
+        if waited >= asked * patience:
+            if asked == 3:
+                raise WorldError(
+                    "migration_runs", f"process {min(working)} of run {folder.id} does not end",
+                    next_step="End it yourself, then repeat the rollback.",
+                )  # fmt: skip
+            for pid in sorted(working):  # the second SIGTERM ends a runner's kernel at once
+                _signal(folder, pid, signal.SIGKILL if asked == 2 else signal.SIGTERM)
+            asked += 1
+        stopped += [pid for pid in working if pid not in stopped]
+        time.sleep(0.1)
+    if stopped:
+        folder.stop_file.unlink(missing_ok=True)
+    return stopped
+
+
+def _refuse_other_hosts(folder: RunFolder, working: dict[int, str]) -> None:
+    elsewhere = {pid: host for pid, host in working.items() if host != socket.gethostname()}
+    if elsewhere:
+        pid, host = min(elsewhere.items())
+        raise WorldError(
+            "migration_runs", f"run {folder.id} is being worked on by process {pid} on {host}",
+            next_step="Stop it there, then repeat the rollback.",
+        )  # fmt: skip
+
+
+def _signal(folder: RunFolder, pid: int, number: signal.Signals) -> None:
+    """To a process that has the lock file open at this moment; a process id alone may be somebody else's by now."""
+    for name in LOCKS:
+        found = who_has_open(folder.workspace / f"{name}.lock")
+        if pid in found.processes or not found.known:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+            return
+
+
+# -- outline -----------------------------------------------------------------------------------------------------------
 
 
 def clients_came(cutover: CutoverState | None) -> bool:

@@ -13,19 +13,16 @@ import pandas as pd
 from helpers import audit
 from helpers.errors import Terminal, UsageError, WorldError
 from helpers.fence import who_has_open
+from helpers.formatting import count
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict, write_text
 from helpers.rollback import replay
-from helpers.rollback.act import Act
-from helpers.rollback.proof import SourceProof
-from helpers.rollback.replay import Plan
-from helpers.rollback.source import open_for_writing, writing_endpoint
+from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
+from helpers.rollback.replay import Plan, Written, export, next_folder, said, summary, written
 from helpers.rollback.state import REPLAY
-from helpers.rollback.writes import Written, export, next_folder, said, summary, written
 from helpers.schema import load_schema
 from helpers.stores import Reader, open_source
 from helpers.stores.opening import quick_names
-from helpers.words import count
 
 COLUMNS = ["collection", "added", "changed", "deleted", "unreadable", "gone as a whole", "made by clients"]
 NOBODY = "no client was ever sent to the target"
@@ -40,7 +37,7 @@ def said_open(rows: list[dict[str, str]]) -> str:
 class ReturnWrites:
     """`found` is what the last look showed."""
 
-    def __init__(self, act: Act, source: SourceProof) -> None:
+    def __init__(self, act: StageContext, source: SourceProof) -> None:
         self.of, self.run, self.source = act, act.run, source
         self.found: list[Written] = []
         self.sentence = ""

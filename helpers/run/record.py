@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from helpers.errors import RUNBOOK, Interrupted, UsageError
+from helpers.formatting import duration
 from helpers.parameters import Parameters
 from helpers.results import Check, Phase, StepResult, Verdict, utc_now, worst
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.words import duration
 
 if TYPE_CHECKING:
     import pandas as pd

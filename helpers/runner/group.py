@@ -19,15 +19,15 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import Interrupted, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
+from helpers.evidence.signoffs import gate_state
 from helpers.parameters import Parameters, parameters_from
 from helpers.results import passed, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import GROUP, RunFolder
-from helpers.runner.overview import first_open_step, rolled_back, state
-from helpers.runner.terminal import table
-from helpers.signoffs import gate_state
-from helpers.stores.databases import ALL, databases_of, holds_nothing
+from helpers.status.console import table
+from helpers.status.overview import first_open_step, rolled_back, state
+from helpers.stores.opening import ALL, databases_of, holds_nothing
 
 EMPTY = "empty: nothing to migrate"
 _NO_NEWS = {"rolled_back", "dry_run_done"}  # of a run that a resume of its group passes over

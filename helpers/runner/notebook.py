@@ -4,26 +4,148 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import html
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WorldError, one_line
-from helpers.parameters import SECTIONS, is_sample, parameters_from
-from helpers.parameters.typed_yaml import nearest
+from helpers.formatting import duration
+from helpers.parameters import SECTIONS, Parameters, is_sample, parameters_from
+from helpers.parameters.yaml_errors import nearest
 from helpers.results import Verdict, utc_now, worst
 from helpers.run import folders as runs
-from helpers.run import kernel, plan, tables, window
-from helpers.run.folders import RunLock
-from helpers.run.record import RunRecord
+from helpers.run import kernel, plan, window
+from helpers.run.folders import RunFolder, RunLock
+from helpers.run.reason_codes import advice, advised
+from helpers.run.record import RunRecord, step_missing
 from helpers.runner import notices
-from helpers.runner.display import closing, opening
-from helpers.runner.finding import find_run, require_target
-from helpers.runner.overview import refuse_rolled_back
 from helpers.runner.retry import pending
-from helpers.troubleshooting.map import advice
+from helpers.status.overview import refuse_rolled_back, rolled_back
+
+# -- finding -----------------------------------------------------------------------------------------------------------
+
+# Which run a notebook works on: the one that is named, the newest of the same source, target and schema, or a new one.
+
+
+SOURCE_ONLY = ("10", "11")  # the steps that look at a source, and at nothing else
+
+
+def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunFolder:
+    """The run of this id; without an id the newest with the same source, target and schema; else a new one.
+
+    Step 10, the first, begins a new one also where that was rolled back; for another new one an id is given.
+    """
+    if run_id:
+        runs.check_run_id(run_id)
+    if row.number in SOURCE_ONLY and sections.get("source") and not sections.get("target"):
+        sections = {**sections, "target": {"path": plan.NO_TARGET}}
+    parameters = parameters_from(sections) if sections else None
+    if run_id and (parameters is None or RunFolder.of(run_id).exists):
+        folder = runs.find(run_id)
+        if parameters is not None and not kernel.under_runner():
+            runs.change_parameters(folder, parameters)
+        folder.enter()
+        return folder
+    assert parameters is not None
+    if (
+        not run_id
+        and (found := _newest(parameters)) is not None
+        and (row is not plan.LINE[0] or not rolled_back(found))
+    ):
+        return found
+    from helpers.migration.preflight import preflight
+    from helpers.rehearsal.setup import require_built
+
+    require_built(parameters)
+    if row.needs:
+        raise step_missing(row, plan.find(row.needs[0]), run_id)
+    preflight(parameters)
+    return runs.create(parameters, run_id, dry_run=dry_run and row.on_line)
+
+
+def require_target(row: plan.Step, folder: RunFolder) -> None:
+    """UsageError where the step needs a target and the run was begun without one, to look at its source."""
+    if folder.parameters().target.path == plan.NO_TARGET and row.number not in SOURCE_ONLY:
+        raise UsageError(
+            "no_target", f"run {folder.id} was begun without a target, to look at its source",
+            next_step="Name a target in the parameters and begin a new run.",
+        )  # fmt: skip
+
+
+def _newest(parameters: Parameters) -> RunFolder | None:
+    """The newest run that was begun in this folder with the same source, target and schema."""
+    return next((folder for folder in runs.every_run() if folder.is_of(parameters)), None)
+
+
+# -- display -----------------------------------------------------------------------------------------------------------
+
+# What a notebook shows at its beginning and its end: the run, its parameters, how the step came out.
+
+
+def opening(run: RunRecord, banner: str) -> str:
+    rows = [("run", run.id), ("step", f"{run.step} {run.result.title}"), *_shown_parameters(run.parameters)]
+    mark = f"<p><strong>{html.escape(banner)}</strong></p>" if banner else ""
+    if run.rehearsal and not banner:
+        mark = "<p><strong>REHEARSAL</strong></p>"
+    if run.dry_run:
+        mark += "<p><strong>DRY RUN: the target is not touched.</strong></p>"
+    return mark + _table(("parameter", "value"), rows)
+
+
+def _shown_parameters(parameters: Parameters) -> list[tuple[str, str]]:
+    """The parameters that say what this run is, and those that differ from their defaults."""
+    document = parameters.document()
+    least = {"name": document["name"], "source": document["source"], "target": document["target"]}
+    default = runs.flatten(parameters_from(least).document())
+    always = ("name", "source.", "target.", "schema")
+    shown = {k: v for k, v in runs.flatten(document).items() if v != default.get(k) or k.startswith(always)}
+    return [(k, "" if v is None else str(v)) for k, v in shown.items() if v not in (None, {}, [], "")]
+
+
+def closing(run: RunRecord, digest: str) -> str:
+    result = run.result
+    counts = {v: sum(c.verdict is v for c in result.checks) for v in Verdict}
+    said = ", ".join(f"{n} {v}" for v, n in counts.items() if n) or "no checks"
+    verdict = f"<strong>{html.escape(result.title)}: {result.verdict.upper()}</strong>"
+    head = f"<p>{verdict} ({said}; {duration(result.seconds)})</p>"
+    order = sorted(result.checks, key=lambda c: -list(Verdict).index(c.verdict))
+    rows = [(c.verdict, c.name, _value(c.measured), _value(c.threshold), c.detail) for c in order[:20]]
+    rest = f"<p>{len(order) - 20} more in the file.</p>" if len(order) > 20 else ""
+    table = _table(("verdict", "check", "measured", "threshold", "detail"), rows) if rows else ""
+    remedies = "".join(f"<p><code>{html.escape(line)}</code></p>" for line in _advice(run))
+    foot = remedies + f"<p>results/{run.step}.json, SHA-256 <code>{digest}</code></p>"
+    return head + table + rest + foot
+
+
+def _advice(run: RunRecord) -> list[str]:
+    """The commands that open the remedies of what failed, was marginal or warned here; none in those notebooks themselves."""
+    if plan.find(run.step).troubleshoots:
+        return []
+    codes = [c.reason for c in run.result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING)]
+    return advised(codes, run, 3)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else one_line(str(value), 120)
+
+
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Plain HTML, every cell escaped: names and values may be foreign text."""
+    head = "".join(f"<th style='text-align:left'>{html.escape(c)}</th>" for c in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(one_line(str(c)))}</td>" for c in row) + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+# -- notebook ----------------------------------------------------------------------------------------------------------
+
 
 NOT_SECTIONS = ("run_id", "dry_run")
 _NO_SOURCE = (
@@ -43,7 +165,7 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
     kernel.go_home()
     kernel.end_with_runner()
     kernel.show_errors_in_one_line()
-    tables.show_tables_as_text(kernel.shell())
+    kernel.show_tables_as_text(kernel.shell())
     kernel.show_whole_sentences()
     if isinstance(earlier := getattr(namespace.get("step"), "run", None), Run):
         earlier.close()
@@ -53,7 +175,7 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
         return made(run_id, None if is_sample(sections) else parameters_from(sections))
     banner = ""
     if is_sample(sections) and not run_id:
-        from helpers.runner.sample_run import sample_run  # with the signatures of a rehearsal
+        from helpers.rehearsal.setup import sample_run
 
         folder, banner = sample_run(row, sections), _NO_SOURCE
     else:

@@ -15,11 +15,11 @@ from helpers.cutover import CutoverState
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
 from helpers.notify import Around, Event, read, tell
 from helpers.results import Verdict, passed
+from helpers.rollback.outline import due
 from helpers.rollback.state import RollbackState
-from helpers.rollback.triggers import due
 from helpers.run import plan
 from helpers.run.folders import RunFolder, file_digest
-from helpers.troubleshooting.map import advice
+from helpers.run.reason_codes import advice
 
 Say = Callable[[str], None]
 _DECIDE, _CUTOVER, _BACK = "24", "25", "27"
@@ -118,7 +118,7 @@ def stands_down(folder: RunFolder, say: Say) -> None:
 def _after_rollback(folder: RunFolder, error: RunbookError | None, say: Say, at: str) -> None:
     state = RollbackState.read(folder.workspace)
     if error is None:
-        from helpers.rollback.page import NOTICE  # with the whole of a rollback, which few steps need
+        from helpers.rollback.postmortem import NOTICE
 
         path = folder.reports / NOTICE
         text = path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -91,7 +91,7 @@ def _empty_target(folder: RunFolder) -> dict[str, int]:
     removed: dict[str, int] = {}
     target = folder.parameters().target
     owned = Checkpoint.read(ledger).owned() if ledger.exists() else []
-    from helpers.stores import open_target, quick_names  # with Chroma's client; every step asks `pending`
+    from helpers.stores import open_target, quick_names
 
     if owned and set(owned) & set(quick_names(target, "target")):
         with open_target(target) as store:

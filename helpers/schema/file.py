@@ -14,9 +14,20 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from helpers.errors import UsageError
-from helpers.parameters.typed_yaml import dotted, explain, nearest, read_yaml_mapping
-from helpers.schema.rules import INT64_MAX, INT64_MIN, key_problem, show
-from helpers.schema.values import ABSENT, PYTHON_TYPES, FieldType, as_number, coerce, placeholders, real_match
+from helpers.parameters.yaml_errors import dotted, explain, nearest, read_yaml_mapping
+from helpers.schema.rules import (
+    ABSENT,
+    INT64_MAX,
+    INT64_MIN,
+    PYTHON_TYPES,
+    FieldType,
+    as_number,
+    coerce,
+    key_problem,
+    placeholders,
+    real_match,
+    show,
+)
 
 _COLLECTION_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")  # as chromadb 1.5.9 says in its refusal
 

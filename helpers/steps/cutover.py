@@ -7,22 +7,21 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.cutover.application import ask_all, wait_until_well
+from helpers.cutover.application import LogWatch, ask_all, wait_until_well
 from helpers.cutover.control import Control
 from helpers.cutover.edits import Edit, diff, loopback_in_container
-from helpers.cutover.logs import LogWatch
+from helpers.cutover.readiness import check_door
 from helpers.cutover.state import APPLIED, DONE, RESTARTED, WATCHING, CutoverState
-from helpers.cutover.watch import Watch
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, WorldError
 from helpers.fence import who_has_open
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import prove_unchanged
+from helpers.monitoring.cutover_watch import Watch
 from helpers.parameters import resolve_path
 from helpers.results import Verdict
 from helpers.run import plan
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.runner.gates import open_gate
-from helpers.steps.night_needs import check_door
+from helpers.status.overview import open_gate
 from helpers.stores import open_target
 
 UNSEEN = (
@@ -32,7 +31,7 @@ UNSEEN = (
 ROUND_COLUMNS = ["second", "healthy", "queries", "mean ms", "new log lines", "problems"]
 
 
-class Cutover(NotebookStep):
+class CutoverStep(NotebookStep):
     """The notebook's view: may it begin, is the source unchanged, the diff, probes, the switch, the watch, evidence.
 
     `shut` is what stands before the gate (a NO-GO, missing sign-offs), or None. Nothing is touched before `switch`.

@@ -14,22 +14,22 @@ import numpy as np
 import pandas as pd
 
 from helpers.errors import one_line
+from helpers.formatting import count, duration, size
 from helpers.migration import reembedding
-from helpers.migration.job import Job
-from helpers.migration.judging import judge_arrivals, judge_indexes, judge_staging, refuse_failed, show_repairs
+from helpers.migration.importing import Job
+from helpers.migration.phase_checks import judge_arrivals, judge_indexes, judge_staging, refuse_failed, show_repairs
+from helpers.migration.preflight import chosen
 from helpers.migration.staging import Staged
 from helpers.results import Verdict
-from helpers.run.machine import free_memory, peak_memory
+from helpers.run.kernel import free_memory, peak_memory
+from helpers.run.open_source import open_chosen
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.run.source import open_chosen
-from helpers.snapshot import Snapshot
-from helpers.steps.preflight import chosen
+from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.stores import open_embedded
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
 from helpers.validation.search import baseline
-from helpers.words import count, duration, size
 
 # The runbook's table of dry-run issues: reason codes, what causes them, what helps (Section 1.4).
 _ISSUES = (
@@ -54,7 +54,7 @@ _ISSUES = (
 _SHARES = {"self": "finds itself", "recall": "recall", "over_recall": "recall, over-query"}
 
 
-class DryRun(NotebookStep):
+class DryRunStep(NotebookStep):
     """The dry run as the notebook sees it: one method a cell, in order."""
 
     def __init__(self, run: RunRecord) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from helpers.stores.base import LOCK_COLLECTION, CollectionInfo, Reader, Store
+from helpers.stores.base import LOCK_COLLECTION, SPACES, CollectionInfo, Reader, Space, Store, distance
 from helpers.stores.limits import Limits
-from helpers.stores.space import SPACES, Space, distance
 
 if TYPE_CHECKING:
     from helpers.stores.opening import open_embedded, open_source, open_target, quick_holder, quick_names

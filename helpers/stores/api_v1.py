@@ -18,13 +18,9 @@ import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
-from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Neighbours
-from helpers.stores.client import VectorLost, batch_of, pieces
-from helpers.stores.limits import Limits
-from helpers.stores.probe import proven_spaces
-from helpers.stores.requests import Requests, Usage
-from helpers.stores.retry import written_once
-from helpers.stores.space import from_metadata, resolve
+from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Neighbours, from_metadata, resolve
+from helpers.stores.client import VectorLost, batch_of, pieces, proven_spaces
+from helpers.stores.limits import Limits, Requests, Usage, written_once
 from helpers.stores.wire import json_of
 
 LIST_PAGE = 1_000

@@ -2,17 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self, cast, get_args
 
+import numpy as np
 import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch
-from helpers.stores.limits import Limits
-from helpers.stores.requests import Usage
-from helpers.stores.space import Space
+from helpers.stores.limits import Limits, Usage
+from helpers.stores.severity import Finding
+
+# -- space -------------------------------------------------------------------------------------------------------------
+
+# Distance spaces as Chroma defines them, and the one that a collection really uses.
+#
+# l2 is the squared Euclidean distance, cosine is 1 - cos(a, b), ip is 1 - a·b (hnswlib's definitions).
+
+
+Space = Literal["l2", "cosine", "ip"]
+SPACES: tuple[Space, ...] = get_args(Space)
+_TRAP = "A copy of its configuration would search by the wrong distance; a migration here takes the true one."
+
+HNSW_METADATA = {
+    "hnsw:construction_ef": "ef_construction",
+    "hnsw:search_ef": "ef_search",
+    "hnsw:M": "max_neighbors",
+    "hnsw:num_threads": "num_threads",
+    "hnsw:batch_size": "batch_size",
+    "hnsw:sync_threshold": "sync_threshold",
+    "hnsw:resize_factor": "resize_factor",
+}
+
+
+def distance(space: Space, a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Distances of the rows of `a` (n, d) to the rows of `b` (n, d) or to one vector (d,), in float64.
+
+    Cosine with a zero vector is 1: it has no direction, and Chroma's own answer (NaN or 0) is no measurement.
+    """
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if space == "l2":
+        return cast("npt.NDArray[np.float64]", np.square(x - y).sum(axis=-1))
+    dot = (x * y).sum(axis=-1)
+    if space == "ip":
+        return cast("npt.NDArray[np.float64]", 1.0 - dot)
+    norms = np.sqrt(np.square(x).sum(axis=-1)) * np.sqrt(np.square(y).sum(axis=-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(norms > 0, 1.0 - dot / norms, 1.0)
+
+
+def consistent_spaces(
+    query: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], answered: Sequence[float]
+) -> list[Space]:
+    """The spaces in which the distances that a store answered are those of `query` (d,) to `vectors` (n, d).
+
+    float32 sums of d terms are good to about 1e-5; 1e-3 keeps clear of that and of every wrong space.
+    """
+    given = np.asarray(answered, np.float64)
+    return [s for s in SPACES if np.allclose(distance(s, vectors, query), given, rtol=1e-3, atol=1e-4)]
+
+
+def declared(configuration: Mapping[str, Any]) -> Space | None:
+    """The space that a configuration names, or None."""
+    for index in ("hnsw", "spann"):
+        part = configuration.get(index)
+        if isinstance(part, Mapping) and part.get("space") in SPACES:
+            return cast(Space, part["space"])
+    return None
+
+
+def from_metadata(metadata: Mapping[str, Any] | None) -> Space | None:
+    """The space of `hnsw:space` in a collection's metadata (0.x, and clients that kept the habit), or None."""
+    value = (metadata or {}).get("hnsw:space")
+    return cast(Space, value) if value in SPACES else None
+
+
+def legacy_parameters(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The index parameters that 0.x kept as `hnsw:*` metadata, under their names of today.
+
+    Values that current servers refuse or die of (M of 0 or below 2, text) are left out (chroma-facts, 1.5.9 writing).
+    """
+    found: dict[str, Any] = {}
+    for key, name in HNSW_METADATA.items():
+        value = (metadata or {}).get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if name == "resize_factor":
+            found[name] = float(value)
+        elif value >= (4 if name == "max_neighbors" else 1):
+            found[name] = int(value)
+    return found
+
+
+def resolve(candidates: Sequence[Space | None], proven: Sequence[Space] | None) -> tuple[Space, str]:
+    """The effective space and a finding ("" where all agree).
+
+    `candidates` are what the sources of truth say, best first; `proven` the spaces consistent with a probe (None where
+    no probe was possible: no vectors). Several proven spaces cannot be told apart by these vectors.
+    """
+    named = [c for c in candidates if c]
+    first: Space = named[0] if named else "l2"
+    if proven is None:
+        return first, "" if len(set(named)) < 2 else f"sources of truth disagree on the space: {', '.join(named)}"
+    if not proven:
+        return first, f"the probe's distances fit no known space; taken as {first}"
+    chosen = next((c for c in named if c in proven), proven[0])
+    wrong = sorted({c for c in named if c != chosen})
+    if not wrong:
+        return chosen, ""
+    return chosen, Finding(f"declared as {', '.join(wrong)}, but queries answer {chosen}", meaning=_TRAP)
+
+
+# -- base --------------------------------------------------------------------------------------------------------------
+
 
 LOCK_COLLECTION = "runbook-lock"  # the marker that keeps a second run out of a target; never listed as data
 

@@ -18,14 +18,55 @@ import numpy.typing as npt
 from helpers.chunks import ChunkBatch, align
 from helpers.errors import Terminal, WorldError
 from helpers.stores import creation, embedding_functions
-from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Neighbours
+from helpers.stores.base import (
+    LOCK_COLLECTION,
+    Closing,
+    CollectionInfo,
+    Neighbours,
+    Reader,
+    Space,
+    consistent_spaces,
+    declared,
+    from_metadata,
+    resolve,
+)
+from helpers.stores.creation import TargetLock
 from helpers.stores.door import Client, Collection
-from helpers.stores.limits import NO_LIMIT, Limits
-from helpers.stores.lock import TargetLock
-from helpers.stores.probe import proven_spaces
-from helpers.stores.requests import Requests, Usage
-from helpers.stores.retry import Narrower, attempt, written_once
-from helpers.stores.space import Space, declared, from_metadata, resolve
+from helpers.stores.limits import NO_LIMIT, Limits, Narrower, Requests, Usage, attempt, written_once
+
+# -- probe -------------------------------------------------------------------------------------------------------------
+
+# A probe query: which distance space does a collection really answer in? What it declares may be wrong (chroma-facts 2).
+
+
+def proven_spaces(store: Reader, name: str, sample: Sequence[str]) -> list[Space] | None:
+    """The spaces that fit the distances of a probe query, or None where the collection cannot be probed.
+
+    `sample` are some ids of the collection; the probe is made from the first of their vectors that can be used.
+    """
+    known = store.read(name, sample)
+    usable = ~known.lost & np.isfinite(known.embeddings).all(axis=1) & known.embeddings.any(axis=1)
+    if not usable.any():
+        return None
+    # A vector of no special length: on unit vectors cosine and ip, and l2 up to a factor, would look alike.
+    vectors = known.embeddings[usable]
+    tilt = np.linspace(0.5, 1.5, vectors.shape[1], dtype=np.float32)
+    query = (vectors[0] * 3.0 * tilt).astype(np.float32)
+    try:
+        answer = store.query(name, query[None, :], 10)[0]
+    except Terminal:
+        return None
+    near = store.read(name, [i for i, _ in answer])
+    distances = dict(answer)
+    fit = ~near.lost & np.isfinite(near.embeddings).all(axis=1) & near.embeddings.any(axis=1)
+    if not fit.any():
+        return None
+    answered = [distances[i] for i, ok in zip(near.ids, fit, strict=True) if ok]
+    return consistent_spaces(query, near.embeddings[fit], answered)
+
+
+# -- client ------------------------------------------------------------------------------------------------------------
+
 
 LIST_PAGE = 1_000  # collections in one answer
 _CONTENT = ["documents", "metadatas", "uris"]

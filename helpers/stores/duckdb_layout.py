@@ -21,12 +21,10 @@ import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Metadata, align
 from helpers.errors import Terminal
-from helpers.stores.base import Closing, CollectionInfo, Neighbours
+from helpers.stores.base import Closing, CollectionInfo, Neighbours, distance, from_metadata
 from helpers.stores.layout import COLLECTIONS, EMBEDDINGS, contents, leftovers
-from helpers.stores.limits import NO_LIMIT, Limits
-from helpers.stores.requests import Usage
+from helpers.stores.limits import NO_LIMIT, Limits, Usage
 from helpers.stores.severity import damage
-from helpers.stores.space import distance, from_metadata
 
 _COLUMNS = {
     COLLECTIONS: ("uuid", "name", "metadata"),

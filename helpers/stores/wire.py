@@ -24,7 +24,7 @@ import orjson
 from helpers.errors import Terminal, Transient, one_line
 
 if TYPE_CHECKING:  # it imports Chroma, which the door has to be the first to do
-    from helpers.stores.requests import Usage
+    from helpers.stores.limits import Usage
 
 _SLICE = 2**16  # bytes: a request's body that goes on at this pace is no time-out
 

@@ -19,11 +19,11 @@ import numpy as np
 
 from helpers.errors import RunbookError, one_line
 from helpers.parameters import Endpoint
-from helpers.stores.greeting import greet, request_headers
+from helpers.run.reason_codes import notebook_for
+from helpers.stores.handshake import greet, request_headers
+from helpers.stores.limits import attempt
 from helpers.stores.opening import quick_names
-from helpers.stores.retry import attempt
 from helpers.stores.wire import Session
-from helpers.troubleshooting.map import notebook_for
 
 BEATS = 10  # heartbeats timed
 

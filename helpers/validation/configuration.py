@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from helpers.comparison import metadata_differences
+from helpers.errors import WorldError
 from helpers.results import Check, Verdict
-from helpers.stores.base import CollectionInfo
-from helpers.stores.creation import effective_configuration
-from helpers.stores.indexes import VECTORS, allowed, reduced, unsupported
-from helpers.stores.space import HNSW_METADATA, legacy_parameters
+from helpers.run.record import RunRecord
+from helpers.snapshots.comparison import metadata_differences
+from helpers.stores.base import HNSW_METADATA, CollectionInfo, legacy_parameters
+from helpers.stores.client import ClientStore
+from helpers.stores.creation import VECTORS, allowed, effective_configuration, reduced, unsupported
 
 COLUMNS = ["collection", "setting", "source", "target", "state", "why"]
 KEPT, EXPLAINED, DIFFERENT = "kept", "explained", "DIFFERENT"
@@ -130,3 +131,48 @@ def _metadata(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, 
         row = _row(source.name, f"metadata {key}", was.get(key), equal, why)
         rows.append(row)
     return rows
+
+
+# -- fulltext ----------------------------------------------------------------------------------------------------------
+
+# The target's full-text index, asked for some documents: an import that counts right may leave `where_document` blind.
+
+
+CHECK = "full-text search finds documents"
+_ASKED = 20  # documents a collection
+_LENGTH = 24  # characters asked for; an index of trigrams answers from three on
+
+
+def judge_fulltext(run: RunRecord, store: ClientStore, names: Sequence[str]) -> None:
+    """Each of some documents of every target collection must be found by a part of its own text."""
+    asked, missed, refused = 0, [], []
+    for name in names:
+        try:
+            found, absent = probe_fulltext(store, name)
+        except WorldError as error:  # a schema may have switched the index off
+            refused.append(f"{name}: {error.what}")
+            continue
+        asked += found + len(absent)
+        missed += [{"collection": name, "id": chunk} for chunk in absent]
+    verdict = Verdict.FAIL if missed else Verdict.PASS if asked else Verdict.NOT_APPLICABLE
+    run.result.checks[:] = [check for check in run.result.checks if check.name != CHECK]  # a cell may run twice
+    run.check(
+        CHECK, verdict, measured=len(missed), threshold=0, unit="documents", reason="fulltext_misses" if missed else "",
+        detail="; ".join([f"{asked:,} documents asked for by a part of their text", *refused[:3]]), offenders=len(missed),
+        ids=missed[:20],
+    )  # fmt: skip
+
+
+def probe_fulltext(store: ClientStore, name: str) -> tuple[int, list[str]]:
+    """How many of some documents are found by a part of their text, and the ids of those that are not."""
+    batch = store.read(name, store.some_ids(name, _ASKED), embeddings=False)
+    found, missed = 0, []
+    for chunk, document in zip(batch.ids, batch.documents, strict=True):
+        piece = (document or "").partition("\0")[0][:_LENGTH]
+        if len(piece) < 3:
+            continue
+        if store.document_contains(name, chunk, piece):
+            found += 1
+        else:
+            missed.append(chunk)
+    return found, missed

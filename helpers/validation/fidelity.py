@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from helpers import comparison as compare
 from helpers.chunks import ChunkBatch
-from helpers.comparison import Comparison, Floats, WrongVectors
 from helpers.errors import WorldError
 from helpers.migration.reembedding import as_written
 from helpers.parameters import Parameters
-from helpers.progress import Progress, silent
-from helpers.results import Verdict
+from helpers.results import Progress, Verdict, silent
 from helpers.schema import Context, Schema, Transformed
-from helpers.snapshot import Snapshot
-from helpers.stores.base import CollectionInfo, Reader
-from helpers.stores.space import Space
+from helpers.snapshots import comparison as compare
+from helpers.snapshots.comparison import Comparison, Floats, WrongVectors
+from helpers.snapshots.snapshot import Snapshot
+from helpers.stores import CollectionInfo
+from helpers.stores.base import CollectionInfo, Reader, Space
 from helpers.validation.configuration import compare_configuration
-from helpers.validation.excuses import unexcused
 from helpers.validation.field_tests import FieldTests
-from helpers.validation.named_queries import lost_queries, named_queries
 from helpers.validation.search import (
     Answers,
     Probes,
@@ -43,10 +40,46 @@ from helpers.validation.search import (
     choose_probes,
     equivalence,
     exact_overlap,
+    lost_queries,
+    named_queries,
     overlap,
     overlap_ks,
     records,
 )
+
+# -- excuses -----------------------------------------------------------------------------------------------------------
+
+# Whether quarantined chunks are rightly in quarantine: judged anew, so that nothing hides there.
+
+
+REFUSED = "refused_by_target"  # believed: nobody here can repeat what the target said
+
+
+def unexcused(
+    schema: Schema,
+    moved: Transformed,
+    aside: Sequence[tuple[int, str]],
+    context: Context,
+    parameters: Parameters,
+    source: CollectionInfo,
+) -> list[tuple[int, str]]:
+    """Those of `aside` (position in the batch, reason given) with which schema and vector checks find nothing wrong."""
+    checked = [(position, reason) for position, reason in aside if reason != REFUSED]
+    if not checked:
+        return []
+    failures = schema.failures(
+        moved,
+        context,
+        dimension=source.dimension,
+        allowed_dimensions=parameters.expected.dimensions,
+        space=source.space,
+    )
+    failing = set(failures["id"])
+    return [(position, reason) for position, reason in checked if moved.source_ids[position] not in failing]
+
+
+# -- fidelity ----------------------------------------------------------------------------------------------------------
+
 
 DIFFERENCE_COLUMNS = ["collection", "source_collection", "id", "source_id", "difference", "field", "detail"]
 
@@ -413,3 +446,51 @@ class _Search:
             found |= {"verdict": Verdict.WARNING, "unsure": True}
             told.append("so few cannot tell a lost chunk from the chance of the index")
         return {**found, "detail": "; ".join(filter(None, [row["detail"], *told]))}
+
+
+# -- since -------------------------------------------------------------------------------------------------------------
+
+# What the dry run's baseline still says on the night: nothing of chunks that have another vector by then, or are gone.
+#
+# A day lies between the two, and clients write. A pair of chunks has the distance that was measured only while both vectors
+# are the same; judged by an old one, a target that is right would be NO-GO.
+
+
+_LISTS = ("plain", "over")
+_NEAR = 1e-5  # of the vector's length: reads of one cosine vector differ by an ulp or two (chroma-facts 4)
+
+
+def still_true(baseline: Mapping[str, Any], before: Snapshot, now: Snapshot) -> dict[str, Any]:
+    """The baseline without probes and answers that no longer hold. `before` is the snapshot that it was measured with."""
+    kept = dict(baseline["collections"])
+    for name in sorted(set(kept) & set(before.names()) & set(now.names())):
+        if [p.sha256 for p in before.parts(name)] == [p.sha256 for p in now.parts(name)]:
+            continue
+        probes = kept[name]["probes"]
+        named = {r["id"] for r in probes} | {chunk for r in probes for key in _LISTS for chunk, _ in r[key]}
+        was, has = _marks(before, name, named), _marks(now, name, named)
+        same = {chunk for chunk in was.keys() & has.keys() if _alike(was[chunk], has[chunk])}
+        kept[name] = {**kept[name], "probes": [_without(r, same) for r in probes if r["id"] in same]}
+    return {**baseline, "collections": kept}
+
+
+def _without(record: Mapping[str, Any], same: set[str]) -> dict[str, Any]:
+    return {**record, **{key: [pair for pair in record[key] if pair[0] in same] for key in _LISTS}}
+
+
+def _marks(snapshot: Snapshot, name: str, ids: set[str]) -> dict[str, np.ndarray]:
+    """By id: the length of its vector and four projections of it, enough to tell vectors apart in little memory."""
+    found: dict[str, np.ndarray] = {}
+    for batch in snapshot.batches(name):
+        rows = [at for at, chunk in enumerate(batch.ids) if chunk in ids]
+        if rows:
+            vectors = batch.embeddings[rows].astype(np.float64)
+            onto = np.random.default_rng(vectors.shape[1]).standard_normal((vectors.shape[1], 4))
+            marks = np.column_stack([np.linalg.norm(vectors, axis=1), vectors @ onto])
+            found |= {batch.ids[at]: mark for at, mark in zip(rows, marks, strict=True)}
+    return found
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):  # what is not finite is like nothing
+        return bool(np.all(np.abs(a - b) <= _NEAR * max(a[0], b[0])))

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from helpers.chunks import ChunkBatch
-from helpers.comparison import show
+from helpers.snapshots.comparison import show
 
 if TYPE_CHECKING:  # a schema brings pandera, for which a status need not wait
     from helpers.schema import Schema

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers import comparison as compare
 from helpers.results import Check, Verdict
+from helpers.snapshots import comparison as compare
 from helpers.validation import field_tests
 
 if TYPE_CHECKING:  # fidelity brings what reads a target, for which a status need not wait

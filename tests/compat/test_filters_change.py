@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers.parameters.endpoint import Endpoint
-from helpers.steps.health import is_of_0_x
+from helpers.steps.source_health import is_of_0_x
 from tests.compat.environments import NoEnvironment, environment
 from tests.conftest import absent
 from tests.storage import writable_copy

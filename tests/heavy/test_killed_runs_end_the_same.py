@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from chromadb.api import ClientAPI
 
-from helpers.sample import write_sample
+from helpers.rehearsal import write_sample
 from tests.heavy.commands import Trial, descendants, kernel_of, kill_all
 from tests.servers import ChromaServer, client_of
 from tests.storage import exact

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from helpers.export_journal import Journal
-from helpers.snapshot import Snapshot, part_rows
+from helpers.snapshots.export_journal import Journal
+from helpers.snapshots.snapshot import Snapshot, part_rows
 from helpers.stores.limits import CLOUD
 from tests.cloud_data import Held, assert_arrived, fill, made
 from tests.cloud_standin import CloudStandIn

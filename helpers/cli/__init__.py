@@ -1,0 +1,378 @@
+"""The `runbook` command: what it takes, and one line on standard error with an exit code where something is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, cast
+
+from helpers.cli import doctor, evidence, run, snapshots
+from helpers.errors import RunbookError, UsageError, one_line
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+
+Action = Callable[[argparse.Namespace], int]
+
+_EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 NO-GO, 4 waiting for sign-offs, 130 interrupted."
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage as our one line instead of a screen of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("usage", one_line(message), next_step=f"See: {self.prog} --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; docs/cli.md is generated from it."""
+    top = _Parser(prog="runbook", description="Take a Chroma database through a migration.", epilog=_EXIT_CODES)
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    rehearse = _command(
+        commands, "rehearse", run.rehearse, "run the whole runbook on a sample source that it creates itself",
+        "It signs with throw-away keys, then drills the restore of its snapshot and the rollback of the run. It touches "
+        "nothing outside reports/ and workspace/.",
+    )  # fmt: skip
+    rehearse.add_argument("--chunks", type=_positive, default=9832, metavar="N", help="chunks in the sample source")
+    rehearse.add_argument("--dimension", type=_positive, default=1536, metavar="D", help="dimension of its vectors")
+    rehearse.add_argument(
+        "--servers",
+        action="store_true",
+        help="migrate between two real servers that it starts, with nginx and a client that keeps writing",
+    )
+    rehearse.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
+
+    run = _command(
+        commands, "run", run.run, "run the steps of a migration in order",
+        "It stops at the first gate that fails or that waits for signatures. --from works on an existing run with its "
+        "earlier results, and needs no parameters file.",
+    )  # fmt: skip
+    run.add_argument(
+        "parameters",
+        nargs="?",
+        type=Path,
+        metavar="PARAMETERS.yaml",
+        help="the parameters file; not needed with --from",
+    )
+    run.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
+    run.add_argument(
+        "--from", dest="first", default="", metavar="STEP", help="run again from this step (number or name)"
+    )
+    run.add_argument("--until", default="", metavar="STEP", help="stop after this step")
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="stop after step 14; nothing is written to the target and no notice is sent",
+    )
+    _settings(run)
+    _outside_window(run)
+
+    resume = _command(
+        commands, "resume", run.resume, "continue a run from the first step that has not passed",
+        "Use it after a gate, a failure, an interruption or a kill. --set may change only the keys that "
+        "docs/parameters.md marks as resumable: batch size, workers, time-outs, who may sign, what was attested of the "
+        "target's disk, the window, contacts, notices, and what follows the cutover. Anything else needs a new run.",
+    )  # fmt: skip
+    resume.add_argument("run_id", metavar="RUN_ID", help="id of the run")
+    resume.add_argument(
+        "--checkpoint",
+        default="",
+        metavar="ID",
+        help="continue only if this is the run's checkpoint; notebook 30 shows its id",
+    )
+    resume.add_argument("--until", default="", metavar="STEP", help="stop after this step")
+    resume.add_argument(
+        "--retry", default="", metavar="STEP", help="undo what the run made from this step on, then run it again"
+    )
+    _settings(resume)
+    _outside_window(resume)
+
+    status = _command(
+        commands, "status", _status, "show the state of all runs, or of one run",
+        "For one run: what is due, the time left in the window, the last safe moment to roll back, whom to call, the "
+        "write fence, and until when its snapshot is kept.",
+    )  # fmt: skip
+    status.add_argument("run_id", nargs="?", default="", metavar="RUN_ID", help="id of the run; all runs if left out")
+
+    evidence.declare(lambda *told: _command(commands, *told))
+
+    fence = _command(commands, "fence", _fence, "show whether the write fence of a run is active, or lift it")
+    fence.add_argument("run_id", metavar="RUN_ID", help="id of the run")
+    fence.add_argument("--lift", action="store_true", help="allow writes again and prove it, without a rollback")
+
+    declare(
+        _command(
+            commands,
+            "rollback",
+            _rollback,
+            "roll back a run: source, configuration, fence, then the target",
+            "It says first what it will do. It stops for a decision where the source is damaged, and where clients have "
+            "written to the target. After a kill the same command continues. See docs/rollback.md.",
+        )
+    )
+
+    doctor.declare(
+        _command(
+            commands,
+            "doctor",
+            doctor.doctor,
+            "examine a database of unknown health; nothing is changed",
+            "It says what the database is, what is wrong, what can be saved, and the next command. The exit code is 1 if "
+            "the database is damaged or cannot be used.",
+        )
+    )
+
+    schema = _command(
+        commands, "schema", _schema, "show the parameters, resolved and checked, without running anything",
+        "The schema file is checked too. The exit code is 2 while a placeholder <…> is left.",
+    )  # fmt: skip
+    schema.add_argument("parameters", type=Path, metavar="PARAMETERS.yaml", help="the parameters file")
+    _settings(schema)
+    _snapshots(commands)
+    return top
+
+
+def _snapshots(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "list, inspect, verify, prune and restore snapshots"
+    group = commands.add_parser(
+        "snapshots", help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXIT_CODES
+    )
+    kinds = group.add_subparsers(metavar="WHAT", required=True, parser_class=_Parser)
+
+    def declared(name: str, action: Action, text: str, details: str = "") -> _Parser:
+        command = _command(kinds, name, action, text, details)
+        command.add_argument(
+            "--directory", type=Path, metavar="DIR", help="folder of the snapshots; default: those of every run"
+        )
+        return command
+
+    snapshots.declare(declared)
+
+
+def _command(
+    commands: argparse._SubParsersAction[_Parser], name: str, action: Action, text: str, details: str = ""
+) -> _Parser:
+    """One command: `text` is its line in the list of commands, `details` are further sentences for its own page."""
+    description = f"{text[0].upper()}{text[1:]}. {details}".strip()
+    command = commands.add_parser(name, help=text, description=description, epilog=_EXIT_CODES)
+    command.add_argument(
+        "--reports",
+        type=Path,
+        metavar="DIR",
+        help="folder of the runs; default: $RUNBOOK_REPORTS, else reports/ beside the package",
+    )
+    command.add_argument("--verbose", action="store_true", help="show tracebacks, which are otherwise only in run.log")
+    command.set_defaults(action=action)
+    return command
+
+
+def _settings(command: _Parser) -> None:
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="a.b=VALUE",
+        help="change a parameter; repeatable",
+    )
+
+
+def _outside_window(command: _Parser) -> None:
+    command.add_argument(
+        "--outside-window",
+        default="",
+        metavar="REASON",
+        help="start outside the maintenance window; the reason is recorded and shown to those who sign",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{one_line(text, 40)!r} is not a whole number above 0")
+    return int(text)
+
+
+class _Steady:
+    """A stream that goes nowhere once nobody reads it: `runbook status | head -1` ends well, and no command is cut short.
+
+    Characters that its encoding lacks (a terminal of ISO-8859-1) are escaped.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        encoding = self._stream.encoding or "utf-8"
+        shown = text.encode(encoding, "backslashreplace").decode(encoding)
+        self._guarded(lambda: self._stream.write(shown))
+        return len(text)
+
+    def flush(self) -> None:
+        self._guarded(self._stream.flush)
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError:  # its reader has closed the pipe, or the terminal is gone
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, _Steady(stream)) for stream in streams)
+    try:
+        return _main(arguments)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = streams
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    chosen = argparse.Namespace(verbose=False, run_id="")
+    try:
+        chosen = parser().parse_args(arguments, chosen)
+        if chosen.reports is not None:
+            os.environ["RUNBOOK_REPORTS"] = str(chosen.reports.absolute())
+        code: int = chosen.action(chosen)
+    except RunbookError as error:
+        code = _fail(error.line(), error.exit_code, traceback.format_exc() if chosen.verbose else "")
+    except KeyboardInterrupt:
+        code = _fail("interrupted", 128 + signal.SIGINT, "")
+    except Exception as error:  # the last line of defence: one line for people, the rest in a file
+        code = _unexpected(error, chosen)
+    return code
+
+
+def _fail(line: str, code: int, trace: str) -> int:
+    print(f"{trace}runbook: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+def _unexpected(error: Exception, chosen: argparse.Namespace) -> int:
+    trace = traceback.format_exc()
+    where = tempfile.gettempdir()
+    try:
+        folder = RunFolder.of(chosen.run_id)
+        folder.log_block("unexpected error", trace)
+        where = str(folder.log_path)
+    except (RunbookError, OSError):
+        with tempfile.NamedTemporaryFile("w", prefix="runbook-", suffix=".log", delete=False, encoding="utf-8") as file:
+            file.write(trace)
+            where = file.name
+    line = one_line(f"unexpected {type(error).__name__}: {error}")
+    return _fail(f"{line}. The traceback is in {where}", 1, trace if chosen.verbose else "")
+
+
+def _status(chosen: argparse.Namespace) -> int:
+    from helpers.runner import group
+    from helpers.status.status import status
+
+    if chosen.run_id and (many := group.read(chosen.run_id)) is not None:
+        print(group.overview(many))
+        return 0
+    return status(chosen)
+
+
+def _fence(chosen: argparse.Namespace) -> int:
+    """Lifting waits for nobody: a run at work holds the lock and has to be stopped first."""
+    from helpers.fence import lift
+    from helpers.status.status import fence_sentence
+
+    folder = runs.find(chosen.run_id)
+    folder.enter()
+    if not chosen.lift:
+        print(fence_sentence(folder) or f"No write fence of run {folder.id} stands.")
+        return 0
+    from helpers.report.pages import leave
+    from helpers.runner import notices
+
+    with runs.RunLock(folder, "runner").acquire(1), runs.RunLock(folder, "step").acquire(1):
+        print(lift(folder), flush=True)
+        notices.stands_down(folder, print)
+        leave(folder)
+    return 0
+
+
+def _rollback(chosen: argparse.Namespace) -> int:
+    from helpers.runner.rollback import roll_back
+
+    return roll_back(chosen)
+
+
+def _schema(chosen: argparse.Namespace) -> int:
+    """The parameters as resolved, once they and their schema file hold; what is still `<…>` is wrong usage too."""
+    from helpers.parameters import load_parameters
+    from helpers.schema import load_schema
+
+    parameters = load_parameters(chosen.parameters, chosen.settings)
+    load_schema(parameters.schema_name)
+    runs.dump_parameters(parameters, sys.stdout)
+    if blank := parameters.placeholders():
+        raise UsageError(
+            "placeholder", f"still to be named, where <…> stands: {', '.join(blank)}", where=str(chosen.parameters),
+            next_step="Write the values, or take the keys out.",
+        )  # fmt: skip
+    return 0
+
+
+# -- rollback options --------------------------------------------------------------------------------------------------
+
+# The options of `runbook rollback`, apart from what it does: reading a command line must not load Chroma's client.
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    command.add_argument("run_id", metavar="RUN_ID", help="id of the run")
+    command.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
+    command.add_argument(
+        "--restore-source", action="store_true", help="restore the damaged chunks of the source from the snapshot"
+    )
+    command.add_argument(
+        "--collection",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="restore this source collection only; repeatable",
+    )
+    command.add_argument(
+        "--accept-source", metavar="REASON", help="accept a damaged source as it is; the reason is recorded"
+    )
+    command.add_argument(
+        "--replay", action="store_true", help="write to the source what clients wrote to the target since the cutover"
+    )
+    command.add_argument(
+        "--replay-to",
+        default="",
+        metavar="COLLECTION",
+        help="with --replay: the source collection for new chunks that nothing else places",
+    )
+    command.add_argument(
+        "--discard-with-reason",
+        dest="discard",
+        metavar="TEXT",
+        help="discard those writes; they stay exported, the reason is recorded",
+    )
+    command.add_argument(
+        "--why",
+        default="",
+        metavar="TEXT",
+        help="why the run is rolled back; one line for the notice and the post-mortem",
+    )

@@ -1,0 +1,279 @@
+"""`runbook doctor PATH|URL`: a database of unknown health, looked at without changing a byte of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import tempfile
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helpers.errors import RUNBOOK, UsageError, WorldError, one_line
+from helpers.formatting import count
+
+if TYPE_CHECKING:
+    from helpers.parameters.endpoint import Endpoint
+    from helpers.stores.diagnosis import Diagnosis
+
+WIDTH = 100
+MOST_PROBLEMS, MOST_COLLECTIONS = 8, 12  # what one screen holds
+_MARK = {"attack": "ATTACK", "lost": "LOST", "damaged": "DAMAGED", "warning": "WARNING", "note": "note"}
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    command.add_argument("place", metavar="PATH|URL", help="a Chroma directory, or a server")
+    command.add_argument("--tenant", default="", metavar="NAME", help="tenant to examine")
+    command.add_argument("--database", default="", metavar="NAME", help="database of the tenant to examine")
+    command.add_argument(
+        "--header", action="append", default=[], metavar="NAME=env:VAR", help="an HTTP header by reference; repeatable"
+    )
+    command.add_argument("--full", action="store_true", help="read every chunk, however long it takes")
+    command.add_argument("--json", action="store_true", help="print all findings as JSON")
+
+
+def doctor(chosen: argparse.Namespace) -> int:
+    """0 where the database is sound, 1 where it is damaged or cannot be used. A directory is copied into TMPDIR, and the
+    copy is looked at.
+    """
+    endpoint = _endpoint(chosen)
+    try:
+        found = _examine(endpoint, chosen.full)
+    except WorldError as error:
+        print(json.dumps(_unusable(endpoint, error), indent=2) if chosen.json else _failure(endpoint, error))
+        return 1
+    print(json.dumps(found.document(), indent=2) if chosen.json else screen(endpoint, found))
+    return 0 if found.verdict == "sound" else 1
+
+
+def _endpoint(chosen: argparse.Namespace) -> Endpoint:
+    from helpers.parameters import parameters_from
+
+    given: dict[str, Any] = {name: getattr(chosen, name) for name in ("tenant", "database") if getattr(chosen, name)}
+    # Absolute, so that what is printed holds in any folder. A path that is no path is refused with the other parameters.
+    given["url" if "://" in chosen.place else "path"] = (
+        chosen.place
+        if "://" in chosen.place or not chosen.place.strip()
+        else os.path.abspath(os.path.expanduser(chosen.place))  # noqa: PTH100, PTH111 - links are kept
+    )
+    headers = dict(header.partition("=")[::2] for header in chosen.header)
+    if not all(headers.values()):
+        raise UsageError(
+            "usage", "--header wants NAME=env:VARIABLE or NAME=file:PATH", next_step=f"See: {RUNBOOK} doctor --help"
+        )
+    if headers:
+        given["headers"] = headers
+    # The target is not used; it only completes the parameters, which check the source as they do for a run.
+    return parameters_from({"source": given, "target": {"path": "doctor-needs-no-target"}}).source
+
+
+def _examine(endpoint: Endpoint, full: bool) -> Diagnosis:
+    from tqdm import tqdm
+
+    from helpers.stores import open_source
+    from helpers.stores.diagnosis import examine
+
+    with (
+        tempfile.TemporaryDirectory(prefix="runbook-doctor-") as scratch,
+        open_source(endpoint, Path(scratch)) as store,
+    ):
+        names = store.names()
+        with tqdm(desc="Reading", unit=" chunks", leave=False, disable=None, delay=1) as bar:
+            return examine(store, endpoint, names, full=full, progress=_Bar(bar.update))
+
+
+class _Bar:
+    """Progress on a bar."""
+
+    def __init__(self, update: Callable[[int], object]) -> None:
+        self._update = update
+
+    def advance(self, n: int = 1) -> None:
+        self._update(n)
+
+
+def screen(endpoint: Endpoint, found: Diagnosis) -> str:
+    """What it is, what is wrong, what can be saved, what to do next: one screen."""
+    lines = [found.headline, "", "What it is"]
+    lines += [_labelled(name, text) for name, text in found.facts.items()]
+    lines += ["", "What is wrong", *_problems(found), "", "What can be saved", *_collections(found)]
+    if found.sampled:
+        names = ", ".join(one_line(name, 40) for name in found.sampled[:3]) + (
+            " and others" if len(found.sampled) > 3 else ""
+        )
+        lines += [f"  Not every chunk was read (a sample of {names}); --full reads all."]
+    return "\n".join([*lines, "", "Next", *_next(endpoint, found)])
+
+
+def _labelled(name: str, text: str) -> str:
+    return textwrap.fill(one_line(text, 300), WIDTH, initial_indent=f"  {name:<10}", subsequent_indent=" " * 12)
+
+
+def _problems(found: Diagnosis) -> list[str]:
+    if not found.problems:
+        return ["  Nothing was found."]
+    lines = []
+    grouped = found.grouped()
+    for problem in grouped[:MOST_PROBLEMS]:
+        where = f"{one_line(problem.where, 160)}: " if problem.where else ""
+        end = "" if problem.what.endswith(".") or not problem.meaning else "."
+        text = f"{where}{one_line(problem.what, 300)}{end} {problem.meaning}".rstrip()
+        lines.append(
+            textwrap.fill(text, WIDTH, initial_indent=f"  {_MARK[problem.severity]:<9}", subsequent_indent=" " * 11)
+        )
+    more = len(grouped) - MOST_PROBLEMS
+    return lines + ([f"  and {more} more: --json lists all"] if more > 0 else [])
+
+
+def _collections(found: Diagnosis) -> list[str]:
+    from helpers.status.console import table
+
+    rows = found.table().drop(columns=[] if found.sampled else ["read"])
+    if rows.empty:
+        return ["  There is no collection in it."]
+    shown = rows.head(MOST_COLLECTIONS).astype(object).where(rows.head(MOST_COLLECTIONS).notna(), "?")
+    cells = [
+        {str(k): f"{v:,}" if isinstance(v, int) else v for k, v in row.items()} for row in shown.to_dict("records")
+    ]
+    lines = [f"  {line}" for line in table(cells).splitlines()]
+    more = len(rows) - MOST_COLLECTIONS
+    return lines + ([f"  and {count(more, 'collection')} more: --json lists all"] if more > 0 else [])
+
+
+def _next(endpoint: Endpoint, found: Diagnosis) -> list[str]:
+    """What to do first, then the parameters file and the commands, literally."""
+    unreadable = [c.name for c in found.collections if c.unreadable]
+    if found.collections and len(unreadable) == len(found.collections):
+        return ["  Nothing can be read. Look for a backup: run doctor on it.", *_unchanged(endpoint)]
+    if found.unexplained:
+        names = _wrapped(f"Do not migrate it: step 10 would stop at {_names(found.unexplained)}.")
+        return [*names, *_unchanged(endpoint), "  Look for a backup from before the damage: run doctor on it.",
+                "  Then find the cause: docs/troubleshooting.md; --json lists all."]  # fmt: skip
+    sound, until = found.verdict == "sound", f"{RUNBOOK} run parameters.yaml --run-id"
+    run_id = "first" if sound else "save"
+    return [*_first(endpoint, found), *_parameters(endpoint, found, unreadable),
+            "  then look at what would arrive, with nothing written to the target:",
+            f"    {until} {run_id} --until 13",
+            "  then migrate it:" if sound else "  then save it:",
+            f"    {RUNBOOK} resume {run_id} --until 23"]  # fmt: skip
+
+
+def _first(endpoint: Endpoint, found: Diagnosis) -> list[str]:
+    """What to know before the parameters file is written."""
+    if found.verdict == "sound":
+        return ["  Sound. To migrate it, write parameters.yaml:"]
+    losing = any(c.lost or c.normalised or c.unreadable for c in found.collections)
+    backup = []
+    if losing and found.minimum_valid < _HALF:
+        backup = ["  Look for a backup first: run doctor on it, it may hold more."]
+    elif losing:
+        backup = ["  Is there a backup from before the damage? Run doctor on it: it may hold more."]
+    then = "Save what can be saved: migrate it" if losing else "No chunk and no vector is lost. Migrate it"
+    return [*backup, *_unchanged(endpoint), f"  {then} into a new database. Write parameters.yaml:"]
+
+
+def _unchanged(endpoint: Endpoint) -> list[str]:
+    what = "keep a file copy" + (" of its volume" if endpoint.url else "")
+    return [f"  The original is unchanged and still damaged: stop the application, {what}."]
+
+
+def _parameters(endpoint: Endpoint, found: Diagnosis, unreadable: list[str]) -> list[str]:
+    """The parameters file, with what people have to decide as comments."""
+    from helpers.stores.creation import refused_name
+
+    refused = [c.name for c in found.collections if refused_name(c.name)]
+    source: dict[str, Any] = {"url": endpoint.url} if endpoint.url else {"path": endpoint.path}
+    usual = type(endpoint)(path="any")
+    source |= {
+        key: getattr(endpoint, key) for key in ("tenant", "database") if getattr(endpoint, key) != getattr(usual, key)
+    }
+    if endpoint.headers:
+        source["headers"] = {name: str(reference) for name, reference in endpoint.headers.items()}
+    lines = ["name: migration", f"source: {_yaml(source)}", "target: {path: chroma-new}", "schema: identity"]
+    left_out = {*unreadable, *refused}
+    if left_out:
+        hint = "   # or keep them: a schema file gives them other names" if refused else ""
+        lines.append(f"collections: {_yaml({'exclude': [_pattern(name) for name in sorted(left_out)]})}{hint}")
+    rules: dict[str, Any] = {}
+    if found.minimum_valid < _USUAL_MINIMUM:
+        rules["minimum_valid"] = found.minimum_valid
+    if dropped := [_pattern(c.name) for c in found.collections if c.not_local and c.name not in left_out]:
+        rules["drop_indexes"] = dropped
+    if rules:
+        lines.append(f"migration: {_yaml(rules)}")
+    where = "add {} under migration" if rules else "add a line migration: {{{}}}"
+    if directions := sum(c.normalised for c in found.collections):
+        keep = f"to keep {count(directions, 'vector')} without their length"
+        lines.append(f"# decision: {where.format('normalised: migrate')} {keep}")
+    if anew := sum(c.lost for c in found.collections if c.texts):
+        lines.append(
+            f"# decision: {where.format('reembed: own')} to make {count(anew, 'lost vector')} anew from documents"
+        )
+    return [f"    {line}" for line in lines]
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(one_line(name, 40) for name in names[:3]) + (" and others" if len(names) > 3 else "")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+
+
+_USUAL_MINIMUM = 0.95  # of migration.minimum_valid, below which step 13 stops
+_HALF = 0.5
+
+
+def _pattern(name: str) -> str:
+    """The pattern of a collection's name, whatever characters an older Chroma took; `?` for what no pattern can hold."""
+    ends = (0, len(name) - 1)
+    return "".join(
+        "?" if not c.isprintable() or (c == " " and i in ends) else f"[{c}]" if c in "*?[" else c
+        for i, c in enumerate(name)
+    )
+
+
+def _yaml(value: Any) -> str:
+    """A flow mapping, its texts quoted as JSON, which YAML reads too."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_yaml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, float):
+        return f"{value:.12f}".rstrip("0").rstrip(".")  # no 1e-05
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _failure(endpoint: Endpoint, error: WorldError) -> str:
+    told = _unusable(endpoint, error)
+    head = [f"Unusable: {told['what'].rstrip('.')}.", "", "What it is", _labelled("place", endpoint.label), "",
+            "What is wrong"]  # fmt: skip
+    wrong = textwrap.fill(one_line(f"{told['where']}: {told['what']}" if told["where"] else told["what"]), WIDTH,
+                          initial_indent="  UNUSABLE ", subsequent_indent=" " * 11)  # fmt: skip
+    following = told["next"] or "Look for a backup: run doctor on it."
+    return "\n".join([*head, wrong, "", "Next", *_wrapped(one_line(following))])
+
+
+# Parameters of a run, in the words of this command's arguments.
+_ASKED = {
+    "source.path": "the path", "source.url": "the URL", "source.tenant": "--tenant", "source.database": "--database",
+    "source.headers": "--header",
+}  # fmt: skip
+
+
+def _unusable(endpoint: Endpoint, error: WorldError) -> dict[str, str]:
+    return {
+        "verdict": "unusable",
+        "code": error.code,
+        "where": _as_asked(endpoint, re.sub(r"^source(\.\w+)? ", "", error.where)),
+        "what": _as_asked(endpoint, error.what),
+        "next": _as_asked(endpoint, error.next_step),
+    }
+
+
+def _as_asked(endpoint: Endpoint, text: str) -> str:
+    """A sentence about a run's source, about the place that was given: not its copy, not a parameter."""
+    text = re.sub(r"\S*/source-copy-[0-9a-f]{8}", lambda _: endpoint.path or "", text)
+    return re.sub("|".join(map(re.escape, _ASKED)), lambda found: _ASKED[found[0]], text)

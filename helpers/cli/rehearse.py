@@ -1,0 +1,367 @@
+"""`runbook rehearse --servers`: the whole window between two real Chroma servers, with nginx and a client that goes on writing.
+
+Everything is started here, on loopback and free ports, and stopped in the end, also on Ctrl-C. The client writes through
+nginx to the source and reads through the URL in its .env the whole time; what it saw is judged when all is over.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from helpers import audit
+from helpers.errors import RUNBOOK, WorldError
+from helpers.fence import FenceState
+from helpers.fence.control import LIFTING, UP
+from helpers.fence.nginx import Nginx, configuration
+from helpers.formatting import count, duration
+from helpers.migration.restore import restore
+from helpers.parameters import Parameters, parameters_from
+from helpers.parameters.endpoint import Endpoint
+from helpers.parameters.sections import NginxFence
+from helpers.rehearsal.sample_client import KEY
+from helpers.rehearsal.setup import prepare
+from helpers.report.pages import leave
+from helpers.results import write_text
+from helpers.rollback.state import Orders, RollbackState
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import RunFolder
+from helpers.runner import rollback
+from helpers.runner.outcome import run_to_outcome
+from helpers.snapshots.snapshot import Snapshot
+from helpers.status.console import Console
+from helpers.stores.wire import Session
+
+# -- drills ------------------------------------------------------------------------------------------------------------
+
+# What a rehearsal drills when its line has ended with GO: the restore of its snapshot, and the way back. Timed, proven.
+#
+# The restore goes into a scratch directory that is removed again. The rollback is the real one, of the run itself: it takes
+# from the target what the run put there. Then the rehearsal is put back to where it stood after the cutover, so that its
+# target can be looked at, and its validation run again. The decision stays what it was, GO; what was drilled is written into
+# run.json (`drills`), from where the page has it.
+
+
+WHY = "drill of the rehearsal"
+
+
+def drill(folder: RunFolder, terminal: Console) -> list[str]:
+    """Both drills; a sentence each. Raises what made one of them fail."""
+    said = [drill_restore(folder)]
+    terminal.say(f"  Drill: {said[0]}")
+    with _as_it_stands(folder):
+        said.append(drill_rollback(folder, terminal))
+    said[-1] += "; then all was put back to where it stood after the cutover"
+    keep(folder, said)
+    return said
+
+
+@contextmanager
+def _as_it_stands(folder: RunFolder) -> Iterator[None]:
+    """Put target, application and the workspace's own files back to what they are now, if what is done meanwhile succeeds."""
+    kept, target = folder.workspace / "drill-rollback", Path(folder.parameters().target.path or "")
+    shutil.rmtree(kept, ignore_errors=True)  # of a drill that was killed
+    kept.mkdir()
+    places = [target, folder.workspace / "application", *sorted(folder.workspace.glob("*.json"))]
+    for number, place in enumerate(places):
+        _copy(place, kept / str(number))
+    yield
+    for path in [RollbackState.path(folder.workspace), folder.workspace / "rollback"]:
+        _remove(path)
+    for number, place in enumerate(places):
+        _remove(place)
+        _copy(kept / str(number), place)
+    shutil.rmtree(kept)
+    audit.append(folder.reports / audit.NAME, "drill", what="rollback", outcome="put back")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copy2(source, target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def keep(folder: RunFolder, said: list[str]) -> None:
+    """Write down what was drilled, seal it, and show it on the run's page."""
+    folder.note(drills=said)
+    leave(folder)
+
+
+def drill_restore(folder: RunFolder) -> str:
+    """The snapshot of step 21 into a directory of its own, every chunk read back and compared."""
+    taken = folder.result("21")
+    assert taken is not None  # the line has passed
+    snapshot = Snapshot.open(Path(taken.facts["snapshot"]["folder"]))
+    scratch = folder.workspace / "drill-restore"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
+    begun = time.monotonic()
+    try:
+        done = restore(snapshot, Endpoint.model_validate({"path": str(scratch)}), without_lost=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    seconds = time.monotonic() - begun
+    proven, lost = sum(done.proven.values()), sum(map(len, done.lost.values()))
+    audit.append(folder.reports / audit.NAME, "drill", what="restore", chunks=proven, seconds=round(seconds, 1))
+    more = f"; {count(lost, 'chunk')} without a vector listed, as in the source" if lost else ""
+    return f"restore of snapshot {snapshot.id}: {count(proven, 'chunk')} proven in {duration(seconds)}{more}"
+
+
+def drill_rollback(folder: RunFolder, terminal: Console) -> str:
+    """The way back of the run itself, with its watch left out of the time."""
+    rollback.execute(folder, Orders(why=WHY), terminal, locked=True)
+    state, result = RollbackState.read(folder.workspace), folder.result("27")
+    assert state is not None  # the command has passed
+    assert result is not None
+    watched = float(state.stages.get("watch", {}).get("seconds") or 0.0)
+    seconds = result.seconds - watched
+    audit.append(folder.reports / audit.NAME, "drill", what="rollback", seconds=round(seconds, 1))
+    return (
+        f"rollback: source proven, configuration files back, target as it was before, in {duration(seconds)} "
+        f"(and {duration(watched)} of watching)"
+    )
+
+
+# -- rehearse ----------------------------------------------------------------------------------------------------------
+
+
+COLLECTION = "openwebui_docs"  # of the sample; the client works on it
+_START_SECONDS, _STOP_SECONDS = 120.0, 20.0
+_LIVE = 2_000  # chunks that the client may add between two counts without the count being wrong
+
+
+def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
+    """The rehearsal; 0 where all of it held. `WorldError` where nginx is missing or the client saw what it must not."""
+    program = nginx_program()
+    terminal = Console()
+    with _sigterm_as_interrupt(), ExitStack() as stack:
+        terminal.say(f"Making a source of {chunks:,} chunks, {dimension} dimensions …")
+        embedded = prepare(folder.workspace, chunks, dimension)
+        terminal.say("Starting two Chroma servers, nginx before the first, and a client that writes and reads …")
+        logs = folder.workspace
+        source = stack.enter_context(chroma_server(Path(str(embedded.source.path)), logs / "source-server.log"))
+        target = stack.enter_context(chroma_server(folder.workspace / "target-server", logs / "target-server.log"))
+        fence = NginxFence(
+            listen=f"127.0.0.1:{free_port()}", upstream=source.removeprefix("http://"),
+            config=str(folder.workspace / "nginx.conf"),
+            command=[program, "-c", str(folder.workspace / "nginx.conf")],
+        )  # fmt: skip
+        url = stack.enter_context(proxy(fence, folder.id))
+        env = folder.workspace / "application" / ".env"
+        write_text(env, f"# The application of the rehearsal\n{KEY}={url}  # the vector database\n")
+        runs.create(_parameters(embedded, source, target, fence, env, chunks), folder.id, rehearsal=True)
+        record = folder.workspace / "client.json"
+        stack.enter_context(client(url, env, record, logs / "client.log"))
+        said = _window(folder, terminal, env, target, url)
+        time.sleep(2.0)  # the client writes again
+        said |= judge(folder, _record(record), target)
+    width = max(map(len, said))
+    lines = [f"  {what:<{width}}  {found}" for what, found in said.items()]
+    head = f"Run {folder.id}, between two servers:"
+    terminal.say("\n".join(["", head, *lines, "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]))
+    return 0
+
+
+def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: str) -> dict[str, str]:
+    """The whole line, the closeout included, and the way back after it: what .env said after each, and how long both took."""
+    run_to_outcome(folder, list(plan.LINE), terminal)
+    _expect(env, target, "the cutover")
+    begun, ended = folder.result("20"), folder.result("25")
+    assert begun is not None  # the line has passed
+    assert ended is not None
+    window = dt.datetime.fromisoformat(ended.finished) - dt.datetime.fromisoformat(begun.started)
+    back = drill_rollback(folder, terminal)
+    _expect(env, url, "the rollback")
+    keep(folder, [back])
+    return {
+        "fence to verified cutover": duration(window.total_seconds()),
+        ".env after the cutover": target,
+        "the way back": back.removeprefix("rollback: "),
+        ".env after it": url,
+    }
+
+
+def _expect(env: Path, url: str, when: str) -> None:
+    if f"{KEY}={url} " not in env.read_text(encoding="utf-8").replace('"', ""):
+        raise WorldError("rehearsal_failed", f"does not point to {url} after {when}", where=str(env))
+
+
+def judge(folder: RunFolder, seen: dict[str, Any], target: str) -> dict[str, str]:
+    """What the client saw, in words. `WorldError` where a write got in while the fence stood, or a read failed."""
+    state = FenceState.read(folder.workspace)
+    assert state is not None  # step 20 has passed
+    up = next(e["when"] for e in state.events if e["state"] == UP)
+    down = next(e["when"] for e in state.events if e["state"] == LIFTING)
+    before = sum(when < up for when in seen["accepted"])
+    between = sum(up < when < down for when in seen["accepted"])
+    after = sum(when > down for when in seen["accepted"])
+    wrong = {
+        "no write got through before the fence": not before,
+        f"{between} writes got through the fence": bool(between),
+        "no write was refused while it stood": not seen["refused"],
+        "no write got through after it was lifted": not after,
+        f"writes failed in other ways: {seen['errors']}": bool(seen["errors"]),
+        f"reads failed: {seen['failed_reads']}": bool(seen["failed_reads"]),
+        "no read went to the target after the cutover": not seen["reads"].get(target),
+    }
+    if found := [what for what, is_so in wrong.items() if is_so]:
+        raise WorldError("rehearsal_failed", "; ".join(found), where=f"the client of run {folder.id}",
+                         next_step=f"See {folder.workspace / 'client.json'} and {folder.log_path}.")  # fmt: skip
+    reads, gap = sum(seen["reads"].values()), seen["longest_gap_seconds"]
+    return {
+        "client's writes": f"{count(before)} before the fence, {count(after)} after it",
+        "refused meanwhile": f"{count(len(seen['refused']))}, each as AuthorizationError",
+        "client's reads": f"{count(reads)}, none failed, longest pause {duration(gap)}, "
+        f"{count(seen['reads'][target])} of them from the target",
+    }
+
+
+def _record(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _parameters(
+    embedded: Parameters, source: str, target: str, fence: NginxFence, env: Path, chunks: int
+) -> Parameters:
+    """Those of the embedded rehearsal, with the servers, the fence and the .env put in; counts with room for the client."""
+    document = embedded.document()
+    document |= {
+        "source": {"url": source}, "target": {"url": target},
+        "expected": {**document["expected"], "collections": {}, "unlisted": 0, "total": chunks, "tolerance": _LIVE},
+        "fence": {"kind": "nginx", "nginx": fence.model_dump(mode="json")},
+        "cutover": {"env_files": [{"path": str(env), "keys": {KEY: "{target_url}"}}],
+                    "monitor_minutes": document["cutover"]["monitor_minutes"]},
+    }  # fmt: skip
+    return parameters_from(document)
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+def nginx_program() -> str:
+    """The nginx of this machine. `WorldError` where there is none."""
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise WorldError("no_nginx", "nginx is not installed here; this rehearsal's fence is one",
+                         next_step=f"apt-get install nginx-light; or rehearse without it: {RUNBOOK} rehearse")  # fmt: skip
+    return found
+
+
+@contextmanager
+def chroma_server(directory: Path, log: Path) -> Iterator[str]:
+    """`chroma run` over this directory on a free port of loopback; its URL. `WorldError` where it does not answer."""
+    port = free_port()
+    program = Path(sys.executable).with_name("chroma")
+    command = [str(program), "run", "--path", str(directory.absolute()), "--host", "127.0.0.1", "--port", str(port)]
+    with _process(command, log) as process:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + _START_SECONDS
+        with Session(timeout=5) as http:
+            while time.monotonic() < deadline and process.poll() is None:
+                with suppress(httpx.TransportError):
+                    if http.get(f"{url}/api/v2/heartbeat").is_success:
+                        break
+                time.sleep(0.2)
+            else:
+                raise WorldError("server_does_not_start", "a Chroma server does not start", where=url,
+                                 next_step=f"See {log}.")  # fmt: skip
+        yield url
+
+
+@contextmanager
+def proxy(rules: NginxFence, run_id: str) -> Iterator[str]:
+    """nginx before the source, letting everything through as before a night; its URL."""
+    nginx = Nginx(rules, 30.0)
+    nginx.write(configuration(rules, run_id, closed=False))
+    try:
+        nginx.enforce()
+        yield f"http://{rules.listen}"
+    finally:
+        pid = Path(f"{nginx.path}.pid")
+        with suppress(OSError, ValueError):  # there is none where it did not start
+            os.kill(int(pid.read_text(encoding="utf-8")), signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while pid.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+@contextmanager
+def client(url: str, env: Path, record: Path, log: Path) -> Iterator[None]:
+    """The client at work, in a process of its own; it has begun to write and to read."""
+    command = [sys.executable, "-m", "helpers.rehearsal.sample_client", url, str(env), COLLECTION, str(record)]
+    with _process(command, log) as process:
+        deadline = time.monotonic() + _START_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(OSError, ValueError):
+                seen = _record(record)
+                if seen["accepted"] and seen["reads"]:
+                    break
+            time.sleep(0.2)
+        else:
+            raise WorldError("client_does_not_work", "the client of the rehearsal does not get to work", where=url,
+                             next_step=f"See {log}.")  # fmt: skip
+        yield
+        if process.poll() is not None:
+            raise WorldError("rehearsal_failed", "the client of the rehearsal ended by itself", next_step=f"See {log}.")
+
+
+@contextmanager
+def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in a session of its own, so that Ctrl-C is the runner's alone; ended at the end."""
+    path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "ANONYMIZED_TELEMETRY": "False"}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=environment
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(_STOP_SECONDS)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def ask(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def free_port() -> int:
+    """A TCP port of loopback on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

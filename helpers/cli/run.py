@@ -1,0 +1,298 @@
+"""`runbook rehearse`, `run` and `resume`: which steps a command means, and what must hold before the first of them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helpers.errors import RUNBOOK, Transient, UsageError
+from helpers.run import folders as runs
+from helpers.run import plan, window
+from helpers.run.folders import RunFolder
+
+if TYPE_CHECKING:
+    from helpers.parameters import Parameters
+    from helpers.runner.group import Group
+
+SCHEDULE = "14"
+
+
+def rehearse(chosen: argparse.Namespace) -> int:
+    from helpers.evidence import signing
+    from helpers.rehearsal.setup import free_id, prepare
+
+    chosen.run_id = chosen.run_id or (runs.new_run_id("rehearsal") if chosen.servers else free_id())
+    folder = RunFolder.of(chosen.run_id)
+    if folder.reports.exists():
+        raise runs.taken(folder)
+    signing.program()  # the rehearsal signs; better to say now that it cannot
+    if chosen.servers:
+        from helpers.cli.rehearse import rehearse_servers
+
+        return rehearse_servers(folder, chosen.chunks, chosen.dimension)
+
+    print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
+    parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
+    runs.create(parameters, folder.id, rehearsal=True)
+    _line(folder, [step for step in plan.LINE if not step.follows_cutover])
+    return _drill(folder)
+
+
+def _drill(folder: RunFolder) -> int:
+    """The ways back while they are fresh; then the steps after the cutover, on a run that was put back to it."""
+    from helpers.cli.rehearse import drill
+    from helpers.status.console import Console
+
+    drilled = drill(folder, terminal := Console())
+    _line(folder, [step for step in plan.LINE if step.follows_cutover])
+    lines = [*(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]
+    terminal.say("\n".join(["", *lines]))
+    return 0
+
+
+def run(chosen: argparse.Namespace) -> int:
+    first = plan.on_line(chosen.first) if chosen.first else plan.LINE[0]
+    last = plan.on_line(chosen.until) if chosen.until else plan.LINE[-1]
+    if chosen.dry_run:
+        last = min(last, plan.find(plan.LAST_OF_DRY_RUN), key=plan.LINE.index)
+    steps = plan.between(first, last)
+    if chosen.run_id:
+        runs.check_run_id(chosen.run_id)
+    if chosen.run_id and RunFolder.of(chosen.run_id).exists:
+        return _run_again(chosen, steps)
+    if chosen.parameters is None:
+        if chosen.run_id:
+            runs.find(chosen.run_id)
+        raise UsageError("no_parameters", "run needs a parameters file", next_step=f"See: {RUNBOOK} run --help")
+    if first is not plan.LINE[0]:
+        raise UsageError(
+            "from_needs_run",
+            f"--from {first.number} needs the results of the steps before it",
+            next_step="Give --run-id.",
+        )
+    return _run_anew(chosen, steps)
+
+
+def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
+    from helpers.parameters import load_parameters
+
+    parameters = load_parameters(chosen.parameters, chosen.settings)
+    chosen.run_id = chosen.run_id or runs.new_run_id(parameters.name)
+    folder = RunFolder.of(chosen.run_id)
+    if folder.reports.exists():
+        raise runs.taken(folder)
+    from helpers.runner import group
+
+    if group.is_many(parameters):
+        many = group.begin(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
+        group.record(many)
+        return _group(many, chosen)
+    return _begin(parameters, folder, chosen, steps)
+
+
+def _group(many: Group, chosen: argparse.Namespace) -> int:
+    """Every run of the group, begun or gone on with."""
+    from helpers.runner import group
+
+    steps = plan.between(plan.LINE[0], plan.find(many.until))
+
+    def start(row: group.Row) -> None:
+        folder = RunFolder.of(row.run)
+        about = argparse.Namespace(**{**vars(chosen), "run_id": row.run, "dry_run": many.dry_run, "parameters": None})
+        if folder.exists:
+            resume(about)
+        else:
+            _begin(many.of(row), folder, about, steps)
+
+    return group.work(many, start, lambda text: print(text, flush=True))
+
+
+def _begin(parameters: Parameters, folder: RunFolder, chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
+    from helpers.migration.preflight import preflight
+    from helpers.rehearsal.setup import require_built
+
+    require_built(parameters)
+    try:
+        preflight(parameters)
+    except Transient as error:  # no run yet, so there is nothing that a notebook could look at
+        look = "; ".join(
+            f"curl -fsS {end.address}/api/v2/heartbeat" for end in (parameters.source, parameters.target) if end.url
+        )
+        next_step = (
+            f"{error.next_step} No run was begun. Once it answers ({look}), give the same command again.".strip()
+        )
+        raise type(error)(error.code, error.what, where=error.where, next_step=next_step) from error
+    runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
+    if chosen.parameters is not None:  # of a group each run has only a part of the file
+        remember_file(folder, chosen.parameters, chosen.settings)
+    window.permit(folder, chosen.outside_window)
+    return _line(folder, steps, dry_run=chosen.dry_run)
+
+
+def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
+    """Steps of a run that exists, from `--from` on."""
+    from helpers.migration.preflight import preflight
+    from helpers.parameters import load_parameters, parameters_from
+    from helpers.results import passed
+
+    folder = runs.find(chosen.run_id)
+    if not chosen.first:
+        raise runs.taken(folder)
+    _require_fit(folder)
+    if chosen.parameters is not None:
+        runs.change_parameters(folder, load_parameters(chosen.parameters, chosen.settings))
+    folder.enter()
+    if chosen.parameters is None and chosen.settings:
+        runs.change_parameters(folder, parameters_from(folder.parameters().document(), chosen.settings))
+    missing = [step for step in plan.LINE[: plan.LINE.index(steps[0])] if not passed(folder.result(step.number))]
+    if missing:
+        raise UsageError(
+            "step_missing",
+            f"--from {steps[0].number} needs step {missing[0].number}, which run {folder.id} has not passed",
+            next_step=f"Go on with it: {folder.command('resume')}; or run it again: --from {missing[0].number}.",
+        )
+    preflight(folder.parameters(), _written(folder), folder.id)
+    folder.note(until=steps[-1].number, dry_run=chosen.dry_run)
+    window.permit(folder, chosen.outside_window)
+    return _line(folder, steps, dry_run=chosen.dry_run)
+
+
+def _require_fit(folder: RunFolder) -> None:
+    from helpers.runner.retry import pending
+    from helpers.status.overview import refuse_rolled_back
+
+    refuse_rolled_back(folder)
+    if unfinished := pending(folder):
+        what = f"taking back step {unfinished} of run {folder.id} was interrupted"
+        raise UsageError("retry_unfinished", what, next_step=f"Finish it: {folder.command('resume')}")
+
+
+def resume(chosen: argparse.Namespace) -> int:
+    """An interrupted run ends where it was told to end; one that got there goes on to the end of the line."""
+    if (many := _group_of(chosen)) is not None:
+        many.enter()
+        return _group(many, chosen)
+    folder = runs.find(chosen.run_id)
+    from helpers.migration.checkpoint import require_checkpoint
+    from helpers.migration.preflight import preflight
+    from helpers.runner.pipeline import open_steps
+    from helpers.status.overview import refuse_rolled_back
+
+    refuse_rolled_back(folder)
+    if chosen.checkpoint and chosen.retry:
+        raise UsageError("usage", "--retry begins a step anew, so there is no --checkpoint to go on from")
+    if chosen.checkpoint:
+        require_checkpoint(folder, chosen.checkpoint)
+    until = plan.on_line(chosen.until) if chosen.until else None
+    _take_orders(folder, chosen)
+    if until is not None:
+        folder.note(until=until.number)
+    facts = folder.facts()
+    last = plan.find(str(facts["until"] or plan.LINE[-1].number))
+    steps = open_steps(folder, last)
+    if not steps:
+        _require_more(folder, until)
+        steps = open_steps(folder, plan.LINE[-1])
+        folder.note(until="")
+    if steps:
+        preflight(folder.parameters(), _written(folder), folder.id)
+    return _line(folder, steps, dry_run=bool(facts["dry_run"]))
+
+
+def _require_more(folder: RunFolder, until: plan.Step | None) -> None:
+    """UsageError where the run has got where it was to end and must not go on by itself."""
+    if until is not None:
+        hint = f"Go on to the end with: {folder.command('resume', '--until', plan.LINE[-1].number)}"
+        raise UsageError("nothing_open", f"run {folder.id} has passed every step up to {until.number}", next_step=hint)
+    if folder.facts()["dry_run"]:
+        next_step = f"For the migration itself: {RUNBOOK} run --run-id {folder.id} --from 20"
+        raise UsageError("dry_run_done", f"run {folder.id} is a dry run and complete", next_step=next_step)
+
+
+def _take_orders(folder: RunFolder, chosen: argparse.Namespace) -> None:
+    """What a resume changes before it goes on: permission outside the window, parameters, a step taken back."""
+    from helpers.runner import retry
+
+    changed = folder.parameters().for_resume(chosen.settings) if chosen.settings else None
+    window.permit(folder, chosen.outside_window)
+    back = chosen.retry or retry.pending(folder)
+    if changed is not None and not back and _moves_the_window(folder, changed):
+        back = chosen.retry = SCHEDULE  # people were told of another time
+    if chosen.retry:
+        retry.require_retriable(folder, plan.find(chosen.retry), changed)
+    folder.enter()
+    if said := edited(folder):
+        folder.log(said)
+        print(said, flush=True)
+    if changed is not None:
+        runs.change_parameters(folder, changed)
+    if back:
+        retry.take_back(folder, plan.find(back), print)
+
+
+def _moves_the_window(folder: RunFolder, changed: Parameters) -> bool:
+    """Whether these parameters name other hours than people were told, and the night has not begun."""
+    begun = any(folder.result(step.number) is not None for step in plan.LINE if step.in_window)
+    told = folder.result(SCHEDULE) is not None
+    return told and not begun and changed.window != folder.parameters().window
+
+
+def remember_file(folder: RunFolder, file: Path, settings: list[str]) -> None:
+    """Note the file that a run's parameters come from, for `edited`."""
+    known = {"path": str(file.absolute()), "sha256": runs.file_digest(file), "settings": settings}
+    folder.note(parameters_file=known)
+
+
+def edited(folder: RunFolder) -> str:
+    """What to know where the parameters file says something else than when the run began: a resume does not read it.
+
+    "" where it is as it was, is not there any more, or where the run began without one.
+    """
+    from helpers.errors import RunbookError
+    from helpers.parameters import load_parameters
+
+    known = folder.facts().get("parameters_file") or {}
+    path = Path(known.get("path", ""))
+    if not known or not path.is_file() or runs.file_digest(path) == known["sha256"]:
+        return ""
+    go_on = f"The run goes on with its own: {folder.reports / 'parameters.yaml'}."
+    try:
+        now, own = (runs.flatten(p.document()) for p in (load_parameters(path, known["settings"]), folder.parameters()))
+    except RunbookError as error:
+        return f"{path} was changed since the run began, and cannot be read now ({error.what}). {go_on}"
+    differ = sorted(key for key in {*now, *own} if now.get(key) != own.get(key))
+    if not differ:
+        return ""
+    return (
+        f"{path} was changed since the run began: {', '.join(differ)}. {go_on} To change what a resume may change: "
+        "--set KEY=VALUE; for anything else begin a new run."
+    )
+
+
+def _group_of(chosen: argparse.Namespace) -> Group | None:
+    """The group that is to be gone on with, None where one run is."""
+    if not (runs.reports_root() / chosen.run_id / runs.GROUP).is_file():
+        return None
+    from helpers.runner import group
+
+    if chosen.checkpoint or chosen.retry:
+        raise UsageError("group_of_runs", "--retry and --checkpoint are for one run of a group", where=chosen.run_id,
+                         next_step=f"See which: {RUNBOOK} status {chosen.run_id}")  # fmt: skip
+    return group.read(chosen.run_id)
+
+
+def _written(folder: RunFolder) -> list[str]:
+    """The target's collections that this run made."""
+    from helpers.migration.checkpoint import Checkpoint
+
+    ledger = folder.workspace / "checkpoint.json"
+    return Checkpoint.read(ledger).owned() if ledger.is_file() else []
+
+
+def _line(folder: RunFolder, steps: list[plan.Step], *, dry_run: bool = False) -> int:
+    from helpers.runner.outcome import run_to_outcome
+    from helpers.status.console import Console
+
+    run_to_outcome(folder, steps, Console(), dry_run=dry_run)
+    return 0

@@ -1,0 +1,315 @@
+"""`runbook snapshots list | info | verify | prune | restore`: what they take and what they say."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helpers.errors import Interrupted, RunbookError, UsageError, one_line
+from helpers.formatting import count, moment, size
+
+if TYPE_CHECKING:
+    from helpers.parameters.endpoint import Endpoint
+    from helpers.snapshots.retention import Held
+    from helpers.snapshots.snapshot import Snapshot
+
+Declare = Callable[..., argparse.ArgumentParser]
+
+
+def declare(declared: Declare) -> None:
+    """Declare the sub-commands. `declared(name, action, text, details)` gives each its parser."""
+    declared("list", _list, "list the snapshots: when, of what, how large, kept until when, and which run needs them")
+    info = declared("info", _info, "show what a snapshot holds, by collection")
+    verify = declared(
+        "verify", _verify, "read every byte of a snapshot again", "The exit code is 1 if a file is damaged."
+    )
+    prune = declared(
+        "prune", _prune, "show which snapshots can be removed; with --yes remove them",
+        "A snapshot is kept until its retention ends, and while a run needs it: until closeout, or until the run is "
+        "declared abandoned.",
+    )  # fmt: skip
+    restore = declared(
+        "restore", _restore, "restore a snapshot, or some of its collections, into a directory or a server",
+        "The collections are restored exactly and every chunk is compared. An existing collection is never overwritten. "
+        "Lost vectors stop the restore unless --without-lost accepts them. After a kill the same command continues.",
+    )  # fmt: skip
+    for command in (info, verify, restore):
+        command.add_argument("snapshot", metavar="ID", help="its id, or its folder")
+    prune.add_argument("--yes", action="store_true", help="remove them; without it nothing is changed")
+    prune.add_argument(
+        "--abandoned", action="append", default=[], metavar="RUN_ID",
+        help="declare that this run will not continue and needs no snapshot; recorded with --yes only; repeatable",
+    )  # fmt: skip
+    restore.add_argument("--into", required=True, metavar="PATH|URL", help="the directory or server to write to")
+    restore.add_argument(
+        "--collection", action="append", default=[], metavar="NAME", help="restore this collection only; repeatable"
+    )
+    restore.add_argument(
+        "--without-lost",
+        action="store_true",
+        help="restore the rest if the source had lost vectors, and list the chunks that are left out",
+    )
+    restore.add_argument(
+        "--drop-indexes", action="append", default=[], metavar="PATTERN",
+        help="restore these collections of Chroma Cloud without what a local Chroma cannot hold; repeatable",
+    )  # fmt: skip
+    restore.add_argument("--dry-run", action="store_true", help="show what would be done; nothing is written")
+    restore.add_argument("--tenant", default="default_tenant", metavar="NAME", help="tenant of the server")
+    restore.add_argument("--database", default="default_database", metavar="NAME", help="database of the tenant")
+    restore.add_argument(
+        "--header", action="append", default=[], metavar="NAME=env:VAR", help="an HTTP header by reference; repeatable"
+    )
+
+
+def _places(chosen: argparse.Namespace) -> list[Path]:
+    from helpers.snapshots.retention import directories
+
+    if chosen.directory is None:
+        return directories()
+    if not chosen.directory.is_dir():
+        raise UsageError("no_such_directory", f"there is no folder {one_line(str(chosen.directory))}")
+    return [chosen.directory.absolute()]
+
+
+def _held(chosen: argparse.Namespace) -> list[tuple[Path, list[Held]]]:
+    from helpers.snapshots.retention import held
+
+    return [(place, held(place)) for place in _places(chosen)]
+
+
+def _list(chosen: argparse.Namespace) -> int:
+    from helpers.status.console import table
+
+    found = [(place, items) for place, items in _held(chosen) if items]
+    if not found:
+        print("There are no snapshots. Step 21 takes one; --directory says where else to look.")
+    for place, items in found:
+        print(f"{place}\n{table([_row(item) for item in items])}\n")
+    if any(item.needed_by for _, items in found for item in items):
+        print(
+            "A run needs its snapshots until it is closed out (step 53), or declared abandoned: snapshots prune --help"
+        )
+    return 0
+
+
+def _row(item: Held) -> dict[str, Any]:
+    row = {"id": item.id, "created": "", "source": "", "chunks": "", "size": "", "status": item.problem}
+    row |= {"retain until": "", "needed by": ", ".join(item.needed_by)}
+    if item.snapshot is not None:
+        held = item.snapshot.manifest
+        row |= {"created": moment(held["created"]), "source": held["source"], "chunks": count(item.snapshot.total)}
+        row |= {"status": held["status"]}
+    elif item.export is not None:
+        row |= {"created": moment(item.export.sessions[0]["started"]), "source": item.export.about["source"]}
+        row |= {"chunks": count(item.export.chunks)}
+    if item.retain_until is not None:
+        row |= {"size": size(item.size), "retain until": moment(item.retain_until.isoformat())}
+    return row
+
+
+def _find(chosen: argparse.Namespace) -> Snapshot:
+    from helpers.snapshots.retention import find
+
+    return find(chosen.snapshot, _places(chosen))
+
+
+def _info(chosen: argparse.Namespace) -> int:
+    from helpers.status.console import table
+
+    snapshot = _find(chosen)
+    held = snapshot.manifest
+    versions = held["chroma_version"]
+    facts = {
+        "snapshot": snapshot.id,
+        "folder": snapshot.folder,
+        "created": moment(held["created"]),
+        "retain until": moment(held["retain_until"]),
+        "source": f"{held['source']} (Chroma {versions['source']}, read by client {versions['client']})",
+        "read": "; ".join(_session(s) for s in held.get("sessions", ())) or moment(held["created"]),
+        "status": f"{held['status']} {moment(held.get(held['status'] + '_at', held['created']))}",
+        "holds": f"{count(snapshot.total, 'chunk')} in {count(len(snapshot.names()), 'collection')}, {size(snapshot.size())}",
+        "digest": snapshot.digest,
+    }
+    print("".join(f"{name + ':':<14}{one_line(str(value))}\n" for name, value in facts.items()))
+    rows = []
+    for info in snapshot.collections():
+        parts = snapshot.parts(info.name)
+        rows.append(
+            {
+                "collection": info.name,
+                "chunks": count(info.count),
+                "dimension": info.dimension or "–",
+                "space": info.space,
+                "parts": len(parts),
+                "lost vectors": sum(p.lost for p in parts),
+                "embedding function": info.embedding_function or "–",
+                "findings": "; ".join(info.findings),
+            }
+        )
+    print(table(rows))
+    return 0
+
+
+def _session(held: dict[str, Any]) -> str:
+    return f"{moment(held['started'])} to {moment(held['ended'])}, {count(held['chunks'], 'chunk')}"
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    from helpers import audit
+
+    snapshot = _find(chosen)
+    log = snapshot.folder.parent / audit.NAME
+    try:
+        with _bar("Verify", snapshot.total) as bar:
+            counted = snapshot.verify(bar)
+    except RunbookError as error:
+        audit.append(log, "verify", outcome="failed", snapshot=snapshot.id, why=error.line())
+        if error.code == "snapshot_damaged":
+            snapshot.mark("failed")
+        raise
+    audit.append(log, "verify", snapshot=snapshot.id, digest=snapshot.digest, chunks=sum(counted.values()))
+    print(
+        f"Snapshot {snapshot.id} is whole: {count(sum(counted.values()), 'chunk')} in "
+        f"{count(len(counted), 'collection')}, {size(snapshot.size())}, every byte as written."
+    )
+    return 0
+
+
+def _prune(chosen: argparse.Namespace) -> int:
+    from helpers.migration.restore import in_use
+    from helpers.run.folders import find
+    from helpers.snapshots import retention
+
+    for run_id in chosen.abandoned:
+        find(run_id)
+        if chosen.yes:
+            retention.abandon(run_id)
+        else:
+            print(f"Run {run_id} would be declared abandoned.")
+    may_go = []
+    for place, items in _held(chosen):
+        if chosen.yes:
+            retention.sweep(place)
+        for item in items:
+            reason = _without(item, chosen.abandoned)
+            if not reason:
+                may_go.append(item)
+            print(
+                f"{'stays' if reason else 'goes ' if chosen.yes else 'would go'}  {item.id}  {one_line(reason)}".rstrip()
+            )
+    if chosen.yes:
+        for item in may_go:
+            with in_use(item.folder):
+                retention.remove([item])
+        print(f"{count(len(may_go), 'snapshot')} removed.")
+        return 0
+    freed = sum(item.size for item in may_go)
+    print(f"{count(len(may_go), 'snapshot')} would be removed ({size(freed)}). Nothing was changed. To remove: --yes")
+    print("A snapshot stays within its retention, and as long as a run needs it: until step 53 has closed the run out,")
+    print("or --abandoned RUN_ID declares that it will not be gone on with.")
+    return 0
+
+
+def _without(item: Held, abandoned: list[str]) -> str:
+    """Why it stays, were these runs abandoned."""
+    from dataclasses import replace
+
+    return replace(item, needed_by=tuple(run for run in item.needed_by if run not in abandoned)).why_kept
+
+
+def _restore(chosen: argparse.Namespace) -> int:
+    from helpers.migration import restore
+    from helpers.status.console import table
+
+    snapshot, endpoint = _find(chosen), _endpoint(chosen)
+    if chosen.dry_run:
+        rows = [
+            {
+                "collection": i.name,
+                "chunks": count(i.count),
+                "dimension": i.dimension or "–",
+                "space": i.space,
+                "would": would,
+            }
+            for i, would in restore.look(snapshot, endpoint, chosen.collection, chosen.drop_indexes)
+        ]
+        print(f"Into {endpoint.label}. Nothing was written.\n\n{table(rows)}")
+        return 0
+    chunks = sum(i.count for i in restore.chosen(snapshot, chosen.collection))
+    with _stoppable(), _bar("Restore and prove", 2 * chunks) as bar:
+        done = restore.restore(
+            snapshot, endpoint, chosen.collection, without_lost=chosen.without_lost, drop_indexes=chosen.drop_indexes,
+            progress=bar,
+        )  # fmt: skip
+    rows = [{"collection": n, "written": count(done.written[n]), "proven": count(p), "lost": len(done.lost.get(n, []))}
+            for n, p in done.proven.items()]  # fmt: skip
+    print(f"{table(rows)}\n\nRestored into {done.into}; every chunk was read back and compared with the snapshot.")
+    for index in done.dropped:
+        print(f"dropped, as ordered: {index}: {index.becomes}")
+    for name, ids in done.lost.items():
+        print("".join(f"lost, not restored: {one_line(name)}  {one_line(chunk, 4000)}\n" for chunk in ids), end="")
+    return 0
+
+
+def _endpoint(chosen: argparse.Namespace) -> Endpoint:
+    """The destination as an endpoint of the parameters, with all their rules."""
+    from pydantic import ValidationError
+
+    from helpers.parameters.endpoint import Endpoint
+
+    headers = {}
+    for given in chosen.header:
+        name, mark, reference = given.partition("=")
+        if not mark or name in headers:
+            raise UsageError("usage", "--header takes NAME=env:VAR or NAME=file:PATH, each NAME once")
+        headers[name] = reference
+    place = {"url" if "://" in chosen.into else "path": chosen.into}
+    try:
+        return Endpoint.model_validate(
+            {**place, "tenant": chosen.tenant, "database": chosen.database, "headers": headers}
+        )
+    except ValidationError as error:  # its own text can repeat what was given; the messages are ours and do not
+        said = error.errors(include_input=False, include_url=False)[0]
+        option = {"headers": "--header", "tenant": "--tenant", "database": "--database"}
+        where = option.get(str(said["loc"][0]) if said["loc"] else "", "--into")
+        raise UsageError("usage", f"{where} {said['msg'].removeprefix('Value error, ')}") from None
+
+
+@contextmanager
+def _bar(label: str, total: int) -> Iterator[_Bar]:
+    from tqdm import tqdm
+
+    hidden = not sys.stdout.isatty()
+    with tqdm(total=total, desc=label, unit=" chunks", leave=False, file=sys.stdout, disable=hidden) as shown:
+        yield _Bar(shown)
+
+
+class _Bar:
+    """A progress bar of tqdm as the package's own `Progress`."""
+
+    def __init__(self, shown: Any) -> None:
+        self._shown = shown
+
+    def advance(self, n: int = 1) -> None:
+        self._shown.update(n)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM as Ctrl-C: locks are given back, and the line says how to go on."""
+
+    def ask(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", "stopped on request", next_step="The same command goes on.") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

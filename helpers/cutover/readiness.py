@@ -1,0 +1,164 @@
+"""What steps 20 to 27 will need, proven the day before: a night does not begin with a file that cannot be written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.cutover.application import ask
+from helpers.cutover.edits import all_edits, edit, loopback_in_container
+from helpers.errors import RunbookError
+from helpers.evidence import signing
+from helpers.parameters import resolve_path
+from helpers.results import Verdict
+from helpers.run.record import RunRecord
+from helpers.stores.handshake import open_door
+
+COLUMNS = ["what", "found", "verdict"]
+Row = tuple[str, str, Verdict]
+
+
+class CutoverReadiness:
+    """One table; each group of needs adds one check, which names what is missing."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run, self.parameters = run, run.parameters
+
+    def table(self) -> pd.DataFrame:
+        """Files, commands, signers, health and logs. Nothing is written; the edits are made in memory."""
+        groups: dict[str, tuple[str, Callable[[], list[Row]]]] = {
+            "configuration files can be changed": ("config_file", self._files),
+            "commands of the night are there": ("program_missing", self._commands),
+            "the fence's configuration can be written": ("fence_config", self._fence),
+            "signatures can be checked": ("signers_missing", self._signers),
+            "health URLs answer": ("not_healthy", self._health),
+            "application logs can be read": ("log_unreadable", self._logs),
+        }
+        rows = []
+        for name, (reason, look) in groups.items():
+            found = look()
+            rows += found
+            if not found:
+                self.run.check(name, Verdict.NOT_APPLICABLE, detail="the parameters name none")
+                continue
+            bad = [row for row in found if row[2] is not Verdict.PASS]
+            verdict = (
+                Verdict.FAIL if any(r[2] is Verdict.FAIL for r in bad) else Verdict.WARNING if bad else Verdict.PASS
+            )
+            self.run.check(name, verdict, measured=len(found) - len(bad), threshold=len(found), reason=reason if bad else "",
+                           detail="; ".join(f"{what}: {said}" for what, said, _ in bad[:3]))  # fmt: skip
+        if said := loopback_in_container(self.parameters):
+            self.run.check("target reachable from a container", Verdict.WARNING, reason="loopback_in_container",
+                           measured=self.parameters.target.address, detail=said)  # fmt: skip
+            rows.append(("target seen from a container", said, Verdict.WARNING))
+        if said := check_door(self.run):
+            rows.append(("credentials of the target", said, Verdict.WARNING))
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    def _files(self) -> list[Row]:
+        rows, values = [], self.parameters.target.template_values()
+        for named in self.parameters.cutover.config_files():
+            try:
+                made = edit(named, values)
+            except RunbookError as error:
+                rows.append((named.path, error.what, Verdict.FAIL))
+            else:
+                lines = len(made.changes)
+                rows.append(
+                    (
+                        named.path,
+                        f"{lines} lines will change" if lines else "points to the target already",
+                        Verdict.PASS,
+                    )
+                )
+        if rows and all(row[2] is Verdict.PASS for row in rows):
+            try:
+                all_edits(self.parameters)  # two names of one file
+            except RunbookError as error:
+                rows.append((error.where, error.what, Verdict.FAIL))
+        return rows
+
+    def _commands(self) -> list[Row]:
+        fence = self.parameters.fence
+        wanted = list(self.parameters.cutover.restart)
+        if fence.kind == "command" and fence.command is not None:
+            wanted += [fence.command.lock, fence.command.unlock]
+        if fence.kind == "nginx" and fence.nginx is not None and not fence.nginx.elsewhere:
+            wanted.append(fence.nginx.command)
+        programs = dict.fromkeys(command[0] for command in wanted)
+        found = {name: shutil.which(name) for name in programs}
+        return [(n, path or "is not found, or cannot be executed", Verdict.PASS if path else Verdict.FAIL)
+                for n, path in found.items()]  # fmt: skip
+
+    def _fence(self) -> list[Row]:
+        fence = self.parameters.fence
+        if fence.kind != "nginx" or fence.nginx is None:
+            return []
+        path = resolve_path(fence.nginx.config)
+        place = path if path.exists() else path.parent
+        ok = os.access(place, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
+        return [
+            (str(path), "can be written" if ok else f"{place} cannot be written", Verdict.PASS if ok else Verdict.FAIL)
+        ]
+
+    def _signers(self) -> list[Row]:
+        named = self.parameters.signoff.allowed_signers
+        roles = [*dict.fromkeys([*self.parameters.signoff.required, *self.parameters.signoff.dry_run])]
+        if not roles:
+            return []
+        if named is None:
+            said = "names nobody, so nobody can sign; resume --set may still name it"
+            return [("signoff.allowed_signers", said, Verdict.WARNING)]
+        program = shutil.which("ssh-keygen")
+        rows: list[Row] = [("ssh-keygen", program or "is not found", Verdict.PASS if program else Verdict.FAIL)]
+        problem = _unreadable(resolve_path(named), empty=False)
+        if not problem:
+            problem = "; ".join(self._cannot_sign(resolve_path(named), roles))
+        return [*rows, (named, problem or "every role has a key", Verdict.FAIL if problem else Verdict.PASS)]
+
+    def _cannot_sign(self, path: Path, roles: Sequence[str]) -> list[str]:
+        """What keeps a role from signing when the window begins (now, where there is none)."""
+        when = self.parameters.window.start or datetime.now(UTC)
+        try:
+            return list(signing.problems(path, roles, when, rehearsal=self.run.rehearsal))
+        except RunbookError as error:
+            return [error.what]
+
+    def _health(self) -> list[Row]:
+        answers = [ask(url) for url in self.parameters.cutover.health]
+        return [(a.url, a.problem or f"{a.status} after {a.milliseconds:.0f} ms", Verdict.PASS if a.well else Verdict.FAIL)
+                for a in answers]  # fmt: skip
+
+    def _logs(self) -> list[Row]:
+        rows = []
+        for named in self.parameters.cutover.log_files:
+            path = resolve_path(named)
+            problem = _unreadable(path, empty=True)
+            verdict = Verdict.WARNING if problem and not path.exists() else Verdict.FAIL if problem else Verdict.PASS
+            rows.append((named, problem or "can be read", verdict))
+        return rows
+
+
+def check_door(run: RunRecord) -> str:
+    """A warning where the target lets in whoever comes although credentials are in use; what it says, or ""."""
+    said = open_door(run.parameters.source, run.parameters.target)
+    if said:
+        run.check("target asks for credentials", Verdict.WARNING, measured="answers anybody", threshold="refuses",
+                  reason="answers_anybody", detail=said)  # fmt: skip
+    return said
+
+
+def _unreadable(path: Path, *, empty: bool) -> str:
+    """Why a file cannot be read, or holds nothing where it must hold something; "" where it is well."""
+    try:
+        with path.open("rb") as file:
+            return "" if file.read(1) or empty else "is empty"
+    except FileNotFoundError:
+        return "is not there"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"

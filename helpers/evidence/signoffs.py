@@ -1,0 +1,364 @@
+"""Sign-offs: who approved or refused what, by a signature over a statement that names the seal of what they saw.
+
+`signoffs/<gate>-<role>-<when>.json` is the statement, the file of the same name with `.sig` behind it the signature that
+ssh-keygen made of it. A role's newest statement counts. One NO-GO blocks. A sealed file that changes afterwards voids
+what was signed, and `gate_state` names the file. What a rehearsal signed is refused by a production run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from helpers import audit
+from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
+from helpers.evidence import signing
+from helpers.evidence.seals import ALLOWED, after, seals, void
+from helpers.evidence.signing import Refused
+from helpers.evidence.statement import SIGNATURE, Seal, canonical, stamp, statement_of, time_of
+from helpers.parameters import Parameters
+from helpers.results import utc_now, write_bytes
+from helpers.run.folders import RunFolder
+
+CUTOVER, DRY_RUN = "cutover", "dry-run"
+GATES = {CUTOVER: "24", DRY_RUN: "14"}  # the step whose seal each gate's approvals are given over
+GO, NO_GO = "go", "no-go"
+KIND = "urn:chroma-migration-runbook:sign-off:v1"
+SIGNED = "signed"  # the audit log's word for a recorded statement
+
+_NAME_LENGTH = 200
+_CLOCKS_DIFFER = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class GateState:
+    """Where a gate stands. `missing` roles, in the order required; `refused`, `stale` and `accepted` by role.
+
+    `refused` are sentences (a NO-GO with its reason, a signature that does not count); `stale` the files that changed
+    since the signature; `accepted` the marginal criteria that the role accepted by name; `keys` whose key signed, as
+    "principal SHA256:…", where a signature counts.
+    """
+
+    missing: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    stale: dict[str, list[str]] = field(default_factory=dict)
+    accepted: dict[str, list[str]] = field(default_factory=dict)
+    blocked: list[str] = field(default_factory=list)  # the NO-GOs among the refused
+    keys: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every required role has approved, validly."""
+        return not self.missing and not self.blocked
+
+
+def statement(
+    folder: Path, role: str, name: str, decision: str, gate: str = CUTOVER, reason: str = "", accept: Sequence[str] = ()
+) -> bytes:
+    """What a role signs for the run in `folder` (reports/<id>): one line of canonical JSON, given over the newest seal.
+
+    `accept` names marginal criteria of the matrix. UsageError for a role that the run does not require, a name that is
+    empty or more than one line, a decision other than go or no-go, a criterion that is not marginal, a gate that the
+    run has not reached, a run that is not sealed, or whose sealed files changed.
+    """
+    role, said = role.strip().lower().replace("-", "_"), decision.strip().lower().replace("_", "-")
+    required = _required(_parameters(folder), gate)
+    if role not in required:
+        known = ", ".join(required) or "none"
+        raise UsageError(
+            "unknown_role",
+            f"{role!r} does not sign at this gate",
+            next_step=f"Roles that do: {known}. {_other(folder, gate)}".strip(),
+        )
+    for what, text in (("name", name), ("reason", reason)):
+        if len(text) > _NAME_LENGTH * (1 if what == "name" else 10) or any(not c.isprintable() for c in text):
+            raise UsageError("bad_signature", f"the {what} must be one line of readable characters")
+    if not name.strip():
+        raise UsageError("bad_signature", "the name of the person who signs is missing", next_step="Give it as --name.")
+    if said not in (GO, NO_GO):
+        raise UsageError("bad_decision", f"{decision!r} is no decision", next_step="It is go or no-go.")
+    facts = _reached(folder, gate)
+    marginal = [str(m) for m in facts.get("accept", [])]
+    if said == GO and gate == CUTOVER and facts.get("decision") != "GO":
+        raise UsageError("decision_no_go", "the decision of this run is NO-GO and cannot be signed off as go")
+    strangers = [a for a in accept if a not in marginal]
+    if strangers:
+        hint = f"Marginal are: {', '.join(marginal) or 'none'}."
+        raise UsageError("not_marginal", f"{one_line(strangers[0])!r} is not marginal", next_step=hint)
+    seal = _to_be_signed(folder, gate)
+    return canonical(
+        {
+            "type": KIND,
+            "run": folder.name,
+            "gate": gate,
+            "role": role,
+            "name": name.strip(),
+            "decision": said,
+            "reason": reason.strip(),
+            "accept": sorted(set(accept)),
+            "rehearsal": bool(_json(folder / "run.json").get("rehearsal")),
+            "when": utc_now(),
+            "seal": {"name": seal.name, "sha256": seal.digest},
+        }
+    )
+
+
+def sign(
+    folder: Path,
+    role: str,
+    name: str,
+    decision: str,
+    gate: str = CUTOVER,
+    reason: str = "",
+    accept: Sequence[str] = (),
+    *,
+    key: Path,
+) -> Path:
+    """Sign with this key and record it; the statement's file. Raises as `statement` and `record`."""
+    signing.program()
+    data = statement(folder, role, name, decision, gate, reason, accept)
+    return record(folder, data, signing.sign(data, str(json.loads(data)["role"]), key))
+
+
+def record(folder: Path, data: bytes, signature: bytes) -> Path:
+    """Keep a statement with its signature, made here or elsewhere; UsageError where the gate would refuse it."""
+    try:
+        said = json.loads(data)
+        gate, role, when = str(said["gate"]), str(said["role"]), str(said["when"])
+        path = folder / "signoffs" / f"{gate}-{role}-{stamp(when)}.json"
+        known = said["type"] == KIND and canonical(said) == data and gate in GATES
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known or role not in _required(_parameters(folder), gate):
+        raise UsageError("no_statement", f"this is no statement that {RUNBOOK} sign --export wrote for this run")
+    if path.exists():
+        raise UsageError("signed_before", f"signoffs/{path.name} is recorded already")
+    temporary = folder / "signoffs" / f".{path.name}.sig"
+    write_bytes(temporary, signature)  # the statement's file comes last: it is never there without its signature
+    try:
+        problem = _problem(folder, path, data, temporary, seals(folder))[0]
+    except RunbookError:
+        temporary.unlink()
+        raise
+    if problem:
+        temporary.unlink()
+        raise UsageError("signature_refused", f"not recorded: {problem}", where=f"run {folder.name}")
+    facts = {"gate": gate, "role": role, "name": said["name"], "decision": said["decision"]}
+    digest = hashlib.sha256(data).hexdigest()
+    temporary.replace(path.with_name(f"{path.name}.sig"))
+    write_bytes(path, data)
+    audit.append(folder / audit.NAME, SIGNED, file=f"signoffs/{path.name}", statement=digest, **facts)
+    return path
+
+
+def gate_state(folder: Path, parameters: Parameters, gate: str = CUTOVER, allowed_now: Path | None = None) -> GateState:
+    """Who still has to sign at this gate, who refused, whose approval no longer fits what was sealed.
+
+    `allowed_now` is the list of signers outside the folder: a key that was taken from it since counts no longer.
+    """
+    state = GateState()
+    chain: list[Seal] | None = None
+    marginal = _facts(folder, gate).get("accept", [])
+    for role in _required(parameters, gate):
+        path = newest(folder, gate, role)
+        gone = _gone(folder, gate, role)
+        if path is None or gone:
+            state.missing.append(role)
+            if gone:
+                state.refused[role] = f"{gone}, which {role} signed, is no longer what the audit log says"
+            continue
+        chain = seals(folder) if chain is None else chain
+        data = path.read_bytes()
+        answer = statement_of(path)
+        accepts = answer.get("accept")
+        state.accepted[role] = [str(a) for a in accepts] if isinstance(accepts, list) else []
+        problem, signer = _problem(folder, path, data, path.with_name(f"{path.name}.sig"), chain, allowed_now)
+        if problem or signer is None:
+            state.refused[role] = f"the approval of {role} does not count: {problem}"
+            state.missing.append(role)
+            continue
+        state.keys[role] = f"{signer.principal} {signer.fingerprint}"
+        stale = _stale(folder, gate, answer, chain)
+        if answer["decision"] == NO_GO:
+            said = one_line(str(answer.get("reason") or "no reason given"))
+            state.refused[role] = f"{role} ({one_line(str(answer['name']))}) says NO-GO: {said}"
+            state.blocked.append(state.refused[role])
+        elif stale:
+            state.stale[role] = stale
+            state.missing.append(role)
+        elif open_points := [str(m) for m in marginal if m not in state.accepted[role]]:
+            state.refused[role] = f"{role} has not accepted what is marginal: {', '.join(open_points)}"
+            state.missing.append(role)
+    return state
+
+
+def newest(folder: Path, gate: str, role: str) -> Path | None:
+    """The statement of a role that counts: the newest by the time in its name."""
+    found = [(match["when"], path) for path in (folder / "signoffs").glob("*.json")
+             if (match := SIGNATURE.fullmatch(path.name)) and (match["gate"], match["role"]) == (gate, role)]  # fmt: skip
+    return max(found)[1] if found else None
+
+
+def refused_statements(folder: Path) -> dict[str, str]:
+    """Every statement of a run, old ones too, that is not what its name and signature say, by file, with the reason."""
+    chain = seals(folder)
+    found = {}
+    for path in sorted((folder / "signoffs").glob("*")):
+        if path.suffix == ".json" and SIGNATURE.fullmatch(path.name):
+            sealed, _ = _problem(folder, path, path.read_bytes(), path.with_name(f"{path.name}.sig"), chain)
+            if sealed:
+                found[f"signoffs/{path.name}"] = sealed
+        elif path.suffix == ".json":
+            found[f"signoffs/{path.name}"] = "its name is not that of a statement"
+    return found
+
+
+def _problem(
+    folder: Path, path: Path, data: bytes, signature: Path, chain: list[Seal], allowed_now: Path | None = None
+) -> tuple[str, signing.Signer | None]:
+    """Why a statement counts for nothing, or ("", who signed it)."""
+    match = SIGNATURE.fullmatch(path.name)
+    try:
+        said = json.loads(data)
+        wanted = (match["gate"], match["role"], match["when"]) if match else ("", "", "")
+        right = (said["gate"], said["role"], stamp(str(said["when"]))) == wanted and said["type"] == KIND
+        right = (
+            right and said["decision"] in (GO, NO_GO) and bool(str(said["name"]).strip()) and canonical(said) == data
+        )
+        digest, run, rehearsal = str(said["seal"]["sha256"]), str(said["run"]), said["rehearsal"]
+    except (ValueError, KeyError, TypeError):
+        right = False
+    if not right or match is None:
+        return f"signoffs/{path.name} is no sign-off of this role for this gate", None
+    role, when = match["role"], time_of(match["when"])
+    sealed = next((seal for seal in chain if seal.digest == digest), None)
+    if run != folder.name:
+        return f"it is of run {one_line(run, 80)}", None
+    if sealed is None or sealed.after != GATES[match["gate"]]:
+        return f"it names no seal of this run after step {GATES[match['gate']]}", None
+    rehearses = bool(sealed.predicate["run"].get("rehearsal"))
+    if rehearsal is not rehearses:
+        return "it is a rehearsal's" if rehearsal else "it is no rehearsal's, and the run is one", None
+    if when < datetime.fromisoformat(sealed.created) or when > datetime.now(UTC) + _CLOCKS_DIFFER:
+        return f"its time, {when:%Y-%m-%d %H:%M:%S} UTC, is before that of the seal or in the future", None
+    lists = [folder / ALLOWED, *([allowed_now] if allowed_now is not None else [])]
+    try:
+        signers = [signing.verify(data, signature, role, listed, when) for listed in lists]
+    except Refused as error:
+        return error.what, None
+    if signers[0].principal.startswith(signing.REHEARSAL) and not rehearses:
+        return "it was signed with a throw-away key of a rehearsal", None
+    return "", signers[0]
+
+
+def _stale(folder: Path, gate: str, said: dict[str, Any], chain: list[Seal]) -> list[str]:
+    """The files that are no longer what was signed: since the seal, or between it and the one that replaced it."""
+    signed = next(seal for seal in chain if seal.digest == said["seal"]["sha256"])
+    now = after(chain, GATES[gate])
+    found = void(folder, signed)
+    if now is None or now.digest == signed.digest:
+        return found
+    names = {*signed.subjects, *now.subjects} - {"run.json"}
+    moved = [
+        n
+        for n in names
+        if signed.subjects.get(n) != now.subjects.get(n) and not n.startswith(("earlier/", "signoffs/"))
+    ]
+    return sorted({*found, *moved}) or [now.name]
+
+
+def _gone(folder: Path, gate: str, role: str) -> str:
+    """The newest statement of a role that the audit log records and the folder no longer holds as it was; else ""."""
+    for entry in reversed(audit.entries(folder / audit.NAME)):
+        facts = entry.get("facts")
+        if (
+            entry.get("action") == SIGNED
+            and isinstance(facts, dict)
+            and (facts.get("gate"), facts.get("role")) == (gate, role)
+        ):
+            path = folder / "signoffs" / Path(str(facts.get("file", ""))).name
+            present = newest(folder, gate, role)
+            aside = present is None or present.name > path.name  # a retry has put it there, and nothing older counts
+            kept = [path, *(folder.glob(f"earlier/*/signoffs/{path.name}") if aside else [])]
+            digests = {hashlib.sha256(p.read_bytes()).hexdigest() for p in kept if p.is_file()}
+            return "" if facts.get("statement") in digests else f"signoffs/{path.name}"
+    return ""
+
+
+def _to_be_signed(folder: Path, gate: str) -> Seal:
+    """The seal that a statement is given over now; UsageError where there is none, or a file is not as it was sealed."""
+    seal = after(seals(folder), GATES[gate])
+    again = f"Let the runner seal it: {RUNBOOK} resume {folder.name}"
+    if seal is None:
+        raise UsageError(
+            "not_sealed", f"step {GATES[gate]} is not sealed yet", where=f"run {folder.name}", next_step=again
+        )
+    changed = void(folder, seal)
+    if changed:
+        what = f"{', '.join(changed[:5])} changed since {seal.name}, so there is nothing to sign"
+        raise UsageError(
+            "sealed_file_changed", what, where=f"run {folder.name}", next_step=f"See: {RUNBOOK} verify {folder.name}"
+        )
+    if not (folder / ALLOWED).is_file():
+        raise UsageError(
+            "no_allowed_signers", f"run {folder.name} has no list of who may sign, so no signature could be checked",
+            next_step=f"Name it: {RUNBOOK} resume {folder.name} --set signoff.allowed_signers=FILE "
+            "(parameters/allowed_signers.example shows one), then sign.",
+        )  # fmt: skip
+    return seal
+
+
+def _required(parameters: Parameters, gate: str) -> list[str]:
+    return list(parameters.signoff.required if _gate(gate) == CUTOVER else parameters.signoff.dry_run)
+
+
+def _gate(gate: str) -> str:
+    if gate not in GATES:
+        raise UsageError("unknown_gate", f"{gate!r} is no gate", next_step=f"Gates: {', '.join(sorted(GATES))}.")
+    return gate
+
+
+def _reached(folder: Path, gate: str) -> dict[str, Any]:
+    """The facts of the step that the gate stands behind; UsageError where it has not run."""
+    facts = _facts(folder, gate)
+    if gate == CUTOVER and "decision" not in facts:
+        raise UsageError(
+            "nothing_to_sign",
+            "step 24 has not come to a decision",
+            where=f"run {folder.name}",
+            next_step=_other(folder, gate),
+        )
+    if not (folder / "results" / f"{GATES[gate]}.json").is_file():
+        raise UsageError("nothing_to_sign", f"step {GATES[gate]} has not run", where=f"run {folder.name}")
+    return facts
+
+
+def _other(folder: Path, gate: str) -> str:
+    """The gate that the run waits at, where another one was named; "" where this is the one."""
+    decided = "decision" in _facts(folder, CUTOVER)
+    scheduled = (folder / "results" / f"{GATES[DRY_RUN]}.json").is_file() and bool(
+        _required(_parameters(folder), DRY_RUN)
+    )
+    if gate == CUTOVER and scheduled and not decided:
+        return f"The gate that waits is that of the dry run: sign with --gate {DRY_RUN}."
+    if gate == DRY_RUN and decided:
+        return "The gate that waits is that of the cutover: sign without --gate."
+    return ""
+
+
+def _facts(folder: Path, gate: str) -> dict[str, Any]:
+    facts = _json(folder / "results" / f"{GATES[_gate(gate)]}.json").get("facts", {})
+    return facts if isinstance(facts, dict) else {}
+
+
+def _parameters(folder: Path) -> Parameters:
+    return RunFolder(folder.name, folder, folder).parameters()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return statement_of(path)

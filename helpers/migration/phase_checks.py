@@ -1,0 +1,135 @@
+"""What a migration's phases are judged by, and what they show of it; the same for the dry run and the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from helpers import plots
+from helpers.errors import Terminal
+from helpers.migration.staging import Staged
+from helpers.parameters import Parameters
+from helpers.results import Check, Verdict
+from helpers.run.record import RunRecord
+from helpers.snapshots.snapshot import Snapshot
+from helpers.stores import CollectionInfo
+from helpers.stores.creation import allowed, listed, refusal, unsupported
+
+
+def show_repairs(run: RunRecord, repairs: Sequence[Any]) -> pd.DataFrame:
+    """Repairs (collection, field, rule, chunks) summed over the collections; drawn where there are any."""
+    table = pd.DataFrame(repairs, columns=["collection", "field", "rule", "chunks"])
+    if not len(table):
+        return table
+    run.figure("repairs", plots.repairs_bar(table), "Chunks that the schema fills or repairs, by field and rule.")
+    return pd.DataFrame(table.groupby(["field", "rule"], as_index=False)["chunks"].sum())
+
+
+def judge_indexes(run: RunRecord, infos: Iterable[CollectionInfo], *, refuse: bool) -> None:
+    """What a local Chroma cannot hold of these collections: a warning that names each index, where there is any.
+
+    `refuse`: raises `Terminal` ("index_unsupported") for what `migration.drop_indexes` does not give up.
+    """
+    patterns = run.parameters.migration.drop_indexes
+    lost = [(index, allowed(info, patterns)) for info in infos for index in unsupported(info)]
+    if not lost:
+        return
+    open_ = [index for index, signed in lost if not signed]
+    told = open_ or [index for index, _ in lost]
+    more = "not named in migration.drop_indexes" if open_ else "migration.drop_indexes gives it up"
+    run.check(
+        "what a local target cannot hold", Verdict.FAIL if open_ and refuse else Verdict.WARNING, measured=len(lost),
+        threshold=0, unit="indexes", reason="index_unsupported" if open_ else "index_dropped",
+        detail=f"{listed(told)}: {more}",
+        ids=[{"collection": i.collection, "index": i.kind, "key": i.key, "becomes": i.becomes if signed else "undecided"}
+             for i, signed in lost],
+    )  # fmt: skip
+    if open_ and refuse:
+        raise refusal(open_)
+
+
+def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> None:
+    """The checks of phase 3: enough chunks valid, no two chunks with one id in one target."""
+    aside = sum(staged.quarantined.values())
+    share = (staged.total - aside) / staged.total if staged.total else 1.0  # 0.001, not 0.0010000000000000009
+    least = parameters.migration.minimum_valid
+    run.check(
+        "chunks that pass validation", Verdict.PASS if share >= least else Verdict.FAIL, measured=share, threshold=least,
+        unit="share", reason="" if share >= least else "validation_below_minimum", offenders=aside,
+        detail=", ".join(f"{reason} {n}" for reason, n in staged.quarantined.items()),
+    )  # fmt: skip
+    clashes = staged.collided
+    run.check(
+        "ids unique in each target", Verdict.FAIL if clashes else Verdict.PASS, measured=clashes, threshold=0,
+        unit="ids", reason="id_collision" if clashes else "", offenders=clashes, ids=staged.collisions,
+        detail="Set migration.id_policy: prefix, or route these collections apart." if clashes else "",
+    )  # fmt: skip
+    run.fact("validation_pass_rate", share)
+
+
+def judge_arrivals(run: RunRecord, table: pd.DataFrame, minimum: int) -> None:
+    """The checks of phase 5: nothing missing, nothing extra, the floor of imported chunks."""
+    for column, reason in (("missing", "chunk_missing"), ("extra", "chunk_extra")):
+        off = table[table[column] > 0]
+        count = int(off[column].sum())
+        run.check(
+            f"chunks {column}", Verdict.FAIL if count else Verdict.PASS, measured=count, threshold=0, unit="chunks",
+            reason=reason if count else "", offenders=count,
+            ids=[{"collection": c, column: int(n)} for c, n in zip(off["collection"], off[column], strict=True)],
+        )  # fmt: skip
+    imported = int(table["target"].sum())
+    if minimum:
+        run.check("chunks imported", Verdict.PASS if imported >= minimum else Verdict.FAIL, measured=imported,
+                  threshold=minimum, unit="chunks", reason="" if imported >= minimum else "count_mismatch")  # fmt: skip
+    run.fact("imported", imported)
+
+
+def refuse_failed(run: RunRecord) -> None:
+    """Raises `Terminal` where a check of this step failed: nothing is written on a bad basis."""
+    failed: list[Check] = [c for c in run.result.checks if c.verdict is Verdict.FAIL]
+    if failed:
+        raise Terminal(
+            failed[0].reason or "check_failed",
+            f"{failed[0].name}: {failed[0].measured} where {failed[0].threshold} is the limit",
+            where=f"step {run.step}",
+            next_step=failed[0].detail or "Nothing was written.",
+        )
+
+
+def forget(run: RunRecord, *names: str) -> None:
+    """Take checks off the step's record, for a later answer to the same question."""
+    run.result.checks[:] = [check for check in run.result.checks if check.name not in names]
+
+
+RESCUED = "vectors rescued from damaged indexes"
+_SAVED = ("vector_from_log", "vector_from_index", "vector_normalised")
+_RESCUED = {
+    "vector_from_log": "from the log, exact",
+    "vector_from_index": "from rows of a damaged index, as an engine would read them",
+    "vector_normalised": "by direction only, their norm is lost: not exact",
+    "norm_lost": "not rescued but set aside, their norm is lost",
+    "vector_lost": "not rescued, in no file any more",
+}
+
+
+def judge_rescue(run: RunRecord, snapshot: Snapshot) -> None:
+    """The mark of what was rescued from a damaged index: a warning with counts and ids; nothing where nothing was."""
+    fates: dict[str, list[dict[str, str]]] = {}
+    for repair in snapshot.manifest.get("repairs", ()):
+        if repair["repair"] in _RESCUED:
+            named = [{"collection": repair["collection"], "id": chunk} for chunk in repair["ids"]]
+            fates.setdefault(repair["repair"], []).extend(named)
+    run.result.checks[:] = [check for check in run.result.checks if check.name != RESCUED]  # a cell may run twice
+    if not fates:
+        return
+    worst_first = [chunk for kind in reversed(_RESCUED) for chunk in fates.get(kind, ())]
+    arrived = sum(len(fates.get(kind, ())) for kind in _SAVED)
+    run.check(
+        RESCUED, Verdict.WARNING, measured=arrived, threshold=0, unit="vectors", reason="vectors_rescued",
+        detail="; ".join(f"{len(fates[kind]):,} {text}" for kind, text in _RESCUED.items() if kind in fates)
+        + ". The snapshot's manifest lists each under repairs.",
+        offenders=len(worst_first), ids=worst_first[:20],
+    )  # fmt: skip
+    run.fact("rescued", {kind: len(chunks) for kind, chunks in fates.items()})

@@ -1,0 +1,346 @@
+"""Restore: collections of a snapshot into a directory or a server, exactly as they were, and proven chunk by chunk.
+
+Nothing that is already there is touched: a collection of the same name that no restore of this snapshot made is refused
+before a byte is written. A small ledger beside the snapshot remembers which collections this restore made, so that the
+same command after a kill goes on: what is present is looked up by id, what is absent is added. Every chunk is compared
+afterwards, also those that an earlier attempt wrote.
+
+Vectors that the source had lost cannot be restored, nor can what a local Chroma does not hold of a collection of Chroma
+Cloud (`stores.indexes`). Unless the operator accepts that (`without_lost`, `drop_indexes`), nothing is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from helpers import audit
+from helpers.chunks import ChunkBatch, is_sparse
+from helpers.errors import Terminal, UsageError, one_line
+from helpers.migration import target_lock
+from helpers.parameters.endpoint import Endpoint, resolve_path
+from helpers.results import Progress, silent, utc_now, write_json
+from helpers.schema.engine import sparse_as_text
+from helpers.snapshots.comparison import compare_batch
+from helpers.snapshots.snapshot import Snapshot
+from helpers.stores import CollectionInfo, Store, open_target
+from helpers.stores.creation import RESTORE, Index, allowed, effective_configuration, listed, reduced, unsupported
+from helpers.stores.opening import quick_holder, quick_names
+
+BATCH = 500  # chunks in one write: chroma-facts, Speed
+
+
+@dataclass(slots=True)
+class Restored:
+    """What a restore did, by collection: `written` in this attempt, `proven` compared and equal, `lost` not restorable.
+    `dropped` names what was given up, as ordered.
+    """
+
+    snapshot: str
+    into: str
+    written: dict[str, int] = field(default_factory=dict)
+    proven: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, list[str]] = field(default_factory=dict)
+    dropped: list[Index] = field(default_factory=list)
+
+
+class Ledger:
+    """Which collections a restore of this snapshot made at one destination: intended, then complete. One JSON file."""
+
+    def __init__(self, snapshot: Snapshot, endpoint: Endpoint) -> None:
+        place = str(resolve_path(endpoint.path)) if endpoint.path else endpoint.address
+        context = {"snapshot_digest": snapshot.digest, "place": place, "tenant": endpoint.tenant,
+                   "database": endpoint.database}  # fmt: skip
+        key = hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()[:16]
+        self.path = snapshot.folder.parent / f"{snapshot.id}.restore-{key}.json"
+        self.context = context
+        self.states: dict[str, str] = {}
+        if self.path.exists():
+            self.states = self._read()
+
+    def _read(self) -> dict[str, str]:
+        try:
+            raw = json.loads(self.path.read_text(encoding="utf-8"))
+            if raw["context"] != self.context:
+                raise ValueError("it is of another restore")
+            return dict(raw["collections"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Terminal(
+                "restore_ledger_unreadable", f"no readable ledger of the restore ({error})", where=str(self.path),
+                next_step="Remove it once you know that nothing there is half restored, then restore again.",
+            ) from error  # fmt: skip
+
+    def put(self, name: str, state: str) -> None:
+        """`intended` before the collection is created, `complete` once it is proven, "" where it is not ours."""
+        self.states[name] = state
+        self.states = {n: s for n, s in self.states.items() if s}
+        write_json(self.path, {"context": self.context, "collections": self.states, "timestamp": utc_now()})
+
+
+@contextlib.contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Nobody else restores or prunes the snapshot in `folder` meanwhile. Raises `Terminal` where somebody does."""
+    with (folder.parent / f"{folder.name}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Terminal(
+                "snapshot_in_use", "another process restores or prunes this snapshot", where=str(folder),
+                next_step="Wait until it ends.",
+            ) from None  # fmt: skip
+        yield
+
+
+def restore(
+    snapshot: Snapshot,
+    endpoint: Endpoint,
+    names: Sequence[str] = (),
+    *,
+    without_lost: bool = False,
+    drop_indexes: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Restored:
+    """Bring these collections (none named: all) of a snapshot into `endpoint`, and prove each chunk of them.
+
+    `drop_indexes` are names or patterns of collections to restore without what a local Chroma cannot hold. Raises `Terminal`
+    where one of them exists there and is not of this restore ("target_not_empty"), has lost vectors ("vectors_lost") or such
+    an index ("index_unsupported"), or is not equal afterwards ("restore_differs"); `UsageError` for a name that it does not
+    hold.
+    The snapshot's own bytes are proven first. Every attempt is in the audit log beside the snapshot.
+    """
+    log = snapshot.folder.parent / audit.NAME
+    about: dict[str, Any] = {"snapshot": snapshot.id, "into": endpoint.label, "collections": list(names) or "all"}
+    with in_use(snapshot.folder):
+        audit.append(log, "restore begins", **about)
+        try:
+            done = _restore(snapshot, endpoint, names, without_lost, drop_indexes, progress)
+        except BaseException as error:
+            audit.append(log, "restore ends", outcome="failed", why=one_line(str(error)), **about)
+            raise
+        snapshot.mark("restored")
+        lost = sum(map(len, done.lost.values()))
+        dropped = [str(index) for index in done.dropped]
+        audit.append(log, "restore ends", **about, written=done.written, proven=done.proven, lost=lost, dropped=dropped)
+    return done
+
+
+def look(
+    snapshot: Snapshot, endpoint: Endpoint, names: Sequence[str] = (), drop_indexes: Sequence[str] = ()
+) -> list[tuple[CollectionInfo, str]]:
+    """What a restore would do, by collection, without writing a byte: create, go on, prove again, or refuse."""
+    ledger, there = Ledger(snapshot, endpoint), set(quick_names(endpoint, "target"))
+    found = []
+    for info in chosen(snapshot, names):
+        state = ledger.states.get(info.name, "")
+        would = {"": "refuse: it exists there", "intended": "go on", "complete": "prove again"}[state]
+        if unsupported(info) and not allowed(info, drop_indexes):
+            would = "refuse: a local Chroma needs --drop-indexes for it"
+        elif info.name not in there:
+            would = "create"
+        found.append((info, would))
+    return found
+
+
+def chosen(snapshot: Snapshot, names: Sequence[str]) -> list[CollectionInfo]:
+    """The collections of these names, all where none is named. Raises `UsageError` for a name it does not hold."""
+    held = {info.name: info for info in snapshot.collections()}
+    unknown = sorted(set(names) - set(held))
+    if unknown:
+        raise UsageError(
+            "no_such_collection", f"snapshot {snapshot.id} holds no collection {unknown[0]}",
+            next_step=f"It holds {', '.join(list(held)[:8]) or 'none'}{' …' if len(held) > 8 else ''}.",
+        )  # fmt: skip
+    return [info for name, info in held.items() if not names or name in names]
+
+
+def _restore(
+    snapshot: Snapshot,
+    endpoint: Endpoint,
+    names: Sequence[str],
+    without_lost: bool,
+    drop_indexes: Sequence[str],
+    progress: Progress,
+) -> Restored:
+    infos = chosen(snapshot, names)
+    done = Restored(snapshot.id, endpoint.label)
+    kept = [index for info in infos if not allowed(info, drop_indexes) for index in unsupported(info)]
+    if kept:
+        raise _not_held(listed(kept), [index.collection for index in kept])
+    done.dropped = [index for info in infos for index in unsupported(info)]
+    infos = [reduced(info) for info in infos]
+    snapshot.verify()
+    done.lost = lost_vectors(snapshot, infos)
+    lost = sum(map(len, done.lost.values()))
+    if lost and not without_lost:
+        first = next(iter(done.lost))
+        raise Terminal(
+            "vectors_lost", f"{lost} chunks have no vector in it, such as {done.lost[first][0]} of {first}",
+            where=f"snapshot {snapshot.id}",
+            next_step="Nothing was written. To restore everything but these: --without-lost, which lists them.",
+        )  # fmt: skip
+    holder = f"{RESTORE}{hashlib.sha256(snapshot.id.encode()).hexdigest()[:12]}"
+    _refuse_foreign(Ledger(snapshot, endpoint), infos, quick_names(endpoint, "target"), endpoint, holder)
+    with open_target(endpoint) as store:
+        store.acquire_lock(holder)
+        try:  # a kill leaves the lock; the same command finds it to be its own
+            ledger = Ledger(snapshot, endpoint)
+            _refuse_foreign(ledger, infos, store.names(), endpoint, holder)
+            for info in infos:
+                _one(store, snapshot, info, ledger, done, drop_indexes, progress)
+        finally:
+            store.release_lock(holder)
+    return done
+
+
+def _refuse_foreign(
+    ledger: Ledger, infos: Sequence[CollectionInfo], there: Sequence[str], endpoint: Endpoint, own: str
+) -> None:
+    foreign = [i.name for i in infos if i.name in there and i.name not in ledger.states]
+    if foreign:
+        raise target_lock.taken(foreign, endpoint, endpoint.label, quick_holder(endpoint), own, "Nothing was written. ")
+
+
+def _one(
+    store: Store,
+    snapshot: Snapshot,
+    info: CollectionInfo,
+    ledger: Ledger,
+    done: Restored,
+    drop_indexes: Sequence[str],
+    progress: Progress,
+) -> None:
+    name = info.name
+    if name not in store.names():
+        ledger.put(name, "intended")
+        try:
+            store.create(info)
+        except Terminal as error:
+            if error.code == "exists":  # somebody else made it since we looked
+                ledger.put(name, "")
+            raise
+    present = set(store.ids(name))
+    _refuse_strangers(store, snapshot, name, present)
+    if ledger.states[name] == "complete":  # an earlier command finished; nothing is written, all is proven again
+        done.written[name] = 0
+    else:
+        done.written[name] = _write(store, snapshot, info, present, drop_indexes, progress)
+    done.proven[name] = prove(store, snapshot, info, progress, drop_indexes)
+    ledger.put(name, "complete")
+
+
+def _refuse_strangers(store: Store, snapshot: Snapshot, name: str, present: set[str]) -> None:
+    """Ids that the snapshot does not hold: somebody replaced or uses the collection since an earlier attempt."""
+    strange = set(present)
+    for part in snapshot.parts(name):
+        strange.difference_update(snapshot.ids(part))
+    if strange:
+        raise Terminal(
+            "target_not_empty", f"holds {len(strange)} chunks that are not of this snapshot, such as {min(strange)}",
+            where=f"collection {name} of {store.label}", next_step="Nothing was changed there. Restore elsewhere.",
+        )  # fmt: skip
+
+
+def _write(
+    store: Store,
+    snapshot: Snapshot,
+    info: CollectionInfo,
+    present: set[str],
+    drop_indexes: Sequence[str],
+    progress: Progress,
+) -> int:
+    written = 0
+    for batch in _restorable(snapshot, info, drop_indexes):
+        progress.advance(len(batch))
+        absent = batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in present])
+        for start in range(0, len(absent), BATCH):
+            store.add(info.name, absent.slice(start, start + BATCH))
+        written += len(absent)
+    return written
+
+
+def _restorable(snapshot: Snapshot, info: CollectionInfo, drop_indexes: Sequence[str]) -> Iterator[ChunkBatch]:
+    """The chunks as they are to arrive: without those that were lost, sparse vectors as text where that was ordered."""
+    for batch in snapshot.batches(info.name):
+        sparse = [(i, key) for i, m in enumerate(batch.metadatas) for key, v in (m or {}).items() if is_sparse(v)]
+        if sparse and not allowed(info, drop_indexes):
+            raise _not_held(f"the sparse vectors in the metadata of {one_line(info.name, 80)}", [info.name])
+        for i, key in sparse:
+            batch.metadatas[i] = {**(batch.metadatas[i] or {}), key: sparse_as_text((batch.metadatas[i] or {})[key])}
+        yield batch.take(np.flatnonzero(~batch.lost)) if batch.lost.any() else batch
+
+
+def _not_held(what: str, names: Sequence[str]) -> Terminal:
+    options = " ".join(f"--drop-indexes {shlex.quote(name)}" for name in list(dict.fromkeys(names))[:5])
+    return Terminal(
+        "index_unsupported", f"a local Chroma cannot hold {what}", where="target",
+        next_step=f"To restore without, sparse vectors as text of JSON, add: {options}",
+    )  # fmt: skip
+
+
+def lost_vectors(snapshot: Snapshot, infos: Sequence[CollectionInfo]) -> dict[str, list[str]]:
+    """Ids without a vector in the snapshot, by collection."""
+    found: dict[str, list[str]] = {}
+    for info in infos:
+        for part in snapshot.parts(info.name):
+            if part.lost:
+                batch = snapshot.read(part)
+                found.setdefault(info.name, []).extend(batch.ids[i] for i in np.flatnonzero(batch.lost))
+    return found
+
+
+def prove(
+    store: Store,
+    snapshot: Snapshot,
+    info: CollectionInfo,
+    progress: Progress = silent,
+    drop_indexes: Sequence[str] = (),
+) -> int:
+    """Compare a collection with its snapshot: ids, every chunk, space, metadata, configuration. The chunks compared.
+
+    Raises `Terminal` ("restore_differs") that names the first difference.
+    """
+    name, compared = info.name, 0
+    extra = set(store.ids(name))
+    for batch in _restorable(snapshot, info, drop_indexes):
+        differences = compare_batch(batch, store.read(name, batch.ids), info.space)
+        if len(differences):
+            row = differences.iloc[0]
+            raise _differs(store, name, f"{row['id']}: {row['difference']} {row['field']} {row['detail']}")
+        extra.difference_update(batch.ids)
+        compared += len(batch)
+        progress.advance(len(batch))
+    if extra:
+        raise _differs(store, name, f"{len(extra)} chunks that the snapshot does not hold, such as {min(extra)}")
+    found = store.info(name)
+    wanted, have = effective_configuration(info), effective_configuration(found)
+    for what, before, after in (
+        ("space", info.space, found.space),
+        ("metadata", info.metadata or None, found.metadata or None),
+        ("configuration", wanted, _same_keys(wanted, have)),
+    ):
+        if before != after:
+            raise _differs(store, name, f"its {what} is {after} and was {before}")
+    return compared
+
+
+def _same_keys(wanted: Any, have: Any) -> Any:
+    """What `have` says to the keys of `wanted`: a newer server adds parameters with their defaults."""
+    if not isinstance(wanted, dict) or not isinstance(have, dict):
+        return have
+    return {key: _same_keys(value, have.get(key)) for key, value in wanted.items()}
+
+
+def _differs(store: Store, name: str, what: str) -> Terminal:
+    return Terminal(
+        "restore_differs", one_line(what), where=f"collection {name} of {store.label}",
+        next_step="Do not use it. Remove it yourself, then restore again.",
+    )  # fmt: skip

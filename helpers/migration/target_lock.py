@@ -1,0 +1,179 @@
+"""The target is claimed before anybody's writes are stopped: a second run, from whichever machine, stops at step 20.
+
+The claim is the lock that step 22 writes under; step 22 gives it back when every chunk has arrived. Until then it is given
+back only where nothing of this run is in the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from helpers import audit
+from helpers.errors import RUNBOOK, RunbookError, Terminal
+from helpers.migration.checkpoint import Checkpoint
+from helpers.parameters import resolve_path
+from helpers.parameters.endpoint import Endpoint, overlap
+from helpers.parameters.yaml_errors import read_yaml_mapping
+from helpers.results import read_state, utc_now, write_json
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+from helpers.stores import open_target
+from helpers.stores.creation import RESTORE
+from helpers.stores.opening import lacking, make, remove_database
+
+# -- owners ------------------------------------------------------------------------------------------------------------
+
+# Whose are the collections that stand in the way: the run that holds the target's lock, or one reported here.
+#
+# A collection that another run made is never called free to remove: while that run imports, or waits for its signatures, it
+# is the run's result.
+
+
+SHOWN = 5
+
+
+def taken(
+    names: Sequence[str],
+    target: Endpoint | None,
+    label: str,
+    holder: Mapping[str, Any] | None,
+    own_run: str = "",
+    nothing: str = "",
+) -> Terminal:
+    """The error where a target holds collections that are not this run's: whose they are, since when, what to do.
+
+    `holder` is what the target's lock says (None: nobody holds it). `nothing` is a sentence to begin the advice with. The
+    code is "lock_held" where another run holds the target now, else "target_not_empty".
+    """
+    listed = f"{', '.join(names[:SHOWN])}{' …' if len(names) > SHOWN else ''}"
+    where = f"target {label}"
+    if holder and holder.get("run_id") != own_run:
+        who = str(holder.get("run_id", "?"))
+        named = who if who.startswith(RESTORE) else f"run {who}"
+        look = "" if who.startswith(RESTORE) else f" (there: {RUNBOOK} status {who})"
+        return Terminal(
+            "lock_held",
+            f"already holds {listed}, and {named} on host {holder.get('host', '?')} has been writing there since "
+            f"{holder.get('time', '?')}",
+            where=where,
+            next_step=f"{nothing}Remove nothing: these collections are being written. Wait until it has ended{look}, or "
+            "name another target.",
+        )
+    for folder, made in _runs_that_made(names, target, own_run) if target else ():
+        return Terminal(
+            "target_not_empty",
+            f"already holds {listed}; run {folder.id}, begun {folder.facts()['created']}, made "
+            f"{'them' if set(made) >= set(names) else ', '.join(made[:SHOWN])}",
+            where=where,
+            next_step=f"{nothing}Remove nothing: they are the result of that run. Look at it with {folder.command('status')}; "
+            f"if it is to be taken back: {folder.command('rollback', '--dry-run')}. Or name another target.",
+        )
+    return Terminal(
+        "target_not_empty",
+        f"already holds {listed}. No run holds the target's lock, and none reported in {runs.reports_root()} made them",
+        where=where,
+        next_step=f"{nothing}Name another target. Remove a collection there only if you know whose it was and that it may go.",
+    )
+
+
+def _runs_that_made(names: Sequence[str], target: Endpoint, own_run: str) -> list[tuple[RunFolder, list[str]]]:
+    """Runs reported here whose ledger owns some of these collections of the target, the newest first."""
+    found = []
+    for folder in runs.every_run():
+        ledger = folder.workspace / "checkpoint.json"
+        if folder.id == own_run or not ledger.is_file():
+            continue
+        try:
+            document = read_yaml_mapping(
+                folder.reports / "parameters.yaml"
+            )  # as it is: its schema may lie in another folder
+            there = Endpoint.model_validate(document["target"])
+            if there.path is not None:
+                there = there.model_copy(update={"path": str(Path(folder.facts()["directory"]) / there.path)})
+            made = sorted(set(names) & set(Checkpoint.read(ledger).owned())) if overlap(there, target) else []
+        except (
+            RunbookError,
+            KeyError,
+            ValueError,
+        ):  # a run that cannot be read says nothing about anybody's collections
+            continue
+        if made:
+            found.append((folder, made))
+    return found
+
+
+# -- database ----------------------------------------------------------------------------------------------------------
+
+# The target's tenant and database, where the run had to make them: written down before, taken away by a rollback.
+#
+# `target-database.json` in the workspace names what was about to be made. A database that this run made and that holds no
+# collection any more is deleted again; a tenant stays, since Chroma deletes none.
+
+
+FILE = "target-database.json"
+
+
+def ensure_database(folder: RunFolder) -> tuple[str, ...]:
+    """Make what the target lacks of its tenant and database; what that was."""
+    target = folder.parameters().target
+    what = lacking(target)
+    if what:
+        write_json(folder.workspace / FILE, {"made": sorted({*_made(folder), *what}), "when": utc_now()})
+        make(target, what)
+        audit.append(folder.reports / audit.NAME, "target database made", made=list(what), target=target.label)
+        folder.log(f"made at the target: {' and '.join(what)} of {target.label}")
+    return what
+
+
+def remove_made_database(folder: RunFolder) -> str:
+    """Delete the database that this run made, where it is empty; a sentence, "" where it made none. Can be repeated."""
+    made = _made(folder)
+    if "database" not in made:
+        return ""
+    target = folder.parameters().target
+    if not remove_database(target):
+        return f"database {target.database} stays: it is gone already, or not empty"
+    write_json(folder.workspace / FILE, {"made": [name for name in made if name != "database"], "when": utc_now()})
+    stays = f"; tenant {target.tenant} stays, since Chroma deletes none" if "tenant" in made else ""
+    audit.append(folder.reports / audit.NAME, "target database removed", target=target.label)
+    return f"database {target.database}, which this run had made, removed{stays}"
+
+
+def _made(folder: RunFolder) -> list[str]:
+    def read(raw: Any) -> list[str]:
+        return [str(name) for name in raw["made"]]
+
+    hint = "Set this file aside; then the target's database is left as it is."
+    return read_state(folder.workspace / FILE, read, "target_database_state_damaged", hint) or []
+
+
+# -- target lock -------------------------------------------------------------------------------------------------------
+
+
+def claim_target(folder: RunFolder) -> str:
+    """Take the target's lock for this run, or keep it; the target's name. A database that is not there yet is made.
+
+    Raises `Terminal` ("lock_held").
+    """
+    target = folder.parameters().target
+    ensure_database(folder)
+    with open_target(target) as store:
+        store.acquire_lock(folder.id)
+        return store.label
+
+
+def give_back_target(folder: RunFolder) -> bool:
+    """Give the lock back where this run holds it and has written nothing yet; whether that was so."""
+    ledger = folder.workspace / "checkpoint.json"
+    if ledger.exists() and Checkpoint.read(ledger).owned():
+        return False
+    target = folder.parameters().target
+    if (target.path and not resolve_path(target.path).exists()) or lacking(target):
+        return False
+    with open_target(target) as store:
+        holder = store.lock_holder() or {}
+        store.release_lock(folder.id)
+    remove_made_database(folder)
+    return holder.get("run_id") == folder.id

@@ -1,0 +1,180 @@
+"""`notify.before` and `notify.after`: the operator's commands around the night, such as silencing alerts.
+
+workspace/<run id>/notify.json is on disk before the first of them runs, and after each. Those before the night run when step
+20 begins; those after it when the cutover is done, the run was rolled back or stands down, and only if those before were
+begun: then always. A kill repeats the command in hand at most. One that fails is a warning, on record, and stops nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helpers import audit
+from helpers.errors import RunbookError, one_line
+from helpers.notify import channels
+from helpers.notify.channels import DELIVERED, FAILED, Delivery, send
+from helpers.notify.texts import Event, render
+from helpers.results import read_state, utc_now, write_json
+from helpers.run.command import run_or_fail
+from helpers.run.folders import RunFolder
+
+# -- tell --------------------------------------------------------------------------------------------------------------
+
+# Tell people of one event of a run: fill in the text, hand it to every channel, write down what became of it.
+
+
+Say = Callable[[str], None]
+DRY_RUN = "dry run"
+BEFORE = "told before"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A notice and what became of it, a row for each channel in the order of `notify.urls`."""
+
+    subject: str = ""
+    body: str = ""
+    deliveries: list[Delivery] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Delivery]:
+        return [d for d in self.deliveries if not d.well and d.result != DRY_RUN]
+
+
+def tell(
+    folder: RunFolder, event: Event, *, key: str = "", dry_run: bool = False, again: bool = False, say: Say | None = None,
+    attach: Path | None = None, **about: Any,
+) -> Told:  # fmt: skip
+    """Send the notice of this event to every channel; never raises, never waits long. A dry run prints it.
+
+    `key` tells one event of its kind from the next: the same event with the same key is told once. `again` tries those
+    channels once more that did not take it.
+    """
+    try:
+        return _tell(folder, event, key, dry_run, again, say or (lambda _: None), attach, about)
+    except Exception as error:  # nobody's migration ends because of a notice
+        folder.log_block(f"the notice '{event}' was not sent", traceback.format_exc())
+        if say is not None:
+            say(f"Notice '{event}' was not sent: {one_line(str(error) or type(error).__name__, 300)}")
+        return Told()
+
+
+def _tell(
+    folder: RunFolder, event: Event, key: str, dry_run: bool, again: bool, say: Say, attach: Path | None, about: dict[str, Any]
+) -> Told:  # fmt: skip
+    rules = folder.parameters().notify
+    if not rules.urls:
+        return Told()
+    subject, body = render(folder, event, **about)
+    if dry_run:
+        say(f"DRY RUN: this would be sent to {', '.join(map(str, rules.urls))}:\n\n{subject}\n\n{body}")
+        return Told(subject, body, [Delivery(str(url), DRY_RUN, "printed, not sent") for url in rules.urls])
+    earlier = {e.channel: e for e in channels.read(folder.reports) if (e.event, e.key) == (event, key)}
+    left = [u for u in rules.urls if not earlier or (again and getattr(earlier.get(str(u)), "result", "") != DELIVERED)]
+    sent = send(left, subject, body, event.kind, rules.timeout_seconds, attach) if left else []
+    if sent:
+        channels.keep(folder.reports, event, key, sent, rules.stakeholders)
+        bad = [d for d in sent if not d.well]
+        line = f"Notice '{event}': {len(sent) - len(bad)} of {len(sent)} channels took it"
+        said = line + (f"; {'; '.join(d.sentence() for d in bad)}" if bad else "")
+        folder.log(said)
+        say(said)
+    known = {name: Delivery(name, e.result, e.said or BEFORE) for name, e in earlier.items()} | {
+        d.channel: d for d in sent
+    }
+    return Told(subject, body, [known.get(str(url), Delivery(str(url), FAILED, "not told")) for url in rules.urls])
+
+
+# -- delivery ----------------------------------------------------------------------------------------------------------
+
+
+BEFORE_COMMANDS, AFTER, OVER = "before", "after", "over"
+
+
+@dataclass(slots=True)
+class _State:
+    """`phase` is before, after or over, `done` how many commands of it have ended, `night` how often one was begun."""
+
+    phase: str = OVER
+    done: int = 0
+    night: int = 0
+    since: str = ""
+    failed: list[str] = field(default_factory=list)
+
+
+class Around:
+    """The commands of one run."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.rules = folder.parameters().notify
+
+    @property
+    def _path(self) -> Path:
+        return self.folder.workspace / "notify.json"
+
+    def _read(self) -> _State:
+        def made(raw: Any) -> _State:
+            return _State(**raw)
+
+        hint = "Remove this file, and run the commands of notify.after by hand if those before had run."
+        return read_state(self._path, made, "notify_state_damaged", hint) or _State()
+
+    @property
+    def night(self) -> int:
+        """Which night of this run it is, from 1; it is begun anew where the run had stood down."""
+        return max(1, self._read().night)
+
+    @property
+    def owed(self) -> list[str]:
+        """The commands after the night that still have to run, because those before were begun."""
+        state = self._read()
+        left = self.rules.after[state.done :] if state.phase == AFTER else self.rules.after
+        return [shlex.join(command) for command in left] if state.phase != OVER else []
+
+    def before(self, say: Say) -> list[str]:
+        """Run those before the night, and begin one; a sentence for each that failed."""
+        state = self._read()
+        if state.phase != BEFORE_COMMANDS:
+            state = _State(BEFORE_COMMANDS, 0, state.night + 1, utc_now())
+            self._save(state)
+        return self._run(state, self.rules.before, say)
+
+    def after(self, say: Say) -> list[str]:
+        """Run those after the night, if one was begun and they have not run since; a sentence for each that failed."""
+        state = self._read()
+        if state.phase == OVER:
+            return []
+        if state.phase != AFTER:
+            state = _State(AFTER, 0, state.night, utc_now())
+            self._save(state)
+        failed = self._run(state, self.rules.after, say)
+        state.phase = OVER
+        self._save(state)
+        return failed
+
+    def _run(self, state: _State, commands: Sequence[list[str]], say: Say) -> list[str]:
+        log = self.folder.reports / audit.NAME
+        for command in commands[state.done :]:
+            shown, name = shlex.join(command), f"the command of notify.{state.phase}"
+            try:
+                audit.append(log, f"notify.{state.phase}", outcome="begun", command=command)
+                done = run_or_fail(command, self.rules.command_seconds, name, "notify.command_seconds")
+                self.folder.log_block(f"notify.{state.phase} ended with 0: {shown}", done.said)
+                audit.append(log, f"notify.{state.phase}", command=command)
+            except RunbookError as error:
+                state.failed.append(one_line(error.line(), 400))
+                self.folder.log(f"WARNING: {error}")
+                say(f"WARNING: {error.line()} The run goes on.")
+                audit.append(log, f"notify.{state.phase}", outcome="failed", command=command, error=error.code)
+            state.done += 1
+            self._save(state)
+        return state.failed
+
+    def _save(self, state: _State) -> None:
+        write_json(self._path, asdict(state))

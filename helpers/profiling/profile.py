@@ -1,0 +1,563 @@
+"""Step 11: what is in the source, chunk by chunk, and what the migration would make of it.
+
+The pass (`profile_scan`) runs once, when the first table is asked for. This step looks and warns; 13 and 24 judge.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers import plots
+from helpers.chunks import ChunkBatch, Metadata
+from helpers.errors import one_line
+from helpers.profiling.sample import Places, Sampler, plain_text
+from helpers.profiling.search import Lookup
+from helpers.results import Verdict
+from helpers.run import kernel
+from helpers.run.open_source import check_spaces
+from helpers.run.record import NotebookStep, RunRecord
+from helpers.schema import Context, Schema, Transformed, load_schema
+from helpers.schema.file import FieldRule
+from helpers.stores import CollectionInfo
+
+# -- profile scan ------------------------------------------------------------------------------------------------------
+
+# What one pass over a source gathers for its profile, in bounded memory.
+#
+# Counts are exact, whatever the size. Above `LIMIT` chunks two things are sampled, by stable hashes and not by chance:
+# duplicates are sought among one content in `every`, and norms are kept of one chunk in a few (20,000 a collection). Of each
+# finding the first places are remembered, and what compares chunks with each other gets a sample (`exploring.sample`).
+
+
+LIMIT = 200_000  # chunks whose ids and contents are remembered
+NORMS = 20_000  # norms kept of a collection, for the figure and the median
+KEYS = 300  # metadata keys told apart
+DISTINCT = 40  # values of a field told apart
+LONG = 100_000  # characters
+UNIT = 1e-3  # a norm this near to 1 counts as normalised
+TYPES = {"string": "str", "integer": "int", "float": "float", "boolean": "bool", "strings": "list"}
+
+
+@dataclass(slots=True)
+class FieldSeen:
+    """A metadata field, over all collections. `values` counts texts and booleans, as long as they are few."""
+
+    present: Counter[str] = field(default_factory=Counter)  # by collection
+    types: Counter[str] = field(default_factory=Counter)
+    values: Counter[str] = field(default_factory=Counter)
+    wrong: Counter[str] = field(default_factory=Counter)  # wrong_type, out_of_range, unknown_value
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def add(self, collection: str, value: Any, rule: FieldRule | None) -> str:
+        """Count a value; what is wrong with it (see `fault`)."""
+        self.present[collection] += 1
+        self.types[type(value).__name__] += 1
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            self.minimum = value if self.minimum is None else min(self.minimum, value)
+            self.maximum = value if self.maximum is None else max(self.maximum, value)
+        elif isinstance(value, (str, bool)) and len(self.values) <= DISTINCT:
+            self.values[one_line(str(value), 60)] += 1
+        kind = fault(value, rule) if rule is not None else ""
+        if kind:
+            self.wrong[kind] += 1
+        return kind
+
+    def common(self) -> str:
+        """The commonest values, or that there are too many to tell."""
+        if len(self.values) > DISTINCT:
+            return f"more than {DISTINCT} different"
+        return ", ".join(f"{value} {n}" for value, n in self.values.most_common(8))
+
+
+@dataclass(slots=True)
+class CollectionSeen:
+    """A collection's documents and vectors."""
+
+    info: CollectionInfo
+    chunks: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    characters: int = 0
+    longest: int = 0
+    languages: Counter[str] = field(default_factory=Counter)
+    norms: list[float] = field(default_factory=list)
+
+
+class Twins:
+    """Which contents occur more than once, and where: the first place of each, and every place of the repeated.
+
+    A place is (collection, id) and, for ids, the target collection.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
+        self._first: dict[int, tuple[str, ...]] = {}
+        self.groups: dict[int, list[tuple[str, ...]]] = {}
+
+    def add(self, content: bytes, place: tuple[str, ...]) -> None:
+        digest = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
+        if digest % self.every:
+            return
+        if digest in self._first:
+            self.groups.setdefault(digest, [self._first[digest]]).append(place)
+        else:
+            self._first[digest] = place
+
+    @property
+    def surplus(self) -> int:
+        """How many chunks repeat an earlier one."""
+        return sum(len(group) - 1 for group in self.groups.values())
+
+
+class Scan:
+    """Everything that the pass has seen so far. `add` takes the chunks of a collection, batch by batch."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        context: Context,
+        dimensions: list[int],
+        infos: Sequence[CollectionInfo],
+        seed: int,
+        folder: Path,
+    ) -> None:
+        self.schema, self.context, self.dimensions, self.seed = schema, context, dimensions, seed
+        self.every = max(1, -(-sum(info.count for info in infos) // LIMIT))
+        self.sampler = Sampler(infos, seed)
+        self.places = Places(folder)
+        self.fields: dict[str, FieldSeen] = defaultdict(FieldSeen)
+        self.collections: dict[str, CollectionSeen] = {}
+        self.documents, self.vectors, self.ids = Twins(self.every), Twins(self.every), Twins(self.every)
+        self.texts = Twins(self.every)  # documents but for case, spaces and forms of the same letters
+        self.repairs: Counter[tuple[Hashable, ...]] = Counter()  # field, rule
+        self.examples: dict[tuple[Hashable, ...], str] = {}
+        self.failures: Counter[str] = Counter()  # reason
+        self.failed: list[dict[str, str]] = []  # the first 20
+        self.targets: Counter[str] = Counter()
+        self.quarantined = 0
+        self.repaired = 0
+
+    def open(self, info: CollectionInfo) -> None:
+        self.collections[info.name] = CollectionSeen(info)
+
+    def add(self, name: str, batch: ChunkBatch) -> None:
+        seen = self.collections[name]
+        seen.chunks += len(batch)
+        self._documents(seen, batch)
+        self._vectors(seen, batch)
+        done = self.schema.transform(batch, name, self.context)
+        self._metadata(seen, batch, done)
+        self._outcome(seen, done)
+        self.sampler.add(name, batch, done.targets)
+
+    def _documents(self, seen: CollectionSeen, batch: ChunkBatch) -> None:
+        name = seen.info.name
+        seen.counts["uris"] += sum(uri is not None for uri in batch.uris)
+        for chunk, document in zip(batch.ids, batch.documents, strict=True):
+            if not document:
+                self._count(seen, "none_documents" if document is None else "empty_documents", chunk)
+                continue
+            seen.characters += len(document)
+            seen.longest = max(seen.longest, len(document))
+            if len(document) >= LONG:
+                self._count(seen, "long_documents", chunk, f"{len(document):,} characters")
+            self.documents.add(document.encode("utf-8", "surrogatepass"), (name, chunk))
+            plain = plain_text(document)
+            if not plain:
+                self._count(seen, "blank_documents", chunk)
+                continue
+            self.texts.add(plain.encode("utf-8", "surrogatepass"), (name, chunk))
+
+    def _vectors(self, seen: CollectionSeen, batch: ChunkBatch) -> None:
+        finite = np.isfinite(batch.embeddings).all(axis=1) & ~batch.lost
+        norms = np.full(len(batch), np.nan)
+        norms[finite] = np.linalg.norm(batch.embeddings[finite].astype(np.float64), axis=1)
+        unit = np.abs(norms - 1) <= UNIT
+        seen.counts["unit_vectors"] += int(unit.sum())
+        for kind, those in (
+            ("lost_vectors", batch.lost),
+            ("nonfinite_vectors", ~finite & ~batch.lost),
+            ("zero_vectors", norms == 0),
+            ("unnormalised_vectors", finite & (norms != 0) & ~unit),
+        ):
+            for i in np.flatnonzero(those):
+                self._count(seen, kind, batch.ids[i], f"norm {norms[i]:.6g}" if kind.startswith("un") else "")
+        keep = max(1, seen.info.count // NORMS)
+        for i in np.flatnonzero(finite):
+            if zlib.crc32(batch.ids[i].encode("utf-8", "surrogatepass"), self.seed) % keep == 0:
+                seen.norms.append(float(norms[i]))
+            if norms[i] > 0:
+                self.vectors.add(batch.embeddings[i].tobytes(), (seen.info.name, batch.ids[i]))
+
+    def _count(self, seen: CollectionSeen, finding: str, chunk: str, detail: str = "") -> None:
+        seen.counts[finding] += 1
+        self.places.note(finding, seen.info.name, chunk, detail)
+
+    def _metadata(self, seen: CollectionSeen, batch: ChunkBatch, done: Transformed) -> None:
+        rules = {kind: {rule.name: rule for rule in self.schema.rules(kind)} for kind in set(done.types)}
+        name, core = seen.info.name, [rule.name for rule in self.schema.fields]
+        for chunk, found, kind in zip(batch.ids, batch.metadatas, done.types, strict=True):
+            metadata = found or _NOTHING
+            if found is None:
+                self._count(seen, "none_metadata", chunk)
+            for key in core:
+                if key not in metadata:
+                    self.places.note(f"missing_{key}", name, chunk)
+            language = one_line(str(metadata.get("language", "(missing)")), 40)
+            seen.languages[
+                language if language in seen.languages or len(seen.languages) < DISTINCT else "(others)"
+            ] += 1
+            for key, value in metadata.items():
+                known = key in self.fields or key in rules[kind] or len(self.fields) < KEYS
+                shown = key if known else "(further keys)"
+                if wrong := self.fields[shown].add(name, value, rules[kind].get(key)):
+                    self.places.note(f"{wrong}_{shown}", name, chunk, repr(value))
+
+    def _outcome(self, seen: CollectionSeen, done: Transformed) -> None:
+        """What the schema would do: repair, set aside, route."""
+        info = seen.info
+        failures = self.schema.failures(
+            done, self.context, dimension=info.dimension, allowed_dimensions=self.dimensions, space=info.space
+        )
+        bad = set(failures["id"])
+        seen.counts["quarantined"] += len(bad)
+        self.quarantined += len(bad)
+        self.failures.update(failures["reason"])
+        for chunk, reason, detail in zip(failures["id"], failures["reason"], failures["detail"], strict=True):
+            self.places.note(f"quarantine {reason}", info.name, str(chunk), str(detail))
+        for chunk, reasons in failures.groupby("id", sort=False)["reason"]:
+            self.places.note("quarantined", info.name, str(chunk), ", ".join(reasons))
+        for row in failures.head(20 - min(20, len(self.failed))).to_dict("records"):
+            self.failed.append({str(key): str(value) for key, value in row.items()})
+        self.repaired += done.repairs["id"].nunique()
+        self._repairs(done.repairs, info.name)
+        for chunk, target in zip(done.source_ids, done.targets, strict=True):
+            self.targets[target] += chunk not in bad
+            self.ids.add(chunk.encode("utf-8", "surrogatepass"), (info.name, chunk, target))
+
+    def _repairs(self, repairs: pd.DataFrame, name: str) -> None:
+        self.repairs.update(zip(repairs["field"], repairs["rule"], strict=True))
+        columns = (repairs[key] for key in ("id", "field", "rule", "before", "after"))
+        for chunk, field_name, rule, before, after in zip(*columns, strict=True):
+            self.places.note(f"repair {field_name} {rule}", name, chunk, f"{before} → {after}")
+        for row in repairs.drop_duplicates(["field", "rule"]).itertuples():
+            self.examples.setdefault((row.field, row.rule), f"{row.before} → {row.after}")
+
+
+_NOTHING: Metadata = {}
+
+
+def fault(value: Any, rule: FieldRule) -> str:
+    """What is wrong with a value that stands in the source: wrong_type, out_of_range, unknown_value, or ""."""
+    if type(value).__name__ != TYPES[rule.type]:
+        return "wrong_type"
+    if rule.allows(value):
+        return ""
+    return "out_of_range" if rule.is_number else "unknown_value"
+
+
+# -- profile -----------------------------------------------------------------------------------------------------------
+
+
+READ = 500  # chunks read at a time
+SHOWN = 100  # groups of duplicates or collisions in a table
+_WRONG = ("wrong_type", "out_of_range", "unknown_value")
+_COUNTED = (
+    "none_metadata",
+    "none_documents",
+    "empty_documents",
+    "long_documents",
+    "uris",
+    "lost_vectors",
+    "nonfinite_vectors",
+    "zero_vectors",
+)
+
+
+class Profile(NotebookStep):
+    """Tables to look at, change and look at again. Those on a defect also add a check to the step."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.schema = load_schema(run.parameters.schema_name)
+        self.lookup = Lookup(run)
+
+    @cached_property
+    def scan(self) -> Scan:
+        """One pass over every chunk of the source."""
+        p, run = self.run.parameters, self.run
+        with run.phase("profile") as phase:
+            store = self.lookup.reader
+            infos = [store.info(name) for name in store.names() if p.collections.selects(name)]
+            context = Context.of([i.name for i in infos], run.date, p.migration)
+            scan = Scan(
+                self.schema, context, p.expected.dimensions, infos, p.validation.seed, self.run.workspace / "findings"
+            )
+            with run.progress("profiling", sum(info.count for info in infos)) as progress:
+                for info in infos:
+                    scan.open(info)
+                    ids = store.ids(info.name)
+                    for start in range(0, len(ids), READ):
+                        batch = store.read(info.name, ids[start : start + READ])
+                        scan.add(info.name, batch)
+                        progress.advance(len(batch))
+                        phase.chunks += len(batch)
+        run.fact("findings", self._findings(scan))
+        return scan
+
+    @property
+    def chunks(self) -> int:
+        return sum(seen.chunks for seen in self.scan.collections.values())
+
+    def findings(self) -> dict[str, int]:
+        """What was found, by name; the rehearsal's are known beforehand (`sample.expected_findings`)."""
+        return self._findings(self.scan)
+
+    def _findings(self, scan: Scan) -> dict[str, int]:
+        chunks = sum(seen.chunks for seen in scan.collections.values())
+        found = {key: sum(seen.counts[key] for seen in scan.collections.values()) for key in _COUNTED}
+        found |= {f"missing_{rule.name}": chunks - _present(scan, rule.name) for rule in self.schema.fields}
+        found |= {
+            f"{kind}_{name}": n
+            for name, field in sorted(scan.fields.items())
+            for kind, n in field.wrong.items()
+        }  # fmt: skip
+        return found | {
+            "chunks": chunks,
+            "duplicate_documents": scan.documents.surplus,
+            "duplicate_vectors": scan.vectors.surplus,
+            "colliding_ids": len(scan.ids.groups),
+            "quarantined": scan.quarantined,
+            **{f"target_{name}": n for name, n in sorted(scan.targets.items())},
+        }
+
+    def overview(self) -> pd.DataFrame:
+        """One row a collection: chunks, shape, documents, vectors, and how many chunks would be set aside."""
+        rows = [
+            {
+                "collection": name,
+                "chunks": seen.chunks,
+                "dimension": seen.info.dimension,
+                "space": seen.info.space,
+                "declared": seen.info.declared_space,
+                "no_document": seen.counts["none_documents"],
+                "empty_document": seen.counts["empty_documents"],
+                "no_metadata": seen.counts["none_metadata"],
+                "mean_characters": round(seen.characters / max(1, seen.chunks)),
+                "longest": seen.longest,
+                "uris": seen.counts["uris"],
+                "quarantined": seen.counts["quarantined"],
+            }
+            for name, seen in self.scan.collections.items()
+        ]
+        lacking = self.findings()["none_documents"]
+        needed = self.schema.requires_document
+        self._check(
+            "every chunk has a document",
+            lacking,
+            "missing_document",
+            "The schema requires one: these chunks would be set aside." if needed else "",
+            applies=needed,
+        )
+        check_spaces(self.run, [seen.info for seen in self.scan.collections.values()], named=True)
+        self.run.fact("chunks", self.chunks)
+        return pd.DataFrame(rows)
+
+    def completeness(self) -> pd.DataFrame:
+        """Share of chunks that hold each field: one row a field, one column a collection.
+
+        Draws the heat map, of the schema's core fields where it has any.
+        """
+        scan = self.scan
+        names = [rule.name for rule in self.schema.fields]
+        names += sorted(name for name in scan.fields if name not in names)
+        table = pd.DataFrame(
+            {
+                collection: [_count(scan, name, collection) / max(1, seen.chunks) for name in names]
+                for collection, seen in scan.collections.items()
+            },
+            index=pd.Index(names, name="field", dtype=object),
+        )
+        lacking = {r.name: self.chunks - _present(scan, r.name) for r in self.schema.fields if r.fixed is None}
+        worst = sorted((name for name, n in lacking.items() if n), key=lambda name: -lacking[name])
+        self._check(
+            "the fields of the schema are there",
+            sum(lacking.values()),
+            "missing_metadata",
+            "Filled in by the schema: " + ", ".join(f"{name} {lacking[name]}" for name in worst),
+            applies=bool(lacking),
+        )
+        caption = "Share of the source's chunks that hold each metadata field, by collection."
+        drawn = table if not self.schema.fields else table.loc[[rule.name for rule in self.schema.fields]]
+        self.run.figure("completeness", plots.completeness_heatmap(drawn), caption)
+        return table
+
+    def values(self) -> pd.DataFrame:
+        """One row a field: types, range, the commonest values, and what the schema finds wrong with them."""
+        scan = self.scan
+        expected = {rule.name: rule.type for kind in self._kinds() for rule in self.schema.rules(kind)}
+        rows = [
+            {
+                "field": name,
+                "wanted": expected.get(name, ""),
+                "present": sum(seen.present.values()),
+                "types": _ranked(seen.types.most_common()),
+                "minimum": seen.minimum,
+                "maximum": seen.maximum,
+                **{kind: seen.wrong[kind] for kind in _WRONG},
+                "values": seen.common(),
+            }
+            for name, seen in sorted(scan.fields.items(), key=lambda item: (item[0] not in expected, item[0]))
+        ]
+        judged = not self.schema.is_identity
+        out = sum(seen.wrong["out_of_range"] for seen in scan.fields.values())
+        other = sum(seen.wrong[kind] for seen in scan.fields.values() for kind in ("wrong_type", "unknown_value"))
+        self._check(
+            "scores are within their range", out, "invalid_scores", "The schema says what becomes of them.", judged
+        )
+        self._check("values are of their type and list", other, "invalid_values", "Converted or repaired.", judged)
+        columns = ["field", "wanted", "present", "types", "minimum", "maximum", *_WRONG, "values"]
+        return pd.DataFrame(rows, columns=columns)  # a source without any metadata has no rows
+
+    def vectors(self) -> pd.DataFrame:
+        """One row a collection: lost, not finite, zero and unit vectors, and the norms (L2). Draws their histogram."""
+        rows = []
+        for name, seen in self.scan.collections.items():
+            norms = np.asarray(seen.norms)
+            low, middle, high = np.quantile(norms, [0, 0.5, 1]) if norms.size else (np.nan, np.nan, np.nan)
+            counts = {k: seen.counts[f"{k}_vectors"] for k in ("lost", "nonfinite", "zero", "unit")}
+            rows.append(
+                {"collection": name, "vectors": seen.chunks, "dimension": seen.info.dimension, **counts,
+                 "norm_minimum": low, "norm_median": middle, "norm_maximum": high, "norms_kept": norms.size}
+            )  # fmt: skip
+        found = self.findings()
+        self._check("every vector can be read", found["lost_vectors"], "missing_embedding", "Would be set aside.")
+        self._check("vectors are finite", found["nonfinite_vectors"], "nan_embedding", "Would be set aside.")
+        self._check("no vector is zero", found["zero_vectors"], "zero_vector", "At the same cosine distance from all.")
+        caption = "Norms of the source's vectors, by collection."
+        kept = {name: np.asarray(seen.norms) for name, seen in self.scan.collections.items()}
+        self.run.figure("norms", plots.norms_histogram(kept), caption)
+        return pd.DataFrame(rows)
+
+    def duplicates(self) -> pd.DataFrame:
+        """Documents, and vectors but for zero ones, that stand in the source more than once, to the last bit."""
+        rows = [
+            {"what": what, "chunks": len(group), "where": _places(group)}
+            for what, twins in (("document", self.scan.documents), ("vector", self.scan.vectors))
+            for group in sorted(twins.groups.values(), key=len, reverse=True)[:SHOWN]
+        ]
+        found = self.findings()
+        for what in ("documents", "vectors"):
+            self._check(
+                f"no {what} are repeated",
+                found[f"duplicate_{what}"],
+                "duplicates",
+                "Migrated as they are." + self._part,
+            )
+        groups = sum(len(twins.groups) for twins in (self.scan.documents, self.scan.vectors))
+        whole = "All: desk.export('duplicate_documents'), desk.export('duplicate_vectors')."
+        return kernel.cut(pd.DataFrame(rows, columns=["what", "chunks", "where"]), groups, whole)
+
+    def collisions(self) -> pd.DataFrame:
+        """Ids that more than one collection uses, and whether they would meet in one target collection."""
+        groups = sorted(self.scan.ids.groups.values())
+        meeting = [group for group in groups if len({target for *_, target in group}) < len(group)]
+        kept_apart = self.run.parameters.migration.id_policy == "prefix"
+        bad = bool(meeting) and not kept_apart
+        advice = (
+            "The dry run would stop at them. Begin a new run with migration.id_policy: prefix, which writes every id as "
+            "<source collection>:<id> (tell the clients), or rename them at the source."
+        )
+        self.run.check(
+            "no ids meet in a target collection",
+            Verdict.FAIL if bad else Verdict.PASS,
+            measured=len(meeting),
+            threshold=0,
+            unit="ids",
+            reason="id_collision" if bad else "",
+            detail=(advice if bad else "Kept apart by migration.id_policy: prefix." if meeting else "") + self._part,
+            offenders=len(meeting) if bad else 0,
+        )
+        rows = [
+            {
+                "id": one_line(group[0][1], 80),
+                "collections": ", ".join(place[0] for place in group),
+                "targets": ", ".join(sorted({place[2] for place in group})),
+                "meet": len({target for *_, target in group}) < len(group),
+            }
+            for group in groups[:SHOWN]
+        ]
+        frame = pd.DataFrame(rows, columns=["id", "collections", "targets", "meet"])
+        return kernel.cut(frame, len(groups), "All: desk.export('colliding_ids').")
+
+    def schema_preview(self) -> pd.DataFrame:
+        """What the schema would do with these chunks: repair, set aside, send to which target collection."""
+        scan, total = self.scan, max(1, self.chunks)
+        rows: list[tuple[str, str, str, int, str]] = [
+            ("repair", str(name), str(rule), n, scan.examples.get((name, rule), ""))
+            for (name, rule), n in scan.repairs.most_common()
+        ]
+        rows += [("quarantine", "", reason, n, "") for reason, n in scan.failures.most_common()]
+        rows += [("route", "", name, n, "") for name, n in sorted(scan.targets.items())]
+        valid = (total - scan.quarantined) / total
+        minimum = self.run.parameters.migration.minimum_valid
+        self.run.check(
+            "chunks would pass validation",
+            Verdict.WARNING if scan.quarantined else Verdict.PASS,
+            measured=valid,
+            threshold=minimum,
+            reason="quarantined" if scan.quarantined else "",
+            detail=", ".join(f"{reason} {n}" for reason, n in scan.failures.most_common()),
+            offenders=scan.quarantined,
+            ids=scan.failed,
+        )
+        self.run.fact("repaired_chunks", scan.repaired)
+        table = pd.DataFrame(rows, columns=["what", "field", "rule", "chunks", "example"])
+        return table.assign(share=table["chunks"] / total)
+
+    @property
+    def _part(self) -> str:
+        every = self.scan.every
+        return "" if every == 1 else f" Sought among one content in {every}, chosen by its digest."
+
+    def _kinds(self) -> list[str | None]:
+        return list(dict.fromkeys(self.schema.targets(list(self.scan.collections)).values()))
+
+    def _check(self, name: str, count: int, reason: str, detail: str, applies: bool = True) -> None:
+        bad = applies and count > 0
+        self.run.check(
+            name,
+            Verdict.WARNING if bad else Verdict.PASS if applies else Verdict.NOT_APPLICABLE,
+            measured=count,
+            threshold=0,
+            reason=reason if bad else "",
+            detail=detail if bad else "" if applies else f"Schema {self.schema.name} has no rule for it.",
+            offenders=count if bad else 0,
+        )
+
+
+def _count(scan: Scan, name: str, collection: str) -> int:
+    return scan.fields[name].present[collection] if name in scan.fields else 0
+
+
+def _present(scan: Scan, name: str) -> int:
+    return sum(scan.fields[name].present.values()) if name in scan.fields else 0
+
+
+def _ranked(counts: list[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts)
+
+
+def _places(group: list[tuple[str, ...]]) -> str:
+    named = "; ".join(f"{place[0]}: {one_line(place[1], 60)}" for place in group[:4])
+    return named if len(group) <= 4 else f"{named}; and {len(group) - 4} more"

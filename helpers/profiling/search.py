@@ -1,0 +1,323 @@
+"""The names of all findings of a profile: what each means, which reason code it has, which chunks are behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.chunks import ChunkBatch
+from helpers.errors import RunbookError, Terminal, UsageError, one_line
+from helpers.profiling.sample import Place, Places
+from helpers.run.open_source import open_chosen
+from helpers.run.record import RunRecord
+from helpers.stores import Reader
+
+# -- lookup ------------------------------------------------------------------------------------------------------------
+
+# The source, opened at the first question and kept open while the desk is in use; nothing here writes.
+
+
+READ = 500  # chunks read at a time
+EXCERPT = 300  # characters of a document in a table
+
+
+class Lookup:
+    """Reads chunks by id. An embedded source is copied once, not for every question; `close` removes the copy."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self._run = run
+        self._stack = contextlib.ExitStack()
+        self._reader: Reader | None = None
+        weakref.finalize(self, self._stack.close)  # also at the end of the process
+
+    @property
+    def reader(self) -> Reader:
+        if self._reader is None:
+            self._reader = self._stack.enter_context(open_chosen(self._run))
+            self._run.leaving.callback(self.close)
+        return self._reader
+
+    def close(self) -> None:
+        """Let go of the source; the next question opens it again."""
+        self._reader = None
+        self._stack.close()
+
+    def read(self, collection: str, ids: Sequence[str], *, embeddings: bool = False) -> ChunkBatch:
+        """These chunks as they are in the source now; those that it does not hold any more are left out."""
+        parts = [
+            self.reader.read(collection, ids[start : start + READ], embeddings=embeddings)
+            for start in range(0, len(ids), READ)
+        ]
+        return ChunkBatch.concatenate(parts) if parts else ChunkBatch.empty()
+
+    def chunks(self, places: Iterable[Place], excerpt: int | None = EXCERPT) -> pd.DataFrame:
+        """A row for each place, in their order: collection, id, detail, document (its beginning), metadata.
+
+        `excerpt` is how many characters of a document are kept (None: all). What is not there any more has neither.
+        """
+        listed = list(places)
+        held: dict[tuple[str, str], tuple[str | None, object]] = {}
+        for name in dict.fromkeys(place.collection for place in listed):
+            batch = self.read(name, list(dict.fromkeys(p.id for p in listed if p.collection == name and p.id)))
+            for chunk, document, metadata in zip(batch.ids, batch.documents, batch.metadatas, strict=True):
+                held[name, chunk] = (document if document is None else document[:excerpt], metadata)
+        gone: tuple[str | None, object] = (None, None)
+        rows = [
+            {"collection": p.collection, "id": p.id, "detail": p.detail, "document": document, "metadata": metadata}
+            for p in listed
+            for document, metadata in [held.get((p.collection, p.id), gone)]
+        ]
+        return pd.DataFrame(rows, columns=["collection", "id", "detail", "document", "metadata"], dtype=object)
+
+
+# -- asking ------------------------------------------------------------------------------------------------------------
+
+# Searches in the source: by text, with each collection's own embedding function, or by a chunk that is there.
+
+
+COLUMNS = ["collection", "id", "distance", "space", "document", "remark"]
+
+
+def by_text(lookup: Lookup, collections: Sequence[str], text: str, k: int) -> pd.DataFrame:
+    """The k chunks of each collection that lie nearest to the text, best first.
+
+    A collection that cannot be asked has one row that says why. Distances of different collections can be compared where
+    space and embedding function are the same.
+    """
+    reader = lookup.reader
+    rows: list[dict[str, Any]] = []
+    for name in collections:
+        space = reader.info(name).space
+        if why := reader.text_queries_available(name):
+            rows.append(_remark(name, space, f"cannot be asked: {why}"))
+            continue
+        try:
+            hits = reader.query_texts(name, [text], k)[0]
+        except Terminal as error:  # the function is here and does not work: a service, a key, a model
+            rows.append(_remark(name, space, f"cannot be asked: {error.what}"))
+            continue
+        rows += [
+            {"collection": name, "id": i, "distance": d, "space": space, "document": (t or "")[:EXCERPT], "remark": ""}
+            for i, d, t in hits
+        ]
+    return _sorted(rows)
+
+
+def by_id(lookup: Lookup, collections: Sequence[str], chunk: str, home: str, k: int) -> pd.DataFrame:
+    """The k chunks of each collection that lie nearest to this chunk's vector, best first; the chunk itself is left out.
+
+    `home` is the collection that the chunk is in. Raises `UsageError` where it is in none of them, or has no vector to
+    search with.
+    """
+    reader = lookup.reader
+    batch = lookup.read(home, [chunk], embeddings=True)
+    if not len(batch):
+        raise UsageError(
+            "chunk_unknown", f"no chunk {one_line(chunk, 80)}", where=f"collection {home}",
+            next_step="Take an id from desk.sample.frame or from desk.behind(…).",
+        )  # fmt: skip
+    vector = batch.embeddings[0]
+    if batch.lost[0] or not np.isfinite(vector).all():
+        raise UsageError(
+            "chunk_without_vector", f"chunk {one_line(chunk, 80)} has no vector that can be read",
+            where=f"collection {home}", next_step="Take another chunk.",
+        )  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for name in collections:
+        info = reader.info(name)
+        if info.dimension != len(vector):
+            rows.append(_remark(name, info.space, f"has {info.dimension or 'no'} dimensions, the chunk {len(vector)}"))
+            continue
+        try:
+            hits = reader.query(name, vector[None, :], k + (name == home))[0]
+        except RunbookError as error:
+            rows.append(_remark(name, info.space, f"cannot be asked: {error.what}"))
+            continue
+        others = [(i, d) for i, d in hits if (name, i) != (home, chunk)][:k]
+        texts = lookup.chunks([Place(name, i) for i, _ in others])["document"]
+        rows += [
+            {"collection": name, "id": i, "distance": d, "space": info.space, "document": text or "", "remark": ""}
+            for (i, d), text in zip(others, texts, strict=True)
+        ]
+    return _sorted(rows)
+
+
+def _remark(name: str, space: str, why: str) -> dict[str, Any]:
+    return {
+        "collection": name,
+        "id": "",
+        "distance": np.nan,
+        "space": space,
+        "document": "",
+        "remark": one_line(why, 300),
+    }
+
+
+def _sorted(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.sort_values(["distance", "collection", "id"], kind="stable", ignore_index=True)
+
+
+# -- export ------------------------------------------------------------------------------------------------------------
+
+# A finding as a CSV file that a spreadsheet opens without doing what a chunk says.
+
+
+EXPORT_COLUMNS = ("collection", "id", "detail", "document", "metadata")
+_FORMULA = tuple("=+-@＝＋－＠|%\t\r\n\x00")
+
+
+def write_csv(path: Path, lookup: Lookup, places: Iterable[Place]) -> int:
+    """One row for each place, with the whole document and the metadata as JSON; the number of rows.
+
+    Whole or not at all; UTF-8 with its mark, so that spreadsheets read the letters right. Read in pieces: memory does not
+    grow with the finding.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    rows = 0
+    with temporary.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+        writer.writerow(EXPORT_COLUMNS)
+        for row in _rows(lookup, places):
+            writer.writerow([harmless(value) for value in row])
+            rows += 1
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return rows
+
+
+def _rows(lookup: Lookup, places: Iterable[Place]) -> Iterator[list[Any]]:
+    left = iter(places)
+    while piece := list(islice(left, READ)):
+        frame = lookup.chunks(piece, excerpt=None)
+        for row in frame.itertuples(index=False):
+            metadata = "" if row.metadata is None else json.dumps(row.metadata, ensure_ascii=False, default=str)
+            yield [row.collection, row.id, row.detail, row.document, metadata]
+
+
+def harmless(value: Any) -> str:
+    """A cell that is text and nothing else: what would begin a formula begins with an apostrophe, as spreadsheets write it."""
+    text = "" if value is None else str(value).replace("\x00", "")
+    return f"'{text}" if text.lstrip(" \u00a0").startswith(_FORMULA) or text.startswith("'") else text
+
+
+def file_name(finding: str) -> str:
+    """`11_<finding>.csv`."""
+    return f"11_{file_stem(finding)}.csv"
+
+
+def file_stem(name: str) -> str:
+    """A foreign name in letters that every file system takes."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.")[:80] or "unnamed"
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
+
+
+# A name, or its beginning before `_<field>` or ` <field> <rule>`: what it means, and the reason code of checks on it.
+MEANINGS: dict[str, tuple[str, str]] = {
+    "none_documents": ("no document (None)", "missing_document"),
+    "empty_documents": ("an empty document", "missing_document"),
+    "blank_documents": ("a document of nothing but spaces", "missing_document"),
+    "long_documents": ("a document of 100,000 characters or more", ""),
+    "none_metadata": ("no metadata at all", "missing_metadata"),
+    "lost_vectors": ("the store lists the chunk and cannot give its vector", "missing_embedding"),
+    "nonfinite_vectors": ("NaN or infinity in the vector", "nan_embedding"),
+    "zero_vectors": ("a vector of zeros: on cosine equally far from everything, never found", "zero_vector"),
+    "unnormalised_vectors": ("a norm other than 1, in a collection where others have 1", ""),
+    "duplicate_documents": ("the same document, to the last letter, more than once", "duplicates"),
+    "respaced_documents": ("the same document but for case, spaces or forms of letters", "duplicates"),
+    "near_documents": ("nearly the same document (sample)", "duplicates"),
+    "duplicate_vectors": ("the same vector, to the last bit, more than once", "duplicates"),
+    "near_vectors": ("nearly the same vector (sample)", "duplicates"),
+    "colliding_ids": ("an id that several collections use", "id_collision"),
+    "outliers": ("far from the others of its collection (sample)", ""),
+    "cosine_trap": ("declared as another space than queries answer in: a copied configuration would search wrongly",
+                    "distance_space"),
+    "space_trap": ("as cosine_trap, and the space that queries answer in is not cosine", "distance_space"),
+    "quarantined": ("set aside by the schema or the checks, for any reason", "quarantined"),
+    "missing": ("the field is missing", "missing_metadata"),
+    "wrong_type": ("a value of another type than the schema's", "invalid_values"),
+    "out_of_range": ("a number outside of the schema's range", "invalid_scores"),
+    "unknown_value": ("a value that the schema does not list", "invalid_values"),
+    "repair": ("the schema would change the value", ""),
+    "quarantine": ("would be set aside", "quarantined"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`chunks` counts them, `every` goes through their `places`: more than chunks where a group is shown with its first."""
+
+    name: str
+    chunks: int
+    collections: int
+    places: int
+    every: Callable[[], Iterator[Place]]
+
+    def first(self, most: int) -> list[Place]:
+        return list(islice(self.every(), most))
+
+    @property
+    def meaning(self) -> str:
+        return _known(self.name)[0]
+
+    @property
+    def reason(self) -> str:
+        return _known(self.name)[1]
+
+    @staticmethod
+    def of(name: str, chunks: int, places: Iterable[Place]) -> Finding:
+        known = tuple(places)
+        return Finding(name, chunks, len({place.collection for place in known}), len(known), lambda: iter(known))
+
+
+def of_places(places: Places) -> list[Finding]:
+    """What the pass noted chunk by chunk."""
+    return [
+        Finding(name, places.total(name), len(counts), places.total(name), partial(places.every, name))
+        for name, counts in places.counts.items()
+    ]
+
+
+def of_groups(name: str, groups: Iterable[list[tuple[str, ...]]]) -> Finding:
+    """Chunks that repeat each other: all but the first of each group count, and every one of them is a place.
+
+    A place is (collection, id, …); its detail names the first of its group.
+    """
+    known = list(groups)
+
+    def every() -> Iterator[Place]:
+        for group in known:
+            first = f"group of {len(group)}: {group[0][0]}: {group[0][1]}"
+            yield from (Place(place[0], place[1], first) for place in group)
+
+    chunks = sum(map(len, known))
+    return Finding(name, chunks - len(known), len({place[0] for group in known for place in group}), chunks, every)
+
+
+def is_known(name: str) -> bool:
+    """Whether a finding can have this name, be it here or not."""
+    return _known(name)[0] != name
+
+
+def _known(name: str) -> tuple[str, str]:
+    if name in MEANINGS:
+        return MEANINGS[name]
+    start = next((key for key in MEANINGS if name.startswith((f"{key}_", f"{key} "))), "")
+    return MEANINGS.get(start, (name, ""))

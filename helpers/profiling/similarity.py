@@ -1,0 +1,342 @@
+"""Near duplicates in the sample: documents that share nearly all of their text, vectors that point nearly the same way.
+
+Each chunk is listed with the one before it that is most like it, so that a hundred copies are 99 rows and not 4,950.
+Documents: characters in runs of five (of the text but for case and spaces), MinHash in bands to find candidates, and then
+their true Jaccard similarity. Vectors: candidates by a seeded random projection, and then their true cosine.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.decomposition import PCA  # type: ignore[import-untyped,unused-ignore]
+from sklearn.random_projection import GaussianRandomProjection  # type: ignore[import-untyped,unused-ignore]
+
+from helpers.chunks import Vectors
+from helpers.profiling.sample import Sample, lengths_of, plain_text
+from helpers.stores.base import Space
+
+# -- neighbours --------------------------------------------------------------------------------------------------------
+
+# How near chunks lie to each other in the sample, which lie apart, and a plane to look at.
+
+
+ASKED = 500  # chunks whose neighbours are sought, among all of the sample
+DRAWN = 2_000  # points of the map
+FAR = 6.0  # robust standard deviations from the median of the collection
+_FEW = 8  # chunks of a collection below which nothing can be said to stand out
+_BLOCK = 128
+NEAREST_COLUMNS = ["collection", "id", "space", "neighbour_collection", "neighbour_id", "distance", "within"]
+OUTLIER_COLUMNS = ["rule", "collection", "id", "value", "median", "limit"]
+
+Numbers = npt.NDArray[np.float64]
+
+
+def nearest(sample: Sample, spaces: Mapping[str, Space]) -> pd.DataFrame:
+    """The distance from chunks to their nearest neighbour in each collection of the same dimension.
+
+    One row a pair (chunk, collection): collection, id, space, neighbour_collection, neighbour_id, distance, within (whether it is
+    the chunk's own collection; the chunk itself is not its neighbour). Distances are exact, in the space of the chunk's own
+    collection (l2: squared). Zero vectors are left out: on cosine they are equally far from everything.
+    """
+    frame = sample.frame
+    collections, ids = frame["collection"].to_numpy(object), frame["id"].to_numpy(object)
+    parts = []
+    for _, at, vectors in sample.spaces():
+        rows = np.flatnonzero(lengths_of(vectors) > 0)
+        parts.append(_nearest(vectors[rows], collections[at[rows]], ids[at[rows]], spaces, sample.seed))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=NEAREST_COLUMNS)
+
+
+def _nearest(
+    vectors: Vectors,
+    names: npt.NDArray[np.object_],
+    ids: npt.NDArray[np.object_],
+    spaces: Mapping[str, Space],
+    seed: int,
+) -> pd.DataFrame:
+    starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]]))  # rows stand by collection
+    ends = np.append(starts[1:], len(names))
+    asked = _asked(starts, ends, seed)
+    squares = np.square(lengths_of(vectors))
+    part = np.repeat(np.arange(len(starts)), ends - starts)  # of each row: the number of its collection
+    pairs: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Numbers]] = []  # asked, neighbours, distances
+    for start in range(0, len(asked), _BLOCK):
+        some = asked[start : start + _BLOCK]
+        dots = (vectors[some] @ vectors.T).astype(np.float64)
+        for i, row in enumerate(some.tolist()):
+            far = _distances(spaces[names[row]], dots[i], squares, squares[row])
+            far[row] = np.inf
+            least = np.minimum.reduceat(far, starts)
+            near = np.flatnonzero((far == least[part]) & np.isfinite(far))
+            best = near[np.unique(part[near], return_index=True)[1]]  # of each collection the first
+            pairs.append((np.full(len(best), row), best, far[best]))
+    if not pairs:
+        return pd.DataFrame(columns=NEAREST_COLUMNS)
+    own, other, distances = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    space = np.array([spaces[name] for name in names[starts]], dtype=object)[part[own]]
+    columns = (names[own], ids[own], space, names[other], ids[other], distances, part[own] == part[other])
+    return pd.DataFrame(dict(zip(NEAREST_COLUMNS, columns, strict=True)))
+
+
+def _distances(space: Space, dots: Numbers, squares: Numbers, square: float) -> Numbers:
+    if space == "l2":
+        return np.maximum(squares + square - 2 * dots, 0.0)
+    if space == "ip":
+        return 1.0 - dots
+    return np.maximum(1.0 - dots / np.sqrt(squares * square), 0.0)
+
+
+def _asked(starts: npt.NDArray[np.intp], ends: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
+    """At most `ASKED` rows, of each collection a fair share, by the seed."""
+    total = int(ends[-1]) if len(ends) else 0
+    rng = np.random.default_rng(seed)
+    picked = []
+    for first, last in zip(starts.tolist(), ends.tolist(), strict=True):
+        n = last - first
+        share = n if total <= ASKED else max(1, min(n, max(20, ASKED * n // total)))
+        picked.append(np.sort(rng.choice(np.arange(first, last), share, replace=False)))
+    return np.concatenate(picked)[: 2 * ASKED] if picked else np.zeros(0, np.intp)
+
+
+def outliers(sample: Sample) -> pd.DataFrame:
+    """Chunks that stand far from the others of their collection, by rule: a chunk may be there under several.
+
+    Rules: `direction` (1 − cosine to the mean direction of the collection), `norm` (L2), `length` (log10 of the document's
+    characters). Far is more than 6 robust standard deviations (1.4826 × the median absolute deviation, at least 0.1 % of
+    the median; of lengths at least 0.05, so that less than half or double is never far) from the median; collections of
+    fewer than 8 chunks are not judged.
+    """
+    frame = sample.frame
+    lengths = frame["characters"].to_numpy(np.float64)
+    sizes = frame["norm"].to_numpy(np.float64)
+    measures: list[tuple[str, Numbers]] = [
+        ("direction", _directions(sample)),
+        ("norm", np.where(sizes > 0, sizes, np.nan)),
+        ("length", np.log10(lengths, out=np.full(len(lengths), np.nan), where=lengths > 0)),
+    ]
+    names, ids = frame["collection"].to_numpy(object), frame["id"].to_numpy(object)
+    rows = []
+    for rule, values in measures:
+        for name in sample.parts:
+            known = np.flatnonzero((names == name) & np.isfinite(values))
+            if len(known) < _FEW:
+                continue
+            middle = float(np.median(values[known]))
+            away = np.abs(values[known] - middle)
+            limit = FAR * max(1.4826 * float(np.median(away)), 0.05 if rule == "length" else 1e-3 * abs(middle), 1e-9)
+            rows += [(rule, name, ids[i], float(values[i]), middle, limit) for i in known[away > limit]]
+    table = pd.DataFrame(rows, columns=OUTLIER_COLUMNS)
+    far = ((table["value"] - table["median"]).abs() / table["limit"]).rename("times_limit")
+    return pd.concat([table, far], axis="columns").sort_values(
+        ["times_limit", "collection", "id"], ascending=[False, True, True], kind="stable", ignore_index=True
+    )
+
+
+def _directions(sample: Sample) -> Numbers:
+    """1 − cosine of each vector to the mean of its collection's unit vectors; NaN for zero, lost and not finite ones."""
+    found = np.full(len(sample), np.nan)
+    names = sample.frame["collection"].to_numpy(object)
+    for _, at, vectors in sample.spaces():
+        for name in dict.fromkeys(names[at]):
+            rows = at[names[at] == name]
+            part = vectors[names[at] == name].astype(np.float64)
+            lengths = np.linalg.norm(part, axis=1)
+            unit = part[lengths > 0] / lengths[lengths > 0, None]
+            mean = unit.mean(axis=0) if len(unit) else np.zeros(1)
+            if np.linalg.norm(mean) > 0:
+                found[rows[lengths > 0]] = 1.0 - unit @ (mean / np.linalg.norm(mean))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Chunks on the first two principal components: `rows` of the sample, `points` (n, 2), the share of variance seen."""
+
+    rows: npt.NDArray[np.intp]
+    points: Numbers
+    seen: float
+    dimension: int
+
+
+def plane(sample: Sample) -> Plane | None:
+    """Of the commonest dimension, at most 2,000 chunks by the seed; directions only (unit vectors). None without three."""
+    best = max(sample.spaces(), key=lambda group: (len(group[1]), group[0]), default=None)
+    if best is None:
+        return None
+    dimension, at, vectors = best
+    lengths = lengths_of(vectors)
+    rows = np.flatnonzero(lengths > 0)
+    if len(rows) > DRAWN:
+        rows = np.sort(np.random.default_rng(sample.seed).choice(rows, DRAWN, replace=False))
+    if len(rows) < 3:
+        return None
+    unit = vectors[rows] / lengths[rows, None]
+    if unit.shape[1] < 2:
+        unit = np.pad(unit, ((0, 0), (0, 1)))
+    if not np.ptp(unit, axis=0).any():
+        return Plane(at[rows], np.zeros((len(rows), 2)), 1.0, dimension)
+    fit = PCA(
+        n_components=2, svd_solver="full" if unit.shape[1] <= 256 else "randomized", random_state=sample.seed % 2**32
+    )
+    points = np.asarray(fit.fit_transform(unit), np.float64)
+    return Plane(at[rows], points, float(fit.explained_variance_ratio_.sum()), dimension)
+
+
+def labels(values: pd.Series, most: int = 8) -> pd.Categorical:
+    """A label for each value to count or colour by, in a sensible order of labels; missing ones come last.
+
+    Texts and flags are labelled as they are, the commonest first; more than `most` different numbers by ranges that hold
+    about equally many, the smallest first.
+    """
+    missing = values.isna()
+    shown = values.map(str).astype(object).mask(missing, "(missing)")
+    numbers = pd.to_numeric(values.where(~values.map(_is_flag)), errors="coerce")
+    if numbers.notna().sum() > 0.5 * (~missing).sum() and numbers.nunique() > most:
+        edges = np.unique(np.quantile(numbers.dropna(), np.linspace(0, 1, 6)))
+        ranges = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges.tolist())]
+        at = np.clip(np.searchsorted(edges, numbers.fillna(edges[0]).to_numpy(), side="right") - 1, 0, len(ranges) - 1)
+        ranged = pd.Series([ranges[i] for i in at.tolist()], index=values.index, dtype=object)
+        shown = ranged.mask(numbers.isna(), "(no number)").mask(missing, "(missing)")
+        order = [*dict.fromkeys(ranges), "(no number)", "(missing)"]
+        return pd.Categorical(shown, [label for label in order if label in set(shown)])
+    counts = shown.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    return pd.Categorical(shown, sorted(counts.index, key=lambda label: label == "(missing)"))
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, (bool, np.bool_))
+
+
+# -- similarity --------------------------------------------------------------------------------------------------------
+
+
+JACCARD = 0.9  # of two documents' runs of characters, from here on they are near
+COSINE = 0.999  # of two vectors
+COLUMNS = ["what", "similarity", "identical", "collection", "id", "like_collection", "like_id"]
+_RUN = 5  # characters
+_BANDS, _ROWS = 8, 4  # finds 99.9 % of the pairs at 0.9
+_CANDIDATES = 20_000  # pairs of documents that are compared in full
+_PROJECTED = 128  # dimensions; the error of a cosine near 1 stays far below the margin
+_MARGIN = 0.01
+_PAIR_BLOCK = 1_024  # rows compared at a time
+
+Pairs = list[tuple[int, int, float]]  # row, an earlier row, similarity
+
+
+def near_duplicates(sample: Sample) -> pd.DataFrame:
+    """One row for each chunk that has a near twin earlier in the sample; `identical` where both are the same exactly."""
+    frame = sample.frame
+    places = list(zip(frame["collection"], frame["id"], strict=True))
+    documents = [part.documents[i] for part in sample.parts.values() for i in range(len(part.ids))]
+    lengths = frame["characters"].tolist()
+    rows = [
+        ("document", round(similarity, 4), documents[a] == documents[b] and lengths[a] == lengths[b],
+         *places[a], *places[b])
+        for a, b, similarity in near_documents(documents)
+    ]  # fmt: skip
+    for _, at, vectors in sample.spaces():
+        rows += [
+            ("vector", round(similarity, 6), bool((vectors[a] == vectors[b]).all()), *places[at[a]], *places[at[b]])
+            for a, b, similarity in near_vectors(vectors, sample.seed)
+        ]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"identical": bool})
+
+
+# -- vectors -------------------------------------------------------------------------------------------------------
+
+
+def near_vectors(vectors: Vectors, seed: int, threshold: float = COSINE) -> Pairs:
+    """Pairs of rows of `vectors` (n, d) whose cosine is at least the threshold; zero vectors are like nothing."""
+    lengths = lengths_of(vectors)
+    rows = np.flatnonzero(lengths > 0)
+    unit: Vectors = np.divide(vectors[rows], lengths[rows, None], dtype=np.float32, casting="same_kind")
+    if len(rows) < 2:
+        return []
+    flat = _projected(unit, seed)
+    found: Pairs = []
+    for start in range(0, len(rows), _PAIR_BLOCK):
+        stop = min(start + _PAIR_BLOCK, len(rows))
+        alike = flat[start:stop] @ flat[:stop].T
+        alike[np.arange(stop) >= np.arange(start, stop)[:, None]] = -2.0  # only earlier ones
+        best = alike.argmax(axis=1)
+        for i in np.flatnonzero(alike[np.arange(stop - start), best] >= threshold - _MARGIN):
+            a, b = start + int(i), int(best[i])
+            cosine = float(unit[a].astype(np.float64) @ unit[b].astype(np.float64))
+            if a != b and cosine >= threshold:
+                found.append((int(rows[a]), int(rows[b]), min(cosine, 1.0)))
+    return found
+
+
+def _projected(unit: Vectors, seed: int) -> Vectors:
+    """Unit rows (n, d) in fewer dimensions, unit again: cosines near 1 stay near 1."""
+    if unit.shape[1] <= _PROJECTED:
+        return unit
+    projection = GaussianRandomProjection(_PROJECTED, random_state=seed % 2**32)
+    flat = np.asarray(projection.fit_transform(unit), np.float32)
+    lengths = np.linalg.norm(flat, axis=1, keepdims=True)
+    scaled: Vectors = np.divide(flat, lengths, out=np.zeros_like(flat), where=lengths > 0)
+    return scaled
+
+
+# -- documents -----------------------------------------------------------------------------------------------------
+
+
+def near_documents(documents: list[str | None], threshold: float = JACCARD) -> Pairs:
+    """Pairs of documents whose runs of five characters overlap by at least the threshold (Jaccard)."""
+    runs = {i: found for i, text in enumerate(documents) if text and (found := _runs(text)).size}
+    best: dict[int, tuple[float, int]] = {}
+    for a, b in _candidates(runs):
+        shared = np.intersect1d(runs[a], runs[b], assume_unique=True).size
+        similarity = shared / (runs[a].size + runs[b].size - shared)
+        if similarity >= threshold:
+            best[a] = max(best.get(a, (0.0, 0)), (similarity, -b))
+    return [(a, -b, similarity) for a, (similarity, b) in sorted(best.items())]
+
+
+def _runs(text: str) -> npt.NDArray[np.uint64]:
+    """The distinct runs of characters of a text, as 64-bit hashes; a text shorter than a run is one itself."""
+    plain = plain_text(text)
+    codes = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    if not codes.size:
+        return codes
+    width = min(_RUN, codes.size)
+    hashed = np.zeros(codes.size - width + 1, np.uint64)
+    for offset in range(width):  # a polynomial, modulo 2**64
+        hashed = hashed * np.uint64(0x100000001B3) + codes[offset : offset + hashed.size] + np.uint64(1)
+    return np.unique(hashed)
+
+
+def _candidates(runs: dict[int, npt.NDArray[np.uint64]]) -> list[tuple[int, int]]:
+    """Pairs (row, earlier row) that share a band of their MinHash signatures; each row with the band's first and last."""
+    if len(runs) < 2:
+        return []
+    order = np.asarray(sorted(runs), np.intp)
+    every = np.concatenate([runs[i] for i in order.tolist()])
+    starts = np.concatenate([[0], np.cumsum([runs[i].size for i in order.tolist()])[:-1]])
+    rng = np.random.default_rng(_RUN)
+    factors = rng.integers(1, 2**63, _BANDS * _ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    mixed = every ^ (every >> np.uint64(31))
+    pairs: dict[tuple[int, int], None] = {}
+    for band in range(_BANDS):
+        parts = [np.minimum.reduceat(_mix(mixed, factors[band * _ROWS + k]), starts) for k in range(_ROWS)]
+        first: dict[tuple[int, ...], tuple[int, int]] = {}
+        for row, key in zip(order.tolist(), zip(*(p.tolist() for p in parts), strict=True), strict=True):
+            if key in first:
+                one, last = first[key]
+                pairs |= {(row, one): None, (row, last): None}
+            first[key] = (first[key][0] if key in first else row, row)
+        if len(pairs) > _CANDIDATES:
+            break
+    return sorted(pairs)[:_CANDIDATES]
+
+
+def _mix(hashes: npt.NDArray[np.uint64], factor: np.uint64) -> npt.NDArray[np.uint64]:
+    """Another order of the same hashes for each odd factor."""
+    product = hashes * factor
+    return product ^ (product >> np.uint64(29))

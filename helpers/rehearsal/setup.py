@@ -1,0 +1,180 @@
+"""The run of a notebook that was given no source: a small sample of its own, the steps before it done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from helpers.errors import UsageError, WorldError
+from helpers.evidence import keep_sealed, signing
+from helpers.evidence.signoffs import GO, gate_state, sign
+from helpers.parameters import ROLES, Parameters, parameters_from, resolve_path
+from helpers.parameters.yaml_errors import read_yaml_mapping
+from helpers.rehearsal import FULL, collection_counts, write_sample
+from helpers.results import write_text
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import REPOSITORY, RunFolder, RunLock, new_run_id
+
+# -- rehearsal ---------------------------------------------------------------------------------------------------------
+
+# A rehearsal's own source, parameters and throw-away approvals; a notebook's small sample is a rehearsal too.
+
+
+PARAMETERS = REPOSITORY / "parameters" / "rehearsal.yaml"
+FIRST = "rehearsal"  # the id of the first, so that its folders are those of parameters/rehearsal.yaml
+QUERIES = REPOSITORY / "parameters" / "queries.example.yaml"
+SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
+WATCH_MINUTES = 0.05
+
+_ENV = """\
+# The application of the rehearsal
+export CHROMA_PATH="/srv/chroma-old"  # the vector database
+LOG_LEVEL='info'
+"""
+_COMPOSE = """\
+services:
+  assistant:
+    image: example/assistant
+    environment:
+      CHROMA_PATH: /srv/chroma-old  # as in .env
+      LOG_LEVEL: info
+  importer:
+    image: example/importer
+    environment: [CHROMA_PATH=/srv/import]
+"""
+
+
+def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str, Any] | None = None) -> Parameters:
+    """Write the rehearsal source under the workspace; the rehearsal's parameters with its paths and counts put in.
+
+    `sections` are a notebook's, with no source and no target: they go over those of parameters/rehearsal.yaml.
+    """
+    source = write_sample(workspace / "source", chunks=chunks, dimension=dimension)
+    signing.throw_away(_keys(workspace), ROLES)
+    if sections is None:
+        document = read_yaml_mapping(PARAMETERS)
+    else:
+        given = {
+            name: dict(sections.get(name) or {}) for name in ("cutover", "monitoring")
+        }  # none of the defaults: hours
+        document = parameters_from(sections).document() | given
+    return parameters_from(_fitted(document, workspace, source, chunks, dimension))
+
+
+def free_id() -> str:
+    """`rehearsal`, whose folder parameters/rehearsal.yaml names, for the first one; later ones have the time in theirs."""
+    first = RunFolder.of(FIRST)
+    return new_run_id(FIRST) if first.reports.exists() or first.workspace.exists() else FIRST
+
+
+def require_built(parameters: Parameters) -> None:
+    """UsageError where these are the rehearsal's parameters and nobody has made its source yet."""
+    source = parameters.source.path
+    named = read_yaml_mapping(PARAMETERS)["source"]["path"]
+    if source == named and not resolve_path(named).exists():
+        raise UsageError(
+            "rehearsal_not_built", f"{source} does not exist: the source of the rehearsal has not been made",
+            next_step="make rehearse makes it, and takes it through the whole runbook.",
+        )  # fmt: skip
+
+
+def _fitted(document: dict[str, Any], workspace: Path, source: Path, chunks: int, dimension: int) -> dict[str, Any]:
+    counts = collection_counts(chunks)
+    expected = dict(document.get("expected") or {})
+    listed = {name: counts[name] for name in expected.get("collections") or {} if name in counts}
+    if expected.get("total"):
+        expected |= {"collections": listed, "unlisted": chunks - sum(listed.values()), "total": chunks}
+        expected["minimum_imported"] = int(expected.get("minimum_imported") or 0) * chunks // FULL
+    expected["dimensions"] = [dimension]
+    cutover = {"monitor_minutes": WATCH_MINUTES} | (document.get("cutover") or {})
+    return {
+        **document,
+        "source": {"path": str(source)},
+        "target": {"path": str(workspace / "target")},
+        "expected": expected,
+        "cutover": cutover | _application(workspace / "application"),
+        "monitoring": _monitoring(document),
+        "snapshot": {**(document.get("snapshot") or {}), "directory": str(workspace / "snapshots")},
+        "signoff": {**(document.get("signoff") or {}), "allowed_signers": str(_keys(workspace) / "allowed_signers")},
+    }
+
+
+def _monitoring(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A watch of seconds, and the queries of an application that knows the runbook's collections."""
+    queries = {"queries": str(QUERIES)} if document.get("schema") == "if_ttt" else {}
+    return {"minutes": WATCH_MINUTES, "interval_seconds": 1.0, **queries, **(document.get("monitoring") or {})}
+
+
+def _application(folder: Path) -> dict[str, Any]:
+    """The configuration of an application that is not there, as real ones look: what the rehearsal cuts over."""
+    env, compose = folder / ".env", folder / "docker-compose.yml"
+    write_text(env, _ENV)
+    write_text(compose, _COMPOSE)
+    keys = {"CHROMA_PATH": "{target_path}"}
+    return {
+        "env_files": [{"path": str(env), "keys": keys}],
+        "compose_files": [{"path": str(compose), "keys": keys, "services": ["assistant"]}],
+    }
+
+
+def _keys(workspace: Path) -> Path:
+    return workspace / "rehearsal_keys"
+
+
+def approve(run: RunFolder, step: plan.Step) -> None:
+    """Sign for every missing role through the real gate, with throw-away keys: no production run accepts these."""
+    keep_sealed(run)
+    result = run.result(step.number)
+    marginal = result.facts.get("accept", []) if result else []
+    for role in gate_state(run.reports, run.parameters(), step.gate).missing:
+        name, key = f"{signing.REHEARSAL} {role}", _keys(run.workspace) / role
+        sign(run.reports, role, name, GO, step.gate, accept=marginal, key=key)
+
+
+# -- setup -------------------------------------------------------------------------------------------------------------
+
+
+def sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunFolder:
+    """A run of this notebook's own on a small sample, made anew, with the steps before this one done."""
+    folder = RunFolder.of(f"sample-{row.number}")
+    with RunLock(folder, "runner").acquire(1):
+        for path in (folder.reports, *(p for p in folder.workspace.glob("*") if p.suffix != ".lock")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        chunks = int(os.environ.get("RUNBOOK_SAMPLE_CHUNKS") or SAMPLE_CHUNKS)
+        parameters = prepare(folder.workspace, chunks, SAMPLE_DIMENSION, sections)
+        runs.create(parameters, folder.id, rehearsal=True)
+    for number in row.needs:
+        needed = plan.find(number)
+        _run_first(folder, needed)
+        if needed.gate:
+            approve(folder, needed)
+    return folder
+
+
+def _run_first(folder: RunFolder, step: plan.Step) -> None:
+    """Another notebook on the sample, in a process of its own: a kernel cannot run one inside its own loop."""
+    notebook, output = runs.NOTEBOOKS / step.notebook, folder.reports / step.notebook
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "-k",
+        "python3",
+        "-p",
+        "run_id",
+        folder.id,
+        str(notebook),
+        str(output),
+    ]
+    path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"step {step.number} failed"]
+        raise WorldError("sample_failed", lines[-1], next_step=f"See {folder.log_path}.")

@@ -1,0 +1,151 @@
+"""What people are told: the notice, and the post-mortem page with the figures that the rollback itself measured."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from helpers.cutover import CutoverState
+from helpers.errors import RUNBOOK
+from helpers.formatting import duration, moment
+from helpers.migration.written_data import WrittenData
+from helpers.report import rollback_page
+from helpers.report.record import SUCCESS
+from helpers.results import Verdict, write_text
+from helpers.rollback.outline import triggers
+from helpers.rollback.replay import said
+from helpers.rollback.state import FILES, REMOVE, STAGES, TITLES, RollbackState
+from helpers.run import plan
+from helpers.run.folders import set_aside
+from helpers.run.record import RunRecord
+
+PAGE, NOTICE = "rollback.html", "rollback-notice.txt"
+SHOWN = 20  # lines of a list
+
+
+def write(run: RunRecord, state: RollbackState, cutover: CutoverState | None, made: WrittenData) -> list[Path]:
+    """Write both beside the run's other pages; their paths."""
+    facts = _facts(run, state, cutover, made)
+    page, notice = run.folder / PAGE, run.folder / NOTICE
+    write_text(page, rollback_page(**facts))
+    write_text(notice, _notice(run, facts))
+    return [page, notice]
+
+
+def set_earlier_aside(run: RunRecord) -> None:
+    """What an earlier attempt at the rollback wrote may be sealed by now: it stays, as history. So does the record of a
+    success that is none any more."""
+    names = (PAGE, NOTICE, SUCCESS)
+    set_aside(run.home, [path for name in names if (path := run.folder / name).exists()])
+
+
+def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None, made: WrittenData) -> dict[str, Any]:
+    stages = [{"title": TITLES[s], "when": "", "seconds": 0.0, "state": "not begun", "said": "", **state.stages.get(s, {})}
+              for s in STAGES]  # fmt: skip
+    restart = state.stages.get(FILES, {}).get("seconds", 0.0)
+    restarts = len(cutover.cutover.restart) if cutover is not None else 0
+    causes = _causes(run)
+    return {
+        "run": run.id,
+        "rehearsal": run.rehearsal,
+        "why": state.orders.why or (causes[0] if causes else "an operator asked for it"),
+        "begun": state.since,
+        "by": state.by,
+        "state": state.sentence(),
+        "seconds": _seconds(state),
+        "outage": f"of which {duration(restart)} for files, restart and health" if restarts else "without a restart",
+        "source": run.parameters.source.label,
+        "target": run.parameters.target.label,
+        "stages": stages,
+        "data": _data(state, made),
+        "causes": causes,
+        "next": _next(run, state),
+    }
+
+
+def _seconds(state: RollbackState) -> float:
+    """From the beginning to the end of the removal, pauses between attempts included."""
+    last = state.stages.get(REMOVE, {}).get("finished")
+    return (datetime.fromisoformat(last) - datetime.fromisoformat(state.since)).total_seconds() if last else 0.0
+
+
+def _data(state: RollbackState, made: WrittenData) -> list[str]:
+    facts = state.facts
+    lines = []
+    if made.snapshot is not None:
+        lines.append(f"The source was compared with snapshot {made.snapshot.id}, {made.snapshot.total:,} chunks.")
+    if facts.get("restored"):
+        parts = ", ".join(f"{name} {n:,}" for name, n in sorted(facts["restored"].items()))
+        lines.append(f"Chunks restored to the source from the snapshot, as ordered: {parts}.")
+    if facts.get("client_writes"):
+        lines.append(
+            f"Clients had written to the target: {said(facts['client_writes'])}. Exported: {facts['exports'][-1]}"
+        )
+        replayed = facts.get("replayed")
+        lines.append(f"{replayed:,} of these chunks were replayed to the source and compared there." if replayed
+                     else f"They were not replayed: {state.orders.discard or 'not decided yet'}.")  # fmt: skip
+        given_up = [f"Given up ({state.orders.discard}): {row['id']} of {row['collection']}, {row['why']}."
+                    for row in facts.get("given_up", [])]  # fmt: skip
+        lines += _first(given_up, "chunks given up; all are in results/27.json")
+    else:
+        lines.append("No client had written to the target.")
+    removed = facts.get("removed", {})
+    parts = ", ".join(f"{name} {n:,}" for name, n in sorted(removed.items()))
+    lines.append(f"Chunks removed from the target: {parts}." if removed else "Nothing was removed from the target.")
+    if facts.get("watch"):
+        found = facts["watch"]
+        lines.append(f"The source was watched in {found['rounds']} rounds, slowest query {found['slowest_ms']:.0f} ms; "
+                     + ("; ".join(found["problems"]) or "no problem."))  # fmt: skip
+    return lines
+
+
+def _causes(run: RunRecord) -> list[str]:
+    """What had failed in the run's other steps, triggers of the runbook first."""
+    results = {step.number: r for step in plan.STEPS if step.number != run.step
+               and (r := run.home.result(step.number)) is not None}  # fmt: skip
+    found = [f"Rollback trigger in step {t.step}: {t.sentence}." for t in triggers(results)]
+    for number, result in sorted(results.items()):
+        found += [
+            f"Step {number}, {c.name}: {c.detail or c.measured}." for c in result.checks if c.verdict is Verdict.FAIL
+        ]
+        if result.error is not None and not any(c.verdict is Verdict.FAIL for c in result.checks):
+            found.append(f"Step {number}: {result.error['line']}")
+    return _first(found, "causes; all are on the run's page")
+
+
+def _first(lines: list[str], what: str) -> list[str]:
+    """The first lines, and how many more there are."""
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], *([f"And {more} more {what}."] if more > 0 else [])]
+
+
+def _next(run: RunRecord, state: RollbackState) -> list[str]:
+    steps = [] if state.removed else [f"Finish the rollback: {RUNBOOK} rollback {run.id}"]
+    steps.append(f"Send the notice in {NOTICE} to those whom the announcement reached.")
+    if run.parameters.notify.stakeholders:
+        steps[-1] += f" They are: {', '.join(run.parameters.notify.stakeholders)}."
+    steps.append(f"Find the cause before the next attempt; this run is over, and a new one begins with: {RUNBOOK} run")
+    return steps
+
+
+def _notice(run: RunRecord, facts: dict[str, Any]) -> str:
+    done = [f"- {row['title']}: {row['said']}" for row in facts["stages"] if row["state"] == "done" and row["said"]]
+    contacts = run.parameters.contacts.named
+    called = ", ".join(filter(None, [contacts.operations_lead, contacts.channel])) or "(none are named)"
+    return "\n".join(
+        [
+            f"{'REHEARSAL: ' if run.rehearsal else ''}Migration {run.parameters.name} was rolled back ({run.id})",
+            "",
+            f"Why: {facts['why']}",
+            f"Begun: {moment(facts['begun'])}. {facts['state']}",
+            f"Use {facts['source']} as before; {facts['target']} is not in use.",
+            "",
+            *done,
+            "",
+            *facts["data"],
+            "",
+            f"Contacts: {called}",
+            "",
+        ]
+    )

@@ -1,0 +1,85 @@
+"""What follows when the line of a run has ended: catch up once more, hold, or the way back without asking.
+
+- 25 found the source changed: 22 catches up, 23 and 24 judge anew. The earlier approvals no longer fit the results, so
+  the run then waits for new ones.
+- NO-GO, or a rollback trigger: notebook 26 says what failed and whom to call.
+- A rollback trigger where the parameters say `rollback.automatic`: notebook 27, which says first what it will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
+from helpers.report.pages import leave
+from helpers.rollback.outline import due
+from helpers.rollback.state import Orders
+from helpers.run import plan
+from helpers.run.folders import RunFolder
+from helpers.runner import notices, rollback
+from helpers.runner.pipeline import run_line, with_fence
+from helpers.status.console import Console
+
+SOURCE_CHANGED, OUTSIDE_WINDOW = "source_changed", "outside_window"
+_HOLD, _MIGRATE, _REVIEW, _CUTOVER_STEP = "26", "22", "24", "25"
+_MOST = 3  # catch-ups before a cutover; a source that changes behind each of them has a writer who must be found
+
+
+def run_to_outcome(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, *, dry_run: bool = False) -> str:
+    """Run the steps and what follows from how they end; the verdict in words. Raises as `run_line` does."""
+    left = list(steps)
+    for _ in range(_MOST):
+        try:
+            return run_line(folder, with_fence(folder, left), terminal, dry_run=dry_run)
+        except RunbookError as error:
+            if not _source_changed(folder, error):
+                raise _held(folder, terminal, error, dry_run=dry_run) from error
+            terminal.say("The source changed after the decision: step 22 catches up, 23 and 24 judge anew.")
+            folder.log(f"catching up once more: {error}")
+            _again(folder, terminal)
+        left = [step for step in left if step.number >= _CUTOVER_STEP]
+    endless = NoGo(SOURCE_CHANGED, f"run {folder.id}: the source changed behind each of {_MOST} catch-ups",
+                   next_step=f"Find who writes to it, then: {folder.command('resume')}")  # fmt: skip
+    notices.stopped(folder, endless, terminal.say)
+    leave(folder)
+    raise endless
+
+
+def _source_changed(folder: RunFolder, error: RunbookError) -> bool:
+    found = folder.result(_CUTOVER_STEP)
+    return error.code == SOURCE_CHANGED and found is not None and (found.error or {}).get("code") == SOURCE_CHANGED
+
+
+def _again(folder: RunFolder, terminal: Console) -> None:
+    """22 to 24; what stops them, missing approvals included, is what the run ends with."""
+    steps = plan.between(plan.find(_MIGRATE), plan.find(_REVIEW))
+    try:
+        run_line(folder, with_fence(folder, steps), terminal)
+    except RunbookError as error:
+        raise _held(folder, terminal, error, dry_run=False) from error
+
+
+def _held(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run: bool) -> RunbookError:
+    """The error that the command ends with, once the run is held, or rolled back."""
+    nothing_to_hold = dry_run or folder.facts()["dry_run"] or folder.result("21") is None
+    if nothing_to_hold or isinstance(error, Interrupted | WaitingForSignoffs) or error.code == OUTSIDE_WINDOW:
+        return error
+    found = due(folder)
+    if not found and not isinstance(error, NoGo):
+        return error
+    try:
+        run_line(folder, [plan.find(_HOLD)], terminal)
+    except RunbookError as other:  # what stopped the run is the news
+        folder.log(f"step {_HOLD} did not pass: {other}")
+    if not found or not folder.parameters().rollback.automatic:
+        return error
+    why = "; ".join(trigger.sentence for trigger in found)
+    terminal.say(f"Rolling back without asking (rollback.automatic): {why}")
+    folder.log(f"automatic rollback: {why}")
+    try:
+        rollback.execute(folder, Orders(why=f"automatic: {why}"[:500]), terminal, locked=True)
+    except RunbookError as stopped:
+        return stopped
+    return NoGo(
+        "rolled_back", f"run {folder.id} was rolled back: {why}", next_step=f"See {folder.reports / 'rollback.html'}"
+    )

@@ -1,0 +1,520 @@
+"""The line of a run: its notebooks one after another, until a gate that stays shut, a failure, or a request to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from helpers import audit, errors
+from helpers.cutover import CutoverState
+from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
+from helpers.evidence import at_rest, keep_sealed
+from helpers.evidence.signoffs import CUTOVER
+from helpers.fence import FenceState, lift
+from helpers.migration.target_lock import give_back_target
+from helpers.report.pages import render_notebook, render_pages
+from helpers.results import StepResult, Verdict, passed, utc_now
+from helpers.run import folders as runs
+from helpers.run import kernel, plan, window
+from helpers.run.folders import RunFolder, RunLock
+from helpers.run.reason_codes import advised
+from helpers.runner import notices
+from helpers.status.console import Console, step_line, summary
+from helpers.status.overview import open_gate
+
+# -- execute -----------------------------------------------------------------------------------------------------------
+
+# One notebook through papermill, and what really became of it.
+#
+# Papermill is not believed (measured on 2.7: after a dead kernel or a cell time-out the output says "completed";
+# `sys.exit(0)` in a cell ends the run with exit code 0). A step has passed only if the result file of this very execution
+# says so, every code cell was executed, and no output is an error.
+
+
+# Blocks of megabytes go back to the system as soon as they are freed. glibc and mimalloc would keep them for the next
+# one: a snapshot over HTTP peaked at 510 MB with their defaults, at 250 MB with these, in the same time.
+_FRUGAL = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
+
+
+class Execution:
+    """One notebook at work in a thread, so that signals stay with the caller; `wait` in a loop, then `result`."""
+
+    def __init__(
+        self, folder: RunFolder, step: plan.Step, *, dry_run: bool = False, timeout: int | None = None
+    ) -> None:
+        """`timeout`: seconds that one cell may take, None for any time."""
+        self.folder, self.step = folder, step
+        self.output = folder.reports / step.notebook
+        self._dry_run, self._timeout = dry_run, timeout
+        self._token = uuid.uuid4().hex
+        self._error: BaseException | None = None
+        self._group: int | None = None
+        self._started = utc_now()
+        self._thread = threading.Thread(target=self._run, name=f"notebook-{step.number}", daemon=True)
+
+    def start(self) -> None:
+        self._take_over_what_was_printed()  # of a kernel whose runner was killed
+        runs.supersede(self.folder, [(s.number, s.name) for s in plan.outdated_by(self.step)])
+        self.folder.log("notebook begins", self.step.number)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """True once the notebook has ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def kill(self) -> None:
+        """End the kernel at once, with whatever it started."""
+        if self._group is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._group, signal.SIGKILL)
+
+    def result(self) -> StepResult:
+        """What became of the step. A failure that the step could not record itself is written to its result here."""
+        said = self._said()
+        if said is not None and said.error is not None and self._error_is_of_a_cell():
+            return said
+        fault = self._fault(said)
+        if fault is None and said is not None:
+            return said
+        if said is None:
+            if isinstance(self._error, PapermillExecutionError):
+                self.folder.log_block("a cell failed before the step began", str(self._error), self.step.number)
+            said = StepResult(self.step.number, self.step.title, self.folder.id, self._started)
+        said.error, said.verdict, said.finished = fault, Verdict.FAIL, utc_now()
+        said.write(self.folder.reports / "results" / f"{self.step.number}.json")
+        outcome = said.error["code"] if said.error else "failed"
+        audit.append(self.folder.reports / audit.NAME, "step ends", outcome=outcome, step=self.step.number)
+        self.folder.log(f"step failed: {said.error['line'] if said.error else ''}", self.step.number)
+        return said
+
+    def _run(self) -> None:
+        try:
+            papermill.execute_notebook(
+                _as_template(runs.NOTEBOOKS / self.step.notebook),
+                _as_template(self.output),
+                parameters={"run_id": self.folder.id, "dry_run": self._dry_run},
+                kernel_name="python3",
+                progress_bar=False,
+                kernel_manager_class=_kernel_class(self),
+                execution_timeout=self._timeout,
+            )
+        except BaseException as error:  # judged in `result`
+            self._error = error
+            if not isinstance(error, PapermillExecutionError):  # then the step has written the cell's own traceback
+                self.folder.log_block("papermill stopped", "".join(traceback.format_exception(error)), self.step.number)
+        finally:
+            ensure_event_loop().close()  # this thread's, which Jupyter made and leaves open
+            self._take_over_what_was_printed()
+
+    @property
+    def printed(self) -> Path:
+        """What the kernel's process itself prints; a library may print what a source holds, so it is no log yet."""
+        return self.folder.workspace / "kernel.log"
+
+    def _take_over_what_was_printed(self) -> None:
+        """Into run.log, escaped and indented: no text of a source can look like a line of ours."""
+        with suppress(FileNotFoundError):
+            text = self.printed.read_text(encoding="utf-8", errors="backslashreplace")
+            if text.strip():
+                self.folder.log_block("the kernel printed", text, self.step.number)
+            self.printed.unlink()
+
+    def kernel_environment(self) -> dict[str, str]:
+        path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
+        return {
+            kernel.RUNNER_PID: str(os.getpid()),
+            kernel.EXECUTION: self._token,
+            "RUNBOOK_REPORTS": str(runs.reports_root()),
+            "PYTHONPATH": path,
+            **_FRUGAL,
+        }
+
+    def kernel_started(self, group: int | None) -> None:
+        self._group = group
+
+    def _said(self) -> StepResult | None:
+        """The result file, if this execution wrote it."""
+        try:
+            found = self.folder.result(self.step.number)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found if found is not None and found.facts.get("execution") == self._token else None
+
+    def _error_is_of_a_cell(self) -> bool:
+        return not isinstance(self._error, DeadKernelError | CellTimeoutError)
+
+    def _fault(self, said: StepResult | None) -> dict[str, str] | None:
+        """Why the step has not passed whatever its result says; None where there is nothing against it."""
+        name = f"notebook {self.step.notebook}"
+        if isinstance(self._error, DeadKernelError):
+            return _error("kernel_died", f"{name}: its kernel died (out of memory, or killed)", "WorldError")
+        if isinstance(self._error, CellTimeoutError):
+            return _error("cell_timeout", f"{name}: a cell took longer than its time-out", "WorldError")
+        if not self.output.is_file():
+            return _error("not_executed", f"{name} was not executed: {self._error}", "WorldError")
+        shown = first_error(self.output)
+        if shown is not None:
+            return shown
+        if self._error is not None:
+            return _error("not_executed", f"{name}: {type(self._error).__name__}: {self._error}", "WorldError")
+        skipped = cells_not_executed(self.output)
+        if skipped:
+            return _error(
+                "cells_not_executed", f"{name}: {skipped} of its code cells were never executed", "WorldError"
+            )
+        if said is None or not said.finished:
+            return _error(
+                "no_result", f"{name} ended without a result; its last cell must be run.finish()", "WorldError"
+            )
+        return None
+
+
+def is_whole(notebook: Path) -> bool:
+    """Whether every code cell of an executed notebook ran and none shows an error."""
+    return notebook.is_file() and first_error(notebook) is None and not cells_not_executed(notebook)
+
+
+def first_error(notebook: Path) -> dict[str, str] | None:
+    """The first error among the outputs, as results keep it."""
+    for cell in _code_cells(notebook):
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                kind, line = str(output["ename"]), one_line(str(output["evalue"]))
+                if kind == "SystemExit":
+                    return kernel.failure(SystemExit(line))
+                ours = isinstance(getattr(errors, kind, None), type)
+                return _error("cell_failed", line if ours else f"{kind}: {line}", kind)
+    return None
+
+
+def cells_not_executed(notebook: Path) -> int:
+    return sum(cell.get("execution_count") is None for cell in _code_cells(notebook))
+
+
+def _code_cells(notebook: Path) -> Iterator[Any]:
+    document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    return (cell for cell in document.cells if cell.cell_type == "code" and cell.source.strip())
+
+
+def error_of(result: StepResult) -> RunbookError | None:
+    """The error of a step as the exception that it was (a WorldError where it was none of ours)."""
+    if result.error is None:
+        return None
+    kind = getattr(errors, result.error["type"], None)
+    ours = kind if isinstance(kind, type) and issubclass(kind, RunbookError) else errors.WorldError
+    return ours(result.error["code"], result.error["line"])
+
+
+def _error(code: str, line: str, kind: str) -> dict[str, str]:
+    return {"code": code, "type": kind, "line": one_line(line)}
+
+
+def _as_template(path: Path) -> str:
+    """Papermill formats paths with the parameters; braces in a folder's name are meant as they are."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _kernel_class(execution: Execution) -> type[AsyncKernelManager]:
+    """Kernels of this very interpreter, whatever "python3" means here; what they print goes to run.log at their end."""
+
+    class OwnKernel(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
+            environment = {k: v.replace("$", "$$") for k, v in execution.kernel_environment().items()}
+            return KernelSpec(argv=command, display_name="Python 3", language="python", env=environment)
+
+        async def start_kernel(self, **arguments: Any) -> None:  # type: ignore[override]
+            with execution.printed.open("ab") as log:
+                await super().start_kernel(**{**arguments, "stdout": log, "stderr": log})
+            execution.kernel_started(getattr(self.provisioner, "pgid", None))
+
+    return OwnKernel
+
+
+# -- pipeline ----------------------------------------------------------------------------------------------------------
+
+
+_NO_VERDICT = {
+    "outside_window": "none yet, outside the maintenance window",
+    "source_changed": "none yet, the source changed since it was migrated",
+}
+
+
+_DECISION = next(step.number for step in plan.LINE if step.gate == CUTOVER)
+_OFF_THE_LINE = {"26": "held; see step 26 for what to do", "27": "the way back ended well"}
+
+
+class Stop:
+    """Ctrl-C and SIGTERM: the first lets the step finish its batch, the second ends its kernel; SIGHUP is ignored.
+
+    A SIGINT that was ignored when the command began (`nohup`, cron, `&` of a shell) stays ignored: who started it so meant
+    no Ctrl-C of a terminal to reach it. SIGTERM stops it all the same, and run.log says so.
+    """
+
+    def __init__(self, folder: RunFolder, terminal: Console) -> None:
+        self.requested = False
+        self.execution: Execution | None = None
+        self._folder, self._terminal = folder, terminal
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        heard = [signal.SIGTERM]
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            self._folder.log(
+                f"SIGINT is ignored, as this command was started; to stop the run: kill -TERM {os.getpid()}"
+            )
+        else:
+            heard.append(signal.SIGINT)
+        before = {number: signal.signal(number, self._asked) for number in heard}
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and self.execution is not None:
+            self.execution.kill()
+            return
+        self.requested = True
+        self._folder.stop_file.touch()
+        self._terminal.say("Stopping after the batch in hand. Again to stop at once (a resume then repeats the batch).")
+
+
+def run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, *, dry_run: bool = False) -> str:
+    """Run the steps, show them, render the pages; the verdict in words.
+
+    Raises what stopped the line: NoGo, WaitingForSignoffs, Interrupted, or the error of the step that failed.
+    """
+    with RunLock(folder, "runner").acquire():
+        RunLock(folder, "step").acquire().release()  # a kernel of a runner that was killed dies within a second
+        folder.stop_file.unlink(missing_ok=True)
+        (folder.workspace / "progress.json").unlink(missing_ok=True)
+        with _library_messages_in(folder):
+            return _run_line(folder, steps, terminal, dry_run)
+
+
+def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, dry_run: bool) -> str:
+    terminal.say(f"Run {folder.id}. Everything is written down in {folder.log_path}")
+    stop = Stop(folder, terminal)
+    error: RunbookError | None = None
+    at: plan.Step | None = None
+    with stop.watching():
+        for step in steps:
+            error = _gates(folder, plan.LINE[: plan.LINE.index(step)]) if step.on_line else None
+            if error is None and not (dry_run or folder.facts()["dry_run"]):
+                error = window.refusal(folder, step)
+            if error is not None:
+                break
+            at = step
+            error = _interrupted(folder) if stop.requested else _one(folder, step, terminal, stop, dry_run)
+            decided_later = step.decides in [s.number for s in steps]
+            if error is not None and not (isinstance(error, NoGo) and decided_later):
+                break
+    error = error or _gates(folder, steps or plan.LINE)
+    ends_early = steps and at is steps[-1] is not plan.LINE[-1] and at.on_line
+    # Behind the decision the fence must stay: lifted and put up again it would void what was signed, and after the cutover
+    # whoever still writes to the source would write for nobody. Step 53 lifts it.
+    if ends_early and steps[-1].number < _DECISION and not stop.requested:
+        error = _stand_down(folder, terminal) or error
+    notices.line_ended(folder, steps, error, terminal.say)
+    verdict = _verdict(folder, steps or plan.LINE, error)
+    folder.log(f"line ends: {verdict}")
+    remedies = _advice(folder, steps)
+    for line in remedies:
+        folder.log(line)
+    error = _sealed(folder, terminal, error)
+    render_pages(folder)
+    terminal.say(summary(folder, steps, verdict))
+    for line in remedies:
+        terminal.say(line)
+    state = FenceState.read(folder.workspace)
+    if state is not None and state.may_stand:
+        terminal.say(f"Fence:   {state.sentence()}")
+    cutover = CutoverState.read(folder.workspace)
+    if cutover is not None:
+        terminal.say(f"Cutover: {cutover.sentence()}")
+    if error is not None:
+        raise error
+    return verdict
+
+
+def _one(folder: RunFolder, step: plan.Step, terminal: Console, stop: Stop, dry_run: bool) -> RunbookError | None:
+    """Execute one step, and tell people what concerns them; what it failed with, or None."""
+    notices.before_step(folder, step, terminal.say, dry_run=dry_run)
+    error = _executed(folder, step, terminal, stop, dry_run)
+    notices.after_step(folder, step, error, terminal.say, dry_run=dry_run)
+    return error
+
+
+def _executed(folder: RunFolder, step: plan.Step, terminal: Console, stop: Stop, dry_run: bool) -> RunbookError | None:
+    execution = Execution(folder, step, dry_run=dry_run)
+    stop.execution = execution
+    execution.start()
+    while not execution.wait(0.25):
+        terminal.follow(folder, step)
+    stop.execution = None
+    result = execution.result()
+    terminal.say(step_line(step, result))
+    render_notebook(folder, execution.output)
+    render_pages(folder)
+    error = error_of(result)
+    if error is None:
+        return None
+    if isinstance(error, Interrupted) or stop.requested:
+        return _interrupted(folder)
+    return type(error)(error.code, f"step {step.number}_{step.name}: {error.what}")
+
+
+def _advice(folder: RunFolder, steps: Sequence[plan.Step]) -> list[str]:
+    """What leads out of what failed or was marginal in these steps, at most two lines."""
+    codes: list[str] = []
+    for result in filter(None, (folder.result(step.number) for step in steps)):
+        codes += [c.reason for c in result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL)]
+        if result.error is not None and result.error["code"] != "interrupted":
+            codes.append(result.error["code"])
+    return advised(codes, folder, 2)
+
+
+def _stand_down(folder: RunFolder, terminal: Console) -> RunbookError | None:
+    """What `--until` ends in, unless the run goes on to its end: clients may write again, and the target is free for other
+    runs where nothing was written. What it failed with, or None."""
+    state = FenceState.read(folder.workspace)
+    try:
+        if passed(folder.result(plan.FENCE)):
+            give_back_target(folder)
+        if state is not None and state.may_stand:
+            terminal.say(lift(folder))
+    except RunbookError as error:
+        folder.log(f"the fence was not lifted: {error}")
+        return error
+    finally:
+        notices.stands_down(folder, terminal.say)
+    return None
+
+
+def with_fence(folder: RunFolder, steps: Sequence[plan.Step]) -> list[plan.Step]:
+    """The steps, step 20 before them where one of them wants the fence and it was lifted since."""
+    fence = plan.find(plan.FENCE)
+    wanted = fence not in steps and any(step.fenced for step in steps) and folder.parameters().fence.kind != "none"
+    state = FenceState.read(folder.workspace) if wanted else None
+    return [fence, *steps] if wanted and (state is None or not state.stands) else list(steps)
+
+
+def _interrupted(folder: RunFolder) -> Interrupted:
+    return Interrupted("interrupted", "stopped on request", next_step=f"Go on with: {folder.command('resume')}")
+
+
+def _sealed(folder: RunFolder, terminal: Console, error: RunbookError | None) -> RunbookError | None:
+    """Seal what this command changed. What stopped the line stays the first error; that of the seal is said beside it."""
+    try:
+        at_rest(folder)
+    except RunbookError as unsealed:
+        folder.log(f"not sealed: {unsealed}")
+        if error is not None and str(error) != str(unsealed):
+            terminal.say(f"Not sealed: {unsealed}")
+        return error or unsealed
+    return error
+
+
+def _gates(folder: RunFolder, steps: Sequence[plan.Step]) -> RunbookError | None:
+    """The gates behind the steps that have passed, sealed first; a rehearsal signs, through the real gate."""
+    try:
+        keep_sealed(folder)
+    except RunbookError as error:
+        return error
+    if folder.facts()["rehearsal"] and isinstance(open_gate(folder, steps), WaitingForSignoffs):
+        from helpers.rehearsal.setup import approve
+
+        for step in steps:
+            if step.gate and passed(folder.result(step.number)):
+                approve(folder, step)
+    return open_gate(folder, steps)
+
+
+def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError | None) -> str:
+    if isinstance(error, NoGo):
+        return "NO-GO"
+    if isinstance(error, WaitingForSignoffs):
+        return "GO, waiting for sign-offs" if passed(folder.result("24")) else "waiting for sign-offs"
+    if isinstance(error, Interrupted):
+        return "none yet, stopped on request"
+    if error is not None:
+        return _NO_VERDICT.get(error.code, "failed")
+    if steps and not steps[-1].on_line:
+        return _OFF_THE_LINE.get(steps[-1].number, f"step {steps[-1].number} passed")
+    line = [step for step in plan.LINE if step.number <= steps[-1].number]
+    decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in line)
+    return "GO" if decided else f"passed up to step {steps[-1].number}"
+
+
+def open_steps(folder: RunFolder, last: plan.Step) -> list[plan.Step]:
+    """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
+    for step in plan.LINE:
+        if step.number > last.number:
+            break
+        if not _really_passed(folder, step):
+            return plan.between(step, last)
+    return []
+
+
+def _really_passed(folder: RunFolder, step: plan.Step) -> bool:
+    result: StepResult | None = folder.result(step.number)
+    if result is None or not passed(result):
+        return False
+    by_runner = bool(result.facts.get("execution"))  # a notebook run by hand is kept where its owner likes
+    return is_whole(folder.reports / step.notebook) if by_runner else True
+
+
+class _RunLog(logging.Handler):
+    """A line of run.log for each warning; its control characters are escaped as those of every line there."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__(logging.WARNING)
+        self._folder = folder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._folder.log(f"{record.name}: {record.getMessage()}")
+
+
+@contextmanager
+def _library_messages_in(folder: RunFolder) -> Iterator[None]:
+    """What libraries log goes to run.log: standard error is for one line of ours."""
+    handler = _RunLog(folder)
+    root, quiet = logging.getLogger(), logging.getLogger("papermill")
+    root.addHandler(handler)
+    before, quiet.level = quiet.level, logging.WARNING
+    try:
+        yield
+    finally:
+        quiet.level = before
+        root.removeHandler(handler)
+        handler.close()

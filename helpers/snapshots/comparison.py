@@ -1,0 +1,287 @@
+"""Chunk by chunk: what the snapshot and the schema say a collection holds, against what the target gives back.
+
+Fidelity has no degrees: everything that `compare` reports is a difference that nobody explained. What may differ, and
+by how much, is measured behaviour of Chroma and written down here once:
+
+- vectors are bit-exact on l2 and ip; on cosine Chroma stores them normalised and multiplies back, so every component
+  may move by 1–2 units in the last place at each crossing: 5e-7 relative, component by component (chroma-facts 4);
+- floats in metadata may move by one unit in the last place of a double: 1e-12 relative (chroma-facts 5);
+- Chroma has no empty metadata: `{}` is sent as None, so the two are the same here;
+- everything else is exact, types included: 1, 1.0 and True are three values, None and "" are two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from helpers.chunks import ChunkBatch, Mask, Metadata, Vectors
+from helpers.errors import one_line
+from helpers.stores.base import Space, distance
+
+COSINE_TOLERANCE = 5e-7
+FLOAT_TOLERANCE = 1e-12
+COLUMNS = ["id", "difference", "field", "detail"]
+
+VECTOR = "vector_differs"
+DOCUMENT = "document_differs"
+URI = "uri_differs"
+METADATA = "metadata_differs"
+TYPE = "type_differs"
+FIELD_MISSING = "field_missing"
+FIELD_EXTRA = "field_extra"
+CHUNK_MISSING = "chunk_missing"
+CHUNK_EXTRA = "chunk_extra"
+CHUNK_DOUBLED = "chunk_doubled"
+SPACE = "space_differs"
+COLLECTION_MISSING = "collection_missing"
+QUARANTINE = "quarantine_unexplained"
+
+_UNDERFLOW = 1.2e-38  # float32's smallest normal number: below it a normalised component loses its relative precision
+_SUSPECTS = 64  # wrong vectors kept per batch to say whose vector they are
+
+Floats = npt.NDArray[np.float64]
+Row = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WrongVectors:
+    """At most 64 vectors of a batch that differ: ids, what was expected, what was found; (n, d) float32 each."""
+
+    ids: list[str]
+    expected: Vectors
+    found: Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a batch showed.
+
+    The arrays have one float64 per chunk whose vector could be read on both sides, in the order of `ids`: `distances`
+    from source to target in the collection's space; `relative` is |a - b| / |a| (0 where both are zero, inf where only
+    the source's is); `norms_expected`, `norms_found`; `mismatched` is `relative` for
+    pairs that do not belong together (each source vector with another id's target vector), the null that a plot needs.
+    """
+
+    differences: pd.DataFrame
+    ids: list[str]
+    distances: Floats
+    relative: Floats
+    norms_expected: Floats
+    norms_found: Floats
+    mismatched: Floats
+    wrong: WrongVectors | None = None
+
+
+def compare_batch(expected: ChunkBatch, found: ChunkBatch, space: Space) -> pd.DataFrame:
+    """The differences alone: a frame of id, difference (a reason code), field, detail; empty where all is well."""
+    return _compared(expected, found, space)[0]
+
+
+def compare(expected: ChunkBatch, found: ChunkBatch, space: Space) -> Comparison:
+    """Every chunk of `expected` against the chunk of the same id in `found`, in any order."""
+    differences, left, right, wrong = _compared(expected, found, space)
+    return _measured(left, right, space, differences, wrong)
+
+
+def _compared(
+    expected: ChunkBatch, found: ChunkBatch, space: Space
+) -> tuple[pd.DataFrame, ChunkBatch, ChunkBatch, WrongVectors | None]:
+    """The differences, the chunks that both have, aligned, and vectors that are wrong."""
+    rows: list[Row] = []
+    first: dict[str, int] = {}
+    for position, chunk in enumerate(found.ids):
+        if first.setdefault(chunk, position) != position:
+            rows.append((chunk, CHUNK_DOUBLED, "", "the target gives this id more than once"))
+    wanted: dict[str, int] = {}
+    for position, chunk in enumerate(expected.ids):
+        if wanted.setdefault(chunk, position) != position:
+            rows.append((chunk, CHUNK_DOUBLED, "", "two chunks of the source want this id"))
+    rows += [(chunk, CHUNK_MISSING, "", "not in the target") for chunk in wanted if chunk not in first]
+    rows += [
+        (chunk, CHUNK_EXTRA, "", "in the target, but not expected there") for chunk in first if chunk not in wanted
+    ]
+    pairs = [(i, first[chunk]) for chunk, i in wanted.items() if chunk in first]
+    left, right = expected.take(i for i, _ in pairs), found.take(j for _, j in pairs)
+    wrong = _vectors(left, right, space, rows)
+    _texts(left.ids, left.documents, right.documents, DOCUMENT, "document", rows)
+    _texts(left.ids, left.uris, right.uris, URI, "uri", rows)
+    for chunk, was, now in zip(left.ids, left.metadatas, right.metadatas, strict=True):
+        rows += [(chunk, *difference) for difference in metadata_differences(was, now)]
+    return _frame(rows), left, right, wrong
+
+
+def _frame(rows: Sequence[Row]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=COLUMNS, dtype=object)
+
+
+# Vectors
+
+
+def same_vectors(expected: Vectors, found: Vectors, space: Space) -> Mask:
+    """Which components (n, d) agree: bit for bit, or on cosine within 5e-7 relative (zero stays zero)."""
+    bits: Mask = np.ascontiguousarray(expected).view(np.uint32) == np.ascontiguousarray(found).view(np.uint32)
+    if space != "cosine" or bits.all():
+        return bits
+    rows = np.flatnonzero(~bits.all(axis=1))  # float64 copies of these rows only
+    a, b = expected[rows].astype(np.float64), found[rows].astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        floor = _UNDERFLOW * np.linalg.norm(a, axis=1, keepdims=True)
+        bits[rows] |= np.abs(a - b) <= COSINE_TOLERANCE * np.abs(a) + floor
+    return bits
+
+
+def _vectors(left: ChunkBatch, right: ChunkBatch, space: Space, rows: list[Row]) -> WrongVectors | None:
+    if not len(left):
+        return None
+    if left.dimension != right.dimension:
+        detail = f"{right.dimension} dimensions instead of {left.dimension}"
+        rows += [(chunk, VECTOR, "", detail) for chunk in left.ids]
+        return None
+    agree = same_vectors(left.embeddings, right.embeddings, space)
+    bad = np.flatnonzero(~agree.all(axis=1) | (right.lost & ~left.lost))
+    if not len(bad):
+        return None
+    kept = [i for i in bad if not right.lost[i]][:_SUSPECTS]
+    wrong = WrongVectors([left.ids[i] for i in kept], left.embeddings[kept], right.embeddings[kept])
+    whose = owners([wrong], space)
+    for i in bad:
+        chunk = left.ids[i]
+        if right.lost[i]:
+            rows.append((chunk, VECTOR, "", "the target lists the id but cannot give its vector"))
+            continue
+        detail = _component(left.embeddings[i], right.embeddings[i], agree[i])
+        rows.append((chunk, VECTOR, "", f"{detail}; {owned(whose[chunk])}" if chunk in whose else detail))
+    return wrong
+
+
+def owned(chunk: str) -> str:
+    """The sentence that names whose vector it is."""
+    return f"this is the vector of id {one_line(chunk, 200)}"
+
+
+def _component(a: Vectors, b: Vectors, agree: Mask) -> str:
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.where(agree, -1.0, np.abs(a.astype(np.float64) - b.astype(np.float64)))
+    at = int(np.argmax(np.where(np.isnan(gap), np.inf, gap)))
+    number = int((~agree).sum())
+    more = "" if number == 1 else f" ({number:,} components differ, this one most)"
+    return f"component {at}: {float(a[at])!r} became {float(b[at])!r}{more}"
+
+
+def owners(suspects: Sequence[WrongVectors], space: Space) -> dict[str, str]:
+    """For each wrong vector that is another suspect's own vector: id → the id to which it belongs (swapped vectors)."""
+    known: dict[bytes, list[tuple[str, Vectors]]] = {}
+    for batch in suspects:
+        for chunk, vector in zip(batch.ids, batch.expected, strict=True):
+            known.setdefault(_coarse(vector, space), []).append((chunk, vector))
+    whose: dict[str, str] = {}
+    for batch in suspects:
+        for chunk, vector in zip(batch.ids, batch.found, strict=True):
+            for owner, own in known.get(_coarse(vector, space), []):
+                alike = own.shape == vector.shape and same_vectors(own[None], vector[None], space).all()
+                if alike and owner != chunk:
+                    whose[chunk] = owner
+                    break
+    return whose
+
+
+def _coarse(vector: Vectors, space: Space) -> bytes:
+    """A key that equal vectors share: their bits, or on cosine the signs, which rounding does not turn."""
+    return bytes(np.signbit(vector + np.float32(0)).tobytes() if space == "cosine" else vector.tobytes())
+
+
+# Documents, uris, metadata
+
+
+def _texts(
+    ids: Sequence[str],
+    before: Sequence[str | None],
+    after: Sequence[str | None],
+    code: str,
+    field: str,
+    rows: list[Row],
+) -> None:
+    for chunk, was, now in zip(ids, before, after, strict=True):
+        if was != now:
+            rows.append((chunk, code, field, _changed(was, now)))
+
+
+def metadata_differences(expected: Metadata | None, found: Metadata | None) -> list[tuple[str, str, str]]:
+    """(reason code, field, detail) for each field in which the two differ."""
+    was, now = expected or {}, found or {}
+    out = [(FIELD_MISSING, k, f"{show(v)} is missing") for k, v in was.items() if k not in now]
+    out += [(FIELD_EXTRA, k, f"{show(v)} was not expected") for k, v in now.items() if k not in was]
+    for key, value in was.items():
+        if key in now and not same_value(value, now[key]):
+            code = METADATA if _kind(value) == _kind(now[key]) else TYPE
+            out.append((code, key, _changed(value, now[key])))
+    return sorted(out, key=lambda difference: (difference[1], difference[0]))
+
+
+def same_value(a: Any, b: Any) -> bool:
+    """Equal in type and value; floats within 1e-12 relative; lists item by item, in order."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, float):
+        # Also where both are NaN or the same infinity.
+        return bool(a == b or (a != a and b != b) or abs(a - b) <= FLOAT_TOLERANCE * max(abs(a), abs(b)) < np.inf)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same_value(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def _kind(value: Any) -> str:
+    """The type of a value for a reader: `list of int` rather than list."""
+    return f"list of {type(value[0]).__name__}" if isinstance(value, list) and value else type(value).__name__
+
+
+def _changed(was: Any, now: Any) -> str:
+    if _kind(was) != _kind(now) and was is not None and now is not None:
+        return f"{show(was)} ({_kind(was)}) became {show(now)} ({_kind(now)})"
+    if isinstance(was, str) and isinstance(now, str):
+        at = next((i for i, (x, y) in enumerate(zip(was, now, strict=False)) if x != y), min(len(was), len(now)))
+        if at > 40:
+            return f"from character {at}: {show(was[at:])} became {show(now[at:])}"
+    return f"{show(was)} became {show(now)}"
+
+
+def show(value: Any, limit: int = 60) -> str:
+    """A value as one short safe line; foreign text cannot break out of it."""
+    if isinstance(value, str) and len(value) > limit:
+        return f"{one_line(repr(value[:limit]))}… ({len(value):,} characters)"
+    return one_line(repr(value), limit * 2)
+
+
+# What the plots need
+
+
+def _measured(
+    left: ChunkBatch, right: ChunkBatch, space: Space, differences: pd.DataFrame, wrong: WrongVectors | None
+) -> Comparison:
+    none = np.zeros(0, np.float64)
+    if not len(left) or left.dimension != right.dimension or not left.dimension:
+        return Comparison(differences, [], none, none, none, none, none, wrong)
+    usable = np.isfinite(left.embeddings).all(axis=1) & np.isfinite(right.embeddings).all(axis=1)
+    index = np.flatnonzero(usable)
+    a, b = left.embeddings[index].astype(np.float64), right.embeddings[index].astype(np.float64)
+    before, after = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    gap = np.linalg.norm(a - b, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(gap == 0, 0.0, gap / before)
+    distances = distance(space, a, b)
+    if space == "cosine":  # a zero vector that arrived as zero has moved nowhere, whatever its direction
+        distances = np.where((before == 0) & (after == 0), 0.0, distances)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mismatched = np.linalg.norm(a - np.roll(b, 1, axis=0), axis=1) / before if len(index) > 1 else none
+    return Comparison(differences, [left.ids[i] for i in index], distances, relative, before, after, mismatched, wrong)
+
+
+def totals(differences: pd.DataFrame) -> Mapping[str, int]:
+    """How many differences of each kind."""
+    return {str(code): int(n) for code, n in differences["difference"].value_counts().sort_index().items()}

@@ -1,0 +1,256 @@
+"""The snapshots there are, which run still needs each of them, and the removal of those that may go.
+
+A snapshot may go when its retention has ended and no run needs it. A run needs every snapshot that its results name until
+it is closed out (step 53 passed) or was declared abandoned; a run that was begun as a dry run and nothing more needs its
+snapshot for the time of retention only. Which runs there are is read from the reports folder and from the folders that
+the audit log beside the snapshots names; a run that cannot be found is taken to need its snapshot.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from helpers import audit
+from helpers.errors import RunbookError, UsageError
+from helpers.formatting import count
+from helpers.parameters.sections import default_snapshots
+from helpers.results import Progress, passed, utc_now
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+from helpers.run.record import RunRecord
+from helpers.snapshots.export_journal import Journal
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
+from helpers.stores import Reader
+
+CLOSEOUT = "53"
+TAKEN_BY = ("13", "21", "22")  # the steps that take snapshots; 22 where it catches up
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A folder among the snapshots: `snapshot` is None where it is none that can be read, `problem` then says why.
+
+    `export` is the journal of an export that is at work, or was interrupted and can be gone on with.
+    """
+
+    folder: Path
+    snapshot: Snapshot | None
+    problem: str
+    needed_by: tuple[str, ...]
+    export: Journal | None = None
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def retain_until(self) -> datetime | None:
+        """The end of its retention; None where nothing readable says."""
+        if self.export is not None:
+            return self.export.retain_until
+        return datetime.fromisoformat(self.snapshot.manifest["retain_until"]) if self.snapshot else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its parts."""
+        return self.snapshot.size() if self.snapshot else self.export.size if self.export else 0
+
+    @property
+    def why_kept(self) -> str:
+        """Why it may not be removed; "" where it may."""
+        if self.retain_until is None:
+            return f"{self.problem}; look at it and remove it yourself"
+        if self.needed_by:
+            return f"needed by run {', '.join(self.needed_by)}, not closed out"
+        if self.retain_until > datetime.now(UTC):
+            return f"kept until {self.retain_until.isoformat(timespec='seconds')}"
+        return ""
+
+
+def directories() -> list[Path]:
+    """Where snapshots are: the parameters' default folder here, and wherever the runs reported here put theirs."""
+    found = {Path(default_snapshots()).absolute(): None}
+    for folder in runs.every_run():
+        taken = {Path(taken["folder"]).parent: None for taken in taken_by(folder)}
+        found |= taken or dict.fromkeys(_planned(folder))
+    return [directory for directory in found if directory.is_dir()]
+
+
+def _planned(folder: RunFolder) -> list[Path]:
+    """Where a run that has taken no snapshot yet puts it: what it began may lie there."""
+    try:
+        return [Path(folder.facts()["directory"], folder.parameters().snapshot.directory)]
+    except (RunbookError, OSError, ValueError, KeyError):  # a damaged run is no reason to hide the snapshots of others
+        return []
+
+
+def held(directory: Path) -> list[Held]:
+    """Every snapshot in a directory, the oldest first, and what is left of interrupted exports."""
+    needs = _needs(directory)
+    found = []
+    for folder in sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        snapshot, problem, export = None, "", None
+        if folder.name.endswith(".partial"):
+            export = Journal.read(folder)
+            problem = "an export at work, or one that was interrupted"
+            if export is not None:
+                problem = f"unfinished: {count(export.chunks)} of {count(export.listed, 'chunk')}"
+        else:
+            try:
+                snapshot = Snapshot.open(folder)
+            except RunbookError as error:
+                problem = error.what
+        needed = needs.get(folder.name.removesuffix(".partial"), ())
+        found.append(Held(folder, snapshot, problem, tuple(sorted(needed)), export))
+    return sorted(found, key=lambda h: (str(h.snapshot.manifest["created"]) if h.snapshot else "", h.id))
+
+
+def find(name: str, places: Sequence[Path]) -> Snapshot:
+    """The snapshot of this id (or at this path). Raises `UsageError` where there is none, or more than one."""
+    if Path(name).is_dir() and "/" in name:
+        return Snapshot.open(Path(name).absolute())
+    here = [place / name for place in places if runs.is_plain(name) and (place / name).is_dir()]
+    if len(here) == 1:
+        return Snapshot.open(here[0])
+    if here:
+        raise UsageError(
+            "snapshot_ambiguous", f"there are {len(here)} snapshots {name}",
+            next_step=f"Give its folder, such as {here[0]}.",
+        )  # fmt: skip
+    known = [h.id for place in places for h in held(place) if h.snapshot is not None]
+    raise UsageError(
+        "no_such_snapshot", f"there is no snapshot {name}", where=", ".join(map(str, places)) or str(Path.cwd()),
+        next_step=f"There are {', '.join(known[-5:])}." if known else "None is there; --directory says where to look.",
+    )  # fmt: skip
+
+
+def taken_by(folder: RunFolder) -> list[dict[str, Any]]:
+    """What the results of a run, earlier executions included, say of the snapshots that it took."""
+    found = []
+    for number in TAKEN_BY:
+        for path in sorted([*folder.reports.glob(f"results/{number}.json"),
+                            *folder.reports.glob(f"earlier/*/results/{number}.json")]):  # fmt: skip
+            try:
+                taken = json.loads(path.read_text(encoding="utf-8"))["facts"].get("snapshot")
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            if isinstance(taken, dict) and taken.get("folder"):
+                found.append(taken)
+    return found
+
+
+def take(run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress) -> Snapshot:
+    """A new snapshot of these collections, its id `base` or, where an earlier attempt left that, `base`-2 and so on.
+
+    An export of this id that was interrupted is gone on with.
+    """
+    rules = run.parameters.snapshot
+    directory = Path(rules.directory).absolute()
+    free = next(i for i in [base, *(f"{base}-{n}" for n in range(2, 1000))] if not (directory / i).exists())
+    readers = store.limits().readers(min(2, run.parameters.migration.workers))
+    by = {"run": run.id, "reports": str(run.folder)}
+    gone_on = (directory / f"{free}.partial").is_dir()
+    audit.append(directory / audit.NAME, "snapshot created", outcome="begun", snapshot=free, gone_on=gone_on, **by)
+    snapshot = write_snapshot(
+        store, directory, free, names, retention_days=rules.retention_days, readers=readers, progress=progress
+    )
+    for note in snapshot.manifest["notes"]:
+        run.log(note)
+    about = {"snapshot": snapshot.id, **by, "digest": snapshot.digest}
+    audit.append(directory / audit.NAME, "snapshot created", **about, chunks=snapshot.total)
+    return snapshot
+
+
+def described(snapshot: Snapshot) -> dict[str, Any]:
+    """What the results of a step that took a snapshot say of it."""
+    return {
+        "id": snapshot.id,
+        "folder": str(snapshot.folder),
+        "digest": snapshot.digest,
+        "chunks": snapshot.total,
+        "bytes": snapshot.size(),
+        "retain_until": snapshot.manifest["retain_until"],
+        "source_version": snapshot.manifest["chroma_version"]["source"],
+    }
+
+
+def abandon(run_id: str) -> None:
+    """Declare that a run will not be gone on with, so that its snapshots need not be kept for it."""
+    folder = runs.find(run_id)
+    folder.note(abandoned=utc_now())
+    folder.log("declared abandoned: its snapshots may be pruned after their retention")
+    audit.append(folder.reports / audit.NAME, "abandoned", run=run_id)
+
+
+def settled(folder: RunFolder) -> bool:
+    """Whether a run needs its snapshots no more, once their retention has ended."""
+    facts = folder.facts()
+    return bool(facts.get("abandoned")) or bool(facts["dry_run"]) or passed(folder.result(CLOSEOUT))
+
+
+def _needs(directory: Path) -> dict[str, set[str]]:
+    """Snapshot id → the runs that need it."""
+    needs: dict[str, set[str]] = {}
+    known = {folder.reports: folder for folder in runs.every_run()}
+    for entry in audit.entries(directory / audit.NAME):
+        facts = entry["facts"]
+        if entry["action"] != "snapshot created" or Path(facts["reports"]) in known:
+            continue
+        elsewhere = RunFolder(str(facts["run"]), Path(facts["reports"]), runs.workspace_root() / str(facts["run"]))
+        if not elsewhere.exists:
+            needs.setdefault(str(facts["snapshot"]), set()).add(f"{elsewhere.id} (its reports are not at hand)")
+        elif not settled(elsewhere):
+            needs.setdefault(str(facts["snapshot"]), set()).add(elsewhere.id)
+    for folder in known.values():
+        taken = [t for t in taken_by(folder) if Path(t["folder"]).parent == directory]
+        created = [e["facts"]["snapshot"] for e in audit.entries(directory / audit.NAME)
+                   if e["action"] == "snapshot created" and Path(e["facts"]["reports"]) == folder.reports]  # fmt: skip
+        if (taken or created) and not settled(folder):
+            for name in {*(Path(t["folder"]).name for t in taken), *created}:
+                needs.setdefault(str(name), set()).add(folder.id)
+    return needs
+
+
+def remove(found: Iterable[Held]) -> list[str]:
+    """Remove snapshots that may go, each recorded before and after; their ids. A kill in the middle leaves no half one:
+    the folder is renamed first, and `sweep` takes away what is left of it."""
+    gone = []
+    for item in found:
+        if item.why_kept:
+            raise UsageError("snapshot_kept", f"snapshot {item.id} stays: {item.why_kept}")
+        log = item.folder.parent / audit.NAME
+        audit.append(
+            log, "prune", outcome="begun", snapshot=item.id, digest=item.snapshot.digest if item.snapshot else ""
+        )
+        aside = item.folder.with_name(f".{item.id}.pruned")
+        item.folder.rename(aside)
+        for beside in item.folder.parent.glob(f"{item.id}.restore-*.json"):
+            beside.unlink()
+        (item.folder.parent / f"{item.id}.lock").unlink(missing_ok=True)
+        shutil.rmtree(aside)
+        audit.append(log, "prune", snapshot=item.id)
+        gone.append(item.id)
+    return gone
+
+
+def sweep(directory: Path) -> None:
+    """Take away what an interrupted `remove` left."""
+    for aside in directory.glob(".*.pruned"):
+        shutil.rmtree(aside)
+        audit.append(directory / audit.NAME, "prune", snapshot=aside.name.strip(".").removesuffix(".pruned"))
+
+
+def kept_line(folder: RunFolder) -> str:
+    """The snapshots of a run and until when they are kept, one line each; "" where it has none."""
+    lines = {
+        t["id"]: f"Snapshot {t['id']}, kept until {str(t['retain_until'])[:16].replace('T', ' ')} UTC at least"
+        + ("" if Path(t["folder"]).is_dir() else "; its folder is gone")
+        for t in taken_by(folder)
+    }
+    return "\n".join(lines.values())

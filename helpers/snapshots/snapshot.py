@@ -1,0 +1,451 @@
+"""Snapshots: a source as Parquet files that say exactly what it held, and a manifest that proves them.
+
+Layout of a snapshot folder::
+
+    manifest.json               who, when, counts, configuration, SHA-256 and size of every part, status
+    <nnn>-<collection>/<nnnnn>.parquet   one part per slice of the collection's frozen id list
+
+A part has the columns id, document (null is None, "" is empty), metadata (JSON with exact types, null is None), uri and
+embedding (fixed-size list of float32; null where the store lost the vector). The folder is written as `<id>.partial` and
+renamed when it is whole. An export that was interrupted goes on after its last whole part (see `export_journal`): each
+chunk is then as it was when its part was read, and `sessions` in the manifest says when that was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from helpers.chunks import ChunkBatch, Metadata, is_sparse
+from helpers.errors import Terminal
+from helpers.results import Progress, silent, utc_now, write_json
+from helpers.snapshots.export_journal import EXPORT, Journal, flush_file, own_digest, sha256, signed
+from helpers.stores import CollectionInfo, Reader
+
+PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
+FORMAT = 1
+_AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; between another client's delete and add an id is not there (chroma-facts 19)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file: `file` is relative to the snapshot's folder, `bytes` its size on disk."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+    lost: int = 0
+
+
+class Snapshot:
+    """A whole snapshot on disk. `Snapshot.open(folder)` reads the manifest only."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.id = str(manifest["id"])
+
+    @classmethod
+    def open(cls, folder: Path) -> Snapshot:
+        """Raises `Terminal` where there is no readable manifest."""
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            if manifest["format"] != FORMAT:
+                raise ValueError(f"format {manifest['format']}, this toolkit reads {FORMAT}")
+            if manifest["sha256"] != own_digest(manifest):
+                raise ValueError("its content is not what was written")
+            if folder.name.endswith(".partial"):
+                raise ValueError("the export was interrupted before it was whole")
+            return cls(folder, manifest)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Terminal(
+                "snapshot_unreadable", f"no readable manifest ({error})", where=f"snapshot {folder}",
+                next_step="Take the snapshot again (step 21).",
+            ) from error  # fmt: skip
+
+    @property
+    def total(self) -> int:
+        """Chunks in all collections, lost vectors included."""
+        return sum(c["count"] for c in self.manifest["collections"])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what the snapshot holds; the same after `verify` changed the status."""
+        held = json.dumps(self.manifest["collections"], sort_keys=True, ensure_ascii=True).encode()
+        return hashlib.sha256(held).hexdigest()
+
+    def names(self) -> list[str]:
+        return [c["name"] for c in self.manifest["collections"]]
+
+    def collections(self) -> list[CollectionInfo]:
+        """By name. The count is that of the ids frozen, the space the effective one."""
+        fields = {f.name for f in dataclasses.fields(CollectionInfo)}
+        found = []
+        for entry in self.manifest["collections"]:
+            known = {k: v for k, v in entry.items() if k in fields}
+            found.append(CollectionInfo(**{**known, "findings": tuple(known.get("findings", ()))}))
+        return found
+
+    def parts(self, name: str) -> list[Part]:
+        entry = next(c for c in self.manifest["collections"] if c["name"] == name)
+        return [Part(**p) for p in entry["parts"]]
+
+    def read(self, part: Part) -> ChunkBatch:
+        """The chunks of a part, in the order of the frozen ids."""
+        return from_table(self._table(part))
+
+    def ids(self, part: Part) -> list[str]:
+        """The ids of a part alone, without reading vectors."""
+        return cast(list[str], self._table(part, ["id"]).column("id").to_pylist())
+
+    def batches(self, name: str) -> Iterator[ChunkBatch]:
+        for part in self.parts(name):
+            yield self.read(part)
+
+    def _table(self, part: Part, columns: list[str] | None = None) -> pa.Table:
+        try:
+            return pq.read_table(self.folder / part.file, columns=columns, memory_map=False, partitioning=None)
+        except MemoryError:  # Arrow's own is both; the file is not to blame
+            raise
+        except (OSError, pa.ArrowException) as error:
+            raise Terminal(
+                "snapshot_damaged", f"cannot be read: {error}", where=str(self.folder / part.file),
+                next_step="Take the snapshot again (step 21).",
+            ) from error  # fmt: skip
+
+    def verify(self, progress: Progress = silent) -> dict[str, int]:
+        """Re-read every byte: digests, row counts, ids unique. Marks the manifest as verified.
+
+        Returns chunks per collection. Raises `Terminal` ("snapshot_damaged", "snapshot_unreadable" for the manifest)
+        that names the first bad file.
+        """
+        self.manifest = Snapshot.open(self.folder).manifest
+        counted: dict[str, int] = {}
+        for name in self.names():
+            seen: set[str] = set()
+            for part in self.parts(name):
+                file = self.folder / part.file
+                if not file.is_file() or sha256(file) != part.sha256:
+                    raise self._damaged(part, "its bytes are not those that were written")
+                ids = self.ids(part)
+                if len(ids) != part.rows or len(set(ids)) != len(ids) or not seen.isdisjoint(ids):
+                    raise self._damaged(part, f"{len(ids)} rows where {part.rows} unique ones were written")
+                self.read(part)
+                seen.update(ids)
+                progress.advance(part.rows)
+            counted[name] = len(seen)
+        strangers = self._files() - {p.file for n in self.names() for p in self.parts(n)}
+        if strangers:
+            raise Terminal("snapshot_damaged", f"files that nobody wrote: {', '.join(sorted(strangers)[:3])}",
+                           where=str(self.folder), next_step="Remove them, or take the snapshot again.")  # fmt: skip
+        self.mark("verified")
+        return counted
+
+    def mark(self, status: str) -> None:
+        """Record a status (created, verified, restored, failed) with its time in the manifest."""
+        self.manifest = signed({**self.manifest, "status": status, f"{status}_at": utc_now()})
+        write_json(self.folder / "manifest.json", self.manifest)
+
+    def size(self) -> int:
+        """Bytes of all parts on disk."""
+        return sum(p["bytes"] for c in self.manifest["collections"] for p in c["parts"])
+
+    def _files(self) -> set[str]:
+        return {
+            str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file() and f.name != "manifest.json"
+        }
+
+    def _damaged(self, part: Part, what: str) -> Terminal:
+        return Terminal(
+            "snapshot_damaged", what, where=str(self.folder / part.file), next_step="Take the snapshot again (step 21)."
+        )
+
+
+def write_snapshot(
+    store: Reader,
+    directory: Path,
+    snapshot_id: str,
+    names: Sequence[str],
+    *,
+    retention_days: int,
+    readers: int = 2,
+    progress: Progress = silent,
+) -> Snapshot:
+    """Read these collections of a store into `directory/snapshot_id`; ids frozen first, slices read in parallel.
+
+    An interrupted export of this id is gone on with: its whole parts are verified and not read again.
+    Raises `Terminal` where a listed chunk can be read neither with nor without its vector, or the id is taken.
+    """
+    folder = directory / snapshot_id
+    partial = directory / f"{snapshot_id}.partial"
+    if folder.exists():
+        raise Terminal("snapshot_exists", "a snapshot of this id exists", where=str(folder))
+    if _is_whole(partial, store.label, sorted(names)):  # the last session ended between the manifest and the renaming
+        return _complete(partial, folder)
+    journal = Journal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
+    with ThreadPoolExecutor(max_workers=max(1, readers), thread_name_prefix="read") as pool:
+        entries = [_write_collection(store, journal, name, pool, readers, progress) for name in sorted(names)]
+    for left in {p.name for p in partial.iterdir() if p.is_dir()} - {journal.collections[n]["folder"] for n in names}:
+        if left != EXPORT:  # of a collection that was chosen when the export began, and is no more
+            shutil.rmtree(partial / left)
+    now = datetime.now(UTC)
+    journal.sessions[-1]["ended"] = utc_now()
+    manifest = {
+        "format": FORMAT,
+        "id": snapshot_id,
+        "created": journal.sessions[0]["started"],
+        "retain_until": (now + timedelta(days=retention_days)).isoformat(timespec="seconds"),
+        "source": store.label,
+        "chroma_version": {"source": store.version, "client": importlib.metadata.version("chromadb")},
+        "findings": list(getattr(store, "findings", ())),
+        "repairs": list(getattr(store, "repairs", ())),
+        "status": "created",
+        "sessions": [{key: s[key] for key in ("started", "ended", "chunks")} for s in journal.sessions],
+        "notes": journal.notes,
+        "collections": entries,
+    }
+    write_json(partial / "manifest.json", signed(manifest))
+    return _complete(partial, folder)
+
+
+def _is_whole(partial: Path, source: str, names: list[str]) -> bool:
+    """Whether this is a snapshot of these collections of the source that lacks nothing but its name."""
+    try:
+        manifest = json.loads((partial / "manifest.json").read_text(encoding="utf-8"))
+        if (manifest["source"], [c["name"] for c in manifest["collections"]]) != (source, names):
+            return False
+        parts = [Part(**p) for c in manifest["collections"] for p in c["parts"]]
+        whole = all(sha256(partial / p.file) == p.sha256 for p in parts)
+        return whole and bool(manifest["sha256"] == own_digest(manifest))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _complete(partial: Path, folder: Path) -> Snapshot:
+    shutil.rmtree(partial / EXPORT, ignore_errors=True)
+    _flush_folder(partial)
+    partial.rename(folder)
+    _flush_folder(folder.parent)
+    return Snapshot.open(folder)
+
+
+def part_rows(dimension: int, read_rows: int) -> int:
+    """Chunks with vectors of this dimension in one part; one request's worth where requests are small."""
+    return max(1, min(read_rows, max(100, min(5_000, PART_BYTES // max(1, 4 * dimension)))))
+
+
+def _frozen(store: Reader, journal: Journal, name: str) -> tuple[CollectionInfo, list[str], int, list[str]]:
+    """The collection as it was when its ids were frozen, these ids, the rows of a part, and findings of going on."""
+    info, known = store.info(name), journal.collections.get(name)
+    if known is not None:
+        was = CollectionInfo(**{**known["info"], "findings": tuple(known["info"]["findings"])})
+        ids = journal.ids(name)
+        if ids is None:
+            journal.note(f"the list of ids of collection {name} is damaged or gone: it is read again")
+        elif _settings(was) != _settings(info):
+            journal.note(f"collection {name} is not the one that the export began with: it is read again")
+        elif info.count == was.count:
+            return was, ids, known["rows"], []
+        else:
+            found = f"{was.count:,} chunks at {known['at']}, when its ids were frozen, and {info.count:,} when the export went on"
+            return was, ids, known["rows"], [f"the source changed: {found}; step 22 finds what differs"]
+    info, ids = _listed(store, info)
+    rows = part_rows(info.dimension or 0, store.limits().read_rows)
+    number = max((int(c["folder"].partition("-")[0]) for c in journal.collections.values()), default=0) + 1
+    folder = known["folder"] if known else f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}"
+    shutil.rmtree(journal.folder / folder, ignore_errors=True)  # parts that belong to other ids
+    journal.freeze(name, folder, dataclasses.asdict(info), ids, rows)
+    return info, ids, rows, []
+
+
+def _listed(store: Reader, info: CollectionInfo) -> tuple[CollectionInfo, list[str]]:
+    """The ids of a collection, with the count that they were held against.
+
+    Raises `Terminal` ("count_mismatch") where they differ although the count stands still. Where it moves, a writer is at
+    work: what differs is found by the comparison with the source (step 22).
+    """
+    before = info.count
+    for seconds in (*_AGAIN_AFTER, 0.0):
+        ids = store.ids(info.name)
+        if len(ids) == info.count:
+            return info, ids
+        before, info = info.count, dataclasses.replace(info, count=store.count(info.name))
+        time.sleep(seconds)
+    if info.count != before:
+        return info, ids
+    raise Terminal(
+        "count_mismatch", f"counts {info.count:,} chunks and lists {len(ids):,}",
+        where=f"collection {info.name} of {store.label}",
+        next_step="Do not migrate it before this is explained: see notebook 48, or leave it out with collections.exclude.",
+    )  # fmt: skip
+
+
+def _settings(info: CollectionInfo) -> str:
+    """What makes it the same collection, as far as the store tells."""
+    same = {key: value for key, value in dataclasses.asdict(info).items() if key not in ("count", "findings")}
+    return json.dumps(same, sort_keys=True, default=str)
+
+
+def _write_collection(
+    store: Reader, journal: Journal, name: str, pool: Executor, readers: int, progress: Progress
+) -> dict[str, Any]:
+    info, ids, rows, changed = _frozen(store, journal, name)
+    folder = journal.collections[name]["folder"]
+    (journal.folder / folder).mkdir(exist_ok=True)
+
+    def take(start: int) -> Part:
+        kept = journal.intact(name, start)
+        if kept is None:
+            file = f"{folder}/{start // rows + 1:05d}.parquet"
+            part = _write_part(store, journal.folder, file, name, ids[start : start + rows], info.dimension or 0)
+            journal.finish(name, start, dataclasses.asdict(part))
+        else:
+            part = Part(**kept)
+        progress.advance(min(rows, len(ids) - start))
+        return part
+
+    parts: list[Part] = []
+    pending: list[Future[Part]] = []
+    for start in range(0, len(ids), rows):
+        pending.append(pool.submit(take, start))
+        if len(pending) > readers:  # a bounded window: read ahead, but never the whole collection
+            parts.append(pending.pop(0).result())
+    parts.extend(future.result() for future in pending)
+    findings = [*info.findings, *changed]
+    lost = sum(p.lost for p in parts)
+    if lost:
+        findings.append(f"{lost} chunks are listed but their vectors cannot be read")
+    if len(ids) != info.count:
+        findings.append(f"the store counts {info.count} chunks and lists {len(ids)} ids")
+    return {
+        **dataclasses.asdict(info),
+        "count": sum(p.rows for p in parts),
+        "reported_count": info.count,
+        "findings": findings,
+        "parts": [dataclasses.asdict(p) for p in parts],
+    }
+
+
+def _write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> Part:
+    batch = store.read(name, ids)
+    for seconds in (*_AGAIN_AFTER, None):
+        absent = set(ids) - set(batch.ids)
+        still = absent & set(store.ids(name)) if absent else set()
+        if not still:
+            break
+        if seconds is None:
+            raise Terminal(
+                "source_unreadable_ids", f"{len(still)} listed ids cannot be read, such as {min(still)}",
+                where=f"collection {name} of {store.label}", next_step="See notebook 48.",
+            )  # fmt: skip
+        time.sleep(seconds)
+        batch = store.read(name, ids)
+    path = root / file
+    pq.write_table(to_table(batch, dimension), path, compression="zstd", compression_level=1, use_dictionary=False,
+                   write_statistics=False)  # fmt: skip
+    flush_file(path)
+    return Part(file, len(batch), path.stat().st_size, sha256(path), int(batch.lost.sum()))
+
+
+def to_table(batch: ChunkBatch, dimension: int | None = None) -> pa.Table:
+    """A batch as an Arrow table; `dimension` fixes the vectors' type where the batch may hold none."""
+    width = dimension if dimension is not None else batch.dimension
+    lost = pa.array(batch.lost)
+    if width and batch.dimension == width:
+        values = pa.array(np.ascontiguousarray(batch.embeddings).reshape(-1))
+        vectors = pa.FixedSizeListArray.from_arrays(values, width, mask=lost)
+    elif batch.dimension and not batch.lost.all():
+        raise Terminal("mixed_dimensions", f"vectors of {batch.dimension} components where {width} are expected")
+    else:
+        vectors = pa.nulls(len(batch), pa.list_(pa.float32(), max(1, width)))
+    return pa.table(
+        {
+            "id": pa.array(batch.ids, pa.large_string()),
+            "document": pa.array(batch.documents, pa.large_string()),
+            "metadata": pa.array([encode_metadata(m) for m in batch.metadatas], pa.large_string()),
+            "uri": pa.array(batch.uris, pa.large_string()),
+            "embedding": vectors,
+        }
+    )
+
+
+def from_table(table: pa.Table) -> ChunkBatch:
+    """The batch of `to_table`, bit for bit."""
+    column = table.column("embedding").combine_chunks()
+    vectors = column if isinstance(column, pa.FixedSizeListArray) else pa.concat_arrays(column.chunks)
+    lost = pc.is_null(vectors).to_numpy(zero_copy_only=False)
+    width = vectors.type.list_size
+    if lost.all():
+        embeddings = np.full((len(vectors), width), np.nan, np.float32)
+    else:
+        flat = vectors.values.to_numpy(zero_copy_only=False)[
+            vectors.offset * width : (vectors.offset + len(vectors)) * width
+        ]
+        embeddings = flat.reshape(-1, width).astype(np.float32, copy=True)
+        embeddings[lost] = np.nan
+    return ChunkBatch(
+        ids=table.column("id").to_pylist(),
+        documents=table.column("document").to_pylist(),
+        embeddings=embeddings,
+        metadatas=[decode_metadata(m) for m in table.column("metadata").to_pylist()],
+        uris=table.column("uri").to_pylist(),
+        lost=np.asarray(lost, dtype=bool),
+    )
+
+
+_SPARSE = "#sparse_vector"  # no metadata value of Chroma is a mapping, so the key cannot collide
+
+
+def encode_metadata(metadata: Metadata | None) -> str | None:
+    """Metadata as JSON that keeps int, float, bool, text, lists, NaN and sparse vectors apart."""
+    if metadata is None:
+        return None
+    return json.dumps(metadata, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=_guest)
+
+
+def _guest(value: Any) -> Any:
+    if is_sparse(value):
+        return {_SPARSE: {"indices": list(value.indices), "values": list(value.values), "labels": value.labels}}
+    if isinstance(value, np.generic):
+        return value.item()
+    raise Terminal("unsupported_metadata", f"a metadata value of type {type(value).__name__} cannot be kept exactly")
+
+
+def decode_metadata(text: str | None) -> Metadata | None:
+    """The inverse of `encode_metadata`."""
+    return None if text is None else {key: _host(value) for key, value in json.loads(text).items()}
+
+
+def _host(value: Any) -> Any:
+    if not (isinstance(value, dict) and set(value) == {_SPARSE}):
+        return value
+    from helpers.stores.door import SparseVector
+
+    return SparseVector(**value[_SPARSE])
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make renames in a folder durable (POSIX; elsewhere nothing to do)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

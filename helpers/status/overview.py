@@ -1,0 +1,195 @@
+"""Where the runs stand: the map of steps for notebook 00 and for `runbook status`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WaitingForSignoffs
+from helpers.evidence.seals import ALLOWED, allowed_signers
+from helpers.evidence.signoffs import GateState, gate_state
+from helpers.fence import FenceState
+from helpers.results import StepResult, passed
+from helpers.rollback.state import RollbackState
+from helpers.run import folders as runs
+from helpers.run import plan
+from helpers.run.folders import RunFolder
+
+# -- gates -------------------------------------------------------------------------------------------------------------
+
+# The human gates on the line: which approvals are due behind a step, and whether the run may go on.
+
+
+AFTER_CUTOVER, PARAMETERS = "25", "parameters.yaml"
+
+
+def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | None:
+    """What stops the run behind the first passed step whose gate is shut: a NO-GO, or missing approvals; else None."""
+    for step in steps:
+        if step.gate and passed(folder.result(step.number)):
+            error = _behind(folder, step)
+            if error is not None:
+                return error
+    return None
+
+
+def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
+    parameters = folder.parameters()
+    # After the cutover a signature stays what it was when it counted: keys may go from the list then, and a resume may
+    # change what concerns the steps after it.
+    done = passed(folder.result(AFTER_CUTOVER))
+    state = gate_state(folder.reports, parameters, step.gate, None if done else allowed_signers(folder, parameters))
+    if done and not state.blocked and all(set(state.stale.get(role, [""])) <= {PARAMETERS} for role in state.missing):
+        return None
+    if state.blocked:
+        return NoGo("signed_no_go", f"run {folder.id}: {'; '.join(state.blocked)}", next_step="It may not be cut over.")
+    if not state.missing:
+        return None
+    example = (
+        f"{folder.command('sign')} --role {state.missing[0]} --name NAME --decision go --gate {step.gate} --key FILE"
+    )
+    first = (
+        ""
+        if (folder.reports / ALLOWED).is_file()
+        else (f"First name who may sign: {folder.command('resume')} --set signoff.allowed_signers=FILE. ")
+    )
+    return WaitingForSignoffs(
+        "signoffs_missing",
+        f"run {folder.id} waits for the approval of {', '.join(_with_reason(state, role) for role in state.missing)}",
+        next_step=f"{first}Each signs with: {example}",
+    )
+
+
+def _with_reason(state: GateState, role: str) -> str:
+    """The role, and why an approval that it gave does not count."""
+    if state.stale.get(role):
+        return f"{role} (given before {', '.join(state.stale[role])} changed)"
+    return f"{role} ({state.refused[role]})" if role in state.refused else role
+
+
+# -- overview ----------------------------------------------------------------------------------------------------------
+
+
+TO_DO = "to do"
+RUN_COLUMNS = ("run", "name", "created", "at", "state", "due", "fence", "kind")
+
+
+def state(result: StepResult | None) -> str:
+    """How a step came out, in a word: to do, pass, warning, marginal, NO-GO, interrupted, failed."""
+    if result is None:
+        return TO_DO
+    if result.error is not None:
+        return {"no_go": "NO-GO", "interrupted": "interrupted"}.get(result.error["code"], "failed")
+    return str(result.verdict)
+
+
+def rolled_back(folder: RunFolder) -> str:
+    """`Rolled back, finished …` or how far the rollback is; "" where none ever began."""
+    found = RollbackState.read(folder.workspace)
+    return found.sentence() if found is not None else ""
+
+
+def after_rollback(folder: RunFolder) -> str:
+    """What to do with a run whose rollback began."""
+    found = RollbackState.read(folder.workspace)
+    if found is not None and found.finished:
+        return f"Begin a new run; what became of this one: {folder.reports / 'rollback.html'}"
+    return f"Go on with: {folder.command('rollback')}"
+
+
+def refuse_rolled_back(folder: RunFolder) -> None:
+    """Raises `UsageError` where a rollback of this run began: from there on there is only the way back."""
+    if said := rolled_back(folder):
+        raise UsageError(
+            "rolled_back", f"run {folder.id} does not go on. {said}", next_step=after_rollback(folder)
+        )  # fmt: skip
+
+
+def first_open_step(folder: RunFolder) -> plan.Step | None:
+    """The first step of the line that has not passed; None where all have."""
+    return next((step for step in plan.LINE if not passed(folder.result(step.number))), None)
+
+
+def step_rows(folder: RunFolder | None) -> list[dict[str, Any]]:
+    """One row a step of the line: step, title, section, state, seconds, notebook."""
+    rows = []
+    for step in plan.LINE:
+        result = folder.result(step.number) if folder else None
+        rows.append(
+            {
+                "step": step.number,
+                "title": step.title,
+                "section": step.section,
+                "state": state(result),
+                "seconds": round(result.seconds, 1) if result else 0.0,
+                "notebook": step.notebook,
+            }
+        )
+    return rows
+
+
+def run_rows() -> list[dict[str, str]]:
+    """One row a run, the newest first: run, name, created, at (the step it stands at), state, due, fence, kind."""
+    rows = []
+    for folder in runs.every_run():
+        facts = folder.facts()
+        step = first_open_step(folder)
+        kind = "rehearsal" if facts["rehearsal"] else "dry run" if facts["dry_run"] else ""
+        rows.append(
+            {
+                "run": folder.id,
+                "name": str(facts["name"]),
+                "created": str(facts["created"])[:19].replace("T", " "),
+                "at": step.number if step else "",
+                "state": state(folder.result(step.number)) if step else "all steps passed",
+                "due": _told(_due, folder, step),
+                "fence": _told(_fence, folder),
+                "kind": kind,
+            }
+        )
+    return rows
+
+
+def _told(say: Callable[..., str], *about: Any) -> str:
+    """A run that another version of the toolkit wrote hides no other run."""
+    try:
+        return say(*about)
+    except RunbookError as error:
+        return f"unknown ({error.code})"
+
+
+def _due(folder: RunFolder, step: plan.Step | None) -> str:
+    """In a few words what the run waits for: signatures by role, a step, nothing."""
+    if (back := RollbackState.read(folder.workspace)) is not None:
+        return "nothing: rolled back" if back.finished else "rollback"
+    for passed_step in plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]:
+        if passed_step.gate and passed(folder.result(passed_step.number)):
+            gate = gate_state(folder.reports, folder.parameters(), passed_step.gate)
+            if gate.blocked:
+                return "nothing: NO-GO"
+            if gate.missing:
+                return f"sign {passed_step.gate}: {', '.join(gate.missing)}"
+    return f"step {step.number}" if step is not None else ""
+
+
+def _fence(folder: RunFolder) -> str:
+    found = FenceState.read(folder.workspace)
+    return "" if found is None or not found.may_stand else "up" if found.stands else "half up"
+
+
+def next_action(folder: RunFolder | None) -> str:
+    """One sentence: what to do next."""
+    if folder is None:
+        return f"No run yet. Try the whole runbook on its own data: {RUNBOOK} rehearse"
+    if said := rolled_back(folder):
+        return f"{said} {after_rollback(folder)}"
+    step = first_open_step(folder)
+    shut = open_gate(folder, plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)])
+    if shut is not None:
+        return str(shut)
+    if step is None:
+        return "All steps have passed."
+    result = folder.result(step.number)
+    if result is not None and result.error is not None and result.error["code"] != "interrupted":
+        return f"Step {step.number} ({step.title}) did not pass: {result.error['line']}"
+    return f"Step {step.number} ({step.title}) is next: {folder.command('resume')}"

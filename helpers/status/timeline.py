@@ -1,0 +1,305 @@
+"""The plan from T−24 h to T+7 d beside what a run measured: Appendix A, for notebook 00.
+
+T is when the fence goes up: the window's start where the parameters name one, else when step 20 of the run really began.
+The plan is the runbook's; where the run's dry run estimated a step of the night, its estimate takes the place of the
+runbook's figure, and the steps after it move. What was measured comes from the same numbers as the page's drawing.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from matplotlib.figure import Figure
+
+from helpers import plots
+from helpers.formatting import duration, moment
+from helpers.parameters import Parameters
+from helpers.report import gantt
+from helpers.report.facts import read_run
+from helpers.results import StepResult, passed
+from helpers.rollback import outline
+from helpers.rollback.state import FILES, REMOVE, TITLES
+from helpers.run.folders import RunFolder
+from helpers.run.window import Hours
+from helpers.status.status import estimated_seconds, measured_rollback, rollback_seconds
+
+BEFORE, NIGHT, AFTER = "The day before", "The night", "The week after"
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
+# (step, what, minutes, where the runbook says so); they follow one another.
+_DAY_BEFORE = (
+    ("10", "Source health", 5, "1.2"), ("11", "Explore the source", 10, "1.5"), ("12", "Target readiness", 5, "1.3"),
+    ("13", "Backup and dry run", 70, "1.1 and 1.4"), ("14", "Schedule and notify", 0, "1.6 and 1.7"),
+)  # fmt: skip
+_THE_NIGHT = (
+    ("20", "Fence off writes", 5, "Step 1"), ("21", "Snapshot", 5, "Step 2"), ("22", "Migrate", 55, "Step 3"),
+    ("23", "Validate", 10, "Step 4"), ("24", "Review and decide", 5, "Step 5"), ("25", "Cut over", 10, "Step 6a"),
+)  # fmt: skip
+_BACK = ("27", "Rollback, if NO-GO", 10, "Step 7b")
+_AFTERWARDS = (("51", "Performance"), ("52", "Integration tests"), ("53", "Close out"))  # no durations in the runbook
+_KEPT = "Snapshot kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the plan. `planned` and `real` are (begin, end) in seconds from T; `basis` says where the plan is from."""
+
+    part: str
+    step: str
+    title: str
+    planned: tuple[float, float]
+    basis: str
+    real: tuple[float, float] | None = None
+    open: bool = False  # it began, and its end is not on record
+
+    @property
+    def took(self) -> str:
+        """What was measured, in words; "" where nothing was."""
+        if self.real is None:
+            return ""
+        return "not finished" if self.open else in_words(self.real[1] - self.real[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The rows, T (None where nobody has named it yet), and where it is from."""
+
+    rows: list[Row]
+    start: dt.datetime | None
+    start_is: str
+
+    def of(self, step: str) -> Row:
+        """The row of this step."""
+        return next(row for row in self.rows if row.step == step)
+
+
+def plan_and_measured(folder: RunFolder | None, parameters: Parameters | None) -> Timeline:
+    """The plan of this run, or of parameters that have no run yet, with what was measured."""
+    found = {t.step.number: t for t in gantt.timed(read_run(folder.reports))} if folder is not None else {}
+    hours = Hours.of(parameters) if parameters is not None else None
+    start, start_is = None, "T is not named: window.start in the parameters file"
+    if hours is not None:
+        start, start_is = hours.start, f"T is the window's start, {moment(hours.start)}"
+    elif "20" in found:
+        start, start_is = found["20"].start, f"T is when the fence went up, {moment(found['20'].start)}"
+    rows = []
+    for row in _planned(folder, parameters):
+        step = found.get(row.step) if row.step != _BACK[0] else None
+        if step is not None and start is not None:
+            real = ((step.start - start).total_seconds(), (step.end - start).total_seconds())
+            rows.append(Row(row.part, row.step, row.title, row.planned, row.basis, real, step.open))
+        else:
+            rows.append(row)
+    rows = [_measured_elsewhere(row, folder, start) for row in rows]
+    return Timeline(rows, start, start_is)
+
+
+def _planned(folder: RunFolder | None, parameters: Parameters | None) -> Sequence[Row]:
+    rows, at = [], -_DAY
+    for step, title, minutes, section in _DAY_BEFORE:
+        rows.append(Row(BEFORE, step, title, (at, at + minutes * _MINUTE), f"runbook, {section}"))
+        at = rows[-1].planned[1]
+    at = 0.0
+    for step, title, minutes, section in _THE_NIGHT:
+        seconds, basis = minutes * _MINUTE, f"runbook, {section}"
+        if folder is not None and (guess := estimated_seconds(folder, step)):
+            seconds, basis = guess, "estimate of step 13"
+        rows.append(Row(NIGHT, step, title, (at, at + seconds), basis))
+        at += seconds
+    step, title, minutes, section = _BACK
+    rows.append(Row(NIGHT, step, title, (at, at + minutes * _MINUTE), f"runbook, {section}"))
+    watch = parameters.monitoring.minutes * _MINUTE if parameters is not None else _HOUR
+    rows.append(
+        Row(AFTER, "50", "Monitor", (at, at + watch), "monitoring.minutes" if parameters else "runbook, Section 5")
+    )
+    rows += [Row(AFTER, step, title, (at + watch, at + watch), "runbook, Section 5") for step, title in _AFTERWARDS]
+    days = parameters.snapshot.retention_days if parameters is not None else 7
+    taken = next(row for row in rows if row.step == "21").planned[1]
+    basis = "snapshot.retention_days" if parameters else "runbook, Appendix A"
+    return [*rows, Row(AFTER, "", _KEPT, (taken, taken + days * _DAY), basis)]
+
+
+def _measured_elsewhere(row: Row, folder: RunFolder | None, start: dt.datetime | None) -> Row:
+    """The rollback is off the line; the snapshot says itself until when it is kept."""
+    if folder is None or start is None:
+        return row
+    begun = ended = None
+    if row.step == "27" and (done := measured_rollback(folder)) is not None:
+        begun, ended = gantt.instant(done.started), gantt.instant(done.finished)
+    elif row.title == _KEPT and passed(taken := folder.result("21")) and taken is not None:
+        begun, ended = gantt.instant(taken.finished), gantt.instant(taken.facts["snapshot"]["retain_until"])
+    if begun is None or ended is None:
+        return row
+    real = ((begun - start).total_seconds(), (ended - start).total_seconds())
+    return Row(row.part, row.step, row.title, row.planned, row.basis, real)
+
+
+COLUMNS = ("step", "what", "planned at", "planned", "from", "began", "took")
+
+
+def table(found: Timeline) -> list[tuple[str, ...]]:
+    """The rows in words, in the order of `COLUMNS`; times in UTC where T is known, else from T."""
+
+    def at(seconds: float) -> str:
+        if found.start is not None:
+            return moment((found.start + dt.timedelta(seconds=seconds)).isoformat()).removesuffix(" UTC")
+        return _from_start(seconds)
+
+    return [
+        (r.step, r.title, at(r.planned[0]), in_words(r.planned[1] - r.planned[0]) if r.planned[1] > r.planned[0] else "",
+         r.basis, at(r.real[0]) if r.real else "", r.took)
+        for r in found.rows
+    ]  # fmt: skip
+
+
+def figure(found: Timeline, now: dt.datetime) -> Figure:
+    """The Gantt chart: the day before in hours, the night in minutes, the week after in days."""
+    gone = (now - found.start).total_seconds() if found.start is not None else None
+    panels = []
+    for part, unit, words in ((BEFORE, _HOUR, "hours"), (NIGHT, _MINUTE, "minutes"), (AFTER, _DAY, "days")):
+        bars = [
+            plots.Bar(f"{r.step} {r.title}".strip(), _in(r.planned, unit), _in(r.real, unit) if r.real else None,
+                      _said(r))
+            for r in found.rows if r.part == part
+        ]  # fmt: skip
+        panels.append(plots.Panel(part, f"{words} from T", bars, gone / unit if gone is not None else None))
+    return plots.plan_and_reality(panels, sentence(found), f"{found.start_is}. {_basis(found)}")
+
+
+def _in(span: tuple[float, float], unit: float) -> tuple[float, float]:
+    return span[0] / unit, span[1] / unit
+
+
+def _said(row: Row) -> str:
+    begin, end = row.planned
+    if row.title == _KEPT:
+        return f"{(end - begin) / _DAY:g} days, until T+{(row.real or row.planned)[1] / _DAY:.1f} d"
+    planned = f"planned {in_words(end - begin)}" if end > begin else f"planned at {_from_start(begin)}"
+    return f"{planned}, took {row.took}" if row.took else planned
+
+
+def _from_start(seconds: float) -> str:
+    return f"T{'+' if seconds >= 0 else '−'}{in_words(abs(seconds))}"
+
+
+def in_words(seconds: float) -> str:
+    """A planned length: 5 min, where a measured one is 5 min 00 s; 7 days."""
+    if seconds >= 2 * _DAY:
+        return f"{seconds / _DAY:.3g} days"
+    return duration(seconds).removesuffix(" 00 s")
+
+
+def _basis(found: Timeline) -> str:
+    guessed = [row.step for row in found.rows if row.basis == "estimate of step 13"]
+    if not guessed:
+        return "Planned: the runbook's figures."
+    return f"Planned: the estimate of step 13 for {', '.join(guessed)}, else the runbook's figures."
+
+
+def sentence(found: Timeline) -> str:
+    """The takeaway: how the night came out against the plan."""
+    plan = in_words(found.of("25").planned[1])
+    night = [row for row in found.rows if row.part == NIGHT and row.step != _BACK[0] and row.real is not None]
+    if not night:
+        return f"Planned: cut over {plan} after the fence goes up; no step of the night has run"
+    work = sum(row.real[1] - row.real[0] for row in night if row.real is not None)
+    back = found.of(_BACK[0])
+    said = f"The night's steps {', '.join(row.step for row in night)} took {duration(work)} of work"
+    cut = found.of("25")
+    if cut.real is not None and not cut.open:
+        said = f"Cut over {_after(cut.real[1])}; planned {_after(cut.planned[1])}"
+    return said + (f"; the way back took {back.took}" if back.real is not None else "")
+
+
+def _after(seconds: float) -> str:
+    return f"{in_words(abs(seconds))} {'after' if seconds >= 0 else 'before'} T"
+
+
+# -- rapid rollback ----------------------------------------------------------------------------------------------------
+
+# The way back on one page, for notebook 00: Appendix E with commands that work, and the times that this run measured.
+#
+# `tests/test_rapid_rollback.py` reads the commands out of the executed notebook and runs them.
+
+
+# Appendix E: "Service restoration: ~10 minutes, total downtime: ~15 minutes".
+_PROMISED = {FILES: "about 10 min", REMOVE: "about 15 min"}
+_REASON = "REASON"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the page: when it is due, what it does, the command."""
+
+    when: str
+    what: str
+    command: str
+
+
+def lines(folder: RunFolder) -> list[Line]:
+    """The commands in the order in which they are needed."""
+    back = folder.command
+    return [
+        Line("1. First", "says what would be done, and touches nothing", back("rollback", "--dry-run")),
+        Line("2. Then",
+             "stops the migration, proves the source, puts the configuration back, restarts, lifts the fence, takes from "
+             "the target what this run put there, watches", back("rollback")),
+        Line("if it is killed", "the same again: it does the rest", back("rollback")),
+        Line("if it stops: clients wrote to the target", "writes that to the source and compares it there",
+             back("rollback", "--replay")),
+        Line("", "or gives it up, for a reason that goes on record; it stays exported",
+             back("rollback", "--discard-with-reason", _REASON)),
+        Line("if it stops: the source is damaged", "writes back from the snapshot what differs",
+             back("rollback", "--restore-source")),
+        Line("", "or takes it as it is, for a reason that goes on record", back("rollback", "--accept-source", _REASON)),
+        Line("if only the fence is in the way", "lets writes to the source through again, and does nothing else",
+             back("fence", "--lift")),
+        Line("3. Afterwards", "says that the run is rolled back", back("status")),
+        Line("", "checks every file, seal and signature", back("verify")),
+    ]  # fmt: skip
+
+
+def times(folder: RunFolder) -> list[tuple[str, str, str]]:
+    """(what, what the runbook promises, what is known of this run) of the way back."""
+    done = measured_rollback(folder) if folder.exists else None
+    if done is None:
+        seconds, how = rollback_seconds(folder) if folder.exists else (0.0, "")
+        known = f"about {duration(seconds)} ({how})" if how else "not known before step 22 has passed"
+        return [("the way back, in all", _PROMISED[REMOVE], known)]
+    how = "measured in this run's drill" if folder.facts().get("drills") else "measured in this run"
+    ends = ((FILES, "clients are back at the source"), (REMOVE, "the target holds nothing of this run"))
+    return [(what, _PROMISED[stage], f"{duration(_until(done, stage))} ({how})") for stage, what in ends]
+
+
+def _until(done: StepResult, stage: str) -> float:
+    """Seconds from the beginning of the rollback to the end of this stage."""
+    ended = next((p for p in done.phases if p.name == TITLES[stage]), None)
+    if ended is None:
+        return float("nan")
+    begun, at = datetime.fromisoformat(done.started), datetime.fromisoformat(ended.started)
+    return (at - begun).total_seconds() + ended.seconds
+
+
+def sheet(folder: RunFolder) -> str:
+    """The page as HTML: commands, times, and what the rollback would do as things stand."""
+    commands = _table(("when", "what it does", "command"), [
+        (html.escape(line.when), html.escape(line.what), f'<code style="white-space: nowrap">{html.escape(line.command)}</code>')
+        for line in lines(folder)
+    ])  # fmt: skip
+    known = _table(("how long", "runbook", "this run"), [tuple(map(html.escape, row)) for row in times(folder)])
+    if not folder.exists:
+        return commands + known
+    stages = [tuple(map(html.escape, row)) for row in outline.outline(folder)]
+    more = _table(("stage", "as things stand"), stages)
+    return f"{commands}{known}<details><summary>What it would do, stage by stage</summary>{more}</details>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells are HTML already."""
+    left = 'style="text-align: left"'
+    top = "".join(f"<th {left}>{cell}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td {left}>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

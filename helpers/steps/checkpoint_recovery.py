@@ -1,0 +1,264 @@
+"""Step 30: what a stopped migration has done, and what going on would do. (Runbook, Section 3.)
+
+Everything here looks and nothing writes: the ledger is read, the target is only read, and the run goes on only when the
+operator gives the command that this shows. There is one checkpoint a run; its id is made of the run's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from helpers.errors import RUNBOOK, one_line
+from helpers.migration.checkpoint import FILE, Checkpoint, TargetState, checkpoint_id
+from helpers.migration.importing import Job, context_of
+from helpers.migration.source_changes import Ledger, current_snapshot
+from helpers.migration.staging import Quarantine, Staged
+from helpers.results import Verdict
+from helpers.run.folders import flatten
+from helpers.run.record import NotebookStep, RunRecord
+from helpers.schema import Context, load_schema
+from helpers.snapshots.snapshot import Snapshot
+from helpers.stores import Store, open_target
+from helpers.stores.opening import quick_names
+
+_PROOF = ["target", "completed", "there", "missing", "doubled", "in doubt", "of these there", "ahead", "strangers"]
+
+
+@dataclass(slots=True)
+class _Looked:
+    """The ids of one target against its staged rows; every number counts chunks."""
+
+    completed: int = 0
+    there: int = 0
+    missing: int = 0
+    doubled: int = 0
+    in_doubt: int = 0
+    arrived: int = 0  # of those in doubt
+    ahead: int = 0  # in the target although the ledger has not begun them
+    strangers: int = 0  # in the target, and staged by nobody
+
+
+class CheckpointRecoveryStep(NotebookStep):
+    """The notebook's view: one table a question."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.path = run.workspace / FILE
+        self.command = f"{RUNBOOK} resume {run.id} --checkpoint {checkpoint_id(run.id)}"
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint | None:
+        """The ledger as it stands; None where the run never began to migrate."""
+        return Checkpoint.read(self.path) if self.path.exists() else None
+
+    @cached_property
+    def staged(self) -> Staged | None:
+        """What the transform left ready to be written, or None where it never ended."""
+        return Staged.load(self.run.workspace / "staged") if self.checkpoint and self.checkpoint.targets else None
+
+    @cached_property
+    def catching_up(self) -> bool:
+        """Whether a kill left a round of catch-up unfinished."""
+        return Ledger.read(self.run).open_round is not None
+
+    def ledger(self) -> pd.DataFrame:
+        """The checkpoint itself: id, file, phase, time, attempts, chunks decided on, pace."""
+        found = self.checkpoint
+        self.run.check(
+            "checkpoint readable", Verdict.PASS if found else Verdict.NOT_APPLICABLE,
+            detail="" if found else "this run has not begun to migrate: there is nothing to recover",
+        )  # fmt: skip
+        if found is None:
+            return pd.DataFrame(columns=["fact", "value"])
+        raw = Checkpoint.content(self.path)
+        pace = raw["stats"]
+        rows = {
+            "id": checkpoint_id(self.run.id),
+            "file": str(self.path),
+            "written": raw["timestamp"],
+            "phase": found.phase,
+            "times resumed": found.resumed,
+            "chunks of the snapshot": found.total_chunks,
+            "decided on": found.processed,
+            "written to the target": found.processed - found.failed,
+            "set aside": found.failed,
+            "seconds a batch": pace["average_batch_seconds"],
+            "chunks a second": pace["chunks_per_second"],
+            "seconds left at that pace": pace["estimated_remaining_seconds"],
+        }
+        self.run.fact("checkpoint", rows)
+        return pd.DataFrame([(k, str(v) if v is not None else "–") for k, v in rows.items()], columns=["fact", "value"])
+
+    def targets(self) -> pd.DataFrame:
+        """Progress by target collection, and what a resume would do with the rest."""
+        columns = ["target", "staged", "completed", "share", "rejected", "to look up", "to write"]
+        rows = []
+        for name, state in sorted(self._states().items()):
+            doubt = _doubt(state)
+            share = state.completed / state.rows if state.rows else 1.0
+            rest = state.rows - state.completed
+            rows.append((name, state.rows, state.completed, share, state.rejected, doubt - state.completed, rest))
+        return pd.DataFrame(rows, columns=columns)
+
+    def failures(self) -> pd.DataFrame:
+        """What went wrong, in the ledger's words, and how the last execution of step 22 ended."""
+        said = [tuple(line.split(" ", 1)) for line in (self.checkpoint.errors if self.checkpoint else [])]
+        last = self.run.earlier("22")
+        if last is not None and last.error is not None:
+            said.append((last.finished, f"step 22 ended: {last.error['line']}"))
+        return pd.DataFrame([(when, one_line(what)) for when, what in said], columns=["when", "what"])
+
+    def set_aside(self) -> pd.DataFrame:
+        """Each chunk that is in quarantine, with its reason."""
+        entries = Quarantine(self.run.workspace / "quarantine").entries()
+        return pd.DataFrame(entries, columns=["collection", "id", "reason", "detail"])
+
+    def context(self) -> pd.DataFrame:
+        """What the checkpoint was made with against what a resume would find now; it goes on only where all are the same."""
+        columns = ["what", "checkpoint", "now", "same"]
+        if self.checkpoint is None:
+            return pd.DataFrame(columns=columns)
+        before, now = flatten(self.checkpoint.context), flatten(self._context_now())
+        names = sorted({*before, *now})
+        rows = [(n, before.get(n), now.get(n), before.get(n) == now.get(n)) for n in names]
+        different = [name for name, _, _, same in rows if not same]
+        self.run.check(
+            "same context", Verdict.FAIL if different else Verdict.PASS, measured=len(different), threshold=0,
+            unit="differences", reason="context_changed" if different else "",
+            detail=f"The checkpoint was made with another {', '.join(different)}." if different else "",
+        )  # fmt: skip
+        return pd.DataFrame([(n, str(b), str(a), same) for n, b, a, same in rows], columns=columns)
+
+    def next(self) -> str:
+        """One sentence: what going on means now, and the command."""
+        found = self.checkpoint
+        if found is None:
+            return f"There is no checkpoint: {self.run.home.command('resume')} begins where the run stands."
+        if any(check.verdict is Verdict.FAIL for check in self.run.result.checks):
+            return "Do not go on: a check above failed. Put right what it names, or start a new run."
+        if self.catching_up:
+            return f"A catch-up with the source was interrupted; it goes on where it stood: {self.command}"
+        if found.phase == "complete":
+            return "The migration is complete: there is nothing to go on with."
+        if self.staged is None:
+            return f"The transform never ended; nothing was written. To run it again: {self.command}"
+        doubt = sum(_doubt(s) - s.completed for s in self._states().values())
+        rest = sum(s.rows - s.completed for s in self._states().values())
+        return (
+            f"{rest:,} chunks are left; {doubt:,} of them were in flight and are looked up by id first: {self.command}"
+        )
+
+    def proof(self) -> pd.DataFrame:
+        """Ids in the target against what the ledger says: nothing lost, nothing doubled, nothing that nobody staged."""
+        staged = self.staged
+        if staged is None:
+            return pd.DataFrame(columns=_PROOF)
+        if self.catching_up:
+            self.run.check(
+                "ids in the target", Verdict.NOT_APPLICABLE,
+                detail="a catch-up was interrupted, so the target is between two states; a resume ends it and proves it",
+            )  # fmt: skip
+            return pd.DataFrame(columns=_PROOF)
+        looked: dict[str, _Looked] = {}
+        with self._target() as (store, there):
+            for name, state in sorted(self._states().items()):
+                present = store.ids(name) if store is not None and name in there else []
+                count = store.count(name) if store is not None and name in there else 0
+                looked[name] = self._look(staged, name, state, present, count)
+        self._judge(looked)
+        rows = [
+            (n, f.completed, f.there, f.missing, f.doubled, f.in_doubt, f.arrived, f.ahead, f.strangers)
+            for n, f in looked.items()
+        ]
+        return pd.DataFrame(rows, columns=_PROOF)
+
+    def arrivals(self) -> pd.DataFrame:
+        """By source collection: chunks in the snapshot, in the target, set aside, still missing, extra (step 22, phase 5)."""
+        columns = ["collection", "source", "target", "quarantined", "missing", "extra"]
+        staged = self.staged
+        if staged is None or self.catching_up:
+            return pd.DataFrame(columns=columns)
+        with self._target() as (store, there):
+            if store is None or not there.issuperset(staged.files):
+                return pd.DataFrame(columns=columns)  # collections still to be created
+            table = self._job().arrivals(store, staged)
+        if self.checkpoint is not None and self.checkpoint.phase == "complete":
+            off = int(table["missing"].sum() + table["extra"].sum())
+            self.run.check(
+                "every chunk arrived once", Verdict.FAIL if off else Verdict.PASS, measured=off, threshold=0,
+                unit="chunks", reason="chunk_missing" if off else "", offenders=off,
+            )  # fmt: skip
+        return table
+
+    def _states(self) -> dict[str, TargetState]:
+        return self.checkpoint.targets if self.checkpoint else {}
+
+    def _snapshot(self) -> Snapshot:
+        return current_snapshot(self.run)
+
+    def _context_now(self) -> dict[str, Any]:
+        return context_of(self.run, self._snapshot(), load_schema(self.run.parameters.schema_name), "migration")
+
+    def _job(self) -> Job:
+        """The job as `Job.of` makes it, but for a ledger that is only looked at."""
+        assert self.checkpoint is not None
+        snapshot, parameters = self._snapshot(), self.run.parameters
+        schema = load_schema(parameters.schema_name)
+        context = Context.of(snapshot.names(), self.run.date, parameters.migration)
+        aside = Quarantine(self.run.workspace / "quarantine")
+        return Job(snapshot, schema, parameters, context, self.run.workspace, self.run.id, self.checkpoint, aside)
+
+    @contextlib.contextmanager
+    def _target(self) -> Iterator[tuple[Store | None, set[str]]]:
+        """The target to read, and its collections; None where there is none yet: a directory is not made for a look."""
+        there = set(quick_names(self.run.parameters.target, "target"))
+        if not there:
+            yield None, there
+            return
+        with open_target(self.run.parameters.target) as store:
+            yield store, there
+
+    def _look(self, staged: Staged, name: str, state: TargetState, ids: list[str], count: int) -> _Looked:
+        present = set(ids)
+        found = _Looked(completed=state.completed, doubled=count - len(present))
+        wanted = [chunk for _, some in staged.ids(name) for chunk in some]
+        doubt = _doubt(state)
+        absent = [i for i, chunk in enumerate(wanted[: state.completed]) if chunk not in present]
+        if absent:
+            refused = {k for k, why in Quarantine(self.run.workspace / "quarantine").reasons().items()
+                       if why == "refused_by_target"}  # fmt: skip
+            origins = staged.origins(name, 0, state.completed) if refused else []
+            absent = [i for i in absent if not refused or origins[i] not in refused]
+        found.there = sum(chunk in present for chunk in wanted[: state.completed])
+        found.missing = len(absent)
+        found.in_doubt = doubt - state.completed
+        found.arrived = sum(chunk in present for chunk in wanted[state.completed : doubt])
+        found.ahead = sum(chunk in present for chunk in wanted[doubt:])
+        found.strangers = len(present.difference(wanted))
+        return found
+
+    def _judge(self, looked: dict[str, _Looked]) -> None:
+        for name, attribute, reason in (
+            ("completed chunks missing in the target", "missing", "chunk_missing"),
+            ("chunks doubled", "doubled", "chunk_doubled"),
+            ("chunks that nobody staged", "strangers", "chunk_extra"),
+            ("chunks ahead of the ledger", "ahead", "checkpoint_behind"),
+        ):
+            off = {target: getattr(f, attribute) for target, f in looked.items() if getattr(f, attribute)}
+            bad = Verdict.WARNING if attribute == "ahead" else Verdict.FAIL
+            self.run.check(
+                name, bad if off else Verdict.PASS, measured=sum(off.values()), threshold=0, unit="chunks",
+                reason=reason if off else "", offenders=sum(off.values()),
+                ids=[{"collection": t, attribute: n} for t, n in off.items()],
+            )  # fmt: skip
+
+
+def _doubt(state: TargetState) -> int:
+    """The end of what may be in the target already: what was in flight, else what is completed."""
+    return state.inflight[1] if state.inflight else state.completed

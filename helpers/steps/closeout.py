@@ -1,0 +1,586 @@
+"""Step 53: the migration is closed out. (Runbook, Section 5, Documentation Update and Cleanup.)
+
+Figures first, all of them measured; then what changes something, each part repeatable after a kill: temporary files go, the
+fence is lifted, a marker left in the target is given back. The summary is always written; the success record only where
+it is one. What a rollback needs stays until the retention of the snapshots ends, so the way back stays open until then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from helpers import audit, plots
+from helpers.cutover import CutoverState
+from helpers.cutover.state import DONE, RESTARTED, WATCHING
+from helpers.errors import RUNBOOK, RunbookError, one_line
+from helpers.fence import Control, FenceState, lift, takes_no_writes, who_has_open
+from helpers.fence.control import LIFTING, UP
+from helpers.fence.probe import SILENT
+from helpers.formatting import count, duration, moment, size
+from helpers.monitoring.cutover_watch import connections
+from helpers.parameters import Endpoint, Parameters, resolve_path
+from helpers.parameters.sections import Fence
+from helpers.report import record
+from helpers.report.facts import RunView, StepRow, read_run
+from helpers.report.outcome import outcome
+from helpers.results import StepResult, Verdict, read_state, utc_now, worst, write_json, write_text
+from helpers.run import plan
+from helpers.run.folders import RunFolder
+from helpers.run.record import NotebookStep, RunRecord
+from helpers.snapshots import retention
+from helpers.stores import open_target
+
+# -- durations ---------------------------------------------------------------------------------------------------------
+
+# How long the steps took beside what was expected: the dry run's estimate, and the runbook's own figure.
+
+
+# Minutes that the runbook gives a step: the headings of its sections, the timeline of Appendix A for the review.
+RUNBOOK_MINUTES: dict[str, tuple[float, float]] = {
+    "20": (5, 5), "21": (5, 5), "22": (45, 60), "23": (10, 10), "24": (5, 5), "25": (10, 10), "50": (60, 60),
+}  # fmt: skip
+RUNBOOK_TOTAL = "90 to 120 min"
+
+
+def rows(folder: RunFolder) -> list[dict[str, Any]]:
+    """One row a step of the line that left a result. Seconds: actual, estimate (None where the dry run gave none),
+    runbook_low and runbook_high."""
+    dry = folder.result("13")
+    parts = (dry.facts.get("estimate") or []) if dry is not None else []
+    found = []
+    for step in plan.LINE:
+        result = folder.result(step.number)
+        if result is None or not result.finished:
+            continue
+        estimated = [float(p["seconds"]) for p in parts if str(p["part"]).startswith(f"{step.number} ")]
+        low, high = RUNBOOK_MINUTES.get(step.number, (None, None))
+        found.append({
+            "number": step.number, "step": f"{step.number} {step.title}", "actual": result.seconds,
+            "estimate": sum(estimated) if estimated else None, "runbook_low": low and 60 * low,
+            "runbook_high": high and 60 * high,
+        })  # fmt: skip
+    return found
+
+
+def downtime(folder: RunFolder) -> tuple[float | None, str]:
+    """(Seconds in which nobody could write, how that is known). Reads are served throughout; writes stop with the fence
+    and go on at the target once the application runs on it. (None, why) where it was not measured."""
+    fence, cutover = FenceState.read(folder.workspace), CutoverState.read(folder.workspace)
+    if fence is None:
+        step = folder.result("20")
+        kind = ((step.facts.get("fence") or {}).get("kind") if step is not None else None) or "none"
+        if takes_no_writes(step):
+            return 0.0, "none by this run: the source itself took no writes before it, and reads were served throughout"
+        return (
+            (0.0, "no fence was put up: reads and writes were served throughout")
+            if kind == "none"
+            else (None, "not recorded")
+        )
+    up = [e["when"] for e in fence.events if e["state"] == UP]
+    ends = [
+        e["when"] for e in (cutover.events if cutover is not None else []) if e["state"] in (RESTARTED, WATCHING, DONE)
+    ]
+    ends += [e["when"] for e in fence.events if e["state"] == LIFTING]
+    later = [when for when in ends if up and when > up[-1]]
+    if not later:
+        return None, "the fence stands still, and no cutover is recorded"
+    seconds = (datetime.fromisoformat(min(later)) - datetime.fromisoformat(up[-1])).total_seconds()
+    return seconds, "writes only: from the fence until the application ran on the target; reads never stopped"
+
+
+def night_seconds(results: dict[str, StepResult]) -> float:
+    """Of the steps 20 to 25, without the pauses between them."""
+    return sum(r.seconds for number, r in results.items() if plan.FENCE <= number <= "25")
+
+
+# -- fence end ---------------------------------------------------------------------------------------------------------
+
+# The end of the write fence. What lifting it means is said before it is done: the old source then takes writes again.
+#
+# Whoever still writes there writes into a database that nobody reads any more. So nobody must be seen at it: where connections
+# of others are, the fence stays, whatever the parameters say, and the step says whose turn it is.
+
+
+MEANS = (
+    "the old source takes writes again. A client that was forgotten then writes into a database that nobody reads, and a "
+    "rollback finds two histories. Lifting it is right once every client uses the target, or when the source is to serve others"
+)
+
+
+class FenceEnd:
+    """The fence of one run, at closeout."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.state = FenceState.read(run.workspace)
+        rules = Fence.model_validate(self.state.rules) if self.state is not None else None
+        self.control = Control(run.home, run.parameters, rules)
+        self.keep = run.parameters.fence.at_closeout == "keep"
+        self.seen = 0
+
+    @property
+    def stands(self) -> bool:
+        return self.state is not None and self.state.may_stand
+
+    def look(self) -> pd.DataFrame:
+        """Where it stands, whether writes are refused, and how many connections of others are seen at it."""
+        if not self.stands:
+            none = (
+                "none was needed: the source itself takes no writes" if takes_no_writes(self.run.earlier("20")) else ""
+            )
+            said = "was lifted already" if self.state is not None else none or "none was put up by this run"
+            return pd.DataFrame([("write fence", said)], columns=["what", "found"])
+        assert self.state is not None
+        rows = [("write fence", self.state.sentence()), ("lifting it means", MEANS)]
+        url = self.control.clients_url
+        if url:
+            self.seen = connections_at(url)
+            rows.append(("connections of others at it", f"{self.seen} seen from this machine"))
+            rows.append(("writes before", "not asked in a dry run" if self.run.dry_run else self._writes(url)))
+        rows.append(("what will be done", self._what()))
+        return pd.DataFrame(rows, columns=["what", "found"])
+
+    def _writes(self, url: str) -> str:
+        try:
+            with self.control.probe(url, "clients' URL") as probe:
+                writes = probe.writes()
+                probe.sweep()
+        except RunbookError as error:
+            return f"not asked: {error.line()}"
+        if any(a.answered for a in writes):
+            return "get through"
+        return "nobody answers" if all(a.outcome == SILENT for a in writes) else "refused"
+
+    def _what(self) -> str:
+        if self.keep:
+            return "kept: fence.at_closeout is keep"
+        return "kept: somebody is seen at it" if self.seen else "lifted"
+
+    def end(self, *, act: bool) -> str:
+        """Lift it, or say why it stays; a check either way. `act` is False in a dry run, or where the closeout may not begin."""
+        if not self.stands:
+            self.run.check("write fence lifted", Verdict.NOT_APPLICABLE, detail="there is none to lift")
+            return "There is no fence to lift."
+        assert self.state is not None
+        if not act:
+            return f"Not touched. It would be {self._what()}."
+        if self.keep or self.seen:
+            why = self._what() + (f": {self.seen} connections" if self.seen and not self.keep else "")
+            self.run.check("write fence lifted", Verdict.WARNING, measured="stands", threshold="lifted", reason="fence_kept",
+                           detail=f"{why}. Later: {self.state.lift}")  # fmt: skip
+            audit.append(self.run.folder / audit.NAME, "fence kept at closeout", why=why)
+            return f"The fence stays ({why}). Lift it later with: {self.state.lift}"
+        log = self.run.folder / audit.NAME
+        audit.append(log, "fence lifted at closeout", outcome="begun")
+        try:
+            said = lift(self.run.home)
+        except RunbookError as error:
+            audit.append(log, "fence lifted at closeout", outcome="failed", why=error.line())
+            self.run.check("write fence lifted", Verdict.FAIL, measured="not proven", threshold="lifted",
+                           reason="fence_not_lifted", detail=f"{error.line()} {self._instead()}")  # fmt: skip
+            return f"{error.line()} {self._instead()}"
+        audit.append(log, "fence lifted at closeout", said=said)
+        self.run.check("write fence lifted", Verdict.PASS, measured="lifted", detail=said)
+        return said
+
+    def _instead(self) -> str:
+        again = f"{RUNBOOK} resume {self.run.id} --set fence.at_closeout=keep"
+        return f"Where the source is out of service for good: {again}"
+
+
+def connections_at(url: str) -> int:
+    """Established connections of other processes to this address, as far as this machine sees them."""
+    place = Endpoint(url=url)
+    return connections(place.host, place.port)
+
+
+# -- leftovers ---------------------------------------------------------------------------------------------------------
+
+# What a run leaves beside its reports: what is temporary and may go now, and what has to stay, until when, and why.
+#
+# Temporary is only what is named here; everything else stays. Nothing that a resume, a rollback or an audit needs within the
+# retention of the snapshots is on that list.
+
+
+# In workspace/<run id>: copies of a source that a killed process left, half-written files, and output of finished children.
+_TEMPORARY = (
+    "source-copy-*", ".*.tmp", "*.tmp", ".*.partial", "*.partial", "drill-restore", "drill-rollback", "dry-run/target",
+    "dry-run/staged", "integration", "performance", "rollback/.*.partial",
+)  # fmt: skip
+# What stays, in the order of the table: name in the workspace, what it is.
+_KEPT = (
+    ("checkpoint.json", "the ledger: what this run made in the target"),
+    ("checkpoint.jsonl", "the ledger's last changes"),
+    ("staged", "every chunk as it was written: how a rollback tells clients' writes from ours"),
+    ("catch-up", "what was caught up with"),
+    ("cutover.json", "which configuration files were changed"),
+    ("cutover", "configuration files as they were"),
+    ("fence.json", "the write fence: what stood before it"),
+    ("fence-before.conf", "nginx's configuration as it was"),
+    ("undo", "what notebooks 41 to 48 replaced in the target"),
+    ("earlier", "ledgers and quarantine of attempts that were taken back"),
+    ("quarantine", "chunks that were not migrated, each with its reason"),
+    ("monitoring", "every look of the first hour"),
+    ("batches.jsonl", "every batch of the import"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One row of the retention table. `until` is ISO 8601, or words."""
+
+    what: str
+    where: str
+    bytes: int
+    until: str
+    how: str
+
+
+def temporary(folder: RunFolder, parameters: Parameters) -> list[Path]:
+    """What may be removed now, sorted. A directory counts once."""
+    found = {path for pattern in _TEMPORARY for path in folder.workspace.glob(pattern)}
+    kept = resolve_path(parameters.snapshot.directory)
+    steps = "|".join(retention.TAKEN_BY)
+    exports = re.compile(
+        rf"{re.escape(folder.id)}-({steps})(-.*)?\.partial"
+    )  # not those of a run that begins with this id
+    found |= {path for path in kept.glob("*.partial") if exports.fullmatch(path.name)}
+    if parameters.target.path:
+        target = resolve_path(parameters.target.path)
+        found |= set(target.parent.glob(f".{target.name}.partial"))
+    return sorted(path for path in found if not any(other in found for other in path.parents))
+
+
+def remove(path: Path) -> int:
+    """Take one away; its bytes. What is gone already is fine: a kill may have come between."""
+    freed = tree_size(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=False)
+    else:
+        path.unlink(missing_ok=True)
+    return freed
+
+
+def tree_size(path: Path) -> int:
+    """Bytes of a file, or of everything below a folder."""
+    if not path.is_dir() or path.is_symlink():
+        return path.lstat().st_size if path.exists() or path.is_symlink() else 0
+    return sum(p.lstat().st_size for p in path.rglob("*") if not p.is_dir())
+
+
+def retained_until(folder: RunFolder) -> str:
+    """Until when a rollback must stay possible: the end of the longest retention among this run's snapshots."""
+    return max((str(t["retain_until"]) for t in retention.taken_by(folder)), default=utc_now())
+
+
+def what_stays(folder: RunFolder, parameters: Parameters) -> list[Kept]:
+    """What stays, where, until when, and how it is removed then."""
+    until = retained_until(folder)
+    found = []
+    for taken in {t["id"]: t for t in retention.taken_by(folder)}.values():
+        place = Path(taken["folder"])
+        how = f"{RUNBOOK} snapshots prune --yes" if place.is_dir() else "gone already"
+        found.append(Kept(f"snapshot {taken['id']}", str(place), tree_size(place), str(taken["retain_until"]), how))
+    for name, what in _KEPT:
+        path = folder.workspace / name
+        if path.exists():
+            found.append(Kept(what, str(path), tree_size(path), until, f"rm -r {shlex.quote(str(path))}"))
+    source = parameters.source.label
+    found += [
+        Kept("the source: the old database, for a rollback", source, 0, until, "its operator's decision"),
+        Kept("reports: the evidence, logs included", str(folder.reports), tree_size(folder.reports), "for good",
+             folder.command("archive")),
+    ]  # fmt: skip
+    return found
+
+
+def when(until: str) -> str:
+    """An instant for people; words as they are."""
+    return moment(until) if until[:1].isdigit() else until
+
+
+# -- lessons -----------------------------------------------------------------------------------------------------------
+
+# What people learned: a file of the workspace, written at the post-mortem, that the next closeout takes into the record.
+#
+# The record itself is sealed and never written again: `runbook run --run-id ID --from 53` keeps it under `earlier/` and
+# writes a new one.
+
+
+NAME = "lessons.md"
+_HEAD = """\
+# Lessons of run {run}, one to a line; lines that begin with # are left out.
+# Then: {again}
+"""
+
+
+class Lessons:
+    """The file of one run."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.path: Path = run.workspace / NAME
+
+    def begin(self) -> None:
+        """An empty one to fill in, where there is none."""
+        if not self.path.exists():
+            write_text(self.path, _HEAD.format(run=self.run.id, again=self.again))
+
+    @property
+    def again(self) -> str:
+        """The command that takes them into the record."""
+        elsewhere = self.run.home.command("status").partition(" --reports ")[2]
+        return f"{RUNBOOK} run --run-id {self.run.id} --from 53" + (f" --reports {elsewhere}" if elsewhere else "")
+
+    def written(self) -> list[str]:
+        """What stands in it, one line each."""
+        if not self.path.is_file():
+            return []
+        lines = self.path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+        found = [
+            one_line(line.strip().removeprefix("- ").strip()) for line in lines if not line.lstrip().startswith("#")
+        ]
+        return [line for line in found if line]
+
+
+# -- closeout ----------------------------------------------------------------------------------------------------------
+
+
+BEFORE = ("25", "50", "51", "52")
+_STATE = "closeout.json"
+
+
+class CloseoutStep(NotebookStep):
+    """The notebook's view, one method a cell. Nothing is touched where a step before it has not passed, or in a dry run."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run, self.parameters = run, run.parameters
+        self.fenced = FenceEnd(run)
+        self.lesson_file = Lessons(run)
+        self._ready = False
+
+    # -- what there is to close ----------------------------------------------------------------------------------------
+
+    def standing(self) -> pd.DataFrame:
+        """The cutover and the steps after it; all must have passed."""
+        rows, open_ones = [], []
+        for number in BEFORE:
+            step, result = plan.find(number), self.run.home.result(number)
+            verdict = str(result.verdict) if result is not None else "not run"
+            rows.append((f"{number} {step.title}", verdict, duration(result.seconds) if result is not None else ""))
+            if result is None or result.error is not None or result.verdict is Verdict.FAIL:
+                open_ones.append(f"{number} {step.title}")
+        done = self.run.home.result("25")
+        if done is not None and not done.facts.get("cut_over") and not open_ones:
+            open_ones.append("25: no cutover is recorded")
+        self.run.check("cut over, watched, measured and tested", Verdict.FAIL if open_ones else Verdict.PASS,
+                       measured=len(BEFORE) - len(open_ones), threshold=len(BEFORE), unit="steps",
+                       reason="not_ready_to_close" if open_ones else "", detail=", ".join(open_ones))  # fmt: skip
+        self._ready = not open_ones and not self.run.dry_run
+        return pd.DataFrame(rows, columns=["step", "verdict", "took"])
+
+    def durations(self) -> pd.DataFrame:
+        """Each step: what the runbook gives it, what the dry run estimated, what it took."""
+        rows = self._durations
+        seconds, how = downtime(self.run.home)
+        if seconds:
+            self.run.fact("downtime_seconds", round(seconds, 1))
+        self.run.fact("downtime", how)
+        self.run.fact("durations", rows)
+        dry = self.run.earlier("13")
+        estimate = dry.facts.get("estimate_seconds") if dry is not None else None
+        took = sum(r["actual"] for r in rows if r["estimate"] is not None)
+        late = estimate is not None and took > 2 * float(estimate) and took - float(estimate) > 60
+        self.run.check("the dry run's estimate", Verdict.WARNING if late else Verdict.PASS, measured=round(took, 1),
+                       threshold=estimate, unit="s", reason="too_slow" if late else "",
+                       detail="more than twice as long as estimated" if late else "of the steps that it estimated")  # fmt: skip
+        columns = ["step", "the runbook", "estimated", "took"]
+        return pd.DataFrame([[r["step"], *map(str, _words(r))] for r in rows], columns=columns)
+
+    @cached_property
+    def _durations(self) -> list[dict[str, Any]]:
+        return rows(self.run.home)
+
+    def timeline(self) -> None:
+        """The figure of it."""
+        drawn = plots.durations(self._durations)
+        self.run.figure(
+            "durations", drawn, "How long each step took, beside the dry run's estimate and the runbook's own figure."
+        )
+
+    def lessons(self) -> pd.DataFrame:
+        """Deviations and findings of the run, and what people wrote into the file of lessons."""
+        view = self._view()
+        rows = [("deviation", line) for line in record.deviations(view)]
+        rows += [("finding", line) for line in record.findings(view)]
+        rows += [("written", line) for line in self.lesson_file.written()]
+        if self._ready:
+            self.lesson_file.begin()
+        return pd.DataFrame(rows, columns=["kind", "lesson"])
+
+    # -- what goes and what stays --------------------------------------------------------------------------------------
+
+    def retention(self) -> pd.DataFrame:
+        """What stays, where, until when, and how it is removed then."""
+        kept = what_stays(self.run.home, self.parameters)
+        self.run.fact("retention", [asdict(row) for row in kept])
+        self.run.fact("rollback_possible_until", retained_until(self.run.home))
+        rows = [(k.what, k.where, size(k.bytes) if k.bytes else "", when(k.until), k.how) for k in kept]
+        return pd.DataFrame(rows, columns=["what", "where", "size", "kept until", "how it goes"])
+
+    def clean(self) -> pd.DataFrame:
+        """Temporary files, listed before any of them goes."""
+        found = temporary(self.run.home, self.parameters)
+        rows = [(str(path), tree_size(path)) for path in found]
+        state = self._state()
+        if self._ready and found:
+            state["removed"] = {**state.get("removed", {}), **dict(rows)}
+            write_json(self.run.workspace / _STATE, state)  # the list is on disk before the first of them goes
+            log = self.run.folder / audit.NAME
+            audit.append(log, "temporary files removed", outcome="begun", files=dict(rows))
+            for path in found:
+                remove(path)
+            audit.append(log, "temporary files removed", bytes=sum(b for _, b in rows))
+        removed: dict[str, int] = state.get("removed", {}) if self._ready else {}
+        self.run.fact("removed", removed)
+        left = temporary(self.run.home, self.parameters) if self._ready else []
+        if self._ready:
+            told = ", ".join(map(str, left)) or size(sum(removed.values()))
+            self.run.check("temporary files removed", Verdict.WARNING if left else Verdict.PASS, measured=len(removed),
+                           unit="files", reason="not_cleaned" if left else "", detail=told)  # fmt: skip
+        said = "removed" if self._ready else "would be removed"
+        shown = list(removed.items()) if self._ready else rows
+        return pd.DataFrame([(p, size(b), said) for p, b in shown], columns=["file", "size", "what became of it"])
+
+    def _state(self) -> dict[str, Any]:
+        hint = f"Set this file aside and repeat: {RUNBOOK} resume; it only says what was removed."
+        found = read_state(self.run.workspace / _STATE, dict, "closeout_state_damaged", hint)
+        return found or {"run": self.run.id, "since": utc_now(), "by": audit.operator()}
+
+    # -- fence and marker ----------------------------------------------------------------------------------------------
+
+    def fence(self) -> pd.DataFrame:
+        """Where the fence stands, who is seen at it, and what lifting it means. Nothing is changed here."""
+        return self.fenced.look()
+
+    def lift_fence(self) -> str:
+        """Let writes to the old source through again, where nobody is seen there; proven by a write probe."""
+        if self.run.dry_run:
+            self.run.check("closeout", Verdict.WARNING, measured="dry run", threshold="done", reason="dry_run",
+                           detail="a dry run shows what it would do and touches nothing")  # fmt: skip
+        return self.fenced.end(act=self._ready)
+
+    def give_back(self) -> str:
+        """The marker by which this run claimed the target, where it still stands there."""
+        target = self.parameters.target
+        if not self._ready:
+            return f"Not looked at: {target.label} is opened only where it may be given back."
+        if target.path is not None and (found := who_has_open(resolve_path(target.path))).processes:
+            return f"Not looked at: {found.sentence()} has the target open; step 22 gave the marker back."
+        with open_target(target) as store:
+            holder = store.lock_holder() or {}
+            ours = holder.get("run_id") == self.run.id
+            if ours:
+                store.release_lock(self.run.id)
+                audit.append(self.run.folder / audit.NAME, "target given back", target=target.label)
+        if not ours:
+            return f"No marker of this run is in {target.label}."
+        return f"The marker of this run in {target.label} was given back."
+
+    # -- the record ----------------------------------------------------------------------------------------------------
+
+    def contacts(self) -> pd.DataFrame:
+        """Whom to call, also after the night."""
+        return pd.DataFrame(self._contacts(), columns=["who", "contact"])
+
+    def _contacts(self) -> list[tuple[str, str]]:
+        said = self.parameters.contacts.named
+        names = {"on_call": "On-call engineer (level 4)", "dba": "Database administrator (level 2)",
+                 "operations_lead": "Operations lead (level 3)", "channel": "Channel", "war_room": "War room"}  # fmt: skip
+        return [(words, getattr(said, key) or f"not named (contacts.{key})") for key, words in names.items()]
+
+    def record(self) -> pd.DataFrame:
+        """The lines of the success record, as the run's page has them."""
+        rows = [(i.label, i.measured, i.verdict) for i in record.record(self._view())]
+        return pd.DataFrame(rows, columns=["item", "this run", "verdict"])
+
+    def write(self) -> str:
+        """CHROMADB_MIGRATION_SUMMARY.md, and CHROMADB_MIGRATION_SUCCESS.md where it is a success."""
+        view = self._view()
+        facts = self._facts(view)
+        text, good = record.summary(facts), record.closed(view)
+        if self.run.dry_run:
+            return f"DRY RUN: nothing was written. The summary would be:\n\n{text}"
+        write_text(self.run.folder / record.SUMMARY, text)
+        said = [str(self.run.folder / record.SUMMARY)]
+        if good:
+            write_text(self.run.folder / record.SUCCESS, record.success(facts))
+            said.append(str(self.run.folder / record.SUCCESS))
+        self.run.fact("success", good)
+        state, why = record.status(view)
+        audit.append(
+            self.run.folder / audit.NAME, "closeout", outcome=state.lower(), files=[p.rpartition("/")[2] for p in said]
+        )
+        if not good:
+            said.append(f"No success record: {state}. {why}")
+        return "\n".join([*said, f"To take it along, sealed: {self.run.home.command('archive')}"])
+
+    def _view(self) -> RunView:
+        """The run as its page has it, with this step as it stands now."""
+        view = read_run(self.run.folder)
+        mine = dataclasses.replace(
+            self.run.result, finished=utc_now(), verdict=worst(c.verdict for c in self.run.result.checks)
+        )
+        row = StepRow(self.run.step, mine.title, mine.verdict.value, result=mine)
+        view.steps = [row if s.number == self.run.step else s for s in view.steps]
+        view.outcome = outcome(view)
+        return view
+
+    def _facts(self, view: RunView) -> dict[str, Any]:
+        status, why = record.status(view)
+        items = {i.label.partition(" (")[0]: i.measured for i in record.record(view)}
+        rate = view.fact("queries_per_second")
+        began = {r.number: r.result.started for r in view.steps if r.result is not None}
+        rows = [dict(zip(("step", "runbook", "estimate", "actual"), (r["step"], *_words(r)), strict=True),
+                     began=moment(began.get(r["number"], ""))) for r in self._durations]  # fmt: skip
+        expected = self.parameters.expected.total
+        written = self.lesson_file.written()
+        until = when(retained_until(self.run.home))
+        dry = self.run.earlier("13")
+        machine = dry.facts.get("estimate_seconds") if dry is not None else None
+        estimate = f"{RUNBOOK_TOTAL} (the runbook)" + (f"; {duration(machine)} of work (dry run)" if machine else "")
+        return {
+            "run": self.run.id, "rehearsal": self.run.rehearsal, "date": view.date, "status": status, "why": why, "items": items,
+            "execution": items["Execution time"], "estimated": estimate,
+            "expected_chunks": count(expected, "chunk") if expected else "as found in the source",
+            "limit_ms": self.parameters.monitoring.maximum_latency_ms, "durations": rows, "tools": record.tools(view),
+            "collections": [(i.label.removeprefix("Collection "), i.measured) for i in record.record(view)
+                            if i.label.startswith("Collection ")],
+            "deviations": record.deviations(view), "findings": record.findings(view),
+            "retention": [{"what": k.what, "until": when(k.until), "how": k.how}
+                          for k in what_stays(self.run.home, self.parameters)],
+            "way_back": f"It stays open until {until}, when the snapshots may go:",
+            "rollback": self.run.home.command("rollback", "--dry-run"), "contacts": self._contacts(),
+            "rate": f"{rate:,.0f}" if isinstance(rate, int | float) else "not recorded",
+            "after": record.after(view), "lessons": [*written, *record.deviations(view), *record.findings(view)][:40],
+            "written": bool(written), "lessons_file": str(self.lesson_file.path),
+            "again": self.lesson_file.again,
+            "signoffs": record.signed(view),
+        }  # fmt: skip
+
+
+def _words(row: dict[str, Any]) -> tuple[str, str, str]:
+    """(the runbook's, estimated, took) of one row, for people."""
+    low, high = row["runbook_low"], row["runbook_high"]
+    said = "–" if high is None else f"{high / 60:.0f} min" if low == high else f"{low / 60:.0f} to {high / 60:.0f} min"
+    return said, "–" if row["estimate"] is None else duration(row["estimate"]), duration(row["actual"])

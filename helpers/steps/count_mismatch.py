@@ -1,0 +1,98 @@
+"""48: counts that do not match, source / snapshot / staged / target / quarantine, by collection and by id."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+
+from helpers.errors import RunbookError
+from helpers.snapshots import comparison as compare
+from helpers.stores import open_source
+from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
+
+COLUMNS = ["collection", "source now", "snapshot", "staged", "target", "quarantine", "missing", "matches"]
+
+
+class CountMismatchStep(StagedTroubleshooter):
+    """Which chunks are missing in the target, doubled, or strangers there; the mend adds and removes just those."""
+
+    code = "count_mismatch"
+    kinds = (compare.CHUNK_MISSING, compare.CHUNK_EXTRA, compare.CHUNK_DOUBLED)
+
+    def look(self) -> Found:
+        self.all_differences(anew=True)
+        rows = self.differences()
+        by_kind = rows["difference"].value_counts().to_dict()
+        table = self.reconciliation()
+        unlike = int((~table["matches"]).sum())
+        said = ", ".join(f"{str(kind).replace('_', ' ')}: {n:,}" for kind, n in sorted(by_kind.items()))
+        if not len(rows) and unlike:
+            said = f"{unlike} collections whose target and quarantine do not make the snapshot"
+        return Found(table, len(rows) or unlike, said, "chunks" if len(rows) else "collections")
+
+    def reconciliation(self) -> pd.DataFrame:
+        """One row a source collection; it matches when target + quarantine = snapshot and nothing is missing.
+
+        `source now` is asked of the source itself ("–" where it cannot be): what differs from the snapshot was written
+        or removed since. A target collection's chunks count for the source collection that they were staged from.
+        """
+        staged, aside = self.staged, Counter(e["collection"] for e in self.aside.entries())
+        assert staged is not None
+        gone = self.differences()
+        absent = {(r.target, r.id) for r in gone[gone["difference"] == compare.CHUNK_MISSING].itertuples()}
+        refused = Counter(c for (c, _), why in self.aside.reasons().items() if why == "refused_by_target")
+        planned: Counter[str] = Counter()
+        missing: Counter[str] = Counter()
+        for target in staged.files:
+            for collection, ids in staged.ids(target):
+                planned[collection] += len(ids)
+                missing[collection] += sum((target, chunk) in absent for chunk in ids)
+        now = self.source_now()
+        rows = []
+        for info in self.snapshot.collections():
+            name = info.name
+            there = planned[name] - refused[name] - missing[name]
+            good = there + aside[name] == info.count and not missing[name]
+            rows.append((name, now.get(name, "–"), info.count, planned[name], there, aside[name], missing[name], good))
+        return pd.DataFrame(rows, columns=COLUMNS)
+
+    def source_now(self) -> dict[str, int | str]:
+        """collection → chunks that the source counts at this moment; {} where it cannot be read now."""
+        try:
+            with open_source(self.run.parameters.source, self.run.workspace) as source:
+                return {name: source.count(name) for name in self.snapshot.names() if name in source.names()}
+        except RunbookError as error:
+            self.run.log(f"the source cannot be counted now: {error}")
+            return {}
+
+    def strangers(self) -> pd.DataFrame:
+        """The ids in the target that nobody staged, to look at before they are removed."""
+        rows = self.differences()
+        return rows[rows["difference"] == compare.CHUNK_EXTRA][["target", "id"]].reset_index(drop=True)
+
+    def by_id(self, chunk: str) -> pd.DataFrame:
+        """Where one id is: in the snapshot, staged, in the target, in quarantine. `chunk` is its id in the source."""
+        rows: list[tuple[str, str, str]] = []
+        for name in self.snapshot.names():
+            if any(chunk in self.snapshot.ids(part) for part in self.snapshot.parts(name)):
+                rows.append(("snapshot", name, chunk))
+        rows += [
+            ("quarantine", e["collection"], f"{e['reason']}: {e['detail']}")
+            for e in self.aside.entries()
+            if e["id"] == chunk
+        ]
+        staged = self.staged
+        wanted: dict[str, set[str]] = {}
+        for target in staged.files if staged is not None else ():
+            assert staged is not None
+            ids = [i for _, some in staged.ids(target) for i in some]
+            origins = staged.origins(target, 0, len(ids))
+            wanted[target] = {i for i, (_, source_id) in zip(ids, origins, strict=True) if source_id == chunk}
+            rows += [("staged", target, i) for i in sorted(wanted[target])]
+        with self.target() as (store, there):
+            for target in sorted(there & set(wanted)) if store is not None else ():
+                assert store is not None
+                found = store.read(target, sorted(wanted[target] | {chunk}), embeddings=False).ids
+                rows += [("target", target, i) for i in found]
+        return pd.DataFrame(rows, columns=["where", "collection", "as"])

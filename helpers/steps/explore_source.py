@@ -1,0 +1,429 @@
+"""Step 11 as a desk: the profile, and what a DBA asks next, one collection, one finding, one chunk at a time."""
+
+from __future__ import annotations
+
+import html
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from helpers import audit, plots
+from helpers.errors import UsageError, one_line
+from helpers.formatting import count, text
+from helpers.parameters.yaml_errors import nearest as nearest_name
+from helpers.profiling import search, similarity, widgets
+from helpers.profiling.profile import Profile
+from helpers.profiling.sample import Place, Sample
+from helpers.profiling.search import Finding, file_name, file_stem, is_known, of_groups, of_places, write_csv
+from helpers.profiling.widgets import Picker
+from helpers.run import kernel
+from helpers.run.folders import file_digest
+from helpers.run.reason_codes import row_of
+
+# -- compared ----------------------------------------------------------------------------------------------------------
+
+# Step 11, what only shows when chunks are compared: lengths, values, twins, neighbours, outliers, the map.
+#
+# All of it works on the sample (`exploring.sample`); figures and tables say how large it is.
+
+
+class ComparedChunks(Profile):
+    """Every method hands back a DataFrame of its own, to slice and change."""
+
+    @cached_property
+    def sample(self) -> Sample:
+        """What is compared chunk with chunk: the whole source up to 10,000 chunks, else a seeded sample of it."""
+        return self.scan.sampler.sample(self.chunks)
+
+    def lengths(self) -> pd.DataFrame:
+        """One row a collection: documents that are None, empty or blank (exact), and the lengths of the others in characters."""
+        frame = self.sample.frame
+        rows = []
+        for name, seen in self.scan.collections.items():
+            known = frame.loc[(frame["collection"] == name) & (frame["characters"] > 0), "characters"]
+            five = known.quantile([0, 0.25, 0.5, 0.75, 0.95]).tolist() if len(known) else [float("nan")] * 5
+            exact = {kind: seen.counts[f"{kind}_documents"] for kind in ("none", "empty", "blank", "long")}
+            shares = dict(zip(("shortest", "quarter", "median", "three_quarters", "p95"), five, strict=True))
+            rows.append({"collection": name, "chunks": seen.chunks, **exact, **shares, "longest": seen.longest})
+        return pd.DataFrame(rows)
+
+    def languages(self) -> pd.DataFrame:
+        """Chunks by the value of their field `language`: one row a value, one column a collection. Every chunk is counted."""
+        counts = {name: pd.Series(seen.languages, dtype="int64") for name, seen in self.scan.collections.items()}
+        table = pd.DataFrame(counts).fillna(0).astype("int64").rename_axis("language")
+        order = table.sum(axis="columns").sort_index().sort_values(ascending=False, kind="stable").index
+        return table.loc[order]
+
+    def distribution(self, field: str = "") -> pd.DataFrame:
+        """The values of a field of the sample: one row a value (numbers: a range), one column a collection. Draws them.
+
+        Without a name: of the field with most values that the schema would not let pass, else of the commonest one.
+        """
+        frame = self.sample.frame
+        field = field or self._telling_field()
+        values = self._field(field)
+        rules = {rule.name: rule for kind in self._kinds() for rule in self.schema.rules(kind)}
+        low, high = (rules[field].minimum, rules[field].maximum) if field in rules else (None, None)
+        figure = plots.field_values(values, field, low, high, self.sample.said)
+        self.run.figure(
+            f"values_{file_stem(field)}", figure, f"Values of the field {one_line(field, 80)} in the source."
+        )
+        labels = pd.Series(similarity.labels(values), name=one_line(field, 80))
+        return pd.crosstab(labels, frame["collection"].rename("collection"))
+
+    # -- what lies near what -------------------------------------------------------------------------------------------
+
+    def near_duplicates(self) -> pd.DataFrame:
+        """Chunks with a near twin before them in the sample (`exploring.near` states the thresholds): one row a chunk."""
+        return self._pairs.copy()
+
+    @cached_property
+    def _pairs(self) -> pd.DataFrame:
+        with self.run.phase("near duplicates", len(self.sample)):
+            return similarity.near_duplicates(self.sample)
+
+    def nearest(self) -> pd.DataFrame:
+        """One row a chunk and collection: the nearest neighbour there, and how far it is; for about 500 chunks."""
+        return self._nearest.copy()
+
+    @cached_property
+    def _nearest(self) -> pd.DataFrame:
+        with self.run.phase("neighbours", len(self.sample)):
+            spaces = {name: seen.info.space for name, seen in self.scan.collections.items()}
+            return similarity.nearest(self.sample, spaces)
+
+    def distances(self) -> pd.DataFrame:
+        """The median distance from chunks of a collection (row) to their nearest neighbour in each (column). Draws them.
+
+        In the space of the row's collection; empty where dimensions differ.
+        """
+        table = self._nearest
+        asked = table[["collection", "id"]].drop_duplicates().shape[0]
+        said = f"{count(asked, 'chunk')} asked, each against the sample. {self.sample.said}"
+        caption = "Distances of chunks to their nearest neighbour in their own collection and in the others."
+        self.run.figure("neighbours", plots.neighbour_distances(table, said), caption)
+        names = list(self.scan.collections)
+        wide = table.pivot_table(
+            index="collection", columns="neighbour_collection", values="distance", aggfunc="median"
+        )
+        return wide.reindex(index=names, columns=names)
+
+    def outliers(self) -> pd.DataFrame:
+        """Chunks far from the others of their collection, the farthest first, by which rule (`neighbours.outliers`)."""
+        return self._far.copy()
+
+    @cached_property
+    def _far(self) -> pd.DataFrame:
+        return similarity.outliers(self.sample)
+
+    def map(self, colour: str = "collection") -> pd.DataFrame:
+        """The sample's vectors on a plane (PCA), coloured by any column of `desk.sample.frame`; one row a point. Draws it."""
+        values = self._field(colour)
+        plane = self._plane
+        if plane is None:
+            self.run.figure("map", plots.pca_map([], [], colour, 0.0, ""), "No map: too few vectors.")
+            columns = list(dict.fromkeys(("collection", "id", colour, "x", "y")))
+            return pd.DataFrame(columns=columns, dtype=object).astype({"x": float, "y": float})
+        rows = plane.rows
+        shown = [str(label) for label in similarity.labels(values)[rows]]
+        note = (
+            f"Directions of {count(len(rows), 'vector')} of {plane.dimension} dimensions (unit length), seed {self.sample.seed}. "
+            f"{self.sample.said} An illustration: what lies apart here is apart, what lies together may not be."
+        )
+        figure = plots.pca_map(plane.points, shown, colour, plane.seen, note)
+        self.run.figure(
+            f"map_{file_stem(colour)}", figure, f"Map of the source's vectors, coloured by {one_line(colour, 80)}."
+        )
+        points = self.sample.frame.loc[rows, ["collection", "id"]].reset_index(drop=True)
+        if colour not in points:
+            points[colour] = shown
+        return points.assign(x=plane.points[:, 0], y=plane.points[:, 1])
+
+    @cached_property
+    def _plane(self) -> similarity.Plane | None:
+        return similarity.plane(self.sample)
+
+    def _telling_field(self) -> str:
+        seen = {name: (sum(f.wrong.values()), sum(f.present.values())) for name, f in self.scan.fields.items()}
+        there = [name for name in sorted(seen) if name in self.sample.frame]
+        return max(there, key=lambda name: seen[name], default="collection")
+
+    def _field(self, field: str) -> pd.Series:
+        frame = self.sample.frame
+        if field in frame:
+            return frame[field]
+        near_name = nearest_name(field, [str(key) for key in frame])
+        raise UsageError(
+            "field_unknown", f"no chunk of the sample has a field {one_line(field, 80)}", where="step 11",
+            next_step=f"Did you mean {near_name}?" if near_name else "list(desk.sample.frame) names them all.",
+        )  # fmt: skip
+
+
+# -- explore source ----------------------------------------------------------------------------------------------------
+
+
+LISTED = 12  # collections whose first chunks are listed where nobody chooses
+PORTRAITS = 2  # collections that get a figure where nobody chooses
+
+
+class ExploreSourceStep(ComparedChunks):
+    """Every method hands back a DataFrame, or shows one; what they compare is the sample, and each says how large it is."""
+
+    # -- one collection ------------------------------------------------------------------------------------------------
+
+    def pick(self) -> None:
+        """A list of the collections; below it facts, figure and chunks of the chosen one, to sort and search.
+
+        Where nobody looks on (`exploring.front_end`): the facts of every collection as one table, the first chunks of the
+        12 largest and the figures of the two largest. Completeness and norms of all are drawn further below.
+        """
+        names = list(self.scan.collections)
+        if names and widgets.attended():
+            from IPython.display import display
+
+            widgets.begin_tables()
+            display(Picker(names, self._drawn).box)  # type: ignore[no-untyped-call]
+            return
+        widgets.show_frame(self.facts())
+        largest = sorted(names, key=lambda name: (-self.scan.collections[name].chunks, name))[:LISTED]
+        for number, name in enumerate(largest, start=1):
+            if number <= PORTRAITS:
+                figure, caption = self._portrait(name)
+                self.run.figure(f"collection_{number}", figure, caption)
+            widgets.show_frame(self.sample.collection(name), rows=3, caption=f"Collection {one_line(name, 80)}")
+
+    def facts(self) -> pd.DataFrame:
+        """One row a collection: size, dimension, space (as it is, and as it is declared), configuration, metadata."""
+        return pd.DataFrame([self._facts(name) for name in self.scan.collections])
+
+    def _facts(self, name: str) -> dict[str, Any]:
+        seen = self.scan.collections[name]
+        info = seen.info
+        return {
+            "collection": name,
+            "chunks": seen.chunks,
+            "dimension": info.dimension,
+            "space": info.space,
+            "declared_space": info.declared_space,
+            "embedding_function": info.embedding_function or "(none)",
+            "text_search": self.lookup.reader.text_queries_available(name) or "yes",
+            "configuration": info.configuration,
+            "metadata": info.metadata or {},
+            "remarks": "; ".join(info.findings),
+        }
+
+    def _drawn(self, name: str) -> list[dict[str, Any]]:
+        figure, caption = self._portrait(name)
+        alt = ". ".join([" ".join(figure.get_suptitle().split()), caption])
+        rows = "".join(
+            f'<tr><th scope="row" style="text-align:left">{html.escape(key)}</th>'
+            f'<td style="text-align:left">{html.escape(text(value, 1_000))}</td></tr>'
+            for key, value in self._facts(name).items()
+        )
+        chunks = self.sample.collection(name)
+        said = " ".join(filter(None, [self.sample.said, widgets.rows_said(chunks, widgets.ROWS)]))
+        facts = f'<div class="tex2jax_ignore mathjax_ignore"><table>{rows}</table></div><p>{html.escape(said)}</p>'
+        return [
+            widgets.html_output(facts, one_line(str(self._facts(name)), 2_000)),
+            widgets.picture_output(plots.png(figure), alt),
+            widgets.html_output(widgets.table_html(chunks), f"{len(chunks)} chunks"),
+        ]
+
+    def _portrait(self, name: str) -> tuple[Any, str]:
+        """The figure of one collection, and its caption."""
+        seen = self.scan.collections[name]
+        facts = [count(seen.chunks, "chunk"), f"{seen.info.dimension or 'no'} dimensions", seen.info.space]
+        if seen.info.space != seen.info.declared_space:
+            facts[-1] += f" although declared {seen.info.declared_space}"
+        facts += [
+            f"{count(seen.counts[key], noun)}{said}"
+            for key, noun, said in (
+                ("zero_vectors", "zero vector", ""), ("nonfinite_vectors", "vector", " not finite"),
+                ("lost_vectors", "lost vector", ""), ("none_documents", "", " without document"),
+                ("empty_documents", "", " with an empty document"),
+            )
+            if seen.counts[key]
+        ]  # fmt: skip
+        rules = [rule.name for rule in self.schema.fields] or sorted(self.scan.fields)
+        complete = {
+            field: (self.scan.fields[field].present[name] if field in self.scan.fields else 0) / max(1, seen.chunks)
+            for field in rules
+        }
+        chunks = self.sample.collection(name)
+        figure = plots.collection_portrait(
+            name, ", ".join(facts), complete, chunks["characters"], chunks["norm"], self.sample.said
+        )
+        return (
+            figure,
+            f"Collection {one_line(name, 80)}: its fields, the lengths of its documents, the norms of its vectors.",
+        )
+
+    # -- tables --------------------------------------------------------------------------------------------------------
+
+    def table(self, frame: pd.DataFrame) -> None:
+        """Any frame as a table to sort and search; where nobody looks on, its first rows."""
+        if not isinstance(frame, pd.DataFrame):
+            raise UsageError(
+                "no_table",
+                f"a {type(frame).__name__} is no DataFrame",
+                where="desk.table",
+                next_step="Try .to_frame().",
+            )
+        widgets.show_table(frame)
+
+    # -- findings ------------------------------------------------------------------------------------------------------
+
+    def found(self) -> pd.DataFrame:
+        """One row a finding, by name: how many chunks, in how many collections, what it means, where it is treated."""
+        rows = []
+        for finding in self._found.values():
+            step = row.step if (row := row_of(finding.reason)) else ""
+            first = next(finding.every(), None)
+            rows.append(
+                {
+                    "finding": finding.name,
+                    "chunks": finding.chunks,
+                    "collections": finding.collections,
+                    "means": finding.meaning,
+                    "see": step,
+                    "first": f"{first.collection}: {first.id} {first.detail}".strip() if first else "",
+                }
+            )
+        return pd.DataFrame(rows, columns=["finding", "chunks", "collections", "means", "see", "first"])
+
+    def behind(self, finding: str, most: int = 200) -> pd.DataFrame:
+        """The chunks behind a finding: collection, id, detail, the document's beginning, and their metadata as columns.
+
+        The first `most` of them; where there are more, the frame says so on the screen and in its `attrs`.
+        """
+        found = self._finding(finding)
+        chunks = self.lookup.chunks(found.first(most))
+        metadata = pd.DataFrame([dict(m) if isinstance(m, dict) else {} for m in chunks["metadata"]])
+        metadata = metadata.rename(columns={key: f"metadata.{key}" for key in metadata if key in chunks})
+        frame = pd.concat([chunks.drop(columns="metadata"), metadata], axis="columns")
+        return kernel.cut(
+            frame, found.places, f"All: desk.export({finding!r}), or behind({finding!r}, most={found.places})."
+        )
+
+    def export(self, finding: str) -> pd.DataFrame:
+        """Every chunk behind a finding as a CSV file in the run's workspace, with whole documents; the audit log says so.
+
+        One row: finding, chunks, rows, file, bytes, sha256. No file is written where nothing was found.
+        """
+        found = self._finding(finding)
+        row: dict[str, Any] = {
+            "finding": finding,
+            "chunks": found.chunks,
+            "rows": 0,
+            "file": "",
+            "bytes": 0,
+            "sha256": "",
+        }
+        if found.places:
+            path = self.run.workspace / "exports" / file_name(finding)
+            row["rows"] = write_csv(path, self.lookup, found.every())
+            row |= {"file": str(path), "bytes": path.stat().st_size, "sha256": file_digest(path)}
+            audit.append(self.run.folder / audit.NAME, "finding exported", step=self.run.step, **row)
+            self.run.log(f"{row['rows']} rows of the finding {one_line(finding, 80)} exported")
+        return pd.DataFrame([row])
+
+    def _finding(self, name: str) -> Finding:
+        if name in self._found:
+            return self._found[name]
+        near = nearest_name(name, list(self._found))
+        if is_known(name):
+            return Finding.of(name, 0, ())  # there is such a finding; nothing has it here
+        raise UsageError(
+            "finding_unknown", f"no finding is called {one_line(name, 80)}", where="step 11",
+            next_step=f"Did you mean {near}?" if near else "desk.found() lists them all.",
+        )  # fmt: skip
+
+    @cached_property
+    def _found(self) -> dict[str, Finding]:
+        """By name: first what is wrong, the most frequent on top, then what the schema would do."""
+        scan = self.scan
+        noted = {finding.name: finding for finding in of_places(scan.places)}
+        mixed = any(
+            seen.counts["unnormalised_vectors"] > 0 and seen.counts["unit_vectors"]
+            for seen in scan.collections.values()
+        )
+        if not mixed:
+            noted.pop("unnormalised_vectors", None)
+        other = [
+            of_groups("duplicate_documents", scan.documents.groups.values()),
+            of_groups("duplicate_vectors", scan.vectors.groups.values()),
+            of_groups("respaced_documents", self._respaced()),
+            of_groups("colliding_ids", scan.ids.groups.values()),
+            *self._near(), *self._traps(),
+        ]  # fmt: skip
+        every = [finding for finding in (*noted.values(), *other) if finding.chunks]
+        every.sort(key=lambda f: (f.name.split(" ")[0] in ("repair", "quarantine"), -f.chunks, f.name))
+        return {finding.name: finding for finding in every}
+
+    def _respaced(self) -> list[list[tuple[str, ...]]]:
+        """Groups of documents that read the same and are not all equal to the last letter."""
+        equal = {frozenset(group) for group in self.scan.documents.groups.values()}
+        return [group for group in self.scan.texts.groups.values() if frozenset(group) not in equal]
+
+    def _near(self) -> list[Finding]:
+        pairs = self.near_duplicates()
+        found = []
+        for name, what in (("near_documents", "document"), ("near_vectors", "vector")):
+            known = pairs["identical"] | ((pairs["similarity"] == 1) & (what == "document"))
+            part = pairs[(pairs["what"] == what) & ~known]
+            rows = zip(
+                *(part[k] for k in ("collection", "id", "similarity", "like_collection", "like_id")), strict=True
+            )
+            places = [Place(name_, id_, f"{alike} like {other}: {twin}") for name_, id_, alike, other, twin in rows]
+            found.append(Finding.of(name, len(places), places))
+        far = self.outliers()
+        rows = zip(far["collection"], far["id"], far["rule"], far["value"], strict=True)
+        places = [Place(name, id_, f"{rule} {value:.4g}") for name, id_, rule, value in rows]
+        return [*found, Finding.of("outliers", far[["collection", "id"]].drop_duplicates().shape[0], places)]
+
+    def _traps(self) -> list[Finding]:
+        infos = [seen.info for seen in self.scan.collections.values()]
+        found = []
+        for name, cosine in (("cosine_trap", True), ("space_trap", False)):
+            trapped = [i for i in infos if i.space != i.declared_space and (i.space == "cosine") is cosine]
+            places = [Place(i.name, "", f"declared {i.declared_space}, queries answer {i.space}") for i in trapped]
+            found.append(Finding.of(name, sum(i.count for i in trapped), places))
+        return found
+
+    # -- searches ------------------------------------------------------------------------------------------------------
+
+    def search(self, text: str, collection: str = "", k: int = 5) -> pd.DataFrame:
+        """The k chunks of each collection (or of one) nearest to a text, with the collection's own embedding function.
+
+        Where a function is not here, the remark says why.
+        """
+        return search.by_text(self.lookup, self._asked(collection), text, k)
+
+    def like(self, chunk: str = "", collection: str = "", k: int = 5) -> pd.DataFrame:
+        """More like this id: the k chunks of each collection (or of one) nearest to its vector. Without an id, of any chunk."""
+        home, chunk = self._home(chunk, collection)
+        if not home:
+            return pd.DataFrame(columns=search.COLUMNS)
+        return search.by_id(self.lookup, self._asked(collection), chunk, home, k)
+
+    def _home(self, chunk: str, collection: str) -> tuple[str, str]:
+        """The collection a chunk is in, and its id; the first of them that knows it. Without an id the first usable chunk."""
+        if not chunk:
+            whole = self.sample.frame[self.sample.frame["norm"] > 0]
+            first = whole if not collection else whole[whole["collection"] == collection]
+            return (str(first.iloc[0]["collection"]), str(first.iloc[0]["id"])) if len(first) else ("", "")
+        asked = self._asked(collection)
+        return next((name for name in asked if len(self.lookup.read(name, [chunk]))), asked[0] if asked else ""), chunk
+
+    def _asked(self, collection: str) -> list[str]:
+        names = list(self.scan.collections)
+        if not collection:
+            return names
+        if collection not in names:
+            near_name = nearest_name(collection, names)
+            raise UsageError(
+                "collection_unknown", f"no collection is called {one_line(collection, 80)}", where="step 11",
+                next_step=f"Did you mean {near_name}?" if near_name else "desk.facts() lists them all.",
+            )  # fmt: skip
+        return [collection]

@@ -1,0 +1,230 @@
+"""Step 20: nobody writes to the source any more, and that is proven. (Runbook, Section 2, Step 1.)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.errors import RunbookError, WorldError
+from helpers.fence import Answer, Control, FenceState, Probe, who_has_open
+from helpers.fence.control import NO_WRITES, said
+from helpers.fence.probe import closed_by_itself, refused_to_us
+from helpers.migration.target_lock import claim_target, give_back_target
+from helpers.results import Verdict
+from helpers.run.record import NotebookStep, RunRecord
+
+PROBE_COLUMNS = ["url", "request", "outcome", "status", "answer"]
+NONE = "nothing keeps clients from writing to the source after the snapshot (fence.kind is none)"
+
+
+class FenceWritesStep(NotebookStep):
+    """The notebook's view: what is where, what would happen, before, up, proof, and the way back."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.control = Control(run.home, run.parameters)
+        self.kind = run.parameters.fence.kind
+        self._acts = self.kind != "none" and not run.dry_run
+
+    def urls(self) -> pd.DataFrame:
+        """Which URL is which."""
+        urls = self.control.urls()
+        self.run.fact("fence", {"kind": self.kind, "urls": urls, "dry_run": self.run.dry_run})
+        return pd.DataFrame(list(urls.items()), columns=["what", "url"])
+
+    def plan(self) -> str:
+        """The configuration, or the commands, to the letter; also for an operator who runs nginx elsewhere."""
+        return self.control.plan()
+
+    def before(self) -> pd.DataFrame:
+        """Reads through what the migration reads; where a fence will be put up, writes through what clients use."""
+        if self.run.parameters.source.is_embedded:
+            return pd.DataFrame([], columns=PROBE_COLUMNS)
+        with self.control.probe(self.run.parameters.source.address, "source") as probe:
+            rows = _rows(probe, reads := probe.reads())
+        self._check_reads("reads before the fence", reads)
+        self._acts = self._acts and all(
+            a.answered for a in reads
+        )  # what cannot be read cannot be migrated: touch nothing
+        state = FenceState.read(self.run.workspace)
+        if not self._acts or (
+            state is not None and state.may_stand
+        ):  # of an earlier attempt: writes are not wanted now
+            return pd.DataFrame(rows, columns=PROBE_COLUMNS)
+        with self.control.probe(self.control.clients_url, "clients' URL") as probe:
+            rows += _rows(probe, writes := probe.writes())
+            if writes[0].answered:
+                probe.sweep()
+            self._check_left(probe)
+        open_now = writes[0].answered
+        self.run.check("writes before the fence", Verdict.PASS, measured="get through" if open_now else writes[0].outcome,
+                       detail=self.control.clients_url)  # fmt: skip
+        return pd.DataFrame(rows, columns=PROBE_COLUMNS)
+
+    def put_up(self) -> str:
+        """Claim the target, stop writes, wait for those in flight; what was done."""
+        if not self.run.dry_run and (self._acts or self.kind == "none"):
+            self._claim()
+        if self.kind == "none":
+            return self._without()
+        if self.run.dry_run:
+            self.run.check("write fence", Verdict.WARNING, measured="dry run", threshold="up", reason="no_fence",
+                           detail="a dry run shows what it would do and puts up no fence")  # fmt: skip
+            return "DRY RUN: nothing was changed."
+        if not self._acts:
+            return "Not put up: the source cannot be read."
+        try:
+            with self.run.phase("put the fence up"):
+                return self.control.put_up()
+        except RunbookError:
+            self._give_back()
+            raise
+
+    def _without(self) -> str:
+        """No fence was ordered: whether the source needs one is asked of itself."""
+        if self.run.parameters.source.is_embedded or self.run.dry_run:
+            asked = " A dry run does not ask with a write whether the source takes any." if self.run.dry_run else ""
+            return self._no_fence(NONE + asked)
+        with self.control.probe(self.run.parameters.source.address, "source") as probe:
+            answers = probe.no_writes()
+        self._check_left(probe)
+        told = "; ".join(said(a) for a in answers)
+        if closed_by_itself(answers):
+            self.run.fact("fence", self.run.result.facts["fence"] | {NO_WRITES: told})
+            self.run.check("write fence", Verdict.PASS, measured="not needed", threshold="no write gets through",
+                           detail=f"the source itself takes no writes, whoever asks: {told}")  # fmt: skip
+            return f"No fence is needed: the source itself takes no writes. {told}."
+        if refused_to_us(answers):
+            return self._no_fence(f"with this key writes are refused, others may write with theirs: {told}")
+        removed = "; what the probe wrote was removed again" if answers[0].answered and not probe.left_behind else ""
+        return self._no_fence(f"{NONE}: {told}{removed}")
+
+    def _no_fence(self, detail: str) -> str:
+        self.run.check("write fence", Verdict.WARNING, measured="none", threshold="nginx or command",
+                       reason="no_fence", detail=detail)  # fmt: skip
+        return f"No fence: {detail}."
+
+    def prove(self) -> pd.DataFrame:
+        """Writes refused, reads answered, no way round; a fence that is not proven is taken down again."""
+        rows: list[dict[str, object]] = []
+        try:
+            if self.run.parameters.source.is_embedded:
+                self._nobody_else()
+            elif self._acts:
+                rows = self._prove_server()
+        except WorldError:
+            self._give_up()
+            raise
+        if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
+            self._give_up()
+        elif self._acts:
+            self.run.check(
+                "write fence", Verdict.PASS, measured=self.kind, detail="up and proven; stays until it is lifted"
+            )
+        return pd.DataFrame(rows, columns=PROBE_COLUMNS)
+
+    def undo(self) -> str:
+        """How writes are let through again."""
+        state = FenceState.read(self.run.workspace)
+        return (state.sentence() if state is not None else "") or "There is no fence to lift."
+
+    # -- proof ---------------------------------------------------------------------------------------------------------
+
+    def _prove_server(self) -> list[dict[str, object]]:
+        with self.run.phase("prove the fence"), self.control.probe(self.control.clients_url, "clients' URL") as probe:
+            writes, reads = probe.writes(), probe.reads()
+            against = self.control.against(writes)
+            self._remove_what_got_through(probe)
+            rows = [*_rows(probe, writes), *_rows(probe, reads)]
+        got = [a.action for a in writes if a.answered]
+        detail = "; ".join(against)
+        if got:
+            detail += "; what the probe wrote was removed again" if not probe.left_behind else ""
+        self.run.check(
+            "writes refused", Verdict.FAIL if against else Verdict.PASS,
+            measured=f"{len(writes) - len(against)} of {len(writes)} kinds", threshold="all",
+            reason="fence_open" if against else "", detail=detail or ", ".join(a.action for a in writes),
+        )  # fmt: skip
+        self._check_left(probe)
+        self._check_reads("reads go on", reads)
+        if all(a.answered for a in reads):
+            self._check_places()
+        return rows
+
+    def _remove_what_got_through(self, probe: Probe) -> None:
+        """What the fence now keeps us from removing goes by the port behind it."""
+        if probe.left_behind and self.control.behind_url:
+            with self.control.probe(self.control.behind_url, "behind the fence") as behind:
+                for name in list(probe.left_behind):
+                    behind.remove(name)
+                probe.left_behind = behind.left_behind
+
+    def _check_left(self, probe: Probe) -> None:
+        if probe.left_behind:
+            self.run.check("write probe removed", Verdict.FAIL, measured=len(probe.left_behind), threshold=0,
+                           reason="probe_left_behind", detail=f"delete by hand: {', '.join(probe.left_behind)}")  # fmt: skip
+
+    def _check_reads(self, name: str, reads: list[Answer]) -> None:
+        bad = [f"{a.action}: {a.outcome} {a.status or ''} {a.said}".strip() for a in reads if not a.answered]
+        self.run.check(name, Verdict.FAIL if bad else Verdict.PASS, measured=f"{len(reads) - len(bad)} of {len(reads)}",
+                       threshold="all", reason="reads_refused" if bad else "",
+                       detail="; ".join(bad) or ", ".join(a.action for a in reads))  # fmt: skip
+
+    def _check_places(self) -> None:
+        if not self.control.behind_url:
+            return
+        same = self.control.same_database()
+        self.run.check("the fence stands before the source", Verdict.PASS if same else Verdict.FAIL,
+                       measured="same collections" if same else "other collections", reason="" if same else "fence_elsewhere",
+                       detail=f"{self.control.clients_url} against {self.run.parameters.source.label}")  # fmt: skip
+        round_it, unknown = self.control.ways_round()
+        verdict = Verdict.FAIL if round_it else Verdict.WARNING if unknown else Verdict.PASS
+        told = "clients reach Chroma past the fence; let it listen on loopback only, or close the port to them"
+        maybe = "answers this machine; whether it answers clients can be told from their machines only"
+        self.run.check("no way round the fence", verdict, measured=", ".join(round_it or unknown) or "none found",
+                       threshold="none", reason="" if verdict is Verdict.PASS else "fence_bypass",
+                       detail=told if round_it else maybe if unknown else f"behind it: {self.control.behind_url}")  # fmt: skip
+
+    def _nobody_else(self) -> None:
+        path = Path(str(self.run.parameters.source.path)).absolute()
+        found = who_has_open(path)
+        name, detail = "source opened by nobody else", found.sentence()
+        if found.processes:
+            # in a dry run the application still runs, and may
+            verdict = Verdict.WARNING if self.run.dry_run else Verdict.FAIL
+            self.run.check(name, verdict, measured=len(found.processes), threshold=0, unit="processes",
+                           reason="source_in_use", detail=f"{detail}: stop what uses {path}")  # fmt: skip
+        elif not found.known:
+            self.run.check(name, Verdict.WARNING, reason="source_use_unknown",
+                           detail="this system tells nobody who has a file open: see to it that nothing uses it")  # fmt: skip
+        else:
+            unseen = f"{found.unseen} processes of other users could not be looked at, but for locks"
+            self.run.check(name, Verdict.WARNING if found.unseen else Verdict.PASS, measured=0, threshold=0,
+                           unit="processes", reason="source_use_unknown" if found.unseen else "",
+                           detail=unseen if found.unseen else "files and locks of every process")  # fmt: skip
+
+    def _give_up(self) -> None:
+        """A fence that is not proven keeps clients out for nothing."""
+        state = FenceState.read(self.run.workspace)
+        if self._acts and state is not None and state.may_stand:
+            self.control.put_back(state)
+        if not self.run.dry_run:
+            self._give_back()
+
+    def _claim(self) -> None:
+        """No clients are shut out for a migration that another run keeps from the target."""
+        self.run.fact("target_claimed", claim_target(self.run.home))
+
+    def _give_back(self) -> None:
+        try:
+            give_back_target(self.run.home)
+        except RunbookError as error:  # what stopped the step is the news
+            self.run.log(f"the target's lock was not given back: {error}")
+
+
+def _rows(probe: Probe, answers: list[Answer]) -> list[dict[str, object]]:
+    return [
+        {"url": probe.url, "request": a.action, "outcome": a.outcome, "status": a.status, "answer": a.said}
+        for a in answers
+    ]

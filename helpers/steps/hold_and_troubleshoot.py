@@ -1,0 +1,179 @@
+"""Step 26: the run is held. What failed, where, and the three ways on. (Runbook, Section 2, Step 6b, and Appendix C.)"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from helpers import audit
+from helpers.cutover.state import CutoverState
+from helpers.errors import one_line
+from helpers.formatting import duration
+from helpers.notify.texts import level, levels
+from helpers.results import Check, StepResult, Verdict
+from helpers.rollback.outline import triggers
+from helpers.run import plan
+from helpers.run.folders import NOTEBOOKS
+from helpers.run.record import NotebookStep, RunRecord
+
+# Reason code → (notebook of Section 4, the runbook's own heading). The notebook is named where it exists.
+REMEDIES: dict[str, tuple[str, str]] = {
+    "kernel_died": ("43", "Out of Memory Error"),
+    "out_of_memory": ("43", "Out of Memory Error"),
+    "timeout": ("45", "Network Connectivity Problems"),
+    "unreachable": ("45", "Network Connectivity Problems"),
+    "too_many_refused": ("41", "Migration Stuck on Batch X"),
+    "time_limit": ("41", "Migration Stuck on Batch X"),
+    "paused_for_disk": ("41", "Migration Stuck on Batch X"),
+    "invalid_field": ("42", 'Validation Fails - "invalid_authenticity_score"'),
+    "metadata_differs": ("42", 'Validation Fails - "invalid_authenticity_score"'),
+    "type_differs": ("42", 'Validation Fails - "invalid_authenticity_score"'),
+    "validation_below_minimum": ("42", 'Validation Fails - "invalid_authenticity_score"'),
+    "invalid_citation_uri": ("42", 'Validation Fails - "invalid_authenticity_score"'),
+    "search_not_equivalent": ("44", "Semantic Search Not Working Post-Migration"),
+    "named_query_failed": ("44", "Semantic Search Not Working Post-Migration"),
+    "vector_differs": ("44", "Semantic Search Not Working Post-Migration"),
+    "space_differs": ("44", "Semantic Search Not Working Post-Migration"),
+    "missing_metadata": ("46", "Troubleshooting Decision Tree"),
+    "field_missing": ("46", "Troubleshooting Decision Tree"),
+    "field_extra": ("46", "Troubleshooting Decision Tree"),
+    "nan_embedding": ("47", "Troubleshooting Decision Tree"),
+    "count_mismatch": ("48", "Troubleshooting Decision Tree"),
+    "chunk_missing": ("48", "Troubleshooting Decision Tree"),
+    "chunk_extra": ("48", "Troubleshooting Decision Tree"),
+    "chunk_doubled": ("48", "Troubleshooting Decision Tree"),
+    "collection_missing": ("48", "Troubleshooting Decision Tree"),
+}
+_UNMIGRATED = ("00", "26", "27", "30")
+
+
+def remedy(reason: str) -> str:
+    """Where the remedy of a reason code stands: the notebook if there is one, else the runbook's own section."""
+    number, heading = REMEDIES.get(reason, ("40", "Section 4: Troubleshooting Guide"))
+    found = sorted(NOTEBOOKS.glob(f"{number}_*.ipynb"))
+    if found:
+        return f"notebooks/{found[0].name}"
+    return heading if heading.startswith("Section") else f'runbook, "{heading}"'
+
+
+class HoldAndTroubleshootStep(NotebookStep):
+    """Looks at the results of the other steps; changes nothing but the audit log."""
+
+    def __init__(self, run: RunRecord, now: datetime | None = None) -> None:
+        self.run = run
+        self.now = now or datetime.now(UTC)
+        self.results = {s.number: r for s in plan.STEPS if s.number not in _UNMIGRATED
+                        and (r := run.home.result(s.number)) is not None}  # fmt: skip
+
+    def failed(self) -> pd.DataFrame:
+        """One row a check that failed or was marginal, and one for each step that stopped without such a check."""
+        rows = []
+        for result, check in self._bad():
+            rows.append([result.step, check.name, str(check.verdict), check.measured, check.threshold, check.reason,
+                         check.offenders, remedy(check.reason)])  # fmt: skip
+        for result in self._stopped():
+            assert result.error is not None
+            code = result.error["code"]
+            rows.append([result.step, one_line(result.error["line"], 200), "stopped", "", "", code, 0, remedy(code)])
+        verdict = Verdict.WARNING if rows else Verdict.PASS
+        self.run.check("checks that failed or were marginal", verdict, measured=len(rows), threshold=0,
+                       reason="held" if rows else "", detail="; ".join(f"{r[0]} {r[1]}" for r in rows[:5]))  # fmt: skip
+        columns = ["step", "check", "verdict", "measured", "threshold", "reason", "chunks", "remedy"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def by_collection(self) -> pd.DataFrame:
+        """Named offenders counted by step, collection and reason, with an example id."""
+        counted: Counter[tuple[str, str, str]] = Counter()
+        example: dict[tuple[str, str, str], str] = {}
+        for result, check in self._bad():
+            for row in check.ids:
+                where = str(row.get("source_collection") or row.get("collection") or row.get("target") or "")
+                key = (result.step, where, str(row.get("difference") or check.reason))
+                counted[key] += 1
+                example.setdefault(key, one_line(str(row.get("id", "")), 80))
+        rows = [[*key, n, example[key]] for key, n in sorted(counted.items())]
+        return pd.DataFrame(rows, columns=["step", "collection", "reason", "named", "such as"])
+
+    def sides(self) -> pd.DataFrame:
+        """Source against target per source collection, from step 23, else from 22."""
+        for step in ("23", "22"):
+            result = self.results.get(step)
+            rows = (result.facts.get("counts") or result.facts.get("arrivals") or []) if result else []
+            if rows:
+                out = [[r["collection"], r["source"], r["target"], r["quarantined"],
+                        r["source"] - r["target"] - r["quarantined"], step] for r in rows]  # fmt: skip
+                return pd.DataFrame(
+                    out, columns=["collection", "source", "target", "quarantined", "missing", "seen by step"]
+                )
+        return pd.DataFrame(columns=["collection", "source", "target", "quarantined", "missing", "seen by step"])
+
+    def triggers(self) -> pd.DataFrame:
+        """The runbook's rollback triggers in these results."""
+        found = triggers(self.results)
+        self.run.fact("triggers", [t.code for t in found])
+        return pd.DataFrame([[t.code, t.step, t.sentence] for t in found], columns=["trigger", "step", "why"])
+
+    def options(self) -> pd.DataFrame:
+        """A, B and C, each with its command. Behind a cutover clients are at the target, so nothing there is begun anew."""
+        step = next((r.step for r, _ in self._bad()), next((r.step for r in self._stopped()), ""))
+        later = bool(step) and plan.find(step).follows_cutover  # nothing to take back there: it only looks
+        retry = ["--retry", step] if step and not later else []
+        way, again, back = "fix the cause and try again", self.run.home.command("resume", *retry), "roll back"
+        cutover = CutoverState.read(self.run.workspace)
+        if cutover is not None and cutover.may_be_applied:
+            if not later:
+                way = "mend the target with the notebook of the reason, while clients go on using it; judge it again"
+                again = self.run.home.command("run", "--from", "23", "--until", "24")
+            back = "roll back: what clients wrote to the target is exported first, and clients go back to the source"
+            self.run.check("clients use the target", Verdict.WARNING, measured=cutover.state, reason="cut_over_and_held",
+                           detail=f"{cutover.sentence()} They get answers from what failed above.")  # fmt: skip
+        undo = self.run.home.command("rollback")
+        rows = [
+            ["A", way, again],
+            ["B", back, f"{undo} --dry-run, then without --dry-run"],
+            ["C", "escalate", self._call()],
+        ]
+        return pd.DataFrame(rows, columns=["way", "what", "how"])
+
+    def escalate(self) -> pd.DataFrame:
+        """The level of now, and whom to call; recorded."""
+        number, what, _ = self._level()
+        minutes = self.minutes
+        audit.append(
+            self.run.folder / audit.NAME, "escalation level", level=number, minutes=round(minutes, 1), call=self._call()
+        )
+        self.run.fact("escalation", {"level": number, "minutes": round(minutes, 1), "call": self._call()})
+        self.run.check("escalation", Verdict.PASS, measured=f"level {number}",
+                       detail=f"{what}; {duration(60 * minutes)} since it failed")  # fmt: skip
+        return levels(self.run.parameters.contacts, number)
+
+    @property
+    def minutes(self) -> float:
+        """Minutes since the first failure ended; 0 where nothing failed."""
+        ended = [r.finished for r in self.results.values() if r.finished and (r.error or r.verdict is Verdict.FAIL)]
+        if not ended:
+            return 0.0
+        return max(0.0, (self.now - datetime.fromisoformat(min(ended))).total_seconds() / 60)
+
+    def _level(self) -> tuple[int, str, str]:
+        return level(self.minutes, critical=bool(triggers(self.results)))
+
+    def _call(self) -> str:
+        number, what, key = self._level()
+        who = getattr(self.run.parameters.contacts, key) or f"(contacts.{key} is not named)"
+        return f"level {number}: {what}: {who}"
+
+    def _bad(self) -> Iterator[tuple[StepResult, Check]]:
+        """The decision's own step last: it repeats what others found."""
+        for result in sorted(self.results.values(), key=lambda r: (r.step == "24", r.step)):
+            for check in result.checks:
+                if check.verdict in (Verdict.FAIL, Verdict.MARGINAL):
+                    yield result, check
+
+    def _stopped(self) -> Iterator[StepResult]:
+        for _, result in sorted(self.results.items()):
+            if result.error is not None and not any(c.verdict is Verdict.FAIL for c in result.checks):
+                yield result

@@ -1,0 +1,176 @@
+"""Step 52: the application's own queries and tests against the live target, by pytest. (Runbook, Section 5.)
+
+pytest runs in a process of its own, bounded in time. Our cases only read; what the operator's own tests do is theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from helpers.errors import RunbookError, UsageError, one_line
+from helpers.fence import who_has_open
+from helpers.formatting import count
+from helpers.migration.written_data import WrittenData
+from helpers.monitoring import application_cases, probes, pytest_target
+from helpers.monitoring.integration_cases import Case, generated, read_cases
+from helpers.monitoring.measure import run_child
+from helpers.parameters import resolve_path
+from helpers.results import Verdict, write_json, write_text
+from helpers.run.record import NotebookStep, RunRecord
+
+COLUMNS = ["test", "outcome", "seconds", "why"]
+_OWN_TEST = re.compile(r"^application_cases\.py::test_case\[(\d+)\]$")
+_WORDS = {"passed": "pass", "failed": "fail", "skipped": "not applicable"}
+
+
+class IntegrationStep(NotebookStep):
+    """The notebook's view: what will be asked, the tests, and what became of each."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run, self.rules = run, run.parameters.monitoring
+        self.folder = run.workspace / "integration"
+        self.rows: list[dict[str, Any]] = []
+
+    @cached_property
+    def from_file(self) -> list[Case]:
+        return read_cases(self.rules.queries) if self.rules.queries else []
+
+    @cached_property
+    def cases(self) -> list[Case]:
+        names = WrittenData(self.run).collections
+        stored = {p.collection: p.id for p in probes.of_target(self.run, 1)}
+        return [*self.from_file, *generated(self.run.parameters, names, stored)]
+
+    @cached_property
+    def tests(self) -> list[Path]:
+        found = [resolve_path(path).absolute() for path in self.rules.tests]
+        if missing := [path for path in found if not path.exists()]:
+            raise UsageError("tests_missing", "no such file or folder of tests", where=str(missing[0]),
+                             next_step="Correct it: --set monitoring.tests=[PATH]")  # fmt: skip
+        return found
+
+    def plan(self) -> pd.DataFrame:
+        """Every query that will be asked, and the operator's own tests."""
+        rows = [
+            (c.name, c.collection, c.text or (f"like {c.like}" if c.like else f"a vector of {len(c.embedding or [])} numbers"),
+             _expectation(c), "the application's" if c in self.from_file else "every migration's") for c in self.cases
+        ]  # fmt: skip
+        rows += [(path.name, "", "pytest", "", "the operator's own") for path in self.tests]
+        return pd.DataFrame(rows, columns=["name", "collection", "asks", "expects", "whose"])
+
+    def test(self) -> pd.DataFrame:
+        """Run them; one row a test."""
+        target = self.run.parameters.target
+        if target.path is not None and (found := who_has_open(resolve_path(target.path))).processes:
+            said = f"{found.sentence()} has the target open, which must stay its only user"
+            self.run.check("integration tests", Verdict.WARNING, measured="not run", reason="not_queried", detail=said)
+            return self._table()
+        for reference in self.run.parameters.secrets():
+            with suppress(RunbookError):
+                reference.resolve()  # from now on their values are not shown, whatever a test prints
+        with self.run.phase("pytest"):
+            code = self._pytest()
+        self._judge(code)
+        return self._table()
+
+    def _pytest(self) -> int | None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        target = self.run.parameters.target
+        write_json(self.folder / "cases.json", [c.model_dump(mode="json", exclude_none=True) for c in self.cases])
+        write_text(self.folder / "pytest.ini", "[pytest]\n")
+        command = [
+            sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", pytest_target.__name__,
+            "--import-mode=importlib", "--rootdir", str(self.folder), "-c", str(self.folder / "pytest.ini"),
+            str(Path(application_cases.__file__)), *map(str, self.tests),
+        ]  # fmt: skip
+        environment = {
+            pytest_target.RUN: self.run.id, pytest_target.OUTCOMES: str(self.folder / "outcomes.jsonl"),
+            application_cases.CASES: str(self.folder / "cases.json"), "PYTEST_ADDOPTS": "",
+            "RUNBOOK_TARGET_URL": target.url or "", "RUNBOOK_TARGET_PATH": str(resolve_path(target.path)) if target.path else "",
+            "RUNBOOK_TARGET_TENANT": target.tenant, "RUNBOOK_TARGET_DATABASE": target.database,
+        }  # fmt: skip
+        return run_child(self.run, command, self.folder / "output.txt", label="Integration tests", about=10.0,
+                         most=60 * self.rules.test_minutes, environment=environment)  # fmt: skip
+
+    def _judge(self, code: int | None) -> None:
+        run, lines = self.run, self._outcomes()
+        self.rows = [self._row(line) for line in lines if "test" in line]
+        finished = any("finished" in line for line in lines)
+        failed = [r for r in self.rows if r["outcome"] == "fail"]
+        passed = sum(r["outcome"] == "pass" for r in self.rows)
+        skipped = len(self.rows) - passed - len(failed)
+        run.fact("integration", {"tests": len(self.rows), "passed": passed, "failed": len(failed), "skipped": skipped,
+                                 "rows": self.rows[:500]})  # fmt: skip
+        if code is None or not finished or (code not in (0, 1) and not failed):
+            said = (self.folder / "output.txt").read_text(encoding="utf-8", errors="replace")
+            run.home.log_block(f"pytest ended with {code}", said[-4000:], run.step)
+            why = (
+                f"took longer than {self.rules.test_minutes:g} min (monitoring.test_minutes)"
+                if code is None
+                else f"ended with {code}"
+            )
+            run.check("integration tests", Verdict.FAIL, measured=passed, threshold="all", unit="tests passed",
+                      reason="tests_broken", detail=f"pytest {why}; see run.log")  # fmt: skip
+            return
+        good = passed > 0 and not failed
+        run.check(
+            "integration tests", Verdict.PASS if good else Verdict.FAIL, measured=passed, threshold=passed + len(failed),
+            unit="tests passed", reason="" if good else "integration_failed", offenders=len(failed),
+            detail="; ".join(f"{r['test']}: {r['why']}" for r in failed[:3]) or (f"{skipped} not applicable" if skipped else ""),
+            ids=[{"collection": r["collection"], "id": r["test"], "detail": r["why"]} for r in failed],
+        )  # fmt: skip
+        own = len(self.from_file) + len(self.tests)
+        none = "monitoring.queries and monitoring.tests name none: only what every migration must answer was asked"
+        run.check("the application's own queries", Verdict.PASS if own else Verdict.WARNING, measured=own, unit="named",
+                  reason="" if own else "no_application_queries", detail="" if own else none)  # fmt: skip
+
+    def _outcomes(self) -> list[dict[str, Any]]:
+        path = self.folder / "outcomes.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+    def _row(self, line: dict[str, Any]) -> dict[str, Any]:
+        """With the case's own name in place of pytest's."""
+        test, collection = str(line["test"]), ""
+        if number := _OWN_TEST.search(test):
+            case = self.cases[int(number[1]) - 1]
+            test, collection = case.name, case.collection
+        else:
+            test = test.rpartition("/")[2]
+        return {"test": one_line(test, 200), "collection": collection, "outcome": _WORDS[line["outcome"]],
+                "seconds": line["seconds"], "why": one_line(str(line["why"]), 400)}  # fmt: skip
+
+    def _table(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows, columns=["test", "collection", "outcome", "seconds", "why"])
+
+    def summary(self) -> str:
+        """One sentence, and where the whole output is."""
+        bad = [r for r in self.rows if r["outcome"] == "fail"]
+        passed = sum(r["outcome"] == "pass" for r in self.rows)
+        said = (
+            f"{count(passed, 'test')} passed, {len(bad)} failed, {len(self.rows) - passed - len(bad)} not applicable."
+        )
+        back = self.run.home.command("rollback", "--dry-run")
+        return said + (f" Clients use the target still; the way back: {back}" if bad else "")
+
+
+def _expectation(case: Case) -> str:
+    wanted = (
+        [f"{case.expect.at_least} hits at least"]
+        if case.expect.at_least > 1 or not (case.expect.id or case.expect.word)
+        else []
+    )
+    wanted += [f"chunk {case.expect.id}"] if case.expect.id else []
+    wanted += [f"the word {case.expect.word!r}"] if case.expect.word else []
+    return ", ".join(wanted)

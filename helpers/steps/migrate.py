@@ -1,0 +1,240 @@
+"""Step 22: the phases, from a snapshot into the target, resumable at any moment. (Runbook, Section 2, Step 3.)
+
+`Job` does phases 1 to 5 and `CatchUp` the sixth; this is what the notebook sees of them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from helpers import plots
+from helpers.migration import reembedding
+from helpers.migration.catch_up import PROBED, UNCHANGED, CatchUp, switch
+from helpers.migration.importing import Job
+from helpers.migration.phase_checks import (
+    forget,
+    judge_arrivals,
+    judge_indexes,
+    judge_rescue,
+    judge_staging,
+    refuse_failed,
+    show_repairs,
+)
+from helpers.migration.source_changes import SWITCHING, Ledger
+from helpers.migration.staging import Staged
+from helpers.migration.target_lock import ensure_database
+from helpers.results import Phase, Verdict, write_text
+from helpers.run.record import NotebookStep, RunRecord
+from helpers.snapshots.retention import described
+from helpers.snapshots.snapshot import Snapshot
+from helpers.stores import Store, open_target
+
+_ROUND = ["round", "source read", "added", "changed", "deleted", "seconds", "then"]
+
+
+class MigrateStep(NotebookStep):
+    """The notebook's view of a job: one method a phase, each with a table to look at and its checks."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.batches: list[dict[str, Any]] = []
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """What catch-up has done; a switch that a kill interrupted is ended first: it moves files of this run only."""
+        found = Ledger.read(self.run)
+        at = found.open_round
+        if at is not None and at["state"] == SWITCHING and not self.run.dry_run:
+            switch(self.run, found)
+        return found
+
+    @cached_property
+    def job(self) -> Job:
+        return Job.of(self.run, Snapshot.open(Path(self.ledger.current)), self.run.workspace, "migration")
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Step 21's, or the one of the last catch-up."""
+        return self.job.snapshot
+
+    @cached_property
+    def staged(self) -> Staged:
+        with (
+            self.run.phase("2–3 transform and validate", self.snapshot.total),
+            self.run.progress("Transform and validate", self.snapshot.total) as bar,
+        ):
+            return self.job.stage(bar)
+
+    def export(self) -> pd.DataFrame:
+        """Phase 1: the source was exported by step 21; every byte of that export is read and proven again."""
+        with (
+            self.run.phase("1 export", self.snapshot.total),
+            self.run.progress("Verify the snapshot", self.snapshot.total) as bar,
+        ):
+            counted = self.snapshot.verify(bar)
+        self.run.check("snapshot proven", Verdict.PASS, measured=sum(counted.values()), threshold=self.snapshot.total,
+                       unit="chunks", detail=f"snapshot {self.snapshot.id}, every byte re-read")  # fmt: skip
+        return pd.DataFrame(sorted(counted.items()), columns=["collection", "chunks"])
+
+    def transform(self) -> pd.DataFrame:
+        """Phase 2: what the schema changed, by collection, field and rule; routing by target."""
+        self._transform_facts()
+        return show_repairs(self.run, self.staged.repairs)
+
+    def _transform_facts(self) -> None:
+        """Repairs and routing of what is staged now, for the pages."""
+        routed = [
+            {"collection": collection, "target": target, "chunks": rows}
+            for target, files in self.staged.files.items()
+            for _, collection, rows in files
+        ]
+        self.run.fact("repairs", self.staged.repairs)
+        self.run.fact("routing", routed)
+
+    def validate(self) -> pd.DataFrame:
+        """Phase 3: what was quarantined and why; whether enough is left to go on."""
+        judge_staging(self.run, self.staged, self.run.parameters)
+        judge_rescue(self.run, self.snapshot)
+        reembedding.judge(self.run, self.snapshot, self.job.reembedded)
+        self.run.fact("quarantine", self.staged.quarantined)
+        return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
+
+    def import_chunks(self) -> pd.DataFrame:
+        """Phase 4: write, one writer per target collection."""
+        refuse_failed(self.run)
+        judge_indexes(self.run, self.snapshot.collections(), refuse=True)
+        if not self.run.dry_run:
+            ensure_database(self.run.home)  # step 20 did, but for a run without it
+        if self.run.dry_run:
+            self.run.check("import", Verdict.NOT_APPLICABLE, detail="dry run: nothing was written to the target")
+            return pd.DataFrame(columns=["target", "staged", "completed", "rejected"])
+        checkpoint, total = self.job.checkpoint, sum(self.staged.rows(t) for t in self.staged.files)
+        if self.ledger.open_round is not None:  # the import was complete before; the target is between two states now
+            self.run.check(
+                "import", Verdict.NOT_APPLICABLE, detail="a catch-up was interrupted; phase 6 goes on with it"
+            )
+            return self._written()
+        plans = self.job.plans(self.staged)
+        checkpoint.enter("import")
+        with (
+            open_target(self.run.parameters.target) as store,
+            self.run.phase("4 import", total) as phase,
+            self.run.progress("Import", total) as bar,
+        ):
+            bar.already(sum(t.completed for t in checkpoint.targets.values()))
+            importer = self.job.importer(store, self.staged, bar, self._batch_clock(phase), self._disk())
+            importer.prepare(plans)
+            importer.write()
+        self._keep_batches()
+        self.run.fact("resumed", checkpoint.resumed)
+        return self._written()
+
+    def verify(self) -> pd.DataFrame:
+        """Phase 5: every id is in the target or in quarantine."""
+        if self.run.dry_run or self.ledger.open_round is not None:
+            why = "dry run: there is nothing to verify" if self.run.dry_run else "phase 6 verifies what it goes on with"
+            self.run.check("verify", Verdict.NOT_APPLICABLE, detail=why)
+            return pd.DataFrame(columns=["collection", "source", "target", "quarantined", "missing", "extra"])
+        self.job.checkpoint.enter("verify")
+        with open_target(self.run.parameters.target) as store, self.run.phase("5 verify", self.staged.total):
+            return self._arrived(store)
+
+    def catch_up(self) -> pd.DataFrame:
+        """Phase 6: the source is read again, and what changed since its snapshot is applied to the target, or refused.
+
+        One row a round, and one for the last reading; then the target's lock is given back.
+        """
+        if self.run.dry_run:
+            self.run.check(UNCHANGED, Verdict.NOT_APPLICABLE, detail="dry run: the target was not written to")
+            return pd.DataFrame(columns=_ROUND)
+        forget(self.run, UNCHANGED, PROBED)  # of this cell's earlier execution
+        self.job.checkpoint.enter("catch-up")
+        with open_target(self.run.parameters.target) as store:
+            store.acquire_lock(self.run.id)
+            if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
+                self.run.check(UNCHANGED, Verdict.NOT_APPLICABLE, detail="not looked at: a check before it has failed")
+                store.release_lock(self.run.id)
+                return pd.DataFrame(columns=_ROUND)
+            work = CatchUp(self.run, self.job, self.staged, store, self._disk(), self.ledger)
+            work.work()
+            if work.applied:
+                self._rejudge(store, work.staged)
+            store.release_lock(self.run.id)
+        self.job.checkpoint.enter("complete")
+        return self._rounds(work)
+
+    def _rejudge(self, store: Store, staged: Staged) -> None:
+        """What phases 2 to 5 found, found again for the state that the target has now."""
+        self.staged = staged
+        forget(self.run, "import", "verify", "chunks missing", "chunks extra", "chunks imported")
+        self._transform_facts()
+        with self.run.phase("6 verify", staged.total):
+            self._arrived(store)
+        self.run.fact("snapshot", described(self.snapshot))
+
+    def _rounds(self, work: CatchUp) -> pd.DataFrame:
+        rows: list[tuple[Any, ...]] = [
+            (r["number"], r["began"], r["added"], r["changed"], r["deleted"], r["seconds"], r["state"])
+            for r in self.ledger.rounds
+        ]
+        if (last := work.last) is not None:
+            then = "nothing to do" if last.nothing else "left as it is"
+            rows.append(("last", last.began, last.added, last.changed, last.deleted, last.seconds, then))
+        self.run.fact(
+            "catch_up",
+            {
+                "rounds": self.ledger.rounds,
+                "unchanged_at": last.began if last is not None and last.nothing else None,
+                "compare_seconds": last.seconds if last is not None else None,
+                "stop_seconds": work.stop_seconds,
+                "snapshot": self.snapshot.id,
+            },
+        )
+        return pd.DataFrame(rows, columns=_ROUND)
+
+    def _arrived(self, store: Store) -> pd.DataFrame:
+        table = self.job.arrivals(store, self.staged)
+        judge_arrivals(self.run, table, self.run.parameters.expected.minimum_imported)
+        self.run.fact("arrivals", table.to_dict("records"))
+        self.run.fact("quarantine", self.job.quarantine.counts())
+        return table
+
+    def _written(self) -> pd.DataFrame:
+        rows = [(n, t.rows, t.completed, t.rejected) for n, t in sorted(self.job.checkpoint.targets.items())]
+        return pd.DataFrame(rows, columns=["target", "staged", "completed", "rejected"])
+
+    def timeline(self) -> None:
+        """A figure: how long each phase took."""
+        figure = plots.phase_timeline(self.run.result.phases, "Migration")
+        self.run.figure("timeline", figure, "Phases of the migration by start and duration.")
+
+    def throughput(self) -> None:
+        """A figure: chunks per second of each batch, by target collection."""
+        frame = pd.DataFrame(self.batches, columns=["target", "finished_s", "rows", "seconds"])
+        figure = plots.throughput_per_batch(frame)
+        self.run.figure("throughput", figure, "Chunks per second of each batch written, by target collection.")
+
+    def _batch_clock(self, phase: Phase) -> Any:
+        begun = time.monotonic()
+
+        def note(target: str, rows: int, seconds: float) -> None:
+            self.batches.append(
+                {"target": target, "finished_s": time.monotonic() - begun, "rows": rows, "seconds": seconds}
+            )
+
+        return note
+
+    def _keep_batches(self) -> None:
+        lines = "".join(json.dumps(b) + "\n" for b in self.batches)
+        write_text(self.run.workspace / "batches.jsonl", lines)
+
+    def _disk(self) -> Path:
+        """The folder whose disk the import fills: the target's own where it is a directory here."""
+        target = self.run.parameters.target
+        return Path(target.path) if target.path and Path(target.path).exists() else self.run.workspace

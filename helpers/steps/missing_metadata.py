@@ -1,0 +1,82 @@
+"""46: fields and documents that are missing or are others in the target, and where their values come from."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+
+from helpers.schema import load_schema
+from helpers.snapshots import comparison as compare
+from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
+
+ORIGINS = ["target", "field", "in target", "in source", "filled by the schema", "absent by design"]
+
+
+class MissingMetadataStep(StagedTroubleshooter):
+    """Every field of every chunk of the target against what the schema made; the mend brings back whole chunks."""
+
+    code = "missing_metadata"
+    kinds = (
+        compare.FIELD_MISSING, compare.FIELD_EXTRA, compare.METADATA, compare.TYPE, compare.DOCUMENT, compare.URI,
+    )  # fmt: skip
+
+    def look(self) -> Found:
+        self.all_differences(anew=True)
+        rows = self.differences()
+        counted = rows.groupby(["target", "difference", "field"])["id"].nunique().rename("chunks").reset_index()
+        wrong = int(rows[["target", "id"]].drop_duplicates().shape[0])
+        said = ", ".join(f"{str(d).replace('_', ' ')}: {n:,}" for d, n in rows["difference"].value_counts().items())
+        return Found(counted, wrong, said, "chunks")
+
+    def origins(self) -> pd.DataFrame:
+        """Per target collection and field of the schema: how many values stood in the source, how many were filled in.
+
+        Counted over the staged chunks and the repairs that step 22 recorded; `in target` leaves out what is missing
+        there now.
+        """
+        staged = self.staged
+        schema = load_schema(self.run.parameters.schema_name)
+        if staged is None:
+            return pd.DataFrame(columns=ORIGINS)
+        gone = self.differences()
+        lost = gone[gone["difference"] == compare.FIELD_MISSING].groupby(["target", "field"])["id"].nunique()
+        kinds = schema.targets(self.snapshot.names())
+        rows = []
+        for target in sorted(staged.files):
+            names = [rule.name for rule in schema.rules(kinds[target])] if not schema.is_identity else []
+            held, total = self._held(target)
+            names = names or sorted(held)
+            filled = self._filled(target)
+            for name in names:
+                missing = int(lost.get((target, name), 0))
+                own = max(0, held[name] - filled[name])
+                rows.append((target, name, held[name] - missing, own, held[name] - own, total - held[name]))
+        return pd.DataFrame(rows, columns=ORIGINS)
+
+    def _held(self, target: str) -> tuple[Counter[str], int]:
+        """How many staged chunks of a target have each field, and how many chunks there are."""
+        staged = self.staged
+        assert staged is not None
+        held: Counter[str] = Counter()
+        for batch in staged.stream(target, 0, 500):
+            for metadata in batch.metadatas:
+                held.update((metadata or {}).keys())
+        return held, staged.rows(target)
+
+    def _filled(self, target: str) -> Counter[str]:
+        """Fields that the schema filled in, over the source collections of a target (all their chunks, wherever routed)."""
+        staged = self.staged
+        assert staged is not None
+        mine = set(staged.contributors(target))
+        filled: Counter[str] = Counter()
+        for row in staged.repairs:
+            if row["collection"] in mine and row["rule"] in ("missing", "default", "fixed"):
+                filled[row["field"]] += row["chunks"]
+        return filled
+
+    def missing_before(self) -> pd.DataFrame:
+        """Chunks that never came so far: in quarantine for a missing field or document, by collection and reason."""
+        rows = [e for e in self.aside.entries() if e["reason"].startswith("missing_")]
+        rows = [e for e in rows if e["reason"] != "missing_embedding"]
+        return pd.DataFrame(rows, columns=["collection", "id", "reason", "detail"])

@@ -1,0 +1,239 @@
+"""Step 50: the target is watched for an hour while clients use it. It never writes. (Runbook, Section 5, Monitoring.)
+
+A watch that was interrupted goes on: what was watched counts, the time in which nobody looked is shown and named. A watch
+that ended by a breach, or ended, begins anew.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from helpers import plots
+from helpers.formatting import count, duration
+from helpers.monitoring import probes
+from helpers.monitoring.watcher import (
+    ERRORS_IN_A_ROW,
+    SLOW_IN_A_ROW,
+    Breach,
+    Journal,
+    LiveFigure,
+    Look,
+    Watcher,
+    breach,
+)
+from helpers.results import Verdict
+from helpers.run.record import NotebookStep, RunRecord
+
+QUERIES = 40  # of a look at least, over all collections; percentiles of fewer say little
+COLUMNS = ["when", "second", "queries", "p50 ms", "p95 ms", "p99 ms", "chunks", "problems"]
+_TICK = 0.25  # seconds between two looks at whether the run was asked to stop
+
+
+class MonitorStep(NotebookStep):
+    """The notebook's view: what is expected, the watch, counts, and what to do."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run, self.rules = run, run.parameters.monitoring
+        self.breach: Breach | None = None
+        self.journal: Journal | None = None
+        self.first: Look | None = None
+
+    @cached_property
+    def validated(self) -> dict[str, int]:
+        """Chunks by target collection as step 23 counted them."""
+        rows = self.run.require("23").facts.get("targets") or []
+        return {str(r["collection"]): int(r["target"]) for r in rows if r.get("target") is not None}
+
+    @cached_property
+    def watcher(self) -> Watcher:
+        names = max(1, len(self.validated))
+        chosen = probes.of_target(self.run, max(2, -(-QUERIES // names)))
+        return Watcher(self.run.parameters, chosen, self.validated)
+
+    @property
+    def looks(self) -> list[Look]:
+        return self.journal.looks if self.journal is not None else [self.first] if self.first is not None else []
+
+    def plan(self) -> pd.DataFrame:
+        """How long, how often, what is asked, and by which rules the watch ends early."""
+        rules, chosen = self.rules, self.watcher.probes
+        seed = self.run.parameters.validation.seed
+        rows = [
+            ("watched", duration(60 * rules.minutes)),
+            ("a look every", duration(rules.interval_seconds)),
+            ("queries a look", f"{len(chosen)} stored vectors of {count(len(self.validated), 'collection')}, seed {seed}"),
+            ("health URLs", ", ".join(self.watcher.health) or "none are named (cutover.health)"),
+            ("ends early", f"errors in {ERRORS_IN_A_ROW} looks in a row"),
+            ("ends early", f"p95 above {rules.maximum_latency_ms:g} ms in {SLOW_IN_A_ROW} looks in a row"),
+            ("ends early", "a collection that stays below its validated count"),
+            ("logs", ", ".join(self.run.parameters.cutover.log_files) or "none are named (cutover.log_files)"),
+            ("ends early", f"health not well, or new log lines that mean trouble, in {ERRORS_IN_A_ROW} looks in a row"),
+            ("after an interruption", "the rest is watched; the gap is shown"),
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=["what", "rule"])
+
+    def before(self) -> pd.DataFrame:
+        """One look: each collection against what was validated. Growth is what clients wrote, and is fine."""
+        self.first = self.watcher.look(0.0)
+        return self.counts()
+
+    def counts(self) -> pd.DataFrame:
+        """Chunks by collection: validated, at the first look and the last, and the growth."""
+        first, last = (self.looks[0].counts, self.looks[-1].counts) if self.looks else ({}, {})
+        rows = [
+            (n, v, first.get(n), last.get(n), last[n] - v if n in last else None) for n, v in self.validated.items()
+        ]
+        return pd.DataFrame(rows, columns=["collection", "validated", "first look", "last look", "growth"])
+
+    def watch(self) -> pd.DataFrame:
+        """Looks until the time is over or a rule is broken; one row each."""
+        if self.run.dry_run:
+            self.run.check("watch", Verdict.WARNING, measured="one look", reason="dry_run",
+                           detail="a dry run looks once and does not watch")  # fmt: skip
+            return self._table()
+        self.journal = Journal(self.run.workspace)
+        if self.journal.resumed:
+            self.run.log(f"goes on with the watch in {self.journal.path.name}, {len(self.journal.looks)} looks")
+        seconds = 60 * self.rules.minutes
+        try:
+            with self.run.phase("watch"), self.run.progress("Watch", max(1, round(seconds)), "seconds") as bar:
+                self._rounds(self.journal, seconds, bar)
+        finally:
+            self.watcher.close()
+        self._judge(self.journal)
+        return self._table()
+
+    def _rounds(self, journal: Journal, seconds: float, bar: Any) -> None:
+        watched = journal.looks[-1].second if journal.looks else 0.0
+        bar.already(min(round(watched), bar.total))
+        begun, live = time.monotonic() - watched, LiveFigure()
+        interval = self.rules.interval_seconds
+        due = min(watched + interval, seconds) if journal.looks else 0.0
+        while True:
+            self._wait(begun + due, begun, bar)
+            journal.add(last := self.watcher.look(time.monotonic() - begun))
+            live.show(self.figure)
+            self.breach = breach(journal.looks, self.rules.maximum_latency_ms)
+            nobody_to_ask = bool(self.watcher.skipped) and not self._asks_application
+            over = last.second >= seconds and not (last.problems or last.ill)  # a failed last look is repeated once
+            if self.breach is not None or nobody_to_ask or over:
+                break
+            due = last.second + interval if last.second >= seconds else min(_next(due, last.second, interval), seconds)
+        journal.end(self.breach.code if self.breach is not None else "done")
+
+    def _wait(self, until: float, begun: float, bar: Any) -> None:
+        while True:
+            now = time.monotonic()
+            done = min(bar.total, int(now - begun))
+            bar.advance(max(0, done - bar.done))  # raises `Interrupted` where the run was asked to stop
+            if now >= until:
+                return
+            time.sleep(min(_TICK, until - now))
+
+    @property
+    def _asks_application(self) -> bool:
+        rules = self.run.parameters.cutover
+        return bool(rules.health or rules.log_files)
+
+    def _judge(self, journal: Journal) -> None:
+        run, looks = self.run, journal.looks
+        values = [look.p95 for look in looks if look.p95 is not None]
+        found = self.breach
+        run.fact("monitoring", {
+            "looks": len(looks), "failed_looks": sum(bool(k.problems or k.ill or k.shrunk) for k in looks),
+            "seconds": round(looks[-1].second, 1) if looks else 0.0, "worst_p95_ms": max(values, default=None),
+            "breach": found.code if found else "", "journal": journal.path.name,
+            "counts": self.counts().to_dict("records"), "rows": [look.row() for look in looks[-500:]],
+        })  # fmt: skip
+        if self.watcher.skipped:
+            run.check("target watched", Verdict.WARNING, measured="not queried", reason="not_queried",
+                      detail=self.watcher.skipped)  # fmt: skip
+        else:
+            self._judge_target(looks, values)
+        if self._asks_application:
+            ill = [look for look in looks if look.ill]
+            ended = found is not None and found.code == "not_healthy"
+            told = self._ended() if ended else ill[0].ill[0] if ill else f"{self.watcher.logs.seen} new log lines"
+            run.check("application healthy", Verdict.FAIL if ended else Verdict.WARNING if ill else Verdict.PASS,
+                      measured=len(looks) - len(ill), threshold=len(looks), unit="looks",
+                      reason="not_healthy" if ill else "", detail=told)  # fmt: skip
+        else:
+            run.check("application healthy", Verdict.NOT_APPLICABLE,
+                      detail="cutover.health and cutover.log_files name nothing to look at")  # fmt: skip
+        gaps = journal.gaps(self.rules.interval_seconds)
+        if gaps:
+            unseen = duration(sum(seconds for _, seconds in gaps))
+            run.check("watched without a gap", Verdict.WARNING, measured=len(gaps), threshold=0, unit="gaps",
+                      reason="watch_interrupted", detail=f"the watch was interrupted; {unseen} were not watched")  # fmt: skip
+
+    def _judge_target(self, looks: list[Look], values: list[float]) -> None:
+        run, failed = self.run, [look for look in looks if look.problems or look.shrunk]
+        ended = self.breach is not None and self.breach.code != "not_healthy"
+        code = self.breach.code if ended and self.breach is not None else "target_errors" if failed else ""
+        run.check("target answers", Verdict.FAIL if ended else Verdict.WARNING if failed else Verdict.PASS,
+                  measured=len(looks) - len(failed), threshold=len(looks), unit="looks", reason=code,
+                  detail=self._ended() if ended else self._detail(failed))  # fmt: skip
+        shrunk = [s for look in looks[-1:] for s in look.shrunk]
+        run.check("counts never below what was validated", Verdict.FAIL if shrunk else Verdict.PASS,
+                  measured=sum(looks[-1].counts.values()), threshold=sum(self.validated.values()), unit="chunks",
+                  reason="count_shrinks" if shrunk else "", detail="; ".join(shrunk))  # fmt: skip
+        slow = [v for v in values if v > self.rules.maximum_latency_ms]
+        run.check("p95 of the queries", Verdict.WARNING if slow else Verdict.PASS, measured=max(values, default=None),
+                  threshold=self.rules.maximum_latency_ms, unit="ms", reason="slow_queries" if slow else "",
+                  detail=f"{count(len(slow), 'look')} above it" if slow else "the slowest look")  # fmt: skip
+
+    def _ended(self) -> str:
+        return f"ended early: {self.breach.sentence}. {self._way_out()}" if self.breach is not None else ""
+
+    def _detail(self, failed: list[Look]) -> str:
+        if failed:
+            return f"{count(len(failed), 'look')} failed, never {ERRORS_IN_A_ROW} in a row: {self._problem(failed[0])}"
+        blind = f"; {len(self.watcher.blind)} not judged: the index did not find them at the first look either"
+        return f"{len(self.watcher.probes)} stored vectors a look" + (blind if self.watcher.blind else "")
+
+    def _problem(self, look: Look) -> str:
+        return next(iter([*look.problems, *look.ill, *look.shrunk]), "")
+
+    def _way_out(self) -> str:
+        return f"Clients use the target still. The way back: {self.run.home.command('rollback', '--dry-run')}"
+
+    def what_to_do(self) -> str:
+        """The next action after this watch."""
+        if self.breach is None:
+            return "Nothing is due: go on with 51."
+        again = self.run.home.command("resume")
+        return f"{self.breach.sentence}.\n{self._way_out()}\nOnce the cause is gone, the watch begins anew: {again}"
+
+    def timeline(self) -> None:
+        """The figure: latency of each look against its limit, and the chunks beside it."""
+        self.run.figure(
+            "latency",
+            self.figure(),
+            "Latency of stored vectors searched for at the target, look by look, and its chunks.",
+        )
+
+    def figure(self) -> Figure:
+        gaps = self.journal.gaps(self.rules.interval_seconds) if self.journal is not None else []
+        rows = [
+            {"second": k.second, "p50": k.p50, "p95": k.p95, "p99": k.p99, "chunks": sum(k.counts.values()) if k.counts else None,
+             "failed": bool(k.problems or k.ill or k.shrunk)} for k in self.looks
+        ]  # fmt: skip
+        frame = pd.DataFrame(rows, columns=["second", "p50", "p95", "p99", "chunks", "failed"])
+        ended = self.breach.sentence if self.breach is not None else ""
+        return plots.watch_timeline(frame, limit_ms=self.rules.maximum_latency_ms, validated=sum(self.validated.values()),
+                                    planned=60 * self.rules.minutes, gaps=gaps, ended=ended)  # fmt: skip
+
+    def _table(self) -> pd.DataFrame:
+        return pd.DataFrame([look.row() for look in self.looks], columns=COLUMNS)
+
+
+def _next(due: float, now: float, interval: float) -> float:
+    """The next moment of the rhythm that is still to come: looks that were missed are not made up for."""
+    while due <= now:
+        due += interval
+    return due

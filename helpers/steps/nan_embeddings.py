@@ -1,0 +1,188 @@
+"""47: vectors that are NaN, infinite, zero, lost, or of another dimension: which, where they are, and set aside or not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.errors import Terminal
+from helpers.migration.importing import Job
+from helpers.migration.staging import Quarantine, stage
+from helpers.parameters import parameters_from
+from helpers.schema.rules import vector_failures
+from helpers.snapshots import comparison as compare
+from helpers.snapshots.snapshot import Snapshot
+from helpers.stores import CollectionInfo
+from helpers.troubleshooting.target import SLICE
+from helpers.troubleshooting.troubleshooter import Condition, Found, StagedTroubleshooter
+
+REASONS = "nan_embedding", "infinite_embedding", "missing_embedding", "wrong_dimension", "tiny_norm"
+COLUMNS = ["collection", "id", "reason", "detail", "in quarantine", "whole in quarantine", "in target"]
+
+
+class NanEmbeddingsStep(StagedTroubleshooter):
+    """Every vector of the snapshot that no index can hold stands in quarantine; the target has a vector for each id."""
+
+    code = "nan_embedding"
+    kinds = (compare.VECTOR,)
+    _lost: dict[str, list[str]] | None = None
+
+    def look(self) -> Found:
+        self._lost = None
+        table = self.unusable()
+        lost = [(name, chunk, "missing_embedding", "the target lists the id and cannot give its vector", False, False, True)
+                for name, ids in self.wrong_ids().items() for chunk in ids]  # fmt: skip
+        counts = table["reason"].value_counts().to_dict()
+        said = [", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.items())) or "every vector can be used"]
+        said += [f"{len(_open(table)):,} of them not set aside"] if len(table) else []
+        said += [f"{len(lost):,} of the target without a vector"] if lost else []
+        shown = pd.concat([table, pd.DataFrame(lost, columns=COLUMNS)], ignore_index=True) if lost else table
+        return Found(shown, len(_open(table)) + len(lost), "; ".join(said), "chunks")
+
+    def unusable(self) -> pd.DataFrame:
+        """One row a chunk of the snapshot whose vector no index can hold: why, and where the chunk is now."""
+        listed = self.aside.reasons()
+        kept = {chunk for part in self.aside.chunks() for chunk in part.column("id").to_pylist()}
+        rows = [(*key, why, detail) for key, why, detail in _broken(self.snapshot, self._allowed())]
+        present = self._present({(collection, chunk) for collection, chunk, _, _ in rows})
+        return pd.DataFrame(
+            [(c, i, why, detail, (c, i) in listed, i in kept, (c, i) in present) for c, i, why, detail in rows],
+            columns=COLUMNS,
+        )
+
+    def zeros(self) -> pd.DataFrame:
+        """Zero vectors: Chroma holds them; on cosine they are as far from everything as anything. Nothing is done."""
+        rows = []
+        for name in self.snapshot.names():
+            for batch in self.snapshot.batches(name):
+                zero = ~batch.lost & ~batch.embeddings.any(axis=1) if batch.dimension else batch.lost & False
+                rows += [(name, batch.ids[i]) for i in np.flatnonzero(zero)]
+        return pd.DataFrame(rows, columns=["collection", "id"])
+
+    def ways(self) -> pd.DataFrame:
+        """The two ways out, and whether this run can go them."""
+        try:
+            document = self.run.parameters.document()
+            parameters_from({**document, "migration": {**document["migration"], "reembed": "default"}})
+            why, able = "", True
+        except Exception as error:  # a version that cannot re-embed refuses the parameter
+            why, able = str(error).splitlines()[0][:160], False
+        rows = [
+            ("set aside", True, "resolve(): they stand in quarantine, whole; the decision matrix weighs them (0.1 %)"),
+            ("give new vectors", able, why or "a new run with migration.reembed: FUNCTION"),
+        ]
+        return pd.DataFrame(rows, columns=["way", "possible", "detail"])
+
+    def documents(self) -> pd.DataFrame:
+        """The documents of these chunks, for whoever makes new vectors: collection, id, document."""
+        table = self.unusable()
+        wanted = set(zip(table["collection"], table["id"], strict=True))
+        rows = []
+        for name in sorted(set(table["collection"])):
+            for batch in self.snapshot.batches(name):
+                pairs = zip(batch.ids, batch.documents, strict=True)
+                rows += [(name, i, text) for i, text in pairs if (name, i) in wanted]
+        return pd.DataFrame(rows, columns=["collection", "id", "document"])
+
+    def conditions(self, **options: Any) -> list[Condition]:
+        staged = self.staged
+        return super().conditions(**options) if staged is not None else [self.nobody_at_work()]
+
+    def plan(self, **options: Any) -> pd.DataFrame:
+        table = _open(self.unusable())
+        aside = [("set aside", c, n) for c, n in table["collection"].value_counts(sort=False).items()]
+        again = [("delete and add again", name, len(ids)) for name, ids in self.wrong_ids().items()]
+        return pd.DataFrame([*aside, *again], columns=["what", "collection", "chunks"])
+
+    def apply(self, **options: Any) -> pd.DataFrame:
+        """Quarantine made again from the snapshot; chunks of the target without a vector deleted and added again.
+
+        Before step 22 has staged anything, this stages for it. Afterwards only the quarantine is written, and what is
+        staged has to come out the same.
+        """
+        wrong = self.wrong_ids()
+        self.set_aside()
+        done = super().apply() if wrong else pd.DataFrame(columns=["target", "stood there", "added"])
+        entries = pd.DataFrame(self.aside.entries(), columns=["collection", "id", "reason", "detail"])
+        return entries if done.empty else done
+
+    def set_aside(self) -> None:
+        """Write the quarantine anew. A kill in the middle leaves a part of it, and the next call writes the rest."""
+        before = self.staged
+        job = Job.of(self.run, self.snapshot, self.run.workspace, "migration")
+        with self.run.progress("Transform and validate", self.snapshot.total) as bar:
+            if before is None:
+                job.stage(bar)
+                return
+            trial = self.run.workspace / "restaged"
+            aside = Quarantine(trial / "quarantine")
+            allowed = self.run.parameters.expected.dimensions
+            again = stage(
+                self.snapshot, job.schema, job.context, trial / "staged", aside, dimensions=allowed, progress=bar
+            )
+        same = {n: again.rows(n) for n in again.files} == {n: before.rows(n) for n in before.files}
+        if not same:
+            raise Terminal(
+                "staging_changed", "the snapshot does not come out as it was staged", where=str(trial),
+                next_step="Start a new run: the schema or the parameters are others.",
+            )  # fmt: skip
+        self.aside.folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(aside.folder.glob("*.parquet")):
+            file.replace(self.aside.folder / file.name)
+        self.aside.write(aside.entries())
+        shutil.rmtree(trial)
+        self.note("quarantine made again from the snapshot", chunks=len(self.aside.entries()))
+
+    def wrong_ids(self) -> dict[str, list[str]]:
+        """target → ids that it lists without a vector, or with one that is not finite."""
+        if self._lost is None:
+            self._lost = {}
+            with self.target() as (store, there):
+                staged = self.staged
+                for name in sorted(there & set(staged.files)) if store is not None and staged is not None else ():
+                    assert store is not None
+                    ids = store.ids(name)
+                    for start in range(0, len(ids), SLICE):
+                        batch = store.read(name, ids[start : start + SLICE])
+                        bad = batch.lost | ~np.isfinite(batch.embeddings).all(axis=1)
+                        self._lost.setdefault(name, []).extend(batch.ids[i] for i in np.flatnonzero(bad))
+            self._lost = {name: sorted(ids) for name, ids in self._lost.items() if ids}
+        return self._lost
+
+    def _allowed(self) -> list[int]:
+        return list(self.run.parameters.expected.dimensions)
+
+    def _present(self, keys: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of (collection, source id) that stand in the target under the id that they would have there."""
+        if not keys:
+            return set()
+        prefix = self.run.parameters.migration.id_policy == "prefix"
+        as_there = {(f"{c}:{i}" if prefix else i): (c, i) for c, i in sorted(keys)}
+        found: set[tuple[str, str]] = set()
+        with self.target() as (store, there):
+            for name in sorted(there) if store is not None else ():
+                assert store is not None
+                found |= {as_there[i] for i in store.read(name, list(as_there), embeddings=False).ids}
+        return found
+
+
+def _open(table: pd.DataFrame) -> pd.DataFrame:
+    """Those that are not set aside, whole, or stand in the target nevertheless."""
+    settled = table["in quarantine"].astype(bool) & table["whole in quarantine"].astype(bool)
+    return table[~settled | table["in target"].astype(bool)]
+
+
+def _broken(snapshot: Snapshot, allowed: list[int]) -> Iterator[tuple[tuple[str, str], str, str]]:
+    """((collection, id), reason, detail) of the snapshot's chunks with a vector that no index can hold."""
+    infos: dict[str, CollectionInfo] = {info.name: info for info in snapshot.collections()}
+    for name, info in infos.items():
+        for batch in snapshot.batches(name):
+            found = vector_failures(batch, info.dimension, allowed, info.space, False, collection=name)
+            first = found[found["reason"].isin(REASONS)].drop_duplicates("id")
+            yield from (
+                ((name, str(i)), str(why), str(said)) for i, why, said in first[["id", "reason", "detail"]].to_numpy()
+            )

@@ -1,0 +1,210 @@
+"""Step 24: the decision matrix, the verdict, and the approvals that a GO waits for. (Runbook, Step 5.)
+
+Any test of step 23 that failed is NO-GO, whatever the matrix says: fidelity has no degrees. The matrix weighs what is
+explained. Anything marginal lets a GO stand only if all who sign accept it by name (`sign(accept=…)`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from helpers.errors import RUNBOOK, UsageError
+from helpers.fence import FenceState, takes_no_writes
+from helpers.results import Check, StepResult, Verdict, worst
+from helpers.run.folders import file_digest
+from helpers.run.record import NotebookStep, RunRecord
+from helpers.validation.judgement import REQUIRED
+
+COLUMNS = ["criterion", "measured", "pass", "marginal", "fail", "verdict"]
+
+
+def decision_matrix(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The five rows of the runbook's matrix from `matrix_inputs` of step 23; the better class owns its edges."""
+    chunks, checked = int(inputs["chunks"]), int(inputs["checked"])
+    valid = share(int(inputs["valid"]), chunks)
+    rows = [_row("validation pass rate", valid, ">= 99 %", "95-99 %", "< 95 %", at_least(valid, 0.99, 0.95), chunks)]
+    complete = inputs["complete"]
+    if complete is None:
+        rows.append(_none("metadata completeness", "the schema asks for no field"))
+    else:
+        value = share(int(complete), checked)
+        verdict = Verdict.PASS if int(complete) == checked else at_least(value, 1.0, 0.99)
+        rows.append(_row("metadata completeness", value, "100 %", ">= 99 %", "< 99 %", verdict, checked))
+    rows.append(_nan(int(inputs["nan"]), chunks))
+    rows.append(_queries(inputs))
+    rows.append(_collections(int(inputs["collections_matching"]), int(inputs["collections"])))
+    return rows
+
+
+def share(part: int, whole: int) -> float:
+    """part / whole; nothing at all is whole."""
+    return part / whole if whole else 1.0
+
+
+def at_least(value: float, good: float, fair: float) -> Verdict:
+    """PASS from `good` on, MARGINAL from `fair` on, FAIL below."""
+    return Verdict.PASS if value >= good else Verdict.MARGINAL if value >= fair else Verdict.FAIL
+
+
+def _nan(nan: int, chunks: int) -> dict[str, Any]:
+    value = nan / chunks if chunks else 0.0
+    verdict = Verdict.PASS if nan == 0 else Verdict.MARGINAL if value <= 0.001 else Verdict.FAIL
+    return _row(
+        "NaN embeddings in the source", value, "0", "<= 0.1 %", "> 0.1 %", verdict, chunks, f"{nan:,} ({value:.4%})"
+    )
+
+
+def _queries(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    good, number = inputs["queries_ok"], int(inputs["queries"])
+    if good is None or not number:
+        return _none("named queries", str(inputs.get("queries_why") or "no query could be asked"))
+    # Four of five is the runbook's margin; of fewer than five none may fail.
+    verdict = Verdict.PASS if good == number else Verdict.MARGINAL if good * 5 >= number * 4 else Verdict.FAIL
+    least = -(-number * 4 // 5)
+    middle = "-" if least == number else f"{least} of {number}"
+    return _row(
+        "named queries",
+        good / number,
+        f"{number} of {number}",
+        middle,
+        f"< {least}",
+        verdict,
+        number,
+        f"{good} of {number}",
+    )
+
+
+def _collections(matching: int, number: int) -> dict[str, Any]:
+    one_off = matching == number - 1 and number > 1
+    verdict = Verdict.PASS if matching == number else Verdict.MARGINAL if one_off else Verdict.FAIL
+    shown = f"{matching} of {number}"
+    return _row("collection counts", share(matching, number), "all", "all but one", "fewer", verdict, number, shown)
+
+
+def _row(
+    criterion: str, value: float, good: str, fair: str, bad: str, verdict: Verdict, of: int, shown: str = ""
+) -> dict[str, Any]:
+    values = (criterion, shown or f"{_percent(value)} of {of:,}", good, fair, bad, verdict)
+    return {**dict(zip(COLUMNS, values, strict=True)), "value": value}
+
+
+def _percent(value: float) -> str:
+    """Cut, never rounded up: 98.9999 % is not 99 %."""
+    return f"{int(value * 1e6) / 1e4:.4f} %".replace(".0000 %", " %")
+
+
+def _none(criterion: str, why: str) -> dict[str, Any]:
+    values = (criterion, why, "-", "-", "-", Verdict.NOT_APPLICABLE)
+    return {**dict(zip(COLUMNS, values, strict=True)), "value": None}
+
+
+def decide(tests: Mapping[str, Check], matrix: list[dict[str, Any]]) -> tuple[str, list[str], list[str]]:
+    """("GO" or "NO-GO", why not, the criteria to accept by name). A test that was not recorded counts as failed."""
+    against = [f"{name} was not tested" for name in REQUIRED if name not in tests]
+    against += [f"{c.name}: {c.detail or c.measured} ({c.reason})" for c in tests.values() if c.verdict is Verdict.FAIL]
+    against += [f"{row['criterion']}: {row['measured']}" for row in matrix if row["verdict"] is Verdict.FAIL]
+    marginal = [row["criterion"] for row in matrix if row["verdict"] is Verdict.MARGINAL]
+    marginal += [c.name for c in tests.values() if c.verdict is Verdict.MARGINAL]
+    return ("NO-GO" if against else "GO"), against, marginal
+
+
+class ReviewStep(NotebookStep):
+    """Step 24 as the notebook sees it: `tests`, `matrix`, `warnings`, `decision`, `approvals`."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        found = run.earlier("23")
+        if found is None or "matrix_inputs" not in found.facts:
+            raise UsageError(
+                "step_missing",
+                f"step 24 needs step 23 (Validate), which run {run.id} has not finished",
+                next_step=f"Run it first: {RUNBOOK} run --run-id {run.id} --from 23.",
+            )
+        self.validated: StepResult = found
+        self._matrix = decision_matrix(found.facts["matrix_inputs"])
+
+    @property
+    def _tests(self) -> dict[str, Check]:
+        return {check.name: check for check in self.validated.checks}
+
+    def tests(self) -> pd.DataFrame:
+        """What the eight tests of step 23 found."""
+        columns = ["verdict", "measured", "threshold", "unit", "reason", "detail"]
+        rows = [{"test": c.name, **{name: getattr(c, name) for name in columns}} for c in self.validated.checks]
+        return pd.DataFrame(rows, columns=["test", *columns]).set_index("test")
+
+    def matrix(self) -> pd.DataFrame:
+        """The decision matrix: measured against pass, marginal and fail."""
+        self.run.fact("matrix", self._matrix)
+        for row in self._matrix:
+            verdict = row["verdict"]
+            reason = (
+                ""
+                if verdict in (Verdict.PASS, Verdict.NOT_APPLICABLE)
+                else "matrix_" + row["criterion"].replace(" ", "_")
+            )
+            self._put(Check(row["criterion"], verdict, row["measured"], row["pass"], reason=reason))
+        return pd.DataFrame(self._matrix, columns=COLUMNS).set_index("criterion")
+
+    def warnings(self) -> pd.DataFrame:
+        """What those who sign should know and what decides nothing: warnings of every step, the state of the fence."""
+        rows = []
+        for file in sorted((self.run.folder / "results").glob("*.json")):
+            if file.stem < self.run.step and (result := self.run.earlier(file.stem)) is not None:
+                rows += [
+                    {"step": result.step, "warning": c.name, "detail": c.detail or str(c.measured), "reason": c.reason}
+                    for c in result.checks
+                    if c.verdict is Verdict.WARNING or (c.verdict is Verdict.MARGINAL and result.step != "23")
+                ]
+        missing = self._fence_missing()
+        if missing:
+            self._put(Check("write fence", Verdict.WARNING, missing, "up", reason="no_fence", detail=missing))
+        if missing and not any(row["reason"] == "no_fence" for row in rows):
+            rows.append({"step": "24", "warning": "write fence", "detail": missing, "reason": "no_fence"})
+        self.run.fact("warnings", rows)
+        return pd.DataFrame(rows, columns=["step", "warning", "detail", "reason"])
+
+    def _fence_missing(self) -> str:
+        """Why nothing keeps clients from writing to the source now: what step 20 found, or what became of its fence."""
+        found = self.run.earlier("20")
+        if found is None:
+            return "step 20 was not run: nothing kept clients from writing to the source after the snapshot"
+        if takes_no_writes(found):
+            return ""
+        said = next((c.detail for c in found.checks if c.reason == "no_fence"), "")
+        state = FenceState.read(self.run.workspace)
+        return said or ("" if state is not None and state.stands else "the fence was lifted before the decision")
+
+    def decision(self) -> str:
+        """GO or NO-GO, with the reasons; recorded with the digest of every result that it stands on."""
+        self.matrix()
+        decision, against, marginal = decide(self._tests, self._matrix)
+        results = sorted((self.run.folder / "results").glob("*.json"))
+        digests = {path.name: file_digest(path) for path in results if path.stem < self.run.step}
+        self.run.fact("decision", decision)
+        self.run.fact("against", against)
+        self.run.fact("accept", marginal)
+        self.run.fact("digest", digests)
+        verdict = Verdict.FAIL if against else Verdict.MARGINAL if marginal else Verdict.PASS
+        detail = "; ".join(against) or (f"to be accepted by name: {', '.join(marginal)}" if marginal else "")
+        reason = "no_go" if against else "marginal" if marginal else ""
+        self._put(Check("decision", verdict, decision, "GO", reason=reason, detail=detail))
+        self.run.result.verdict = worst(c.verdict for c in self.run.result.checks)
+        return decision if not detail else f"{decision}: {detail}"
+
+    def approvals(self) -> pd.DataFrame:
+        """Who has to sign, and how."""
+        rows = [
+            {
+                "role": role,
+                "sign with": f"{RUNBOOK} sign {self.run.id} --role {role} --name NAME --decision go --key FILE",
+            }
+            for role in self.run.parameters.signoff.required
+        ]
+        return pd.DataFrame(rows, columns=["role", "sign with"])
+
+    def _put(self, check: Check) -> None:
+        self.run.result.checks[:] = [c for c in self.run.result.checks if c.name != check.name] + [check]

@@ -1,0 +1,297 @@
+"""Step 27, stage by stage: the notebook's view of a rollback. (Runbook, Section 2, Step 7b, and Appendix E.)
+
+The order loses nothing: the source is proven before anybody is sent back to it, what clients wrote to the target is on
+disk and at the source before the fence is lifted, and only then is anything removed. Each stage is in rollback.json before
+it begins; repeating the command after a kill looks again at what is there and does the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from helpers import plots
+from helpers.cutover import CutoverState, put_back
+from helpers.errors import RUNBOOK, Terminal, WorldError
+from helpers.fence import Control, FenceState, lift, who_has_open
+from helpers.migration.target_lock import remove_made_database
+from helpers.migration.written_data import WrittenData
+from helpers.monitoring.cutover_watch import probes_of, watch
+from helpers.parameters.sections import Fence
+from helpers.results import Progress, Verdict, silent, utc_now
+from helpers.rollback import outline, postmortem
+from helpers.rollback import state as st
+from helpers.rollback.outline import at_work
+from helpers.rollback.proof import SourceProof, StageContext
+from helpers.rollback.replay import added_ids
+from helpers.rollback.return_writes import ReturnWrites
+from helpers.run import kernel
+from helpers.run.record import NotebookStep, RunRecord
+from helpers.stores import Store, open_target
+from helpers.stores.layout import is_new
+from helpers.stores.opening import lacking, quick_names
+
+# -- removal -----------------------------------------------------------------------------------------------------------
+
+# From the target exactly what this run made: its records, then its collections, then its marker. Nothing of others.
+#
+# Records first (chroma-facts 18: a collection dropped with its records in it leaks list-valued metadata into later ones).
+# A chunk that this run did not write keeps its collection alive.
+
+
+BATCH = 500
+
+
+@dataclass(slots=True)
+class Removed:
+    """Chunks removed by collection, collections dropped, and those that stay because others wrote into them."""
+
+    chunks: dict[str, int] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    kept: dict[str, int] = field(default_factory=dict)
+
+
+def remove(
+    store: Store, made: WrittenData, exported: dict[str, set[str]], *, clients: bool, progress: Progress = silent
+) -> Removed:
+    """`exported` are ids by collection that clients wrote and that are on disk; `clients`: the target was in use.
+
+    Raises `Terminal` ("target_in_use") where a chunk turns up that nobody has exported: somebody still writes there.
+    """
+    run_id, done = made.folder.id, Removed()
+    there = set(store.names())
+    owned = [name for name in made.collections if name in there]
+    if not owned and store.lock_holder() is None:
+        return done
+    store.acquire_lock(run_id)
+    strangers: dict[str, set[str]] = {}
+    present = {name: store.ids(name) for name in owned}
+    for name in owned:
+        strangers[name] = set(present[name]) - made.ids(name) - (exported.get(name, set()) if clients else set())
+        if strangers[name] and clients:
+            raise Terminal(
+                "target_in_use", f"{len(strangers[name])} chunks came since it was last read, such as {min(strangers[name])}",
+                where=f"collection {name} of {store.label}",
+                next_step=f"Find out who still writes there, stop it, then repeat: {RUNBOOK} rollback {run_id}",
+            )  # fmt: skip
+    for name in owned:
+        ids = [chunk for chunk in present[name] if chunk not in strangers[name]]
+        for at in range(0, len(ids), BATCH):
+            store.delete(name, ids[at : at + BATCH])
+            progress.advance(len(ids[at : at + BATCH]))
+        done.chunks[name] = len(ids)
+        if strangers[name]:
+            done.kept[name] = len(strangers[name])
+        else:
+            store.drop(name)
+            done.dropped.append(name)
+    store.release_lock(run_id)
+    return done
+
+
+# -- rollback ----------------------------------------------------------------------------------------------------------
+
+
+class RollbackStep(StageContext, NotebookStep):
+    """One method a stage; each can be repeated."""
+
+    def __init__(self, run: RunRecord) -> None:
+        super().__init__(run)
+        self.source = SourceProof(self)
+        self.clients = ReturnWrites(self, self.source)
+        if not run.dry_run:
+            postmortem.set_earlier_aside(run)
+
+    @cached_property
+    def control(self) -> Control:
+        fence = FenceState.read(self.run.workspace)
+        rules = Fence.model_validate(fence.rules) if fence else None
+        return Control(self.run.home, self.run.parameters, rules)
+
+    # -- the stages ----------------------------------------------------------------------------------------------------
+
+    def plan(self) -> pd.DataFrame:
+        """What will be done, in order, and on whose orders."""
+        rows = outline.outline(self.run.home)
+        self.run.fact("plan", rows)
+        return pd.DataFrame(rows, columns=["stage", "what"])
+
+    def stop(self) -> str:
+        """Nobody works on the run but this rollback. (`runbook rollback` stops it before this notebook begins.)"""
+        with self.stage(st.STOP) as row:
+            ours = {os.getpid(), int(os.environ.get(kernel.RUNNER_PID) or 0)}
+            others = {pid: host for pid, host in at_work(self.run.home).items() if pid not in ours}
+            if others:
+                pid, host = min(others.items())
+                raise WorldError("migration_runs", f"process {pid} on {host} works on run {self.run.id}",
+                                 next_step=f"Use the command, which stops it: {self.run.home.command('rollback')}")  # fmt: skip
+            if self.cutover is not None and self.cutover.may_be_applied:
+                self.cutover.refuse_changed()  # before anything is touched
+            stopped = self.state.facts.get("stopped", [])
+            row["said"] = f"stopped process {', '.join(map(str, stopped))}" if stopped else "no migration was at work"
+        self.run.check("migration stopped", Verdict.PASS, measured=row["said"])
+        return str(row["said"])
+
+    def prove_source(self) -> pd.DataFrame:
+        """Every chunk of the source against the snapshot; mended from it where that was ordered."""
+        return self.source.prove()
+
+    def client_writes(self) -> pd.DataFrame:
+        """What clients wrote to the target since the cutover, exported; stops where nobody has decided about it."""
+        return self.clients.look(st.WRITES)
+
+    def replay(self) -> pd.DataFrame:
+        """These writes, at the source, compared chunk by chunk."""
+        return self.clients.replay(st.REPLAY)
+
+    def put_back(self) -> list[str]:
+        """Configuration files byte for byte, restart, health; then the source is read as clients read it."""
+        if self.run.dry_run:
+            said = [f"would put back {f.path} ({f.now})" for f in self.cutover.files] if self.cutover else []
+            return said or ["no configuration file was changed by this run"]
+        with self.stage(st.FILES) as row:
+            said = put_back(self.run.home, f"rollback: {self.state.orders.why or 'ordered'}")
+            self.cutover = CutoverState.read(self.run.workspace)
+            off = [f.path for f in self.cutover.files if f.now != "before"] if self.cutover else []
+            self.run.check("configuration files as before", Verdict.FAIL if off else Verdict.PASS, measured=len(off),
+                           threshold=0, unit="files", reason="config_changed" if off else "", detail=", ".join(off))  # fmt: skip
+            said.append(self._reads())
+            row["said"] = "; ".join(said)
+        return said
+
+    def _reads(self) -> str:
+        if not self.control.clients_url:
+            return "a directory is read by whatever uses it"
+        with self.control.probe(self.control.clients_url, "clients' URL") as probe:
+            bad = [a for a in probe.reads() if not a.answered]
+        if bad:
+            raise WorldError("reads_refused", f"{bad[0].action}: {bad[0].outcome} {bad[0].said}", where=self.control.clients_url,
+                             next_step=f"Bring the source up, then repeat: {self.run.home.command('rollback')}")  # fmt: skip
+        self.run.check("source answers reads", Verdict.PASS, measured=self.control.clients_url)
+        return f"reads through {self.control.clients_url} are answered"
+
+    def settle(self) -> pd.DataFrame:
+        """The target once more, now that clients are back at the source: what came in between is replayed too."""
+        if self.run.dry_run:
+            return self.clients.table([])
+        with self.stage(st.SETTLE) as row:
+            found = self.clients.again()
+            row["said"] = self.clients.sentence
+        return found
+
+    def lift(self) -> str:
+        """Writes go to the source again, proven by one."""
+        state = FenceState.read(self.run.workspace)
+        if self.run.dry_run:
+            return (state.sentence() if state else "") or "there is no fence to lift"
+        with self.stage(st.LIFT) as row:
+            row["said"] = lift(self.run.home)
+        state = FenceState.read(self.run.workspace)
+        open_ = state is None or not state.may_stand
+        self.run.check("write fence lifted", Verdict.PASS if open_ else Verdict.FAIL, measured=row["said"],
+                       reason="" if open_ else "fence_not_lifted")  # fmt: skip
+        return str(row["said"])
+
+    def remove(self) -> pd.DataFrame:
+        """From the target what this run made, and nothing else."""
+        columns = ["collection", "chunks removed", "collection dropped", "chunks of others kept"]
+        target = self.run.parameters.target
+        if self.run.dry_run:
+            there = set(self.clients.names())
+            would = [(n, f"{len(self.made.ids(n)):,} at most", "", "") for n in self.made.collections if n in there]
+            return pd.DataFrame(would, columns=columns)
+        with self.stage(st.REMOVE) as row:
+            before = self._target_names()
+            rows: list[tuple[str, int, bool, int]] = []
+            if before is not None:
+                self._refuse_open_target()
+                exported: dict[str, set[str]] = {}
+                for folder in self.state.facts.get("exports", []):
+                    for name, ids in added_ids(Path(folder)).items():
+                        exported.setdefault(name, set()).update(ids)
+                total = sum(len(self.made.ids(n)) for n in self.made.collections)
+                with open_target(target) as store, self.run.progress("Remove", total) as bar:
+                    done = remove(store, self.made, exported, clients=self.in_use, progress=bar)
+                    rows = [(n, c, n in done.dropped, done.kept.get(n, 0)) for n, c in sorted(done.chunks.items())]
+                    left = sorted(set(store.names()) & set(self.made.collections) - set(done.kept))
+                    marker = store.lock_holder()
+                self._judge_removal(left, marker, done.kept)
+            database = remove_made_database(self.run.home)
+            chunks = sum(int(r[1]) for r in rows)
+            row["said"] = (
+                f"{chunks:,} chunks of {len(rows)} collections removed" if rows else "there was nothing to remove"
+            ) + (f"; {database}" if database else "")
+            self.state.facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or self.state.facts.get("removed", {})
+        return pd.DataFrame(rows, columns=columns)
+
+    def _target_names(self) -> list[str] | None:
+        """The target's collections; None where there is no target yet: a directory is not made for a removal."""
+        target = self.run.parameters.target
+        if target.path and is_new(Path(target.path)):
+            return None
+        return None if lacking(target) else quick_names(target, "target")
+
+    def _refuse_open_target(self) -> None:
+        path = self.run.parameters.target.path
+        found = who_has_open(Path(path)) if path else None
+        if found is not None and found.processes:
+            raise WorldError(
+                "target_in_use", f"{found.sentence()} has it open; two writers destroy a directory", where=str(path),
+                next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
+            )  # fmt: skip
+
+    def _judge_removal(self, left: list[str], marker: dict[str, Any] | None, kept: dict[str, int]) -> None:
+        ours = [*left, *(["its lock"] if marker and marker.get("run_id") == self.run.id else [])]
+        self.run.check(
+            "target holds nothing of this run", Verdict.FAIL if ours else Verdict.PASS, measured=len(ours), threshold=0,
+            unit="collections", reason="target_not_clean" if ours else "", detail=", ".join(ours),
+        )  # fmt: skip
+        if kept:
+            detail = ", ".join(f"{name}: {n:,} chunks" for name, n in kept.items())
+            self.run.check("chunks of others kept", Verdict.WARNING, measured=sum(kept.values()), unit="chunks",
+                           reason="foreign_chunks", detail=f"not written by this run, so they stay: {detail}")  # fmt: skip
+
+    # -- afterwards ----------------------------------------------------------------------------------------------------
+
+    def timeline(self) -> None:
+        """A figure: how long each stage took."""
+        figure = plots.phase_timeline(self.run.result.phases, "Rollback")
+        self.run.figure("timeline", figure, "Stages of the rollback by start and duration.")
+
+    def report(self) -> str:
+        """The notice to send and the post-mortem page, with real figures; their paths."""
+        if self.run.dry_run:
+            return "DRY RUN: nothing was changed, so there is nothing to tell."
+        paths = postmortem.write(self.run, self.state, self.cutover, self.made)
+        return "\n".join(str(path) for path in paths)
+
+    def watch(self) -> pd.DataFrame:
+        """Health and queries of the source for `rollback.monitor_minutes`."""
+        columns = ["when", "queries", "answered", "slowest_ms", "problem"]
+        if self.run.dry_run:
+            return pd.DataFrame(columns=columns)
+        minutes = self.run.parameters.rollback.monitor_minutes
+        health = list(self.cutover.cutover.health) if self.cutover else []
+        with self.stage(st.WATCH) as row:
+            probes = probes_of(self.made.snapshot) if self.made.snapshot is not None else {}
+            with self.run.progress("Watch the source", int(60 * minutes), "seconds") as bar:
+                rounds = watch(self.run.parameters, probes, health, self.run.workspace, 60 * minutes, bar)
+            ill = [r for r in rounds if r.problem]
+            row["said"] = f"{len(rounds)} rounds, {len(ill)} with a problem"
+            self.state.facts["watch"] = {"rounds": len(rounds), "problems": [r.problem for r in ill][:20],
+                                         "slowest_ms": max((r.slowest_ms for r in rounds), default=0.0)}  # fmt: skip
+            last = bool(ill) and ill[-1] is rounds[-1]
+            self.run.check(
+                "source healthy", Verdict.FAIL if last else Verdict.WARNING if ill else Verdict.PASS,
+                measured=row["said"], reason="source_ill" if ill else "", detail=ill[-1].problem if ill else "",
+            )  # fmt: skip
+        if not last:
+            self.state.finished = self.state.finished or utc_now()
+            self.state.save(self.run.workspace)
+        postmortem.write(self.run, self.state, self.cutover, self.made)
+        return pd.DataFrame([[getattr(r, c) for c in columns] for r in rounds], columns=columns)

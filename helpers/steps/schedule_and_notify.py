@@ -1,0 +1,276 @@
+"""Step 14: does the night fit its window, and who is told? (Runbook, Sections 1.6 and 1.7.)
+
+What it writes lies in the run's own folder: announcement.txt and invitation.ics. The announcement goes out once for a window:
+a run of this notebook that comes later tells only those channels that did not take it, unless the window was moved.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.errors import RUNBOOK, UsageError
+from helpers.formatting import count, duration, moment
+from helpers.notify import DELIVERED, Around, Entry, Event, Told, announcement, read, tell
+from helpers.notify.channels import DONE_BY_HAND, by_hand
+from helpers.notify.invitation import NAME as INVITATION
+from helpers.notify.invitation import invitation
+from helpers.results import StepResult, Verdict, write_bytes
+from helpers.run.folders import set_aside
+from helpers.run.record import NotebookStep, RunRecord
+from helpers.run.window import Hours, Night, now_utc
+
+ANNOUNCEMENT = "announcement.txt"
+_DAY = dt.timedelta(hours=24)  # the runbook's notice: 24 hours before
+_SILENCE = "Alerts: silence them for the window (no command in notify.before does it)"
+
+
+class ScheduleAndNotifyStep(NotebookStep):
+    """Tables to look at; each adds its checks to the step."""
+
+    def __init__(self, run: RunRecord, now: dt.datetime | None = None) -> None:
+        self.run, self.parameters = run, run.parameters
+        self.rules = run.parameters.notify
+        self.hours = Hours.of(run.parameters)
+        self.now = now or now_utc()
+        self.told = Told()
+
+    @cached_property
+    def _estimated(self) -> StepResult | None:
+        """The dry run, where it has an estimate."""
+        found = self.run.earlier("13")
+        return found if found is not None and found.facts.get("estimate") else None
+
+    @property
+    def _night(self) -> Night | None:
+        found = self._estimated
+        return Night.of(self.parameters, found.facts["estimate"]) if found is not None else None
+
+    # -- the window ----------------------------------------------------------------------------------------------------
+
+    def window(self) -> pd.DataFrame:
+        """When the night is, what is kept free around it, and how long that is from now."""
+        columns = ["what", "value"]
+        hours = self.hours
+        if hours is None:
+            self.run.check(
+                "maintenance window", Verdict.NOT_APPLICABLE, detail="window.start names no time: any will do"
+            )
+            return pd.DataFrame([("window", "none is named (window.start)")], columns=columns)
+        over = self.now > hours.closes
+        self.run.check("maintenance window", Verdict.WARNING if over else Verdict.PASS, measured=moment(hours.start),
+                       reason="outside_window" if over else "",
+                       detail=f"it closed at {moment(hours.closes)}, and steps 20, 22 and 25 will not start: move window.start"
+                       if over else f"{duration((hours.end - hours.start).total_seconds())} long")  # fmt: skip
+        told_at = min((e.when for e in self._announced if e.result == DELIVERED), default="")
+        lead = hours.start - (dt.datetime.fromisoformat(told_at) if told_at else self.now)
+        if (self.rules.urls or self.rules.stakeholders) and not over:
+            late = lead < _DAY
+            self.run.check("told a day before", Verdict.WARNING if late else Verdict.PASS, measured=round(lead / _DAY, 2),
+                           threshold=1, unit="days", reason="late_notice" if late else "",
+                           detail="the runbook tells everybody 24 hours before" if late else "")  # fmt: skip
+        left = (hours.start - self.now).total_seconds()
+        rows = [
+            ("begins", moment(hours.start)),
+            ("ends", moment(hours.end)),
+            ("opens, with its buffer", moment(hours.opens)),
+            ("closes, with its buffer", moment(hours.closes)),
+            ("blackout", self.parameters.window.blackout or "none"),
+            ("from now", duration(left) if left > 0 else "it has begun"),
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def fits(self) -> pd.DataFrame:
+        """The dry run's estimate on the clock of the window, and a rollback behind it."""
+        columns = ["part of the night", "from", "to", "seconds", "basis"]
+        if self.hours is None:
+            self.run.check("the night fits its window", Verdict.NOT_APPLICABLE, detail="no window is named")
+            return pd.DataFrame(columns=columns)
+        night = self._night
+        if night is None:
+            raise UsageError(
+                "step_missing", f"run {self.run.id} has made no estimate that its window could be checked against",
+                next_step="Run step 13 first: notebooks/13_dry_run.ipynb with the same run_id.",
+            )  # fmt: skip
+        hours, spare = self.hours, night.spare(self.hours)
+        buffered = spare + hours.buffer.total_seconds()
+        verdict = Verdict.PASS if spare >= 0 else Verdict.WARNING if buffered >= 0 else Verdict.FAIL
+        need = night.seconds + night.way_back
+        said = (f"{duration(night.seconds)} of work and {duration(night.way_back)} for a rollback behind it; "
+                + (f"{duration(spare)} are left for people" if spare >= 0 else f"{duration(-spare)} more than the window has"
+                   + (", which its buffer takes" if buffered >= 0 else ", and its buffer is too short for that")))  # fmt: skip
+        self.run.check("the night fits its window", verdict, measured=round(need, 1),
+                       threshold=(hours.end - hours.start).total_seconds(), unit="s",
+                       reason="" if verdict is Verdict.PASS else "night_too_long", detail=said)  # fmt: skip
+        self.run.fact("night", {"seconds": night.seconds, "way_back_seconds": night.way_back, "spare_seconds": spare,
+                                "last_safe_moment": night.last_safe_moment(hours).isoformat()})  # fmt: skip
+        rows = [(p.name, f"{a:%H:%M:%S}", f"{b:%H:%M:%S}", p.seconds, p.basis) for p, a, b in night.clock(hours.start)]
+        last = night.last_safe_moment(hours)
+        rows.append(("27 rollback, at the latest", f"{last:%H:%M:%S}", f"{hours.end:%H:%M:%S}", night.way_back,
+                     "steps 21 and 22 once more"))  # fmt: skip
+        return pd.DataFrame(rows, columns=columns)
+
+    # -- telling -------------------------------------------------------------------------------------------------------
+
+    def announcement(self) -> str:
+        """The runbook's announcement, filled in; kept as announcement.txt."""
+        text = announcement(self.run.home, **self._about())
+        self._keep(ANNOUNCEMENT, text.encode("utf-8"))
+        return text
+
+    def invitation(self) -> str:
+        """The window as invitation.ics; where it lies."""
+        if self.hours is None:
+            self.run.check("invitation", Verdict.NOT_APPLICABLE, detail="no window is named")
+            return "No window is named, so there is nothing to invite to."
+        path = self._keep(INVITATION, invitation(self.run.home, self.parameters, self.hours))
+        self.run.check("invitation", Verdict.PASS, measured=INVITATION)
+        return f"{path}: mail it, or open it in a calendar. E-mail channels carry it with the announcement."
+
+    def commands(self) -> pd.DataFrame:
+        """What will run before step 20 and when the run has ended. Nothing runs now."""
+        rows, missing = [], []
+        for name, commands in (("before", self.rules.before), ("after", self.rules.after)):
+            for command in commands:
+                found = shutil.which(command[0])
+                missing += [] if found else [command[0]]
+                rows.append((f"notify.{name}", " ".join(command), found or "is not found, or cannot be executed"))
+        verdict = Verdict.WARNING if missing else Verdict.PASS if rows else Verdict.NOT_APPLICABLE
+        detail = ", ".join(missing) if rows else "none are named"
+        self.run.check("commands around the night", verdict, measured=len(rows) - len(missing), threshold=len(rows),
+                       reason="program_missing" if missing else "", detail=detail)  # fmt: skip
+        return pd.DataFrame(rows, columns=["when", "command", "found"])
+
+    def tell(self) -> pd.DataFrame:
+        """Send the announcement to every channel that has not taken it yet; in a dry run print it."""
+        columns = ["channel", "result", "detail", "seconds"]
+        if not self.rules.urls:
+            self.run.check("announcement sent", Verdict.NOT_APPLICABLE, detail="notify.urls names no channel")
+            return pd.DataFrame(columns=columns)
+        if (blank := self.parameters.placeholders()) and not self.run.dry_run:
+            self.run.check("announcement sent", Verdict.FAIL, measured=0, threshold=len(self.rules.urls), unit="channels",
+                           reason="nobody_named", detail=f"nothing was sent, for people would be told <…> of {', '.join(blank)}. "
+                           f"Name them: {self._name_them(blank)}")  # fmt: skip
+            return pd.DataFrame(
+                [(str(url), "not sent", f"<…> in {blank[0]}", 0.0) for url in self.rules.urls], columns=columns
+            )
+        path = self.run.folder / INVITATION
+        self.told = tell(self.run.home, Event.ANNOUNCEMENT, key=self._key, dry_run=self.run.dry_run, again=True, say=print,
+                         attach=path if path.is_file() else None, **self._about())  # fmt: skip
+        failed, sent = self.told.failed, self.told.deliveries
+        bad = bool(failed) or not sent
+        dry = self.run.dry_run
+        self.run.check(
+            "announcement sent", Verdict.WARNING if bad else Verdict.PASS,
+            measured="dry run" if dry and sent else sum(d.well for d in sent), threshold=len(self.rules.urls), unit="channels",
+            reason="notice_failed" if bad else "",
+            detail="; ".join(d.sentence() for d in failed) or ("" if sent else "it could not be sent; see run.log")
+            or (f"printed, not sent; send it: {RUNBOOK} run --run-id {self.run.id} --from 14 --until 14" if dry else ""),
+        )  # fmt: skip
+        return pd.DataFrame([(d.channel, d.result, d.said, d.seconds) for d in sent], columns=columns)
+
+    def done(self, item: str, by: str) -> str:
+        """Write down that a person did something of the checklist, such as the status page."""
+        known = self._by_hand
+        if item not in known:
+            hint = f"It has: {'; '.join(known) or 'nothing'}."
+            raise UsageError("unknown_item", f"{item!r} is nothing of the checklist", next_step=hint)
+        if not by.strip() or not by.isprintable():
+            raise UsageError("bad_name", "the name of the person who did it must be one line of text")
+        by_hand(self.run.folder, item, by.strip())
+        return f"Written down: {item}, done by {by.strip()}."
+
+    def checklist(self) -> pd.DataFrame:
+        """Who was told, when, by which channel, with what result; and what a person has to do by hand."""
+        nobody = ["(notify.stakeholders names nobody)"] if self.rules.urls else []
+        rows = [(who, *row) for who in self.rules.stakeholders or nobody for row in self._channels()]
+        done = {e.key: e for e in read(self.run.folder) if e.event == DONE_BY_HAND}
+        open_ = [item for item in self._by_hand if item not in done]
+        for item in self._by_hand:
+            entry = done.get(item)
+            rows.append(
+                (item, "by hand", moment(entry.when) if entry else "", f"done by {entry.said}" if entry else "to do")
+            )
+        self._judge_people(open_)
+        return pd.DataFrame(rows, columns=["who or what", "channel", "when", "result"])
+
+    def _judge_people(self, open_: list[str]) -> None:
+        people, reached = self.rules.stakeholders, [e for e in self._announced if e.result == DELIVERED]
+        if not people and not self.rules.urls:
+            self.run.check(
+                "stakeholders told", Verdict.NOT_APPLICABLE, detail="neither stakeholders nor channels are named"
+            )
+        elif not self.run.dry_run:
+            self.run.check("stakeholders told", Verdict.PASS if reached else Verdict.WARNING,
+                           measured=len(people) if reached else 0, threshold=len(people), unit="people and teams",
+                           reason="" if reached else "nobody_told",
+                           detail="the services took it; who reads it they do not say" if reached else
+                           f"no channel took the announcement: tell them yourself, {ANNOUNCEMENT} is the text")  # fmt: skip
+        if self._by_hand:
+            done = len(self._by_hand) - len(open_)
+            self.run.check("done by hand", Verdict.WARNING if open_ else Verdict.PASS, measured=done,
+                           threshold=len(self._by_hand), reason="by_hand_open" if open_ else "",
+                           detail="; ".join(open_))  # fmt: skip
+        blank = self.parameters.placeholders()
+        if blank:
+            self.run.check("contacts are named", Verdict.WARNING, measured=len(blank), threshold=0, unit="keys",
+                           reason="nobody_named",
+                           detail=f"still <…>: {', '.join(blank)}. Name them: {self._name_them(blank, '--retry', '14')}",
+                           )  # fmt: skip
+
+    def _name_them(self, keys: list[str], *options: str) -> str:
+        return self.run.home.command("resume", *options, *(part for key in keys for part in ("--set", f"{key}=TEXT")))
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _by_hand(self) -> list[str]:
+        """What a person does; silencing alerts too, where people are told and no command does it."""
+        wanted = (self.rules.stakeholders or self.rules.urls) and not Around(self.run.home).rules.before
+        return [*self.rules.by_hand, *([_SILENCE] if wanted and self.hours is not None else [])]
+
+    @property
+    def _announced(self) -> list[Entry]:
+        return [e for e in read(self.run.folder) if (e.event, e.key) == (Event.ANNOUNCEMENT, self._key)]
+
+    def _channels(self) -> list[tuple[str, str, str]]:
+        """(channel, when, result) of the announcement, the newest of each."""
+        newest = {e.channel: e for e in self._announced}
+        rows = []
+        for url in self.rules.urls:
+            entry = newest.get(str(url))
+            result = f"{entry.result}{f' ({entry.said})' if entry.said else ''}" if entry else "not told"
+            rows.append((str(url), moment(entry.when) if entry else "", result))
+        return rows or [("", "", "to be told by hand")]
+
+    @property
+    def _key(self) -> str:
+        """One announcement for each window."""
+        return (
+            f"{self.hours.start.isoformat()} to {self.hours.end.isoformat()}" if self.hours is not None else "no window"
+        )
+
+    def _about(self) -> dict[str, str]:
+        night = self._night
+        if night is None or self._estimated is None:
+            return {"open": str(self.run.folder)}
+        chunks = self._estimated.facts.get("matrix_inputs", {}).get("chunks")
+        return {
+            "estimate": f"about {duration(night.seconds)} of machine time, as measured in the dry run; people not counted",
+            "rollback": f" (about {duration(night.way_back)})",
+            "chunks": count(chunks, "chunk") if isinstance(chunks, int) else "all chunks",
+            "open": str(self.run.folder),
+        }
+
+    def _keep(self, name: str, data: bytes) -> Path:
+        """Write a file of the run; one of an earlier time that says something else stays as history."""
+        path = self.run.folder / name
+        if path.is_file() and path.read_bytes() != data:
+            set_aside(self.run.home, [path])
+        if not path.is_file():
+            write_bytes(path, data)
+        return path

@@ -1,0 +1,132 @@
+"""44: search does not work: vectors of another model, another distance space, or ids that the index does not find."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.chunks import ChunkBatch
+from helpers.snapshots import comparison as compare
+from helpers.stores.client import ClientStore
+from helpers.troubleshooting.target import NEAR, beyond_reach, staged_chunks
+from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
+from helpers.validation.search import named_queries
+
+COLUMNS = [
+    "target", "chunks", "dimension", "space", "other vectors", "median change", "probed", "beyond reach", "wrong", "says",
+]  # fmt: skip
+ANOTHER_MODEL = 0.5  # share of vectors that differ, by more than half their length: no accident
+
+
+class SearchNotWorkingStep(StagedTroubleshooter):
+    """Every vector against the staged one, and every id (or `probes` of each target) searched by its own vector.
+
+    The mend deletes and adds again what differs and what the index does not find; each id that it touched is probed.
+    """
+
+    code = "search_not_equivalent"
+    kinds = (compare.VECTOR,)
+    probes = 2_000  # a target; all of them where it holds fewer
+    _unreachable: dict[str, list[str]] | None = None
+
+    def look(self) -> Found:
+        self.all_differences(anew=True)
+        self._unreachable = {}
+        rows = []
+        staged = self.staged
+        assert staged is not None
+        with self.target() as (store, there):
+            for name in sorted(staged.files):
+                if store is not None and name in there and staged.rows(name):
+                    rows.append(self._target(store, name))
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        said = "; ".join(f"{name}: {says}" for name, says in table[["target", "says"]].to_numpy() if says)
+        return Found(table, int(table["wrong"].sum()), said, "chunks")
+
+    def _target(self, store: ClientStore, name: str) -> tuple[Any, ...]:
+        info = store.info(name)
+        differing = self.differences()
+        other = set(differing[differing["target"] == name]["id"])
+        change = self._median_change(store, name, other) if other else 0.0
+        probed, lost = self._reach(store, name)
+        assert self._unreachable is not None
+        self._unreachable[name] = lost
+        says = []
+        if other:
+            model = len(other) >= ANOTHER_MODEL * info.count and change > 0.5
+            says.append("the vectors are of another model" if model else f"{len(other):,} vectors are others")
+        if lost:
+            says.append(f"{len(lost):,} of {probed:,} ids are not found by their own vector")
+        expected = {i.space for i in self.snapshot.collections() if i.name == name}
+        if expected and info.space not in expected:
+            says.append(f"distances are {info.space}, the source's {', '.join(sorted(expected))}: migrate it again")
+        wrong = len(other | set(lost)) + bool(expected and info.space not in expected)
+        return (
+            name,
+            info.count,
+            info.dimension,
+            info.space,
+            len(other),
+            change,
+            probed,
+            len(lost),
+            wrong,
+            "; ".join(says),
+        )
+
+    def _median_change(self, store: ClientStore, name: str, other: set[str]) -> float:
+        """Median of |staged - target| / |staged| over at most 500 of the vectors that differ."""
+        some, changes = set(sorted(other)[:500]), []
+        staged = self.staged
+        assert staged is not None
+        for batch in staged_chunks(staged, self.aside, name):
+            mine = batch.take([i for i, chunk in enumerate(batch.ids) if chunk in some])
+            found = store.read(name, mine.ids) if len(mine) else ChunkBatch.empty()
+            where = {chunk: i for i, chunk in enumerate(found.ids)}
+            for i, chunk in enumerate(mine.ids):
+                if chunk in where and found.dimension == mine.dimension:
+                    a = mine.embeddings[i].astype(np.float64)
+                    gap = float(np.linalg.norm(a - found.embeddings[where[chunk]]))
+                    changes.append(gap / max(float(np.linalg.norm(a)), 1e-300))
+        return round(float(np.median(changes)), 4) if changes else float("inf")
+
+    def _reach(self, store: ClientStore, name: str) -> tuple[int, list[str]]:
+        """(ids probed, those that their own stored vector does not find), evenly over the ids in their order."""
+        ids = sorted(store.ids(name))
+        every = max(1, -(-len(ids) // self.probes))
+        chosen = ids[::every]
+        return len(chosen), beyond_reach(store, name, chosen)
+
+    def wrong_ids(self) -> dict[str, list[str]]:
+        ids = super().wrong_ids()
+        for name, lost in (self._unreachable or {}).items():
+            ids[name] = sorted({*ids.get(name, []), *lost})
+        return {name: some for name, some in ids.items() if some}
+
+    def apply(self, **options: Any) -> pd.DataFrame:
+        touched = self.wrong_ids()
+        done = super().apply(**options)
+        with self.target() as (store, _):
+            assert store is not None
+            left = {name: beyond_reach(store, name, ids) for name, ids in touched.items()}
+        self.run.fact("touched_and_beyond_reach", left)
+        return done.assign(**{"beyond reach": [len(left[name]) for name in done["target"]]})
+
+    def queries(self) -> pd.DataFrame:
+        """The named text queries of the parameters, asked of the target now."""
+        with self.target() as (store, there):
+            if store is None:
+                return pd.DataFrame()
+            spaces = {name: store.info(name).space for name in sorted(there)}
+            return pd.DataFrame(named_queries(store, self.run.parameters, spaces, lambda _: sorted(there)))
+
+    def ask(self, target: str, chunk: str, k: int = NEAR) -> pd.DataFrame:
+        """What a search by the stored vector of one chunk finds in a target: id, distance, document."""
+        with self.target() as (store, _):
+            assert store is not None
+            answer = store.query(target, store.read(target, [chunk]).embeddings, k)[0]
+            found = store.read(target, [i for i, _ in answer], embeddings=False)
+        documents = dict(zip(found.ids, found.documents, strict=True))
+        return pd.DataFrame([(i, d, documents.get(i)) for i, d in answer], columns=["id", "distance", "document"])

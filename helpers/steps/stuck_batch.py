@@ -1,0 +1,145 @@
+"""41: a migration that stands still: which batch, what was in flight, which chunk the target refuses, what is in the way."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from helpers.errors import RunbookError
+from helpers.migration.importing import DISK_RESERVE
+from helpers.snapshots.snapshot import from_table
+from helpers.stores.base import LOCK_COLLECTION
+from helpers.troubleshooting import reach
+from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter
+
+SMALLER = 50  # the runbook's own remedy: half of its 100
+QUIET = 120  # seconds without a word in the ledger after which a run at work is called stuck
+
+
+class StuckBatchStep(Troubleshooter):
+    """The ledger, the last batch, the ways that lead to the target, the disk, and the chunks that were refused."""
+
+    code = "refused_by_target"
+
+    def look(self) -> Found:
+        rows = [self._ledger(), *self._ends(), self._disk(), self._lock(), self._refused()]
+        table = pd.DataFrame(rows, columns=["what", "well", "detail"])
+        bad = table[~table["well"].astype(bool)]
+        return Found(table, len(bad), "; ".join(f"{r.what}: {r.detail}" for r in bad.itertuples()))
+
+    def batch(self) -> pd.DataFrame:
+        """Per target collection: rows staged, completed, in flight, and the ids at both ends of what was in flight."""
+        ledger, staged = self.ledger(), self.staged
+        rows = []
+        for name, state in sorted(ledger.targets.items()) if ledger else []:
+            first, last = state.inflight or [state.completed, state.completed]
+            ids = [i for _, some in staged.ids(name) for i in some][first:last] if staged and last > first else []
+            ends = (ids[0], ids[-1]) if ids else ("", "")
+            rows.append((name, state.rows, state.completed, last - first, *ends, state.rejected))
+        columns = ["target", "staged", "completed", "in flight", "first in flight", "last in flight", "refused"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def refused(self) -> pd.DataFrame:
+        """The chunks that the target refused: each was found by halving its batch until it was alone. With their weight."""
+        weights: dict[str, int] = {}
+        for file in sorted(self.aside.folder.glob("refused-*.parquet")):
+            batch = from_table(pq.read_table(file, partitioning=None))
+            weights |= {chunk: batch.take([i]).nbytes() for i, chunk in enumerate(batch.ids)}
+        prefix = self.run.parameters.migration.id_policy == "prefix"
+        rows = [
+            (
+                e["collection"],
+                e["id"],
+                e["detail"],
+                weights.get(f"{e['collection']}:{e['id']}" if prefix else e["id"], 0),
+            )
+            for e in self.aside.entries()
+            if e["reason"] == "refused_by_target"
+        ]
+        return pd.DataFrame(rows, columns=["collection", "id", "detail", "bytes"])
+
+    def said(self) -> pd.DataFrame:
+        """The ledger's last errors, and the last lines of run.log."""
+        ledger = self.ledger()
+        lines = [("ledger", line) for line in (ledger.errors if ledger else [])[-10:]]
+        log = self.run.home.log_path
+        text = log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:] if log.is_file() else []
+        return pd.DataFrame([*lines, *(("run.log", line) for line in text)], columns=["where", "line"])
+
+    def conditions(self, **options: Any) -> list[Condition]:
+        rungs = reach.ladder(self.run.parameters.target, "target")
+        answers = all(r.ok for r in rungs)
+        return [
+            self.nobody_at_work(),
+            self.whole_checkpoint(),
+            Condition("the target answers", answers, "" if answers else reach.broken(rungs)),
+            Condition(*self._disk()),
+        ]
+
+    def plan(self, **options: Any) -> pd.DataFrame:
+        return self.resume_plan(**self._settings(**options))
+
+    def apply(self, **options: Any) -> pd.DataFrame:
+        return self.resume(**self._settings(**options))
+
+    def _settings(self, batch_size: int | None = None, timeout_seconds: float | None = None) -> dict[str, Any]:
+        """Half of the batch that got stuck, 50 at most; the target's time-out where one is given."""
+        now = self.run.parameters.migration.batch_size
+        settings: dict[str, Any] = {"migration.batch_size": batch_size or max(1, min(SMALLER, now // 2))}
+        if timeout_seconds is not None:
+            settings["target.timeout_seconds"] = timeout_seconds
+        return settings
+
+    def _ledger(self) -> tuple[str, bool, str]:
+        try:
+            ledger = self.ledger()
+        except RunbookError as error:
+            return "the ledger", False, error.line()
+        if ledger is None:
+            return "the ledger", True, "the migration has not begun"
+        raw = json.loads(ledger.path.read_text(encoding="utf-8"))
+        quiet = (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(raw["timestamp"])).total_seconds()
+        flight = sum(t.inflight[1] - t.inflight[0] for t in ledger.targets.values() if t.inflight)
+        detail = f"phase {ledger.phase}, {ledger.processed:,} of {ledger.total_chunks:,}, {flight} in flight, "
+        detail += f"last written {quiet:,.0f} s ago"
+        working = self.run.watches_only and quiet < QUIET
+        return "the ledger", ledger.phase == "complete" or working, detail
+
+    def _ends(self) -> list[tuple[str, bool, str]]:
+        rows = []
+        for role in ("source", "target"):
+            rungs = reach.ladder(getattr(self.run.parameters, role), role)
+            bad = reach.broken(rungs)
+            rows.append((f"the way to the {role}", not bad, bad or f"{len(rungs)} rungs"))
+        return rows
+
+    def _disk(self) -> tuple[str, bool, str]:
+        target = self.run.parameters.target
+        folders = [self.run.workspace, *([Path(target.path)] if target.path and Path(target.path).exists() else [])]
+        free = min(shutil.disk_usage(folder).free for folder in folders)
+        return "the disk has room", free >= DISK_RESERVE, f"{free / 2**20:,.0f} MB free, {DISK_RESERVE // 2**20} needed"
+
+    def _lock(self) -> tuple[str, bool, str]:
+        if self.run.watches_only:
+            return "the lock of the target", True, "not asked: the run is at work"
+        try:
+            with self.target() as (store, _):
+                holder = (store.lock_holder() or {}) if store is not None else {}
+        except RunbookError as error:
+            return "the lock of the target", False, error.line()
+        who = str(holder.get("run_id", ""))
+        detail = f"run {who} on {holder.get('host')} since {holder.get('time')} ({LOCK_COLLECTION})" if who else "free"
+        return "the lock of the target", who in ("", self.run.id), detail
+
+    def _refused(self) -> tuple[str, bool, str]:
+        rows = self.refused()
+        heaviest = f", the heaviest {int(rows['bytes'].max()):,} bytes" if len(rows) else ""
+        ledger = self.ledger() if self._ledger()[1] or not len(rows) else None
+        settled = not len(rows) or (ledger is not None and ledger.phase == "complete")
+        return "chunks refused by the target", settled, f"{len(rows):,} in quarantine{heaviest}"

@@ -1,0 +1,280 @@
+"""Step 12: can the target take what the source holds? (Runbook, Section 1.3.)
+
+The probe that writes goes into a collection of its own and is removed again; an embedded target that does not exist yet
+is probed in a neighbouring folder on the same disk. An empty one, which may be a mount point, is probed inside itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers import audit
+from helpers.chunks import ChunkBatch
+from helpers.cutover.readiness import CutoverReadiness
+from helpers.errors import RUNBOOK, RunbookError
+from helpers.formatting import size
+from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.importing import DISK_RESERVE
+from helpers.migration.phase_checks import judge_indexes
+from helpers.migration.preflight import NOT_THERE, chosen, refuse_taken
+from helpers.parameters import resolve_path
+from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
+from helpers.results import Verdict
+from helpers.run.open_source import open_chosen
+from helpers.run.record import NotebookStep, RunRecord
+from helpers.schema import load_schema
+from helpers.stores import CollectionInfo, Store, open_embedded, open_target
+from helpers.stores.handshake import tried, with_candidates
+from helpers.stores.layout import OURS, VOLUMES, is_new, require_writable
+from helpers.stores.opening import lacking, throw_away_database
+
+PROBE_CHUNKS = 200
+ROUNDS = 9  # timed requests and queries, of which the median counts
+SHOWN = 20  # collections of the target that are listed
+LEAST_FREE = 2 * 2**30  # bytes; the runbook's "at least 2 GB"
+_PER_CHUNK = 3.0  # a Chroma directory weighs about 2.3 times its vectors (SQLite log and HNSW); measured on 1.5.9
+
+
+class TargetReadinessStep(NotebookStep):
+    """Tables to look at; each adds its checks to the step."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.target = run.parameters.target
+        self._lacks: tuple[str, ...] = ()  # of tenant and database
+
+    @cached_property
+    def _source(self) -> list[CollectionInfo]:
+        with open_chosen(self.run) as store:
+            return [store.info(name) for name in chosen(store.names(), self.run.parameters)]
+
+    def reach(self) -> pd.DataFrame:
+        """Where the target is, what it is, what it already holds, who locks it."""
+        if self.target.path:
+            require_writable(Path(self.target.path))
+        self._refuse_absent()
+        if self._is_new or self._lacks:
+            state = "a new folder; made by step 20" if self._is_new else "reachable"
+            rows = [("target", self.target.label), ("state", state), ("collections", "0")]
+            if self._lacks:
+                what = " and ".join(f"{name} {getattr(self.target, name)}" for name in self._lacks)
+                rows.append(("to be made by step 20", what))
+                self.run.check(
+                    "tenant and database of the target", Verdict.WARNING, measured=f"no {what}", threshold="there",
+                    reason="target_database_made",
+                    detail=f"Step 20 makes {what}. If it should be there already, the name is wrong: correct target.",
+                )  # fmt: skip
+            self.run.check("target reachable", Verdict.PASS, measured="new folder" if self._is_new else "new database")
+            return pd.DataFrame(rows, columns=["what", "found"])
+        begun = time.monotonic()
+        with open_target(self.target) as store:
+            seconds = time.monotonic() - begun
+            present, holder = store.names(), store.lock_holder()
+            counts = [(f"holds {name}", f"{store.count(name):,} chunks") for name in present[:SHOWN]]
+            rows = [
+                ("target", store.label),
+                ("version it gives", store.version),
+                ("time to open", f"{seconds * 1000:.0f} ms"),
+                ("rows a write may carry", f"{store.limits().write_rows:,}"),
+                ("bytes a write may carry", f"{store.limits().write_bytes:,}"),
+                ("collections", str(len(present))),
+                ("locked by", _named(holder)),
+            ]
+        locked = str(rows[-1][1])
+        if self.target.url and not present:
+            rows.append(("holds nothing", f"If it should hold something: {VOLUMES}"))
+        elif self.target.url:
+            rows.append(("compare", f"Are these the counts that you expect there? If not: {VOLUMES}"))
+        rows += counts + ([("and", f"{len(present) - SHOWN} more collections")] if len(present) > SHOWN else [])
+        self.run.check("target reachable", Verdict.PASS, measured=seconds * 1000, unit="ms")
+        other = bool(holder) and holder is not None and holder.get("run_id") != self.run.id
+        self.run.check("target not locked", Verdict.FAIL if other else Verdict.PASS, measured=locked,
+                       reason="lock_held" if other else "",
+                       detail="the collections there are that run's: remove nothing, wait until it has ended" if other else "",
+                       )  # fmt: skip
+        self._check_room_for_names(present)
+        return pd.DataFrame(rows, columns=["what", "found"])
+
+    def _refuse_absent(self) -> None:
+        """See what the target lacks of tenant and database; nothing of it is made here.
+
+        Where the named server is not there, the runbook's other names on its port are tried, told, and never taken.
+        """
+        try:
+            self._lacks = lacking(self.target)
+        except RunbookError as error:
+            if self.target.url is None or error.code not in NOT_THERE:
+                raise
+            found = tried(self.target)
+            self.run.fact("candidates", [[c.url, c.answers, c.said] for c in found])
+            self.run.check("target reachable", Verdict.FAIL, measured="no", reason=error.code, detail=error.what,
+                           ids=[{"id": c.url, "found": c.said} for c in found])  # fmt: skip
+            told = with_candidates(error, found)
+        else:
+            return
+        raise told
+
+    def probe_writing(self) -> pd.DataFrame:
+        """Write, read back, query and remove 200 random vectors of the source's dimension; how fast that went."""
+        judge_indexes(self.run, self._source, refuse=True)
+        dimension = max((i.dimension or 0 for i in self._source), default=0) or 8
+        space = self._source[0].space
+        rng = np.random.default_rng(self.run.parameters.validation.seed)
+        vectors = rng.standard_normal((PROBE_CHUNKS, dimension), dtype=np.float32)
+        ids = [f"probe-{n}" for n in range(PROBE_CHUNKS)]
+        batch = ChunkBatch(
+            ids, [f"probe {n}" for n in range(PROBE_CHUNKS)], vectors, [{"probe": n} for n in range(PROBE_CHUNKS)]
+        )
+        name = f"runbook-probe-{uuid.uuid4().hex[:12]}"
+        seconds: dict[str, float] = {}
+        with self._probe_target() as store:
+            with _timed(seconds, "create"):
+                store.create(CollectionInfo(name, 0, None, space, space, configuration={"hnsw": {"space": space}}))
+            try:
+                with _timed(seconds, "write"):
+                    store.add(name, batch)
+                with _timed(seconds, "read"):
+                    back = store.read(name, ids)
+                with _timed(seconds, "query"):
+                    nearest = store.query(name, vectors[:1], 1)[0][0][0]
+                trips = [_seconds(store.names) for _ in range(ROUNDS)]
+                queries = [_seconds(partial(store.query, name, vectors[n : n + 1], 10)) for n in range(ROUNDS)]
+            finally:
+                with _timed(seconds, "remove"):
+                    store.drop(name)
+            gone = name not in store.names()
+        same = back.ids == ids and np.allclose(back.embeddings, vectors, rtol=1e-5) and nearest == ids[0]
+        self.run.check(
+            "write probe",
+            Verdict.PASS if same else Verdict.FAIL,
+            measured="read back as written" if same else "differs",
+            reason="" if same else "target_unsound",
+            detail=f"{PROBE_CHUNKS} chunks written, read back, one searched",
+        )
+        self.run.check("write probe removed", Verdict.PASS if gone else Verdict.FAIL, measured=gone,
+                       reason="" if gone else "probe_left_behind", detail=f"collection {name}")  # fmt: skip
+        self._judge_latency(trips, queries)
+        seconds |= {f"round trip, median of {ROUNDS}": median(trips), f"query, median of {ROUNDS}": median(queries)}
+        self.run.fact("probe_write_chunks_per_second", PROBE_CHUNKS / max(seconds["write"], 1e-6))
+        self.run.fact("probe_dimension", dimension)
+        return pd.DataFrame([(k, round(v * 1000, 1)) for k, v in seconds.items()], columns=["action", "milliseconds"])
+
+    def _judge_latency(self, trips: list[float], queries: list[float]) -> None:
+        """Medians: a first query loads what later ones find loaded."""
+        found, most = 1000 * median(queries), self.run.parameters.monitoring.maximum_latency_ms
+        slow = found > most
+        self.run.fact("target_latency_ms", {"round_trip": 1000 * median(trips), "query": found})
+        detail = f"median of {ROUNDS} queries of the probe; a bare request takes {1000 * median(trips):.1f} ms"
+        self.run.check("latency", Verdict.WARNING if slow else Verdict.PASS, measured=round(found, 1), threshold=most,
+                       unit="ms", reason="slow_queries" if slow else "", detail=detail)  # fmt: skip
+
+    def disk(self) -> pd.DataFrame:
+        """Free space against an estimate of what the target, the snapshots and the staging need."""
+        vectors = sum(i.count * (i.dimension or 0) * 4 for i in self._source)
+        here = {self.run.workspace: 3 * vectors}  # staging, the dry run's throw-away target at 2.3 times
+        snapshots = resolve_path(self.run.parameters.snapshot.directory)
+        here[snapshots] = here.get(snapshots, 0) + 2 * vectors
+        if self.target.path:
+            folder = _existing(Path(self.target.path))
+            here[folder] = here.get(folder, 0) + int(_PER_CHUNK * vectors)
+        rows: list[tuple[str, float, int, bool]] = []
+        devices: dict[int, list[tuple[Path, int]]] = {}
+        for folder, need in here.items():
+            devices.setdefault(_existing(folder).stat().st_dev, []).append((folder, need))
+        for uses in devices.values():
+            need = sum(n for _, n in uses) + DISK_RESERVE
+            least = max(LEAST_FREE, need) if vectors > 2**28 else need
+            free = shutil.disk_usage(_existing(uses[0][0])).free
+            ok = free >= least
+            self.run.check("free disk", Verdict.PASS if ok else Verdict.FAIL, measured=free, threshold=least, unit="bytes",
+                           reason="" if ok else "disk_full", detail=", ".join(sorted(str(f) for f, _ in uses)))  # fmt: skip
+            rows.append((", ".join(sorted(str(f) for f, _ in uses)), free, least, ok))
+        if not self.target.path:
+            rows.append(self._attested(max(LEAST_FREE, int(_PER_CHUNK * vectors))))
+        return pd.DataFrame(rows, columns=["disk of", "free bytes", "needed bytes", "enough"])
+
+    def _attested(self, least: int) -> tuple[str, float, int, bool]:
+        """A server does not tell its free disk: somebody looks there and says so by name (`expected.target_disk`)."""
+        name, seen = "free disk of the target's server", self.run.parameters.expected.target_disk
+        if seen is None:
+            hint = f"A server does not tell its free disk: look there, {size(least)} at least"
+            if self.run.earlier("20") is None:
+                said = "--retry 12 --set 'expected.target_disk={free_gb: GB, attested_by: NAME}'"
+                hint += f", and say what you saw: {RUNBOOK} resume {self.run.id} {said}"
+            self.run.check(name, Verdict.WARNING, reason="disk_unknown", unit="bytes", threshold=least, detail=hint)
+            return name, float("nan"), least, False
+        free = int(seen.free_gb * 10**9)
+        ok = free >= least
+        self.run.check(name, Verdict.PASS if ok else Verdict.FAIL, measured=free, threshold=least, unit="bytes",
+                       reason="" if ok else "disk_full", detail=f"attested by {seen.attested_by}")  # fmt: skip
+        audit.append(self.run.folder / audit.NAME, "target disk attested", free_gb=seen.free_gb, by=seen.attested_by)
+        return f"{name}, attested by {seen.attested_by}", free, least, ok
+
+    def tonight(self) -> pd.DataFrame:
+        """What steps 20 to 27 will need: files, commands, signers, health URLs, logs. Nothing is written."""
+        return CutoverReadiness(self.run).table()
+
+    @property
+    def _is_new(self) -> bool:
+        return bool(self.target.path) and is_new(Path(str(self.target.path)))
+
+    def _check_room_for_names(self, present: list[str]) -> None:
+        names = [i.name for i in self._source]
+        wanted = load_schema(self.run.parameters.schema_name).targets(names)
+        ledger = self.run.workspace / "checkpoint.json"
+        own = Checkpoint.read(ledger).owned() if ledger.exists() else []  # looked at again after step 22
+        refuse_taken(wanted, present, own, self.run.parameters, self.run.id)
+        mine = f"; made by this run: {', '.join(own)}" if own else ""
+        self.run.check("target holds none of the collections to be made", Verdict.PASS, measured=len(present),
+                       detail=", ".join(present[:20]) + mine, unit="collections present")  # fmt: skip
+
+    @contextmanager
+    def _probe_target(self) -> Iterator[Store]:
+        if not self._is_new:
+            there = throw_away_database(self.target) if self._lacks else nullcontext(self.target)
+            with there as place, open_target(place) as store:
+                yield store
+            return
+        folder = _existing(Path(str(self.target.path))) / f"{OURS}probe-{uuid.uuid4().hex[:8]}"
+        try:
+            usual = {"path": str(folder), "tenant": DEFAULT_TENANT, "database": DEFAULT_DATABASE}
+            with open_embedded(folder, self.target.model_copy(update=usual), role="target", label=str(folder)) as store:
+                yield store
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _named(holder: Mapping[str, Any] | None) -> str:
+    """Who holds the target's lock, where and since when."""
+    if not holder:
+        return "nobody"
+    return f"run {holder.get('run_id')} on host {holder.get('host', '?')}, since {holder.get('time', '?')}"
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder that exists, the path itself or one above it: it may be a volume of its own."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    act()
+    return time.monotonic() - begun
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - begun

@@ -1,0 +1,258 @@
+"""Step 23: the eight tests, on every chunk, and what the decision is made of. (Runbook, Step 4.)
+
+`Validation.read_target` makes the one pass over the target (`fidelity.Examination`); the other methods each put one
+test (`judgement.Judgement`) on the record and return a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers import plots
+from helpers.errors import RunbookError
+from helpers.migration import reembedding
+from helpers.migration.source_changes import current_snapshot
+from helpers.migration.staging import Quarantine
+from helpers.results import Check, Verdict
+from helpers.run.kernel import cut
+from helpers.run.record import NotebookStep, RunRecord
+from helpers.schema import load_schema
+from helpers.snapshots import comparison as compare
+from helpers.snapshots.snapshot import Snapshot
+from helpers.stores import open_target
+from helpers.validation import configuration
+from helpers.validation.configuration import judge_fulltext
+from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount, still_true
+from helpers.validation.judgement import Judgement
+from helpers.validation.search import overlap_ks, rows_frame
+
+FLOAT32_FLOOR = 2.0**-24  # the least relative difference that float32 can hold
+
+
+def quarantine_of(run: RunRecord) -> Mapping[tuple[str, str], str]:
+    """(collection, source id) → reason, as step 22 recorded it."""
+    return Quarantine(run.workspace / "quarantine").reasons()
+
+
+def _baseline(run: RunRecord, now: Snapshot) -> Mapping[str, Any] | None:
+    """What the dry run measured, as far as it holds for what is migrated now; None where it measured nothing."""
+    dry = run.earlier("13")
+    measured: Mapping[str, Any] | None = dry.facts.get("search_baseline") if dry is not None else None
+    taken = dry.facts.get("snapshot") if dry is not None else None
+    if measured is None or taken is None:
+        return measured
+    try:
+        return still_true(measured, Snapshot.open(Path(taken["folder"])), now)
+    except RunbookError as error:  # pruned since: then nobody can tell
+        run.log(f"the baseline of the dry run is taken as it is: {error}")
+        return measured
+
+
+class ValidateStep(NotebookStep):
+    """Step 23 as the notebook sees it: `read_target` first, then one method per test."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        snapshot = current_snapshot(run)
+        self.of = Expectation(
+            snapshot=snapshot,
+            schema=load_schema(run.parameters.schema_name),
+            parameters=run.parameters,
+            date=run.date,
+            quarantined=quarantine_of(run),
+            baseline=_baseline(run, snapshot),
+            reembedded=run.workspace / reembedding.FOLDER,
+        )
+        run.require("22")
+        self._judgement: Judgement | None = None
+
+    def read_target(self) -> pd.DataFrame:
+        """Read every chunk of the target by id and compare it: one row per target collection."""
+        total = self.of.snapshot.total
+        with (
+            self.run.phase("compare", total),
+            self.run.progress("comparing with the target", total) as progress,
+            open_target(self.run.parameters.target) as store,
+        ):
+            found = Examination(store, self.of).run(progress)
+            judge_fulltext(self.run, store, [row["collection"] for row in found.targets if row["target"]])
+        self._judgement = Judgement(found, self.of)
+        record(self.run, self._judgement)
+        reembedding.judge(self.run, self.of.snapshot, self.run.workspace / reembedding.FOLDER)
+        return pd.DataFrame(found.targets)
+
+    @property
+    def judged(self) -> Judgement:
+        if self._judgement is None:
+            self.read_target()
+        assert self._judgement is not None
+        return self._judgement
+
+    @property
+    def found(self) -> Findings:
+        return self.judged.found
+
+    def counts(self) -> pd.DataFrame:
+        """Source, quarantined, expected and found, per source collection."""
+        self._put(self.judged.counts())
+        frame = pd.DataFrame([{**_row(s), "matches": s.target + s.quarantined == s.source} for s in self.found.sources])
+        if len(frame):
+            self._figure("counts", lambda: plots.counts_by_collection(frame), "Chunks per source collection.")
+        return frame
+
+    def embeddings(self) -> pd.DataFrame:
+        """Every vector against the source's, per id; draws distances and norms."""
+        self._put(self.judged.embeddings())
+        for space in sorted(self.found.relative):
+            self._ecdf(space)
+        if self.found.before:
+            before, after = np.concatenate(self.found.before), np.concatenate(self.found.after)
+            self._figure("norms", lambda: plots.norms_before_after(before, after), "Norms of the vectors, by id.")
+        return self.differences(compare.VECTOR, compare.SPACE)
+
+    def _ecdf(self, space: str) -> None:
+        relative, null = (np.concatenate(part[space]) for part in (self.found.relative, self.found.mismatched))
+        tolerance = compare.COSINE_TOLERANCE if space == "cosine" else 0.0
+        worst = next(((r["id"], r["relative"]) for r in self.found.worst if r["space"] == space), None)
+        self._figure(
+            f"distances_{space}",
+            lambda: plots.distance_ecdf(
+                relative,
+                null,
+                tolerance=tolerance,
+                floor=FLOAT32_FLOOR,
+                space=f"{space}; drawn as |source - target| / |source|",
+                worst=worst,
+            ),
+            f"Source to target, paired by id, {space}: relative distance, with mismatched pairs for comparison.",
+        )
+
+    def metadata(self) -> pd.DataFrame:
+        """Documents, uris and metadata against snapshot and schema, and whether every field is there."""
+        self._put(self.judged.metadata())
+        self._put(self.judged.completeness())
+        kinds = (compare.DOCUMENT, compare.URI, compare.METADATA, compare.FIELD_MISSING, compare.FIELD_EXTRA)
+        return self.differences(*kinds)
+
+    def configuration(self) -> pd.DataFrame:
+        """Every setting of every collection, source and target, kept or why not; empty where the schema makes its own."""
+        self._put(configuration.judge(self.found.configuration))
+        return pd.DataFrame(self.found.configuration, columns=configuration.COLUMNS)
+
+    def search(self) -> pd.DataFrame:
+        """Probes against the baseline of the dry run, per source collection; draws overlap and recall."""
+        self._put(self.judged.search())
+        rows = self.found.search
+        overlaps = [
+            {"collection": r["collection"], "kind": kind, "k": k, "overlap": r[f"{key}@{k}"]}
+            for r in rows
+            for kind, key in (("exact", "overlap_exact"), ("approximate", "overlap_plain"))
+            for k in overlap_ks(r["k"])
+        ]
+        recalls = [
+            (r["collection"], r.get("recall_before", np.nan), r["recall_after"], r.get("recall_floor", np.nan))
+            for r in rows
+        ]
+        overlap = pd.DataFrame(overlaps, columns=["collection", "kind", "k", "overlap"])
+        recall = pd.DataFrame(recalls, columns=["collection", "before", "after", "floor"])
+        self._figure("overlap", lambda: plots.overlap_heatmap(overlap), "Share of the k nearest that both sides find.")
+        self._figure("recall", lambda: plots.recall_by_collection(recall), "Recall of the index, before and after.")
+        return rows_frame(rows)
+
+    def queries(self) -> pd.DataFrame:
+        """The named text queries, asked of the target."""
+        self._put(self.judged.queries())
+        return pd.DataFrame(self.found.queries)
+
+    def distribution(self) -> pd.DataFrame:
+        """Chunks whose collection_type is not that of their collection."""
+        return self._offenders(self.judged.distribution())
+
+    def duplicates(self) -> pd.DataFrame:
+        """Ids that stand twice, or that two chunks want."""
+        self._put(self.judged.duplicates())
+        return self.differences(compare.CHUNK_DOUBLED)
+
+    def field_types(self) -> pd.DataFrame:
+        """Values whose type changed, or that break the schema's rules."""
+        return self._offenders(self.judged.field_types())
+
+    def citation_uris(self) -> pd.DataFrame:
+        """Citation URIs that are not well formed."""
+        return self._offenders(self.judged.citation_uris())
+
+    def worst(self, n: int = 20) -> pd.DataFrame:
+        """The chunks whose vectors moved most; most are far below the tolerance where all is well."""
+        return pd.DataFrame(self.found.worst[:n])
+
+    def differences(self, *kinds: str) -> pd.DataFrame:
+        """Every difference found (at most 1,000 of a kind and collection), drawn; or those of these kinds."""
+        rows = self.found.differences
+        if not kinds:
+            self._figure("differences", lambda: plots.differences_bar(rows), "Differences by kind and collection.")
+        counted = self.found.counted
+        chosen = rows[rows["difference"].isin(kinds)] if kinds else rows.copy()
+        return cut(chosen, sum(counted[kind] for kind in kinds or counted))
+
+    def illustration(self) -> pd.DataFrame:
+        """The source on two principal components, the target laid over: to look at, never to judge by."""
+        widths = [batch.dimension for _, batch, _ in self.found.plane]
+        width = max(set(widths), key=lambda w: (widths.count(w), w), default=0)
+        pairs = [(name, a, b) for name, a, b in self.found.plane if a.dimension == width]
+        labels = [name for name, a, _ in pairs for _ in range(len(a))]
+        source = np.concatenate([a.embeddings for _, a, _ in pairs]) if pairs else np.zeros((0, 0), np.float32)
+        target = np.concatenate([b.embeddings for _, _, b in pairs]) if pairs else np.zeros((0, 0), np.float32)
+        self._figure("plane", lambda: plots.pca_overlay(source, target, labels), "An illustration, no evidence.")
+        return pd.Series(labels, name="vectors drawn", dtype=object).value_counts().to_frame()
+
+    def _offenders(self, check: Check) -> pd.DataFrame:
+        self._put(check)
+        return cut(pd.DataFrame(check.ids), check.offenders)
+
+    def _put(self, check: Check) -> None:
+        put(self.run, check)
+
+    def _figure(self, name: str, draw: Callable[[], Any], caption: str) -> None:
+        self.run.figure(name, draw(), caption)
+
+
+def put(run: RunRecord, check: Check) -> None:
+    """The check on the step's record, in place of an earlier one of its name (a cell may run twice)."""
+    run.result.checks[:] = [c for c in run.result.checks if c.name != check.name] + [check]
+
+
+def record(run: RunRecord, judged: Judgement) -> None:
+    """The facts that the decision and the pages read, and what is shown beside the tests without judging."""
+    found = judged.found
+    run.fact("counts", [{**_row(s), "matches": s.target + s.quarantined == s.source} for s in found.sources])
+    run.fact("targets", found.targets)
+    run.fact("quarantine", dict(sorted(found.reasons.items())))
+    run.fact("differences", dict(sorted(found.counted.items())))
+    run.fact("differing_chunks", found.differing)
+    run.fact("search", found.search)
+    run.fact("queries", found.queries)
+    run.fact("worst", found.worst)
+    run.fact("configuration", found.configuration)
+    put(run, configuration.judge(found.configuration))
+    run.fact("matrix_inputs", judged.matrix_inputs())
+    if found.strangers:
+        detail = f"{found.strangers} quarantined ids are not in the snapshot"
+        put(run, Check("quarantine", Verdict.WARNING, found.strangers, 0, "ids", "quarantine_unknown", detail))
+    if found.notes:
+        detail = "; ".join(found.notes[:5])
+        put(
+            run,
+            Check(
+                "collection metadata", Verdict.WARNING, len(found.notes), 0, "", "collection_metadata_differs", detail
+            ),
+        )
+
+
+def _row(source: SourceCount) -> dict[str, Any]:
+    names = ("collection", "source", "quarantined", "expected", "target", "nan", "lost")
+    return {name: getattr(source, name) for name in names}
