@@ -30,7 +30,7 @@ _UNITS = {
 _CLI_HEAD = """\
 # Command reference
 
-<!-- Generated from the command line by `make docs`. Edit helpers/cli.py and helpers/runner/, not this page. -->
+<!-- Generated from the command line by `make docs`. Edit helpers/cli/, not this page. -->
 
 `.venv/bin/runbook` is the command; `python -m helpers` is the same. STEP is the number of a step (`23`), its name
 (`validate`) or both (`23_validate`); [steps.md](steps.md) lists them. `[…]` marks what may be left out, `…` what may be

@@ -11,7 +11,7 @@ The tree::
     ├── WaitingForSignoffs exit 4 a human gate
     └── Interrupted     exit 130  Ctrl-C or SIGTERM; the batch in hand was finished
 
-`Transient` and `Terminal` are types so that the retry policy is a type check (see `stores.retry`).
+`Transient` and `Terminal` are types so that the retry policy is a type check (see `stores.limits`).
 Each error carries a short stable `code`, which pages and notebooks link to their remedies.
 """
 

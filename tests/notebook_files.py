@@ -8,12 +8,12 @@ import nbformat
 
 PARAMETERS = 'name = ""\nsource = {}\ntarget = {}\nrun_id = ""\ndry_run = False'
 CHECK = 'run.check("looked", "pass", measured=1)'
-FINISH = "run.finish()"
+FINISH = "step.finish()"
 
 
 def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS, begins: bool = True) -> Path:
     """A notebook for the step that its file name says: parameters, begin (unless told not to), then these cells."""
-    begin = [f'from helpers import begin\nrun = begin(globals(), step="{path.name[:2]}")'] if begins else []
+    begin = [f'from helpers import begin\nstep = begin(globals(), "{path.name[:2]}")\nrun = step.run'] if begins else []
     code = [*begin, *cells]
     notebook = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}

@@ -14,11 +14,12 @@ from helpers.errors import Interrupted
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict, utc_now, worst
-from helpers.rollback import Orders, Rollback, RollbackState
+from helpers.rollback import Orders, RollbackState
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.steps.migrate import MigrateStep
+from helpers.steps.rollback import RollbackStep
 from helpers.steps.snapshot import SnapshotStep
 from helpers.stores import open_target
 from tests.storage import chunks, contents, embedded, exact, fill
@@ -99,7 +100,7 @@ class Night:
         if not dry_run:
             RollbackState.begin(self.folder.workspace, self.folder.id, Orders(**orders))
         record = RunRecord(self.folder, "27", dry_run=dry_run)
-        run_stages(Rollback(record))
+        run_stages(RollbackStep(record))
         self.keep(record)
         return {c.name: c.verdict for c in record.result.checks}
 
@@ -114,7 +115,7 @@ class Night:
         return (self.home / "app.env").read_bytes()
 
 
-def run_stages(rollback: Rollback) -> None:
+def run_stages(rollback: RollbackStep) -> None:
     rollback.plan()
     rollback.stop()
     rollback.prove_source()

@@ -194,12 +194,12 @@ def test_a_closeout_that_was_killed_is_repeated(night: Night, monkeypatch: pytes
     passed(night, "50", "51", "52")
     for name in ("a.tmp", "b.tmp"):
         (night.folder.workspace / name).write_text("x" * 10)
-    from helpers.steps import closeout
+    from helpers.steps import closeout as closing
 
     class Killed(BaseException):
         pass
 
-    original = closeout.remove
+    original = closing.remove
     calls: list[Path] = []
 
     def mortal(path: Path) -> int:
@@ -208,10 +208,10 @@ def test_a_closeout_that_was_killed_is_repeated(night: Night, monkeypatch: pytes
         calls.append(path)
         return original(path)
 
-    monkeypatch.setattr(closeout, "remove", mortal)
+    monkeypatch.setattr(closing, "remove", mortal)
     with pytest.raises(Killed):
         closeout(night)
-    monkeypatch.setattr(closeout, "remove", original)
+    monkeypatch.setattr(closing, "remove", original)
     result = closeout(night)
     assert sorted(Path(p).name for p in result.facts["removed"]) == ["a.tmp", "b.tmp"]
     assert (night.folder.reports / record.SUCCESS).is_file()

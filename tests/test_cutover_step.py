@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from helpers import audit
-from helpers.cutover import CutoverState, put_back, state
+from helpers.cutover import CutoverState, put_back
+from helpers.cutover import state as cutover_state
 from helpers.cutover.control import Control
 from helpers.cutover.files import put_in_place
 from helpers.cutover.state import APPLIED, APPLYING, BACKED_UP, DONE, REVERTED, REVERTING
@@ -261,7 +262,7 @@ def test_a_way_back_that_was_killed_half_way_is_finished(night: RunFolder, monke
         real(temporary, place)
 
     with monkeypatch.context() as patch:
-        patch.setattr(state, "put_in_place", one)
+        patch.setattr(cutover_state, "put_in_place", one)
         with pytest.raises(Killed):
             put_back(night)
     assert state(night) == REVERTING

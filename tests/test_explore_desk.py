@@ -86,7 +86,7 @@ def front(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fron
         given: dict[str, Any] = {"source": {"path": str(folder / "source")}, "target": {"path": str(folder / "target")}}
         given |= {"name": "desk", "schema": "if_ttt", "migration": {"id_policy": "prefix"}, "run_id": "desk"}
         talk.run("\n".join(f"{key} = {value!r}" for key, value in given.items()))
-        talk.run('from helpers import begin\nrun = begin(globals(), step="11")\ndesk = run.explore()')
+        talk.run('from helpers import begin\nstep = begin(globals(), "11")\ndesk = step')
         yield talk
     finally:
         client.stop_channels()

@@ -15,43 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from importlinter.cli import lint_imports
 from ruamel.yaml import YAML
 
+from helpers.run import plan
 from tests.conftest import absent
 
-# Imports run downwards: a module may import what stands in a line above its own, and its neighbours of the same line as
-# long as there is no cycle. A sub-package counts as one. `package` is helpers/__init__.py.
-LAYERS = [
-    ["errors"],
-    ["words", "chunks", "results", "progress", "audit"],
-    ["parameters"],
-    ["escalation"],
-    ["stores"],
-    ["sample", "export_journal"],
-    ["comparison", "snapshot"],
-    ["schema"],
-    ["plots"],
-    ["run"],
-    ["exploring"],
-    ["fence"],
-    ["migration"],
-    ["validation"],
-    ["restore"],
-    ["evidence"],
-    ["cutover"],
-    ["notify"],
-    ["signoffs", "decision"],
-    ["troubleshooting"],
-    ["report"],
-    ["rollback"],
-    ["aftermath"],
-    ["steps"],
-    ["runner"],
-    ["package"],
-    ["cli"],
-    ["__main__"],
-]
-LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line}
 MAXIMUM_LINES = 600  # of a module: fewer than this
 LOCKED = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]+\])?==(\S+)(?: ;.*?)?(?: \\)?$")
 
@@ -275,61 +244,28 @@ def test_every_module_says_what_it_is(root: Path) -> None:
 # -- layers ------------------------------------------------------------------------------------------------------------
 
 
-def layer_of(module: str) -> str:
-    """`helpers.stores.http` -> stores; `helpers` -> package."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else "package"
+def test_imports_run_downwards_and_in_no_circle(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The contracts are in pyproject.toml, and nowhere else."""
+    if lint_imports(config_filename=str(root / "pyproject.toml"), no_cache=True, is_debug_mode=False) != 0:
+        pytest.fail(capsys.readouterr().out, pytrace=False)
 
 
-def imports_of(path: Path, package: Path) -> set[str]:
-    """The modules of `helpers` that a file imports anywhere, inside functions too, as dotted names."""
-    here = ("helpers", *path.relative_to(package).with_suffix("").parts)
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes(), path.name)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = here[: -node.level] if node.level else ()
-            origin = ".".join((*base, *(node.module or "").split("."))).strip(".")
-            names = {f"{origin}.{alias.name}" for alias in node.names}
-            found |= {name for name in names if is_module(name, package)} or {origin}
-    return {name for name in found if name.split(".")[0] == "helpers"}
+def test_every_notebook_has_a_module_of_its_name(root: Path) -> None:
+    """`begin(globals(), "22")` in 22_migrate.ipynb gives `MigrateStep` of helpers/steps/migrate.py; nothing else is there."""
+    modules = {path.stem for path in (root / "helpers" / "steps").glob("*.py")} - {"__init__"}
+    notebooks = {path.stem.partition("_")[2] for path in (root / "notebooks").glob("*.ipynb")}
+    assert modules == notebooks == {step.name for step in plan.STEPS}
+    for step in plan.STEPS:
+        tree = ast.parse((root / "helpers" / "steps" / f"{step.name}.py").read_bytes())
+        assert step.class_name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
-def is_module(name: str, package: Path) -> bool:
-    path = package.parent.joinpath(*name.split("."))
-    return path.is_dir() or path.with_suffix(".py").is_file()
-
-
-@pytest.fixture(scope="module")
-def imports(root: Path) -> dict[str, set[str]]:
-    """Every module of the package -> the modules of the package that it imports."""
+def test_the_architecture_page_lists_the_modules(root: Path) -> None:
+    """Its tree of helpers/ names each package and each module, and nothing that is not there."""
+    page = (root / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = page.split("```text\nhelpers/\n", 1)[1].split("```", 1)[0]
+    listed = set(re.findall(r"^  (\w+(?:/|\.py)) ", tree, re.M))
     package = root / "helpers"
-    found = {}
-    for path in sorted(package.rglob("*.py")):
-        parts = path.relative_to(root).with_suffix("").parts
-        found[".".join(parts).removesuffix(".__init__")] = imports_of(path, package)
-    return found
-
-
-def test_every_module_of_the_package_has_a_layer(imports: dict[str, set[str]]) -> None:
-    nothing(module for module in imports if layer_of(module) not in LEVEL)
-
-
-def test_imports_run_downwards(imports: dict[str, set[str]]) -> None:
-    upwards = [
-        f"{module} imports {other}"
-        for module, others in imports.items()
-        for other in sorted(others)
-        if LEVEL.get(layer_of(other), -1) > LEVEL.get(layer_of(module), len(LAYERS))
-    ]
-    nothing(upwards)
-
-
-def test_imports_have_no_cycle(imports: dict[str, set[str]]) -> None:
-    """Modules are taken away once all that they import is gone; what stays is a cycle, or stands above one."""
-    waiting = {module: (others - {module}) & set(imports) for module, others in imports.items()}
-    while free := [module for module, others in waiting.items() if not others & set(waiting)]:
-        for module in free:
-            del waiting[module]
-    nothing(f"{module} needs {', '.join(sorted(others & set(waiting)))}" for module, others in waiting.items())
+    there = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").is_file()}
+    there |= {path.name for path in package.glob("*.py")}
+    nothing(sorted(listed ^ (there - {"__init__.py"})))

@@ -13,9 +13,8 @@ from helpers.parameters import parameters_from
 from helpers.report.notebook import clean
 from helpers.results import Phase, StepResult, Verdict
 from helpers.run import folders as runs
-from helpers.run import plan
+from helpers.run import kernel, plan
 from helpers.run.folders import RunFolder
-from helpers.runner import notebook
 from helpers.status import status, timeline
 from helpers.steps import index
 from helpers.steps.closeout import RUNBOOK_MINUTES
@@ -151,5 +150,5 @@ def test_it_looks_at_the_run_of_its_parameters() -> None:
 
 
 def test_outside_a_notebook_nothing_is_displayed(capsys: pytest.CaptureFixture[str]) -> None:
-    notebook.show_figure(timeline.figure(timeline.plan_and_measured(None, None), START))
+    kernel.show_figure(timeline.figure(timeline.plan_and_measured(None, None), START))
     assert capsys.readouterr().out == ""

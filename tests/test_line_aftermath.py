@@ -77,7 +77,7 @@ def ends(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
         monkeypatch.setattr(outcome, "run_line", line.run_line)
         monkeypatch.setattr("helpers.runner.rollback.execute", line.execute)
         try:
-            outcome.run_to_outcome(of, [MIGRATE], terminals.Terminal())
+            outcome.run_to_outcome(of, [MIGRATE], terminals.Console())
         except RunbookError as error:
             return line, error
         return line, None

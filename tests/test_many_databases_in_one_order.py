@@ -301,14 +301,14 @@ import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 import numpy as np
-from helpers.migration.database import ensure_database
-from helpers.migration.job import Job
+from helpers.migration.target_lock import ensure_database
+from helpers.migration.importing import Job
 from helpers.parameters import parameters_from
-from helpers.progress import silent
+from helpers.results import silent
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
-from helpers.run.snapshots import take
-from helpers.run.source import open_chosen
+from helpers.snapshots.retention import take
+from helpers.run.open_source import open_chosen
 from helpers.runner import group
 from helpers.stores import open_target
 from helpers.validation.fidelity import Examination, Expectation

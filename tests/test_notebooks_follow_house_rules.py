@@ -97,9 +97,9 @@ def test_the_next_cell_begins_the_step_and_the_last_finishes_it(notebook: Path, 
         "helpers",
         "import",
         "begin",
-        *f'run = begin(globals(), step="{notebook.name[:2]}")'.split(),
+        *f'step = begin(globals(), "{notebook.name[:2]}")'.split(),
     ]
-    assert code(cells)[-1].strip() == "run.finish()"
+    assert code(cells)[-1].strip() == "step.finish()"
 
 
 def test_code_cells_are_short(cells: Cells) -> None:

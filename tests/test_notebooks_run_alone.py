@@ -30,7 +30,7 @@ SEED = 20251201
 # As `runbook rehearse` begins: its source, its keys, its application, its run; none of its steps.
 PREPARE = """\
 from helpers.run import folders
-from helpers.runner.rehearsal import FIRST, prepare
+from helpers.rehearsal.setup import FIRST, prepare
 folder = folders.RunFolder.of(FIRST)
 folders.create(prepare(folder.workspace, 160, 16), folder.id, rehearsal=True)
 """
@@ -128,7 +128,7 @@ def rehearsed(tmp_path: Path, root: Path) -> Clone:
 SIGN = """\
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.runner.rehearsal import approve
+from helpers.rehearsal.setup import approve
 approve(RunFolder.of("rehearsal"), plan.find("24"))
 """
 

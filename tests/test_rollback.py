@@ -334,11 +334,12 @@ def test_a_change_that_the_client_took_back_is_taken_back_at_the_source_too(nigh
         original = store.read("alpha", ["a7"])
         store.delete("alpha", ["a7"])
         store.add("alpha", chunks(1, 4, seed=5, prefix="n"))
-    from helpers.rollback import Orders, Rollback
+    from helpers.rollback import Orders
     from helpers.run.record import RunRecord
+    from helpers.steps.rollback import RollbackStep
 
     RollbackState.begin(night.folder.workspace, "night", Orders(replay=True))
-    rollback = Rollback(RunRecord(night.folder, "27"))
+    rollback = RollbackStep(RunRecord(night.folder, "27"))
     rollback.stop()
     rollback.prove_source()
     rollback.client_writes()

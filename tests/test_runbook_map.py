@@ -129,7 +129,7 @@ def test_every_reason_code_leads_to_a_notebook_of_its_row(mapped: list[Row]) -> 
 
 
 def test_every_trigger_named_is_one(root: Path, mapped: list[Row]) -> None:
-    tree = ast.parse((root / "helpers" / "rollback" / "triggers.py").read_text(encoding="utf-8"))
+    tree = ast.parse((root / "helpers" / "rollback" / "outline.py").read_text(encoding="utf-8"))
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Trigger"]
     given = {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
     assert {name for row in mapped for name in row.names("trigger")} <= given

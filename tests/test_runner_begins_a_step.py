@@ -15,7 +15,9 @@ from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run.folders import RunLock
 from helpers.runner.notebook import Run
+from helpers.steps.explore_source import ExploreSourceStep
 from helpers.steps.index import IndexStep
+from helpers.steps.source_health import SourceHealthStep
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def variables(source: Path) -> dict[str, Any]:
 
 
 def begun(variables: dict[str, Any], step: str) -> Run:
-    run = begin(variables, step=step)
+    run = begin(variables, step=step).run
     assert isinstance(run, Run)
     return run
 
@@ -75,9 +77,9 @@ def test_what_a_script_has_imported_is_no_parameter(variables: dict[str, Any]) -
 def test_who_looks_at_a_source_needs_no_target(variables: dict[str, Any], tmp_path: Path, step: str) -> None:
     run = begun({**variables, "target": {}, "run_id": "look"}, step)
     if step == "11":
-        assert run.explore().facts()["chunks"].sum() == 60
+        assert ExploreSourceStep(run).facts()["chunks"].sum() == 60
     else:
-        assert len(run.health().reach())
+        assert len(SourceHealthStep(run).reach())
     run.close()
     assert not list(tmp_path.rglob("no-target-named")), "nothing is made there"
     begun({**variables, "target": {}, "run_id": "look"}, "11").close()
@@ -141,9 +143,9 @@ def test_a_step_at_work_keeps_others_out_until_it_has_finished(variables: dict[s
 
 
 def test_beginning_again_in_the_same_notebook_starts_afresh(variables: dict[str, Any]) -> None:
-    run = begun({**variables, "run_id": "one"}, "10")
-    run.check("looked", Verdict.FAIL)
-    again = begun({**variables, "run_id": "one", "run": run}, "10")
+    step = begin({**variables, "run_id": "one"}, "10")
+    step.run.check("looked", Verdict.FAIL)
+    again = begun({**variables, "run_id": "one", "step": step}, "10")
     assert again.result.checks == []
     again.close()
 

@@ -14,6 +14,7 @@ from helpers.errors import Terminal, Transient
 from helpers.migration.importing import Importer
 from helpers.results import Verdict
 from helpers.run.folders import RunFolder, RunLock
+from helpers.steps.count_mismatch import CountMismatchStep
 from helpers.steps.out_of_memory import OutOfMemoryStep
 from helpers.troubleshooting.troubleshooter import Troubleshooter
 from tests.proxies import SLOW, FaultyProxy
@@ -188,7 +189,7 @@ def test_a_run_at_work_is_looked_at_and_not_touched() -> None:
         run.open()
         assert run.watches_only
         assert folder.stop_file.exists()
-        desk = run.troubleshoot()
+        desk = CountMismatchStep(run)
         with pytest.raises(Terminal, match="two processes in one destroy it"):
             desk.probe()
         assert not desk.precondition()["holds"].iloc[0]

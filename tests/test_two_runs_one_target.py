@@ -24,6 +24,7 @@ from helpers.parameters.endpoint import Endpoint
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.runner.notebook import Run
+from helpers.steps.fence_writes import FenceWritesStep
 from helpers.stores import CollectionInfo, open_target
 from tests.conftest import ROOT
 from tests.servers import ChromaServer
@@ -105,7 +106,7 @@ def test_a_fence_that_cannot_be_put_up_gives_the_target_back() -> None:
     run = Run(folder, "20")
     run.open()
     with pytest.raises(Exception, match="lock command"):
-        run.fence().put_up()
+        FenceWritesStep(run).put_up()
     run.close()
     with open_target(folder.parameters().target) as store:
         assert store.lock_holder() is None

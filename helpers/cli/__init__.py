@@ -50,30 +50,30 @@ def parser() -> argparse.ArgumentParser:
     )
     rehearse.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
 
-    run = _command(
+    begun = _command(
         commands, "run", run.run, "run the steps of a migration in order",
         "It stops at the first gate that fails or that waits for signatures. --from works on an existing run with its "
         "earlier results, and needs no parameters file.",
     )  # fmt: skip
-    run.add_argument(
+    begun.add_argument(
         "parameters",
         nargs="?",
         type=Path,
         metavar="PARAMETERS.yaml",
         help="the parameters file; not needed with --from",
     )
-    run.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
-    run.add_argument(
+    begun.add_argument("--run-id", default="", metavar="ID", help="id of the run; generated if not given")
+    begun.add_argument(
         "--from", dest="first", default="", metavar="STEP", help="run again from this step (number or name)"
     )
-    run.add_argument("--until", default="", metavar="STEP", help="stop after this step")
-    run.add_argument(
+    begun.add_argument("--until", default="", metavar="STEP", help="stop after this step")
+    begun.add_argument(
         "--dry-run",
         action="store_true",
         help="stop after step 14; nothing is written to the target and no notice is sent",
     )
-    _settings(run)
-    _outside_window(run)
+    _settings(begun)
+    _outside_window(begun)
 
     resume = _command(
         commands, "resume", run.resume, "continue a run from the first step that has not passed",

@@ -19,9 +19,23 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal, WorldError
-from helpers.evidence import secret_scan, statement
+from helpers.evidence import secret_scan
 from helpers.evidence.signing import REVOKED
-from helpers.evidence.statement import FIRST, SEALS, Measured, Seal, changed, digest_of, measure, read_seal, statement
+from helpers.evidence.statement import (
+    FIRST,
+    NAME,
+    SEALS,
+    Measured,
+    Seal,
+    changed,
+    digest_of,
+    measure,
+    read_seal,
+    recipe,
+    stamp,
+    statement,
+    statement_of,
+)
 from helpers.parameters import RESUMABLE, Parameters
 from helpers.results import StepResult, passed, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
@@ -101,7 +115,7 @@ def seal(folder: RunFolder, step: str = "") -> Seal:
             "secrets": {"searched": searched.searched, "unknown": searched.unknown},
             **_about(folder, parameters),
         }
-        path = folder.reports / SEALS / f"{number:04d}-{statement.stamp(now)}.json"
+        path = folder.reports / SEALS / f"{number:04d}-{stamp(now)}.json"
         write_text(path, statement(measure(folder.reports), predicate).decode("utf-8"))
         found = read_seal(path)
         _write_recipe(folder.reports, found)
@@ -116,7 +130,7 @@ def void(folder: Path, sealed: Seal) -> list[str]:
     """
     facts = sealed.predicate["run"]
     found = [name for name in changed(folder, sealed) if name != "run.json"]
-    if identity(statement.statement_of(folder / "run.json")) != {name: facts.get(name) for name in _IDENTITY}:
+    if identity(statement_of(folder / "run.json")) != {name: facts.get(name) for name in _IDENTITY}:
         found.append("run.json")
     if sealed.after == "14":
         same = "parameters.yaml" in found and facts["binding"] == _binding_of(folder)
@@ -267,8 +281,8 @@ def _tree(package: Path) -> str:
 
 
 def _write_recipe(folder: Path, newest: Seal) -> None:
-    text = statement.recipe(folder, newest)
-    path = folder / statement.NAME
+    text = recipe(folder, newest)
+    path = folder / NAME
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 

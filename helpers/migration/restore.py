@@ -6,7 +6,7 @@ same command after a kill goes on: what is present is looked up by id, what is a
 afterwards, also those that an earlier attempt wrote.
 
 Vectors that the source had lost cannot be restored, nor can what a local Chroma does not hold of a collection of Chroma
-Cloud (`stores.indexes`). Unless the operator accepts that (`without_lost`, `drop_indexes`), nothing is written.
+Cloud (`stores.creation`). Unless the operator accepts that (`without_lost`, `drop_indexes`), nothing is written.
 """
 
 from __future__ import annotations

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import formatting
@@ -20,6 +19,9 @@ from helpers.parameters.sections import Contacts
 from helpers.results import utc_now
 from helpers.run.folders import RunFolder
 from helpers.run.window import Hours
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # -- escalation --------------------------------------------------------------------------------------------------------
 
@@ -45,6 +47,8 @@ def level(minutes: float, *, critical: bool) -> tuple[int, str, str]:
 
 def levels(contacts: Contacts | None, now: int = 0) -> pd.DataFrame:
     """Appendix C: each level, when it holds, whom to call; `now` is marked. Without parameters the keys to fill in."""
+    import pandas as pd
+
     rows = [(number, f"from {minutes} min", what, key) for minutes, number, what, key in LEVELS]
     rows.append((CRITICAL[0], "on a rollback trigger", CRITICAL[1], CRITICAL[2]))
     table = [[f"{number}", when, what, (getattr(contacts, key) if contacts else "") or f"(contacts.{key} is not named)",

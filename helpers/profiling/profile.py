@@ -36,7 +36,7 @@ from helpers.stores import CollectionInfo
 #
 # Counts are exact, whatever the size. Above `LIMIT` chunks two things are sampled, by stable hashes and not by chance:
 # duplicates are sought among one content in `every`, and norms are kept of one chunk in a few (20,000 a collection). Of each
-# finding the first places are remembered, and what compares chunks with each other gets a sample (`exploring.sample`).
+# finding the first places are remembered, and what compares chunks with each other gets a sample (`profiling.sample`).
 
 
 LIMIT = 200_000  # chunks whose ids and contents are remembered

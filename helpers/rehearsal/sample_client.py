@@ -1,7 +1,7 @@
 """An application at work on a Chroma server, for rehearsals: it writes through one URL and reads through the URL in a .env.
 
-`python -m helpers.rehearsal.sample_client URL ENV COLLECTION RECORD` works until its parent ends or it is asked to stop. RECORD is
-JSON, rewritten twice a second: `accepted` and `refused` writes (times, UTC), `errors` of writes and `reads`, by kind.
+`python -m helpers.rehearsal.sample_client URL ENV COLLECTION RECORD` works until its parent ends or it is asked to stop.
+RECORD is JSON, rewritten twice a second: `accepted` and `refused` writes (times, UTC), `errors` of writes and `reads`, by kind.
 Writes change metadata and add chunks; nothing is deleted, and no vector of another chunk is touched.
 """
 

@@ -132,7 +132,7 @@ def failure(error: BaseException) -> dict[str, str]:
         return {
             "code": "notebook_exited",
             "type": "SystemExit",
-            "line": "a cell called exit; a step ends with run.finish()",
+            "line": "a cell called exit; a step ends with step.finish()",
         }
     if isinstance(error, KeyboardInterrupt):
         return {"code": "interrupted", "type": "Interrupted", "line": "the kernel was interrupted"}

@@ -187,7 +187,7 @@ class Execution:
             )
         if said is None or not said.finished:
             return _error(
-                "no_result", f"{name} ended without a result; its last cell must be run.finish()", "WorldError"
+                "no_result", f"{name} ended without a result; its last cell must be step.finish()", "WorldError"
             )
         return None
 

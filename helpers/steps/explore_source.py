@@ -25,7 +25,7 @@ from helpers.run.reason_codes import row_of
 
 # Step 11, what only shows when chunks are compared: lengths, values, twins, neighbours, outliers, the map.
 #
-# All of it works on the sample (`exploring.sample`); figures and tables say how large it is.
+# All of it works on the sample (`profiling.sample`); figures and tables say how large it is.
 
 
 class ComparedChunks(Profile):
@@ -75,7 +75,7 @@ class ComparedChunks(Profile):
     # -- what lies near what -------------------------------------------------------------------------------------------
 
     def near_duplicates(self) -> pd.DataFrame:
-        """Chunks with a near twin before them in the sample (`exploring.near` states the thresholds): one row a chunk."""
+        """Chunks with a near twin before them in the sample (`profiling.similarity` states the thresholds): one row a chunk."""
         return self._pairs.copy()
 
     @cached_property
@@ -175,7 +175,7 @@ class ExploreSourceStep(ComparedChunks):
     def pick(self) -> None:
         """A list of the collections; below it facts, figure and chunks of the chosen one, to sort and search.
 
-        Where nobody looks on (`exploring.front_end`): the facts of every collection as one table, the first chunks of the
+        Where nobody looks on (`profiling.widgets`): the facts of every collection as one table, the first chunks of the
         12 largest and the figures of the two largest. Completeness and norms of all are drawn further below.
         """
         names = list(self.scan.collections)

@@ -19,7 +19,8 @@ from typing import Any
 from helpers.errors import RUNBOOK, Terminal, one_line
 from helpers.results import utc_now
 from helpers.stores.base import LOCK_COLLECTION, CollectionInfo, declared, legacy_parameters
-from helpers.stores.door import Client, Collection, FastAPI, NotFoundError
+from helpers.stores.door import Client, FastAPI, NotFoundError
+from helpers.stores.door import Collection as DoorCollection
 from helpers.stores.limits import attempt, translate
 
 # -- indexes -----------------------------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def _without(schema: dict[str, Any] | None) -> dict[str, Any] | None:
 # -- creation ----------------------------------------------------------------------------------------------------------
 
 
-def raw_schema(collection: Collection) -> dict[str, Any] | None:
+def raw_schema(collection: DoorCollection) -> dict[str, Any] | None:
     """The schema as the server keeps it, or None where it keeps none (servers before 1.2 or so)."""
     schema = collection.get_model().serialized_schema
     return json.loads(json.dumps(schema)) if schema else None

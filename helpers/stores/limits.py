@@ -80,18 +80,18 @@ class Limits:
         named = _REFUSAL.search(refusal)
         told = _QUOTAS.get(named["quota"]) if named else None
         most = int(named["most"].replace(",", "")) if named and named["most"] else None
-        kin = {field for kind in _KINDS if set(kind) & set(carried) for field in kind}
+        kin = {limit for kind in _KINDS if set(kind) & set(carried) for limit in kind}
         change: dict[str, int] = {}
-        for field in told if told is not None else tuple(carried):
-            if field in _SHARED and field not in kin:
+        for limit in told if told is not None else tuple(carried):
+            if limit in _SHARED and limit not in kin:
                 continue  # one quota of Cloud stands for several of ours; this request was of another kind
-            now = getattr(self, field)
-            asked = carried.get(field)
+            now = getattr(self, limit)
+            asked = carried.get(limit)
             new = most if most is not None and most < (now if asked is None else asked) else None
             if new is None and asked is not None:
                 new = asked // 2
             if new is not None and 1 <= new < now:
-                change[field] = new
+                change[limit] = new
         return dataclasses.replace(self, **change)
 
     def known(self) -> dict[str, int]:
@@ -306,9 +306,6 @@ def written_once(
 # now and the request must be composed anew.
 
 
-_T = TypeVar("T")
-
-
 @dataclass(slots=True)
 class Usage:
     """What was asked of a store since it was opened. `bytes` are of answers as they came over the network, 0 for a directory.
@@ -351,16 +348,14 @@ class Requests:
         self._free = threading.Condition()
         self._inside: Counter[tuple[str, bool]] = Counter()
 
-    def send(
-        self, call: Callable[[], _T], where: str, *, again: bool = True, write: bool = False, **carried: int
-    ) -> _T:
+    def send(self, call: Callable[[], T], where: str, *, again: bool = True, write: bool = False, **carried: int) -> T:
         """The call's result, errors translated, transient ones tried again where `again` says so.
 
         `carried` names the limits that the request makes use of, with what it asks for. Raises `Narrower` where a refusal
         taught a narrower one of these, `QuotaExceeded` where the refusal is about something else.
         """
 
-        def counted() -> _T:
+        def counted() -> T:
             with self._place(where, write):
                 self.usage.add(requests=1)
                 return call()

@@ -27,7 +27,6 @@ from helpers.schema import Context, Schema, Transformed
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.comparison import Comparison, Floats, WrongVectors
 from helpers.snapshots.snapshot import Snapshot
-from helpers.stores import CollectionInfo
 from helpers.stores.base import CollectionInfo, Reader, Space
 from helpers.validation.configuration import compare_configuration
 from helpers.validation.field_tests import FieldTests

@@ -230,7 +230,7 @@ class Truth:
             self.nearest[p] = sorted(best)[: self._k]
 
     def _distances(self, vectors: npt.NDArray[np.float64], norms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Probes to vectors (p, n), by one matrix product; as `stores.space.distance` otherwise."""
+        """Probes to vectors (p, n), by one matrix product; as `stores.base.distance` otherwise."""
         dot = self._q @ vectors.T
         if self._space == "ip":
             return np.asarray(1.0 - dot)

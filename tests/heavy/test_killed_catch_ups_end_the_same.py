@@ -35,7 +35,7 @@ snapshot: {directory: kept}
 STEPS = """\
 import sys
 from pathlib import Path
-from helpers.migration.phases import Migration
+from helpers.steps.migrate import MigrateStep as Migration
 from helpers.parameters import load_parameters
 from helpers.results import Verdict, utc_now
 from helpers.run import folders

@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import Any
 from helpers.parameters import load_parameters
 from helpers.run import folders, plan
-from helpers.runner.execute import Execution
+from helpers.runner.pipeline import Execution
 run = folders.create(load_parameters(Path("trial.yaml")), "one")
 for number in ("21", "22", "23"):
     execution = Execution(run, plan.find(number))
