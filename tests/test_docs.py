@@ -6,6 +6,7 @@ Every example is parsed or run, every link and path leads somewhere, generated p
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import importlib.util
 import inspect
@@ -288,6 +289,21 @@ def test_every_command_named_in_a_sentence_is_one() -> None:
                 make_target(shlex.split(arguments[0]))
                 found += 1
     assert found > 30
+
+
+def test_messages_name_the_command_in_the_form_of_the_documentation() -> None:
+    """What a person may copy from a message, a page or a notice runs as it stands, from the toolkit's folder."""
+    names = "|".join(sorted({name.split()[0] for name in commands()}))
+    bare = re.compile(rf"(?<![\w./-])runbook (?=({names})\b)")
+    found = []
+    for path in sorted((ROOT / "helpers").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        found += [f"{path.name}:{node.lineno}" for node in ast.walk(tree) if isinstance(node, ast.Constant)
+                  and id(node) not in prose and isinstance(node.value, str) and bare.search(node.value)]  # fmt: skip
+    for path in sorted((ROOT / "helpers").rglob("templates/*")):
+        found += [path.name for line in path.read_text(encoding="utf-8").splitlines() if bare.search(line)]
+    assert found == []
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
