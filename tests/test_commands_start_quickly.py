@@ -25,12 +25,19 @@ SLOW = ("chromadb", "papermill", "nbformat", "nbconvert", "matplotlib", "pandera
             "helpers.report.pages",
             "helpers.status.overview",
         ],
-        ["helpers.cli", "helpers.cli.evidence"],
+        ["helpers.cli", "helpers.cli.evidence", "helpers.report"],
         ["helpers.runner.notebook"],
     ],
     ids=["the command itself", "status", "sign", "verify", "a notebook"],
 )
 def test_a_command_at_the_prompt_imports_nothing_slow(modules: list[str]) -> None:
     code = f"import sys, {', '.join(modules)}\nprint(*[m for m in {SLOW!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+def test_help_and_usage_errors_load_no_numbers_pages_or_http() -> None:
+    wanted = ("pandas", "numpy", "pyarrow", "jinja2", "httpx")
+    code = f"import sys, helpers.cli\nhelpers.cli.parser()\nprint(*[m for m in {wanted!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")

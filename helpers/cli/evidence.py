@@ -22,7 +22,6 @@ from helpers.evidence.seals import CHANGING, after, seals
 from helpers.evidence.statement import FIRST, SEALS, Seal, changed, digest_of, files, read_seal
 from helpers.formatting import size
 from helpers.parameters import Parameters
-from helpers.report import run_page
 from helpers.results import StepResult, passed
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -223,6 +222,8 @@ def _gate(folder: Path, parameters: Parameters, gate: str, needed: bool, found: 
 
 def _derived(folder: Path, newest: Seal) -> Iterator[str]:
     """What is made from the other files is made again and compared."""
+    from helpers.report import run_page  # half a second, which no other command waits for
+
     made: dict[str, Callable[[], str]] = {
         statement.NAME: lambda: statement.recipe(folder, newest),
         "index.html": lambda: run_page(folder),
