@@ -152,9 +152,9 @@ def test_the_examples_in_the_documentation_are_what_the_command_says(
 
 
 def test_what_is_not_explained_is_not_to_be_migrated() -> None:
-    swapped = CollectionHealth("notes", 50, 50, 50, probed=20, unfound=20, asked=True)
+    swapped = CollectionHealth("notes", 50, 50, 50, probed=20, unfound=20, contradicted=20, asked=True)
     found = Diagnosis(
-        {}, [swapped], [Problem(Severity.LOST, "20 of 20 stored vectors are not found by a search", "notes")]
+        {}, [swapped], [Problem(Severity.LOST, "20 of 20 stored vectors are found under another id", "notes")]
     )
     told = screen(Endpoint(path="/data"), found)
     assert told.startswith("Damaged: it does not give what it says it holds. Do not migrate it")

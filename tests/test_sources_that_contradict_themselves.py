@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import chromadb
 import pytest
 
 from helpers.errors import Terminal
@@ -72,3 +73,23 @@ def test_one_whose_vectors_come_back_under_the_ids_of_others(proxy: FaultyProxy,
             told = check(run, FOUND)
             assert told.verdict is verdict, run.step
             assert ("notes: " in told.detail) == (fault == SWAPPED)
+
+
+@pytest.mark.usefixtures("own_folders")
+def test_a_poor_graph_that_misses_most_is_a_warning(tmp_path: Path) -> None:
+    """It contradicts nothing: what is listed comes, and a migration builds a better graph."""
+    poor = {"hnsw": {"max_neighbors": 2, "ef_construction": 2, "ef_search": 2}}
+    client = chromadb.PersistentClient(str(tmp_path / "source"))
+    many = chunks(1500, 256)
+    collection = client.create_collection("notes", embedding_function=None, configuration=poor)  # type: ignore[arg-type]
+    collection.add(ids=many.ids, embeddings=many.embeddings)
+    client.close()
+    places = {"target": {"path": str(tmp_path / "new")}, "snapshot": {"directory": str(tmp_path / "snapshots")}}
+    parameters = parameters_from({"name": "n", "source": {"path": str(tmp_path / "source")}, **places})
+    health, dry = (RunRecord(runs.create(parameters, f"poor-{step}"), step) for step in ("10", "13"))
+    SourceHealthStep(health).diagnosis()
+    DryRunStep(dry).measure_source()
+    told = check(health, FOUND)
+    assert told.verdict is Verdict.WARNING
+    assert told.measured > 10
+    assert check(dry, FOUND).verdict is Verdict.PASS

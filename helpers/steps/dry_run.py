@@ -27,6 +27,7 @@ from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.stores import open_embedded
+from helpers.stores.diagnosis import TIE
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
 from helpers.validation.search import baseline
@@ -108,16 +109,19 @@ class DryRunStep(NotebookStep):
         return pd.DataFrame(rows, columns=["collection", "space", "probes", *_SHARES.values()])
 
     def _own_vectors(self, collections: dict[str, Any]) -> None:
-        """Whether a search for a stored vector finds its chunk, or one that is as near. HNSW misses a few, never half of them."""
-        missed = {name: (sum(p["self"] is False for p in found["probes"]), len(found["probes"]))
-                  for name, found in collections.items()}  # fmt: skip
-        swapped = {name: (n, of) for name, (n, of) in missed.items() if 2 * n > of}
+        """Whether a search for a stored vector names another chunk at no distance, whose vector in the snapshot is elsewhere.
+
+        A poor graph misses chunks, too, but contradicts nothing. One in ten may be chunks that a writer changed meanwhile.
+        """
+        named = {name: (sum(p["self"] is False and p["plain"][0][1] <= TIE for p in found["probes"] if p["plain"]),
+                        len(found["probes"])) for name, found in collections.items()}  # fmt: skip
+        swapped = {name: (n, of) for name, (n, of) in named.items() if n > max(1, of // 10)}
         self.run.check(
             "a search finds the vectors that are stored", Verdict.FAIL if swapped else Verdict.PASS, measured=len(swapped),
             threshold=0, unit="collections", reason="vectors_not_found" if swapped else "",
-            detail="; ".join(f"{one_line(name, 60)}: {n} of {of} not found" for name, (n, of) in swapped.items())
+            detail="; ".join(f"{one_line(name, 60)}: {n} of {of} found under another id" for name, (n, of) in swapped.items())
             + (". Vectors may come back under the ids of others: do not migrate before this is explained." if swapped else ""),
-            ids=[{"collection": name, "not found": n, "of": of} for name, (n, of) in swapped.items()],
+            ids=[{"collection": name, "under another id": n, "of": of} for name, (n, of) in swapped.items()],
         )  # fmt: skip
 
     def _measurable(self, collections: dict[str, Any]) -> None:

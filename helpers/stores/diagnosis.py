@@ -58,7 +58,8 @@ class CollectionHealth:
     `reported` is the store's own count, `listed` how many ids it lists (None: not asked), `read` how many were read with
     their vectors. Of these `rescued` have an exact vector from the files of a damaged index, `normalised` one that has lost
     its norm, `lost` none at all; `texts` and `metadata` are how many have any. `probed` vectors were searched for, of which
-    the collection does not find `unfound`. `asked`: for every chunk, and not for a sample. `unreadable` says why reading
+    the collection does not find `unfound`; for `contradicted` of these it names another id at no distance, although the
+    vector that it gives for that id is elsewhere. `asked`: for every chunk, and not for a sample. `unreadable` says why reading
     ended. `not_local` is what a local Chroma cannot hold of it.
     """
 
@@ -73,6 +74,7 @@ class CollectionHealth:
     metadata: int = 0
     probed: int = 0
     unfound: int = 0
+    contradicted: int = 0
     dimension: int | None = None
     space: str = ""
     asked: bool = False
@@ -86,8 +88,11 @@ class CollectionHealth:
 
     @property
     def swapped(self) -> bool:
-        """Whether far more vectors than a graph misses are not found under their own id."""
-        return 2 * self.unfound > self.probed
+        """Whether vectors come back under the ids of others. A poor graph misses chunks too, but contradicts nothing.
+
+        One contradiction, or one in ten, may be a chunk that a writer changed meanwhile.
+        """
+        return self.contradicted > max(1, self.probed // 10)
 
     @property
     def unexplained(self) -> bool:
@@ -291,7 +296,8 @@ def _collection(
             health.add(batch, fates)
             if not start:
                 sample = batch.take(np.flatnonzero(~batch.lost)[:PROBES])
-                health.probed, health.unfound = len(sample), _unfound(store, info, sample)
+                health.probed = len(sample)
+                health.unfound, health.contradicted = _unfound(store, info, sample)
             progress.advance(len(batch))
             if not full and time.monotonic() > deadline and start < stride - 1:
                 break
@@ -303,13 +309,14 @@ def _collection(
         return health, None
 
 
-def _unfound(store: Reader, info: CollectionInfo, sample: ChunkBatch) -> int:
-    """How many of these stored vectors a search does not find. By inner product the nearest need not be the vector itself.
+def _unfound(store: Reader, info: CollectionInfo, sample: ChunkBatch) -> tuple[int, int]:
+    """How many of these stored vectors a search does not find, and how many of those answers contradict what is stored.
 
-    Another chunk in its place counts where its own vector is as near; else vectors come back under the ids of others.
+    Another chunk in its place counts as found where its own vector is as near; an answer that claims so falsely is a
+    contradiction. By inner product the nearest need not be the vector itself: (0, 0).
     """
     if info.space == "ip" or not len(sample):
-        return 0
+        return 0, 0
     answers = store.query(info.name, sample.embeddings, min(10, store.limits().query_results))
     missed = {
         row: answer[0][0] if answer and answer[0][1] <= TIE else None
@@ -322,7 +329,8 @@ def _unfound(store: Reader, info: CollectionInfo, sample: ChunkBatch) -> int:
         chunk in at and bool(distance(info.space, others.embeddings[[at[chunk]]], sample.embeddings[row])[0] <= TIE)
         for row, chunk in missed.items()
     )
-    return len(missed) - ties
+    claimed = sum(chunk is not None for chunk in missed.values())
+    return len(missed) - ties, claimed - ties
 
 
 def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Problem]:
@@ -347,7 +355,7 @@ def _problems(c: CollectionHealth, info: CollectionInfo | None) -> Iterator[Prob
                       "The direction is known, the length is lost: cosine search would answer as before. They are kept in "
                       "workspace/<run id>/quarantine, unless you decide to migrate them with the length 1.")  # fmt: skip
     if c.swapped:
-        yield Problem(Severity.LOST, f"{c.unfound} of {c.probed} stored vectors are not found by a search", c.name,
+        yield Problem(Severity.LOST, f"{c.contradicted} of {c.probed} stored vectors are found under another id", c.name,
                       "Vectors may come back under the ids of others. Do not migrate it before this is explained.")  # fmt: skip
     elif c.unfound:
         yield Problem(Severity.DAMAGED, f"{c.unfound} of {c.probed} stored vectors are not found by a search", c.name,
