@@ -74,6 +74,26 @@ def test_portions_change_under_readers_that_notice_nothing(tmp_path: Path, monke
         assert set(counts) == {2}
 
 
+def test_an_engine_that_does_not_open_anew_is_one_error_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many(tmp_path / "db", 4)
+    monkeypatch.setattr(door, "_indexes", lambda: 2)
+
+    def locked(engine: object) -> None:
+        raise RuntimeError("database is locked")
+
+    with embedded(tmp_path / "db") as store:
+        first, second, third, fourth = store.names()
+        assert (store.count(first), store.count(second)) == (2, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(door.RustBindingsAPI, "start", locked)
+            for _ in range(2):
+                with pytest.raises(Terminal, match="database is locked"):
+                    store.count(third)
+        assert (store.count(third), store.count(fourth)) == (2, 2)
+
+
 def test_a_limit_too_low_for_one_index_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (100, 100))
     with pytest.raises(Terminal, match="only 100 files may be open") as caught, embedded(tmp_path / "db"):

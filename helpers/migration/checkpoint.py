@@ -232,10 +232,13 @@ class Checkpoint:
 
     def stats(self) -> dict[str, Any]:
         """Average batch time (s), throughput (chunks/s) and estimated remaining time (s) of this attempt."""
+        return self._pace(self.processed)
+
+    def _pace(self, processed: int) -> dict[str, Any]:
         elapsed = time.monotonic() - self._begun
-        done = self.processed - self._before
+        done = processed - self._before
         rate = done / elapsed if done > 0 and elapsed > 0 else 0.0
-        left = max(0, self.total_chunks - self.processed)
+        left = max(0, self.total_chunks - processed)
         return {
             "average_batch_seconds": round(sum(self._batches) / len(self._batches), 3) if self._batches else None,
             "chunks_per_second": round(rate, 1) if rate else None,
@@ -264,18 +267,19 @@ class Checkpoint:
             os.fsync(file.fileno())
 
     def _figures(self) -> dict[str, Any]:
+        processed, failed = self.processed, self.failed
         return {
             "id": self._id,
             "timestamp": utc_now(),
             "phase": self.phase,
             "total_chunks": self.total_chunks,
-            "processed_chunks": self.processed,
-            "successful_chunks": self.processed - self.failed,
-            "failed_chunks": self.failed,
+            "processed_chunks": processed,
+            "successful_chunks": processed - failed,
+            "failed_chunks": failed,
             "quarantined": self.quarantined,
             "last_batch_index": self.last_batch_index,
             "errors": self.errors,
-            "stats": self.stats(),
+            "stats": self._pace(processed),
             "resumed": self.resumed,
         }
 
