@@ -23,6 +23,7 @@ from helpers.errors import RunbookError, Terminal, one_line
 from helpers.parameters import Parameters
 from helpers.results import Verdict, write_json
 from helpers.run.record import RunRecord
+from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
 from helpers.stores.embedding_functions import Function, own_function
@@ -46,7 +47,7 @@ class Reembedded(Snapshot):
         file = self._made / part.file
         if not part.lost or not file.is_file():
             return batch
-        made = from_table(pq.read_table(file, partitioning=None))
+        made = from_table(read_parquet(file))
         rows = {chunk: row for row, chunk in enumerate(made.ids)}
         places = [i for i in np.flatnonzero(batch.lost) if batch.ids[i] in rows]
         if batch.dimension != made.dimension and len(places):  # no vector of the collection could be read
@@ -100,7 +101,7 @@ def _part(
     """The new vectors of one part, from an earlier attempt where that made them."""
     file = folder / part.file
     if file.is_file():
-        return from_table(pq.read_table(file, partitioning=None))
+        return from_table(read_parquet(file))
     batch = snapshot.read(part)
     rows = [i for i in np.flatnonzero(batch.lost) if (batch.documents[i] or "").strip()]
     texts = [str(batch.documents[i]) for i in rows]

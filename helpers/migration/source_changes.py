@@ -29,6 +29,7 @@ from helpers.results import Progress, silent, utc_now, write_json
 from helpers.run.open_source import open_chosen
 from helpers.run.record import RunRecord
 from helpers.snapshots.comparison import CHUNK_MISSING, compare_batch
+from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import Part, Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import Space
@@ -408,7 +409,7 @@ def _places(staged: Staged, target: str, refused: Collection[tuple[str, str]]) -
     """Where each chunk of a target stands in its staged files; those that the target refused left out."""
     found: dict[str, _Place] = {}
     for number, (file, collection, _) in enumerate(staged.files.get(target, [])):
-        table = pq.read_table(staged.folder / file, columns=["id", "source_id"], partitioning=None)
+        table = read_parquet(staged.folder / file, ["id", "source_id"])
         ids, sources = table.column("id").to_pylist(), table.column("source_id").to_pylist()
         for row, (chunk, source) in enumerate(zip(ids, sources, strict=True)):
             if (collection, source) not in refused:
@@ -423,12 +424,12 @@ def _target(
 
     @lru_cache(maxsize=_OPEN_FILES)
     def load(file: int) -> ChunkBatch:
-        return from_table(pq.read_table(old.folder / old.files[name][file][0], partitioning=None))
+        return from_table(read_parquet(old.folder / old.files[name][file][0]))
 
     staying: set[str] = set()
     another = False
     for file, collection, _ in new.files[name]:
-        table = pq.read_table(new.folder / file, partitioning=None)
+        table = read_parquet(new.folder / file)
         batch = from_table(table)
         staying.update(batch.ids)
         differ = _differing(batch, there, load, space)

@@ -27,6 +27,7 @@ from helpers.chunks import ChunkBatch
 from helpers.results import Progress, silent, write_json, write_text
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.rules import failure_table
+from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo
 
@@ -84,7 +85,7 @@ class Quarantine:
     def chunks(self) -> Iterator[pa.Table]:
         """The quarantined chunks, file by file."""
         for file in sorted(self.folder.glob("*.parquet")):
-            yield pq.read_table(file)
+            yield read_parquet(file)
 
     def _lines(self) -> Iterator[dict[str, str]]:
         for name in ("checked.jsonl", "refused.jsonl"):
@@ -146,7 +147,7 @@ class Staged:
             if skipped + rows <= start:
                 skipped += rows
                 continue
-            batch = from_table(pq.read_table(self.folder / file, partitioning=None))
+            batch = from_table(read_parquet(self.folder / file))
             yield batch.slice(max(0, start - skipped), rows)
             skipped += rows
 
@@ -157,7 +158,7 @@ class Staged:
         for file, collection, rows in self.files[target]:
             low, high = max(start, at), min(stop, at + rows)
             if low < high:
-                ids = pq.read_table(self.folder / file, columns=["source_id"], partitioning=None).column(0)
+                ids = read_parquet(self.folder / file, ["source_id"]).column(0)
                 found += [(collection, i) for i in ids.slice(low - at, high - low).to_pylist()]
             at += rows
         return found
@@ -165,7 +166,7 @@ class Staged:
     def ids(self, target: str) -> Iterator[tuple[str, list[str]]]:
         """Per staged file: the source collection and the ids as they will be in the target."""
         for file, collection, _ in self.files[target]:
-            table = pq.read_table(self.folder / file, columns=["id"], partitioning=None)
+            table = read_parquet(self.folder / file, ["id"])
             yield collection, cast(list[str], table.column(0).to_pylist())
 
     def save(self) -> None:

@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-import pyarrow.parquet as pq
-
 from helpers.chunks import ChunkBatch
 from helpers.errors import WorldError
 from helpers.migration.checkpoint import Checkpoint
@@ -17,6 +15,7 @@ from helpers.migration.source_changes import FOLDER, current_snapshot
 from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import resolve_path
 from helpers.run.record import RunRecord
+from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table
 
 Origin = tuple[str, str]  # source collection, id in it
@@ -71,7 +70,7 @@ class WrittenData:
         """The staged files of a target collection, in order."""
         staged = self.require_staged()
         for file, collection, _ in staged.files.get(target, []):
-            table = pq.read_table(staged.folder / file, partitioning=None)
+            table = read_parquet(staged.folder / file)
             sources = cast(list[str], table.column("source_id").to_pylist())
             batch = from_table(table.drop_columns(["source_id"]))
             yield Piece(batch, [(collection, i) for i in sources])

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch
 from helpers.migration.staging import Staged
 from helpers.migration.written_data import WrittenData
 from helpers.run.record import RunRecord
+from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table
 from helpers.stores import Reader, Space
 from helpers.stores.client import ClientStore
@@ -48,10 +48,7 @@ def of_target(run: RunRecord, per_collection: int) -> list[Probe]:
 
 def _of_files(run: RunRecord, staged: Staged, name: str, number: int) -> list[Probe]:
     files = [file for file, _, rows in staged.files.get(name, []) if rows]
-    parts = [
-        from_table(pq.read_table(staged.folder / f, partitioning=None).drop_columns(["source_id"]))
-        for f in _spread(files)
-    ]
+    parts = [from_table(read_parquet(staged.folder / f).drop_columns(["source_id"])) for f in _spread(files)]
     return _choose(name, parts, number, run.parameters.validation.seed)
 
 

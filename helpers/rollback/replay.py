@@ -25,7 +25,7 @@ from helpers.migration.catch_up import UNFOUND, unreachable
 from helpers.migration.written_data import Origin, WrittenData
 from helpers.results import Progress, silent, write_json
 from helpers.snapshots.comparison import compare_batch, same_value, same_vectors
-from helpers.snapshots.export_journal import sha256
+from helpers.snapshots.export_journal import read_parquet, sha256
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, Reader, Space, Store
 from helpers.validation.field_tests import ORIGIN_FIELD
@@ -393,7 +393,7 @@ def save(planned: Plan, folder: Path) -> None:
 def load(folder: Path) -> Plan:
     """The inverse of `save`."""
     raw = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    put = {name: from_table(pq.read_table(folder / file)) for name, file in raw["put"].items()}
+    put = {name: from_table(read_parquet(folder / file)) for name, file in raw["put"].items()}
     create = {name: _info(known) for name, known in raw.get("create", {}).items()}
     return Plan(put, raw["delete"], create=create)
 

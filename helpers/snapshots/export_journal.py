@@ -135,7 +135,7 @@ class Journal:
         path = self.folder / EXPORT / known["file"]
         if not path.is_file() or sha256(path) != known["sha256"]:
             return None
-        ids: list[str] = pq.read_table(path, memory_map=False, partitioning=None).column("id").to_pylist()
+        ids: list[str] = read_parquet(path).column("id").to_pylist()
         return ids
 
     def finish(self, name: str, start: int, part: dict[str, Any]) -> None:
@@ -201,6 +201,15 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file of ours, whole or these columns of it; a third of the time that a data set of one file would take.
+
+    Raises what pyarrow raises: `OSError`, `pa.ArrowException`, `MemoryError`.
+    """
+    with pq.ParquetFile(path) as file:
+        return file.read(columns)
 
 
 def flush_file(path: Path) -> None:

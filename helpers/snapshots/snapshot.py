@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import Terminal
 from helpers.results import Progress, silent, utc_now, write_json
-from helpers.snapshots.export_journal import EXPORT, Journal, flush_file, own_digest, sha256, signed
+from helpers.snapshots.export_journal import EXPORT, Journal, flush_file, own_digest, read_parquet, sha256, signed
 from helpers.stores import CollectionInfo, Reader
 
 PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
@@ -121,7 +121,7 @@ class Snapshot:
 
     def _table(self, part: Part, columns: list[str] | None = None) -> pa.Table:
         try:
-            return pq.read_table(self.folder / part.file, columns=columns, memory_map=False, partitioning=None)
+            return read_parquet(self.folder / part.file, columns)
         except MemoryError:  # Arrow's own is both; the file is not to blame
             raise
         except (OSError, pa.ArrowException) as error:

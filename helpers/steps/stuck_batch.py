@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from helpers.errors import RunbookError
 from helpers.migration.importing import DISK_RESERVE
+from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import from_table
 from helpers.stores.base import LOCK_COLLECTION
 from helpers.troubleshooting import reach
@@ -49,7 +49,7 @@ class StuckBatchStep(Troubleshooter):
         """The chunks that the target refused: each was found by halving its batch until it was alone. With their weight."""
         weights: dict[str, int] = {}
         for file in sorted(self.aside.folder.glob("refused-*.parquet")):
-            batch = from_table(pq.read_table(file, partitioning=None))
+            batch = from_table(read_parquet(file))
             weights |= {chunk: batch.take([i]).nbytes() for i, chunk in enumerate(batch.ids)}
         prefix = self.run.parameters.migration.id_policy == "prefix"
         rows = [

@@ -29,6 +29,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.record import RunRecord
 from helpers.snapshots import comparison as compare
+from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import from_table, to_table
 from helpers.stores import CollectionInfo
 from helpers.stores.client import ClientStore
@@ -210,7 +211,7 @@ class Mend:
         self.store.delete(name, there)
         put = lost = 0
         for file in files:
-            batch = from_table(pq.read_table(folder / file, partitioning=None))
+            batch = from_table(read_parquet(folder / file))
             whole = [i for i in range(len(batch)) if not batch.lost[i]]
             if whole:
                 self.store.add(name, batch.take(whole))
