@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import helpers
-from helpers.parameters import SECTIONS
+from helpers.parameters import SECTIONS, Parameters
 from helpers.run import plan
 from helpers.runner.notebook import NOT_SECTIONS
 from tests.conftest import ROOT
@@ -79,27 +79,56 @@ def test_headings_tell_what_to_do(cells: Cells) -> None:
             assert not heading.split()[0].endswith("ing"), heading
 
 
-def test_the_parameters_cell_declares_every_section_and_nothing_else(notebook: Path, cells: Cells) -> None:
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    assert len(tagged) == 1
-    assert tagged[0] is next(cell for cell in cells if cell["cell_type"] == "code")
+def parameters_cell(cells: Cells) -> str:
+    (found,) = (source(cell) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    return found
+
+
+def test_the_parameters_cell_is_the_first_and_short(notebook: Path, cells: Cells) -> None:
+    """What every step needs, and the sections of its own; `begin` takes the others all the same."""
+    text = parameters_cell(cells)
+    assert text == code(cells)[0]
+    assert len(text.splitlines()) <= 8
     namespace: dict[str, Any] = {}
-    exec(source(tagged[0]), {}, namespace)
-    assert set(namespace) == {*SECTIONS, *NOT_SECTIONS}
-    assert namespace.pop("dry_run") is plan.find(notebook.name).troubleshoots, "Section 4 changes nothing by itself"
+    exec(text, {}, namespace)
+    common = {"source", "target", "schema", "run_id"} | (set() if notebook.name[:2] == "00" else {"dry_run"})
+    assert common <= set(namespace) <= {*SECTIONS, *NOT_SECTIONS}
+    dry_run = namespace.pop("dry_run", False)
+    assert dry_run is plan.find(notebook.name).troubleshoots, "Section 4 changes nothing by itself"
     assert not any(namespace.values()), "defaults live in the typed model"
 
 
-def test_the_next_cell_begins_the_step_and_the_last_finishes_it(notebook: Path, cells: Cells) -> None:
-    begin = code(cells)[1].split()
-    assert begin == [
-        "from",
-        "helpers",
-        "import",
-        "begin",
-        *f'step = begin(globals(), "{notebook.name[:2]}")'.split(),
-    ]
-    assert code(cells)[-1].strip() == "step.finish()"
+def test_each_parameter_says_on_its_line_what_it_is_and_its_true_default(cells: Cells) -> None:
+    """As `default: …`, or as `key=default` for keys of a section, which are compared with the model."""
+    book: Any = Parameters.model_validate({"source": {"path": "a"}, "target": {"path": "b"}})
+    for line in parameters_cell(cells).splitlines():
+        name, comment = re.fullmatch(r"(\w+) = (?:\{\}|\"\"|True|False)  # (.+)", line).groups()  # type: ignore[union-attr]
+        if name in ("source", "target", "schema", *NOT_SECTIONS):
+            assert "; default: " in comment, line
+            continue
+        keys = re.findall(r"(\w+)=(\[.*?\]|\{.*?\}|\".*?\"|[\w.]+)", comment)
+        assert keys, line
+        section = getattr(book, name)
+        assert {k: ast.literal_eval(v) for k, v in keys} == {k: getattr(section, k) for k, _ in keys}, line
+
+
+def test_the_first_and_last_cells_are_the_same_in_every_notebook(notebook: Path, cells: Cells) -> None:
+    """Begin, hidden where a front end knows the tag; at the end the checks as a table, and the result."""
+    step = f'from helpers import begin\n\nstep = begin(globals(), "{notebook.name[:2]}")'
+    assert code(cells)[1] == step
+    (begins,) = (cell for cell in cells if source(cell) == step)
+    assert begins["metadata"]["tags"] == ["hide-input"]
+    assert code(cells)[-1] == "step.finish()"
+    if notebook.name[:2] == "00":  # it records nothing
+        return
+    assert code(cells)[-2] == "step.checks()"
+    first: Cells = json.loads(NOTEBOOKS[1].read_text(encoding="utf-8"))["cells"]
+    for at in (0, 1, -2, -1):
+        assert prose_before(cells, code(cells)[at]) == prose_before(first, code(first)[at])
+
+
+def prose_before(cells: Cells, text: str) -> str:
+    return next(source(before) for before, cell in itertools.pairwise(cells) if source(cell) == text)
 
 
 def test_code_cells_are_short(cells: Cells) -> None:

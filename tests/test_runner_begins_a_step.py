@@ -190,3 +190,49 @@ def test_the_audit_log_says_when_a_step_began_and_how_it_ended(variables: dict[s
     ]  # fmt: skip
     assert audit.entries(log)[-1]["facts"]["result"] == runs.file_digest(run.folder / "results" / "10.json")
     assert audit.check(log) is None
+
+
+CELL = 'source = {}\ntarget = {}\nschema = ""\nrun_id = ""\ndry_run = False'
+
+
+def test_a_section_that_the_cell_does_not_declare_is_used_when_it_is_written_or_injected(
+    variables: dict[str, Any],
+) -> None:
+    injected = {
+        **variables,
+        "monitoring": {"minutes": 5},
+        "In": ["", CELL, "# Parameters\nmonitoring = {'minutes': 5}"],
+    }
+    run = begun({**injected, "run_id": "one"}, "10")
+    assert run.parameters.monitoring.minutes == 5
+    run.close()
+    written = {**variables, "run_id": "two", "migration": {"workers": 2}, "dry_run": True}
+    for history in (
+        [f"{CELL}\nmigration: dict = {{'workers': 2}}"],
+        [CELL, "migration = {'workers': 2}\nrun_id = 'two'"],
+    ):
+        run = begun({**written, "In": ["", *history]}, "10")
+        assert (run.parameters.migration.workers, run.dry_run) == (2, True)
+        run.close()
+
+
+def test_a_table_by_the_name_of_a_section_is_no_parameter(variables: dict[str, Any]) -> None:
+    """A person's own variable, from a cell that ran after the parameters: not taken for a section, and not ignored."""
+    history = ["", CELL, "expected = step.counts()"]
+    with pytest.raises(UsageError, match=r"'expected' is a DataFrame, not a parameter\. Run"):
+        begin({**variables, "expected": pd.DataFrame({"a": [1]}), "In": history}, step="10")
+    begun({**variables, "expected": pd.DataFrame({"a": [1]}), "In": [*history, CELL]}, "10").close()
+
+
+def test_what_a_notebook_leaves_out_stays_as_the_run_has_it(variables: dict[str, Any], source: Path) -> None:
+    whole = {"migration": {"workers": 2, "batch_size": 50}, "validation": {"probes": 5}}
+    slow = {"path": str(source), "timeout_seconds": 7}
+    begun({**variables, **whole, "source": slow, "run_id": "one"}, "10").close()
+    for again in ({"run_id": "one"}, {"source": {"path": str(source)}, "target": {"path": "target"}}):
+        run = begun({**again, "migration": {"workers": 1}}, "12")
+        assert (run.id, run.parameters.migration.workers, run.parameters.migration.batch_size) == ("one", 1, 50)
+        assert (run.parameters.validation.probes, run.parameters.source.timeout_seconds) == (5, 7)
+        run.close()
+    assert [sorted(change["from"]) for change in run.home.facts()["changes"]] == [["migration.workers"]]
+    with pytest.raises(UsageError, match="begun with another id_policy"):
+        begin({"run_id": "one", "migration": {"id_policy": "prefix"}}, step="12")

@@ -36,25 +36,26 @@ SOURCE_ONLY = ("10", "11")  # the steps that look at a source, and at nothing el
 def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunFolder:
     """The run of this id; without an id the newest with the same source, target and schema; else a new one.
 
+    Sections given for a run that exists change it, unless its source, target or schema would change: a UsageError.
     Step 10, the first, begins a new one also where that was rolled back; for another new one an id is given.
     """
     if run_id:
         runs.check_run_id(run_id)
-    if row.number in SOURCE_ONLY and sections.get("source") and not sections.get("target"):
-        sections = {**sections, "target": {"path": plan.NO_TARGET}}
-    parameters = parameters_from(sections) if sections else None
-    if run_id and (parameters is None or RunFolder.of(run_id).exists):
+    if run_id and (not sections or RunFolder.of(run_id).exists):
         folder = runs.find(run_id)
-        if parameters is not None and not kernel.under_runner():
-            runs.change_parameters(folder, parameters)
+        _lay_over(folder, sections)
         folder.enter()
         return folder
-    assert parameters is not None
+    wanted = sections
+    if row.number in SOURCE_ONLY and sections.get("source") and not sections.get("target"):
+        wanted = {**sections, "target": {"path": plan.NO_TARGET}}
+    parameters = parameters_from(wanted)
     if (
         not run_id
         and (found := _newest(parameters)) is not None
         and (row is not plan.LINE[0] or not rolled_back(found))
     ):
+        _lay_over(found, sections)
         return found
     from helpers.migration.preflight import preflight
     from helpers.rehearsal.setup import require_built
@@ -73,6 +74,22 @@ def require_target(row: plan.Step, folder: RunFolder) -> None:
             "no_target", f"run {folder.id} was begun without a target, to look at its source",
             next_step="Name a target in the parameters and begin a new run.",
         )  # fmt: skip
+
+
+def _lay_over(folder: RunFolder, sections: Mapping[str, Any]) -> None:
+    """Go on with the run's parameters and what the sections give. A key that a section leaves out stays as the run has it."""
+    if not sections or kernel.under_runner():
+        return
+    document = folder.parameters().document()
+    for name, value in sections.items():
+        below = document.get(name)
+        if isinstance(below, dict) and isinstance(value, dict):
+            moved = name in ("source", "target") and any(
+                (below.get(key) or None) != (value.get(key) or None) for key in ("url", "path", "cloud")
+            )
+            value = value if moved else below | value
+        document[name] = value
+    runs.change_parameters(folder, parameters_from(document))
 
 
 def _newest(parameters: Parameters) -> RunFolder | None:
@@ -320,22 +337,32 @@ _OF_A_PARAMETER = (str, dict, bool, int, float, list, tuple, type(None))
 
 
 def _given(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:
-    """The sections with something in them, run_id and dry_run. UsageError for a name that is none of them."""
+    """The sections with something in them, run_id and dry_run. UsageError for a name that is none of them.
+
+    The parameters cell declares few sections; every other one may be written into it or injected by papermill.
+    """
     known = (*SECTIONS, *NOT_SECTIONS)
+    given: dict[str, Any] = {}
     for name in _parameter_names(namespace):
         if name not in known:
             near = nearest(name, known)
             hint = f"Did you mean {near!r}?" if near else f"The sections are {', '.join(SECTIONS)}."
             raise UsageError("unknown_parameter", f"{name!r} is no section of the parameters", next_step=hint)
-    sections = {name: namespace[name] for name in SECTIONS if namespace.get(name)}
-    return sections, str(namespace.get("run_id") or ""), bool(namespace.get("dry_run"))
+        given[name] = value = namespace.get(name)
+        if not isinstance(value, _OF_A_PARAMETER):
+            kind = type(value).__name__
+            again = "Run the notebook again from its first cell, and use another name for your own variable."
+            raise UsageError("parameters_invalid", f"{name!r} is a {kind}, not a parameter", next_step=again)
+    sections = {name: given[name] for name in SECTIONS if given.get(name)}
+    return sections, str(given.get("run_id") or ""), bool(given.get("dry_run"))
 
 
 def _parameter_names(namespace: Mapping[str, Any]) -> list[str]:
     """The names that the parameters cell, and papermill's cell after it, assign (from the notebook's history of cells).
 
-    Not simply every global: a notebook that has run already holds results too. Outside a notebook
-    every name counts whose value a parameter could have: modules, functions and tables are none.
+    Not simply every global: a notebook that has run already holds results too. Of cells that ran since, known names
+    count. Outside a notebook every name counts whose value a parameter could have: modules, functions and
+    tables are none.
     """
     history = namespace.get("In")
     if not isinstance(history, list):
@@ -344,20 +371,24 @@ def _parameter_names(namespace: Mapping[str, Any]) -> list[str]:
     declared: list[str] = []
     for source in history:
         names = _assigned(source)
-        if "run_id" in names and not source.startswith("# Parameters"):
+        if source.startswith("# Parameters"):
+            declared += names
+        elif {"source", "run_id"} <= set(names):
             declared = names
-        elif source.startswith("# Parameters"):
-            declared = [*declared, *names]
+        else:
+            declared += [name for name in names if name in (*SECTIONS, *NOT_SECTIONS)]
     return declared
 
 
 def _assigned(source: str) -> list[str]:
+    """The names that a cell binds; not those whose items it changes."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # a cell with magics
         return []
-    targets = [t for node in tree.body if isinstance(node, ast.Assign) for t in node.targets]
-    return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    statements = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    targets = [target for s in statements for target in (s.targets if isinstance(s, ast.Assign) else [s.target])]
+    return [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
 
 
 def _verdict_error(run: Run) -> RunbookError:
