@@ -89,14 +89,14 @@ def closeout(night: Night, *, dry_run: bool = False) -> StepResult:
     """Notebook 53, with what its cells print as the fact `said`."""
     record = RunRecord(night.folder, "53", dry_run=dry_run)
     desk = CloseoutStep(record)
-    desk.standing()
+    desk.completed()
     desk.durations()
     desk.timeline()
     desk.lessons()
     desk.retention()
     record.fact("cleaned", desk.clean().to_dict("records"))
     desk.fence()
-    said = [desk.lift_fence(), desk.give_back()]
+    said = [desk.lift_fence(), desk.release_target()]
     desk.contacts()
     desk.record()
     record.fact("said", [*said, desk.write()])

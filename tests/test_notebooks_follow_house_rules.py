@@ -21,6 +21,13 @@ from tests.conftest import ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST = 12
 Cells = list[dict[str, Any]]
+RIDDLES = (
+    "a row for each look", "accepted by name", "as wanted", "better class", "clients stay where", "climb", "computed, not",
+    "could not be looked at", "desk", "from all", "give the target back", "is what it is", "its edges", "ladder",
+    "last words", "ledger", "night", "no id twice", "nobody was moved", "of its own", "off the line",
+    "rung", "stands", "stood", "stranger", "told", "tonight", "twin", "type and list", "way back",
+)  # fmt: skip
+"""What people at 02:00 had to read twice: images, and words for which the field has a standard term."""
 LOGIC = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.For, ast.AsyncFor, ast.While, ast.Lambda)
 
 
@@ -167,6 +174,25 @@ def test_no_cell_is_pasted_from_notebook_to_notebook() -> None:
             if len(text.splitlines()) > 3:
                 assert text not in seen, f"{path.name} repeats a cell of {seen[text]}"
                 seen[text] = path.name
+
+
+def test_it_is_written_in_plain_english(cells: Cells) -> None:
+    """In prose, comments and names: rollback, checkpoint, maintenance window, near-duplicates, on demand."""
+    text = "\n".join(source(cell) for cell in cells)
+    assert re.findall(rf"\b(?:{'|'.join(RIDDLES)})s?\b", text.replace("_", " "), re.IGNORECASE) == []
+
+
+def test_a_paragraph_is_one_line(cells: Cells) -> None:
+    for cell in cells:
+        lines = source(cell).splitlines() if cell["cell_type"] == "markdown" else []
+        assert not [pair for pair in itertools.pairwise(lines) if all(line and line[0] not in "#>" for line in pair)]
+
+
+def test_the_parameters_that_its_prose_names_exist(cells: Cells) -> None:
+    book: Any = Parameters.model_validate({"source": {"path": "a"}, "target": {"path": "b"}})
+    text = "\n".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
+    for section, key in re.findall(r"`(\w+)\.(\w+)`", text):
+        assert section not in SECTIONS or hasattr(getattr(book, section), key), f"{section}.{key}"
 
 
 def test_few_public_names_serve_all_notebooks() -> None:

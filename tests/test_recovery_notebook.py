@@ -96,7 +96,7 @@ def of_alpha(table: pd.DataFrame) -> list[Any]:
 
 
 def all_tables(recovery: CheckpointRecoveryStep) -> None:
-    recovery.ledger()
+    recovery.read_checkpoint()
     recovery.targets()
     recovery.failures()
     recovery.set_aside()
@@ -109,7 +109,7 @@ def test_a_run_that_never_began_has_nothing_to_recover(night: RunFolder) -> None
     before = tree(night.workspace)
     recovery = looked(night)
     all_tables(recovery)
-    assert len(recovery.ledger()) == 0
+    assert len(recovery.read_checkpoint()) == 0
     assert "There is no checkpoint" in recovery.next()
     assert verdicts(recovery) == {"checkpoint readable": Verdict.NOT_APPLICABLE}
     assert tree(night.workspace) == before
@@ -121,7 +121,7 @@ def test_a_stopped_migration_is_shown_and_left_as_it_is(night: RunFolder) -> Non
     before = tree(night.workspace)
     recovery = looked(night)
     all_tables(recovery)
-    ledger: dict[str, str] = dict(recovery.ledger().to_numpy().tolist())
+    ledger: dict[str, str] = dict(recovery.read_checkpoint().to_numpy().tolist())
     assert (ledger["id"], ledger["decided on"], ledger["chunks of the snapshot"]) == ("night-22", "30", "85")
     assert of_alpha(recovery.targets()) == [60, 30, 0.5, 0, 0, 30]
     assert recovery.context()["same"].all()

@@ -99,7 +99,7 @@ def test_without_a_window_or_channels_there_is_nothing_to_do() -> None:
     assert "no time has been fixed" in found.announcement()
     assert "nothing to invite" in found.invitation()
     found.commands()
-    assert found.tell().empty
+    assert found.send().empty
     assert found.checklist().empty
     assert {c.verdict for c in found.run.result.checks} == {Verdict.NOT_APPLICABLE}
     assert not (folder.reports / "notices.jsonl").exists()
@@ -165,10 +165,10 @@ def test_the_checklist_says_who_was_told_by_which_channel_and_what_is_left_to_do
         monkeypatch.delenv("GONE", raising=False)
         found = desk(folder)
         found.announcement()
-        sent = found.tell()
+        sent = found.send()
         assert list(sent["result"]) == ["delivered", "failed"]
         again = desk(folder)
-        again.tell()
+        again.send()
         assert len(good.got) == 1, "the announcement of a window goes out once"
     [(_, body)] = good.got
     assert "maintenance window 2025-12-01 02:00-04:00 UTC" in body["title"]
@@ -197,7 +197,7 @@ def test_a_dry_run_prints_the_announcement_and_tells_nobody(
     with Listener() as good:
         monkeypatch.setenv("GOOD", good.url)
         found = desk(a_run(notify={"urls": ["env:GOOD"]}), dry_run=True)
-        assert list(found.tell()["result"]) == ["dry run"]
+        assert list(found.send()["result"]) == ["dry run"]
         assert good.got == []
     assert "DRY RUN: this would be sent to env:GOOD" in capsys.readouterr().out
     assert "--from 14" in check(found, "announcement sent").detail
@@ -229,7 +229,7 @@ def test_a_placeholder_is_sent_to_nobody_and_the_resume_that_names_it_sends(monk
     with Listener() as good:
         monkeypatch.setenv("GOOD", good.url)
         found = desk(folder)
-        assert list(found.tell()["result"]) == ["not sent"]
+        assert list(found.send()["result"]) == ["not sent"]
         refused = check(found, "announcement sent")
         assert (refused.verdict, refused.reason) == (Verdict.FAIL, "nobody_named")
         assert all(key in refused.detail for key in keys)
@@ -239,7 +239,7 @@ def test_a_placeholder_is_sent_to_nobody_and_the_resume_that_names_it_sends(monk
         assert "Cy <cy@example.org>" in found.announcement()
         named = ["contacts.channel=#night", "contacts.on_call=Bo", "notify.affected=[The search]", "notify.impact=Slow"]
         runs.change_parameters(folder, folder.parameters().for_resume(named))
-        assert list(desk(folder).tell()["result"]) == ["delivered"]
+        assert list(desk(folder).send()["result"]) == ["delivered"]
         assert len(good.got) == 1
 
 

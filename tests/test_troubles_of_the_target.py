@@ -72,7 +72,7 @@ def test_deleted_and_strange_chunks_are_named_and_mended(night: RunFolder) -> No
     assert set(zip(found["id"], found["difference"], strict=True)) == {
         ("a3", "chunk_missing"), ("a41", "chunk_missing"), ("theirs0", "chunk_extra"), ("theirs1", "chunk_extra"),
     }  # fmt: skip
-    assert look.strangers()["id"].tolist() == ["theirs0", "theirs1"]
+    assert look.extra_ids()["id"].tolist() == ["theirs0", "theirs1"]
     assert look.by_id("a3")["where"].tolist() == ["snapshot", "staged"]
     assert look.by_id("a4")["where"].tolist() == ["snapshot", "staged", "target"]
     before = tree(Path("target"))

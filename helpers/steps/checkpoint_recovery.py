@@ -67,7 +67,7 @@ class CheckpointRecoveryStep(NotebookStep):
         """Whether a kill left a round of catch-up unfinished."""
         return Ledger.read(self.run).open_round is not None
 
-    def ledger(self) -> pd.DataFrame:
+    def read_checkpoint(self) -> pd.DataFrame:
         """The checkpoint itself: id, file, phase, time, attempts, chunks decided on, pace."""
         found = self.checkpoint
         self.run.check(

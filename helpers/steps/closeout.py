@@ -371,7 +371,7 @@ class CloseoutStep(NotebookStep):
 
     # -- what there is to close ----------------------------------------------------------------------------------------
 
-    def standing(self) -> pd.DataFrame:
+    def completed(self) -> pd.DataFrame:
         """The cutover and the steps after it; all must have passed."""
         rows, open_ones = [], []
         for number in BEFORE:
@@ -480,7 +480,7 @@ class CloseoutStep(NotebookStep):
                            detail="a dry run shows what it would do and touches nothing")  # fmt: skip
         return self.fenced.end(act=self._ready)
 
-    def give_back(self) -> str:
+    def release_target(self) -> str:
         """The marker by which this run claimed the target, where it still stands there."""
         target = self.parameters.target
         if not self._ready:

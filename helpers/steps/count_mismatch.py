@@ -66,7 +66,7 @@ class CountMismatchStep(StagedTroubleshooter):
             self.run.log(f"the source cannot be counted now: {error}")
             return {}
 
-    def strangers(self) -> pd.DataFrame:
+    def extra_ids(self) -> pd.DataFrame:
         """The ids in the target that nobody staged, to look at before they are removed."""
         rows = self.differences()
         return rows[rows["difference"] == compare.CHUNK_EXTRA][["target", "id"]].reset_index(drop=True)

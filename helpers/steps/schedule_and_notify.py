@@ -145,7 +145,7 @@ class ScheduleAndNotifyStep(NotebookStep):
                        reason="program_missing" if missing else "", detail=detail)  # fmt: skip
         return pd.DataFrame(rows, columns=["when", "command", "found"])
 
-    def tell(self) -> pd.DataFrame:
+    def send(self) -> pd.DataFrame:
         """Send the announcement to every channel that has not taken it yet; in a dry run print it."""
         columns = ["channel", "result", "detail", "seconds"]
         if not self.rules.urls:

@@ -64,7 +64,7 @@ class StuckBatchStep(Troubleshooter):
         ]
         return pd.DataFrame(rows, columns=["collection", "id", "detail", "bytes"])
 
-    def said(self) -> pd.DataFrame:
+    def last_log_entries(self) -> pd.DataFrame:
         """The ledger's last errors, and the last lines of run.log."""
         ledger = self.ledger()
         lines = [("ledger", line) for line in (ledger.errors if ledger else [])[-10:]]

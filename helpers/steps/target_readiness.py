@@ -221,7 +221,7 @@ class TargetReadinessStep(NotebookStep):
         audit.append(self.run.folder / audit.NAME, "target disk attested", free_gb=seen.free_gb, by=seen.attested_by)
         return f"{name}, attested by {seen.attested_by}", free, least, ok
 
-    def tonight(self) -> pd.DataFrame:
+    def prerequisites(self) -> pd.DataFrame:
         """What steps 20 to 27 will need: files, commands, signers, health URLs, logs. Nothing is written."""
         return CutoverReadiness(self.run).table()
 
