@@ -57,10 +57,12 @@ class Faults:
 class FaultyProxy:
     """`with FaultyProxy(server.url) as proxy:` — `proxy.url` is what the client is given.
 
-    `requests` lists (method, path, headers in lower case) of all that came in. `fault` may be replaced at any time.
+    `requests` lists (method, path, headers in lower case) of all that came in. `fault` may be replaced at any time. A body
+    of more than `most_bytes` is refused with 413.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, most_bytes: int | None = None) -> None:
+        self.most_bytes = most_bytes
         parts = urlsplit(upstream)
         self.upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
         self.faults = Faults()
@@ -123,6 +125,8 @@ class _Forward(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         path = urlsplit(self.path).path
         self.owner.requests.append((self.command, path, {k.lower(): v for k, v in self.headers.items()}))
+        if self.owner.most_bytes is not None and len(body) > self.owner.most_bytes:
+            return self.answer(413, b"<html>413 Request Entity Too Large</html>", "text/html")
         fault = self.owner.fault(self.command, path)
         if fault == SILENT:
             self.owner.closing.wait()

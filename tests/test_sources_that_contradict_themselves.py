@@ -83,7 +83,7 @@ def test_a_poor_graph_that_misses_most_is_a_warning(tmp_path: Path) -> None:
     many = chunks(1500, 256)
     collection = client.create_collection("notes", embedding_function=None, configuration=poor)  # type: ignore[arg-type]
     collection.add(ids=many.ids, embeddings=many.embeddings)
-    client.close()
+    client.close()  # type: ignore[attr-defined]
     places = {"target": {"path": str(tmp_path / "new")}, "snapshot": {"directory": str(tmp_path / "snapshots")}}
     parameters = parameters_from({"name": "n", "source": {"path": str(tmp_path / "source")}, **places})
     health, dry = (RunRecord(runs.create(parameters, f"poor-{step}"), step) for step in ("10", "13"))
