@@ -32,6 +32,11 @@ SLOW_HEAD = "slow head"  # the same, before the head is whole
 EMPTY = "empty"  # 200 with an answer of `get` that has no row
 SWAPPED = "swapped"  # an answer of `get` in which each row has the vector of the next one
 SLOW = "slow"  # the answer comes after half a second
+_FIXED = {
+    BUSY: (503, b"<html>no server is available</html>", "text/html"),
+    PAGE: (200, b"<!doctype html><title>Sign in</title>", "text/html"),
+    NULL: (200, b"null", "application/json"),
+}
 
 
 @dataclass
@@ -132,15 +137,11 @@ class _Forward(BaseHTTPRequestHandler):
             self.owner.closing.wait()
         if fault in (SILENT, CUT_BEFORE):
             return self.cut()
-        if fault == BUSY:
-            return self.answer(503, b"<html>no server is available</html>", "text/html")
+        if fault in _FIXED:
+            return self.answer(*_FIXED[fault])
         if fault == ECHO:
             said = json.dumps({"error": "InternalError", "message": f"bad token {self.headers.get('authorization')}"})
             return self.answer(500, said.encode(), "application/json")
-        if fault == PAGE:
-            return self.answer(200, b"<!doctype html><title>Sign in</title>", "text/html")
-        if fault == NULL:
-            return self.answer(200, b"null", "application/json")
         if fault in (TRICKLE, SLOW_HEAD):
             return self.trickle(fault)
         if fault == SLOW:
