@@ -176,7 +176,7 @@ def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night:
     }
     assert settled(night.folder), "its snapshots are needed no more once their retention has ended"
 
-    # within the retention the way back works, and takes the success with it
+    # within the retention the rollback works, and takes the success with it
     source = everything(night.source)
     with embedded(night.home / "target") as store:
         store.add("alpha", chunks(2, 4, seed=9, prefix="late"))
@@ -273,4 +273,4 @@ def test_the_step_that_fails_after_the_cutover_names_the_way_back(night: Night) 
     RunRecord.check(run, "target answers", Verdict.FAIL, reason="target_errors", detail="it does not")
     error = _verdict_error(run)
     assert error.exit_code == 1
-    assert "the way back: .venv/bin/runbook rollback night --dry-run" in error.line()
+    assert "to roll back: .venv/bin/runbook rollback night --dry-run" in error.line()

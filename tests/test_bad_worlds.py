@@ -209,7 +209,7 @@ FINE = ("path: source", "path: target")
 PARAMETERS: list[tuple[str, tuple[str, str], str, str, str]] = [
     ("a run id that leaves the folder", FINE, "", "run {file} --run-id ../../x", "cannot be the id of a run"),
     ("an unknown step", FINE, "", "run {file} --until 99", "there is no step '99'"),
-    ("a step off the line", FINE, "", "run {file} --from index", "not on the line"),
+    ("a step off the line", FINE, "", "run {file} --from index", "not part of the standard sequence"),
     ("--from without a run", FINE, "", "run {file} --from 23", "--run-id"),
     ("--from a run that is not there", FINE, "", "run --run-id one --from 23", "there is no run one"),
     ("steps the wrong way round", FINE, "", "run {file} --from 23 --until 21", "comes after"),

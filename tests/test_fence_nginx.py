@@ -77,7 +77,7 @@ def test_the_step_fences_proves_and_says_how_to_lift(fenced: Fenced) -> None:
         run.finish()
     assert {c.name: c.verdict for c in run.result.checks} == {
         "reads before the fence": Verdict.PASS, "writes before the fence": Verdict.PASS, "writes refused": Verdict.PASS,
-        "reads go on": Verdict.PASS, "the fence stands before the source": Verdict.PASS,
+        "reads go on": Verdict.PASS, "the fence is in front of the source": Verdict.PASS,
         "no way round the fence": Verdict.PASS, "write fence": Verdict.PASS,
     }  # fmt: skip
     with client(fenced.url) as chroma:

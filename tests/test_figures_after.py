@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from helpers import plots
 
 NAN = float("nan")
-GOOD = "The target answers in 4 ms on average and 200 queries a second: both as wanted"
+GOOD = "The target answers in 4 ms on average and 200 queries a second: both within limits"
 LOOK = {"second": 0.0, "p50": 3.0, "p95": 9.0, "p99": 12.0, "chunks": 100, "failed": False}
 LEVEL = {"side": "after", "clients": 1, "mean_ms": 4.0, "p95_ms": 9.0, "rate": 200.0}
 STEP = {"step": "22 Migrate", "actual": 95.0, "estimate": 80.0, "runbook_low": 2700, "runbook_high": 3600}
@@ -46,7 +46,7 @@ def performance(*levels: dict[str, Any]) -> Figure:
         (performance({}), GOOD),
         (performance({"side": "before"}), "The target was not measured"),
         (performance({"mean_ms": 900.0, "p95_ms": NAN, "rate": 1.1}),
-         "The target answers in 900 ms on average and 1.1 queries a second: not as wanted"),
+         "The target answers in 900 ms on average and 1.1 queries a second: not within limits"),
         (performance({}, {"side": "before", "mean_ms": 2.0, "rate": 400.0}),
          f"{GOOD}; before, 2 ms and 400"),
         (plots.durations([]), "No step was timed"),

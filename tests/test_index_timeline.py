@@ -59,7 +59,7 @@ def test_without_a_run_it_is_the_runbooks_plan() -> None:
         begin, end = found.of(step).planned
         assert low <= (end - begin) / 60 <= high, step
     assert found.start == START
-    assert "cut over 1 h 30 min after the fence goes up; no step of the night has run" in timeline.sentence(found)
+    assert "cut over 1 h 30 min after the fence goes up; no step of the window has run" in timeline.sentence(found)
     assert "planned 55 min" in drawn(found)
     assert ("22", "Migrate", "2025-12-01 02:10:00", "55 min", "runbook, Step 3", "", "") in timeline.table(found)
     nowhere = timeline.plan_and_measured(None, None)
@@ -82,7 +82,7 @@ def test_what_was_measured_stands_beside_the_estimate_of_the_dry_run() -> None:
     assert (found.of("21").real, found.of("21").took) == ((100.0, 145.0), "45 s")
     assert found.of("13").real == (-90_000.0, -89_400.0)
     assert found.rows[-1].real == (145.0, 7 * 86400.0)
-    assert timeline.sentence(found) == "The night's steps 20, 21 took 57 s of work"
+    assert timeline.sentence(found) == "Steps 20, 21 took 57 s of work"
     text = drawn(found, now=200)
     assert "planned 30 s, took 45 s" in text
     assert "now" in text

@@ -18,7 +18,7 @@ from tests.proxies import BUSY, FaultyProxy
 from tests.servers import ChromaServer, free_port
 
 Look = Callable[..., dict[str, Check]]
-FILES, COMMANDS = "configuration files can be changed", "commands of the night are there"
+FILES, COMMANDS = "configuration files can be changed", "commands of the migration are found"
 DOOR = "target asks for credentials"
 HEALTH, LOGS = "health URLs answer", "application logs can be read"
 SIGNERS, FENCE = "signatures can be checked", "the fence's configuration can be written"

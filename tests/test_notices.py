@@ -152,7 +152,7 @@ def test_an_event_is_told_once_and_a_channel_that_failed_only_where_that_is_aske
         again = tell(folder, Event.GO, key="a", again=True)
         tell(folder, Event.GO, key="a", again=True)
         assert (len(good.got), len(ill.got)) == (1, 2)
-        assert [d.said for d in again.deliveries] == ["told before", ""]
+        assert [d.said for d in again.deliveries] == ["notified before", ""]
         tell(folder, Event.GO, key="b")
         assert len(good.got) == 2
 

@@ -72,7 +72,7 @@ def test_the_day_before_and_the_night_are_drawn_apart_each_to_its_scale(tmp_path
         (
             "12-01T02:00:00",
             "12-01T03:30:00",
-            "every step of the night ended inside it, the last with 30 min 00 s to spare",
+            "every step of the window ended inside it, the last with 30 min 00 s to spare",
             False,
         ),
         ("12-01T01:50:00", "12-01T03:30:00", "step 22 began 10 min 00 s before it", True),

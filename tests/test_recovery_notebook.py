@@ -180,8 +180,8 @@ def test_lost_strange_and_early_chunks_are_found(night: RunFolder) -> None:
     assert of_alpha(recovery.proof()) == [30, 29, 1, 0, 0, 0, 1, 2]
     found = verdicts(recovery)
     assert found["completed chunks missing in the target"] is Verdict.FAIL
-    assert found["chunks that nobody staged"] is Verdict.FAIL
-    assert found["chunks ahead of the ledger"] is Verdict.WARNING
+    assert found["chunks that the run did not stage"] is Verdict.FAIL
+    assert found["chunks ahead of the checkpoint"] is Verdict.WARNING
     assert "Do not go on" in recovery.next()
 
 

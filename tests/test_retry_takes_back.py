@@ -127,7 +127,7 @@ def test_a_run_at_work_is_left_alone(folder: RunFolder) -> None:
 
 
 def test_only_sensible_steps(folder: RunFolder) -> None:
-    with pytest.raises(UsageError, match="not on the line"):
+    with pytest.raises(UsageError, match="not part of the standard sequence"):
         retry.require_retriable(folder, plan.find("30"))
     for number in ("21", "24"):
         retry.require_retriable(folder, plan.find(number))

@@ -148,7 +148,7 @@ def test_steps_are_found_by_number_and_name() -> None:
         plan.find("valdate")
     with pytest.raises(UsageError, match="10_source_health"):
         plan.find("99")
-    with pytest.raises(UsageError, match="not on the line"):
+    with pytest.raises(UsageError, match="not part of the standard sequence"):
         plan.on_line("00")
     with pytest.raises(UsageError, match="comes after"):
         plan.between(plan.find("23"), plan.find("22"))

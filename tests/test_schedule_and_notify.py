@@ -61,10 +61,10 @@ def check(found: ScheduleAndNotifyStep, name: str) -> Check:
 def test_a_night_that_fits_says_how_much_is_left_and_when_a_rollback_must_begin() -> None:
     found = desk(a_run())
     table = found.fits()
-    assert list(table["part of the night"]) == [*ESTIMATE, "27 rollback, at the latest"]
+    assert list(table["part of the migration"]) == [*ESTIMATE, "27 rollback, at the latest"]
     assert list(table["from"])[:2] == ["02:00:00", "02:10:00"]
     assert tuple(table.iloc[-1][["from", "to"]]) == ("03:00:00", "04:00:00")
-    assert check(found, "the night fits its window").verdict is Verdict.WARNING, (
+    assert check(found, "the migration fits its window").verdict is Verdict.WARNING, (
         "70 min of work, 60 min back: 10 too many"
     )
 
@@ -77,7 +77,7 @@ def test_the_way_back_counts_and_only_the_buffer_may_be_used_up(factor: float, v
     """130 minutes with a rollback behind the work: the window has 120, its buffer 30."""
     found = desk(a_run({name: seconds * factor for name, seconds in ESTIMATE.items()}))
     found.fits()
-    assert check(found, "the night fits its window").verdict is verdict
+    assert check(found, "the migration fits its window").verdict is verdict
 
 
 def test_what_the_parameters_let_the_night_wait_for_counts_too() -> None:
@@ -116,7 +116,7 @@ def test_a_window_needs_the_dry_run_and_says_so_in_one_line() -> None:
 def test_a_window_that_has_passed_and_a_late_announcement_are_told() -> None:
     late = desk(a_run(notify={"stakeholders": ["Web team"]}), START - dt.timedelta(hours=3))
     late.window()
-    assert check(late, "told a day before").reason == "late_notice"
+    assert check(late, "notified a day before").reason == "late_notice"
     over = ScheduleAndNotifyStep(late.run, START + dt.timedelta(days=1))
     over.run.result.checks.clear()
     over.window()
@@ -180,7 +180,7 @@ def test_the_checklist_says_who_was_told_by_which_channel_and_what_is_left_to_do
         ("Status page: enter the window", "by hand"),
         ("Alerts: silence them for the window (no command in notify.before does it)", "by hand"),
     ]  # fmt: skip
-    assert check(found, "stakeholders told").verdict is Verdict.PASS
+    assert check(found, "stakeholders notified").verdict is Verdict.PASS
     assert check(found, "done by hand").reason == "by_hand_open"
     with pytest.raises(UsageError, match="Status page: enter the window"):
         found.done("Status page", by="Ada")
@@ -212,11 +212,11 @@ def test_contacts_that_nobody_named_and_programs_that_are_not_there_are_warnings
     found = desk(folder)
     found.commands()
     found.checklist()
-    assert check(found, "commands around the night").reason == "program_missing"
+    assert check(found, "commands around the migration").reason == "program_missing"
     assert check(found, "contacts are named").detail == (
         f"still <…>: contacts.dba. Name them: {folder.command('resume', '--retry', '14', '--set', 'contacts.dba=TEXT')}"
     )
-    assert check(found, "stakeholders told").reason == "nobody_told"
+    assert check(found, "stakeholders notified").reason == "nobody_told"
 
 
 def test_a_placeholder_is_sent_to_nobody_and_the_resume_that_names_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,9 +78,9 @@ def test_what_was_measured_in_the_night_counts_more_than_the_estimate(folder: Ru
     said = told(folder, 20)
     assert "1 h 40 min left" in said["Window"]
     assert "about 2 min 00 s for steps 23" in said["To do"]
-    assert "8 min 20 s (estimated from steps 21 and 22)" in said["Way back"]
+    assert "8 min 20 s (estimated from steps 21 and 22)" in said["Rollback"]
     assert last_safe_moment(folder) == START + dt.timedelta(minutes=120, seconds=-500)
-    assert "2025-12-01 03:51:40 UTC, in 1 h 31 min" in said["Way back"]
+    assert "2025-12-01 03:51:40 UTC, in 1 h 31 min" in said["Rollback"]
 
 
 def test_the_watch_after_the_cutover_is_no_matter_of_the_window(folder: RunFolder) -> None:
@@ -96,7 +96,7 @@ def test_a_night_that_is_too_short_is_said_aloud(folder: RunFolder) -> None:
     said = told(folder, 115)
     assert "NOT ENOUGH TIME: that ends at 2025-12-01 04:02:00 UTC" in said["To do"]
     assert "over; 20 min 00 s of its buffer left" in told(folder, 130)["Window"]
-    assert "PASSED" in told(folder, 130)["Way back"]
+    assert "PASSED" in told(folder, 130)["Rollback"]
     assert "closed 10 min 00 s ago" in told(folder, 160)["Window"]
 
 

@@ -141,7 +141,7 @@ def test_vectors_of_another_model_are_known_and_replaced(night: RunFolder) -> No
     assert (alpha["dimension"], alpha["other vectors"]) == (4, 60)
     assert desk.ask("alpha", "a5", 3)["id"][0] == "a5"
     done = desk.resolve().set_index("target")
-    assert done.loc["alpha", ["stood there", "added", "beyond reach"]].tolist() == [60, 60, 0]
+    assert done.loc["alpha", ["there before", "added", "beyond reach"]].tolist() == [60, 60, 0]
     assert probe(desk)[:2] == (Verdict.PASS, 0)
     whole()
 

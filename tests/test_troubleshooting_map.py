@@ -129,7 +129,7 @@ def test_quarantine_reasons_are_of_the_map(tmp_path: Path) -> None:
         ("paused_for_disk", "Next: Free space on the disk named above. Then: .venv/bin/runbook resume night-1"),
         (
             "nginx_refuses",
-            "Next: Put right what is named above; how the fence stands: .venv/bin/runbook fence night-1.",
+            "Next: Correct what is named above; state of the fence: .venv/bin/runbook fence night-1.",
         ),
         ("sealed_file_changed", "Next: .venv/bin/runbook verify night-1 names what changed."),
         ("checkpoint_behind", "Next: How far it came, and whether it may go on: papermill notebooks/30_checkpoint"),

@@ -299,7 +299,7 @@ def _fence(chosen: argparse.Namespace) -> int:
     folder = runs.find(chosen.run_id)
     folder.enter()
     if not chosen.lift:
-        print(fence_sentence(folder) or f"No write fence of run {folder.id} stands.")
+        print(fence_sentence(folder) or f"Run {folder.id} has no active write fence.")
         return 0
     from helpers.report.pages import leave
     from helpers.runner import notices
@@ -327,7 +327,7 @@ def _schema(chosen: argparse.Namespace) -> int:
     runs.dump_parameters(parameters, sys.stdout)
     if blank := parameters.placeholders():
         raise UsageError(
-            "placeholder", f"still to be named, where <…> stands: {', '.join(blank)}", where=str(chosen.parameters),
+            "placeholder", f"these still hold <…>, a placeholder: {', '.join(blank)}", where=str(chosen.parameters),
             next_step="Write the values, or take the keys out.",
         )  # fmt: skip
     return 0

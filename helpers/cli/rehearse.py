@@ -48,10 +48,10 @@ from helpers.stores.wire import Session
 
 # -- drills ------------------------------------------------------------------------------------------------------------
 
-# What a rehearsal drills when its line has ended with GO: the restore of its snapshot, and the way back. Timed, proven.
+# What a rehearsal drills when its line has ended with GO: the restore of its snapshot, and the rollback. Timed, proven.
 #
 # The restore goes into a scratch directory that is removed again. The rollback is the real one, of the run itself: it takes
-# from the target what the run put there. Then the rehearsal is put back to where it stood after the cutover, so that its
+# from the target what the run put there. Then the rehearsal is put back to its state after the cutover, so that its
 # target can be looked at, and its validation run again. The decision stays what it was, GO; what was drilled is written into
 # run.json (`drills`), from where the page has it.
 
@@ -65,7 +65,7 @@ def drill(folder: RunFolder, terminal: Console) -> list[str]:
     terminal.say(f"  Drill: {said[0]}")
     with _as_it_stands(folder):
         said.append(drill_rollback(folder, terminal))
-    said[-1] += "; then all was put back to where it stood after the cutover"
+    said[-1] += "; then everything was put back to its state after the cutover"
     keep(folder, said)
     return said
 
@@ -129,7 +129,7 @@ def drill_restore(folder: RunFolder) -> str:
 
 
 def drill_rollback(folder: RunFolder, terminal: Console) -> str:
-    """The way back of the run itself, with its watch left out of the time."""
+    """The rollback of the run itself; its watch is left out of the time."""
     rollback.execute(folder, Orders(why=WHY), terminal, locked=True)
     state, result = RollbackState.read(folder.workspace), folder.result("27")
     assert state is not None  # the command has passed
@@ -184,7 +184,7 @@ def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
 
 
 def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: str) -> dict[str, str]:
-    """The whole line, the closeout included, and the way back after it: what .env said after each, and how long both took."""
+    """The whole line, the closeout included, and the rollback after it: what .env said after each, and how long both took."""
     run_to_outcome(folder, list(plan.LINE), terminal)
     _expect(env, target, "the cutover")
     begun, ended = folder.result("20"), folder.result("25")
@@ -197,7 +197,7 @@ def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: s
     return {
         "fence to verified cutover": duration(window.total_seconds()),
         ".env after the cutover": target,
-        "the way back": back.removeprefix("rollback: "),
+        "rollback": back.removeprefix("rollback: "),
         ".env after it": url,
     }
 
@@ -208,7 +208,7 @@ def _expect(env: Path, url: str, when: str) -> None:
 
 
 def judge(folder: RunFolder, seen: dict[str, Any], target: str) -> dict[str, str]:
-    """What the client saw, in words. `WorldError` where a write got in while the fence stood, or a read failed."""
+    """What the client saw, in words. `WorldError` where a write got in while the fence was active, or a read failed."""
     state = FenceState.read(folder.workspace)
     assert state is not None  # step 20 has passed
     up = next(e["when"] for e in state.events if e["state"] == UP)
@@ -219,7 +219,7 @@ def judge(folder: RunFolder, seen: dict[str, Any], target: str) -> dict[str, str
     wrong = {
         "no write got through before the fence": not before,
         f"{between} writes got through the fence": bool(between),
-        "no write was refused while it stood": not seen["refused"],
+        "no write was refused while it was active": not seen["refused"],
         "no write got through after it was lifted": not after,
         f"writes failed in other ways: {seen['errors']}": bool(seen["errors"]),
         f"reads failed: {seen['failed_reads']}": bool(seen["failed_reads"]),
@@ -292,7 +292,7 @@ def chroma_server(directory: Path, log: Path) -> Iterator[str]:
 
 @contextmanager
 def proxy(rules: NginxFence, run_id: str) -> Iterator[str]:
-    """nginx before the source, letting everything through as before a night; its URL."""
+    """nginx before the source, letting everything through as before a migration; its URL."""
     nginx = Nginx(rules, 30.0)
     nginx.write(configuration(rules, run_id, closed=False))
     try:

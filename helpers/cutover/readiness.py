@@ -1,4 +1,4 @@
-"""What steps 20 to 27 will need, proven the day before: a night does not begin with a file that cannot be written."""
+"""What steps 20 to 27 will need, proven the day before: a migration does not begin with a file that cannot be written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CutoverReadiness:
         """Files, commands, signers, health and logs. Nothing is written; the edits are made in memory."""
         groups: dict[str, tuple[str, Callable[[], list[Row]]]] = {
             "configuration files can be changed": ("config_file", self._files),
-            "commands of the night are there": ("program_missing", self._commands),
+            "commands of the migration are found": ("program_missing", self._commands),
             "the fence's configuration can be written": ("fence_config", self._fence),
             "signatures can be checked": ("signers_missing", self._signers),
             "health URLs answer": ("not_healthy", self._health),

@@ -155,7 +155,7 @@ class Control:
         if state is None or not state.may_stand:
             state = self._new_state()
         elif state.rules != self._document():
-            raise UsageError("fence_changed", "the fence that stands was set with other parameters",
+            raise UsageError("fence_changed", "the active fence was set with other parameters",
                              next_step=f"Lift that one first: {state.lift}")  # fmt: skip
         state.enter(self.folder.workspace, SETTING, urls=self.urls())
         try:
@@ -316,7 +316,7 @@ class Control:
     def _by_hand(self) -> str:
         if self.nginx is not None and self.nginx.rules.elsewhere:
             return f"Put {self.nginx.path} up on nginx's machine, reload it, and repeat: {self._lift_command}"
-        return f"See whether Chroma and what stands before it run, and repeat: {self._lift_command}"
+        return f"Check that Chroma and the proxy in front of it run, then repeat: {self._lift_command}"
 
 
 def lift(folder: RunFolder) -> str:

@@ -59,7 +59,7 @@ def children(pid: int) -> set[int]:
 
 @dataclass(slots=True)
 class Holders:
-    """`processes` have a file of it open; `unseen` processes (of other users) could not be looked at.
+    """`processes` have a file of it open; `unseen` processes (of other users) could not be inspected.
 
     `known` is False where this system shows no open files at all: then nothing is proven.
     """

@@ -222,7 +222,7 @@ class Probe:
         except httpx.HTTPError as error:
             raise Transient(
                 "unreachable", f"no answer: {error or type(error).__name__}", where=f"{self.what} {self.url}",
-                next_step="See whether the server and what stands before it run.",
+                next_step="Check that the server and the proxy in front of it run.",
             ) from error  # fmt: skip
         if not answer.is_success:
             raise Terminal(

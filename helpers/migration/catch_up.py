@@ -377,7 +377,7 @@ class CatchUp:
             hint = f"migration.catch_up is block. Stop the writers, then: {self.run.home.command('resume')} --retry 21"
             self._say(Verdict.FAIL, changes, "source_changed", hint)
         elif fenced:
-            hint = f"The fence stands, and the source changes behind it: find who writes, then {self.run.home.command('resume')}"
+            hint = f"The fence is active, but the source still changes: find who writes, then {self.run.home.command('resume')}"
             self._say(Verdict.FAIL, changes, "fence_bypass", hint)
         else:
             hint = (

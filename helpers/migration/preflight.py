@@ -38,7 +38,7 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
     for side in (parameters.source, parameters.target):
         if ALL in (side.tenant, side.database):
             raise UsageError(
-                "many_databases", "* stands for many databases, each a run of its own", where="tenant and database",
+                "many_databases", "* means many databases, and each is a run of its own", where="tenant and database",
                 next_step=f"Use the command: {RUNBOOK} run PARAMETERS.yaml.",
             )  # fmt: skip
     if parameters.migration.reembed:

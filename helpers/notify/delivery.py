@@ -1,4 +1,4 @@
-"""`notify.before` and `notify.after`: the operator's commands around the night, such as silencing alerts.
+"""`notify.before` and `notify.after`: the operator's commands around the migration, such as silencing alerts.
 
 workspace/<run id>/notify.json is on disk before the first of them runs, and after each. Those before the night run when step
 20 begins; those after it when the cutover is done, the run was rolled back or stands down, and only if those before were
@@ -30,7 +30,7 @@ from helpers.run.folders import RunFolder
 
 Say = Callable[[str], None]
 DRY_RUN = "dry run"
-BEFORE = "told before"
+BEFORE = "notified before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _tell(
     known = {name: Delivery(name, e.result, e.said or BEFORE) for name, e in earlier.items()} | {
         d.channel: d for d in sent
     }
-    return Told(subject, body, [known.get(str(url), Delivery(str(url), FAILED, "not told")) for url in rules.urls])
+    return Told(subject, body, [known.get(str(url), Delivery(str(url), FAILED, "not notified")) for url in rules.urls])
 
 
 # -- delivery ----------------------------------------------------------------------------------------------------------

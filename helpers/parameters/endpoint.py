@@ -36,7 +36,7 @@ from helpers.errors import UsageError, hide, one_line
 
 
 _REFERENCE = re.compile(r"env:(?P<env>[A-Za-z_][A-Za-z0-9_]*)|file:(?P<file>[^\x00-\x1f]+)")
-EXPECTED = "must be a reference, 'env:NAME' or 'file:PATH', never the secret itself (what stands there is not shown)"
+EXPECTED = "must be a reference, 'env:NAME' or 'file:PATH', never the secret itself (its value is not shown)"
 
 
 class Secret(str):

@@ -318,7 +318,7 @@ def performance(rows: pd.DataFrame, *, limit_ms: float, minimum_rate: float) -> 
     good = one["mean_ms"] <= limit_ms and one["rate"] >= minimum_rate
     title = (
         f"The target answers in {small(float(one['mean_ms']))} ms on average and {small(float(one['rate']))} queries a second: "
-        f"{'both as wanted' if good else 'not as wanted'}"
+        f"{'both within limits' if good else 'not within limits'}"
     )
     before = rows[rows["side"] == "before"]
     if len(before):

@@ -425,7 +425,9 @@ class Profile(NotebookStep):
         self._check(
             "scores are within their range", out, "invalid_scores", "The schema says what becomes of them.", judged
         )
-        self._check("values are of their type and list", other, "invalid_values", "Converted or repaired.", judged)
+        self._check(
+            "values have the right type and are allowed", other, "invalid_values", "Converted or repaired.", judged
+        )
         columns = ["field", "wanted", "present", "types", "minimum", "maximum", *_WRONG, "values"]
         return pd.DataFrame(rows, columns=columns)  # a source without any metadata has no rows
 
@@ -443,7 +445,9 @@ class Profile(NotebookStep):
         found = self.findings()
         self._check("every vector can be read", found["lost_vectors"], "missing_embedding", "Would be set aside.")
         self._check("vectors are finite", found["nonfinite_vectors"], "nan_embedding", "Would be set aside.")
-        self._check("no vector is zero", found["zero_vectors"], "zero_vector", "At the same cosine distance from all.")
+        self._check(
+            "no vector is zero", found["zero_vectors"], "zero_vector", "Zero vector: cosine similarity is undefined."
+        )
         caption = "Norms of the source's vectors, by collection."
         kept = {name: np.asarray(seen.norms) for name, seen in self.scan.collections.items()}
         self.run.figure("norms", plots.norms_histogram(kept), caption)
@@ -465,7 +469,7 @@ class Profile(NotebookStep):
                 "Migrated as they are." + self._part,
             )
         groups = sum(len(twins.groups) for twins in (self.scan.documents, self.scan.vectors))
-        whole = "All: desk.export('duplicate_documents'), desk.export('duplicate_vectors')."
+        whole = "All: step.export('duplicate_documents'), step.export('duplicate_vectors')."
         return kernel.cut(pd.DataFrame(rows, columns=["what", "chunks", "where"]), groups, whole)
 
     def collisions(self) -> pd.DataFrame:
@@ -498,7 +502,7 @@ class Profile(NotebookStep):
             for group in groups[:SHOWN]
         ]
         frame = pd.DataFrame(rows, columns=["id", "collections", "targets", "meet"])
-        return kernel.cut(frame, len(groups), "All: desk.export('colliding_ids').")
+        return kernel.cut(frame, len(groups), "All: step.export('colliding_ids').")
 
     def schema_preview(self) -> pd.DataFrame:
         """What the schema would do with these chunks: repair, set aside, send to which target collection."""

@@ -127,7 +127,7 @@ def by_id(lookup: Lookup, collections: Sequence[str], chunk: str, home: str, k: 
     if not len(batch):
         raise UsageError(
             "chunk_unknown", f"no chunk {one_line(chunk, 80)}", where=f"collection {home}",
-            next_step="Take an id from desk.sample.frame or from desk.behind(…).",
+            next_step="Take an id from step.sample.frame or from step.behind(…).",
         )  # fmt: skip
     vector = batch.embeddings[0]
     if batch.lost[0] or not np.isfinite(vector).all():

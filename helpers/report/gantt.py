@@ -91,10 +91,10 @@ def window_sentence(view: RunView) -> str:
     named = f"The window was {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
     night = [s for s in timed(view) if _in_night(s)]
     if not night:
-        return f"{named.replace(' was ', ' is ')}; no step of the night has run yet."
+        return f"{named.replace(' was ', ' is ')}; no step of the window has run yet."
     last = max(night, key=lambda s: s.end)
     return outside_window(view) or (
-        f"{named}; every step of the night ended inside it, the last with {_between(last.end, end)} to spare."
+        f"{named}; every step of the window ended inside it, the last with {_between(last.end, end)} to spare."
     )
 
 

@@ -237,7 +237,7 @@ def _broken(view: RunView, step: StepRow, error: dict[str, Any]) -> Outcome:
                        [f"Go on: {RUNBOOK} resume {view.id}"])  # fmt: skip
     read = [f"Read {step.notebook or 'run.log'} of this folder, remove the cause, then: {RUNBOOK} resume {view.id}"]
     if plan.find(step.number).follows_cutover:
-        read.append(f"Clients use the target still. The way back: {RUNBOOK} rollback {view.id} --dry-run")
+        read.append(f"Clients still use the target. To roll back: {RUNBOOK} rollback {view.id} --dry-run")
     return Outcome(
         "failed", f"Step {step.number} ({step.title}) failed", [line or "No reason was recorded; see run.log."], read
     )
@@ -297,10 +297,10 @@ def _gate(view: RunView) -> Outcome:
             until = text(str(view.fact("rollback_possible_until") or "")[:10])
             return Outcome("go", "GO, cut over and closed out", moved,
                            [f"Take the evidence along: {RUNBOOK} archive {view.id}",
-                            f"The way back stays open until {until}: {RUNBOOK} rollback {view.id}"])  # fmt: skip
+                            f"Rollback is possible until {until}: {RUNBOOK} rollback {view.id}"])  # fmt: skip
         next_one = next((s for s in view.steps if s.number > "25" and s.verdict == "not run"), None)
         due = [f"Next: step {next_one.number} ({next_one.title}): {RUNBOOK} resume {view.id}"] if next_one else []
-        back = f"Watch the application. The way back: {RUNBOOK} rollback {view.id}"
+        back = f"Watch the application. To roll back: {RUNBOOK} rollback {view.id}"
         return Outcome("go", "GO, cut over", moved, [*due, back])
     if view.rehearsal:
         return Outcome("go", "GO", [], ["The rehearsal is complete; nothing is due."])

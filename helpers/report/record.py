@@ -257,7 +257,7 @@ def status(view: RunView) -> tuple[str, str]:
     """The record's status and why, in words."""
     if view.ran(_ROLLBACK):
         if view.rehearsal:
-            return "REHEARSED", "Cutover and rollback were drilled; nobody was moved."
+            return "REHEARSED", "Cutover and rollback were drilled; no clients were switched."
         if not view.passed(_ROLLBACK):
             return "NO SUCCESS", view.outcome.headline
         return "ROLLED BACK", "The source is in service again; step 27 says what was undone."

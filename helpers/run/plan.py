@@ -153,8 +153,8 @@ def on_line(name: str) -> Step:
     if not step.on_line:
         raise UsageError(
             "step_off_line",
-            f"step {step.number}_{step.name} is not on the line of a run",
-            next_step=f"Open notebooks/{step.notebook}; the line is {', '.join(s.number for s in LINE)}.",
+            f"step {step.number}_{step.name} is on demand, not part of the standard sequence",
+            next_step=f"Open notebooks/{step.notebook}; the sequence is {', '.join(s.number for s in LINE)}.",
         )
     return step
 

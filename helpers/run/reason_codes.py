@@ -163,7 +163,7 @@ ROWS: tuple[Row, ...] = tuple(
         ("48", "the target already holds collections of these names", "exists target_not_empty"),
         (
             "41",
-            "the run may not go on from here as it stands",
+            "the run cannot go on from this state",
             """
             migration_runs outside_window target_database_state_damaged notify_state_damaged parameters_unreadable
             retry_state_damaged staged_gone
@@ -185,7 +185,7 @@ ROWS: tuple[Row, ...] = tuple(
         ),
         (
             "45",
-            "people were not told, or nobody is named to be told",
+            "people were not notified, or nobody to notify is named",
             "by_hand_open late_notice nobody_named nobody_told notice_failed",
         ),
         ("44", "the application's queries or tests fail", "integration_failed no_application_queries tests_broken"),
@@ -260,8 +260,8 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     ),
     (
         (
-            "Wait until the other run or command has ended; stop nothing and remove nothing that it writes. Where this run "
-            "stands: {status}. Then: {resume}"
+            "Wait until the other run or command has ended; stop nothing and remove nothing that it writes. State of "
+            "this run: {status}. Then: {resume}"
         ),
         "lock_held run_locked snapshot_in_use",
     ),
@@ -300,17 +300,17 @@ REMEDIES: tuple[tuple[str, str], ...] = (
         """,
     ),
     (
-        "Put right what is named above; how the fence stands: {fence}. Then: {resume}",
+        "Correct what is named above; state of the fence: {fence}. Then: {resume}",
         """
         fence_elsewhere fence_not_lifted nginx_reads_other_files nginx_refuses nginx_reload_refused nginx_two_servers
         no_nginx old_workers program_failed program_missing program_timeout source_in_use fence_bypass fence_open reads_refused
         """,
     ),
-    (f"How the fence of that run stands, and how to lift it: {RUNBOOK} fence ID", "fence_of_other_run"),
+    (f"State of the fence of that run, and how to lift it: {RUNBOOK} fence ID", "fence_of_other_run"),
     (
         (
-            "Give what is missing, and tell people again: {resume} --retry 14 --set KEY=TEXT; or tell them yourself: the text is "
-            "announcement.txt in the run's folder."
+            "Give what is missing, and send the notice again: {resume} --retry 14 --set KEY=TEXT; or notify people yourself: "
+            "the text is announcement.txt in the run's folder."
         ),
         "nobody_named nobody_told notice_failed",
     ),

@@ -400,7 +400,7 @@ def _verdict_error(run: Run) -> RunbookError:
     page = f"{row.number}_{row.name}.html" if kernel.under_runner() else f"results/{row.number}.json"
     where = f"See {run.folder / page}."
     if row.follows_cutover:
-        where += f" Clients use the target still; the way back: {run.home.command('rollback', '--dry-run')}"
+        where += f" Clients still use the target; to roll back: {run.home.command('rollback', '--dry-run')}"
     if row.judges:
         return NoGo("no_go", f"NO-GO: {one_line(names)}{more}", next_step=where)
     return WorldError("step_failed", f"failed: {one_line(names)}{more}", next_step=where)

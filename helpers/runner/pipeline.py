@@ -265,7 +265,7 @@ _NO_VERDICT = {
 
 
 _DECISION = next(step.number for step in plan.LINE if step.gate == CUTOVER)
-_OFF_THE_LINE = {"26": "held; see step 26 for what to do", "27": "the way back ended well"}
+_ON_DEMAND = {"26": "held; see step 26 for what to do", "27": "Rollback succeeded"}
 
 
 class Stop:
@@ -470,7 +470,7 @@ def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError 
     if error is not None:
         return _NO_VERDICT.get(error.code, "failed")
     if steps and not steps[-1].on_line:
-        return _OFF_THE_LINE.get(steps[-1].number, f"step {steps[-1].number} passed")
+        return _ON_DEMAND.get(steps[-1].number, f"step {steps[-1].number} passed")
     line = [step for step in plan.LINE if step.number <= steps[-1].number]
     decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in line)
     return "GO" if decided else f"passed up to step {steps[-1].number}"

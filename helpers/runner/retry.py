@@ -41,7 +41,7 @@ def require_retriable(folder: RunFolder, step: plan.Step, changed: Parameters | 
     `changed` are the parameters that the same command brings: the window that they name counts.
     """
     if not step.on_line:
-        _refuse(folder, step, "is not on the line", f"Open notebooks/{step.notebook}.")
+        _refuse(folder, step, "is on demand, not part of the standard sequence", f"Open notebooks/{step.notebook}.")
     cutover = CutoverState.read(folder.workspace)
     moved = passed(folder.result(CUTOVER)) or (cutover is not None and cutover.may_be_applied)
     if moved and not step.follows_cutover:  # those look, and can look again

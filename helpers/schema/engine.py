@@ -165,7 +165,7 @@ REPAIRS: dict[str, str] = {
     "coerce": "The value had another type and was converted without loss.",
     "clamp": "The number was out of range and was moved to the nearer bound.",
     "default": "The value was not allowed and was replaced by the default.",
-    "fixed": "The schema sets this field itself; another value stood there.",
+    "fixed": "The schema sets this field itself; the source had another value.",
     "empty": "An empty list, or metadata without any key, became no value: Chroma has neither.",
     "json": "The target holds no lists; the list became a text of JSON.",
     "sparse": "A local Chroma holds no sparse vectors; migration.drop_indexes made it a text of JSON with the same numbers.",

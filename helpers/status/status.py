@@ -50,7 +50,7 @@ def report(folder: RunFolder, now: dt.datetime) -> list[str]:
     rows = [{k: v for k, v in row.items() if k != "section"} for row in step_rows(folder)]
     lines = [f"Run {folder.id}, begun {moment(folder.facts()['created'])}, in {folder.reports}", "", table(rows), ""]
     parts: list[tuple[str, Callable[[RunFolder, dt.datetime], str]]] = [
-        ("Due", lambda f, _: next_action(f)), ("Window", _window), ("To do", _to_do), ("Way back", _way_back),
+        ("Due", lambda f, _: next_action(f)), ("Window", _window), ("To do", _to_do), ("Rollback", _rollback),
         ("Cutover", lambda f, _: _cutover(f)), ("Fence", lambda f, _: fence_sentence(f)),
         ("Notices", lambda f, _: _notices(f)), ("Call", _call),
         ("Kept", lambda f, _: kept_line(f)),
@@ -177,7 +177,7 @@ def last_safe_moment(folder: RunFolder) -> dt.datetime | None:
     return hours.end - dt.timedelta(seconds=seconds) if hours is not None and how else None
 
 
-def _way_back(folder: RunFolder, now: dt.datetime) -> str:
+def _rollback(folder: RunFolder, now: dt.datetime) -> str:
     if not _night_began(folder) or settled(folder) or rolled_back(folder):
         return ""
     seconds, how = rollback_seconds(folder)

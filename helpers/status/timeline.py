@@ -27,7 +27,7 @@ from helpers.run.folders import RunFolder
 from helpers.run.window import Hours
 from helpers.status.status import estimated_seconds, measured_rollback, rollback_seconds
 
-BEFORE, NIGHT, AFTER = "The day before", "The night", "The week after"
+BEFORE, NIGHT, AFTER = "The day before", "The window", "The week after"
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 # (step, what, minutes, where the runbook says so); they follow one another.
 _DAY_BEFORE = (
@@ -123,7 +123,7 @@ def _planned(folder: RunFolder | None, parameters: Parameters | None) -> Sequenc
 
 
 def _measured_elsewhere(row: Row, folder: RunFolder | None, start: dt.datetime | None) -> Row:
-    """The rollback is off the line; the snapshot says itself until when it is kept."""
+    """The rollback is on demand; the snapshot says itself until when it is kept."""
     if folder is None or start is None:
         return row
     begun = ended = None
@@ -156,7 +156,7 @@ def table(found: Timeline) -> list[tuple[str, ...]]:
 
 
 def figure(found: Timeline, now: dt.datetime) -> Figure:
-    """The Gantt chart: the day before in hours, the night in minutes, the week after in days."""
+    """The Gantt chart: the day before in hours, the window in minutes, the week after in days."""
     gone = (now - found.start).total_seconds() if found.start is not None else None
     panels = []
     for part, unit, words in ((BEFORE, _HOUR, "hours"), (NIGHT, _MINUTE, "minutes"), (AFTER, _DAY, "days")):
@@ -200,18 +200,18 @@ def _basis(found: Timeline) -> str:
 
 
 def sentence(found: Timeline) -> str:
-    """The takeaway: how the night came out against the plan."""
+    """The takeaway: how the migration came out against the plan."""
     plan = in_words(found.of("25").planned[1])
     night = [row for row in found.rows if row.part == NIGHT and row.step != _BACK[0] and row.real is not None]
     if not night:
-        return f"Planned: cut over {plan} after the fence goes up; no step of the night has run"
+        return f"Planned: cut over {plan} after the fence goes up; no step of the window has run"
     work = sum(row.real[1] - row.real[0] for row in night if row.real is not None)
     back = found.of(_BACK[0])
-    said = f"The night's steps {', '.join(row.step for row in night)} took {duration(work)} of work"
+    said = f"Steps {', '.join(row.step for row in night)} took {duration(work)} of work"
     cut = found.of("25")
     if cut.real is not None and not cut.open:
         said = f"Cut over {_after(cut.real[1])}; planned {_after(cut.planned[1])}"
-    return said + (f"; the way back took {back.took}" if back.real is not None else "")
+    return said + (f"; rollback took {back.took}" if back.real is not None else "")
 
 
 def _after(seconds: float) -> str:
@@ -220,7 +220,7 @@ def _after(seconds: float) -> str:
 
 # -- rapid rollback ----------------------------------------------------------------------------------------------------
 
-# The way back on one page, for notebook 00: Appendix E with commands that work, and the times that this run measured.
+# The rollback on one page, for notebook 00: Appendix E with commands that work, and the times that this run measured.
 #
 # `tests/test_rapid_rollback.py` reads the commands out of the executed notebook and runs them.
 
@@ -263,12 +263,12 @@ def lines(folder: RunFolder) -> list[Line]:
 
 
 def times(folder: RunFolder) -> list[tuple[str, str, str]]:
-    """(what, what the runbook promises, what is known of this run) of the way back."""
+    """(what, what the runbook promises, what is known of this run) of the rollback."""
     done = measured_rollback(folder) if folder.exists else None
     if done is None:
         seconds, how = rollback_seconds(folder) if folder.exists else (0.0, "")
         known = f"about {duration(seconds)} ({how})" if how else "not known before step 22 has passed"
-        return [("the way back, in all", _PROMISED[REMOVE], known)]
+        return [("rollback, in all", _PROMISED[REMOVE], known)]
     how = "measured in this run's drill" if folder.facts().get("drills") else "measured in this run"
     ends = ((FILES, "clients are back at the source"), (REMOVE, "the target holds nothing of this run"))
     return [(what, _PROMISED[stage], f"{duration(_until(done, stage))} ({how})") for stage, what in ends]
@@ -284,7 +284,7 @@ def _until(done: StepResult, stage: str) -> float:
 
 
 def sheet(folder: RunFolder) -> str:
-    """The page as HTML: commands, times, and what the rollback would do as things stand."""
+    """The page as HTML: commands, times, and what the rollback would do now."""
     commands = _table(("when", "what it does", "command"), [
         (html.escape(line.when), html.escape(line.what), f'<code style="white-space: nowrap">{html.escape(line.command)}</code>')
         for line in lines(folder)
@@ -293,7 +293,7 @@ def sheet(folder: RunFolder) -> str:
     if not folder.exists:
         return commands + known
     stages = [tuple(map(html.escape, row)) for row in outline.outline(folder)]
-    more = _table(("stage", "as things stand"), stages)
+    more = _table(("stage", "what would be done now"), stages)
     return f"{commands}{known}<details><summary>What it would do, stage by stage</summary>{more}</details>"
 
 

@@ -27,7 +27,7 @@ from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import Store, open_target
 from helpers.stores.opening import quick_names
 
-_PROOF = ["target", "completed", "there", "missing", "doubled", "in doubt", "of these there", "ahead", "strangers"]
+_PROOF = ["target", "completed", "there", "missing", "doubled", "in doubt", "of these there", "ahead", "extra ids"]
 
 
 @dataclass(slots=True)
@@ -40,8 +40,8 @@ class _Looked:
     doubled: int = 0
     in_doubt: int = 0
     arrived: int = 0  # of those in doubt
-    ahead: int = 0  # in the target although the ledger has not begun them
-    strangers: int = 0  # in the target, and staged by nobody
+    ahead: int = 0  # in the target although the checkpoint has not begun them
+    extra: int = 0  # in the target, and staged by nobody
 
 
 class CheckpointRecoveryStep(NotebookStep):
@@ -54,7 +54,7 @@ class CheckpointRecoveryStep(NotebookStep):
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """The ledger as it stands; None where the run never began to migrate."""
+        """The checkpoint as it is on disk; None where the run never began to migrate."""
         return Checkpoint.read(self.path) if self.path.exists() else None
 
     @cached_property
@@ -139,11 +139,11 @@ class CheckpointRecoveryStep(NotebookStep):
         """One sentence: what going on means now, and the command."""
         found = self.checkpoint
         if found is None:
-            return f"There is no checkpoint: {self.run.home.command('resume')} begins where the run stands."
+            return f"There is no checkpoint: {self.run.home.command('resume')} begins with the first step that has not passed."
         if any(check.verdict is Verdict.FAIL for check in self.run.result.checks):
             return "Do not go on: a check above failed. Put right what it names, or start a new run."
         if self.catching_up:
-            return f"A catch-up with the source was interrupted; it goes on where it stood: {self.command}"
+            return f"A catch-up with the source was interrupted; it goes on from there: {self.command}"
         if found.phase == "complete":
             return "The migration is complete: there is nothing to go on with."
         if self.staged is None:
@@ -173,7 +173,7 @@ class CheckpointRecoveryStep(NotebookStep):
                 looked[name] = self._look(staged, name, state, present, count)
         self._judge(looked)
         rows = [
-            (n, f.completed, f.there, f.missing, f.doubled, f.in_doubt, f.arrived, f.ahead, f.strangers)
+            (n, f.completed, f.there, f.missing, f.doubled, f.in_doubt, f.arrived, f.ahead, f.extra)
             for n, f in looked.items()
         ]
         return pd.DataFrame(rows, columns=_PROOF)
@@ -240,15 +240,15 @@ class CheckpointRecoveryStep(NotebookStep):
         found.in_doubt = doubt - state.completed
         found.arrived = sum(chunk in present for chunk in wanted[state.completed : doubt])
         found.ahead = sum(chunk in present for chunk in wanted[doubt:])
-        found.strangers = len(present.difference(wanted))
+        found.extra = len(present.difference(wanted))
         return found
 
     def _judge(self, looked: dict[str, _Looked]) -> None:
         for name, attribute, reason in (
             ("completed chunks missing in the target", "missing", "chunk_missing"),
             ("chunks doubled", "doubled", "chunk_doubled"),
-            ("chunks that nobody staged", "strangers", "chunk_extra"),
-            ("chunks ahead of the ledger", "ahead", "checkpoint_behind"),
+            ("chunks that the run did not stage", "extra", "chunk_extra"),
+            ("chunks ahead of the checkpoint", "ahead", "checkpoint_behind"),
         ):
             off = {target: getattr(f, attribute) for target, f in looked.items() if getattr(f, attribute)}
             bad = Verdict.WARNING if attribute == "ahead" else Verdict.FAIL

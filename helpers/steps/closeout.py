@@ -2,7 +2,7 @@
 
 Figures first, all of them measured; then what changes something, each part repeatable after a kill: temporary files go, the
 fence is lifted, a marker left in the target is given back. The summary is always written; the success record only where
-it is one. What a rollback needs stays until the retention of the snapshots ends, so the way back stays open until then.
+it is one. What a rollback needs stays until the retention of the snapshots ends, so a rollback stays possible until then.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def downtime(folder: RunFolder) -> tuple[float | None, str]:
     ends += [e["when"] for e in fence.events if e["state"] == LIFTING]
     later = [when for when in ends if up and when > up[-1]]
     if not later:
-        return None, "the fence stands still, and no cutover is recorded"
+        return None, "the fence is still active, and no cutover is recorded"
     seconds = (datetime.fromisoformat(min(later)) - datetime.fromisoformat(up[-1])).total_seconds()
     return seconds, "writes only: from the fence until the application ran on the target; reads never stopped"
 
@@ -176,7 +176,7 @@ class FenceEnd:
             return f"Not touched. It would be {self._what()}."
         if self.keep or self.seen:
             why = self._what() + (f": {self.seen} connections" if self.seen and not self.keep else "")
-            self.run.check("write fence lifted", Verdict.WARNING, measured="stands", threshold="lifted", reason="fence_kept",
+            self.run.check("write fence lifted", Verdict.WARNING, measured="active", threshold="lifted", reason="fence_kept",
                            detail=f"{why}. Later: {self.state.lift}")  # fmt: skip
             audit.append(self.run.folder / audit.NAME, "fence kept at closeout", why=why)
             return f"The fence stays ({why}). Lift it later with: {self.state.lift}"
@@ -219,16 +219,16 @@ _TEMPORARY = (
 )  # fmt: skip
 # What stays, in the order of the table: name in the workspace, what it is.
 _KEPT = (
-    ("checkpoint.json", "the ledger: what this run made in the target"),
-    ("checkpoint.jsonl", "the ledger's last changes"),
-    ("staged", "every chunk as it was written: how a rollback tells clients' writes from ours"),
+    ("checkpoint.json", "the checkpoint: what this run made in the target"),
+    ("checkpoint.jsonl", "the checkpoint's last changes"),
+    ("staged", "every chunk as it was written: lets a rollback tell apart clients' writes and those of the migration"),
     ("catch-up", "what was caught up with"),
     ("cutover.json", "which configuration files were changed"),
     ("cutover", "configuration files as they were"),
-    ("fence.json", "the write fence: what stood before it"),
+    ("fence.json", "the write fence: the configuration before it"),
     ("fence-before.conf", "nginx's configuration as it was"),
     ("undo", "what notebooks 41 to 48 replaced in the target"),
-    ("earlier", "ledgers and quarantine of attempts that were taken back"),
+    ("earlier", "checkpoints and quarantine of attempts that were undone"),
     ("quarantine", "chunks that were not migrated, each with its reason"),
     ("monitoring", "every look of the first hour"),
     ("batches.jsonl", "every batch of the import"),

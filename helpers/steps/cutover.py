@@ -68,7 +68,7 @@ class CutoverStep(NotebookStep):
         self.run.check("decision and sign-offs", Verdict.PASS if good else Verdict.WARNING, measured=decision,
                        threshold="GO, signed", reason="" if good else "gate_shut", detail="" if good else signed)  # fmt: skip
         for said in [] if self.run.dry_run else self.control.finish_way_back():
-            rows.append(("an earlier way back", said))
+            rows.append(("an earlier rollback", said))
         return pd.DataFrame(rows, columns=["what", "found"])
 
     def unchanged(self) -> str:
@@ -245,7 +245,7 @@ class CutoverStep(NotebookStep):
         return said or UNSEEN
 
     def undo(self) -> str:
-        """The way back, and where the files as they were are kept."""
+        """The rollback command, and where the original files are kept."""
         state = self.control.state
         if state is None or not state.may_be_applied:
             return "No configuration file differs from what it was; there is nothing to undo."

@@ -1,4 +1,4 @@
-"""Step 13: everything that the night will do, but into a throw-away Chroma. (Runbook, Section 1.4.)
+"""Step 13: everything that the migration will do, but into a throw-away Chroma. (Runbook, Section 1.4.)
 
 The snapshot taken here is the backup of Section 1.1. The probes and queries are asked of the source, and are what step 23
 compares with. The target is not opened at all.
@@ -200,7 +200,7 @@ class DryRunStep(NotebookStep):
         return pd.DataFrame(rows, columns=["test", "verdict", "measured", "threshold", "detail"])
 
     def not_applicable(self) -> pd.DataFrame:
-        """The tests that will not apply on the night, and why."""
+        """The tests that will not apply to the migration, and why."""
         return pd.DataFrame(self.run.result.facts.get("not_applicable", []), columns=["test", "why"])
 
     def issues(self) -> pd.DataFrame:
@@ -219,7 +219,7 @@ class DryRunStep(NotebookStep):
         return pd.DataFrame(table, columns=columns)
 
     def _memory(self) -> tuple[str, str, str, str, str]:
-        """Out of memory: the peak of this process, which did all that the night does, against what is free now."""
+        """Out of memory: the peak of this process, which did all that the migration does, against what is free now."""
         peak, free = peak_memory(), free_memory()
         found = "found" if free < peak else "not found"
         batch = self.run.parameters.migration.batch_size
@@ -240,7 +240,7 @@ class DryRunStep(NotebookStep):
         return ("timeout on export", "found" if near else "not found", said, "a slow source or network", helps)
 
     def estimate(self) -> pd.DataFrame:
-        """How long the night will take, with the basis of each figure; and what cannot be known from here."""
+        """How long the migration will take, with the basis of each figure; and what cannot be known from here."""
         took = {phase.name: phase.seconds for phase in self.run.result.phases}
         chunks = sum(self.staged.rows(t) for t in self.staged.files)
         rows = [
@@ -262,7 +262,7 @@ class DryRunStep(NotebookStep):
                        f"the slower of the throw-away Chroma and the target's write probe ({rate:,.0f} chunks/s)")  # fmt: skip
         total = sum(seconds for _, seconds, _ in rows)
         rows.append(("sum", total, "without people, fence and restarts"))
-        unknown = "load on the target and the network at night; how long sign-offs, fence and restarts take"
+        unknown = "load on the target and the network in the window; how long sign-offs, fence and restarts take"
         rows.append(("not known", float("nan"), unknown))
         self.run.fact("estimate_seconds", total)
         self.run.fact("estimate", [{"part": p, "seconds": s, "basis": b} for p, s, b in rows if s == s])
@@ -270,7 +270,7 @@ class DryRunStep(NotebookStep):
         late = total > limit
         self.run.check("estimated duration", Verdict.WARNING if late else Verdict.PASS, measured=total, threshold=limit,
                        unit="s", reason="too_slow" if late else "", detail=f"not known: {unknown}")  # fmt: skip
-        return pd.DataFrame(rows, columns=["part of the night", "seconds", "basis"])
+        return pd.DataFrame(rows, columns=["part of the migration", "seconds", "basis"])
 
     def target_untouched(self) -> pd.DataFrame:
         """What this step left behind: the snapshot and the staging; the target was never opened."""

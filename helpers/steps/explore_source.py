@@ -1,4 +1,4 @@
-"""Step 11 as a desk: the profile, and what a DBA asks next, one collection, one finding, one chunk at a time."""
+"""Step 11, interactive: the profile, and what a DBA asks next, one collection, one finding, one chunk at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from helpers.run.reason_codes import row_of
 
 # -- compared ----------------------------------------------------------------------------------------------------------
 
-# Step 11, what only shows when chunks are compared: lengths, values, twins, neighbours, outliers, the map.
+# Step 11, what only shows when chunks are compared: lengths, values, near-duplicates, neighbours, outliers, the map.
 #
 # All of it works on the sample (`profiling.sample`); figures and tables say how large it is.
 
@@ -75,7 +75,7 @@ class ComparedChunks(Profile):
     # -- what lies near what -------------------------------------------------------------------------------------------
 
     def near_duplicates(self) -> pd.DataFrame:
-        """Chunks with a near twin before them in the sample (`profiling.similarity` states the thresholds): one row a chunk."""
+        """One row for each chunk with a near-duplicate before it in the sample; thresholds: `profiling.similarity`."""
         return self._pairs.copy()
 
     @cached_property
@@ -118,7 +118,7 @@ class ComparedChunks(Profile):
         return similarity.outliers(self.sample)
 
     def map(self, colour: str = "collection") -> pd.DataFrame:
-        """The sample's vectors on a plane (PCA), coloured by any column of `desk.sample.frame`; one row a point. Draws it."""
+        """The sample's vectors on a plane (PCA), coloured by any column of `step.sample.frame`; one row a point. Draws it."""
         values = self._field(colour)
         plane = self._plane
         if plane is None:
@@ -156,7 +156,7 @@ class ComparedChunks(Profile):
         near_name = nearest_name(field, [str(key) for key in frame])
         raise UsageError(
             "field_unknown", f"no chunk of the sample has a field {one_line(field, 80)}", where="step 11",
-            next_step=f"Did you mean {near_name}?" if near_name else "list(desk.sample.frame) names them all.",
+            next_step=f"Did you mean {near_name}?" if near_name else "list(step.sample.frame) names them all.",
         )  # fmt: skip
 
 
@@ -267,7 +267,7 @@ class ExploreSourceStep(ComparedChunks):
             raise UsageError(
                 "no_table",
                 f"a {type(frame).__name__} is no DataFrame",
-                where="desk.table",
+                where="step.table",
                 next_step="Try .to_frame().",
             )
         widgets.show_table(frame)
@@ -303,7 +303,7 @@ class ExploreSourceStep(ComparedChunks):
         metadata = metadata.rename(columns={key: f"metadata.{key}" for key in metadata if key in chunks})
         frame = pd.concat([chunks.drop(columns="metadata"), metadata], axis="columns")
         return kernel.cut(
-            frame, found.places, f"All: desk.export({finding!r}), or behind({finding!r}, most={found.places})."
+            frame, found.places, f"All: step.export({finding!r}), or behind({finding!r}, most={found.places})."
         )
 
     def export(self, finding: str) -> pd.DataFrame:
@@ -336,7 +336,7 @@ class ExploreSourceStep(ComparedChunks):
             return Finding.of(name, 0, ())  # there is such a finding; nothing has it here
         raise UsageError(
             "finding_unknown", f"no finding is called {one_line(name, 80)}", where="step 11",
-            next_step=f"Did you mean {near}?" if near else "desk.found() lists them all.",
+            next_step=f"Did you mean {near}?" if near else "step.found() lists them all.",
         )  # fmt: skip
 
     @cached_property
@@ -424,6 +424,6 @@ class ExploreSourceStep(ComparedChunks):
             near_name = nearest_name(collection, names)
             raise UsageError(
                 "collection_unknown", f"no collection is called {one_line(collection, 80)}", where="step 11",
-                next_step=f"Did you mean {near_name}?" if near_name else "desk.facts() lists them all.",
+                next_step=f"Did you mean {near_name}?" if near_name else "step.facts() lists them all.",
             )  # fmt: skip
         return [collection]

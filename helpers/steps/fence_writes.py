@@ -19,7 +19,7 @@ NONE = "nothing keeps clients from writing to the source after the snapshot (fen
 
 
 class FenceWritesStep(NotebookStep):
-    """The notebook's view: what is where, what would happen, before, up, proof, and the way back."""
+    """The notebook's view: what is where, what would happen, before, up, proof, and how to undo it."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
@@ -175,13 +175,13 @@ class FenceWritesStep(NotebookStep):
         if not self.control.behind_url:
             return
         same = self.control.same_database()
-        self.run.check("the fence stands before the source", Verdict.PASS if same else Verdict.FAIL,
+        self.run.check("the fence is in front of the source", Verdict.PASS if same else Verdict.FAIL,
                        measured="same collections" if same else "other collections", reason="" if same else "fence_elsewhere",
                        detail=f"{self.control.clients_url} against {self.run.parameters.source.label}")  # fmt: skip
         round_it, unknown = self.control.ways_round()
         verdict = Verdict.FAIL if round_it else Verdict.WARNING if unknown else Verdict.PASS
         told = "clients reach Chroma past the fence; let it listen on loopback only, or close the port to them"
-        maybe = "answers this machine; whether it answers clients can be told from their machines only"
+        maybe = "answers this machine; whether clients reach it can be checked only from their machines"
         self.run.check("no way round the fence", verdict, measured=", ".join(round_it or unknown) or "none found",
                        threshold="none", reason="" if verdict is Verdict.PASS else "fence_bypass",
                        detail=told if round_it else maybe if unknown else f"behind it: {self.control.behind_url}")  # fmt: skip
@@ -197,9 +197,10 @@ class FenceWritesStep(NotebookStep):
                            reason="source_in_use", detail=f"{detail}: stop what uses {path}")  # fmt: skip
         elif not found.known:
             self.run.check(name, Verdict.WARNING, reason="source_use_unknown",
-                           detail="this system tells nobody who has a file open: see to it that nothing uses it")  # fmt: skip
+                           detail="open files cannot be listed here: make sure that nothing uses the source")  # fmt: skip
         else:
-            unseen = f"{found.unseen} processes of other users could not be looked at, but for locks"
+            who = "One process of another user" if found.unseen == 1 else f"{found.unseen} processes of other users"
+            unseen = f"{who} could not be inspected; only file locks were checked"
             self.run.check(name, Verdict.WARNING if found.unseen else Verdict.PASS, measured=0, threshold=0,
                            unit="processes", reason="source_use_unknown" if found.unseen else "",
                            detail=unseen if found.unseen else "files and locks of every process")  # fmt: skip

@@ -162,7 +162,7 @@ class IntegrationStep(NotebookStep):
             f"{count(passed, 'test')} passed, {len(bad)} failed, {len(self.rows) - passed - len(bad)} not applicable."
         )
         back = self.run.home.command("rollback", "--dry-run")
-        return said + (f" Clients use the target still; the way back: {back}" if bad else "")
+        return said + (f" Clients still use the target; to roll back: {back}" if bad else "")
 
 
 def _expectation(case: Case) -> str:

@@ -144,7 +144,7 @@ class InvalidScoresStep(Troubleshooter):
         elsewhere = self._written()
         rows = [
             ("test it", f"{RUNBOOK} run {parameters} --run-id {self.run.id}-repaired --dry-run"),
-            ("then the night", f"{RUNBOOK} run --run-id {self.run.id}-repaired --from 20"),
+            ("then migrate", f"{RUNBOOK} run --run-id {self.run.id}-repaired --from 20"),
         ]
         return (
             [*rows, ("first", f"the target holds {elsewhere}: undo that, or name another target")]

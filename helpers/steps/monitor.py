@@ -200,7 +200,7 @@ class MonitorStep(NotebookStep):
         return next(iter([*look.problems, *look.ill, *look.shrunk]), "")
 
     def _way_out(self) -> str:
-        return f"Clients use the target still. The way back: {self.run.home.command('rollback', '--dry-run')}"
+        return f"Clients still use the target. To roll back: {self.run.home.command('rollback', '--dry-run')}"
 
     def what_to_do(self) -> str:
         """The next action after this watch."""

@@ -25,7 +25,7 @@ COLUMNS = ["collection", "id", "reason", "detail", "in quarantine", "whole in qu
 
 
 class NanEmbeddingsStep(StagedTroubleshooter):
-    """Every vector of the snapshot that no index can hold stands in quarantine; the target has a vector for each id."""
+    """Every vector of the snapshot that no index can hold is in quarantine; the target has a vector for each id."""
 
     code = "nan_embedding"
     kinds = (compare.VECTOR,)
@@ -106,7 +106,7 @@ class NanEmbeddingsStep(StagedTroubleshooter):
         """
         wrong = self.wrong_ids()
         self.set_aside()
-        done = super().apply() if wrong else pd.DataFrame(columns=["target", "stood there", "added"])
+        done = super().apply() if wrong else pd.DataFrame(columns=["target", "there before", "added"])
         entries = pd.DataFrame(self.aside.entries(), columns=["collection", "id", "reason", "detail"])
         return entries if done.empty else done
 

@@ -27,16 +27,16 @@ class NetworkStep(Troubleshooter):
         rungs = [rung for role in ROLES for rung in reach.ladder(getattr(self.run.parameters, role), role)]
         table = pd.DataFrame(
             [(*astuple(rung)[:5], reach.remedy(rung)) for rung in rungs],
-            columns=["endpoint", "rung", "ok", "seen", "seconds", "what to do"],
+            columns=["endpoint", "check", "ok", "seen", "seconds", "what to do"],
         )
         bad = [rung for rung in rungs if not rung.ok]
-        return Found(table, len(bad), "; ".join(f"{r.endpoint}: {r.rung}: {r.seen}" for r in bad), "broken rungs")
+        return Found(table, len(bad), "; ".join(f"{r.endpoint}: {r.rung}: {r.seen}" for r in bad), "failed checks")
 
     def fence(self) -> pd.DataFrame:
-        """Whether a write fence of this run stands: behind one, writes are refused and reads pass."""
+        """Whether a write fence of this run is active: behind one, writes are refused and reads pass."""
         state = FenceState.read(self.run.workspace)
         said = state.sentence() if state is not None else ""
-        return pd.DataFrame([("write fence", said or "none of this run stands")], columns=["what", "state"])
+        return pd.DataFrame([("write fence", said or "this run has no active fence")], columns=["what", "state"])
 
     def retries(self) -> pd.DataFrame:
         """What is tried again, how often and after how long, and the time-outs that this run works with."""

@@ -22,7 +22,7 @@ COLUMNS = ["criterion", "measured", "pass", "marginal", "fail", "verdict"]
 
 
 def decision_matrix(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The five rows of the runbook's matrix from `matrix_inputs` of step 23; the better class owns its edges."""
+    """The five rows of the runbook's matrix from `matrix_inputs` of step 23; boundary values get the better rating."""
     chunks, checked = int(inputs["chunks"]), int(inputs["checked"])
     valid = share(int(inputs["valid"]), chunks)
     rows = [_row("validation pass rate", valid, ">= 99 %", "95-99 %", "< 95 %", at_least(valid, 0.99, 0.95), chunks)]

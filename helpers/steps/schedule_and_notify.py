@@ -1,4 +1,4 @@
-"""Step 14: does the night fit its window, and who is told? (Runbook, Sections 1.6 and 1.7.)
+"""Step 14: does the migration fit its window, and who is notified? (Runbook, Sections 1.6 and 1.7.)
 
 What it writes lies in the run's own folder: announcement.txt and invitation.ics. The announcement goes out once for a window:
 a run of this notebook that comes later tells only those channels that did not take it, unless the window was moved.
@@ -53,7 +53,7 @@ class ScheduleAndNotifyStep(NotebookStep):
     # -- the window ----------------------------------------------------------------------------------------------------
 
     def window(self) -> pd.DataFrame:
-        """When the night is, what is kept free around it, and how long that is from now."""
+        """When the window is, what is kept free around it, and how long that is from now."""
         columns = ["what", "value"]
         hours = self.hours
         if hours is None:
@@ -70,9 +70,9 @@ class ScheduleAndNotifyStep(NotebookStep):
         lead = hours.start - (dt.datetime.fromisoformat(told_at) if told_at else self.now)
         if (self.rules.urls or self.rules.stakeholders) and not over:
             late = lead < _DAY
-            self.run.check("told a day before", Verdict.WARNING if late else Verdict.PASS, measured=round(lead / _DAY, 2),
+            self.run.check("notified a day before", Verdict.WARNING if late else Verdict.PASS, measured=round(lead / _DAY, 2),
                            threshold=1, unit="days", reason="late_notice" if late else "",
-                           detail="the runbook tells everybody 24 hours before" if late else "")  # fmt: skip
+                           detail="the runbook notifies everybody 24 hours before" if late else "")  # fmt: skip
         left = (hours.start - self.now).total_seconds()
         rows = [
             ("begins", moment(hours.start)),
@@ -86,9 +86,9 @@ class ScheduleAndNotifyStep(NotebookStep):
 
     def fits(self) -> pd.DataFrame:
         """The dry run's estimate on the clock of the window, and a rollback behind it."""
-        columns = ["part of the night", "from", "to", "seconds", "basis"]
+        columns = ["part of the migration", "from", "to", "seconds", "basis"]
         if self.hours is None:
-            self.run.check("the night fits its window", Verdict.NOT_APPLICABLE, detail="no window is named")
+            self.run.check("the migration fits its window", Verdict.NOT_APPLICABLE, detail="no window is named")
             return pd.DataFrame(columns=columns)
         night = self._night
         if night is None:
@@ -103,7 +103,7 @@ class ScheduleAndNotifyStep(NotebookStep):
         said = (f"{duration(night.seconds)} of work and {duration(night.way_back)} for a rollback behind it; "
                 + (f"{duration(spare)} are left for people" if spare >= 0 else f"{duration(-spare)} more than the window has"
                    + (", which its buffer takes" if buffered >= 0 else ", and its buffer is too short for that")))  # fmt: skip
-        self.run.check("the night fits its window", verdict, measured=round(need, 1),
+        self.run.check("the migration fits its window", verdict, measured=round(need, 1),
                        threshold=(hours.end - hours.start).total_seconds(), unit="s",
                        reason="" if verdict is Verdict.PASS else "night_too_long", detail=said)  # fmt: skip
         self.run.fact("night", {"seconds": night.seconds, "way_back_seconds": night.way_back, "spare_seconds": spare,
@@ -141,7 +141,7 @@ class ScheduleAndNotifyStep(NotebookStep):
                 rows.append((f"notify.{name}", " ".join(command), found or "is not found, or cannot be executed"))
         verdict = Verdict.WARNING if missing else Verdict.PASS if rows else Verdict.NOT_APPLICABLE
         detail = ", ".join(missing) if rows else "none are named"
-        self.run.check("commands around the night", verdict, measured=len(rows) - len(missing), threshold=len(rows),
+        self.run.check("commands around the migration", verdict, measured=len(rows) - len(missing), threshold=len(rows),
                        reason="program_missing" if missing else "", detail=detail)  # fmt: skip
         return pd.DataFrame(rows, columns=["when", "command", "found"])
 
@@ -153,7 +153,7 @@ class ScheduleAndNotifyStep(NotebookStep):
             return pd.DataFrame(columns=columns)
         if (blank := self.parameters.placeholders()) and not self.run.dry_run:
             self.run.check("announcement sent", Verdict.FAIL, measured=0, threshold=len(self.rules.urls), unit="channels",
-                           reason="nobody_named", detail=f"nothing was sent, for people would be told <…> of {', '.join(blank)}. "
+                           reason="nobody_named", detail=f"nothing was sent: <…> is a placeholder in {', '.join(blank)}. "
                            f"Name them: {self._name_them(blank)}")  # fmt: skip
             return pd.DataFrame(
                 [(str(url), "not sent", f"<…> in {blank[0]}", 0.0) for url in self.rules.urls], columns=columns
@@ -178,14 +178,14 @@ class ScheduleAndNotifyStep(NotebookStep):
         known = self._by_hand
         if item not in known:
             hint = f"It has: {'; '.join(known) or 'nothing'}."
-            raise UsageError("unknown_item", f"{item!r} is nothing of the checklist", next_step=hint)
+            raise UsageError("unknown_item", f"{item!r} is not an item of the checklist", next_step=hint)
         if not by.strip() or not by.isprintable():
             raise UsageError("bad_name", "the name of the person who did it must be one line of text")
         by_hand(self.run.folder, item, by.strip())
         return f"Written down: {item}, done by {by.strip()}."
 
     def checklist(self) -> pd.DataFrame:
-        """Who was told, when, by which channel, with what result; and what a person has to do by hand."""
+        """Who was notified, when, by which channel, with what result; and what a person has to do by hand."""
         nobody = ["(notify.stakeholders names nobody)"] if self.rules.urls else []
         rows = [(who, *row) for who in self.rules.stakeholders or nobody for row in self._channels()]
         done = {e.key: e for e in read(self.run.folder) if e.event == DONE_BY_HAND}
@@ -202,14 +202,14 @@ class ScheduleAndNotifyStep(NotebookStep):
         people, reached = self.rules.stakeholders, [e for e in self._announced if e.result == DELIVERED]
         if not people and not self.rules.urls:
             self.run.check(
-                "stakeholders told", Verdict.NOT_APPLICABLE, detail="neither stakeholders nor channels are named"
+                "stakeholders notified", Verdict.NOT_APPLICABLE, detail="neither stakeholders nor channels are named"
             )
         elif not self.run.dry_run:
-            self.run.check("stakeholders told", Verdict.PASS if reached else Verdict.WARNING,
+            self.run.check("stakeholders notified", Verdict.PASS if reached else Verdict.WARNING,
                            measured=len(people) if reached else 0, threshold=len(people), unit="people and teams",
                            reason="" if reached else "nobody_told",
-                           detail="the services took it; who reads it they do not say" if reached else
-                           f"no channel took the announcement: tell them yourself, {ANNOUNCEMENT} is the text")  # fmt: skip
+                           detail="the services accepted it; whether people read it is not known" if reached else
+                           f"no channel took the announcement: notify them yourself, {ANNOUNCEMENT} is the text")  # fmt: skip
         if self._by_hand:
             done = len(self._by_hand) - len(open_)
             self.run.check("done by hand", Verdict.WARNING if open_ else Verdict.PASS, measured=done,
@@ -229,7 +229,7 @@ class ScheduleAndNotifyStep(NotebookStep):
 
     @property
     def _by_hand(self) -> list[str]:
-        """What a person does; silencing alerts too, where people are told and no command does it."""
+        """What a person does; silencing alerts too, where people are notified and no command does it."""
         wanted = (self.rules.stakeholders or self.rules.urls) and not Around(self.run.home).rules.before
         return [*self.rules.by_hand, *([_SILENCE] if wanted and self.hours is not None else [])]
 
@@ -243,9 +243,9 @@ class ScheduleAndNotifyStep(NotebookStep):
         rows = []
         for url in self.rules.urls:
             entry = newest.get(str(url))
-            result = f"{entry.result}{f' ({entry.said})' if entry.said else ''}" if entry else "not told"
+            result = f"{entry.result}{f' ({entry.said})' if entry.said else ''}" if entry else "not notified"
             rows.append((str(url), moment(entry.when) if entry else "", result))
-        return rows or [("", "", "to be told by hand")]
+        return rows or [("", "", "to be notified by hand")]
 
     @property
     def _key(self) -> str:

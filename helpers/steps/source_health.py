@@ -343,7 +343,7 @@ class SourceHealthStep(NotebookStep):
             risks.append("chunks whose vectors are lost go to quarantine, unless migration.reembed orders new ones")
         if any(finding.startswith(IN_USE) for finding in look.findings):
             risks.append(
-                "what is written after a copy is not migrated: stop the writers or put up a fence for the night"
+                "what is written after a copy is not migrated: stop the writers or put up a fence for the migration"
             )
         if look.protocol == "API v1":
             risks.append("an old server keeps no embedding function: text queries cannot be compared")
@@ -448,7 +448,7 @@ class SourceHealthStep(NotebookStep):
             verdict, detail = Verdict.NOT_APPLICABLE, "expected.collections names none, so nothing is outside."
         elif outside or self.expected.unlisted:
             names = ", ".join(f"{name} ({n})" for name, n in list(outside.items())[:20]) or "none was found"
-            verdict, detail = Verdict.WARNING, f"Name them in expected.collections before the night: {names}."
+            verdict, detail = Verdict.WARNING, f"Name them in expected.collections before the migration: {names}."
         self.run.check(
             "no collection is outside the list",
             verdict,

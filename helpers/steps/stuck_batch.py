@@ -116,7 +116,7 @@ class StuckBatchStep(Troubleshooter):
         for role in ("source", "target"):
             rungs = reach.ladder(getattr(self.run.parameters, role), role)
             bad = reach.broken(rungs)
-            rows.append((f"the way to the {role}", not bad, bad or f"{len(rungs)} rungs"))
+            rows.append((f"connection to the {role}", not bad, bad or f"{len(rungs)} checks"))
         return rows
 
     def _disk(self) -> tuple[str, bool, str]:

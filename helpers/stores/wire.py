@@ -79,7 +79,7 @@ def _not_json(response: httpx.Response, what: str, where: str) -> NoReturn:
     raise Transient(
         "not_json", f"{what} (status {response.status_code}, {kind}): {one_line(response.text[:200].strip(), 80)}",
         where=where or str(response.request.url.copy_with(query=None)),
-        next_step="See what stands before the server: a proxy, a sign-in page, another service on this port.",
+        next_step="Check what is in front of the server: a proxy, a sign-in page, another service on this port.",
     ) from None  # fmt: skip
 
 

@@ -159,7 +159,7 @@ class Mend:
         finally:
             if not held:
                 self.store.release_lock(self.run.id)
-        return pd.DataFrame(rows, columns=["target", "stood there", "added", "afresh"])
+        return pd.DataFrame(rows, columns=["target", "there before", "added", "afresh"])
 
     def undo(self) -> pd.DataFrame:
         """Every mend of this run that is not undone, the newest first: what stood there stands there again."""

@@ -46,7 +46,7 @@ def compare_configuration(
 def judge(rows: list[dict[str, Any]]) -> Check:
     """FAIL where a setting differs and nothing explains it."""
     if not rows:
-        return Check(NAME, Verdict.NOT_APPLICABLE, detail="the schema makes collections of its own")
+        return Check(NAME, Verdict.NOT_APPLICABLE, detail="the schema creates new collections")
     wrong = [row for row in rows if row["state"] == DIFFERENT]
     detail = "; ".join(f"{r['collection']}: {r['setting']} {r['source']} became {r['target']}" for r in wrong[:5])
     verdict = Verdict.FAIL if wrong else Verdict.PASS

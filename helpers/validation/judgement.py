@@ -124,7 +124,7 @@ class Judgement:
         return self._fields(DISTRIBUTION, field_tests.DISTRIBUTION, "wrong_collection_type")
 
     def duplicates(self) -> Check:
-        """6: no id twice, no id wanted by two chunks."""
+        """6: ids are unique, and no two chunks have the same one."""
         return self._fidelity(DUPLICATES, (compare.CHUNK_DOUBLED,))
 
     def field_types(self) -> Check:
