@@ -261,7 +261,7 @@ def test_status_of_a_run_works_from_any_folder(capsys: Run, tmp_path: Path, monk
 def test_schema_says_what_is_still_to_be_named(capsys: Run) -> None:
     assert cli.main(["schema", "trial.yaml", "--set", "contacts.dba=<name and phone>"]) == 2
     said = capsys.readouterr()
-    assert "still to be named, where <…> stands: contacts.dba" in said.err
+    assert "these still hold <…>, a placeholder: contacts.dba" in said.err
     assert YAML(typ="safe").load(said.out)["contacts"]["dba"] == "<name and phone>", "shown all the same"
 
 

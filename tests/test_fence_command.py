@@ -210,7 +210,7 @@ def test_the_command_says_where_the_fence_stands_and_lifts_it(
 ) -> None:
     folder = made(commands(tmp_path))
     assert cli.main(["fence", folder.id]) == 0
-    assert "No write fence of run night stands." in capsys.readouterr().out
+    assert "Run night has no active write fence." in capsys.readouterr().out
     step(folder)
     assert cli.main(["status", folder.id]) == 0
     assert "The write fence (command) is up since" in capsys.readouterr().out

@@ -143,7 +143,7 @@ def test_orders_that_make_no_sense_cost_one_line(directory: Path, sections: dict
 
 def test_one_run_alone_refuses_the_star(directory: Path) -> None:
     parameters = parameters_from({"source": {"path": str(directory), "database": "*"}, "target": {"path": "target"}})
-    with pytest.raises(UsageError, match="stands for many databases"):
+    with pytest.raises(UsageError, match="means many databases"):
         preflight(parameters)
 
 

@@ -83,7 +83,7 @@ def test_a_paused_server_is_found_and_the_migration_goes_on(
         verdict, wrong, table = probe(desk)
         assert (verdict, wrong) == (Verdict.WARNING, 3)
         bad = table[~table["well"].astype(bool)]["what"].tolist()
-        assert bad == ["the ledger", "the way to the target", "the lock of the target"]
+        assert bad == ["the checkpoint", "connection to the target", "the lock of the target"]
         assert desk.batch()[["completed", "in flight", "first in flight", "last in flight"]].to_numpy().tolist() == [
             [20, 10, "a20", "a29"]
         ]

@@ -56,7 +56,7 @@ from helpers.stores.base import Space, distance
 # One round of catch-up put into the target: drop, add, probe each chunk written; repeatable at any moment.
 #
 # Its own checkpoint (workspace/<run id>/catch-up/<round>/checkpoint.json) is in phase `drop` until everything that goes
-# is gone: that part is simply repeated after a kill, for nothing was added yet. In phase `import` it is the ledger of the
+# is gone: that part is simply repeated after a kill, for nothing was added yet. In phase `import` it is the checkpoint of the
 # adds, as in the import itself. In phase `probe` only reading, and a repair of what the probe found, is left.
 
 
@@ -335,7 +335,7 @@ class CatchUp:
         folder = self.run.workspace / FOLDER / f"{at['number']:03d}"
         snapshot = Snapshot.open(Path(at["snapshot"]))
         new = Staged.load(folder / "staged")
-        assert new is not None  # the ledger was written after it
+        assert new is not None  # the checkpoint was written after it
         plans, anew = self._plans(snapshot, new), bool(at.get("anew"))
         work = Round.of(self.run, self.job, snapshot, folder, plans, anew=anew)
         log, about = self.run.folder / audit.NAME, {"round": at["number"], "snapshot": snapshot.id}

@@ -1,6 +1,6 @@
 """Step 30: what a stopped migration has done, and what going on would do. (Runbook, Section 3.)
 
-Everything here looks and nothing writes: the ledger is read, the target is only read, and the run goes on only when the
+Everything here looks and nothing writes: the checkpoint is read, the target is only read, and the run goes on only when the
 operator gives the command that this shows. There is one checkpoint a run; its id is made of the run's.
 """
 
@@ -107,7 +107,7 @@ class CheckpointRecoveryStep(NotebookStep):
         return pd.DataFrame(rows, columns=columns)
 
     def failures(self) -> pd.DataFrame:
-        """What went wrong, in the ledger's words, and how the last execution of step 22 ended."""
+        """What went wrong, as the checkpoint records it, and how the last execution of step 22 ended."""
         said = [tuple(line.split(" ", 1)) for line in (self.checkpoint.errors if self.checkpoint else [])]
         last = self.run.earlier("22")
         if last is not None and last.error is not None:
@@ -155,7 +155,7 @@ class CheckpointRecoveryStep(NotebookStep):
         )
 
     def proof(self) -> pd.DataFrame:
-        """Ids in the target against what the ledger says: nothing lost, nothing doubled, nothing that nobody staged."""
+        """Ids in the target against the checkpoint: nothing lost, nothing doubled, nothing that the run did not stage."""
         staged = self.staged
         if staged is None:
             return pd.DataFrame(columns=_PROOF)

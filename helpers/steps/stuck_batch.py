@@ -19,7 +19,7 @@ from helpers.troubleshooting import reach
 from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter
 
 SMALLER = 50  # the runbook's own remedy: half of its 100
-QUIET = 120  # seconds without a word in the ledger after which a run at work is called stuck
+QUIET = 120  # seconds without a write to the checkpoint after which a run at work is called stuck
 
 
 class StuckBatchStep(Troubleshooter):
@@ -100,16 +100,16 @@ class StuckBatchStep(Troubleshooter):
         try:
             ledger = self.ledger()
         except RunbookError as error:
-            return "the ledger", False, error.line()
+            return "the checkpoint", False, error.line()
         if ledger is None:
-            return "the ledger", True, "the migration has not begun"
+            return "the checkpoint", True, "the migration has not begun"
         raw = json.loads(ledger.path.read_text(encoding="utf-8"))
         quiet = (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(raw["timestamp"])).total_seconds()
         flight = sum(t.inflight[1] - t.inflight[0] for t in ledger.targets.values() if t.inflight)
         detail = f"phase {ledger.phase}, {ledger.processed:,} of {ledger.total_chunks:,}, {flight} in flight, "
         detail += f"last written {quiet:,.0f} s ago"
         working = self.run.watches_only and quiet < QUIET
-        return "the ledger", ledger.phase == "complete" or working, detail
+        return "the checkpoint", ledger.phase == "complete" or working, detail
 
     def _ends(self) -> list[tuple[str, bool, str]]:
         rows = []

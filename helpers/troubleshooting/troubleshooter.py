@@ -208,7 +208,7 @@ class Troubleshooter(NotebookStep, ABC):
         return pd.DataFrame(rows, columns=["what", "now", "then"])
 
     def whole_checkpoint(self) -> Condition:
-        """Whether the ledger can be read and there is something left to do."""
+        """Whether the checkpoint can be read and there is something left to do."""
         try:
             ledger = self.ledger()
         except RunbookError as error:
