@@ -162,7 +162,7 @@ def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night:
         p for p in night.folder.workspace.iterdir() if "dead" in p.name or "partial" in p.name or "tmp" in p.name
     ]
     assert sum(result.facts["removed"].values()) == 3000
-    assert "was given back" in result.facts["said"][1]
+    assert "was released" in result.facts["said"][1]
     text = (night.folder.reports / record.SUCCESS).read_text()
     assert "- **Status:** ✓ SUCCESS" in text
     assert "Total chunks migrated: 85 of 85 chunks" in text

@@ -51,7 +51,7 @@ def test_a_target_that_goes_away_ends_the_watch_and_the_next_one_begins_anew(end
     result = monitor(night)
     found = {c.name: c for c in result.checks}["target answers"]
     assert (found.verdict, found.reason) == (Verdict.FAIL, "target_errors")
-    assert "errors in 2 looks in a row" in found.detail
+    assert "errors in 2 samples in a row" in found.detail
     assert "runbook rollback night --dry-run" in found.detail
     assert result.facts["monitoring"]["looks"] == 2
     ends[1].start()

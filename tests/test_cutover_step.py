@@ -191,7 +191,7 @@ def test_a_restart_that_fails_takes_everything_back(night: RunFolder, body: str,
 
 def test_a_restart_that_fails_on_the_way_back_too_says_both_and_can_be_repeated(night: RunFolder) -> None:
     restarts(Path(), "echo broken; exit 4")
-    with pytest.raises(WorldError, match="taking it back did not end") as caught:
+    with pytest.raises(WorldError, match="undoing it did not finish") as caught:
         step(night)
     assert caught.value.code == "put_back_failed"
     assert untouched(), "the files are back all the same"

@@ -65,7 +65,7 @@ def test_a_poisoned_log_migrates_whole_and_is_reported(
         assert_same(whole, held(client))
     [found] = [c for c in result(runbook, "10")["checks"] if c["name"] == "nothing in the source is damaged"]
     assert (found["verdict"], NAME in found["detail"]) == ("warning", True)
-    for words in ("2 log records held a null document", "2 records or folders had to be mended on the copy"):
+    for words in ("2 log records held a null document", "2 records or folders had to be repaired on the copy"):
         assert words in page(runbook, "10")
 
 

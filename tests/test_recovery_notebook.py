@@ -182,7 +182,7 @@ def test_lost_strange_and_early_chunks_are_found(night: RunFolder) -> None:
     assert found["completed chunks missing in the target"] is Verdict.FAIL
     assert found["chunks that the run did not stage"] is Verdict.FAIL
     assert found["chunks ahead of the checkpoint"] is Verdict.WARNING
-    assert "Do not go on" in recovery.next()
+    assert "Do not continue" in recovery.next()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_another_context_is_named(night: RunFolder, change: dict[str, Any], name
     assert named in table[~table["same"]]["what"].tolist()
     check = recovery.run.result.checks[-1]
     assert (check.verdict, check.reason, named in check.detail) == (Verdict.FAIL, "context_changed", True)
-    assert "Do not go on" in recovery.next()
+    assert "Do not continue" in recovery.next()
 
 
 def test_how_step_22_ended_and_what_the_ledger_noted_is_told(night: RunFolder) -> None:

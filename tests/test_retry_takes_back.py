@@ -137,6 +137,6 @@ def test_only_sensible_steps(folder: RunFolder) -> None:
     assert cli.main(["resume", "night", "--retry", "22", "--checkpoint", "night-22"]) == 2
     CutoverState().enter(folder.workspace, "applying")
     for number in ("22", "24"):
-        with pytest.raises(UsageError, match=r"Go back first: \.venv/bin/runbook rollback night"):
+        with pytest.raises(UsageError, match=r"Roll back first: \.venv/bin/runbook rollback night"):
             retry.require_retriable(folder, plan.find(number))
     assert in_target(folder) == sorted((*OURS, THEIRS))

@@ -170,8 +170,8 @@ def damaged(journal: Path, how: str) -> None:
         ("torn", "damaged from line", 400),
         ("changed", "damaged from line", 800),
         ("garbage", "damaged from line", 800),
-        ("first", "its journal cannot be read; all is read again", 800),
-        ("empty", "its journal cannot be read; all is read again", 800),
+        ("first", "its journal cannot be read; everything is read again", 800),
+        ("empty", "its journal cannot be read; everything is read again", 800),
     ],
 )
 def test_a_damaged_journal_proves_what_its_true_lines_prove(
@@ -200,7 +200,7 @@ def test_a_source_that_changed_is_said_and_another_source_begins_anew(
         shutil.copytree(folder, tmp_path / "theirs")
         fill(other, "alpha", chunks(30, 4))
         theirs = write(other, tmp_path / "theirs")
-        assert "it was of another source; all is read again" in theirs.manifest["notes"][0]
+        assert "it was of another source; everything is read again" in theirs.manifest["notes"][0]
         proven(theirs, other)
     source.add("alpha", chunks(3, 4, seed=9, prefix="new"))
     source.drop("beta")

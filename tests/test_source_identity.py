@@ -69,7 +69,7 @@ def test_an_old_directory_tells_its_version_its_quirks_and_their_risks(
         "belongs to no collection",
     ):
         assert words in known["found"]
-    assert "5 records or folders had to be mended on the copy" in known["risk"]
+    assert "5 records or folders had to be repaired on the copy" in known["risk"]
     assert "chunks whose vectors are lost go to quarantine, unless migration.reembed" in known["risk"]
 
 

@@ -58,7 +58,7 @@ def test_a_server_tells_what_it_holds_takes_and_how_fast_and_a_person_its_disk(
     found = TargetReadinessStep(RunRecord(a_run({"url": server.url}), "12"))
     table = dict(found.reach().to_numpy().tolist())
     assert table["holds theirs"] == "7 chunks"
-    assert {"version it gives", "rows a write may carry", "bytes a write may carry", "locked by"} <= set(table)
+    assert {"version it gives", "rows per write, at most", "bytes per write, at most", "locked by"} <= set(table)
     probe = dict(found.probe_writing().to_numpy().tolist())
     assert probe["round trip, median of 9"] > 0
     assert check(found, "latency").verdict is Verdict.PASS

@@ -181,7 +181,7 @@ def resume(chosen: argparse.Namespace) -> int:
 
     refuse_rolled_back(folder)
     if chosen.checkpoint and chosen.retry:
-        raise UsageError("usage", "--retry begins a step anew, so there is no --checkpoint to go on from")
+        raise UsageError("usage", "--retry starts a step again, so it takes no --checkpoint")
     if chosen.checkpoint:
         require_checkpoint(folder, chosen.checkpoint)
     until = plan.on_line(chosen.until) if chosen.until else None

@@ -211,7 +211,7 @@ def _prune(chosen: argparse.Namespace) -> int:
     freed = sum(item.size for item in may_go)
     print(f"{count(len(may_go), 'snapshot')} would be removed ({size(freed)}). Nothing was changed. To remove: --yes")
     print("A snapshot stays within its retention, and as long as a run needs it: until step 53 has closed the run out,")
-    print("or --abandoned RUN_ID declares that it will not be gone on with.")
+    print("or --abandoned RUN_ID declares that it will not continue.")
     return 0
 
 

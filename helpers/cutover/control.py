@@ -64,12 +64,12 @@ class Control:
         if state is not None:
             if state.rules != self._document():
                 raise UsageError("cutover_changed", "a cutover with other parameters is under way",
-                                 next_step=f"Take that one back first: {self.folder.command('rollback')}")  # fmt: skip
+                                 next_step=f"Roll that one back first: {self.folder.command('rollback')}")  # fmt: skip
             state.refuse_changed()
             undone = [f.path for f in state.files if state.is_done and f.now != "after"]
             if undone:
                 raise Terminal("config_changed", "was done, and the file points elsewhere now",
-                               where=undone[0], next_step=f"Take it back: {self.folder.command('rollback')}")  # fmt: skip
+                               where=undone[0], next_step=f"Roll it back: {self.folder.command('rollback')}")  # fmt: skip
             return state
         folder = self.folder.workspace / "cutover"
         files = [
@@ -96,7 +96,7 @@ class Control:
         for file in state.files:
             if new[file.real].after != file.after:
                 raise Terminal("config_changed", "would become something else than what was planned", where=file.path,
-                               next_step=f"Take the cutover back first: {self.folder.command('rollback')}")  # fmt: skip
+                               next_step=f"Roll the cutover back first: {self.folder.command('rollback')}")  # fmt: skip
         state.refuse_changed()
         facts = {f.path: {"before": f.before, "after": f.after} for f in state.files}
         audit.append(self.audit, "cutover", outcome="begun", target=state.target, files=facts)
@@ -138,8 +138,8 @@ class Control:
             said = error.what if isinstance(error, RunbookError) else str(error)
             where = f"{error.where}: " if isinstance(error, RunbookError) and error.where else ""
             raise WorldError(
-                "put_back_failed", f"the cutover failed ({why}), and taking it back did not end: {where}{said}",
-                next_step=f"Put that right, then: {self.folder.command('rollback')}",
+                "put_back_failed", f"the cutover failed ({why}), and undoing it did not finish: {where}{said}",
+                next_step=f"Correct that, then: {self.folder.command('rollback')}",
             ) from error  # fmt: skip
 
     def _document(self) -> dict[str, object]:

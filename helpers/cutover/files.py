@@ -56,10 +56,10 @@ def read_config(named: str | Path) -> ConfigFile:
     except FileNotFoundError:
         raise refusal(path, "is not there", "Correct the path in the parameters, or take the file out.") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        raise refusal(path, f"cannot be looked at ({_why(error)})") from error
+        raise refusal(path, f"cannot be inspected ({_why(error)})") from error
     problem = _problem(real, facts)
     if problem:
-        raise refusal(path, problem, "Nothing was changed; put that right, or change the file yourself.")
+        raise refusal(path, problem, "Nothing was changed; correct that, or change the file yourself.")
     try:
         content = real.read_bytes()
     except OSError as error:

@@ -113,8 +113,8 @@ class CutoverState:
         """For status: `The cutover to … is done since …`."""
         said = {
             DONE: "is done",
-            REVERTED: "was taken back: every configuration file is as it was",
-            REVERTING: "is being taken back, or a process ended while it did so",
+            REVERTED: "was undone: every configuration file is as before",
+            REVERTING: "is being undone, or a process ended while it did so",
         }
         words = said.get(self.state, f"is under way, or a process ended in it ({self.state})")
         return f"The cutover to {self.target} {words} since {self.events[-1]['when'][:19]} UTC."

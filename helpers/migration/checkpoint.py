@@ -41,12 +41,12 @@ def require_checkpoint(folder: RunFolder, given: str) -> None:
     if given != own and Path(given).absolute() != path:
         raise UsageError(
             "other_checkpoint", f"{given!r} is not the checkpoint of run {folder.id}", where="--checkpoint",
-            next_step=f"It has one, {own}; a checkpoint is gone on with in its own run only.",
+            next_step=f"It has one, {own}; a checkpoint can continue only its own run.",
         )  # fmt: skip
     if not path.is_file():
         raise UsageError(
             "no_checkpoint", f"run {folder.id} has no checkpoint yet", where=str(path),
-            next_step=f"Without one it begins step 22 anew: {folder.command('resume')}",
+            next_step=f"Without one, step 22 starts from the beginning: {folder.command('resume')}",
         )  # fmt: skip
 
 

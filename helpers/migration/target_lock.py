@@ -68,7 +68,7 @@ def taken(
             f"{'them' if set(made) >= set(names) else ', '.join(made[:SHOWN])}",
             where=where,
             next_step=f"{nothing}Remove nothing: they are the result of that run. Look at it with {folder.command('status')}; "
-            f"if it is to be taken back: {folder.command('rollback', '--dry-run')}. Or name another target.",
+            f"to undo it: {folder.command('rollback', '--dry-run')}. Or name another target.",
         )
     return Terminal(
         "target_not_empty",

@@ -38,7 +38,7 @@ RECOUNTS, RECOUNT_PAUSE = (
     3,
     0.4,
 )  # times and seconds; of a collection that holds less than it did: an update may delete and add again
-_NAMED = 5  # problems of one look that are named
+_NAMED = 5  # problems of one sample that are named
 
 
 @dataclass(slots=True)
@@ -90,13 +90,13 @@ def breach(looks: Sequence[Look], limit_ms: float) -> Breach | None:
         return Breach("count_shrinks", "; ".join(last.shrunk[:3]))
     recent = looks[-ERRORS_IN_A_ROW:]
     if len(recent) == ERRORS_IN_A_ROW and all(look.problems for look in recent):
-        return Breach("target_errors", f"errors in {ERRORS_IN_A_ROW} looks in a row: {last.problems[0]}")
+        return Breach("target_errors", f"errors in {ERRORS_IN_A_ROW} samples in a row: {last.problems[0]}")
     if len(recent) == ERRORS_IN_A_ROW and all(look.ill for look in recent):
-        return Breach("not_healthy", f"in {ERRORS_IN_A_ROW} looks in a row: {last.ill[0]}")
+        return Breach("not_healthy", f"in {ERRORS_IN_A_ROW} samples in a row: {last.ill[0]}")
     slow = [look.p95 for look in looks[-SLOW_IN_A_ROW:] if look.p95 is not None and look.p95 > limit_ms]
     if len(slow) == SLOW_IN_A_ROW:
         shown = ", ".join(f"{value:,.0f}" for value in slow)
-        return Breach("slow_queries", f"p95 above {limit_ms:g} ms in {SLOW_IN_A_ROW} looks in a row: {shown} ms")
+        return Breach("slow_queries", f"p95 above {limit_ms:g} ms in {SLOW_IN_A_ROW} samples in a row: {shown} ms")
     return None
 
 

@@ -221,7 +221,7 @@ def _panel(panel: Panel, axes: Axes) -> None:
 
 
 _CLIENTS = "clients at once"
-_TICKS = (0.1, 1, 10, 60, 600, 3600, 36_000)  # seconds that people know by name
+_TICKS = (0.1, 1, 10, 60, 600, 3600, 36_000)  # seconds that people know
 
 
 def watch_timeline(
@@ -235,7 +235,7 @@ def watch_timeline(
     """
     timed = looks[looks[["p50", "p95", "p99"]].notna().all(axis=1)] if len(looks) else looks
     if not len(timed):
-        return empty("The target was not asked", "No look found a query that was answered.")
+        return empty("The target was not asked", "No sample has an answered query.")
     unit = _Clock(planned)
     x = unit.of(timed["second"])
     worst = float(finite(timed["p95"]).max())
@@ -245,8 +245,8 @@ def watch_timeline(
     title += f"; {count(failed, 'look')} failed" if failed else "; none failed"
     if ended:
         title = f"Ended early: {ended}"
-    missed = "".join(f" Nobody looked for {duration(s)} before {duration(at)} (dotted)." for at, s in gaps[:3])
-    note = f"Dots: one look each. Lower is better.{missed}"
+    missed = "".join(f" No samples for {duration(s)} before {duration(at)} (dotted)." for at, s in gaps[:3])
+    note = f"One dot per sample. Lower is better.{missed}"
     with draw(3.9, title, note, panels=2, width_ratios=[2.2, 1]) as (figure, axes):
         left, right = axes
         for column, color, marker in (("p99", SKY, "^"), ("p95", ORANGE, "s"), ("p50", BLUE, "o")):
@@ -254,7 +254,7 @@ def watch_timeline(
         bad = looks[looks["failed"].astype(bool)]
         if len(bad):
             left.plot(unit.of(bad["second"]), np.full(len(bad), 0.03), transform=left.get_xaxis_transform(), linestyle="",
-                      marker="X", color=RED, label="look that failed", clip_on=False, markersize=8)  # fmt: skip
+                      marker="X", color=RED, label="failed sample", clip_on=False, markersize=8)  # fmt: skip
         top = float(finite(timed["p99"]).max())
         left.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit for p95: {limit_ms:g} ms")
         if limit_ms > 3 * top:  # a limit far away would press the curves flat: logarithmic, from the fastest on

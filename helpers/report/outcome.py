@@ -106,7 +106,7 @@ def _group(title: str, checks: Sequence[Check]) -> Node:
 
 def _marginal(view: RunView, *, against: bool) -> Node:
     names = view.names("accept")
-    node = Node("Is everything marginal accepted by name?")
+    node = Node("Is everything marginal accepted explicitly?")
     if against or not _tree_decision(view):
         node.verdict = _TAKEN_NOT if against else _OPEN
         return node
@@ -277,7 +277,7 @@ def _gate(view: RunView) -> Outcome:
         said = [f"Missing: {roles}.", *gate.refused.values(), *void(gate).values()]
         marginal = view.names("accept")
         if marginal:
-            said.append(f"Who signs must accept by name: {', '.join(marginal)}.")
+            said.append(f"Everyone who signs must accept explicitly: {', '.join(marginal)}.")
         accept = "".join(f" --accept {shlex.quote(criterion)}" for criterion in marginal)
         sign = [
             f"{RUNBOOK} sign {view.id} --role {role} --name NAME --decision go{accept} --key FILE"

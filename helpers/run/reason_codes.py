@@ -60,7 +60,7 @@ ROWS: tuple[Row, ...] = tuple(
         ),
         (
             "42",
-            "values are outside of what the schema or Chroma allows",
+            "values are outside what the schema or Chroma allows",
             """
             invalid_* invalid_citation_uri invalid_field invalid_scores invalid_values empty_id type_differs
             collection_name too_large unsupported_metadata unsupported_text wrong_collection_type
@@ -86,7 +86,7 @@ ROWS: tuple[Row, ...] = tuple(
         ),
         (
             "44",
-            "vectors, distances or settings of the index are others",
+            "vectors, distances or index settings differ",
             """
             configuration_differs distance_space embedding_function_unavailable index_dropped index_unsupported
             mixed_spaces space_differs vector_differs zero_vector
@@ -130,7 +130,7 @@ ROWS: tuple[Row, ...] = tuple(
         ),
         (
             "46",
-            "fields or documents are missing or are others",
+            "fields or documents are missing or differ",
             """
             missing_* collection_metadata_differs document_differs field_extra field_missing
             matrix_metadata_completeness metadata_differs missing_document missing_metadata uri_differs
@@ -148,7 +148,7 @@ ROWS: tuple[Row, ...] = tuple(
         ),
         (
             "48",
-            "counts do not match: chunks are missing, doubled or strange",
+            "counts do not match: chunks are missing, duplicated or unexpected",
             """
             chunk_doubled chunk_extra chunk_missing collection_missing count_mismatch duplicates id_collision
             matrix_collection_counts quarantine_unexplained quarantine_unknown restore_differs
@@ -180,7 +180,7 @@ ROWS: tuple[Row, ...] = tuple(
         ),
         (
             "44",
-            "searches are answered late or not asked, or do not find what is there",
+            "queries are slow, were not run, or do not find what is there",
             "filters_change not_measured not_queried nothing_to_ask replay_unfound slow_queries",
         ),
         (
@@ -191,7 +191,7 @@ ROWS: tuple[Row, ...] = tuple(
         ("44", "the application's queries or tests fail", "integration_failed no_application_queries tests_broken"),
         (
             "45",
-            "the target in use answers with errors, or nobody looked for a while",
+            "the target in use answers with errors, or the watch was interrupted",
             "target_errors watch_interrupted",
         ),
         ("48", "the target in use holds less than was validated", "count_shrinks"),
@@ -202,7 +202,7 @@ ROWS: tuple[Row, ...] = tuple(
         ),
         (
             "48",
-            "source or target hold other chunks than they did",
+            "chunks in the source or the target have changed",
             """
             catch_up_ledger_damaged catch_up_not_proven client_writes foreign_chunks replay_differs replay_open
             source_changed source_keeps_changing source_moved_on source_restored target_in_use target_not_clean
@@ -210,7 +210,7 @@ ROWS: tuple[Row, ...] = tuple(
         ),
         (
             "40",
-            "the evidence, the approvals or the decision stand in the way, not the data",
+            "the evidence, the approvals or the decision block the run, not the data",
             """
             allowed_signers_bad cut_over_and_held dry_run gate_shut held no_decision not_archived not_sealable nothing_to_cut_over
             rolled_back seal_broken sealed_file_changed secret_found ssh_keygen_missing
@@ -218,7 +218,7 @@ ROWS: tuple[Row, ...] = tuple(
         ),
         (
             "40",
-            "several things, or one that has no name: the tree says where to begin",
+            "several causes, or an unknown one: the decision tree says where to begin",
             """
             cell_failed cells_not_executed check_failed marginal no_go no_result not_executed notebook_exited
             client_does_not_work precondition_failed rehearsal_failed sample_failed signed_no_go step_failed unexpected
@@ -247,12 +247,12 @@ REMEDIES: tuple[tuple[str, str], ...] = (
     (
         (
             "Copy the database again from the machine that Chroma runs on, or take the last backup, and begin a new run with it. "
-            "docs/sources.md says what can be read and mended."
+            "docs/sources.md says what can be read and repaired."
         ),
         "source_damaged source_foreign_file source_lfs_pointer source_truncated source_incomplete",
     ),
     (
-        "Put the folder or the file's permissions right, as named above. Then: {resume}",
+        "Correct the folder or the file's permissions, as named above. Then: {resume}",
         """
         audit_unwritable config_unwritable folder_gone folder_unwritable read_only source_unreadable target_unreadable
         target_unwritable
@@ -289,7 +289,7 @@ REMEDIES: tuple[tuple[str, str], ...] = (
         "night_too_long",
     ),
     (
-        "How far it came, and whether it may go on: {recovery}",
+        "Progress so far, and whether the run may continue: {recovery}",
         "checkpoint_behind checkpoint_unreadable context_changed nothing_staged staging_changed staged_gone",
     ),
     (

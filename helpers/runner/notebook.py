@@ -272,7 +272,7 @@ class Run(RunRecord):
             # before anything is set aside: step 22 would refuse the new one, and 23 to 25 would have lost their results
             raise UsageError(
                 "already_migrating", f"run {self.id} has begun to migrate from the snapshot that it has",
-                next_step=f"With a new one all is written anew: {RUNBOOK} resume {self.id} --retry {row.number}",
+                next_step=f"To write everything again from a new snapshot: {RUNBOOK} resume {self.id} --retry {row.number}",
             )  # fmt: skip
         if self.dry_run or not (why := window.outside(row, self.parameters)):
             return ""

@@ -34,7 +34,7 @@ def run_to_outcome(folder: RunFolder, steps: Sequence[plan.Step], terminal: Cons
         except RunbookError as error:
             if not _source_changed(folder, error):
                 raise _held(folder, terminal, error, dry_run=dry_run) from error
-            terminal.say("The source changed after the decision: step 22 catches up, 23 and 24 judge anew.")
+            terminal.say("The source changed after the decision: step 22 catches up, 23 and 24 run again.")
             folder.log(f"catching up once more: {error}")
             _again(folder, terminal)
         left = [step for step in left if step.number >= _CUTOVER_STEP]

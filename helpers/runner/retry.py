@@ -45,11 +45,11 @@ def require_retriable(folder: RunFolder, step: plan.Step, changed: Parameters | 
     cutover = CutoverState.read(folder.workspace)
     moved = passed(folder.result(CUTOVER)) or (cutover is not None and cutover.may_be_applied)
     if moved and not step.follows_cutover:  # those look, and can look again
-        told = f"Go back first: {folder.command('rollback')}"
-        _refuse(folder, step, "cannot be taken back: the application was pointed to the target", told)
+        told = f"Roll back first: {folder.command('rollback')}"
+        _refuse(folder, step, "cannot be undone: the application was pointed to the target", told)
     if not _has_begun(folder, step):
         _refuse(folder, step, "has not been run", f"Go on with: {folder.command('resume')}")
-    migrated = _has_begun(folder, plan.find(MIGRATE))  # else nothing of the night is taken back
+    migrated = _has_begun(folder, plan.find(MIGRATE))  # else nothing of the migration is undone
     if (
         migrated
         and step.number <= MIGRATE

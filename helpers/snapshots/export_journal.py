@@ -83,7 +83,7 @@ class Journal:
         if journal is None or {k: journal.about.get(k) for k in about} != about:
             if folder.exists():
                 why = "its journal cannot be read" if journal is None else "it was of another source"
-                notes.append(f"an interrupted export was there and cannot be gone on with: {why}; all is read again")
+                notes.append(f"an interrupted export cannot be continued: {why}; everything is read again")
                 shutil.rmtree(folder)
             (folder / EXPORT).mkdir(parents=True)
             journal = cls(folder)

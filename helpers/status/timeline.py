@@ -243,19 +243,19 @@ def lines(folder: RunFolder) -> list[Line]:
     """The commands in the order in which they are needed."""
     back = folder.command
     return [
-        Line("1. First", "says what would be done, and touches nothing", back("rollback", "--dry-run")),
+        Line("1. First", "shows what would be done, and changes nothing", back("rollback", "--dry-run")),
         Line("2. Then",
-             "stops the migration, proves the source, puts the configuration back, restarts, lifts the fence, takes from "
-             "the target what this run put there, watches", back("rollback")),
-        Line("if it is killed", "the same again: it does the rest", back("rollback")),
-        Line("if it stops: clients wrote to the target", "writes that to the source and compares it there",
+             "stops the migration, proves the source, puts the configuration back, restarts, lifts the fence, removes from "
+             "the target what this run wrote there, watches", back("rollback")),
+        Line("if it is killed", "repeat it: it does the rest", back("rollback")),
+        Line("if it stops: clients wrote to the target", "writes those changes to the source and compares them there",
              back("rollback", "--replay")),
-        Line("", "or gives it up, for a reason that goes on record; it stays exported",
+        Line("", "or discards them; they stay exported, the reason is recorded",
              back("rollback", "--discard-with-reason", _REASON)),
-        Line("if it stops: the source is damaged", "writes back from the snapshot what differs",
+        Line("if it stops: the source is damaged", "restores from the snapshot what differs",
              back("rollback", "--restore-source")),
-        Line("", "or takes it as it is, for a reason that goes on record", back("rollback", "--accept-source", _REASON)),
-        Line("if only the fence is in the way", "lets writes to the source through again, and does nothing else",
+        Line("", "or accepts it as it is; the reason is recorded", back("rollback", "--accept-source", _REASON)),
+        Line("if only the fence is in the way", "allows writes to the source again, and does nothing else",
              back("fence", "--lift")),
         Line("3. Afterwards", "says that the run is rolled back", back("status")),
         Line("", "checks every file, seal and signature", back("verify")),

@@ -141,11 +141,11 @@ class CheckpointRecoveryStep(NotebookStep):
         if found is None:
             return f"There is no checkpoint: {self.run.home.command('resume')} begins with the first step that has not passed."
         if any(check.verdict is Verdict.FAIL for check in self.run.result.checks):
-            return "Do not go on: a check above failed. Put right what it names, or start a new run."
+            return "Do not continue: a check above failed. Correct what it names, or start a new run."
         if self.catching_up:
             return f"A catch-up with the source was interrupted; it goes on from there: {self.command}"
         if found.phase == "complete":
-            return "The migration is complete: there is nothing to go on with."
+            return "The migration is complete: there is nothing left to do."
         if self.staged is None:
             return f"The transform never ended; nothing was written. To run it again: {self.command}"
         doubt = sum(_doubt(s) - s.completed for s in self._states().values())

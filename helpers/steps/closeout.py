@@ -230,7 +230,7 @@ _KEPT = (
     ("undo", "what notebooks 41 to 48 replaced in the target"),
     ("earlier", "checkpoints and quarantine of attempts that were undone"),
     ("quarantine", "chunks that were not migrated, each with its reason"),
-    ("monitoring", "every look of the first hour"),
+    ("monitoring", "every sample of the first hour"),
     ("batches.jsonl", "every batch of the import"),
 )
 
@@ -484,9 +484,9 @@ class CloseoutStep(NotebookStep):
         """The marker by which this run claimed the target, where it still stands there."""
         target = self.parameters.target
         if not self._ready:
-            return f"Not looked at: {target.label} is opened only where it may be given back."
+            return f"Not checked: {target.label} is opened only where its lock may be released."
         if target.path is not None and (found := who_has_open(resolve_path(target.path))).processes:
-            return f"Not looked at: {found.sentence()} has the target open; step 22 gave the marker back."
+            return f"Not checked: {found.sentence()} has the target open; step 22 released the lock."
         with open_target(target) as store:
             holder = store.lock_holder() or {}
             ours = holder.get("run_id") == self.run.id
@@ -494,8 +494,8 @@ class CloseoutStep(NotebookStep):
                 store.release_lock(self.run.id)
                 audit.append(self.run.folder / audit.NAME, "target given back", target=target.label)
         if not ours:
-            return f"No marker of this run is in {target.label}."
-        return f"The marker of this run in {target.label} was given back."
+            return f"No lock of this run is in {target.label}."
+        return f"The lock of this run in {target.label} was released."
 
     # -- the record ----------------------------------------------------------------------------------------------------
 

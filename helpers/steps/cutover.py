@@ -260,13 +260,13 @@ class CutoverStep(NotebookStep):
         """Everything as it was; recorded as the step's failure."""
         self._failed = why
         if self._state is not None and self._state.is_done:
-            self.run.check("cutover", Verdict.FAIL, measured="done earlier, unwell now", reason="cutover_unwell",
-                           detail=f"{why}; a cutover that was done is taken back by a person only: {self._way_back}")  # fmt: skip
+            self.run.check("cutover", Verdict.FAIL, measured="done earlier, unhealthy now", reason="cutover_unwell",
+                           detail=f"{why}; a finished cutover is undone by a person only: {self._way_back}")  # fmt: skip
             return []
         with self.run.phase("take the cutover back"):
             said = self.control.take_back(why)
         fence = "the write fence stays up until it is lifted"
-        self.run.check("cutover", Verdict.FAIL, measured="taken back", threshold="done", reason="cutover_reverted",
+        self.run.check("cutover", Verdict.FAIL, measured="undone", threshold="done", reason="cutover_reverted",
                        detail=f"{why}; every configuration file is byte for byte as it was; {fence}")  # fmt: skip
         return said
 

@@ -221,7 +221,7 @@ class FenceWritesStep(NotebookStep):
         try:
             give_back_target(self.run.home)
         except RunbookError as error:  # what stopped the step is the news
-            self.run.log(f"the target's lock was not given back: {error}")
+            self.run.log(f"the target's lock was not released: {error}")
 
 
 def _rows(probe: Probe, answers: list[Answer]) -> list[dict[str, object]]:

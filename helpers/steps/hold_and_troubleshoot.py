@@ -125,7 +125,7 @@ class HoldAndTroubleshootStep(NotebookStep):
         cutover = CutoverState.read(self.run.workspace)
         if cutover is not None and cutover.may_be_applied:
             if not later:
-                way = "mend the target with the notebook of the reason, while clients go on using it; judge it again"
+                way = "repair the target with the notebook of the reason, while clients keep using it; then validate it again"
                 again = self.run.home.command("run", "--from", "23", "--until", "24")
             back = "roll back: what clients wrote to the target is exported first, and clients go back to the source"
             self.run.check("clients use the target", Verdict.WARNING, measured=cutover.state, reason="cut_over_and_held",

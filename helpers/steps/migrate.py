@@ -148,7 +148,7 @@ class MigrateStep(NotebookStep):
     def catch_up(self) -> pd.DataFrame:
         """Phase 6: the source is read again, and what changed since its snapshot is applied to the target, or refused.
 
-        One row a round, and one for the last reading; then the target's lock is given back.
+        One row a round, and one for the last reading; then the target's lock is released.
         """
         if self.run.dry_run:
             self.run.check(UNCHANGED, Verdict.NOT_APPLICABLE, detail="dry run: the target was not written to")
@@ -158,7 +158,7 @@ class MigrateStep(NotebookStep):
         with open_target(self.run.parameters.target) as store:
             store.acquire_lock(self.run.id)
             if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
-                self.run.check(UNCHANGED, Verdict.NOT_APPLICABLE, detail="not looked at: a check before it has failed")
+                self.run.check(UNCHANGED, Verdict.NOT_APPLICABLE, detail="not checked: an earlier check failed")
                 store.release_lock(self.run.id)
                 return pd.DataFrame(columns=_ROUND)
             work = CatchUp(self.run, self.job, self.staged, store, self._disk(), self.ledger)

@@ -68,11 +68,11 @@ class MonitorStep(NotebookStep):
             ("a look every", duration(rules.interval_seconds)),
             ("queries a look", f"{len(chosen)} stored vectors of {count(len(self.validated), 'collection')}, seed {seed}"),
             ("health URLs", ", ".join(self.watcher.health) or "none are named (cutover.health)"),
-            ("ends early", f"errors in {ERRORS_IN_A_ROW} looks in a row"),
-            ("ends early", f"p95 above {rules.maximum_latency_ms:g} ms in {SLOW_IN_A_ROW} looks in a row"),
+            ("ends early", f"errors in {ERRORS_IN_A_ROW} samples in a row"),
+            ("ends early", f"p95 above {rules.maximum_latency_ms:g} ms in {SLOW_IN_A_ROW} samples in a row"),
             ("ends early", "a collection that stays below its validated count"),
             ("logs", ", ".join(self.run.parameters.cutover.log_files) or "none are named (cutover.log_files)"),
-            ("ends early", f"health not well, or new log lines that mean trouble, in {ERRORS_IN_A_ROW} looks in a row"),
+            ("ends early", f"application unhealthy, or new log lines that mean trouble, in {ERRORS_IN_A_ROW} samples in a row"),
             ("after an interruption", "the rest is watched; the gap is shown"),
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=["what", "rule"])
@@ -93,8 +93,8 @@ class MonitorStep(NotebookStep):
     def watch(self) -> pd.DataFrame:
         """Looks until the time is over or a rule is broken; one row each."""
         if self.run.dry_run:
-            self.run.check("watch", Verdict.WARNING, measured="one look", reason="dry_run",
-                           detail="a dry run looks once and does not watch")  # fmt: skip
+            self.run.check("watch", Verdict.WARNING, measured="one sample", reason="dry_run",
+                           detail="a dry run takes one sample and does not watch")  # fmt: skip
             return self._table()
         self.journal = Journal(self.run.workspace)
         if self.journal.resumed:
@@ -164,7 +164,7 @@ class MonitorStep(NotebookStep):
                       reason="not_healthy" if ill else "", detail=told)  # fmt: skip
         else:
             run.check("application healthy", Verdict.NOT_APPLICABLE,
-                      detail="cutover.health and cutover.log_files name nothing to look at")  # fmt: skip
+                      detail="cutover.health and cutover.log_files name nothing to watch")  # fmt: skip
         gaps = journal.gaps(self.rules.interval_seconds)
         if gaps:
             unseen = duration(sum(seconds for _, seconds in gaps))
@@ -185,7 +185,7 @@ class MonitorStep(NotebookStep):
         slow = [v for v in values if v > self.rules.maximum_latency_ms]
         run.check("p95 of the queries", Verdict.WARNING if slow else Verdict.PASS, measured=max(values, default=None),
                   threshold=self.rules.maximum_latency_ms, unit="ms", reason="slow_queries" if slow else "",
-                  detail=f"{count(len(slow), 'look')} above it" if slow else "the slowest look")  # fmt: skip
+                  detail=f"{count(len(slow), 'sample')} above it" if slow else "the slowest sample")  # fmt: skip
 
     def _ended(self) -> str:
         return f"ended early: {self.breach.sentence}. {self._way_out()}" if self.breach is not None else ""
@@ -193,8 +193,8 @@ class MonitorStep(NotebookStep):
     def _detail(self, failed: list[Look]) -> str:
         if failed:
             return f"{count(len(failed), 'look')} failed, never {ERRORS_IN_A_ROW} in a row: {self._problem(failed[0])}"
-        blind = f"; {len(self.watcher.blind)} not judged: the index did not find them at the first look either"
-        return f"{len(self.watcher.probes)} stored vectors a look" + (blind if self.watcher.blind else "")
+        blind = f"; {len(self.watcher.blind)} not judged: the index did not find them in the first sample either"
+        return f"{len(self.watcher.probes)} stored vectors per sample" + (blind if self.watcher.blind else "")
 
     def _problem(self, look: Look) -> str:
         return next(iter([*look.problems, *look.ill, *look.shrunk]), "")
@@ -207,14 +207,14 @@ class MonitorStep(NotebookStep):
         if self.breach is None:
             return "Nothing is due: go on with 51."
         again = self.run.home.command("resume")
-        return f"{self.breach.sentence}.\n{self._way_out()}\nOnce the cause is gone, the watch begins anew: {again}"
+        return f"{self.breach.sentence}.\n{self._way_out()}\nOnce the cause is gone, start the watch again: {again}"
 
     def timeline(self) -> None:
         """The figure: latency of each look against its limit, and the chunks beside it."""
         self.run.figure(
             "latency",
             self.figure(),
-            "Latency of stored vectors searched for at the target, look by look, and its chunks.",
+            "Latency of stored vectors searched for at the target, sample by sample, and its chunks.",
         )
 
     def figure(self) -> Figure:

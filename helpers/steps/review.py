@@ -189,7 +189,7 @@ class ReviewStep(NotebookStep):
         self.run.fact("accept", marginal)
         self.run.fact("digest", digests)
         verdict = Verdict.FAIL if against else Verdict.MARGINAL if marginal else Verdict.PASS
-        detail = "; ".join(against) or (f"to be accepted by name: {', '.join(marginal)}" if marginal else "")
+        detail = "; ".join(against) or (f"to be accepted explicitly: {', '.join(marginal)}" if marginal else "")
         reason = "no_go" if against else "marginal" if marginal else ""
         self._put(Check("decision", verdict, decision, "GO", reason=reason, detail=detail))
         self.run.result.verdict = worst(c.verdict for c in self.run.result.checks)

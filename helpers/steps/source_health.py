@@ -150,7 +150,7 @@ def table(found: Estimate, store_limits: dict[str, int], learnt: Sequence[str], 
 
 REASON = "count_mismatch"
 FILTERS = (
-    "Chroma before 1.0 answers some filters otherwise, which is no fault of the migration: `$contains` took _ and % for "
+    "Chroma before 1.0 answers some filters otherwise, which is not an error of the migration: `$contains` took _ and % for "
     "any text (all of 0.x); `$ne` and `$nin` left out chunks without the key, and 3 was not 3.0 (up to 0.5.5 or so). "
     "Try the application's own filters against the target before the cutover."
 )  # measured with 0.4.24, 0.5.0, 0.5.23, 0.6.3 against 1.5.9: tests/compat/test_filters_change.py
@@ -260,7 +260,7 @@ class SourceHealthStep(NotebookStep):
         rows.append(("version", source_version(endpoint, look.version)))
         rows += [("found", finding) for finding in odd] or [("found", "nothing odd")]
         rows += [("risk", risk) for risk in self._risks()] or [("risk", "none that the directory or server shows")]
-        mended = f"{len(look.repairs)} mended on the copy, listed in the snapshot's manifest" if look.repairs else ""
+        mended = f"{len(look.repairs)} repaired on the copy, listed in the snapshot's manifest" if look.repairs else ""
         whole = bool(look.findings)
         self.run.check(
             "the source as a whole is sound", Verdict.WARNING if whole else Verdict.PASS, measured=len(look.findings),
@@ -335,7 +335,7 @@ class SourceHealthStep(NotebookStep):
         risks = []
         if look.repairs:
             risks.append(
-                f"{len(look.repairs)} records or folders had to be mended on the copy; the snapshot lists each"
+                f"{len(look.repairs)} records or folders had to be repaired on the copy; the snapshot lists each"
             )
         if "norm_lost" in look.repairs:
             risks.append("vectors whose norm is lost go to quarantine, unless migration.normalised is migrate")

@@ -86,8 +86,8 @@ class TargetReadinessStep(NotebookStep):
                 ("target", store.label),
                 ("version it gives", store.version),
                 ("time to open", f"{seconds * 1000:.0f} ms"),
-                ("rows a write may carry", f"{store.limits().write_rows:,}"),
-                ("bytes a write may carry", f"{store.limits().write_bytes:,}"),
+                ("rows per write, at most", f"{store.limits().write_rows:,}"),
+                ("bytes per write, at most", f"{store.limits().write_bytes:,}"),
                 ("collections", str(len(present))),
                 ("locked by", _named(holder)),
             ]

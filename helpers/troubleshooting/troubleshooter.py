@@ -117,7 +117,7 @@ class Troubleshooter(NotebookStep, ABC):
         if broken:
             raise Terminal(
                 "precondition_failed", f"{broken[0].what}: {broken[0].detail or 'no'}", where=f"step {self.run.step}",
-                next_step="Nothing was changed. Put this right first.",
+                next_step="Nothing was changed. Correct this first.",
             )  # fmt: skip
         done = self.apply(**options)
         self.applied = True
@@ -329,7 +329,7 @@ class StagedTroubleshooter(Troubleshooter):
         absent = sorted(name for name in staged.files if staged.rows(name) and name not in there)
         cut = {name for f in target_side.exports(self.run.workspace / "undo") for name in target_side.unfinished(f)}
         absent = [name for name in absent if name not in cut]
-        why = f"{', '.join(absent)}: written by the migration, not mended: {self.run.home.command('resume')} --retry 22"
+        why = f"{', '.join(absent)}: written by the migration, not repaired here: {self.run.home.command('resume')} --retry 22"
         found.append(Condition("the target's collections are there", not absent, why if absent else ""))
         found.append(Condition("no other run holds the target", holder in ("", self.run.id), str(holder)))
         return found

@@ -443,7 +443,7 @@ class _Search:
         found: dict[str, Any] = {"overquery_before": self.before, "overquery_after": after}
         if after < self.ordered and row["verdict"] is Verdict.FAIL and row["distance_excess"] <= 1.0:
             found |= {"verdict": Verdict.WARNING, "unsure": True}
-            told.append("so few cannot tell a lost chunk from the chance of the index")
+            told.append("too few to tell a lost chunk from normal variation of the index")
         return {**found, "detail": "; ".join(filter(None, [row["detail"], *told]))}
 
 
