@@ -91,7 +91,7 @@ def test_a_paused_server_is_found_and_the_migration_goes_on(
         assert network.symptom()["reason"].tolist() == ["timeout"]
         rungs = probe(network)[2]
         last = rungs[rungs["endpoint"] == "target"].iloc[-1]
-        assert (last["rung"], last["ok"]) == ("server", False)
+        assert (last["check"], last["ok"]) == ("server", False)
         assert "no answer in time" in last["seen"]
         with pytest.raises(Terminal, match="the target answers: server"):
             desk.resolve()
@@ -114,7 +114,7 @@ def test_a_port_cut_off_is_named_and_waited_for(chroma_server: Servers, tmp_path
     verdict, wrong, table = probe(desk)
     assert (verdict, wrong) == (Verdict.WARNING, 1)
     last = table.iloc[-1]
-    assert (last["endpoint"], last["rung"]) == ("target", "port")
+    assert (last["endpoint"], last["check"]) == ("target", "port")
     assert "Connection refused" in last["seen"]
     assert "firewall" in last["what to do"]
     assert desk.resolve(wait_seconds=0).iloc[-1]["target"].startswith("port: ")
@@ -147,7 +147,7 @@ def test_a_name_that_nobody_knows_ends_the_climb_at_its_first_rung() -> None:
     folder = to_server("http://no-such-host.invalid:8000")
     table = probe(at(folder, "45"))[2]
     mine = table[table["endpoint"] == "target"]
-    assert mine["rung"].tolist() == ["name"]
+    assert mine["check"].tolist() == ["name"]
     assert "not known here" in mine["what to do"].iloc[0]
 
 
@@ -155,9 +155,9 @@ def test_the_ladder_tells_what_it_saw(chroma_server: Servers) -> None:
     folder = to_server(chroma_server().url)
     table = probe(at(folder, "45"))[2]
     mine = table[table["endpoint"] == "target"]
-    assert mine["rung"].tolist() == ["name", "port", "server", "tenant and database", "collections", "pace"]
+    assert mine["check"].tolist() == ["name", "port", "server", "tenant and database", "collections", "pace"]
     assert "p95" in mine["seen"].iloc[-1]
-    assert table[table["endpoint"] == "source"]["rung"].tolist() == ["folder", "collections"]
+    assert table[table["endpoint"] == "source"]["check"].tolist() == ["folder", "collections"]
 
 
 def test_a_chunk_that_the_target_refuses_is_alone_in_quarantine_and_named(chroma_server: Servers) -> None:

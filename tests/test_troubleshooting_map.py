@@ -132,7 +132,10 @@ def test_quarantine_reasons_are_of_the_map(tmp_path: Path) -> None:
             "Next: Correct what is named above; state of the fence: .venv/bin/runbook fence night-1.",
         ),
         ("sealed_file_changed", "Next: .venv/bin/runbook verify night-1 names what changed."),
-        ("checkpoint_behind", "Next: Progress so far, and whether the run may continue: papermill notebooks/30_checkpoint"),
+        (
+            "checkpoint_behind",
+            "Next: Progress so far, and whether the run may continue: papermill notebooks/30_checkpoint",
+        ),
         ("count_mismatch", "Troubleshoot: papermill notebooks/48"),
         ("unreachable", "Troubleshoot: papermill notebooks/45"),
     ],

@@ -60,7 +60,7 @@ class WrittenData:
         """Raises `WorldError` where what the run wrote can no longer be told from what others did."""
         if self.staged is None:
             raise WorldError(
-                "staged_gone", "what the run staged is gone, so its chunks cannot be told apart from those of others",
+                "staged_gone", "what the run staged is gone, so its chunks cannot be distinguished from those of others",
                 where=str(self.folder.workspace / "staged"),
                 next_step=f"Remove these collections yourself if they may go: {', '.join(self.collections)}.",
             )  # fmt: skip

@@ -99,7 +99,7 @@ def _known_schema(name: str) -> str:
 
 
 class Parameters(Section):
-    """Everything that a run is told, by section. Immutable, complete with defaults, and free of contradictions."""
+    """All parameters of a run, by section. Immutable, complete with defaults, and free of contradictions."""
 
     name: Label = "migration"
     """What the run is called in pages and notices."""

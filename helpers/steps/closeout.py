@@ -492,7 +492,7 @@ class CloseoutStep(NotebookStep):
             ours = holder.get("run_id") == self.run.id
             if ours:
                 store.release_lock(self.run.id)
-                audit.append(self.run.folder / audit.NAME, "target given back", target=target.label)
+                audit.append(self.run.folder / audit.NAME, "target released", target=target.label)
         if not ours:
             return f"No lock of this run is in {target.label}."
         return f"The lock of this run in {target.label} was released."
