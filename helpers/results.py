@@ -71,7 +71,8 @@ class Check:
     """One question with its measured answer.
 
     `ids` names at most 20 offenders as `{"collection": …, "id": …, …}`; `offenders` is how many there are. `reason` is a
-    code that leads to a troubleshooting notebook; it is given with every WARNING, MARGINAL and FAIL.
+    code that leads to a troubleshooting notebook; it is given with every WARNING, MARGINAL and FAIL. `parameter` is the
+    key of the parameters that sets the threshold; "" where a rule of the runbook or the run's own data sets it.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Check:
     detail: str = ""
     offenders: int = 0
     ids: list[dict[str, Any]] = field(default_factory=list)
+    parameter: str = ""
 
 
 @dataclass(slots=True)

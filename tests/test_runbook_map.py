@@ -140,6 +140,20 @@ def test_every_parameter_named_is_one(mapped: list[Row]) -> None:
     assert [(r.id, name) for r in mapped for name in r.names("parameter") if name not in known] == []
 
 
+def test_every_parameter_that_judges_a_check_is_one(root: Path) -> None:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((root / "helpers").rglob("*.py"))]
+    calls = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call) and _ends_in_check(n.func)]
+    named = [
+        k.value.value for n in calls for k in n.keywords if k.arg == "parameter" and isinstance(k.value, ast.Constant)
+    ]
+    assert set(named) <= set(_keys(Parameters, ""))
+    assert len(named) > 15
+
+
+def _ends_in_check(function: ast.expr) -> bool:
+    return (getattr(function, "attr", "") or getattr(function, "id", "")).lower() == "check"
+
+
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)

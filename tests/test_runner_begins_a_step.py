@@ -236,3 +236,14 @@ def test_what_a_notebook_leaves_out_stays_as_the_run_has_it(variables: dict[str,
     assert [sorted(change["from"]) for change in run.home.facts()["changes"]] == [["migration.workers"]]
     with pytest.raises(UsageError, match="begun with another id_policy"):
         begin({"run_id": "one", "migration": {"id_policy": "prefix"}}, step="12")
+
+
+def test_the_table_of_checks_says_by_which_limit_and_parameter_each_was_judged(variables: dict[str, Any]) -> None:
+    given = {**variables, "run_id": "one", "expected": {"total": 61, "tolerance": 1}}
+    step = begin(given, "10")
+    step.counts()
+    [row] = step.checks().query("check == 'the total is as expected'").to_dict("records")
+    assert (row["verdict"], row["expected"], row["measured"], row["parameter"]) == ("pass", 61, 60, "expected.total")
+    step.finish()
+    result = step.run.home.result("10")
+    assert {c.parameter for c in result.checks} >= {"", "expected.total"}

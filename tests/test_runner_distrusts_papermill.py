@@ -106,7 +106,7 @@ def test_an_error_before_the_step_begins_keeps_its_kind(folder: RunFolder) -> No
 
 def test_a_failed_check_of_a_judging_step_is_no_go(folder: RunFolder) -> None:
     fail = "from helpers.results import Verdict\nrun.check('counts', Verdict.FAIL, measured=9, threshold=10)"
-    result = execute(folder, fail, FINISH, step=plan.find("23"))
+    result = execute(folder, fail, FINISH, step=plan.find("13"))
     assert isinstance(error_of(result), NoGo)
     assert result.checks[0].measured == 9
     assert result.error is not None

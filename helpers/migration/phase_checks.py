@@ -56,7 +56,8 @@ def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> Non
     share = (staged.total - aside) / staged.total if staged.total else 1.0  # 0.001, not 0.0010000000000000009
     least = parameters.migration.minimum_valid
     run.check(
-        "chunks that pass validation", Verdict.PASS if share >= least else Verdict.FAIL, measured=share, threshold=least,
+        "chunks that pass validation", Verdict.PASS if share >= least else Verdict.FAIL, measured=share,
+        parameter="migration.minimum_valid", threshold=least,
         unit="share", reason="" if share >= least else "validation_below_minimum", offenders=aside,
         detail=", ".join(f"{reason} {n}" for reason, n in staged.quarantined.items()),
     )  # fmt: skip
@@ -82,7 +83,8 @@ def judge_arrivals(run: RunRecord, table: pd.DataFrame, minimum: int) -> None:
     imported = int(table["target"].sum())
     if minimum:
         run.check("chunks imported", Verdict.PASS if imported >= minimum else Verdict.FAIL, measured=imported,
-                  threshold=minimum, unit="chunks", reason="" if imported >= minimum else "count_mismatch")  # fmt: skip
+                  parameter="expected.minimum_imported", threshold=minimum, unit="chunks",
+                  reason="" if imported >= minimum else "count_mismatch")  # fmt: skip
     run.fact("imported", imported)
 
 

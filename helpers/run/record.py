@@ -65,10 +65,12 @@ class RunRecord:
         detail: str = "",
         offenders: int = 0,
         ids: Sequence[Mapping[str, Any]] = (),
+        parameter: str = "",
     ) -> Check:
         """Record one answered question. At most 20 offenders are named; `offenders` is how many there are."""
         named = [dict(row) for row in ids[:20]]
-        found = Check(name, verdict, measured, threshold, unit, reason, detail, max(offenders, len(ids)), named)
+        most = max(offenders, len(ids))
+        found = Check(name, verdict, measured, threshold, unit, reason, detail, most, named, parameter)
         self.result.checks.append(found)
         return found
 
@@ -173,13 +175,17 @@ class NotebookStep:
     def checks(self) -> pd.DataFrame:
         """Every check so far, in the order in which they were made.
 
-        Columns: check, verdict, expected, measured, unit, detail. `expected` is the limit that `measured` was judged by;
-        where it is a parameter, the detail or the text of the notebook names it.
+        Columns: check, verdict, expected, measured, unit, parameter, detail. `expected` is the limit that `measured` was
+        judged by. `parameter` is the key that sets it, with which it can be changed; "" where a rule of the runbook or the
+        run's own data sets it.
         """
         import pandas as pd
 
-        rows = [[c.name, str(c.verdict), c.threshold, c.measured, c.unit, c.detail] for c in self.run.result.checks]
-        return pd.DataFrame(rows, columns=["check", "verdict", "expected", "measured", "unit", "detail"])
+        rows = [
+            [c.name, str(c.verdict), c.threshold, c.measured, c.unit, c.parameter, c.detail]
+            for c in self.run.result.checks
+        ]
+        return pd.DataFrame(rows, columns=["check", "verdict", "expected", "measured", "unit", "parameter", "detail"])
 
     def finish(self) -> None:
         """Write the result of this step, show how it came out, and fail the notebook where the step failed."""

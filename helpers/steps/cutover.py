@@ -214,7 +214,14 @@ class CutoverStep(NotebookStep):
         reason = "" if verdict is Verdict.PASS else "not_queried" if mean is None else "slow_queries"
         detail = watch.queries.skipped or f"{queries} queries of stored vectors in {len(rounds)} rounds"
         self.run.check(
-            "queries at the target", verdict, measured=mean, threshold=slow, unit="ms", reason=reason, detail=detail
+            "queries at the target",
+            verdict,
+            measured=mean,
+            parameter="monitoring.maximum_latency_ms",
+            threshold=slow,
+            unit="ms",
+            reason=reason,
+            detail=detail,
         )
         if self.rules.health:
             self.run.check("application healthy", Verdict.PASS, measured=len(rounds), unit="rounds")

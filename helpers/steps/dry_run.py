@@ -268,7 +268,8 @@ class DryRunStep(NotebookStep):
         self.run.fact("estimate", [{"part": p, "seconds": s, "basis": b} for p, s, b in rows if s == s])
         limit = 60 * self.run.parameters.migration.max_minutes
         late = total > limit
-        self.run.check("estimated duration", Verdict.WARNING if late else Verdict.PASS, measured=total, threshold=limit,
+        self.run.check("estimated duration", Verdict.WARNING if late else Verdict.PASS, measured=total,
+                       parameter="migration.max_minutes", threshold=limit,
                        unit="s", reason="too_slow" if late else "", detail=f"not known: {unknown}")  # fmt: skip
         return pd.DataFrame(rows, columns=["part of the migration", "seconds", "basis"])
 

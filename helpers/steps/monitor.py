@@ -184,7 +184,8 @@ class MonitorStep(NotebookStep):
                   reason="count_shrinks" if shrunk else "", detail="; ".join(shrunk))  # fmt: skip
         slow = [v for v in values if v > self.rules.maximum_latency_ms]
         run.check("p95 of the queries", Verdict.WARNING if slow else Verdict.PASS, measured=max(values, default=None),
-                  threshold=self.rules.maximum_latency_ms, unit="ms", reason="slow_queries" if slow else "",
+                  parameter="monitoring.maximum_latency_ms", threshold=self.rules.maximum_latency_ms, unit="ms",
+                  reason="slow_queries" if slow else "",
                   detail=f"{count(len(slow), 'sample')} above it" if slow else "the slowest sample")  # fmt: skip
 
     def _ended(self) -> str:

@@ -100,7 +100,8 @@ class PerformanceStep(NotebookStep):
                 "line": "the target was not measured",
             }
             taken = error["code"] == "target_in_use"
-            run.check("query latency", Verdict.WARNING if taken else Verdict.FAIL, threshold=rules.maximum_latency_ms, unit="ms",
+            run.check("query latency", Verdict.WARNING if taken else Verdict.FAIL,
+                      parameter="monitoring.maximum_latency_ms", threshold=rules.maximum_latency_ms, unit="ms",
                       reason="not_queried" if taken else "not_measured", detail=error["line"])  # fmt: skip
             return
         one = _level(after, 1)
@@ -111,10 +112,12 @@ class PerformanceStep(NotebookStep):
         slow = mean is None or mean >= rules.maximum_latency_ms
         few = rate <= rules.minimum_queries_per_second
         told = f"mean of {one['queries']} queries, one client, warm"
-        run.check("query latency", Verdict.FAIL if slow else Verdict.PASS, measured=mean, threshold=rules.maximum_latency_ms,
+        run.check("query latency", Verdict.FAIL if slow else Verdict.PASS, measured=mean,
+                  parameter="monitoring.maximum_latency_ms", threshold=rules.maximum_latency_ms,
                   unit="ms", reason="slow_queries" if slow else "", detail=told)  # fmt: skip
         run.check("throughput", Verdict.FAIL if few else Verdict.PASS, measured=rate, unit="queries/s",
-                  threshold=rules.minimum_queries_per_second, reason="slow_queries" if few else "",
+                  parameter="monitoring.minimum_queries_per_second", threshold=rules.minimum_queries_per_second,
+                  reason="slow_queries" if few else "",
                   detail="one query after the other")  # fmt: skip
         such = next((level["such_as"] for level in after["levels"] if level["errors"]), "")
         run.check("queries without an error", Verdict.FAIL if failed else Verdict.PASS, measured=failed, threshold=0,

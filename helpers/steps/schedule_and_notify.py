@@ -104,7 +104,7 @@ class ScheduleAndNotifyStep(NotebookStep):
                 + (f"{duration(spare)} are left for people" if spare >= 0 else f"{duration(-spare)} more than the window has"
                    + (", which its buffer takes" if buffered >= 0 else ", and its buffer is too short for that")))  # fmt: skip
         self.run.check("the migration fits its window", verdict, measured=round(need, 1),
-                       threshold=(hours.end - hours.start).total_seconds(), unit="s",
+                       parameter="window.minutes", threshold=(hours.end - hours.start).total_seconds(), unit="s",
                        reason="" if verdict is Verdict.PASS else "night_too_long", detail=said)  # fmt: skip
         self.run.fact("night", {"seconds": night.seconds, "way_back_seconds": night.way_back, "spare_seconds": spare,
                                 "last_safe_moment": night.last_safe_moment(hours).isoformat()})  # fmt: skip
@@ -152,7 +152,8 @@ class ScheduleAndNotifyStep(NotebookStep):
             self.run.check("announcement sent", Verdict.NOT_APPLICABLE, detail="notify.urls names no channel")
             return pd.DataFrame(columns=columns)
         if (blank := self.parameters.placeholders()) and not self.run.dry_run:
-            self.run.check("announcement sent", Verdict.FAIL, measured=0, threshold=len(self.rules.urls), unit="channels",
+            self.run.check("announcement sent", Verdict.FAIL, measured=0,
+                           parameter="notify.urls", threshold=len(self.rules.urls), unit="channels",
                            reason="nobody_named", detail=f"nothing was sent: <…> is a placeholder in {', '.join(blank)}. "
                            f"Name them: {self._name_them(blank)}")  # fmt: skip
             return pd.DataFrame(
@@ -166,7 +167,8 @@ class ScheduleAndNotifyStep(NotebookStep):
         dry = self.run.dry_run
         self.run.check(
             "announcement sent", Verdict.WARNING if bad else Verdict.PASS,
-            measured="dry run" if dry and sent else sum(d.well for d in sent), threshold=len(self.rules.urls), unit="channels",
+            measured="dry run" if dry and sent else sum(d.well for d in sent),
+            parameter="notify.urls", threshold=len(self.rules.urls), unit="channels",
             reason="notice_failed" if bad else "",
             detail="; ".join(d.sentence() for d in failed) or ("" if sent else "it could not be sent; see run.log")
             or (f"printed, not sent; send it: {RUNBOOK} run --run-id {self.run.id} --from 14 --until 14" if dry else ""),
@@ -206,14 +208,15 @@ class ScheduleAndNotifyStep(NotebookStep):
             )
         elif not self.run.dry_run:
             self.run.check("stakeholders notified", Verdict.PASS if reached else Verdict.WARNING,
-                           measured=len(people) if reached else 0, threshold=len(people), unit="people and teams",
+                           measured=len(people) if reached else 0,
+                           parameter="notify.stakeholders", threshold=len(people), unit="people and teams",
                            reason="" if reached else "nobody_told",
                            detail="the services accepted it; whether people read it is not known" if reached else
                            f"no channel took the announcement: notify them yourself, {ANNOUNCEMENT} is the text")  # fmt: skip
         if self._by_hand:
             done = len(self._by_hand) - len(open_)
             self.run.check("done by hand", Verdict.WARNING if open_ else Verdict.PASS, measured=done,
-                           threshold=len(self._by_hand), reason="by_hand_open" if open_ else "",
+                           parameter="notify.by_hand", threshold=len(self._by_hand), reason="by_hand_open" if open_ else "",
                            detail="; ".join(open_))  # fmt: skip
         blank = self.parameters.placeholders()
         if blank:

@@ -58,7 +58,8 @@ def judge_counts(run: RunRecord, snapshot: Snapshot, parameters: Parameters) -> 
         return
     found = snapshot.total
     ok = abs(found - expected.total) <= expected.tolerance
-    run.check("chunks in the snapshot", Verdict.PASS if ok else Verdict.FAIL, measured=found, threshold=expected.total,
+    run.check("chunks in the snapshot", Verdict.PASS if ok else Verdict.FAIL, measured=found,
+              parameter="expected.total", threshold=expected.total,
               unit="chunks", reason="" if ok else "count_mismatch")  # fmt: skip
 
 

@@ -292,7 +292,8 @@ class SourceHealthStep(NotebookStep):
         )
         told = f"{lost:,} of {read:,} chunks read have no vector." if lost else ""
         self.run.check(
-            "the vectors can be read", verdict, measured=round(share, 4), threshold=least, unit="share of those read",
+            "the vectors can be read", verdict, measured=round(share, 4),
+            parameter="migration.minimum_valid", threshold=least, unit="share of those read",
             reason="vectors_lost" if verdict is not Verdict.PASS else "", offenders=lost, detail=(told + sampled).strip(),
             ids=[
                 {"collection": c.name, "lost": c.lost or "all: it cannot be read"}
@@ -424,6 +425,7 @@ class SourceHealthStep(NotebookStep):
             "every listed collection is there",
             Verdict.FAIL if missing else nothing_wrong,
             measured=len(listed) - len(missing),
+            parameter="expected.collections",
             threshold=len(listed),
             unit="collections",
             reason=REASON if missing else "",
@@ -453,6 +455,7 @@ class SourceHealthStep(NotebookStep):
             "no collection is outside the list",
             verdict,
             measured=sum(outside.values()),
+            parameter="expected.unlisted",
             threshold=self.expected.unlisted,
             unit="chunks",
             reason=REASON if verdict is Verdict.WARNING else "",
@@ -474,6 +477,7 @@ class SourceHealthStep(NotebookStep):
             "the total is as expected",
             Verdict.PASS if within else Verdict.FAIL,
             measured=total,
+            parameter="expected.total",
             threshold=expected,
             unit="chunks",
             reason="" if within else REASON,
@@ -505,6 +509,7 @@ class SourceHealthStep(NotebookStep):
             "each dimension is an expected one",
             Verdict.FAIL if odd else Verdict.PASS if allowed else Verdict.NOT_APPLICABLE,
             measured=len(odd),
+            parameter="expected.dimensions",
             threshold=sorted(allowed),
             reason="wrong_dimension" if odd else "",
             detail="No chunk of these would pass validation." if odd else "",

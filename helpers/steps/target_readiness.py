@@ -176,7 +176,8 @@ class TargetReadinessStep(NotebookStep):
         slow = found > most
         self.run.fact("target_latency_ms", {"round_trip": 1000 * median(trips), "query": found})
         detail = f"median of {ROUNDS} queries of the probe; a bare request takes {1000 * median(trips):.1f} ms"
-        self.run.check("latency", Verdict.WARNING if slow else Verdict.PASS, measured=round(found, 1), threshold=most,
+        self.run.check("latency", Verdict.WARNING if slow else Verdict.PASS, measured=round(found, 1),
+                       parameter="monitoring.maximum_latency_ms", threshold=most,
                        unit="ms", reason="slow_queries" if slow else "", detail=detail)  # fmt: skip
 
     def disk(self) -> pd.DataFrame:
@@ -212,11 +213,20 @@ class TargetReadinessStep(NotebookStep):
             if self.run.earlier("20") is None:
                 said = "--retry 12 --set 'expected.target_disk={free_gb: GB, attested_by: NAME}'"
                 hint += f", and say what you saw: {RUNBOOK} resume {self.run.id} {said}"
-            self.run.check(name, Verdict.WARNING, reason="disk_unknown", unit="bytes", threshold=least, detail=hint)
+            self.run.check(
+                name,
+                Verdict.WARNING,
+                reason="disk_unknown",
+                unit="bytes",
+                parameter="expected.target_disk",
+                threshold=least,
+                detail=hint,
+            )
             return name, float("nan"), least, False
         free = int(seen.free_gb * 10**9)
         ok = free >= least
-        self.run.check(name, Verdict.PASS if ok else Verdict.FAIL, measured=free, threshold=least, unit="bytes",
+        self.run.check(name, Verdict.PASS if ok else Verdict.FAIL, measured=free,
+                       parameter="expected.target_disk", threshold=least, unit="bytes",
                        reason="" if ok else "disk_full", detail=f"attested by {seen.attested_by}")  # fmt: skip
         audit.append(self.run.folder / audit.NAME, "target disk attested", free_gb=seen.free_gb, by=seen.attested_by)
         return f"{name}, attested by {seen.attested_by}", free, least, ok

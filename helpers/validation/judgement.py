@@ -115,7 +115,16 @@ class Judgement:
         detail = "; ".join(f"{q['text']}: {q['why']}" for q in bad)
         verdict = Verdict.WARNING if bad else Verdict.PASS
         reason = "query_without_answer" if bad else ""
-        return Check(QUERIES, verdict, len(asked) - len(bad), len(asked), "queries", reason, detail)
+        return Check(
+            QUERIES,
+            verdict,
+            len(asked) - len(bad),
+            len(asked),
+            "queries",
+            reason,
+            detail,
+            parameter="validation.queries",
+        )
 
     def distribution(self) -> Check:
         """5: collection_type is that of the collection in which the chunk stands."""
