@@ -5,7 +5,7 @@ The tree::
     RunbookError                 one line: what, where, what to do next
     ├── UsageError        exit 2  the command or its parameters are wrong; nothing was started
     ├── WorldError        exit 1  source, target, disk or a file cannot be used as it is
-    │   ├── Transient             worth trying again as it stands: time-out, refused connection, 5xx
+    │   ├── Transient             worth trying again unchanged: time-out, refused connection, 5xx
     │   └── Terminal              trying again gives the same answer
     ├── NoGo              exit 3  the data were judged and may not be cut over
     ├── WaitingForSignoffs exit 4 a human gate
@@ -67,7 +67,7 @@ class WorldError(RunbookError):
 
 
 class Transient(WorldError):
-    """Worth trying again as it stands: a time-out, a refused connection, an answer of 5xx."""
+    """Worth trying again unchanged: a time-out, a refused connection, an answer of 5xx."""
 
 
 class Terminal(WorldError):
@@ -97,7 +97,7 @@ class Interrupted(RunbookError):
 
 
 _HIDDEN: dict[str, str] = {}  # how a secret may stand in a text → what is shown there
-SHORTEST_SECRET = 6  # a value of fewer characters stands in any text by chance
+SHORTEST_SECRET = 6  # a value of fewer characters occurs in any text by chance
 
 
 def hide(value: str, shown: str) -> None:

@@ -20,7 +20,7 @@ from helpers.parameters.endpoint import Endpoint, overlap
 from helpers.stores import open_source, open_target, quick_names
 from helpers.stores.handshake import tried
 from helpers.stores.wire import Session
-from helpers.troubleshooting.reach import broken, ladder
+from helpers.troubleshooting.reach import broken, layers
 from tests.conftest import require_component
 from tests.fences import wait_for
 from tests.servers import ChromaServer, free_port
@@ -65,7 +65,7 @@ def test_a_server_on_an_ipv6_address(tmp_path: Path) -> None:
         endpoint = at(six.url)
         assert endpoint.address == f"http://[::1]:{six.port}"
         written_and_read(endpoint, tmp_path, "six")
-        assert broken(ladder(endpoint, "source")) == ""
+        assert broken(layers(endpoint, "source")) == ""
 
 
 def test_a_host_whose_name_begins_with_http(
@@ -117,7 +117,7 @@ def test_a_server_under_a_path_prefix(server: ChromaServer, tmp_path: Path, end:
         endpoint = at(f"http://127.0.0.1:{port}{end}")
         assert endpoint.address == endpoint.label == f"http://127.0.0.1:{port}/chroma"
         written_and_read(endpoint, tmp_path, f"prefix-{len(end)}")
-        assert broken(ladder(endpoint, "target")) == ""
+        assert broken(layers(endpoint, "target")) == ""
         assert [c.url for c in tried(endpoint) if c.answers] == [f"http://localhost:{port}/chroma"]
         with pytest.raises(RunbookError) as caught:
             quick_names(at(f"http://127.0.0.1:{port}"), "source")

@@ -120,7 +120,7 @@ def test_a_lock_that_fails_or_hangs_is_undone(made: Made, tmp_path: Path, lock: 
     assert ran(tmp_path) == ["lock", "unlock"]
     state = FenceState.read(folder.workspace)
     assert state is not None
-    assert not state.may_stand
+    assert not state.may_be_active
 
 
 def test_an_unlock_that_fails_leaves_the_fence_recorded(made: Made, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_what_stands_in_the_way_is_one_line_and_leaves_nothing(fenced: Fenced) -
         control(missing).put_up()
     state = FenceState.read(missing.workspace)
     assert state is not None
-    assert not state.may_stand
+    assert not state.may_be_active
     assert not fenced.config.exists()
 
     host, port = fenced.listen.split(":")
@@ -319,7 +319,7 @@ def test_a_fence_with_a_hole_fails_and_what_got_through_is_removed(fenced: Fence
     assert names(fenced) == ["docs"]
     state = FenceState.read(folder.workspace)
     assert state is not None
-    assert not state.may_stand
+    assert not state.may_be_active
 
 
 def test_a_dry_run_shows_everything_and_changes_nothing(fenced: Fenced) -> None:

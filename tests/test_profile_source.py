@@ -14,7 +14,7 @@ import pytest
 
 from helpers.errors import RunbookError
 from helpers.parameters import Parameters, parameters_from
-from helpers.profiling.profile import Profile, Twins
+from helpers.profiling.profile import Profile, Repeats
 from helpers.rehearsal import collection_counts, expected_findings, write_sample
 from helpers.results import Check, Verdict
 from helpers.run import folders as runs
@@ -202,7 +202,7 @@ def test_real_databases_show_their_traps_by_name(
 
 def test_twins_above_the_limit_are_sought_among_a_fixed_part() -> None:
     contents = [bytes([n % 100]) for n in range(200)]
-    some, again, every = Twins(4), Twins(4), Twins()
+    some, again, every = Repeats(4), Repeats(4), Repeats()
     for n, content in enumerate(contents):
         for twins in (some, again, every):
             twins.add(content, ("c", str(n)))

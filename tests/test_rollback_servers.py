@@ -110,7 +110,7 @@ def test_clients_read_on_and_their_writes_come_back(tmp_path: Path) -> None:
         assert night.env == configured
         state = FenceState.read(night.folder.workspace)
         assert state is not None
-        assert not state.may_stand
+        assert not state.may_be_active
         with client(fenced.url) as chroma:
             chroma.get_collection("docs", embedding_function=None).add(**rows(1, prefix="after"))
 

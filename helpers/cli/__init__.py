@@ -201,7 +201,7 @@ def _positive(text: str) -> int:
 
 
 class _Steady:
-    """A stream that goes nowhere once nobody reads it: `runbook status | head -1` ends well, and no command is cut short.
+    """A stream that goes nowhere once nobody reads it: `runbook status | head -1` succeeds, and no command is cut short.
 
     Characters that its encoding lacks (a terminal of ISO-8859-1) are escaped.
     """
@@ -306,7 +306,7 @@ def _fence(chosen: argparse.Namespace) -> int:
 
     with runs.RunLock(folder, "runner").acquire(1), runs.RunLock(folder, "step").acquire(1):
         print(lift(folder), flush=True)
-        notices.stands_down(folder, print)
+        notices.held(folder, print)
         leave(folder)
     return 0
 

@@ -235,7 +235,7 @@ def _derived(folder: Path, newest: Seal) -> Iterator[str]:
             continue
         try:
             same = path.read_bytes() == make().encode("utf-8", errors="backslashreplace")
-        except Exception as error:  # whatever a damaged file does to a page, the other problems are told
+        except Exception as error:  # whatever a damaged file does to a page, the other problems are still listed
             yield f"{name}: it cannot be made again from the files of the run ({type(error).__name__})"
             continue
         if not same:

@@ -40,7 +40,7 @@ def rehearse(chosen: argparse.Namespace) -> int:
 
 
 def _drill(folder: RunFolder) -> int:
-    """The ways back while they are fresh; then the steps after the cutover, on a run that was put back to it."""
+    """The drills of restore and rollback first; then the steps after the cutover, on a run that was put back to it."""
     from helpers.cli.rehearse import drill
     from helpers.status.console import Console
 
@@ -169,7 +169,7 @@ def _require_fit(folder: RunFolder) -> None:
 
 
 def resume(chosen: argparse.Namespace) -> int:
-    """An interrupted run ends where it was told to end; one that got there goes on to the end of the line."""
+    """An interrupted run ends where it was to end; one that got there goes on to the end of the sequence."""
     if (many := _group_of(chosen)) is not None:
         many.enter()
         return _group(many, chosen)
@@ -218,7 +218,7 @@ def _take_orders(folder: RunFolder, chosen: argparse.Namespace) -> None:
     window.permit(folder, chosen.outside_window)
     back = chosen.retry or retry.pending(folder)
     if changed is not None and not back and _moves_the_window(folder, changed):
-        back = chosen.retry = SCHEDULE  # people were told of another time
+        back = chosen.retry = SCHEDULE  # people were notified of another time
     if chosen.retry:
         retry.require_retriable(folder, plan.find(chosen.retry), changed)
     folder.enter()
@@ -232,7 +232,7 @@ def _take_orders(folder: RunFolder, chosen: argparse.Namespace) -> None:
 
 
 def _moves_the_window(folder: RunFolder, changed: Parameters) -> bool:
-    """Whether these parameters name other hours than people were told, and the night has not begun."""
+    """Whether these parameters name other hours than people were notified of, and step 20 has not begun."""
     begun = any(folder.result(step.number) is not None for step in plan.LINE if step.in_window)
     told = folder.result(SCHEDULE) is not None
     return told and not begun and changed.window != folder.parameters().window

@@ -301,7 +301,7 @@ class _Bar:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM as Ctrl-C: locks are given back, and the line says how to go on."""
+    """SIGTERM as Ctrl-C: locks are released, and the line says how to go on."""
 
     def ask(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The cutover: configuration files changed all or none, the application restarted and watched, and the way back."""
+"""The cutover: configuration files changed all or none, the application restarted and watched, and undone."""
 
 from helpers.cutover.state import ChangedFile, CutoverState, put_back
 

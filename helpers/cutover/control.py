@@ -53,8 +53,8 @@ class Control:
                 originals[file.real] = _kept(file)
         return all_edits(self.parameters, originals)
 
-    def finish_way_back(self) -> list[str]:
-        """Do the rest of a way back that a killed process had begun; what was done."""
+    def finish_undoing(self) -> list[str]:
+        """Finish undoing a cutover, where a killed process had begun to; what was done."""
         state = self.state
         return put_back(self.folder) if state is not None and state.state == REVERTING else []
 
@@ -118,7 +118,7 @@ class Control:
         return [f"{file.path} now points to the target" for file in state.files]
 
     def restart(self, state: CutoverState) -> list[str]:
-        """Run the restart commands; not again where they ended well before a kill."""
+        """Run the restart commands; not again where they succeeded before a kill."""
         if state.state != APPLIED:
             return []
         said = restart(self.rules, self.folder)

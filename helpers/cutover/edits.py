@@ -29,7 +29,7 @@ from helpers.parameters.sections import ComposeFile, EnvFile
 # `.env` files: one value changed, every other byte kept (comments, quotes, `export`, order, CRLF, byte order mark).
 #
 # python-dotenv says what a file means, before and after; the text between is edited by position, never written anew. A
-# key that stands more than once is changed at each place, because programs differ in which of them takes effect.
+# key that occurs more than once is changed at each place, because programs differ in which of them takes effect.
 
 
 _ASSIGNMENT = re.compile(

@@ -207,7 +207,7 @@ def masked(text: str) -> str:
 
 
 def unified(path: Path, changes: Sequence[Change]) -> str:
-    """The unified diff of a file without context lines: what stands beside the changed lines may be secret."""
+    """The unified diff of a file without context lines: what is beside the changed lines may be secret."""
     if not changes:
         return ""
     lines = [f"--- {one_line(str(path))}", f"+++ {one_line(str(path))}"]
@@ -224,7 +224,7 @@ def unified(path: Path, changes: Sequence[Change]) -> str:
 
 # Compose files: one environment value of the services changed, every other character kept.
 #
-# ruamel.yaml says where each value stands and what the file means; the text is edited by position, never written anew, so
+# ruamel.yaml says where each value is and what the file means; the text is edited by position, never written anew, so
 # comments, anchors, order, quotes and indentation stay. What the file means is compared before and after: whatever else
 # would change with it (a value shared through an anchor or a merge) refuses the edit.
 
@@ -377,7 +377,7 @@ def _meant(every: list[_Found], keys: Mapping[str, str], services: Sequence[str]
 
 @dataclass(frozen=True, slots=True)
 class _Spot:
-    """Where a scalar stands in the text, without its anchor and tag; `head` and `tail` are the rest of its line."""
+    """Where a scalar is in the text, without its anchor and tag; `head` and `tail` are the rest of its line."""
 
     found: _Found
     start: int

@@ -122,7 +122,7 @@ class CutoverState:
 
 # -- back --------------------------------------------------------------------------------------------------------------
 
-# The way back: every configuration file byte for byte as it was, the application restarted on it, and healthy.
+# Undoing a cutover: every configuration file byte for byte as it was, the application restarted on it, and healthy.
 
 
 def put_back(folder: RunFolder, why: str = "") -> list[str]:

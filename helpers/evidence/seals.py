@@ -125,8 +125,8 @@ def seal(folder: RunFolder, step: str = "") -> Seal:
 def void(folder: Path, sealed: Seal) -> list[str]:
     """The sealed files whose change voids what was signed over this seal, sorted.
 
-    run.json is told by what of it never changes. For the dry run the parameters may change as a resume may change them.
-    A notebook off the line that was opened again has moved its old files into `earlier/`, and decides nothing.
+    run.json is identified by what of it never changes. For the dry run the parameters may change as a resume may change them.
+    A notebook on demand that was opened again has moved its old files into `earlier/`, and decides nothing.
     """
     facts = sealed.predicate["run"]
     found = [name for name in changed(folder, sealed) if name != "run.json"]

@@ -69,7 +69,7 @@ def writings(value: str) -> Iterator[tuple[str, bytes]]:
     yield "UTF-16", value.encode("utf-16-le")
     yield "hexadecimal", raw.hex().encode("ascii")
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        for lead in range(3):  # what stands before it shifts the letters; the first and last depend on neighbours
+        for lead in range(3):  # what precedes it shifts the letters; the first and last depend on neighbours
             letters = encode(b"\0" * lead + raw)
             start, end = -(-lead * 8 // 6), (lead + len(raw)) * 8 // 6
             if len(inner := letters[start:end]) >= SHORTEST_SECRET:

@@ -37,10 +37,10 @@ _CLOCKS_DIFFER = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class GateState:
-    """Where a gate stands. `missing` roles, in the order required; `refused`, `stale` and `accepted` by role.
+    """The state of a gate. `missing` roles, in the order required; `refused`, `stale` and `accepted` by role.
 
     `refused` are sentences (a NO-GO with its reason, a signature that does not count); `stale` the files that changed
-    since the signature; `accepted` the marginal criteria that the role accepted by name; `keys` whose key signed, as
+    since the signature; `accepted` the marginal criteria that the role accepted explicitly; `keys` whose key signed, as
     "principal SHA256:…", where a signature counts.
     """
 
@@ -86,10 +86,10 @@ def statement(
     marginal = [str(m) for m in facts.get("accept", [])]
     if said == GO and gate == CUTOVER and facts.get("decision") != "GO":
         raise UsageError("decision_no_go", "the decision of this run is NO-GO and cannot be signed off as go")
-    strangers = [a for a in accept if a not in marginal]
-    if strangers:
+    unknown = [a for a in accept if a not in marginal]
+    if unknown:
         hint = f"Marginal are: {', '.join(marginal) or 'none'}."
-        raise UsageError("not_marginal", f"{one_line(strangers[0])!r} is not marginal", next_step=hint)
+        raise UsageError("not_marginal", f"{one_line(unknown[0])!r} is not marginal", next_step=hint)
     seal = _to_be_signed(folder, gate)
     return canonical(
         {
@@ -324,7 +324,7 @@ def _gate(gate: str) -> str:
 
 
 def _reached(folder: Path, gate: str) -> dict[str, Any]:
-    """The facts of the step that the gate stands behind; UsageError where it has not run."""
+    """The facts of the step that the gate follows; UsageError where it has not run."""
     facts = _facts(folder, gate)
     if gate == CUTOVER and "decision" not in facts:
         raise UsageError(

@@ -71,20 +71,20 @@ class FenceState:
         write_json(self.path(workspace), asdict(self))
 
     @property
-    def stands(self) -> bool:
+    def active(self) -> bool:
         """Whether it was put up, proven, and not lifted since."""
         return self.state == UP
 
     @property
-    def may_stand(self) -> bool:
+    def may_be_active(self) -> bool:
         """Whether something of it may be in place."""
         return self.state != LIFTED
 
     def sentence(self) -> str:
         """For status and summary: `The write fence (nginx) is up since …; lift it with: …`; "" where it is lifted."""
-        if not self.may_stand:
+        if not self.may_be_active:
             return ""
-        said = "is up" if self.stands else f"may be in place (a process ended while {self.state} it)"
+        said = "is up" if self.active else f"may be in place (a process ended while {self.state} it)"
         return f"The write fence ({self.kind}) {said} since {self.since[:19]} UTC. Lift it with: {self.lift}"
 
 
@@ -152,7 +152,7 @@ class Control:
     def put_up(self) -> str:
         """Stop writes; what was done. Where that fails everything is put back before the error is raised."""
         state = FenceState.read(self.folder.workspace)
-        if state is None or not state.may_stand:
+        if state is None or not state.may_be_active:
             state = self._new_state()
         elif state.rules != self._document():
             raise UsageError("fence_changed", "the active fence was set with other parameters",
@@ -261,7 +261,7 @@ class Control:
         state = FenceState.read(self.folder.workspace)
         if state is None:
             return f"Run {self.folder.id} has set no fence; there is nothing to lift."
-        again = not state.may_stand
+        again = not state.may_be_active
         if not again:
             state.enter(self.folder.workspace, LIFTING)
             self._open(state, start=True)
@@ -320,7 +320,7 @@ class Control:
 
 
 def lift(folder: RunFolder) -> str:
-    """Lift the fence of this run, wherever it stands; a sentence."""
+    """Lift the fence of this run, whatever its state; a sentence."""
     state = FenceState.read(folder.workspace)
     rules = Fence.model_validate(state.rules) if state else None
     return Control(folder, folder.parameters(), rules).lift()

@@ -43,7 +43,7 @@ def children(pid: int) -> set[int]:
     for entry in PROC.iterdir():
         if entry.name.isdigit():
             try:
-                # after the name, which stands in brackets and may hold anything: state, parent
+                # after the name, which is in brackets and may hold anything: state, parent
                 state, parent = (
                     (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:2]
                 )

@@ -90,7 +90,7 @@ class Nginx:
         self.path = config_path(rules)
 
     def written_by(self) -> str:
-        """The run whose fence, closed or open, stands in the file; "" for somebody else's file, or none."""
+        """The run whose fence, closed or open, is in the file; "" for somebody else's file, or none."""
         try:
             first = self.path.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0]
         except OSError:

@@ -41,7 +41,7 @@ _PAGE = 100  # collections in one answer
 class Answer:
     """What one request came to.
 
-    `outcome`: `written` (or, of a read, answered), `refused` by something that stands before Chroma, `reached` (Chroma
+    `outcome`: `written` (or, of a read, answered), `refused` by something in front of Chroma, `reached` (Chroma
     itself judged it), `failed` (a server error), `no answer`.
     """
 

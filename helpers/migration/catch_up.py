@@ -233,7 +233,7 @@ class CatchUp:
         if ledger.open_round is not None and not self._finish():
             return
         fence = FenceState.read(self.run.workspace)
-        fenced = fence is not None and fence.stands
+        fenced = fence is not None and fence.active
         rules = self.run.parameters.migration
         most = 1 if fenced else rules.catch_up_rounds
         seen: list[int] = []

@@ -104,7 +104,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
-        """The checkpoint as it stands, for looking. Raises `Terminal` where the file is no checkpoint."""
+        """The checkpoint as it is on disk, to read only. Raises `Terminal` where the file is no checkpoint."""
         raw = cls.content(path)
         try:
             return cls(

@@ -62,7 +62,7 @@ class Ledger:
 
     @classmethod
     def read(cls, run: RunRecord) -> Ledger:
-        """As it stands on disk, or a new one. One that was begun on another snapshot of step 21 says nothing any more."""
+        """As it is on disk, or a new one. One that was begun on another snapshot of step 21 says nothing any more."""
         taken = run.require("21").facts["snapshot"]
         path = run.workspace / FOLDER / "ledger.json"
         fresh = cls(path, taken["id"], taken["folder"])
@@ -406,7 +406,7 @@ def make_delta(
 
 
 def _places(staged: Staged, target: str, refused: Collection[tuple[str, str]]) -> dict[str, _Place]:
-    """Where each chunk of a target stands in its staged files; those that the target refused left out."""
+    """Where each chunk of a target is in its staged files; those that the target refused left out."""
     found: dict[str, _Place] = {}
     for number, (file, collection, _) in enumerate(staged.files.get(target, [])):
         table = read_parquet(staged.folder / file, ["id", "source_id"])

@@ -57,7 +57,7 @@ class WrittenData:
         return Staged.load(self.folder.workspace / "staged")
 
     def require_staged(self) -> Staged:
-        """Raises `WorldError` where what the run wrote can no longer be told from what others did."""
+        """Raises `WorldError` where what the run wrote can no longer be distinguished from what others wrote."""
         if self.staged is None:
             raise WorldError(
                 "staged_gone", "what the run staged is gone, so its chunks cannot be distinguished from those of others",

@@ -55,6 +55,6 @@ def test_case(case: Case, target_store: ClientStore) -> None:
 
 
 def _has(case: Case, ids: list[str], distances: list[float]) -> bool:
-    """Among the hits, or, for a chunk that is asked for by itself, as near as twins of it that crowd it out."""
-    twins = case.like is not None and case.like == case.expect.id and max(distances) - min(distances) <= 1e-5
-    return case.expect.id in ids or (twins and len(ids) == case.k)
+    """Among the hits, or, for a chunk that is asked for by itself, as near as duplicates of it that crowd it out."""
+    duplicates = case.like is not None and case.like == case.expect.id and max(distances) - min(distances) <= 1e-5
+    return case.expect.id in ids or (duplicates and len(ids) == case.k)

@@ -1,4 +1,4 @@
-"""After the way back: does the source answer, is what it says right, and is the application well? Measured, not assumed."""
+"""After a cutover or a rollback: does the source answer, is it right, and is the application well? Measured, not assumed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which stored vectors are searched for after the cutover, and what is known of the answer before it is asked.
 
 They are taken from what the run staged and validated, or from its snapshot, never from a database: so the first query is
-really the first, and a target that changed is told from one that answers.
+really the first, and a changed target is distinguished from one that answers.
 """
 
 from __future__ import annotations

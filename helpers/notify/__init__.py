@@ -1,7 +1,7 @@
-"""Notices: who is told what, by which channel, with what result. A notice that fails never stops a migration."""
+"""Notices: who is notified of what, by which channel, with what result. A notice that fails never stops a migration."""
 
 from helpers.notify.channels import DELIVERED, FAILED, NAME, Delivery, Entry, read
-from helpers.notify.delivery import Around, Told, tell
+from helpers.notify.delivery import Around, Notified, tell
 from helpers.notify.texts import Event, announcement
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "Delivery",
     "Entry",
     "Event",
-    "Told",
+    "Notified",
     "announcement",
     "read",
     "tell",

@@ -99,10 +99,10 @@ def _answers(order: str, seconds: float) -> dict[int, dict[str, Any]]:
 
 # -- record ------------------------------------------------------------------------------------------------------------
 
-# reports/<run id>/notices.jsonl: who was told what, when, by which channel (by name), with what result.
+# reports/<run id>/notices.jsonl: who was notified of what, when, by which channel (by name), with what result.
 #
 # It is written as the audit log is: lines only grow, each names the digest of the one before, and a seal covers them. An
-# event with a key is told once.
+# event with a key is sent once.
 
 
 NAME = "notices.jsonl"

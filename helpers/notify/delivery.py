@@ -1,7 +1,7 @@
 """`notify.before` and `notify.after`: the operator's commands around the migration, such as silencing alerts.
 
-workspace/<run id>/notify.json is on disk before the first of them runs, and after each. Those before the night run when step
-20 begins; those after it when the cutover is done, the run was rolled back or stands down, and only if those before were
+workspace/<run id>/notify.json is on disk before the first of them runs, and after each. Those before the migration run when step
+20 begins; those after it when the cutover is done, the run was rolled back or is held, and only if those before were
 begun: then always. A kill repeats the command in hand at most. One that fails is a warning, on record, and stops nothing.
 """
 
@@ -34,7 +34,7 @@ BEFORE = "notified before"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Notified:
     """A notice and what became of it, a row for each channel in the order of `notify.urls`."""
 
     subject: str = ""
@@ -49,10 +49,10 @@ class Told:
 def tell(
     folder: RunFolder, event: Event, *, key: str = "", dry_run: bool = False, again: bool = False, say: Say | None = None,
     attach: Path | None = None, **about: Any,
-) -> Told:  # fmt: skip
+) -> Notified:  # fmt: skip
     """Send the notice of this event to every channel; never raises, never waits long. A dry run prints it.
 
-    `key` tells one event of its kind from the next: the same event with the same key is told once. `again` tries those
+    `key` distinguishes events of one kind: the same event with the same key is sent once. `again` tries those
     channels once more that did not take it.
     """
     try:
@@ -61,19 +61,19 @@ def tell(
         folder.log_block(f"the notice '{event}' was not sent", traceback.format_exc())
         if say is not None:
             say(f"Notice '{event}' was not sent: {one_line(str(error) or type(error).__name__, 300)}")
-        return Told()
+        return Notified()
 
 
 def _tell(
     folder: RunFolder, event: Event, key: str, dry_run: bool, again: bool, say: Say, attach: Path | None, about: dict[str, Any]
-) -> Told:  # fmt: skip
+) -> Notified:  # fmt: skip
     rules = folder.parameters().notify
     if not rules.urls:
-        return Told()
+        return Notified()
     subject, body = render(folder, event, **about)
     if dry_run:
         say(f"DRY RUN: this would be sent to {', '.join(map(str, rules.urls))}:\n\n{subject}\n\n{body}")
-        return Told(subject, body, [Delivery(str(url), DRY_RUN, "printed, not sent") for url in rules.urls])
+        return Notified(subject, body, [Delivery(str(url), DRY_RUN, "printed, not sent") for url in rules.urls])
     earlier = {e.channel: e for e in channels.read(folder.reports) if (e.event, e.key) == (event, key)}
     left = [u for u in rules.urls if not earlier or (again and getattr(earlier.get(str(u)), "result", "") != DELIVERED)]
     sent = send(left, subject, body, event.kind, rules.timeout_seconds, attach) if left else []
@@ -87,7 +87,9 @@ def _tell(
     known = {name: Delivery(name, e.result, e.said or BEFORE) for name, e in earlier.items()} | {
         d.channel: d for d in sent
     }
-    return Told(subject, body, [known.get(str(url), Delivery(str(url), FAILED, "not notified")) for url in rules.urls])
+    return Notified(
+        subject, body, [known.get(str(url), Delivery(str(url), FAILED, "not notified")) for url in rules.urls]
+    )
 
 
 # -- delivery ----------------------------------------------------------------------------------------------------------
@@ -98,7 +100,7 @@ BEFORE_COMMANDS, AFTER, OVER = "before", "after", "over"
 
 @dataclass(slots=True)
 class _State:
-    """`phase` is before, after or over, `done` how many commands of it have ended, `night` how often one was begun."""
+    """`phase` is before, after or over, `done` how many commands of it have ended, `night` how many attempts were begun."""
 
     phase: str = OVER
     done: int = 0
@@ -127,18 +129,18 @@ class Around:
 
     @property
     def night(self) -> int:
-        """Which night of this run it is, from 1; it is begun anew where the run had stood down."""
+        """Which attempt of this run it is, from 1; a run that was held begins another."""
         return max(1, self._read().night)
 
     @property
     def owed(self) -> list[str]:
-        """The commands after the night that still have to run, because those before were begun."""
+        """The commands after the migration that still have to run, because those before were begun."""
         state = self._read()
         left = self.rules.after[state.done :] if state.phase == AFTER else self.rules.after
         return [shlex.join(command) for command in left] if state.phase != OVER else []
 
     def before(self, say: Say) -> list[str]:
-        """Run those before the night, and begin one; a sentence for each that failed."""
+        """Run those before the migration, and count an attempt; a sentence for each that failed."""
         state = self._read()
         if state.phase != BEFORE_COMMANDS:
             state = _State(BEFORE_COMMANDS, 0, state.night + 1, utc_now())
@@ -146,7 +148,7 @@ class Around:
         return self._run(state, self.rules.before, say)
 
     def after(self, say: Say) -> list[str]:
-        """Run those after the night, if one was begun and they have not run since; a sentence for each that failed."""
+        """Run those after the migration, if one was begun and they have not run since; a sentence for each that failed."""
         state = self._read()
         if state.phase == OVER:
             return []

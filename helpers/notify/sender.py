@@ -1,6 +1,6 @@
 """A process of its own that hands one notice to every channel at once; `channels.py` starts it and ends it.
 
-It reads an order as JSON from standard input (so no URL stands in a list of processes) and writes one line of JSON for each
+It reads an order as JSON from standard input (so no URL is in a list of processes) and writes one line of JSON for each
 channel that has answered. What a library or a server says is not repeated: it may hold the URL. A channel that hangs holds
 up neither the others nor the end: the process leaves without waiting for it. It imports nothing of `helpers`.
 """

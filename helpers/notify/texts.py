@@ -60,7 +60,7 @@ def levels(contacts: Contacts | None, now: int = 0) -> pd.DataFrame:
 
 
 class Event(StrEnum):
-    """What people are told of, in the order of a night."""
+    """Events that people are notified of, in the order of a migration."""
 
     ANNOUNCEMENT = "announcement"
     START = "start"
@@ -110,7 +110,7 @@ def announcement(folder: RunFolder, **about: Any) -> str:
     return f"Subject: {subject}\n\n{body}"
 
 
-def ladder(parameters: Parameters) -> list[dict[str, Any]]:
+def escalation_levels(parameters: Parameters) -> list[dict[str, Any]]:
     """Every escalation level of Appendix C: number, when it holds, what it asks for, who is called."""
     rows = levels(parameters.contacts.named).iloc[:, :4].to_numpy().tolist()
     return [
@@ -152,8 +152,8 @@ def _facts(folder: RunFolder, event: Event, about: Mapping[str, Any]) -> dict[st
                      "nobody has to sign before the cutover",
         "fence_now": _fence(folder), "clients_now": _clients(folder, parameters),
         "contacts": [pair for pair in called if pair[1]],
-        "level": now, "ladder": ladder(parameters) if now else [], "open": "", "warnings": "", "changed": "", "why": "",
-        "notice": "",
+        "level": now, "escalation_levels": escalation_levels(parameters) if now else [], "open": "",
+        "warnings": "", "changed": "", "why": "", "notice": "",
     }  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def _window(parameters: Parameters) -> dict[str, Any]:
 
 def _fence(folder: RunFolder) -> str:
     state = FenceState.read(folder.workspace)
-    stands = state is not None and state.may_stand
+    stands = state is not None and state.may_be_active
     return "Writes to the source are still refused." if stands else ""
 
 

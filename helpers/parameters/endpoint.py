@@ -331,7 +331,7 @@ class Endpoint(Section):
         return self.url is not None and urlsplit(self.url).scheme == "https"
 
     def template_values(self) -> dict[str, str]:
-        """What `{target_…}` in a configuration value stands for when this is the target."""
+        """What `{target_…}` in a configuration value means when this is the target."""
         if self.path is not None:
             return {"target_path": str(resolve_path(self.path))}
         return {

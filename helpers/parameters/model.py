@@ -186,7 +186,7 @@ class Parameters(Section):
         return sorted(found, key=str)
 
     def placeholders(self) -> list[str]:
-        """Keys whose text is still `<…>`, to be named before the night; secrets are not looked into."""
+        """Keys whose text is still `<…>`, to be named before the migration; secrets are not looked into."""
         return sorted(key for key, value in _leaves(self.document()) if _is_open(key, str(value)))
 
     def for_resume(self, overrides: Sequence[str]) -> Parameters:
@@ -250,7 +250,7 @@ def parameters_from(sections: Mapping[str, Any], overrides: Sequence[str] = ()) 
 
 
 def is_sample(sections: Mapping[str, Any]) -> bool:
-    """Whether neither source nor target is given, so that the small sample stands in for them."""
+    """Whether neither source nor target is given, so that the small sample is used instead."""
     return not sections.get("source") and not sections.get("target")
 
 

@@ -124,7 +124,7 @@ def _instant(value: Any) -> datetime:
 
 
 Label = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_one_line)]
-"""A short text that stands in titles, subjects and folder names."""
+"""A short text for titles, subjects and folder names."""
 Glob = Annotated[str, AfterValidator(_checked_glob)]
 Command = Annotated[list[str], Field(min_length=1), AfterValidator(_checked_command)]
 """A program and its arguments, one list item each; never a shell line."""

@@ -1,7 +1,7 @@
 """Every figure of the toolkit: plain numbers in, a matplotlib Figure out.
 
-Each title is a sentence computed from the data. Thresholds are drawn and named, units are on the axes, colours are told
-apart by colour-blind readers, and names from the source are cut and escaped. No figure fails on an empty table, a
+Each title is a sentence computed from the data. Thresholds are drawn and named, units are on the axes, colour-blind readers can
+distinguish the colours, and names from the source are cut and escaped. No figure fails on an empty table, a
 single point or a NaN; where there is nothing to draw, the figure says so. `save` writes the same bytes each time.
 
 The figures live by topic in the modules beside this one; this is their one public name.

@@ -31,7 +31,9 @@ from helpers.plots.style import (
 )
 
 _ROWS = 24
-_SHARES = LinearSegmentedColormap.from_list("shares", ["#a84300", "#e69f00", "#f6e3b8", "#e4eff7"])  # low stands out
+_SHARES = LinearSegmentedColormap.from_list(
+    "shares", ["#a84300", "#e69f00", "#f6e3b8", "#e4eff7"]
+)  # low is conspicuous
 
 
 def overlap_heatmap(df: pd.DataFrame) -> Figure:
@@ -303,7 +305,7 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A box: its text, its level from 0 at the top, and where it stands in the width (0 left, 1 right)."""
+    """A box: its text, its level from 0 at the top, and its place in the width (0 left, 1 right)."""
 
     text: str
     level: int

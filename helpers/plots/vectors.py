@@ -334,7 +334,7 @@ def points_by_label(axes: Axes, points: NDArray[np.float64], labels: list[str]) 
 
 # -- exploring ---------------------------------------------------------------------------------------------------------
 
-# Figures of the desk at the source (11): one collection in short, values of a field, nearest neighbours, the map.
+# Figures of notebook 11: one collection in short, values of a field, nearest neighbours, the map.
 
 
 _FIELDS = 12

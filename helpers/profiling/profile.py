@@ -41,8 +41,8 @@ from helpers.stores import CollectionInfo
 
 LIMIT = 200_000  # chunks whose ids and contents are remembered
 NORMS = 20_000  # norms kept of a collection, for the figure and the median
-KEYS = 300  # metadata keys told apart
-DISTINCT = 40  # values of a field told apart
+KEYS = 300  # metadata keys kept apart
+DISTINCT = 40  # values of a field kept apart
 LONG = 100_000  # characters
 UNIT = 1e-3  # a norm this near to 1 counts as normalised
 TYPES = {"string": "str", "integer": "int", "float": "float", "boolean": "bool", "strings": "list"}
@@ -93,7 +93,7 @@ class CollectionSeen:
     norms: list[float] = field(default_factory=list)
 
 
-class Twins:
+class Repeats:
     """Which contents occur more than once, and where: the first place of each, and every place of the repeated.
 
     A place is (collection, id) and, for ids, the target collection.
@@ -137,8 +137,8 @@ class Scan:
         self.places = Places(folder)
         self.fields: dict[str, FieldSeen] = defaultdict(FieldSeen)
         self.collections: dict[str, CollectionSeen] = {}
-        self.documents, self.vectors, self.ids = Twins(self.every), Twins(self.every), Twins(self.every)
-        self.texts = Twins(self.every)  # documents but for case, spaces and forms of the same letters
+        self.documents, self.vectors, self.ids = Repeats(self.every), Repeats(self.every), Repeats(self.every)
+        self.texts = Repeats(self.every)  # documents but for case, spaces and forms of the same letters
         self.repairs: Counter[tuple[Hashable, ...]] = Counter()  # field, rule
         self.examples: dict[tuple[Hashable, ...], str] = {}
         self.failures: Counter[str] = Counter()  # reason
@@ -258,7 +258,7 @@ _NOTHING: Metadata = {}
 
 
 def fault(value: Any, rule: FieldRule) -> str:
-    """What is wrong with a value that stands in the source: wrong_type, out_of_range, unknown_value, or ""."""
+    """What is wrong with a value of the source: wrong_type, out_of_range, unknown_value, or ""."""
     if type(value).__name__ != TYPES[rule.type]:
         return "wrong_type"
     if rule.allows(value):
@@ -457,8 +457,8 @@ class Profile(NotebookStep):
         """Documents, and vectors but for zero ones, that stand in the source more than once, to the last bit."""
         rows = [
             {"what": what, "chunks": len(group), "where": _places(group)}
-            for what, twins in (("document", self.scan.documents), ("vector", self.scan.vectors))
-            for group in sorted(twins.groups.values(), key=len, reverse=True)[:SHOWN]
+            for what, repeats in (("document", self.scan.documents), ("vector", self.scan.vectors))
+            for group in sorted(repeats.groups.values(), key=len, reverse=True)[:SHOWN]
         ]
         found = self.findings()
         for what in ("documents", "vectors"):
@@ -468,7 +468,7 @@ class Profile(NotebookStep):
                 "duplicates",
                 "Migrated as they are." + self._part,
             )
-        groups = sum(len(twins.groups) for twins in (self.scan.documents, self.scan.vectors))
+        groups = sum(len(repeats.groups) for repeats in (self.scan.documents, self.scan.vectors))
         whole = "All: step.export('duplicate_documents'), step.export('duplicate_vectors')."
         return kernel.cut(pd.DataFrame(rows, columns=["what", "chunks", "where"]), groups, whole)
 

@@ -38,7 +38,7 @@ def plain_text(document: str) -> str:
 
 # -- places ------------------------------------------------------------------------------------------------------------
 
-# Which chunks are behind a finding: how many there are, and where each of them stands.
+# Which chunks are behind a finding: how many there are, and where each of them is.
 #
 # The first of a finding are in memory, the others in a file of the finding's own, so that memory does not grow with the source.
 

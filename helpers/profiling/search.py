@@ -27,7 +27,7 @@ from helpers.stores import Reader
 
 # -- lookup ------------------------------------------------------------------------------------------------------------
 
-# The source, opened at the first question and kept open while the desk is in use; nothing here writes.
+# The source, opened at the first question and kept open while the notebook is in use; nothing here writes.
 
 
 READ = 500  # chunks read at a time

@@ -230,7 +230,7 @@ Pairs = list[tuple[int, int, float]]  # row, an earlier row, similarity
 
 
 def near_duplicates(sample: Sample) -> pd.DataFrame:
-    """One row for each chunk that has a near twin earlier in the sample; `identical` where both are the same exactly."""
+    """One row for each chunk that has a near-duplicate earlier in the sample; `identical` where both are the same exactly."""
     frame = sample.frame
     places = list(zip(frame["collection"], frame["id"], strict=True))
     documents = [part.documents[i] for part in sample.parts.values() for i in range(len(part.ids))]

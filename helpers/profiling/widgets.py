@@ -2,7 +2,7 @@
 
 The rule needs no parameter: a request to run a cell that comes from JupyterLab, Notebook 7 or VS Code names the cell in
 its metadata (`cellId`); papermill, nbclient, nbconvert and nbval do not. Under the runner it is always nobody. Without a
-person, or where it cannot be told, everything is shown as plain tables and pictures, which need neither script nor kernel.
+person, or where it is not known, everything is shown as plain tables and pictures, which need neither script nor kernel.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Draw = Callable[[str], list[dict[str, Any]]]
 class Picker:
     """`choice` is the drop-down, `shown` the outputs below it, `box` both: what a cell displays.
 
-    The outputs are set whole, not written by a captured cell: what stands there belongs to the choice, always.
+    The outputs are set whole, not written by a captured cell: what is shown belongs to the choice, always.
     """
 
     def __init__(self, names: Sequence[str], draw: Draw) -> None:

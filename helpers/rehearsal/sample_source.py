@@ -56,7 +56,7 @@ DEFECTS: dict[str, int] = {
     "zero vector": 5, "copied document": 45, "respaced document": 25,
 }  # fmt: skip
 NONE_DOCUMENTS, HUMOR, RHETORICAL, COLLIDING, COLLIDING_THRICE, UNUSUAL_IDS = 36, 800, 500, 150, 25, 8
-_TWINS = ("copied document", "respaced document")
+_COPIES = ("copied document", "respaced document")
 
 Place = tuple[str, int]  # collection, position in it
 
@@ -181,12 +181,12 @@ def expected_findings(chunks: int = FULL) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Which chunk is what. `twins` names the chunk whose text a copied document repeats."""
+    """Which chunk is what. `originals` names the chunk whose text a copied document repeats."""
 
     counts: dict[str, int]
     kinds: dict[Place, str]
     defects: dict[Place, str]
-    twins: dict[Place, Place]
+    originals: dict[Place, Place]
     colliding: int
     colliding_thrice: int
     unusual: int
@@ -215,13 +215,13 @@ def _plan(chunks: int) -> _Plan:
     defects = dict.fromkeys(take(six, scaled(NONE_DOCUMENTS)), "no document")
     # From the other end: at this one the six collections were drawn from, and only notes are left.
     left = [place for place in reversed(places) if place not in kinds and place not in defects]
-    twins: dict[Place, Place] = {}
+    originals: dict[Place, Place] = {}
     for defect, full in DEFECTS.items():
         chosen = take(left, scaled(full))
         defects |= dict.fromkeys(chosen, defect)
-        if defect in _TWINS:
-            twins |= dict(zip(chosen, take(left, len(chosen)), strict=True))
-    return _Plan(counts, kinds, defects, twins, scaled(COLLIDING), scaled(COLLIDING_THRICE), scaled(UNUSUAL_IDS))
+        if defect in _COPIES:
+            originals |= dict(zip(chosen, take(left, len(chosen)), strict=True))
+    return _Plan(counts, kinds, defects, originals, scaled(COLLIDING), scaled(COLLIDING_THRICE), scaled(UNUSUAL_IDS))
 
 
 def _id(plan: _Plan, place: Place) -> str:
@@ -264,8 +264,8 @@ def _document(plan: _Plan, place: Place) -> str | None:
         return None
     if defect == "empty document":
         return ""
-    if defect in _TWINS:
-        original = _written(plan, plan.twins[place])
+    if defect in _COPIES:
+        original = _written(plan, plan.originals[place])
         return original if defect == "copied document" else original.replace(" ", "  ")
     return _written(plan, place)
 

@@ -202,7 +202,7 @@ class RunView:
 
     @property
     def date(self) -> str:
-        """The day on which the night's first step began, else the run itself; "" where neither says."""
+        """The day on which the first step of the window began, else the run itself; "" where neither says."""
         night = [s.result.started for s in self.steps if s.result and s.number >= plan.FENCE]
         return min(night, default=str(self.run.get("created", "")))[:10]
 

@@ -1,7 +1,7 @@
 """The steps of a run on a clock, against the maintenance window: the numbers of an inline SVG, one drawing a session.
 
-Steps more than three hours apart belong to different sessions (the dry run of the day before, the night), each drawn to
-its own scale: on one clock the night would be a hair. The drawing repeats what the table below it says in words.
+Steps more than three hours apart belong to different sessions (the dry run of the day before, the window), each drawn to
+its own scale: on one clock the window would be a thin line. The drawing repeats what the table below it says in words.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def sessions(view: RunView) -> list[Session]:
 
 
 def window_sentence(view: RunView) -> str:
-    """Whether the work of the night stayed inside the maintenance window."""
+    """Whether the work stayed inside the maintenance window."""
     window = _window(view)
     if window is None:
         return "The parameters name no maintenance window."
@@ -99,7 +99,7 @@ def window_sentence(view: RunView) -> str:
 
 
 def outside_window(view: RunView) -> str:
-    """Which step of the night began before the window or ended after it; "" where none did, or there is no window."""
+    """Which step began before the window or ended after it; "" where none did, or there is no window."""
     window = _window(view)
     night = [s for s in timed(view) if _in_night(s)] if window else []
     if window is None or not night:

@@ -1,4 +1,4 @@
-"""The banner of a run's page: where the run stands, why, and what to do next, from its results and sign-offs alone."""
+"""The banner of a run's page: the state of the run, why, and what to do next, from its results and sign-offs alone."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ ROLLBACK, _CLOSEOUT = "27", "53"
 
 
 def outcome(view: RunView) -> Outcome:
-    """Where the run stands. A rollback comes before everything; else its own steps say, and then the sign-offs."""
+    """The state of the run. A rollback comes before everything; else its own steps say, and then the sign-offs."""
     before = _of_the_line(view)
     return _back(view, before) or before
 

@@ -320,7 +320,7 @@ def tools(view: RunView) -> list[tuple[str, str]]:
 
 
 def after(view: RunView) -> list[tuple[str, str]]:
-    """What stands after the migration: each line with what was measured."""
+    """The state after the migration: each line with what was measured."""
     watch, tests = view.table("monitoring"), view.table("integration")
     search = next((c for c in view.tests if c.name == "search equivalence"), None)
     looks = f"{watch['looks']} looks over {duration(float(watch['seconds']))}" if watch.get("looks") else NOT_RECORDED
@@ -383,7 +383,7 @@ def _metrics(view: RunView) -> Iterator[Item]:
 
 
 def _execution(view: RunView) -> str:
-    """From the first step of the night to the end of the last."""
+    """From the first step of the window to the end of the last."""
     night = [s.result for s in view.steps if s.result and "20" <= s.number < "30"]
     starts = [when for r in night if (when := instant(r.started))]
     ends = [when for r in night if (when := instant(r.finished))]
@@ -394,7 +394,7 @@ def _execution(view: RunView) -> str:
 
 
 def _downtime(view: RunView) -> str:
-    """Reads never stop; writes do from the moment that the fence stands."""
+    """Reads never stop; writes do from the moment that the fence is active."""
     seconds = view.fact("downtime_seconds")
     if isinstance(seconds, (int, float)):
         return duration(seconds)

@@ -1,4 +1,4 @@
-"""The way back: a rollback that loses nothing, makes no outage but the restart, and can itself be killed and repeated."""
+"""A rollback that loses nothing, causes no outage but the restart, and can itself be killed and repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people are told: the notice, and the post-mortem page with the figures that the rollback itself measured."""
+"""What people read afterwards: the notice, and the post-mortem page with the figures that the rollback itself measured."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ from helpers.stores.opening import open_server
 
 # The source before anybody is sent back to it: proven against the snapshot, or mended from it where that was ordered.
 #
-# Under a fence that stood all the time, any difference is damage. Without one, clients may have gone on writing: chunks that
+# Under a fence that was active all the time, any difference is damage. Without one, clients may have gone on writing: chunks that
 # came, changed or went are then reported, and only what no client does by itself (a collection that is gone or has another
 # configuration) counts as damage. Mending touches the chunks that differ and no others, so readers of the rest see no gap;
 # what it overwrites or deletes is exported first.
@@ -65,13 +65,13 @@ class Damage:
 
 
 def fenced_since_snapshot(folder: RunFolder, snapshot: Snapshot) -> bool:
-    """Whether the fence that stands was up before the snapshot was taken, and has not been lifted since; or the source
+    """Whether the active fence was up before the snapshot was taken, and has not been lifted since; or the source
     was proven before it to take no writes at all."""
     taken, proof = datetime.fromisoformat(snapshot.manifest["created"]), folder.result("20")
     if proof is not None and takes_no_writes(proof):
         return datetime.fromisoformat(proof.started).replace(microsecond=0) <= taken
     state = FenceState.read(folder.workspace)
-    if state is None or not state.stands:
+    if state is None or not state.active:
         return False
     lifted = [n for n, event in enumerate(state.events) if event["state"] in (LIFTING, LIFTED)]
     standing = state.events[lifted[-1] + 1 :] if lifted else state.events
@@ -119,10 +119,10 @@ def said(changes: dict[str, CollectionChanges], vanished: Sequence[str] = ()) ->
 
 
 def writing_endpoint(folder: RunFolder, parameters: Parameters) -> Endpoint:
-    """Where the source can be written while the fence stands: the port behind it."""
+    """Where the source can be written while the fence is active: the port behind it."""
     state = FenceState.read(folder.workspace)
     source = parameters.source
-    if state is None or not state.may_stand or not source.url:
+    if state is None or not state.may_be_active or not source.url:
         return source
     control = Control(folder, parameters, Fence.model_validate(state.rules))
     behind = control.behind_url

@@ -1,7 +1,7 @@
 """What clients wrote to the target, mapped back and written to the source: never an upsert, always compared afterwards.
 
 A chunk of the snapshot keeps its original metadata; over it go the keys that the client changed, against what had been
-put into the target. Where a new chunk goes is told by its id, which begins with the collection's name where the migration
+put into the target. Where a new chunk goes follows from its id, which begins with the collection's name where the migration
 wrote ids so, by its `source_collection`, or by the operator (`--replay-to`). The plan is on disk before
 the source is touched, so that a kill in the middle is gone on with and never taken for damage.
 """
@@ -241,7 +241,7 @@ class Plan:
 def plan(
     found: Iterable[Written], snapshot: Snapshot, taken: set[str], *, same_names: bool, prefixed: bool, to: str = ""
 ) -> Plan:
-    """The way back of every write. `prefixed`: ids in the target are `<source collection>:<id>`; `same_names`: a target
+    """Where each write goes in the source. `prefixed`: ids in the target are `<source collection>:<id>`; `same_names`: a target
     collection has the name of its one source. `to` is the source collection of new chunks that nothing else places.
 
     `taken`: the source's collections that no replay made. A collection that clients made comes back as it is, unless one of

@@ -1,4 +1,4 @@
-"""workspace/<run id>/rollback.json: what was ordered and how far the way back has come. Written before each stage begins."""
+"""workspace/<run id>/rollback.json: what was ordered and how far the rollback got. Written before each stage begins."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def cut_said(frame: pd.DataFrame | pd.Series[Any]) -> str:
 def for_people(table: Table) -> Table:
     """As `readable`, and numbers as people read them: 9,832, 0.474, 3.1×10⁻⁷, 1 min 05 s, 1.2 GB. The table itself keeps its own.
 
-    What a column counts is told by its name: seconds, bytes. Large tables are left as they are: most of one is not shown.
+    What a column counts follows from its name: seconds, bytes. Large tables are left as they are: most of one is not shown.
     """
     shown = readable(table)
     if len(shown) > _LARGE:

@@ -12,7 +12,7 @@ from helpers.errors import UsageError
 class Step:
     """One notebook.
 
-    `needs` are the steps that it cannot do without; on the line all earlier ones come first anyway.
+    `needs` are the steps that it cannot do without; in the standard sequence all earlier ones come first anyway.
     `on_line` steps run in order; the others on demand. `outdates` are the steps whose results say nothing any more once
     this one runs again. A step that `judges` data leads to NO-GO when it fails, the others to a plain failure;
     `decides` is the step that turns such failures into a decision, so the line goes on to it. `gate` names the
@@ -160,7 +160,7 @@ def on_line(name: str) -> Step:
 
 
 def between(first: Step, last: Step) -> list[Step]:
-    """The steps of the line from first to last, both included; a UsageError where they are the wrong way round."""
+    """The steps of the standard sequence from first to last, both included; a UsageError where they are the wrong way round."""
     start, stop = LINE.index(first), LINE.index(last)
     if start > stop:
         raise UsageError("steps_reversed", f"step {first.number} comes after step {last.number}; nothing to run")

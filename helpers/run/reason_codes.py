@@ -33,7 +33,7 @@ class HasId(Protocol):
 class Row:
     """Codes that mean the same trouble: the step whose notebook leads out of it, and the trouble in a few words.
 
-    A `*` in a code stands for a field of the schema or a criterion of the decision matrix.
+    A `*` in a code means a field of the schema or a criterion of the decision matrix.
     """
 
     step: str

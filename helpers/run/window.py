@@ -20,7 +20,7 @@ PERMISSION = "outside_window"  # in run.json: what --outside-window said, for th
 
 @dataclass(frozen=True, slots=True)
 class Hours:
-    """The window of one night (UTC): it `opens` a buffer before `start` and `closes` a buffer after `end`."""
+    """The maintenance window (UTC): it `opens` a buffer before `start` and `closes` a buffer after `end`."""
 
     start: dt.datetime
     end: dt.datetime
@@ -99,17 +99,17 @@ def permission(folder: RunFolder) -> str:
     return f"{given['reason']} ({given['by']})" if given else ""
 
 
-# -- night -------------------------------------------------------------------------------------------------------------
+# -- estimate -------------------------------------------------------------------------------------------------------------
 
-# Does the night fit its window? The dry run's estimate on the clock, the way back included. Pure: it looks at figures only.
+# Does the migration fit its window? The dry run's estimate on the clock, the rollback included. Pure: it looks at figures only.
 
 
-_WAY_BACK = ("21", "22")  # a rollback reads the source once more, and removes what step 22 wrote
+_ROLLBACK_PARTS = ("21", "22")  # a rollback reads the source once more, and removes what step 22 wrote
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stretch of the night: seconds, where the figure comes from, and whether it is known or only bounded from above."""
+    """A part of the migration: seconds, where the figure comes from, and whether it is known or only bounded from above."""
 
     name: str
     seconds: float
@@ -117,14 +117,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Night:
-    """The parts in order, without people; `way_back` is the seconds that a rollback takes."""
+class Estimate:
+    """The parts in order, without people; `rollback_seconds` is the seconds that a rollback takes."""
 
     parts: list[Part]
-    way_back: float
+    rollback_seconds: float
 
     @classmethod
-    def of(cls, parameters: Parameters, estimate: Iterable[Mapping[str, Any]]) -> Night:
+    def of(cls, parameters: Parameters, estimate: Iterable[Mapping[str, Any]]) -> Estimate:
         """From the rows of the dry run's estimate (part, seconds, basis); its sum is left out."""
         rows = [
             Part(str(r["part"]), float(r["seconds"]), str(r["basis"])) for r in estimate if str(r["part"])[:2].isdigit()
@@ -141,16 +141,16 @@ class Night:
         )
         watched = bool(cutover.config_files() or acts or cutover.log_files)
         last += [Part("25 watch", 60 * cutover.monitor_minutes, "cutover.monitor_minutes")] if watched else []
-        back = sum(part.seconds for part in rows if part.name[:2] in _WAY_BACK)
+        back = sum(part.seconds for part in rows if part.name[:2] in _ROLLBACK_PARTS)
         return cls([*fences, *rows, *last], back)
 
     @property
     def seconds(self) -> float:
-        """Machine time of the night, without a rollback."""
+        """Machine time of the migration, without a rollback."""
         return sum(part.seconds for part in self.parts)
 
     def clock(self, start: dt.datetime) -> list[tuple[Part, dt.datetime, dt.datetime]]:
-        """Each part with its beginning and end, where the night begins at `start` and nobody has to be waited for."""
+        """Each part with its beginning and end, where the migration begins at `start` and nobody has to be waited for."""
         rows, at = [], start
         for part in self.parts:
             end = at + dt.timedelta(seconds=part.seconds)
@@ -159,9 +159,9 @@ class Night:
         return rows
 
     def spare(self, hours: Hours) -> float:
-        """Seconds of the window, buffers not counted, that are left for people after the night and a rollback behind it."""
-        return (hours.end - hours.start).total_seconds() - self.seconds - self.way_back
+        """Seconds of the window, buffers not counted, that are left for people after the migration and a rollback behind it."""
+        return (hours.end - hours.start).total_seconds() - self.seconds - self.rollback_seconds
 
     def last_safe_moment(self, hours: Hours) -> dt.datetime:
         """When a rollback must begin to end inside the window."""
-        return hours.end - dt.timedelta(seconds=self.way_back)
+        return hours.end - dt.timedelta(seconds=self.rollback_seconds)

@@ -1,8 +1,8 @@
 """One order for many databases: a run for each, one after another, each with its own snapshot, gates and evidence.
 
-`source.database: "*"` stands for every database of the tenant, `source.tenant: "*"` for every tenant of a directory. The
+`source.database: "*"` means every database of the tenant, `source.tenant: "*"` for every tenant of a directory. The
 target gets databases of the same names. `reports/<group>/group.json` names the runs, so that `status`, `resume` and `sign`
-can be told of all of them at once. A row is a name, what of the source and what of the target is its own.
+can be given for all of them at once. A row is a name, what of the source and what of the target is its own.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def _shown(group: Group, row: Row, said: str) -> dict[str, Any]:
 
 
 def _stands(group: Group, row: Row, said: str) -> tuple[str, str]:
-    """Where a run stands, and the command that goes on with it; one of the group's, where there is one for all."""
+    """The state of a run, and the command that continues it; one of the group's, where there is one for all."""
     folder, again = RunFolder.of(row.run), RunFolder.of(group.id).command("resume")
     if not folder.exists:
         return "not begun", "" if said == EMPTY else again

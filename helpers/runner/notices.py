@@ -1,4 +1,4 @@
-"""What people are told while a run goes on, and the commands around it: called by the line, and by notebooks run by hand.
+"""Notices while a run goes on, and the commands around it: called by the pipeline, and by notebooks run by hand.
 
 Nothing here raises, and nothing here waits for a dead channel longer than `notify.timeout_seconds`.
 """
@@ -67,11 +67,11 @@ def after_step(
             state = CutoverState.read(folder.workspace)
             files = f" ({len(state.files)} files)" if state is not None and state.files else ""
             tell(folder, Event.CUTOVER, key=state.since if state else "", say=say, changed=files, open=at)
-            Around(folder).after(say)  # the night is over: what was silenced is wanted for the watch that follows
+            Around(folder).after(say)  # the cutover is done: what was silenced is wanted for the watch that follows
 
 
 def line_ended(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
-    """What is told once the line has ended: what a kill kept from being told, the end where it got there, or what stopped it."""
+    """Notices once the pipeline has ended: what a kill kept from being sent, the end where it got there, or what stopped it."""
     with _never_stopping(folder, say):
         told = {entry.event for entry in read(folder.reports)}
         for number, event in ((_DECIDE, Event.GO), (_CUTOVER, Event.CUTOVER)):
@@ -93,7 +93,7 @@ def ended(folder: RunFolder, say: Say) -> None:
 
 
 def stopped(folder: RunFolder, error: RunbookError, say: Say) -> None:
-    """NO-GO, or a failure in the night, with the escalation level and whom to call. Before a night was begun: nothing."""
+    """NO-GO, or a failure in the window, with the escalation level and whom to call. Before step 20 has run: nothing."""
     if isinstance(error, Interrupted | WaitingForSignoffs) or (error.code in _NO_NEWS and not isinstance(error, NoGo)):
         return
     with _never_stopping(folder, say):
@@ -109,7 +109,7 @@ def stopped(folder: RunFolder, error: RunbookError, say: Say) -> None:
              critical=bool(due(folder)), minutes=max(0.0, minutes), open=way or str(folder.reports / "index.html"))  # fmt: skip
 
 
-def stands_down(folder: RunFolder, say: Say) -> None:
+def held(folder: RunFolder, say: Say) -> None:
     """The run goes no further for now: what was silenced is heard again."""
     with _never_stopping(folder, say):
         Around(folder).after(say)
@@ -147,7 +147,7 @@ def _page(folder: RunFolder, step: plan.Step) -> str:
 def _never_stopping(folder: RunFolder, say: Say) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # a notice or a damaged state file is no reason to end a night
+    except Exception as error:  # a notice or a damaged state file is no reason to end a migration
         said: Any = error.line() if isinstance(error, RunbookError) else str(error) or type(error).__name__
         folder.log_block("notices", traceback.format_exc())
         say(f"WARNING: notices: {one_line(said, 300)} The run goes on.")

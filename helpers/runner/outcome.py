@@ -1,4 +1,4 @@
-"""What follows when the line of a run has ended: catch up once more, hold, or the way back without asking.
+"""What follows when the steps of a run have ended: catch up once more, hold, or an automatic rollback.
 
 - 25 found the source changed: 22 catches up, 23 and 24 judge anew. The earlier approvals no longer fit the results, so
   the run then waits for new ones.

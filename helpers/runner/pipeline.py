@@ -357,7 +357,7 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
     for line in remedies:
         terminal.say(line)
     state = FenceState.read(folder.workspace)
-    if state is not None and state.may_stand:
+    if state is not None and state.may_be_active:
         terminal.say(f"Fence:   {state.sentence()}")
     cutover = CutoverState.read(folder.workspace)
     if cutover is not None:
@@ -411,13 +411,13 @@ def _stand_down(folder: RunFolder, terminal: Console) -> RunbookError | None:
     try:
         if passed(folder.result(plan.FENCE)):
             give_back_target(folder)
-        if state is not None and state.may_stand:
+        if state is not None and state.may_be_active:
             terminal.say(lift(folder))
     except RunbookError as error:
         folder.log(f"the fence was not lifted: {error}")
         return error
     finally:
-        notices.stands_down(folder, terminal.say)
+        notices.held(folder, terminal.say)
     return None
 
 
@@ -426,7 +426,7 @@ def with_fence(folder: RunFolder, steps: Sequence[plan.Step]) -> list[plan.Step]
     fence = plan.find(plan.FENCE)
     wanted = fence not in steps and any(step.fenced for step in steps) and folder.parameters().fence.kind != "none"
     state = FenceState.read(folder.workspace) if wanted else None
-    return [fence, *steps] if wanted and (state is None or not state.stands) else list(steps)
+    return [fence, *steps] if wanted and (state is None or not state.active) else list(steps)
 
 
 def _interrupted(folder: RunFolder) -> Interrupted:

@@ -273,7 +273,7 @@ _DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[
 
 
 class Absent:
-    """No value: what stands where a key is missing (None would be a value)."""
+    """No value: marks a missing key (None would be a value)."""
 
     def __repr__(self) -> str:
         return "(absent)"

@@ -51,7 +51,7 @@ class Journal:
 
     @classmethod
     def read(cls, folder: Path) -> Journal | None:
-        """The journal in a folder as it stands; None where there is none whose first line can be trusted."""
+        """The journal in a folder as it is now; None where there is none whose first line can be trusted."""
         journal = cls(folder)
         try:
             raw = (folder / EXPORT / _LINES).read_bytes()

@@ -151,9 +151,9 @@ class Snapshot:
                 seen.update(ids)
                 progress.advance(part.rows)
             counted[name] = len(seen)
-        strangers = self._files() - {p.file for n in self.names() for p in self.parts(n)}
-        if strangers:
-            raise Terminal("snapshot_damaged", f"files that nobody wrote: {', '.join(sorted(strangers)[:3])}",
+        unknown = self._files() - {p.file for n in self.names() for p in self.parts(n)}
+        if unknown:
+            raise Terminal("snapshot_damaged", f"files that nobody wrote: {', '.join(sorted(unknown)[:3])}",
                            where=str(self.folder), next_step="Remove them, or take the snapshot again.")  # fmt: skip
         self.mark("verified")
         return counted
@@ -278,7 +278,7 @@ def _frozen(store: Reader, journal: Journal, name: str) -> tuple[CollectionInfo,
 def _listed(store: Reader, info: CollectionInfo) -> tuple[CollectionInfo, list[str]]:
     """The ids of a collection, with the count that they were held against.
 
-    Raises `Terminal` ("count_mismatch") where they differ although the count stands still. Where it moves, a writer is at
+    Raises `Terminal` ("count_mismatch") where they differ although the count does not change. Where it moves, a writer is at
     work: what differs is found by the comparison with the source (step 22).
     """
     before = info.count

@@ -17,7 +17,7 @@ from helpers.run.folders import RunFolder
 
 # -- gates -------------------------------------------------------------------------------------------------------------
 
-# The human gates on the line: which approvals are due behind a step, and whether the run may go on.
+# The gates that people open: which approvals are due behind a step, and whether the run may go on.
 
 
 AFTER_CUTOVER, PARAMETERS = "25", "parameters.yaml"
@@ -98,7 +98,7 @@ def after_rollback(folder: RunFolder) -> str:
 
 
 def refuse_rolled_back(folder: RunFolder) -> None:
-    """Raises `UsageError` where a rollback of this run began: from there on there is only the way back."""
+    """Raises `UsageError` where a rollback of this run began: from there on only the rollback can go on."""
     if said := rolled_back(folder):
         raise UsageError(
             "rolled_back", f"run {folder.id} does not go on. {said}", next_step=after_rollback(folder)
@@ -129,7 +129,7 @@ def step_rows(folder: RunFolder | None) -> list[dict[str, Any]]:
 
 
 def run_rows() -> list[dict[str, str]]:
-    """One row a run, the newest first: run, name, created, at (the step it stands at), state, due, fence, kind."""
+    """One row a run, the newest first: run, name, created, at (the step it has reached), state, due, fence, kind."""
     rows = []
     for folder in runs.every_run():
         facts = folder.facts()
@@ -174,7 +174,7 @@ def _due(folder: RunFolder, step: plan.Step | None) -> str:
 
 def _fence(folder: RunFolder) -> str:
     found = FenceState.read(folder.workspace)
-    return "" if found is None or not found.may_stand else "up" if found.stands else "half up"
+    return "" if found is None or not found.may_be_active else "up" if found.active else "half up"
 
 
 def next_action(folder: RunFolder | None) -> str:

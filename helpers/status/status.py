@@ -1,4 +1,4 @@
-"""`runbook status`: where the runs stand; of one run what is due, the time that is left, the way back, whom to call.
+"""`runbook status`: the state of the runs; of one run what is due, the time that is left, the rollback, whom to call.
 
 Times are measured ones where this run has them, else the estimate of its dry run; what nobody measured is said to be unknown.
 """
@@ -62,7 +62,7 @@ def report(folder: RunFolder, now: dt.datetime) -> list[str]:
 
 
 def fence_sentence(folder: RunFolder) -> str:
-    """Whether the run's write fence stands; "" where it has none."""
+    """The run's write fence in a sentence; "" where it has none."""
     state = FenceState.read(folder.workspace)
     return state.sentence() if state is not None else ""
 
@@ -157,7 +157,7 @@ def _results(folder: RunFolder, number: str) -> Iterator[StepResult]:
 
 
 def rollback_seconds(folder: RunFolder) -> tuple[float, str]:
-    """How long the way back takes, and how that is known; (0, "") where it is not.
+    """How long a rollback takes, and how that is known; (0, "") where it is not.
 
     Measured where a rollback of this run was timed. Else at most what the same work took on the way there: reading the
     source once more (step 21), and removing from the target what step 22 wrote.
@@ -212,7 +212,7 @@ def _night_began(folder: RunFolder) -> bool:
 
 
 def escalation(folder: RunFolder, now: dt.datetime) -> tuple[StepResult, float, int] | None:
-    """(What failed, the minutes since, the level of Appendix C); None where nothing of the night stands failed."""
+    """(What failed, the minutes since, the level of Appendix C); None where no step of the window has failed."""
     step = None if rolled_back(folder) else first_open_step(folder)
     found = folder.result(step.number) if step is not None else None
     if not _night_began(folder) or found is None or found.error is None or found.error["code"] == "interrupted":
@@ -224,10 +224,10 @@ def escalation(folder: RunFolder, now: dt.datetime) -> tuple[StepResult, float, 
 
 
 def _call(folder: RunFolder, now: dt.datetime) -> str:
-    """Where the night goes on and a step has not come out well: whom to call by now."""
-    if (stands := escalation(folder, now)) is None:
+    """While a step of the window has failed: whom to call by now."""
+    if (due := escalation(folder, now)) is None:
         return ""
-    found, minutes, number = stands
+    found, minutes, number = due
     said = folder.parameters().contacts.named
     row = levels(said, number).set_index("").loc["now"]
     where = "; ".join(f"{k} {v}" for k, v in (("channel", said.channel), ("war room", said.war_room)) if v)

@@ -1,7 +1,7 @@
 """The plan from T−24 h to T+7 d beside what a run measured: Appendix A, for notebook 00.
 
 T is when the fence goes up: the window's start where the parameters name one, else when step 20 of the run really began.
-The plan is the runbook's; where the run's dry run estimated a step of the night, its estimate takes the place of the
+The plan is the runbook's; where the run's dry run estimated a step of the window, its estimate takes the place of the
 runbook's figure, and the steps after it move. What was measured comes from the same numbers as the page's drawing.
 """
 

@@ -1,7 +1,7 @@
 """Step 53: the migration is closed out. (Runbook, Section 5, Documentation Update and Cleanup.)
 
 Figures first, all of them measured; then what changes something, each part repeatable after a kill: temporary files go, the
-fence is lifted, a marker left in the target is given back. The summary is always written; the success record only where
+fence is lifted, a lock left in the target is released. The summary is always written; the success record only where
 it is one. What a rollback needs stays until the retention of the snapshots ends, so a rollback stays possible until then.
 """
 
@@ -129,12 +129,12 @@ class FenceEnd:
         self.seen = 0
 
     @property
-    def stands(self) -> bool:
-        return self.state is not None and self.state.may_stand
+    def active(self) -> bool:
+        return self.state is not None and self.state.may_be_active
 
     def look(self) -> pd.DataFrame:
-        """Where it stands, whether writes are refused, and how many connections of others are seen at it."""
-        if not self.stands:
+        """Its state, whether writes are refused, and how many connections of others are seen at it."""
+        if not self.active:
             none = (
                 "none was needed: the source itself takes no writes" if takes_no_writes(self.run.earlier("20")) else ""
             )
@@ -168,7 +168,7 @@ class FenceEnd:
 
     def end(self, *, act: bool) -> str:
         """Lift it, or say why it stays; a check either way. `act` is False in a dry run, or where the closeout may not begin."""
-        if not self.stands:
+        if not self.active:
             self.run.check("write fence lifted", Verdict.NOT_APPLICABLE, detail="there is none to lift")
             return "There is no fence to lift."
         assert self.state is not None
@@ -343,7 +343,7 @@ class Lessons:
         return f"{RUNBOOK} run --run-id {self.run.id} --from 53" + (f" --reports {elsewhere}" if elsewhere else "")
 
     def written(self) -> list[str]:
-        """What stands in it, one line each."""
+        """Its lessons, one line each."""
         if not self.path.is_file():
             return []
         lines = self.path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
@@ -470,7 +470,7 @@ class CloseoutStep(NotebookStep):
     # -- fence and marker ----------------------------------------------------------------------------------------------
 
     def fence(self) -> pd.DataFrame:
-        """Where the fence stands, who is seen at it, and what lifting it means. Nothing is changed here."""
+        """The state of the fence, who is seen at it, and what lifting it means. Nothing is changed here."""
         return self.fenced.look()
 
     def lift_fence(self) -> str:
@@ -481,7 +481,7 @@ class CloseoutStep(NotebookStep):
         return self.fenced.end(act=self._ready)
 
     def release_target(self) -> str:
-        """The marker by which this run claimed the target, where it still stands there."""
+        """The marker by which this run claimed the target, where it is still there."""
         target = self.parameters.target
         if not self._ready:
             return f"Not checked: {target.label} is opened only where its lock may be released."
@@ -500,7 +500,7 @@ class CloseoutStep(NotebookStep):
     # -- the record ----------------------------------------------------------------------------------------------------
 
     def contacts(self) -> pd.DataFrame:
-        """Whom to call, also after the night."""
+        """Whom to call, also after the cutover."""
         return pd.DataFrame(self._contacts(), columns=["who", "contact"])
 
     def _contacts(self) -> list[tuple[str, str]]:
@@ -536,7 +536,7 @@ class CloseoutStep(NotebookStep):
         return "\n".join([*said, f"To take it along, sealed: {self.run.home.command('archive')}"])
 
     def _view(self) -> RunView:
-        """The run as its page has it, with this step as it stands now."""
+        """The run as its page has it, with this step as it is now."""
         view = read_run(self.run.folder)
         mine = dataclasses.replace(
             self.run.result, finished=utc_now(), verdict=worst(c.verdict for c in self.run.result.checks)

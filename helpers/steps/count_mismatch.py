@@ -15,7 +15,7 @@ COLUMNS = ["collection", "source now", "snapshot", "staged", "target", "quaranti
 
 
 class CountMismatchStep(StagedTroubleshooter):
-    """Which chunks are missing in the target, doubled, or strangers there; the mend adds and removes just those."""
+    """Which chunks are missing in the target, duplicated, or unexpected there; the repair adds and removes just those."""
 
     code = "count_mismatch"
     kinds = (compare.CHUNK_MISSING, compare.CHUNK_EXTRA, compare.CHUNK_DOUBLED)

@@ -34,7 +34,7 @@ ROUND_COLUMNS = ["second", "healthy", "queries", "mean ms", "new log lines", "pr
 class CutoverStep(NotebookStep):
     """The notebook's view: may it begin, is the source unchanged, the diff, probes, the switch, the watch, evidence.
 
-    `shut` is what stands before the gate (a NO-GO, missing sign-offs), or None. Nothing is touched before `switch`.
+    `shut` is what keeps the gate shut (a NO-GO, missing sign-offs), or None. Nothing is touched before `switch`.
     """
 
     def __init__(self, run: RunRecord) -> None:
@@ -49,7 +49,7 @@ class CutoverStep(NotebookStep):
     # -- before --------------------------------------------------------------------------------------------------------
 
     def gate(self) -> pd.DataFrame:
-        """The decision and who stands behind it. Raises what stops the cutover: NO-GO, or missing sign-offs."""
+        """The decision and who signed it. Raises what stops the cutover: NO-GO, or missing sign-offs."""
         review = self.run.require("24")
         decision = str(review.facts.get("decision", "none"))
         if not self.run.dry_run:
@@ -67,7 +67,7 @@ class CutoverStep(NotebookStep):
         good = decision == "GO" and self.shut is None
         self.run.check("decision and sign-offs", Verdict.PASS if good else Verdict.WARNING, measured=decision,
                        threshold="GO, signed", reason="" if good else "gate_shut", detail="" if good else signed)  # fmt: skip
-        for said in [] if self.run.dry_run else self.control.finish_way_back():
+        for said in [] if self.run.dry_run else self.control.finish_undoing():
             rows.append(("an earlier rollback", said))
         return pd.DataFrame(rows, columns=["what", "found"])
 
@@ -257,10 +257,10 @@ class CutoverStep(NotebookStep):
         if state is None or not state.may_be_applied:
             return "No configuration file differs from what it was; there is nothing to undo."
         kept = ", ".join(f.backup for f in state.files) or "no file was changed"
-        return f"{state.sentence()} Back: {self._way_back}. The files as they were: {kept}."
+        return f"{state.sentence()} Back: {self._rollback_command}. The files as they were: {kept}."
 
     @property
-    def _way_back(self) -> str:
+    def _rollback_command(self) -> str:
         return self.run.home.command("rollback")
 
     def _take_back(self, why: str) -> list[str]:
@@ -268,7 +268,7 @@ class CutoverStep(NotebookStep):
         self._failed = why
         if self._state is not None and self._state.is_done:
             self.run.check("cutover", Verdict.FAIL, measured="done earlier, unhealthy now", reason="cutover_unwell",
-                           detail=f"{why}; a finished cutover is undone by a person only: {self._way_back}")  # fmt: skip
+                           detail=f"{why}; a finished cutover is undone by a person only: {self._rollback_command}")  # fmt: skip
             return []
         with self.run.phase("take the cutover back"):
             said = self.control.take_back(why)

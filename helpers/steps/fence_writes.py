@@ -49,7 +49,7 @@ class FenceWritesStep(NotebookStep):
         )  # what cannot be read cannot be migrated: touch nothing
         state = FenceState.read(self.run.workspace)
         if not self._acts or (
-            state is not None and state.may_stand
+            state is not None and state.may_be_active
         ):  # of an earlier attempt: writes are not wanted now
             return pd.DataFrame(rows, columns=PROBE_COLUMNS)
         with self.control.probe(self.control.clients_url, "clients' URL") as probe:
@@ -208,7 +208,7 @@ class FenceWritesStep(NotebookStep):
     def _give_up(self) -> None:
         """A fence that is not proven keeps clients out for nothing."""
         state = FenceState.read(self.run.workspace)
-        if self._acts and state is not None and state.may_stand:
+        if self._acts and state is not None and state.may_be_active:
             self.control.put_back(state)
         if not self.run.dry_run:
             self._give_back()

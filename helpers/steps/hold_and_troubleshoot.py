@@ -51,7 +51,7 @@ _UNMIGRATED = ("00", "26", "27", "30")
 
 
 def remedy(reason: str) -> str:
-    """Where the remedy of a reason code stands: the notebook if there is one, else the runbook's own section."""
+    """Where the remedy of a reason code is: the notebook if there is one, else the runbook's own section."""
     number, heading = REMEDIES.get(reason, ("40", "Section 4: Troubleshooting Guide"))
     found = sorted(NOTEBOOKS.glob(f"{number}_*.ipynb"))
     if found:

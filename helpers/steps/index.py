@@ -1,4 +1,4 @@
-"""Notebook 00: where the runs stand, the plan beside what was measured, whom to call, the way back on one page."""
+"""Notebook 00: the state of the runs, the plan beside what was measured, whom to call, the rollback on one page."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class IndexStep:
     def steps(self) -> pd.DataFrame:
         """Every notebook in the order of the runbook: step, title, section, state, seconds, notebook.
 
-        `state` is "" for a notebook off the line that has not run.
+        `state` is "" for a notebook on demand that has not run.
         """
         import pandas as pd
 
@@ -75,7 +75,7 @@ class IndexStep:
         return f"{said}; its page: <code>{html.escape(str(page))}</code>"
 
     def _link(self, notebook: str, title: str) -> str:
-        """Class `desk`: nothing of this run stands behind the link, so a page does not show it (helpers.report.notebook)."""
+        """Class `desk`: the link leads to nothing of this run, so a page does not show it (helpers.report.notebook)."""
         ran = self.folder is not None and (self.folder.reports / notebook).is_file()
         return f'<a {"" if ran else "class=desk "}href="{notebook}">{html.escape(title)}</a>'
 
@@ -92,10 +92,10 @@ class IndexStep:
         return pd.DataFrame(timeline.table(found), columns=timeline.COLUMNS).set_index("step")
 
     def escalation(self) -> pd.DataFrame:
-        """Appendix C: whom to call by how long something has stood failed; the level of now is marked."""
-        stands = escalation(self.folder, now_utc()) if self.folder is not None else None
+        """Appendix C: whom to call by how long something has been failed; the level of now is marked."""
+        due = escalation(self.folder, now_utc()) if self.folder is not None else None
         contacts = self.parameters.contacts.named if self.parameters is not None else None
-        return levels(contacts, stands[2] if stands is not None else 0).set_index("level")
+        return levels(contacts, due[2] if due is not None else 0).set_index("level")
 
     def war_room(self) -> str:
         """Where people meet."""
@@ -135,5 +135,5 @@ _LEFT = 'style="text-align: left"'
 
 
 def _marked(said: str) -> str:
-    """What has not simply passed stands out."""
+    """What has not simply passed is highlighted."""
     return said if said in ("", TO_DO, "pass") else f"<strong>{html.escape(said)}</strong>"

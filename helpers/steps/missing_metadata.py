@@ -30,7 +30,7 @@ class MissingMetadataStep(StagedTroubleshooter):
         return Found(counted, wrong, said, "chunks")
 
     def origins(self) -> pd.DataFrame:
-        """Per target collection and field of the schema: how many values stood in the source, how many were filled in.
+        """Per target collection and field of the schema: how many values were in the source, how many were filled in.
 
         Counted over the staged chunks and the repairs that step 22 recorded; `in target` leaves out what is missing
         there now.

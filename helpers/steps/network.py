@@ -1,4 +1,4 @@
-"""45: source or target out of reach, or too slow: the ladder to both ends, the fence between, waiting and time-outs."""
+"""45: source or target out of reach, or too slow: each connection layer by layer, the fence, waiting, time-outs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ ROLES = ("source", "target")
 
 
 class NetworkStep(Troubleshooter):
-    """The ladder to both ends. The resolution waits for an end to come back, with a longer time-out where one is given."""
+    """Both connections, layer by layer. The resolution waits until both answer, with a longer time-out where one is given."""
 
     code = "unreachable"
 
     def look(self) -> Found:
-        rungs = [rung for role in ROLES for rung in reach.ladder(getattr(self.run.parameters, role), role)]
+        layers = [layer for role in ROLES for layer in reach.layers(getattr(self.run.parameters, role), role)]
         table = pd.DataFrame(
-            [(*astuple(rung)[:5], reach.remedy(rung)) for rung in rungs],
+            [(*astuple(layer)[:5], reach.remedy(layer)) for layer in layers],
             columns=["endpoint", "check", "ok", "seen", "seconds", "what to do"],
         )
-        bad = [rung for rung in rungs if not rung.ok]
-        return Found(table, len(bad), "; ".join(f"{r.endpoint}: {r.rung}: {r.seen}" for r in bad), "failed checks")
+        bad = [layer for layer in layers if not layer.ok]
+        return Found(table, len(bad), "; ".join(f"{r.endpoint}: {r.layer}: {r.seen}" for r in bad), "failed checks")
 
     def fence(self) -> pd.DataFrame:
         """Whether a write fence of this run is active: behind one, writes are refused and reads pass."""
@@ -59,7 +59,7 @@ class NetworkStep(Troubleshooter):
         return pd.DataFrame(rows, columns=["what", "now", "then"])
 
     def apply(self, **options: Any) -> pd.DataFrame:
-        """Change the time-outs of this run, then climb both ladders until they hold or the wait is over."""
+        """Change the time-outs of this run, then check both connections until they work or the wait is over."""
         wait = float(options.pop("wait_seconds", 60))
         settings = self._settings(**options)
         before = self.run.parameters
@@ -71,7 +71,7 @@ class NetworkStep(Troubleshooter):
         deadline = time.monotonic() + wait
         rows: list[tuple[Any, ...]] = []
         while True:
-            bad = {role: reach.broken(reach.ladder(getattr(self.run.parameters, role), role)) for role in ROLES}
+            bad = {role: reach.broken(reach.layers(getattr(self.run.parameters, role), role)) for role in ROLES}
             rows.append((len(rows) + 1, *(bad[role] or "answers" for role in ROLES)))
             if not any(bad.values()) or time.monotonic() >= deadline:
                 return pd.DataFrame(rows, columns=["try", *ROLES])

@@ -2,7 +2,7 @@
 
 (Runbook, Section 5, Performance Verification.) Each side is measured in a process of its own. The source is still there
 after the cutover, and reads of it go through a fence; a source that is a directory is read from a copy. Where it cannot be
-reached any more, the target stands alone. Nobody else is held off: a measurement while clients work includes their load.
+reached any more, the target is measured alone. Nobody else is held off: a measurement while clients work includes their load.
 """
 
 from __future__ import annotations

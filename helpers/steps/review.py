@@ -1,7 +1,7 @@
 """Step 24: the decision matrix, the verdict, and the approvals that a GO waits for. (Runbook, Step 5.)
 
 Any test of step 23 that failed is NO-GO, whatever the matrix says: fidelity has no degrees. The matrix weighs what is
-explained. Anything marginal lets a GO stand only if all who sign accept it by name (`sign(accept=…)`).
+explained. A GO with anything marginal is valid only if all who sign accept it explicitly (`sign(accept=…)`).
 """
 
 from __future__ import annotations
@@ -176,10 +176,10 @@ class ReviewStep(NotebookStep):
             return ""
         said = next((c.detail for c in found.checks if c.reason == "no_fence"), "")
         state = FenceState.read(self.run.workspace)
-        return said or ("" if state is not None and state.stands else "the fence was lifted before the decision")
+        return said or ("" if state is not None and state.active else "the fence was lifted before the decision")
 
     def decision(self) -> str:
-        """GO or NO-GO, with the reasons; recorded with the digest of every result that it stands on."""
+        """GO or NO-GO, with the reasons; recorded with the digest of every result that it is based on."""
         self.matrix()
         decision, against, marginal = decide(self._tests, self._matrix)
         results = sorted((self.run.folder / "results").glob("*.json"))

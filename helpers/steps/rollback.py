@@ -69,24 +69,24 @@ def remove(
     if not owned and store.lock_holder() is None:
         return done
     store.acquire_lock(run_id)
-    strangers: dict[str, set[str]] = {}
+    extra: dict[str, set[str]] = {}
     present = {name: store.ids(name) for name in owned}
     for name in owned:
-        strangers[name] = set(present[name]) - made.ids(name) - (exported.get(name, set()) if clients else set())
-        if strangers[name] and clients:
+        extra[name] = set(present[name]) - made.ids(name) - (exported.get(name, set()) if clients else set())
+        if extra[name] and clients:
             raise Terminal(
-                "target_in_use", f"{len(strangers[name])} chunks came since it was last read, such as {min(strangers[name])}",
+                "target_in_use", f"{len(extra[name])} chunks came since it was last read, such as {min(extra[name])}",
                 where=f"collection {name} of {store.label}",
                 next_step=f"Find out who still writes there, stop it, then repeat: {RUNBOOK} rollback {run_id}",
             )  # fmt: skip
     for name in owned:
-        ids = [chunk for chunk in present[name] if chunk not in strangers[name]]
+        ids = [chunk for chunk in present[name] if chunk not in extra[name]]
         for at in range(0, len(ids), BATCH):
             store.delete(name, ids[at : at + BATCH])
             progress.advance(len(ids[at : at + BATCH]))
         done.chunks[name] = len(ids)
-        if strangers[name]:
-            done.kept[name] = len(strangers[name])
+        if extra[name]:
+            done.kept[name] = len(extra[name])
         else:
             store.drop(name)
             done.dropped.append(name)
@@ -192,7 +192,7 @@ class RollbackStep(StageContext, NotebookStep):
         with self.stage(st.LIFT) as row:
             row["said"] = lift(self.run.home)
         state = FenceState.read(self.run.workspace)
-        open_ = state is None or not state.may_stand
+        open_ = state is None or not state.may_be_active
         self.run.check("write fence lifted", Verdict.PASS if open_ else Verdict.FAIL, measured=row["said"],
                        reason="" if open_ else "fence_not_lifted")  # fmt: skip
         return str(row["said"])

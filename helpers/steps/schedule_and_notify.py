@@ -15,14 +15,14 @@ import pandas as pd
 
 from helpers.errors import RUNBOOK, UsageError
 from helpers.formatting import count, duration, moment
-from helpers.notify import DELIVERED, Around, Entry, Event, Told, announcement, read, tell
+from helpers.notify import DELIVERED, Around, Entry, Event, Notified, announcement, read, tell
 from helpers.notify.channels import DONE_BY_HAND, by_hand
 from helpers.notify.invitation import NAME as INVITATION
 from helpers.notify.invitation import invitation
 from helpers.results import StepResult, Verdict, write_bytes
 from helpers.run.folders import set_aside
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.run.window import Hours, Night, now_utc
+from helpers.run.window import Estimate, Hours, now_utc
 
 ANNOUNCEMENT = "announcement.txt"
 _DAY = dt.timedelta(hours=24)  # the runbook's notice: 24 hours before
@@ -37,7 +37,7 @@ class ScheduleAndNotifyStep(NotebookStep):
         self.rules = run.parameters.notify
         self.hours = Hours.of(run.parameters)
         self.now = now or now_utc()
-        self.told = Told()
+        self.told = Notified()
 
     @cached_property
     def _estimated(self) -> StepResult | None:
@@ -46,9 +46,9 @@ class ScheduleAndNotifyStep(NotebookStep):
         return found if found is not None and found.facts.get("estimate") else None
 
     @property
-    def _night(self) -> Night | None:
+    def _estimate(self) -> Estimate | None:
         found = self._estimated
-        return Night.of(self.parameters, found.facts["estimate"]) if found is not None else None
+        return Estimate.of(self.parameters, found.facts["estimate"]) if found is not None else None
 
     # -- the window ----------------------------------------------------------------------------------------------------
 
@@ -90,27 +90,29 @@ class ScheduleAndNotifyStep(NotebookStep):
         if self.hours is None:
             self.run.check("the migration fits its window", Verdict.NOT_APPLICABLE, detail="no window is named")
             return pd.DataFrame(columns=columns)
-        night = self._night
-        if night is None:
+        estimate = self._estimate
+        if estimate is None:
             raise UsageError(
                 "step_missing", f"run {self.run.id} has made no estimate that its window could be checked against",
                 next_step="Run step 13 first: notebooks/13_dry_run.ipynb with the same run_id.",
             )  # fmt: skip
-        hours, spare = self.hours, night.spare(self.hours)
+        hours, spare = self.hours, estimate.spare(self.hours)
         buffered = spare + hours.buffer.total_seconds()
         verdict = Verdict.PASS if spare >= 0 else Verdict.WARNING if buffered >= 0 else Verdict.FAIL
-        need = night.seconds + night.way_back
-        said = (f"{duration(night.seconds)} of work and {duration(night.way_back)} for a rollback behind it; "
+        need = estimate.seconds + estimate.rollback_seconds
+        said = (f"{duration(estimate.seconds)} of work and {duration(estimate.rollback_seconds)} for a rollback behind it; "
                 + (f"{duration(spare)} are left for people" if spare >= 0 else f"{duration(-spare)} more than the window has"
                    + (", which its buffer takes" if buffered >= 0 else ", and its buffer is too short for that")))  # fmt: skip
         self.run.check("the migration fits its window", verdict, measured=round(need, 1),
                        parameter="window.minutes", threshold=(hours.end - hours.start).total_seconds(), unit="s",
                        reason="" if verdict is Verdict.PASS else "night_too_long", detail=said)  # fmt: skip
-        self.run.fact("night", {"seconds": night.seconds, "way_back_seconds": night.way_back, "spare_seconds": spare,
-                                "last_safe_moment": night.last_safe_moment(hours).isoformat()})  # fmt: skip
-        rows = [(p.name, f"{a:%H:%M:%S}", f"{b:%H:%M:%S}", p.seconds, p.basis) for p, a, b in night.clock(hours.start)]
-        last = night.last_safe_moment(hours)
-        rows.append(("27 rollback, at the latest", f"{last:%H:%M:%S}", f"{hours.end:%H:%M:%S}", night.way_back,
+        self.run.fact("night", {"seconds": estimate.seconds, "way_back_seconds": estimate.rollback_seconds,
+                                "spare_seconds": spare, "last_safe_moment": estimate.last_safe_moment(hours).isoformat()})  # fmt: skip
+        rows = [
+            (p.name, f"{a:%H:%M:%S}", f"{b:%H:%M:%S}", p.seconds, p.basis) for p, a, b in estimate.clock(hours.start)
+        ]
+        last = estimate.last_safe_moment(hours)
+        rows.append(("27 rollback, at the latest", f"{last:%H:%M:%S}", f"{hours.end:%H:%M:%S}", estimate.rollback_seconds,
                      "steps 21 and 22 once more"))  # fmt: skip
         return pd.DataFrame(rows, columns=columns)
 
@@ -258,13 +260,13 @@ class ScheduleAndNotifyStep(NotebookStep):
         )
 
     def _about(self) -> dict[str, str]:
-        night = self._night
-        if night is None or self._estimated is None:
+        estimate = self._estimate
+        if estimate is None or self._estimated is None:
             return {"open": str(self.run.folder)}
         chunks = self._estimated.facts.get("matrix_inputs", {}).get("chunks")
         return {
-            "estimate": f"about {duration(night.seconds)} of machine time, as measured in the dry run; people not counted",
-            "rollback": f" (about {duration(night.way_back)})",
+            "estimate": f"about {duration(estimate.seconds)} of machine time, as measured in the dry run; people not counted",
+            "rollback": f" (about {duration(estimate.rollback_seconds)})",
             "chunks": count(chunks, "chunk") if isinstance(chunks, int) else "all chunks",
             "open": str(self.run.folder),
         }

@@ -1,4 +1,4 @@
-"""41: a migration that stands still: which batch, what was in flight, which chunk the target refuses, what is in the way."""
+"""41: a migration that makes no progress: which batch, what was in flight, which chunk the target refuses, what is in the way."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ class StuckBatchStep(Troubleshooter):
         return pd.DataFrame([*lines, *(("run.log", line) for line in text)], columns=["where", "line"])
 
     def conditions(self, **options: Any) -> list[Condition]:
-        rungs = reach.ladder(self.run.parameters.target, "target")
-        answers = all(r.ok for r in rungs)
+        layers = reach.layers(self.run.parameters.target, "target")
+        answers = all(r.ok for r in layers)
         return [
             self.nobody_at_work(),
             self.whole_checkpoint(),
-            Condition("the target answers", answers, "" if answers else reach.broken(rungs)),
+            Condition("the target answers", answers, "" if answers else reach.broken(layers)),
             Condition(*self._disk()),
         ]
 
@@ -114,9 +114,9 @@ class StuckBatchStep(Troubleshooter):
     def _ends(self) -> list[tuple[str, bool, str]]:
         rows = []
         for role in ("source", "target"):
-            rungs = reach.ladder(getattr(self.run.parameters, role), role)
-            bad = reach.broken(rungs)
-            rows.append((f"connection to the {role}", not bad, bad or f"{len(rungs)} checks"))
+            layers = reach.layers(getattr(self.run.parameters, role), role)
+            bad = reach.broken(layers)
+            rows.append((f"connection to the {role}", not bad, bad or f"{len(layers)} checks"))
         return rows
 
     def _disk(self) -> tuple[str, bool, str]:

@@ -109,7 +109,7 @@ class TargetReadinessStep(NotebookStep):
     def _refuse_absent(self) -> None:
         """See what the target lacks of tenant and database; nothing of it is made here.
 
-        Where the named server is not there, the runbook's other names on its port are tried, told, and never taken.
+        Where the named server is not there, the runbook's other names on its port are tried and reported, never used.
         """
         try:
             self._lacks = lacking(self.target)

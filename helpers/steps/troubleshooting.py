@@ -1,4 +1,4 @@
-"""The decision trees of the runbook's Appendix B, as graphs with the place where a run stands; and notebook 40.
+"""The decision trees of the runbook's Appendix B, as graphs with the place of a run; and notebook 40.
 
 The go/no-go tree is drawn as it is printed. Of the troubleshooting tree every branch leads to a notebook of Section 4,
 and the branches that this run's symptoms name are marked.

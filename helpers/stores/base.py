@@ -99,7 +99,7 @@ def resolve(candidates: Sequence[Space | None], proven: Sequence[Space] | None) 
     """The effective space and a finding ("" where all agree).
 
     `candidates` are what the sources of truth say, best first; `proven` the spaces consistent with a probe (None where
-    no probe was possible: no vectors). Several proven spaces cannot be told apart by these vectors.
+    no probe was possible: no vectors). Several proven spaces cannot be distinguished by these vectors.
     """
     named = [c for c in candidates if c]
     first: Space = named[0] if named else "l2"

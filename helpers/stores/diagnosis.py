@@ -160,7 +160,7 @@ class Diagnosis:
         return [c.name for c in self.collections if not c.unreadable and c.unexplained]
 
     def grouped(self) -> list[Problem]:
-        """The problems, those of one kind told once for all collections that have it."""
+        """The problems; one of a kind is stated once, for all collections that have it."""
         places: dict[tuple[Severity, str, str], list[str]] = {}
         for p in self.problems:
             places.setdefault((p.severity, p.what, p.meaning), []).append(p.where)
@@ -170,7 +170,7 @@ class Diagnosis:
     def minimum_valid(self) -> float:
         """The share of chunks that can be migrated with their exact vectors, rounded down, but to 0 only where there is none.
 
-        Of a sample it is an estimate, and told in hundredths.
+        Of a sample it is an estimate, rounded to hundredths.
         """
         read, exact = (sum(getattr(c, name) for c in self.collections) for name in ("read", "exact"))
         digits = 2 if self.sampled else 4

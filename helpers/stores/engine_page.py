@@ -18,7 +18,7 @@ from typing import Any
 import chromadb_rust_bindings as engine  # type: ignore[import-untyped]
 
 PAGE, IDS = 50, 500
-KEPT = 10  # indexes that the engine is asked to keep; it keeps 64 whatever it is told (measured)
+KEPT = 10  # indexes that the engine is asked to keep; it keeps 64 whatever it is asked (measured)
 FILES_OF_AN_INDEX = 4
 
 

@@ -33,7 +33,7 @@ _NAMED = 10  # databases in a message
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The tenant of a key and the databases that it opens, sorted; `("*",)` stands for all that the tenant has."""
+    """The tenant of a key and the databases that it opens, sorted; `("*",)` means all that the tenant has."""
 
     tenant: str
     databases: tuple[str, ...]
@@ -220,7 +220,7 @@ def _knows_no_tenants(answer: httpx.Response) -> bool:
 
 # -- candidates --------------------------------------------------------------------------------------------------------
 
-# Where else a server could be: the runbook's three names on the target's port. They are tried and told, never taken.
+# Where else a server could be: the runbook's three names on the target's port. They are tried and reported, never used.
 
 
 NAMES = ("localhost", "host.docker.internal", "chromadb-service")  # runbook, Section 1.3

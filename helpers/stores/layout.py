@@ -68,7 +68,7 @@ def contents(path: Path) -> Literal["database", "parquet", "both"]:
     where there is neither). Nothing is written.
 
     An upgrade to 0.4 leaves Parquet files whose chunks are in the database too, and a current client that opened a
-    directory of 0.3 leaves a database that holds nothing. Where that cannot be told it is "both".
+    directory of 0.3 leaves a database that holds nothing. Where that is not known it is "both".
     """
     if not any((path / name).exists() for name in (COLLECTIONS, EMBEDDINGS)):
         return "database"

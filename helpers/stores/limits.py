@@ -84,7 +84,7 @@ class Limits:
         change: dict[str, int] = {}
         for limit in told if told is not None else tuple(carried):
             if limit in _SHARED and limit not in kin:
-                continue  # one quota of Cloud stands for several of ours; this request was of another kind
+                continue  # one quota of Cloud covers several of ours; this request was of another kind
             now = getattr(self, limit)
             asked = carried.get(limit)
             new = most if most is not None and most < (now if asked is None else asked) else None
@@ -250,7 +250,7 @@ def retried(call: Callable[[], T], where: str, waits: Callable[[float], None] = 
 
 
 def patiently(call: Callable[[], T], waits: Callable[[float], None] = lambda seconds: None) -> T:
-    """Call; a server that answers 429 is given the time that it asks for, `PATIENCE` in all. `waits` is told of each pause.
+    """Call; a server that answers 429 is given the time that it asks for, `PATIENCE` in all. `waits` gets each pause.
 
     Right for writes too: what is refused with 429 was not done.
     """

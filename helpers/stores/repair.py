@@ -57,7 +57,7 @@ class Found:
     ) -> None:
         """Rows of (collection id, record id, what was taken out), and a sentence with {n} for each collection: damage.
 
-        A key whose repair of the kind `told` has a sentence already is not told twice.
+        A key whose repair of the kind `told` has a sentence already gets no second one.
         """
         known = {
             (r["collection_id"], r["id"], key) for r in self.repairs if r["repair"] == told for key in r["removed"]

@@ -252,7 +252,7 @@ def rescue(
     saved index, the ids that the rest of the log touches, by name: the engine has to prove that it can apply it.
 
     `suspects` are collections, by name, that the engine failed on, and how. What was done goes into `found`. Sound
-    collections are left to the engine; of those with an index of 0.4 to 0.5.5, SQLite is told up to where it was saved.
+    collections are left to the engine; of those with an index of 0.4 to 0.5.5, SQLite gets the position up to which it was saved.
     """
     taken: dict[str, Rescued] = {}
     touched: dict[str, list[str]] = {}

@@ -1,6 +1,6 @@
-"""The ladder to an endpoint, rung by rung: name, port, TLS, server, tenant, database, collections, pace; or a directory.
+"""A connection, checked layer by layer: name, port, TLS, server, tenant, database, collections, pace; or a directory.
 
-A rung that is broken ends the climb: what stands above it was not tried. Nothing here raises for the state of the world,
+A layer that fails ends the check: those above it were not tried. Nothing here raises for the state of the world,
 and nothing writes.
 """
 
@@ -29,22 +29,22 @@ BEATS = 10  # heartbeats timed
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
-    """One rung: whether it holds, what was seen, how long it took (seconds), the code of its error."""
+class Layer:
+    """One layer: whether it works, what was seen, how long it took (seconds), the code of its error."""
 
     endpoint: str
-    rung: str
+    layer: str
     ok: bool
     seen: str
     seconds: float
     code: str = ""
 
 
-def ladder(endpoint: Endpoint, role: str) -> list[Rung]:
-    """The rungs climbed, the last of them broken or the top."""
-    climbs = _server(endpoint, role) if endpoint.url else _directory(endpoint, role)
-    rungs: list[Rung] = []
-    for name, look in climbs:
+def layers(endpoint: Endpoint, role: str) -> list[Layer]:
+    """The layers that were checked; the last one failed, or is the top."""
+    checks = _server(endpoint, role) if endpoint.url else _directory(endpoint, role)
+    layers: list[Layer] = []
+    for name, look in checks:
         begun = time.monotonic()
         code, ok = "", True
         try:
@@ -53,20 +53,20 @@ def ladder(endpoint: Endpoint, role: str) -> list[Rung]:
             ok, seen, code = False, error.line(), error.code
         except (OSError, httpx.HTTPError, ssl.SSLError) as error:
             ok, seen, code = False, f"{type(error).__name__}: {one_line(str(error))}", "unreachable"
-        rungs.append(Rung(role, name, ok, seen, round(time.monotonic() - begun, 3), code))
+        layers.append(Layer(role, name, ok, seen, round(time.monotonic() - begun, 3), code))
         if not ok:
             break
-    return rungs
+    return layers
 
 
-def broken(rungs: list[Rung]) -> str:
-    """The broken rung in a sentence, or ""."""
-    return next((f"{r.rung}: {r.seen}" for r in rungs if not r.ok), "")
+def broken(layers: list[Layer]) -> str:
+    """The failed layer in a sentence, or ""."""
+    return next((f"{r.layer}: {r.seen}" for r in layers if not r.ok), "")
 
 
-def remedy(rung: Rung) -> str:
-    """What to do about a broken rung, in a sentence."""
-    if rung.ok:
+def remedy(layer: Layer) -> str:
+    """What to do about a failed layer, in a sentence."""
+    if layer.ok:
         return ""
     said = {
         "name": "The host's name is not known here: see /etc/resolv.conf, the spelling, or use the address.",
@@ -77,9 +77,9 @@ def remedy(rung: Rung) -> str:
         "tenant and database": "Something answers: is it Chroma, are tenant, database and headers right?",
         "pace": "The server answers slowly: raise timeout_seconds (resolve() does), or look at its load.",
     }
-    step = notebook_for(rung.code)
+    step = notebook_for(layer.code)
     other = f" See {step.notebook}." if step is not None and step.number != "45" else ""
-    return said.get(rung.rung, rung.seen) + other
+    return said.get(layer.layer, layer.seen) + other
 
 
 def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]]:

@@ -147,7 +147,7 @@ class Mend:
         return self.run.workspace / "undo"
 
     def apply(self, ids: dict[str, list[str]]) -> pd.DataFrame:
-        """One row a target: chunks that stood there (exported, deleted), added, whether it was written afresh."""
+        """One row a target: chunks that were there (exported, deleted), added, whether it was written afresh."""
         void_verdicts(self.run)
         held = self._lock()
         try:
@@ -162,7 +162,7 @@ class Mend:
         return pd.DataFrame(rows, columns=["target", "there before", "added", "afresh"])
 
     def undo(self) -> pd.DataFrame:
-        """Every mend of this run that is not undone, the newest first: what stood there stands there again."""
+        """Every mend of this run that is not undone, the newest first: puts back what was there."""
         void_verdicts(self.run)
         held, rows = self._lock(), []
         try:
@@ -219,7 +219,7 @@ class Mend:
         return len(there), put, lost
 
     def _export(self, ids: dict[str, list[str]]) -> Path:
-        """Everything that stands under these ids, on disk, before anything is touched."""
+        """Everything under these ids, exported to disk, before anything is touched."""
         number = len(list(self.folder.glob("*/undo.json"))) + 1
         folder = self.folder / f"{number:04d}-{self.run.step}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ from helpers.stores.opening import quick_names
 from helpers.troubleshooting import target as target_side
 from helpers.troubleshooting.target import Mend
 
-# -- desk --------------------------------------------------------------------------------------------------------------
+# -- step --------------------------------------------------------------------------------------------------------------
 
 # What the notebooks 41 to 48 have in common: symptom → probe → precondition → resolution → the same probe again.
 #
@@ -156,7 +156,7 @@ class Troubleshooter(NotebookStep, ABC):
         return Quarantine(self.run.workspace / "quarantine")
 
     def ledger(self) -> Checkpoint | None:
-        """The checkpoint as it stands now; None where there is none. Raises `Terminal` where it cannot be read."""
+        """The checkpoint as it is now; None where there is none. Raises `Terminal` where it cannot be read."""
         path = self.run.workspace / FILE
         return Checkpoint.read(path) if path.exists() else None
 
@@ -238,7 +238,7 @@ class Troubleshooter(NotebookStep, ABC):
 
 
 def symptoms(run: RunRecord) -> list[dict[str, Any]]:
-    """Every failed, marginal or warned check of the run's steps on the line, and the error that each ended with."""
+    """Every failed, marginal or warned check of the steps of the standard sequence, and the error that each ended with."""
     rows: list[dict[str, Any]] = []
     for step in plan.LINE:
         result = run.earlier(step.number)
@@ -278,7 +278,7 @@ def child(command: Sequence[str], prepare: Callable[[], None] | None = None) -> 
 
 
 class StagedTroubleshooter(Troubleshooter):
-    """A desk whose resolution deletes chunks of the target and adds them again as they were staged.
+    """A step whose resolution deletes chunks of the target and adds them again as they were staged.
 
     `kinds` are the differences that are this notebook's; others are left to theirs.
     """

@@ -449,7 +449,7 @@ class _Search:
 
 # -- since -------------------------------------------------------------------------------------------------------------
 
-# What the dry run's baseline still says on the night: nothing of chunks that have another vector by then, or are gone.
+# What the dry run's baseline still says at the migration: nothing of chunks that have another vector by then, or are gone.
 #
 # A day lies between the two, and clients write. A pair of chunks has the distance that was measured only while both vectors
 # are the same; judged by an old one, a target that is right would be NO-GO.

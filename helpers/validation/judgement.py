@@ -127,7 +127,7 @@ class Judgement:
         )
 
     def distribution(self) -> Check:
-        """5: collection_type is that of the collection in which the chunk stands."""
+        """5: collection_type is that of the collection in which the chunk is."""
         if not field_tests.has_field(self.of.schema, field_tests.TYPE_FIELD):
             return _not_applicable(DISTRIBUTION, _IDENTITY)
         return self._fields(DISTRIBUTION, field_tests.DISTRIBUTION, "wrong_collection_type")

@@ -156,7 +156,7 @@ def choose_probes(
 ) -> Probes:
     """`number` chunks, or all where there are fewer: those whose digest of seed, collection and id is smallest.
 
-    So a chunk added or removed changes one probe at most, and the source's probes of yesterday are tonight's. Zero
+    So a chunk added or removed changes one probe at most, and the source's probes stay those of the dry run. Zero
     vectors have no direction, lost and non-finite ones no value: none of them can be a probe.
     """
     kept: list[tuple[int, str, ChunkBatch]] = []
