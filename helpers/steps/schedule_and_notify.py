@@ -106,8 +106,10 @@ class ScheduleAndNotifyStep(NotebookStep):
         self.run.check("the migration fits its window", verdict, measured=round(need, 1),
                        parameter="window.minutes", threshold=(hours.end - hours.start).total_seconds(), unit="s",
                        reason="" if verdict is Verdict.PASS else "night_too_long", detail=said)  # fmt: skip
-        self.run.fact("night", {"seconds": estimate.seconds, "way_back_seconds": estimate.rollback_seconds,
-                                "spare_seconds": spare, "last_safe_moment": estimate.last_safe_moment(hours).isoformat()})  # fmt: skip
+        self.run.fact("night", {
+            "seconds": estimate.seconds, "way_back_seconds": estimate.rollback_seconds, "spare_seconds": spare,
+            "last_safe_moment": estimate.last_safe_moment(hours).isoformat(),
+        })  # fmt: skip
         rows = [
             (p.name, f"{a:%H:%M:%S}", f"{b:%H:%M:%S}", p.seconds, p.basis) for p, a, b in estimate.clock(hours.start)
         ]
