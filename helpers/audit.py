@@ -81,7 +81,7 @@ def check(path: Path) -> Broken | None:
         try:
             said = json.loads(line)["previous"]
         except (ValueError, KeyError, TypeError):
-            return Broken(number, "it is no entry: cut short by a crash, or written by something else")
+            return Broken(number, "it is not an entry: cut short by a crash, or written by something else")
         if said != previous:
             return Broken(number, "it does not follow the line before it: a line was changed, taken out or moved")
         if not ended:

@@ -281,8 +281,8 @@ def test_forged_statements(run: Path, signers: Signers) -> None:
     assert "is of run other" in forged(run, signers, run="other")
     assert "names no seal of this run" in forged(run, signers, seal={"name": "seals/0001.json", "sha256": "0" * 64})
     assert "is a rehearsal's" in forged(run, signers, rehearsal=True)
-    assert "is no sign-off of this role" in forged(run, signers, role="security")
-    assert "is no sign-off of this role" in forged(run, signers, decision="perhaps")
+    assert "is not a sign-off of this role" in forged(run, signers, role="security")
+    assert "is not a sign-off of this role" in forged(run, signers, decision="perhaps")
     assert "before that of the seal" in forged(run, signers, when="2025-01-01T00:00:00.000+00:00")
     assert "in the future" in forged(run, signers, when="2999-01-01T00:00:00.000+00:00")
     assert "in the namespace runbook-security" in forged(run, signers, "security", "security")
@@ -327,7 +327,7 @@ def test_a_statement_signed_elsewhere_is_recorded_once(run: Path, signers: Signe
         record(run, data.replace(b'"A"', b'"A" '), signature)
     with pytest.raises(UsageError, match="does not fit the statement"):
         record(run, data.replace(b'"A"', b'"B"'), signature)
-    with pytest.raises(UsageError, match="is no signature"):
+    with pytest.raises(UsageError, match="is not a signature"):
         record(run, data, b"no signature")
     assert not list((run / "signoffs").iterdir())
     record(run, data, signature)
@@ -347,7 +347,7 @@ def test_lists_of_signers(tmp_path: Path, signers: Signers) -> None:
     assert said[0].startswith("no key of dba is valid at")
     assert said[1] == "nobody may sign as security (no line has namespaces='runbook-security')"
     path.write_text("dba@example.org ssh-ed25519\n", encoding="ascii")
-    with pytest.raises(UsageError, match="line 1 is no allowed signer"):
+    with pytest.raises(UsageError, match="line 1 is not an allowed signer"):
         signing.read_allowed(path)
     with pytest.raises(UsageError, match="cannot be read"):
         signing.read_allowed(tmp_path / "nowhere")

@@ -105,7 +105,7 @@ def test_from_path_to_url() -> None:
 
 
 def test_override_below_what_is_no_mapping() -> None:
-    with pytest.raises(UsageError, match="'migration' is no mapping"):
+    with pytest.raises(UsageError, match="'migration' is not a mapping"):
         parameters_from({**LEAST, "migration": [1]}, ["migration.workers=2"])
 
 

@@ -55,7 +55,7 @@ def load(key: str, value: Any) -> Parameters:
         ("cutover.restart", [[]], "'cutover.restart[0]' must not be empty"),
         ("cutover.restart", [[""]], "must begin with the name of a program"),
         ("cutover.restart", [["a", "b\0c"]], "no NUL character"),
-        ("cutover.log_pattern", "(", "is no regular expression"),
+        ("cutover.log_pattern", "(", "is not a regular expression"),
         ("cutover.env_files", [{"path": "e", "keys": {"1A": "b"}}], "as a key in 'cutover.env_files[0].keys'"),
         ("cutover.env_files", [{"path": "e", "keys": {}}], "'cutover.env_files[0].keys' must not be empty"),
         ("cutover.env_files", [{"path": "e", "keys": {"A": "b\nC=d"}}], "must be one line"),
@@ -87,7 +87,7 @@ def test_globs(pattern: str, right: bool) -> None:
     if right:
         assert load("collections.include", [pattern]).collections.include == [pattern]
     else:
-        with pytest.raises(UsageError, match=r"'collections.exclude\[0\]' is no pattern for collection names"):
+        with pytest.raises(UsageError, match=r"'collections.exclude\[0\]' is not a pattern for collection names"):
             load("collections.exclude", [pattern])
 
 

@@ -68,7 +68,7 @@ BAD: list[tuple[str, str]] = [
     (FIELD % "allowed: [b, c], default: d", "not a legal value"),
     (FIELD % "default: '{datum}'", "did you mean {date}"),
     (FIELD % "default: '{routing}'", "needs a routing section"),
-    (FIELD % "default: '{date'", "is no template"),
+    (FIELD % "default: '{date'", "is not a template"),
     (FIELD % "default: '{date.year}'", "no placeholder"),
     (FIELD % "default: x, optional: true", "no effect"),
     ("fields: [{name: a, type: integer, default: '{date}'}]", "does not make"),

@@ -168,7 +168,7 @@ def _notebooks(folder: Path, found: Verified) -> Iterator[str]:
             result = StepResult.read(path)
             step = plan.find(result.step)
         except (OSError, ValueError, KeyError, TypeError, RunbookError):
-            yield f"{name}: it is no result"
+            yield f"{name}: it is not a result"
             continue
         if result.step != path.stem or result.run_id != folder.name:
             yield f"{name}: it is the result of step {result.step} of run {result.run_id}"

@@ -79,7 +79,7 @@ def _refuse_unclear(bindings: list[Binding], keys: Mapping[str, str], path: Path
         text = binding.original.string
         line = binding.original.line + _leading(text)
         if binding.error and any(part in text for part in ("'", '"', *keys)):
-            raise refusal(path, f"line {line} is no KEY=value, or has a quote that nothing closes")
+            raise refusal(path, f"line {line} is not KEY=value, or has a quote that nothing closes")
         if binding.key not in keys:
             continue
         if binding.value is None:

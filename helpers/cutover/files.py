@@ -70,7 +70,7 @@ def read_config(named: str | Path) -> ConfigFile:
 def _problem(real: Path, facts: os.stat_result) -> str:
     """Why the file cannot be replaced so that nothing but its content changes; "" where it can."""
     if not stat.S_ISREG(facts.st_mode):
-        return "is no regular file"
+        return "is not a regular file"
     if facts.st_size > LARGEST:
         return f"has {facts.st_size:,} bytes, too many for a configuration file"
     if facts.st_nlink > 1:
@@ -187,7 +187,7 @@ def decoded(content: bytes, path: Path) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         raise refusal(path, f"is not UTF-8 text (byte {error.start})") from None
     if "\0" in text:
-        raise refusal(path, "holds a NUL character: it is no text file")
+        raise refusal(path, "holds a NUL character: it is not a text file")
     return ("\ufeff", text[1:]) if text.startswith("\ufeff") else ("", text)
 
 
@@ -281,16 +281,16 @@ def _loaded(text: str, path: Path) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(io.StringIO(text, newline=""))
     except (YAMLError, ValueError) as error:
-        raise refusal(path, f"is no compose file that can be read ({_said(error)})") from error
+        raise refusal(path, f"is not a readable compose file ({_said(error)})") from error
 
 
 def _composed(text: str, path: Path) -> Node:
     try:
         root = YAML(pure=True).compose(text)
     except (YAMLError, ValueError) as error:
-        raise refusal(path, f"is no compose file that can be read ({_said(error)})") from error
+        raise refusal(path, f"is not a readable compose file ({_said(error)})") from error
     if not isinstance(root, MappingNode):
-        raise refusal(path, "is no compose file: it holds no mapping")
+        raise refusal(path, "is not a compose file: it holds no mapping")
     return root
 
 

@@ -142,7 +142,7 @@ def _why_not(data: bytes, signature: Path, role: str, allowed: Path, when: datet
     try:
         signed_in, key = _inside(signature.read_text(encoding="ascii"))
     except (OSError, ValueError):
-        return f"{signature.name} is no signature"
+        return f"{signature.name} is not a signature"
     if signed_in != namespace(role):
         return f"it was signed in the namespace {one_line(signed_in, 80)}, not in {namespace(role)}"
     intact = _keygen(["check-novalidate", "-n", signed_in, "-s", str(signature)], data)
@@ -219,7 +219,7 @@ def _allowed(path: Path, number: int, line: str) -> Allowed:
         for name in ("valid-after", "valid-before"):
             _timestamp(options.get(name, ""))
     except (IndexError, ValueError, binascii.Error) as error:
-        raise _bad_list(path, f"line {number} is no allowed signer") from error
+        raise _bad_list(path, f"line {number} is not an allowed signer") from error
     spans = (options.get("valid-after", ""), options.get("valid-before", ""))
     return Allowed(principals.strip('"'), options.get("namespaces", ""), *spans, _fingerprint(blob))
 

@@ -81,7 +81,7 @@ def statement(
     if not name.strip():
         raise UsageError("bad_signature", "the name of the person who signs is missing", next_step="Give it as --name.")
     if said not in (GO, NO_GO):
-        raise UsageError("bad_decision", f"{decision!r} is no decision", next_step="It is go or no-go.")
+        raise UsageError("bad_decision", f"{decision!r} is not a decision", next_step="It is go or no-go.")
     facts = _reached(folder, gate)
     marginal = [str(m) for m in facts.get("accept", [])]
     if said == GO and gate == CUTOVER and facts.get("decision") != "GO":
@@ -135,7 +135,7 @@ def record(folder: Path, data: bytes, signature: bytes) -> Path:
     except (ValueError, KeyError, TypeError):
         known = False
     if not known or role not in _required(_parameters(folder), gate):
-        raise UsageError("no_statement", f"this is no statement that {RUNBOOK} sign --export wrote for this run")
+        raise UsageError("no_statement", f"this is not a statement that {RUNBOOK} sign --export wrote for this run")
     if path.exists():
         raise UsageError("signed_before", f"signoffs/{path.name} is recorded already")
     temporary = folder / "signoffs" / f".{path.name}.sig"
@@ -234,7 +234,7 @@ def _problem(
     except (ValueError, KeyError, TypeError):
         right = False
     if not right or match is None:
-        return f"signoffs/{path.name} is no sign-off of this role for this gate", None
+        return f"signoffs/{path.name} is not a sign-off of this role for this gate", None
     role, when = match["role"], time_of(match["when"])
     sealed = next((seal for seal in chain if seal.digest == digest), None)
     if run != folder.name:
@@ -243,7 +243,7 @@ def _problem(
         return f"it names no seal of this run after step {GATES[match['gate']]}", None
     rehearses = bool(sealed.predicate["run"].get("rehearsal"))
     if rehearsal is not rehearses:
-        return "it is a rehearsal's" if rehearsal else "it is no rehearsal's, and the run is one", None
+        return "it is a rehearsal's" if rehearsal else "it is not a rehearsal's, but the run is a rehearsal", None
     if when < datetime.fromisoformat(sealed.created) or when > datetime.now(UTC) + _CLOCKS_DIFFER:
         return f"its time, {when:%Y-%m-%d %H:%M:%S} UTC, is before that of the seal or in the future", None
     lists = [folder / ALLOWED, *([allowed_now] if allowed_now is not None else [])]
@@ -319,7 +319,7 @@ def _required(parameters: Parameters, gate: str) -> list[str]:
 
 def _gate(gate: str) -> str:
     if gate not in GATES:
-        raise UsageError("unknown_gate", f"{gate!r} is no gate", next_step=f"Gates: {', '.join(sorted(GATES))}.")
+        raise UsageError("unknown_gate", f"{gate!r} is not a gate", next_step=f"Gates: {', '.join(sorted(GATES))}.")
     return gate
 
 

@@ -115,9 +115,9 @@ def read_seal(path: Path) -> Seal:
         )
         canon = canonical(document) == data
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError("it is no seal") from error
+        raise ValueError("it is not a seal") from error
     if not (known and canon):
-        raise ValueError("it is no seal as this toolkit writes them")
+        raise ValueError("it is not a seal as this toolkit writes them")
     return seal
 
 
@@ -134,7 +134,7 @@ def files(folder: Path) -> list[str]:
         if name in DERIVED or path.parent == folder / SEALS:
             continue
         if path.is_symlink() or not path.is_file():
-            raise _unsealable(name, "is no file of its own", folder)
+            raise _unsealable(name, "is a link or a special file", folder)
         if not name.isprintable() or '"' in name or "\\" in name:
             raise _unsealable(name, "has a name that cannot be sealed", folder)
         found.append(name)

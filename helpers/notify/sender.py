@@ -52,7 +52,7 @@ def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
     asset = apprise.AppriseAsset(secure_logging=True, storage_mode=apprise.PersistentStoreMode.MEMORY)
     service = apprise.Apprise(asset=asset)
     if not service.add(url):
-        return "is no Apprise URL that can be used: https://github.com/caronc/apprise/wiki"
+        return "is not a usable Apprise URL: https://github.com/caronc/apprise/wiki"
     attach = order["attach"] if order["attach"] and url.lower().startswith("mailto") else None
     result = service.notify(title=order["title"], body=order["body"], notify_type=order["kind"], attach=attach)
     return "" if result else _why(" ".join(str(entry.message) for entry in result.logs()))

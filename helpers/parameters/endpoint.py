@@ -190,7 +190,7 @@ def split_url(text: str) -> SplitResult:
         parts = urlsplit(text)
         port, host = parts.port, parts.hostname or ""
     except ValueError as error:
-        raise ValueError(f"is no URL ({error})") from None
+        raise ValueError(f"is not a URL ({error})") from None
     if parts.scheme not in _PORTS:
         raise ValueError(f"must begin with http:// or https://, got {parts.scheme}://")
     if not _HOST.fullmatch(host) or port == 0:

@@ -293,7 +293,7 @@ def _overridden(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
             place = place[part]
             if not isinstance(place, dict):
                 key = ".".join(parts[: at + 1])
-                raise _malformed(f"'{key}' is no mapping in the file, so '{'.'.join(parts)}' cannot be set")
+                raise _malformed(f"'{key}' is not a mapping in the file, so '{'.'.join(parts)}' cannot be set")
         place[parts[-1]] = value
     return changed
 
@@ -315,7 +315,7 @@ def _parsed(override: str) -> tuple[list[str], Any]:
         # A '#' begins a comment in YAML; on a command line it is a character like any other.
         commented = "#" in plain and plain[0] not in "'\"" and (value is None or isinstance(value, str))
         return parts, plain if commented else value
-    raise _malformed(f"the value of --set {key}=… is no YAML")
+    raise _malformed(f"the value of --set {key}=… is not YAML")
 
 
 def _malformed(what: str) -> UsageError:

@@ -54,13 +54,13 @@ def _checked_glob(pattern: str) -> str:
     """fnmatch takes every text; these are the ones that can only be a mistake."""
     if not pattern or not pattern.isprintable() or pattern != pattern.strip():  # older names can have blanks inside
         raise ValueError(
-            f"is no pattern for collection names: {one_line(pattern, 60)!r} is empty or has blanks at an end"
+            f"is not a pattern for collection names: {one_line(pattern, 60)!r} is empty or has blanks at an end"
         )
     for group in re.finditer(r"\[(!?)(\]?[^\]]*)(\]?)", pattern):
         backwards = any(a > b for a, b in re.findall(r"(.)-(.)", group[2]))
         if not group[3] or backwards:
             problem = "has a range that runs backwards" if group[3] else "opens a '[' that nothing closes"
-            raise ValueError(f"is no pattern for collection names: {one_line(pattern, 60)!r} {problem}")
+            raise ValueError(f"is not a pattern for collection names: {one_line(pattern, 60)!r} {problem}")
     return pattern
 
 
@@ -105,7 +105,7 @@ def _checked_pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"is no regular expression ({error})") from None
+        raise ValueError(f"is not a regular expression ({error})") from None
     return text
 
 

@@ -200,7 +200,7 @@ def _sentence(error: ErrorDetails, model: Model) -> str:
     place, kind, context = error["loc"], error["type"], error.get("ctx", {})
     key = dotted(place)
     if place and place[-1] == "[key]":
-        problem = "must be text: quote it" if kind == "string_type" else "is no name that can stand there"
+        problem = "must be text: quote it" if kind == "string_type" else "is not a name that is allowed there"
         return f"{_described(error['input'])} as a key in '{dotted(place[:-2])}' {problem}"
     if kind == "invalid_key":
         return f"{_described(error['input'])} as a key in '{dotted(place[:-1]) or 'the file'}' must be text: quote it"

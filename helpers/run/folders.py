@@ -129,8 +129,8 @@ class RunFolder:
             if isinstance(document, dict):
                 return parameters_from(document)
         except (YAMLError, UnicodeDecodeError) as error:
-            raise WorldError("parameters_unreadable", "is no YAML any more", where=str(path)) from error
-        raise WorldError("parameters_unreadable", "holds no parameters any more", where=str(path))
+            raise WorldError("parameters_unreadable", "is no longer YAML", where=str(path)) from error
+        raise WorldError("parameters_unreadable", "no longer holds parameters", where=str(path))
 
     def is_of(self, parameters: Parameters) -> bool:
         """Whether the run was begun in this folder, with the same source, target and schema."""

@@ -347,7 +347,7 @@ def _given(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:
         if name not in known:
             near = nearest(name, known)
             hint = f"Did you mean {near!r}?" if near else f"The sections are {', '.join(SECTIONS)}."
-            raise UsageError("unknown_parameter", f"{name!r} is no section of the parameters", next_step=hint)
+            raise UsageError("unknown_parameter", f"{name!r} is not a section of the parameters", next_step=hint)
         given[name] = value = namespace.get(name)
         if not isinstance(value, _OF_A_PARAMETER):
             kind = type(value).__name__

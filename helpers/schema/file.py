@@ -96,7 +96,7 @@ class FieldRule(_Part):
         for name in ("minimum", "maximum"):
             bound = getattr(self, name)
             if bound is not None and kind(bound) != bound:
-                raise ValueError(f"{name} {bound} is no {self.type}")
+                raise ValueError(f"{name} {bound} is not of type {self.type}")
             object.__setattr__(self, name, None if bound is None else kind(bound))  # 0 and 0.0 digest alike
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")

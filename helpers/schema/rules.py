@@ -370,11 +370,11 @@ def placeholders(template: str) -> list[str]:
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
-        raise ValueError(f"{template!r} is no template: {error}; write {{{{ for a brace") from error
+        raise ValueError(f"{template!r} is not a template: {error}; write {{{{ for a brace") from error
     names = [name for _, name, _, _ in parts if name is not None]
     for name, spec, conversion in ((n, s, c) for _, n, s, c in parts if n is not None):
         if name not in PLACEHOLDERS or spec or conversion:
             near = difflib.get_close_matches(name, PLACEHOLDERS, 1)
             hint = f"; did you mean {{{near[0]}}}?" if near else f"; known: {', '.join(PLACEHOLDERS)}"
-            raise ValueError(f"{{{name}}} is no placeholder{hint}")
+            raise ValueError(f"{{{name}}} is not a placeholder{hint}")
     return names

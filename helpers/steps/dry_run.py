@@ -38,7 +38,7 @@ _ISSUES = (
      "They stay in quarantine, with document and metadata; or order new vectors: migration.reembed."),
     ("invalid scores", ("invalid_",), "values outside the schema's range that no repair rule covers",
      "Correct the source, or change the field's rule in the schema file."),
-    ("nan_embedding", ("nan_embedding", "infinite_embedding", "tiny_norm"), "vectors that are no numbers, or too small",
+    ("nan_embedding", ("nan_embedding", "infinite_embedding", "tiny_norm"), "vectors that are not numbers, or too small",
      "Find the writer that made them; they stay in quarantine."),
     ("missing_document", ("missing_document",), "chunks without a text, which the schema requires",
      "They stay in quarantine, or use a schema that does not require documents."),

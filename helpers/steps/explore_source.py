@@ -266,7 +266,7 @@ class ExploreSourceStep(ComparedChunks):
         if not isinstance(frame, pd.DataFrame):
             raise UsageError(
                 "no_table",
-                f"a {type(frame).__name__} is no DataFrame",
+                f"a {type(frame).__name__} is not a DataFrame",
                 where="step.table",
                 next_step="Try .to_frame().",
             )

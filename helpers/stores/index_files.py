@@ -114,7 +114,7 @@ def derive_geometry(size: int, ids: IdMap, dimension: int, m: int) -> Geometry:
     label = data + 4 * dimension
     row = label + 8
     if dimension < 1 or m < 1 or size % row:
-        raise IndexDamage("geometry_unknown", f"{HEADER} cannot be derived: {ROWS} is no whole number of rows")
+        raise IndexDamage("geometry_unknown", f"{HEADER} cannot be derived: {ROWS} is not a whole number of rows")
     if size // row < ids.added:
         raise IndexDamage("geometry_unknown", f"{HEADER} cannot be derived: {ROWS} holds fewer rows than were added")
     return Geometry(ids.added, size // row, row, data, label, 0, m, 2 * m)

@@ -69,10 +69,10 @@ def _id_map(value: Any) -> IdMap:
     if not isinstance(labels, dict):
         raise IndexDamage("pickle_inconsistent", f"{PICKLE} holds no label map")
     if not all(type(i) is str and type(label) is int and 0 <= label < 2**63 for i, label in labels.items()):
-        raise IndexDamage("pickle_inconsistent", f"{PICKLE} has labels that are no numbers")
+        raise IndexDamage("pickle_inconsistent", f"{PICKLE} has labels that are not numbers")
     numbers = {key: value.get(key) for key in ("total_elements_added", "dimensionality", "max_seq_id")}
     if any(n is not None and (type(n) is not int or not 0 <= n < 2**63) for n in numbers.values()):
-        raise IndexDamage("pickle_inconsistent", f"{PICKLE} has counts that are no numbers")
+        raise IndexDamage("pickle_inconsistent", f"{PICKLE} has counts that are not numbers")
     added = numbers["total_elements_added"] or 0
     return IdMap(labels, added, numbers["dimensionality"] or None, numbers["max_seq_id"])
 

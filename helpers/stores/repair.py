@@ -127,14 +127,14 @@ _TEXTS = {
 
 
 def _texts(db: sqlite3.Connection, found: Found) -> None:
-    """Bytes that are no UTF-8 in a document, a value or a key: replaced by U+FFFD; no engine reads the record otherwise."""
+    """Bytes that are not UTF-8 in a document, a value or a key: replaced by U+FFFD; no engine reads the record otherwise."""
     rows = []
     for query, replace in _TEXTS.items():
         for row, owner, chunk, raw in db.execute(query).fetchall():
             db.execute(replace, (raw.decode("utf-8", "replace"), row))
             shown = raw.decode("utf-8", "backslashreplace")
             rows.append((_collection(owner), chunk.decode("utf-8", "replace"), shown))
-    found.repaired("no_utf8", rows, "{n} texts held bytes that are no UTF-8; replaced by \N{REPLACEMENT CHARACTER}")
+    found.repaired("no_utf8", rows, "{n} texts held bytes that are not UTF-8; replaced by \N{REPLACEMENT CHARACTER}")
 
 
 # What may be read otherwise by Python, SQLite and serde_json: no JSON, surrogates, numbers of many digits or large exponents.

@@ -64,13 +64,13 @@ def json_of(response: httpx.Response, kind: type = object, key: str = "", *, whe
     try:
         value = orjson.loads(response.content)
     except orjson.JSONDecodeError:
-        _not_json(response, "an answer that is no JSON in UTF-8", where)
+        _not_json(response, "an answer that is not JSON in UTF-8", where)
     if (
         not isinstance(value, kind)
         or (kind is int and isinstance(value, bool))
         or (key and (not isinstance(value, dict) or key not in value))
     ):
-        _not_json(response, "JSON that is no answer to this request", where)
+        _not_json(response, "JSON that does not answer this request", where)
     return value
 
 

@@ -440,7 +440,7 @@ def equivalence(
     if doubt:
         found = row["reachable_after"]
         lost = space != "ip" and found < 1 - REACH_SLACK
-        detail = f"the target finds {found:.3f} of the probes; the source is no measure: {doubt}"
+        detail = f"the target finds {found:.3f} of the probes; the source cannot be the measure: {doubt}"
         verdict = Verdict.FAIL if lost else Verdict.WARNING
         return {**row, "paired": 0, "distance_excess": 0.0, "verdict": verdict, "detail": detail, "unsure": True}
     broken = []
