@@ -118,10 +118,10 @@ def test_a_value_shared_with_something_that_must_not_change_is_refused() -> None
         (services("  a:\n    environment:\n      HOST: old\n        er\n"), "other lines"),
         (services("  a:\n    environment:\n      HOST: {b: 1}\n"), "no plain value"),
         (services("  a:\n    environment: {HOST: 1, HOST: 2}\n"), "duplicate key"),
-        (services("\ta: 1\n"), "no compose file that can be read"),
-        ("a: 1\n---\nb: 2\n", "no compose file that can be read"),
-        ("a: *nowhere\n", "no compose file that can be read"),
-        (services("  a: [\n"), "no compose file that can be read"),
+        (services("\ta: 1\n"), "not a readable compose file"),
+        ("a: 1\n---\nb: 2\n", "not a readable compose file"),
+        ("a: *nowhere\n", "not a readable compose file"),
+        (services("  a: [\n"), "not a readable compose file"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_changed_safely_is_refused_in_one_line(text: str, said: str) -> None:

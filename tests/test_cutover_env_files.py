@@ -156,8 +156,8 @@ def test_files_that_cannot_be_replaced_as_they_must_are_refused(tmp_path: Path, 
     path = tmp_path / ".env"
     path.write_bytes(b"URL=old\n")
     said = {
-        "folder": "no regular file", "missing": "is not there", "read-only": "no write permission", "hard link": "hard links",
-        "loop": "cannot be inspected", "fifo": "no regular file", "huge": "too many",
+        "folder": "not a regular file", "missing": "is not there", "read-only": "no write permission", "hard link": "hard links",
+        "loop": "cannot be inspected", "fifo": "not a regular file", "huge": "too many",
     }[kind]  # fmt: skip
     if kind == "read-only":
         path.chmod(0o444)

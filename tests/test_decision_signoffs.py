@@ -323,7 +323,7 @@ def test_a_seal_that_is_none_is_an_error_and_not_an_open_gate(run: Path, signers
 def test_a_statement_signed_elsewhere_is_recorded_once(run: Path, signers: Signers) -> None:
     data = statement(run, "dba", "A", "go")
     signature = signing.sign(data, "dba", signers.key("dba"))
-    with pytest.raises(UsageError, match="no statement"):
+    with pytest.raises(UsageError, match="not a statement"):
         record(run, data.replace(b'"A"', b'"A" '), signature)
     with pytest.raises(UsageError, match="does not fit the statement"):
         record(run, data.replace(b'"A"', b'"B"'), signature)

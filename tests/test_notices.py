@@ -85,7 +85,7 @@ def test_a_dead_a_refusing_and_a_missing_channel_cost_seconds_and_a_good_one_is_
     assert why["env:HANGS"] == "no answer within 1.5 seconds"
     assert why["env:REFUSES"] == "answered 500 Internal Server Error"
     assert "is not set" in why["env:NOT_SET"]
-    assert "no Apprise URL" in why["env:NONSENSE"]
+    assert "not a usable Apprise URL" in why["env:NONSENSE"]
     [(path, body)] = good.got
     assert path == f"/hook/{TOKEN}"
     assert body["title"] == "books: the migration begins"
