@@ -69,7 +69,7 @@ BAD: list[tuple[str, str]] = [
     (FIELD % "default: '{datum}'", "did you mean {date}"),
     (FIELD % "default: '{routing}'", "needs a routing section"),
     (FIELD % "default: '{date'", "is not a template"),
-    (FIELD % "default: '{date.year}'", "no placeholder"),
+    (FIELD % "default: '{date.year}'", "not a placeholder"),
     (FIELD % "default: x, optional: true", "no effect"),
     ("fields: [{name: a, type: integer, default: '{date}'}]", "does not make"),
     ("fields: [{name: a, type: integer, default: true}]", "not a legal value"),
