@@ -252,7 +252,7 @@ def test_the_command_makes_lost_vectors_anew_and_marks_them(tmp_path: Path) -> N
     assert done.returncode == 4, done.stdout + done.stderr
     for step in ("13", "22", "23"):
         result = json.loads((runbook.reports / "one" / "results" / f"{step}.json").read_text(encoding="utf-8"))
-        [check] = [c for c in result["checks"] if c["name"] == "vectors made anew"]
+        [check] = [c for c in result["checks"] if c["name"] == "vectors recreated"]
         assert (check["verdict"], check["measured"], check["reason"]) == ("warning", 3, "reembedded")
         assert [row["id"] for row in check["ids"]] == ["lost-0", "lost-1", "lost-2"]
         assert FUNCTION in check["detail"]

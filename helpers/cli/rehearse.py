@@ -156,7 +156,7 @@ def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
     program = nginx_program()
     terminal = Console()
     with _sigterm_as_interrupt(), ExitStack() as stack:
-        terminal.say(f"Making a source of {chunks:,} chunks, {dimension} dimensions …")
+        terminal.say(f"Creating a sample source of {chunks:,} chunks, {dimension} dimensions …")
         embedded = prepare(folder.workspace, chunks, dimension)
         terminal.say("Starting two Chroma servers, nginx before the first, and a client that writes and reads …")
         logs = folder.workspace

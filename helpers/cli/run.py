@@ -32,7 +32,7 @@ def rehearse(chosen: argparse.Namespace) -> int:
 
         return rehearse_servers(folder, chosen.chunks, chosen.dimension)
 
-    print(f"Making a source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
+    print(f"Creating a sample source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
     runs.create(parameters, folder.id, rehearsal=True)
     _line(folder, [step for step in plan.LINE if not step.follows_cutover])

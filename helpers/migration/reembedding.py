@@ -29,7 +29,7 @@ from helpers.stores import CollectionInfo
 from helpers.stores.embedding_functions import Function, own_function
 
 FOLDER = "reembedded"  # beside the staging
-CHECK = "vectors made anew"
+CHECK = "vectors recreated"
 _MADE, _CONTEXT = "made.json", "context.json"
 _DOCUMENTS = 64  # in one call of the function
 _NAMED = 1_000  # chunks named in the results; made.json names all

@@ -74,7 +74,7 @@ def _held(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run:
     if not found or not folder.parameters().rollback.automatic:
         return error
     why = "; ".join(trigger.sentence for trigger in found)
-    terminal.say(f"Rolling back without asking (rollback.automatic): {why}")
+    terminal.say(f"Automatic rollback (rollback.automatic): {why}")
     folder.log(f"automatic rollback: {why}")
     try:
         rollback.execute(folder, Orders(why=f"automatic: {why}"[:500]), terminal, locked=True)

@@ -1,4 +1,4 @@
-"""The line of a run: its notebooks one after another, until a gate that stays shut, a failure, or a request to stop."""
+"""Runs the notebooks of a run in order, until a gate stays shut, a step fails, or somebody asks to stop."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ class Stop:
             return
         self.requested = True
         self._folder.stop_file.touch()
-        self._terminal.say("Stopping after the batch in hand. Again to stop at once (a resume then repeats the batch).")
+        self._terminal.say("Stopping after the current batch. Press Ctrl-C again to stop at once; a resume then repeats the batch.")
 
 
 def run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, *, dry_run: bool = False) -> str:
@@ -323,7 +323,7 @@ def run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, *
 
 
 def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, dry_run: bool) -> str:
-    terminal.say(f"Run {folder.id}. Everything is written down in {folder.log_path}")
+    terminal.say(f"Run {folder.id}. Everything is recorded in {folder.log_path}")
     stop = Stop(folder, terminal)
     error: RunbookError | None = None
     at: plan.Step | None = None

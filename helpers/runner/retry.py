@@ -80,7 +80,7 @@ def take_back(folder: RunFolder, step: plan.Step, say: Callable[[str], None]) ->
         _state(folder).unlink()
         audit.append(folder.reports / audit.NAME, "retry", step=first.number, removed=removed)
     chunks = ", ".join(f"{name} ({count:,} chunks)" for name, count in removed.items())
-    say(f"Taken back from step {first.number} on; earlier results are kept in {folder.reports / 'earlier'}.")
+    say(f"Undone from step {first.number} on; earlier results are kept in {folder.reports / 'earlier'}.")
     if removed:
         say(f"Removed from the target what this run had made there: {chunks}.")
 

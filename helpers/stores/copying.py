@@ -55,12 +55,12 @@ def rebuild(database: Path) -> list[str]:
             if wrong := _fulltext(db, tables):
                 _make_fulltext(db, tables)
                 said.append(damage(
-                    f"the full-text index was {wrong}; made anew on the copy from the documents, none is lost",
+                    f"the full-text index was {wrong}; rebuilt on the copy from the documents, none is lost",
                     "In the original, text search (where_document) fails or misses chunks today.",
                 ))  # fmt: skip
             if _damaged_indexes(db):
                 db.execute("REINDEX")
-                said.append(damage("an index of SQLite was damaged; made anew on the copy, no chunk is lost"))
+                said.append(damage("an index of SQLite was damaged; rebuilt on the copy, no chunk is lost"))
             return said
     except sqlite3.Error:
         return []
