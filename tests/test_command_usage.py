@@ -149,7 +149,7 @@ def test_a_window_is_moved_by_a_resume_and_people_are_told_again(capsys: Run) ->
     for step in ("10", "11", "12", "13", "14"):
         put(folder, step)
     assert cli.main(["resume", "one", "--set", "window.start=2031-01-08T02:00:00Z", "--set", "window.minutes=90"]) == 1
-    assert "Taken back from step 14 on" in capsys.readouterr().out
+    assert "Undone from step 14 on" in capsys.readouterr().out
     rules = folder.parameters().window
     assert (str(rules.start), rules.minutes) == ("2031-01-08 02:00:00+00:00", 90)
     assert folder.result("14") is None

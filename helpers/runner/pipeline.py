@@ -306,7 +306,7 @@ class Stop:
             return
         self.requested = True
         self._folder.stop_file.touch()
-        self._terminal.say("Stopping after the current batch. Press Ctrl-C again to stop at once; a resume then repeats the batch.")
+        self._terminal.say("Stopping after the current batch. Ctrl-C again stops at once; a resume then repeats the batch.")
 
 
 def run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, *, dry_run: bool = False) -> str:
