@@ -134,7 +134,7 @@ class StepResult:
 
 
 def passed(result: StepResult | None) -> bool:
-    """Whether the line may go on behind this step."""
+    """Whether the run may continue after this step."""
     return result is not None and bool(result.finished) and result.error is None and result.verdict is not Verdict.FAIL
 
 

@@ -112,7 +112,7 @@ def keep(folder: RunFolder, said: list[str]) -> None:
 def drill_restore(folder: RunFolder) -> str:
     """The snapshot of step 21 into a directory of its own, every chunk read back and compared."""
     taken = folder.result("21")
-    assert taken is not None  # the line has passed
+    assert taken is not None  # every step has passed
     snapshot = Snapshot.open(Path(taken.facts["snapshot"]["folder"]))
     scratch = folder.workspace / "drill-restore"
     shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
@@ -188,7 +188,7 @@ def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: s
     run_to_outcome(folder, list(plan.LINE), terminal)
     _expect(env, target, "the cutover")
     begun, ended = folder.result("20"), folder.result("25")
-    assert begun is not None  # the line has passed
+    assert begun is not None  # every step has passed
     assert ended is not None
     window = dt.datetime.fromisoformat(ended.finished) - dt.datetime.fromisoformat(begun.started)
     back = drill_rollback(folder, terminal)

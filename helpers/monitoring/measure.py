@@ -121,7 +121,7 @@ def measured(run: RunRecord, side: str) -> dict[str, Any]:
     if side == TARGET:
         chosen = probes.of_target(run, PER_COLLECTION)
     else:
-        assert made.snapshot is not None  # the line has passed
+        assert made.snapshot is not None  # every step has passed
         chosen = probes.of_snapshot(run, made.snapshot, PER_COLLECTION)
     if not chosen:
         raise Terminal("nothing_to_ask", "no stored vector to search for", where=side)

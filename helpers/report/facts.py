@@ -77,7 +77,7 @@ _NOT_RUN, _UNREADABLE = "not run", "unreadable"
 
 @dataclass(slots=True)
 class StepRow:
-    """A step of the line, with what there is of it.
+    """A step of the standard sequence, with what there is of it.
 
     `verdict` is that of the result, or "not run", "unreadable", "failed", "interrupted".
     """
@@ -196,7 +196,7 @@ class RunView:
         return found is not None and found.result is not None and not found.result.facts.get("dry_run")
 
     def passed(self, number: str) -> bool:
-        """Whether it ran and the line may go on behind it."""
+        """Whether it ran and the run may continue after it."""
         found = self.step(number)
         return self.ran(number) and found is not None and passed(found.result)
 
@@ -213,7 +213,7 @@ class RunView:
 
     @property
     def findings(self) -> Iterator[tuple[StepRow, list[Check]]]:
-        """Steps with the checks that did not simply pass, in the order of the line."""
+        """Steps with the checks that did not simply pass, in the order of the steps."""
         for step in self.steps:
             checks = step.result.checks if step.result else []
             if found := [c for c in checks if c.verdict not in (Verdict.PASS, Verdict.NOT_APPLICABLE)]:
@@ -290,7 +290,7 @@ def _gates(folder: Path, parameters: Any) -> dict[str, GateState]:
 
 
 def _steps(folder: Path) -> Iterator[StepRow]:
-    """Every step of the line, and any other that left a result."""
+    """Every step of the standard sequence, and any other that left a result."""
     line = {step.number: step for step in plan.LINE}
     left = {path.stem for path in folder.glob("results/*.json")}
     for number in sorted({*line, *left}):

@@ -123,7 +123,7 @@ def _between(first: datetime, second: datetime) -> str:
 
 
 def timed(view: RunView) -> Iterator[Timed]:
-    """The steps that began, in the order of the line."""
+    """The steps that began, in the order of the steps."""
     for row in view.steps:
         start = instant(row.result.started) if row.result else None
         if row.result is None or start is None:

@@ -108,7 +108,7 @@ def _environment() -> Environment:
 
 # -- rendering ---------------------------------------------------------------------------------------------------------
 
-# The pages of a run, rendered from what is in its folder: apart from the line, so that `sign` waits for no papermill.
+# The pages of a run, rendered from what is in its folder: apart from the pipeline, so that `sign` waits for no papermill.
 
 
 def leave(folder: RunFolder) -> None:

@@ -293,7 +293,7 @@ def deviations(view: RunView) -> list[str]:
 
 
 def findings(view: RunView) -> list[str]:
-    """Each check that did not simply pass, once, in the order of the line; those of the deviations left out."""
+    """Each check that did not simply pass, once, in the order of the steps; those of the deviations left out."""
     found = [
         f"Step {step.number}, {text(check.name, 80)} ({check.verdict.value}): {text(check.detail or check.measured, 300)}"
         for step, checks in view.findings if step.number != _ROLLBACK for check in checks if check.reason not in _DEVIATIONS

@@ -15,7 +15,7 @@ class Step:
     `needs` are the steps that it cannot do without; in the standard sequence all earlier ones come first anyway.
     `on_line` steps run in order; the others on demand. `outdates` are the steps whose results say nothing any more once
     this one runs again. A step that `judges` data leads to NO-GO when it fails, the others to a plain failure;
-    `decides` is the step that turns such failures into a decision, so the line goes on to it. `gate` names the
+    `decides` is the step that turns such failures into a decision, so the run continues to it. `gate` names the
     approvals that are due when the step has passed. A `fenced` step wants the write fence to stand while it works: where
     it was lifted since, step 20 comes first once more. A step that changes something others use starts `in_window` only.
     """

@@ -306,13 +306,15 @@ class Stop:
             return
         self.requested = True
         self._folder.stop_file.touch()
-        self._terminal.say("Stopping after the current batch. Ctrl-C again stops at once; a resume then repeats the batch.")
+        self._terminal.say(
+            "Stopping after the current batch. Ctrl-C again stops at once; a resume then repeats the batch."
+        )
 
 
 def run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, *, dry_run: bool = False) -> str:
     """Run the steps, show them, render the pages; the verdict in words.
 
-    Raises what stopped the line: NoGo, WaitingForSignoffs, Interrupted, or the error of the step that failed.
+    Raises what stopped the run: NoGo, WaitingForSignoffs, Interrupted, or the error of the step that failed.
     """
     with RunLock(folder, "runner").acquire():
         RunLock(folder, "step").acquire().release()  # a kernel of a runner that was killed dies within a second
@@ -434,7 +436,7 @@ def _interrupted(folder: RunFolder) -> Interrupted:
 
 
 def _sealed(folder: RunFolder, terminal: Console, error: RunbookError | None) -> RunbookError | None:
-    """Seal what this command changed. What stopped the line stays the first error; that of the seal is said beside it."""
+    """Seal what this command changed. What stopped the run stays the first error; that of the seal is said beside it."""
     try:
         at_rest(folder)
     except RunbookError as unsealed:

@@ -106,12 +106,12 @@ def refuse_rolled_back(folder: RunFolder) -> None:
 
 
 def first_open_step(folder: RunFolder) -> plan.Step | None:
-    """The first step of the line that has not passed; None where all have."""
+    """The first step of the sequence that has not passed; None where all have."""
     return next((step for step in plan.LINE if not passed(folder.result(step.number))), None)
 
 
 def step_rows(folder: RunFolder | None) -> list[dict[str, Any]]:
-    """One row a step of the line: step, title, section, state, seconds, notebook."""
+    """One row for each step of the sequence: step, title, section, state, seconds, notebook."""
     rows = []
     for step in plan.LINE:
         result = folder.result(step.number) if folder else None

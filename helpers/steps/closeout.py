@@ -53,7 +53,7 @@ RUNBOOK_TOTAL = "90 to 120 min"
 
 
 def rows(folder: RunFolder) -> list[dict[str, Any]]:
-    """One row a step of the line that left a result. Seconds: actual, estimate (None where the dry run gave none),
+    """One row for each step of the sequence that left a result. Seconds: actual, estimate (None where the dry run gave none),
     runbook_low and runbook_high."""
     dry = folder.result("13")
     parts = (dry.facts.get("estimate") or []) if dry is not None else []
