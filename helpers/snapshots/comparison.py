@@ -101,7 +101,7 @@ def _compared(
     wanted: dict[str, int] = {}
     for position, chunk in enumerate(expected.ids):
         if wanted.setdefault(chunk, position) != position:
-            rows.append((chunk, CHUNK_DOUBLED, "", "two chunks of the source want this id"))
+            rows.append((chunk, CHUNK_DOUBLED, "", "two chunks of the source have this id"))
     rows += [(chunk, CHUNK_MISSING, "", "not in the target") for chunk in wanted if chunk not in first]
     rows += [
         (chunk, CHUNK_EXTRA, "", "in the target, but not expected there") for chunk in first if chunk not in wanted
