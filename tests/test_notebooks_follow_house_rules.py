@@ -10,6 +10,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import papermill
 import pytest
 
 import helpers
@@ -106,17 +107,27 @@ def test_the_parameters_cell_is_the_first_and_short(notebook: Path, cells: Cells
 
 
 def test_each_parameter_says_on_its_line_what_it_is_and_its_true_default(cells: Cells) -> None:
-    """As `default: …`, or as `key=default` for keys of a section, which are compared with the model."""
+    """As `default: …`, or as `key: default` for keys of a section, which are compared with the model."""
     book: Any = Parameters.model_validate({"source": {"path": "a"}, "target": {"path": "b"}})
     for line in parameters_cell(cells).splitlines():
         name, comment = re.fullmatch(r"(\w+) = (?:\{\}|\"\"|True|False)  # (.+)", line).groups()  # type: ignore[union-attr]
         if name in ("source", "target", "schema", *NOT_SECTIONS):
             assert "; default: " in comment, line
             continue
-        keys = re.findall(r"(\w+)=(\[.*?\]|\{.*?\}|\".*?\"|[\w.]+)", comment)
+        keys = re.findall(r"(\w+): (\[.*?\]|\{.*?\}|\".*?\"|[\d.]+|None|True|False)", comment)
         assert keys, line
         section = getattr(book, name)
         assert {k: ast.literal_eval(v) for k, v in keys} == {k: getattr(section, k) for k, _ in keys}, line
+
+
+def test_papermill_understands_every_line_of_the_parameters_cell(
+    notebook: Path, cells: Cells, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`papermill --help-notebook` shows them; a line that it cannot parse would be a warning in each run."""
+    found = papermill.inspect_notebook(str(notebook))
+    assert list(found) == [line.split(" = ")[0] for line in parameters_cell(cells).splitlines()]
+    assert all(parameter["help"] for parameter in found.values())
+    assert caplog.messages == []
 
 
 def test_the_first_and_last_cells_are_the_same_in_every_notebook(notebook: Path, cells: Cells) -> None:
