@@ -73,6 +73,15 @@ def test_it_holds_prose_code_tables_pictures_and_errors(tmp_path: Path) -> None:
     assert html == notebook_html(tmp_path / "23_validate.ipynb")
 
 
+def test_code_that_is_tagged_so_is_folded_and_its_output_shown(tmp_path: Path) -> None:
+    _, page = page_of(tmp_path, code("begin()", stream("the run"), metadata={"tags": ["hide-input"]}), code("step.x()"))
+    [folded] = page.find_all("details")
+    assert "begin()" in folded.get_text()
+    assert not folded.has_attr("open")
+    assert "the run" not in folded.get_text()
+    assert "the run" in page.get_text()
+
+
 def test_outputs_cannot_act_or_call_out(tmp_path: Path) -> None:
     html, page = page_of(
         tmp_path,
