@@ -204,7 +204,7 @@ def test_a_table_that_is_cut_says_so_and_an_export_is_whole(tmp_path: Path, monk
     shown = desk.behind("none_documents")
     assert len(shown) == 200
     assert (shown.attrs["rows_held"], shown.attrs["rows_in_all"]) == (200, number)
-    said = "Not all: the first 200 of 5,600 rows. All: desk.export("
+    said = "Not all: the first 200 of 5,600 rows. All: step.export("
     assert said in kernel.as_html(shown)
     assert "Not all" not in kernel.as_html(desk.behind("none_documents", most=number))
     [row] = desk.export("none_documents").to_dict("records")

@@ -70,7 +70,7 @@ def test_before_the_night_the_dry_run_says_how_long_it_takes(folder: RunFolder) 
     assert "opens in 30 min" in said["Window"]
     assert "about 8 min 00 s for steps 21, 22, 23 (estimated)" in said["To do"]
     assert "Step 20 (Fence off writes) is next" in said["Due"]
-    assert not {"Way back", "Call"} & set(said)
+    assert not {"Rollback", "Call"} & set(said)
 
 
 def test_what_was_measured_in_the_night_counts_more_than_the_estimate(folder: RunFolder) -> None:
