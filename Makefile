@@ -86,6 +86,7 @@ lock:
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (https://docs.astral.sh/uv), or UV=<its path>" >&2; exit 1; }
 	$(UV) pip compile requirements.in --universal --generate-hashes --python-version 3.11 --no-strip-extras --no-emit-index-url \
 	  --custom-compile-command "make lock" --quiet -o requirements.lock $(ARGS)
+	$(PYTHON) .ci/plain_names.py
 
 # Runs under reports/ and snapshots under workspace/ are evidence: they are never removed here.
 clean:
