@@ -35,9 +35,10 @@ import sys, time
 from helpers.errors import RunbookError
 from helpers.run.folders import RunFolder
 from helpers.runner.notebook import Run
+from helpers.steps.fence_writes import FenceWritesStep
 run = Run(RunFolder.of(sys.argv[1]), "20")
 run.open()
-fence = run.fence()
+fence = FenceWritesStep(run)
 fence.before()
 print("ready", flush=True)
 sys.stdin.readline()

@@ -27,9 +27,10 @@ PUT_BACK = f"{FOLDER}from helpers.cutover import put_back; print(put_back(folder
 # the cells of notebook 25 without a kernel, which would only add seconds before the first of them
 STEP = f"""\
 {FOLDER}from helpers.runner.notebook import Run
+from helpers.steps.cutover import CutoverStep
 run = Run(folder, "25")
 run.open()
-switch = run.cutover()
+switch = CutoverStep(run)
 for cell in ("gate", "unchanged", "plan", "before", "switch", "watch", "evidence", "undo"):
     print(getattr(switch, cell)(), flush=True)
 run.finish()
