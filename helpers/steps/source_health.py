@@ -436,6 +436,7 @@ class SourceHealthStep(NotebookStep):
             "each listed collection has its count",
             Verdict.WARNING if off else nothing_wrong,
             measured=len(off),
+            parameter="expected.collections",
             threshold=0,
             unit="collections",
             reason=REASON if off else "",
