@@ -87,7 +87,7 @@ def test_an_engine_that_does_not_open_anew_is_one_error_and_tried_again(
         first, second, third, fourth = store.names()
         assert (store.count(first), store.count(second)) == (2, 2)
         with monkeypatch.context() as patch:
-            patch.setattr(door.RustBindingsAPI, "start", locked)
+            patch.setattr("chromadb.api.rust.RustBindingsAPI.start", locked)
             for _ in range(2):
                 with pytest.raises(Terminal, match="database is locked"):
                     store.count(third)
