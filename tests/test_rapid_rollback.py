@@ -176,6 +176,6 @@ def test_a_damaged_source_is_written_back_by_the_line_that_says_so(world: World)
 def test_every_command_of_the_page_is_one_that_the_command_line_takes(own_folders: None) -> None:
     commands: list[Any] = [line.command.split() for line in timeline.lines(RunFolder.of("night-1"))]
     for command in commands:
-        assert command[0] == "runbook"
+        assert command[0] == ".venv/bin/runbook"
         assert parser().parse_args(command[1:]).run_id == "night-1"
     assert "RUN_ID" in timeline.sheet(RunFolder.of("RUN_ID")), "also before there is a run"
