@@ -84,7 +84,7 @@ class World:
         done = subprocess.run([*papermill, str(ROOT / "notebooks" / "00_index.ipynb"), str(out)], cwd=self.home,
                               env=self.environment, capture_output=True, text=True, check=False)  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
-        cell = next(c for c in nbformat.read(out, 4).cells if c.source == "run.rapid_rollback()")  # type: ignore[no-untyped-call]
+        cell = next(c for c in nbformat.read(out, 4).cells if c.source == "step.rapid_rollback()")  # type: ignore[no-untyped-call]
         table = BeautifulSoup(cell.outputs[0].data["text/html"], "html.parser").find("table")
         assert table is not None
         found: dict[str, list[str]] = {}
@@ -96,7 +96,9 @@ class World:
         return found
 
     def give(self, command: str) -> subprocess.CompletedProcess[str]:
-        """The command, as it is, to a shell."""
+        """The command, as it is, to a shell in a folder whose .venv is this environment."""
+        if not (self.home / ".venv").exists():
+            (self.home / ".venv").symlink_to(sys.prefix)
         return subprocess.run(["/bin/sh", "-c", command], cwd=self.home, env=self.environment, capture_output=True,
                               text=True, check=False, timeout=300)  # fmt: skip
 
