@@ -18,8 +18,8 @@ from helpers.parameters import parameters_from
 from helpers.run import folders as runs
 from helpers.run.open_source import PLACE, USAGE, open_chosen
 from helpers.run.record import RunRecord
+from helpers.snapshots import reading_estimate
 from helpers.snapshots.snapshot import Snapshot
-from helpers.steps import source_health
 from helpers.steps.explore_source import ExploreSourceStep
 from helpers.steps.snapshot import take_snapshot
 from helpers.steps.source_health import SourceHealthStep
@@ -84,7 +84,7 @@ def test_10_shows_the_place_the_limits_and_what_reading_takes(begin: Begin, clou
     assert told["limit: concurrent reads"] == "10"
     assert "$0.09 per GiB returned" in told["price of one reading"]
     assert "check them" in told["prices from"]
-    assert run.result.facts[source_health.FACT]["chunks"] == sum(SIZES.values())
+    assert run.result.facts[reading_estimate.FACT]["chunks"] == sum(SIZES.values())
     assert run.home.facts()[PLACE] == f"{cloud.url} ({TENANT}/production)"
     assert cloud.counts()["violations"] == {}
 
@@ -92,7 +92,7 @@ def test_10_shows_the_place_the_limits_and_what_reading_takes(begin: Begin, clou
 def test_a_snapshot_takes_what_was_estimated_and_keeps_everything(begin: Begin, cloud: CloudStandIn) -> None:
     run = begin("21")
     snapshot = taken(run)
-    counts, used, told = cloud.counts(), run.result.facts[USAGE], run.result.facts[source_health.FACT]
+    counts, used, told = cloud.counts(), run.result.facts[USAGE], run.result.facts[reading_estimate.FACT]
     assert counts["violations"] == {}
     assert {i.name: i.count for i in snapshot.collections()} == SIZES
     # the sample and the collections' own probes are read besides
@@ -179,5 +179,5 @@ def test_21_reads_no_sample_again_where_10_has_measured_it(begin: Begin, cloud: 
     cloud.set(reset=True)
     again = begin("21", run.id)
     taken(again)
-    assert again.result.facts[source_health.FACT] == run.result.facts[source_health.FACT]
+    assert again.result.facts[reading_estimate.FACT] == run.result.facts[reading_estimate.FACT]
     assert sum(cloud.counts()["vectors_again"].values()) <= 2 * 30  # those that prove each collection's space

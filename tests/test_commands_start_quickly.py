@@ -17,7 +17,7 @@ SLOW = ("chromadb", "papermill", "nbformat", "nbconvert", "matplotlib", "pandera
     "modules",
     [
         ["helpers.cli"],
-        ["helpers.cli", "helpers.status.status"],
+        ["helpers.cli", "helpers.status.status", "helpers.runner.group"],
         [
             "helpers.cli",
             "helpers.evidence.signoffs",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from helpers.parameters import parameters_from
-from helpers.results import Check, Verdict, utc_now
+from helpers.results import Check, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
+from helpers.runner.notebook import step_class
 from helpers.steps.migrate import MigrateStep
 from helpers.steps.snapshot import SnapshotStep
 from helpers.troubleshooting.troubleshooter import AFTER, BEFORE, Troubleshooter
@@ -52,15 +52,12 @@ def migrated(folder: RunFolder) -> RunFolder:
 
 
 def keep(folder: RunFolder, record: RunRecord) -> None:
-    record.result.finished = utc_now()
-    record.result.write(folder.reports / "results" / f"{record.step}.json")
+    record.write_result()
 
 
 def at(folder: RunFolder, step: str, *, dry_run: bool = False) -> Any:
     """The desk of a step, as its notebook has it."""
-    row = plan.find(step)
-    made = getattr(import_module(f"helpers.steps.{row.name}"), row.class_name)
-    return made(RunRecord(folder, step, dry_run=dry_run))
+    return step_class(plan.find(step))(RunRecord(folder, step, dry_run=dry_run))
 
 
 def probe(desk: Troubleshooter) -> tuple[Verdict, int, pd.DataFrame]:

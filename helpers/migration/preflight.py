@@ -7,12 +7,13 @@ from collections.abc import Collection, Sequence
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
 from helpers.migration import target_lock
 from helpers.parameters import Parameters
+from helpers.parameters.endpoint import ALL
 from helpers.run import plan
 from helpers.schema import load_schema
 from helpers.stores import quick_holder, quick_names
 from helpers.stores.embedding_functions import require_function
 from helpers.stores.handshake import tried, with_candidates
-from helpers.stores.opening import ALL, UNKNOWN
+from helpers.stores.opening import UNKNOWN
 
 NOT_THERE = ("unreachable", "timeout", "target_not_chroma")
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import formatting
 from helpers.cutover import CutoverState
+from helpers.errors import RUNBOOK
 from helpers.fence import FenceState, takes_no_writes
 from helpers.formatting import duration
 from helpers.parameters import Parameters, is_placeholder
@@ -190,5 +191,6 @@ def _environment() -> Environment:
         loader=PackageLoader("helpers.notify"), autoescape=False, undefined=StrictUndefined,  # noqa: S701 - plain text
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+    environment.globals["runbook"] = RUNBOOK
     environment.filters.update(text=formatting.text, lines=formatting.lines, moment=formatting.moment)
     return environment

@@ -26,6 +26,8 @@ from pydantic import (
 
 from helpers.errors import UsageError, hide, one_line
 
+ALL = "*"  # as tenant or database of a source: all that it has
+
 # -- secrets -----------------------------------------------------------------------------------------------------------
 
 # Secrets by reference only: parameters name where a secret is, and nothing but `Secret.reveal()` says what it is.

@@ -10,7 +10,7 @@ import json
 import shutil
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -79,10 +79,6 @@ class Places:
             self._folder.mkdir(parents=True, exist_ok=True)
             with self._file(finding).open("a", encoding="ascii") as file:
                 file.writelines(json.dumps(astuple(place)) + "\n" for place in self._waiting.pop(finding))
-
-    def note_all(self, finding: str, collection: str, chunks: Iterable[str]) -> None:
-        for chunk in chunks:
-            self.note(finding, collection, chunk)
 
     def every(self, finding: str) -> Iterator[Place]:
         """All that was noted of the finding."""

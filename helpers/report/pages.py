@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import formatting
+from helpers.errors import RUNBOOK
 from helpers.evidence import at_rest
 from helpers.notify import read as read_notices
 from helpers.report import gantt, record
@@ -102,7 +103,7 @@ def _environment() -> Environment:
         size=formatting.size,
         many=formatting.count,
     )
-    environment.globals.update(marks=_MARKS, classes=CLASSES, kinds=_KINDS)
+    environment.globals.update(runbook=RUNBOOK, marks=_MARKS, classes=CLASSES, kinds=_KINDS)
     return environment
 
 

@@ -92,10 +92,16 @@ class RunRecord:
             self.log(f"phase {name} ended after {phase.seconds:.1f} s, {phase.chunks} chunks")
 
     def finish(self) -> None:
-        """Write results/<step>.json; its verdict is the worst of the checks."""
+        """Write the result; its verdict is the worst of the checks."""
         self.result.verdict = worst(check.verdict for check in self.result.checks)
+        self.write_result()
+
+    def write_result(self) -> Path:
+        """Write results/<step>.json as it is now."""
         self.result.finished = utc_now()
-        self.result.write(self.folder / "results" / f"{self.step}.json")
+        path = self.folder / "results" / f"{self.step}.json"
+        self.result.write(path)
+        return path
 
     def apart(self) -> contextlib.AbstractContextManager[None]:
         """Inside it this process lets go of the run, so that a command of its own can work on it."""

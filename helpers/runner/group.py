@@ -21,13 +21,13 @@ from helpers import audit
 from helpers.errors import Interrupted, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
 from helpers.evidence.signoffs import gate_state
 from helpers.parameters import Parameters, parameters_from
+from helpers.parameters.endpoint import ALL
 from helpers.results import passed, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import GROUP, RunFolder
 from helpers.status.console import table
 from helpers.status.overview import first_open_step, rolled_back, state
-from helpers.stores.opening import ALL, databases_of, holds_nothing
 
 EMPTY = "empty: nothing to migrate"
 _NO_NEWS = {"rolled_back", "dry_run_done"}  # of a run that a resume of its group passes over
@@ -89,6 +89,8 @@ def is_many(parameters: Parameters) -> bool:
 
 def begin(parameters: Parameters, group_id: str, *, dry_run: bool, until: str) -> Group:
     """A new group, its databases asked of the source. Raises `UsageError` where the parameters make no sense for many."""
+    from helpers.stores.opening import databases_of  # with Chroma's client, which `status` and `sign` do not need
+
     _require_sense(parameters)
     found = databases_of(parameters.source)
     if not found:
@@ -145,6 +147,8 @@ def _run_id(group: str, name: str, taken: set[str]) -> str:
 
 def work(group: Group, start: Callable[[Row], object], say: Callable[[str], None]) -> int:
     """Start or go on with each run; a failed one stops no other, an interruption stops all. The worst exit code."""
+    from helpers.stores.opening import holds_nothing
+
     said: dict[str, str] = {}
     codes = [0]
     for number, row in enumerate(group.rows, start=1):

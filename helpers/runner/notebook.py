@@ -15,7 +15,7 @@ from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WorldError, 
 from helpers.formatting import duration
 from helpers.parameters import SECTIONS, Parameters, is_sample, parameters_from
 from helpers.parameters.yaml_errors import nearest
-from helpers.results import Verdict, utc_now, worst
+from helpers.results import Verdict, worst
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.folders import RunFolder, RunLock
@@ -187,7 +187,7 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
     if isinstance(earlier := getattr(namespace.get("step"), "run", None), Run):
         earlier.close()
     sections, run_id, dry_run = _given(namespace)
-    made = getattr(import_module(f"helpers.steps.{row.name}"), row.class_name)
+    made = step_class(row)
     if row.number == "00":
         return made(run_id, None if is_sample(sections) else parameters_from(sections))
     banner = ""
@@ -201,6 +201,11 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
     run = Run(folder, row.number, dry_run=dry_run)
     run.open(banner)
     return made(run)
+
+
+def step_class(row: plan.Step) -> Any:
+    """The class that the notebook of this step works with, in the module of the notebook's name."""
+    return getattr(import_module(f"helpers.steps.{row.name}"), row.class_name)
 
 
 class Run(RunRecord):
@@ -312,9 +317,7 @@ class Run(RunRecord):
             raise error
 
     def _write(self) -> str:
-        self.result.finished = utc_now()
-        path = self.folder / "results" / f"{self.step}.json"
-        self.result.write(path)
+        path = self.write_result()
         self.log(f"step ends: {self.result.verdict}")
         digest = runs.file_digest(path)
         outcome = self.result.error["code"] if self.result.error else str(self.result.verdict)

@@ -33,7 +33,7 @@ from helpers.parameters.sections import Fence
 from helpers.report import record
 from helpers.report.facts import RunView, StepRow, read_run
 from helpers.report.outcome import outcome
-from helpers.results import StepResult, Verdict, read_state, utc_now, worst, write_json, write_text
+from helpers.results import Verdict, read_state, utc_now, worst, write_json, write_text
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import NotebookStep, RunRecord
@@ -96,11 +96,6 @@ def downtime(folder: RunFolder) -> tuple[float | None, str]:
         return None, "the fence is still active, and no cutover is recorded"
     seconds = (datetime.fromisoformat(min(later)) - datetime.fromisoformat(up[-1])).total_seconds()
     return seconds, "writes only: from the fence until the application ran on the target; reads never stopped"
-
-
-def night_seconds(results: dict[str, StepResult]) -> float:
-    """Of the steps 20 to 25, without the pauses between them."""
-    return sum(r.seconds for number, r in results.items() if plan.FENCE <= number <= "25")
 
 
 # -- fence end ---------------------------------------------------------------------------------------------------------

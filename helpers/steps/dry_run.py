@@ -27,7 +27,7 @@ from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.stores import open_embedded
-from helpers.stores.diagnosis import TIE
+from helpers.stores.diagnosis import TIE, swapped
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
 from helpers.validation.search import baseline
@@ -109,19 +109,16 @@ class DryRunStep(NotebookStep):
         return pd.DataFrame(rows, columns=["collection", "space", "probes", *_SHARES.values()])
 
     def _own_vectors(self, collections: dict[str, Any]) -> None:
-        """Whether a search for a stored vector names another chunk at no distance, whose vector in the snapshot is elsewhere.
-
-        A poor graph misses chunks, too, but contradicts nothing. One in ten may be chunks that a writer changed meanwhile.
-        """
+        """Whether a search for a stored vector names another chunk at no distance, whose vector in the snapshot is elsewhere."""
         named = {name: (sum(p["self"] is False and p["plain"][0][1] <= TIE for p in found["probes"] if p["plain"]),
                         len(found["probes"])) for name, found in collections.items()}  # fmt: skip
-        swapped = {name: (n, of) for name, (n, of) in named.items() if n > max(1, of // 10)}
+        wrong = {name: (n, of) for name, (n, of) in named.items() if swapped(n, of)}
         self.run.check(
-            "a search finds the vectors that are stored", Verdict.FAIL if swapped else Verdict.PASS, measured=len(swapped),
-            threshold=0, unit="collections", reason="vectors_not_found" if swapped else "",
-            detail="; ".join(f"{one_line(name, 60)}: {n} of {of} found under another id" for name, (n, of) in swapped.items())
-            + (". Vectors may come back under the ids of others: do not migrate before this is explained." if swapped else ""),
-            ids=[{"collection": name, "under another id": n, "of": of} for name, (n, of) in swapped.items()],
+            "a search finds the vectors that are stored", Verdict.FAIL if wrong else Verdict.PASS, measured=len(wrong),
+            threshold=0, unit="collections", reason="vectors_not_found" if wrong else "",
+            detail="; ".join(f"{one_line(name, 60)}: {n} of {of} found under another id" for name, (n, of) in wrong.items())
+            + (". Vectors may come back under the ids of others: do not migrate before this is explained." if wrong else ""),
+            ids=[{"collection": name, "under another id": n, "of": of} for name, (n, of) in wrong.items()],
         )  # fmt: skip
 
     def _measurable(self, collections: dict[str, Any]) -> None:

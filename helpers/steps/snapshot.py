@@ -11,9 +11,9 @@ from helpers.parameters import Parameters
 from helpers.results import Verdict
 from helpers.run.open_source import open_chosen
 from helpers.run.record import NotebookStep, RunRecord
+from helpers.snapshots import reading_estimate
 from helpers.snapshots.retention import described, take
 from helpers.snapshots.snapshot import Snapshot
-from helpers.steps import source_health
 from helpers.stores import Reader
 
 
@@ -22,7 +22,7 @@ def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
     names = chosen(store.names(), run.parameters)
     total = sum(store.count(n) for n in names)
     if not run.parameters.source.is_embedded:
-        run.log(f"about to read the source: {source_health.of_run(run, store, names).sentence()}")
+        run.log(f"about to read the source: {reading_estimate.of_run(run, store, names).sentence()}")
     with run.phase("snapshot", total), run.progress("Snapshot", total) as bar:
         return take(run, store, names, f"{run.id}-{run.step}", bar)
 

@@ -88,11 +88,8 @@ class CollectionHealth:
 
     @property
     def swapped(self) -> bool:
-        """Whether vectors come back under the ids of others. A poor graph misses chunks too, but contradicts nothing.
-
-        One contradiction, or one in ten, may be a chunk that a writer changed meanwhile.
-        """
-        return self.contradicted > max(1, self.probed // 10)
+        """Whether vectors come back under the ids of others."""
+        return swapped(self.contradicted, self.probed)
 
     @property
     def unexplained(self) -> bool:
@@ -307,6 +304,14 @@ def _collection(
     except WorldError as error:
         health.unreadable = error.what
         return health, None
+
+
+def swapped(contradicted: int, probed: int) -> bool:
+    """Whether so many searches for a stored vector name another id at no distance that vectors belong to other ids.
+
+    A poor graph misses chunks, too, but contradicts nothing. One, or one in ten, may be chunks that a writer changed meanwhile.
+    """
+    return contradicted > max(1, probed // 10)
 
 
 def _unfound(store: Reader, info: CollectionInfo, sample: ChunkBatch) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import httpx
 
 from helpers.errors import RunbookError, Terminal, UsageError
-from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
+from helpers.parameters.endpoint import ALL, DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
 from helpers.stores import door, layout, repair
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.base import LOCK_COLLECTION, Reader
@@ -285,7 +285,6 @@ def _require_current(path: Path) -> None:
 # Chroma's API deletes a database and cannot delete a tenant, so a tenant that was made stays.
 
 
-ALL = "*"
 PAGE = 100
 _USUAL = (DEFAULT_TENANT, DEFAULT_DATABASE)
 UNKNOWN = {"unknown_tenant": ("tenant", "database"), "unknown_database": ("database",)}
