@@ -37,17 +37,10 @@ from helpers.run.reason_codes import row_of
 from helpers.run.record import RunRecord
 from tests.conftest import ROOT
 from tests.documentation import anchors, blocks, command_lines, inline, pages, prose, table
+from tests.plain_english import QUAINT
 
 EVERYWHERE = {"--reports", "--verbose", "--help"}  # documented once, for all commands
 QUOTES = {"docs/runbook-map.md"}  # it repeats the runbook's own words
-QUAINT = (
-    r"(the )?ways? back", r"off the line", r"desks?", r"twins?", r"rungs?", r"strangers?", r"nights?", r"tonight", r"told",
-    r"stands", r"stood", r"ladders?", r"last words", r"on the line", r"steps of the line", r"looks in a row",
-    r"accepted by name", r"could not be looked at", r"as wanted", r"makes collections of its own", r"nobody was moved",
-    r"owns its edges", r"cosine distance from all", r"of their type and list", r"stay where they are", r"no id twice",
-    r"not chosen", r"row for each look", r"given? (it |the target )?back", r"is over; the", r"end(s|ed) well", r"climb(s|ed)?",
-    r"memory is what it is",
-)  # fmt: skip
 # The documents of the rehearsal's source are fiction; VERIFY.txt of a run is compared byte for byte, also of older runs.
 FIXED = ("helpers/rehearsal/sample_text.py", "helpers/evidence/statement.py")
 
