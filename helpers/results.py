@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from helpers import formatting
 from helpers.errors import WorldError, redacted
 
 # -- progress ----------------------------------------------------------------------------------------------------------
@@ -48,28 +50,51 @@ _UNSEEN = re.compile(
 
 
 class Verdict(StrEnum):
-    """How a check or a step came out. A warning is shown to those who sign and changes nothing by itself."""
+    """How a check or a step came out. Those before MARGINAL are shown to those who sign and stop nothing by themselves.
+
+    NOT_APPLICABLE: the question has no meaning here. NOT_EXERCISED: it has one, and nothing was run that could answer it,
+    or only a part of it; the detail says what.
+    """
 
     PASS = "pass"
     NOT_APPLICABLE = "not applicable"
+    NOT_EXERCISED = "not exercised"
     WARNING = "warning"
     MARGINAL = "marginal"
     FAIL = "fail"
 
 
-_ORDER = [Verdict.NOT_APPLICABLE, Verdict.PASS, Verdict.WARNING, Verdict.MARGINAL, Verdict.FAIL]
+_ORDER = [
+    Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED, Verdict.PASS, Verdict.WARNING, Verdict.MARGINAL, Verdict.FAIL,
+]  # fmt: skip
+UNREMARKABLE = (Verdict.PASS, Verdict.NOT_APPLICABLE)  # all others are named to those who sign
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The worst of them; PASS where there is none, or only checks that do not apply."""
-    found = max(verdicts, key=_ORDER.index, default=Verdict.PASS)
-    return Verdict.PASS if found is Verdict.NOT_APPLICABLE else found
+    """The worst of them. Where nothing was checked, or nothing could be, that is no pass: NOT_EXERCISED, NOT_APPLICABLE."""
+    return max(verdicts, key=_ORDER.index, default=Verdict.NOT_EXERCISED)
+
+
+_RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq, "≤": operator.le, "≥": operator.ge, "<": operator.lt, ">": operator.gt,
+}  # fmt: skip
+
+
+def meets(measured: Any, relation: str, threshold: Any) -> bool:
+    """Whether `measured` is what was expected: = ≤ ≥ < > `threshold`. What was not measured meets nothing."""
+    if measured is None:
+        return False
+    try:
+        return bool(_RELATIONS[relation](measured, threshold))
+    except TypeError:  # a word where a number is expected
+        return False
 
 
 @dataclass(slots=True)
 class Check:
-    """One question with its measured answer.
+    """One question with its measured answer. `name` names what was looked at and does not say how it came out.
 
+    `measured` is judged by `threshold`: it must be = ≤ ≥ < > (`relation`) it; "" in runs of older versions, which kept none.
     `ids` names at most 20 offenders as `{"collection": …, "id": …, …}`; `offenders` is how many there are. `reason` is a
     code that leads to a troubleshooting notebook; it is given with every WARNING, MARGINAL and FAIL. `parameter` is the
     key of the parameters that sets the threshold; "" where a rule of the runbook or the run's own data sets it.
@@ -85,6 +110,37 @@ class Check:
     offenders: int = 0
     ids: list[dict[str, Any]] = field(default_factory=list)
     parameter: str = ""
+    relation: str = "="
+
+    @property
+    def expected(self) -> str:
+        """The threshold with direction and unit, such as `≤ 100 ms`; "" where there is none."""
+        if self.threshold is None or isinstance(self.threshold, str):
+            return self.threshold or ""
+        return f"{self.relation} {self._with_unit(self.threshold)}".strip()
+
+    @property
+    def found(self) -> str:
+        """What was measured, with its unit; "" where nothing was."""
+        return "" if self.measured is None else self._with_unit(self.measured)
+
+    def _with_unit(self, value: Any) -> str:
+        """A number with up to six digits, so that it does not round into its limit; a word without the unit."""
+        if isinstance(value, float):
+            shown = f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:,.6g}"
+        else:
+            shown = formatting.text(value, 200)
+        return shown if isinstance(value, str) else f"{shown} {self.unit}".strip()
+
+    @property
+    def contradiction(self) -> str:
+        """Where verdict and figures disagree, in words; "" where they agree, or there is nothing to judge by."""
+        judged = self.verdict not in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)
+        if self.threshold is None or not self.relation or not judged:
+            return ""
+        if meets(self.measured, self.relation, self.threshold) is (self.verdict is Verdict.PASS):
+            return ""
+        return f"{self.name}: {self.verdict} at {self.measured!r} where {self.expected} is expected"
 
 
 @dataclass(slots=True)
@@ -128,7 +184,7 @@ class StepResult:
     def read(path: Path) -> StepResult:
         raw = json.loads(path.read_text(encoding="utf-8"))
         raw["verdict"] = Verdict(raw["verdict"])
-        raw["checks"] = [Check(**{**c, "verdict": Verdict(c["verdict"])}) for c in raw["checks"]]
+        raw["checks"] = [Check(**{"relation": "", **c, "verdict": Verdict(c["verdict"])}) for c in raw["checks"]]
         raw["phases"] = [Phase(**p) for p in raw["phases"]]
         return StepResult(**raw)
 

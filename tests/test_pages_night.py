@@ -197,7 +197,7 @@ def test_success_is_said_only_when_everything_after_the_cutover_passed(tmp_path:
         found.write(folder / "results" / "25.json")
     said, why = status(view_of(folder))
     assert said == "NOT YET"
-    assert "Monitoring of the first hour, Performance, Integration tests, Closeout" in why
+    assert "Monitoring after the cutover, Performance, Integration tests, Closeout" in why
     for number in ("50", "51", "52", "53"):
         result(number).write(folder / "results" / f"{number}.json")
     assert status(view_of(folder))[0] == "SUCCESS"

@@ -19,7 +19,7 @@ from ruamel.yaml.error import YAMLError
 from helpers.errors import RunbookError
 from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state
 from helpers.parameters import parameters_from
-from helpers.results import Check, Phase, StepResult, Verdict, passed
+from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, passed
 from helpers.run import plan
 
 # -- signed ------------------------------------------------------------------------------------------------------------
@@ -94,6 +94,11 @@ class StepRow:
         """How many checks came out how, the worst first."""
         found = [c.verdict for c in self.result.checks] if self.result else []
         return {v.value: found.count(v) for v in reversed(Verdict) if v in found}
+
+    @property
+    def not_exercised(self) -> list[Check]:
+        """What the step did not run, or ran only in part."""
+        return [c for c in self.result.checks if c.verdict is Verdict.NOT_EXERCISED] if self.result else []
 
 
 @dataclass(slots=True)
@@ -213,11 +218,16 @@ class RunView:
 
     @property
     def findings(self) -> Iterator[tuple[StepRow, list[Check]]]:
-        """Steps with the checks that did not simply pass, in the order of the steps."""
+        """Steps with the checks that warned, were marginal or failed, in the order of the steps."""
         for step in self.steps:
             checks = step.result.checks if step.result else []
-            if found := [c for c in checks if c.verdict not in (Verdict.PASS, Verdict.NOT_APPLICABLE)]:
+            if found := [c for c in checks if c.verdict not in (*UNREMARKABLE, Verdict.NOT_EXERCISED)]:
                 yield step, found
+
+    @property
+    def not_exercised(self) -> list[tuple[StepRow, Check]]:
+        """What was not run, or only in part, in the order of the steps."""
+        return [(step, check) for step in self.steps for check in step.not_exercised]
 
     @property
     def tallies(self) -> list[tuple[str, str, list[tuple[str, int]]]]:

@@ -10,7 +10,7 @@ from typing import Any
 from helpers.errors import RUNBOOK
 from helpers.formatting import text
 from helpers.report.facts import Outcome, RunView, StepRow, void
-from helpers.results import Check, Verdict
+from helpers.results import Check, Verdict, worst
 from helpers.run import plan
 
 # -- decision tree -----------------------------------------------------------------------------------------------------
@@ -97,8 +97,7 @@ def _all_checks(view: RunView) -> Node:
 
 
 def _group(title: str, checks: Sequence[Check]) -> Node:
-    judged = [c.verdict for c in checks if c.verdict is not Verdict.NOT_APPLICABLE]
-    verdict = max(judged, key=list(Verdict).index, default=Verdict.NOT_APPLICABLE)
+    verdict = worst(c.verdict for c in checks)
     bad = [c for c in checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL, Verdict.FAIL)]
     why = "; ".join(f"{text(c.name, 60)}: {text(c.detail or c.measured, 160)}" for c in bad)
     return Node(title, verdict=verdict.value, why=why or ", ".join(text(c.name, 60) for c in checks))

@@ -26,8 +26,9 @@ from helpers.report.record import checklist
 from helpers.results import write_text
 from helpers.run.folders import RunFolder
 
-_MARKS = {"pass": "✓", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗", "unreadable": "✗"}
-_KINDS = {"pass": "pass", "warning": "warning", "marginal": "marginal", "interrupted": "warning",
+_MARKS = {"pass": "✓", "not exercised": "○", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗",
+          "unreadable": "✗"}  # fmt: skip
+_KINDS = {"pass": "pass", "warning": "warning", "marginal": "marginal", "not exercised": "skipped", "interrupted": "warning",
           "waiting": "warning", "void": "warning", "fail": "fail",
           "failed": "fail", "unreadable": "fail"}  # fmt: skip
 
@@ -47,6 +48,7 @@ def run_page(folder: Path) -> str:
         layout={"width": gantt.WIDTH, "top": gantt.TOP},
         tree=decision_tree(view),
         record=record.record(view),
+        not_exercised=record.not_exercised(view),
         record_status=record.status(view),
         deviations=record.deviations(view),
         notices=read_notices(folder),

@@ -20,7 +20,7 @@ from helpers.fence.control import NO_WRITES
 from helpers.formatting import count, duration, moment, percent, text
 from helpers.report.facts import RunView
 from helpers.report.gantt import instant, outside_window
-from helpers.results import Verdict, worst
+from helpers.results import UNREMARKABLE, Check, Verdict, worst
 
 # -- markdown ----------------------------------------------------------------------------------------------------------
 
@@ -101,8 +101,6 @@ class Section:
         found = [Verdict(item.verdict) for item in self.items if item.verdict in set(Verdict)]
         if not found:
             return NOT_RECORDED if all(item.measured == NOT_RECORDED for item in self.items) else ""
-        if all(verdict is Verdict.NOT_APPLICABLE for verdict in found):
-            return Verdict.NOT_APPLICABLE.value
         return worst(found).value
 
 
@@ -164,8 +162,8 @@ def _check(view: RunView, name: str, label: str) -> Item:
     found = next((check for check in view.tests if check.name == name), None)
     if found is None:
         return Item(label, NOT_RECORDED)
-    limit = f" (wanted {text(found.threshold, 60)})" if found.threshold is not None else ""
-    return Item(label, f"{text(found.measured, 60)}{limit}", found.verdict.value)
+    limit = f" (expected {text(found.expected, 60)})" if found.expected else ""
+    return Item(label, f"{text(found.found or found.detail, 60)}{limit}", found.verdict.value)
 
 
 def _queries(view: RunView) -> Iterator[Item]:
@@ -246,7 +244,7 @@ def _verdict(good: bool) -> str:
 _CUTOVER, _ROLLBACK = "25", "27"
 _DEVIATIONS = ("no_fence", "outside_window")  # reason codes of checks that say so
 _AFTER = (
-    ("50", "Monitoring of the first hour"),
+    ("50", "Monitoring after the cutover"),
     ("51", "Performance"),
     ("52", "Integration tests"),
     ("53", "Closeout"),
@@ -268,6 +266,9 @@ def status(view: RunView) -> tuple[str, str]:
         return "NOT YET", f"No cutover so far ({why})."
     if left := [title for number, title in _AFTER if not view.passed(number)]:
         return "NOT YET", f"Cut over; not recorded as passed: {', '.join(left)}."
+    after = {number for number, _ in _AFTER}
+    if left := [check.name for step, check in view.not_exercised if step.number in after]:
+        return "SUCCESS", f"Cut over and closed out. Not exercised, or only in part: {text(', '.join(left))}."
     return "SUCCESS", "Cut over, watched and closed out."
 
 
@@ -287,13 +288,13 @@ def deviations(view: RunView) -> list[str]:
     """What was not done as written: parameters changed by a resume, no fence, a start outside the window."""
     found = [f"Parameters were changed by a resume: {text(change, 200)}" for change in _list(view.run.get("changes"))]
     found += [outside] if (outside := outside_window(view)) else []
-    for step, checks in view.findings:
-        found += [f"Step {step.number}: {text(c.detail or c.name, 300)}" for c in checks if c.reason in _DEVIATIONS]
+    found += [f"Step {step.number}: {text(c.detail or c.name, 300)}" for step in view.steps if step.result
+              for c in step.result.checks if c.reason in _DEVIATIONS and c.verdict not in UNREMARKABLE]  # fmt: skip
     return list(dict.fromkeys(found))
 
 
 def findings(view: RunView) -> list[str]:
-    """Each check that did not simply pass, once, in the order of the steps; those of the deviations left out."""
+    """Each check that warned, was marginal or failed, once, in the order of the steps; those of the deviations left out."""
     found = [
         f"Step {step.number}, {text(check.name, 80)} ({check.verdict.value}): {text(check.detail or check.measured, 300)}"
         for step, checks in view.findings if step.number != _ROLLBACK for check in checks if check.reason not in _DEVIATIONS
@@ -346,8 +347,22 @@ def signed(view: RunView) -> list[tuple[str, str]]:
 
 
 def _verdict_of(view: RunView, number: str) -> str:
+    """The step's verdict, with what it did not exercise."""
     step = view.step(number)
-    return step.verdict if step is not None else "not run"
+    if step is None:
+        return "not run"
+    left = ", ".join(text(check.name, 60) for check in step.not_exercised)
+    return f"{step.verdict} (not exercised: {left})" if left else step.verdict
+
+
+def not_exercised(view: RunView) -> list[str]:
+    """What was not run, or only in part, once, in the order of the steps."""
+    return list(dict.fromkeys(f"Step {step.number}, {_not_exercised(check)}" for step, check in view.not_exercised))
+
+
+def _not_exercised(check: Check) -> str:
+    figures = " of ".join(filter(None, [check.found, check.expected.removeprefix(f"{check.relation} ")]))
+    return text(f"{check.name}: {'; '.join(filter(None, [figures, check.detail]))}", 300)
 
 
 def _seen(view: RunView) -> str:
@@ -419,6 +434,7 @@ def _after(view: RunView) -> Iterator[Item]:
     for number, title in ((_CUTOVER, "Cutover and application health"), *_AFTER):
         step = view.step(number)
         if step is not None and step.result is not None:
-            yield Item(title, f"step {number}", step.verdict)
+            left = "; ".join(f"not exercised: {_not_exercised(check)}" for check in step.not_exercised)
+            yield Item(title, f"step {number}{left and f'; {left}'}", step.verdict)
         else:
             yield Item(title, NOT_RECORDED)

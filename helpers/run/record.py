@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from helpers.errors import RUNBOOK, Interrupted, UsageError
 from helpers.formatting import duration
 from helpers.parameters import Parameters
-from helpers.results import Check, Phase, StepResult, Verdict, utc_now, worst
+from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, meets, utc_now, worst
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 
@@ -66,13 +66,32 @@ class RunRecord:
         offenders: int = 0,
         ids: Sequence[Mapping[str, Any]] = (),
         parameter: str = "",
+        relation: str = "=",
     ) -> Check:
-        """Record one answered question. At most 20 offenders are named; `offenders` is how many there are."""
+        """Record one answered question: `measured` is expected to be = ≤ ≥ < > (`relation`) `threshold`.
+
+        At most 20 offenders are named; `offenders` is how many there are. A check that passed keeps no reason.
+        """
         named = [dict(row) for row in ids[:20]]
         most = max(offenders, len(ids))
-        found = Check(name, verdict, measured, threshold, unit, reason, detail, most, named, parameter)
+        reason = "" if verdict in UNREMARKABLE else reason
+        found = Check(name, verdict, measured, threshold, unit, reason, detail, most, named, parameter, relation)
         self.result.checks.append(found)
         return found
+
+    def judge(
+        self,
+        name: str,
+        otherwise: Verdict = Verdict.FAIL,
+        *,
+        measured: Any,
+        threshold: Any,
+        relation: str = "=",
+        **more: Any,
+    ) -> Check:
+        """As `check`, where the figures decide: PASS if `measured` is = ≤ ≥ < > `threshold`, else `otherwise`."""
+        verdict = Verdict.PASS if meets(measured, relation, threshold) else otherwise
+        return self.check(name, verdict, measured=measured, threshold=threshold, relation=relation, **more)
 
     def fact(self, name: str, value: Any) -> None:
         """A figure that later steps and pages read by name (JSON-able)."""
@@ -181,17 +200,14 @@ class NotebookStep:
     def checks(self) -> pd.DataFrame:
         """Every check so far, in the order in which they were made.
 
-        Columns: check, verdict, expected, measured, unit, parameter, detail. `expected` is the limit that `measured` was
-        judged by. `parameter` is the key that sets it, with which it can be changed; "" where a rule of the runbook or the
-        run's own data sets it.
+        Columns: check, verdict, expected, measured, parameter, detail. `expected` is the limit that `measured` was
+        judged by, with its direction; both have their unit. `parameter` is the key that sets it, with which it can be
+        changed; "" where a rule of the runbook or the run's own data sets it.
         """
         import pandas as pd
 
-        rows = [
-            [c.name, str(c.verdict), c.threshold, c.measured, c.unit, c.parameter, c.detail]
-            for c in self.run.result.checks
-        ]
-        return pd.DataFrame(rows, columns=["check", "verdict", "expected", "measured", "unit", "parameter", "detail"])
+        rows = [[c.name, str(c.verdict), c.expected, c.found, c.parameter, c.detail] for c in self.run.result.checks]
+        return pd.DataFrame(rows, columns=["check", "verdict", "expected", "measured", "parameter", "detail"])
 
     def finish(self) -> None:
         """Write the result of this step, show how it came out, and fail the notebook where the step failed."""

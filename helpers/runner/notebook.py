@@ -129,9 +129,9 @@ def closing(run: RunRecord, digest: str) -> str:
     verdict = f"<strong>{html.escape(result.title)}: {result.verdict.upper()}</strong>"
     head = f"<p>{verdict} ({said}; {duration(result.seconds)})</p>"
     order = sorted(result.checks, key=lambda c: -list(Verdict).index(c.verdict))
-    rows = [(c.verdict, c.name, _value(c.measured), _value(c.threshold), c.detail) for c in order[:20]]
+    rows = [(c.verdict, c.name, one_line(c.found, 120), one_line(c.expected, 120), c.detail) for c in order[:20]]
     rest = f"<p>{len(order) - 20} more in the file.</p>" if len(order) > 20 else ""
-    table = _table(("verdict", "check", "measured", "threshold", "detail"), rows) if rows else ""
+    table = _table(("verdict", "check", "measured", "expected", "detail"), rows) if rows else ""
     remedies = "".join(f"<p><code>{html.escape(line)}</code></p>" for line in _advice(run))
     foot = remedies + f"<p>results/{run.step}.json, SHA-256 <code>{digest}</code></p>"
     return head + table + rest + foot
@@ -143,12 +143,6 @@ def _advice(run: RunRecord) -> list[str]:
         return []
     codes = [c.reason for c in run.result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING)]
     return advised(codes, run, 3)
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else one_line(str(value), 120)
 
 
 def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -348,7 +348,7 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
     if ends_early and steps[-1].number < _DECISION and not stop.requested:
         error = _stand_down(folder, terminal) or error
     notices.line_ended(folder, steps, error, terminal.say)
-    verdict = _verdict(folder, steps or plan.LINE, error)
+    verdict = _verdict(folder, steps or plan.LINE, error, dry_run)
     folder.log(f"line ends: {verdict}")
     remedies = _advice(folder, steps)
     for line in remedies:
@@ -462,7 +462,7 @@ def _gates(folder: RunFolder, steps: Sequence[plan.Step]) -> RunbookError | None
     return open_gate(folder, steps)
 
 
-def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError | None) -> str:
+def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError | None, dry_run: bool) -> str:
     if isinstance(error, NoGo):
         return "NO-GO"
     if isinstance(error, WaitingForSignoffs):
@@ -472,6 +472,8 @@ def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError 
     if error is not None:
         return _NO_VERDICT.get(error.code, "failed")
     if steps and not steps[-1].on_line:
+        if dry_run and steps[-1].number == "27":
+            return "none, dry run: nothing was rolled back; the plan says what a rollback would do"
         return _ON_DEMAND.get(steps[-1].number, f"step {steps[-1].number} passed")
     line = [step for step in plan.LINE if step.number <= steps[-1].number]
     decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in line)

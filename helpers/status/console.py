@@ -97,17 +97,19 @@ def _route(folder: RunFolder) -> str:
 
 
 def _findings(result: StepResult) -> list[str]:
-    """At most three lines a step: failures first, then what was marginal, then warnings."""
+    """At most three lines a step: failures first, then what was marginal, then warnings; and what was not exercised."""
     order = [Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING]
     found = sorted((c for c in result.checks if c.verdict in order), key=lambda c: order.index(c.verdict))
     lines = [f"      {c.verdict:<8} {one_line(_finding(c), WIDTH)}" for c in found[:3]]
     if result.error is not None and not any(c.verdict is Verdict.FAIL for c in found):
         lines = [f"      {one_line(result.error['line'], 2 * WIDTH)}", *lines[:2]]
-    return [*lines, f"      and {len(found) - 3} more"] if len(found) > 3 else lines
+    lines += [f"      and {len(found) - 3} more"] if len(found) > 3 else []
+    left = ", ".join(c.name for c in result.checks if c.verdict is Verdict.NOT_EXERCISED)
+    return [*lines, f"      {one_line(f'not exercised: {left}', WIDTH)}"] if left else lines
 
 
 def _finding(check: Check) -> str:
-    measured = "" if check.measured is None else f": {check.measured} {check.unit}".rstrip()
+    measured = f": {check.found}" if check.found else ""
     ids = ", ".join(str(row.get("id", row)) for row in check.ids[:3]) if check.verdict is Verdict.FAIL else ""
     return ". ".join(filter(None, [f"{check.name}{measured}", check.detail, ids and f"Such as {ids}"]))
 

@@ -75,12 +75,12 @@ RUN_COLUMNS = ("run", "name", "created", "at", "state", "due", "fence", "kind")
 
 
 def state(result: StepResult | None) -> str:
-    """How a step came out, in a word: to do, pass, warning, marginal, NO-GO, interrupted, failed."""
+    """How a step came out: its verdict, or to do, NO-GO, interrupted, failed; a rollback that changed nothing: dry run."""
     if result is None:
         return TO_DO
     if result.error is not None:
         return {"no_go": "NO-GO", "interrupted": "interrupted"}.get(result.error["code"], "failed")
-    return str(result.verdict)
+    return "dry run" if result.facts.get("dry_run") else str(result.verdict)
 
 
 def rolled_back(folder: RunFolder) -> str:

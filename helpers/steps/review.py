@@ -13,7 +13,7 @@ import pandas as pd
 
 from helpers.errors import RUNBOOK, UsageError
 from helpers.fence import FenceState, takes_no_writes
-from helpers.results import Check, StepResult, Verdict, worst
+from helpers.results import UNREMARKABLE, Check, StepResult, Verdict, worst
 from helpers.run.folders import file_digest
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.validation.judgement import REQUIRED
@@ -132,9 +132,9 @@ class ReviewStep(NotebookStep):
 
     def tests(self) -> pd.DataFrame:
         """What the eight tests of step 23 found."""
-        columns = ["verdict", "measured", "threshold", "unit", "reason", "detail"]
+        columns = ["verdict", "found", "expected", "reason", "detail"]
         rows = [{"test": c.name, **{name: getattr(c, name) for name in columns}} for c in self.validated.checks]
-        return pd.DataFrame(rows, columns=["test", *columns]).set_index("test")
+        return pd.DataFrame(rows, columns=["test", *columns]).set_index("test").rename(columns={"found": "measured"})
 
     def matrix(self) -> pd.DataFrame:
         """The decision matrix: measured against pass, marginal and fail."""
@@ -143,7 +143,7 @@ class ReviewStep(NotebookStep):
             verdict = row["verdict"]
             reason = (
                 ""
-                if verdict in (Verdict.PASS, Verdict.NOT_APPLICABLE)
+                if verdict in (*UNREMARKABLE, Verdict.NOT_EXERCISED)
                 else "matrix_" + row["criterion"].replace(" ", "_")
             )
             self._put(Check(row["criterion"], verdict, row["measured"], row["pass"], reason=reason))
@@ -151,14 +151,11 @@ class ReviewStep(NotebookStep):
 
     def warnings(self) -> pd.DataFrame:
         """What those who sign should know and what decides nothing: warnings of every step, the state of the fence."""
-        rows = []
-        for file in sorted((self.run.folder / "results").glob("*.json")):
-            if file.stem < self.run.step and (result := self.run.earlier(file.stem)) is not None:
-                rows += [
-                    {"step": result.step, "warning": c.name, "detail": c.detail or str(c.measured), "reason": c.reason}
-                    for c in result.checks
-                    if c.verdict is Verdict.WARNING or (c.verdict is Verdict.MARGINAL and result.step != "23")
-                ]
+        rows = [
+            {"step": result.step, "warning": c.name, "detail": c.detail or str(c.measured), "reason": c.reason}
+            for result in self._earlier() for c in result.checks
+            if c.verdict is Verdict.WARNING or (c.verdict is Verdict.MARGINAL and result.step != "23")
+        ]  # fmt: skip
         missing = self._fence_missing()
         if missing:
             self._put(Check("write fence", Verdict.WARNING, missing, "up", reason="no_fence", detail=missing))
@@ -166,6 +163,19 @@ class ReviewStep(NotebookStep):
             rows.append({"step": "24", "warning": "write fence", "detail": missing, "reason": "no_fence"})
         self.run.fact("warnings", rows)
         return pd.DataFrame(rows, columns=["step", "warning", "detail", "reason"])
+
+    def not_exercised(self) -> pd.DataFrame:
+        """What no step of this run did, or did only in part: nothing is known about it."""
+        rows = [
+            (result.step, c.name, c.found, c.expected, c.detail)
+            for result in self._earlier() for c in result.checks if c.verdict is Verdict.NOT_EXERCISED
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=["step", "check", "measured", "expected", "detail"])
+
+    def _earlier(self) -> list[StepResult]:
+        """The results of the steps before this one."""
+        numbers = sorted(path.stem for path in (self.run.folder / "results").glob("*.json"))
+        return [found for n in numbers if n < self.run.step and (found := self.run.earlier(n)) is not None]
 
     def _fence_missing(self) -> str:
         """Why nothing keeps clients from writing to the source now: what step 20 found, or what became of its fence."""

@@ -119,6 +119,9 @@ class RollbackStep(StageContext, NotebookStep):
         """What will be done, in order, and on whose orders."""
         rows = outline.outline(self.run.home)
         self.run.fact("plan", rows)
+        if self.run.dry_run:
+            self.run.check("rollback", Verdict.NOT_EXERCISED, measured="dry run", threshold="done",
+                           detail="a dry run compares source and target, and changes nothing")  # fmt: skip
         return pd.DataFrame(rows, columns=["stage", "what"])
 
     def stop(self) -> str:
