@@ -11,8 +11,8 @@ from helpers.chunks import ChunkBatch
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
+from helpers.steps.validate import still_true
 from helpers.stores import CollectionInfo, Store, open_target
-from helpers.validation.fidelity import still_true
 from helpers.validation.search import baseline, equivalence
 
 CHUNKS, DIMENSION = 60, 8

@@ -190,6 +190,7 @@ class DryRunStep(NotebookStep):
         checks = judged.all()
         self.run.result.checks.extend(checks)
         self.run.fact("matrix_inputs", judged.matrix_inputs())
+        self.run.fact("recall", judged.recall())
         self.run.fact(
             "not_applicable", [{"test": c.name, "why": c.detail} for c in checks if c.verdict is Verdict.NOT_APPLICABLE]
         )

@@ -27,11 +27,13 @@ from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import open_target
 from helpers.validation import configuration
 from helpers.validation.configuration import judge_fulltext
-from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount, still_true
+from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
 from helpers.validation.judgement import Judgement
 from helpers.validation.search import overlap_ks, rows_frame
 
 FLOAT32_FLOOR = 2.0**-24  # the least relative difference that float32 can hold
+_LISTS = ("plain", "over")
+_NEAR = 1e-5  # of the vector's length: reads of one cosine vector differ by an ulp or two (chroma-facts 4)
 
 
 def quarantine_of(run: RunRecord) -> Mapping[tuple[str, str], str]:
@@ -51,6 +53,46 @@ def _baseline(run: RunRecord, now: Snapshot) -> Mapping[str, Any] | None:
     except RunbookError as error:  # pruned since: then nobody can tell
         run.log(f"the baseline of the dry run is taken as it is: {error}")
         return measured
+
+
+def still_true(baseline: Mapping[str, Any], before: Snapshot, now: Snapshot) -> dict[str, Any]:
+    """The baseline without probes and answers that no longer hold. `before` is the snapshot that it was measured with.
+
+    A day lies between the two, and clients write. A pair of chunks has the distance that was measured only while both
+    vectors are the same; judged by an old one, a target that is right would be NO-GO.
+    """
+    kept = dict(baseline["collections"])
+    for name in sorted(set(kept) & set(before.names()) & set(now.names())):
+        if [p.sha256 for p in before.parts(name)] == [p.sha256 for p in now.parts(name)]:
+            continue
+        probes = kept[name]["probes"]
+        named = {r["id"] for r in probes} | {chunk for r in probes for key in _LISTS for chunk, _ in r[key]}
+        was, has = _marks(before, name, named), _marks(now, name, named)
+        same = {chunk for chunk in was.keys() & has.keys() if _alike(was[chunk], has[chunk])}
+        kept[name] = {**kept[name], "probes": [_without(r, same) for r in probes if r["id"] in same]}
+    return {**baseline, "collections": kept}
+
+
+def _without(record: Mapping[str, Any], same: set[str]) -> dict[str, Any]:
+    return {**record, **{key: [pair for pair in record[key] if pair[0] in same] for key in _LISTS}}
+
+
+def _marks(snapshot: Snapshot, name: str, ids: set[str]) -> dict[str, np.ndarray]:
+    """By id: the length of its vector and four projections of it, enough to tell vectors apart in little memory."""
+    found: dict[str, np.ndarray] = {}
+    for batch in snapshot.batches(name):
+        rows = [at for at, chunk in enumerate(batch.ids) if chunk in ids]
+        if rows:
+            vectors = batch.embeddings[rows].astype(np.float64)
+            onto = np.random.default_rng(vectors.shape[1]).standard_normal((vectors.shape[1], 4))
+            marks = np.column_stack([np.linalg.norm(vectors, axis=1), vectors @ onto])
+            found |= {batch.ids[at]: mark for at, mark in zip(rows, marks, strict=True)}
+    return found
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):  # what is not finite is like nothing
+        return bool(np.all(np.abs(a - b) <= _NEAR * max(a[0], b[0])))
 
 
 class ValidateStep(NotebookStep):
@@ -164,6 +206,28 @@ class ValidateStep(NotebookStep):
         self._figure("recall", lambda: plots.recall_by_collection(recall), "Recall of the index, before and after.")
         return rows_frame(rows)
 
+    def merged(self) -> pd.DataFrame:
+        """Searches of collections that were merged, as clients ask them: what is expected to differ, and what was lost.
+
+        One row a source collection and target: shared_expected and shared_measured are the shares of the k nearest of
+        before that are still answered, recall is the share of the exact merged answer that the target returned. Empty
+        where nothing was merged.
+        """
+        columns = ["collection", "target", "merged", "queries", "shared_expected", "shared_measured", "from_others",
+                   "recall", "over_recall", "before", "verdict", "detail"]  # fmt: skip
+        return pd.DataFrame(self.found.merged).reindex(columns=columns)
+
+    def recall(self) -> pd.DataFrame:
+        """Recall before and after with its 95 % interval: one row a source collection, and all collections pooled."""
+        told = self.judged.recall()
+        pooled = [row for row in told["pooled"].values() if row]
+        columns = ["scope", "collection", "target", "queries", "before", "recall", "low", "high", "filter"]
+        return pd.DataFrame([*told["rows"], *pooled]).reindex(columns=columns).assign(k=told["k"])
+
+    def distances(self) -> pd.DataFrame:
+        """The same query's distances before and after, one row a query: of chunks that both sides answered, and of the last."""
+        return pd.DataFrame(self.found.distances)
+
     def queries(self) -> pd.DataFrame:
         """The named text queries, asked of the target."""
         self._put(self.judged.queries())
@@ -235,6 +299,7 @@ def record(run: RunRecord, judged: Judgement) -> None:
     run.fact("differences", dict(sorted(found.counted.items())))
     run.fact("differing_chunks", found.differing)
     run.fact("search", found.search)
+    run.fact("recall", judged.recall())
     run.fact("queries", found.queries)
     run.fact("worst", found.worst)
     run.fact("configuration", found.configuration)

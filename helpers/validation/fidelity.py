@@ -30,9 +30,11 @@ from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Reader, Space
 from helpers.validation.configuration import compare_configuration
 from helpers.validation.field_tests import FieldTests
+from helpers.validation.merged import Asked, Merged
 from helpers.validation.search import (
     Answers,
     Probes,
+    Record,
     Truth,
     answers_within,
     ask_probes,
@@ -44,14 +46,15 @@ from helpers.validation.search import (
     overlap,
     overlap_ks,
     records,
+    shared,
 )
 
-# -- excuses -----------------------------------------------------------------------------------------------------------
-
-# Whether quarantined chunks are rightly in quarantine: judged anew, so that nothing hides there.
-
-
 REFUSED = "refused_by_target"  # believed: nobody here can repeat what the target said
+DIFFERENCE_COLUMNS = ["collection", "source_collection", "id", "source_id", "difference", "field", "detail"]
+
+_KEPT = 1_000  # differences kept per kind and target collection
+_WORST = 20
+_PLANE = 1_500  # vectors kept for the illustration
 
 
 def unexcused(
@@ -62,7 +65,10 @@ def unexcused(
     parameters: Parameters,
     source: CollectionInfo,
 ) -> list[tuple[int, str]]:
-    """Those of `aside` (position in the batch, reason given) with which schema and vector checks find nothing wrong."""
+    """Those of `aside` (position in the batch, reason given) with which schema and vector checks find nothing wrong.
+
+    So nothing can hide in quarantine.
+    """
     checked = [(position, reason) for position, reason in aside if reason != REFUSED]
     if not checked:
         return []
@@ -75,16 +81,6 @@ def unexcused(
     )
     failing = set(failures["id"])
     return [(position, reason) for position, reason in checked if moved.source_ids[position] not in failing]
-
-
-# -- fidelity ----------------------------------------------------------------------------------------------------------
-
-
-DIFFERENCE_COLUMNS = ["collection", "source_collection", "id", "source_id", "difference", "field", "detail"]
-
-_KEPT = 1_000  # differences kept per kind and target collection
-_WORST = 20
-_PLANE = 1_500  # vectors kept for the illustration
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +136,9 @@ class Findings:
     after: list[Floats] = field(default_factory=list)
     worst: list[dict[str, Any]] = field(default_factory=list)
     plane: list[tuple[str, ChunkBatch, ChunkBatch]] = field(default_factory=list)
-    search: list[dict[str, Any]] = field(default_factory=list)
+    search: list[dict[str, Any]] = field(default_factory=list)  # one row a source collection
+    merged: list[dict[str, Any]] = field(default_factory=list)  # one row a source and merged target, see `Merged`
+    distances: list[dict[str, Any]] = field(default_factory=list)  # one row a query
     queries: list[dict[str, Any]] = field(default_factory=list)
     fields: FieldTests | None = None
 
@@ -169,9 +167,25 @@ class Examination:
         self._aside: dict[str, set[str]] = {}  # by source collection: its chunks in quarantine
         for collection, chunk in expectation.quarantined:
             self._aside.setdefault(collection, set()).add(chunk)
+        self._chosen: dict[str, Probes] = {}
+        self._merged = Merged(
+            expectation.schema, expectation.snapshot.names(), self.context, expectation.parameters.validation.k
+        )
         self._rows: list[dict[str, str]] = []
         self._kept: Counter[tuple[str, str]] = Counter()
         self._targets: dict[str, _Target] = {}
+
+    def probes(self, name: str) -> Probes:
+        """The probes of a source collection, chosen now or kept by `keep_probes`."""
+        if name in self._chosen:
+            return self._chosen.pop(name)
+        rules, aside = self.of.parameters.validation, self._aside.get(name, set())
+        return choose_probes(self.of.snapshot.batches(name), name, rules.probes, rules.seed, aside)
+
+    def keep_probes(self, name: str) -> Probes:
+        """The same, kept until they are asked for once more."""
+        self._chosen[name] = self.probes(name)
+        return self._chosen[name]
 
     def run(self, progress: Progress = silent) -> Findings:
         """One pass. `progress` advances by chunks of the snapshot, `snapshot.total` in all."""
@@ -185,8 +199,10 @@ class Examination:
                 if info.count != len(ids):
                     detail = f"the target counts {info.count} chunks and lists {len(ids)} ids"
                     self._note(compare.CHUNK_DOUBLED, info.name, "", "", "", "", detail)
+        self._merged.prepare(self.keep_probes, {name: target.info.space for name, target in self._targets.items()})
         for source in self._sources.values():
             self._collection(source, progress)
+        self.found.merged = self._merged.rows()
         self.found.strangers = len(self.of.quarantined) - sum(s.quarantined for s in self.found.sources)
         for name in sorted(kinds):
             self._close(name)
@@ -208,6 +224,7 @@ class Examination:
         count.lost = sum(part.lost for part in self.of.snapshot.parts(name))
         for batch in self.written.batches(name):
             moved = self.of.schema.transform(batch, name, self.context)
+            search.feed_source(moved.batch)
             kept = self._expected(batch, moved, count, source)
             groups: dict[str, list[int]] = {}
             for position in kept:
@@ -217,9 +234,11 @@ class Examination:
                 origins = [moved.source_ids[i] for i in positions]
                 found = self._compare(target, source, expected, origins, count)
                 search.feed(target, expected, found, origins)
+                self._merged.feed(name, target, expected)
                 sample -= self._sample(name, expected, found, sample)
             progress.advance(len(batch))
         self.found.search.append(search.row())
+        self.found.distances += search.distances()
 
     def _expected(self, batch: ChunkBatch, moved: Transformed, count: SourceCount, source: CollectionInfo) -> list[int]:
         """The positions that belong in the target; counts the rest, whose excuse is judged anew."""
@@ -368,16 +387,16 @@ class _Search:
 
     def __init__(self, exam: Examination, source: CollectionInfo) -> None:
         of, rules = exam.of, exam.of.parameters.validation
-        self.k, self.space, self.name = rules.k, source.space, source.name
-        quarantined = exam._aside.get(source.name, set())
-        batches = of.snapshot.batches(source.name)
-        self.probes: Probes = choose_probes(batches, source.name, rules.probes, rules.seed, quarantined)
+        self.k, self.space, self.name, self.merged = rules.k, source.space, source.name, exam._merged
+        self.probes = exam.probes(source.name)
         measured = (of.baseline or {}).get("collections", {}).get(source.name, {})
         self.baseline, self.doubt = measured.get("probes"), measured.get("doubt", "")
         self.ordered, self.before = rules.overquery, measured.get("overquery") or rules.overquery
         self.ids: list[str] = []
+        self.homes: list[str] = []  # per probe: the target collection that its own chunk went to
         if self.probes.ids:
-            self.ids = of.schema.transform(self.probes.chunks, source.name, exam.context).batch.ids
+            moved = of.schema.transform(self.probes.chunks, source.name, exam.context)
+            self.ids, self.homes = moved.batch.ids, moved.targets
         self.why = ""
         self.answers: dict[str, Answers] = {}  # by target collection, of all that it holds
         for name in sorted(of.schema.targets([source.name])) if self.probes.ids else ():
@@ -393,8 +412,15 @@ class _Search:
         self.listed = set().union(*self.wanted)
         self.own: dict[str, set[str]] = {}  # target collection → ids there that are of this collection and were listed
         self.origin: dict[str, str] = {}  # their ids in the source
+        self.after: list[Record] = []
         self.source_truth = Truth(self.probes.vectors, self.space, self.k, [()] * len(self.ids))
         self.target_truth = Truth(self.probes.vectors, self.space, self.k, self.wanted)
+        self.whole_truth = Truth(self.probes.vectors, self.space, self.k, [()] * len(self.ids))
+
+    def feed_source(self, moved: ChunkBatch) -> None:
+        """The next chunks of this collection, quarantined ones too, under their ids of the target."""
+        if self.merged.possible:
+            self.whole_truth.add(moved.ids, moved.embeddings)
 
     def feed(self, target: str, expected: ChunkBatch, found: ChunkBatch, origins: list[str]) -> None:
         """The next chunks of this collection that belong in a target collection, and what it holds; the target's ids."""
@@ -409,7 +435,7 @@ class _Search:
         none: Answers = Answers([[] for _ in self.ids], [[] for _ in self.ids])
         asked = [(self.answers[name], self.own[name]) for name in sorted(self.own.keys() & self.answers.keys())]
         answers = answers_within(asked, self.k) if asked else none
-        after = records(self.ids, answers, self.target_truth, self.space, self.k)
+        self.after = after = records(self.ids, answers, self.target_truth, self.space, self.k)
         for record in after:
             record["id"] = self.origin.get(record["id"], record["id"])
             for key in ("plain", "over"):
@@ -427,7 +453,39 @@ class _Search:
         row |= self._over_queries(row)
         if self.why:
             row["detail"] = "; ".join(filter(None, [row["detail"], self.why]))
+        self._client_view()
         return row
+
+    def _client_view(self) -> None:
+        """Each probe as a client asks it, of the whole target collection, for `Merged`."""
+        was = {r["id"]: r for r in self.baseline or []} if not self.doubt else {}
+        for p, (home, record) in enumerate(zip(self.homes, self.after, strict=True)):
+            if home not in self.answers:
+                continue
+            plain, over = self.answers[home].plain[p], self.answers[home].over[p][: self.k]
+            before = was.get(record["id"])
+            answered = [(d, self.origin.get(chunk, "")) for chunk, d in plain]  # "": of another collection
+            named = [(d, chunk) for chunk, d in before["plain"][: self.k]] if before else []
+            scale = max(record["scale"], before["scale"]) if before else record["scale"]
+            same = shared(named, answered, self.space, scale) if named else None
+            self.merged.asked[home, self.name, p] = Asked(self.whole_truth.nearest[p], plain, over, before, same)
+
+    def distances(self) -> list[dict[str, Any]]:
+        """One row a query asked on both sides: the distances of the chunks that both answered, and of the k-th answer."""
+        was = {r["id"]: r for r in self.baseline or []}
+        rows = []
+        for p, record in enumerate(self.after):
+            before = was.get(record["id"])
+            if before is None:
+                continue
+            first = dict(before["plain"])
+            gaps = [abs(d - first[chunk]) for chunk, d in record["plain"] if chunk in first]
+            whole = self.answers[self.homes[p]].plain[p] if self.homes[p] in self.answers else []
+            ends = [listed[-1][1] if listed else None for listed in (before["plain"], record["plain"], whole)]
+            row = {"collection": self.name, "query": record["id"], "same_chunks": len(gaps),
+                   "largest_difference": max(gaps, default=None)}  # fmt: skip
+            rows.append(row | dict(zip(("last_before", "last_after", "last_unrestricted"), ends, strict=True)))
+        return rows
 
     def _over_queries(self, row: dict[str, Any]) -> dict[str, Any]:
         """How many results both sides gave, and that a target which gives fewer than ordered is not failed for it.
@@ -445,51 +503,3 @@ class _Search:
             found |= {"verdict": Verdict.WARNING, "unsure": True}
             told.append("too few to tell a lost chunk from normal variation of the index")
         return {**found, "detail": "; ".join(filter(None, [row["detail"], *told]))}
-
-
-# -- since -------------------------------------------------------------------------------------------------------------
-
-# What the dry run's baseline still says at the migration: nothing of chunks that have another vector by then, or are gone.
-#
-# A day lies between the two, and clients write. A pair of chunks has the distance that was measured only while both vectors
-# are the same; judged by an old one, a target that is right would be NO-GO.
-
-
-_LISTS = ("plain", "over")
-_NEAR = 1e-5  # of the vector's length: reads of one cosine vector differ by an ulp or two (chroma-facts 4)
-
-
-def still_true(baseline: Mapping[str, Any], before: Snapshot, now: Snapshot) -> dict[str, Any]:
-    """The baseline without probes and answers that no longer hold. `before` is the snapshot that it was measured with."""
-    kept = dict(baseline["collections"])
-    for name in sorted(set(kept) & set(before.names()) & set(now.names())):
-        if [p.sha256 for p in before.parts(name)] == [p.sha256 for p in now.parts(name)]:
-            continue
-        probes = kept[name]["probes"]
-        named = {r["id"] for r in probes} | {chunk for r in probes for key in _LISTS for chunk, _ in r[key]}
-        was, has = _marks(before, name, named), _marks(now, name, named)
-        same = {chunk for chunk in was.keys() & has.keys() if _alike(was[chunk], has[chunk])}
-        kept[name] = {**kept[name], "probes": [_without(r, same) for r in probes if r["id"] in same]}
-    return {**baseline, "collections": kept}
-
-
-def _without(record: Mapping[str, Any], same: set[str]) -> dict[str, Any]:
-    return {**record, **{key: [pair for pair in record[key] if pair[0] in same] for key in _LISTS}}
-
-
-def _marks(snapshot: Snapshot, name: str, ids: set[str]) -> dict[str, np.ndarray]:
-    """By id: the length of its vector and four projections of it, enough to tell vectors apart in little memory."""
-    found: dict[str, np.ndarray] = {}
-    for batch in snapshot.batches(name):
-        rows = [at for at, chunk in enumerate(batch.ids) if chunk in ids]
-        if rows:
-            vectors = batch.embeddings[rows].astype(np.float64)
-            onto = np.random.default_rng(vectors.shape[1]).standard_normal((vectors.shape[1], 4))
-            marks = np.column_stack([np.linalg.norm(vectors, axis=1), vectors @ onto])
-            found |= {batch.ids[at]: mark for at, mark in zip(rows, marks, strict=True)}
-    return found
-
-
-def _alike(a: np.ndarray, b: np.ndarray) -> bool:
-    with np.errstate(invalid="ignore"):  # what is not finite is like nothing
-        return bool(np.all(np.abs(a - b) <= _NEAR * max(a[0], b[0])))

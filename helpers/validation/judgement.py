@@ -6,10 +6,11 @@ the quarantined and repaired chunks, is weighed by the decision matrix from `mat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.results import Check, Verdict
+from helpers.results import Check, Verdict, worst
 from helpers.snapshots import comparison as compare
 from helpers.validation import field_tests
 
@@ -82,13 +83,14 @@ class Judgement:
         return check
 
     def search(self) -> Check:
-        """4a: the target finds what the source finds."""
+        """4a: the target finds what the source finds; searched whole it finds what the merged snapshot holds."""
         rows = self.found.search
-        failed = [r for r in rows if r["verdict"] is Verdict.FAIL]
+        merged = {r["target"]: {**r, "collection": r["target"], "unreachable": []} for r in self.found.merged}
+        failed = [r for r in (*rows, *merged.values()) if r["verdict"] is Verdict.FAIL]
         applicable = [r for r in rows if r["verdict"] is not Verdict.NOT_APPLICABLE]
         if not applicable:
             return _not_applicable(SEARCH, "; ".join(sorted({r["detail"] for r in rows})) or "no collection")
-        warned = [r for r in rows if r["verdict"] is Verdict.WARNING]
+        warned = [r for r in (*rows, *merged.values()) if r["verdict"] is Verdict.WARNING]
         verdict = Verdict.FAIL if failed else Verdict.WARNING if warned else Verdict.PASS
         named = failed or warned
         unsure = "search_unsure" if any(r.get("unsure") for r in warned) else "search_baseline_missing"
@@ -96,14 +98,47 @@ class Judgement:
         return Check(
             SEARCH,
             verdict,
-            measured=len(applicable) - len(named),
+            measured=len(applicable) - sum(r in named for r in applicable),
             threshold=len(applicable),
             unit="collections",
             reason="" if not named else "search_not_equivalent" if failed else unsure,
-            detail="; ".join(f"{r['collection']}: {r['detail']}" for r in named[:3]),
+            detail="; ".join([*(f"{r['collection']}: {r['detail']}" for r in named[:3]), recall_said(self.recall())]),
             offenders=len(ids),
             ids=ids[:20],
         )
+
+    def recall(self) -> dict[str, Any]:
+        """What the searches were, and how many of the true nearest neighbours they found: the fact `recall` of a step.
+
+        k; confidence and interval (its method); rows, one a source collection and scope: restricted (only chunks of the query's
+        own source collection) and, where collections were merged, unrestricted; and the same pooled over all queries. Each
+        has filter, queries, recall, low, high (target) and before, before_low, before_high (source; None where not asked).
+        """
+        rows = [
+            _recall_row("restricted", r["collection"], _OWN if self.found.merged else _WHOLE, r["recall_queries"], r["verdict"],
+                        r.get("recall_after"), r.get("recall_before"), r.get("recall_pairs", 0))
+            for r in self.found.search
+        ]  # fmt: skip
+        for r in self.found.merged:
+            row = _recall_row(
+                "unrestricted",
+                r["collection"],
+                _NONE,
+                r["queries"],
+                r["verdict"],
+                r["recall"],
+                r["before"],
+                r["queries"],
+            )
+            rows.append(row | {key: r[key] for key in ("target", "merged", *_SHARES)})
+        pooled = {scope: _pooled([r for r in rows if r["scope"] == scope]) for scope in ("restricted", "unrestricted")}
+        return {
+            "k": self.of.parameters.validation.k,
+            "confidence": 0.95,
+            "interval": "Wilson score, each query counts once",
+            "pooled": pooled,
+            "rows": rows,
+        }
 
     def queries(self) -> Check:
         """4b: the runbook's named text queries. The decision matrix weighs how many work; none of them fails here."""
@@ -207,6 +242,74 @@ class Judgement:
         verdict = Verdict.FAIL if bad else Verdict.PASS
         found: list[dict[str, Any]] = [dict(row) for row in ids]
         return Check(name, verdict, checked - bad, checked, "chunks", reason if bad else "", "", bad, found)
+
+
+_OWN = "only chunks of the query's own source collection"
+_WHOLE = "none: each collection is searched whole"
+_NONE = "none: the merged collection is searched whole, as clients search it"
+_SHARES = ("shared_expected", "shared_measured", "from_others")
+
+
+def interval(share: float, queries: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a mean share (0–1) over queries; NaN where there is none.
+
+    Each query counts once, whatever k is: the neighbours of one query are not independent of each other, and no
+    distribution of shares between 0 and 1 varies more than the one that this assumes.
+    """
+    if not queries or not math.isfinite(share):
+        return math.nan, math.nan
+    z = 1.959963984540054
+    centre = (share + z * z / (2 * queries)) / (1 + z * z / queries)
+    half = z * math.sqrt(share * (1 - share) / queries + z * z / (4 * queries**2)) / (1 + z * z / queries)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _recall_row(
+    scope: str, collection: str, asked: str, queries: int, verdict: Any, after: Any, before: Any, pairs: int
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"scope": scope, "collection": collection, "filter": asked, "queries": queries}
+    for key, share, number in (("recall", after, queries), ("before", before, pairs)):
+        known = share is not None and number > 0
+        low, high = interval(float(share), number) if known else (None, None)
+        prefix = "" if key == "recall" else "before_"
+        row |= {key: float(share) if known else None, f"{prefix}low": low, f"{prefix}high": high}
+    return row | {"verdict": verdict}
+
+
+def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The rows of one scope as one, by queries; None where there is none."""
+    if not rows:
+        return None
+
+    def mean(key: str) -> float | None:
+        known = [(r[key], r["queries"]) for r in rows if r.get(key) is not None and r["queries"]]
+        return sum(share * n for share, n in known) / sum(n for _, n in known) if known else None
+
+    queries = sum(r["queries"] for r in rows)
+    paired = sum(r["queries"] for r in rows if r["before"] is not None)
+    verdict = worst(r["verdict"] for r in rows)
+    one = _recall_row(
+        rows[0]["scope"], "all collections", rows[0]["filter"], queries, verdict, mean("recall"), mean("before"), paired
+    )
+    return one | {key: mean(key) for key in _SHARES if key in rows[0]}
+
+
+def recall_said(recall: Mapping[str, Any]) -> str:
+    """The fact `recall` in one sentence or two: what was asked, what was found, and what merging changes."""
+    parts = []
+    for scope in ("restricted", "unrestricted"):
+        row = recall["pooled"][scope]
+        if row is None or row["recall"] is None:
+            continue
+        said = f"recall {row['recall']:.3f} (95 % interval {row['low']:.3f} to {row['high']:.3f})"
+        said += f" in {row['queries']:,} queries, k = {recall['k']}, filter: {row['filter']}"
+        if row.get("shared_expected") is not None:
+            said += (
+                f"; expected there: {row['shared_expected']:.0%} of the {recall['k']} nearest of before remain, "
+                f"{row['from_others']:.0%} of the answers are of other source collections"
+            )
+        parts.append(said)
+    return "; ".join(parts)
 
 
 def _not_applicable(name: str, why: str) -> Check:

@@ -31,9 +31,7 @@ from helpers.results import Progress, Verdict, silent
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Neighbours, Reader, Space
 
-# -- named queries -----------------------------------------------------------------------------------------------------
-
-# The runbook's text queries, asked of the collections whose own embedding function is at hand.
+# The named text queries, asked of the collections whose own embedding function is at hand
 
 
 def named_queries(
@@ -70,10 +68,14 @@ def named_queries(
 
 
 def lost_queries(after: Sequence[dict[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The target's answers; a query that the source can be asked and the target cannot is a failed one, not a moot one."""
+    """The target's answers, with the best distance that the source had (`distance_before`).
+
+    A query that the source can be asked and the target cannot is a failed one, not a moot one.
+    """
     could = {query["text"] for query in before if query["applicable"]}
+    was = {query["text"]: query.get("distance") for query in before if query["applicable"]}
     return [
-        row
+        {**row, "distance_before": was.get(row["text"])}
         if row["applicable"] or row["text"] not in could
         else {**row, "applicable": True, "why": f"the source can be asked this, the target cannot: {row['why']}"}
         for row in after
@@ -106,9 +108,9 @@ def _text_answer(
     }
 
 
-# -- search ------------------------------------------------------------------------------------------------------------
+# Noise, slack and intervals
 
-
+Numbers = npt.NDArray[np.float64]
 Record = dict[str, Any]  # of one probe, JSON-able: id, scale, self, reachable, recall, over_recall, plain, over
 
 _ROWS = 2048  # vectors compared at a time: 2048 x 1536 float64 is 25 MB
@@ -428,9 +430,9 @@ def equivalence(
     queries; any query on ip, which is no metric, or on an index whose own over-query is not nearly exact), three
     standard errors of the paired difference.
     """
-    row: dict[str, Any] = {"probes": len(after)}
+    row: dict[str, Any] = {"probes": len(after), "recall_queries": sum(r["recall"] is not None for r in after)}
     for share in ("self", "reachable", "recall", "over_recall"):
-        row[f"{share}_after"] = _mean([r[share] for r in after if r[share] is not None])
+        row[f"{share}_after"] = mean_of([r[share] for r in after if r[share] is not None])
     was = {r["id"]: r for r in before or []}
     pairs = [(was[r["id"]], r) for r in after if r["id"] in was]
     if not pairs:
@@ -457,16 +459,13 @@ def equivalence(
         compared += 1
         a, b = (np.array([float(r[share]) for r in side]) for side in zip(*both, strict=True))
         row[f"{share}_before"] = float(a.mean())
-        fall = float((a - b).mean())
-        by_chance = share in ("self", "recall") or space == "ip" or float(a.mean()) < SOUND
-        error = float((a - b).std(ddof=1) / np.sqrt(len(both))) if len(both) > 1 else 0.0
-        allowed = slack + (3.0 * error if by_chance else 0.0)
+        allowed, worse = fall_of(share.replace("_", " "), a, b, slack, share in ("self", "recall") or space == "ip")
         row[f"{share}_floor"] = max(0.0, float(a.mean()) - allowed)
-        if fall > allowed + 1e-9:
-            broken.append(
-                f"{share.replace('_', ' ')} {a.mean():.3f} before, {b.mean():.3f} after (allowed fall {allowed:.3f})"
-            )
-    excess = max((_distance_excess(a, b, space) for a, b in pairs), default=0.0)
+        broken += worse
+    row["recall_pairs"] = sum(None not in (a["recall"], b["recall"]) for a, b in pairs)
+    gaps = [gap for a, b in pairs for gap in _distance_gaps(a, b, space)]
+    excess = max((gap / allowed for gap, allowed in gaps), default=0.0)
+    row |= {"distances": len(gaps), "distance_largest": max((gap for gap, _ in gaps), default=0.0)}
     if excess > 1.0:
         broken.append(f"distances of the same pairs differ by {excess:.3g} times what float32 explains")
     if not broken and not compared:
@@ -476,21 +475,31 @@ def equivalence(
     return {**row, "paired": len(pairs), "distance_excess": excess, "verdict": verdict, "detail": "; ".join(broken)}
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean_of(values: Sequence[float]) -> float:
     return float(np.mean([float(v) for v in values])) if values else float("nan")
 
 
-def _distance_excess(a: Record, b: Record, space: Space) -> float:
-    """The largest gap between both sides' distances of one pair, in units of what noise allows."""
+def fall_of(
+    name: str, before: Numbers, after: Numbers, slack: float, by_chance: bool, sound: float = SOUND
+) -> tuple[float, list[str]]:
+    """How far a share of paired queries may fall, and the sentence about it where it fell further."""
+    error = float((before - after).std(ddof=1) / np.sqrt(len(before))) if len(before) > 1 else 0.0
+    allowed = slack + (3.0 * error if by_chance or float(before.mean()) < sound else 0.0)
+    if float((before - after).mean()) <= allowed + 1e-9:
+        return allowed, []
+    return allowed, [f"{name} {before.mean():.3f} before, {after.mean():.3f} after (allowed fall {allowed:.3f})"]
+
+
+def _distance_gaps(a: Record, b: Record, space: Space) -> list[tuple[float, float]]:
+    """Of each chunk that both sides answered to one query: how far its two distances are apart, and what noise allows."""
     first = {chunk: d for key in ("plain", "over") for chunk, d in a[key]}
     scale = max(a["scale"], b["scale"])
-    gaps = [
-        abs(d - first[chunk]) / max(noise(space, max(abs(d), abs(first[chunk])), scale), 1e-300)
+    return [
+        (abs(d - first[chunk]), max(noise(space, max(abs(d), abs(first[chunk])), scale), 1e-300))
         for key in ("plain", "over")
         for chunk, d in b[key]
         if chunk in first
     ]
-    return float(max(gaps, default=0.0))
 
 
 def overlap_ks(k: int) -> list[int]:
@@ -512,19 +521,18 @@ def overlap(first: Sequence[Record], second: Sequence[Record], key: str, space: 
         ours = [(d, chunk) for chunk, d in answers.get(record["id"], []) if _closer(d, limit, space, scale)]
         if ours:
             theirs = [(d, chunk) for chunk, d in record[key][: len(ours)]]
-            shares.append(_shared(ours, theirs, space, scale))
-    return _mean(shares)
+            shares.append(shared(ours, theirs, space, scale))
+    return mean_of(shares)
 
 
 def exact_overlap(before: Truth, after: Truth, space: Space, k: int) -> float:
     """As `overlap`, for brute force on both sides."""
     sides = zip(before.nearest, after.nearest, before.scale, strict=True)
-    return _mean([_shared(ours[:k], theirs[:k], space, float(scale)) for ours, theirs, scale in sides if ours])
+    return mean_of([shared(ours[:k], theirs[:k], space, float(scale)) for ours, theirs, scale in sides if ours])
 
 
-def _shared(
-    ours: Sequence[tuple[float, str]], theirs: Sequence[tuple[float, str]], space: Space, scale: float
-) -> float:
+def shared(ours: Sequence[tuple[float, str]], theirs: Sequence[tuple[float, str]], space: Space, scale: float) -> float:
+    """Share of `ours` (distance, id; best first) that is among `theirs`; an id at the distance of our last one is a tie."""
     edge, ids = ours[-1][0], {chunk for _, chunk in ours}
     allowed = noise(space, edge, scale)
     return sum(chunk in ids or abs(d - edge) <= allowed for d, chunk in theirs) / len(ours)

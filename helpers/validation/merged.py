@@ -1,0 +1,153 @@
+"""Searches of merged collections as a client asks them: what merging changes, expected, and what the target has lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.chunks import ChunkBatch
+from helpers.results import Verdict
+from helpers.schema import Context, Schema
+from helpers.stores.base import Space
+from helpers.validation.search import OVER_SLACK, PLAIN_SLACK, SOUND, Probes, Record, Truth, fall_of, mean_of, shared
+
+FEW = 5  # queries below which the chance of an approximate index decides about plain recall
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A probe as a client asks it: of the whole target collection that its chunk went to."""
+
+    exact: list[tuple[float, str]]  # its k nearest in the source collection, by brute force, under ids of the target
+    plain: list[tuple[str, float]]  # what the target answered
+    over: list[tuple[str, float]]  # the first k of its over-query
+    before: Record | None  # the baseline's record of it
+    shared: float | None  # share of what the source answered that the target answered too
+
+
+class Merged:
+    """Searches in target collections that hold chunks of several source collections, without any restriction.
+
+    A client that asked one source collection now asks all that were merged, and is answered from all of them. Two exact
+    answers, both from the snapshot, keep apart what that changes and what is lost: the k nearest in the source
+    collection against the k nearest in the merged one are the expected change; what the target does not return of
+    the second is a loss.
+    """
+
+    MOST = 200  # queries of one target collection
+
+    def __init__(self, schema: Schema, sources: Sequence[str], context: Context, k: int) -> None:
+        self.schema, self.sources, self.context, self.k = schema, sources, context, k
+        reach = Counter(target for name in sources for target in schema.targets([name]))
+        self.possible = frozenset(target for target, sources in reach.items() if sources > 1)
+        self.asked: dict[tuple[str, str, int], Asked] = {}  # by target, source and position among its probes
+        self._chunks: dict[str, Counter[str]] = {}  # by target: chunks of each source collection
+        self._queries: dict[str, list[tuple[str, int]]] = {}  # by target: source, position
+        self._truth: dict[str, Truth] = {}
+        self._spaces: Mapping[str, Space] = {}
+        self._owner: dict[str, dict[str, str]] = {}  # by target: the source collection of ids that were near
+
+    def prepare(self, probes_of: Callable[[str], Probes], spaces: Mapping[str, Space]) -> None:
+        """Choose the queries of each merged target: of every source collection as many as fit into `MOST`.
+
+        `spaces` are the collections that the target holds.
+        """
+        self._spaces = spaces
+        found: dict[str, list[tuple[int, str, Probes]]] = {target: [] for target in self.possible}
+        for source in self.sources if self.possible else ():
+            probes = probes_of(source)
+            if probes.ids:
+                homes = self.schema.transform(probes.chunks, source, self.context).targets
+                for p, home in enumerate(homes):
+                    found[home].append((p, source, probes))
+        for target, queries in found.items():
+            if target not in spaces or not queries:
+                continue
+            width = Counter(probes.vectors.shape[1] for *_, probes in queries).most_common(1)[0][0]
+            alike = [query for query in queries if query[2].vectors.shape[1] == width]
+            chosen = sorted(alike, key=lambda query: query[:2])[: self.MOST]
+            self._queries[target] = [(source, p) for p, source, _ in chosen]
+            vectors = np.stack([probes.vectors[p] for p, _, probes in chosen])
+            self._truth[target] = Truth(vectors, spaces[target], self.k, [()] * len(chosen))
+
+    def feed(self, source: str, target: str, expected: ChunkBatch) -> None:
+        """The next chunks of a source collection that the target collection must hold."""
+        if (truth := self._truth.get(target)) is None:
+            return
+        self._chunks.setdefault(target, Counter())[source] += len(expected)
+        truth.add(expected.ids, expected.embeddings)
+        owner, ids = self._owner.setdefault(target, {}), set(expected.ids)
+        owner |= {chunk: source for near in truth.nearest for _, chunk in near if chunk in ids}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a source collection and target that others were merged into as well; shares are means over its queries.
+
+        collection (source), target, merged (how many sources), queries, recall and over_recall (what the target answered of the
+        exact merged answer), before (recall of the source, same queries), shared_expected and shared_measured (share of
+        the source's k nearest that are still answered: exact on both sides, and as both sides answered), from_others (share
+        of the exact merged answer that is of other sources), verdict, detail.
+        """
+        return [
+            row for target in sorted(self._truth) if len(self._chunks.get(target, ())) > 1 for row in self._rows(target)
+        ]
+
+    def _rows(self, target: str) -> list[dict[str, Any]]:
+        truth, space = self._truth[target], self._spaces[target]
+        owner, shares = self._owner[target], []
+        for i, (source, p) in enumerate(self._queries[target]):
+            asked, exact, scale = self.asked.get((target, source, p)), truth.nearest[i], float(truth.scale[i])
+            if asked is None or not exact:
+                continue
+            plain, over = ([(d, chunk) for chunk, d in hits] for hits in (asked.plain, asked.over))
+            shares.append(
+                {
+                    "collection": source,
+                    "recall": shared(exact, plain, space, scale),
+                    "over_recall": shared(exact, over, space, scale),
+                    "before": asked.before["recall"] if asked.before else None,
+                    "over_before": asked.before["over_recall"] if asked.before else None,
+                    "shared_expected": shared(asked.exact, exact, space, scale) if asked.exact else None,
+                    "shared_measured": asked.shared,
+                    "from_others": sum(owner.get(chunk) != source for _, chunk in exact) / len(exact),
+                }
+            )
+        if not shares:
+            return []
+        verdict, detail = _verdict(shares, space)
+        table = pd.DataFrame(shares).astype(dict.fromkeys(list(shares[0])[1:], float))
+        means = table.groupby("collection").mean()
+        rows = means.astype(object).where(means.notna(), None).reset_index().to_dict("records")
+        same = {"target": target, "merged": len(self._chunks[target]), "verdict": verdict, "detail": detail}
+        sizes = table["collection"].value_counts()
+        return [{str(k): v for k, v in row.items()} | same | {"queries": int(sizes[row["collection"]])} for row in rows]
+
+
+def _verdict(shares: Sequence[Mapping[str, Any]], space: Space) -> tuple[Verdict, str]:
+    """Whether a merged target returns what its exact answer holds; `shares` are queries, see `Merged.rows`.
+
+    It may fall short of that as far as the source falls short of its own exact answer, plus slack and chance; without a
+    baseline its over-query must be nearly exact.
+    """
+    after = [float(s["over_recall"]) for s in shares]
+    broken: list[str] = []
+    for name, share, was, slack in (
+        ("recall", "recall", "before", PLAIN_SLACK),
+        ("over-query recall", "over_recall", "over_before", OVER_SLACK),
+    ):
+        pairs = [(float(s[was]), float(s[share])) for s in shares if s[was] is not None]
+        if len(pairs) >= (FEW if share == "recall" else 1):
+            a, b = (np.array(side) for side in zip(*pairs, strict=True))
+            broken += fall_of(name, a, b, slack, share == "recall" or space == "ip")[1]
+    if broken:
+        return Verdict.FAIL, "searched whole: " + "; ".join(broken)
+    if all(s["over_before"] is None for s in shares) and mean_of(after) < SOUND:
+        return (
+            Verdict.WARNING,
+            f"searched whole: over-query recall {mean_of(after):.3f}, and no baseline to compare with",
+        )
+    return Verdict.PASS, ""

@@ -1,0 +1,98 @@
+"""What a report says of searches: the filter, the queries, an interval, what merging changes and what was lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.chunks import ChunkBatch
+from helpers.results import Verdict
+from helpers.validation.judgement import interval, recall_said
+from tests.test_own_schemas_are_validated import FIELD, MERGED, chunks, judged
+
+K = 10
+
+
+def nearest(query: np.ndarray, batches: list[ChunkBatch]) -> list[str]:
+    """By brute force on cosine, written anew: the ids of the k nearest of these chunks."""
+    ids = [chunk for batch in batches for chunk in batch.ids]
+    vectors = np.concatenate([batch.embeddings for batch in batches]).astype(np.float64)
+    cosines = vectors @ query / np.linalg.norm(vectors, axis=1)
+    return [ids[i] for i in np.argsort(-cosines, kind="stable")[:K]]
+
+
+def test_the_change_that_merging_makes_is_computed_from_the_data_and_is_no_loss(tmp_path: Path) -> None:
+    sources = {name: chunks(name, 60, i) for i, name in enumerate(("alpha", "beta", "gamma"))}
+    found = judged(tmp_path, MERGED, sources)
+    rows = {row["collection"]: row for row in found.found.merged}
+    assert set(rows) == set(sources)
+    queries = {row["query"] for row in found.found.distances}
+    for name, batch in sources.items():
+        own = [i for i, chunk in enumerate(batch.ids) if chunk in queries]
+        assert rows[name]["queries"] == len(own) == 20
+        kept, others = [], []
+        for i in own:
+            before = nearest(batch.embeddings[i].astype(np.float64), [batch])
+            merged = nearest(batch.embeddings[i].astype(np.float64), list(sources.values()))
+            kept.append(len(set(before) & set(merged)) / K)
+            others.append(len(set(merged) - set(batch.ids)) / K)
+        assert rows[name]["shared_expected"] == pytest.approx(np.mean(kept))
+        assert rows[name]["from_others"] == pytest.approx(np.mean(others))
+        assert 0.2 < np.mean(kept) < 0.7, "three alike collections: most neighbours of before give way"
+        assert rows[name]["shared_measured"] == pytest.approx(np.mean(kept), abs=0.02)
+        assert (rows[name]["recall"], rows[name]["target"], rows[name]["merged"]) == (1.0, "everything", 3)
+    check = found.search()
+    assert check.verdict is Verdict.PASS
+    assert "60 queries, k = 10" in check.detail
+    assert "filter: none: the merged collection is searched whole" in check.detail
+    assert "filter: only chunks of the query's own source collection" in check.detail
+
+
+def test_what_the_merged_target_does_not_return_of_its_exact_answer_is_a_loss(tmp_path: Path) -> None:
+    """A third of one source's chunks is gone: queries of the others miss them too, which restricted searches never see."""
+    sources = {name: chunks(name, 60, i) for i, name in enumerate(("alpha", "beta", "gamma"))}
+    found = judged(tmp_path, MERGED, sources, damage=lambda store: store.delete("everything", sources["beta"].ids[:20]))
+    restricted = {row["collection"]: row["verdict"] for row in found.found.search}
+    assert restricted["alpha"] is restricted["gamma"] is Verdict.PASS
+    unrestricted = {row["collection"]: row["recall"] for row in found.found.merged}
+    assert unrestricted["alpha"] < 0.95
+    assert unrestricted["gamma"] < 0.95
+    assert {row["verdict"] for row in found.found.merged} == {Verdict.FAIL}
+    assert "everything: searched whole: " in found.search().detail
+
+
+def test_kept_collections_have_no_second_scope(tmp_path: Path) -> None:
+    told = judged(tmp_path, FIELD, {"alpha": chunks("alpha", 40, 1), "beta": chunks("beta", 15, 2)}).recall()
+    assert told["pooled"]["unrestricted"] is None
+    assert [(r["collection"], r["queries"], r["recall"], r["before"]) for r in told["rows"]] == [
+        ("alpha", 20, 1.0, 1.0), ("beta", 15, 1.0, 1.0)
+    ]  # fmt: skip
+    pooled = told["pooled"]["restricted"]
+    assert (pooled["queries"], pooled["recall"], round(pooled["high"], 9)) == (35, 1.0, 1.0)
+    assert pooled["low"] == pytest.approx(0.9011, abs=1e-4)
+    assert pooled["filter"] == "none: each collection is searched whole"
+    assert recall_said(told).startswith("recall 1.000 (95 % interval 0.901 to 1.000) in 35 queries, k = 10")
+
+
+def test_the_interval_is_wilsons() -> None:
+    """Against the formula's textbook values; never outside 0 to 1, wider for fewer queries."""
+    assert interval(0.9, 20) == pytest.approx((0.6990, 0.9721), abs=1e-4)
+    assert interval(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert interval(1.0, 140)[0] == pytest.approx(0.9733, abs=1e-4)
+    assert interval(1.0, 5)[0] < interval(1.0, 50)[0]
+    assert np.isnan(interval(1.0, 0)).all()
+
+
+def test_the_same_querys_distances_are_told_before_and_after(tmp_path: Path) -> None:
+    sources = {name: chunks(name, 60, i) for i, name in enumerate(("alpha", "beta"))}
+    found = judged(tmp_path, MERGED, sources).found
+    assert len(found.distances) == 40
+    for row in found.distances:
+        assert row["same_chunks"] >= 1
+        assert row["largest_difference"] < 5e-6
+        assert row["last_unrestricted"] <= row["last_before"] + 5e-6, "more chunks to choose from: never farther"
+    nearer = [row["last_before"] - row["last_unrestricted"] for row in found.distances]
+    assert np.mean(nearer) > 0.01
+    assert all(row["distances"] > 0 and row["distance_largest"] < 5e-6 for row in found.search)
