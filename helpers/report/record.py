@@ -168,6 +168,7 @@ def _check(view: RunView, name: str, label: str) -> Item:
 
 def _queries(view: RunView) -> Iterator[Item]:
     yield _check(view, "search equivalence", "Collections that search as the source does")
+    yield from _recall(view)
     rows = view.rows("queries")
     for row in rows:
         label = f"Query “{text(row.get('text'), 80)}” is answered"
@@ -175,11 +176,30 @@ def _queries(view: RunView) -> Iterator[Item]:
             yield Item(label, text(row.get("why")), "not applicable")
             continue
         found = f"{text(row.get('found'))} results, top distance {text(row.get('distance'))}"
+        found += f", {text(row['distance_before'])} in the source" if row.get("distance_before") is not None else ""
         shown = f"{'YES' if row.get('ok') else 'NO'} ({found})"
         yield Item(label, f"{shown} {text(row['why'])}" if row.get("why") else shown, _verdict(bool(row.get("ok"))))
     yield from _distance(view, rows)
     if not rows:
         yield Item("Named queries", "none named in the parameters" if view.fact("matrix_inputs") else NOT_RECORDED)
+
+
+def _recall(view: RunView) -> Iterator[Item]:
+    """What was asked, and the share of the true nearest neighbours that came back, in each scope that was asked."""
+    told = view.fact("recall") or {}
+    for row in (told.get("pooled") or {}).values():
+        if not row or row.get("recall") is None:
+            continue
+        asked = f"{row['queries']:,} queries, k = {told['k']}, filter: {text(row['filter'], 120)}"
+        shown = f"{row['recall']:.3f}, 95 % interval {row['low']:.3f} to {row['high']:.3f} (Wilson); {asked}"
+        if row.get("before") is not None:
+            shown += f"; source: {row['before']:.3f}"
+        yield Item(f"Recall, {row['scope']}", shown, row["verdict"])
+        if row.get("shared_expected") is not None:
+            changed = f"{row['shared_expected']:.0%} of the {told['k']} nearest of before remain"
+            if row.get("shared_measured") is not None:
+                changed += f", as the target answered {row['shared_measured']:.0%}"
+            yield Item("Expected change for clients: collections were merged", f"{changed}. This is no loss.")
 
 
 def _distance(view: RunView, rows: list[dict[str, Any]]) -> Iterator[Item]:
