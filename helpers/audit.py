@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from helpers.errors import WorldError, redacted
+from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
 
 NAME = "audit.jsonl"
@@ -62,7 +63,7 @@ def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> s
             os.fsync(file.fileno())
     except OSError as error:
         raise WorldError(
-            "audit_unwritable", f"the audit log cannot be written ({error.strerror})", where=str(path),
+            ReasonCode.AUDIT_UNWRITABLE, f"the audit log cannot be written ({error.strerror})", where=str(path),
             next_step="Make room or give write permission; nothing is done that cannot be recorded.",
         ) from error  # fmt: skip
     return _digest(line)

@@ -12,7 +12,7 @@ The tree::
     └── Interrupted     exit 130  Ctrl-C or SIGTERM; the batch in hand was finished
 
 `Transient` and `Terminal` are types so that the retry policy is a type check (see `stores.limits`).
-Each error carries a short stable `code`, which pages and notebooks link to their remedies.
+Each error carries a `ReasonCode`, which pages and notebooks link to its remedy.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ import re
 from collections.abc import Iterator
 from urllib.parse import quote, unquote
 
+from helpers.reason_codes import ReasonCode
+
 RUNBOOK = ".venv/bin/runbook"  # the command in every message, as the documentation writes it: from the toolkit's folder
 
 
 class RunbookError(Exception):
     """What went wrong, where, and what to do next, in one line.
 
-    `code` is stable and machine-readable (`source_unreachable`); `what`, `where` and `next_step` are for people.
+    `code` is stable and machine-readable (`source_missing`); `what`, `where` and `next_step` are for people.
     """
 
     exit_code = 1
 
-    def __init__(self, code: str, what: str, *, where: str = "", next_step: str = "") -> None:
+    def __init__(self, code: ReasonCode, what: str, *, where: str = "", next_step: str = "") -> None:
         self.code, self.what, self.where, self.next_step = code, what, where, next_step
         super().__init__(self.line())
 
@@ -50,7 +52,7 @@ class RunbookError(Exception):
         return _rebuild, (type(self), self.code, self.what, self.where, self.next_step)
 
 
-def _rebuild(kind: type[RunbookError], code: str, what: str, where: str, next_step: str) -> RunbookError:
+def _rebuild(kind: type[RunbookError], code: ReasonCode, what: str, where: str, next_step: str) -> RunbookError:
     return kind(code, what, where=where, next_step=next_step)
 
 
@@ -93,7 +95,7 @@ class Interrupted(RunbookError):
 
     @classmethod
     def by_signal(cls, run_id: str) -> Interrupted:
-        return cls("interrupted", "stopped on request", next_step=f"Go on with: {RUNBOOK} resume {run_id}")
+        return cls(ReasonCode.INTERRUPTED, "stopped on request", next_step=f"Go on with: {RUNBOOK} resume {run_id}")
 
 
 _HIDDEN: dict[str, str] = {}  # how a secret may stand in a text → what is shown there

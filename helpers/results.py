@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from helpers import formatting
 from helpers.errors import WorldError, redacted
+from helpers.reason_codes import Reason, ReasonCode
 
 # -- progress ----------------------------------------------------------------------------------------------------------
 
@@ -105,7 +106,7 @@ class Check:
     measured: Any = None
     threshold: Any = None
     unit: str = ""
-    reason: str = ""
+    reason: Reason = ""
     detail: str = ""
     offenders: int = 0
     ids: list[dict[str, Any]] = field(default_factory=list)
@@ -214,7 +215,7 @@ def json_text(value: Any) -> str:
     return (text if text.isascii() else _UNSEEN.sub(_escaped, text)) + "\n"
 
 
-def read_state(path: Path, make: Callable[[Any], State], code: str, next_step: str) -> State | None:
+def read_state(path: Path, make: Callable[[Any], State], code: ReasonCode, next_step: str) -> State | None:
     """What `write_json` left in a state file, made into an object; None where there is no file.
 
     Raises `WorldError` with this code where it cannot be read, or is no such state.

@@ -12,6 +12,7 @@ from helpers import audit
 from helpers.cutover.application import LogWatch
 from helpers.errors import Interrupted
 from helpers.parameters import parameters_from
+from helpers.reason_codes import ReasonCode
 from helpers.report import record
 from helpers.results import Verdict
 from helpers.run import folders as runs
@@ -270,7 +271,7 @@ def test_the_step_that_fails_after_the_cutover_names_the_way_back(night: Night) 
     from helpers.runner.notebook import Run, _verdict_error
 
     run = Run(night.folder, "50")
-    RunRecord.check(run, "target answers", Verdict.FAIL, reason="target_errors", detail="it does not")
+    RunRecord.check(run, "target answers", Verdict.FAIL, reason=ReasonCode.TARGET_ERRORS, detail="it does not")
     error = _verdict_error(run)
     assert error.exit_code == 1
     assert "to roll back: .venv/bin/runbook rollback night --dry-run" in error.line()

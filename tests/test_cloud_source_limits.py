@@ -16,6 +16,7 @@ import pytest
 
 from helpers.errors import Terminal, Transient
 from helpers.parameters.endpoint import Endpoint
+from helpers.reason_codes import ReasonCode
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, Reader, open_source, open_target
 from helpers.stores import limits as retry_module
@@ -263,7 +264,7 @@ def test_a_limit_that_another_thread_has_learnt_is_not_learnt_twice() -> None:
 
     def refused() -> None:
         together.wait()
-        raise retry_module.QuotaExceeded("quota_exceeded", "Quota exceeded: no figure")
+        raise retry_module.QuotaExceeded(ReasonCode.QUOTA_EXCEEDED, "Quota exceeded: no figure")
 
     def ask() -> int:
         with pytest.raises(retry_module.Narrower):

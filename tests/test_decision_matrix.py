@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict
 from helpers.steps.review import decide, decision_matrix
 from helpers.validation.judgement import REQUIRED
@@ -58,7 +59,7 @@ def test_all_good_is_go() -> None:
 
 def test_one_failed_test_is_no_go_whatever_the_matrix_says() -> None:
     tests = {name: Check(name, Verdict.PASS) for name in REQUIRED}
-    tests["embeddings"] = Check("embeddings", Verdict.FAIL, 1, reason="vector_differs")
+    tests["embeddings"] = Check("embeddings", Verdict.FAIL, 1, reason=ReasonCode.VECTOR_DIFFERS)
     decision, against, _ = decide(tests, decision_matrix(GOOD))
     assert decision == "NO-GO"
     assert "vector_differs" in against[0]

@@ -30,10 +30,10 @@ from helpers.fence.control import FenceState
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import Ledger
 from helpers.parameters import RESUMABLE, ROLES, SECTIONS, Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
 from helpers.rollback.state import RollbackState
 from helpers.run import plan
-from helpers.run.reason_codes import row_of
 from helpers.run.record import RunRecord
 from tests.conftest import ROOT
 from tests.documentation import anchors, blocks, command_lines, inline, pages, prose, table
@@ -326,7 +326,7 @@ def test_the_example_of_a_check_records_what_it_says() -> None:
     assert [(check.verdict, check.measured, check.threshold) for check in record.result.checks] == [
         (Verdict.PASS, 40.0, 2), (Verdict.FAIL, 1.0, 2),
     ]  # fmt: skip
-    assert [row_of(check.reason) is not None for check in record.result.checks] == [False, True]
+    assert [check.reason for check in record.result.checks] == ["", ReasonCode.DISK_FULL]
 
 
 def test_the_parameters_of_the_readme_are_four_lines_that_the_command_accepts(

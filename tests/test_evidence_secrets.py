@@ -14,6 +14,7 @@ from helpers import audit, errors, evidence
 from helpers.errors import RunbookError, WorldError, one_line
 from helpers.evidence import secret_scan
 from helpers.parameters import SecretRef
+from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict
 from helpers.run.folders import RunFolder
 from tests.commands import Runbook
@@ -110,7 +111,7 @@ def test_what_a_server_repeats_is_shown_without_it(home: RunFolder) -> None:
     shown = one_line(said)
     assert "nter" not in shown
     assert shown.count("<secret env:CHROMA_TOKEN>") == 3
-    error = RunbookError("refused", said, where=TOKEN)
+    error = RunbookError(ReasonCode.REFUSED, said, where=TOKEN)
     home.log(str(error))
     home.log_block(said, said)
     result = StepResult(

@@ -12,6 +12,7 @@ import pytest
 from helpers.cutover.state import DONE, CutoverState
 from helpers.notify.texts import level
 from helpers.parameters import parameters_from
+from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -54,7 +55,7 @@ OFFENDERS = [
 
 def test_what_failed_is_shown_by_collection_and_reason_with_both_sides(folder: RunFolder) -> None:
     counts = [{"collection": "alpha", "source": 60, "target": 57, "quarantined": 1}]
-    check = Check("metadata", Verdict.FAIL, 3, 0, reason="metadata_differs", offenders=3, ids=OFFENDERS)
+    check = Check("metadata", Verdict.FAIL, 3, 0, reason=ReasonCode.METADATA_DIFFERS, offenders=3, ids=OFFENDERS)
     put(folder, "23", check, Check("counts", Verdict.PASS), counts=counts)
     put(folder, "22", error="too_many_refused")
     found = hold(folder)
@@ -70,7 +71,7 @@ def test_what_failed_is_shown_by_collection_and_reason_with_both_sides(folder: R
 
 
 def test_a_run_whose_clients_use_the_target_is_not_told_to_begin_anew(folder: RunFolder) -> None:
-    put(folder, "23", Check("metadata", Verdict.FAIL, 3, 0, reason="metadata_differs"))
+    put(folder, "23", Check("metadata", Verdict.FAIL, 3, 0, reason=ReasonCode.METADATA_DIFFERS))
     CutoverState(target="new").enter(folder.workspace, DONE)
     found = hold(folder)
     mend, back, _ = found.options()["how"]
@@ -96,7 +97,7 @@ def test_the_levels_of_appendix_c(minutes: float, critical: bool, expected: int)
 
 @pytest.mark.parametrize(("minutes", "who"), [(5, "#room"), (31, "D. Admin"), (61, "O. Lead")])
 def test_the_one_to_call_follows_from_the_clock_and_is_recorded(folder: RunFolder, minutes: float, who: str) -> None:
-    put(folder, "23", Check("queries", Verdict.FAIL, reason="named_query_failed"))
+    put(folder, "23", Check("queries", Verdict.FAIL, reason=ReasonCode.QUERY_WITHOUT_ANSWER))
     found = hold(folder, minutes)
     table = found.escalate()
     assert table[table[""] == "now"]["call"].tolist() == [who]

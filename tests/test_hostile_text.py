@@ -15,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from helpers import plots
 from helpers.errors import RunbookError, Terminal
 from helpers.plots.style import name
+from helpers.reason_codes import ReasonCode
 from helpers.report import index_page, notebook_html, run_page
 from helpers.results import StepResult, write_json
 from helpers.run.folders import RunFolder
@@ -42,8 +43,8 @@ def test_a_log_line_and_an_error_stay_one_line(tmp_path: Path, text: str) -> Non
     lines = folder.log_path.read_text(encoding="utf-8").split("\n")
     assert not any(UNSEEN.search(line) or "\r" in line for line in lines)
     assert len([line for line in lines if not line.startswith("    ")]) == 3  # two entries and the end of the file
-    assert not UNSEEN.search(RunbookError("x", text, where=text, next_step=text).line())
-    assert "\n" not in RunbookError("x", text, where=text, next_step=text).line()
+    assert not UNSEEN.search(RunbookError(ReasonCode.REFUSED, text, where=text, next_step=text).line())
+    assert "\n" not in RunbookError(ReasonCode.REFUSED, text, where=text, next_step=text).line()
 
 
 def test_a_terminal_table_keeps_one_line_a_row() -> None:

@@ -15,6 +15,7 @@ from helpers.errors import Interrupted, Terminal, Transient
 from helpers.migration import importing
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Staged
+from helpers.reason_codes import ReasonCode
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import CollectionInfo
 from helpers.stores.client import ClientStore
@@ -210,7 +211,7 @@ def test_one_failing_target_stops_the_others_and_its_error_is_the_one_told(work:
     class Broken(ClientStore):
         def add(self, name: str, batch: ChunkBatch) -> None:
             if name == "beta":
-                raise Transient("unreachable", "connection failed", where="beta")
+                raise Transient(ReasonCode.UNREACHABLE, "connection failed", where="beta")
             super().add(name, batch)
 
     with pytest.raises(Transient, match="beta: connection failed"):

@@ -11,6 +11,7 @@ import pytest
 from helpers import cli
 from helpers.errors import Interrupted, NoGo, RunbookError, Terminal, UsageError, WaitingForSignoffs, WorldError
 from helpers.parameters import parameters_from
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.rollback.state import STAGES, Orders, RollbackState
 from helpers.run import folders as runs
@@ -90,7 +91,7 @@ Ends = Callable[..., tuple[Line, RunbookError | None]]
 
 def test_a_no_go_is_held(folder: RunFolder, ends: Ends) -> None:
     failed(folder, "22", "no_go")
-    line, error = ends(NoGo("no_go", "one vector differs"), None)
+    line, error = ends(NoGo(ReasonCode.NO_GO, "one vector differs"), None)
     assert line.ran == ["22", "26"]
     assert error is not None
     assert (error.code, error.exit_code) == ("no_go", 3)
@@ -98,7 +99,7 @@ def test_a_no_go_is_held(folder: RunFolder, ends: Ends) -> None:
 
 def test_a_trigger_rolls_back_where_the_parameters_say_so(folder: RunFolder, ends: Ends) -> None:
     missing(folder)
-    line, error = ends(NoGo("no_go", "chunks missing"), None)
+    line, error = ends(NoGo(ReasonCode.NO_GO, "chunks missing"), None)
     assert line.ran == ["22", "26", "rollback: automatic: 200 chunks are missing in the target, more than 50"]
     assert error is not None
     assert (error.code, error.exit_code) == ("rolled_back", 3)
@@ -108,7 +109,7 @@ def test_a_trigger_rolls_back_where_the_parameters_say_so(folder: RunFolder, end
 def test_a_trigger_is_left_to_a_person_where_they_do_not(folder: RunFolder, ends: Ends) -> None:
     other = a_run("other", automatic=False)
     missing(other)
-    line, error = ends(NoGo("no_go", "chunks missing"), None, of=other)
+    line, error = ends(NoGo(ReasonCode.NO_GO, "chunks missing"), None, of=other)
     assert line.ran == ["22", "26"]
     assert error is not None
     assert error.code == "no_go"
@@ -116,7 +117,7 @@ def test_a_trigger_is_left_to_a_person_where_they_do_not(folder: RunFolder, ends
 
 def test_a_migration_that_took_too_long_is_a_trigger_and_no_no_go_by_itself(folder: RunFolder, ends: Ends) -> None:
     failed(folder, "22", "time_limit")
-    line, error = ends(Terminal("time_limit", "too long"), None)
+    line, error = ends(Terminal(ReasonCode.TIME_LIMIT, "too long"), None)
     assert [ran.split(":")[0] for ran in line.ran] == ["22", "26", "rollback"]
     assert error is not None
     assert error.exit_code == 3
@@ -126,17 +127,17 @@ def test_a_rollback_that_must_stop_is_what_the_command_ends_with(
     folder: RunFolder, ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing(folder)
-    stop = Terminal("source_damaged", "a person decides")
+    stop = Terminal(ReasonCode.SOURCE_DAMAGED, "a person decides")
     monkeypatch.setattr(Line, "execute", lambda *_, **__: (_ for _ in ()).throw(stop))
-    _, error = ends(NoGo("no_go", "chunks missing"), None)
+    _, error = ends(NoGo(ReasonCode.NO_GO, "chunks missing"), None)
     assert error is stop
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        Interrupted("interrupted", "stopped"), WaitingForSignoffs("signoffs_missing", "sign"),
-        WorldError("outside_window", "opens later"), WorldError("source_unreachable", "no answer"),
+        Interrupted(ReasonCode.INTERRUPTED, "stopped"), WaitingForSignoffs(ReasonCode.SIGNOFFS_MISSING, "sign"),
+        WorldError(ReasonCode.OUTSIDE_WINDOW, "opens later"), WorldError(ReasonCode.UNREACHABLE, "no answer"),
     ],
 )  # fmt: skip
 def test_what_judges_nothing_is_followed_by_nothing(error: RunbookError, ends: Ends) -> None:
@@ -146,7 +147,9 @@ def test_what_judges_nothing_is_followed_by_nothing(error: RunbookError, ends: E
 
 def test_a_source_that_changed_is_caught_up_and_waits_for_new_signatures(folder: RunFolder, ends: Ends) -> None:
     failed(folder, "25", "source_changed")
-    line, error = ends(WorldError("source_changed", "2 chunks"), WaitingForSignoffs("signoffs_missing", "sign"))
+    line, error = ends(
+        WorldError(ReasonCode.SOURCE_CHANGED, "2 chunks"), WaitingForSignoffs(ReasonCode.SIGNOFFS_MISSING, "sign")
+    )
     assert line.ran == ["22", "22 23 24"]
     assert error is not None
     assert error.exit_code == 4
@@ -154,7 +157,7 @@ def test_a_source_that_changed_is_caught_up_and_waits_for_new_signatures(folder:
 
 def test_a_source_that_changes_for_ever_is_no_go(folder: RunFolder, ends: Ends) -> None:
     failed(folder, "25", "source_changed")
-    changed = WorldError("source_changed", "again")
+    changed = WorldError(ReasonCode.SOURCE_CHANGED, "again")
     line, error = ends(changed, None, changed, None, changed, None)
     assert line.ran[1::2] == ["22 23 24"] * 3
     assert error is not None

@@ -17,6 +17,7 @@ from helpers.migration.preflight import preflight
 from helpers.migration.target_lock import FILE, claim_target, ensure_database, give_back_target, remove_made_database
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
+from helpers.reason_codes import ReasonCode
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
@@ -155,9 +156,9 @@ def test_a_failed_run_stops_no_other_and_the_exit_code_is_the_worst(
 ) -> None:
     made = ordered({"path": str(directory), "tenant": "*", "database": "*"})
     ends: dict[str, RunbookError] = {
-        "acme/people": WaitingForSignoffs("signoffs_missing", "waits"),
-        "acme/sales": Terminal("disk_full", "no room", next_step="Free disk space."),
-        "beta/people": NoGo("no_go", "differs"),
+        "acme/people": WaitingForSignoffs(ReasonCode.SIGNOFFS_MISSING, "waits"),
+        "acme/sales": Terminal(ReasonCode.DISK_FULL, "no room", next_step="Free disk space."),
+        "beta/people": NoGo(ReasonCode.NO_GO, "differs"),
     }
     begun: list[str] = []
 
@@ -176,7 +177,7 @@ def test_a_failed_run_stops_no_other_and_the_exit_code_is_the_worst(
     assert said[-1].splitlines()[-1].startswith("Next: .venv/bin/runbook resume many")
     assert "runbook: acme/sales: no room. Free disk space." in capsys.readouterr().err
 
-    ends |= {"acme/sales": Interrupted("interrupted", "stopped on request")}
+    ends |= {"acme/sales": Interrupted(ReasonCode.INTERRUPTED, "stopped on request")}
     begun.clear()
     assert group.work(made, start, said.append) == 130
     assert begun == ["acme/people", "acme/sales"]

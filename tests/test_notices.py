@@ -14,6 +14,7 @@ from helpers.errors import NoGo, WorldError, redacted
 from helpers.evidence import secret_scan
 from helpers.notify import Around, Event, read, tell
 from helpers.parameters import SecretRef, parameters_from
+from helpers.reason_codes import ReasonCode
 from helpers.report import run_page
 from helpers.results import StepResult, Verdict
 from helpers.rollback.state import Orders, RollbackState
@@ -163,8 +164,8 @@ def test_what_is_wrong_says_whom_to_call_and_what_it_means(monkeypatch: pytest.M
         folder = a_run("env:GOOD")
         put(folder, "20")
         put(folder, "22", "count_mismatch")
-        notices.stopped(folder, NoGo("no_go", "one chunk is missing"), print)
-        notices.stopped(folder, NoGo("no_go", "one chunk is missing"), print)
+        notices.stopped(folder, NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
+        notices.stopped(folder, NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
     [(_, body)] = good.got
     text = str(body["message"])
     assert body["title"] == "books: NO-GO"
@@ -183,7 +184,7 @@ def test_before_the_night_and_in_a_dry_run_nobody_is_told_of_a_failure(
     with Listener() as good:
         monkeypatch.setenv("GOOD", good.url)
         folder = a_run("env:GOOD", before=[["true"]])
-        notices.stopped(folder, NoGo("no_go", "in the dry run"), print)
+        notices.stopped(folder, NoGo(ReasonCode.NO_GO, "in the dry run"), print)
         notices.before_step(folder, plan.find("20"), print, dry_run=True)
         assert good.got == []
     said = capsys.readouterr().out
@@ -204,7 +205,7 @@ def test_a_rollback_says_its_beginning_and_sends_its_own_notice_at_the_end(monke
         step = plan.find("27")
         notices.before_step(folder, step, print)
         notices.after_step(folder, step, None, print)
-        notices.after_step(folder, step, WorldError("source_damaged", "two chunks differ"), print)
+        notices.after_step(folder, step, WorldError(ReasonCode.SOURCE_DAMAGED, "two chunks differ"), print)
     assert good.subjects == ["books: rollback begins", "books: rolled back", "books: the rollback has stopped"]
     texts = [str(body["message"]) for _, body in good.got]
     assert "searches are wrong" in texts[0]

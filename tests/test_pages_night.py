@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup, Tag
 
+from helpers.reason_codes import ReasonCode
 from helpers.report import gantt, run_page
 from helpers.report.facts import RunView, read_run
 from helpers.report.outcome import Node, decision_tree, outcome
@@ -244,7 +245,7 @@ def row(table: Tag, label: str) -> str:
 
 def test_deviations_name_a_missing_fence_and_changed_parameters(tmp_path: Path) -> None:
     fence = Check(
-        "write fence", Verdict.WARNING, "none", reason="no_fence", detail="nothing keeps clients from writing"
+        "write fence", Verdict.WARNING, "none", reason=ReasonCode.NO_FENCE, detail="nothing keeps clients from writing"
     )
     changes = [{"migration.batch_size": [500, 50]}]
     folder = make_run(tmp_path / "r", [result("20", Verdict.WARNING, checks=[fence])], changes=changes)

@@ -6,13 +6,14 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
 from helpers import plots
+from helpers.reason_codes import ReasonCode
 from helpers.report import index_page, run_page
 from helpers.results import Check, Phase, StepResult, Verdict, write_json
 from tests.signers import Signers
@@ -70,7 +71,7 @@ def whole_night(verdict: Verdict = Verdict.PASS) -> list[StepResult]:
     bad = {"collection": "docs", "id": "chunk-7", "detail": "swapped"}
     failed = verdict is Verdict.FAIL
     tests = [
-        Check("embeddings", verdict, int(failed), 0, "differences", "vector_differs" if failed else "",
+        Check("embeddings", verdict, int(failed), 0, "differences", ReasonCode.VECTOR_DIFFERS if failed else "",
               "vector differs: 1" if failed else "", int(failed), [bad] if failed else []),
         Check("search equivalence", Verdict.PASS, 7, 7, "collections"),
     ]  # fmt: skip
@@ -250,8 +251,9 @@ def test_a_rehearsal_is_marked(tmp_path: Path) -> None:
 def hostile_run(tmp_path: Path) -> Path:
     """Hostile text in every place that the page shows."""
     check = Check(
-        HOSTILE, Verdict.FAIL, HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE + "x" * 5_000_000, 1, [{HOSTILE: HOSTILE}]
-    )
+        HOSTILE, Verdict.FAIL, HOSTILE, HOSTILE, HOSTILE, cast(ReasonCode, HOSTILE), HOSTILE + "x" * 5_000_000, 1,
+        [{HOSTILE: HOSTILE}],
+    )  # fmt: skip
     bad = result("23", Verdict.FAIL, checks=[check], phases=[Phase(HOSTILE, "2025-12-01T02:22:10+00:00", 4.0, 1)])
     bad.title = HOSTILE
     bad.facts = {

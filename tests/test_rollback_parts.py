@@ -18,6 +18,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.migration.written_data import WrittenData
 from helpers.parameters import parameters_from
+from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict
 from helpers.rollback import postmortem, replay
 from helpers.rollback.outline import at_work, stop, triggers
@@ -35,7 +36,7 @@ def result(step: str, *checks: Check, error: str = "", **facts: Any) -> dict[str
     return {step: found}
 
 
-def failed(reason: str, **more: Any) -> Check:
+def failed(reason: ReasonCode, **more: Any) -> Check:
     return Check("a check", Verdict.FAIL, reason=reason, **more)
 
 
@@ -57,13 +58,13 @@ def row(source: int, target: int, quarantined: int = 0) -> dict[str, Any]:
         (result("23", counts=[row(100, 95)]), []),
         (result("23", counts=[row(100, 94)]), ["chunks_missing"]),
         (result("22", arrivals=[{"source": 100, "missing": 6}]), ["chunks_missing"]),
-        (result("23", failed("nan_embedding")), ["nan_in_target"]),
+        (result("23", failed(ReasonCode.NAN_EMBEDDING)), ["nan_in_target"]),
         (
-            result("23", failed("vector_differs", ids=[{"detail": "3 dimensions instead of 4"}])),
+            result("23", failed(ReasonCode.VECTOR_DIFFERS, ids=[{"detail": "3 dimensions instead of 4"}])),
             ["wrong_dimension"],
         ),
-        (result("23", failed("vector_differs")), []),
-        (result("23", failed("missing_metadata")), ["schema_fields_missing"]),
+        (result("23", failed(ReasonCode.VECTOR_DIFFERS)), []),
+        (result("23", failed(ReasonCode.MISSING_METADATA)), ["schema_fields_missing"]),
         (result("23", search=[{"collection": "a", "k": 10, "overlap_exact@10": 0.79, "verdict": "fail"}]), ["search_divergence"]),
         (result("23", search=[{"collection": "a", "k": 10, "overlap_exact@10": 0.80, "verdict": "fail"}]), []),
         (result("23", search=[{"collection": "a", "k": 10, "overlap_exact@10": 0.79, "verdict": "pass"}]), []),

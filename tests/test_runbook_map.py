@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 from helpers import cli
 from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.run import plan
-from helpers.run.reason_codes import row_of
 from tests import runbook_items
 from tests.conftest import absent
 from tests.runbook_map import KINDS, Row, rows
@@ -123,7 +123,7 @@ def test_every_reason_code_leads_to_a_notebook_of_its_row(mapped: list[Row]) -> 
     wrong = []
     for row in mapped:
         desks = DESKS & set(row.notebooks) - {"40"}
-        steps = {name: found.step if (found := row_of(name)) else "" for name in row.names("code")}
+        steps = {name: found.step if (found := ReasonCode.known(name)) else "" for name in row.names("code")}
         wrong += [(row.id, name, step) for name, step in steps.items() if not step or (desks and step not in desks)]
     assert wrong == []
 
@@ -132,6 +132,7 @@ def test_every_trigger_named_is_one(root: Path, mapped: list[Row]) -> None:
     tree = ast.parse((root / "helpers" / "rollback" / "outline.py").read_text(encoding="utf-8"))
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Trigger"]
     given = {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
+    given |= {ReasonCode[call.args[0].attr] for call in calls if isinstance(call.args[0], ast.Attribute)}
     assert {name for row in mapped for name in row.names("trigger")} <= given
 
 

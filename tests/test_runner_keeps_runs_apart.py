@@ -13,6 +13,7 @@ import pytest
 
 from helpers.errors import UsageError, WorldError
 from helpers.parameters import Parameters, parameters_from
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -131,7 +132,7 @@ def test_a_record_keeps_what_a_step_found(tmp_path: Path) -> None:
     folder = runs.create(parameters(), "one")
     run = RunRecord(folder, "10")
     many = [{"collection": "c", "id": str(i)} for i in range(50)]
-    check = run.check("duplicates", Verdict.FAIL, measured=50, reason="duplicates", ids=many)
+    check = run.check("duplicates", Verdict.FAIL, measured=50, reason=ReasonCode.DUPLICATES, ids=many)
     assert (len(check.ids), check.offenders) == (20, 50)
     with run.phase("reading") as phase:
         phase.chunks = 5

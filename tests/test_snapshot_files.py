@@ -18,6 +18,7 @@ from chromadb.base_types import SparseVector
 from helpers.chunks import ChunkBatch
 from helpers.errors import Interrupted, Terminal
 from helpers.parameters.endpoint import Endpoint
+from helpers.reason_codes import ReasonCode
 from helpers.snapshots import snapshot as module
 from helpers.snapshots.snapshot import (
     Snapshot,
@@ -218,7 +219,7 @@ class Stop:
     def advance(self, n: int = 1) -> None:
         self.parts -= 1
         if self.parts <= 0:
-            raise Interrupted("interrupted", "stopped on request")
+            raise Interrupted(ReasonCode.INTERRUPTED, "stopped on request")
 
 
 def test_an_interrupted_export_is_never_taken_for_a_whole_one(

@@ -19,6 +19,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Interrupted
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
+from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, utc_now
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
@@ -77,7 +78,7 @@ class Stop:
     def advance(self, n: int = 1) -> None:
         self.parts -= 1
         if self.parts <= 0:
-            raise Interrupted("interrupted", "stopped on request")
+            raise Interrupted(ReasonCode.INTERRUPTED, "stopped on request")
 
 
 @pytest.fixture
@@ -260,7 +261,7 @@ def test_step_21_goes_on_and_the_commands_know_what_is_unfinished(
         nonlocal written
         written += 1
         if written > 4:
-            raise Interrupted("interrupted", "stopped on request")
+            raise Interrupted(ReasonCode.INTERRUPTED, "stopped on request")
         return write_part(*arguments)
 
     source.close()

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict, utc_now
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.run.reason_codes import ROWS
 from tests.conftest import ROOT, at_home
 from tests.storage import chunks, embedded, fill
 from tests.troubles import begun, migrated
@@ -96,4 +96,4 @@ def test_each_quotes_the_runbook_and_asks_the_same_probe_twice() -> None:
         assert "> **Symptom:**" in text
         assert "> **Root cause:**" in text
         assert text.count("step.probe()") == 2
-        assert any(row.step == step.number for row in ROWS)
+        assert any(code.step == step.number for code in ReasonCode)

@@ -16,8 +16,8 @@ import pytest
 from helpers.errors import Interrupted
 from helpers.migration.importing import Importer
 from helpers.results import Verdict
+from helpers.run.advice import command, notebook_for
 from helpers.run.folders import RunFolder
-from helpers.run.reason_codes import command, notebook_for
 from tests.commands import Runbook
 from tests.conftest import ROOT
 from tests.servers import ChromaServer

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TextIO, cast
 
 from helpers.cli import doctor, evidence, run, snapshots
 from helpers.errors import RunbookError, UsageError, one_line
+from helpers.reason_codes import ReasonCode
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 
@@ -28,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
     """Wrong usage as our one line instead of a screen of usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError("usage", one_line(message), next_step=f"See: {self.prog} --help")
+        raise UsageError(ReasonCode.USAGE, one_line(message), next_step=f"See: {self.prog} --help")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -327,7 +328,7 @@ def _schema(chosen: argparse.Namespace) -> int:
     runs.dump_parameters(parameters, sys.stdout)
     if blank := parameters.placeholders():
         raise UsageError(
-            "placeholder", f"these still hold <…>, a placeholder: {', '.join(blank)}", where=str(chosen.parameters),
+            ReasonCode.PLACEHOLDER, f"these still hold <…>, a placeholder: {', '.join(blank)}", where=str(chosen.parameters),
             next_step="Write the values, or take the keys out.",
         )  # fmt: skip
     return 0

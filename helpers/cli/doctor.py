@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.errors import RUNBOOK, UsageError, WorldError, one_line
 from helpers.formatting import count
+from helpers.reason_codes import ReasonCode
 
 if TYPE_CHECKING:
     from helpers.parameters.endpoint import Endpoint
@@ -63,7 +64,9 @@ def _endpoint(chosen: argparse.Namespace) -> Endpoint:
     headers = dict(header.partition("=")[::2] for header in chosen.header)
     if not all(headers.values()):
         raise UsageError(
-            "usage", "--header wants NAME=env:VARIABLE or NAME=file:PATH", next_step=f"See: {RUNBOOK} doctor --help"
+            ReasonCode.USAGE,
+            "--header wants NAME=env:VARIABLE or NAME=file:PATH",
+            next_step=f"See: {RUNBOOK} doctor --help",
         )
     if headers:
         given["headers"] = headers

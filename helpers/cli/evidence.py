@@ -22,6 +22,7 @@ from helpers.evidence.seals import CHANGING, after, seals
 from helpers.evidence.statement import FIRST, SEALS, Seal, changed, digest_of, files, read_seal
 from helpers.formatting import size
 from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, passed
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -43,7 +44,7 @@ def archive(folder: Path, path: Path) -> str:
     if path.exists() or path.absolute().is_relative_to(folder.absolute()):
         why = "exists already" if path.exists() else "lies in the folder of the run"
         raise UsageError(
-            "bad_output", why, where=one_line(str(path)), next_step="Name another file: --output FILE.zip."
+            ReasonCode.BAD_OUTPUT, why, where=one_line(str(path)), next_step="Name another file: --output FILE.zip."
         )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
@@ -59,7 +60,9 @@ def archive(folder: Path, path: Path) -> str:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise WorldError("not_archived", f"cannot be written ({error.strerror})", where=one_line(str(path))) from error
+        raise WorldError(
+            ReasonCode.NOT_ARCHIVED, f"cannot be written ({error.strerror})", where=one_line(str(path))
+        ) from error
     what = f"{path}: {len(names)} files, {size(path.stat().st_size)}, SHA-256 {digest}"
     return f"{what}\nUnpack it anywhere; in its folder: bash VERIFY.txt"
 
@@ -306,19 +309,21 @@ def _sign(chosen: argparse.Namespace) -> int:
     ways = [way for way in (chosen.key, chosen.export, chosen.signature) if way is not None]
     if len(ways) != 1:
         raise UsageError(
-            "how_to_sign", "sign needs one of --key, --export and --import",
+            ReasonCode.HOW_TO_SIGN, "sign needs one of --key, --export and --import",
             next_step="With your own key: --key ~/.ssh/id_ed25519; to sign elsewhere: --export FILE, then --import FILE.sig.",
         )  # fmt: skip
     if chosen.signature is not None:
         return _import(folder, chosen.signature)
     if not (chosen.role and chosen.name and chosen.decision):
-        raise UsageError("usage", "sign needs --role, --name and --decision", next_step=f"See: {RUNBOOK} sign --help")
+        raise UsageError(
+            ReasonCode.USAGE, "sign needs --role, --name and --decision", next_step=f"See: {RUNBOOK} sign --help"
+        )
     words = (chosen.role, chosen.name, chosen.decision, chosen.gate, chosen.reason, chosen.accept)
     if chosen.key is not None:
         return _recorded(folder, signoffs.sign(folder.reports, *words, key=chosen.key.expanduser()))
     data = signoffs.statement(folder.reports, *words)
     if chosen.export.exists():
-        raise UsageError("file_exists", "something is there already", where=one_line(str(chosen.export)))
+        raise UsageError(ReasonCode.FILE_EXISTS, "something is there already", where=one_line(str(chosen.export)))
     chosen.export.write_bytes(data)
     role = chosen.role.strip().lower().replace("-", "_")
     print(
@@ -336,11 +341,11 @@ def _sign_group(chosen: argparse.Namespace) -> int:
     many = group.read(chosen.run_id)
     assert many is not None
     if chosen.key is None or chosen.export is not None or chosen.signature is not None:
-        raise UsageError("how_to_sign", "the runs of a group are signed together with --key only", where=chosen.run_id,
+        raise UsageError(ReasonCode.HOW_TO_SIGN, "the runs of a group are signed together with --key only", where=chosen.run_id,
                          next_step=f"To sign elsewhere, sign each by itself: {RUNBOOK} status {chosen.run_id}")  # fmt: skip
     due = list(group.due_for(many, chosen.gate, chosen.role.strip().lower().replace("-", "_")))
     if not due:
-        raise UsageError("nothing_to_sign", f"no run of {many.id} waits for {chosen.role or 'this role'} now",
+        raise UsageError(ReasonCode.NOTHING_TO_SIGN, f"no run of {many.id} waits for {chosen.role or 'this role'} now",
                          next_step=f"See: {RUNBOOK} status {many.id}")  # fmt: skip
     codes = [0]
     for folder in due:
@@ -360,7 +365,7 @@ def _import(folder: RunFolder, signature: Path) -> int:
         data, signed = statement.read_bytes(), signature.read_bytes()
     except OSError as error:
         raise UsageError(
-            "no_signature", f"cannot be read ({error.strerror})", where=one_line(str(error.filename)),
+            ReasonCode.NO_SIGNATURE, f"cannot be read ({error.strerror})", where=one_line(str(error.filename)),
             next_step="Give FILE.sig; FILE, as --export wrote it, must be beside it.",
         ) from error  # fmt: skip
     return _recorded(folder, signoffs.record(folder.reports, data, signed))

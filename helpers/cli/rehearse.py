@@ -32,6 +32,7 @@ from helpers.migration.restore import restore
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import NginxFence
+from helpers.reason_codes import ReasonCode
 from helpers.rehearsal.sample_client import KEY
 from helpers.rehearsal.setup import prepare
 from helpers.report.pages import leave
@@ -204,7 +205,7 @@ def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: s
 
 def _expect(env: Path, url: str, when: str) -> None:
     if f"{KEY}={url} " not in env.read_text(encoding="utf-8").replace('"', ""):
-        raise WorldError("rehearsal_failed", f"does not point to {url} after {when}", where=str(env))
+        raise WorldError(ReasonCode.REHEARSAL_FAILED, f"does not point to {url} after {when}", where=str(env))
 
 
 def judge(folder: RunFolder, seen: dict[str, Any], target: str) -> dict[str, str]:
@@ -226,7 +227,7 @@ def judge(folder: RunFolder, seen: dict[str, Any], target: str) -> dict[str, str
         "no read went to the target after the cutover": not seen["reads"].get(target),
     }
     if found := [what for what, is_so in wrong.items() if is_so]:
-        raise WorldError("rehearsal_failed", "; ".join(found), where=f"the client of run {folder.id}",
+        raise WorldError(ReasonCode.REHEARSAL_FAILED, "; ".join(found), where=f"the client of run {folder.id}",
                          next_step=f"See {folder.workspace / 'client.json'} and {folder.log_path}.")  # fmt: skip
     reads, gap = sum(seen["reads"].values()), seen["longest_gap_seconds"]
     return {
@@ -264,7 +265,7 @@ def nginx_program() -> str:
     """The nginx of this machine. `WorldError` where there is none."""
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if found is None:
-        raise WorldError("no_nginx", "nginx is not installed here; this rehearsal's fence is one",
+        raise WorldError(ReasonCode.NO_NGINX, "nginx is not installed here; this rehearsal's fence is one",
                          next_step=f"apt-get install nginx-light; or rehearse without it: {RUNBOOK} rehearse")  # fmt: skip
     return found
 
@@ -285,7 +286,7 @@ def chroma_server(directory: Path, log: Path) -> Iterator[str]:
                         break
                 time.sleep(0.2)
             else:
-                raise WorldError("server_does_not_start", "a Chroma server does not start", where=url,
+                raise WorldError(ReasonCode.SERVER_DOES_NOT_START, "a Chroma server does not start", where=url,
                                  next_step=f"See {log}.")  # fmt: skip
         yield url
 
@@ -320,11 +321,13 @@ def client(url: str, env: Path, record: Path, log: Path) -> Iterator[None]:
                     break
             time.sleep(0.2)
         else:
-            raise WorldError("client_does_not_work", "the client of the rehearsal does not get to work", where=url,
+            raise WorldError(ReasonCode.CLIENT_DOES_NOT_WORK, "the client of the rehearsal does not get to work", where=url,
                              next_step=f"See {log}.")  # fmt: skip
         yield
         if process.poll() is not None:
-            raise WorldError("rehearsal_failed", "the client of the rehearsal ended by itself", next_step=f"See {log}.")
+            raise WorldError(
+                ReasonCode.REHEARSAL_FAILED, "the client of the rehearsal ended by itself", next_step=f"See {log}."
+            )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.errors import RUNBOOK, Transient, UsageError
+from helpers.reason_codes import ReasonCode
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder
@@ -64,10 +65,12 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.parameters is None:
         if chosen.run_id:
             runs.find(chosen.run_id)
-        raise UsageError("no_parameters", "run needs a parameters file", next_step=f"See: {RUNBOOK} run --help")
+        raise UsageError(
+            ReasonCode.NO_PARAMETERS, "run needs a parameters file", next_step=f"See: {RUNBOOK} run --help"
+        )
     if first is not plan.LINE[0]:
         raise UsageError(
-            "from_needs_run",
+            ReasonCode.FROM_NEEDS_RUN,
             f"--from {first.number} needs the results of the steps before it",
             next_step="Give --run-id.",
         )
@@ -148,7 +151,7 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     missing = [step for step in plan.LINE[: plan.LINE.index(steps[0])] if not passed(folder.result(step.number))]
     if missing:
         raise UsageError(
-            "step_missing",
+            ReasonCode.STEP_MISSING,
             f"--from {steps[0].number} needs step {missing[0].number}, which run {folder.id} has not passed",
             next_step=f"Go on with it: {folder.command('resume')}; or run it again: --from {missing[0].number}.",
         )
@@ -165,7 +168,7 @@ def _require_fit(folder: RunFolder) -> None:
     refuse_rolled_back(folder)
     if unfinished := pending(folder):
         what = f"taking back step {unfinished} of run {folder.id} was interrupted"
-        raise UsageError("retry_unfinished", what, next_step=f"Finish it: {folder.command('resume')}")
+        raise UsageError(ReasonCode.RETRY_UNFINISHED, what, next_step=f"Finish it: {folder.command('resume')}")
 
 
 def resume(chosen: argparse.Namespace) -> int:
@@ -181,7 +184,7 @@ def resume(chosen: argparse.Namespace) -> int:
 
     refuse_rolled_back(folder)
     if chosen.checkpoint and chosen.retry:
-        raise UsageError("usage", "--retry starts a step again, so it takes no --checkpoint")
+        raise UsageError(ReasonCode.USAGE, "--retry starts a step again, so it takes no --checkpoint")
     if chosen.checkpoint:
         require_checkpoint(folder, chosen.checkpoint)
     until = plan.on_line(chosen.until) if chosen.until else None
@@ -204,10 +207,12 @@ def _require_more(folder: RunFolder, until: plan.Step | None) -> None:
     """UsageError where the run has got where it was to end and must not go on by itself."""
     if until is not None:
         hint = f"Go on to the end with: {folder.command('resume', '--until', plan.LINE[-1].number)}"
-        raise UsageError("nothing_open", f"run {folder.id} has passed every step up to {until.number}", next_step=hint)
+        raise UsageError(
+            ReasonCode.NOTHING_OPEN, f"run {folder.id} has passed every step up to {until.number}", next_step=hint
+        )
     if folder.facts()["dry_run"]:
         next_step = f"For the migration itself: {RUNBOOK} run --run-id {folder.id} --from 20"
-        raise UsageError("dry_run_done", f"run {folder.id} is a dry run and complete", next_step=next_step)
+        raise UsageError(ReasonCode.DRY_RUN_DONE, f"run {folder.id} is a dry run and complete", next_step=next_step)
 
 
 def _take_orders(folder: RunFolder, chosen: argparse.Namespace) -> None:
@@ -277,7 +282,7 @@ def _group_of(chosen: argparse.Namespace) -> Group | None:
     from helpers.runner import group
 
     if chosen.checkpoint or chosen.retry:
-        raise UsageError("group_of_runs", "--retry and --checkpoint are for one run of a group", where=chosen.run_id,
+        raise UsageError(ReasonCode.GROUP_OF_RUNS, "--retry and --checkpoint are for one run of a group", where=chosen.run_id,
                          next_step=f"See which: {RUNBOOK} status {chosen.run_id}")  # fmt: skip
     return group.read(chosen.run_id)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.errors import Interrupted, RunbookError, UsageError, one_line
 from helpers.formatting import count, moment, size
+from helpers.reason_codes import ReasonCode
 
 if TYPE_CHECKING:
     from helpers.parameters.endpoint import Endpoint
@@ -72,7 +73,7 @@ def _places(chosen: argparse.Namespace) -> list[Path]:
     if chosen.directory is None:
         return directories()
     if not chosen.directory.is_dir():
-        raise UsageError("no_such_directory", f"there is no folder {one_line(str(chosen.directory))}")
+        raise UsageError(ReasonCode.NO_SUCH_DIRECTORY, f"there is no folder {one_line(str(chosen.directory))}")
     return [chosen.directory.absolute()]
 
 
@@ -169,7 +170,7 @@ def _verify(chosen: argparse.Namespace) -> int:
             counted = snapshot.verify(bar)
     except RunbookError as error:
         audit.append(log, "verify", outcome="failed", snapshot=snapshot.id, why=error.line())
-        if error.code == "snapshot_damaged":
+        if error.code == ReasonCode.SNAPSHOT_DAMAGED:
             snapshot.mark("failed")
         raise
     audit.append(log, "verify", snapshot=snapshot.id, digest=snapshot.digest, chunks=sum(counted.values()))
@@ -266,7 +267,7 @@ def _endpoint(chosen: argparse.Namespace) -> Endpoint:
     for given in chosen.header:
         name, mark, reference = given.partition("=")
         if not mark or name in headers:
-            raise UsageError("usage", "--header takes NAME=env:VAR or NAME=file:PATH, each NAME once")
+            raise UsageError(ReasonCode.USAGE, "--header takes NAME=env:VAR or NAME=file:PATH, each NAME once")
         headers[name] = reference
     place = {"url" if "://" in chosen.into else "path": chosen.into}
     try:
@@ -277,7 +278,7 @@ def _endpoint(chosen: argparse.Namespace) -> Endpoint:
         said = error.errors(include_input=False, include_url=False)[0]
         option = {"headers": "--header", "tenant": "--tenant", "database": "--database"}
         where = option.get(str(said["loc"][0]) if said["loc"] else "", "--into")
-        raise UsageError("usage", f"{where} {said['msg'].removeprefix('Value error, ')}") from None
+        raise UsageError(ReasonCode.USAGE, f"{where} {said['msg'].removeprefix('Value error, ')}") from None
 
 
 @contextmanager
@@ -310,6 +311,6 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted("interrupted", "stopped on request", next_step="The same command goes on.") from None
+        raise Interrupted(ReasonCode.INTERRUPTED, "stopped on request", next_step="The same command goes on.") from None
     finally:
         signal.signal(signal.SIGTERM, before)

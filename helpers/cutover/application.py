@@ -17,6 +17,7 @@ from helpers.cutover.files import masked
 from helpers.errors import RunbookError, WorldError, one_line
 from helpers.parameters import resolve_path
 from helpers.parameters.sections import Cutover
+from helpers.reason_codes import ReasonCode
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder
 from helpers.stores.wire import Session
@@ -78,7 +79,7 @@ def wait_until_well(urls: Sequence[str], seconds: float) -> list[Answer]:
     answers: list[Answer] = trial(ask_all, urls)
     ill = [a for a in answers if not a.well]
     if ill:
-        raise WorldError("not_healthy", f"{ill[0].problem} for {seconds:g} seconds", where=ill[0].url,
+        raise WorldError(ReasonCode.NOT_HEALTHY, f"{ill[0].problem} for {seconds:g} seconds", where=ill[0].url,
                          next_step="See the application's own log.")  # fmt: skip
     return answers
 

@@ -22,6 +22,7 @@ from helpers.cutover.state import (
 )
 from helpers.errors import RunbookError, Terminal, UsageError, WorldError
 from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
 from helpers.run.folders import RunFolder
 from helpers.stores.opening import quick_names
@@ -63,12 +64,12 @@ class Control:
         state = self.under_way
         if state is not None:
             if state.rules != self._document():
-                raise UsageError("cutover_changed", "a cutover with other parameters is under way",
+                raise UsageError(ReasonCode.CUTOVER_CHANGED, "a cutover with other parameters is under way",
                                  next_step=f"Roll that one back first: {self.folder.command('rollback')}")  # fmt: skip
             state.refuse_changed()
             undone = [f.path for f in state.files if state.is_done and f.now != "after"]
             if undone:
-                raise Terminal("config_changed", "was done, and the file points elsewhere now",
+                raise Terminal(ReasonCode.CONFIG_CHANGED, "was done, and the file points elsewhere now",
                                where=undone[0], next_step=f"Roll it back: {self.folder.command('rollback')}")  # fmt: skip
             return state
         folder = self.folder.workspace / "cutover"
@@ -95,7 +96,7 @@ class Control:
         new = {str(e.file.real): e for e in edits}
         for file in state.files:
             if new[file.real].after != file.after:
-                raise Terminal("config_changed", "would become something else than what was planned", where=file.path,
+                raise Terminal(ReasonCode.CONFIG_CHANGED, "would become something else than what was planned", where=file.path,
                                next_step=f"Roll the cutover back first: {self.folder.command('rollback')}")  # fmt: skip
         state.refuse_changed()
         facts = {f.path: {"before": f.before, "after": f.after} for f in state.files}
@@ -111,7 +112,7 @@ class Control:
             put_in_place(temporary, Path(file.real))
         wrong = [f.path for f in state.files if f.now != "after"]
         if wrong:
-            raise WorldError("config_not_written", "does not hold what was written", where=wrong[0])
+            raise WorldError(ReasonCode.CONFIG_NOT_WRITTEN, "does not hold what was written", where=wrong[0])
         state.logs = positions(self.rules.log_files)
         state.enter(self.folder.workspace, APPLIED)
         audit.append(self.audit, "cutover", outcome="files changed", target=state.target)
@@ -138,7 +139,7 @@ class Control:
             said = error.what if isinstance(error, RunbookError) else str(error)
             where = f"{error.where}: " if isinstance(error, RunbookError) and error.where else ""
             raise WorldError(
-                "put_back_failed", f"the cutover failed ({why}), and undoing it did not finish: {where}{said}",
+                ReasonCode.PUT_BACK_FAILED, f"the cutover failed ({why}), and undoing it did not finish: {where}{said}",
                 next_step=f"Correct that, then: {self.folder.command('rollback')}",
             ) from error  # fmt: skip
 
@@ -153,6 +154,6 @@ def taken_back(state: CutoverState | None) -> bool:
 def _kept(file: ChangedFile) -> bytes:
     backup = Path(file.backup)
     if digest_of(backup) != file.before:
-        raise Terminal("backup_damaged", "is not the file that was kept", where=str(backup),
+        raise Terminal(ReasonCode.BACKUP_DAMAGED, "is not the file that was kept", where=str(backup),
                        next_step=f"Compare {file.path} with a backup of your own.")  # fmt: skip
     return backup.read_bytes()

@@ -23,6 +23,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from helpers.errors import Terminal, one_line
 from helpers.parameters import resolve_path
+from helpers.reason_codes import ReasonCode
 
 LARGEST = 4 * 2**20  # bytes; a configuration file is smaller
 
@@ -88,7 +89,7 @@ def _problem(real: Path, facts: os.stat_result) -> str:
 
 def refusal(path: Path, problem: str, next_step: str = "") -> Terminal:
     """One line for a configuration file that is left alone."""
-    return Terminal("config_file", problem, where=str(path), next_step=next_step or "Nothing was changed.")
+    return Terminal(ReasonCode.CONFIG_FILE, problem, where=str(path), next_step=next_step or "Nothing was changed.")
 
 
 def digest_of(path: Path) -> str:

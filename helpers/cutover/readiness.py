@@ -15,6 +15,7 @@ from helpers.cutover.edits import all_edits, edit, loopback_in_container
 from helpers.errors import RunbookError
 from helpers.evidence import signing
 from helpers.parameters import resolve_path
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.stores.handshake import open_door
@@ -31,13 +32,13 @@ class CutoverReadiness:
 
     def table(self) -> pd.DataFrame:
         """Files, commands, signers, health and logs. Nothing is written; the edits are made in memory."""
-        groups: dict[str, tuple[str, Callable[[], list[Row]]]] = {
-            "configuration files can be changed": ("config_file", self._files),
-            "commands of the migration are found": ("program_missing", self._commands),
-            "the fence's configuration can be written": ("fence_config", self._fence),
-            "signatures can be checked": ("signers_missing", self._signers),
-            "health URLs answer": ("not_healthy", self._health),
-            "application logs can be read": ("log_unreadable", self._logs),
+        groups: dict[str, tuple[ReasonCode, Callable[[], list[Row]]]] = {
+            "configuration files can be changed": (ReasonCode.CONFIG_FILE, self._files),
+            "commands of the migration are found": (ReasonCode.PROGRAM_MISSING, self._commands),
+            "the fence's configuration can be written": (ReasonCode.FENCE_CONFIG, self._fence),
+            "signatures can be checked": (ReasonCode.SIGNERS_MISSING, self._signers),
+            "health URLs answer": (ReasonCode.NOT_HEALTHY, self._health),
+            "application logs can be read": (ReasonCode.LOG_UNREADABLE, self._logs),
         }
         rows = []
         for name, (reason, look) in groups.items():
@@ -53,7 +54,7 @@ class CutoverReadiness:
             self.run.check(name, verdict, measured=len(found) - len(bad), threshold=len(found), reason=reason if bad else "",
                            detail="; ".join(f"{what}: {said}" for what, said, _ in bad[:3]))  # fmt: skip
         if said := loopback_in_container(self.parameters):
-            self.run.check("target reachable from a container", Verdict.WARNING, reason="loopback_in_container",
+            self.run.check("target reachable from a container", Verdict.WARNING, reason=ReasonCode.LOOPBACK_IN_CONTAINER,
                            measured=self.parameters.target.address, detail=said)  # fmt: skip
             rows.append(("target seen from a container", said, Verdict.WARNING))
         if said := check_door(self.run):
@@ -149,7 +150,7 @@ def check_door(run: RunRecord) -> str:
     said = open_door(run.parameters.source, run.parameters.target)
     if said:
         run.check("target asks for credentials", Verdict.WARNING, measured="answers anybody", threshold="refuses",
-                  reason="answers_anybody", detail=said)  # fmt: skip
+                  reason=ReasonCode.ANSWERS_ANYBODY, detail=said)  # fmt: skip
     return said
 
 

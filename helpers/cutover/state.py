@@ -16,6 +16,7 @@ from helpers.cutover.application import restart, wait_until_well
 from helpers.cutover.files import beside, digest_of, put_in_place, stage
 from helpers.errors import Terminal
 from helpers.parameters.sections import Cutover
+from helpers.reason_codes import ReasonCode
 from helpers.results import read_state, utc_now, write_json
 from helpers.run.folders import RunFolder
 
@@ -76,7 +77,7 @@ class CutoverState:
             return cls(**{**raw, "files": [ChangedFile(**file) for file in raw["files"]]})
 
         hint = f"The files as they were lie in {workspace / 'cutover'}; set this file aside."
-        return read_state(cls.path(workspace), made, "cutover_state_damaged", hint)
+        return read_state(cls.path(workspace), made, ReasonCode.CUTOVER_STATE_DAMAGED, hint)
 
     def enter(self, workspace: Path, state: str) -> None:
         """Go over to this state, on disk before anything else happens."""
@@ -104,7 +105,7 @@ class CutoverState:
         if changed:
             file = changed[0]
             raise Terminal(
-                "config_changed", "was changed by somebody else since the cutover began and is not overwritten",
+                ReasonCode.CONFIG_CHANGED, "was changed by somebody else since the cutover began and is not overwritten",
                 where=file.path,
                 next_step=f"Compare it with {file.backup}, make it as it was, and repeat; nothing was put back yet.",
             )  # fmt: skip
@@ -167,7 +168,7 @@ def _file_back(file: ChangedFile, run_id: str) -> bool:
     if file.now == "before":
         return False
     if digest_of(backup) != file.before:
-        raise Terminal("backup_damaged", "is not the file that was kept", where=str(backup),
+        raise Terminal(ReasonCode.BACKUP_DAMAGED, "is not the file that was kept", where=str(backup),
                        next_step=f"Put {file.path} back by hand from a backup of your own.")  # fmt: skip
     content = backup.read_bytes()
     put_in_place(stage(real, content, run_id, mode=file.mode, uid=file.uid, gid=file.gid), real)

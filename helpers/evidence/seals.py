@@ -37,6 +37,7 @@ from helpers.evidence.statement import (
     statement_of,
 )
 from helpers.parameters import RESUMABLE, Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, passed, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -152,7 +153,7 @@ def refuse_changes(folder: Path, chain: list[Seal]) -> None:
     against = [name for name in gone if chain[-1].subjects.get(name) not in moved]
     if against:
         raise Terminal(
-            "sealed_file_changed", f"{', '.join(against[:5])} changed after seal {chain[-1].number}", where=str(folder),
+            ReasonCode.SEALED_FILE_CHANGED, f"{', '.join(against[:5])} changed after seal {chain[-1].number}", where=str(folder),
             next_step=f"Put back what was sealed; {RUNBOOK} verify names every difference.",
         )  # fmt: skip
 
@@ -217,7 +218,9 @@ def _configured(folder: RunFolder, parameters: Parameters) -> dict[str, bytes | 
         try:
             found[name] = path.read_bytes() if path is not None and path.is_file() else None
         except OSError as error:
-            raise WorldError("allowed_signers_bad", f"cannot be read ({error.strerror})", where=str(path)) from error
+            raise WorldError(
+                ReasonCode.ALLOWED_SIGNERS_BAD, f"cannot be read ({error.strerror})", where=str(path)
+            ) from error
     return found
 
 
@@ -297,4 +300,4 @@ def _digest(data: bytes) -> str:
 
 def _broken(folder: Path, path: Path, why: str) -> Terminal:
     hint = f"Put back what was sealed; {RUNBOOK} verify names every difference."
-    return Terminal("seal_broken", f"seals/{path.name}: {why}", where=str(folder), next_step=hint)
+    return Terminal(ReasonCode.SEAL_BROKEN, f"seals/{path.name}: {why}", where=str(folder), next_step=hint)

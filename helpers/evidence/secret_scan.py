@@ -13,6 +13,7 @@ from urllib.parse import quote, quote_plus
 
 from helpers.errors import SHORTEST_SECRET, RunbookError, WorldError, one_line, secret_parts
 from helpers.parameters import SecretRef
+from helpers.reason_codes import ReasonCode
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ def refuse(report: Searched, folder: Path) -> None:
     places = [f"{one_line(name, 200)} holds the value of {ref} ({writing})" for name, ref, writing in report.found[:5]]
     more = f"; {len(report.found) - 5} more" if len(report.found) > 5 else ""
     raise WorldError(
-        "secret_found", f"{'; '.join(places)}{more}, so the run is not sealed", where=str(folder),
+        ReasonCode.SECRET_FOUND, f"{'; '.join(places)}{more}, so the run is not sealed", where=str(folder),
         next_step="Change that secret, take the file out of the folder, and run its step again.",
     )  # fmt: skip
 

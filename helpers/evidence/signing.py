@@ -22,6 +22,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from helpers.errors import RunbookError, UsageError, WorldError, one_line
+from helpers.reason_codes import ReasonCode
 
 REHEARSAL = "REHEARSAL"  # how the principals of throw-away keys begin
 REVOKED = ".revoked"
@@ -72,7 +73,7 @@ def program() -> str:
     if found:
         return found
     raise WorldError(
-        "ssh_keygen_missing", "ssh-keygen, which makes and checks signatures, is not installed",
+        ReasonCode.SSH_KEYGEN_MISSING, "ssh-keygen, which makes and checks signatures, is not installed",
         next_step="Install OpenSSH's client: apt-get install openssh-client (Debian, Ubuntu), dnf install openssh-clients.",
     )  # fmt: skip
 
@@ -89,7 +90,9 @@ def sign(data: bytes, role: str, key: Path) -> bytes:
     """
     path = program()
     if not key.is_file():
-        raise UsageError("no_key", f"there is no key {one_line(str(key))}", next_step="Name yours with --key FILE.")
+        raise UsageError(
+            ReasonCode.NO_KEY, f"there is no key {one_line(str(key))}", next_step="Name yours with --key FILE."
+        )
     with tempfile.TemporaryDirectory(prefix="runbook-sign-") as folder:
         statement = Path(folder) / "statement.json"
         statement.write_bytes(data)
@@ -102,7 +105,7 @@ def sign(data: bytes, role: str, key: Path) -> bytes:
             return signature.read_bytes()
     said = (done.stderr or b"").decode("utf-8", "replace").strip().splitlines() or ["see above"]
     raise UsageError(
-        "not_signed", f"ssh-keygen did not sign with {one_line(str(key))}: {one_line(said[-1], 200)}",
+        ReasonCode.NOT_SIGNED, f"ssh-keygen did not sign with {one_line(str(key))}: {one_line(said[-1], 200)}",
         next_step="Give a private key, or the public one of a key that your ssh-agent holds.",
     )  # fmt: skip
 
@@ -257,9 +260,11 @@ def _fingerprint(blob: bytes) -> str:
 
 
 def _refused(why: str) -> Refused:
-    return Refused("signature_refused", why)
+    return Refused(ReasonCode.SIGNATURE_REFUSED, why)
 
 
 def _bad_list(path: Path, why: str) -> UsageError:
     form = "See parameters/allowed_signers.example."
-    return UsageError("allowed_signers_bad", f"the list of allowed signers {why}", where=str(path), next_step=form)
+    return UsageError(
+        ReasonCode.ALLOWED_SIGNERS_BAD, f"the list of allowed signers {why}", where=str(path), next_step=form
+    )

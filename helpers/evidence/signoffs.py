@@ -22,6 +22,7 @@ from helpers.evidence.seals import ALLOWED, after, seals, void
 from helpers.evidence.signing import Refused
 from helpers.evidence.statement import SIGNATURE, Seal, canonical, stamp, statement_of, time_of
 from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now, write_bytes
 from helpers.run.folders import RunFolder
 
@@ -71,25 +72,27 @@ def statement(
     if role not in required:
         known = ", ".join(required) or "none"
         raise UsageError(
-            "unknown_role",
+            ReasonCode.UNKNOWN_ROLE,
             f"{role!r} does not sign at this gate",
             next_step=f"Roles that do: {known}. {_other(folder, gate)}".strip(),
         )
     for what, text in (("name", name), ("reason", reason)):
         if len(text) > _NAME_LENGTH * (1 if what == "name" else 10) or any(not c.isprintable() for c in text):
-            raise UsageError("bad_signature", f"the {what} must be one line of readable characters")
+            raise UsageError(ReasonCode.BAD_SIGNATURE, f"the {what} must be one line of readable characters")
     if not name.strip():
-        raise UsageError("bad_signature", "the name of the person who signs is missing", next_step="Give it as --name.")
+        raise UsageError(
+            ReasonCode.BAD_SIGNATURE, "the name of the person who signs is missing", next_step="Give it as --name."
+        )
     if said not in (GO, NO_GO):
-        raise UsageError("bad_decision", f"{decision!r} is not a decision", next_step="It is go or no-go.")
+        raise UsageError(ReasonCode.BAD_DECISION, f"{decision!r} is not a decision", next_step="It is go or no-go.")
     facts = _reached(folder, gate)
     marginal = [str(m) for m in facts.get("accept", [])]
     if said == GO and gate == CUTOVER and facts.get("decision") != "GO":
-        raise UsageError("decision_no_go", "the decision of this run is NO-GO and cannot be signed off as go")
+        raise UsageError(ReasonCode.DECISION_NO_GO, "the decision of this run is NO-GO and cannot be signed off as go")
     unknown = [a for a in accept if a not in marginal]
     if unknown:
         hint = f"Marginal are: {', '.join(marginal) or 'none'}."
-        raise UsageError("not_marginal", f"{one_line(unknown[0])!r} is not marginal", next_step=hint)
+        raise UsageError(ReasonCode.NOT_MARGINAL, f"{one_line(unknown[0])!r} is not marginal", next_step=hint)
     seal = _to_be_signed(folder, gate)
     return canonical(
         {
@@ -135,9 +138,11 @@ def record(folder: Path, data: bytes, signature: bytes) -> Path:
     except (ValueError, KeyError, TypeError):
         known = False
     if not known or role not in _required(_parameters(folder), gate):
-        raise UsageError("no_statement", f"this is not a statement that {RUNBOOK} sign --export wrote for this run")
+        raise UsageError(
+            ReasonCode.NO_STATEMENT, f"this is not a statement that {RUNBOOK} sign --export wrote for this run"
+        )
     if path.exists():
-        raise UsageError("signed_before", f"signoffs/{path.name} is recorded already")
+        raise UsageError(ReasonCode.SIGNED_BEFORE, f"signoffs/{path.name} is recorded already")
     temporary = folder / "signoffs" / f".{path.name}.sig"
     write_bytes(temporary, signature)  # the statement's file comes last: it is never there without its signature
     try:
@@ -147,7 +152,7 @@ def record(folder: Path, data: bytes, signature: bytes) -> Path:
         raise
     if problem:
         temporary.unlink()
-        raise UsageError("signature_refused", f"not recorded: {problem}", where=f"run {folder.name}")
+        raise UsageError(ReasonCode.SIGNATURE_REFUSED, f"not recorded: {problem}", where=f"run {folder.name}")
     facts = {"gate": gate, "role": role, "name": said["name"], "decision": said["decision"]}
     digest = hashlib.sha256(data).hexdigest()
     temporary.replace(path.with_name(f"{path.name}.sig"))
@@ -296,17 +301,20 @@ def _to_be_signed(folder: Path, gate: str) -> Seal:
     again = f"Let the runner seal it: {RUNBOOK} resume {folder.name}"
     if seal is None:
         raise UsageError(
-            "not_sealed", f"step {GATES[gate]} is not sealed yet", where=f"run {folder.name}", next_step=again
+            ReasonCode.NOT_SEALED, f"step {GATES[gate]} is not sealed yet", where=f"run {folder.name}", next_step=again
         )
     changed = void(folder, seal)
     if changed:
         what = f"{', '.join(changed[:5])} changed since {seal.name}, so there is nothing to sign"
         raise UsageError(
-            "sealed_file_changed", what, where=f"run {folder.name}", next_step=f"See: {RUNBOOK} verify {folder.name}"
+            ReasonCode.SEALED_FILE_CHANGED,
+            what,
+            where=f"run {folder.name}",
+            next_step=f"See: {RUNBOOK} verify {folder.name}",
         )
     if not (folder / ALLOWED).is_file():
         raise UsageError(
-            "no_allowed_signers", f"run {folder.name} has no list of who may sign, so no signature could be checked",
+            ReasonCode.NO_ALLOWED_SIGNERS, f"run {folder.name} has no list of who may sign, so no signature could be checked",
             next_step=f"Name it: {RUNBOOK} resume {folder.name} --set signoff.allowed_signers=FILE "
             "(parameters/allowed_signers.example shows one), then sign.",
         )  # fmt: skip
@@ -319,7 +327,9 @@ def _required(parameters: Parameters, gate: str) -> list[str]:
 
 def _gate(gate: str) -> str:
     if gate not in GATES:
-        raise UsageError("unknown_gate", f"{gate!r} is not a gate", next_step=f"Gates: {', '.join(sorted(GATES))}.")
+        raise UsageError(
+            ReasonCode.UNKNOWN_GATE, f"{gate!r} is not a gate", next_step=f"Gates: {', '.join(sorted(GATES))}."
+        )
     return gate
 
 
@@ -328,13 +338,13 @@ def _reached(folder: Path, gate: str) -> dict[str, Any]:
     facts = _facts(folder, gate)
     if gate == CUTOVER and "decision" not in facts:
         raise UsageError(
-            "nothing_to_sign",
+            ReasonCode.NOTHING_TO_SIGN,
             "step 24 has not come to a decision",
             where=f"run {folder.name}",
             next_step=_other(folder, gate),
         )
     if not (folder / "results" / f"{GATES[gate]}.json").is_file():
-        raise UsageError("nothing_to_sign", f"step {GATES[gate]} has not run", where=f"run {folder.name}")
+        raise UsageError(ReasonCode.NOTHING_TO_SIGN, f"step {GATES[gate]} has not run", where=f"run {folder.name}")
     return facts
 
 

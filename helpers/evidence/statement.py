@@ -22,6 +22,7 @@ from typing import Any
 
 from helpers.errors import WorldError, one_line
 from helpers.evidence.signing import REVOKED, namespace
+from helpers.reason_codes import ReasonCode
 
 TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:chroma-migration-runbook:seal:v1"
@@ -180,7 +181,7 @@ def changed(folder: Path, seal: Seal) -> list[str]:
 
 def _unsealable(name: str, why: str, folder: Path) -> WorldError:
     return WorldError(
-        "not_sealable", f"{one_line(name, 200)} {why}, so the run is not sealed", where=str(folder),
+        ReasonCode.NOT_SEALABLE, f"{one_line(name, 200)} {why}, so the run is not sealed", where=str(folder),
         next_step="Move it out of the folder of the run.",
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ from helpers.fence.nginx import Nginx, config_path, configuration
 from helpers.fence.probe import FAILED, REACHED, REFUSED, SILENT, WRITTEN, Answer, Probe
 from helpers.parameters import Parameters
 from helpers.parameters.sections import Fence
+from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, read_state, utc_now, write_json
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder
@@ -60,7 +61,7 @@ class FenceState:
     def read(cls, workspace: Path) -> FenceState | None:
         """What is known of the run's fence, or None where it never set one."""
         hint = "See whether the fence is up, lift it by hand, and set this file aside."
-        return read_state(cls.path(workspace), lambda raw: cls(**raw), "fence_state_damaged", hint)
+        return read_state(cls.path(workspace), lambda raw: cls(**raw), ReasonCode.FENCE_STATE_DAMAGED, hint)
 
     def enter(self, workspace: Path, state: str, **facts: Any) -> None:
         """Go over to this state, on disk before anything else happens."""
@@ -155,7 +156,7 @@ class Control:
         if state is None or not state.may_be_active:
             state = self._new_state()
         elif state.rules != self._document():
-            raise UsageError("fence_changed", "the active fence was set with other parameters",
+            raise UsageError(ReasonCode.FENCE_CHANGED, "the active fence was set with other parameters",
                              next_step=f"Lift that one first: {state.lift}")  # fmt: skip
         state.enter(self.folder.workspace, SETTING, urls=self.urls())
         try:
@@ -173,7 +174,7 @@ class Control:
             other = self.nginx.written_by()
             if other and other != self.folder.id and "CLOSED" in self.nginx.path.read_text(encoding="utf-8"):
                 raise Terminal(
-                    "fence_of_other_run", f"holds the fence of run {other}", where=str(self.nginx.path),
+                    ReasonCode.FENCE_OF_OTHER_RUN, f"holds the fence of run {other}", where=str(self.nginx.path),
                     next_step=f"Lift it first: {RUNBOOK} fence {other} --lift",
                 )  # fmt: skip
             before = self.nginx.keep(self.folder.workspace / "fence-before.conf")
@@ -203,7 +204,7 @@ class Control:
             while time.monotonic() - unchanged_since < SETTLE_SECONDS:
                 if time.monotonic() - begun > self.rules.timeout_seconds:
                     raise Terminal(
-                        "counts_move", f"counts still change {self.rules.timeout_seconds:g} seconds after the fence",
+                        ReasonCode.COUNTS_MOVE, f"counts still change {self.rules.timeout_seconds:g} seconds after the fence",
                         where=f"source {self.source.label}", next_step="Somebody writes past the fence: find out who.",
                     )  # fmt: skip
                 time.sleep(0.25)
@@ -299,12 +300,12 @@ class Control:
             shut = [said(a) for a in probe.writes() if not a.answered]
             if shut:
                 raise WorldError(
-                    "fence_not_lifted", f"writes do not get through yet: {'; '.join(shut[:3])}", where=self.clients_url,
+                    ReasonCode.FENCE_NOT_LIFTED, f"writes do not get through yet: {'; '.join(shut[:3])}", where=self.clients_url,
                     next_step=self._by_hand(),
                 )  # fmt: skip
             swept = probe.sweep()
             if probe.left_behind:
-                raise WorldError("probe_left_behind", f"the write probe could not be removed: {probe.left_behind}",
+                raise WorldError(ReasonCode.PROBE_LEFT_BEHIND, f"the write probe could not be removed: {probe.left_behind}",
                                  where=self.clients_url, next_step="Delete that collection by hand.")  # fmt: skip
         more = f", and {len(swept)} that an earlier probe had left" if swept else ""
         return f"a write probe got through {self.clients_url} and was removed again{more}"

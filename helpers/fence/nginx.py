@@ -18,6 +18,7 @@ from helpers.errors import Terminal
 from helpers.fence import holders
 from helpers.parameters.endpoint import resolve_path
 from helpers.parameters.sections import NginxFence
+from helpers.reason_codes import ReasonCode
 from helpers.results import write_text
 from helpers.run.command import Done, run_or_fail, run_program
 
@@ -122,7 +123,7 @@ class Nginx:
             action()
         except OSError as error:
             raise Terminal(
-                "config_unwritable", f"cannot be written ({error.strerror})", where=f"fence.nginx.config {self.path}",
+                ReasonCode.CONFIG_UNWRITABLE, f"cannot be written ({error.strerror})", where=f"fence.nginx.config {self.path}",
                 next_step="Run as a user who may, or name another file.",
             ) from error  # fmt: skip
 
@@ -140,7 +141,7 @@ class Nginx:
         files = {Path(name).resolve(): text for name, text in zip(parts[1::2], parts[2::2], strict=True)}
         if self.path not in files:
             raise Terminal(
-                "nginx_reads_other_files", "nginx does not read this file", where=f"fence.nginx.config {self.path}",
+                ReasonCode.NGINX_READS_OTHER_FILES, "nginx does not read this file", where=f"fence.nginx.config {self.path}",
                 next_step="Name a file that nginx.conf includes in its http block (conf.d/*.conf), or give "
                 "fence.nginx.command its -c.",
             )  # fmt: skip
@@ -149,7 +150,7 @@ class Nginx:
         others = [str(path) for path, text in files.items() if path != self.path and rival.search(text)]
         if others:
             raise Terminal(
-                "nginx_two_servers", f"another server of this nginx listens on port {port} too: clients that it "
+                ReasonCode.NGINX_TWO_SERVERS, f"another server of this nginx listens on port {port} too: clients that it "
                 "answers would go round the fence", where=", ".join(others),
                 next_step="Keep that server in the file fence.nginx.config: it is put back when the fence is lifted.",
             )  # fmt: skip
@@ -174,13 +175,13 @@ class Nginx:
         self._or_fail(self._nginx("-s", "reload"), "nginx cannot be reloaded")
         if not self._wait(lambda: bool(holders.children(master) - old), min(self.seconds, 15.0)):
             raise Terminal(
-                "nginx_reload_refused", f"nginx went on with its old configuration: {self._log_line(dump)}",
+                ReasonCode.NGINX_RELOAD_REFUSED, f"nginx went on with its old configuration: {self._log_line(dump)}",
                 where=f"nginx, process {master}", next_step="Its error log says why; a busy port is the usual reason.",
             )  # fmt: skip
         if not self._wait(lambda: not holders.children(master) & old, self.seconds):
             left = len(holders.children(master) & old)
             raise Terminal(
-                "old_workers", f"{left} worker processes of the old configuration still serve requests after "
+                ReasonCode.OLD_WORKERS, f"{left} worker processes of the old configuration still serve requests after "
                 f"{self.seconds:g} seconds", where=f"nginx, process {master}",
                 next_step="See which client writes for so long; raise fence.timeout_seconds.",
             )  # fmt: skip
@@ -193,7 +194,7 @@ class Nginx:
         if done.code:
             telling = [line for line in done.said.splitlines() if "[emerg]" in line] or [done.last_line]
             raise Terminal(
-                "nginx_refuses", f"{what}: {telling[0].strip()}", where=f"fence.nginx.config {self.path}",
+                ReasonCode.NGINX_REFUSES, f"{what}: {telling[0].strip()}", where=f"fence.nginx.config {self.path}",
                 next_step="Correct that; what was there before is put back.",
             )  # fmt: skip
 

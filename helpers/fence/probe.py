@@ -21,6 +21,7 @@ import httpx
 
 from helpers.errors import RunbookError, Terminal, Transient, one_line
 from helpers.parameters.endpoint import Endpoint
+from helpers.reason_codes import ReasonCode
 from helpers.stores.handshake import resolved
 from helpers.stores.wire import Session, json_of
 
@@ -221,12 +222,14 @@ class Probe:
             answer = self._send(method, path, body, {} if at is None else {"limit": str(_PAGE), "offset": str(at)})
         except httpx.HTTPError as error:
             raise Transient(
-                "unreachable", f"no answer: {error or type(error).__name__}", where=f"{self.what} {self.url}",
+                ReasonCode.UNREACHABLE, f"no answer: {error or type(error).__name__}", where=f"{self.what} {self.url}",
                 next_step="Check that the server and the proxy in front of it run.",
             ) from error  # fmt: skip
         if not answer.is_success:
             raise Terminal(
-                "refused", f"answered {answer.status_code}: {answer.text[:200]}", where=f"{self.what} {self.url}"
+                ReasonCode.REFUSED,
+                f"answered {answer.status_code}: {answer.text[:200]}",
+                where=f"{self.what} {self.url}",
             )
         return json_of(answer, where=f"{self.what} {self.url}")
 

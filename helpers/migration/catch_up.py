@@ -42,6 +42,7 @@ from helpers.migration.source_changes import (
     source_changes,
 )
 from helpers.migration.staging import Quarantine, Staged, stage
+from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Progress, Verdict, silent
 from helpers.run.open_source import open_chosen
 from helpers.run.record import RunRecord
@@ -289,7 +290,9 @@ class CatchUp:
         judge_staging(self.run, new, self.run.parameters)
         reembedding.judge(self.run, snapshot, made)
         if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
-            self._say(Verdict.FAIL, changes, "source_changed", "what the source holds now does not pass validation")
+            self._say(
+                Verdict.FAIL, changes, ReasonCode.SOURCE_CHANGED, "what the source holds now does not pass validation"
+            )
             return False
         plans = self._plans(self.job.snapshot, self.staged), self._plans(snapshot, new)
         refused = refused_by_target(self.job.quarantine.entries())
@@ -315,7 +318,7 @@ class CatchUp:
             names = selected(self.run, source)
             if not names:
                 raise Terminal(
-                    "nothing_to_migrate", "no collection of the migration is left there", where=f"source {source.label}",
+                    ReasonCode.NOTHING_TO_MIGRATE, "no collection of the migration is left there", where=f"source {source.label}",
                     next_step="Nothing was taken out of the target; see what became of the source, then resume.",
                 )  # fmt: skip
             snapshot = take(self.run, source, names, name, bar)
@@ -375,18 +378,18 @@ class CatchUp:
             self._say(Verdict.PASS, changes, "", more)
         elif self.run.parameters.migration.catch_up == "block":
             hint = f"migration.catch_up is block. Stop the writers, then: {self.run.home.command('resume')} --retry 21"
-            self._say(Verdict.FAIL, changes, "source_changed", hint)
+            self._say(Verdict.FAIL, changes, ReasonCode.SOURCE_CHANGED, hint)
         elif fenced:
             hint = f"The fence is active, but the source still changes: find who writes, then {self.run.home.command('resume')}"
-            self._say(Verdict.FAIL, changes, "fence_bypass", hint)
+            self._say(Verdict.FAIL, changes, ReasonCode.FENCE_BYPASS, hint)
         else:
             hint = (
                 f"Writes have to stop for about {duration(self.stop_seconds)}: stop the writers or put up a fence, "
                 f"then {self.run.home.command('resume')}"
             )
-            self._say(Verdict.FAIL, changes, "source_keeps_changing", hint)
+            self._say(Verdict.FAIL, changes, ReasonCode.SOURCE_KEEPS_CHANGING, hint)
 
-    def _say(self, verdict: Verdict, changes: SourceChanges, reason: str, more: str) -> None:
+    def _say(self, verdict: Verdict, changes: SourceChanges, reason: Reason, more: str) -> None:
         detail = changes.sentence() + (f". {more}" if verdict is Verdict.FAIL else more)
         self.run.check(UNCHANGED, verdict, measured=changes.total, threshold=0, unit="changes", reason=reason,
                        detail=detail, offenders=changes.total, ids=changes.examples())  # fmt: skip
@@ -402,7 +405,7 @@ class CatchUp:
         verdict = Verdict.FAIL if wrong else Verdict.WARNING if self.unfound else Verdict.PASS
         named = wrong or self.unfound
         self.run.check(PROBED, verdict, measured=len(named), threshold=0, unit="chunks", offenders=len(named), ids=named,
-                       reason="catch_up_not_proven" if wrong else "", detail=detail)  # fmt: skip
+                       reason=ReasonCode.CATCH_UP_NOT_PROVEN if wrong else "", detail=detail)  # fmt: skip
 
 
 def switch(run: RunRecord, ledger: Ledger) -> Staged:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import Terminal, UsageError
+from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now, write_json
 from helpers.run.folders import RunFolder
 
@@ -40,12 +41,12 @@ def require_checkpoint(folder: RunFolder, given: str) -> None:
     own = checkpoint_id(folder.id)
     if given != own and Path(given).absolute() != path:
         raise UsageError(
-            "other_checkpoint", f"{given!r} is not the checkpoint of run {folder.id}", where="--checkpoint",
+            ReasonCode.OTHER_CHECKPOINT, f"{given!r} is not the checkpoint of run {folder.id}", where="--checkpoint",
             next_step=f"It has one, {own}; a checkpoint can continue only its own run.",
         )  # fmt: skip
     if not path.is_file():
         raise UsageError(
-            "no_checkpoint", f"run {folder.id} has no checkpoint yet", where=str(path),
+            ReasonCode.NO_CHECKPOINT, f"run {folder.id} has no checkpoint yet", where=str(path),
             next_step=f"Without one, step 22 starts from the beginning: {folder.command('resume')}",
         )  # fmt: skip
 
@@ -93,7 +94,7 @@ class Checkpoint:
         different = sorted(k for k in context.keys() | found.context.keys() if context.get(k) != found.context.get(k))
         if different:
             raise UsageError(
-                "context_changed",
+                ReasonCode.CONTEXT_CHANGED,
                 f"this run's checkpoint was made with another {', '.join(different)}",
                 where=str(path),
                 next_step="Resume with the parameters that the run began with, or start a new run.",
@@ -164,7 +165,7 @@ class Checkpoint:
                 state = self.targets.setdefault(name, TargetState(count))
                 if state.rows != count:
                     raise Terminal(
-                        "staging_changed", f"{name}: {count} rows staged where the checkpoint knows {state.rows}",
+                        ReasonCode.STAGING_CHANGED, f"{name}: {count} rows staged where the checkpoint knows {state.rows}",
                         where=str(self.path), next_step="Start a new run.",
                     )  # fmt: skip
             self._begun, self._before = time.monotonic(), self.processed  # what follows is the import's own pace
@@ -291,6 +292,6 @@ def _log(path: Path) -> Path:
 
 def _unreadable(path: Path, error: Exception) -> Terminal:
     return Terminal(
-        "checkpoint_unreadable", f"no readable checkpoint ({error})", where=str(path),
+        ReasonCode.CHECKPOINT_UNREADABLE, f"no readable checkpoint ({error})", where=str(path),
         next_step="Start a new run; the target holds what this one wrote.",
     )  # fmt: skip

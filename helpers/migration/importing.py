@@ -27,6 +27,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
+from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, load_schema
@@ -36,8 +37,8 @@ from helpers.stores.creation import as_created, effective_configuration
 from helpers.stores.opening import MOST_BODY_BYTES
 
 _ABOUT_THE_DATA = {
-    "refused",
-    "quota_exceeded",
+    ReasonCode.REFUSED,
+    ReasonCode.QUOTA_EXCEEDED,
 }  # refusals that may be one chunk's fault; others concern the whole target
 DISK_RESERVE = 100 * 2**20  # bytes; the runbook pauses below it
 
@@ -83,7 +84,7 @@ class Importer:
         try:
             self.store.create(plan)
         except Terminal as error:
-            if error.code == "exists":  # made by somebody else since we looked: not ours on a resume either
+            if error.code == ReasonCode.EXISTS:  # made by somebody else since we looked: not ours on a resume either
                 self.checkpoint.disown(plan.name)
                 self.store.release_lock(self.run_id)
             raise
@@ -149,11 +150,11 @@ class Importer:
         refused = self._before + len(self._refused)  # those of batches still in hand count too
         if refused > self.most_refused:
             raise Terminal(
-                "too_many_refused", f"the target refused {refused} chunks, last: {error.what}",
+                ReasonCode.TOO_MANY_REFUSED, f"the target refused {refused} chunks, last: {error.what}",
                 where=f"collection {name} of {self.store.label}", next_step="See notebook 41.",
             ) from error  # fmt: skip
         collection, source_id = self._origin(name, chunk.ids[0])
-        entry = {"collection": collection, "id": source_id, "reason": "refused_by_target", "detail": error.what,
+        entry = {"collection": collection, "id": source_id, "reason": ReasonCode.REFUSED_BY_TARGET, "detail": error.what,
                  "target": name}  # fmt: skip
         self.quarantine.add(entry, chunk)
 
@@ -169,12 +170,12 @@ class Importer:
     def _require_room_and_time(self) -> None:
         if self.watch is not None and shutil.disk_usage(self.watch).free < DISK_RESERVE:
             raise Terminal(
-                "paused_for_disk", "less than 100 MB of disk free", where=str(self.watch),
+                ReasonCode.PAUSED_FOR_DISK, "less than 100 MB of disk free", where=str(self.watch),
                 next_step=f"Free disk space, then: {RUNBOOK} resume {self.run_id}",
             )  # fmt: skip
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise Terminal(
-                "time_limit", "the migration took longer than migration.max_minutes",
+                ReasonCode.TIME_LIMIT, "the migration took longer than migration.max_minutes",
                 next_step=f"Decide: {RUNBOOK} resume {self.run_id} goes on; the target is not in use yet.",
             )  # fmt: skip
 
@@ -201,7 +202,7 @@ def plan_targets(
         ):
             if len(values) > 1 and staged.files[target]:
                 raise Terminal(
-                    f"mixed_{what}s", f"sources of {target} differ in {what}: {', '.join(sorted(map(str, values)))}",
+                    ReasonCode(f"mixed_{what}s"), f"sources of {target} differ in {what}: {', '.join(sorted(map(str, values)))}",
                     next_step="Route them to different targets in the schema file, or migrate them apart.",
                 )  # fmt: skip
         plans.append(_merged(target, infos))
@@ -323,7 +324,9 @@ class Job:
         extra (ids in the collection's targets that nobody staged are counted on the first of them).
         """
         aside = Counter(entry["collection"] for entry in self.quarantine.entries())
-        refused = {tuple(key) for key, reason in self.quarantine.reasons().items() if reason == "refused_by_target"}
+        refused = {
+            tuple(key) for key, reason in self.quarantine.reasons().items() if reason == ReasonCode.REFUSED_BY_TARGET
+        }
         arrived: Counter[str] = Counter()
         missing: Counter[str] = Counter()
         extra: Counter[str] = Counter()

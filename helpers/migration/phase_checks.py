@@ -11,6 +11,7 @@ from helpers import plots
 from helpers.errors import Terminal
 from helpers.migration.staging import Staged
 from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict
 from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot
@@ -41,7 +42,7 @@ def judge_indexes(run: RunRecord, infos: Iterable[CollectionInfo], *, refuse: bo
     more = "not named in migration.drop_indexes" if open_ else "migration.drop_indexes gives it up"
     run.check(
         "what a local target cannot hold", Verdict.FAIL if open_ and refuse else Verdict.WARNING, measured=len(lost),
-        threshold=0, unit="indexes", reason="index_unsupported" if open_ else "index_dropped",
+        threshold=0, unit="indexes", reason=ReasonCode.INDEX_UNSUPPORTED if open_ else ReasonCode.INDEX_DROPPED,
         detail=f"{listed(told)}: {more}",
         ids=[{"collection": i.collection, "index": i.kind, "key": i.key, "becomes": i.becomes if signed else "undecided"}
              for i, signed in lost],
@@ -58,13 +59,13 @@ def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> Non
     run.check(
         "chunks that pass validation", Verdict.PASS if share >= least else Verdict.FAIL, measured=share,
         parameter="migration.minimum_valid", threshold=least,
-        unit="share", reason="" if share >= least else "validation_below_minimum", offenders=aside,
+        unit="share", reason="" if share >= least else ReasonCode.VALIDATION_BELOW_MINIMUM, offenders=aside,
         detail=", ".join(f"{reason} {n}" for reason, n in staged.quarantined.items()),
     )  # fmt: skip
     clashes = staged.collided
     run.check(
         "ids unique in each target", Verdict.FAIL if clashes else Verdict.PASS, measured=clashes, threshold=0,
-        unit="ids", reason="id_collision" if clashes else "", offenders=clashes, ids=staged.collisions,
+        unit="ids", reason=ReasonCode.ID_COLLISION if clashes else "", offenders=clashes, ids=staged.collisions,
         detail="Set migration.id_policy: prefix, or route these collections apart." if clashes else "",
     )  # fmt: skip
     run.fact("validation_pass_rate", share)
@@ -72,7 +73,7 @@ def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> Non
 
 def judge_arrivals(run: RunRecord, table: pd.DataFrame, minimum: int) -> None:
     """The checks of phase 5: nothing missing, nothing extra, the floor of imported chunks."""
-    for column, reason in (("missing", "chunk_missing"), ("extra", "chunk_extra")):
+    for column, reason in (("missing", ReasonCode.CHUNK_MISSING), ("extra", ReasonCode.CHUNK_EXTRA)):
         off = table[table[column] > 0]
         count = int(off[column].sum())
         run.check(
@@ -84,7 +85,7 @@ def judge_arrivals(run: RunRecord, table: pd.DataFrame, minimum: int) -> None:
     if minimum:
         run.check("chunks imported", Verdict.PASS if imported >= minimum else Verdict.FAIL, measured=imported,
                   parameter="expected.minimum_imported", threshold=minimum, unit="chunks",
-                  reason="" if imported >= minimum else "count_mismatch")  # fmt: skip
+                  reason="" if imported >= minimum else ReasonCode.COUNT_MISMATCH)  # fmt: skip
     run.fact("imported", imported)
 
 
@@ -93,7 +94,7 @@ def refuse_failed(run: RunRecord) -> None:
     failed: list[Check] = [c for c in run.result.checks if c.verdict is Verdict.FAIL]
     if failed:
         raise Terminal(
-            failed[0].reason or "check_failed",
+            failed[0].reason or ReasonCode.CHECK_FAILED,
             f"{failed[0].name}: {failed[0].measured} where {failed[0].threshold} is the limit",
             where=f"step {run.step}",
             next_step=failed[0].detail or "Nothing was written.",
@@ -129,7 +130,7 @@ def judge_rescue(run: RunRecord, snapshot: Snapshot) -> None:
     worst_first = [chunk for kind in reversed(_RESCUED) for chunk in fates.get(kind, ())]
     arrived = sum(len(fates.get(kind, ())) for kind in _SAVED)
     run.check(
-        RESCUED, Verdict.WARNING, measured=arrived, threshold=0, unit="vectors", reason="vectors_rescued",
+        RESCUED, Verdict.WARNING, measured=arrived, threshold=0, unit="vectors", reason=ReasonCode.VECTORS_RESCUED,
         detail="; ".join(f"{len(fates[kind]):,} {text}" for kind, text in _RESCUED.items() if kind in fates)
         + ". The snapshot's manifest lists each under repairs.",
         offenders=len(worst_first), ids=worst_first[:20],

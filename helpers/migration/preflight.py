@@ -8,6 +8,7 @@ from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
 from helpers.migration import target_lock
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import ALL
+from helpers.reason_codes import ReasonCode
 from helpers.run import plan
 from helpers.schema import load_schema
 from helpers.stores import quick_holder, quick_names
@@ -15,7 +16,7 @@ from helpers.stores.embedding_functions import require_function
 from helpers.stores.handshake import tried, with_candidates
 from helpers.stores.opening import UNKNOWN
 
-NOT_THERE = ("unreachable", "timeout", "target_not_chroma")
+NOT_THERE = (ReasonCode.UNREACHABLE, ReasonCode.TIMEOUT, ReasonCode.TARGET_NOT_CHROMA)
 
 
 def chosen(names: Sequence[str], parameters: Parameters) -> list[str]:
@@ -23,7 +24,7 @@ def chosen(names: Sequence[str], parameters: Parameters) -> list[str]:
     found = sorted(n for n in names if parameters.collections.selects(n))
     if not found:
         raise Terminal(
-            "nothing_to_migrate",
+            ReasonCode.NOTHING_TO_MIGRATE,
             f"no collection to migrate among {len(names)}",
             where=f"source {parameters.source.label}",
             next_step="Check the endpoint, tenant and database, and collections.include and exclude.",
@@ -39,7 +40,7 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
     for side in (parameters.source, parameters.target):
         if ALL in (side.tenant, side.database):
             raise UsageError(
-                "many_databases", "* means many databases, and each is a run of its own", where="tenant and database",
+                ReasonCode.MANY_DATABASES, "* means many databases, and each is a run of its own", where="tenant and database",
                 next_step=f"Use the command: {RUNBOOK} run PARAMETERS.yaml.",
             )  # fmt: skip
     if parameters.migration.reembed:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch, Vectors
 from helpers.errors import RunbookError, Terminal, one_line
 from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, write_json
 from helpers.run.record import RunRecord
 from helpers.snapshots.export_journal import read_parquet
@@ -128,18 +129,20 @@ def _vectors(function: Function, texts: Sequence[str], size: int | None, where: 
         raise
     except Exception as error:  # a foreign model, or the service behind it
         raise Terminal(
-            "reembed_failed", f"embedding function {function.name} failed: {one_line(str(error), 200)}", where=where,
+            ReasonCode.REEMBED_FAILED, f"embedding function {function.name} failed: {one_line(str(error), 200)}", where=where,
             next_step="Nothing was written. Make it work here, then resume; or start without migration.reembed.",
         ) from error  # fmt: skip
     sizes = sorted({vector.shape[0] if vector.ndim == 1 else -1 for vector in made})
     if len(made) != len(texts) or len(sizes) != 1 or sizes[0] < 1:
         raise Terminal(
-            "reembed_failed", f"embedding function {function.name} gave {len(made)} vectors of {sizes} to {len(texts)} texts",
-            where=where, next_step="Nothing was written. Start again with another function, or without migration.reembed.",
-        )  # fmt: skip
+            ReasonCode.REEMBED_FAILED,
+            f"embedding function {function.name} gave {len(made)} vectors of {sizes} to {len(texts)} texts",
+            where=where,
+            next_step="Nothing was written. Start again with another function, or without migration.reembed.",
+        )
     if size is not None and sizes[0] != size:
         raise Terminal(
-            "reembed_dimension",
+            ReasonCode.REEMBED_DIMENSION,
             f"embedding function {function.name} makes {sizes[0]} dimensions, the collection has {size}", where=where,
             next_step="Nothing was written. Name the function that made its vectors, or leave migration.reembed out.",
         )  # fmt: skip
@@ -157,7 +160,7 @@ def judge(run: RunRecord, snapshot: Snapshot, folder: Path) -> None:
     run.result.checks[:] = [check for check in run.result.checks if check.name != CHECK]  # a cell may run twice
     run.check(
         CHECK, Verdict.WARNING if chunks else Verdict.PASS, measured=len(chunks), threshold=0, unit="chunks",
-        reason="reembedded" if chunks else "", detail=detail if lost else "no vector is lost", offenders=len(chunks),
+        reason=ReasonCode.REEMBEDDED if chunks else "", detail=detail if lost else "no vector is lost", offenders=len(chunks),
         ids=chunks[:20],
     )  # fmt: skip
     run.fact(

@@ -28,6 +28,7 @@ from helpers.chunks import ChunkBatch, is_sparse
 from helpers.errors import Terminal, UsageError, one_line
 from helpers.migration import target_lock
 from helpers.parameters.endpoint import Endpoint, resolve_path
+from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent, utc_now, write_json
 from helpers.schema.engine import sparse_as_text
 from helpers.snapshots.comparison import compare_batch
@@ -75,7 +76,7 @@ class Ledger:
             return dict(raw["collections"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Terminal(
-                "restore_ledger_unreadable", f"no readable ledger of the restore ({error})", where=str(self.path),
+                ReasonCode.RESTORE_LEDGER_UNREADABLE, f"no readable ledger of the restore ({error})", where=str(self.path),
                 next_step="Remove it once you know that nothing there is half restored, then restore again.",
             ) from error  # fmt: skip
 
@@ -94,7 +95,7 @@ def in_use(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise Terminal(
-                "snapshot_in_use", "another process restores or prunes this snapshot", where=str(folder),
+                ReasonCode.SNAPSHOT_IN_USE, "another process restores or prunes this snapshot", where=str(folder),
                 next_step="Wait until it ends.",
             ) from None  # fmt: skip
         yield
@@ -156,7 +157,7 @@ def chosen(snapshot: Snapshot, names: Sequence[str]) -> list[CollectionInfo]:
     unknown = sorted(set(names) - set(held))
     if unknown:
         raise UsageError(
-            "no_such_collection", f"snapshot {snapshot.id} holds no collection {unknown[0]}",
+            ReasonCode.NO_SUCH_COLLECTION, f"snapshot {snapshot.id} holds no collection {unknown[0]}",
             next_step=f"It holds {', '.join(list(held)[:8]) or 'none'}{' …' if len(held) > 8 else ''}.",
         )  # fmt: skip
     return [info for name, info in held.items() if not names or name in names]
@@ -183,7 +184,7 @@ def _restore(
     if lost and not without_lost:
         first = next(iter(done.lost))
         raise Terminal(
-            "vectors_lost", f"{lost} chunks have no vector in it, such as {done.lost[first][0]} of {first}",
+            ReasonCode.VECTORS_LOST, f"{lost} chunks have no vector in it, such as {done.lost[first][0]} of {first}",
             where=f"snapshot {snapshot.id}",
             next_step="Nothing was written. To restore everything but these: --without-lost, which lists them.",
         )  # fmt: skip
@@ -224,7 +225,7 @@ def _one(
         try:
             store.create(info)
         except Terminal as error:
-            if error.code == "exists":  # somebody else made it since we looked
+            if error.code == ReasonCode.EXISTS:  # somebody else made it since we looked
                 ledger.put(name, "")
             raise
     present = set(store.ids(name))
@@ -244,7 +245,7 @@ def _refuse_strangers(store: Store, snapshot: Snapshot, name: str, present: set[
         strange.difference_update(snapshot.ids(part))
     if strange:
         raise Terminal(
-            "target_not_empty", f"holds {len(strange)} chunks that are not of this snapshot, such as {min(strange)}",
+            ReasonCode.TARGET_NOT_EMPTY, f"holds {len(strange)} chunks that are not of this snapshot, such as {min(strange)}",
             where=f"collection {name} of {store.label}", next_step="Nothing was changed there. Restore elsewhere.",
         )  # fmt: skip
 
@@ -281,7 +282,7 @@ def _restorable(snapshot: Snapshot, info: CollectionInfo, drop_indexes: Sequence
 def _not_held(what: str, names: Sequence[str]) -> Terminal:
     options = " ".join(f"--drop-indexes {shlex.quote(name)}" for name in list(dict.fromkeys(names))[:5])
     return Terminal(
-        "index_unsupported", f"a local Chroma cannot hold {what}", where="target",
+        ReasonCode.INDEX_UNSUPPORTED, f"a local Chroma cannot hold {what}", where="target",
         next_step=f"To restore without, sparse vectors as text of JSON, add: {options}",
     )  # fmt: skip
 
@@ -341,6 +342,6 @@ def _same_keys(wanted: Any, have: Any) -> Any:
 
 def _differs(store: Store, name: str, what: str) -> Terminal:
     return Terminal(
-        "restore_differs", one_line(what), where=f"collection {name} of {store.label}",
+        ReasonCode.RESTORE_DIFFERS, one_line(what), where=f"collection {name} of {store.label}",
         next_step="Do not use it. Remove it yourself, then restore again.",
     )  # fmt: skip

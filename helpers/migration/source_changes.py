@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch
 from helpers.errors import WorldError
 from helpers.migration.staging import Staged
+from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent, utc_now, write_json
 from helpers.run.open_source import open_chosen
 from helpers.run.record import RunRecord
@@ -73,7 +74,7 @@ class Ledger:
             return fresh
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WorldError(
-                "catch_up_ledger_damaged", f"cannot be read: {error}", where=str(path),
+                ReasonCode.CATCH_UP_LEDGER_DAMAGED, f"cannot be read: {error}", where=str(path),
                 next_step="Start a new run; the target holds what this one wrote.",
             ) from error  # fmt: skip
         return found if found.base == fresh.base else fresh
@@ -481,4 +482,6 @@ def _keep(staged: Staged, table: pa.Table, rows: list[int], target: str, collect
 
 def refused_by_target(entries: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
     """(source collection, source id) of the quarantined chunks that the target itself did not take."""
-    return {(cast(str, e["collection"]), cast(str, e["id"])) for e in entries if e["reason"] == "refused_by_target"}
+    return {
+        (cast(str, e["collection"]), cast(str, e["id"])) for e in entries if e["reason"] == ReasonCode.REFUSED_BY_TARGET
+    }

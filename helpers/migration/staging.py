@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch
+from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent, write_json, write_text
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.rules import failure_table
@@ -278,7 +279,7 @@ def _too_large(written: ChunkBatch, ids: Sequence[str], collection: str, most: i
         found = sum(map(len, bodies)) + 6 * written.dimension  # a vector goes as base64
         if found > most:
             detail = f"{found / 2**20:,.1f} MiB in one request, a server takes {most // 2**20}"
-            rows.append((collection, ids[row], "too_large", detail))
+            rows.append((collection, ids[row], ReasonCode.TOO_LARGE, detail))
     return failure_table(rows)
 
 

@@ -16,6 +16,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import Endpoint, overlap
 from helpers.parameters.yaml_errors import read_yaml_mapping
+from helpers.reason_codes import ReasonCode
 from helpers.results import read_state, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
@@ -54,7 +55,7 @@ def taken(
         named = who if who.startswith(RESTORE) else f"run {who}"
         look = "" if who.startswith(RESTORE) else f" (there: {RUNBOOK} status {who})"
         return Terminal(
-            "lock_held",
+            ReasonCode.LOCK_HELD,
             f"already holds {listed}, and {named} on host {holder.get('host', '?')} has been writing there since "
             f"{holder.get('time', '?')}",
             where=where,
@@ -63,7 +64,7 @@ def taken(
         )
     for folder, made in _runs_that_made(names, target, own_run) if target else ():
         return Terminal(
-            "target_not_empty",
+            ReasonCode.TARGET_NOT_EMPTY,
             f"already holds {listed}; run {folder.id}, begun {folder.facts()['created']}, made "
             f"{'them' if set(made) >= set(names) else ', '.join(made[:SHOWN])}",
             where=where,
@@ -71,7 +72,7 @@ def taken(
             f"to undo it: {folder.command('rollback', '--dry-run')}. Or name another target.",
         )
     return Terminal(
-        "target_not_empty",
+        ReasonCode.TARGET_NOT_EMPTY,
         f"already holds {listed}. No run holds the target's lock, and none reported in {runs.reports_root()} made them",
         where=where,
         next_step=f"{nothing}Name another target. Remove a collection there only if you know whose it was and that it may go.",
@@ -146,7 +147,7 @@ def _made(folder: RunFolder) -> list[str]:
         return [str(name) for name in raw["made"]]
 
     hint = "Set this file aside; then the target's database is left as it is."
-    return read_state(folder.workspace / FILE, read, "target_database_state_damaged", hint) or []
+    return read_state(folder.workspace / FILE, read, ReasonCode.TARGET_DATABASE_STATE_DAMAGED, hint) or []
 
 
 # -- target lock -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import FOLDER, current_snapshot
 from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import resolve_path
+from helpers.reason_codes import ReasonCode
 from helpers.run.record import RunRecord
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table
@@ -60,7 +61,7 @@ class WrittenData:
         """Raises `WorldError` where what the run wrote can no longer be distinguished from what others wrote."""
         if self.staged is None:
             raise WorldError(
-                "staged_gone", "what the run staged is gone, so its chunks cannot be distinguished from those of others",
+                ReasonCode.STAGED_GONE, "what the run staged is gone, so its chunks cannot be distinguished from those of others",
                 where=str(self.folder.workspace / "staged"),
                 next_step=f"Remove these collections yourself if they may go: {', '.join(self.collections)}.",
             )  # fmt: skip
@@ -96,4 +97,4 @@ class WrittenData:
     def refused(self) -> frozenset[Origin]:
         """Chunks that the target itself refused: they were never there."""
         reasons = Quarantine(self.folder.workspace / "quarantine").reasons()
-        return frozenset(key for key, reason in reasons.items() if reason == "refused_by_target")
+        return frozenset(key for key, reason in reasons.items() if reason == ReasonCode.REFUSED_BY_TARGET)

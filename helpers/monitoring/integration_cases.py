@@ -13,6 +13,7 @@ from helpers.parameters import Parameters, resolve_path
 from helpers.parameters.endpoint import Section
 from helpers.parameters.sections import Text
 from helpers.parameters.yaml_errors import explain, read_yaml_mapping
+from helpers.reason_codes import ReasonCode
 
 # The runbook's own integration test: Sergio's personality and humour are looked up. (text, collection, hits asked for)
 LOOKUPS = (("Sergio personality traits", "sergio_personality", 3), ("funny jokes", "sergio_humor", 2))
@@ -73,7 +74,7 @@ def read_cases(path: str) -> list[Case]:
         return Cases.model_validate(read_yaml_mapping(Path(where), what="file of queries")).queries
     except ValidationError as error:
         problem = explain(error, Cases)
-    raise UsageError("queries_invalid", problem, where=str(where),
+    raise UsageError(ReasonCode.QUERIES_INVALID, problem, where=str(where),
                      next_step="parameters/queries.example.yaml shows each key.")  # fmt: skip
 
 

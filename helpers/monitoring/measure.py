@@ -26,6 +26,7 @@ from helpers.migration.written_data import WrittenData
 from helpers.monitoring import probes
 from helpers.monitoring.probes import Probe
 from helpers.parameters import resolve_path
+from helpers.reason_codes import ReasonCode
 from helpers.results import write_json
 from helpers.run import folders as runs
 from helpers.run import kernel
@@ -124,7 +125,7 @@ def measured(run: RunRecord, side: str) -> dict[str, Any]:
         assert made.snapshot is not None  # every step has passed
         chosen = probes.of_snapshot(run, made.snapshot, PER_COLLECTION)
     if not chosen:
-        raise Terminal("nothing_to_ask", "no stored vector to search for", where=side)
+        raise Terminal(ReasonCode.NOTHING_TO_ASK, "no stored vector to search for", where=side)
     with ExitStack() as stack:
         begun = time.perf_counter()
         store = stack.enter_context(_opened(run, side))
@@ -148,7 +149,7 @@ def _opened(run: RunRecord, side: str) -> Any:
         return open_chosen(run)
     target = run.parameters.target
     if target.path is not None and (found := who_has_open(resolve_path(target.path))).processes:
-        raise Terminal("target_in_use", f"{found.sentence()} has it open; two processes on one directory destroy it",
+        raise Terminal(ReasonCode.TARGET_IN_USE, f"{found.sentence()} has it open; two processes on one directory destroy it",
                        where=target.label)  # fmt: skip
     return open_target(target)
 

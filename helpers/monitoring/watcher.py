@@ -21,6 +21,7 @@ from helpers.errors import RunbookError, one_line
 from helpers.fence import who_has_open
 from helpers.monitoring.probes import Hits, Probe, Vector, asker, finds, timed
 from helpers.parameters import Parameters, resolve_path
+from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
 from helpers.run import kernel
 from helpers.stores import Space, Store, open_target
@@ -76,7 +77,7 @@ class Look:
 class Breach:
     """Why a watch ends before its time: a reason code and a sentence."""
 
-    code: str
+    code: ReasonCode
     sentence: str
 
 
@@ -87,16 +88,18 @@ def breach(looks: Sequence[Look], limit_ms: float) -> Breach | None:
         return None
     last = looks[-1]
     if last.shrunk:
-        return Breach("count_shrinks", "; ".join(last.shrunk[:3]))
+        return Breach(ReasonCode.COUNT_SHRINKS, "; ".join(last.shrunk[:3]))
     recent = looks[-ERRORS_IN_A_ROW:]
     if len(recent) == ERRORS_IN_A_ROW and all(look.problems for look in recent):
-        return Breach("target_errors", f"errors in {ERRORS_IN_A_ROW} samples in a row: {last.problems[0]}")
+        return Breach(ReasonCode.TARGET_ERRORS, f"errors in {ERRORS_IN_A_ROW} samples in a row: {last.problems[0]}")
     if len(recent) == ERRORS_IN_A_ROW and all(look.ill for look in recent):
-        return Breach("not_healthy", f"in {ERRORS_IN_A_ROW} samples in a row: {last.ill[0]}")
+        return Breach(ReasonCode.NOT_HEALTHY, f"in {ERRORS_IN_A_ROW} samples in a row: {last.ill[0]}")
     slow = [look.p95 for look in looks[-SLOW_IN_A_ROW:] if look.p95 is not None and look.p95 > limit_ms]
     if len(slow) == SLOW_IN_A_ROW:
         shown = ", ".join(f"{value:,.0f}" for value in slow)
-        return Breach("slow_queries", f"p95 above {limit_ms:g} ms in {SLOW_IN_A_ROW} samples in a row: {shown} ms")
+        return Breach(
+            ReasonCode.SLOW_QUERIES, f"p95 above {limit_ms:g} ms in {SLOW_IN_A_ROW} samples in a row: {shown} ms"
+        )
     return None
 
 

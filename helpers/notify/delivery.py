@@ -19,6 +19,7 @@ from helpers.errors import RunbookError, one_line
 from helpers.notify import channels
 from helpers.notify.channels import DELIVERED, FAILED, Delivery, send
 from helpers.notify.texts import Event, render
+from helpers.reason_codes import ReasonCode
 from helpers.results import read_state, utc_now, write_json
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder
@@ -125,7 +126,7 @@ class Around:
             return _State(**raw)
 
         hint = "Remove this file, and run the commands of notify.after by hand if those before had run."
-        return read_state(self._path, made, "notify_state_damaged", hint) or _State()
+        return read_state(self._path, made, ReasonCode.NOTIFY_STATE_DAMAGED, hint) or _State()
 
     @property
     def night(self) -> int:

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from helpers.errors import UsageError, hide, one_line
+from helpers.reason_codes import ReasonCode
 
 ALL = "*"  # as tenant or database of a source: all that it has
 
@@ -120,7 +121,7 @@ class SecretRef:
         where = "environment variable" if self.kind == "env" else "file"
         what = f"the {where} '{self.name}', which a secret refers to, {reason}"
         next_step = "Export it and try again." if self.kind == "env" else "Write the secret there as one line."
-        return UsageError("secret_missing", what, next_step=next_step)
+        return UsageError(ReasonCode.SECRET_MISSING, what, next_step=next_step)
 
 
 SecretReference = Annotated[

@@ -43,6 +43,7 @@ from helpers.parameters.sections import (
     template_places,
 )
 from helpers.parameters.yaml_errors import explain, nearest, parse_yaml, read_yaml_mapping, split_key
+from helpers.reason_codes import ReasonCode
 
 __all__ = [
     "IDENTITY", "RESUMABLE", "ROLES", "SECTIONS", "ComposeFile", "Endpoint", "EnvFile", "NamedQuery", "Parameters",
@@ -198,7 +199,7 @@ class Parameters(Section):
                 whole = {f"{name}.*": f"{name}." for name in ("monitoring", "window", "contacts")}
                 named = [k for k in RESUMABLE if not k.startswith(tuple(whole.values()))]
                 next_step = f"It may change {', '.join([*named, *whole])}; for anything else start a new run."
-                raise UsageError("resume_context", what, where="--set", next_step=next_step)
+                raise UsageError(ReasonCode.RESUME_CONTEXT, what, where="--set", next_step=next_step)
         return parameters_from(self.document(), overrides)
 
 
@@ -280,7 +281,7 @@ def _validated(document: Mapping[str, Any], where: str, next_step: str) -> Param
     except ValidationError as error:
         problem = explain(error, Parameters)
     # Raised out here: pydantic's error holds the input, which a chained traceback could show.
-    raise UsageError("parameters_invalid", problem, where=where, next_step=next_step)
+    raise UsageError(ReasonCode.PARAMETERS_INVALID, problem, where=where, next_step=next_step)
 
 
 def _overridden(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -320,7 +321,7 @@ def _parsed(override: str) -> tuple[list[str], Any]:
 
 def _malformed(what: str) -> UsageError:
     next_step = "Write --set section.key=VALUE, with quotes around a value that has blanks or braces."
-    return UsageError("set_malformed", what, next_step=next_step)
+    return UsageError(ReasonCode.SET_MALFORMED, what, next_step=next_step)
 
 
 def json_schema() -> dict[str, Any]:

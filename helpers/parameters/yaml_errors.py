@@ -20,6 +20,7 @@ from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from helpers.errors import UsageError, one_line
+from helpers.reason_codes import ReasonCode
 
 Model = type[BaseModel]
 MAXIMUM_SHOWN = 4  # errors named in one line; the rest is counted
@@ -47,7 +48,9 @@ def parse_yaml(text: str, *, where: str = "") -> Any:
         problem = str(error.problem or error.context) + _line_of(error)
     except (YAMLError, ValueError) as error:
         problem = str(error).splitlines()[0]
-    raise UsageError("yaml_invalid", f"not valid YAML: {problem}", where=where, next_step="Correct it and try again.")
+    raise UsageError(
+        ReasonCode.YAML_INVALID, f"not valid YAML: {problem}", where=where, next_step="Correct it and try again."
+    )
 
 
 def _line_of(error: MarkedYAMLError) -> str:
@@ -70,13 +73,13 @@ def read_yaml_mapping(path: Path, *, what: str = "parameters file") -> dict[str,
     except (OSError, ValueError) as error:
         problem = f"unreadable {what} ({getattr(error, 'strerror', None) or error})"
     if problem:
-        raise UsageError("file_unreadable", problem, where=str(path), next_step=_other_file(path))
+        raise UsageError(ReasonCode.FILE_UNREADABLE, problem, where=str(path), next_step=_other_file(path))
     value = parse_yaml(text, where=str(path))
     if not isinstance(value, dict) or not value:
         found = "an empty file" if value is None or value == {} else f"{_described(value)} at the top"
         next_step = "Write 'key: value' lines; parameters/rehearsal.yaml is an example."
         what = f"{found} instead of keys with values"
-        raise UsageError("file_not_mapping", what, where=str(path), next_step=next_step)
+        raise UsageError(ReasonCode.FILE_NOT_MAPPING, what, where=str(path), next_step=next_step)
     return value
 
 
@@ -123,7 +126,7 @@ def split_key(key: str, model: Model) -> list[str]:
 
 
 def _set_error(what: str) -> UsageError:
-    return UsageError("set_unknown", what, where="--set", next_step="Correct it and try again.")
+    return UsageError(ReasonCode.SET_UNKNOWN, what, where="--set", next_step="Correct it and try again.")
 
 
 def unknown_key(parts: Sequence[str | int], model: Model) -> str:

@@ -22,6 +22,7 @@ from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import one_line
 from helpers.profiling.sample import Places, Sampler, plain_text
 from helpers.profiling.search import Lookup
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run import kernel
 from helpers.run.open_source import check_spaces
@@ -365,7 +366,7 @@ class Profile(NotebookStep):
         self._check(
             "every chunk has a document",
             lacking,
-            "missing_document",
+            ReasonCode.MISSING_DOCUMENT,
             "The schema requires one: these chunks would be set aside." if needed else "",
             applies=needed,
         )
@@ -393,7 +394,7 @@ class Profile(NotebookStep):
         self._check(
             "the fields of the schema are there",
             sum(lacking.values()),
-            "missing_metadata",
+            ReasonCode.MISSING_METADATA,
             "Filled in by the schema: " + ", ".join(f"{name} {lacking[name]}" for name in worst),
             applies=bool(lacking),
         )
@@ -423,10 +424,18 @@ class Profile(NotebookStep):
         out = sum(seen.wrong["out_of_range"] for seen in scan.fields.values())
         other = sum(seen.wrong[kind] for seen in scan.fields.values() for kind in ("wrong_type", "unknown_value"))
         self._check(
-            "scores are within their range", out, "invalid_scores", "The schema says what becomes of them.", judged
+            "scores are within their range",
+            out,
+            ReasonCode.INVALID_SCORES,
+            "The schema says what becomes of them.",
+            judged,
         )
         self._check(
-            "values have the right type and are allowed", other, "invalid_values", "Converted or repaired.", judged
+            "values have the right type and are allowed",
+            other,
+            ReasonCode.INVALID_VALUES,
+            "Converted or repaired.",
+            judged,
         )
         columns = ["field", "wanted", "present", "types", "minimum", "maximum", *_WRONG, "values"]
         return pd.DataFrame(rows, columns=columns)  # a source without any metadata has no rows
@@ -443,10 +452,15 @@ class Profile(NotebookStep):
                  "norm_minimum": low, "norm_median": middle, "norm_maximum": high, "norms_kept": norms.size}
             )  # fmt: skip
         found = self.findings()
-        self._check("every vector can be read", found["lost_vectors"], "missing_embedding", "Would be set aside.")
-        self._check("vectors are finite", found["nonfinite_vectors"], "nan_embedding", "Would be set aside.")
         self._check(
-            "no vector is zero", found["zero_vectors"], "zero_vector", "Zero vector: cosine similarity is undefined."
+            "every vector can be read", found["lost_vectors"], ReasonCode.MISSING_EMBEDDING, "Would be set aside."
+        )
+        self._check("vectors are finite", found["nonfinite_vectors"], ReasonCode.NAN_EMBEDDING, "Would be set aside.")
+        self._check(
+            "no vector is zero",
+            found["zero_vectors"],
+            ReasonCode.ZERO_VECTOR,
+            "Zero vector: cosine similarity is undefined.",
         )
         caption = "Norms of the source's vectors, by collection."
         kept = {name: np.asarray(seen.norms) for name, seen in self.scan.collections.items()}
@@ -465,7 +479,7 @@ class Profile(NotebookStep):
             self._check(
                 f"no {what} are repeated",
                 found[f"duplicate_{what}"],
-                "duplicates",
+                ReasonCode.DUPLICATES,
                 "Migrated as they are." + self._part,
             )
         groups = sum(len(repeats.groups) for repeats in (self.scan.documents, self.scan.vectors))
@@ -488,7 +502,7 @@ class Profile(NotebookStep):
             measured=len(meeting),
             threshold=0,
             unit="ids",
-            reason="id_collision" if bad else "",
+            reason=ReasonCode.ID_COLLISION if bad else "",
             detail=(advice if bad else "Kept apart by migration.id_policy: prefix." if meeting else "") + self._part,
             offenders=len(meeting) if bad else 0,
         )
@@ -520,7 +534,7 @@ class Profile(NotebookStep):
             Verdict.WARNING if scan.quarantined else Verdict.PASS,
             measured=valid,
             threshold=minimum,
-            reason="quarantined" if scan.quarantined else "",
+            reason=ReasonCode.QUARANTINED if scan.quarantined else "",
             detail=", ".join(f"{reason} {n}" for reason, n in scan.failures.most_common()),
             offenders=scan.quarantined,
             ids=scan.failed,
@@ -537,7 +551,7 @@ class Profile(NotebookStep):
     def _kinds(self) -> list[str | None]:
         return list(dict.fromkeys(self.schema.targets(list(self.scan.collections)).values()))
 
-    def _check(self, name: str, count: int, reason: str, detail: str, applies: bool = True) -> None:
+    def _check(self, name: str, count: int, reason: ReasonCode, detail: str, applies: bool = True) -> None:
         bad = applies and count > 0
         self.run.check(
             name,

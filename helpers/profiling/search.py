@@ -21,6 +21,7 @@ import pandas as pd
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, UsageError, one_line
 from helpers.profiling.sample import Place, Places
+from helpers.reason_codes import ReasonCode
 from helpers.run.open_source import open_chosen
 from helpers.run.record import RunRecord
 from helpers.stores import Reader
@@ -126,13 +127,13 @@ def by_id(lookup: Lookup, collections: Sequence[str], chunk: str, home: str, k: 
     batch = lookup.read(home, [chunk], embeddings=True)
     if not len(batch):
         raise UsageError(
-            "chunk_unknown", f"no chunk {one_line(chunk, 80)}", where=f"collection {home}",
+            ReasonCode.CHUNK_UNKNOWN, f"no chunk {one_line(chunk, 80)}", where=f"collection {home}",
             next_step="Take an id from step.sample.frame or from step.behind(…).",
         )  # fmt: skip
     vector = batch.embeddings[0]
     if batch.lost[0] or not np.isfinite(vector).all():
         raise UsageError(
-            "chunk_without_vector", f"chunk {one_line(chunk, 80)} has no vector that can be read",
+            ReasonCode.CHUNK_WITHOUT_VECTOR, f"chunk {one_line(chunk, 80)} has no vector that can be read",
             where=f"collection {home}", next_step="Take another chunk.",
         )  # fmt: skip
     rows: list[dict[str, Any]] = []
@@ -231,32 +232,32 @@ def file_stem(name: str) -> str:
 
 # A name, or its beginning before `_<field>` or ` <field> <rule>`: what it means, and the reason code of checks on it.
 MEANINGS: dict[str, tuple[str, str]] = {
-    "none_documents": ("no document (None)", "missing_document"),
-    "empty_documents": ("an empty document", "missing_document"),
-    "blank_documents": ("a document of nothing but spaces", "missing_document"),
+    "none_documents": ("no document (None)", ReasonCode.MISSING_DOCUMENT),
+    "empty_documents": ("an empty document", ReasonCode.MISSING_DOCUMENT),
+    "blank_documents": ("a document of nothing but spaces", ReasonCode.MISSING_DOCUMENT),
     "long_documents": ("a document of 100,000 characters or more", ""),
-    "none_metadata": ("no metadata at all", "missing_metadata"),
-    "lost_vectors": ("the store lists the chunk and cannot give its vector", "missing_embedding"),
-    "nonfinite_vectors": ("NaN or infinity in the vector", "nan_embedding"),
-    "zero_vectors": ("a vector of zeros: on cosine equally far from everything, never found", "zero_vector"),
+    "none_metadata": ("no metadata at all", ReasonCode.MISSING_METADATA),
+    "lost_vectors": ("the store lists the chunk and cannot give its vector", ReasonCode.MISSING_EMBEDDING),
+    "nonfinite_vectors": ("NaN or infinity in the vector", ReasonCode.NAN_EMBEDDING),
+    "zero_vectors": ("a vector of zeros: on cosine equally far from everything, never found", ReasonCode.ZERO_VECTOR),
     "unnormalised_vectors": ("a norm other than 1, in a collection where others have 1", ""),
-    "duplicate_documents": ("the same document, to the last letter, more than once", "duplicates"),
-    "respaced_documents": ("the same document but for case, spaces or forms of letters", "duplicates"),
-    "near_documents": ("nearly the same document (sample)", "duplicates"),
-    "duplicate_vectors": ("the same vector, to the last bit, more than once", "duplicates"),
-    "near_vectors": ("nearly the same vector (sample)", "duplicates"),
-    "colliding_ids": ("an id that several collections use", "id_collision"),
+    "duplicate_documents": ("the same document, to the last letter, more than once", ReasonCode.DUPLICATES),
+    "respaced_documents": ("the same document but for case, spaces or forms of letters", ReasonCode.DUPLICATES),
+    "near_documents": ("nearly the same document (sample)", ReasonCode.DUPLICATES),
+    "duplicate_vectors": ("the same vector, to the last bit, more than once", ReasonCode.DUPLICATES),
+    "near_vectors": ("nearly the same vector (sample)", ReasonCode.DUPLICATES),
+    "colliding_ids": ("an id that several collections use", ReasonCode.ID_COLLISION),
     "outliers": ("far from the others of its collection (sample)", ""),
     "cosine_trap": ("declared as another space than queries answer in: a copied configuration would search wrongly",
-                    "distance_space"),
-    "space_trap": ("as cosine_trap, and the space that queries answer in is not cosine", "distance_space"),
-    "quarantined": ("set aside by the schema or the checks, for any reason", "quarantined"),
-    "missing": ("the field is missing", "missing_metadata"),
-    "wrong_type": ("a value of another type than the schema's", "invalid_values"),
-    "out_of_range": ("a number outside of the schema's range", "invalid_scores"),
-    "unknown_value": ("a value that the schema does not list", "invalid_values"),
+                    ReasonCode.DISTANCE_SPACE),
+    "space_trap": ("as cosine_trap, and the space that queries answer in is not cosine", ReasonCode.DISTANCE_SPACE),
+    "quarantined": ("set aside by the schema or the checks, for any reason", ReasonCode.QUARANTINED),
+    "missing": ("the field is missing", ReasonCode.MISSING_METADATA),
+    "wrong_type": ("a value of another type than the schema's", ReasonCode.INVALID_VALUES),
+    "out_of_range": ("a number outside of the schema's range", ReasonCode.INVALID_SCORES),
+    "unknown_value": ("a value that the schema does not list", ReasonCode.INVALID_VALUES),
     "repair": ("the schema would change the value", ""),
-    "quarantine": ("would be set aside", "quarantined"),
+    "quarantine": ("would be set aside", ReasonCode.QUARANTINED),
 }  # fmt: skip
 
 

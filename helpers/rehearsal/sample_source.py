@@ -21,6 +21,7 @@ from pathlib import Path
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal, UsageError
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
+from helpers.reason_codes import ReasonCode
 from helpers.rehearsal import sample_text as text
 from helpers.stores.door import ClientAPI, embedded_client
 from helpers.stores.embedding_functions import RehearsalEmbedding
@@ -68,7 +69,7 @@ def write_sample(path: Path, chunks: int = FULL, dimension: int = 1536) -> Path:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise Terminal(
-            "sample_path_in_use", "the rehearsal source would overwrite something", where=str(path),
+            ReasonCode.SAMPLE_PATH_IN_USE, "the rehearsal source would overwrite something", where=str(path),
             next_step="Name a folder that does not exist yet.",
         )  # fmt: skip
     collection_counts(chunks)
@@ -134,7 +135,7 @@ def sample_batches(chunks: int = FULL, dimension: int = 1536) -> Iterator[tuple[
 def collection_counts(chunks: int = FULL) -> dict[str, int]:
     """Chunks per collection, by largest remainder; the runbook's own counts at 9,832."""
     if chunks < 50:
-        raise UsageError("sample_too_small", f"a sample of {chunks} chunks", next_step="Ask for 50 or more.")
+        raise UsageError(ReasonCode.SAMPLE_TOO_SMALL, f"a sample of {chunks} chunks", next_step="Ask for 50 or more.")
     counts = {name: chunks * full // FULL for name, full in COLLECTIONS.items()}
     by_remainder = sorted(COLLECTIONS, key=lambda name: -(chunks * COLLECTIONS[name] % FULL))
     for name in by_remainder[: chunks - sum(counts.values())]:

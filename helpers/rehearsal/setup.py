@@ -15,6 +15,7 @@ from helpers.evidence import keep_sealed, signing
 from helpers.evidence.signoffs import GO, gate_state, sign
 from helpers.parameters import ROLES, Parameters, parameters_from, resolve_path
 from helpers.parameters.yaml_errors import read_yaml_mapping
+from helpers.reason_codes import ReasonCode
 from helpers.rehearsal import FULL, collection_counts, write_sample
 from helpers.results import write_text
 from helpers.run import folders as runs
@@ -79,7 +80,7 @@ def require_built(parameters: Parameters) -> None:
     named = read_yaml_mapping(PARAMETERS)["source"]["path"]
     if source == named and not resolve_path(named).exists():
         raise UsageError(
-            "rehearsal_not_built", f"{source} does not exist: the source of the rehearsal has not been made",
+            ReasonCode.REHEARSAL_NOT_BUILT, f"{source} does not exist: the source of the rehearsal has not been made",
             next_step="make rehearse makes it, and takes it through the whole runbook.",
         )  # fmt: skip
 
@@ -177,4 +178,4 @@ def _run_first(folder: RunFolder, step: plan.Step) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"step {step.number} failed"]
-        raise WorldError("sample_failed", lines[-1], next_step=f"See {folder.log_path}.")
+        raise WorldError(ReasonCode.SAMPLE_FAILED, lines[-1], next_step=f"See {folder.log_path}.")

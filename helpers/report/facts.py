@@ -19,6 +19,7 @@ from ruamel.yaml.error import YAMLError
 from helpers.errors import RunbookError
 from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state
 from helpers.parameters import parameters_from
+from helpers.reason_codes import ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, passed
 from helpers.run import plan
 
@@ -314,8 +315,8 @@ def _steps(folder: Path) -> Iterator[StepRow]:
             row.result = _result(folder / "results" / f"{number}.json")
             row.verdict = row.result.verdict.value if row.result else _UNREADABLE
             row.title = row.result.title if row.result else row.title
-            if row.result and row.result.error and row.result.error.get("code") != "no_go":
-                row.verdict = "interrupted" if row.result.error.get("code") == "interrupted" else "failed"
+            if row.result and row.result.error and row.result.error.get("code") != ReasonCode.NO_GO:
+                row.verdict = "interrupted" if row.result.error.get("code") == ReasonCode.INTERRUPTED else "failed"
         yield row
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from helpers.errors import RUNBOOK
 from helpers.formatting import text
+from helpers.reason_codes import ReasonCode
 from helpers.report.facts import Outcome, RunView, StepRow, void
 from helpers.results import Check, Verdict, worst
 from helpers.run import plan
@@ -200,7 +201,7 @@ def _of_the_line(view: RunView) -> Outcome:
             what = f"results/{step.number}.json cannot be read"
             again = f"Run the step again: {RUNBOOK} resume {view.id} --retry {step.number}"
             return Outcome("failed", f"Step {step.number} left no usable result", [what], [again])
-        if step.result and step.result.error and step.result.error.get("code") != "no_go":
+        if step.result and step.result.error and step.result.error.get("code") != ReasonCode.NO_GO:
             return _broken(view, step, step.result.error)
     judged = [s for s in view.steps if s.result and s.result.verdict is Verdict.FAIL and s.number != ROLLBACK]
     if _decision(view) == "NO-GO" or judged:
@@ -231,7 +232,7 @@ def _decision(view: RunView) -> str:
 
 def _broken(view: RunView, step: StepRow, error: dict[str, Any]) -> Outcome:
     line = " ".join(str(error[k]) for k in ("what", "line", "message", "next_step") if error.get(k))
-    if error.get("code") == "interrupted":
+    if error.get("code") == ReasonCode.INTERRUPTED:
         return Outcome("stopped", f"Stopped on request in step {step.number} ({step.title})", [],
                        [f"Go on: {RUNBOOK} resume {view.id}"])  # fmt: skip
     read = [f"Read {step.notebook or 'run.log'} of this folder, remove the cause, then: {RUNBOOK} resume {view.id}"]

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from helpers import formatting
 from helpers.fence.control import NO_WRITES
 from helpers.formatting import count, duration, moment, percent, text
+from helpers.reason_codes import ReasonCode
 from helpers.report.facts import RunView
 from helpers.report.gantt import instant, outside_window
 from helpers.results import UNREMARKABLE, Check, Verdict, worst
@@ -262,7 +263,7 @@ def _verdict(good: bool) -> str:
 
 
 _CUTOVER, _ROLLBACK = "25", "27"
-_DEVIATIONS = ("no_fence", "outside_window")  # reason codes of checks that say so
+_DEVIATIONS = (ReasonCode.NO_FENCE, ReasonCode.OUTSIDE_WINDOW)  # reason codes of checks that say so
 _AFTER = (
     ("50", "Monitoring after the cutover"),
     ("51", "Performance"),

@@ -18,6 +18,7 @@ from helpers.errors import WorldError
 from helpers.fence import FenceState, who_has_open
 from helpers.formatting import duration
 from helpers.migration.checkpoint import Checkpoint
+from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict
 from helpers.rollback.state import (
     FILES,
@@ -44,8 +45,8 @@ from helpers.run.folders import RunFolder
 LEAST_VALID = 0.95
 MOST_MISSING, MOST_MISSING_SHARE = 100, 0.05  # the runbook's figure and A27's: whichever is smaller
 MOST_DIVERGENCE = 0.20
-_SCHEMA_REASONS = ("field_missing", "missing_metadata")
-_MISSING = ("chunk_missing", "collection_missing", "count_mismatch")
+_SCHEMA_REASONS = (ReasonCode.FIELD_MISSING, ReasonCode.MISSING_METADATA)
+_MISSING = (ReasonCode.CHUNK_MISSING, ReasonCode.COLLECTION_MISSING, ReasonCode.COUNT_MISMATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,9 @@ def _failed(result: StepResult) -> list[Check]:
 
 
 def _time(result: StepResult) -> list[Trigger]:
-    if result.error is None or result.error["code"] != "time_limit":
+    if result.error is None or result.error["code"] != ReasonCode.TIME_LIMIT:
         return []
-    return [Trigger("time_limit", result.step, "the migration took longer than migration.max_minutes")]
+    return [Trigger(ReasonCode.TIME_LIMIT, result.step, "the migration took longer than migration.max_minutes")]
 
 
 def _valid(result: StepResult) -> list[Trigger]:
@@ -120,10 +121,12 @@ def _counts(result: StepResult) -> tuple[int, int]:
 def _vectors(result: StepResult) -> list[Trigger]:
     found = []
     for check in _failed(result):
-        if check.reason == "nan_embedding":
+        if check.reason == ReasonCode.NAN_EMBEDDING:
             found.append(Trigger("nan_in_target", result.step, check.detail or "the target holds NaN"))
         elif any("dimensions instead of" in str(row.get("detail", "")) for row in check.ids):
-            found.append(Trigger("wrong_dimension", result.step, f"{check.name}: {check.ids[0].get('detail', '')}"))
+            found.append(
+                Trigger(ReasonCode.WRONG_DIMENSION, result.step, f"{check.name}: {check.ids[0].get('detail', '')}")
+            )
     return found
 
 
@@ -192,7 +195,7 @@ def stop(folder: RunFolder, patience: float = PATIENCE) -> list[int]:
         if waited >= asked * patience:
             if asked == 3:
                 raise WorldError(
-                    "migration_runs", f"process {min(working)} of run {folder.id} does not end",
+                    ReasonCode.MIGRATION_RUNS, f"process {min(working)} of run {folder.id} does not end",
                     next_step="End it yourself, then repeat the rollback.",
                 )  # fmt: skip
             for pid in sorted(working):  # the second SIGTERM ends a runner's kernel at once
@@ -210,7 +213,7 @@ def _refuse_other_hosts(folder: RunFolder, working: dict[int, str]) -> None:
     if elsewhere:
         pid, host = min(elsewhere.items())
         raise WorldError(
-            "migration_runs", f"run {folder.id} is being worked on by process {pid} on {host}",
+            ReasonCode.MIGRATION_RUNS, f"run {folder.id} is being worked on by process {pid} on {host}",
             next_step="Stop it there, then repeat the rollback.",
         )  # fmt: skip
 

@@ -26,6 +26,7 @@ from helpers.migration.written_data import WrittenData
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
+from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent, utc_now
 from helpers.rollback import outline, replay
 from helpers.rollback import state as st
@@ -146,19 +147,21 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
     found = who_has_open(path)
     if found.processes:
         raise WorldError(
-            "source_in_use", f"{found.sentence()} has it open; two writers destroy a directory", where=str(path),
+            ReasonCode.SOURCE_IN_USE, f"{found.sentence()} has it open; two writers destroy a directory", where=str(path),
             next_step="Stop that process, then repeat the rollback.",
         )  # fmt: skip
     try:
         with open_target(endpoint) as embedded:
             yield embedded
     except Terminal as error:
-        if error.code != "target_older_layout":
+        if error.code != ReasonCode.TARGET_OLDER_LAYOUT:
             raise
         raise Terminal(
-            "source_older_layout", "written by an older Chroma; writing to it here would upgrade it for good", where=str(path),
+            ReasonCode.SOURCE_OLDER_LAYOUT,
+            "written by an older Chroma; writing to it here would upgrade it for good",
+            where=str(path),
             next_step=f"Restore the snapshot into another place ({RUNBOOK} snapshots restore), or repeat without writing to it.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def mend(
@@ -192,10 +195,11 @@ def refuse_settings(store: Store, damage: Damage, names: Sequence[str]) -> None:
         settings = damage.damaged[name].settings
         if settings and name not in damage.vanished:
             raise Terminal(
-                "source_settings", f"has another {', '.join(settings)} than in the snapshot, which cannot be changed back",
+                ReasonCode.SOURCE_SETTINGS,
+                f"has another {', '.join(settings)} than in the snapshot, which cannot be changed back",
                 where=f"collection {name} of {store.label}",
                 next_step=f"Restore it elsewhere ({RUNBOOK} snapshots restore), or repeat with --accept-source REASON.",
-            )  # fmt: skip
+            )
 
 
 def _put(store: Store, snapshot: Snapshot, name: str, wanted: set[str], progress: Progress) -> int:
@@ -322,7 +326,7 @@ class SourceProof:
         orders, run_id = self.of.state.orders, self.run.id
         what = said(damage.damaged, damage.vanished)
         if self.run.dry_run:
-            self.run.check("source as in the snapshot", Verdict.WARNING, measured=what, reason="source_damaged",
+            self.run.check("source as in the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_DAMAGED,
                            detail="a rollback would stop here until --restore-source or --accept-source is given")  # fmt: skip
             return damage
         snapshot.verify()  # it may be the snapshot that is damaged; nothing is written from bytes that are not proven
@@ -332,17 +336,19 @@ class SourceProof:
         if damage.nothing or orders.accept_source:
             return damage
         raise Terminal(
-            "source_damaged", f"the source is not what the snapshot says: {what}", where=self.run.parameters.source.label,
+            ReasonCode.SOURCE_DAMAGED,
+            f"the source is not what the snapshot says: {what}",
+            where=self.run.parameters.source.label,
             next_step=f"Clients were not sent back. Bring it back: {RUNBOOK} rollback {run_id} --restore-source; "
             f"or take it as it is: --accept-source REASON",
-        )  # fmt: skip
+        )
 
     def _restore(self, snapshot: Snapshot, damage: Damage) -> Damage:
         orders, state = self.of.state.orders, self.of.state
         names = [n for n in orders.collections or sorted(damage.damaged) if n in damage.damaged]
         unknown = sorted(set(orders.collections) - set(snapshot.names()))
         if unknown:
-            raise UsageError("no_such_collection", f"snapshot {snapshot.id} holds no collection {unknown[0]}",
+            raise UsageError(ReasonCode.NO_SUCH_COLLECTION, f"snapshot {snapshot.id} holds no collection {unknown[0]}",
                              next_step=f"It holds {', '.join(snapshot.names()[:8])}.")  # fmt: skip
         if not names:
             return damage
@@ -364,21 +370,27 @@ class SourceProof:
         audit.append(log, "source restored", snapshot=snapshot.id, written=done)
         state.facts["restored"] = {**state.facts.get("restored", {}), **done}
         state.save(self.run.workspace)
-        self.run.check("source restored", Verdict.WARNING, measured=sum(done.values()), unit="chunks", reason="source_restored",
-                       detail=f"from snapshot {snapshot.id}, as ordered: {', '.join(names)}")  # fmt: skip
+        self.run.check(
+            "source restored",
+            Verdict.WARNING,
+            measured=sum(done.values()),
+            unit="chunks",
+            reason=ReasonCode.SOURCE_RESTORED,
+            detail=f"from snapshot {snapshot.id}, as ordered: {', '.join(names)}",
+        )
         return self._compare(snapshot)[1]
 
     def _judge(self, snapshot: Snapshot, changes: SourceChanges, damage: Damage) -> str:
         if not damage.nothing and not self.run.dry_run:
             reason = self.of.state.orders.accept_source
             what = said(damage.damaged, damage.vanished)
-            self.run.check("source as in the snapshot", Verdict.WARNING, measured=what, reason="source_damaged",
+            self.run.check("source as in the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_DAMAGED,
                            detail=f"accepted: {reason}")  # fmt: skip
             audit.append(self.run.folder / audit.NAME, "damaged source accepted", reason=reason, damage=what)
             return f"{what}; accepted: {reason}"
         if damage.by_clients:
             what = said(damage.by_clients)
-            self.run.check("source as in the snapshot", Verdict.WARNING, measured=what, reason="source_moved_on",
+            self.run.check("source as in the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_MOVED_ON,
                            detail="no fence kept clients from writing to the source; their writes stay")  # fmt: skip
             return f"{changes.chunks:,} chunks compared; written by clients since: {what}"
         if damage.nothing:

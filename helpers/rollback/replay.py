@@ -23,6 +23,7 @@ from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal
 from helpers.migration.catch_up import UNFOUND, unreachable
 from helpers.migration.written_data import Origin, WrittenData
+from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent, write_json
 from helpers.snapshots.comparison import compare_batch, same_value, same_vectors
 from helpers.snapshots.export_journal import read_parquet, sha256
@@ -490,6 +491,6 @@ def _prove(store: Store, name: str, planned: Plan) -> None:
         wrong = f"{risen[0]} is still there"
     if wrong:
         raise Terminal(
-            "replay_differs", f"what was replayed is not there as it should be: {wrong}",
+            ReasonCode.REPLAY_DIFFERS, f"what was replayed is not there as it should be: {wrong}",
             where=f"collection {name} of {store.label}", next_step="The target still holds it. Repeat the rollback.",
         )  # fmt: skip

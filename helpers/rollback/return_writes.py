@@ -15,6 +15,7 @@ from helpers.errors import Terminal, UsageError, WorldError
 from helpers.fence import who_has_open
 from helpers.formatting import count
 from helpers.parameters.endpoint import Endpoint
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, write_text
 from helpers.rollback import replay
 from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
@@ -98,7 +99,7 @@ class ReturnWrites:
         holders = self._holders()
         if holders:
             raise WorldError(
-                "target_in_use", f"{holders} has it open, so what clients wrote cannot be read",
+                ReasonCode.TARGET_IN_USE, f"{holders} has it open, so what clients wrote cannot be read",
                 where=self.run.parameters.target.label,
                 next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
             )  # fmt: skip
@@ -125,10 +126,12 @@ class ReturnWrites:
         self.sentence = f"{holders} has the target open; it is read once the application is back at the source"
         if not (self._decided or self.run.dry_run):
             raise Terminal(
-                "client_writes", f"{holders} has it open, and may have written to it", where=self.run.parameters.target.label,
+                ReasonCode.CLIENT_WRITES,
+                f"{holders} has it open, and may have written to it",
+                where=self.run.parameters.target.label,
                 next_step=f"Decide what becomes of such writes: {self.run.home.command('rollback')} --replay, "
                 "or --discard-with-reason TEXT",
-            )  # fmt: skip
+            )
 
     @property
     def _decided(self) -> bool:
@@ -147,7 +150,7 @@ class ReturnWrites:
         known = [c for c in self.run.result.checks if c.name != "clients' writes"]
         self.run.result.checks[:] = known
         self.run.check("clients' writes", Verdict.WARNING if self.found else Verdict.PASS, measured=said(counts),
-                       reason="client_writes" if self.found else "", detail=self.sentence)  # fmt: skip
+                       reason=ReasonCode.CLIENT_WRITES if self.found else "", detail=self.sentence)  # fmt: skip
 
     def _export(self) -> Path:
         state = self.of.state
@@ -174,7 +177,7 @@ class ReturnWrites:
             return
         where = self.run.parameters.target.label
         raise Terminal(
-            "client_writes", f"clients wrote to the target: {self.sentence}", where=where,
+            ReasonCode.CLIENT_WRITES, f"clients wrote to the target: {self.sentence}", where=where,
             next_step=f"Nothing of it was removed. Go on with: {self.run.home.command('rollback')} --replay, "
             "or --discard-with-reason TEXT",
         )  # fmt: skip
@@ -187,7 +190,7 @@ class ReturnWrites:
         to = self.of.state.orders.replay_to
         if to and to not in snapshot.names():
             raise UsageError(
-                "no_such_collection", f"--replay-to {to}: the source has no such collection",
+                ReasonCode.NO_SUCH_COLLECTION, f"--replay-to {to}: the source has no such collection",
                 next_step=f"It has {', '.join(snapshot.names())}.",
             )  # fmt: skip
         planned = replay.plan(self.found, snapshot, taken, same_names=self.same_names, prefixed=self.prefixed, to=to)
@@ -206,7 +209,7 @@ class ReturnWrites:
         if planned.open and not state.orders.discard:
             again = self.run.home.command("rollback")
             raise Terminal(
-                "replay_open",
+                ReasonCode.REPLAY_OPEN,
                 f"{count(len(planned.open), 'write')} cannot be replayed: {said_open(planned.open)}. All are listed in {listed}",
                 where=self.run.parameters.target.label,
                 next_step=f"Say where new chunks go: {again} --replay-to COLLECTION; or put it right at the target; or give "
@@ -236,9 +239,17 @@ class ReturnWrites:
         """Every write that cannot be placed, on the record and (but in a dry run) in a file; where that is."""
         self.run.fact("replay_open", planned.open)
         self.run.result.checks[:] = [c for c in self.run.result.checks if c.name != "every write has its place"]
-        self.run.check("every write has its place", Verdict.WARNING if planned.open else Verdict.PASS,
-                       measured=len(planned.open), threshold=0, unit="writes", reason="replay_open" if planned.open else "",
-                       detail=said_open(planned.open), offenders=len(planned.open), ids=planned.open)  # fmt: skip
+        self.run.check(
+            "every write has its place",
+            Verdict.WARNING if planned.open else Verdict.PASS,
+            measured=len(planned.open),
+            threshold=0,
+            unit="writes",
+            reason=ReasonCode.REPLAY_OPEN if planned.open else "",
+            detail=said_open(planned.open),
+            offenders=len(planned.open),
+            ids=planned.open,
+        )
         if not planned.open or self.run.dry_run:
             return None
         path = self.run.workspace / "rollback" / "not-placed.csv"
@@ -250,7 +261,7 @@ class ReturnWrites:
             "Deletes can leave holes in an index; notebook 44 shows them, and a restore of the collection mends them."
         )
         self.run.check("source finds its chunks after the replay", Verdict.WARNING if unfound else Verdict.PASS,
-                       measured=len(unfound), unit="chunks", reason="replay_unfound" if unfound else "",
+                       measured=len(unfound), unit="chunks", reason=ReasonCode.REPLAY_UNFOUND if unfound else "",
                        detail=said if unfound else "", ids=unfound)  # fmt: skip
 
     def _endpoint(self) -> Endpoint:
@@ -259,9 +270,11 @@ class ReturnWrites:
         found = who_has_open(Path(endpoint.path)) if endpoint.path else None
         if found is not None and found.processes:
             raise WorldError(
-                "source_in_use", f"{found.sentence()} has the source open, and clients' writes have still to be replayed to it",
-                where=str(endpoint.path), next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
-            )  # fmt: skip
+                ReasonCode.SOURCE_IN_USE,
+                f"{found.sentence()} has the source open, and clients' writes have still to be replayed to it",
+                where=str(endpoint.path),
+                next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
+            )
         return endpoint
 
     def _writable(self) -> Endpoint:
@@ -273,7 +286,14 @@ class ReturnWrites:
             return f"not replayed: {reason}" if self.found else "nothing to replay"
         self.run.result.checks[:] = [c for c in self.run.result.checks if c.name != "clients' writes replayed"]
         detail = f"given up: {self.of.state.orders.discard}" if planned.open else "compared at the source"
-        self.run.check("clients' writes replayed", Verdict.WARNING if planned.open else Verdict.PASS, measured=planned.chunks,
-                       unit="chunks", reason="replay_open" if planned.open else "", detail=detail, ids=planned.open)  # fmt: skip
+        self.run.check(
+            "clients' writes replayed",
+            Verdict.WARNING if planned.open else Verdict.PASS,
+            measured=planned.chunks,
+            unit="chunks",
+            reason=ReasonCode.REPLAY_OPEN if planned.open else "",
+            detail=detail,
+            ids=planned.open,
+        )
         made = f", {count(len(planned.create), 'collection')} of clients made" if planned.create else ""
         return f"{planned.chunks:,} chunks replayed and compared{made}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
+from helpers.reason_codes import ReasonCode
 from helpers.results import read_state, utc_now, write_json
 
 STOP, SOURCE, WRITES, REPLAY, FILES, SETTLE, LIFT, REMOVE, WATCH = (
@@ -74,7 +75,7 @@ class RollbackState:
             return cls(**{**raw, "orders": Orders(**raw["orders"])})
 
         hint = "Set this file aside and repeat the rollback: every stage looks first what is there."
-        return read_state(cls.path(workspace), made, "rollback_state_damaged", hint)
+        return read_state(cls.path(workspace), made, ReasonCode.ROLLBACK_STATE_DAMAGED, hint)
 
     @classmethod
     def begin(cls, workspace: Path, run_id: str, orders: Orders) -> RollbackState:

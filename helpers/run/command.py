@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from helpers.errors import Terminal, one_line
+from helpers.reason_codes import ReasonCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def run_program(arguments: Sequence[str], seconds: float, what: str, limit: str 
             )
         except OSError as error:
             raise Terminal(
-                "program_missing", f"{what} cannot be started ({error.strerror}): {shown}",
+                ReasonCode.PROGRAM_MISSING, f"{what} cannot be started ({error.strerror}): {shown}",
                 next_step=f"Install {arguments[0]}, or give its whole path in the parameters.",
             ) from error  # fmt: skip
         try:
@@ -57,7 +58,7 @@ def run_program(arguments: Sequence[str], seconds: float, what: str, limit: str 
             out.seek(0)
             said = Done(-1, out.read().decode("utf-8", "replace")).last_line
             raise Terminal(
-                "program_timeout", f"{what} took longer than {seconds:g} seconds and was ended: {shown} ({said})",
+                ReasonCode.PROGRAM_TIMEOUT, f"{what} took longer than {seconds:g} seconds and was ended: {shown} ({said})",
                 next_step=f"Raise {limit}, or see what it waits for.",
             ) from None  # fmt: skip
         out.seek(0)
@@ -69,7 +70,7 @@ def run_or_fail(arguments: Sequence[str], seconds: float, what: str, limit: str 
     done = run_program(arguments, seconds, what, limit)
     if done.code:
         raise Terminal(
-            "program_failed", f"{what} ended with exit code {done.code}: {done.last_line}",
+            ReasonCode.PROGRAM_FAILED, f"{what} ended with exit code {done.code}: {done.last_line}",
             next_step=f"Try it by hand: {shlex.join(arguments)}",
         )  # fmt: skip
     return done

@@ -29,6 +29,7 @@ from ruamel.yaml.error import YAMLError
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.parameters import Parameters, parameters_from, resolve_path
+from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, utc_now, write_json, write_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -58,7 +59,7 @@ def check_run_id(run_id: str) -> str:
     if _ID.fullmatch(run_id) and ".." not in run_id and not run_id.endswith("."):
         return run_id
     raise UsageError(
-        "bad_run_id",
+        ReasonCode.BAD_RUN_ID,
         f"{run_id!r} cannot be the id of a run",
         next_step="Use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit, without '..'.",
     )
@@ -129,8 +130,8 @@ class RunFolder:
             if isinstance(document, dict):
                 return parameters_from(document)
         except (YAMLError, UnicodeDecodeError) as error:
-            raise WorldError("parameters_unreadable", "is no longer YAML", where=str(path)) from error
-        raise WorldError("parameters_unreadable", "no longer holds parameters", where=str(path))
+            raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "is no longer YAML", where=str(path)) from error
+        raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "no longer holds parameters", where=str(path))
 
     def is_of(self, parameters: Parameters) -> bool:
         """Whether the run was begun in this folder, with the same source, target and schema."""
@@ -148,7 +149,7 @@ class RunFolder:
             os.chdir(directory)
         except OSError as error:
             raise WorldError(
-                "folder_gone",
+                ReasonCode.FOLDER_GONE,
                 f"run {self.id} began in a folder that cannot be entered: {error.strerror}",
                 where=directory,
             ) from error
@@ -180,11 +181,11 @@ def find(run_id: str) -> RunFolder:
     if (folder.reports / GROUP).is_file():
         rows = json.loads((folder.reports / GROUP).read_text(encoding="utf-8"))["rows"]
         named = ", ".join(row["run"] for row in rows[:3])
-        raise UsageError("group_of_runs", f"{run_id} is a group of {len(rows)} runs, and this wants one of them",
+        raise UsageError(ReasonCode.GROUP_OF_RUNS, f"{run_id} is a group of {len(rows)} runs, and this wants one of them",
                          next_step=f"Name one, such as {named}; status, resume and sign take the group.")  # fmt: skip
     known = ", ".join(f.id for f in every_run()[:5])
     raise UsageError(
-        "no_such_run",
+        ReasonCode.NO_SUCH_RUN,
         f"there is no run {run_id}",
         where=str(reports_root()),
         next_step=f"The newest runs are: {known}." if known else "No run has been started there yet.",
@@ -237,7 +238,9 @@ def create(
         _claim(temporary, folder)
     except OSError as error:
         raise WorldError(
-            "folder_unwritable", f"the folders of run {folder.id} cannot be made: {error}", where=str(folder.reports)
+            ReasonCode.FOLDER_UNWRITABLE,
+            f"the folders of run {folder.id} cannot be made: {error}",
+            where=str(folder.reports),
         ) from error
     return folder
 
@@ -249,7 +252,7 @@ def _require_writable(what: str, place: Path) -> None:
         Path(tempfile.mkdtemp(prefix=".runbook-", dir=there)).rmdir()
     except OSError as error:
         raise WorldError(
-            "folder_unwritable", f"{what} cannot be made or written to: {there}: {error.strerror}", where=str(place),
+            ReasonCode.FOLDER_UNWRITABLE, f"{what} cannot be made or written to: {there}: {error.strerror}", where=str(place),
             next_step="Name another folder (RUNBOOK_REPORTS, RUNBOOK_WORKSPACE, snapshot.directory), or correct its permissions.",
         ) from error  # fmt: skip
 
@@ -269,7 +272,7 @@ def _claim(temporary: Path, folder: RunFolder) -> None:
 def taken(folder: RunFolder) -> UsageError:
     """The error for a run id that something has already."""
     return UsageError(
-        "run_exists",
+        ReasonCode.RUN_EXISTS,
         f"run {folder.id} exists already",
         where=str(folder.reports),
         next_step=f"Go on with it: {folder.command('resume')}; or run a part again: --run-id {folder.id} --from STEP.",
@@ -302,14 +305,16 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
     directory = folder.facts()["directory"]
     if not Path.cwd().samefile(directory):
         raise UsageError(
-            "other_folder", f"run {folder.id} was begun in the folder {directory}", next_step="Work from there."
+            ReasonCode.OTHER_FOLDER,
+            f"run {folder.id} was begun in the folder {directory}",
+            next_step="Work from there.",
         )
     old = folder.parameters()
     before, after = flatten(old.context()), flatten(new.context())
     moved = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
     if moved:
         raise UsageError(
-            "other_context",
+            ReasonCode.OTHER_CONTEXT,
             f"run {folder.id} was begun with another {', '.join(moved)}",
             next_step=f"Use a new run id; {_NEVER_CHANGES}.",
         )
@@ -399,7 +404,7 @@ class RunLock:
         holder = file.read(200) or "another process"
         file.close()
         return WorldError(
-            "run_locked",
+            ReasonCode.RUN_LOCKED,
             f"run {self.run_id} is being worked on by {holder}",
             next_step="Wait until it ends, or stop it (in JupyterLab: shut the kernel down).",
         )

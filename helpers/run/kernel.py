@@ -19,6 +19,7 @@ import pandas as pd
 
 from helpers.errors import RunbookError, one_line
 from helpers.formatting import duration, size, text
+from helpers.reason_codes import ReasonCode
 from helpers.run.folders import NOTEBOOKS, REPOSITORY
 
 if TYPE_CHECKING:
@@ -130,16 +131,16 @@ def failure(error: BaseException) -> dict[str, str]:
         return {"code": error.code, "type": type(error).__name__, "line": error.line()}
     if isinstance(error, SystemExit):
         return {
-            "code": "notebook_exited",
+            "code": ReasonCode.NOTEBOOK_EXITED,
             "type": "SystemExit",
             "line": "a cell called exit; a step ends with step.finish()",
         }
     if isinstance(error, KeyboardInterrupt):
-        return {"code": "interrupted", "type": "Interrupted", "line": "the kernel was interrupted"}
+        return {"code": ReasonCode.INTERRUPTED, "type": "Interrupted", "line": "the kernel was interrupted"}
     if isinstance(error, MemoryError):
-        return {"code": "out_of_memory", "type": "WorldError", "line": "the kernel ran out of memory"}
+        return {"code": ReasonCode.OUT_OF_MEMORY, "type": "WorldError", "line": "the kernel ran out of memory"}
     line = one_line(f"{type(error).__name__}: {error}")
-    return {"code": "unexpected", "type": type(error).__name__, "line": line}
+    return {"code": ReasonCode.UNEXPECTED, "type": type(error).__name__, "line": line}
 
 
 def trace_of(error: BaseException) -> str:

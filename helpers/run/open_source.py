@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from helpers.errors import Terminal, one_line
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
 from helpers.stores import CollectionInfo, Reader, open_source
@@ -44,7 +45,7 @@ def _require_same_place(run: RunRecord, label: str) -> None:
     began = run.home.facts().get(PLACE, "")
     if began and began != label:
         raise Terminal(
-            "other_source", f"the key opens {label} now; the run began with {began}", where=f"run {run.id}",
+            ReasonCode.OTHER_SOURCE, f"the key opens {label} now; the run began with {began}", where=f"run {run.id}",
             next_step="Use the key that the run began with, or begin a new run.",
         )  # fmt: skip
     if not began and label != run.parameters.source.label and not run.watches_only:
@@ -66,7 +67,7 @@ def check_spaces(run: RunRecord, infos: Iterable[CollectionInfo], *, named: bool
         measured=len(trapped),
         threshold=0,
         unit="collections",
-        reason="distance_space" if trapped else "",
+        reason=ReasonCode.DISTANCE_SPACE if trapped else "",
         detail=said if trapped else "",
         ids=[{"collection": i.name, "effective": i.space, "declared": i.declared_space} for i in trapped],
     )

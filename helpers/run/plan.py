@@ -6,6 +6,7 @@ import difflib
 from dataclasses import dataclass
 
 from helpers.errors import UsageError
+from helpers.reason_codes import ReasonCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +116,13 @@ STEPS: tuple[Step, ...] = (
     Step("30", "checkpoint_recovery", "Checkpoint recovery", _RECOVERY, on_line=False, needs=("21", "22")),
     Step("40", "troubleshooting", "Troubleshooting", _TROUBLE, on_line=False),
     Step("41", "stuck_batch", "Stuck batch", _TROUBLE, on_line=False, needs=("21", "22")),
-    Step("42", "invalid_scores", "Invalid scores", _TROUBLE, on_line=False, needs=("21", "22")),
-    Step("43", "out_of_memory", "Out of memory", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("42", ReasonCode.INVALID_SCORES, "Invalid scores", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("43", ReasonCode.OUT_OF_MEMORY, "Out of memory", _TROUBLE, on_line=False, needs=("21", "22")),
     Step("44", "search_not_working", "Search not working", _TROUBLE, on_line=False, needs=("21", "22")),
     Step("45", "network", "Network", _TROUBLE, on_line=False),
-    Step("46", "missing_metadata", "Missing metadata", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("46", ReasonCode.MISSING_METADATA, "Missing metadata", _TROUBLE, on_line=False, needs=("21", "22")),
     Step("47", "nan_embeddings", "NaN embeddings", _TROUBLE, on_line=False, needs=("21", "22")),
-    Step("48", "count_mismatch", "Count mismatch", _TROUBLE, on_line=False, needs=("21", "22")),
+    Step("48", ReasonCode.COUNT_MISMATCH, "Count mismatch", _TROUBLE, on_line=False, needs=("21", "22")),
     Step("50", "monitor", "Monitor", _AFTER, needs=_CUT_OVER, outdates=("53",)),
     Step("51", "performance", "Performance", _AFTER, needs=_CUT_OVER, outdates=("53",)),
     Step("52", "integration", "Integration tests", _AFTER, needs=_CUT_OVER, outdates=("53",)),
@@ -144,7 +145,7 @@ def find(name: str) -> Step:
     names = {**{s: s for s in stems}, **{s.name: f"{s.number}_{s.name}" for s in STEPS}}
     near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     hint = f"Did you mean {names[near[0]]}?" if near else f"The steps are {', '.join(stems)}."
-    raise UsageError("unknown_step", f"there is no step {name!r}", next_step=hint)
+    raise UsageError(ReasonCode.UNKNOWN_STEP, f"there is no step {name!r}", next_step=hint)
 
 
 def on_line(name: str) -> Step:
@@ -152,7 +153,7 @@ def on_line(name: str) -> Step:
     step = find(name)
     if not step.on_line:
         raise UsageError(
-            "step_off_line",
+            ReasonCode.STEP_OFF_LINE,
             f"step {step.number}_{step.name} is on demand, not part of the standard sequence",
             next_step=f"Open notebooks/{step.notebook}; the sequence is {', '.join(s.number for s in LINE)}.",
         )
@@ -163,7 +164,9 @@ def between(first: Step, last: Step) -> list[Step]:
     """The steps of the standard sequence from first to last, both included; a UsageError where they are the wrong way round."""
     start, stop = LINE.index(first), LINE.index(last)
     if start > stop:
-        raise UsageError("steps_reversed", f"step {first.number} comes after step {last.number}; nothing to run")
+        raise UsageError(
+            ReasonCode.STEPS_REVERSED, f"step {first.number} comes after step {last.number}; nothing to run"
+        )
     return list(LINE[start : stop + 1])
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from helpers.errors import RUNBOOK, Interrupted, UsageError
 from helpers.formatting import duration
 from helpers.parameters import Parameters
+from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, meets, utc_now, worst
 from helpers.run import plan
 from helpers.run.folders import RunFolder
@@ -61,7 +62,7 @@ class RunRecord:
         measured: Any = None,
         threshold: Any = None,
         unit: str = "",
-        reason: str = "",
+        reason: Reason = "",
         detail: str = "",
         offenders: int = 0,
         ids: Sequence[Mapping[str, Any]] = (),
@@ -168,7 +169,7 @@ class RunRecord:
         """What an earlier step found, be it NO-GO; a UsageError with the step to run where it was not finished."""
         row = plan.find(step)
         found = self.earlier(row.number)
-        if found is not None and (found.error is None or found.error["code"] == "no_go"):
+        if found is not None and (found.error is None or found.error["code"] == ReasonCode.NO_GO):
             return found
         raise step_missing(plan.find(self.step), row, self.id)
 
@@ -219,7 +220,7 @@ def step_missing(step: plan.Step, needed: plan.Step, run_id: str) -> UsageError:
     whose = f"run {run_id}" if run_id else "no run of this source and target"
     same = f"-p run_id {run_id}, or {RUNBOOK} resume {run_id}" if run_id else "the same parameters"
     return UsageError(
-        "step_missing",
+        ReasonCode.STEP_MISSING,
         f"step {step.number} needs step {needed.number} ({needed.title}), which {whose} has {'not ' if run_id else ''}finished",
         next_step=f"Run it first: notebooks/{needed.notebook} with {same}.",
     )

@@ -11,11 +11,12 @@ from helpers import audit
 from helpers.errors import UsageError, WorldError
 from helpers.formatting import moment
 from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 
-PERMISSION = "outside_window"  # in run.json: what --outside-window said, for the command that it was given to
+PERMISSION = ReasonCode.OUTSIDE_WINDOW  # in run.json: what --outside-window said, for the command that it was given to
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def refusal(
     if not why or permission(folder):
         return None
     return WorldError(
-        "outside_window", f"step {step.number} ({step.title}) does not start now: {why}", where=f"run {folder.id}",
+        ReasonCode.OUTSIDE_WINDOW, f"step {step.number} ({step.title}) does not start now: {why}", where=f"run {folder.id}",
         next_step=f"Inside it: {folder.command('resume')}; to move it: the same with --set window.start=TIME; if it cannot "
         "wait: with --outside-window REASON.",
     )  # fmt: skip
@@ -82,7 +83,7 @@ def permit(folder: RunFolder, reason: str) -> None:
     """Let the steps of this command start outside the window for this reason, or ("") no more. On record before use."""
     said = reason.strip()
     if said != reason or any(not c.isprintable() for c in said) or len(said) > 500:
-        raise UsageError("bad_reason", "--outside-window takes one line of text that says why it cannot wait")
+        raise UsageError(ReasonCode.BAD_REASON, "--outside-window takes one line of text that says why it cannot wait")
     before = folder.facts().get(PERMISSION)
     if said:
         given = {"reason": said, "by": audit.user(), "when": utc_now()}

@@ -22,6 +22,7 @@ from helpers.errors import Interrupted, NoGo, RunbookError, UsageError, WaitingF
 from helpers.evidence.signoffs import gate_state
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import ALL
+from helpers.reason_codes import ReasonCode
 from helpers.results import passed, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -30,7 +31,7 @@ from helpers.status.console import table
 from helpers.status.overview import first_open_step, rolled_back, state
 
 EMPTY = "empty: nothing to migrate"
-_NO_NEWS = {"rolled_back", "dry_run_done"}  # of a run that a resume of its group passes over
+_NO_NEWS = {ReasonCode.ROLLED_BACK, ReasonCode.DRY_RUN_DONE}  # of a run that a resume of its group passes over
 _WORST = (0, 4, 3, 2, 1, 130)  # exit codes: done, waiting, NO-GO, wrong usage, failed, interrupted
 
 
@@ -94,7 +95,7 @@ def begin(parameters: Parameters, group_id: str, *, dry_run: bool, until: str) -
     _require_sense(parameters)
     found = databases_of(parameters.source)
     if not found:
-        raise UsageError("no_database", "the source has no such database", where=f"source {parameters.source.label}",
+        raise UsageError(ReasonCode.NO_DATABASE, "the source has no such database", where=f"source {parameters.source.label}",
                          next_step="Check source.tenant and source.database.")  # fmt: skip
     names = [database if parameters.source.tenant != ALL else f"{tenant}/{database}" for tenant, database in found]
     rows: list[Row] = []
@@ -128,7 +129,7 @@ def _require_sense(parameters: Parameters) -> None:
 
 
 def _usage(what: str, then: str) -> UsageError:
-    return UsageError("many_databases", what, where="parameters", next_step=then)
+    return UsageError(ReasonCode.MANY_DATABASES, what, where="parameters", next_step=then)
 
 
 def _run_id(group: str, name: str, taken: set[str]) -> str:

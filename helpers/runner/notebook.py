@@ -15,11 +15,12 @@ from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WorldError, 
 from helpers.formatting import duration
 from helpers.parameters import SECTIONS, Parameters, is_sample, parameters_from
 from helpers.parameters.yaml_errors import nearest
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, worst
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
+from helpers.run.advice import advice, advised
 from helpers.run.folders import RunFolder, RunLock
-from helpers.run.reason_codes import advice, advised
 from helpers.run.record import RunRecord, step_missing
 from helpers.runner import notices
 from helpers.runner.retry import pending
@@ -71,7 +72,7 @@ def require_target(row: plan.Step, folder: RunFolder) -> None:
     """UsageError where the step needs a target and the run was begun without one, to look at its source."""
     if folder.parameters().target.path == plan.NO_TARGET and row.number not in SOURCE_ONLY:
         raise UsageError(
-            "no_target", f"run {folder.id} was begun without a target, to look at its source",
+            ReasonCode.NO_TARGET, f"run {folder.id} was begun without a target, to look at its source",
             next_step="Name a target in the parameters and begin a new run.",
         )  # fmt: skip
 
@@ -230,7 +231,7 @@ class Run(RunRecord):
         audit.append(self.folder / audit.NAME, "step begins", step=self.step, dry_run=self.dry_run)
         if told_all_the_same:
             self.check("inside the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
-                       reason="outside_window", detail=told_all_the_same)  # fmt: skip
+                       reason=ReasonCode.OUTSIDE_WINDOW, detail=told_all_the_same)  # fmt: skip
         kernel.show(opening(self, banner))
         if not kernel.under_runner():  # else the runner tells
             notices.before_step(self.home, plan.find(self.step), print, dry_run=self.dry_run)
@@ -264,13 +265,13 @@ class Run(RunRecord):
         refuse_rolled_back(self.home)
         if retried := pending(self.home):
             raise UsageError(
-                "retry_unfinished", f"taking back step {retried} of run {self.id} was interrupted",
+                ReasonCode.RETRY_UNFINISHED, f"taking back step {retried} of run {self.id} was interrupted",
                 next_step=f"Finish it: {RUNBOOK} resume {self.id}",
             )  # fmt: skip
         if row.number == plan.SNAPSHOT and (self.workspace / "checkpoint.json").exists():
             # before anything is set aside: step 22 would refuse the new one, and 23 to 25 would have lost their results
             raise UsageError(
-                "already_migrating", f"run {self.id} has begun to migrate from the snapshot that it has",
+                ReasonCode.ALREADY_MIGRATING, f"run {self.id} has begun to migrate from the snapshot that it has",
                 next_step=f"To write everything again from a new snapshot: {RUNBOOK} resume {self.id} --retry {row.number}",
             )  # fmt: skip
         if self.dry_run or not (why := window.outside(row, self.parameters)):
@@ -291,7 +292,7 @@ class Run(RunRecord):
         """Write results/<step>.json, show how the step came out, and fail the notebook where the step failed."""
         if self.result.error is not None:
             raise UsageError(
-                "step_broken",
+                ReasonCode.STEP_BROKEN,
                 "an earlier cell of this step failed",
                 next_step="Run the notebook again from its first cell.",
             )
@@ -344,12 +345,14 @@ def _given(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:
         if name not in known:
             near = nearest(name, known)
             hint = f"Did you mean {near!r}?" if near else f"The sections are {', '.join(SECTIONS)}."
-            raise UsageError("unknown_parameter", f"{name!r} is not a section of the parameters", next_step=hint)
+            raise UsageError(
+                ReasonCode.UNKNOWN_PARAMETER, f"{name!r} is not a section of the parameters", next_step=hint
+            )
         given[name] = value = namespace.get(name)
         if not isinstance(value, _OF_A_PARAMETER):
             kind = type(value).__name__
             again = "Run the notebook again from its first cell, and use another name for your own variable."
-            raise UsageError("parameters_invalid", f"{name!r} is a {kind}, not a parameter", next_step=again)
+            raise UsageError(ReasonCode.PARAMETERS_INVALID, f"{name!r} is a {kind}, not a parameter", next_step=again)
     sections = {name: given[name] for name in SECTIONS if given.get(name)}
     return sections, str(given.get("run_id") or ""), bool(given.get("dry_run"))
 
@@ -399,5 +402,5 @@ def _verdict_error(run: Run) -> RunbookError:
     if row.follows_cutover:
         where += f" Clients still use the target; to roll back: {run.home.command('rollback', '--dry-run')}"
     if row.judges:
-        return NoGo("no_go", f"NO-GO: {one_line(names)}{more}", next_step=where)
-    return WorldError("step_failed", f"failed: {one_line(names)}{more}", next_step=where)
+        return NoGo(ReasonCode.NO_GO, f"NO-GO: {one_line(names)}{more}", next_step=where)
+    return WorldError(ReasonCode.STEP_FAILED, f"failed: {one_line(names)}{more}", next_step=where)

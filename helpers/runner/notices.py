@@ -14,16 +14,21 @@ from typing import Any
 from helpers.cutover import CutoverState
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
 from helpers.notify import Around, Event, read, tell
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, passed
 from helpers.rollback.outline import due
 from helpers.rollback.state import RollbackState
 from helpers.run import plan
+from helpers.run.advice import advice
 from helpers.run.folders import RunFolder, file_digest
-from helpers.run.reason_codes import advice
 
 Say = Callable[[str], None]
 _DECIDE, _CUTOVER, _BACK = "24", "25", "27"
-_NO_NEWS = ("outside_window", "source_changed", "run_locked")  # of these somebody takes care already
+_NO_NEWS = (
+    ReasonCode.OUTSIDE_WINDOW,
+    ReasonCode.SOURCE_CHANGED,
+    ReasonCode.RUN_LOCKED,
+)  # of these somebody takes care already
 
 
 def before_step(folder: RunFolder, step: plan.Step, say: Say, *, dry_run: bool = False) -> None:

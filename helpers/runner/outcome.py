@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs
+from helpers.reason_codes import ReasonCode
 from helpers.report.pages import leave
 from helpers.rollback.outline import due
 from helpers.rollback.state import Orders
@@ -20,7 +21,7 @@ from helpers.runner import notices, rollback
 from helpers.runner.pipeline import run_line, with_fence
 from helpers.status.console import Console
 
-SOURCE_CHANGED, OUTSIDE_WINDOW = "source_changed", "outside_window"
+SOURCE_CHANGED, OUTSIDE_WINDOW = ReasonCode.SOURCE_CHANGED, ReasonCode.OUTSIDE_WINDOW
 _HOLD, _MIGRATE, _REVIEW, _CUTOVER_STEP = "26", "22", "24", "25"
 _MOST = 3  # catch-ups before a cutover; a source that changes behind each of them has a writer who must be found
 
@@ -81,5 +82,7 @@ def _held(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run:
     except RunbookError as stopped:
         return stopped
     return NoGo(
-        "rolled_back", f"run {folder.id} was rolled back: {why}", next_step=f"See {folder.reports / 'rollback.html'}"
+        ReasonCode.ROLLED_BACK,
+        f"run {folder.id} was rolled back: {why}",
+        next_step=f"See {folder.reports / 'rollback.html'}",
     )

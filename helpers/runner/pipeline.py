@@ -30,12 +30,13 @@ from helpers.evidence import at_rest, keep_sealed
 from helpers.evidence.signoffs import CUTOVER
 from helpers.fence import FenceState, lift
 from helpers.migration.target_lock import give_back_target
+from helpers.reason_codes import ReasonCode
 from helpers.report.pages import render_notebook, render_pages
 from helpers.results import StepResult, Verdict, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
+from helpers.run.advice import advised
 from helpers.run.folders import RunFolder, RunLock
-from helpers.run.reason_codes import advised
 from helpers.runner import notices
 from helpers.status.console import Console, step_line, summary
 from helpers.status.overview import open_gate
@@ -170,24 +171,26 @@ class Execution:
         """Why the step has not passed whatever its result says; None where there is nothing against it."""
         name = f"notebook {self.step.notebook}"
         if isinstance(self._error, DeadKernelError):
-            return _error("kernel_died", f"{name}: its kernel died (out of memory, or killed)", "WorldError")
+            return _error(ReasonCode.KERNEL_DIED, f"{name}: its kernel died (out of memory, or killed)", "WorldError")
         if isinstance(self._error, CellTimeoutError):
-            return _error("cell_timeout", f"{name}: a cell took longer than its time-out", "WorldError")
+            return _error(ReasonCode.CELL_TIMEOUT, f"{name}: a cell took longer than its time-out", "WorldError")
         if not self.output.is_file():
-            return _error("not_executed", f"{name} was not executed: {self._error}", "WorldError")
+            return _error(ReasonCode.NOT_EXECUTED, f"{name} was not executed: {self._error}", "WorldError")
         shown = first_error(self.output)
         if shown is not None:
             return shown
         if self._error is not None:
-            return _error("not_executed", f"{name}: {type(self._error).__name__}: {self._error}", "WorldError")
+            return _error(ReasonCode.NOT_EXECUTED, f"{name}: {type(self._error).__name__}: {self._error}", "WorldError")
         skipped = cells_not_executed(self.output)
         if skipped:
             return _error(
-                "cells_not_executed", f"{name}: {skipped} of its code cells were never executed", "WorldError"
+                ReasonCode.CELLS_NOT_EXECUTED, f"{name}: {skipped} of its code cells were never executed", "WorldError"
             )
         if said is None or not said.finished:
             return _error(
-                "no_result", f"{name} ended without a result; its last cell must be step.finish()", "WorldError"
+                ReasonCode.NO_RESULT,
+                f"{name} ended without a result; its last cell must be step.finish()",
+                "WorldError",
             )
         return None
 
@@ -206,7 +209,7 @@ def first_error(notebook: Path) -> dict[str, str] | None:
                 if kind == "SystemExit":
                     return kernel.failure(SystemExit(line))
                 ours = isinstance(getattr(errors, kind, None), type)
-                return _error("cell_failed", line if ours else f"{kind}: {line}", kind)
+                return _error(ReasonCode.CELL_FAILED, line if ours else f"{kind}: {line}", kind)
     return None
 
 
@@ -225,10 +228,10 @@ def error_of(result: StepResult) -> RunbookError | None:
         return None
     kind = getattr(errors, result.error["type"], None)
     ours = kind if isinstance(kind, type) and issubclass(kind, RunbookError) else errors.WorldError
-    return ours(result.error["code"], result.error["line"])
+    return ours(ReasonCode.known(result.error["code"]) or ReasonCode.UNEXPECTED, result.error["line"])
 
 
-def _error(code: str, line: str, kind: str) -> dict[str, str]:
+def _error(code: ReasonCode, line: str, kind: str) -> dict[str, str]:
     return {"code": code, "type": kind, "line": one_line(line)}
 
 
@@ -259,8 +262,8 @@ def _kernel_class(execution: Execution) -> type[AsyncKernelManager]:
 
 
 _NO_VERDICT = {
-    "outside_window": "none yet, outside the maintenance window",
-    "source_changed": "none yet, the source changed since it was migrated",
+    ReasonCode.OUTSIDE_WINDOW: "none yet, outside the maintenance window",
+    ReasonCode.SOURCE_CHANGED: "none yet, the source changed since it was migrated",
 }
 
 
@@ -401,7 +404,7 @@ def _advice(folder: RunFolder, steps: Sequence[plan.Step]) -> list[str]:
     codes: list[str] = []
     for result in filter(None, (folder.result(step.number) for step in steps)):
         codes += [c.reason for c in result.checks if c.verdict in (Verdict.FAIL, Verdict.MARGINAL)]
-        if result.error is not None and result.error["code"] != "interrupted":
+        if result.error is not None and result.error["code"] != ReasonCode.INTERRUPTED:
             codes.append(result.error["code"])
     return advised(codes, folder, 2)
 
@@ -432,7 +435,9 @@ def with_fence(folder: RunFolder, steps: Sequence[plan.Step]) -> list[plan.Step]
 
 
 def _interrupted(folder: RunFolder) -> Interrupted:
-    return Interrupted("interrupted", "stopped on request", next_step=f"Go on with: {folder.command('resume')}")
+    return Interrupted(
+        ReasonCode.INTERRUPTED, "stopped on request", next_step=f"Go on with: {folder.command('resume')}"
+    )
 
 
 def _sealed(folder: RunFolder, terminal: Console, error: RunbookError | None) -> RunbookError | None:

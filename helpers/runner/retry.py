@@ -20,6 +20,7 @@ from helpers.cutover import CutoverState
 from helpers.errors import UsageError
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import passed, read_state, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan, window
@@ -32,7 +33,7 @@ _LEFT = ("staged", "quarantine", "catch-up", "batches.jsonl", "checkpoint.jsonl"
 def pending(folder: RunFolder) -> str:
     """The step whose retry was begun and not finished, or ""."""
     hint = f"Remove this file and repeat: {folder.command('resume')} --retry STEP"
-    return read_state(_state(folder), lambda raw: str(raw["step"]), "retry_state_damaged", hint) or ""
+    return read_state(_state(folder), lambda raw: str(raw["step"]), ReasonCode.RETRY_STATE_DAMAGED, hint) or ""
 
 
 def require_retriable(folder: RunFolder, step: plan.Step, changed: Parameters | None = None) -> None:
@@ -59,7 +60,9 @@ def require_retriable(folder: RunFolder, step: plan.Step, changed: Parameters | 
 
 
 def _refuse(folder: RunFolder, step: plan.Step, why: str, told: str) -> None:
-    raise UsageError("no_retry", f"step {step.number} ({step.title}) {why}", where=f"run {folder.id}", next_step=told)
+    raise UsageError(
+        ReasonCode.NO_RETRY, f"step {step.number} ({step.title}) {why}", where=f"run {folder.id}", next_step=told
+    )
 
 
 def _has_begun(folder: RunFolder, step: plan.Step) -> bool:

@@ -6,6 +6,7 @@ import argparse
 
 from helpers import audit
 from helpers.errors import Interrupted, UsageError
+from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
 from helpers.rollback import Orders, RollbackState
 from helpers.rollback.outline import at_work, outline, stop
@@ -30,7 +31,7 @@ def orders_of(chosen: argparse.Namespace) -> Orders:
     """What the options order; naming a collection orders its restore."""
     for option, value in (("--accept-source", chosen.accept_source), ("--discard-with-reason", chosen.discard)):
         if value is not None and not value.strip():
-            raise UsageError("usage", f"{option} needs a reason")
+            raise UsageError(ReasonCode.USAGE, f"{option} needs a reason")
     return Orders(
         restore=chosen.restore_source or bool(chosen.collection),
         collections=sorted(set(chosen.collection)),
@@ -62,7 +63,7 @@ def execute(
         run_line(folder, [plan.find(STEP)], terminal, dry_run=dry_run)
     except Interrupted as error:
         raise Interrupted(
-            "interrupted", "stopped on request", next_step=f"Go on with: {folder.command('rollback')}"
+            ReasonCode.INTERRUPTED, "stopped on request", next_step=f"Go on with: {folder.command('rollback')}"
         ) from error
     return 0
 

@@ -28,6 +28,7 @@ from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import UsageError
 from helpers.parameters import IDENTITY, schema_file
 from helpers.parameters.sections import Migration
+from helpers.reason_codes import ReasonCode
 from helpers.schema.file import FieldRule, Routing, SchemaFile, read_schema_file
 from helpers.schema.rules import (
     ABSENT,
@@ -52,7 +53,7 @@ from helpers.schema.rules import (
 
 
 Column = pd.Series
-Fault = tuple[int, str, str]
+Fault = tuple[int, ReasonCode, str]
 _lock = threading.Lock()  # pandera sets the name and state of its schema objects while it validates
 
 
@@ -77,17 +78,17 @@ class FieldChecks:
         if source_collections is not None:
             for name in self._origins:
                 wrong = frame[name].notna() & ~frame[name].isin(list(source_collections))
-                found |= {(int(i), f"invalid_{name}") for i in frame.index[wrong]}
+                found |= {(int(i), ReasonCode.INVALID.of(name)) for i in frame.index[wrong]}
         return [(i, reason, self._detail(reason, columns, i)) for i, reason in sorted(found)]
 
-    def _failure_cases(self, frame: pd.DataFrame) -> set[tuple[int, str]]:
+    def _failure_cases(self, frame: pd.DataFrame) -> set[tuple[int, ReasonCode]]:
         assert self._schema is not None
         try:
             with _lock:
                 self._schema.validate(frame, lazy=True)
         except pa.errors.SchemaErrors as errors:
             cases = errors.failure_cases
-            return {(int(i), str(reason)) for i, reason in zip(cases["index"], cases["check"], strict=True)}
+            return {(int(i), ReasonCode(reason)) for i, reason in zip(cases["index"], cases["check"], strict=True)}
         return set()
 
     def _detail(self, reason: str, columns: dict[str, list[Any]], i: int) -> str:
@@ -97,9 +98,9 @@ class FieldChecks:
 
 def _column(rule: FieldRule, kind: str | None) -> pa.Column:
     """Nullable for pandera, whose idea of null includes NaN: that a value is missing is a check of our own."""
-    checks = [pa.Check(partial(_valid, rule, kind), error=f"invalid_{rule.name}", ignore_na=False)]
+    checks = [pa.Check(partial(_valid, rule, kind), error=ReasonCode.INVALID.of(rule.name), ignore_na=False)]
     if not rule.optional:
-        checks.append(pa.Check(_there, error=f"missing_{rule.name}", ignore_na=False))
+        checks.append(pa.Check(_there, error=ReasonCode.MISSING.of(rule.name), ignore_na=False))
     return pa.Column(object, checks, nullable=True)
 
 
@@ -305,7 +306,9 @@ def load_schema(name_or_path: str) -> Schema:
     try:
         path = schema_file(name_or_path)
     except ValueError as error:
-        raise UsageError("schema_unknown", str(error), where="schema", next_step="Correct the parameter.") from error
+        raise UsageError(
+            ReasonCode.SCHEMA_UNKNOWN, str(error), where="schema", next_step="Correct the parameter."
+        ) from error
     return Schema(SchemaFile(name=IDENTITY) if path is None else read_schema_file(path))
 
 
@@ -318,7 +321,7 @@ class _Work:
         self.ids = [prefix + source_id for source_id in batch.ids]
         self.metadatas: list[Metadata] = [plain(m) if m else {} for m in batch.metadatas]
         self.repairs: list[tuple[str, str, str, str, str, str]] = []
-        self.failures: list[tuple[int, str, str]] = []
+        self.failures: list[tuple[int, ReasonCode, str]] = []
         if not schema.is_identity:
             self.metadatas = [dict(m) for m in self.metadatas]  # the caller's own stay as they are
         self.types = self._types()
@@ -354,14 +357,14 @@ class _Work:
         if rule.default is not None:
             self._repair(i, rule.name, "missing", value, self._default(rule, i))
         elif not rule.optional:
-            self.failures.append((i, f"missing_{rule.name}", "the field is missing"))
+            self.failures.append((i, ReasonCode.MISSING.of(rule.name), "the field is missing"))
         elif value is None:
             self._repair(i, rule.name, "empty", value, ABSENT)
 
     def _settle(self, rule: FieldRule, i: int, value: Any) -> None:
         outcome, new = rule.settle(value)
         if outcome == "reject":
-            self.failures.append((i, f"invalid_{rule.name}", show(value)))
+            self.failures.append((i, ReasonCode.INVALID.of(rule.name), show(value)))
         elif outcome == "coerce" and not self.context.lists and _as_json(new) == value:
             pass  # a list that already is the JSON text which it would become
         elif outcome == "default":
@@ -369,7 +372,7 @@ class _Work:
         elif outcome:
             self._repair(i, rule.name, outcome, value, new)
         if outcome == "empty" and not rule.optional:
-            self.failures.append((i, f"missing_{rule.name}", "the list is empty"))
+            self.failures.append((i, ReasonCode.MISSING.of(rule.name), "the list is empty"))
 
     def _default(self, rule: FieldRule, i: int) -> Any:
         if rule.default is None:
@@ -440,14 +443,14 @@ class _Work:
             for key in keys:
                 self._repair(i, key, "json", metadata[key], _as_json(metadata[key]))
 
-    def _sparse_as_text(self, faults: list[tuple[int, str, str]]) -> bool:
+    def _sparse_as_text(self, faults: list[tuple[int, ReasonCode, str]]) -> bool:
         """Whether any sparse vector was made text; where the operator has not said so each is a fault."""
         signed = any(fnmatchcase(self.collection, pattern) for pattern in self.context.drop_indexes)
         changed = False
         for i, metadata in enumerate(self.metadatas):
             keys = [key for key, value in metadata.items() if is_sparse(value)]
             if keys and not signed:
-                faults.append((i, "unsupported_metadata", f"{show(keys[0])}: {NO_SPARSE}"))
+                faults.append((i, ReasonCode.UNSUPPORTED_METADATA, f"{show(keys[0])}: {NO_SPARSE}"))
             elif keys:
                 self.metadatas[i], changed = dict(metadata), True
                 for key in keys:

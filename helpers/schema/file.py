@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from helpers.errors import UsageError
 from helpers.parameters.yaml_errors import dotted, explain, nearest, read_yaml_mapping
+from helpers.reason_codes import ReasonCode
 from helpers.schema.rules import (
     ABSENT,
     INT64_MAX,
@@ -234,7 +235,7 @@ def read_schema_file(path: Path) -> SchemaFile:
     except ValidationError as error:
         what = _unknown_key(error) or explain(error, SchemaFile)
         raise UsageError(
-            "schema_invalid", what, where=str(path), next_step="See parameters/schemas/README.md."
+            ReasonCode.SCHEMA_INVALID, what, where=str(path), next_step="See parameters/schemas/README.md."
         ) from error
 
 

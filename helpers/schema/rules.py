@@ -31,38 +31,37 @@ import pandas as pd
 
 from helpers.chunks import ChunkBatch, Mask, Metadata, is_sparse
 from helpers.errors import one_line
+from helpers.reason_codes import ReasonCode
 
 FAILURE_COLUMNS = ("collection", "id", "reason", "detail")
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 TINIEST_COSINE_NORM, LARGEST_COSINE_NORM = 1e-20, 1e19
 
 REASONS: dict[str, str] = {
-    "empty_id": "The id is empty, and Chroma refuses an empty id.",
-    "missing_embedding": "The store lists the chunk but cannot give its vector.",
-    "nan_embedding": "The vector holds NaN.",
-    "infinite_embedding": "The vector holds an infinite value.",
-    "wrong_dimension": "The vector has another dimension than its collection or the parameters expect.",
-    "tiny_norm": "The vector's norm is too small or too large for a cosine index, which would answer zeros or NaN.",
-    "missing_document": "The schema requires a document and the chunk has none.",
-    "unsupported_text": "The id, document or uri is not valid Unicode, and Chroma refuses it.",
-    "unsupported_metadata": "A metadata key or value would be refused, dropped or changed by Chroma.",
-    "too_large": "The chunk alone is larger than a request that the target's server takes (40 MiB).",
-    "missing_<field>": "The metadata lacks a field that the schema requires.",
-    "invalid_<field>": "The metadata holds a value for the field that the schema does not allow.",
+    ReasonCode.EMPTY_ID: "The id is empty, and Chroma refuses an empty id.",
+    ReasonCode.MISSING_EMBEDDING: "The store lists the chunk but cannot give its vector.",
+    ReasonCode.NAN_EMBEDDING: "The vector holds NaN.",
+    ReasonCode.INFINITE_EMBEDDING: "The vector holds an infinite value.",
+    ReasonCode.WRONG_DIMENSION: "The vector has another dimension than its collection or the parameters expect.",
+    ReasonCode.TINY_NORM: "The vector's norm is too small or too large for a cosine index, which would answer zeros or NaN.",
+    ReasonCode.MISSING_DOCUMENT: "The schema requires a document and the chunk has none.",
+    ReasonCode.UNSUPPORTED_TEXT: "The id, document or uri is not valid Unicode, and Chroma refuses it.",
+    ReasonCode.UNSUPPORTED_METADATA: "A metadata key or value would be refused, dropped or changed by Chroma.",
+    ReasonCode.TOO_LARGE: "The chunk alone is larger than a request that the target's server takes (40 MiB).",
+    ReasonCode.MISSING: "The metadata lacks a field that the schema requires.",
+    ReasonCode.INVALID: "The metadata holds a value for the field that the schema does not allow.",
 }
 
 
 def explain(reason: str) -> str:
     """One plain sentence for a reason code; codes of fields (`invalid_author`) share one. "" where it is not ours."""
-    if reason in REASONS:
-        return REASONS[reason]
-    kind, _, field = reason.partition("_")
-    return REASONS.get(f"{kind}_<field>", "") if field else ""
+    return REASONS.get(reason) or REASONS.get(f"{reason.partition('_')[0]}_*", "")
 
 
-def failure_table(rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:
+def failure_table(rows: list[tuple[str, str, ReasonCode, str]]) -> pd.DataFrame:
     """Rows of (collection, id, reason, detail) as a table with these columns, of text, also when there is none."""
-    return pd.DataFrame(rows, columns=list(FAILURE_COLUMNS), dtype=object)
+    texts = [(collection, chunk, str(reason), detail) for collection, chunk, reason, detail in rows]
+    return pd.DataFrame(texts, columns=list(FAILURE_COLUMNS), dtype=object)
 
 
 def show(value: object, limit: int = 80) -> str:
@@ -182,20 +181,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def hazards(ids: list[str], batch: ChunkBatch) -> Iterator[tuple[int, str, str]]:
+def hazards(ids: list[str], batch: ChunkBatch) -> Iterator[tuple[int, ReasonCode, str]]:
     """(position, reason, detail) for all that Chroma would refuse, drop or change in ids, texts and metadata.
 
     `ids` are the ids of the source: an empty one is reported also where a prefix has been put before it.
     """
     for i, source_id in enumerate(ids):
         if not source_id:
-            yield i, "empty_id", "the id is empty"
+            yield i, ReasonCode.EMPTY_ID, "the id is empty"
         for name, text in (("id", source_id), ("document", batch.documents[i]), ("uri", batch.uris[i])):
             problem = unicode_problem(text) if text else ""
             if problem:
-                yield i, "unsupported_text", f"the {name} {problem}"
+                yield i, ReasonCode.UNSUPPORTED_TEXT, f"the {name} {problem}"
         for problem in metadata_problems(batch.metadatas[i]):
-            yield i, "unsupported_metadata", problem
+            yield i, ReasonCode.UNSUPPORTED_METADATA, problem
 
 
 def vector_failures(
@@ -212,12 +211,14 @@ def vector_failures(
     `dimension` is the collection's own (None: not known); `allowed_dimensions` are the parameters' (empty: any). Norms
     are judged for `space` "cosine" only. A document of "" is present; None is missing.
     """
-    rows = [(i, "missing_embedding", "no vector could be read") for i in _positions(_lost(batch))]
+    rows = [(i, ReasonCode.MISSING_EMBEDDING, "no vector could be read") for i in _positions(_lost(batch))]
     rows += _dimension_rows(batch, dimension, allowed_dimensions)
     rows += _number_rows(batch, space)
-    rows += [(i, "empty_id", "the id is empty") for i, chunk_id in enumerate(batch.ids) if not chunk_id]
+    rows += [(i, ReasonCode.EMPTY_ID, "the id is empty") for i, chunk_id in enumerate(batch.ids) if not chunk_id]
     if requires_document:
-        rows += [(i, "missing_document", "no document") for i, text in enumerate(batch.documents) if text is None]
+        rows += [
+            (i, ReasonCode.MISSING_DOCUMENT, "no document") for i, text in enumerate(batch.documents) if text is None
+        ]
     return failure_table([(collection, batch.ids[i], reason, detail) for i, reason, detail in sorted(rows)])
 
 
@@ -229,7 +230,9 @@ def _positions(mask: Mask) -> list[int]:
     return [int(i) for i in np.flatnonzero(mask)]
 
 
-def _dimension_rows(batch: ChunkBatch, dimension: int | None, allowed: Collection[int]) -> list[tuple[int, str, str]]:
+def _dimension_rows(
+    batch: ChunkBatch, dimension: int | None, allowed: Collection[int]
+) -> list[tuple[int, ReasonCode, str]]:
     found = batch.dimension
     if dimension is not None and found != dimension:
         detail = f"{found} components, the collection has {dimension}"
@@ -237,24 +240,24 @@ def _dimension_rows(batch: ChunkBatch, dimension: int | None, allowed: Collectio
         detail = f"{found} components, allowed are {', '.join(map(str, sorted(allowed)))}"
     else:
         return []
-    return [(i, "wrong_dimension", detail) for i in _positions(~_lost(batch))]
+    return [(i, ReasonCode.WRONG_DIMENSION, detail) for i in _positions(~_lost(batch))]
 
 
-def _number_rows(batch: ChunkBatch, space: str) -> list[tuple[int, str, str]]:
+def _number_rows(batch: ChunkBatch, space: str) -> list[tuple[int, ReasonCode, str]]:
     vectors, there = batch.embeddings, ~_lost(batch)
     finite = np.isfinite(vectors).all(axis=1)
-    rows: list[tuple[int, str, str]] = []
+    rows: list[tuple[int, ReasonCode, str]] = []
     for i in _positions(there & ~finite):
         nans, infinite = int(np.isnan(vectors[i]).sum()), int(np.isinf(vectors[i]).sum())
         if nans:
-            rows.append((i, "nan_embedding", f"{nans} of {batch.dimension} components are NaN"))
+            rows.append((i, ReasonCode.NAN_EMBEDDING, f"{nans} of {batch.dimension} components are NaN"))
         if infinite:
-            rows.append((i, "infinite_embedding", f"{infinite} of {batch.dimension} components are infinite"))
+            rows.append((i, ReasonCode.INFINITE_EMBEDDING, f"{infinite} of {batch.dimension} components are infinite"))
     if space == "cosine":
         # Squares of float32 overflow float32, never float64; einsum does not copy the vectors as astype would.
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
         odd = there & finite & (norms > 0) & ((norms < TINIEST_COSINE_NORM) | (norms > LARGEST_COSINE_NORM))
-        rows += [(i, "tiny_norm", f"norm {norms[i]:.3g}") for i in _positions(odd)]
+        rows += [(i, ReasonCode.TINY_NORM, f"norm {norms[i]:.3g}") for i in _positions(odd)]
     return rows
 
 

@@ -22,25 +22,26 @@ import pandas as pd
 
 from helpers.chunks import ChunkBatch, Mask, Metadata, Vectors
 from helpers.errors import one_line
+from helpers.reason_codes import ReasonCode
 from helpers.stores.base import Space, distance
 
 COSINE_TOLERANCE = 5e-7
 FLOAT_TOLERANCE = 1e-12
 COLUMNS = ["id", "difference", "field", "detail"]
 
-VECTOR = "vector_differs"
-DOCUMENT = "document_differs"
-URI = "uri_differs"
-METADATA = "metadata_differs"
-TYPE = "type_differs"
-FIELD_MISSING = "field_missing"
-FIELD_EXTRA = "field_extra"
-CHUNK_MISSING = "chunk_missing"
-CHUNK_EXTRA = "chunk_extra"
-CHUNK_DOUBLED = "chunk_doubled"
-SPACE = "space_differs"
-COLLECTION_MISSING = "collection_missing"
-QUARANTINE = "quarantine_unexplained"
+VECTOR = ReasonCode.VECTOR_DIFFERS
+DOCUMENT = ReasonCode.DOCUMENT_DIFFERS
+URI = ReasonCode.URI_DIFFERS
+METADATA = ReasonCode.METADATA_DIFFERS
+TYPE = ReasonCode.TYPE_DIFFERS
+FIELD_MISSING = ReasonCode.FIELD_MISSING
+FIELD_EXTRA = ReasonCode.FIELD_EXTRA
+CHUNK_MISSING = ReasonCode.CHUNK_MISSING
+CHUNK_EXTRA = ReasonCode.CHUNK_EXTRA
+CHUNK_DOUBLED = ReasonCode.CHUNK_DOUBLED
+SPACE = ReasonCode.SPACE_DIFFERS
+COLLECTION_MISSING = ReasonCode.COLLECTION_MISSING
+QUARANTINE = ReasonCode.QUARANTINE_UNEXPLAINED
 
 _UNDERFLOW = 1.2e-38  # float32's smallest normal number: below it a normalised component loses its relative precision
 _SUSPECTS = 64  # wrong vectors kept per batch to say whose vector they are
@@ -203,7 +204,7 @@ def _texts(
     ids: Sequence[str],
     before: Sequence[str | None],
     after: Sequence[str | None],
-    code: str,
+    code: ReasonCode,
     field: str,
     rows: list[Row],
 ) -> None:

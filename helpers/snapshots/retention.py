@@ -20,6 +20,7 @@ from helpers import audit
 from helpers.errors import RunbookError, UsageError
 from helpers.formatting import count
 from helpers.parameters.sections import default_snapshots
+from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
@@ -120,12 +121,12 @@ def find(name: str, places: Sequence[Path]) -> Snapshot:
         return Snapshot.open(here[0])
     if here:
         raise UsageError(
-            "snapshot_ambiguous", f"there are {len(here)} snapshots {name}",
+            ReasonCode.SNAPSHOT_AMBIGUOUS, f"there are {len(here)} snapshots {name}",
             next_step=f"Give its folder, such as {here[0]}.",
         )  # fmt: skip
     known = [h.id for place in places for h in held(place) if h.snapshot is not None]
     raise UsageError(
-        "no_such_snapshot", f"there is no snapshot {name}", where=", ".join(map(str, places)) or str(Path.cwd()),
+        ReasonCode.NO_SUCH_SNAPSHOT, f"there is no snapshot {name}", where=", ".join(map(str, places)) or str(Path.cwd()),
         next_step=f"There are {', '.join(known[-5:])}." if known else "None is there; --directory says where to look.",
     )  # fmt: skip
 
@@ -223,7 +224,7 @@ def remove(found: Iterable[Held]) -> list[str]:
     gone = []
     for item in found:
         if item.why_kept:
-            raise UsageError("snapshot_kept", f"snapshot {item.id} stays: {item.why_kept}")
+            raise UsageError(ReasonCode.SNAPSHOT_KEPT, f"snapshot {item.id} stays: {item.why_kept}")
         log = item.folder.parent / audit.NAME
         audit.append(
             log, "prune", outcome="begun", snapshot=item.id, digest=item.snapshot.digest if item.snapshot else ""

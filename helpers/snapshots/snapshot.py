@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import Terminal
+from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent, utc_now, write_json
 from helpers.snapshots.export_journal import EXPORT, Journal, flush_file, own_digest, read_parquet, sha256, signed
 from helpers.stores import CollectionInfo, Reader
@@ -76,7 +77,7 @@ class Snapshot:
             return cls(folder, manifest)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Terminal(
-                "snapshot_unreadable", f"no readable manifest ({error})", where=f"snapshot {folder}",
+                ReasonCode.SNAPSHOT_UNREADABLE, f"no readable manifest ({error})", where=f"snapshot {folder}",
                 next_step="Take the snapshot again (step 21).",
             ) from error  # fmt: skip
 
@@ -126,7 +127,7 @@ class Snapshot:
             raise
         except (OSError, pa.ArrowException) as error:
             raise Terminal(
-                "snapshot_damaged", f"cannot be read: {error}", where=str(self.folder / part.file),
+                ReasonCode.SNAPSHOT_DAMAGED, f"cannot be read: {error}", where=str(self.folder / part.file),
                 next_step="Take the snapshot again (step 21).",
             ) from error  # fmt: skip
 
@@ -153,7 +154,7 @@ class Snapshot:
             counted[name] = len(seen)
         unknown = self._files() - {p.file for n in self.names() for p in self.parts(n)}
         if unknown:
-            raise Terminal("snapshot_damaged", f"files that nobody wrote: {', '.join(sorted(unknown)[:3])}",
+            raise Terminal(ReasonCode.SNAPSHOT_DAMAGED, f"files that nobody wrote: {', '.join(sorted(unknown)[:3])}",
                            where=str(self.folder), next_step="Remove them, or take the snapshot again.")  # fmt: skip
         self.mark("verified")
         return counted
@@ -174,7 +175,10 @@ class Snapshot:
 
     def _damaged(self, part: Part, what: str) -> Terminal:
         return Terminal(
-            "snapshot_damaged", what, where=str(self.folder / part.file), next_step="Take the snapshot again (step 21)."
+            ReasonCode.SNAPSHOT_DAMAGED,
+            what,
+            where=str(self.folder / part.file),
+            next_step="Take the snapshot again (step 21).",
         )
 
 
@@ -196,7 +200,7 @@ def write_snapshot(
     folder = directory / snapshot_id
     partial = directory / f"{snapshot_id}.partial"
     if folder.exists():
-        raise Terminal("snapshot_exists", "a snapshot of this id exists", where=str(folder))
+        raise Terminal(ReasonCode.SNAPSHOT_EXISTS, "a snapshot of this id exists", where=str(folder))
     if _is_whole(partial, store.label, sorted(names)):  # the last session ended between the manifest and the renaming
         return _complete(partial, folder)
     journal = Journal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
@@ -291,7 +295,7 @@ def _listed(store: Reader, info: CollectionInfo) -> tuple[CollectionInfo, list[s
     if info.count != before:
         return info, ids
     raise Terminal(
-        "count_mismatch", f"counts {info.count:,} chunks and lists {len(ids):,}",
+        ReasonCode.COUNT_MISMATCH, f"counts {info.count:,} chunks and lists {len(ids):,}",
         where=f"collection {info.name} of {store.label}",
         next_step="Do not migrate it before this is explained: see notebook 48, or leave it out with collections.exclude.",
     )  # fmt: skip
@@ -352,7 +356,7 @@ def _write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[s
             break
         if seconds is None:
             raise Terminal(
-                "source_unreadable_ids", f"{len(still)} listed ids cannot be read, such as {min(still)}",
+                ReasonCode.SOURCE_UNREADABLE_IDS, f"{len(still)} listed ids cannot be read, such as {min(still)}",
                 where=f"collection {name} of {store.label}", next_step="See notebook 48.",
             )  # fmt: skip
         time.sleep(seconds)
@@ -372,7 +376,9 @@ def to_table(batch: ChunkBatch, dimension: int | None = None) -> pa.Table:
         values = pa.array(np.ascontiguousarray(batch.embeddings).reshape(-1))
         vectors = pa.FixedSizeListArray.from_arrays(values, width, mask=lost)
     elif batch.dimension and not batch.lost.all():
-        raise Terminal("mixed_dimensions", f"vectors of {batch.dimension} components where {width} are expected")
+        raise Terminal(
+            ReasonCode.MIXED_DIMENSIONS, f"vectors of {batch.dimension} components where {width} are expected"
+        )
     else:
         vectors = pa.nulls(len(batch), pa.list_(pa.float32(), max(1, width)))
     return pa.table(
@@ -425,7 +431,9 @@ def _guest(value: Any) -> Any:
         return {_SPARSE: {"indices": list(value.indices), "values": list(value.values), "labels": value.labels}}
     if isinstance(value, np.generic):
         return value.item()
-    raise Terminal("unsupported_metadata", f"a metadata value of type {type(value).__name__} cannot be kept exactly")
+    raise Terminal(
+        ReasonCode.UNSUPPORTED_METADATA, f"a metadata value of type {type(value).__name__} cannot be kept exactly"
+    )
 
 
 def decode_metadata(text: str | None) -> Metadata | None:

@@ -9,6 +9,7 @@ from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WaitingForSi
 from helpers.evidence.seals import ALLOWED, allowed_signers
 from helpers.evidence.signoffs import GateState, gate_state
 from helpers.fence import FenceState
+from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, passed
 from helpers.rollback.state import RollbackState
 from helpers.run import folders as runs
@@ -42,7 +43,9 @@ def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
     if done and not state.blocked and all(set(state.stale.get(role, [""])) <= {PARAMETERS} for role in state.missing):
         return None
     if state.blocked:
-        return NoGo("signed_no_go", f"run {folder.id}: {'; '.join(state.blocked)}", next_step="It may not be cut over.")
+        return NoGo(
+            ReasonCode.SIGNED_NO_GO, f"run {folder.id}: {'; '.join(state.blocked)}", next_step="It may not be cut over."
+        )
     if not state.missing:
         return None
     example = (
@@ -54,7 +57,7 @@ def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
         else (f"First name who may sign: {folder.command('resume')} --set signoff.allowed_signers=FILE. ")
     )
     return WaitingForSignoffs(
-        "signoffs_missing",
+        ReasonCode.SIGNOFFS_MISSING,
         f"run {folder.id} waits for the approval of {', '.join(_with_reason(state, role) for role in state.missing)}",
         next_step=f"{first}Each signs with: {example}",
     )
@@ -79,7 +82,8 @@ def state(result: StepResult | None) -> str:
     if result is None:
         return TO_DO
     if result.error is not None:
-        return {"no_go": "NO-GO", "interrupted": "interrupted"}.get(result.error["code"], "failed")
+        words: dict[str, str] = {ReasonCode.NO_GO: "NO-GO", ReasonCode.INTERRUPTED: "interrupted"}
+        return words.get(result.error["code"], "failed")
     return "dry run" if result.facts.get("dry_run") else str(result.verdict)
 
 
@@ -101,7 +105,7 @@ def refuse_rolled_back(folder: RunFolder) -> None:
     """Raises `UsageError` where a rollback of this run began: from there on only the rollback can go on."""
     if said := rolled_back(folder):
         raise UsageError(
-            "rolled_back", f"run {folder.id} does not go on. {said}", next_step=after_rollback(folder)
+            ReasonCode.ROLLED_BACK, f"run {folder.id} does not go on. {said}", next_step=after_rollback(folder)
         )  # fmt: skip
 
 
@@ -190,6 +194,6 @@ def next_action(folder: RunFolder | None) -> str:
     if step is None:
         return "All steps have passed."
     result = folder.result(step.number)
-    if result is not None and result.error is not None and result.error["code"] != "interrupted":
+    if result is not None and result.error is not None and result.error["code"] != ReasonCode.INTERRUPTED:
         return f"Step {step.number} ({step.title}) did not pass: {result.error['line']}"
     return f"Step {step.number} ({step.title}) is next: {folder.command('resume')}"

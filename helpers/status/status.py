@@ -18,6 +18,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.notify import FAILED, Around
 from helpers.notify import read as read_notices
 from helpers.notify.texts import level, levels
+from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, passed
 from helpers.rollback.outline import due
 from helpers.run import folders as runs
@@ -215,7 +216,12 @@ def escalation(folder: RunFolder, now: dt.datetime) -> tuple[StepResult, float, 
     """(What failed, the minutes since, the level of Appendix C); None where no step of the window has failed."""
     step = None if rolled_back(folder) else first_open_step(folder)
     found = folder.result(step.number) if step is not None else None
-    if not _night_began(folder) or found is None or found.error is None or found.error["code"] == "interrupted":
+    if (
+        not _night_began(folder)
+        or found is None
+        or found.error is None
+        or found.error["code"] == ReasonCode.INTERRUPTED
+    ):
         return None
     minutes = (now - dt.datetime.fromisoformat(found.finished or found.started)).total_seconds() / 60
     last = last_safe_moment(folder)

@@ -19,6 +19,7 @@ from helpers.migration.checkpoint import FILE, Checkpoint, TargetState, checkpoi
 from helpers.migration.importing import Job, context_of
 from helpers.migration.source_changes import Ledger, current_snapshot
 from helpers.migration.staging import Quarantine, Staged
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.folders import flatten
 from helpers.run.record import NotebookStep, RunRecord
@@ -130,7 +131,7 @@ class CheckpointRecoveryStep(NotebookStep):
         different = [name for name, _, _, same in rows if not same]
         self.run.check(
             "same context", Verdict.FAIL if different else Verdict.PASS, measured=len(different), threshold=0,
-            unit="differences", reason="context_changed" if different else "",
+            unit="differences", reason=ReasonCode.CONTEXT_CHANGED if different else "",
             detail=f"The checkpoint was made with another {', '.join(different)}." if different else "",
         )  # fmt: skip
         return pd.DataFrame([(n, str(b), str(a), same) for n, b, a, same in rows], columns=columns)
@@ -192,7 +193,7 @@ class CheckpointRecoveryStep(NotebookStep):
             off = int(table["missing"].sum() + table["extra"].sum())
             self.run.check(
                 "every chunk arrived once", Verdict.FAIL if off else Verdict.PASS, measured=off, threshold=0,
-                unit="chunks", reason="chunk_missing" if off else "", offenders=off,
+                unit="chunks", reason=ReasonCode.CHUNK_MISSING if off else "", offenders=off,
             )  # fmt: skip
         return table
 
@@ -232,7 +233,7 @@ class CheckpointRecoveryStep(NotebookStep):
         absent = [i for i, chunk in enumerate(wanted[: state.completed]) if chunk not in present]
         if absent:
             refused = {k for k, why in Quarantine(self.run.workspace / "quarantine").reasons().items()
-                       if why == "refused_by_target"}  # fmt: skip
+                       if why == ReasonCode.REFUSED_BY_TARGET}  # fmt: skip
             origins = staged.origins(name, 0, state.completed) if refused else []
             absent = [i for i in absent if not refused or origins[i] not in refused]
         found.there = sum(chunk in present for chunk in wanted[: state.completed])
@@ -245,10 +246,10 @@ class CheckpointRecoveryStep(NotebookStep):
 
     def _judge(self, looked: dict[str, _Looked]) -> None:
         for name, attribute, reason in (
-            ("completed chunks missing in the target", "missing", "chunk_missing"),
-            ("chunks doubled", "doubled", "chunk_doubled"),
-            ("chunks that the run did not stage", "extra", "chunk_extra"),
-            ("chunks ahead of the checkpoint", "ahead", "checkpoint_behind"),
+            ("completed chunks missing in the target", "missing", ReasonCode.CHUNK_MISSING),
+            ("chunks doubled", "doubled", ReasonCode.CHUNK_DOUBLED),
+            ("chunks that the run did not stage", "extra", ReasonCode.CHUNK_EXTRA),
+            ("chunks ahead of the checkpoint", "ahead", ReasonCode.CHECKPOINT_BEHIND),
         ):
             off = {target: getattr(f, attribute) for target, f in looked.items() if getattr(f, attribute)}
             bad = Verdict.WARNING if attribute == "ahead" else Verdict.FAIL

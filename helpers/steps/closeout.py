@@ -30,6 +30,7 @@ from helpers.formatting import count, duration, moment, size
 from helpers.monitoring.cutover_watch import connections
 from helpers.parameters import Endpoint, Parameters, resolve_path
 from helpers.parameters.sections import Fence
+from helpers.reason_codes import ReasonCode
 from helpers.report import record
 from helpers.report.facts import RunView, StepRow, read_run
 from helpers.report.outcome import outcome
@@ -171,8 +172,14 @@ class FenceEnd:
             return f"Not touched. It would be {self._what()}."
         if self.keep or self.seen:
             why = self._what() + (f": {self.seen} connections" if self.seen and not self.keep else "")
-            self.run.check("write fence lifted", Verdict.WARNING, measured="active", threshold="lifted", reason="fence_kept",
-                           detail=f"{why}. Later: {self.state.lift}")  # fmt: skip
+            self.run.check(
+                "write fence lifted",
+                Verdict.WARNING,
+                measured="active",
+                threshold="lifted",
+                reason=ReasonCode.FENCE_KEPT,
+                detail=f"{why}. Later: {self.state.lift}",
+            )
             audit.append(self.run.folder / audit.NAME, "fence kept at closeout", why=why)
             return f"The fence stays ({why}). Lift it later with: {self.state.lift}"
         log = self.run.folder / audit.NAME
@@ -182,7 +189,7 @@ class FenceEnd:
         except RunbookError as error:
             audit.append(log, "fence lifted at closeout", outcome="failed", why=error.line())
             self.run.check("write fence lifted", Verdict.FAIL, measured="not proven", threshold="lifted",
-                           reason="fence_not_lifted", detail=f"{error.line()} {self._instead()}")  # fmt: skip
+                           reason=ReasonCode.FENCE_NOT_LIFTED, detail=f"{error.line()} {self._instead()}")  # fmt: skip
             return f"{error.line()} {self._instead()}"
         audit.append(log, "fence lifted at closeout", said=said)
         self.run.check("write fence lifted", Verdict.PASS, measured="lifted", detail=said)
@@ -380,7 +387,7 @@ class CloseoutStep(NotebookStep):
             open_ones.append("25: no cutover is recorded")
         self.run.check("cut over, watched, measured and tested", Verdict.FAIL if open_ones else Verdict.PASS,
                        measured=len(BEFORE) - len(open_ones), threshold=len(BEFORE), unit="steps",
-                       reason="not_ready_to_close" if open_ones else "", detail=", ".join(open_ones))  # fmt: skip
+                       reason=ReasonCode.NOT_READY_TO_CLOSE if open_ones else "", detail=", ".join(open_ones))  # fmt: skip
         self._ready = not open_ones and not self.run.dry_run
         return pd.DataFrame(rows, columns=["step", "verdict", "took"])
 
@@ -397,7 +404,7 @@ class CloseoutStep(NotebookStep):
         took = sum(r["actual"] for r in rows if r["estimate"] is not None)
         late = estimate is not None and took > 2 * float(estimate) and took - float(estimate) > 60
         self.run.check("the dry run's estimate", Verdict.WARNING if late else Verdict.PASS, measured=round(took, 1),
-                       threshold=estimate, unit="s", reason="too_slow" if late else "",
+                       threshold=estimate, unit="s", reason=ReasonCode.TOO_SLOW if late else "",
                        detail="more than twice as long as estimated" if late else "of the steps that it estimated")  # fmt: skip
         columns = ["step", "the runbook", "estimated", "took"]
         return pd.DataFrame([[r["step"], *map(str, _words(r))] for r in rows], columns=columns)
@@ -452,14 +459,14 @@ class CloseoutStep(NotebookStep):
         if self._ready:
             told = ", ".join(map(str, left)) or size(sum(removed.values()))
             self.run.check("temporary files removed", Verdict.WARNING if left else Verdict.PASS, measured=len(removed),
-                           unit="files", reason="not_cleaned" if left else "", detail=told)  # fmt: skip
+                           unit="files", reason=ReasonCode.NOT_CLEANED if left else "", detail=told)  # fmt: skip
         said = "removed" if self._ready else "would be removed"
         shown = list(removed.items()) if self._ready else rows
         return pd.DataFrame([(p, size(b), said) for p, b in shown], columns=["file", "size", "what became of it"])
 
     def _state(self) -> dict[str, Any]:
         hint = f"Set this file aside and repeat: {RUNBOOK} resume; it only says what was removed."
-        found = read_state(self.run.workspace / _STATE, dict, "closeout_state_damaged", hint)
+        found = read_state(self.run.workspace / _STATE, dict, ReasonCode.CLOSEOUT_STATE_DAMAGED, hint)
         return found or {"run": self.run.id, "since": utc_now(), "by": audit.operator()}
 
     # -- fence and marker ----------------------------------------------------------------------------------------------
@@ -471,7 +478,7 @@ class CloseoutStep(NotebookStep):
     def lift_fence(self) -> str:
         """Let writes to the old source through again, where nobody is seen there; proven by a write probe."""
         if self.run.dry_run:
-            self.run.check("closeout", Verdict.WARNING, measured="dry run", threshold="done", reason="dry_run",
+            self.run.check("closeout", Verdict.WARNING, measured="dry run", threshold="done", reason=ReasonCode.DRY_RUN,
                            detail="a dry run shows what it would do and touches nothing")  # fmt: skip
         return self.fenced.end(act=self._ready)
 

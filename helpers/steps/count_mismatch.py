@@ -7,6 +7,7 @@ from collections import Counter
 import pandas as pd
 
 from helpers.errors import RunbookError
+from helpers.reason_codes import ReasonCode
 from helpers.snapshots import comparison as compare
 from helpers.stores import open_source
 from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
@@ -17,7 +18,7 @@ COLUMNS = ["collection", "source now", "snapshot", "staged", "target", "quaranti
 class CountMismatchStep(StagedTroubleshooter):
     """Which chunks are missing in the target, duplicated, or unexpected there; the repair adds and removes just those."""
 
-    code = "count_mismatch"
+    code = ReasonCode.COUNT_MISMATCH
     kinds = (compare.CHUNK_MISSING, compare.CHUNK_EXTRA, compare.CHUNK_DOUBLED)
 
     def look(self) -> Found:
@@ -41,7 +42,7 @@ class CountMismatchStep(StagedTroubleshooter):
         assert staged is not None
         gone = self.differences()
         absent = {(r.target, r.id) for r in gone[gone["difference"] == compare.CHUNK_MISSING].itertuples()}
-        refused = Counter(c for (c, _), why in self.aside.reasons().items() if why == "refused_by_target")
+        refused = Counter(c for (c, _), why in self.aside.reasons().items() if why == ReasonCode.REFUSED_BY_TARGET)
         planned: Counter[str] = Counter()
         missing: Counter[str] = Counter()
         for target in staged.files:

@@ -18,6 +18,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import prove_unchanged
 from helpers.monitoring.cutover_watch import Watch
 from helpers.parameters import resolve_path
+from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Verdict
 from helpers.run import plan
 from helpers.run.record import NotebookStep, RunRecord
@@ -56,7 +57,7 @@ class CutoverStep(NotebookStep):
             if self.shut is not None:
                 raise self.shut
             if decision != "GO" or review.error is not None:
-                raise WorldError("no_decision", f"the decision of run {self.run.id} is {decision}, not GO",
+                raise WorldError(ReasonCode.NO_DECISION, f"the decision of run {self.run.id} is {decision}, not GO",
                                  next_step="Step 24 decides; nothing was touched.")  # fmt: skip
         signed = "signed by all that are required" if self.shut is None else str(self.shut)
         rows = [
@@ -65,8 +66,14 @@ class CutoverStep(NotebookStep):
             ("required", ", ".join(self.run.parameters.signoff.required)),
         ]
         good = decision == "GO" and self.shut is None
-        self.run.check("decision and sign-offs", Verdict.PASS if good else Verdict.WARNING, measured=decision,
-                       threshold="GO, signed", reason="" if good else "gate_shut", detail="" if good else signed)  # fmt: skip
+        self.run.check(
+            "decision and sign-offs",
+            Verdict.PASS if good else Verdict.WARNING,
+            measured=decision,
+            threshold="GO, signed",
+            reason="" if good else ReasonCode.GATE_SHUT,
+            detail="" if good else signed,
+        )
         for said in [] if self.run.dry_run else self.control.finish_undoing():
             rows.append(("an earlier rollback", said))
         return pd.DataFrame(rows, columns=["what", "found"])
@@ -82,7 +89,7 @@ class CutoverStep(NotebookStep):
             if not self.run.dry_run and self.control.under_way is not None:
                 said += "; " + "; ".join(self.control.take_back("the source changed"))
             raise WorldError(
-                "source_changed", f"the source changed since it was migrated: {said}",
+                ReasonCode.SOURCE_CHANGED, f"the source changed since it was migrated: {said}",
                 where=f"source {self.run.parameters.source.label}",
                 next_step=f"Catch up, validate and sign again: {RUNBOOK} run --run-id {self.run.id} --from 22",
             )  # fmt: skip
@@ -100,12 +107,12 @@ class CutoverStep(NotebookStep):
         nothing = not self._edits and not self.rules.restart
         self.run.check(
             "configuration to change", Verdict.WARNING if nothing else Verdict.PASS, measured=len(self._edits), unit="files",
-            reason="nothing_to_cut_over" if nothing else "",
+            reason=ReasonCode.NOTHING_TO_CUT_OVER if nothing else "",
             detail="the parameters name no file and no restart command: point the application to the target yourself"
             if nothing else f"{sum(len(e.changes) for e in self._edits)} lines",
         )  # fmt: skip
         if warning := loopback_in_container(self.run.parameters):
-            self.run.check("target reachable from a container", Verdict.WARNING, reason="loopback_in_container",
+            self.run.check("target reachable from a container", Verdict.WARNING, reason=ReasonCode.LOOPBACK_IN_CONTAINER,
                            measured=self.run.parameters.target.address, detail=warning)  # fmt: skip
         check_door(self.run)
         return "\n".join(filter(None, [text, commands])) or "No file and no command: nothing would be changed."
@@ -116,7 +123,7 @@ class CutoverStep(NotebookStep):
         for command in self.rules.restart:
             found = shutil.which(command[0])
             self.run.check("restart command found", Verdict.PASS if found else Verdict.FAIL, measured=found or "not found",
-                           reason="" if found else "program_missing", detail=command[0])  # fmt: skip
+                           reason="" if found else ReasonCode.PROGRAM_MISSING, detail=command[0])  # fmt: skip
             rows.append((command[0], found or "not found"))
         rows += [(a.url, a.problem or f"{a.status} after {a.milliseconds:.0f} ms") for a in ask_all(self.rules.health)]
         if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
@@ -131,7 +138,7 @@ class CutoverStep(NotebookStep):
             counts = {name: store.count(name) for name in self._collections()}
         gone = [name for name, count in counts.items() if not count]
         self.run.check("target answers", Verdict.FAIL if gone or not counts else Verdict.PASS, measured=len(counts),
-                       unit="collections", reason="target_empty" if gone or not counts else "",
+                       unit="collections", reason=ReasonCode.TARGET_EMPTY if gone or not counts else "",
                        detail=", ".join(gone) or f"{sum(counts.values()):,} chunks")  # fmt: skip
         return (f"{len(counts)} collections, {sum(counts.values()):,} chunks",)
 
@@ -143,7 +150,7 @@ class CutoverStep(NotebookStep):
     def switch(self) -> pd.DataFrame:
         """Back up, change all files or none, restart, wait for health; all of it undone where one of them fails."""
         if self.run.dry_run:
-            self.run.check("cutover", Verdict.WARNING, measured="dry run", threshold="done", reason="dry_run",
+            self.run.check("cutover", Verdict.WARNING, measured="dry run", threshold="done", reason=ReasonCode.DRY_RUN,
                            detail="a dry run shows what it would do and touches nothing")  # fmt: skip
             return _said(["DRY RUN: nothing was changed."])
         if self._failed or self._edits is None:
@@ -211,7 +218,9 @@ class CutoverStep(NotebookStep):
             return
         mean = sum(means) / len(means) if means else None
         verdict = Verdict.WARNING if mean is None or mean > slow else Verdict.PASS
-        reason = "" if verdict is Verdict.PASS else "not_queried" if mean is None else "slow_queries"
+        reason: Reason = (
+            "" if verdict is Verdict.PASS else ReasonCode.NOT_QUERIED if mean is None else ReasonCode.SLOW_QUERIES
+        )
         detail = watch.queries.skipped or f"{queries} queries of stored vectors in {len(rounds)} rounds"
         self.run.check(
             "queries at the target",
@@ -228,7 +237,7 @@ class CutoverStep(NotebookStep):
         if self.rules.log_files:
             problem = "; ".join(f"{p}: {why}" for p, why in watch.logs.unreadable.items())
             self.run.check("new log lines that mean trouble", Verdict.WARNING if problem else Verdict.PASS, measured=0,
-                           threshold=0, reason="log_unreadable" if problem else "",
+                           threshold=0, reason=ReasonCode.LOG_UNREADABLE if problem else "",
                            detail=problem or f"{watch.logs.seen} new lines")  # fmt: skip
 
     # -- after ---------------------------------------------------------------------------------------------------------
@@ -243,7 +252,7 @@ class CutoverStep(NotebookStep):
             return f"Taken back: {self._failed}."
         said = found.sentence()
         self.run.check("application uses the target", Verdict.PASS if said else Verdict.WARNING, measured=said or "unknown",
-                       reason="" if said else "application_unseen", detail="" if said else UNSEEN)  # fmt: skip
+                       reason="" if said else ReasonCode.APPLICATION_UNSEEN, detail="" if said else UNSEEN)  # fmt: skip
         if not self._state.is_done:
             self.control.enter(self._state, DONE)
         self.run.check("cutover", Verdict.PASS, measured="done", detail=self._state.target)
@@ -267,13 +276,13 @@ class CutoverStep(NotebookStep):
         """Everything as it was; recorded as the step's failure."""
         self._failed = why
         if self._state is not None and self._state.is_done:
-            self.run.check("cutover", Verdict.FAIL, measured="done earlier, unhealthy now", reason="cutover_unwell",
+            self.run.check("cutover", Verdict.FAIL, measured="done earlier, unhealthy now", reason=ReasonCode.CUTOVER_UNWELL,
                            detail=f"{why}; a finished cutover is undone by a person only: {self._rollback_command}")  # fmt: skip
             return []
         with self.run.phase("take the cutover back"):
             said = self.control.take_back(why)
         fence = "the write fence stays up until it is lifted"
-        self.run.check("cutover", Verdict.FAIL, measured="undone", threshold="done", reason="cutover_reverted",
+        self.run.check("cutover", Verdict.FAIL, measured="undone", threshold="done", reason=ReasonCode.CUTOVER_REVERTED,
                        detail=f"{why}; every configuration file is byte for byte as it was; {fence}")  # fmt: skip
         return said
 

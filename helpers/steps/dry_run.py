@@ -20,6 +20,7 @@ from helpers.migration.importing import Job
 from helpers.migration.phase_checks import judge_arrivals, judge_indexes, judge_staging, refuse_failed, show_repairs
 from helpers.migration.preflight import chosen
 from helpers.migration.staging import Staged
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.run.open_source import open_chosen
@@ -34,19 +35,20 @@ from helpers.validation.search import baseline
 
 # The runbook's table of dry-run issues: reason codes, what causes them, what helps (Section 1.4).
 _ISSUES = (
-    ("missing_embedding", ("missing_embedding",), "vectors that the source lists but cannot give",
+    ("missing_embedding", (ReasonCode.MISSING_EMBEDDING,), "vectors that the source lists but cannot give",
      "They stay in quarantine, with document and metadata; or order new vectors: migration.reembed."),
     ("invalid scores", ("invalid_",), "values outside the schema's range that no repair rule covers",
      "Correct the source, or change the field's rule in the schema file."),
-    ("nan_embedding", ("nan_embedding", "infinite_embedding", "tiny_norm"), "vectors that are not numbers, or too small",
-     "Find the writer that made them; they stay in quarantine."),
-    ("missing_document", ("missing_document",), "chunks without a text, which the schema requires",
+    ("nan_embedding", (ReasonCode.NAN_EMBEDDING, ReasonCode.INFINITE_EMBEDDING, ReasonCode.TINY_NORM),
+     "vectors that are not numbers, or too small", "Find the writer that made them; they stay in quarantine."),
+    ("missing_document", (ReasonCode.MISSING_DOCUMENT,), "chunks without a text, which the schema requires",
      "They stay in quarantine, or use a schema that does not require documents."),
-    ("unsupported metadata", ("unsupported_metadata", "empty_id"), "keys or values that a current Chroma refuses or drops",
+    ("unsupported metadata", (ReasonCode.UNSUPPORTED_METADATA, ReasonCode.EMPTY_ID),
+     "keys or values that a current Chroma refuses or drops",
      "Rename the keys at the source, or leave the chunks in quarantine."),
-    ("too large", ("too_large",), "chunks larger than a request that the target's server takes",
+    ("too large", (ReasonCode.TOO_LARGE,), "chunks larger than a request that the target's server takes",
      "They stay in quarantine; split these documents at the source, or migrate into a directory."),
-    ("wrong dimension", ("wrong_dimension",), "vectors of another size than expected.dimensions allows",
+    ("wrong dimension", (ReasonCode.WRONG_DIMENSION,), "vectors of another size than expected.dimensions allows",
      "Correct expected.dimensions, or find out which model wrote them."),
 )  # fmt: skip
 
@@ -115,7 +117,7 @@ class DryRunStep(NotebookStep):
         wrong = {name: (n, of) for name, (n, of) in named.items() if swapped(n, of)}
         self.run.check(
             "a search finds the vectors that are stored", Verdict.FAIL if wrong else Verdict.PASS, measured=len(wrong),
-            threshold=0, unit="collections", reason="vectors_not_found" if wrong else "",
+            threshold=0, unit="collections", reason=ReasonCode.VECTORS_NOT_FOUND if wrong else "",
             detail="; ".join(f"{one_line(name, 60)}: {n} of {of} found under another id" for name, (n, of) in wrong.items())
             + (". Vectors may come back under the ids of others: do not migrate before this is explained." if wrong else ""),
             ids=[{"collection": name, "under another id": n, "of": of} for name, (n, of) in wrong.items()],
@@ -133,7 +135,7 @@ class DryRunStep(NotebookStep):
         self.run.check(
             "the source's search can measure the target's", Verdict.WARNING if doubts else Verdict.PASS,
             measured=len(collections) - len(doubts), threshold=len(collections), unit="collections",
-            reason="search_unsure" if doubts else "", detail="; ".join(said),
+            reason=ReasonCode.SEARCH_UNSURE if doubts else "", detail="; ".join(said),
         )  # fmt: skip
 
     def transform(self) -> pd.DataFrame:
@@ -268,7 +270,7 @@ class DryRunStep(NotebookStep):
         late = total > limit
         self.run.check("estimated duration", Verdict.WARNING if late else Verdict.PASS, measured=total,
                        parameter="migration.max_minutes", threshold=limit,
-                       unit="s", reason="too_slow" if late else "", detail=f"not known: {unknown}")  # fmt: skip
+                       unit="s", reason=ReasonCode.TOO_SLOW if late else "", detail=f"not known: {unknown}")  # fmt: skip
         return pd.DataFrame(rows, columns=["part of the migration", "seconds", "basis"])
 
     def target_untouched(self) -> pd.DataFrame:

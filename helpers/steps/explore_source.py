@@ -17,9 +17,9 @@ from helpers.profiling.profile import Profile
 from helpers.profiling.sample import Place, Sample
 from helpers.profiling.search import Finding, file_name, file_stem, is_known, of_groups, of_places, write_csv
 from helpers.profiling.widgets import Picker
+from helpers.reason_codes import ReasonCode
 from helpers.run import kernel
 from helpers.run.folders import file_digest
-from helpers.run.reason_codes import row_of
 
 # -- compared ----------------------------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class ComparedChunks(Profile):
             return frame[field]
         near_name = nearest_name(field, [str(key) for key in frame])
         raise UsageError(
-            "field_unknown", f"no chunk of the sample has a field {one_line(field, 80)}", where="step 11",
+            ReasonCode.FIELD_UNKNOWN, f"no chunk of the sample has a field {one_line(field, 80)}", where="step 11",
             next_step=f"Did you mean {near_name}?" if near_name else "list(step.sample.frame) names them all.",
         )  # fmt: skip
 
@@ -265,7 +265,7 @@ class ExploreSourceStep(ComparedChunks):
         """Any frame as a table to sort and search; where nobody looks on, its first rows."""
         if not isinstance(frame, pd.DataFrame):
             raise UsageError(
-                "no_table",
+                ReasonCode.NO_TABLE,
                 f"a {type(frame).__name__} is not a DataFrame",
                 where="step.table",
                 next_step="Try .to_frame().",
@@ -278,7 +278,7 @@ class ExploreSourceStep(ComparedChunks):
         """One row a finding, by name: how many chunks, in how many collections, what it means, where it is treated."""
         rows = []
         for finding in self._found.values():
-            step = row.step if (row := row_of(finding.reason)) else ""
+            step = row.step if (row := ReasonCode.known(finding.reason)) else ""
             first = next(finding.every(), None)
             rows.append(
                 {
@@ -335,7 +335,7 @@ class ExploreSourceStep(ComparedChunks):
         if is_known(name):
             return Finding.of(name, 0, ())  # there is such a finding; nothing has it here
         raise UsageError(
-            "finding_unknown", f"no finding is called {one_line(name, 80)}", where="step 11",
+            ReasonCode.FINDING_UNKNOWN, f"no finding is called {one_line(name, 80)}", where="step 11",
             next_step=f"Did you mean {near}?" if near else "step.found() lists them all.",
         )  # fmt: skip
 
@@ -423,7 +423,7 @@ class ExploreSourceStep(ComparedChunks):
         if collection not in names:
             near_name = nearest_name(collection, names)
             raise UsageError(
-                "collection_unknown", f"no collection is called {one_line(collection, 80)}", where="step 11",
+                ReasonCode.COLLECTION_UNKNOWN, f"no collection is called {one_line(collection, 80)}", where="step 11",
                 next_step=f"Did you mean {near_name}?" if near_name else "step.facts() lists them all.",
             )  # fmt: skip
         return [collection]

@@ -11,6 +11,7 @@ from helpers.fence import Answer, Control, FenceState, Probe, who_has_open
 from helpers.fence.control import NO_WRITES, said
 from helpers.fence.probe import closed_by_itself, refused_to_us
 from helpers.migration.target_lock import claim_target, give_back_target
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import NotebookStep, RunRecord
 
@@ -69,7 +70,7 @@ class FenceWritesStep(NotebookStep):
         if self.kind == "none":
             return self._without()
         if self.run.dry_run:
-            self.run.check("write fence", Verdict.WARNING, measured="dry run", threshold="up", reason="no_fence",
+            self.run.check("write fence", Verdict.WARNING, measured="dry run", threshold="up", reason=ReasonCode.NO_FENCE,
                            detail="a dry run shows what it would do and puts up no fence")  # fmt: skip
             return "DRY RUN: nothing was changed."
         if not self._acts:
@@ -102,7 +103,7 @@ class FenceWritesStep(NotebookStep):
 
     def _no_fence(self, detail: str) -> str:
         self.run.check("write fence", Verdict.WARNING, measured="none", threshold="nginx or command",
-                       reason="no_fence", detail=detail)  # fmt: skip
+                       reason=ReasonCode.NO_FENCE, detail=detail)  # fmt: skip
         return f"No fence: {detail}."
 
     def prove(self) -> pd.DataFrame:
@@ -144,7 +145,7 @@ class FenceWritesStep(NotebookStep):
         self.run.check(
             "writes refused", Verdict.FAIL if against else Verdict.PASS,
             measured=f"{len(writes) - len(against)} of {len(writes)} kinds", threshold="all",
-            reason="fence_open" if against else "", detail=detail or ", ".join(a.action for a in writes),
+            reason=ReasonCode.FENCE_OPEN if against else "", detail=detail or ", ".join(a.action for a in writes),
         )  # fmt: skip
         self._check_left(probe)
         self._check_reads("reads go on", reads)
@@ -162,28 +163,38 @@ class FenceWritesStep(NotebookStep):
 
     def _check_left(self, probe: Probe) -> None:
         if probe.left_behind:
-            self.run.check("write probe removed", Verdict.FAIL, measured=len(probe.left_behind), threshold=0,
-                           reason="probe_left_behind", detail=f"delete by hand: {', '.join(probe.left_behind)}")  # fmt: skip
+            self.run.check(
+                "write probe removed",
+                Verdict.FAIL,
+                measured=len(probe.left_behind),
+                threshold=0,
+                reason=ReasonCode.PROBE_LEFT_BEHIND,
+                detail=f"delete by hand: {', '.join(probe.left_behind)}",
+            )
 
     def _check_reads(self, name: str, reads: list[Answer]) -> None:
         bad = [f"{a.action}: {a.outcome} {a.status or ''} {a.said}".strip() for a in reads if not a.answered]
         self.run.check(name, Verdict.FAIL if bad else Verdict.PASS, measured=f"{len(reads) - len(bad)} of {len(reads)}",
-                       threshold="all", reason="reads_refused" if bad else "",
+                       threshold="all", reason=ReasonCode.READS_REFUSED if bad else "",
                        detail="; ".join(bad) or ", ".join(a.action for a in reads))  # fmt: skip
 
     def _check_places(self) -> None:
         if not self.control.behind_url:
             return
         same = self.control.same_database()
-        self.run.check("the fence is in front of the source", Verdict.PASS if same else Verdict.FAIL,
-                       measured="same collections" if same else "other collections", reason="" if same else "fence_elsewhere",
-                       detail=f"{self.control.clients_url} against {self.run.parameters.source.label}")  # fmt: skip
+        self.run.check(
+            "the fence is in front of the source",
+            Verdict.PASS if same else Verdict.FAIL,
+            measured="same collections" if same else "other collections",
+            reason="" if same else ReasonCode.FENCE_ELSEWHERE,
+            detail=f"{self.control.clients_url} against {self.run.parameters.source.label}",
+        )
         round_it, unknown = self.control.ways_round()
         verdict = Verdict.FAIL if round_it else Verdict.WARNING if unknown else Verdict.PASS
         told = "clients reach Chroma past the fence; let it listen on loopback only, or close the port to them"
         maybe = "answers this machine; whether clients reach it can be checked only from their machines"
         self.run.check("no way round the fence", verdict, measured=", ".join(round_it or unknown) or "none found",
-                       threshold="none", reason="" if verdict is Verdict.PASS else "fence_bypass",
+                       threshold="none", reason="" if verdict is Verdict.PASS else ReasonCode.FENCE_BYPASS,
                        detail=told if round_it else maybe if unknown else f"behind it: {self.control.behind_url}")  # fmt: skip
 
     def _nobody_else(self) -> None:
@@ -194,15 +205,15 @@ class FenceWritesStep(NotebookStep):
             # in a dry run the application still runs, and may
             verdict = Verdict.WARNING if self.run.dry_run else Verdict.FAIL
             self.run.check(name, verdict, measured=len(found.processes), threshold=0, unit="processes",
-                           reason="source_in_use", detail=f"{detail}: stop what uses {path}")  # fmt: skip
+                           reason=ReasonCode.SOURCE_IN_USE, detail=f"{detail}: stop what uses {path}")  # fmt: skip
         elif not found.known:
-            self.run.check(name, Verdict.WARNING, reason="source_use_unknown",
+            self.run.check(name, Verdict.WARNING, reason=ReasonCode.SOURCE_USE_UNKNOWN,
                            detail="open files cannot be listed here: make sure that nothing uses the source")  # fmt: skip
         else:
             who = "One process of another user" if found.unseen == 1 else f"{found.unseen} processes of other users"
             unseen = f"{who} could not be inspected; only file locks were checked"
             self.run.check(name, Verdict.WARNING if found.unseen else Verdict.PASS, measured=0, threshold=0,
-                           unit="processes", reason="source_use_unknown" if found.unseen else "",
+                           unit="processes", reason=ReasonCode.SOURCE_USE_UNKNOWN if found.unseen else "",
                            detail=unseen if found.unseen else "files and locks of every process")  # fmt: skip
 
     def _give_up(self) -> None:

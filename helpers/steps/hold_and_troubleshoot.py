@@ -13,6 +13,7 @@ from helpers.cutover.state import CutoverState
 from helpers.errors import one_line
 from helpers.formatting import duration
 from helpers.notify.texts import level, levels
+from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict
 from helpers.rollback.outline import triggers
 from helpers.run import plan
@@ -21,31 +22,31 @@ from helpers.run.record import NotebookStep, RunRecord
 
 # Reason code → (notebook of Section 4, the runbook's own heading). The notebook is named where it exists.
 REMEDIES: dict[str, tuple[str, str]] = {
-    "kernel_died": ("43", "Out of Memory Error"),
-    "out_of_memory": ("43", "Out of Memory Error"),
-    "timeout": ("45", "Network Connectivity Problems"),
-    "unreachable": ("45", "Network Connectivity Problems"),
-    "too_many_refused": ("41", "Migration Stuck on Batch X"),
-    "time_limit": ("41", "Migration Stuck on Batch X"),
-    "paused_for_disk": ("41", "Migration Stuck on Batch X"),
-    "invalid_field": ("42", 'Validation Fails - "invalid_authenticity_score"'),
-    "metadata_differs": ("42", 'Validation Fails - "invalid_authenticity_score"'),
-    "type_differs": ("42", 'Validation Fails - "invalid_authenticity_score"'),
-    "validation_below_minimum": ("42", 'Validation Fails - "invalid_authenticity_score"'),
-    "invalid_citation_uri": ("42", 'Validation Fails - "invalid_authenticity_score"'),
-    "search_not_equivalent": ("44", "Semantic Search Not Working Post-Migration"),
-    "named_query_failed": ("44", "Semantic Search Not Working Post-Migration"),
-    "vector_differs": ("44", "Semantic Search Not Working Post-Migration"),
-    "space_differs": ("44", "Semantic Search Not Working Post-Migration"),
-    "missing_metadata": ("46", "Troubleshooting Decision Tree"),
-    "field_missing": ("46", "Troubleshooting Decision Tree"),
-    "field_extra": ("46", "Troubleshooting Decision Tree"),
-    "nan_embedding": ("47", "Troubleshooting Decision Tree"),
-    "count_mismatch": ("48", "Troubleshooting Decision Tree"),
-    "chunk_missing": ("48", "Troubleshooting Decision Tree"),
-    "chunk_extra": ("48", "Troubleshooting Decision Tree"),
-    "chunk_doubled": ("48", "Troubleshooting Decision Tree"),
-    "collection_missing": ("48", "Troubleshooting Decision Tree"),
+    ReasonCode.KERNEL_DIED: ("43", "Out of Memory Error"),
+    ReasonCode.OUT_OF_MEMORY: ("43", "Out of Memory Error"),
+    ReasonCode.TIMEOUT: ("45", "Network Connectivity Problems"),
+    ReasonCode.UNREACHABLE: ("45", "Network Connectivity Problems"),
+    ReasonCode.TOO_MANY_REFUSED: ("41", "Migration Stuck on Batch X"),
+    ReasonCode.TIME_LIMIT: ("41", "Migration Stuck on Batch X"),
+    ReasonCode.PAUSED_FOR_DISK: ("41", "Migration Stuck on Batch X"),
+    ReasonCode.INVALID_FIELD: ("42", 'Validation Fails - "invalid_authenticity_score"'),
+    ReasonCode.METADATA_DIFFERS: ("42", 'Validation Fails - "invalid_authenticity_score"'),
+    ReasonCode.TYPE_DIFFERS: ("42", 'Validation Fails - "invalid_authenticity_score"'),
+    ReasonCode.VALIDATION_BELOW_MINIMUM: ("42", 'Validation Fails - "invalid_authenticity_score"'),
+    ReasonCode.INVALID_CITATION_URI: ("42", 'Validation Fails - "invalid_authenticity_score"'),
+    ReasonCode.SEARCH_NOT_EQUIVALENT: ("44", "Semantic Search Not Working Post-Migration"),
+    ReasonCode.QUERY_WITHOUT_ANSWER: ("44", "Semantic Search Not Working Post-Migration"),
+    ReasonCode.VECTOR_DIFFERS: ("44", "Semantic Search Not Working Post-Migration"),
+    ReasonCode.SPACE_DIFFERS: ("44", "Semantic Search Not Working Post-Migration"),
+    ReasonCode.MISSING_METADATA: ("46", "Troubleshooting Decision Tree"),
+    ReasonCode.FIELD_MISSING: ("46", "Troubleshooting Decision Tree"),
+    ReasonCode.FIELD_EXTRA: ("46", "Troubleshooting Decision Tree"),
+    ReasonCode.NAN_EMBEDDING: ("47", "Troubleshooting Decision Tree"),
+    ReasonCode.COUNT_MISMATCH: ("48", "Troubleshooting Decision Tree"),
+    ReasonCode.CHUNK_MISSING: ("48", "Troubleshooting Decision Tree"),
+    ReasonCode.CHUNK_EXTRA: ("48", "Troubleshooting Decision Tree"),
+    ReasonCode.CHUNK_DOUBLED: ("48", "Troubleshooting Decision Tree"),
+    ReasonCode.COLLECTION_MISSING: ("48", "Troubleshooting Decision Tree"),
 }
 _UNMIGRATED = ("00", "26", "27", "30")
 
@@ -80,7 +81,7 @@ class HoldAndTroubleshootStep(NotebookStep):
             rows.append([result.step, one_line(result.error["line"], 200), "stopped", "", "", code, 0, remedy(code)])
         verdict = Verdict.WARNING if rows else Verdict.PASS
         self.run.check("checks that failed or were marginal", verdict, measured=len(rows), threshold=0,
-                       reason="held" if rows else "", detail="; ".join(f"{r[0]} {r[1]}" for r in rows[:5]))  # fmt: skip
+                       reason=ReasonCode.HELD if rows else "", detail="; ".join(f"{r[0]} {r[1]}" for r in rows[:5]))  # fmt: skip
         columns = ["step", "check", "verdict", "measured", "threshold", "reason", "chunks", "remedy"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -128,7 +129,7 @@ class HoldAndTroubleshootStep(NotebookStep):
                 way = "repair the target with the notebook of the reason, while clients keep using it; then validate it again"
                 again = self.run.home.command("run", "--from", "23", "--until", "24")
             back = "roll back: what clients wrote to the target is exported first, and clients go back to the source"
-            self.run.check("clients use the target", Verdict.WARNING, measured=cutover.state, reason="cut_over_and_held",
+            self.run.check("clients use the target", Verdict.WARNING, measured=cutover.state, reason=ReasonCode.CUT_OVER_AND_HELD,
                            detail=f"{cutover.sentence()} They get answers from what failed above.")  # fmt: skip
         undo = self.run.home.command("rollback")
         rows = [

@@ -10,9 +10,9 @@ from helpers.notify.texts import levels
 from helpers.parameters import Parameters
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.advice import steps_for
 from helpers.run.folders import REPOSITORY, RunFolder
 from helpers.run.kernel import show, show_figure
-from helpers.run.reason_codes import steps_for
 from helpers.run.window import now_utc
 from helpers.status import timeline
 from helpers.status.overview import RUN_COLUMNS, TO_DO, next_action, rolled_back, run_rows, state

@@ -24,6 +24,7 @@ from helpers.monitoring import application_cases, probes, pytest_target
 from helpers.monitoring.integration_cases import Case, generated, read_cases
 from helpers.monitoring.measure import run_child
 from helpers.parameters import resolve_path
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, write_json, write_text
 from helpers.run.record import NotebookStep, RunRecord
 
@@ -54,7 +55,7 @@ class IntegrationStep(NotebookStep):
     def tests(self) -> list[Path]:
         found = [resolve_path(path).absolute() for path in self.rules.tests]
         if missing := [path for path in found if not path.exists()]:
-            raise UsageError("tests_missing", "no such file or folder of tests", where=str(missing[0]),
+            raise UsageError(ReasonCode.TESTS_MISSING, "no such file or folder of tests", where=str(missing[0]),
                              next_step="Correct it: --set monitoring.tests=[PATH]")  # fmt: skip
         return found
 
@@ -72,7 +73,9 @@ class IntegrationStep(NotebookStep):
         target = self.run.parameters.target
         if target.path is not None and (found := who_has_open(resolve_path(target.path))).processes:
             said = f"{found.sentence()} has the target open, which must stay its only user"
-            self.run.check("integration tests", Verdict.WARNING, measured="not run", reason="not_queried", detail=said)
+            self.run.check(
+                "integration tests", Verdict.WARNING, measured="not run", reason=ReasonCode.NOT_QUERIED, detail=said
+            )
             return self._table()
         for reference in self.run.parameters.secrets():
             with suppress(RunbookError):
@@ -120,19 +123,19 @@ class IntegrationStep(NotebookStep):
                 else f"ended with {code}"
             )
             run.check("integration tests", Verdict.FAIL, measured=passed, threshold="all", unit="tests passed",
-                      reason="tests_broken", detail=f"pytest {why}; see run.log")  # fmt: skip
+                      reason=ReasonCode.TESTS_BROKEN, detail=f"pytest {why}; see run.log")  # fmt: skip
             return
         good = passed > 0 and not failed
         run.check(
             "integration tests", Verdict.PASS if good else Verdict.FAIL, measured=passed, threshold=passed + len(failed),
-            unit="tests passed", reason="" if good else "integration_failed", offenders=len(failed),
+            unit="tests passed", reason="" if good else ReasonCode.INTEGRATION_FAILED, offenders=len(failed),
             detail="; ".join(f"{r['test']}: {r['why']}" for r in failed[:3]) or (f"{skipped} not applicable" if skipped else ""),
             ids=[{"collection": r["collection"], "id": r["test"], "detail": r["why"]} for r in failed],
         )  # fmt: skip
         own = len(self.from_file) + len(self.tests)
         none = "monitoring.queries and monitoring.tests name none: only what every migration must answer was asked"
         run.check("the application's own queries", Verdict.PASS if own else Verdict.WARNING, measured=own, unit="named",
-                  reason="" if own else "no_application_queries", detail="" if own else none)  # fmt: skip
+                  reason="" if own else ReasonCode.NO_APPLICATION_QUERIES, detail="" if own else none)  # fmt: skip
 
     def _outcomes(self) -> list[dict[str, Any]]:
         path = self.folder / "outcomes.jsonl"

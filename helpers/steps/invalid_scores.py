@@ -17,6 +17,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from helpers.errors import RUNBOOK, UsageError
+from helpers.reason_codes import ReasonCode
 from helpers.results import write_text
 from helpers.run.kernel import cut
 from helpers.schema import Context, Schema, load_schema
@@ -33,7 +34,7 @@ KEPT = 2_000  # rows shown; the counts are of all
 class InvalidScoresStep(Troubleshooter):
     """What the schema makes of the snapshot's values. The resolution writes a schema that repairs what is rejected."""
 
-    code = "invalid_field"
+    code = ReasonCode.INVALID_FIELD
     _repaired: Schema | None = None
 
     def look(self) -> Found:
@@ -59,7 +60,7 @@ class InvalidScoresStep(Troubleshooter):
         for info, done in self._transformed():
             mine = done.repairs[(done.repairs["field"] == field) & (done.repairs["rule"] != "missing")]
             rows += [(info.name, r.id, field, r.before, r.rule, r.after) for r in mine.itertuples()]
-            failed = done.failures[done.failures["reason"] == f"invalid_{field}"]
+            failed = done.failures[done.failures["reason"] == ReasonCode.INVALID.of(field)]
             rows += [(info.name, r.id, field, r.detail, "set aside", "") for r in failed.itertuples()]
         return cut(pd.DataFrame(rows[:KEPT], columns=COLUMNS), len(rows))
 
@@ -127,7 +128,7 @@ class InvalidScoresStep(Troubleshooter):
         try:
             return Schema(SchemaFile.model_validate({**content, "name": f"{self.schema.name}-repaired"}))
         except ValueError as error:
-            raise UsageError("bad_repair", str(error).splitlines()[-1], where="resolve()",
+            raise UsageError(ReasonCode.BAD_REPAIR, str(error).splitlines()[-1], where="resolve()",
                              next_step="Give a legal default.") from error  # fmt: skip
 
     @cached_property
@@ -173,7 +174,7 @@ class InvalidScoresStep(Troubleshooter):
         found = chosen.failures(done, context, dimension=info.dimension, allowed_dimensions=(), space=info.space)
         ours = found["reason"].str.startswith(("invalid_", "unsupported_", "empty_")) | (
             found["reason"].str.startswith("missing_")
-            & ~found["reason"].isin(["missing_embedding", "missing_document"])
+            & ~found["reason"].isin([ReasonCode.MISSING_EMBEDDING, ReasonCode.MISSING_DOCUMENT])
         )
         return found[ours]
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pandas as pd
 
+from helpers.reason_codes import ReasonCode
 from helpers.schema import load_schema
 from helpers.snapshots import comparison as compare
 from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
@@ -16,7 +17,7 @@ ORIGINS = ["target", "field", "in target", "in source", "filled by the schema", 
 class MissingMetadataStep(StagedTroubleshooter):
     """Every field of every chunk of the target against what the schema made; the mend brings back whole chunks."""
 
-    code = "missing_metadata"
+    code = ReasonCode.MISSING_METADATA
     kinds = (
         compare.FIELD_MISSING, compare.FIELD_EXTRA, compare.METADATA, compare.TYPE, compare.DOCUMENT, compare.URI,
     )  # fmt: skip
@@ -78,5 +79,5 @@ class MissingMetadataStep(StagedTroubleshooter):
     def missing_before(self) -> pd.DataFrame:
         """Chunks that never came so far: in quarantine for a missing field or document, by collection and reason."""
         rows = [e for e in self.aside.entries() if e["reason"].startswith("missing_")]
-        rows = [e for e in rows if e["reason"] != "missing_embedding"]
+        rows = [e for e in rows if e["reason"] != ReasonCode.MISSING_EMBEDDING]
         return pd.DataFrame(rows, columns=["collection", "id", "reason", "detail"])

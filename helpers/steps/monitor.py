@@ -26,6 +26,7 @@ from helpers.monitoring.watcher import (
     Watcher,
     breach,
 )
+from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import NotebookStep, RunRecord
 
@@ -93,7 +94,7 @@ class MonitorStep(NotebookStep):
     def watch(self) -> pd.DataFrame:
         """Looks until the time is over or a rule is broken; one row each."""
         if self.run.dry_run:
-            self.run.check("watch", Verdict.WARNING, measured="one sample", reason="dry_run",
+            self.run.check("watch", Verdict.WARNING, measured="one sample", reason=ReasonCode.DRY_RUN,
                            detail="a dry run takes one sample and does not watch")  # fmt: skip
             return self._table()
         self.journal = Journal(self.run.workspace)
@@ -151,41 +152,50 @@ class MonitorStep(NotebookStep):
             "counts": self.counts().to_dict("records"), "rows": [look.row() for look in looks[-500:]],
         })  # fmt: skip
         if self.watcher.skipped:
-            run.check("target watched", Verdict.WARNING, measured="not queried", reason="not_queried",
+            run.check("target watched", Verdict.WARNING, measured="not queried", reason=ReasonCode.NOT_QUERIED,
                       detail=self.watcher.skipped)  # fmt: skip
         else:
             self._judge_target(looks, values)
         if self._asks_application:
             ill = [look for look in looks if look.ill]
-            ended = found is not None and found.code == "not_healthy"
+            ended = found is not None and found.code == ReasonCode.NOT_HEALTHY
             told = self._ended() if ended else ill[0].ill[0] if ill else f"{self.watcher.logs.seen} new log lines"
             run.check("application healthy", Verdict.FAIL if ended else Verdict.WARNING if ill else Verdict.PASS,
                       measured=len(looks) - len(ill), threshold=len(looks), unit="looks",
-                      reason="not_healthy" if ill else "", detail=told)  # fmt: skip
+                      reason=ReasonCode.NOT_HEALTHY if ill else "", detail=told)  # fmt: skip
         else:
             run.check("application healthy", Verdict.NOT_APPLICABLE,
                       detail="cutover.health and cutover.log_files name nothing to watch")  # fmt: skip
         gaps = journal.gaps(self.rules.interval_seconds)
         if gaps:
             unseen = duration(sum(seconds for _, seconds in gaps))
-            run.check("watched without a gap", Verdict.WARNING, measured=len(gaps), threshold=0, unit="gaps",
-                      reason="watch_interrupted", detail=f"the watch was interrupted; {unseen} were not watched")  # fmt: skip
+            run.check(
+                "watched without a gap",
+                Verdict.WARNING,
+                measured=len(gaps),
+                threshold=0,
+                unit="gaps",
+                reason=ReasonCode.WATCH_INTERRUPTED,
+                detail=f"the watch was interrupted; {unseen} were not watched",
+            )
 
     def _judge_target(self, looks: list[Look], values: list[float]) -> None:
         run, failed = self.run, [look for look in looks if look.problems or look.shrunk]
-        ended = self.breach is not None and self.breach.code != "not_healthy"
-        code = self.breach.code if ended and self.breach is not None else "target_errors" if failed else ""
+        ended = self.breach is not None and self.breach.code != ReasonCode.NOT_HEALTHY
+        code: Reason = (
+            self.breach.code if ended and self.breach is not None else ReasonCode.TARGET_ERRORS if failed else ""
+        )
         run.check("target answers", Verdict.FAIL if ended else Verdict.WARNING if failed else Verdict.PASS,
                   measured=len(looks) - len(failed), threshold=len(looks), unit="looks", reason=code,
                   detail=self._ended() if ended else self._detail(failed))  # fmt: skip
         shrunk = [s for look in looks[-1:] for s in look.shrunk]
         run.check("counts never below what was validated", Verdict.FAIL if shrunk else Verdict.PASS,
                   measured=sum(looks[-1].counts.values()), threshold=sum(self.validated.values()), unit="chunks",
-                  reason="count_shrinks" if shrunk else "", detail="; ".join(shrunk))  # fmt: skip
+                  reason=ReasonCode.COUNT_SHRINKS if shrunk else "", detail="; ".join(shrunk))  # fmt: skip
         slow = [v for v in values if v > self.rules.maximum_latency_ms]
         run.check("p95 of the queries", Verdict.WARNING if slow else Verdict.PASS, measured=max(values, default=None),
                   parameter="monitoring.maximum_latency_ms", threshold=self.rules.maximum_latency_ms, unit="ms",
-                  reason="slow_queries" if slow else "",
+                  reason=ReasonCode.SLOW_QUERIES if slow else "",
                   detail=f"{count(len(slow), 'sample')} above it" if slow else "the slowest sample")  # fmt: skip
 
     def _ended(self) -> str:

@@ -13,6 +13,7 @@ from helpers.errors import Terminal
 from helpers.migration.importing import Job
 from helpers.migration.staging import Quarantine, stage
 from helpers.parameters import parameters_from
+from helpers.reason_codes import ReasonCode
 from helpers.schema.rules import vector_failures
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.snapshot import Snapshot
@@ -20,22 +21,39 @@ from helpers.stores import CollectionInfo
 from helpers.troubleshooting.target import SLICE
 from helpers.troubleshooting.troubleshooter import Condition, Found, StagedTroubleshooter
 
-REASONS = "nan_embedding", "infinite_embedding", "missing_embedding", "wrong_dimension", "tiny_norm"
+REASONS = (
+    ReasonCode.NAN_EMBEDDING,
+    ReasonCode.INFINITE_EMBEDDING,
+    ReasonCode.MISSING_EMBEDDING,
+    ReasonCode.WRONG_DIMENSION,
+    ReasonCode.TINY_NORM,
+)
 COLUMNS = ["collection", "id", "reason", "detail", "in quarantine", "whole in quarantine", "in target"]
 
 
 class NanEmbeddingsStep(StagedTroubleshooter):
     """Every vector of the snapshot that no index can hold is in quarantine; the target has a vector for each id."""
 
-    code = "nan_embedding"
+    code = ReasonCode.NAN_EMBEDDING
     kinds = (compare.VECTOR,)
     _lost: dict[str, list[str]] | None = None
 
     def look(self) -> Found:
         self._lost = None
         table = self.unusable()
-        lost = [(name, chunk, "missing_embedding", "the target lists the id and cannot give its vector", False, False, True)
-                for name, ids in self.wrong_ids().items() for chunk in ids]  # fmt: skip
+        lost = [
+            (
+                name,
+                chunk,
+                ReasonCode.MISSING_EMBEDDING,
+                "the target lists the id and cannot give its vector",
+                False,
+                False,
+                True,
+            )
+            for name, ids in self.wrong_ids().items()
+            for chunk in ids
+        ]
         counts = table["reason"].value_counts().to_dict()
         said = [", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.items())) or "every vector can be used"]
         said += [f"{len(_open(table)):,} of them not set aside"] if len(table) else []
@@ -127,7 +145,7 @@ class NanEmbeddingsStep(StagedTroubleshooter):
         same = {n: again.rows(n) for n in again.files} == {n: before.rows(n) for n in before.files}
         if not same:
             raise Terminal(
-                "staging_changed", "the snapshot does not come out as it was staged", where=str(trial),
+                ReasonCode.STAGING_CHANGED, "the snapshot does not come out as it was staged", where=str(trial),
                 next_step="Start a new run: the schema or the parameters are others.",
             )  # fmt: skip
         self.aside.folder.mkdir(parents=True, exist_ok=True)

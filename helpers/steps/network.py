@@ -10,6 +10,7 @@ import pandas as pd
 
 from helpers.fence import FenceState
 from helpers.parameters import parameters_from
+from helpers.reason_codes import ReasonCode
 from helpers.run import folders as runs
 from helpers.stores.limits import ATTEMPTS
 from helpers.troubleshooting import reach
@@ -21,7 +22,7 @@ ROLES = ("source", "target")
 class NetworkStep(Troubleshooter):
     """Both connections, layer by layer. The resolution waits until both answer, with a longer time-out where one is given."""
 
-    code = "unreachable"
+    code = ReasonCode.UNREACHABLE
 
     def look(self) -> Found:
         layers = [layer for role in ROLES for layer in reach.layers(getattr(self.run.parameters, role), role)]

@@ -13,11 +13,12 @@ from typing import Any
 import pandas as pd
 
 from helpers.migration.staging import Staged
+from helpers.reason_codes import ReasonCode
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.snapshots.snapshot import PART_BYTES
 from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter, child, symptoms
 
-CODES = ("out_of_memory", "kernel_died")
+CODES = (ReasonCode.OUT_OF_MEMORY, ReasonCode.KERNEL_DIED)
 SIZES = (25, 100, 500, 5_000)
 COPIES = 6  # of a batch: as read, as sliced, as the client's lists and base64, as the request's body, and its answer
 KERNEL = 350 * 2**20  # bytes of a notebook's process before it holds a chunk, Chroma's client and pandas loaded
@@ -26,7 +27,7 @@ KERNEL = 350 * 2**20  # bytes of a notebook's process before it holds a chunk, C
 class OutOfMemoryStep(Troubleshooter):
     """Memory at hand against what the migration needs; the resolution resumes with a batch and workers that fit."""
 
-    code = "out_of_memory"
+    code = ReasonCode.OUT_OF_MEMORY
 
     def look(self) -> Found:
         at_hand, needed = self._at_hand(), self._needed()

@@ -17,6 +17,7 @@ from helpers import plots
 from helpers.errors import one_line
 from helpers.formatting import count
 from helpers.monitoring.measure import QUERIES, SOURCE, TARGET, run_child
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import NotebookStep, RunRecord
 
@@ -58,7 +59,7 @@ class PerformanceStep(NotebookStep):
             line = one_line(said[-1], 300) if said else "it said nothing"
             found = {
                 "error": {
-                    "code": "not_measured",
+                    "code": ReasonCode.NOT_MEASURED,
                     "line": f"took longer than {MOST_SECONDS:g} s" if code is None else line,
                 }
             }
@@ -96,13 +97,13 @@ class PerformanceStep(NotebookStep):
         run.fact("performance", {_SIDES[side]: found for side, found in sorted(self.sides.items())})
         if after is None:
             error = self.sides.get(TARGET, {}).get("error") or {
-                "code": "not_measured",
+                "code": ReasonCode.NOT_MEASURED,
                 "line": "the target was not measured",
             }
-            taken = error["code"] == "target_in_use"
+            taken = error["code"] == ReasonCode.TARGET_IN_USE
             run.check("query latency", Verdict.WARNING if taken else Verdict.FAIL,
                       parameter="monitoring.maximum_latency_ms", threshold=rules.maximum_latency_ms, unit="ms",
-                      reason="not_queried" if taken else "not_measured", detail=error["line"])  # fmt: skip
+                      reason=ReasonCode.NOT_QUERIED if taken else ReasonCode.NOT_MEASURED, detail=error["line"])  # fmt: skip
             return
         one = _level(after, 1)
         failed = sum(level["errors"] for level in after["levels"])
@@ -114,14 +115,14 @@ class PerformanceStep(NotebookStep):
         told = f"mean of {one['queries']} queries, one client, warm"
         run.check("query latency", Verdict.FAIL if slow else Verdict.PASS, measured=mean,
                   parameter="monitoring.maximum_latency_ms", threshold=rules.maximum_latency_ms,
-                  unit="ms", reason="slow_queries" if slow else "", detail=told)  # fmt: skip
+                  unit="ms", reason=ReasonCode.SLOW_QUERIES if slow else "", detail=told)  # fmt: skip
         run.check("throughput", Verdict.FAIL if few else Verdict.PASS, measured=rate, unit="queries/s",
                   parameter="monitoring.minimum_queries_per_second", threshold=rules.minimum_queries_per_second,
-                  reason="slow_queries" if few else "",
+                  reason=ReasonCode.SLOW_QUERIES if few else "",
                   detail="one query after the other")  # fmt: skip
         such = next((level["such_as"] for level in after["levels"] if level["errors"]), "")
         run.check("queries without an error", Verdict.FAIL if failed else Verdict.PASS, measured=failed, threshold=0,
-                  unit="errors", reason="target_errors" if failed else "", detail=such)  # fmt: skip
+                  unit="errors", reason=ReasonCode.TARGET_ERRORS if failed else "", detail=such)  # fmt: skip
         self._beside(before, mean)
 
     def _beside(self, before: dict[str, Any] | None, mean: float | None) -> None:
@@ -133,7 +134,7 @@ class PerformanceStep(NotebookStep):
         slower = mean > MUCH_SLOWER * was and mean - was > TOO_SMALL_MS
         self.run.check("not much slower than before", Verdict.WARNING if slower else Verdict.PASS, measured=mean,
                        threshold=round(max(MUCH_SLOWER * was, was + TOO_SMALL_MS), 1), unit="ms",
-                       reason="slow_queries" if slower else "", detail=f"{was:g} ms before")  # fmt: skip
+                       reason=ReasonCode.SLOW_QUERIES if slower else "", detail=f"{was:g} ms before")  # fmt: skip
 
     def figure(self) -> None:
         """Latency and queries a second on both sides."""

@@ -13,6 +13,7 @@ import pandas as pd
 
 from helpers.errors import RUNBOOK, UsageError
 from helpers.fence import FenceState, takes_no_writes
+from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import UNREMARKABLE, Check, StepResult, Verdict, worst
 from helpers.run.folders import file_digest
 from helpers.run.record import NotebookStep, RunRecord
@@ -119,7 +120,7 @@ class ReviewStep(NotebookStep):
         found = run.earlier("23")
         if found is None or "matrix_inputs" not in found.facts:
             raise UsageError(
-                "step_missing",
+                ReasonCode.STEP_MISSING,
                 f"step 24 needs step 23 (Validate), which run {run.id} has not finished",
                 next_step=f"Run it first: {RUNBOOK} run --run-id {run.id} --from 23.",
             )
@@ -141,10 +142,10 @@ class ReviewStep(NotebookStep):
         self.run.fact("matrix", self._matrix)
         for row in self._matrix:
             verdict = row["verdict"]
-            reason = (
+            reason: Reason = (
                 ""
                 if verdict in (*UNREMARKABLE, Verdict.NOT_EXERCISED)
-                else "matrix_" + row["criterion"].replace(" ", "_")
+                else ReasonCode(f"matrix_{row['criterion'].replace(' ', '_')}")
             )
             self._put(Check(row["criterion"], verdict, row["measured"], row["pass"], reason=reason))
         return pd.DataFrame(self._matrix, columns=COLUMNS).set_index("criterion")
@@ -158,9 +159,9 @@ class ReviewStep(NotebookStep):
         ]  # fmt: skip
         missing = self._fence_missing()
         if missing:
-            self._put(Check("write fence", Verdict.WARNING, missing, "up", reason="no_fence", detail=missing))
-        if missing and not any(row["reason"] == "no_fence" for row in rows):
-            rows.append({"step": "24", "warning": "write fence", "detail": missing, "reason": "no_fence"})
+            self._put(Check("write fence", Verdict.WARNING, missing, "up", reason=ReasonCode.NO_FENCE, detail=missing))
+        if missing and not any(row["reason"] == ReasonCode.NO_FENCE for row in rows):
+            rows.append({"step": "24", "warning": "write fence", "detail": missing, "reason": ReasonCode.NO_FENCE})
         self.run.fact("warnings", rows)
         return pd.DataFrame(rows, columns=["step", "warning", "detail", "reason"])
 
@@ -184,7 +185,7 @@ class ReviewStep(NotebookStep):
             return "step 20 was not run: nothing kept clients from writing to the source after the snapshot"
         if takes_no_writes(found):
             return ""
-        said = next((c.detail for c in found.checks if c.reason == "no_fence"), "")
+        said = next((c.detail for c in found.checks if c.reason == ReasonCode.NO_FENCE), "")
         state = FenceState.read(self.run.workspace)
         return said or ("" if state is not None and state.active else "the fence was lifted before the decision")
 
@@ -200,7 +201,7 @@ class ReviewStep(NotebookStep):
         self.run.fact("digest", digests)
         verdict = Verdict.FAIL if against else Verdict.MARGINAL if marginal else Verdict.PASS
         detail = "; ".join(against) or (f"to be accepted explicitly: {', '.join(marginal)}" if marginal else "")
-        reason = "no_go" if against else "marginal" if marginal else ""
+        reason: Reason = ReasonCode.NO_GO if against else ReasonCode.MARGINAL if marginal else ""
         self._put(Check("decision", verdict, decision, "GO", reason=reason, detail=detail))
         self.run.result.verdict = worst(c.verdict for c in self.run.result.checks)
         return decision if not detail else f"{decision}: {detail}"

@@ -23,6 +23,7 @@ from helpers.migration.target_lock import remove_made_database
 from helpers.migration.written_data import WrittenData
 from helpers.monitoring.cutover_watch import probes_of, watch
 from helpers.parameters.sections import Fence
+from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent, utc_now
 from helpers.rollback import outline, postmortem
 from helpers.rollback import state as st
@@ -75,7 +76,7 @@ def remove(
         extra[name] = set(present[name]) - made.ids(name) - (exported.get(name, set()) if clients else set())
         if extra[name] and clients:
             raise Terminal(
-                "target_in_use", f"{len(extra[name])} chunks came since it was last read, such as {min(extra[name])}",
+                ReasonCode.TARGET_IN_USE, f"{len(extra[name])} chunks came since it was last read, such as {min(extra[name])}",
                 where=f"collection {name} of {store.label}",
                 next_step=f"Find out who still writes there, stop it, then repeat: {RUNBOOK} rollback {run_id}",
             )  # fmt: skip
@@ -131,7 +132,7 @@ class RollbackStep(StageContext, NotebookStep):
             others = {pid: host for pid, host in at_work(self.run.home).items() if pid not in ours}
             if others:
                 pid, host = min(others.items())
-                raise WorldError("migration_runs", f"process {pid} on {host} works on run {self.run.id}",
+                raise WorldError(ReasonCode.MIGRATION_RUNS, f"process {pid} on {host} works on run {self.run.id}",
                                  next_step=f"Use the command, which stops it: {self.run.home.command('rollback')}")  # fmt: skip
             if self.cutover is not None and self.cutover.may_be_applied:
                 self.cutover.refuse_changed()  # before anything is touched
@@ -161,8 +162,15 @@ class RollbackStep(StageContext, NotebookStep):
             said = put_back(self.run.home, f"rollback: {self.state.orders.why or 'ordered'}")
             self.cutover = CutoverState.read(self.run.workspace)
             off = [f.path for f in self.cutover.files if f.now != "before"] if self.cutover else []
-            self.run.check("configuration files as before", Verdict.FAIL if off else Verdict.PASS, measured=len(off),
-                           threshold=0, unit="files", reason="config_changed" if off else "", detail=", ".join(off))  # fmt: skip
+            self.run.check(
+                "configuration files as before",
+                Verdict.FAIL if off else Verdict.PASS,
+                measured=len(off),
+                threshold=0,
+                unit="files",
+                reason=ReasonCode.CONFIG_CHANGED if off else "",
+                detail=", ".join(off),
+            )
             said.append(self._reads())
             row["said"] = "; ".join(said)
         return said
@@ -173,8 +181,12 @@ class RollbackStep(StageContext, NotebookStep):
         with self.control.probe(self.control.clients_url, "clients' URL") as probe:
             bad = [a for a in probe.reads() if not a.answered]
         if bad:
-            raise WorldError("reads_refused", f"{bad[0].action}: {bad[0].outcome} {bad[0].said}", where=self.control.clients_url,
-                             next_step=f"Bring the source up, then repeat: {self.run.home.command('rollback')}")  # fmt: skip
+            raise WorldError(
+                ReasonCode.READS_REFUSED,
+                f"{bad[0].action}: {bad[0].outcome} {bad[0].said}",
+                where=self.control.clients_url,
+                next_step=f"Bring the source up, then repeat: {self.run.home.command('rollback')}",
+            )
         self.run.check("source answers reads", Verdict.PASS, measured=self.control.clients_url)
         return f"reads through {self.control.clients_url} are answered"
 
@@ -197,7 +209,7 @@ class RollbackStep(StageContext, NotebookStep):
         state = FenceState.read(self.run.workspace)
         open_ = state is None or not state.may_be_active
         self.run.check("write fence lifted", Verdict.PASS if open_ else Verdict.FAIL, measured=row["said"],
-                       reason="" if open_ else "fence_not_lifted")  # fmt: skip
+                       reason="" if open_ else ReasonCode.FENCE_NOT_LIFTED)  # fmt: skip
         return str(row["said"])
 
     def remove(self) -> pd.DataFrame:
@@ -244,7 +256,7 @@ class RollbackStep(StageContext, NotebookStep):
         found = who_has_open(Path(path)) if path else None
         if found is not None and found.processes:
             raise WorldError(
-                "target_in_use", f"{found.sentence()} has it open; two writers destroy a directory", where=str(path),
+                ReasonCode.TARGET_IN_USE, f"{found.sentence()} has it open; two writers destroy a directory", where=str(path),
                 next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
             )  # fmt: skip
 
@@ -252,12 +264,18 @@ class RollbackStep(StageContext, NotebookStep):
         ours = [*left, *(["its lock"] if marker and marker.get("run_id") == self.run.id else [])]
         self.run.check(
             "target holds nothing of this run", Verdict.FAIL if ours else Verdict.PASS, measured=len(ours), threshold=0,
-            unit="collections", reason="target_not_clean" if ours else "", detail=", ".join(ours),
+            unit="collections", reason=ReasonCode.TARGET_NOT_CLEAN if ours else "", detail=", ".join(ours),
         )  # fmt: skip
         if kept:
             detail = ", ".join(f"{name}: {n:,} chunks" for name, n in kept.items())
-            self.run.check("chunks of others kept", Verdict.WARNING, measured=sum(kept.values()), unit="chunks",
-                           reason="foreign_chunks", detail=f"not written by this run, so they stay: {detail}")  # fmt: skip
+            self.run.check(
+                "chunks of others kept",
+                Verdict.WARNING,
+                measured=sum(kept.values()),
+                unit="chunks",
+                reason=ReasonCode.FOREIGN_CHUNKS,
+                detail=f"not written by this run, so they stay: {detail}",
+            )
 
     # -- afterwards ----------------------------------------------------------------------------------------------------
 
@@ -291,7 +309,7 @@ class RollbackStep(StageContext, NotebookStep):
             last = bool(ill) and ill[-1] is rounds[-1]
             self.run.check(
                 "source healthy", Verdict.FAIL if last else Verdict.WARNING if ill else Verdict.PASS,
-                measured=row["said"], reason="source_ill" if ill else "", detail=ill[-1].problem if ill else "",
+                measured=row["said"], reason=ReasonCode.SOURCE_ILL if ill else "", detail=ill[-1].problem if ill else "",
             )  # fmt: skip
         if not last:
             self.state.finished = self.state.finished or utc_now()

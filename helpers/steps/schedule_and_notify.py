@@ -19,6 +19,7 @@ from helpers.notify import DELIVERED, Around, Entry, Event, Notified, announceme
 from helpers.notify.channels import DONE_BY_HAND, by_hand
 from helpers.notify.invitation import NAME as INVITATION
 from helpers.notify.invitation import invitation
+from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict, write_bytes
 from helpers.run.folders import set_aside
 from helpers.run.record import NotebookStep, RunRecord
@@ -63,7 +64,7 @@ class ScheduleAndNotifyStep(NotebookStep):
             return pd.DataFrame([("window", "none is named (window.start)")], columns=columns)
         over = self.now > hours.closes
         self.run.check("maintenance window", Verdict.WARNING if over else Verdict.PASS, measured=moment(hours.start),
-                       reason="outside_window" if over else "",
+                       reason=ReasonCode.OUTSIDE_WINDOW if over else "",
                        detail=f"it closed at {moment(hours.closes)}, and steps 20, 22 and 25 will not start: move window.start"
                        if over else f"{duration((hours.end - hours.start).total_seconds())} long")  # fmt: skip
         told_at = min((e.when for e in self._announced if e.result == DELIVERED), default="")
@@ -71,7 +72,7 @@ class ScheduleAndNotifyStep(NotebookStep):
         if (self.rules.urls or self.rules.stakeholders) and not over:
             late = lead < _DAY
             self.run.check("notified a day before", Verdict.WARNING if late else Verdict.PASS, measured=round(lead / _DAY, 2),
-                           threshold=1, unit="days", reason="late_notice" if late else "",
+                           threshold=1, unit="days", reason=ReasonCode.LATE_NOTICE if late else "",
                            detail="the runbook notifies everybody 24 hours before" if late else "")  # fmt: skip
         left = (hours.start - self.now).total_seconds()
         rows = [
@@ -93,7 +94,7 @@ class ScheduleAndNotifyStep(NotebookStep):
         estimate = self._estimate
         if estimate is None:
             raise UsageError(
-                "step_missing", f"run {self.run.id} has made no estimate that its window could be checked against",
+                ReasonCode.STEP_MISSING, f"run {self.run.id} has made no estimate that its window could be checked against",
                 next_step="Run step 13 first: notebooks/13_dry_run.ipynb with the same run_id.",
             )  # fmt: skip
         hours, spare = self.hours, estimate.spare(self.hours)
@@ -105,7 +106,7 @@ class ScheduleAndNotifyStep(NotebookStep):
                    + (", which its buffer takes" if buffered >= 0 else ", and its buffer is too short for that")))  # fmt: skip
         self.run.check("the migration fits its window", verdict, measured=round(need, 1),
                        parameter="window.minutes", threshold=(hours.end - hours.start).total_seconds(), unit="s",
-                       reason="" if verdict is Verdict.PASS else "night_too_long", detail=said)  # fmt: skip
+                       reason="" if verdict is Verdict.PASS else ReasonCode.NIGHT_TOO_LONG, detail=said)  # fmt: skip
         self.run.fact("night", {
             "seconds": estimate.seconds, "way_back_seconds": estimate.rollback_seconds, "spare_seconds": spare,
             "last_safe_moment": estimate.last_safe_moment(hours).isoformat(),
@@ -146,7 +147,7 @@ class ScheduleAndNotifyStep(NotebookStep):
         verdict = Verdict.WARNING if missing else Verdict.PASS if rows else Verdict.NOT_APPLICABLE
         detail = ", ".join(missing) if rows else "none are named"
         self.run.check("commands around the migration", verdict, measured=len(rows) - len(missing), threshold=len(rows),
-                       reason="program_missing" if missing else "", detail=detail)  # fmt: skip
+                       reason=ReasonCode.PROGRAM_MISSING if missing else "", detail=detail)  # fmt: skip
         return pd.DataFrame(rows, columns=["when", "command", "found"])
 
     def send(self) -> pd.DataFrame:
@@ -156,10 +157,17 @@ class ScheduleAndNotifyStep(NotebookStep):
             self.run.check("announcement sent", Verdict.NOT_APPLICABLE, detail="notify.urls names no channel")
             return pd.DataFrame(columns=columns)
         if (blank := self.parameters.placeholders()) and not self.run.dry_run:
-            self.run.check("announcement sent", Verdict.FAIL, measured=0,
-                           parameter="notify.urls", threshold=len(self.rules.urls), unit="channels",
-                           reason="nobody_named", detail=f"nothing was sent: <…> is a placeholder in {', '.join(blank)}. "
-                           f"Name them: {self._name_them(blank)}")  # fmt: skip
+            self.run.check(
+                "announcement sent",
+                Verdict.FAIL,
+                measured=0,
+                parameter="notify.urls",
+                threshold=len(self.rules.urls),
+                unit="channels",
+                reason=ReasonCode.NOBODY_NAMED,
+                detail=f"nothing was sent: <…> is a placeholder in {', '.join(blank)}. "
+                f"Name them: {self._name_them(blank)}",
+            )
             return pd.DataFrame(
                 [(str(url), "not sent", f"<…> in {blank[0]}", 0.0) for url in self.rules.urls], columns=columns
             )
@@ -173,7 +181,7 @@ class ScheduleAndNotifyStep(NotebookStep):
             "announcement sent", Verdict.WARNING if bad else Verdict.PASS,
             measured="dry run" if dry and sent else sum(d.well for d in sent),
             parameter="notify.urls", threshold=len(self.rules.urls), unit="channels",
-            reason="notice_failed" if bad else "",
+            reason=ReasonCode.NOTICE_FAILED if bad else "",
             detail="; ".join(d.sentence() for d in failed) or ("" if sent else "it could not be sent; see run.log")
             or (f"printed, not sent; send it: {RUNBOOK} run --run-id {self.run.id} --from 14 --until 14" if dry else ""),
         )  # fmt: skip
@@ -184,9 +192,9 @@ class ScheduleAndNotifyStep(NotebookStep):
         known = self._by_hand
         if item not in known:
             hint = f"It has: {'; '.join(known) or 'nothing'}."
-            raise UsageError("unknown_item", f"{item!r} is not an item of the checklist", next_step=hint)
+            raise UsageError(ReasonCode.UNKNOWN_ITEM, f"{item!r} is not an item of the checklist", next_step=hint)
         if not by.strip() or not by.isprintable():
-            raise UsageError("bad_name", "the name of the person who did it must be one line of text")
+            raise UsageError(ReasonCode.BAD_NAME, "the name of the person who did it must be one line of text")
         by_hand(self.run.folder, item, by.strip())
         return f"Written down: {item}, done by {by.strip()}."
 
@@ -214,18 +222,24 @@ class ScheduleAndNotifyStep(NotebookStep):
             self.run.check("stakeholders notified", Verdict.PASS if reached else Verdict.WARNING,
                            measured=len(people) if reached else 0,
                            parameter="notify.stakeholders", threshold=len(people), unit="people and teams",
-                           reason="" if reached else "nobody_told",
+                           reason="" if reached else ReasonCode.NOBODY_TOLD,
                            detail="the services accepted it; whether people read it is not known" if reached else
                            f"no channel took the announcement: notify them yourself, {ANNOUNCEMENT} is the text")  # fmt: skip
         if self._by_hand:
             done = len(self._by_hand) - len(open_)
-            self.run.check("done by hand", Verdict.WARNING if open_ else Verdict.PASS, measured=done,
-                           parameter="notify.by_hand", threshold=len(self._by_hand), reason="by_hand_open" if open_ else "",
-                           detail="; ".join(open_))  # fmt: skip
+            self.run.check(
+                "done by hand",
+                Verdict.WARNING if open_ else Verdict.PASS,
+                measured=done,
+                parameter="notify.by_hand",
+                threshold=len(self._by_hand),
+                reason=ReasonCode.BY_HAND_OPEN if open_ else "",
+                detail="; ".join(open_),
+            )
         blank = self.parameters.placeholders()
         if blank:
             self.run.check("contacts are named", Verdict.WARNING, measured=len(blank), threshold=0, unit="keys",
-                           reason="nobody_named",
+                           reason=ReasonCode.NOBODY_NAMED,
                            detail=f"still <…>: {', '.join(blank)}. Name them: {self._name_them(blank, '--retry', '14')}",
                            )  # fmt: skip
 

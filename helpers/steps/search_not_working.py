@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.chunks import ChunkBatch
+from helpers.reason_codes import ReasonCode
 from helpers.snapshots import comparison as compare
 from helpers.stores.client import ClientStore
 from helpers.troubleshooting.target import NEAR, beyond_reach, staged_chunks
@@ -26,7 +27,7 @@ class SearchNotWorkingStep(StagedTroubleshooter):
     The mend deletes and adds again what differs and what the index does not find; each id that it touched is probed.
     """
 
-    code = "search_not_equivalent"
+    code = ReasonCode.SEARCH_NOT_EQUIVALENT
     kinds = (compare.VECTOR,)
     probes = 2_000  # a target; all of them where it holds fewer
     _unreachable: dict[str, list[str]] | None = None

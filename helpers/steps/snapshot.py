@@ -8,6 +8,7 @@ from helpers.formatting import moment
 from helpers.migration.phase_checks import judge_rescue
 from helpers.migration.preflight import chosen
 from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.open_source import open_chosen
 from helpers.run.record import NotebookStep, RunRecord
@@ -39,12 +40,12 @@ def judge_snapshot(run: RunRecord, snapshot: Snapshot) -> pd.DataFrame:
               detail=_moment(snapshot))  # fmt: skip
     run.check(
         "snapshot size", Verdict.PASS if enough else Verdict.FAIL, measured=snapshot.size(), threshold=int(0.3 * need),
-        unit="bytes", reason="" if enough else "snapshot_too_small", detail=f"rows × dimension × 4 = {need:,} bytes",
+        unit="bytes", reason="" if enough else ReasonCode.SNAPSHOT_TOO_SMALL, detail=f"rows × dimension × 4 = {need:,} bytes",
     )  # fmt: skip
     lost = sum(_lost(snapshot, i.name) for i in infos)
     if lost:
         run.check("vectors lost in the source", Verdict.WARNING, measured=lost, threshold=0, unit="chunks",
-                  reason="missing_embedding", offenders=lost)  # fmt: skip
+                  reason=ReasonCode.MISSING_EMBEDDING, offenders=lost)  # fmt: skip
     judge_rescue(run, snapshot)
     run.fact("snapshot", described(snapshot))
     rows = [(i.name, i.count, i.dimension, i.space, len(snapshot.parts(i.name)), "; ".join(i.findings)) for i in infos]
@@ -60,7 +61,7 @@ def judge_counts(run: RunRecord, snapshot: Snapshot, parameters: Parameters) -> 
     ok = abs(found - expected.total) <= expected.tolerance
     run.check("chunks in the snapshot", Verdict.PASS if ok else Verdict.FAIL, measured=found,
               parameter="expected.total", threshold=expected.total,
-              unit="chunks", reason="" if ok else "count_mismatch")  # fmt: skip
+              unit="chunks", reason="" if ok else ReasonCode.COUNT_MISMATCH)  # fmt: skip
 
 
 def _moment(snapshot: Snapshot) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 from helpers.errors import WorldError, one_line
 from helpers.migration.phase_checks import judge_indexes
 from helpers.parameters.endpoint import Endpoint
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.open_source import check_spaces, open_chosen
 from helpers.run.record import NotebookStep, RunRecord
@@ -28,7 +29,7 @@ from helpers.stores.layout import DATABASE, VOLUMES
 from helpers.stores.repair import migrations
 from helpers.stores.rescue import ARRIVED
 
-REASON = "count_mismatch"
+REASON = ReasonCode.COUNT_MISMATCH
 FILTERS = (
     "Chroma before 1.0 answers some filters otherwise, which is not an error of the migration: `$contains` took _ and % for "
     "any text (all of 0.x); `$ne` and `$nin` left out chunks without the key, and 3 was not 3.0 (up to 0.5.5 or so). "
@@ -148,13 +149,13 @@ class SourceHealthStep(NotebookStep):
         whole = bool(look.findings)
         self.run.check(
             "the source as a whole is sound", Verdict.WARNING if whole else Verdict.PASS, measured=len(look.findings),
-            threshold=0, unit="findings", reason="source_findings" if whole else "",
+            threshold=0, unit="findings", reason=ReasonCode.SOURCE_FINDINGS if whole else "",
             detail="; ".join([*look.findings[:5], *filter(None, [mended])]),
         )  # fmt: skip
         other = is_of_0_x(endpoint, look.version)
         self.run.check(
             "filters of the application keep their meaning", Verdict.WARNING if other else Verdict.PASS,
-            measured=look.version, threshold="1.0 or later", reason="filters_change" if other else "",
+            measured=look.version, threshold="1.0 or later", reason=ReasonCode.FILTERS_CHANGE if other else "",
             detail=FILTERS if other else "",
         )  # fmt: skip
         self.run.fact("source_identity", [{"what": what, "value": value} for what, value in rows])
@@ -176,14 +177,21 @@ class SourceHealthStep(NotebookStep):
         )
         told = f"{lost:,} of {read:,} chunks read have no vector." if lost else ""
         self.run.check(
-            "the vectors can be read", verdict, measured=round(share, 4),
-            parameter="migration.minimum_valid", threshold=least, unit="share of those read",
-            reason="vectors_lost" if verdict is not Verdict.PASS else "", offenders=lost, detail=(told + sampled).strip(),
+            "the vectors can be read",
+            verdict,
+            measured=round(share, 4),
+            parameter="migration.minimum_valid",
+            threshold=least,
+            unit="share of those read",
+            reason=ReasonCode.VECTORS_LOST if verdict is not Verdict.PASS else "",
+            offenders=lost,
+            detail=(told + sampled).strip(),
             ids=[
                 {"collection": c.name, "lost": c.lost or "all: it cannot be read"}
-                for c in found.collections if c.lost or c.unreadable
+                for c in found.collections
+                if c.lost or c.unreadable
             ],
-        )  # fmt: skip
+        )
         absent = {c.name: (c.reported, c.listed, c.read) for c in found.collections
                   if not c.unreadable and c.whole and not c.reported == c.listed == c.read}  # fmt: skip
         self.run.check(
@@ -197,14 +205,14 @@ class SourceHealthStep(NotebookStep):
             "a search finds the vectors that are stored",
             Verdict.FAIL if swapped else Verdict.WARNING if missed else Verdict.PASS,
             measured=sum(c.unfound for c in found.collections), threshold=0, unit="probes not found",
-            reason="vectors_not_found" if missed else "",
+            reason=ReasonCode.VECTORS_NOT_FOUND if missed else "",
             detail="; ".join(f"{one_line(c.name, 60)}: {c.unfound} of {c.probed} not found" for c in missed),
             ids=[{"collection": c.name, "not found": c.unfound, "of": c.probed} for c in missed],
         )  # fmt: skip
         broken = [problem for problem in found.grouped() if not problem.severity.sound]
         self.run.check(
             "nothing in the source is damaged", Verdict.WARNING if broken else Verdict.PASS, measured=len(broken),
-            threshold=0, unit="problems", reason="source_findings" if broken else "",
+            threshold=0, unit="problems", reason=ReasonCode.SOURCE_FINDINGS if broken else "",
             detail="; ".join(f"{p.where}: {p.what}" if p.where else p.what for p in broken[:5]),
             ids=[{"severity": str(p.severity), "where": p.where, "what": p.what} for p in broken],
         )  # fmt: skip
@@ -376,7 +384,7 @@ class SourceHealthStep(NotebookStep):
         told = "; ".join(f"{one_line(name, 80)!r}: {why}" for name, why in refused.items())
         self.run.check(
             "a current Chroma takes the names of the collections", Verdict.FAIL if refused else Verdict.PASS,
-            measured=len(refused), threshold=0, unit="collections", reason="collection_name" if refused else "",
+            measured=len(refused), threshold=0, unit="collections", reason=ReasonCode.COLLECTION_NAME if refused else "",
             detail=f"{told}. Route them to other names with a schema, or leave them out: collections.exclude." if refused else "",
             ids=[{"collection": name, "why": why} for name, why in refused.items()],
         )  # fmt: skip
@@ -396,7 +404,7 @@ class SourceHealthStep(NotebookStep):
             measured=len(odd),
             parameter="expected.dimensions",
             threshold=sorted(allowed),
-            reason="wrong_dimension" if odd else "",
+            reason=ReasonCode.WRONG_DIMENSION if odd else "",
             detail="No chunk of these would pass validation." if odd else "",
             ids=[{"collection": i.name, "dimension": i.dimension} for i in odd],
         )

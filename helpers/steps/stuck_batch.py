@@ -12,6 +12,7 @@ import pandas as pd
 
 from helpers.errors import RunbookError
 from helpers.migration.importing import DISK_RESERVE
+from helpers.reason_codes import ReasonCode
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import from_table
 from helpers.stores.base import LOCK_COLLECTION
@@ -25,7 +26,7 @@ QUIET = 120  # seconds without a write to the checkpoint after which a run at wo
 class StuckBatchStep(Troubleshooter):
     """The ledger, the last batch, the ways that lead to the target, the disk, and the chunks that were refused."""
 
-    code = "refused_by_target"
+    code = ReasonCode.REFUSED_BY_TARGET
 
     def look(self) -> Found:
         rows = [self._ledger(), *self._ends(), self._disk(), self._lock(), self._refused()]
@@ -60,7 +61,7 @@ class StuckBatchStep(Troubleshooter):
                 weights.get(f"{e['collection']}:{e['id']}" if prefix else e["id"], 0),
             )
             for e in self.aside.entries()
-            if e["reason"] == "refused_by_target"
+            if e["reason"] == ReasonCode.REFUSED_BY_TARGET
         ]
         return pd.DataFrame(rows, columns=["collection", "id", "detail", "bytes"])
 

@@ -30,6 +30,7 @@ from helpers.migration.phase_checks import judge_indexes
 from helpers.migration.preflight import NOT_THERE, chosen, refuse_taken
 from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.open_source import open_chosen
 from helpers.run.record import NotebookStep, RunRecord
@@ -72,7 +73,7 @@ class TargetReadinessStep(NotebookStep):
                 rows.append(("to be made by step 20", what))
                 self.run.check(
                     "tenant and database of the target", Verdict.WARNING, measured=f"no {what}", threshold="there",
-                    reason="target_database_made",
+                    reason=ReasonCode.TARGET_DATABASE_MADE,
                     detail=f"Step 20 makes {what}. If it should be there already, the name is wrong: correct target.",
                 )  # fmt: skip
             self.run.check("target reachable", Verdict.PASS, measured="new folder" if self._is_new else "new database")
@@ -100,7 +101,7 @@ class TargetReadinessStep(NotebookStep):
         self.run.check("target reachable", Verdict.PASS, measured=seconds * 1000, unit="ms")
         other = bool(holder) and holder is not None and holder.get("run_id") != self.run.id
         self.run.check("target not locked", Verdict.FAIL if other else Verdict.PASS, measured=locked,
-                       reason="lock_held" if other else "",
+                       reason=ReasonCode.LOCK_HELD if other else "",
                        detail="the collections there are that run's: remove nothing, wait until it has ended" if other else "",
                        )  # fmt: skip
         self._check_room_for_names(present)
@@ -159,11 +160,11 @@ class TargetReadinessStep(NotebookStep):
             "write probe",
             Verdict.PASS if same else Verdict.FAIL,
             measured="read back as written" if same else "differs",
-            reason="" if same else "target_unsound",
+            reason="" if same else ReasonCode.TARGET_UNSOUND,
             detail=f"{PROBE_CHUNKS} chunks written, read back, one searched",
         )
         self.run.check("write probe removed", Verdict.PASS if gone else Verdict.FAIL, measured=gone,
-                       reason="" if gone else "probe_left_behind", detail=f"collection {name}")  # fmt: skip
+                       reason="" if gone else ReasonCode.PROBE_LEFT_BEHIND, detail=f"collection {name}")  # fmt: skip
         self._judge_latency(trips, queries)
         seconds |= {f"round trip, median of {ROUNDS}": median(trips), f"query, median of {ROUNDS}": median(queries)}
         self.run.fact("probe_write_chunks_per_second", PROBE_CHUNKS / max(seconds["write"], 1e-6))
@@ -178,7 +179,7 @@ class TargetReadinessStep(NotebookStep):
         detail = f"median of {ROUNDS} queries of the probe; a bare request takes {1000 * median(trips):.1f} ms"
         self.run.check("latency", Verdict.WARNING if slow else Verdict.PASS, measured=round(found, 1),
                        parameter="monitoring.maximum_latency_ms", threshold=most,
-                       unit="ms", reason="slow_queries" if slow else "", detail=detail)  # fmt: skip
+                       unit="ms", reason=ReasonCode.SLOW_QUERIES if slow else "", detail=detail)  # fmt: skip
 
     def disk(self) -> pd.DataFrame:
         """Free space against an estimate of what the target, the snapshots and the staging need."""
@@ -198,8 +199,15 @@ class TargetReadinessStep(NotebookStep):
             least = max(LEAST_FREE, need) if vectors > 2**28 else need
             free = shutil.disk_usage(_existing(uses[0][0])).free
             ok = free >= least
-            self.run.check("free disk", Verdict.PASS if ok else Verdict.FAIL, measured=free, threshold=least, unit="bytes",
-                           reason="" if ok else "disk_full", detail=", ".join(sorted(str(f) for f, _ in uses)))  # fmt: skip
+            self.run.check(
+                "free disk",
+                Verdict.PASS if ok else Verdict.FAIL,
+                measured=free,
+                threshold=least,
+                unit="bytes",
+                reason="" if ok else ReasonCode.DISK_FULL,
+                detail=", ".join(sorted(str(f) for f, _ in uses)),
+            )
             rows.append((", ".join(sorted(str(f) for f, _ in uses)), free, least, ok))
         if not self.target.path:
             rows.append(self._attested(max(LEAST_FREE, int(_PER_CHUNK * vectors))))
@@ -216,7 +224,7 @@ class TargetReadinessStep(NotebookStep):
             self.run.check(
                 name,
                 Verdict.WARNING,
-                reason="disk_unknown",
+                reason=ReasonCode.DISK_UNKNOWN,
                 unit="bytes",
                 parameter="expected.target_disk",
                 threshold=least,
@@ -227,7 +235,7 @@ class TargetReadinessStep(NotebookStep):
         ok = free >= least
         self.run.check(name, Verdict.PASS if ok else Verdict.FAIL, measured=free,
                        parameter="expected.target_disk", threshold=least, unit="bytes",
-                       reason="" if ok else "disk_full", detail=f"attested by {seen.attested_by}")  # fmt: skip
+                       reason="" if ok else ReasonCode.DISK_FULL, detail=f"attested by {seen.attested_by}")  # fmt: skip
         audit.append(self.run.folder / audit.NAME, "target disk attested", free_gb=seen.free_gb, by=seen.attested_by)
         return f"{name}, attested by {seen.attested_by}", free, least, ok
 

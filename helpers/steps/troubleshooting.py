@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 
 from helpers import plots
 from helpers.plots import Node
+from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
 from helpers.run import plan
-from helpers.run.reason_codes import TREE, command, remedy, row_of, steps_for
+from helpers.run.advice import TREE, command, remedy, steps_for
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.troubleshooting.troubleshooter import SYMPTOMS, symptoms
 
@@ -50,14 +51,18 @@ class TroubleshootingStep(NotebookStep):
         """Every failed, marginal or warned check of this run and every error, with the notebook that leads out of it."""
         rows = []
         for symptom in symptoms(self.run):
-            row = row_of(symptom["reason"])
+            row = ReasonCode.known(symptom["reason"])
             rows.append(
-                {**symptom, "trouble": row.trouble if row else "", "notebook": _notebook(row.step) if row else ""}
+                {
+                    **symptom,
+                    "trouble": row.trouble if row else "",
+                    "notebook": _notebook(row.step) if row and row.step else "",
+                }
             )
         table = pd.DataFrame(rows, columns=[*SYMPTOMS, "trouble", "notebook"])
         self.run.check(
             "symptoms", Verdict.WARNING if len(table) else Verdict.PASS, measured=len(table), threshold=0,
-            reason="step_failed" if len(table) else "",
+            reason=ReasonCode.STEP_FAILED if len(table) else "",
             detail=", ".join(sorted(set(table["notebook"]) - {""})),
         )  # fmt: skip
         return table

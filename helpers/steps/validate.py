@@ -18,6 +18,7 @@ from helpers.errors import RunbookError
 from helpers.migration import reembedding
 from helpers.migration.source_changes import current_snapshot
 from helpers.migration.staging import Quarantine
+from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict
 from helpers.run.kernel import cut
 from helpers.run.record import NotebookStep, RunRecord
@@ -307,13 +308,19 @@ def record(run: RunRecord, judged: Judgement) -> None:
     run.fact("matrix_inputs", judged.matrix_inputs())
     if found.strangers:
         detail = f"{found.strangers} quarantined ids are not in the snapshot"
-        put(run, Check("quarantine", Verdict.WARNING, found.strangers, 0, "ids", "quarantine_unknown", detail))
+        put(run, Check("quarantine", Verdict.WARNING, found.strangers, 0, "ids", ReasonCode.QUARANTINE_UNKNOWN, detail))
     if found.notes:
         detail = "; ".join(found.notes[:5])
         put(
             run,
             Check(
-                "collection metadata", Verdict.WARNING, len(found.notes), 0, "", "collection_metadata_differs", detail
+                "collection metadata",
+                Verdict.WARNING,
+                len(found.notes),
+                0,
+                "",
+                ReasonCode.COLLECTION_METADATA_DIFFERS,
+                detail,
             ),
         )
 

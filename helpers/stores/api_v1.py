@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
+from helpers.reason_codes import ReasonCode
 from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Neighbours, from_metadata, resolve
 from helpers.stores.client import VectorLost, batch_of, pieces, proven_spaces
 from helpers.stores.limits import Limits, Requests, Usage, written_once
@@ -164,7 +165,7 @@ class ApiV1Store(Closing):
         try:
             return self._counted(self._ask("POST", path, body={**what, "include": [*include, "uris"]}, where=at))
         except Terminal as error:
-            if error.code == "forbidden":
+            if error.code == ReasonCode.FORBIDDEN:
                 raise
             answer = self._counted(self._ask("POST", path, body={**what, "include": list(include)}, where=at))
             self._uris = False  # the same question without uris is answered
@@ -191,7 +192,7 @@ class ApiV1Store(Closing):
         return found
 
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
-        raise Terminal("embedding_function_unavailable", _NO_FUNCTION, where=self._at(name))
+        raise Terminal(ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, _NO_FUNCTION, where=self._at(name))
 
     def text_queries_available(self, name: str) -> str:
         """Why text queries cannot be asked: here, never."""
@@ -218,7 +219,7 @@ class ApiV1Store(Closing):
         except Terminal as error:
             if "already exists" in error.what:
                 what, hint = f"collection {info.name} already exists", "Nothing was changed there."
-                raise Terminal("exists", what, where=self.label, next_step=hint) from error
+                raise Terminal(ReasonCode.EXISTS, what, where=self.label, next_step=hint) from error
             raise
         self._forget(info.name)
 
@@ -298,10 +299,14 @@ def _refusal(answer: httpx.Response, where: str) -> Terminal:
         text = answer.text.strip()
     text = f"{text or 'no reason given'} ({answer.status_code})"
     if answer.status_code in (401, 403):
-        return Terminal("forbidden", text, where=where, next_step="Check headers, or whether a write fence is up.")
+        return Terminal(
+            ReasonCode.FORBIDDEN, text, where=where, next_step="Check headers, or whether a write fence is up."
+        )
     if answer.status_code == 404 or "does not exist" in text:
-        return Terminal("not_found", text, where=where, next_step="Check tenant, database and collection names.")
-    return (_ServerFailed if answer.status_code == 500 else Terminal)("refused", text, where=where)
+        return Terminal(
+            ReasonCode.NOT_FOUND, text, where=where, next_step="Check tenant, database and collection names."
+        )
+    return (_ServerFailed if answer.status_code == 500 else Terminal)(ReasonCode.REFUSED, text, where=where)
 
 
 def _body(piece: ChunkBatch) -> dict[str, Any]:

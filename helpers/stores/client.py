@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch, align
 from helpers.errors import Terminal, WorldError
+from helpers.reason_codes import ReasonCode
 from helpers.stores import creation, embedding_functions
 from helpers.stores.base import (
     LOCK_COLLECTION,
@@ -337,7 +338,7 @@ class ClientStore(TargetLock, Closing):
         """Nearest chunks by text, with the collection's own embedding function: (id, distance, document)."""
         reason = self.text_queries_available(name)
         if reason:
-            raise Terminal("embedding_function_unavailable", reason, where=self._at(name))
+            raise Terminal(ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, reason, where=self._at(name))
         collection = self.requests.send(lambda: self.client.get_collection(name), self._at(name), again=False)
         found: list[list[tuple[str, float, str | None]]] = []
         while len(found) < len(texts):

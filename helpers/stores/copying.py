@@ -25,6 +25,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from helpers.errors import Terminal
+from helpers.reason_codes import ReasonCode
 from helpers.stores.index_files import LINKS, bloat, links_bloated
 from helpers.stores.layout import DATABASE, LOGS, recognise, unreadable
 from helpers.stores.severity import damage
@@ -151,7 +152,7 @@ def _copy(source: Path, destination: Path) -> str:
         except FileNotFoundError:
             continue
     raise Terminal(
-        "source_in_use", f"changed while it was copied, {2 * TRIES} times", where=f"source.path {source}",
+        ReasonCode.SOURCE_IN_USE, f"changed while it was copied, {2 * TRIES} times", where=f"source.path {source}",
         next_step="Stop the application that writes to it, or migrate from its server's URL.",
     )  # fmt: skip
 
@@ -281,9 +282,11 @@ def require_room(destination: Path, need: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < need + 100 * 2**20:
         raise Terminal(
-            "disk_full", f"{free / 2**20:,.0f} MB free, a copy of the source needs {need / 2**20:,.0f} MB and 100 to spare",
-            where=str(existing), next_step="Free disk space, or put the workspace on another disk.",
-        )  # fmt: skip
+            ReasonCode.DISK_FULL,
+            f"{free / 2**20:,.0f} MB free, a copy of the source needs {need / 2**20:,.0f} MB and 100 to spare",
+            where=str(existing),
+            next_step="Free disk space, or put the workspace on another disk.",
+        )
 
 
 def _check_database(copy: Path, source: Path) -> None:
@@ -297,13 +300,13 @@ def _check_database(copy: Path, source: Path) -> None:
         raise _damaged(verdict, source / DATABASE)
     if not {"collections", "segments", "embeddings_queue"} <= tables:
         raise Terminal(
-            "source_foreign_file", "an SQLite database, but not one that Chroma wrote", where=str(source / DATABASE),
+            ReasonCode.SOURCE_FOREIGN_FILE, "an SQLite database, but not one that Chroma wrote", where=str(source / DATABASE),
             next_step="Name the folder that Chroma persists to.",
         )  # fmt: skip
 
 
 def _damaged(verdict: str, database: Path) -> Terminal:
     return Terminal(
-        "source_damaged", f"SQLite says: {verdict}", where=str(database),
+        ReasonCode.SOURCE_DAMAGED, f"SQLite says: {verdict}", where=str(database),
         next_step="Take the last backup, or recover the file with `sqlite3 .recover` and try that.",
     )  # fmt: skip

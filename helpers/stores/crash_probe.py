@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.errors import Terminal, one_line
+from helpers.reason_codes import ReasonCode
 
 _SECONDS = 300.0  # for a first page of everything
 _RECORDS_A_SECOND = 100  # that an engine may take in while it opens, at the least
@@ -34,7 +35,7 @@ class Failure:
         if self.collection:
             ways.append(f"leave this collection out (--set 'collections.exclude={json.dumps([self.collection])}')")
         return Terminal(
-            "source_engine_failed", one_line(self.what)[:500], where=where,
+            ReasonCode.SOURCE_ENGINE_FAILED, one_line(self.what)[:500], where=where,
             next_step=f"{', '.join(ways[:-1])}, or {ways[-1]}.",
         )  # fmt: skip
 

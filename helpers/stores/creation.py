@@ -17,6 +17,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from helpers.errors import RUNBOOK, Terminal, one_line
+from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
 from helpers.stores.base import LOCK_COLLECTION, CollectionInfo, declared, legacy_parameters
 from helpers.stores.door import Client, FastAPI, NotFoundError
@@ -111,7 +112,7 @@ def refusal(lost: Collection[Index]) -> Terminal:
     names = list(dict.fromkeys(index.collection for index in lost))
     shown = ", ".join(one_line(name, 80) for name in names[:5]) + (", …" if len(names) > 5 else "")
     return Terminal(
-        "index_unsupported", f"a local Chroma cannot hold {listed(lost)}", where="target",
+        ReasonCode.INDEX_UNSUPPORTED, f"a local Chroma cannot hold {listed(lost)}", where="target",
         next_step=f"To migrate without: start a new run with migration.drop_indexes: [{shown}]; those who sign see it.",
     )  # fmt: skip
 
@@ -216,9 +217,10 @@ def create(client: Client, info: CollectionInfo) -> None:
         raise refusal(lost)
     if lists := sorted(key for key, value in (info.metadata or {}).items() if isinstance(value, list | tuple)):
         raise Terminal(
-            "unsupported_metadata", f"the metadata of collection {info.name} has a list under {lists[0]}, which no Chroma takes",
+            ReasonCode.UNSUPPORTED_METADATA,
+            f"the metadata of collection {info.name} has a list under {lists[0]}, which no Chroma takes",
             next_step="Write it as a text at the source, or leave the collection out with collections.exclude.",
-        )  # fmt: skip
+        )
     schema = effective_schema(info)
     configuration = None if schema else effective_configuration(info)
     metadata = info.metadata or None
@@ -249,11 +251,11 @@ def create(client: Client, info: CollectionInfo) -> None:
     except Exception as error:
         if "already exists" in str(error):
             raise Terminal(
-                "exists", f"collection {info.name} already exists", next_step="Nothing was changed there."
+                ReasonCode.EXISTS, f"collection {info.name} already exists", next_step="Nothing was changed there."
             ) from error
         if "Expected a name" in str(error):
             raise Terminal(
-                "collection_name", "a current Chroma takes no collection of this name (letters, digits, . _ - only)",
+                ReasonCode.COLLECTION_NAME, "a current Chroma takes no collection of this name (letters, digits, . _ - only)",
                 next_step="Leave it out with collections.exclude, or route its chunks elsewhere with a schema.",
             ) from error  # fmt: skip
         raise
@@ -290,7 +292,7 @@ class TargetLock:
             if name.startswith(RESTORE):
                 who, again = name, f"the same {RUNBOOK} snapshots restore as before, which was stopped"
             raise Terminal(
-                "lock_held",
+                ReasonCode.LOCK_HELD,
                 f"{who} from host {holder.get('host', '?')} holds the target since {holder.get('time', '?')}",
                 where=self.label,
                 next_step=f"Finish it with: {again}. If it is dead for good, delete the empty collection {LOCK_COLLECTION}.",

@@ -28,6 +28,7 @@ import orjson
 from pydantic_settings import BaseSettings
 
 from helpers.errors import Terminal
+from helpers.reason_codes import ReasonCode
 from helpers.stores.wire import Session, json_of
 
 
@@ -128,7 +129,7 @@ def _require_engine(client: Client, path: Path) -> None:
     here = isinstance(client._server, RustBindingsAPI) and used.is_persistent and used.persist_directory == str(path)
     if not here or not (path / "chroma.sqlite3").is_file():
         raise Terminal(
-            "not_embedded", f"Chroma did not open this folder, but used {type(client._server).__name__} instead",
+            ReasonCode.NOT_EMBEDDED, f"Chroma did not open this folder, but used {type(client._server).__name__} instead",
             where=str(path), next_step="Install chromadb (not chromadb-client) and run from a clean environment.",
         )  # fmt: skip
 
@@ -153,7 +154,7 @@ def _indexes() -> int:
     most = (limit - FILES_FOR_OTHERS) // (FILES_OF_AN_INDEX * ENGINES)
     if most < 1:
         raise Terminal(
-            "too_few_files", f"only {limit} files may be open in this process, and Chroma's engine needs more",
+            ReasonCode.TOO_FEW_FILES, f"only {limit} files may be open in this process, and Chroma's engine needs more",
             next_step="Raise the limit before the command: ulimit -n 1024 (systemd: LimitNOFILE=, Docker: --ulimit nofile=1024).",
         )  # fmt: skip
     return min(most, MOST_INDEXES)
@@ -264,7 +265,7 @@ def _refuse_a_page(response: httpx.Response) -> None:
         return
     if response.status_code in (401, 403):
         raise Terminal(
-            "forbidden", f"answered {response.status_code} with a page that is not Chroma's",
+            ReasonCode.FORBIDDEN, f"answered {response.status_code} with a page that is not Chroma's",
             where=str(response.request.url.copy_with(query=None)),
             next_step="Check headers, and the proxies in between.",
         )  # fmt: skip

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Metadata, align
 from helpers.errors import Terminal
+from helpers.reason_codes import ReasonCode
 from helpers.stores.base import Closing, CollectionInfo, Neighbours, distance, from_metadata
 from helpers.stores.layout import COLLECTIONS, EMBEDDINGS, contents, leftovers
 from helpers.stores.limits import NO_LIMIT, Limits, Usage
@@ -135,7 +136,7 @@ class DuckdbStore(Closing):
 
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
         raise Terminal(
-            "embedding_function_unavailable",
+            ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE,
             self.text_queries_available(name),
             where=f"collection {name} of {self.label}",
         )
@@ -158,7 +159,7 @@ class DuckdbStore(Closing):
 
     def _table(self, name: str) -> pa.Table:
         if name not in self._tables:
-            raise Terminal("not_found", f"no collection {name}", where=self.label)
+            raise Terminal(ReasonCode.NOT_FOUND, f"no collection {name}", where=self.label)
         return self._tables[name]
 
 
@@ -181,7 +182,7 @@ def _named(
     names = {uuid.lower(): name for uuid, name in rename.items()}
     if unknown := sorted(set(names) - {_uuid(row) for row in rows}):
         raise Terminal(
-            "unknown_collection", f"no collection has the uuid {unknown[0]}, which source.rename names", where=str(path),
+            ReasonCode.UNKNOWN_COLLECTION, f"no collection has the uuid {unknown[0]}, which source.rename names", where=str(path),
             next_step=f"The uuids are in {COLLECTIONS}.",
         )  # fmt: skip
     found: dict[str, list[dict[str, Any]]] = {}
@@ -198,7 +199,7 @@ def _named(
     )
     name, same = sorted(doubled.items())[0]
     raise Terminal(
-        "source_doubled_names", told, where=str(path),
+        ReasonCode.SOURCE_DOUBLED_NAMES, told, where=str(path),
         next_step=f"Name them apart: --set 'source.rename={{{_uuid(same[-1])}: {name}-2}}'",
     )  # fmt: skip
 
@@ -212,7 +213,7 @@ class _Chunks:
         if len(self.rows) < len(ids):
             twice = next(i for i, n in Counter(ids).items() if n > 1)
             raise Terminal(
-                "source_doubled_ids", f"{len(ids) - len(self.rows)} chunks have the id of another one, such as {twice}",
+                ReasonCode.SOURCE_DOUBLED_IDS, f"{len(ids) - len(self.rows)} chunks have the id of another one, such as {twice}",
                 where=where, next_step="Servers hold an id once: rename these, or leave the collection out, collections.exclude.",
             )  # fmt: skip
         vectors = [np.asarray(v, np.float32) if v is not None else None for v in table.column("embedding").to_pylist()]
@@ -252,19 +253,22 @@ def _read(file: Path) -> pa.Table:
             table = pq.ParquetFile(file).read()
     except FileNotFoundError as error:
         raise Terminal(
-            "source_incomplete", "a directory of Chroma 0.3 without this file", where=where,
+            ReasonCode.SOURCE_INCOMPLETE, "a directory of Chroma 0.3 without this file", where=where,
             next_step="Copy the whole folder again.",
         ) from error  # fmt: skip
     except (OSError, pa.ArrowException) as error:
         raise Terminal(
-            "source_damaged", f"no readable Parquet file: {error}", where=where, next_step="Copy the folder again."
+            ReasonCode.SOURCE_DAMAGED,
+            f"no readable Parquet file: {error}",
+            where=where,
+            next_step="Copy the folder again.",
         ) from error
     if pointer:
         raise Terminal(
-            "source_lfs_pointer", "a Git LFS pointer, not the file itself", where=where,
+            ReasonCode.SOURCE_LFS_POINTER, "a Git LFS pointer, not the file itself", where=where,
             next_step="Run `git lfs pull` where it came from and copy the folder again.",
         )  # fmt: skip
     missing = [name for name in _COLUMNS[file.name] if name not in table.column_names]
     if missing:
-        raise Terminal("source_foreign_file", f"has no column {', '.join(missing)}", where=where)
+        raise Terminal(ReasonCode.SOURCE_FOREIGN_FILE, f"has no column {', '.join(missing)}", where=where)
     return table

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from helpers.chunks import Vectors
 from helpers.errors import Terminal, UsageError, one_line
+from helpers.reason_codes import ReasonCode
 from helpers.stores.door import (
     Documents,
     EmbeddingFunction,
@@ -169,7 +170,7 @@ def own_function(wanted: str, config: Mapping[str, Any], configuration: Mapping[
             raise _unavailable(f"embedding function {name} is not installed here", where)
         known = ", ".join(sorted(known_embedding_functions))
         raise UsageError(
-            "embedding_function_unknown", f"names no embedding function that is known here: {one_line(name, 80)}",
+            ReasonCode.EMBEDDING_FUNCTION_UNKNOWN, f"names no embedding function that is known here: {one_line(name, 80)}",
             where="migration.reembed", next_step=f"Known are {OWN} (each collection's own), {known}.",
         )  # fmt: skip
     if name == "default" and (why := _no_model()):
@@ -187,7 +188,7 @@ def own_function(wanted: str, config: Mapping[str, Any], configuration: Mapping[
 
 def _unavailable(why: str, where: str) -> Terminal:
     return Terminal(
-        "embedding_function_unavailable", why, where=where,
+        ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, why, where=where,
         next_step="Nothing was written. Install or configure it (migration.reembed_config), or leave migration.reembed out.",
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ import httpx
 
 from helpers.errors import RunbookError, Terminal, one_line
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
+from helpers.reason_codes import ReasonCode
 from helpers.stores.limits import Usage, refuse_gateway_answers, retried
 from helpers.stores.wire import Session
 
@@ -60,7 +61,7 @@ def resolved(endpoint: Endpoint, role: str, get: Callable[[str], httpx.Response]
     answer = get("v2/auth/identity")
     if endpoint.is_cloud and answer.status_code in (401, 403):
         raise Terminal(
-            "forbidden", f"Chroma Cloud does not accept the key ({answer.status_code})", where=where,
+            ReasonCode.FORBIDDEN, f"Chroma Cloud does not accept the key ({answer.status_code})", where=where,
             next_step=f"Check {role}.headers: x-chroma-token must refer to a valid API key.",
         )  # fmt: skip
     identity = identity_of(answer)
@@ -68,7 +69,7 @@ def resolved(endpoint: Endpoint, role: str, get: Callable[[str], httpx.Response]
         return endpoint
     if endpoint.tenant not in (DEFAULT_TENANT, identity.tenant):
         raise Terminal(
-            "unknown_tenant", f"the key belongs to tenant {identity.tenant}, not to {endpoint.tenant}", where=where,
+            ReasonCode.UNKNOWN_TENANT, f"the key belongs to tenant {identity.tenant}, not to {endpoint.tenant}", where=where,
             next_step=f"Leave {role}.tenant out: the key decides.",
         )  # fmt: skip
     return endpoint.model_copy(
@@ -90,7 +91,7 @@ def _database(endpoint: Endpoint, role: str, identity: Identity, where: str) -> 
     else:
         what = f"the key does not open database {endpoint.database}; it opens {shown}{more}"
         then = f"Name one of them in {role}.database."
-    raise Terminal("unknown_database", what, where=where, next_step=then)
+    raise Terminal(ReasonCode.UNKNOWN_DATABASE, what, where=where, next_step=then)
 
 
 # -- greeting ----------------------------------------------------------------------------------------------------------
@@ -112,7 +113,7 @@ def request_headers(endpoint: Endpoint, role: str) -> dict[str, str]:
     for name, value in headers.items():
         if not value.isascii() or not value.isprintable() or value != value.strip():
             raise Terminal(
-                "header_illegal", f"the value of header {name} has blanks at an end, or characters beyond ASCII",
+                ReasonCode.HEADER_ILLEGAL, f"the value of header {name} has blanks at an end, or characters beyond ASCII",
                 where=f"{role} {endpoint.label}", next_step=f"Correct the secret that {role}.headers refers to.",
             )  # fmt: skip
     return headers
@@ -154,7 +155,7 @@ def _protocol(endpoint: Endpoint, role: str, get: Get, where: str) -> Protocol:
         answer = answers[protocol] = get(f"{protocol}/heartbeat")
         if answer.status_code in (401, 403):
             raise Terminal(
-                "forbidden", f"answered {answer.status_code} to the heartbeat", where=where,
+                ReasonCode.FORBIDDEN, f"answered {answer.status_code} to the heartbeat", where=where,
                 next_step=f"Check {role}.headers.",
             )  # fmt: skip
         if answer.status_code == 200 and "nanosecond heartbeat" in answer.text:
@@ -163,11 +164,11 @@ def _protocol(endpoint: Endpoint, role: str, get: Get, where: str) -> Protocol:
             break
     if endpoint.api != "auto" and answer.status_code in (404, 410):
         raise Terminal(
-            f"{role}_other_api", f"does not speak API {endpoint.api} (answered {answer.status_code})", where=where,
+            ReasonCode(f"{role}_other_api"), f"does not speak API {endpoint.api} (answered {answer.status_code})", where=where,
             next_step=f"Leave {role}.api at auto: then the server is asked which API it speaks.",
         )  # fmt: skip
     raise Terminal(
-        f"{role}_not_chroma",
+        ReasonCode(f"{role}_not_chroma"),
         f"answered {', '.join(str(a.status_code) for a in answers.values())}, and not as a Chroma server does",
         where=where, next_step="Check the URL and what proxies are in between.",
     )  # fmt: skip
@@ -179,7 +180,7 @@ def _require_current_server(protocol: Protocol, get: Get, where: str) -> None:
     version = answer.text.strip().strip('"') if answer.status_code == 200 else "unknown"
     if protocol == "v1" or version.startswith("0."):
         raise Terminal(
-            "target_too_old", f"an old server (version {version}), which can be a source but not a target", where=where,
+            ReasonCode.TARGET_TOO_OLD, f"an old server (version {version}), which can be a source but not a target", where=where,
             next_step="Name a server of Chroma 1.x as the target.",
         )  # fmt: skip
 
@@ -195,14 +196,14 @@ def _require_tenant_and_database(endpoint: Endpoint, role: str, protocol: Protoc
         name = endpoint.tenant if what == "tenant" else endpoint.database
         if answer.status_code in (401, 403):
             raise Terminal(
-                "forbidden", f"answered {answer.status_code} when asked for {what} {name}", where=where,
+                ReasonCode.FORBIDDEN, f"answered {answer.status_code} when asked for {what} {name}", where=where,
                 next_step=f"Check {role}.headers.",
             )  # fmt: skip
         if protocol == "v1" and _knows_no_tenants(answer) and name in (DEFAULT_TENANT, DEFAULT_DATABASE):
             continue
         if answer.status_code != 200:
             raise Terminal(
-                f"unknown_{what}", f"no {what} {name} ({answer.status_code})", where=where,
+                ReasonCode(f"unknown_{what}"), f"no {what} {name} ({answer.status_code})", where=where,
                 next_step=f"Check {role}.{what}.",
             )  # fmt: skip
 

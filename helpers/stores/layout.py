@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from helpers.errors import Terminal
+from helpers.reason_codes import ReasonCode
 
 DATABASE = "chroma.sqlite3"
 LOGS = ("-wal", "-journal", "-shm")  # what SQLite puts beside a database, under its real name
@@ -33,16 +34,19 @@ def recognise(path: Path, *, role: str = "source") -> None:
     """Nothing where `path` is a Chroma directory that a current client can open; else one clear `Terminal`."""
     where = f"{role}.path {path}"
     if not path.exists():
-        raise Terminal(f"{role}_missing", "no such folder", where=where, next_step=f"Check {role}.path.")
+        raise Terminal(ReasonCode(f"{role}_missing"), "no such folder", where=where, next_step=f"Check {role}.path.")
     if not path.is_dir():
         raise Terminal(
-            f"{role}_not_a_folder", "not a folder", where=where, next_step="Name the folder that holds chroma.sqlite3."
+            ReasonCode(f"{role}_not_a_folder"),
+            "not a folder",
+            where=where,
+            next_step="Name the folder that holds chroma.sqlite3.",
         )
     holds = contents(path)
     if holds in ("parquet", "both"):
         both = holds == "both"
         raise Terminal(
-            f"{role}_layout_0_3",
+            ReasonCode(f"{role}_layout_0_3"),
             f"files of Chroma 0.3 (duckdb and parquet) with chunks that the {DATABASE} beside them lacks: two databases in "
             "one folder"
             if both
@@ -53,12 +57,15 @@ def recognise(path: Path, *, role: str = "source") -> None:
     database = path / DATABASE
     if database.is_symlink() and not database.exists():
         raise Terminal(
-            f"{role}_link_broken", f"a link to {database.readlink()}, which is not there", where=str(database),
+            ReasonCode(f"{role}_link_broken"), f"a link to {database.readlink()}, which is not there", where=str(database),
             next_step="Mount the volume that holds it, or name the folder that Chroma persists to.",
         )  # fmt: skip
     if not database.is_file():
         raise Terminal(
-            f"{role}_empty", f"no {DATABASE}", where=where, next_step="Name the folder that Chroma persists to."
+            ReasonCode(f"{role}_empty"),
+            f"no {DATABASE}",
+            where=where,
+            next_step="Name the folder that Chroma persists to.",
         )
     _recognise_database(database, role)
 
@@ -117,12 +124,12 @@ def _recognise_database(database: Path, role: str) -> None:
         raise unreadable(error, database, role) from error
     if head.startswith(_LFS):
         raise Terminal(
-            f"{role}_lfs_pointer", "a Git LFS pointer, not the database itself", where=str(database),
+            ReasonCode(f"{role}_lfs_pointer"), "a Git LFS pointer, not the database itself", where=str(database),
             next_step="Run `git lfs pull` where it came from and copy the folder again.",
         )  # fmt: skip
     if not head.startswith(_MAGIC) or len(head) < 100:
         raise Terminal(
-            f"{role}_foreign_file", "not an SQLite database", where=str(database),
+            ReasonCode(f"{role}_foreign_file"), "not an SQLite database", where=str(database),
             next_step="Copy the folder again from the machine that Chroma runs on.",
         )  # fmt: skip
     page = int.from_bytes(head[16:18], "big")
@@ -130,9 +137,11 @@ def _recognise_database(database: Path, role: str) -> None:
     pages = int.from_bytes(head[28:32], "big")
     if page < 512 or size < page * pages or size % page:
         raise Terminal(
-            f"{role}_truncated", f"truncated: {size:,} bytes, its header promises {page * pages:,}", where=str(database),
+            ReasonCode(f"{role}_truncated"),
+            f"truncated: {size:,} bytes, its header promises {page * pages:,}",
+            where=str(database),
             next_step="Copy the folder again, or take the last backup.",
-        )  # fmt: skip
+        )
 
 
 def stored_names(path: Path, tenant: str, database: str, *, role: str = "source") -> list[str]:
@@ -150,7 +159,7 @@ def stored_names(path: Path, tenant: str, database: str, *, role: str = "source"
             tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if "collections" not in tables and complete:
                 raise Terminal(
-                    f"{role}_foreign_file", "an SQLite database, but not one that Chroma wrote", where=str(file),
+                    ReasonCode(f"{role}_foreign_file"), "an SQLite database, but not one that Chroma wrote", where=str(file),
                     next_step="Name the folder that Chroma persists to.",
                 )  # fmt: skip
             if not {"collections", "databases"} <= tables:  # before 0.4.15 there were no databases
@@ -166,7 +175,7 @@ def stored_names(path: Path, tenant: str, database: str, *, role: str = "source"
         return []
     except sqlite3.DatabaseError as error:
         raise Terminal(
-            f"{role}_damaged", f"SQLite says: {error}", where=str(file),
+            ReasonCode(f"{role}_damaged"), f"SQLite says: {error}", where=str(file),
             next_step="Copy the folder again, or take the last backup.",
         ) from error  # fmt: skip
 
@@ -196,7 +205,7 @@ def _require_database(db: sqlite3.Connection, path: Path, tenant: str, database:
     what, name = ("database", database) if tenant in {t for t, _ in known} else ("tenant", tenant)
     held = ", ".join(f"{t}/{d}" for t, d in sorted(known)[:5])
     raise Terminal(
-        f"unknown_{what}", f"no {what} {name}; it holds {held or 'none'}", where=f"{role}.path {path}",
+        ReasonCode(f"unknown_{what}"), f"no {what} {name}; it holds {held or 'none'}", where=f"{role}.path {path}",
         next_step=f"Check {role}.{what}.",
     )  # fmt: skip
 
@@ -215,7 +224,7 @@ def require_writable(path: Path) -> None:
     """Nothing where a target folder can be made, or written to where it is there; else one clear `Terminal`."""
     if path.is_symlink() and not path.exists():
         raise Terminal(
-            "target_unwritable", f"a link to {path.readlink()}, which is not there", where=f"target.path {path}",
+            ReasonCode.TARGET_UNWRITABLE, f"a link to {path.readlink()}, which is not there", where=f"target.path {path}",
             next_step="Mount the volume that it leads to, or name another folder.",
         )  # fmt: skip
     there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
@@ -226,7 +235,7 @@ def require_writable(path: Path) -> None:
     else:
         return
     raise Terminal(
-        "target_unwritable", f"cannot be written: {there} is {why}", where=f"target.path {path}",
+        ReasonCode.TARGET_UNWRITABLE, f"cannot be written: {there} is {why}", where=f"target.path {path}",
         next_step="Name another folder, or correct that one's permissions.",
     )  # fmt: skip
 
@@ -234,7 +243,7 @@ def require_writable(path: Path) -> None:
 def unreadable(error: OSError, path: Path, role: str) -> Terminal:
     """The system's refusal to let us read, as our error."""
     return Terminal(
-        f"{role}_unreadable", f"cannot be read: {error.strerror}", where=str(error.filename or path),
+        ReasonCode(f"{role}_unreadable"), f"cannot be read: {error.strerror}", where=str(error.filename or path),
         next_step="Run as a user who may read the whole folder.",
     )  # fmt: skip
 

@@ -25,6 +25,7 @@ import tenacity
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, Transient
+from helpers.reason_codes import ReasonCode
 
 READ_BYTES = 2**20  # of float32 vectors in one answer; as JSON and Python floats it weighs about twenty times that
 NO_LIMIT = 2**31 - 1  # n_results and limit are 32 bits wide
@@ -168,14 +169,14 @@ def refuse_gateway_answers(response: httpx.Response) -> None:
     """An httpx response hook: answers of proxies and busy servers, which the client would turn into bare Exceptions."""
     if response.status_code == 429:
         error = Throttled(
-            "server_busy", "answered 429: too many requests", where=str(response.request.url.copy_with(query=None)),
+            ReasonCode.SERVER_BUSY, "answered 429: too many requests", where=str(response.request.url.copy_with(query=None)),
             next_step="Wait until other clients of the database ask less, then resume.",
         )  # fmt: skip
         error.after = _seconds(response.headers.get("retry-after", ""))
         raise error
     if response.status_code in _GATEWAY:
         raise Transient(
-            "server_busy", f"answered {response.status_code}", where=str(response.request.url.copy_with(query=None)),
+            ReasonCode.SERVER_BUSY, f"answered {response.status_code}", where=str(response.request.url.copy_with(query=None)),
             next_step="See whether the server and its proxy are well, then resume.",
         )  # fmt: skip
 
@@ -199,29 +200,33 @@ def translate(error: Exception, where: str) -> RunbookError | Narrower:
         return error
     text = str(error).strip() or type(error).__name__
     if isinstance(error, httpx.TimeoutException):
-        return Transient("timeout", f"no answer in time ({type(error).__name__})", where=where,
+        return Transient(ReasonCode.TIMEOUT, f"no answer in time ({type(error).__name__})", where=where,
                          next_step="Raise timeout_seconds, or look at the server's load.")  # fmt: skip
     if isinstance(error, httpx.TransportError):
-        return Transient("unreachable", f"connection failed: {text}", where=where,
+        return Transient(ReasonCode.UNREACHABLE, f"connection failed: {text}", where=where,
                          next_step="Check that the server runs and that the network lets you through.")  # fmt: skip
     client = sys.modules.get(
         "chromadb.errors"
     )  # not imported here: it takes seconds, and without it no error is the client's
     if client is not None and isinstance(error, client.NotFoundError):
-        return Terminal("not_found", text, where=where, next_step="Check tenant, database and collection names.")
+        return Terminal(
+            ReasonCode.NOT_FOUND, text, where=where, next_step="Check tenant, database and collection names."
+        )
     if (client is not None and isinstance(error, client.AuthorizationError)) or "AuthorizationError" in text:
-        return Terminal("forbidden", text, where=where, next_step="Check headers, or whether a write fence is up.")
+        return Terminal(
+            ReasonCode.FORBIDDEN, text, where=where, next_step="Check headers, or whether a write fence is up."
+        )
     if _QUOTA.search(text):
-        return QuotaExceeded("quota_exceeded", text, where=where,
+        return QuotaExceeded(ReasonCode.QUOTA_EXCEEDED, text, where=where,
                              next_step="Ask the vendor to raise the quota, or make smaller what is over it.")  # fmt: skip
     if isinstance(error, MemoryError):  # no fault of the chunks: a batch that is refused would be halved and set aside
-        return Terminal("out_of_memory", "not enough memory for this batch", where=where,
+        return Terminal(ReasonCode.OUT_OF_MEMORY, "not enough memory for this batch", where=where,
                         next_step="Resume with smaller batches: --set migration.batch_size=50.")  # fmt: skip
     if "readonly database" in text:
-        return Terminal("read_only", text, where=where, next_step="Check the folder's permissions.")
+        return Terminal(ReasonCode.READ_ONLY, text, where=where, next_step="Check the folder's permissions.")
     if "disk is full" in text or "No space left" in text:
-        return Terminal("disk_full", text, where=where, next_step="Free disk space, then resume.")
-    return Terminal("refused", f"{type(error).__name__}: {text}", where=where)
+        return Terminal(ReasonCode.DISK_FULL, text, where=where, next_step="Free disk space, then resume.")
+    return Terminal(ReasonCode.REFUSED, f"{type(error).__name__}: {text}", where=where)
 
 
 def attempt(call: Callable[[], T], where: str) -> T:

@@ -19,6 +19,7 @@ import httpx
 
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.parameters.endpoint import ALL, DEFAULT_DATABASE, DEFAULT_TENANT, Endpoint
+from helpers.reason_codes import ReasonCode
 from helpers.stores import door, layout, repair
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.base import LOCK_COLLECTION, Reader
@@ -235,7 +236,7 @@ def _require_default_database(endpoint: Endpoint) -> None:
     ):
         if name != default:
             raise Terminal(
-                f"unknown_{what}", f"a new folder has no {what} {name}", where=f"target.path {endpoint.path}",
+                ReasonCode(f"unknown_{what}"), f"a new folder has no {what} {name}", where=f"target.path {endpoint.path}",
                 next_step=f"Leave target.{what} out, or create it there first.",
             )  # fmt: skip
 
@@ -246,7 +247,7 @@ def _require_no_tenant(endpoint: Endpoint) -> None:
     for what in ("tenant", "database"):
         if getattr(endpoint, what) != getattr(defaults, what):
             raise Terminal(
-                f"unknown_{what}", f"no {what} {getattr(endpoint, what)}: Chroma 0.3 has none",
+                ReasonCode(f"unknown_{what}"), f"no {what} {getattr(endpoint, what)}: Chroma 0.3 has none",
                 where=f"source {endpoint.label}", next_step=f"Leave source.{what} out.",
             )  # fmt: skip
 
@@ -255,7 +256,7 @@ def _require_no_rename(endpoint: Endpoint) -> None:
     """Names are unique in every Chroma since 0.4: another name there is the routing of a schema."""
     if endpoint.rename:
         raise Terminal(
-            "rename_not_0_3", "no directory of Chroma 0.3, and only there source.rename tells collections apart",
+            ReasonCode.RENAME_NOT_0_3, "no directory of Chroma 0.3, and only there source.rename tells collections apart",
             where=f"source {endpoint.label}", next_step="Leave source.rename out; a schema file's routing renames.",
         )  # fmt: skip
 
@@ -270,10 +271,10 @@ def _require_current(path: Path) -> None:
         with closing(sqlite3.connect(uri, uri=True)) as db:
             columns = {row[1] for row in db.execute("PRAGMA table_info(collections)")}
     except sqlite3.Error as error:
-        raise Terminal("target_damaged", f"SQLite says: {error}", where=f"target.path {path}") from error
+        raise Terminal(ReasonCode.TARGET_DAMAGED, f"SQLite says: {error}", where=f"target.path {path}") from error
     if "schema_str" not in columns:
         raise Terminal(
-            "target_older_layout", "written by an older Chroma; opening it here would upgrade it for good",
+            ReasonCode.TARGET_OLDER_LAYOUT, "written by an older Chroma; opening it here would upgrade it for good",
             where=f"target.path {path}", next_step="Name a new folder, or upgrade that one on purpose first.",
         )  # fmt: skip
 
@@ -287,7 +288,7 @@ def _require_current(path: Path) -> None:
 
 PAGE = 100
 _USUAL = (DEFAULT_TENANT, DEFAULT_DATABASE)
-UNKNOWN = {"unknown_tenant": ("tenant", "database"), "unknown_database": ("database",)}
+UNKNOWN = {ReasonCode.UNKNOWN_TENANT: ("tenant", "database"), ReasonCode.UNKNOWN_DATABASE: ("database",)}
 
 
 def databases_of(source: Endpoint) -> list[tuple[str, str]]:
@@ -325,13 +326,13 @@ def _stored(path: Path) -> list[tuple[str, str]]:
                 return [_USUAL]  # before 0.4.15 there were none
             return [(row[0], row[1]) for row in db.execute("SELECT tenant_id, name FROM databases")]
     except sqlite3.DatabaseError as error:
-        raise Terminal("source_damaged", f"SQLite says: {error}", where=str(file),
+        raise Terminal(ReasonCode.SOURCE_DAMAGED, f"SQLite says: {error}", where=str(file),
                        next_step="Copy the folder again, or take the last backup.") from error  # fmt: skip
 
 
 def _served(source: Endpoint) -> list[tuple[str, str]]:
     if source.tenant == ALL:
-        raise UsageError("tenants_unlisted", "a server does not list its tenants", where="source.tenant",
+        raise UsageError(ReasonCode.TENANTS_UNLISTED, "a server does not list its tenants", where="source.tenant",
                          next_step="Name one tenant, and run the others after it.")  # fmt: skip
     with session_of(source, request_headers(source, "source")) as session:
         key = identity_of(retried(lambda: session.get("api/v2/auth/identity"), source.address))
@@ -355,7 +356,7 @@ def _listed(answer: httpx.Response, source: Endpoint) -> list[str]:
         body = None
     if not isinstance(body, list):
         raise UsageError(
-            "databases_unlisted", f"the server does not list its databases (answered {answer.status_code})",
+            ReasonCode.DATABASES_UNLISTED, f"the server does not list its databases (answered {answer.status_code})",
             where=f"source {source.address}", next_step="Name source.database, and run one after another.",
         )  # fmt: skip
     return [str(row["name"]) for row in body]

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import quote
 
 from helpers.errors import Terminal
+from helpers.reason_codes import ReasonCode
 from helpers.stores.layout import DATABASE
 from helpers.stores.severity import damage
 
@@ -87,7 +88,7 @@ def mend(copy: Path, source: Path) -> Found:
             _with_nul(db, found)
     except sqlite3.Error as error:
         raise Terminal(
-            "source_damaged", f"SQLite says: {error}", where=str(source / DATABASE),
+            ReasonCode.SOURCE_DAMAGED, f"SQLite says: {error}", where=str(source / DATABASE),
             next_step="Take the last backup, or recover the file with `sqlite3 .recover` and try that.",
         ) from error  # fmt: skip
     return found

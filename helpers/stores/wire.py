@@ -22,6 +22,7 @@ import httpx
 import orjson
 
 from helpers.errors import Terminal, Transient, one_line
+from helpers.reason_codes import ReasonCode
 
 if TYPE_CHECKING:  # it imports Chroma, which the door has to be the first to do
     from helpers.stores.limits import Usage
@@ -77,7 +78,7 @@ def json_of(response: httpx.Response, kind: type = object, key: str = "", *, whe
 def _not_json(response: httpx.Response, what: str, where: str) -> NoReturn:
     kind = response.headers.get("content-type") or "no content type"
     raise Transient(
-        "not_json", f"{what} (status {response.status_code}, {kind}): {one_line(response.text[:200].strip(), 80)}",
+        ReasonCode.NOT_JSON, f"{what} (status {response.status_code}, {kind}): {one_line(response.text[:200].strip(), 80)}",
         where=where or str(response.request.url.copy_with(query=None)),
         next_step="Check what is in front of the server: a proxy, a sign-in page, another service on this port.",
     ) from None  # fmt: skip
@@ -149,7 +150,7 @@ class _Wire(httpx.BaseTransport):
                     made = httpx.HTTPTransport(verify=self._verify, proxy=proxy or None)
                 except (ImportError, ValueError) as error:
                     raise Terminal(
-                        "proxy_unusable", f"the proxy {_shown(proxy)} of {variable} cannot be used: {_why(error)}",
+                        ReasonCode.PROXY_UNUSABLE, f"the proxy {_shown(proxy)} of {variable} cannot be used: {_why(error)}",
                         where=f"{url.scheme}://{url.netloc.decode()}",
                         next_step=f"Name an HTTP proxy; or none for this host: NO_PROXY={url.host}.",
                     ) from error  # fmt: skip

@@ -19,7 +19,8 @@ import numpy as np
 
 from helpers.errors import RunbookError, one_line
 from helpers.parameters import Endpoint
-from helpers.run.reason_codes import notebook_for
+from helpers.reason_codes import Reason, ReasonCode
+from helpers.run.advice import notebook_for
 from helpers.stores.handshake import greet, request_headers
 from helpers.stores.limits import attempt
 from helpers.stores.opening import quick_names
@@ -37,7 +38,7 @@ class Layer:
     ok: bool
     seen: str
     seconds: float
-    code: str = ""
+    code: Reason = ""
 
 
 def layers(endpoint: Endpoint, role: str) -> list[Layer]:
@@ -46,13 +47,14 @@ def layers(endpoint: Endpoint, role: str) -> list[Layer]:
     layers: list[Layer] = []
     for name, look in checks:
         begun = time.monotonic()
-        code, ok = "", True
+        code: Reason = ""
+        ok = True
         try:
             seen = look()
         except RunbookError as error:
             ok, seen, code = False, error.line(), error.code
         except (OSError, httpx.HTTPError, ssl.SSLError) as error:
-            ok, seen, code = False, f"{type(error).__name__}: {one_line(str(error))}", "unreachable"
+            ok, seen, code = False, f"{type(error).__name__}: {one_line(str(error))}", ReasonCode.UNREACHABLE
         layers.append(Layer(role, name, ok, seen, round(time.monotonic() - begun, 3), code))
         if not ok:
             break

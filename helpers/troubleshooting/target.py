@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.migration.staging import Quarantine, Staged
+from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -85,7 +86,7 @@ _DETAILED = 1000  # rows of a kind and target that say more than which id
 
 def refused(aside: Quarantine, staged: Staged, target: str) -> set[int]:
     """The staged rows of this target that it refused when they were written: they stand in quarantine."""
-    keys = {key for key, reason in aside.reasons().items() if reason == "refused_by_target"}
+    keys = {key for key, reason in aside.reasons().items() if reason == ReasonCode.REFUSED_BY_TARGET}
     if not keys:
         return set()
     return {i for i, origin in enumerate(staged.origins(target, 0, staged.rows(target))) if origin in keys}

@@ -23,10 +23,10 @@ from helpers.migration.checkpoint import FILE, Checkpoint
 from helpers.migration.importing import plan_targets
 from helpers.migration.source_changes import Ledger, current_snapshot
 from helpers.migration.staging import Quarantine, Staged
+from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.reason_codes import row_of
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import Snapshot
@@ -72,7 +72,7 @@ class Found:
 class Troubleshooter(NotebookStep, ABC):
     """One issue of Section 4. `code` is the reason that its probe gives where it finds the trouble."""
 
-    code: ClassVar[str]
+    code: ClassVar[ReasonCode]
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
@@ -84,7 +84,11 @@ class Troubleshooter(NotebookStep, ABC):
 
     def symptom(self) -> pd.DataFrame:
         """What this run's checks and errors say that belongs to this notebook."""
-        rows = [row for row in symptoms(self.run) if (found := row_of(row["reason"])) and found.step == self.run.step]
+        rows = [
+            row
+            for row in symptoms(self.run)
+            if (found := ReasonCode.known(row["reason"])) and found.step == self.run.step
+        ]
         return pd.DataFrame(rows, columns=SYMPTOMS)
 
     def probe(self) -> pd.DataFrame:
@@ -116,7 +120,7 @@ class Troubleshooter(NotebookStep, ABC):
         broken = [c for c in self.conditions(**options) if not c.holds]
         if broken:
             raise Terminal(
-                "precondition_failed", f"{broken[0].what}: {broken[0].detail or 'no'}", where=f"step {self.run.step}",
+                ReasonCode.PRECONDITION_FAILED, f"{broken[0].what}: {broken[0].detail or 'no'}", where=f"step {self.run.step}",
                 next_step="Nothing was changed. Correct this first.",
             )  # fmt: skip
         done = self.apply(**options)
@@ -166,7 +170,7 @@ class Troubleshooter(NotebookStep, ABC):
         endpoint = self.run.parameters.target
         if endpoint.path and self.run.watches_only:
             raise Terminal(
-                "run_locked", "the run is at work in this very directory; two processes in one destroy it",
+                ReasonCode.RUN_LOCKED, "the run is at work in this very directory; two processes in one destroy it",
                 where=f"target {endpoint.label}", next_step="Stop the run first (Ctrl-C, or SIGTERM), then look again.",
             )  # fmt: skip
         there = set(quick_names(endpoint, "target"))
@@ -297,7 +301,7 @@ class StagedTroubleshooter(Troubleshooter):
             staged = self.staged
             if staged is None:
                 raise Terminal(
-                    "nothing_staged", "this run has staged nothing yet", where=f"run {self.run.id}",
+                    ReasonCode.NOTHING_STAGED, "this run has staged nothing yet", where=f"run {self.run.id}",
                     next_step=f"Run step 22 first: {self.run.home.command('resume')}",
                 )  # fmt: skip
             total = sum(staged.rows(name) for name in staged.files)

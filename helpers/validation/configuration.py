@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from helpers.errors import WorldError
+from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict
 from helpers.run.record import RunRecord
 from helpers.snapshots.comparison import metadata_differences
@@ -15,7 +16,7 @@ from helpers.stores.creation import VECTORS, allowed, effective_configuration, r
 
 COLUMNS = ["collection", "setting", "source", "target", "state", "why"]
 KEPT, EXPLAINED, DIFFERENT = "kept", "explained", "DIFFERENT"
-NAME, REASON = "configuration", "configuration_differs"
+NAME, REASON = "configuration", ReasonCode.CONFIGURATION_DIFFERS
 
 
 def compare_configuration(
@@ -157,7 +158,7 @@ def judge_fulltext(run: RunRecord, store: ClientStore, names: Sequence[str]) -> 
     verdict = Verdict.FAIL if missed else Verdict.PASS if asked else Verdict.NOT_APPLICABLE
     run.result.checks[:] = [check for check in run.result.checks if check.name != CHECK]  # a cell may run twice
     run.check(
-        CHECK, verdict, measured=len(missed), threshold=0, unit="documents", reason="fulltext_misses" if missed else "",
+        CHECK, verdict, measured=len(missed), threshold=0, unit="documents", reason=ReasonCode.FULLTEXT_MISSES if missed else "",
         detail="; ".join([f"{asked:,} documents asked for by a part of their text", *refused[:3]]), offenders=len(missed),
         ids=missed[:20],
     )  # fmt: skip

@@ -22,6 +22,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import WorldError
 from helpers.migration.reembedding import as_written
 from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent
 from helpers.schema import Context, Schema, Transformed
 from helpers.snapshots import comparison as compare
@@ -49,7 +50,7 @@ from helpers.validation.search import (
     shared,
 )
 
-REFUSED = "refused_by_target"  # believed: nobody here can repeat what the target said
+REFUSED = ReasonCode.REFUSED_BY_TARGET  # believed: nobody here can repeat what the target said
 DIFFERENCE_COLUMNS = ["collection", "source_collection", "id", "source_id", "difference", "field", "detail"]
 
 _KEPT = 1_000  # differences kept per kind and target collection

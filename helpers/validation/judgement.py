@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Check, Verdict, worst
 from helpers.snapshots import comparison as compare
 from helpers.validation import field_tests
@@ -52,7 +53,7 @@ class Judgement:
             COUNTS, kinds, measured=sum(s.target for s in self.found.sources), threshold=self.expected
         )
         if wrong and check.verdict is not Verdict.FAIL:
-            check.verdict, check.reason = Verdict.FAIL, "count_mismatch"
+            check.verdict, check.reason = Verdict.FAIL, ReasonCode.COUNT_MISMATCH
         check.unit = "chunks"
         quarantined = f"; {sum(self.found.reasons.values()):,} in quarantine" if self.found.reasons else ""
         check.detail = "; ".join(filter(None, [check.detail, f"wrong in {', '.join(wrong)}" if wrong else ""]))
@@ -63,7 +64,7 @@ class Judgement:
         """2: every vector is its own, per id; the target's space is the source's; nothing there is NaN."""
         check = self._fidelity(EMBEDDINGS, (compare.VECTOR, compare.SPACE), measured=self._differing(compare.VECTOR))
         if self.found.not_finite and check.verdict is not Verdict.FAIL:
-            check.verdict, check.reason = Verdict.FAIL, "nan_embedding"
+            check.verdict, check.reason = Verdict.FAIL, ReasonCode.NAN_EMBEDDING
             check.detail = f"{self.found.not_finite} vectors of the target hold NaN or cannot be read"
         return check
 
@@ -76,7 +77,7 @@ class Judgement:
         """3b: the share of the target's chunks with every field that the schema asks for."""
         if self.of.schema.is_identity:
             return _not_applicable(COMPLETENESS, _IDENTITY)
-        check = self._fields(COMPLETENESS, field_tests.COMPLETENESS, "missing_metadata")
+        check = self._fields(COMPLETENESS, field_tests.COMPLETENESS, ReasonCode.MISSING_METADATA)
         if check.verdict is Verdict.FAIL and check.measured * 100 >= check.threshold * 99:
             # What nobody explained fails under "metadata"; an incomplete expectation is for the matrix to weigh.
             check.verdict = Verdict.WARNING
@@ -93,7 +94,9 @@ class Judgement:
         warned = [r for r in (*rows, *merged.values()) if r["verdict"] is Verdict.WARNING]
         verdict = Verdict.FAIL if failed else Verdict.WARNING if warned else Verdict.PASS
         named = failed or warned
-        unsure = "search_unsure" if any(r.get("unsure") for r in warned) else "search_baseline_missing"
+        unsure = (
+            ReasonCode.SEARCH_UNSURE if any(r.get("unsure") for r in warned) else ReasonCode.SEARCH_BASELINE_MISSING
+        )
         ids = [{"collection": r["collection"], "id": i} for r in failed for i in r["unreachable"]]
         return Check(
             SEARCH,
@@ -101,7 +104,7 @@ class Judgement:
             measured=len(applicable) - sum(r in named for r in applicable),
             threshold=len(applicable),
             unit="collections",
-            reason="" if not named else "search_not_equivalent" if failed else unsure,
+            reason="" if not named else ReasonCode.SEARCH_NOT_EQUIVALENT if failed else unsure,
             detail="; ".join([*(f"{r['collection']}: {r['detail']}" for r in named[:3]), recall_said(self.recall())]),
             offenders=len(ids),
             ids=ids[:20],
@@ -149,7 +152,7 @@ class Judgement:
         bad = [q for q in asked if not q["ok"]]
         detail = "; ".join(f"{q['text']}: {q['why']}" for q in bad)
         verdict = Verdict.WARNING if bad else Verdict.PASS
-        reason = "query_without_answer" if bad else ""
+        reason: Reason = ReasonCode.QUERY_WITHOUT_ANSWER if bad else ""
         return Check(
             QUERIES,
             verdict,
@@ -165,7 +168,7 @@ class Judgement:
         """5: collection_type is that of the collection in which the chunk is."""
         if not field_tests.has_field(self.of.schema, field_tests.TYPE_FIELD):
             return _not_applicable(DISTRIBUTION, _IDENTITY)
-        return self._fields(DISTRIBUTION, field_tests.DISTRIBUTION, "wrong_collection_type")
+        return self._fields(DISTRIBUTION, field_tests.DISTRIBUTION, ReasonCode.WRONG_COLLECTION_TYPE)
 
     def duplicates(self) -> Check:
         """6: ids are unique, and no two chunks have the same one."""
@@ -176,13 +179,13 @@ class Judgement:
         changed = self._fidelity(FIELD_TYPES, (compare.TYPE,))
         if changed.verdict is Verdict.FAIL or self.of.schema.is_identity:
             return changed
-        return self._fields(FIELD_TYPES, field_tests.TYPES, "invalid_field")
+        return self._fields(FIELD_TYPES, field_tests.TYPES, ReasonCode.INVALID_FIELD)
 
     def citation_uris(self) -> Check:
         """8: if_citation_uri is empty or if://citation/<id>-YYYY-MM-DD."""
         if not field_tests.has_field(self.of.schema, field_tests.CITATION_FIELD):
             return _not_applicable(CITATIONS, _IDENTITY)
-        return self._fields(CITATIONS, field_tests.CITATIONS, "invalid_citation_uri")
+        return self._fields(CITATIONS, field_tests.CITATIONS, ReasonCode.INVALID_CITATION_URI)
 
     def all(self) -> list[Check]:
         """Every test, in order."""
@@ -215,7 +218,7 @@ class Judgement:
     def _differing(self, *kinds: str) -> int:
         return sum(self.found.counted[kind] for kind in kinds)
 
-    def _fidelity(self, name: str, kinds: Sequence[str], *, measured: Any = None, threshold: Any = 0) -> Check:
+    def _fidelity(self, name: str, kinds: Sequence[ReasonCode], *, measured: Any = None, threshold: Any = 0) -> Check:
         """FAIL with the offenders by id where there is any difference of these kinds."""
         rows = self.found.differences[self.found.differences["difference"].isin(kinds)]
         number = self._differing(*kinds)
@@ -234,7 +237,7 @@ class Judgement:
             ids=[{str(k): v for k, v in row.items()} for row in rows.head(20).to_dict("records")],
         )
 
-    def _fields(self, name: str, test: str, reason: str) -> Check:
+    def _fields(self, name: str, test: str, reason: ReasonCode) -> Check:
         fields = self.found.fields
         bad = fields.counts[test] if fields is not None else 0
         ids = fields.offenders[test][:20] if fields is not None else []

@@ -1,0 +1,495 @@
+"""The one table of reason codes: what a check, a quarantined chunk or an error gives as its reason, and what leads out of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+# The step whose notebook leads out of a trouble, and the trouble in a few words.
+_STOPPED = ("41", "the migration stopped before its end")
+_HELD = ("41", "another process holds the run or the target")
+_DISK_FULL = ("41", "the disk is full, or nobody knows whether it is")
+_FOLDER = ("41", "a folder cannot be written, or is gone")
+_TARGET_REFUSES = ("41", "the target refuses chunks")
+_CHECKPOINT = ("41", "the checkpoint does not fit what is there")
+_VALUES = ("42", "values are outside what the schema or Chroma allows")
+_TOO_MANY_INVALID = ("42", "too many chunks do not pass validation")
+_PROCESS = ("43", "a process ran out of memory or of open files, or was killed")
+_SEARCH = ("44", "the target does not find what the source finds")
+_VECTORS_DIFFER = ("44", "vectors, distances or index settings differ")
+_NO_ANSWER = ("45", "a server does not answer, or not in time")
+_REFUSED = ("45", "a server refuses, or is not the one that was meant")
+_DIRECTORY = ("45", "a directory is not the database that was meant, or cannot be read")
+_FENCE = ("45", "the write fence, or the proxy that makes it")
+_FIELDS = ("46", "fields or documents are missing or differ")
+_VECTORS = ("47", "vectors are NaN, infinite, lost or of another dimension")
+_COUNTS = ("48", "counts do not match: chunks are missing, duplicated or unexpected")
+_SNAPSHOT = ("48", "the snapshot is not what was taken")
+_NAMES_TAKEN = ("48", "the target already holds collections of these names")
+_STATE = ("41", "the run cannot go on from this state")
+_APPLICATION = ("45", "the application does not come up with the target, or its configuration is not what it was")
+_SLOW = ("44", "queries are slow, were not run, or do not find what is there")
+_NOTICES = ("45", "people were not notified, or nobody to notify is named")
+_QUERIES = ("44", "the application's queries or tests fail")
+_TARGET_IN_USE = ("45", "the target in use answers with errors, or the watch was interrupted")
+_SHRINKS = ("48", "the target in use holds less than was validated")
+_CLOSEOUT = ("40", "the closeout is not complete")
+_CHANGED = ("48", "chunks in the source or the target have changed")
+_EVIDENCE = ("40", "the evidence, the approvals or the decision block the run, not the data")
+_SEVERAL = ("40", "several causes, or an unknown one: the decision tree says where to begin")
+
+# What to do in one sentence, where a notebook would only keep people from it: {resume} and the like are commands of the run.
+_GO_ON = "Go on with: {resume}"
+_NEW_RUN = (
+    "Correct the path, address, tenant, database or filter in the parameters file, check it with {runbook} "
+    "schema FILE, and begin a new run: a run keeps the source and target that it began with."
+)
+_OTHER_TARGET = "Name a new folder, or a server of a current Chroma, as the target, and begin a new run."
+_COPY_AGAIN = (
+    "Copy the database again from the machine that Chroma runs on, or take the last backup, and begin a new run "
+    "with it. docs/sources.md says what can be read and repaired."
+)
+_PERMISSIONS = "Correct the folder or the file's permissions, as named above. Then: {resume}"
+_WAIT = (
+    "Wait until the other run or command has ended; stop nothing and remove nothing that it writes. State of "
+    "this run: {status}. Then: {resume}"
+)
+_FREE_SPACE = "Free space on the disk named above. Then: {resume}"
+_PREFIX_IDS = (
+    "Begin a new run with migration.id_policy: prefix, which writes every id as <source collection>:<id> (tell "
+    "the clients), or rename these ids at the source."
+)
+_ANOTHER_TARGET = (
+    "Name another target in a new run. Remove a collection there only if you know whose it was and that it may go."
+)
+_IN_WINDOW = (
+    "Inside the window: {resume}. To move it: {resume} --set window.start=TIME. If it cannot wait: {resume} "
+    "--outside-window REASON"
+)
+_LONGER_WINDOW = "Move or lengthen the window: {resume} --retry 14 --set window.start=TIME --set window.minutes=N"
+_PROGRESS = "Progress so far, and whether the run may continue: {recovery}"
+_PUT_BACK = "{verify} names what changed. Put the file back from the run's archive or a backup. Then: {resume}"
+_SEE_FENCE = "Correct what is named above; state of the fence: {fence}. Then: {resume}"
+_LIFT_FENCE = "State of the fence of that run, and how to lift it: {runbook} fence ID"
+_NOTIFY = (
+    "Give what is missing, and send the notice again: {resume} --retry 14 --set KEY=TEXT; or notify people "
+    "yourself: the text is announcement.txt in the run's folder."
+)
+_SIGNERS = "Correct the file, or name another: {resume} --set signoff.allowed_signers=FILE"
+_OPENSSH = "Install OpenSSH, which brings ssh-keygen. Then give the same command again."
+
+
+class ReasonCode(StrEnum):
+    """A reason code: what files hold, the `step` that leads out of the `trouble`, and a `remedy` where a sentence is enough.
+
+    Wrong parameters and gates that wait for people explain themselves: their codes have no step.
+    """
+
+    step: str
+    trouble: str
+    remedy: str
+
+    def __new__(cls, code: str, cause: tuple[str, str] = ("", ""), remedy: str = "") -> ReasonCode:
+        self = str.__new__(cls, code)
+        self._value_ = code
+        self.step, self.trouble = cause
+        self.remedy = remedy
+        return self
+
+    def of(self, field: str) -> ReasonCode:
+        """The code of a field of the schema, of INVALID or MISSING: `ReasonCode.INVALID.of("year")` is `invalid_year`."""
+        return ReasonCode(self.replace("*", field))
+
+    @classmethod
+    def _missing_(cls, value: object) -> ReasonCode | None:
+        """The codes of fields, which are as many as schemas have fields."""
+        for pattern in (cls.INVALID, cls.MISSING):
+            if isinstance(value, str) and value.startswith(pattern.removesuffix("*")):
+                made = str.__new__(cls, value)
+                made._name_, made._value_ = value.upper(), value
+                made.step, made.trouble, made.remedy = pattern.step, pattern.trouble, ""
+                return made
+        return None
+
+    @classmethod
+    def known(cls, text: str) -> ReasonCode | None:
+        """The code of this text, which a file holds; None where this version of the toolkit does not know it."""
+        try:
+            return cls(text)
+        except ValueError:
+            return None
+
+    CELL_TIMEOUT = "cell_timeout", _STOPPED
+    INTERRUPTED = "interrupted", _STOPPED, _GO_ON
+    NIGHT_TOO_LONG = "night_too_long", _STOPPED, _LONGER_WINDOW
+    TIME_LIMIT = "time_limit", _STOPPED
+    TOO_SLOW = "too_slow", _STOPPED
+
+    LOCK_HELD = "lock_held", _HELD, _WAIT
+    RUN_LOCKED = "run_locked", _HELD, _WAIT
+    SNAPSHOT_IN_USE = "snapshot_in_use", _HELD, _WAIT
+
+    DISK_FULL = "disk_full", _DISK_FULL, _FREE_SPACE
+    DISK_UNKNOWN = "disk_unknown", _DISK_FULL
+    PAUSED_FOR_DISK = "paused_for_disk", _DISK_FULL, _FREE_SPACE
+
+    AUDIT_UNWRITABLE = "audit_unwritable", _FOLDER, _PERMISSIONS
+    FOLDER_GONE = "folder_gone", _FOLDER, _PERMISSIONS
+    FOLDER_UNWRITABLE = "folder_unwritable", _FOLDER, _PERMISSIONS
+    READ_ONLY = "read_only", _FOLDER, _PERMISSIONS
+    SAMPLE_PATH_IN_USE = "sample_path_in_use", _FOLDER
+    TARGET_UNWRITABLE = "target_unwritable", _FOLDER, _PERMISSIONS
+
+    REFUSED = "refused", _TARGET_REFUSES
+    REFUSED_BY_TARGET = "refused_by_target", _TARGET_REFUSES
+    TOO_MANY_REFUSED = "too_many_refused", _TARGET_REFUSES
+
+    CHECKPOINT_BEHIND = "checkpoint_behind", _CHECKPOINT, _PROGRESS
+    CHECKPOINT_UNREADABLE = "checkpoint_unreadable", _CHECKPOINT, _PROGRESS
+    CONTEXT_CHANGED = "context_changed", _CHECKPOINT, _PROGRESS
+    NOTHING_STAGED = "nothing_staged", _CHECKPOINT, _PROGRESS
+    STAGING_CHANGED = "staging_changed", _CHECKPOINT, _PROGRESS
+
+    COLLECTION_NAME = "collection_name", _VALUES
+    EMPTY_ID = "empty_id", _VALUES
+    INVALID = "invalid_*", _VALUES
+    INVALID_CITATION_URI = "invalid_citation_uri", _VALUES
+    INVALID_FIELD = "invalid_field", _VALUES
+    INVALID_SCORES = "invalid_scores", _VALUES
+    INVALID_VALUES = "invalid_values", _VALUES
+    TOO_LARGE = "too_large", _VALUES
+    TYPE_DIFFERS = "type_differs", _VALUES
+    UNSUPPORTED_METADATA = "unsupported_metadata", _VALUES
+    UNSUPPORTED_TEXT = "unsupported_text", _VALUES
+    WRONG_COLLECTION_TYPE = "wrong_collection_type", _VALUES
+
+    MATRIX_VALIDATION_PASS_RATE = "matrix_validation_pass_rate", _TOO_MANY_INVALID
+    QUARANTINED = "quarantined", _TOO_MANY_INVALID
+    VALIDATION_BELOW_MINIMUM = "validation_below_minimum", _TOO_MANY_INVALID
+
+    KERNEL_DIED = "kernel_died", _PROCESS
+    OUT_OF_MEMORY = "out_of_memory", _PROCESS
+    TOO_FEW_FILES = "too_few_files", _PROCESS
+
+    FULLTEXT_MISSES = "fulltext_misses", _SEARCH
+    MATRIX_NAMED_QUERIES = "matrix_named_queries", _SEARCH
+    QUERY_WITHOUT_ANSWER = "query_without_answer", _SEARCH
+    SEARCH_BASELINE_MISSING = "search_baseline_missing", _SEARCH
+    SEARCH_NOT_EQUIVALENT = "search_not_equivalent", _SEARCH
+    SEARCH_UNSURE = "search_unsure", _SEARCH
+
+    CONFIGURATION_DIFFERS = "configuration_differs", _VECTORS_DIFFER
+    DISTANCE_SPACE = "distance_space", _VECTORS_DIFFER
+    EMBEDDING_FUNCTION_UNAVAILABLE = "embedding_function_unavailable", _VECTORS_DIFFER
+    INDEX_DROPPED = "index_dropped", _VECTORS_DIFFER
+    INDEX_UNSUPPORTED = "index_unsupported", _VECTORS_DIFFER
+    MIXED_SPACES = "mixed_spaces", _VECTORS_DIFFER
+    SPACE_DIFFERS = "space_differs", _VECTORS_DIFFER
+    VECTOR_DIFFERS = "vector_differs", _VECTORS_DIFFER
+    ZERO_VECTOR = "zero_vector", _VECTORS_DIFFER
+
+    NOT_JSON = "not_json", _NO_ANSWER
+    PROXY_UNUSABLE = "proxy_unusable", _NO_ANSWER
+    SERVER_BUSY = "server_busy", _NO_ANSWER
+    SERVER_DOES_NOT_START = "server_does_not_start", _NO_ANSWER
+    TIMEOUT = "timeout", _NO_ANSWER
+    UNREACHABLE = "unreachable", _NO_ANSWER
+
+    ANSWERS_ANYBODY = "answers_anybody", _REFUSED
+    FORBIDDEN = "forbidden", _REFUSED
+    HEADER_ILLEGAL = "header_illegal", _REFUSED, _NEW_RUN
+    NOT_FOUND = "not_found", _REFUSED
+    NOTHING_TO_MIGRATE = "nothing_to_migrate", _REFUSED, _NEW_RUN
+    OTHER_SOURCE = "other_source", _REFUSED
+    QUOTA_EXCEEDED = "quota_exceeded", _REFUSED
+    SOURCE_NOT_CHROMA = "source_not_chroma", _REFUSED
+    SOURCE_OTHER_API = "source_other_api", _REFUSED, _NEW_RUN
+    TARGET_DATABASE_MADE = "target_database_made", _REFUSED
+    TARGET_NOT_CHROMA = "target_not_chroma", _REFUSED
+    TARGET_OTHER_API = "target_other_api", _REFUSED, _NEW_RUN
+    TARGET_TOO_OLD = "target_too_old", _REFUSED, _OTHER_TARGET
+    TARGET_UNSOUND = "target_unsound", _REFUSED
+    UNKNOWN_DATABASE = "unknown_database", _REFUSED, _NEW_RUN
+    UNKNOWN_TENANT = "unknown_tenant", _REFUSED, _NEW_RUN
+
+    NOT_EMBEDDED = "not_embedded", _DIRECTORY
+    RENAME_NOT_0_3 = "rename_not_0_3", _DIRECTORY
+    SOURCE_DAMAGED = "source_damaged", _DIRECTORY, _COPY_AGAIN
+    SOURCE_DOUBLED_NAMES = "source_doubled_names", _DIRECTORY
+    SOURCE_EMPTY = "source_empty", _DIRECTORY, _NEW_RUN
+    SOURCE_ENGINE_FAILED = "source_engine_failed", _DIRECTORY
+    SOURCE_FOREIGN_FILE = "source_foreign_file", _DIRECTORY, _COPY_AGAIN
+    SOURCE_INCOMPLETE = "source_incomplete", _DIRECTORY, _COPY_AGAIN
+    SOURCE_LAYOUT_0_3 = "source_layout_0_3", _DIRECTORY
+    SOURCE_LFS_POINTER = "source_lfs_pointer", _DIRECTORY, _COPY_AGAIN
+    SOURCE_LINK_BROKEN = "source_link_broken", _DIRECTORY
+    SOURCE_MISSING = "source_missing", _DIRECTORY, _NEW_RUN
+    SOURCE_NOT_A_FOLDER = "source_not_a_folder", _DIRECTORY, _NEW_RUN
+    SOURCE_OLDER_LAYOUT = "source_older_layout", _DIRECTORY
+    SOURCE_TRUNCATED = "source_truncated", _DIRECTORY, _COPY_AGAIN
+    SOURCE_UNREADABLE = "source_unreadable", _DIRECTORY, _PERMISSIONS
+    TARGET_DAMAGED = "target_damaged", _DIRECTORY
+    TARGET_EMPTY = "target_empty", _DIRECTORY, _OTHER_TARGET
+    TARGET_FOREIGN_FILE = "target_foreign_file", _DIRECTORY, _OTHER_TARGET
+    TARGET_LAYOUT_0_3 = "target_layout_0_3", _DIRECTORY, _OTHER_TARGET
+    TARGET_LFS_POINTER = "target_lfs_pointer", _DIRECTORY, _OTHER_TARGET
+    TARGET_LINK_BROKEN = "target_link_broken", _DIRECTORY
+    TARGET_MISSING = "target_missing", _DIRECTORY, _NEW_RUN
+    TARGET_NOT_A_FOLDER = "target_not_a_folder", _DIRECTORY, _NEW_RUN
+    TARGET_OLDER_LAYOUT = "target_older_layout", _DIRECTORY, _OTHER_TARGET
+    TARGET_TRUNCATED = "target_truncated", _DIRECTORY
+    TARGET_UNREADABLE = "target_unreadable", _DIRECTORY, _PERMISSIONS
+    UNKNOWN_COLLECTION = "unknown_collection", _DIRECTORY
+
+    CONFIG_UNWRITABLE = "config_unwritable", _FENCE, _PERMISSIONS
+    COUNTS_MOVE = "counts_move", _FENCE
+    FENCE_BYPASS = "fence_bypass", _FENCE, _SEE_FENCE
+    FENCE_CONFIG = "fence_config", _FENCE, _SEE_FENCE
+    FENCE_ELSEWHERE = "fence_elsewhere", _FENCE, _SEE_FENCE
+    FENCE_NOT_LIFTED = "fence_not_lifted", _FENCE, _SEE_FENCE
+    FENCE_OF_OTHER_RUN = "fence_of_other_run", _FENCE, _LIFT_FENCE
+    FENCE_OPEN = "fence_open", _FENCE, _SEE_FENCE
+    FENCE_STATE_DAMAGED = "fence_state_damaged", _FENCE, _PUT_BACK
+    NGINX_READS_OTHER_FILES = "nginx_reads_other_files", _FENCE, _SEE_FENCE
+    NGINX_REFUSES = "nginx_refuses", _FENCE, _SEE_FENCE
+    NGINX_RELOAD_REFUSED = "nginx_reload_refused", _FENCE, _SEE_FENCE
+    NGINX_TWO_SERVERS = "nginx_two_servers", _FENCE, _SEE_FENCE
+    NO_FENCE = "no_fence", _FENCE
+    NO_NGINX = "no_nginx", _FENCE, _SEE_FENCE
+    OLD_WORKERS = "old_workers", _FENCE, _SEE_FENCE
+    PROBE_LEFT_BEHIND = "probe_left_behind", _FENCE
+    PROGRAM_FAILED = "program_failed", _FENCE, _SEE_FENCE
+    PROGRAM_MISSING = "program_missing", _FENCE, _SEE_FENCE
+    PROGRAM_TIMEOUT = "program_timeout", _FENCE, _SEE_FENCE
+    READS_REFUSED = "reads_refused", _FENCE, _SEE_FENCE
+    SOURCE_IN_USE = "source_in_use", _FENCE, _SEE_FENCE
+    SOURCE_USE_UNKNOWN = "source_use_unknown", _FENCE
+
+    COLLECTION_METADATA_DIFFERS = "collection_metadata_differs", _FIELDS
+    DOCUMENT_DIFFERS = "document_differs", _FIELDS
+    FIELD_EXTRA = "field_extra", _FIELDS
+    FIELD_MISSING = "field_missing", _FIELDS
+    MATRIX_METADATA_COMPLETENESS = "matrix_metadata_completeness", _FIELDS
+    METADATA_DIFFERS = "metadata_differs", _FIELDS
+    MISSING = "missing_*", _FIELDS
+    MISSING_DOCUMENT = "missing_document", _FIELDS
+    MISSING_METADATA = "missing_metadata", _FIELDS
+    URI_DIFFERS = "uri_differs", _FIELDS
+
+    INFINITE_EMBEDDING = "infinite_embedding", _VECTORS
+    MATRIX_NAN_EMBEDDINGS_IN_THE_SOURCE = "matrix_NaN_embeddings_in_the_source", _VECTORS
+    MISSING_EMBEDDING = "missing_embedding", _VECTORS
+    MIXED_DIMENSIONS = "mixed_dimensions", _VECTORS
+    NAN_EMBEDDING = "nan_embedding", _VECTORS
+    REEMBED_DIMENSION = "reembed_dimension", _VECTORS
+    REEMBED_FAILED = "reembed_failed", _VECTORS
+    REEMBEDDED = "reembedded", _VECTORS
+    SOURCE_UNREADABLE_IDS = "source_unreadable_ids", _VECTORS
+    TINY_NORM = "tiny_norm", _VECTORS
+    VECTORS_LOST = "vectors_lost", _VECTORS
+    VECTORS_NOT_FOUND = "vectors_not_found", _VECTORS
+    VECTORS_RESCUED = "vectors_rescued", _VECTORS
+    WRONG_DIMENSION = "wrong_dimension", _VECTORS
+
+    CHUNK_DOUBLED = "chunk_doubled", _COUNTS
+    CHUNK_EXTRA = "chunk_extra", _COUNTS
+    CHUNK_MISSING = "chunk_missing", _COUNTS
+    COLLECTION_MISSING = "collection_missing", _COUNTS
+    COUNT_MISMATCH = "count_mismatch", _COUNTS
+    DUPLICATES = "duplicates", _COUNTS
+    ID_COLLISION = "id_collision", _COUNTS, _PREFIX_IDS
+    MATRIX_COLLECTION_COUNTS = "matrix_collection_counts", _COUNTS
+    QUARANTINE_UNEXPLAINED = "quarantine_unexplained", _COUNTS
+    QUARANTINE_UNKNOWN = "quarantine_unknown", _COUNTS
+    RESTORE_DIFFERS = "restore_differs", _COUNTS
+    SOURCE_DOUBLED_IDS = "source_doubled_ids", _COUNTS
+    SOURCE_FINDINGS = "source_findings", _COUNTS
+
+    RESTORE_LEDGER_UNREADABLE = "restore_ledger_unreadable", _SNAPSHOT
+    SNAPSHOT_DAMAGED = "snapshot_damaged", _SNAPSHOT
+    SNAPSHOT_EXISTS = "snapshot_exists", _SNAPSHOT
+    SNAPSHOT_TOO_SMALL = "snapshot_too_small", _SNAPSHOT
+    SNAPSHOT_UNREADABLE = "snapshot_unreadable", _SNAPSHOT
+
+    EXISTS = "exists", _NAMES_TAKEN, _ANOTHER_TARGET
+    TARGET_NOT_EMPTY = "target_not_empty", _NAMES_TAKEN, _ANOTHER_TARGET
+
+    MIGRATION_RUNS = "migration_runs", _STATE
+    NOTIFY_STATE_DAMAGED = "notify_state_damaged", _STATE, _PUT_BACK
+    OUTSIDE_WINDOW = "outside_window", _STATE, _IN_WINDOW
+    PARAMETERS_UNREADABLE = "parameters_unreadable", _STATE, _PUT_BACK
+    RETRY_STATE_DAMAGED = "retry_state_damaged", _STATE, _PUT_BACK
+    STAGED_GONE = "staged_gone", _STATE, _PROGRESS
+    TARGET_DATABASE_STATE_DAMAGED = "target_database_state_damaged", _STATE
+
+    APPLICATION_UNSEEN = "application_unseen", _APPLICATION
+    BACKUP_DAMAGED = "backup_damaged", _APPLICATION
+    CONFIG_CHANGED = "config_changed", _APPLICATION
+    CONFIG_FILE = "config_file", _APPLICATION
+    CONFIG_NOT_WRITTEN = "config_not_written", _APPLICATION
+    CUTOVER_REVERTED = "cutover_reverted", _APPLICATION
+    CUTOVER_STATE_DAMAGED = "cutover_state_damaged", _APPLICATION, _PUT_BACK
+    CUTOVER_UNWELL = "cutover_unwell", _APPLICATION
+    LOG_UNREADABLE = "log_unreadable", _APPLICATION
+    LOOPBACK_IN_CONTAINER = "loopback_in_container", _APPLICATION
+    NOT_HEALTHY = "not_healthy", _APPLICATION
+    PUT_BACK_FAILED = "put_back_failed", _APPLICATION
+    ROLLBACK_STATE_DAMAGED = "rollback_state_damaged", _APPLICATION, _PUT_BACK
+    SOURCE_ILL = "source_ill", _APPLICATION
+    SOURCE_SETTINGS = "source_settings", _APPLICATION
+
+    FILTERS_CHANGE = "filters_change", _SLOW
+    NOT_MEASURED = "not_measured", _SLOW
+    NOT_QUERIED = "not_queried", _SLOW
+    NOTHING_TO_ASK = "nothing_to_ask", _SLOW
+    REPLAY_UNFOUND = "replay_unfound", _SLOW
+    SLOW_QUERIES = "slow_queries", _SLOW
+
+    BY_HAND_OPEN = "by_hand_open", _NOTICES
+    LATE_NOTICE = "late_notice", _NOTICES
+    NOBODY_NAMED = "nobody_named", _NOTICES, _NOTIFY
+    NOBODY_TOLD = "nobody_told", _NOTICES, _NOTIFY
+    NOTICE_FAILED = "notice_failed", _NOTICES, _NOTIFY
+
+    INTEGRATION_FAILED = "integration_failed", _QUERIES
+    NO_APPLICATION_QUERIES = "no_application_queries", _QUERIES
+    TESTS_BROKEN = "tests_broken", _QUERIES
+
+    TARGET_ERRORS = "target_errors", _TARGET_IN_USE
+    WATCH_INTERRUPTED = "watch_interrupted", _TARGET_IN_USE, _GO_ON
+
+    COUNT_SHRINKS = "count_shrinks", _SHRINKS
+
+    CLOSEOUT_STATE_DAMAGED = "closeout_state_damaged", _CLOSEOUT, _PUT_BACK
+    FENCE_KEPT = "fence_kept", _CLOSEOUT
+    NOT_CLEANED = "not_cleaned", _CLOSEOUT
+    NOT_READY_TO_CLOSE = "not_ready_to_close", _CLOSEOUT
+
+    CATCH_UP_LEDGER_DAMAGED = "catch_up_ledger_damaged", _CHANGED
+    CATCH_UP_NOT_PROVEN = "catch_up_not_proven", _CHANGED
+    CLIENT_WRITES = "client_writes", _CHANGED
+    FOREIGN_CHUNKS = "foreign_chunks", _CHANGED
+    REPLAY_DIFFERS = "replay_differs", _CHANGED
+    REPLAY_OPEN = "replay_open", _CHANGED
+    SOURCE_CHANGED = "source_changed", _CHANGED
+    SOURCE_KEEPS_CHANGING = "source_keeps_changing", _CHANGED
+    SOURCE_MOVED_ON = "source_moved_on", _CHANGED
+    SOURCE_RESTORED = "source_restored", _CHANGED
+    TARGET_IN_USE = "target_in_use", _CHANGED
+    TARGET_NOT_CLEAN = "target_not_clean", _CHANGED
+
+    ALLOWED_SIGNERS_BAD = "allowed_signers_bad", _EVIDENCE, _SIGNERS
+    CUT_OVER_AND_HELD = "cut_over_and_held", _EVIDENCE
+    DRY_RUN = "dry_run", _EVIDENCE
+    GATE_SHUT = "gate_shut", _EVIDENCE
+    HELD = "held", _EVIDENCE
+    NO_DECISION = "no_decision", _EVIDENCE
+    NOT_ARCHIVED = "not_archived", _EVIDENCE
+    NOT_SEALABLE = "not_sealable", _EVIDENCE
+    NOTHING_TO_CUT_OVER = "nothing_to_cut_over", _EVIDENCE
+    ROLLED_BACK = "rolled_back", _EVIDENCE
+    SEAL_BROKEN = "seal_broken", _EVIDENCE, _PUT_BACK
+    SEALED_FILE_CHANGED = "sealed_file_changed", _EVIDENCE, _PUT_BACK
+    SECRET_FOUND = "secret_found", _EVIDENCE
+    SIGNERS_MISSING = "signers_missing", _EVIDENCE, _SIGNERS
+    SSH_KEYGEN_MISSING = "ssh_keygen_missing", _EVIDENCE, _OPENSSH
+
+    CELL_FAILED = "cell_failed", _SEVERAL
+    CELLS_NOT_EXECUTED = "cells_not_executed", _SEVERAL
+    CHECK_FAILED = "check_failed", _SEVERAL
+    CLIENT_DOES_NOT_WORK = "client_does_not_work", _SEVERAL
+    MARGINAL = "marginal", _SEVERAL
+    NO_GO = "no_go", _SEVERAL
+    NO_RESULT = "no_result", _SEVERAL
+    NOT_EXECUTED = "not_executed", _SEVERAL
+    NOTEBOOK_EXITED = "notebook_exited", _SEVERAL
+    PRECONDITION_FAILED = "precondition_failed", _SEVERAL
+    REHEARSAL_FAILED = "rehearsal_failed", _SEVERAL
+    SAMPLE_FAILED = "sample_failed", _SEVERAL
+    SIGNED_NO_GO = "signed_no_go", _SEVERAL
+    STEP_FAILED = "step_failed", _SEVERAL
+    UNEXPECTED = "unexpected", _SEVERAL
+
+    # Wrong parameters and commands, and people who are waited for: the message says it all.
+    ALREADY_MIGRATING = "already_migrating"
+    BAD_DECISION = "bad_decision"
+    BAD_NAME = "bad_name"
+    BAD_OUTPUT = "bad_output"
+    BAD_REASON = "bad_reason"
+    BAD_REPAIR = "bad_repair"
+    BAD_RUN_ID = "bad_run_id"
+    BAD_SIGNATURE = "bad_signature"
+    CHUNK_UNKNOWN = "chunk_unknown"
+    CHUNK_WITHOUT_VECTOR = "chunk_without_vector"
+    COLLECTION_UNKNOWN = "collection_unknown"
+    CUTOVER_CHANGED = "cutover_changed"
+    DATABASES_UNLISTED = "databases_unlisted"
+    DECISION_NO_GO = "decision_no_go"
+    DRY_RUN_DONE = "dry_run_done"
+    EMBEDDING_FUNCTION_UNKNOWN = "embedding_function_unknown"
+    FENCE_CHANGED = "fence_changed"
+    FIELD_UNKNOWN = "field_unknown"
+    FILE_EXISTS = "file_exists"
+    FILE_NOT_MAPPING = "file_not_mapping"
+    FILE_UNREADABLE = "file_unreadable"
+    FINDING_UNKNOWN = "finding_unknown"
+    FROM_NEEDS_RUN = "from_needs_run"
+    GROUP_OF_RUNS = "group_of_runs"
+    HOW_TO_SIGN = "how_to_sign"
+    MANY_DATABASES = "many_databases"
+    NO_ALLOWED_SIGNERS = "no_allowed_signers"
+    NO_CHECKPOINT = "no_checkpoint"
+    NO_DATABASE = "no_database"
+    NO_KEY = "no_key"
+    NO_PARAMETERS = "no_parameters"
+    NO_RETRY = "no_retry"
+    NO_SIGNATURE = "no_signature"
+    NO_STATEMENT = "no_statement"
+    NO_SUCH_COLLECTION = "no_such_collection"
+    NO_SUCH_DIRECTORY = "no_such_directory"
+    NO_SUCH_RUN = "no_such_run"
+    NO_SUCH_SNAPSHOT = "no_such_snapshot"
+    NO_TABLE = "no_table"
+    NO_TARGET = "no_target"
+    NOT_MARGINAL = "not_marginal"
+    NOT_SEALED = "not_sealed"
+    NOT_SIGNED = "not_signed"
+    NOTHING_OPEN = "nothing_open"
+    NOTHING_TO_SIGN = "nothing_to_sign"
+    OTHER_CHECKPOINT = "other_checkpoint"
+    OTHER_CONTEXT = "other_context"
+    OTHER_FOLDER = "other_folder"
+    PARAMETERS_INVALID = "parameters_invalid"
+    PLACEHOLDER = "placeholder"
+    QUERIES_INVALID = "queries_invalid"
+    REHEARSAL_NOT_BUILT = "rehearsal_not_built"
+    RESUME_CONTEXT = "resume_context"
+    RETRY_UNFINISHED = "retry_unfinished"
+    RUN_EXISTS = "run_exists"
+    SAMPLE_TOO_SMALL = "sample_too_small"
+    SCHEMA_INVALID = "schema_invalid"
+    SCHEMA_UNKNOWN = "schema_unknown"
+    SECRET_MISSING = "secret_missing"
+    SET_MALFORMED = "set_malformed"
+    SET_UNKNOWN = "set_unknown"
+    SIGNATURE_REFUSED = "signature_refused"
+    SIGNED_BEFORE = "signed_before"
+    SIGNOFFS_MISSING = "signoffs_missing"
+    SNAPSHOT_AMBIGUOUS = "snapshot_ambiguous"
+    SNAPSHOT_KEPT = "snapshot_kept"
+    STEP_BROKEN = "step_broken"
+    STEP_MISSING = "step_missing"
+    STEP_OFF_LINE = "step_off_line"
+    STEPS_REVERSED = "steps_reversed"
+    TENANTS_UNLISTED = "tenants_unlisted"
+    TESTS_MISSING = "tests_missing"
+    UNKNOWN_GATE = "unknown_gate"
+    UNKNOWN_ITEM = "unknown_item"
+    UNKNOWN_PARAMETER = "unknown_parameter"
+    UNKNOWN_ROLE = "unknown_role"
+    UNKNOWN_STEP = "unknown_step"
+    USAGE = "usage"
+    YAML_INVALID = "yaml_invalid"
+
+
+Reason = ReasonCode | Literal[""]  # of what may have none
