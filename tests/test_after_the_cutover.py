@@ -225,7 +225,7 @@ def test_lessons_are_taken_into_the_next_record_and_the_first_one_is_kept(night:
     assert "lessons.md" in first
     lessons = night.folder.workspace / "lessons.md"
     lessons.write_text(lessons.read_text() + "- Tell the night shift | earlier <b>\n")
-    runs.supersede(night.folder, [(s.number, s.name) for s in plan.outdated_by(plan.find("53"))])
+    runs.supersede(night.folder, plan.outdated_by(plan.find("53")))
     closeout(night)
     again = (night.folder.reports / record.SUCCESS).read_text()
     assert "- Tell the night shift \\| earlier \\<b\\>" in again

@@ -19,6 +19,7 @@ from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, write_json
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 from tests.signers import Signers, make_key, small_run
 
 
@@ -111,7 +112,7 @@ def test_a_later_step_voids_nothing(run: Path, signers: Signers) -> None:
 
 def test_a_review_that_ran_again_is_sealed_and_signed_again(home: RunFolder, run: Path, signers: Signers) -> None:
     signers.approve(run)
-    runs.supersede(home, [("24", "review")])
+    runs.supersede(home, [Step.REVIEW])
     small_run("night-1", signers, again="24")
     evidence.keep_sealed(home)
     assert [seal.after for seal in evidence.seals(run)] == ["14", "24", "24"]

@@ -20,6 +20,7 @@ from helpers.report import run_page
 from helpers.results import write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 from tests.signers import Signers, small_run
 
 Out = pytest.CaptureFixture[str]
@@ -226,7 +227,7 @@ def test_a_changed_file_is_never_sealed_over(fresh: RunFolder) -> None:
 
 def test_what_a_step_left_before_it_ran_again_is_kept(fresh: RunFolder, signers: Signers) -> None:
     finish(fresh)
-    runs.supersede(fresh, [("24", "review")])
+    runs.supersede(fresh, [Step.REVIEW])
     small_run(fresh.id, signers, again="24")
     evidence.keep_sealed(fresh)
     finish(fresh)

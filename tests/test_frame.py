@@ -261,10 +261,21 @@ def test_every_notebook_has_a_module_of_its_name(root: Path) -> None:
     """`begin(globals(), "22")` in 22_migrate.ipynb gives `MigrateStep` of helpers/steps/migrate.py; nothing else is there."""
     modules = {path.stem for path in (root / "helpers" / "steps").glob("*.py")} - {"__init__"}
     notebooks = {path.stem.partition("_")[2] for path in (root / "notebooks").glob("*.ipynb")}
-    assert modules == notebooks == {step.name for step in plan.STEPS}
-    for step in plan.STEPS:
-        tree = ast.parse((root / "helpers" / "steps" / f"{step.name}.py").read_bytes())
+    assert modules == notebooks == {step.module for step in plan.Step}
+    for step in plan.Step:
+        tree = ast.parse((root / "helpers" / "steps" / f"{step.module}.py").read_bytes())
         assert step.class_name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def test_a_step_is_named_by_the_plan(root: Path) -> None:
+    """`Step.MIGRATE`, never "22": a number in quotes is a typo that nothing finds."""
+    sources = {"plan.py", "reason_codes.py"}  # the plan itself; the table of reasons, below it, has the notebooks' numbers
+    nothing(
+        f"{path.relative_to(root)}:{node.lineno}: {node.value}"
+        for path in (root / "helpers").rglob("*.py") if path.name not in sources
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Constant) and node.value in set(plan.Step) and path.name != "formatting.py"
+    )  # fmt: skip
 
 
 def test_the_architecture_page_lists_the_modules(root: Path) -> None:

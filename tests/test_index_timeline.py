@@ -118,7 +118,7 @@ def test_links_lead_to_every_notebook_and_on_a_page_to_those_that_ran(monkeypatc
     folder = run()
     (folder.reports / "10_source_health.ipynb").write_text("{}", encoding="utf-8")
     IndexStep("night").map()
-    notebooks = [step.notebook for step in plan.STEPS if step.number != "00"]
+    notebooks = [step.notebook for step in plan.Step if step.number != "00"]
     assert [name for name in notebooks if f'href="{name}"' not in shown[0]] == []
     page = clean(shown[0], outside=False)
     assert [name for name in notebooks if name.replace("ipynb", "html") in page] == ["10_source_health.ipynb"]

@@ -54,7 +54,7 @@ def test_the_window_with_its_buffers_decides_when_a_step_may_start(minutes: int,
 
 def test_only_steps_that_change_something_wait_for_it() -> None:
     folder, late = a_run(), START + dt.timedelta(days=1)
-    refused = [step.number for step in plan.STEPS if window.refusal(folder, step, late) is not None]
+    refused = [step.number for step in plan.Step if window.refusal(folder, step, late) is not None]
     assert {"20", "22"} <= set(refused) <= {"20", "22", "25"}
 
 

@@ -51,7 +51,7 @@ def code(cells: Cells) -> list[str]:
 
 
 def test_every_step_has_its_notebook_and_every_notebook_its_step() -> None:
-    assert [path.name for path in NOTEBOOKS] == sorted(step.notebook for step in plan.STEPS)
+    assert [path.name for path in NOTEBOOKS] == sorted(step.notebook for step in plan.Step)
 
 
 def test_it_opens_with_its_only_h1(cells: Cells) -> None:

@@ -75,7 +75,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Clone:
     return cloned(root, tmp_path_factory.mktemp("fresh") / "clone")
 
 
-@pytest.mark.parametrize("step", plan.STEPS, ids=lambda step: step.name)
+@pytest.mark.parametrize("step", plan.Step, ids=lambda step: step.module)
 def test_without_a_rehearsal_it_says_in_one_line_what_is_missing(empty: Clone, step: plan.Step) -> None:
     before = sorted(path.name for path in (empty.root / "reports").iterdir())
     done = empty.papermill(step)
@@ -94,7 +94,7 @@ def test_without_a_rehearsal_it_says_in_one_line_what_is_missing(empty: Clone, s
 def order(seed: int) -> list[plan.Step]:
     """All notebooks in an order drawn by chance from those that the plan allows; the way back is the last."""
     draw = random.Random(seed)
-    left = [step for step in plan.STEPS if step.number != "27"]
+    left = [step for step in plan.Step if step.number != "27"]
     after: dict[str, set[str]] = {step.number: set(step.needs) for step in left}
     for step in left:
         for outdated in step.outdates:  # what would be outdated by it comes after it
@@ -111,8 +111,8 @@ def test_the_order_is_another_for_another_seed_and_keeps_what_is_needed() -> Non
     assert len({tuple(step.number for step in order(seed)) for seed in range(20)}) == 20
     for seed in range(20):
         numbers = [step.number for step in order(seed)]
-        assert sorted(numbers) == [step.number for step in plan.STEPS]
-        assert all(numbers.index(n) < numbers.index(s.number) for s in plan.STEPS for n in s.needs if s.number != "27")
+        assert sorted(numbers) == [step.number for step in plan.Step]
+        assert all(numbers.index(n) < numbers.index(s.number) for s in plan.Step for n in s.needs if s.number != "27")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests import runbook_items
 from tests.conftest import absent
 from tests.runbook_map import KINDS, Row, rows
 
-DESKS = {step.number for step in plan.STEPS if step.troubleshoots}
+DESKS = {step.number for step in plan.Step if step.troubleshoots}
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +79,12 @@ def test_every_notebook_named_is_there(root: Path, mapped: list[Row]) -> None:
     missing = []
     for row in mapped:
         for number, path in row.notebooks.items():
-            step = next((s for s in plan.STEPS if s.number == number), None)
+            step = next((s for s in plan.Step if s.number == number), None)
             named = step is not None and path == f"notebooks/{step.notebook}" and (root / path).is_file()
             if not named:
                 missing.append((row.id, path))
     assert missing == []
-    assert {n for row in mapped for n in row.notebooks} >= {step.number for step in plan.STEPS}
+    assert {n for row in mapped for n in row.notebooks} >= {step.number for step in plan.Step}
 
 
 def test_every_check_named_is_given_by_the_package(mapped: list[Row], said: list[ast.expr]) -> None:
@@ -106,7 +106,7 @@ def _pattern(node: ast.JoinedStr) -> re.Pattern[str]:
 
 
 def test_every_cell_named_stands_in_one_of_its_notebooks(root: Path, mapped: list[Row]) -> None:
-    sources = {s.number: _code(root / "notebooks" / s.notebook) for s in plan.STEPS}
+    sources = {s.number: _code(root / "notebooks" / s.notebook) for s in plan.Step}
     missing = [
         (row.id, name) for row in mapped for name in row.names("cell")
         if not any(name in sources.get(number, "") for number in row.notebooks)

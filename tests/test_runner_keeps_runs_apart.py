@@ -122,7 +122,7 @@ def test_a_later_step_s_result_does_not_outlive_the_step_it_rests_on() -> None:
     folder = runs.create(parameters(), "one")
     for number in ("13", "21", "22", "23", "24"):
         RunRecord(folder, number).result.write(folder.reports / "results" / f"{number}.json")
-    runs.supersede(folder, [(s.number, s.name) for s in plan.outdated_by(plan.find("22"))])
+    runs.supersede(folder, plan.outdated_by(plan.find("22")))
     left = sorted(p.stem for p in (folder.reports / "results").iterdir())
     assert left == ["13", "21"]
     assert len(list((folder.reports / "earlier").rglob("*.json"))) == 3

@@ -21,7 +21,7 @@ from tests.conftest import ROOT, at_home
 from tests.storage import chunks, embedded, fill
 from tests.troubles import begun, migrated
 
-STEPS = [step for step in plan.STEPS if step.troubleshoots]
+STEPS = [step for step in plan.Step if step.troubleshoots]
 
 
 def executed(step: plan.Step, run_id: str, **parameters: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
         yield migrated(begun())
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.module)
 def test_every_cell_runs_and_finds_nothing_wrong_with_a_sound_run(night: RunFolder, step: plan.Step) -> None:
     executed(step, night.id)
     result = night.result(step.number)

@@ -27,6 +27,7 @@ from helpers.results import StepResult, passed
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 
 # -- archive -----------------------------------------------------------------------------------------------------------
 
@@ -74,7 +75,10 @@ def archive(folder: Path, path: Path) -> str:
 # Nothing outside the folder is read, so a folder that was archived years ago is judged as it was on the day.
 
 
-_SIGNED_BEFORE = {signoffs.CUTOVER: "25", signoffs.DRY_RUN: "20"}  # the step that does not begin without the approvals
+_SIGNED_BEFORE = {
+    signoffs.CUTOVER: Step.CUTOVER,
+    signoffs.DRY_RUN: Step.FENCE_WRITES,
+}  # the step that does not begin without the approvals
 
 
 @dataclass(slots=True)

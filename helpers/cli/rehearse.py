@@ -41,6 +41,7 @@ from helpers.rollback.state import Orders, RollbackState
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 from helpers.runner import rollback
 from helpers.runner.outcome import run_to_outcome
 from helpers.snapshots.snapshot import Snapshot
@@ -112,7 +113,7 @@ def keep(folder: RunFolder, said: list[str]) -> None:
 
 def drill_restore(folder: RunFolder) -> str:
     """The snapshot of step 21 into a directory of its own, every chunk read back and compared."""
-    taken = folder.result("21")
+    taken = folder.result(Step.SNAPSHOT)
     assert taken is not None  # every step has passed
     snapshot = Snapshot.open(Path(taken.facts["snapshot"]["folder"]))
     scratch = folder.workspace / "drill-restore"
@@ -132,7 +133,7 @@ def drill_restore(folder: RunFolder) -> str:
 def drill_rollback(folder: RunFolder, terminal: Console) -> str:
     """The rollback of the run itself; its watch is left out of the time."""
     rollback.execute(folder, Orders(why=WHY), terminal, locked=True)
-    state, result = RollbackState.read(folder.workspace), folder.result("27")
+    state, result = RollbackState.read(folder.workspace), folder.result(Step.ROLLBACK)
     assert state is not None  # the command has passed
     assert result is not None
     watched = float(state.stages.get("watch", {}).get("seconds") or 0.0)
@@ -188,7 +189,7 @@ def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: s
     """The whole line, the closeout included, and the rollback after it: what .env said after each, and how long both took."""
     run_to_outcome(folder, list(plan.LINE), terminal)
     _expect(env, target, "the cutover")
-    begun, ended = folder.result("20"), folder.result("25")
+    begun, ended = folder.result(Step.FENCE_WRITES), folder.result(Step.CUTOVER)
     assert begun is not None  # every step has passed
     assert ended is not None
     window = dt.datetime.fromisoformat(ended.finished) - dt.datetime.fromisoformat(begun.started)

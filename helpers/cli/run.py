@@ -11,12 +11,11 @@ from helpers.reason_codes import ReasonCode
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 
 if TYPE_CHECKING:
     from helpers.parameters import Parameters
     from helpers.runner.group import Group
-
-SCHEDULE = "14"
 
 
 def rehearse(chosen: argparse.Namespace) -> int:
@@ -223,7 +222,7 @@ def _take_orders(folder: RunFolder, chosen: argparse.Namespace) -> None:
     window.permit(folder, chosen.outside_window)
     back = chosen.retry or retry.pending(folder)
     if changed is not None and not back and _moves_the_window(folder, changed):
-        back = chosen.retry = SCHEDULE  # people were notified of another time
+        back = chosen.retry = Step.SCHEDULE_AND_NOTIFY  # people were notified of another time
     if chosen.retry:
         retry.require_retriable(folder, plan.find(chosen.retry), changed)
     folder.enter()
@@ -239,7 +238,7 @@ def _take_orders(folder: RunFolder, chosen: argparse.Namespace) -> None:
 def _moves_the_window(folder: RunFolder, changed: Parameters) -> bool:
     """Whether these parameters name other hours than people were notified of, and step 20 has not begun."""
     begun = any(folder.result(step.number) is not None for step in plan.LINE if step.in_window)
-    told = folder.result(SCHEDULE) is not None
+    told = folder.result(Step.SCHEDULE_AND_NOTIFY) is not None
     return told and not begun and changed.window != folder.parameters().window
 
 

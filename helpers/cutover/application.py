@@ -20,6 +20,7 @@ from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 from helpers.stores.wire import Session
 
 ONE_REQUEST = 5.0  # seconds for one answer; an application that needs longer is not well
@@ -40,7 +41,7 @@ class Answer:
         return not self.problem
 
 
-def restart(rules: Cutover, folder: RunFolder, step: str = "25") -> list[str]:
+def restart(rules: Cutover, folder: RunFolder, step: str = Step.CUTOVER) -> list[str]:
     """Run the restart commands in their order; a sentence each. Output goes to run.log; `Terminal` at the first that fails."""
     said = []
     for command in rules.restart:

@@ -19,6 +19,7 @@ from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
 from helpers.results import read_state, utc_now, write_json
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 
 PLANNED, BACKED_UP, APPLYING, APPLIED = "planned", "backed up", "applying", "applied"
 RESTARTED, WATCHING, DONE = "restarted", "watching", "done"
@@ -158,7 +159,7 @@ def put_back(folder: RunFolder, why: str = "") -> list[str]:
     _clear(state, folder)
     state.enter(folder.workspace, REVERTED)
     audit.append(log, "cutover taken back", files={f.path: f.before for f in state.files})
-    folder.log("cutover taken back: " + "; ".join(said), "25")
+    folder.log("cutover taken back: " + "; ".join(said), Step.CUTOVER)
     return said or ["The cutover had changed no file and restarted nothing."]
 
 

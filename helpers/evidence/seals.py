@@ -42,8 +42,9 @@ from helpers.results import StepResult, passed, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunLock
+from helpers.run.plan import Step
 
-SEALED_AFTER = ("14", "24", "25", "53")
+SEALED_AFTER = (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW, Step.CUTOVER, Step.CLOSEOUT)
 ALLOWED = "allowed_signers"
 _IDENTITY = ("id", "name", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
@@ -133,7 +134,7 @@ def void(folder: Path, sealed: Seal) -> list[str]:
     found = [name for name in changed(folder, sealed) if name != "run.json"]
     if identity(statement_of(folder / "run.json")) != {name: facts.get(name) for name in _IDENTITY}:
         found.append("run.json")
-    if sealed.after == "14":
+    if sealed.after == Step.SCHEDULE_AND_NOTIFY:
         same = "parameters.yaml" in found and facts["binding"] == _binding_of(folder)
         found = [n for n in found if n not in CHANGING or n == "run.json" or (n == "parameters.yaml" and not same)]
     aside = [name for name in found if (match := _OF_STEP.match(name)) and match[1] not in _LINE]
@@ -185,11 +186,13 @@ def _is_due(folder: RunFolder, step: str) -> bool:
         return True
     # What those who sign at 24 see includes the parameters and who may sign: `resume --set` is sealed anew, which voids
     # what was signed before. Other changes are nobody's to seal.
-    if step == "24":
-        open_still = not passed(folder.result("25"))
+    if step == Step.REVIEW:
+        open_still = not passed(folder.result(Step.CUTOVER))
     else:  # approvals of the dry run stand while only what a resume may change has changed (`void`)
         open_still = (
-            step == "14" and folder.result("20") is None and not list(folder.reports.glob("signoffs/dry-run-*"))
+            step == Step.SCHEDULE_AND_NOTIFY
+            and folder.result(Step.FENCE_WRITES) is None
+            and not list(folder.reports.glob("signoffs/dry-run-*"))
         )
     if not open_still:
         return False
@@ -249,7 +252,9 @@ def _about(folder: RunFolder, parameters: Parameters) -> dict[str, Any]:
         "run": {**identity(facts), "binding": binding(parameters)},
         "directory": facts["directory"],  # that relative paths of source and target are taken from
         "verdicts": {r.step: _verdict(folder.reports, r) for r in results},
-        "decision": next((str(r.facts["decision"]) for r in results if r.step == "24" and "decision" in r.facts), ""),
+        "decision": next(
+            (str(r.facts["decision"]) for r in results if r.step == Step.REVIEW and "decision" in r.facts), ""
+        ),
         "snapshots": {r.step: r.facts["snapshot"] for r in results if isinstance(r.facts.get("snapshot"), dict)},
         "source": parameters.source.model_dump(mode="json", exclude_none=True),
         "target": parameters.target.model_dump(mode="json", exclude_none=True),

@@ -25,9 +25,13 @@ from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now, write_bytes
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 
 CUTOVER, DRY_RUN = "cutover", "dry-run"
-GATES = {CUTOVER: "24", DRY_RUN: "14"}  # the step whose seal each gate's approvals are given over
+GATES = {
+    CUTOVER: Step.REVIEW,
+    DRY_RUN: Step.SCHEDULE_AND_NOTIFY,
+}  # the step whose seal each gate's approvals are given over
 GO, NO_GO = "go", "no-go"
 KIND = "urn:chroma-migration-runbook:sign-off:v1"
 SIGNED = "signed"  # the audit log's word for a recorded statement

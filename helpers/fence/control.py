@@ -25,6 +25,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, read_state, utc_now, write_json
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 
 # -- state -------------------------------------------------------------------------------------------------------------
 
@@ -165,7 +166,7 @@ class Control:
         except RunbookError:
             self.put_back(state)
             raise
-        self.folder.log(f"fence up ({self.rules.kind}): {done}", "20")
+        self.folder.log(f"fence up ({self.rules.kind}): {done}", Step.FENCE_WRITES)
         return done
 
     def _new_state(self) -> FenceState:
@@ -253,9 +254,9 @@ class Control:
             state.enter(self.folder.workspace, LIFTING)
             self._open(state, start=False)
             state.enter(self.folder.workspace, LIFTED)
-            self.folder.log("fence taken away again", "20")
+            self.folder.log("fence taken away again", Step.FENCE_WRITES)
         except (RunbookError, OSError) as error:
-            self.folder.log(f"the fence could not be taken away: {error}; {state.lift}", "20")
+            self.folder.log(f"the fence could not be taken away: {error}; {state.lift}", Step.FENCE_WRITES)
 
     def lift(self) -> str:
         """Let writes through again, proven by one; a sentence. Lifting what is lifted only proves it once more."""

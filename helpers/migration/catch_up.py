@@ -45,6 +45,7 @@ from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Progress, Verdict, silent
 from helpers.run.open_source import open_chosen
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.schema import Context, load_schema
 from helpers.snapshots.retention import take
@@ -372,7 +373,7 @@ class CatchUp:
         if changes.nothing:
             more = (
                 ""
-                if fenced or takes_no_writes(self.run.earlier("20"))
+                if fenced or takes_no_writes(self.run.earlier(Step.FENCE_WRITES))
                 else "; without a fence it may change again until step 25 looks once more"
             )
             self._say(Verdict.PASS, changes, "", more)

@@ -28,6 +28,7 @@ from helpers.migration.staging import Staged
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent, utc_now, write_json
 from helpers.run.open_source import open_chosen
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots.comparison import CHUNK_MISSING, compare_batch
 from helpers.snapshots.export_journal import read_parquet
@@ -64,7 +65,7 @@ class Ledger:
     @classmethod
     def read(cls, run: RunRecord) -> Ledger:
         """As it is on disk, or a new one. One that was begun on another snapshot of step 21 says nothing any more."""
-        taken = run.require("21").facts["snapshot"]
+        taken = run.require(Step.SNAPSHOT).facts["snapshot"]
         path = run.workspace / FOLDER / "ledger.json"
         fresh = cls(path, taken["id"], taken["folder"])
         try:

@@ -15,6 +15,7 @@ from helpers.migration.source_changes import FOLDER, current_snapshot
 from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import resolve_path
 from helpers.reason_codes import ReasonCode
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table
@@ -46,7 +47,7 @@ class WrittenData:
     @cached_property
     def snapshot(self) -> Snapshot | None:
         """The snapshot that the target is held to, None where the run has taken none."""
-        if self.folder.result("21") is not None:
+        if self.folder.result(Step.SNAPSHOT) is not None:
             return current_snapshot(self.run)
         if self.checkpoint is None:
             return None

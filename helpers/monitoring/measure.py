@@ -31,6 +31,7 @@ from helpers.results import write_json
 from helpers.run import folders as runs
 from helpers.run import kernel
 from helpers.run.open_source import open_chosen
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.stores import Reader, open_target
 
@@ -101,7 +102,6 @@ HITS = 5  # asked for, as the runbook does
 QUERIES = {1: 100, 4: 200, 16: 320}  # by clients; the first is the runbook's own measurement
 LEVEL_SECONDS = 20.0  # for one number of clients at most: this runs against a database in use
 PER_COLLECTION = 25
-STEP = "51"
 
 
 def main(arguments: list[str]) -> int:
@@ -110,7 +110,7 @@ def main(arguments: list[str]) -> int:
     folder = runs.find(run_id)
     folder.enter()
     try:
-        write_json(Path(file), measured(RunRecord(folder, STEP), side))
+        write_json(Path(file), measured(RunRecord(folder, Step.PERFORMANCE), side))
     except RunbookError as error:
         write_json(Path(file), {"error": {"code": error.code, "line": error.line()}})
     return 0

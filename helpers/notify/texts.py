@@ -19,6 +19,7 @@ from helpers.parameters import Parameters, is_placeholder
 from helpers.parameters.sections import Contacts
 from helpers.results import utc_now
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 from helpers.run.window import Hours
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _facts(folder: RunFolder, event: Event, about: Mapping[str, Any]) -> dict[st
         "impact": _said(parameters.notify.impact),
         "affected": [*filter(_said, parameters.notify.affected)],
         "stakeholders": [*filter(_said, parameters.notify.stakeholders)], "fence": parameters.fence.kind,
-        "writes": "The database takes no writes any more." if takes_no_writes(folder.result("20")) else
+        "writes": "The database takes no writes any more." if takes_no_writes(folder.result(Step.FENCE_WRITES)) else
                   "Writes to the database are refused meanwhile." if fenced else
                   "Writes go on, and are brought over until the cutover.",
         "required": ", ".join(parameters.signoff.required) or "nobody has to sign",

@@ -22,6 +22,7 @@ from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, passed
 from helpers.run import plan
+from helpers.run.plan import Step
 
 # -- signed ------------------------------------------------------------------------------------------------------------
 
@@ -186,7 +187,7 @@ class RunView:
 
     @property
     def tests(self) -> list[Check]:
-        return self.checks("23")
+        return self.checks(Step.VALIDATE)
 
     def checks(self, number: str) -> list[Check]:
         """What the step checked; none where it has not run."""
@@ -209,7 +210,7 @@ class RunView:
     @property
     def date(self) -> str:
         """The day on which the first step of the window began, else the run itself; "" where neither says."""
-        night = [s.result.started for s in self.steps if s.result and s.number >= plan.FENCE]
+        night = [s.result.started for s in self.steps if s.result and s.number >= Step.FENCE_WRITES]
         return min(night, default=str(self.run.get("created", "")))[:10]
 
     @property

@@ -14,12 +14,13 @@ from typing import Any
 
 from helpers.formatting import count, duration
 from helpers.report.facts import RunView, StepRow
+from helpers.run.plan import Step
 
 LEFT, RIGHT, WIDTH, ROW, TOP = 220.0, 860.0, 1000.0, 26.0, 30.0  # units of the SVG; bars lie between LEFT and RIGHT
 _THINNEST = 2.0
 _SESSION = timedelta(hours=3)
 _TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
-_NIGHT = ("20", "25")  # the first and the last step that belong inside the window
+_NIGHT = (Step.FENCE_WRITES, Step.CUTOVER)  # the first and the last step that belong inside the window
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.report.facts import Outcome, RunView, StepRow, void
 from helpers.results import Check, Verdict, worst
 from helpers.run import plan
+from helpers.run.plan import Step
 
 # -- decision tree -----------------------------------------------------------------------------------------------------
 
@@ -52,20 +53,20 @@ def decision_tree(view: RunView) -> list[Node]:
     against = decision == "NO-GO"
     nodes.append(_marginal(view, against=against))
     nodes.append(_signed(view, against=against))
-    nodes.append(_end(view, "GO: cutover (Step 6a)", "25", taken=view.outcome.kind == "go"))
+    nodes.append(_end(view, "GO: cutover (Step 6a)", Step.CUTOVER, taken=view.outcome.kind == "go"))
     stopped = view.outcome.kind == "no-go"
-    nodes.append(_end(view, "NO-GO: hold and troubleshoot (Step 6b)", "26", taken=stopped))
-    nodes.append(_end(view, "Rollback (Step 7b)", "27", taken=view.ran("27")))
+    nodes.append(_end(view, "NO-GO: hold and troubleshoot (Step 6b)", Step.HOLD_AND_TROUBLESHOOT, taken=stopped))
+    nodes.append(_end(view, "Rollback (Step 7b)", Step.ROLLBACK, taken=view.ran(Step.ROLLBACK)))
     return nodes
 
 
 def _tree_decision(view: RunView) -> str:
-    review = view.step("24")
+    review = view.step(Step.REVIEW)
     return str(review.result.facts.get("decision", "")) if review and review.result else ""
 
 
 def _validated(view: RunView) -> Node:
-    found = view.step("23")
+    found = view.step(Step.VALIDATE)
     if found is None or found.result is None or not view.tests:
         broken = next((s for s in view.steps if s.verdict in ("failed", "unreadable", "interrupted", "fail")), None)
         why = f"Stopped at step {broken.number} ({broken.title}): {broken.verdict}." if broken else ""
@@ -159,7 +160,7 @@ def _end(view: RunView, title: str, step: str, *, taken: bool) -> Node:
         return Node(title, verdict=found.verdict, why=f"Step {step} ran.")
     if not taken:
         return Node(title, verdict=_OPEN if view.outcome.kind not in ("go", "no-go", "rolled-back") else _TAKEN_NOT)
-    if view.rehearsal and step == "25":
+    if view.rehearsal and step == Step.CUTOVER:
         return Node(title, verdict="open", why="Allowed; this rehearsal ends here.")
     return Node(title, verdict="open", why="Due next.")
 
@@ -169,7 +170,6 @@ def _end(view: RunView, title: str, step: str, *, taken: bool) -> Node:
 
 CLASSES = {"go": "pass", "no-go": "fail", "waiting": "marginal", "failed": "fail", "stopped": "warning", "open": "open",
            "rolled-back": "warning"}  # fmt: skip
-ROLLBACK, _CLOSEOUT = "27", "53"
 
 
 def outcome(view: RunView) -> Outcome:
@@ -180,11 +180,11 @@ def outcome(view: RunView) -> Outcome:
 
 def _back(view: RunView, before: Outcome) -> Outcome | None:
     """The banner of a run that was rolled back, or is on the way; None where none began, or a rehearsal drilled it."""
-    step = view.step(ROLLBACK)
-    if step is None or step.result is None or not view.ran(ROLLBACK) or view.rehearsal:
+    step = view.step(Step.ROLLBACK)
+    if step is None or step.result is None or not view.ran(Step.ROLLBACK) or view.rehearsal:
         return None
     was = f"Before that: {before.headline}."
-    if not view.passed(ROLLBACK):
+    if not view.passed(Step.ROLLBACK):
         line = (step.result.error or {}).get("line") or "It has not finished; see run.log."
         return Outcome(
             "failed", "The rollback has not finished", [line, was], [f"Go on with: {RUNBOOK} rollback {view.id}"]
@@ -196,14 +196,14 @@ def _back(view: RunView, before: Outcome) -> Outcome | None:
 
 def _of_the_line(view: RunView) -> Outcome:
     """The first step that failed or judged against the data decides; then the sign-offs do."""
-    for step in (s for s in view.steps if s.number != ROLLBACK):
+    for step in (s for s in view.steps if s.number != Step.ROLLBACK):
         if step.verdict == "unreadable":
             what = f"results/{step.number}.json cannot be read"
             again = f"Run the step again: {RUNBOOK} resume {view.id} --retry {step.number}"
             return Outcome("failed", f"Step {step.number} left no usable result", [what], [again])
         if step.result and step.result.error and step.result.error.get("code") != ReasonCode.NO_GO:
             return _broken(view, step, step.result.error)
-    judged = [s for s in view.steps if s.result and s.result.verdict is Verdict.FAIL and s.number != ROLLBACK]
+    judged = [s for s in view.steps if s.result and s.result.verdict is Verdict.FAIL and s.number != Step.ROLLBACK]
     if _decision(view) == "NO-GO" or judged:
         return _no_go(view, judged)
     if _decision(view) == "GO":
@@ -221,7 +221,7 @@ def _of_the_line(view: RunView) -> Outcome:
 
 
 def _decision(view: RunView) -> str:
-    review = view.step("24")
+    review = view.step(Step.REVIEW)
     if review is None or review.result is None:
         return ""
     said = str(review.result.facts.get("decision", "")).upper().replace("_", "-").replace(" ", "-")
@@ -244,7 +244,7 @@ def _broken(view: RunView, step: StepRow, error: dict[str, Any]) -> Outcome:
 
 
 def _no_go(view: RunView, judged: list[StepRow]) -> Outcome:
-    review = view.step("24")
+    review = view.step(Step.REVIEW)
     against = review.result.facts.get("against") if review and review.result else None
     reasons = [text(line, 400) for line in against] if isinstance(against, list) else []
     reasons = reasons or [
@@ -254,11 +254,11 @@ def _no_go(view: RunView, judged: list[StepRow]) -> Outcome:
         if check.verdict is Verdict.FAIL
     ]
     more = [f"{len(reasons) - 6} further reasons are below."] if len(reasons) > 6 else []
-    first = judged[0].number if judged else "24"
+    first = judged[0].number if judged else Step.REVIEW
     advice = [
         "Do not cut over; the source stays in service.",
         "Read the findings below: each names its reason and the chunks. Then hold and troubleshoot (runbook, Step 6b).",
-        f"Once the cause is gone: {RUNBOOK} resume {view.id} --retry {first if first < '21' else '22'}",
+        f"Once the cause is gone: {RUNBOOK} resume {view.id} --retry {first if first < Step.SNAPSHOT else Step.MIGRATE}",
     ]
     return Outcome("no-go", "NO-GO", reasons[:6] + more, advice)
 
@@ -289,16 +289,16 @@ def _gate(view: RunView) -> Outcome:
     if view.rehearsal and (drills := view.run.get("drills")):
         return Outcome("go", "GO", [f"Drilled: {text(line)}." for line in drills],
                        ["The rehearsal is complete; nothing is due."])  # fmt: skip
-    switched = view.step("25")
+    switched = view.step(Step.CUTOVER)
     done = switched.result.facts.get("cut_over") if switched is not None and switched.result is not None else None
     if isinstance(done, dict):
         moved = [f"The application was pointed to {text(done.get('target'))}."]
-        if view.passed(_CLOSEOUT):
+        if view.passed(Step.CLOSEOUT):
             until = text(str(view.fact("rollback_possible_until") or "")[:10])
             return Outcome("go", "GO, cut over and closed out", moved,
                            [f"Take the evidence along: {RUNBOOK} archive {view.id}",
                             f"Rollback is possible until {until}: {RUNBOOK} rollback {view.id}"])  # fmt: skip
-        next_one = next((s for s in view.steps if s.number > "25" and s.verdict == "not run"), None)
+        next_one = next((s for s in view.steps if s.number > Step.CUTOVER and s.verdict == "not run"), None)
         due = [f"Next: step {next_one.number} ({next_one.title}): {RUNBOOK} resume {view.id}"] if next_one else []
         back = f"Watch the application. To roll back: {RUNBOOK} rollback {view.id}"
         return Outcome("go", "GO, cut over", moved, [*due, back])

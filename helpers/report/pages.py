@@ -25,6 +25,7 @@ from helpers.report.outcome import CLASSES, decision_tree, outcome
 from helpers.report.record import checklist
 from helpers.results import write_text
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 
 _MARKS = {"pass": "✓", "not exercised": "○", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗",
           "unreadable": "✗"}  # fmt: skip
@@ -36,7 +37,7 @@ _KINDS = {"pass": "pass", "warning": "warning", "marginal": "marginal", "not exe
 def run_page(folder: Path) -> str:
     """The page of one run, `reports/<run id>/index.html`, from the files in `folder`."""
     view = _view(folder)
-    review = view.step("24")
+    review = view.step(Step.REVIEW)
     return _page(
         "run.html.j2",
         view=view,

@@ -22,6 +22,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.report.facts import RunView
 from helpers.report.gantt import instant, outside_window
 from helpers.results import UNREMARKABLE, Check, Verdict, worst
+from helpers.run.plan import Step
 
 # -- markdown ----------------------------------------------------------------------------------------------------------
 
@@ -152,7 +153,7 @@ def _embeddings(view: RunView) -> Iterator[Item]:
             yield Item(label, NOT_RECORDED)
     sizes = sorted({text(size).replace(",", "") for size in view.table("dimensions").values()})
     several = f"one a collection: {', '.join(sizes)}" if sizes else NOT_RECORDED
-    expected = next((c for c in view.checks("10") if c.name == "each dimension is an expected one"), None)
+    expected = next((c for c in view.checks(Step.SOURCE_HEALTH) if c.name == "each dimension is an expected one"), None)
     judged = expected.verdict.value if expected else ""
     yield Item("Dimension consistency", f"all {sizes[0]}" if len(sizes) == 1 else several, judged if sizes else "")
     yield _check(view, "embeddings", "Vectors that differ from the source's, by id")
@@ -236,7 +237,7 @@ def _result(view: RunView) -> Iterator[Item]:
     """The last lines of the runbook's report: overall result, recommendation, who reviewed it and when."""
     inputs = view.table("matrix_inputs")
     valid, chunks = inputs.get("valid"), inputs.get("chunks")
-    review = view.step("24")
+    review = view.step(Step.REVIEW)
     decision = str(review.result.facts.get("decision", "")) if review and review.result else ""
     known = isinstance(valid, int) and isinstance(chunks, int) and chunks
     rate = f"{percent(valid / chunks)} acceptance rate ({valid:,} of {chunks:,})" if known else "rate not recorded"  # type: ignore[operator]
@@ -262,22 +263,21 @@ def _verdict(good: bool) -> str:
 # -- record ------------------------------------------------------------------------------------------------------------
 
 
-_CUTOVER, _ROLLBACK = "25", "27"
 _DEVIATIONS = (ReasonCode.NO_FENCE, ReasonCode.OUTSIDE_WINDOW)  # reason codes of checks that say so
 _AFTER = (
-    ("50", "Monitoring after the cutover"),
-    ("51", "Performance"),
-    ("52", "Integration tests"),
-    ("53", "Closeout"),
+    (Step.MONITOR, "Monitoring after the cutover"),
+    (Step.PERFORMANCE, "Performance"),
+    (Step.INTEGRATION, "Integration tests"),
+    (Step.CLOSEOUT, "Closeout"),
 )
 
 
 def status(view: RunView) -> tuple[str, str]:
     """The record's status and why, in words."""
-    if view.ran(_ROLLBACK):
+    if view.ran(Step.ROLLBACK):
         if view.rehearsal:
             return "REHEARSED", "Cutover and rollback were drilled; no clients were switched."
-        if not view.passed(_ROLLBACK):
+        if not view.passed(Step.ROLLBACK):
             return "NO SUCCESS", view.outcome.headline
         return "ROLLED BACK", "The source is in service again; step 27 says what was undone."
     if view.outcome.kind in ("no-go", "failed"):
@@ -318,7 +318,7 @@ def findings(view: RunView) -> list[str]:
     """Each check that warned, was marginal or failed, once, in the order of the steps; those of the deviations left out."""
     found = [
         f"Step {step.number}, {text(check.name, 80)} ({check.verdict.value}): {text(check.detail or check.measured, 300)}"
-        for step, checks in view.findings if step.number != _ROLLBACK for check in checks if check.reason not in _DEVIATIONS
+        for step, checks in view.findings if step.number != Step.ROLLBACK for check in checks if check.reason not in _DEVIATIONS
     ]  # fmt: skip
     return list(dict.fromkeys(found))
 
@@ -329,14 +329,14 @@ def tools(view: RunView) -> list[tuple[str, str]]:
     kept = f"; snapshot {text(snapshot['id'])}, verified" if snapshot.get("id") else ""
     drills = view.run.get("drills")
     return [
-        ("A26 migration", _verdict_of(view, "22")),
+        ("A26 migration", _verdict_of(view, Step.MIGRATE)),
         (
             "A27 validator",
-            f"{_verdict_of(view, '23')}; {sum(c.verdict.value == 'pass' for c in view.tests)} tests passed",
+            f"{_verdict_of(view, Step.VALIDATE)}; {sum(c.verdict.value == 'pass' for c in view.tests)} tests passed",
         ),
         (
             "A28 snapshot and rollback",
-            f"{_verdict_of(view, '21')}{kept}" + ("; restore and rollback drilled" if drills else ""),
+            f"{_verdict_of(view, Step.SNAPSHOT)}{kept}" + ("; restore and rollback drilled" if drills else ""),
         ),
     ]
 
@@ -352,11 +352,14 @@ def after(view: RunView) -> list[tuple[str, str]]:
         else NOT_RECORDED
     )
     return [
-        ("Application", f"{_verdict_of(view, _CUTOVER)}: {_seen(view)}"),
+        ("Application", f"{_verdict_of(view, Step.CUTOVER)}: {_seen(view)}"),
         ("Semantic search", f"{search.verdict.value}: {text(search.measured)}" if search is not None else NOT_RECORDED),
-        ("Watch after the cutover", f"{_verdict_of(view, '50')}: {looks}, {watch.get('failed_looks', 0)} failed"),
-        ("Performance", _verdict_of(view, "51")),
-        ("Integration tests", f"{_verdict_of(view, '52')}: {ran}"),
+        (
+            "Watch after the cutover",
+            f"{_verdict_of(view, Step.MONITOR)}: {looks}, {watch.get('failed_looks', 0)} failed",
+        ),
+        ("Performance", _verdict_of(view, Step.PERFORMANCE)),
+        ("Integration tests", f"{_verdict_of(view, Step.INTEGRATION)}: {ran}"),
     ]
 
 
@@ -388,7 +391,7 @@ def _not_exercised(check: Check) -> str:
 
 def _seen(view: RunView) -> str:
     """Whether the application was seen to use the target."""
-    found = next((c for c in view.checks(_CUTOVER) if c.name == "application uses the target"), None)
+    found = next((c for c in view.checks(Step.CUTOVER) if c.name == "application uses the target"), None)
     return (
         text(found.measured)
         if found is not None and found.verdict.value == "pass"
@@ -405,7 +408,7 @@ def _metrics(view: RunView) -> Iterator[Item]:
     yield Item("Execution time (runbook: 90 to 120 min)", _execution(view))
     inputs = view.table("matrix_inputs")
     checked, chunks, valid = (inputs.get(key) for key in ("checked", "chunks", "valid"))
-    whole = isinstance(chunks, int) and isinstance(checked, int) and view.ran("23")
+    whole = isinstance(chunks, int) and isinstance(checked, int) and view.ran(Step.VALIDATE)
     shown = f"{checked:,} of {count(chunks, 'chunk')}" if whole else NOT_RECORDED  # type: ignore[arg-type]
     yield Item("Chunks migrated", shown)
     known = whole and isinstance(valid, int) and chunks
@@ -414,13 +417,13 @@ def _metrics(view: RunView) -> Iterator[Item]:
     latency = view.fact("mean_latency_ms")
     yield Item("Query latency, mean", f"{text(latency)} ms" if isinstance(latency, (int, float)) else NOT_RECORDED)
     gone_back = "drilled, not triggered" if view.rehearsal else "Yes"
-    yield Item("Rollback triggered", gone_back if view.ran(_ROLLBACK) else "No")
+    yield Item("Rollback triggered", gone_back if view.ran(Step.ROLLBACK) else "No")
     yield Item("Downtime", _downtime(view))
 
 
 def _execution(view: RunView) -> str:
     """From the first step of the window to the end of the last."""
-    night = [s.result for s in view.steps if s.result and "20" <= s.number < "30"]
+    night = [s.result for s in view.steps if s.result and Step.FENCE_WRITES <= s.number < Step.CHECKPOINT_RECOVERY]
     starts = [when for r in night if (when := instant(r.started))]
     ends = [when for r in night if (when := instant(r.finished))]
     if not starts or not ends:
@@ -434,7 +437,7 @@ def _downtime(view: RunView) -> str:
     seconds = view.fact("downtime_seconds")
     if isinstance(seconds, (int, float)):
         return duration(seconds)
-    fence = view.step("20")
+    fence = view.step(Step.FENCE_WRITES)
     if fence is None or fence.result is None:
         return NOT_RECORDED
     kind = view.table("fence").get("kind")
@@ -452,7 +455,7 @@ def _collections(view: RunView) -> Iterator[Item]:
 
 
 def _after(view: RunView) -> Iterator[Item]:
-    for number, title in ((_CUTOVER, "Cutover and application health"), *_AFTER):
+    for number, title in ((Step.CUTOVER, "Cutover and application health"), *_AFTER):
         step = view.step(number)
         if step is not None and step.result is not None:
             left = "; ".join(f"not exercised: {_not_exercised(check)}" for check in step.not_exercised)

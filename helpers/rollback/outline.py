@@ -36,6 +36,7 @@ from helpers.rollback.state import (
 )
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 
 # -- triggers ----------------------------------------------------------------------------------------------------------
 
@@ -61,7 +62,7 @@ class Trigger:
 def triggers(results: Mapping[str, StepResult]) -> list[Trigger]:
     """The triggers in these results (by step number), in the order of the steps. A pause for disk is none."""
     found: list[Trigger] = []
-    for step in ("22", "23"):
+    for step in (Step.MIGRATE, Step.VALIDATE):
         result = results.get(step)
         if result is None:
             continue

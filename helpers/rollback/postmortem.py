@@ -102,7 +102,7 @@ def _data(state: RollbackState, made: WrittenData) -> list[str]:
 
 def _causes(run: RunRecord) -> list[str]:
     """What had failed in the run's other steps, triggers of the runbook first."""
-    results = {step.number: r for step in plan.STEPS if step.number != run.step
+    results = {step.number: r for step in plan.Step if step.number != run.step
                and (r := run.home.result(step.number)) is not None}  # fmt: skip
     found = [f"Rollback trigger in step {t.step}: {t.sentence}." for t in triggers(results)]
     for number, result in sorted(results.items()):

@@ -34,6 +34,7 @@ from helpers.rollback.replay import next_folder
 from helpers.rollback.state import SOURCE, RollbackState
 from helpers.run.folders import RunFolder
 from helpers.run.open_source import open_chosen
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot, to_table
 from helpers.stores import Store, open_target
@@ -68,7 +69,7 @@ class Damage:
 def fenced_since_snapshot(folder: RunFolder, snapshot: Snapshot) -> bool:
     """Whether the active fence was up before the snapshot was taken, and has not been lifted since; or the source
     was proven before it to take no writes at all."""
-    taken, proof = datetime.fromisoformat(snapshot.manifest["created"]), folder.result("20")
+    taken, proof = datetime.fromisoformat(snapshot.manifest["created"]), folder.result(Step.FENCE_WRITES)
     if proof is not None and takes_no_writes(proof):
         return datetime.fromisoformat(proof.started).replace(microsecond=0) <= taken
     state = FenceState.read(folder.workspace)

@@ -11,8 +11,9 @@ from helpers.errors import RUNBOOK
 from helpers.reason_codes import ReasonCode
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.plan import Step
 
-TREE = "40"  # the notebook that reads a run and says which of the others comes first
+TREE = Step.TROUBLESHOOTING  # the notebook that reads a run and says which of the others comes first
 
 
 class HasId(Protocol):
@@ -54,7 +55,7 @@ def remedy(code: str, run: HasId | str) -> str:
     folder = runs.RunFolder.of(run if isinstance(run, str) else run.id)
     names = ("resume", "status", "fence", "verify")
     commands = {name: folder.command(name) for name in names}
-    return known.remedy.format(**commands, recovery=command(plan.find("30"), folder), runbook=RUNBOOK)
+    return known.remedy.format(**commands, recovery=command(Step.CHECKPOINT_RECOVERY, folder), runbook=RUNBOOK)
 
 
 def command(step: plan.Step, run: HasId | str, output: str = "OUT.ipynb") -> str:

@@ -31,6 +31,7 @@ from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_li
 from helpers.parameters import Parameters, parameters_from, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, utc_now, write_json, write_text
+from helpers.run.plan import Step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -39,7 +40,7 @@ LONGEST_ID = 64
 GROUP = "group.json"  # in place of run.json: the runs of one order for many databases
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_ID - 1}}}")
 _DOCUMENTS = {
-    "53": ("CHROMADB_MIGRATION_*.md",)
+    Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",)
 }  # what a step leaves besides: it says nothing any more once the step is void
 _NEVER_CHANGES = "a run goes on only with the source, target, schema, collections and id policy that it began with"
 
@@ -339,18 +340,18 @@ def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
     return rows
 
 
-def supersede(folder: RunFolder, steps: Iterable[tuple[str, str]]) -> None:
-    """Set aside, under earlier/<time>, what earlier executions of these steps (number, name) left."""
+def supersede(folder: RunFolder, steps: Iterable[Step]) -> None:
+    """Set aside, under earlier/<time>, what earlier executions of these steps left."""
     reports = folder.reports
     found = [
         path
-        for number, name in steps
+        for step in steps
         for pattern in (
-            f"results/{number}.json",
-            f"figures/{number}_*",
-            f"{number}_{name}.ipynb",
-            f"{number}_{name}.html",
-            *_DOCUMENTS.get(number, ()),
+            f"results/{step}.json",
+            f"figures/{step}_*",
+            step.notebook,
+            f"{step.stem}.html",
+            *_DOCUMENTS.get(step, ()),
         )
         for path in sorted(reports.glob(pattern))
     ]

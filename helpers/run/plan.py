@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 
 from helpers.errors import UsageError
 from helpers.reason_codes import ReasonCode
 
+_BEFORE, _NIGHT, _RECOVERY = "1 Before the migration", "2 The migration", "3 Recovery"
+_TROUBLE, _AFTER = "4 Troubleshooting", "5 After the migration"
+_DATA = ("21", "22")  # what most of Section 4 looks at
+_CUT_OVER = ("21", "22", "23", "24", "25")
+_CLOSING = ("50", "51", "52", "53")  # what these say is of a cutover, and falls with it
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One notebook.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rules:
+    """How a step is run; each is an attribute of the step.
 
     `needs` are the steps that it cannot do without; in the standard sequence all earlier ones come first anyway.
     `on_line` steps run in order; the others on demand. `outdates` are the steps whose results say nothing any more once
@@ -21,10 +28,6 @@ class Step:
     it was lifted since, step 20 comes first once more. A step that changes something others use starts `in_window` only.
     """
 
-    number: str
-    name: str
-    title: str
-    section: str
     on_line: bool = True
     judges: bool = False
     decides: str = ""
@@ -33,6 +36,92 @@ class Step:
     in_window: bool = False
     needs: tuple[str, ...] = ()
     outdates: tuple[str, ...] = ()
+
+
+class Step(StrEnum):
+    """One notebook: the member's name is the notebook's, its value the number, as results and command lines have it."""
+
+    title: str  # type: ignore[assignment]  # instead of what a text calls so
+    section: str
+    on_line: bool
+    judges: bool
+    decides: str
+    gate: str
+    fenced: bool
+    in_window: bool
+    needs: tuple[str, ...]
+    outdates: tuple[str, ...]
+
+    def __new__(cls, number: str, title: str, section: str, rules: _Rules = _Rules()) -> Step:
+        self = str.__new__(cls, number)
+        self._value_ = number
+        self.title, self.section = title, section
+        self.__dict__.update(asdict(rules))
+        return self
+
+    INDEX = "00", "Index", "0 Overview", _Rules(on_line=False)
+    SOURCE_HEALTH = "10", "Source health", _BEFORE
+    EXPLORE_SOURCE = "11", "Explore the source", _BEFORE
+    TARGET_READINESS = "12", "Target readiness", _BEFORE
+    DRY_RUN = "13", "Dry run", _BEFORE, _Rules(judges=True, outdates=("14", "23", "24", "25", *_CLOSING))
+    SCHEDULE_AND_NOTIFY = "14", "Schedule and notify", _BEFORE, _Rules(gate="dry-run")
+    FENCE_WRITES = "20", "Fence off writes", _NIGHT, _Rules(in_window=True)
+    SNAPSHOT = "21", "Snapshot", _NIGHT, _Rules(fenced=True, outdates=("22", "23", "24", "25", *_CLOSING))
+    MIGRATE = (
+        "22", "Migrate", _NIGHT,
+        _Rules(judges=True, fenced=True, in_window=True, needs=("21",), outdates=("23", "24", "25", *_CLOSING)),
+    )  # fmt: skip
+    VALIDATE = (
+        "23", "Validate", _NIGHT,
+        _Rules(judges=True, decides="24", needs=("21", "22"), outdates=("24", "25", *_CLOSING)),
+    )  # fmt: skip
+    REVIEW = (
+        "24", "Review and decide", _NIGHT,
+        _Rules(judges=True, gate="cutover", needs=("21", "22", "23"), outdates=("25", *_CLOSING)),
+    )  # fmt: skip
+    CUTOVER = (
+        "25", "Cut over", _NIGHT,
+        _Rules(fenced=True, in_window=True, needs=("21", "22", "23", "24"), outdates=_CLOSING),
+    )  # fmt: skip
+    HOLD_AND_TROUBLESHOOT = "26", "Hold and troubleshoot", _NIGHT, _Rules(on_line=False, needs=("21",))
+    ROLLBACK = "27", "Rollback", _NIGHT, _Rules(on_line=False, needs=_DATA)
+    CHECKPOINT_RECOVERY = "30", "Checkpoint recovery", _RECOVERY, _Rules(on_line=False, needs=_DATA)
+    TROUBLESHOOTING = "40", "Troubleshooting", _TROUBLE, _Rules(on_line=False)
+    STUCK_BATCH = "41", "Stuck batch", _TROUBLE, _Rules(on_line=False, needs=_DATA)
+    INVALID_SCORES = "42", "Invalid scores", _TROUBLE, _Rules(on_line=False, needs=_DATA)
+    OUT_OF_MEMORY = "43", "Out of memory", _TROUBLE, _Rules(on_line=False, needs=_DATA)
+    SEARCH_NOT_WORKING = "44", "Search not working", _TROUBLE, _Rules(on_line=False, needs=_DATA)
+    NETWORK = "45", "Network", _TROUBLE, _Rules(on_line=False)
+    MISSING_METADATA = "46", "Missing metadata", _TROUBLE, _Rules(on_line=False, needs=_DATA)
+    NAN_EMBEDDINGS = "47", "NaN embeddings", _TROUBLE, _Rules(on_line=False, needs=_DATA)
+    COUNT_MISMATCH = "48", "Count mismatch", _TROUBLE, _Rules(on_line=False, needs=_DATA)
+    MONITOR = "50", "Monitor", _AFTER, _Rules(needs=_CUT_OVER, outdates=("53",))
+    PERFORMANCE = "51", "Performance", _AFTER, _Rules(needs=_CUT_OVER, outdates=("53",))
+    INTEGRATION = "52", "Integration tests", _AFTER, _Rules(needs=_CUT_OVER, outdates=("53",))
+    CLOSEOUT = "53", "Close out", _AFTER, _Rules(needs=(*_CUT_OVER, "50", "51", "52"))
+
+    @property
+    def number(self) -> str:
+        return self.value
+
+    @property
+    def module(self) -> str:
+        """Of the code: `helpers/steps/<module>.py`."""
+        return self.name.lower()
+
+    @property
+    def stem(self) -> str:
+        """Of the notebook's files: 22_migrate."""
+        return f"{self}_{self.module}"
+
+    @property
+    def notebook(self) -> str:
+        return f"{self.stem}.ipynb"
+
+    @property
+    def class_name(self) -> str:
+        """Of the class in `helpers/steps/<module>.py` that the notebook works with."""
+        return f"{self.module.title().replace('_', '')}Step"
 
     @property
     def troubleshoots(self) -> bool:
@@ -44,105 +133,20 @@ class Step:
         """Whether it is of Section 5: clients use the target by then, so a failure leaves them there."""
         return self.section == _AFTER
 
-    @property
-    def notebook(self) -> str:
-        return f"{self.number}_{self.name}.ipynb"
 
-    @property
-    def class_name(self) -> str:
-        """Of the class in `helpers/steps/<name>.py` that the notebook works with."""
-        return f"{self.name.title().replace('_', '')}Step"
-
-
-_BEFORE, _NIGHT, _RECOVERY = "1 Before the migration", "2 The migration", "3 Recovery"
-_TROUBLE = "4 Troubleshooting"
-_AFTER = "5 After the migration"
-
-_CLOSING = ("50", "51", "52", "53")  # what these say is of a cutover, and falls with it
-_CUT_OVER = ("21", "22", "23", "24", "25")
-
-STEPS: tuple[Step, ...] = (
-    Step("00", "index", "Index", "0 Overview", on_line=False),
-    Step("10", "source_health", "Source health", _BEFORE),
-    Step("11", "explore_source", "Explore the source", _BEFORE),
-    Step("12", "target_readiness", "Target readiness", _BEFORE),
-    Step("13", "dry_run", "Dry run", _BEFORE, judges=True, outdates=("14", "23", "24", "25", *_CLOSING)),
-    Step("14", "schedule_and_notify", "Schedule and notify", _BEFORE, gate="dry-run"),
-    Step("20", "fence_writes", "Fence off writes", _NIGHT, in_window=True),
-    Step("21", "snapshot", "Snapshot", _NIGHT, fenced=True, outdates=("22", "23", "24", "25", *_CLOSING)),
-    Step(
-        "22",
-        "migrate",
-        "Migrate",
-        _NIGHT,
-        judges=True,
-        fenced=True,
-        in_window=True,
-        needs=("21",),
-        outdates=("23", "24", "25", *_CLOSING),
-    ),
-    Step(
-        "23",
-        "validate",
-        "Validate",
-        _NIGHT,
-        judges=True,
-        decides="24",
-        needs=("21", "22"),
-        outdates=("24", "25", *_CLOSING),
-    ),
-    Step(
-        "24",
-        "review",
-        "Review and decide",
-        _NIGHT,
-        judges=True,
-        gate="cutover",
-        needs=("21", "22", "23"),
-        outdates=("25", *_CLOSING),
-    ),
-    Step(
-        "25",
-        "cutover",
-        "Cut over",
-        _NIGHT,
-        fenced=True,
-        in_window=True,
-        needs=("21", "22", "23", "24"),
-        outdates=_CLOSING,
-    ),
-    Step("26", "hold_and_troubleshoot", "Hold and troubleshoot", _NIGHT, on_line=False, needs=("21",)),
-    Step("27", "rollback", "Rollback", _NIGHT, on_line=False, needs=("21", "22")),
-    Step("30", "checkpoint_recovery", "Checkpoint recovery", _RECOVERY, on_line=False, needs=("21", "22")),
-    Step("40", "troubleshooting", "Troubleshooting", _TROUBLE, on_line=False),
-    Step("41", "stuck_batch", "Stuck batch", _TROUBLE, on_line=False, needs=("21", "22")),
-    Step("42", ReasonCode.INVALID_SCORES, "Invalid scores", _TROUBLE, on_line=False, needs=("21", "22")),
-    Step("43", ReasonCode.OUT_OF_MEMORY, "Out of memory", _TROUBLE, on_line=False, needs=("21", "22")),
-    Step("44", "search_not_working", "Search not working", _TROUBLE, on_line=False, needs=("21", "22")),
-    Step("45", "network", "Network", _TROUBLE, on_line=False),
-    Step("46", ReasonCode.MISSING_METADATA, "Missing metadata", _TROUBLE, on_line=False, needs=("21", "22")),
-    Step("47", "nan_embeddings", "NaN embeddings", _TROUBLE, on_line=False, needs=("21", "22")),
-    Step("48", ReasonCode.COUNT_MISMATCH, "Count mismatch", _TROUBLE, on_line=False, needs=("21", "22")),
-    Step("50", "monitor", "Monitor", _AFTER, needs=_CUT_OVER, outdates=("53",)),
-    Step("51", "performance", "Performance", _AFTER, needs=_CUT_OVER, outdates=("53",)),
-    Step("52", "integration", "Integration tests", _AFTER, needs=_CUT_OVER, outdates=("53",)),
-    Step("53", "closeout", "Close out", _AFTER, needs=(*_CUT_OVER, "50", "51", "52")),
-)
-
-LINE: tuple[Step, ...] = tuple(step for step in STEPS if step.on_line)
-LAST_OF_DRY_RUN = "14"
-FENCE, SNAPSHOT = "20", "21"
+LINE: tuple[Step, ...] = tuple(step for step in Step if step.on_line)
+LAST_OF_DRY_RUN = Step.SCHEDULE_AND_NOTIFY
 NO_TARGET = "workspace/no-target-named"  # of a run that only looks at its source; no step writes there
 
 
 def find(name: str) -> Step:
     """The step of this number (`23`), name (`validate`) or notebook (`23_validate`); else a UsageError."""
     wanted = name.rsplit("/", 1)[-1].removesuffix(".ipynb")
-    for step in STEPS:
-        if wanted in (step.number, step.name, f"{step.number}_{step.name}"):
+    for step in Step:
+        if wanted in (step, step.module, step.stem):
             return step
-    stems = [f"{step.number}_{step.name}" for step in STEPS]
-    names = {**{s: s for s in stems}, **{s.name: f"{s.number}_{s.name}" for s in STEPS}}
+    stems = [step.stem for step in Step]
+    names = {**{s: s for s in stems}, **{s.module: s.stem for s in Step}}
     near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     hint = f"Did you mean {names[near[0]]}?" if near else f"The steps are {', '.join(stems)}."
     raise UsageError(ReasonCode.UNKNOWN_STEP, f"there is no step {name!r}", next_step=hint)
@@ -154,7 +158,7 @@ def on_line(name: str) -> Step:
     if not step.on_line:
         raise UsageError(
             ReasonCode.STEP_OFF_LINE,
-            f"step {step.number}_{step.name} is on demand, not part of the standard sequence",
+            f"step {step.stem} is on demand, not part of the standard sequence",
             next_step=f"Open notebooks/{step.notebook}; the sequence is {', '.join(s.number for s in LINE)}.",
         )
     return step

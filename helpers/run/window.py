@@ -15,6 +15,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 
 PERMISSION = ReasonCode.OUTSIDE_WINDOW  # in run.json: what --outside-window said, for the command that it was given to
 
@@ -105,7 +106,7 @@ def permission(folder: RunFolder) -> str:
 # Does the migration fit its window? The dry run's estimate on the clock, the rollback included. Pure: it looks at figures only.
 
 
-_ROLLBACK_PARTS = ("21", "22")  # a rollback reads the source once more, and removes what step 22 wrote
+_ROLLBACK_PARTS = (Step.SNAPSHOT, Step.MIGRATE)  # a rollback reads the source once more, and removes what step 22 wrote
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from helpers.results import passed, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import GROUP, RunFolder
+from helpers.run.plan import Step
 from helpers.status.console import table
 from helpers.status.overview import first_open_step, rolled_back, state
 
@@ -211,7 +212,7 @@ def _stands(group: Group, row: Row, said: str) -> tuple[str, str]:
     if step is None:
         return "done", ""
     if folder.facts()["dry_run"] and step.number > plan.LAST_OF_DRY_RUN:
-        return "dry run passed", folder.command("run", "--from", "20")
+        return "dry run passed", folder.command("run", "--from", Step.FENCE_WRITES)
     found = folder.result(step.number)
     if found is not None:
         return f"step {step.number} {state(found)}", again
@@ -219,7 +220,7 @@ def _stands(group: Group, row: Row, said: str) -> tuple[str, str]:
 
 
 def _chunks(folder: RunFolder) -> str:
-    for number, fact in (("22", "imported"), ("10", "total")):
+    for number, fact in ((Step.MIGRATE, "imported"), (Step.SOURCE_HEALTH, "total")):
         found = folder.result(number)
         if found is not None and isinstance(found.facts.get(fact), int):
             return f"{found.facts[fact]:,}"

@@ -21,6 +21,7 @@ from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advice, advised
 from helpers.run.folders import RunFolder, RunLock
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord, step_missing
 from helpers.runner import notices
 from helpers.runner.retry import pending
@@ -31,7 +32,7 @@ from helpers.status.overview import refuse_rolled_back, rolled_back
 # Which run a notebook works on: the one that is named, the newest of the same source, target and schema, or a new one.
 
 
-SOURCE_ONLY = ("10", "11")  # the steps that look at a source, and at nothing else
+SOURCE_ONLY = (Step.SOURCE_HEALTH, Step.EXPLORE_SOURCE)  # the steps that look at a source, and at nothing else
 
 
 def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunFolder:
@@ -183,7 +184,7 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
         earlier.close()
     sections, run_id, dry_run = _given(namespace)
     made = step_class(row)
-    if row.number == "00":
+    if row.number == Step.INDEX:
         return made(run_id, None if is_sample(sections) else parameters_from(sections))
     banner = ""
     if is_sample(sections) and not run_id:
@@ -200,7 +201,7 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
 
 def step_class(row: plan.Step) -> Any:
     """The class that the notebook of this step works with, in the module of the notebook's name."""
-    return getattr(import_module(f"helpers.steps.{row.name}"), row.class_name)
+    return getattr(import_module(f"helpers.steps.{row.module}"), row.class_name)
 
 
 class Run(RunRecord):
@@ -224,7 +225,7 @@ class Run(RunRecord):
             self._locks = self._take()
             if not self.watches_only:
                 self.home.stop_file.unlink(missing_ok=True)
-            runs.supersede(self.home, [(s.number, s.name) for s in plan.outdated_by(plan.find(self.step))])
+            runs.supersede(self.home, plan.outdated_by(plan.find(self.step)))
         self._watch = kernel.CellWatch(self._cell_failed)
         self._watch.start()
         self.log(f"step begins in process {os.getpid()}")
@@ -268,7 +269,7 @@ class Run(RunRecord):
                 ReasonCode.RETRY_UNFINISHED, f"taking back step {retried} of run {self.id} was interrupted",
                 next_step=f"Finish it: {RUNBOOK} resume {self.id}",
             )  # fmt: skip
-        if row.number == plan.SNAPSHOT and (self.workspace / "checkpoint.json").exists():
+        if row.number == Step.SNAPSHOT and (self.workspace / "checkpoint.json").exists():
             # before anything is set aside: step 22 would refuse the new one, and 23 to 25 would have lost their results
             raise UsageError(
                 ReasonCode.ALREADY_MIGRATING, f"run {self.id} has begun to migrate from the snapshot that it has",
@@ -397,7 +398,7 @@ def _verdict_error(run: Run) -> RunbookError:
     names = "; ".join(f"{c.name} ({c.detail or c.measured})" if c.detail or c.measured else c.name for c in failed[:3])
     more = f"; {len(failed) - 3} more" if len(failed) > 3 else ""
     row = plan.find(run.step)
-    page = f"{row.number}_{row.name}.html" if kernel.under_runner() else f"results/{row.number}.json"
+    page = f"{row.stem}.html" if kernel.under_runner() else f"results/{row.number}.json"
     where = f"See {run.folder / page}."
     if row.follows_cutover:
         where += f" Clients still use the target; to roll back: {run.home.command('rollback', '--dry-run')}"

@@ -21,9 +21,9 @@ from helpers.rollback.state import RollbackState
 from helpers.run import plan
 from helpers.run.advice import advice
 from helpers.run.folders import RunFolder, file_digest
+from helpers.run.plan import Step
 
 Say = Callable[[str], None]
-_DECIDE, _CUTOVER, _BACK = "24", "25", "27"
 _NO_NEWS = (
     ReasonCode.OUTSIDE_WINDOW,
     ReasonCode.SOURCE_CHANGED,
@@ -33,11 +33,11 @@ _NO_NEWS = (
 
 def before_step(folder: RunFolder, step: plan.Step, say: Say, *, dry_run: bool = False) -> None:
     """Before 20 the commands of `notify.before` and the notice of the start; before 27 that of the rollback."""
-    if step.number not in (plan.FENCE, _BACK):
+    if step.number not in (Step.FENCE_WRITES, Step.ROLLBACK):
         return
     with _never_stopping(folder, say):
         dry = dry_run or bool(folder.facts()["dry_run"])
-        if step.number == plan.FENCE:
+        if step.number == Step.FENCE_WRITES:
             around = Around(folder)
             if dry:
                 _list_commands(around, say)
@@ -60,15 +60,15 @@ def after_step(
     with _never_stopping(folder, say):
         result = folder.result(step.number)
         at = _page(folder, step)
-        if step.number == _BACK:
+        if step.number == Step.ROLLBACK:
             _after_rollback(folder, error, say, at)
         elif error is not None or not passed(result) or result is None:
             return
-        elif step.number == _DECIDE and result.facts.get("decision") == "GO":
+        elif step.number == Step.REVIEW and result.facts.get("decision") == "GO":
             marked = [c.name for c in result.checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL)]
             tell(folder, Event.GO, key=file_digest(folder.reports / "results" / f"{step.number}.json"), say=say,
                  warnings=", ".join(marked[:5]), open=at)  # fmt: skip
-        elif step.number == _CUTOVER:
+        elif step.number == Step.CUTOVER:
             state = CutoverState.read(folder.workspace)
             files = f" ({len(state.files)} files)" if state is not None and state.files else ""
             tell(folder, Event.CUTOVER, key=state.since if state else "", say=say, changed=files, open=at)
@@ -79,7 +79,7 @@ def line_ended(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookErro
     """Notices once the pipeline has ended: what a kill kept from being sent, the end where it got there, or what stopped it."""
     with _never_stopping(folder, say):
         told = {entry.event for entry in read(folder.reports)}
-        for number, event in ((_DECIDE, Event.GO), (_CUTOVER, Event.CUTOVER)):
+        for number, event in ((Step.REVIEW, Event.GO), (Step.CUTOVER, Event.CUTOVER)):
             if Event.START in told and event not in told and (not steps or steps[-1].on_line):
                 after_step(folder, plan.find(number), None, say)
     if error is None:
@@ -102,7 +102,7 @@ def stopped(folder: RunFolder, error: RunbookError, say: Say) -> None:
     if isinstance(error, Interrupted | WaitingForSignoffs) or (error.code in _NO_NEWS and not isinstance(error, NoGo)):
         return
     with _never_stopping(folder, say):
-        if folder.facts()["dry_run"] or folder.result(plan.FENCE) is None:
+        if folder.facts()["dry_run"] or folder.result(Step.FENCE_WRITES) is None:
             return
         failed = [r for step in plan.LINE if (r := folder.result(step.number)) is not None and r.error is not None]
         since = min((r.finished for r in failed if r.finished), default="")

@@ -17,12 +17,12 @@ from helpers.rollback.outline import due
 from helpers.rollback.state import Orders
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 from helpers.runner import notices, rollback
 from helpers.runner.pipeline import run_line, with_fence
 from helpers.status.console import Console
 
 SOURCE_CHANGED, OUTSIDE_WINDOW = ReasonCode.SOURCE_CHANGED, ReasonCode.OUTSIDE_WINDOW
-_HOLD, _MIGRATE, _REVIEW, _CUTOVER_STEP = "26", "22", "24", "25"
 _MOST = 3  # catch-ups before a cutover; a source that changes behind each of them has a writer who must be found
 
 
@@ -38,7 +38,7 @@ def run_to_outcome(folder: RunFolder, steps: Sequence[plan.Step], terminal: Cons
             terminal.say("The source changed after the decision: step 22 catches up, 23 and 24 run again.")
             folder.log(f"catching up once more: {error}")
             _again(folder, terminal)
-        left = [step for step in left if step.number >= _CUTOVER_STEP]
+        left = [step for step in left if step.number >= Step.CUTOVER]
     endless = NoGo(SOURCE_CHANGED, f"run {folder.id}: the source changed behind each of {_MOST} catch-ups",
                    next_step=f"Find who writes to it, then: {folder.command('resume')}")  # fmt: skip
     notices.stopped(folder, endless, terminal.say)
@@ -47,13 +47,13 @@ def run_to_outcome(folder: RunFolder, steps: Sequence[plan.Step], terminal: Cons
 
 
 def _source_changed(folder: RunFolder, error: RunbookError) -> bool:
-    found = folder.result(_CUTOVER_STEP)
+    found = folder.result(Step.CUTOVER)
     return error.code == SOURCE_CHANGED and found is not None and (found.error or {}).get("code") == SOURCE_CHANGED
 
 
 def _again(folder: RunFolder, terminal: Console) -> None:
     """22 to 24; what stops them, missing approvals included, is what the run ends with."""
-    steps = plan.between(plan.find(_MIGRATE), plan.find(_REVIEW))
+    steps = plan.between(Step.MIGRATE, Step.REVIEW)
     try:
         run_line(folder, with_fence(folder, steps), terminal)
     except RunbookError as error:
@@ -62,16 +62,16 @@ def _again(folder: RunFolder, terminal: Console) -> None:
 
 def _held(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run: bool) -> RunbookError:
     """The error that the command ends with, once the run is held, or rolled back."""
-    nothing_to_hold = dry_run or folder.facts()["dry_run"] or folder.result("21") is None
+    nothing_to_hold = dry_run or folder.facts()["dry_run"] or folder.result(Step.SNAPSHOT) is None
     if nothing_to_hold or isinstance(error, Interrupted | WaitingForSignoffs) or error.code == OUTSIDE_WINDOW:
         return error
     found = due(folder)
     if not found and not isinstance(error, NoGo):
         return error
     try:
-        run_line(folder, [plan.find(_HOLD)], terminal)
+        run_line(folder, [Step.HOLD_AND_TROUBLESHOOT], terminal)
     except RunbookError as other:  # what stopped the run is the news
-        folder.log(f"step {_HOLD} did not pass: {other}")
+        folder.log(f"step {Step.HOLD_AND_TROUBLESHOOT} did not pass: {other}")
     if not found or not folder.parameters().rollback.automatic:
         return error
     why = "; ".join(trigger.sentence for trigger in found)

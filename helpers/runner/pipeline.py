@@ -37,6 +37,7 @@ from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advised
 from helpers.run.folders import RunFolder, RunLock
+from helpers.run.plan import Step
 from helpers.runner import notices
 from helpers.status.console import Console, step_line, summary
 from helpers.status.overview import open_gate
@@ -77,7 +78,7 @@ class Execution:
 
     def start(self) -> None:
         self._take_over_what_was_printed()  # of a kernel whose runner was killed
-        runs.supersede(self.folder, [(s.number, s.name) for s in plan.outdated_by(self.step)])
+        runs.supersede(self.folder, plan.outdated_by(self.step))
         self.folder.log("notebook begins", self.step.number)
         self._thread.start()
 
@@ -268,7 +269,7 @@ _NO_VERDICT = {
 
 
 _DECISION = next(step.number for step in plan.LINE if step.gate == CUTOVER)
-_ON_DEMAND = {"26": "held; see step 26 for what to do", "27": "Rollback succeeded"}
+_ON_DEMAND = {Step.HOLD_AND_TROUBLESHOOT: "held; see step 26 for what to do", Step.ROLLBACK: "Rollback succeeded"}
 
 
 class Stop:
@@ -396,7 +397,7 @@ def _executed(folder: RunFolder, step: plan.Step, terminal: Console, stop: Stop,
         return None
     if isinstance(error, Interrupted) or stop.requested:
         return _interrupted(folder)
-    return type(error)(error.code, f"step {step.number}_{step.name}: {error.what}")
+    return type(error)(error.code, f"step {step.stem}: {error.what}")
 
 
 def _advice(folder: RunFolder, steps: Sequence[plan.Step]) -> list[str]:
@@ -414,7 +415,7 @@ def _stand_down(folder: RunFolder, terminal: Console) -> RunbookError | None:
     runs where nothing was written. What it failed with, or None."""
     state = FenceState.read(folder.workspace)
     try:
-        if passed(folder.result(plan.FENCE)):
+        if passed(folder.result(Step.FENCE_WRITES)):
             give_back_target(folder)
         if state is not None and state.may_be_active:
             terminal.say(lift(folder))
@@ -428,7 +429,7 @@ def _stand_down(folder: RunFolder, terminal: Console) -> RunbookError | None:
 
 def with_fence(folder: RunFolder, steps: Sequence[plan.Step]) -> list[plan.Step]:
     """The steps, step 20 before them where one of them wants the fence and it was lifted since."""
-    fence = plan.find(plan.FENCE)
+    fence = Step.FENCE_WRITES
     wanted = fence not in steps and any(step.fenced for step in steps) and folder.parameters().fence.kind != "none"
     state = FenceState.read(folder.workspace) if wanted else None
     return [fence, *steps] if wanted and (state is None or not state.active) else list(steps)
@@ -471,15 +472,15 @@ def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError 
     if isinstance(error, NoGo):
         return "NO-GO"
     if isinstance(error, WaitingForSignoffs):
-        return "GO, waiting for sign-offs" if passed(folder.result("24")) else "waiting for sign-offs"
+        return "GO, waiting for sign-offs" if passed(folder.result(Step.REVIEW)) else "waiting for sign-offs"
     if isinstance(error, Interrupted):
         return "none yet, stopped on request"
     if error is not None:
         return _NO_VERDICT.get(error.code, "failed")
     if steps and not steps[-1].on_line:
-        if dry_run and steps[-1].number == "27":
+        if dry_run and steps[-1] is Step.ROLLBACK:
             return "none, dry run: nothing was rolled back; the plan says what a rollback would do"
-        return _ON_DEMAND.get(steps[-1].number, f"step {steps[-1].number} passed")
+        return _ON_DEMAND.get(steps[-1], f"step {steps[-1]} passed")
     line = [step for step in plan.LINE if step.number <= steps[-1].number]
     decided = any(step.gate == CUTOVER and passed(folder.result(step.number)) for step in line)
     return "GO" if decided else f"passed up to step {steps[-1].number}"

@@ -25,8 +25,8 @@ from helpers.results import passed, read_state, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder, RunLock
+from helpers.run.plan import Step
 
-MIGRATE, CUTOVER = "22", "25"
 _LEFT = ("staged", "quarantine", "catch-up", "batches.jsonl", "checkpoint.jsonl")  # of step 22, beside its ledger
 
 
@@ -44,17 +44,17 @@ def require_retriable(folder: RunFolder, step: plan.Step, changed: Parameters | 
     if not step.on_line:
         _refuse(folder, step, "is on demand, not part of the standard sequence", f"Open notebooks/{step.notebook}.")
     cutover = CutoverState.read(folder.workspace)
-    moved = passed(folder.result(CUTOVER)) or (cutover is not None and cutover.may_be_applied)
+    moved = passed(folder.result(Step.CUTOVER)) or (cutover is not None and cutover.may_be_applied)
     if moved and not step.follows_cutover:  # those look, and can look again
         told = f"Roll back first: {folder.command('rollback')}"
         _refuse(folder, step, "cannot be undone: the application was pointed to the target", told)
     if not _has_begun(folder, step):
         _refuse(folder, step, "has not been run", f"Go on with: {folder.command('resume')}")
-    migrated = _has_begun(folder, plan.find(MIGRATE))  # else nothing of the migration is undone
+    migrated = _has_begun(folder, Step.MIGRATE)  # else nothing of the migration is undone
     if (
         migrated
-        and step.number <= MIGRATE
-        and (error := window.refusal(folder, plan.find(MIGRATE), changed=changed)) is not None
+        and step.number <= Step.MIGRATE
+        and (error := window.refusal(folder, Step.MIGRATE, changed=changed)) is not None
     ):
         raise error
 
@@ -66,7 +66,7 @@ def _refuse(folder: RunFolder, step: plan.Step, why: str, told: str) -> None:
 
 
 def _has_begun(folder: RunFolder, step: plan.Step) -> bool:
-    ledger = step.number == MIGRATE and (folder.workspace / "checkpoint.json").exists()
+    ledger = step.number == Step.MIGRATE and (folder.workspace / "checkpoint.json").exists()
     return ledger or folder.result(step.number) is not None
 
 
@@ -78,8 +78,8 @@ def take_back(folder: RunFolder, step: plan.Step, say: Callable[[str], None]) ->
         write_json(_state(folder), {"step": first.number, "begun": utc_now()})
         audit.append(folder.reports / audit.NAME, "retry", outcome="begun", step=first.number)
         folder.log(f"retry: taking back from step {first.number} on")
-        runs.supersede(folder, [(s.number, s.name) for s in plan.STEPS if s.number >= first.number])
-        removed = _empty_target(folder) if first.number <= MIGRATE else {}
+        runs.supersede(folder, [s for s in Step if s >= first])
+        removed = _empty_target(folder) if first.number <= Step.MIGRATE else {}
         _state(folder).unlink()
         audit.append(folder.reports / audit.NAME, "retry", step=first.number, removed=removed)
     chunks = ", ".join(f"{name} ({count:,} chunks)" for name, count in removed.items())

@@ -11,12 +11,10 @@ from helpers.results import utc_now
 from helpers.rollback import Orders, RollbackState
 from helpers.rollback.outline import at_work, outline, stop
 from helpers.run import folders as runs
-from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 from helpers.runner.pipeline import run_line
 from helpers.status.console import Console
-
-STEP = "27"
 
 
 def roll_back(chosen: argparse.Namespace) -> int:
@@ -60,7 +58,7 @@ def execute(
     if not dry_run and not locked:
         _stop(folder, state)
     try:
-        run_line(folder, [plan.find(STEP)], terminal, dry_run=dry_run)
+        run_line(folder, [Step.ROLLBACK], terminal, dry_run=dry_run)
     except Interrupted as error:
         raise Interrupted(
             ReasonCode.INTERRUPTED, "stopped on request", next_step=f"Go on with: {folder.command('rollback')}"

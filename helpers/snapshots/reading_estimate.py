@@ -16,6 +16,7 @@ import pandas as pd
 
 from helpers.formatting import count, duration, size
 from helpers.parameters import Parameters
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import part_rows
 from helpers.stores import CollectionInfo, Reader
@@ -85,7 +86,7 @@ def estimate(store: Reader, infos: Sequence[CollectionInfo], workers: int) -> Es
 
 def of_run(run: RunRecord, store: Reader, names: Sequence[str]) -> Estimate:
     """What step 10 of this run measured; only where it did not, a sample is read (and paid for) again."""
-    health = run.earlier("10")
+    health = run.earlier(Step.SOURCE_HEALTH)
     known = health.facts.get(FACT) if health else None
     found = (
         Estimate(**known) if known else estimate(store, list(map(store.info, names)), run.parameters.migration.workers)

@@ -24,13 +24,13 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots.export_journal import Journal
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import Reader
 
-CLOSEOUT = "53"
-TAKEN_BY = ("13", "21", "22")  # the steps that take snapshots; 22 where it catches up
+TAKEN_BY = (Step.DRY_RUN, Step.SNAPSHOT, Step.MIGRATE)  # the steps that take snapshots; 22 where it catches up
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ def abandon(run_id: str) -> None:
 def settled(folder: RunFolder) -> bool:
     """Whether a run needs its snapshots no more, once their retention has ended."""
     facts = folder.facts()
-    return bool(facts.get("abandoned")) or bool(facts["dry_run"]) or passed(folder.result(CLOSEOUT))
+    return bool(facts.get("abandoned")) or bool(facts["dry_run"]) or passed(folder.result(Step.CLOSEOUT))
 
 
 def _needs(directory: Path) -> dict[str, set[str]]:

@@ -15,13 +15,14 @@ from helpers.rollback.state import RollbackState
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 
 # -- gates -------------------------------------------------------------------------------------------------------------
 
 # The gates that people open: which approvals are due behind a step, and whether the run may go on.
 
 
-AFTER_CUTOVER, PARAMETERS = "25", "parameters.yaml"
+AFTER_CUTOVER, PARAMETERS = Step.CUTOVER, "parameters.yaml"
 
 
 def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | None:

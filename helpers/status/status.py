@@ -24,12 +24,13 @@ from helpers.rollback.outline import due
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc, permission
 from helpers.snapshots.retention import kept_line, settled
 from helpers.status.console import table
 from helpers.status.overview import first_open_step, next_action, rolled_back, run_rows, step_rows
 
-_FIRST_OF_NIGHT, _LAST_OF_NIGHT = "20", "25"  # what belongs inside the window
+_FIRST_OF_NIGHT, _LAST_OF_NIGHT = Step.FENCE_WRITES, Step.CUTOVER  # what belongs inside the window
 
 
 def status(chosen: argparse.Namespace) -> int:
@@ -102,7 +103,7 @@ def seconds_of(folder: RunFolder, step: plan.Step) -> tuple[float, str]:
 
 def estimated_seconds(folder: RunFolder, number: str) -> float:
     """How long the run's dry run says that the step takes; 0 where it says nothing."""
-    dry = folder.result("13")
+    dry = folder.result(Step.DRY_RUN)
     parts = dry.facts.get("estimate", []) if dry is not None else []
     return sum(float(p["seconds"]) for p in parts if str(p["part"]).startswith(number))
 
@@ -136,7 +137,7 @@ def _watch(folder: RunFolder) -> str:
 
 def _share_left(folder: RunFolder, number: str) -> float:
     """Of step 22 what its ledger says is still to do."""
-    if number != "22":
+    if number != Step.MIGRATE:
         return 1.0
     try:
         ledger = Checkpoint.read(folder.workspace / "checkpoint.json")
@@ -147,7 +148,7 @@ def _share_left(folder: RunFolder, number: str) -> float:
 
 def measured_rollback(folder: RunFolder) -> StepResult | None:
     """The newest rollback of this run that went through, a drill included; None where there is none. A dry run is none."""
-    return next((r for r in _results(folder, "27") if passed(r) and not r.facts.get("dry_run")), None)
+    return next((r for r in _results(folder, Step.ROLLBACK) if passed(r) and not r.facts.get("dry_run")), None)
 
 
 def _results(folder: RunFolder, number: str) -> Iterator[StepResult]:
@@ -165,7 +166,7 @@ def rollback_seconds(folder: RunFolder) -> tuple[float, str]:
     """
     if (done := measured_rollback(folder)) is not None:
         return done.seconds, "measured"
-    parts = [seconds_of(folder, plan.find(n)) for n in ("21", "22")]
+    parts = [seconds_of(folder, plan.find(n)) for n in (Step.SNAPSHOT, Step.MIGRATE)]
     if not all(how for _, how in parts):
         return 0.0, ""
     return sum(seconds for seconds, _ in parts), "estimated from steps 21 and 22"

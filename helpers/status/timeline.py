@@ -24,6 +24,7 @@ from helpers.results import StepResult, passed
 from helpers.rollback import outline
 from helpers.rollback.state import FILES, REMOVE, TITLES
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 from helpers.run.window import Hours
 from helpers.status.status import estimated_seconds, measured_rollback, rollback_seconds
 
@@ -31,15 +32,26 @@ BEFORE, NIGHT, AFTER = "The day before", "The window", "The week after"
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 # (step, what, minutes, where the runbook says so); they follow one another.
 _DAY_BEFORE = (
-    ("10", "Source health", 5, "1.2"), ("11", "Explore the source", 10, "1.5"), ("12", "Target readiness", 5, "1.3"),
-    ("13", "Backup and dry run", 70, "1.1 and 1.4"), ("14", "Schedule and notify", 0, "1.6 and 1.7"),
-)  # fmt: skip
+    (Step.SOURCE_HEALTH, "Source health", 5, "1.2"),
+    (Step.EXPLORE_SOURCE, "Explore the source", 10, "1.5"),
+    (Step.TARGET_READINESS, "Target readiness", 5, "1.3"),
+    (Step.DRY_RUN, "Backup and dry run", 70, "1.1 and 1.4"),
+    (Step.SCHEDULE_AND_NOTIFY, "Schedule and notify", 0, "1.6 and 1.7"),
+)
 _THE_NIGHT = (
-    ("20", "Fence off writes", 5, "Step 1"), ("21", "Snapshot", 5, "Step 2"), ("22", "Migrate", 55, "Step 3"),
-    ("23", "Validate", 10, "Step 4"), ("24", "Review and decide", 5, "Step 5"), ("25", "Cut over", 10, "Step 6a"),
-)  # fmt: skip
-_BACK = ("27", "Rollback, if NO-GO", 10, "Step 7b")
-_AFTERWARDS = (("51", "Performance"), ("52", "Integration tests"), ("53", "Close out"))  # no durations in the runbook
+    (Step.FENCE_WRITES, "Fence off writes", 5, "Step 1"),
+    (Step.SNAPSHOT, "Snapshot", 5, "Step 2"),
+    (Step.MIGRATE, "Migrate", 55, "Step 3"),
+    (Step.VALIDATE, "Validate", 10, "Step 4"),
+    (Step.REVIEW, "Review and decide", 5, "Step 5"),
+    (Step.CUTOVER, "Cut over", 10, "Step 6a"),
+)
+_BACK = (Step.ROLLBACK, "Rollback, if NO-GO", 10, "Step 7b")
+_AFTERWARDS = (
+    (Step.PERFORMANCE, "Performance"),
+    (Step.INTEGRATION, "Integration tests"),
+    (Step.CLOSEOUT, "Close out"),
+)  # no durations in the runbook
 _KEPT = "Snapshot kept"
 
 
@@ -83,8 +95,11 @@ def plan_and_measured(folder: RunFolder | None, parameters: Parameters | None) -
     start, start_is = None, "T is not named: window.start in the parameters file"
     if hours is not None:
         start, start_is = hours.start, f"T is the window's start, {moment(hours.start)}"
-    elif "20" in found:
-        start, start_is = found["20"].start, f"T is when the fence went up, {moment(found['20'].start)}"
+    elif Step.FENCE_WRITES in found:
+        start, start_is = (
+            found[Step.FENCE_WRITES].start,
+            f"T is when the fence went up, {moment(found[Step.FENCE_WRITES].start)}",
+        )
     rows = []
     for row in _planned(folder, parameters):
         step = found.get(row.step) if row.step != _BACK[0] else None
@@ -113,11 +128,17 @@ def _planned(folder: RunFolder | None, parameters: Parameters | None) -> Sequenc
     rows.append(Row(NIGHT, step, title, (at, at + minutes * _MINUTE), f"runbook, {section}"))
     watch = parameters.monitoring.minutes * _MINUTE if parameters is not None else _HOUR
     rows.append(
-        Row(AFTER, "50", "Monitor", (at, at + watch), "monitoring.minutes" if parameters else "runbook, Section 5")
+        Row(
+            AFTER,
+            Step.MONITOR,
+            "Monitor",
+            (at, at + watch),
+            "monitoring.minutes" if parameters else "runbook, Section 5",
+        )
     )
     rows += [Row(AFTER, step, title, (at + watch, at + watch), "runbook, Section 5") for step, title in _AFTERWARDS]
     days = parameters.snapshot.retention_days if parameters is not None else 7
-    taken = next(row for row in rows if row.step == "21").planned[1]
+    taken = next(row for row in rows if row.step == Step.SNAPSHOT).planned[1]
     basis = "snapshot.retention_days" if parameters else "runbook, Appendix A"
     return [*rows, Row(AFTER, "", _KEPT, (taken, taken + days * _DAY), basis)]
 
@@ -127,9 +148,9 @@ def _measured_elsewhere(row: Row, folder: RunFolder | None, start: dt.datetime |
     if folder is None or start is None:
         return row
     begun = ended = None
-    if row.step == "27" and (done := measured_rollback(folder)) is not None:
+    if row.step == Step.ROLLBACK and (done := measured_rollback(folder)) is not None:
         begun, ended = gantt.instant(done.started), gantt.instant(done.finished)
-    elif row.title == _KEPT and passed(taken := folder.result("21")) and taken is not None:
+    elif row.title == _KEPT and passed(taken := folder.result(Step.SNAPSHOT)) and taken is not None:
         begun, ended = gantt.instant(taken.finished), gantt.instant(taken.facts["snapshot"]["retain_until"])
     if begun is None or ended is None:
         return row
@@ -201,14 +222,14 @@ def _basis(found: Timeline) -> str:
 
 def sentence(found: Timeline) -> str:
     """The takeaway: how the migration came out against the plan."""
-    plan = in_words(found.of("25").planned[1])
+    plan = in_words(found.of(Step.CUTOVER).planned[1])
     night = [row for row in found.rows if row.part == NIGHT and row.step != _BACK[0] and row.real is not None]
     if not night:
         return f"Planned: cut over {plan} after the fence goes up; no step of the window has run"
     work = sum(row.real[1] - row.real[0] for row in night if row.real is not None)
     back = found.of(_BACK[0])
     said = f"Steps {', '.join(row.step for row in night)} took {duration(work)} of work"
-    cut = found.of("25")
+    cut = found.of(Step.CUTOVER)
     if cut.real is not None and not cut.open:
         said = f"Cut over {_after(cut.real[1])}; planned {_after(cut.planned[1])}"
     return said + (f"; rollback took {back.took}" if back.real is not None else "")

@@ -22,6 +22,7 @@ from helpers.migration.staging import Quarantine, Staged
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.folders import flatten
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import Context, load_schema
 from helpers.snapshots.snapshot import Snapshot
@@ -110,7 +111,7 @@ class CheckpointRecoveryStep(NotebookStep):
     def failures(self) -> pd.DataFrame:
         """What went wrong, as the checkpoint records it, and how the last execution of step 22 ended."""
         said = [tuple(line.split(" ", 1)) for line in (self.checkpoint.errors if self.checkpoint else [])]
-        last = self.run.earlier("22")
+        last = self.run.earlier(Step.MIGRATE)
         if last is not None and last.error is not None:
             said.append((last.finished, f"step 22 ended: {last.error['line']}"))
         return pd.DataFrame([(when, one_line(what)) for when, what in said], columns=["when", "what"])

@@ -37,6 +37,7 @@ from helpers.report.outcome import outcome
 from helpers.results import Verdict, read_state, utc_now, worst, write_json, write_text
 from helpers.run import plan
 from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots import retention
 from helpers.stores import open_target
@@ -48,7 +49,8 @@ from helpers.stores import open_target
 
 # Minutes that the runbook gives a step: the headings of its sections, the timeline of Appendix A for the review.
 RUNBOOK_MINUTES: dict[str, tuple[float, float]] = {
-    "20": (5, 5), "21": (5, 5), "22": (45, 60), "23": (10, 10), "24": (5, 5), "25": (10, 10), "50": (60, 60),
+    Step.FENCE_WRITES: (5, 5), Step.SNAPSHOT: (5, 5), Step.MIGRATE: (45, 60), Step.VALIDATE: (10, 10),
+    Step.REVIEW: (5, 5), Step.CUTOVER: (10, 10), Step.MONITOR: (60, 60),
 }  # fmt: skip
 RUNBOOK_TOTAL = "90 to 120 min"
 
@@ -56,7 +58,7 @@ RUNBOOK_TOTAL = "90 to 120 min"
 def rows(folder: RunFolder) -> list[dict[str, Any]]:
     """One row for each step of the sequence that left a result. Seconds: actual, estimate (None where the dry run gave none),
     runbook_low and runbook_high."""
-    dry = folder.result("13")
+    dry = folder.result(Step.DRY_RUN)
     parts = (dry.facts.get("estimate") or []) if dry is not None else []
     found = []
     for step in plan.LINE:
@@ -78,7 +80,7 @@ def downtime(folder: RunFolder) -> tuple[float | None, str]:
     and go on at the target once the application runs on it. (None, why) where it was not measured."""
     fence, cutover = FenceState.read(folder.workspace), CutoverState.read(folder.workspace)
     if fence is None:
-        step = folder.result("20")
+        step = folder.result(Step.FENCE_WRITES)
         kind = ((step.facts.get("fence") or {}).get("kind") if step is not None else None) or "none"
         if takes_no_writes(step):
             return 0.0, "none by this run: the source itself took no writes before it, and reads were served throughout"
@@ -132,7 +134,9 @@ class FenceEnd:
         """Its state, whether writes are refused, and how many connections of others are seen at it."""
         if not self.active:
             none = (
-                "none was needed: the source itself takes no writes" if takes_no_writes(self.run.earlier("20")) else ""
+                "none was needed: the source itself takes no writes"
+                if takes_no_writes(self.run.earlier(Step.FENCE_WRITES))
+                else ""
             )
             said = "was lifted already" if self.state is not None else none or "none was put up by this run"
             return pd.DataFrame([("write fence", said)], columns=["what", "found"])
@@ -358,7 +362,7 @@ class Lessons:
 # -- closeout ----------------------------------------------------------------------------------------------------------
 
 
-BEFORE = ("25", "50", "51", "52")
+BEFORE = (Step.CUTOVER, Step.MONITOR, Step.PERFORMANCE, Step.INTEGRATION)
 _STATE = "closeout.json"
 
 
@@ -382,7 +386,7 @@ class CloseoutStep(NotebookStep):
             rows.append((f"{number} {step.title}", verdict, duration(result.seconds) if result is not None else ""))
             if result is None or result.error is not None or result.verdict is Verdict.FAIL:
                 open_ones.append(f"{number} {step.title}")
-        done = self.run.home.result("25")
+        done = self.run.home.result(Step.CUTOVER)
         if done is not None and not done.facts.get("cut_over") and not open_ones:
             open_ones.append("25: no cutover is recorded")
         self.run.check("cut over, watched, measured and tested", Verdict.FAIL if open_ones else Verdict.PASS,
@@ -399,7 +403,7 @@ class CloseoutStep(NotebookStep):
             self.run.fact("downtime_seconds", round(seconds, 1))
         self.run.fact("downtime", how)
         self.run.fact("durations", rows)
-        dry = self.run.earlier("13")
+        dry = self.run.earlier(Step.DRY_RUN)
         estimate = dry.facts.get("estimate_seconds") if dry is not None else None
         took = sum(r["actual"] for r in rows if r["estimate"] is not None)
         late = estimate is not None and took > 2 * float(estimate) and took - float(estimate) > 60
@@ -558,7 +562,7 @@ class CloseoutStep(NotebookStep):
         expected = self.parameters.expected.total
         written = self.lesson_file.written()
         until = when(retained_until(self.run.home))
-        dry = self.run.earlier("13")
+        dry = self.run.earlier(Step.DRY_RUN)
         machine = dry.facts.get("estimate_seconds") if dry is not None else None
         estimate = f"{RUNBOOK_TOTAL} (the runbook)" + (f"; {duration(machine)} of work (dry run)" if machine else "")
         return {

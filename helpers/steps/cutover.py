@@ -20,7 +20,7 @@ from helpers.monitoring.cutover_watch import Watch
 from helpers.parameters import resolve_path
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Verdict
-from helpers.run import plan
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.status.overview import open_gate
 from helpers.stores import open_target
@@ -39,7 +39,7 @@ class CutoverStep(NotebookStep):
     """
 
     def __init__(self, run: RunRecord) -> None:
-        self.run, self.shut = run, open_gate(run.home, [plan.find("24")])
+        self.run, self.shut = run, open_gate(run.home, [Step.REVIEW])
         self.control = Control(run.home, run.parameters)
         self.rules = run.parameters.cutover
         self._edits: list[Edit] | None = None
@@ -51,7 +51,7 @@ class CutoverStep(NotebookStep):
 
     def gate(self) -> pd.DataFrame:
         """The decision and who signed it. Raises what stops the cutover: NO-GO, or missing sign-offs."""
-        review = self.run.require("24")
+        review = self.run.require(Step.REVIEW)
         decision = str(review.facts.get("decision", "none"))
         if not self.run.dry_run:
             if self.shut is not None:

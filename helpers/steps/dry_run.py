@@ -24,6 +24,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.run.open_source import open_chosen
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
@@ -255,7 +256,7 @@ class DryRunStep(NotebookStep):
             ),
             ("23 validation suite", took.get("6 validation suite", 0), "measured against the throw-away Chroma"),
         ]
-        readiness = self.run.earlier("12")
+        readiness = self.run.earlier(Step.TARGET_READINESS)
         rate = readiness.facts.get("probe_write_chunks_per_second") if readiness else None
         if rate:
             rows[2] = ("22 import", max(rows[2][1], chunks / rate),

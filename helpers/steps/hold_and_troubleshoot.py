@@ -18,42 +18,43 @@ from helpers.results import Check, StepResult, Verdict
 from helpers.rollback.outline import triggers
 from helpers.run import plan
 from helpers.run.folders import NOTEBOOKS
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 
 # Reason code → (notebook of Section 4, the runbook's own heading). The notebook is named where it exists.
 REMEDIES: dict[str, tuple[str, str]] = {
-    ReasonCode.KERNEL_DIED: ("43", "Out of Memory Error"),
-    ReasonCode.OUT_OF_MEMORY: ("43", "Out of Memory Error"),
-    ReasonCode.TIMEOUT: ("45", "Network Connectivity Problems"),
-    ReasonCode.UNREACHABLE: ("45", "Network Connectivity Problems"),
-    ReasonCode.TOO_MANY_REFUSED: ("41", "Migration Stuck on Batch X"),
-    ReasonCode.TIME_LIMIT: ("41", "Migration Stuck on Batch X"),
-    ReasonCode.PAUSED_FOR_DISK: ("41", "Migration Stuck on Batch X"),
-    ReasonCode.INVALID_FIELD: ("42", 'Validation Fails - "invalid_authenticity_score"'),
-    ReasonCode.METADATA_DIFFERS: ("42", 'Validation Fails - "invalid_authenticity_score"'),
-    ReasonCode.TYPE_DIFFERS: ("42", 'Validation Fails - "invalid_authenticity_score"'),
-    ReasonCode.VALIDATION_BELOW_MINIMUM: ("42", 'Validation Fails - "invalid_authenticity_score"'),
-    ReasonCode.INVALID_CITATION_URI: ("42", 'Validation Fails - "invalid_authenticity_score"'),
-    ReasonCode.SEARCH_NOT_EQUIVALENT: ("44", "Semantic Search Not Working Post-Migration"),
-    ReasonCode.QUERY_WITHOUT_ANSWER: ("44", "Semantic Search Not Working Post-Migration"),
-    ReasonCode.VECTOR_DIFFERS: ("44", "Semantic Search Not Working Post-Migration"),
-    ReasonCode.SPACE_DIFFERS: ("44", "Semantic Search Not Working Post-Migration"),
-    ReasonCode.MISSING_METADATA: ("46", "Troubleshooting Decision Tree"),
-    ReasonCode.FIELD_MISSING: ("46", "Troubleshooting Decision Tree"),
-    ReasonCode.FIELD_EXTRA: ("46", "Troubleshooting Decision Tree"),
-    ReasonCode.NAN_EMBEDDING: ("47", "Troubleshooting Decision Tree"),
-    ReasonCode.COUNT_MISMATCH: ("48", "Troubleshooting Decision Tree"),
-    ReasonCode.CHUNK_MISSING: ("48", "Troubleshooting Decision Tree"),
-    ReasonCode.CHUNK_EXTRA: ("48", "Troubleshooting Decision Tree"),
-    ReasonCode.CHUNK_DOUBLED: ("48", "Troubleshooting Decision Tree"),
-    ReasonCode.COLLECTION_MISSING: ("48", "Troubleshooting Decision Tree"),
+    ReasonCode.KERNEL_DIED: (Step.OUT_OF_MEMORY, "Out of Memory Error"),
+    ReasonCode.OUT_OF_MEMORY: (Step.OUT_OF_MEMORY, "Out of Memory Error"),
+    ReasonCode.TIMEOUT: (Step.NETWORK, "Network Connectivity Problems"),
+    ReasonCode.UNREACHABLE: (Step.NETWORK, "Network Connectivity Problems"),
+    ReasonCode.TOO_MANY_REFUSED: (Step.STUCK_BATCH, "Migration Stuck on Batch X"),
+    ReasonCode.TIME_LIMIT: (Step.STUCK_BATCH, "Migration Stuck on Batch X"),
+    ReasonCode.PAUSED_FOR_DISK: (Step.STUCK_BATCH, "Migration Stuck on Batch X"),
+    ReasonCode.INVALID_FIELD: (Step.INVALID_SCORES, 'Validation Fails - "invalid_authenticity_score"'),
+    ReasonCode.METADATA_DIFFERS: (Step.INVALID_SCORES, 'Validation Fails - "invalid_authenticity_score"'),
+    ReasonCode.TYPE_DIFFERS: (Step.INVALID_SCORES, 'Validation Fails - "invalid_authenticity_score"'),
+    ReasonCode.VALIDATION_BELOW_MINIMUM: (Step.INVALID_SCORES, 'Validation Fails - "invalid_authenticity_score"'),
+    ReasonCode.INVALID_CITATION_URI: (Step.INVALID_SCORES, 'Validation Fails - "invalid_authenticity_score"'),
+    ReasonCode.SEARCH_NOT_EQUIVALENT: (Step.SEARCH_NOT_WORKING, "Semantic Search Not Working Post-Migration"),
+    ReasonCode.QUERY_WITHOUT_ANSWER: (Step.SEARCH_NOT_WORKING, "Semantic Search Not Working Post-Migration"),
+    ReasonCode.VECTOR_DIFFERS: (Step.SEARCH_NOT_WORKING, "Semantic Search Not Working Post-Migration"),
+    ReasonCode.SPACE_DIFFERS: (Step.SEARCH_NOT_WORKING, "Semantic Search Not Working Post-Migration"),
+    ReasonCode.MISSING_METADATA: (Step.MISSING_METADATA, "Troubleshooting Decision Tree"),
+    ReasonCode.FIELD_MISSING: (Step.MISSING_METADATA, "Troubleshooting Decision Tree"),
+    ReasonCode.FIELD_EXTRA: (Step.MISSING_METADATA, "Troubleshooting Decision Tree"),
+    ReasonCode.NAN_EMBEDDING: (Step.NAN_EMBEDDINGS, "Troubleshooting Decision Tree"),
+    ReasonCode.COUNT_MISMATCH: (Step.COUNT_MISMATCH, "Troubleshooting Decision Tree"),
+    ReasonCode.CHUNK_MISSING: (Step.COUNT_MISMATCH, "Troubleshooting Decision Tree"),
+    ReasonCode.CHUNK_EXTRA: (Step.COUNT_MISMATCH, "Troubleshooting Decision Tree"),
+    ReasonCode.CHUNK_DOUBLED: (Step.COUNT_MISMATCH, "Troubleshooting Decision Tree"),
+    ReasonCode.COLLECTION_MISSING: (Step.COUNT_MISMATCH, "Troubleshooting Decision Tree"),
 }
-_UNMIGRATED = ("00", "26", "27", "30")
+_UNMIGRATED = (Step.INDEX, Step.HOLD_AND_TROUBLESHOOT, Step.ROLLBACK, Step.CHECKPOINT_RECOVERY)
 
 
 def remedy(reason: str) -> str:
     """Where the remedy of a reason code is: the notebook if there is one, else the runbook's own section."""
-    number, heading = REMEDIES.get(reason, ("40", "Section 4: Troubleshooting Guide"))
+    number, heading = REMEDIES.get(reason, (Step.TROUBLESHOOTING, "Section 4: Troubleshooting Guide"))
     found = sorted(NOTEBOOKS.glob(f"{number}_*.ipynb"))
     if found:
         return f"notebooks/{found[0].name}"
@@ -66,7 +67,7 @@ class HoldAndTroubleshootStep(NotebookStep):
     def __init__(self, run: RunRecord, now: datetime | None = None) -> None:
         self.run = run
         self.now = now or datetime.now(UTC)
-        self.results = {s.number: r for s in plan.STEPS if s.number not in _UNMIGRATED
+        self.results = {s.number: r for s in plan.Step if s.number not in _UNMIGRATED
                         and (r := run.home.result(s.number)) is not None}  # fmt: skip
 
     def failed(self) -> pd.DataFrame:
@@ -100,7 +101,7 @@ class HoldAndTroubleshootStep(NotebookStep):
 
     def sides(self) -> pd.DataFrame:
         """Source against target per source collection, from step 23, else from 22."""
-        for step in ("23", "22"):
+        for step in (Step.VALIDATE, Step.MIGRATE):
             result = self.results.get(step)
             rows = (result.facts.get("counts") or result.facts.get("arrivals") or []) if result else []
             if rows:
@@ -127,7 +128,7 @@ class HoldAndTroubleshootStep(NotebookStep):
         if cutover is not None and cutover.may_be_applied:
             if not later:
                 way = "repair the target with the notebook of the reason, while clients keep using it; then validate it again"
-                again = self.run.home.command("run", "--from", "23", "--until", "24")
+                again = self.run.home.command("run", "--from", Step.VALIDATE, "--until", Step.REVIEW)
             back = "roll back: what clients wrote to the target is exported first, and clients go back to the source"
             self.run.check("clients use the target", Verdict.WARNING, measured=cutover.state, reason=ReasonCode.CUT_OVER_AND_HELD,
                            detail=f"{cutover.sentence()} They get answers from what failed above.")  # fmt: skip
@@ -169,7 +170,7 @@ class HoldAndTroubleshootStep(NotebookStep):
 
     def _bad(self) -> Iterator[tuple[StepResult, Check]]:
         """The decision's own step last: it repeats what others found."""
-        for result in sorted(self.results.values(), key=lambda r: (r.step == "24", r.step)):
+        for result in sorted(self.results.values(), key=lambda r: (r.step == Step.REVIEW, r.step)):
             for check in result.checks:
                 if check.verdict in (Verdict.FAIL, Verdict.MARGINAL):
                     yield result, check

@@ -13,6 +13,7 @@ from helpers.run import plan
 from helpers.run.advice import steps_for
 from helpers.run.folders import REPOSITORY, RunFolder
 from helpers.run.kernel import show, show_figure
+from helpers.run.plan import Step
 from helpers.run.window import now_utc
 from helpers.status import timeline
 from helpers.status.overview import RUN_COLUMNS, TO_DO, next_action, rolled_back, run_rows, state
@@ -45,7 +46,7 @@ class IndexStep:
         import pandas as pd
 
         rows = []
-        for step in plan.STEPS[1:]:
+        for step in list(plan.Step)[1:]:
             result = self.folder.result(step.number) if self.folder is not None else None
             said = state(result) if result is not None or step.on_line else ""
             rows.append([step.number, step.title, step.section, said, result.seconds if result else 0.0, step.notebook])
@@ -112,7 +113,7 @@ class IndexStep:
 
     def go_no_go(self) -> None:
         """Shows Appendix B: go or no-go, with the way of this run through the tree."""
-        results = [self.folder.result(number) if self.folder else None for number in ("23", "24")]
+        results = [self.folder.result(number) if self.folder else None for number in (Step.VALIDATE, Step.REVIEW)]
         show_figure(troubleshooting.go_no_go(*results))
 
     def troubles(self) -> None:

@@ -28,6 +28,7 @@ from helpers.monitoring.watcher import (
 )
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Verdict
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 
 QUERIES = 40  # of a look at least, over all collections; percentiles of fewer say little
@@ -47,7 +48,7 @@ class MonitorStep(NotebookStep):
     @cached_property
     def validated(self) -> dict[str, int]:
         """Chunks by target collection as step 23 counted them."""
-        rows = self.run.require("23").facts.get("targets") or []
+        rows = self.run.require(Step.VALIDATE).facts.get("targets") or []
         return {str(r["collection"]): int(r["target"]) for r in rows if r.get("target") is not None}
 
     @cached_property

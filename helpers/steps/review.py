@@ -16,6 +16,7 @@ from helpers.fence import FenceState, takes_no_writes
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import UNREMARKABLE, Check, StepResult, Verdict, worst
 from helpers.run.folders import file_digest
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.validation.judgement import REQUIRED
 
@@ -117,7 +118,7 @@ class ReviewStep(NotebookStep):
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
-        found = run.earlier("23")
+        found = run.earlier(Step.VALIDATE)
         if found is None or "matrix_inputs" not in found.facts:
             raise UsageError(
                 ReasonCode.STEP_MISSING,
@@ -155,13 +156,15 @@ class ReviewStep(NotebookStep):
         rows = [
             {"step": result.step, "warning": c.name, "detail": c.detail or str(c.measured), "reason": c.reason}
             for result in self._earlier() for c in result.checks
-            if c.verdict is Verdict.WARNING or (c.verdict is Verdict.MARGINAL and result.step != "23")
+            if c.verdict is Verdict.WARNING or (c.verdict is Verdict.MARGINAL and result.step != Step.VALIDATE)
         ]  # fmt: skip
         missing = self._fence_missing()
         if missing:
             self._put(Check("write fence", Verdict.WARNING, missing, "up", reason=ReasonCode.NO_FENCE, detail=missing))
         if missing and not any(row["reason"] == ReasonCode.NO_FENCE for row in rows):
-            rows.append({"step": "24", "warning": "write fence", "detail": missing, "reason": ReasonCode.NO_FENCE})
+            rows.append(
+                {"step": Step.REVIEW, "warning": "write fence", "detail": missing, "reason": ReasonCode.NO_FENCE}
+            )
         self.run.fact("warnings", rows)
         return pd.DataFrame(rows, columns=["step", "warning", "detail", "reason"])
 
@@ -180,7 +183,7 @@ class ReviewStep(NotebookStep):
 
     def _fence_missing(self) -> str:
         """Why nothing keeps clients from writing to the source now: what step 20 found, or what became of its fence."""
-        found = self.run.earlier("20")
+        found = self.run.earlier(Step.FENCE_WRITES)
         if found is None:
             return "step 20 was not run: nothing kept clients from writing to the source after the snapshot"
         if takes_no_writes(found):

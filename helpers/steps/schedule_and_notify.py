@@ -22,6 +22,7 @@ from helpers.notify.invitation import invitation
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict, write_bytes
 from helpers.run.folders import set_aside
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.window import Estimate, Hours, now_utc
 
@@ -43,7 +44,7 @@ class ScheduleAndNotifyStep(NotebookStep):
     @cached_property
     def _estimated(self) -> StepResult | None:
         """The dry run, where it has an estimate."""
-        found = self.run.earlier("13")
+        found = self.run.earlier(Step.DRY_RUN)
         return found if found is not None and found.facts.get("estimate") else None
 
     @property
@@ -240,8 +241,8 @@ class ScheduleAndNotifyStep(NotebookStep):
         if blank:
             self.run.check("contacts are named", Verdict.WARNING, measured=len(blank), threshold=0, unit="keys",
                            reason=ReasonCode.NOBODY_NAMED,
-                           detail=f"still <…>: {', '.join(blank)}. Name them: {self._name_them(blank, '--retry', '14')}",
-                           )  # fmt: skip
+                           detail=f"still <…>: {', '.join(blank)}. "
+                           f"Name them: {self._name_them(blank, '--retry', Step.SCHEDULE_AND_NOTIFY)}")  # fmt: skip
 
     def _name_them(self, keys: list[str], *options: str) -> str:
         return self.run.home.command("resume", *options, *(part for key in keys for part in ("--set", f"{key}=TEXT")))

@@ -33,6 +33,7 @@ from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.open_source import open_chosen
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import load_schema
 from helpers.stores import CollectionInfo, Store, open_embedded, open_target
@@ -218,7 +219,7 @@ class TargetReadinessStep(NotebookStep):
         name, seen = "free disk of the target's server", self.run.parameters.expected.target_disk
         if seen is None:
             hint = f"A server does not tell its free disk: look there, {size(least)} at least"
-            if self.run.earlier("20") is None:
+            if self.run.earlier(Step.FENCE_WRITES) is None:
                 said = "--retry 12 --set 'expected.target_disk={free_gb: GB, attested_by: NAME}'"
                 hint += f", and say what you saw: {RUNBOOK} resume {self.run.id} {said}"
             self.run.check(

@@ -18,6 +18,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
 from helpers.run import plan
 from helpers.run.advice import TREE, command, remedy, steps_for
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.troubleshooting.troubleshooter import SYMPTOMS, symptoms
 
@@ -28,10 +29,10 @@ PHASE, DATA, NETWORK, RESOURCE = (
     "Resource?\n[OOM, disk]",
 )
 BRANCHES: dict[str, tuple[str, ...]] = {
-    PHASE: ("41", "44"),
-    DATA: ("42", "46", "47", "48"),
-    NETWORK: ("45",),
-    RESOURCE: ("43",),
+    PHASE: (Step.STUCK_BATCH, Step.SEARCH_NOT_WORKING),
+    DATA: (Step.INVALID_SCORES, Step.MISSING_METADATA, Step.NAN_EMBEDDINGS, Step.COUNT_MISMATCH),
+    NETWORK: (Step.NETWORK,),
+    RESOURCE: (Step.OUT_OF_MEMORY,),
 }
 CURES = {
     PHASE: "Check logs",
@@ -69,8 +70,8 @@ class TroubleshootingStep(NotebookStep):
 
     def go_no_go(self) -> None:
         """Draws the go/no-go tree with this run's way through it."""
-        validated = self.run.earlier("23")
-        self.run.figure("go_no_go", go_no_go(validated, self.run.earlier("24")),
+        validated = self.run.earlier(Step.VALIDATE)
+        self.run.figure("go_no_go", go_no_go(validated, self.run.earlier(Step.REVIEW)),
                         "Appendix B, go or no-go; the way of this run is drawn in bold.")  # fmt: skip
 
     def troubles(self) -> None:

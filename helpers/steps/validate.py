@@ -21,6 +21,7 @@ from helpers.migration.staging import Quarantine
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict
 from helpers.run.kernel import cut
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import load_schema
 from helpers.snapshots import comparison as compare
@@ -44,7 +45,7 @@ def quarantine_of(run: RunRecord) -> Mapping[tuple[str, str], str]:
 
 def _baseline(run: RunRecord, now: Snapshot) -> Mapping[str, Any] | None:
     """What the dry run measured, as far as it holds for what is migrated now; None where it measured nothing."""
-    dry = run.earlier("13")
+    dry = run.earlier(Step.DRY_RUN)
     measured: Mapping[str, Any] | None = dry.facts.get("search_baseline") if dry is not None else None
     taken = dry.facts.get("snapshot") if dry is not None else None
     if measured is None or taken is None:
@@ -111,7 +112,7 @@ class ValidateStep(NotebookStep):
             baseline=_baseline(run, snapshot),
             reembedded=run.workspace / reembedding.FOLDER,
         )
-        run.require("22")
+        run.require(Step.MIGRATE)
         self._judgement: Judgement | None = None
 
     def read_target(self) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from helpers.errors import RunbookError, one_line
 from helpers.parameters import Endpoint
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.run.advice import notebook_for
+from helpers.run.plan import Step
 from helpers.stores.handshake import greet, request_headers
 from helpers.stores.limits import attempt
 from helpers.stores.opening import quick_names
@@ -80,7 +81,7 @@ def remedy(layer: Layer) -> str:
         "pace": "The server answers slowly: raise timeout_seconds (resolve() does), or look at its load.",
     }
     step = notebook_for(layer.code)
-    other = f" See {step.notebook}." if step is not None and step.number != "45" else ""
+    other = f" See {step.notebook}." if step is not None and step.number != Step.NETWORK else ""
     return said.get(layer.layer, layer.seen) + other
 
 

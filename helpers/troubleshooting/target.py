@@ -28,6 +28,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.export_journal import read_parquet
@@ -266,8 +267,8 @@ def unfinished(export: Path) -> list[str]:
 
 def void_verdicts(run: RunRecord) -> None:
     """A target that is changed was judged by nobody: the results of 23 and later, and approvals that rest on them, go."""
-    steps = [plan.find(number) for number in plan.find("22").outdates]
-    runs.supersede(run.home, [(s.number, s.name) for s in steps])
+    steps = [plan.find(number) for number in Step.MIGRATE.outdates]
+    runs.supersede(run.home, steps)
 
 
 def _write(path: Path, batch: ChunkBatch) -> None:
