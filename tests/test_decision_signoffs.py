@@ -214,9 +214,8 @@ def test_the_dry_run_is_approved_the_same_way_and_what_a_resume_may_change_leave
     signers.approve(run, ["dba"], gate="dry-run")
     runs.change_parameters(home, home.parameters().for_resume(["migration.batch_size=50"]))
     assert state(run, "dry-run").is_open
-    runs.write_parameters(
-        run / "parameters.yaml", parameters_from(home.parameters().document(), ["migration.minimum_valid=0"])
-    )
+    other = parameters_from(home.parameters().document(), ["migration.minimum_valid=0"])
+    (run / "parameters.yaml").write_text(runs.parameters_text(other), encoding="utf-8")
     assert state(run, "dry-run").stale == {"dba": ["parameters.yaml"]}
 
 

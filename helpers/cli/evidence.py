@@ -9,16 +9,17 @@ import os
 import shlex
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
-from helpers.evidence import signoffs, statement
-from helpers.evidence.seals import CHANGING, after, seals
+from helpers.evidence import signing, signoffs, statement
+from helpers.evidence.seals import CHANGING, RUNNER, after, announced, seals
 from helpers.evidence.statement import FIRST, SEALS, Seal, changed, digest_of, files, read_seal
 from helpers.formatting import size
 from helpers.parameters import Parameters
@@ -91,18 +92,24 @@ class Verified:
     summary: str = ""
 
 
-def verify(folder: Path) -> Verified:
-    """Check every file, the chain of seals, every signature, and that results agree with the notebooks that claim them."""
+def verify(folder: Path, expect: Sequence[str] = (), signers: Path | None = None) -> Verified:
+    """Check every file, the chain of seals, every signature, and that results agree with the notebooks that claim them.
+
+    `expect` are digests of seals that were noted elsewhere, each of which must be in the chain. `signers` is a list of
+    allowed signers from outside the folder that must allow each signature, too, those of the seals by `runbook-seal`.
+    """
     found = Verified()
     chain = _chain(folder, found)
+    found.problems += _expected(chain, expect, found)
     if chain:
         newest = chain[-1]
         found.newest = newest.digest
         found.problems += _files(folder, newest)
         found.problems += _audit_log(folder)
-        found.problems += _history(chain)
+        found.problems += _history(folder, chain)
+        found.problems += _custody(chain, signers, found)
         found.problems += _notebooks(folder, found)
-        found.problems += _signatures(folder, found)
+        found.problems += _signatures(folder, found, signers)
         found.problems += _derived(folder, newest)
         statements = len(list((folder / "signoffs").glob("*.json")))
         found.summary = f"{len(newest.subjects)} files, {len(chain)} seals, {statements} signatures"
@@ -111,8 +118,11 @@ def verify(folder: Path) -> Verified:
 
 def _chain(folder: Path, found: Verified) -> list[Seal]:
     """The seals; whatever is wrong with their chain is a problem, and the newest is compared with VERIFY.txt."""
-    paths = sorted((folder / SEALS).glob("*"))
+    paths = sorted(path for path in (folder / SEALS).glob("*") if path.suffix != ".sig")
     chain: list[Seal] = []
+    for path in (folder / SEALS).glob("*.sig"):
+        if not path.with_suffix("").is_file():
+            found.problems.append(f"seals/{path.name}: the signature of a seal that is not here")
     for path in paths:
         try:
             seal = read_seal(path)
@@ -158,13 +168,83 @@ def _audit_log(folder: Path) -> Iterator[str]:
         yield f"{audit.NAME}: line {broken.line}: {broken.why}"
 
 
-def _history(chain: list[Seal]) -> Iterator[str]:
-    """Between two seals a file may move into `earlier/`, or be one that the toolkit itself writes again."""
+def _history(folder: Path, chain: list[Seal]) -> Iterator[str]:
+    """Between two seals a file may move into `earlier/`, or be one that the toolkit itself writes again, as the log says."""
     for one, two in pairwise(chain):
         moved = {digest for name, digest in two.subjects.items() if name.startswith("earlier/")}
+        named = announced(folder, one.number, two.number)
         for name, digest in one.subjects.items():
-            if two.subjects.get(name) != digest and name not in CHANGING and digest not in moved:
+            now = two.subjects.get(name, "")
+            if now == digest or digest in moved:
+                continue
+            if name not in CHANGING:
                 yield f"{name}: changed between seal {one.number} and seal {two.number}"
+            elif RUNNER in one.predicate and (name, now) not in named:
+                yield f"{name}: changed between seal {one.number} and seal {two.number}, and {audit.NAME} names no such change"
+        if datetime.fromisoformat(two.created) < datetime.fromisoformat(one.created):
+            yield f"{two.name}: its time, {two.created}, is before that of seal {one.number}, {one.created}"
+
+
+def _expected(chain: list[Seal], expect: Sequence[str], found: Verified) -> Iterator[str]:
+    """The digests that were noted elsewhere are those of seals in the chain; what was sealed later is a note."""
+    digests = [seal.digest for seal in chain]
+    for digest in expect:
+        if digest not in digests:
+            yield f"seals/: no seal has the expected SHA-256 {one_line(digest, 64)}: these are not the seals that were made then"
+        elif later := chain[digests.index(digest) + 1 :]:
+            after_what = ", ".join(f"{seal.number} ({_occasion(seal)})" for seal in later)
+            found.notes.append(
+                f"{chain[digests.index(digest)].name}: is the expected one; seals made later: {after_what}"
+            )
+
+
+def _occasion(seal: Seal) -> str:
+    return f"after step {seal.after}" if seal.after else "when a command ended"
+
+
+def _custody(chain: list[Seal], signers: Path | None, found: Verified) -> Iterator[str]:
+    """Each seal is signed by the runner that it names; a change of the runner's key or of the code is named."""
+    before: Seal | None = None
+    unsigned: list[int] = []
+    for seal in chain:
+        runner = seal.predicate.get(RUNNER)
+        if runner is None or "unsigned" in runner:
+            unsigned.append(seal.number)
+            if before is not None:
+                yield f"{seal.name}: not signed, but seal {before.number} is"
+            continue
+        signature = seal.path.with_name(f"{seal.path.name}.sig")
+        try:
+            key = signing.signed_by(seal.path.read_bytes(), signature, signing.SEAL)
+            if signers is not None:
+                when = datetime.fromisoformat(seal.created)
+                signing.verify(seal.path.read_bytes(), signature, signing.SEAL, signers, when)
+        except RunbookError as error:
+            yield f"{seal.name}.sig: {error.what}"
+            continue
+        if key != runner["fingerprint"]:
+            yield f"{seal.name}: signed with {key}, but names {runner['fingerprint']}"
+        if before is None or before.predicate[RUNNER]["fingerprint"] != key:
+            changed_hands = "" if before is None else f", not with the key of seal {before.number}"
+            line = (
+                f"{seal.name}: signed with the runner's key {key} of {one_line(runner['principal'], 80)}{changed_hands}"
+            )
+            (found.notes if before is None or signers is not None else found.problems).append(line)
+        found.notes += _other_code(before, seal)
+        before = seal
+    if unsigned:
+        found.notes.append(f"seals/: not signed: {', '.join(map(str, unsigned))}")
+        if signers is not None:
+            yield f"seals/: not signed, so that nobody can vouch for them: {', '.join(map(str, unsigned))}"
+
+
+def _other_code(before: Seal | None, seal: Seal) -> Iterator[str]:
+    """What of the code is not as it was at the seal before."""
+    if before is not None:
+        parts = ("helpers", "notebooks", "requirements_lock", "versions", "code")
+        moved = [part for part in parts if before.predicate.get(part) != seal.predicate.get(part)]
+        if moved:
+            yield f"{seal.name}: the code is not that of seal {before.number}: {', '.join(moved)}"
 
 
 def _notebooks(folder: Path, found: Verified) -> Iterator[str]:
@@ -199,21 +279,24 @@ def _shown(notebook: Path) -> str:
         return ""
 
 
-def _signatures(folder: Path, found: Verified) -> Iterator[str]:
+def _signatures(folder: Path, found: Verified, signers: Path | None) -> Iterator[str]:
     """Every statement; and that no step ran which needed approvals that are not there."""
     run = RunFolder(folder.name, folder, folder)
     try:
-        refused = signoffs.refused_statements(folder)
+        refused = signoffs.refused_statements(folder, signers)
         yield from (f"{name}: {why}" for name, why in refused.items())
         parameters: Parameters = run.parameters()
         for gate, step in _SIGNED_BEFORE.items():
-            yield from _gate(folder, parameters, gate, run.result(step) is not None, found)
+            yield from _gate(folder, parameters, gate, run.result(step) is not None, found, signers)
     except (RunbookError, OSError, ValueError, KeyError, TypeError) as error:
         yield f"signoffs/: the approvals cannot be judged: {error}"
 
 
-def _gate(folder: Path, parameters: Parameters, gate: str, needed: bool, found: Verified) -> Iterator[str]:
-    state = signoffs.gate_state(folder, parameters, gate)
+def _gate(
+    folder: Path, parameters: Parameters, gate: str, needed: bool, found: Verified, signers: Path | None
+) -> Iterator[str]:
+    state = signoffs.gate_state(folder, parameters, gate, signers)
+    found.notes += [f"signoffs/: {gate}: {role} signed with {who}" for role, who in state.keys.items()]
     for role in state.missing:
         stale = f"given before {', '.join(state.stale[role])} changed" if state.stale.get(role) else ""
         why = state.refused.get(role) or stale or "nobody has signed"
@@ -299,14 +382,21 @@ def declare(declared: Declare) -> None:
     )  # fmt: skip
     for command in (verify, audit, archive):
         command.add_argument("run_id", metavar="RUN_ID", help="id of the run")
+    for command in (verify, archive):
+        command.add_argument(
+            "--expect", action="append", default=[], metavar="SHA256",
+            help="digest of a seal that was noted elsewhere, which must be among the seals; repeatable",
+        )  # fmt: skip
+    verify.add_argument(
+        "--allowed-signers", type=Path, metavar="FILE",
+        help="list from outside the run that must allow each signature, those of the seals in the namespace runbook-seal",
+    )  # fmt: skip
     archive.add_argument(
         "--output", type=Path, metavar="FILE.zip", help="file to write; default: RUN_ID.zip in the current folder"
     )
 
 
 def _sign(chosen: argparse.Namespace) -> int:
-    from helpers.evidence import signing, signoffs
-
     if (runs.reports_root() / chosen.run_id / runs.GROUP).is_file():
         return _sign_group(chosen)
     folder = runs.find(chosen.run_id)
@@ -362,8 +452,6 @@ def _sign_group(chosen: argparse.Namespace) -> int:
 
 
 def _import(folder: RunFolder, signature: Path) -> int:
-    from helpers.evidence import signoffs
-
     statement = signature.with_suffix("")
     try:
         data, signed = statement.read_bytes(), signature.read_bytes()
@@ -387,10 +475,10 @@ def _recorded(folder: RunFolder, path: Path) -> int:
 
 
 def _verify(chosen: argparse.Namespace) -> int:
-    # MERGED
-
     folder = runs.find(chosen.run_id)
-    found = verify(folder.reports)
+    if chosen.allowed_signers is not None:
+        signing.read_allowed(chosen.allowed_signers)
+    found = verify(folder.reports, [digest.lower() for digest in chosen.expect], chosen.allowed_signers)
     for line in [*found.problems, *found.notes]:
         print(one_line(line, 2000))
     if found.problems:
@@ -429,9 +517,13 @@ def _audit_row(entry: dict[str, Any]) -> dict[str, str]:
 
 
 def _archive(chosen: argparse.Namespace) -> int:
-    # MERGED
-
     folder = runs.find(chosen.run_id)
+    found = verify(folder.reports, [digest.lower() for digest in chosen.expect])
+    if found.problems:
+        raise UsageError(
+            "not_archived", f"{found.problems[0]} ({len(found.problems)} problems)", where=f"run {folder.id}",
+            next_step=f"See all: {RUNBOOK} verify {folder.id}. What does not verify is not archived.",
+        )  # fmt: skip
     path = chosen.output if chosen.output is not None else Path(f"{folder.id}.zip")
     print(archive(folder.reports, path))
     return 0

@@ -9,17 +9,22 @@ sealed file is neither as it was nor there, so nobody's change can be sealed ove
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import platform
 import re
+import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal, WorldError
-from helpers.evidence import secret_scan
+from helpers.evidence import secret_scan, signing
 from helpers.evidence.signing import REVOKED
 from helpers.evidence.statement import (
     FIRST,
@@ -46,6 +51,7 @@ from helpers.run.plan import Step
 
 SEALED_AFTER = (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW, Step.CUTOVER, Step.CLOSEOUT)
 ALLOWED = "allowed_signers"
+RUNNER = "runner"  # the part of a seal that names the key which signed it
 _IDENTITY = ("id", "name", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
 _LINE = frozenset(step.number for step in plan.LINE)
@@ -98,14 +104,18 @@ def seal(folder: RunFolder, step: str = "") -> Seal:
     with RunLock(folder, "seal").acquire():
         chain = seals(folder.reports)
         refuse_changes(folder.reports, chain)
-        for leftover in (folder.reports / SEALS).glob(".*.tmp"):  # of a process that was killed
-            leftover.unlink()
+        for leftover in (folder.reports / SEALS).glob("*"):  # of a process that was killed
+            if leftover.name.startswith(".") or not leftover.with_name(leftover.name.removesuffix(".sig")).is_file():
+                leftover.unlink()
         parameters = folder.parameters()
+        if not chain:
+            _refuse_other_parameters(folder)
         if step:
             _copy_allowed(folder, parameters)
         searched = secret_scan.search(folder.reports, parameters.secrets())
         secret_scan.refuse(searched, folder.reports)
         number, now = len(chain) + 1, utc_now()
+        key, runner = _runner(folder, parameters)
         # Nothing is written to the folder behind this line but the seal itself, so that it covers every byte.
         audit.append(folder.reports / audit.NAME, "seal", number=number, after=step)
         predicate = {
@@ -115,10 +125,14 @@ def seal(folder: RunFolder, step: str = "") -> Seal:
             "previous": chain[-1].digest if chain else FIRST,
             "previous_name": chain[-1].name if chain else FIRST,
             "secrets": {"searched": searched.searched, "unknown": searched.unknown},
+            RUNNER: runner,
             **_about(folder, parameters),
         }
         path = folder.reports / SEALS / f"{number:04d}-{stamp(now)}.json"
-        write_text(path, statement(measure(folder.reports), predicate).decode("utf-8"))
+        data = statement(measure(folder.reports), predicate)
+        if key is not None:  # first, so that no seal is ever there without its signature
+            write_bytes(path.with_name(f"{path.name}.sig"), signing.sign(data, signing.SEAL, key))
+        write_bytes(path, data)
         found = read_seal(path)
         _write_recipe(folder.reports, found)
         return found
@@ -145,18 +159,39 @@ def void(folder: Path, sealed: Seal) -> list[str]:
 def refuse_changes(folder: Path, chain: list[Seal]) -> None:
     """Raises `Terminal` where a sealed file was changed or taken away, naming it.
 
-    A step that ran again has moved its files into `earlier/`, where they are looked for by digest.
+    A step that ran again has moved its files into `earlier/`, where they are looked for by digest. Of a file that may
+    change, the audit log names the new digest since the seal.
     """
     if not chain:
         return
-    gone = [name for name in changed(folder, chain[-1]) if name not in CHANGING]
+    gone = changed(folder, chain[-1])
     moved = {digest_of(path) for path in folder.glob("earlier/**/*") if path.is_file()} if gone else set()
-    against = [name for name in gone if chain[-1].subjects.get(name) not in moved]
+    named = announced(folder, chain[-1].number) if gone else frozenset()
+    against = [
+        name for name in gone
+        if chain[-1].subjects.get(name) not in moved
+        and (name not in CHANGING or (name, digest_of(folder / name)) not in named)
+    ]  # fmt: skip
     if against:
         raise Terminal(
             ReasonCode.SEALED_FILE_CHANGED, f"{', '.join(against[:5])} changed after seal {chain[-1].number}", where=str(folder),
             next_step=f"Put back what was sealed; {RUNBOOK} verify names every difference.",
         )  # fmt: skip
+
+
+def announced(folder: Path, since: int, until: int = 0) -> frozenset[tuple[str, str]]:
+    """(file, digest) of each change that the audit log names between two seals, by their numbers; until 0: up to now."""
+    found: set[tuple[str, str]] = set()
+    number = 0
+    for entry in audit.entries(folder / audit.NAME):
+        facts = entry.get("facts")
+        if not isinstance(facts, dict):
+            continue
+        if entry.get("action") == "seal":
+            number = int(facts.get("number", 0))
+        elif since <= number and (not until or number < until) and "sha256" in facts:
+            found.add((str(facts.get("file")), str(facts["sha256"])))
+    return frozenset(found)
 
 
 def binding(parameters: Parameters) -> str:
@@ -206,11 +241,14 @@ def _copy_allowed(folder: RunFolder, parameters: Parameters) -> None:
     """Keep who may sign in the run's folder: a signature is checked against it, here and years later."""
     for name, text in _configured(folder, parameters).items():
         path = folder.reports / name
-        if text is None:
-            path.unlink(missing_ok=True)
-        elif not path.is_file() or path.read_bytes() != text:
-            write_bytes(path, text)
-            audit.append(folder.reports / audit.NAME, "allowed signers taken", file=name, sha256=_digest(text))
+        there = path.read_bytes() if path.is_file() else None
+        if text != there:
+            digest = _digest(text) if text is not None else ""
+            audit.append(folder.reports / audit.NAME, "allowed signers taken", file=name, sha256=digest)
+            if text is None:
+                path.unlink()
+            else:
+                write_bytes(path, text)
 
 
 def _configured(folder: RunFolder, parameters: Parameters) -> dict[str, bytes | None]:
@@ -238,6 +276,29 @@ def allowed_signers(folder: RunFolder, parameters: Parameters) -> Path | None:
     return Path(folder.facts()["directory"]) / given if given else None
 
 
+def _runner(folder: RunFolder, parameters: Parameters) -> tuple[Path | None, dict[str, str]]:
+    """The key that signs this seal and what the seal says of it; without ssh-keygen the seal says that it is not signed."""
+    given = parameters.signoff.runner_key
+    try:
+        key = signing.runner_key(Path(folder.facts()["directory"]) / given if given else None, folder.workspace.parent)
+    except WorldError as error:
+        if given or parameters.signoff.required:
+            raise
+        return None, {"principal": audit.operator(), "unsigned": error.what}
+    public, fingerprint = signing.public_key(key)
+    return key, {"principal": audit.operator(), "key": public, "fingerprint": fingerprint}
+
+
+def _refuse_other_parameters(folder: RunFolder) -> None:
+    """Before the first seal: `Terminal` where parameters.yaml is not the file that the toolkit wrote."""
+    known = folder.facts().get("parameters_sha256")
+    if known is not None and known != digest_of(folder.reports / "parameters.yaml"):
+        raise Terminal(
+            "sealed_file_changed", "parameters.yaml is not what run.json names", where=str(folder.reports),
+            next_step=f"Put it back; change parameters with {RUNBOOK} resume {folder.id} --set KEY=VALUE.",
+        )  # fmt: skip
+
+
 def _source(folder: RunFolder, parameters: Parameters, name: str) -> Path | None:
     given = allowed_signers(folder, parameters)
     return given.with_name(given.name + name.removeprefix(ALLOWED)) if given else None
@@ -262,10 +323,37 @@ def _about(folder: RunFolder, parameters: Parameters) -> dict[str, Any]:
         "helpers": _tree(runs.REPOSITORY / "helpers"),
         "requirements_lock": digest_of(runs.REPOSITORY / "requirements.lock"),
         "versions": runs.versions(),
+        "code": code(),
         "host": socket.gethostname(),
         "system": platform.platform(),
         "user": audit.user(),
     }
+
+
+@cache
+def code() -> dict[str, str]:
+    """What ran: the commit, whether files differ from it, the interpreter, and one SHA-256 over the installed packages.
+
+    `commit` is "" where the toolkit is no git checkout. The packages count by the digests of their RECORD files.
+    """
+    packages = []
+    for package in importlib.metadata.distributions():
+        record = package.read_text("RECORD") or ""
+        packages.append(f"{_digest(record.encode())}  {package.metadata['Name']}-{package.version}\n")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": _git("status", "--porcelain", "--", "helpers", "notebooks", "requirements.lock"),
+        "interpreter": sys.version,
+        "packages": _digest("".join(sorted(packages)).encode()),
+    }
+
+
+def _git(*command: str) -> str:
+    """The answer of git for this checkout; "" where there is none."""
+    if not (runs.REPOSITORY / ".git").exists() or shutil.which("git") is None:
+        return ""
+    done = subprocess.run(["git", "-C", str(runs.REPOSITORY), *command], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _verdict(folder: Path, result: StepResult) -> dict[str, str]:
@@ -296,7 +384,7 @@ def _write_recipe(folder: Path, newest: Seal) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in (folder / SEALS).glob("*") if not p.name.startswith("."))
+    return sorted(p for p in (folder / SEALS).glob("*") if not p.name.startswith(".") and p.suffix != ".sig")
 
 
 def _digest(data: bytes) -> str:

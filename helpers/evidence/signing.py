@@ -10,12 +10,14 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -25,10 +27,11 @@ from helpers.errors import RunbookError, UsageError, WorldError, one_line
 from helpers.reason_codes import ReasonCode
 
 REHEARSAL = "REHEARSAL"  # how the principals of throw-away keys begin
+SEAL = "seal"  # the namespace of the runner, which signs every seal
 REVOKED = ".revoked"
 _OPTION = re.compile(r'\s*([a-z-]+)(?:="([^"]*)")?(?:,|\s+|$)', re.I)
 _ANSWERS: dict[tuple[object, ...], Signer | str] = {}
-_GOOD = re.compile(rb'Good "[^"]*" signature for .* with \S+ key (SHA256:\S+)')
+_GOOD = re.compile(rb'Good "[^"]*" signature (?:for .* )?with \S+ key (SHA256:\S+)')
 
 
 class Refused(RunbookError):
@@ -188,6 +191,63 @@ def problems(path: Path, roles: Sequence[str], when: datetime, *, rehearsal: boo
         yield "it lists the throw-away keys of a rehearsal"
 
 
+def runner_key(given: Path | None, workspace: Path) -> Path:
+    """The key that signs seals: the one given, else `<workspace>/runner_key`, which is made where it is missing.
+
+    `WorldError` where ssh-keygen is missing or the key cannot be made; UsageError where the key given is not there.
+    """
+    path = program()
+    key = workspace / "runner_key" if given is None else given
+    if not key.is_file() and given is not None:
+        raise UsageError(
+            "no_key", "there is no such key for seals", where=one_line(str(key)),
+            next_step="Correct signoff.runner_key, or leave it out: a key is then made in the workspace.",
+        )  # fmt: skip
+    if not key.is_file():
+        workspace.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".runner-key-", dir=workspace) as folder:
+            made = Path(folder) / key.name
+            make = [path, "-q", "-t", "ed25519", "-N", "", "-C", "runner of chroma migrations", "-f", str(made)]
+            done = subprocess.run(make, check=False, capture_output=True, stdin=subprocess.DEVNULL)
+            if done.returncode != 0:
+                said = one_line(done.stderr.decode("utf-8", "replace"), 200)
+                raise WorldError("not_signed", f"ssh-keygen made no key for seals: {said}", where=str(key))
+            made.with_suffix(".pub").replace(key.with_suffix(".pub"))
+            with suppress(FileExistsError):  # another command was first: its key is the one
+                os.link(made, key)
+    return key
+
+
+def public_key(key: Path) -> tuple[str, str]:
+    """(the public key as one line, its fingerprint) of a private key, or of a public one that an agent signs for."""
+    if key.suffix == ".pub":
+        text = key.read_text(encoding="utf-8")
+    else:
+        done = subprocess.run(
+            [program(), "-y", "-P", "", "-f", str(key)], check=False, capture_output=True, stdin=subprocess.DEVNULL
+        )
+        beside = key.with_name(f"{key.name}.pub")
+        text = done.stdout.decode("utf-8", "replace") if done.returncode == 0 else _text(beside)
+    try:
+        kind, blob = text.split()[:2]
+        return f"{kind} {blob}", _fingerprint(base64.b64decode(blob, validate=True))
+    except (ValueError, binascii.Error) as error:
+        what = "the public key of the runner cannot be read"
+        raise UsageError("no_key", what, where=one_line(str(key)), next_step="Put KEY.pub beside the key.") from error
+
+
+def signed_by(data: bytes, signature: Path, role: str) -> str:
+    """The fingerprint of the key that signed these bytes in this namespace; `Refused`, with the reason, otherwise."""
+    if not signature.is_file():
+        raise _refused(f"{signature.name} is missing")
+    done = _keygen(["check-novalidate", "-n", namespace(role), "-s", str(signature)], data)
+    if signature.read_bytes() != _armored(signature):  # ssh-keygen reads over blanks and line ends
+        raise _refused(f"{signature.name} is not as ssh-keygen writes signatures")
+    if done.returncode == 0 and (good := _GOOD.search(done.stdout)):
+        return good[1].decode("ascii")
+    raise _refused("the signature does not fit")
+
+
 def throw_away(folder: Path, roles: Sequence[str]) -> Path:
     """Keys for a rehearsal, `<folder>/<role>`, and the list of them, which is returned. Existing ones are used again."""
     path, lines = program(), []
@@ -257,6 +317,18 @@ def _inside(armored: str) -> tuple[str, str]:
 
 def _fingerprint(blob: bytes) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode("ascii").rstrip("=")
+
+
+def _armored(signature: Path) -> bytes:
+    """The file as ssh-keygen writes it."""
+    lines = signature.read_bytes().split()
+    body = b"".join(lines[3:-3])
+    wrapped = [body[at : at + 70] for at in range(0, len(body), 70)]
+    return b"\n".join([b"-----BEGIN SSH SIGNATURE-----", *wrapped, b"-----END SSH SIGNATURE-----", b""])
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _refused(why: str) -> Refused:

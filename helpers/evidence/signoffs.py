@@ -150,7 +150,12 @@ def record(folder: Path, data: bytes, signature: bytes) -> Path:
     temporary = folder / "signoffs" / f".{path.name}.sig"
     write_bytes(temporary, signature)  # the statement's file comes last: it is never there without its signature
     try:
-        problem = _problem(folder, path, data, temporary, seals(folder))[0]
+        problem, signer = _problem(folder, path, data, temporary, seals(folder))
+        if signer is not None:  # a key that has expired since could have signed under any earlier time
+            signing.verify(data, temporary, role, folder / ALLOWED, datetime.now(UTC))
+            problem = problem or _signed_before(folder, gate, role, signer)
+    except Refused as error:
+        problem = f"{error.what} (now, as it is recorded)"
     except RunbookError:
         temporary.unlink()
         raise
@@ -172,6 +177,7 @@ def gate_state(folder: Path, parameters: Parameters, gate: str = CUTOVER, allowe
     """
     state = GateState()
     chain: list[Seal] | None = None
+    holders: dict[str, str] = {}  # the role by the key and by the principal that signed for it
     marginal = _facts(folder, gate).get("accept", [])
     for role in _required(parameters, gate):
         path = newest(folder, gate, role)
@@ -191,6 +197,14 @@ def gate_state(folder: Path, parameters: Parameters, gate: str = CUTOVER, allowe
             state.refused[role] = f"the approval of {role} does not count: {problem}"
             state.missing.append(role)
             continue
+        earlier = next((r for s in (signer.fingerprint, signer.principal) if (r := holders.get(s))), "")
+        if earlier and not parameters.signoff.one_key_for_roles:
+            state.refused[role] = (
+                f"the approval of {role} does not count: {signer.principal} signed as {earlier} already"
+            )
+            state.missing.append(role)
+            continue
+        holders |= {signer.fingerprint: role, signer.principal: role}
         state.keys[role] = f"{signer.principal} {signer.fingerprint}"
         stale = _stale(folder, gate, answer, chain)
         if answer["decision"] == NO_GO:
@@ -206,6 +220,17 @@ def gate_state(folder: Path, parameters: Parameters, gate: str = CUTOVER, allowe
     return state
 
 
+def _signed_before(folder: Path, gate: str, role: str, signer: signing.Signer) -> str:
+    """Why this signer may not sign as this role: the key or the principal counts for another one; "" where it may."""
+    parameters = _parameters(folder)
+    if parameters.signoff.one_key_for_roles:
+        return ""
+    for other, who in gate_state(folder, parameters, gate).keys.items():
+        if other != role and {signer.principal, signer.fingerprint} & {*who.split(" ")}:
+            return f"{signer.principal} signed as {other} already (signoff.one_key_for_roles is false)"
+    return ""
+
+
 def newest(folder: Path, gate: str, role: str) -> Path | None:
     """The statement of a role that counts: the newest by the time in its name."""
     found = [(match["when"], path) for path in (folder / "signoffs").glob("*.json")
@@ -213,13 +238,16 @@ def newest(folder: Path, gate: str, role: str) -> Path | None:
     return max(found)[1] if found else None
 
 
-def refused_statements(folder: Path) -> dict[str, str]:
-    """Every statement of a run, old ones too, that is not what its name and signature say, by file, with the reason."""
+def refused_statements(folder: Path, signers: Path | None = None) -> dict[str, str]:
+    """Every statement of a run, old ones too, that is not what its name and signature say, by file, with the reason.
+
+    `signers` is a list of allowed signers from outside the folder that must allow each, too.
+    """
     chain = seals(folder)
     found = {}
     for path in sorted((folder / "signoffs").glob("*")):
         if path.suffix == ".json" and SIGNATURE.fullmatch(path.name):
-            sealed, _ = _problem(folder, path, path.read_bytes(), path.with_name(f"{path.name}.sig"), chain)
+            sealed, _ = _problem(folder, path, path.read_bytes(), path.with_name(f"{path.name}.sig"), chain, signers)
             if sealed:
                 found[f"signoffs/{path.name}"] = sealed
         elif path.suffix == ".json":

@@ -212,11 +212,19 @@ complain() {{ echo "$*"; bad=1; }}
 #    the newest one stands here; whoever wrote it down elsewhere on the day can compare.
 newest={newest}  # {seal}
 before=none
-for seal in seals/*; do
+for seal in seals/*.json; do
   grep -qF "\"previous\":\"$before\"" "$seal" || complain "$seal does not follow the seal before it"
   before=$(sha256sum < "$seal" | cut -d' ' -f1)
 done
 [ "$before" = "$newest" ] || complain "$seal is not the newest seal as it was set"
+#    Each is signed by the runner whose key it names. A key that the runner's operator holds proves no more than that;
+#    compare its fingerprint with the one in the announcement.
+for seal in seals/*.json; do
+  key=$(grep -o '"fingerprint":"SHA256:[^"]*"' "$seal" | cut -d'"' -f4)
+  if [ -z "$key" ]; then echo "$seal is not signed"; continue; fi
+  ssh-keygen -Y check-novalidate -n runbook-seal -s "$seal.sig" < "$seal" | grep -F "key $key" ||
+    complain "$seal is not signed with $key"
+done
 
 # 2. Every sealed file, by its SHA-256.
 sealed=$(grep -o '{{"digest":{{"sha256":"[0-9a-f]*"}},"name":"[^"]*"}}' "$seal" |
@@ -238,7 +246,7 @@ done < audit.jsonl
 
 # 5. Nothing else is here: index.html is made from these files, and this is {name}.
 added=$(comm -13 <(echo "$sealed" | cut -c67- | sort) <(find . -mindepth 1 ! -type d | cut -c3- |
-  grep -vxE 'seals/[^/.][^/]*\.json|index\.html|{escaped}|[^/]*\.jsonl|[^/]*\.log' | sort))
+  grep -vxE 'seals/[^/.][^/]*\.json(\.sig)?|index\.html|{escaped}|[^/]*\.jsonl|[^/]*\.log' | sort))
 [ -z "$added" ] || complain "not sealed: $added"
 
 # 6. The signatures: each over its statement, in the namespace of its role, by a key that allowed_signers lists and that was

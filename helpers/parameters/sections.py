@@ -349,6 +349,10 @@ class SignOff(Section):
     """Roles that must approve the dry run before the window; none by default."""
     allowed_signers: FilePath | None = None
     """File in ssh-keygen's ALLOWED SIGNERS format; parameters/allowed_signers.example shows one."""
+    one_key_for_roles: bool = False
+    """Whether one key, or one principal, may sign in more than one role."""
+    runner_key: FilePath | None = None
+    """Key that signs every seal (the public key if an agent holds it); none: `runner_key` in the workspace, made when missing."""
 
 
 class EnvFile(Section):

@@ -12,7 +12,7 @@ from helpers.formatting import duration, moment
 from helpers.migration.written_data import WrittenData
 from helpers.report import rollback_page
 from helpers.report.record import SUCCESS
-from helpers.results import Verdict, write_text
+from helpers.results import Verdict
 from helpers.rollback.outline import triggers
 from helpers.rollback.replay import said
 from helpers.rollback.state import FILES, REMOVE, STAGES, TITLES, RollbackState
@@ -27,10 +27,9 @@ SHOWN = 20  # lines of a list
 def write(run: RunRecord, state: RollbackState, cutover: CutoverState | None, made: WrittenData) -> list[Path]:
     """Write both beside the run's other pages; their paths."""
     facts = _facts(run, state, cutover, made)
-    page, notice = run.folder / PAGE, run.folder / NOTICE
-    write_text(page, rollback_page(**facts))
-    write_text(notice, _notice(run, facts))
-    return [page, notice]
+    run.home.rewrite(PAGE, rollback_page(**facts))
+    run.home.rewrite(NOTICE, _notice(run, facts))
+    return [run.folder / PAGE, run.folder / NOTICE]
 
 
 def set_earlier_aside(run: RunRecord) -> None:

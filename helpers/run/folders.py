@@ -30,7 +30,7 @@ from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.parameters import Parameters, parameters_from, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import StepResult, utc_now, write_json, write_text
+from helpers.results import StepResult, json_text, utc_now, write_bytes, write_json, write_text
 from helpers.run.plan import Step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -114,13 +114,25 @@ class RunFolder:
 
     def facts(self) -> dict[str, Any]:
         """run.json: id, name, created (UTC), date, rehearsal, dry_run, until, directory (that relative paths are taken
-        from), parameters_digest, host, user, versions, changes."""
+        from), parameters_digest, parameters_sha256 (of the file), host, user, versions, changes."""
         facts: dict[str, Any] = json.loads((self.reports / "run.json").read_text(encoding="utf-8"))
         return facts
 
     def note(self, **facts: Any) -> None:
         """Change these facts of run.json."""
-        write_json(self.reports / "run.json", {**self.facts(), **facts})
+        self.rewrite("run.json", json_text({**self.facts(), **facts}))
+
+    def rewrite(self, name: str, text: str) -> None:
+        """Write a file of the reports that may change (`evidence.seals.CHANGING`) again, whole or not at all.
+
+        The audit log is given its new digest first: a change that it does not name is nobody's, and is never sealed.
+        """
+        data = text.encode("utf-8", errors="backslashreplace")
+        path = self.reports / name
+        if path.is_file() and path.read_bytes() == data:
+            return
+        audit.append(self.reports / audit.NAME, "file written", file=name, sha256=hashlib.sha256(data).hexdigest())
+        write_bytes(path, data)
 
     def parameters(self) -> Parameters:
         """The parameters as resolved when the run began (or as `resume --set` changed them since)."""
@@ -217,6 +229,7 @@ def create(
         "until": until,
         "directory": str(Path.cwd()),
         "parameters_digest": parameters.digest(),
+        "parameters_sha256": hashlib.sha256(parameters_text(parameters).encode()).hexdigest(),
         "host": socket.gethostname(),
         "user": audit.user(),
         "versions": versions(),
@@ -234,7 +247,7 @@ def create(
         temporary = folder.reports.with_name(f".{folder.id}.{uuid.uuid4().hex[:8]}.tmp")
         for part in ("results", "figures"):
             (temporary / part).mkdir(parents=True)
-        write_parameters(temporary / "parameters.yaml", parameters)
+        write_text(temporary / "parameters.yaml", parameters_text(parameters))
         write_json(temporary / "run.json", facts)
         _claim(temporary, folder)
     except OSError as error:
@@ -280,11 +293,11 @@ def taken(folder: RunFolder) -> UsageError:
     )
 
 
-def write_parameters(path: Path, parameters: Parameters) -> None:
-    """parameters.yaml, whole or not at all."""
+def parameters_text(parameters: Parameters) -> str:
+    """The text of parameters.yaml."""
     text = io.StringIO()
     dump_parameters(parameters, text)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def dump_parameters(parameters: Parameters, out: IO[str]) -> None:
@@ -323,8 +336,13 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
     changed = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
     if changed:
         record = {"when": utc_now(), "user": audit.user(), "from": {k: before.get(k) for k in changed}}
-        folder.note(changes=[*folder.facts()["changes"], record], parameters_digest=new.digest())
-        write_parameters(folder.reports / "parameters.yaml", new)
+        text = parameters_text(new)
+        digests = {
+            "parameters_digest": new.digest(),
+            "parameters_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        }
+        folder.note(changes=[*folder.facts()["changes"], record], **digests)
+        folder.rewrite("parameters.yaml", text)
         audit.append(folder.reports / audit.NAME, "parameters changed", names=changed, digest=new.digest())
         folder.log(f"parameters changed: {', '.join(f'{k}={after.get(k)}' for k in changed)}")
     return changed

@@ -1,0 +1,252 @@
+"""Who held the evidence: seals signed by the runner, digests noted elsewhere, changes that nobody announced."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from helpers import cli, evidence
+from helpers.cli.evidence import verify
+from helpers.errors import Terminal, UsageError
+from helpers.evidence import signing
+from helpers.evidence.signoffs import gate_state, record, sign, statement
+from helpers.report import run_page
+from helpers.results import write_text
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+from tests.signers import Signers, make_key, small_run
+
+SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
+
+
+@pytest.fixture(scope="module")
+def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
+    return Signers(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    return tmp_path
+
+
+@pytest.fixture
+def home(folders: Path, signers: Signers) -> RunFolder:
+    """A run that was sealed and signed by three."""
+    found = small_run("night-1", signers)
+    evidence.keep_sealed(found)
+    signers.approve(found.reports, ["dba"], gate="dry-run")
+    signers.approve(found.reports)
+    finish(found)
+    return found
+
+
+def finish(home: RunFolder) -> None:
+    evidence.at_rest(home)
+    write_text(home.reports / "index.html", run_page(home.reports))
+
+
+def made_again(home: RunFolder, signers: Signers) -> None:
+    """What an operator can do who trusts nobody to have noted a digest: another decision, sealed and signed anew."""
+    for name in ("seals", "signoffs"):
+        shutil.rmtree(home.reports / name)
+    result = home.reports / "results" / "24.json"
+    result.write_text(result.read_text(encoding="utf-8").replace('"GO"', '"GO "'), encoding="utf-8")
+    small_run(home.id, signers, again="24")
+    evidence.keep_sealed(home)
+    signers.approve(home.reports, ["dba"], gate="dry-run")
+    signers.approve(home.reports)
+    finish(home)
+
+
+def allowing_seals(home: RunFolder, signers: Signers) -> Path:
+    """The list that an auditor keeps elsewhere: the people, and the runner's key for seals."""
+    public, _ = signing.public_key(home.workspace.parent / "runner_key")
+    path = home.workspace.parent / "kept_elsewhere"
+    path.write_text(
+        signers.allowed.read_text(encoding="ascii") + f'runner namespaces="runbook-seal" {public}\n', encoding="ascii"
+    )
+    return path
+
+
+def test_every_seal_is_signed_by_the_key_that_it_names(home: RunFolder, signers: Signers) -> None:
+    key = home.workspace.parent / "runner_key"
+    _, fingerprint = signing.public_key(key)
+    assert key.stat().st_mode & 0o077 == 0
+    chain = evidence.seals(home.reports)
+    for seal in chain:
+        assert seal.predicate["runner"]["fingerprint"] == fingerprint
+        assert signing.signed_by(seal.path.read_bytes(), seal.path.with_suffix(".json.sig"), "seal") == fingerprint
+    found = verify(home.reports, signers=allowing_seals(home, signers))
+    assert found.problems == []
+    assert any(fingerprint in line for line in found.notes)
+
+
+def test_seals_made_again_with_another_key_do_not_fit_what_was_noted_elsewhere(
+    home: RunFolder, signers: Signers
+) -> None:
+    noted = evidence.seals(home.reports)[-1].digest
+    listed = allowing_seals(home, signers)
+    (home.workspace.parent / "runner_key").unlink()
+    made_again(home, signers)
+    assert verify(home.reports).problems == [], "without anything from outside nobody can tell"
+    assert any(noted in line for line in verify(home.reports, [noted]).problems)
+    assert any("not among the allowed signers" in line for line in verify(home.reports, signers=listed).problems)
+
+
+def test_seals_made_again_with_the_same_key_do_not_fit_the_digest_that_was_noted(
+    home: RunFolder, signers: Signers
+) -> None:
+    noted = evidence.seals(home.reports)[-1].digest
+    assert verify(home.reports, [noted]).problems == []
+    made_again(home, signers)
+    assert any(noted in line for line in verify(home.reports, [noted]).problems)
+
+
+def test_a_seal_that_came_later_is_named_beside_the_expected_one(home: RunFolder) -> None:
+    noted = evidence.seals(home.reports)[0].digest
+    found = verify(home.reports, [noted])
+    assert found.problems == []
+    assert any("is the expected one; seals made later: 2 (after step 24)" in line for line in found.notes)
+
+
+@pytest.mark.parametrize("what", ["taken away", "by another key"])
+def test_a_seal_without_its_runner_s_signature_is_named(home: RunFolder, what: str, tmp_path: Path) -> None:
+    last = evidence.seals(home.reports)[-1].path
+    signature = last.with_suffix(".json.sig")
+    signature.unlink()
+    if what == "by another key":
+        signature.write_bytes(signing.sign(last.read_bytes(), "seal", make_key(tmp_path / "other")))
+    assert any(line.startswith(f"seals/{last.name}") for line in verify(home.reports).problems)
+
+
+def test_a_new_runner_key_in_the_middle_of_a_run_is_named(home: RunFolder) -> None:
+    for name in ("runner_key", "runner_key.pub"):
+        (home.workspace.parent / name).unlink()
+    home.log("goes on")
+    finish(home)
+    assert any("not with the key of seal" in line for line in verify(home.reports).problems)
+
+
+def test_fewer_roles_by_an_edit_of_the_parameters_are_never_sealed(home: RunFolder) -> None:
+    path = home.reports / "parameters.yaml"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("  - security\n", "").replace("  - operations_lead\n", ""),
+        encoding="utf-8",
+    )
+    with pytest.raises(Terminal, match=r"parameters\.yaml changed after seal"):
+        evidence.seal(home, "24")
+    with pytest.raises(Terminal, match=r"parameters\.yaml changed after seal"):
+        evidence.keep_sealed(home)
+    assert any("parameters.yaml" in line for line in verify(home.reports).problems)
+
+
+def test_an_edit_before_the_first_seal_is_never_sealed(folders: Path, signers: Signers) -> None:
+    home = small_run("night-2", signers)
+    path = home.reports / "parameters.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("dry_run:", "dry_run: "), encoding="utf-8")
+    with pytest.raises(Terminal, match=r"parameters\.yaml is not what run\.json names"):
+        evidence.seal(home, "14")
+
+
+def test_a_change_by_resume_is_announced_and_sealed(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home.facts()["directory"])
+    runs.change_parameters(home, home.parameters().for_resume(["migration.batch_size=50"]))
+    finish(home)
+    found = verify(home.reports).problems
+    assert not any(line.startswith(("parameters.yaml", "run.json", "seals/")) for line in found), found
+
+
+def test_a_change_between_two_seals_that_the_log_does_not_name_is_a_problem(
+    home: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator with the runner's key who seals by a changed toolkit."""
+    path = home.reports / "run.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"until": ""', '"until": "24"'), encoding="utf-8")
+    monkeypatch.setattr(SEALS, "refuse_changes", lambda *_: None)
+    finish(home)
+    assert any("run.json: changed between seal 2 and seal 3" in line or "names no such change" in line
+               for line in verify(home.reports).problems)  # fmt: skip
+
+
+def test_the_time_of_seals_rises(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.log("goes on")
+    monkeypatch.setattr(SEALS, "utc_now", lambda: "2020-01-01T00:00:00.000+00:00")
+    finish(home)
+    assert any("is before that of seal" in line for line in verify(home.reports).problems)
+
+
+def test_one_key_signs_for_one_role(folders: Path, tmp_path: Path) -> None:
+    keys = Signers(tmp_path / "one")
+    keys.allowed.write_text(
+        "".join(
+            keys.line("dba", namespaces=signing.namespace(r)).replace("dba@", f"{r}@")
+            for r in ("dba", "operations_lead")
+        )
+        + keys.line("security"),
+        encoding="ascii",
+    )
+    home = small_run("night-3", keys)
+    evidence.keep_sealed(home)
+    sign(home.reports, "dba", "A", "go", key=keys.key("dba"))
+    with pytest.raises(UsageError, match="signed as dba already"):
+        sign(home.reports, "operations_lead", "B", "go", key=keys.key("dba"))
+    with pytest.raises(UsageError, match=r"may not sign|namespace"):
+        sign(home.reports, "security", "C", "go", key=keys.key("dba"))
+    allowed = home.parameters().model_copy(deep=True)
+    allowed.signoff.one_key_for_roles = True
+    assert "operations_lead" in gate_state(home.reports, home.parameters()).missing
+    assert "dba" not in gate_state(home.reports, allowed).missing
+
+
+def test_a_key_that_has_expired_records_nothing_under_an_earlier_time(folders: Path, tmp_path: Path) -> None:
+    keys = Signers(tmp_path / "keys")
+    home = small_run("night-4", keys)
+    evidence.keep_sealed(home)
+    data = statement(home.reports, "dba", "A. Person", "go")
+    ended = (datetime.now(UTC) + timedelta(seconds=2)).strftime("%Y%m%d%H%M%SZ")
+    # In the sealed copy, as if the key had been given until then from the start.
+    (home.reports / "allowed_signers").write_text(keys.line("dba", f'valid-before="{ended}"'), encoding="ascii")
+    signature = signing.sign(data, "dba", keys.key("dba"))
+    time.sleep(3)
+    with pytest.raises(UsageError, match=r"not valid at the time of signing.*as it is recorded"):
+        record(home.reports, data, signature)
+
+
+def test_a_signature_that_a_kill_left_without_its_seal_is_named_and_then_taken_away(home: RunFolder) -> None:
+    orphan = home.reports / "seals" / "0009-20990101T000000000Z.json.sig"
+    shutil.copy(evidence.seals(home.reports)[0].path.with_suffix(".json.sig"), orphan)
+    assert any(orphan.name in line for line in verify(home.reports).problems)
+    home.log("goes on")
+    finish(home)
+    assert verify(home.reports).problems == []
+
+
+def test_what_does_not_verify_is_not_archived(
+    home: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "night.zip"
+    options = ["--output", str(target), "--reports", str(home.reports.parent)]
+    assert cli.main(["archive", home.id, "--expect", "0" * 64, *options]) == 2
+    assert "no seal has the expected SHA-256" in capsys.readouterr().err
+    (home.reports / "24_review.html").write_text("<h1>GO</h1>", encoding="utf-8")
+    assert cli.main(["archive", home.id, *options]) == 2
+    assert "24_review.html: changed since seal" in capsys.readouterr().err
+    assert not target.exists()
+
+
+def test_a_key_of_one_s_own_signs_seals(folders: Path, signers: Signers, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "vault")
+    home = small_run("night-5", signers, signoff={"allowed_signers": str(signers.allowed), "runner_key": str(key)})
+    seal = evidence.seal(home, "14")
+    assert seal.predicate["runner"]["fingerprint"] == signing.public_key(key)[1]
+    assert not (home.workspace.parent / "runner_key").exists()
+    key.unlink()
+    with pytest.raises(UsageError, match="there is no such key for seals"):
+        evidence.seal(home)
