@@ -184,14 +184,8 @@ def test_the_time_of_seals_rises(home: RunFolder, monkeypatch: pytest.MonkeyPatc
 
 def test_one_key_signs_for_one_role(folders: Path, tmp_path: Path) -> None:
     keys = Signers(tmp_path / "one")
-    keys.allowed.write_text(
-        "".join(
-            keys.line("dba", namespaces=signing.namespace(r)).replace("dba@", f"{r}@")
-            for r in ("dba", "operations_lead")
-        )
-        + keys.line("security"),
-        encoding="ascii",
-    )
+    both = f"{signing.namespace('dba')},{signing.namespace('operations_lead')}"
+    keys.allowed.write_text(keys.line("dba", namespaces=both) + keys.line("security"), encoding="ascii")
     home = small_run("night-3", keys)
     evidence.keep_sealed(home)
     sign(home.reports, "dba", "A", "go", key=keys.key("dba"))
@@ -199,10 +193,19 @@ def test_one_key_signs_for_one_role(folders: Path, tmp_path: Path) -> None:
         sign(home.reports, "operations_lead", "B", "go", key=keys.key("dba"))
     with pytest.raises(UsageError, match=r"may not sign|namespace"):
         sign(home.reports, "security", "C", "go", key=keys.key("dba"))
-    allowed = home.parameters().model_copy(deep=True)
-    allowed.signoff.one_key_for_roles = True
     assert "operations_lead" in gate_state(home.reports, home.parameters()).missing
-    assert "dba" not in gate_state(home.reports, allowed).missing
+
+
+def test_one_key_signs_for_two_roles_where_the_parameters_say_so(folders: Path, tmp_path: Path) -> None:
+    keys = Signers(tmp_path / "one")
+    both = f"{signing.namespace('dba')},{signing.namespace('operations_lead')}"
+    keys.allowed.write_text(keys.line("dba", namespaces=both), encoding="ascii")
+    signoff = {"allowed_signers": str(keys.allowed), "one_key_for_roles": True}
+    home = small_run("night-6", keys, signoff={**signoff, "required": ["dba", "operations_lead"]})
+    evidence.keep_sealed(home)
+    for role in ("dba", "operations_lead"):
+        sign(home.reports, role, "A", "go", key=keys.key("dba"))
+    assert gate_state(home.reports, home.parameters()).is_open
 
 
 def test_a_key_that_has_expired_records_nothing_under_an_earlier_time(folders: Path, tmp_path: Path) -> None:

@@ -521,7 +521,7 @@ def _archive(chosen: argparse.Namespace) -> int:
     found = verify(folder.reports, [digest.lower() for digest in chosen.expect])
     if found.problems:
         raise UsageError(
-            "not_archived", f"{found.problems[0]} ({len(found.problems)} problems)", where=f"run {folder.id}",
+            ReasonCode.NOT_ARCHIVED, f"{found.problems[0]} ({len(found.problems)} problems)", where=f"run {folder.id}",
             next_step=f"See all: {RUNBOOK} verify {folder.id}. What does not verify is not archived.",
         )  # fmt: skip
     path = chosen.output if chosen.output is not None else Path(f"{folder.id}.zip")

@@ -289,12 +289,22 @@ def _runner(folder: RunFolder, parameters: Parameters) -> tuple[Path | None, dic
     return key, {"principal": audit.operator(), "key": public, "fingerprint": fingerprint}
 
 
+def custody(folder: RunFolder, parameters: Parameters) -> str:
+    """What to keep outside this machine: whose key signs the seals, and the digest of the newest; "" where none signs."""
+    _, runner = _runner(folder, parameters)
+    newest = max(_files(folder.reports), default=None)
+    if "unsigned" in runner:
+        return ""
+    digest = f" {newest.name}: SHA-256 {digest_of(newest)}." if newest is not None else ""
+    return f"Seals of run {folder.id} are signed with the key {runner['fingerprint']}.{digest}"
+
+
 def _refuse_other_parameters(folder: RunFolder) -> None:
     """Before the first seal: `Terminal` where parameters.yaml is not the file that the toolkit wrote."""
     known = folder.facts().get("parameters_sha256")
     if known is not None and known != digest_of(folder.reports / "parameters.yaml"):
         raise Terminal(
-            "sealed_file_changed", "parameters.yaml is not what run.json names", where=str(folder.reports),
+            ReasonCode.SEALED_FILE_CHANGED, "parameters.yaml is not what run.json names", where=str(folder.reports),
             next_step=f"Put it back; change parameters with {RUNBOOK} resume {folder.id} --set KEY=VALUE.",
         )  # fmt: skip
 

@@ -200,7 +200,7 @@ def runner_key(given: Path | None, workspace: Path) -> Path:
     key = workspace / "runner_key" if given is None else given
     if not key.is_file() and given is not None:
         raise UsageError(
-            "no_key", "there is no such key for seals", where=one_line(str(key)),
+            ReasonCode.NO_KEY, "there is no such key for seals", where=one_line(str(key)),
             next_step="Correct signoff.runner_key, or leave it out: a key is then made in the workspace.",
         )  # fmt: skip
     if not key.is_file():
@@ -211,7 +211,7 @@ def runner_key(given: Path | None, workspace: Path) -> Path:
             done = subprocess.run(make, check=False, capture_output=True, stdin=subprocess.DEVNULL)
             if done.returncode != 0:
                 said = one_line(done.stderr.decode("utf-8", "replace"), 200)
-                raise WorldError("not_signed", f"ssh-keygen made no key for seals: {said}", where=str(key))
+                raise WorldError(ReasonCode.NOT_SIGNED, f"ssh-keygen made no key for seals: {said}", where=str(key))
             made.with_suffix(".pub").replace(key.with_suffix(".pub"))
             with suppress(FileExistsError):  # another command was first: its key is the one
                 os.link(made, key)
@@ -233,7 +233,9 @@ def public_key(key: Path) -> tuple[str, str]:
         return f"{kind} {blob}", _fingerprint(base64.b64decode(blob, validate=True))
     except (ValueError, binascii.Error) as error:
         what = "the public key of the runner cannot be read"
-        raise UsageError("no_key", what, where=one_line(str(key)), next_step="Put KEY.pub beside the key.") from error
+        raise UsageError(
+            ReasonCode.NO_KEY, what, where=one_line(str(key)), next_step="Put KEY.pub beside the key."
+        ) from error
 
 
 def signed_by(data: bytes, signature: Path, role: str) -> str:

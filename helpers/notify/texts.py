@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from helpers import formatting
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK
+from helpers.evidence.seals import custody
 from helpers.fence import FenceState, takes_no_writes
 from helpers.formatting import duration
 from helpers.parameters import Parameters, is_placeholder
@@ -103,7 +104,8 @@ def render(folder: RunFolder, event: Event, **about: Any) -> tuple[str, str]:
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<=\.) +(?=\s)", "", text))
     subject, _, body = text.strip().partition("\n")
     mark = "REHEARSAL: " if folder.facts()["rehearsal"] else ""
-    return formatting.text(mark + subject, 200), body.strip() + "\n"
+    kept = custody(folder, folder.parameters())
+    return formatting.text(mark + subject, 200), body.strip() + (f"\n\nEvidence: {kept}\n" if kept else "\n")
 
 
 def announcement(folder: RunFolder, **about: Any) -> str:
