@@ -13,7 +13,7 @@ from helpers import plots
 NAN = float("nan")
 GOOD = "The target answers in 4 ms on average and 200 queries a second: both within limits"
 LOOK = {"second": 0.0, "p50": 3.0, "p95": 9.0, "p99": 12.0, "chunks": 100, "failed": False}
-LEVEL = {"side": "after", "clients": 1, "mean_ms": 4.0, "p95_ms": 9.0, "rate": 200.0}
+LEVEL = {"side": "after", "clients": 1, "mean_ms": 4.0, "p95_ms": 9.0, "rate": 200.0, "mean_low": 3.5, "mean_high": 4.5}
 STEP = {"step": "22 Migrate", "actual": 95.0, "estimate": 80.0, "runbook_low": 2700, "runbook_high": 3600}
 
 

@@ -47,6 +47,14 @@ def overlap_table(overlap: float = 1.0, name: str = "core") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["collection", "kind", "k", "overlap"])
 
 
+def recall_table(columns: dict[str, object]) -> pd.DataFrame:
+    """With intervals of a twentieth around each share, of 20 queries."""
+    frame = pd.DataFrame(columns)
+    ends = {f"{side}_{end}": (frame[side] + by).clip(0, 1) for side in ("before", "after")
+            for end, by in (("low", -0.05), ("high", 0.05))}  # fmt: skip
+    return frame.assign(**ends, queries=20)
+
+
 def counts_table(*rows: tuple[str, int, int, int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["collection", "source", "target", "quarantined"])
 
@@ -90,7 +98,7 @@ def test_what_cannot_be_compared_is_no_success() -> None:
 
 def test_overlap_keeps_exact_and_approximate_apart() -> None:
     figure = plots.overlap_heatmap(overlap_table())
-    assert title(figure) == "Source and target find the same neighbours in every search"
+    assert title(figure) == "Source and target find the same neighbours in every search measured here"
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["exact search", "approximate search"]
     table = overlap_table()
     table.loc[table["kind"] == "approximate", "overlap"] = 0.93
@@ -109,7 +117,7 @@ def test_overlap_keeps_exact_and_approximate_apart() -> None:
 
 
 def test_recall_shows_its_threshold() -> None:
-    table = pd.DataFrame({"collection": NAMES, "before": [0.99, 0.98], "after": [0.99, 0.91], "floor": [0.9, 0.8]})
+    table = recall_table({"collection": NAMES, "before": [0.99, 0.98], "after": [0.99, 0.91], "floor": [0.9, 0.8]})
     figure = plots.recall_by_collection(table)
     assert title(figure) == "Recall falls most in openwebui_docs: 98.0 % before, 91.0 % after"
     assert "lowest allowed after" in legend(figure)
@@ -174,8 +182,8 @@ def test_metadata_figures() -> None:
         == "1 of 2 fields incomplete; lowest: author in core, 40.0 % of the chunks"
     )
     assert title(plots.completeness_heatmap(table.clip(lower=1))) == "All 2 fields are complete in all 2 collections"
-    repairs = pd.DataFrame([("author", "default", 7), ("score", "clamp", 2)], columns=["field", "rule", "chunks"])
-    assert title(plots.repairs_bar(repairs)) == "9 repairs in 2 fields; most often author (default, 7 chunks)"
+    repairs = pd.DataFrame([("author", "missing", 7), ("score", "clamp", 2)], columns=["field", "rule", "chunks"])
+    assert title(plots.repairs_bar(repairs)) == "7 values filled in where there was none, 2 changed, in 2 fields"
 
 
 def test_differences_name_the_first_id_of_each_kind() -> None:
@@ -191,7 +199,7 @@ EMPTY: dict[str, Callable[[], Figure]] = {
     "overlap_nan": lambda: plots.overlap_heatmap(overlap_table(NAN)),
     "recall": lambda: plots.recall_by_collection(pd.DataFrame()),
     "recall_nan": lambda: plots.recall_by_collection(
-        pd.DataFrame({"collection": ["a"], "before": [NAN], "after": [NAN], "floor": [NAN]})
+        recall_table({"collection": ["a"], "before": [NAN], "after": [NAN], "floor": [NAN]})
     ),
     "norms": lambda: plots.norms_before_after([], []),
     "norms_histogram": lambda: plots.norms_histogram({"a": []}),
@@ -218,7 +226,7 @@ SINGLE: dict[str, Callable[[str], Figure]] = {
     "distance_ecdf": lambda n: ecdf([1e-8], worst=(n, 1e-8), space=n[:40]),
     "overlap": lambda n: plots.overlap_heatmap(overlap_table(0.5, n)),
     "recall": lambda n: plots.recall_by_collection(
-        pd.DataFrame({"collection": [n], "before": [1.0], "after": [0.5], "floor": [0.9]})
+        recall_table({"collection": [n], "before": [1.0], "after": [0.5], "floor": [0.9]})
     ),
     "norms": lambda _: plots.norms_before_after([0.0], [0.0]),
     "norms_histogram": lambda n: plots.norms_histogram({n: [2.0]}),
@@ -249,7 +257,7 @@ HUGE: dict[str, Callable[[], Figure]] = {
     "distance_ecdf": lambda: ecdf(np.random.default_rng(1).exponential(1e-7, 1_000_000)),
     "overlap": lambda: plots.overlap_heatmap(pd.concat([overlap_table(0.9, n) for n in huge_names()])),
     "recall": lambda: plots.recall_by_collection(
-        pd.DataFrame({"collection": huge_names(), "before": 1.0, "after": 0.9, "floor": 0.8})
+        recall_table({"collection": huge_names(), "before": 1.0, "after": 0.9, "floor": 0.8})
     ),
     "norms": lambda: plots.norms_before_after(np.ones(1_000_000), np.ones(1_000_000)),
     "norms_histogram": lambda: plots.norms_histogram({n: np.ones(100) for n in huge_names()}),
@@ -265,7 +273,7 @@ HUGE: dict[str, Callable[[], Figure]] = {
 def test_huge_input_stays_a_figure(name: str) -> None:
     figure = HUGE[name]()
     width, height = figure.get_size_inches()
-    assert width == pytest.approx(9.5)
+    assert width == pytest.approx(8.0)
     assert height < 16
     assert len(plots.png(figure)) < 400_000
 

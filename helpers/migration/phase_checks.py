@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -19,12 +21,29 @@ from helpers.stores import CollectionInfo
 from helpers.stores.creation import allowed, listed, refusal, unsupported
 
 
-def show_repairs(run: RunRecord, repairs: Sequence[Any]) -> pd.DataFrame:
-    """Repairs (collection, field, rule, chunks) summed over the collections; drawn where there are any."""
-    table = pd.DataFrame(repairs, columns=["collection", "field", "rule", "chunks"])
-    if not len(table):
-        return table
-    run.figure("repairs", plots.repairs_bar(table), "Chunks that the schema fills or repairs, by field and rule.")
+def show_transform(run: RunRecord, staged: Staged, aside: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Repairs (field, rule, chunks) summed over the collections; draws them, and the way of the chunks, unless the dry run did.
+
+    `aside`: the chunks in quarantine, each with its `collection`. Records the facts `repairs` and `routing`, whose target is
+    "" for the quarantine.
+    """
+    routed: Counter[tuple[str, str]] = Counter()
+    for target, files in staged.files.items():
+        for _, collection, rows in files:
+            routed[collection, target] += rows
+    routed.update((str(row["collection"]), "") for row in aside)
+    ways = [{"collection": c, "target": t, "chunks": n} for (c, t), n in sorted(routed.items())]
+    table = pd.DataFrame(staged.repairs, columns=["collection", "field", "rule", "chunks"])
+    dry = run.earlier("13") if run.step != "13" else None
+    for name, rows, figure, caption in (
+        ("repairs", staged.repairs, lambda: plots.repairs_bar(table), "Values that the schema fills in or changes, by field."),
+        ("routing", ways, lambda: plots.routing(pd.DataFrame(ways).rename(columns={"collection": "source"})),
+         "Where the chunks of each source collection go."),
+    ):  # fmt: skip
+        run.fact(name, rows)
+        known = dry.facts.get(name) if dry is not None else None
+        if rows and json.loads(json.dumps(rows)) != known:
+            run.figure(name, figure(), caption)
     return pd.DataFrame(table.groupby(["field", "rule"], as_index=False)["chunks"].sum())
 
 

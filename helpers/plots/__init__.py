@@ -9,6 +9,7 @@ The figures live by topic in the modules beside this one; this is their one publ
 
 from helpers.plots.search import (
     Node,
+    completeness_before_after,
     completeness_heatmap,
     counts_by_collection,
     decision_tree,
@@ -16,15 +17,18 @@ from helpers.plots.search import (
     overlap_heatmap,
     recall_by_collection,
     repairs_bar,
+    routing,
 )
-from helpers.plots.style import png, save
+from helpers.plots.style import drawn, png, save, svg
 from helpers.plots.time import (
     Bar,
     Panel,
     durations,
+    latency_cdf,
     performance,
     phase_timeline,
     plan_and_reality,
+    rows_over_time,
     throughput_per_batch,
     watch_timeline,
 )
@@ -44,13 +48,16 @@ __all__ = [
     "Node",
     "Panel",
     "collection_portrait",
+    "completeness_before_after",
     "completeness_heatmap",
     "counts_by_collection",
     "decision_tree",
     "differences_bar",
     "distance_ecdf",
+    "drawn",
     "durations",
     "field_values",
+    "latency_cdf",
     "neighbour_distances",
     "norms_before_after",
     "norms_histogram",
@@ -63,7 +70,10 @@ __all__ = [
     "png",
     "recall_by_collection",
     "repairs_bar",
+    "routing",
+    "rows_over_time",
     "save",
+    "svg",
     "throughput_per_batch",
     "watch_timeline",
 ]

@@ -10,14 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from helpers.plots.style import (
     BLUE,
-    GREEN,
     GREY,
     INK,
     ORANGE,
-    PURPLE,
     RED,
     count,
     draw,
@@ -31,23 +30,24 @@ from helpers.plots.style import (
 )
 
 _ROWS = 24
+_RECALL = ["before", "after", "floor", "before_low", "before_high", "after_low", "after_high"]
 _SHARES = LinearSegmentedColormap.from_list(
     "shares", ["#a84300", "#e69f00", "#f6e3b8", "#e4eff7"]
 )  # low is conspicuous
 
 
-def overlap_heatmap(df: pd.DataFrame) -> Figure:
+def overlap_heatmap(df: pd.DataFrame, asked: str = "") -> Figure:
     """Share of the source's k nearest that the target's k nearest hold.
 
     `df`: collection, kind, k, overlap (0–1), where kind is "exact" (brute force over the vectors) or "approximate"
-    (what the index of each side answers).
+    (what the index of each side answers). `asked` says what was searched for, and under which filter.
     """
     if not len(df) or not finite(df["overlap"]).size:
         return empty("No overlap was measured: no probe was answered", "There is no collection with a vector to probe.")
     frame = df.assign(collection=df["collection"].astype(str), overlap=df["overlap"].astype(float))
     exact = finite(frame.loc[frame["kind"] == "exact", "overlap"])
     worst = frame.sort_values(["overlap", "collection", "k"], kind="stable").to_dict("records")[0]
-    title = "Source and target find the same neighbours in every search"
+    title = "Source and target find the same neighbours in every search measured here"
     if absent := [kind for kind in ("exact", "approximate") if kind not in set(frame["kind"])]:
         title = f"Source and target find the same neighbours; {absent[0]} search was not measured"
     if worst["overlap"] < 1:
@@ -56,7 +56,7 @@ def overlap_heatmap(df: pd.DataFrame) -> Figure:
         title += f"; lowest overlap {percent(worst['overlap'])}, {name(worst['collection'], 28)}"
         title += f" ({worst['kind']}, k = {worst['k']})"
     rows = sorted(set(frame["collection"]))
-    note = (
+    note = f"{asked} ".lstrip() + (
         "Exact: brute force over all vectors. Approximate: what the index of each side answers; below 100 % it may be "
         "the noise of an approximate index, so compare it with recall."
     )
@@ -79,14 +79,14 @@ def _overlap_panel(axes: Axes, part: pd.DataFrame, rows: list[str], kind: str) -
     axes.set_xlabel("k, number of nearest neighbours")
     ks = sorted(part["k"].unique()) if len(part) else [0]
     table = part.pivot_table(index="collection", columns="k", values="overlap", aggfunc="min")
-    heat(axes, table.reindex(index=rows, columns=ks).to_numpy(dtype=np.float64))
+    heat(axes, table.reindex(index=rows, columns=ks).to_numpy(dtype=np.float64), kind)
     axes.set_xticks(range(len(ks)), [str(k) for k in ks] if len(part) else [""])
 
 
-def heat(axes: Axes, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
+def heat(axes: Axes, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], series: str = "shares") -> None:
     """Shares (rows, columns) as coloured cells with their number written in; a NaN is an empty hatched cell."""
     axes.set_facecolor("#f0f1f3")
-    axes.imshow(values, cmap=_SHARES, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+    axes.imshow(values, gid=series, cmap=_SHARES, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
     if values.size > 600:
         return
     for (row, column), value in np.ndenumerate(values):
@@ -95,16 +95,15 @@ def heat(axes: Axes, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) 
 
 
 def recall_by_collection(df: pd.DataFrame) -> Figure:
-    """Recall of the index against brute force, per collection, before (source) and after (target).
+    """Recall of the index against brute force, per collection, before (source) and after (target), with 95 % intervals.
 
-    `df`: collection, before, after, floor (0–1; NaN where not measured). Below its floor a collection fails.
+    `df`: collection, before, after, floor, and the ends of the intervals before_low, before_high, after_low, after_high
+    (0–1; NaN or None where not measured), queries. Below its floor a collection fails.
     """
     if not len(df) or not finite(df[["before", "after"]]).size:
         return empty("Recall was not measured: no probe was answered", "There is no collection with a vector to probe.")
-    frame = df.assign(
-        collection=df["collection"].astype(str), **{c: df[c].astype(float) for c in ("before", "after", "floor")}
-    ).sort_values("collection", kind="stable")
-    frame = frame.assign(change=frame["after"] - frame["before"])
+    frame = df.assign(collection=df["collection"].astype(str), **{c: df[c].astype(float) for c in _RECALL})
+    frame = frame.sort_values("collection", kind="stable").assign(change=frame["after"] - frame["before"])
     title = f"Recall is measured on one side only in {count(len(frame), 'collection')}"
     if finite(frame["change"]).size:
         lowest = frame.sort_values("change", kind="stable").to_dict("records")[0]
@@ -121,36 +120,26 @@ def recall_by_collection(df: pd.DataFrame) -> Figure:
         "Recall: share of the true nearest neighbours (brute force on the same side) that the index returns. It may "
         "fall as far as chance explains."
     )
+    if (asked := finite(frame["queries"])).size:
+        low, high = int(asked.min()), int(asked.max())
+        many = count(high) if low == high else f"{count(low)} to {count(high)}"
+        note += f" Bars: 95 % confidence interval (Wilson) of {many} queries a row. The verdict pairs equal queries."
     if len(frame) > _ROWS:
         note += f" The {_ROWS} lowest of {count(len(frame), 'collection')} are drawn."
         frame = frame.nsmallest(_ROWS, "after").sort_values("collection", kind="stable")
-    low = min([0.9, *finite(frame[["before", "after", "floor"]])])
-    with draw(1.9 + 0.34 * len(frame), title, note) as (figure, axes):
+    low = min([0.9, *finite(frame[_RECALL])])
+    with draw(1.9 + 0.4 * len(frame), title, note) as (figure, axes):
         rows = np.arange(len(frame))
-        axes.hlines(rows, frame["before"], frame["after"], color="#c5cad0", linewidth=3)
-        axes.plot(
-            frame["before"],
-            rows,
-            "o",
-            markerfacecolor="white",
-            markeredgecolor=ORANGE,
-            markersize=10,
-            markeredgewidth=2,
-            label="before (source)",
-        )
-        axes.plot(frame["after"].to_numpy(), rows, "o", color=BLUE, markersize=5.5, label="after (target)")
-        axes.vlines(
-            frame["floor"],
-            rows - 0.32,
-            rows + 0.32,
-            color=RED,
-            linestyle="--",
-            linewidth=2,
-            label="lowest allowed after",
-        )
-        rows_axis(axes, [name(c) for c in frame["collection"]])
-        span = 1 - low
-        axes.set_xlim(low - 0.06 * span - 0.005, 1 + 0.03 * span + 0.002)
+        sides = (("before", -0.16, ORANGE, "white", "before (source)"), ("after", 0.16, BLUE, BLUE, "after (target)"))
+        for side, off, color, face, label in sides:
+            ends = frame[f"{side}_low"], frame[f"{side}_high"]
+            axes.hlines(rows + off, *ends, color=color, linewidth=2.2, gid=f"{side} interval")
+            axes.plot(frame[side], rows + off, "o", markerfacecolor=face, markeredgecolor=color, markersize=7,
+                      markeredgewidth=1.8, label=label, gid=side, clip_on=False)  # fmt: skip
+        axes.vlines(frame["floor"], rows - 0.36, rows + 0.36, color=RED, linestyle="--", linewidth=2,
+                    label="lowest allowed after", gid="floor")  # fmt: skip
+        rows_axis(axes, [name(c, 44) for c in frame["collection"]])
+        axes.set_xlim(max(0.0, low - 0.06 * (1 - low)), 1.0)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
         axes.set_xlabel("recall@k")
         legend_above(axes, 3)
@@ -185,40 +174,106 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
         missing, extra = -wrong["off"].clip(upper=0).sum(), wrong["off"].clip(lower=0).sum()
         parts = [f"{count(missing, 'chunk')} missing"] * bool(missing) + [f"{count(extra)} too many"] * bool(extra)
         title = f"{' and '.join(parts)}, in {len(wrong)} of {count(len(frame), 'collection')}"
-    note = ""
+    note = "Right: the quarantined chunks alone, on a scale of their own."
     if len(frame) > _BARS:
-        note = (
-            f"{_BARS} of {count(len(frame), 'collection')} are drawn: those that do not match first, then the largest."
+        note += (
+            f" {_BARS} of {count(len(frame), 'collection')} are drawn: those that do not match first, then the largest."
         )
         order = frame.assign(_ok=frame["off"] == 0).sort_values(
             ["_ok", "source"], ascending=[True, False], kind="stable"
         )
         frame = order.head(_BARS)
-    with draw(1.8 + 0.36 * len(frame), title, note) as (figure, axes):
+    with draw(1.8 + 0.36 * len(frame), title, note, panels=2, sharey=True, width_ratios=[3.2, 1]) as (figure, panels):
+        axes, alone = panels
         source, target, aside = (frame[c].to_numpy(dtype=np.int64) for c in ("source", "target", "quarantined"))
         rows = np.arange(len(frame))
-        axes.barh(rows, target, height=0.52, color=BLUE, label="target")
-        axes.barh(rows, aside, left=target, height=0.52, color=ORANGE, hatch="///", linewidth=0, label="quarantined")
-        axes.barh(rows, source, height=0.74, facecolor="none", edgecolor=INK, linewidth=1, label="source")
+        axes.barh(rows, target, height=0.52, color=BLUE, label="target", gid="target")
+        axes.barh(
+            rows, aside, left=target, height=0.52, color=ORANGE, linewidth=0, label="quarantined", gid="quarantined"
+        )
+        axes.barh(rows, source, height=0.74, facecolor="none", edgecolor=INK, linewidth=1, label="source", gid="source")
         widest = int(max(source.max(), (target + aside).max(), 1))
         for row, (was, now, kept) in enumerate(zip(source.tolist(), target.tolist(), aside.tolist(), strict=True)):
             off = now + kept - was
-            text = f"{count(was)} → {count(now)}" + (f" + {count(kept)} quarantined" if kept else "")
+            text = f"{count(was)} → {count(now)}" + (f" + {count(kept)}" if kept else "")
             text += f"   ✗ {count(abs(off))} {'missing' if off < 0 else 'too many'}" if off else ""
             end = max(was, now + kept) + 0.01 * widest
             axes.text(end, row, text, va="center", fontsize=9, color=RED if off else INK)
-        axes.set_xlim(0, widest * 1.42)
-        rows_axis(axes, [name(c) for c in frame["collection"]])
-        whole_numbers(axes)
-        axes.set_xlabel("chunks")
+        axes.set_xlim(0, widest * 1.5)
+        axes.set_xlabel("chunks: source → target + quarantined")
+        alone.barh(rows, aside, height=0.52, color=ORANGE, gid="quarantined alone")
+        for row, kept in enumerate(aside.tolist()):
+            alone.text(kept, row, f" {count(kept)}", va="center", fontsize=9, color=INK if kept else GREY)
+        alone.set_xlim(0, 1.45 * max(1, int(aside.max())))
+        alone.set_xlabel("quarantined chunks")
+        for panel in panels:
+            rows_axis(panel, [name(c) for c in frame["collection"]])
+            whole_numbers(panel)
+        alone.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        alone.tick_params(axis="y", labelleft=False)
         legend_above(axes, 3)
     return figure
 
 
-def differences_bar(df: pd.DataFrame) -> Figure:
+def routing(df: pd.DataFrame) -> Figure:
+    """Which target collection the chunks of each source collection go to: one bubble a pair, its number beside it.
+
+    `df`: source, target, chunks; a target of "" is the quarantine.
+    """
+    frame = df[df["chunks"] > 0] if len(df) else df
+    if not len(frame):
+        return empty("No chunk was routed", "There is no chunk to route.")
+    table = frame.astype({"source": str, "target": str}).groupby(["source", "target"])["chunks"].sum().reset_index()
+    sources = table.groupby("source")["chunks"].sum().sort_index()
+    targets = sorted(set(table["target"]) - {""}) + [""] * ("" in set(table["target"]))
+    split = int((table[table["target"] != ""].groupby("source").size() > 1).sum())
+    into = count(len(set(targets) - {""}), "target collection")
+    title = f"{count(sources.sum(), 'chunk')} of {count(len(sources), 'source collection')} go to {into}"
+    if split:
+        title += f"; {count(split)} of them {'is' if split == 1 else 'are'} split"
+    shown, across = list(sources.index[:_ROWS]), targets[:8]
+    left = []
+    if len(shown) < len(sources):
+        left.append(f"The first {_ROWS} of {count(len(sources), 'source collection')} are drawn.")
+    if len(across) < len(targets):
+        left.append(f"The first 8 of {count(len(targets))} targets are drawn.")
+    note = " ".join(["Rows: from. Columns: to. The area of a dot is the number of chunks.", *left])
+    with draw(2.1 + 0.42 * len(shown), title, note) as (figure, axes):
+        part = table[table["source"].isin(shown) & table["target"].isin(across)]
+        rows, columns = part["source"].map(shown.index), part["target"].map(across.index)
+        colors = [ORANGE if target == "" else BLUE for target in part["target"]]
+        widest = int(part["chunks"].max())
+        sizes = np.maximum(6.0, 420.0 * part["chunks"] / widest)
+        axes.scatter(columns - 0.12, rows, s=sizes, c=colors, edgecolors="none", zorder=3)
+        for x, y, n in zip(columns, rows, part["chunks"], strict=True):
+            axes.text(x + 0.14, y, count(n), va="center", fontsize=9, color=INK, gid="chunks")
+        for y, source in enumerate(shown):
+            axes.text(
+                len(across) - 0.05,
+                y,
+                count(sources[source]),
+                va="center",
+                ha="center",
+                fontsize=9,
+                color=GREY,
+                gid="sums",
+            )
+        rows_axis(axes, [name(s, 28) for s in shown])
+        totals, room = table.groupby("target")["chunks"].sum(), max(7, 78 // len(across) - 1)
+        labels = [f"{name(t, room) or 'quarantine'}\n{count(totals[t])}" for t in across]
+        axes.set_xticks(range(len(across) + 1), [*labels, f"all\n{count(sources.sum())}"])
+        axes.xaxis.tick_top()
+        axes.set_xlim(-0.6, len(across) + 0.4)
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlabel("target collection and its chunks")
+        axes.xaxis.set_label_position("top")
+    return figure
+
+
+def differences_bar(df: pd.DataFrame, total: int | None = None) -> Figure:
     """Every kind of difference between target and expectation, by collection, with the first id of each.
 
-    `df`: collection, id, difference, one row a difference.
+    `df`: collection, id, difference, one row a difference; `total` is how many there are where not all are in `df`.
     """
     if not len(df):
         return empty("Nothing in the target differs from what it should be", "Every chunk was compared, by id.")
@@ -226,11 +281,15 @@ def differences_bar(df: pd.DataFrame) -> Figure:
     table = groups.agg(["size", "first"]).reset_index().sort_values("size", ascending=False, kind="stable")
     kinds = table.groupby("difference")["size"].sum().sort_values(ascending=False, kind="stable")
     listed = [f"{count(n)} {str(kind).replace('_', ' ')}" for kind, n in kinds.items()]
-    title = f"{count(len(df), 'difference')}: {', '.join(listed[:5])}" + (" …" if len(listed) > 5 else "")
+    every = len(df) if total is None else total
+    title = f"{count(every, 'difference')}: {', '.join(listed[:5])}" + (" …" if len(listed) > 5 else "")
     note = f"The {_BARS} most frequent of {count(len(table))} are drawn." if len(table) > _BARS else ""
+    if every > len(df):
+        title = f"{count(every, 'difference')}, of which {count(len(df))} are listed: {', '.join(listed[:5])}"
+        note += " Of each kind and collection the first are listed, so a bar may be shorter than the truth."
     shown = table.head(_BARS)
     with draw(1.6 + 0.27 * len(shown), title, note) as (figure, axes):
-        axes.barh(np.arange(len(shown)), shown["size"], height=0.6, color=RED)
+        axes.barh(np.arange(len(shown)), shown["size"], height=0.6, color=RED, gid="differences")
         for row, (n, first) in enumerate(zip(shown["size"], shown["first"], strict=True)):
             more = f" and {count(n - 1)} more" if n > 1 else ""
             axes.text(n, row, f" {name(first, 44)}{more}" if first else f" {count(n)}", va="center", fontsize=9)
@@ -270,31 +329,79 @@ def completeness_heatmap(df: pd.DataFrame) -> Figure:
     return figure
 
 
+FILLED = ("missing", "derived")  # rules by which a value is made where there was none; all others change one
+
+
 def repairs_bar(df: pd.DataFrame) -> Figure:
-    """How many chunks the schema repaired, by field and rule. `df`: field, rule, chunks."""
+    """How many values the schema filled in and how many it changed, apart, by field. `df`: field, rule, chunks."""
     frame = df[df["chunks"] > 0] if len(df) else df
     if not len(frame):
-        return empty("The schema repaired nothing", "Every field of every chunk was as the schema wants it.")
-    table = frame.groupby(["field", "rule"])["chunks"].sum().reset_index()
-    table = table.sort_values(["chunks", "field", "rule"], ascending=[False, True, True], kind="stable")
-    top = table.iloc[0]
-    title = (
-        f"{count(table['chunks'].sum(), 'repair')} in {count(table['field'].nunique(), 'field')}; most often "
-        f"{name(top['field'], 28)} ({name(top['rule'], 20)}, {count(top['chunks'], 'chunk')})"
-    )
-    note = f"The {_BARS} most frequent of {count(len(table))} are drawn." if len(table) > _BARS else ""
-    shown = table.head(_BARS)
-    with draw(1.6 + 0.27 * len(shown), title, note) as (figure, axes):
-        rows = np.arange(len(shown))
-        palette = (BLUE, ORANGE, GREEN, PURPLE, GREY)
-        colors = dict(zip(sorted(table["rule"].astype(str).unique()), palette, strict=False))
-        axes.barh(rows, shown["chunks"], height=0.6, color=[colors.get(str(r), GREY) for r in shown["rule"]])
-        for row, chunks in enumerate(shown["chunks"]):
-            axes.text(chunks, row, f" {count(chunks)}", va="center", fontsize=9)
-        rows_axis(axes, [f"{name(f, 26)} · {name(r, 16)}" for f, r in zip(shown["field"], shown["rule"], strict=True)])
-        axes.set_xlim(0, float(shown["chunks"].max()) * 1.12)
-        whole_numbers(axes)
-        axes.set_xlabel("chunks repaired")
+        return empty(
+            "The schema changed no value and filled none", "Every field of every chunk was as the schema wants it."
+        )
+    frame = frame.assign(field=frame["field"].astype(str), filled=frame["rule"].isin(FILLED))
+    table = frame.pivot_table(index="field", columns="filled", values="chunks", aggfunc="sum", fill_value=0)
+    table = table.reindex(columns=[True, False], fill_value=0).set_axis(["filled", "changed"], axis=1)
+    table = table.assign(all=table.sum(axis=1)).reset_index().sort_values(["all", "field"], ascending=[False, True])
+    title = f"{count(table['filled'].sum(), 'value')} filled in where there was none, {count(table['changed'].sum())} changed"
+    title += f", in {count(len(table), 'field')}"
+    note = "Each side has its own scale."
+    if len(table) > _BARS:
+        rarest = set(
+            table.nlargest(_BARS // 3, "changed", keep="first")["field"]
+        )  # what changed is what a reader looks for
+        kept = pd.concat([table[table["field"].isin(rarest) & (table["changed"] > 0)], table]).drop_duplicates("field")
+        note += f" {_BARS} of {count(len(table), 'field')} are drawn: those with most changes, then the most frequent."
+        table = kept.head(_BARS).sort_values(["all", "field"], ascending=[False, True])
+    with draw(1.9 + 0.26 * len(table), title, note, panels=2, sharey=True) as (figure, panels):
+        rows = np.arange(len(table))
+        sides = (("filled", BLUE, "chunks with a value filled in"), ("changed", ORANGE, "chunks with a value changed"))
+        for panel, (side, color, label) in zip(panels, sides, strict=True):
+            panel.barh(rows, table[side], height=0.6, color=color, gid=side)
+            for row, chunks in enumerate(table[side]):
+                if chunks:
+                    panel.text(chunks, row, f" {count(chunks)}", va="center", fontsize=9)
+            rows_axis(panel, [name(f, 26) for f in table["field"]])
+            panel.set_xlim(0, max(1.0, float(table[side].max()) * 1.2))
+            whole_numbers(panel)
+            panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            panel.set_xlabel(label)
+        panels[1].tick_params(axis="y", labelleft=False)
+        for row, field in enumerate(table["field"]):
+            rules = frame[(frame["field"] == field) & ~frame["filled"]]
+            if len(rules):
+                named = ", ".join(sorted(rules["rule"].astype(str)))
+                panels[1].annotate(name(named, 30), (table["changed"].iloc[row], row), (34, 0), color=GREY, fontsize=8.5,
+                                   textcoords="offset points", va="center", annotation_clip=False)  # fmt: skip
+    return figure
+
+
+def completeness_before_after(df: pd.DataFrame) -> Figure:
+    """Share of chunks that hold each field: in the source, and in the target. `df`: field, before, after (0–1)."""
+    if not len(df) or not finite(df[["before", "after"]]).size:
+        return empty("No metadata field was measured", "No chunk, or no field to look for.")
+    frame = df.assign(field=df["field"].astype(str)).sort_values(["before", "field"], kind="stable")
+    gained = int((frame["after"] > frame["before"] + 1e-12).sum())
+    lost = int((frame["after"] < frame["before"] - 1e-12).sum())
+    title = f"{count(gained)} of {count(len(frame), 'field')} are held by more chunks after than before"
+    title += f"; {count(lost)} by fewer" if lost else ", none by fewer"
+    note = "What a field gains, the schema filled in: a default, or what it derives from the document."
+    if len(frame) > _BARS:
+        note += f" The {_BARS} least complete of {count(len(frame))} are drawn."
+        frame = frame.head(_BARS)
+    with draw(1.9 + 0.28 * len(frame), title, note) as (figure, axes):
+        rows = np.arange(len(frame))
+        axes.hlines(rows, frame["before"], frame["after"], color="#c5cad0", linewidth=4, gid="change")
+        axes.plot(frame["before"], rows, "o", markerfacecolor="white", markeredgecolor=ORANGE, markersize=9,
+                  markeredgewidth=2, label="before (source)", gid="before", clip_on=False)  # fmt: skip
+        axes.plot(
+            frame["after"], rows, "o", color=BLUE, markersize=5, label="after (target)", gid="after", clip_on=False
+        )
+        rows_axis(axes, [name(f, 28) for f in frame["field"]])
+        axes.set_xlim(0.0, 1.0)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
+        axes.set_xlabel("share of chunks that hold the field")
+        legend_above(axes, 2)
     return figure
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,18 @@ from typing import Any
 
 import matplotlib.style as mpl_style
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle, StepPatch
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from helpers.errors import one_line
@@ -30,13 +38,15 @@ from helpers.formatting import count, duration, percent, small
 STYLE = Path(__file__).with_name("runbook.mplstyle")
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 GREY, INK = "#6a737d", "#1b1f24"
-WIDTH = 9.5  # inches; 1,045 px at 110 dpi, the text column of a page at 100 %
-_RASTER_ABOVE = 5_000
+WIDTH = 8.0  # inches; 768 px of a page at 100 %, and about the width of a printed page
+_RASTER_ABOVE = 400
+# Hash salt: element ids are digests of content and salt, and the salt is random by default.
+_SVG = {"svg.fonttype": "none", "svg.hashsalt": "runbook", "svg.image_inline": True}
 
 __all__ = [
-    "BLUE", "GREEN", "GREY", "INK", "ORANGE", "PURPLE", "RED", "SKY", "count", "draw", "duration", "empty", "finite",
-    "headline", "legend_above", "legend_beside", "log_axis", "name", "percent", "png", "rasterised", "rows_axis",
-    "save", "small", "whole_numbers", "wrapped",
+    "BLUE", "GREEN", "GREY", "INK", "ORANGE", "PURPLE", "RED", "SKY", "count", "draw", "drawn", "duration", "empty", "finite",
+    "footnote", "headline", "legend_above", "legend_beside", "log_axis", "name", "percent", "png", "rasterised", "rows_axis",
+    "save", "small", "svg", "whole_numbers", "wrapped",
 ]  # fmt: skip
 
 
@@ -54,14 +64,20 @@ def draw(
         axes = figure.subplots(*((panels, 1) if stacked else (1, panels)), **kwargs)
         headline(figure, title)
         if note:
-            figure.supxlabel(wrapped(note, 135), x=0.01, ha="left", fontsize=8.5, color=GREY)
+            footnote(figure, note)
         yield figure, axes
         figure.draw_without_rendering()  # ticks are made while the style holds, whoever saves the figure later
+        figure.set_layout_engine("none")  # the layout is computed once, not again for each format
 
 
 def headline(figure: Figure, text: str) -> None:
     """The takeaway of the figure, left-aligned above it."""
-    figure.suptitle(wrapped(text, 88), x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=INK)
+    figure.suptitle(wrapped(text, 82), x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+
+
+def footnote(figure: Figure, text: str) -> None:
+    """The grey note below the figure: what is drawn, of how many, and how to read it."""
+    figure.supxlabel(wrapped(text, 112), x=0.01, ha="left", fontsize=8.5, color=GREY)
 
 
 def png(figure: Figure) -> bytes:
@@ -72,10 +88,68 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG whose text is text; the same figure gives the same bytes. Many points are pixels inside it."""
+    buffer = io.BytesIO()
+    with mpl_style.context(STYLE), mpl_style.context(_SVG):
+        title = " ".join(figure.get_suptitle().split())
+        figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None, "Creator": None, "Title": title})
+    whole = buffer.getvalue()
+    start = whole.index(b"<svg")  # no document type: nothing resolves it
+    named = whole[start:].replace(b"'DejaVu Sans'", b"'DejaVu Sans', Verdana, sans-serif")
+    return re.sub(rb'<g id="[^"]*"', b"<g", named)  # groups are numbered, and nothing refers to them
+
+
+def drawn(figure: Figure) -> dict[str, list[tuple[Any, ...]]]:
+    """What stands on the figure, read back from its shapes: by series (their gid), one tuple a value.
+
+    On axes with named rows: (row, length of a bar), (row, place of a mark), (row, from, to) of a line, (row, column, share)
+    of a heat map, (row, column, text) of words. Elsewhere: (x, y) of a point, (left, right, height) of a histogram's bar.
+    """
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for axes in figure.axes:
+        rows = _fixed(axes.yaxis)
+        for shape in (*axes.patches, *axes.lines, *axes.collections, *axes.images, *axes.texts):
+            if series := shape.get_gid():
+                found.setdefault(series, []).extend(_values(shape, rows, _fixed(axes.xaxis)))
+    return found
+
+
+def _fixed(axis: Axis) -> dict[int, str]:
+    """The names on an axis by their whole-numbered place; none where it counts."""
+    formatter, locator = axis.get_major_formatter(), axis.get_major_locator()
+    if not isinstance(formatter, FixedFormatter) or not isinstance(locator, FixedLocator):
+        return {}
+    return {round(float(at)): str(text) for at, text in zip(locator.tick_values(0, 0), formatter.seq, strict=False)}
+
+
+def _values(shape: Artist, rows: dict[int, str], columns: dict[int, str]) -> list[tuple[Any, ...]]:
+    if isinstance(shape, Text):
+        x, y = shape.get_position()
+        return [(rows.get(round(y), ""), columns.get(round(x), ""), shape.get_text())]
+    if isinstance(shape, Rectangle):
+        return [(rows.get(round(shape.get_y() + shape.get_height() / 2), ""), float(shape.get_width()))]
+    if isinstance(shape, StepPatch):
+        heights, edges, _ = shape.get_data()
+        return [(float(a), float(b), float(n)) for a, b, n in zip(edges, edges[1:], heights, strict=True) if n]
+    if isinstance(shape, AxesImage):
+        table: NDArray[np.float64] = np.ma.filled(np.ma.asarray(shape.get_array()), np.nan)
+        return [(rows.get(r, ""), columns.get(c, ""), float(v)) for (r, c), v in np.ndenumerate(table)]
+    if isinstance(shape, LineCollection):
+        ends = [np.asarray(path) for path in shape.get_segments()]
+        return [(rows.get(round(float(e[:, 1].mean())), ""), *(float(x) for x in e[:, 0])) for e in ends]
+    if not isinstance(shape, Line2D):
+        return []
+    points = zip(np.asarray(shape.get_xdata(), float), np.asarray(shape.get_ydata(), float), strict=True)
+    return [
+        (rows[round(y)], float(x)) if rows else (float(x), float(y)) for x, y in points if np.isfinite([x, y]).all()
+    ]
+
+
 def save(figure: Figure, path: Path) -> None:
-    """`png` written to `path`."""
+    """The figure written to `path`, as SVG or as PNG by its suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(figure))
+    path.write_bytes(svg(figure) if path.suffix == ".svg" else png(figure))
 
 
 def empty(title: str, why: str) -> Figure:

@@ -34,6 +34,7 @@ from helpers.plots.style import (
     headline,
     legend_above,
     legend_beside,
+    log_axis,
     name,
     rasterised,
     rows_axis,
@@ -43,6 +44,7 @@ from helpers.results import Phase
 
 _ROWS = 40
 _BINS = 120
+_POINTS = 1_500
 
 
 def phase_timeline(phases: Sequence[Phase], title: str) -> Figure:
@@ -67,7 +69,7 @@ def phase_timeline(phases: Sequence[Phase], title: str) -> Figure:
     with draw(1.7 + 0.32 * len(shown), headed, note) as (figure, axes):
         for row, i in enumerate(shown):
             phase = known[i][0]
-            axes.barh(row, max(lengths[i], total * 0.002), left=begins[i], height=0.58, color=BLUE)
+            axes.barh(row, max(lengths[i], total * 0.002), left=begins[i], height=0.58, color=BLUE, gid="phases")
             text = duration(lengths[i])
             if phase.chunks:
                 text += f", {count(phase.chunks, 'chunk')}"
@@ -122,6 +124,7 @@ def throughput_per_batch(df: pd.DataFrame) -> Figure:
                 markersize=5,
                 alpha=0.8,
                 label=label if i <= len(styles) else None,
+                gid="batches",
             )
         axes.axhline(middle, color=GREY, linestyle="--", label=f"median {small(middle)}")
         axes.set_ylim(0, float(finite(rate).max()) * 1.08)
@@ -131,6 +134,45 @@ def throughput_per_batch(df: pd.DataFrame) -> Figure:
         axes.set_xlabel("time since the import started")
         axes.set_ylabel("chunks per second, per batch")
         legend_beside(axes, "target collection")
+    return figure
+
+
+def rows_over_time(df: pd.DataFrame, total: int, estimate: float | None) -> Figure:
+    """Chunks written, added up over the time of the import, beside the dry run's estimate.
+
+    `df`: finished_s (seconds since the start), rows, one row a batch. `total`: chunks to write. `estimate`: seconds that
+    the dry run expected for the import, None where it gave none.
+    """
+    usable = df[np.isfinite(df["finished_s"]) & (df["rows"] > 0)] if len(df) else df
+    if not len(usable):
+        return empty("No batch was timed", "Nothing was imported.")
+    usable = usable.sort_values("finished_s", kind="stable")
+    seconds = np.concatenate([[0.0], usable["finished_s"].to_numpy(float)])
+    rows = np.concatenate([[0], usable["rows"].to_numpy(np.int64)]).cumsum()
+    end, written = float(seconds[-1]), int(rows[-1])
+    title = f"{count(written)} of {count(total, 'chunk')} written in {duration(end)}"
+    title += f"; the dry run expected {duration(estimate)}" if estimate else "; the dry run gave no estimate"
+    note = "Counted when a batch was acknowledged by the target."
+    if written < total:
+        note += f" {count(total - written, 'chunk')} were written by an earlier attempt or not at all."
+    if rows.size > _POINTS:
+        at = np.unique(np.linspace(0, rows.size - 1, _POINTS).astype(int))
+        seconds, rows = seconds[at], rows[at]
+    with draw(3.8, title, note) as (figure, axes):
+        axes.step(seconds, rows, where="post", color=BLUE, label="written", gid="written")
+        if estimate:
+            axes.plot(
+                [0, estimate], [0, total], color=ORANGE, linestyle="--", label="dry run's estimate", gid="estimate"
+            )
+        axes.axhline(total, color=GREY, linestyle=":", label=f"to write: {count(total)}")
+        axes.set_ylim(0, 1.06 * max(total, written, 1))
+        axes.set_xlim(0, 1.02 * max(end, estimate or 0.0) or 1.0)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value) if value else "0"))
+        axes.xaxis.set_major_locator(MaxNLocator(7))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.set_xlabel("time since the import started")
+        axes.set_ylabel("chunks written")
+        legend_above(axes, 3)
     return figure
 
 
@@ -250,7 +292,9 @@ def watch_timeline(
     with draw(3.9, title, note, panels=2, width_ratios=[2.2, 1]) as (figure, axes):
         left, right = axes
         for column, color, marker in (("p99", SKY, "^"), ("p95", ORANGE, "s"), ("p50", BLUE, "o")):
-            left.plot(x, timed[column].astype(float), color=color, marker=marker, markersize=4, label=column)
+            left.plot(
+                x, timed[column].astype(float), color=color, marker=marker, markersize=4, label=column, gid=column
+            )
         bad = looks[looks["failed"].astype(bool)]
         if len(bad):
             left.plot(unit.of(bad["second"]), np.full(len(bad), 0.03), transform=left.get_xaxis_transform(), linestyle="",
@@ -294,7 +338,7 @@ class _Clock:
 def _chunks(axes: Axes, looks: pd.DataFrame, validated: int, unit: _Clock) -> None:
     known = looks[looks["chunks"].notna()]
     axes.plot(unit.of(known["second"]), known["chunks"].astype(float), color=GREEN, marker="o", markersize=4,
-              label="in the target")  # fmt: skip
+              label="in the target", gid="chunks")  # fmt: skip
     axes.axhline(validated, color=GREY, linestyle="--", label=f"validated: {validated:,}")
     values = [*known["chunks"].astype(float), float(validated)]
     room = max(2.0, 0.15 * (max(values) - min(values)), 0.0005 * max(values))
@@ -307,9 +351,10 @@ def _chunks(axes: Axes, looks: pd.DataFrame, validated: int, unit: _Clock) -> No
 
 
 def performance(rows: pd.DataFrame, *, limit_ms: float, minimum_rate: float) -> Figure:
-    """Latency and queries per second before (source) and after (target), by number of clients.
+    """Latency and queries per second before (source) and after (target), by number of clients, warm.
 
-    `rows`: side ("before" or "after"), clients, mean_ms, p95_ms, rate (queries per second).
+    `rows`: side ("before" or "after"), clients, mean_ms, p95_ms, rate (queries per second), and mean_low, mean_high (the
+    lowest and the highest mean of the repetitions).
     """
     after = rows[rows["side"] == "after"] if len(rows) else rows
     if not len(after):
@@ -324,45 +369,73 @@ def performance(rows: pd.DataFrame, *, limit_ms: float, minimum_rate: float) -> 
     if len(before):
         was = before[before["clients"] == before["clients"].min()].iloc[0]
         title += f"; before, {small(float(was['mean_ms']))} ms and {small(float(was['rate']))}"
-    note = "Stored vectors searched for, both sides warm. Bars: mean, whiskers up to p95. Left: lower is better; right: higher."
+    note = "Stored vectors searched for on warm connections. Whisker: lowest to highest repetition of the mean. Triangle: p95."
     clients = sorted({int(c) for c in rows["clients"]})
-    with draw(3.7, title, note, panels=2) as (figure, (left, right)):
-        for at, (side, label, color, hatch) in enumerate(
-            (("before", "source, before", SKY, "//"), ("after", "target, after", BLUE, ""))
-        ):
+    with draw(4.9, title, note, panels=2) as (figure, (left, right)):
+        sides = (("before", "source, before", ORANGE, "white", -0.12), ("after", "target, after", BLUE, BLUE, 0.12))
+        for side, label, color, face, off in sides:
             part = rows[rows["side"] == side].set_index("clients").reindex(clients)
             if part["mean_ms"].notna().any():
-                _side(left, right, part, at, label, color, hatch)
-        left.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit {limit_ms:g} ms")
-        right.axhline(minimum_rate, color=GREY, linestyle="--", label=f"wanted {minimum_rate:g} a second")
+                x = np.arange(len(clients)) + off
+                style = {"color": color, "markerfacecolor": face, "markeredgewidth": 1.8, "linewidth": 1.2}
+                left.vlines(x, part["mean_low"], part["mean_high"], color=color, linewidth=3, gid=f"{side} repetitions")
+                left.plot(x, part["mean_ms"], marker="o", label=f"{label}: mean", gid=f"{side} mean", **style)
+                left.plot(
+                    x, part["p95_ms"], marker="^", linestyle=":", label=f"{label}: p95", gid=f"{side} p95", **style
+                )
+                right.plot(x, part["rate"], marker="o", label=label, gid=f"{side} rate", **style)
+        left.axhline(limit_ms, color=RED, linestyle="--", label=f"limit of the mean, one client: {limit_ms:g} ms")
+        right.axhline(minimum_rate, color=RED, linestyle="--", label=f"at least {minimum_rate:g} a second, one client")
         left.set_yscale("log")
-        left.set_ylim(min([limit_ms, *finite(rows["mean_ms"])]) / 3, max([limit_ms, *finite(rows["p95_ms"])]) * 2)
+        least = min([limit_ms, *finite(rows[["mean_ms", "mean_low"]])])
+        left.set_ylim(least / 2, max([limit_ms, *finite(rows[["p95_ms", "mean_high"]])]) * 2)
         right.set_ylim(0, max([minimum_rate, *finite(rows["rate"])]) * 1.25)
         left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         left.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-        left.set_ylabel("latency of a query, ms")
+        left.set_ylabel("latency of a query, ms (log scale)")
         right.set_ylabel("queries per second")
         for axes in (left, right):
             axes.set_xticks(range(len(clients)), [str(c) for c in clients])
+            axes.set_xlim(-0.5, len(clients) - 0.5)
             axes.set_xlabel(_CLIENTS)
             axes.grid(visible=False, axis="x")
-            legend_above(axes, 2)
-        headline(figure, title)
+            legend_above(axes, 1)
     return figure
 
 
-def _side(left: Axes, right: Axes, part: pd.DataFrame, at: int, label: str, color: str, hatch: str) -> None:
-    x = np.arange(len(part)) + (at - 0.5) * 0.36
-    mean, rate = part["mean_ms"].to_numpy(float), part["rate"].to_numpy(float)
-    over = np.nan_to_num(np.maximum(part["p95_ms"].to_numpy(float) - mean, 0.0))
-    left.bar(x, mean, 0.34, color=color, hatch=hatch, edgecolor="white", label=label, yerr=[np.zeros_like(over), over],
-             error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 3})  # fmt: skip
-    right.bar(x, rate, 0.34, color=color, hatch=hatch, edgecolor="white", label=label)
-    for place, value in zip(x, rate, strict=True):
-        if np.isfinite(value):
-            right.annotate(
-                small(float(value)), (place, value), (0, 2), textcoords="offset points", ha="center", fontsize=8.5
-            )
+def latency_cdf(
+    before: Sequence[float], after: Sequence[float], *, limit_ms: float, clients: int, queries: Mapping[str, int]
+) -> Figure:
+    """Share of queries answered within x milliseconds, source and target, with the limit.
+
+    `before` and `after`: latencies at equally spaced shares from the fastest query to the slowest (as step 51 records
+    them), empty where a side was not measured; `queries` how many each side answered.
+    """
+    sides = [
+        ("source, before", finite(before), ORANGE, "--", "before"),
+        ("target, after", finite(after), BLUE, "-", "after"),
+    ]
+    if not any(values.size for _, values, *_ in sides):
+        return empty("No latency was measured", "No query was answered.")
+    middles = [f"{label} {small(float(np.median(v)))} ms" for label, v, *_ in sides if v.size]
+    title = f"Half of the queries are answered within: {'; '.join(middles)}"
+    with draw(3.6, title, f"Warm, {count(clients, 'client')}, stored vectors. Further left is faster.") as (
+        figure,
+        axes,
+    ):
+        every = np.concatenate([values for _, values, *_ in sides])
+        log_axis(axes, max(float(every.min()), 1e-3), max(float(every.max()), limit_ms))
+        for label, values, color, style, gid in sides:
+            if values.size:
+                axes.plot(values, np.linspace(0, 1, values.size), color=color, linestyle=style, gid=gid,
+                          label=f"{label} ({count(queries.get(gid, 0), 'query', 'queries')})")  # fmt: skip
+        axes.axvline(limit_ms, color=RED, linestyle="--", label=f"limit of the mean: {limit_ms:g} ms")
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        axes.set_xlabel("latency of a query, ms (log scale)")
+        axes.set_ylabel("share of queries answered within")
+        legend_above(axes, 3)
+    return figure
 
 
 def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
@@ -390,19 +463,21 @@ def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
             if row.get("runbook_high"):
                 span = (float(row.get("runbook_low") or row["runbook_high"]), float(row["runbook_high"]))
                 axes.plot(span, [at, at], color=GREY, marker="|", markersize=15, markeredgewidth=3, linewidth=3,
-                          label=_once(axes, "the runbook's figure"))  # fmt: skip
-            axes.barh(at, value - low, left=low, height=0.46, color=BLUE, label=_once(axes, "took"))
+                          label=_once(axes, "the runbook's figure"), gid="runbook")  # fmt: skip
+            axes.plot(
+                value, at, marker="o", color=BLUE, markersize=8, linestyle="", label=_once(axes, "took"), gid="took"
+            )
             if row.get("estimate") is not None:
                 axes.plot(max(float(row["estimate"]), low), at, marker="D", color=ORANGE, markersize=7, linestyle="",
-                          markeredgecolor=INK, label=_once(axes, "dry run's estimate"))  # fmt: skip
-            axes.text(value * 1.12, at - 0.27, duration(float(row["actual"])), va="center", fontsize=8.5, color=INK)
+                          markeredgecolor=INK, label=_once(axes, "dry run's estimate"), gid="estimate")  # fmt: skip
+            axes.text(value * 1.12, at - 0.3, duration(float(row["actual"])), va="center", fontsize=8.5, color=INK)
         axes.set_xscale("log")
         axes.set_xlim(low, high)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
         axes.xaxis.set_major_locator(FixedLocator([s for s in _TICKS if low <= s <= high]))
         axes.xaxis.set_minor_locator(NullLocator())
         rows_axis(axes, [name(r["step"], 30) for r in timed])
-        axes.set_xlabel("time of the step")
+        axes.set_xlabel("time of the step (log scale)")
         legend_above(axes, 3)
     return figure
 

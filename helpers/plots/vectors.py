@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from helpers.plots.style import (
     draw,
     empty,
     finite,
+    footnote,
     legend_above,
     legend_beside,
     log_axis,
@@ -121,7 +123,8 @@ def _curve(
         ordered, share = ordered[pick], share[pick]
     x = np.concatenate([ordered[:1], ordered])
     y = np.concatenate([[0.0], share])
-    axes.step(x, y, where="post", color=color, linestyle=style, label=label, marker="o" if points else "", markersize=4)
+    axes.step(x, y, where="post", color=color, linestyle=style, label=label, marker="o" if points else "", markersize=4,
+              gid=label)  # fmt: skip
 
 
 def norms_before_after(source: ArrayLike, target: ArrayLike) -> Figure:
@@ -144,36 +147,46 @@ def norms_before_after(source: ArrayLike, target: ArrayLike) -> Figure:
     elif paired:
         title = f"None of {count(before.size, 'norm')} can be compared: not a number"
     with draw(3.9, title, panels=2) as (figure, (left, right)):
-        edges = _edges(np.concatenate([finite(before), finite(after)]))
-        left.hist(finite(before), edges, color=SKY, alpha=0.8, label=f"source ({count(before.size)})")
-        left.hist(
-            finite(after), edges, histtype="step", color=INK, linewidth=1.6, label=f"target ({count(after.size)})"
-        )
+        edges = _bins(np.concatenate([finite(before), finite(after)]), 60)
+        heights = np.histogram(finite(before), edges)[0]
+        left.stairs(heights, edges, fill=True, color=SKY, label=f"source ({count(before.size)})", gid="before")
+        few(left, heights, edges)
+        left.stairs(
+            np.histogram(finite(after), edges)[0], edges, color=INK, linewidth=1.2, label=f"target ({count(after.size)})",
+            gid="after",
+        )  # fmt: skip
         left.set(title="Distribution", xlabel="norm of the vector (L2)", ylabel="vectors")
-        left.legend(loc="best")
-        right.set(title=f"Change by id (no change is drawn at {small(_NORM_FLOOR)})", ylabel="share of ids at or below")
-        right.set_xlabel("|target − source| / source (log scale)")
+        left.set_ylim(bottom=0)
+        legend_above(left, 1)
+        left.set_title("")
+        right.set(ylabel="share of ids at or below")
+        right.set_xlabel(f"|target − source| / source (log; none: {small(_NORM_FLOOR)})")
         log_axis(right, _NORM_FLOOR / 3, max(1e-3, float(known.max(initial=0.0))))
         right.set_ylim(-0.02, 1.04)
-        _curve(right, np.maximum(known, _NORM_FLOOR), BLUE, "-", "", points=1 < known.size < 60)
+        _curve(right, np.maximum(known, _NORM_FLOOR), BLUE, "-", "change by id", points=1 < known.size < 60)
         eps = float(np.finfo(np.float32).eps)
         right.axvline(eps, color=GREY, linestyle=":", label=f"float32 spacing {small(eps)}")
-        right.legend(loc="lower right")
+        legend_above(right, 1)
     return figure
 
 
-def _edges(values: NDArray[np.float64], bins: int = 60) -> NDArray[np.float64]:
-    """Bin edges over `values`, at least 2 % of their size wide, so that unit norms do not fill the axis with noise."""
-    if not values.size:
-        return np.linspace(0.0, 1.0, bins + 1)
-    low, high = float(values.min()), float(values.max())
-    room = max(high - low, 0.02 * abs(high), 1e-6) * 0.52
-    middle = low / 2 + high / 2
-    return np.linspace(middle - room, middle + room, bins + 1)
+def few(axes: Axes, heights: NDArray[Any], edges: NDArray[np.float64], base: float = 0.0, unit: float = 1.0) -> None:
+    """A dot at the foot of each bar that is too low to be seen, so that no value is invisible.
+
+    `base` and `unit`: where the bars stand on the y axis, and the length of one chunk there.
+    """
+    low = (heights > 0) & (heights < 0.03 * max(1, heights.max()))
+    if low.any():
+        centres = (edges[:-1] + edges[1:])[low] / 2
+        axes.plot(centres, base + unit * heights[low], linestyle="", marker=".", markersize=5, color=RED, gid="few",
+                  label=f"fewer than 3 % of the highest bar ({count(heights[low].sum())})")  # fmt: skip
 
 
-def norms_histogram(norms: Mapping[str, ArrayLike]) -> Figure:
-    """Norms of the vectors of each collection, one row each on a common axis; zero and non-finite norms are counted."""
+def norms_histogram(norms: Mapping[str, ArrayLike], said: str = "") -> Figure:
+    """Norms of the vectors of each collection, one row each on a common axis; zero and non-finite norms are counted.
+
+    `said`: of how many vectors these are a sample, or that they are all.
+    """
     arrays = {key: np.asarray(value, dtype=np.float64).ravel() for key, value in sorted(norms.items())}
     total = sum(a.size for a in arrays.values())
     if not total:
@@ -199,29 +212,30 @@ def norms_histogram(norms: Mapping[str, ArrayLike]) -> Figure:
     )
     more = f" {len(arrays) - _ROWS} further collections are not drawn." if len(arrays) > _ROWS else ""
     wide = bool(positive.size) and positive.max() / positive.min() > 50
-    note = f"Height: share of the collection's vectors, each row by itself.{more}"
-    with draw(1.7 + 0.42 * len(shown), title, note) as (figure, axes):
-        edges = _edges(positive)
+    note = (
+        f"{said} Height: share of the collection's vectors, each row by itself. A dot: a bar too low to be seen.{more}"
+    )
+    with draw(1.9 + 0.45 * len(shown), title, note.strip()) as (figure, axes):
+        edges = _bins(every if zero and not wide else positive, 60)
         if wide:
             log_axis(axes, float(positive.min()), float(positive.max()))
-            low, high = axes.get_xlim()
-            edges = np.geomspace(low, high, 61)
+            edges = np.geomspace(float(positive.min()), float(positive.max()), 61)
         labels = []
         for row, (key, array) in enumerate(shown.items()):
             usable = finite(array)
-            heights, _ = np.histogram(usable[usable > 0], edges)
-            axes.stairs(
-                row + 0.38 - 0.8 * heights / max(1, heights.max()),
-                edges,
-                baseline=row + 0.38,
-                fill=True,
-                color=BLUE,
-                alpha=0.85,
-            )
-            axes.axhline(row + 0.38, color="#c5cad0", linewidth=0.8)
+            heights, _ = np.histogram(usable[usable > 0] if wide else usable, edges)
+            foot, unit = row + 0.38, -0.74 / max(1, heights.max())
+            axes.stairs(foot + unit * heights, edges, baseline=foot, fill=True, color=BLUE, gid="norms")
+            few(axes, heights, edges, foot, unit)
+            if wide and (usable == 0).any():  # a logarithm has no zero
+                axes.plot(
+                    axes.get_xlim()[0], foot - 0.05, marker="<", color=RED, markersize=7, clip_on=False, gid="zeros"
+                )
+            axes.axhline(foot, color="#c5cad0", linewidth=0.8)
             labels.append(f"{name(key)}\n{_norm_label(array)}")
         rows_axis(axes, labels)
-        axes.set_xlabel("norm of the vector (L2" + (", log scale)" if wide else ")"))
+        scale = (", log scale; ◂: zero)" if zero else ", log scale)") if wide else ")"
+        axes.set_xlabel(f"norm of the vector (L2{scale}")
     return figure
 
 
@@ -234,11 +248,12 @@ def _norm_label(array: NDArray[np.float64]) -> str:
     )
 
 
-def pca_overlay(source: ArrayLike, target: ArrayLike, labels: Sequence[str]) -> Figure:
+def pca_overlay(source: ArrayLike, target: ArrayLike, labels: Sequence[str], total: int | None = None) -> Figure:
     """An illustration: vectors (n, d) of the source on their first two principal components, the target laid over.
 
-    Rows are paired by id; `labels` (n,) name the collection of each. The plane is fitted on the source alone, on a
-    seeded sample. Rows that are not finite on either side are left out and counted. It proves nothing; tests do.
+    Rows are paired by id; `labels` (n,) name the collection of each. They are a random sample of `total` pairs (all, where
+    None). The plane is fitted on the source alone, without outliers. Rows that are not finite on either side are left out
+    and counted. It proves nothing; tests do.
     """
     a, b = np.atleast_2d(np.asarray(source, dtype=np.float64)), np.atleast_2d(np.asarray(target, dtype=np.float64))
     if a.size == 0 or a.shape != b.shape or len(a) < 3:
@@ -250,86 +265,135 @@ def pca_overlay(source: ArrayLike, target: ArrayLike, labels: Sequence[str]) -> 
         return empty("Illustration: too few paired vectors to draw a plane", "The others hold NaN or infinity.")
     if rows.size > _SAMPLE:
         rows = np.sort(np.random.default_rng(_SEED).choice(rows, _SAMPLE, replace=False))
-    flat, moved, explained = _plane(a[rows], b[rows])
-    spread = float(np.linalg.norm(flat.std(axis=0))) or 1.0
-    shift = float(np.linalg.norm(flat - moved, axis=1).max()) / spread
+    plane = fit_plane(a[rows])
+    flat, moved = plane.points(a[rows]), plane.points(b[rows])
+    usual = ~beyond(flat)
+    spread = float(np.linalg.norm(flat[usual].std(axis=0))) or 1.0
+    distance = np.linalg.norm(flat - moved, axis=1)
+    shift = float(distance.max()) / spread
     fate = (
         "each target point lies on its source point"
         if shift < 0.01
         else f"some target points lie away from their source point, by up to {small(shift)} × the spread"
     )
-    left_out = len(a) - int(whole.sum())
-    note = (
-        f"An illustration, not a test: {percent(explained)} of the variance is seen. Sample of {count(rows.size)} of "
-        f"{count(len(a), 'pair')}, seed {_SEED}; the plane is fitted on the source alone"
-        + (f"; {count(left_out)} with NaN or infinity left out" if left_out else "")
-        + "."
-    )
-    with draw(5.2, f"Illustration: {fate} (PCA of {count(rows.size, 'vector')})", note) as (figure, axes):
-        points_by_label(axes, flat, [str(labels[i]) for i in rows.tolist()])
+    left_out, every = len(a) - int(whole.sum()), total if total is not None else len(a)
+    note = f"An illustration, not a test: {percent(plane.seen)} of the variance is seen. "
+    note += f"Sample of {count(rows.size)} of" if rows.size < every else "All"
+    note += f" {count(every, 'pair')}, drawn at random in each collection; the plane is fitted on the source alone"
+    note += f"; {count(left_out)} with NaN or infinity left out" if left_out else ""
+    with draw(5.2, f"Illustration: {fate} (PCA of {count(rows.size, 'vector')})") as (figure, axes):
+        shown = points_by_label(axes, flat, [str(labels[i]) for i in rows.tolist()])
         axes.plot(
-            moved[:, 0],
-            moved[:, 1],
-            linestyle="",
-            marker=".",
-            color=INK,
-            markersize=2.5,
-            label="target, laid over",
+            *np.clip(moved, *shown).T,
+            linestyle="", marker=".", color=INK, markersize=2.5, label="target, laid over", gid="target",
             rasterized=rasterised(rows.size),
-        )
-        far = np.linalg.norm(flat - moved, axis=1) > 0.01 * spread
-        for i in np.flatnonzero(far)[:200]:
-            axes.plot(*zip(flat[i], moved[i], strict=True), color=RED, linewidth=0.9)
-        axes.set_xlabel("first principal component (no unit)")
-        axes.set_ylabel("second principal component (no unit)")
-        legend_beside(axes, "source, by collection")
+        )  # fmt: skip
+        for i in np.flatnonzero(distance > 0.01 * spread)[:200]:
+            axes.plot(*np.clip([flat[i], moved[i]], *shown).T, color=RED, linewidth=0.9, gid="moved")
+        _plane_axes(figure, axes, "source, by collection", f"{note}.{_pinned(flat)}")
     return figure
 
 
-def _plane(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Both sides on the first two components of `a`, and the share of its variance that they hold."""
-    from sklearn.decomposition import PCA  # type: ignore[import-untyped,unused-ignore]  # slow to import, and wanted by this figure only
+@dataclass(frozen=True, slots=True)
+class PlaneFit:
+    """Two directions (2, d) around a centre (d,), and the share of the variance that they hold."""
 
-    if a.shape[1] < 2:
-        a, b = np.pad(a, ((0, 0), (0, 1))), np.pad(b, ((0, 0), (0, 1)))
-    if not np.ptp(a, axis=0).any():  # all alike: there is no direction to fit
-        return a[:, :2] - a[0, :2], b[:, :2] - a[0, :2], 1.0
-    plane: Any = PCA(n_components=2, svd_solver="full" if a.shape[1] <= 256 else "randomized", random_state=_SEED)
-    flat = np.asarray(plane.fit_transform(a))
-    return flat, np.asarray(plane.transform(b)), float(plane.explained_variance_ratio_.sum())
+    centre: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    seen: float
+
+    def points(self, vectors: ArrayLike) -> NDArray[np.float64]:
+        """Vectors (n, d) on the plane (n, 2)."""
+        return np.asarray((np.asarray(vectors, np.float64) - self.centre) @ self.axes.T, np.float64)
 
 
-def points_by_label(axes: Axes, points: NDArray[np.float64], labels: list[str]) -> None:
-    """Points by label: the seven largest in a colour and a marker of their own, the others grey."""
+def fit_plane(vectors: ArrayLike) -> PlaneFit:
+    """The first two principal components of vectors (n, d), d at least 1, from those that are no outliers.
+
+    By block power iteration from a seeded start; the sign is that of each direction's largest component, so the same
+    vectors give the same picture.
+    """
+    every = np.asarray(vectors, dtype=np.float64)
+    away = np.linalg.norm(every - np.median(every, axis=0), axis=1)
+    part = every[away <= _limits(away)[1]]
+    centre = part.mean(axis=0)
+    moved = part - centre
+    total = float(np.square(moved).sum())
+    dimension = every.shape[1]
+    if not total or dimension < 2:  # all alike, or a line: there is nothing to choose
+        return PlaneFit(centre, np.eye(2, dimension), 1.0)
+    basis = np.random.default_rng(_SEED).standard_normal((dimension, min(12, dimension)))
+    for _ in range(12):
+        basis, _triangle = np.linalg.qr(moved.T @ (moved @ basis))
+    _left, sizes, turned = np.linalg.svd(moved @ basis, full_matrices=False)
+    axes = (turned @ basis.T)[:2]
+    axes *= np.sign(axes[[0, 1], np.abs(axes).argmax(axis=1)])[:, None]
+    return PlaneFit(centre, axes, float(np.square(sizes[:2]).sum()) / total)
+
+
+def _limits(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Where values (n,) usually lie, with room on both sides: one in two hundred at either end does not widen it."""
+    ordered = np.sort(values)
+    aside = -(-ordered.size // 200) if ordered.size >= 8 else 0
+    low, high = float(ordered[aside]), float(ordered[-1 - aside])
+    room = 0.5 * (high - low) or 1e-9 + abs(high)
+    return max(low - room, float(ordered[0])), min(high + room, float(ordered[-1]))
+
+
+def _box(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest drawn place (2,) of points (n, 2)."""
+    low, high = zip(*(_limits(column) for column in points.T), strict=True)
+    return np.array(low), np.array(high)
+
+
+def beyond(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points (n, 2) lie so far from the others that they are drawn at the edge."""
+    low, high = _box(points)
+    return np.asarray(((points < low) | (points > high)).any(axis=1), np.bool_)
+
+
+def _pinned(points: NDArray[np.float64]) -> str:
+    number = int(beyond(points).sum())
+    return f" {count(number, 'outlier')} drawn at the edge, marked ×." if number else ""
+
+
+def points_by_label(
+    axes: Axes, points: NDArray[np.float64], labels: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points by label: the seven largest in a colour and a marker of their own, the others grey; outliers at the edge.
+
+    Returns the lowest and the highest drawn place.
+    """
+    low, high = _box(points)
     names, sizes = np.unique(labels, return_counts=True)
     ranked = [str(names[i]) for i in np.lexsort((names, -sizes))]
     styles = list(zip((BLUE, ORANGE, GREEN, "#CC79A7", SKY, "#F0E442", RED), "os^Dv<>", strict=True))
     own = np.asarray(labels)
+    placed = np.clip(points, low, high)
     for key, (color, marker) in zip(ranked, styles, strict=False):
-        part = points[own == key]
         axes.plot(
-            part[:, 0],
-            part[:, 1],
-            linestyle="",
-            marker=marker,
-            color=color,
-            markersize=7,
-            alpha=0.6,
-            markeredgewidth=0,
-            label=name(key, 24),
-            rasterized=rasterised(len(points)),
-        )
-    others = points[np.isin(own, ranked[len(styles) :])]
+            *placed[own == key].T, linestyle="", marker=marker, color=color, markersize=5, alpha=0.6, markeredgewidth=0,
+            label=f"{name(key, 22)} ({count((own == key).sum())})", gid="points", rasterized=rasterised(len(points)),
+        )  # fmt: skip
+    others = placed[np.isin(own, ranked[len(styles) :])]
     if len(others):
-        axes.plot(
-            others[:, 0],
-            others[:, 1],
-            linestyle="",
-            marker=".",
-            color=GREY,
-            markersize=4,
-            label=f"{len(ranked) - len(styles)} others",
-        )
+        label = f"{len(ranked) - len(styles)} others ({count(len(others))})"
+        axes.plot(*others.T, linestyle="", marker=".", color=GREY, markersize=4, label=label, gid="points",
+                  rasterized=rasterised(len(points)))  # fmt: skip
+    if (far := beyond(points)).any():
+        axes.plot(*placed[far].T, linestyle="", marker="x", color=INK, markersize=8, markeredgewidth=1.6, clip_on=False,
+                  label=f"outlier, at the edge ({count(far.sum())})", gid="outliers")  # fmt: skip
+    room = np.maximum(0.03 * (high - low), 1e-6)
+    axes.set_xlim(low[0] - room[0], high[0] + room[0])
+    axes.set_ylim(low[1] - room[1], high[1] + room[1])
+    return low, high
+
+
+def _plane_axes(figure: Figure, axes: Axes, title: str, note: str) -> None:
+    footnote(figure, note)
+    axes.set_xlabel("first principal component (no unit)")
+    axes.set_ylabel("second principal component (no unit)")
+    legend_beside(axes, title)
 
 
 # -- exploring ---------------------------------------------------------------------------------------------------------
@@ -358,7 +422,9 @@ def collection_portrait(
         if positive.size:
             log_axis(axes[1], max(1.0, float(positive.min())), max(10.0, float(positive.max())))
             low, high = axes[1].get_xlim()
-            axes[1].hist(positive, np.geomspace(low, high, 31), color=BLUE)
+            axes[1].hist(
+                positive, np.geomspace(max(low, positive.min()), min(high, positive.max()) * 1.0001, 31), color=BLUE
+            )
         else:
             _nothing(axes[1], "no document has any text")
         axes[2].set(title="Norms of vectors", xlabel="norm (L2)", ylabel="chunks")
@@ -367,7 +433,10 @@ def collection_portrait(
             wide = positive.size and positive.max() > 20 * np.median(positive)
             top = float(np.quantile(positive, 0.99)) * 1.5 if wide else float(lengths_of.max())
             inside = lengths_of[lengths_of <= top]
-            axes[2].hist(inside, _bins(inside), color=SKY)
+            edges = _bins(inside)
+            heights = np.histogram(inside, edges)[0]
+            axes[2].stairs(heights, edges, fill=True, color=SKY, gid="norms")
+            few(axes[2], heights, edges)
             if inside.size < lengths_of.size:
                 axes[2].set_xlabel(
                     f"norm (L2)\n{count(lengths_of.size - inside.size)} beyond, up to {small(lengths_of.max())}"
@@ -428,13 +497,22 @@ def _numbers(
         title += f"; {count(others)} no number"
     with draw(3.4, title, said) as (figure, axes):
         if usable.size:
-            edges = _bins(usable, 40)
-            axes.hist(usable, edges, color=BLUE, label="within the range" if outside else "chunks")
-            bad = usable[(usable < least) | (usable > most)]
-            if bad.size:
-                axes.hist(bad, edges, color=RED, hatch="///", label=f"outside ({count(bad.size)})")
+            bad = (usable < least) | (usable > most)
+            edges = _ranged_bins(usable, least, most)
+            good = edges[(edges >= least) & (edges <= most)]
+            heights = np.histogram(usable[~bad], good)[0] if good.size > 1 else np.zeros(0)
+            if good.size > 1:
+                axes.stairs(
+                    heights, good, fill=True, color=BLUE, label="within the range" if outside else "chunks", gid="good"
+                )
+            wrong = np.histogram(usable[bad], edges)[0]
+            if bad.any():
+                axes.stairs(wrong, edges, fill=True, color=RED, label=f"outside ({count(bad.sum())})", gid="outside")
+            every = np.histogram(usable, edges)[0]
+            few(axes, every, edges)
             for edge in (edge for edge in (low, high) if edge is not None):
                 axes.axvline(edge, color=INK, linestyle="--")
+            axes.set_ylim(bottom=0)
         axes.set(
             xlabel=f"{name(field)} (dashed: the schema's range)" if low is not None or high is not None else name(field)
         )
@@ -442,6 +520,15 @@ def _numbers(
         if outside:
             legend_above(axes, 2)
     return figure
+
+
+def _ranged_bins(values: NDArray[np.float64], least: float, most: float, bins: int = 40) -> NDArray[np.float64]:
+    """Edges over all values with the ends of the allowed range among them, so that no bar crosses one."""
+    edges = _bins(values, bins)
+    inner = [edge for edge in (least, most) if edges[0] < edge < edges[-1]]
+    width = (edges[-1] - edges[0]) / bins
+    clear = [e for e in edges.tolist() if all(abs(e - edge) > 0.25 * width for edge in inner)]
+    return np.array(sorted({*clear, *inner}))
 
 
 def neighbour_distances(table: pd.DataFrame, said: str) -> Figure:
@@ -482,12 +569,13 @@ def neighbour_distances(table: pd.DataFrame, said: str) -> Figure:
             axes.set_xlabel(f"distance to the nearest neighbour ({space}{', squared' if space == 'l2' else ''})")
             axes.set_ylabel("share of chunks at or below")
             axes.set_ylim(-0.02, 1.04)
+            axes.set_xlim(left=min(0.0, axes.get_xlim()[0]) if space == "ip" else 0.0)
             legend_above(axes, 2)
     return figure
 
 
 def pca_map(points: ArrayLike, labels: Sequence[str], field: str, seen: float, note: str) -> Figure:
-    """Chunks on their first two principal components, coloured by a field.
+    """Chunks on their first two principal components, coloured by a field; outliers at the edge.
 
     `points` (n, 2); `labels` (n,) the value of `field` of each; `seen` the share of the variance that the plane shows.
     """
@@ -497,11 +585,9 @@ def pca_map(points: ArrayLike, labels: Sequence[str], field: str, seen: float, n
     different = len(set(labels))
     title = f"Illustration: {count(len(flat), 'chunk')} by {name(field)} ({count(different, 'value')}); "
     title += f"the plane shows {percent(seen)} of the variance"
-    with draw(4.8, title, note) as (figure, axes):
+    with draw(4.8, title) as (figure, axes):
         points_by_label(axes, flat, list(labels))
-        axes.set_xlabel("first principal component (no unit)")
-        axes.set_ylabel("second principal component (no unit)")
-        legend_beside(axes, name(field))
+        _plane_axes(figure, axes, name(field), f"{note}{_pinned(flat)}")
     return figure
 
 
@@ -529,7 +615,10 @@ def _nothing(axes: Axes, why: str) -> None:
 
 
 def _bins(values: NDArray[np.float64], bins: int = 30) -> NDArray[np.float64]:
-    """Edges over all values, never so narrow that rounding looks like a distribution."""
+    """Edges over all values, never so narrow that rounding looks like a distribution; no bar below zero where no value is."""
+    if not values.size:
+        return np.linspace(0.0, 1.0, bins + 1)
     low, high = float(values.min()), float(values.max())
-    room = max(0.02 * abs(high) - (high - low), 0.0) / 2 + max((high - low) * 0.01, 1e-9)
-    return np.linspace(low - room, high + room, bins + 1)
+    room = max(0.02 * abs(high) - (high - low), 2e-9) / 2
+    first = max(low - room, 0.0) if low >= 0 else low - room
+    return np.linspace(first, high + room, bins + 1)

@@ -20,6 +20,7 @@ import pandas as pd
 from helpers import plots
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import one_line
+from helpers.formatting import count
 from helpers.profiling.sample import Places, Sampler, plain_text
 from helpers.profiling.search import Lookup
 from helpers.reason_codes import ReasonCode
@@ -464,7 +465,11 @@ class Profile(NotebookStep):
         )
         caption = "Norms of the source's vectors, by collection."
         kept = {name: np.asarray(seen.norms) for name, seen in self.scan.collections.items()}
-        self.run.figure("norms", plots.norms_histogram(kept), caption)
+        drawn, unreadable = sum(n.size for n in kept.values()), found["lost_vectors"] + found["nonfinite_vectors"]
+        said = f"All {count(drawn, 'vector')}" if drawn + unreadable == self.chunks else (
+            f"Sample of {count(drawn)} of {count(self.chunks - unreadable, 'vector')}, by stable hashes")  # fmt: skip
+        said += f"; {count(unreadable)} more lost or not finite." if unreadable else "."
+        self.run.figure("norms", plots.norms_histogram(kept, said), caption)
         return pd.DataFrame(rows)
 
     def duplicates(self) -> pd.DataFrame:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.decomposition import PCA  # type: ignore[import-untyped,unused-ignore]
-from sklearn.random_projection import GaussianRandomProjection  # type: ignore[import-untyped,unused-ignore]
 
 from helpers.chunks import Vectors
+from helpers.plots.vectors import fit_plane
 from helpers.profiling.sample import Sample, lengths_of, plain_text
 from helpers.stores.base import Space
 
@@ -177,15 +176,8 @@ def plane(sample: Sample) -> Plane | None:
     if len(rows) < 3:
         return None
     unit = vectors[rows] / lengths[rows, None]
-    if unit.shape[1] < 2:
-        unit = np.pad(unit, ((0, 0), (0, 1)))
-    if not np.ptp(unit, axis=0).any():
-        return Plane(at[rows], np.zeros((len(rows), 2)), 1.0, dimension)
-    fit = PCA(
-        n_components=2, svd_solver="full" if unit.shape[1] <= 256 else "randomized", random_state=sample.seed % 2**32
-    )
-    points = np.asarray(fit.fit_transform(unit), np.float64)
-    return Plane(at[rows], points, float(fit.explained_variance_ratio_.sum()), dimension)
+    fitted = fit_plane(unit)
+    return Plane(at[rows], fitted.points(unit), fitted.seen, dimension)
 
 
 def labels(values: pd.Series, most: int = 8) -> pd.Categorical:
@@ -277,8 +269,8 @@ def _projected(unit: Vectors, seed: int) -> Vectors:
     """Unit rows (n, d) in fewer dimensions, unit again: cosines near 1 stay near 1."""
     if unit.shape[1] <= _PROJECTED:
         return unit
-    projection = GaussianRandomProjection(_PROJECTED, random_state=seed % 2**32)
-    flat = np.asarray(projection.fit_transform(unit), np.float32)
+    onto = np.random.default_rng(seed).standard_normal((unit.shape[1], _PROJECTED), np.float32)
+    flat = unit @ onto
     lengths = np.linalg.norm(flat, axis=1, keepdims=True)
     scaled: Vectors = np.divide(flat, lengths, out=np.zeros_like(flat), where=lengths > 0)
     return scaled

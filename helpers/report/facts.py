@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+from markupsafe import Markup, escape
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from helpers.errors import RunbookError
 from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state
+from helpers.formatting import lines
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, passed
@@ -74,6 +77,7 @@ def _signoff(facts: Mapping[str, Any], file: str) -> SignOff:
 _GROWING = frozenset({"run.log", "audit.jsonl", "notices.jsonl"})
 _DERIVED = frozenset({"index.html", "VERIFY.txt"})
 _PHASES = 200
+_LARGEST = 2_000_000  # bytes of a figure that a page holds
 _NOT_RUN, _UNREADABLE = "not run", "unreadable"
 
 
@@ -255,14 +259,19 @@ class RunView:
 
     @property
     def figures(self) -> Iterator[dict[str, str]]:
-        """Figures with their picture as a data URI ("" where the file is gone): step, caption, data."""
+        """Figures with their picture ("" where the file is gone or no picture): step, caption, alt, file, picture."""
         for step in self.steps:
             for figure in step.result.figures if step.result else []:
                 path = self.folder / "figures" / Path(str(figure.get("file", "none"))).name
-                data = base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""
                 caption = str(figure.get("caption", ""))
                 alt = str(figure.get("alt") or caption)
-                yield {"step": step.number, "caption": caption, "alt": alt, "file": path.name, "data": data}
+                yield {
+                    "step": step.number,
+                    "caption": caption,
+                    "alt": alt,
+                    "file": path.name,
+                    "picture": picture(path, alt),
+                }
 
     @property
     def files(self) -> Iterator[tuple[str, int | None]]:
@@ -271,6 +280,77 @@ class RunView:
             place = path.relative_to(self.folder)
             if path.is_file() and not any(part.startswith(".") for part in place.parts) and str(place) not in _DERIVED:
                 yield place.as_posix(), None if str(place) in _GROWING else path.stat().st_size
+
+
+_SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+_SHAPES = {"svg", "g", "defs", "path", "rect", "circle", "clipPath", "pattern", "use", "image", "text", "tspan"}
+_LOOKS = {
+    "d",
+    "id",
+    "x",
+    "y",
+    "width",
+    "height",
+    "viewBox",
+    "transform",
+    "style",
+    "clip-path",
+    "patternUnits",
+    "cx",
+    "cy",
+    "r",
+}
+
+
+def picture(path: Path, alt: str) -> Markup:
+    """A figure of the run as it stands inside a page: SVG with its text as text, PNG (of older runs) as an image.
+
+    The file comes from a folder that others can write to, so of an SVG only shapes and words pass. "" for anything else.
+    """
+    if not path.is_file() or path.stat().st_size > _LARGEST:
+        return Markup("")
+    data = path.read_bytes()
+    if data.startswith(b"\x89PNG"):
+        encoded = base64.b64encode(data).decode("ascii")
+        return Markup('<img src="data:image/png;base64,{}" alt="{}">').format(encoded, lines(alt, 1000))
+    return inline_svg(data, alt, path.stem)
+
+
+def inline_svg(data: bytes, alt: str, name: str) -> Markup:
+    """An SVG as an element of a page, its shapes and words only; "" where it is none. `name` sets its ids apart from others'."""
+    try:
+        root = None if b"<!" in data else ElementTree.fromstring(data)  # noqa: S314  (without a document type there are no entities)
+    except ElementTree.ParseError:
+        root = None
+    if root is None or root.tag != f"{_SVG}svg":
+        return Markup("")
+    _harmless(root, f"{name}-")
+    size = " ".join(f'{key}="{escape(root.get(key, ""))}"' for key in ("viewBox", "width", "height"))
+    inner = "".join(ElementTree.tostring(child, encoding="unicode") for child in root)
+    return Markup(f'<svg {size} role="img" aria-label="{escape(lines(alt, 1000))}">{inner}</svg>')  # noqa: S704  (made harmless above)
+
+
+def _harmless(element: ElementTree.Element, prefix: str) -> None:
+    """Only shapes, words, and references inside the figure are left; its ids get a prefix, since a page has many figures."""
+    element.tag = element.tag.removeprefix(_SVG)
+    for child in list(element):
+        if child.tag.removeprefix(_SVG) in _SHAPES:
+            _harmless(child, prefix)
+        else:
+            element.remove(child)
+    link = element.attrib.get(_XLINK, "")
+    kept = {
+        key: value
+        for key, value in element.attrib.items()
+        if key in _LOOKS and "url(" not in value.replace("url(#", "")
+    }
+    element.attrib.clear()
+    for key, value in kept.items():
+        element.set(key, prefix + value if key == "id" else value.replace("url(#", f"url(#{prefix}"))
+    if link.startswith("#"):
+        element.set("href", f"#{prefix}{link[1:]}")
+    elif link.startswith("data:image/png;base64,"):
+        element.set("href", link)
 
 
 def read_run(folder: Path) -> RunView:

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from nbconvert.filters import Highlight2HTML, markdown2html
 
 from helpers.formatting import count, lines
+from helpers.report.facts import inline_svg, picture
 
 _TAGS = frozenset(
     {
@@ -52,8 +53,12 @@ def read_notebook(path: Path) -> Any:
     return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
 
 
-def cells(notebook: Any) -> Iterator[dict[str, Any]]:
-    """Each cell for the template: kind, html (Markdown or highlighted code), number, outputs; empty cells left out."""
+def cells(notebook: Any, figures: Path) -> Iterator[dict[str, Any]]:
+    """Each cell for the template: kind, html (Markdown or highlighted code), number, outputs; empty cells left out.
+
+    `figures` is the folder of the run's figures: a figure that the run saved there is shown as that file, not as the
+    notebook's own picture.
+    """
     highlight = Highlight2HTML(pygments_lexer="ipython3")  # type: ignore[no-untyped-call]
     for cell in notebook.cells:
         if not cell.source.strip() and not cell.get("outputs"):
@@ -62,7 +67,7 @@ def cells(notebook: Any) -> Iterator[dict[str, Any]]:
             yield {"kind": "markdown", "html": clean(_markdown(cell))}
         elif cell.cell_type == "code":
             code = clean(highlight(lines(cell.source)))
-            outputs = [_output(o) for o in cell.get("outputs", [])]
+            outputs = [_output(o, figures) for o in cell.get("outputs", [])]
             tags = cell.metadata.get("tags", [])
             yield {"kind": "code", "html": code, "number": cell.execution_count, "outputs": outputs, "tags": tags}
         else:
@@ -77,7 +82,7 @@ def _markdown(cell: Any) -> str:
     return html
 
 
-def _output(output: Any) -> dict[str, Any]:
+def _output(output: Any, figures: Path) -> dict[str, Any]:
     """One output for the template: kind (text, html, error), html."""
     if output.output_type == "stream":
         return {"kind": output.name, "html": _text(_overwritten(output.text))}
@@ -85,11 +90,15 @@ def _output(output: Any) -> dict[str, Any]:
         trace = "\n".join(output.traceback) or f"{output.ename}: {output.evalue}"
         return {"kind": "error", "html": _text(trace)}
     data = output.data
+    if "image/svg+xml" in data:
+        alt = str(output.metadata.get("image/svg+xml", {}).get("alt"))
+        if drawn := inline_svg(data["image/svg+xml"].encode(), alt, f"svg{len(data['image/svg+xml'])}"):
+            return {"kind": "picture", "html": drawn}
     for mime in ("image/png", "image/jpeg", "text/html", "text/markdown"):
         if mime not in data:
             continue
         if mime.startswith("image/"):
-            return {"kind": "picture", "html": _picture(mime, data[mime], output.metadata.get(mime, {}))}
+            return {"kind": "picture", "html": _picture(mime, data[mime], output.metadata.get(mime, {}), figures)}
         if len(data[mime]) > _LONGEST_HTML:
             note = f"An output of {count(len(data[mime]), 'character')} is not shown here; the notebook file holds it."
             return {"kind": "text", "html": _text(note)}
@@ -98,7 +107,10 @@ def _output(output: Any) -> dict[str, Any]:
     return {"kind": "text", "html": _text(str(data.get("text/plain", f"[{', '.join(sorted(data))}: not shown here]")))}
 
 
-def _picture(mime: str, data: str, metadata: dict[str, Any]) -> Markup:
+def _picture(mime: str, data: str, metadata: dict[str, Any], figures: Path) -> Markup:
+    saved = figures / Path(str(metadata.get("figure") or "none")).name
+    if shown := picture(saved, str(metadata.get("alt"))):
+        return shown
     try:
         encoded = base64.b64encode(base64.b64decode(data, validate=False)).decode("ascii")
     except binascii.Error:

@@ -69,7 +69,7 @@ def notebook_html(ipynb: Path) -> str:
 
     notebook = report_notebook.read_notebook(ipynb)
     title = report_notebook.title_of(notebook)
-    cells = list(report_notebook.cells(notebook))
+    cells = list(report_notebook.cells(notebook, ipynb.parent / "figures"))
     headed = any("<h1" in str(c["html"]) for c in cells if c["kind"] == "markdown")
     return _page("notebook.html.j2", title=title, name=ipynb.name, cells=cells, headed=headed)
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -155,12 +156,13 @@ def show_whole_sentences() -> None:
 def show_figure(figure: Figure) -> None:
     """The figure as a picture whose text, for those who cannot see it, is its title. (A Figure by itself shows nothing.)"""
     if shell() is not None:
-        from IPython.display import Image, display
+        from IPython.display import display
 
-        from helpers.plots import png
+        from helpers.plots import png, svg
 
-        alt = " ".join(figure.get_suptitle().split())
-        display(Image(data=png(figure), format="png", alt=alt))  # type: ignore[no-untyped-call]
+        alt = {"alt": " ".join(figure.get_suptitle().split())}
+        pictures = {"image/png": b64encode(png(figure)).decode("ascii"), "image/svg+xml": svg(figure).decode()}
+        display(pictures, raw=True, metadata=dict.fromkeys(pictures, alt))  # type: ignore[no-untyped-call]
 
 
 def show(content: str) -> None:

@@ -142,14 +142,16 @@ class RunRecord:
             self._bar.waiting(sentence)
 
     def figure(self, name: str, fig: Figure, caption: str) -> Path:
-        """Save the figure as figures/<step>_<name>.png, list it in the result, show it in the notebook, close it.
+        """Save the figure as figures/<step>_<name>.svg, list it in the result, show it in the notebook, close it.
 
-        Its title says what was found, so title and caption together are the text for those who cannot see it.
+        Its title says what was found, so title and caption together are the text for those who cannot see it. The notebook
+        holds it as PNG, which Jupyter shows also where it does not trust the notebook; pages take the SVG.
         """
-        file = f"{self.step}_{name}.png"
+        from helpers.plots import png, save
+
+        file = f"{self.step}_{name}.svg"
         path = self.folder / "figures" / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fig.savefig(path, dpi=110, metadata={"Software": None})
+        save(fig, path)
         self.result.figures = [f for f in self.result.figures if f["file"] != file]
         alt = ". ".join(filter(None, [" ".join(fig.get_suptitle().split()), caption]))
         self.result.figures.append({"name": name, "file": file, "caption": caption, "alt": alt})
@@ -158,7 +160,7 @@ class RunRecord:
         if _in_notebook():
             from IPython.display import Image, display
 
-            display(Image(data=path.read_bytes(), format="png", alt=alt))  # type: ignore[no-untyped-call]
+            display(Image(data=png(fig), format="png", alt=alt, metadata={"figure": file}))  # type: ignore[no-untyped-call]
         return path
 
     def earlier(self, step: str) -> StepResult | None:

@@ -17,7 +17,7 @@ from helpers.errors import one_line
 from helpers.formatting import count, duration, size
 from helpers.migration import reembedding
 from helpers.migration.importing import Job
-from helpers.migration.phase_checks import judge_arrivals, judge_indexes, judge_staging, refuse_failed, show_repairs
+from helpers.migration.phase_checks import judge_arrivals, judge_indexes, judge_staging, refuse_failed, show_transform
 from helpers.migration.preflight import chosen
 from helpers.migration.staging import Staged
 from helpers.reason_codes import ReasonCode
@@ -141,8 +141,7 @@ class DryRunStep(NotebookStep):
 
     def transform(self) -> pd.DataFrame:
         """Phase 2: what the schema would change, by field and rule."""
-        self.run.fact("repairs", self.staged.repairs)
-        return show_repairs(self.run, self.staged.repairs)
+        return show_transform(self.run, self.staged, self.job.quarantine.entries())
 
     def validate(self) -> pd.DataFrame:
         """Phase 3: what would be quarantined, and why."""

@@ -100,7 +100,8 @@ class ComparedChunks(Profile):
         """
         table = self._nearest
         asked = table[["collection", "id"]].drop_duplicates().shape[0]
-        said = f"{count(asked, 'chunk')} asked, each against the sample. {self.sample.said}"
+        among = "all" if self.sample.is_whole else f"a sample of {count(len(self.sample))}"
+        said = f"Sample of {count(asked)} of {count(self.chunks, 'chunk')}; neighbours are sought among {among}."
         caption = "Distances of chunks to their nearest neighbour in their own collection and in the others."
         self.run.figure("neighbours", plots.neighbour_distances(table, said), caption)
         names = list(self.scan.collections)
@@ -127,9 +128,11 @@ class ComparedChunks(Profile):
             return pd.DataFrame(columns=columns, dtype=object).astype({"x": float, "y": float})
         rows = plane.rows
         shown = [str(label) for label in similarity.labels(values)[rows]]
+        drawn = f"All {count(self.chunks, 'chunk')}" if len(rows) == self.chunks else (
+            f"Sample of {count(len(rows))} of {count(self.chunks, 'chunk')}, seed {self.sample.seed}")  # fmt: skip
         note = (
-            f"Directions of {count(len(rows), 'vector')} of {plane.dimension} dimensions (unit length), seed {self.sample.seed}. "
-            f"{self.sample.said} An illustration: what lies apart here is apart, what lies together may not be."
+            f"{drawn}: directions (unit length) of vectors with {plane.dimension} dimensions. "
+            "An illustration: what lies apart here is apart, what lies together may not be."
         )
         figure = plots.pca_map(plane.points, shown, colour, plane.seen, note)
         self.run.figure(

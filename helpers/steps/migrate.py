@@ -24,7 +24,7 @@ from helpers.migration.phase_checks import (
     judge_rescue,
     judge_staging,
     refuse_failed,
-    show_repairs,
+    show_transform,
 )
 from helpers.migration.source_changes import SWITCHING, Ledger
 from helpers.migration.staging import Staged
@@ -84,18 +84,11 @@ class MigrateStep(NotebookStep):
 
     def transform(self) -> pd.DataFrame:
         """Phase 2: what the schema changed, by collection, field and rule; routing by target."""
-        self._transform_facts()
-        return show_repairs(self.run, self.staged.repairs)
+        return self._transformed()
 
-    def _transform_facts(self) -> None:
+    def _transformed(self) -> pd.DataFrame:
         """Repairs and routing of what is staged now, for the pages."""
-        routed = [
-            {"collection": collection, "target": target, "chunks": rows}
-            for target, files in self.staged.files.items()
-            for _, collection, rows in files
-        ]
-        self.run.fact("repairs", self.staged.repairs)
-        self.run.fact("routing", routed)
+        return show_transform(self.run, self.staged, self.job.quarantine.entries())
 
     def validate(self) -> pd.DataFrame:
         """Phase 3: what was quarantined and why; whether enough is left to go on."""
@@ -173,7 +166,7 @@ class MigrateStep(NotebookStep):
         """What phases 2 to 5 found, found again for the state that the target has now."""
         self.staged = staged
         forget(self.run, "import", "verify", "chunks missing", "chunks extra", "chunks imported")
-        self._transform_facts()
+        self._transformed()
         with self.run.phase("6 verify", staged.total):
             self._arrived(store)
         self.run.fact("snapshot", described(self.snapshot))
@@ -215,10 +208,19 @@ class MigrateStep(NotebookStep):
         self.run.figure("timeline", figure, "Phases of the migration by start and duration.")
 
     def throughput(self) -> None:
-        """A figure: chunks per second of each batch, by target collection."""
+        """Two figures: chunks per second of each batch, and all chunks written since the start, beside the estimate."""
         frame = pd.DataFrame(self.batches, columns=["target", "finished_s", "rows", "seconds"])
         figure = plots.throughput_per_batch(frame)
         self.run.figure("throughput", figure, "Chunks per second of each batch written, by target collection.")
+        total = sum(self.staged.rows(target) for target in self.staged.files)
+        dry = self.run.earlier("13")
+        parts = (dry.facts.get("estimate") or []) if dry is not None else []
+        expected = next((float(p["seconds"]) for p in parts if p["part"] == "22 import"), None)
+        self.run.fact("import", {"chunks": int(frame["rows"].sum()), "batches": len(frame), "to_write": total,
+                                 "seconds": float(frame["finished_s"].max()) if len(frame) else None,
+                                 "expected_seconds": expected})  # fmt: skip
+        self.run.figure("written", plots.rows_over_time(frame, total, expected),
+                        "Chunks written since the import started, beside the dry run's estimate.")  # fmt: skip
 
     def _batch_clock(self, phase: Phase) -> Any:
         begun = time.monotonic()

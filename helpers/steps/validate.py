@@ -6,7 +6,7 @@ test (`judgement.Judgement`) on the record and return a table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,14 +198,16 @@ class ValidateStep(NotebookStep):
             for kind, key in (("exact", "overlap_exact"), ("approximate", "overlap_plain"))
             for k in overlap_ks(r["k"])
         ]
-        recalls = [
-            (r["collection"], r.get("recall_before", np.nan), r["recall_after"], r.get("recall_floor", np.nan))
-            for r in rows
-        ]
         overlap = pd.DataFrame(overlaps, columns=["collection", "kind", "k", "overlap"])
-        recall = pd.DataFrame(recalls, columns=["collection", "before", "after", "floor"])
-        self._figure("overlap", lambda: plots.overlap_heatmap(overlap), "Share of the k nearest that both sides find.")
-        self._figure("recall", lambda: plots.recall_by_collection(recall), "Recall of the index, before and after.")
+        merged = "only chunks that came from the query's own collection" if self.found.merged else "no filter"
+        asked = f"Stored vectors were searched for; filter: {merged}."
+        self._figure(
+            "overlap", lambda: plots.overlap_heatmap(overlap, asked), "Share of the k nearest that both sides find."
+        )
+        told = self.judged.recall()
+        recall = recall_frame(told["rows"], {r["collection"]: r.get("recall_floor") for r in rows})
+        self._figure("recall", lambda: plots.recall_by_collection(recall),
+                     f"Recall of the index among the {told['k']} nearest, before and after, with 95 % intervals.")  # fmt: skip
         return rows_frame(rows)
 
     def merged(self) -> pd.DataFrame:
@@ -260,7 +262,11 @@ class ValidateStep(NotebookStep):
         """Every difference found (at most 1,000 of a kind and collection), drawn; or those of these kinds."""
         rows = self.found.differences
         if not kinds:
-            self._figure("differences", lambda: plots.differences_bar(rows), "Differences by kind and collection.")
+            self._figure(
+                "differences",
+                lambda: plots.differences_bar(rows, self.found.counted.total()),
+                "Differences by kind and collection.",
+            )
         counted = self.found.counted
         chosen = rows[rows["difference"].isin(kinds)] if kinds else rows.copy()
         return cut(chosen, sum(counted[kind] for kind in kinds or counted))
@@ -273,7 +279,10 @@ class ValidateStep(NotebookStep):
         labels = [name for name, a, _ in pairs for _ in range(len(a))]
         source = np.concatenate([a.embeddings for _, a, _ in pairs]) if pairs else np.zeros((0, 0), np.float32)
         target = np.concatenate([b.embeddings for _, _, b in pairs]) if pairs else np.zeros((0, 0), np.float32)
-        self._figure("plane", lambda: plots.pca_overlay(source, target, labels), "An illustration, no evidence.")
+        pairs_in_all = sum(s.target for s in self.found.sources)
+        self._figure(
+            "plane", lambda: plots.pca_overlay(source, target, labels, pairs_in_all), "An illustration, no evidence."
+        )
         return pd.Series(labels, name="vectors drawn", dtype=object).value_counts().to_frame()
 
     def _offenders(self, check: Check) -> pd.DataFrame:
@@ -285,6 +294,28 @@ class ValidateStep(NotebookStep):
 
     def _figure(self, name: str, draw: Callable[[], Any], caption: str) -> None:
         self.run.figure(name, draw(), caption)
+
+
+def recall_frame(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of the fact `recall` as `plots.recall_by_collection` takes them; `floors` by source collection."""
+    table = [
+        (r["collection"] if r["scope"] == "restricted" else f"{r['collection']}, without filter", r["before"], r["recall"],
+         floors.get(r["collection"]) if r["scope"] == "restricted" else None, r["before_low"], r["before_high"], r["low"],
+         r["high"], r["queries"])
+        for r in rows
+    ]  # fmt: skip
+    columns = [
+        "collection",
+        "before",
+        "after",
+        "floor",
+        "before_low",
+        "before_high",
+        "after_low",
+        "after_high",
+        "queries",
+    ]
+    return pd.DataFrame(table, columns=columns)
 
 
 def put(run: RunRecord, check: Check) -> None:

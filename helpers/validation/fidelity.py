@@ -175,6 +175,7 @@ class Examination:
         self._rows: list[dict[str, str]] = []
         self._kept: Counter[tuple[str, str]] = Counter()
         self._targets: dict[str, _Target] = {}
+        self._draw = np.random.default_rng(expectation.parameters.validation.seed)
 
     def probes(self, name: str) -> Probes:
         """The probes of a source collection, chosen now or kept by `keep_probes`."""
@@ -236,7 +237,7 @@ class Examination:
                 found = self._compare(target, source, expected, origins, count)
                 search.feed(target, expected, found, origins)
                 self._merged.feed(name, target, expected)
-                sample -= self._sample(name, expected, found, sample)
+                self._sample(name, expected, found, sample / max(1, source.count))
             progress.advance(len(batch))
         self.found.search.append(search.row())
         self.found.distances += search.distances()
@@ -315,14 +316,13 @@ class Examination:
             )
         lists.worst = sorted(lists.worst, key=lambda r: (-r["relative"], r["collection"], r["id"]))[:_WORST]
 
-    def _sample(self, name: str, expected: ChunkBatch, found: ChunkBatch, room: int) -> int:
-        """Keep a few pairs of vectors for the illustration; how many."""
+    def _sample(self, name: str, expected: ChunkBatch, found: ChunkBatch, share: float) -> None:
+        """Keep a share of the pairs of vectors for the illustration, drawn by the seed."""
         rows = {chunk: i for i, chunk in enumerate(found.ids)}
-        shared = [i for i, chunk in enumerate(expected.ids) if chunk in rows][: max(0, room)]
+        shared = [i for i, chunk in enumerate(expected.ids) if chunk in rows and self._draw.random() < share]
         if shared and expected.dimension == found.dimension > 0:
             pair = expected.take(shared), found.take(rows[expected.ids[i]] for i in shared)
             self.found.plane.append((name, *pair))
-        return len(shared)
 
     # Whole target collections
 
