@@ -15,7 +15,7 @@ from helpers.steps.performance import PerformanceStep
 from helpers.stores import open_target
 from tests.rollbacks import Night, usual_source
 
-QUICK = {"minutes": 0.02, "interval_seconds": 0.2}
+QUICK = {"minutes": 0.02, "interval_seconds": 0.2, "level_seconds": 0.6, "repetitions": 2}
 
 
 def night_after(home: Path, *, fenced: bool = False, **sections: Any) -> Night:

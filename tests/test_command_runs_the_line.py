@@ -77,7 +77,7 @@ def test_a_run_waits_for_its_approvals_and_a_damaged_target_is_no_go(runbook: Ru
     before = tree(tmp_path / "source")
     people = Signers(tmp_path / "keys")
     text = "name: trial\nsource: {path: source}\ntarget: {path: target}\nschema: identity\n"
-    text += "monitoring: {minutes: 0.02, interval_seconds: 0.5}\n"
+    text += "monitoring: {minutes: 0.02, interval_seconds: 0.5, level_seconds: 0.6, repetitions: 2}\n"
     text += people.parameter("dry_run: [dba]")
     (tmp_path / "trial.yaml").write_text(text, encoding="utf-8")
 

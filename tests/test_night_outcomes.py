@@ -41,7 +41,7 @@ def people(tmp_path: Path) -> Signers:
 def parameters(runbook: Runbook, people: Signers, *, automatic: bool = False) -> str:
     cutover = "cutover: {env_files: [{path: app.env, keys: {CHROMA_PATH: '{target_path}'}}], monitor_minutes: 0}\n"
     rollback = f"rollback: {{automatic: {str(automatic).lower()}, monitor_minutes: 0}}\n"
-    watch = "monitoring: {minutes: 0.02, interval_seconds: 0.5}\n"
+    watch = "monitoring: {minutes: 0.02, interval_seconds: 0.5, level_seconds: 0.6, repetitions: 2}\n"
     return runbook.write("night", "path: source", "path: target", cutover + rollback + watch + people.parameter())
 
 

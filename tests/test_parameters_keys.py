@@ -93,5 +93,6 @@ def test_keys_of_the_design_exist() -> None:
         rollback.automatic rollback.monitor_minutes window.start window.minutes window.buffer_minutes notify.urls
         notify.stakeholders notify.before notify.after contacts.on_call contacts.dba contacts.operations_lead
         contacts.channel contacts.war_room monitoring.minutes monitoring.interval_seconds
-        monitoring.maximum_latency_ms monitoring.minimum_queries_per_second"""
+        monitoring.maximum_latency_ms monitoring.minimum_queries_per_second monitoring.maximum_slowdown
+        monitoring.level_seconds monitoring.repetitions"""
     assert set(wanted.split()) <= keys

@@ -34,16 +34,17 @@ def show_transform(run: RunRecord, staged: Staged, aside: Iterable[Mapping[str, 
     routed.update((str(row["collection"]), "") for row in aside)
     ways = [{"collection": c, "target": t, "chunks": n} for (c, t), n in sorted(routed.items())]
     table = pd.DataFrame(staged.repairs, columns=["collection", "field", "rule", "chunks"])
+    figures = {
+        "repairs": (staged.repairs, "Values that the schema fills in or changes, by field."),
+        "routing": (ways, "Where the chunks of each source collection go."),
+    }
     dry = run.earlier("13") if run.step != "13" else None
-    for name, rows, figure, caption in (
-        ("repairs", staged.repairs, lambda: plots.repairs_bar(table), "Values that the schema fills in or changes, by field."),
-        ("routing", ways, lambda: plots.routing(pd.DataFrame(ways).rename(columns={"collection": "source"})),
-         "Where the chunks of each source collection go."),
-    ):  # fmt: skip
-        run.fact(name, rows)
+    for name, (found, caption) in figures.items():
+        run.fact(name, found)
         known = dry.facts.get(name) if dry is not None else None
-        if rows and json.loads(json.dumps(rows)) != known:
-            run.figure(name, figure(), caption)
+        if found and json.loads(json.dumps(found)) != known:
+            frame = pd.DataFrame(ways).rename(columns={"collection": "source"})
+            run.figure(name, plots.repairs_bar(table) if name == "repairs" else plots.routing(frame), caption)
     return pd.DataFrame(table.groupby(["field", "rule"], as_index=False)["chunks"].sum())
 
 

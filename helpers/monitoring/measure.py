@@ -1,7 +1,8 @@
-"""`python -m helpers.monitoring.measure RUN SIDE FILE`: one side of step 51, measured in a process of its own.
+"""`python -m helpers.monitoring.measure RUN FILE`: step 51's measurement of source and target, in a process of its own.
 
-A process that has just begun has nothing of the database in its memory: its first query of each collection is the cold one.
-The file gets JSON: either the figures, or `error` with a code and a line. The probes come from the run's own files.
+A process that has just begun has nothing of a database in its memory: its first query of each collection is the cold one.
+Then both sides are measured warm in turn, so that what else the machine does meets both. The file gets JSON: by side either
+the measurements, or `error` with a code and a line. The probes come from the run's own files.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -98,26 +100,102 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 SOURCE, TARGET = "source", "target"
-HITS = 5  # asked for, as the runbook does
-QUERIES = {1: 100, 4: 200, 16: 320}  # by clients; the first is the runbook's own measurement
-LEVEL_SECONDS = 20.0  # for one number of clients at most: this runs against a database in use
+CLIENTS = (1, 4, 16)  # at once; the first is the runbook's own measurement
 PER_COLLECTION = 25
+_SHARES = 101  # quantiles kept of each level, from the fastest query to the slowest
 
 
 def main(arguments: list[str]) -> int:
     kernel.end_with_runner()
-    run_id, side, file = arguments
+    run_id, file = arguments
     folder = runs.find(run_id)
     folder.enter()
-    try:
-        write_json(Path(file), measured(RunRecord(folder, Step.PERFORMANCE), side))
-    except RunbookError as error:
-        write_json(Path(file), {"error": {"code": error.code, "line": error.line()}})
+    write_json(Path(file), measured(RunRecord(folder, Step.PERFORMANCE)))
     return 0
 
 
-def measured(run: RunRecord, side: str) -> dict[str, Any]:
-    """Opening, the cold query of each collection, and each number of clients, warm. Times are milliseconds."""
+class Side:
+    """Source or target while it is measured: opened, asked cold, then level after level. Times are milliseconds."""
+
+    def __init__(self, run: RunRecord, side: str, stack: ExitStack) -> None:
+        self.run, self.side = run, side
+        chosen = _probes(run, side)
+        begun = time.perf_counter()
+        self.store: Reader = stack.enter_context(_opened(run, side))
+        self.opened_ms = 1000 * (time.perf_counter() - begun)
+        first = {p.collection: p for p in reversed(chosen)}
+        self.cold_ms = {n: probes.timed(probes.asker(self.store, n), p.vector)[1] for n, p in first.items()}
+        rng = np.random.default_rng(run.parameters.validation.seed)
+        self.order = [chosen[i] for i in rng.permutation(len(chosen))]
+        most = self.store.limits().concurrent_reads  # more at a time would be refused, and measure the refusals
+        self.levels: dict[int, list[Level]] = {clients: [] for clients in CLIENTS if clients <= most}
+
+    def measure(self, clients: int, seconds: float) -> None:
+        """One repetition of a level, unless the server allows fewer clients: each has a connection of its own to a server."""
+        if clients not in self.levels:
+            return
+        numbers = count()
+        own = self.side == TARGET and self.run.parameters.target.path is None
+        with ExitStack() as stack:
+            target = self.run.parameters.target
+            stores = [stack.enter_context(open_target(target)) if own else self.store for _ in range(clients)]
+            asks = [probes.warm(store, self.order) for store in stores]
+            begun = time.perf_counter()
+
+            def work(mine: dict[str, probes.Asker]) -> tuple[list[float], list[str]]:
+                times, errors = [], []
+                while time.perf_counter() - begun < seconds:
+                    probe = self.order[next(numbers) % len(self.order)]
+                    try:
+                        times.append(probes.timed(mine[probe.collection], probe.vector)[1])
+                    except RunbookError as error:
+                        errors.append(error.line())
+                        time.sleep(0.05)  # a refusal is quick: no storm of them
+                return times, errors
+
+            with ThreadPoolExecutor(clients) as pool:
+                done = list(pool.map(work, asks))
+            took = time.perf_counter() - begun
+        self.levels[clients].append(Level(took, [t for p, _ in done for t in p], [e for _, p in done for e in p]))
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "side": self.side, "label": self.store.label, "protocol": self.store.protocol, "collections": len(self.cold_ms),
+            "opened_ms": round(self.opened_ms, 1), "cold_ms": {n: round(v, 2) for n, v in self.cold_ms.items()},
+            "chunks": sum(self.store.count(n) for n in self.cold_ms),
+            "levels": [_level_facts(clients, found) for clients, found in self.levels.items()],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One repetition: how long it lasted (seconds), latencies (milliseconds), and what failed."""
+
+    seconds: float
+    times: list[float]
+    errors: list[str]
+
+
+def measured(run: RunRecord) -> dict[str, Any]:
+    """By side: opening, the cold query of each collection, and each number of clients, warm; or its error."""
+    rules = run.parameters.monitoring
+    found: dict[str, Any] = {}
+    with ExitStack() as stack:
+        sides: dict[str, Side] = {}
+        for side in (SOURCE, TARGET):
+            try:
+                sides[side] = Side(run, side, stack)
+            except RunbookError as error:
+                found[side] = {"error": {"code": error.code, "line": error.line()}}
+        for repetition in range(rules.repetitions):
+            turn = list(sides.values()) if repetition % 2 == 0 else list(reversed(sides.values()))
+            for clients in CLIENTS:
+                for measured_side in turn:
+                    measured_side.measure(clients, rules.level_seconds / rules.repetitions)
+        return found | {name: side.facts() for name, side in sides.items()}
+
+
+def _probes(run: RunRecord, side: str) -> list[Probe]:
     made = WrittenData(run)
     if side == TARGET:
         chosen = probes.of_target(run, PER_COLLECTION)
@@ -126,22 +204,7 @@ def measured(run: RunRecord, side: str) -> dict[str, Any]:
         chosen = probes.of_snapshot(run, made.snapshot, PER_COLLECTION)
     if not chosen:
         raise Terminal(ReasonCode.NOTHING_TO_ASK, "no stored vector to search for", where=side)
-    with ExitStack() as stack:
-        begun = time.perf_counter()
-        store = stack.enter_context(_opened(run, side))
-        opened = 1000 * (time.perf_counter() - begun)
-        names = list(dict.fromkeys(p.collection for p in chosen))
-        first = {n: next(p for p in chosen if p.collection == n) for n in names}
-        cold = {n: probes.timed(probes.asker(store, n), p.vector, HITS)[1] for n, p in first.items()}
-        rng = np.random.default_rng(run.parameters.validation.seed)
-        order = [chosen[i] for i in rng.permutation(len(chosen))]
-        most = store.limits().concurrent_reads  # more at a time would be refused, and measure the refusals
-        levels = [_level(run, side, store, order, clients) for clients in QUERIES if clients <= most]
-        return {
-            "side": side, "label": store.label, "protocol": store.protocol, "opened_ms": round(opened, 1),
-            "collections": len(names), "cold_ms": {n: round(v, 2) for n, v in cold.items()}, "levels": levels,
-            "chunks": sum(store.count(n) for n in names),
-        }  # fmt: skip
+    return chosen
 
 
 def _opened(run: RunRecord, side: str) -> Any:
@@ -149,36 +212,17 @@ def _opened(run: RunRecord, side: str) -> Any:
         return open_chosen(run)
     target = run.parameters.target
     if target.path is not None and (found := who_has_open(resolve_path(target.path))).processes:
-        raise Terminal(ReasonCode.TARGET_IN_USE, f"{found.sentence()} has it open; two processes on one directory destroy it",
+        raise Terminal(ReasonCode.TARGET_IN_USE,
+                       f"{found.sentence()} has it open; two processes on one directory destroy it",
                        where=target.label)  # fmt: skip
     return open_target(target)
 
 
-def _level(run: RunRecord, side: str, store: Reader, order: list[Probe], clients: int) -> dict[str, Any]:
-    """So many clients at once, each with a connection of its own where there is a server."""
-    numbers = count()
-    wanted = QUERIES[clients]
-    with ExitStack() as stack:
-        own = side == TARGET and run.parameters.target.path is None
-        stores = [stack.enter_context(open_target(run.parameters.target)) if own else store for _ in range(clients)]
-        asks = [{n: probes.asker(s, n) for n in {p.collection for p in order}} for s in stores]
-        begun = time.perf_counter()
-
-        def work(mine: dict[str, Callable[..., Any]]) -> tuple[list[float], list[str]]:
-            times, errors = [], []
-            while (number := next(numbers)) < wanted and time.perf_counter() - begun < LEVEL_SECONDS:
-                probe = order[number % len(order)]
-                try:
-                    times.append(probes.timed(mine[probe.collection], probe.vector, HITS)[1])
-                except RunbookError as error:
-                    errors.append(error.line())
-            return times, errors
-
-        with ThreadPoolExecutor(clients) as pool:
-            done = list(pool.map(work, asks))
-        seconds = time.perf_counter() - begun
-    times = [t for part, _ in done for t in part]
-    errors = [e for _, part in done for e in part]
+def _level_facts(clients: int, repetitions: Sequence[Level]) -> dict[str, Any]:
+    """All repetitions of a level as one, and the mean and rate of each."""
+    times = [t for r in repetitions for t in r.times]
+    errors = [e for r in repetitions for e in r.errors]
+    seconds = sum(r.seconds for r in repetitions)
     row: dict[str, Any] = {
         "clients": clients,
         "queries": len(times),
@@ -186,9 +230,14 @@ def _level(run: RunRecord, side: str, store: Reader, order: list[Probe], clients
         "errors": len(errors),
     }
     row |= {"rate": round(len(times) / seconds, 2), "such_as": errors[0] if errors else ""}
+    row["repetitions"] = [
+        {"mean_ms": round(float(np.mean(r.times)), 3) if r.times else None, "rate": round(len(r.times) / r.seconds, 2)}
+        for r in repetitions
+    ]
     if times:
         row["mean_ms"] = round(float(np.mean(times)), 2)
         row |= {f"p{q}_ms": round(float(np.percentile(times, q)), 2) for q in (50, 95, 99)}
+        row["quantiles_ms"] = [round(float(q), 3) for q in np.quantile(times, np.linspace(0, 1, _SHARES))]
     return row
 
 

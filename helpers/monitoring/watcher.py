@@ -19,7 +19,7 @@ from helpers import plots
 from helpers.cutover.application import LogWatch, ask_all, positions
 from helpers.errors import RunbookError, one_line
 from helpers.fence import who_has_open
-from helpers.monitoring.probes import Hits, Probe, Vector, asker, finds, timed
+from helpers.monitoring.probes import Asker, Probe, finds, timed, warm
 from helpers.parameters import Parameters, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
@@ -122,7 +122,7 @@ class Watcher:
         self._spaces: dict[str, Space] = {}
         self._stack = ExitStack()
         self._store: Store | None = None
-        self._asks: dict[str, Callable[[Vector, int], Hits]] = {}
+        self._asks: dict[str, Asker] = {}
 
     def look(self, second: float) -> Look:
         found = Look(utc_now(), second)
@@ -160,12 +160,13 @@ class Watcher:
     def _ask(self, store: Store, found: Look) -> None:
         times: list[float] = []
         missed: list[Probe] = []
+        self._asks = self._asks or warm(
+            store, self.probes
+        )  # a directory was opened for this sample: not part of a latency
         try:
             for probe in self.probes:
                 name = probe.collection
-                if name not in self._asks:
-                    self._asks[name] = asker(store, name)
-                hits, milliseconds = timed(self._asks[name], probe.vector, 1)
+                hits, milliseconds = timed(self._asks[name], probe.vector)
                 times.append(milliseconds)
                 if name not in self._spaces:
                     self._spaces[name] = store.info(name).space

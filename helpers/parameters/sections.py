@@ -492,6 +492,12 @@ class Monitoring(Section):
     """Mean query latency allowed."""
     minimum_queries_per_second: PositiveFloat = 10.0
     """Sequential queries per second required."""
+    maximum_slowdown: float = Field(2.0, gt=0)
+    """Mean query latency of the target allowed, as a multiple of the source's in the same run; above it 51 warns."""
+    level_seconds: PositiveFloat = 30.0
+    """Seconds that 51 measures each side with each number of clients, all repetitions together; below 30 it says so."""
+    repetitions: int = Field(3, ge=1)
+    """Repetitions into which 51 divides them, source and target in turn."""
     queries: FilePath | None = None
     """File of the application's own queries, which step 52 asks the target; parameters/queries.example.yaml shows one."""
     tests: list[FilePath] = Field(default_factory=list)

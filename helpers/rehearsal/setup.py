@@ -107,9 +107,10 @@ def _fitted(document: dict[str, Any], workspace: Path, source: Path, chunks: int
 
 
 def _monitoring(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A watch of seconds, and the queries of an application that knows the runbook's collections."""
+    """A watch and levels of seconds, and the queries of an application that knows the runbook's collections."""
     queries = {"queries": str(QUERIES)} if document.get("schema") == "if_ttt" else {}
-    return {"minutes": WATCH_MINUTES, "interval_seconds": 1.0, **queries, **(document.get("monitoring") or {})}
+    short = {"minutes": WATCH_MINUTES, "interval_seconds": 1.0, "level_seconds": 0.6, "repetitions": 2}
+    return {**short, **queries, **(document.get("monitoring") or {})}
 
 
 def _application(folder: Path) -> dict[str, Any]:
