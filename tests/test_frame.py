@@ -269,7 +269,10 @@ def test_every_notebook_has_a_module_of_its_name(root: Path) -> None:
 
 def test_a_step_is_named_by_the_plan(root: Path) -> None:
     """`Step.MIGRATE`, never "22": a number in quotes is a typo that nothing finds."""
-    sources = {"plan.py", "reason_codes.py"}  # the plan itself; the table of reasons, below it, has the notebooks' numbers
+    sources = {
+        "plan.py",
+        "reason_codes.py",
+    }  # the plan itself; the table of reasons, below it, has the notebooks' numbers
     nothing(
         f"{path.relative_to(root)}:{node.lineno}: {node.value}"
         for path in (root / "helpers").rglob("*.py") if path.name not in sources

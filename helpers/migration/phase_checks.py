@@ -15,6 +15,7 @@ from helpers.migration.staging import Staged
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo
@@ -38,7 +39,7 @@ def show_transform(run: RunRecord, staged: Staged, aside: Iterable[Mapping[str, 
         "repairs": (staged.repairs, "Values that the schema fills in or changes, by field."),
         "routing": (ways, "Where the chunks of each source collection go."),
     }
-    dry = run.earlier("13") if run.step != "13" else None
+    dry = run.earlier(Step.DRY_RUN) if run.step != Step.DRY_RUN else None
     for name, (found, caption) in figures.items():
         run.fact(name, found)
         known = dry.facts.get(name) if dry is not None else None

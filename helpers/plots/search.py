@@ -26,6 +26,7 @@ from helpers.plots.style import (
     name,
     percent,
     rows_axis,
+    small,
     whole_numbers,
 )
 
@@ -143,6 +144,49 @@ def recall_by_collection(df: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
         axes.set_xlabel("recall@k")
         legend_above(axes, 3)
+    return figure
+
+
+def neighbour_distances(table: pd.DataFrame, said: str) -> Figure:
+    """How far the nearest neighbour is: in the own collection, and in the nearest other one.
+
+    `table`: collection, id, space, distance, within (bool), one row for each chunk and collection. One panel for each of
+    the first two spaces, whose distances cannot be compared.
+    """
+    if not len(table):
+        return empty(
+            "No distance to a neighbour was measured", "There are no two chunks with vectors of one dimension."
+        )
+    nearest = table.groupby(["space", "collection", "id", "within"], sort=True)["distance"].min().reset_index()
+    spaces = nearest["space"].value_counts().index.sort_values()[:2].tolist()
+    medians = nearest.groupby("within")["distance"].median()
+    title = "How far chunks lie from their nearest neighbour"
+    if len(spaces) == 1 and {True, False} <= set(medians.index):
+        where = "closer at hand than" if medians[True] < medians[False] else "no closer than"
+        title = (
+            f"The nearest neighbour in the own collection is {where} in the others: {small(float(medians[True]))} and "
+        )
+        title += f"{small(float(medians[False]))} at the median"
+    with draw(3.8, title, said, panels=len(spaces), squeeze=False) as (figure, panels):
+        for axes, space in zip(panels[0], spaces, strict=True):
+            for within, color, style, label in ((True, BLUE, "-", "own collection"), (False, ORANGE, "--", "others")):
+                part = nearest[(nearest["space"] == space) & (nearest["within"] == within)]
+                values = np.sort(finite(part["distance"]))
+                if values.size:
+                    share = np.arange(1, values.size + 1) / values.size
+                    axes.step(
+                        values,
+                        share,
+                        where="post",
+                        color=color,
+                        linestyle=style,
+                        label=f"{label} ({count(values.size)})",
+                    )
+            axes.set_xlabel(f"distance to the nearest neighbour ({space}{', squared' if space == 'l2' else ''})")
+            axes.set_ylabel("share of chunks at or below")
+            axes.set_ylim(-0.02, 1.04)
+            axes.set_xlim(left=min(0.0, axes.get_xlim()[0]) if space == "ip" else 0.0)
+            legend_above(axes, 2)
     return figure
 
 

@@ -101,7 +101,7 @@ def svg(figure: Figure) -> bytes:
 
 
 def drawn(figure: Figure) -> dict[str, list[tuple[Any, ...]]]:
-    """What stands on the figure, read back from its shapes: by series (their gid), one tuple a value.
+    """What the figure shows, read back from its shapes: by series (their gid), one tuple a value.
 
     On axes with named rows: (row, length of a bar), (row, place of a mark), (row, from, to) of a line, (row, column, share)
     of a heat map, (row, column, text) of words. Elsewhere: (x, y) of a point, (left, right, height) of a histogram's bar.

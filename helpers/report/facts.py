@@ -303,7 +303,7 @@ _LOOKS = {
 
 
 def picture(path: Path, alt: str) -> Markup:
-    """A figure of the run as it stands inside a page: SVG with its text as text, PNG (of older runs) as an image.
+    """A figure of the run as an element of a page: SVG with its text as text, PNG (of older runs) as an image.
 
     The file comes from a folder that others can write to, so of an SVG only shapes and words pass. "" for anything else.
     """

@@ -30,6 +30,7 @@ from helpers.migration.source_changes import SWITCHING, Ledger
 from helpers.migration.staging import Staged
 from helpers.migration.target_lock import ensure_database
 from helpers.results import Phase, Verdict, write_text
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots.retention import described
 from helpers.snapshots.snapshot import Snapshot
@@ -213,7 +214,7 @@ class MigrateStep(NotebookStep):
         figure = plots.throughput_per_batch(frame)
         self.run.figure("throughput", figure, "Chunks per second of each batch written, by target collection.")
         total = sum(self.staged.rows(target) for target in self.staged.files)
-        dry = self.run.earlier("13")
+        dry = self.run.earlier(Step.DRY_RUN)
         parts = (dry.facts.get("estimate") or []) if dry is not None else []
         expected = next((float(p["seconds"]) for p in parts if p["part"] == "22 import"), None)
         self.run.fact("import", {"chunks": int(frame["rows"].sum()), "batches": len(frame), "to_write": total,
