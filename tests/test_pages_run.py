@@ -99,9 +99,10 @@ def read(html: str) -> BeautifulSoup:
 
 
 def banner(page: BeautifulSoup) -> str:
-    found = page.select_one(".banner")
+    found, head = page.select_one(".banner"), page.h1
     assert found is not None
-    return found.get_text(" ", strip=True)
+    assert head is not None
+    return f"{head.get_text(' ', strip=True)} {found.get_text(' ', strip=True)}"
 
 
 def cells(page: BeautifulSoup, heading: str) -> list[str]:
@@ -119,9 +120,9 @@ def test_a_signed_go(night: Path) -> None:
     for role in ROLES:
         sign(night, role)
     page = read(run_page(night))
-    assert banner(page).startswith("GO ")
+    assert banner(page).startswith("GO, signed ")
     assert "Cut over" in banner(page)
-    assert page.find_all("h1")[0].get_text() == "Production"
+    assert "Production" in page.header.get_text()  # type: ignore[union-attr]
     assert len(page.select(".sign")) == 3
     assert "Ms dba" in page.select(".sign")[1].get_text()
 
@@ -129,7 +130,7 @@ def test_a_signed_go(night: Path) -> None:
 def test_it_waits_for_those_who_have_not_signed(night: Path) -> None:
     sign(night, "dba")
     said = banner(read(run_page(night)))
-    assert "waiting for sign-offs" in said
+    assert said.startswith("GO, waiting for signatures: 1 of 3")
     assert "Missing: operations lead, security" in said
     assert "runbook sign night-1 --role security --name NAME --decision go" in said
     assert "--role dba" not in said
@@ -140,8 +141,8 @@ def test_an_approval_of_other_results_does_not_count(night: Path) -> None:
         sign(night, role)
     result("21", checks=[]).write(night / "results" / "21.json")
     page = read(run_page(night))
-    assert "waiting for sign-offs" in banner(page)
-    assert "the approval of dba is void: results/21.json changed since" in banner(page)
+    assert "waiting for signatures: 0 of 3" in banner(page)
+    assert "The approval of dba is void: results/21.json changed since." in banner(page)
     assert "Does not count" in page.select(".sign")[0].get_text()
 
 
@@ -149,7 +150,7 @@ def test_unreadable_parameters_approve_nothing(night: Path) -> None:
     for role in ROLES:
         sign(night, role)
     (night / "parameters.yaml").write_text("[", encoding="utf-8")
-    assert banner(read(run_page(night))).startswith("The data say GO; the approvals cannot be judged")
+    assert banner(read(run_page(night))).startswith("GO by the figures; the signatures cannot be judged")
 
 
 def test_one_no_go_blocks(night: Path) -> None:
@@ -157,7 +158,7 @@ def test_one_no_go_blocks(night: Path) -> None:
         sign(night, role)
     sign(night, "security", "no-go", reason="key not rotated")
     said = banner(read(run_page(night)))
-    assert said.startswith("NO-GO by sign-off")
+    assert said.startswith("NO-GO by signature")
     assert "key not rotated" in said
 
 
@@ -173,7 +174,7 @@ def test_a_judged_no_go_names_check_and_chunk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("code", "headline"),
-    [("source_unreachable", "Step 12 () failed"), ("interrupted", "Stopped on request in step 12")],
+    [("source_unreachable", "FAILED in step 12 "), ("interrupted", "STOPPED on request in step 12 (Target readiness)")],
 )
 def test_a_run_that_stopped_at_12(tmp_path: Path, code: str, headline: str) -> None:
     broken = result(
@@ -190,7 +191,7 @@ def test_a_run_that_stopped_at_12(tmp_path: Path, code: str, headline: str) -> N
 
 def test_empty_and_broken_folders_still_have_a_page(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert banner(read(run_page(tmp_path / "empty"))).startswith("Not started")
+    assert banner(read(run_page(tmp_path / "empty"))).startswith("NOT STARTED")
     broken = make_run(tmp_path / "broken", [result("10"), result("22")])
     (broken / "results" / "22.json").write_text('{"step": "22", "ver', encoding="utf-8")
     (broken / "parameters.yaml").write_text(": [", encoding="utf-8")

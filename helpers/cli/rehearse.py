@@ -6,7 +6,6 @@ nginx to the source and reads through the URL in its .env the whole time; what i
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
 import shutil
@@ -35,6 +34,7 @@ from helpers.parameters.sections import NginxFence
 from helpers.reason_codes import ReasonCode
 from helpers.rehearsal.sample_client import KEY
 from helpers.rehearsal.setup import prepare
+from helpers.report import numbers
 from helpers.report.pages import leave
 from helpers.results import write_text
 from helpers.rollback.state import Orders, RollbackState
@@ -131,18 +131,12 @@ def drill_restore(folder: RunFolder) -> str:
 
 
 def drill_rollback(folder: RunFolder, terminal: Console) -> str:
-    """The rollback of the run itself; its watch is left out of the time."""
+    """The rollback of the run itself."""
     rollback.execute(folder, Orders(why=WHY), terminal, locked=True)
-    state, result = RollbackState.read(folder.workspace), folder.result(Step.ROLLBACK)
-    assert state is not None  # the command has passed
-    assert result is not None
-    watched = float(state.stages.get("watch", {}).get("seconds") or 0.0)
-    seconds = result.seconds - watched
-    audit.append(folder.reports / audit.NAME, "drill", what="rollback", seconds=round(seconds, 1))
-    return (
-        f"rollback: source proven, configuration files back, target as it was before, in {duration(seconds)} "
-        f"(and {duration(watched)} of watching)"
-    )
+    found = numbers.rollback(folder.result(Step.ROLLBACK))
+    assert found is not None  # the command has passed
+    audit.append(folder.reports / audit.NAME, "drill", what="rollback", seconds=round(found.clean, 1))
+    return f"rollback: source proven, configuration files back, {numbers.rollback_words(found)}"
 
 
 # -- rehearse ----------------------------------------------------------------------------------------------------------
@@ -189,15 +183,14 @@ def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: s
     """The whole line, the closeout included, and the rollback after it: what .env said after each, and how long both took."""
     run_to_outcome(folder, list(plan.LINE), terminal)
     _expect(env, target, "the cutover")
-    begun, ended = folder.result(Step.FENCE_WRITES), folder.result(Step.CUTOVER)
-    assert begun is not None  # every step has passed
-    assert ended is not None
-    window = dt.datetime.fromisoformat(ended.finished) - dt.datetime.fromisoformat(begun.started)
+    steps = {step.number: found for step in plan.LINE if (found := folder.result(step.number)) is not None}
+    window = numbers.forward(steps)
+    assert window is not None  # every step has passed
     back = drill_rollback(folder, terminal)
     _expect(env, url, "the rollback")
     keep(folder, [back])
     return {
-        "fence to verified cutover": duration(window.total_seconds()),
+        "fence to verified cutover": duration(window.wall),
         ".env after the cutover": target,
         "rollback": back.removeprefix("rollback: "),
         ".env after it": url,

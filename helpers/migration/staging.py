@@ -107,7 +107,7 @@ class Staged:
 
     `files[target]` are the staged Parquet files in order, each (file, source collection, rows). `repairs` and
     `quarantined` are counts by (collection, field, rule) and by reason; `collisions` name ids that two chunks claim in
-    one target: {target, id, first, second}, the first 1,000 of `collided`.
+    one target: {target, id, first, second}, the first 1,000 of `collided`. `rewritten` chunks have another id than in the source.
     """
 
     folder: Path
@@ -118,6 +118,7 @@ class Staged:
     examples: list[dict[str, Any]] = field(default_factory=list)
     collisions: list[dict[str, str]] = field(default_factory=list)
     collided: int = 0
+    rewritten: int | None = None  # None: staged by an older version, which did not count them
 
     def rows(self, target: str) -> int:
         return sum(rows for _, _, rows in self.files[target])
@@ -181,6 +182,7 @@ class Staged:
                 "examples": self.examples,
                 "collisions": self.collisions,
                 "collided": self.collided,
+                "rewritten": self.rewritten,
             },
         )
 
@@ -241,7 +243,7 @@ def stage(
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(quarantine.folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    staged, tally = Staged(folder), _Tally()
+    staged, tally = Staged(folder, rewritten=0), _Tally()
     staged.files = {target: [] for target in sorted(schema.targets(snapshot.names()))}
     # By number: a collection's name need not be a legal file name everywhere.
     folders = {target: f"{number:03d}" for number, target in enumerate(staged.files, start=1)}
@@ -319,6 +321,9 @@ def _stage_part(
         piece = transformed.batch.take(rows)
         sources = [(info.name, transformed.source_ids[i]) for i in rows]
         tally.claim(target, piece.ids, sources)
+        staged.rewritten = (staged.rewritten or 0) + sum(
+            new != old for new, (_, old) in zip(piece.ids, sources, strict=True)
+        )
         file = f"{folders[target]}/{len(staged.files[target]) + 1:05d}.parquet"
         table = to_table(piece, info.dimension).append_column(
             "source_id", pa.array([s for _, s in sources], pa.large_string())

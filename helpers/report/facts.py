@@ -163,9 +163,9 @@ class RunView:
         return bool(self.run.get("rehearsal"))
 
     @property
-    def seconds(self) -> float:
-        """The steps' wall times, summed."""
-        return sum(s.result.seconds for s in self.steps if s.result)
+    def results(self) -> dict[str, StepResult]:
+        """The results that can be read, by the step's number."""
+        return {s.number: s.result for s in self.steps if s.result}
 
     def fact(self, name: str) -> Any:
         """The newest step's fact of this name; None where no step has it."""
@@ -369,8 +369,11 @@ def read_run(folder: Path) -> RunView:
 
 def void(gate: GateState) -> dict[str, str]:
     """By role: why an approval counts no longer."""
-    said = "the approval of {} is void: {} changed since"
-    return {role: said.format(role, ", ".join(files) or "the results") for role, files in gate.stale.items()}
+    found = {}
+    for role, files in gate.stale.items():
+        more = f" and {len(files) - 3} more files" if len(files) > 3 else ""
+        found[role] = f"The approval of {role} is void: {', '.join(files[:3]) or 'the results'}{more} changed since."
+    return found
 
 
 def _gates(folder: Path, parameters: Any) -> dict[str, GateState]:

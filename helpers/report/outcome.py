@@ -1,4 +1,4 @@
-"""The banner of a run's page: the state of the run, why, and what to do next, from its results and sign-offs alone."""
+"""The first screen of a run's page, from results and sign-offs alone: its state, what to do next, its figures and warnings."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from helpers.errors import RUNBOOK
-from helpers.formatting import text
+from helpers.evidence.signoffs import CUTOVER
+from helpers.formatting import duration, percent, text
 from helpers.reason_codes import ReasonCode
+from helpers.report import numbers
 from helpers.report.facts import Outcome, RunView, StepRow, void
 from helpers.results import Check, Verdict, worst
 from helpers.run import plan
+from helpers.run.advice import impact, page_remedy
 from helpers.run.plan import Step
 
 # -- decision tree -----------------------------------------------------------------------------------------------------
@@ -186,10 +189,8 @@ def _back(view: RunView, before: Outcome) -> Outcome | None:
     was = f"Before that: {before.headline}."
     if not view.passed(Step.ROLLBACK):
         line = (step.result.error or {}).get("line") or "It has not finished; see run.log."
-        return Outcome(
-            "failed", "The rollback has not finished", [line, was], [f"Go on with: {RUNBOOK} rollback {view.id}"]
-        )
-    return Outcome("rolled-back", "Rolled back: the source is in service", [was, *before.reasons],
+        return Outcome("failed", "ROLLBACK NOT FINISHED", [line, was], [f"Go on with: {RUNBOOK} rollback {view.id}"])
+    return Outcome("rolled-back", "ROLLED BACK: the source is in service", [was, *before.reasons],
                    ["Read rollback.html of this folder: why, what was restored, what became of clients' writes.",
                     "Remove the cause, then begin a new run; this one does not go on."])  # fmt: skip
 
@@ -200,7 +201,7 @@ def _of_the_line(view: RunView) -> Outcome:
         if step.verdict == "unreadable":
             what = f"results/{step.number}.json cannot be read"
             again = f"Run the step again: {RUNBOOK} resume {view.id} --retry {step.number}"
-            return Outcome("failed", f"Step {step.number} left no usable result", [what], [again])
+            return Outcome("failed", f"FAILED: step {step.number} left no usable result", [what], [again])
         if step.result and step.result.error and step.result.error.get("code") != ReasonCode.NO_GO:
             return _broken(view, step, step.result.error)
     judged = [s for s in view.steps if s.result and s.result.verdict is Verdict.FAIL and s.number != Step.ROLLBACK]
@@ -211,13 +212,19 @@ def _of_the_line(view: RunView) -> Outcome:
     left = [s for s in view.steps if s.verdict == "not run"]
     done = [s for s in view.steps if s.result]
     if not done:
-        return Outcome("open", "Not started", [], [f"Start it: {RUNBOOK} resume {view.id}"])
+        return Outcome("open", "NOT STARTED", [], [f"Start it: {RUNBOOK} resume {view.id}"])
     until = str(view.run.get("until") or (plan.LAST_OF_DRY_RUN if view.run.get("dry_run") else ""))
     if done[-1].number.startswith(until[:2]) and until:
         return Outcome(
-            "open", f"Done up to step {done[-1].number} ({done[-1].title}), as asked", [], _go_on(view, left)
+            "open", f"PREPARED up to step {done[-1].number}{_titled(done[-1])}, as asked", [], _go_on(view, left)
         )
-    return Outcome("open", f"Not finished: {len(done)} of {len(view.steps)} steps done", [], _go_on(view, left))
+    if done[-1].number == Step.SCHEDULE_AND_NOTIFY:
+        return Outcome("open", "PREPARED", [], _go_on(view, left))
+    return Outcome("open", f"NOT FINISHED: {len(done)} of {len(view.steps)} steps done", [], _go_on(view, left))
+
+
+def _titled(step: StepRow) -> str:
+    return f" ({step.title})" if step.title else ""
 
 
 def _decision(view: RunView) -> str:
@@ -233,13 +240,13 @@ def _decision(view: RunView) -> str:
 def _broken(view: RunView, step: StepRow, error: dict[str, Any]) -> Outcome:
     line = " ".join(str(error[k]) for k in ("what", "line", "message", "next_step") if error.get(k))
     if error.get("code") == ReasonCode.INTERRUPTED:
-        return Outcome("stopped", f"Stopped on request in step {step.number} ({step.title})", [],
+        return Outcome("stopped", f"STOPPED on request in step {step.number}{_titled(step)}", [],
                        [f"Go on: {RUNBOOK} resume {view.id}"])  # fmt: skip
     read = [f"Read {step.notebook or 'run.log'} of this folder, remove the cause, then: {RUNBOOK} resume {view.id}"]
     if plan.find(step.number).follows_cutover:
         read.append(f"Clients still use the target. To roll back: {RUNBOOK} rollback {view.id} --dry-run")
     return Outcome(
-        "failed", f"Step {step.number} ({step.title}) failed", [line or "No reason was recorded; see run.log."], read
+        "failed", f"FAILED in step {step.number}{_titled(step)}", [line or "No reason was recorded; see run.log."], read
     )
 
 
@@ -268,12 +275,13 @@ def _gate(view: RunView) -> Outcome:
     gate = view.gate
     if gate is None:
         why = "parameters.yaml cannot be read, so nobody can say whose approval is due."
-        return Outcome("waiting", "The data say GO; the approvals cannot be judged", [why])
+        return Outcome("waiting", "GO by the figures; the signatures cannot be judged", [why])
     if gate.blocked:
-        return Outcome("no-go", "NO-GO by sign-off", list(gate.blocked),
+        return Outcome("no-go", "NO-GO by signature", list(gate.blocked),
                        ["Do not cut over; clear the objection with who signed it."])  # fmt: skip
     if gate.missing:
         roles = ", ".join(role.replace("_", " ") for role in gate.missing)
+        given = gate.keys.keys() - set(gate.missing)
         said = [f"Missing: {roles}.", *gate.refused.values(), *void(gate).values()]
         marginal = view.names("accept")
         if marginal:
@@ -284,28 +292,206 @@ def _gate(view: RunView) -> Outcome:
             for role in gate.missing
         ]
         return Outcome(
-            "waiting", "The data say GO; waiting for sign-offs", said, [*sign, f"{RUNBOOK} resume {view.id}"]
+            "waiting",
+            f"GO, waiting for signatures: {len(given)} of {len(given) + len(gate.missing)}",
+            said,
+            [*sign, f"{RUNBOOK} resume {view.id}"],
         )
     if view.rehearsal and (drills := view.run.get("drills")):
-        return Outcome("go", "GO", [f"Drilled: {text(line)}." for line in drills],
-                       ["The rehearsal is complete; nothing is due."])  # fmt: skip
-    switched = view.step(Step.CUTOVER)
-    done = switched.result.facts.get("cut_over") if switched is not None and switched.result is not None else None
-    if isinstance(done, dict):
+        headline = "CUT OVER, restore and rollback drilled" if _cut_over(view) else "GO, drilled"
+        reasons = [f"Drilled: {text(line)}." for line in drills]
+        return Outcome("go", headline, reasons, ["The rehearsal is complete; nothing is due."])
+    if done := _cut_over(view):
         moved = [f"The application was pointed to {text(done.get('target'))}."]
         if view.passed(Step.CLOSEOUT):
             until = text(str(view.fact("rollback_possible_until") or "")[:10])
-            return Outcome("go", "GO, cut over and closed out", moved,
+            return Outcome("go", "CUT OVER and closed out", moved,
                            [f"Take the evidence along: {RUNBOOK} archive {view.id}",
                             f"Rollback is possible until {until}: {RUNBOOK} rollback {view.id}"])  # fmt: skip
         next_one = next((s for s in view.steps if s.number > Step.CUTOVER and s.verdict == "not run"), None)
         due = [f"Next: step {next_one.number} ({next_one.title}): {RUNBOOK} resume {view.id}"] if next_one else []
         back = f"Watch the application. To roll back: {RUNBOOK} rollback {view.id}"
-        return Outcome("go", "GO, cut over", moved, [*due, back])
+        return Outcome("go", "CUT OVER", moved, [*due, back])
     if view.rehearsal:
-        return Outcome("go", "GO", [], ["The rehearsal is complete; nothing is due."])
-    return Outcome("go", "GO", [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
+        return Outcome("go", "GO, signed", [], ["The rehearsal is complete; nothing is due."])
+    return Outcome("go", "GO, signed", [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
+
+
+def _cut_over(view: RunView) -> dict[str, Any]:
+    switched = view.step(Step.CUTOVER)
+    done = switched.result.facts.get("cut_over") if switched is not None and switched.result is not None else None
+    return done if isinstance(done, dict) else {}
 
 
 def _go_on(view: RunView, left: list[StepRow]) -> list[str]:
     return [f"Next: step {left[0].number} ({left[0].title}): {RUNBOOK} resume {view.id}"] if left else []
+
+
+# -- first screen ------------------------------------------------------------------------------------------------------
+
+# What a person needs who signs: where from and where to, the figures, what is not as it should be, and what nobody tried.
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure: `value` is shown large, `note` below it; `kind` colours it (pass, warning, fail, open)."""
+
+    label: str
+    value: str
+    note: str = ""
+    kind: str = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A check that did not simply pass: where, what was found, what it means for the migration, what to do."""
+
+    verdict: str
+    step: str
+    name: str
+    found: str
+    impact: str
+    remedy: str
+    check: Check
+
+
+def ends(view: RunView) -> list[tuple[str, str, str]]:
+    """("Source", address, kind and version), and the same of the target."""
+    seen = {"source": view.fact("source_version"), "target": view.fact("target_version")}
+    rows = []
+    for side in ("source", "target"):
+        section = view.parameters.get(side)
+        section = section if isinstance(section, dict) else {}
+        embedded = bool(section.get("path"))
+        version = seen[side] or (view.run.get("versions") or {}).get(
+            "chromadb" if embedded and side == "target" else ""
+        )
+        kind = "directory" if embedded else "Chroma Cloud" if "trychroma" in str(section.get("url")) else "server"
+        rows.append((side.capitalize(), text(section.get("path") or section.get("url") or "not named", 120),
+                     f"{kind}, Chroma {text(version, 20)}" if version else f"{kind}, version not recorded"))  # fmt: skip
+    return rows
+
+
+def tiles(view: RunView) -> list[Tile]:
+    """The figures of the first screen; what no step has measured is said to be not measured."""
+    found, results = numbers.counts(view.results), view.results
+    return [
+        _chunks("Chunks in source", found.source, "as snapshotted" if Step.SNAPSHOT in results else ""),
+        _chunks("Migrated", found.migrated, f"{percent(found.migrated / found.source)} of the source"
+                if found.source and found.migrated is not None else "", good=found.migrated == found.source),
+        _chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0),
+        _chunks("Different", found.different, "in the target, but not as expected", good=found.different == 0, bad="fail"),
+        _chunks("Values changed", found.changed, "a value was replaced"),
+        _chunks("Defaults filled", found.filled, f"a missing field got a default{_derived(found)}"),
+        _ids(view, found),
+        _recall(view),
+        _downtime(results),
+        _rollback(results),
+        _signatures_tile(view),
+    ]  # fmt: skip
+
+
+def _chunks(label: str, n: int | None, note: str = "", *, good: bool | None = None, bad: str = "warning") -> Tile:
+    if n is None:
+        return Tile(label, _UNKNOWN)
+    return Tile(label, f"{n:,}", note, "open" if good is None else "pass" if good else bad)
+
+
+_UNKNOWN = "not measured"
+
+
+def _reasons(view: RunView) -> str:
+    found = view.table("quarantine")
+    return (
+        ", ".join(f"{text(reason, 40)} {n:,}" for reason, n in sorted(found.items(), key=lambda r: -r[1])[:3])
+        if found
+        else ""
+    )
+
+
+def _derived(found: numbers.Counts) -> str:
+    return f"; {found.derived:,} more were derived from the document" if found.derived else ""
+
+
+def _ids(view: RunView, found: numbers.Counts) -> Tile:
+    section = view.parameters.get("migration")
+    policy = section.get("id_policy") if isinstance(section, dict) else None
+    if found.rewritten is None:
+        return Tile("Ids rewritten", "all" if policy == "prefix" else _UNKNOWN,
+                    "as <collection>:<id>; clients that keep ids must know" if policy == "prefix" else "",
+                    "warning" if policy == "prefix" else "open")  # fmt: skip
+    note = "as <collection>:<id>; clients that keep ids must know" if found.rewritten else "every chunk keeps its id"
+    return Tile("Ids rewritten", f"{found.rewritten:,}", note, "warning" if found.rewritten else "pass")
+
+
+def _recall(view: RunView) -> Tile:
+    """The share of the source's own results that the target gives, for the queries and the filter that were asked."""
+    rows = [r for r in view.rows("search") if isinstance(r.get("overlap_plain@10"), int | float) and r.get("probes")]
+    if not rows:
+        return Tile("Same results as the source", _UNKNOWN)
+    asked = sum(int(r["probes"]) for r in rows)
+    share = sum(float(r["overlap_plain@10"]) * int(r["probes"]) for r in rows) / asked
+    test = next((c for c in view.tests if c.name.startswith("search equivalence")), None)
+    verdict = test.verdict.value if test is not None else "open"
+    asked_how = text(str(rows[0].get("asked") or "each within its own source collection"), 120)
+    return Tile(
+        "Same results as the source",
+        percent(share),
+        f"top 10 of {asked:,} queries by stored vectors; {asked_how}",
+        verdict,
+    )
+
+
+def _downtime(results: numbers.Results) -> Tile:
+    seconds, how = numbers.downtime(results)
+    if seconds is None:
+        return Tile("Write downtime", _UNKNOWN if Step.FENCE_WRITES not in results else "running", how)
+    return Tile("Write downtime", duration(seconds) if seconds else "none", how)
+
+
+def _rollback(results: numbers.Results) -> Tile:
+    found = numbers.rollback(results.get(Step.ROLLBACK))
+    if found is None:
+        return Tile("Rollback", _UNKNOWN, "no rollback or drill in this run")
+    return Tile(
+        "Rollback measured",
+        duration(found.service),
+        f"until service is back; target clean after {duration(found.clean)}",
+    )
+
+
+def _signatures_tile(view: RunView) -> Tile:
+    gate = view.gate
+    if gate is None:
+        return Tile("Signatures", "unknown", "parameters.yaml cannot be read")
+    due = gate.keys.keys() | set(gate.missing)
+    counting = gate.keys.keys() - set(gate.missing)
+    given = [s for s in view.signoffs if s.gate == CUTOVER and not s.superseded and s.role in counting]
+    names = ", ".join(f"{text(s.name, 60)} ({text(s.role.replace('_', ' '), 40)})" for s in given)
+    if not due:
+        return Tile("Signatures", "none due", "the parameters require none")
+    kind = "fail" if gate.blocked else "warning" if gate.missing else "pass"
+    return Tile("Signatures", f"{len(given)} of {len(due)}", names or "nobody yet", kind)
+
+
+def notes(view: RunView) -> list[Note]:
+    """Every check that did not simply pass, the gravest first; one that a later step repeats is listed once."""
+    found: dict[tuple[str, str], Note] = {}
+    for step, checks in view.findings:
+        for check in checks:
+            key = (check.reason or check.name, text(check.detail or check.measured))
+            if key not in found and not (step.number == Step.REVIEW and check.name == "decision"):
+                said = _found(check)
+                found[key] = Note(check.verdict.value, step.number, text(check.name, 80), said, impact(check.reason),
+                                  page_remedy(check.reason, view.id), check)  # fmt: skip
+    order = list(reversed([v.value for v in Verdict]))
+    return sorted(found.values(), key=lambda n: (order.index(n.verdict), n.step))
+
+
+def _found(check: Check) -> str:
+    """`7 chunks (expected: = 0). The schema requires one.`"""
+    detail = text(check.detail, 400) if check.detail else ""
+    if check.measured is None or text(check.measured) in detail or isinstance(check.measured, str | bool):
+        return detail or text(check.measured, 200)
+    wanted = f" (expected: {text(check.expected, 60)})" if check.threshold is not None else ""
+    return ". ".join(filter(None, [f"{text(check.found, 80)}{wanted}", detail]))

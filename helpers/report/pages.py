@@ -6,6 +6,7 @@ works from disk without a network and without scripts; a content security policy
 
 from __future__ import annotations
 
+import shlex
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,10 @@ from helpers import formatting
 from helpers.errors import RUNBOOK
 from helpers.evidence import at_rest
 from helpers.notify import read as read_notices
-from helpers.report import gantt, record
+from helpers.parameters.sections import is_placeholder
+from helpers.report import numbers, record
 from helpers.report.facts import RunView, read_run
-from helpers.report.outcome import CLASSES, decision_tree, outcome
+from helpers.report.outcome import CLASSES, decision_tree, ends, notes, outcome, tiles
 from helpers.report.record import checklist
 from helpers.results import write_text
 from helpers.run.folders import RunFolder
@@ -38,22 +40,37 @@ def run_page(folder: Path) -> str:
     """The page of one run, `reports/<run id>/index.html`, from the files in `folder`."""
     view = _view(folder)
     review = view.step(Step.REVIEW)
+    back = numbers.rollback(view.results.get(Step.ROLLBACK))
     return _page(
         "run.html.j2",
         view=view,
         outcome=view.outcome,
         signable=bool(review and review.result and view.outcome.kind in ("go", "waiting")),
         checklist=checklist(view),
-        sessions=gantt.sessions(view),
-        window_sentence=gantt.window_sentence(view),
-        layout={"width": gantt.WIDTH, "top": gantt.TOP},
+        sessions=numbers.sessions(view),
+        window_sentence=numbers.window_sentence(view),
+        layout={"width": numbers.WIDTH, "top": numbers.TOP},
         tree=decision_tree(view),
-        record=record.record(view),
-        not_exercised=record.not_exercised(view),
+        ends=ends(view),
+        tiles=tiles(view),
+        notes=notes(view),
+        untried=record.untried(view),
+        disagreements=numbers.disagreements(view.results),
+        work=numbers.work(view.results),
+        forward=numbers.forward(view.results),
+        back=numbers.rollback_words(back) if back is not None else "",
+        rapid=record.rapid(lambda name, *more: shlex.join([RUNBOOK, name, view.id, *more])),
+        contacts=record.contacts(_contacts(view)),
         record_status=record.status(view),
         deviations=record.deviations(view),
         notices=read_notices(folder),
     )
+
+
+def _contacts(view: RunView) -> dict[str, str]:
+    """Those of the parameters; a placeholder that nobody filled in is none."""
+    found = view.parameters.get("contacts")
+    return {k: str(v) for k, v in found.items() if v and not is_placeholder(str(v))} if isinstance(found, dict) else {}
 
 
 def index_page(reports: Path) -> str:
@@ -106,7 +123,7 @@ def _environment() -> Environment:
         size=formatting.size,
         many=formatting.count,
     )
-    environment.globals.update(runbook=RUNBOOK, marks=_MARKS, classes=CLASSES, kinds=_KINDS)
+    environment.globals.update(runbook=RUNBOOK, work_of=numbers.work, marks=_MARKS, classes=CLASSES, kinds=_KINDS)
     return environment
 
 

@@ -7,20 +7,18 @@ steps after it passed; until then the record says what is still missing, so that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import formatting
-from helpers.fence.control import NO_WRITES
 from helpers.formatting import count, duration, moment, percent, text
 from helpers.reason_codes import ReasonCode
 from helpers.report.facts import RunView
-from helpers.report.gantt import instant, outside_window
+from helpers.report.numbers import counts, downtime, forward, outside_window, rollback, rollback_words
 from helpers.results import UNREMARKABLE, Check, Verdict, worst
 from helpers.run.plan import Step
 
@@ -119,12 +117,11 @@ def checklist(view: RunView) -> list[Section]:
 
 
 def _ends(view: RunView) -> Iterator[Item]:
-    counts = view.rows("counts")
-    for side in ("source", "target"):
+    found = counts(view.results)
+    for side, n in (("source", found.source), ("target", found.migrated)):
         section = view.parameters.get(side)
         place = section.get("url") or section.get("path") if isinstance(section, dict) else None
-        known = bool(counts) and all(isinstance(row.get(side), int) for row in counts)
-        chunks = count(sum(row[side] for row in counts), "chunk") if known else f"chunks {NOT_RECORDED}"
+        chunks = count(n, "chunk") if n is not None else f"chunks {NOT_RECORDED}"
         yield Item(side.capitalize(), f"{text(place or NOT_RECORDED)} ({chunks})")
 
 
@@ -384,6 +381,14 @@ def not_exercised(view: RunView) -> list[str]:
     return list(dict.fromkeys(f"Step {step.number}, {_not_exercised(check)}" for step, check in view.not_exercised))
 
 
+def untried(view: RunView) -> list[tuple[str, list[str]]]:
+    """(verdict, its checks) of what this run did not try: first what it could have tried, then what does not apply."""
+    idle = [f"Step {step.number}, {text(c.name, 80)}: {text(c.detail or c.measured, 160)}" for step in view.steps
+            if step.result for c in step.result.checks if c.verdict is Verdict.NOT_APPLICABLE]  # fmt: skip
+    found = [(Verdict.NOT_EXERCISED.value, not_exercised(view)), (Verdict.NOT_APPLICABLE.value, idle)]
+    return [(verdict, lines) for verdict, lines in found if lines]
+
+
 def _not_exercised(check: Check) -> str:
     figures = " of ".join(filter(None, [check.found, check.expected.removeprefix(f"{check.relation} ")]))
     return text(f"{check.name}: {'; '.join(filter(None, [figures, check.detail]))}", 300)
@@ -406,46 +411,33 @@ def _list(value: object) -> list[object]:
 def _metrics(view: RunView) -> Iterator[Item]:
     yield Item("Date", view.date or NOT_RECORDED)
     yield Item("Execution time (runbook: 90 to 120 min)", _execution(view))
+    found = counts(view.results)
+    whole = found.source is not None and found.migrated is not None and view.ran(Step.VALIDATE)
+    yield Item(
+        "Chunks migrated", f"{found.migrated:,} of {count(found.source or 0, 'chunk')}" if whole else NOT_RECORDED
+    )
     inputs = view.table("matrix_inputs")
-    checked, chunks, valid = (inputs.get(key) for key in ("checked", "chunks", "valid"))
-    whole = isinstance(chunks, int) and isinstance(checked, int) and view.ran(Step.VALIDATE)
-    shown = f"{checked:,} of {count(chunks, 'chunk')}" if whole else NOT_RECORDED  # type: ignore[arg-type]
-    yield Item("Chunks migrated", shown)
+    chunks, valid = inputs.get("chunks"), inputs.get("valid")
     known = whole and isinstance(valid, int) and chunks
     rate = f"{percent(valid / chunks)} ({valid:,} of {chunks:,})" if known else NOT_RECORDED  # type: ignore[operator]
     yield Item("Validation pass rate", rate)
     latency = view.fact("mean_latency_ms")
     yield Item("Query latency, mean", f"{text(latency)} ms" if isinstance(latency, (int, float)) else NOT_RECORDED)
     gone_back = "drilled, not triggered" if view.rehearsal else "Yes"
-    yield Item("Rollback triggered", gone_back if view.ran(Step.ROLLBACK) else "No")
-    yield Item("Downtime", _downtime(view))
+    back = rollback(view.results.get(Step.ROLLBACK))
+    measured = f": {rollback_words(back)}" if back is not None else ""
+    yield Item("Rollback triggered", f"{gone_back}{measured}" if view.ran(Step.ROLLBACK) else "No")
+    seconds, how = downtime(view.results)
+    yield Item("Write downtime", f"{duration(seconds)}, {how}" if seconds else how)
 
 
 def _execution(view: RunView) -> str:
-    """From the first step of the window to the end of the last."""
-    night = [s.result for s in view.steps if s.result and Step.FENCE_WRITES <= s.number < Step.CHECKPOINT_RECOVERY]
-    starts = [when for r in night if (when := instant(r.started))]
-    ends = [when for r in night if (when := instant(r.finished))]
-    if not starts or not ends:
+    """From the first step of the window to the end of the last, the cutover."""
+    found = forward(view.results)
+    if found is None:
         return NOT_RECORDED
-    worked = sum((r.seconds for r in night), 0.0)
-    return f"{duration((max(ends) - min(starts)) / timedelta(seconds=1))} on the clock, {duration(worked)} of work"
-
-
-def _downtime(view: RunView) -> str:
-    """Reads never stop; writes do from the moment that the fence is active."""
-    seconds = view.fact("downtime_seconds")
-    if isinstance(seconds, (int, float)):
-        return duration(seconds)
-    fence = view.step(Step.FENCE_WRITES)
-    if fence is None or fence.result is None:
-        return NOT_RECORDED
-    kind = view.table("fence").get("kind")
-    if kind in (None, "none"):
-        if view.table("fence").get(NO_WRITES):
-            return "none: the source itself took no writes, and reads were served throughout"
-        return "none: no fence was put up, and reads were served throughout"
-    return f"none for reads; writes to the source refused since {text(fence.result.finished[:19])} UTC"
+    starts = f" and {duration(found.starts)} of notebook starts" if found.starts else ""
+    return f"{duration(found.wall)} from fence to cutover, {duration(found.work)} of work{starts}"
 
 
 def _collections(view: RunView) -> Iterator[Item]:
@@ -462,3 +454,53 @@ def _after(view: RunView) -> Iterator[Item]:
             yield Item(title, f"step {number}{left and f'; {left}'}", step.verdict)
         else:
             yield Item(title, NOT_RECORDED)
+
+
+# -- when it goes wrong ------------------------------------------------------------------------------------------------
+
+# Whom to call, and the rollback's commands, for the run's page, the notebooks 00 and 53 and the summary.
+#
+# `tests/test_rapid_rollback.py` reads the commands out of the executed notebook and runs them.
+
+
+_WHO = {
+    "on_call": "On-call engineer (level 4)", "dba": "Database administrator (level 2)",
+    "operations_lead": "Operations lead (level 3)", "channel": "Channel", "war_room": "War room",
+}  # fmt: skip
+_REASON = "REASON"
+
+
+def contacts(named: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(who, how to reach them); a contact that the parameters do not name says so."""
+    return [(words, named.get(key) or f"not named (contacts.{key})") for key, words in _WHO.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the rapid rollback: when it is due, what it does, the command."""
+
+    when: str
+    what: str
+    command: str
+
+
+def rapid(command: Callable[..., str]) -> list[Line]:
+    """The commands in the order in which they are needed. `command("rollback", "--dry-run")` gives one of this run."""
+    return [
+        Line("1. First", "shows what would be done, and changes nothing", command("rollback", "--dry-run")),
+        Line("2. Then",
+             "stops the migration, proves the source, puts the configuration back, restarts, lifts the fence, removes from "
+             "the target what this run wrote there, watches", command("rollback")),
+        Line("if it is killed", "repeat it: it does the rest", command("rollback")),
+        Line("if it stops: clients wrote to the target", "writes those changes to the source and compares them there",
+             command("rollback", "--replay")),
+        Line("", "or discards them; they stay exported, the reason is recorded",
+             command("rollback", "--discard-with-reason", _REASON)),
+        Line("if it stops: the source is damaged", "restores from the snapshot what differs",
+             command("rollback", "--restore-source")),
+        Line("", "or accepts it as it is; the reason is recorded", command("rollback", "--accept-source", _REASON)),
+        Line("if only the fence is in the way", "allows writes to the source again, and does nothing else",
+             command("fence", "--lift")),
+        Line("3. Afterwards", "says that the run is rolled back", command("status")),
+        Line("", "checks every file, seal and signature", command("verify")),
+    ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,12 @@ from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK
 from helpers.formatting import duration, moment
 from helpers.migration.written_data import WrittenData
-from helpers.report import rollback_page
+from helpers.report import numbers, rollback_page
 from helpers.report.record import SUCCESS
-from helpers.results import Verdict
+from helpers.results import Verdict, utc_now, worst
 from helpers.rollback.outline import triggers
 from helpers.rollback.replay import said
-from helpers.rollback.state import FILES, REMOVE, STAGES, TITLES, RollbackState
+from helpers.rollback.state import FILES, STAGES, TITLES, RollbackState
 from helpers.run import plan
 from helpers.run.folders import set_aside
 from helpers.run.record import RunRecord
@@ -52,7 +52,7 @@ def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None, m
         "begun": state.since,
         "by": state.by,
         "state": state.sentence(),
-        "seconds": _seconds(state),
+        "took": numbers.rollback_words(times) if (times := _times(run)) is not None else "the target is not clean yet",
         "outage": f"of which {duration(restart)} for files, restart and health" if restarts else "without a restart",
         "source": run.parameters.source.label,
         "target": run.parameters.target.label,
@@ -63,10 +63,10 @@ def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None, m
     }
 
 
-def _seconds(state: RollbackState) -> float:
-    """From the beginning to the end of the removal, pauses between attempts included."""
-    last = state.stages.get(REMOVE, {}).get("finished")
-    return (datetime.fromisoformat(last) - datetime.fromisoformat(state.since)).total_seconds() if last else 0.0
+def _times(run: RunRecord) -> numbers.RollbackTimes | None:
+    """As the run's page has them, with this step as it is now."""
+    now = dataclasses.replace(run.result, finished=utc_now(), verdict=worst(c.verdict for c in run.result.checks))
+    return numbers.rollback(now)
 
 
 def _data(state: RollbackState, made: WrittenData) -> list[str]:

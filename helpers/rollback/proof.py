@@ -245,6 +245,7 @@ class StageContext:
         self.cutover = CutoverState.read(run.workspace)
         self.in_use = outline.clients_came(self.cutover)
         run.fact("dry_run", run.dry_run)
+        run.fact("ordered", self.state.since)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, Any]]:

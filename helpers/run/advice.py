@@ -81,3 +81,47 @@ def steps_for(codes: Iterable[str]) -> list[plan.Step]:
             counted[step.number] = counted.get(step.number, 0) + 1
     named = sorted((s for s in counted if s != TREE), key=lambda s: (-counted[s], s))
     return [plan.find(s) for s in named or counted]
+
+
+# What a warning means for the migration, for those who sign; a code without a sentence is explained by its trouble.
+_IMPACTS: tuple[tuple[str, tuple[ReasonCode, ...]], ...] = (
+    ("A client can write to the source after the snapshot; what step 25 does not see any more is missing in the target.",
+     (ReasonCode.NO_FENCE, ReasonCode.FENCE_BYPASS, ReasonCode.SOURCE_USE_UNKNOWN)),
+    ("Fields are filled with defaults: searches that filter by them treat these chunks alike, whatever their text says.",
+     (ReasonCode.MISSING_METADATA,)),
+    ("Nothing proves that the application uses the target; it may still read the source.", (ReasonCode.APPLICATION_UNSEEN,)),
+    ("Every client that keeps ids of chunks must know the new ones.", (ReasonCode.ID_COLLISION,)),
+    ("These chunks are not in the target: no search finds them.",
+     (ReasonCode.QUARANTINED, ReasonCode.VECTORS_LOST, ReasonCode.MISSING_EMBEDDING, ReasonCode.NAN_EMBEDDING,
+      ReasonCode.MISSING_DOCUMENT)),
+    ("These vectors are compared and found differently than the others.",
+     (ReasonCode.ZERO_VECTOR, ReasonCode.TINY_NORM, ReasonCode.MIXED_SPACES, ReasonCode.REEMBEDDED)),
+    ("A part of the searches is answered differently than before.", (ReasonCode.SEARCH_UNSURE, ReasonCode.FILTERS_CHANGE)),
+    ("Searches return these documents more than once, as before.", (ReasonCode.DUPLICATES,)),
+    ("Searches of the application may be slow.", (ReasonCode.SLOW_QUERIES,)),
+    ("People may not know of the window, or of a rollback.",
+     (ReasonCode.NOBODY_NAMED, ReasonCode.NOBODY_TOLD, ReasonCode.NOTICE_FAILED, ReasonCode.LATE_NOTICE)),
+    ("Old clients can still write to a database that nobody reads.", (ReasonCode.FENCE_KEPT,)),
+    ("The migration may not fit its window.", (ReasonCode.TOO_SLOW, ReasonCode.NIGHT_TOO_LONG)),
+    ("These values are not what the schema wants: they are converted, or replaced by the default.",
+     (ReasonCode.INVALID_SCORES, ReasonCode.INVALID_VALUES)),
+)  # fmt: skip
+_IMPACT = {code: said for said, codes in _IMPACTS for code in codes}
+
+
+def impact(code: str) -> str:
+    """What trouble of this code means for the migration, in a sentence; "" where the code explains itself."""
+    known = ReasonCode.known(code)
+    if known is None:
+        return ""
+    return _IMPACT.get(known) or (f"{known.trouble[:1].upper()}{known.trouble[1:]}." if known.trouble else "")
+
+
+def page_remedy(code: str, run_id: str) -> str:
+    """As `remedy`, for a page that may be read elsewhere: commands without this machine's folders, or the notebook to open."""
+    known = ReasonCode.known(code)
+    if known is not None and known.remedy:
+        commands = {name: f"{RUNBOOK} {name} {run_id}" for name in ("resume", "status", "fence", "verify")}
+        return known.remedy.format(**commands, recovery="notebook 30", runbook=RUNBOOK)
+    found = notebook_for(code)
+    return f"Notebook {found.number}." if found is not None else ""

@@ -55,6 +55,10 @@ LONGEST_CELL = 1_000  # characters
 RUNNER_PID = "RUNBOOK_RUNNER_PID"  # set by the runner for the kernels that it starts
 EXECUTION = "RUNBOOK_EXECUTION"  # a token that a result repeats, so that the runner knows it for this execution's
 
+LAUNCHED = (
+    "RUNBOOK_LAUNCHED"  # when the runner began to start the kernel, ISO 8601: what a start takes is part of the wait
+)
+
 OnFailure = Callable[[BaseException], None]
 
 

@@ -221,6 +221,7 @@ class Run(RunRecord):
         if kernel.under_runner():
             self._locks = (RunLock(self.home, "step").acquire(),)
             self.fact("execution", os.environ.get(kernel.EXECUTION, ""))
+            self.fact("launched", os.environ.get(kernel.LAUNCHED, ""))
         else:
             self._locks = self._take()
             if not self.watches_only:

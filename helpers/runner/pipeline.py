@@ -149,6 +149,7 @@ class Execution:
         return {
             kernel.RUNNER_PID: str(os.getpid()),
             kernel.EXECUTION: self._token,
+            kernel.LAUNCHED: self._started,
             "RUNBOOK_REPORTS": str(runs.reports_root()),
             "PYTHONPATH": path,
             **_FRUGAL,

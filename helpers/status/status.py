@@ -19,6 +19,7 @@ from helpers.notify import FAILED, Around
 from helpers.notify import read as read_notices
 from helpers.notify.texts import level, levels
 from helpers.reason_codes import ReasonCode
+from helpers.report import numbers
 from helpers.results import StepResult, passed
 from helpers.rollback.outline import due
 from helpers.run import folders as runs
@@ -104,8 +105,7 @@ def seconds_of(folder: RunFolder, step: plan.Step) -> tuple[float, str]:
 def estimated_seconds(folder: RunFolder, number: str) -> float:
     """How long the run's dry run says that the step takes; 0 where it says nothing."""
     dry = folder.result(Step.DRY_RUN)
-    parts = dry.facts.get("estimate", []) if dry is not None else []
-    return sum(float(p["seconds"]) for p in parts if str(p["part"]).startswith(number))
+    return numbers.estimate({Step.DRY_RUN: dry} if dry is not None else {})[0].get(number, 0.0)
 
 
 def _to_do(folder: RunFolder, now: dt.datetime) -> str:
@@ -159,13 +159,13 @@ def _results(folder: RunFolder, number: str) -> Iterator[StepResult]:
 
 
 def rollback_seconds(folder: RunFolder) -> tuple[float, str]:
-    """How long a rollback takes, and how that is known; (0, "") where it is not.
+    """How long a rollback takes until the target is clean, and how that is known; (0, "") where it is not.
 
     Measured where a rollback of this run was timed. Else at most what the same work took on the way there: reading the
     source once more (step 21), and removing from the target what step 22 wrote.
     """
-    if (done := measured_rollback(folder)) is not None:
-        return done.seconds, "measured"
+    if (found := numbers.rollback(measured_rollback(folder))) is not None:
+        return found.clean, f"measured: {numbers.rollback_words(found)}"
     parts = [seconds_of(folder, plan.find(n)) for n in (Step.SNAPSHOT, Step.MIGRATE)]
     if not all(how for _, how in parts):
         return 0.0, ""

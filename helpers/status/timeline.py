@@ -11,18 +11,16 @@ import datetime as dt
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from matplotlib.figure import Figure
 
 from helpers import plots
 from helpers.formatting import duration, moment
 from helpers.parameters import Parameters
-from helpers.report import gantt
+from helpers.report import numbers, record
 from helpers.report.facts import read_run
-from helpers.results import StepResult, passed
+from helpers.results import passed
 from helpers.rollback import outline
-from helpers.rollback.state import FILES, REMOVE, TITLES
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
 from helpers.run.window import Hours
@@ -90,7 +88,7 @@ class Timeline:
 
 def plan_and_measured(folder: RunFolder | None, parameters: Parameters | None) -> Timeline:
     """The plan of this run, or of parameters that have no run yet, with what was measured."""
-    found = {t.step.number: t for t in gantt.timed(read_run(folder.reports))} if folder is not None else {}
+    found = {t.step.number: t for t in numbers.timed(read_run(folder.reports))} if folder is not None else {}
     hours = Hours.of(parameters) if parameters is not None else None
     start, start_is = None, "T is not named: window.start in the parameters file"
     if hours is not None:
@@ -149,9 +147,9 @@ def _measured_elsewhere(row: Row, folder: RunFolder | None, start: dt.datetime |
         return row
     begun = ended = None
     if row.step == Step.ROLLBACK and (done := measured_rollback(folder)) is not None:
-        begun, ended = gantt.instant(done.started), gantt.instant(done.finished)
+        begun, ended = numbers.instant(done.started), numbers.instant(done.finished)
     elif row.title == _KEPT and passed(taken := folder.result(Step.SNAPSHOT)) and taken is not None:
-        begun, ended = gantt.instant(taken.finished), gantt.instant(taken.facts["snapshot"]["retain_until"])
+        begun, ended = numbers.instant(taken.finished), numbers.instant(taken.facts["snapshot"]["retain_until"])
     if begun is None or ended is None:
         return row
     real = ((begun - start).total_seconds(), (ended - start).total_seconds())
@@ -247,68 +245,25 @@ def _after(seconds: float) -> str:
 
 
 # Appendix E: "Service restoration: ~10 minutes, total downtime: ~15 minutes".
-_PROMISED = {FILES: "about 10 min", REMOVE: "about 15 min"}
-_REASON = "REASON"
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the page: when it is due, what it does, the command."""
-
-    when: str
-    what: str
-    command: str
-
-
-def lines(folder: RunFolder) -> list[Line]:
-    """The commands in the order in which they are needed."""
-    back = folder.command
-    return [
-        Line("1. First", "shows what would be done, and changes nothing", back("rollback", "--dry-run")),
-        Line("2. Then",
-             "stops the migration, proves the source, puts the configuration back, restarts, lifts the fence, removes from "
-             "the target what this run wrote there, watches", back("rollback")),
-        Line("if it is killed", "repeat it: it does the rest", back("rollback")),
-        Line("if it stops: clients wrote to the target", "writes those changes to the source and compares them there",
-             back("rollback", "--replay")),
-        Line("", "or discards them; they stay exported, the reason is recorded",
-             back("rollback", "--discard-with-reason", _REASON)),
-        Line("if it stops: the source is damaged", "restores from the snapshot what differs",
-             back("rollback", "--restore-source")),
-        Line("", "or accepts it as it is; the reason is recorded", back("rollback", "--accept-source", _REASON)),
-        Line("if only the fence is in the way", "allows writes to the source again, and does nothing else",
-             back("fence", "--lift")),
-        Line("3. Afterwards", "says that the run is rolled back", back("status")),
-        Line("", "checks every file, seal and signature", back("verify")),
-    ]  # fmt: skip
+_SERVICE, _CLEAN = ("until service is back", "about 10 min"), ("until the target is clean", "about 15 min")
 
 
 def times(folder: RunFolder) -> list[tuple[str, str, str]]:
     """(what, what the runbook promises, what is known of this run) of the rollback."""
-    done = measured_rollback(folder) if folder.exists else None
-    if done is None:
+    found = numbers.rollback(measured_rollback(folder)) if folder.exists else None
+    if found is None:
         seconds, how = rollback_seconds(folder) if folder.exists else (0.0, "")
         known = f"about {duration(seconds)} ({how})" if how else "not known before step 22 has passed"
-        return [("rollback, in all", _PROMISED[REMOVE], known)]
+        return [(*_CLEAN, known)]
     how = "measured in this run's drill" if folder.facts().get("drills") else "measured in this run"
-    ends = ((FILES, "clients are back at the source"), (REMOVE, "the target holds nothing of this run"))
-    return [(what, _PROMISED[stage], f"{duration(_until(done, stage))} ({how})") for stage, what in ends]
-
-
-def _until(done: StepResult, stage: str) -> float:
-    """Seconds from the beginning of the rollback to the end of this stage."""
-    ended = next((p for p in done.phases if p.name == TITLES[stage]), None)
-    if ended is None:
-        return float("nan")
-    begun, at = datetime.fromisoformat(done.started), datetime.fromisoformat(ended.started)
-    return (at - begun).total_seconds() + ended.seconds
+    return [(*_SERVICE, f"{duration(found.service)} ({how})"), (*_CLEAN, f"{duration(found.clean)} ({how})")]
 
 
 def sheet(folder: RunFolder) -> str:
     """The page as HTML: commands, times, and what the rollback would do now."""
     commands = _table(("when", "what it does", "command"), [
         (html.escape(line.when), html.escape(line.what), f'<code style="white-space: nowrap">{html.escape(line.command)}</code>')
-        for line in lines(folder)
+        for line in record.rapid(folder.command)
     ])  # fmt: skip
     known = _table(("how long", "runbook", "this run"), [tuple(map(html.escape, row)) for row in times(folder)])
     if not folder.exists:

@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,18 @@ from typing import Any
 import pandas as pd
 
 from helpers import audit, plots
-from helpers.cutover import CutoverState
-from helpers.cutover.state import DONE, RESTARTED, WATCHING
 from helpers.errors import RUNBOOK, RunbookError, one_line
 from helpers.fence import Control, FenceState, lift, takes_no_writes, who_has_open
-from helpers.fence.control import LIFTING, UP
 from helpers.fence.probe import SILENT
 from helpers.formatting import count, duration, moment, size
 from helpers.monitoring.cutover_watch import connections
 from helpers.parameters import Endpoint, Parameters, resolve_path
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
-from helpers.report import record
+from helpers.report import numbers, record
 from helpers.report.facts import RunView, StepRow, read_run
 from helpers.report.outcome import outcome
-from helpers.results import Verdict, read_state, utc_now, worst, write_json, write_text
+from helpers.results import StepResult, Verdict, read_state, utc_now, worst, write_json, write_text
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
@@ -55,50 +51,24 @@ RUNBOOK_MINUTES: dict[str, tuple[float, float]] = {
 RUNBOOK_TOTAL = "90 to 120 min"
 
 
-def rows(folder: RunFolder) -> list[dict[str, Any]]:
-    """One row for each step of the sequence that left a result. Seconds: actual, estimate (None where the dry run gave none),
-    runbook_low and runbook_high."""
-    dry = folder.result(Step.DRY_RUN)
-    parts = (dry.facts.get("estimate") or []) if dry is not None else []
+def rows(results: numbers.Results) -> list[dict[str, Any]]:
+    """One row for each step of the sequence that left a result. Seconds: actual and estimate (None where the dry run gave none),
+    both with the notebook's start; runbook_low and runbook_high."""
+    by_step, starts = numbers.estimate(results)
     found = []
     for step in plan.LINE:
-        result = folder.result(step.number)
+        result = results.get(step.number)
         if result is None or not result.finished:
             continue
-        estimated = [float(p["seconds"]) for p in parts if str(p["part"]).startswith(f"{step.number} ")]
         low, high = RUNBOOK_MINUTES.get(step.number, (None, None))
+        estimated = by_step.get(step.number)
         found.append({
-            "number": step.number, "step": f"{step.number} {step.title}", "actual": result.seconds,
-            "estimate": sum(estimated) if estimated else None, "runbook_low": low and 60 * low,
+            "number": step.number, "step": f"{step.number} {step.title}",
+            "actual": result.seconds + numbers.start_seconds(result),
+            "estimate": None if estimated is None else estimated + starts / len(numbers.WINDOW), "runbook_low": low and 60 * low,
             "runbook_high": high and 60 * high,
         })  # fmt: skip
     return found
-
-
-def downtime(folder: RunFolder) -> tuple[float | None, str]:
-    """(Seconds in which nobody could write, how that is known). Reads are served throughout; writes stop with the fence
-    and go on at the target once the application runs on it. (None, why) where it was not measured."""
-    fence, cutover = FenceState.read(folder.workspace), CutoverState.read(folder.workspace)
-    if fence is None:
-        step = folder.result(Step.FENCE_WRITES)
-        kind = ((step.facts.get("fence") or {}).get("kind") if step is not None else None) or "none"
-        if takes_no_writes(step):
-            return 0.0, "none by this run: the source itself took no writes before it, and reads were served throughout"
-        return (
-            (0.0, "no fence was put up: reads and writes were served throughout")
-            if kind == "none"
-            else (None, "not recorded")
-        )
-    up = [e["when"] for e in fence.events if e["state"] == UP]
-    ends = [
-        e["when"] for e in (cutover.events if cutover is not None else []) if e["state"] in (RESTARTED, WATCHING, DONE)
-    ]
-    ends += [e["when"] for e in fence.events if e["state"] == LIFTING]
-    later = [when for when in ends if up and when > up[-1]]
-    if not later:
-        return None, "the fence is still active, and no cutover is recorded"
-    seconds = (datetime.fromisoformat(min(later)) - datetime.fromisoformat(up[-1])).total_seconds()
-    return seconds, "writes only: from the fence until the application ran on the target; reads never stopped"
 
 
 # -- fence end ---------------------------------------------------------------------------------------------------------
@@ -398,24 +368,30 @@ class CloseoutStep(NotebookStep):
     def durations(self) -> pd.DataFrame:
         """Each step: what the runbook gives it, what the dry run estimated, what it took."""
         rows = self._durations
-        seconds, how = downtime(self.run.home)
+        seconds, how = numbers.downtime(self._results)
         if seconds:
             self.run.fact("downtime_seconds", round(seconds, 1))
         self.run.fact("downtime", how)
         self.run.fact("durations", rows)
-        dry = self.run.earlier(Step.DRY_RUN)
-        estimate = dry.facts.get("estimate_seconds") if dry is not None else None
-        took = sum(r["actual"] for r in rows if r["estimate"] is not None)
-        late = estimate is not None and took > 2 * float(estimate) and took - float(estimate) > 60
+        known = [r for r in rows if r["estimate"] is not None]
+        took, estimate = sum(r["actual"] for r in known), sum(r["estimate"] for r in known) if known else None
+        which = f"steps {', '.join(r['number'] for r in known)}"
+        late = estimate is not None and took > 2 * estimate and took - estimate > 60
         self.run.check("the dry run's estimate", Verdict.WARNING if late else Verdict.PASS, measured=round(took, 1),
-                       threshold=estimate, unit="s", reason=ReasonCode.TOO_SLOW if late else "",
-                       detail="more than twice as long as estimated" if late else "of the steps that it estimated")  # fmt: skip
+                       threshold=estimate and round(estimate, 1), unit="s", reason=ReasonCode.TOO_SLOW if late else "",
+                       detail="more than twice as long as estimated" if late else f"{which}, with notebook starts")  # fmt: skip
         columns = ["step", "the runbook", "estimated", "took"]
         return pd.DataFrame([[r["step"], *map(str, _words(r))] for r in rows], columns=columns)
 
     @cached_property
     def _durations(self) -> list[dict[str, Any]]:
-        return rows(self.run.home)
+        return rows(self._results)
+
+    @property
+    def _results(self) -> dict[str, StepResult]:
+        """Of every step that has ended: this one has not."""
+        found = {step.number: self.run.home.result(step.number) for step in Step if step != self.run.step}
+        return {number: result for number, result in found.items() if result is not None}
 
     def timeline(self) -> None:
         """The figure of it."""
@@ -510,10 +486,7 @@ class CloseoutStep(NotebookStep):
         return pd.DataFrame(self._contacts(), columns=["who", "contact"])
 
     def _contacts(self) -> list[tuple[str, str]]:
-        said = self.parameters.contacts.named
-        names = {"on_call": "On-call engineer (level 4)", "dba": "Database administrator (level 2)",
-                 "operations_lead": "Operations lead (level 3)", "channel": "Channel", "war_room": "War room"}  # fmt: skip
-        return [(words, getattr(said, key) or f"not named (contacts.{key})") for key, words in names.items()]
+        return record.contacts(dict(self.parameters.contacts.named))
 
     def record(self) -> pd.DataFrame:
         """The lines of the success record, as the run's page has them."""
@@ -562,9 +535,11 @@ class CloseoutStep(NotebookStep):
         expected = self.parameters.expected.total
         written = self.lesson_file.written()
         until = when(retained_until(self.run.home))
-        dry = self.run.earlier(Step.DRY_RUN)
-        machine = dry.facts.get("estimate_seconds") if dry is not None else None
-        estimate = f"{RUNBOOK_TOTAL} (the runbook)" + (f"; {duration(machine)} of work (dry run)" if machine else "")
+        by_step, starts = numbers.estimate(self._results)
+        machine = sum(by_step.values()) + starts
+        estimate = f"{RUNBOOK_TOTAL} (the runbook)" + (
+            f"; {duration(machine)} of steps {', '.join(by_step)} and notebook starts (dry run)" if machine else ""
+        )
         return {
             "run": self.run.id, "rehearsal": self.run.rehearsal, "date": view.date, "status": status, "why": why, "items": items,
             "execution": items["Execution time"], "estimated": estimate,

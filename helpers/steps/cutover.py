@@ -257,8 +257,17 @@ class CutoverStep(NotebookStep):
             self.control.enter(self._state, DONE)
         self.run.check("cutover", Verdict.PASS, measured="done", detail=self._state.target)
         self.run.fact("cut_over", {"when": self._state.events[-1]["when"], "target": self._state.target,
-                                   "files": [f.path for f in self._state.files]})  # fmt: skip
+                                   "files": [f.path for f in self._state.files],
+                                   "writes_again": self._writes_again()})  # fmt: skip
         return said or UNSEEN
+
+    def _writes_again(self) -> str:
+        """When the application ran on the target, and could write again."""
+        events = self._state.events if self._state is not None else []
+        for state in (RESTARTED, WATCHING, DONE):
+            if times := [str(e["when"]) for e in events if e["state"] == state]:
+                return times[-1]
+        return ""
 
     def undo(self) -> str:
         """The rollback command, and where the original files are kept."""

@@ -21,6 +21,7 @@ from helpers.migration.phase_checks import judge_arrivals, judge_indexes, judge_
 from helpers.migration.preflight import chosen
 from helpers.migration.staging import Staged
 from helpers.reason_codes import ReasonCode
+from helpers.report.numbers import STARTS, WINDOW, start_seconds
 from helpers.results import Verdict
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.run.open_source import open_chosen
@@ -260,6 +261,18 @@ class DryRunStep(NotebookStep):
         if rate:
             rows[2] = ("22 import", max(rows[2][1], chunks / rate),
                        f"the slower of the throw-away Chroma and the target's write probe ({rate:,.0f} chunks/s)")  # fmt: skip
+        measured = [
+            s
+            for r in (
+                *map(self.run.earlier, (Step.SOURCE_HEALTH, Step.EXPLORE_SOURCE, Step.TARGET_READINESS)),
+                self.run.result,
+            )
+            if r and (s := start_seconds(r))
+        ]
+        if measured:
+            each = sum(measured) / len(measured)
+            rows.append((f"{WINDOW[0].number}–{WINDOW[-1].number} {STARTS}", len(WINDOW) * each,
+                         f"{len(WINDOW)} notebooks, {duration(each)} each, as those of this run took to start"))  # fmt: skip
         total = sum(seconds for _, seconds, _ in rows)
         rows.append(("sum", total, "without people, fence and restarts"))
         unknown = "load on the target and the network in the window; how long sign-offs, fence and restarts take"

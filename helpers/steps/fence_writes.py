@@ -8,7 +8,7 @@ import pandas as pd
 
 from helpers.errors import RunbookError, WorldError
 from helpers.fence import Answer, Control, FenceState, Probe, who_has_open
-from helpers.fence.control import NO_WRITES, said
+from helpers.fence.control import NO_WRITES, UP, said
 from helpers.fence.probe import closed_by_itself, refused_to_us
 from helpers.migration.target_lock import claim_target, give_back_target
 from helpers.reason_codes import ReasonCode
@@ -123,6 +123,9 @@ class FenceWritesStep(NotebookStep):
             self.run.check(
                 "write fence", Verdict.PASS, measured=self.kind, detail="up and proven; stays until it is lifted"
             )
+            state = FenceState.read(self.run.workspace)
+            up = [e["when"] for e in state.events if e["state"] == UP] if state is not None else []
+            self.run.fact("fence", self.run.result.facts["fence"] | {"up": up[-1] if up else ""})
         return pd.DataFrame(rows, columns=PROBE_COLUMNS)
 
     def undo(self) -> str:

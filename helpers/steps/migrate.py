@@ -89,6 +89,7 @@ class MigrateStep(NotebookStep):
 
     def _transformed(self) -> pd.DataFrame:
         """Repairs and routing of what is staged now, for the pages."""
+        self.run.fact("ids_rewritten", self.staged.rewritten)
         return show_transform(self.run, self.staged, self.job.quarantine.entries())
 
     def validate(self) -> pd.DataFrame:

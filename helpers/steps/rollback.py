@@ -19,6 +19,7 @@ from helpers import plots
 from helpers.cutover import CutoverState, put_back
 from helpers.errors import RUNBOOK, Terminal, WorldError
 from helpers.fence import Control, FenceState, lift, who_has_open
+from helpers.fence.control import LIFTING
 from helpers.migration.target_lock import remove_made_database
 from helpers.migration.written_data import WrittenData
 from helpers.monitoring.cutover_watch import probes_of, watch
@@ -207,6 +208,8 @@ class RollbackStep(StageContext, NotebookStep):
         with self.stage(st.LIFT) as row:
             row["said"] = lift(self.run.home)
         state = FenceState.read(self.run.workspace)
+        lifted = [e["when"] for e in state.events if e["state"] == LIFTING] if state is not None else []
+        self.run.fact("fence", {"writes_again": lifted[-1] if lifted else ""})
         open_ = state is None or not state.may_be_active
         self.run.check("write fence lifted", Verdict.PASS if open_ else Verdict.FAIL, measured=row["said"],
                        reason="" if open_ else ReasonCode.FENCE_NOT_LIFTED)  # fmt: skip

@@ -1,0 +1,478 @@
+"""The numbers of a run: each duration and each count is computed here, and has the same name wherever it is shown.
+
+Pages, `runbook status`, the summary documents and the notebooks 27 and 53 take them from here; all come from the result files, so
+whoever has the folder can compute them again. Below them the steps on a clock, the drawing of the run's page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from helpers.fence.control import NO_WRITES
+from helpers.formatting import count, duration
+from helpers.report.facts import RunView, StepRow
+from helpers.results import StepResult, passed
+from helpers.run import plan
+from helpers.run.plan import Step
+
+Results = Mapping[str, StepResult]
+"""The results of a run by the step's number."""
+
+# -- durations ---------------------------------------------------------------------------------------------------------
+
+SERVICE_BACK, CLEAN = "Lift the write fence", "Remove from the target what the run made"
+"""The stages of step 27 whose ends matter to people: clients read and write at the source again; the target is clean."""
+_SEQUENCE = frozenset(step.number for step in plan.LINE)
+_FIRST, _LAST = Step.FENCE_WRITES, Step.CUTOVER
+WINDOW = tuple(step for step in plan.LINE if _FIRST <= step.number <= _LAST)  # from the fence to the cutover
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardTimes:
+    """The steps of the window that have run (20 to 25), in seconds.
+
+    `work`: what the steps took, summed. `starts`: until their notebooks had started, summed. `wall`: from the first start to the
+    last end, waiting for people included.
+    """
+
+    work: float
+    starts: float
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackTimes:
+    """A rollback that was measured, in seconds from the order, the start of its notebook included.
+
+    `service`: until clients could read and write at the source again. `clean`: until the target held nothing of the run. `whole`:
+    with the watch of the source behind it.
+    """
+
+    service: float
+    clean: float
+    whole: float
+
+
+def work(results: Results) -> float:
+    """Seconds that the steps of the standard sequence took, summed; step 27 and other notebooks on demand are not in it."""
+    return sum(r.seconds for number, r in results.items() if number in _SEQUENCE)
+
+
+def forward(results: Results) -> ForwardTimes | None:
+    """None where no step of the window has run to its end."""
+    steps = [r for number, r in results.items() if _FIRST <= number <= _LAST and r.finished]
+    begun = [when for r in steps if (when := instant(launched(r)))]
+    ended = [when for r in steps if (when := instant(r.finished))]
+    if not begun or not ended:
+        return None
+    wall = (max(ended) - min(begun)).total_seconds()
+    return ForwardTimes(sum(r.seconds for r in steps), sum(map(start_seconds, steps)), wall)
+
+
+def launched(result: StepResult) -> str:
+    """When the runner began to start the notebook; where it did not say, when the notebook's first cell began."""
+    return str(result.facts.get("launched") or result.started)
+
+
+def start_seconds(result: StepResult) -> float:
+    """Until the notebook had started: its kernel, its imports. 0 where nobody measured it."""
+    begun, started = instant(launched(result)), instant(result.started)
+    return max(0.0, (started - begun).total_seconds()) if begun and started else 0.0
+
+
+def rollback(result: StepResult | None) -> RollbackTimes | None:
+    """The measured rollback, a drill included; None where none went through. A dry run is none."""
+    if result is None or not passed(result) or result.facts.get("dry_run"):
+        return None
+    begun, ended = instant(result.facts.get("ordered") or launched(result)), instant(result.finished)
+    ends = {p.name: at + timedelta(seconds=p.seconds) for p in result.phases if (at := instant(p.started))}
+    back, clean = ends.get(SERVICE_BACK), ends.get(CLEAN)
+    if begun is None or ended is None or back is None or clean is None:
+        return None
+    return RollbackTimes(*((when - begun).total_seconds() for when in (back, clean, ended)))
+
+
+def rollback_words(found: RollbackTimes) -> str:
+    """`service back after 9.6 s, target clean after 11 s`; the same sentence on pages, in status and in documents."""
+    return f"service back after {duration(found.service)}, target clean after {duration(found.clean)}"
+
+
+def estimate(results: Results) -> tuple[dict[str, float], float]:
+    """What the dry run said: (seconds of work by step, seconds of notebook starts); nothing where it said nothing."""
+    dry = results.get(Step.DRY_RUN)
+    parts = (dry.facts.get("estimate") or []) if dry is not None else []
+    by_step: dict[str, float] = {}
+    starts = 0.0
+    for part in parts:
+        number, _, name = str(part["part"]).partition(" ")
+        if name == STARTS:
+            starts += float(part["seconds"])
+        elif number.isdigit():
+            by_step[number] = by_step.get(number, 0.0) + float(part["seconds"])
+    return by_step, starts
+
+
+STARTS = "notebook starts"  # behind the numbers of the steps: the part of the estimate that is not work of a step
+
+
+def downtime(results: Results) -> tuple[float | None, str]:
+    """(Seconds in which clients could not write, how that is known). Reads are served throughout; writes stop with the fence.
+
+    They go on at the target once the application runs on it, or at the source once the fence is lifted. (None, why) where
+    nobody measured it.
+    """
+    fence = results.get(Step.FENCE_WRITES)
+    if fence is None:
+        return None, "step 20 has not run"
+    said = fence.facts.get("fence") or {}
+    if said.get(NO_WRITES):
+        return 0.0, "none by this run: the source itself took no writes before it, and reads were served throughout"
+    if said.get("kind") in (None, "none"):
+        return 0.0, "no fence was put up: reads and writes were served throughout"
+    up = instant(said.get("up"))
+    if up is None:
+        return _recorded(results)
+    ends = [
+        (results[n].facts.get(key) or {})
+        for n, key in ((Step.CUTOVER, "cut_over"), (Step.ROLLBACK, "fence"))
+        if n in results
+    ]
+    over = [when for end in ends if (when := instant(end.get("writes_again"))) and when > up]
+    if not over:
+        return None, f"writes to the source refused since {said['up'][:19]} UTC; reads are served"
+    return (
+        min(over) - up
+    ).total_seconds(), "writes only: from the fence until the application could write again; reads never stopped"
+
+
+def _recorded(results: Results) -> tuple[float | None, str]:
+    """What step 53 of an older run recorded."""
+    last = results.get(Step.CLOSEOUT)
+    seconds = last.facts.get("downtime_seconds") if last is not None else None
+    if isinstance(seconds, int | float):
+        return float(seconds), str(last.facts.get("downtime", "")) if last is not None else ""
+    return None, f"writes to the source refused since {results['20'].finished[:19]} UTC; reads are served"
+
+
+# -- counts ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of the whole run; None where no step has counted it.
+
+    Chunks: `source` (of the snapshot that is migrated), `migrated` (in the target), `quarantined`, `different` (in the target,
+    but not as snapshot and schema give it), `rewritten` (with another id than in the source). Field values: `filled` (a missing
+    field got its default), `derived` (a missing field got what the document tells), `changed` (a value was replaced).
+    """
+
+    source: int | None = None
+    migrated: int | None = None
+    quarantined: int | None = None
+    different: int | None = None
+    rewritten: int | None = None
+    filled: int | None = None
+    derived: int | None = None
+    changed: int | None = None
+
+
+FILLED, DERIVED = frozenset({"missing"}), "derived"  # rules of a repair; all others change a value
+
+
+def counts(results: Results) -> Counts:
+    """Step 23 counted the target; before it step 22 did, and before that the snapshot is known."""
+    by_step = {
+        number: _counted(results[number])
+        for number in (Step.SOURCE_HEALTH, Step.SNAPSHOT, Step.MIGRATE, Step.VALIDATE)
+        if number in results
+    }
+    found: dict[str, int | None] = {}
+    for each in by_step.values():  # the later step knows it better
+        found.update({name: n for name, n in each.items() if n is not None})
+    repairs = next(
+        (r.facts["repairs"] for n in (Step.MIGRATE, Step.DRY_RUN) if (r := results.get(n)) and "repairs" in r.facts),
+        None,
+    )
+    if repairs is not None:
+        sums = {"filled": 0, "derived": 0, "changed": 0}
+        for row in repairs:
+            sums[kind_of(str(row.get("rule")))] += int(row.get("chunks") or 0)
+        found.update(sums)
+    rewritten = results[Step.MIGRATE].facts.get("ids_rewritten") if Step.MIGRATE in results else None
+    return Counts(**found, rewritten=rewritten)
+
+
+def kind_of(rule: str) -> str:
+    """Of a repair: filled, derived or changed."""
+    return "filled" if rule in FILLED else "derived" if rule.startswith(DERIVED) else "changed"
+
+
+def _counted(result: StepResult) -> dict[str, int | None]:
+    """What this one step counted, under the names of `Counts`."""
+    facts = result.facts
+    if result.step == Step.SOURCE_HEALTH:
+        return {"source": facts.get("total")}
+    if result.step == Step.SNAPSHOT:
+        return {"source": (facts.get("snapshot") or {}).get("chunks")}
+    rows = facts.get("arrivals" if result.step == Step.MIGRATE else "counts")
+    quarantine = facts.get("quarantine")
+    found = {
+        "source": _sum(rows, "source"), "migrated": _sum(rows, "target"),
+        "quarantined": sum(quarantine.values()) if isinstance(quarantine, dict) else _sum(rows, "quarantined"),
+    }  # fmt: skip
+    return {**found, "different": facts.get("differing_chunks")} if result.step == Step.VALIDATE else found
+
+
+def _sum(rows: Any, key: str) -> int | None:
+    """A column's sum; None where there are no rows, or one has no number there."""
+    values = [row.get(key) for row in rows] if isinstance(rows, list) and rows else [None]
+    return sum(values) if all(isinstance(n, int) for n in values) else None
+
+
+def disagreements(results: Results) -> list[str]:
+    """Where two steps of this run, or two figures of one step, contradict each other: a line each, with both.
+
+    A run with such a line cannot be signed on its figures, whatever its verdicts say.
+    """
+    pairs: list[tuple[str, str, int | None, str, int | None]] = []
+    by_step = {
+        number: _counted(results[number])
+        for number in (Step.SNAPSHOT, Step.MIGRATE, Step.VALIDATE)
+        if number in results
+    }
+    for one, two in pairwise(by_step):
+        caught_up = (one, two) == (Step.SNAPSHOT, Step.MIGRATE) and bool(
+            (results[Step.MIGRATE].facts.get("catch_up") or {}).get("rounds")
+        )
+        for name in by_step[one].keys() & by_step[two].keys() if not caught_up else ():
+            pairs.append(
+                (f"chunks {_WORDS[name]}", f"step {one}", by_step[one][name], f"step {two}", by_step[two][name])
+            )
+    if (test := results.get(Step.VALIDATE)) is not None:
+        inputs, facts, mine = test.facts.get("matrix_inputs") or {}, test.facts, by_step[Step.VALIDATE]
+        pairs += [
+            ("chunks in the source", "step 23, by collection", mine["source"], "step 23, matrix", inputs.get("chunks")),
+            ("chunks in the target", "step 23, by source collection", mine["migrated"],
+             "step 23, by target collection", _sum(facts.get("targets"), "target")),
+            ("chunks quarantined", "step 23, by reason", mine["quarantined"],
+             "step 23, by collection", _sum(facts.get("counts"), "quarantined")),
+        ]  # fmt: skip
+        if all(mine[name] is not None for name in ("source", "migrated", "quarantined")) and passed(test):
+            pairs.append(("chunks", "in the source", mine["source"],
+                          "in target and quarantine", (mine["migrated"] or 0) + (mine["quarantined"] or 0)))  # fmt: skip
+    if Step.MIGRATE in results and (routed := _sum(results[Step.MIGRATE].facts.get("routing"), "chunks")) is not None:
+        pairs.append(
+            ("chunks in the target", "step 22, routed", routed, "step 22, arrived", by_step[Step.MIGRATE]["migrated"])
+        )
+    lines = [f"{what}: {a:,} ({where}) and {b:,} ({there})" for what, where, a, there, b in pairs
+             if isinstance(a, int) and isinstance(b, int) and a != b]  # fmt: skip
+    return lines + list(_wrong_times(results))
+
+
+_WORDS = {"source": "in the source", "migrated": "in the target", "quarantined": "quarantined"}
+
+
+def _wrong_times(results: Results) -> Iterator[str]:
+    """A step that ended before it began, or whose phases do not fit into it."""
+    for number, result in results.items():
+        begun, ended = instant(result.started), instant(result.finished)
+        if begun is None or ended is None:
+            continue
+        if ended < begun:
+            yield f"step {number}: it ended ({result.finished[:19]}) before it began ({result.started[:19]})"
+        for phase in result.phases:
+            at = instant(phase.started)
+            if at and not begun - _SLACK <= at <= at + timedelta(seconds=phase.seconds) <= ended + _SLACK:
+                yield f"step {number}: its phase {phase.name} does not lie between its start and its end"
+
+
+_SLACK = timedelta(seconds=2)  # clocks: phases are timed by a monotonic one
+
+
+# -- the steps on a clock ----------------------------------------------------------------------------------------------
+
+# The numbers of an inline SVG against the maintenance window, one drawing a session. Steps more than three hours apart belong to
+# different sessions (the dry run of the day before, the window), each drawn to its own scale: on one clock the window would be
+# a thin line. The drawing repeats what the table beside it says in words.
+
+LEFT, RIGHT, WIDTH, ROW, TOP = 220.0, 860.0, 1000.0, 26.0, 30.0  # units of the SVG; bars lie between LEFT and RIGHT
+_THINNEST = 2.0
+_SESSION = timedelta(hours=3)
+_TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a row or a band over all rows, in units of the SVG."""
+
+    x: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A step: its bar, the phases inside, and how long it took in words."""
+
+    number: str
+    title: str
+    verdict: str
+    y: float
+    bar: Span
+    phases: list[Span]
+    took: str
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One drawing: `window` and `buffers` as bands, `ticks` as (x, label), `day` and `sentence` in words."""
+
+    day: str
+    sentence: str
+    rows: list[Row]
+    ticks: list[tuple[float, str]]
+    window: Span | None
+    buffers: list[Span]
+
+    @property
+    def height(self) -> float:
+        return TOP + ROW * len(self.rows) + 8
+
+
+@dataclass(slots=True)
+class Timed:
+    """A step with when it began and ended (UTC), and the phases inside it."""
+
+    step: StepRow
+    start: datetime
+    end: datetime
+    phases: list[tuple[datetime, datetime]] = field(default_factory=list)
+    open: bool = False  # the process died before it could write when it ended
+
+
+def sessions(view: RunView) -> list[Session]:
+    """The drawings, in order of time; none where no step has run."""
+    found = sorted(timed(view), key=lambda s: (s.start, s.step.number))
+    groups: list[list[Timed]] = []
+    for step in found:
+        if groups and step.start - max(s.end for s in groups[-1]) <= _SESSION:
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return [_session(group, _window(view)) for group in groups]
+
+
+def window_sentence(view: RunView) -> str:
+    """Whether the work stayed inside the maintenance window."""
+    window = _window(view)
+    if window is None:
+        return "The parameters name no maintenance window."
+    start, end, _ = window
+    named = f"The window was {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+    night = [s for s in timed(view) if _in_night(s)]
+    if not night:
+        return f"{named.replace(' was ', ' is ')}; no step of the window has run yet."
+    last = max(night, key=lambda s: s.end)
+    return outside_window(view) or (
+        f"{named}; every step of the window ended inside it, the last with {_between(last.end, end)} to spare."
+    )
+
+
+def outside_window(view: RunView) -> str:
+    """Which step began before the window or ended after it; "" where none did, or there is no window."""
+    window = _window(view)
+    night = [s for s in timed(view) if _in_night(s)] if window else []
+    if window is None or not night:
+        return ""
+    start, end, _ = window
+    named = f"The window was {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+    first, last = min(night, key=lambda s: s.start), max(night, key=lambda s: s.end)
+    if first.start < start:
+        return f"{named}; step {first.step.number} began {_between(first.start, start)} before it."
+    if last.end > end:
+        return f"{named}; step {last.step.number} ended {_between(end, last.end)} after it."
+    return ""
+
+
+def _in_night(step: Timed) -> bool:
+    return _FIRST <= step.step.number <= _LAST
+
+
+def _between(first: datetime, second: datetime) -> str:
+    return duration((second - first).total_seconds())
+
+
+def timed(view: RunView) -> Iterator[Timed]:
+    """The steps that began, in the order of the steps."""
+    for row in view.steps:
+        start = instant(row.result.started) if row.result else None
+        if row.result is None or start is None:
+            continue
+        phases = [(at, at + timedelta(seconds=p.seconds)) for p in row.result.phases if (at := instant(p.started))]
+        end = instant(row.result.finished)
+        last = max([start, *(stop for _, stop in phases)])
+        yield Timed(row, start, end or last, phases, open=end is None)
+
+
+def instant(text: Any) -> datetime | None:
+    """An ISO 8601 time in UTC; None for anything else."""
+    try:
+        when = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def _window(view: RunView) -> tuple[datetime, datetime, timedelta] | None:
+    """Start, end and buffer of the maintenance window; None where there is none."""
+    section = view.parameters.get("window")
+    start = instant(section.get("start")) if isinstance(section, dict) else None
+    if start is None:
+        return None
+    try:
+        minutes, spare = (float(section.get(k, d)) for k, d in (("minutes", 120), ("buffer_minutes", 30)))  # type: ignore[union-attr]
+        return start, start + timedelta(minutes=minutes), timedelta(minutes=spare)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | None) -> Session:
+    first, last = min(s.start for s in steps), max(s.end for s in steps)
+    if window and (window[0] - window[2] > last or window[1] + window[2] < first):
+        window = None
+    begin = min(first, window[0] - window[2]) if window else first
+    end = max(last, window[1] + window[2]) if window else last
+    whole = max((end - begin).total_seconds(), 1.0)
+
+    def at(when: datetime) -> float:
+        return round(LEFT + (RIGHT - LEFT) * (when - begin).total_seconds() / whole, 2)
+
+    def span(start: datetime, stop: datetime) -> Span:
+        x = min(at(start), RIGHT - _THINNEST)
+        return Span(x, round(min(max(at(stop) - x, _THINNEST), RIGHT - x), 2))
+
+    rows = [
+        Row(
+            s.step.number, s.step.title, s.step.verdict, TOP + ROW * n, span(s.start, s.end),
+            [span(a, b) for a, b in sorted(s.phases)], "not finished" if s.open else _between(s.start, s.end),
+        )
+        for n, s in enumerate(steps)
+    ]  # fmt: skip
+    every = next((t for t in _TICKS if whole / t <= 8), _TICKS[-1])
+    clock = "%H:%M:%S" if every < 60 else "%H:%M"
+    stamp = begin.timestamp() - begin.timestamp() % every
+    marks = [datetime.fromtimestamp(stamp + every * n, UTC) for n in range(11)]
+    band = [] if window is None else [window[0] - window[2], window[0], window[1], window[1] + window[2]]
+    parts = [Span(at(a), round(at(b) - at(a), 2)) for a, b in pairwise(band)]
+    longest = max(steps, key=lambda s: s.end - s.start)
+    said = (
+        f"{count(len(steps), 'step')} from {first:%H:%M:%S} to {last:%H:%M:%S} UTC; step {longest.step.number} took longest, "
+        f"{_between(longest.start, longest.end)}."
+    )
+    return Session(
+        f"{first:%Y-%m-%d}", said, rows, [(at(m), f"{m:{clock}}") for m in marks if begin <= m < end],
+        parts[1] if parts else None, [p for p in parts[::2] if p.width],
+    )  # fmt: skip
