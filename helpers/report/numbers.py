@@ -230,7 +230,8 @@ def _counted(result: StepResult) -> dict[str, int | None]:
 def _sum(rows: Any, key: str) -> int | None:
     """A column's sum; None where there are no rows, or one has no number there."""
     values = [row.get(key) for row in rows] if isinstance(rows, list) and rows else [None]
-    return sum(values) if all(isinstance(n, int) for n in values) else None
+    numbers = [n for n in values if isinstance(n, int)]
+    return sum(numbers) if len(numbers) == len(values) else None
 
 
 def disagreements(results: Results) -> list[str]:
