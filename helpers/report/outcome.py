@@ -384,7 +384,7 @@ def tiles(view: RunView) -> list[Tile]:
         _chunks("Values changed", found.changed, "a value was replaced"),
         _chunks("Defaults filled", found.filled, f"a missing field got a default{_derived(found)}"),
         _ids(view, found),
-        _recall(view),
+        *_recall(view),
         _downtime(results),
         _rollback(results),
         _signatures_tile(view),
@@ -424,22 +424,24 @@ def _ids(view: RunView, found: numbers.Counts) -> Tile:
     return Tile("Ids rewritten", f"{found.rewritten:,}", note, "warning" if found.rewritten else "pass")
 
 
-def _recall(view: RunView) -> Tile:
-    """The share of the source's own results that the target gives, for the queries and the filter that were asked."""
-    rows = [r for r in view.rows("search") if isinstance(r.get("overlap_plain@10"), int | float) and r.get("probes")]
-    if not rows:
-        return Tile("Same results as the source", _UNKNOWN)
-    asked = sum(int(r["probes"]) for r in rows)
-    share = sum(float(r["overlap_plain@10"]) * int(r["probes"]) for r in rows) / asked
-    test = next((c for c in view.tests if c.name.startswith("search equivalence")), None)
-    verdict = test.verdict.value if test is not None else "open"
-    asked_how = text(str(rows[0].get("asked") or "each within its own source collection"), 120)
-    return Tile(
-        "Same results as the source",
-        percent(share),
-        f"top 10 of {asked:,} queries by stored vectors; {asked_how}",
-        verdict,
-    )
+def _recall(view: RunView) -> list[Tile]:
+    """The share of the true nearest neighbours that came back, for each filter that was asked; merged collections have two."""
+    told = view.table("recall")
+    found = []
+    for row in (told.get("pooled") or {}).values():
+        if row and isinstance(row.get("recall"), int | float):
+            asked = f"{row['queries']:,} queries, filter: {text(row['filter'], 80)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
+            if isinstance(row.get("shared_expected"), int | float):
+                asked += f". Clients see other results: {row['shared_expected']:.0%} of the nearest of before remain"
+            found.append(
+                Tile(
+                    f"Recall@{told.get('k')}, {text(row['scope'], 40)}",
+                    f"{row['recall']:.3f}",
+                    asked,
+                    str(row["verdict"]),
+                )
+            )
+    return found or [Tile("Recall", _UNKNOWN)]
 
 
 def _downtime(results: numbers.Results) -> Tile:

@@ -1,0 +1,166 @@
+"""Every number of a run is the same wherever it is shown, and can be computed again from its results; a planted one is named."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bs4 import BeautifulSoup
+
+from helpers.report import index_page, numbers, run_page
+from helpers.report.facts import read_run
+from helpers.report.record import record
+from helpers.results import write_json
+from helpers.run.folders import RunFolder
+from helpers.status import status, timeline
+from helpers.steps.closeout import rows
+
+RUN = "old-run"
+Edit = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A finished rehearsal of 120 chunks, made by the toolkit itself; its pages are rendered by today's."""
+    with tarfile.open(Path(__file__).parent / "data" / "run-of-2026-11.tar.xz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    return RunFolder(RUN, tmp_path / "reports" / RUN, tmp_path / "workspace" / RUN)
+
+
+def raw(run: RunFolder, step: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run.reports / "results" / f"{step}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def edit(run: RunFolder, step: str, change: Edit) -> None:
+    found = raw(run, step)
+    change(found)
+    write_json(run.reports / "results" / f"{step}.json", found)
+
+
+def page(run: RunFolder) -> BeautifulSoup:
+    return BeautifulSoup(run_page(run.reports), "html.parser")
+
+
+def tiles(found: BeautifulSoup) -> dict[str, tuple[str, str]]:
+    """Label → (value, note)."""
+    parts = [[d.get_text(" ", strip=True) for d in tile.find_all("div")] for tile in found.select(".tile")]
+    return {label: (value, note) for label, value, note in parts}
+
+
+def took(result: dict[str, Any]) -> float:
+    begun, ended = (dt.datetime.fromisoformat(result[key]) for key in ("started", "finished"))
+    return (ended - begun).total_seconds()
+
+
+def test_the_figures_of_the_first_screen_are_those_of_the_results(run: RunFolder) -> None:
+    shown, by_collection, repairs = (
+        tiles(page(run)),
+        raw(run, "23")["facts"]["counts"],
+        raw(run, "22")["facts"]["repairs"],
+    )
+    assert shown["Chunks in source"][0] == f"{sum(row['source'] for row in by_collection):,}"
+    assert shown["Migrated"] == (f"{sum(row['target'] for row in by_collection):,}", "100 % of the source")
+    assert shown["Quarantined"][0] == f"{sum(raw(run, '23')['facts']['quarantine'].values()):,}"
+    assert shown["Different"][0] == f"{raw(run, '23')['facts']['differing_chunks']:,}"
+    filled = sum(row["chunks"] for row in repairs if row["rule"] == "missing")
+    assert (shown["Defaults filled"][0], shown["Values changed"][0]) == (f"{filled:,}", "0")
+    assert filled > 0
+    assert shown["Write downtime"][0] == "none"
+
+
+def test_a_rollback_takes_the_same_time_wherever_one_looks(run: RunFolder) -> None:
+    result = raw(run, "27")
+    ends = {
+        p["name"]: dt.datetime.fromisoformat(p["started"]) + dt.timedelta(seconds=p["seconds"])
+        for p in result["phases"]
+    }
+    begun = dt.datetime.fromisoformat(result["started"])
+    back, clean = ((ends[name] - begun).total_seconds() for name in ("Lift the write fence",
+                                                                     "Remove from the target what the run made"))  # fmt: skip
+    words = f"service back after {back:.1f} s, target clean after {clean:.1f} s"
+    assert 0 < back < clean < 10
+    found = page(run)
+    assert tiles(found)["Rollback measured"] == (
+        f"{back:.1f} s",
+        f"until service is back; target clean after {clean:.1f} s",
+    )
+    assert words in found.find(id="rollback").find_next("caption").get_text()  # type: ignore[union-attr]
+    said = {item.label: item.measured for item in record(read_run(run.reports))}
+    assert said["Rollback triggered"].endswith(words)
+    assert status.rollback_seconds(run) == (pytest.approx(clean), f"measured: {words}")
+    assert [known for _, _, known in timeline.times(run)] == [
+        f"{seconds:.1f} s (measured in this run's drill)" for seconds in (back, clean)
+    ]
+
+
+def test_what_the_window_took_is_one_number(run: RunFolder) -> None:
+    window = {n: raw(run, n) for n in ("20", "21", "22", "23", "24", "25")}
+    worked = sum(map(took, window.values()))
+    wall = dt.datetime.fromisoformat(window["25"]["finished"]) - dt.datetime.fromisoformat(window["20"]["started"])
+    view = read_run(run.reports)
+    found = numbers.forward(view.results)
+    assert found == numbers.ForwardTimes(pytest.approx(worked), 0.0, pytest.approx(wall.total_seconds()))
+    said = next(item.measured for item in record(view) if item.label.startswith("Execution time"))
+    assert said == f"1 min 22 s from fence to cutover, {worked:.0f} s of work"
+    every = sum(took(json.loads(p.read_text())) for p in (run.reports / "results").glob("*.json") if p.stem != "27")
+    assert f"{int(every // 60)} min {round(every % 60):02d} s" in index_page(run.reports.parent)
+
+
+def test_notebook_starts_are_in_the_estimate_and_in_what_it_is_compared_with(run: RunFolder) -> None:
+    edit(run, "22", lambda r: r["facts"].update(launched="2026-11-28T07:25:36.084+00:00"))  # 8 s before it began
+    edit(
+        run,
+        "13",
+        lambda r: r["facts"]["estimate"].append({"part": "20–25 notebook starts", "seconds": 48.0, "basis": ""}),
+    )
+    results = read_run(run.reports).results
+    assert numbers.start_seconds(results["22"]) == pytest.approx(8.0)
+    row = next(r for r in rows(results) if r["number"] == "22")
+    assert row["actual"] == pytest.approx(took(raw(run, "22")) + 8.0)
+    assert row["estimate"] == pytest.approx(1.793 + 8.0)
+    assert status.estimated_seconds(run, "22") == pytest.approx(1.793)  # the step's own work
+    found = numbers.forward(results)
+    assert found is not None
+    assert found.starts == pytest.approx(8.0)
+
+
+def sum_off(facts: dict[str, Any], table: str, key: str) -> None:
+    facts[table][0][key] += 1
+
+
+PLANTED: dict[str, tuple[str, Edit, str]] = {
+    "source": ("21", lambda r: r["facts"]["snapshot"].update(chunks=121), "chunks in the source: 121 (step 21) and 120 (s"),
+    "source by collection": ("23", lambda r: sum_off(r["facts"], "counts", "source"), "chunks in the source: 120 (step 22) and 121"),
+    "source of the matrix": ("23", lambda r: r["facts"]["matrix_inputs"].update(chunks=119),
+                             "chunks in the source: 120 (step 23, by collection) and 119 (step 23, matrix)"),
+    "target": ("22", lambda r: sum_off(r["facts"], "arrivals", "target"), "chunks in the target: 121 (step 22) and 120"),
+    "target by collection": ("23", lambda r: sum_off(r["facts"], "targets", "target"),
+                             "chunks in the target: 120 (step 23, by source collection) and 121 (step 23, by target collection)"),
+    "routing": ("22", lambda r: sum_off(r["facts"], "routing", "chunks"),
+                "chunks in the target: 121 (step 22, routed) and 120 (step 22, arrived)"),
+    "quarantine": ("23", lambda r: r["facts"]["quarantine"].update(missing_document=3), "chunks quarantined: 0 (step 22) and 3"),
+    "a step's end": ("24", lambda r: r.update(finished="2026-11-28T07:20:00.000+00:00"), "step 24: it ended"),
+    "a phase": ("22", lambda r: r["phases"][0].update(seconds=900.0), "step 22: its phase 1 export does not lie between"),
+}  # fmt: skip
+
+
+def test_a_run_whose_figures_agree_says_nothing(run: RunFolder) -> None:
+    assert numbers.disagreements(read_run(run.reports).results) == []
+    assert "FIGURES DISAGREE" not in run_page(run.reports)
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_planted_contradiction_is_on_the_first_screen(run: RunFolder, kind: str) -> None:
+    step, change, said = PLANTED[kind]
+    edit(run, step, change)
+    assert any(line.startswith(said) for line in numbers.disagreements(read_run(run.reports).results))
+    banner = page(run).select_one(".banner")
+    assert banner is not None
+    assert re.search(f"FIGURES DISAGREE: .*{re.escape(said)}", banner.get_text(" ", strip=True))
