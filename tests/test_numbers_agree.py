@@ -137,7 +137,7 @@ def sum_off(facts: dict[str, Any], table: str, key: str) -> None:
 
 PLANTED: dict[str, tuple[str, Edit, str]] = {
     "source": ("21", lambda r: r["facts"]["snapshot"].update(chunks=121), "chunks in the source: 121 (step 21) and 120 (s"),
-    "source by collection": ("23", lambda r: sum_off(r["facts"], "counts", "source"), "chunks in the source: 120 (step 22) and 121"),
+    "source by name": ("23", lambda r: sum_off(r["facts"], "counts", "source"), "chunks in the source: 120 (step 22) and 1"),
     "source of the matrix": ("23", lambda r: r["facts"]["matrix_inputs"].update(chunks=119),
                              "chunks in the source: 120 (step 23, by collection) and 119 (step 23, matrix)"),
     "target": ("22", lambda r: sum_off(r["facts"], "arrivals", "target"), "chunks in the target: 121 (step 22) and 120"),

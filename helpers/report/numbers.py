@@ -155,7 +155,7 @@ def _recorded(results: Results) -> tuple[float | None, str]:
     seconds = last.facts.get("downtime_seconds") if last is not None else None
     if isinstance(seconds, int | float):
         return float(seconds), str(last.facts.get("downtime", "")) if last is not None else ""
-    return None, f"writes to the source refused since {results['20'].finished[:19]} UTC; reads are served"
+    return None, f"writes to the source refused since {results[Step.FENCE_WRITES].finished[:19]} UTC; reads are served"
 
 
 # -- counts ------------------------------------------------------------------------------------------------------------
