@@ -144,7 +144,7 @@ PLANTED: dict[str, tuple[str, Edit, str]] = {
     "target by collection": ("23", lambda r: sum_off(r["facts"], "targets", "target"),
                              "chunks in the target: 120 (step 23, by source collection) and 121 (step 23, by target collection)"),
     "routing": ("22", lambda r: sum_off(r["facts"], "routing", "chunks"),
-                "chunks in the target: 121 (step 22, routed) and 120 (step 22, arrived)"),
+                "chunks: 121 (routed, to quarantine included) and 120 (in the source)"),
     "quarantine": ("23", lambda r: r["facts"]["quarantine"].update(missing_document=3), "chunks quarantined: 0 (step 22) and 3"),
     "a step's end": ("24", lambda r: r.update(finished="2026-11-28T07:20:00.000+00:00"), "step 24: it ended"),
     "a phase": ("22", lambda r: r["phases"][0].update(seconds=900.0), "step 22: its phase 1 export does not lie between"),
