@@ -241,6 +241,8 @@ def _type(found: dict[str, Any], schema: dict[str, Any]) -> str:
         return f"list of {_plural(_type(found['items'], schema))}"
     if kind == "object":
         values = found.get("additionalProperties") or next(iter(found["patternProperties"].values()))
+        if values is True:
+            return "mapping of names to values"
         return f"mapping of names to {_plural(_type(values, schema)) if len(values) == 1 or 'type' in values else 'values'}"
     if kind in ("integer", "number"):
         return _number(found, "whole number" if kind == "integer" else "number")

@@ -86,7 +86,10 @@ def make(snapshot: Snapshot, parameters: Parameters, folder: Path) -> None:
         parts = [part for part in snapshot.parts(info.name) if part.lost]
         if not parts:
             continue
-        function = own_function(rules.reembed, rules.reembed_config, info.configuration, f"collection {info.name}")
+        function = own_function(
+            rules.reembed, rules.reembed_config, info.configuration, f"collection {info.name}",
+            parameters.source.embedding_functions,
+        )  # fmt: skip
         functions[info.name] = function.name
         size = info.dimension
         for part in parts:

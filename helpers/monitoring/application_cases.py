@@ -30,7 +30,7 @@ def test_case(case: Case, target_store: ClientStore) -> None:
     if case.text is not None:
         if why := target_store.text_queries_available(case.collection):
             pytest.skip(f"no text queries: {why}")
-        answer = target_store.client.get_collection(case.collection).query(query_texts=[case.text], **asked)
+        answer = collection.query(query_embeddings=target_store.text_vectors(case.collection, [case.text]), **asked)
     else:
         vector: Any = case.embedding
         if case.like is not None:

@@ -22,6 +22,7 @@ from helpers.run import kernel
 from helpers.run.folders import RunFolder
 from helpers.stores import open_target
 from helpers.stores.client import ClientStore
+from helpers.stores.embedding_functions import register_allowed
 
 RUN, OUTCOMES = "RUNBOOK_TESTED_RUN", "RUNBOOK_TEST_OUTCOMES"
 _LONGEST = 400
@@ -41,7 +42,9 @@ def runbook_run() -> RunFolder:
 @pytest.fixture(scope="session")
 def target_store(runbook_run: RunFolder) -> Iterator[ClientStore]:
     """The target as the toolkit reads it, opened once for all tests."""
-    with open_target(runbook_run.parameters().target) as store:
+    place = runbook_run.parameters().target
+    register_allowed(place.embedding_functions)
+    with open_target(place) as store:
         yield store
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -155,6 +156,49 @@ class Section(BaseModel):
     )  # fmt: skip
 
 
+_SECRET = re.compile(r"(?i)key|token|secret|password|credential|authorization")
+
+
+def secret_key(config: Any) -> str | None:
+    """The first key of a configuration, at any depth, that would hold a secret; those that name a variable do not."""
+    items = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in items:
+        if isinstance(key, str) and _SECRET.search(key) and not key.endswith("env_var"):
+            return key
+        if (found := secret_key(value)) is not None:
+            return found
+    return None
+
+
+class StoredFunction(Section):
+    """An embedding function that leaves this machine, with the configuration that collections keep of it."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Its name, such as `openai`."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """All that it is built from, as the collection keeps it: model, URL, `api_key_env_var`. Another configuration is not used."""
+    variables: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(default_factory=list)
+    """Environment variables that it needs beside those that `config` names."""
+
+    @model_validator(mode="after")
+    def _config_without_secrets(self) -> StoredFunction:
+        if (named := secret_key(self.config)) is not None:
+            raise ValueError(f"has {one_line(named, 40)!r} in its config; secrets go by environment: api_key_env_var")
+        return self
+
+    def matches(self, name: str, config: Mapping[str, Any]) -> bool:
+        """Whether a stored name and configuration are these; a key without a value counts as absent."""
+        return name == self.name and _given(config) == _given(self.config)
+
+    def environment(self) -> list[str]:
+        """The variables that it may read."""
+        return [*self.variables, *(str(v) for k, v in self.config.items() if k.endswith("env_var") and v)]
+
+
+def _given(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if value is not None}
+
+
 def resolve_path(path: str | Path) -> Path:
     """A path of the parameters, from the current folder. Links are kept."""
     return Path.cwd() / path
@@ -258,6 +302,9 @@ class Endpoint(Section):
     """Whether a server's certificate must be valid."""
     timeout_seconds: PositiveFloat = 30.0
     """Seconds until a request is given up; the client itself would wait for ever."""
+
+    embedding_functions: list[StoredFunction] = Field(default_factory=list)
+    """Functions of collections that may leave this machine for text searches: `{name, config}`; target: those of source."""
 
     @model_validator(mode="before")
     @classmethod

@@ -124,6 +124,17 @@ class Parameters(Section):
     contacts: Contacts = Field(default_factory=Contacts)
     monitoring: Monitoring = Field(default_factory=Monitoring)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _functions_of_the_target(cls, given: Any) -> Any:
+        """The target's collections keep the functions of the source's."""
+        source, target = (given.get(side) if isinstance(given, dict) else None for side in ("source", "target"))
+        if not isinstance(source, dict) or not isinstance(target, dict) or "embedding_functions" in target:
+            return given
+        if not source.get("embedding_functions"):
+            return given
+        return {**given, "target": {**target, "embedding_functions": source["embedding_functions"]}}
+
     @model_validator(mode="after")
     def _no_contradictions(self) -> Parameters:
         found = list(self._contradictions())
@@ -186,6 +197,14 @@ class Parameters(Section):
         found = {*self.source.headers.values(), *self.target.headers.values(), *self.notify.urls}
         return sorted(found, key=str)
 
+    def environment(self) -> list[str]:
+        """Every environment variable that the parameters name, once each, sorted: a step's kernel gets those and no others."""
+        functions = [*self.source.embedding_functions, *self.target.embedding_functions]
+        named = {ref.name for ref in self.secrets() if ref.kind == "env"}
+        named |= {name for function in functions for name in function.environment()}
+        named |= {str(v) for k, v in self.migration.reembed_config.items() if k.endswith("env_var")}
+        return sorted(named)
+
     def placeholders(self) -> list[str]:
         """Keys whose text is still `<…>`, to be named before the migration; secrets are not looked into."""
         return sorted(key for key, value in _leaves(self.document()) if _is_open(key, str(value)))
@@ -207,9 +226,12 @@ SECTIONS: tuple[str, ...] = tuple(field.alias or name for name, field in Paramet
 """The top-level keys, in the order of the file."""
 
 
+_NO_IDENTITY = {"timeout_seconds", "url", "path", "cloud", "embedding_functions"}
+
+
 def _identity(endpoint: Endpoint) -> dict[str, Any]:
     """An endpoint without what may change from try to try (the time-out). A run of an older toolkit knows no `rename`."""
-    facts = endpoint.model_dump(mode="json", exclude_none=True, exclude={"timeout_seconds", "url", "path", "cloud"})
+    facts = endpoint.model_dump(mode="json", exclude_none=True, exclude=_NO_IDENTITY)
     if not endpoint.rename:
         del facts["rename"]
     place = str(resolve_path(endpoint.path)) if endpoint.path is not None else endpoint.address

@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from helpers.errors import one_line
-from helpers.parameters.endpoint import FilePath, PageUrl, SecretReference, Section, resolve_path
+from helpers.parameters.endpoint import FilePath, PageUrl, SecretReference, Section, resolve_path, secret_key
 
 # -- value types -------------------------------------------------------------------------------------------------------
 
@@ -140,9 +140,6 @@ Roles = Annotated[list[Role], AfterValidator(_distinct)]
 # -- sections ----------------------------------------------------------------------------------------------------------
 
 
-_SECRET = re.compile(r"(?i)key|token|secret|password|credential")
-
-
 class Collections(Section):
     """Which collections of the source are migrated: matched by `include` and by none of `exclude`."""
 
@@ -230,8 +227,7 @@ class Migration(Section):
     def _config_without_secrets(self) -> Migration:
         if self.reembed_config and self.reembed is None:
             raise ValueError("has reembed_config but no reembed")
-        named = next((k for k in self.reembed_config if _SECRET.search(k) and not k.endswith("env_var")), None)
-        if named is not None:
+        if (named := secret_key(self.reembed_config)) is not None:
             raise ValueError(
                 f"has reembed_config with {one_line(named, 40)!r}; secrets go by environment: functions have an "
                 "option such as api_key_env_var for it"

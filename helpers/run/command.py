@@ -1,4 +1,6 @@
-"""The operator's programs, and nginx: argument lists, never a shell, always with a time limit."""
+"""The operator's programs, and nginx: argument lists, never a shell, always with a time limit. What they and kernels see of the
+environment.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,49 @@ import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
+
+# -- environment -------------------------------------------------------------------------------------------------------
+
+# What a kernel, and what it starts, sees of the operator's environment: the usual variables, none of which holds a key of a
+# service, and those that the parameters name. Whatever might be made to read another variable finds none. The operator's
+# own programs (restart, fence, notify.before, the application's tests) see all of it.
+
+
+_USUAL = """
+    PATH HOME USER LOGNAME SHELL PWD LANG LANGUAGE TZ TZDIR TERM COLUMNS LINES NO_COLOR TMPDIR TEMP TMP HOSTNAME
+    VIRTUAL_ENV CONDA_PREFIX LD_LIBRARY_PATH LD_PRELOAD SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE
+    HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy
+    IPYTHONDIR JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTER_RUNTIME_DIR JUPYTER_PATH JUPYTER_PLATFORM_DIRS
+    JPY_PARENT_PID JPY_SESSION_NAME MPLBACKEND MPLCONFIGDIR TOKENIZERS_PARALLELISM ANONYMIZED_TELEMETRY
+    RUNBOOK_REPORTS RUNBOOK_WORKSPACE RUNBOOK_SAMPLE_CHUNKS RUNBOOK_RUNNER_PID RUNBOOK_EXECUTION
+"""
+_USUAL_FAMILIES = (
+    "LC_", "PYTHON", "XDG_", "DYLD_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "MALLOC_", "ARROW_", "RUST_", "COVERAGE_",
+)  # fmt: skip
+_set_aside: dict[str, str] = {}
+
+
+def reduce_environment(named: Iterable[str]) -> None:
+    """From now on this process, and what it starts, has the usual variables and the `named` ones."""
+    wanted = {*_USUAL.split(), *named}
+    for name in [n for n in os.environ if n not in wanted and not n.startswith(_USUAL_FAMILIES)]:
+        _set_aside[name] = os.environ.pop(name)
+    for name in wanted & set(_set_aside):  # another run in the same kernel may name others
+        os.environ[name] = _set_aside.pop(name)
+
+
+def set_aside() -> dict[str, str]:
+    """The variables that `reduce_environment` took away: for programs of the operator only."""
+    return dict(_set_aside)
+
+
+# -- programs ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +81,9 @@ def run_program(arguments: Sequence[str], seconds: float, what: str, limit: str 
     with tempfile.TemporaryFile() as out:
         try:
             process = subprocess.Popen(
-                list(arguments), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-            )
+                list(arguments), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                env={**os.environ, **_set_aside},
+            )  # fmt: skip
         except OSError as error:
             raise Terminal(
                 ReasonCode.PROGRAM_MISSING, f"{what} cannot be started ({error.strerror}): {shown}",

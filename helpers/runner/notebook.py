@@ -20,6 +20,7 @@ from helpers.results import Verdict, worst
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advice, advised
+from helpers.run.command import reduce_environment
 from helpers.run.folders import RunFolder, RunLock
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, step_missing
@@ -194,6 +195,8 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
     else:
         folder = find_run(row, sections, run_id, dry_run)
         require_target(row, folder)
+    if kernel.shell() is not None:
+        reduce_environment(folder.parameters().environment())
     run = Run(folder, row.number, dry_run=dry_run)
     run.open(banner)
     return made(run)

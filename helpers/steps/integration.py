@@ -26,6 +26,7 @@ from helpers.monitoring.measure import run_child
 from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, write_json, write_text
+from helpers.run.command import set_aside
 from helpers.run.record import NotebookStep, RunRecord
 
 COLUMNS = ["test", "outcome", "seconds", "why"]
@@ -91,18 +92,18 @@ class IntegrationStep(NotebookStep):
         target = self.run.parameters.target
         write_json(self.folder / "cases.json", [c.model_dump(mode="json", exclude_none=True) for c in self.cases])
         write_text(self.folder / "pytest.ini", "[pytest]\n")
-        command = [
+        arguments = [
             sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", pytest_target.__name__,
             "--import-mode=importlib", "--rootdir", str(self.folder), "-c", str(self.folder / "pytest.ini"),
             str(Path(application_cases.__file__)), *map(str, self.tests),
         ]  # fmt: skip
         environment = {
-            pytest_target.RUN: self.run.id, pytest_target.OUTCOMES: str(self.folder / "outcomes.jsonl"),
+            **set_aside(), pytest_target.RUN: self.run.id, pytest_target.OUTCOMES: str(self.folder / "outcomes.jsonl"),
             application_cases.CASES: str(self.folder / "cases.json"), "PYTEST_ADDOPTS": "",
             "RUNBOOK_TARGET_URL": target.url or "", "RUNBOOK_TARGET_PATH": str(resolve_path(target.path)) if target.path else "",
             "RUNBOOK_TARGET_TENANT": target.tenant, "RUNBOOK_TARGET_DATABASE": target.database,
         }  # fmt: skip
-        return run_child(self.run, command, self.folder / "output.txt", label="Integration tests", about=10.0,
+        return run_child(self.run, arguments, self.folder / "output.txt", label="Integration tests", about=10.0,
                          most=60 * self.rules.test_minutes, environment=environment)  # fmt: skip
 
     def _judge(self, code: int | None) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch, align
-from helpers.errors import Terminal, WorldError
+from helpers.errors import Terminal, WorldError, one_line
+from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
 from helpers.stores import creation, embedding_functions
 from helpers.stores.base import (
@@ -76,7 +77,8 @@ _CONTENT = ["documents", "metadatas", "uris"]
 class ClientStore(TargetLock, Closing):
     """Reads and writes one tenant and database. `spaces` are the proven spaces of a 0.x directory, by collection id.
 
-    `usage` is what the wire below counts into already, where there is one.
+    `usage` is what the wire below counts into already, where there is one; `functions` are the embedding functions that may
+    leave this machine.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class ClientStore(TargetLock, Closing):
         spaces: Mapping[str, str] | None = None,
         protocol: str = "in this process",
         usage: Usage | None = None,
+        functions: Sequence[StoredFunction] = (),
     ) -> None:
+        self._functions = functions
         self.client, self.label, self.protocol = client, label, protocol
         self.requests = Requests(limits, usage)
         self.usage = self.requests.usage
@@ -336,19 +340,17 @@ class ClientStore(TargetLock, Closing):
 
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
         """Nearest chunks by text, with the collection's own embedding function: (id, distance, document)."""
-        reason = self.text_queries_available(name)
-        if reason:
-            raise Terminal(ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, reason, where=self._at(name))
-        collection = self.requests.send(lambda: self.client.get_collection(name), self._at(name), again=False)
+        collection = self._collection(name)
+        vectors = self.text_vectors(name, texts)
         found: list[list[tuple[str, float, str | None]]] = []
         while len(found) < len(texts):
             limits = self.limits()
-            piece = list(texts[len(found) : len(found) + limits.query_vectors])
+            piece = vectors[len(found) : len(found) + limits.query_vectors]
             most = min(k, limits.query_results)
             try:
                 answer = self.requests.send(
                     lambda piece=piece, most=most: collection.query(  # type: ignore[misc]
-                        query_texts=piece, n_results=most, include=["distances", "documents"]
+                        query_embeddings=piece, n_results=most, include=["distances", "documents"]
                     ),
                     self._at(name),
                     query_results=most,
@@ -360,6 +362,20 @@ class ClientStore(TargetLock, Closing):
             found += [[(i, float(d), t) for i, d, t in zip(ids, ds, ts, strict=True)] for ids, ds, ts in rows]
             self.usage.add(rows=sum(map(len, answer["ids"])))
         return found
+
+    def text_vectors(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """(n, d) of the texts as queries, by the collection's own function. Raises `Terminal` where that is not used or fails."""
+        if reason := self.text_queries_available(name):
+            raise Terminal(ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, reason, where=self._at(name))
+        info = self._infos[name]
+        function = embedding_functions.stored_function(info.configuration, info.dimension, self._functions)
+        try:
+            return np.asarray(function.query(texts), np.float32).reshape(len(texts), -1)
+        except Exception as error:  # a foreign model, or the service behind it
+            raise Terminal(
+                ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, f"embedding function {function.name} failed: {one_line(str(error), 200)}",
+                where=self._at(name),
+            ) from error  # fmt: skip
 
     def document_contains(self, name: str, chunk: str, text: str) -> bool:
         """Whether the full-text index finds this text in the document of a chunk that is there."""
@@ -373,7 +389,7 @@ class ClientStore(TargetLock, Closing):
     def text_queries_available(self, name: str) -> str:
         """Why text queries cannot be asked of this collection, or "" where they can."""
         info = self._infos.get(name) or self.info(name)
-        return embedding_functions.unavailable(info.configuration, info.dimension)
+        return embedding_functions.unavailable(info.configuration, info.dimension, self._functions)
 
     def unindexed(self, name: str) -> int:
         """Writes that the index does not hold yet, as far as the server tells: only Cloud indexes later."""

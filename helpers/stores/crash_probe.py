@@ -60,7 +60,7 @@ def try_opening(
     try:
         done = subprocess.run(
             command, input=json.dumps({**asked, "touched": touched}), capture_output=True, text=True, timeout=seconds,
-            check=False, env={**os.environ, "RUST_BACKTRACE": "0"},
+            check=False, env={**_environment(), "RUST_BACKTRACE": "0"},
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         told = error.stdout.decode("utf-8", "replace") if isinstance(error.stdout, bytes) else error.stdout or ""
@@ -75,6 +75,12 @@ def try_opening(
     died = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit code {done.returncode}"
     said = next((line for line in done.stderr.splitlines() if line.strip()), "")
     return Failure(f"Chroma's engine crashed ({died}) on {_at(name)}{f': {said}' if said else ''}", name)
+
+
+def _environment() -> dict[str, str]:
+    """What an interpreter needs to start; the process reads a stranger's files, and no variable else is its business."""
+    needed = ("PATH", "HOME", "TMPDIR", "LANG", "TZ")
+    return {k: v for k, v in os.environ.items() if k in needed or k.startswith(("LC_", "PYTHON", "LD_", "DYLD_"))}
 
 
 def _last(told: str) -> dict[str, Any]:

@@ -7,6 +7,9 @@
 - The engine keeps the index of each collection that it has touched in memory, with four files open. The limit of open
   files is raised as far as it may be, and the engine is opened anew for each portion of the collections that fits.
 - A server is asked at the whole address, with our session (`wire`) from the first request on.
+- A stored configuration or schema names embedding functions, and Chroma's client builds what they name: a function that
+  sends any variable of this process to any URL, or fetches a model with code in it. Its registries hold none here but
+  `LOCAL_FUNCTIONS`; `embedding_functions` builds others, where the parameters allow them.
 """
 
 from __future__ import annotations
@@ -52,11 +55,17 @@ with mock.patch.object(BaseSettings, "settings_customise_sources", classmethod(_
     from chromadb.errors import AuthorizationError, NotFoundError
     from chromadb.telemetry.opentelemetry import OpenTelemetryClient
     from chromadb.telemetry.product import ProductTelemetryClient
-    from chromadb.utils.embedding_functions import known_embedding_functions, register_embedding_function
+    from chromadb.utils.embedding_functions import (
+        known_embedding_functions,
+        register_embedding_function,
+        sparse_known_embedding_functions,
+    )
     from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
 
 __all__ = [
     "CLIENT_VERSION",
+    "EMBEDDING_FUNCTIONS",
+    "LOCAL_FUNCTIONS",
     "AuthorizationError",
     "Client",
     "ClientAPI",
@@ -75,6 +84,12 @@ __all__ = [
     "register_embedding_function",
     "server_client",
 ]  # fmt: skip
+
+LOCAL_FUNCTIONS = ("default", "onnx_mini_lm_l6_v2")  # one model on this machine, and no setting of a collection
+EMBEDDING_FUNCTIONS = dict(known_embedding_functions)  # all that Chroma's client has, by name
+for _registry in (known_embedding_functions, sparse_known_embedding_functions):
+    for _name in set(_registry) - set(LOCAL_FUNCTIONS):
+        del _registry[_name]
 
 _SHARED = chromadb.api.shared_system_client.SharedSystemClient
 _OPENING = threading.Lock()

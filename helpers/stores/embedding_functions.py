@@ -1,4 +1,4 @@
-"""Embedding functions: whether a collection's own can be used here without a download, and one that the operator names.
+"""Embedding functions: whether a collection's own may be used here, and one that the operator names.
 
 The persisted function is no evidence of the model that made the vectors (chroma-facts): its dimension is compared too.
 """
@@ -6,6 +6,7 @@ The persisted function is no evidence of the model that made the vectors (chroma
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections import Counter
@@ -18,8 +19,11 @@ import numpy.typing as npt
 
 from helpers.chunks import Vectors
 from helpers.errors import Terminal, UsageError, one_line
+from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
 from helpers.stores.door import (
+    EMBEDDING_FUNCTIONS,
+    LOCAL_FUNCTIONS,
     Documents,
     EmbeddingFunction,
     Embeddings,
@@ -114,37 +118,104 @@ def persisted_name(configuration: Mapping[str, Any]) -> str | None:
     return str(function["name"]) if "name" in function else None
 
 
-def unavailable(configuration: Mapping[str, Any], dimension: int | None) -> str:
-    """Why the function cannot be used, or "" where it can."""
-    name = persisted_name(configuration)
-    if name is None:
-        return "the collection names no embedding function"
-    if name == "default":
-        if dimension not in (None, 384):
-            return f"the default function makes 384 dimensions, the collection has {dimension}"
-        return _no_model()
-    if name not in known_embedding_functions:
-        return f"embedding function {name} is not installed here"
-    config = dict(configuration["embedding_function"].get("config") or {})
-    try:
-        known_embedding_functions[name].build_from_config(config)
-    except Exception as error:
-        return f"embedding function {name} cannot be built here: {error}"
-    made = config.get("dimension")
-    if isinstance(made, int) and dimension not in (None, made):
-        return f"embedding function {name} makes {made} dimensions, the collection has {dimension}"
-    return ""
-
-
-OWN = "own"  # in place of a name: the function that each collection keeps
+class NotUsable(Exception):
+    """Why an embedding function is not used here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """An embedding function ready for use: texts in, one vector each out."""
+    """An embedding function ready for use: texts in, one vector each out; some embed queries otherwise than documents."""
 
     name: str
     call: Callable[[Sequence[str]], Sequence[Any]]
+    query: Callable[[Sequence[str]], Sequence[Any]]
+
+
+def unavailable(configuration: Mapping[str, Any], dimension: int | None, allowed: Sequence[StoredFunction] = ()) -> str:
+    """Why the collection's own function cannot be used, or "" where it can."""
+    try:
+        stored_function(configuration, dimension, allowed)
+    except NotUsable as error:
+        return str(error)
+    return ""
+
+
+def stored_function(
+    configuration: Mapping[str, Any], dimension: int | None, allowed: Sequence[StoredFunction] = ()
+) -> Function:
+    """The function that a collection's configuration names. Raises `NotUsable`.
+
+    What it names is a stranger's word: a URL, a variable whose value goes there, a model with code in it. Only functions that
+    work on this machine alone are built because of it; any other one where `allowed` has the same name and configuration.
+    """
+    name = persisted_name(configuration)
+    if name is None:
+        raise NotUsable("the collection names no embedding function")
+    config = dict(configuration["embedding_function"].get("config") or {})
+    made = 384 if name in LOCAL_FUNCTIONS else config.get("dimension")
+    if isinstance(made, int) and dimension not in (None, made):
+        who = "the default function" if name == "default" else f"embedding function {one_line(name, 80)}"
+        raise NotUsable(f"{who} makes {made} dimensions, the collection has {dimension}")
+    if name in LOCAL_FUNCTIONS:
+        return _build(name, {})
+    if name == RehearsalEmbedding.name():
+        return _build(name, {"dimension": made or dimension or 1})
+    if _kind(name) is None:
+        raise NotUsable(f"embedding function {one_line(name, 80)} is not installed here")
+    if not any(each.matches(name, config) for each in allowed):
+        shown = one_line(json.dumps({"name": name, "config": config}, ensure_ascii=False), 300)
+        raise NotUsable(
+            f"embedding function {one_line(name, 80)} would leave this machine and is not allowed; to allow it, list "
+            f"under embedding_functions of source and target: {shown}"
+        )
+    return _build(name, config)
+
+
+def _kind(name: str) -> Any:
+    return known_embedding_functions.get(name) or EMBEDDING_FUNCTIONS.get(name)
+
+
+def _build(name: str, config: Mapping[str, Any]) -> Function:
+    """Raises `NotUsable`. Without a configuration by the function's own defaults."""
+    if name in LOCAL_FUNCTIONS and (why := _no_model()):
+        raise NotUsable(why)
+    try:
+        built = _kind(name).build_from_config(dict(config)) if config else _kind(name)()
+    except Exception as error:
+        raise NotUsable(f"embedding function {name} cannot be built here: {one_line(str(error), 200)}") from error
+    # Some look for a variable of the service's name first, whatever their configuration says.
+    read = getattr(built, "api_key_env_var", None)
+    if read is not None and read != config.get("api_key_env_var"):
+        raise NotUsable(
+            f"embedding function {name} would read the variable {one_line(str(read), 80)}, which its configuration does not name "
+            "(api_key_env_var)"
+        )
+    return Function(
+        name,
+        lambda texts: cast("Sequence[Any]", built(list(texts))),
+        lambda texts: cast("Sequence[Any]", built.embed_query(list(texts))),
+    )
+
+
+def register_allowed(allowed: Sequence[StoredFunction]) -> None:
+    """Let Chroma's client build these itself in this process, with the allowed configuration only: for an application's tests."""
+    for name in {each.name for each in allowed} - {*known_embedding_functions}:
+        known_embedding_functions[name] = cast(Any, _Allowed(name, allowed))
+
+
+class _Allowed:
+    """Stands in Chroma's registry for a function."""
+
+    def __init__(self, name: str, allowed: Sequence[StoredFunction]) -> None:
+        self._name, self._allowed = name, allowed
+
+    def build_from_config(self, config: dict[str, Any]) -> Any:
+        if not any(each.matches(self._name, config) for each in self._allowed):
+            raise ValueError("not with this configuration: embedding_functions allows another one")
+        return EMBEDDING_FUNCTIONS[self._name].build_from_config(config)
+
+
+OWN = "own"  # in place of a name: the function that each collection keeps
 
 
 def require_function(wanted: str, config: Mapping[str, Any]) -> None:
@@ -155,35 +226,33 @@ def require_function(wanted: str, config: Mapping[str, Any]) -> None:
         own_function(wanted, config, {}, "migration.reembed")
 
 
-def own_function(wanted: str, config: Mapping[str, Any], configuration: Mapping[str, Any], where: str) -> Function:
+def own_function(
+    wanted: str, config: Mapping[str, Any], configuration: Mapping[str, Any], where: str,
+    allowed: Sequence[StoredFunction] = (),
+) -> Function:  # fmt: skip
     """The function of this name (or "own") for a collection with this configuration.
 
-    Built from `config`; without one from what the collection keeps, where it keeps a function of that name; else from the
-    function's own defaults. Raises `Terminal` ("embedding_function_unavailable") where it cannot be built here.
+    Built from `config`; without one from what the collection keeps (see `stored_function`), where it keeps a function of that
+    name; else from the function's own defaults. Raises `Terminal` ("embedding_function_unavailable") where it is not used.
     """
     kept = persisted_name(configuration)
     name = kept if wanted == OWN else wanted
     if name is None:
         raise _unavailable("the collection names no embedding function of its own", where)
-    if name not in known_embedding_functions:
-        if wanted == OWN:
-            raise _unavailable(f"embedding function {name} is not installed here", where)
-        known = ", ".join(sorted(known_embedding_functions))
+    if wanted != OWN and _kind(name) is None:
+        known = ", ".join(sorted({*EMBEDDING_FUNCTIONS, *known_embedding_functions}))
         raise UsageError(
             ReasonCode.EMBEDDING_FUNCTION_UNKNOWN, f"names no embedding function that is known here: {one_line(name, 80)}",
             where="migration.reembed", next_step=f"Known are {OWN} (each collection's own), {known}.",
         )  # fmt: skip
-    if name == "default" and (why := _no_model()):
-        raise _unavailable(why, where)
-    given = dict(config) or (dict(configuration["embedding_function"].get("config") or {}) if name == kept else {})
-    kind = known_embedding_functions[name]
     try:
-        built = kind.build_from_config(given) if given else kind()
-    except Exception as error:
-        raise _unavailable(
-            f"embedding function {name} cannot be built here: {one_line(str(error), 200)}", where
-        ) from error
-    return Function(name, lambda texts: cast("Sequence[Any]", built(list(texts))))
+        if not config and name == kept:
+            return stored_function(configuration, None, allowed)
+        if _kind(name) is None:
+            raise NotUsable(f"embedding function {one_line(name, 80)} is not installed here")
+        return _build(name, config)
+    except NotUsable as error:
+        raise _unavailable(str(error), where) from error
 
 
 def _unavailable(why: str, where: str) -> Terminal:
@@ -193,6 +262,12 @@ def _unavailable(why: str, where: str) -> Terminal:
     )  # fmt: skip
 
 
+_MODEL_FILES = (  # where one is missing, the function fetches the model
+    "config.json", "model.onnx", "special_tokens_map.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt",
+)  # fmt: skip
+
+
 def _no_model() -> str:
-    model = ONNXMiniLM_L6_V2.DOWNLOAD_PATH / ONNXMiniLM_L6_V2.EXTRACTED_FOLDER_NAME / "model.onnx"
-    return "" if model.exists() else "the default function's model is not on this machine"
+    folder = ONNXMiniLM_L6_V2.DOWNLOAD_PATH / ONNXMiniLM_L6_V2.EXTRACTED_FOLDER_NAME
+    whole = all((folder / file).exists() for file in _MODEL_FILES)
+    return "" if whole else "the default function's model is not on this machine"

@@ -188,7 +188,9 @@ def open_embedded(
             lambda: stack.enter_context(door.embedded_client(path, endpoint.tenant, endpoint.database)), where
         )
         limits = Limits(min(client.get_max_batch_size(), 5_000), BODY_BYTES)
-        store = (RescuedStore if rescued else ClientStore)(client, label, limits=limits, spaces=spaces)
+        store = (RescuedStore if rescued else ClientStore)(
+            client, label, limits=limits, spaces=spaces, functions=endpoint.embedding_functions
+        )
         if isinstance(store, RescuedStore):
             store.rescued = rescued or {}
         yield store
@@ -225,7 +227,14 @@ def _current_server(endpoint: Endpoint, headers: dict[str, str]) -> Iterator[Cli
         limits = Limits(rows, BODY_BYTES)
         if endpoint.is_cloud:  # which says 1,000 rows and takes 300 (upstream #5453)
             limits = limits.within(CLOUD)
-        yield ClientStore(client, endpoint.label, limits=limits, protocol="API v2", usage=usage)
+        yield ClientStore(
+            client,
+            endpoint.label,
+            limits=limits,
+            protocol="API v2",
+            usage=usage,
+            functions=endpoint.embedding_functions,
+        )
 
 
 def _require_default_database(endpoint: Endpoint) -> None:

@@ -1,0 +1,334 @@
+"""A source's stored configuration names functions, URLs, variables, models and files: none is built, asked or fetched for it.
+
+Each collection of the directory names one thing; a thief listens on loopback and must hear nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+from helpers.errors import Terminal, UsageError
+from helpers.parameters import parameters_from
+from helpers.parameters.endpoint import Endpoint, StoredFunction
+from helpers.run import command
+from helpers.stores import door, embedding_functions, open_source, open_target
+from helpers.stores.embedding_functions import own_function, register_allowed
+from helpers.stores.layout import DATABASE
+from tests.commands import Runbook
+from tests.conftest import ROOT
+from tests.storage import chunks, embedded, fill
+
+STOLEN, VALUE = "OPERATORS_TOKEN", "hunter2-of-the-operator"
+SERVER = "huggingface_server"  # it needs nothing that is not installed here
+
+
+class Thief:
+    """Answers every request with a vector for each text, and keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        thief = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                thief.heard.append(f"{self.path} {dict(self.headers)} {body.decode('utf-8', 'replace')}")
+                texts = json.loads(body).get("inputs", ["x"]) if body.startswith(b"{") else ["x"]
+                answer = json.dumps([[1.0] * 8 for _ in texts]).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            do_GET = do_POST = do_PUT = do_HEAD = _any  # the library's names
+
+            def log_message(self, *said: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/embed"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def thief() -> Iterator[Thief]:
+    running = Thief()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(autouse=True)
+def secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STOLEN, VALUE)
+
+
+def config(url: str) -> dict[str, Any]:
+    """Every key that a function of Chroma's takes a place or a variable from."""
+    names = "url api_url api_base api_endpoint base_url gateway_id"
+    models = "model_name model checkpoint specific_model_path cache_dir"
+    return {
+        **dict.fromkeys(names.split(), url), **dict.fromkeys(models.split(), "/tmp/evil"), "api_key_env_var": STOLEN,
+        "account_id": "a", "device": "cpu", "normalize_embeddings": False, "timeout": 3, "task": "t", "dimension": 8,
+        "kwargs": {"trust_remote_code": True}, "instruction": "x", "project_id": "p", "region": "r", "task_type": "t",
+        "session_args": {"endpoint_url": url}, "default_headers": {"X": "y"}, "embedding_function": "os.system",
+        "preferred_providers": ["/tmp/evil.so"],
+    }  # fmt: skip
+
+
+OTHERS = ("os.system", "tests.hostile", "../../evil", "__import__('os').system('id')", "no_such_function")
+NAMES = (*sorted(door.EMBEDDING_FUNCTIONS), *OTHERS)
+
+
+def hostile(path: Path, names: tuple[str, ...], url: str) -> dict[str, str]:
+    """A directory with a collection for each function; the function by collection. As a tampered table has them."""
+    found = {f"names-{n}": name for n, name in enumerate(names)}
+    batch = chunks(3)
+    batch.uris[:] = [url, "file:///etc/passwd", f"{url}/2"]
+    with embedded(path) as store:
+        for collection in found:
+            fill(store, collection, batch)
+    with closing(sqlite3.connect(path / DATABASE)) as database:
+        for collection, name in found.items():
+            function = {"type": "known", "name": name, "config": config(url)}
+            row = database.execute(
+                "SELECT config_json_str, schema_str FROM collections WHERE name = ?", (collection,)
+            ).fetchone()
+            configuration, schema = (json.loads(text) if text else {} for text in row)
+            configuration["embedding_function"] = function
+            for place in (schema.get("defaults"), schema.get("keys", {}).get("#embedding")):
+                if place and (index := (place.get("float_list") or {}).get("vector_index")):
+                    index["config"]["embedding_function"] = function
+            database.execute("UPDATE collections SET config_json_str = ?, schema_str = ? WHERE name = ?",
+                             (json.dumps(configuration), json.dumps(schema) if schema else None, collection))  # fmt: skip
+        database.commit()
+    return found
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The functions that somebody builds, but for those that work on this machine alone."""
+    found: list[str] = []
+    for name, kind in door.EMBEDDING_FUNCTIONS.items():
+        if name not in door.LOCAL_FUNCTIONS:
+
+            def noted(given: dict[str, Any], name: str = name, was: Any = kind.build_from_config) -> Any:
+                found.append(name)
+                return was(given)
+
+            monkeypatch.setattr(kind, "build_from_config", staticmethod(noted))
+    return found
+
+
+def test_no_function_is_built_because_a_collection_names_it(tmp_path: Path, thief: Thief, built: list[str]) -> None:
+    """Everything that Chroma knows by name, and names that it does not: asked for texts, read, and written to a target."""
+    assert len(NAMES) > 30
+    before = set(sys.modules)
+    found = hostile(tmp_path / "source", NAMES, thief.url)
+    with open_source(Endpoint(path=str(tmp_path / "source")), tmp_path) as source, embedded(tmp_path / "t") as target:
+        for collection, name in found.items():
+            info = source.info(collection)
+            assert info.embedding_function == name, "what it names is migrated and shown"
+            assert source.text_queries_available(collection) != ""
+            with pytest.raises(Terminal, match=r"embedding function|default function"):
+                source.query_texts(collection, ["what is here?"], 2)
+            target.create(info)
+            target.add(collection, source.read(collection, ["c0", "c1", "c2"]))
+            assert target.text_queries_available(collection) != ""
+    assert (built, thief.heard) == ([], [])
+    fetched = {
+        "torch",
+        "openai",
+        "ollama",
+        "sentence_transformers",
+        "boto3",
+        "langchain_core",
+        "fastembed",
+        "huggingface_hub",
+    }
+    assert {m.split(".")[0] for m in set(sys.modules) - before} & fetched == set()
+
+
+def test_a_configuration_that_changes_after_the_look_is_not_built_either(
+    tmp_path: Path, thief: Thief, built: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hostile server says "rehearsal" first, and names its own when the query is made."""
+    hostile(tmp_path / "a", (embedding_functions.RehearsalEmbedding.name(),), thief.url)
+    with embedded(tmp_path / "a") as store:
+        assert store.text_queries_available("names-0") == ""
+        evil = {"embedding_function": {"type": "known", "name": SERVER, "config": config(thief.url)}}
+        monkeypatch.setattr(door.Collection, "configuration_json", property(lambda self: evil))
+        assert len(store.query_texts("names-0", ["what is here?"], 2)[0]) == 2
+    assert (built, thief.heard) == ([], [])
+
+
+def allowed(url: str, variable: str) -> dict[str, Any]:
+    return {"name": SERVER, "config": {"url": url, "api_key_env_var": variable}}
+
+
+def serve(path: Path, kept: dict[str, Any]) -> None:
+    """A collection that keeps this function."""
+    with embedded(path) as store:
+        fill(store, "notes", chunks(3))
+    with closing(sqlite3.connect(path / DATABASE)) as database:
+        text = json.dumps({"hnsw": {"space": "l2"}, "embedding_function": {"type": "known", **kept}})
+        database.execute("UPDATE collections SET config_json_str = ?, schema_str = NULL", (text,))
+        database.commit()
+
+
+def test_a_function_that_the_parameters_allow_is_used_as_they_say(tmp_path: Path, thief: Thief) -> None:
+    """The same name with another URL or another variable is another function."""
+    serve(tmp_path / "a", allowed(thief.url, STOLEN))
+    for listed in (allowed(thief.url + "2", STOLEN), allowed(thief.url, "ANOTHER"), {"name": SERVER}):
+        with open_target(
+            Endpoint.model_validate({"path": str(tmp_path / "a"), "embedding_functions": [listed]})
+        ) as store:
+            assert "is not allowed" in store.text_queries_available("notes")
+    assert thief.heard == []
+    place = Endpoint.model_validate({"path": str(tmp_path / "a"), "embedding_functions": [allowed(thief.url, STOLEN)]})
+    with open_target(place) as store:
+        assert store.text_queries_available("notes") == ""
+        assert len(store.query_texts("notes", ["what is here?"], 2)[0]) == 2
+    assert len(thief.heard) == 1
+    assert VALUE in thief.heard[0]
+
+
+def test_a_variable_of_the_services_name_is_not_sent_in_its_place(
+    tmp_path: Path, thief: Thief, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chroma's functions prefer such a variable to the one that their configuration names."""
+    monkeypatch.setenv("HUGGINGFACE_API_KEY", "another-secret")
+    serve(tmp_path / "a", allowed(thief.url, STOLEN))
+    place = Endpoint.model_validate({"path": str(tmp_path / "a"), "embedding_functions": [allowed(thief.url, STOLEN)]})
+    with open_target(place) as store:
+        assert "would read the variable HUGGINGFACE_API_KEY" in store.text_queries_available("notes")
+    assert thief.heard == []
+
+
+def test_new_vectors_are_made_by_what_the_operator_named(thief: Thief, built: list[str]) -> None:
+    kept = {"embedding_function": {"type": "known", **allowed(thief.url, STOLEN)}}
+    for wanted in ("own", SERVER):
+        with pytest.raises(Terminal, match="is not allowed"):
+            own_function(wanted, {}, kept, "here")
+    assert built == []
+    function = own_function("own", {}, kept, "here", [StoredFunction.model_validate(allowed(thief.url, STOLEN))])
+    assert len(function.call(["text"])) == 1
+    assert len(thief.heard) == 1
+
+
+def test_the_applications_tests_get_allowed_functions_only(thief: Thief, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 52 runs them in a process with Chroma's client, which builds what a collection names."""
+    registry = door.known_embedding_functions
+    monkeypatch.setattr(embedding_functions, "known_embedding_functions", own := dict(registry))
+    register_allowed([StoredFunction.model_validate(allowed(thief.url, STOLEN))])
+    assert set(own) - set(registry) == {SERVER}
+    own[SERVER].build_from_config({"url": thief.url, "api_key_env_var": STOLEN})
+    with pytest.raises(ValueError, match="not with this configuration"):
+        own[SERVER].build_from_config({"url": thief.url, "api_key_env_var": "ANOTHER"})
+
+
+def test_a_function_in_the_parameters_holds_no_secret(tmp_path: Path) -> None:
+    def given(config: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "source": {"path": "a", "embedding_functions": [{"name": "openai", "config": config}]}, "target": {"path": "b"},
+            "notify": {"urls": ["env:CHANNEL"]}, "migration": {"reembed": "jina", "reembed_config": {"api_key_env_var": "JINA"}},
+        }  # fmt: skip
+
+    for config in ({"api_key": "sk-1"}, {"default_headers": {"Authorization": "Bearer x"}}):
+        with pytest.raises(UsageError, match="secrets go by environment") as refused:
+            parameters_from(given(config))
+        assert "sk-1" not in str(refused.value)
+    parameters = parameters_from(given({"api_key_env_var": "OPENAI", "model_name": "m"}))
+    assert parameters.target.embedding_functions == parameters.source.embedding_functions
+    assert parameters.environment() == ["CHANNEL", "JINA", "OPENAI"]
+    assert parameters_from(parameters.document()) == parameters
+
+
+# -- environment -------------------------------------------------------------------------------------------------------
+
+
+LOOK = """
+import os
+from helpers.runner import notebook
+from helpers.run import command
+source, target, notify = {"path": "SOURCE"}, {"path": "TARGET"}, {"urls": ["env:CHANNEL"]}
+step = notebook.begin(globals(), "11")
+import subprocess, sys
+print("own", sorted(os.environ))
+look = [sys.executable, "-c", "import os; print(sorted(os.environ))"]
+print("child", subprocess.run(look, capture_output=True, text=True).stdout)
+print("command", command.run_program(look, 60, "it").said)
+"""
+
+
+def test_a_kernel_has_the_usual_variables_and_those_that_the_parameters_name(tmp_path: Path) -> None:
+    """Its children too; a program of the operator has all of them."""
+    with embedded(tmp_path / "a") as store:
+        fill(store, "notes", chunks(3))
+    given = {**os.environ, "CHANNEL": "json://localhost", "GITHUB_TOKEN": "ghp", "JUPYTER_TOKEN": "t", "PYTHONPATH": str(ROOT),
+             "RUNBOOK_NOTIFY_SLACK": "s", "AWS_SECRET_ACCESS_KEY": "k", "RUNBOOK_REPORTS": str(tmp_path / "r"),
+             "RUNBOOK_WORKSPACE": str(tmp_path / "w")}  # fmt: skip
+    manager, client = start_new_kernel(kernel_name="python3", env=given, cwd=str(tmp_path), startup_timeout=120)
+    try:
+        said: list[str] = []
+        code = LOOK.replace("SOURCE", str(tmp_path / "a")).replace("TARGET", str(tmp_path / "t"))
+        client.execute_interactive(
+            code,
+            timeout=240,
+            output_hook=lambda m: said.append(m["content"].get("text", "") or str(m["content"].get("traceback", ""))),
+        )
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    lines = dict(
+        line.split(" ", 1) for line in "".join(said).splitlines() if line.startswith(("own ", "child ", "command "))
+    )
+    secrets = ("GITHUB_TOKEN", "JUPYTER_TOKEN", "RUNBOOK_NOTIFY_SLACK", "AWS_SECRET_ACCESS_KEY", STOLEN)
+    assert set(lines) == {"own", "child", "command"}, said
+    for who in ("own", "child"):
+        assert [name for name in secrets if name in lines[who]] == []
+        assert [
+            name for name in ("CHANNEL", "PATH", "RUNBOOK_REPORTS", "PYTHONPATH") if f"'{name}'" not in lines[who]
+        ] == []
+    assert [name for name in secrets if name not in lines["command"]] == []
+
+
+def test_another_run_in_the_same_kernel_gets_its_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import os\nfrom helpers.run import command\n"
+        "command.reduce_environment(['A']); assert 'A' in os.environ and 'B' not in os.environ, 1\n"
+        "command.reduce_environment(['B']); assert 'B' in os.environ and 'A' not in os.environ, 2\n"
+        "assert {'A'} <= set(command.set_aside()) and 'B' not in command.set_aside()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "A": "1", "B": "2"}, check=False)
+    assert done.returncode == 0
+    assert command.set_aside() == {}, "this process keeps its own"
+
+
+@pytest.mark.slow
+def test_a_run_tells_the_thief_nothing(tmp_path: Path, thief: Thief) -> None:
+    """Steps 10 to 13 by command, with a named query: each kernel, and what it starts."""
+    hostile(tmp_path / "a", (SERVER,), thief.url)
+    runbook = Runbook(tmp_path)
+    more = "validation: {queries: [{text: what is here, expect: text}]}\n"
+    done = runbook("run", runbook.write("p", "path: a", "path: t", more), "--run-id", "one", "--until", "13")
+    assert done.returncode == 0, done.stderr
+    assert thief.heard == []
+    said = (tmp_path / "reports" / "one" / "results" / "10.json").read_text(encoding="utf-8")
+    assert "is not allowed" in said
