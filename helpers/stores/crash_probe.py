@@ -78,7 +78,7 @@ def try_opening(
 
 
 def _environment() -> dict[str, str]:
-    """What an interpreter needs to start; the process reads a stranger's files, and no variable else is its business."""
+    """What an interpreter needs to start; the process reads files that others made, and no other variable is its business."""
     needed = ("PATH", "HOME", "TMPDIR", "LANG", "TZ")
     return {k: v for k, v in os.environ.items() if k in needed or k.startswith(("LC_", "PYTHON", "LD_", "DYLD_"))}
 

@@ -145,7 +145,7 @@ def stored_function(
 ) -> Function:
     """The function that a collection's configuration names. Raises `NotUsable`.
 
-    What it names is a stranger's word: a URL, a variable whose value goes there, a model with code in it. Only functions that
+    Whoever wrote the source chose it: a URL, a variable whose value goes there, a model with code in it. Only functions that
     work on this machine alone are built because of it; any other one where `allowed` has the same name and configuration.
     """
     name = persisted_name(configuration)
@@ -204,7 +204,7 @@ def register_allowed(allowed: Sequence[StoredFunction]) -> None:
 
 
 class _Allowed:
-    """Stands in Chroma's registry for a function."""
+    """In the place of a function in Chroma's registry."""
 
     def __init__(self, name: str, allowed: Sequence[StoredFunction]) -> None:
         self._name, self._allowed = name, allowed
