@@ -373,7 +373,8 @@ class ClientStore(TargetLock, Closing):
             return np.asarray(function.query(texts), np.float32).reshape(len(texts), -1)
         except Exception as error:  # a foreign model, or the service behind it
             raise Terminal(
-                ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, f"embedding function {function.name} failed: {one_line(str(error), 200)}",
+                ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE,
+                f"embedding function {function.name} failed: {one_line(str(error), 200)}",
                 where=self._at(name),
             ) from error  # fmt: skip
 
