@@ -1,6 +1,8 @@
 """The one HTTP session of the package: nothing else constructs an httpx client (tests/test_one_door_to_chroma.py).
 
 - `timeout_seconds` bounds the whole answer. httpx itself bounds each read, so a byte a second would hold us for ever.
+- A hostile server gains nothing by its answer: at most `MOST_BYTES` after decompression (a larger page of chunks is asked for
+  again in halves), only codings that were asked for, JSON nested `DEEPEST` levels at most, and an end for a slow request too.
 - JSON is UTF-8, whatever the header says: a proxy that adds `charset=iso-8859-1` would garble every text, and every
   comparison made through the same wire would agree.
 - Proxies are those of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY). Loopback never goes through one,
@@ -13,7 +15,7 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.request import getproxies, proxy_bypass
 
@@ -27,7 +29,16 @@ from helpers.reason_codes import ReasonCode
 if TYPE_CHECKING:  # it imports Chroma, which the door has to be the first to do
     from helpers.stores.limits import Usage
 
+MOST_BYTES = (
+    256 * 2**20
+)  # of an answer, decompressed: the largest chunk that a server takes, with every character escaped
+DEEPEST = 64  # levels of lists and objects in JSON; Chroma's own answers have fewer than 12
+_CODINGS = (
+    "gzip",
+    "deflate",
+)  # their decoders give at most about 1,000 bytes for one, and 64 KiB are decoded at a time
 _SLICE = 2**16  # bytes: a request's body that goes on at this pace is no time-out
+_WHOLE = 20  # times the time-out: the longest that a request may take, however steadily it goes on
 
 
 class Session(httpx.Client):
@@ -41,6 +52,7 @@ class Session(httpx.Client):
         """`usage` counts the bytes of its answers; other options are those of `httpx.Client`."""
         self._wire, self._usage = _Wire(verify), usage
         super().__init__(transport=self._wire, trust_env=False, timeout=timeout, **options)
+        self.headers["Accept-Encoding"] = ", ".join(_CODINGS)
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Raises what httpx raises, and `Transient` where a hook does; each names the proxy that was in between."""
@@ -57,13 +69,55 @@ class Session(httpx.Client):
         return response
 
 
+class _Answer(httpx.Response):
+    """A response with ceilings, for whoever reads it: this package, httpx when it follows a redirect, Chroma's client."""
+
+    def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
+        """Raises `QuotaExceeded` beyond `MOST_BYTES`: where it is about chunks, the store asks for fewer of them."""
+        total = 0
+        for piece in super().iter_bytes(chunk_size):
+            total += len(piece)
+            if total > MOST_BYTES:
+                from helpers.stores.limits import QuotaExceeded
+
+                raise QuotaExceeded(
+                    ReasonCode.QUOTA_EXCEEDED, f"the answer is larger than {MOST_BYTES // 2**20} MiB; it was not read to its end",
+                    where=str(self.request.url.copy_with(query=None)),
+                    next_step="Check that this is the server that you mean, and what is in front of it.",
+                )  # fmt: skip
+            yield piece
+
+    def json(self, **options: Any) -> Any:
+        """As orjson reads it. Raises `json.JSONDecodeError`, also where it is nested too deeply."""
+        value = orjson.loads(self.content)
+        if _is_deep(value):
+            raise orjson.JSONDecodeError("nested too deeply", "", 0)
+        return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether it is nested more than `DEEPEST` levels. A list that begins with a number or a text has only those."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner += (v for v in each.values() if isinstance(v, dict | list))
+            elif isinstance(each, list) and each and isinstance(each[0], dict | list | None):
+                inner += (v for v in each if isinstance(v, dict | list))
+        if not inner:
+            return False
+        level = inner
+    return True
+
+
 def json_of(response: httpx.Response, kind: type = object, key: str = "", *, where: str = "") -> Any:
     """The JSON of an answer, read as UTF-8. `Transient` ("not_json") where it is none, no `kind`, or lacks the `key`.
 
     Transient, because a proxy's page says nothing about the request, nor whether it was done.
     """
     try:
-        value = orjson.loads(response.content)
+        value = response.json()
     except orjson.JSONDecodeError:
         _not_json(response, "an answer that is not JSON in UTF-8", where)
     if (
@@ -140,7 +194,15 @@ class _Wire(httpx.BaseTransport):
         self._guard = threading.Lock()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._pool(request.url).handle_request(request)
+        made = self._pool(request.url).handle_request(request)
+        coding = made.headers.get("content-encoding", "").strip().lower()
+        if coding not in ("", "identity", *_CODINGS):
+            made.close()
+            raise Transient(
+                ReasonCode.NOT_JSON, f"an answer in the coding {one_line(coding, 40)!r}, which was not asked for",
+                where=str(request.url.copy_with(query=None)), next_step="Check what is in front of the server.",
+            )  # fmt: skip
+        return _Answer(made.status_code, headers=made.headers, stream=made.stream, extensions=made.extensions)
 
     def _pool(self, url: httpx.URL) -> httpx.HTTPTransport:
         proxy, variable = proxy_for(url) or ("", "")
@@ -181,11 +243,12 @@ class _Deadline:
 
     def start(self, seconds: float | None) -> None:
         self._thread.seconds = seconds
+        self._thread.last = None if seconds is None else time.monotonic() + seconds * _WHOLE
         self.restart()
 
     def restart(self) -> None:
         seconds = getattr(self._thread, "seconds", None)
-        self._thread.end = None if seconds is None else time.monotonic() + seconds
+        self._thread.end = None if seconds is None else min(time.monotonic() + seconds, self._thread.last)
 
     def left(self, timeout: float | None) -> float | None:
         """What a step of at most `timeout` seconds may take. Raises `httpcore.ReadTimeout` where nothing is left."""
@@ -223,7 +286,7 @@ class _Stream(httpcore.NetworkStream):
         return self._stream.read(max_bytes, self._deadline.left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """A large body on a slow line is no silence: the time for the answer begins anew with each slice sent."""
+        """A large body on a slow line is no silence: the time for the answer begins anew with each slice sent, up to `_WHOLE`."""
         for start in range(0, len(buffer), _SLICE):
             self._stream.write(buffer[start : start + _SLICE], self._deadline.left(timeout))
             if len(buffer) > _SLICE:

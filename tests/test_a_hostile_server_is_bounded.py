@@ -1,0 +1,148 @@
+"""A server may answer anything: an answer has a most size after decompression, known codings, few levels, and an end in time."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from helpers.errors import RunbookError, Transient
+from helpers.parameters.endpoint import Endpoint
+from helpers.stores import open_source, open_target, wire
+from helpers.stores.handshake import identity_of
+from helpers.stores.limits import QuotaExceeded
+from helpers.stores.wire import Session, json_of
+from tests.servers import ChromaServer
+from tests.storage import assert_same, chunks, fill
+
+
+class Hostile:
+    """Answers each request with the same status, headers and body."""
+
+    def __init__(self) -> None:
+        self.status, self.headers, self.body = 200, {}, b"{}"
+        hostile = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(hostile.status if self.path != "/end" else 200)
+                for name, value in {**hostile.headers, "Content-Length": str(len(hostile.body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                with suppress(OSError):  # who asked has left
+                    self.wfile.write(hostile.body)
+
+            def log_message(self, *said: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def answers(self, body: bytes, status: int = 200, **headers: str) -> None:
+        self.body, self.status, self.headers = body, status, {k.replace("_", "-"): v for k, v in headers.items()}
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def hostile() -> Iterator[Hostile]:
+    running = Hostile()
+    yield running
+    running.stop()
+
+
+@pytest.mark.parametrize("status", [200, 500, 302])
+def test_a_small_answer_that_becomes_a_large_one_is_not_read_to_its_end(
+    hostile: Hostile, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 bytes for each; httpx reads the body of a redirect too."""
+    assert wire.MOST_BYTES == 256 * 2**20
+    monkeypatch.setattr(wire, "MOST_BYTES", 8 * 2**20)
+    hostile.answers(gzip.compress(b"[" + b" " * (9 * 2**20), 1), status, Content_Encoding="gzip", Location="/end")
+    with (
+        Session(timeout=60, follow_redirects=True) as session,
+        pytest.raises(QuotaExceeded, match="larger than 8 MiB"),
+    ):
+        session.get(hostile.url)
+
+
+@pytest.mark.parametrize("coding", ["gzip, gzip", "br", "zstd", "deflate, gzip"])
+def test_a_coding_that_was_not_asked_for_is_refused(hostile: Hostile, coding: str) -> None:
+    """Nested codings multiply, and some decoders know no bounds."""
+    hostile.answers(gzip.compress(gzip.compress(b"{}")), Content_Encoding=coding)
+    with Session(timeout=30) as session, pytest.raises(Transient, match="not asked for"):
+        session.get(hostile.url)
+
+
+@pytest.mark.parametrize("coding", ["gzip", ""])
+def test_honest_answers_are_read(hostile: Hostile, coding: str) -> None:
+    body = json.dumps({"ids": [["a"]], "metadatas": [[{"list": [1, 2]}]]}).encode()
+    hostile.answers(gzip.compress(body) if coding else body, **({"Content_Encoding": coding} if coding else {}))
+    with Session(timeout=30) as session:
+        assert json_of(session.get(hostile.url), dict, "ids") == json.loads(body)
+
+
+@pytest.mark.parametrize("depth", [65, 900, 1_010, 100_000])
+@pytest.mark.parametrize("what", ["list", "object"])
+def test_deep_json_is_no_answer(hostile: Hostile, depth: int, what: str) -> None:
+    """Python's own reader ends in a RecursionError, and orjson's limit lies beyond what Python's writer can take."""
+    around = (b"[", b"1", b"]") if what == "list" else (b'{"tenant":', b'"t"', b"}")
+    hostile.answers(around[0] * depth + around[1] + around[2] * depth)
+    with Session(timeout=30) as session:
+        answer = session.get(hostile.url)
+        with pytest.raises(Transient, match="not JSON"):
+            json_of(answer)
+        assert identity_of(answer) is None
+
+
+@pytest.mark.servers
+def test_chunks_that_are_too_large_together_are_read_in_smaller_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = chunks(24)
+    batch.documents[:] = [f"{n} {'x' * 200_000}" for n in range(24)]
+    with ChromaServer(tmp_path / "db") as server:
+        with open_target(Endpoint(url=server.url)) as store:
+            fill(store, "notes", batch)
+        monkeypatch.setattr(wire, "MOST_BYTES", 2**20)
+        with open_source(Endpoint(url=server.url), tmp_path) as store:
+            assert_same(store.read("notes", batch.ids), batch)
+            assert store.limits().read_rows < 24
+
+
+def test_a_server_that_takes_a_body_slowly_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each slice is taken in time, and the whole would take for ever."""
+    monkeypatch.setattr(wire, "_WHOLE", 3)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        end = threading.Event()
+
+        def serve() -> None:
+            taken, _ = listener.accept()
+            while not end.wait(0.2):
+                if not taken.recv(2**16):
+                    break
+            taken.close()
+
+        server = threading.Thread(target=serve)
+        server.start()
+        begun = time.monotonic()
+        try:
+            with Session(timeout=0.5) as session, pytest.raises((httpx.TimeoutException, RunbookError)):
+                session.post(f"http://127.0.0.1:{listener.getsockname()[1]}/", content=b"x" * 40_000_000)
+        finally:
+            end.set()
+            server.join()
+        assert time.monotonic() - begun < 15
