@@ -29,7 +29,8 @@ class Hostile:
     """Answers each request with the same status, headers and body."""
 
     def __init__(self) -> None:
-        self.status, self.headers, self.body = 200, {}, b"{}"
+        self.status, self.body = 200, b"{}"
+        self.headers: dict[str, str] = {}
         hostile = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -89,7 +90,10 @@ def test_a_coding_that_was_not_asked_for_is_refused(hostile: Hostile, coding: st
 @pytest.mark.parametrize("coding", ["gzip", ""])
 def test_honest_answers_are_read(hostile: Hostile, coding: str) -> None:
     body = json.dumps({"ids": [["a"]], "metadatas": [[{"list": [1, 2]}]]}).encode()
-    hostile.answers(gzip.compress(body) if coding else body, **({"Content_Encoding": coding} if coding else {}))
+    if coding:
+        hostile.answers(gzip.compress(body), Content_Encoding=coding)
+    else:
+        hostile.answers(body)
     with Session(timeout=30) as session:
         assert json_of(session.get(hostile.url), dict, "ids") == json.loads(body)
 
