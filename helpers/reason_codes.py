@@ -380,6 +380,7 @@ class ReasonCode(StrEnum):
 
     ALLOWED_SIGNERS_BAD = "allowed_signers_bad", _EVIDENCE, _SIGNERS
     CUT_OVER_AND_HELD = "cut_over_and_held", _EVIDENCE
+    BYTECODE_ALTERED = "bytecode_altered", _EVIDENCE
     DRY_RUN = "dry_run", _EVIDENCE
     GATE_SHUT = "gate_shut", _EVIDENCE
     HELD = "held", _EVIDENCE

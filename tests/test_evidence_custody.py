@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import marshal
+import py_compile
 import shutil
 import sys
 import time
@@ -14,12 +17,16 @@ from helpers import cli, evidence
 from helpers.cli.evidence import verify
 from helpers.errors import Terminal, UsageError
 from helpers.evidence import signing
+from helpers.evidence.seals import after
 from helpers.evidence.signoffs import gate_state, record, sign, statement
 from helpers.report import run_page
 from helpers.results import write_text
 from helpers.run import folders as runs
+from helpers.run import plan
 from helpers.run.folders import RunFolder
-from tests.signers import Signers, make_key, small_run
+from helpers.run.plan import Step
+from helpers.status.overview import open_gate
+from tests.signers import Signers, finish_step, make_key, small_run
 
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
 
@@ -253,3 +260,46 @@ def test_a_key_of_one_s_own_signs_seals(folders: Path, signers: Signers, tmp_pat
     key.unlink()
     with pytest.raises(UsageError, match="there is no such key for seals"):
         evidence.seal(home)
+
+
+def test_the_closeout_is_signed_where_the_parameters_ask_for_it(folders: Path, signers: Signers) -> None:
+    signoff = {"allowed_signers": str(signers.allowed), "required": ["dba"], "closeout": ["security"]}
+    home = small_run("night-7", signers, signoff=signoff)
+    evidence.keep_sealed(home)
+    signers.approve(home.reports, ["dba"])
+    assert open_gate(home, plan.LINE) is None
+    for number in (Step.CUTOVER, Step.CLOSEOUT):
+        finish_step(home, number)
+    evidence.keep_sealed(home)
+    assert "waits for the approval of security" in str(open_gate(home, plan.LINE))
+    signers.approve(home.reports, ["security"], gate="closeout")
+    finish(home)
+    assert open_gate(home, plan.LINE) is None
+    (path,) = (home.reports / "signoffs").glob("closeout-security-*.json")
+    sealed = after(evidence.seals(home.reports), Step.CLOSEOUT)
+    assert sealed is not None
+    assert json.loads(path.read_bytes())["seal"]["sha256"] == sealed.digest
+    assert verify(home.reports).problems == []
+    (home.reports / "results" / "53.json").write_text("{}", encoding="utf-8")
+    assert any("53.json" in line for line in verify(home.reports).problems)
+
+
+def test_bytecode_that_is_not_of_its_source_stops_the_seal(
+    folders: Path, signers: Signers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted cache decides what runs while every source has its digest."""
+    package = tmp_path / "package"
+    package.mkdir()
+    source = package / "review.py"
+    source.write_text("def decide():\n    return 'NO-GO'\n", encoding="utf-8")
+    cached = Path(str(py_compile.compile(str(source), doraise=True)))
+    assert SEALS.foreign_bytecode(package) == []
+    header = cached.read_bytes()[:16]
+    cached.write_bytes(header + marshal.dumps(compile("def decide():\n    return 'GO'\n", str(source), "exec")))
+    assert SEALS.foreign_bytecode(package) == ["__pycache__/" + cached.name]
+    home = small_run("night-8", signers)
+    monkeypatch.setattr(SEALS, "_foreign", lambda: ["steps/__pycache__/review.cpython-311.pyc"])
+    with pytest.raises(Terminal, match=r"review\.cpython-311\.pyc.*not the bytecode of its source"):
+        evidence.seal(home, "14")
+    source.write_text("def decide():\n    return 'another one'\n", encoding="utf-8")
+    assert SEALS.foreign_bytecode(package) == [], "Python itself does not read a cache that is older than its source"

@@ -348,7 +348,7 @@ def declare(declared: Declare) -> None:
     sign.add_argument("--role", default="", metavar="ROLE", help="role that signs, one of signoff.required")
     sign.add_argument("--name", default="", metavar="NAME", help="name of the person who signs")
     sign.add_argument("--decision", default="", choices=["go", "no-go"], help="approve or refuse")
-    sign.add_argument("--gate", default="cutover", choices=["dry-run", "cutover"], help="what is approved")
+    sign.add_argument("--gate", default="cutover", choices=["dry-run", "cutover", "closeout"], help="what is approved")
     sign.add_argument("--reason", default="", metavar="TEXT", help="one line, shown with the decision")
     sign.add_argument(
         "--accept", action="append", default=[], metavar="CRITERION", help="accept this marginal criterion; repeatable"

@@ -11,14 +11,17 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import marshal
 import platform
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +114,7 @@ def seal(folder: RunFolder, step: str = "") -> Seal:
         if not chain:
             _refuse_other_parameters(folder)
         if step:
+            _refuse_foreign_bytecode(folder.reports)
             _copy_allowed(folder, parameters)
         searched = secret_scan.search(folder.reports, parameters.secrets())
         secret_scan.refuse(searched, folder.reports)
@@ -356,6 +360,41 @@ def code() -> dict[str, str]:
         "interpreter": sys.version,
         "packages": _digest("".join(sorted(packages)).encode()),
     }
+
+
+def foreign_bytecode(package: Path) -> list[str]:
+    """Cached bytecode that this interpreter would run and that its source does not give, as paths in the package."""
+    found = []
+    for path in sorted(package.rglob(f"__pycache__/*.{sys.implementation.cache_tag}.pyc")):
+        source = path.parent.parent / f"{path.name.split('.')[0]}.py"
+        if not source.is_file():
+            continue
+        data, code = path.read_bytes(), source.read_bytes()
+        flags, *stamp_ = struct.unpack("<3I", data[4:16])
+        about = source.stat()
+        if data[:4] != MAGIC_NUMBER or (flags == 0 and stamp_ != [int(about.st_mtime) & 0xFFFFFFFF, about.st_size]):
+            continue  # not read: Python compiles the source anew
+        try:
+            same = marshal.loads(data[16:]) == compile(code, str(source), "exec", dont_inherit=True)  # noqa: S302
+        except (ValueError, EOFError, TypeError):
+            same = False
+        if not same:
+            found.append(path.relative_to(package).as_posix())
+    return found
+
+
+@cache
+def _foreign() -> list[str]:
+    """Once in a process, which loads each module once."""
+    return foreign_bytecode(runs.REPOSITORY / "helpers")
+
+
+def _refuse_foreign_bytecode(folder: Path) -> None:
+    if found := _foreign():
+        raise Terminal(
+            ReasonCode.BYTECODE_ALTERED, f"helpers/{found[0]} is not the bytecode of its source", where=str(folder),
+            next_step="Find out who wrote it. Then remove every __pycache__ folder below helpers/ and begin a new run.",
+        )  # fmt: skip
 
 
 def _git(*command: str) -> str:

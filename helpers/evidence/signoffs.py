@@ -27,10 +27,11 @@ from helpers.results import utc_now, write_bytes
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
 
-CUTOVER, DRY_RUN = "cutover", "dry-run"
+CUTOVER, DRY_RUN, CLOSEOUT = "cutover", "dry-run", "closeout"
 GATES = {
     CUTOVER: Step.REVIEW,
     DRY_RUN: Step.SCHEDULE_AND_NOTIFY,
+    CLOSEOUT: Step.CLOSEOUT,
 }  # the step whose seal each gate's approvals are given over
 GO, NO_GO = "go", "no-go"
 KIND = "urn:chroma-migration-runbook:sign-off:v1"
@@ -354,7 +355,8 @@ def _to_be_signed(folder: Path, gate: str) -> Seal:
 
 
 def _required(parameters: Parameters, gate: str) -> list[str]:
-    return list(parameters.signoff.required if _gate(gate) == CUTOVER else parameters.signoff.dry_run)
+    sections = {CUTOVER: parameters.signoff.required, DRY_RUN: parameters.signoff.dry_run}
+    return list(sections.get(_gate(gate), parameters.signoff.closeout))
 
 
 def _gate(gate: str) -> str:

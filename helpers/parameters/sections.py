@@ -343,6 +343,8 @@ class SignOff(Section):
     """Roles that must sign GO before the cutover."""
     dry_run: Roles = Field(default_factory=list)
     """Roles that must approve the dry run before the window; none by default."""
+    closeout: Roles = Field(default_factory=list)
+    """Roles that must sign the closed-out run, the last of its seals; none by default."""
     allowed_signers: FilePath | None = None
     """File in ssh-keygen's ALLOWED SIGNERS format; parameters/allowed_signers.example shows one."""
     one_key_for_roles: bool = False

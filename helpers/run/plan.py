@@ -98,7 +98,7 @@ class Step(StrEnum):
     MONITOR = "50", "Monitor", _AFTER, _Rules(needs=_CUT_OVER, outdates=("53",))
     PERFORMANCE = "51", "Performance", _AFTER, _Rules(needs=_CUT_OVER, outdates=("53",))
     INTEGRATION = "52", "Integration tests", _AFTER, _Rules(needs=_CUT_OVER, outdates=("53",))
-    CLOSEOUT = "53", "Close out", _AFTER, _Rules(needs=(*_CUT_OVER, "50", "51", "52"))
+    CLOSEOUT = "53", "Close out", _AFTER, _Rules(gate="closeout", needs=(*_CUT_OVER, "50", "51", "52"))
 
     @property
     def number(self) -> str:

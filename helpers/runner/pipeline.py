@@ -473,6 +473,8 @@ def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError 
     if isinstance(error, NoGo):
         return "NO-GO"
     if isinstance(error, WaitingForSignoffs):
+        if passed(folder.result(Step.CLOSEOUT)):
+            return "GO, closed out, waiting for the sign-off of the closeout"
         return "GO, waiting for sign-offs" if passed(folder.result(Step.REVIEW)) else "waiting for sign-offs"
     if isinstance(error, Interrupted):
         return "none yet, stopped on request"
