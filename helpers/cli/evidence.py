@@ -11,15 +11,15 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
-from helpers.evidence import signing, signoffs, statement
-from helpers.evidence.seals import CHANGING, RUNNER, after, announced, seals
+from helpers.evidence import signing, signoffs, statement, timestamps
+from helpers.evidence.seals import BESIDE, CHANGING, RUNNER, after, announced, seals
 from helpers.evidence.statement import FIRST, SEALS, Seal, changed, digest_of, files, read_seal
 from helpers.formatting import size
 from helpers.parameters import Parameters
@@ -82,6 +82,9 @@ _SIGNED_BEFORE = {
 }  # the step that does not begin without the approvals
 
 
+_CLOCKS_DIFFER = timedelta(minutes=5)
+
+
 @dataclass(slots=True)
 class Verified:
     """What was found: `problems` and `notes` are lines that begin with the file, `newest` the newest seal's digest."""
@@ -92,11 +95,14 @@ class Verified:
     summary: str = ""
 
 
-def verify(folder: Path, expect: Sequence[str] = (), signers: Path | None = None) -> Verified:
+def verify(
+    folder: Path, expect: Sequence[str] = (), signers: Path | None = None, authority: Path | None = None
+) -> Verified:
     """Check every file, the chain of seals, every signature, and that results agree with the notebooks that claim them.
 
     `expect` are digests of seals that were noted elsewhere, each of which must be in the chain. `signers` is a list of
     allowed signers from outside the folder that must allow each signature, too, those of the seals by `runbook-seal`.
+    `authority` is the CA certificate of the time-stamping authority.
     """
     found = Verified()
     chain = _chain(folder, found)
@@ -108,6 +114,7 @@ def verify(folder: Path, expect: Sequence[str] = (), signers: Path | None = None
         found.problems += _audit_log(folder)
         found.problems += _history(folder, chain)
         found.problems += _custody(chain, signers, found)
+        found.problems += _times(chain, authority, found)
         found.problems += _notebooks(folder, found)
         found.problems += _signatures(folder, found, signers)
         found.problems += _derived(folder, newest)
@@ -118,11 +125,11 @@ def verify(folder: Path, expect: Sequence[str] = (), signers: Path | None = None
 
 def _chain(folder: Path, found: Verified) -> list[Seal]:
     """The seals; whatever is wrong with their chain is a problem, and the newest is compared with VERIFY.txt."""
-    paths = sorted(path for path in (folder / SEALS).glob("*") if path.suffix != ".sig")
+    paths = sorted(path for path in (folder / SEALS).glob("*") if path.suffix not in BESIDE)
     chain: list[Seal] = []
-    for path in (folder / SEALS).glob("*.sig"):
-        if not path.with_suffix("").is_file():
-            found.problems.append(f"seals/{path.name}: the signature of a seal that is not here")
+    for path in (folder / SEALS).glob("*"):
+        if path.suffix in BESIDE and not path.with_suffix("").is_file():
+            found.problems.append(f"seals/{path.name}: it belongs to a seal that is not here")
     for path in paths:
         try:
             seal = read_seal(path)
@@ -236,6 +243,28 @@ def _custody(chain: list[Seal], signers: Path | None, found: Verified) -> Iterat
         found.notes.append(f"seals/: not signed: {', '.join(map(str, unsigned))}")
         if signers is not None:
             yield f"seals/: not signed, so that nobody can vouch for them: {', '.join(map(str, unsigned))}"
+
+
+def _times(chain: list[Seal], authority: Path | None, found: Verified) -> Iterator[str]:
+    """Each token of a time-stamping authority is for its seal, and its time is not before that of the seal."""
+    without = [seal.number for seal in chain if not timestamps.token(seal.path).is_file()]
+    for seal in chain:
+        path = timestamps.token(seal.path)
+        if seal.number in without:
+            continue
+        try:
+            when = timestamps.stamped(seal.path, path, authority)
+        except RunbookError as error:
+            yield f"seals/{path.name}: {error.what}"
+            continue
+        if when < datetime.fromisoformat(seal.created) - _CLOCKS_DIFFER:
+            yield f"seals/{path.name}: its time, {when:%Y-%m-%d %H:%M:%S} UTC, is before that of the seal"
+        checked = "" if authority else ", by an authority that was not checked (--timestamp-authority)"
+        found.notes.append(f"{seal.name}: existed at {when:%Y-%m-%d %H:%M:%S} UTC{checked}")
+    if authority is not None and without:
+        yield f"seals/: without a time-stamp: {', '.join(map(str, without))}"
+    elif without and len(without) < len(chain):
+        found.notes.append(f"seals/: without a time-stamp: {', '.join(map(str, without))}")
 
 
 def _other_code(before: Seal | None, seal: Seal) -> Iterator[str]:
@@ -382,6 +411,10 @@ def declare(declared: Declare) -> None:
     )  # fmt: skip
     for command in (verify, audit, archive):
         command.add_argument("run_id", metavar="RUN_ID", help="id of the run")
+    verify.add_argument(
+        "--timestamp-authority", type=Path, metavar="FILE.pem",
+        help="CA certificate that the time-stamp of every seal must lead to",
+    )  # fmt: skip
     for command in (verify, archive):
         command.add_argument(
             "--expect", action="append", default=[], metavar="SHA256",
@@ -478,7 +511,13 @@ def _verify(chosen: argparse.Namespace) -> int:
     folder = runs.find(chosen.run_id)
     if chosen.allowed_signers is not None:
         signing.read_allowed(chosen.allowed_signers)
-    found = verify(folder.reports, [digest.lower() for digest in chosen.expect], chosen.allowed_signers)
+    if chosen.timestamp_authority is not None and not chosen.timestamp_authority.is_file():
+        raise UsageError(
+            ReasonCode.FILE_UNREADABLE, "there is no such certificate", where=one_line(str(chosen.timestamp_authority))
+        )
+    found = verify(
+        folder.reports, [digest.lower() for digest in chosen.expect], chosen.allowed_signers, chosen.timestamp_authority
+    )
     for line in [*found.problems, *found.notes]:
         print(one_line(line, 2000))
     if found.problems:

@@ -27,7 +27,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal, WorldError
-from helpers.evidence import secret_scan, signing
+from helpers.evidence import secret_scan, signing, timestamps
 from helpers.evidence.signing import REVOKED
 from helpers.evidence.statement import (
     FIRST,
@@ -54,6 +54,7 @@ from helpers.run.plan import Step
 
 SEALED_AFTER = (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW, Step.CUTOVER, Step.CLOSEOUT)
 ALLOWED = "allowed_signers"
+BESIDE = (".sig", timestamps.SUFFIX)  # what lies beside a seal
 RUNNER = "runner"  # the part of a seal that names the key which signed it
 _IDENTITY = ("id", "name", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
@@ -97,6 +98,7 @@ def at_rest(folder: RunFolder) -> None:
         seal(folder)
     else:
         _write_recipe(folder.reports, chain[-1])
+        _timestamp(chain, folder.parameters())
 
 
 def seal(folder: RunFolder, step: str = "") -> Seal:
@@ -108,7 +110,8 @@ def seal(folder: RunFolder, step: str = "") -> Seal:
         chain = seals(folder.reports)
         refuse_changes(folder.reports, chain)
         for leftover in (folder.reports / SEALS).glob("*"):  # of a process that was killed
-            if leftover.name.startswith(".") or not leftover.with_name(leftover.name.removesuffix(".sig")).is_file():
+            of_seal = leftover.with_name(leftover.name.removesuffix(".sig").removesuffix(timestamps.SUFFIX))
+            if leftover.name.startswith(".") or not of_seal.is_file():
                 leftover.unlink()
         parameters = folder.parameters()
         if not chain:
@@ -139,6 +142,7 @@ def seal(folder: RunFolder, step: str = "") -> Seal:
         write_bytes(path, data)
         found = read_seal(path)
         _write_recipe(folder.reports, found)
+        _timestamp([*chain, found], parameters)
         return found
 
 
@@ -303,6 +307,21 @@ def custody(folder: RunFolder, parameters: Parameters) -> str:
     return f"Seals of run {folder.id} are signed with the key {runner['fingerprint']}.{digest}"
 
 
+def _timestamp(chain: list[Seal], parameters: Parameters) -> None:
+    """Fetch the tokens that seals have not, the newest first; an authority that does not answer is asked again later.
+
+    The run never waits for it: `runbook verify` names the seals without a token.
+    """
+    url = parameters.signoff.timestamp_url
+    for sealed in reversed(chain):
+        if url is None or timestamps.token(sealed.path).is_file():
+            return
+        try:
+            write_bytes(timestamps.token(sealed.path), timestamps.request(sealed.path.read_bytes(), url))
+        except signing.Refused:
+            return
+
+
 def _refuse_other_parameters(folder: RunFolder) -> None:
     """Before the first seal: `Terminal` where parameters.yaml is not the file that the toolkit wrote."""
     known = folder.facts().get("parameters_sha256")
@@ -433,7 +452,7 @@ def _write_recipe(folder: Path, newest: Seal) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in (folder / SEALS).glob("*") if not p.name.startswith(".") and p.suffix != ".sig")
+    return sorted(p for p in (folder / SEALS).glob("*") if not p.name.startswith(".") and p.suffix not in BESIDE)
 
 
 def _digest(data: bytes) -> str:

@@ -226,6 +226,9 @@ for seal in seals/*.json; do
     complain "$seal is not signed with $key"
 done
 
+#    A file .tsr beside a seal is the token of a time-stamping authority:
+#    openssl ts -verify -in SEAL.tsr -data SEAL -CAfile CERTIFICATE_OF_THE_AUTHORITY
+
 # 2. Every sealed file, by its SHA-256.
 sealed=$(grep -o '{{"digest":{{"sha256":"[0-9a-f]*"}},"name":"[^"]*"}}' "$seal" |
   sed -E 's/.*"sha256":"([0-9a-f]+)"\}},"name":"(.*)"\}}/\1  \2/')
@@ -246,7 +249,7 @@ done < audit.jsonl
 
 # 5. Nothing else is here: index.html is made from these files, and this is {name}.
 added=$(comm -13 <(echo "$sealed" | cut -c67- | sort) <(find . -mindepth 1 ! -type d | cut -c3- |
-  grep -vxE 'seals/[^/.][^/]*\.json(\.sig)?|index\.html|{escaped}|[^/]*\.jsonl|[^/]*\.log' | sort))
+  grep -vxE 'seals/[^/.][^/]*\.json(\.sig|\.tsr)?|index\.html|{escaped}|[^/]*\.jsonl|[^/]*\.log' | sort))
 [ -z "$added" ] || complain "not sealed: $added"
 
 # 6. The signatures: each over its statement, in the namespace of its role, by a key that allowed_signers lists and that was

@@ -347,6 +347,8 @@ class SignOff(Section):
     """Roles that must sign the closed-out run, the last of its seals; none by default."""
     allowed_signers: FilePath | None = None
     """File in ssh-keygen's ALLOWED SIGNERS format; parameters/allowed_signers.example shows one."""
+    timestamp_url: PageUrl | None = None
+    """Time-stamping authority (RFC 3161) that gives a token for every seal; none by default. Needs openssl."""
     one_key_for_roles: bool = False
     """Whether one key, or one principal, may sign in more than one role."""
     runner_key: FilePath | None = None
