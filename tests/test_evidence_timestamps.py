@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,9 +15,8 @@ from helpers import cli, evidence
 from helpers.cli.evidence import verify
 from helpers.evidence import timestamps
 from helpers.run.folders import RunFolder
+from tests.conftest import require_component
 from tests.signers import Signers, small_run
-
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
 SETTINGS = """\
 [tsa]
@@ -73,6 +71,7 @@ class Authority:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Authority]:
+    require_component("openssl", "it is the time-stamping authority, and checks its tokens")
     found = Authority(tmp_path_factory.mktemp("authority") / "here")
     yield found
     found.server.shutdown()
