@@ -202,7 +202,10 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 #
 # Needed: bash, GNU coreutils, grep, sed, find, and ssh-keygen of OpenSSH 8.9 or later. In this folder: bash VERIFY.txt
 # It names whatever does not fit and ends with exit code 1, or says that everything does and ends with 0.
-# Before you believe it, read it: it has no secrets, and each command can be given by hand.
+# Before you believe it, read it: it has no secrets, and each command can be given by hand. What it cannot see: whether it was
+# itself changed (compare it with what `runbook verify` makes), whether all seals were made again (compare the fingerprint of
+# the runner and a digest that was noted elsewhere), whether every role that the parameters require has signed (it prints who
+# signed what), whether index.html and the results are what the notebooks show. `runbook verify` sees all of these.
 
 export LC_ALL=C
 bad=0
@@ -258,6 +261,7 @@ signed() {{ # statement, namespace, time
   grep -qF "\"run\":\"{run}\"" "$1" || complain "$1 is of another run"
   grep -qF "$(sed -E 's/.*"seal":\{{"name":"[^"]*","sha256":"([0-9a-f]+)"\}}.*/\1/' "$1")" <(sha256sum seals/*) ||
     complain "$1 signs a seal that is not here"
+  sed -E 's/.*"decision":"([a-z-]+)".*"gate":"([a-z-]+)".*"role":"([a-z_]+)".*/\2: \3 signed \1/' "$1"
   who=$(ssh-keygen -Y find-principals -Overify-time="$3" -f allowed_signers -s "$1.sig" 2>/dev/null | head -n 1)
   ssh-keygen -Y verify -Overify-time="$3" {revoked}-f allowed_signers -I "$who" -n "$2" -s "$1.sig" < "$1" ||
     complain "$1 is not signed by one who may"
