@@ -19,6 +19,7 @@ from importlinter.cli import lint_imports
 from ruamel.yaml import YAML
 
 from helpers.run import plan
+from helpers.run.folders import RunPath
 from tests.conftest import absent
 
 MAXIMUM_LINES = 600  # of a module: fewer than this
@@ -267,17 +268,15 @@ def test_every_notebook_has_a_module_of_its_name(root: Path) -> None:
         assert step.class_name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
-def test_a_step_is_named_by_the_plan(root: Path) -> None:
-    """`Step.MIGRATE`, never "22": a number in quotes is a typo that nothing finds."""
-    sources = {
-        "plan.py",
-        "reason_codes.py",
-    }  # the plan itself; the table of reasons, below it, has the notebooks' numbers
+def test_steps_and_files_of_a_run_are_named_in_one_place(root: Path) -> None:
+    """`Step.MIGRATE`, never "22"; `RunPath.CHECKPOINT`, never its file's name: a typo in quotes is found by nothing."""
+    names = {*plan.Step, *(path for path in RunPath if "." in path)}
+    # plan.py and folders.py are that place; the table of reasons, below both, has the numbers of notebooks
+    sources = {"plan.py", "folders.py", "reason_codes.py", "formatting.py"}
     nothing(
-        f"{path.relative_to(root)}:{node.lineno}: {node.value}"
+        f"{path.relative_to(root)}:{node.lineno}: {node.value!r}"
         for path in (root / "helpers").rglob("*.py") if path.name not in sources
-        for node in ast.walk(ast.parse(path.read_bytes()))
-        if isinstance(node, ast.Constant) and node.value in set(plan.Step) and path.name != "formatting.py"
+        for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Constant) and node.value in names
     )  # fmt: skip
 
 

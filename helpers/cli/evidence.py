@@ -27,7 +27,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, passed
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
 # -- archive -----------------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def verify(
         found.problems += _notebooks(folder, found)
         found.problems += _signatures(folder, found, signers)
         found.problems += _derived(folder, newest)
-        statements = len(list((folder / "signoffs").glob("*.json")))
+        statements = len(list((folder / RunPath.SIGNOFFS).glob("*.json")))
         found.summary = f"{len(newest.subjects)} files, {len(chain)} seals, {statements} signatures"
     return found
 
@@ -345,7 +345,7 @@ def _derived(folder: Path, newest: Seal) -> Iterator[str]:
 
     made: dict[str, Callable[[], str]] = {
         statement.NAME: lambda: statement.recipe(folder, newest),
-        "index.html": lambda: run_page(folder),
+        RunPath.PAGE: lambda: run_page(folder),
     }
     for name, make in made.items():
         path = folder / name

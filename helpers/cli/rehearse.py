@@ -40,7 +40,7 @@ from helpers.results import write_text
 from helpers.rollback.state import Orders, RollbackState
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.runner import rollback
 from helpers.runner.outcome import run_to_outcome
@@ -175,7 +175,7 @@ def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
     width = max(map(len, said))
     lines = [f"  {what:<{width}}  {found}" for what, found in said.items()]
     head = f"Run {folder.id}, between two servers:"
-    terminal.say("\n".join(["", head, *lines, "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]))
+    terminal.say("\n".join(["", head, *lines, "Verdict: GO", f"Open:    {folder.reports / RunPath.PAGE}"]))
     return 0
 
 

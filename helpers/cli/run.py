@@ -10,7 +10,7 @@ from helpers.errors import RUNBOOK, Transient, UsageError
 from helpers.reason_codes import ReasonCode
 from helpers.run import folders as runs
 from helpers.run import plan, window
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _drill(folder: RunFolder) -> int:
 
     drilled = drill(folder, terminal := Console())
     _line(folder, [step for step in plan.LINE if step.follows_cutover])
-    lines = [*(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / 'index.html'}"]
+    lines = [*(f"Drilled: {line}" for line in drilled), "Verdict: GO", f"Open:    {folder.reports / RunPath.PAGE}"]
     terminal.say("\n".join(["", *lines]))
     return 0
 
@@ -260,7 +260,7 @@ def edited(folder: RunFolder) -> str:
     path = Path(known.get("path", ""))
     if not known or not path.is_file() or runs.file_digest(path) == known["sha256"]:
         return ""
-    go_on = f"The run goes on with its own: {folder.reports / 'parameters.yaml'}."
+    go_on = f"The run goes on with its own: {folder.reports / RunPath.PARAMETERS}."
     try:
         now, own = (runs.flatten(p.document()) for p in (load_parameters(path, known["settings"]), folder.parameters()))
     except RunbookError as error:
@@ -290,7 +290,7 @@ def _written(folder: RunFolder) -> list[str]:
     """The target's collections that this run made."""
     from helpers.migration.checkpoint import Checkpoint
 
-    ledger = folder.workspace / "checkpoint.json"
+    ledger = folder.workspace / RunPath.CHECKPOINT
     return Checkpoint.read(ledger).owned() if ledger.is_file() else []
 
 

@@ -24,7 +24,7 @@ from helpers.errors import RunbookError, Terminal, UsageError, WorldError
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.stores.opening import quick_names
 
 
@@ -72,7 +72,7 @@ class Control:
                 raise Terminal(ReasonCode.CONFIG_CHANGED, "was done, and the file points elsewhere now",
                                where=undone[0], next_step=f"Roll it back: {self.folder.command('rollback')}")  # fmt: skip
             return state
-        folder = self.folder.workspace / "cutover"
+        folder = self.folder.workspace / RunPath.CONFIGURATION
         files = [
             ChangedFile(
                 str(e.file.path), str(e.file.real), str(folder / f"{n:02d}-{e.file.real.name}"), e.file.digest, e.after,

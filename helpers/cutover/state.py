@@ -18,7 +18,7 @@ from helpers.errors import Terminal
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
 from helpers.results import read_state, utc_now, write_json
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
 PLANNED, BACKED_UP, APPLYING, APPLIED = "planned", "backed up", "applying", "applied"
@@ -68,7 +68,7 @@ class CutoverState:
 
     @staticmethod
     def path(workspace: Path) -> Path:
-        return workspace / "cutover.json"
+        return workspace / RunPath.CUTOVER
 
     @classmethod
     def read(cls, workspace: Path) -> CutoverState | None:
@@ -77,7 +77,7 @@ class CutoverState:
         def made(raw: Any) -> CutoverState:
             return cls(**{**raw, "files": [ChangedFile(**file) for file in raw["files"]]})
 
-        hint = f"The files as they were lie in {workspace / 'cutover'}; set this file aside."
+        hint = f"The files as they were lie in {workspace / RunPath.CONFIGURATION}; set this file aside."
         return read_state(cls.path(workspace), made, ReasonCode.CUTOVER_STATE_DAMAGED, hint)
 
     def enter(self, workspace: Path, state: str) -> None:

@@ -49,7 +49,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, passed, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder, RunLock
+from helpers.run.folders import RunFolder, RunLock, RunPath
 from helpers.run.plan import Step
 
 SEALED_AFTER = (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW, Step.CUTOVER, Step.CLOSEOUT)
@@ -60,7 +60,7 @@ _IDENTITY = ("id", "name", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
 _LINE = frozenset(step.number for step in plan.LINE)
 CHANGING = frozenset(
-    {"run.json", "parameters.yaml", ALLOWED, ALLOWED + REVOKED, "rollback.html", "rollback-notice.txt"}
+    {RunPath.RUN, RunPath.PARAMETERS, ALLOWED, ALLOWED + REVOKED, "rollback.html", "rollback-notice.txt"}
 )
 """What the toolkit itself may write again, each time with a line in the audit log."""
 
@@ -153,12 +153,12 @@ def void(folder: Path, sealed: Seal) -> list[str]:
     A notebook on demand that was opened again has moved its old files into `earlier/`, and decides nothing.
     """
     facts = sealed.predicate["run"]
-    found = [name for name in changed(folder, sealed) if name != "run.json"]
-    if identity(statement_of(folder / "run.json")) != {name: facts.get(name) for name in _IDENTITY}:
-        found.append("run.json")
+    found = [name for name in changed(folder, sealed) if name != RunPath.RUN]
+    if identity(statement_of(folder / RunPath.RUN)) != {name: facts.get(name) for name in _IDENTITY}:
+        found.append(RunPath.RUN)
     if sealed.after == Step.SCHEDULE_AND_NOTIFY:
-        same = "parameters.yaml" in found and facts["binding"] == _binding_of(folder)
-        found = [n for n in found if n not in CHANGING or n == "run.json" or (n == "parameters.yaml" and not same)]
+        same = RunPath.PARAMETERS in found and facts["binding"] == _binding_of(folder)
+        found = [n for n in found if n not in CHANGING or n == RunPath.RUN or (n == RunPath.PARAMETERS and not same)]
     aside = [name for name in found if (match := _OF_STEP.match(name)) and match[1] not in _LINE]
     moved = {digest_of(path) for path in folder.glob("earlier/**/*") if path.is_file()} if aside else set()
     return sorted(name for name in found if name not in aside or sealed.subjects.get(name) not in moved)
@@ -325,7 +325,7 @@ def _timestamp(chain: list[Seal], parameters: Parameters) -> None:
 def _refuse_other_parameters(folder: RunFolder) -> None:
     """Before the first seal: `Terminal` where parameters.yaml is not the file that the toolkit wrote."""
     known = folder.facts().get("parameters_sha256")
-    if known is not None and known != digest_of(folder.reports / "parameters.yaml"):
+    if known is not None and known != digest_of(folder.reports / RunPath.PARAMETERS):
         raise Terminal(
             ReasonCode.SEALED_FILE_CHANGED, "parameters.yaml is not what run.json names", where=str(folder.reports),
             next_step=f"Put it back; change parameters with {RUNBOOK} resume {folder.id} --set KEY=VALUE.",
@@ -426,7 +426,7 @@ def _git(*command: str) -> str:
 
 def _verdict(folder: Path, result: StepResult) -> dict[str, str]:
     error = result.error["code"] if result.error else ""
-    digest = digest_of(folder / "results" / f"{result.step}.json")
+    digest = digest_of(folder / RunPath.RESULTS / f"{result.step}.json")
     return {"verdict": str(result.verdict), "error": error, "finished": result.finished, "result": digest}
 
 

@@ -24,7 +24,7 @@ from helpers.evidence.statement import SIGNATURE, Seal, canonical, stamp, statem
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now, write_bytes
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
 CUTOVER, DRY_RUN, CLOSEOUT = "cutover", "dry-run", "closeout"
@@ -109,7 +109,7 @@ def statement(
             "decision": said,
             "reason": reason.strip(),
             "accept": sorted(set(accept)),
-            "rehearsal": bool(_json(folder / "run.json").get("rehearsal")),
+            "rehearsal": bool(_json(folder / RunPath.RUN).get("rehearsal")),
             "when": utc_now(),
             "seal": {"name": seal.name, "sha256": seal.digest},
         }
@@ -138,7 +138,7 @@ def record(folder: Path, data: bytes, signature: bytes) -> Path:
     try:
         said = json.loads(data)
         gate, role, when = str(said["gate"]), str(said["role"]), str(said["when"])
-        path = folder / "signoffs" / f"{gate}-{role}-{stamp(when)}.json"
+        path = folder / RunPath.SIGNOFFS / f"{gate}-{role}-{stamp(when)}.json"
         known = said["type"] == KIND and canonical(said) == data and gate in GATES
     except (ValueError, KeyError, TypeError):
         known = False
@@ -148,7 +148,7 @@ def record(folder: Path, data: bytes, signature: bytes) -> Path:
         )
     if path.exists():
         raise UsageError(ReasonCode.SIGNED_BEFORE, f"signoffs/{path.name} is recorded already")
-    temporary = folder / "signoffs" / f".{path.name}.sig"
+    temporary = folder / RunPath.SIGNOFFS / f".{path.name}.sig"
     write_bytes(temporary, signature)  # the statement's file comes last: it is never there without its signature
     try:
         problem, signer = _problem(folder, path, data, temporary, seals(folder))
@@ -234,7 +234,7 @@ def _signed_before(folder: Path, gate: str, role: str, signer: signing.Signer) -
 
 def newest(folder: Path, gate: str, role: str) -> Path | None:
     """The statement of a role that counts: the newest by the time in its name."""
-    found = [(match["when"], path) for path in (folder / "signoffs").glob("*.json")
+    found = [(match["when"], path) for path in (folder / RunPath.SIGNOFFS).glob("*.json")
              if (match := SIGNATURE.fullmatch(path.name)) and (match["gate"], match["role"]) == (gate, role)]  # fmt: skip
     return max(found)[1] if found else None
 
@@ -246,7 +246,7 @@ def refused_statements(folder: Path, signers: Path | None = None) -> dict[str, s
     """
     chain = seals(folder)
     found = {}
-    for path in sorted((folder / "signoffs").glob("*")):
+    for path in sorted((folder / RunPath.SIGNOFFS).glob("*")):
         if path.suffix == ".json" and SIGNATURE.fullmatch(path.name):
             sealed, _ = _problem(folder, path, path.read_bytes(), path.with_name(f"{path.name}.sig"), chain, signers)
             if sealed:
@@ -301,7 +301,7 @@ def _stale(folder: Path, gate: str, said: dict[str, Any], chain: list[Seal]) -> 
     found = void(folder, signed)
     if now is None or now.digest == signed.digest:
         return found
-    names = {*signed.subjects, *now.subjects} - {"run.json"}
+    names = {*signed.subjects, *now.subjects} - {RunPath.RUN}
     moved = [
         n
         for n in names
@@ -319,7 +319,7 @@ def _gone(folder: Path, gate: str, role: str) -> str:
             and isinstance(facts, dict)
             and (facts.get("gate"), facts.get("role")) == (gate, role)
         ):
-            path = folder / "signoffs" / Path(str(facts.get("file", ""))).name
+            path = folder / RunPath.SIGNOFFS / Path(str(facts.get("file", ""))).name
             present = newest(folder, gate, role)
             aside = present is None or present.name > path.name  # a retry has put it there, and nothing older counts
             kept = [path, *(folder.glob(f"earlier/*/signoffs/{path.name}") if aside else [])]
@@ -377,7 +377,7 @@ def _reached(folder: Path, gate: str) -> dict[str, Any]:
             where=f"run {folder.name}",
             next_step=_other(folder, gate),
         )
-    if not (folder / "results" / f"{GATES[gate]}.json").is_file():
+    if not (folder / RunPath.RESULTS / f"{GATES[gate]}.json").is_file():
         raise UsageError(ReasonCode.NOTHING_TO_SIGN, f"step {GATES[gate]} has not run", where=f"run {folder.name}")
     return facts
 
@@ -385,7 +385,7 @@ def _reached(folder: Path, gate: str) -> dict[str, Any]:
 def _other(folder: Path, gate: str) -> str:
     """The gate that the run waits at, where another one was named; "" where this is the one."""
     decided = "decision" in _facts(folder, CUTOVER)
-    scheduled = (folder / "results" / f"{GATES[DRY_RUN]}.json").is_file() and bool(
+    scheduled = (folder / RunPath.RESULTS / f"{GATES[DRY_RUN]}.json").is_file() and bool(
         _required(_parameters(folder), DRY_RUN)
     )
     if gate == CUTOVER and scheduled and not decided:
@@ -396,7 +396,7 @@ def _other(folder: Path, gate: str) -> str:
 
 
 def _facts(folder: Path, gate: str) -> dict[str, Any]:
-    facts = _json(folder / "results" / f"{GATES[_gate(gate)]}.json").get("facts", {})
+    facts = _json(folder / RunPath.RESULTS / f"{GATES[_gate(gate)]}.json").get("facts", {})
     return facts if isinstance(facts, dict) else {}
 
 

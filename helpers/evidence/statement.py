@@ -23,11 +23,12 @@ from typing import Any
 from helpers.errors import WorldError, one_line
 from helpers.evidence.signing import REVOKED, namespace
 from helpers.reason_codes import ReasonCode
+from helpers.run.folders import RunPath
 
 TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:chroma-migration-runbook:seal:v1"
 SEALS = "seals"
-DERIVED = frozenset({"index.html", "VERIFY.txt"})
+DERIVED = frozenset({RunPath.PAGE, RunPath.VERIFY})
 GROWING = (".jsonl", ".log")
 FIRST = "none"  # what the first seal names in place of the digest of the one before
 
@@ -194,7 +195,7 @@ def _unsealable(name: str, why: str, folder: Path) -> WorldError:
 # signature; `runbook verify` writes it again and compares.
 
 
-NAME = "VERIFY.txt"
+NAME = RunPath.VERIFY
 SIGNATURE = re.compile(r"(?P<gate>[a-z-]+?)-(?P<role>[a-z]+(?:_[a-z]+)*)-(?P<when>\d{8}T\d{9}Z)\.json")
 NEWEST = re.compile(r"^newest=(?P<digest>\S+)  # (?P<name>.+)$", re.M)
 
@@ -281,7 +282,7 @@ def recipe(folder: Path, newest: Seal) -> str:
     head = _HEAD.format(
         run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked
     )
-    lines = [_signed(folder, path) for path in sorted((folder / "signoffs").glob("*.json"))]
+    lines = [_signed(folder, path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
     return head + "\n".join(lines or ["# nobody has signed yet"]) + "\n" + _TAIL
 
 

@@ -24,7 +24,7 @@ from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, read_state, utc_now, write_json
 from helpers.run.command import run_or_fail
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
 # -- state -------------------------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ class FenceState:
 
     @staticmethod
     def path(workspace: Path) -> Path:
-        return workspace / "fence.json"
+        return workspace / RunPath.FENCE
 
     @classmethod
     def read(cls, workspace: Path) -> FenceState | None:

@@ -44,6 +44,7 @@ from helpers.migration.source_changes import (
 from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Progress, Verdict, silent
+from helpers.run.folders import RunPath
 from helpers.run.open_source import open_chosen
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
@@ -96,10 +97,10 @@ class Round:
     ) -> Round:
         """The round in `folder`, begun or gone on with; `anew` writes every collection afresh (after a failed probe)."""
         context = context_of(run, snapshot, job.schema, "catch-up")
-        checkpoint = Checkpoint.open(folder / "checkpoint.json", context)
-        delta, quarantine = Delta.load(folder / "delta"), Quarantine(folder / "quarantine")
+        checkpoint = Checkpoint.open(folder / RunPath.CHECKPOINT, context)
+        delta, quarantine = Delta.load(folder / "delta"), Quarantine(folder / RunPath.QUARANTINE)
         if anew:
-            staged = Staged.load(folder / "staged")
+            staged = Staged.load(folder / RunPath.STAGED)
             assert staged is not None  # it was made before the round was begun
             delta = Delta(staged, sorted({*delta.drop, *staged.files}), sorted(staged.files))
         return cls(run, job, snapshot, folder, delta, plans, checkpoint, quarantine)
@@ -274,7 +275,7 @@ class CatchUp:
         folder = self.run.workspace / FOLDER / f"{number:03d}"
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed before it touched the target
         snapshot = self._snapshot(f"{ledger.base}-catch-up-{number}")
-        quarantine, made = Quarantine(folder / "quarantine"), folder / reembedding.FOLDER
+        quarantine, made = Quarantine(folder / RunPath.QUARANTINE), folder / reembedding.FOLDER
         context = Context.of(snapshot.names(), self.run.date, self.run.parameters.migration)
         allowed = self.run.parameters.expected.dimensions
         with (
@@ -284,7 +285,7 @@ class CatchUp:
             reembedding.make(snapshot, self.run.parameters, made)
             written = reembedding.as_written(snapshot, made)
             new = stage(
-                written, self.job.schema, context, folder / "staged", quarantine, dimensions=allowed,
+                written, self.job.schema, context, folder / RunPath.STAGED, quarantine, dimensions=allowed,
                 most_bytes=self.job.most_bytes, progress=bar,
             )  # fmt: skip
         forget(self.run, "chunks that pass validation", "ids unique in each target")
@@ -338,7 +339,7 @@ class CatchUp:
         at, begun = ledger.rounds[-1], time.monotonic()
         folder = self.run.workspace / FOLDER / f"{at['number']:03d}"
         snapshot = Snapshot.open(Path(at["snapshot"]))
-        new = Staged.load(folder / "staged")
+        new = Staged.load(folder / RunPath.STAGED)
         assert new is not None  # the checkpoint was written after it
         plans, anew = self._plans(snapshot, new), bool(at.get("anew"))
         work = Round.of(self.run, self.job, snapshot, folder, plans, anew=anew)
@@ -416,23 +417,23 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
     """
     at = ledger.rounds[-1]
     folder = run.workspace / FOLDER / f"{at['number']:03d}"
-    for name in ("staged", "quarantine", reembedding.FOLDER):
+    for name in (RunPath.STAGED, RunPath.QUARANTINE, reembedding.FOLDER):
         new, place, before = folder / name, run.workspace / name, folder / f"{name}-before"
         if new.exists():
             if place.exists():
                 shutil.rmtree(before, ignore_errors=True)
                 place.rename(before)
             new.rename(place)
-    staged = Staged.load(run.workspace / "staged")
+    staged = Staged.load(run.workspace / RunPath.STAGED)
     assert staged is not None
     snapshot = Snapshot.open(Path(at["snapshot"]))
-    done = Checkpoint.read(folder / "checkpoint.json")  # every chunk that the target refused was offered in this round
+    done = Checkpoint.read(folder / RunPath.CHECKPOINT)  # every chunk that the target refused was offered in this round
     targets = {
         name: TargetState(rows, rows, done.targets[name].rejected, intended=True, created=True)
         for name in staged.files
         for rows in [staged.rows(name)]
     }
-    checkpoint = Checkpoint.read(run.workspace / "checkpoint.json")
+    checkpoint = Checkpoint.read(run.workspace / RunPath.CHECKPOINT)
     schema = load_schema(run.parameters.schema_name)
     aside = sum(staged.quarantined.values())
     checkpoint.rebase(context_of(run, snapshot, schema, "migration"), staged.total, aside, targets)

@@ -23,9 +23,9 @@ from typing import Any
 from helpers.errors import Terminal, UsageError
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now, write_json
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 
-FILE = "checkpoint.json"
+FILE = RunPath.CHECKPOINT
 _ERRORS_KEPT = 50
 _TARGETS_PER_LINE = 8
 

@@ -29,6 +29,7 @@ from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent
+from helpers.run.folders import RunPath
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, load_schema
 from helpers.snapshots.snapshot import Snapshot
@@ -257,9 +258,16 @@ class Job:
         schema = load_schema(run.parameters.schema_name)
         names = frozenset(snapshot.names())
         context = Context.of(names, run.date, run.parameters.migration)
-        checkpoint = Checkpoint.open(folder / "checkpoint.json", context_of(run, snapshot, schema, purpose))
+        checkpoint = Checkpoint.open(folder / RunPath.CHECKPOINT, context_of(run, snapshot, schema, purpose))
         return cls(
-            snapshot, schema, run.parameters, context, folder, run.id, checkpoint, Quarantine(folder / "quarantine")
+            snapshot,
+            schema,
+            run.parameters,
+            context,
+            folder,
+            run.id,
+            checkpoint,
+            Quarantine(folder / RunPath.QUARANTINE),
         )
 
     @property
@@ -274,7 +282,7 @@ class Job:
 
     def stage(self, progress: Progress = silent) -> Staged:
         """Phases 2 and 3. What an earlier attempt finished is used again: staging is deterministic."""
-        staged = Staged.load(self.folder / "staged") if self.checkpoint.targets else None
+        staged = Staged.load(self.folder / RunPath.STAGED) if self.checkpoint.targets else None
         if staged is None:
             self.checkpoint.enter("transform")
             reembedding.make(self.snapshot, self.parameters, self.reembedded)
@@ -282,7 +290,7 @@ class Job:
                 reembedding.as_written(self.snapshot, self.reembedded),
                 self.schema,
                 self.context,
-                self.folder / "staged",
+                self.folder / RunPath.STAGED,
                 self.quarantine,
                 dimensions=self.parameters.expected.dimensions,
                 most_bytes=self.most_bytes,

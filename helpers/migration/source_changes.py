@@ -27,6 +27,7 @@ from helpers.errors import WorldError
 from helpers.migration.staging import Staged
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent, utc_now, write_json
+from helpers.run.folders import RunPath
 from helpers.run.open_source import open_chosen
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
@@ -44,7 +45,7 @@ from helpers.stores.base import Space
 # the middle of one knows it, and finishes that round before it looks at the source again.
 
 
-FOLDER = "catch-up"
+FOLDER = RunPath.CATCH_UP
 APPLYING, SWITCHING, APPLIED = "applying", "switching", "applied"
 
 

@@ -19,7 +19,7 @@ from helpers.parameters.yaml_errors import read_yaml_mapping
 from helpers.reason_codes import ReasonCode
 from helpers.results import read_state, utc_now, write_json
 from helpers.run import folders as runs
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.stores import open_target
 from helpers.stores.creation import RESTORE
 from helpers.stores.opening import lacking, make, remove_database
@@ -83,12 +83,12 @@ def _runs_that_made(names: Sequence[str], target: Endpoint, own_run: str) -> lis
     """Runs reported here whose ledger owns some of these collections of the target, the newest first."""
     found = []
     for folder in runs.every_run():
-        ledger = folder.workspace / "checkpoint.json"
+        ledger = folder.workspace / RunPath.CHECKPOINT
         if folder.id == own_run or not ledger.is_file():
             continue
         try:
             document = read_yaml_mapping(
-                folder.reports / "parameters.yaml"
+                folder.reports / RunPath.PARAMETERS
             )  # as it is: its schema may lie in another folder
             there = Endpoint.model_validate(document["target"])
             if there.path is not None:
@@ -167,7 +167,7 @@ def claim_target(folder: RunFolder) -> str:
 
 def give_back_target(folder: RunFolder) -> bool:
     """Give the lock back where this run holds it and has written nothing yet; whether that was so."""
-    ledger = folder.workspace / "checkpoint.json"
+    ledger = folder.workspace / RunPath.CHECKPOINT
     if ledger.exists() and Checkpoint.read(ledger).owned():
         return False
     target = folder.parameters().target

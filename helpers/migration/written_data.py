@@ -15,6 +15,7 @@ from helpers.migration.source_changes import FOLDER, current_snapshot
 from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import resolve_path
 from helpers.reason_codes import ReasonCode
+from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots.export_journal import read_parquet
@@ -36,7 +37,7 @@ class WrittenData:
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.folder = run, run.home
-        ledger = run.workspace / "checkpoint.json"
+        ledger = run.workspace / RunPath.CHECKPOINT
         self.checkpoint = Checkpoint.read(ledger) if ledger.is_file() else None
 
     @property
@@ -56,14 +57,14 @@ class WrittenData:
 
     @cached_property
     def staged(self) -> Staged | None:
-        return Staged.load(self.folder.workspace / "staged")
+        return Staged.load(self.folder.workspace / RunPath.STAGED)
 
     def require_staged(self) -> Staged:
         """Raises `WorldError` where what the run wrote can no longer be distinguished from what others wrote."""
         if self.staged is None:
             raise WorldError(
                 ReasonCode.STAGED_GONE, "what the run staged is gone, so its chunks cannot be distinguished from those of others",
-                where=str(self.folder.workspace / "staged"),
+                where=str(self.folder.workspace / RunPath.STAGED),
                 next_step=f"Remove these collections yourself if they may go: {', '.join(self.collections)}.",
             )  # fmt: skip
         return self.staged
@@ -88,7 +89,7 @@ class WrittenData:
     @cached_property
     def _stagings(self) -> list[Staged]:
         """The run's own and those of a catch-up round that it was killed in: the target may hold chunks of both."""
-        places = [self.folder.workspace / "staged", *self._rounds()]
+        places = [self.folder.workspace / RunPath.STAGED, *self._rounds()]
         return [staged for place in places if (staged := Staged.load(place)) is not None] or [self.require_staged()]
 
     def _rounds(self) -> list[Path]:
@@ -97,5 +98,5 @@ class WrittenData:
     @cached_property
     def refused(self) -> frozenset[Origin]:
         """Chunks that the target itself refused: they were never there."""
-        reasons = Quarantine(self.folder.workspace / "quarantine").reasons()
+        reasons = Quarantine(self.folder.workspace / RunPath.QUARANTINE).reasons()
         return frozenset(key for key, reason in reasons.items() if reason == ReasonCode.REFUSED_BY_TARGET)

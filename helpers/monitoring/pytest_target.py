@@ -19,7 +19,7 @@ from helpers.errors import one_line
 from helpers.migration.checkpoint import Checkpoint
 from helpers.run import folders as runs
 from helpers.run import kernel
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.stores import open_target
 from helpers.stores.client import ClientStore
 from helpers.stores.embedding_functions import register_allowed
@@ -57,7 +57,7 @@ def target(target_store: ClientStore) -> Any:
 @pytest.fixture(scope="session")
 def target_collections(runbook_run: RunFolder) -> list[str]:
     """The target's collections that the run filled."""
-    return sorted(Checkpoint.read(runbook_run.workspace / "checkpoint.json").owned())
+    return sorted(Checkpoint.read(runbook_run.workspace / RunPath.CHECKPOINT).owned())
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

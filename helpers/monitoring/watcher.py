@@ -24,6 +24,7 @@ from helpers.parameters import Parameters, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
 from helpers.run import kernel
+from helpers.run.folders import RunPath
 from helpers.stores import Space, Store, open_target
 
 # -- looks -------------------------------------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ class Journal:
     """The looks of one watch on disk."""
 
     def __init__(self, workspace: Path) -> None:
-        self.folder = workspace / "monitoring"
+        self.folder = workspace / RunPath.MONITORING
         self.looks: list[Look] = []
         self.path = self.folder / "none"
         self.resumed = False

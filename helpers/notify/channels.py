@@ -17,6 +17,7 @@ from helpers import audit
 from helpers.errors import RunbookError
 from helpers.notify import sender
 from helpers.parameters import SecretRef
+from helpers.run.folders import RunPath
 
 DELIVERED, FAILED = "delivered", "failed"
 _START_UP = (
@@ -105,7 +106,7 @@ def _answers(order: str, seconds: float) -> dict[int, dict[str, Any]]:
 # event with a key is sent once.
 
 
-NAME = "notices.jsonl"
+NAME = RunPath.NOTICES
 DONE_BY_HAND = "done by hand"
 
 

@@ -22,7 +22,7 @@ from helpers.notify.texts import Event, render
 from helpers.reason_codes import ReasonCode
 from helpers.results import read_state, utc_now, write_json
 from helpers.run.command import run_or_fail
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 
 # -- tell --------------------------------------------------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ class Around:
 
     @property
     def _path(self) -> Path:
-        return self.folder.workspace / "notify.json"
+        return self.folder.workspace / RunPath.NOTIFY
 
     def _read(self) -> _State:
         def made(raw: Any) -> _State:

@@ -25,6 +25,7 @@ from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, passed
 from helpers.run import plan
+from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 
 # -- signed ------------------------------------------------------------------------------------------------------------
@@ -74,8 +75,8 @@ def _signoff(facts: Mapping[str, Any], file: str) -> SignOff:
 # -- facts -------------------------------------------------------------------------------------------------------------
 
 
-_GROWING = frozenset({"run.log", "audit.jsonl", "notices.jsonl"})
-_DERIVED = frozenset({"index.html", "VERIFY.txt"})
+_GROWING = frozenset({RunPath.LOG, "audit.jsonl", RunPath.NOTICES})
+_DERIVED = frozenset({RunPath.PAGE, RunPath.VERIFY})
 _PHASES = 200
 _LARGEST = 2_000_000  # bytes of a figure that a page holds
 _NOT_RUN, _UNREADABLE = "not run", "unreadable"
@@ -262,7 +263,7 @@ class RunView:
         """Figures with their picture ("" where the file is gone or no picture): step, caption, alt, file, picture."""
         for step in self.steps:
             for figure in step.result.figures if step.result else []:
-                path = self.folder / "figures" / Path(str(figure.get("file", "none"))).name
+                path = self.folder / RunPath.FIGURES / Path(str(figure.get("file", "none"))).name
                 caption = str(figure.get("caption", ""))
                 alt = str(figure.get("alt") or caption)
                 yield {
@@ -355,8 +356,8 @@ def _harmless(element: ElementTree.Element, prefix: str) -> None:
 
 def read_run(folder: Path) -> RunView:
     """The view of one run's folder."""
-    run = _json(folder / "run.json")
-    text = _text(folder / "parameters.yaml")
+    run = _json(folder / RunPath.RUN)
+    text = _text(folder / RunPath.PARAMETERS)
     try:
         parameters = YAML(typ="safe").load(text)
     except (YAMLError, ValueError):
@@ -396,7 +397,7 @@ def _steps(folder: Path) -> Iterator[StepRow]:
             row.notebook = notebook.name
             row.page = notebook.with_suffix(".html").name if notebook.with_suffix(".html").is_file() else ""
         if number in left:
-            row.result = _result(folder / "results" / f"{number}.json")
+            row.result = _result(folder / RunPath.RESULTS / f"{number}.json")
             row.verdict = row.result.verdict.value if row.result else _UNREADABLE
             row.title = row.result.title if row.result else row.title
             if row.result and row.result.error and row.result.error.get("code") != ReasonCode.NO_GO:

@@ -16,6 +16,7 @@ from helpers.report.facts import Outcome, RunView, StepRow, void
 from helpers.results import Check, Verdict, worst
 from helpers.run import plan
 from helpers.run.advice import impact, page_remedy
+from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 
 # -- decision tree -----------------------------------------------------------------------------------------------------
@@ -242,7 +243,7 @@ def _broken(view: RunView, step: StepRow, error: dict[str, Any]) -> Outcome:
     if error.get("code") == ReasonCode.INTERRUPTED:
         return Outcome("stopped", f"STOPPED on request in step {step.number}{_titled(step)}", [],
                        [f"Go on: {RUNBOOK} resume {view.id}"])  # fmt: skip
-    read = [f"Read {step.notebook or 'run.log'} of this folder, remove the cause, then: {RUNBOOK} resume {view.id}"]
+    read = [f"Read {step.notebook or RunPath.LOG} of this folder, remove the cause, then: {RUNBOOK} resume {view.id}"]
     if plan.find(step.number).follows_cutover:
         read.append(f"Clients still use the target. To roll back: {RUNBOOK} rollback {view.id} --dry-run")
     return Outcome(

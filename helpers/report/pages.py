@@ -26,7 +26,7 @@ from helpers.report.facts import RunView, read_run
 from helpers.report.outcome import CLASSES, decision_tree, ends, notes, outcome, tiles
 from helpers.report.record import checklist
 from helpers.results import write_text
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
 _MARKS = {"pass": "✓", "not exercised": "○", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗",
@@ -86,7 +86,7 @@ def notebook_html(ipynb: Path) -> str:
 
     notebook = report_notebook.read_notebook(ipynb)
     title = report_notebook.title_of(notebook)
-    cells = list(report_notebook.cells(notebook, ipynb.parent / "figures"))
+    cells = list(report_notebook.cells(notebook, ipynb.parent / RunPath.FIGURES))
     headed = any("<h1" in str(c["html"]) for c in cells if c["kind"] == "markdown")
     return _page("notebook.html.j2", title=title, name=ipynb.name, cells=cells, headed=headed)
 
@@ -141,8 +141,8 @@ def leave(folder: RunFolder) -> None:
 def render_pages(folder: RunFolder) -> None:
     """Write the run's page and the page of all runs, from what is in the folders now."""
     with _not_worth_a_failure(folder):
-        write_text(folder.reports / "index.html", run_page(folder.reports))
-        write_text(folder.reports.parent / "index.html", index_page(folder.reports.parent))
+        write_text(folder.reports / RunPath.PAGE, run_page(folder.reports))
+        write_text(folder.reports.parent / RunPath.PAGE, index_page(folder.reports.parent))
 
 
 def render_notebook(folder: RunFolder, notebook: Path) -> None:

@@ -35,7 +35,7 @@ from helpers.rollback.state import (
     RollbackState,
 )
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
 # -- triggers ----------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def _files(cutover: CutoverState | None) -> str:
 
 
 def _remove(folder: RunFolder) -> str:
-    ledger = folder.workspace / "checkpoint.json"
+    ledger = folder.workspace / RunPath.CHECKPOINT
     owned = Checkpoint.read(ledger).owned() if ledger.is_file() else []
     target = folder.parameters().target.label
     return f"from {target}: {', '.join(owned)}" if owned else f"this run has made nothing in {target}"

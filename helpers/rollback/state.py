@@ -9,6 +9,7 @@ from typing import Any
 from helpers import audit
 from helpers.reason_codes import ReasonCode
 from helpers.results import read_state, utc_now, write_json
+from helpers.run.folders import RunPath
 
 STOP, SOURCE, WRITES, REPLAY, FILES, SETTLE, LIFT, REMOVE, WATCH = (
     "stop", "source", "writes", "replay", "files", "settle", "lift", "remove", "watch",
@@ -65,7 +66,7 @@ class RollbackState:
 
     @staticmethod
     def path(workspace: Path) -> Path:
-        return workspace / "rollback.json"
+        return workspace / RunPath.ROLLBACK
 
     @classmethod
     def read(cls, workspace: Path) -> RollbackState | None:

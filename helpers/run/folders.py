@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -80,6 +81,39 @@ def new_run_id(name: str, now: dt.datetime | None = None) -> str:
     return next(c for c in candidates if not (reports_root() / c).exists())
 
 
+class RunPath(StrEnum):
+    """Names in the two folders of a run; what each holds is in docs/architecture.md and reports/README.md."""
+
+    # reports/<run id>
+    RUN = "run.json"
+    PARAMETERS = "parameters.yaml"
+    LOG = "run.log"
+    NOTICES = "notices.jsonl"
+    PAGE = "index.html"
+    VERIFY = "VERIFY.txt"
+    RESULTS = "results"
+    FIGURES = "figures"
+    SIGNOFFS = "signoffs"
+    EARLIER = "earlier"  # also in the workspace
+    # workspace/<run id>
+    CHECKPOINT = "checkpoint.json"
+    CHECKPOINT_CHANGES = "checkpoint.jsonl"
+    STAGED = "staged"
+    QUARANTINE = "quarantine"
+    BATCHES = "batches.jsonl"
+    CATCH_UP = "catch-up"
+    FENCE = "fence.json"
+    CUTOVER = "cutover.json"
+    CONFIGURATION = "cutover"  # files as they were before the cutover
+    ROLLBACK = "rollback.json"
+    RETRY = "retry.json"
+    NOTIFY = "notify.json"
+    CLOSEOUT = "closeout.json"
+    MONITORING = "monitoring"
+    UNDO = "undo"
+    PROGRESS = "progress.json"
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """Where one run keeps its reports and its working files."""
@@ -95,11 +129,11 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        return (self.reports / "run.json").is_file()
+        return (self.reports / RunPath.RUN).is_file()
 
     @property
     def log_path(self) -> Path:
-        return self.reports / "run.log"
+        return self.reports / RunPath.LOG
 
     @property
     def stop_file(self) -> Path:
@@ -115,12 +149,12 @@ class RunFolder:
     def facts(self) -> dict[str, Any]:
         """run.json: id, name, created (UTC), date, rehearsal, dry_run, until, directory (that relative paths are taken
         from), parameters_digest, parameters_sha256 (of the file), host, user, versions, changes."""
-        facts: dict[str, Any] = json.loads((self.reports / "run.json").read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads((self.reports / RunPath.RUN).read_text(encoding="utf-8"))
         return facts
 
     def note(self, **facts: Any) -> None:
         """Change these facts of run.json."""
-        self.rewrite("run.json", json_text({**self.facts(), **facts}))
+        self.rewrite(RunPath.RUN, json_text({**self.facts(), **facts}))
 
     def rewrite(self, name: str, text: str) -> None:
         """Write a file of the reports that may change (`evidence.seals.CHANGING`) again, whole or not at all.
@@ -136,7 +170,7 @@ class RunFolder:
 
     def parameters(self) -> Parameters:
         """The parameters as resolved when the run began (or as `resume --set` changed them since)."""
-        path = self.reports / "parameters.yaml"
+        path = self.reports / RunPath.PARAMETERS
         try:
             with path.open(encoding="utf-8") as file:
                 document = YAML(typ="safe").load(file)
@@ -169,7 +203,7 @@ class RunFolder:
 
     def result(self, step: str) -> StepResult | None:
         """What the step found, or None where it has left no result."""
-        path = self.reports / "results" / f"{step}.json"
+        path = self.reports / RunPath.RESULTS / f"{step}.json"
         return StepResult.read(path) if path.is_file() else None
 
     def log(self, message: str, step: str = "") -> None:
@@ -245,10 +279,10 @@ def create(
         folder.reports.parent.mkdir(parents=True, exist_ok=True)
         folder.workspace.mkdir(parents=True, exist_ok=True)
         temporary = folder.reports.with_name(f".{folder.id}.{uuid.uuid4().hex[:8]}.tmp")
-        for part in ("results", "figures"):
+        for part in (RunPath.RESULTS, RunPath.FIGURES):
             (temporary / part).mkdir(parents=True)
-        write_text(temporary / "parameters.yaml", parameters_text(parameters))
-        write_json(temporary / "run.json", facts)
+        write_text(temporary / RunPath.PARAMETERS, parameters_text(parameters))
+        write_json(temporary / RunPath.RUN, facts)
         _claim(temporary, folder)
     except OSError as error:
         raise WorldError(
@@ -342,7 +376,7 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
             "parameters_sha256": hashlib.sha256(text.encode()).hexdigest(),
         }
         folder.note(changes=[*folder.facts()["changes"], record], **digests)
-        folder.rewrite("parameters.yaml", text)
+        folder.rewrite(RunPath.PARAMETERS, text)
         audit.append(folder.reports / audit.NAME, "parameters changed", names=changed, digest=new.digest())
         folder.log(f"parameters changed: {', '.join(f'{k}={after.get(k)}' for k in changed)}")
     return changed
@@ -378,7 +412,7 @@ def supersede(folder: RunFolder, steps: Iterable[Step]) -> None:
 
 def set_aside(folder: RunFolder, paths: Iterable[Path]) -> None:
     """Move files of the reports under earlier/<time>, where they stay as history."""
-    aside = folder.reports / "earlier" / utc_now().replace(":", "").removesuffix("+0000")
+    aside = folder.reports / RunPath.EARLIER / utc_now().replace(":", "").removesuffix("+0000")
     for path in paths:
         there = aside / path.relative_to(folder.reports)
         there.parent.mkdir(parents=True, exist_ok=True)

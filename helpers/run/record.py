@@ -19,7 +19,7 @@ from helpers.parameters import Parameters
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, meets, utc_now, worst
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +119,7 @@ class RunRecord:
     def write_result(self) -> Path:
         """Write results/<step>.json as it is now."""
         self.result.finished = utc_now()
-        path = self.folder / "results" / f"{self.step}.json"
+        path = self.folder / RunPath.RESULTS / f"{self.step}.json"
         self.result.write(path)
         return path
 
@@ -150,7 +150,7 @@ class RunRecord:
         from helpers.plots import png, save
 
         file = f"{self.step}_{name}.svg"
-        path = self.folder / "figures" / file
+        path = self.folder / RunPath.FIGURES / file
         save(fig, path)
         self.result.figures = [f for f in self.result.figures if f["file"] != file]
         alt = ". ".join(filter(None, [" ".join(fig.get_suptitle().split()), caption]))
@@ -296,7 +296,7 @@ class Progress:
             "unit": self.unit,
             "seconds": round(self.seconds, 3),
         }
-        path = self._run.workspace / "progress.json"
+        path = self._run.workspace / RunPath.PROGRESS
         temporary = path.with_name(f".progress.{threading.get_ident()}.tmp")
         temporary.write_text(json.dumps(state), encoding="utf-8")
         temporary.replace(path)  # whole for the reader; not flushed to disk, it is worth nothing after a crash

@@ -21,7 +21,7 @@ from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advice, advised
 from helpers.run.command import reduce_environment
-from helpers.run.folders import RunFolder, RunLock
+from helpers.run.folders import RunFolder, RunLock, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, step_missing
 from helpers.runner import notices
@@ -273,7 +273,7 @@ class Run(RunRecord):
                 ReasonCode.RETRY_UNFINISHED, f"taking back step {retried} of run {self.id} was interrupted",
                 next_step=f"Finish it: {RUNBOOK} resume {self.id}",
             )  # fmt: skip
-        if row.number == Step.SNAPSHOT and (self.workspace / "checkpoint.json").exists():
+        if row.number == Step.SNAPSHOT and (self.workspace / RunPath.CHECKPOINT).exists():
             # before anything is set aside: step 22 would refuse the new one, and 23 to 25 would have lost their results
             raise UsageError(
                 ReasonCode.ALREADY_MIGRATING, f"run {self.id} has begun to migrate from the snapshot that it has",

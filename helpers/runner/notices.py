@@ -20,7 +20,7 @@ from helpers.rollback.outline import due
 from helpers.rollback.state import RollbackState
 from helpers.run import plan
 from helpers.run.advice import advice
-from helpers.run.folders import RunFolder, file_digest
+from helpers.run.folders import RunFolder, RunPath, file_digest
 from helpers.run.plan import Step
 
 Say = Callable[[str], None]
@@ -66,7 +66,7 @@ def after_step(
             return
         elif step.number == Step.REVIEW and result.facts.get("decision") == "GO":
             marked = [c.name for c in result.checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL)]
-            tell(folder, Event.GO, key=file_digest(folder.reports / "results" / f"{step.number}.json"), say=say,
+            tell(folder, Event.GO, key=file_digest(folder.reports / RunPath.RESULTS / f"{step.number}.json"), say=say,
                  warnings=", ".join(marked[:5]), open=at)  # fmt: skip
         elif step.number == Step.CUTOVER:
             state = CutoverState.read(folder.workspace)
@@ -93,7 +93,7 @@ def ended(folder: RunFolder, say: Say) -> None:
     with _never_stopping(folder, say):
         if not folder.facts()["dry_run"] and all(passed(folder.result(step.number)) for step in plan.LINE):
             around = Around(folder)
-            tell(folder, Event.END, key=f"night {around.night}", say=say, open=str(folder.reports / "index.html"))
+            tell(folder, Event.END, key=f"night {around.night}", say=say, open=str(folder.reports / RunPath.PAGE))
             around.after(say)
 
 
@@ -111,7 +111,7 @@ def stopped(folder: RunFolder, error: RunbookError, say: Say) -> None:
         way = next(filter(None, (advice(code, folder) for code in [*codes, error.code])), "")
         event = Event.NO_GO if isinstance(error, NoGo) else Event.STOPPED
         tell(folder, event, key=f"{error.code} {max((r.finished for r in failed), default='')}", say=say, why=error.line(),
-             critical=bool(due(folder)), minutes=max(0.0, minutes), open=way or str(folder.reports / "index.html"))  # fmt: skip
+             critical=bool(due(folder)), minutes=max(0.0, minutes), open=way or str(folder.reports / RunPath.PAGE))  # fmt: skip
 
 
 def held(folder: RunFolder, say: Say) -> None:

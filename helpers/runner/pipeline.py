@@ -36,7 +36,7 @@ from helpers.results import StepResult, Verdict, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advised
-from helpers.run.folders import RunFolder, RunLock
+from helpers.run.folders import RunFolder, RunLock, RunPath
 from helpers.run.plan import Step
 from helpers.runner import notices
 from helpers.status.console import Console, step_line, summary
@@ -106,7 +106,7 @@ class Execution:
                 self.folder.log_block("a cell failed before the step began", str(self._error), self.step.number)
             said = StepResult(self.step.number, self.step.title, self.folder.id, self._started)
         said.error, said.verdict, said.finished = fault, Verdict.FAIL, utc_now()
-        said.write(self.folder.reports / "results" / f"{self.step.number}.json")
+        said.write(self.folder.reports / RunPath.RESULTS / f"{self.step.number}.json")
         outcome = said.error["code"] if said.error else "failed"
         audit.append(self.folder.reports / audit.NAME, "step ends", outcome=outcome, step=self.step.number)
         self.folder.log(f"step failed: {said.error['line'] if said.error else ''}", self.step.number)
@@ -324,7 +324,7 @@ def run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, *
     with RunLock(folder, "runner").acquire():
         RunLock(folder, "step").acquire().release()  # a kernel of a runner that was killed dies within a second
         folder.stop_file.unlink(missing_ok=True)
-        (folder.workspace / "progress.json").unlink(missing_ok=True)
+        (folder.workspace / RunPath.PROGRESS).unlink(missing_ok=True)
         with _library_messages_in(folder):
             return _run_line(folder, steps, terminal, dry_run)
 

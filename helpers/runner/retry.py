@@ -24,10 +24,16 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import passed, read_state, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan, window
-from helpers.run.folders import RunFolder, RunLock
+from helpers.run.folders import RunFolder, RunLock, RunPath
 from helpers.run.plan import Step
 
-_LEFT = ("staged", "quarantine", "catch-up", "batches.jsonl", "checkpoint.jsonl")  # of step 22, beside its ledger
+_LEFT = (
+    RunPath.STAGED,
+    RunPath.QUARANTINE,
+    RunPath.CATCH_UP,
+    RunPath.BATCHES,
+    RunPath.CHECKPOINT_CHANGES,
+)  # of step 22, beside its ledger
 
 
 def pending(folder: RunFolder) -> str:
@@ -66,7 +72,7 @@ def _refuse(folder: RunFolder, step: plan.Step, why: str, told: str) -> None:
 
 
 def _has_begun(folder: RunFolder, step: plan.Step) -> bool:
-    ledger = step.number == Step.MIGRATE and (folder.workspace / "checkpoint.json").exists()
+    ledger = step.number == Step.MIGRATE and (folder.workspace / RunPath.CHECKPOINT).exists()
     return ledger or folder.result(step.number) is not None
 
 
@@ -83,14 +89,14 @@ def take_back(folder: RunFolder, step: plan.Step, say: Callable[[str], None]) ->
         _state(folder).unlink()
         audit.append(folder.reports / audit.NAME, "retry", step=first.number, removed=removed)
     chunks = ", ".join(f"{name} ({count:,} chunks)" for name, count in removed.items())
-    say(f"Undone from step {first.number} on; earlier results are kept in {folder.reports / 'earlier'}.")
+    say(f"Undone from step {first.number} on; earlier results are kept in {folder.reports / RunPath.EARLIER}.")
     if removed:
         say(f"Removed from the target what this run had made there: {chunks}.")
 
 
 def _empty_target(folder: RunFolder) -> dict[str, int]:
     """Remove the collections that this run made, then its ledger: chunks by collection. The target's lock stays ours."""
-    ledger = folder.workspace / "checkpoint.json"
+    ledger = folder.workspace / RunPath.CHECKPOINT
     removed: dict[str, int] = {}
     target = folder.parameters().target
     owned = Checkpoint.read(ledger).owned() if ledger.exists() else []
@@ -104,7 +110,7 @@ def _empty_target(folder: RunFolder) -> dict[str, int]:
                 store.drop(name)
                 folder.log(f"retry: removed {name} from the target, {removed[name]} chunks")
     if ledger.exists():
-        aside = folder.workspace / "earlier" / utc_now().replace(":", "").removesuffix("+0000")
+        aside = folder.workspace / RunPath.EARLIER / utc_now().replace(":", "").removesuffix("+0000")
         aside.mkdir(parents=True)
         for name in _LEFT[1:]:
             if (folder.workspace / name).exists():
@@ -115,4 +121,4 @@ def _empty_target(folder: RunFolder) -> dict[str, int]:
 
 
 def _state(folder: RunFolder) -> Path:
-    return folder.workspace / "retry.json"
+    return folder.workspace / RunPath.RETRY

@@ -14,7 +14,7 @@ from helpers.errors import one_line
 from helpers.formatting import duration
 from helpers.results import Check, StepResult, Verdict
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.status import overview
 
 WIDTH = 110
@@ -37,7 +37,7 @@ class Console:
         """Bring the bar up to what the step at work last reported."""
         if self._lost or not sys.stdout.isatty():
             return
-        state = _progress(folder.workspace / "progress.json")
+        state = _progress(folder.workspace / RunPath.PROGRESS)
         if state is not None and state["step"] == step.number:
             self._guarded(lambda: self._draw(state))
 
@@ -88,7 +88,7 @@ def summary(folder: RunFolder, steps: Sequence[plan.Step], verdict: str) -> str:
         noted = _findings(result) if result is not None else []
         if noted:
             lines += [f"  {step.number}  {step.title}", *noted]
-    return "\n".join([*lines, "", f"Verdict: {verdict}", f"Open:    {folder.reports / 'index.html'}"])
+    return "\n".join([*lines, "", f"Verdict: {verdict}", f"Open:    {folder.reports / RunPath.PAGE}"])
 
 
 def _route(folder: RunFolder) -> str:

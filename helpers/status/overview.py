@@ -14,15 +14,12 @@ from helpers.results import StepResult, passed
 from helpers.rollback.state import RollbackState
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
 # -- gates -------------------------------------------------------------------------------------------------------------
 
 # The gates that people open: which approvals are due behind a step, and whether the run may go on.
-
-
-AFTER_CUTOVER, PARAMETERS = Step.CUTOVER, "parameters.yaml"
 
 
 def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | None:
@@ -39,9 +36,13 @@ def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
     parameters = folder.parameters()
     # After the cutover a signature stays what it was when it counted: keys may go from the list then, and a resume may
     # change what concerns the steps after it.
-    done = passed(folder.result(AFTER_CUTOVER))
+    done = passed(folder.result(Step.CUTOVER))
     state = gate_state(folder.reports, parameters, step.gate, None if done else allowed_signers(folder, parameters))
-    if done and not state.blocked and all(set(state.stale.get(role, [""])) <= {PARAMETERS} for role in state.missing):
+    if (
+        done
+        and not state.blocked
+        and all(set(state.stale.get(role, [""])) <= {RunPath.PARAMETERS} for role in state.missing)
+    ):
         return None
     if state.blocked:
         return NoGo(

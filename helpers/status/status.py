@@ -24,7 +24,7 @@ from helpers.results import StepResult, passed
 from helpers.rollback.outline import due
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc, permission
 from helpers.snapshots.retention import kept_line, settled
@@ -140,7 +140,7 @@ def _share_left(folder: RunFolder, number: str) -> float:
     if number != Step.MIGRATE:
         return 1.0
     try:
-        ledger = Checkpoint.read(folder.workspace / "checkpoint.json")
+        ledger = Checkpoint.read(folder.workspace / RunPath.CHECKPOINT)
     except Terminal:
         return 1.0
     return 1 - ledger.processed / ledger.total_chunks if ledger.total_chunks else 1.0
@@ -153,7 +153,7 @@ def measured_rollback(folder: RunFolder) -> StepResult | None:
 
 def _results(folder: RunFolder, number: str) -> Iterator[StepResult]:
     """What the step left in this run, the newest first."""
-    paths = [folder.reports / "results" / f"{number}.json",
+    paths = [folder.reports / RunPath.RESULTS / f"{number}.json",
              *sorted(folder.reports.glob(f"earlier/*/results/{number}.json"), reverse=True)]  # fmt: skip
     yield from (StepResult.read(path) for path in paths if path.is_file())
 

@@ -21,7 +21,7 @@ from helpers.migration.source_changes import Ledger, current_snapshot
 from helpers.migration.staging import Quarantine, Staged
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
-from helpers.run.folders import flatten
+from helpers.run.folders import RunPath, flatten
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import Context, load_schema
@@ -62,7 +62,7 @@ class CheckpointRecoveryStep(NotebookStep):
     @cached_property
     def staged(self) -> Staged | None:
         """What the transform left ready to be written, or None where it never ended."""
-        return Staged.load(self.run.workspace / "staged") if self.checkpoint and self.checkpoint.targets else None
+        return Staged.load(self.run.workspace / RunPath.STAGED) if self.checkpoint and self.checkpoint.targets else None
 
     @cached_property
     def catching_up(self) -> bool:
@@ -118,7 +118,7 @@ class CheckpointRecoveryStep(NotebookStep):
 
     def set_aside(self) -> pd.DataFrame:
         """Each chunk that is in quarantine, with its reason."""
-        entries = Quarantine(self.run.workspace / "quarantine").entries()
+        entries = Quarantine(self.run.workspace / RunPath.QUARANTINE).entries()
         return pd.DataFrame(entries, columns=["collection", "id", "reason", "detail"])
 
     def context(self) -> pd.DataFrame:
@@ -213,7 +213,7 @@ class CheckpointRecoveryStep(NotebookStep):
         snapshot, parameters = self._snapshot(), self.run.parameters
         schema = load_schema(parameters.schema_name)
         context = Context.of(snapshot.names(), self.run.date, parameters.migration)
-        aside = Quarantine(self.run.workspace / "quarantine")
+        aside = Quarantine(self.run.workspace / RunPath.QUARANTINE)
         return Job(snapshot, schema, parameters, context, self.run.workspace, self.run.id, self.checkpoint, aside)
 
     @contextlib.contextmanager
@@ -233,7 +233,7 @@ class CheckpointRecoveryStep(NotebookStep):
         doubt = _doubt(state)
         absent = [i for i, chunk in enumerate(wanted[: state.completed]) if chunk not in present]
         if absent:
-            refused = {k for k, why in Quarantine(self.run.workspace / "quarantine").reasons().items()
+            refused = {k for k, why in Quarantine(self.run.workspace / RunPath.QUARANTINE).reasons().items()
                        if why == ReasonCode.REFUSED_BY_TARGET}  # fmt: skip
             origins = staged.origins(name, 0, state.completed) if refused else []
             absent = [i for i in absent if not refused or origins[i] not in refused]

@@ -32,7 +32,7 @@ from helpers.report.facts import RunView, StepRow, read_run
 from helpers.report.outcome import outcome
 from helpers.results import StepResult, Verdict, read_state, utc_now, worst, write_json, write_text
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots import retention
@@ -195,19 +195,22 @@ _TEMPORARY = (
 )  # fmt: skip
 # What stays, in the order of the table: name in the workspace, what it is.
 _KEPT = (
-    ("checkpoint.json", "the checkpoint: what this run made in the target"),
-    ("checkpoint.jsonl", "the checkpoint's last changes"),
-    ("staged", "every chunk as it was written: lets a rollback tell apart clients' writes and those of the migration"),
-    ("catch-up", "what was caught up with"),
-    ("cutover.json", "which configuration files were changed"),
-    ("cutover", "configuration files as they were"),
-    ("fence.json", "the write fence: the configuration before it"),
+    (RunPath.CHECKPOINT, "the checkpoint: what this run made in the target"),
+    (RunPath.CHECKPOINT_CHANGES, "the checkpoint's last changes"),
+    (
+        RunPath.STAGED,
+        "every chunk as it was written: lets a rollback tell apart clients' writes and those of the migration",
+    ),
+    (RunPath.CATCH_UP, "what was caught up with"),
+    (RunPath.CUTOVER, "which configuration files were changed"),
+    (RunPath.CONFIGURATION, "configuration files as they were"),
+    (RunPath.FENCE, "the write fence: the configuration before it"),
     ("fence-before.conf", "nginx's configuration as it was"),
-    ("undo", "what notebooks 41 to 48 replaced in the target"),
-    ("earlier", "checkpoints and quarantine of attempts that were undone"),
-    ("quarantine", "chunks that were not migrated, each with its reason"),
-    ("monitoring", "every sample of the first hour"),
-    ("batches.jsonl", "every batch of the import"),
+    (RunPath.UNDO, "what notebooks 41 to 48 replaced in the target"),
+    (RunPath.EARLIER, "checkpoints and quarantine of attempts that were undone"),
+    (RunPath.QUARANTINE, "chunks that were not migrated, each with its reason"),
+    (RunPath.MONITORING, "every sample of the first hour"),
+    (RunPath.BATCHES, "every batch of the import"),
 )
 
 
@@ -333,7 +336,6 @@ class Lessons:
 
 
 BEFORE = (Step.CUTOVER, Step.MONITOR, Step.PERFORMANCE, Step.INTEGRATION)
-_STATE = "closeout.json"
 
 
 class CloseoutStep(NotebookStep):
@@ -427,7 +429,9 @@ class CloseoutStep(NotebookStep):
         state = self._state()
         if self._ready and found:
             state["removed"] = {**state.get("removed", {}), **dict(rows)}
-            write_json(self.run.workspace / _STATE, state)  # the list is on disk before the first of them goes
+            write_json(
+                self.run.workspace / RunPath.CLOSEOUT, state
+            )  # the list is on disk before the first of them goes
             log = self.run.folder / audit.NAME
             audit.append(log, "temporary files removed", outcome="begun", files=dict(rows))
             for path in found:
@@ -446,7 +450,7 @@ class CloseoutStep(NotebookStep):
 
     def _state(self) -> dict[str, Any]:
         hint = f"Set this file aside and repeat: {RUNBOOK} resume; it only says what was removed."
-        found = read_state(self.run.workspace / _STATE, dict, ReasonCode.CLOSEOUT_STATE_DAMAGED, hint)
+        found = read_state(self.run.workspace / RunPath.CLOSEOUT, dict, ReasonCode.CLOSEOUT_STATE_DAMAGED, hint)
         return found or {"run": self.run.id, "since": utc_now(), "by": audit.operator()}
 
     # -- fence and marker ----------------------------------------------------------------------------------------------

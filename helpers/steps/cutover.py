@@ -20,6 +20,7 @@ from helpers.monitoring.cutover_watch import Watch
 from helpers.parameters import resolve_path
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Verdict
+from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.status.overview import open_gate
@@ -143,7 +144,7 @@ class CutoverStep(NotebookStep):
         return (f"{len(counts)} collections, {sum(counts.values()):,} chunks",)
 
     def _collections(self) -> list[str]:
-        return sorted(Checkpoint.read(self.run.workspace / "checkpoint.json").owned())
+        return sorted(Checkpoint.read(self.run.workspace / RunPath.CHECKPOINT).owned())
 
     # -- the switch ----------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from helpers.migration.staging import Staged
 from helpers.reason_codes import ReasonCode
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
 from helpers.results import Verdict
+from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.run.open_source import open_chosen
 from helpers.run.plan import Step
@@ -289,5 +290,5 @@ class DryRunStep(NotebookStep):
     def target_untouched(self) -> pd.DataFrame:
         """What this step left behind: the snapshot and the staging; the target was never opened."""
         rows = [("snapshot", str(self.snapshot.folder)), ("quarantine", str(self.job.quarantine.folder))]
-        shutil.rmtree(self.folder / "staged", ignore_errors=True)
+        shutil.rmtree(self.folder / RunPath.STAGED, ignore_errors=True)
         return pd.DataFrame(rows, columns=["kept", "where"])

@@ -11,7 +11,7 @@ from helpers.parameters import Parameters
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.advice import steps_for
-from helpers.run.folders import REPOSITORY, RunFolder
+from helpers.run.folders import REPOSITORY, RunFolder, RunPath
 from helpers.run.kernel import show, show_figure
 from helpers.run.plan import Step
 from helpers.run.window import now_utc
@@ -67,7 +67,7 @@ class IndexStep:
     def _which(self) -> str:
         if self.folder is None:
             return "No run yet."
-        page = self.folder.reports / "index.html"
+        page = self.folder.reports / RunPath.PAGE
         said = f"Run <strong>{html.escape(self.folder.id)}</strong>"
         if not page.is_file():
             return f"{said}."

@@ -30,6 +30,7 @@ from helpers.migration.source_changes import SWITCHING, Ledger
 from helpers.migration.staging import Staged
 from helpers.migration.target_lock import ensure_database
 from helpers.results import Phase, Verdict, write_text
+from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots.retention import described
@@ -236,7 +237,7 @@ class MigrateStep(NotebookStep):
 
     def _keep_batches(self) -> None:
         lines = "".join(json.dumps(b) + "\n" for b in self.batches)
-        write_text(self.run.workspace / "batches.jsonl", lines)
+        write_text(self.run.workspace / RunPath.BATCHES, lines)
 
     def _disk(self) -> Path:
         """The folder whose disk the import fills: the target's own where it is a directory here."""

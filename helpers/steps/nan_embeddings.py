@@ -14,6 +14,7 @@ from helpers.migration.importing import Job
 from helpers.migration.staging import Quarantine, stage
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
+from helpers.run.folders import RunPath
 from helpers.schema.rules import vector_failures
 from helpers.snapshots import comparison as compare
 from helpers.snapshots.snapshot import Snapshot
@@ -137,10 +138,10 @@ class NanEmbeddingsStep(StagedTroubleshooter):
                 job.stage(bar)
                 return
             trial = self.run.workspace / "restaged"
-            aside = Quarantine(trial / "quarantine")
+            aside = Quarantine(trial / RunPath.QUARANTINE)
             allowed = self.run.parameters.expected.dimensions
             again = stage(
-                self.snapshot, job.schema, job.context, trial / "staged", aside, dimensions=allowed, progress=bar
+                self.snapshot, job.schema, job.context, trial / RunPath.STAGED, aside, dimensions=allowed, progress=bar
             )
         same = {n: again.rows(n) for n in again.files} == {n: before.rows(n) for n in before.files}
         if not same:

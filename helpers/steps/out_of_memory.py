@@ -14,6 +14,7 @@ import pandas as pd
 
 from helpers.migration.staging import Staged
 from helpers.reason_codes import ReasonCode
+from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.snapshots.snapshot import PART_BYTES
 from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter, child, symptoms
@@ -60,7 +61,7 @@ class OutOfMemoryStep(Troubleshooter):
         The sizes come in rising order, because a process's peak never falls.
         """
         wanted = sorted(sizes or (25, 500))
-        folder = self.run.workspace / "staged"
+        folder = self.run.workspace / RunPath.STAGED
         done = child([sys.executable, "-m", "helpers.steps.out_of_memory", str(folder), *map(str, wanted)])
         nothing: dict[str, Any] = {"base": 0, "peaks": [], "rows": 0}
         said = json.loads(done.stdout) if done.returncode == 0 else nothing

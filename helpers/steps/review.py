@@ -15,7 +15,7 @@ from helpers.errors import RUNBOOK, UsageError
 from helpers.fence import FenceState, takes_no_writes
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import UNREMARKABLE, Check, StepResult, Verdict, worst
-from helpers.run.folders import file_digest
+from helpers.run.folders import RunPath, file_digest
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.validation.judgement import REQUIRED
@@ -178,7 +178,7 @@ class ReviewStep(NotebookStep):
 
     def _earlier(self) -> list[StepResult]:
         """The results of the steps before this one."""
-        numbers = sorted(path.stem for path in (self.run.folder / "results").glob("*.json"))
+        numbers = sorted(path.stem for path in (self.run.folder / RunPath.RESULTS).glob("*.json"))
         return [found for n in numbers if n < self.run.step and (found := self.run.earlier(n)) is not None]
 
     def _fence_missing(self) -> str:
@@ -196,7 +196,7 @@ class ReviewStep(NotebookStep):
         """GO or NO-GO, with the reasons; recorded with the digest of every result that it is based on."""
         self.matrix()
         decision, against, marginal = decide(self._tests, self._matrix)
-        results = sorted((self.run.folder / "results").glob("*.json"))
+        results = sorted((self.run.folder / RunPath.RESULTS).glob("*.json"))
         digests = {path.name: file_digest(path) for path in results if path.stem < self.run.step}
         self.run.fact("decision", decision)
         self.run.fact("against", against)

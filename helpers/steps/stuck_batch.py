@@ -13,6 +13,7 @@ import pandas as pd
 from helpers.errors import RunbookError
 from helpers.migration.importing import DISK_RESERVE
 from helpers.reason_codes import ReasonCode
+from helpers.run.folders import RunPath
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import from_table
 from helpers.stores.base import LOCK_COLLECTION
@@ -71,7 +72,7 @@ class StuckBatchStep(Troubleshooter):
         lines = [("ledger", line) for line in (ledger.errors if ledger else [])[-10:]]
         log = self.run.home.log_path
         text = log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:] if log.is_file() else []
-        return pd.DataFrame([*lines, *(("run.log", line) for line in text)], columns=["where", "line"])
+        return pd.DataFrame([*lines, *((RunPath.LOG, line) for line in text)], columns=["where", "line"])
 
     def conditions(self, **options: Any) -> list[Condition]:
         layers = reach.layers(self.run.parameters.target, "target")

@@ -32,6 +32,7 @@ from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
+from helpers.run.folders import RunPath
 from helpers.run.open_source import open_chosen
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
@@ -251,7 +252,7 @@ class TargetReadinessStep(NotebookStep):
     def _check_room_for_names(self, present: list[str]) -> None:
         names = [i.name for i in self._source]
         wanted = load_schema(self.run.parameters.schema_name).targets(names)
-        ledger = self.run.workspace / "checkpoint.json"
+        ledger = self.run.workspace / RunPath.CHECKPOINT
         own = Checkpoint.read(ledger).owned() if ledger.exists() else []  # looked at again after step 22
         refuse_taken(wanted, present, own, self.run.parameters, self.run.id)
         mine = f"; made by this run: {', '.join(own)}" if own else ""

@@ -20,6 +20,7 @@ from helpers.migration.source_changes import current_snapshot
 from helpers.migration.staging import Quarantine
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict
+from helpers.run.folders import RunPath
 from helpers.run.kernel import cut
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
@@ -40,7 +41,7 @@ _NEAR = 1e-5  # of the vector's length: reads of one cosine vector differ by an 
 
 def quarantine_of(run: RunRecord) -> Mapping[tuple[str, str], str]:
     """(collection, source id) → reason, as step 22 recorded it."""
-    return Quarantine(run.workspace / "quarantine").reasons()
+    return Quarantine(run.workspace / RunPath.QUARANTINE).reasons()
 
 
 def _baseline(run: RunRecord, now: Snapshot) -> Mapping[str, Any] | None:

@@ -28,6 +28,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots import comparison as compare
@@ -146,7 +147,7 @@ class Mend:
 
     @property
     def folder(self) -> Path:
-        return self.run.workspace / "undo"
+        return self.run.workspace / RunPath.UNDO
 
     def apply(self, ids: dict[str, list[str]]) -> pd.DataFrame:
         """One row a target: chunks that were there (exported, deleted), added, whether it was written afresh."""

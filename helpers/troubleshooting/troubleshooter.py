@@ -27,6 +27,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.folders import RunPath
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import load_schema
 from helpers.snapshots.snapshot import Snapshot
@@ -153,11 +154,11 @@ class Troubleshooter(NotebookStep, ABC):
     @property
     def staged(self) -> Staged | None:
         """What is to stand in the target, as step 22 staged it; None where it never got so far."""
-        return Staged.load(self.run.workspace / "staged")
+        return Staged.load(self.run.workspace / RunPath.STAGED)
 
     @property
     def aside(self) -> Quarantine:
-        return Quarantine(self.run.workspace / "quarantine")
+        return Quarantine(self.run.workspace / RunPath.QUARANTINE)
 
     def ledger(self) -> Checkpoint | None:
         """The checkpoint as it is now; None where there is none. Raises `Terminal` where it cannot be read."""
@@ -331,7 +332,9 @@ class StagedTroubleshooter(Troubleshooter):
         with self.target() as (store, there):
             holder = (store.lock_holder() or {}).get("run_id", "") if store is not None else ""
         absent = sorted(name for name in staged.files if staged.rows(name) and name not in there)
-        cut = {name for f in target_side.exports(self.run.workspace / "undo") for name in target_side.unfinished(f)}
+        cut = {
+            name for f in target_side.exports(self.run.workspace / RunPath.UNDO) for name in target_side.unfinished(f)
+        }
         absent = [name for name in absent if name not in cut]
         why = f"{', '.join(absent)}: written by the migration, not repaired here: {self.run.home.command('resume')} --retry 22"
         found.append(Condition("the target's collections are there", not absent, why if absent else ""))
@@ -365,7 +368,7 @@ class StagedTroubleshooter(Troubleshooter):
     def undoable(self) -> pd.DataFrame:
         """The mends of this run that are not undone, the oldest first: name, time, chunks."""
         rows = []
-        for folder in target_side.exports(self.run.workspace / "undo"):
+        for folder in target_side.exports(self.run.workspace / RunPath.UNDO):
             manifest = json.loads((folder / "undo.json").read_text(encoding="utf-8"))
             rows.append((folder.name, manifest["when"], sum(len(ids) for ids in manifest["ids"].values())))
         return pd.DataFrame(rows, columns=["mend", "when", "chunks"])
