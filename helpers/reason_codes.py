@@ -149,6 +149,7 @@ class ReasonCode(StrEnum):
     CONTEXT_CHANGED = "context_changed", _CHECKPOINT, _PROGRESS
     NOTHING_STAGED = "nothing_staged", _CHECKPOINT, _PROGRESS
     STAGING_CHANGED = "staging_changed", _CHECKPOINT, _PROGRESS
+    STAGING_UNREADABLE = "staging_unreadable", _CHECKPOINT, _PROGRESS
 
     COLLECTION_NAME = "collection_name", _VALUES
     EMPTY_ID = "empty_id", _VALUES

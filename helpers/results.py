@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, Self
+
+from pydantic import TypeAdapter, ValidationError
 
 from helpers import formatting
-from helpers.errors import WorldError, redacted
+from helpers.errors import Terminal, redacted
 from helpers.reason_codes import Reason, ReasonCode
 
 # -- progress ----------------------------------------------------------------------------------------------------------
@@ -42,8 +45,6 @@ silent = Silent()
 
 # -- results -----------------------------------------------------------------------------------------------------------
 
-
-State = TypeVar("State")
 
 _UNSEEN = re.compile(
     r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\U000e0000-\U000e0fff]"
@@ -215,19 +216,6 @@ def json_text(value: Any) -> str:
     return (text if text.isascii() else _UNSEEN.sub(_escaped, text)) + "\n"
 
 
-def read_state(path: Path, make: Callable[[Any], State], code: ReasonCode, next_step: str) -> State | None:
-    """What `write_json` left in a state file, made into an object; None where there is no file.
-
-    Raises `WorldError` with this code where it cannot be read, or is no such state.
-    """
-    try:
-        return make(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError) as error:
-        raise WorldError(code, f"cannot be read: {error}", where=str(path), next_step=next_step) from error
-
-
 def write_text(path: Path, text: str) -> None:
     """As `write_json`, for text (UTF-8; lone surrogates are kept by escaping them)."""
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
@@ -253,3 +241,55 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)
+
+
+# -- state files -------------------------------------------------------------------------------------------------------
+
+
+class StateFile:
+    """Base of a dataclass that is kept on disk, written whole or not at all before the act that it announces.
+
+    A key that an older file lacks takes the field's default, one that is not known here is left out. A field `folder` is
+    not written: it is where the file lies.
+    """
+
+    file: ClassVar[str]  # its name
+    damaged: ClassVar[ReasonCode]
+    remedy: ClassVar[str]  # the next step where it is damaged; {folder} is where it lies
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """As `read_file`, of the file in this folder."""
+        return cls.read_file(folder / cls.file)
+
+    @classmethod
+    def read_file(cls, path: Path) -> Self | None:
+        """What this file keeps, None where there is none; `Terminal` (`damaged`) where it holds no such state."""
+        try:
+            found: Self = _adapter(cls).validate_python(  # type: ignore[arg-type]  # a class is hashable
+                {**cls.content(path), "folder": path.parent}
+            )
+            return found
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            first = error.errors()[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            why = str(error)
+        remedy = cls.remedy.format(folder=path.parent)
+        raise Terminal(cls.damaged, f"cannot be read: {why}", where=str(path), next_step=remedy)
+
+    @classmethod
+    def content(cls, path: Path) -> dict[str, Any]:
+        """What the file holds."""
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def save(self, folder: Path) -> None:
+        state = asdict(self)  # type: ignore[call-overload]  # every state is a dataclass
+        write_json(folder / self.file, {name: value for name, value in state.items() if name != "folder"})
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

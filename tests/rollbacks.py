@@ -106,7 +106,7 @@ class Night:
 
     @property
     def state(self) -> RollbackState:
-        found = RollbackState.read(self.folder.workspace)
+        found = RollbackState.load(self.folder.workspace)
         assert found is not None
         return found
 

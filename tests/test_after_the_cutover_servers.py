@@ -93,7 +93,7 @@ def test_the_fence_is_lifted_at_closeout_and_the_downtime_is_known(ends: Ends, t
     result = closeout(night)
     assert verdicts(result)["write fence lifted"] is Verdict.PASS, details(result)
     assert not Path("locked").exists()
-    state = FenceState.read(night.folder.workspace)
+    state = FenceState.load(night.folder.workspace)
     assert state is not None
     assert not state.may_be_active
     assert result.facts["downtime_seconds"] > 0

@@ -133,7 +133,7 @@ def test_an_application_that_is_not_well_on_the_target_is_taken_back(
     result = step(folder)
     assert verdicts(result)["cutover"] is Verdict.FAIL
     assert said in details(result)
-    state = CutoverState.read(folder.workspace)
+    state = CutoverState.load(folder.workspace)
     assert state is not None
     assert state.state == REVERTED
     assert app.file.read_bytes() == app.env
@@ -158,4 +158,4 @@ def test_connections_are_seen_where_the_health_answer_names_nothing(
     used = next(c for c in result.checks if c.name == "application uses the target")
     assert used.verdict is Verdict.PASS
     assert "1 connections of other processes" in str(used.measured)
-    assert CutoverState.read(folder.workspace).state == DONE  # type: ignore[union-attr]
+    assert CutoverState.load(folder.workspace).state == DONE  # type: ignore[union-attr]

@@ -84,7 +84,7 @@ def ran() -> int:
 
 
 def state(night: RunFolder) -> str:
-    found = CutoverState.read(night.workspace)
+    found = CutoverState.load(night.workspace)
     return found.state if found else ""
 
 

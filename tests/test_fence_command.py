@@ -118,7 +118,7 @@ def test_a_lock_that_fails_or_hangs_is_undone(made: Made, tmp_path: Path, lock: 
     with pytest.raises(Terminal, match=said):
         Control(folder, folder.parameters()).put_up()
     assert ran(tmp_path) == ["lock", "unlock"]
-    state = FenceState.read(folder.workspace)
+    state = FenceState.load(folder.workspace)
     assert state is not None
     assert not state.may_be_active
 
@@ -128,7 +128,7 @@ def test_an_unlock_that_fails_leaves_the_fence_recorded(made: Made, tmp_path: Pa
     step(folder)
     with pytest.raises(Terminal, match="the unlock command ended with exit code 1"):
         lift(folder)
-    state = FenceState.read(folder.workspace)
+    state = FenceState.load(folder.workspace)
     assert state is not None
     assert "may be in place" in state.sentence()
     commands(tmp_path)
@@ -156,7 +156,7 @@ def test_none_is_a_warning_and_runs_nothing(made: Made, source: Path) -> None:
     result = step(folder)
     assert checks(result) == {"write fence": Verdict.WARNING, "source opened by nobody else": unused(source)}
     assert [c.reason for c in result.checks if c.name == "write fence"] == ["no_fence"]
-    assert FenceState.read(folder.workspace) is None
+    assert FenceState.load(folder.workspace) is None
 
 
 def test_a_dry_run_runs_no_command(made: Made, tmp_path: Path, holder: subprocess.Popen[str]) -> None:

@@ -201,7 +201,7 @@ def test_what_stands_in_the_way_is_one_line_and_leaves_nothing(fenced: Fenced) -
     missing = fenced.run("missing", fenced.section(nginx={"command": ["no-such-nginx"]}))
     with pytest.raises(Terminal, match=r"nginx cannot be started .*Install no-such-nginx"):
         control(missing).put_up()
-    state = FenceState.read(missing.workspace)
+    state = FenceState.load(missing.workspace)
     assert state is not None
     assert not state.may_be_active
     assert not fenced.config.exists()
@@ -273,7 +273,7 @@ def test_a_killed_process_leaves_what_the_next_one_needs(fenced: Fenced) -> None
     state.enter(folder.workspace, "setting")
     assert one.nginx is not None
     one.nginx.write(configuration(one.nginx.rules, folder.id, closed=True))  # and then it was killed
-    found = FenceState.read(folder.workspace)
+    found = FenceState.load(folder.workspace)
     assert found is not None
     assert "may be in place" in found.sentence()
     control(folder).put_up()
@@ -289,7 +289,7 @@ def test_an_upstream_that_is_down_is_said_when_it_is_fenced_and_when_it_is_lifte
     try:
         with pytest.raises(WorldError, match=r"writes do not get through yet.*502"):
             lift(folder)
-        state = FenceState.read(folder.workspace)
+        state = FenceState.load(folder.workspace)
         assert state is not None
         assert state.state == "lifting"
         with pytest.raises(WorldError, match="no answer"):
@@ -317,7 +317,7 @@ def test_a_fence_with_a_hole_fails_and_what_got_through_is_removed(fenced: Fence
         with pytest.raises(WorldError, match="failed: writes refused"):
             run.finish()
     assert names(fenced) == ["docs"]
-    state = FenceState.read(folder.workspace)
+    state = FenceState.load(folder.workspace)
     assert state is not None
     assert not state.may_be_active
 
@@ -332,7 +332,7 @@ def test_a_dry_run_shows_everything_and_changes_nothing(fenced: Fenced) -> None:
         assert fence.prove().empty
         run.finish()
     assert not fenced.config.exists()
-    assert FenceState.read(folder.workspace) is None
+    assert FenceState.load(folder.workspace) is None
     assert lift(folder) == "Run night has set no fence; there is nothing to lift."
 
 

@@ -14,7 +14,13 @@ import pytest
 from helpers import cli
 from helpers.errors import Interrupted, NoGo, RunbookError, Terminal, UsageError, WaitingForSignoffs
 from helpers.migration.preflight import preflight
-from helpers.migration.target_lock import FILE, claim_target, ensure_database, give_back_target, remove_made_database
+from helpers.migration.target_lock import (
+    MadeDatabase,
+    claim_target,
+    ensure_database,
+    give_back_target,
+    remove_made_database,
+)
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
@@ -290,7 +296,7 @@ def test_what_step_20_makes_is_taken_away_when_nothing_was_written(night: RunFol
 def test_a_database_that_was_there_is_never_taken_away(night: RunFolder) -> None:
     make(night.parameters().target, lacking(night.parameters().target))
     assert ensure_database(night) == ()
-    assert not (night.workspace / FILE).exists()
+    assert not (night.workspace / MadeDatabase.file).exists()
     assert remove_made_database(night) == ""
     assert lacking(night.parameters().target) == ()
 

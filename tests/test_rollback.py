@@ -74,7 +74,7 @@ def test_a_dry_run_touches_nothing(night: Night) -> None:
     verdicts = night.rollback(dry_run=True)
     assert {k: tree(night.home / k) for k in kept} == kept | {"workspace": kept["workspace"] | _progress(night)}
     assert b"after" in night.env
-    assert RollbackState.read(night.folder.workspace) is None
+    assert RollbackState.load(night.folder.workspace) is None
     assert verdicts["source as in the snapshot"] is Verdict.PASS
 
 
@@ -246,7 +246,7 @@ def test_damage_under_a_fence_is_mended_chunk_by_chunk(night: Night) -> None:
 
     from helpers.results import write_json
 
-    write_json(FenceState.path(night.folder.workspace), asdict(state))
+    write_json(night.folder.workspace / FenceState.file, asdict(state))
     with embedded(night.home / "source") as store:
         store.delete("alpha", ["a1", "a2"])
         store.add("alpha", chunks(1, 4, prefix="stray"))

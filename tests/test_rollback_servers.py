@@ -108,7 +108,7 @@ def test_clients_read_on_and_their_writes_come_back(tmp_path: Path) -> None:
         assert "c9" not in found[3]
         assert everything(night.target) == before
         assert night.env == configured
-        state = FenceState.read(night.folder.workspace)
+        state = FenceState.load(night.folder.workspace)
         assert state is not None
         assert not state.may_be_active
         with client(fenced.url) as chroma:

@@ -37,7 +37,7 @@ from helpers.rehearsal.setup import prepare
 from helpers.report import numbers
 from helpers.report.pages import leave
 from helpers.results import write_text
-from helpers.rollback.state import Orders, RollbackState
+from helpers.rollback.state import Orders
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
@@ -82,7 +82,7 @@ def _as_it_stands(folder: RunFolder) -> Iterator[None]:
     for number, place in enumerate(places):
         _copy(place, kept / str(number))
     yield
-    for path in [RollbackState.path(folder.workspace), folder.workspace / "rollback"]:
+    for path in [folder.workspace / RunPath.ROLLBACK, folder.workspace / "rollback"]:
         _remove(path)
     for number, place in enumerate(places):
         _remove(place)
@@ -204,7 +204,7 @@ def _expect(env: Path, url: str, when: str) -> None:
 
 def judge(folder: RunFolder, seen: dict[str, Any], target: str) -> dict[str, str]:
     """What the client saw, in words. `WorldError` where a write got in while the fence was active, or a read failed."""
-    state = FenceState.read(folder.workspace)
+    state = FenceState.load(folder.workspace)
     assert state is not None  # step 20 has passed
     up = next(e["when"] for e in state.events if e["state"] == UP)
     down = next(e["when"] for e in state.events if e["state"] == LIFTING)

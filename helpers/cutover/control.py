@@ -38,7 +38,7 @@ class Control:
 
     @property
     def state(self) -> CutoverState | None:
-        return CutoverState.read(self.folder.workspace)
+        return CutoverState.load(self.folder.workspace)
 
     @property
     def under_way(self) -> CutoverState | None:

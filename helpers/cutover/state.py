@@ -6,7 +6,7 @@ wrong or is taken back, reverting → reverted. What a killed process leaves is 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from helpers.cutover.files import beside, digest_of, put_in_place, stage
 from helpers.errors import Terminal
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
-from helpers.results import read_state, utc_now, write_json
+from helpers.results import StateFile, utc_now
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
@@ -51,8 +51,12 @@ class ChangedFile:
 
 
 @dataclass(slots=True)
-class CutoverState:
+class CutoverState(StateFile):
     """The cutover of one run. `rules` are the parameters that it was begun with: it is taken back with these."""
+
+    file = RunPath.CUTOVER
+    damaged = ReasonCode.CUTOVER_STATE_DAMAGED
+    remedy = f"The files as they were lie in {{folder}}/{RunPath.CONFIGURATION}; set this file aside."
 
     state: str = PLANNED
     target: str = ""
@@ -66,25 +70,11 @@ class CutoverState:
     """The target's, just before clients were sent there: what is there beside them later, clients made."""
     events: list[dict[str, str]] = field(default_factory=list)
 
-    @staticmethod
-    def path(workspace: Path) -> Path:
-        return workspace / RunPath.CUTOVER
-
-    @classmethod
-    def read(cls, workspace: Path) -> CutoverState | None:
-        """What is known of the run's cutover, or None where it has begun none. `WorldError` where the file is damaged."""
-
-        def made(raw: Any) -> CutoverState:
-            return cls(**{**raw, "files": [ChangedFile(**file) for file in raw["files"]]})
-
-        hint = f"The files as they were lie in {workspace / RunPath.CONFIGURATION}; set this file aside."
-        return read_state(cls.path(workspace), made, ReasonCode.CUTOVER_STATE_DAMAGED, hint)
-
     def enter(self, workspace: Path, state: str) -> None:
         """Go over to this state, on disk before anything else happens."""
         self.state = state
         self.events.append({"when": utc_now(), "by": operator(), "state": state})
-        write_json(self.path(workspace), asdict(self))
+        self.save(workspace)
 
     @property
     def cutover(self) -> Cutover:
@@ -135,7 +125,7 @@ def put_back(folder: RunFolder, why: str = "") -> list[str]:
     touched where a file was changed by somebody else since (`Terminal`, `config_changed`). `WorldError` where a restart
     or a health URL fails: the files are back by then, and repeating goes on from there.
     """
-    state = CutoverState.read(folder.workspace)
+    state = CutoverState.load(folder.workspace)
     if state is None:
         return [f"Run {folder.id} has cut nothing over; there is nothing to put back."]
     if state.state == REVERTED:

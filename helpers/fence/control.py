@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from helpers.fence.probe import FAILED, REACHED, REFUSED, SILENT, WRITTEN, Answe
 from helpers.parameters import Parameters
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
-from helpers.results import StepResult, read_state, utc_now, write_json
+from helpers.results import StateFile, StepResult, utc_now
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
@@ -37,12 +37,16 @@ SETTING, UP, LIFTING, LIFTED = "setting", "up", "lifting", "lifted"
 
 
 @dataclass(slots=True)
-class FenceState:
+class FenceState(StateFile):
     """One run's fence. `setting` and `lifting` are what a process that was killed leaves: both may be half done.
 
     `before` says what the configuration file was: `existed`, and `backup`, the copy in the workspace. `rules` are the
     parameters that it was set with: it is lifted with these, whatever they have been changed to since.
     """
+
+    file = RunPath.FENCE
+    damaged = ReasonCode.FENCE_STATE_DAMAGED
+    remedy = "See whether the fence is up, lift it by hand, and set this file aside."
 
     kind: str
     state: str
@@ -54,23 +58,13 @@ class FenceState:
     rules: dict[str, Any] = field(default_factory=dict)
     events: list[dict[str, str]] = field(default_factory=list)
 
-    @staticmethod
-    def path(workspace: Path) -> Path:
-        return workspace / RunPath.FENCE
-
-    @classmethod
-    def read(cls, workspace: Path) -> FenceState | None:
-        """What is known of the run's fence, or None where it never set one."""
-        hint = "See whether the fence is up, lift it by hand, and set this file aside."
-        return read_state(cls.path(workspace), lambda raw: cls(**raw), ReasonCode.FENCE_STATE_DAMAGED, hint)
-
     def enter(self, workspace: Path, state: str, **facts: Any) -> None:
         """Go over to this state, on disk before anything else happens."""
         for name, value in facts.items():
             setattr(self, name, value)
         self.state = state
         self.events.append({"when": utc_now(), "by": operator(), "state": state})
-        write_json(self.path(workspace), asdict(self))
+        self.save(workspace)
 
     @property
     def active(self) -> bool:
@@ -153,7 +147,7 @@ class Control:
 
     def put_up(self) -> str:
         """Stop writes; what was done. Where that fails everything is put back before the error is raised."""
-        state = FenceState.read(self.folder.workspace)
+        state = FenceState.load(self.folder.workspace)
         if state is None or not state.may_be_active:
             state = self._new_state()
         elif state.rules != self._document():
@@ -260,7 +254,7 @@ class Control:
 
     def lift(self) -> str:
         """Let writes through again, proven by one; a sentence. Lifting what is lifted only proves it once more."""
-        state = FenceState.read(self.folder.workspace)
+        state = FenceState.load(self.folder.workspace)
         if state is None:
             return f"Run {self.folder.id} has set no fence; there is nothing to lift."
         again = not state.may_be_active
@@ -323,7 +317,7 @@ class Control:
 
 def lift(folder: RunFolder) -> str:
     """Lift the fence of this run, whatever its state; a sentence."""
-    state = FenceState.read(folder.workspace)
+    state = FenceState.load(folder.workspace)
     rules = Fence.model_validate(state.rules) if state else None
     return Control(folder, folder.parameters(), rules).lift()
 

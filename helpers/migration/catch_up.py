@@ -235,7 +235,7 @@ class CatchUp:
         ledger = self.ledger
         if ledger.open_round is not None and not self._finish():
             return
-        fence = FenceState.read(self.run.workspace)
+        fence = FenceState.load(self.run.workspace)
         fenced = fence is not None and fence.active
         rules = self.run.parameters.migration
         most = 1 if fenced else rules.catch_up_rounds

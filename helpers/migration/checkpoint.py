@@ -22,7 +22,7 @@ from typing import Any
 
 from helpers.errors import Terminal, UsageError
 from helpers.reason_codes import ReasonCode
-from helpers.results import utc_now, write_json
+from helpers.results import StateFile, utc_now, write_json
 from helpers.run.folders import RunFolder, RunPath
 
 FILE = RunPath.CHECKPOINT
@@ -61,6 +61,48 @@ class TargetState:
     inflight: list[int] | None = None
     intended: bool = False  # creation was about to be asked for
     created: bool = False  # and was confirmed
+
+
+@dataclass(slots=True)
+class Kept(StateFile):
+    """What a checkpoint's file holds, the changes after it included. Times are in seconds; None where nothing was measured."""
+
+    file = RunPath.CHECKPOINT
+    damaged = ReasonCode.CHECKPOINT_UNREADABLE
+    remedy = "Start a new run; the target holds what this one wrote."
+
+    context: dict[str, Any]
+    phase: str
+    total_chunks: int
+    quarantined: int
+    targets: dict[str, TargetState]
+    errors: list[str]
+    last_batch_index: int
+    resumed: int
+    timestamp: str = ""
+    stats: dict[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, path: Path) -> Kept:
+        """As `read_file`; that the file is absent is an error too."""
+        if (found := cls.read_file(path)) is None:
+            raise Terminal(cls.damaged, "cannot be read: there is no such file", where=str(path), next_step=cls.remedy)
+        return found
+
+    @classmethod
+    def content(cls, path: Path) -> dict[str, Any]:
+        """The lines are read first: should the whole be written meanwhile, they are in it, and have another `id`."""
+        try:
+            log = _log(path).read_bytes()
+        except FileNotFoundError:
+            log = b""
+        raw = super(Kept, cls).content(path)
+        for line in log[: log.rfind(b"\n") + 1].splitlines():  # what follows the last end of a line is torn
+            change = json.loads(line)
+            if change["id"] == raw.get("id"):
+                raw["targets"].update(change.pop("targets"))
+                raw |= change
+        return raw
 
 
 @dataclass(slots=True)
@@ -106,42 +148,12 @@ class Checkpoint:
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
         """The checkpoint as it is on disk, to read only. Raises `Terminal` where the file is no checkpoint."""
-        raw = cls.content(path)
-        try:
-            return cls(
-                path=path,
-                context=raw["context"],
-                phase=raw["phase"],
-                total_chunks=raw["total_chunks"],
-                quarantined=raw["quarantined"],
-                targets={name: TargetState(**state) for name, state in raw["targets"].items()},
-                errors=raw["errors"],
-                last_batch_index=raw["last_batch_index"],
-                resumed=raw["resumed"],
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise _unreadable(path, error) from error
-
-    @staticmethod
-    def content(path: Path) -> dict[str, Any]:
-        """What the file holds, the changes after it included. Raises `Terminal` where it is no checkpoint.
-
-        The lines are read first: should the whole be written meanwhile, they are in it, and have another `id`.
-        """
-        try:
-            log = _log(path).read_bytes()
-        except FileNotFoundError:
-            log = b""
-        try:
-            raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            for line in log[: log.rfind(b"\n") + 1].splitlines():  # what follows the last end of a line is torn
-                change = json.loads(line)
-                if change["id"] == raw.get("id"):
-                    raw["targets"].update(change.pop("targets"))
-                    raw |= change
-            return raw
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _unreadable(path, error) from error
+        found = Kept.of(path)
+        return cls(
+            path=path, context=found.context, phase=found.phase, total_chunks=found.total_chunks,
+            quarantined=found.quarantined, targets=found.targets, errors=found.errors,
+            last_batch_index=found.last_batch_index, resumed=found.resumed,
+        )  # fmt: skip
 
     @property
     def processed(self) -> int:
@@ -288,10 +300,3 @@ class Checkpoint:
 def _log(path: Path) -> Path:
     """The changes after the checkpoint at `path` was written whole."""
     return path.with_suffix(".jsonl")
-
-
-def _unreadable(path: Path, error: Exception) -> Terminal:
-    return Terminal(
-        ReasonCode.CHECKPOINT_UNREADABLE, f"no readable checkpoint ({error})", where=str(path),
-        next_step="Start a new run; the target holds what this one wrote.",
-    )  # fmt: skip

@@ -17,7 +17,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from helpers.errors import Terminal, UsageError, one_line
 from helpers.migration import target_lock
 from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, silent, utc_now, write_json
+from helpers.results import Progress, StateFile, silent, utc_now, write_json
 from helpers.schema.engine import sparse_as_text
 from helpers.snapshots.comparison import compare_batch
 from helpers.snapshots.snapshot import Snapshot
@@ -54,6 +54,17 @@ class Restored:
     dropped: list[Index] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Restored(StateFile):
+    file = ""  # its name says which snapshot was restored where
+    damaged = ReasonCode.RESTORE_LEDGER_UNREADABLE
+    remedy = "Remove it once you know that nothing there is half restored, then restore again."
+
+    context: dict[str, str]
+    collections: dict[str, str]
+    timestamp: str = ""
+
+
 class Ledger:
     """Which collections a restore of this snapshot made at one destination: intended, then complete. One JSON file."""
 
@@ -65,26 +76,14 @@ class Ledger:
         self.path = snapshot.folder.parent / f"{snapshot.id}.restore-{key}.json"
         self.context = context
         self.states: dict[str, str] = {}
-        if self.path.exists():
-            self.states = self._read()
-
-    def _read(self) -> dict[str, str]:
-        try:
-            raw = json.loads(self.path.read_text(encoding="utf-8"))
-            if raw["context"] != self.context:
-                raise ValueError("it is of another restore")
-            return dict(raw["collections"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Terminal(
-                ReasonCode.RESTORE_LEDGER_UNREADABLE, f"no readable ledger of the restore ({error})", where=str(self.path),
-                next_step="Remove it once you know that nothing there is half restored, then restore again.",
-            ) from error  # fmt: skip
+        if (found := _Restored.read_file(self.path)) is not None:
+            self.states = found.collections
 
     def put(self, name: str, state: str) -> None:
         """`intended` before the collection is created, `complete` once it is proven, "" where it is not ours."""
         self.states[name] = state
         self.states = {n: s for n, s in self.states.items() if s}
-        write_json(self.path, {"context": self.context, "collections": self.states, "timestamp": utc_now()})
+        write_json(self.path, asdict(_Restored(self.context, self.states, utc_now())))
 
 
 @contextlib.contextmanager

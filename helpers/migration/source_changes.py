@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -23,10 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import WorldError
 from helpers.migration.staging import Staged
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, silent, utc_now, write_json
+from helpers.results import Progress, StateFile, silent, utc_now, write_json
 from helpers.run.folders import RunPath
 from helpers.run.open_source import open_chosen
 from helpers.run.plan import Step
@@ -50,7 +49,7 @@ APPLYING, SWITCHING, APPLIED = "applying", "switching", "applied"
 
 
 @dataclass(slots=True)
-class Ledger:
+class Ledger(StateFile):
     """The catch-up of one run. `base` is the id of step 21's snapshot, `current` the folder of the one that holds now.
 
     `rounds` have number, state, snapshot (folder), began, added, changed, deleted, seconds. While the last one is
@@ -58,7 +57,11 @@ class Ledger:
     being moved.
     """
 
-    path: Path
+    file = "ledger.json"
+    damaged = ReasonCode.CATCH_UP_LEDGER_DAMAGED
+    remedy = "Start a new run; the target holds what this one wrote."
+
+    folder: Path
     base: str
     current: str
     rounds: list[dict[str, Any]] = field(default_factory=list)
@@ -67,19 +70,9 @@ class Ledger:
     def read(cls, run: RunRecord) -> Ledger:
         """As it is on disk, or a new one. One that was begun on another snapshot of step 21 says nothing any more."""
         taken = run.require(Step.SNAPSHOT).facts["snapshot"]
-        path = run.workspace / FOLDER / "ledger.json"
-        fresh = cls(path, taken["id"], taken["folder"])
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            found = cls(path, raw["base"], raw["current"], raw["rounds"])
-        except FileNotFoundError:
-            return fresh
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise WorldError(
-                ReasonCode.CATCH_UP_LEDGER_DAMAGED, f"cannot be read: {error}", where=str(path),
-                next_step="Start a new run; the target holds what this one wrote.",
-            ) from error  # fmt: skip
-        return found if found.base == fresh.base else fresh
+        fresh = cls(run.workspace / FOLDER, taken["id"], taken["folder"])
+        found = cls.load(fresh.folder)
+        return found if found is not None and found.base == fresh.base else fresh
 
     @property
     def open_round(self) -> dict[str, Any] | None:
@@ -96,10 +89,7 @@ class Ledger:
         self.rounds[-1].update(state=state, **facts)
         if state == APPLIED:
             self.current = self.rounds[-1]["snapshot"]
-        self.save()
-
-    def save(self) -> None:
-        write_json(self.path, {k: v for k, v in asdict(self).items() if k != "path"})
+        self.save(self.folder)
 
 
 def current_snapshot(run: RunRecord) -> Snapshot:
@@ -365,7 +355,7 @@ class Delta:
 
     def save(self) -> None:
         """Whole on disk once `delta.json` is there."""
-        self.add.save()
+        self.add.save(self.add.folder)
         write_json(self.add.folder / "delta.json", {"drop": self.drop, "create": self.create})
 
     @classmethod

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, silent, write_json, write_text
+from helpers.results import Progress, StateFile, silent, write_text
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.rules import failure_table
 from helpers.snapshots.export_journal import read_parquet
@@ -102,13 +102,17 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Staged:
+class Staged(StateFile):
     """What staging made; `index.json` in its folder.
 
     `files[target]` are the staged Parquet files in order, each (file, source collection, rows). `repairs` and
     `quarantined` are counts by (collection, field, rule) and by reason; `collisions` name ids that two chunks claim in
     one target: {target, id, first, second}, the first 1,000 of `collided`. `rewritten` chunks have another id than in the source.
     """
+
+    file = "index.json"
+    damaged = ReasonCode.STAGING_UNREADABLE
+    remedy = "Start a new run; the target holds what this one wrote."
 
     folder: Path
     files: dict[str, list[tuple[str, str, int]]] = field(default_factory=dict)
@@ -266,7 +270,7 @@ def stage(
     staged.collided = len(tally.collisions)
     quarantine.write(tally.entries)
     staged.quarantined = quarantine.counts()
-    staged.save()
+    staged.save(folder)
     return staged
 
 

@@ -7,6 +7,7 @@ back only where nothing of this run is in the target.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import Endpoint, overlap
 from helpers.parameters.yaml_errors import read_yaml_mapping
 from helpers.reason_codes import ReasonCode
-from helpers.results import read_state, utc_now, write_json
+from helpers.results import StateFile, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunPath
 from helpers.stores import open_target
@@ -113,7 +114,16 @@ def _runs_that_made(names: Sequence[str], target: Endpoint, own_run: str) -> lis
 # collection any more is deleted again; a tenant stays, since Chroma deletes none.
 
 
-FILE = "target-database.json"
+@dataclass(slots=True)
+class MadeDatabase(StateFile):
+    """What this run made at the target: "tenant", "database"."""
+
+    file = "target-database.json"
+    damaged = ReasonCode.TARGET_DATABASE_STATE_DAMAGED
+    remedy = "Set this file aside; then the target's database is left as it is."
+
+    made: list[str]
+    when: str = ""
 
 
 def ensure_database(folder: RunFolder) -> tuple[str, ...]:
@@ -121,7 +131,7 @@ def ensure_database(folder: RunFolder) -> tuple[str, ...]:
     target = folder.parameters().target
     what = lacking(target)
     if what:
-        write_json(folder.workspace / FILE, {"made": sorted({*_made(folder), *what}), "when": utc_now()})
+        MadeDatabase(sorted({*_made(folder), *what}), utc_now()).save(folder.workspace)
         make(target, what)
         audit.append(folder.reports / audit.NAME, "target database made", made=list(what), target=target.label)
         folder.log(f"made at the target: {' and '.join(what)} of {target.label}")
@@ -136,18 +146,15 @@ def remove_made_database(folder: RunFolder) -> str:
     target = folder.parameters().target
     if not remove_database(target):
         return f"database {target.database} stays: it is gone already, or not empty"
-    write_json(folder.workspace / FILE, {"made": [name for name in made if name != "database"], "when": utc_now()})
+    MadeDatabase([name for name in made if name != "database"], utc_now()).save(folder.workspace)
     stays = f"; tenant {target.tenant} stays, since Chroma deletes none" if "tenant" in made else ""
     audit.append(folder.reports / audit.NAME, "target database removed", target=target.label)
     return f"database {target.database}, which this run had made, removed{stays}"
 
 
 def _made(folder: RunFolder) -> list[str]:
-    def read(raw: Any) -> list[str]:
-        return [str(name) for name in raw["made"]]
-
-    hint = "Set this file aside; then the target's database is left as it is."
-    return read_state(folder.workspace / FILE, read, ReasonCode.TARGET_DATABASE_STATE_DAMAGED, hint) or []
+    found = MadeDatabase.load(folder.workspace)
+    return found.made if found is not None else []
 
 
 # -- target lock -------------------------------------------------------------------------------------------------------

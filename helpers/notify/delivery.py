@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from helpers.notify import channels
 from helpers.notify.channels import DELIVERED, FAILED, Delivery, send
 from helpers.notify.texts import Event, render
 from helpers.reason_codes import ReasonCode
-from helpers.results import read_state, utc_now, write_json
+from helpers.results import StateFile, utc_now
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder, RunPath
 
@@ -100,8 +100,12 @@ BEFORE_COMMANDS, AFTER, OVER = "before", "after", "over"
 
 
 @dataclass(slots=True)
-class _State:
+class Silenced(StateFile):
     """`phase` is before, after or over, `done` how many commands of it have ended, `night` how many attempts were begun."""
+
+    file = RunPath.NOTIFY
+    damaged = ReasonCode.NOTIFY_STATE_DAMAGED
+    remedy = "Remove this file, and run the commands of notify.after by hand if those before had run."
 
     phase: str = OVER
     done: int = 0
@@ -117,16 +121,8 @@ class Around:
         self.folder = folder
         self.rules = folder.parameters().notify
 
-    @property
-    def _path(self) -> Path:
-        return self.folder.workspace / RunPath.NOTIFY
-
-    def _read(self) -> _State:
-        def made(raw: Any) -> _State:
-            return _State(**raw)
-
-        hint = "Remove this file, and run the commands of notify.after by hand if those before had run."
-        return read_state(self._path, made, ReasonCode.NOTIFY_STATE_DAMAGED, hint) or _State()
+    def _read(self) -> Silenced:
+        return Silenced.load(self.folder.workspace) or Silenced()
 
     @property
     def night(self) -> int:
@@ -144,7 +140,7 @@ class Around:
         """Run those before the migration, and count an attempt; a sentence for each that failed."""
         state = self._read()
         if state.phase != BEFORE_COMMANDS:
-            state = _State(BEFORE_COMMANDS, 0, state.night + 1, utc_now())
+            state = Silenced(BEFORE_COMMANDS, 0, state.night + 1, utc_now())
             self._save(state)
         return self._run(state, self.rules.before, say)
 
@@ -154,14 +150,14 @@ class Around:
         if state.phase == OVER:
             return []
         if state.phase != AFTER:
-            state = _State(AFTER, 0, state.night, utc_now())
+            state = Silenced(AFTER, 0, state.night, utc_now())
             self._save(state)
         failed = self._run(state, self.rules.after, say)
         state.phase = OVER
         self._save(state)
         return failed
 
-    def _run(self, state: _State, commands: Sequence[list[str]], say: Say) -> list[str]:
+    def _run(self, state: Silenced, commands: Sequence[list[str]], say: Say) -> list[str]:
         log = self.folder.reports / audit.NAME
         for command in commands[state.done :]:
             shown, name = shlex.join(command), f"the command of notify.{state.phase}"
@@ -179,5 +175,5 @@ class Around:
             self._save(state)
         return state.failed
 
-    def _save(self, state: _State) -> None:
-        write_json(self._path, asdict(state))
+    def _save(self, state: Silenced) -> None:
+        state.save(self.folder.workspace)

@@ -175,13 +175,13 @@ def _window(parameters: Parameters) -> dict[str, Any]:
 
 
 def _fence(folder: RunFolder) -> str:
-    state = FenceState.read(folder.workspace)
+    state = FenceState.load(folder.workspace)
     stands = state is not None and state.may_be_active
     return "Writes to the source are still refused." if stands else ""
 
 
 def _clients(folder: RunFolder, parameters: Parameters) -> str:
-    state = CutoverState.read(folder.workspace)
+    state = CutoverState.load(folder.workspace)
     source, target = formatting.text(parameters.source.label), formatting.text(parameters.target.label)
     if state is None or not state.may_be_applied:
         return f"Clients use {source}."

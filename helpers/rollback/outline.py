@@ -239,9 +239,9 @@ def clients_came(cutover: CutoverState | None) -> bool:
 
 def outline(folder: RunFolder) -> list[tuple[str, str]]:
     """(stage, what will be done), in order."""
-    state = RollbackState.read(folder.workspace)
+    state = RollbackState.load(folder.workspace)
     orders = state.orders if state is not None else Orders()
-    cutover, fence = CutoverState.read(folder.workspace), FenceState.read(folder.workspace)
+    cutover, fence = CutoverState.load(folder.workspace), FenceState.load(folder.workspace)
     parameters = folder.parameters()
     used = clients_came(cutover)
     say = {

@@ -72,7 +72,7 @@ def fenced_since_snapshot(folder: RunFolder, snapshot: Snapshot) -> bool:
     taken, proof = datetime.fromisoformat(snapshot.manifest["created"]), folder.result(Step.FENCE_WRITES)
     if proof is not None and takes_no_writes(proof):
         return datetime.fromisoformat(proof.started).replace(microsecond=0) <= taken
-    state = FenceState.read(folder.workspace)
+    state = FenceState.load(folder.workspace)
     if state is None or not state.active:
         return False
     lifted = [n for n, event in enumerate(state.events) if event["state"] in (LIFTING, LIFTED)]
@@ -122,7 +122,7 @@ def said(changes: dict[str, CollectionChanges], vanished: Sequence[str] = ()) ->
 
 def writing_endpoint(folder: RunFolder, parameters: Parameters) -> Endpoint:
     """Where the source can be written while the fence is active: the port behind it."""
-    state = FenceState.read(folder.workspace)
+    state = FenceState.load(folder.workspace)
     source = parameters.source
     if state is None or not state.may_be_active or not source.url:
         return source
@@ -238,11 +238,11 @@ class StageContext:
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.made = run, WrittenData(run)
-        found = RollbackState.read(run.workspace)
+        found = RollbackState.load(run.workspace)
         self.state = found or RollbackState(run.id, utc_now(), audit.user())
         if not run.dry_run:
             self.state.save(run.workspace)
-        self.cutover = CutoverState.read(run.workspace)
+        self.cutover = CutoverState.load(run.workspace)
         self.in_use = outline.clients_came(self.cutover)
         run.fact("dry_run", run.dry_run)
         run.fact("ordered", self.state.since)

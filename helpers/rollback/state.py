@@ -8,7 +8,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.reason_codes import ReasonCode
-from helpers.results import read_state, utc_now, write_json
+from helpers.results import StateFile, utc_now
 from helpers.run.folders import RunPath
 
 STOP, SOURCE, WRITES, REPLAY, FILES, SETTLE, LIFT, REMOVE, WATCH = (
@@ -53,8 +53,12 @@ class Orders:
 
 
 @dataclass(slots=True)
-class RollbackState:
+class RollbackState(StateFile):
     """One run's rollback. `stages` holds of each one that began: state (begun, done), when, seconds, said."""
+
+    file = RunPath.ROLLBACK
+    damaged = ReasonCode.ROLLBACK_STATE_DAMAGED
+    remedy = "Set this file aside and repeat the rollback: every stage looks first what is there."
 
     run_id: str
     since: str = ""
@@ -64,31 +68,14 @@ class RollbackState:
     facts: dict[str, Any] = field(default_factory=dict)
     finished: str = ""
 
-    @staticmethod
-    def path(workspace: Path) -> Path:
-        return workspace / RunPath.ROLLBACK
-
-    @classmethod
-    def read(cls, workspace: Path) -> RollbackState | None:
-        """The rollback of the run in this workspace, None where none ever began. `WorldError` where it is no such file."""
-
-        def made(raw: Any) -> RollbackState:
-            return cls(**{**raw, "orders": Orders(**raw["orders"])})
-
-        hint = "Set this file aside and repeat the rollback: every stage looks first what is there."
-        return read_state(cls.path(workspace), made, ReasonCode.ROLLBACK_STATE_DAMAGED, hint)
-
     @classmethod
     def begin(cls, workspace: Path, run_id: str, orders: Orders) -> RollbackState:
         """The rollback to go on with, or a new one, on disk. New orders replace the earlier ones; none keep them."""
-        state = cls.read(workspace) or cls(run_id, utc_now(), audit.operator())
+        state = cls.load(workspace) or cls(run_id, utc_now(), audit.operator())
         if orders.any:
             state.orders = orders
         state.save(workspace)
         return state
-
-    def save(self, workspace: Path) -> None:
-        write_json(self.path(workspace), asdict(self))
 
     def did(self, stage: str) -> bool:
         return bool(self.stages.get(stage, {}).get("state") == DONE)

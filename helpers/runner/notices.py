@@ -45,7 +45,7 @@ def before_step(folder: RunFolder, step: plan.Step, say: Say, *, dry_run: bool =
                 around.before(say)
             tell(folder, Event.START, key=f"night {around.night}", dry_run=dry, say=say, open=_page(folder, step))
         elif not dry:
-            state = RollbackState.read(folder.workspace)
+            state = RollbackState.load(folder.workspace)
             why = (state.orders.why if state else "") or "; ".join(t.sentence for t in due(folder)) or "it was ordered"
             tell(folder, Event.ROLLBACK_BEGINS, key=_since(state), say=say, why=why, critical=True,
                  open=_page(folder, step))  # fmt: skip
@@ -69,7 +69,7 @@ def after_step(
             tell(folder, Event.GO, key=file_digest(folder.reports / RunPath.RESULTS / f"{step.number}.json"), say=say,
                  warnings=", ".join(marked[:5]), open=at)  # fmt: skip
         elif step.number == Step.CUTOVER:
-            state = CutoverState.read(folder.workspace)
+            state = CutoverState.load(folder.workspace)
             files = f" ({len(state.files)} files)" if state is not None and state.files else ""
             tell(folder, Event.CUTOVER, key=state.since if state else "", say=say, changed=files, open=at)
             Around(folder).after(say)  # the cutover is done: what was silenced is wanted for the watch that follows
@@ -121,7 +121,7 @@ def held(folder: RunFolder, say: Say) -> None:
 
 
 def _after_rollback(folder: RunFolder, error: RunbookError | None, say: Say, at: str) -> None:
-    state = RollbackState.read(folder.workspace)
+    state = RollbackState.load(folder.workspace)
     if error is None:
         from helpers.rollback.postmortem import NOTICE
 

@@ -363,10 +363,10 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
     terminal.say(summary(folder, steps, verdict))
     for line in remedies:
         terminal.say(line)
-    state = FenceState.read(folder.workspace)
+    state = FenceState.load(folder.workspace)
     if state is not None and state.may_be_active:
         terminal.say(f"Fence:   {state.sentence()}")
-    cutover = CutoverState.read(folder.workspace)
+    cutover = CutoverState.load(folder.workspace)
     if cutover is not None:
         terminal.say(f"Cutover: {cutover.sentence()}")
     if error is not None:
@@ -414,7 +414,7 @@ def _advice(folder: RunFolder, steps: Sequence[plan.Step]) -> list[str]:
 def _stand_down(folder: RunFolder, terminal: Console) -> RunbookError | None:
     """What `--until` ends in, unless the run goes on to its end: clients may write again, and the target is free for other
     runs where nothing was written. What it failed with, or None."""
-    state = FenceState.read(folder.workspace)
+    state = FenceState.load(folder.workspace)
     try:
         if passed(folder.result(Step.FENCE_WRITES)):
             give_back_target(folder)
@@ -432,7 +432,7 @@ def with_fence(folder: RunFolder, steps: Sequence[plan.Step]) -> list[plan.Step]
     """The steps, step 20 before them where one of them wants the fence and it was lifted since."""
     fence = Step.FENCE_WRITES
     wanted = fence not in steps and any(step.fenced for step in steps) and folder.parameters().fence.kind != "none"
-    state = FenceState.read(folder.workspace) if wanted else None
+    state = FenceState.load(folder.workspace) if wanted else None
     return [fence, *steps] if wanted and (state is None or not state.active) else list(steps)
 
 

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
 from helpers import audit
 from helpers.cutover import CutoverState
-from helpers.errors import UsageError
+from helpers.errors import RUNBOOK, UsageError
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
-from helpers.results import passed, read_state, utc_now, write_json
+from helpers.results import StateFile, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder, RunLock, RunPath
@@ -36,10 +36,22 @@ _LEFT = (
 )  # of step 22, beside its ledger
 
 
+@dataclass(slots=True)
+class Retry(StateFile):
+    """A retry that was begun: from this step on. The file is there until it has ended."""
+
+    file = RunPath.RETRY
+    damaged = ReasonCode.RETRY_STATE_DAMAGED
+    remedy = f"Remove this file and repeat: {RUNBOOK} resume ID --retry STEP"
+
+    step: str
+    begun: str
+
+
 def pending(folder: RunFolder) -> str:
     """The step whose retry was begun and not finished, or ""."""
-    hint = f"Remove this file and repeat: {folder.command('resume')} --retry STEP"
-    return read_state(_state(folder), lambda raw: str(raw["step"]), ReasonCode.RETRY_STATE_DAMAGED, hint) or ""
+    begun = Retry.load(folder.workspace)
+    return begun.step if begun is not None else ""
 
 
 def require_retriable(folder: RunFolder, step: plan.Step, changed: Parameters | None = None) -> None:
@@ -49,7 +61,7 @@ def require_retriable(folder: RunFolder, step: plan.Step, changed: Parameters | 
     """
     if not step.on_line:
         _refuse(folder, step, "is on demand, not part of the standard sequence", f"Open notebooks/{step.notebook}.")
-    cutover = CutoverState.read(folder.workspace)
+    cutover = CutoverState.load(folder.workspace)
     moved = passed(folder.result(Step.CUTOVER)) or (cutover is not None and cutover.may_be_applied)
     if moved and not step.follows_cutover:  # those look, and can look again
         told = f"Roll back first: {folder.command('rollback')}"
@@ -81,12 +93,12 @@ def take_back(folder: RunFolder, step: plan.Step, say: Callable[[str], None]) ->
     with RunLock(folder, "runner").acquire(1), RunLock(folder, "step").acquire(1):
         begun = pending(folder)
         first = plan.find(min(begun or step.number, step.number))
-        write_json(_state(folder), {"step": first.number, "begun": utc_now()})
+        Retry(first, utc_now()).save(folder.workspace)
         audit.append(folder.reports / audit.NAME, "retry", outcome="begun", step=first.number)
         folder.log(f"retry: taking back from step {first.number} on")
         runs.supersede(folder, [s for s in Step if s >= first])
         removed = _empty_target(folder) if first.number <= Step.MIGRATE else {}
-        _state(folder).unlink()
+        (folder.workspace / RunPath.RETRY).unlink()
         audit.append(folder.reports / audit.NAME, "retry", step=first.number, removed=removed)
     chunks = ", ".join(f"{name} ({count:,} chunks)" for name, count in removed.items())
     say(f"Undone from step {first.number} on; earlier results are kept in {folder.reports / RunPath.EARLIER}.")
@@ -118,7 +130,3 @@ def _empty_target(folder: RunFolder) -> dict[str, int]:
         shutil.rmtree(folder.workspace / _LEFT[0], ignore_errors=True)
         ledger.rename(aside / ledger.name)
     return removed
-
-
-def _state(folder: RunFolder) -> Path:
-    return folder.workspace / RunPath.RETRY

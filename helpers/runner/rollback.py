@@ -45,7 +45,7 @@ def execute(
     folder: RunFolder, orders: Orders, terminal: Console, *, dry_run: bool = False, locked: bool = False
 ) -> int:
     """Roll this run back. `locked`: the caller is the run's own runner, whose line has ended, and no longer works on it."""
-    state = RollbackState.read(folder.workspace)
+    state = RollbackState.load(folder.workspace)
     if state is not None and state.finished and not dry_run:
         terminal.say(f"Run {folder.id}: {state.sentence()} See {folder.reports / 'rollback.html'}")
         return 0

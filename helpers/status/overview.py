@@ -91,13 +91,13 @@ def state(result: StepResult | None) -> str:
 
 def rolled_back(folder: RunFolder) -> str:
     """`Rolled back, finished …` or how far the rollback is; "" where none ever began."""
-    found = RollbackState.read(folder.workspace)
+    found = RollbackState.load(folder.workspace)
     return found.sentence() if found is not None else ""
 
 
 def after_rollback(folder: RunFolder) -> str:
     """What to do with a run whose rollback began."""
-    found = RollbackState.read(folder.workspace)
+    found = RollbackState.load(folder.workspace)
     if found is not None and found.finished:
         return f"Begin a new run; what became of this one: {folder.reports / 'rollback.html'}"
     return f"Go on with: {folder.command('rollback')}"
@@ -166,7 +166,7 @@ def _told(say: Callable[..., str], *about: Any) -> str:
 
 def _due(folder: RunFolder, step: plan.Step | None) -> str:
     """In a few words what the run waits for: signatures by role, a step, nothing."""
-    if (back := RollbackState.read(folder.workspace)) is not None:
+    if (back := RollbackState.load(folder.workspace)) is not None:
         return "nothing: rolled back" if back.finished else "rollback"
     for passed_step in plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]:
         if passed_step.gate and passed(folder.result(passed_step.number)):
@@ -179,7 +179,7 @@ def _due(folder: RunFolder, step: plan.Step | None) -> str:
 
 
 def _fence(folder: RunFolder) -> str:
-    found = FenceState.read(folder.workspace)
+    found = FenceState.load(folder.workspace)
     return "" if found is None or not found.may_be_active else "up" if found.active else "half up"
 
 

@@ -66,7 +66,7 @@ def report(folder: RunFolder, now: dt.datetime) -> list[str]:
 
 def fence_sentence(folder: RunFolder) -> str:
     """The run's write fence in a sentence; "" where it has none."""
-    state = FenceState.read(folder.workspace)
+    state = FenceState.load(folder.workspace)
     return state.sentence() if state is not None else ""
 
 
@@ -195,7 +195,7 @@ def _rollback(folder: RunFolder, now: dt.datetime) -> str:
 
 
 def _cutover(folder: RunFolder) -> str:
-    found = CutoverState.read(folder.workspace)
+    found = CutoverState.load(folder.workspace)
     return found.sentence() if found is not None and found.events else ""
 
 

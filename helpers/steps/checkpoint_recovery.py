@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.errors import RUNBOOK, one_line
-from helpers.migration.checkpoint import FILE, Checkpoint, TargetState, checkpoint_id
+from helpers.migration.checkpoint import FILE, Checkpoint, Kept, TargetState, checkpoint_id
 from helpers.migration.importing import Job, context_of
 from helpers.migration.source_changes import Ledger, current_snapshot
 from helpers.migration.staging import Quarantine, Staged
@@ -78,12 +78,12 @@ class CheckpointRecoveryStep(NotebookStep):
         )  # fmt: skip
         if found is None:
             return pd.DataFrame(columns=["fact", "value"])
-        raw = Checkpoint.content(self.path)
-        pace = raw["stats"]
+        kept = Kept.of(self.path)
+        pace = kept.stats
         rows = {
             "id": checkpoint_id(self.run.id),
             "file": str(self.path),
-            "written": raw["timestamp"],
+            "written": kept.timestamp,
             "phase": found.phase,
             "times resumed": found.resumed,
             "chunks of the snapshot": found.total_chunks,

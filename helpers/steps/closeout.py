@@ -11,7 +11,7 @@ import dataclasses
 import re
 import shlex
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
 from helpers.report.facts import RunView, StepRow, read_run
 from helpers.report.outcome import outcome
-from helpers.results import StepResult, Verdict, read_state, utc_now, worst, write_json, write_text
+from helpers.results import StateFile, StepResult, Verdict, utc_now, worst, write_text
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
@@ -90,7 +90,7 @@ class FenceEnd:
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
-        self.state = FenceState.read(run.workspace)
+        self.state = FenceState.load(run.workspace)
         rules = Fence.model_validate(self.state.rules) if self.state is not None else None
         self.control = Control(run.home, run.parameters, rules)
         self.keep = run.parameters.fence.at_closeout == "keep"
@@ -338,6 +338,20 @@ class Lessons:
 BEFORE = (Step.CUTOVER, Step.MONITOR, Step.PERFORMANCE, Step.INTEGRATION)
 
 
+@dataclass(slots=True)
+class Closeout(StateFile):
+    """What the closeout of a run removed: bytes by file."""
+
+    file = RunPath.CLOSEOUT
+    damaged = ReasonCode.CLOSEOUT_STATE_DAMAGED
+    remedy = f"Set this file aside and repeat: {RUNBOOK} resume; it only says what was removed."
+
+    run: str
+    since: str
+    by: str
+    removed: dict[str, int] = field(default_factory=dict)
+
+
 class CloseoutStep(NotebookStep):
     """The notebook's view, one method a cell. Nothing is touched where a step before it has not passed, or in a dry run."""
 
@@ -426,18 +440,16 @@ class CloseoutStep(NotebookStep):
         """Temporary files, listed before any of them goes."""
         found = temporary(self.run.home, self.parameters)
         rows = [(str(path), tree_size(path)) for path in found]
-        state = self._state()
+        state = Closeout.load(self.run.workspace) or Closeout(self.run.id, utc_now(), audit.operator())
         if self._ready and found:
-            state["removed"] = {**state.get("removed", {}), **dict(rows)}
-            write_json(
-                self.run.workspace / RunPath.CLOSEOUT, state
-            )  # the list is on disk before the first of them goes
+            state.removed |= dict(rows)
+            state.save(self.run.workspace)  # the list is on disk before the first of them goes
             log = self.run.folder / audit.NAME
             audit.append(log, "temporary files removed", outcome="begun", files=dict(rows))
             for path in found:
                 remove(path)
             audit.append(log, "temporary files removed", bytes=sum(b for _, b in rows))
-        removed: dict[str, int] = state.get("removed", {}) if self._ready else {}
+        removed: dict[str, int] = state.removed if self._ready else {}
         self.run.fact("removed", removed)
         left = temporary(self.run.home, self.parameters) if self._ready else []
         if self._ready:
@@ -447,11 +459,6 @@ class CloseoutStep(NotebookStep):
         said = "removed" if self._ready else "would be removed"
         shown = list(removed.items()) if self._ready else rows
         return pd.DataFrame([(p, size(b), said) for p, b in shown], columns=["file", "size", "what became of it"])
-
-    def _state(self) -> dict[str, Any]:
-        hint = f"Set this file aside and repeat: {RUNBOOK} resume; it only says what was removed."
-        found = read_state(self.run.workspace / RunPath.CLOSEOUT, dict, ReasonCode.CLOSEOUT_STATE_DAMAGED, hint)
-        return found or {"run": self.run.id, "since": utc_now(), "by": audit.operator()}
 
     # -- fence and marker ----------------------------------------------------------------------------------------------
 

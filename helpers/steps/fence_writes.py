@@ -48,7 +48,7 @@ class FenceWritesStep(NotebookStep):
         self._acts = self._acts and all(
             a.answered for a in reads
         )  # what cannot be read cannot be migrated: touch nothing
-        state = FenceState.read(self.run.workspace)
+        state = FenceState.load(self.run.workspace)
         if not self._acts or (
             state is not None and state.may_be_active
         ):  # of an earlier attempt: writes are not wanted now
@@ -130,7 +130,7 @@ class FenceWritesStep(NotebookStep):
 
     def undo(self) -> str:
         """How writes are let through again."""
-        state = FenceState.read(self.run.workspace)
+        state = FenceState.load(self.run.workspace)
         return (state.sentence() if state is not None else "") or "There is no fence to lift."
 
     # -- proof ---------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class FenceWritesStep(NotebookStep):
 
     def _give_up(self) -> None:
         """A fence that is not proven keeps clients out for nothing."""
-        state = FenceState.read(self.run.workspace)
+        state = FenceState.load(self.run.workspace)
         if self._acts and state is not None and state.may_be_active:
             self.control.put_back(state)
         if not self.run.dry_run:

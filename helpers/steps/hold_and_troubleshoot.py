@@ -124,7 +124,7 @@ class HoldAndTroubleshootStep(NotebookStep):
         later = bool(step) and plan.find(step).follows_cutover  # nothing to take back there: it only looks
         retry = ["--retry", step] if step and not later else []
         way, again, back = "fix the cause and try again", self.run.home.command("resume", *retry), "roll back"
-        cutover = CutoverState.read(self.run.workspace)
+        cutover = CutoverState.load(self.run.workspace)
         if cutover is not None and cutover.may_be_applied:
             if not later:
                 way = "repair the target with the notebook of the reason, while clients keep using it; then validate it again"

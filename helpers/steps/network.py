@@ -35,7 +35,7 @@ class NetworkStep(Troubleshooter):
 
     def fence(self) -> pd.DataFrame:
         """Whether a write fence of this run is active: behind one, writes are refused and reads pass."""
-        state = FenceState.read(self.run.workspace)
+        state = FenceState.load(self.run.workspace)
         said = state.sentence() if state is not None else ""
         return pd.DataFrame([("write fence", said or "this run has no active fence")], columns=["what", "state"])
 

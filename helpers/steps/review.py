@@ -189,7 +189,7 @@ class ReviewStep(NotebookStep):
         if takes_no_writes(found):
             return ""
         said = next((c.detail for c in found.checks if c.reason == ReasonCode.NO_FENCE), "")
-        state = FenceState.read(self.run.workspace)
+        state = FenceState.load(self.run.workspace)
         return said or ("" if state is not None and state.active else "the fence was lifted before the decision")
 
     def decision(self) -> str:

@@ -111,7 +111,7 @@ class RollbackStep(StageContext, NotebookStep):
 
     @cached_property
     def control(self) -> Control:
-        fence = FenceState.read(self.run.workspace)
+        fence = FenceState.load(self.run.workspace)
         rules = Fence.model_validate(fence.rules) if fence else None
         return Control(self.run.home, self.run.parameters, rules)
 
@@ -161,7 +161,7 @@ class RollbackStep(StageContext, NotebookStep):
             return said or ["no configuration file was changed by this run"]
         with self.stage(st.FILES) as row:
             said = put_back(self.run.home, f"rollback: {self.state.orders.why or 'ordered'}")
-            self.cutover = CutoverState.read(self.run.workspace)
+            self.cutover = CutoverState.load(self.run.workspace)
             off = [f.path for f in self.cutover.files if f.now != "before"] if self.cutover else []
             self.run.check(
                 "configuration files as before",
@@ -202,7 +202,7 @@ class RollbackStep(StageContext, NotebookStep):
 
     def lift(self) -> str:
         """Writes go to the source again, proven by one."""
-        state = FenceState.read(self.run.workspace)
+        state = FenceState.load(self.run.workspace)
         if self.run.dry_run:
             return (state.sentence() if state else "") or "there is no fence to lift"
         with self.stage(st.LIFT) as row:

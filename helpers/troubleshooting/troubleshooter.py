@@ -223,7 +223,7 @@ class Troubleshooter(NotebookStep, ABC):
 
     def settled(self) -> list[Condition]:
         """Whether what is staged is what the target is held to: no catch-up is open, and no client writes there yet."""
-        ledger, cutover = Ledger.read(self.run), CutoverState.read(self.run.workspace)
+        ledger, cutover = Ledger.read(self.run), CutoverState.load(self.run.workspace)
         in_use = cutover is not None and cutover.may_be_applied
         return [
             Condition(
