@@ -38,11 +38,6 @@ from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots import retention
 from helpers.stores import open_target
 
-# -- durations ---------------------------------------------------------------------------------------------------------
-
-# How long the steps took beside what was expected: the dry run's estimate, and the runbook's own figure.
-
-
 # Minutes that the runbook gives a step: the headings of its sections, the timeline of Appendix A for the review.
 RUNBOOK_MINUTES: dict[str, tuple[float, float]] = {
     Step.FENCE_WRITES: (5, 5), Step.SNAPSHOT: (5, 5), Step.MIGRATE: (45, 60), Step.VALIDATE: (10, 10),
@@ -86,7 +81,10 @@ MEANS = (
 
 
 class FenceEnd:
-    """The fence of one run, at closeout."""
+    """The fence of one run, at closeout. What lifting it means is said first: the old source then takes writes again.
+
+    Where connections of others are seen at the source the fence stays, whatever the parameters say.
+    """
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
@@ -180,15 +178,8 @@ def connections_at(url: str) -> int:
     return connections(place.host, place.port)
 
 
-# -- leftovers ---------------------------------------------------------------------------------------------------------
-
-# What a run leaves beside its reports: what is temporary and may go now, and what has to stay, until when, and why.
-#
-# Temporary is only what is named here; everything else stays. Nothing that a resume, a rollback or an audit needs within the
-# retention of the snapshots is on that list.
-
-
 # In workspace/<run id>: copies of a source that a killed process left, half-written files, and output of finished children.
+# Only what is named here may go: nothing that a resume, a rollback or an audit needs while the snapshots are kept.
 _TEMPORARY = (
     "source-copy-*", ".*.tmp", "*.tmp", ".*.partial", "*.partial", "drill-restore", "drill-rollback", "dry-run/target",
     "dry-run/staged", "integration", "performance", "rollback/.*.partial",
@@ -288,14 +279,6 @@ def when(until: str) -> str:
     return moment(until) if until[:1].isdigit() else until
 
 
-# -- lessons -----------------------------------------------------------------------------------------------------------
-
-# What people learned: a file of the workspace, written at the post-mortem, that the next closeout takes into the record.
-#
-# The record itself is sealed and never written again: `runbook run --run-id ID --from 53` keeps it under `earlier/` and
-# writes a new one.
-
-
 NAME = "lessons.md"
 _HEAD = """\
 # Lessons of run {run}, one to a line; lines that begin with # are left out.
@@ -304,7 +287,7 @@ _HEAD = """\
 
 
 class Lessons:
-    """The file of one run."""
+    """What people learned: a file of the workspace that the next closeout takes into the record, which is sealed."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
@@ -330,9 +313,6 @@ class Lessons:
             one_line(line.strip().removeprefix("- ").strip()) for line in lines if not line.lstrip().startswith("#")
         ]
         return [line for line in found if line]
-
-
-# -- closeout ----------------------------------------------------------------------------------------------------------
 
 
 BEFORE = (Step.CUTOVER, Step.MONITOR, Step.PERFORMANCE, Step.INTEGRATION)
