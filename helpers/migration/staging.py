@@ -175,31 +175,6 @@ class Staged(StateFile):
             table = read_parquet(self.folder / file, ["id"])
             yield collection, cast(list[str], table.column(0).to_pylist())
 
-    def save(self) -> None:
-        write_json(
-            self.folder / "index.json",
-            {
-                "files": self.files,
-                "total": self.total,
-                "quarantined": self.quarantined,
-                "repairs": self.repairs,
-                "examples": self.examples,
-                "collisions": self.collisions,
-                "collided": self.collided,
-                "rewritten": self.rewritten,
-            },
-        )
-
-    @classmethod
-    def load(cls, folder: Path) -> Staged | None:
-        """A finished staging, or None."""
-        file = folder / "index.json"
-        if not file.exists():
-            return None
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        raw["files"] = {t: [(f, c, r) for f, c, r in files] for t, files in raw["files"].items()}
-        return cls(folder=folder, **raw)
-
 
 class _Tally:
     """Counts that grow during the pass, and at most 200 example rows of repairs."""

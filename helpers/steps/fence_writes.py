@@ -123,7 +123,7 @@ class FenceWritesStep(NotebookStep):
             self.run.check(
                 "write fence", Verdict.PASS, measured=self.kind, detail="up and proven; stays until it is lifted"
             )
-            state = FenceState.read(self.run.workspace)
+            state = FenceState.load(self.run.workspace)
             up = [e["when"] for e in state.events if e["state"] == UP] if state is not None else []
             self.run.fact("fence", self.run.result.facts["fence"] | {"up": up[-1] if up else ""})
         return pd.DataFrame(rows, columns=PROBE_COLUMNS)

@@ -207,7 +207,7 @@ class RollbackStep(StageContext, NotebookStep):
             return (state.sentence() if state else "") or "there is no fence to lift"
         with self.stage(st.LIFT) as row:
             row["said"] = lift(self.run.home)
-        state = FenceState.read(self.run.workspace)
+        state = FenceState.load(self.run.workspace)
         lifted = [e["when"] for e in state.events if e["state"] == LIFTING] if state is not None else []
         self.run.fact("fence", {"writes_again": lifted[-1] if lifted else ""})
         open_ = state is None or not state.may_be_active
