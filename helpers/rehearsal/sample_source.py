@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal, UsageError
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode
-from helpers.rehearsal import sample_text as text
 from helpers.stores.door import ClientAPI, embedded_client
 from helpers.stores.embedding_functions import RehearsalEmbedding
 
@@ -60,6 +61,44 @@ NONE_DOCUMENTS, HUMOR, RHETORICAL, COLLIDING, COLLIDING_THRICE, UNUSUAL_IDS = 36
 _COPIES = ("copied document", "respaced document")
 
 Place = tuple[str, int]  # collection, position in it
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a chunk is about: its heading in both languages, and what can be said of it."""
+
+    heading: str
+    titulo: str
+    english: tuple[str, ...]
+    spanish: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The words of the sample, sentences that we wrote: `sample_text.json`. A slot in braces is filled from `slots`.
+
+    Every collection has chunks on each of `query_topics`, the five queries of the runbook (Step 4). `unicode_lines` are
+    scripts and marks that a careless pipeline mangles: right to left, CJK, combining marks, joined emoji, a soft hyphen.
+    """
+
+    query_topics: tuple[Topic, ...]
+    neighbours: tuple[Topic, ...]
+    careers: tuple[Topic, ...]
+    pains: tuple[Topic, ...]
+    notes: tuple[Topic, ...]
+    jokes: tuple[str, ...]
+    rhetoric: tuple[str, ...]
+    slots: dict[str, tuple[str, ...]]
+    unicode_lines: tuple[str, ...]
+    authors: tuple[str, ...]
+    categories: tuple[str, ...]
+    traits: tuple[str, ...]
+    devices: tuple[str, ...]
+    humor_types: tuple[str, ...]
+    frameworks: tuple[str, ...]
+
+
+TEXTS = TypeAdapter(Texts).validate_json(Path(__file__).with_name("sample_text.json").read_bytes())
 
 
 def write_sample(path: Path, chunks: int = FULL, dimension: int = 1536) -> Path:
@@ -201,7 +240,7 @@ def _plan(chunks: int) -> _Plan:
         return max(1, (full * chunks + FULL // 2) // FULL) if chunks >= 200 else full * chunks // FULL
 
     # The first of each collection stay whole, so that every query of the runbook finds something everywhere.
-    whole = len(text.QUERY_TOPICS)
+    whole = len(TEXTS.query_topics)
     places = [(name, i) for name, count in counts.items() for i in range(whole, count)]
     places.sort(key=lambda p: hashlib.blake2b(f"{SEED}/{p[0]}/{p[1]}".encode(), digest_size=8).digest())
     six = [place for place in places if place[0] != NOTES]
@@ -247,16 +286,16 @@ def _pick(rng: random.Random, options: tuple[str, ...]) -> str:
     return options[int(rng.random() * len(options))]
 
 
-def _topic(place: Place) -> text.Topic:
+def _topic(place: Place) -> Topic:
     name, i = place
-    own = {"openwebui_careers": text.CAREERS, "openwebui_pain_points": text.PAINS, NOTES: text.NOTES * 4}
-    topics = text.QUERY_TOPICS + own.get(name, ()) + text.NEIGHBOURS
+    own = {"openwebui_careers": TEXTS.careers, "openwebui_pain_points": TEXTS.pains, NOTES: TEXTS.notes * 4}
+    topics = TEXTS.query_topics + own.get(name, ()) + TEXTS.neighbours
     return topics[i % len(topics)]
 
 
 def _language(place: Place) -> str:
     rng = _random("language", *place)
-    return "en" if place[1] < len(text.QUERY_TOPICS) else _pick(rng, ("en", "en", "en", "en", "es", "es", "es_en"))
+    return "en" if place[1] < len(TEXTS.query_topics) else _pick(rng, ("en", "en", "en", "en", "es", "es", "es_en"))
 
 
 def _document(plan: _Plan, place: Place) -> str | None:
@@ -277,12 +316,12 @@ def _written(plan: _Plan, place: Place) -> str:
     topic, language, defect = _topic(place), _language(place), plan.defects.get(place, "")
     heading = topic.titulo if language == "es" else topic.heading
     material = {"en": topic.english, "es": topic.spanish, "es_en": topic.english + topic.spanish}[language]
-    voice = {"humor": text.JOKES, "rhetorical": text.RHETORIC}.get(plan.kinds.get(place, ""))
+    voice = {"humor": TEXTS.jokes, "rhetorical": TEXTS.rhetoric}.get(plan.kinds.get(place, ""))
     sentences = [f"{heading}.", f"Ref {_id(plan, place)} in {place[0]}."]
     if voice:
         sentences.append(_filled(_pick(rng, voice).replace("{topic}", heading), rng))
     if defect == "unicode":
-        sentences.append(_pick(rng, text.UNICODE_LINES))
+        sentences.append(_pick(rng, TEXTS.unicode_lines))
     wanted = 2 + int(12 * rng.random() ** 3)
     length = 0
     while wanted > 0 or (defect == "long document" and length < LONG):
@@ -293,7 +332,7 @@ def _written(plan: _Plan, place: Place) -> str:
 
 
 def _filled(sentence: str, rng: random.Random) -> str:
-    for slot, words in text.SLOTS.items():
+    for slot, words in TEXTS.slots.items():
         sentence = sentence.replace("{" + slot + "}", _pick(rng, words))
     return sentence.replace("{number}", str(2 + int(88 * rng.random())))
 
@@ -323,8 +362,8 @@ def _metadata(plan: _Plan, place: Place) -> Metadata | None:
         "source": f"{name.replace('_', '/', 1)}",
         "source_file": f"{name}/{_topic(place).heading.lower().replace(' ', '_').replace(':', '')}.md",
         "source_line": 1 + int(900 * rng.random()),
-        "author": _pick(rng, text.AUTHORS),
-        "category": _pick(rng, text.CATEGORIES),
+        "author": _pick(rng, TEXTS.authors),
+        "category": _pick(rng, TEXTS.categories),
         "language": _language(place),
         "authenticity_score": score,
         "confidence_level": "high" if score > 0.85 else "medium" if score > 0.6 else "low",
@@ -356,14 +395,14 @@ _WRONG: dict[str, Metadata] = {
 def _extension(own: str | None, rng: random.Random) -> Metadata:
     if own == "personality":
         return {
-            "big_five_trait": _pick(rng, text.TRAITS),
+            "big_five_trait": _pick(rng, TEXTS.traits),
             "trait_score": rng.random(),
-            "related_frameworks": list(text.FRAMEWORKS[: 1 + int(3 * rng.random())]),
+            "related_frameworks": list(TEXTS.frameworks[: 1 + int(3 * rng.random())]),
         }
     if own == "rhetorical":
-        return {"device_type": _pick(rng, text.DEVICES), "frequency": _pick(rng, ("always", "often", "sometimes"))}
+        return {"device_type": _pick(rng, TEXTS.devices), "frequency": _pick(rng, ("always", "often", "sometimes"))}
     if own == "humor":
-        return {"humor_type": _pick(rng, text.HUMOR_TYPES), "effectiveness_rating": rng.random()}
+        return {"humor_type": _pick(rng, TEXTS.humor_types), "effectiveness_rating": rng.random()}
     return {}
 
 
@@ -373,9 +412,9 @@ def _extras(i: int, rng: random.Random) -> Metadata:
     if i % 2 == 0:
         extras["relevance"] = rng.random()
     if i % 3 == 1:
-        extras["tags"] = [_pick(rng, text.CATEGORIES), "año nuevo"]
+        extras["tags"] = [_pick(rng, TEXTS.categories), "año nuevo"]
     if i % 11 == 0:
         extras |= {"weights": [rng.random(), -0.5], "flags": [True, False], "pages": [i, i + 1]}
     if i % 13 == 0:
-        extras["примечание 备注"] = _pick(rng, text.UNICODE_LINES)
+        extras["примечание 备注"] = _pick(rng, TEXTS.unicode_lines)
     return extras
