@@ -35,6 +35,7 @@ from helpers.results import StepResult, Verdict
 from helpers.rollback.state import RollbackState
 from helpers.run import plan
 from helpers.run.record import RunRecord
+from helpers.runner.retry import Retry
 from tests.conftest import ROOT
 from tests.documentation import anchors, blocks, command_lines, inline, pages, prose, table
 from tests.plain_english import QUAINT
@@ -409,10 +410,10 @@ def test_the_state_files_have_the_keys_that_the_architecture_names(tmp_path: Pat
         "results/<step>.json": StepResult,
     }  # fmt: skip
     keys = {name: {field.name for field in dataclasses.fields(kind)} for name, kind in written.items()}
-    keys["catch-up/ledger.json"] = {field.name for field in dataclasses.fields(Ledger)} - {"path"}
+    keys["catch-up/ledger.json"] = {field.name for field in dataclasses.fields(Ledger)} - {"folder"}
     Checkpoint(tmp_path / "checkpoint.json", {}).save()
     keys["checkpoint.json"] = set(json.loads((tmp_path / "checkpoint.json").read_text(encoding="utf-8")))
-    keys["retry.json"] = {"step", "begun"}
+    keys["retry.json"] = {field.name for field in dataclasses.fields(Retry)}
     body = read("docs/architecture.md").split("Their keys, and the states in their order:", 1)[1]
     rows = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1])) for row in table(body, "file")}
     assert rows == keys

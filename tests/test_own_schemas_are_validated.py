@@ -20,6 +20,7 @@ from helpers.schema import load_schema
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, Space, Store, open_target
 from helpers.validation.fidelity import Examination, Expectation
+from helpers.validation.field_tests import FieldTests
 from helpers.validation.judgement import Judgement
 from helpers.validation.search import Answers, Probes, Truth, answers_within, baseline, records
 from tests.documentation import blocks
@@ -162,3 +163,20 @@ def test_the_example_schema_of_the_documentation_migrates_and_passes(tmp_path: P
     assert {row["collection"]: row["target"] for row in found.found.targets} == {
         "articles_news": 50 + 30 + 10, "articles_essays": 60 + 10
     }  # fmt: skip
+
+
+def test_the_type_and_the_dated_uri_of_a_chunk_are_those_that_the_schema_names(tmp_path: Path) -> None:
+    """No name of ours is in the code: a schema with fields of its own gets the same two tests."""
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "name: own\nrouting: {field: sort, targets: {a: first, b: second}, otherwise: a}\nfields:\n"
+        '- {name: sort, type: string, allowed: [a, b], fixed: "{routing}"}\n'
+        "- {name: ref, type: string, pattern: 'ref:(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})'}\n",
+        encoding="utf-8",
+    )
+    tests = FieldTests(load_schema(str(path)), {"first": "a"}, {"c"})
+    rows: list[Metadata | None] = [{"sort": "a", "ref": "ref:2025-02-28"}, {"sort": "b", "ref": "ref:2025-02-28"},
+                                   {"sort": "a", "ref": "ref:2025-02-30"}, {"sort": "a", "ref": 7}]  # fmt: skip
+    tests.add("first", ChunkBatch(list("1234"), ["x"] * 4, np.ones((4, 2), np.float32), rows))
+    assert [row["id"] for row in tests.offenders["distribution"]] == ["2"]
+    assert [row["id"] for row in tests.offenders["citation_uris"]] == ["3", "4"]

@@ -11,12 +11,13 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 from helpers.errors import UsageError
 from helpers.parameters import Parameters, resolve_path
 from helpers.parameters.endpoint import Section
+from helpers.parameters.model import PARAMETERS
 from helpers.parameters.sections import Text
 from helpers.parameters.yaml_errors import explain, read_yaml_mapping
 from helpers.reason_codes import ReasonCode
 
-# The runbook's own integration test: Sergio's personality and humour are looked up. (text, collection, hits asked for)
-LOOKUPS = (("Sergio personality traits", "sergio_personality", 3), ("funny jokes", "sergio_humor", 2))
+LOOKUPS = PARAMETERS / "lookups.yaml"  # asked where the target has all of their collections
+STORED = "{stored}"  # for `like`: the id of a chunk that the collection holds
 
 
 class Expect(Section):
@@ -80,7 +81,7 @@ def read_cases(path: str) -> list[Case]:
 
 def generated(parameters: Parameters, collections: Sequence[str], stored: Mapping[str, str]) -> Iterator[Case]:
     """What every migration must answer: each collection finds a stored chunk (`stored`: an id by collection), the named
-    queries are answered, and what the runbook looks up is found."""
+    queries are answered, and the lookups of parameters/lookups.yaml find something."""
     for name in collections:
         if name in stored:
             yield Case(name=f"{name} finds a stored chunk", collection=name, like=stored[name], k=3,
@@ -91,9 +92,7 @@ def generated(parameters: Parameters, collections: Sequence[str], stored: Mappin
             expect = Expect(word=query.expect) if query.collection else Expect()
             yield Case(name=f"named query: {query.text}", collection=name, text=query.text, k=parameters.validation.k,
                        expect=expect)  # fmt: skip
-    if {name for _, name, _ in LOOKUPS} <= set(stored):
-        for text, name, k in LOOKUPS:
-            yield Case(name=f"look up: {text}", collection=name, text=text, k=k)
-            kind = name.removeprefix("sergio_")
-            yield Case(name=f"look up by type: {kind}", collection=name, like=stored[name], k=k,
-                       where={"collection_type": kind})  # fmt: skip
+    lookups = read_cases(str(LOOKUPS))
+    if {case.collection for case in lookups} <= set(stored):
+        for case in lookups:
+            yield case.model_copy(update={"like": stored[case.collection]}) if case.like == STORED else case

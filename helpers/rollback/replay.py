@@ -29,7 +29,6 @@ from helpers.snapshots.comparison import compare_batch, same_value, same_vectors
 from helpers.snapshots.export_journal import read_parquet, sha256
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, Reader, Space, Store
-from helpers.validation.field_tests import ORIGIN_FIELD
 
 # -- writes ------------------------------------------------------------------------------------------------------------
 
@@ -341,6 +340,9 @@ def _metadata(base: Metadata | None, was: Metadata | None, now: Metadata | None)
     return out or None
 
 
+_ORIGIN = "source_collection"  # the field of the shipped schemas that names it
+
+
 def _origin(chunk: ChunkBatch, target: str, names: set[str], prefixed: bool, to: str) -> tuple[str, str]:
     """(source collection, id in it) of a new chunk; where nothing places it, (why not, its id).
 
@@ -349,16 +351,16 @@ def _origin(chunk: ChunkBatch, target: str, names: set[str], prefixed: bool, to:
     given = chunk.ids[0]
     begins = [name for name in names if prefixed and given.startswith(f"{name}:")]
     by_id = max(begins, key=len, default="")
-    by_field = (chunk.metadatas[0] or {}).get(ORIGIN_FIELD)
+    by_field = (chunk.metadatas[0] or {}).get(_ORIGIN)
     by_field = by_field if isinstance(by_field, str) and by_field in names else ""
     if target in names:
         home = target
     elif by_id and by_field and by_id != by_field:
-        return f"its id says {by_id}, its {ORIGIN_FIELD} says {by_field}", given
+        return f"its id says {by_id}, its {_ORIGIN} says {by_field}", given
     else:
         home = by_id or by_field or to
     if not home:
-        told = f"neither its id nor its {ORIGIN_FIELD}" if prefixed else f"no {ORIGIN_FIELD} of its"
+        told = f"neither its id nor its {_ORIGIN}" if prefixed else f"no {_ORIGIN} of its"
         return f"{told} names a collection of the source", given
     return home, given.removeprefix(f"{home}:") if prefixed else given
 

@@ -6,11 +6,10 @@ validator (A27) does, so that an error in the expectation cannot hide one in the
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from helpers.chunks import ChunkBatch
 from helpers.snapshots.comparison import show
@@ -19,29 +18,18 @@ if TYPE_CHECKING:  # a schema brings pandera, for which a status need not wait
     from helpers.schema import Schema
 
 COMPLETENESS, DISTRIBUTION, TYPES, CITATIONS = "completeness", "distribution", "field_types", "citation_uris"
-TYPE_FIELD, CITATION_FIELD, ORIGIN_FIELD = "collection_type", "if_citation_uri", "source_collection"
-
-_CITATION = re.compile(r"if://citation/.+-(\d{4}-\d{2}-\d{2})", re.DOTALL)
 _KEPT = 1_000  # offenders named per test; all are counted
 
 
-def has_field(schema: Schema, name: str) -> bool:
-    """Whether the schema names this field."""
-    return any(rule.name == name for rule in schema.fields)
+def type_field(schema: Schema) -> str:
+    """The field that holds a chunk's type, by which it was routed; "" where the schema has none."""
+    return next((rule.name for rule in schema.fields if rule.fixed == "{routing}"), "")
 
 
-def is_citation(value: Any) -> bool:
-    """Empty, or if://citation/<id>-YYYY-MM-DD with a date that exists."""
-    if value == "":
-        return True
-    found = _CITATION.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        return False
-    try:
-        datetime.date.fromisoformat(found[1])
-    except ValueError:
-        return False
-    return True
+def dated_fields(schema: Schema) -> dict[str, re.Pattern[str]]:
+    """The fields whose pattern holds a day of the calendar (a group named `date`): citation URIs."""
+    patterns = {rule.name: re.compile(rule.pattern) for rule in schema.fields if rule.pattern is not None}
+    return {name: pattern for name, pattern in patterns.items() if "date" in pattern.groupindex}
 
 
 class FieldTests:
@@ -49,7 +37,7 @@ class FieldTests:
 
     def __init__(self, schema: Schema, targets: Mapping[str, str | None], sources: Collection[str]) -> None:
         self._schema, self._targets, self._sources = schema, targets, sources
-        self._typed, self._cited = has_field(schema, TYPE_FIELD), has_field(schema, CITATION_FIELD)
+        self._type, self._dated = type_field(schema), dated_fields(schema)
         self.checked = 0
         self.counts: Counter[str] = Counter()
         self.offenders: dict[str, list[dict[str, str]]] = {
@@ -68,12 +56,15 @@ class FieldTests:
                 names = ", ".join(str(reason).removeprefix(kind) for reason in rows["reason"])
                 details = "; ".join(str(detail) for detail in rows["detail"] if detail)
                 self._note(test, target, str(chunk), f"{names}: {details}" if details else names)
+        from helpers.schema.rules import real_match
+
         for chunk, metadata in zip(batch.ids, batch.metadatas, strict=True):
             values = metadata or {}
-            if self._typed and values.get(TYPE_FIELD) != self._targets[target]:
-                self._note(DISTRIBUTION, target, chunk, f"{TYPE_FIELD} is {show(values.get(TYPE_FIELD))}")
-            if self._cited and not is_citation(values.get(CITATION_FIELD)):
-                self._note(CITATIONS, target, chunk, f"{CITATION_FIELD} is {show(values.get(CITATION_FIELD))}")
+            if self._type and values.get(self._type) != self._targets[target]:
+                self._note(DISTRIBUTION, target, chunk, f"{self._type} is {show(values.get(self._type))}")
+            for name, pattern in self._dated.items():
+                if not (isinstance(value := values.get(name), str) and real_match(pattern, value)):
+                    self._note(CITATIONS, target, chunk, f"{name} is {show(value)}")
 
     def _note(self, test: str, target: str, chunk: str, detail: str) -> None:
         self.counts[test] += 1

@@ -165,8 +165,8 @@ class Judgement:
         )
 
     def distribution(self) -> Check:
-        """5: collection_type is that of the collection in which the chunk is."""
-        if not field_tests.has_field(self.of.schema, field_tests.TYPE_FIELD):
+        """5: the type of a chunk (`collection_type`) is that of the collection in which it is."""
+        if not field_tests.type_field(self.of.schema):
             return _not_applicable(DISTRIBUTION, _IDENTITY)
         return self._fields(DISTRIBUTION, field_tests.DISTRIBUTION, ReasonCode.WRONG_COLLECTION_TYPE)
 
@@ -182,8 +182,8 @@ class Judgement:
         return self._fields(FIELD_TYPES, field_tests.TYPES, ReasonCode.INVALID_FIELD)
 
     def citation_uris(self) -> Check:
-        """8: if_citation_uri is empty or if://citation/<id>-YYYY-MM-DD."""
-        if not field_tests.has_field(self.of.schema, field_tests.CITATION_FIELD):
+        """8: citation URIs (fields whose pattern holds a date) match the schema's pattern, with a date that exists."""
+        if not field_tests.dated_fields(self.of.schema):
             return _not_applicable(CITATIONS, _IDENTITY)
         return self._fields(CITATIONS, field_tests.CITATIONS, ReasonCode.INVALID_CITATION_URI)
 
