@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from helpers.errors import WorldError, redacted
 from helpers.reason_codes import ReasonCode
-from helpers.results import utc_now
+from helpers.results import private, utc_now
 
 NAME = "audit.jsonl"
 FIRST = "0" * 64  # what the first line has in place of a digest
@@ -44,7 +44,7 @@ def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> s
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b", buffering=0) as file:
+        with open(path, "a+b", buffering=0, opener=private) as file:  # a path's own open takes no opener
             fcntl.flock(file, fcntl.LOCK_EX)
             before, torn = _last(file)
             entry = {

@@ -22,7 +22,7 @@ import html
 import json
 import re
 from collections.abc import Iterator
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from helpers.reason_codes import ReasonCode
 
@@ -159,6 +159,63 @@ def _looks_secret(text: str) -> bool:
         return False
     mixed = re.search(r"[a-z][A-Z]|[A-Z]{2}[a-z]", text) or (re.search(r"\d", text) and re.search(r"[^\W\d_]", text))
     return bool(mixed) or (text.isalpha() and len(text) >= 20)
+
+
+_KEY_OF_SECRET = re.compile(
+    r"(?i)(^|[_.-])(api_?key|key|token|secret|password|passwd|pwd|pass|credentials?|authorization|dsn|sig|signature|salt|private)\d*$"
+)
+_KEY_OF_PASSWORD = re.compile(r"(?i)(secret|password|passwd|pwd|pass)\d*$")
+
+
+_TOKEN = re.compile(
+    r"(sk|pk|rk|ghp|gho|ghs|glpat|xox[abprs]|hf|ck|npm|pypi)[-_]\w[\w-]{8,}|AKIA\w{12,}|eyJ[\w-]{8,}\.[\w.-]+|[0-9a-fA-F]{32,}"
+)
+
+
+def secret_of(key: str, value: str) -> str:
+    """What of an assignment's value is secret, "" where nothing is: its key says so, it is a token, or a URL that holds one.
+
+    Names of hosts, collections and models are none, however long; nor is a plain word under a key such as AUTH_KEY, for it would
+    be found in every report.
+    """
+    if len(value) < SHORTEST_SECRET or value.startswith("${"):
+        return ""
+    if _KEY_OF_SECRET.search(key):
+        return "" if value.isalpha() and value.islower() and not _KEY_OF_PASSWORD.search(key) else value
+    if "://" not in value:
+        return value if _is_token(value) else ""
+    url = urlsplit(value)
+    _, _, password = url.netloc.rpartition("@")[0].partition(":")
+    queried = (q.partition("=") for q in re.split(r"[&;]", url.query))
+    parts = [unquote(password), *(v for k, _, v in queried if _KEY_OF_SECRET.search(k) or _is_token(v))]
+    parts += [piece for piece in url.path.split("/") if _is_token(piece)]
+    return max(parts, key=len) if len(max(parts, key=len)) >= SHORTEST_SECRET else ""
+
+
+def _is_token(text: str) -> bool:
+    if _TOKEN.fullmatch(text):
+        return True
+    mixed = all(re.search(kind, text) for kind in ("[a-z]", "[A-Z]", "[0-9]"))
+    return (
+        len(text) >= 20 and mixed and bool(re.fullmatch(r"[\w+/=.~-]+", text)) and len(re.findall(r"[-_./]", text)) <= 2
+    )
+
+
+_URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
+_QUERY = re.compile(r"(?<=[?&;])([^=&;\s'\"]*=)[^&;\s'\"#]+")
+
+
+def without_tokens(text: str) -> str:
+    """The text without what its URLs may carry: user and password, values of the query, tokens in the path."""
+
+    def shown(match: re.Match[str]) -> str:
+        url = re.sub(r"(?<=://)[^/@\s]+@", "…@", match[0])
+        url = _QUERY.sub(r"\1…", url)
+        for token in sorted(set(_tokens(url)), key=len, reverse=True):
+            url = url.replace(token, "…")
+        return url
+
+    return _URL.sub(shown, text)
 
 
 def redacted(text: str) -> str:

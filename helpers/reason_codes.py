@@ -198,6 +198,8 @@ class ReasonCode(StrEnum):
 
     ANSWERS_ANYBODY = "answers_anybody", _REFUSED
     FORBIDDEN = "forbidden", _REFUSED
+    TLS_UNVERIFIED = "tls_unverified", _REFUSED
+    SECRET_IN_CLEAR = "secret_in_clear", _REFUSED
     HEADER_ILLEGAL = "header_illegal", _REFUSED, _NEW_RUN
     NOT_FOUND = "not_found", _REFUSED
     NOTHING_TO_MIGRATE = "nothing_to_migrate", _REFUSED, _NEW_RUN

@@ -216,16 +216,25 @@ def json_text(value: Any) -> str:
     return (text if text.isascii() else _UNSEEN.sub(_escaped, text)) + "\n"
 
 
-def write_text(path: Path, text: str) -> None:
+PRIVATE = 0o600
+
+
+def private(path: str, flags: int) -> int:
+    """An `opener` for `open`: what it creates can be read by its owner only."""
+    return os.open(path, flags, PRIVATE)
+
+
+def write_text(path: Path, text: str, mode: int = PRIVATE) -> None:
     """As `write_json`, for text (UTF-8; lone surrogates are kept by escaping them)."""
-    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"), mode)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """As `write_json`, for bytes."""
+def write_bytes(path: Path, data: bytes, mode: int = PRIVATE) -> None:
+    """As `write_json`, for bytes. A new file has this mode."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with open(temporary, "wb", opener=private) as file:  # a path's own open takes no opener
+        os.fchmod(file.fileno(), mode)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

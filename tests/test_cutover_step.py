@@ -255,11 +255,11 @@ def test_a_way_back_that_was_killed_half_way_is_finished(night: RunFolder, monke
     step(night)
     real, left = put_in_place, [1]
 
-    def one(temporary: Path, place: Path) -> None:
+    def one(temporary: Path, place: Path, before: str) -> None:
         if not left[0]:
             raise Killed
         left[0] -= 1
-        real(temporary, place)
+        real(temporary, place, before)
 
     with monkeypatch.context() as patch:
         patch.setattr(cutover_state, "put_in_place", one)
@@ -285,11 +285,11 @@ def killed_at(night: RunFolder, at: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
     real, left = put_in_place, [1]
 
-    def one(temporary: Path, place: Path) -> None:
+    def one(temporary: Path, place: Path, before: str) -> None:
         if not left[0]:
             raise Killed
         left[0] -= 1
-        real(temporary, place)
+        real(temporary, place, before)
 
     with monkeypatch.context() as patch:
         if at == APPLYING:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import html
+import io
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from urllib.parse import quote
 
@@ -35,6 +39,15 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 RAW = TOKEN.encode()
+
+
+def zipped(data: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a.txt", data)
+    return out.getvalue()
+
+
 WRITTEN = {
     "plain": RAW,
     "in a header": b"authorization: Bearer " + RAW,
@@ -49,6 +62,15 @@ WRITTEN = {
     "JSON, not ASCII": json.dumps({"a": TOKEN}, ensure_ascii=False).encode(),
     "JSON in a notebook": json.dumps([json.dumps({"a": TOKEN})]).encode(),
     "HTML": html.escape(TOKEN).encode(),
+    "UTF-16, the other way round": TOKEN.encode("utf-16-be"),
+    "hexadecimal, large letters": RAW.hex().upper().encode(),
+    "hexadecimal in pairs": RAW.hex(" ").encode(),
+    "over two lines": RAW[:5] + b"\n    " + RAW[5:],
+    "over two lines of a notebook": json.dumps([f"{VALUE[:12]}\n", VALUE[12:]], ensure_ascii=False, indent=1).encode(),
+    "base64 in lines": base64.encodebytes(b"x" * 70 + RAW),
+    "gzip": gzip.compress(b"before " + RAW),
+    "zip": zipped(b"before " + RAW),
+    "PDF": b"<< /Filter /FlateDecode >>\nstream\n" + zlib.compress(b"BT " + RAW) + b"\nendstream",
 }
 
 

@@ -48,6 +48,11 @@ def archive(folder: Path, path: Path) -> str:
         raise UsageError(
             ReasonCode.BAD_OUTPUT, why, where=one_line(str(path)), next_step="Name another file: --output FILE.zip."
         )
+    if links := sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink()):
+        raise WorldError(
+            ReasonCode.NOT_ARCHIVED, f"{one_line(links[0], 200)} is a link, and what it points to is no evidence of this run",
+            where=str(folder), next_step="Take links out of the folder; nothing was written.",
+        )  # fmt: skip
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     try:

@@ -49,7 +49,7 @@ def restart(rules: Cutover, folder: RunFolder, step: str = Step.CUTOVER) -> list
         begun = time.monotonic()
         folder.log(f"restart: {shown}", step)
         done = run_or_fail(command, rules.timeout_seconds, "the restart command", "cutover.timeout_seconds")
-        folder.log_block(f"restart ended with 0 after {time.monotonic() - begun:.1f} s: {shown}", done.said, step)
+        folder.log_block(f"restart ended with 0 after {time.monotonic() - begun:.1f} s: {shown}", done.tail, step)
         said.append(f"{shown} ended with 0 after {time.monotonic() - begun:.1f} s")
     return said
 

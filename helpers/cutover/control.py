@@ -109,7 +109,7 @@ class Control:
         state.enter(self.folder.workspace, APPLYING)
         for file, temporary in staged:
             state.refuse_changed()
-            put_in_place(temporary, Path(file.real))
+            put_in_place(temporary, Path(file.real), file.before)
         wrong = [f.path for f in state.files if f.now != "after"]
         if wrong:
             raise WorldError(ReasonCode.CONFIG_NOT_WRITTEN, "does not hold what was written", where=wrong[0])

@@ -6,11 +6,15 @@ one. A link is followed: its target is replaced, the link stays.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import io
+import itertools
 import os
 import re
 import stat
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from helpers.errors import Terminal, one_line
+from helpers.errors import Terminal, one_line, without_tokens
 from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
 
@@ -130,10 +134,55 @@ def _keep_attributes(old: Path, new: Path) -> None:
                 os.setxattr(new, name, os.getxattr(old, name))
 
 
-def put_in_place(temporary: Path, real: Path) -> None:
-    """The staged content under the file's name, at once for every reader, and on disk."""
-    temporary.replace(real)
+def put_in_place(temporary: Path, real: Path, before: str = "") -> None:
+    """The staged content under the file's name, at once for every reader, and on disk.
+
+    `before` is the digest of the content that it replaces. Where somebody writes between a look and the change, that file is
+    put back with what they wrote: `Terminal` (`config_changed`). Some file systems cannot exchange two files; there a look
+    just before the change is all that there is.
+    """
+    after = digest_of(temporary)
+    if before and _exchange(temporary, real):
+        if digest_of(temporary) == before:
+            time.sleep(_SETTLE)  # a writer that has the old file open finishes its line
+        if digest_of(temporary) != before:
+            said = "and is as they left it"
+            if digest_of(real) == after:
+                _exchange(temporary, real)
+                temporary.unlink()
+            else:
+                said = f"before and after the change; what they wrote before is in {temporary.replace(_other(real))}"
+            sync_folder(real.parent)
+            raise Terminal(
+                ReasonCode.CONFIG_CHANGED, f"was changed by somebody else at this very moment, {said}", where=str(real),
+                next_step="See who writes it, then repeat.",
+            )  # fmt: skip
+        temporary.unlink()
+    else:
+        temporary.replace(real)
     sync_folder(real.parent)
+
+
+def _other(real: Path) -> Path:
+    """A name beside the file that is not taken."""
+    return next(p for n in itertools.count(1) if not (p := real.with_name(f"{real.name}.before-{n}")).exists())
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two files change names, in one act of the system; whether it could."""
+    a, b = os.fsencode(one), os.fsencode(other)
+    try:
+        libc = ctypes.CDLL(None)
+        if sys.platform == "darwin":
+            return bool(libc.renamex_np(a, b, _SWAP) == 0)
+        return bool(libc.renameat2(_HERE, a, _HERE, b, _SWAP) == 0)
+    except (AttributeError, OSError):  # an older C library
+        return False
+
+
+_SWAP = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
+_HERE = -100  # AT_FDCWD
+_SETTLE = 0.05  # seconds
 
 
 def keep(path: Path, content: bytes) -> None:
@@ -167,8 +216,8 @@ def _why(error: BaseException) -> str:
 
 
 _AMBIGUOUS = re.compile(r"""['"\\$`\x00-\x1f\x7f\x85\u2028\u2029]""")
-_USER = re.compile(r"(?<=://)[^/@\s'\"]+@")
-_TOKEN = re.compile(r"(?i)((?:token|key|secret|password|passwd|pwd|auth)[\w.-]*=)[^&\s'\"]+")
+_COMMENT = re.compile(r"\s\#.*", re.DOTALL)
+_TOKEN = re.compile(r"(?i)((?:token|key|secret|password|passwd|pwd|auth|sig)[\w.-]*=)[^&\s'\"]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +252,8 @@ def require_plain(values: Mapping[str, str], path: Path) -> None:
 
 
 def masked(text: str) -> str:
-    """A line without the credentials that a URL may carry, control characters escaped."""
-    return one_line(_TOKEN.sub(r"\1…", _USER.sub("…@", text)), 300)
+    """A line without the credentials that a URL may carry, nor a comment; control characters escaped."""
+    return one_line(_TOKEN.sub(r"\1…", without_tokens(_COMMENT.sub("", text))), 300)
 
 
 def unified(path: Path, changes: Sequence[Change]) -> str:

@@ -162,7 +162,7 @@ def _file_back(file: ChangedFile, run_id: str) -> bool:
         raise Terminal(ReasonCode.BACKUP_DAMAGED, "is not the file that was kept", where=str(backup),
                        next_step=f"Put {file.path} back by hand from a backup of your own.")  # fmt: skip
     content = backup.read_bytes()
-    put_in_place(stage(real, content, run_id, mode=file.mode, uid=file.uid, gid=file.gid), real)
+    put_in_place(stage(real, content, run_id, mode=file.mode, uid=file.uid, gid=file.gid), real, file.after)
     return True
 
 

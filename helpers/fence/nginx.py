@@ -107,8 +107,7 @@ class Nginx:
 
     def write(self, text: str) -> None:
         mode = self.path.stat().st_mode & 0o777 if self.path.exists() else 0o644
-        self._guarded(lambda: write_text(self.path, text))
-        self.path.chmod(mode)
+        self._guarded(lambda: write_text(self.path, text, mode))  # nginx may be another user
 
     def put_back(self, backup: Path) -> None:
         """The file as it was, byte for byte, in one step."""

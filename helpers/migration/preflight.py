@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, secret_of
 from helpers.migration import target_lock
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import ALL
@@ -42,6 +42,12 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
             raise UsageError(
                 ReasonCode.MANY_DATABASES, "* means many databases, and each is a run of its own", where="tenant and database",
                 next_step=f"Use the command: {RUNBOOK} run PARAMETERS.yaml.",
+            )  # fmt: skip
+    for number, url in enumerate(parameters.cutover.health):
+        if secret_of("health", url):
+            raise UsageError(
+                ReasonCode.PARAMETERS_INVALID, f"cutover.health[{number}] holds a token, which every report would show",
+                next_step="Name a URL of the application that answers without one.",
             )  # fmt: skip
     if parameters.migration.reembed:
         require_function(parameters.migration.reembed, parameters.migration.reembed_config)

@@ -164,7 +164,7 @@ class Around:
             try:
                 audit.append(log, f"notify.{state.phase}", outcome="begun", command=command)
                 done = run_or_fail(command, self.rules.command_seconds, name, "notify.command_seconds")
-                self.folder.log_block(f"notify.{state.phase} ended with 0: {shown}", done.said)
+                self.folder.log_block(f"notify.{state.phase} ended with 0: {shown}", done.tail)
                 audit.append(log, f"notify.{state.phase}", command=command)
             except RunbookError as error:
                 state.failed.append(one_line(error.line(), 400))

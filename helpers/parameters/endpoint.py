@@ -380,6 +380,18 @@ class Endpoint(Section):
     def tls(self) -> bool:
         return self.url is not None and urlsplit(self.url).scheme == "https"
 
+    def exposed(self) -> list[tuple[ReasonCode, str]]:
+        """What the way to this server gives away: (reason code, sentence)."""
+        found = []
+        if self.tls and not self.verify_tls:
+            said = "verify_tls is false: whoever is in between can read and change everything, headers too"
+            found.append((ReasonCode.TLS_UNVERIFIED, said))
+        local = self.host in ("localhost", "::1") or self.host.startswith("127.")
+        if self.headers and self.url and not self.tls and not local:
+            said = f"the headers {', '.join(sorted(self.headers))} go over plain http: anybody on the way can read them"
+            found.append((ReasonCode.SECRET_IN_CLEAR, said))
+        return found
+
     def template_values(self) -> dict[str, str]:
         """What `{target_…}` in a configuration value means when this is the target."""
         if self.path is not None:

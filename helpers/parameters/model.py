@@ -12,12 +12,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from helpers.errors import RUNBOOK, UsageError, one_line
+from helpers.errors import RUNBOOK, UsageError, hide, one_line
 from helpers.parameters.endpoint import Endpoint, Secret, SecretRef, Section, lies_in, overlap, resolve_path
 from helpers.parameters.sections import (
     ROLES,
@@ -196,6 +197,19 @@ class Parameters(Section):
         """Every secret that the parameters refer to, once each, sorted."""
         found = {*self.source.headers.values(), *self.target.headers.values(), *self.notify.urls}
         return sorted(found, key=str)
+
+    def hide_secrets(self) -> None:
+        """From now on nothing that this process shows holds a secret of these parameters, or of the files that they change."""
+        for reference in self.secrets():
+            with suppress(UsageError):  # not there: whoever needs it says so
+                reference.resolve()
+        for where, value in self.secrets_of_files().items():
+            hide(value, f"<secret {where}>")
+
+    def secrets_of_files(self) -> dict[str, str]:
+        """Secrets in the files that the cutover changes; what the parameters themselves name is none."""
+        named = json.dumps(self.document(), ensure_ascii=False)
+        return {where: value for where, value in self.cutover.secret_values().items() if value not in named}
 
     def environment(self) -> list[str]:
         """Every environment variable that the parameters name, once each, sorted: a step's kernel gets those and no others."""

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from helpers.errors import one_line
+from helpers.errors import one_line, secret_of
 from helpers.parameters.endpoint import FilePath, PageUrl, SecretReference, Section, resolve_path, secret_key
 
 # -- value types -------------------------------------------------------------------------------------------------------
@@ -375,6 +375,14 @@ class ComposeFile(Section):
     """Services to change; none: all that have the key, which must then agree on its value."""
 
 
+_LARGEST_CONFIG = 4 * 2**20  # bytes
+_ASSIGNED = re.compile(  # a value is looked at, not taken: it may hold assignments itself, as a query or braces do
+    r"""(?P<key>[A-Za-z_][\w.-]*)[ \t]*[=:][ \t]*
+        (?=(?P<quoted>"(?:[^"\\]|\\.)*"|'[^']*')?(?P<bare>[^\r\n]*?)(?=[ \t]+\#|[ \t]*\r?$))""",
+    re.MULTILINE | re.DOTALL | re.VERBOSE,
+)
+
+
 class Cutover(Section):
     """How the application is pointed to the target."""
 
@@ -403,6 +411,24 @@ class Cutover(Section):
         if twice is not None:
             raise ValueError(f"names the file {one_line(twice)!r} twice; put its keys together")
         return self
+
+    def secret_values(self) -> dict[str, str]:
+        """Values in the files that are secret, by `file:PATH KEY`: by the name of their key, comments included, or by their look.
+
+        A file that cannot be read has none; whoever changes it says so.
+        """
+        found: dict[str, str] = {}
+        for file in self.config_files():
+            try:
+                text = resolve_path(file.path).read_bytes()[:_LARGEST_CONFIG].decode("utf-8", "replace")
+            except OSError:
+                continue
+            for match in _ASSIGNED.finditer(text):
+                value = (match["quoted"] or match["bare"] or "").strip().strip("'\"")
+                for number, line in enumerate(filter(None, map(str.strip, value.splitlines()))):
+                    if secret := secret_of(match["key"], line):
+                        found[f"file:{file.path} {match['key']}{f' line {number + 1}' if number else ''}"] = secret
+        return found
 
     def config_files(self) -> list[EnvFile | ComposeFile]:
         """Every file that the cutover changes, in order."""

@@ -62,11 +62,19 @@ class Done:
     said: str
 
     @property
+    def tail(self) -> str:
+        """Its last lines, for a log: a program that prints its settings prints secrets that nobody can know."""
+        lines = self.said.splitlines()
+        left_out = f"({len(lines) - _TAIL} lines before these are not kept)\n" if len(lines) > _TAIL else ""
+        return left_out + "\n".join(lines[-_TAIL:])
+
+    @property
     def last_line(self) -> str:
         lines = [line for line in self.said.splitlines() if line.strip()]
         return one_line(lines[-1], 300) if lines else "it printed nothing"
 
 
+_TAIL = 5
 LIMIT = "fence.timeout_seconds"
 
 

@@ -31,18 +31,22 @@ from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.parameters import Parameters, parameters_from, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import StepResult, json_text, utc_now, write_bytes, write_json, write_text
+from helpers.results import StepResult, json_text, private, utc_now, write_bytes, write_json, write_text
 from helpers.run.plan import Step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
 
 LONGEST_ID = 64
+PRIVATE_FOLDER = (
+    0o700  # a run's own folders hold what the source holds; who may read them else is the operator's to say
+)
 GROUP = "group.json"  # in place of run.json: the runs of one order for many databases
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_ID - 1}}}")
 _DOCUMENTS = {
     Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",)
 }  # what a step leaves besides: it says nothing any more once the step is void
+_secrets_hidden: set[Path] = set()  # runs whose secrets this process knows, so that it shows none
 _NEVER_CHANGES = "a run goes on only with the source, target, schema, collections and id policy that it began with"
 
 
@@ -175,7 +179,11 @@ class RunFolder:
             with path.open(encoding="utf-8") as file:
                 document = YAML(typ="safe").load(file)
             if isinstance(document, dict):
-                return parameters_from(document)
+                found = parameters_from(document)
+                if self.reports not in _secrets_hidden:
+                    _secrets_hidden.add(self.reports)
+                    found.hide_secrets()
+                return found
         except (YAMLError, UnicodeDecodeError) as error:
             raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "is no longer YAML", where=str(path)) from error
         raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "no longer holds parameters", where=str(path))
@@ -216,7 +224,9 @@ class RunFolder:
         self._append(f"{utc_now()} {step or '-'} {one_line(title, 4000)}\n{lines}")
 
     def _append(self, text: str) -> None:
-        with self.log_path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        with open(  # a path's own open takes no opener
+            self.log_path, "a", encoding="utf-8", errors="backslashreplace", newline="\n", opener=private
+        ) as file:
             file.write(text)
 
 
@@ -277,10 +287,12 @@ def create(
         _require_writable(what, place)
     try:
         folder.reports.parent.mkdir(parents=True, exist_ok=True)
-        folder.workspace.mkdir(parents=True, exist_ok=True)
+        folder.workspace.parent.mkdir(parents=True, exist_ok=True)
+        folder.workspace.mkdir(exist_ok=True, mode=PRIVATE_FOLDER)
         temporary = folder.reports.with_name(f".{folder.id}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.mkdir(mode=PRIVATE_FOLDER)
         for part in (RunPath.RESULTS, RunPath.FIGURES):
-            (temporary / part).mkdir(parents=True)
+            (temporary / part).mkdir()
         write_text(temporary / RunPath.PARAMETERS, parameters_text(parameters))
         write_json(temporary / RunPath.RUN, facts)
         _claim(temporary, folder)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from helpers.errors import Terminal, one_line
+from helpers.parameters import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
@@ -54,6 +55,13 @@ def _require_same_place(run: RunRecord, label: str) -> None:
 
 
 # -- open source -------------------------------------------------------------------------------------------------------
+
+
+def check_connection(run: RunRecord, role: str, endpoint: Endpoint) -> None:
+    """Put on record what the connection gives away; nothing where it gives nothing away."""
+    for reason, said in endpoint.exposed():
+        what = "certificate is checked" if reason is ReasonCode.TLS_UNVERIFIED else "secrets are encrypted on the way"
+        run.check(f"{role}: {what}", Verdict.WARNING, measured="no", threshold="yes", reason=reason, detail=said)
 
 
 def check_spaces(run: RunRecord, infos: Iterable[CollectionInfo], *, named: bool = False) -> None:

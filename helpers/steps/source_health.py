@@ -16,7 +16,7 @@ from helpers.migration.phase_checks import judge_indexes
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
-from helpers.run.open_source import check_spaces, open_chosen
+from helpers.run.open_source import check_connection, check_spaces, open_chosen
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import load_schema
 from helpers.snapshots import reading_estimate
@@ -111,6 +111,7 @@ class SourceHealthStep(NotebookStep):
         """Where the source is, what speaks there, how much it holds. One row a fact."""
         look, endpoint = self._look, self.run.parameters.source
         self.run.check("the source answers", Verdict.PASS, measured=look.version, detail=look.label)
+        check_connection(self.run, "source", endpoint)
         self.run.check(
             "the source holds collections to migrate",
             Verdict.PASS if self._look.infos else Verdict.FAIL,

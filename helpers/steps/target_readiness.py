@@ -33,7 +33,7 @@ from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.folders import RunPath
-from helpers.run.open_source import open_chosen
+from helpers.run.open_source import check_connection, open_chosen
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import load_schema
@@ -81,6 +81,7 @@ class TargetReadinessStep(NotebookStep):
             self.run.check("target reachable", Verdict.PASS, measured="new folder" if self._is_new else "new database")
             return pd.DataFrame(rows, columns=["what", "found"])
         begun = time.monotonic()
+        check_connection(self.run, "target", self.target)
         with open_target(self.target) as store:
             seconds = time.monotonic() - begun
             present, holder = store.names(), store.lock_holder()

@@ -1,0 +1,256 @@
+"""Secrets in the files that a cutover changes, and in what commands print, reach no report; folders are their owner's; a writer
+loses no line; an archive takes no link."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import audit, errors, evidence
+from helpers.cli.evidence import archive
+from helpers.cutover import files
+from helpers.cutover.application import restart
+from helpers.cutover.edits import all_edits, diff
+from helpers.cutover.files import digest_of, put_in_place, stage
+from helpers.errors import Terminal, UsageError, WorldError, secret_of, without_tokens
+from helpers.evidence import secret_scan
+from helpers.migration.preflight import preflight
+from helpers.parameters import Parameters, parameters_from
+from helpers.parameters.endpoint import Endpoint
+from helpers.reason_codes import ReasonCode
+from helpers.run import folders as runs
+from tests.signers import Signers, small_run
+
+ENV = """\
+# OLD_TOKEN=tok-of-last-year-9
+CHROMADB_URL="http://old:8000?sig=AbCd1234efGH"  # rotate Zz9-key-in-a-comment
+POSTGRES_PASSWORD=changeme
+export STRIPE="sk_live_abcdef123456"
+DSN=postgres://app:hunter22@db/app
+HOOK=https://hooks.example/services/T0AAA/XyZ12aBcDeFgHiJkLmNo34
+PEM="-----BEGIN KEY-----
+MIIBVgIBADANBgkqhkiG9w0BAQEFAASC
+-----END KEY-----"
+COLLECTION=if_ttt_corpus_2024_v3
+MODEL=sentence-transformers/all-MiniLM-L6-v2
+AUTH_KEY=enabled
+MODE=production
+"""
+COMPOSE = """\
+services:
+  app:
+    image: ghcr.io/org/app-with-a-long-name:v1.2.3
+    environment:
+      - CHROMADB_URL=http://old:8000
+      - REDIS_PASSWORD=redis-pass-77
+  worker:
+    environment: {JWT_SECRET: 'eyJhbGciOi.eyJzdWIiOi.abc'}
+"""
+SECRET = (
+    "tok-of-last-year-9", "AbCd1234efGH", "changeme", "sk_live_abcdef123456", "hunter22", "XyZ12aBcDeFgHiJkLmNo34",
+    "MIIBVgIBADANBgkqhkiG9w0BAQEFAASC", "redis-pass-77", "eyJhbGciOi.eyJzdWIiOi.abc",
+)  # fmt: skip
+HARMLESS = ("if_ttt_corpus_2024_v3", "all-MiniLM-L6-v2", "enabled", "production", "app-with-a-long-name")
+
+
+@pytest.fixture(autouse=True)
+def nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "_HIDDEN", {})
+    monkeypatch.setattr(runs, "_secrets_hidden", set())
+
+
+def written(folder: Path) -> dict[str, Any]:
+    (folder / ".env").write_text(ENV)
+    (folder / "compose.yaml").write_text(COMPOSE)
+    keys = {"CHROMADB_URL": "{target_url}"}
+    return {
+        "env_files": [{"path": str(folder / ".env"), "keys": keys}],
+        "compose_files": [{"path": str(folder / "compose.yaml"), "keys": keys}],
+    }
+
+
+def parameters(folder: Path, **cutover: Any) -> Parameters:
+    return parameters_from(
+        {"source": {"path": "a"}, "target": {"url": "http://new:8000"}, "cutover": {**written(folder), **cutover}}
+    )
+
+
+def test_every_secret_of_an_edited_file_is_known(tmp_path: Path) -> None:
+    """By the name of its key, as a token, inside a URL, in a comment, over several lines; words and names are none."""
+    found = parameters(tmp_path).secrets_of_files()
+    assert [value for value in SECRET if not any(value in each for each in found.values())] == []
+    assert [value for value in HARMLESS if any(value in each for each in found.values())] == []
+    assert all(str(tmp_path) in where for where in found)
+
+
+def test_what_the_parameters_name_is_no_secret(tmp_path: Path) -> None:
+    again = parameters(tmp_path, restart=[["docker", "restart", "sk_live_abcdef123456"]])
+    assert "sk_live_abcdef123456" not in again.secrets_of_files().values()
+
+
+def test_a_command_that_prints_its_settings_leaves_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last lines are kept, without the values of the file; a run whose folder holds one is not sealed."""
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    cat = [sys.executable, "-c", "print(open('.env').read()); print(open('.env').read()[-120:])"]
+    home = small_run(
+        "night",
+        Signers(tmp_path / "keys"),
+        target={"url": "http://new:8000"},
+        cutover={**written(tmp_path), "restart": [cat]},
+    )
+    monkeypatch.chdir(tmp_path)
+    restart(home.parameters().cutover, home)
+    log = home.log_path.read_text()
+    assert [value for value in SECRET if value in log] == []
+    assert "lines before these are not kept" in log
+    assert "MODE=production" in log
+    evidence.keep_sealed(home)
+    (home.reports / "24_review.html").write_text("<p>hunter22</p>")
+    report = secret_scan.search(home.reports, [], home.parameters().secrets_of_files())
+    assert {(name, where.split()[-1]) for name, where, _ in report.found} == {("24_review.html", "DSN")}
+
+
+def test_a_diff_shows_no_token_and_no_comment(tmp_path: Path) -> None:
+    shown = diff(all_edits(parameters(tmp_path)))
+    assert "new:8000" in shown
+    assert [value for value in (*SECRET, "key-in-a-comment") if value in shown] == []
+
+
+@pytest.mark.parametrize(
+    "url", ["https://u:pass-word-1@h/x", "https://h/x?sig=abcdef12&b=2", "https://h/AbCdEfGh1234567890XyZ/y"]
+)
+def test_urls_are_shown_without_what_they_carry(url: str) -> None:
+    shown = without_tokens(f"GET {url} failed")
+    assert not any(secret in shown for secret in ("pass-word-1", "abcdef12", "AbCdEfGh1234567890XyZ"))
+    assert shown.startswith("GET https://")
+
+
+def test_a_health_url_that_holds_a_token_is_refused_unseen(tmp_path: Path) -> None:
+    for url in ("http://app/health?token=abc-123-def", "http://app/h?x=sk_live_abcdef123456"):
+        with pytest.raises(UsageError, match=r"cutover\.health\[0\] holds a token") as refused:
+            preflight(parameters(tmp_path, health=[url]))
+        assert "abc" not in str(refused.value)
+    assert secret_of("health", "http://app/health?verbose=1&format=json") == ""
+
+
+def test_a_secret_that_is_unset_at_a_steps_seal_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person who signs needs none: what that command writes holds none."""
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.setenv("CHROMA_TOKEN", "s3cret-of-the-source")
+    headers = {"url": "http://old:8000", "headers": {"Authorization": "env:CHROMA_TOKEN"}}
+    home = small_run("night", Signers(tmp_path / "keys"), source=headers)
+    monkeypatch.delenv("CHROMA_TOKEN")
+    with pytest.raises(UsageError, match="env:CHROMA_TOKEN has no value here"):
+        evidence.keep_sealed(home)
+    assert not (home.reports / "seals").exists()
+    monkeypatch.setenv("CHROMA_TOKEN", "s3cret-of-the-source")
+    evidence.keep_sealed(home)
+    monkeypatch.delenv("CHROMA_TOKEN")
+    home.log("a signature")
+    evidence.at_rest(home)
+    assert evidence.seals(home.reports)[-1].predicate["secrets"]["unknown"] == {"env:CHROMA_TOKEN": "has no value here"}
+
+
+def test_folders_of_a_run_are_their_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    old = os.umask(0o022)
+    try:
+        home = runs.create(parameters_from({"source": {"path": "a"}, "target": {"path": "b"}}), "night")
+        home.log("a line")
+        audit.append(home.reports / audit.NAME, "begun")
+    finally:
+        os.umask(old)
+    assert [stat.S_IMODE(f.stat().st_mode) for f in (home.reports, home.workspace)] == [0o700, 0o700]
+    every = {p.name: stat.S_IMODE(p.stat().st_mode) for p in home.reports.iterdir() if p.is_file()}
+    assert {"run.json", "parameters.yaml", "run.log", "audit.jsonl"} <= set(every)
+    assert set(every.values()) == {0o600}
+
+
+def test_a_line_written_while_the_file_is_changed_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a writer that opens the file, and by one that replaces it, between the last look and the change."""
+    real, new = tmp_path / ".env", b"URL=new\n"
+    exchange = files._exchange
+    for replaces in (False, True):
+        real.write_bytes(b"URL=old\n")
+        before = digest_of(real)
+
+        def writer(one: Path, other: Path, replaces: bool = replaces) -> bool:
+            monkeypatch.setattr(files, "_exchange", exchange)
+            if replaces:
+                (tmp_path / "other").write_bytes(b"URL=old\nLINE=kept\n")
+                (tmp_path / "other").replace(other)
+            else:
+                with other.open("ab") as file:
+                    file.write(b"LINE=kept\n")
+            return exchange(one, other)
+
+        monkeypatch.setattr(files, "_exchange", writer)
+        staged = stage(real, new, "night", mode=0o644, uid=os.getuid(), gid=os.getgid())
+        with pytest.raises(Terminal, match="at this very moment"):
+            put_in_place(staged, real, before)
+        assert real.read_bytes() == b"URL=old\nLINE=kept\n"
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".env"]
+    put_in_place(stage(real, new, "night", mode=0o644, uid=os.getuid(), gid=os.getgid()), real, digest_of(real))
+    assert real.read_bytes() == new
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".env"]
+
+
+def test_of_many_changes_beside_a_busy_writer_no_line_is_lost(tmp_path: Path) -> None:
+    real, done, lines = tmp_path / ".env", threading.Event(), 0
+    real.write_bytes(b"URL=old\n")
+
+    def write() -> None:
+        nonlocal lines
+        while not done.is_set():
+            with real.open("ab") as file:
+                file.write(b"LINE=%d\n" % lines)
+            lines += 1
+            done.wait(0.01)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for n in range(40):
+            before = hashlib.sha256(content := real.read_bytes()).hexdigest()
+            staged = stage(real, content + b"N=%d\n" % n, "night", mode=0o644, uid=os.getuid(), gid=os.getgid())
+            try:
+                put_in_place(staged, real, before)
+            except Terminal:
+                continue
+    finally:
+        done.set()
+        writer.join()
+    held = b"".join(p.read_bytes() for p in tmp_path.iterdir())
+    assert [n for n in range(lines) if b"LINE=%d\n" % n not in held] == []
+
+
+def test_an_archive_takes_no_link(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "run" / "figures").symlink_to("/etc")
+    with pytest.raises(WorldError, match="figures is a link"):
+        archive(tmp_path / "run", tmp_path / "out.zip")
+    assert not (tmp_path / "out.zip").exists()
+
+
+def test_a_connection_that_gives_secrets_away_is_told() -> None:
+    headers = {"headers": {"Authorization": "env:T"}}
+    told = {
+        "http://db.example:8000": [ReasonCode.SECRET_IN_CLEAR], "https://db.example": [], "http://127.0.0.1:8000": [],
+        "http://[::1]:8000": [],
+    }  # fmt: skip
+    for url, reasons in told.items():
+        assert [code for code, _ in Endpoint.model_validate({"url": url, **headers}).exposed()] == reasons
+    assert Endpoint(url="http://db.example:8000").exposed() == []
+    unverified = Endpoint.model_validate({"url": "https://db.example", "verify_tls": False})
+    assert [code for code, _ in unverified.exposed()] == [ReasonCode.TLS_UNVERIFIED]
