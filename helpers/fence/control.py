@@ -182,7 +182,11 @@ class Control:
     def _close(self) -> str:
         if self.nginx is not None:
             self.nginx.write(configuration(self.nginx.rules, self.folder.id, closed=True))
-            done = "written for the operator" if self.nginx.rules.elsewhere else f"nginx {self.nginx.enforce()}"
+            done = (
+                "written for the operator"
+                if self.nginx.rules.elsewhere
+                else f"nginx {self.nginx.enforce()}{self.nginx.unseen_said}"
+            )
         else:
             assert self.rules.command is not None
             run_or_fail(self.rules.command.lock, self.rules.timeout_seconds, "the lock command")

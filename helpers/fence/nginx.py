@@ -10,8 +10,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from helpers.errors import Terminal
@@ -89,6 +93,11 @@ class Nginx:
     def __init__(self, rules: NginxFence, seconds: float) -> None:
         self.rules, self.seconds = rules, seconds
         self.path = config_path(rules)
+        self.unseen: list[str] = []  # servers of which their configuration does not say where they lead
+
+    @property
+    def unseen_said(self) -> str:
+        return f" (where these lead only a request decides: {'; '.join(self.unseen[:5])})" if self.unseen else ""
 
     def written_by(self) -> str:
         """The run whose fence, closed or open, is in the file; "" for somebody else's file, or none."""
@@ -144,16 +153,26 @@ class Nginx:
                 next_step="Name a file that nginx.conf includes in its http block (conf.d/*.conf), or give "
                 "fence.nginx.command its -c.",
             )  # fmt: skip
-        port = self.rules.listen.rpartition(":")[2]
-        rival = re.compile(rf"^\s*listen\s+(?:\S+:)?{port}[\s;]", re.MULTILINE)
-        others = [str(path) for path, text in files.items() if path != self.path and rival.search(text)]
-        if others:
+        self._refuse_ways_round(files)
+        return dump
+
+    def _refuse_ways_round(self, files: dict[Path, str]) -> None:
+        """`Terminal` where another server of this nginx listens on the fence's port, or leads to its upstream."""
+        port = int(self.rules.listen.rpartition(":")[2])
+        others = [each for each in servers(files) if each.file != self.path]
+        for each in others:
+            if each.takes(port):
+                what = f"listens on port {port} too: clients that it answers"
+            elif any(_same_place(place, self.rules.upstream) for place in each.leads):
+                what = f"(listen {', '.join(each.listens)}) leads to {self.rules.upstream} too: clients that use it"
+            else:
+                continue
             raise Terminal(
-                ReasonCode.NGINX_TWO_SERVERS, f"another server of this nginx listens on port {port} too: clients that it "
-                "answers would go round the fence", where=", ".join(others),
+                ReasonCode.NGINX_TWO_SERVERS, f"another server of this nginx {what} would go round the fence",
+                where=str(each.file),
                 next_step="Keep that server in the file fence.nginx.config: it is put back when the fence is lifted.",
             )  # fmt: skip
-        return dump
+        self.unseen = [f"{', '.join(e.listens)} in {e.file}" for e in others if any("$" in place for place in e.leads)]
 
     def runs(self) -> bool:
         """Whether it serves now. One that is not installed does not; nor does one whose files were never right."""
@@ -247,3 +266,151 @@ class Nginx:
 def _built_in(said: str, name: str) -> str:
     found = re.search(rf"--{name}=(\S+)", said)
     return found[1] if found else "/run/nginx.pid" if name == "pid-path" else "/"
+
+
+# -- what an nginx serves ----------------------------------------------------------------------------------------------
+
+# The dump of `nginx -T` as directives: (name, arguments, block or None), files included where they are named.
+
+
+_WORD = re.compile(
+    r"""\s+|\#[^\n]*|(?P<end>[{};])|(?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|(?:\\.|\$\{[^}]*\}|[^\s{};\\])+)""",
+    re.DOTALL,
+)
+_Directive = tuple[str, list[str], "list[_Directive] | None"]
+_PASSES = ("proxy_pass", "grpc_pass", "fastcgi_pass", "uwsgi_pass", "scgi_pass")
+
+
+@dataclass(slots=True)
+class Server:
+    """A `server` of http or stream: the file that it stands in, what it listens on, and the HOST:PORT that it leads to."""
+
+    file: Path
+    listens: list[str]
+    leads: list[str]
+
+    def takes(self, port: int) -> bool:
+        for listen in self.listens:
+            first, _, last = listen.rpartition(":")[2].partition("-")
+            if not first.isdigit():  # an address alone
+                first = "80"
+            if int(first) <= port <= int(last or first):
+                return True
+        return False
+
+
+def servers(files: Mapping[Path, str]) -> list[Server]:
+    """Every server of a dump, whose first file is the main one."""
+    parsed = {path: _directives(text, 0)[0] for path, text in files.items()}
+    found: list[tuple[Path, list[_Directive]]] = []
+    names: dict[str, list[str]] = {}
+    walked: list[tuple[Path, list[_Directive]]] = list(parsed.items())
+    for path, block in walked:  # it grows: blocks inside of blocks
+        for name, arguments, inner in block:
+            if inner is None:
+                continue
+            if name == "upstream" and arguments:
+                names[arguments[0]] = [a[0] for n, a, _ in _inlined(inner, parsed) if n == "server" and a]
+            elif name == "server":
+                found.append((path, inner))
+            else:
+                walked.append((path, inner))
+    made = []
+    for path, inner in found:
+        own = list(_every(inner, parsed))
+        passes = [_place(arguments[0]) for name, arguments in own if name in _PASSES and arguments]
+        leads = [place for each in passes for place in map(_with_port, names.get(each.removesuffix(":80"), [each]))]
+        made.append(Server(path, [a[0] for n, a in own if n == "listen" and a] or ["80"], leads))
+    return made
+
+
+def _directives(text: str, at: int) -> tuple[list[_Directive], int]:
+    """The directives of a block that begins there, and where it ends."""
+    found: list[_Directive] = []
+    words: list[str] = []
+    while at < len(text):
+        match = _WORD.match(text, at)
+        at = match.end() if match else at + 1
+        if match is None or not (match["end"] or match["text"]):
+            continue
+        if match["text"]:
+            quoted = match["text"][0] in "\"'"
+            words.append(match["text"][1:-1] if quoted else match["text"])
+        elif match["end"] == "}":
+            break
+        else:
+            inner: list[_Directive] | None = None
+            if match["end"] == "{":
+                if words and words[0].endswith("_by_lua_block"):
+                    inner, at = [], _after_braces(text, at)
+                else:
+                    inner, at = _directives(text, at)
+            if words:
+                found.append((words[0], words[1:], inner))
+            words = []
+    return found, at
+
+
+def _after_braces(text: str, at: int) -> int:
+    open_now = 1
+    while open_now and at < len(text):
+        open_now += {"{": 1, "}": -1}.get(text[at], 0)
+        at += 1
+    return at
+
+
+def _inlined(block: list[_Directive], parsed: Mapping[Path, list[_Directive]]) -> Iterator[_Directive]:
+    main = next(iter(parsed)).parent
+    for name, arguments, inner in block:
+        if name == "include" and arguments:
+            pattern = str(main / arguments[0])
+            for path, others in parsed.items():
+                if fnmatchcase(str(path), pattern):
+                    yield from _inlined(others, parsed)
+        else:
+            yield name, arguments, inner
+
+
+def _every(block: list[_Directive], parsed: Mapping[Path, list[_Directive]]) -> Iterator[tuple[str, list[str]]]:
+    """Names and arguments at any depth."""
+    for name, arguments, inner in _inlined(block, parsed):
+        yield name, arguments
+        if inner is not None:
+            yield from _every(inner, parsed)
+
+
+def _place(target: str) -> str:
+    """HOST:PORT, or the name of an upstream with the scheme's port, of what a pass names."""
+    scheme, found, rest = target.partition("://")
+    place = (rest if found else target).split("/")[0] if not target.startswith("unix:") else target
+    return place if not found or re.search(r":\d+$", place) else f"{place}:{443 if scheme == 'https' else 80}"
+
+
+def _with_port(place: str) -> str:
+    return place if re.search(r":\d+$", place) or place.startswith("unix:") else f"{place}:80"
+
+
+def _same_place(one: str, other: str) -> bool:
+    """Whether two HOST:PORT are one socket: equal names, equal addresses, or a loopback and an address of this machine."""
+    (a, _, port), (b, _, wanted) = one.rpartition(":"), other.rpartition(":")
+    if port != wanted:
+        return False
+    if a.lower() == b.lower():
+        return True
+    first, second = _addresses(a), _addresses(b)
+    return bool(first & second) or (_is_here(first) and _is_here(second))
+
+
+def _addresses(host: str) -> set[str]:
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host.strip("[]"), None)}
+    except (OSError, UnicodeError):
+        return set()
+
+
+def _is_here(addresses: set[str]) -> bool:
+    for address in addresses:
+        with suppress(OSError), socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as there:
+            there.bind((address, 0))
+            return True
+    return False
