@@ -61,6 +61,7 @@ def night(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
     for file in [*folder.reports.rglob("*.json"), *folder.reports.glob("*.yaml"), *folder.workspace.rglob("*.json")]:
         if "results" not in file.parts:
             file.write_text(file.read_text().replace(str(template), str(home)))
+    folder.note(parameters_sha256=runs.file_digest(folder.reports / "parameters.yaml"))
     decided(folder)
     (home / "app.env").write_bytes(ENV)
     (home / "app.env").chmod(0o640)

@@ -43,7 +43,7 @@ def checked(http: str, stream: str = "") -> Nginx:
     files = {
         MAIN: HTTP % (http, stream),
         FENCE: OWN,
-        MAIN.parent / "snippets/p.conf": "location / { proxy_pass UP; }",
+        MAIN.parent / "snippets/p.conf": "location / { proxy_pass http://127.0.0.1:8000; }",
     }
     nginx._refuse_ways_round(files)
     return nginx
