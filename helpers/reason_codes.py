@@ -77,6 +77,50 @@ _NOTIFY = (
 )
 _SIGNERS = "Correct the file, or name another: {resume} --set signoff.allowed_signers=FILE"
 _OPENSSH = "Install OpenSSH, which brings ssh-keygen. Then give the same command again."
+_MORE_TIME = "The checkpoint keeps what is done. Go on with: {resume}; or give more time: migration.max_minutes."
+_DISK_BY_NAME = (
+    "Look at the free disk of the target's server and say what you saw: {resume} --retry 12 --set "
+    "'expected.target_disk={{free_gb: GB, attested_by: NAME}}'"
+)
+_ROUTE = (
+    "Route these collections apart or to other names with a schema, or leave them out (collections.exclude), and "
+    "begin a new run."
+)
+_FULLTEXT = "Write the target again: {resume} --retry 22. If documents are still missed, name another target."
+_MEASURE_SOURCE = "Measure the source again: {resume} --retry 13"
+_EXACT = "Read the table of step 23: exact distances decide; the source's own index is no measure here."
+_SETTING = "Step 23 names each setting. Give it in the schema, or set it at the target, and validate again: {resume} --retry 23"
+_SPACE = "Nothing is due: the migration keeps the space that searches use. Tell those who declared another."
+_FUNCTION = "Install what the embedding function needs, or give its key; or name no text query (validation.queries)."
+_INDEX = "Give the index up (migration.drop_indexes), or name a target that can hold it, and begin a new run."
+_ZERO = "They are migrated as they are, and no cosine search finds them. Embed these documents again if they matter."
+_DOOR = "Turn authentication on at the target, or keep it off the network. Then: {resume} --retry 12"
+_NEW_DATABASE = "Nothing is due if it is new. If it should be there already, correct target and begin a new run."
+_QUOTA = "Raise the quota, or wait until it is given again. Then: {resume}"
+_WRITERS = "Stop whatever writes to the source, or name a fence (docs/maintenance-window.md) and begin a new run."
+_LEFT_BEHIND = "Delete the collection named above by hand. Then: {resume}"
+_NOBODY_ELSE = "Make sure that nothing else uses the source. An administrator of this machine sees every process."
+_APPLICATION_LOG = "See the application's own log and what is named above; state of the run: {status}. Then: {resume}"
+_SEEN = "Check in the application, or in the log of the target's server, that its requests arrive there."
+_ADDRESS = "Name the target by an address that containers reach, and begin a new run."
+_FILTERS = "Test the application's filters on the target before the cutover: docs/sources.md says what changed."
+_ASK_AGAIN = "Remove what is named above, which kept it from being asked. Then: {resume}"
+_LOAD = "Compare with the source's figures in step 51, and look at load and memory of the target."
+_LIST = "Do what is listed, and write it down in notebook 14: step.done(ITEM, NAME)."
+_SHORT_NOTICE = "Accept the shorter notice, or move the window: {resume} --retry 14 --set window.start=TIME"
+_OWN_QUERIES = "Name the application's own queries: {resume} --retry 52 --set monitoring.queries=FILE"
+_RUN_LOG = "Read the last lines of run.log in the run's folder. Then: {resume}"
+_STOP_WRITING = "Find who writes to the source and stop it, or put up the fence again: {fence}. Then: {resume}"
+_CLIENTS = "Decide about these writes: {rollback} --replay, or --discard-with-reason REASON."
+_REPEAT = "Repeat it, it goes on where it stopped: {rollback}"
+_AS_IT_IS = "Nothing is due: it says what the source holds now."
+_CLOSE_TARGET = "Stop the process that has the target open. Then: {resume}"
+_AT_THE_SOURCE = "They are migrated as they are. Remove them at the source if they should not be there."
+_DOCTOR = "See what is wrong and what can be mended: {runbook} doctor PATH or URL."
+_BY_HAND_THERE = "Step 23 names the keys. Set them at the target by hand if the application reads them."
+_SNAPSHOT_AGAIN = "Take the snapshot again: {resume} --retry 21"
+_ANOTHER_FOLDER = "Move away what is there, or name another folder, and give the command again."
+_NEW_MODEL = "Correct migration.reembed, the model that embeds lost vectors again, and begin a new run."
 
 
 class ReasonCode(StrEnum):
@@ -119,25 +163,25 @@ class ReasonCode(StrEnum):
         except ValueError:
             return None
 
-    CELL_TIMEOUT = "cell_timeout", _STOPPED
+    CELL_TIMEOUT = "cell_timeout", _STOPPED, _MORE_TIME
     INTERRUPTED = "interrupted", _STOPPED, _GO_ON
     NIGHT_TOO_LONG = "night_too_long", _STOPPED, _LONGER_WINDOW
-    TIME_LIMIT = "time_limit", _STOPPED
-    TOO_SLOW = "too_slow", _STOPPED
+    TIME_LIMIT = "time_limit", _STOPPED, _MORE_TIME
+    TOO_SLOW = "too_slow", _STOPPED, _MORE_TIME
 
     LOCK_HELD = "lock_held", _HELD, _WAIT
     RUN_LOCKED = "run_locked", _HELD, _WAIT
     SNAPSHOT_IN_USE = "snapshot_in_use", _HELD, _WAIT
 
     DISK_FULL = "disk_full", _DISK_FULL, _FREE_SPACE
-    DISK_UNKNOWN = "disk_unknown", _DISK_FULL
+    DISK_UNKNOWN = "disk_unknown", _DISK_FULL, _DISK_BY_NAME
     PAUSED_FOR_DISK = "paused_for_disk", _DISK_FULL, _FREE_SPACE
 
     AUDIT_UNWRITABLE = "audit_unwritable", _FOLDER, _PERMISSIONS
     FOLDER_GONE = "folder_gone", _FOLDER, _PERMISSIONS
     FOLDER_UNWRITABLE = "folder_unwritable", _FOLDER, _PERMISSIONS
     READ_ONLY = "read_only", _FOLDER, _PERMISSIONS
-    SAMPLE_PATH_IN_USE = "sample_path_in_use", _FOLDER
+    SAMPLE_PATH_IN_USE = "sample_path_in_use", _FOLDER, _ANOTHER_FOLDER
     TARGET_UNWRITABLE = "target_unwritable", _FOLDER, _PERMISSIONS
 
     REFUSED = "refused", _TARGET_REFUSES
@@ -151,7 +195,7 @@ class ReasonCode(StrEnum):
     STAGING_CHANGED = "staging_changed", _CHECKPOINT, _PROGRESS
     STAGING_UNREADABLE = "staging_unreadable", _CHECKPOINT, _PROGRESS
 
-    COLLECTION_NAME = "collection_name", _VALUES
+    COLLECTION_NAME = "collection_name", _VALUES, _ROUTE
     EMPTY_ID = "empty_id", _VALUES
     INVALID = "invalid_*", _VALUES
     INVALID_CITATION_URI = "invalid_citation_uri", _VALUES
@@ -172,22 +216,22 @@ class ReasonCode(StrEnum):
     OUT_OF_MEMORY = "out_of_memory", _PROCESS
     TOO_FEW_FILES = "too_few_files", _PROCESS
 
-    FULLTEXT_MISSES = "fulltext_misses", _SEARCH
+    FULLTEXT_MISSES = "fulltext_misses", _SEARCH, _FULLTEXT
     MATRIX_NAMED_QUERIES = "matrix_named_queries", _SEARCH
     QUERY_WITHOUT_ANSWER = "query_without_answer", _SEARCH
-    SEARCH_BASELINE_MISSING = "search_baseline_missing", _SEARCH
+    SEARCH_BASELINE_MISSING = "search_baseline_missing", _SEARCH, _MEASURE_SOURCE
     SEARCH_NOT_EQUIVALENT = "search_not_equivalent", _SEARCH
-    SEARCH_UNSURE = "search_unsure", _SEARCH
+    SEARCH_UNSURE = "search_unsure", _SEARCH, _EXACT
 
-    CONFIGURATION_DIFFERS = "configuration_differs", _VECTORS_DIFFER
-    DISTANCE_SPACE = "distance_space", _VECTORS_DIFFER
-    EMBEDDING_FUNCTION_UNAVAILABLE = "embedding_function_unavailable", _VECTORS_DIFFER
-    INDEX_DROPPED = "index_dropped", _VECTORS_DIFFER
-    INDEX_UNSUPPORTED = "index_unsupported", _VECTORS_DIFFER
-    MIXED_SPACES = "mixed_spaces", _VECTORS_DIFFER
+    CONFIGURATION_DIFFERS = "configuration_differs", _VECTORS_DIFFER, _SETTING
+    DISTANCE_SPACE = "distance_space", _VECTORS_DIFFER, _SPACE
+    EMBEDDING_FUNCTION_UNAVAILABLE = "embedding_function_unavailable", _VECTORS_DIFFER, _FUNCTION
+    INDEX_DROPPED = "index_dropped", _VECTORS_DIFFER, _INDEX
+    INDEX_UNSUPPORTED = "index_unsupported", _VECTORS_DIFFER, _INDEX
+    MIXED_SPACES = "mixed_spaces", _VECTORS_DIFFER, _ROUTE
     SPACE_DIFFERS = "space_differs", _VECTORS_DIFFER
     VECTOR_DIFFERS = "vector_differs", _VECTORS_DIFFER
-    ZERO_VECTOR = "zero_vector", _VECTORS_DIFFER
+    ZERO_VECTOR = "zero_vector", _VECTORS_DIFFER, _ZERO
 
     NOT_JSON = "not_json", _NO_ANSWER
     PROXY_UNUSABLE = "proxy_unusable", _NO_ANSWER
@@ -196,29 +240,29 @@ class ReasonCode(StrEnum):
     TIMEOUT = "timeout", _NO_ANSWER
     UNREACHABLE = "unreachable", _NO_ANSWER
 
-    ANSWERS_ANYBODY = "answers_anybody", _REFUSED
+    ANSWERS_ANYBODY = "answers_anybody", _REFUSED, _DOOR
     FORBIDDEN = "forbidden", _REFUSED
     TLS_UNVERIFIED = "tls_unverified", _REFUSED
     SECRET_IN_CLEAR = "secret_in_clear", _REFUSED
     HEADER_ILLEGAL = "header_illegal", _REFUSED, _NEW_RUN
     NOT_FOUND = "not_found", _REFUSED
     NOTHING_TO_MIGRATE = "nothing_to_migrate", _REFUSED, _NEW_RUN
-    OTHER_SOURCE = "other_source", _REFUSED
-    QUOTA_EXCEEDED = "quota_exceeded", _REFUSED
+    OTHER_SOURCE = "other_source", _REFUSED, _NEW_RUN
+    QUOTA_EXCEEDED = "quota_exceeded", _REFUSED, _QUOTA
     SOURCE_NOT_CHROMA = "source_not_chroma", _REFUSED
     SOURCE_OTHER_API = "source_other_api", _REFUSED, _NEW_RUN
-    TARGET_DATABASE_MADE = "target_database_made", _REFUSED
+    TARGET_DATABASE_MADE = "target_database_made", _REFUSED, _NEW_DATABASE
     TARGET_NOT_CHROMA = "target_not_chroma", _REFUSED
     TARGET_OTHER_API = "target_other_api", _REFUSED, _NEW_RUN
     TARGET_TOO_OLD = "target_too_old", _REFUSED, _OTHER_TARGET
-    TARGET_UNSOUND = "target_unsound", _REFUSED
+    TARGET_UNSOUND = "target_unsound", _REFUSED, _OTHER_TARGET
     UNKNOWN_DATABASE = "unknown_database", _REFUSED, _NEW_RUN
     UNKNOWN_TENANT = "unknown_tenant", _REFUSED, _NEW_RUN
 
     NOT_EMBEDDED = "not_embedded", _DIRECTORY
     RENAME_NOT_0_3 = "rename_not_0_3", _DIRECTORY
     SOURCE_DAMAGED = "source_damaged", _DIRECTORY, _COPY_AGAIN
-    SOURCE_DOUBLED_NAMES = "source_doubled_names", _DIRECTORY
+    SOURCE_DOUBLED_NAMES = "source_doubled_names", _DIRECTORY, _ROUTE
     SOURCE_EMPTY = "source_empty", _DIRECTORY, _NEW_RUN
     SOURCE_ENGINE_FAILED = "source_engine_failed", _DIRECTORY
     SOURCE_FOREIGN_FILE = "source_foreign_file", _DIRECTORY, _COPY_AGAIN
@@ -242,10 +286,10 @@ class ReasonCode(StrEnum):
     TARGET_OLDER_LAYOUT = "target_older_layout", _DIRECTORY, _OTHER_TARGET
     TARGET_TRUNCATED = "target_truncated", _DIRECTORY
     TARGET_UNREADABLE = "target_unreadable", _DIRECTORY, _PERMISSIONS
-    UNKNOWN_COLLECTION = "unknown_collection", _DIRECTORY
+    UNKNOWN_COLLECTION = "unknown_collection", _DIRECTORY, _NEW_RUN
 
     CONFIG_UNWRITABLE = "config_unwritable", _FENCE, _PERMISSIONS
-    COUNTS_MOVE = "counts_move", _FENCE
+    COUNTS_MOVE = "counts_move", _FENCE, _SEE_FENCE
     FENCE_BYPASS = "fence_bypass", _FENCE, _SEE_FENCE
     FENCE_CONFIG = "fence_config", _FENCE, _SEE_FENCE
     FENCE_ELSEWHERE = "fence_elsewhere", _FENCE, _SEE_FENCE
@@ -257,18 +301,18 @@ class ReasonCode(StrEnum):
     NGINX_REFUSES = "nginx_refuses", _FENCE, _SEE_FENCE
     NGINX_RELOAD_REFUSED = "nginx_reload_refused", _FENCE, _SEE_FENCE
     NGINX_TWO_SERVERS = "nginx_two_servers", _FENCE, _SEE_FENCE
-    NO_FENCE = "no_fence", _FENCE
+    NO_FENCE = "no_fence", _FENCE, _WRITERS
     NO_NGINX = "no_nginx", _FENCE, _SEE_FENCE
     OLD_WORKERS = "old_workers", _FENCE, _SEE_FENCE
-    PROBE_LEFT_BEHIND = "probe_left_behind", _FENCE
+    PROBE_LEFT_BEHIND = "probe_left_behind", _FENCE, _LEFT_BEHIND
     PROGRAM_FAILED = "program_failed", _FENCE, _SEE_FENCE
     PROGRAM_MISSING = "program_missing", _FENCE, _SEE_FENCE
     PROGRAM_TIMEOUT = "program_timeout", _FENCE, _SEE_FENCE
     READS_REFUSED = "reads_refused", _FENCE, _SEE_FENCE
     SOURCE_IN_USE = "source_in_use", _FENCE, _SEE_FENCE
-    SOURCE_USE_UNKNOWN = "source_use_unknown", _FENCE
+    SOURCE_USE_UNKNOWN = "source_use_unknown", _FENCE, _NOBODY_ELSE
 
-    COLLECTION_METADATA_DIFFERS = "collection_metadata_differs", _FIELDS
+    COLLECTION_METADATA_DIFFERS = "collection_metadata_differs", _FIELDS, _BY_HAND_THERE
     DOCUMENT_DIFFERS = "document_differs", _FIELDS
     FIELD_EXTRA = "field_extra", _FIELDS
     FIELD_MISSING = "field_missing", _FIELDS
@@ -284,13 +328,13 @@ class ReasonCode(StrEnum):
     MISSING_EMBEDDING = "missing_embedding", _VECTORS
     MIXED_DIMENSIONS = "mixed_dimensions", _VECTORS
     NAN_EMBEDDING = "nan_embedding", _VECTORS
-    REEMBED_DIMENSION = "reembed_dimension", _VECTORS
-    REEMBED_FAILED = "reembed_failed", _VECTORS
+    REEMBED_DIMENSION = "reembed_dimension", _VECTORS, _NEW_MODEL
+    REEMBED_FAILED = "reembed_failed", _VECTORS, _NEW_MODEL
     REEMBEDDED = "reembedded", _VECTORS
-    SOURCE_UNREADABLE_IDS = "source_unreadable_ids", _VECTORS
+    SOURCE_UNREADABLE_IDS = "source_unreadable_ids", _VECTORS, _DOCTOR
     TINY_NORM = "tiny_norm", _VECTORS
     VECTORS_LOST = "vectors_lost", _VECTORS
-    VECTORS_NOT_FOUND = "vectors_not_found", _VECTORS
+    VECTORS_NOT_FOUND = "vectors_not_found", _VECTORS, _DOCTOR
     VECTORS_RESCUED = "vectors_rescued", _VECTORS
     WRONG_DIMENSION = "wrong_dimension", _VECTORS
 
@@ -299,64 +343,64 @@ class ReasonCode(StrEnum):
     CHUNK_MISSING = "chunk_missing", _COUNTS
     COLLECTION_MISSING = "collection_missing", _COUNTS
     COUNT_MISMATCH = "count_mismatch", _COUNTS
-    DUPLICATES = "duplicates", _COUNTS
+    DUPLICATES = "duplicates", _COUNTS, _AT_THE_SOURCE
     ID_COLLISION = "id_collision", _COUNTS, _PREFIX_IDS
     MATRIX_COLLECTION_COUNTS = "matrix_collection_counts", _COUNTS
     QUARANTINE_UNEXPLAINED = "quarantine_unexplained", _COUNTS
     QUARANTINE_UNKNOWN = "quarantine_unknown", _COUNTS
-    RESTORE_DIFFERS = "restore_differs", _COUNTS
-    SOURCE_DOUBLED_IDS = "source_doubled_ids", _COUNTS
-    SOURCE_FINDINGS = "source_findings", _COUNTS
+    RESTORE_DIFFERS = "restore_differs", _COUNTS, _ANOTHER_FOLDER
+    SOURCE_DOUBLED_IDS = "source_doubled_ids", _COUNTS, _DOCTOR
+    SOURCE_FINDINGS = "source_findings", _COUNTS, _DOCTOR
 
-    RESTORE_LEDGER_UNREADABLE = "restore_ledger_unreadable", _SNAPSHOT
-    SNAPSHOT_DAMAGED = "snapshot_damaged", _SNAPSHOT
-    SNAPSHOT_EXISTS = "snapshot_exists", _SNAPSHOT
-    SNAPSHOT_TOO_SMALL = "snapshot_too_small", _SNAPSHOT
-    SNAPSHOT_UNREADABLE = "snapshot_unreadable", _SNAPSHOT
+    RESTORE_LEDGER_UNREADABLE = "restore_ledger_unreadable", _SNAPSHOT, _ANOTHER_FOLDER
+    SNAPSHOT_DAMAGED = "snapshot_damaged", _SNAPSHOT, _SNAPSHOT_AGAIN
+    SNAPSHOT_EXISTS = "snapshot_exists", _SNAPSHOT, _ANOTHER_FOLDER
+    SNAPSHOT_TOO_SMALL = "snapshot_too_small", _SNAPSHOT, _SNAPSHOT_AGAIN
+    SNAPSHOT_UNREADABLE = "snapshot_unreadable", _SNAPSHOT, _SNAPSHOT_AGAIN
 
     EXISTS = "exists", _NAMES_TAKEN, _ANOTHER_TARGET
     TARGET_NOT_EMPTY = "target_not_empty", _NAMES_TAKEN, _ANOTHER_TARGET
 
-    MIGRATION_RUNS = "migration_runs", _STATE
+    MIGRATION_RUNS = "migration_runs", _STATE, _WAIT
     NOTIFY_STATE_DAMAGED = "notify_state_damaged", _STATE, _PUT_BACK
     OUTSIDE_WINDOW = "outside_window", _STATE, _IN_WINDOW
     PARAMETERS_UNREADABLE = "parameters_unreadable", _STATE, _PUT_BACK
     RETRY_STATE_DAMAGED = "retry_state_damaged", _STATE, _PUT_BACK
     STAGED_GONE = "staged_gone", _STATE, _PROGRESS
-    TARGET_DATABASE_STATE_DAMAGED = "target_database_state_damaged", _STATE
+    TARGET_DATABASE_STATE_DAMAGED = "target_database_state_damaged", _STATE, _PUT_BACK
 
-    APPLICATION_UNSEEN = "application_unseen", _APPLICATION
-    BACKUP_DAMAGED = "backup_damaged", _APPLICATION
-    CONFIG_CHANGED = "config_changed", _APPLICATION
-    CONFIG_FILE = "config_file", _APPLICATION
-    CONFIG_NOT_WRITTEN = "config_not_written", _APPLICATION
-    CUTOVER_REVERTED = "cutover_reverted", _APPLICATION
+    APPLICATION_UNSEEN = "application_unseen", _APPLICATION, _SEEN
+    BACKUP_DAMAGED = "backup_damaged", _APPLICATION, _APPLICATION_LOG
+    CONFIG_CHANGED = "config_changed", _APPLICATION, _APPLICATION_LOG
+    CONFIG_FILE = "config_file", _APPLICATION, _APPLICATION_LOG
+    CONFIG_NOT_WRITTEN = "config_not_written", _APPLICATION, _APPLICATION_LOG
+    CUTOVER_REVERTED = "cutover_reverted", _APPLICATION, _APPLICATION_LOG
     CUTOVER_STATE_DAMAGED = "cutover_state_damaged", _APPLICATION, _PUT_BACK
-    CUTOVER_UNWELL = "cutover_unwell", _APPLICATION
-    LOG_UNREADABLE = "log_unreadable", _APPLICATION
-    LOOPBACK_IN_CONTAINER = "loopback_in_container", _APPLICATION
-    NOT_HEALTHY = "not_healthy", _APPLICATION
-    PUT_BACK_FAILED = "put_back_failed", _APPLICATION
+    CUTOVER_UNWELL = "cutover_unwell", _APPLICATION, _APPLICATION_LOG
+    LOG_UNREADABLE = "log_unreadable", _APPLICATION, _APPLICATION_LOG
+    LOOPBACK_IN_CONTAINER = "loopback_in_container", _APPLICATION, _ADDRESS
+    NOT_HEALTHY = "not_healthy", _APPLICATION, _APPLICATION_LOG
+    PUT_BACK_FAILED = "put_back_failed", _APPLICATION, _APPLICATION_LOG
     ROLLBACK_STATE_DAMAGED = "rollback_state_damaged", _APPLICATION, _PUT_BACK
     SOURCE_ILL = "source_ill", _APPLICATION
-    SOURCE_SETTINGS = "source_settings", _APPLICATION
+    SOURCE_SETTINGS = "source_settings", _APPLICATION, _REPEAT
 
-    FILTERS_CHANGE = "filters_change", _SLOW
-    NOT_MEASURED = "not_measured", _SLOW
-    NOT_QUERIED = "not_queried", _SLOW
-    NOTHING_TO_ASK = "nothing_to_ask", _SLOW
-    REPLAY_UNFOUND = "replay_unfound", _SLOW
-    SLOW_QUERIES = "slow_queries", _SLOW
+    FILTERS_CHANGE = "filters_change", _SLOW, _FILTERS
+    NOT_MEASURED = "not_measured", _SLOW, _ASK_AGAIN
+    NOT_QUERIED = "not_queried", _SLOW, _ASK_AGAIN
+    NOTHING_TO_ASK = "nothing_to_ask", _SLOW, _ASK_AGAIN
+    REPLAY_UNFOUND = "replay_unfound", _SLOW, _REPEAT
+    SLOW_QUERIES = "slow_queries", _SLOW, _LOAD
 
-    BY_HAND_OPEN = "by_hand_open", _NOTICES
-    LATE_NOTICE = "late_notice", _NOTICES
+    BY_HAND_OPEN = "by_hand_open", _NOTICES, _LIST
+    LATE_NOTICE = "late_notice", _NOTICES, _SHORT_NOTICE
     NOBODY_NAMED = "nobody_named", _NOTICES, _NOTIFY
     NOBODY_TOLD = "nobody_told", _NOTICES, _NOTIFY
     NOTICE_FAILED = "notice_failed", _NOTICES, _NOTIFY
 
     INTEGRATION_FAILED = "integration_failed", _QUERIES
-    NO_APPLICATION_QUERIES = "no_application_queries", _QUERIES
-    TESTS_BROKEN = "tests_broken", _QUERIES
+    NO_APPLICATION_QUERIES = "no_application_queries", _QUERIES, _OWN_QUERIES
+    TESTS_BROKEN = "tests_broken", _QUERIES, _RUN_LOG
 
     TARGET_ERRORS = "target_errors", _TARGET_IN_USE
     WATCH_INTERRUPTED = "watch_interrupted", _TARGET_IN_USE, _GO_ON
@@ -368,18 +412,18 @@ class ReasonCode(StrEnum):
     NOT_CLEANED = "not_cleaned", _CLOSEOUT
     NOT_READY_TO_CLOSE = "not_ready_to_close", _CLOSEOUT
 
-    CATCH_UP_LEDGER_DAMAGED = "catch_up_ledger_damaged", _CHANGED
-    CATCH_UP_NOT_PROVEN = "catch_up_not_proven", _CHANGED
-    CLIENT_WRITES = "client_writes", _CHANGED
+    CATCH_UP_LEDGER_DAMAGED = "catch_up_ledger_damaged", _CHANGED, _PUT_BACK
+    CATCH_UP_NOT_PROVEN = "catch_up_not_proven", _CHANGED, _GO_ON
+    CLIENT_WRITES = "client_writes", _CHANGED, _CLIENTS
     FOREIGN_CHUNKS = "foreign_chunks", _CHANGED
-    REPLAY_DIFFERS = "replay_differs", _CHANGED
-    REPLAY_OPEN = "replay_open", _CHANGED
-    SOURCE_CHANGED = "source_changed", _CHANGED
-    SOURCE_KEEPS_CHANGING = "source_keeps_changing", _CHANGED
-    SOURCE_MOVED_ON = "source_moved_on", _CHANGED
-    SOURCE_RESTORED = "source_restored", _CHANGED
-    TARGET_IN_USE = "target_in_use", _CHANGED
-    TARGET_NOT_CLEAN = "target_not_clean", _CHANGED
+    REPLAY_DIFFERS = "replay_differs", _CHANGED, _REPEAT
+    REPLAY_OPEN = "replay_open", _CHANGED, _CLIENTS
+    SOURCE_CHANGED = "source_changed", _CHANGED, _STOP_WRITING
+    SOURCE_KEEPS_CHANGING = "source_keeps_changing", _CHANGED, _STOP_WRITING
+    SOURCE_MOVED_ON = "source_moved_on", _CHANGED, _AS_IT_IS
+    SOURCE_RESTORED = "source_restored", _CHANGED, _AS_IT_IS
+    TARGET_IN_USE = "target_in_use", _CHANGED, _CLOSE_TARGET
+    TARGET_NOT_CLEAN = "target_not_clean", _CHANGED, _REPEAT
 
     ALLOWED_SIGNERS_BAD = "allowed_signers_bad", _EVIDENCE, _SIGNERS
     CUT_OVER_AND_HELD = "cut_over_and_held", _EVIDENCE

@@ -12,7 +12,10 @@ from typing import Any, NoReturn
 
 import pytest
 
+from helpers.results import Check
+from helpers.run.record import RunRecord
 from tests.cloud_standin import CloudStandIn
+from tests.plain_english import CLAIMS
 from tests.servers import ChromaServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +39,20 @@ def require_component(name: str, reason: str) -> Path:
     """The program `name` on the PATH; `reason` says what the test does with it."""
     found = shutil.which(name)
     return Path(found) if found else absent(name, reason)
+
+
+@pytest.fixture(autouse=True)
+def verdicts_follow_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test of this process checks: the verdict agrees with its figures, and the name claims nothing."""
+    plain = RunRecord.check
+
+    def check(run: RunRecord, name: str, *arguments: Any, **more: Any) -> Check:
+        found = plain(run, name, *arguments, **more)
+        assert not found.contradiction, found.contradiction
+        assert not CLAIMS.search(name), name
+        return found
+
+    monkeypatch.setattr(RunRecord, "check", check)
 
 
 @pytest.fixture

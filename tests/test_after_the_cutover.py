@@ -63,7 +63,7 @@ def test_growth_and_changes_by_clients_are_fine(night: Night) -> None:
         store.delete("alpha", changed.ids)
         store.add("alpha", changed)
     result = monitor(night)
-    assert set(verdicts(result).values()) == {Verdict.PASS, Verdict.NOT_APPLICABLE}, details(result)
+    assert set(verdicts(result).values()) == {Verdict.PASS, Verdict.NOT_EXERCISED}, details(result)
     growth = {row["collection"]: row["growth"] for row in result.facts["monitoring"]["counts"]}
     assert growth == {"alpha": 7, "beta": 0}
     assert result.facts["said"] == "Nothing is due: go on with 51."
@@ -77,8 +77,8 @@ def test_a_collection_that_shrinks_ends_the_watch_and_says_the_way_back(night: N
     night.folder.reports.joinpath("results", "50.json").unlink(missing_ok=True)
     result = monitor(night)
     found = {c.name: c for c in result.checks}
-    assert found["counts never below what was validated"].verdict is Verdict.FAIL
-    assert found["target answers"].reason == "count_shrinks"
+    assert found["collections below their validated count"].verdict is Verdict.FAIL
+    assert found["answers of the target"].reason == "count_shrinks"
     assert "beta holds 23 chunks, 25 were validated" in details(result)
     assert "runbook rollback night --dry-run" in result.facts["said"]
     assert result.facts["monitoring"]["looks"] == 1, "it ends early"
@@ -90,7 +90,7 @@ def test_lines_in_the_applications_log_that_mean_trouble_are_seen(night: Night) 
     document = night.folder.parameters().document()
     document["cutover"]["log_files"] = ["app.log"]
     runs.change_parameters(night.folder, parameters_from(document))
-    assert verdicts(monitor(night))["application healthy"] is Verdict.PASS, "old lines are nobody's trouble now"
+    assert verdicts(monitor(night))["health of the application"] is Verdict.PASS, "old lines are nobody's trouble now"
 
     original = LogWatch.look
 
@@ -103,9 +103,12 @@ def test_lines_in_the_applications_log_that_mean_trouble_are_seen(night: Night) 
         patch.setattr(LogWatch, "look", grows)
         result = monitor(night)
     found = {c.name: c for c in result.checks}
-    assert (found["application healthy"].verdict, found["application healthy"].reason) == (Verdict.FAIL, "not_healthy")
-    assert "ERROR cannot reach the vectors" in found["application healthy"].detail
-    assert found["target answers"].verdict is Verdict.PASS
+    assert (found["health of the application"].verdict, found["health of the application"].reason) == (
+        Verdict.FAIL,
+        "not_healthy",
+    )
+    assert "ERROR cannot reach the vectors" in found["health of the application"].detail
+    assert found["answers of the target"].verdict is Verdict.PASS
     assert result.facts["monitoring"]["looks"] == 2
 
 
@@ -116,7 +119,7 @@ def test_an_interrupted_watch_goes_on_with_the_rest(night: Night) -> None:
     night.folder.stop_file.unlink()
     journal = next(iter((night.folder.workspace / "monitoring").glob("*.jsonl")))
     first = len(journal.read_text().splitlines())
-    assert verdicts(monitor(night))["target answers"] is Verdict.PASS
+    assert verdicts(monitor(night))["answers of the target"] is Verdict.PASS
     assert len(journal.read_text().splitlines()) > first
     assert json.loads(journal.read_text().splitlines()[-1]) == {"ended": "done"}
 
@@ -131,7 +134,7 @@ def test_nothing_is_closed_where_a_step_before_has_not_passed(night: Night) -> N
     left = night.folder.workspace / "source-copy-dead"
     left.mkdir()
     result = closeout(night)
-    assert verdicts(result)["cut over, watched, measured and tested"] is Verdict.FAIL
+    assert verdicts(result)["steps before the closeout"] is Verdict.FAIL
     assert "52 Integration tests" in details(result)
     assert left.is_dir()
     assert not (night.folder.reports / record.SUCCESS).exists()
@@ -182,7 +185,7 @@ def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night:
     with embedded(night.home / "target") as store:
         store.add("alpha", chunks(2, 4, seed=9, prefix="late"))
     found = night.rollback(replay=True)
-    assert found["clients' writes replayed"] is Verdict.PASS
+    assert found["replayed chunks"] is Verdict.PASS
     assert everything(night.target) == {}
     assert night.env == ENV.encode()
     assert set(everything(night.source)["alpha"][3]) == {*source["alpha"][3], "late0", "late1"}
@@ -271,7 +274,7 @@ def test_the_step_that_fails_after_the_cutover_names_the_way_back(night: Night) 
     from helpers.runner.notebook import Run, _verdict_error
 
     run = Run(night.folder, "50")
-    RunRecord.check(run, "target answers", Verdict.FAIL, reason=ReasonCode.TARGET_ERRORS, detail="it does not")
+    RunRecord.check(run, "answers of the target", Verdict.FAIL, reason=ReasonCode.TARGET_ERRORS, detail="it does not")
     error = _verdict_error(run)
     assert error.exit_code == 1
     assert "to roll back: .venv/bin/runbook rollback night --dry-run" in error.line()

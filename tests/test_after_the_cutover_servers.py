@@ -46,17 +46,17 @@ def made(ends: Ends, home: Path, *, up: bool = False, **sections: Any) -> Night:
 
 def test_a_target_that_goes_away_ends_the_watch_and_the_next_one_begins_anew(ends: Ends, tmp_path: Path) -> None:
     night = made(ends, tmp_path)
-    assert verdicts(monitor(night))["target answers"] is Verdict.PASS
+    assert verdicts(monitor(night))["answers of the target"] is Verdict.PASS
     ends[1].kill()
     result = monitor(night)
-    found = {c.name: c for c in result.checks}["target answers"]
+    found = {c.name: c for c in result.checks}["answers of the target"]
     assert (found.verdict, found.reason) == (Verdict.FAIL, "target_errors")
     assert "errors in 2 samples in a row" in found.detail
     assert "runbook rollback night --dry-run" in found.detail
     assert result.facts["monitoring"]["looks"] == 2
     ends[1].start()
     again = monitor(night)
-    assert verdicts(again)["target answers"] is Verdict.PASS
+    assert verdicts(again)["answers of the target"] is Verdict.PASS
     assert again.facts["monitoring"]["failed_looks"] == 0
     assert len(list((night.folder.workspace / "monitoring").glob("*.jsonl"))) == 3
 
@@ -91,7 +91,7 @@ def test_both_sides_are_measured_and_a_source_that_is_gone_is_said_to_be(ends: E
 def test_the_fence_is_lifted_at_closeout_and_the_downtime_is_known(ends: Ends, tmp_path: Path) -> None:
     night = fenced(ends, tmp_path)
     result = closeout(night)
-    assert verdicts(result)["write fence lifted"] is Verdict.PASS, details(result)
+    assert verdicts(result)["end of the write fence"] is Verdict.PASS, details(result)
     assert not Path("locked").exists()
     state = FenceState.load(night.folder.workspace)
     assert state is not None
@@ -103,7 +103,7 @@ def test_the_fence_is_lifted_at_closeout_and_the_downtime_is_known(ends: Ends, t
         if e["action"] == "fence lifted at closeout"
     ]
     assert told == ["begun", "done"]
-    assert verdicts(closeout(night))["write fence lifted"] is Verdict.NOT_APPLICABLE, "repeating it changes nothing"
+    assert verdicts(closeout(night))["end of the write fence"] is Verdict.NOT_APPLICABLE, "repeating it changes nothing"
 
 
 def test_the_fence_stays_while_somebody_is_seen_at_it(ends: Ends, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_fence_stays_while_somebody_is_seen_at_it(ends: Ends, tmp_path: Path
         assert other.stdout.readline() == "on\n"
         result = closeout(night)
         other.kill()
-    found = {c.name: c for c in result.checks}["write fence lifted"]
+    found = {c.name: c for c in result.checks}["end of the write fence"]
     assert (found.verdict, found.reason) == (Verdict.WARNING, "fence_kept")
     assert "runbook fence night --lift" in found.detail
     assert Path("locked").exists()
@@ -125,7 +125,7 @@ def test_the_fence_stays_while_somebody_is_seen_at_it(ends: Ends, tmp_path: Path
 
 def test_a_fence_that_is_to_be_kept_is_kept(ends: Ends, tmp_path: Path) -> None:
     night = fenced(ends, tmp_path, fence={"at_closeout": "keep"})
-    assert verdicts(closeout(night))["write fence lifted"] is Verdict.WARNING
+    assert verdicts(closeout(night))["end of the write fence"] is Verdict.WARNING
     assert Path("locked").exists()
 
 

@@ -223,7 +223,7 @@ def contents_of(batch: ChunkBatch) -> ChunkBatch:
 def test_a_dry_run_does_not_look_at_the_source(night: RunFolder) -> None:
     record = RunRecord(night, "22", dry_run=True)
     assert len(MigrateStep(record).catch_up()) == 0
-    assert verdict(record) == (Verdict.NOT_APPLICABLE, "")
+    assert verdict(record) == (Verdict.NOT_EXERCISED, "")
     assert not Path("target").exists()
 
 

@@ -106,7 +106,7 @@ def test_one_command_signatures_and_the_application_uses_the_target(
     assert app.file.read_bytes() == app.env.replace(source.url.encode(), target.url.encode())
     assert app.uses() == target.url
     found = StepResult.read(here / "reports" / "one" / "results" / "25.json")
-    used = next(c for c in found.checks if c.name == "application uses the target")
+    used = next(c for c in found.checks if c.name == "application at the target")
     assert (used.verdict, "names the target" in str(used.measured)) == (Verdict.PASS, True)
     assert "s3cret" not in (here / "reports" / "one" / "25_cutover.html").read_text()
     put_back(runs.find("one"))
@@ -155,7 +155,7 @@ def test_connections_are_seen_where_the_health_answer_names_nothing(
         assert other.stdout.readline() == "on\n"
         result = step(folder)
         other.kill()
-    used = next(c for c in result.checks if c.name == "application uses the target")
+    used = next(c for c in result.checks if c.name == "application at the target")
     assert used.verdict is Verdict.PASS
     assert "1 connections of other processes" in str(used.measured)
     assert CutoverState.load(folder.workspace).state == DONE  # type: ignore[union-attr]

@@ -98,9 +98,9 @@ def test_files_change_application_restarts_and_the_way_back_is_exact(night: RunF
     assert (ran(), state(night)) == (1, DONE)
     found = verdicts(result)
     assert found["cutover"] is Verdict.PASS
-    assert found["source unchanged since it was migrated"] is Verdict.PASS
-    assert found["application uses the target"] is Verdict.WARNING, "nobody can be asked"
-    assert found["restart command found"] is found["new log lines that mean trouble"] is Verdict.PASS
+    assert found["changes in the source since it was migrated"] is Verdict.PASS
+    assert found["application at the target"] is Verdict.WARNING, "nobody can be asked"
+    assert found["restart command"] is found["new log lines that mean trouble"] is Verdict.PASS
     assert Verdict.FAIL not in found.values()
     assert "s3cret" not in json.dumps(result.facts) + details(result) + night.log_path.read_text()
     said = put_back(night)
@@ -314,6 +314,6 @@ def test_a_target_that_lost_a_collection_is_found_before_anything_is_touched(nig
     with opened(Path("target")) as client:
         client.get_collection("beta").delete(ids=[f"b{n}" for n in range(15)])
     result = step(night)
-    assert verdicts(result)["target answers"] is Verdict.FAIL
+    assert verdicts(result)["answers of the target"] is Verdict.FAIL
     assert untouched()
     assert ran() == 0

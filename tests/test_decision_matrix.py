@@ -40,7 +40,7 @@ def verdict(criterion: str, **changes: Any) -> Verdict:
         ("named queries", {"queries_ok": 4}, "marginal"),
         ("named queries", {"queries_ok": 3}, "fail"),
         ("named queries", {"queries_ok": 0, "queries": 1}, "fail"),
-        ("named queries", {"queries_ok": None, "queries": 0}, "not applicable"),
+        ("named queries", {"queries_ok": None, "queries": 0}, "not exercised"),
         ("collection counts", {"collections_matching": 6}, "marginal"),
         ("collection counts", {"collections_matching": 5}, "fail"),
         ("collection counts", {"collections_matching": 0, "collections": 1}, "fail"),

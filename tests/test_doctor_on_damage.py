@@ -135,7 +135,7 @@ def test_step_10_says_the_same_and_does_not_pass_a_source_that_lost_its_vectors(
         assert table["what"].tolist() == [p["what"] for p in found["problems"]]
         [row] = health.savable().to_dict("records")
         assert (row["collection"], row["exact vectors"], row["lost"]) == (made.collection, 600, 400)
-        check: Check = next(c for c in run.result.checks if c.name == "the vectors can be read")
+        check: Check = next(c for c in run.result.checks if c.name == "chunks with a vector")
         assert (check.verdict, check.measured, check.offenders) == (verdict, 0.6, 400)
 
 

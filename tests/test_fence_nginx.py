@@ -76,9 +76,9 @@ def test_the_step_fences_proves_and_says_how_to_lift(fenced: Fenced) -> None:
         assert "runbook fence night --lift" in fence.undo()
         run.finish()
     assert {c.name: c.verdict for c in run.result.checks} == {
-        "reads before the fence": Verdict.PASS, "writes before the fence": Verdict.PASS, "writes refused": Verdict.PASS,
-        "reads go on": Verdict.PASS, "the fence is in front of the source": Verdict.PASS,
-        "no way round the fence": Verdict.PASS, "write fence": Verdict.PASS,
+        "reads before the fence": Verdict.PASS, "writes before the fence": Verdict.PASS, "writes through the fence": Verdict.PASS,
+        "reads through the fence": Verdict.PASS, "collections behind the fence": Verdict.PASS,
+        "ways round the fence": Verdict.PASS, "write fence": Verdict.PASS,
     }  # fmt: skip
     with client(fenced.url) as chroma:
         docs = chroma.get_collection("docs", embedding_function=None)
@@ -310,7 +310,7 @@ def test_a_fence_with_a_hole_fails_and_what_got_through_is_removed(fenced: Fence
         fence.before()
         assert "written for the operator" in fence.put_up()
         fence.prove()
-        check = next(c for c in run.result.checks if c.name == "writes refused")
+        check = next(c for c in run.result.checks if c.name == "writes through the fence")
         assert check.verdict is Verdict.FAIL
         assert "create collection got through (200)" in check.detail
         assert check.detail.endswith("what the probe wrote was removed again")

@@ -18,10 +18,10 @@ from tests.proxies import BUSY, FaultyProxy
 from tests.servers import ChromaServer, free_port
 
 Look = Callable[..., dict[str, Check]]
-FILES, COMMANDS = "configuration files can be changed", "commands of the migration are found"
-DOOR = "target asks for credentials"
-HEALTH, LOGS = "health URLs answer", "application logs can be read"
-SIGNERS, FENCE = "signatures can be checked", "the fence's configuration can be written"
+FILES, COMMANDS = "configuration files", "commands of the migration"
+DOOR = "answer without credentials"
+HEALTH, LOGS = "health URLs", "application logs"
+SIGNERS, FENCE = "signers", "configuration of the fence"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_without_anything_named_nothing_is_asked_for(look: Look) -> None:
     found = look()
     signers = found.pop(SIGNERS)
     assert signers.verdict is Verdict.WARNING, "somebody has to sign, and nobody is listed who may"
-    assert {check.verdict for check in found.values()} == {Verdict.NOT_APPLICABLE}
+    assert {check.verdict for check in found.values()} == {Verdict.NOT_EXERCISED}
 
 
 @pytest.mark.servers
@@ -84,7 +84,7 @@ def test_all_that_is_there_passes_and_nothing_is_written(look: Look, tmp_path: P
     fence = {"kind": "command", "command": {"lock": ["true"], "unlock": ["false"]}}
     found = look(cutover=cutover, fence=fence)
     assert {found[name].verdict for name in (FILES, COMMANDS, LOGS)} == {Verdict.PASS}
-    assert found["target reachable from a container"].verdict is Verdict.WARNING
+    assert found["address of the target in a container"].verdict is Verdict.WARNING
     assert tree(home) == before
 
 

@@ -172,13 +172,13 @@ def test_every_name_that_a_current_chroma_refuses_is_found_in_step_10(source: Pa
         db.execute("update collections set name = 'café notes' where name = 'gamma'")
     run = RunRecord(runs.create(given(), "night"), "10")
     SourceHealthStep(run).shapes()
-    found = check(run, "a current Chroma takes the names of the collections")
+    found = check(run, "names that a current Chroma refuses")
     assert (found.verdict, found.measured, found.reason) == (Verdict.FAIL, 2, "collection_name")
     assert "'x': it has 1 characters" in found.detail
     assert "'café notes': only letters" in found.detail
     only = RunRecord(runs.create(given(collections={"include": ["alpha"]}), "other"), "10")
     SourceHealthStep(only).shapes()
-    assert check(only, "a current Chroma takes the names of the collections").verdict is Verdict.PASS
+    assert check(only, "names that a current Chroma refuses").verdict is Verdict.PASS
 
 
 def test_a_document_larger_than_a_request_goes_to_quarantine_before_the_night(tmp_path: Path) -> None:

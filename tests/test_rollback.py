@@ -49,7 +49,7 @@ def test_everything_is_as_it_was_before(night: Night, point: str) -> None:
     assert everything(night.source) == source
     assert night.env == ENV.encode()
     assert Verdict.FAIL not in verdicts.values()
-    assert verdicts["source as in the snapshot"] is Verdict.PASS
+    assert verdicts["source against the snapshot"] is Verdict.PASS
     assert [night.state.did(stage) for stage in ("stop", "files", "lift", "remove", "watch")] == [True] * 5
     assert night.state.finished
     assert (night.folder.reports / "rollback.html").read_text().count("UTC") > 5
@@ -62,7 +62,7 @@ def test_after_step_20_there_is_no_snapshot_to_compare_with_and_nothing_to_remov
     before, source = everything(night.target), everything(night.source)
     verdicts = night.rollback()
     assert (everything(night.target), everything(night.source), night.env) == (before, source, ENV.encode())
-    assert verdicts["source proven"] is Verdict.NOT_APPLICABLE
+    assert verdicts["source against the snapshot"] is Verdict.NOT_EXERCISED
     assert Verdict.FAIL not in verdicts.values()
     assert night.state.finished
 
@@ -75,7 +75,7 @@ def test_a_dry_run_touches_nothing(night: Night) -> None:
     assert {k: tree(night.home / k) for k in kept} == kept | {"workspace": kept["workspace"] | _progress(night)}
     assert b"after" in night.env
     assert RollbackState.load(night.folder.workspace) is None
-    assert verdicts["source as in the snapshot"] is Verdict.PASS
+    assert verdicts["source against the snapshot"] is Verdict.PASS
 
 
 def _progress(night: Night) -> dict[str, str]:
@@ -106,8 +106,8 @@ def test_what_clients_wrote_to_the_target_is_exported_and_replayed(night: Night)
     assert (everything(night.target), everything(night.source), night.env) == (wanted, source, config)
     assert Path(night.state.facts["exports"][0], "index.json").is_file()
     verdicts = night.rollback(replay=True)
-    assert verdicts["clients' writes replayed"] is Verdict.PASS
-    assert verdicts["source finds its chunks after the replay"] is Verdict.PASS
+    assert verdicts["replayed chunks"] is Verdict.PASS
+    assert verdicts["chunks not found after the replay"] is Verdict.PASS
     found = everything(night.source)
     assert found["alpha"][3] == wanted["alpha"][3]
     assert sorted(found["beta"][3]) == sorted(wanted["beta"][3])
@@ -227,7 +227,7 @@ def test_a_source_collection_that_was_deleted_is_restored_exactly_when_ordered(n
         night.rollback()
     assert "alpha" in everything(night.target)
     verdicts = night.rollback(restore=True, collections=["alpha"])
-    assert verdicts["source as in the snapshot"] is Verdict.PASS
+    assert verdicts["source against the snapshot"] is Verdict.PASS
     assert everything(night.source) == source
     assert everything(night.target).keys() == {"other-people"}
 
@@ -270,7 +270,7 @@ def test_a_source_that_moves_on_without_a_fence_is_no_damage(night: Night) -> No
     with embedded(night.home / "source") as store:
         store.delete("alpha", ["a1"])
     verdicts = night.rollback()
-    assert verdicts["source as in the snapshot"] is Verdict.WARNING
+    assert verdicts["source against the snapshot"] is Verdict.WARNING
     with embedded(night.home / "source") as store:
         assert store.count("alpha") == 59
 
@@ -281,7 +281,7 @@ def test_chunks_that_others_put_into_a_collection_of_the_run_stay(night: Night) 
     with embedded(night.home / "target") as store:
         store.add("alpha", chunks(3, 4, prefix="theirs"))
     verdicts = night.rollback()
-    assert verdicts["chunks of others kept"] is Verdict.WARNING
+    assert verdicts["chunks of others in the target"] is Verdict.WARNING
     assert sorted(everything(night.target)["alpha"][3]) == ["theirs0", "theirs1", "theirs2"]
 
 

@@ -238,7 +238,7 @@ def step_21(run_id: str) -> Snapshot:
     step = SnapshotStep(record)
     step.verify()
     assert step.snapshot is not None
-    [proof] = [check for check in record.result.checks if check.name == "snapshot verified"]
+    [proof] = [check for check in record.result.checks if check.name == "chunks read back from the snapshot"]
     assert proof.detail.startswith("read in 2 sessions, 20")
     return step.snapshot
 

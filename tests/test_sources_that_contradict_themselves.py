@@ -20,7 +20,7 @@ from tests.servers import ChromaServer, client_of
 from tests.storage import chunks
 
 CHUNKS = 120
-FOUND = "a search finds the vectors that are stored"
+FOUND = "stored vectors not found by a search"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_one_that_counts_and_lists_nothing(proxy: FaultyProxy, tmp_path: Path) -
     proxy.fault = lambda _, path: EMPTY if path.endswith("/get") else PASS
     health = begun("10", proxy, tmp_path)
     SourceHealthStep(health).diagnosis()
-    told = check(health, "what is counted is listed, and what is listed comes")
+    told = check(health, "collections that give less than they count")
     assert (told.verdict, told.detail) == (Verdict.FAIL, f"notes: counts {CHUNKS}, lists 0, gives 0")
     with pytest.raises(Terminal, match=f"counts {CHUNKS} chunks and lists 0") as caught:
         DryRunStep(begun("13", proxy, tmp_path)).take_snapshot()

@@ -62,7 +62,7 @@ def test_a_server_tells_what_it_holds_takes_and_how_fast_and_a_person_its_disk(
     probe = dict(found.probe_writing().to_numpy().tolist())
     assert probe["round trip, median of 9"] > 0
     assert check(found, "latency").verdict is Verdict.PASS
-    assert check(found, "write probe removed").verdict is Verdict.PASS
+    assert check(found, "write probes left behind").verdict is Verdict.PASS
     found.disk()
     unknown = check(found, "free disk of the target's server")
     assert (unknown.verdict, unknown.reason) == (Verdict.WARNING, "disk_unknown")
@@ -101,7 +101,7 @@ def test_where_the_named_target_is_not_there_others_are_told_and_none_is_taken(
     assert [(url.split("//")[1].split(":")[0], answers) for url, answers, _ in rows] == [
         ("localhost", True), ("host.docker.internal", False), ("chromadb-service", False),
     ]  # fmt: skip
-    assert check(found, "target reachable").verdict is Verdict.FAIL
+    assert check(found, "connection to the target").verdict is Verdict.FAIL
     assert folder.parameters().target.url == wrong["url"], "it was told, not taken"
 
 

@@ -60,8 +60,9 @@ def test_the_figures_decide(
     check = run.judge("latency", measured=measured, threshold=threshold, relation=relation, reason="slow_queries")
     assert (check.verdict, check.contradiction) == (verdict, "")
     assert check.reason == ("" if verdict is Verdict.PASS else "slow_queries")
-    said = run.check("latency", Verdict.FAIL if verdict is Verdict.PASS else Verdict.PASS, measured=measured,
-                     threshold=threshold, relation=relation)  # fmt: skip
+    said = Check(
+        "latency", Verdict.FAIL if verdict is Verdict.PASS else Verdict.PASS, measured, threshold, relation=relation
+    )
     assert said.contradiction, "a verdict against its own figures is found"
 
 

@@ -10,9 +10,9 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,21 +22,24 @@ from typing import Any
 import httpx
 
 from helpers import audit
+from helpers.cutover.application import restart
 from helpers.errors import RUNBOOK, WorldError
 from helpers.fence import FenceState
 from helpers.fence.control import LIFTING, UP
 from helpers.fence.nginx import Nginx, configuration
 from helpers.formatting import count, duration
+from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.restore import restore
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import NginxFence
 from helpers.reason_codes import ReasonCode
 from helpers.rehearsal.sample_client import KEY
-from helpers.rehearsal.setup import prepare
+from helpers.rehearsal.setup import free_port, prepare
 from helpers.report import numbers
 from helpers.report.pages import leave
 from helpers.results import write_text
+from helpers.rollback.outline import at_work
 from helpers.rollback.state import Orders
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -44,13 +47,15 @@ from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.runner import rollback
 from helpers.runner.outcome import run_to_outcome
+from helpers.runner.pipeline import open_steps
 from helpers.snapshots.snapshot import Snapshot
 from helpers.status.console import Console
 from helpers.stores.wire import Session
 
 # -- drills ------------------------------------------------------------------------------------------------------------
 
-# What a rehearsal drills when its line has ended with GO: the restore of its snapshot, and the rollback. Timed, proven.
+# What a rehearsal drills: a kill while step 22 writes; when its line has ended with GO, the restore of its snapshot, and the
+# rollback. Timed, proven.
 #
 # The restore goes into a scratch directory that is removed again. The rollback is the real one, of the run itself: it takes
 # from the target what the run put there. Then the rehearsal is put back to its state after the cutover, so that its
@@ -62,9 +67,9 @@ WHY = "drill of the rehearsal"
 
 
 def drill(folder: RunFolder, terminal: Console) -> list[str]:
-    """Both drills; a sentence each. Raises what made one of them fail."""
-    said = [drill_restore(folder)]
-    terminal.say(f"  Drill: {said[0]}")
+    """The steps up to the cutover and the drills; a sentence for each drill. Raises what made one of them fail."""
+    said = [drill_kill(folder, terminal), drill_restore(folder)]
+    terminal.say(f"  Drill: {said[-1]}")
     with _as_it_stands(folder):
         said.append(drill_rollback(folder, terminal))
     said[-1] += "; then everything was put back to its state after the cutover"
@@ -88,6 +93,9 @@ def _as_it_stands(folder: RunFolder) -> Iterator[None]:
         _remove(place)
         _copy(kept / str(number), place)
     shutil.rmtree(kept)
+    restart(
+        folder.parameters().cutover, folder, Step.ROLLBACK
+    )  # the application reads its configuration when it starts
     audit.append(folder.reports / audit.NAME, "drill", what="rollback", outcome="put back")
 
 
@@ -109,6 +117,51 @@ def keep(folder: RunFolder, said: list[str]) -> None:
     """Write down what was drilled, seal it, and show it on the run's page."""
     folder.note(drills=said)
     leave(folder)
+
+
+def drill_kill(folder: RunFolder, terminal: Console) -> str:
+    """The steps up to the cutover. Step 22 is killed while it writes, as a power failure would, and resumed."""
+    steps = [step for step in plan.LINE if not step.follows_cutover]
+    ended, killed = threading.Event(), list[int]()
+    killer = threading.Thread(target=_kill_while_it_writes, args=(folder, ended, killed))
+    killer.start()
+    try:
+        run_to_outcome(folder, steps, terminal)
+        return "kill: NOT EXERCISED, step 22 had ended before it could be killed"
+    except WorldError:
+        if not killed:
+            raise
+    finally:
+        ended.set()
+        killer.join()
+    terminal.say(f"  Drill: step 22 was killed with {count(killed[0], 'chunk')} written; now it is resumed.")
+    run_to_outcome(folder, open_steps(folder, steps[-1]), terminal)
+    migrated = folder.result(Step.MIGRATE)
+    assert migrated is not None  # every step has passed
+    audit.append(
+        folder.reports / audit.NAME, "drill", what="kill", chunks=killed[0], seconds=round(migrated.seconds, 1)
+    )
+    return (
+        f"kill: step 22 was killed with {count(killed[0], 'chunk')} written and a batch in flight, and resumed in "
+        f"{duration(migrated.seconds)}; steps 22 and 23 then found each chunk once"
+    )
+
+
+def _kill_while_it_writes(folder: RunFolder, ended: threading.Event, killed: list[int]) -> None:
+    """End the kernel of step 22 once a batch is in flight and, where there are several, one was written. How many chunks were."""
+    path, batch = folder.workspace / "checkpoint.json", folder.parameters().migration.batch_size
+    while not ended.wait(0.01):
+        if not path.exists():
+            continue
+        targets = Checkpoint.read(path).targets.values()
+        written, batches = sum(t.completed for t in targets), sum(t.rows for t in targets) > batch * len(targets)
+        if not any(t.inflight for t in targets) or (batches and not written):
+            continue
+        for pid in at_work(folder).keys() - {os.getpid()}:
+            killed.append(written)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            return
 
 
 def drill_restore(folder: RunFolder) -> str:
@@ -355,10 +408,3 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def free_port() -> int:
-    """A TCP port of loopback on which nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

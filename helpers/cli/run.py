@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def rehearse(chosen: argparse.Namespace) -> int:
     from helpers.evidence import signing
-    from helpers.rehearsal.setup import free_id, prepare
+    from helpers.rehearsal.setup import application_at_work, free_id, prepare, with_application
 
     chosen.run_id = chosen.run_id or (runs.new_run_id("rehearsal") if chosen.servers else free_id())
     folder = RunFolder.of(chosen.run_id)
@@ -34,13 +34,14 @@ def rehearse(chosen: argparse.Namespace) -> int:
 
     print(f"Creating a sample source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
+    parameters = with_application(parameters, folder.workspace / "application")
     runs.create(parameters, folder.id, rehearsal=True)
-    _line(folder, [step for step in plan.LINE if not step.follows_cutover])
-    return _drill(folder)
+    with application_at_work(parameters):
+        return _drill(folder)
 
 
 def _drill(folder: RunFolder) -> int:
-    """The drills of restore and rollback first; then the steps after the cutover, on a run that was put back to it."""
+    """The steps up to the cutover with a kill, restore and rollback; then those after it, on a run that was put back to it."""
     from helpers.cli.rehearse import drill
     from helpers.status.console import Console
 
@@ -199,7 +200,10 @@ def resume(chosen: argparse.Namespace) -> int:
         folder.note(until="")
     if steps:
         preflight(folder.parameters(), _written(folder), folder.id)
-    return _line(folder, steps, dry_run=bool(facts["dry_run"]))
+    from helpers.rehearsal.setup import application_at_work
+
+    with application_at_work(folder.parameters()):
+        return _line(folder, steps, dry_run=bool(facts["dry_run"]))
 
 
 def _require_more(folder: RunFolder, until: plan.Step | None) -> None:

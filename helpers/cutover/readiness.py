@@ -33,19 +33,19 @@ class CutoverReadiness:
     def table(self) -> pd.DataFrame:
         """Files, commands, signers, health and logs. Nothing is written; the edits are made in memory."""
         groups: dict[str, tuple[ReasonCode, Callable[[], list[Row]]]] = {
-            "configuration files can be changed": (ReasonCode.CONFIG_FILE, self._files),
-            "commands of the migration are found": (ReasonCode.PROGRAM_MISSING, self._commands),
-            "the fence's configuration can be written": (ReasonCode.FENCE_CONFIG, self._fence),
-            "signatures can be checked": (ReasonCode.SIGNERS_MISSING, self._signers),
-            "health URLs answer": (ReasonCode.NOT_HEALTHY, self._health),
-            "application logs can be read": (ReasonCode.LOG_UNREADABLE, self._logs),
+            "configuration files": (ReasonCode.CONFIG_FILE, self._files),
+            "commands of the migration": (ReasonCode.PROGRAM_MISSING, self._commands),
+            "configuration of the fence": (ReasonCode.FENCE_CONFIG, self._fence),
+            "signers": (ReasonCode.SIGNERS_MISSING, self._signers),
+            "health URLs": (ReasonCode.NOT_HEALTHY, self._health),
+            "application logs": (ReasonCode.LOG_UNREADABLE, self._logs),
         }
         rows = []
         for name, (reason, look) in groups.items():
             found = look()
             rows += found
             if not found:
-                self.run.check(name, Verdict.NOT_APPLICABLE, detail="the parameters name none")
+                self.run.check(name, Verdict.NOT_EXERCISED, detail="the parameters name none")
                 continue
             bad = [row for row in found if row[2] is not Verdict.PASS]
             verdict = (
@@ -54,8 +54,14 @@ class CutoverReadiness:
             self.run.check(name, verdict, measured=len(found) - len(bad), threshold=len(found), reason=reason if bad else "",
                            detail="; ".join(f"{what}: {said}" for what, said, _ in bad[:3]))  # fmt: skip
         if said := loopback_in_container(self.parameters):
-            self.run.check("target reachable from a container", Verdict.WARNING, reason=ReasonCode.LOOPBACK_IN_CONTAINER,
-                           measured=self.parameters.target.address, detail=said)  # fmt: skip
+            self.run.check(
+                "address of the target in a container",
+                Verdict.WARNING,
+                threshold="not loopback",
+                reason=ReasonCode.LOOPBACK_IN_CONTAINER,
+                measured=self.parameters.target.address,
+                detail=said,
+            )
             rows.append(("target seen from a container", said, Verdict.WARNING))
         if said := check_door(self.run):
             rows.append(("credentials of the target", said, Verdict.WARNING))
@@ -149,7 +155,7 @@ def check_door(run: RunRecord) -> str:
     """A warning where the target lets in whoever comes although credentials are in use; what it says, or ""."""
     said = open_door(run.parameters.source, run.parameters.target)
     if said:
-        run.check("target asks for credentials", Verdict.WARNING, measured="answers anybody", threshold="refuses",
+        run.check("answer without credentials", Verdict.WARNING, measured="answers anybody", threshold="refused",
                   reason=ReasonCode.ANSWERS_ANYBODY, detail=said)  # fmt: skip
     return said
 

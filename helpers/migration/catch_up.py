@@ -207,7 +207,7 @@ def unreachable(store: Store, name: str, batch: ChunkBatch, space: Space) -> lis
 # -- catch up ----------------------------------------------------------------------------------------------------------
 
 
-UNCHANGED = "source unchanged since the snapshot"
+UNCHANGED = "changes in the source since the snapshot"
 PROBED = "chunks written by catch-up"
 
 
@@ -288,7 +288,7 @@ class CatchUp:
                 written, self.job.schema, context, folder / RunPath.STAGED, quarantine, dimensions=allowed,
                 most_bytes=self.job.most_bytes, progress=bar,
             )  # fmt: skip
-        forget(self.run, "chunks that pass validation", "ids unique in each target")
+        forget(self.run, "chunks that pass validation", "ids in common")
         judge_staging(self.run, new, self.run.parameters)
         reembedding.judge(self.run, snapshot, made)
         if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):

@@ -79,13 +79,13 @@ def judge_staging(run: RunRecord, staged: Staged, parameters: Parameters) -> Non
     least = parameters.migration.minimum_valid
     run.check(
         "chunks that pass validation", Verdict.PASS if share >= least else Verdict.FAIL, measured=share,
-        parameter="migration.minimum_valid", threshold=least,
+        parameter="migration.minimum_valid", threshold=least, relation="≥",
         unit="share", reason="" if share >= least else ReasonCode.VALIDATION_BELOW_MINIMUM, offenders=aside,
         detail=", ".join(f"{reason} {n}" for reason, n in staged.quarantined.items()),
     )  # fmt: skip
     clashes = staged.collided
     run.check(
-        "ids unique in each target", Verdict.FAIL if clashes else Verdict.PASS, measured=clashes, threshold=0,
+        "ids in common", Verdict.FAIL if clashes else Verdict.PASS, measured=clashes, threshold=0,
         unit="ids", reason=ReasonCode.ID_COLLISION if clashes else "", offenders=clashes, ids=staged.collisions,
         detail="Set migration.id_policy: prefix, or route these collections apart." if clashes else "",
     )  # fmt: skip
@@ -105,7 +105,7 @@ def judge_arrivals(run: RunRecord, table: pd.DataFrame, minimum: int) -> None:
     imported = int(table["target"].sum())
     if minimum:
         run.check("chunks imported", Verdict.PASS if imported >= minimum else Verdict.FAIL, measured=imported,
-                  parameter="expected.minimum_imported", threshold=minimum, unit="chunks",
+                  parameter="expected.minimum_imported", threshold=minimum, relation="≥", unit="chunks",
                   reason="" if imported >= minimum else ReasonCode.COUNT_MISMATCH)  # fmt: skip
     run.fact("imported", imported)
 
@@ -116,7 +116,7 @@ def refuse_failed(run: RunRecord) -> None:
     if failed:
         raise Terminal(
             failed[0].reason or ReasonCode.CHECK_FAILED,
-            f"{failed[0].name}: {failed[0].measured} where {failed[0].threshold} is the limit",
+            f"{failed[0].name}: {failed[0].found} where {failed[0].expected} is expected",
             where=f"step {run.step}",
             next_step=failed[0].detail or "Nothing was written.",
         )

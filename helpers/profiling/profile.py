@@ -260,12 +260,17 @@ _NOTHING: Metadata = {}
 
 
 def fault(value: Any, rule: FieldRule) -> str:
-    """What is wrong with a value of the source: wrong_type, out_of_range, unknown_value, or ""."""
+    """What is wrong with a value of the source: wrong_type, out_of_range, unknown_value, or "".
+
+    Where the schema has bounds, whatever is no number counts as out of range too: a score has one count.
+    """
+    if rule.has_bounds and (type(value) not in (int, float) or not rule.allows(value)):
+        return "out_of_range"
     if type(value).__name__ != TYPES[rule.type]:
         return "wrong_type"
     if rule.allows(value):
         return ""
-    return "out_of_range" if rule.is_number else "unknown_value"
+    return "unknown_value"
 
 
 # -- profile -----------------------------------------------------------------------------------------------------------
@@ -365,7 +370,7 @@ class Profile(NotebookStep):
         lacking = self.findings()["none_documents"]
         needed = self.schema.requires_document
         self._check(
-            "every chunk has a document",
+            "chunks without a document",
             lacking,
             ReasonCode.MISSING_DOCUMENT,
             "The schema requires one: these chunks would be set aside." if needed else "",
@@ -393,7 +398,7 @@ class Profile(NotebookStep):
         lacking = {r.name: self.chunks - _present(scan, r.name) for r in self.schema.fields if r.fixed is None}
         worst = sorted((name for name, n in lacking.items() if n), key=lambda name: -lacking[name])
         self._check(
-            "the fields of the schema are there",
+            "missing fields of the schema",
             sum(lacking.values()),
             ReasonCode.MISSING_METADATA,
             "Filled in by the schema: " + ", ".join(f"{name} {lacking[name]}" for name in worst),
@@ -425,14 +430,14 @@ class Profile(NotebookStep):
         out = sum(seen.wrong["out_of_range"] for seen in scan.fields.values())
         other = sum(seen.wrong[kind] for seen in scan.fields.values() for kind in ("wrong_type", "unknown_value"))
         self._check(
-            "scores are within their range",
+            "values out of range",
             out,
             ReasonCode.INVALID_SCORES,
             "The schema says what becomes of them.",
             judged,
         )
         self._check(
-            "values have the right type and are allowed",
+            "values of a wrong type or not allowed",
             other,
             ReasonCode.INVALID_VALUES,
             "Converted or repaired.",
@@ -453,12 +458,12 @@ class Profile(NotebookStep):
                  "norm_minimum": low, "norm_median": middle, "norm_maximum": high, "norms_kept": norms.size}
             )  # fmt: skip
         found = self.findings()
+        self._check("lost vectors", found["lost_vectors"], ReasonCode.MISSING_EMBEDDING, "Would be set aside.")
         self._check(
-            "every vector can be read", found["lost_vectors"], ReasonCode.MISSING_EMBEDDING, "Would be set aside."
+            "vectors with NaN or infinity", found["nonfinite_vectors"], ReasonCode.NAN_EMBEDDING, "Would be set aside."
         )
-        self._check("vectors are finite", found["nonfinite_vectors"], ReasonCode.NAN_EMBEDDING, "Would be set aside.")
         self._check(
-            "no vector is zero",
+            "zero vectors",
             found["zero_vectors"],
             ReasonCode.ZERO_VECTOR,
             "Zero vector: cosine similarity is undefined.",
@@ -482,7 +487,7 @@ class Profile(NotebookStep):
         found = self.findings()
         for what in ("documents", "vectors"):
             self._check(
-                f"no {what} are repeated",
+                f"repeated {what}",
                 found[f"duplicate_{what}"],
                 ReasonCode.DUPLICATES,
                 "Migrated as they are." + self._part,
@@ -497,20 +502,23 @@ class Profile(NotebookStep):
         meeting = [group for group in groups if len({target for *_, target in group}) < len(group)]
         kept_apart = self.run.parameters.migration.id_policy == "prefix"
         bad = bool(meeting) and not kept_apart
+        told = (
+            f"{len(meeting):,} are used by several collections; migration.id_policy: prefix tells them apart."
+            if meeting
+            else ""
+        )
+        told = (
+            f"{len(meeting):,} are used by several collections; migration.id_policy: prefix tells them apart."
+            if meeting
+            else ""
+        )
         advice = (
             "The dry run would stop at them. Begin a new run with migration.id_policy: prefix, which writes every id as "
             "<source collection>:<id> (tell the clients), or rename them at the source."
         )
-        self.run.check(
-            "no ids meet in a target collection",
-            Verdict.FAIL if bad else Verdict.PASS,
-            measured=len(meeting),
-            threshold=0,
-            unit="ids",
-            reason=ReasonCode.ID_COLLISION if bad else "",
-            detail=(advice if bad else "Kept apart by migration.id_policy: prefix." if meeting else "") + self._part,
-            offenders=len(meeting) if bad else 0,
-        )
+        open_ = len(meeting) if bad else 0
+        self.run.judge("ids in common", measured=open_, threshold=0, unit="ids", reason=ReasonCode.ID_COLLISION,
+                       detail=(advice if bad else told) + self._part, offenders=open_)  # fmt: skip
         rows = [
             {
                 "id": one_line(group[0][1], 80),
@@ -535,12 +543,14 @@ class Profile(NotebookStep):
         valid = (total - scan.quarantined) / total
         minimum = self.run.parameters.migration.minimum_valid
         self.run.check(
-            "chunks would pass validation",
+            "chunks that would pass validation",
             Verdict.WARNING if scan.quarantined else Verdict.PASS,
             measured=valid,
-            threshold=minimum,
-            reason=ReasonCode.QUARANTINED if scan.quarantined else "",
-            detail=", ".join(f"{reason} {n}" for reason, n in scan.failures.most_common()),
+            threshold=1.0,
+            relation="≥",
+            reason=ReasonCode.QUARANTINED,
+            detail=", ".join(f"{reason} {n}" for reason, n in scan.failures.most_common())
+            + (f"; below {minimum:g} (migration.minimum_valid) steps 13 and 22 stop" if scan.quarantined else ""),
             offenders=scan.quarantined,
             ids=scan.failed,
         )
@@ -563,6 +573,7 @@ class Profile(NotebookStep):
             Verdict.WARNING if bad else Verdict.PASS if applies else Verdict.NOT_APPLICABLE,
             measured=count,
             threshold=0,
+            unit="chunks",
             reason=reason if bad else "",
             detail=detail if bad else "" if applies else f"Schema {self.schema.name} has no rule for it.",
             offenders=count if bad else 0,

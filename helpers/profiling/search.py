@@ -254,7 +254,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "quarantined": ("set aside by the schema or the checks, for any reason", ReasonCode.QUARANTINED),
     "missing": ("the field is missing", ReasonCode.MISSING_METADATA),
     "wrong_type": ("a value of another type than the schema's", ReasonCode.INVALID_VALUES),
-    "out_of_range": ("a number outside of the schema's range", ReasonCode.INVALID_SCORES),
+    "out_of_range": ("no number within the schema's range", ReasonCode.INVALID_SCORES),
     "unknown_value": ("a value that the schema does not list", ReasonCode.INVALID_VALUES),
     "repair": ("the schema would change the value", ""),
     "quarantine": ("would be set aside", ReasonCode.QUARANTINED),

@@ -191,9 +191,10 @@ def expected_findings(chunks: int = FULL) -> dict[str, int]:
     missing |= {"collection_type": chunks - own, "source_collection": chunks}
     found = {f"missing_{field}": count for field, count in missing.items()} | {
         "chunks": chunks,
-        "out_of_range_authenticity_score": n["score above one"] + n["score below zero"],
-        "wrong_type_authenticity_score": n["score as text"] + n["score as word"],
-        "wrong_type_source_line": n["line as text"],
+        "out_of_range_authenticity_score": sum(
+            n[f"score {how}"] for how in ("above one", "below zero", "as text", "as word")
+        ),
+        "out_of_range_source_line": n["line as text"],
         "wrong_type_disputed": n["disputed as text"],
         "unknown_value_confidence_level": n["unknown confidence"],
         "unknown_value_collection_type": n["unknown type"],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from helpers.evidence.signoffs import GO, gate_state, sign
 from helpers.parameters import ROLES, Parameters, parameters_from, resolve_path
 from helpers.parameters.yaml_errors import read_yaml_mapping
 from helpers.reason_codes import ReasonCode
-from helpers.rehearsal import FULL, collection_counts, write_sample
-from helpers.results import write_text
+from helpers.rehearsal import FULL, collection_counts, sample_application, write_sample
+from helpers.rehearsal.sample_application import ENV, LOG, SECONDS
+from helpers.results import utc_now, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.command import run_or_fail, run_program
 from helpers.run.folders import REPOSITORY, RunFolder, RunLock, new_run_id
 
 # -- rehearsal ---------------------------------------------------------------------------------------------------------
@@ -33,6 +37,7 @@ QUERIES = REPOSITORY / "parameters" / "queries.example.yaml"
 SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
 WATCH_MINUTES = 0.05
 
+_COMMAND = [sys.executable, str(Path(sample_application.__file__).resolve())]
 _ENV = """\
 # The application of the rehearsal
 export CHROMA_PATH="/srv/chroma-old"  # the vector database
@@ -66,6 +71,52 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
         }  # none of the defaults: hours
         document = parameters_from(sections).document() | given
     return parameters_from(_fitted(document, workspace, source, chunks, dimension))
+
+
+def with_application(parameters: Parameters, folder: Path) -> Parameters:
+    """With the application of the rehearsal put in: what fences, restarts and silences it, its health, log and notices.
+
+    `folder` is the application's. The window is now, and four hours long.
+    """
+    port = free_port()
+    write_text(folder / ENV, _ENV.replace("/srv/chroma-old", str(resolve_path(str(parameters.source.path)))))
+    write_text(folder / "notices.url", f"json://127.0.0.1:{port}/notices\n")
+    command = {
+        name: [*_COMMAND, name, str(folder), str(port)] for name in ("restart", "lock", "unlock", "silence", "page")
+    }
+    document = parameters.document()
+    document["cutover"] |= {
+        "restart": [command["restart"]], "health": [f"http://127.0.0.1:{port}/health"], "log_files": [str(folder / LOG)],
+    }  # fmt: skip
+    document |= {
+        "fence": {"kind": "command", "command": {"lock": command["lock"], "unlock": command["unlock"]}},
+        "window": {"start": utc_now(), "minutes": 240.0},
+        "notify": {"urls": [f"file:{folder / 'notices.url'}"], "stakeholders": ["users of the rehearsal"],
+                   "before": [command["silence"]], "after": [command["page"]]},
+    }  # fmt: skip
+    return parameters_from(document)
+
+
+@contextmanager
+def application_at_work(parameters: Parameters) -> Iterator[None]:
+    """The application of a rehearsal runs inside it; nothing where these parameters name none."""
+    named = next((c for c in parameters.cutover.restart if c[: len(_COMMAND)] == _COMMAND), None)
+    if named is None:
+        yield
+        return
+    folder, port = named[-2:]
+    run_or_fail([*_COMMAND, "start", folder, port], SECONDS, "the application of the rehearsal")
+    try:
+        yield
+    finally:
+        run_program([*_COMMAND, "stop", folder, port], SECONDS, "the application of the rehearsal")
+
+
+def free_port() -> int:
+    """A TCP port of loopback on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def free_id() -> str:

@@ -150,7 +150,7 @@ def _embeddings(view: RunView) -> Iterator[Item]:
             yield Item(label, NOT_RECORDED)
     sizes = sorted({text(size).replace(",", "") for size in view.table("dimensions").values()})
     several = f"one a collection: {', '.join(sizes)}" if sizes else NOT_RECORDED
-    expected = next((c for c in view.checks(Step.SOURCE_HEALTH) if c.name == "each dimension is an expected one"), None)
+    expected = next((c for c in view.checks(Step.SOURCE_HEALTH) if c.name in _DIMENSIONS), None)
     judged = expected.verdict.value if expected else ""
     yield Item("Dimension consistency", f"all {sizes[0]}" if len(sizes) == 1 else several, judged if sizes else "")
     yield _check(view, "embeddings", "Vectors that differ from the source's, by id")
@@ -260,6 +260,11 @@ def _verdict(good: bool) -> str:
 # -- record ------------------------------------------------------------------------------------------------------------
 
 
+_DIMENSIONS = (
+    "collections of an unexpected dimension",
+    "collections of an unexpected dimension",
+)  # as older runs name it
+_AT_TARGET = ("application at the target", "application at the target")
 _DEVIATIONS = (ReasonCode.NO_FENCE, ReasonCode.OUTSIDE_WINDOW)  # reason codes of checks that say so
 _AFTER = (
     (Step.MONITOR, "Monitoring after the cutover"),
@@ -396,7 +401,7 @@ def _not_exercised(check: Check) -> str:
 
 def _seen(view: RunView) -> str:
     """Whether the application was seen to use the target."""
-    found = next((c for c in view.checks(Step.CUTOVER) if c.name == "application uses the target"), None)
+    found = next((c for c in view.checks(Step.CUTOVER) if c.name in _AT_TARGET), None)
     return (
         text(found.measured)
         if found is not None and found.verdict.value == "pass"

@@ -298,7 +298,7 @@ class SourceProof:
         snapshot = self.of.made.snapshot
         if self.of.settled or snapshot is None:
             detail = "proven before the fence was lifted" if self.of.settled else "this run has taken no snapshot yet"
-            self.run.check("source proven", Verdict.NOT_APPLICABLE, detail=detail)
+            self.run.check("source against the snapshot", Verdict.NOT_EXERCISED, detail=detail)
             return pd.DataFrame(columns=COLUMNS)
         with self.of.stage(SOURCE) as row:
             changes, damage = self._compare(snapshot)
@@ -328,7 +328,7 @@ class SourceProof:
         orders, run_id = self.of.state.orders, self.run.id
         what = said(damage.damaged, damage.vanished)
         if self.run.dry_run:
-            self.run.check("source as in the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_DAMAGED,
+            self.run.check("source against the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_DAMAGED,
                            detail="a rollback would stop here until --restore-source or --accept-source is given")  # fmt: skip
             return damage
         snapshot.verify()  # it may be the snapshot that is damaged; nothing is written from bytes that are not proven
@@ -386,17 +386,17 @@ class SourceProof:
         if not damage.nothing and not self.run.dry_run:
             reason = self.of.state.orders.accept_source
             what = said(damage.damaged, damage.vanished)
-            self.run.check("source as in the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_DAMAGED,
+            self.run.check("source against the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_DAMAGED,
                            detail=f"accepted: {reason}")  # fmt: skip
             audit.append(self.run.folder / audit.NAME, "damaged source accepted", reason=reason, damage=what)
             return f"{what}; accepted: {reason}"
         if damage.by_clients:
             what = said(damage.by_clients)
-            self.run.check("source as in the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_MOVED_ON,
+            self.run.check("source against the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_MOVED_ON,
                            detail="no fence kept clients from writing to the source; their writes stay")  # fmt: skip
             return f"{changes.chunks:,} chunks compared; written by clients since: {what}"
         if damage.nothing:
-            self.run.check("source as in the snapshot", Verdict.PASS, measured=snapshot.total, unit="chunks",
+            self.run.check("source against the snapshot", Verdict.PASS, measured=snapshot.total, unit="chunks",
                            detail=f"every chunk compared with snapshot {snapshot.id}")  # fmt: skip
             return f"{snapshot.total:,} chunks are as in snapshot {snapshot.id}"
         return said(damage.damaged, damage.vanished)

@@ -238,9 +238,9 @@ class ReturnWrites:
     def _list_open(self, planned: Plan) -> Path | None:
         """Every write that cannot be placed, on the record and (but in a dry run) in a file; where that is."""
         self.run.fact("replay_open", planned.open)
-        self.run.result.checks[:] = [c for c in self.run.result.checks if c.name != "every write has its place"]
+        self.run.result.checks[:] = [c for c in self.run.result.checks if c.name != "writes without a place"]
         self.run.check(
-            "every write has its place",
+            "writes without a place",
             Verdict.WARNING if planned.open else Verdict.PASS,
             measured=len(planned.open),
             threshold=0,
@@ -260,7 +260,7 @@ class ReturnWrites:
         said = (
             "Deletes can leave holes in an index; notebook 44 shows them, and a restore of the collection mends them."
         )
-        self.run.check("source finds its chunks after the replay", Verdict.WARNING if unfound else Verdict.PASS,
+        self.run.check("chunks not found after the replay", Verdict.WARNING if unfound else Verdict.PASS,
                        measured=len(unfound), unit="chunks", reason=ReasonCode.REPLAY_UNFOUND if unfound else "",
                        detail=said if unfound else "", ids=unfound)  # fmt: skip
 
@@ -284,10 +284,10 @@ class ReturnWrites:
         if not self._orders_replay:
             reason = self.of.state.orders.discard
             return f"not replayed: {reason}" if self.found else "nothing to replay"
-        self.run.result.checks[:] = [c for c in self.run.result.checks if c.name != "clients' writes replayed"]
+        self.run.result.checks[:] = [c for c in self.run.result.checks if c.name != "replayed chunks"]
         detail = f"given up: {self.of.state.orders.discard}" if planned.open else "compared at the source"
         self.run.check(
-            "clients' writes replayed",
+            "replayed chunks",
             Verdict.WARNING if planned.open else Verdict.PASS,
             measured=planned.chunks,
             unit="chunks",

@@ -43,8 +43,16 @@ def advised(codes: Iterable[str], run: HasId | str, most: int) -> list[str]:
     listed = list(codes)
     remedies = {code: remedy(code, run) for code in listed}
     said = [f"Next: {sentence}" for sentence in remedies.values() if sentence]
-    opened = [f"Troubleshoot: {command(step, run)}" for step in steps_for(c for c in listed if not remedies[c])]
+    steps = [openable(step, run) for step in steps_for(listed)]
+    opened = [f"Troubleshoot: {command(step, run)}" for step in steps]
     return list(dict.fromkeys([*said, *opened]))[:most]
+
+
+def openable(step: plan.Step, run: HasId | str) -> plan.Step:
+    """This step, or 40 where the run has not got so far that this step's notebook could look at it."""
+    folder = runs.RunFolder.of(run if isinstance(run, str) else run.id)
+    ready = not folder.exists or all(folder.result(number) is not None for number in step.needs)
+    return step if ready else plan.find(TREE)
 
 
 def remedy(code: str, run: HasId | str) -> str:
@@ -53,7 +61,7 @@ def remedy(code: str, run: HasId | str) -> str:
     if known is None or not known.remedy:
         return ""
     folder = runs.RunFolder.of(run if isinstance(run, str) else run.id)
-    names = ("resume", "status", "fence", "verify")
+    names = ("resume", "status", "fence", "verify", "rollback")
     commands = {name: folder.command(name) for name in names}
     return known.remedy.format(**commands, recovery=command(Step.CHECKPOINT_RECOVERY, folder), runbook=RUNBOOK)
 
@@ -74,10 +82,14 @@ def lab(step: plan.Step) -> str:
 
 
 def steps_for(codes: Iterable[str]) -> list[plan.Step]:
-    """The steps for many codes, each once, the one that explains most of them first; 40 only where nothing else does."""
+    """The steps for many codes, each once, the one that explains most of them first; 40 only where nothing else does.
+
+    None for a code whose remedy is a sentence: no notebook looks for its trouble.
+    """
     counted: dict[str, int] = {}
     for code in codes:
-        if (step := notebook_for(code)) is not None:
+        known = ReasonCode.known(code)
+        if (step := notebook_for(code)) is not None and not (known and known.remedy):
             counted[step.number] = counted.get(step.number, 0) + 1
     named = sorted((s for s in counted if s != TREE), key=lambda s: (-counted[s], s))
     return [plan.find(s) for s in named or counted]

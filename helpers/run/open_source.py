@@ -70,7 +70,7 @@ def check_spaces(run: RunRecord, infos: Iterable[CollectionInfo], *, named: bool
     names = "; ".join(f"{one_line(i.name, 60)}: declared {i.declared_space}, is {i.space}" for i in trapped[:5])
     said = f"The effective space is migrated, not the declared one{f' ({names})' if named else ''}."
     run.check(
-        "the distance space is the one declared",
+        "collections in another space than declared",
         Verdict.WARNING if trapped else Verdict.PASS,
         measured=len(trapped),
         threshold=0,

@@ -94,6 +94,14 @@ class RunRecord:
         verdict = Verdict.PASS if meets(measured, relation, threshold) else otherwise
         return self.check(name, verdict, measured=measured, threshold=threshold, relation=relation, **more)
 
+    def lasted(self, name: str, seconds: float, expected: float, parameter: str) -> Check:
+        """How long something was watched: NOT EXERCISED where the runbook asks for longer, such as 3 s of 60 min."""
+        whole = seconds >= expected
+        return self.check(
+            name, Verdict.PASS if whole else Verdict.NOT_EXERCISED, measured=round(seconds, 1), threshold=expected, relation="≥",
+            unit="s", parameter=parameter, detail="" if whole else f"{duration(seconds)} of {duration(expected)}",
+        )  # fmt: skip
+
     def fact(self, name: str, value: Any) -> None:
         """A figure that later steps and pages read by name (JSON-able)."""
         self.result.facts[name] = value

@@ -235,7 +235,7 @@ class Run(RunRecord):
         self.log(f"step begins in process {os.getpid()}")
         audit.append(self.folder / audit.NAME, "step begins", step=self.step, dry_run=self.dry_run)
         if told_all_the_same:
-            self.check("inside the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
+            self.check("start in the maintenance window", Verdict.WARNING, measured="outside", threshold="inside",
                        reason=ReasonCode.OUTSIDE_WINDOW, detail=told_all_the_same)  # fmt: skip
         kernel.show(opening(self, banner))
         if not kernel.under_runner():  # else the runner tells

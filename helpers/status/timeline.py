@@ -23,7 +23,7 @@ from helpers.results import passed
 from helpers.rollback import outline
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
-from helpers.run.window import Hours
+from helpers.run.window import Hours, now_utc
 from helpers.status.status import estimated_seconds, measured_rollback, rollback_seconds
 
 BEFORE, NIGHT, AFTER = "The day before", "The window", "The week after"
@@ -146,14 +146,17 @@ def _measured_elsewhere(row: Row, folder: RunFolder | None, start: dt.datetime |
     if folder is None or start is None:
         return row
     begun = ended = None
+    still = False
     if row.step == Step.ROLLBACK and (done := measured_rollback(folder)) is not None:
         begun, ended = numbers.instant(done.started), numbers.instant(done.finished)
     elif row.title == _KEPT and passed(taken := folder.result(Step.SNAPSHOT)) and taken is not None:
         begun, ended = numbers.instant(taken.finished), numbers.instant(taken.facts["snapshot"]["retain_until"])
+        if ended is not None and (still := ended > now_utc()):
+            ended = now_utc()
     if begun is None or ended is None:
         return row
     real = ((begun - start).total_seconds(), (ended - start).total_seconds())
-    return Row(row.part, row.step, row.title, row.planned, row.basis, real)
+    return Row(row.part, row.step, row.title, row.planned, row.basis, real, still)
 
 
 COLUMNS = ("step", "what", "planned at", "planned", "from", "began", "took")

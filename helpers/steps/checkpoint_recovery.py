@@ -73,7 +73,7 @@ class CheckpointRecoveryStep(NotebookStep):
         """The checkpoint itself: id, file, phase, time, attempts, chunks decided on, pace."""
         found = self.checkpoint
         self.run.check(
-            "checkpoint readable", Verdict.PASS if found else Verdict.NOT_APPLICABLE,
+            "checkpoint", Verdict.PASS if found else Verdict.NOT_APPLICABLE,
             detail="" if found else "this run has not begun to migrate: there is nothing to recover",
         )  # fmt: skip
         if found is None:
@@ -131,7 +131,7 @@ class CheckpointRecoveryStep(NotebookStep):
         rows = [(n, before.get(n), now.get(n), before.get(n) == now.get(n)) for n in names]
         different = [name for name, _, _, same in rows if not same]
         self.run.check(
-            "same context", Verdict.FAIL if different else Verdict.PASS, measured=len(different), threshold=0,
+            "differences in context", Verdict.FAIL if different else Verdict.PASS, measured=len(different), threshold=0,
             unit="differences", reason=ReasonCode.CONTEXT_CHANGED if different else "",
             detail=f"The checkpoint was made with another {', '.join(different)}." if different else "",
         )  # fmt: skip
@@ -193,7 +193,7 @@ class CheckpointRecoveryStep(NotebookStep):
         if self.checkpoint is not None and self.checkpoint.phase == "complete":
             off = int(table["missing"].sum() + table["extra"].sum())
             self.run.check(
-                "every chunk arrived once", Verdict.FAIL if off else Verdict.PASS, measured=off, threshold=0,
+                "chunks missing or extra", Verdict.FAIL if off else Verdict.PASS, measured=off, threshold=0,
                 unit="chunks", reason=ReasonCode.CHUNK_MISSING if off else "", offenders=off,
             )  # fmt: skip
         return table

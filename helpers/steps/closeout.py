@@ -137,7 +137,7 @@ class FenceEnd:
     def end(self, *, act: bool) -> str:
         """Lift it, or say why it stays; a check either way. `act` is False in a dry run, or where the closeout may not begin."""
         if not self.active:
-            self.run.check("write fence lifted", Verdict.NOT_APPLICABLE, detail="there is none to lift")
+            self.run.check("end of the write fence", Verdict.NOT_APPLICABLE, detail="there is none to lift")
             return "There is no fence to lift."
         assert self.state is not None
         if not act:
@@ -145,7 +145,7 @@ class FenceEnd:
         if self.keep or self.seen:
             why = self._what() + (f": {self.seen} connections" if self.seen and not self.keep else "")
             self.run.check(
-                "write fence lifted",
+                "end of the write fence",
                 Verdict.WARNING,
                 measured="active",
                 threshold="lifted",
@@ -160,11 +160,11 @@ class FenceEnd:
             said = lift(self.run.home)
         except RunbookError as error:
             audit.append(log, "fence lifted at closeout", outcome="failed", why=error.line())
-            self.run.check("write fence lifted", Verdict.FAIL, measured="not proven", threshold="lifted",
+            self.run.check("end of the write fence", Verdict.FAIL, measured="not proven", threshold="lifted",
                            reason=ReasonCode.FENCE_NOT_LIFTED, detail=f"{error.line()} {self._instead()}")  # fmt: skip
             return f"{error.line()} {self._instead()}"
         audit.append(log, "fence lifted at closeout", said=said)
-        self.run.check("write fence lifted", Verdict.PASS, measured="lifted", detail=said)
+        self.run.check("end of the write fence", Verdict.PASS, measured="lifted", threshold="lifted", detail=said)
         return said
 
     def _instead(self) -> str:
@@ -355,7 +355,7 @@ class CloseoutStep(NotebookStep):
         done = self.run.home.result(Step.CUTOVER)
         if done is not None and not done.facts.get("cut_over") and not open_ones:
             open_ones.append("25: no cutover is recorded")
-        self.run.check("cut over, watched, measured and tested", Verdict.FAIL if open_ones else Verdict.PASS,
+        self.run.check("steps before the closeout", Verdict.FAIL if open_ones else Verdict.PASS,
                        measured=len(BEFORE) - len(open_ones), threshold=len(BEFORE), unit="steps",
                        reason=ReasonCode.NOT_READY_TO_CLOSE if open_ones else "", detail=", ".join(open_ones))  # fmt: skip
         self._ready = not open_ones and not self.run.dry_run
@@ -371,11 +371,13 @@ class CloseoutStep(NotebookStep):
         self.run.fact("durations", rows)
         known = [r for r in rows if r["estimate"] is not None]
         took, estimate = sum(r["actual"] for r in known), sum(r["estimate"] for r in known) if known else None
-        which = f"steps {', '.join(r['number'] for r in known)}"
-        late = estimate is not None and took > 2 * estimate and took - estimate > 60
-        self.run.check("the dry run's estimate", Verdict.WARNING if late else Verdict.PASS, measured=round(took, 1),
-                       threshold=estimate and round(estimate, 1), unit="s", reason=ReasonCode.TOO_SLOW if late else "",
-                       detail="more than twice as long as estimated" if late else f"{which}, with notebook starts")  # fmt: skip
+        most = None if estimate is None else max(2 * estimate, estimate + 60)
+        late = most is not None and took > most
+        which = f"steps {', '.join(r['number'] for r in known)}, with notebook starts"
+        told = f"{which}: {duration(estimate)} estimated; twice that or a minute more passes" if estimate else ""
+        self.run.check("time against the dry run's estimate", Verdict.WARNING if late else Verdict.PASS,
+                       measured=round(took, 1), threshold=most and round(most, 1), relation="≤", unit="s",
+                       reason=ReasonCode.TOO_SLOW if late else "", detail=told)  # fmt: skip
         columns = ["step", "the runbook", "estimated", "took"]
         return pd.DataFrame([[r["step"], *map(str, _words(r))] for r in rows], columns=columns)
 
@@ -433,8 +435,8 @@ class CloseoutStep(NotebookStep):
         self.run.fact("removed", removed)
         left = temporary(self.run.home, self.parameters) if self._ready else []
         if self._ready:
-            told = ", ".join(map(str, left)) or size(sum(removed.values()))
-            self.run.check("temporary files removed", Verdict.WARNING if left else Verdict.PASS, measured=len(removed),
+            told = ", ".join(map(str, left)) or f"{count(len(removed), 'file')} removed, {size(sum(removed.values()))}"
+            self.run.check("temporary files left", Verdict.WARNING if left else Verdict.PASS, measured=len(left), threshold=0,
                            unit="files", reason=ReasonCode.NOT_CLEANED if left else "", detail=told)  # fmt: skip
         said = "removed" if self._ready else "would be removed"
         shown = list(removed.items()) if self._ready else rows
@@ -449,7 +451,7 @@ class CloseoutStep(NotebookStep):
     def lift_fence(self) -> str:
         """Let writes to the old source through again, where nobody is seen there; proven by a write probe."""
         if self.run.dry_run:
-            self.run.check("closeout", Verdict.WARNING, measured="dry run", threshold="done", reason=ReasonCode.DRY_RUN,
+            self.run.check("closeout", Verdict.NOT_EXERCISED, measured="dry run", threshold="done", reason=ReasonCode.DRY_RUN,
                            detail="a dry run shows what it would do and touches nothing")  # fmt: skip
         return self.fenced.end(act=self._ready)
 

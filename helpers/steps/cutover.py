@@ -18,6 +18,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import prove_unchanged
 from helpers.monitoring.cutover_watch import Watch
 from helpers.parameters import resolve_path
+from helpers.parameters.sections import Cutover
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Verdict
 from helpers.run.folders import RunPath
@@ -70,7 +71,7 @@ class CutoverStep(NotebookStep):
         self.run.check(
             "decision and sign-offs",
             Verdict.PASS if good else Verdict.WARNING,
-            measured=decision,
+            measured=f"{decision}, {'signed' if self.shut is None else 'not signed'}",
             threshold="GO, signed",
             reason="" if good else ReasonCode.GATE_SHUT,
             detail="" if good else signed,
@@ -94,7 +95,7 @@ class CutoverStep(NotebookStep):
                 where=f"source {self.run.parameters.source.label}",
                 next_step=f"Catch up, validate and sign again: {RUNBOOK} run --run-id {self.run.id} --from 22",
             )  # fmt: skip
-        self.run.check("source unchanged since it was migrated", Verdict.PASS, measured=0, threshold=0,
+        self.run.check("changes in the source since it was migrated", Verdict.PASS, measured=0, threshold=0,
                        unit="changes", detail=said)  # fmt: skip
         return said
 
@@ -107,13 +108,19 @@ class CutoverStep(NotebookStep):
         self.run.fact("files", [str(e.file.path) for e in self._edits])
         nothing = not self._edits and not self.rules.restart
         self.run.check(
-            "configuration to change", Verdict.WARNING if nothing else Verdict.PASS, measured=len(self._edits), unit="files",
+            "configuration to change",
+            Verdict.WARNING if nothing else Verdict.PASS,
+            measured=len(self._edits) + len(self.rules.restart),
+            threshold=1,
+            relation="≥",
+            unit="files and commands",
             reason=ReasonCode.NOTHING_TO_CUT_OVER if nothing else "",
             detail="the parameters name no file and no restart command: point the application to the target yourself"
-            if nothing else f"{sum(len(e.changes) for e in self._edits)} lines",
-        )  # fmt: skip
+            if nothing
+            else f"{sum(len(e.changes) for e in self._edits)} lines",
+        )
         if warning := loopback_in_container(self.run.parameters):
-            self.run.check("target reachable from a container", Verdict.WARNING, reason=ReasonCode.LOOPBACK_IN_CONTAINER,
+            self.run.check("address of the target in a container", Verdict.WARNING, reason=ReasonCode.LOOPBACK_IN_CONTAINER,
                            measured=self.run.parameters.target.address, detail=warning)  # fmt: skip
         check_door(self.run)
         return "\n".join(filter(None, [text, commands])) or "No file and no command: nothing would be changed."
@@ -123,7 +130,7 @@ class CutoverStep(NotebookStep):
         rows = [("target", *self._target_answers())]
         for command in self.rules.restart:
             found = shutil.which(command[0])
-            self.run.check("restart command found", Verdict.PASS if found else Verdict.FAIL, measured=found or "not found",
+            self.run.check("restart command", Verdict.PASS if found else Verdict.FAIL, measured=found or "not found",
                            reason="" if found else ReasonCode.PROGRAM_MISSING, detail=command[0])  # fmt: skip
             rows.append((command[0], found or "not found"))
         rows += [(a.url, a.problem or f"{a.status} after {a.milliseconds:.0f} ms") for a in ask_all(self.rules.health)]
@@ -138,9 +145,15 @@ class CutoverStep(NotebookStep):
         with open_target(target) as store:
             counts = {name: store.count(name) for name in self._collections()}
         gone = [name for name, count in counts.items() if not count]
-        self.run.check("target answers", Verdict.FAIL if gone or not counts else Verdict.PASS, measured=len(counts),
-                       unit="collections", reason=ReasonCode.TARGET_EMPTY if gone or not counts else "",
-                       detail=", ".join(gone) or f"{sum(counts.values()):,} chunks")  # fmt: skip
+        self.run.check(
+            "answers of the target",
+            Verdict.FAIL if gone or not counts else Verdict.PASS,
+            measured=len(counts) - len(gone),
+            threshold=max(1, len(counts)),
+            unit="collections",
+            reason=ReasonCode.TARGET_EMPTY if gone or not counts else "",
+            detail=", ".join(gone) or f"{sum(counts.values()):,} chunks",
+        )
         return (f"{len(counts)} collections, {sum(counts.values()):,} chunks",)
 
     def _collections(self) -> list[str]:
@@ -151,7 +164,7 @@ class CutoverStep(NotebookStep):
     def switch(self) -> pd.DataFrame:
         """Back up, change all files or none, restart, wait for health; all of it undone where one of them fails."""
         if self.run.dry_run:
-            self.run.check("cutover", Verdict.WARNING, measured="dry run", threshold="done", reason=ReasonCode.DRY_RUN,
+            self.run.check("cutover", Verdict.NOT_EXERCISED, measured="dry run", threshold="done", reason=ReasonCode.DRY_RUN,
                            detail="a dry run shows what it would do and touches nothing")  # fmt: skip
             return _said(["DRY RUN: nothing was changed."])
         if self._failed or self._edits is None:
@@ -229,17 +242,32 @@ class CutoverStep(NotebookStep):
             measured=mean,
             parameter="monitoring.maximum_latency_ms",
             threshold=slow,
+            relation="≤",
             unit="ms",
             reason=reason,
             detail=detail,
         )
+        watched = rounds[-1].second if rounds and self._anything_to_watch else 0.0
+        self.run.lasted("time watched", watched, 60 * Cutover().monitor_minutes, "cutover.monitor_minutes")
         if self.rules.health:
-            self.run.check("application healthy", Verdict.PASS, measured=len(rounds), unit="rounds")
+            self.run.check("health of the application", Verdict.PASS, measured=len(rounds), unit="rounds")
+        else:
+            self.run.check("health of the application", Verdict.NOT_EXERCISED, parameter="cutover.health",
+                           detail="no health URL is named: whether the application reads the target was not seen")  # fmt: skip
+        if not self.rules.restart:
+            self.run.check("restart", Verdict.NOT_EXERCISED, parameter="cutover.restart",
+                           detail="no restart command is named: the application still reads what it read before")  # fmt: skip
         if self.rules.log_files:
             problem = "; ".join(f"{p}: {why}" for p, why in watch.logs.unreadable.items())
-            self.run.check("new log lines that mean trouble", Verdict.WARNING if problem else Verdict.PASS, measured=0,
-                           threshold=0, reason=ReasonCode.LOG_UNREADABLE if problem else "",
-                           detail=problem or f"{watch.logs.seen} new lines")  # fmt: skip
+            self.run.check(
+                "new log lines that mean trouble",
+                Verdict.WARNING if problem else Verdict.PASS,
+                measured=None if problem else 0,
+                threshold=0,
+                unit="lines",
+                reason=ReasonCode.LOG_UNREADABLE if problem else "",
+                detail=problem or f"{watch.logs.seen} new lines",
+            )
 
     # -- after ---------------------------------------------------------------------------------------------------------
 
@@ -252,11 +280,11 @@ class CutoverStep(NotebookStep):
             self._take_back(f"{', '.join(sorted(found.says_source))} still names the source")
             return f"Taken back: {self._failed}."
         said = found.sentence()
-        self.run.check("application uses the target", Verdict.PASS if said else Verdict.WARNING, measured=said or "unknown",
+        self.run.check("application at the target", Verdict.PASS if said else Verdict.WARNING, measured=said or "unknown",
                        reason="" if said else ReasonCode.APPLICATION_UNSEEN, detail="" if said else UNSEEN)  # fmt: skip
         if not self._state.is_done:
             self.control.enter(self._state, DONE)
-        self.run.check("cutover", Verdict.PASS, measured="done", detail=self._state.target)
+        self.run.check("cutover", Verdict.PASS, measured="done", threshold="done", detail=self._state.target)
         self.run.fact("cut_over", {"when": self._state.events[-1]["when"], "target": self._state.target,
                                    "files": [f.path for f in self._state.files],
                                    "writes_again": self._writes_again()})  # fmt: skip
@@ -286,8 +314,14 @@ class CutoverStep(NotebookStep):
         """Everything as it was; recorded as the step's failure."""
         self._failed = why
         if self._state is not None and self._state.is_done:
-            self.run.check("cutover", Verdict.FAIL, measured="done earlier, unhealthy now", reason=ReasonCode.CUTOVER_UNWELL,
-                           detail=f"{why}; a finished cutover is undone by a person only: {self._rollback_command}")  # fmt: skip
+            self.run.check(
+                "cutover",
+                Verdict.FAIL,
+                measured="done earlier, unhealthy now",
+                threshold="done",
+                reason=ReasonCode.CUTOVER_UNWELL,
+                detail=f"{why}; a finished cutover is undone by a person only: {self._rollback_command}",
+            )
             return []
         with self.run.phase("take the cutover back"):
             said = self.control.take_back(why)

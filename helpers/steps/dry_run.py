@@ -119,7 +119,7 @@ class DryRunStep(NotebookStep):
                         len(found["probes"])) for name, found in collections.items()}  # fmt: skip
         wrong = {name: (n, of) for name, (n, of) in named.items() if swapped(n, of)}
         self.run.check(
-            "a search finds the vectors that are stored", Verdict.FAIL if wrong else Verdict.PASS, measured=len(wrong),
+            "stored vectors not found by a search", Verdict.FAIL if wrong else Verdict.PASS, measured=len(wrong),
             threshold=0, unit="collections", reason=ReasonCode.VECTORS_NOT_FOUND if wrong else "",
             detail="; ".join(f"{one_line(name, 60)}: {n} of {of} found under another id" for name, (n, of) in wrong.items())
             + (". Vectors may come back under the ids of others: do not migrate before this is explained." if wrong else ""),
@@ -136,7 +136,7 @@ class DryRunStep(NotebookStep):
         said = [f"{name}: {doubt}" for name, doubt in list(doubts.items())[:5]]
         said += [f"asked for {given:,} results, not {ordered:,}: the source gives no more"] if given < ordered else []
         self.run.check(
-            "the source's search can measure the target's", Verdict.WARNING if doubts else Verdict.PASS,
+            "collections whose search is a measure", Verdict.WARNING if doubts else Verdict.PASS,
             measured=len(collections) - len(doubts), threshold=len(collections), unit="collections",
             reason=ReasonCode.SEARCH_UNSURE if doubts else "", detail="; ".join(said),
         )  # fmt: skip
@@ -196,13 +196,18 @@ class DryRunStep(NotebookStep):
         self.run.fact("matrix_inputs", judged.matrix_inputs())
         self.run.fact("recall", judged.recall())
         self.run.fact(
-            "not_applicable", [{"test": c.name, "why": c.detail} for c in checks if c.verdict is Verdict.NOT_APPLICABLE]
+            "not_applicable",
+            [
+                {"test": c.name, "why": c.detail}
+                for c in checks
+                if c.verdict in (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)
+            ],
         )
-        rows = [(c.name, str(c.verdict), c.measured, c.threshold, c.detail) for c in checks]
-        return pd.DataFrame(rows, columns=["test", "verdict", "measured", "threshold", "detail"])
+        rows = [(c.name, str(c.verdict), c.found, c.expected, c.detail) for c in checks]
+        return pd.DataFrame(rows, columns=["test", "verdict", "measured", "expected", "detail"])
 
     def not_applicable(self) -> pd.DataFrame:
-        """The tests that will not apply to the migration, and why."""
+        """The tests that will not apply to the migration, or were not exercised, and why."""
         return pd.DataFrame(self.run.result.facts.get("not_applicable", []), columns=["test", "why"])
 
     def issues(self) -> pd.DataFrame:
@@ -283,7 +288,7 @@ class DryRunStep(NotebookStep):
         limit = 60 * self.run.parameters.migration.max_minutes
         late = total > limit
         self.run.check("estimated duration", Verdict.WARNING if late else Verdict.PASS, measured=total,
-                       parameter="migration.max_minutes", threshold=limit,
+                       parameter="migration.max_minutes", threshold=limit, relation="≤",
                        unit="s", reason=ReasonCode.TOO_SLOW if late else "", detail=f"not known: {unknown}")  # fmt: skip
         return pd.DataFrame(rows, columns=["part of the migration", "seconds", "basis"])
 

@@ -70,7 +70,7 @@ class FenceWritesStep(NotebookStep):
         if self.kind == "none":
             return self._without()
         if self.run.dry_run:
-            self.run.check("write fence", Verdict.WARNING, measured="dry run", threshold="up", reason=ReasonCode.NO_FENCE,
+            self.run.check("write fence", Verdict.NOT_EXERCISED, measured="dry run", threshold="up", reason=ReasonCode.NO_FENCE,
                            detail="a dry run shows what it would do and puts up no fence")  # fmt: skip
             return "DRY RUN: nothing was changed."
         if not self._acts:
@@ -93,7 +93,7 @@ class FenceWritesStep(NotebookStep):
         told = "; ".join(said(a) for a in answers)
         if closed_by_itself(answers):
             self.run.fact("fence", self.run.result.facts["fence"] | {NO_WRITES: told})
-            self.run.check("write fence", Verdict.PASS, measured="not needed", threshold="no write gets through",
+            self.run.check("write fence", Verdict.PASS, measured="writes through the fence", threshold="writes through the fence",
                            detail=f"the source itself takes no writes, whoever asks: {told}")  # fmt: skip
             return f"No fence is needed: the source itself takes no writes. {told}."
         if refused_to_us(answers):
@@ -102,7 +102,7 @@ class FenceWritesStep(NotebookStep):
         return self._no_fence(f"{NONE}: {told}{removed}")
 
     def _no_fence(self, detail: str) -> str:
-        self.run.check("write fence", Verdict.WARNING, measured="none", threshold="nginx or command",
+        self.run.check("write fence", Verdict.NOT_EXERCISED, measured="none", threshold="nginx or command",
                        reason=ReasonCode.NO_FENCE, detail=detail)  # fmt: skip
         return f"No fence: {detail}."
 
@@ -146,12 +146,12 @@ class FenceWritesStep(NotebookStep):
         if got:
             detail += "; what the probe wrote was removed again" if not probe.left_behind else ""
         self.run.check(
-            "writes refused", Verdict.FAIL if against else Verdict.PASS,
-            measured=f"{len(writes) - len(against)} of {len(writes)} kinds", threshold="all",
+            "writes through the fence", Verdict.FAIL if against else Verdict.PASS,
+            measured=len(against), threshold=0, unit=f"of {len(writes)} kinds",
             reason=ReasonCode.FENCE_OPEN if against else "", detail=detail or ", ".join(a.action for a in writes),
         )  # fmt: skip
         self._check_left(probe)
-        self._check_reads("reads go on", reads)
+        self._check_reads("reads through the fence", reads)
         if all(a.answered for a in reads):
             self._check_places()
         return rows
@@ -167,7 +167,7 @@ class FenceWritesStep(NotebookStep):
     def _check_left(self, probe: Probe) -> None:
         if probe.left_behind:
             self.run.check(
-                "write probe removed",
+                "write probes left behind",
                 Verdict.FAIL,
                 measured=len(probe.left_behind),
                 threshold=0,
@@ -177,8 +177,8 @@ class FenceWritesStep(NotebookStep):
 
     def _check_reads(self, name: str, reads: list[Answer]) -> None:
         bad = [f"{a.action}: {a.outcome} {a.status or ''} {a.said}".strip() for a in reads if not a.answered]
-        self.run.check(name, Verdict.FAIL if bad else Verdict.PASS, measured=f"{len(reads) - len(bad)} of {len(reads)}",
-                       threshold="all", reason=ReasonCode.READS_REFUSED if bad else "",
+        self.run.check(name, Verdict.FAIL if bad else Verdict.PASS, measured=len(reads) - len(bad), unit="kinds",
+                       threshold=len(reads), reason=ReasonCode.READS_REFUSED if bad else "",
                        detail="; ".join(bad) or ", ".join(a.action for a in reads))  # fmt: skip
 
     def _check_places(self) -> None:
@@ -186,9 +186,10 @@ class FenceWritesStep(NotebookStep):
             return
         same = self.control.same_database()
         self.run.check(
-            "the fence is in front of the source",
+            "collections behind the fence",
             Verdict.PASS if same else Verdict.FAIL,
-            measured="same collections" if same else "other collections",
+            measured="those of the source" if same else "others",
+            threshold="those of the source",
             reason="" if same else ReasonCode.FENCE_ELSEWHERE,
             detail=f"{self.control.clients_url} against {self.run.parameters.source.label}",
         )
@@ -196,26 +197,27 @@ class FenceWritesStep(NotebookStep):
         verdict = Verdict.FAIL if round_it else Verdict.WARNING if unknown else Verdict.PASS
         told = "clients reach Chroma past the fence; let it listen on loopback only, or close the port to them"
         maybe = "answers this machine; whether clients reach it can be checked only from their machines"
-        self.run.check("no way round the fence", verdict, measured=", ".join(round_it or unknown) or "none found",
+        self.run.check("ways round the fence", verdict, measured=", ".join(round_it or unknown) or "none",
                        threshold="none", reason="" if verdict is Verdict.PASS else ReasonCode.FENCE_BYPASS,
                        detail=told if round_it else maybe if unknown else f"behind it: {self.control.behind_url}")  # fmt: skip
 
     def _nobody_else(self) -> None:
         path = Path(str(self.run.parameters.source.path)).absolute()
         found = who_has_open(path)
-        name, detail = "source opened by nobody else", found.sentence()
+        name, detail = "processes that use the source", found.sentence()
         if found.processes:
             # in a dry run the application still runs, and may
             verdict = Verdict.WARNING if self.run.dry_run else Verdict.FAIL
             self.run.check(name, verdict, measured=len(found.processes), threshold=0, unit="processes",
                            reason=ReasonCode.SOURCE_IN_USE, detail=f"{detail}: stop what uses {path}")  # fmt: skip
         elif not found.known:
-            self.run.check(name, Verdict.WARNING, reason=ReasonCode.SOURCE_USE_UNKNOWN,
+            self.run.check(name, Verdict.NOT_EXERCISED, threshold=0, unit="processes", reason=ReasonCode.SOURCE_USE_UNKNOWN,
                            detail="open files cannot be listed here: make sure that nothing uses the source")  # fmt: skip
         else:
             who = "One process of another user" if found.unseen == 1 else f"{found.unseen} processes of other users"
             unseen = f"{who} could not be inspected; only file locks were checked"
-            self.run.check(name, Verdict.WARNING if found.unseen else Verdict.PASS, measured=0, threshold=0,
+            self.run.check(name, Verdict.WARNING if found.unseen else Verdict.PASS,
+                           measured="none seen" if found.unseen else 0, threshold=0,
                            unit="processes", reason=ReasonCode.SOURCE_USE_UNKNOWN if found.unseen else "",
                            detail=unseen if found.unseen else "files and locks of every process")  # fmt: skip
 

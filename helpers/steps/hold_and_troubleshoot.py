@@ -130,8 +130,13 @@ class HoldAndTroubleshootStep(NotebookStep):
                 way = "repair the target with the notebook of the reason, while clients keep using it; then validate it again"
                 again = self.run.home.command("run", "--from", Step.VALIDATE, "--until", Step.REVIEW)
             back = "roll back: what clients wrote to the target is exported first, and clients go back to the source"
-            self.run.check("clients use the target", Verdict.WARNING, measured=cutover.state, reason=ReasonCode.CUT_OVER_AND_HELD,
-                           detail=f"{cutover.sentence()} They get answers from what failed above.")  # fmt: skip
+            self.run.check(
+                "application while the run is held",
+                Verdict.WARNING,
+                measured=cutover.state,
+                reason=ReasonCode.CUT_OVER_AND_HELD,
+                detail=f"{cutover.sentence()} They get answers from what failed above.",
+            )
         undo = self.run.home.command("rollback")
         rows = [
             ["A", way, again],

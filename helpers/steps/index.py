@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from helpers.formatting import duration
 from helpers.notify.texts import levels
 from helpers.parameters import Parameters
+from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.advice import steps_for
@@ -112,15 +113,20 @@ class IndexStep:
         show((f"<p><strong>{html.escape(said)}</strong></p>" if said else "") + timeline.sheet(folder))
 
     def go_no_go(self) -> None:
-        """Shows Appendix B: go or no-go, with the way of this run through the tree."""
+        """Shows Appendix B: go or no-go, the path of this run."""
         results = [self.folder.result(number) if self.folder else None for number in (Step.VALIDATE, Step.REVIEW)]
         show_figure(troubleshooting.go_no_go(*results))
 
     def troubles(self) -> None:
-        """Shows Appendix B: troubleshooting, with the notebooks that this run's checks name."""
-        found = [self.folder.result(step.number) for step in plan.LINE] if self.folder else []
-        codes = [str(row["reason"]) for result in found if result is not None for row in symptoms_of(result)]
-        show_figure(troubleshooting.troubles({step.number for step in steps_for(codes)}))
+        """Shows Appendix B: troubleshooting, the notebooks that look for what this run's checks name."""
+        if self.folder is None:
+            show_figure(troubleshooting.troubles(None))
+            return
+        found = [result for step in plan.LINE if (result := self.folder.result(step.number)) is not None]
+        rows = [row for result in found for row in symptoms_of(result)]
+        named = {step.number for step in steps_for(str(row["reason"]) for row in rows)}
+        failed = any(row["verdict"] in (Verdict.FAIL, "error") for row in rows)
+        show_figure(troubleshooting.troubles(named, failed=failed))
 
     def runs(self) -> pd.DataFrame:
         """Every run, the newest first."""

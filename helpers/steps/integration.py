@@ -75,7 +75,11 @@ class IntegrationStep(NotebookStep):
         if target.path is not None and (found := who_has_open(resolve_path(target.path))).processes:
             said = f"{found.sentence()} has the target open, which must stay its only user"
             self.run.check(
-                "integration tests", Verdict.WARNING, measured="not run", reason=ReasonCode.NOT_QUERIED, detail=said
+                "integration tests",
+                Verdict.NOT_EXERCISED,
+                measured="not run",
+                reason=ReasonCode.NOT_QUERIED,
+                detail=said,
             )
             return self._table()
         for reference in self.run.parameters.secrets():
@@ -123,20 +127,35 @@ class IntegrationStep(NotebookStep):
                 if code is None
                 else f"ended with {code}"
             )
-            run.check("integration tests", Verdict.FAIL, measured=passed, threshold="all", unit="tests passed",
-                      reason=ReasonCode.TESTS_BROKEN, detail=f"pytest {why}; see run.log")  # fmt: skip
+            run.check(
+                "integration tests",
+                Verdict.FAIL,
+                measured="not known",
+                threshold=max(1, len(self.rows)),
+                unit="tests passed",
+                reason=ReasonCode.TESTS_BROKEN,
+                detail=f"pytest {why}; see run.log",
+            )
             return
         good = passed > 0 and not failed
         run.check(
-            "integration tests", Verdict.PASS if good else Verdict.FAIL, measured=passed, threshold=passed + len(failed),
+            "integration tests", Verdict.PASS if good else Verdict.FAIL, measured=passed, threshold=max(1, passed + len(failed)),
             unit="tests passed", reason="" if good else ReasonCode.INTEGRATION_FAILED, offenders=len(failed),
             detail="; ".join(f"{r['test']}: {r['why']}" for r in failed[:3]) or (f"{skipped} not applicable" if skipped else ""),
             ids=[{"collection": r["collection"], "id": r["test"], "detail": r["why"]} for r in failed],
         )  # fmt: skip
         own = len(self.from_file) + len(self.tests)
         none = "monitoring.queries and monitoring.tests name none: only what every migration must answer was asked"
-        run.check("the application's own queries", Verdict.PASS if own else Verdict.WARNING, measured=own, unit="named",
-                  reason="" if own else ReasonCode.NO_APPLICATION_QUERIES, detail="" if own else none)  # fmt: skip
+        run.check(
+            "the application's own queries",
+            Verdict.PASS if own else Verdict.NOT_EXERCISED,
+            measured=own,
+            threshold=1,
+            relation="≥",
+            unit="named",
+            reason="" if own else ReasonCode.NO_APPLICATION_QUERIES,
+            detail="" if own else none,
+        )
 
     def _outcomes(self) -> list[dict[str, Any]]:
         path = self.folder / "outcomes.jsonl"

@@ -80,8 +80,14 @@ class MigrateStep(NotebookStep):
             self.run.progress("Verify the snapshot", self.snapshot.total) as bar,
         ):
             counted = self.snapshot.verify(bar)
-        self.run.check("snapshot proven", Verdict.PASS, measured=sum(counted.values()), threshold=self.snapshot.total,
-                       unit="chunks", detail=f"snapshot {self.snapshot.id}, every byte re-read")  # fmt: skip
+        self.run.check(
+            "chunks read back from the snapshot",
+            Verdict.PASS,
+            measured=sum(counted.values()),
+            threshold=self.snapshot.total,
+            unit="chunks",
+            detail=f"snapshot {self.snapshot.id}, every byte re-read",
+        )
         return pd.DataFrame(sorted(counted.items()), columns=["collection", "chunks"])
 
     def transform(self) -> pd.DataFrame:
@@ -108,7 +114,7 @@ class MigrateStep(NotebookStep):
         if not self.run.dry_run:
             ensure_database(self.run.home)  # step 20 did, but for a run without it
         if self.run.dry_run:
-            self.run.check("import", Verdict.NOT_APPLICABLE, detail="dry run: nothing was written to the target")
+            self.run.check("import", Verdict.NOT_EXERCISED, detail="dry run: nothing was written to the target")
             return pd.DataFrame(columns=["target", "staged", "completed", "rejected"])
         checkpoint, total = self.job.checkpoint, sum(self.staged.rows(t) for t in self.staged.files)
         if self.ledger.open_round is not None:  # the import was complete before; the target is between two states now
@@ -135,7 +141,7 @@ class MigrateStep(NotebookStep):
         """Phase 5: every id is in the target or in quarantine."""
         if self.run.dry_run or self.ledger.open_round is not None:
             why = "dry run: there is nothing to verify" if self.run.dry_run else "phase 6 verifies what it goes on with"
-            self.run.check("verify", Verdict.NOT_APPLICABLE, detail=why)
+            self.run.check("verify", Verdict.NOT_EXERCISED, detail=why)
             return pd.DataFrame(columns=["collection", "source", "target", "quarantined", "missing", "extra"])
         self.job.checkpoint.enter("verify")
         with open_target(self.run.parameters.target) as store, self.run.phase("5 verify", self.staged.total):
@@ -147,14 +153,14 @@ class MigrateStep(NotebookStep):
         One row a round, and one for the last reading; then the target's lock is released.
         """
         if self.run.dry_run:
-            self.run.check(UNCHANGED, Verdict.NOT_APPLICABLE, detail="dry run: the target was not written to")
+            self.run.check(UNCHANGED, Verdict.NOT_EXERCISED, detail="dry run: the target was not written to")
             return pd.DataFrame(columns=_ROUND)
         forget(self.run, UNCHANGED, PROBED)  # of this cell's earlier execution
         self.job.checkpoint.enter("catch-up")
         with open_target(self.run.parameters.target) as store:
             store.acquire_lock(self.run.id)
             if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
-                self.run.check(UNCHANGED, Verdict.NOT_APPLICABLE, detail="not checked: an earlier check failed")
+                self.run.check(UNCHANGED, Verdict.NOT_EXERCISED, detail="not checked: an earlier check failed")
                 store.release_lock(self.run.id)
                 return pd.DataFrame(columns=_ROUND)
             work = CatchUp(self.run, self.job, self.staged, store, self._disk(), self.ledger)

@@ -26,6 +26,7 @@ from helpers.monitoring.watcher import (
     Watcher,
     breach,
 )
+from helpers.parameters.sections import Monitoring
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Verdict
 from helpers.run.plan import Step
@@ -95,7 +96,7 @@ class MonitorStep(NotebookStep):
     def watch(self) -> pd.DataFrame:
         """Looks until the time is over or a rule is broken; one row each."""
         if self.run.dry_run:
-            self.run.check("watch", Verdict.WARNING, measured="one sample", reason=ReasonCode.DRY_RUN,
+            self.run.check("watch", Verdict.NOT_EXERCISED, measured="one sample", reason=ReasonCode.DRY_RUN,
                            detail="a dry run takes one sample and does not watch")  # fmt: skip
             return self._table()
         self.journal = Journal(self.run.workspace)
@@ -153,7 +154,7 @@ class MonitorStep(NotebookStep):
             "counts": self.counts().to_dict("records"), "rows": [look.row() for look in looks[-500:]],
         })  # fmt: skip
         if self.watcher.skipped:
-            run.check("target watched", Verdict.WARNING, measured="not queried", reason=ReasonCode.NOT_QUERIED,
+            run.check("answers of the target", Verdict.NOT_EXERCISED, measured="not queried", reason=ReasonCode.NOT_QUERIED,
                       detail=self.watcher.skipped)  # fmt: skip
         else:
             self._judge_target(looks, values)
@@ -161,17 +162,19 @@ class MonitorStep(NotebookStep):
             ill = [look for look in looks if look.ill]
             ended = found is not None and found.code == ReasonCode.NOT_HEALTHY
             told = self._ended() if ended else ill[0].ill[0] if ill else f"{self.watcher.logs.seen} new log lines"
-            run.check("application healthy", Verdict.FAIL if ended else Verdict.WARNING if ill else Verdict.PASS,
+            run.check("health of the application", Verdict.FAIL if ended else Verdict.WARNING if ill else Verdict.PASS,
                       measured=len(looks) - len(ill), threshold=len(looks), unit="looks",
                       reason=ReasonCode.NOT_HEALTHY if ill else "", detail=told)  # fmt: skip
         else:
-            run.check("application healthy", Verdict.NOT_APPLICABLE,
+            run.check("health of the application", Verdict.NOT_EXERCISED,
                       detail="cutover.health and cutover.log_files name nothing to watch")  # fmt: skip
+        watched = looks[-1].second if looks else 0.0
+        run.lasted("time watched", watched, 60 * Monitoring().minutes, "monitoring.minutes")
         gaps = journal.gaps(self.rules.interval_seconds)
         if gaps:
             unseen = duration(sum(seconds for _, seconds in gaps))
             run.check(
-                "watched without a gap",
+                "gaps in the watch",
                 Verdict.WARNING,
                 measured=len(gaps),
                 threshold=0,
@@ -186,16 +189,23 @@ class MonitorStep(NotebookStep):
         code: Reason = (
             self.breach.code if ended and self.breach is not None else ReasonCode.TARGET_ERRORS if failed else ""
         )
-        run.check("target answers", Verdict.FAIL if ended else Verdict.WARNING if failed else Verdict.PASS,
+        run.check("answers of the target", Verdict.FAIL if ended else Verdict.WARNING if failed else Verdict.PASS,
                   measured=len(looks) - len(failed), threshold=len(looks), unit="looks", reason=code,
                   detail=self._ended() if ended else self._detail(failed))  # fmt: skip
         shrunk = [s for look in looks[-1:] for s in look.shrunk]
-        run.check("counts never below what was validated", Verdict.FAIL if shrunk else Verdict.PASS,
-                  measured=sum(looks[-1].counts.values()), threshold=sum(self.validated.values()), unit="chunks",
-                  reason=ReasonCode.COUNT_SHRINKS if shrunk else "", detail="; ".join(shrunk))  # fmt: skip
+        run.check(
+            "collections below their validated count",
+            Verdict.FAIL if shrunk else Verdict.PASS,
+            measured=len(shrunk),
+            threshold=0,
+            unit="collections",
+            reason=ReasonCode.COUNT_SHRINKS if shrunk else "",
+            detail="; ".join(shrunk)
+            or f"{sum(looks[-1].counts.values()):,} chunks; {sum(self.validated.values()):,} were validated",
+        )
         slow = [v for v in values if v > self.rules.maximum_latency_ms]
         run.check("p95 of the queries", Verdict.WARNING if slow else Verdict.PASS, measured=max(values, default=None),
-                  parameter="monitoring.maximum_latency_ms", threshold=self.rules.maximum_latency_ms, unit="ms",
+                  parameter="monitoring.maximum_latency_ms", threshold=self.rules.maximum_latency_ms, relation="≤", unit="ms",
                   reason=ReasonCode.SLOW_QUERIES if slow else "",
                   detail=f"{count(len(slow), 'sample')} above it" if slow else "the slowest sample")  # fmt: skip
 

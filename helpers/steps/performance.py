@@ -114,14 +114,14 @@ class PerformanceStep(NotebookStep):
         few = rate <= rules.minimum_queries_per_second
         told = f"mean of {one['queries']:,} queries in {one['seconds']:.1f} s, one client, warm"
         run.check("query latency", Verdict.FAIL if slow else Verdict.PASS, measured=mean,
-                  parameter="monitoring.maximum_latency_ms", threshold=rules.maximum_latency_ms,
+                  parameter="monitoring.maximum_latency_ms", threshold=rules.maximum_latency_ms, relation="<",
                   unit="ms", reason=ReasonCode.SLOW_QUERIES if slow else "", detail=told)  # fmt: skip
         run.check("throughput", Verdict.FAIL if few else Verdict.PASS, measured=rate, unit="queries/s",
-                  parameter="monitoring.minimum_queries_per_second", threshold=rules.minimum_queries_per_second,
+                  parameter="monitoring.minimum_queries_per_second", threshold=rules.minimum_queries_per_second, relation=">",
                   reason=ReasonCode.SLOW_QUERIES if few else "",
                   detail="one query after the other")  # fmt: skip
         such = next((level["such_as"] for level in after["levels"] if level["errors"]), "")
-        run.check("queries without an error", Verdict.FAIL if failed else Verdict.PASS, measured=failed, threshold=0,
+        run.check("queries with an error", Verdict.FAIL if failed else Verdict.PASS, measured=failed, threshold=0,
                   unit="errors", reason=ReasonCode.TARGET_ERRORS if failed else "", detail=such)  # fmt: skip
         self._beside(before, after)
         self._length()
@@ -134,7 +134,7 @@ class PerformanceStep(NotebookStep):
         if not ratios:
             why = (self.sides[SOURCE].get("error") or {}).get("line", "the source was not measured")
             self.run.check("latency relative to the source", Verdict.NOT_EXERCISED, parameter="monitoring.maximum_slowdown",
-                           threshold=self.rules.maximum_slowdown, unit="× source", detail=why)  # fmt: skip
+                           threshold=self.rules.maximum_slowdown, relation="≤", unit="× source", detail=why)  # fmt: skip
             return
         worst = max(ratios, key=lambda clients: ratios[clients])
         slower = ratios[worst] > self.rules.maximum_slowdown
@@ -142,15 +142,15 @@ class PerformanceStep(NotebookStep):
         if before is not None and before["protocol"] != after["protocol"]:
             said += f"; source: {before['protocol']}, target: {after['protocol']}"
         self.run.check("latency relative to the source", Verdict.WARNING if slower else Verdict.PASS,
-                       measured=round(ratios[worst], 2), parameter="monitoring.maximum_slowdown",
-                       threshold=self.rules.maximum_slowdown, unit="× source",
+                       measured=ratios[worst], parameter="monitoring.maximum_slowdown",
+                       threshold=self.rules.maximum_slowdown, relation="≤", unit="× source",
                        reason=ReasonCode.SLOW_QUERIES if slower else "", detail=said)  # fmt: skip
 
     def _length(self) -> None:
         seconds, times = self.rules.level_seconds, count(self.rules.repetitions, "repetition")
         enough = seconds >= LEAST_LEVEL
         self.run.check("seconds measured per level", Verdict.PASS if enough else Verdict.NOT_EXERCISED, measured=seconds,
-                       threshold=LEAST_LEVEL, unit="s", parameter="monitoring.level_seconds",
+                       threshold=LEAST_LEVEL, relation="≥", unit="s", parameter="monitoring.level_seconds",
                        detail=times if enough else f"shortened: {seconds:g} s of {LEAST_LEVEL:g} s, {times}")  # fmt: skip
 
     def figure(self) -> None:

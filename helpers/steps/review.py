@@ -20,6 +20,7 @@ from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.validation.judgement import REQUIRED
 
+Figures = tuple[Any, str, Any, str]  # measured, = ≤ ≥, what passes, unit
 COLUMNS = ["criterion", "measured", "pass", "marginal", "fail", "verdict"]
 
 
@@ -27,14 +28,18 @@ def decision_matrix(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The five rows of the runbook's matrix from `matrix_inputs` of step 23; boundary values get the better rating."""
     chunks, checked = int(inputs["chunks"]), int(inputs["checked"])
     valid = share(int(inputs["valid"]), chunks)
-    rows = [_row("validation pass rate", valid, ">= 99 %", "95-99 %", "< 95 %", at_least(valid, 0.99, 0.95), chunks)]
+    rate = (int(valid * 1e6) / 1e4, "≥", 99, "%")
+    rows = [
+        _row("validation pass rate", valid, ">= 99 %", "95-99 %", "< 95 %", at_least(valid, 0.99, 0.95), rate, chunks)
+    ]
     complete = inputs["complete"]
     if complete is None:
         rows.append(_none("metadata completeness", "the schema asks for no field"))
     else:
         value = share(int(complete), checked)
         verdict = Verdict.PASS if int(complete) == checked else at_least(value, 1.0, 0.99)
-        rows.append(_row("metadata completeness", value, "100 %", ">= 99 %", "< 99 %", verdict, checked))
+        whole = (int(complete), "=", checked, "chunks")
+        rows.append(_row("metadata completeness", value, "100 %", ">= 99 %", "< 99 %", verdict, whole, checked))
     rows.append(_nan(int(inputs["nan"]), chunks))
     rows.append(_queries(inputs))
     rows.append(_collections(int(inputs["collections_matching"]), int(inputs["collections"])))
@@ -54,15 +59,16 @@ def at_least(value: float, good: float, fair: float) -> Verdict:
 def _nan(nan: int, chunks: int) -> dict[str, Any]:
     value = nan / chunks if chunks else 0.0
     verdict = Verdict.PASS if nan == 0 else Verdict.MARGINAL if value <= 0.001 else Verdict.FAIL
-    return _row(
-        "NaN embeddings in the source", value, "0", "<= 0.1 %", "> 0.1 %", verdict, chunks, f"{nan:,} ({value:.4%})"
-    )
+    figures = (nan, "=", 0, "chunks")
+    shown = f"{nan:,} ({value:.4%})"
+    return _row("NaN embeddings in the source", value, "0", "<= 0.1 %", "> 0.1 %", verdict, figures, chunks, shown)
 
 
 def _queries(inputs: Mapping[str, Any]) -> dict[str, Any]:
     good, number = inputs["queries_ok"], int(inputs["queries"])
     if good is None or not number:
-        return _none("named queries", str(inputs.get("queries_why") or "no query could be asked"))
+        why = str(inputs.get("queries_why") or "no query could be asked")
+        return _none("named queries", why, Verdict.NOT_EXERCISED)
     # Four of five is the runbook's margin; of fewer than five none may fail.
     verdict = Verdict.PASS if good == number else Verdict.MARGINAL if good * 5 >= number * 4 else Verdict.FAIL
     least = -(-number * 4 // 5)
@@ -74,6 +80,7 @@ def _queries(inputs: Mapping[str, Any]) -> dict[str, Any]:
         middle,
         f"< {least}",
         verdict,
+        (good, "=", number, "queries"),
         number,
         f"{good} of {number}",
     )
@@ -83,14 +90,24 @@ def _collections(matching: int, number: int) -> dict[str, Any]:
     one_off = matching == number - 1 and number > 1
     verdict = Verdict.PASS if matching == number else Verdict.MARGINAL if one_off else Verdict.FAIL
     shown = f"{matching} of {number}"
-    return _row("collection counts", share(matching, number), "all", "all but one", "fewer", verdict, number, shown)
+    figures = (matching, "=", number, "collections")
+    value = share(matching, number)
+    return _row("collection counts", value, "all", "all but one", "fewer", verdict, figures, number, shown)
 
 
 def _row(
-    criterion: str, value: float, good: str, fair: str, bad: str, verdict: Verdict, of: int, shown: str = ""
+    criterion: str,
+    value: float,
+    good: str,
+    fair: str,
+    bad: str,
+    verdict: Verdict,
+    figures: Figures,
+    of: int,
+    shown: str = "",
 ) -> dict[str, Any]:
     values = (criterion, shown or f"{_percent(value)} of {of:,}", good, fair, bad, verdict)
-    return {**dict(zip(COLUMNS, values, strict=True)), "value": value}
+    return {**dict(zip(COLUMNS, values, strict=True)), "value": value, "figures": figures}
 
 
 def _percent(value: float) -> str:
@@ -98,9 +115,9 @@ def _percent(value: float) -> str:
     return f"{int(value * 1e6) / 1e4:.4f} %".replace(".0000 %", " %")
 
 
-def _none(criterion: str, why: str) -> dict[str, Any]:
-    values = (criterion, why, "-", "-", "-", Verdict.NOT_APPLICABLE)
-    return {**dict(zip(COLUMNS, values, strict=True)), "value": None}
+def _none(criterion: str, why: str, verdict: Verdict = Verdict.NOT_APPLICABLE) -> dict[str, Any]:
+    values = (criterion, why, "-", "-", "-", verdict)
+    return {**dict(zip(COLUMNS, values, strict=True)), "value": None, "figures": (None, "=", None, "")}
 
 
 def decide(tests: Mapping[str, Check], matrix: list[dict[str, Any]]) -> tuple[str, list[str], list[str]]:
@@ -148,7 +165,10 @@ class ReviewStep(NotebookStep):
                 if verdict in (*UNREMARKABLE, Verdict.NOT_EXERCISED)
                 else ReasonCode(f"matrix_{row['criterion'].replace(' ', '_')}")
             )
-            self._put(Check(row["criterion"], verdict, row["measured"], row["pass"], reason=reason))
+            measured, relation, threshold, unit = row["figures"]
+            told = row["measured"] if measured is None or isinstance(measured, float) else ""
+            found = Check(row["criterion"], verdict, measured, threshold, unit, reason, told, relation=relation)
+            self._put(found)
         return pd.DataFrame(self._matrix, columns=COLUMNS).set_index("criterion")
 
     def warnings(self) -> pd.DataFrame:
@@ -160,7 +180,7 @@ class ReviewStep(NotebookStep):
         ]  # fmt: skip
         missing = self._fence_missing()
         if missing:
-            self._put(Check("write fence", Verdict.WARNING, missing, "up", reason=ReasonCode.NO_FENCE, detail=missing))
+            self._put(Check("write fence", Verdict.WARNING, "none", "up", reason=ReasonCode.NO_FENCE, detail=missing))
         if missing and not any(row["reason"] == ReasonCode.NO_FENCE for row in rows):
             rows.append(
                 {"step": Step.REVIEW, "warning": "write fence", "detail": missing, "reason": ReasonCode.NO_FENCE}
@@ -205,7 +225,8 @@ class ReviewStep(NotebookStep):
         verdict = Verdict.FAIL if against else Verdict.MARGINAL if marginal else Verdict.PASS
         detail = "; ".join(against) or (f"to be accepted explicitly: {', '.join(marginal)}" if marginal else "")
         reason: Reason = ReasonCode.NO_GO if against else ReasonCode.MARGINAL if marginal else ""
-        self._put(Check("decision", verdict, decision, "GO", reason=reason, detail=detail))
+        measured = f"{decision}, borderline" if marginal and not against else decision
+        self._put(Check("decision", verdict, measured, "GO", reason=reason, detail=detail))
         self.run.result.verdict = worst(c.verdict for c in self.run.result.checks)
         return decision if not detail else f"{decision}: {detail}"
 

@@ -8,6 +8,7 @@ it begins; repeating the command after a kill looks again at what is there and d
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from helpers.fence.control import LIFTING
 from helpers.migration.target_lock import remove_made_database
 from helpers.migration.written_data import WrittenData
 from helpers.monitoring.cutover_watch import probes_of, watch
-from helpers.parameters.sections import Fence
+from helpers.parameters.sections import Fence, Rollback
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent, utc_now
 from helpers.rollback import outline, postmortem
@@ -139,7 +140,7 @@ class RollbackStep(StageContext, NotebookStep):
                 self.cutover.refuse_changed()  # before anything is touched
             stopped = self.state.facts.get("stopped", [])
             row["said"] = f"stopped process {', '.join(map(str, stopped))}" if stopped else "no migration was at work"
-        self.run.check("migration stopped", Verdict.PASS, measured=row["said"])
+        self.run.check("work on the migration", Verdict.PASS, measured=row["said"])
         return str(row["said"])
 
     def prove_source(self) -> pd.DataFrame:
@@ -164,7 +165,7 @@ class RollbackStep(StageContext, NotebookStep):
             self.cutover = CutoverState.load(self.run.workspace)
             off = [f.path for f in self.cutover.files if f.now != "before"] if self.cutover else []
             self.run.check(
-                "configuration files as before",
+                "configuration files that differ",
                 Verdict.FAIL if off else Verdict.PASS,
                 measured=len(off),
                 threshold=0,
@@ -188,7 +189,7 @@ class RollbackStep(StageContext, NotebookStep):
                 where=self.control.clients_url,
                 next_step=f"Bring the source up, then repeat: {self.run.home.command('rollback')}",
             )
-        self.run.check("source answers reads", Verdict.PASS, measured=self.control.clients_url)
+        self.run.check("reads of the source", Verdict.PASS, measured=self.control.clients_url)
         return f"reads through {self.control.clients_url} are answered"
 
     def settle(self) -> pd.DataFrame:
@@ -211,13 +212,13 @@ class RollbackStep(StageContext, NotebookStep):
         lifted = [e["when"] for e in state.events if e["state"] == LIFTING] if state is not None else []
         self.run.fact("fence", {"writes_again": lifted[-1] if lifted else ""})
         open_ = state is None or not state.may_be_active
-        self.run.check("write fence lifted", Verdict.PASS if open_ else Verdict.FAIL, measured=row["said"],
+        self.run.check("end of the write fence", Verdict.PASS if open_ else Verdict.FAIL, measured=row["said"],
                        reason="" if open_ else ReasonCode.FENCE_NOT_LIFTED)  # fmt: skip
         return str(row["said"])
 
     def remove(self) -> pd.DataFrame:
         """From the target what this run made, and nothing else."""
-        columns = ["collection", "chunks removed", "collection dropped", "chunks of others kept"]
+        columns = ["collection", "chunks removed", "collection dropped", "chunks of others in the target"]
         target = self.run.parameters.target
         if self.run.dry_run:
             there = set(self.clients.names())
@@ -266,13 +267,13 @@ class RollbackStep(StageContext, NotebookStep):
     def _judge_removal(self, left: list[str], marker: dict[str, Any] | None, kept: dict[str, int]) -> None:
         ours = [*left, *(["its lock"] if marker and marker.get("run_id") == self.run.id else [])]
         self.run.check(
-            "target holds nothing of this run", Verdict.FAIL if ours else Verdict.PASS, measured=len(ours), threshold=0,
+            "collections of this run in the target", Verdict.FAIL if ours else Verdict.PASS, measured=len(ours), threshold=0,
             unit="collections", reason=ReasonCode.TARGET_NOT_CLEAN if ours else "", detail=", ".join(ours),
         )  # fmt: skip
         if kept:
             detail = ", ".join(f"{name}: {n:,} chunks" for name, n in kept.items())
             self.run.check(
-                "chunks of others kept",
+                "chunks of others in the target",
                 Verdict.WARNING,
                 measured=sum(kept.values()),
                 unit="chunks",
@@ -302,6 +303,7 @@ class RollbackStep(StageContext, NotebookStep):
         minutes = self.run.parameters.rollback.monitor_minutes
         health = list(self.cutover.cutover.health) if self.cutover else []
         with self.stage(st.WATCH) as row:
+            begun = time.monotonic()
             probes = probes_of(self.made.snapshot) if self.made.snapshot is not None else {}
             with self.run.progress("Watch the source", int(60 * minutes), "seconds") as bar:
                 rounds = watch(self.run.parameters, probes, health, self.run.workspace, 60 * minutes, bar)
@@ -310,8 +312,10 @@ class RollbackStep(StageContext, NotebookStep):
             self.state.facts["watch"] = {"rounds": len(rounds), "problems": [r.problem for r in ill][:20],
                                          "slowest_ms": max((r.slowest_ms for r in rounds), default=0.0)}  # fmt: skip
             last = bool(ill) and ill[-1] is rounds[-1]
+            watched = time.monotonic() - begun
+            self.run.lasted("time watched", watched, 60 * Rollback().monitor_minutes, "rollback.monitor_minutes")
             self.run.check(
-                "source healthy", Verdict.FAIL if last else Verdict.WARNING if ill else Verdict.PASS,
+                "health of the source", Verdict.FAIL if last else Verdict.WARNING if ill else Verdict.PASS,
                 measured=row["said"], reason=ReasonCode.SOURCE_ILL if ill else "", detail=ill[-1].problem if ill else "",
             )  # fmt: skip
         if not last:

@@ -60,7 +60,10 @@ class ScheduleAndNotifyStep(NotebookStep):
         hours = self.hours
         if hours is None:
             self.run.check(
-                "maintenance window", Verdict.NOT_APPLICABLE, detail="window.start names no time: any will do"
+                "maintenance window",
+                Verdict.NOT_EXERCISED,
+                parameter="window.start",
+                detail="window.start names no time: any will do",
             )
             return pd.DataFrame([("window", "none is named (window.start)")], columns=columns)
         over = self.now > hours.closes
@@ -72,8 +75,9 @@ class ScheduleAndNotifyStep(NotebookStep):
         lead = hours.start - (dt.datetime.fromisoformat(told_at) if told_at else self.now)
         if (self.rules.urls or self.rules.stakeholders) and not over:
             late = lead < _DAY
-            self.run.check("notified a day before", Verdict.WARNING if late else Verdict.PASS, measured=round(lead / _DAY, 2),
-                           threshold=1, unit="days", reason=ReasonCode.LATE_NOTICE if late else "",
+            short = Verdict.NOT_EXERCISED if self.run.rehearsal else Verdict.WARNING
+            self.run.check("notice before the window", short if late else Verdict.PASS, measured=max(0.0, round(lead / _DAY, 2)),
+                           threshold=1, relation="≥", unit="days", reason=ReasonCode.LATE_NOTICE,
                            detail="the runbook notifies everybody 24 hours before" if late else "")  # fmt: skip
         left = (hours.start - self.now).total_seconds()
         rows = [
@@ -90,7 +94,7 @@ class ScheduleAndNotifyStep(NotebookStep):
         """The dry run's estimate on the clock of the window, and a rollback behind it."""
         columns = ["part of the migration", "from", "to", "seconds", "basis"]
         if self.hours is None:
-            self.run.check("the migration fits its window", Verdict.NOT_APPLICABLE, detail="no window is named")
+            self.run.check("time needed in the window", Verdict.NOT_EXERCISED, detail="no window is named")
             return pd.DataFrame(columns=columns)
         estimate = self._estimate
         if estimate is None:
@@ -105,8 +109,8 @@ class ScheduleAndNotifyStep(NotebookStep):
         said = (f"{duration(estimate.seconds)} of work and {duration(estimate.rollback_seconds)} for a rollback behind it; "
                 + (f"{duration(spare)} are left for people" if spare >= 0 else f"{duration(-spare)} more than the window has"
                    + (", which its buffer takes" if buffered >= 0 else ", and its buffer is too short for that")))  # fmt: skip
-        self.run.check("the migration fits its window", verdict, measured=round(need, 1),
-                       parameter="window.minutes", threshold=(hours.end - hours.start).total_seconds(), unit="s",
+        self.run.check("time needed in the window", verdict, measured=round(need, 1),
+                       parameter="window.minutes", threshold=(hours.end - hours.start).total_seconds(), relation="≤", unit="s",
                        reason="" if verdict is Verdict.PASS else ReasonCode.NIGHT_TOO_LONG, detail=said)  # fmt: skip
         self.run.fact("night", {
             "seconds": estimate.seconds, "way_back_seconds": estimate.rollback_seconds, "spare_seconds": spare,
@@ -131,7 +135,7 @@ class ScheduleAndNotifyStep(NotebookStep):
     def invitation(self) -> str:
         """The window as invitation.ics; where it lies."""
         if self.hours is None:
-            self.run.check("invitation", Verdict.NOT_APPLICABLE, detail="no window is named")
+            self.run.check("invitation", Verdict.NOT_EXERCISED, detail="no window is named")
             return "No window is named, so there is nothing to invite to."
         path = self._keep(INVITATION, invitation(self.run.home, self.parameters, self.hours))
         self.run.check("invitation", Verdict.PASS, measured=INVITATION)
@@ -145,7 +149,7 @@ class ScheduleAndNotifyStep(NotebookStep):
                 found = shutil.which(command[0])
                 missing += [] if found else [command[0]]
                 rows.append((f"notify.{name}", " ".join(command), found or "is not found, or cannot be executed"))
-        verdict = Verdict.WARNING if missing else Verdict.PASS if rows else Verdict.NOT_APPLICABLE
+        verdict = Verdict.WARNING if missing else Verdict.PASS if rows else Verdict.NOT_EXERCISED
         detail = ", ".join(missing) if rows else "none are named"
         self.run.check("commands around the migration", verdict, measured=len(rows) - len(missing), threshold=len(rows),
                        reason=ReasonCode.PROGRAM_MISSING if missing else "", detail=detail)  # fmt: skip
@@ -155,11 +159,11 @@ class ScheduleAndNotifyStep(NotebookStep):
         """Send the announcement to every channel that has not taken it yet; in a dry run print it."""
         columns = ["channel", "result", "detail", "seconds"]
         if not self.rules.urls:
-            self.run.check("announcement sent", Verdict.NOT_APPLICABLE, detail="notify.urls names no channel")
+            self.run.check("announcement", Verdict.NOT_EXERCISED, detail="notify.urls names no channel")
             return pd.DataFrame(columns=columns)
         if (blank := self.parameters.placeholders()) and not self.run.dry_run:
             self.run.check(
-                "announcement sent",
+                "announcement",
                 Verdict.FAIL,
                 measured=0,
                 parameter="notify.urls",
@@ -179,8 +183,8 @@ class ScheduleAndNotifyStep(NotebookStep):
         bad = bool(failed) or not sent
         dry = self.run.dry_run
         self.run.check(
-            "announcement sent", Verdict.WARNING if bad else Verdict.PASS,
-            measured="dry run" if dry and sent else sum(d.well for d in sent),
+            "announcement", Verdict.WARNING if bad else Verdict.NOT_EXERCISED if dry else Verdict.PASS,
+            measured=0 if dry else sum(d.well for d in sent),
             parameter="notify.urls", threshold=len(self.rules.urls), unit="channels",
             reason=ReasonCode.NOTICE_FAILED if bad else "",
             detail="; ".join(d.sentence() for d in failed) or ("" if sent else "it could not be sent; see run.log")
@@ -216,11 +220,9 @@ class ScheduleAndNotifyStep(NotebookStep):
     def _judge_people(self, open_: list[str]) -> None:
         people, reached = self.rules.stakeholders, [e for e in self._announced if e.result == DELIVERED]
         if not people and not self.rules.urls:
-            self.run.check(
-                "stakeholders notified", Verdict.NOT_APPLICABLE, detail="neither stakeholders nor channels are named"
-            )
+            self.run.check("stakeholders", Verdict.NOT_EXERCISED, detail="neither stakeholders nor channels are named")
         elif not self.run.dry_run:
-            self.run.check("stakeholders notified", Verdict.PASS if reached else Verdict.WARNING,
+            self.run.check("stakeholders", Verdict.PASS if reached else Verdict.WARNING,
                            measured=len(people) if reached else 0,
                            parameter="notify.stakeholders", threshold=len(people), unit="people and teams",
                            reason="" if reached else ReasonCode.NOBODY_TOLD,
@@ -239,7 +241,7 @@ class ScheduleAndNotifyStep(NotebookStep):
             )
         blank = self.parameters.placeholders()
         if blank:
-            self.run.check("contacts are named", Verdict.WARNING, measured=len(blank), threshold=0, unit="keys",
+            self.run.check("contacts without a name", Verdict.WARNING, measured=len(blank), threshold=0, unit="keys",
                            reason=ReasonCode.NOBODY_NAMED,
                            detail=f"still <…>: {', '.join(blank)}. "
                            f"Name them: {self._name_them(blank, '--retry', Step.SCHEDULE_AND_NOTIFY)}")  # fmt: skip

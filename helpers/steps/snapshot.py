@@ -36,12 +36,24 @@ def judge_snapshot(run: RunRecord, snapshot: Snapshot) -> pd.DataFrame:
     need = sum((i.count - _lost(snapshot, i.name)) * (i.dimension or 0) * 4 for i in infos)
     # Vectors of random bits do not compress; 0.3 leaves room for real ones that do, and catches an empty export.
     enough = snapshot.size() >= 0.3 * need
-    run.check("snapshot verified", Verdict.PASS, measured=sum(counted.values()), threshold=snapshot.total, unit="chunks",
-              detail=_moment(snapshot))  # fmt: skip
     run.check(
-        "snapshot size", Verdict.PASS if enough else Verdict.FAIL, measured=snapshot.size(), threshold=int(0.3 * need),
-        unit="bytes", reason="" if enough else ReasonCode.SNAPSHOT_TOO_SMALL, detail=f"rows × dimension × 4 = {need:,} bytes",
-    )  # fmt: skip
+        "chunks read back from the snapshot",
+        Verdict.PASS,
+        measured=sum(counted.values()),
+        threshold=snapshot.total,
+        unit="chunks",
+        detail=_moment(snapshot),
+    )
+    run.check(
+        "snapshot size",
+        Verdict.PASS if enough else Verdict.FAIL,
+        measured=snapshot.size(),
+        threshold=int(0.3 * need),
+        relation="≥",
+        unit="bytes",
+        reason="" if enough else ReasonCode.SNAPSHOT_TOO_SMALL,
+        detail=f"rows × dimension × 4 = {need:,} bytes",
+    )
     lost = sum(_lost(snapshot, i.name) for i in infos)
     if lost:
         run.check("vectors lost in the source", Verdict.WARNING, measured=lost, threshold=0, unit="chunks",
@@ -59,9 +71,17 @@ def judge_counts(run: RunRecord, snapshot: Snapshot, parameters: Parameters) -> 
         return
     found = snapshot.total
     ok = abs(found - expected.total) <= expected.tolerance
-    run.check("chunks in the snapshot", Verdict.PASS if ok else Verdict.FAIL, measured=found,
-              parameter="expected.total", threshold=expected.total,
-              unit="chunks", reason="" if ok else ReasonCode.COUNT_MISMATCH)  # fmt: skip
+    run.check(
+        "chunks in the snapshot",
+        Verdict.PASS if ok else Verdict.FAIL,
+        measured=abs(found - expected.total),
+        parameter="expected.total",
+        threshold=expected.tolerance,
+        relation="≤",
+        unit="too many or too few",
+        detail=f"{found:,} of {expected.total:,} expected (expected.total)",
+        reason="" if ok else ReasonCode.COUNT_MISMATCH,
+    )
 
 
 def _moment(snapshot: Snapshot) -> str:

@@ -110,13 +110,14 @@ class SourceHealthStep(NotebookStep):
     def reach(self) -> pd.DataFrame:
         """Where the source is, what speaks there, how much it holds. One row a fact."""
         look, endpoint = self._look, self.run.parameters.source
-        self.run.check("the source answers", Verdict.PASS, measured=look.version, detail=look.label)
+        self.run.check("version of the source", Verdict.PASS, measured=look.version, detail=look.label)
         check_connection(self.run, "source", endpoint)
         self.run.check(
-            "the source holds collections to migrate",
+            "collections to migrate",
             Verdict.PASS if self._look.infos else Verdict.FAIL,
             measured=len(self._look.infos),
             threshold=1,
+            relation="≥",
             unit="collections",
             reason="" if self._look.infos else REASON,
             detail=""
@@ -149,15 +150,15 @@ class SourceHealthStep(NotebookStep):
         mended = f"{len(look.repairs)} repaired on the copy, listed in the snapshot's manifest" if look.repairs else ""
         whole = bool(look.findings)
         self.run.check(
-            "the source as a whole is sound", Verdict.WARNING if whole else Verdict.PASS, measured=len(look.findings),
+            "findings on the source as a whole", Verdict.WARNING if whole else Verdict.PASS, measured=len(look.findings),
             threshold=0, unit="findings", reason=ReasonCode.SOURCE_FINDINGS if whole else "",
             detail="; ".join([*look.findings[:5], *filter(None, [mended])]),
         )  # fmt: skip
         other = is_of_0_x(endpoint, look.version)
         self.run.check(
-            "filters of the application keep their meaning", Verdict.WARNING if other else Verdict.PASS,
-            measured=look.version, threshold="1.0 or later", reason=ReasonCode.FILTERS_CHANGE if other else "",
-            detail=FILTERS if other else "",
+            "meaning of the application's filters", Verdict.WARNING if other else Verdict.PASS,
+            measured="another" if other else "the same", threshold="the same", reason=ReasonCode.FILTERS_CHANGE if other else "",
+            detail=FILTERS if other else f"version {look.version}",
         )  # fmt: skip
         self.run.fact("source_identity", [{"what": what, "value": value} for what, value in rows])
         return pd.DataFrame(rows, columns=["what", "value"])
@@ -176,14 +177,14 @@ class SourceHealthStep(NotebookStep):
             if found.sampled
             else ""
         )
-        told = f"{lost:,} of {read:,} chunks read have no vector." if lost else ""
+        told = f"{lost:,} of {read:,} chunks read have no vector; below {least:g} step 22 stops." if lost else ""
         self.run.check(
-            "the vectors can be read",
+            "chunks with a vector",
             verdict,
-            measured=round(share, 4),
+            measured=None if unread else share,
             parameter="migration.minimum_valid",
-            threshold=least,
-            unit="share of those read",
+            threshold=1.0,
+            unit="of those read",
             reason=ReasonCode.VECTORS_LOST if verdict is not Verdict.PASS else "",
             offenders=lost,
             detail=(told + sampled).strip(),
@@ -196,14 +197,14 @@ class SourceHealthStep(NotebookStep):
         absent = {c.name: (c.reported, c.listed, c.read) for c in found.collections
                   if not c.unreadable and c.whole and not c.reported == c.listed == c.read}  # fmt: skip
         self.run.check(
-            "what is counted is listed, and what is listed comes", Verdict.FAIL if absent else Verdict.PASS, measured=len(absent),
+            "collections that give less than they count", Verdict.FAIL if absent else Verdict.PASS, measured=len(absent),
             threshold=0, unit="collections", reason=REASON if absent else "",
             detail="; ".join(f"{one_line(n, 60)}: counts {a}, lists {b}, gives {c}" for n, (a, b, c) in absent.items()),
             ids=[{"collection": name} for name in absent],
         )  # fmt: skip
         swapped, missed = [c for c in found.collections if c.swapped], [c for c in found.collections if c.unfound]
         self.run.check(
-            "a search finds the vectors that are stored",
+            "stored vectors not found by a search",
             Verdict.FAIL if swapped else Verdict.WARNING if missed else Verdict.PASS,
             measured=sum(c.unfound for c in found.collections), threshold=0, unit="probes not found",
             reason=ReasonCode.VECTORS_NOT_FOUND if missed else "",
@@ -212,7 +213,7 @@ class SourceHealthStep(NotebookStep):
         )  # fmt: skip
         broken = [problem for problem in found.grouped() if not problem.severity.sound]
         self.run.check(
-            "nothing in the source is damaged", Verdict.WARNING if broken else Verdict.PASS, measured=len(broken),
+            "damage in the source", Verdict.WARNING if broken else Verdict.PASS, measured=len(broken),
             threshold=0, unit="problems", reason=ReasonCode.SOURCE_FINDINGS if broken else "",
             detail="; ".join(f"{p.where}: {p.what}" if p.where else p.what for p in broken[:5]),
             ids=[{"severity": str(p.severity), "where": p.where, "what": p.what} for p in broken],
@@ -312,10 +313,10 @@ class SourceHealthStep(NotebookStep):
         missing = sorted(set(listed) - set(found))
         tolerance = self.expected.tolerance
         off = sorted(n for n in listed if n in found and abs(found[n] - listed[n]) > tolerance)
-        nothing_wrong = Verdict.PASS if listed else Verdict.NOT_APPLICABLE
+        nothing_wrong = Verdict.PASS if listed else Verdict.NOT_EXERCISED
         no_list = "" if listed else "expected.collections names none."
         self.run.check(
-            "every listed collection is there",
+            "listed collections",
             Verdict.FAIL if missing else nothing_wrong,
             measured=len(listed) - len(missing),
             parameter="expected.collections",
@@ -326,7 +327,7 @@ class SourceHealthStep(NotebookStep):
             ids=[{"collection": name} for name in missing],
         )
         self.run.check(
-            "each listed collection has its count",
+            "listed collections with another count",
             Verdict.WARNING if off else nothing_wrong,
             measured=len(off),
             parameter="expected.collections",
@@ -341,17 +342,17 @@ class SourceHealthStep(NotebookStep):
         outside = {name: n for name, n in sorted(found.items()) if listed and name not in listed}
         verdict, detail = Verdict.PASS, ""
         if not listed:
-            verdict, detail = Verdict.NOT_APPLICABLE, "expected.collections names none, so nothing is outside."
+            verdict, detail = Verdict.NOT_EXERCISED, "expected.collections names none, so nothing is outside."
         elif outside or self.expected.unlisted:
             names = ", ".join(f"{name} ({n})" for name, n in list(outside.items())[:20]) or "none was found"
             verdict, detail = Verdict.WARNING, f"Name them in expected.collections before the migration: {names}."
         self.run.check(
-            "no collection is outside the list",
+            "chunks outside the list",
             verdict,
-            measured=sum(outside.values()),
-            parameter="expected.unlisted",
-            threshold=self.expected.unlisted,
-            unit="chunks",
+            measured=len(outside) if outside else 0,
+            parameter="expected.collections" if outside else "expected.unlisted",
+            threshold=0 if outside else self.expected.unlisted,
+            unit="collections" if outside else "chunks",
             reason=REASON if verdict is Verdict.WARNING else "",
             detail=detail,
             ids=[{"collection": name} for name in outside],
@@ -360,22 +361,25 @@ class SourceHealthStep(NotebookStep):
     def _check_total(self, total: int, expected: int | None) -> None:
         if expected is None:
             self.run.check(
-                "the total is as expected",
-                Verdict.NOT_APPLICABLE,
+                "chunks in all",
+                Verdict.NOT_EXERCISED,
                 measured=total,
+                unit="chunks",
+                parameter="expected.total",
                 detail="expected.total is not given. " + self._ask_for_counts(total),
             )
             return
         within = abs(total - expected) <= self.expected.tolerance
         self.run.check(
-            "the total is as expected",
+            "chunks in all",
             Verdict.PASS if within else Verdict.FAIL,
-            measured=total,
+            measured=abs(total - expected),
             parameter="expected.total",
-            threshold=expected,
-            unit="chunks",
+            threshold=self.expected.tolerance,
+            relation="≤",
+            unit="too many or too few",
             reason="" if within else REASON,
-            detail=f"Tolerance: {self.expected.tolerance} chunks either way.",
+            detail=f"{total:,} of {expected:,} expected (expected.total).",
         )
 
     def _check_names(self, names: list[str]) -> None:
@@ -384,7 +388,7 @@ class SourceHealthStep(NotebookStep):
         refused = {name: why for name in wanted if (why := refused_name(name))}
         told = "; ".join(f"{one_line(name, 80)!r}: {why}" for name, why in refused.items())
         self.run.check(
-            "a current Chroma takes the names of the collections", Verdict.FAIL if refused else Verdict.PASS,
+            "names that a current Chroma refuses", Verdict.FAIL if refused else Verdict.PASS,
             measured=len(refused), threshold=0, unit="collections", reason=ReasonCode.COLLECTION_NAME if refused else "",
             detail=f"{told}. Route them to other names with a schema, or leave them out: collections.exclude." if refused else "",
             ids=[{"collection": name, "why": why} for name, why in refused.items()],
@@ -400,12 +404,16 @@ class SourceHealthStep(NotebookStep):
         allowed = self.expected.dimensions
         odd = [info for info in infos if allowed and info.dimension not in (None, *allowed)]
         self.run.check(
-            "each dimension is an expected one",
-            Verdict.FAIL if odd else Verdict.PASS if allowed else Verdict.NOT_APPLICABLE,
+            "collections of an unexpected dimension",
+            Verdict.FAIL if odd else Verdict.PASS if allowed else Verdict.NOT_EXERCISED,
             measured=len(odd),
             parameter="expected.dimensions",
-            threshold=sorted(allowed),
+            threshold=0,
+            unit="collections",
             reason=ReasonCode.WRONG_DIMENSION if odd else "",
-            detail="No chunk of these would pass validation." if odd else "",
+            detail=(
+                f"Expected: {', '.join(map(str, sorted(allowed)))}." if allowed else "expected.dimensions names none."
+            )
+            + (" No chunk of these would pass validation." if odd else ""),
             ids=[{"collection": i.name, "dimension": i.dimension} for i in odd],
         )

@@ -78,7 +78,9 @@ class TargetReadinessStep(NotebookStep):
                     reason=ReasonCode.TARGET_DATABASE_MADE,
                     detail=f"Step 20 makes {what}. If it should be there already, the name is wrong: correct target.",
                 )  # fmt: skip
-            self.run.check("target reachable", Verdict.PASS, measured="new folder" if self._is_new else "new database")
+            self.run.check(
+                "connection to the target", Verdict.PASS, measured="new folder" if self._is_new else "new database"
+            )
             return pd.DataFrame(rows, columns=["what", "found"])
         begun = time.monotonic()
         check_connection(self.run, "target", self.target)
@@ -101,9 +103,10 @@ class TargetReadinessStep(NotebookStep):
         elif self.target.url:
             rows.append(("compare", f"Are these the counts that you expect there? If not: {VOLUMES}"))
         rows += counts + ([("and", f"{len(present) - SHOWN} more collections")] if len(present) > SHOWN else [])
-        self.run.check("target reachable", Verdict.PASS, measured=seconds * 1000, unit="ms")
+        self.run.check("connection to the target", Verdict.PASS, measured=seconds * 1000, unit="ms")
         other = bool(holder) and holder is not None and holder.get("run_id") != self.run.id
-        self.run.check("target not locked", Verdict.FAIL if other else Verdict.PASS, measured=locked,
+        self.run.check("lock of the target", Verdict.FAIL if other else Verdict.PASS,
+                       measured=locked if other else "free to this run", threshold="free to this run",
                        reason=ReasonCode.LOCK_HELD if other else "",
                        detail="the collections there are that run's: remove nothing, wait until it has ended" if other else "",
                        )  # fmt: skip
@@ -122,7 +125,7 @@ class TargetReadinessStep(NotebookStep):
                 raise
             found = tried(self.target)
             self.run.fact("candidates", [[c.url, c.answers, c.said] for c in found])
-            self.run.check("target reachable", Verdict.FAIL, measured="no", reason=error.code, detail=error.what,
+            self.run.check("connection to the target", Verdict.FAIL, measured="none", reason=error.code, detail=error.what,
                            ids=[{"id": c.url, "found": c.said} for c in found])  # fmt: skip
             told = with_candidates(error, found)
         else:
@@ -163,10 +166,11 @@ class TargetReadinessStep(NotebookStep):
             "write probe",
             Verdict.PASS if same else Verdict.FAIL,
             measured="read back as written" if same else "differs",
+            threshold="read back as written",
             reason="" if same else ReasonCode.TARGET_UNSOUND,
             detail=f"{PROBE_CHUNKS} chunks written, read back, one searched",
         )
-        self.run.check("write probe removed", Verdict.PASS if gone else Verdict.FAIL, measured=gone,
+        self.run.check("write probes left behind", Verdict.PASS if gone else Verdict.FAIL, measured=int(not gone), threshold=0,
                        reason="" if gone else ReasonCode.PROBE_LEFT_BEHIND, detail=f"collection {name}")  # fmt: skip
         self._judge_latency(trips, queries)
         seconds |= {f"round trip, median of {ROUNDS}": median(trips), f"query, median of {ROUNDS}": median(queries)}
@@ -181,7 +185,7 @@ class TargetReadinessStep(NotebookStep):
         self.run.fact("target_latency_ms", {"round_trip": 1000 * median(trips), "query": found})
         detail = f"median of {ROUNDS} queries of the probe; a bare request takes {1000 * median(trips):.1f} ms"
         self.run.check("latency", Verdict.WARNING if slow else Verdict.PASS, measured=round(found, 1),
-                       parameter="monitoring.maximum_latency_ms", threshold=most,
+                       parameter="monitoring.maximum_latency_ms", threshold=most, relation="≤",
                        unit="ms", reason=ReasonCode.SLOW_QUERIES if slow else "", detail=detail)  # fmt: skip
 
     def disk(self) -> pd.DataFrame:
@@ -207,6 +211,7 @@ class TargetReadinessStep(NotebookStep):
                 Verdict.PASS if ok else Verdict.FAIL,
                 measured=free,
                 threshold=least,
+                relation="≥",
                 unit="bytes",
                 reason="" if ok else ReasonCode.DISK_FULL,
                 detail=", ".join(sorted(str(f) for f, _ in uses)),
@@ -231,13 +236,14 @@ class TargetReadinessStep(NotebookStep):
                 unit="bytes",
                 parameter="expected.target_disk",
                 threshold=least,
+                relation="≥",
                 detail=hint,
             )
             return name, float("nan"), least, False
         free = int(seen.free_gb * 10**9)
         ok = free >= least
         self.run.check(name, Verdict.PASS if ok else Verdict.FAIL, measured=free,
-                       parameter="expected.target_disk", threshold=least, unit="bytes",
+                       parameter="expected.target_disk", threshold=least, relation="≥", unit="bytes",
                        reason="" if ok else ReasonCode.DISK_FULL, detail=f"attested by {seen.attested_by}")  # fmt: skip
         audit.append(self.run.folder / audit.NAME, "target disk attested", free_gb=seen.free_gb, by=seen.attested_by)
         return f"{name}, attested by {seen.attested_by}", free, least, ok
@@ -257,8 +263,8 @@ class TargetReadinessStep(NotebookStep):
         own = Checkpoint.read(ledger).owned() if ledger.exists() else []  # looked at again after step 22
         refuse_taken(wanted, present, own, self.run.parameters, self.run.id)
         mine = f"; made by this run: {', '.join(own)}" if own else ""
-        self.run.check("target holds none of the collections to be made", Verdict.PASS, measured=len(present),
-                       detail=", ".join(present[:20]) + mine, unit="collections present")  # fmt: skip
+        self.run.check("collections in the way", Verdict.PASS, measured=0, threshold=0, unit="collections",
+                       detail=(f"the target holds {', '.join(present[:20])}" if present else "") + mine)  # fmt: skip
 
     @contextmanager
     def _probe_target(self) -> Iterator[Store]:

@@ -1,23 +1,25 @@
 """The decision trees of the runbook's Appendix B, as graphs with the place of a run; and notebook 40.
 
-The go/no-go tree is drawn as it is printed. Of the troubleshooting tree every branch leads to a notebook of Section 4,
-and the branches that this run's symptoms name are marked.
+A run sees its own path only: what it answered to each question of the go/no-go tree, and the branches of the
+troubleshooting tree that its symptoms name. Without a run, both are drawn as they are printed.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from helpers import plots
+from helpers.formatting import percent
 from helpers.plots import Node
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
 from helpers.run import plan
-from helpers.run.advice import TREE, command, remedy, steps_for
+from helpers.run.advice import TREE, command, openable, remedy, steps_for
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.troubleshooting.troubleshooter import SYMPTOMS, symptoms
@@ -53,14 +55,12 @@ class TroubleshootingStep(NotebookStep):
         rows = []
         for symptom in symptoms(self.run):
             row = ReasonCode.known(symptom["reason"])
-            rows.append(
-                {
-                    **symptom,
-                    "trouble": row.trouble if row else "",
-                    "notebook": _notebook(row.step) if row and row.step else "",
-                }
+            said = remedy(str(symptom["reason"]), self.run)
+            opened = (
+                "" if said or row is None or not row.step else _notebook(openable(plan.find(row.step), self.run).number)
             )
-        table = pd.DataFrame(rows, columns=[*SYMPTOMS, "trouble", "notebook"])
+            rows.append({**symptom, "trouble": row.trouble if row else "", "notebook": opened, "what to do": said})
+        table = pd.DataFrame(rows, columns=[*SYMPTOMS, "trouble", "notebook", "what to do"])
         self.run.check(
             "symptoms", Verdict.WARNING if len(table) else Verdict.PASS, measured=len(table), threshold=0,
             reason=ReasonCode.STEP_FAILED if len(table) else "",
@@ -69,23 +69,27 @@ class TroubleshootingStep(NotebookStep):
         return table
 
     def go_no_go(self) -> None:
-        """Draws the go/no-go tree with this run's way through it."""
+        """Draws this run's path through the go/no-go tree."""
         validated = self.run.earlier(Step.VALIDATE)
         self.run.figure("go_no_go", go_no_go(validated, self.run.earlier(Step.REVIEW)),
-                        "Appendix B, go or no-go; the way of this run is drawn in bold.")  # fmt: skip
+                        "Appendix B, go or no-go: the path of this run.")  # fmt: skip
 
     def troubles(self) -> None:
-        """Draws the troubleshooting tree; the branches that this run's symptoms name are marked."""
+        """Draws the branches of the troubleshooting tree that this run's symptoms name."""
         named = {step.number for step in self._steps()}
-        self.run.figure("troubles", troubles(named), "Appendix B, troubleshooting; the marked notebooks come first.")
+        found = troubles(named, failed=any(row["verdict"] in (Verdict.FAIL, "error") for row in symptoms(self.run)))
+        self.run.figure(
+            "troubles", found, "Appendix B, troubleshooting: the notebooks that look for this run's symptoms."
+        )
 
     def next(self) -> str:
         """The commands to give, the notebook that explains most of the symptoms first."""
         steps = self._steps()
-        if not steps:
+        if not steps and not symptoms(self.run):
             return "No check of this run failed, was marginal or warned: there is nothing to troubleshoot."
         said = [f"Next: {found}" for row in symptoms(self.run) if (found := remedy(str(row["reason"]), self.run))]
-        opened = [f"{step.title}: {command(step, self.run)}" for step in steps if step.number != TREE]
+        ready = [openable(step, self.run) for step in steps]
+        opened = [f"{step.title}: {command(step, self.run)}" for step in ready if step.number != TREE]
         return "\n".join(dict.fromkeys([*said, *opened]))
 
     def _steps(self) -> list[plan.Step]:
@@ -93,39 +97,60 @@ class TroubleshootingStep(NotebookStep):
 
 
 def go_no_go(validated: StepResult | None, decided: StepResult | None) -> Figure:
-    """The go/no-go tree; the way that these results took is in bold, none where they are not there yet."""
+    """The go/no-go tree: the path that these results took, and nothing beside it; the whole tree where nothing is decided."""
+    if validated is None or decided is None:
+        return _whole_tree()
     rate = _rate(decided)
+    failed = [
+        c.name for c in (*validated.checks, *decided.checks) if c.verdict is Verdict.FAIL and c.name != "decision"
+    ]
+    go = decided.verdict is not Verdict.FAIL
+    told = "yes" if go else "no: " + ", ".join(failed[:3]) + (" …" if len(failed) > 3 else "")
+    path = {
+        "done": "VALIDATION COMPLETE",
+        "rate": f"Pass rate at least 95 %?\n{'yes' if rate >= 0.95 else 'no'}, {percent(rate)}",
+        "all": f"Do all checks pass?\n{told}",
+        "end": "GO\nStep 6a, cutover" if go else "HOLD\n40 troubleshooting, or rollback (Step 7b)",
+    }
+    nodes = {key: Node(text, level, 0.5) for level, (key, text) in enumerate(path.items())}
+    end = "GO" if go else "hold and troubleshoot"
+    return plots.decision_tree(nodes, list(pairwise(path)), list(path), f"Go or no-go: this run: {end}")
+
+
+def _whole_tree() -> Figure:
+    """The runbook's own, with both answers to each question."""
     nodes = {
         "done": Node("VALIDATION COMPLETE", 0, 0.5),
-        "good": Node("Pass rate >= 95 %?\nyes", 1, 0.25),
-        "bad": Node("Pass rate < 95 %?\nyes", 1, 0.75),
+        "good": Node("Pass rate >= 95 %", 1, 0.25),
+        "bad": Node("Pass rate < 95 %", 1, 0.75),
         "all": Node("All checks pass?\nmetadata, embeddings,\nqueries, collections", 2, 0.25),
         "which": Node("Which issue?\nembeddings, metadata,\nNaN, collections", 2, 0.75),
-        "go": Node("GO\nStep 6a, cutover", 3, 0.25),
-        "trouble": Node("HOLD\n40 troubleshooting", 3, 0.6),
+        "go": Node("yes: GO\nStep 6a, cutover", 3, 0.25),
+        "trouble": Node("no: HOLD\n40 troubleshooting", 3, 0.6),
         "back": Node("ROLLBACK\nStep 7b", 3, 0.9),
     }
     edges = [("done", "good"), ("done", "bad"), ("good", "all"), ("bad", "which"), ("all", "go"), ("all", "trouble"),
              ("which", "trouble"), ("which", "back")]  # fmt: skip
-    way: list[str] = []
-    if validated is not None and decided is not None:
-        go = decided.verdict is not Verdict.FAIL
-        way = (
-            ["done", "good", "all", "go" if go else "trouble"] if rate >= 0.95 else ["done", "bad", "which", "trouble"]
-        )
-    end = {"go": "this run: GO", "trouble": "this run: hold and troubleshoot"}
-    said = end[way[-1]] if way else "this run has no decision yet"
-    return plots.decision_tree(nodes, edges, way, f"Go or no-go: {said}")
+    return plots.decision_tree(nodes, edges, [], "Go or no-go: this run has no decision yet")
 
 
-def troubles(named: Collection[str]) -> Figure:
-    """The troubleshooting tree with the notebooks of `named` (their numbers) and the way to them marked."""
-    nodes = {"failed": Node("MIGRATION FAILED", 0, 0.5)}
+def troubles(named: Collection[str] | None, *, failed: bool = True) -> Figure:
+    """The troubleshooting tree: the branches that lead to the notebooks of `named` (their numbers), and no others.
+
+    The whole tree where there is no run (None). `failed`: a step of the run failed; else it has only warnings.
+    """
+    if named is not None and not set(named) & {number for numbers in BRANCHES.values() for number in numbers}:
+        nothing = {"none": Node("Nothing here needs a notebook of Section 4", 0, 0.5)}
+        return plots.decision_tree(nothing, [], ["none"], "Troubleshooting: no symptom that a notebook looks for")
+    root = "MIGRATION FAILED" if failed else "WARNINGS, NOTHING FAILED"
+    nodes = {"failed": Node(root, 0, 0.5)}
     edges: list[tuple[str, str]] = []
-    marked: list[str] = []
+    shown = {branch: [n for n in numbers if named is None or n in named] for branch, numbers in BRANCHES.items()}
+    leaves = sum(len(numbers) for numbers in shown.values())
     at = 0
-    leaves = sum(len(numbers) for numbers in BRANCHES.values())
-    for branch, numbers in BRANCHES.items():
+    for branch, numbers in shown.items():
+        if not numbers:
+            continue
         middle = (at + len(numbers) / 2) / leaves
         nodes[branch] = Node(branch, 1, middle)
         nodes[f"cure {branch}"] = Node("\n".join(textwrap.wrap(CURES[branch], 14)), 3, middle)
@@ -134,13 +159,13 @@ def troubles(named: Collection[str]) -> Figure:
             step = plan.find(number)
             nodes[number] = Node(f"{number}\n{step.title.replace(' ', chr(10))}", 2, (at + 0.5) / leaves)
             edges += [(branch, number), (number, f"cure {branch}")]
-            marked += [branch, number, f"cure {branch}"] if number in named else []
             at += 1
-        edges.append((f"cure {branch}", "again"))
-    nodes["again"] = Node("RETRY STEP 3\n22 migrate, resumed from its checkpoint", 4, 0.5)
-    marked = ["failed", *marked, "again"] if marked else []
-    first = ", ".join(sorted(named)) if named else "no symptom"
-    return plots.decision_tree(nodes, edges, marked, f"Troubleshooting: {first}")
+        if failed:
+            edges.append((f"cure {branch}", "again"))
+    if failed:
+        nodes["again"] = Node("RETRY STEP 3\n22 migrate, resumed from its checkpoint", 4, 0.5)
+    first = "the runbook's tree" if named is None else ", ".join(n for numbers in shown.values() for n in numbers)
+    return plots.decision_tree(nodes, edges, list(nodes) if named is not None else [], f"Troubleshooting: {first}")
 
 
 def _rate(decided: StepResult | None) -> float:

@@ -171,11 +171,11 @@ class Mend:
         try:
             for folder in reversed(exports(self.folder)):
                 manifest = json.loads((folder / "undo.json").read_text(encoding="utf-8"))
-                self._audit("mend undone", "begun", manifest["ids"], export=folder.name)
+                self._audit("repairs undone", "begun", manifest["ids"], export=folder.name)
                 for name, wanted in sorted(manifest["ids"].items()):
                     rows.append((folder.name, name, *self._back(folder, name, wanted, manifest["files"][name])))
                 _state(folder, "undone")
-                self._audit("mend undone", "done", manifest["ids"], export=folder.name)
+                self._audit("repairs undone", "done", manifest["ids"], export=folder.name)
         finally:
             if not held:
                 self.store.release_lock(self.run.id)

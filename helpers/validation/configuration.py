@@ -139,7 +139,7 @@ def _metadata(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, 
 # The target's full-text index, asked for some documents: an import that counts right may leave `where_document` blind.
 
 
-CHECK = "full-text search finds documents"
+CHECK = "documents that full-text search misses"
 _ASKED = 20  # documents a collection
 _LENGTH = 24  # characters asked for; an index of trigrams answers from three on
 
@@ -155,7 +155,7 @@ def judge_fulltext(run: RunRecord, store: ClientStore, names: Sequence[str]) -> 
             continue
         asked += found + len(absent)
         missed += [{"collection": name, "id": chunk} for chunk in absent]
-    verdict = Verdict.FAIL if missed else Verdict.PASS if asked else Verdict.NOT_APPLICABLE
+    verdict = Verdict.FAIL if missed else Verdict.PASS if asked else Verdict.NOT_EXERCISED
     run.result.checks[:] = [check for check in run.result.checks if check.name != CHECK]  # a cell may run twice
     run.check(
         CHECK, verdict, measured=len(missed), threshold=0, unit="documents", reason=ReasonCode.FULLTEXT_MISSES if missed else "",

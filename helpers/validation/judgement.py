@@ -54,6 +54,8 @@ class Judgement:
         )
         if wrong and check.verdict is not Verdict.FAIL:
             check.verdict, check.reason = Verdict.FAIL, ReasonCode.COUNT_MISMATCH
+        if check.verdict is Verdict.FAIL and check.measured == check.threshold:
+            check.measured = f"{check.measured:,} in all, but not the same ones"
         check.unit = "chunks"
         quarantined = f"; {sum(self.found.reasons.values()):,} in quarantine" if self.found.reasons else ""
         check.detail = "; ".join(filter(None, [check.detail, f"wrong in {', '.join(wrong)}" if wrong else ""]))
@@ -62,9 +64,9 @@ class Judgement:
 
     def embeddings(self) -> Check:
         """2: every vector is its own, per id; the target's space is the source's; nothing there is NaN."""
-        check = self._fidelity(EMBEDDINGS, (compare.VECTOR, compare.SPACE), measured=self._differing(compare.VECTOR))
+        check = self._fidelity(EMBEDDINGS, (compare.VECTOR, compare.SPACE))
         if self.found.not_finite and check.verdict is not Verdict.FAIL:
-            check.verdict, check.reason = Verdict.FAIL, ReasonCode.NAN_EMBEDDING
+            check.verdict, check.reason, check.measured = Verdict.FAIL, ReasonCode.NAN_EMBEDDING, self.found.not_finite
             check.detail = f"{self.found.not_finite} vectors of the target hold NaN or cannot be read"
         return check
 
@@ -148,7 +150,9 @@ class Judgement:
         asked = [q for q in self.found.queries if q["applicable"]]
         if not asked:
             whys = sorted({str(q["why"]) for q in self.found.queries})
-            return _not_applicable(QUERIES, "; ".join(whys) or "no query is named in the parameters")
+            return Check(
+                QUERIES, Verdict.NOT_EXERCISED, detail="; ".join(whys) or "no query is named in the parameters"
+            )
         bad = [q for q in asked if not q["ok"]]
         detail = "; ".join(f"{q['text']}: {q['why']}" for q in bad)
         verdict = Verdict.WARNING if bad else Verdict.PASS
