@@ -115,7 +115,7 @@ def test_a_write_that_gets_through_is_removed_and_said(step: Callable[..., RunFo
 
 def test_a_dry_run_sends_no_write(step: Callable[..., RunFolder], cloud: CloudStandIn) -> None:
     folder = step(WIND_DOWN, dry_run=True)
-    assert fence_check(folder).verdict is Verdict.WARNING
+    assert fence_check(folder).verdict is Verdict.NOT_EXERCISED
     asked = cloud.counts()["requests"]
     assert not {"Create Collection", "Delete", "Add"} & set(asked)
 

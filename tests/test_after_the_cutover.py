@@ -125,7 +125,7 @@ def test_an_interrupted_watch_goes_on_with_the_rest(night: Night) -> None:
 
 
 def test_a_dry_run_of_the_watch_looks_once(night: Night) -> None:
-    assert verdicts(monitor(night, dry_run=True))["watch"] is Verdict.WARNING
+    assert verdicts(monitor(night, dry_run=True))["watch"] is Verdict.NOT_EXERCISED
     assert not (night.folder.workspace / "monitoring").exists()
 
 

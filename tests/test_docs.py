@@ -322,6 +322,7 @@ def test_the_example_of_a_check_records_what_it_says() -> None:
     exec(compile(block.text, block.page, "exec"), namespace)
     record: Any = SimpleNamespace(result=StepResult("12", "Target readiness", "run", ""))
     record.check = partial(RunRecord.check, record)
+    record.judge = partial(RunRecord.judge, record)
     namespace["disk"](record, 40.0)
     namespace["disk"](record, 1.0)
     assert [(check.verdict, check.measured, check.threshold) for check in record.result.checks] == [

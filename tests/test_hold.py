@@ -77,9 +77,7 @@ def test_a_run_whose_clients_use_the_target_is_not_told_to_begin_anew(folder: Ru
     mend, back, _ = found.options()["how"]
     assert mend.startswith(".venv/bin/runbook run --run-id night --from 23 --until 24")
     assert back.startswith(".venv/bin/runbook rollback night")
-    assert ("application while the run is held", "cut_over_and_held") in [
-        (c.name, c.reason) for c in found.run.result.checks
-    ]
+    assert ("application of a held run", "cut_over_and_held") in [(c.name, c.reason) for c in found.run.result.checks]
 
 
 def test_a_run_in_which_nothing_failed_is_held_for_no_reason(folder: RunFolder) -> None:

@@ -131,7 +131,7 @@ class HoldAndTroubleshootStep(NotebookStep):
                 again = self.run.home.command("run", "--from", Step.VALIDATE, "--until", Step.REVIEW)
             back = "roll back: what clients wrote to the target is exported first, and clients go back to the source"
             self.run.check(
-                "application while the run is held",
+                "application of a held run",
                 Verdict.WARNING,
                 measured=cutover.state,
                 reason=ReasonCode.CUT_OVER_AND_HELD,
