@@ -149,7 +149,7 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
 
 def _kill_while_it_writes(folder: RunFolder, ended: threading.Event, killed: list[int]) -> None:
     """End the kernel of step 22 once a batch is in flight and, where there are several, one was written. How many chunks were."""
-    path, batch = folder.workspace / "checkpoint.json", folder.parameters().migration.batch_size
+    path, batch = folder.workspace / RunPath.CHECKPOINT, folder.parameters().migration.batch_size
     while not ended.wait(0.01):
         if not path.exists():
             continue

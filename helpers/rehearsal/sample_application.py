@@ -3,7 +3,7 @@
 `python sample_application.py COMMAND FOLDER PORT`, on loopback. Commands: `start`, `stop`, `restart`; `lock` and `unlock`,
 which prove by a write of their own that it takes none, or one; `silence` and `page`, which it only logs. It reads
 CHROMA_PATH from FOLDER/.env once, when it starts; looks into that database for a moment at each request, and writes nothing
-there. Notices that are posted to it go to FOLDER/notices.jsonl. It imports nothing of `helpers`, so that it starts at once.
+there. Notices that are posted to it go to FOLDER/received.txt. It imports nothing of `helpers`, so that it starts at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 SECONDS = 20.0  # to start, or to end
 IDLE_SECONDS = 3600.0  # without a request it ends by itself: its rehearsal was killed
-ENV, LOCKED, LOG, NOTICES = ".env", "read-only", "application.log", "notices.jsonl"
+ENV, LOCKED, LOG, NOTICES = ".env", "read-only", "application.log", "received.txt"
 
 
 def serve(folder: Path, port: int) -> None:
