@@ -429,6 +429,7 @@ class ReasonCode(StrEnum):
     CUT_OVER_AND_HELD = "cut_over_and_held", _EVIDENCE
     BYTECODE_ALTERED = "bytecode_altered", _EVIDENCE
     DRY_RUN = "dry_run", _EVIDENCE
+    FIGURE_DIFFERS = "figure_differs", _EVIDENCE
     GATE_SHUT = "gate_shut", _EVIDENCE
     HELD = "held", _EVIDENCE
     NO_DECISION = "no_decision", _EVIDENCE

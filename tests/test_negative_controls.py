@@ -198,8 +198,8 @@ def test_a_rehearsal_asks_the_named_queries_and_draws_its_figures(rehearsal: Nig
     queries = rehearsal.result("23")["facts"]["queries"]
     assert [q["ok"] for q in queries] == [True] * 5
     drawn = {step: {f["name"] for f in rehearsal.result(step)["figures"]} for step in ("13", "22", "23")}
-    assert drawn["13"] == {"repairs"}
-    assert drawn["22"] == {"repairs", "timeline", "throughput"}
+    assert drawn["13"] == {"repairs", "routing"}
+    assert drawn["22"] == {"timeline", "throughput", "written"}  # the others are as in 13, and drawn once
     assert drawn["23"] == {"counts", "differences", "distances_cosine", "norms", "overlap", "plane", "recall"}
     page = (rehearsal.reports / "index.html").read_text(encoding="utf-8")
     for figure in rehearsal.result("23")["figures"]:

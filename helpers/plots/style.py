@@ -29,7 +29,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from helpers.errors import one_line
@@ -39,7 +39,7 @@ STYLE = Path(__file__).with_name("runbook.mplstyle")
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 GREY, INK = "#6a737d", "#1b1f24"
 WIDTH = 8.0  # inches; 768 px of a page at 100 %, and about the width of a printed page
-_RASTER_ABOVE = 400
+FEW = 400  # points; more are drawn as pixels
 # Hash salt: element ids are digests of content and salt, and the salt is random by default.
 _SVG = {"svg.fonttype": "none", "svg.hashsalt": "runbook", "svg.image_inline": True}
 
@@ -117,10 +117,10 @@ def drawn(figure: Figure) -> dict[str, list[tuple[Any, ...]]]:
 
 def _fixed(axis: Axis) -> dict[int, str]:
     """The names on an axis by their whole-numbered place; none where it counts."""
-    formatter, locator = axis.get_major_formatter(), axis.get_major_locator()
-    if not isinstance(formatter, FixedFormatter) or not isinstance(locator, FixedLocator):
+    locator = axis.get_major_locator()
+    if not isinstance(locator, FixedLocator) or axis.get_scale() != "linear":
         return {}
-    return {round(float(at)): str(text) for at, text in zip(locator.tick_values(0, 0), formatter.seq, strict=False)}
+    return {round(float(at)): axis.get_major_formatter()(at, i) for i, at in enumerate(locator.tick_values(0, 0))}
 
 
 def _values(shape: Artist, rows: dict[int, str], columns: dict[int, str]) -> list[tuple[Any, ...]]:
@@ -131,16 +131,22 @@ def _values(shape: Artist, rows: dict[int, str], columns: dict[int, str]) -> lis
         return [(rows.get(round(shape.get_y() + shape.get_height() / 2), ""), float(shape.get_width()))]
     if isinstance(shape, StepPatch):
         heights, edges, _ = shape.get_data()
-        return [(float(a), float(b), float(n)) for a, b, n in zip(edges, edges[1:], heights, strict=True) if n]
+        return [(float(a), float(b), float(n)) for a, b, n in zip(edges[:-1], edges[1:], heights, strict=True) if n]
     if isinstance(shape, AxesImage):
         table: NDArray[np.float64] = np.ma.filled(np.ma.asarray(shape.get_array()), np.nan)
         return [(rows.get(r, ""), columns.get(c, ""), float(v)) for (r, c), v in np.ndenumerate(table)]
     if isinstance(shape, LineCollection):
-        ends = [np.asarray(path) for path in shape.get_segments()]
-        return [(rows.get(round(float(e[:, 1].mean())), ""), *(float(x) for x in e[:, 0])) for e in ends]
+        ends = [end for path in shape.get_segments() if (end := np.ma.filled(np.ma.asarray(path), np.nan)).size == 4]
+        return [
+            (rows.get(round(float(e[:, 1].mean())), ""), *(float(x) for x in e[:, 0]))
+            for e in ends
+            if np.isfinite(e).all()
+        ]
     if not isinstance(shape, Line2D):
         return []
     points = zip(np.asarray(shape.get_xdata(), float), np.asarray(shape.get_ydata(), float), strict=True)
+    if columns and not rows:
+        return [(columns.get(round(x), ""), float(y)) for x, y in points if np.isfinite(y)]
     return [
         (rows[round(y)], float(x)) if rows else (float(x), float(y)) for x, y in points if np.isfinite([x, y]).all()
     ]
@@ -215,7 +221,7 @@ def finite(values: Any) -> NDArray[np.float64]:
 
 def rasterised(n: int) -> bool:
     """Whether so many points are drawn as pixels rather than as shapes."""
-    return n > _RASTER_ABOVE
+    return n > FEW
 
 
 @cache

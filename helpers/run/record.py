@@ -53,6 +53,7 @@ class RunRecord:
         self._display: tuple[int, Any] = (-1, None)
         self._bar: Progress | None = None
         self._told = float("-inf")
+        self._figures: dict[str, Figure] = {}  # those of this execution, by name
 
     def check(
         self,
@@ -120,9 +121,20 @@ class RunRecord:
             self.log(f"phase {name} ended after {phase.seconds:.1f} s, {phase.chunks} chunks")
 
     def finish(self) -> None:
-        """Write the result; its verdict is the worst of the checks."""
+        """Write the result; its verdict is the worst of the checks. A figure that shows something else is one of them."""
+        if self._figures:
+            self._judge_figures()
         self.result.verdict = worst(check.verdict for check in self.result.checks)
         self.write_result()
+
+    def _judge_figures(self) -> None:
+        from helpers.plots.consistency import disagreements
+
+        found = [line for name, figure in self._figures.items() for line in disagreements(name, figure, self.result)]
+        self.log(f"{len(self._figures)} figures held against the result: {'; '.join(found) or 'they agree'}")
+        if found:
+            self.check("figures that differ from the result", Verdict.WARNING, measured=len(found), threshold=0, unit="values",
+                       reason=ReasonCode.FIGURE_DIFFERS, detail="; ".join(found[:3]))  # fmt: skip
 
     def write_result(self) -> Path:
         """Write results/<step>.json as it is now."""
@@ -163,6 +175,7 @@ class RunRecord:
         self.result.figures = [f for f in self.result.figures if f["file"] != file]
         alt = ". ".join(filter(None, [" ".join(fig.get_suptitle().split()), caption]))
         self.result.figures.append({"name": name, "file": file, "caption": caption, "alt": alt})
+        self._figures[name] = fig
         if "matplotlib.pyplot" in sys.modules:
             sys.modules["matplotlib.pyplot"].close(fig)
         if _in_notebook():
