@@ -53,6 +53,18 @@ VECTORS = np.random.default_rng(1).normal(size=(300, 8))
 DISTANCES = np.linspace(1e-8, 2e-7, 100)
 
 
+def told(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fact `recall` of collections that were merged."""
+    whole = rows[0] | {
+        "scope": "unrestricted",
+        "collection": "all collections",
+        "recall": 0.9,
+        "low": 0.8,
+        "high": 0.95,
+    }
+    return {"k": 10, "rows": rows, "pooled": {"unrestricted": whole}}
+
+
 def counts(rows: Any) -> Figure:
     return plots.counts_by_collection(pd.DataFrame(rows))
 
@@ -99,7 +111,7 @@ CASES: dict[str, Case] = {
     ),
     "23_overlap": ({"search": OVERLAPS}, overlap, OVERLAPS, other(OVERLAPS, 1, **{"overlap_plain@3": 1.0})),
     "23_recall": (
-        {"recall": {"rows": RECALLS}}, lambda rows: plots.recall_by_collection(recall_frame(rows, {})), RECALLS,
+        {"recall": told(RECALLS)}, lambda rows: plots.recall_by_collection(recall_frame(told(rows), {})), RECALLS,
         other(RECALLS, 1, low=0.96),
     ),
     "23_differences": (
@@ -182,7 +194,7 @@ def test_every_figure_that_is_held_against_a_result_is_planted_here() -> None:
 
 
 def test_a_value_outside_of_the_axes_is_found() -> None:
-    figure = plots.recall_by_collection(recall_frame(RECALLS, {}))
+    figure = plots.recall_by_collection(recall_frame(told(RECALLS), {}))
     figure.axes[0].set_xlim(0.99, 1.0)
-    of, name = result("23_recall", {"recall": {"rows": RECALLS}})
+    of, name = result("23_recall", {"recall": told(RECALLS)})
     assert disagreements(name, figure, of) == ["recall: 1 value of after outside of the axes"]

@@ -130,7 +130,9 @@ def _overlap(result: StepResult, _: Series) -> Series:
 
 def _recall(result: StepResult, _: Series) -> Series:
     series: Series = {"before": [], "after": [], "before interval": [], "after interval": []}
-    for row in (result.facts.get("recall") or {}).get("rows", []):
+    told = result.facts.get("recall") or {"rows": [], "pooled": {"unrestricted": None}}
+    whole = told["pooled"]["unrestricted"]  # of merged collections, all as one
+    for row in [r for r in told["rows"] if r["scope"] == "restricted"] + [whole] * bool(whole):
         label = name(row["collection"] if row["scope"] == "restricted" else f"{row['collection']}, without filter", 44)
         for side, share, prefix in (("before", row["before"], "before_"), ("after", row["recall"], "")):
             if share is not None:
@@ -172,13 +174,17 @@ def _timeline(result: StepResult, _: Series) -> Series:
 
 
 def _throughput(result: StepResult, shown: Series) -> Series:
-    done = result.facts.get("import") or {}
+    done = result.facts.get("import")
+    if not done:
+        return {}
     points = [(None, None)] * (done["batches"] if done["batches"] <= FEW else len(shown["batches"]))
     return {"batches": points, "title": [(count(done["chunks"], "chunk"),)]}
 
 
 def _written(result: StepResult, shown: Series) -> Series:
-    done = result.facts.get("import") or {}
+    done = result.facts.get("import")
+    if not done:
+        return {}
     last, expected = shown["written"][-1], done["expected_seconds"]
     known = _same(last, (done["seconds"], float(done["chunks"])))
     found: Series = {"estimate": [(0.0, 0.0), (expected, float(done["to_write"]))] if expected else []}
@@ -187,7 +193,7 @@ def _written(result: StepResult, shown: Series) -> Series:
 
 def _watch(result: StepResult, _: Series) -> Series:
     rows = (result.facts.get("monitoring") or {}).get("rows", [])
-    if len(rows) >= 500:  # the result keeps the last ones only
+    if not rows or len(rows) >= 500:  # of a long watch the result keeps the last ones only
         return {}
     return {q: [(None, Rounded(r[f"{q} ms"])) for r in rows if r[f"{q} ms"] is not None] for q in ("p50", "p95", "p99")}
 
@@ -214,6 +220,8 @@ def _latency(result: StepResult, _: Series) -> Series:
 
 def _durations(result: StepResult, _: Series) -> Series:
     rows = _rows(result, "durations")
+    if not rows:
+        return {}
     marks = {"took": "actual", "estimate": "estimate"}
     return {s: [(name(r["step"], 30), r[key]) for r in rows if r[key] is not None] for s, key in marks.items()}
 

@@ -33,7 +33,7 @@ from helpers.plots.style import (
 _ROWS = 24
 _RECALL = ["before", "after", "floor", "before_low", "before_high", "after_low", "after_high"]
 _SHARES = LinearSegmentedColormap.from_list(
-    "shares", ["#a84300", "#e69f00", "#f6e3b8", "#e4eff7"]
+    "shares", ["#e08a4a", "#e69f00", "#f6e3b8", "#e4eff7"]
 )  # low is conspicuous
 
 
@@ -91,7 +91,7 @@ def heat(axes: Axes, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], 
     if values.size > 600:
         return
     for (row, column), value in np.ndenumerate(values):
-        color = GREY if not np.isfinite(value) else "white" if value < 0.2 else INK
+        color = GREY if not np.isfinite(value) else INK
         axes.text(column, row, percent(float(value)), ha="center", va="center", fontsize=8.5, color=color)
 
 
@@ -247,7 +247,7 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
         axes.set_xlabel("chunks: source → target + quarantined")
         alone.barh(rows, aside, height=0.52, color=ORANGE, gid="quarantined alone")
         for row, kept in enumerate(aside.tolist()):
-            alone.text(kept, row, f" {count(kept)}", va="center", fontsize=9, color=INK if kept else GREY)
+            alone.text(kept, row, f"\u00a0{count(kept)}", va="center", fontsize=9, color=INK if kept else GREY)
         alone.set_xlim(0, 1.45 * max(1, int(aside.max())))
         alone.set_xlabel("quarantined chunks")
         for panel in panels:
@@ -336,7 +336,9 @@ def differences_bar(df: pd.DataFrame, total: int | None = None) -> Figure:
         axes.barh(np.arange(len(shown)), shown["size"], height=0.6, color=RED, gid="differences")
         for row, (n, first) in enumerate(zip(shown["size"], shown["first"], strict=True)):
             more = f" and {count(n - 1)} more" if n > 1 else ""
-            axes.text(n, row, f" {name(first, 44)}{more}" if first else f" {count(n)}", va="center", fontsize=9)
+            axes.text(
+                n, row, f"\u00a0{name(first, 44)}{more}" if first else f"\u00a0{count(n)}", va="center", fontsize=9
+            )
         labels = zip(shown["difference"], shown["collection"], strict=True)
         rows_axis(axes, [f"{str(d).replace('_', ' ')} · {name(c, 26)}" for d, c in labels])
         axes.set_xlim(0, float(shown["size"].max()) * 1.9)
@@ -404,9 +406,9 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
             panel.barh(rows, table[side], height=0.6, color=color, gid=side)
             for row, chunks in enumerate(table[side]):
                 if chunks:
-                    panel.text(chunks, row, f" {count(chunks)}", va="center", fontsize=9)
+                    panel.text(chunks, row, f"\u00a0{count(chunks)}", va="center", fontsize=9)
             rows_axis(panel, [name(f, 26) for f in table["field"]])
-            panel.set_xlim(0, max(1.0, float(table[side].max()) * 1.2))
+            panel.set_xlim(0, max(1.0, float(table[side].max())) * (1.25 if side == "filled" else 2.4))
             whole_numbers(panel)
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             panel.set_xlabel(label)
@@ -414,7 +416,7 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
         for row, field in enumerate(table["field"]):
             rules = frame[(frame["field"] == field) & ~frame["filled"]]
             if len(rules):
-                named = ", ".join(sorted(rules["rule"].astype(str)))
+                named = ", ".join(sorted(set(rules["rule"].astype(str))))
                 panels[1].annotate(name(named, 30), (table["changed"].iloc[row], row), (34, 0), color=GREY, fontsize=8.5,
                                    textcoords="offset points", va="center", annotation_clip=False)  # fmt: skip
     return figure

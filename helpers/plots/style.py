@@ -77,7 +77,7 @@ def headline(figure: Figure, text: str) -> None:
 
 def footnote(figure: Figure, text: str) -> None:
     """The grey note below the figure: what is drawn, of how many, and how to read it."""
-    figure.supxlabel(wrapped(text, 112), x=0.01, ha="left", fontsize=8.5, color=GREY)
+    figure.supxlabel(wrapped(text, 118), x=0.01, ha="left", fontsize=8.5, color=GREY)
 
 
 def png(figure: Figure) -> bytes:
@@ -160,7 +160,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def empty(title: str, why: str) -> Figure:
     """The figure of a question to which there are no data: says so, instead of an empty frame."""
-    with draw(2.0, title) as (figure, axes):
+    with draw(1.2, title) as (figure, axes):
         axes.set_axis_off()
         axes.text(0.0, 0.5, wrapped(why, 100), transform=axes.transAxes, va="center", fontsize=10.5, color=GREY)
     return figure

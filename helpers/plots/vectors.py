@@ -471,7 +471,7 @@ def field_values(values: pd.Series, field: str, low: float | None, high: float |
     with draw(1.7 + 0.27 * len(shown), title, note) as (figure, axes):
         axes.barh(range(len(shown)), shown, height=0.6, color=BLUE)
         for row, n in enumerate(shown):
-            axes.text(n, row, f" {count(n)}", va="center", fontsize=9)
+            axes.text(n, row, f"\u00a0{count(n)}", va="center", fontsize=9)
         rows_axis(axes, [name(value, 36) or "(empty)" for value in shown.index])
         axes.set_xlim(0, float(shown.max()) * 1.12)
         axes.set_xlabel(f"chunks; {count(len(values) - len(present))} lack the field")
@@ -558,9 +558,9 @@ def _fields(axes: Axes, complete: Mapping[str, float]) -> None:
     axes.barh(range(len(shown)), shares, height=0.6, color=[BLUE if s == 1 else ORANGE for s in shares])
     rows_axis(axes, [name(key, 20) for key, _ in shown])
     for row, share in enumerate(shares):
-        ink = "white" if share == 1 else INK  # on the blue bar dark letters are faint
-        axes.text(min(share, 0.70) + 0.02, row, percent(share), va="center", fontsize=8.5, color=ink)
-    axes.set_xlim(0, 1.0)
+        axes.text(share + 0.02, row, percent(share), va="center", fontsize=8.5, color=INK)
+    axes.set_xlim(0, 1.34)
+    axes.set_xticks([0.0, 0.5, 1.0])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     axes.set_xlabel("share of chunks that hold it")
 

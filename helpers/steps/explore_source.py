@@ -128,10 +128,11 @@ class ComparedChunks(Profile):
             return pd.DataFrame(columns=columns, dtype=object).astype({"x": float, "y": float})
         rows = plane.rows
         shown = [str(label) for label in similarity.labels(values)[rows]]
-        drawn = f"All {count(self.chunks, 'chunk')}" if len(rows) == self.chunks else (
-            f"Sample of {count(len(rows))} of {count(self.chunks, 'chunk')}, seed {self.sample.seed}")  # fmt: skip
+        drawn = f"Sample of {count(len(rows))} of {count(self.chunks, 'chunk')}, seed {self.sample.seed}"
+        if self.sample.is_whole and len(rows) < similarity.DRAWN:
+            drawn = f"{count(len(rows))} of {count(self.chunks, 'chunk')}: all that have a direction and this dimension"
         note = (
-            f"{drawn}: directions (unit length) of vectors with {plane.dimension} dimensions. "
+            f"{drawn}. Directions (unit length) of vectors with {plane.dimension} dimensions. "
             "An illustration: what lies apart here is apart, what lies together may not be."
         )
         figure = plots.pca_map(plane.points, shown, colour, plane.seen, note)

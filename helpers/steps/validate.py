@@ -6,7 +6,7 @@ test (`judgement.Judgement`) on the record and return a table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +206,7 @@ class ValidateStep(NotebookStep):
             "overlap", lambda: plots.overlap_heatmap(overlap, asked), "Share of the k nearest that both sides find."
         )
         told = self.judged.recall()
-        recall = recall_frame(told["rows"], {r["collection"]: r.get("recall_floor") for r in rows})
+        recall = recall_frame(told, {r["collection"]: r.get("recall_floor") for r in rows})
         self._figure("recall", lambda: plots.recall_by_collection(recall),
                      f"Recall of the index among the {told['k']} nearest, before and after, with 95 % intervals.")  # fmt: skip
         return rows_frame(rows)
@@ -297,13 +297,17 @@ class ValidateStep(NotebookStep):
         self.run.figure(name, draw(), caption)
 
 
-def recall_frame(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of the fact `recall` as `plots.recall_by_collection` takes them; `floors` by source collection."""
+def recall_frame(told: Mapping[str, Any], floors: Mapping[str, Any]) -> pd.DataFrame:
+    """The fact `recall` as `plots.recall_by_collection` takes it; `floors` by source collection.
+
+    A row for each collection, restricted to its own chunks, and where collections were merged all of them without a filter.
+    """
+    shown = [r for r in told["rows"] if r["scope"] == "restricted"]
+    shown += [r for r in [told["pooled"]["unrestricted"]] if r]
     table = [
         (r["collection"] if r["scope"] == "restricted" else f"{r['collection']}, without filter", r["before"], r["recall"],
-         floors.get(r["collection"]) if r["scope"] == "restricted" else None, r["before_low"], r["before_high"], r["low"],
-         r["high"], r["queries"])
-        for r in rows
+         floors.get(r["collection"]), r["before_low"], r["before_high"], r["low"], r["high"], r["queries"])
+        for r in shown
     ]  # fmt: skip
     columns = [
         "collection",
