@@ -197,4 +197,4 @@ def test_a_value_outside_of_the_axes_is_found() -> None:
     figure = plots.recall_by_collection(recall_frame(told(RECALLS), {}))
     figure.axes[0].set_xlim(0.99, 1.0)
     of, name = result("23_recall", {"recall": told(RECALLS)})
-    assert disagreements(name, figure, of) == ["recall: 1 value of after outside of the axes"]
+    assert disagreements(name, figure, of) == ["recall: 2 values of after outside of the axes"]

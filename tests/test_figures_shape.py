@@ -190,7 +190,7 @@ def test_differences_name_the_first_id_of_each_kind() -> None:
     rows = [("vector_differs", "core", "a"), ("vector_differs", "core", "b"), ("chunk_missing", "docs", "c")]
     figure = plots.differences_bar(pd.DataFrame(rows, columns=["difference", "collection", "id"]))
     assert title(figure) == "3 differences: 2 vector differs, 1 chunk missing"
-    assert [t.get_text() for t in axes(figure).texts] == [" a and 1 more", " c"]
+    assert [t.get_text() for t in axes(figure).texts] == ["\u00a0a and 1 more", "\u00a0c"]
 
 
 EMPTY: dict[str, Callable[[], Figure]] = {
