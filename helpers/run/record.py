@@ -122,12 +122,14 @@ class RunRecord:
 
     def finish(self) -> None:
         """Write the result; its verdict is the worst of the checks. A figure that shows something else is one of them."""
-        if self._figures:
-            self._judge_figures()
+        self.judge_figures()
         self.result.verdict = worst(check.verdict for check in self.result.checks)
         self.write_result()
 
-    def _judge_figures(self) -> None:
+    def judge_figures(self) -> None:
+        """Hold every figure of this execution against the result; what differs is a check with a warning."""
+        if not self._figures:
+            return
         from helpers.plots.consistency import disagreements
 
         found = [line for name, figure in self._figures.items() for line in disagreements(name, figure, self.result)]

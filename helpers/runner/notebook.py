@@ -301,6 +301,7 @@ class Run(RunRecord):
                 "an earlier cell of this step failed",
                 next_step="Run the notebook again from its first cell.",
             )
+        self.judge_figures()
         self.result.verdict = worst(check.verdict for check in self.result.checks)
         error = _verdict_error(self) if self.result.verdict is Verdict.FAIL else None
         if error is not None:
