@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from helpers import audit
 from helpers.cutover.application import LogWatch
 from helpers.errors import Interrupted
+from helpers.monitoring import probes
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report import record
@@ -19,6 +23,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.record import RunRecord
 from helpers.snapshots.retention import settled
+from helpers.steps.performance import PerformanceStep
 from tests.aftermaths import closeout, integration, monitor, night_after, passed
 from tests.conftest import at_home
 from tests.cutovers import details, verdicts
@@ -278,3 +283,48 @@ def test_the_step_that_fails_after_the_cutover_names_the_way_back(night: Night) 
     error = _verdict_error(run)
     assert error.exit_code == 1
     assert "to roll back: .venv/bin/runbook rollback night --dry-run" in error.line()
+
+
+def side(mean: float, protocol: str = "API v2") -> dict[str, Any]:
+    """What the measurement of one side gives, with levels of 30 s."""
+    levels = [
+        {"clients": clients, "queries": 900, "seconds": 30.0, "errors": 0, "such_as": "", "rate": 1000 / mean, "mean_ms": mean,
+         "p50_ms": mean, "p95_ms": 2 * mean, "p99_ms": 3 * mean, "quantiles_ms": [mean] * 101,
+         "repetitions": [{"mean_ms": mean * by, "rate": 1000 / mean} for by in (0.9, 1.0, 1.1)]}
+        for clients in (1, 4, 16)
+    ]  # fmt: skip
+    return {"label": "x", "protocol": protocol, "collections": 1, "chunks": 85, "opened_ms": 9.0, "cold_ms": {"alpha": 30.0},
+            "levels": levels}  # fmt: skip
+
+
+@pytest.mark.parametrize(("after", "verdict"), [(1.4, Verdict.PASS), (2.2, Verdict.WARNING), (11.0, Verdict.WARNING)])
+def test_a_target_is_slow_by_the_measure_of_its_source(night: Night, after: float, verdict: Verdict) -> None:
+    run = RunRecord(night.folder, "51")
+    step = PerformanceStep(run)
+    step.__dict__["sides"] = {"source": side(1.0), "target": side(after)}
+    step.compare()
+    found = {check.name: check for check in run.result.checks}
+    assert found["query latency"].verdict is Verdict.PASS, "far below the absolute limit"
+    assert found["latency relative to the source"].verdict is verdict
+    assert found["latency relative to the source"].measured == after
+    assert found["seconds measured per level"].verdict is Verdict.NOT_EXERCISED  # the parameters' levels are 0.6 s
+    assert "0.6 s of 30 s" in found["seconds measured per level"].detail
+
+
+def test_latency_is_one_thing_in_25_50_and_51() -> None:
+    asked: list[int] = []
+
+    def ask(vector: Any, k: int) -> list[tuple[str, float]]:
+        asked.append(k)
+        time.sleep(0.02 if len(asked) == 1 else 0.0)  # the first query loads the index
+        return [("a", 0.0)]
+
+    class Store:
+        def query(self, name: str, vectors: Any, k: int) -> list[Any]:
+            return [ask(vectors[0], k)]
+
+    found = [probes.Probe("alpha", "a", np.ones(2, np.float32))] * 3
+    asks = probes.warm(Store(), found)  # type: ignore[arg-type]
+    times = [probes.timed(asks[p.collection], p.vector)[1] for p in found]
+    assert asked == [probes.HITS] * 4, "once untimed, then each probe, all for as many neighbours"
+    assert max(times) < 15, "opening and loading are no part of a latency"
