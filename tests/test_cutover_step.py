@@ -135,7 +135,7 @@ def test_a_dry_run_shows_the_diff_and_touches_nothing(night: RunFolder) -> None:
     with cells(night, dry_run=True) as switch:
         text = switch.plan()
         switch.switch()
-    assert '-export CHROMA_PATH="/old"  # here' in text
+    assert '-export CHROMA_PATH="/old" #…' in text
     assert f"+CHROMA_PATH={Path('target').absolute()}" in text
     assert "s3cret" not in text
     assert untouched()

@@ -216,7 +216,7 @@ def _why(error: BaseException) -> str:
 
 
 _AMBIGUOUS = re.compile(r"""['"\\$`\x00-\x1f\x7f\x85\u2028\u2029]""")
-_COMMENT = re.compile(r"\s\#.*", re.DOTALL)
+_COMMENT = re.compile(r"\s+\#.*", re.DOTALL)
 _TOKEN = re.compile(r"(?i)((?:token|key|secret|password|passwd|pwd|auth|sig)[\w.-]*=)[^&\s'\"]+")
 
 
@@ -252,20 +252,20 @@ def require_plain(values: Mapping[str, str], path: Path) -> None:
 
 
 def masked(text: str) -> str:
-    """A line without the credentials that a URL may carry, nor a comment; control characters escaped."""
-    return one_line(_TOKEN.sub(r"\1…", without_tokens(_COMMENT.sub("", text))), 300)
+    """A line without the credentials that a URL may carry, control characters escaped."""
+    return one_line(_TOKEN.sub(r"\1…", without_tokens(text)), 300)
 
 
 def unified(path: Path, changes: Sequence[Change]) -> str:
-    """The unified diff of a file without context lines: what is beside the changed lines may be secret."""
+    """The unified diff of a file without context lines and comments: these may be secret."""
     if not changes:
         return ""
     lines = [f"--- {one_line(str(path))}", f"+++ {one_line(str(path))}"]
     for change in changes:
         lines += [
             f"@@ -{change.line} +{change.line} @@ {change.where}",
-            f"-{masked(change.before)}",
-            f"+{masked(change.after)}",
+            f"-{masked(_COMMENT.sub(' #…', change.before))}",
+            f"+{masked(_COMMENT.sub(' #…', change.after))}",
         ]
     return "\n".join(lines)
 
