@@ -22,6 +22,7 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from urllib.parse import quote, unquote, urlsplit
 
 from helpers.reason_codes import ReasonCode
@@ -220,9 +221,16 @@ def without_tokens(text: str) -> str:
 
 def redacted(text: str) -> str:
     """The text without the values of secrets that this process has used: a server may answer with what it was sent."""
-    for value in sorted(_HIDDEN, key=len, reverse=True):
-        text = text.replace(value, _HIDDEN[value])
+    for value in _longest_first(id(_HIDDEN), len(_HIDDEN)):
+        if value in text:
+            text = text.replace(value, _HIDDEN[value])
     return text
+
+
+@lru_cache(maxsize=1)
+def _longest_first(_which: int, _number: int) -> list[str]:
+    """Asked for each text that is shown, and sorted anew only when a secret was added."""
+    return sorted(_HIDDEN, key=len, reverse=True)
 
 
 def one_line(text: str, limit: int = 600) -> str:

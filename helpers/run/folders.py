@@ -46,7 +46,7 @@ _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_ID - 1}}}")
 _DOCUMENTS = {
     Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",)
 }  # what a step leaves besides: it says nothing any more once the step is void
-_secrets_hidden: set[Path] = set()  # runs whose secrets this process knows, so that it shows none
+_secrets_hidden: set[tuple[Path, Path]] = set()  # runs whose secrets this process knows, so that it shows none
 _NEVER_CHANGES = "a run goes on only with the source, target, schema, collections and id policy that it began with"
 
 
@@ -180,8 +180,8 @@ class RunFolder:
                 document = YAML(typ="safe").load(file)
             if isinstance(document, dict):
                 found = parameters_from(document)
-                if self.reports not in _secrets_hidden:
-                    _secrets_hidden.add(self.reports)
+                if (place := (self.reports, Path.cwd())) not in _secrets_hidden:  # relative paths are taken from there
+                    _secrets_hidden.add(place)
                     found.hide_secrets()
                 return found
         except (YAMLError, UnicodeDecodeError) as error:
