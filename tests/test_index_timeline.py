@@ -96,6 +96,7 @@ def test_a_dry_run_of_the_rollback_is_no_measure_of_it_and_a_drill_is() -> None:
     folder = run(**WINDOW)
     ends = (
         ("Put configuration files back, restart, health", 1003, 2.0),
+        ("Lift the write fence", 1005.5, 0.5),
         ("Remove from the target what the run made", 1006, 1.5),
     )
     stages = [Phase(name, (START + dt.timedelta(seconds=at)).isoformat(), seconds) for name, at, seconds in ends]
@@ -105,10 +106,10 @@ def test_a_dry_run_of_the_rollback_is_no_measure_of_it_and_a_drill_is() -> None:
     assert "not known" in timeline.times(folder)[0][2]
     left(folder, "27", 1000, 10, facts={"dry_run": False}, phases=stages)
     folder.note(drills=["rollback: …"])
-    assert status.rollback_seconds(folder) == (10.0, "measured")
+    assert status.rollback_seconds(folder) == (7.5, "measured: service back after 6.0 s, target clean after 7.5 s")
     assert timeline.times(folder) == [
-        ("clients are back at the source", "about 10 min", "5.0 s (measured in this run's drill)"),
-        ("the target holds nothing of this run", "about 15 min", "7.5 s (measured in this run's drill)"),
+        ("until service is back", "about 10 min", "6.0 s (measured in this run's drill)"),
+        ("until the target is clean", "about 15 min", "7.5 s (measured in this run's drill)"),
     ]
 
 

@@ -88,12 +88,17 @@ def rollback(result: StepResult | None) -> RollbackTimes | None:
     """The measured rollback, a drill included; None where none went through. A dry run is none."""
     if result is None or not passed(result) or result.facts.get("dry_run"):
         return None
-    begun, ended = instant(result.facts.get("ordered") or launched(result)), instant(result.finished)
+    begun, ended = ordered(result), instant(result.finished)
     ends = {p.name: at + timedelta(seconds=p.seconds) for p in result.phases if (at := instant(p.started))}
     back, clean = ends.get(SERVICE_BACK), ends.get(CLEAN)
     if begun is None or ended is None or back is None or clean is None:
         return None
     return RollbackTimes(*((when - begun).total_seconds() for when in (back, clean, ended)))
+
+
+def ordered(result: StepResult | None) -> datetime | None:
+    """When a rollback was ordered; where step 27 did not say, when its notebook was started."""
+    return instant(result.facts.get("ordered") or launched(result)) if result is not None else None
 
 
 def rollback_words(found: RollbackTimes) -> str:

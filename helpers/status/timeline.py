@@ -147,8 +147,9 @@ def _measured_elsewhere(row: Row, folder: RunFolder | None, start: dt.datetime |
         return row
     begun = ended = None
     still = False
-    if row.step == Step.ROLLBACK and (done := measured_rollback(folder)) is not None:
-        begun, ended = numbers.instant(done.started), numbers.instant(done.finished)
+    if row.step == Step.ROLLBACK and (back := numbers.rollback(done := measured_rollback(folder))) is not None:
+        begun = numbers.ordered(done)
+        ended = begun + dt.timedelta(seconds=back.clean) if begun is not None else None
     elif row.title == _KEPT and passed(taken := folder.result(Step.SNAPSHOT)) and taken is not None:
         begun, ended = numbers.instant(taken.finished), numbers.instant(taken.facts["snapshot"]["retain_until"])
         if ended is not None and (still := ended > now_utc()):
