@@ -17,8 +17,8 @@ from bs4 import BeautifulSoup
 
 from helpers.cli import parser
 from helpers.fence import Control
-from helpers.run.folders import RunFolder
 from helpers.report.record import rapid
+from helpers.run.folders import RunFolder
 from helpers.status import timeline
 from helpers.status.timeline import plan_and_measured
 from tests.commands import Runbook, only_line
