@@ -18,6 +18,9 @@ from tests.cloud_standin import CloudStandIn
 from tests.plain_english import CLAIMS
 from tests.servers import ChromaServer
 
+os.environ.setdefault(
+    "RUNBOOK_BROWSER", "none"
+)  # a PDF at each gate takes seconds; the test of it names a browser itself
 ROOT = Path(__file__).resolve().parent.parent
 # A rehearsal, and many kernels. Begun last, one of them would keep one process busy when the other has nothing left to do.
 LONGEST = ("test_negative_controls.py", "test_runner_distrusts_papermill.py")

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from helpers.rehearsal.sample_client import KEY
 from helpers.rehearsal.setup import free_port, prepare
 from helpers.report import numbers
 from helpers.report.pages import leave
-from helpers.results import write_text
+from helpers.results import Verdict, utc_now, write_json, write_text
 from helpers.rollback.outline import at_work
 from helpers.rollback.state import Orders
 from helpers.run import folders as runs
@@ -171,7 +172,7 @@ def drill_restore(folder: RunFolder) -> str:
     snapshot = Snapshot.open(Path(taken.facts["snapshot"]["folder"]))
     scratch = folder.workspace / "drill-restore"
     shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
-    begun = time.monotonic()
+    when, begun = utc_now(), time.monotonic()
     try:
         done = restore(snapshot, Endpoint.model_validate({"path": str(scratch)}), without_lost=True)
     finally:
@@ -179,17 +180,38 @@ def drill_restore(folder: RunFolder) -> str:
     seconds = time.monotonic() - begun
     proven, lost = sum(done.proven.values()), sum(map(len, done.lost.values()))
     audit.append(folder.reports / audit.NAME, "drill", what="restore", chunks=proven, seconds=round(seconds, 1))
+    _record_drill(folder, "restore", when, seconds=round(seconds, 3), snapshot=snapshot.id,
+                  digest=taken.facts["snapshot"]["digest"], proven=done.proven, without_vector=done.lost)  # fmt: skip
     more = f"; {count(lost, 'chunk')} without a vector listed, as in the source" if lost else ""
     return f"restore of snapshot {snapshot.id}: {count(proven, 'chunk')} proven in {duration(seconds)}{more}"
 
 
 def drill_rollback(folder: RunFolder, terminal: Console) -> str:
     """The rollback of the run itself."""
+    when = utc_now()
     rollback.execute(folder, Orders(why=WHY), terminal, locked=True)
-    found = numbers.rollback(folder.result(Step.ROLLBACK))
+    result = folder.result(Step.ROLLBACK)
+    found = numbers.rollback(result)
     assert found is not None  # the command has passed
+    assert result is not None
+    _record_drill(
+        folder, "rollback", when, seconds=asdict(found), checks={c.name: str(c.verdict) for c in result.checks}
+    )
     audit.append(folder.reports / audit.NAME, "drill", what="rollback", seconds=round(found.clean, 1))
     return f"rollback: source proven, configuration files back, {numbers.rollback_words(found)}"
+
+
+def _record_drill(folder: RunFolder, what: str, began: str, **found: Any) -> None:
+    """`drills/<what>.json`: when, by whom, and what was measured and proven; a drill that fails raises and leaves none."""
+    facts = {
+        "drill": what,
+        "run_id": folder.id,
+        "began": began,
+        "ended": utc_now(),
+        "by": audit.operator(),
+        "verdict": Verdict.PASS,
+    }
+    write_json(folder.reports / "drills" / f"{what}.json", {**facts, **found})
 
 
 # -- rehearse ----------------------------------------------------------------------------------------------------------

@@ -86,9 +86,13 @@ def after(chain: Iterable[Seal], step: str) -> Seal | None:
 
 def keep_sealed(folder: RunFolder) -> None:
     """Set the seals that are due: behind each step that has passed and is not sealed as it is now."""
-    for step in SEALED_AFTER:
-        if passed(folder.result(step)) and _is_due(folder, step):
-            seal(folder, step)
+    for step in due(folder):
+        seal(folder, step)
+
+
+def due(folder: RunFolder) -> list[str]:
+    """The steps behind which a seal is to be set now."""
+    return [step for step in SEALED_AFTER if passed(folder.result(step)) and _is_due(folder, step)]
 
 
 def at_rest(folder: RunFolder) -> None:

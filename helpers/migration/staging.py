@@ -7,8 +7,10 @@ quarantine with its reason. The staged rows remember where they came from (sourc
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import math
 import shutil
 import threading
 from collections import Counter
@@ -66,11 +68,13 @@ class Quarantine:
         """Replace the index of what was turned away before import."""
         write_text(self.folder / "checked.jsonl", "".join(json.dumps(e, ensure_ascii=True) + "\n" for e in entries))
 
-    def keep(self, name: str, batch: ChunkBatch) -> None:
-        """Keep these chunks themselves, as `name`.parquet in the form of a snapshot part."""
+    def keep(self, name: str, batch: ChunkBatch, collection: str, ids: Sequence[str]) -> None:
+        """Keep these chunks, as `name`.parquet: a snapshot part with the source's collection and ids beside it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{name}.tmp"
-        pq.write_table(to_table(batch), temporary, compression="zstd")
+        table = to_table(batch).append_column("collection", pa.array([collection] * len(ids), pa.large_string()))
+        table = table.append_column("source_id", pa.array(ids, pa.large_string()))
+        pq.write_table(table, temporary, compression="zstd")
         temporary.replace(self.folder / f"{name}.parquet")
 
     def add(self, entry: dict[str, str], chunk: ChunkBatch) -> None:
@@ -78,7 +82,7 @@ class Quarantine:
         # A file name from the id itself, so that a resumed run, which counts rows otherwise, replaces its own file.
         key = hashlib.sha256(json.dumps([entry["target"], chunk.ids[0]]).encode()).hexdigest()[:32]
         with self._guard:
-            self.keep(f"refused-{key}", chunk)
+            self.keep(f"refused-{key}", chunk, entry["collection"], [entry["id"]])
             file = self.folder / "refused.jsonl"
             before = file.read_text(encoding="utf-8") if file.exists() else ""
             write_text(file, before + json.dumps(entry, ensure_ascii=True) + "\n")
@@ -87,6 +91,32 @@ class Quarantine:
         """The quarantined chunks, file by file."""
         for file in sorted(self.folder.glob("*.parquet")):
             yield read_parquet(file)
+
+    def evidence(self, path: Path) -> int:
+        """Write all of them as JSON Lines, compressed by gzip: one chunk a line, with its reason. Gives how many.
+
+        NaN and Infinity, which JSON does not know, are texts. The same chunks give the same bytes.
+        """
+        why = {(e["collection"], e["id"]): e for e in self.entries()}
+        written: set[tuple[str, str]] = set()
+        partial = path.with_name(f".{path.name}.tmp")
+        with partial.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as file:
+            for table in self.chunks():
+                for row in table.to_pylist():
+                    key = (row.get("collection", ""), row.get("source_id", row["id"]))
+                    if key in written:  # turned away before the import and refused by the target: once is enough
+                        continue
+                    written.add(key)
+                    reason = why.get(key, {})
+                    vector = row["embedding"] and [x if math.isfinite(x) else str(x) for x in row["embedding"]]
+                    line = {
+                        "collection": key[0], "id": key[1], "reason": reason.get("reason", ""),
+                        "detail": reason.get("detail", ""), "document": row["document"], "uri": row["uri"],
+                        "metadata": row["metadata"] and json.loads(row["metadata"], parse_constant=str), "embedding": vector,
+                    }  # fmt: skip
+                    file.write(json.dumps(line, ensure_ascii=True, allow_nan=False).encode() + b"\n")
+        partial.replace(path)
+        return len(written)
 
     def _lines(self) -> Iterator[dict[str, str]]:
         for name in ("checked.jsonl", "refused.jsonl"):
@@ -285,7 +315,7 @@ def _stage_part(
     bad = np.array([i in failed for i in batch.ids], dtype=bool)
     if reasons is not None:
         positions = np.flatnonzero(bad)
-        quarantine.keep(name, batch.take(positions))
+        quarantine.keep(name, batch.take(positions), info.name, [batch.ids[i] for i in positions])
         for position in positions:
             row = reasons.loc[batch.ids[position]]
             tally.entries.append(

@@ -147,6 +147,11 @@ class RunView:
         """The gate before the cutover; None where the parameters do not say whose approval is due."""
         return self.gates.get(CUTOVER)
 
+    @property
+    def as_signed(self) -> list[str]:
+        """The pages that were kept for those who sign, as names in the folder, each followed by its PDF where there is one."""
+        return sorted(path.name for path in self.folder.glob("as-signed-*.*"))
+
     def key_of(self, sign: SignOff) -> str:
         """Whose key signed, and its fingerprint; "" where no signature counts."""
         gate = self.gates.get(sign.gate)

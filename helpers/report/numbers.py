@@ -272,6 +272,8 @@ def disagreements(results: Results) -> list[str]:
                           "in target and quarantine", (mine["migrated"] or 0) + (mine["quarantined"] or 0)))  # fmt: skip
     if (moved := results.get(Step.MIGRATE)) is not None:
         ways, mine = moved.facts.get("routing") or [], by_step[Step.MIGRATE]
+        kept = moved.facts.get("quarantine_file")
+        pairs.append(("chunks quarantined", "step 22", mine["quarantined"], "in the evidence", kept))
         if any(row.get("target") == "" for row in ways) or not mine["quarantined"]:  # older runs routed no quarantine
             pairs.append(
                 ("chunks", "routed, to quarantine included", _sum(ways, "chunks"), "in the source", mine["source"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from helpers.errors import RUNBOOK
@@ -341,6 +341,7 @@ class Tile:
     value: str
     note: str = ""
     kind: str = "open"
+    file: str = ""  # in the run's folder: all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +381,7 @@ def tiles(view: RunView) -> list[Tile]:
         _chunks("Chunks in source", found.source, "as snapshotted" if Step.SNAPSHOT in results else ""),
         _chunks("Migrated", found.migrated, f"{percent(found.migrated / found.source)} of the source"
                 if found.source and found.migrated is not None else "", good=found.migrated == found.source),
-        _chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0),
+        replace(_chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0), file=_aside(view)),
         _chunks("Different", found.different, "in the target, but not as expected", good=found.different == 0, bad="fail"),
         _chunks("Values changed", found.changed, "a value was replaced"),
         _chunks("Defaults filled", found.filled, f"a missing field got a default{_derived(found)}"),
@@ -408,6 +409,10 @@ def _reasons(view: RunView) -> str:
         if found
         else ""
     )
+
+
+def _aside(view: RunView) -> str:
+    return next((path.name for path in sorted(view.folder.glob("*_quarantine.jsonl.gz"))), "")
 
 
 def _derived(found: numbers.Counts) -> str:

@@ -6,7 +6,11 @@ works from disk without a network and without scripts; a content security policy
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import subprocess
+import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +20,17 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from helpers import formatting
+from helpers import audit, formatting
 from helpers.errors import RUNBOOK
-from helpers.evidence import at_rest
+from helpers.evidence import at_rest, due, seals
+from helpers.evidence.signoffs import GATES
 from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
 from helpers.report.facts import RunView, read_run
 from helpers.report.outcome import CLASSES, decision_tree, ends, notes, outcome, tiles
 from helpers.report.record import checklist
-from helpers.results import write_text
+from helpers.results import write_bytes, write_text
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
@@ -143,6 +148,55 @@ def render_pages(folder: RunFolder) -> None:
     with _not_worth_a_failure(folder):
         write_text(folder.reports / RunPath.PAGE, run_page(folder.reports))
         write_text(folder.reports.parent / RunPath.PAGE, index_page(folder.reports.parent))
+
+
+def keep_signed(folder: RunFolder) -> Iterator[str]:
+    """Keep the page that people are about to sign, and its PDF, where a seal with approvals is due; yields what to tell.
+
+    `as-signed-<gate>-<number of the seal>.html` is covered by that seal, and so by every signature over it.
+    """
+    gates: dict[str, str] = {step: gate for gate, step in GATES.items()}
+    for step in due(folder):
+        if step in gates:
+            page = folder.reports / f"{AS_SIGNED}{gates[step]}-{len(seals(folder.reports)) + 1:04d}.html"
+            with _not_worth_a_failure(folder):
+                write_text(page, run_page(folder.reports))
+                failed = print_pdf(page)
+                audit.append(
+                    folder.reports / audit.NAME, "page kept for those who sign", file=page.name, pdf=failed or "made"
+                )
+                if failed:
+                    yield f"No PDF of {page.name}: {failed}"
+
+
+def print_pdf(page: Path) -> str:
+    """Print the page as a PDF beside it, by a browser of this machine; "" where that went well, else why it did not."""
+    wanted = os.environ.get("RUNBOOK_BROWSER", "")
+    program = shutil.which(wanted) if wanted else next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if program is None:
+        return f"{wanted or 'no Chromium'} is not on the PATH; print the page from any browser, or set RUNBOOK_BROWSER"
+    pdf = page.with_suffix(".pdf")
+    with tempfile.TemporaryDirectory(prefix="runbook-browser-") as profile:
+        made = Path(profile) / "page.pdf"
+        command = [program, "--headless", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--no-pdf-header-footer",
+                   f"--user-data-dir={profile}", f"--print-to-pdf={made}", page.resolve().as_uri()]  # fmt: skip
+        if os.geteuid() == 0:
+            command.insert(
+                1, "--no-sandbox"
+            )  # Chromium refuses root with it; the page has no script and asks no network
+        try:
+            subprocess.run(command, timeout=_PDF_SECONDS, check=True, capture_output=True, start_new_session=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"{Path(program).name} does not print it ({type(error).__name__})"
+        if not made.is_file() or not made.read_bytes().startswith(b"%PDF"):
+            return f"{Path(program).name} printed nothing"
+        write_bytes(pdf, made.read_bytes())
+    return ""
+
+
+AS_SIGNED = "as-signed-"
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+_PDF_SECONDS = 60.0
 
 
 def render_notebook(folder: RunFolder, notebook: Path) -> None:

@@ -44,7 +44,8 @@ PRIVATE_FOLDER = (
 GROUP = "group.json"  # in place of run.json: the runs of one order for many databases
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_ID - 1}}}")
 _DOCUMENTS = {
-    Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",)
+    Step.MIGRATE: (f"{Step.MIGRATE}_quarantine.jsonl.gz",),
+    Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",),
 }  # what a step leaves besides: it says nothing any more once the step is void
 _secrets_hidden: set[tuple[Path, Path]] = set()  # runs whose secrets this process knows, so that it shows none
 _NEVER_CHANGES = "a run goes on only with the source, target, schema, collections and id policy that it began with"

@@ -31,7 +31,7 @@ from helpers.evidence.signoffs import CUTOVER
 from helpers.fence import FenceState, lift
 from helpers.migration.target_lock import give_back_target
 from helpers.reason_codes import ReasonCode
-from helpers.report.pages import render_notebook, render_pages
+from helpers.report.pages import keep_signed, render_notebook, render_pages
 from helpers.results import StepResult, Verdict, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
@@ -336,7 +336,7 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
     at: plan.Step | None = None
     with stop.watching():
         for step in steps:
-            error = _gates(folder, plan.LINE[: plan.LINE.index(step)]) if step.on_line else None
+            error = _gates(folder, plan.LINE[: plan.LINE.index(step)], terminal) if step.on_line else None
             if error is None and not (dry_run or folder.facts()["dry_run"]):
                 error = window.refusal(folder, step)
             if error is not None:
@@ -346,7 +346,7 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
             decided_later = step.decides in [s.number for s in steps]
             if error is not None and not (isinstance(error, NoGo) and decided_later):
                 break
-    error = error or _gates(folder, steps or plan.LINE)
+    error = error or _gates(folder, steps or plan.LINE, terminal)
     ends_early = steps and at is steps[-1] is not plan.LINE[-1] and at.on_line
     # Behind the decision the fence must stay: lifted and put up again it would void what was signed, and after the cutover
     # whoever still writes to the source would write for nobody. Step 53 lifts it.
@@ -454,9 +454,12 @@ def _sealed(folder: RunFolder, terminal: Console, error: RunbookError | None) ->
     return error
 
 
-def _gates(folder: RunFolder, steps: Sequence[plan.Step]) -> RunbookError | None:
+def _gates(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console) -> RunbookError | None:
     """The gates behind the steps that have passed, sealed first; a rehearsal signs, through the real gate."""
     try:
+        for line in keep_signed(folder):
+            folder.log(line)
+            terminal.say(line)
         keep_sealed(folder)
     except RunbookError as error:
         return error

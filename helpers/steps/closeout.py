@@ -199,7 +199,7 @@ _KEPT = (
     ("fence-before.conf", "nginx's configuration as it was"),
     (RunPath.UNDO, "what notebooks 41 to 48 replaced in the target"),
     (RunPath.EARLIER, "checkpoints and quarantine of attempts that were undone"),
-    (RunPath.QUARANTINE, "chunks that were not migrated, each with its reason"),
+    (RunPath.QUARANTINE, "chunks that were not migrated, each with its reason; the reports hold all of them, too"),
     (RunPath.MONITORING, "every sample of the first hour"),
     (RunPath.BATCHES, "every batch of the import"),
 )

@@ -37,6 +37,7 @@ from helpers.snapshots.retention import described
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import Store, open_target
 
+QUARANTINE = f"{Step.MIGRATE}_quarantine.jsonl.gz"
 _ROUND = ["round", "source read", "added", "changed", "deleted", "seconds", "then"]
 
 
@@ -204,7 +205,13 @@ class MigrateStep(NotebookStep):
         table = self.job.arrivals(store, self.staged)
         judge_arrivals(self.run, table, self.run.parameters.expected.minimum_imported)
         self.run.fact("arrivals", table.to_dict("records"))
-        self.run.fact("quarantine", self.job.quarantine.counts())
+        counted = self.job.quarantine.counts()
+        self.run.fact("quarantine", counted)
+        file = self.run.folder / QUARANTINE  # the workspace goes one day, the evidence stays
+        if counted:
+            self.run.fact("quarantine_file", self.job.quarantine.evidence(file))
+        else:
+            file.unlink(missing_ok=True)
         return table
 
     def _written(self) -> pd.DataFrame:
