@@ -135,6 +135,12 @@ class Browser:
         self._call("Emulation.setEmulatedMedia", media="print" if paper else "screen")
         return bool(self._evaluate(f"document.querySelector({json.dumps(selector)}).checkVisibility()"))
 
+    def on_paper(self, width: int, expression: str) -> Any:
+        """What the expression gives for the page that is open, on paper of this width (CSS pixels) between the margins."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=1000, deviceScaleFactor=1, mobile=False)
+        self._call("Emulation.setEmulatedMedia", media="print")
+        return json.loads(self._evaluate(f"JSON.stringify({expression})"))
+
     def pdf(self, file: Path) -> None:
         """The page that is open, printed on A4."""
         done = self._call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,7 +87,7 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     assert "Verdict: GO" in done.stdout
     assert f"Open:    {page}" in done.stdout
     assert page.is_file()
-    assert len(list(page.parent.glob("*.html"))) == 17
+    assert len(list(page.parent.glob("*.html"))) == 18
     assert done.stdout.count("\nDrilled: ") == 3
     assert re.search(
         r"^Drilled: kill: step 22 was killed with [\d,]+ chunks? written and a batch in flight, and resumed",
@@ -101,10 +103,36 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     plain = subprocess.run(["bash", "VERIFY.txt"], cwd=page.parent, capture_output=True, text=True, check=False)
     assert (plain.returncode, plain.stdout.splitlines()[-1]) == (0, "Everything fits."), plain.stdout + plain.stderr
 
+    holds_what_an_auditor_asks_for(page.parent)
     facts = json.loads((page.parent / "run.json").read_text(encoding="utf-8"))
     (page.parent / "run.json").write_text(json.dumps({**facts, "rehearsal": False}), encoding="utf-8")
     state = gate_state(page.parent, load_parameters(page.parent / "parameters.yaml"))
     assert state.missing == ["operations_lead", "dba", "security"], "a production run refuses a rehearsal's approvals"
+
+
+def holds_what_an_auditor_asks_for(folder: Path) -> None:
+    """The page as it was signed, in the seal that was signed; the drills; every quarantined chunk, whole, with its reason."""
+    (kept,) = folder.glob("as-signed-cutover-*.html")
+    seals = {path.name[:4]: json.loads(path.read_text("utf-8")) for path in folder.glob("seals/*.json")}
+    sealed = {s["name"]: s["digest"]["sha256"] for s in seals[kept.stem[-4:]]["subject"]}
+    assert sealed[kept.name] == hashlib.sha256(kept.read_bytes()).hexdigest()
+    assert "GO, waiting for signatures: 0 of 3" in kept.read_text(encoding="utf-8")
+    assert seals[kept.stem[-4:]]["predicate"]["after"] == "24"
+    newest = {s["name"] for s in seals[max(seals)]["subject"]}
+    drills = {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("drills/*.json")}
+    assert {f"drills/{name}.json" for name in drills} == {"drills/restore.json", "drills/rollback.json"} <= newest
+    results = {
+        n: json.loads((folder / "results" / f"{n}.json").read_text("utf-8"))["facts"] for n in ("21", "22", "23")
+    }
+    lost = sum(map(len, drills["restore"]["without_vector"].values()))
+    assert sum(drills["restore"]["proven"].values()) + lost == results["21"]["snapshot"]["chunks"]
+    assert 0 < drills["rollback"]["seconds"]["service"] <= drills["rollback"]["seconds"]["clean"]
+    counted = results["23"]["quarantine"]
+    assert sum(counted.values()) > 0
+    assert "22_quarantine.jsonl.gz" in newest
+    lines = [json.loads(x) for x in gzip.decompress((folder / "22_quarantine.jsonl.gz").read_bytes()).splitlines()]
+    assert Counter(line["reason"] for line in lines) == counted
+    assert {"collection", "id", "document", "metadata", "embedding"} <= lines[0].keys()
 
 
 def test_a_run_waits_for_its_approvals_and_a_damaged_target_is_no_go(runbook: Runbook, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,13 @@ def test_bad_chunks_are_found_alone_and_the_rest_arrives(tmp_path: Path, snapsho
     }
     for row in rows:
         assert from_table(kept[f"c{row}"]).embeddings.tobytes() == batch.embeddings[row].tobytes()
+    assert [quarantine.evidence(tmp_path / name) for name in ("a.gz", "b.gz")] == [4, 4]
+    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+    lines = [json.loads(line) for line in gzip.decompress((tmp_path / "a.gz").read_bytes()).splitlines()]
+    for line in lines:
+        row = int(line["id"][1:])
+        assert (line["collection"], line["reason"], line["metadata"]) == ("notes", "refused_by_target", {"#x": row})
+        assert np.array(line["embedding"], np.float32).tobytes() == batch.embeddings[row].tobytes()
     state = Checkpoint.read(tmp_path / "work" / "checkpoint.json")
     assert (state.targets["notes"].completed, state.targets["notes"].rejected, state.failed) == (100, 4, 4)
     assert len(state.errors) == 4

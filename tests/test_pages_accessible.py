@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from helpers import plots
 from helpers.report import index_page, notebook_html, run_page
-from helpers.results import Verdict
+from helpers.report.pages import print_pdf
+from helpers.results import Check, Verdict
 from tests.browser import Browser
 from tests.browser import find as find_browser
 from tests.conftest import absent
@@ -173,3 +176,59 @@ def test_paper_shows_what_the_screen_folds_away_and_no_navigation(tmp_path: Path
     assert not chromium.shows("nav", paper=True)
     chromium.pdf(tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+
+A4_PORTRAIT, A4_LANDSCAPE, PAGE_HEIGHT = 703, 1047, 1047  # CSS pixels between the margins: 186 mm, 277 mm
+BEYOND = "[...document.querySelectorAll('table,img,svg')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).length"
+END_OF_SIGNOFFS = "document.querySelector('#signoffs ~ .line').getBoundingClientRect().bottom + scrollY"
+
+
+def test_every_column_of_a_wide_table_is_on_the_paper(tmp_path: Path, chromium: Browser) -> None:
+    heads = "".join(f"<th>a_field_of_metadata_{n}</th>" for n in range(28))
+    row = "".join(f"<td>value {n} of some length</td>" for n in range(28))
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody><tr>{row}</tr></tbody></table>"
+    shown = new_output("display_data", data={"text/html": table})  # type: ignore[no-untyped-call]
+    cell = new_code_cell("table", outputs=[shown], execution_count=1)  # type: ignore[no-untyped-call]
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "wide.ipynb")  # type: ignore[no-untyped-call]
+    (tmp_path / "wide.html").write_text(notebook_html(tmp_path / "wide.ipynb"), encoding="utf-8")
+    chromium.visit(tmp_path / "wide.html", width=A4_LANDSCAPE)
+    assert chromium.on_paper(A4_LANDSCAPE, BEYOND) == 0
+    chromium.shows("table", paper=False)
+
+
+def test_a_run_page_is_twelve_pages_at_most_and_signed_on_the_first_two(tmp_path: Path, chromium: Browser) -> None:
+    """With sixteen warnings and two dozen figures, as a large run has."""
+    night = whole_night()
+    night[0].checks = [
+        Check(f"check {n}", Verdict.WARNING, n, 0, "chunks", "missing_metadata", "What was found, in a sentence "
+              "as long as they are: language 20, author 18, category 16, source 14") for n in range(16)
+    ]  # fmt: skip
+    counted = pd.DataFrame({"collection": list("abcdefg"), "source": 9, "target": 9, "quarantined": 0})
+    plots.save(plots.counts_by_collection(counted),
+               tmp_path / "r" / "figures" / "10_0.png")  # fmt: skip
+    night[0].figures = [
+        {"name": f"f{n}", "file": "10_0.png", "caption": "All of it, by collection."} for n in range(24)
+    ]
+    folder = make_run(tmp_path / "r", night)
+    for role in ROLES:
+        sign(folder, role)
+    (folder / "index.html").write_text(run_page(folder), encoding="utf-8")
+    chromium.visit(folder / "index.html", width=A4_PORTRAIT, unfold=False)
+    assert chromium.on_paper(A4_PORTRAIT, END_OF_SIGNOFFS) < 2 * PAGE_HEIGHT
+    assert chromium.on_paper(A4_PORTRAIT, BEYOND) == 0
+    chromium.shows("table", paper=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNBOOK_BROWSER", str(find_browser()))
+        assert print_pdf(folder / "index.html") == ""
+    pages = len(re.findall(rb"/Type\s*/Page[^s]", (folder / "index.pdf").read_bytes()))
+    assert 4 <= pages <= 12
+
+
+def test_a_machine_without_a_browser_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "page.html").write_text("<p>x", encoding="utf-8")
+    monkeypatch.setenv("RUNBOOK_BROWSER", "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert print_pdf(tmp_path / "page.html") == (
+        "no browser (chromium, google-chrome, msedge) is on the PATH; print the page from any browser, or set RUNBOOK_BROWSER"
+    )
+    assert not (tmp_path / "page.pdf").exists()

@@ -23,7 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from helpers import audit, formatting
 from helpers.errors import RUNBOOK
 from helpers.evidence import at_rest, due, seals
-from helpers.evidence.signoffs import GATES
+from helpers.evidence.signoffs import CUTOVER, DRY_RUN, GATES
 from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
@@ -155,7 +155,9 @@ def keep_signed(folder: RunFolder) -> Iterator[str]:
 
     `as-signed-<gate>-<number of the seal>.html` is covered by that seal, and so by every signature over it.
     """
-    gates: dict[str, str] = {step: gate for gate, step in GATES.items()}
+    rules = folder.parameters().signoff
+    gates: dict[str, str] = {GATES[CUTOVER]: CUTOVER} if rules.required else {}
+    gates |= {GATES[DRY_RUN]: DRY_RUN} if rules.dry_run else {}
     for step in due(folder):
         if step in gates:
             page = folder.reports / f"{AS_SIGNED}{gates[step]}-{len(seals(folder.reports)) + 1:04d}.html"
@@ -174,7 +176,8 @@ def print_pdf(page: Path) -> str:
     wanted = os.environ.get("RUNBOOK_BROWSER", "")
     program = shutil.which(wanted) if wanted else next(filter(None, map(shutil.which, _BROWSERS)), None)
     if program is None:
-        return f"{wanted or 'no Chromium'} is not on the PATH; print the page from any browser, or set RUNBOOK_BROWSER"
+        missing = f"{wanted} is not" if wanted else "no browser (chromium, google-chrome, msedge) is"
+        return f"{missing} on the PATH; print the page from any browser, or set RUNBOOK_BROWSER"
     pdf = page.with_suffix(".pdf")
     with tempfile.TemporaryDirectory(prefix="runbook-browser-") as profile:
         made = Path(profile) / "page.pdf"
