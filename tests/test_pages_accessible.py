@@ -15,6 +15,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from helpers import plots
+from helpers.reason_codes import ReasonCode
 from helpers.report import index_page, notebook_html, run_page
 from helpers.report.pages import print_pdf
 from helpers.results import Check, Verdict
@@ -200,7 +201,7 @@ def test_a_run_page_is_twelve_pages_at_most_and_signed_on_the_first_two(tmp_path
     """With sixteen warnings and two dozen figures, as a large run has."""
     night = whole_night()
     night[0].checks = [
-        Check(f"check {n}", Verdict.WARNING, n, 0, "chunks", "missing_metadata", "What was found, in a sentence "
+        Check(f"check {n}", Verdict.WARNING, n, 0, "chunks", ReasonCode.MISSING_METADATA, "What was found, in a sentence "
               "as long as they are: language 20, author 18, category 16, source 14") for n in range(16)
     ]  # fmt: skip
     counted = pd.DataFrame({"collection": list("abcdefg"), "source": 9, "target": 9, "quarantined": 0})

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.migration.checkpoint import Checkpoint, TargetState
 from helpers.parameters import parameters_from
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
+from helpers.run.window import refusal
 from helpers.status.overview import run_rows
 from helpers.status.status import last_safe_moment, report
 
@@ -69,8 +77,39 @@ def test_before_the_night_the_dry_run_says_how_long_it_takes(folder: RunFolder) 
     said = told(folder, -60)
     assert "opens in 30 min" in said["Window"]
     assert "about 8 min 00 s for steps 21, 22, 23 (estimated)" in said["To do"]
-    assert "Step 20 (Fence off writes) is next" in said["Due"]
+    refused = refusal(folder, plan.find("20"), START - dt.timedelta(minutes=60))
+    assert said["Due"] == str(refused), "as `resume` would say"
+    assert "step 20 (Fence off writes) does not start now" in said["Due"]
+    assert "Step 20 (Fence off writes) is next" in told(folder, 1)["Due"]
     assert not {"Rollback", "Call"} & set(said)
+
+
+def test_while_an_import_hangs_it_names_process_progress_and_last_write(folder: RunFolder) -> None:
+    upto(folder, "21")
+    holder = (
+        "import sys, time; from pathlib import Path; from helpers.run.folders import RunFolder, RunLock\n"
+        "p = Path(sys.argv[1]); lock = RunLock(RunFolder('night', p, p), 'runner').acquire(); print('held', flush=True); time.sleep(600)"
+    )
+    checkpoint = Checkpoint.open(folder.workspace / "checkpoint.json", {})
+    checkpoint.total_chunks, checkpoint.last_batch_index = 9832, 8
+    checkpoint.targets["docs"] = TargetState(rows=9832, completed=4500)
+    checkpoint.save()
+    progress = {"step": "22", "label": "Import", "done": 4500, "total": 9832, "unit": "chunks", "seconds": 60.0}
+    (folder.workspace / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
+    quiet = (START + dt.timedelta(minutes=10)).timestamp()
+    os.utime(folder.workspace / "progress.json", (quiet, quiet))
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(folder.workspace)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        due = told(folder, 15)["Due"]
+        process.kill()
+    assert f"process {process.pid} on {socket.gethostname()} is at work on it" in due
+    assert "Step 22 (Migrate), Import: 4,500 of 9,832 chunks; last progress 5 min 00 s ago" in due
+    assert re.search("Last write to the target: 20.* UTC, batch 9; 4,500 of 9,832 chunks", due)
+    assert "is next" not in due
+    assert "Step 22 (Migrate) is next" in told(folder, 15)["Due"], "nobody works on it any more"
 
 
 def test_what_was_measured_in_the_night_counts_more_than_the_estimate(folder: RunFolder) -> None:

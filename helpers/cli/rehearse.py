@@ -211,7 +211,7 @@ def _record_drill(folder: RunFolder, what: str, began: str, **found: Any) -> Non
         "by": audit.operator(),
         "verdict": Verdict.PASS,
     }
-    write_json(folder.reports / "drills" / f"{what}.json", {**facts, **found})
+    write_json(folder.reports / RunPath.DRILLS / f"{what}.json", {**facts, **found})
 
 
 # -- rehearse ----------------------------------------------------------------------------------------------------------

@@ -99,6 +99,7 @@ class RunPath(StrEnum):
     RESULTS = "results"
     FIGURES = "figures"
     SIGNOFFS = "signoffs"
+    DRILLS = "drills"
     EARLIER = "earlier"  # also in the workspace
     # workspace/<run id>
     CHECKPOINT = "checkpoint.json"

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
+import json
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WaitingForSignoffs
+from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
 from helpers.evidence.seals import ALLOWED, allowed_signers
 from helpers.evidence.signoffs import GateState, gate_state
 from helpers.fence import FenceState
+from helpers.formatting import duration, moment
+from helpers.migration.checkpoint import Kept
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, passed
+from helpers.rollback.outline import at_work
 from helpers.rollback.state import RollbackState
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
+from helpers.run.window import now_utc, refusal
 
 # -- gates -------------------------------------------------------------------------------------------------------------
 
@@ -183,12 +191,38 @@ def _fence(folder: RunFolder) -> str:
     return "" if found is None or not found.may_be_active else "up" if found.active else "half up"
 
 
-def next_action(folder: RunFolder | None) -> str:
-    """One sentence: what to do next."""
+def at_work_now(folder: RunFolder, now: dt.datetime) -> str:
+    """Who works on the run, how far it is, when it last moved and last wrote to the target; "" where nobody works on it."""
+    working = {pid: host for pid, host in at_work(folder).items() if pid != os.getpid()}
+    if not working:
+        return ""
+    who = ", ".join(f"process {pid} on {host}" for pid, host in sorted(working.items()))
+    lines = [f"Nothing: {who} {'is' if len(working) == 1 else 'are'} at work on it."]
+    path = folder.workspace / RunPath.PROGRESS
+    with contextlib.suppress(OSError, ValueError, KeyError, RunbookError):
+        state = json.loads(path.read_text(encoding="utf-8"))
+        ago = now - dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
+        far = f"{state['done']:,} of {state['total']:,} {state['unit']}"
+        silent = duration(max(0.0, ago.total_seconds()))
+        title = plan.find(state["step"]).title
+        lines.append(f"Step {state['step']} ({title}), {one_line(state['label'])}: {far}; last progress {silent} ago")
+        kept = Kept.of(folder.workspace / RunPath.CHECKPOINT)
+        written = sum(target.completed for target in kept.targets.values())
+        lines.append(f"Last write to the target: {moment(kept.timestamp)}, batch {kept.last_batch_index + 1}; {written:,} of "
+                     f"{kept.total_chunks:,} chunks")  # fmt: skip
+    return "\n".join(
+        [*lines, f"If it hangs: stop it with Ctrl-C where it runs (kill -INT), then: {folder.command('resume')}"]
+    )
+
+
+def next_action(folder: RunFolder | None, now: dt.datetime | None = None) -> str:
+    """What to do next: one sentence, or where somebody works on the run, what they do."""
     if folder is None:
         return f"No run yet. Try the whole runbook on its own data: {RUNBOOK} rehearse"
     if said := rolled_back(folder):
         return f"{said} {after_rollback(folder)}"
+    if said := at_work_now(folder, now or now_utc()):
+        return said
     step = first_open_step(folder)
     shut = open_gate(folder, plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)])
     if shut is not None:
@@ -198,4 +232,9 @@ def next_action(folder: RunFolder | None) -> str:
     result = folder.result(step.number)
     if result is not None and result.error is not None and result.error["code"] != ReasonCode.INTERRUPTED:
         return f"Step {step.number} ({step.title}) did not pass: {result.error['line']}"
-    return f"Step {step.number} ({step.title}) is next: {folder.command('resume')}"
+    refused = refusal(folder, step, now)  # what `resume` would say
+    return (
+        str(refused)
+        if refused is not None
+        else f"Step {step.number} ({step.title}) is next: {folder.command('resume')}"
+    )

@@ -53,7 +53,7 @@ def report(folder: RunFolder, now: dt.datetime) -> list[str]:
     rows = [{k: v for k, v in row.items() if k != "section"} for row in step_rows(folder)]
     lines = [f"Run {folder.id}, begun {moment(folder.facts()['created'])}, in {folder.reports}", "", table(rows), ""]
     parts: list[tuple[str, Callable[[RunFolder, dt.datetime], str]]] = [
-        ("Due", lambda f, _: next_action(f)), ("Window", _window), ("To do", _to_do), ("Rollback", _rollback),
+        ("Due", next_action), ("Window", _window), ("To do", _to_do), ("Rollback", _rollback),
         ("Cutover", lambda f, _: _cutover(f)), ("Fence", lambda f, _: fence_sentence(f)),
         ("Notices", lambda f, _: _notices(f)), ("Call", _call),
         ("Kept", lambda f, _: kept_line(f)),
