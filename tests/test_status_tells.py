@@ -88,7 +88,8 @@ def test_while_an_import_hangs_it_names_process_progress_and_last_write(folder: 
     upto(folder, "21")
     holder = (
         "import sys, time; from pathlib import Path; from helpers.run.folders import RunFolder, RunLock\n"
-        "p = Path(sys.argv[1]); lock = RunLock(RunFolder('night', p, p), 'runner').acquire(); print('held', flush=True); time.sleep(600)"
+        "p = Path(sys.argv[1]); lock = RunLock(RunFolder('night', p, p), 'runner').acquire()\n"
+        "print('held', flush=True); time.sleep(600)"
     )
     checkpoint = Checkpoint.open(folder.workspace / "checkpoint.json", {})
     checkpoint.total_chunks, checkpoint.last_batch_index = 9832, 8
