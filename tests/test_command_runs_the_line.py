@@ -87,7 +87,7 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     assert "Verdict: GO" in done.stdout
     assert f"Open:    {page}" in done.stdout
     assert page.is_file()
-    assert len(list(page.parent.glob("*.html"))) == 18
+    assert len(list(page.parent.glob("*.html"))) == 19
     assert done.stdout.count("\nDrilled: ") == 3
     assert re.search(
         r"^Drilled: kill: step 22 was killed with [\d,]+ chunks? written and a batch in flight, and resumed",
@@ -120,7 +120,11 @@ def holds_what_an_auditor_asks_for(folder: Path) -> None:
     assert seals[kept.stem[-4:]]["predicate"]["after"] == "24"
     newest = {s["name"] for s in seals[max(seals)]["subject"]}
     drills = {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("drills/*.json")}
-    assert {f"drills/{name}.json" for name in drills} == {"drills/restore.json", "drills/rollback.json"} <= newest
+    assert (
+        {f"drills/{name}.json" for name in drills}
+        == {f"drills/{n}.json" for n in ("kill", "restore", "rollback")}
+        <= newest
+    )
     results = {
         n: json.loads((folder / "results" / f"{n}.json").read_text("utf-8"))["facts"] for n in ("21", "22", "23")
     }

@@ -139,6 +139,8 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
     run_to_outcome(folder, open_steps(folder, steps[-1]), terminal)
     migrated = folder.result(Step.MIGRATE)
     assert migrated is not None  # every step has passed
+    _record_drill(folder, "kill", migrated.started, seconds=migrated.seconds, chunks_written=killed[0],
+                  resumed=migrated.facts.get("resumed"))  # fmt: skip
     audit.append(
         folder.reports / audit.NAME, "drill", what="kill", chunks=killed[0], seconds=round(migrated.seconds, 1)
     )

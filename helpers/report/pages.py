@@ -23,7 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from helpers import audit, formatting
 from helpers.errors import RUNBOOK
 from helpers.evidence import at_rest, due, seals
-from helpers.evidence.signoffs import CUTOVER, DRY_RUN, GATES
+from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES
 from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
@@ -156,8 +156,8 @@ def keep_signed(folder: RunFolder) -> Iterator[str]:
     `as-signed-<gate>-<number of the seal>.html` is covered by that seal, and so by every signature over it.
     """
     rules = folder.parameters().signoff
-    gates: dict[str, str] = {GATES[CUTOVER]: CUTOVER} if rules.required else {}
-    gates |= {GATES[DRY_RUN]: DRY_RUN} if rules.dry_run else {}
+    roles = {CUTOVER: rules.required, DRY_RUN: rules.dry_run, CLOSEOUT: rules.closeout}
+    gates: dict[str, str] = {GATES[gate]: gate for gate in roles if roles[gate]}
     for step in due(folder):
         if step in gates:
             page = folder.reports / f"{AS_SIGNED}{gates[step]}-{len(seals(folder.reports)) + 1:04d}.html"
