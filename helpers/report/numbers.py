@@ -125,7 +125,7 @@ STARTS = "notebook starts"  # behind the numbers of the steps: the part of the e
 
 
 def downtime(results: Results) -> tuple[float | None, str]:
-    """(Seconds in which clients could not write, how that is known). Reads are served throughout; writes stop with the fence.
+    """(Seconds in which clients could not write, how that is known). The run stops writes with its fence, and no reads.
 
     They go on at the target once the application runs on it, or at the source once the fence is lifted. (None, why) where
     nobody measured it.
@@ -135,9 +135,9 @@ def downtime(results: Results) -> tuple[float | None, str]:
         return None, "step 20 has not run"
     said = fence.facts.get("fence") or {}
     if said.get(NO_WRITES):
-        return 0.0, "none by this run: the source itself took no writes before it, and reads were served throughout"
+        return 0.0, "none by this run: the source itself took no writes before it; reads of clients were not observed"
     if said.get("kind") in (None, "none"):
-        return 0.0, "no fence was put up: reads and writes were served throughout"
+        return 0.0, "none by this run: no fence was put up; reads and writes of clients were not observed"
     up = instant(said.get("up"))
     if up is None:
         return _recorded(results)
@@ -150,8 +150,9 @@ def downtime(results: Results) -> tuple[float | None, str]:
     if not over:
         return None, f"writes to the source refused since {said['up'][:19]} UTC; reads are served"
     return (
-        min(over) - up
-    ).total_seconds(), "writes only: from the fence until the application could write again; reads never stopped"
+        (min(over) - up).total_seconds(),
+        "writes only: from the fence until the application could write again; reads of clients were not observed",
+    )
 
 
 def _recorded(results: Results) -> tuple[float | None, str]:
@@ -160,7 +161,10 @@ def _recorded(results: Results) -> tuple[float | None, str]:
     seconds = last.facts.get("downtime_seconds") if last is not None else None
     if isinstance(seconds, int | float):
         return float(seconds), str(last.facts.get("downtime", "")) if last is not None else ""
-    return None, f"writes to the source refused since {results[Step.FENCE_WRITES].finished[:19]} UTC; reads are served"
+    return (
+        None,
+        f"writes to the source refused since {results[Step.FENCE_WRITES].finished[:19]} UTC; reads are served",
+    )
 
 
 # -- counts ------------------------------------------------------------------------------------------------------------
