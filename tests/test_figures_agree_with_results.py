@@ -198,3 +198,9 @@ def test_a_value_outside_of_the_axes_is_found() -> None:
     figure.axes[0].set_xlim(0.99, 1.0)
     of, name = result("23_recall", {"recall": told(RECALLS)})
     assert disagreements(name, figure, of) == ["recall: 2 values of after outside of the axes"]
+
+
+def test_a_sample_after_the_planned_end_is_inside_the_axes() -> None:
+    figure = plots.watch_timeline(pd.DataFrame([LOOKS[0], LOOKS[1] | {"second": 5_000.0}]), limit_ms=500.0, validated=100,
+                                  planned=3600.0)  # fmt: skip
+    assert not [line for line in disagreements("latency", figure, result("50_latency", {})[0]) if "outside" in line]

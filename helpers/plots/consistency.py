@@ -167,10 +167,12 @@ def _points(_: StepResult, shown: Series) -> Series:
 
 
 def _timeline(result: StepResult, _: Series) -> Series:
-    begins = [datetime.fromisoformat(p.started) for p in result.phases]
-    ends = [(at - min(begins)).total_seconds() + p.seconds for at, p in zip(begins, result.phases, strict=True)]
+    """Every phase; that of a rollback ends before the source is watched."""
+    phases = [p for p in result.phases if not p.name.startswith("Watch")]
+    begins = [datetime.fromisoformat(p.started) for p in phases]
+    ends = [(at - min(begins)).total_seconds() + p.seconds for at, p in zip(begins, phases, strict=True)]
     least = 0.002 * max(ends, default=0.0)  # what took no time is drawn as a thin line
-    return {"phases": [(name(p.name, 48), max(p.seconds, least)) for p in result.phases]}
+    return {"phases": [(name(p.name, 48), max(p.seconds, least)) for p in phases]}
 
 
 def _throughput(result: StepResult, shown: Series) -> Series:

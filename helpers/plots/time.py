@@ -278,7 +278,7 @@ def watch_timeline(
     timed = looks[looks[["p50", "p95", "p99"]].notna().all(axis=1)] if len(looks) else looks
     if not len(timed):
         return empty("The target was not asked", "No sample has an answered query.")
-    unit = _Clock(planned)
+    unit = _Clock(planned, float(looks["second"].max()))
     x = unit.of(timed["second"])
     worst = float(finite(timed["p95"]).max())
     within = "within" if worst <= limit_ms else "above"
@@ -321,15 +321,15 @@ def watch_timeline(
 class _Clock:
     """Minutes, or seconds where the whole watch is shorter than three minutes."""
 
-    def __init__(self, planned: float) -> None:
-        self.planned = planned
+    def __init__(self, planned: float, last: float) -> None:
+        self.end = max(planned, last, 1.0)  # the last sample may come after the planned end
         self.name, self.seconds = ("minutes", 60.0) if planned >= 180 else ("seconds", 1.0)
 
     def of(self, seconds: pd.Series[float]) -> NDArray[np.float64]:
         return np.asarray(seconds.to_numpy(float) / self.seconds, np.float64)
 
     def axis(self, axes: Axes) -> None:
-        end = max(self.planned, 1.0) / self.seconds
+        end = self.end / self.seconds
         axes.set_xlim(-0.02 * end, 1.04 * end)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel(f"{self.name} watched")
