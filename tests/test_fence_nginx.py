@@ -314,7 +314,7 @@ def test_a_fence_with_a_hole_fails_and_what_got_through_is_removed(fenced: Fence
         assert check.verdict is Verdict.FAIL
         assert "create collection got through (200)" in check.detail
         assert check.detail.endswith("what the probe wrote was removed again")
-        with pytest.raises(WorldError, match="failed: writes refused"):
+        with pytest.raises(WorldError, match="failed: writes through the fence"):
             run.finish()
     assert names(fenced) == ["docs"]
     state = FenceState.load(folder.workspace)

@@ -283,7 +283,7 @@ _PASSES = ("proxy_pass", "grpc_pass", "fastcgi_pass", "uwsgi_pass", "scgi_pass")
 
 @dataclass(slots=True)
 class Server:
-    """A `server` of http or stream: the file that it stands in, what it listens on, and the HOST:PORT that it leads to."""
+    """A `server` of http or stream: its file, what it listens on, and the HOST:PORT that it leads to."""
 
     file: Path
     listens: list[str]
