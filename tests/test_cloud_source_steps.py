@@ -13,12 +13,14 @@ import pytest
 from helpers.errors import RunbookError
 from helpers.fence import probe
 from helpers.migration.source_changes import source_changes
-from helpers.monitoring import cutover_watch
+from helpers.monitoring import probes
+from helpers.monitoring.watcher import Watcher
 from helpers.parameters import parameters_from
 from helpers.run import folders as runs
 from helpers.run.open_source import PLACE, USAGE, open_chosen
 from helpers.run.record import RunRecord
 from helpers.snapshots import reading_estimate
+from helpers.snapshots.retention import described
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.explore_source import ExploreSourceStep
 from helpers.steps.snapshot import take_snapshot
@@ -118,17 +120,21 @@ def test_a_snapshot_takes_what_was_estimated_and_keeps_everything(begin: Begin, 
 
 
 def test_11_and_the_proof_of_25_and_the_watch_of_27_stay_within_the_quotas(begin: Begin, cloud: CloudStandIn) -> None:
-    snapshot = taken(begin("21"))
+    first = begin("21")
+    snapshot = taken(first)
+    first.fact("snapshot", described(snapshot))
+    first.finish()
     cloud.set(reset=True)
     desk = ExploreSourceStep(begin("11"))
     assert desk.chunks == sum(SIZES.values())
     chunk = snapshot.read(snapshot.parts("notes")[0]).ids[0]
     assert len(desk.like(chunk, k=3)) > 0
-    run = begin("25")
+    run = begin("25", first.id)
     with open_chosen(run) as store:
         assert source_changes(store, snapshot).nothing
-    look = cutover_watch.look(run.parameters, cutover_watch.probes_of(snapshot), [], run.workspace)
-    assert (look.problem, look.answered) == ("", look.queries)
+    chosen = probes.choose(run, probes.SOURCE, 3)
+    found = Watcher(lambda: open_chosen(run), chosen).sample(0.0)
+    assert (found.trouble, found.queries, len(chosen)) == ([], 6, 6)
     counts = cloud.counts()
     assert counts["violations"] == {}
     assert counts["highest"]["reads"] <= 10

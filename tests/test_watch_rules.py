@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from helpers.monitoring.probes import Probe, finds
-from helpers.monitoring.watcher import Journal, Look, breach
-from helpers.steps.monitor import _next
+from helpers.monitoring.watcher import Journal, Sample, Watcher, breach, next_due
+from helpers.results import utc_now
+from helpers.run.record import Progress
 
 BAD, ILL, SLOW = {"problems": ["timeout"]}, {"ill": ["answered 503"]}, {"p95": 900.0}
 
 
-def look(second: float = 0.0, **facts: Any) -> Look:
-    return Look("2025-12-01T02:00:00.000+00:00", second, queries=40, **{"p50": 3.0, "p95": 9.0, "p99": 12.0, **facts})
+def look(second: float = 0.0, **facts: Any) -> Sample:
+    return Sample("2025-12-01T02:00:00.000+00:00", second, queries=40, **{"p50": 3.0, "p95": 9.0, "p99": 12.0, **facts})
 
 
 @pytest.mark.parametrize(
@@ -40,12 +42,16 @@ def test_what_a_killed_process_leaves_is_gone_on_with_and_what_ended_is_not(tmp_
     with journal.path.open("ab") as file:
         file.write(b'{"when": "2025-12-01T02:0')  # the line in which it was killed
     again = Journal(tmp_path)
-    assert (again.resumed, [k.second for k in again.looks], again.looks[0].counts) == (True, [0.0, 60.0], {"docs": 3})
+    assert (again.resumed, [k.second for k in again.samples], again.samples[0].counts) == (
+        True,
+        [0.0, 60.0],
+        {"docs": 3},
+    )
     again.add(look(120.0))
     third = Journal(tmp_path)
-    assert [k.second for k in third.looks] == [0.0, 60.0, 120.0], "a torn line swallows no other"
+    assert [k.second for k in third.samples] == [0.0, 60.0, 120.0], "a torn line swallows no other"
     third.end("target_errors")
-    assert Journal(tmp_path).looks == [], "one that a rule ended begins anew"
+    assert Journal(tmp_path).samples == [], "one that a rule ended begins anew"
     assert len(list(tmp_path.rglob("*.jsonl"))) == 2
 
 
@@ -59,7 +65,54 @@ def test_time_in_which_nobody_looked_is_known(tmp_path: Path) -> None:
 
 
 def test_looks_that_were_missed_are_not_made_up_for() -> None:
-    assert (_next(60.0, 61.0, 60.0), _next(60.0, 200.0, 60.0)) == (120.0, 240.0)
+    assert (next_due(60.0, 61.0, 60.0), next_due(60.0, 200.0, 60.0)) == (120.0, 240.0)
+
+
+class Seconds:
+    """A bar of seconds."""
+
+    total, done = 1, 0
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+
+
+class Scripted(Watcher):
+    """Finds what the test says, one problem or "" a sample, and nothing once that is told."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(lambda: nullcontext(), [])  # type: ignore[arg-type, return-value]
+        self.coming, self.last, self.closed = list(problems), [False], False
+
+    def sample(self, second: float, *, last: bool = False) -> Sample:
+        self.last.append(last)
+        problem = self.coming.pop(0) if self.coming else ""
+        return Sample(utc_now(), second, problems=[problem] if problem else [])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("seconds", "problems", "found"),
+    [
+        (0.0, [], [0]), (0.0, ["lost"], [1, 0]), (0.0, ["lost"] * 9, [1, 1]), (0.2, ["lost"], [1, 0, 0]),
+        (0.2, ["", "", "lost"], [0, 0, 1, 0]), (0.2, ["", "", "lost", "lost", "lost"], [0, 0, 1, 1]),
+    ],
+)  # fmt: skip
+def test_every_watch_begins_at_once_and_repeats_a_last_sample_that_failed_once(
+    seconds: float, problems: list[str], found: list[int]
+) -> None:
+    watcher, bar = Scripted(*problems), cast(Progress, Seconds())
+    assert [len(sample.problems) for sample in watcher.samples(seconds, 0.1, bar)] == found
+    assert watcher.closed
+    assert watcher.last[-1], "a line of a log that is not finished counts in the last sample"
+
+
+def test_a_watch_that_goes_on_waits_until_its_next_sample_is_due() -> None:
+    bar = cast(Progress, Seconds())
+    assert [round(s.second, 1) for s in Scripted().samples(0.3, 0.1, bar, watched=0.1)] == [0.2, 0.3]
+    assert [s.second >= 0.3 for s in Scripted().samples(0.3, 0.1, bar, watched=0.3)] == [True]
 
 
 def test_a_stored_chunk_is_found_by_itself_or_by_a_twin_and_not_by_another() -> None:

@@ -51,6 +51,7 @@ from helpers.runner.outcome import run_to_outcome
 from helpers.runner.pipeline import open_steps
 from helpers.snapshots.snapshot import Snapshot
 from helpers.status.console import Console
+from helpers.stores.handshake import heartbeat
 from helpers.stores.wire import Session
 
 # -- drills ------------------------------------------------------------------------------------------------------------
@@ -353,7 +354,7 @@ def chroma_server(directory: Path, log: Path) -> Iterator[str]:
         with Session(timeout=5) as http:
             while time.monotonic() < deadline and process.poll() is None:
                 with suppress(httpx.TransportError):
-                    if http.get(f"{url}/api/v2/heartbeat").is_success:
+                    if heartbeat(lambda path: http.get(f"{url}/api/{path}"))[0]:
                         break
                 time.sleep(0.2)
             else:

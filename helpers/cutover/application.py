@@ -1,4 +1,4 @@
-"""The application: restarted by the operator's commands, and asked for its health."""
+"""The application: its restart, its health, its logs through rotation and truncation, and whether it uses the target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponenti
 
 from helpers.cutover.files import masked
 from helpers.errors import RunbookError, WorldError, one_line
-from helpers.parameters import resolve_path
+from helpers.fence import connections, used_by
+from helpers.parameters import Endpoint, resolve_path
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
 from helpers.run.command import run_or_fail
@@ -23,6 +24,8 @@ from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
 from helpers.stores.wire import Session
 
+_MARK = 256  # bytes before the position by which a file is known again
+_AT_ONCE = 8 * 2**20  # bytes read in one look
 ONE_REQUEST = 5.0  # seconds for one answer; an application that needs longer is not well
 
 
@@ -85,13 +88,65 @@ def wait_until_well(urls: Sequence[str], seconds: float) -> list[Answer]:
     return answers
 
 
-# -- logs --------------------------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class Evidence:
+    """What shows that the application uses the target: what it says itself, and connections and open files seen here.
 
-# Log files of the application: the lines written since the cutover, through rotation and truncation.
+    `says_target` and `says_source` are health URLs whose answer names that side.
+    """
+
+    says_target: set[str] = field(default_factory=set)
+    says_source: set[str] = field(default_factory=set)
+    connections: int = 0
+    processes: set[str] = field(default_factory=set)
+
+    @property
+    def seen(self) -> bool:
+        return bool(self.says_target or self.connections or self.processes)
+
+    def sentence(self) -> str:
+        said = [f"{url} names the target" for url in sorted(self.says_target)]
+        said += [f"{self.connections} connections of other processes to the target"] if self.connections else []
+        said += [f"{name} has it open" for name in sorted(self.processes)]
+        return "; ".join(said)
 
 
-_MARK = 256  # bytes before the position by which a file is known again
-_AT_ONCE = 8 * 2**20  # bytes read in one look
+def gather(into: Evidence, source: Endpoint, target: Endpoint, answers: Sequence[Answer]) -> None:
+    """Look once more, and add what is seen."""
+    for answer in answers:
+        if not answer.well:
+            continue
+        at_target, at_source = _names(answer.body, target), _names(answer.body, source)
+        if at_target and not at_source:
+            into.says_target.add(answer.url)
+            into.says_source.discard(answer.url)
+        elif at_source and not at_target:
+            into.says_source.add(answer.url)
+    if used := used_by(target):
+        into.processes |= set(used.split(", "))
+    elif target.url and (target.host, target.port) != (source.host, source.port):  # else old connections would count
+        into.connections = max(into.connections, connections(target.host, target.port))
+
+
+def _names(body: str, endpoint: Endpoint) -> bool:
+    """Whether a text names this place: its URL, its host with port, or its path as a whole word."""
+    if endpoint.path is not None:
+        places = [str(resolve_path(endpoint.path))]
+    else:
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        places = [f"{host}:{endpoint.port}"]
+    return any(_stands_alone(body.replace("\\/", "/"), place) for place in places)
+
+
+def _stands_alone(body: str, place: str) -> bool:
+    """`host:800` does not stand in `host:8000`, nor `/data/new` in `/data/newer`."""
+    at = body.find(place)
+    while at >= 0:
+        before, after = body[at - 1 : at], body[at + len(place) : at + len(place) + 1]
+        if not (before.isalnum() or before in ("-", ".", "_")) and not (after.isalnum() or after in ("-", "_")):
+            return True
+        at = body.find(place, at + 1)
+    return False
 
 
 def positions(named: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -1,4 +1,9 @@
-"""Every edit of a cutover, made in memory: what each file would hold, and the diff; nothing is touched."""
+"""Every edit of a cutover, made in memory: what each file would hold, and the diff; nothing is touched.
+
+In a `.env` file one value is changed and every other byte kept (comments, quotes, `export`, order, CRLF, byte order mark).
+python-dotenv says what a file means, before and after; the text between is edited by position, never written anew. A key
+that occurs more than once is changed at each place, because programs differ in which of them takes effect.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +29,6 @@ from helpers.cutover.files import (
 from helpers.parameters import Parameters
 from helpers.parameters.sections import ComposeFile, EnvFile
 
-# -- env file ----------------------------------------------------------------------------------------------------------
-
-# `.env` files: one value changed, every other byte kept (comments, quotes, `export`, order, CRLF, byte order mark).
-#
-# python-dotenv says what a file means, before and after; the text between is edited by position, never written anew. A
-# key that occurs more than once is changed at each place, because programs differ in which of them takes effect.
-
-
 _ASSIGNMENT = re.compile(
     r"""(?P<head>\s*(?:export[^\S\r\n]+)?(?:'[^']+'|[^=\#\s]+)[^\S\r\n]*=[^\S\r\n]*)
         (?P<value>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^\r\n]*)
@@ -40,6 +37,7 @@ _ASSIGNMENT = re.compile(
 )
 _COMMENT = re.compile(r"(?:^|\s+)\#.*")
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=?&~\[\]-]+")  # what means the same without quotes to every reader
+LOOPBACK = ("localhost", "::1")
 
 
 def edit_env(content: bytes, keys: Mapping[str, str], path: Path) -> tuple[bytes, list[Change]]:
@@ -128,12 +126,6 @@ def _as_meant(new: Binding, old: Binding, keys: Mapping[str, str]) -> bool:
     if new.key is not None and new.key in keys:
         return old.key == new.key and new.value == keys[new.key]
     return new == old
-
-
-# -- edits -------------------------------------------------------------------------------------------------------------
-
-
-LOOPBACK = ("localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,11 @@
 
 A new content is written beside the file, flushed to disk, and renamed over it, so a reader sees the old file or the new
 one. A link is followed: its target is replaced, the link stays.
+
+In a compose file one environment value of the services is changed and every other character kept: ruamel.yaml says where
+each value is and what the file means; the text is edited by position, never written anew, so comments, anchors, order,
+quotes and indentation stay. What the file means is compared before and after: whatever else would change with it (a value
+shared through an anchor or a merge) refuses the edit.
 """
 
 from __future__ import annotations
@@ -29,6 +34,15 @@ from helpers.errors import Terminal, one_line, without_tokens
 from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
 
+_AMBIGUOUS = re.compile(r"""['"\\$`\x00-\x1f\x7f\x85\u2028\u2029]""")
+_COMMENT = re.compile(r"\s+\#.*", re.DOTALL)
+_TOKEN = re.compile(r"(?i)((?:token|key|secret|password|passwd|pwd|auth|sig)[\w.-]*=)[^&\s'\"]+")
+_MERGE = "tag:yaml.org,2002:merge"
+_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+_PLAIN = re.compile(r"[A-Za-z/][\w./-]*|https?://[\w./:-]*[\w/]|[1-9]\d*|\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
+_PROPERTIES = re.compile(r"(?:[&!]\S*\s+)+")  # an anchor, a tag
+_HEAD, _TAIL = re.compile(r"\s*(?:-\s+)?(?:[\w'\"]+\s*:\s+)?(?:[&!]\S*\s+)*"), re.compile(r"\s*(?:#.*)?")
+_PLAIN_PAIR = re.compile(r"[\w./:@%+=~-]*[\w./=-]", re.ASCII)  # behind KEY= in a list
 LARGEST = 4 * 2**20  # bytes; a configuration file is smaller
 
 
@@ -210,16 +224,6 @@ def _why(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 
-# -- changes -----------------------------------------------------------------------------------------------------------
-
-# What an edit changes, line by line, in a form that can be shown: no other key's value, no credentials of this one.
-
-
-_AMBIGUOUS = re.compile(r"""['"\\$`\x00-\x1f\x7f\x85\u2028\u2029]""")
-_COMMENT = re.compile(r"\s+\#.*", re.DOTALL)
-_TOKEN = re.compile(r"(?i)((?:token|key|secret|password|passwd|pwd|auth|sig)[\w.-]*=)[^&\s'\"]+")
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
     """One line that changes: its number from 1, what it was and what it is; `where` names the key, with its service."""
@@ -268,23 +272,6 @@ def unified(path: Path, changes: Sequence[Change]) -> str:
             f"+{masked(_COMMENT.sub(' #…', change.after))}",
         ]
     return "\n".join(lines)
-
-
-# -- compose file ------------------------------------------------------------------------------------------------------
-
-# Compose files: one environment value of the services changed, every other character kept.
-#
-# ruamel.yaml says where each value is and what the file means; the text is edited by position, never written anew, so
-# comments, anchors, order, quotes and indentation stay. What the file means is compared before and after: whatever else
-# would change with it (a value shared through an anchor or a merge) refuses the edit.
-
-
-_MERGE = "tag:yaml.org,2002:merge"
-_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
-_PLAIN = re.compile(r"[A-Za-z/][\w./-]*|https?://[\w./:-]*[\w/]|[1-9]\d*|\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
-_PROPERTIES = re.compile(r"(?:[&!]\S*\s+)+")  # an anchor, a tag
-_HEAD, _TAIL = re.compile(r"\s*(?:-\s+)?(?:[\w'\"]+\s*:\s+)?(?:[&!]\S*\s+)*"), re.compile(r"\s*(?:#.*)?")
-_PLAIN_PAIR = re.compile(r"[\w./:@%+=~-]*[\w./=-]", re.ASCII)  # behind KEY= in a list
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,9 +335,6 @@ def _said(error: Exception) -> str:
     line = getattr(getattr(error, "problem_mark", None), "line", None)
     what = getattr(error, "problem", None) or str(error).partition("\n")[0]
     return one_line(f"{what}, line {line + 1}" if line is not None else str(what), 200)
-
-
-# -- where the values stand --------------------------------------------------------------------------------------------
 
 
 def _members(node: Node) -> Iterator[tuple[str, Node]]:
@@ -422,9 +406,6 @@ def _meant(every: list[_Found], keys: Mapping[str, str], services: Sequence[str]
     return meant
 
 
-# -- the new text ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class _Spot:
     """Where a scalar is in the text, without its anchor and tag; `head` and `tail` are the rest of its line."""
@@ -467,9 +448,6 @@ class _Spot:
         line, where = found.node.start_mark.line + 1, f"{found.service}.environment.{found.key}"
         head, tail = (self.head, self.tail) if self.alone else ("… " if found.in_list else f"… {found.key}: ", " …")
         return Change(line, where, head + self.old + tail, head + scalar + tail)
-
-
-# -- proof -------------------------------------------------------------------------------------------------------------
 
 
 def _leaves(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -112,11 +112,6 @@ class CutoverState(StateFile):
         return f"The cutover to {self.target} {words} since {self.events[-1]['when'][:19]} UTC."
 
 
-# -- back --------------------------------------------------------------------------------------------------------------
-
-# Undoing a cutover: every configuration file byte for byte as it was, the application restarted on it, and healthy.
-
-
 def put_back(folder: RunFolder, why: str = "") -> list[str]:
     """Take the cutover of this run back; what was done, in sentences. Repeating it, also after a kill, does the rest.
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import shlex
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from helpers.audit import operator
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
@@ -27,13 +27,10 @@ from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
-# -- state -------------------------------------------------------------------------------------------------------------
-
-# workspace/<run id>/fence.json: what was set, when, by whom, and how it is lifted. Written before anything is touched.
-
-
 NO_WRITES = "source_takes_no_writes"  # of step 20's fact "fence": what was asked and answered, where that is proven
 SETTING, UP, LIFTING, LIFTED = "setting", "up", "lifting", "lifted"
+_WILD = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 (read, never bound)
+SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
 
 
 @dataclass(slots=True)
@@ -89,13 +86,6 @@ def takes_no_writes(step: StepResult | None) -> bool:
     return step is not None and step.error is None and bool((step.facts.get("fence") or {}).get(NO_WRITES))
 
 
-# -- control -----------------------------------------------------------------------------------------------------------
-
-
-_WILD = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 (read, never bound)
-SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
-
-
 class Control:
     """The fence of one run, as its parameters say."""
 
@@ -129,10 +119,8 @@ class Control:
         }
         return {k: v for k, v in found.items() if v}
 
-    @contextmanager
-    def probe(self, url: str, what: str) -> Iterator[Probe]:
-        with Probe(url, self.source, what) as probe:
-            yield probe
+    def probe(self, url: str, what: str) -> Probe:
+        return Probe(url, self.source, what)
 
     # -- up ------------------------------------------------------------------------------------------------------------
 
@@ -344,14 +332,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _own_addresses() -> set[str]:
-    """This machine's addresses that others can reach, as far as it tells."""
-    found: set[str] = set()
-    with suppress(OSError):
-        found |= {str(row[4][0]) for row in socket.getaddrinfo(socket.gethostname(), None)}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
-        try:
-            route.connect(("192.0.2.1", 9))  # sends nothing; says which address would be used
-            found.add(str(route.getsockname()[0]))
-        except OSError:
-            pass
-    return {a for a in found if not a.startswith("127.") and "%" not in a and a != "::1"}
+    """This machine's addresses that others, or containers on it, can reach."""
+    kinds = (socket.AF_INET, socket.AF_INET6)
+    found = {str(a.address) for ends in psutil.net_if_addrs().values() for a in ends if a.family in kinds}
+    return {a for a in found if not _is_loopback(a) and "%" not in a}

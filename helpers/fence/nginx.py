@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import psutil
+
 from helpers.errors import Terminal
 from helpers.fence import holders
 from helpers.parameters.endpoint import resolve_path
@@ -83,8 +85,12 @@ def config_path(rules: NginxFence) -> Path:
 
 def is_whole(rules: NginxFence) -> bool:
     """Whether the file is nginx's whole configuration (its command names it with -c), or one that another includes."""
-    named = [after for option, after in zip(rules.command, rules.command[1:], strict=False) if option == "-c"]
-    return any(resolve_path(name).resolve() == config_path(rules) for name in named)
+    return any(resolve_path(name).resolve() == config_path(rules) for name in _given(rules, "-c"))
+
+
+def _given(rules: NginxFence, option: str) -> list[str]:
+    """What the command gives an option."""
+    return [after for name, after in zip(rules.command, rules.command[1:], strict=False) if name == option]
 
 
 class Nginx:
@@ -218,10 +224,9 @@ class Nginx:
 
     def _pid_file(self, dump: str) -> Path:
         built = self._nginx("-V").said
-        named = [
-            after for option, after in zip(self.rules.command, self.rules.command[1:], strict=False) if option == "-c"
-        ]
-        main = Path(named[-1] if named else _built_in(built, "conf-path"))  # there is no dump of a broken configuration
+        main = Path(
+            [_built_in(built, "conf-path"), *_given(self.rules, "-c")][-1]
+        )  # a broken configuration has no dump
         texts = [
             main.read_text(encoding="utf-8", errors="replace") if main.is_file() else "",
             dump,
@@ -229,10 +234,7 @@ class Nginx:
         ]
         given = re.findall(r"^\s*pid\s+([^;]+);", "\n".join(texts), re.MULTILINE)
         path = given[-1].strip() if given else _built_in(built, "pid-path")
-        named = [
-            after for option, after in zip(self.rules.command, self.rules.command[1:], strict=False) if option == "-p"
-        ]
-        return Path(named[-1] if named else _built_in(built, "prefix")) / path
+        return Path([_built_in(built, "prefix"), *_given(self.rules, "-p")][-1]) / path
 
     def _master(self, pid_file: Path) -> int | None:
         """The process that serves now; None where the file is missing or was left by one that is gone."""
@@ -240,7 +242,7 @@ class Nginx:
             pid = int(pid_file.read_text(encoding="utf-8").strip())
         except (OSError, ValueError):
             return None
-        return pid if holders.alive(pid) and holders.name_of(pid) in ("nginx", "") else None
+        return pid if psutil.pid_exists(pid) and holders.name_of(pid) in ("nginx", "") else None
 
     def _log_line(self, dump: str) -> str:
         named = re.findall(r"^\s*error_log\s+([^;\s]+)", dump, re.MULTILINE)
@@ -256,11 +258,9 @@ class Nginx:
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() >= deadline:
-                return False
+        while not (met := condition()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        return True
+        return met
 
 
 def _built_in(said: str, name: str) -> str:

@@ -13,8 +13,7 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -22,7 +21,8 @@ import httpx
 from helpers.errors import RunbookError, Terminal, Transient, one_line
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
-from helpers.stores.handshake import resolved
+from helpers.stores.base import Closing
+from helpers.stores.handshake import heartbeat, request_headers, resolved
 from helpers.stores.wire import Session, json_of
 
 PREFIX = "runbook-fence-probe-"
@@ -73,25 +73,20 @@ def refused_to_us(answers: Sequence[Answer]) -> bool:
     return bool(answers) and all(a.outcome == REFUSED or a.says_closed for a in answers)
 
 
-class Probe:
+class Probe(Closing):
     """One URL of the source's server, with the source's tenant, database, headers and time-out."""
 
     def __init__(self, url: str, endpoint: Endpoint, what: str) -> None:
         self.url, self.what, self.endpoint = url, what, endpoint
         self.left_behind: list[str] = []
+        headers = request_headers(endpoint, "source")
         self._http = Session(
-            base_url=url, headers={name: ref.resolve().reveal() for name, ref in endpoint.headers.items()},
-            verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds,
-        )  # fmt: skip
+            base_url=url, headers=headers, verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds
+        )
         self._place: Endpoint | None = None
         self._v1: bool | None = {"v1": True, "v2": False}.get(endpoint.api)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._http.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -117,7 +112,7 @@ class Probe:
     def answers_at_all(self) -> bool:
         """Whether something that looks like Chroma answers here."""
         try:
-            return any("heartbeat" in self._http.get(f"/api/{v}/heartbeat", timeout=3).text for v in ("v2", "v1"))
+            return heartbeat(lambda path: self._http.get(f"/api/{path}", timeout=3))[0] is not None
         except (httpx.HTTPError, RunbookError):
             return False
 
@@ -139,11 +134,7 @@ class Probe:
 
     def writes(self) -> list[Answer]:
         """Every kind of write, tried. What got through is removed before this returns, or named in `left_behind`."""
-        name = f"{PREFIX}{uuid.uuid4().hex}"
-        metadata = {"runbook": "write probe of the fence; may be deleted"}
-        created = self._ask("create collection", "POST", "", {"name": name, "metadata": metadata})
-        if created.outcome in (FAILED, SILENT) and self._id_of(name):  # an error does not mean "not written"
-            created = Answer(created.action, WRITTEN, created.status, f"written in spite of: {created.said}")
+        name, created = self._create({"runbook": "write probe of the fence; may be deleted"})
         try:
             target = self._id_of(name) if created.answered else str(uuid.uuid4())
             return [created, *self._records(target or str(uuid.uuid4()), name)]
@@ -151,9 +142,17 @@ class Probe:
             if created.answered:
                 self.remove(name)
 
+    def _create(self, metadata: dict[str, str] | None) -> tuple[str, Answer]:
+        name = f"{PREFIX}{uuid.uuid4().hex}"
+        created = self._ask("create collection", "POST", "", {"name": name, "metadata": metadata})
+        if created.outcome in (FAILED, SILENT) and self._id_of(name):  # an error does not mean "not written"
+            created = Answer(created.action, WRITTEN, created.status, f"written in spite of: {created.said}")
+        return name, created
+
     def _records(self, collection: str, name: str) -> list[Answer]:
-        chunk = {"ids": ["probe"], "embeddings": [[1.0, 0.0]], "documents": ["probe"], "metadatas": [{"probe": 1}]}
-        chunk |= {"uris": None}
+        chunk = {
+            "ids": ["probe"], "embeddings": [[1.0, 0.0]], "documents": ["probe"], "metadatas": [{"probe": 1}], "uris": None,
+        }  # fmt: skip
         return [
             self._ask("add", "POST", f"/{collection}/add", chunk),
             self._ask("update", "POST", f"/{collection}/update", chunk),
@@ -169,10 +168,7 @@ class Probe:
         A collection of the probe's own, removed again where it gets through (or named in `left_behind`), and the deletion
         of an id that no chunk has, in the first collection that is there.
         """
-        name = f"{PREFIX}{uuid.uuid4().hex}"
-        created = self._ask("create collection", "POST", "", {"name": name, "metadata": None})
-        if created.outcome in (FAILED, SILENT) and self._id_of(name):  # an error does not mean "not written"
-            created = Answer(created.action, WRITTEN, created.status, f"written in spite of: {created.said}")
+        name, created = self._create(None)
         if created.answered:
             self.remove(name)
             return [created]
@@ -211,10 +207,8 @@ class Probe:
             answer = self._send(method, path, body)
         except httpx.HTTPError as error:
             return Answer(action, SILENT, 0, one_line(str(error) or type(error).__name__, 200))
-        said = one_line(answer.text, 200)
-        return Answer(
-            action, _outcome(answer, v1=bool(self._v1)), answer.status_code, "" if answer.is_success else said
-        )
+        said = "" if answer.is_success else one_line(answer.text, 200)
+        return Answer(action, _outcome(answer, v1=bool(self._v1)), answer.status_code, said)
 
     def _json(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, at: int | None = None) -> Any:
         """The JSON of an answer; of a list the page that begins `at` this place."""
@@ -259,7 +253,7 @@ class Probe:
 
     def _is_v1(self) -> bool:
         if self._v1 is None:
-            self._v1 = self._http.get("/api/v2/heartbeat").status_code == 404
+            self._v1 = heartbeat(lambda path: self._http.get(f"/api/{path}"))[0] == "v1"
         return self._v1
 
 

@@ -26,7 +26,7 @@ from helpers.formatting import duration
 from helpers.migration import reembedding, target_lock
 from helpers.migration.checkpoint import Checkpoint, TargetState
 from helpers.migration.importing import Job, context_of, plan_targets
-from helpers.migration.phase_checks import forget, judge_staging
+from helpers.migration.phase_checks import judge_staging
 from helpers.migration.source_changes import (
     APPLIED,
     APPLYING,
@@ -35,7 +35,6 @@ from helpers.migration.source_changes import (
     Delta,
     Ledger,
     SourceChanges,
-    differing,
     make_delta,
     refused_by_target,
     selected,
@@ -49,29 +48,28 @@ from helpers.run.open_source import open_chosen
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.schema import Context, load_schema
+from helpers.snapshots.comparison import compared
 from helpers.snapshots.retention import take
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store
 from helpers.stores.base import Space, distance
 
-# -- applying ----------------------------------------------------------------------------------------------------------
-
-# One round of catch-up put into the target: drop, add, probe each chunk written; repeatable at any moment.
-#
-# Its own checkpoint (workspace/<run id>/catch-up/<round>/checkpoint.json) is in phase `drop` until everything that goes
-# is gone: that part is simply repeated after a kill, for nothing was added yet. In phase `import` it is the checkpoint of the
-# adds, as in the import itself. In phase `probe` only reading, and a repair of what the probe found, is left.
-
-
 _BATCH = 500  # chunks deleted or probed at a time
 _NEAR, _FAR = 10, 1_000  # neighbours asked for by a probe, and by its second try
 UNFOUND = 0.01  # of a collection that no query finds although its index is new: outliers; up to 0.6 % measured on 1.5.9
 _NOISE = 1e-5  # two float32 sums of one distance differ by less, relative to the product of the norms
+UNCHANGED = "changes in the source since the snapshot"
+PROBED = "chunks written by catch-up"
 
 
 @dataclasses.dataclass(slots=True)
 class Round:
-    """A round's delta, on its way into the target. `folder` is the round's own."""
+    """A round's delta, on its way into the target. `folder` is the round's own.
+
+    Its own checkpoint (workspace/<run id>/catch-up/<round>/checkpoint.json) is in phase `drop` until everything that goes
+    is gone: that part is simply repeated after a kill, for nothing was added yet. In phase `import` it is the checkpoint of
+    the adds, as in the import itself. In phase `probe` only reading, and a repair of what the probe found, is left.
+    """
 
     run: RunRecord
     job: Job
@@ -159,13 +157,15 @@ class Round:
         spaces = {plan.name: plan.space for plan in self.plans}
         for name in sorted(self.delta.add.files):
             refused, beyond, rows = self._refused(name), [], 0
-            for batch in self.delta.add.stream(name, 0, _BATCH):
-                kept = batch.take(i for i, chunk in enumerate(batch.ids) if chunk not in refused)
-                differ = differing(kept, store.read(name, kept.ids), spaces[name])
-                lost = unreachable(store, name, kept, spaces[name])
-                wrong += [{"collection": name, "id": i, "problem": "not as staged"} for i in differ]
+            batches = (
+                batch.take(i for i, chunk in enumerate(batch.ids) if chunk not in refused)
+                for batch in self.delta.add.stream(name, 0, _BATCH)
+            )
+            for pair in compared(store, name, batches, spaces[name]):
+                lost = unreachable(store, name, pair.expected, spaces[name])
+                wrong += [{"collection": name, "id": i, "problem": "not as staged"} for i in pair.differing()]
                 beyond += [{"collection": name, "id": i, "problem": "not found by its vector"} for i in lost]
-                rows += len(kept)
+                rows += len(pair.expected)
             if len(beyond) > max(1, UNFOUND * rows):
                 wrong += beyond
             else:
@@ -202,13 +202,6 @@ def unreachable(store: Store, name: str, batch: ChunkBatch, space: Space) -> lis
             ]
             left = [row for row, there in zip(left, found, strict=True) if not there]
     return [batch.ids[i] for i in left]
-
-
-# -- catch up ----------------------------------------------------------------------------------------------------------
-
-
-UNCHANGED = "changes in the source since the snapshot"
-PROBED = "chunks written by catch-up"
 
 
 @dataclass(slots=True)
@@ -288,7 +281,7 @@ class CatchUp:
                 written, self.job.schema, context, folder / RunPath.STAGED, quarantine, dimensions=allowed,
                 most_bytes=self.job.most_bytes, progress=bar,
             )  # fmt: skip
-        forget(self.run, "chunks that pass validation", "ids in common")
+        self.run.forget("chunks that pass validation", "ids in common")
         judge_staging(self.run, new, self.run.parameters)
         reembedding.judge(self.run, snapshot, made)
         if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):

@@ -232,16 +232,12 @@ def _merged(target: str, infos: Sequence[CollectionInfo]) -> CollectionInfo:
     )
 
 
-# -- job ---------------------------------------------------------------------------------------------------------------
-
-# One migration as work to do: a snapshot, a schema, a folder and the checkpoint in it.
-#
-# It knows no notebook, so that the dry run (step 13), the migration (22) and its catch-up run the same code.
-
-
 @dataclass(slots=True)
 class Job:
-    """A migration from a snapshot: staged under `folder`, remembered in its checkpoint."""
+    """A migration from a snapshot: staged under `folder`, remembered in its checkpoint.
+
+    It knows no notebook, so that the dry run (step 13), the migration (22) and its catch-up run the same code.
+    """
 
     snapshot: Snapshot
     schema: Schema

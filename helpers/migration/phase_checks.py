@@ -122,11 +122,6 @@ def refuse_failed(run: RunRecord) -> None:
         )
 
 
-def forget(run: RunRecord, *names: str) -> None:
-    """Take checks off the step's record, for a later answer to the same question."""
-    run.result.checks[:] = [check for check in run.result.checks if check.name not in names]
-
-
 RESCUED = "vectors rescued from damaged indexes"
 _SAVED = ("vector_from_log", "vector_from_index", "vector_normalised")
 _RESCUED = {
@@ -145,7 +140,7 @@ def judge_rescue(run: RunRecord, snapshot: Snapshot) -> None:
         if repair["repair"] in _RESCUED:
             named = [{"collection": repair["collection"], "id": chunk} for chunk in repair["ids"]]
             fates.setdefault(repair["repair"], []).extend(named)
-    run.result.checks[:] = [check for check in run.result.checks if check.name != RESCUED]  # a cell may run twice
+    run.forget(RESCUED)  # a cell may run twice
     if not fates:
         return
     worst_first = [chunk for kind in reversed(_RESCUED) for chunk in fates.get(kind, ())]

@@ -160,7 +160,7 @@ def judge(run: RunRecord, snapshot: Snapshot, folder: Path) -> None:
     chunks, lost = made["chunks"], sum(part.lost for name in snapshot.names() for part in snapshot.parts(name))
     functions = ", ".join(sorted(set(made["functions"].values()))) or made["function"]
     detail = f"by embedding function {functions}, of {lost:,} lost; the rest has no text or got no usable vector"
-    run.result.checks[:] = [check for check in run.result.checks if check.name != CHECK]  # a cell may run twice
+    run.forget(CHECK)  # a cell may run twice
     run.check(
         CHECK, Verdict.WARNING if chunks else Verdict.PASS, measured=len(chunks), threshold=0, unit="chunks",
         reason=ReasonCode.REEMBEDDED if chunks else "", detail=detail if lost else "no vector is lost", offenders=len(chunks),

@@ -31,7 +31,7 @@ from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, StateFile, silent, utc_now, write_json
 from helpers.schema.engine import sparse_as_text
-from helpers.snapshots.comparison import compare_batch
+from helpers.snapshots.comparison import compared
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
 from helpers.stores.creation import RESTORE, Index, allowed, effective_configuration, listed, reduced, unsupported
@@ -122,7 +122,7 @@ def restore(
     with in_use(snapshot.folder):
         audit.append(log, "restore begins", **about)
         try:
-            done = _restore(snapshot, endpoint, names, without_lost, drop_indexes, progress)
+            done = _Restore(snapshot, endpoint, drop_indexes, progress).work(names, without_lost=without_lost)
         except BaseException as error:
             audit.append(log, "restore ends", outcome="failed", why=one_line(str(error)), **about)
             raise
@@ -162,109 +162,81 @@ def chosen(snapshot: Snapshot, names: Sequence[str]) -> list[CollectionInfo]:
     return [info for name, info in held.items() if not names or name in names]
 
 
-def _restore(
-    snapshot: Snapshot,
-    endpoint: Endpoint,
-    names: Sequence[str],
-    without_lost: bool,
-    drop_indexes: Sequence[str],
-    progress: Progress,
-) -> Restored:
-    infos = chosen(snapshot, names)
-    done = Restored(snapshot.id, endpoint.label)
-    kept = [index for info in infos if not allowed(info, drop_indexes) for index in unsupported(info)]
-    if kept:
-        raise _not_held(listed(kept), [index.collection for index in kept])
-    done.dropped = [index for info in infos for index in unsupported(info)]
-    infos = [reduced(info) for info in infos]
-    snapshot.verify()
-    done.lost = lost_vectors(snapshot, infos)
-    lost = sum(map(len, done.lost.values()))
-    if lost and not without_lost:
-        first = next(iter(done.lost))
-        raise Terminal(
-            ReasonCode.VECTORS_LOST, f"{lost} chunks have no vector in it, such as {done.lost[first][0]} of {first}",
-            where=f"snapshot {snapshot.id}",
-            next_step="Nothing was written. To restore everything but these: --without-lost, which lists them.",
-        )  # fmt: skip
-    holder = f"{RESTORE}{hashlib.sha256(snapshot.id.encode()).hexdigest()[:12]}"
-    _refuse_foreign(Ledger(snapshot, endpoint), infos, quick_names(endpoint, "target"), endpoint, holder)
-    with open_target(endpoint) as store:
-        store.acquire_lock(holder)
-        try:  # a kill leaves the lock; the same command finds it to be its own
-            ledger = Ledger(snapshot, endpoint)
-            _refuse_foreign(ledger, infos, store.names(), endpoint, holder)
-            for info in infos:
-                _one(store, snapshot, info, ledger, done, drop_indexes, progress)
-        finally:
-            store.release_lock(holder)
-    return done
+@dataclass(slots=True)
+class _Restore:
+    """One restore at work."""
 
+    snapshot: Snapshot
+    endpoint: Endpoint
+    drop_indexes: Sequence[str]
+    progress: Progress
 
-def _refuse_foreign(
-    ledger: Ledger, infos: Sequence[CollectionInfo], there: Sequence[str], endpoint: Endpoint, own: str
-) -> None:
-    foreign = [i.name for i in infos if i.name in there and i.name not in ledger.states]
-    if foreign:
-        raise target_lock.taken(foreign, endpoint, endpoint.label, quick_holder(endpoint), own, "Nothing was written. ")
+    def work(self, names: Sequence[str], *, without_lost: bool) -> Restored:
+        snapshot, endpoint, infos = self.snapshot, self.endpoint, chosen(self.snapshot, names)
+        done = Restored(snapshot.id, endpoint.label)
+        kept = [index for info in infos if not allowed(info, self.drop_indexes) for index in unsupported(info)]
+        if kept:
+            raise _not_held(listed(kept), [index.collection for index in kept])
+        done.dropped = [index for info in infos for index in unsupported(info)]
+        infos = [reduced(info) for info in infos]
+        snapshot.verify()
+        done.lost = lost_vectors(snapshot, infos)
+        lost = sum(map(len, done.lost.values()))
+        if lost and not without_lost:
+            first = next(iter(done.lost))
+            raise Terminal(
+                ReasonCode.VECTORS_LOST, f"{lost} chunks have no vector in it, such as {done.lost[first][0]} of {first}",
+                where=f"snapshot {snapshot.id}",
+                next_step="Nothing was written. To restore everything but these: --without-lost, which lists them.",
+            )  # fmt: skip
+        holder = f"{RESTORE}{hashlib.sha256(snapshot.id.encode()).hexdigest()[:12]}"
+        self._refuse_foreign(Ledger(snapshot, endpoint), infos, quick_names(endpoint, "target"), holder)
+        with open_target(endpoint) as store:
+            store.acquire_lock(holder)
+            try:  # a kill leaves the lock; the same command finds it to be its own
+                ledger = Ledger(snapshot, endpoint)
+                self._refuse_foreign(ledger, infos, store.names(), holder)
+                for info in infos:
+                    self._collection(store, info, ledger, done)
+            finally:
+                store.release_lock(holder)
+        return done
 
+    def _refuse_foreign(self, ledger: Ledger, infos: Sequence[CollectionInfo], there: Sequence[str], own: str) -> None:
+        foreign = [i.name for i in infos if i.name in there and i.name not in ledger.states]
+        if foreign:
+            holder = quick_holder(self.endpoint)
+            raise target_lock.taken(foreign, self.endpoint, self.endpoint.label, holder, own, "Nothing was written. ")
 
-def _one(
-    store: Store,
-    snapshot: Snapshot,
-    info: CollectionInfo,
-    ledger: Ledger,
-    done: Restored,
-    drop_indexes: Sequence[str],
-    progress: Progress,
-) -> None:
-    name = info.name
-    if name not in store.names():
-        ledger.put(name, "intended")
-        try:
-            store.create(info)
-        except Terminal as error:
-            if error.code == ReasonCode.EXISTS:  # somebody else made it since we looked
-                ledger.put(name, "")
-            raise
-    present = set(store.ids(name))
-    _refuse_strangers(store, snapshot, name, present)
-    if ledger.states[name] == "complete":  # an earlier command finished; nothing is written, all is proven again
+    def _collection(self, store: Store, info: CollectionInfo, ledger: Ledger, done: Restored) -> None:
+        name = info.name
+        if name not in store.names():
+            ledger.put(name, "intended")
+            try:
+                store.create(info)
+            except Terminal as error:
+                if error.code == ReasonCode.EXISTS:  # somebody else made it since we looked
+                    ledger.put(name, "")
+                raise
+        present = set(store.ids(name))
+        extra = present.difference(*map(self.snapshot.ids, self.snapshot.parts(name)))
+        if extra:  # somebody replaced or uses the collection since an earlier attempt
+            raise Terminal(
+                ReasonCode.TARGET_NOT_EMPTY, f"holds {len(extra)} chunks that are not of this snapshot, such as {min(extra)}",
+                where=f"collection {name} of {store.label}", next_step="Nothing was changed there. Restore elsewhere.",
+            )  # fmt: skip
         done.written[name] = 0
-    else:
-        done.written[name] = _write(store, snapshot, info, present, drop_indexes, progress)
-    done.proven[name] = prove(store, snapshot, info, progress, drop_indexes)
-    ledger.put(name, "complete")
-
-
-def _refuse_strangers(store: Store, snapshot: Snapshot, name: str, present: set[str]) -> None:
-    """Ids that the snapshot does not hold: somebody replaced or uses the collection since an earlier attempt."""
-    strange = set(present)
-    for part in snapshot.parts(name):
-        strange.difference_update(snapshot.ids(part))
-    if strange:
-        raise Terminal(
-            ReasonCode.TARGET_NOT_EMPTY, f"holds {len(strange)} chunks that are not of this snapshot, such as {min(strange)}",
-            where=f"collection {name} of {store.label}", next_step="Nothing was changed there. Restore elsewhere.",
-        )  # fmt: skip
-
-
-def _write(
-    store: Store,
-    snapshot: Snapshot,
-    info: CollectionInfo,
-    present: set[str],
-    drop_indexes: Sequence[str],
-    progress: Progress,
-) -> int:
-    written = 0
-    for batch in _restorable(snapshot, info, drop_indexes):
-        progress.advance(len(batch))
-        absent = batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in present])
-        for start in range(0, len(absent), BATCH):
-            store.add(info.name, absent.slice(start, start + BATCH))
-        written += len(absent)
-    return written
+        if (
+            ledger.states[name] != "complete"
+        ):  # else an earlier command finished: nothing is written, all is proven again
+            for batch in _restorable(self.snapshot, info, self.drop_indexes):
+                self.progress.advance(len(batch))
+                absent = batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in present])
+                for start in range(0, len(absent), BATCH):
+                    store.add(name, absent.slice(start, start + BATCH))
+                done.written[name] += len(absent)
+        done.proven[name] = prove(store, self.snapshot, info, self.progress, self.drop_indexes)
+        ledger.put(name, "complete")
 
 
 def _restorable(snapshot: Snapshot, info: CollectionInfo, drop_indexes: Sequence[str]) -> Iterator[ChunkBatch]:
@@ -308,16 +280,14 @@ def prove(
 
     Raises `Terminal` ("restore_differs") that names the first difference.
     """
-    name, compared = info.name, 0
+    name, chunks = info.name, 0
     extra = set(store.ids(name))
-    for batch in _restorable(snapshot, info, drop_indexes):
-        differences = compare_batch(batch, store.read(name, batch.ids), info.space)
-        if len(differences):
-            row = differences.iloc[0]
-            raise _differs(store, name, f"{row['id']}: {row['difference']} {row['field']} {row['detail']}")
-        extra.difference_update(batch.ids)
-        compared += len(batch)
-        progress.advance(len(batch))
+    for pair in compared(store, name, _restorable(snapshot, info, drop_indexes), info.space):
+        for row in pair.differences.itertuples():
+            raise _differs(store, name, f"{row.id}: {row.difference} {row.field} {row.detail}")
+        extra.difference_update(pair.expected.ids)
+        chunks += len(pair.expected)
+        progress.advance(len(pair.expected))
     if extra:
         raise _differs(store, name, f"{len(extra)} chunks that the snapshot does not hold, such as {min(extra)}")
     found = store.info(name)
@@ -329,7 +299,7 @@ def prove(
     ):
         if before != after:
             raise _differs(store, name, f"its {what} is {after} and was {before}")
-    return compared
+    return chunks
 
 
 def _same_keys(wanted: Any, have: Any) -> Any:

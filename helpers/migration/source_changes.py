@@ -12,13 +12,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -30,22 +29,19 @@ from helpers.run.folders import RunPath
 from helpers.run.open_source import open_chosen
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
-from helpers.snapshots.comparison import CHUNK_MISSING, compare_batch
+from helpers.snapshots.comparison import compare_batch, compared
 from helpers.snapshots.export_journal import read_parquet
-from helpers.snapshots.snapshot import Part, Snapshot, from_table
+from helpers.snapshots.snapshot import Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import Space
 
-# -- current -----------------------------------------------------------------------------------------------------------
-
-# Which snapshot a run migrates from now: step 21's, or the one of the last catch-up round that was applied in full.
-#
-# workspace/<run id>/catch-up/ledger.json is written before a round touches the target, so that a run that is killed in
-# the middle of one knows it, and finishes that round before it looks at the source again.
-
-
 FOLDER = RunPath.CATCH_UP
 APPLYING, SWITCHING, APPLIED = "applying", "switching", "applied"
+READERS = 2  # of a server nearby; measured: 1.6 times one reader, a third adds nothing
+_OPEN_FILES = 4  # staged files of the old state kept in memory; the two orders are nearly the same
+
+_Place = tuple[int, int]  # file of a target, row in it
+Load = Callable[[int], ChunkBatch]
 
 
 @dataclass(slots=True)
@@ -55,6 +51,9 @@ class Ledger(StateFile):
     `rounds` have number, state, snapshot (folder), began, added, changed, deleted, seconds. While the last one is
     `applying` the target is between two states; while it is `switching` the target is right and the run's own files are
     being moved.
+
+    workspace/<run id>/catch-up/ledger.json is written before a round touches the target, so that a run that is killed in
+    the middle of one knows it, and finishes that round before it looks at the source again.
     """
 
     file = "ledger.json"
@@ -95,13 +94,6 @@ class Ledger(StateFile):
 def current_snapshot(run: RunRecord) -> Snapshot:
     """The snapshot that the target is held to. Raises `UsageError` before step 21, `Terminal` where it cannot be read."""
     return Snapshot.open(Path(Ledger.read(run).current))
-
-
-# -- source changes ----------------------------------------------------------------------------------------------------
-
-
-READERS = 2  # of a server nearby; measured: 1.6 times one reader, a third adds nothing
-_AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; another client's delete-and-add hides a vector for a moment (chroma-facts 19)
 
 
 @dataclass(slots=True)
@@ -170,7 +162,7 @@ class SourceChanges:
 
     def examples(self, most: int = 20) -> list[dict[str, str]]:
         """Some of what changed, as `{collection, id, change}`; id is "" where the collection itself is meant."""
-        return list(_first(most, self._rows()))
+        return list(islice(self._rows(), most))
 
     def _rows(self) -> Iterator[dict[str, str]]:
         for name, found in sorted(self.collections.items()):
@@ -210,11 +202,10 @@ def source_changes(
         gone = [chunk for part in snapshot.parts(name) for chunk in snapshot.ids(part)]
         found.collections[name] = CollectionChanges(deleted=sorted(gone))
         progress.advance(before[name].count)
-    with ThreadPoolExecutor(max_workers=max(1, readers), thread_name_prefix="compare") as pool:
-        for name in sorted(set(before) & set(there)):
-            changes = _collection(store, snapshot, before[name], pool, readers, progress)
-            if changes.chunks or changes.settings:
-                found.collections[name] = changes
+    for name in sorted(set(before) & set(there)):
+        changes = _collection(store, snapshot, before[name], readers, progress)
+        if changes.chunks or changes.settings:
+            found.collections[name] = changes
     found.chunks, found.seconds = snapshot.total, round(time.monotonic() - begun, 3)
     return found
 
@@ -250,99 +241,31 @@ def _plain(info: CollectionInfo, name: str) -> str:
 
 
 def _collection(
-    store: Reader,
-    snapshot: Snapshot,
-    before: CollectionInfo,
-    pool: ThreadPoolExecutor,
-    readers: int,
-    progress: Progress,
+    store: Reader, snapshot: Snapshot, before: CollectionInfo, readers: int, progress: Progress
 ) -> CollectionChanges:
     """The ids are listed first, so a chunk that comes or goes while its collection is read is a change, not an error."""
     changes = CollectionChanges(settings=different_settings(before, store.info(before.name)))
-    present = set(store.ids(before.name))
-    unseen = set(present)
-    pending: list[Future[tuple[ChunkBatch, list[str], list[str]]]] = []
-
-    def settle(done: Future[tuple[ChunkBatch, list[str], list[str]]]) -> None:
-        batch, changed, deleted = done.result()
-        unseen.difference_update(batch.ids)
-        changes.changed += changed
-        changes.deleted += deleted
-        progress.advance(len(batch))
-
-    for part in snapshot.parts(before.name):
-        pending.append(pool.submit(_part, store, snapshot, before, part, present))
-        if len(pending) > readers:  # a bounded window, as when a snapshot is written
-            settle(pending.pop(0))
-    while pending:
-        settle(pending.pop(0))
-    changes.added = sorted(unseen)
-    changes.changed.sort()
-    changes.deleted.sort()
+    unseen = set(store.ids(before.name))
+    batches = snapshot.batches(before.name)
+    for pair in compared(store, before.name, batches, before.space, readers=readers, live=True):
+        unseen.difference_update(pair.expected.ids)
+        for chunk, missing in pair.differing().items():
+            (changes.deleted if missing else changes.changed).append(chunk)
+        progress.advance(len(pair.expected))
+    changes.added, changes.changed, changes.deleted = sorted(unseen), sorted(changes.changed), sorted(changes.deleted)
     return changes
-
-
-def _part(
-    store: Reader, snapshot: Snapshot, info: CollectionInfo, part: Part, present: set[str]
-) -> tuple[ChunkBatch, list[str], list[str]]:
-    """A part of the snapshot against the source: its chunks, the ids that changed and those that are gone."""
-    was = snapshot.read(part)
-    left = was.take(i for i, chunk in enumerate(was.ids) if chunk in present)
-    now = read_patiently(store, info.name, left)
-    differences = differing(left, now, info.space)
-    gone = {chunk for chunk, missing in differences.items() if missing}
-    return was, [c for c in differences if c not in gone], [c for c in was.ids if c not in present or c in gone]
-
-
-def differing(expected: ChunkBatch, found: ChunkBatch, space: Space) -> dict[str, bool]:
-    """The ids of `expected` whose chunk in `found` is another, and whether it is missing there."""
-    if len(expected) and expected.lost.all() and found.lost.all():  # no vectors at all have no length either
-        found.embeddings = np.full((len(found), expected.dimension), np.nan, np.float32)
-    rows = compare_batch(expected, found, space)
-    missing = set(rows.loc[rows["difference"] == CHUNK_MISSING, "id"])
-    return {chunk: chunk in missing for chunk in dict.fromkeys(rows["id"])}
-
-
-def read_patiently(store: Reader, name: str, wanted: ChunkBatch) -> ChunkBatch:
-    """The chunks of these ids; a vector that `wanted` has and the store cannot find now is asked for again."""
-    found = store.read(name, wanted.ids)
-    had = {chunk for chunk, lost in zip(wanted.ids, wanted.lost, strict=True) if not lost}
-    for seconds in _AGAIN_AFTER:
-        hidden = [i for i, lost in enumerate(found.lost) if lost and found.ids[i] in had]
-        if not hidden:
-            break
-        time.sleep(seconds)
-        again = store.read(name, [found.ids[i] for i in hidden])
-        kept = found.take(i for i in range(len(found)) if i not in set(hidden))
-        found = ChunkBatch.concatenate([kept, again]) if len(kept) else again
-    return found
-
-
-def _first(most: int, rows: Iterator[dict[str, str]]) -> Iterator[dict[str, Any]]:
-    for _, row in zip(range(most), rows, strict=False):
-        yield row
-
-
-# -- delta -------------------------------------------------------------------------------------------------------------
-
-# What turns the target from one staged state into the next: chunks to add, collections to drop and to make.
-#
-# The two stagings were made by the same schema, so their difference is what the target must see, quarantine included: a
-# chunk that is now turned away is taken out, one whose metadata lost a key comes without it. Never an upsert: it merges
-# metadata and makes current servers lose other records (chroma-facts 7, 17). And no delete in a collection that stays: it
-# too can leave others that no query finds. A collection that only gets chunks is added to; any other is written afresh.
-
-
-_OPEN_FILES = 4  # staged files of the old state kept in memory; the two orders are nearly the same
-
-_Place = tuple[int, int]  # file of a target, row in it
-Load = Callable[[int], ChunkBatch]
 
 
 @dataclass(slots=True)
 class Delta:
     """`add` is staged like a whole migration; `drop` are collections to remove, those to be written afresh among them;
-    `create` those that `add` finds missing."""
+    `create` those that `add` finds missing.
+
+    The two stagings were made by the same schema, so their difference is what the target must see, quarantine included: a
+    chunk that is now turned away is taken out, one whose metadata lost a key comes without it. Never an upsert: it merges
+    metadata and makes current servers lose other records (chroma-facts 7, 17). And no delete in a collection that stays: it
+    too can leave others that no query finds. A collection that only gets chunks is added to; any other is written afresh.
+    """
 
     add: Staged
     drop: list[str] = field(default_factory=list)

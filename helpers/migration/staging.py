@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import math
 import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -31,19 +31,16 @@ from helpers.results import Progress, StateFile, silent, write_text
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.rules import failure_table
 from helpers.snapshots.export_journal import read_parquet
-from helpers.snapshots.snapshot import Part, Snapshot, from_table, to_table
+from helpers.snapshots.snapshot import Part, Snapshot, ahead, from_table, to_table
 from helpers.stores import CollectionInfo
-
-# -- quarantine --------------------------------------------------------------------------------------------------------
-
-# Quarantine: every chunk that does not reach the target, whole, with the reason.
-#
-# Two parts, each replaced or extended atomically: what the schema and the vector checks turned away (rewritten by every
-# staging, which is deterministic), and what the target itself refused (`add`, kept over a resume).
 
 
 class Quarantine:
-    """The folder `quarantine/` of a run: an index of reasons and the chunks themselves as Parquet."""
+    """The folder `quarantine/` of a run: an index of reasons and the chunks themselves as Parquet.
+
+    Two parts, each replaced or extended atomically: what the schema and the vector checks turned away (rewritten by every
+    staging, which is deterministic), and what the target itself refused (`add`, kept over a resume).
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -125,12 +122,6 @@ class Quarantine:
                 yield from (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
 
 
-# -- staging -----------------------------------------------------------------------------------------------------------
-
-
-T = TypeVar("T")
-
-
 @dataclass(slots=True)
 class Staged(StateFile):
     """What staging made; `index.json` in its folder.
@@ -165,7 +156,16 @@ class Staged(StateFile):
         """The target's rows from `start` on in batches of `size`, the next file being read while one is in use."""
         pending: list[ChunkBatch] = []
         held = 0
-        for batch in ahead(self._batches_from(target, start)):
+        ends = itertools.accumulate(rows for _, _, rows in self.files[target])
+        files = [
+            (file, rows, end) for (file, _, rows), end in zip(self.files[target], ends, strict=True) if end > start
+        ]
+
+        def read(item: tuple[str, int, int]) -> ChunkBatch:
+            file, rows, end = item
+            return from_table(read_parquet(self.folder / file)).slice(max(0, start - (end - rows)), rows)
+
+        for batch in ahead(read, files):
             pending.append(batch)
             held += len(batch)
             if held >= size:
@@ -176,16 +176,6 @@ class Staged(StateFile):
                 pending, held = [whole.slice(full, held)], held - full
         if held:
             yield ChunkBatch.concatenate(pending)
-
-    def _batches_from(self, target: str, start: int) -> Iterator[ChunkBatch]:
-        skipped = 0
-        for file, _, rows in self.files[target]:
-            if skipped + rows <= start:
-                skipped += rows
-                continue
-            batch = from_table(read_parquet(self.folder / file))
-            yield batch.slice(max(0, start - skipped), rows)
-            skipped += rows
 
     def origins(self, target: str, start: int, stop: int) -> list[tuple[str, str]]:
         """(source collection, source id) of the target's rows [start, stop)."""
@@ -206,31 +196,81 @@ class Staged(StateFile):
             yield collection, cast(list[str], table.column(0).to_pylist())
 
 
-class _Tally:
-    """Counts that grow during the pass, and at most 200 example rows of repairs."""
+class _Staging:
+    """One pass over a snapshot: what is staged, counts that grow, and at most 200 example rows of repairs."""
 
-    def __init__(self) -> None:
+    def __init__(self, staged: Staged, quarantine: Quarantine) -> None:
+        self.staged, self.quarantine = staged, quarantine
+        # By number: a collection's name need not be a legal file name everywhere.
+        self.folders = {target: f"{number:03d}" for number, target in enumerate(staged.files, start=1)}
+        for name in self.folders.values():
+            (staged.folder / name).mkdir()
         self.repairs: dict[tuple[str, str, str], int] = {}
         self.examples: list[dict[str, Any]] = []
         self.entries: list[dict[str, Any]] = []
         self.owners: dict[str, dict[str, tuple[str, str]]] = {}
         self.collisions: list[dict[str, str]] = []
 
-    def repaired(self, repairs: pd.DataFrame) -> None:
+    def part(
+        self, info: CollectionInfo, part: Part, batch: ChunkBatch, transformed: Transformed, failures: pd.DataFrame
+    ) -> None:
+        name = Path(part.file).with_suffix("").as_posix().replace("/", "-")
+        reasons = failures.groupby("id", sort=False).first() if len(failures) else None
+        # Not by numpy's own text type, which drops NUL characters at the end of an id.
+        failed = frozenset(reasons.index) if reasons is not None else frozenset()
+        bad = np.array([i in failed for i in batch.ids], dtype=bool)
+        if reasons is not None:
+            positions = np.flatnonzero(bad)
+            aside = batch.take(positions)
+            self.quarantine.keep(name, aside, info.name, aside.ids)
+            for chunk in aside.ids:
+                row = reasons.loc[chunk]
+                self.entries.append(
+                    {"collection": info.name, "id": chunk, "reason": row["reason"], "detail": row["detail"]}
+                )
+        good = np.flatnonzero(~bad).tolist()
+        self._repaired(transformed.repairs[transformed.repairs["id"].isin({batch.ids[i] for i in good})])
+        routed: dict[str, list[int]] = {}
+        for at in good:
+            routed.setdefault(transformed.targets[at], []).append(at)
+        for target, rows in sorted(routed.items()):
+            self._write(info, target, transformed.batch.take(rows), [transformed.source_ids[i] for i in rows])
+        self.staged.total += len(batch)
+
+    def _write(self, info: CollectionInfo, target: str, piece: ChunkBatch, sources: list[str]) -> None:
+        owned = self.owners.setdefault(target, {})
+        for chunk, source in zip(piece.ids, sources, strict=True):
+            first = owned.setdefault(chunk, (info.name, source))
+            if first != (info.name, source):
+                both = {"first": " ".join(first), "second": f"{info.name} {source}"}
+                self.collisions.append({"target": target, "id": chunk, **both})
+        files = self.staged.files[target]
+        file = f"{self.folders[target]}/{len(files) + 1:05d}.parquet"
+        table = to_table(piece, info.dimension).append_column("source_id", pa.array(sources, pa.large_string()))
+        pq.write_table(table, self.staged.folder / file, compression="zstd", compression_level=1, use_dictionary=False,
+                       write_statistics=False)  # fmt: skip
+        files.append((file, info.name, len(piece)))
+        rewritten = sum(new != old for new, old in zip(piece.ids, sources, strict=True))
+        self.staged.rewritten = (self.staged.rewritten or 0) + rewritten
+
+    def _repaired(self, repairs: pd.DataFrame) -> None:
         for (collection, name, rule), rows in repairs.groupby(["collection", "field", "rule"], sort=True):
             key = (str(collection), str(name), str(rule))
             if rule not in ("missing",) and self.repairs.get(key, 0) < 3:
                 self.examples += cast(list[dict[str, Any]], rows.head(3).to_dict("records"))[: 200 - len(self.examples)]
             self.repairs[key] = self.repairs.get(key, 0) + len(rows)
 
-    def claim(self, target: str, ids: Sequence[str], sources: Sequence[tuple[str, str]]) -> None:
-        owned = self.owners.setdefault(target, {})
-        for chunk, source in zip(ids, sources, strict=True):
-            first = owned.setdefault(chunk, source)
-            if first != source:
-                self.collisions.append(
-                    {"target": target, "id": chunk, "first": " ".join(first), "second": " ".join(source)}
-                )
+    def finish(self) -> Staged:
+        staged = self.staged
+        staged.repairs = [
+            {"collection": c, "field": f, "rule": r, "chunks": n} for (c, f, r), n in sorted(self.repairs.items())
+        ]
+        staged.examples, staged.collisions = self.examples, self.collisions[:1000]
+        staged.collided = len(self.collisions)
+        self.quarantine.write(self.entries)
+        staged.quarantined = self.quarantine.counts()
+        staged.save(staged.folder)
+        return staged
 
 
 def stage(
@@ -252,31 +292,19 @@ def stage(
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(quarantine.folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    staged, tally = Staged(folder, rewritten=0), _Tally()
-    staged.files = {target: [] for target in sorted(schema.targets(snapshot.names()))}
-    # By number: a collection's name need not be a legal file name everywhere.
-    folders = {target: f"{number:03d}" for number, target in enumerate(staged.files, start=1)}
-    for name in folders.values():
-        (folder / name).mkdir()
+    files: dict[str, list[tuple[str, str, int]]] = {target: [] for target in sorted(schema.targets(snapshot.names()))}
+    staging = _Staging(Staged(folder, files, rewritten=0), quarantine)
     work = [(info, part) for info in snapshot.collections() for part in snapshot.parts(info.name)]
-    for (info, part), batch in zip(work, ahead(snapshot.read(part) for _, part in work), strict=True):
+    for (info, part), batch in zip(work, ahead(snapshot.read, (part for _, part in work)), strict=True):
         transformed = schema.transform(batch, info.name, context)
         failures = schema.failures(
             transformed, context, dimension=info.dimension, allowed_dimensions=dimensions, space=info.space
         )
         if most_bytes is not None:
             failures = pd.concat([failures, _too_large(transformed.batch, batch.ids, info.name, most_bytes)])
-        _stage_part(staged, folders, tally, quarantine, info, part, batch, transformed, failures)
+        staging.part(info, part, batch, transformed, failures)
         progress.advance(len(batch))
-    staged.repairs = [
-        {"collection": c, "field": f, "rule": r, "chunks": n} for (c, f, r), n in sorted(tally.repairs.items())
-    ]
-    staged.examples, staged.collisions = tally.examples, tally.collisions[:1000]
-    staged.collided = len(tally.collisions)
-    quarantine.write(tally.entries)
-    staged.quarantined = quarantine.counts()
-    staged.save(folder)
-    return staged
+    return staging.finish()
 
 
 def _too_large(written: ChunkBatch, ids: Sequence[str], collection: str, most: int) -> pd.DataFrame:
@@ -295,59 +323,3 @@ def _too_large(written: ChunkBatch, ids: Sequence[str], collection: str, most: i
 
 
 _ROUGHLY = 8  # bytes a character, more than UTF-8 and JSON's escapes make of any but control characters
-
-
-def _stage_part(
-    staged: Staged,
-    folders: dict[str, str],
-    tally: _Tally,
-    quarantine: Quarantine,
-    info: CollectionInfo,
-    part: Part,
-    batch: ChunkBatch,
-    transformed: Transformed,
-    failures: pd.DataFrame,
-) -> None:
-    name = Path(part.file).with_suffix("").as_posix().replace("/", "-")
-    reasons = failures.groupby("id", sort=False).first() if len(failures) else None
-    # Not by numpy's own text type, which drops NUL characters at the end of an id.
-    failed = frozenset(reasons.index) if reasons is not None else frozenset()
-    bad = np.array([i in failed for i in batch.ids], dtype=bool)
-    if reasons is not None:
-        positions = np.flatnonzero(bad)
-        quarantine.keep(name, batch.take(positions), info.name, [batch.ids[i] for i in positions])
-        for position in positions:
-            row = reasons.loc[batch.ids[position]]
-            tally.entries.append(
-                {"collection": info.name, "id": batch.ids[position], "reason": row["reason"], "detail": row["detail"]}
-            )
-    kept = {batch.ids[i] for i in np.flatnonzero(~bad)}
-    tally.repaired(transformed.repairs[transformed.repairs["id"].isin(kept)])
-    routed: dict[str, list[int]] = {}
-    for at in np.flatnonzero(~bad).tolist():
-        routed.setdefault(transformed.targets[at], []).append(at)
-    for target, rows in sorted(routed.items()):
-        piece = transformed.batch.take(rows)
-        sources = [(info.name, transformed.source_ids[i]) for i in rows]
-        tally.claim(target, piece.ids, sources)
-        staged.rewritten = (staged.rewritten or 0) + sum(
-            new != old for new, (_, old) in zip(piece.ids, sources, strict=True)
-        )
-        file = f"{folders[target]}/{len(staged.files[target]) + 1:05d}.parquet"
-        table = to_table(piece, info.dimension).append_column(
-            "source_id", pa.array([s for _, s in sources], pa.large_string())
-        )
-        pq.write_table(table, staged.folder / file, compression="zstd", compression_level=1, use_dictionary=False,
-                       write_statistics=False)  # fmt: skip
-        staged.files[target].append((file, info.name, len(piece)))
-    staged.total += len(batch)
-
-
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The items, each next one being made in a second thread while the one before is in use."""
-    nothing = object()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as pool:
-        coming = pool.submit(next, items, nothing)
-        while (item := coming.result()) is not nothing:
-            coming = pool.submit(next, items, nothing)
-            yield cast(T, item)

@@ -2,6 +2,12 @@
 
 The claim is the lock that step 22 writes under; step 22 gives it back when every chunk has arrived. Until then it is given
 back only where nothing of this run is in the target.
+
+A collection that another run made is never called free to remove: while that run imports, or waits for its signatures, it is
+the run's result.
+
+`target-database.json` in the workspace names what was about to be made. A database that this run made and that holds no
+collection any more is deleted again; a tenant stays, since Chroma deletes none.
 """
 
 from __future__ import annotations
@@ -25,59 +31,39 @@ from helpers.stores import open_target
 from helpers.stores.creation import RESTORE
 from helpers.stores.opening import lacking, make, remove_database
 
-# -- owners ------------------------------------------------------------------------------------------------------------
-
-# Whose are the collections that stand in the way: the run that holds the target's lock, or one reported here.
-#
-# A collection that another run made is never called free to remove: while that run imports, or waits for its signatures, it
-# is the run's result.
-
-
 SHOWN = 5
+FILE = "target-database.json"
 
 
 def taken(
-    names: Sequence[str],
-    target: Endpoint | None,
-    label: str,
-    holder: Mapping[str, Any] | None,
-    own_run: str = "",
+    names: Sequence[str], target: Endpoint | None, label: str, holder: Mapping[str, Any] | None, own_run: str = "",
     nothing: str = "",
-) -> Terminal:
+) -> Terminal:  # fmt: skip
     """The error where a target holds collections that are not this run's: whose they are, since when, what to do.
 
     `holder` is what the target's lock says (None: nobody holds it). `nothing` is a sentence to begin the advice with. The
     code is "lock_held" where another run holds the target now, else "target_not_empty".
     """
-    listed = f"{', '.join(names[:SHOWN])}{' …' if len(names) > SHOWN else ''}"
-    where = f"target {label}"
+    shown = f"already holds {', '.join(names[:SHOWN])}{' …' if len(names) > SHOWN else ''}"
+    code = ReasonCode.TARGET_NOT_EMPTY
     if holder and holder.get("run_id") != own_run:
-        who = str(holder.get("run_id", "?"))
-        named = who if who.startswith(RESTORE) else f"run {who}"
-        look = "" if who.startswith(RESTORE) else f" (there: {RUNBOOK} status {who})"
-        return Terminal(
-            ReasonCode.LOCK_HELD,
-            f"already holds {listed}, and {named} on host {holder.get('host', '?')} has been writing there since "
-            f"{holder.get('time', '?')}",
-            where=where,
-            next_step=f"{nothing}Remove nothing: these collections are being written. Wait until it has ended{look}, or "
-            "name another target.",
+        code, who = ReasonCode.LOCK_HELD, str(holder.get("run_id", "?"))
+        restoring = who.startswith(RESTORE)
+        named, look = (who, "") if restoring else (f"run {who}", f" (there: {RUNBOOK} status {who})")
+        what = f", and {named} on host {holder.get('host', '?')} has been writing there since {holder.get('time', '?')}"
+        then = f"Remove nothing: these collections are being written. Wait until it has ended{look}, or name another target."
+    elif target and (made_by := _runs_that_made(names, target, own_run)):
+        folder, made = made_by[0]
+        which = "them" if set(made) >= set(names) else ", ".join(made[:SHOWN])
+        what = f"; run {folder.id}, begun {folder.facts()['created']}, made {which}"
+        then = (
+            f"Remove nothing: they are the result of that run. Look at it with {folder.command('status')}; "
+            f"to undo it: {folder.command('rollback', '--dry-run')}. Or name another target."
         )
-    for folder, made in _runs_that_made(names, target, own_run) if target else ():
-        return Terminal(
-            ReasonCode.TARGET_NOT_EMPTY,
-            f"already holds {listed}; run {folder.id}, begun {folder.facts()['created']}, made "
-            f"{'them' if set(made) >= set(names) else ', '.join(made[:SHOWN])}",
-            where=where,
-            next_step=f"{nothing}Remove nothing: they are the result of that run. Look at it with {folder.command('status')}; "
-            f"to undo it: {folder.command('rollback', '--dry-run')}. Or name another target.",
-        )
-    return Terminal(
-        ReasonCode.TARGET_NOT_EMPTY,
-        f"already holds {listed}. No run holds the target's lock, and none reported in {runs.reports_root()} made them",
-        where=where,
-        next_step=f"{nothing}Name another target. Remove a collection there only if you know whose it was and that it may go.",
-    )
+    else:
+        what = f". No run holds the target's lock, and none reported in {runs.reports_root()} made them"
+        then = "Name another target. Remove a collection there only if you know whose it was and that it may go."
+    return Terminal(code, shown + what, where=f"target {label}", next_step=nothing + then)
 
 
 def _runs_that_made(names: Sequence[str], target: Endpoint, own_run: str) -> list[tuple[RunFolder, list[str]]]:
@@ -88,9 +74,7 @@ def _runs_that_made(names: Sequence[str], target: Endpoint, own_run: str) -> lis
         if folder.id == own_run or not ledger.is_file():
             continue
         try:
-            document = read_yaml_mapping(
-                folder.reports / RunPath.PARAMETERS
-            )  # as it is: its schema may lie in another folder
+            document = read_yaml_mapping(folder.reports / RunPath.PARAMETERS)  # its schema may lie in another folder
             there = Endpoint.model_validate(document["target"])
             if there.path is not None:
                 there = there.model_copy(update={"path": str(Path(folder.facts()["directory"]) / there.path)})
@@ -104,14 +88,6 @@ def _runs_that_made(names: Sequence[str], target: Endpoint, own_run: str) -> lis
         if made:
             found.append((folder, made))
     return found
-
-
-# -- database ----------------------------------------------------------------------------------------------------------
-
-# The target's tenant and database, where the run had to make them: written down before, taken away by a rollback.
-#
-# `target-database.json` in the workspace names what was about to be made. A database that this run made and that holds no
-# collection any more is deleted again; a tenant stays, since Chroma deletes none.
 
 
 @dataclass(slots=True)
@@ -155,9 +131,6 @@ def remove_made_database(folder: RunFolder) -> str:
 def _made(folder: RunFolder) -> list[str]:
     found = MadeDatabase.load(folder.workspace)
     return found.made if found is not None else []
-
-
-# -- target lock -------------------------------------------------------------------------------------------------------
 
 
 def claim_target(folder: RunFolder) -> str:

@@ -75,8 +75,7 @@ class WrittenData:
         for file, collection, _ in staged.files.get(target, []):
             table = read_parquet(staged.folder / file)
             sources = cast(list[str], table.column("source_id").to_pylist())
-            batch = from_table(table.drop_columns(["source_id"]))
-            yield Piece(batch, [(collection, i) for i in sources])
+            yield Piece(from_table(table), [(collection, i) for i in sources])
 
     def ids(self, target: str) -> set[str]:
         """Every id that this run wrote, or may have written, to a target collection: by any of its stagings."""

@@ -23,11 +23,9 @@ from typing import Any
 import numpy as np
 
 from helpers.errors import Interrupted, RunbookError, Terminal
-from helpers.fence import who_has_open
-from helpers.migration.written_data import WrittenData
+from helpers.fence import used_by
 from helpers.monitoring import probes
-from helpers.monitoring.probes import Probe
-from helpers.parameters import resolve_path
+from helpers.monitoring.probes import SOURCE, TARGET
 from helpers.reason_codes import ReasonCode
 from helpers.results import write_json
 from helpers.run import folders as runs
@@ -99,7 +97,6 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 # -- measure -----------------------------------------------------------------------------------------------------------
 
 
-SOURCE, TARGET = "source", "target"
 CLIENTS = (1, 4, 16)  # at once; the first is the runbook's own measurement
 PER_COLLECTION = 25
 _SHARES = 101  # quantiles kept of each level, from the fastest query to the slowest
@@ -119,7 +116,9 @@ class Side:
 
     def __init__(self, run: RunRecord, side: str, stack: ExitStack) -> None:
         self.run, self.side = run, side
-        chosen = _probes(run, side)
+        chosen = probes.choose(run, side, PER_COLLECTION)
+        if not chosen:
+            raise Terminal(ReasonCode.NOTHING_TO_ASK, "no stored vector to search for", where=side)
         begun = time.perf_counter()
         self.store: Reader = stack.enter_context(_opened(run, side))
         self.opened_ms = 1000 * (time.perf_counter() - begun)
@@ -195,25 +194,12 @@ def measured(run: RunRecord) -> dict[str, Any]:
         return found | {name: side.facts() for name, side in sides.items()}
 
 
-def _probes(run: RunRecord, side: str) -> list[Probe]:
-    made = WrittenData(run)
-    if side == TARGET:
-        chosen = probes.of_target(run, PER_COLLECTION)
-    else:
-        assert made.snapshot is not None  # every step has passed
-        chosen = probes.of_snapshot(run, made.snapshot, PER_COLLECTION)
-    if not chosen:
-        raise Terminal(ReasonCode.NOTHING_TO_ASK, "no stored vector to search for", where=side)
-    return chosen
-
-
 def _opened(run: RunRecord, side: str) -> Any:
     if side == SOURCE:
         return open_chosen(run)
     target = run.parameters.target
-    if target.path is not None and (found := who_has_open(resolve_path(target.path))).processes:
-        raise Terminal(ReasonCode.TARGET_IN_USE,
-                       f"{found.sentence()} has it open; two processes on one directory destroy it",
+    if used := used_by(target):
+        raise Terminal(ReasonCode.TARGET_IN_USE, f"{used} has it open; two processes on one directory destroy it",
                        where=target.label)  # fmt: skip
     return open_target(target)
 

@@ -7,7 +7,7 @@ really the first, and a changed target is distinguished from one that answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch
-from helpers.migration.staging import Staged
 from helpers.migration.written_data import WrittenData
 from helpers.run.record import RunRecord
 from helpers.snapshots.export_journal import read_parquet
-from helpers.snapshots.snapshot import Snapshot, from_table
+from helpers.snapshots.snapshot import from_table
 from helpers.stores import Reader, Space
 from helpers.stores.client import ClientStore
 from helpers.stores.limits import attempt
 
-MOST_FILES = 4  # of a collection that probes are taken from, spread over it
+SOURCE, TARGET = "source", "target"
+_FILES = 4  # of a collection that probes are taken from, spread over it
 T = TypeVar("T")
 Vector = npt.NDArray[np.float32]
 Hits = list[tuple[str, float]]
@@ -41,41 +41,30 @@ class Probe:
     vector: Vector
 
 
-def of_target(run: RunRecord, per_collection: int) -> list[Probe]:
-    """Of each target collection that the run filled, from what it staged. Raises `WorldError` (`staged_gone`)."""
-    made = WrittenData(run)
-    staged = made.require_staged()
-    return [p for name in made.collections for p in _of_files(run, staged, name, per_collection)]
+def choose(run: RunRecord, side: str, number: int) -> list[Probe]:
+    """So many stored vectors of each collection, by a seeded draw over at most four files of it.
 
-
-def _of_files(run: RunRecord, staged: Staged, name: str, number: int) -> list[Probe]:
-    files = [file for file, _, rows in staged.files.get(name, []) if rows]
-    parts = [from_table(read_parquet(staged.folder / f).drop_columns(["source_id"])) for f in _spread(files)]
-    return _choose(name, parts, number, run.parameters.validation.seed)
-
-
-def of_snapshot(run: RunRecord, snapshot: Snapshot, per_collection: int) -> list[Probe]:
-    """Of each collection of the source, from the snapshot that the target is held to."""
-    found = []
-    for name in snapshot.names():
-        parts = [snapshot.read(part) for part in _spread(snapshot.parts(name))]
-        found += _choose(name, parts, per_collection, run.parameters.validation.seed)
+    `TARGET`: of the collections that the run filled, from what it staged; raises `WorldError` (`staged_gone`). `SOURCE`: of
+    the snapshot that the target is held to, [] where the run has taken none.
+    """
+    made, seed, found = WrittenData(run), run.parameters.validation.seed, []
+    parts: dict[str, Iterator[ChunkBatch]] = {}
+    if side == TARGET:
+        staged = made.require_staged()
+        for name in made.collections:
+            files = [file for file, _, rows in staged.files.get(name, []) if rows]
+            parts[name] = (from_table(read_parquet(staged.folder / file)) for file in _spread(files))
+    elif made.snapshot is not None:
+        parts = {name: map(made.snapshot.read, _spread(made.snapshot.parts(name))) for name in made.snapshot.names()}
+    for name, batches in parts.items():
+        whole = ChunkBatch.concatenate(list(batches))
+        drawn = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(~whole.lost))[:number])
+        found += [Probe(name, whole.ids[i], whole.embeddings[i]) for i in drawn]
     return found
 
 
-def _spread(items: Sequence[T]) -> list[T]:
-    step = max(1, len(items) // MOST_FILES)
-    return list(items[::step][:MOST_FILES])
-
-
-def _choose(name: str, parts: Sequence[ChunkBatch], number: int, seed: int) -> list[Probe]:
-    """So many chunks that have a vector, by a seeded draw."""
-    if not parts:
-        return []
-    whole = ChunkBatch.concatenate(list(parts))
-    rows = np.flatnonzero(~whole.lost)
-    drawn = np.sort(np.random.default_rng(seed).permutation(rows)[:number])
-    return [Probe(name, whole.ids[i], whole.embeddings[i]) for i in drawn]
+def _spread(items: Sequence[T]) -> Sequence[T]:
+    return items[:: max(1, len(items) // _FILES)][:_FILES]
 
 
 def asker(store: Reader, name: str) -> Asker:

@@ -1,4 +1,11 @@
-"""A figure that is drawn again in its place while a person watches; the runner, which nobody watches, gets the last one."""
+"""Samples of a database in use, at an interval: health, logs, stored vectors searched for, chunks counted; and when a watch ends.
+
+Steps 25 and 50 watch the target, step 27 the source. What differs is handed in: how the store is opened, which vectors are
+searched for, which counts it is held to, which health URLs and logs belong to it.
+
+The journal of step 50 is workspace/<run id>/monitoring/<when begun>.jsonl: its first line says when the watch began, each further
+one is a sample, flushed to disk, and the last one says how it ended. What a killed process leaves is gone on with.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,39 +23,31 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from helpers import plots
-from helpers.cutover.application import LogWatch, ask_all, positions
+from helpers.cutover.application import Answer, LogWatch, ask_all
 from helpers.errors import RunbookError, one_line
-from helpers.fence import who_has_open
+from helpers.fence import used_by
 from helpers.monitoring.probes import Asker, Probe, finds, timed, warm
-from helpers.parameters import Parameters, resolve_path
+from helpers.parameters import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
 from helpers.run import kernel
 from helpers.run.folders import RunPath
-from helpers.stores import Space, Store, open_target
-
-# -- looks -------------------------------------------------------------------------------------------------------------
-
-# One look at a target in use, the journal of all looks, and the rules by which a watch ends early.
-#
-# The journal is workspace/<run id>/monitoring/<when begun>.jsonl: its first line says when the watch began, each further
-# one is a look, flushed to disk, and the last one says how it ended. What a killed process leaves is gone on with.
-
+from helpers.run.record import Progress
+from helpers.stores import Reader, Space, open_target
 
 ERRORS_IN_A_ROW, SLOW_IN_A_ROW = 2, 3
-RECOUNTS, RECOUNT_PAUSE = (
-    3,
-    0.4,
-)  # times and seconds; of a collection that holds less than it did: an update may delete and add again
+RECOUNTS, RECOUNT_PAUSE = 3, 0.4  # times and seconds; a collection that holds less: an update may delete and add again
 _NAMED = 5  # problems of one sample that are named
+_TICK = 0.25  # seconds between two looks at whether the run was asked to stop
+_REDRAWN = 2.0  # seconds between two drawings of a live figure
 
 
 @dataclass(slots=True)
-class Look:
-    """What one look found. Latencies are milliseconds, None where no query was answered; `second` counts watched time.
+class Sample:
+    """What was found at one moment. Latencies are milliseconds, None where no query was answered; `second` counts watched time.
 
     `problems` are queries and counts that failed, `ill` health URLs and new lines in the application's logs, `shrunk`
-    collections below what was validated.
+    collections below what was validated, `moved` chunks that clients changed or removed since they were chosen.
     """
 
     when: str
@@ -62,15 +61,27 @@ class Look:
     ill: list[str] = field(default_factory=list)
     shrunk: list[str] = field(default_factory=list)
     moved: int = 0
+    mean: float | None = None
+    slowest: float | None = None
+    healthy: int = 0
+    log_lines: int = 0
+
+    @property
+    def trouble(self) -> list[str]:
+        return [*self.problems, *self.ill, *self.shrunk]
 
     def row(self) -> dict[str, Any]:
-        def shown(value: float | None) -> float | None:
-            return None if value is None else round(value, 1)
-
+        latencies = {
+            "mean ms": self.mean,
+            "p50 ms": self.p50,
+            "p95 ms": self.p95,
+            "p99 ms": self.p99,
+            "slowest ms": self.slowest,
+        }
         return {
-            "when": self.when[11:19], "second": round(self.second, 1), "queries": self.queries, "p50 ms": shown(self.p50),
-            "p95 ms": shown(self.p95), "p99 ms": shown(self.p99), "chunks": sum(self.counts.values()),
-            "problems": "; ".join([*self.problems, *self.ill, *self.shrunk]),
+            "when": self.when[11:19], "second": round(self.second, 1), "healthy": self.healthy, "queries": self.queries,
+            **{name: None if value is None else round(value, 1) for name, value in latencies.items()},
+            "chunks": sum(self.counts.values()), "new log lines": self.log_lines, "problems": "; ".join(self.trouble),
         }  # fmt: skip
 
 
@@ -82,20 +93,20 @@ class Breach:
     sentence: str
 
 
-def breach(looks: Sequence[Look], limit_ms: float) -> Breach | None:
-    """The rules. A count that stays below what was validated ends the watch at once; errors and health in two looks in a
+def breach(samples: Sequence[Sample], limit_ms: float) -> Breach | None:
+    """The rules. A count that stays below what was validated ends the watch at once; errors and health in two samples in a
     row, a p95 above the limit in three: one request can be lost on the way, and one query can be slow."""
-    if not looks:
+    if not samples:
         return None
-    last = looks[-1]
+    last = samples[-1]
     if last.shrunk:
         return Breach(ReasonCode.COUNT_SHRINKS, "; ".join(last.shrunk[:3]))
-    recent = looks[-ERRORS_IN_A_ROW:]
-    if len(recent) == ERRORS_IN_A_ROW and all(look.problems for look in recent):
+    recent = samples[-ERRORS_IN_A_ROW:]
+    if len(recent) == ERRORS_IN_A_ROW and all(sample.problems for sample in recent):
         return Breach(ReasonCode.TARGET_ERRORS, f"errors in {ERRORS_IN_A_ROW} samples in a row: {last.problems[0]}")
-    if len(recent) == ERRORS_IN_A_ROW and all(look.ill for look in recent):
+    if len(recent) == ERRORS_IN_A_ROW and all(sample.ill for sample in recent):
         return Breach(ReasonCode.NOT_HEALTHY, f"in {ERRORS_IN_A_ROW} samples in a row: {last.ill[0]}")
-    slow = [look.p95 for look in looks[-SLOW_IN_A_ROW:] if look.p95 is not None and look.p95 > limit_ms]
+    slow = [sample.p95 for sample in samples[-SLOW_IN_A_ROW:] if sample.p95 is not None and sample.p95 > limit_ms]
     if len(slow) == SLOW_IN_A_ROW:
         shown = ", ".join(f"{value:,.0f}" for value in slow)
         return Breach(
@@ -105,47 +116,79 @@ def breach(looks: Sequence[Look], limit_ms: float) -> Breach | None:
 
 
 class Watcher:
-    """The same stored vectors searched for again and again, and every collection counted.
+    """The same stored vectors searched for again and again, and every collection of `counts` (validated chunks) counted.
 
-    A target that is a directory is opened for each look only, and not at all once another process has it open: two
-    processes on one directory destroy it. `counts` are the validated ones by collection.
+    `opened` gives the store: once if `keep`, else for each sample. A directory that `alone` names is not opened while another
+    process has it open: two processes on one directory destroy it (chroma-facts 15).
     """
 
-    def __init__(self, parameters: Parameters, probes: Sequence[Probe], counts: Mapping[str, int]) -> None:
-        rules = parameters.cutover
-        self.target, self.probes, self.counts = parameters.target, list(probes), dict(counts)
-        self.health = list(rules.health)
-        self.logs = LogWatch(positions(rules.log_files), rules.log_pattern)  # lines from now on
+    def __init__(
+        self, opened: Callable[[], AbstractContextManager[Reader]], probes: Sequence[Probe], *, keep: bool = False,
+        alone: Endpoint | None = None, counts: Mapping[str, int] | None = None, health: Sequence[str] = (),
+        logs: LogWatch | None = None,
+    ) -> None:  # fmt: skip
+        self.probes, self.counts, self.health = list(probes), dict(counts or {}), list(health)
+        self.logs = logs or LogWatch({}, "")
+        self.answers: list[Answer] = []  # of the health URLs, in the last sample
         self.skipped = ""
         self.blind: set[str] = set()  # chunks that were not found from the beginning: timed, not judged
+        self._opened, self._keep, self._alone = opened, keep, alone
         self._moved: set[tuple[str, str]] = set()
         self._seen = False
         self._spaces: dict[str, Space] = {}
         self._stack = ExitStack()
-        self._store: Store | None = None
+        self._store: Reader | None = None
         self._asks: dict[str, Asker] = {}
 
-    def look(self, second: float) -> Look:
-        found = Look(utc_now(), second)
-        found.ill = [f"{a.url} {a.problem}" for a in ask_all(self.health) if not a.well]
-        found.ill += [one_line(f"{path}: {line}", 300) for path, line in self.logs.look()[:_NAMED]]
-        if self.target.path is not None:
-            holders = who_has_open(resolve_path(self.target.path))
-            if holders.processes:
-                self.skipped = f"{holders.sentence()} has the target open, which must stay its only user"
-                return found
+    @classmethod
+    def of_target(cls, target: Endpoint, probes: Sequence[Probe], **more: Any) -> Watcher:
+        """Of a target, opened once where it is a server."""
+        return cls(lambda: open_target(target), probes, keep=target.path is None, alone=target, **more)
+
+    def samples(self, seconds: float, interval: float, bar: Progress, watched: float | None = None) -> Iterator[Sample]:
+        """One at once, one every `interval` seconds, one at the end; a last one that found a problem is repeated once.
+
+        After `watched` seconds by an earlier process it begins when the next one is due. `bar` counts seconds; it raises
+        `Interrupted` where the run was asked to stop. Whoever has seen enough stops asking.
+        """
+        begun = time.monotonic() - (watched or 0.0)
+        due = 0.0 if watched is None else min(watched + interval, seconds)
+        repeated = False
         try:
-            if self.target.path is not None:
-                with open_target(self.target) as store:
-                    self._ask(store, found)
-                self._asks.clear()
-            else:
-                if self._store is None:
-                    self._store = self._stack.enter_context(open_target(self.target))
-                self._ask(self._store, found)
+            while True:
+                while (left := begun + due - time.monotonic()) > 0:
+                    _advance(bar, time.monotonic() - begun)
+                    time.sleep(min(_TICK, left))
+                second = time.monotonic() - begun
+                _advance(bar, second)
+                found = self.sample(second, last=second >= seconds)
+                yield found
+                if second >= seconds and (repeated or not (found.problems or found.ill)):
+                    return
+                repeated = second >= seconds
+                due = second + interval if repeated else min(next_due(due, second, interval), seconds)
+        finally:
+            self.close()
+
+    def sample(self, second: float, *, last: bool = False) -> Sample:
+        found = Sample(utc_now(), second)
+        self.answers, before = ask_all(self.health), self.logs.seen
+        found.healthy = sum(a.well for a in self.answers)
+        found.ill = [f"{a.url} {a.problem}" for a in self.answers if not a.well]
+        found.ill += [one_line(f"{path}: {line}", 300) for path, line in self.logs.look(last=last)[:_NAMED]]
+        found.log_lines = self.logs.seen - before
+        if self._alone is not None and (used := used_by(self._alone)):
+            self.skipped = f"{used} has the target open, which must stay its only user"
+            return found
+        try:
+            if self._store is None:
+                self._store = self._stack.enter_context(self._opened())
+            self._ask(self._store, found)
         except RunbookError as error:
             self._let_go()
             found.problems.append(one_line(f"{error.where}: {error.what}" if error.where else error.what, 300))
+        if not self._keep:
+            self._let_go()
         del found.problems[_NAMED:]
         return found
 
@@ -158,12 +201,10 @@ class Watcher:
         self._store = None
         self._asks.clear()
 
-    def _ask(self, store: Store, found: Look) -> None:
+    def _ask(self, store: Reader, found: Sample) -> None:
         times: list[float] = []
         missed: list[Probe] = []
-        self._asks = self._asks or warm(
-            store, self.probes
-        )  # a directory was opened for this sample: not part of a latency
+        self._asks = self._asks or warm(store, self.probes)  # opening a directory is no part of a latency
         try:
             for probe in self.probes:
                 name = probe.collection
@@ -171,16 +212,19 @@ class Watcher:
                 times.append(milliseconds)
                 if name not in self._spaces:
                     self._spaces[name] = store.info(name).space
-                if not finds(probe, hits, self._spaces[name]):
+                if not hits:
+                    found.problems.append(f"collection {name}: a query found nothing")
+                elif not finds(probe, hits, self._spaces[name]):
                     missed.append(probe)
         finally:
             found.queries = len(times)
             if times:
                 found.p50, found.p95, found.p99 = (float(v) for v in np.percentile(times, [50, 95, 99]))
+                found.mean, found.slowest = float(np.mean(times)), max(times)
         self._judge(store, missed, found)
         self._count(store, found)
 
-    def _judge(self, store: Store, missed: list[Probe], found: Look) -> None:
+    def _judge(self, store: Reader, missed: list[Probe], found: Sample) -> None:
         """What is not found any more: a chunk that a client changed or took away is no fault."""
         for probe in missed:
             key = (probe.collection, probe.id)
@@ -203,7 +247,7 @@ class Watcher:
                     f"collection {name}: none of {len(whole)} stored chunks is found by its own vector"
                 )
 
-    def _count(self, store: Store, found: Look) -> None:
+    def _count(self, store: Reader, found: Sample) -> None:
         for name, validated in self.counts.items():
             found.counts[name] = store.count(name)
             for _ in range(RECOUNTS):
@@ -215,33 +259,44 @@ class Watcher:
                 found.shrunk.append(f"{name} holds {found.counts[name]:,} chunks, {validated:,} were validated")
 
 
+def next_due(due: float, now: float, interval: float) -> float:
+    """The next moment of the rhythm that is still to come: samples that were missed are not made up for."""
+    while due <= now:
+        due += interval
+    return due
+
+
+def _advance(bar: Progress, second: float) -> None:
+    bar.advance(max(0, min(bar.total, int(second)) - bar.done))
+
+
 class Journal:
-    """The looks of one watch on disk."""
+    """The samples of one watch of step 50 on disk."""
 
     def __init__(self, workspace: Path) -> None:
         self.folder = workspace / RunPath.MONITORING
-        self.looks: list[Look] = []
+        self.samples: list[Sample] = []
         self.path = self.folder / "none"
         self.resumed = False
         newest = max(self.folder.glob("*.jsonl"), default=None)
-        if newest is not None and (looks := _unfinished(newest)) is not None:
-            self.path, self.looks, self.resumed = newest, looks, bool(looks)
+        if newest is not None and (samples := _unfinished(newest)) is not None:
+            self.path, self.samples, self.resumed = newest, samples, bool(samples)
         else:
             self.path = self.folder / f"{utc_now().replace(':', '').removesuffix('+0000')}.jsonl"
             self._write({"begun": utc_now()})
 
-    def add(self, look: Look) -> None:
-        self.looks.append(look)
-        self._write(asdict(look))
+    def add(self, sample: Sample) -> None:
+        self.samples.append(sample)
+        self._write(asdict(sample))
 
     def end(self, how: str) -> None:
         """The watch is over: `done`, or the code of its breach. The next one begins anew."""
         self._write({"ended": how})
 
     def gaps(self, interval: float) -> list[tuple[float, float]]:
-        """(second of the watch, seconds that nobody watched) where looks lie further apart than they should."""
+        """(second of the watch, seconds that nobody watched) where samples lie further apart than they should."""
         found = []
-        for before, after in zip(self.looks, self.looks[1:], strict=False):
+        for before, after in zip(self.samples, self.samples[1:], strict=False):
             apart = (datetime.fromisoformat(after.when) - datetime.fromisoformat(before.when)).total_seconds()
             unseen = apart - (after.second - before.second)
             if unseen > max(2 * interval, 5.0):
@@ -257,15 +312,15 @@ class Journal:
             os.fsync(file.fileno())
 
 
-def _unfinished(path: Path) -> list[Look] | None:
-    """The looks of a journal that has no end yet; None where it is over. A torn line is left out."""
-    looks = []
+def _unfinished(path: Path) -> list[Sample] | None:
+    """The samples of a journal that has no end yet; None where it is over. A torn line is left out."""
+    samples = []
     for raw in _lines(path):
         if "ended" in raw:
             return None
         if "second" in raw:
-            looks.append(Look(**raw))
-    return looks
+            samples.append(Sample(**raw))
+    return samples
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -278,12 +333,6 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield raw
 
 
-# -- watcher -----------------------------------------------------------------------------------------------------------
-
-
-MOST_OFTEN = 2.0  # seconds
-
-
 class LiveFigure:
     """`show` draws at most every two seconds, in a kernel that no runner started."""
 
@@ -294,7 +343,7 @@ class LiveFigure:
     def show(self, draw: Callable[[], Figure]) -> None:
         shell = kernel.shell()
         now = time.monotonic()
-        if shell is None or not hasattr(shell, "kernel") or kernel.under_runner() or now - self._shown < MOST_OFTEN:
+        if shell is None or not hasattr(shell, "kernel") or kernel.under_runner() or now - self._shown < _REDRAWN:
             return
         from IPython.display import Image, display
 

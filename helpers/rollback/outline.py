@@ -1,4 +1,4 @@
-"""What a rollback will do, said before it does anything: read from the run's own files, without asking source or target."""
+"""When a rollback is due, what it will do, and stopping the migration; read from the run's files, nothing else is asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -38,16 +38,14 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
-# -- triggers ----------------------------------------------------------------------------------------------------------
-
-# When a rollback is due: the triggers of the runbook, read from what the steps found. Pure: it looks, and starts nothing.
-
-
 LEAST_VALID = 0.95
 MOST_MISSING, MOST_MISSING_SHARE = 100, 0.05  # the runbook's figure and A27's: whichever is smaller
 MOST_DIVERGENCE = 0.20
-_SCHEMA_REASONS = (ReasonCode.FIELD_MISSING, ReasonCode.MISSING_METADATA)
-_MISSING = (ReasonCode.CHUNK_MISSING, ReasonCode.COLLECTION_MISSING, ReasonCode.COUNT_MISMATCH)
+_SCHEMA_REASONS = ("field_missing", "missing_metadata")
+_MISSING = ("chunk_missing", "collection_missing", "count_mismatch")
+LOCKS = ("runner", "step")
+_HOLDER = re.compile(r"process (\d+) on (.+)")
+PATIENCE = 20.0  # seconds for the batch in hand, as Ctrl-C gives; then its kernel is ended, then the process
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +59,12 @@ class Trigger:
 
 def triggers(results: Mapping[str, StepResult]) -> list[Trigger]:
     """The triggers in these results (by step number), in the order of the steps. A pause for disk is none."""
-    found: list[Trigger] = []
-    for step in (Step.MIGRATE, Step.VALIDATE):
-        result = results.get(step)
-        if result is None:
-            continue
-        found += _time(result)
-        found += _valid(result)
-        found += _missing(result)
-        found += _vectors(result)
-        found += _search(result)
-        found += _schema(result)
-    return found
+    steps = [results[step] for step in (Step.MIGRATE, Step.VALIDATE) if step in results]
+    return [
+        Trigger(code, result.step, said)
+        for result in steps
+        for code, said in (*_of_the_whole(result), *_of_parts(result))
+    ]
 
 
 def due(folder: RunFolder) -> list[Trigger]:
@@ -85,27 +77,17 @@ def _failed(result: StepResult) -> list[Check]:
     return [c for c in result.checks if c.verdict is Verdict.FAIL]
 
 
-def _time(result: StepResult) -> list[Trigger]:
-    if result.error is None or result.error["code"] != ReasonCode.TIME_LIMIT:
-        return []
-    return [Trigger(ReasonCode.TIME_LIMIT, result.step, "the migration took longer than migration.max_minutes")]
-
-
-def _valid(result: StepResult) -> list[Trigger]:
+def _of_the_whole(result: StepResult) -> Iterator[tuple[str, str]]:
+    """More than 100 chunks are missing, or more than 5 % of them, whichever is smaller; too few are valid; the time is over."""
+    if result.error is not None and result.error["code"] == ReasonCode.TIME_LIMIT:
+        yield ReasonCode.TIME_LIMIT, "the migration took longer than migration.max_minutes"
     share = result.facts.get("validation_pass_rate")
-    if not isinstance(share, int | float) or share >= LEAST_VALID:
-        return []
-    return [Trigger("validation_below_95", result.step, f"{100 * share:.2f} % of the chunks are valid, below 95 %")]
-
-
-def _missing(result: StepResult) -> list[Trigger]:
-    """More than 100 chunks, or more than 5 % of them, whichever is smaller."""
+    if isinstance(share, int | float) and share < LEAST_VALID:
+        yield "validation_below_95", f"{100 * share:.2f} % of the chunks are valid, below 95 %"
     total, missing = _counts(result)
     limit = min(MOST_MISSING, MOST_MISSING_SHARE * total) if total else MOST_MISSING
-    if missing <= limit:
-        return []
-    said = f"{missing:,} chunks are missing in the target, more than {limit:g}"
-    return [Trigger("chunks_missing", result.step, said)]
+    if missing > limit:
+        yield "chunks_missing", f"{missing:,} chunks are missing in the target, more than {limit:g}"
 
 
 def _counts(result: StepResult) -> tuple[int, int]:
@@ -119,46 +101,21 @@ def _counts(result: StepResult) -> tuple[int, int]:
     return 0, max((c.offenders for c in _failed(result) if c.reason in _MISSING), default=0)
 
 
-def _vectors(result: StepResult) -> list[Trigger]:
-    found = []
+def _of_parts(result: StepResult) -> Iterator[tuple[str, str]]:
+    """Of searches the exact overlap: ANN noise is out of it (over-query), so what is left is divergence."""
     for check in _failed(result):
         if check.reason == ReasonCode.NAN_EMBEDDING:
-            found.append(Trigger("nan_in_target", result.step, check.detail or "the target holds NaN"))
+            yield "nan_in_target", check.detail or "the target holds NaN"
         elif any("dimensions instead of" in str(row.get("detail", "")) for row in check.ids):
-            found.append(
-                Trigger(ReasonCode.WRONG_DIMENSION, result.step, f"{check.name}: {check.ids[0].get('detail', '')}")
-            )
-    return found
-
-
-def _search(result: StepResult) -> list[Trigger]:
-    """Exact overlap: ANN noise is out of it (over-query), so what is left is divergence."""
-    found = []
+            yield ReasonCode.WRONG_DIMENSION, f"{check.name}: {check.ids[0].get('detail', '')}"
     for row in result.facts.get("search") or []:
-        k = row.get("k")
-        overlap = row.get(f"overlap_exact@{k}")
+        overlap = row.get(f"overlap_exact@{row.get('k')}")
         if str(row.get("verdict")) == "fail" and isinstance(overlap, int | float) and 1 - overlap > MOST_DIVERGENCE:
             said = f"searches in {row['collection']} differ by {100 * (1 - overlap):.0f} %, more than 20 %"
-            found.append(Trigger("search_divergence", result.step, said))
-    return found
-
-
-def _schema(result: StepResult) -> list[Trigger]:
-    return [
-        Trigger("schema_fields_missing", result.step, f"{check.name}: {check.detail or check.measured}")
-        for check in _failed(result)
-        if check.reason in _SCHEMA_REASONS
-    ]
-
-
-# -- stop --------------------------------------------------------------------------------------------------------------
-
-# Stop our own migration process, known by the locks of its run, and nothing else.
-
-
-LOCKS = ("runner", "step")
-_HOLDER = re.compile(r"process (\d+) on (.+)")
-PATIENCE = 20.0  # seconds for the batch in hand, as Ctrl-C gives; then its kernel is ended, then the process
+            yield "search_divergence", said
+    for check in _failed(result):
+        if check.reason in _SCHEMA_REASONS:
+            yield "schema_fields_missing", f"{check.name}: {check.detail or check.measured}"
 
 
 def at_work(folder: RunFolder) -> dict[int, str]:
@@ -223,13 +180,10 @@ def _signal(folder: RunFolder, pid: int, number: signal.Signals) -> None:
     """To a process that has the lock file open at this moment; a process id alone may be somebody else's by now."""
     for name in LOCKS:
         found = who_has_open(folder.workspace / f"{name}.lock")
-        if pid in found.processes or not found.known:
+        if pid in found.processes:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
             return
-
-
-# -- outline -----------------------------------------------------------------------------------------------------------
 
 
 def clients_came(cutover: CutoverState | None) -> bool:

@@ -1,4 +1,10 @@
-"""The stage that proves the source, and mends it where that was ordered."""
+"""The source, before anybody is sent back to it: proven against the snapshot, or mended from it where that was ordered.
+
+Under a fence that was active all the time, any difference is damage. Without one, clients may have gone on writing: chunks
+that came, changed or went are then reported, and only what no client does by itself (a collection that is gone or has
+another configuration) counts as damage. Mending touches the chunks that differ and no others, so readers of the rest see no
+gap; what it overwrites or deletes is exported first.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +24,7 @@ from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
-from helpers.fence import Control, FenceState, takes_no_writes, who_has_open
+from helpers.fence import Control, FenceState, takes_no_writes, used_by
 from helpers.fence.control import LIFTED, LIFTING, UP
 from helpers.migration.restore import chosen, lost_vectors, prove
 from helpers.migration.source_changes import CollectionChanges, SourceChanges, selected, source_changes
@@ -40,17 +46,8 @@ from helpers.snapshots.snapshot import Snapshot, to_table
 from helpers.stores import Store, open_target
 from helpers.stores.opening import open_server
 
-# -- source ------------------------------------------------------------------------------------------------------------
-
-# The source before anybody is sent back to it: proven against the snapshot, or mended from it where that was ordered.
-#
-# Under a fence that was active all the time, any difference is damage. Without one, clients may have gone on writing: chunks that
-# came, changed or went are then reported, and only what no client does by itself (a collection that is gone or has another
-# configuration) counts as damage. Mending touches the chunks that differ and no others, so readers of the rest see no gap;
-# what it overwrites or deletes is exported first.
-
-
 BATCH = 100
+COLUMNS = ["collection", "in the snapshot", "added", "changed", "deleted", "verdict"]
 
 
 @dataclass(slots=True)
@@ -145,10 +142,9 @@ def open_for_writing(endpoint: Endpoint) -> Iterator[Store]:
             yield store  # type: ignore[misc]
         return
     path = Path(str(endpoint.path))
-    found = who_has_open(path)
-    if found.processes:
+    if used := used_by(endpoint):
         raise WorldError(
-            ReasonCode.SOURCE_IN_USE, f"{found.sentence()} has it open; two writers destroy a directory", where=str(path),
+            ReasonCode.SOURCE_IN_USE, f"{used} has it open; two writers destroy a directory", where=str(path),
             next_step="Stop that process, then repeat the rollback.",
         )  # fmt: skip
     try:
@@ -228,13 +224,11 @@ def _keep(store: Store, name: str, ids: Sequence[str], export: Path, number: int
     pq.write_table(to_table(batch), export / f"{number:03d}-{taken + 1}.parquet", compression="zstd")
 
 
-# -- act ---------------------------------------------------------------------------------------------------------------
-
-# What every stage of a rollback shares: the run, what it made, the state on disk, and the record of a stage.
-
-
 class StageContext:
-    """`in_use`: clients may have used the target. In a dry run nothing is recorded and nothing is touched."""
+    """`in_use`: clients may have used the target. In a dry run nothing is recorded and nothing is touched.
+
+    What every stage of a rollback shares: the run, what it made, the state on disk, and the record of a stage.
+    """
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.made = run, WrittenData(run)
@@ -278,12 +272,6 @@ class StageContext:
     def settled(self) -> bool:
         """Whether source and clients' writes are done with: afterwards clients write to the source, and it moves on."""
         return not self.run.dry_run and self.state.did(st.SETTLE)
-
-
-# -- proof -------------------------------------------------------------------------------------------------------------
-
-
-COLUMNS = ["collection", "in the snapshot", "added", "changed", "deleted", "verdict"]
 
 
 class SourceProof:

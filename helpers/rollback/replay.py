@@ -4,6 +4,10 @@ A chunk of the snapshot keeps its original metadata; over it go the keys that th
 put into the target. Where a new chunk goes follows from its id, which begins with the collection's name where the migration
 wrote ids so, by its `source_collection`, or by the operator (`--replay-to`). The plan is on disk before
 the source is touched, so that a kill in the middle is gone on with and never taken for damage.
+
+Clients' writes are the differences between the target and what was staged. This is asked only after a cutover: then step 23
+has proven that every chunk was right. Before one nobody uses the target, and a difference there is a fault of the migration,
+which must never reach the source.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,21 +30,13 @@ from helpers.migration.catch_up import UNFOUND, unreachable
 from helpers.migration.written_data import Origin, WrittenData
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent, write_json
-from helpers.snapshots.comparison import compare_batch, same_value, same_vectors
+from helpers.snapshots.comparison import compared, same_value, same_vectors
 from helpers.snapshots.export_journal import read_parquet, sha256
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, Reader, Space, Store
 
-# -- writes ------------------------------------------------------------------------------------------------------------
-
-# What clients wrote to the target since this run filled it: found chunk by chunk, and exported before anything goes.
-#
-# The target is compared with what was staged. This is asked only after a cutover: then step 23 has proven that every chunk
-# was right, so a difference is what a client wrote. Before one nobody uses the target, and a difference there is a fault of
-# the migration, which must never reach the source.
-
-
-READ = 500  # new chunks read and kept at a time
+PROBED = 200  # chunks of a collection that nobody wrote, searched for after a replay
+BATCH = 100  # chunks deleted and added together: a reader misses one for no longer than that takes
 
 
 @dataclass(slots=True)
@@ -68,12 +65,7 @@ class Written:
 
     @property
     def counts(self) -> dict[str, int]:
-        return {
-            "added": len(self.added),
-            "changed": len(self.changed),
-            "deleted": len(self.deleted),
-            "unreadable": len(self.unreadable),
-        }
+        return {kind: len(getattr(self, kind)) for kind in ("added", "changed", "deleted", "unreadable")}
 
 
 def written(store: Reader, made: WrittenData, before: list[str] | None, progress: Progress = silent) -> list[Written]:
@@ -108,15 +100,12 @@ def _collection(store: Reader, made: WrittenData, target: str, progress: Progres
     unreadable: list[str] = []
     for piece in made.pieces(target):
         ids = piece.rows.ids
-        here = [i for i, chunk in enumerate(ids) if chunk in left]
-        found = store.read(target, [ids[i] for i in here])
-        expected = piece.rows.take(here)
-        differing = set(compare_batch(expected, found, space)["id"])
+        pair = next(compared(store, target, [piece.rows], space))
+        found, differing = pair.found, pair.differing()
         lost = {chunk for chunk, gone in zip(found.ids, found.lost, strict=True) if gone}
         unreadable += sorted(lost)
-        rows = [i for i in here if ids[i] in differing and ids[i] not in lost]
-        at = {chunk: n for n, chunk in enumerate(found.ids)}
-        rows = [i for i in rows if ids[i] in at]  # deleted while we read: the second look finds it
+        at = {chunk: n for n, chunk in enumerate(found.ids)}  # one deleted while we read is found by the second look
+        rows = [i for i, chunk in enumerate(ids) if chunk in at and chunk in differing and chunk not in lost]
         was.append(piece.rows.take(rows))
         now.append(found.take([at[ids[i]] for i in rows]))
         origins += [piece.origins[i] for i in rows]
@@ -128,22 +117,13 @@ def _collection(store: Reader, made: WrittenData, target: str, progress: Progres
         left.difference_update(ids)
         progress.advance(len(ids))
     added, unread = _added(store, target, sorted(left))
-    return Written(
-        target,
-        space,
-        ChunkBatch.concatenate(was),
-        ChunkBatch.concatenate(now),
-        origins,
-        added,
-        deleted,
-        unreadable + unread,
-    )
+    before, after = ChunkBatch.concatenate(was), ChunkBatch.concatenate(now)
+    return Written(target, space, before, after, origins, added, deleted, unreadable + unread)
 
 
 def _added(store: Reader, target: str, ids: list[str]) -> tuple[ChunkBatch, list[str]]:
-    parts = [store.read(target, ids[at : at + READ]) for at in range(0, len(ids), READ)]
-    whole = ChunkBatch.concatenate(parts)
-    return whole.take(np.flatnonzero(~whole.lost)), [i for i, gone in zip(whole.ids, whole.lost, strict=True) if gone]
+    batch = store.read(target, ids)
+    return batch.take(np.flatnonzero(~batch.lost)), [i for i, gone in zip(batch.ids, batch.lost, strict=True) if gone]
 
 
 def summary(found: list[Written]) -> dict[str, int]:
@@ -163,34 +143,34 @@ def said(counts: dict[str, int]) -> str:
 
 def export(found: list[Written], folder: Path) -> dict[str, str]:
     """Every difference as files: what is there now, and what was. SHA-256 by file name. Whole or not at all."""
+    digests: dict[str, str] = {}
+    index: list[dict[str, Any]] = []
+    with whole(folder) as partial:
+        for number, one in enumerate(found, start=1):
+            for kind, batch in (("added", one.added), ("changed", one.changed), ("before", one.staged)):
+                if len(batch):
+                    file = f"{number:03d}-{kind}.parquet"
+                    pq.write_table(to_table(batch), partial / file, compression="zstd")
+                    digests[file] = sha256(partial / file)
+            index.append({
+                "collection": one.target, "number": number, **one.counts, "vanished": one.vanished,
+                "made": asdict(one.made) if one.made is not None else None, "added_ids": one.added.ids,
+                "changed_ids": [[i, *o] for i, o in zip(one.changed.ids, one.origins, strict=True)],
+                "deleted_ids": [[i, *o] for i, o in one.deleted], "unreadable_ids": one.unreadable,
+            })  # fmt: skip
+        write_json(partial / "index.json", {"collections": index, "files": digests})
+        digests["index.json"] = sha256(partial / "index.json")
+    return digests
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill under another name; it is there with all that was written, or not at all."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    digests: dict[str, str] = {}
-    index: list[dict[str, Any]] = []
-    for number, one in enumerate(found, start=1):
-        for kind, batch in (("added", one.added), ("changed", one.changed), ("before", one.staged)):
-            if len(batch):
-                file = f"{number:03d}-{kind}.parquet"
-                pq.write_table(to_table(batch), partial / file, compression="zstd")
-                digests[file] = sha256(partial / file)
-        index.append(
-            {
-                "collection": one.target,
-                "number": number,
-                **one.counts,
-                "vanished": one.vanished,
-                "made": asdict(one.made) if one.made is not None else None,
-                "added_ids": one.added.ids,
-                "changed_ids": [[i, *o] for i, o in zip(one.changed.ids, one.origins, strict=True)],
-                "deleted_ids": [[i, *o] for i, o in one.deleted],
-                "unreadable_ids": one.unreadable,
-            }
-        )
-    write_json(partial / "index.json", {"collections": index, "files": digests})
-    digests["index.json"] = sha256(partial / "index.json")
+    yield partial
     partial.rename(folder)
-    return digests
 
 
 def added_ids(export_folder: Path) -> dict[str, set[str]]:
@@ -204,13 +184,6 @@ def next_folder(workspace: Path, name: str) -> Path:
     root = workspace / "rollback"
     root.mkdir(parents=True, exist_ok=True)
     return next(p for n in range(1, 10_000) if not (p := root / f"{name}-{n}").exists())
-
-
-# -- replay ------------------------------------------------------------------------------------------------------------
-
-
-PROBED = 200  # chunks of a collection that nobody wrote, searched for after a replay
-BATCH = 100  # chunks deleted and added together: a reader misses one for no longer than that takes
 
 
 @dataclass(slots=True)
@@ -233,8 +206,8 @@ class Plan:
 
     def ids(self) -> set[tuple[str, str]]:
         """(source collection, id) of everything that it writes or deletes."""
-        return {(name, i) for name, batch in self.put.items() for i in batch.ids} | {
-            (name, i) for name, ids in self.delete.items() for i in ids
+        return {(n, i) for n, batch in self.put.items() for i in batch.ids} | {
+            (n, i) for n, ids in self.delete.items() for i in ids
         }
 
 
@@ -382,15 +355,12 @@ def _one_each(out: Plan, name: str, whole: ChunkBatch, known: set[str], found: I
 
 def save(planned: Plan, folder: Path) -> None:
     """The plan as a folder of Parquet and JSON, there whole or not at all."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     files = {name: f"{number:03d}.parquet" for number, name in enumerate(sorted(planned.put), start=1)}
-    for name, file in files.items():
-        pq.write_table(to_table(planned.put[name]), partial / file, compression="zstd")
     create = {name: asdict(info) for name, info in planned.create.items()}
-    write_json(partial / "plan.json", {"put": files, "delete": planned.delete, "create": create})
-    partial.rename(folder)
+    with whole(folder) as partial:
+        for name, file in files.items():
+            pq.write_table(to_table(planned.put[name]), partial / file, compression="zstd")
+        write_json(partial / "plan.json", {"put": files, "delete": planned.delete, "create": create})
 
 
 def load(folder: Path) -> Plan:
@@ -445,10 +415,9 @@ def _unfound(store: Store, name: str, planned: Plan) -> list[dict[str, str]]:
 
 def _write(store: Store, name: str, piece: ChunkBatch) -> None:
     """Those that are not there as they should be: an earlier attempt, or the first look, may have written them."""
-    found = store.read(name, piece.ids)
-    differing = set(compare_batch(piece, found, store.info(name).space)["id"])
+    differing = next(compared(store, name, [piece], store.info(name).space)).differing()
     left = piece.take([i for i, chunk in enumerate(piece.ids) if chunk in differing])
-    there = [chunk for chunk in found.ids if chunk in differing]
+    there = [chunk for chunk, missing in differing.items() if not missing]
     if there:
         store.delete(name, there)
     if len(left):
@@ -484,10 +453,8 @@ def _present(store: Store, name: str, ids: list[str]) -> list[str]:
 def _prove(store: Store, name: str, planned: Plan) -> None:
     wrong = ""
     if planned.put.get(name) is not None:
-        batch = planned.put[name]
-        rows = compare_batch(batch, store.read(name, batch.ids), store.info(name).space)
-        if len(rows):
-            wrong = f"{rows.iloc[0]['id']}: {rows.iloc[0]['difference']} {rows.iloc[0]['detail']}"
+        for row in next(compared(store, name, [planned.put[name]], store.info(name).space)).differences.itertuples():
+            wrong = wrong or f"{row.id}: {row.difference} {row.detail}"
     risen = _present(store, name, planned.delete.get(name, []))
     if risen:
         wrong = f"{risen[0]} is still there"

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from helpers import audit
 from helpers.errors import Terminal, UsageError, WorldError
-from helpers.fence import who_has_open
+from helpers.fence import used_by
 from helpers.formatting import count
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
@@ -44,10 +45,8 @@ class ReturnWrites:
         self.sentence = ""
         self.postponed = False
         schema = load_schema(self.run.parameters.schema_name)
-        self.same_names, self.prefixed = (
-            schema.content.routing is None,
-            self.run.parameters.migration.id_policy == "prefix",
-        )
+        self.same_names = schema.content.routing is None
+        self.prefixed = self.run.parameters.migration.id_policy == "prefix"
 
     @contextmanager
     def target(self) -> Iterator[Reader]:
@@ -66,8 +65,7 @@ class ReturnWrites:
                            detail=NOBODY if not self.of.in_use else "brought back already")  # fmt: skip
             return self.table([])
         with self.of.stage(stage) as row:
-            holders = self._holders()
-            if holders:
+            if holders := used_by(self.run.parameters.target):  # a copy of it would be torn
                 self._postpone(holders)
             else:
                 self._look()
@@ -96,8 +94,7 @@ class ReturnWrites:
         if not self.of.in_use or self.of.settled:
             self.sentence = NOBODY if not self.of.in_use else "done already"
             return self.table([])
-        holders = self._holders()
-        if holders:
+        if holders := used_by(self.run.parameters.target):
             raise WorldError(
                 ReasonCode.TARGET_IN_USE, f"{holders} has it open, so what clients wrote cannot be read",
                 where=self.run.parameters.target.label,
@@ -116,21 +113,12 @@ class ReturnWrites:
 
     # -- the work ------------------------------------------------------------------------------------------------------
 
-    def _holders(self) -> str:
-        """Who has a target that is a directory open: a copy of it would be torn."""
-        path = self.run.parameters.target.path
-        return who_has_open(Path(path)).sentence() if path and Path(path).exists() else ""
-
     def _postpone(self, holders: str) -> None:
         self.postponed = True
         self.sentence = f"{holders} has the target open; it is read once the application is back at the source"
         if not (self._decided or self.run.dry_run):
-            raise Terminal(
-                ReasonCode.CLIENT_WRITES,
-                f"{holders} has it open, and may have written to it",
-                where=self.run.parameters.target.label,
-                next_step=f"Decide what becomes of such writes: {self.run.home.command('rollback')} --replay, "
-                "or --discard-with-reason TEXT",
+            raise self._undecided(
+                f"{holders} has it open, and may have written to it", "Decide what becomes of such writes"
             )
 
     @property
@@ -147,8 +135,7 @@ class ReturnWrites:
         self.sentence = f"{said(counts)} since the cutover"
         if self.found and not self.run.dry_run:
             self.sentence += f", exported to {self._export()}"
-        known = [c for c in self.run.result.checks if c.name != "clients' writes"]
-        self.run.result.checks[:] = known
+        self.run.forget("clients' writes")
         self.run.check("clients' writes", Verdict.WARNING if self.found else Verdict.PASS, measured=said(counts),
                        reason=ReasonCode.CLIENT_WRITES if self.found else "", detail=self.sentence)  # fmt: skip
 
@@ -175,12 +162,11 @@ class ReturnWrites:
         """What clients wrote is either replayed or given up, and a person says which."""
         if not self.found or self._decided or self.run.dry_run:
             return
-        where = self.run.parameters.target.label
-        raise Terminal(
-            ReasonCode.CLIENT_WRITES, f"clients wrote to the target: {self.sentence}", where=where,
-            next_step=f"Nothing of it was removed. Go on with: {self.run.home.command('rollback')} --replay, "
-            "or --discard-with-reason TEXT",
-        )  # fmt: skip
+        raise self._undecided(f"clients wrote to the target: {self.sentence}", "Nothing of it was removed. Go on with")
+
+    def _undecided(self, what: str, then: str) -> Terminal:
+        how = f"{then}: {self.run.home.command('rollback')} --replay, or --discard-with-reason TEXT"
+        return Terminal(ReasonCode.CLIENT_WRITES, what, where=self.run.parameters.target.label, next_step=how)
 
     def _plan(self) -> Plan:
         snapshot = self.of.made.snapshot
@@ -223,13 +209,12 @@ class ReturnWrites:
         folder = next_folder(self.run.workspace, "replay")
         replay.save(planned, folder)
         log = self.run.folder / audit.NAME
-        audit.append(
-            log, "clients' writes replayed", outcome="begun", plan=str(folder), chunks=planned.chunks, open=planned.open
-        )
+        about: dict[str, Any] = {"plan": str(folder), "chunks": planned.chunks}
+        audit.append(log, "clients' writes replayed", outcome="begun", **about, open=planned.open)
         with open_for_writing(self._endpoint()) as store:
             unfound = replay.apply(store, planned)
         self._judge_index(unfound)
-        audit.append(log, "clients' writes replayed", plan=str(folder), chunks=planned.chunks)
+        audit.append(log, "clients' writes replayed", **about)
         state.facts["replayed"] = planned.chunks
         state.facts["given_up"] = planned.open
         state.save(self.run.workspace)
@@ -238,18 +223,11 @@ class ReturnWrites:
     def _list_open(self, planned: Plan) -> Path | None:
         """Every write that cannot be placed, on the record and (but in a dry run) in a file; where that is."""
         self.run.fact("replay_open", planned.open)
-        self.run.result.checks[:] = [c for c in self.run.result.checks if c.name != "writes without a place"]
-        self.run.check(
-            "writes without a place",
-            Verdict.WARNING if planned.open else Verdict.PASS,
-            measured=len(planned.open),
-            threshold=0,
-            unit="writes",
-            reason=ReasonCode.REPLAY_OPEN if planned.open else "",
-            detail=said_open(planned.open),
-            offenders=len(planned.open),
-            ids=planned.open,
-        )
+        self.run.forget("writes without a place")
+        verdict, number = Verdict.WARNING if planned.open else Verdict.PASS, len(planned.open)
+        self.run.check("writes without a place", verdict, measured=number, threshold=0, unit="writes", offenders=number,
+                       reason=ReasonCode.REPLAY_OPEN if planned.open else "", detail=said_open(planned.open),
+                       ids=planned.open)  # fmt: skip
         if not planned.open or self.run.dry_run:
             return None
         path = self.run.workspace / "rollback" / "not-placed.csv"
@@ -267,14 +245,11 @@ class ReturnWrites:
     def _endpoint(self) -> Endpoint:
         """Where the source is written; a directory that its application has open again is left alone."""
         endpoint = self._writable()
-        found = who_has_open(Path(endpoint.path)) if endpoint.path else None
-        if found is not None and found.processes:
+        if used := used_by(endpoint):
             raise WorldError(
-                ReasonCode.SOURCE_IN_USE,
-                f"{found.sentence()} has the source open, and clients' writes have still to be replayed to it",
-                where=str(endpoint.path),
-                next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
-            )
+                ReasonCode.SOURCE_IN_USE, f"{used} has the source open, and clients' writes have still to be replayed to it",
+                where=str(endpoint.path), next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
+            )  # fmt: skip
         return endpoint
 
     def _writable(self) -> Endpoint:
@@ -284,7 +259,7 @@ class ReturnWrites:
         if not self._orders_replay:
             reason = self.of.state.orders.discard
             return f"not replayed: {reason}" if self.found else "nothing to replay"
-        self.run.result.checks[:] = [c for c in self.run.result.checks if c.name != "replayed chunks"]
+        self.run.forget("replayed chunks")
         detail = f"given up: {self.of.state.orders.discard}" if planned.open else "compared at the source"
         self.run.check(
             "replayed chunks",

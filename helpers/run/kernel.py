@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from helpers.errors import RunbookError, one_line
 from helpers.formatting import duration, size, text
@@ -33,12 +34,8 @@ if TYPE_CHECKING:
 
 
 def free_memory() -> int:
-    """MemAvailable of /proc/meminfo, or all of the machine's where there is none (macOS)."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """What can be given to processes without swapping."""
+    return int(psutil.virtual_memory().available)
 
 
 def peak_memory() -> int:

@@ -12,7 +12,8 @@ by how much, is measured behaviour of Chroma and written down here once:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,8 @@ import pandas as pd
 from helpers.chunks import ChunkBatch, Mask, Metadata, Vectors
 from helpers.errors import one_line
 from helpers.reason_codes import ReasonCode
-from helpers.stores.base import Space, distance
+from helpers.snapshots.snapshot import ahead
+from helpers.stores.base import Reader, Space, distance
 
 COSINE_TOLERANCE = 5e-7
 FLOAT_TOLERANCE = 1e-12
@@ -44,6 +46,7 @@ COLLECTION_MISSING = ReasonCode.COLLECTION_MISSING
 QUARANTINE = ReasonCode.QUARANTINE_UNEXPLAINED
 
 _UNDERFLOW = 1.2e-38  # float32's smallest normal number: below it a normalised component loses its relative precision
+_AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; another client's delete-and-add hides a vector for a moment (chroma-facts 19)
 _SUSPECTS = 64  # wrong vectors kept per batch to say whose vector they are
 
 Floats = npt.NDArray[np.float64]
@@ -79,21 +82,79 @@ class Comparison:
     wrong: WrongVectors | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A batch as it should be, what is there for its ids, and what differs: a frame of id, difference (a reason code), field,
+    detail, empty where all is well. `left` and `right` are the chunks that both have, aligned; `wrong` vectors that differ."""
+
+    expected: ChunkBatch
+    found: ChunkBatch
+    space: Space
+    differences: pd.DataFrame
+    left: ChunkBatch
+    right: ChunkBatch
+    wrong: WrongVectors | None
+
+    def measured(self) -> Comparison:
+        """With the distances that the plots need."""
+        return _measured(self.left, self.right, self.space, self.differences, self.wrong)
+
+    def differing(self) -> dict[str, bool]:
+        """The ids of chunks that differ, and whether the store lacks them."""
+        missing = set(self.differences.loc[self.differences["difference"] == CHUNK_MISSING, "id"])
+        return {chunk: chunk in missing for chunk in dict.fromkeys(self.differences["id"])}
+
+
+def compared(
+    store: Reader | None,
+    name: str,
+    batches: Iterable[ChunkBatch],
+    space: Space,
+    *,
+    readers: int = 1,
+    live: bool = False,
+) -> Iterator[Pair]:
+    """Batch by batch what a collection should hold against what it holds, in order, `readers` batches at a time.
+
+    Without a `store` every chunk is missing. `live`: clients write meanwhile, so a vector that cannot be found is asked for
+    again.
+    """
+
+    def pair(batch: ChunkBatch) -> Pair:
+        if store is None:
+            found = ChunkBatch.empty(batch.dimension)
+        else:
+            found = _read_patiently(store, name, batch) if live else store.read(name, batch.ids)
+        return _pair(batch, found, space)
+
+    return map(pair, batches) if readers < 2 else ahead(pair, batches, readers)
+
+
+def _read_patiently(store: Reader, name: str, wanted: ChunkBatch) -> ChunkBatch:
+    found = store.read(name, wanted.ids)
+    had = {chunk for chunk, lost in zip(wanted.ids, wanted.lost, strict=True) if not lost}
+    for seconds in _AGAIN_AFTER:
+        hidden = [i for i, lost in enumerate(found.lost) if lost and found.ids[i] in had]
+        if not hidden:
+            break
+        time.sleep(seconds)
+        again = store.read(name, [found.ids[i] for i in hidden])
+        kept = found.take(i for i in range(len(found)) if i not in set(hidden))
+        found = ChunkBatch.concatenate([kept, again]) if len(kept) else again
+    return found
+
+
 def compare_batch(expected: ChunkBatch, found: ChunkBatch, space: Space) -> pd.DataFrame:
-    """The differences alone: a frame of id, difference (a reason code), field, detail; empty where all is well."""
-    return _compared(expected, found, space)[0]
+    """The differences alone, of two batches in hand."""
+    return _pair(expected, found, space).differences
 
 
 def compare(expected: ChunkBatch, found: ChunkBatch, space: Space) -> Comparison:
     """Every chunk of `expected` against the chunk of the same id in `found`, in any order."""
-    differences, left, right, wrong = _compared(expected, found, space)
-    return _measured(left, right, space, differences, wrong)
+    return _pair(expected, found, space).measured()
 
 
-def _compared(
-    expected: ChunkBatch, found: ChunkBatch, space: Space
-) -> tuple[pd.DataFrame, ChunkBatch, ChunkBatch, WrongVectors | None]:
-    """The differences, the chunks that both have, aligned, and vectors that are wrong."""
+def _pair(expected: ChunkBatch, found: ChunkBatch, space: Space) -> Pair:
     rows: list[Row] = []
     first: dict[str, int] = {}
     for position, chunk in enumerate(found.ids):
@@ -114,11 +175,8 @@ def _compared(
     _texts(left.ids, left.uris, right.uris, URI, "uri", rows)
     for chunk, was, now in zip(left.ids, left.metadatas, right.metadatas, strict=True):
         rows += [(chunk, *difference) for difference in metadata_differences(was, now)]
-    return _frame(rows), left, right, wrong
-
-
-def _frame(rows: Sequence[Row]) -> pd.DataFrame:
-    return pd.DataFrame(list(rows), columns=COLUMNS, dtype=object)
+    differences = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+    return Pair(expected, found, space, differences, left, right, wrong)
 
 
 # Vectors
@@ -138,7 +196,7 @@ def same_vectors(expected: Vectors, found: Vectors, space: Space) -> Mask:
 
 
 def _vectors(left: ChunkBatch, right: ChunkBatch, space: Space, rows: list[Row]) -> WrongVectors | None:
-    if not len(left):
+    if left.lost.all() and right.lost.all():  # no vectors at all have no length either
         return None
     if left.dimension != right.dimension:
         detail = f"{right.dimension} dimensions instead of {left.dimension}"

@@ -21,12 +21,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +41,8 @@ from helpers.results import Progress, silent, utc_now, write_json
 from helpers.snapshots.export_journal import EXPORT, Journal, flush_file, own_digest, read_parquet, sha256, signed
 from helpers.stores import CollectionInfo, Reader
 
+T = TypeVar("T")
+R = TypeVar("R")
 PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
 FORMAT = 1
 _AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; between another client's delete and add an id is not there (chroma-facts 19)
@@ -204,8 +207,7 @@ def write_snapshot(
     if _is_whole(partial, store.label, sorted(names)):  # the last session ended between the manifest and the renaming
         return _complete(partial, folder)
     journal = Journal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
-    with ThreadPoolExecutor(max_workers=max(1, readers), thread_name_prefix="read") as pool:
-        entries = [_write_collection(store, journal, name, pool, readers, progress) for name in sorted(names)]
+    entries = [_write_collection(store, journal, name, readers, progress) for name in sorted(names)]
     for left in {p.name for p in partial.iterdir() if p.is_dir()} - {journal.collections[n]["folder"] for n in names}:
         if left != EXPORT:  # of a collection that was chosen when the export began, and is no more
             shutil.rmtree(partial / left)
@@ -307,9 +309,19 @@ def _settings(info: CollectionInfo) -> str:
     return json.dumps(same, sort_keys=True, default=str)
 
 
-def _write_collection(
-    store: Reader, journal: Journal, name: str, pool: Executor, readers: int, progress: Progress
-) -> dict[str, Any]:
+def ahead(call: Callable[[T], R], items: Iterable[T], most: int = 1) -> Iterator[R]:
+    """What `call` makes of each item, in order; at most so many are being made, in other threads, while one is in use."""
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(max(1, most), thread_name_prefix="ahead") as pool:
+        for item in items:
+            pending.append(pool.submit(call, item))
+            if len(pending) > most:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _write_collection(store: Reader, journal: Journal, name: str, readers: int, progress: Progress) -> dict[str, Any]:
     info, ids, rows, changed = _frozen(store, journal, name)
     folder = journal.collections[name]["folder"]
     (journal.folder / folder).mkdir(exist_ok=True)
@@ -325,13 +337,7 @@ def _write_collection(
         progress.advance(min(rows, len(ids) - start))
         return part
 
-    parts: list[Part] = []
-    pending: list[Future[Part]] = []
-    for start in range(0, len(ids), rows):
-        pending.append(pool.submit(take, start))
-        if len(pending) > readers:  # a bounded window: read ahead, but never the whole collection
-            parts.append(pending.pop(0).result())
-    parts.extend(future.result() for future in pending)
+    parts = list(ahead(take, range(0, len(ids), rows), readers))
     findings = [*info.findings, *changed]
     lost = sum(p.lost for p in parts)
     if lost:

@@ -20,10 +20,9 @@ import pandas as pd
 
 from helpers import audit, plots
 from helpers.errors import RUNBOOK, RunbookError, one_line
-from helpers.fence import Control, FenceState, lift, takes_no_writes, who_has_open
+from helpers.fence import Control, FenceState, connections, lift, takes_no_writes, used_by
 from helpers.fence.probe import SILENT
 from helpers.formatting import count, duration, moment, size
-from helpers.monitoring.cutover_watch import connections
 from helpers.parameters import Endpoint, Parameters, resolve_path
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
@@ -460,8 +459,8 @@ class CloseoutStep(NotebookStep):
         target = self.parameters.target
         if not self._ready:
             return f"Not checked: {target.label} is opened only where its lock may be released."
-        if target.path is not None and (found := who_has_open(resolve_path(target.path))).processes:
-            return f"Not checked: {found.sentence()} has the target open; step 22 released the lock."
+        if used := used_by(target):
+            return f"Not checked: {used} has the target open; step 22 released the lock."
         with open_target(target) as store:
             holder = store.lock_holder() or {}
             ours = holder.get("run_id") == self.run.id

@@ -7,19 +7,19 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.cutover.application import LogWatch, ask_all, wait_until_well
+from helpers.cutover.application import Evidence, LogWatch, ask_all, gather, wait_until_well
 from helpers.cutover.control import Control
 from helpers.cutover.edits import Edit, diff, loopback_in_container
 from helpers.cutover.readiness import check_door
 from helpers.cutover.state import APPLIED, DONE, RESTARTED, WATCHING, CutoverState
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, WorldError
-from helpers.fence import who_has_open
+from helpers.fence import used_by
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import prove_unchanged
-from helpers.monitoring.cutover_watch import Watch
-from helpers.parameters import resolve_path
+from helpers.monitoring import probes
+from helpers.monitoring.watcher import ERRORS_IN_A_ROW, Sample, Watcher
 from helpers.parameters.sections import Cutover
-from helpers.reason_codes import Reason, ReasonCode
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
@@ -31,6 +31,8 @@ UNSEEN = (
     "no health answer names the target and no connection to it was seen from here: see in the application, or in the log "
     "of the target's server, that its requests arrive there"
 )
+PROBES = 5  # stored vectors searched for in each collection, in each sample
+LONGEST_INTERVAL = 10.0  # seconds between two samples
 ROUND_COLUMNS = ["second", "healthy", "queries", "mean ms", "new log lines", "problems"]
 
 
@@ -45,7 +47,9 @@ class CutoverStep(NotebookStep):
         self.control = Control(run.home, run.parameters)
         self.rules = run.parameters.cutover
         self._edits: list[Edit] | None = None
-        self._watch: Watch | None = None
+        self._watcher: Watcher | None = None
+        self._samples: list[Sample] = []
+        self._seen = Evidence()
         self._state: CutoverState | None = None
         self._failed = ""
 
@@ -140,7 +144,7 @@ class CutoverStep(NotebookStep):
 
     def _target_answers(self) -> tuple[str]:
         target = self.run.parameters.target
-        if target.path is not None and (used := who_has_open(resolve_path(target.path)).sentence()):
+        if used := used_by(target):
             return (f"not opened, because of {used}",)
         with open_target(target) as store:
             counts = {name: store.count(name) for name in self._collections()}
@@ -182,7 +186,7 @@ class CutoverStep(NotebookStep):
                 if state.state == APPLIED:
                     said += self.control.restart(state)
                 said += [f"{a.url} answers {a.status}" for a in self._wait()]
-            self._watch = Watch(self.run.parameters, self._collections(), logs)
+            self._watcher = self._watching(logs)
         except Interrupted:
             raise
         except Exception as error:
@@ -194,59 +198,63 @@ class CutoverStep(NotebookStep):
     def _wait(self) -> list[Any]:
         return wait_until_well(self.rules.health, self.rules.timeout_seconds)
 
+    def _watching(self, logs: LogWatch) -> Watcher:
+        chosen = probes.choose(self.run, probes.TARGET, PROBES)
+        return Watcher.of_target(self.run.parameters.target, chosen, health=self.rules.health, logs=logs)
+
     def watch(self) -> pd.DataFrame:
-        """Health, queries and logs for `cutover.monitor_minutes`; one row a round. Taken back where it fails."""
-        state, watch = self._state, self._watch
+        """Health, queries and logs for `cutover.monitor_minutes`; one row a sample. Taken back where it fails."""
+        state, watcher = self._state, self._watcher
         if state is not None and state.is_done:
-            watch = self._watch = Watch(self.run.parameters, self._collections(), LogWatch({}, self.rules.log_pattern))
-        if state is None or watch is None or self._failed:
+            watcher = self._watcher = self._watching(LogWatch({}, self.rules.log_pattern))
+        if state is None or watcher is None or self._failed:
             return pd.DataFrame([], columns=ROUND_COLUMNS)
         if state.state == RESTARTED:
             self.control.enter(state, WATCHING)
-        minutes = 0.0 if state.is_done or not self._anything_to_watch else self.rules.monitor_minutes
-        seconds = max(1, round(60 * minutes))
+        seconds = 0.0 if state.is_done or not self._anything_to_watch else 60 * self.rules.monitor_minutes
+        interval = min(LONGEST_INTERVAL, max(0.5, seconds / 30))
         try:
-            with self.run.phase("watch"), self.run.progress("Watch", seconds, "seconds") as bar:
-                for found in watch.run(minutes):
-                    bar.advance(min(seconds, round(found.second)) - bar.done)
+            with self.run.phase("watch"), self.run.progress("Watch", max(1, round(seconds)), "seconds") as bar:
+                for sample in watcher.samples(seconds, interval, bar):
+                    self._samples.append(sample)
+                    gather(self._seen, self.run.parameters.source, self.run.parameters.target, watcher.answers)
+                    if self._watch_failure(watcher):
+                        break
         except Interrupted:
             raise
         except Exception as error:
             self._take_back(f"the watch failed: {error}")
             raise
-        self._judge_watch(watch)
-        return pd.DataFrame([r.row() for r in watch.rounds], columns=ROUND_COLUMNS)
+        self._judge_watch(watcher)
+        return pd.DataFrame([sample.row() for sample in self._samples], columns=ROUND_COLUMNS)
+
+    def _watch_failure(self, watcher: Watcher) -> str:
+        """Why the cutover must be taken back: a line in a log stays, a request that failed once is asked again."""
+        recent = self._samples[-ERRORS_IN_A_ROW:]
+        lasts = len(recent) == ERRORS_IN_A_ROW and all(sample.trouble for sample in recent)
+        return "; ".join(recent[-1].trouble) if lasts or watcher.logs.matches else ""
 
     @property
     def _anything_to_watch(self) -> bool:
         return bool(self.rules.config_files() or self.rules.restart or self.rules.health or self.rules.log_files)
 
-    def _judge_watch(self, watch: Watch) -> None:
-        rounds = watch.rounds
+    def _judge_watch(self, watch: Watcher) -> None:
+        rounds = self._samples
         queries, slow = sum(r.queries for r in rounds), self.run.parameters.monitoring.maximum_latency_ms
-        means = [r.milliseconds for r in rounds if r.milliseconds is not None]
+        means = [r.mean for r in rounds if r.mean is not None]
         self.run.fact("watch", {"rounds": [r.row() for r in rounds], "log_lines": watch.logs.seen,
                                 "log_matches": [f"{p}: {line}" for p, line in watch.logs.matches[:20]]})  # fmt: skip
-        if watch.failure:
-            self._take_back(f"the watch found: {watch.failure}")
+        if failure := self._watch_failure(watch):
+            self._take_back(f"the watch found: {failure}")
             return
         mean = sum(means) / len(means) if means else None
         verdict = Verdict.WARNING if mean is None or mean > slow else Verdict.PASS
-        reason: Reason = (
-            "" if verdict is Verdict.PASS else ReasonCode.NOT_QUERIED if mean is None else ReasonCode.SLOW_QUERIES
-        )
-        detail = watch.queries.skipped or f"{queries} queries of stored vectors in {len(rounds)} rounds"
+        reason = ReasonCode.NOT_QUERIED if mean is None else ReasonCode.SLOW_QUERIES
+        detail = watch.skipped or f"{queries} queries of stored vectors in {len(rounds)} rounds"
         self.run.check(
-            "queries at the target",
-            verdict,
-            measured=mean,
-            parameter="monitoring.maximum_latency_ms",
-            threshold=slow,
-            relation="≤",
-            unit="ms",
-            reason=reason,
-            detail=detail,
-        )
+            "queries at the target", verdict, measured=mean, parameter="monitoring.maximum_latency_ms", threshold=slow,
+            relation="≤", unit="ms", reason="" if verdict is Verdict.PASS else reason, detail=detail,
+        )  # fmt: skip
         watched = rounds[-1].second if rounds and self._anything_to_watch else 0.0
         self.run.lasted("time watched", watched, 60 * Cutover().monitor_minutes, "cutover.monitor_minutes")
         if self.rules.health:
@@ -273,9 +281,9 @@ class CutoverStep(NotebookStep):
 
     def evidence(self) -> str:
         """What shows that the application itself uses the target; a warning where nothing can."""
-        if self._failed or self._watch is None or self._state is None:
+        if self._failed or self._watcher is None or self._state is None:
             return "There is nothing to show: the application was not switched."
-        found = self._watch.evidence
+        found = self._seen
         if found.says_source:
             self._take_back(f"{', '.join(sorted(found.says_source))} still names the source")
             return f"Taken back: {self._failed}."

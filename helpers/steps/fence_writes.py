@@ -210,9 +210,6 @@ class FenceWritesStep(NotebookStep):
             verdict = Verdict.WARNING if self.run.dry_run else Verdict.FAIL
             self.run.check(name, verdict, measured=len(found.processes), threshold=0, unit="processes",
                            reason=ReasonCode.SOURCE_IN_USE, detail=f"{detail}: stop what uses {path}")  # fmt: skip
-        elif not found.known:
-            self.run.check(name, Verdict.NOT_EXERCISED, threshold=0, unit="processes", reason=ReasonCode.SOURCE_USE_UNKNOWN,
-                           detail="open files cannot be listed here: make sure that nothing uses the source")  # fmt: skip
         else:
             who = "One process of another user" if found.unseen == 1 else f"{found.unseen} processes of other users"
             unseen = f"{who} could not be inspected; only file locks were checked"

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.errors import RunbookError, UsageError, one_line
-from helpers.fence import who_has_open
+from helpers.fence import used_by
 from helpers.formatting import count
 from helpers.migration.written_data import WrittenData
 from helpers.monitoring import application_cases, probes, pytest_target
@@ -49,7 +49,7 @@ class IntegrationStep(NotebookStep):
     @cached_property
     def cases(self) -> list[Case]:
         names = WrittenData(self.run).collections
-        stored = {p.collection: p.id for p in probes.of_target(self.run, 1)}
+        stored = {p.collection: p.id for p in probes.choose(self.run, probes.TARGET, 1)}
         return [*self.from_file, *generated(self.run.parameters, names, stored)]
 
     @cached_property
@@ -72,8 +72,8 @@ class IntegrationStep(NotebookStep):
     def test(self) -> pd.DataFrame:
         """Run them; one row a test."""
         target = self.run.parameters.target
-        if target.path is not None and (found := who_has_open(resolve_path(target.path))).processes:
-            said = f"{found.sentence()} has the target open, which must stay its only user"
+        if used := used_by(target):
+            said = f"{used} has the target open, which must stay its only user"
             self.run.check(
                 "integration tests",
                 Verdict.NOT_EXERCISED,

@@ -18,7 +18,6 @@ from helpers.migration import reembedding
 from helpers.migration.catch_up import PROBED, UNCHANGED, CatchUp, switch
 from helpers.migration.importing import Job
 from helpers.migration.phase_checks import (
-    forget,
     judge_arrivals,
     judge_indexes,
     judge_rescue,
@@ -156,7 +155,7 @@ class MigrateStep(NotebookStep):
         if self.run.dry_run:
             self.run.check(UNCHANGED, Verdict.NOT_EXERCISED, detail="dry run: the target was not written to")
             return pd.DataFrame(columns=_ROUND)
-        forget(self.run, UNCHANGED, PROBED)  # of this cell's earlier execution
+        self.run.forget(UNCHANGED, PROBED)  # of this cell's earlier execution
         self.job.checkpoint.enter("catch-up")
         with open_target(self.run.parameters.target) as store:
             store.acquire_lock(self.run.id)
@@ -175,7 +174,7 @@ class MigrateStep(NotebookStep):
     def _rejudge(self, store: Store, staged: Staged) -> None:
         """What phases 2 to 5 found, found again for the state that the target has now."""
         self.staged = staged
-        forget(self.run, "import", "verify", "chunks missing", "chunks extra", "chunks imported")
+        self.run.forget("import", "verify", "chunks missing", "chunks extra", "chunks imported")
         self._transformed()
         with self.run.phase("6 verify", staged.total):
             self._arrived(store)

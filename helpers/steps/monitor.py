@@ -6,14 +6,13 @@ that ended by a breach, or ended, begins anew.
 
 from __future__ import annotations
 
-import time
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from helpers import plots
+from helpers.cutover.application import LogWatch, positions
 from helpers.formatting import count, duration
 from helpers.monitoring import probes
 from helpers.monitoring.watcher import (
@@ -22,7 +21,7 @@ from helpers.monitoring.watcher import (
     Breach,
     Journal,
     LiveFigure,
-    Look,
+    Sample,
     Watcher,
     breach,
 )
@@ -34,7 +33,6 @@ from helpers.run.record import NotebookStep, RunRecord
 
 QUERIES = 40  # of a look at least, over all collections; percentiles of fewer say little
 COLUMNS = ["when", "second", "queries", "p50 ms", "p95 ms", "p99 ms", "chunks", "problems"]
-_TICK = 0.25  # seconds between two looks at whether the run was asked to stop
 
 
 class MonitorStep(NotebookStep):
@@ -44,7 +42,7 @@ class MonitorStep(NotebookStep):
         self.run, self.rules = run, run.parameters.monitoring
         self.breach: Breach | None = None
         self.journal: Journal | None = None
-        self.first: Look | None = None
+        self.first: Sample | None = None
 
     @cached_property
     def validated(self) -> dict[str, int]:
@@ -55,12 +53,16 @@ class MonitorStep(NotebookStep):
     @cached_property
     def watcher(self) -> Watcher:
         names = max(1, len(self.validated))
-        chosen = probes.of_target(self.run, max(2, -(-QUERIES // names)))
-        return Watcher(self.run.parameters, chosen, self.validated)
+        chosen = probes.choose(self.run, probes.TARGET, max(2, -(-QUERIES // names)))
+        rules = self.run.parameters.cutover
+        logs = LogWatch(positions(rules.log_files), rules.log_pattern)  # lines from now on
+        return Watcher.of_target(
+            self.run.parameters.target, chosen, counts=self.validated, health=rules.health, logs=logs
+        )
 
     @property
-    def looks(self) -> list[Look]:
-        return self.journal.looks if self.journal is not None else [self.first] if self.first is not None else []
+    def looks(self) -> list[Sample]:
+        return self.journal.samples if self.journal is not None else [self.first] if self.first is not None else []
 
     def plan(self) -> pd.DataFrame:
         """How long, how often, what is asked, and by which rules the watch ends early."""
@@ -82,7 +84,7 @@ class MonitorStep(NotebookStep):
 
     def before(self) -> pd.DataFrame:
         """One look: each collection against what was validated. Growth is what clients wrote, and is fine."""
-        self.first = self.watcher.look(0.0)
+        self.first = self.watcher.sample(0.0)
         return self.counts()
 
     def counts(self) -> pd.DataFrame:
@@ -94,49 +96,27 @@ class MonitorStep(NotebookStep):
         return pd.DataFrame(rows, columns=["collection", "validated", "first look", "last look", "growth"])
 
     def watch(self) -> pd.DataFrame:
-        """Looks until the time is over or a rule is broken; one row each."""
+        """Samples until the time is over or a rule is broken; one row each."""
         if self.run.dry_run:
             self.run.check("watch", Verdict.NOT_EXERCISED, measured="one sample", reason=ReasonCode.DRY_RUN,
                            detail="a dry run takes one sample and does not watch")  # fmt: skip
             return self._table()
         self.journal = Journal(self.run.workspace)
         if self.journal.resumed:
-            self.run.log(f"goes on with the watch in {self.journal.path.name}, {len(self.journal.looks)} looks")
-        seconds = 60 * self.rules.minutes
-        try:
-            with self.run.phase("watch"), self.run.progress("Watch", max(1, round(seconds)), "seconds") as bar:
-                self._rounds(self.journal, seconds, bar)
-        finally:
-            self.watcher.close()
+            self.run.log(f"goes on with the watch in {self.journal.path.name}, {len(self.journal.samples)} looks")
+        seconds, journal, live = 60 * self.rules.minutes, self.journal, LiveFigure()
+        watched = journal.samples[-1].second if journal.samples else None
+        with self.run.phase("watch"), self.run.progress("Watch", max(1, round(seconds)), "seconds") as bar:
+            bar.already(min(round(watched or 0.0), bar.total))
+            for found in self.watcher.samples(seconds, self.rules.interval_seconds, bar, watched):
+                journal.add(found)
+                live.show(self.figure)
+                self.breach = breach(journal.samples, self.rules.maximum_latency_ms)
+                if self.breach is not None or (self.watcher.skipped and not self._asks_application):
+                    break
+        journal.end(self.breach.code if self.breach is not None else "done")
         self._judge(self.journal)
         return self._table()
-
-    def _rounds(self, journal: Journal, seconds: float, bar: Any) -> None:
-        watched = journal.looks[-1].second if journal.looks else 0.0
-        bar.already(min(round(watched), bar.total))
-        begun, live = time.monotonic() - watched, LiveFigure()
-        interval = self.rules.interval_seconds
-        due = min(watched + interval, seconds) if journal.looks else 0.0
-        while True:
-            self._wait(begun + due, begun, bar)
-            journal.add(last := self.watcher.look(time.monotonic() - begun))
-            live.show(self.figure)
-            self.breach = breach(journal.looks, self.rules.maximum_latency_ms)
-            nobody_to_ask = bool(self.watcher.skipped) and not self._asks_application
-            over = last.second >= seconds and not (last.problems or last.ill)  # a failed last look is repeated once
-            if self.breach is not None or nobody_to_ask or over:
-                break
-            due = last.second + interval if last.second >= seconds else min(_next(due, last.second, interval), seconds)
-        journal.end(self.breach.code if self.breach is not None else "done")
-
-    def _wait(self, until: float, begun: float, bar: Any) -> None:
-        while True:
-            now = time.monotonic()
-            done = min(bar.total, int(now - begun))
-            bar.advance(max(0, done - bar.done))  # raises `Interrupted` where the run was asked to stop
-            if now >= until:
-                return
-            time.sleep(min(_TICK, until - now))
 
     @property
     def _asks_application(self) -> bool:
@@ -144,7 +124,7 @@ class MonitorStep(NotebookStep):
         return bool(rules.health or rules.log_files)
 
     def _judge(self, journal: Journal) -> None:
-        run, looks = self.run, journal.looks
+        run, looks = self.run, journal.samples
         values = [look.p95 for look in looks if look.p95 is not None]
         found = self.breach
         run.fact("monitoring", {
@@ -183,7 +163,7 @@ class MonitorStep(NotebookStep):
                 detail=f"the watch was interrupted; {unseen} were not watched",
             )
 
-    def _judge_target(self, looks: list[Look], values: list[float]) -> None:
+    def _judge_target(self, looks: list[Sample], values: list[float]) -> None:
         run, failed = self.run, [look for look in looks if look.problems or look.shrunk]
         ended = self.breach is not None and self.breach.code != ReasonCode.NOT_HEALTHY
         code: Reason = (
@@ -212,13 +192,13 @@ class MonitorStep(NotebookStep):
     def _ended(self) -> str:
         return f"ended early: {self.breach.sentence}. {self._way_out()}" if self.breach is not None else ""
 
-    def _detail(self, failed: list[Look]) -> str:
+    def _detail(self, failed: list[Sample]) -> str:
         if failed:
             return f"{count(len(failed), 'look')} failed, never {ERRORS_IN_A_ROW} in a row: {self._problem(failed[0])}"
         blind = f"; {len(self.watcher.blind)} not judged: the index did not find them in the first sample either"
         return f"{len(self.watcher.probes)} stored vectors per sample" + (blind if self.watcher.blind else "")
 
-    def _problem(self, look: Look) -> str:
+    def _problem(self, look: Sample) -> str:
         return next(iter([*look.problems, *look.ill, *look.shrunk]), "")
 
     def _way_out(self) -> str:
@@ -252,10 +232,3 @@ class MonitorStep(NotebookStep):
 
     def _table(self) -> pd.DataFrame:
         return pd.DataFrame([look.row() for look in self.looks], columns=COLUMNS)
-
-
-def _next(due: float, now: float, interval: float) -> float:
-    """The next moment of the rhythm that is still to come: looks that were missed are not made up for."""
-    while due <= now:
-        due += interval
-    return due

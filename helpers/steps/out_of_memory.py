@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 
 from helpers.migration.staging import Staged
 from helpers.reason_codes import ReasonCode
@@ -121,7 +121,7 @@ class OutOfMemoryStep(Troubleshooter):
         if soft != resource.RLIM_INFINITY:
             # Each process has the whole limit to itself, and libraries fill much of an address space before a chunk is
             # held. This process is such a one, so what it has left beyond KERNEL is what the migration's will have.
-            found["left of a process's limit (ulimit -v)"] = max(0, soft - _own_size() + KERNEL)
+            found["left of a process's limit (ulimit -v)"] = max(0, soft - psutil.Process().memory_info().vms + KERNEL)
         return found
 
     def _unfinished(self) -> bool:
@@ -134,14 +134,6 @@ def _number(path: Path) -> int | None:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
-
-
-def _own_size() -> int:
-    """Bytes of this process's address space."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 0
 
 
 def _trial(folder: Path, sizes: Sequence[int]) -> None:

@@ -19,7 +19,8 @@ import pandas as pd
 from helpers import plots
 from helpers.errors import one_line
 from helpers.formatting import count
-from helpers.monitoring.measure import CLIENTS, SOURCE, TARGET, run_child
+from helpers.monitoring.measure import CLIENTS, run_child
+from helpers.monitoring.probes import SOURCE, TARGET
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import NotebookStep, RunRecord

@@ -8,7 +8,6 @@ it begins; repeating the command after a kill looks again at what is there and d
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +18,12 @@ import pandas as pd
 from helpers import plots
 from helpers.cutover import CutoverState, put_back
 from helpers.errors import RUNBOOK, Terminal, WorldError
-from helpers.fence import Control, FenceState, lift, who_has_open
+from helpers.fence import Control, FenceState, lift, used_by
 from helpers.fence.control import LIFTING
 from helpers.migration.target_lock import remove_made_database
 from helpers.migration.written_data import WrittenData
-from helpers.monitoring.cutover_watch import probes_of, watch
+from helpers.monitoring import probes
+from helpers.monitoring.watcher import Watcher
 from helpers.parameters.sections import Fence, Rollback
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent, utc_now
@@ -34,6 +34,7 @@ from helpers.rollback.proof import SourceProof, StageContext
 from helpers.rollback.replay import added_ids
 from helpers.rollback.return_writes import ReturnWrites
 from helpers.run import kernel
+from helpers.run.open_source import open_chosen
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.stores import Store, open_target
 from helpers.stores.layout import is_new
@@ -48,6 +49,8 @@ from helpers.stores.opening import lacking, quick_names
 
 
 BATCH = 500
+PROBES = 3  # stored vectors searched for in each collection of the source, in each sample
+LONGEST_INTERVAL = 60.0  # seconds between two samples
 
 
 @dataclass(slots=True)
@@ -100,13 +103,13 @@ def remove(
 # -- rollback ----------------------------------------------------------------------------------------------------------
 
 
-class RollbackStep(StageContext, NotebookStep):
+class RollbackStep(NotebookStep):
     """One method a stage; each can be repeated."""
 
     def __init__(self, run: RunRecord) -> None:
-        super().__init__(run)
-        self.source = SourceProof(self)
-        self.clients = ReturnWrites(self, self.source)
+        self.run, self.of = run, StageContext(run)
+        self.source = SourceProof(self.of)
+        self.clients = ReturnWrites(self.of, self.source)
         if not run.dry_run:
             postmortem.set_earlier_aside(run)
 
@@ -129,16 +132,16 @@ class RollbackStep(StageContext, NotebookStep):
 
     def stop(self) -> str:
         """Nobody works on the run but this rollback. (`runbook rollback` stops it before this notebook begins.)"""
-        with self.stage(st.STOP) as row:
+        with self.of.stage(st.STOP) as row:
             ours = {os.getpid(), int(os.environ.get(kernel.RUNNER_PID) or 0)}
             others = {pid: host for pid, host in at_work(self.run.home).items() if pid not in ours}
             if others:
                 pid, host = min(others.items())
                 raise WorldError(ReasonCode.MIGRATION_RUNS, f"process {pid} on {host} works on run {self.run.id}",
                                  next_step=f"Use the command, which stops it: {self.run.home.command('rollback')}")  # fmt: skip
-            if self.cutover is not None and self.cutover.may_be_applied:
-                self.cutover.refuse_changed()  # before anything is touched
-            stopped = self.state.facts.get("stopped", [])
+            if self.of.cutover is not None and self.of.cutover.may_be_applied:
+                self.of.cutover.refuse_changed()  # before anything is touched
+            stopped = self.of.state.facts.get("stopped", [])
             row["said"] = f"stopped process {', '.join(map(str, stopped))}" if stopped else "no migration was at work"
         self.run.check("work on the migration", Verdict.PASS, measured=row["said"])
         return str(row["said"])
@@ -158,21 +161,15 @@ class RollbackStep(StageContext, NotebookStep):
     def put_back(self) -> list[str]:
         """Configuration files byte for byte, restart, health; then the source is read as clients read it."""
         if self.run.dry_run:
-            said = [f"would put back {f.path} ({f.now})" for f in self.cutover.files] if self.cutover else []
+            said = [f"would put back {f.path} ({f.now})" for f in self.of.cutover.files] if self.of.cutover else []
             return said or ["no configuration file was changed by this run"]
-        with self.stage(st.FILES) as row:
-            said = put_back(self.run.home, f"rollback: {self.state.orders.why or 'ordered'}")
-            self.cutover = CutoverState.load(self.run.workspace)
-            off = [f.path for f in self.cutover.files if f.now != "before"] if self.cutover else []
-            self.run.check(
-                "configuration files that differ",
-                Verdict.FAIL if off else Verdict.PASS,
-                measured=len(off),
-                threshold=0,
-                unit="files",
-                reason=ReasonCode.CONFIG_CHANGED if off else "",
-                detail=", ".join(off),
-            )
+        with self.of.stage(st.FILES) as row:
+            said = put_back(self.run.home, f"rollback: {self.of.state.orders.why or 'ordered'}")
+            self.of.cutover = CutoverState.load(self.run.workspace)
+            off = [f.path for f in self.of.cutover.files if f.now != "before"] if self.of.cutover else []
+            self.run.check("configuration files that differ", Verdict.FAIL if off else Verdict.PASS, measured=len(off),
+                           threshold=0, unit="files", reason=ReasonCode.CONFIG_CHANGED if off else "",
+                           detail=", ".join(off))  # fmt: skip
             said.append(self._reads())
             row["said"] = "; ".join(said)
         return said
@@ -196,7 +193,7 @@ class RollbackStep(StageContext, NotebookStep):
         """The target once more, now that clients are back at the source: what came in between is replayed too."""
         if self.run.dry_run:
             return self.clients.table([])
-        with self.stage(st.SETTLE) as row:
+        with self.of.stage(st.SETTLE) as row:
             found = self.clients.again()
             row["said"] = self.clients.sentence
         return found
@@ -206,7 +203,7 @@ class RollbackStep(StageContext, NotebookStep):
         state = FenceState.load(self.run.workspace)
         if self.run.dry_run:
             return (state.sentence() if state else "") or "there is no fence to lift"
-        with self.stage(st.LIFT) as row:
+        with self.of.stage(st.LIFT) as row:
             row["said"] = lift(self.run.home)
         state = FenceState.load(self.run.workspace)
         lifted = [e["when"] for e in state.events if e["state"] == LIFTING] if state is not None else []
@@ -222,22 +219,24 @@ class RollbackStep(StageContext, NotebookStep):
         target = self.run.parameters.target
         if self.run.dry_run:
             there = set(self.clients.names())
-            would = [(n, f"{len(self.made.ids(n)):,} at most", "", "") for n in self.made.collections if n in there]
+            would = [
+                (n, f"{len(self.of.made.ids(n)):,} at most", "", "") for n in self.of.made.collections if n in there
+            ]
             return pd.DataFrame(would, columns=columns)
-        with self.stage(st.REMOVE) as row:
+        with self.of.stage(st.REMOVE) as row:
             before = self._target_names()
             rows: list[tuple[str, int, bool, int]] = []
             if before is not None:
                 self._refuse_open_target()
                 exported: dict[str, set[str]] = {}
-                for folder in self.state.facts.get("exports", []):
+                for folder in self.of.state.facts.get("exports", []):
                     for name, ids in added_ids(Path(folder)).items():
                         exported.setdefault(name, set()).update(ids)
-                total = sum(len(self.made.ids(n)) for n in self.made.collections)
+                total = sum(len(self.of.made.ids(n)) for n in self.of.made.collections)
                 with open_target(target) as store, self.run.progress("Remove", total) as bar:
-                    done = remove(store, self.made, exported, clients=self.in_use, progress=bar)
+                    done = remove(store, self.of.made, exported, clients=self.of.in_use, progress=bar)
                     rows = [(n, c, n in done.dropped, done.kept.get(n, 0)) for n, c in sorted(done.chunks.items())]
-                    left = sorted(set(store.names()) & set(self.made.collections) - set(done.kept))
+                    left = sorted(set(store.names()) & set(self.of.made.collections) - set(done.kept))
                     marker = store.lock_holder()
                 self._judge_removal(left, marker, done.kept)
             database = remove_made_database(self.run.home)
@@ -245,7 +244,9 @@ class RollbackStep(StageContext, NotebookStep):
             row["said"] = (
                 f"{chunks:,} chunks of {len(rows)} collections removed" if rows else "there was nothing to remove"
             ) + (f"; {database}" if database else "")
-            self.state.facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or self.state.facts.get("removed", {})
+            self.of.state.facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or self.of.state.facts.get(
+                "removed", {}
+            )
         return pd.DataFrame(rows, columns=columns)
 
     def _target_names(self) -> list[str] | None:
@@ -256,11 +257,10 @@ class RollbackStep(StageContext, NotebookStep):
         return None if lacking(target) else quick_names(target, "target")
 
     def _refuse_open_target(self) -> None:
-        path = self.run.parameters.target.path
-        found = who_has_open(Path(path)) if path else None
-        if found is not None and found.processes:
+        if used := used_by(self.run.parameters.target):
             raise WorldError(
-                ReasonCode.TARGET_IN_USE, f"{found.sentence()} has it open; two writers destroy a directory", where=str(path),
+                ReasonCode.TARGET_IN_USE, f"{used} has it open; two writers destroy a directory",
+                where=str(self.run.parameters.target.path),
                 next_step=f"Stop that process, then repeat: {self.run.home.command('rollback')}",
             )  # fmt: skip
 
@@ -292,34 +292,37 @@ class RollbackStep(StageContext, NotebookStep):
         """The notice to send and the post-mortem page, with real figures; their paths."""
         if self.run.dry_run:
             return "DRY RUN: nothing was changed, so there is nothing to tell."
-        paths = postmortem.write(self.run, self.state, self.cutover, self.made)
+        paths = postmortem.write(self.run, self.of.state, self.of.cutover, self.of.made)
         return "\n".join(str(path) for path in paths)
 
     def watch(self) -> pd.DataFrame:
         """Health and queries of the source for `rollback.monitor_minutes`."""
-        columns = ["when", "queries", "answered", "slowest_ms", "problem"]
+        columns = ["when", "second", "healthy", "queries", "mean ms", "slowest ms", "problems"]
         if self.run.dry_run:
             return pd.DataFrame(columns=columns)
-        minutes = self.run.parameters.rollback.monitor_minutes
-        health = list(self.cutover.cutover.health) if self.cutover else []
-        with self.stage(st.WATCH) as row:
-            begun = time.monotonic()
-            probes = probes_of(self.made.snapshot) if self.made.snapshot is not None else {}
-            with self.run.progress("Watch the source", int(60 * minutes), "seconds") as bar:
-                rounds = watch(self.run.parameters, probes, health, self.run.workspace, 60 * minutes, bar)
-            ill = [r for r in rounds if r.problem]
+        seconds = 60 * self.run.parameters.rollback.monitor_minutes
+        health = self.of.cutover.cutover.health if self.of.cutover else []
+        interval = min(LONGEST_INTERVAL, self.run.parameters.monitoring.interval_seconds, max(seconds / 2, 0.1))
+        with self.of.stage(st.WATCH) as row:
+            chosen = probes.choose(self.run, probes.SOURCE, PROBES)
+            watcher = Watcher(lambda: open_chosen(self.run), chosen, health=health)
+            with self.run.progress("Watch the source", int(seconds), "seconds") as bar:
+                rounds = list(watcher.samples(seconds, interval, bar))
+            ill = [r for r in rounds if r.trouble]
             row["said"] = f"{len(rounds)} rounds, {len(ill)} with a problem"
-            self.state.facts["watch"] = {"rounds": len(rounds), "problems": [r.problem for r in ill][:20],
-                                         "slowest_ms": max((r.slowest_ms for r in rounds), default=0.0)}  # fmt: skip
+            self.of.state.facts["watch"] = {"rounds": len(rounds), "problems": ["; ".join(r.trouble) for r in ill][:20],
+                                         "slowest_ms": max((r.slowest or 0.0 for r in rounds), default=0.0)}  # fmt: skip
             last = bool(ill) and ill[-1] is rounds[-1]
-            watched = time.monotonic() - begun
-            self.run.lasted("time watched", watched, 60 * Rollback().monitor_minutes, "rollback.monitor_minutes")
+            self.run.lasted(
+                "time watched", rounds[-1].second, 60 * Rollback().monitor_minutes, "rollback.monitor_minutes"
+            )
             self.run.check(
                 "health of the source", Verdict.FAIL if last else Verdict.WARNING if ill else Verdict.PASS,
-                measured=row["said"], reason=ReasonCode.SOURCE_ILL if ill else "", detail=ill[-1].problem if ill else "",
+                measured=row["said"], reason=ReasonCode.SOURCE_ILL if ill else "",
+                detail="; ".join(ill[-1].trouble) if ill else "",
             )  # fmt: skip
         if not last:
-            self.state.finished = self.state.finished or utc_now()
-            self.state.save(self.run.workspace)
-        postmortem.write(self.run, self.state, self.cutover, self.made)
-        return pd.DataFrame([[getattr(r, c) for c in columns] for r in rounds], columns=columns)
+            self.of.state.finished = self.of.state.finished or utc_now()
+            self.of.state.save(self.run.workspace)
+        postmortem.write(self.run, self.of.state, self.of.cutover, self.of.made)
+        return pd.DataFrame([r.row() for r in rounds], columns=columns)

@@ -14,13 +14,6 @@ from helpers.chunks import ChunkBatch
 from helpers.stores.limits import Limits, Usage
 from helpers.stores.severity import Finding
 
-# -- space -------------------------------------------------------------------------------------------------------------
-
-# Distance spaces as Chroma defines them, and the one that a collection really uses.
-#
-# l2 is the squared Euclidean distance, cosine is 1 - cos(a, b), ip is 1 - a·b (hnswlib's definitions).
-
-
 Space = Literal["l2", "cosine", "ip"]
 SPACES: tuple[Space, ...] = get_args(Space)
 _TRAP = "A copy of its configuration would search by the wrong distance; a migration here takes the true one."
@@ -34,12 +27,17 @@ HNSW_METADATA = {
     "hnsw:sync_threshold": "sync_threshold",
     "hnsw:resize_factor": "resize_factor",
 }
+LOCK_COLLECTION = "runbook-lock"  # the marker that keeps a second run out of a target; never listed as data
+
+Neighbours = list[list[tuple[str, float]]]  # per query vector: (id, distance), best first
 
 
 def distance(space: Space, a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Distances of the rows of `a` (n, d) to the rows of `b` (n, d) or to one vector (d,), in float64.
 
     Cosine with a zero vector is 1: it has no direction, and Chroma's own answer (NaN or 0) is no measurement.
+
+    l2 is the squared Euclidean distance, cosine is 1 - cos(a, b), ip is 1 - a·b (hnswlib's definitions).
     """
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if space == "l2":
@@ -112,14 +110,6 @@ def resolve(candidates: Sequence[Space | None], proven: Sequence[Space] | None) 
     if not wrong:
         return chosen, ""
     return chosen, Finding(f"declared as {', '.join(wrong)}, but queries answer {chosen}", meaning=_TRAP)
-
-
-# -- base --------------------------------------------------------------------------------------------------------------
-
-
-LOCK_COLLECTION = "runbook-lock"  # the marker that keeps a second run out of a target; never listed as data
-
-Neighbours = list[list[tuple[str, float]]]  # per query vector: (id, distance), best first
 
 
 @dataclass(frozen=True, slots=True)

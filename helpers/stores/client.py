@@ -8,9 +8,10 @@ creating a collection from its own schema, which the public call cannot do witho
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,15 +37,17 @@ from helpers.stores.creation import TargetLock
 from helpers.stores.door import Client, Collection
 from helpers.stores.limits import NO_LIMIT, Limits, Narrower, Requests, Usage, attempt, written_once
 
-# -- probe -------------------------------------------------------------------------------------------------------------
-
-# A probe query: which distance space does a collection really answer in? What it declares may be wrong (chroma-facts 2).
+T = TypeVar("T")
+LIST_PAGE = 1_000  # collections in one answer
+_CONTENT = ["documents", "metadatas", "uris"]
 
 
 def proven_spaces(store: Reader, name: str, sample: Sequence[str]) -> list[Space] | None:
     """The spaces that fit the distances of a probe query, or None where the collection cannot be probed.
 
     `sample` are some ids of the collection; the probe is made from the first of their vectors that can be used.
+
+    What a collection declares may be wrong (chroma-facts 2).
     """
     known = store.read(name, sample)
     usable = ~known.lost & np.isfinite(known.embeddings).all(axis=1) & known.embeddings.any(axis=1)
@@ -65,13 +68,6 @@ def proven_spaces(store: Reader, name: str, sample: Sequence[str]) -> list[Space
         return None
     answered = [distances[i] for i, ok in zip(near.ids, fit, strict=True) if ok]
     return consistent_spaces(query, near.embeddings[fit], answered)
-
-
-# -- client ------------------------------------------------------------------------------------------------------------
-
-
-LIST_PAGE = 1_000  # collections in one answer
-_CONTENT = ["documents", "metadatas", "uris"]
 
 
 class ClientStore(TargetLock, Closing):
@@ -241,15 +237,10 @@ class ClientStore(TargetLock, Closing):
         """These chunks, in this order; ids that the store does not hold are absent from the answer."""
         collection = self._collection(name)
         dimension = collection.get_model().dimension or 0
-        parts: list[ChunkBatch] = []
-        start = 0
-        while start < len(ids):
-            piece = ids[start : start + self.limits().read_step(dimension)]
-            try:
-                parts.append(self._read_piece(collection, piece, dimension if embeddings else 0, embeddings))
-            except Narrower:
-                continue
-            start += len(piece)
+        parts = [*self._in_pieces(
+            ids, lambda limits: limits.read_step(dimension),
+            lambda piece: self._read_piece(collection, piece, dimension if embeddings else 0, embeddings),
+        )]  # fmt: skip
         return ChunkBatch.concatenate(parts) if parts else ChunkBatch.empty(dimension if embeddings else 0)
 
     def _read_piece(self, collection: Collection, ids: Sequence[str], dimension: int, embeddings: bool) -> ChunkBatch:
@@ -300,67 +291,57 @@ class ClientStore(TargetLock, Closing):
 
     def _present(self, collection: Collection, ids: Sequence[str]) -> list[str]:
         """Those of the ids that the store holds."""
-        found: list[str] = []
+        answers = self._in_pieces(ids, lambda limits: limits.read_rows, lambda piece: self._get(collection, piece, []))
+        return [chunk for answer in answers for chunk in answer["ids"]]
+
+    def _in_pieces(self, items: Any, most: Callable[[Limits], int], send: Callable[[Any], T]) -> Iterator[T]:
+        """What `send` answers to each piece of the items; a piece that is over a quota is sent again, smaller."""
         start = 0
-        while start < len(ids):
-            piece = ids[start : start + self.limits().read_rows]
-            try:
-                found += self._get(collection, piece, [])["ids"]
-            except Narrower:
-                continue
-            start += len(piece)
-        return found
+        while start < len(items):
+            piece = items[start : start + most(self.limits())]
+            with suppress(Narrower):
+                yield send(piece)
+                start += len(piece)
 
     def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
         """The k nearest of each row of `vectors` (n, d): (id, distance), best first; fewer where the index gives fewer,
         and no more than `limits().query_results`.
         """
-        collection = self._collection(name)
-        rows = np.asarray(vectors, np.float32)
-        found: Neighbours = []
-        while len(found) < len(rows):
-            limits = self.limits()
-            piece = rows[len(found) : len(found) + limits.query_vectors]
-            most = min(k, limits.query_results)
-            try:
-                answer = self.requests.send(
-                    lambda piece=piece, most=most: collection.query(  # type: ignore[misc]
-                        query_embeddings=piece, n_results=most, include=["distances"]
-                    ),
-                    self._at(name),
-                    query_results=most,
-                    query_vectors=len(piece),
-                )
-            except Narrower:
-                continue
-            for ids, distances in zip(answer["ids"], answer["distances"] or [], strict=True):
-                found.append([(i, float(d)) for i, d in zip(ids[:most], distances[:most], strict=True)])
+        answers = self._queried(
+            self._collection(name), "query_embeddings", np.asarray(vectors, np.float32), k, ["distances"]
+        )
+        return [
+            [(i, float(d)) for i, d in zip(ids[:most], distances[:most], strict=True)]
+            for most, answer in answers for ids, distances in zip(answer["ids"], answer["distances"] or [], strict=True)
+        ]  # fmt: skip
+
+    def _queried(
+        self, collection: Collection, by: str, asked: Any, k: int, include: list[str]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(hits asked for, answer) of each piece of a query."""
+
+        def send(piece: Any) -> tuple[int, dict[str, Any]]:
+            most = min(k, self.limits().query_results)
+            query: dict[str, Any] = {by: piece, "n_results": most, "include": include}
+            answer = self.requests.send(
+                lambda: collection.query(**query),
+                self._at(collection.name),
+                query_results=most,
+                query_vectors=len(piece),
+            )
             self.usage.add(rows=sum(map(len, answer["ids"])))
-        return found
+            return most, cast(dict[str, Any], answer)
+
+        return self._in_pieces(asked, lambda limits: limits.query_vectors, send)
 
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
         """Nearest chunks by text, with the collection's own embedding function: (id, distance, document)."""
         collection = self._collection(name)
         vectors = self.text_vectors(name, texts)
         found: list[list[tuple[str, float, str | None]]] = []
-        while len(found) < len(texts):
-            limits = self.limits()
-            piece = vectors[len(found) : len(found) + limits.query_vectors]
-            most = min(k, limits.query_results)
-            try:
-                answer = self.requests.send(
-                    lambda piece=piece, most=most: collection.query(  # type: ignore[misc]
-                        query_embeddings=piece, n_results=most, include=["distances", "documents"]
-                    ),
-                    self._at(name),
-                    query_results=most,
-                    query_vectors=len(piece),
-                )
-            except Narrower:
-                continue
+        for _, answer in self._queried(collection, "query_embeddings", vectors, k, ["distances", "documents"]):
             rows = zip(answer["ids"], answer["distances"] or [], answer["documents"] or [], strict=True)
             found += [[(i, float(d), t) for i, d, t in zip(ids, ds, ts, strict=True)] for ids, ds, ts in rows]
-            self.usage.add(rows=sum(map(len, answer["ids"])))
         return found
 
     def text_vectors(self, name: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -428,11 +409,9 @@ class ClientStore(TargetLock, Closing):
         rest = batch
         while len(rest):
             piece = next(pieces(rest, self.limits()))
-            try:
+            with suppress(Narrower):
                 self._add_piece(collection, piece)
-            except Narrower:
-                continue
-            rest = rest.slice(len(piece), len(rest))
+                rest = rest.slice(len(piece), len(rest))
 
     def _add_piece(self, collection: Collection, piece: ChunkBatch) -> None:
         where = self._at(collection.name)
@@ -448,20 +427,13 @@ class ClientStore(TargetLock, Closing):
 
     def delete(self, name: str, ids: Sequence[str]) -> None:
         """Delete by explicit ids only: other ways ignore limits on some versions (chroma-facts)."""
-        collection = self._collection(name)
-        start = 0
-        while start < len(ids):
-            piece = list(ids[start : start + min(500, self.limits().write_rows)])
-            try:
-                self.requests.send(
-                    lambda piece=piece: collection.delete(ids=piece),  # type: ignore[misc]
-                    self._at(name),
-                    write=True,
-                    write_rows=len(piece),
-                )
-            except Narrower:
-                continue
-            start += len(piece)
+        collection, where = self._collection(name), self._at(name)
+
+        def send(piece: list[str]) -> None:
+            self.requests.send(lambda: collection.delete(ids=piece), where, write=True, write_rows=len(piece))
+
+        for _ in self._in_pieces(list(ids), lambda limits: min(500, limits.write_rows), send):
+            pass
 
     def drop(self, name: str) -> None:
         """Delete the records, then the collection: the other way leaks list-valued metadata (chroma-facts 18)."""

@@ -27,26 +27,30 @@ from urllib.parse import quote
 from helpers.errors import Terminal
 from helpers.reason_codes import ReasonCode
 from helpers.stores.index_files import LINKS, bloat, links_bloated
-from helpers.stores.layout import DATABASE, LOGS, recognise, unreadable
+from helpers.stores.layout import DATABASE, LOGS, damaged, recognise, unreadable
 from helpers.stores.severity import damage
-
-# -- derived -----------------------------------------------------------------------------------------------------------
-
-# What SQLite derives in a copied directory, its indexes and the full-text index: checked, and made anew where it is damaged.
-#
-# Every chunk can be read without them, so damage there is no reason to refuse a source. SQLite before 3.44 does not look into a
-# full-text index by itself; it is asked to.
-
 
 FULLTEXT = "embedding_fulltext_search"
 _SHADOWS = ("data", "idx", "content", "docsize", "config")
 _ASK = "INSERT INTO embedding_fulltext_search (embedding_fulltext_search) VALUES ('integrity-check')"
 _DERIVED = ("index", FULLTEXT)  # words of `quick_check` about what can be made anew
 _MOST = 100
+IN_USE = "the directory is in use"
+TRIES = 3
+WAIT_SECONDS = 30.0  # for a writer's lock
+STEP_BYTES = 128 * 2**20  # of the database under one lock: writers wait for its end, and give up after about 5 s
+_PIECE_BYTES = 8 * 2**20
+MOST_RESTARTS = 20  # a writer between two steps makes the backup begin again
+
+_File = tuple[str, int, int]  # relative path, bytes, time of the last change (ns)
 
 
 def rebuild(database: Path) -> list[str]:
-    """Make anew what is damaged and derived, in place; a sentence for each. What else is wrong is left for others to find."""
+    """Make anew what is damaged and derived, in place; a sentence for each. What else is wrong is left for others to find.
+
+    Every chunk can be read without them, so damage there is no reason to refuse a source. SQLite before 3.44 does not look
+    into a full-text index by itself; it is asked to.
+    """
     try:
         with closing(sqlite3.connect(database)) as db, db:
             tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -99,19 +103,6 @@ def _make_fulltext(db: sqlite3.Connection, tables: set[str]) -> None:
         "INSERT INTO embedding_fulltext_search (rowid, string_value) SELECT id, string_value FROM embedding_metadata "
         "WHERE key = 'chroma:document' AND string_value IS NOT NULL"
     )
-
-
-# -- copying -----------------------------------------------------------------------------------------------------------
-
-
-IN_USE = "the directory is in use"
-TRIES = 3
-WAIT_SECONDS = 30.0  # for a writer's lock
-STEP_BYTES = 128 * 2**20  # of the database under one lock: writers wait for its end, and give up after about 5 s
-_PIECE_BYTES = 8 * 2**20
-MOST_RESTARTS = 20  # a writer between two steps makes the backup begin again
-
-_File = tuple[str, int, int]  # relative path, bytes, time of the last change (ns)
 
 
 def copy_directory(source: Path, destination: Path) -> list[str]:
@@ -171,7 +162,7 @@ def _back_up(database: Path, copy: Path) -> bool:
     except (sqlite3.OperationalError, TimeoutError):  # locked all the time, or changed all the time
         return False
     except sqlite3.DatabaseError as error:
-        raise _damaged(str(error), database) from error
+        raise damaged(error, database) from error
     return True
 
 
@@ -297,16 +288,9 @@ def _check_database(copy: Path, source: Path) -> None:
     except sqlite3.DatabaseError as error:
         verdict, tables = str(error), set()
     if verdict != "ok":
-        raise _damaged(verdict, source / DATABASE)
+        raise damaged(verdict, source / DATABASE)
     if not {"collections", "segments", "embeddings_queue"} <= tables:
         raise Terminal(
             ReasonCode.SOURCE_FOREIGN_FILE, "an SQLite database, but not one that Chroma wrote", where=str(source / DATABASE),
             next_step="Name the folder that Chroma persists to.",
         )  # fmt: skip
-
-
-def _damaged(verdict: str, database: Path) -> Terminal:
-    return Terminal(
-        ReasonCode.SOURCE_DAMAGED, f"SQLite says: {verdict}", where=str(database),
-        next_step="Take the last backup, or recover the file with `sqlite3 .recover` and try that.",
-    )  # fmt: skip

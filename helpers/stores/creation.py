@@ -2,6 +2,11 @@
 
 The public `create_collection(configuration=…)` loses num_threads and batch_size, and an embedding function that is not
 installed here. The server's own schema, sent back as it came, keeps all of it (chroma-facts, 1.5.9 writing).
+
+A local Chroma cannot hold all that Chroma Cloud can. Measured on 1.5.9 (tests/test_indexes_that_no_local_chroma_holds.py
+repeats it): a sparse index is refused with 400; a SPANN index, quantised or not, silently becomes an HNSW index with
+defaults; a record with a sparse vector is refused ("not supported for local chroma"). The space, the embedding function, the
+full-text index and the switches of every other key are kept where the schema is sent without these.
 """
 
 from __future__ import annotations
@@ -24,16 +29,6 @@ from helpers.stores.door import Client, FastAPI, NotFoundError
 from helpers.stores.door import Collection as DoorCollection
 from helpers.stores.limits import attempt, translate
 
-# -- indexes -----------------------------------------------------------------------------------------------------------
-
-# What a collection of Chroma Cloud has that a local Chroma cannot hold, and the collection without it.
-#
-# Measured on 1.5.9 (tests/test_indexes_that_no_local_chroma_holds.py repeats it): a sparse index is refused with 400; a SPANN
-# index, quantised or not, silently becomes an HNSW index with defaults; a record with a sparse vector is refused ("not
-# supported for local chroma"). The space, the embedding function, the full-text index and the switches of every other key
-# are kept where the schema is sent without these.
-
-
 SPARSE, SPARSE_VALUES, SPANN, QUANTISED = "sparse index", "sparse vectors", "SPANN index", "quantisation"
 VECTORS = "#embedding"  # the key under which a schema keeps the index of the embeddings
 _BECOMES = {
@@ -42,6 +37,7 @@ _BECOMES = {
     SPANN: "an HNSW index with Chroma's defaults, by the same distance",
     QUANTISED: "vectors in full precision",
 }
+RESTORE = "restore-"  # how a restore's name in the lock begins; the rest is made of its snapshot's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +80,8 @@ def reduced(info: CollectionInfo) -> CollectionInfo:
     """The collection without them: what a local Chroma can hold of it, its effective space among that."""
     if not unsupported(info):
         return info
-    configuration = {
-        **info.configuration,
-        "hnsw": info.configuration.get("hnsw") or {"space": info.space},
-        "spann": None,
-    }
-    return dataclasses.replace(info, configuration=configuration, schema=_without(info.schema))
+    kept = {"hnsw": info.configuration.get("hnsw") or {"space": info.space}, "spann": None}
+    return dataclasses.replace(info, configuration={**info.configuration, **kept}, schema=_without(info.schema))
 
 
 def allowed(info: CollectionInfo, patterns: Iterable[str]) -> bool:
@@ -139,9 +131,6 @@ def _without(schema: dict[str, Any] | None) -> dict[str, Any] | None:
     return made
 
 
-# -- creation ----------------------------------------------------------------------------------------------------------
-
-
 def raw_schema(collection: DoorCollection) -> dict[str, Any] | None:
     """The schema as the server keeps it, or None where it keeps none (servers before 1.2 or so)."""
     schema = collection.get_model().serialized_schema
@@ -159,17 +148,10 @@ def effective_configuration(info: CollectionInfo) -> dict[str, Any]:
     """
     function = info.configuration.get("embedding_function")
     if info.configuration.get("spann"):
-        return {
-            "hnsw": None,
-            "spann": {**info.configuration["spann"], "space": info.space},
-            "embedding_function": function,
-        }
-    hnsw = {
-        **(info.configuration.get("hnsw") or {}),
-        **_hidden_parameters(info.schema),
-        **legacy_parameters(info.metadata),
-        "space": info.space,
-    }
+        spann = {**info.configuration["spann"], "space": info.space}
+        return {"hnsw": None, "spann": spann, "embedding_function": function}
+    hidden = _hidden_parameters(info.schema) | legacy_parameters(info.metadata)
+    hnsw = {**(info.configuration.get("hnsw") or {}), **hidden, "space": info.space}
     return {"hnsw": hnsw, "spann": None, "embedding_function": function}
 
 
@@ -227,27 +209,12 @@ def create(client: Client, info: CollectionInfo) -> None:
     server: Any = client._server
     try:
         if isinstance(server, FastAPI):
-            server._make_request(
-                "post",
-                f"/tenants/{client.tenant}/databases/{client.database}/collections",
-                json={
-                    "name": info.name,
-                    "metadata": metadata,
-                    "configuration": configuration,
-                    "schema": schema,
-                    "get_or_create": False,
-                },
-            )
+            body = {"name": info.name, "metadata": metadata, "configuration": configuration, "schema": schema}
+            path = f"/tenants/{client.tenant}/databases/{client.database}/collections"
+            server._make_request("post", path, json={**body, "get_or_create": False})
         else:
-            server.bindings.create_collection(
-                info.name,
-                json.dumps(configuration) if configuration else None,
-                json.dumps(schema) if schema else None,
-                metadata,
-                False,
-                client.tenant,
-                client.database,
-            )
+            texts = (json.dumps(part) if part else None for part in (configuration, schema))
+            server.bindings.create_collection(info.name, *texts, metadata, False, client.tenant, client.database)
     except Exception as error:
         if "already exists" in str(error):
             raise Terminal(
@@ -261,18 +228,12 @@ def create(client: Client, info: CollectionInfo) -> None:
         raise
 
 
-# -- lock --------------------------------------------------------------------------------------------------------------
-
-# A lock in the target: a marker collection, whose creation is atomic on the server.
-#
-# It keeps a second run out, from this machine or another. A run that was killed finds its own marker and goes on.
-
-
-RESTORE = "restore-"  # how a restore's name in the lock begins; the rest is made of its snapshot's id
-
-
 class TargetLock:
-    """The locking part of a store."""
+    """The locking part of a store.
+
+    A marker collection, whose creation is atomic on the server, keeps a second run out, from this machine or another. A run
+    that was killed finds its own marker and goes on.
+    """
 
     client: Client
     label: str

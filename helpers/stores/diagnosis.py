@@ -10,11 +10,9 @@ import dataclasses
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -29,7 +27,7 @@ from helpers.stores.creation import refused_name, unsupported
 from helpers.stores.duckdb_layout import is_duckdb_layout
 from helpers.stores.index_files import bloat
 from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
-from helpers.stores.layout import DATABASE, VOLUMES
+from helpers.stores.layout import DATABASE, VOLUMES, reading
 from helpers.stores.repair import migrations
 from helpers.stores.severity import Finding, Severity
 
@@ -491,9 +489,8 @@ def of_1_x(parts: dict[str, int]) -> bool:
 
 def stored_databases(path: Path) -> list[str]:
     """`tenant/database` of a directory, read without writing a byte; [] before 0.4.15 and where it cannot be read."""
-    uri = f"file:{quote(str((path / DATABASE).resolve()))}?mode=ro&immutable=1"
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as db:
+        with reading(path / DATABASE) as db:
             return [f"{one_line(t, 60)}/{one_line(d, 60)}"
                     for t, d in db.execute("SELECT tenant_id, name FROM databases ORDER BY tenant_id, name")]  # fmt: skip
     except sqlite3.Error:

@@ -107,9 +107,6 @@ def settings(**given: Any) -> Settings:
     return Settings.model_construct(**{"anonymized_telemetry": False, **given})
 
 
-# -- in this process ---------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def embedded_client(path: Path, tenant: str, database: str) -> Iterator[Client]:
     """Chroma's engine on this very directory, in this process. Opening it rewrites it. Errors are Chroma's own.
@@ -223,9 +220,6 @@ class _InPortions:
             self._touched, self._full = set(), False
         finally:
             self._changed.notify_all()
-
-
-# -- a server ----------------------------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -93,16 +93,9 @@ class DuckdbStore(Closing):
         chunks = self._of(name)
         metadata = _metadata(self._collections[name]["metadata"])
         space = from_metadata(metadata) or "l2"
-        return CollectionInfo(
-            name=name,
-            count=len(chunks.batch),
-            dimension=chunks.dimension,
-            space=space,
-            declared_space=space,
-            metadata=metadata,
-            configuration={"hnsw": {"space": space}, "spann": None, "embedding_function": None},
-            findings=chunks.findings,
-        )
+        configuration = {"hnsw": {"space": space}, "spann": None, "embedding_function": None}
+        return CollectionInfo(name, len(chunks.batch), chunks.dimension, space, space, metadata, configuration,
+                              findings=chunks.findings)  # fmt: skip
 
     def count(self, name: str) -> int:
         return len(self._table(name))
@@ -135,11 +128,8 @@ class DuckdbStore(Closing):
         return found
 
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
-        raise Terminal(
-            ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE,
-            self.text_queries_available(name),
-            where=f"collection {name} of {self.label}",
-        )
+        where = f"collection {name} of {self.label}"
+        raise Terminal(ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, self.text_queries_available(name), where=where)
 
     def text_queries_available(self, name: str) -> str:
         return "Chroma 0.3 keeps no embedding function"
@@ -223,11 +213,8 @@ class _Chunks:
         matrix = np.full((len(ids), self.dimension or 0), np.nan, np.float32)
         for row in np.flatnonzero(~lost):
             matrix[row] = vectors[row]
-        self.findings = (
-            (damage(f"{int(lost.sum())} chunks have no vector of {self.dimension} dimensions", counted=True),)
-            if lost.any()
-            else ()
-        )
+        said = f"{int(lost.sum())} chunks have no vector of {self.dimension} dimensions"
+        self.findings = (damage(said, counted=True),) if lost.any() else ()
         self.batch = ChunkBatch(
             ids=ids,
             documents=table.column("document").to_pylist(),

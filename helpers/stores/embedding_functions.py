@@ -33,10 +33,6 @@ from helpers.stores.door import (
     register_embedding_function,
 )
 
-# -- sample embedding --------------------------------------------------------------------------------------------------
-
-# The rehearsal source's embedding function: words hashed into vectors, the same bits on any machine, no download.
-
 
 @register_embedding_function
 class RehearsalEmbedding(EmbeddingFunction[Documents]):
@@ -105,9 +101,6 @@ _STOP_WORDS = (
     " su un una y ref"
 )
 _STOP = frozenset(_STOP_WORDS.split())
-
-
-# -- embedding functions -----------------------------------------------------------------------------------------------
 
 
 def persisted_name(configuration: Mapping[str, Any]) -> str | None:

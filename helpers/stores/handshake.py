@@ -1,7 +1,11 @@
-"""Does a server that is given credentials ask for any? Chroma 1.x has no authentication of its own.
+"""First contact with a server: its protocol, whose the key is, whether tenant and database exist, and if it asks for a key.
 
 A server of 1.x that is started with the authentication variables of 0.x answers everybody (chroma-facts, 1.5.9): whoever
 moves from an old server that did ask would open the data to the network and see nothing of it.
+
+The protocol is asked for, never guessed: `version` says 1.0.0 on every server of 1.x, and on 0.5.16 to 0.6.3 both protocols
+answer (chroma-facts, Versions). A wrong tenant or database lists as an empty source on API v1 (8), so both are asked for by
+name.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
@@ -20,21 +24,21 @@ from helpers.reason_codes import ReasonCode
 from helpers.stores.limits import Usage, refuse_gateway_answers, retried
 from helpers.stores.wire import Session
 
-# -- identity ----------------------------------------------------------------------------------------------------------
-
-# Whose is the key? Chroma Cloud answers with the tenant and the databases that it opens; people rarely know the tenant.
-#
-# A server without authentication names the default tenant for everybody, old ones `*`, others do not have the route: then
-# the parameters stand as they are.
-
-
 EVERY = "*"
 _NAMED = 10  # databases in a message
+Protocol = Literal["v1", "v2"]
+Get = Callable[[str], httpx.Response]  # a path below /api → the answer, tried again where the network failed
+NAMES = ("localhost", "host.docker.internal", "chromadb-service")  # runbook, Section 1.3
+_SECONDS = 3.0  # for one answer: somebody waits for all of them
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The tenant of a key and the databases that it opens, sorted; `("*",)` means all that the tenant has."""
+    """The tenant of a key and the databases that it opens, sorted; `("*",)` means all that the tenant has.
+
+    A server without authentication names the default tenant for everybody, old ones `*`, others do not have the route: then
+    the parameters stand as they are.
+    """
 
     tenant: str
     databases: tuple[str, ...]
@@ -94,19 +98,6 @@ def _database(endpoint: Endpoint, role: str, identity: Identity, where: str) -> 
     raise Terminal(ReasonCode.UNKNOWN_DATABASE, what, where=where, next_step=then)
 
 
-# -- greeting ----------------------------------------------------------------------------------------------------------
-
-# The first words with a server: is it well, which protocol does it speak, are the tenant and the database there?
-#
-# The protocol is asked for, never guessed: `version` says 1.0.0 on every server of 1.x, and on 0.5.16 to 0.6.3 both
-# protocols answer (chroma-facts, Versions). A wrong tenant or database lists as an empty source on API v1 (8), so both are
-# asked for by name.
-
-
-Protocol = Literal["v1", "v2"]
-Get = Callable[[str], httpx.Response]  # a path below /api → the answer, tried again where the network failed
-
-
 def request_headers(endpoint: Endpoint, role: str) -> dict[str, str]:
     """The headers with their secrets. What HTTP would refuse is found here: httpx repeats it in its message."""
     headers = {name: ref.resolve().reveal() for name, ref in endpoint.headers.items()}
@@ -147,21 +138,29 @@ def greet(endpoint: Endpoint, role: str, headers: dict[str, str]) -> tuple[Proto
         return protocol, endpoint
 
 
-def _protocol(endpoint: Endpoint, role: str, get: Get, where: str) -> Protocol:
-    """v2 where the server answers to it, else v1; only the one that `api` names where it names one."""
-    wanted: list[Protocol] = ["v2", "v1"] if endpoint.api == "auto" else [endpoint.api]
-    answers: dict[str, httpx.Response] = {}
+def heartbeat(get: Get, wanted: Sequence[Protocol] = ("v2", "v1")) -> tuple[Protocol | None, list[httpx.Response]]:
+    """The first of these protocols in which a Chroma answers, None where none does, and the answers."""
+    answers: list[httpx.Response] = []
     for protocol in wanted:
-        answer = answers[protocol] = get(f"{protocol}/heartbeat")
-        if answer.status_code in (401, 403):
-            raise Terminal(
-                ReasonCode.FORBIDDEN, f"answered {answer.status_code} to the heartbeat", where=where,
-                next_step=f"Check {role}.headers.",
-            )  # fmt: skip
+        answers.append(answer := get(f"{protocol}/heartbeat"))
         if answer.status_code == 200 and "nanosecond heartbeat" in answer.text:
-            return protocol
+            return protocol, answers
         if answer.status_code not in (404, 410):  # something is there, and it does not speak as Chroma does
             break
+    return None, answers
+
+
+def _protocol(endpoint: Endpoint, role: str, get: Get, where: str) -> Protocol:
+    """v2 where the server answers to it, else v1; only the one that `api` names where it names one."""
+    protocol, answers = heartbeat(get, ("v2", "v1") if endpoint.api == "auto" else (endpoint.api,))
+    if protocol is not None:
+        return protocol
+    answer = answers[-1]
+    if answer.status_code in (401, 403):
+        raise Terminal(
+            ReasonCode.FORBIDDEN, f"answered {answer.status_code} to the heartbeat", where=where,
+            next_step=f"Check {role}.headers.",
+        )  # fmt: skip
     if endpoint.api != "auto" and answer.status_code in (404, 410):
         raise Terminal(
             ReasonCode(f"{role}_other_api"), f"does not speak API {endpoint.api} (answered {answer.status_code})", where=where,
@@ -169,7 +168,7 @@ def _protocol(endpoint: Endpoint, role: str, get: Get, where: str) -> Protocol:
         )  # fmt: skip
     raise Terminal(
         ReasonCode(f"{role}_not_chroma"),
-        f"answered {', '.join(str(a.status_code) for a in answers.values())}, and not as a Chroma server does",
+        f"answered {', '.join(str(a.status_code) for a in answers)}, and not as a Chroma server does",
         where=where, next_step="Check the URL and what proxies are in between.",
     )  # fmt: skip
 
@@ -219,15 +218,6 @@ def _knows_no_tenants(answer: httpx.Response) -> bool:
     return isinstance(body, dict) and body.get("detail") == "Not Found"
 
 
-# -- candidates --------------------------------------------------------------------------------------------------------
-
-# Where else a server could be: the runbook's three names on the target's port. They are tried and reported, never used.
-
-
-NAMES = ("localhost", "host.docker.internal", "chromadb-service")  # runbook, Section 1.3
-_SECONDS = 3.0  # for one answer: somebody waits for all of them
-
-
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One place that was tried: whether a Chroma server answers there, and what was found."""
@@ -238,25 +228,23 @@ class Candidate:
 
 
 def tried(endpoint: Endpoint, names: Sequence[str] = NAMES) -> list[Candidate]:
-    """Each name on the port of this endpoint, in the order given, without the endpoint's own; no header is sent there."""
-    parts = urlsplit(str(endpoint.url))
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return [
-        _ask(f"{parts.scheme}://{name}:{port}{endpoint.prefix}", endpoint.verify_tls)
-        for name in names
-        if name != parts.hostname
-    ]
+    """Each name on the port of this endpoint, in the order given, without the endpoint's own; no header is sent there.
+
+    These places are tried and reported, never used.
+    """
+    scheme = "https" if endpoint.tls else "http"
+    urls = [f"{scheme}://{name}:{endpoint.port}{endpoint.prefix}" for name in names if name != endpoint.host]
+    return [_ask(url, endpoint.verify_tls) for url in urls]
 
 
 def _ask(url: str, verify: bool) -> Candidate:
     try:
         with Session(timeout=_SECONDS, verify=verify) as session:
-            for api in ("v2", "v1"):
-                answer = session.get(f"{url}/api/{api}/heartbeat")
-                if answer.status_code == 200 and "nanosecond heartbeat" in answer.text:
-                    version = session.get(f"{url}/api/{api}/version").text.strip().strip('"')
-                    return Candidate(url, True, f"a Chroma server, API {api}, version {one_line(version, 40)}")
-        return Candidate(url, False, f"answers {answer.status_code}, and not as Chroma does")
+            api, answers = heartbeat(lambda path: session.get(f"{url}/api/{path}"))
+            if api is None:
+                return Candidate(url, False, f"answers {answers[-1].status_code}, and not as Chroma does")
+            version = session.get(f"{url}/api/{api}/version").text.strip().strip('"')
+            return Candidate(url, True, f"a Chroma server, API {api}, version {one_line(version, 40)}")
     except (httpx.HTTPError, RunbookError) as error:
         return Candidate(url, False, f"no answer ({one_line(str(error) or type(error).__name__, 100)})")
 
@@ -270,9 +258,6 @@ def with_candidates(error: RunbookError, found: Sequence[Candidate]) -> RunbookE
     else:
         told = f"{error.next_step} Nor does any of these answer: {tries}"
     return type(error)(error.code, error.what, where=error.where, next_step=told.strip())
-
-
-# -- handshake ---------------------------------------------------------------------------------------------------------
 
 
 def answers_anybody(endpoint: Endpoint) -> bool:

@@ -275,12 +275,8 @@ class IndexFolder:
                 self._problems.append((unknown.code, str(unknown)))
                 return None
         if self.dimension and found.dimension != self.dimension:
-            self._problems.append(
-                (
-                    "dimension_mismatch",
-                    f"{HEADER} says {found.dimension} dimensions, the collection has {self.dimension}",
-                )
-            )
+            said = f"{HEADER} says {found.dimension} dimensions, the collection has {self.dimension}"
+            self._problems.append(("dimension_mismatch", said))
             return None
         return found
 
@@ -292,9 +288,7 @@ class IndexFolder:
             return None
         there = min(geometry.elements, file.stat().st_size // geometry.row)
         if there < geometry.elements:
-            self._problems.append(
-                ("rows_truncated", f"{ROWS} holds {there:,} rows of {geometry.elements:,}: it is cut short")
-            )
+            self._problems.append(("rows_truncated", f"{ROWS} is cut short: {there:,} of {geometry.elements:,} rows"))
         if there == 0:
             return None
         mapped: npt.NDArray[Any] = np.memmap(file, geometry.dtype, "r", shape=(there,))
@@ -341,9 +335,8 @@ class IndexFolder:
             else:
                 found[chunk] = row
         if bad:
-            self._problems.append(
-                ("rows_damaged", f"{ROWS} has no sound row for {bad:,} of {len(self.ids.labels):,} ids")
-            )
+            said = f"{ROWS} has no sound row for {bad:,} of {len(self.ids.labels):,} ids"
+            self._problems.append(("rows_damaged", said))
         unmapped = int((~gone).sum()) - len(found) - bad
         if unmapped > 0 and not bad:
             self._problems.append(("rows_unmapped", f"{ROWS} has {unmapped:,} rows that {PICKLE} does not know"))
@@ -365,9 +358,7 @@ class IndexFolder:
             fit &= unit | (length < 1e-3)
             norms = self._lengths[start : start + len(piece)]
             if not (np.isfinite(norms) & ((norms > 0) | ~unit))[fit].all():
-                self._problems.append(
-                    ("norms_missing", f"{LENGTHS} lacks norms: such vectors are known by direction only")
-                )
+                self._problems.append(("norms_missing", f"{LENGTHS} lacks norms: their vectors are directions only"))
         return fit
 
     def _labels_fit(self, labels: npt.NDArray[np.uint64]) -> bool:
@@ -376,9 +367,7 @@ class IndexFolder:
         fit = bool(len(labels) and labels.min() >= 1 and labels.max() <= self.ids.added)
         if fit and len(np.unique(labels)) == len(labels):
             return True
-        self._problems.append(
-            ("geometry_unknown", f"{HEADER} cannot be derived: the rows do not begin where they should")
-        )
+        self._problems.append(("geometry_unknown", f"{HEADER} cannot be derived: rows do not begin where they should"))
         return False
 
     def vectors(self, ids: Sequence[str]) -> tuple[Vectors, Mask, Mask]:

@@ -30,6 +30,27 @@ _MAGIC = b"SQLite format 3\x00"
 _LFS = b"version https://git-lfs"
 
 
+def reading(database: Path, *, live: bool = False) -> closing[sqlite3.Connection]:
+    """A connection to an SQLite file, links followed, that writes no byte; `live`: another process may write meanwhile."""
+    uri = f"file:{quote(str(database.resolve()))}?mode=ro{'' if live else '&immutable=1'}"
+    return closing(sqlite3.connect(uri, uri=True))
+
+
+def has_log(database: Path) -> bool:
+    """Whether the newest of a database may still sit in its write-ahead log, which lies beside the real file."""
+    file = database.resolve()
+    log = file.with_name(f"{file.name}-wal")
+    return log.is_file() and log.stat().st_size > 0
+
+
+def damaged(error: Exception | str, file: Path, role: str = "source") -> Terminal:
+    """What SQLite says of a database, as our error."""
+    return Terminal(
+        ReasonCode(f"{role}_damaged"), f"SQLite says: {error}", where=str(file),
+        next_step="Copy the folder again, take the last backup, or recover the file with `sqlite3 .recover` and try that.",
+    )  # fmt: skip
+
+
 def recognise(path: Path, *, role: str = "source") -> None:
     """Nothing where `path` is a Chroma directory that a current client can open; else one clear `Terminal`."""
     where = f"{role}.path {path}"
@@ -83,11 +104,12 @@ def contents(path: Path) -> Literal["database", "parquet", "both"]:
         return "parquet"
     try:
         left = _parquet_ids(path / EMBEDDINGS)
-        file = (path / DATABASE).resolve()
-        log = file.with_name(f"{file.name}-wal")
-        with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro&immutable=1", uri=True)) as db:
-            log_read = not (log.is_file() and log.stat().st_size)
-            if left and log_read and not db.execute("SELECT count(*) FROM collections").fetchone()[0]:
+        with reading(path / DATABASE) as db:
+            if (
+                left
+                and not has_log(path / DATABASE)
+                and not db.execute("SELECT count(*) FROM collections").fetchone()[0]
+            ):
                 return "parquet"
             for query in ("SELECT embedding_id FROM embeddings", "SELECT id FROM embeddings_queue") if left else ():
                 left.difference_update(row[0] for row in db.execute(query))
@@ -150,12 +172,10 @@ def stored_names(path: Path, tenant: str, database: str, *, role: str = "source"
     For a quick look before a run only: what still sits in a write-ahead log is not seen, so beside a log nothing that is
     absent proves anything.
     """
-    file = (path / DATABASE).resolve()  # it may be a link, and its log lies beside the real one
-    log = file.with_name(f"{file.name}-wal")
-    complete = not (log.is_file() and log.stat().st_size)
-    uri = f"file:{quote(str(file))}?mode=ro&immutable=1"
+    file = (path / DATABASE).resolve()
+    complete = not has_log(file)
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as db:
+        with reading(file) as db:
             tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if "collections" not in tables and complete:
                 raise Terminal(
@@ -174,21 +194,17 @@ def stored_names(path: Path, tenant: str, database: str, *, role: str = "source"
     except sqlite3.OperationalError:  # a layout that this look does not know; opening it will say
         return []
     except sqlite3.DatabaseError as error:
-        raise Terminal(
-            ReasonCode(f"{role}_damaged"), f"SQLite says: {error}", where=str(file),
-            next_step="Copy the folder again, or take the last backup.",
-        ) from error  # fmt: skip
+        raise damaged(error, file, role) from error
 
 
 def stored_metadata(path: Path, tenant: str, database: str, name: str) -> dict[str, str] | None:
     """The texts in a collection's metadata, read without writing a byte; None where there is no such collection."""
-    uri = f"file:{quote(str((path / DATABASE).resolve()))}?mode=ro"
     collection = (
         "SELECT c.id FROM collections c JOIN databases d ON c.database_id = d.id "
         "WHERE d.tenant_id = ? AND d.name = ? AND c.name = ?"
     )
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as db:
+        with reading(path / DATABASE, live=True) as db:
             found = db.execute(collection, (tenant, database, name)).fetchone()
             if found is None:
                 return None

@@ -27,6 +27,13 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, Transient
 from helpers.reason_codes import ReasonCode
 
+T = TypeVar("T")
+ATTEMPTS = 5
+PATIENCE = 900.0  # seconds that a server which answers 429 is waited for, in all, before one request is given up
+LONGEST_PAUSE = 120.0  # between two tries; a Retry-After beyond it is taken for this long
+
+_QUOTA = re.compile(r"quota\W+(limit\W+)?exceeded|exceed\w*\W.{0,60}\bquota\b", re.IGNORECASE)
+_GATEWAY = {408, 425, 502, 503, 504}
 READ_BYTES = 2**20  # of float32 vectors in one answer; as JSON and Python floats it weighs about twenty times that
 NO_LIMIT = 2**31 - 1  # n_results and limit are 32 bits wide
 
@@ -134,23 +141,6 @@ _KINDS = (("page_rows", "read_rows"), ("query_results", "query_vectors"), ("writ
 _SHARED = frozenset(field for kind in _KINDS for field in kind)
 
 
-# -- retry -------------------------------------------------------------------------------------------------------------
-
-# One place where foreign errors become ours, and the policy of trying again.
-#
-# Reads are tried again as they are. A write is not: after an error nobody knows whether it was done (chroma-facts 12), so
-# the store re-reads first: `written_once`.
-
-
-T = TypeVar("T")
-ATTEMPTS = 5
-PATIENCE = 900.0  # seconds that a server which answers 429 is waited for, in all, before one request is given up
-LONGEST_PAUSE = 120.0  # between two tries; a Retry-After beyond it is taken for this long
-
-_QUOTA = re.compile(r"quota\W+(limit\W+)?exceeded|exceed\w*\W.{0,60}\bquota\b", re.IGNORECASE)
-_GATEWAY = {408, 425, 502, 503, 504}
-
-
 class Throttled(Transient):
     """The server asks for patience (429): nothing is wrong but the pace. `after` is its Retry-After in seconds, if any."""
 
@@ -238,7 +228,11 @@ def attempt(call: Callable[[], T], where: str) -> T:
 
 
 def retried(call: Callable[[], T], where: str, waits: Callable[[float], None] = lambda seconds: None) -> T:
-    """Call, again after 0.2, 0.4, 0.8 and 1.6 seconds where the error is transient; for reads. See `patiently` for `waits`."""
+    """Call, again after 0.2, 0.4, 0.8 and 1.6 seconds where the error is transient; for reads. See `patiently` for `waits`.
+
+    A write is not tried again so: after an error nobody knows whether it was done (chroma-facts 12), so the store re-reads
+    first: `written_once`.
+    """
 
     def tried() -> T:
         for again in tenacity.Retrying(
@@ -303,14 +297,6 @@ def written_once(
                 return
 
 
-# -- requests ----------------------------------------------------------------------------------------------------------
-
-# Every request of a store: counted, no more at a time than the store allows, its refusals learnt from.
-#
-# Stores compose each request within `limits`; where it is refused for a quota, `Narrower` says that the limits are others
-# now and the request must be composed anew.
-
-
 @dataclass(slots=True)
 class Usage:
     """What was asked of a store since it was opened. `bytes` are of answers as they came over the network, 0 for a directory.
@@ -344,7 +330,11 @@ class Usage:
 
 
 class Requests:
-    """The requests of one store. `limits` are those of this moment; `learnt` are sentences on how they changed."""
+    """The requests of one store. `limits` are those of this moment; `learnt` are sentences on how they changed.
+
+    Stores compose each request within `limits`; where it is refused for a quota, `Narrower` says that the limits are others
+    now and the request must be composed anew.
+    """
 
     def __init__(self, limits: Limits, usage: Usage | None = None) -> None:
         self.limits, self.usage = limits, usage or Usage()

@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,12 +33,11 @@ from helpers.stores.limits import CLOUD, Limits, Usage, attempt, retried
 from helpers.stores.repair import Found
 from helpers.stores.rescue import Rescued, RescuedStore, rescue
 
-# -- source copy -------------------------------------------------------------------------------------------------------
-
-# A copy of an embedded source that the engine can be trusted with: copied, mended, its damaged indexes rescued, tried.
-#
-# The engine opens the copy in a process of its own first. Where it dies, hangs or loses vectors on a collection although the
-# files looked sound, the copy is made anew, for the engine may have written to it, and that collection is rescued too.
+MOST_BODY_BYTES = 40 * 2**20  # of a request that a server takes (chroma-facts)
+BODY_BYTES = 32 * 2**20  # what we send at once; headroom for what JSON adds
+PAGE = 100
+_USUAL = (DEFAULT_TENANT, DEFAULT_DATABASE)
+UNKNOWN = {ReasonCode.UNKNOWN_TENANT: ("tenant", "database"), ReasonCode.UNKNOWN_DATABASE: ("database",)}
 
 
 def prepare(
@@ -48,6 +47,10 @@ def prepare(
 
     Only the collections that are `wanted` by name have to be readable. `normalised`: use vectors whose norm is lost. Raises
     `Terminal` where no copy can be had that the engine reads.
+
+    The engine opens the copy in a process of its own first. Where it dies, hangs or loses vectors on a collection although
+    the files looked sound, the copy is made anew, for the engine may have written to it, and that collection is rescued
+    too.
     """
     source, where = Path(endpoint.path or ""), f"source {endpoint.label}"
     suspects: dict[str, str] = {}
@@ -66,13 +69,6 @@ def prepare(
         if not failure.collection or failure.collection in rescued:
             raise failure.error(where)
         suspects[failure.collection] = failure.what
-
-
-# -- opening -----------------------------------------------------------------------------------------------------------
-
-
-MOST_BODY_BYTES = 40 * 2**20  # of a request that a server takes (chroma-facts)
-BODY_BYTES = 32 * 2**20  # what we send at once; headroom for what JSON adds
 
 
 @contextmanager
@@ -275,29 +271,16 @@ def _require_current(path: Path) -> None:
     if layout.is_new(path):
         return
     layout.recognise(path, role="target")
-    uri = f"file:{quote(str((path / layout.DATABASE).resolve()))}?mode=ro&immutable=1"
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as db:
+        with layout.reading(path / DATABASE) as db:
             columns = {row[1] for row in db.execute("PRAGMA table_info(collections)")}
     except sqlite3.Error as error:
-        raise Terminal(ReasonCode.TARGET_DAMAGED, f"SQLite says: {error}", where=f"target.path {path}") from error
+        raise layout.damaged(error, path / DATABASE, "target") from error
     if "schema_str" not in columns:
         raise Terminal(
             ReasonCode.TARGET_OLDER_LAYOUT, "written by an older Chroma; opening it here would upgrade it for good",
             where=f"target.path {path}", next_step="Name a new folder, or upgrade that one on purpose first.",
         )  # fmt: skip
-
-
-# -- databases ---------------------------------------------------------------------------------------------------------
-
-# Tenants and databases: those that a source has, and those that a target lacks and the toolkit makes and takes away.
-#
-# Chroma's API deletes a database and cannot delete a tenant, so a tenant that was made stays.
-
-
-PAGE = 100
-_USUAL = (DEFAULT_TENANT, DEFAULT_DATABASE)
-UNKNOWN = {ReasonCode.UNKNOWN_TENANT: ("tenant", "database"), ReasonCode.UNKNOWN_DATABASE: ("database",)}
 
 
 def databases_of(source: Endpoint) -> list[tuple[str, str]]:
@@ -315,10 +298,8 @@ def databases_of(source: Endpoint) -> list[tuple[str, str]]:
 
 def holds_nothing(source: Endpoint) -> bool:
     """Whether the source certainly has no collection; False where its newest may still sit in a directory's log."""
-    if source.path:
-        log = Path(source.path) / f"{DATABASE}-wal"
-        if log.is_file() and log.stat().st_size:
-            return False
+    if source.path and layout.has_log(Path(source.path) / DATABASE):
+        return False
     return not quick_names(source, "source")
 
 
@@ -327,16 +308,13 @@ def _stored(path: Path) -> list[tuple[str, str]]:
         return [_USUAL]
     recognise(path)
     file = path / DATABASE
-    log = file.with_name(f"{DATABASE}-wal")
-    still = "" if log.is_file() and log.stat().st_size else "&immutable=1"
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(file.resolve()))}?mode=ro{still}", uri=True)) as db:
+        with layout.reading(file, live=layout.has_log(file)) as db:
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'databases'").fetchone():
                 return [_USUAL]  # before 0.4.15 there were none
             return [(row[0], row[1]) for row in db.execute("SELECT tenant_id, name FROM databases")]
     except sqlite3.DatabaseError as error:
-        raise Terminal(ReasonCode.SOURCE_DAMAGED, f"SQLite says: {error}", where=str(file),
-                       next_step="Copy the folder again, or take the last backup.") from error  # fmt: skip
+        raise layout.damaged(error, file) from error
 
 
 def _served(source: Endpoint) -> list[tuple[str, str]]:
@@ -405,7 +383,10 @@ def make(target: Endpoint, what: tuple[str, ...]) -> None:
 
 
 def remove_database(target: Endpoint) -> bool:
-    """Delete the target's database where no collection is in it; whether that was done."""
+    """Delete the target's database where no collection is in it; whether that was done.
+
+    Chroma's API cannot delete a tenant, so one that was made stays.
+    """
     if lacking(target):
         return False
     with open_target(target) as store:

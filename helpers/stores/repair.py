@@ -19,11 +19,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from helpers.errors import Terminal
-from helpers.reason_codes import ReasonCode
-from helpers.stores.layout import DATABASE
+from helpers.stores.layout import DATABASE, damaged, reading
 from helpers.stores.severity import damage
 
 _DOCUMENT = "chroma:document"
@@ -87,17 +84,14 @@ def mend(copy: Path, source: Path) -> Found:
             _strays(db, copy, found)
             _with_nul(db, found)
     except sqlite3.Error as error:
-        raise Terminal(
-            ReasonCode.SOURCE_DAMAGED, f"SQLite says: {error}", where=str(source / DATABASE),
-            next_step="Take the last backup, or recover the file with `sqlite3 .recover` and try that.",
-        ) from error  # fmt: skip
+        raise damaged(error, source / DATABASE) from error
     return found
 
 
 def migrations(database: Path) -> list[tuple[str, int]]:
     """The newest migration of each part of a directory's database: as much of its version as can be known."""
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(database.resolve()))}?mode=ro&immutable=1", uri=True)) as db:
+        with reading(database) as db:
             return [(d, v) for d, v in db.execute("SELECT dir, max(version) FROM migrations GROUP BY dir ORDER BY dir")]
     except sqlite3.Error:
         return []

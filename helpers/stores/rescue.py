@@ -35,6 +35,7 @@ from helpers.stores.layout import DATABASE
 from helpers.stores.repair import Found, sequence
 from helpers.stores.severity import damage
 
+_ROWS = 8_192  # vectors compared at a time
 FOLDER = "rescued"
 ADD, UPDATE, UPSERT, DELETE = 0, 1, 2, 3
 LOST, FROM_LOG, FROM_INDEX, NORMALISED = range(4)
@@ -97,21 +98,11 @@ def stored_collections(db: sqlite3.Connection, tenant: str, database: str) -> li
         vector, texts = segments.get((own, "VECTOR")), segments.get((own, "METADATA"))
         if vector is None or texts is None or (within and place not in within):
             continue
-        space, m = _index_settings(db, own, vector, configuration, schema)
-        found.append(
-            Stored(
-                own,
-                name,
-                topics.get(own, ""),
-                dimension,
-                space,
-                m,
-                vector,
-                texts,
-                saved.get(vector),
-                saved.get(texts, 0),
-            )
+        settings, marks = (
+            _index_settings(db, own, vector, configuration, schema),
+            (saved.get(vector), saved.get(texts, 0)),
         )
+        found.append(Stored(own, name, topics.get(own, ""), dimension, *settings, vector, texts, *marks))
     return sorted(found, key=lambda stored: stored.name)
 
 
@@ -449,14 +440,6 @@ def _report(
                 "ids": ids,
             })  # fmt: skip
             found.collections[stored.id].append(damage(sentence.format(n=len(ids)), counted=True))
-
-
-# -- rescued -----------------------------------------------------------------------------------------------------------
-
-# A copied directory of which some collections have their vectors from the files (`rescue`), the rest from the engine.
-
-
-_ROWS = 8_192  # vectors compared at a time
 
 
 class RescuedStore(ClientStore):

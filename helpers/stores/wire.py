@@ -138,9 +138,6 @@ def _not_json(response: httpx.Response, what: str, where: str) -> NoReturn:
     ) from None  # fmt: skip
 
 
-# -- proxies -----------------------------------------------------------------------------------------------------------
-
-
 def proxy_for(url: httpx.URL) -> tuple[str, str] | None:
     """The proxy for this URL and the variable that names it, or None. Loopback never has one."""
     if _is_loopback(url.host):
@@ -230,9 +227,6 @@ def _why(error: Exception) -> str:
     if isinstance(error, ImportError):
         return "SOCKS needs the package socksio, which is not installed (pip install 'httpx[socks]')"
     return "only http, https and socks5 are known"
-
-
-# -- the deadline ------------------------------------------------------------------------------------------------------
 
 
 class _Deadline:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -22,7 +21,7 @@ from helpers.parameters import Endpoint
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.run.advice import notebook_for
 from helpers.run.plan import Step
-from helpers.stores.handshake import greet, request_headers
+from helpers.stores.handshake import greet, heartbeat, request_headers
 from helpers.stores.limits import attempt
 from helpers.stores.opening import quick_names
 from helpers.stores.wire import Session
@@ -86,8 +85,7 @@ def remedy(layer: Layer) -> str:
 
 
 def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]]:
-    url = urlsplit(str(endpoint.url))
-    host, port = url.hostname or "localhost", url.port or (443 if url.scheme == "https" else 80)
+    host, port = endpoint.host or "localhost", endpoint.port
 
     def name() -> str:
         found = sorted({str(a[4][0]) for a in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
@@ -122,7 +120,7 @@ def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]
     def lists() -> str:
         return f"{len(quick_names(endpoint, role))} collections"
 
-    tls: list[tuple[str, Callable[[], str]]] = [("TLS", handshake)] if url.scheme == "https" else []
+    tls: list[tuple[str, Callable[[], str]]] = [("TLS", handshake)] if endpoint.tls else []
     return [("name", name), ("port", connect), *tls, ("server", beats), ("tenant and database", speaks), ("collections", lists),
             ("pace", lambda: pace(endpoint, role))]  # fmt: skip
 
@@ -133,7 +131,7 @@ def pace(endpoint: Endpoint, role: str) -> str:
     base = endpoint.address
     times = []
     with Session(headers=headers, verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as session:
-        api = "v2" if session.get(f"{base}/api/v2/heartbeat").status_code == 200 else "v1"
+        api = heartbeat(lambda path: session.get(f"{base}/api/{path}"))[0] or "v1"
         for _ in range(BEATS):
             begun = time.monotonic()
             session.get(f"{base}/api/{api}/heartbeat").raise_for_status()

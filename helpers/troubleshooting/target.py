@@ -119,14 +119,11 @@ def differences(
         present = store is not None and target in there
         space = store.info(target).space if store is not None and present else "l2"
         left = set(store.ids(target)) if store is not None and present else set()
-        for batch in staged_chunks(staged, aside, target):
-            found = ChunkBatch.empty(batch.dimension)
-            if store is not None and present:
-                found = store.read(target, batch.ids)
-            left.difference_update(batch.ids)
-            for row in compare.compare_batch(batch, found, space).itertuples(index=False, name=None):
+        for pair in compare.compared(store if present else None, target, staged_chunks(staged, aside, target), space):
+            left.difference_update(pair.expected.ids)
+            for row in pair.differences.itertuples(index=False, name=None):
                 note(target, *row)
-            progress.advance(len(batch))
+            progress.advance(len(pair.expected))
         for chunk in sorted(left):
             note(target, chunk, compare.CHUNK_EXTRA, "", "in the target, but staged by nobody")
     return pd.DataFrame(rows, columns=COLUMNS, dtype=object)

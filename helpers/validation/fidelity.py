@@ -277,9 +277,9 @@ class Examination:
         target.spaces.add(source.space)
         doubled = {chunk for chunk in expected.ids if chunk in target.ids and chunk not in target.left}
         target.left.difference_update(expected.ids)
-        found = self.store.read(name, expected.ids)
+        pair = next(compare.compared(self.store, name, [expected], target.info.space))
+        found, seen = pair.found, pair.measured()
         count.target += len(set(found.ids)) - len(doubled)
-        seen = compare.compare(expected, found, target.info.space)
         origin_of = dict(zip(expected.ids, origins, strict=True))
         rows = list(seen.differences.itertuples(index=False, name=None))
         rows += [(c, compare.CHUNK_DOUBLED, "", "another chunk of the source has this id") for c in sorted(doubled)]
