@@ -78,6 +78,8 @@ def _signoff(facts: Mapping[str, Any], file: str) -> SignOff:
 _GROWING = frozenset({RunPath.LOG, "audit.jsonl", RunPath.NOTICES})
 _DERIVED = frozenset({RunPath.PAGE, RunPath.VERIFY})
 _PHASES = 200
+# Figures that a signer reads on paper; the others are printed with their notebooks.
+_PRINTED = ("13_", "23_counts", "23_distances", "23_overlap", "23_recall", "23_completeness", "51_")
 _LARGEST = 2_000_000  # bytes of a figure that a page holds
 _NOT_RUN, _UNREADABLE = "not run", "unreadable"
 
@@ -277,6 +279,7 @@ class RunView:
                     "alt": alt,
                     "file": path.name,
                     "picture": picture(path, alt),
+                    "shown": "" if path.name.startswith(_PRINTED) else "screen",
                 }
 
     @property
