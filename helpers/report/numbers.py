@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from helpers.fence.control import NO_WRITES
-from helpers.formatting import count, duration
+from helpers.formatting import count, duration, moment
 from helpers.report.facts import RunView, StepRow
 from helpers.results import StepResult, passed
 from helpers.run import plan
@@ -148,7 +148,7 @@ def downtime(results: Results) -> tuple[float | None, str]:
     ]
     over = [when for end in ends if (when := instant(end.get("writes_again"))) and when > up]
     if not over:
-        return None, f"writes to the source refused since {said['up'][:19]} UTC; reads are served"
+        return None, f"writes to the source refused since {moment(said['up'])}; reads are not refused"
     return (
         (min(over) - up).total_seconds(),
         "writes only: from the fence until the application could write again; reads of clients were not observed",
@@ -163,7 +163,7 @@ def _recorded(results: Results) -> tuple[float | None, str]:
         return float(seconds), str(last.facts.get("downtime", "")) if last is not None else ""
     return (
         None,
-        f"writes to the source refused since {results[Step.FENCE_WRITES].finished[:19]} UTC; reads are served",
+        f"writes to the source refused since {moment(results[Step.FENCE_WRITES].finished)}; reads are not refused",
     )
 
 

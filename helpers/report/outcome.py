@@ -436,7 +436,8 @@ def _recall(view: RunView) -> list[Tile]:
     found = []
     for row in (told.get("pooled") or {}).values():
         if row and isinstance(row.get("recall"), int | float):
-            asked = f"{row['queries']:,} queries, filter: {text(row['filter'], 80)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
+            told_filter = text(str(row["filter"]).partition(":")[0], 60)  # the checklist has it whole
+            asked = f"{row['queries']:,} queries, filter: {told_filter}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
             if isinstance(row.get("shared_expected"), int | float):
                 asked += f". Clients see other results: {row['shared_expected']:.0%} of the nearest of before remain"
             found.append(
