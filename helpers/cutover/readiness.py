@@ -45,7 +45,9 @@ class CutoverReadiness:
             found = look()
             rows += found
             if not found:
-                self.run.check(name, Verdict.NOT_EXERCISED, detail="the parameters name none")
+                by_command = reason is ReasonCode.FENCE_CONFIG and self.parameters.fence.kind == "command"
+                self.run.check(name, Verdict.NOT_APPLICABLE if by_command else Verdict.NOT_EXERCISED,
+                               detail="commands set the fence" if by_command else "the parameters name none")  # fmt: skip
                 continue
             bad = [row for row in found if row[2] is not Verdict.PASS]
             verdict = (
