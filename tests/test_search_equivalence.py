@@ -108,7 +108,7 @@ def test_a_copy_passes_everything_that_applies(place: Place) -> None:
     assert {n for n, v in verdicts.items() if v is Verdict.PASS} == {
         "counts", "embeddings", "metadata", "search equivalence", "duplicates", "field types"
     }  # fmt: skip
-    assert set(verdicts.values()) == {Verdict.PASS, Verdict.NOT_APPLICABLE}
+    assert set(verdicts.values()) == {Verdict.PASS, Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED}
     assert judged.found.differing == 0
     inputs = judged.matrix_inputs()
     assert (inputs["collections_matching"], inputs["valid"], inputs["complete"]) == (5, 481, None)
