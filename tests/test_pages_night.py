@@ -249,3 +249,17 @@ def test_an_answer_given_again_replaces_the_earlier_one(tmp_path: Path) -> None:
     assert "SHA256:" in block.get_text()
     assert "dba: NO-GO by Ms dba" in page.get_text()
     assert "Does not count" not in block.get_text()
+
+
+def test_a_closeout_that_waits_for_its_signature_says_so(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r", cut_over(whole_night()))
+    text = (folder / "parameters.yaml").read_text(encoding="utf-8")
+    (folder / "parameters.yaml").write_text(text.replace("signoff: {", "signoff: {closeout: [dba], "), encoding="utf-8")
+    for role in ROLES:
+        sign(folder, role)
+    for number in ("50", "51", "52", "53"):
+        result(number).write(folder / "results" / f"{number}.json")
+    found = view_of(folder).outcome
+    assert found.headline == "CUT OVER and closed out"
+    assert "The closeout is not signed yet by: dba." in found.reasons
+    assert found.next[0].endswith("sign r --role dba --name NAME --decision go --gate closeout --key FILE")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from helpers.errors import RUNBOOK
+from helpers.evidence.signoffs import CLOSEOUT as CLOSED
 from helpers.evidence.signoffs import CUTOVER
 from helpers.formatting import duration, percent, text
 from helpers.reason_codes import ReasonCode
@@ -306,9 +307,18 @@ def _gate(view: RunView) -> Outcome:
         moved = [f"The application was pointed to {text(done.get('target'))}."]
         if view.passed(Step.CLOSEOUT):
             until = text(str(view.fact("rollback_possible_until") or "")[:10])
-            return Outcome("go", "CUT OVER and closed out", moved,
-                           [f"Take the evidence along: {RUNBOOK} archive {view.id}",
-                            f"Rollback is possible until {until}: {RUNBOOK} rollback {view.id}"])  # fmt: skip
+            last = [f"Take the evidence along: {RUNBOOK} archive {view.id}",
+                    f"Rollback is possible until {until}: {RUNBOOK} rollback {view.id}"]  # fmt: skip
+            unsigned = view.gates[CLOSED].missing if CLOSED in view.gates else []
+            sign = [
+                f"{RUNBOOK} sign {view.id} --role {role} --name NAME --decision go --gate {CLOSED} --key FILE"
+                for role in unsigned
+            ]
+            if unsigned:
+                moved.append(
+                    f"The closeout is not signed yet by: {', '.join(role.replace('_', ' ') for role in unsigned)}."
+                )
+            return Outcome("go", "CUT OVER and closed out", moved, [*sign, *last])
         next_one = next((s for s in view.steps if s.number > Step.CUTOVER and s.verdict == "not run"), None)
         due = [f"Next: step {next_one.number} ({next_one.title}): {RUNBOOK} resume {view.id}"] if next_one else []
         back = f"Watch the application. To roll back: {RUNBOOK} rollback {view.id}"
