@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from helpers.cutover.control import Control
 from helpers.cutover.state import DONE
 from helpers.errors import Interrupted
 from helpers.parameters import parameters_from
@@ -18,6 +17,7 @@ from helpers.rollback import Orders, RollbackState
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
+from helpers.steps.cutover import Control
 from helpers.steps.migrate import MigrateStep
 from helpers.steps.rollback import RollbackStep
 from helpers.steps.snapshot import SnapshotStep

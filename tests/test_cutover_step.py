@@ -13,7 +13,6 @@ import pytest
 from helpers import audit
 from helpers.cutover import CutoverState, put_back
 from helpers.cutover import state as cutover_state
-from helpers.cutover.control import Control
 from helpers.cutover.files import put_in_place
 from helpers.cutover.state import APPLIED, APPLYING, BACKED_UP, DONE, REVERTED, REVERTING
 from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
@@ -23,6 +22,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.status.overview import open_gate
+from helpers.steps.cutover import Control
 from tests.conftest import at_home
 from tests.cutovers import cells, decided, details, migrated, signers, step, verdicts
 from tests.plain_client import opened
@@ -279,7 +279,7 @@ class Killed(BaseException):
 
 def killed_at(night: RunFolder, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cutover until it has entered this state and, where it applies, changed one file of two."""
-    from helpers.cutover import control
+    from helpers.steps import cutover as control
 
     def die(*_: object, **__: object) -> Any:
         raise Killed

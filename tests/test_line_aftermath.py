@@ -76,7 +76,7 @@ def ends(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
     def run(*how: RunbookError | None, of: RunFolder = folder) -> tuple[Line, RunbookError | None]:
         line = Line(*how)
         monkeypatch.setattr(outcome, "run_line", line.run_line)
-        monkeypatch.setattr("helpers.runner.rollback.execute", line.execute)
+        monkeypatch.setattr("helpers.runner.outcome.execute", line.execute)
         try:
             outcome.run_to_outcome(of, [MIGRATE], terminals.Console())
         except RunbookError as error:

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.errors import UsageError
 from helpers.parameters import SECTIONS, Parameters, parameters_from
-from helpers.parameters.yaml_errors import keys_of
+from helpers.parameters.model import keys_of
 
 LEAST: dict[str, Any] = {"source": {"path": "old"}, "target": {"path": "new"}}
 

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from helpers.parameters import Parameters, json_schema, load_parameters, parameters_from
-from helpers.parameters.yaml_errors import read_yaml_mapping
+from helpers.parameters.model import read_yaml_mapping
 
 REGENERATE = "parameters/parameters.schema.json is not the model's; write it again: make docs"
 SIX = {

@@ -11,7 +11,6 @@ import pytest
 
 from helpers import evidence
 from helpers.errors import UsageError
-from helpers.notify.invitation import invitation
 from helpers.notify.texts import Event, render
 from helpers.parameters import parameters_from
 from helpers.results import Check, StepResult, Verdict
@@ -20,7 +19,7 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.run.window import Estimate, Hours
-from helpers.steps.schedule_and_notify import ScheduleAndNotifyStep
+from helpers.steps.schedule_and_notify import ScheduleAndNotifyStep, invitation
 from tests.listeners import Listener
 
 START = dt.datetime(2025, 12, 1, 2, tzinfo=dt.UTC)

@@ -21,9 +21,9 @@ from helpers.run.advice import advice, advised, notebook_for, steps_for
 from helpers.run.folders import RunFolder, create
 from helpers.schema import load_schema
 from helpers.schema.rules import REASONS
+from helpers.steps.network import layers
 from helpers.steps.review import decision_matrix
 from helpers.steps.troubleshooting import go_no_go, troubles
-from helpers.troubleshooting.reach import layers
 from tests.conftest import ROOT
 
 MATRIX = {"chunks": 1, "valid": 1, "complete": 1, "checked": 1, "nan": 0, "queries_ok": None, "queries": 0,

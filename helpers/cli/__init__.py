@@ -313,7 +313,7 @@ def _fence(chosen: argparse.Namespace) -> int:
 
 
 def _rollback(chosen: argparse.Namespace) -> int:
-    from helpers.runner.rollback import roll_back
+    from helpers.runner.outcome import roll_back
 
     return roll_back(chosen)
 

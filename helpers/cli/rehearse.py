@@ -46,7 +46,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
-from helpers.runner import rollback
+from helpers.runner import outcome
 from helpers.runner.outcome import run_to_outcome
 from helpers.runner.pipeline import open_steps
 from helpers.snapshots.snapshot import Snapshot
@@ -192,7 +192,7 @@ def drill_restore(folder: RunFolder) -> str:
 def drill_rollback(folder: RunFolder, terminal: Console) -> str:
     """The rollback of the run itself."""
     when = utc_now()
-    rollback.execute(folder, Orders(why=WHY), terminal, locked=True)
+    outcome.execute(folder, Orders(why=WHY), terminal, locked=True)
     result = folder.result(Step.ROLLBACK)
     found = numbers.rollback(result)
     assert found is not None  # the command has passed

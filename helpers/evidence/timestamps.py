@@ -10,8 +10,6 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
-
 from helpers.errors import one_line
 from helpers.evidence.signing import Refused
 from helpers.reason_codes import ReasonCode
@@ -29,6 +27,8 @@ def token(path: Path) -> Path:
 
 def request(data: bytes, url: str) -> bytes:
     """The authority's answer for these bytes, checked to be a token for them; `Refused`, with the reason, otherwise."""
+    import httpx  # not for every command
+
     with tempfile.TemporaryDirectory(prefix="runbook-timestamp-") as folder:
         file = Path(folder) / "data"
         file.write_bytes(data)

@@ -22,7 +22,7 @@ from helpers.errors import RUNBOOK, RunbookError, Terminal
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import Endpoint, overlap
-from helpers.parameters.yaml_errors import read_yaml_mapping
+from helpers.parameters.model import read_yaml_mapping
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, utc_now
 from helpers.run import folders as runs

@@ -1,7 +1,6 @@
 """Notices: who is notified of what, by which channel, with what result. A notice that fails never stops a migration."""
 
-from helpers.notify.channels import DELIVERED, FAILED, NAME, Delivery, Entry, read
-from helpers.notify.delivery import Around, Notified, tell
+from helpers.notify.delivery import DELIVERED, FAILED, NAME, Around, Delivery, Entry, Notified, read, tell
 from helpers.notify.texts import Event, announcement
 
 __all__ = [

@@ -16,7 +16,7 @@ from helpers.errors import UsageError, WorldError
 from helpers.evidence import keep_sealed, signing
 from helpers.evidence.signoffs import GO, gate_state, sign
 from helpers.parameters import ROLES, Parameters, parameters_from, resolve_path
-from helpers.parameters.yaml_errors import read_yaml_mapping
+from helpers.parameters.model import read_yaml_mapping
 from helpers.reason_codes import ReasonCode
 from helpers.rehearsal import FULL, collection_counts, sample_application, write_sample
 from helpers.rehearsal.sample_application import ENV, LOG, SECONDS

@@ -14,7 +14,7 @@ from helpers import audit
 from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WorldError, one_line
 from helpers.formatting import duration
 from helpers.parameters import SECTIONS, Parameters, is_sample, parameters_from
-from helpers.parameters.yaml_errors import nearest
+from helpers.parameters.model import nearest
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, worst
 from helpers.run import folders as runs

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from helpers.errors import UsageError
-from helpers.parameters.yaml_errors import dotted, explain, nearest, read_yaml_mapping
+from helpers.parameters.model import dotted, explain, nearest, read_yaml_mapping
 from helpers.reason_codes import ReasonCode
 from helpers.schema.rules import (
     ABSENT,

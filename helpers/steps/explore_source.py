@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import html
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
+import ipywidgets as widgets  # type: ignore[import-untyped,unused-ignore]
 import pandas as pd
 
 from helpers import audit, plots
-from helpers.errors import UsageError, one_line
+from helpers.errors import RunbookError, UsageError, one_line
 from helpers.formatting import count, text
-from helpers.parameters.yaml_errors import nearest as nearest_name
-from helpers.profiling import search, similarity, widgets
+from helpers.parameters.model import nearest as nearest_name
+from helpers.profiling import search, similarity
 from helpers.profiling.profile import Profile
 from helpers.profiling.sample import Place, Sample
 from helpers.profiling.search import Finding, file_name, file_stem, is_known, of_groups, of_places, write_csv
-from helpers.profiling.widgets import Picker
 from helpers.reason_codes import ReasonCode
 from helpers.run import kernel
 from helpers.run.folders import file_digest
@@ -179,23 +181,23 @@ class ExploreSourceStep(ComparedChunks):
     def pick(self) -> None:
         """A list of the collections; below it facts, figure and chunks of the chosen one, to sort and search.
 
-        Where nobody looks on (`profiling.widgets`): the facts of every collection as one table, the first chunks of the
+        Where nobody looks on: the facts of every collection as one table, the first chunks of the
         12 largest and the figures of the two largest. Completeness and norms of all are drawn further below.
         """
         names = list(self.scan.collections)
-        if names and widgets.attended():
+        if names and attended():
             from IPython.display import display
 
-            widgets.begin_tables()
+            begin_tables()
             display(Picker(names, self._drawn).box)  # type: ignore[no-untyped-call]
             return
-        widgets.show_frame(self.facts())
+        show_frame(self.facts())
         largest = sorted(names, key=lambda name: (-self.scan.collections[name].chunks, name))[:LISTED]
         for number, name in enumerate(largest, start=1):
             if number <= PORTRAITS:
                 figure, caption = self._portrait(name)
                 self.run.figure(f"collection_{number}", figure, caption)
-            widgets.show_frame(self.sample.collection(name), rows=3, caption=f"Collection {one_line(name, 80)}")
+            show_frame(self.sample.collection(name), rows=3, caption=f"Collection {one_line(name, 80)}")
 
     def facts(self) -> pd.DataFrame:
         """One row a collection: size, dimension, space (as it is, and as it is declared), configuration, metadata."""
@@ -226,12 +228,12 @@ class ExploreSourceStep(ComparedChunks):
             for key, value in self._facts(name).items()
         )
         chunks = self.sample.collection(name)
-        said = " ".join(filter(None, [self.sample.said, widgets.rows_said(chunks, widgets.ROWS)]))
+        said = " ".join(filter(None, [self.sample.said, rows_said(chunks, ROWS)]))
         facts = f'<div class="tex2jax_ignore mathjax_ignore"><table>{rows}</table></div><p>{html.escape(said)}</p>'
         return [
-            widgets.html_output(facts, one_line(str(self._facts(name)), 2_000)),
-            widgets.picture_output(plots.png(figure), alt),
-            widgets.html_output(widgets.table_html(chunks), f"{len(chunks)} chunks"),
+            html_output(facts, one_line(str(self._facts(name)), 2_000)),
+            picture_output(plots.png(figure), alt),
+            html_output(table_html(chunks), f"{len(chunks)} chunks"),
         ]
 
     def _portrait(self, name: str) -> tuple[Any, str]:
@@ -274,7 +276,7 @@ class ExploreSourceStep(ComparedChunks):
                 where="step.table",
                 next_step="Try .to_frame().",
             )
-        widgets.show_table(frame)
+        show_table(frame)
 
     # -- findings ------------------------------------------------------------------------------------------------------
 
@@ -431,3 +433,141 @@ class ExploreSourceStep(ComparedChunks):
                 next_step=f"Did you mean {near_name}?" if near_name else "step.facts() lists them all.",
             )  # fmt: skip
         return [collection]
+
+
+# -- picker ------------------------------------------------------------------------------------------------------------
+
+# A list to choose a collection from, and below it what belongs to the chosen one.
+
+
+Draw = Callable[[str], list[dict[str, Any]]]
+
+
+class Picker:
+    """`choice` is the drop-down, `shown` the outputs below it, `box` both: what a cell displays.
+
+    The outputs are set whole, not written by a captured cell: what is shown belongs to the choice, always.
+    """
+
+    def __init__(self, names: Sequence[str], draw: Draw) -> None:
+        self._draw = draw
+        self.choice = widgets.Dropdown(
+            options=[(one_line(name, 80), name) for name in names],
+            description="Collection",
+            layout=widgets.Layout(width="32em"),
+        )
+        self.shown = widgets.Output()
+        self.choice.observe(self._chosen, names="value")
+        self.box = widgets.VBox([self.choice, self.shown])
+        self._chosen({"new": self.choice.value})
+
+    def _chosen(self, change: Any) -> None:
+        try:
+            self.shown.outputs = tuple(self._draw(change["new"]))
+        except RunbookError as error:
+            self.shown.outputs = ({"output_type": "stream", "name": "stderr", "text": f"{error}\n"},)
+
+
+# -- widgets -----------------------------------------------------------------------------------------------------------
+
+
+ROWS = 1_000  # of a table that can be sorted and searched
+ONE_LINE = ".dt-container td {max-width: 24em; overflow: hidden; text-overflow: ellipsis}"  # long texts stay searchable
+HEAD = 20  # rows of the same table on paper
+_begun_in: dict[str, str] = {}
+
+
+def cell() -> str:
+    """The id of the cell that a person runs now; "" where there is no person."""
+    shell = kernel.shell()
+    if kernel.under_runner() or shell is None or not hasattr(shell, "kernel"):
+        return ""
+    try:
+        parent = shell.kernel.get_parent()
+    except (AttributeError, LookupError, TypeError):  # a kernel of another make
+        return ""
+    return str((parent or {}).get("metadata", {}).get("cellId") or "")
+
+
+def attended() -> bool:
+    """Whether a person looks on."""
+    return bool(cell())
+
+
+def begin_tables() -> None:
+    """Put the table library into the page, from this machine: no network is asked.
+
+    It has to be in the output of one cell of the saved notebook. It is written again where that cell is run again.
+    """
+    here = cell()
+    if _begun_in.setdefault("cell", here) == here:
+        from itables import init_notebook_mode
+
+        init_notebook_mode(all_interactive=False, connected=False)
+
+
+def table_html(frame: pd.DataFrame) -> str:
+    """The frame as a table to sort and search (needs `begin_tables`), of its first 1,000 rows; values as plain text.
+
+    Where scripts do not run, the first rows are shown as they are.
+    """
+    from itables import to_html_datatable
+
+    with pd.option_context("display.max_rows", None):
+        shown = kernel.readable(frame.head(ROWS))
+    page = to_html_datatable(
+        shown, connected=False, display_logo_when_loading=False, maxBytes=0, maxColumns=0,
+        showIndex=not isinstance(frame.index, pd.RangeIndex),
+        pageLength=10, lengthMenu=[10, 25, 100, ROWS], scrollX=True, classes="display compact cell-border nowrap", css=ONE_LINE,
+        warn_on_unexpected_types=False, text_in_header_can_be_selected=False,  # else only the small arrow sorts
+        columnDefs=[{"targets": "_all", "className": "dt-left"}],
+    )  # fmt: skip
+    return f'<div class="tex2jax_ignore mathjax_ignore">{page}</div>'
+
+
+def show_table(frame: pd.DataFrame) -> None:
+    """To sort and search where a person looks on, else the first rows as they are."""
+    if not attended():
+        show_frame(frame, HEAD)
+        return
+    begin_tables()
+    said = rows_said(frame, ROWS)
+    show_outputs([html_output(table_html(frame), repr(kernel.readable(frame.head(HEAD))))])
+    show_outputs([html_output(f"<p>{said}</p>", said)] if said else [])
+
+
+def show_frame(frame: pd.DataFrame, rows: int = ROWS, caption: str = "") -> None:
+    """The first rows, as text and as plain HTML, and how many there are where that is not all."""
+    shown = frame.head(rows)
+    with pd.option_context("display.max_rows", rows, "display.max_colwidth", 200):
+        output = html_output(kernel.as_html(shown), repr(kernel.readable(shown)))
+    said = ". ".join(filter(None, [caption, rows_said(frame, rows)]))
+    show_outputs([*([html_output(f"<p>{html.escape(said)}</p>", said)] if said else []), output])
+
+
+def rows_said(frame: pd.DataFrame, most: int) -> str:
+    """How much of a frame is shown, and of what there is; "" where it is all."""
+    shown = "" if len(frame) <= most else f"The first {most:,} of {len(frame):,} rows are shown."
+    return " ".join(filter(None, [shown, kernel.cut_said(frame)]))
+
+
+def html_output(page: str, text: str = "") -> dict[str, Any]:
+    """An output of a cell, as notebooks keep it."""
+    return {"output_type": "display_data", "data": {"text/html": page, "text/plain": text}, "metadata": {}}
+
+
+def picture_output(png: bytes, alt: str) -> dict[str, Any]:
+    encoded = base64.b64encode(png).decode("ascii")
+    return {"output_type": "display_data", "data": {"image/png": encoded, "text/plain": alt},
+            "metadata": {"image/png": {"alt": alt}}}  # fmt: skip
+
+
+def show_outputs(outputs: list[dict[str, Any]]) -> None:
+    """Outputs of the cell that runs now; outside a kernel nothing is shown."""
+    shell = kernel.shell()
+    if shell is None or not hasattr(shell, "kernel"):
+        return
+    from IPython.display import display
+
+    for output in outputs:
+        display(output["data"], metadata=output["metadata"], raw=True)  # type: ignore[no-untyped-call]

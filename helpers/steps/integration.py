@@ -20,7 +20,7 @@ from helpers.errors import RunbookError, UsageError, one_line
 from helpers.fence import used_by
 from helpers.formatting import count
 from helpers.migration.written_data import WrittenData
-from helpers.monitoring import application_cases, probes, pytest_target
+from helpers.monitoring import integration_cases, probes, pytest_target
 from helpers.monitoring.integration_cases import Case, generated, read_cases
 from helpers.monitoring.measure import run_child
 from helpers.parameters import resolve_path
@@ -30,7 +30,7 @@ from helpers.run.command import set_aside
 from helpers.run.record import NotebookStep, RunRecord
 
 COLUMNS = ["test", "outcome", "seconds", "why"]
-_OWN_TEST = re.compile(r"^application_cases\.py::test_case\[(\d+)\]$")
+_OWN_TEST = re.compile(r"^integration_cases\.py::test_case\[(\d+)\]$")
 _WORDS = {"passed": "pass", "failed": "fail", "skipped": "not applicable"}
 
 
@@ -99,11 +99,11 @@ class IntegrationStep(NotebookStep):
         arguments = [
             sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", pytest_target.__name__,
             "--import-mode=importlib", "--rootdir", str(self.folder), "-c", str(self.folder / "pytest.ini"),
-            str(Path(application_cases.__file__)), *map(str, self.tests),
+            str(Path(integration_cases.__file__)), *map(str, self.tests),
         ]  # fmt: skip
         environment = {
             **set_aside(), pytest_target.RUN: self.run.id, pytest_target.OUTCOMES: str(self.folder / "outcomes.jsonl"),
-            application_cases.CASES: str(self.folder / "cases.json"), "PYTEST_ADDOPTS": "",
+            integration_cases.CASES: str(self.folder / "cases.json"), "PYTEST_ADDOPTS": "",
             "RUNBOOK_TARGET_URL": target.url or "", "RUNBOOK_TARGET_PATH": str(resolve_path(target.path)) if target.path else "",
             "RUNBOOK_TARGET_TENANT": target.tenant, "RUNBOOK_TARGET_DATABASE": target.database,
         }  # fmt: skip

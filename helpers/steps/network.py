@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import time
-from dataclasses import astuple
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import pandas as pd
 
+from helpers.errors import RunbookError, one_line
 from helpers.fence import FenceState
-from helpers.parameters import parameters_from
-from helpers.reason_codes import ReasonCode
+from helpers.parameters import Endpoint, parameters_from
+from helpers.reason_codes import Reason, ReasonCode
 from helpers.run import folders as runs
-from helpers.stores.limits import ATTEMPTS
-from helpers.troubleshooting import reach
+from helpers.run.advice import notebook_for
+from helpers.run.plan import Step
+from helpers.stores.handshake import greet, heartbeat, request_headers
+from helpers.stores.limits import ATTEMPTS, attempt
+from helpers.stores.opening import quick_names
+from helpers.stores.wire import Session
 from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter
 
 ROLES = ("source", "target")
@@ -25,9 +36,9 @@ class NetworkStep(Troubleshooter):
     code = ReasonCode.UNREACHABLE
 
     def look(self) -> Found:
-        layers = [layer for role in ROLES for layer in reach.layers(getattr(self.run.parameters, role), role)]
+        layers = [layer for role in ROLES for layer in layers(getattr(self.run.parameters, role), role)]
         table = pd.DataFrame(
-            [(*astuple(layer)[:5], reach.remedy(layer)) for layer in layers],
+            [(*astuple(layer)[:5], remedy(layer)) for layer in layers],
             columns=["endpoint", "check", "ok", "seen", "seconds", "what to do"],
         )
         bad = [layer for layer in layers if not layer.ok]
@@ -72,7 +83,7 @@ class NetworkStep(Troubleshooter):
         deadline = time.monotonic() + wait
         rows: list[tuple[Any, ...]] = []
         while True:
-            bad = {role: reach.broken(reach.layers(getattr(self.run.parameters, role), role)) for role in ROLES}
+            bad = {role: broken(layers(getattr(self.run.parameters, role), role)) for role in ROLES}
             rows.append((len(rows) + 1, *(bad[role] or "answers" for role in ROLES)))
             if not any(bad.values()) or time.monotonic() >= deadline:
                 return pd.DataFrame(rows, columns=["try", *ROLES])
@@ -88,3 +99,131 @@ class NetworkStep(Troubleshooter):
     def _settings(self, source_timeout: float | None = None, target_timeout: float | None = None) -> dict[str, float]:
         given = {"source.timeout_seconds": source_timeout, "target.timeout_seconds": target_timeout}
         return {key: float(value) for key, value in given.items() if value is not None}
+
+
+BEATS = 10  # heartbeats timed
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: whether it works, what was seen, how long it took (seconds), the code of its error."""
+
+    endpoint: str
+    layer: str
+    ok: bool
+    seen: str
+    seconds: float
+    code: Reason = ""
+
+
+def layers(endpoint: Endpoint, role: str) -> list[Layer]:
+    """The layers that were checked; the last one failed, or is the top."""
+    checks = _server(endpoint, role) if endpoint.url else _directory(endpoint, role)
+    layers: list[Layer] = []
+    for name, look in checks:
+        begun = time.monotonic()
+        code: Reason = ""
+        ok = True
+        try:
+            seen = look()
+        except RunbookError as error:
+            ok, seen, code = False, error.line(), error.code
+        except (OSError, httpx.HTTPError, ssl.SSLError) as error:
+            ok, seen, code = False, f"{type(error).__name__}: {one_line(str(error))}", ReasonCode.UNREACHABLE
+        layers.append(Layer(role, name, ok, seen, round(time.monotonic() - begun, 3), code))
+        if not ok:
+            break
+    return layers
+
+
+def broken(layers: list[Layer]) -> str:
+    """The failed layer in a sentence, or ""."""
+    return next((f"{r.layer}: {r.seen}" for r in layers if not r.ok), "")
+
+
+def remedy(layer: Layer) -> str:
+    """What to do about a failed layer, in a sentence."""
+    if layer.ok:
+        return ""
+    said = {
+        "name": "The host's name is not known here: see /etc/resolv.conf, the spelling, or use the address.",
+        "port": "Nothing answers on this port: is the server up (systemctl, docker ps), does a firewall let this host "
+        "through (iptables -L -n, ufw status)? Where direct access is barred: ssh -L PORT:HOST:PORT GATEWAY.",
+        "TLS": "The certificate is not accepted: its name, its date, its issuer; or the scheme should be http.",
+        "server": "The port is open, nothing answers: a paused or overloaded server, or a proxy in between.",
+        "tenant and database": "Something answers: is it Chroma, are tenant, database and headers right?",
+        "pace": "The server answers slowly: raise timeout_seconds (resolve() does), or look at its load.",
+    }
+    step = notebook_for(layer.code)
+    other = f" See {step.notebook}." if step is not None and step.number != Step.NETWORK else ""
+    return said.get(layer.layer, layer.seen) + other
+
+
+def _server(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]]:
+    host, port = endpoint.host or "localhost", endpoint.port
+
+    def name() -> str:
+        found = sorted({str(a[4][0]) for a in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
+        return f"{host} is {', '.join(found)}"
+
+    def connect() -> str:
+        with socket.create_connection((host, port), timeout=endpoint.timeout_seconds):
+            return f"{host}:{port} accepts connections"
+
+    def handshake() -> str:
+        context = ssl.create_default_context()
+        if not endpoint.verify_tls:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with (
+            socket.create_connection((host, port), timeout=endpoint.timeout_seconds) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            return f"{secure.version()}{'' if endpoint.verify_tls else ', certificate not verified'}"
+
+    def beats() -> str:
+        """One try with one time-out: what greets below tries five times, which takes minutes on a paused server."""
+        with Session(verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as session:
+            headers = request_headers(endpoint, role)
+            answer = attempt(
+                lambda: session.get(f"{endpoint.address}/api/v2/heartbeat", headers=headers), f"{role} {endpoint.label}"
+            )
+        return f"answers {answer.status_code} to a heartbeat"
+
+    def speaks() -> str:
+        return f"Chroma answers, API {greet(endpoint, role, request_headers(endpoint, role))[0]}; tenant and database are there"
+
+    def lists() -> str:
+        return f"{len(quick_names(endpoint, role))} collections"
+
+    tls: list[tuple[str, Callable[[], str]]] = [("TLS", handshake)] if endpoint.tls else []
+    return [("name", name), ("port", connect), *tls, ("server", beats), ("tenant and database", speaks), ("collections", lists),
+            ("pace", lambda: pace(endpoint, role))]  # fmt: skip
+
+
+def pace(endpoint: Endpoint, role: str) -> str:
+    """Ten heartbeats on one connection, timed. Raises where one is not answered in time."""
+    headers = request_headers(endpoint, role)
+    base = endpoint.address
+    times = []
+    with Session(headers=headers, verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds) as session:
+        api = heartbeat(lambda path: session.get(f"{base}/api/{path}"))[0] or "v1"
+        for _ in range(BEATS):
+            begun = time.monotonic()
+            session.get(f"{base}/api/{api}/heartbeat").raise_for_status()
+            times.append(1000 * (time.monotonic() - begun))
+    middle, late = np.percentile(times, [50, 95])
+    return f"heartbeat p50 {middle:.1f} ms, p95 {late:.1f} ms, time-out {endpoint.timeout_seconds:g} s"
+
+
+def _directory(endpoint: Endpoint, role: str) -> list[tuple[str, Callable[[], str]]]:
+    path = Path(str(endpoint.path))
+
+    def folder() -> str:
+        if role == "target" and not path.exists():
+            return f"{path} will be made"
+        return f"{path}, {sum(1 for _ in path.iterdir())} entries"
+
+    def lists() -> str:
+        return f"{len(quick_names(endpoint, role))} collections"
+
+    return [("folder", folder), ("collections", lists)]

@@ -12,16 +12,18 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
+from icalendar import Alarm, Calendar
+from icalendar import Event as CalendarEntry
 
+from helpers import formatting
 from helpers.errors import RUNBOOK, UsageError
 from helpers.formatting import count, duration, moment
 from helpers.notify import DELIVERED, Around, Entry, Event, Notified, announcement, read, tell
-from helpers.notify.channels import DONE_BY_HAND, by_hand
-from helpers.notify.invitation import NAME as INVITATION
-from helpers.notify.invitation import invitation
+from helpers.notify.delivery import DONE_BY_HAND, by_hand
+from helpers.parameters import Parameters, is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict, write_bytes
-from helpers.run.folders import set_aside
+from helpers.run.folders import RunFolder, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.window import Estimate, Hours, now_utc
@@ -298,3 +300,53 @@ class ScheduleAndNotifyStep(NotebookStep):
         if not path.is_file():
             write_bytes(path, data)
         return path
+
+
+INVITATION = "invitation.ics"
+_PRODUCT = "-//chroma-migration-runbook//maintenance window//EN"
+
+
+def invitation(folder: RunFolder, parameters: Parameters, hours: Hours) -> bytes:
+    """The window as one entry. Its UID is the run's, its stamp the run's creation, its sequence the changes of parameters:
+    a calendar that has it already takes a moved window for the same meeting."""
+    facts = folder.facts()
+    mark = "REHEARSAL: " if facts["rehearsal"] else ""
+    rules, contacts = parameters.window, parameters.contacts.named
+    calendar = Calendar()
+    calendar.add("prodid", _PRODUCT)
+    calendar.add("version", "2.0")
+    calendar.add("method", "PUBLISH")
+    entry = CalendarEntry()
+    entry.add("uid", f"{folder.id}@chroma-migration-runbook")
+    entry.add("dtstamp", dt.datetime.fromisoformat(str(facts["created"])).astimezone(dt.UTC).replace(microsecond=0))
+    entry.add("sequence", len(facts["changes"]))
+    entry.add("dtstart", hours.start)
+    entry.add("dtend", hours.end)
+    entry.add("summary", formatting.text(f"{mark}{parameters.name}: database migration, maintenance window"))
+    entry.add("description", "\n".join(_described(parameters, hours, folder)))
+    if where := contacts.war_room or contacts.channel:
+        entry.add("location", formatting.text(where))
+    entry.add("categories", ["MAINTENANCE"])
+    entry.add("status", "CONFIRMED")
+    entry.add("transp", "OPAQUE")
+    if rules.buffer_minutes:
+        alarm = Alarm()
+        alarm.add("action", "DISPLAY")
+        alarm.add("description", f"The window opens: {formatting.moment(hours.opens)}")
+        alarm.add("trigger", -hours.buffer)
+        entry.add_component(alarm)
+    calendar.add_component(entry)
+    return bytes(calendar.to_ical())
+
+
+def _described(parameters: Parameters, hours: Hours, folder: RunFolder) -> list[str]:
+    contacts, blackout = parameters.contacts.named, parameters.window.blackout
+    rows = [
+        f"Run {folder.id}: {parameters.source.label} to {parameters.target.label}",
+        f"Kept free before and after: {formatting.moment(hours.opens)} to {formatting.moment(hours.closes)}",
+        f"Blackout: {blackout}" if blackout and not is_placeholder(blackout) else "",
+        f"Channel: {contacts.channel}" if contacts.channel else "",
+        f"War room: {contacts.war_room}" if contacts.war_room else "",
+        f"Questions: {contacts.operations_lead}" if contacts.operations_lead else "",
+    ]
+    return [formatting.text(row) for row in rows if row]

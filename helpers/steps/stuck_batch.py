@@ -16,8 +16,8 @@ from helpers.reason_codes import ReasonCode
 from helpers.run.folders import RunPath
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import from_table
+from helpers.steps import network
 from helpers.stores.base import LOCK_COLLECTION
-from helpers.troubleshooting import reach
 from helpers.troubleshooting.troubleshooter import Condition, Found, Troubleshooter
 
 SMALLER = 50  # the runbook's own remedy: half of its 100
@@ -75,12 +75,12 @@ class StuckBatchStep(Troubleshooter):
         return pd.DataFrame([*lines, *((RunPath.LOG, line) for line in text)], columns=["where", "line"])
 
     def conditions(self, **options: Any) -> list[Condition]:
-        layers = reach.layers(self.run.parameters.target, "target")
+        layers = network.layers(self.run.parameters.target, "target")
         answers = all(r.ok for r in layers)
         return [
             self.nobody_at_work(),
             self.whole_checkpoint(),
-            Condition("the target answers", answers, "" if answers else reach.broken(layers)),
+            Condition("the target answers", answers, "" if answers else network.broken(layers)),
             Condition(*self._disk()),
         ]
 
@@ -116,8 +116,8 @@ class StuckBatchStep(Troubleshooter):
     def _ends(self) -> list[tuple[str, bool, str]]:
         rows = []
         for role in ("source", "target"):
-            layers = reach.layers(getattr(self.run.parameters, role), role)
-            bad = reach.broken(layers)
+            layers = network.layers(getattr(self.run.parameters, role), role)
+            bad = network.broken(layers)
             rows.append((f"connection to the {role}", not bad, bad or f"{len(layers)} checks"))
         return rows
 

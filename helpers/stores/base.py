@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, cast, get_args
 
@@ -12,7 +13,6 @@ import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch
 from helpers.stores.limits import Limits, Usage
-from helpers.stores.severity import Finding
 
 Space = Literal["l2", "cosine", "ip"]
 SPACES: tuple[Space, ...] = get_args(Space)
@@ -192,3 +192,47 @@ class Store(Reader, Protocol):
     def acquire_lock(self, run_id: str) -> None: ...
     def release_lock(self, run_id: str) -> None: ...
     def lock_holder(self) -> dict[str, Any] | None: ...
+
+
+class Severity(StrEnum):
+    """How bad a problem is, the worst first."""
+
+    ATTACK = "attack"  # a file that may run foreign code in those who open it
+    LOST = "lost"  # something that no migration can bring back
+    DAMAGED = "damaged"  # something is broken; a migration repairs it, or needs a decision
+    WARNING = "warning"  # nothing is broken, but a migration needs a decision
+    NOTE = "note"  # nothing is broken; worth knowing before the migration
+
+    @property
+    def sound(self) -> bool:
+        """Whether a database with nothing worse is sound."""
+        return self in (Severity.WARNING, Severity.NOTE)
+
+
+class Finding(str):
+    """A sentence about a source, with its severity; a sentence that is only a text is a note.
+
+    `meaning` says what it means for those who migrate. `counted`: the counts of a diagnosis say it already.
+    """
+
+    __slots__ = ("counted", "meaning", "severity")
+    severity: Severity
+    meaning: str
+    counted: bool
+
+    def __new__(
+        cls, text: str, severity: Severity = Severity.NOTE, meaning: str = "", *, counted: bool = False
+    ) -> Self:
+        self = super().__new__(cls, text)
+        self.severity, self.meaning, self.counted = severity, meaning, counted
+        return self
+
+    @classmethod
+    def of(cls, sentence: str) -> Finding:
+        """This sentence as a finding."""
+        return sentence if isinstance(sentence, Finding) else cls(sentence)
+
+
+def damage(text: str, meaning: str = "", *, counted: bool = False) -> Finding:
+    """A finding that says that something is broken."""
+    return Finding(text, Severity.DAMAGED, meaning, counted=counted)

@@ -26,9 +26,9 @@ from urllib.parse import quote
 
 from helpers.errors import Terminal
 from helpers.reason_codes import ReasonCode
+from helpers.stores.base import damage
 from helpers.stores.index_files import LINKS, bloat, links_bloated
 from helpers.stores.layout import DATABASE, LOGS, damaged, recognise, unreadable
-from helpers.stores.severity import damage
 
 FULLTEXT = "embedding_fulltext_search"
 _SHADOWS = ("data", "idx", "content", "docsize", "config")

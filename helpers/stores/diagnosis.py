@@ -22,14 +22,13 @@ from helpers.errors import WorldError, one_line
 from helpers.formatting import count, size
 from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.results import Progress, silent
-from helpers.stores.base import CollectionInfo, Reader, distance
+from helpers.stores.base import CollectionInfo, Finding, Reader, Severity, distance
 from helpers.stores.creation import refused_name, unsupported
 from helpers.stores.duckdb_layout import is_duckdb_layout
 from helpers.stores.index_files import bloat
 from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
 from helpers.stores.layout import DATABASE, VOLUMES, reading
 from helpers.stores.repair import migrations
-from helpers.stores.severity import Finding, Severity
 
 PIECE = 1_000  # chunks read at a time
 PROBES = 20  # vectors searched for, of each collection

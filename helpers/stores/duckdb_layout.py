@@ -22,10 +22,9 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch, Metadata, align
 from helpers.errors import Terminal
 from helpers.reason_codes import ReasonCode
-from helpers.stores.base import Closing, CollectionInfo, Neighbours, distance, from_metadata
+from helpers.stores.base import Closing, CollectionInfo, Neighbours, damage, distance, from_metadata
 from helpers.stores.layout import COLLECTIONS, EMBEDDINGS, contents, leftovers
 from helpers.stores.limits import NO_LIMIT, Limits, Usage
-from helpers.stores.severity import damage
 
 _COLUMNS = {
     COLLECTIONS: ("uuid", "name", "metadata"),

@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from helpers.stores.base import damage
 from helpers.stores.layout import DATABASE, damaged, reading
-from helpers.stores.severity import damage
 
 _DOCUMENT = "chroma:document"
 _NULLS = """SELECT topic, id FROM embeddings_queue

@@ -26,14 +26,13 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch, Mask, Vectors
-from helpers.stores.base import Neighbours, Space, distance
+from helpers.stores.base import Neighbours, Space, damage, distance
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import require_room
 from helpers.stores.door import Collection
 from helpers.stores.index_files import IndexFolder, IndexHealth
 from helpers.stores.layout import DATABASE
 from helpers.stores.repair import Found, sequence
-from helpers.stores.severity import damage
 
 _ROWS = 8_192  # vectors compared at a time
 FOLDER = "rescued"
