@@ -54,7 +54,15 @@ _WAIT = (
     "Wait until the other run or command has ended; stop nothing and remove nothing that it writes. State of "
     "this run: {status}. Then: {resume}"
 )
+_CONTRADICTION = (
+    "The source says so, and its values are migrated as they are. Correct these fields at the source and begin a new run, "
+    "or sign with this known."
+)
 _FREE_SPACE = "Free space on the disk named above. Then: {resume}"
+_NEW_IDS = (
+    "migration.id_policy: prefix writes them so. Tell the owners of every client that keeps ids, or begin a new run with "
+    "id_policy: fail where no ids collide."
+)
 _PREFIX_IDS = (
     "Begin a new run with migration.id_policy: prefix, which writes every id as <source collection>:<id> (tell "
     "the clients), or rename these ids at the source."
@@ -317,6 +325,7 @@ class ReasonCode(StrEnum):
     FIELD_EXTRA = "field_extra", _FIELDS
     FIELD_MISSING = "field_missing", _FIELDS
     MATRIX_METADATA_COMPLETENESS = "matrix_metadata_completeness", _FIELDS
+    METADATA_CONTRADICTS = "metadata_contradicts", _FIELDS, _CONTRADICTION
     METADATA_DIFFERS = "metadata_differs", _FIELDS
     MISSING = "missing_*", _FIELDS
     MISSING_DOCUMENT = "missing_document", _FIELDS
@@ -345,6 +354,7 @@ class ReasonCode(StrEnum):
     COUNT_MISMATCH = "count_mismatch", _COUNTS
     DUPLICATES = "duplicates", _COUNTS, _AT_THE_SOURCE
     ID_COLLISION = "id_collision", _COUNTS, _PREFIX_IDS
+    IDS_REWRITTEN = "ids_rewritten", _COUNTS, _NEW_IDS
     MATRIX_COLLECTION_COUNTS = "matrix_collection_counts", _COUNTS
     QUARANTINE_UNEXPLAINED = "quarantine_unexplained", _COUNTS
     QUARANTINE_UNKNOWN = "quarantine_unknown", _COUNTS

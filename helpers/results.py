@@ -92,6 +92,16 @@ def meets(measured: Any, relation: str, threshold: Any) -> bool:
         return False
 
 
+REPAIR_KINDS = {"missing": "default", "derived": "derived", "set": "set"}
+
+
+def kind_of(rule: str) -> str:
+    """What a schema's repair did, by its rule (`schema.REPAIRS`): default, derived and set fill a field that was not there;
+    changed is a value that was there.
+    """
+    return REPAIR_KINDS.get(rule, "changed")
+
+
 @dataclass(slots=True)
 class Check:
     """One question with its measured answer. `name` names what was looked at and does not say how it came out.

@@ -200,7 +200,9 @@ def test_a_rehearsal_asks_the_named_queries_and_draws_its_figures(rehearsal: Nig
     drawn = {step: {f["name"] for f in rehearsal.result(step)["figures"]} for step in ("13", "22", "23")}
     assert drawn["13"] == {"repairs", "routing"}
     assert drawn["22"] == {"timeline", "throughput", "written"}  # the others are as in 13, and drawn once
-    assert drawn["23"] == {"counts", "differences", "distances_cosine", "norms", "overlap", "plane", "recall"}
+    assert drawn["23"] == {
+        "completeness", "counts", "differences", "distances_cosine", "norms", "overlap", "plane", "recall"
+    }  # fmt: skip
     page = (rehearsal.reports / "index.html").read_text(encoding="utf-8")
     for figure in rehearsal.result("23")["figures"]:
         assert (rehearsal.reports / "figures" / figure["file"]).is_file()

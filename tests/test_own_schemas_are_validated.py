@@ -148,7 +148,7 @@ def test_every_example_of_parameters_in_the_documentation_is_accepted(root: Path
 
 def test_the_example_schema_of_the_documentation_migrates_and_passes(tmp_path: Path, root: Path) -> None:
     """Six sources merged into two; every field of the example has something to fill, to coerce or to clamp."""
-    page = (root / "parameters" / "schemas" / "README.md").read_text(encoding="utf-8")
+    page = (root / "docs" / "schemas.md").read_text(encoding="utf-8")
     (schema,) = re.findall(r"^```yaml\n(.*?)^```", page, re.S | re.M)
     sources = {
         "news-2024": chunks("a", 50, 1, lambda i: {"score": i / 10, "published": "2024-05-01"}),

@@ -14,7 +14,7 @@ import pytest
 
 from helpers.errors import RunbookError
 from helpers.parameters import Parameters, parameters_from
-from helpers.profiling.profile import Profile, Repeats
+from helpers.profiling.profile import Repeats
 from helpers.rehearsal import collection_counts, expected_findings, write_sample
 from helpers.results import Check, Verdict
 from helpers.run import folders as runs
@@ -136,7 +136,7 @@ def test_the_cosine_trap_of_a_real_database_is_named(begin: Begin, real_database
 
 def test_the_profile_finds_exactly_what_was_put_in(begin: Begin, sample: Path) -> None:
     run = begin("11", sample, schema="if_ttt", migration={"id_policy": "prefix"})
-    profile = Profile(run)
+    profile = ExploreSourceStep(run)
     for table in TABLES:
         assert len(getattr(profile, table)())
     assert Counter(profile.findings()) == Counter(expected_findings(CHUNKS))
@@ -149,7 +149,7 @@ def test_the_profile_finds_exactly_what_was_put_in(begin: Begin, sample: Path) -
 
 def test_ids_that_meet_are_a_warning_unless_a_prefix_keeps_them_apart(begin: Begin, sample: Path) -> None:
     run = begin("11", sample, schema="if_ttt")
-    table = Profile(run).collisions()
+    table = ExploreSourceStep(run).collisions()
     check = _check(run, "ids in common")
     assert (check.verdict, check.reason, check.measured) == (Verdict.FAIL, "id_collision", int(table["meet"].sum()))
     assert "migration.id_policy: prefix" in check.detail
@@ -158,7 +158,7 @@ def test_ids_that_meet_are_a_warning_unless_a_prefix_keeps_them_apart(begin: Beg
 
 def test_under_identity_collections_stay_apart_and_no_field_is_missed(begin: Begin, sample: Path) -> None:
     run = begin("11", sample)
-    profile = Profile(run)
+    profile = ExploreSourceStep(run)
     for table in TABLES:
         getattr(profile, table)()
     assert not profile.collisions()["meet"].any()
@@ -213,7 +213,7 @@ def test_twins_above_the_limit_are_sought_among_a_fixed_part() -> None:
 
 def test_norms_are_those_of_the_vectors(begin: Begin, sample: Path) -> None:
     run = begin("11", sample)
-    table = Profile(run).vectors()
+    table = ExploreSourceStep(run).vectors()
     assert run.date <= datetime.datetime.now(datetime.UTC).date()
     assert (table["norms_kept"] == table["vectors"]).all()
     assert np.isfinite(table[["norm_minimum", "norm_median", "norm_maximum"]].to_numpy(dtype=float)).all()
@@ -223,4 +223,4 @@ def test_norms_are_those_of_the_vectors(begin: Begin, sample: Path) -> None:
 def test_the_profile_of_the_full_sample_is_exact(begin: Begin, tmp_path: Path) -> None:
     source = write_sample(tmp_path / "full")
     run = begin("11", source, schema="if_ttt", migration={"id_policy": "prefix"})
-    assert Profile(run).findings() == expected_findings()
+    assert ExploreSourceStep(run).findings() == expected_findings()

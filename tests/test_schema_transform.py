@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch
+from helpers.results import kind_of
 from helpers.schema import REPAIRS, Context, Schema, Transformed, load_schema
 
 SOURCES = frozenset({"openwebui_core", "sergio_personality_notes", "old_Humor", "rhetorical-personality"})
@@ -63,8 +64,10 @@ def rules(done: Transformed, field: str) -> list[str]:
 def test_a_bare_chunk_gets_every_field_in_order(schema: Schema, metadata: Any) -> None:
     done = schema.transform(batch(metadata, ids=["a/b é"]), "openwebui_core", context())
     assert done.batch.metadatas == [CORE | EXTENSIONS["corpus"]]
-    missing = done.repairs[done.repairs["rule"] == "missing"]
-    assert list(missing["field"]) == [*CORE, *EXTENSIONS["corpus"]]
+    kinds = done.repairs["rule"].map(kind_of)
+    assert list(done.repairs[kinds != "changed"]["field"]) == [*CORE, *EXTENSIONS["corpus"]]
+    by_kind = {kind: set(done.repairs[kinds == kind]["field"]) for kind in ("set", "derived")}
+    assert by_kind == {"set": {"collection_type", "source_collection"}, "derived": {"word_count"}}
     assert done.failures.empty
 
 

@@ -14,7 +14,7 @@ from helpers.errors import Terminal
 from helpers.migration.staging import Staged
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
-from helpers.results import Check, Verdict
+from helpers.results import Check, Verdict, kind_of
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot
@@ -23,7 +23,7 @@ from helpers.stores.creation import allowed, listed, refusal, unsupported
 
 
 def show_transform(run: RunRecord, staged: Staged, aside: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Repairs (field, rule, chunks) summed over the collections; draws them, and the way of the chunks, unless the dry run did.
+    """Repairs (field, rule, kind, chunks) summed over the collections; drawn, with the routes, unless the dry run did.
 
     `aside`: the chunks in quarantine, each with its `collection`. Records the facts `repairs` and `routing`, whose target is
     "" for the quarantine.
@@ -35,6 +35,7 @@ def show_transform(run: RunRecord, staged: Staged, aside: Iterable[Mapping[str, 
     routed.update((str(row["collection"]), "") for row in aside)
     ways = [{"collection": c, "target": t, "chunks": n} for (c, t), n in sorted(routed.items())]
     table = pd.DataFrame(staged.repairs, columns=["collection", "field", "rule", "chunks"])
+    run.fact("derived", staged.derived)
     figures = {
         "repairs": (staged.repairs, "Values that the schema fills in or changes, by field."),
         "routing": (ways, "Where the chunks of each source collection go."),
@@ -46,7 +47,15 @@ def show_transform(run: RunRecord, staged: Staged, aside: Iterable[Mapping[str, 
         if found and json.loads(json.dumps(found)) != known:
             frame = pd.DataFrame(ways).rename(columns={"collection": "source"})
             run.figure(name, plots.repairs_bar(table) if name == "repairs" else plots.routing(frame), caption)
-    return pd.DataFrame(table.groupby(["field", "rule"], as_index=False)["chunks"].sum())
+    summed = pd.DataFrame(table.groupby(["field", "rule"], as_index=False)["chunks"].sum())
+    summed.insert(2, "kind", [kind_of(str(rule)) for rule in summed["rule"]])
+    return summed
+
+
+def routing_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The fact `routing` as a table: source, target, chunks; one row a pair, and one a source with chunks in quarantine."""
+    table = [(r["collection"], r["target"] or "(quarantine)", r["chunks"]) for r in rows]
+    return pd.DataFrame(table, columns=["source", "target", "chunks"])
 
 
 def judge_indexes(run: RunRecord, infos: Iterable[CollectionInfo], *, refuse: bool) -> None:

@@ -15,7 +15,7 @@ import math
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, StateFile, silent, write_text
-from helpers.schema import Context, Schema, Transformed
+from helpers.schema import Context, Schema, Transformed, derive
 from helpers.schema.rules import failure_table
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import Part, Snapshot, ahead, from_table, to_table
@@ -127,8 +127,9 @@ class Staged(StateFile):
     """What staging made; `index.json` in its folder.
 
     `files[target]` are the staged Parquet files in order, each (file, source collection, rows). `repairs` and
-    `quarantined` are counts by (collection, field, rule) and by reason; `collisions` name ids that two chunks claim in
-    one target: {target, id, first, second}, the first 1,000 of `collided`. `rewritten` chunks have another id than in the source.
+    `quarantined` are counts by (collection, field, rule) and by reason; `derived` by (field, rule of `derive`, value).
+    `collisions` name ids that two chunks claim in one target: {target, id, first, second}, the first 1,000 of `collided`.
+    `rewritten` chunks have another id than in the source.
     """
 
     file = "index.json"
@@ -141,6 +142,7 @@ class Staged(StateFile):
     quarantined: dict[str, int] = field(default_factory=dict)
     repairs: list[dict[str, Any]] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
+    derived: list[dict[str, Any]] = field(default_factory=list)
     collisions: list[dict[str, str]] = field(default_factory=list)
     collided: int = 0
     rewritten: int | None = None  # None: staged by an older version, which did not count them
@@ -199,14 +201,16 @@ class Staged(StateFile):
 class _Staging:
     """One pass over a snapshot: what is staged, counts that grow, and at most 200 example rows of repairs."""
 
-    def __init__(self, staged: Staged, quarantine: Quarantine) -> None:
+    def __init__(self, staged: Staged, quarantine: Quarantine, rules: Mapping[str, str]) -> None:
         self.staged, self.quarantine = staged, quarantine
+        self.rules = rules  # of `derive`, by field
         # By number: a collection's name need not be a legal file name everywhere.
         self.folders = {target: f"{number:03d}" for number, target in enumerate(staged.files, start=1)}
         for name in self.folders.values():
             (staged.folder / name).mkdir()
         self.repairs: dict[tuple[str, str, str], int] = {}
         self.examples: list[dict[str, Any]] = []
+        self.derived: Counter[tuple[str, str, str]] = Counter()
         self.entries: list[dict[str, Any]] = []
         self.owners: dict[str, dict[str, tuple[str, str]]] = {}
         self.collisions: list[dict[str, str]] = []
@@ -254,9 +258,14 @@ class _Staging:
         self.staged.rewritten = (self.staged.rewritten or 0) + rewritten
 
     def _repaired(self, repairs: pd.DataFrame) -> None:
+        told = repairs[repairs["rule"].isin(("derived", "replaced"))]
+        for (field_name, value), rows in told.groupby(["field", "after"], sort=True):
+            by = self.rules[str(field_name)]
+            shown = "" if derive.TYPES[by] == "integer" else str(value).strip("'")
+            self.derived[str(field_name), by, shown] += len(rows)
         for (collection, name, rule), rows in repairs.groupby(["collection", "field", "rule"], sort=True):
             key = (str(collection), str(name), str(rule))
-            if rule not in ("missing",) and self.repairs.get(key, 0) < 3:
+            if rule not in ("missing", "set") and self.repairs.get(key, 0) < 3:
                 self.examples += cast(list[dict[str, Any]], rows.head(3).to_dict("records"))[: 200 - len(self.examples)]
             self.repairs[key] = self.repairs.get(key, 0) + len(rows)
 
@@ -264,6 +273,10 @@ class _Staging:
         staged = self.staged
         staged.repairs = [
             {"collection": c, "field": f, "rule": r, "chunks": n} for (c, f, r), n in sorted(self.repairs.items())
+        ]
+        staged.derived = [
+            {"field": f, "rule": r, "value": v, "chunks": n, "meaning": derive.MEANINGS[r]}
+            for (f, r, v), n in sorted(self.derived.items())
         ]
         staged.examples, staged.collisions = self.examples, self.collisions[:1000]
         staged.collided = len(self.collisions)
@@ -293,7 +306,7 @@ def stage(
     shutil.rmtree(quarantine.folder, ignore_errors=True)
     folder.mkdir(parents=True)
     files: dict[str, list[tuple[str, str, int]]] = {target: [] for target in sorted(schema.targets(snapshot.names()))}
-    staging = _Staging(Staged(folder, files, rewritten=0), quarantine)
+    staging = _Staging(Staged(folder, files, rewritten=0), quarantine, schema.derivations)
     work = [(info, part) for info in snapshot.collections() for part in snapshot.parts(info.name)]
     for (info, part), batch in zip(work, ahead(snapshot.read, (part for _, part in work)), strict=True):
         transformed = schema.transform(batch, info.name, context)

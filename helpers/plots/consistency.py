@@ -15,9 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from helpers.formatting import count, percent
-from helpers.plots.search import FILLED
 from helpers.plots.style import FEW, drawn, name
-from helpers.results import StepResult
+from helpers.results import StepResult, kind_of
 
 Value = tuple[Any, ...]
 Series = dict[str, list[Value]]
@@ -112,7 +111,7 @@ def _routing(result: StepResult, shown: Series) -> Series:
 def _repairs(result: StepResult, _: Series) -> Series:
     sums: dict[str, dict[str, float]] = {"filled": defaultdict(float), "changed": defaultdict(float)}
     for row in _rows(result, "repairs"):
-        mine, other = ("filled", "changed") if row["rule"] in FILLED else ("changed", "filled")
+        mine, other = ("filled", "changed") if kind_of(row["rule"]) != "changed" else ("changed", "filled")
         sums[mine][str(row["field"])] += row["chunks"]
         sums[other][str(row["field"])] += 0
     series: Series = {kind: [(name(f, 26), n) for f, n in fields.items()] for kind, fields in sums.items()}
@@ -139,6 +138,11 @@ def _recall(result: StepResult, _: Series) -> Series:
                 series[side].append((label, share))
                 series[f"{side} interval"].append((label, row[f"{prefix}low"], row[f"{prefix}high"]))
     return series
+
+
+def _fields(result: StepResult, _: Series) -> Series:
+    rows = (result.facts.get("metadata") or {"fields": []})["fields"]
+    return {side: [(name(r["field"], 28), r[side] / max(1, r["chunks"])) for r in rows] for side in ("before", "after")}
 
 
 def _differences(result: StepResult, _: Series) -> Series:
@@ -244,7 +248,7 @@ def _values(_: StepResult, shown: Series) -> Series:
 EXPECTED: Mapping[str, Callable[[StepResult, Series], Series]] = {
     "11_completeness": _completeness, "11_values": _values, "11_map": _points, "13_repairs": _repairs, "13_routing": _routing,
     "22_repairs": _repairs, "22_routing": _routing, "22_timeline": _timeline, "22_throughput": _throughput,
-    "22_written": _written, "23_counts": _counts, "23_distances": _distances, "23_norms": _norms, "23_plane": _points,
+    "22_written": _written, "23_completeness": _fields, "23_counts": _counts, "23_distances": _distances, "23_norms": _norms, "23_plane": _points,
     "23_overlap": _overlap, "23_recall": _recall, "23_differences": _differences, "27_timeline": _timeline,
     "50_latency": _watch, "51_performance": _performance, "51_latency": _latency, "53_durations": _durations,
 }  # fmt: skip

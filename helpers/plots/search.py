@@ -29,6 +29,7 @@ from helpers.plots.style import (
     small,
     whole_numbers,
 )
+from helpers.results import kind_of
 
 _ROWS = 24
 _RECALL = ["before", "after", "floor", "before_low", "before_high", "after_low", "after_high"]
@@ -375,9 +376,6 @@ def completeness_heatmap(df: pd.DataFrame) -> Figure:
     return figure
 
 
-FILLED = ("missing", "derived")  # rules by which a value is made where there was none; all others change one
-
-
 def repairs_bar(df: pd.DataFrame) -> Figure:
     """How many values the schema filled in and how many it changed, apart, by field. `df`: field, rule, chunks."""
     frame = df[df["chunks"] > 0] if len(df) else df
@@ -385,7 +383,7 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
         return empty(
             "The schema changed no value and filled none", "Every field of every chunk was as the schema wants it."
         )
-    frame = frame.assign(field=frame["field"].astype(str), filled=frame["rule"].isin(FILLED))
+    frame = frame.assign(field=frame["field"].astype(str), filled=frame["rule"].map(kind_of) != "changed")
     table = frame.pivot_table(index="field", columns="filled", values="chunks", aggfunc="sum", fill_value=0)
     table = table.reindex(columns=[True, False], fill_value=0).set_axis(["filled", "changed"], axis=1)
     table = table.assign(all=table.sum(axis=1)).reset_index().sort_values(["all", "field"], ascending=[False, True])

@@ -1,6 +1,9 @@
-"""Step 11: what is in the source, chunk by chunk, and what the migration would make of it.
+"""What is in a source, chunk by chunk, and what the migration would make of it: one pass, and the tables made of it.
 
-The pass (`profile_scan`) runs once, when the first table is asked for. This step looks and warns; 13 and 24 judge.
+`Scan` gathers in bounded memory. Counts are exact, whatever the size. Above `LIMIT` chunks two things are sampled, by stable
+hashes and not by chance: duplicates are sought among one content in `every`, and norms are kept of one chunk in a few (20,000
+a collection). Of each finding the first places are remembered, and what compares chunks with each other gets a sample
+(`profiling.sample`). `Profile` looks and warns; steps 13 and 24 judge.
 """
 
 from __future__ import annotations
@@ -25,21 +28,11 @@ from helpers.profiling.sample import Places, Sampler, plain_text
 from helpers.profiling.search import Lookup
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
-from helpers.run import kernel
 from helpers.run.open_source import check_spaces
-from helpers.run.record import NotebookStep, RunRecord
+from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import FieldRule
 from helpers.stores import CollectionInfo
-
-# -- profile scan ------------------------------------------------------------------------------------------------------
-
-# What one pass over a source gathers for its profile, in bounded memory.
-#
-# Counts are exact, whatever the size. Above `LIMIT` chunks two things are sampled, by stable hashes and not by chance:
-# duplicates are sought among one content in `every`, and norms are kept of one chunk in a few (20,000 a collection). Of each
-# finding the first places are remembered, and what compares chunks with each other gets a sample (`profiling.sample`).
-
 
 LIMIT = 200_000  # chunks whose ids and contents are remembered
 NORMS = 20_000  # norms kept of a collection, for the figure and the median
@@ -47,6 +40,19 @@ KEYS = 300  # metadata keys kept apart
 DISTINCT = 40  # values of a field kept apart
 LONG = 100_000  # characters
 UNIT = 1e-3  # a norm this near to 1 counts as normalised
+CONTRADICTIONS = "fields that contradict their document"  # as in validation.judgement
+READ = 500  # chunks read at a time
+_WRONG = ("wrong_type", "out_of_range", "unknown_value")
+_COUNTED = (
+    "none_metadata",
+    "none_documents",
+    "empty_documents",
+    "long_documents",
+    "uris",
+    "lost_vectors",
+    "nonfinite_vectors",
+    "zero_vectors",
+)
 TYPES = {"string": "str", "integer": "int", "float": "float", "boolean": "bool", "strings": "list"}
 
 
@@ -146,6 +152,9 @@ class Scan:
         self.failures: Counter[str] = Counter()  # reason
         self.failed: list[dict[str, str]] = []  # the first 20
         self.targets: Counter[str] = Counter()
+        self.routes: Counter[tuple[str, str]] = Counter()  # source, target
+        self.rewritten = 0
+        self.rewritten_example = ("", "")
         self.quarantined = 0
         self.repaired = 0
 
@@ -208,6 +217,8 @@ class Scan:
     def _metadata(self, seen: CollectionSeen, batch: ChunkBatch, done: Transformed) -> None:
         rules = {kind: {rule.name: rule for rule in self.schema.rules(kind)} for kind in set(done.types)}
         name, core = seen.info.name, [rule.name for rule in self.schema.fields]
+        for i, field_name, detail in self.schema.contradictions(batch, done.types):
+            self.places.note(f"contradicts_{field_name}", name, batch.ids[i], detail)
         for chunk, found, kind in zip(batch.ids, batch.metadatas, done.types, strict=True):
             metadata = found or _NOTHING
             if found is None:
@@ -243,8 +254,12 @@ class Scan:
             self.failed.append({str(key): str(value) for key, value in row.items()})
         self.repaired += done.repairs["id"].nunique()
         self._repairs(done.repairs, info.name)
-        for chunk, target in zip(done.source_ids, done.targets, strict=True):
+        for chunk, new, target in zip(done.source_ids, done.batch.ids, done.targets, strict=True):
             self.targets[target] += chunk not in bad
+            self.routes[info.name, target] += chunk not in bad
+            if new != chunk:
+                self.rewritten += 1
+                self.rewritten_example = (chunk, new) if self.rewritten == 1 else self.rewritten_example
             self.ids.add(chunk.encode("utf-8", "surrogatepass"), (info.name, chunk, target))
 
     def _repairs(self, repairs: pd.DataFrame, name: str) -> None:
@@ -273,26 +288,8 @@ def fault(value: Any, rule: FieldRule) -> str:
     return "unknown_value"
 
 
-# -- profile -----------------------------------------------------------------------------------------------------------
-
-
-READ = 500  # chunks read at a time
-SHOWN = 100  # groups of duplicates or collisions in a table
-_WRONG = ("wrong_type", "out_of_range", "unknown_value")
-_COUNTED = (
-    "none_metadata",
-    "none_documents",
-    "empty_documents",
-    "long_documents",
-    "uris",
-    "lost_vectors",
-    "nonfinite_vectors",
-    "zero_vectors",
-)
-
-
-class Profile(NotebookStep):
-    """Tables to look at, change and look at again. Those on a defect also add a check to the step."""
+class Profile:
+    """The pass over a step's source, made when the first table is asked for. Tables on a defect also add a check to the step."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
@@ -369,7 +366,7 @@ class Profile(NotebookStep):
         ]
         lacking = self.findings()["none_documents"]
         needed = self.schema.requires_document
-        self._check(
+        self.check(
             "chunks without a document",
             lacking,
             ReasonCode.MISSING_DOCUMENT,
@@ -397,7 +394,7 @@ class Profile(NotebookStep):
         )
         lacking = {r.name: self.chunks - _present(scan, r.name) for r in self.schema.fields if r.fixed is None}
         worst = sorted((name for name, n in lacking.items() if n), key=lambda name: -lacking[name])
-        self._check(
+        self.check(
             "missing fields of the schema",
             sum(lacking.values()),
             ReasonCode.MISSING_METADATA,
@@ -412,7 +409,7 @@ class Profile(NotebookStep):
     def values(self) -> pd.DataFrame:
         """One row a field: types, range, the commonest values, and what the schema finds wrong with them."""
         scan = self.scan
-        expected = {rule.name: rule.type for kind in self._kinds() for rule in self.schema.rules(kind)}
+        expected = {rule.name: rule.type for kind in self.kinds() for rule in self.schema.rules(kind)}
         rows = [
             {
                 "field": name,
@@ -429,14 +426,14 @@ class Profile(NotebookStep):
         judged = not self.schema.is_identity
         out = sum(seen.wrong["out_of_range"] for seen in scan.fields.values())
         other = sum(seen.wrong[kind] for seen in scan.fields.values() for kind in ("wrong_type", "unknown_value"))
-        self._check(
+        self.check(
             "values out of range",
             out,
             ReasonCode.INVALID_SCORES,
             "The schema says what becomes of them.",
             judged,
         )
-        self._check(
+        self.check(
             "values of a wrong type or not allowed",
             other,
             ReasonCode.INVALID_VALUES,
@@ -445,6 +442,24 @@ class Profile(NotebookStep):
         )
         columns = ["field", "wanted", "present", "types", "minimum", "maximum", *_WRONG, "values"]
         return pd.DataFrame(rows, columns=columns)  # a source without any metadata has no rows
+
+    def contradictions(self) -> pd.DataFrame:
+        """Fields whose value the document rules out, of those that the schema can derive: one row a collection and field."""
+        places = self.scan.places
+        rows: list[dict[str, Any]] = [
+            {"collection": collection, "field": name, "chunks": n, "example": _example(self.scan, name, collection)}
+            for name in self.schema.derivations
+            for collection, n in sorted(places.counts.get(f"contradicts_{name}", {}).items())
+        ]
+        self.check(
+            CONTRADICTIONS,
+            sum(row["chunks"] for row in rows),
+            ReasonCode.METADATA_CONTRADICTS,
+            "; ".join(f"{row['collection']}: {row['field']} in {row['chunks']:,} chunks" for row in rows[:5]),
+            bool(self.schema.derivations),
+        )
+        self.run.fact("contradictions", rows)
+        return pd.DataFrame(rows, columns=["collection", "field", "chunks", "example"])
 
     def vectors(self) -> pd.DataFrame:
         """One row a collection: lost, not finite, zero and unit vectors, and the norms (L2). Draws their histogram."""
@@ -458,11 +473,11 @@ class Profile(NotebookStep):
                  "norm_minimum": low, "norm_median": middle, "norm_maximum": high, "norms_kept": norms.size}
             )  # fmt: skip
         found = self.findings()
-        self._check("lost vectors", found["lost_vectors"], ReasonCode.MISSING_EMBEDDING, "Would be set aside.")
-        self._check(
+        self.check("lost vectors", found["lost_vectors"], ReasonCode.MISSING_EMBEDDING, "Would be set aside.")
+        self.check(
             "vectors with NaN or infinity", found["nonfinite_vectors"], ReasonCode.NAN_EMBEDDING, "Would be set aside."
         )
-        self._check(
+        self.check(
             "zero vectors",
             found["zero_vectors"],
             ReasonCode.ZERO_VECTOR,
@@ -477,59 +492,10 @@ class Profile(NotebookStep):
         self.run.figure("norms", plots.norms_histogram(kept, said), caption)
         return pd.DataFrame(rows)
 
-    def duplicates(self) -> pd.DataFrame:
-        """Documents, and vectors but for zero ones, that stand in the source more than once, to the last bit."""
-        rows = [
-            {"what": what, "chunks": len(group), "where": _places(group)}
-            for what, repeats in (("document", self.scan.documents), ("vector", self.scan.vectors))
-            for group in sorted(repeats.groups.values(), key=len, reverse=True)[:SHOWN]
-        ]
-        found = self.findings()
-        for what in ("documents", "vectors"):
-            self._check(
-                f"repeated {what}",
-                found[f"duplicate_{what}"],
-                ReasonCode.DUPLICATES,
-                "Migrated as they are." + self._part,
-            )
-        groups = sum(len(repeats.groups) for repeats in (self.scan.documents, self.scan.vectors))
-        whole = "All: step.export('duplicate_documents'), step.export('duplicate_vectors')."
-        return kernel.cut(pd.DataFrame(rows, columns=["what", "chunks", "where"]), groups, whole)
-
-    def collisions(self) -> pd.DataFrame:
-        """Ids that more than one collection uses, and whether they would meet in one target collection."""
-        groups = sorted(self.scan.ids.groups.values())
-        meeting = [group for group in groups if len({target for *_, target in group}) < len(group)]
-        kept_apart = self.run.parameters.migration.id_policy == "prefix"
-        bad = bool(meeting) and not kept_apart
-        told = (
-            f"{len(meeting):,} are used by several collections; migration.id_policy: prefix tells them apart."
-            if meeting
-            else ""
-        )
-        told = (
-            f"{len(meeting):,} are used by several collections; migration.id_policy: prefix tells them apart."
-            if meeting
-            else ""
-        )
-        advice = (
-            "The dry run would stop at them. Begin a new run with migration.id_policy: prefix, which writes every id as "
-            "<source collection>:<id> (tell the clients), or rename them at the source."
-        )
-        open_ = len(meeting) if bad else 0
-        self.run.judge("ids in common", measured=open_, threshold=0, unit="ids", reason=ReasonCode.ID_COLLISION,
-                       detail=(advice if bad else told) + self._part, offenders=open_)  # fmt: skip
-        rows = [
-            {
-                "id": one_line(group[0][1], 80),
-                "collections": ", ".join(place[0] for place in group),
-                "targets": ", ".join(sorted({place[2] for place in group})),
-                "meet": len({target for *_, target in group}) < len(group),
-            }
-            for group in groups[:SHOWN]
-        ]
-        frame = pd.DataFrame(rows, columns=["id", "collections", "targets", "meet"])
-        return kernel.cut(frame, len(groups), "All: step.export('colliding_ids').")
+    def routing(self) -> pd.DataFrame:
+        """How many chunks of each source collection the schema would send to each target collection."""
+        rows = [(source, target, n) for (source, target), n in sorted(self.scan.routes.items())]
+        return pd.DataFrame(rows, columns=["source", "target", "chunks"])
 
     def schema_preview(self) -> pd.DataFrame:
         """What the schema would do with these chunks: repair, set aside, send to which target collection."""
@@ -559,14 +525,17 @@ class Profile(NotebookStep):
         return table.assign(share=table["chunks"] / total)
 
     @property
-    def _part(self) -> str:
+    def part(self) -> str:
+        """How repeats were sought, as a sentence to add; "" where among all."""
         every = self.scan.every
         return "" if every == 1 else f" Sought among one content in {every}, chosen by its digest."
 
-    def _kinds(self) -> list[str | None]:
+    def kinds(self) -> list[str | None]:
+        """The collection types that chunks of this source may get."""
         return list(dict.fromkeys(self.schema.targets(list(self.scan.collections)).values()))
 
-    def _check(self, name: str, count: int, reason: ReasonCode, detail: str, applies: bool = True) -> None:
+    def check(self, name: str, count: int, reason: ReasonCode, detail: str, applies: bool = True) -> None:
+        """A check on the step: a warning where there is any, not applicable where the schema has no rule."""
         bad = applies and count > 0
         self.run.check(
             name,
@@ -580,6 +549,11 @@ class Profile(NotebookStep):
         )
 
 
+def _example(scan: Scan, name: str, collection: str) -> str:
+    places = scan.places.every(f"contradicts_{name}")
+    return next((f"{place.id}: {place.detail}" for place in places if place.collection == collection), "")
+
+
 def _count(scan: Scan, name: str, collection: str) -> int:
     return scan.fields[name].present[collection] if name in scan.fields else 0
 
@@ -590,8 +564,3 @@ def _present(scan: Scan, name: str) -> int:
 
 def _ranked(counts: list[tuple[str, int]]) -> str:
     return ", ".join(f"{name} {n}" for name, n in counts)
-
-
-def _places(group: list[tuple[str, ...]]) -> str:
-    named = "; ".join(f"{place[0]}: {one_line(place[1], 60)}" for place in group[:4])
-    return named if len(group) <= 4 else f"{named}; and {len(group) - 4} more"

@@ -1,7 +1,8 @@
-"""A sample of the source that fits into memory: chosen by seeded hashes, the same whatever the order of reading.
+"""A sample of the source that fits into memory, and the places of each finding, of which the first fit into memory.
 
-Of each collection the chunks with the smallest hashes of (seed, collection, id) are kept: every chunk has the same chance,
-and no random number is drawn. Up to `MOST` chunks and `MOST_BYTES` of vectors the sample is the whole source.
+The sample is chosen by seeded hashes, the same whatever the order of reading: of each collection the chunks with the
+smallest hashes of (seed, collection, id) are kept, so every chunk has the same chance, and no random number is drawn. Up to
+`MOST` chunks and `MOST_BYTES` of vectors the sample is the whole source.
 """
 
 from __future__ import annotations
@@ -26,21 +27,10 @@ from helpers.errors import one_line
 from helpers.formatting import count
 from helpers.stores import CollectionInfo
 
-# -- texts -------------------------------------------------------------------------------------------------------------
-
-# What two documents share that read the same.
-
 
 def plain_text(document: str) -> str:
     """The text but for case, spaces and the ways to write a letter (NFKC)."""
     return " ".join(unicodedata.normalize("NFKC", document).casefold().split())
-
-
-# -- places ------------------------------------------------------------------------------------------------------------
-
-# Which chunks are behind a finding: how many there are, and where each of them is.
-#
-# The first of a finding are in memory, the others in a file of the finding's own, so that memory does not grow with the source.
 
 
 KEPT = 5_000  # places of a finding that are in memory
@@ -94,9 +84,6 @@ class Places:
 
     def _file(self, finding: str) -> Path:
         return self._folder / f"{blake2b(finding.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}.jsonl"
-
-
-# -- sample ------------------------------------------------------------------------------------------------------------
 
 
 MOST = 10_000  # chunks

@@ -1,4 +1,7 @@
-"""The names of all findings of a profile: what each means, which reason code it has, which chunks are behind it."""
+"""What a person asks of a source: chunks by id, searches by text or by a chunk, findings by name, a finding as a CSV file.
+
+Only reads. The source is opened at the first question and kept open while the notebook is in use.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,6 @@ from helpers.reason_codes import ReasonCode
 from helpers.run.open_source import open_chosen
 from helpers.run.record import RunRecord
 from helpers.stores import Reader
-
-# -- lookup ------------------------------------------------------------------------------------------------------------
-
-# The source, opened at the first question and kept open while the notebook is in use; nothing here writes.
-
 
 READ = 500  # chunks read at a time
 EXCERPT = 300  # characters of a document in a table
@@ -84,10 +82,7 @@ class Lookup:
         return pd.DataFrame(rows, columns=["collection", "id", "detail", "document", "metadata"], dtype=object)
 
 
-# -- asking ------------------------------------------------------------------------------------------------------------
-
-# Searches in the source: by text, with each collection's own embedding function, or by a chunk that is there.
-
+# Searches: by text, with each collection's own embedding function, or by a chunk that is there
 
 COLUMNS = ["collection", "id", "distance", "space", "document", "remark"]
 
@@ -172,10 +167,7 @@ def _sorted(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return table.sort_values(["distance", "collection", "id"], kind="stable", ignore_index=True)
 
 
-# -- export ------------------------------------------------------------------------------------------------------------
-
-# A finding as a CSV file that a spreadsheet opens without doing what a chunk says.
-
+# A finding as a CSV file that a spreadsheet opens without doing what a chunk says
 
 EXPORT_COLUMNS = ("collection", "id", "detail", "document", "metadata")
 _FORMULA = tuple("=+-@＝＋－＠|%\t\r\n\x00")
@@ -227,8 +219,7 @@ def file_stem(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.")[:80] or "unnamed"
 
 
-# -- search ------------------------------------------------------------------------------------------------------------
-
+# Findings by name: what each means, which reason code it has, which chunks are behind it
 
 # A name, or its beginning before `_<field>` or ` <field> <rule>`: what it means, and the reason code of checks on it.
 MEANINGS: dict[str, tuple[str, str]] = {
@@ -256,6 +247,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
     "wrong_type": ("a value of another type than the schema's", ReasonCode.INVALID_VALUES),
     "out_of_range": ("no number within the schema's range", ReasonCode.INVALID_SCORES),
     "unknown_value": ("a value that the schema does not list", ReasonCode.INVALID_VALUES),
+    "contradicts": ("a value that the document rules out", ReasonCode.METADATA_CONTRADICTS),
     "repair": ("the schema would change the value", ""),
     "quarantine": ("would be set aside", ReasonCode.QUARANTINED),
 }  # fmt: skip

@@ -1,4 +1,8 @@
-"""Near duplicates in the sample: documents that share nearly all of their text, vectors that point nearly the same way.
+"""What repeats in a source, what lies near each other in its sample, what lies apart, and a plane to look at.
+
+`duplicates` and `collisions` are of the whole source, exact. All else works on the sample (`profiling.sample`); figures and
+tables say how large it is. Near duplicates are documents that share nearly all of their text, or vectors that point nearly the
+same way.
 
 Each chunk is listed with the one before it that is most like it, so that a hundred copies are 99 rows and not 4,950.
 Documents: characters in runs of five (of the text but for case and spaces), MinHash in bands to find candidates, and then
@@ -16,15 +20,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from helpers.chunks import Vectors
+from helpers.errors import one_line
 from helpers.plots.vectors import fit_plane
+from helpers.profiling.profile import Profile
 from helpers.profiling.sample import Sample, lengths_of, plain_text
+from helpers.reason_codes import ReasonCode
+from helpers.results import Verdict
+from helpers.run import kernel
 from helpers.stores.base import Space
 
-# -- neighbours --------------------------------------------------------------------------------------------------------
-
-# How near chunks lie to each other in the sample, which lie apart, and a plane to look at.
-
-
+SHOWN = 100  # groups of duplicates or collisions in a table
 ASKED = 500  # chunks whose neighbours are sought, among all of the sample
 DRAWN = 2_000  # points of the map
 FAR = 6.0  # robust standard deviations from the median of the collection
@@ -205,9 +210,6 @@ def _is_flag(value: object) -> bool:
     return isinstance(value, (bool, np.bool_))
 
 
-# -- similarity --------------------------------------------------------------------------------------------------------
-
-
 JACCARD = 0.9  # of two documents' runs of characters, from here on they are near
 COSINE = 0.999  # of two vectors
 COLUMNS = ["what", "similarity", "identical", "collection", "id", "like_collection", "like_id"]
@@ -240,7 +242,7 @@ def near_duplicates(sample: Sample) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).astype({"identical": bool})
 
 
-# -- vectors -------------------------------------------------------------------------------------------------------
+# Pairs of vectors
 
 
 def near_vectors(vectors: Vectors, seed: int, threshold: float = COSINE) -> Pairs:
@@ -276,7 +278,7 @@ def _projected(unit: Vectors, seed: int) -> Vectors:
     return scaled
 
 
-# -- documents -----------------------------------------------------------------------------------------------------
+# Pairs of documents
 
 
 def near_documents(documents: list[str | None], threshold: float = JACCARD) -> Pairs:
@@ -332,3 +334,76 @@ def _mix(hashes: npt.NDArray[np.uint64], factor: np.uint64) -> npt.NDArray[np.ui
     """Another order of the same hashes for each odd factor."""
     product = hashes * factor
     return product ^ (product >> np.uint64(29))
+
+
+# Tables
+
+
+def duplicates(profile: Profile) -> pd.DataFrame:
+    """Documents, and vectors but for zero ones, that stand in the source more than once, to the last bit."""
+    rows = [
+        {"what": what, "chunks": len(group), "where": _places(group)}
+        for what, repeats in (("document", profile.scan.documents), ("vector", profile.scan.vectors))
+        for group in sorted(repeats.groups.values(), key=len, reverse=True)[:SHOWN]
+    ]
+    found = profile.findings()
+    for what in ("documents", "vectors"):
+        profile.check(
+            f"no {what} are repeated",
+            found[f"duplicate_{what}"],
+            ReasonCode.DUPLICATES,
+            "Migrated as they are." + profile.part,
+        )
+    groups = sum(len(repeats.groups) for repeats in (profile.scan.documents, profile.scan.vectors))
+    whole = "All: step.export('duplicate_documents'), step.export('duplicate_vectors')."
+    return kernel.cut(pd.DataFrame(rows, columns=["what", "chunks", "where"]), groups, whole)
+
+
+def collisions(profile: Profile) -> pd.DataFrame:
+    """Ids that more than one collection uses, and whether they would meet in one target collection."""
+    groups = sorted(profile.scan.ids.groups.values())
+    meeting = [group for group in groups if len({target for *_, target in group}) < len(group)]
+    kept_apart = profile.run.parameters.migration.id_policy == "prefix"
+    bad = bool(meeting) and not kept_apart
+    advice = (
+        "The dry run would stop at them. Begin a new run with migration.id_policy: prefix, which writes every id as "
+        "<source collection>:<id> (tell the clients), or rename them at the source."
+    )
+    told = (
+        f"{len(meeting):,} are used by several collections; migration.id_policy: prefix tells them apart."
+        if meeting
+        else ""
+    )
+    open_ = len(meeting) if bad else 0
+    profile.run.judge("ids in common", measured=open_, threshold=0, unit="ids", reason=ReasonCode.ID_COLLISION,
+                      detail=(advice if bad else told) + profile.part, offenders=open_)  # fmt: skip
+    _rewritten(profile)
+    rows = [
+        {
+            "id": one_line(group[0][1], 80),
+            "collections": ", ".join(place[0] for place in group),
+            "targets": ", ".join(sorted({place[2] for place in group})),
+            "meet": len({target for *_, target in group}) < len(group),
+        }
+        for group in groups[:SHOWN]
+    ]
+    frame = pd.DataFrame(rows, columns=["id", "collections", "targets", "meet"])
+    return kernel.cut(frame, len(groups), "All: step.export('colliding_ids').")
+
+
+def _rewritten(profile: Profile) -> None:
+    """Say plainly that every id changes, where it does: clients that keep ids have to know."""
+    scan = profile.scan
+    before, after = (one_line(text, 80) for text in scan.rewritten_example)
+    told = {"chunks": scan.rewritten, "before": before, "after": after} if scan.rewritten else None
+    profile.run.fact("ids_to_rewrite", told)
+    profile.run.judge(
+        "ids that the migration rewrites", Verdict.WARNING, measured=scan.rewritten, threshold=0, unit="ids",
+        reason=ReasonCode.IDS_REWRITTEN, offenders=scan.rewritten, parameter="migration.id_policy",
+        detail=f"{before} becomes {after}. A client that asks for an old id does not find it." if told else "",
+    )  # fmt: skip
+
+
+def _places(group: list[tuple[str, ...]]) -> str:
+    named = "; ".join(f"{place[0]}: {one_line(place[1], 60)}" for place in group[:4])
+    return named if len(group) <= 4 else f"{named}; and {len(group) - 4} more"

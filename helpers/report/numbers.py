@@ -6,6 +6,7 @@ whoever has the folder can compute them again. Below them the steps on a clock, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from typing import Any
 from helpers.fence.control import NO_WRITES
 from helpers.formatting import count, duration, moment
 from helpers.report.facts import RunView, StepRow
-from helpers.results import StepResult, passed
+from helpers.results import StepResult, kind_of, passed
 from helpers.run import plan
 from helpers.run.plan import Step
 
@@ -186,10 +187,8 @@ class Counts:
     rewritten: int | None = None
     filled: int | None = None
     derived: int | None = None
+    set: int | None = None  # by the schema itself: source_collection, collection_type
     changed: int | None = None
-
-
-FILLED, DERIVED = frozenset({"missing"}), "derived"  # rules of a repair; all others change a value
 
 
 def counts(results: Results) -> Counts:
@@ -207,17 +206,12 @@ def counts(results: Results) -> Counts:
         None,
     )
     if repairs is not None:
-        sums = {"filled": 0, "derived": 0, "changed": 0}
+        sums = Counter({"default": 0, "derived": 0, "set": 0, "changed": 0})
         for row in repairs:
             sums[kind_of(str(row.get("rule")))] += int(row.get("chunks") or 0)
-        found.update(sums)
+        found |= {"filled": sums.pop("default"), **sums}
     rewritten = results[Step.MIGRATE].facts.get("ids_rewritten") if Step.MIGRATE in results else None
     return Counts(**found, rewritten=rewritten)
-
-
-def kind_of(rule: str) -> str:
-    """Of a repair: filled, derived or changed."""
-    return "filled" if rule in FILLED else "derived" if rule.startswith(DERIVED) else "changed"
 
 
 def _counted(result: StepResult) -> dict[str, int | None]:

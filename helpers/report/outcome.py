@@ -426,7 +426,12 @@ def _aside(view: RunView) -> str:
 
 
 def _derived(found: numbers.Counts) -> str:
-    return f"; {found.derived:,} more were derived from the document" if found.derived else ""
+    more = [
+        f"{n:,} {how}"
+        for n, how in ((found.derived, "derived from the document"), (found.set, "set by the schema"))
+        if n
+    ]
+    return f"; besides, {' and '.join(more)}" if more else ""
 
 
 def _ids(view: RunView, found: numbers.Counts) -> Tile:

@@ -1,5 +1,6 @@
 """Schemas as data: what a migration does to ids and metadata."""
 
+from helpers.schema import derive
 from helpers.schema.engine import REPAIRS, Context, Schema, Transformed, load_schema
 
 __all__ = [
@@ -7,5 +8,6 @@ __all__ = [
     "Context",
     "Schema",
     "Transformed",
+    "derive",
     "load_schema",
 ]

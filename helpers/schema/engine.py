@@ -29,6 +29,7 @@ from helpers.errors import UsageError
 from helpers.parameters import IDENTITY, schema_file
 from helpers.parameters.sections import Migration
 from helpers.reason_codes import ReasonCode
+from helpers.schema import derive
 from helpers.schema.file import FieldRule, Routing, SchemaFile, read_schema_file
 from helpers.schema.rules import (
     ABSENT,
@@ -163,6 +164,9 @@ REPAIR_COLUMNS = ("collection", "id", "field", "rule", "before", "after")
 NO_SPARSE = "a local Chroma holds no sparse vector; migration.drop_indexes keeps it as text"
 REPAIRS: dict[str, str] = {
     "missing": "The field was missing and got its default.",
+    "derived": "The field was missing; the document tells its value.",
+    "set": "The field was missing; the schema sets it itself.",
+    "replaced": "The value was not allowed and was replaced by what the document tells.",
     "coerce": "The value had another type and was converted without loss.",
     "clamp": "The number was out of range and was moved to the nearer bound.",
     "default": "The value was not allowed and was replaced by the default.",
@@ -219,14 +223,16 @@ class Schema:
     def __init__(self, content: SchemaFile) -> None:
         self.content = content
         self.name = content.name
-        resolved = json.dumps(content.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        self.digest = hashlib.sha256(resolved.encode()).hexdigest()
+        self.digest = _digest(content)
         self.requires_document = content.requires_document
         self.fields: tuple[FieldRule, ...] = tuple(content.fields)
         self.is_identity = not content.fields and content.routing is None and content.unknown == "keep"
         kinds: list[str | None] = list(content.routing.targets) if content.routing else [None]
         self._rules = {kind: (*self.fields, *content.extensions.get(kind or "", ())) for kind in kinds}
         self._checks = {kind: FieldChecks(rules, kind) for kind, rules in self._rules.items()}
+        derived = {kind: [r for r in rules if r.derive is not None] for kind, rules in self._rules.items()}
+        self._derived = {kind: rules for kind, rules in derived.items() if rules}
+        self.derivations = {r.name: str(r.derive) for rules in derived.values() for r in rules}  # by field
 
     def rules(self, kind: str | None) -> tuple[FieldRule, ...]:
         """The rules of all fields that a chunk of this type has, core fields first."""
@@ -294,11 +300,36 @@ class Schema:
         found = pd.concat([p for p in parts if len(p)] or [done.failures], ignore_index=True)
         return found.drop_duplicates(["collection", "id", "reason"], ignore_index=True)
 
+    def contradictions(self, batch: ChunkBatch, kinds: Sequence[str | None]) -> list[tuple[int, str, str]]:
+        """(position, field, detail) where a field with `derive` holds what its document rules out; a type for each chunk."""
+        found = []
+        for i, kind in enumerate(kinds if self._derived else ()):
+            metadata = batch.metadatas[i] or {}
+            rules = [rule for rule in self._derived.get(kind, ()) if metadata.get(rule.name) is not None]
+            told = derive.certain(batch.documents[i], self.derivations.values()) if rules else {}
+            for rule in rules:
+                value, document = metadata[rule.name], told.get(str(rule.derive))
+                if document is not None and derive.contradicts(str(rule.derive), value, document):
+                    found.append((i, rule.name, f"{show(value)}, the document tells {show(document)}"))
+        return found
+
     def reasons(self) -> dict[str, str]:
         """Every reason code that the fields of this schema can give, with its sentence."""
         names = dict.fromkeys(rule.name for rules in self._rules.values() for rule in rules)
         codes = [f"{kind}_{name}" for name in names for kind in ("missing", "invalid")]
         return {code: explain(code) for code in codes}
+
+
+def _digest(content: SchemaFile) -> str:
+    """Of the content as read. A field without `derive`, and so every schema of before, has the digest that it had."""
+    raw = content.model_dump(mode="json")
+    rules = [*raw["fields"], *(rule for extra in raw["extensions"].values() for rule in extra)]
+    if any(rule["derive"] for rule in rules):
+        raw["derivations"] = derive.VERSION
+    for rule in rules:
+        if rule["derive"] is None:
+            del rule["derive"]
+    return hashlib.sha256(json.dumps(raw, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def load_schema(name_or_path: str) -> Schema:
@@ -322,6 +353,7 @@ class _Work:
         self.metadatas: list[Metadata] = [plain(m) if m else {} for m in batch.metadatas]
         self.repairs: list[tuple[str, str, str, str, str, str]] = []
         self.failures: list[tuple[int, ReasonCode, str]] = []
+        self.told: dict[int, dict[str, Any]] = {}  # by position: what the document tells
         if not schema.is_identity:
             self.metadatas = [dict(m) for m in self.metadatas]  # the caller's own stay as they are
         self.types = self._types()
@@ -347,14 +379,16 @@ class _Work:
             if rule.fixed is not None:
                 wanted = self._render(rule.fixed, i)
                 if type(value) is not str or value != wanted:
-                    self._repair(i, rule.name, "missing" if _missing(value) else "fixed", value, wanted)
+                    self._repair(i, rule.name, "set" if _missing(value) else "fixed", value, wanted)
             elif _missing(value):
                 self._fill(rule, i, value)
             else:
                 self._settle(rule, i, value)
 
     def _fill(self, rule: FieldRule, i: int, value: Any) -> None:
-        if rule.default is not None:
+        if (told := self._told(rule, i)) is not ABSENT:
+            self._repair(i, rule.name, "derived", value, told)
+        elif rule.default is not None:
             self._repair(i, rule.name, "missing", value, self._default(rule, i))
         elif not rule.optional:
             self.failures.append((i, ReasonCode.MISSING.of(rule.name), "the field is missing"))
@@ -368,11 +402,22 @@ class _Work:
         elif outcome == "coerce" and not self.context.lists and _as_json(new) == value:
             pass  # a list that already is the JSON text which it would become
         elif outcome == "default":
-            self._repair(i, rule.name, "default", value, self._default(rule, i))
+            told = self._told(rule, i)
+            by, new = ("default", self._default(rule, i)) if told is ABSENT else ("replaced", told)
+            self._repair(i, rule.name, by, value, new)
         elif outcome:
             self._repair(i, rule.name, outcome, value, new)
         if outcome == "empty" and not rule.optional:
             self.failures.append((i, ReasonCode.MISSING.of(rule.name), "the list is empty"))
+
+    def _told(self, rule: FieldRule, i: int) -> Any:
+        """What the document tells for this field; ABSENT where that is not certain, or not allowed."""
+        if rule.derive is None:
+            return ABSENT
+        if i not in self.told:
+            self.told[i] = derive.certain(self.batch.documents[i], self.schema.derivations.values())
+        value = self.told[i].get(rule.derive, ABSENT)
+        return value if value is not ABSENT and rule.allows(value) else ABSENT
 
     def _default(self, rule: FieldRule, i: int) -> Any:
         if rule.default is None:

@@ -1,6 +1,6 @@
 """A schema file: its typed form, how it is read, and how one field settles one value.
 
-Written in YAML by people; parameters/schemas/README.md says how. Unknown and doubled keys are refused.
+Written in YAML by people; docs/schemas.md says how. Unknown and doubled keys are refused.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from helpers.errors import UsageError
 from helpers.parameters.model import dotted, explain, nearest, read_yaml_mapping
 from helpers.reason_codes import ReasonCode
+from helpers.schema import derive as derivations
 from helpers.schema.rules import (
     ABSENT,
     INT64_MAX,
@@ -40,7 +41,8 @@ class _Part(BaseModel):
 class FieldRule(_Part):
     """What one metadata field must be, what fills it when missing and what becomes of a wrong value.
 
-    `default` and `fixed` are templates (see `placeholders`). `repair` says what happens to a value that is neither
+    `default` and `fixed` are templates (see `placeholders`). `derive` names what a missing or wrong value is taken from
+    first, where the document tells it for certain (`schema.derive`). `repair` says what happens to a value that is neither
     right nor can be made right without loss: `clamp` moves a finite number to the nearer bound (any other value gets
     the default, or is rejected where there is none), `default` replaces it, `reject` sets the chunk aside.
     """
@@ -49,6 +51,7 @@ class FieldRule(_Part):
     type: FieldType
     default: str | int | float | bool | None = None
     fixed: str | None = None
+    derive: Literal["language", "includes_spanish", "word_count"] | None = None
     optional: bool = False
     not_empty: bool = False
     allowed: tuple[str, ...] = ()
@@ -89,8 +92,21 @@ class FieldRule(_Part):
         for text in (self.default, self.fixed):
             if isinstance(text, str):
                 placeholders(text)
+        self._legal_derive()
         self._legal_default()
         return self
+
+    def _legal_derive(self) -> None:
+        if self.derive is None:
+            return
+        wanted = derivations.TYPES[self.derive]
+        if self.type != wanted:
+            raise ValueError(f"derive: {self.derive} makes a value of type {wanted}, not {self.type}")
+        if self.fixed is not None:
+            raise ValueError("derive has no effect beside fixed: leave one out")
+        refused = [v for v in ("es", "en", "es_en") if self.derive == "language" and not self.allows(v)]
+        if refused:
+            raise ValueError(f"derive: language gives {refused[0]!r}, which the field does not allow")
 
     def _number_bounds(self) -> None:
         kind = float if self.type == "float" else int
@@ -234,9 +250,7 @@ def read_schema_file(path: Path) -> SchemaFile:
         return SchemaFile.model_validate(raw)
     except ValidationError as error:
         what = _unknown_key(error) or explain(error, SchemaFile)
-        raise UsageError(
-            ReasonCode.SCHEMA_INVALID, what, where=str(path), next_step="See parameters/schemas/README.md."
-        ) from error
+        raise UsageError(ReasonCode.SCHEMA_INVALID, what, where=str(path), next_step="See docs/schemas.md.") from error
 
 
 def _unknown_key(error: ValidationError) -> str:

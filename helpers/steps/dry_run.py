@@ -17,7 +17,14 @@ from helpers.errors import one_line
 from helpers.formatting import count, duration, size
 from helpers.migration import reembedding
 from helpers.migration.importing import Job
-from helpers.migration.phase_checks import judge_arrivals, judge_indexes, judge_staging, refuse_failed, show_transform
+from helpers.migration.phase_checks import (
+    judge_arrivals,
+    judge_indexes,
+    judge_staging,
+    refuse_failed,
+    routing_table,
+    show_transform,
+)
 from helpers.migration.preflight import chosen
 from helpers.migration.staging import Staged
 from helpers.reason_codes import ReasonCode
@@ -30,6 +37,7 @@ from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
+from helpers.steps.validate import record_values
 from helpers.stores import open_embedded
 from helpers.stores.diagnosis import TIE, swapped
 from helpers.validation.fidelity import Examination, Expectation
@@ -145,6 +153,10 @@ class DryRunStep(NotebookStep):
         """Phase 2: what the schema would change, by field and rule."""
         return show_transform(self.run, self.staged, self.job.quarantine.entries())
 
+    def routing(self) -> pd.DataFrame:
+        """How many chunks of each source collection would go to which target collection."""
+        return routing_table(self.run.result.facts.get("routing") or [])
+
     def validate(self) -> pd.DataFrame:
         """Phase 3: what would be quarantined, and why."""
         judge_staging(self.run, self.staged, self.run.parameters)
@@ -195,6 +207,7 @@ class DryRunStep(NotebookStep):
         self.run.result.checks.extend(checks)
         self.run.fact("matrix_inputs", judged.matrix_inputs())
         self.run.fact("recall", judged.recall())
+        record_values(self.run, judged)
         self.run.fact(
             "not_applicable",
             [

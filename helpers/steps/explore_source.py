@@ -2,41 +2,93 @@
 
 from __future__ import annotations
 
-import base64
 import html
-from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-import ipywidgets as widgets  # type: ignore[import-untyped,unused-ignore]
 import pandas as pd
 
 from helpers import audit, plots
-from helpers.errors import RunbookError, UsageError, one_line
+from helpers.errors import UsageError, one_line
 from helpers.formatting import count, text
 from helpers.parameters.model import nearest as nearest_name
-from helpers.profiling import search, similarity
-from helpers.profiling.profile import Profile
+from helpers.profiling import search, similarity, widgets
+from helpers.profiling.profile import Profile, Scan
 from helpers.profiling.sample import Place, Sample
 from helpers.profiling.search import Finding, file_name, file_stem, is_known, of_groups, of_places, write_csv
+from helpers.profiling.widgets import Picker
 from helpers.reason_codes import ReasonCode
 from helpers.run import kernel
 from helpers.run.folders import file_digest
+from helpers.run.record import NotebookStep, RunRecord
 
-# -- compared ----------------------------------------------------------------------------------------------------------
-
-# Step 11, what only shows when chunks are compared: lengths, values, near-duplicates, neighbours, outliers, the map.
-#
-# All of it works on the sample (`profiling.sample`); figures and tables say how large it is.
+LISTED = 12  # collections whose first chunks are listed where nobody chooses
+PORTRAITS = 2  # collections that get a figure where nobody chooses
 
 
-class ComparedChunks(Profile):
-    """Every method hands back a DataFrame of its own, to slice and change."""
+class ExploreSourceStep(NotebookStep):
+    """Every method hands back a DataFrame of its own, or shows one. Counts are exact; what compares chunks with each other works
+    on the sample, and says how large it is.
+    """
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.profile = Profile(run)
+        self.schema, self.lookup = self.profile.schema, self.profile.lookup
+
+    @property
+    def scan(self) -> Scan:
+        """The one pass over the source."""
+        return self.profile.scan
 
     @cached_property
     def sample(self) -> Sample:
         """What is compared chunk with chunk: the whole source up to 10,000 chunks, else a seeded sample of it."""
-        return self.scan.sampler.sample(self.chunks)
+        return self.scan.sampler.sample(self.profile.chunks)
+
+    # The whole source
+
+    def findings(self) -> dict[str, int]:
+        """What was found, by name; the rehearsal's are known beforehand (`rehearsal.expected_findings`)."""
+        return self.profile.findings()
+
+    def overview(self) -> pd.DataFrame:
+        """One row a collection: chunks, shape, documents, vectors, and how many chunks would be set aside."""
+        return self.profile.overview()
+
+    def completeness(self) -> pd.DataFrame:
+        """Share of chunks that hold each field: one row a field, one column a collection. Draws the heat map."""
+        return self.profile.completeness()
+
+    def values(self) -> pd.DataFrame:
+        """One row a field: types, range, the commonest values, and what the schema finds wrong with them."""
+        return self.profile.values()
+
+    def contradictions(self) -> pd.DataFrame:
+        """Fields whose value the document rules out: one row a collection and field, with an example."""
+        return self.profile.contradictions()
+
+    def vectors(self) -> pd.DataFrame:
+        """One row a collection: lost, not finite, zero and unit vectors, and the norms (L2). Draws their histogram."""
+        return self.profile.vectors()
+
+    def duplicates(self) -> pd.DataFrame:
+        """Documents, and vectors but for zero ones, that stand in the source more than once, to the last bit."""
+        return similarity.duplicates(self.profile)
+
+    def collisions(self) -> pd.DataFrame:
+        """Ids that more than one collection uses, and whether they would meet in one target collection."""
+        return similarity.collisions(self.profile)
+
+    def routing(self) -> pd.DataFrame:
+        """How many chunks of each source collection the schema would send to each target collection."""
+        return self.profile.routing()
+
+    def schema_preview(self) -> pd.DataFrame:
+        """What the schema would do with these chunks: repair, set aside, send to which target collection."""
+        return self.profile.schema_preview()
+
+    # The sample
 
     def lengths(self) -> pd.DataFrame:
         """One row a collection: documents that are None, empty or blank (exact), and the lengths of the others in characters."""
@@ -65,7 +117,7 @@ class ComparedChunks(Profile):
         frame = self.sample.frame
         field = field or self._telling_field()
         values = self._field(field)
-        rules = {rule.name: rule for kind in self._kinds() for rule in self.schema.rules(kind)}
+        rules = {rule.name: rule for kind in self.profile.kinds() for rule in self.schema.rules(kind)}
         low, high = (rules[field].minimum, rules[field].maximum) if field in rules else (None, None)
         figure = plots.field_values(values, field, low, high, self.sample.said)
         self.run.figure(
@@ -73,8 +125,6 @@ class ComparedChunks(Profile):
         )
         labels = pd.Series(similarity.labels(values), name=one_line(field, 80))
         return pd.crosstab(labels, frame["collection"].rename("collection"))
-
-    # -- what lies near what -------------------------------------------------------------------------------------------
 
     def near_duplicates(self) -> pd.DataFrame:
         """One row for each chunk with a near-duplicate before it in the sample; thresholds: `profiling.similarity`."""
@@ -103,7 +153,9 @@ class ComparedChunks(Profile):
         table = self._nearest
         asked = table[["collection", "id"]].drop_duplicates().shape[0]
         among = "all" if self.sample.is_whole else f"a sample of {count(len(self.sample))}"
-        said = f"Sample of {count(asked)} of {count(self.chunks, 'chunk')}; neighbours are sought among {among}."
+        said = (
+            f"Sample of {count(asked)} of {count(self.profile.chunks, 'chunk')}; neighbours are sought among {among}."
+        )
         caption = "Distances of chunks to their nearest neighbour in their own collection and in the others."
         self.run.figure("neighbours", plots.neighbour_distances(table, said), caption)
         names = list(self.scan.collections)
@@ -113,7 +165,7 @@ class ComparedChunks(Profile):
         return wide.reindex(index=names, columns=names)
 
     def outliers(self) -> pd.DataFrame:
-        """Chunks far from the others of their collection, the farthest first, by which rule (`neighbours.outliers`)."""
+        """Chunks far from the others of their collection, the farthest first, by which rule (`similarity.outliers`)."""
         return self._far.copy()
 
     @cached_property
@@ -130,9 +182,9 @@ class ComparedChunks(Profile):
             return pd.DataFrame(columns=columns, dtype=object).astype({"x": float, "y": float})
         rows = plane.rows
         shown = [str(label) for label in similarity.labels(values)[rows]]
-        drawn = f"Sample of {count(len(rows))} of {count(self.chunks, 'chunk')}, seed {self.sample.seed}"
+        drawn = f"Sample of {count(len(rows))} of {count(self.profile.chunks, 'chunk')}, seed {self.sample.seed}"
         if self.sample.is_whole and len(rows) < similarity.DRAWN:
-            drawn = f"{count(len(rows))} of {count(self.chunks, 'chunk')}: all that have a direction and this dimension"
+            drawn = f"{count(len(rows))} of {count(self.profile.chunks, 'chunk')}: all that have a direction and this dimension"
         note = (
             f"{drawn}. Directions (unit length) of vectors with {plane.dimension} dimensions. "
             "An illustration: what lies apart here is apart, what lies together may not be."
@@ -165,39 +217,28 @@ class ComparedChunks(Profile):
             next_step=f"Did you mean {near_name}?" if near_name else "list(step.sample.frame) names them all.",
         )  # fmt: skip
 
-
-# -- explore source ----------------------------------------------------------------------------------------------------
-
-
-LISTED = 12  # collections whose first chunks are listed where nobody chooses
-PORTRAITS = 2  # collections that get a figure where nobody chooses
-
-
-class ExploreSourceStep(ComparedChunks):
-    """Every method hands back a DataFrame, or shows one; what they compare is the sample, and each says how large it is."""
-
-    # -- one collection ------------------------------------------------------------------------------------------------
+    # One collection
 
     def pick(self) -> None:
         """A list of the collections; below it facts, figure and chunks of the chosen one, to sort and search.
 
-        Where nobody looks on: the facts of every collection as one table, the first chunks of the
+        Where nobody looks on (`profiling.widgets`): the facts of every collection as one table, the first chunks of the
         12 largest and the figures of the two largest. Completeness and norms of all are drawn further below.
         """
         names = list(self.scan.collections)
-        if names and attended():
+        if names and widgets.attended():
             from IPython.display import display
 
-            begin_tables()
+            widgets.begin_tables()
             display(Picker(names, self._drawn).box)  # type: ignore[no-untyped-call]
             return
-        show_frame(self.facts())
+        widgets.show_frame(self.facts())
         largest = sorted(names, key=lambda name: (-self.scan.collections[name].chunks, name))[:LISTED]
         for number, name in enumerate(largest, start=1):
             if number <= PORTRAITS:
                 figure, caption = self._portrait(name)
                 self.run.figure(f"collection_{number}", figure, caption)
-            show_frame(self.sample.collection(name), rows=3, caption=f"Collection {one_line(name, 80)}")
+            widgets.show_frame(self.sample.collection(name), rows=3, caption=f"Collection {one_line(name, 80)}")
 
     def facts(self) -> pd.DataFrame:
         """One row a collection: size, dimension, space (as it is, and as it is declared), configuration, metadata."""
@@ -228,12 +269,12 @@ class ExploreSourceStep(ComparedChunks):
             for key, value in self._facts(name).items()
         )
         chunks = self.sample.collection(name)
-        said = " ".join(filter(None, [self.sample.said, rows_said(chunks, ROWS)]))
+        said = " ".join(filter(None, [self.sample.said, widgets.rows_said(chunks, widgets.ROWS)]))
         facts = f'<div class="tex2jax_ignore mathjax_ignore"><table>{rows}</table></div><p>{html.escape(said)}</p>'
         return [
-            html_output(facts, one_line(str(self._facts(name)), 2_000)),
-            picture_output(plots.png(figure), alt),
-            html_output(table_html(chunks), f"{len(chunks)} chunks"),
+            widgets.html_output(facts, one_line(str(self._facts(name)), 2_000)),
+            widgets.picture_output(plots.png(figure), alt),
+            widgets.html_output(widgets.table_html(chunks), f"{len(chunks)} chunks"),
         ]
 
     def _portrait(self, name: str) -> tuple[Any, str]:
@@ -265,7 +306,7 @@ class ExploreSourceStep(ComparedChunks):
             f"Collection {one_line(name, 80)}: its fields, the lengths of its documents, the norms of its vectors.",
         )
 
-    # -- tables --------------------------------------------------------------------------------------------------------
+    # Tables
 
     def table(self, frame: pd.DataFrame) -> None:
         """Any frame as a table to sort and search; where nobody looks on, its first rows."""
@@ -276,9 +317,9 @@ class ExploreSourceStep(ComparedChunks):
                 where="step.table",
                 next_step="Try .to_frame().",
             )
-        show_table(frame)
+        widgets.show_table(frame)
 
-    # -- findings ------------------------------------------------------------------------------------------------------
+    # Findings
 
     def found(self) -> pd.DataFrame:
         """One row a finding, by name: how many chunks, in how many collections, what it means, where it is treated."""
@@ -397,7 +438,7 @@ class ExploreSourceStep(ComparedChunks):
             found.append(Finding.of(name, sum(i.count for i in trapped), places))
         return found
 
-    # -- searches ------------------------------------------------------------------------------------------------------
+    # Searches
 
     def search(self, text: str, collection: str = "", k: int = 5) -> pd.DataFrame:
         """The k chunks of each collection (or of one) nearest to a text, with the collection's own embedding function.
@@ -433,141 +474,3 @@ class ExploreSourceStep(ComparedChunks):
                 next_step=f"Did you mean {near_name}?" if near_name else "step.facts() lists them all.",
             )  # fmt: skip
         return [collection]
-
-
-# -- picker ------------------------------------------------------------------------------------------------------------
-
-# A list to choose a collection from, and below it what belongs to the chosen one.
-
-
-Draw = Callable[[str], list[dict[str, Any]]]
-
-
-class Picker:
-    """`choice` is the drop-down, `shown` the outputs below it, `box` both: what a cell displays.
-
-    The outputs are set whole, not written by a captured cell: what is shown belongs to the choice, always.
-    """
-
-    def __init__(self, names: Sequence[str], draw: Draw) -> None:
-        self._draw = draw
-        self.choice = widgets.Dropdown(
-            options=[(one_line(name, 80), name) for name in names],
-            description="Collection",
-            layout=widgets.Layout(width="32em"),
-        )
-        self.shown = widgets.Output()
-        self.choice.observe(self._chosen, names="value")
-        self.box = widgets.VBox([self.choice, self.shown])
-        self._chosen({"new": self.choice.value})
-
-    def _chosen(self, change: Any) -> None:
-        try:
-            self.shown.outputs = tuple(self._draw(change["new"]))
-        except RunbookError as error:
-            self.shown.outputs = ({"output_type": "stream", "name": "stderr", "text": f"{error}\n"},)
-
-
-# -- widgets -----------------------------------------------------------------------------------------------------------
-
-
-ROWS = 1_000  # of a table that can be sorted and searched
-ONE_LINE = ".dt-container td {max-width: 24em; overflow: hidden; text-overflow: ellipsis}"  # long texts stay searchable
-HEAD = 20  # rows of the same table on paper
-_begun_in: dict[str, str] = {}
-
-
-def cell() -> str:
-    """The id of the cell that a person runs now; "" where there is no person."""
-    shell = kernel.shell()
-    if kernel.under_runner() or shell is None or not hasattr(shell, "kernel"):
-        return ""
-    try:
-        parent = shell.kernel.get_parent()
-    except (AttributeError, LookupError, TypeError):  # a kernel of another make
-        return ""
-    return str((parent or {}).get("metadata", {}).get("cellId") or "")
-
-
-def attended() -> bool:
-    """Whether a person looks on."""
-    return bool(cell())
-
-
-def begin_tables() -> None:
-    """Put the table library into the page, from this machine: no network is asked.
-
-    It has to be in the output of one cell of the saved notebook. It is written again where that cell is run again.
-    """
-    here = cell()
-    if _begun_in.setdefault("cell", here) == here:
-        from itables import init_notebook_mode
-
-        init_notebook_mode(all_interactive=False, connected=False)
-
-
-def table_html(frame: pd.DataFrame) -> str:
-    """The frame as a table to sort and search (needs `begin_tables`), of its first 1,000 rows; values as plain text.
-
-    Where scripts do not run, the first rows are shown as they are.
-    """
-    from itables import to_html_datatable
-
-    with pd.option_context("display.max_rows", None):
-        shown = kernel.readable(frame.head(ROWS))
-    page = to_html_datatable(
-        shown, connected=False, display_logo_when_loading=False, maxBytes=0, maxColumns=0,
-        showIndex=not isinstance(frame.index, pd.RangeIndex),
-        pageLength=10, lengthMenu=[10, 25, 100, ROWS], scrollX=True, classes="display compact cell-border nowrap", css=ONE_LINE,
-        warn_on_unexpected_types=False, text_in_header_can_be_selected=False,  # else only the small arrow sorts
-        columnDefs=[{"targets": "_all", "className": "dt-left"}],
-    )  # fmt: skip
-    return f'<div class="tex2jax_ignore mathjax_ignore">{page}</div>'
-
-
-def show_table(frame: pd.DataFrame) -> None:
-    """To sort and search where a person looks on, else the first rows as they are."""
-    if not attended():
-        show_frame(frame, HEAD)
-        return
-    begin_tables()
-    said = rows_said(frame, ROWS)
-    show_outputs([html_output(table_html(frame), repr(kernel.readable(frame.head(HEAD))))])
-    show_outputs([html_output(f"<p>{said}</p>", said)] if said else [])
-
-
-def show_frame(frame: pd.DataFrame, rows: int = ROWS, caption: str = "") -> None:
-    """The first rows, as text and as plain HTML, and how many there are where that is not all."""
-    shown = frame.head(rows)
-    with pd.option_context("display.max_rows", rows, "display.max_colwidth", 200):
-        output = html_output(kernel.as_html(shown), repr(kernel.readable(shown)))
-    said = ". ".join(filter(None, [caption, rows_said(frame, rows)]))
-    show_outputs([*([html_output(f"<p>{html.escape(said)}</p>", said)] if said else []), output])
-
-
-def rows_said(frame: pd.DataFrame, most: int) -> str:
-    """How much of a frame is shown, and of what there is; "" where it is all."""
-    shown = "" if len(frame) <= most else f"The first {most:,} of {len(frame):,} rows are shown."
-    return " ".join(filter(None, [shown, kernel.cut_said(frame)]))
-
-
-def html_output(page: str, text: str = "") -> dict[str, Any]:
-    """An output of a cell, as notebooks keep it."""
-    return {"output_type": "display_data", "data": {"text/html": page, "text/plain": text}, "metadata": {}}
-
-
-def picture_output(png: bytes, alt: str) -> dict[str, Any]:
-    encoded = base64.b64encode(png).decode("ascii")
-    return {"output_type": "display_data", "data": {"image/png": encoded, "text/plain": alt},
-            "metadata": {"image/png": {"alt": alt}}}  # fmt: skip
-
-
-def show_outputs(outputs: list[dict[str, Any]]) -> None:
-    """Outputs of the cell that runs now; outside a kernel nothing is shown."""
-    shell = kernel.shell()
-    if shell is None or not hasattr(shell, "kernel"):
-        return
-    from IPython.display import display
-
-    for output in outputs:
-        display(output["data"], metadata=output["metadata"], raw=True)  # type: ignore[no-untyped-call]

@@ -23,6 +23,7 @@ from helpers.migration.phase_checks import (
     judge_rescue,
     judge_staging,
     refuse_failed,
+    routing_table,
     show_transform,
 )
 from helpers.migration.source_changes import SWITCHING, Ledger
@@ -98,6 +99,14 @@ class MigrateStep(NotebookStep):
         """Repairs and routing of what is staged now, for the pages."""
         self.run.fact("ids_rewritten", self.staged.rewritten)
         return show_transform(self.run, self.staged, self.job.quarantine.entries())
+
+    def routing(self) -> pd.DataFrame:
+        """How many chunks of each source collection go to which target collection."""
+        return routing_table(self.run.result.facts.get("routing") or [])
+
+    def derived(self) -> pd.DataFrame:
+        """What the schema took from documents: one row a field, rule and value (of numbers: one row a rule)."""
+        return pd.DataFrame(self.staged.derived, columns=["field", "rule", "value", "chunks", "meaning"])
 
     def validate(self) -> pd.DataFrame:
         """Phase 3: what was quarantined and why; whether enough is left to go on."""

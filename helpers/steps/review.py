@@ -39,7 +39,10 @@ def decision_matrix(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
         value = share(int(complete), checked)
         verdict = Verdict.PASS if int(complete) == checked else at_least(value, 1.0, 0.99)
         whole = (int(complete), "=", checked, "chunks")
-        rows.append(_row("metadata completeness", value, "100 %", ">= 99 %", "< 99 %", verdict, whole, checked))
+        shown = f"{_percent(value)} of {checked:,}"
+        if (before := inputs.get("complete_before")) is not None:  # a default makes complete, and tells nothing
+            shown += f" in the target; {before:,} held every field in the source already"
+        rows.append(_row("metadata completeness", value, "100 %", ">= 99 %", "< 99 %", verdict, whole, checked, shown))
     rows.append(_nan(int(inputs["nan"]), chunks))
     rows.append(_queries(inputs))
     rows.append(_collections(int(inputs["collections_matching"]), int(inputs["collections"])))

@@ -31,6 +31,7 @@ from helpers.stores import open_target
 from helpers.validation import configuration
 from helpers.validation.configuration import judge_fulltext
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
+from helpers.validation.field_tests import FieldValues
 from helpers.validation.judgement import Judgement
 from helpers.validation.search import overlap_ks, rows_frame
 
@@ -183,6 +184,36 @@ class ValidateStep(NotebookStep):
         self._put(self.judged.completeness())
         kinds = (compare.DOCUMENT, compare.URI, compare.METADATA, compare.FIELD_MISSING, compare.FIELD_EXTRA)
         return self.differences(*kinds)
+
+    def completeness(self) -> pd.DataFrame:
+        """One row a field that is due: values before (source) and after (target), each counted on its own side.
+
+        kept: as they were. changed: the value was another. derived: from the document. set: by the schema itself.
+        default: filled, and nothing is known of it.
+        """
+        columns = ["field", "chunks", "before", "after", "kept", *FieldValues.KINDS]
+        table = pd.DataFrame(self._values.table(), columns=columns)
+        if len(table):
+            shares = table.assign(**{side: table[side] / table["chunks"].clip(lower=1) for side in ("before", "after")})
+            caption = "Share of the migrated chunks that hold each field, in the source and in the target."
+            self._figure("completeness", lambda: plots.completeness_before_after(shares), caption)
+        return table
+
+    def changes(self) -> pd.DataFrame:
+        """What the schema did, one row a field and rule, with its kind: changed, derived, set or default."""
+        return pd.DataFrame(self._values.summary()["changes"], columns=["field", "rule", "kind", "chunks"])
+
+    def contradictions(self) -> pd.DataFrame:
+        """Fields of the target whose value the document rules out, one row a collection and field."""
+        self._put(self.judged.contradictions())
+        rows = self._values.contradicted("after")
+        return pd.DataFrame(rows, columns=["collection", "field", "chunks", "example"])
+
+    @property
+    def _values(self) -> FieldValues:
+        values = self.found.values
+        assert values is not None
+        return values
 
     def configuration(self) -> pd.DataFrame:
         """Every setting of every collection, source and target, kept or why not; empty where the schema makes its own."""
@@ -338,6 +369,7 @@ def record(run: RunRecord, judged: Judgement) -> None:
     run.fact("differing_chunks", found.differing)
     run.fact("search", found.search)
     run.fact("recall", judged.recall())
+    record_values(run, judged)
     run.fact("queries", found.queries)
     run.fact("worst", found.worst)
     run.fact("configuration", found.configuration)
@@ -360,6 +392,16 @@ def record(run: RunRecord, judged: Judgement) -> None:
                 detail,
             ),
         )
+
+
+def record_values(run: RunRecord, judged: Judgement) -> None:
+    """The facts `metadata` and `contradictions`, and the check on the latter. Nothing under a schema without fields."""
+    values = judged.found.values
+    if values is None:
+        return
+    run.fact("metadata", values.summary())
+    run.fact("contradictions", values.contradicted("after"))
+    put(run, judged.contradictions())
 
 
 def _row(source: SourceCount) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whether a collection that is migrated as it is keeps its configuration: setting by setting, kept or why not."""
+"""Whether a collection keeps its configuration, setting by setting, and whether its full-text index answers."""
 
 from __future__ import annotations
 
@@ -134,10 +134,7 @@ def _metadata(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, 
     return rows
 
 
-# -- fulltext ----------------------------------------------------------------------------------------------------------
-
-# The target's full-text index, asked for some documents: an import that counts right may leave `where_document` blind.
-
+# The full-text index, asked for some documents: an import that counts right may leave `where_document` blind
 
 CHECK = "documents that full-text search misses"
 _ASKED = 20  # documents a collection

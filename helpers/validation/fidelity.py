@@ -30,7 +30,7 @@ from helpers.snapshots.comparison import Comparison, Floats, WrongVectors
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Reader, Space
 from helpers.validation.configuration import compare_configuration
-from helpers.validation.field_tests import FieldTests
+from helpers.validation.field_tests import FieldTests, FieldValues
 from helpers.validation.merged import Asked, Merged
 from helpers.validation.search import (
     Answers,
@@ -142,6 +142,7 @@ class Findings:
     distances: list[dict[str, Any]] = field(default_factory=list)  # one row a query
     queries: list[dict[str, Any]] = field(default_factory=list)
     fields: FieldTests | None = None
+    values: FieldValues | None = None
 
 
 @dataclass(slots=True)
@@ -176,6 +177,7 @@ class Examination:
         self._kept: Counter[tuple[str, str]] = Counter()
         self._targets: dict[str, _Target] = {}
         self._draw = np.random.default_rng(expectation.parameters.validation.seed)
+        self._kinds: Mapping[str, str | None] = {}
 
     def probes(self, name: str) -> Probes:
         """The probes of a source collection, chosen now or kept by `keep_probes`."""
@@ -194,6 +196,8 @@ class Examination:
         names = self.of.snapshot.names()
         kinds = self.of.schema.targets(names)
         self.found.fields = FieldTests(self.of.schema, kinds, self.context.source_collections)
+        self.found.values = FieldValues(self.of.schema)
+        self._kinds = kinds
         for info in self.store.collections():
             if info.name in kinds:
                 ids = self.store.ids(info.name)
@@ -228,6 +232,8 @@ class Examination:
             moved = self.of.schema.transform(batch, name, self.context)
             search.feed_source(moved.batch)
             kept = self._expected(batch, moved, count, source)
+            assert self.found.values is not None
+            self.found.values.add_source(moved, batch, kept)
             groups: dict[str, list[int]] = {}
             for position in kept:
                 groups.setdefault(moved.targets[position], []).append(position)
@@ -296,7 +302,9 @@ class Examination:
         broken = ~np.isfinite(found.embeddings).all(axis=1) | found.lost
         lists.not_finite += int(broken.sum()) if found.dimension else len(found)
         assert lists.fields is not None
+        assert lists.values is not None
         lists.fields.add(name, found)
+        lists.values.add_target(name, self._kinds[name], found)
         lists.relative.setdefault(space, []).append(seen.relative)
         lists.mismatched.setdefault(space, []).append(seen.mismatched)
         lists.before.append(seen.norms_expected)

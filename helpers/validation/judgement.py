@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # fidelity brings what reads a target, for which a status nee
 
 COUNTS, EMBEDDINGS, METADATA, COMPLETENESS = "counts", "embeddings", "metadata", "metadata completeness"
 SEARCH, QUERIES, DISTRIBUTION = "search equivalence", "named queries", "distribution"
+CONTRADICTIONS = "fields that contradict their document"
 DUPLICATES, FIELD_TYPES, CITATIONS = "duplicates", "field types", "citation URIs"
 REQUIRED = (
     COUNTS,
@@ -80,10 +81,32 @@ class Judgement:
         if self.of.schema.is_identity:
             return _not_applicable(COMPLETENESS, _IDENTITY)
         check = self._fields(COMPLETENESS, field_tests.COMPLETENESS, ReasonCode.MISSING_METADATA)
+        if self.found.values is not None:
+            check.detail = values_said(self.found.values.summary())
         if check.verdict is Verdict.FAIL and check.measured * 100 >= check.threshold * 99:
             # What nobody explained fails under "metadata"; an incomplete expectation is for the matrix to weigh.
             check.verdict = Verdict.WARNING
         return check
+
+    def contradictions(self) -> Check:
+        """What fields of the target say beside what their documents tell, where the schema can ask them; the source's matter."""
+        if self.found.values is None or not self.of.schema.derivations:
+            return _not_applicable(CONTRADICTIONS, "the schema derives nothing from documents")
+        rows = self.found.values.contradicted("after")
+        before = sum(row["chunks"] for row in self.found.values.contradicted("before"))
+        number = sum(row["chunks"] for row in rows)
+        named = "; ".join(f"{r['collection']}: {r['field']} in {r['chunks']:,} chunks" for r in rows[:3])
+        return Check(
+            CONTRADICTIONS,
+            Verdict.WARNING if number else Verdict.PASS,
+            measured=number,
+            threshold=0,
+            unit="values",
+            reason=ReasonCode.METADATA_CONTRADICTS if number else "",
+            detail=f"{named}; in the source: {before:,}" if number else "",
+            offenders=number,
+            ids=[{"collection": r["collection"], "field": r["field"], "detail": r["example"]} for r in rows[:20]],
+        )
 
     def search(self) -> Check:
         """4a: the target finds what the source finds; searched whole it finds what the merged snapshot holds."""
@@ -103,8 +126,8 @@ class Judgement:
         return Check(
             SEARCH,
             verdict,
-            measured=len(applicable) - sum(r in named for r in applicable),
-            threshold=len(applicable),
+            measured=len(applicable) + len(merged) - len(named),
+            threshold=len(applicable) + len(merged),
             unit="collections",
             reason="" if not named else ReasonCode.SEARCH_NOT_EQUIVALENT if failed else unsure,
             detail="; ".join([*(f"{r['collection']}: {r['detail']}" for r in named[:3]), recall_said(self.recall())]),
@@ -208,6 +231,9 @@ class Judgement:
             "chunks": self.total,
             "valid": self.expected,
             "complete": complete,
+            "complete_before": self.found.values.complete["before"]
+            if complete is not None and self.found.values
+            else None,
             "checked": fields.checked if fields is not None else 0,
             "nan": sum(s.nan for s in self.found.sources),
             "lost": sum(s.lost for s in self.found.sources),
@@ -317,6 +343,19 @@ def recall_said(recall: Mapping[str, Any]) -> str:
             )
         parts.append(said)
     return "; ".join(parts)
+
+
+def values_said(told: Mapping[str, Any]) -> str:
+    """The fact `metadata` in a few words: complete before and after, and what the schema did to get there."""
+    said = [
+        f"every field was there in {told['before']['chunks']:,} of {told['chunks']:,} chunks in the source",
+        f"{told['values_before']:.1%} of the values",
+    ]
+    for key, words in (("derived", "derived from the documents"), ("defaults", "filled with a default"),
+                       ("set", "set by the schema"), ("changed", "changed")):  # fmt: skip
+        if told[key]:
+            said.append(f"{told[key]:,} {words}")
+    return ", ".join(said)
 
 
 def _not_applicable(name: str, why: str) -> Check:
