@@ -248,7 +248,8 @@ def _values(_: StepResult, shown: Series) -> Series:
 EXPECTED: Mapping[str, Callable[[StepResult, Series], Series]] = {
     "11_completeness": _completeness, "11_values": _values, "11_map": _points, "13_repairs": _repairs, "13_routing": _routing,
     "22_repairs": _repairs, "22_routing": _routing, "22_timeline": _timeline, "22_throughput": _throughput,
-    "22_written": _written, "23_completeness": _fields, "23_counts": _counts, "23_distances": _distances, "23_norms": _norms, "23_plane": _points,
+    "22_written": _written, "23_completeness": _fields, "23_counts": _counts, "23_distances": _distances, "23_norms": _norms,
+    "23_plane": _points,
     "23_overlap": _overlap, "23_recall": _recall, "23_differences": _differences, "27_timeline": _timeline,
     "50_latency": _watch, "51_performance": _performance, "51_latency": _latency, "53_durations": _durations,
 }  # fmt: skip
