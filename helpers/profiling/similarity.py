@@ -349,7 +349,7 @@ def duplicates(profile: Profile) -> pd.DataFrame:
     found = profile.findings()
     for what in ("documents", "vectors"):
         profile.check(
-            f"no {what} are repeated",
+            f"repeated {what}",
             found[f"duplicate_{what}"],
             ReasonCode.DUPLICATES,
             "Migrated as they are." + profile.part,
