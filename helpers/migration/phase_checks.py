@@ -71,7 +71,7 @@ def judge_indexes(run: RunRecord, infos: Iterable[CollectionInfo], *, refuse: bo
     told = open_ or [index for index, _ in lost]
     more = "not named in migration.drop_indexes" if open_ else "migration.drop_indexes gives it up"
     run.check(
-        "what a local target cannot hold", Verdict.FAIL if open_ and refuse else Verdict.WARNING, measured=len(lost),
+        "indexes of Chroma Cloud alone", Verdict.FAIL if open_ and refuse else Verdict.WARNING, measured=len(lost),
         threshold=0, unit="indexes", reason=ReasonCode.INDEX_UNSUPPORTED if open_ else ReasonCode.INDEX_DROPPED,
         detail=f"{listed(told)}: {more}",
         ids=[{"collection": i.collection, "index": i.kind, "key": i.key, "becomes": i.becomes if signed else "undecided"}
