@@ -203,10 +203,10 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 #
 # Needed: bash, GNU coreutils, grep, sed, find, and ssh-keygen of OpenSSH 8.9 or later. In this folder: bash VERIFY.txt
 # It names whatever does not fit and ends with exit code 1, or says that everything does and ends with 0.
-# Before you believe it, read it: it has no secrets, and each command can be given by hand. What it cannot see: whether it was
-# itself changed (compare it with what `runbook verify` makes), whether all seals were made again (compare the fingerprint of
-# the runner and a digest that was noted elsewhere), whether every role that the parameters require has signed (it prints who
-# signed what), whether index.html and the results are what the notebooks show. `runbook verify` sees all of these.
+# Before you believe it, read it: it has no secrets, and each command can be given by hand. What it cannot see, but the
+# toolkit's verify command does: whether this file was changed, whether all seals were made again (compare the fingerprint
+# of the runner and a digest that was noted elsewhere), whether every role that the parameters require has signed (it prints
+# who signed what), whether index.html and the results are what the notebooks show.
 
 export LC_ALL=C
 bad=0
