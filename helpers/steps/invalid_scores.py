@@ -94,7 +94,7 @@ class InvalidScoresStep(Troubleshooter):
         document = {k: v for k, v in schema.content.model_dump(mode="json", exclude_defaults=True).items() if v}
         _write_yaml(self._file, {"name": schema.name, **document})
         parameters = {**self.run.parameters.document(), "schema": str(self._file)}
-        _write_yaml(self._file.with_name(RunPath.PARAMETERS), parameters)
+        _write_yaml(self._file.parent / RunPath.PARAMETERS, parameters)
         self._repaired = load_schema(str(self._file))
         self.note("repaired schema written", schema=str(self._file), digest=self._repaired.digest)
         return pd.DataFrame([("schema file", str(self._file)), *self._commands()], columns=["what", "value"])
@@ -103,7 +103,7 @@ class InvalidScoresStep(Troubleshooter):
         """Removes the proposed files (not in a dry run); nothing else was written."""
         if self.run.dry_run:
             return f"would remove {self._file.parent}"
-        for file in (self._file, self._file.with_name(RunPath.PARAMETERS)):
+        for file in (self._file, self._file.parent / RunPath.PARAMETERS):
             file.unlink(missing_ok=True)
         self._repaired = None
         self.note("repaired schema removed", schema=str(self._file))
@@ -142,7 +142,7 @@ class InvalidScoresStep(Troubleshooter):
         return self.run.workspace / "repaired" / f"{self.schema.name}-repaired.yaml"
 
     def _commands(self) -> list[tuple[str, str]]:
-        parameters = self._file.with_name(RunPath.PARAMETERS)
+        parameters = self._file.parent / RunPath.PARAMETERS
         elsewhere = self._written()
         rows = [
             ("test it", f"{RUNBOOK} run {parameters} --run-id {self.run.id}-repaired --dry-run"),
