@@ -36,12 +36,12 @@ class NetworkStep(Troubleshooter):
     code = ReasonCode.UNREACHABLE
 
     def look(self) -> Found:
-        layers = [layer for role in ROLES for layer in layers(getattr(self.run.parameters, role), role)]
+        found = [layer for role in ROLES for layer in layers(getattr(self.run.parameters, role), role)]
         table = pd.DataFrame(
-            [(*astuple(layer)[:5], remedy(layer)) for layer in layers],
+            [(*astuple(layer)[:5], remedy(layer)) for layer in found],
             columns=["endpoint", "check", "ok", "seen", "seconds", "what to do"],
         )
-        bad = [layer for layer in layers if not layer.ok]
+        bad = [layer for layer in found if not layer.ok]
         return Found(table, len(bad), "; ".join(f"{r.endpoint}: {r.layer}: {r.seen}" for r in bad), "failed checks")
 
     def fence(self) -> pd.DataFrame:
