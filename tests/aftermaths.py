@@ -27,27 +27,27 @@ def night_after(home: Path, *, fenced: bool = False, **sections: Any) -> Night:
     night.snapshot()
     night.migrate()
     if fenced:
-        Control(night.folder, night.folder.parameters()).put_up()
+        Control(night.folder, night.folder.read().parameters).put_up()
     night.cut_over()
     for step, facts in (
         ("23", {"targets": _counts(night), "matrix_inputs": {"checked": 85, "chunks": 85, "valid": 85}}),
         ("24", {"decision": "GO"}),
         ("25", {"cut_over": {"when": "2025-12-01T02:59:00+00:00", "target": "target", "files": []}}),
     ):
-        record = RunRecord(night.folder, step)
+        record = RunRecord(night.folder.read(), step)
         record.result.facts |= facts
         night.keep(record)
     return night
 
 
 def _counts(night: Night) -> list[dict[str, Any]]:
-    with open_target(night.folder.parameters().target) as store:
+    with open_target(night.folder.read().parameters.target) as store:
         return [{"collection": name, "target": store.count(name)} for name in store.names()]
 
 
 def monitor(night: Night, *, dry_run: bool = False) -> StepResult:
     """Notebook 50."""
-    record = RunRecord(night.folder, "50", dry_run=dry_run)
+    record = RunRecord(night.folder.read(), "50", dry_run=dry_run)
     desk = MonitorStep(record)
     desk.plan()
     desk.before()
@@ -60,7 +60,7 @@ def monitor(night: Night, *, dry_run: bool = False) -> StepResult:
 
 def performance(night: Night) -> StepResult:
     """Notebook 51."""
-    record = RunRecord(night.folder, "51")
+    record = RunRecord(night.folder.read(), "51")
     desk = PerformanceStep(record)
     desk.source()
     desk.target()
@@ -71,7 +71,7 @@ def performance(night: Night) -> StepResult:
 
 def integration(night: Night) -> StepResult:
     """Notebook 52."""
-    record = RunRecord(night.folder, "52")
+    record = RunRecord(night.folder.read(), "52")
     desk = IntegrationStep(record)
     desk.plan()
     desk.test()
@@ -82,12 +82,12 @@ def integration(night: Night) -> StepResult:
 def passed(night: Night, *steps: str) -> None:
     """Results of steps that have passed, for a closeout that is tested by itself."""
     for step in steps:
-        night.keep(RunRecord(night.folder, step))
+        night.keep(RunRecord(night.folder.read(), step))
 
 
 def closeout(night: Night, *, dry_run: bool = False) -> StepResult:
     """Notebook 53, with what its cells print as the fact `said`."""
-    record = RunRecord(night.folder, "53", dry_run=dry_run)
+    record = RunRecord(night.folder.read(), "53", dry_run=dry_run)
     desk = CloseoutStep(record)
     desk.completed()
     desk.durations()

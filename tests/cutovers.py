@@ -38,10 +38,10 @@ def migrated(home: Path, cutover: dict[str, Any], **more: Any) -> RunFolder:
         "signoff": {"allowed_signers": str(Signers(home / "keys").allowed)}, **more,
     }  # fmt: skip
     folder = runs.create(parameters_from(sections), "night")
-    record = RunRecord(folder, "21")
+    record = RunRecord(folder.read(), "21")
     SnapshotStep(record).verify()
     keep(folder, record)
-    record = RunRecord(folder, "22")
+    record = RunRecord(folder.read(), "22")
     work = MigrateStep(record)
     work.validate()
     work.import_chunks()
@@ -55,17 +55,17 @@ def decided(
 ) -> None:
     """A decision as step 24 leaves it, and these signatures."""
     for step in ("23", "24"):
-        record = RunRecord(folder, step)
+        record = RunRecord(folder.read(), step)
         record.fact("decision", decision)
         keep(folder, record)
     if decision == "GO":
-        evidence.seal(folder, "24")
+        evidence.seal(folder.read(), "24")
         signers(folder).approve(folder.reports, roles)
 
 
 def signers(folder: RunFolder) -> Signers:
     """Those who may sign this run."""
-    allowed = folder.parameters().signoff.allowed_signers
+    allowed = folder.read().parameters.signoff.allowed_signers
     assert allowed is not None
     return Signers.of(Path(allowed).parent)
 
@@ -84,7 +84,7 @@ def step(folder: RunFolder, *, dry_run: bool = False) -> StepResult:
 def cells(folder: RunFolder, *, dry_run: bool = False) -> Iterator[CutoverStep]:
     """The notebook up to the switch."""
     folder.stop_file.unlink(missing_ok=True)
-    switch = CutoverStep(RunRecord(folder, "25", dry_run=dry_run))
+    switch = CutoverStep(RunRecord(folder.read(), "25", dry_run=dry_run))
     switch.gate()
     switch.unchanged()
     switch.plan()

@@ -92,7 +92,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> None:
 @contextmanager
 def at_step(folder: RunFolder, *, dry_run: bool = False) -> Iterator[Run]:
     """Step 20 of the run, as its notebook has it."""
-    run = Run(folder, "20", dry_run=dry_run)
+    run = Run(folder.read(), "20", dry_run=dry_run)
     run.open()
     try:
         yield run

@@ -47,13 +47,13 @@ class Night:
         self.folder: RunFolder = runs.create(parameters_from(everything), "night")
 
     def snapshot(self) -> None:
-        record = RunRecord(self.folder, "21")
+        record = RunRecord(self.folder.read(), "21")
         SnapshotStep(record).verify()
         self.keep(record)
 
     def migrate(self, batches: int = 0) -> None:
         """Step 22; `batches`: the operator asks to stop after so many."""
-        record = RunRecord(self.folder, "22")
+        record = RunRecord(self.folder.read(), "22")
         work = MigrateStep(record)
         self.folder.stop_file.unlink(missing_ok=True)
         work.validate()
@@ -84,7 +84,7 @@ class Night:
 
     def cut_over(self) -> None:
         """What step 25 does once it may: the file is changed, and the cutover is done."""
-        control = Control(self.folder, self.folder.parameters())
+        control = Control(self.folder, self.folder.read().parameters)
         edits = control.edits()
         state = control.begin(edits)
         control.apply(state, edits)
@@ -99,7 +99,7 @@ class Night:
         """Every stage, as the notebook has them; the checks by name."""
         if not dry_run:
             RollbackState.begin(self.folder.workspace, self.folder.id, Orders(**orders))
-        record = RunRecord(self.folder, "27", dry_run=dry_run)
+        record = RunRecord(self.folder.read(), "27", dry_run=dry_run)
         run_stages(RollbackStep(record))
         self.keep(record)
         return {c.name: c.verdict for c in record.result.checks}

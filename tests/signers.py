@@ -15,7 +15,7 @@ from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunState
 
 Runbook = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -55,7 +55,8 @@ class Signers:
     def approve(self, folder: Path, roles: Sequence[str] = (), **words: Any) -> list[Path]:
         """Sign GO for these roles (all that have a key) on the run in this folder; the statements."""
         return [
-            sign(folder, role, f"Name of {role}", "go", key=self.key(role), **words) for role in roles or self.roles
+            sign(read(folder), role, f"Name of {role}", "go", key=self.key(role), **words)
+            for role in roles or self.roles
         ]
 
     def sign_any(self, folder: Path, role: str, decision: str = "go", **words: Any) -> Path:
@@ -66,8 +67,8 @@ class Signers:
             text = text.replace("signoff: {", f"{self.parameter()[:-2]}, ")
             (folder / "parameters.yaml").write_text(text, encoding="utf-8")
             home.note(directory=str(folder))
-            evidence.seal(home, "24")
-        return sign(folder, role, words.pop("name", f"Ms {role}"), decision, key=self.key(role), **words)
+            evidence.seal(home.read(), "24")
+        return sign(read(folder), role, words.pop("name", f"Ms {role}"), decision, key=self.key(role), **words)
 
     def parameter(self, text: str = "") -> str:
         """The section `signoff` of a parameters file; `text` are its other keys, inside the braces."""
@@ -76,6 +77,11 @@ class Signers:
     def command(self, role: str) -> list[str]:
         """The options of `runbook sign` with which this role says go."""
         return ["--role", role, "--name", f"Name of {role}", "--decision", "go", "--key", str(self.key(role))]
+
+
+def read(folder: Path) -> RunState:
+    """The run whose reports are in this folder."""
+    return RunState(folder.name, folder, folder)
 
 
 def make_key(path: Path) -> Path:

@@ -62,14 +62,14 @@ def step(cloud: CloudStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def fence_check(folder: RunFolder) -> Check:
-    found = folder.result("20")
+    found = folder.read().result("20")
     assert found is not None
     return next(check for check in found.checks if check.name == "write fence")
 
 
 def warned_of(folder: RunFolder) -> list[str]:
     review = object.__new__(ReviewStep)  # without the step that it needs, which the fence has nothing to do with
-    review.run = RunRecord(folder, "24", folder.parameters())
+    review.run = RunRecord(folder.read(), "24", folder.read().parameters)
     table = review.warnings()
     return [detail for detail, reason in zip(table["detail"], table["reason"], strict=True) if reason == "no_fence"]
 
@@ -83,7 +83,7 @@ def test_a_source_that_says_it_is_closed_passes_and_nobody_is_warned(
     assert check.verdict is Verdict.PASS
     assert f"({closed[0]})" in check.detail
     assert closed[2] in check.detail
-    assert takes_no_writes(folder.result("20"))
+    assert takes_no_writes(folder.read().result("20"))
     assert warned_of(folder) == []
 
 
@@ -98,7 +98,7 @@ def test_a_refusal_that_others_need_not_get_stays_a_warning(
     assert (check.verdict, check.reason) == (Verdict.NOT_EXERCISED, "no_fence")
     assert said in check.detail
     assert str(closed[0]) in check.detail
-    assert not takes_no_writes(folder.result("20"))
+    assert not takes_no_writes(folder.read().result("20"))
     assert warned_of(folder) == [check.detail]
 
 

@@ -92,7 +92,7 @@ def test_a_collection_that_shrinks_ends_the_watch_and_says_the_way_back(night: N
 def test_lines_in_the_applications_log_that_mean_trouble_are_seen(night: Night) -> None:
     log = night.home / "app.log"
     log.write_text("an old error\n")
-    document = night.folder.parameters().document()
+    document = night.folder.read().parameters.document()
     document["cutover"]["log_files"] = ["app.log"]
     runs.change_parameters(night.folder, parameters_from(document))
     assert verdicts(monitor(night))["health of the application"] is Verdict.PASS, "old lines are nobody's trouble now"
@@ -144,7 +144,7 @@ def test_nothing_is_closed_where_a_step_before_has_not_passed(night: Night) -> N
     assert left.is_dir()
     assert not (night.folder.reports / record.SUCCESS).exists()
     assert "No success record" in result.facts["said"][-1]
-    assert not settled(night.folder)
+    assert not settled(night.folder.read())
 
 
 def test_a_dry_run_of_the_closeout_touches_nothing(night: Night) -> None:
@@ -183,7 +183,7 @@ def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night:
         "temporary files removed",
         "closeout",
     }
-    assert settled(night.folder), "its snapshots are needed no more once their retention has ended"
+    assert settled(night.folder.read()), "its snapshots are needed no more once their retention has ended"
 
     # within the retention the rollback works, and takes the success with it
     source = everything(night.source)
@@ -258,7 +258,7 @@ def test_the_applications_queries_and_tests_are_asked(night: Night) -> None:
         "    assert [target.get_collection(n).count() for n in target_collections] == [60, 25]\n\n"
         "def test_broken():\n    assert 1 == 2, 'as it must'\n"
     )
-    document = night.folder.parameters().document()
+    document = night.folder.read().parameters.document()
     document["monitoring"] |= {"queries": "queries.json", "tests": ["test_theirs.py"]}
     runs.change_parameters(night.folder, parameters_from(document))
     result = integration(night)
@@ -278,7 +278,7 @@ def test_the_applications_queries_and_tests_are_asked(night: Night) -> None:
 def test_the_step_that_fails_after_the_cutover_names_the_way_back(night: Night) -> None:
     from helpers.runner.notebook import Run, _verdict_error
 
-    run = Run(night.folder, "50")
+    run = Run(night.folder.read(), "50")
     RunRecord.check(run, "answers of the target", Verdict.FAIL, reason=ReasonCode.TARGET_ERRORS, detail="it does not")
     error = _verdict_error(run)
     assert error.exit_code == 1
@@ -299,7 +299,7 @@ def side(mean: float, protocol: str = "API v2") -> dict[str, Any]:
 
 @pytest.mark.parametrize(("after", "verdict"), [(1.4, Verdict.PASS), (2.2, Verdict.WARNING), (11.0, Verdict.WARNING)])
 def test_a_target_is_slow_by_the_measure_of_its_source(night: Night, after: float, verdict: Verdict) -> None:
-    run = RunRecord(night.folder, "51")
+    run = RunRecord(night.folder.read(), "51")
     step = PerformanceStep(run)
     step.__dict__["sides"] = {"source": side(1.0), "target": side(after)}
     step.compare()

@@ -78,7 +78,7 @@ def test_both_sides_are_measured_and_a_source_that_is_gone_is_said_to_be(ends: E
     assert verdicts(result)["seconds measured per level"] is Verdict.NOT_EXERCISED  # 0.6 s of 30 s
 
     ends[0].stop()
-    document = night.folder.parameters().document()
+    document = night.folder.read().parameters.document()
     document["monitoring"] |= {"maximum_latency_ms": 0.01, "minimum_queries_per_second": 1e6}
     runs.change_parameters(night.folder, parameters_from(document))
     result = performance(night)

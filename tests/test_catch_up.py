@@ -44,7 +44,7 @@ def new_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **sections: Any) ->
         "snapshot": {"directory": "kept"}, "migration": {"batch_size": 10},
     }  # fmt: skip
     folder = runs.create(parameters_from(base | sections), "night")
-    record = RunRecord(folder, "21")
+    record = RunRecord(folder.read(), "21")
     SnapshotStep(record).verify()
     keep(folder, record)
     return folder
@@ -62,7 +62,7 @@ def keep(folder: RunFolder, record: RunRecord) -> None:
 
 def migrate(folder: RunFolder) -> RunRecord:
     """Step 22, all six phases."""
-    record = RunRecord(folder, "22")
+    record = RunRecord(folder.read(), "22")
     work = MigrateStep(record)
     work.export()
     work.transform()
@@ -97,10 +97,10 @@ def assert_target_is_source(folder: RunFolder) -> None:
             if len(wanted):
                 near = target.query(name, wanted.embeddings[:1], 1_000)[0]
                 assert sorted(i for i, _ in near) == sorted(wanted.ids), "lost to search"
-    suite = ValidateStep(RunRecord(folder, "23"))
+    suite = ValidateStep(RunRecord(folder.read(), "23"))
     suite.read_target()
     assert suite.found.differing == 0, suite.differences()
-    recovery = CheckpointRecoveryStep(RunRecord(folder, "30"))
+    recovery = CheckpointRecoveryStep(RunRecord(folder.read(), "30"))
     assert recovery.context()["same"].all()
     recovery.proof()
     recovery.arrivals()
@@ -127,7 +127,7 @@ def test_a_source_that_did_not_change_is_proven_and_nothing_is_written(night: Ru
     assert record.result.facts["catch_up"]["unchanged_at"]
     assert not (night.workspace / "catch-up").exists()
     assert_target_is_source(night)
-    assert prove_unchanged(RunRecord(night, "23")).nothing
+    assert prove_unchanged(RunRecord(night.read(), "23")).nothing
 
 
 def test_what_changed_before_and_after_the_import_arrives(night: RunFolder) -> None:
@@ -144,7 +144,7 @@ def test_what_changed_before_and_after_the_import_arrives(night: RunFolder) -> N
     assert_target_is_source(night)
 
     at_the_source(lambda store: store.delete("alpha", ["new0"]))  # before step 25: its proof sees it, 22 runs again
-    found = prove_unchanged(RunRecord(night, "23"))
+    found = prove_unchanged(RunRecord(night.read(), "23"))
     assert (found.nothing, found.deleted) == (False, 1)
     record = migrate(night)
     assert [r["deleted"] for r in record.result.facts["catch_up"]["rounds"]] == [3, 1]
@@ -221,7 +221,7 @@ def contents_of(batch: ChunkBatch) -> ChunkBatch:
 
 
 def test_a_dry_run_does_not_look_at_the_source(night: RunFolder) -> None:
-    record = RunRecord(night, "22", dry_run=True)
+    record = RunRecord(night.read(), "22", dry_run=True)
     assert len(MigrateStep(record).catch_up()) == 0
     assert verdict(record) == (Verdict.NOT_EXERCISED, "")
     assert not Path("target").exists()
@@ -253,7 +253,7 @@ def test_the_schema_s_quarantine_follows_the_source(tmp_path: Path, monkeypatch:
     with embedded(Path("target")) as target:
         held = target.ids("sergio_corpus")
         assert ("alpha:a1" in held, "alpha:a2" in held, "alpha:a7" in held) == (True, False, False)
-    suite = ValidateStep(RunRecord(night, "23"))
+    suite = ValidateStep(RunRecord(night.read(), "23"))
     suite.read_target()
     assert suite.found.differing == 0
 
@@ -324,7 +324,7 @@ def test_killed_anywhere_and_gone_on_with(night: RunFolder, moment: int, monkeyp
         killing(patch, moment)
         with pytest.raises(Killed):
             migrate(night)
-    recovery = CheckpointRecoveryStep(RunRecord(night, "30"))
+    recovery = CheckpointRecoveryStep(RunRecord(night.read(), "30"))
     recovery.proof()
     recovery.arrivals()
     assert recovery.catching_up == ("A catch-up with the source was interrupted" in recovery.next())

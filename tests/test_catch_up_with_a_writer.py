@@ -100,7 +100,7 @@ def test_nothing_is_lost_stale_or_risen_from_the_dead(
     }  # fmt: skip
     folder = runs.create(parameters_from(sections), "one")
     with writing(source.url, 1):
-        record = RunRecord(folder, "21")
+        record = RunRecord(folder.read(), "21")
         SnapshotStep(record).verify()
         keep(folder, record)
         time.sleep(3)
@@ -117,7 +117,7 @@ def test_nothing_is_lost_stale_or_risen_from_the_dead(
     last = record.result.facts["catch_up"]
     print([(r["added"], r["changed"], r["deleted"], r["seconds"]) for r in last["rounds"]], check.detail, flush=True)
     assert len(last["rounds"]) == len(rounds) + 1
-    suite = ValidateStep(RunRecord(folder, "23"))
+    suite = ValidateStep(RunRecord(folder.read(), "23"))
     suite.read_target()
     assert suite.found.differing == 0
     before, after = everything(source), everything(target)

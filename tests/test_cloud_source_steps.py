@@ -63,7 +63,7 @@ def begin(cloud: CloudStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         sections = {"snapshot": {"directory": str(tmp_path / "snapshots")}, "target": {"path": str(tmp_path / "new")}}
         parameters = parameters_from({"name": "out", "source": source, **sections})
         folder = runs.find(run_id) if run_id else runs.create(parameters, f"out-{step}")
-        return RunRecord(folder, step, parameters)
+        return RunRecord(folder.read(), step, parameters)
 
     return start
 
@@ -87,7 +87,7 @@ def test_10_shows_the_place_the_limits_and_what_reading_takes(begin: Begin, clou
     assert "$0.09 per GiB returned" in told["price of one reading"]
     assert "check them" in told["prices from"]
     assert run.result.facts[reading_estimate.FACT]["chunks"] == sum(SIZES.values())
-    assert run.home.facts()[PLACE] == f"{cloud.url} ({TENANT}/production)"
+    assert run.home.read().facts[PLACE] == f"{cloud.url} ({TENANT}/production)"
     assert cloud.counts()["violations"] == {}
 
 

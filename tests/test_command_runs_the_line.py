@@ -17,12 +17,11 @@ import chromadb
 import pytest
 
 from helpers.evidence.signoffs import gate_state
-from helpers.parameters import load_parameters
 from helpers.rehearsal import write_sample
 from helpers.results import StepResult, Verdict
 from tests.conftest import ROOT
 from tests.plain_english import CLAIMS
-from tests.signers import Signers
+from tests.signers import Signers, read
 
 pytestmark = pytest.mark.slow
 
@@ -106,7 +105,7 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     holds_what_an_auditor_asks_for(page.parent)
     facts = json.loads((page.parent / "run.json").read_text(encoding="utf-8"))
     (page.parent / "run.json").write_text(json.dumps({**facts, "rehearsal": False}), encoding="utf-8")
-    state = gate_state(page.parent, load_parameters(page.parent / "parameters.yaml"))
+    state = gate_state(read(page.parent))
     assert state.missing == ["operations_lead", "dba", "security"], "a production run refuses a rehearsal's approvals"
 
 

@@ -140,7 +140,7 @@ def test_a_resume_changes_speed_and_nothing_else(capsys: Run) -> None:
         assert cli.main(["resume", "one", "--set", key]) == 2
         assert "cannot change" in capsys.readouterr().err
     assert cli.main(["resume", "one", "--set", "migration.batch_size=0"]) == 2
-    assert folder.parameters() == load_parameters(Path("trial.yaml"))
+    assert folder.read().parameters == load_parameters(Path("trial.yaml"))
 
 
 def test_a_window_is_moved_by_a_resume_and_people_are_told_again(capsys: Run) -> None:
@@ -150,16 +150,16 @@ def test_a_window_is_moved_by_a_resume_and_people_are_told_again(capsys: Run) ->
         put(folder, step)
     assert cli.main(["resume", "one", "--set", "window.start=2031-01-08T02:00:00Z", "--set", "window.minutes=90"]) == 1
     assert "Undone from step 14 on" in capsys.readouterr().out
-    rules = folder.parameters().window
+    rules = folder.read().parameters.window
     assert (str(rules.start), rules.minutes) == ("2031-01-08 02:00:00+00:00", 90)
-    assert folder.result("14") is None
-    assert folder.result("13") is not None
+    assert folder.read().result("14") is None
+    assert folder.read().result("13") is not None
     [change] = [e for e in audit.entries(folder.reports / audit.NAME) if e["action"] == "parameters changed"]
     assert change["facts"]["names"] == ["window.minutes", "window.start"]
     put(folder, "14")
     put(folder, "20")  # the night has begun: nothing is taken back
     assert cli.main(["resume", "one", "--set", "window.minutes=100"]) == 1
-    assert folder.result("14") is not None
+    assert folder.read().result("14") is not None
 
 
 def test_an_edited_parameters_file_is_noticed_by_a_resume(capsys: Run) -> None:
@@ -177,7 +177,7 @@ def test_an_edited_parameters_file_is_noticed_by_a_resume(capsys: Run) -> None:
     assert "trial.yaml was changed since the run began: migration.workers, snapshot.retention_days." in said
     assert "--set KEY=VALUE" in said
     assert "was changed since" in folder.log_path.read_text(encoding="utf-8")
-    assert folder.parameters().snapshot.retention_days != 30
+    assert folder.read().parameters.snapshot.retention_days != 30
     file.write_text("no: [yaml", encoding="utf-8")
     assert cli.main(["resume", "one"]) == 1
     assert "cannot be read now" in capsys.readouterr().out
@@ -188,7 +188,7 @@ def test_a_resume_may_end_early(capsys: Run) -> None:
     assert cli.main(["resume", "one", "--until", "9"]) == 2
     assert "there is no step '9'" in capsys.readouterr().err
     assert cli.main(["resume", "one", "--until", "12"]) == 1  # nowhere is no source
-    assert folder.facts()["until"] == "12"
+    assert folder.read().facts["until"] == "12"
     for step in ("10", "11", "12"):
         put(folder, step)
     assert cli.main(["resume", "one", "--until", "12"]) == 2

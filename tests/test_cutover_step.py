@@ -26,6 +26,7 @@ from helpers.steps.cutover import Control
 from tests.conftest import at_home
 from tests.cutovers import cells, decided, details, migrated, signers, step, verdicts
 from tests.plain_client import opened
+from tests.signers import read
 from tests.storage import embedded
 
 ENV = b'\xef\xbb\xbf# who\r\nexport CHROMA_PATH="/old"  # here\r\nAPI_KEY=s3cret\r\nCHROMA_PATH=/old'
@@ -118,16 +119,18 @@ def test_what_a_resume_changes_after_the_cutover_voids_no_signature(night: RunFo
     gate = [plan.find("24")]
 
     def change(minutes: float) -> None:
-        runs.change_parameters(night, night.parameters().for_resume([f"monitoring.minutes={minutes}"]))
+        runs.change_parameters(night, night.read().parameters.for_resume([f"monitoring.minutes={minutes}"]))
 
     change(30)
-    assert isinstance(open_gate(night, gate), WaitingForSignoffs), "before it, those who sign see other parameters"
+    assert isinstance(open_gate(night.read(), gate), WaitingForSignoffs), (
+        "before it, those who sign see other parameters"
+    )
     change(60)
     step(night)
     change(10)
-    assert open_gate(night, gate) is None
+    assert open_gate(night.read(), gate) is None
     (night.reports / "results" / "22.json").write_text("{}")
-    assert isinstance(open_gate(night, gate), WaitingForSignoffs), "a result that changed voids them at any time"
+    assert isinstance(open_gate(night.read(), gate), WaitingForSignoffs), "a result that changed voids them at any time"
 
 
 def test_a_dry_run_shows_the_diff_and_touches_nothing(night: RunFolder) -> None:
@@ -151,7 +154,7 @@ def test_nothing_is_touched_without_go_and_signatures(night: RunFolder, why: str
         for file in (night.reports / "signoffs").glob("cutover-dba-*"):
             file.unlink()
     elif why == "no-go signed":
-        sign(night.reports, "dba", "D. B. A.", NO_GO, reason="not tonight", key=signers(night).key("dba"))
+        sign(read(night.reports), "dba", "D. B. A.", NO_GO, reason="not tonight", key=signers(night).key("dba"))
         error = NoGo
     elif why == "stale":
         file = night.reports / "results" / "22.json"

@@ -20,7 +20,7 @@ from helpers.results import StepResult, write_json
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
-from tests.signers import Signers, make_key, small_run
+from tests.signers import Signers, make_key, read, small_run
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +38,12 @@ def home(tmp_path: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch) -> R
 
 @pytest.fixture
 def run(home: RunFolder) -> Path:
-    evidence.keep_sealed(home)
+    evidence.keep_sealed(home.read())
     return home.reports
 
 
 def state(run: Path, gate: str = "cutover", now: Path | None = None) -> GateState:
-    return gate_state(run, RunFolder.of(run.name).parameters(), gate, now)
+    return gate_state(read(run), gate, now)
 
 
 def facts(run: Path, **changes: Any) -> None:
@@ -88,12 +88,12 @@ def test_a_sealed_file_changed_afterwards_voids_the_approvals_and_is_named(
     assert not found.is_open
     assert found.stale == {role: [name] for role in ROLES} or name == "allowed_signers"
     with pytest.raises(UsageError, match="changed since seals/0002"):
-        sign(run, "dba", "A", "go", key=signers.key("dba"))
+        sign(read(run), "dba", "A", "go", key=signers.key("dba"))
 
 
 def test_a_rehearsal_made_of_a_production_run_voids_them(run: Path, signers: Signers) -> None:
     signers.approve(run)
-    write_json(run / "run.json", {**RunFolder.of(run.name).facts(), "rehearsal": True})
+    write_json(run / "run.json", {**RunFolder.of(run.name).read().facts, "rehearsal": True})
     assert state(run).stale["dba"] == ["run.json"]
 
 
@@ -106,7 +106,7 @@ def test_where_a_run_is_told_to_end_voids_nothing(run: Path, signers: Signers) -
 def test_a_later_step_voids_nothing(run: Path, signers: Signers) -> None:
     signers.approve(run)
     StepResult("25", "", "night-1", "2025-12-01T00:00:00+00:00").write(run / "results" / "25.json")
-    evidence.at_rest(RunFolder.of(run.name))
+    evidence.at_rest(RunFolder.of(run.name).read())
     assert state(run).is_open
 
 
@@ -114,7 +114,7 @@ def test_a_review_that_ran_again_is_sealed_and_signed_again(home: RunFolder, run
     signers.approve(run)
     runs.supersede(home, [Step.REVIEW])
     small_run("night-1", signers, again="24")
-    evidence.keep_sealed(home)
+    evidence.keep_sealed(home.read())
     assert [seal.after for seal in evidence.seals(run)] == ["14", "24", "24"]
     assert state(run).missing == list(ROLES)
     assert "results/24.json" in state(run).stale["dba"]
@@ -124,7 +124,7 @@ def test_a_review_that_ran_again_is_sealed_and_signed_again(home: RunFolder, run
 
 def test_one_no_go_blocks_until_that_role_signs_again(run: Path, signers: Signers) -> None:
     signers.approve(run)
-    sign(run, "security", "S. Moreno", "no-go", reason="the audit log is missing", key=signers.key("security"))
+    sign(read(run), "security", "S. Moreno", "no-go", reason="the audit log is missing", key=signers.key("security"))
     assert state(run).blocked == ["security (S. Moreno) says NO-GO: the audit log is missing"]
     assert not state(run).is_open
     signers.approve(run, ["security"])
@@ -133,7 +133,7 @@ def test_one_no_go_blocks_until_that_role_signs_again(run: Path, signers: Signer
 
 def test_a_no_go_taken_away_leaves_the_gate_shut(run: Path, signers: Signers) -> None:
     signers.approve(run)
-    path = sign(run, "security", "S. Moreno", "no-go", key=signers.key("security"))
+    path = sign(read(run), "security", "S. Moreno", "no-go", key=signers.key("security"))
     path.unlink()
     assert not state(run).is_open
     assert path.name in state(run).refused["security"]
@@ -143,26 +143,26 @@ def test_what_a_retry_sets_aside_is_no_loss_but_an_older_go_counts_no_more(
     home: RunFolder, run: Path, signers: Signers
 ) -> None:
     signers.approve(run, ["dba"])
-    path = sign(run, "dba", "D. B. A.", "no-go", key=signers.key("dba"))
+    path = sign(read(run), "dba", "D. B. A.", "no-go", key=signers.key("dba"))
     runs.set_aside(home, [path, path.with_name(path.name + ".sig")])
     assert path.name in state(run).refused["dba"], "the GO before the NO-GO does not come back"
     runs.set_aside(home, sorted((run / "signoffs").glob("cutover-dba-*")))
     assert (state(run).refused, state(run).missing) == ({}, list(ROLES))
-    evidence.at_rest(home)
+    evidence.at_rest(home.read())
     signers.approve(run)
     assert state(run).is_open
 
 
 def test_what_is_marginal_must_be_accepted_by_everybody_by_name(home: RunFolder, signers: Signers) -> None:
     facts(home.reports, accept=["named queries"])
-    evidence.seal(home, "24")
+    evidence.seal(home.read(), "24")
     signers.approve(home.reports)
     assert state(home.reports).missing == list(ROLES)
     signers.approve(home.reports, accept=["named queries"])
     assert state(home.reports).is_open
     assert state(home.reports).accepted["dba"] == ["named queries"]
     with pytest.raises(UsageError, match="not marginal"):
-        sign(home.reports, "dba", "A", "go", accept=["everything"], key=signers.key("dba"))
+        sign(read(home.reports), "dba", "A", "go", accept=["everything"], key=signers.key("dba"))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_refused_words_write_nothing(
     run: Path, signers: Signers, role: str, name: str, decision: str, gate: str
 ) -> None:
     with pytest.raises(UsageError):
-        sign(run, role, name, decision, gate, key=signers.key("dba"))
+        sign(read(run), role, name, decision, gate, key=signers.key("dba"))
     assert not (run / "signoffs").exists()
 
 
@@ -199,11 +199,11 @@ def test_what_cannot_be_signed(home: RunFolder, signers: Signers) -> None:
 
 def test_without_a_list_of_signers_nobody_signs(home: RunFolder, signers: Signers) -> None:
     signers.allowed.unlink()
-    evidence.seal(home, "24")
+    evidence.seal(home.read(), "24")
     with pytest.raises(UsageError, match=r"--set signoff\.allowed_signers=FILE"):
         signers.approve(home.reports)
     signers.write({})
-    evidence.keep_sealed(home)  # what `resume` does first
+    evidence.keep_sealed(home.read())  # what `resume` does first
     signers.approve(home.reports)
     assert state(home.reports).is_open
 
@@ -212,9 +212,9 @@ def test_the_dry_run_is_approved_the_same_way_and_what_a_resume_may_change_leave
     home: RunFolder, run: Path, signers: Signers
 ) -> None:
     signers.approve(run, ["dba"], gate="dry-run")
-    runs.change_parameters(home, home.parameters().for_resume(["migration.batch_size=50"]))
+    runs.change_parameters(home, home.read().parameters.for_resume(["migration.batch_size=50"]))
     assert state(run, "dry-run").is_open
-    other = parameters_from(home.parameters().document(), ["migration.minimum_valid=0"])
+    other = parameters_from(home.read().parameters.document(), ["migration.minimum_valid=0"])
     (run / "parameters.yaml").write_text(runs.parameters_text(other), encoding="utf-8")
     assert state(run, "dry-run").stale == {"dba": ["parameters.yaml"]}
 
@@ -224,21 +224,21 @@ def test_the_dry_run_is_approved_the_same_way_and_what_a_resume_may_change_leave
 
 def refused(run: Path, key: Path, role: str = "dba") -> str:
     with pytest.raises(UsageError) as caught:
-        sign(run, role, "A", "go", key=key)
+        sign(read(run), role, "A", "go", key=key)
     assert not list((run / "signoffs").glob("*"))
     return caught.value.what
 
 
 def test_keys_that_do_not_count(home: RunFolder, signers: Signers, tmp_path: Path) -> None:
     signers.write({"security": f"valid-before={days(-1)}", "operations_lead": f"valid-after={days(2)}"})
-    evidence.seal(home, "24")
+    evidence.seal(home.read(), "24")
     assert "is not among the allowed signers" in refused(home.reports, make_key(tmp_path / "stranger"))
     assert "was not valid at the time of signing" in refused(home.reports, signers.key("security"), "security")
     assert "was not valid at the time of signing" in refused(
         home.reports, signers.key("operations_lead"), "operations_lead"
     )
     with pytest.raises(UsageError, match="there is no key"):
-        sign(home.reports, "dba", "A", "go", key=tmp_path / "nowhere")
+        sign(read(home.reports), "dba", "A", "go", key=tmp_path / "nowhere")
 
 
 def test_another_roles_key_signs_nothing(run: Path, signers: Signers) -> None:
@@ -257,7 +257,7 @@ def test_a_revoked_key_signs_nothing_and_a_key_taken_from_the_list_counts_no_lon
     shutil.copy(signers.key("dba").with_suffix(".pub"), revoked)
     try:
         assert "is revoked" in state(run, now=signers.allowed).refused["dba"]
-        evidence.keep_sealed(home)
+        evidence.keep_sealed(home.read())
         with pytest.raises(UsageError, match="is revoked"):
             signers.approve(run, ["dba"])
     finally:
@@ -266,7 +266,7 @@ def test_a_revoked_key_signs_nothing_and_a_key_taken_from_the_list_counts_no_lon
 
 def forged(folder: Path, signers: Signers, key: str = "dba", signed_as: str = "dba", **changes: Any) -> str:
     """Why the gate refuses a statement with these changes, signed with this key, put into the folder by hand."""
-    said = json.loads(statement(folder, "dba", "A", "go")) | changes
+    said = json.loads(statement(read(folder), "dba", "A", "go")) | changes
     data = canonical(said)
     path = folder / "signoffs" / f"cutover-dba-{stamp(said['when'])}.json"
     shutil.rmtree(path.parent, ignore_errors=True)
@@ -305,7 +305,7 @@ def test_the_keys_of_a_rehearsal_are_refused_by_a_production_run(run: Path, sign
     ]
     home = RunFolder.of(run.name)
     shutil.copy(throw_away, signers.allowed)
-    evidence.keep_sealed(home)
+    evidence.keep_sealed(home.read())
     assert "throw-away key" in refused(run, tmp_path / "keys" / "dba")
 
 
@@ -321,18 +321,18 @@ def test_a_seal_that_is_none_is_an_error_and_not_an_open_gate(run: Path, signers
 
 
 def test_a_statement_signed_elsewhere_is_recorded_once(run: Path, signers: Signers) -> None:
-    data = statement(run, "dba", "A", "go")
+    data = statement(read(run), "dba", "A", "go")
     signature = signing.sign(data, "dba", signers.key("dba"))
     with pytest.raises(UsageError, match="not a statement"):
-        record(run, data.replace(b'"A"', b'"A" '), signature)
+        record(read(run), data.replace(b'"A"', b'"A" '), signature)
     with pytest.raises(UsageError, match="does not fit the statement"):
-        record(run, data.replace(b'"A"', b'"B"'), signature)
+        record(read(run), data.replace(b'"A"', b'"B"'), signature)
     with pytest.raises(UsageError, match="is not a signature"):
-        record(run, data, b"no signature")
+        record(read(run), data, b"no signature")
     assert not list((run / "signoffs").iterdir())
-    record(run, data, signature)
+    record(read(run), data, signature)
     with pytest.raises(UsageError, match="recorded already"):
-        record(run, data, signature)
+        record(read(run), data, signature)
 
 
 def test_lists_of_signers(tmp_path: Path, signers: Signers) -> None:
@@ -367,4 +367,4 @@ def test_the_shipped_example_can_be_filled_in(root: Path, tmp_path: Path, signer
 def test_a_machine_without_ssh_keygen_is_told_what_to_install(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RunbookError, match="apt-get install openssh-client"):
-        sign(run, "dba", "A", "go", key=run / "run.json")
+        sign(read(run), "dba", "A", "go", key=run / "run.json")

@@ -47,7 +47,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def home(folders: Path, signers: Signers) -> RunFolder:
     """A run that was sealed and signed by three."""
     found = small_run("night-1", signers)
-    evidence.keep_sealed(found)
+    evidence.keep_sealed(found.read())
     signers.approve(found.reports, ["dba"], gate="dry-run")
     signers.approve(found.reports)
     finish(found)
@@ -55,7 +55,7 @@ def home(folders: Path, signers: Signers) -> RunFolder:
 
 
 def finish(home: RunFolder) -> None:
-    evidence.at_rest(home)
+    evidence.at_rest(home.read())
     write_text(home.reports / "index.html", run_page(home.reports))
 
 
@@ -66,7 +66,7 @@ def made_again(home: RunFolder, signers: Signers) -> None:
     result = home.reports / "results" / "24.json"
     result.write_text(result.read_text(encoding="utf-8").replace('"GO"', '"GO "'), encoding="utf-8")
     small_run(home.id, signers, again="24")
-    evidence.keep_sealed(home)
+    evidence.keep_sealed(home.read())
     signers.approve(home.reports, ["dba"], gate="dry-run")
     signers.approve(home.reports)
     finish(home)
@@ -148,9 +148,9 @@ def test_fewer_roles_by_an_edit_of_the_parameters_are_never_sealed(home: RunFold
         encoding="utf-8",
     )
     with pytest.raises(Terminal, match=r"parameters\.yaml changed after seal"):
-        evidence.seal(home, "24")
+        evidence.seal(home.read(), "24")
     with pytest.raises(Terminal, match=r"parameters\.yaml changed after seal"):
-        evidence.keep_sealed(home)
+        evidence.keep_sealed(home.read())
     assert any("parameters.yaml" in line for line in verify(home.reports).problems)
 
 
@@ -159,12 +159,12 @@ def test_an_edit_before_the_first_seal_is_never_sealed(folders: Path, signers: S
     path = home.reports / "parameters.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("dry_run:", "dry_run: "), encoding="utf-8")
     with pytest.raises(Terminal, match=r"parameters\.yaml is not what run\.json names"):
-        evidence.seal(home, "14")
+        evidence.seal(home.read(), "14")
 
 
 def test_a_change_by_resume_is_announced_and_sealed(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(home.facts()["directory"])
-    runs.change_parameters(home, home.parameters().for_resume(["migration.batch_size=50"]))
+    monkeypatch.chdir(home.read().facts["directory"])
+    runs.change_parameters(home, home.read().parameters.for_resume(["migration.batch_size=50"]))
     finish(home)
     found = verify(home.reports).problems
     assert not any(line.startswith(("parameters.yaml", "run.json", "seals/")) for line in found), found
@@ -194,13 +194,13 @@ def test_one_key_signs_for_one_role(folders: Path, tmp_path: Path) -> None:
     both = f"{signing.namespace('dba')},{signing.namespace('operations_lead')}"
     keys.allowed.write_text(keys.line("dba", namespaces=both) + keys.line("security"), encoding="ascii")
     home = small_run("night-3", keys)
-    evidence.keep_sealed(home)
-    sign(home.reports, "dba", "A", "go", key=keys.key("dba"))
+    evidence.keep_sealed(home.read())
+    sign(home.read(), "dba", "A", "go", key=keys.key("dba"))
     with pytest.raises(UsageError, match="signed as dba already"):
-        sign(home.reports, "operations_lead", "B", "go", key=keys.key("dba"))
+        sign(home.read(), "operations_lead", "B", "go", key=keys.key("dba"))
     with pytest.raises(UsageError, match=r"may not sign|namespace"):
-        sign(home.reports, "security", "C", "go", key=keys.key("dba"))
-    assert "operations_lead" in gate_state(home.reports, home.parameters()).missing
+        sign(home.read(), "security", "C", "go", key=keys.key("dba"))
+    assert "operations_lead" in gate_state(home.read()).missing
 
 
 def test_one_key_signs_for_two_roles_where_the_parameters_say_so(folders: Path, tmp_path: Path) -> None:
@@ -209,24 +209,24 @@ def test_one_key_signs_for_two_roles_where_the_parameters_say_so(folders: Path, 
     keys.allowed.write_text(keys.line("dba", namespaces=both), encoding="ascii")
     signoff = {"allowed_signers": str(keys.allowed), "one_key_for_roles": True}
     home = small_run("night-6", keys, signoff={**signoff, "required": ["dba", "operations_lead"]})
-    evidence.keep_sealed(home)
+    evidence.keep_sealed(home.read())
     for role in ("dba", "operations_lead"):
-        sign(home.reports, role, "A", "go", key=keys.key("dba"))
-    assert gate_state(home.reports, home.parameters()).is_open
+        sign(home.read(), role, "A", "go", key=keys.key("dba"))
+    assert gate_state(home.read()).is_open
 
 
 def test_a_key_that_has_expired_records_nothing_under_an_earlier_time(folders: Path, tmp_path: Path) -> None:
     keys = Signers(tmp_path / "keys")
     home = small_run("night-4", keys)
-    evidence.keep_sealed(home)
-    data = statement(home.reports, "dba", "A. Person", "go")
+    evidence.keep_sealed(home.read())
+    data = statement(home.read(), "dba", "A. Person", "go")
     ended = (datetime.now(UTC) + timedelta(seconds=2)).strftime("%Y%m%d%H%M%SZ")
     # In the sealed copy, as if the key had been given until then from the start.
     (home.reports / "allowed_signers").write_text(keys.line("dba", f'valid-before="{ended}"'), encoding="ascii")
     signature = signing.sign(data, "dba", keys.key("dba"))
     time.sleep(3)
     with pytest.raises(UsageError, match=r"not valid at the time of signing.*as it is recorded"):
-        record(home.reports, data, signature)
+        record(home.read(), data, signature)
 
 
 def test_a_signature_that_a_kill_left_without_its_seal_is_named_and_then_taken_away(home: RunFolder) -> None:
@@ -254,27 +254,28 @@ def test_what_does_not_verify_is_not_archived(
 def test_a_key_of_one_s_own_signs_seals(folders: Path, signers: Signers, tmp_path: Path) -> None:
     key = make_key(tmp_path / "vault")
     home = small_run("night-5", signers, signoff={"allowed_signers": str(signers.allowed), "runner_key": str(key)})
-    seal = evidence.seal(home, "14")
+    evidence.seal(home.read(), "14")
+    seal = evidence.seals(home.reports)[-1]
     assert seal.predicate["runner"]["fingerprint"] == signing.public_key(key)[1]
     assert not (home.workspace.parent / "runner_key").exists()
     key.unlink()
     with pytest.raises(UsageError, match="there is no such key for seals"):
-        evidence.seal(home)
+        evidence.seal(home.read())
 
 
 def test_the_closeout_is_signed_where_the_parameters_ask_for_it(folders: Path, signers: Signers) -> None:
     signoff = {"allowed_signers": str(signers.allowed), "required": ["dba"], "closeout": ["security"]}
     home = small_run("night-7", signers, signoff=signoff)
-    evidence.keep_sealed(home)
+    evidence.keep_sealed(home.read())
     signers.approve(home.reports, ["dba"])
-    assert open_gate(home, plan.LINE) is None
+    assert open_gate(home.read(), plan.LINE) is None
     for number in (Step.CUTOVER, Step.CLOSEOUT):
         finish_step(home, number)
-    evidence.keep_sealed(home)
-    assert "waits for the approval of security" in str(open_gate(home, plan.LINE))
+    evidence.keep_sealed(home.read())
+    assert "waits for the approval of security" in str(open_gate(home.read(), plan.LINE))
     signers.approve(home.reports, ["security"], gate="closeout")
     finish(home)
-    assert open_gate(home, plan.LINE) is None
+    assert open_gate(home.read(), plan.LINE) is None
     (path,) = (home.reports / "signoffs").glob("closeout-security-*.json")
     sealed = after(evidence.seals(home.reports), Step.CLOSEOUT)
     assert sealed is not None
@@ -300,6 +301,6 @@ def test_bytecode_that_is_not_of_its_source_stops_the_seal(
     home = small_run("night-8", signers)
     monkeypatch.setattr(SEALS, "_foreign", lambda: ["steps/__pycache__/review.cpython-311.pyc"])
     with pytest.raises(Terminal, match=r"review\.cpython-311\.pyc.*not the bytecode of its source"):
-        evidence.seal(home, "14")
+        evidence.seal(home.read(), "14")
     source.write_text("def decide():\n    return 'another one'\n", encoding="utf-8")
     assert SEALS.foreign_bytecode(package) == [], "Python itself does not read a cache that is older than its source"

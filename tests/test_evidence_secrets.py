@@ -118,10 +118,10 @@ def test_a_run_that_holds_a_secret_is_not_sealed_until_it_is_gone(home: RunFolde
     clean = page.read_bytes()
     page.write_bytes(clean + html.escape(TOKEN).encode())
     with pytest.raises(WorldError, match=r"24_review\.html holds the value of env:CHROMA_TOKEN \(HTML-escaped\)"):
-        evidence.keep_sealed(home)
+        evidence.keep_sealed(home.read())
     assert not (home.reports / "seals").exists()
     page.write_bytes(clean)
-    evidence.keep_sealed(home)
+    evidence.keep_sealed(home.read())
     seal = evidence.seals(home.reports)[-1]
     assert seal.predicate["secrets"] == {"searched": ["env:CHROMA_TOKEN"], "unknown": {}}
     assert RAW not in seal.path.read_bytes()

@@ -86,7 +86,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: Authority) 
     signers = Signers(tmp_path / "keys")
     signoff = {"allowed_signers": str(signers.allowed), "timestamp_url": authority.url}
     found = small_run("night-1", signers, signoff=signoff)
-    evidence.keep_sealed(found)
+    evidence.keep_sealed(found.read())
     return found
 
 
@@ -95,7 +95,7 @@ def about_seals(home: RunFolder, certificate: Path | None = None) -> list[str]:
 
 
 def test_every_seal_has_a_token_that_the_authority_s_certificate_proves(home: RunFolder, authority: Authority) -> None:
-    evidence.at_rest(home)
+    evidence.at_rest(home.read())
     assert about_seals(home, authority.certificate) == []
     found = verify(home.reports, authority=authority.certificate)
     assert sum("existed at 20" in line for line in found.notes) == len(evidence.seals(home.reports))
@@ -135,12 +135,12 @@ def test_a_token_for_other_bytes_or_of_another_authority_is_named(
 def test_an_authority_that_is_down_stops_nothing_and_is_asked_again(home: RunFolder, authority: Authority) -> None:
     authority.down = True
     home.log("goes on")
-    evidence.at_rest(home)
+    evidence.at_rest(home.read())
     newest = evidence.seals(home.reports)[-1]
     assert not timestamps.token(newest.path).exists()
     assert any(f"without a time-stamp: {newest.number}" in line for line in verify(home.reports).notes)
     authority.down = False
-    evidence.at_rest(home)
+    evidence.at_rest(home.read())
     assert timestamps.token(newest.path).is_file()
     assert about_seals(home, authority.certificate) == []
 
@@ -150,7 +150,7 @@ def test_a_seal_that_claims_a_later_time_than_its_token_is_named(
 ) -> None:
     monkeypatch.setattr(sys.modules["helpers.evidence.seals"], "utc_now", lambda: "2099-01-01T00:00:00.000+00:00")
     home.log("goes on")
-    evidence.at_rest(home)
+    evidence.at_rest(home.read())
     assert any("is before that of the seal" in line for line in about_seals(home))
 
 

@@ -21,7 +21,7 @@ from helpers.results import write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
-from tests.signers import Signers, small_run
+from tests.signers import Signers, read, small_run
 
 Out = pytest.CaptureFixture[str]
 
@@ -43,7 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def finish(home: RunFolder) -> None:
     """What the runner does when a command ends."""
-    evidence.at_rest(home)
+    evidence.at_rest(home.read())
     write_text(home.reports / "index.html", run_page(home.reports))
 
 
@@ -51,7 +51,7 @@ def finish(home: RunFolder) -> None:
 def sealed(folders: Path, signers: Signers) -> Path:
     """A run that was sealed, signed by three, and went on; tests that change it take a copy."""
     home = small_run("night-1", signers)
-    evidence.keep_sealed(home)
+    evidence.keep_sealed(home.read())
     signers.approve(home.reports, ["dba"], gate="dry-run")
     signers.approve(home.reports)
     home.log("line ends")
@@ -176,8 +176,8 @@ def test_a_signature_in_the_place_of_another_roles(run: Path) -> None:
 
 def test_a_signature_of_another_run(run: Path, folders: Path, signers: Signers) -> None:
     other = small_run("night-2", signers)
-    evidence.keep_sealed(other)
-    stranger = sign(other.reports, "dba", "A", "go", key=signers.key("dba"))
+    evidence.keep_sealed(other.read())
+    stranger = sign(read(other.reports), "dba", "A", "go", key=signers.key("dba"))
     for path in (stranger, stranger.with_name(stranger.name + ".sig")):
         shutil.copy(path, run / "signoffs" / path.name)
     assert any(line == f"signoffs/{stranger.name}: it is of run night-2" for line in problems(run))
@@ -220,17 +220,17 @@ def fresh(folders: Path, signers: Signers, request: pytest.FixtureRequest) -> Ru
 
 
 def test_a_changed_file_is_never_sealed_over(fresh: RunFolder) -> None:
-    evidence.keep_sealed(fresh)
+    evidence.keep_sealed(fresh.read())
     (fresh.reports / "results" / "23.json").write_text("{}", encoding="utf-8")
     with pytest.raises(Terminal, match=r"results/23\.json changed after seal 2"):
-        evidence.at_rest(fresh)
+        evidence.at_rest(fresh.read())
 
 
 def test_what_a_step_left_before_it_ran_again_is_kept(fresh: RunFolder, signers: Signers) -> None:
     finish(fresh)
     runs.supersede(fresh, [Step.REVIEW])
     small_run(fresh.id, signers, again="24")
-    evidence.keep_sealed(fresh)
+    evidence.keep_sealed(fresh.read())
     finish(fresh)
     assert problems(fresh.reports) == []
     assert plain(fresh.reports)[0] == 0
@@ -245,7 +245,7 @@ def test_nothing_new_sets_no_seal(fresh: RunFolder) -> None:
 
 def test_what_a_killed_sealing_left_is_sealed_over(fresh: RunFolder) -> None:
     """The audit log names a seal that never was; half a seal and no VERIFY.txt lie there."""
-    evidence.keep_sealed(fresh)
+    evidence.keep_sealed(fresh.read())
     audit.append(fresh.reports / audit.NAME, "seal", number=3, after="")
     (fresh.reports / "seals" / ".0003-x.json.1.tmp").write_text("{", encoding="utf-8")
     (fresh.reports / "VERIFY.txt").unlink()
@@ -306,7 +306,7 @@ def test_signing_on_the_command_line(
     fresh: RunFolder, signers: Signers, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    evidence.keep_sealed(fresh)
+    evidence.keep_sealed(fresh.read())
     command: Callable[..., list[str]] = lambda role, *more: ["sign", fresh.id, *signers.command(role)[:-2], *more]  # noqa: E731
     assert cli.main(command("dba")) == 2
     assert "one of --key, --export and --import" in capsys.readouterr().err

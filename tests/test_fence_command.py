@@ -18,13 +18,13 @@ from helpers.rehearsal import write_sample
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunState
 from helpers.runner.pipeline import run_line, with_fence
 from helpers.status.console import Console as Screen
 from helpers.steps.fence_writes import FenceWritesStep
 from tests.fences import at_step, wait_for
 
-Made = Callable[..., RunFolder]
+Made = Callable[..., RunState]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def made(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
     monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
 
-    def make(fence: dict[str, Any] | None = None, run_id: str = "night") -> RunFolder:
+    def make(fence: dict[str, Any] | None = None, run_id: str = "night") -> RunState:
         sections = {"name": "t", "source": {"path": str(source)}, "target": {"path": str(tmp_path / "target")}}
         return runs.create(parameters_from(sections | ({"fence": fence} if fence else {})), run_id)
 
@@ -103,8 +103,8 @@ def test_commands_lock_and_unlock_without_a_shell(made: Made, source: Path, tmp_
     folder = made(commands(tmp_path))
     assert checks(step(folder)) == {"processes that use the source": unused(source), "write fence": Verdict.PASS}
     assert ran(tmp_path) == ["lock"]
-    assert "is lifted" in lift(folder)
-    assert "lifted already" in lift(folder)
+    assert "is lifted" in lift(folder.read())
+    assert "lifted already" in lift(folder.read())
     assert ran(tmp_path) == ["lock", "unlock"]
     assert not (tmp_path / "shell").exists()
 
@@ -116,7 +116,7 @@ def test_commands_lock_and_unlock_without_a_shell(made: Made, source: Path, tmp_
 def test_a_lock_that_fails_or_hangs_is_undone(made: Made, tmp_path: Path, lock: str, said: str) -> None:
     folder = made(commands(tmp_path, lock=lock) | {"timeout_seconds": 1.0})
     with pytest.raises(Terminal, match=said):
-        Control(folder, folder.parameters()).put_up()
+        Control(folder, folder.read().parameters).put_up()
     assert ran(tmp_path) == ["lock", "unlock"]
     state = FenceState.load(folder.workspace)
     assert state is not None
@@ -127,21 +127,21 @@ def test_an_unlock_that_fails_leaves_the_fence_recorded(made: Made, tmp_path: Pa
     folder = made(commands(tmp_path, unlock="exit 1"))
     step(folder)
     with pytest.raises(Terminal, match="the unlock command ended with exit code 1"):
-        lift(folder)
+        lift(folder.read())
     state = FenceState.load(folder.workspace)
     assert state is not None
     assert "may be in place" in state.sentence()
     commands(tmp_path)
-    assert "is lifted" in lift(folder)
+    assert "is lifted" in lift(folder.read())
 
 
 def test_a_fence_is_lifted_as_it_was_set_whatever_the_parameters_say_now(made: Made, tmp_path: Path) -> None:
     folder = made(commands(tmp_path))
     step(folder)
-    before = folder.parameters()
+    before = folder.read().parameters
     other_text = runs.parameters_text(before.model_copy(update={"fence": type(before.fence)()}))
     (folder.reports / "parameters.yaml").write_text(other_text, encoding="utf-8")
-    lift(folder)
+    lift(folder.read())
     assert ran(tmp_path) == ["lock", "unlock"]
 
     step_again = Control(folder, before)
@@ -184,12 +184,12 @@ def test_steps_that_want_the_fence_have_it_put_up_again(made: Made, tmp_path: Pa
     night = [plan.find(n) for n in ("21", "22", "23")]
     assert with_fence(made(run_id="bare"), night) == night
     folder = made(commands(tmp_path))
-    assert [s.number for s in with_fence(folder, night)] == ["20", "21", "22", "23"]
-    assert with_fence(folder, night[2:]) == night[2:]
+    assert [s.number for s in with_fence(folder.read(), night)] == ["20", "21", "22", "23"]
+    assert with_fence(folder.read(), night[2:]) == night[2:]
     step(folder)
-    assert with_fence(folder, night) == night
-    lift(folder)
-    assert [s.number for s in with_fence(folder, night[1:])] == ["20", "22", "23"]
+    assert with_fence(folder.read(), night) == night
+    lift(folder.read())
+    assert [s.number for s in with_fence(folder.read(), night[1:])] == ["20", "22", "23"]
 
 
 def test_until_lifts_the_fence_that_the_run_set(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +198,7 @@ def test_until_lifts_the_fence_that_the_run_set(made: Made, tmp_path: Path, caps
     run_line(folder, [plan.find("20")], Screen())
     assert f"The write fence of run {folder.id} is lifted" in capsys.readouterr().out
     assert ran(tmp_path) == ["lock", "unlock"]
-    result = folder.result("20")
+    result = folder.read().result("20")
     assert result is not None
     assert checks(result)["write fence"] is Verdict.PASS
     assert "write fence" in (folder.reports / "20_fence_writes.html").read_text(encoding="utf-8")

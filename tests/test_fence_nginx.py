@@ -43,7 +43,7 @@ def fenced(shared: Fenced, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def control(folder: RunFolder) -> Control:
-    return Control(folder, folder.parameters())
+    return Control(folder, folder.read().parameters)
 
 
 def opened(fenced: Fenced) -> str:
@@ -96,10 +96,10 @@ def test_the_step_fences_proves_and_says_how_to_lift(fenced: Fenced) -> None:
         assert len(docs.query(query_embeddings=rows(1)["embeddings"], n_results=3)["ids"][0]) == 3
         assert names(fenced) == ["docs"], "no probe is left behind"
 
-        assert "removed again" in lift(folder)
+        assert "removed again" in lift(folder.read())
         docs.upsert(**rows(1))
     assert fenced.config.read_text(encoding="utf-8") == text, "what stood there before is there again"
-    assert "lifted already" in lift(folder)
+    assert "lifted already" in lift(folder.read())
     assert names(fenced) == ["docs"]
 
 
@@ -149,7 +149,7 @@ def test_no_path_gets_a_write_through(fenced: Fenced) -> None:
     assert after["ids"] == before["ids"]
     assert after["documents"] == before["documents"]
     assert (after["embeddings"] == before["embeddings"]).all()  # type: ignore[union-attr]
-    lift(folder)
+    lift(folder.read())
 
 
 def test_a_write_in_flight_is_waited_for(fenced: Fenced) -> None:
@@ -176,7 +176,7 @@ def test_a_write_in_flight_is_waited_for(fenced: Fenced) -> None:
         assert ended, "the write that was let in is not cut off"
         assert ended[0] < up
         assert docs.count() == 3000
-        lift(folder)
+        lift(folder.read())
         chroma.delete_collection("flight")
 
 
@@ -261,7 +261,7 @@ def test_a_fence_that_is_included_by_another_configuration(fenced: Fenced, tmp_p
     other = fenced.run("other", fenced.section(nginx={"command": [fenced.program, "-c", str(main)]}))
     with pytest.raises(Terminal, match=r"holds the fence of run night.*runbook fence night --lift"):
         control(other).put_up()
-    lift(folder)
+    lift(folder.read())
     assert "open, everything passes" in fenced.config.read_text(encoding="utf-8"), "clients have come to use this port"
 
 
@@ -278,7 +278,7 @@ def test_a_killed_process_leaves_what_the_next_one_needs(fenced: Fenced) -> None
     assert "may be in place" in found.sentence()
     control(folder).put_up()
     control(folder).put_up()
-    lift(folder)
+    lift(folder.read())
     assert fenced.config.read_text(encoding="utf-8") == text
 
 
@@ -288,7 +288,7 @@ def test_an_upstream_that_is_down_is_said_when_it_is_fenced_and_when_it_is_lifte
     fenced.server.kill()
     try:
         with pytest.raises(WorldError, match=r"writes do not get through yet.*502"):
-            lift(folder)
+            lift(folder.read())
         state = FenceState.load(folder.workspace)
         assert state is not None
         assert state.state == "lifting"
@@ -296,7 +296,7 @@ def test_an_upstream_that_is_down_is_said_when_it_is_fenced_and_when_it_is_lifte
             control(folder).put_up()
     finally:
         fenced.server.start()
-    assert "a write probe got through" in lift(folder)
+    assert "a write probe got through" in lift(folder.read())
 
 
 def test_a_fence_with_a_hole_fails_and_what_got_through_is_removed(fenced: Fenced) -> None:
@@ -333,7 +333,7 @@ def test_a_dry_run_shows_everything_and_changes_nothing(fenced: Fenced) -> None:
         run.finish()
     assert not fenced.config.exists()
     assert FenceState.load(folder.workspace) is None
-    assert lift(folder) == "Run night has set no fence; there is nothing to lift."
+    assert lift(folder.read()) == "Run night has set no fence; there is nothing to lift."
 
 
 def test_a_probe_that_was_killed_is_swept_and_other_collections_are_not(fenced: Fenced) -> None:

@@ -167,7 +167,7 @@ def test_every_figure_of_a_rehearsal_is_legible(monkeypatch: pytest.MonkeyPatch)
     for step in STEPS:
         executed(plan.find(step), folder.id)
         if plan.find(step).gate:
-            approve(folder, plan.find(step))
+            approve(folder.read(), plan.find(step))
     assert {step for step, _ in drawn} >= {"00", "11", "13", "22", "23", "40", "50", "51", "53"}
     wrong = [f"{step} {figure.get_suptitle()[:60]!r}: {fault}" for step, figure in drawn for fault in faults(figure)]
     assert wrong == [], "\n".join(wrong)

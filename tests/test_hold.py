@@ -43,7 +43,7 @@ def put(folder: RunFolder, step: str, *checks: Check, error: str = "no_go", **fa
 
 
 def hold(folder: RunFolder, minutes: float = 0.0) -> HoldAndTroubleshootStep:
-    return HoldAndTroubleshootStep(RunRecord(folder, "26"), FAILED_AT + dt.timedelta(minutes=minutes))
+    return HoldAndTroubleshootStep(RunRecord(folder.read(), "26"), FAILED_AT + dt.timedelta(minutes=minutes))
 
 
 OFFENDERS = [

@@ -75,7 +75,7 @@ def test_what_was_measured_stands_beside_the_estimate_of_the_dry_run() -> None:
     left(folder, "20", 60, 12)
     kept = {"id": "x", "folder": "x", "retain_until": "2025-12-08T02:00:00+00:00"}
     left(folder, "21", 100, 45, facts={"snapshot": kept})
-    found = timeline.plan_and_measured(folder, folder.parameters())
+    found = timeline.plan_and_measured(folder.read(), folder.read().parameters)
     assert found.of("22").planned == (330.0, 450.0)
     assert found.of("22").basis == "estimate of step 13"
     assert found.of("23").planned[0] == 450.0
@@ -88,7 +88,7 @@ def test_what_was_measured_stands_beside_the_estimate_of_the_dry_run() -> None:
     assert "now" in text
     assert "the estimate of step 13 for 21, 22, else" in " ".join(text.split())
     left(folder, "25", 400, 60)
-    found = timeline.plan_and_measured(folder, folder.parameters())
+    found = timeline.plan_and_measured(folder.read(), folder.read().parameters)
     assert timeline.sentence(found).startswith("Cut over 7 min 40 s after T; planned")
 
 
@@ -101,13 +101,16 @@ def test_a_dry_run_of_the_rollback_is_no_measure_of_it_and_a_drill_is() -> None:
     )
     stages = [Phase(name, (START + dt.timedelta(seconds=at)).isoformat(), seconds) for name, at, seconds in ends]
     left(folder, "27", 1000, 1, facts={"dry_run": True}, phases=stages)
-    assert status.rollback_seconds(folder) == (0.0, "")
-    assert timeline.plan_and_measured(folder, folder.parameters()).of("27").real is None
-    assert "not known" in timeline.times(folder)[0][2]
+    assert status.rollback_seconds(folder.read()) == (0.0, "")
+    assert timeline.plan_and_measured(folder.read(), folder.read().parameters).of("27").real is None
+    assert "not known" in timeline.times(folder.read())[0][2]
     left(folder, "27", 1000, 10, facts={"dry_run": False}, phases=stages)
     folder.note(drills=["rollback: …"])
-    assert status.rollback_seconds(folder) == (7.5, "measured: service back after 6.0 s, target clean after 7.5 s")
-    assert timeline.times(folder) == [
+    assert status.rollback_seconds(folder.read()) == (
+        7.5,
+        "measured: service back after 6.0 s, target clean after 7.5 s",
+    )
+    assert timeline.times(folder.read()) == [
         ("until service is back", "about 10 min", "6.0 s (measured in this run's drill)"),
         ("until the target is clean", "about 15 min", "7.5 s (measured in this run's drill)"),
     ]

@@ -55,12 +55,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 def a_run(name: str, *, automatic: bool) -> RunFolder:
     sections = {"name": "n", "source": {"path": "s"}, "target": {"path": "t"}, "rollback": {"automatic": automatic}}
     folder = runs.create(parameters_from(sections), name)
-    RunRecord(folder, "21").result.write(folder.reports / "results" / "21.json")
+    RunRecord(folder.read(), "21").result.write(folder.reports / "results" / "21.json")
     return folder
 
 
 def failed(folder: RunFolder, number: str, code: str, **facts: Any) -> None:
-    result = RunRecord(folder, number).result
+    result = RunRecord(folder.read(), number).result
     result.facts |= facts
     result.error, result.verdict = {"code": code, "type": "WorldError", "line": code}, Verdict.FAIL
     result.write(folder.reports / "results" / f"{number}.json")
@@ -170,11 +170,11 @@ def test_a_run_that_goes_back_does_not_go_on(folder: RunFolder, capsys: pytest.C
         assert cli.main(command) == 2
         assert "runbook rollback night" in capsys.readouterr().err
     with pytest.raises(UsageError, match="does not go on"):
-        Run(folder, "25").open()
+        Run(folder.read(), "25").open()
     state.stages = {stage: {"state": "done"} for stage in STAGES}
     state.finished = "2025-12-01T03:00:00+00:00"
     state.save(folder.workspace)
     assert cli.main(["resume", "night"]) == 2
     assert "Begin a new run" in capsys.readouterr().err
-    assert "Rolled back, finished 2025-12-01 03:00:00 UTC" in next_action(folder)
+    assert "Rolled back, finished 2025-12-01 03:00:00 UTC" in next_action(folder.read())
     assert run_rows()[0]["due"] == "nothing: rolled back"

@@ -13,7 +13,7 @@ from helpers.parameters import parameters_from
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan, window
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunState
 from helpers.runner.notebook import Run
 from helpers.runner.pipeline import run_line
 from helpers.status.console import Console
@@ -27,7 +27,7 @@ FENCE = plan.find("20")
 pytestmark = pytest.mark.usefixtures("own_folders")
 
 
-def a_run(night: object = NIGHT, *, dry_run: bool = False) -> RunFolder:
+def a_run(night: object = NIGHT, *, dry_run: bool = False) -> RunState:
     sections = {"name": "n", "source": {"path": "s"}, "target": {"path": "t"}, "window": night}
     return runs.create(parameters_from(sections), "night", dry_run=dry_run)
 
@@ -44,7 +44,7 @@ def around(hours: float) -> dict[str, object]:
 )
 def test_the_window_with_its_buffers_decides_when_a_step_may_start(minutes: int, said: str) -> None:
     folder, now = a_run(), START + dt.timedelta(minutes=minutes)
-    error = window.refusal(folder, FENCE, now)
+    error = window.refusal(folder.read(), FENCE, now)
     assert (error is None) == (not said)
     if error is not None:
         assert said in error.line()
@@ -54,7 +54,7 @@ def test_the_window_with_its_buffers_decides_when_a_step_may_start(minutes: int,
 
 def test_only_steps_that_change_something_wait_for_it() -> None:
     folder, late = a_run(), START + dt.timedelta(days=1)
-    refused = [step.number for step in plan.Step if window.refusal(folder, step, late) is not None]
+    refused = [step.number for step in plan.Step if window.refusal(folder.read(), step, late) is not None]
     assert {"20", "22"} <= set(refused) <= {"20", "22", "25"}
 
 
@@ -64,15 +64,15 @@ def test_without_a_window_any_time_will_do() -> None:
 
 def test_a_reason_lets_it_start_and_holds_for_one_command() -> None:
     folder, late = a_run(), START + dt.timedelta(days=1)
-    window.permit(folder, "the disk is dying")
-    assert window.refusal(folder, FENCE, late) is None
+    window.permit(folder.read(), "the disk is dying")
+    assert window.refusal(folder.read(), FENCE, late) is None
     assert "the disk is dying" in folder.log_path.read_text(encoding="utf-8")
     assert audit.entries(folder.reports / audit.NAME)[-1]["facts"]["reason"] == "the disk is dying"
-    window.permit(folder, "")
-    assert window.refusal(folder, FENCE, late) is not None
+    window.permit(folder.read(), "")
+    assert window.refusal(folder.read(), FENCE, late) is not None
     for bad in (" ", "two\nlines", "x" * 501):
         with pytest.raises(UsageError, match="one line of text"):
-            window.permit(folder, bad)
+            window.permit(folder.read(), bad)
 
 
 def test_the_line_stops_before_the_step_and_touches_nothing(tmp_path: Path) -> None:
@@ -97,16 +97,16 @@ def test_a_dry_run_touches_nothing_so_any_time_will_do() -> None:
 
 def test_those_who_sign_are_shown_the_reason() -> None:
     folder = a_run(around(10))
-    window.permit(folder, "the disk is dying")
-    run = Run(folder, "20")
+    window.permit(folder.read(), "the disk is dying")
+    run = Run(folder.read(), "20")
     run.open()
     run.close()
     [check] = run.result.checks
     assert (check.verdict, check.reason) == (Verdict.WARNING, "outside_window")
     run.result.write(folder.reports / "results" / "20.json")
-    validated = Run(folder, "23")
+    validated = Run(folder.read(), "23")
     validated.fact("matrix_inputs", {"chunks": 1, "checked": 1, "valid": 1, "complete": 1, "nan": 0, "queries_ok": None,
                                      "queries": 0, "collections_matching": 1, "collections": 1})  # fmt: skip
     validated.result.write(folder.reports / "results" / "23.json")
-    shown = ReviewStep(Run(folder, "24")).warnings()
+    shown = ReviewStep(Run(folder.read(), "24")).warnings()
     assert any("the disk is dying" in str(detail) and "closed at" in str(detail) for detail in shown["detail"])

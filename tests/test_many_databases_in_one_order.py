@@ -231,7 +231,7 @@ def test_the_command_runs_each_database_and_resumes_what_is_left(
     with open_target(there) as store:
         store.drop("notes")
     assert cli.main(["resume", "many"]) in (0, 1, 4)  # the first goes on to the end of the line, the second begins
-    assert RunFolder.of("many-sales").result("10") is not None
+    assert RunFolder.of("many-sales").read().result("10") is not None
 
 
 # -- what the target lacks ---------------------------------------------------------------------------------------------
@@ -256,9 +256,9 @@ def night(directory: Path, target: dict[str, Any]) -> RunFolder:
 
 
 def test_step_12_says_what_will_be_made_and_leaves_no_trace(night: RunFolder, target: dict[str, Any]) -> None:
-    preflight(night.parameters())
+    preflight(night.read().parameters)
     place = Path(target["path"]) if "path" in target else None
-    step = TargetReadinessStep(RunRecord(night, "12", night.parameters()))
+    step = TargetReadinessStep(RunRecord(night.read(), "12", night.read().parameters))
     shown = dict(step.reach().itertuples(index=False, name=None))
     assert shown["to be made by step 20"].endswith(f"database {target['database']}")
     step.probe_writing()
@@ -268,7 +268,7 @@ def test_step_12_says_what_will_be_made_and_leaves_no_trace(night: RunFolder, ta
     ]  # a wrong name must not pass unseen
     assert made.verdict == "warning"
     assert target["database"] in str(made.measured)
-    assert "database" in lacking(night.parameters().target)
+    assert "database" in lacking(night.read().parameters.target)
     if place is not None and place.exists():
         assert databases_of(Endpoint(path=str(place), tenant="*", database="*")) == [
             ("default_tenant", "default_database")
@@ -276,29 +276,29 @@ def test_step_12_says_what_will_be_made_and_leaves_no_trace(night: RunFolder, ta
 
 
 def test_what_step_20_makes_is_taken_away_when_nothing_was_written(night: RunFolder, target: dict[str, Any]) -> None:
-    claim_target(night)
-    there = night.parameters().target
+    claim_target(night.read())
+    there = night.read().parameters.target
     assert lacking(there) == ()
-    assert claim_target(night)  # again, as after a kill
-    assert give_back_target(night)
+    assert claim_target(night.read())  # again, as after a kill
+    assert give_back_target(night.read())
     assert "database" in lacking(there)
-    assert remove_made_database(night) == ""
-    claim_target(night)
+    assert remove_made_database(night.read()) == ""
+    claim_target(night.read())
     with open_target(there) as store:
         store.create(plan("theirs"))
         store.release_lock("night")
-    assert "stays" in remove_made_database(night)  # somebody else's collection keeps it
+    assert "stays" in remove_made_database(night.read())  # somebody else's collection keeps it
     with open_target(there) as store:
         store.drop("theirs")
-    assert "removed" in remove_made_database(night)
+    assert "removed" in remove_made_database(night.read())
 
 
 def test_a_database_that_was_there_is_never_taken_away(night: RunFolder) -> None:
-    make(night.parameters().target, lacking(night.parameters().target))
-    assert ensure_database(night) == ()
+    make(night.read().parameters.target, lacking(night.read().parameters.target))
+    assert ensure_database(night.read()) == ()
     assert not (night.workspace / MadeDatabase.file).exists()
-    assert remove_made_database(night) == ""
-    assert lacking(night.parameters().target) == ()
+    assert remove_made_database(night.read()) == ""
+    assert lacking(night.read().parameters.target) == ()
 
 
 # -- forty -------------------------------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ for tenant in tenants:
         if row.name.endswith("default_database"):
             continue
         folder = runs.create(many.of(row), row.run)
-        run = RunRecord(folder, "22", folder.parameters())
+        run = RunRecord(folder.read(), "22", folder.read().parameters)
         with open_chosen(run) as store:
             snapshot = take(run, store, store.names(), row.run, silent)
         ensure_database(folder)

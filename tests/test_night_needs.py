@@ -34,7 +34,7 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Look:
     def looked(**sections: Any) -> dict[str, Check]:
         ends = {"source": {"url": "http://old:8000"}, "target": {"url": "http://127.0.0.1:8001"}}
         folder = runs.create(parameters_from({"name": "n", **ends, **sections}))
-        record = RunRecord(folder, "12")
+        record = RunRecord(folder.read(), "12")
         CutoverReadiness(record).table()
         return {check.name: check for check in record.result.checks}
 

@@ -129,7 +129,7 @@ SIGN = """\
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.rehearsal.setup import approve
-approve(RunFolder.of("rehearsal"), plan.find("24"))
+approve(RunFolder.of("rehearsal").read(), plan.find("24"))
 """
 
 

@@ -20,7 +20,7 @@ from helpers.results import StepResult, Verdict
 from helpers.rollback.state import Orders, RollbackState
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunState
 from helpers.runner import notices
 from helpers.status.status import report
 from tests.listeners import TOKEN, Listener
@@ -41,7 +41,7 @@ def nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(errors, "_HIDDEN", {})
 
 
-def a_run(*channels: str, run_id: str = "night", rehearsal: bool = False, **notify: object) -> RunFolder:
+def a_run(*channels: str, run_id: str = "night", rehearsal: bool = False, **notify: object) -> RunState:
     sections = {
         "name": "books", "source": {"path": "old"}, "target": {"path": "new"}, "contacts": CONTACTS,
         "notify": {"urls": list(channels), "timeout_seconds": 1.5, "stakeholders": ["Web team"], **notify},
@@ -75,7 +75,7 @@ def test_a_dead_a_refusing_and_a_missing_channel_cost_seconds_and_a_good_one_is_
         folder = a_run("env:HANGS", "env:GOOD", "env:REFUSES", "env:NOT_SET", "env:NONSENSE")
         said: list[str] = []
         begun = time.monotonic()
-        told = tell(folder, Event.START, key="night 1", say=said.append)
+        told = tell(folder.read(), Event.START, key="night 1", say=said.append)
         took = time.monotonic() - begun
     assert took < 100, "1.5 seconds, and the start of a process on a busy machine; the channel hangs for 300"
     assert [(d.channel, d.result) for d in told.deliveries] == [
@@ -95,23 +95,23 @@ def test_a_dead_a_refusing_and_a_missing_channel_cost_seconds_and_a_good_one_is_
     assert [(e.event, e.channel, e.result) for e in kept] == [("start", d.channel, d.result) for d in told.deliveries]
     assert audit.check(folder.reports / "notices.jsonl") is None
     assert "<td>env:HANGS</td><td>failed: no answer within 1.5 seconds</td>" in run_page(folder.reports)
-    assert any("start: env:REFUSES failed (answered 500" in line for line in report(folder, datetime.now(UTC)))
+    assert any("start: env:REFUSES failed (answered 500" in line for line in report(folder.read(), datetime.now(UTC)))
 
 
 def test_no_byte_of_the_run_holds_a_token_and_a_seal_looks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with Listener(500) as refuses:
         monkeypatch.setenv("REFUSES", refuses.url)
         folder = a_run("env:REFUSES")
-        tell(folder, Event.NO_GO, key="1", why=f"the server said {TOKEN}")
+        tell(folder.read(), Event.NO_GO, key="1", why=f"the server said {TOKEN}")
         folder.log(f"it said {refuses.url} and {TOKEN}")
     assert TOKEN.encode() not in everything(folder)
-    evidence.at_rest(folder)
+    evidence.at_rest(folder.read())
     seal = evidence.seals(folder.reports)[-1]
     assert seal.predicate["secrets"] == {"searched": ["env:REFUSES"], "unknown": {}}
     assert "notices.jsonl" in seal.prefixes
     (folder.reports / "leak.txt").write_text(f"token {TOKEN}")
     with pytest.raises(WorldError, match=r"leak\.txt holds the value of env:REFUSES"):
-        evidence.at_rest(folder)
+        evidence.at_rest(folder.read())
 
 
 @pytest.mark.parametrize(
@@ -146,15 +146,15 @@ def test_an_event_is_told_once_and_a_channel_that_failed_only_where_that_is_aske
         monkeypatch.setenv("GOOD", good.url)
         monkeypatch.setenv("ILL", ill.url)
         folder = a_run("env:GOOD", "env:ILL")
-        tell(folder, Event.GO, key="a")
+        tell(folder.read(), Event.GO, key="a")
         ill.status = 200
-        tell(folder, Event.GO, key="a")
+        tell(folder.read(), Event.GO, key="a")
         assert (len(good.got), len(ill.got)) == (1, 1)
-        again = tell(folder, Event.GO, key="a", again=True)
-        tell(folder, Event.GO, key="a", again=True)
+        again = tell(folder.read(), Event.GO, key="a", again=True)
+        tell(folder.read(), Event.GO, key="a", again=True)
         assert (len(good.got), len(ill.got)) == (1, 2)
         assert [d.said for d in again.deliveries] == ["notified before", ""]
-        tell(folder, Event.GO, key="b")
+        tell(folder.read(), Event.GO, key="b")
         assert len(good.got) == 2
 
 
@@ -164,8 +164,8 @@ def test_what_is_wrong_says_whom_to_call_and_what_it_means(monkeypatch: pytest.M
         folder = a_run("env:GOOD")
         put(folder, "20")
         put(folder, "22", "count_mismatch")
-        notices.stopped(folder, NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
-        notices.stopped(folder, NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
+        notices.stopped(folder.read(), NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
+        notices.stopped(folder.read(), NoGo(ReasonCode.NO_GO, "one chunk is missing"), print)
     [(_, body)] = good.got
     text = str(body["message"])
     assert body["title"] == "books: NO-GO"
@@ -184,8 +184,8 @@ def test_before_the_night_and_in_a_dry_run_nobody_is_told_of_a_failure(
     with Listener() as good:
         monkeypatch.setenv("GOOD", good.url)
         folder = a_run("env:GOOD", before=[["true"]])
-        notices.stopped(folder, NoGo(ReasonCode.NO_GO, "in the dry run"), print)
-        notices.before_step(folder, plan.find("20"), print, dry_run=True)
+        notices.stopped(folder.read(), NoGo(ReasonCode.NO_GO, "in the dry run"), print)
+        notices.before_step(folder.read(), plan.find("20"), print, dry_run=True)
         assert good.got == []
     said = capsys.readouterr().out
     assert "DRY RUN: notify.before would run true" in said
@@ -203,9 +203,9 @@ def test_a_rollback_says_its_beginning_and_sends_its_own_notice_at_the_end(monke
             "Migration books was rolled back (night)\n\nWhy: searches are wrong\n"
         )
         step = plan.find("27")
-        notices.before_step(folder, step, print)
-        notices.after_step(folder, step, None, print)
-        notices.after_step(folder, step, WorldError(ReasonCode.SOURCE_DAMAGED, "two chunks differ"), print)
+        notices.before_step(folder.read(), step, print)
+        notices.after_step(folder.read(), step, None, print)
+        notices.after_step(folder.read(), step, WorldError(ReasonCode.SOURCE_DAMAGED, "two chunks differ"), print)
     assert good.subjects == ["books: rollback begins", "books: rolled back", "books: the rollback has stopped"]
     texts = [str(body["message"]) for _, body in good.got]
     assert "searches are wrong" in texts[0]
@@ -216,7 +216,7 @@ def test_a_rollback_says_its_beginning_and_sends_its_own_notice_at_the_end(monke
 
 def test_a_rehearsal_is_marked_and_tells_nobody_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = a_run(run_id="silent", rehearsal=True)
-    assert tell(silent, Event.START).deliveries == []
+    assert tell(silent.read(), Event.START).deliveries == []
     with Listener() as good:
         monkeypatch.setenv("GOOD", good.url)
         tell(a_run("env:GOOD", run_id="loud", rehearsal=True), Event.START)
@@ -229,10 +229,10 @@ def test_a_notice_that_cannot_even_be_written_down_stops_nothing(monkeypatch: py
         folder = a_run("env:GOOD")
         (folder.reports / "notices.jsonl").mkdir()
         said: list[str] = []
-        notices.before_step(folder, plan.find("20"), said.append)
+        notices.before_step(folder.read(), plan.find("20"), said.append)
     assert any("was not sent" in line for line in said)
     (folder.workspace / "notify.json").write_text("{")
-    notices.before_step(folder, plan.find("20"), said.append)
+    notices.before_step(folder.read(), plan.find("20"), said.append)
     assert "The run goes on." in said[-1]
 
 
@@ -247,16 +247,16 @@ def test_commands_run_once_each_and_those_after_only_where_those_before_were_beg
     file = tmp_path / "done"
     folder = a_run(before=[append(file, "a", 3), append(file, "b")], after=[append(file, "c"), ["no-such-program"]])
     said: list[str] = []
-    Around(folder).after(said.append)
+    Around(folder.read()).after(said.append)
     assert not file.exists(), "nothing was silenced, so nothing is let through again"
-    Around(folder).before(said.append)
-    Around(folder).before(said.append)
+    Around(folder.read()).before(said.append)
+    Around(folder.read()).before(said.append)
     assert file.read_text() == "ab"
-    assert len(Around(folder).owed) == 2
-    Around(folder).after(said.append)
-    Around(folder).after(said.append)
+    assert len(Around(folder.read()).owed) == 2
+    Around(folder.read()).after(said.append)
+    Around(folder.read()).after(said.append)
     assert file.read_text() == "abc"
-    assert Around(folder).owed == []
+    assert Around(folder.read()).owed == []
     assert [line[:7] for line in said] == ["WARNING", "WARNING"]
     assert "exit code 3" in said[0]
     assert "no-such-program" in said[1]
@@ -266,8 +266,8 @@ def test_commands_run_once_each_and_those_after_only_where_those_before_were_beg
     assert outcomes == [
         ("notify.before", "failed"), ("notify.before", "done"), ("notify.after", "done"), ("notify.after", "failed"),
     ]  # fmt: skip
-    Around(folder).before(said.append)
-    assert (file.read_text(), Around(folder).night) == ("abcab", 2), "a night begun anew is silenced anew"
+    Around(folder.read()).before(said.append)
+    assert (file.read_text(), Around(folder.read()).night) == ("abcab", 2), "a night begun anew is silenced anew"
 
 
 def test_after_a_kill_only_the_command_in_hand_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,11 +285,11 @@ def test_after_a_kill_only_the_command_in_hand_is_repeated(tmp_path: Path, monke
     save = Around._save
     monkeypatch.setattr(Around, "_save", killed)
     with pytest.raises(KeyboardInterrupt):
-        Around(folder).before(print)
+        Around(folder.read()).before(print)
     monkeypatch.setattr(Around, "_save", save)
-    Around(folder).before(print)
+    Around(folder.read()).before(print)
     assert file.read_text() == "abbc"
-    Around(folder).after(print)
+    Around(folder.read()).after(print)
     assert file.read_text() == "abbcz"
 
 
@@ -300,11 +300,11 @@ def test_the_end_is_told_also_where_the_run_was_killed_behind_its_last_step(
     with Listener() as good:
         monkeypatch.setenv("GOOD", good.url)
         folder = a_run("env:GOOD", after=[append(file, "z")])
-        Around(folder).before(print)
+        Around(folder.read()).before(print)
         for step in plan.LINE:
             put(folder, step.number)
-        notices.line_ended(folder, [], None, print)
-        notices.line_ended(folder, [], None, print)
+        notices.line_ended(folder.read(), [], None, print)
+        notices.line_ended(folder.read(), [], None, print)
     assert good.subjects == ["books: the migration has ended"]
     assert file.read_text() == "z"
 
@@ -315,13 +315,13 @@ def test_what_a_kill_kept_from_being_told_is_told_when_the_line_ends(monkeypatch
         folder = a_run("env:GOOD")
         for step in plan.LINE:
             put(folder, step.number, **({"decision": "GO"} if step.number == "24" else {}))
-        notices.line_ended(folder, [], None, print)
+        notices.line_ended(folder.read(), [], None, print)
         assert good.subjects == ["books: the migration has ended"], "of a night whose start nobody was told of"
         other = a_run("env:GOOD", run_id="other")
-        notices.before_step(other, plan.find("20"), print)
+        notices.before_step(other.read(), plan.find("20"), print)
         for step in plan.LINE:
             put(other, step.number, **({"decision": "GO"} if step.number == "24" else {}))
-        notices.line_ended(other, [], None, print)
-        notices.line_ended(other, [], None, print)
+        notices.line_ended(other.read(), [], None, print)
+        notices.line_ended(other.read(), [], None, print)
     told = [subject.removeprefix("books: ") for subject in good.subjects[1:]]
     assert told == ["the migration begins", "GO", "cut over", "the migration has ended"]

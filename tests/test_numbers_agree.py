@@ -94,9 +94,9 @@ def test_a_rollback_takes_the_same_time_wherever_one_looks(run: RunFolder) -> No
     assert words in found.find(id="rollback").find_next("caption").get_text()  # type: ignore[union-attr]
     said = {item.label: item.measured for item in record(read_run(run.reports))}
     assert said["Rollback triggered"].endswith(words)
-    seconds, how = status.rollback_seconds(run)
+    seconds, how = status.rollback_seconds(run.read())
     assert (seconds, how) == (clean, f"measured: {words}")
-    assert [known for _, _, known in timeline.times(run)] == [
+    assert [known for _, _, known in timeline.times(run.read())] == [
         f"{seconds:.1f} s (measured in this run's drill)" for seconds in (back, clean)
     ]
 
@@ -127,7 +127,7 @@ def test_notebook_starts_are_in_the_estimate_and_in_what_it_is_compared_with(run
     row = next(r for r in rows(results) if r["number"] == "22")
     assert row["actual"] == pytest.approx(took(raw(run, "22")) + 8.0)
     assert row["estimate"] == pytest.approx(1.793 + 8.0)
-    assert status.estimated_seconds(run, "22") == pytest.approx(1.793)  # the step's own work
+    assert status.estimated_seconds(run.read(), "22") == pytest.approx(1.793)  # the step's own work
     found = numbers.forward(results)
     assert found is not None
     assert found.starts == pytest.approx(8.0)

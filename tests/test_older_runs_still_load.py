@@ -46,7 +46,7 @@ def test_every_result_is_read_with_the_verdict_that_it_had(run: RunFolder) -> No
 def test_the_parameters_are_those_that_the_checkpoint_was_made_with(run: RunFolder) -> None:
     """Keys that are new since then have defaults that change nothing, so the run could go on."""
     checkpoint = Checkpoint.read(run.workspace / "checkpoint.json")
-    now = run.parameters().context()
+    now = run.read().parameters.context()
     assert {key: checkpoint.context[key] for key in now} == now
     assert (checkpoint.phase, checkpoint.total_chunks) == ("complete", 120)
 
@@ -55,7 +55,7 @@ def test_seals_signatures_and_the_audit_log_hold(run: RunFolder) -> None:
     chain = seals(run.reports)
     assert len(chain) == 8
     assert [seal.previous for seal in chain] == [FIRST, *(seal.digest for seal in chain[:-1])]
-    assert signoffs.refused_statements(run.reports) == {}
+    assert signoffs.refused_statements(run.read()) == {}
     assert audit.check(run.reports / audit.NAME) is None
 
 

@@ -61,7 +61,7 @@ class World:
         night = Night(self.home, source={"url": self.fenced.server.url}, target={"url": self.target.url},
                       fence=self.fenced.section(), cutover=cutover)  # fmt: skip
         self.env.write_bytes(self.before)
-        Control(night.folder, night.folder.parameters()).put_up()
+        Control(night.folder, night.folder.read().parameters).put_up()
         night.snapshot()
         night.migrate()
         night.cut_over()
@@ -148,9 +148,9 @@ def test_what_the_page_says_brings_the_source_back_with_what_clients_wrote(world
     world.says_so(page)
     world.must(world.give(page["3. Afterwards"][1]), 0)
     folder = RunFolder("night", world.runbook.reports / "night", world.runbook.workspace / "night")
-    back = plan_and_measured(folder, folder.parameters()).of("27")
+    back = plan_and_measured(folder.read(), folder.read().parameters).of("27")
     assert back.real is not None
-    assert "measured in this run" in timeline.times(folder)[0][2]
+    assert "measured in this run" in timeline.times(folder.read())[0][2]
 
 
 @pytest.mark.slow
@@ -181,4 +181,4 @@ def test_every_command_of_the_page_is_one_that_the_command_line_takes(own_folder
     for command in commands:
         assert command[0] == ".venv/bin/runbook"
         assert parser().parse_args(command[1:]).run_id == "night-1"
-    assert "RUN_ID" in timeline.sheet(RunFolder.of("RUN_ID")), "also before there is a run"
+    assert "RUN_ID" in timeline.sheet(RunFolder.of("RUN_ID").read()), "also before there is a run"

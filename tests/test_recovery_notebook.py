@@ -40,7 +40,7 @@ def night(tmp_path: Path) -> RunFolder:
         "snapshot": {"directory": "kept"}, "migration": {"batch_size": 10, "workers": 1},
     }  # fmt: skip
     folder = runs.create(parameters_from(sections), "night")
-    record = RunRecord(folder, "21")
+    record = RunRecord(folder.read(), "21")
     SnapshotStep(record).verify()
     keep(folder, record)
     return folder
@@ -53,7 +53,7 @@ def keep(folder: RunFolder, record: RunRecord) -> None:
 
 def migrate(folder: RunFolder, batches: int = 1_000) -> None:
     """Step 22, the operator asking to stop after so many batches."""
-    record = RunRecord(folder, "22")
+    record = RunRecord(folder.read(), "22")
     work = MigrateStep(record)
     clock = work._batch_clock
 
@@ -83,7 +83,7 @@ def stopped(folder: RunFolder, batches: int = 3) -> None:
 
 
 def looked(folder: RunFolder) -> CheckpointRecoveryStep:
-    return CheckpointRecoveryStep(RunRecord(folder, "30"))
+    return CheckpointRecoveryStep(RunRecord(folder.read(), "30"))
 
 
 def verdicts(recovery: CheckpointRecoveryStep) -> dict[str, Verdict]:
@@ -196,8 +196,8 @@ def test_lost_strange_and_early_chunks_are_found(night: RunFolder) -> None:
 )
 def test_another_context_is_named(night: RunFolder, change: dict[str, Any], named: str) -> None:
     stopped(night)
-    other = parameters_from({**night.parameters().document(), **change})
-    recovery = CheckpointRecoveryStep(RunRecord(night, "30", other))
+    other = parameters_from({**night.read().parameters.document(), **change})
+    recovery = CheckpointRecoveryStep(RunRecord(night.read(), "30", other))
     table = recovery.context()
     assert named in table[~table["same"]]["what"].tolist()
     check = recovery.run.result.checks[-1]

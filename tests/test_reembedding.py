@@ -207,7 +207,7 @@ def test_a_catch_up_round_keeps_what_was_made_anew(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
     folder = runs.create(ordered(tmp_path, reembed="own"), "night")
     damaged(tmp_path / "source")
-    taken = RunRecord(folder, "21")
+    taken = RunRecord(folder.read(), "21")
     SnapshotStep(taken).verify()
     keep(folder, taken)
     fresh = chunks(6, DIMENSION, seed=5, prefix="fresh")
@@ -218,7 +218,7 @@ def test_a_catch_up_round_keeps_what_was_made_anew(tmp_path: Path, monkeypatch: 
     assert verdict(record) == (Verdict.PASS, "")
     assert len(record.result.facts["catch_up"]["rounds"]) == 1
     assert [(c.measured, c.reason) for c in record.result.checks if c.name == CHECK] == [(3, "reembedded")]
-    suite = ValidateStep(RunRecord(folder, "23"))
+    suite = ValidateStep(RunRecord(folder.read(), "23"))
     suite.read_target()
     assert suite.found.differing == 0, suite.differences()
     assert suite.of.quarantined == {("notes", "lost-3"): "missing_embedding"}

@@ -35,7 +35,7 @@ def fill(store: Store, name: str, chunks: int = 30) -> None:
 def a_decided_run() -> RunFolder:
     """A run that has passed 24 and decided: two collections of its own in the target, one that was there before."""
     made = runs.create(parameters_from({"name": "n", "source": {"path": "s"}, "target": {"path": "t"}}), "night")
-    with open_target(made.parameters().target) as store:
+    with open_target(made.read().parameters.target) as store:
         for name in (*OURS, THEIRS):
             fill(store, name)
     ledger = Checkpoint(made.workspace / "checkpoint.json", {})
@@ -45,7 +45,7 @@ def a_decided_run() -> RunFolder:
     for part in ("staged", "quarantine"):
         write_json(made.workspace / part / "index.json", {"files": {}})
     for step in plan.between(plan.LINE[0], plan.find("24")):
-        RunRecord(made, step.number).result.write(made.reports / "results" / f"{step.number}.json")
+        RunRecord(made.read(), step.number).result.write(made.reports / "results" / f"{step.number}.json")
         (made.reports / step.notebook).write_text("{}")
     return made
 
@@ -59,7 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 
 def in_target(folder: RunFolder) -> list[str]:
-    with open_target(folder.parameters().target) as store:
+    with open_target(folder.read().parameters.target) as store:
         return store.names()
 
 
@@ -73,7 +73,7 @@ def left(folder: RunFolder) -> list[str]:
 
 def take_back(folder: RunFolder, step: str) -> list[str]:
     said: list[str] = []
-    retry.take_back(folder, plan.find(step), said.append)
+    retry.take_back(folder.read(), plan.find(step), said.append)
     return said
 
 
@@ -88,7 +88,7 @@ def test_the_migration_is_taken_back_with_all_that_rests_on_it(folder: RunFolder
     entries = [e for e in audit.entries(folder.reports / audit.NAME) if e["action"] == "retry"]
     assert [e["outcome"] for e in entries] == ["begun", "done"]
     assert entries[-1]["facts"]["removed"] == {"docs": 30, "notes": 30}
-    with open_target(folder.parameters().target) as store:
+    with open_target(folder.read().parameters.target) as store:
         assert (store.lock_holder() or {})["run_id"] == "night", "nobody else comes in between"
         assert store.count(THEIRS) == 30
 
@@ -108,10 +108,10 @@ def test_from_the_dry_run_on(folder: RunFolder) -> None:
 
 def test_a_retry_that_was_killed_is_finished_and_nothing_goes_on_before(folder: RunFolder) -> None:
     write_json(folder.workspace / "retry.json", {"step": "22", "begun": "then"})
-    with open_target(folder.parameters().target) as store:
+    with open_target(folder.read().parameters.target) as store:
         store.drop("docs")  # where the kill fell
     with pytest.raises(UsageError, match=r"was interrupted\. Finish it: \.venv/bin/runbook resume night"):
-        Run(folder, "22").open()
+        Run(folder.read(), "22").open()
     assert cli.main(["run", "--run-id", "night", "--from", "22"]) == 2
     take_back(folder, "23")
     assert in_target(folder) == [THEIRS]
@@ -128,15 +128,15 @@ def test_a_run_at_work_is_left_alone(folder: RunFolder) -> None:
 
 def test_only_sensible_steps(folder: RunFolder) -> None:
     with pytest.raises(UsageError, match="not part of the standard sequence"):
-        retry.require_retriable(folder, plan.find("30"))
+        retry.require_retriable(folder.read(), plan.find("30"))
     for number in ("21", "24"):
-        retry.require_retriable(folder, plan.find(number))
+        retry.require_retriable(folder.read(), plan.find(number))
     (folder.reports / "results" / "23.json").unlink()
     with pytest.raises(UsageError, match="has not been run"):
-        retry.require_retriable(folder, plan.find("23"))
+        retry.require_retriable(folder.read(), plan.find("23"))
     assert cli.main(["resume", "night", "--retry", "22", "--checkpoint", "night-22"]) == 2
     CutoverState().enter(folder.workspace, "applying")
     for number in ("22", "24"):
         with pytest.raises(UsageError, match=r"Roll back first: \.venv/bin/runbook rollback night"):
-            retry.require_retriable(folder, plan.find(number))
+            retry.require_retriable(folder.read(), plan.find(number))
     assert in_target(folder) == sorted((*OURS, THEIRS))

@@ -339,7 +339,7 @@ def test_a_change_that_the_client_took_back_is_taken_back_at_the_source_too(nigh
     from helpers.steps.rollback import RollbackStep
 
     RollbackState.begin(night.folder.workspace, "night", Orders(replay=True))
-    rollback = RollbackStep(RunRecord(night.folder, "27"))
+    rollback = RollbackStep(RunRecord(night.folder.read(), "27"))
     rollback.stop()
     rollback.prove_source()
     rollback.client_writes()

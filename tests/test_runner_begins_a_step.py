@@ -44,7 +44,7 @@ def begun(variables: dict[str, Any], step: str) -> Run:
 def test_the_sections_become_the_parameters_of_a_new_run(variables: dict[str, Any]) -> None:
     run = begun({**variables, "run_id": "one", "migration": {"workers": 2}}, "10")
     assert (run.id, run.step, run.parameters.migration.workers) == ("one", "10", 2)
-    assert run.home.parameters() == run.parameters
+    assert run.home.read().parameters == run.parameters
     run.close()
 
 
@@ -137,7 +137,7 @@ def test_a_step_at_work_keeps_others_out_until_it_has_finished(variables: dict[s
     run.check("looked", Verdict.PASS)
     run.finish()
     RunLock(run.home, "runner").acquire(wait=0).release()
-    result = run.home.result("10")
+    result = run.home.read().result("10")
     assert result is not None
     assert (result.verdict, result.error) == (Verdict.PASS, None)
 
@@ -158,7 +158,7 @@ def test_a_failed_check_is_written_down_and_raised(
     run.check("counts", Verdict.FAIL, measured=9, threshold=10)
     with pytest.raises(WorldError if kind is Terminal else kind, match="counts"):
         run.finish()
-    result = run.home.result(step)
+    result = run.home.read().result(step)
     assert result is not None
     assert result.verdict is Verdict.FAIL
     assert result.error is not None
@@ -177,7 +177,7 @@ def test_the_index_works_before_there_is_any_run(variables: dict[str, Any], tmp_
     assert isinstance(newest, IndexStep)
     assert list(newest.runs().index) == ["one"]
     assert "Step 10" in newest.next_action()
-    assert runs.find("one").result("00") is None
+    assert runs.find("one").read().result("00") is None
 
 
 def test_the_audit_log_says_when_a_step_began_and_how_it_ended(variables: dict[str, Any]) -> None:
@@ -233,7 +233,7 @@ def test_what_a_notebook_leaves_out_stays_as_the_run_has_it(variables: dict[str,
         assert (run.id, run.parameters.migration.workers, run.parameters.migration.batch_size) == ("one", 1, 50)
         assert (run.parameters.validation.probes, run.parameters.source.timeout_seconds) == (5, 7)
         run.close()
-    assert [sorted(change["from"]) for change in run.home.facts()["changes"]] == [["migration.workers"]]
+    assert [sorted(change["from"]) for change in run.home.read().facts["changes"]] == [["migration.workers"]]
     with pytest.raises(UsageError, match="begun with another id_policy"):
         begin({"run_id": "one", "migration": {"id_policy": "prefix"}}, step="12")
 
@@ -250,5 +250,5 @@ def test_the_table_of_checks_says_by_which_limit_and_parameter_each_was_judged(v
         "expected.total",
     )
     step.finish()
-    result = step.run.home.result("10")
+    result = step.run.home.read().result("10")
     assert {c.parameter for c in result.checks} >= {"expected.collections", "expected.total"}

@@ -41,7 +41,7 @@ def execute(
 def test_a_notebook_that_finishes_passes(folder: RunFolder) -> None:
     result = execute(folder, CHECK, FINISH)
     assert (result.verdict, result.error) == (Verdict.PASS, None)
-    assert folder.result("21") == result
+    assert folder.read().result("21") == result
     assert is_whole(folder.reports / STEP.notebook)
 
 
@@ -65,7 +65,7 @@ def test_a_notebook_that_does_not_finish_fails(folder: RunFolder, cells: tuple[s
     assert result.verdict is Verdict.FAIL
     assert result.error is not None
     assert result.error["code"] == code
-    assert folder.result("21") == result, "what was found is written down"
+    assert folder.read().result("21") == result, "what was found is written down"
     assert isinstance(error_of(result), WorldError)
 
 

@@ -56,7 +56,7 @@ def test_a_run_is_created_once() -> None:
     with pytest.raises(UsageError, match="runbook resume one"):
         runs.create(parameters(), "one")
     assert [f.id for f in runs.every_run()] == ["one"]
-    assert folder.parameters() == parameters()
+    assert folder.read().parameters == parameters()
     assert sorted(p.name for p in folder.reports.parent.iterdir()) == ["one"], "no temporary folder is left"
 
 
@@ -72,11 +72,11 @@ def test_secrets_stay_references(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_context_never_changes_the_rest_is_recorded() -> None:
     folder = runs.create(parameters(), "one")
     assert runs.change_parameters(folder, parameters(migration={"batch_size": 7})) == ["migration.batch_size"]
-    assert folder.parameters().migration.batch_size == 7
-    assert folder.facts()["changes"][0]["from"] == {"migration.batch_size": 500}
+    assert folder.read().parameters.migration.batch_size == 7
+    assert folder.read().facts["changes"][0]["from"] == {"migration.batch_size": 500}
     with pytest.raises(UsageError, match=r"another .*target"):
         runs.change_parameters(folder, parameters(target={"path": "elsewhere"}))
-    assert folder.parameters().target.path == "t"
+    assert folder.read().parameters.target.path == "t"
 
 
 def test_relative_paths_are_those_of_the_folder_in_which_the_run_began(
@@ -121,7 +121,7 @@ def _with_package() -> dict[str, str]:
 def test_a_later_step_s_result_does_not_outlive_the_step_it_rests_on() -> None:
     folder = runs.create(parameters(), "one")
     for number in ("13", "21", "22", "23", "24"):
-        RunRecord(folder, number).result.write(folder.reports / "results" / f"{number}.json")
+        RunRecord(folder.read(), number).result.write(folder.reports / "results" / f"{number}.json")
     runs.supersede(folder, plan.outdated_by(plan.find("22")))
     left = sorted(p.stem for p in (folder.reports / "results").iterdir())
     assert left == ["13", "21"]
@@ -130,7 +130,7 @@ def test_a_later_step_s_result_does_not_outlive_the_step_it_rests_on() -> None:
 
 def test_a_record_keeps_what_a_step_found(tmp_path: Path) -> None:
     folder = runs.create(parameters(), "one")
-    run = RunRecord(folder, "10")
+    run = RunRecord(folder.read(), "10")
     many = [{"collection": "c", "id": str(i)} for i in range(50)]
     check = run.check("duplicates", Verdict.FAIL, measured=50, reason=ReasonCode.DUPLICATES, ids=many)
     assert (len(check.ids), check.offenders) == (20, 50)
@@ -166,14 +166,14 @@ def test_progress_in_words() -> None:
 
 def test_a_resumed_bar_begins_where_the_run_stopped() -> None:
     folder = RunFolder.of(runs.create(parameters(), "one").id)
-    with RunRecord(folder, "22").progress("writing", 10) as bar:
+    with RunRecord(folder.read(), "22").progress("writing", 10) as bar:
         bar.already(6)
     assert '"done": 6' in (folder.workspace / "progress.json").read_text(encoding="utf-8")
 
 
 def test_a_run_that_was_asked_to_stop_stops_at_the_next_batch() -> None:
     folder = RunFolder.of(runs.create(parameters(), "one").id)
-    with RunRecord(folder, "22").progress("writing", 10) as bar:
+    with RunRecord(folder.read(), "22").progress("writing", 10) as bar:
         bar.advance(5)
         folder.stop_file.touch()
         with pytest.raises(Exception, match="runbook resume one"):

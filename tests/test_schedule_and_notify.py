@@ -50,7 +50,7 @@ def a_run(estimate: dict[str, float] | None = None, *, rehearsal: bool = False, 
 
 
 def desk(folder: RunFolder, now: dt.datetime = DAY_BEFORE, *, dry_run: bool = False) -> ScheduleAndNotifyStep:
-    return ScheduleAndNotifyStep(RunRecord(folder, "14", dry_run=dry_run), now)
+    return ScheduleAndNotifyStep(RunRecord(folder.read(), "14", dry_run=dry_run), now)
 
 
 def check(found: ScheduleAndNotifyStep, name: str) -> Check:
@@ -84,7 +84,7 @@ def test_what_the_parameters_let_the_night_wait_for_counts_too() -> None:
         "source": {"url": "http://old:8000"}, "fence": {"kind": "command", "command": {"lock": ["a"], "unlock": ["b"]}},
         "cutover": {"restart": [["x"], ["y"]], "health": ["http://app/health"], "monitor_minutes": 5},
     }  # fmt: skip
-    estimate = Estimate.of(a_run(**sections).parameters(), [{"part": "21 snapshot", "seconds": 1, "basis": ""}])
+    estimate = Estimate.of(a_run(**sections).read().parameters, [{"part": "21 snapshot", "seconds": 1, "basis": ""}])
     assert [(p.name, p.seconds) for p in estimate.parts] == [
         ("20 fence", 60.0), ("21 snapshot", 1.0), ("25 restart and health", 180.0), ("25 watch", 300.0),
     ]  # fmt: skip
@@ -136,20 +136,20 @@ def test_the_announcement_is_the_runbooks_template_filled_in() -> None:
 
 def test_the_invitation_is_read_by_a_calendar_and_has_the_same_bytes_each_time() -> None:
     folder = a_run(contacts={"war_room": "https://call"})
-    parameters, hours = folder.parameters(), Hours.of(folder.parameters())
+    parameters, hours = folder.read().parameters, Hours.of(folder.read().parameters)
     assert hours is not None
-    data = invitation(folder, parameters, hours)
-    assert data == invitation(folder, parameters, hours)
+    data = invitation(folder.read(), parameters, hours)
+    assert data == invitation(folder.read(), parameters, hours)
     [entry] = icalendar.Calendar.from_ical(data).walk("VEVENT")
     assert (entry.decoded("dtstart"), entry.decoded("dtend")) == (hours.start, hours.end)
     assert str(entry["uid"]) == "night@chroma-migration-runbook"
-    assert entry.decoded("dtstamp") == dt.datetime.fromisoformat(folder.facts()["created"]).replace(microsecond=0)
+    assert entry.decoded("dtstamp") == dt.datetime.fromisoformat(folder.read().facts["created"]).replace(microsecond=0)
     assert (entry.decoded("sequence"), str(entry["location"])) == (0, "https://call")
     moved = parameters_from({**parameters.document(), "window": {**WINDOW, "start": "2025-12-02T02:00:00Z"}})
     runs.change_parameters(folder, moved)
     later = Hours.of(moved)
     assert later is not None
-    [again] = icalendar.Calendar.from_ical(invitation(folder, moved, later)).walk("VEVENT")
+    [again] = icalendar.Calendar.from_ical(invitation(folder.read(), moved, later)).walk("VEVENT")
     assert (str(again["uid"]), again.decoded("sequence")) == (str(entry["uid"]), 1), "the same meeting, moved"
 
 
@@ -224,7 +224,7 @@ def test_a_placeholder_is_sent_to_nobody_and_the_resume_that_names_it_sends(monk
     notify = {"urls": ["env:GOOD"], "affected": ["The search", "<what else>"], "impact": "<what users notice>"}
     folder = a_run(contacts=contacts, notify=notify)
     keys = ["contacts.channel", "contacts.on_call", "notify.affected[1]", "notify.impact"]
-    assert folder.parameters().placeholders() == keys
+    assert folder.read().parameters.placeholders() == keys
     with Listener() as good:
         monkeypatch.setenv("GOOD", good.url)
         found = desk(folder)
@@ -233,11 +233,11 @@ def test_a_placeholder_is_sent_to_nobody_and_the_resume_that_names_it_sends(monk
         assert (refused.verdict, refused.reason) == (Verdict.FAIL, "nobody_named")
         assert all(key in refused.detail for key in keys)
         assert good.got == []
-        for text in (found.announcement(), *render(folder, Event.STOPPED, why="x", critical=True)):
+        for text in (found.announcement(), *render(folder.read(), Event.STOPPED, why="x", critical=True)):
             assert "<" not in text.replace("<cy@example.org>", "")
         assert "Cy <cy@example.org>" in found.announcement()
         named = ["contacts.channel=#night", "contacts.on_call=Bo", "notify.affected=[The search]", "notify.impact=Slow"]
-        runs.change_parameters(folder, folder.parameters().for_resume(named))
+        runs.change_parameters(folder, folder.read().parameters.for_resume(named))
         assert list(desk(folder).send()["result"]) == ["delivered"]
         assert len(good.got) == 1
 
@@ -251,11 +251,11 @@ def test_a_new_dry_run_outdates_the_schedule_and_the_approvals_given_over_it() -
 def test_a_file_that_says_something_else_now_leaves_the_old_one_as_history(tmp_path: Path) -> None:
     folder = a_run(contacts={"war_room": "https://call"})
     desk(folder).invitation()
-    evidence.at_rest(folder)
+    evidence.at_rest(folder.read())
     desk(folder).invitation()
     assert not (folder.reports / "earlier").exists()
-    document = folder.parameters().document()
+    document = folder.read().parameters.document()
     runs.change_parameters(folder, parameters_from({**document, "window": {**WINDOW, "minutes": 90}}))
     desk(folder).invitation()
     assert len(list((folder.reports / "earlier").glob("*/invitation.ics"))) == 1
-    evidence.at_rest(folder)
+    evidence.at_rest(folder.read())

@@ -107,14 +107,14 @@ def test_a_command_that_prints_its_settings_leaves_no_secret(tmp_path: Path, mon
         cutover={**written(tmp_path), "restart": [cat]},
     )
     monkeypatch.chdir(tmp_path)
-    restart(home.parameters().cutover, home)
+    restart(home.read().parameters.cutover, home)
     log = home.log_path.read_text()
     assert [value for value in SECRET if value in log] == []
     assert "lines before these are not kept" in log
     assert "MODE=production" in log
-    evidence.keep_sealed(home)
+    evidence.keep_sealed(home.read())
     (home.reports / "24_review.html").write_text("<p>hunter22</p>")
-    report = secret_scan.search(home.reports, [], home.parameters().secrets_of_files())
+    report = secret_scan.search(home.reports, [], home.read().parameters.secrets_of_files())
     assert {(name, where.split()[-1]) for name, where, _ in report.found} == {("24_review.html", "DSN")}
 
 
@@ -150,13 +150,13 @@ def test_a_secret_that_is_unset_at_a_steps_seal_stops_it(tmp_path: Path, monkeyp
     home = small_run("night", Signers(tmp_path / "keys"), source=headers)
     monkeypatch.delenv("CHROMA_TOKEN")
     with pytest.raises(UsageError, match="env:CHROMA_TOKEN has no value here"):
-        evidence.keep_sealed(home)
+        evidence.keep_sealed(home.read())
     assert not (home.reports / "seals").exists()
     monkeypatch.setenv("CHROMA_TOKEN", "s3cret-of-the-source")
-    evidence.keep_sealed(home)
+    evidence.keep_sealed(home.read())
     monkeypatch.delenv("CHROMA_TOKEN")
     home.log("a signature")
-    evidence.at_rest(home)
+    evidence.at_rest(home.read())
     assert evidence.seals(home.reports)[-1].predicate["secrets"]["unknown"] == {"env:CHROMA_TOKEN": "has no value here"}
 
 

@@ -40,7 +40,7 @@ def night(tmp_path: Path) -> RunFolder:
 def taken(run_id: str, *, dry_run: bool = False) -> RunFolder:
     places = {"source": {"path": "source"}, "target": {"path": "target"}, "snapshot": {"directory": "kept"}}
     folder = runs.create(parameters_from({"name": "night", **places, "schema": "identity"}), run_id, dry_run=dry_run)
-    record = RunRecord(folder, "21")
+    record = RunRecord(folder.read(), "21")
     SnapshotStep(record).verify()
     record.result.finished = utc_now()
     record.result.write(folder.reports / "results" / "21.json")
@@ -143,10 +143,10 @@ def test_a_run_declared_abandoned_holds_nothing(night: RunFolder, capsys: Said) 
     run("prune", "--abandoned", "night")
     assert "would go  night-21" in capsys.readouterr().out
     assert folder.is_dir()
-    assert "abandoned" not in night.facts()
+    assert "abandoned" not in night.read().facts
     run("prune", "--abandoned", "night", "--yes")
     assert not folder.exists()
-    assert night.facts()["abandoned"]
+    assert night.read().facts["abandoned"]
     assert audit.entries(night.reports / audit.NAME)[-1]["action"] == "abandoned"
 
 

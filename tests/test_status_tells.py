@@ -43,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 
 def step(folder: RunFolder, number: str, seconds: float = 1, error: str = "", at: dt.datetime = START) -> None:
-    result = RunRecord(folder, number).result
+    result = RunRecord(folder.read(), number).result
     result.started = at.isoformat()
     result.finished = (at + dt.timedelta(seconds=seconds)).isoformat()
     if number == "13":
@@ -63,7 +63,7 @@ def told(folder: RunFolder, minutes: float) -> dict[str, str]:
     """The screen so many minutes after the window's start, by head."""
     found: dict[str, str] = {}
     head = ""
-    for line in report(folder, START + dt.timedelta(minutes=minutes)):
+    for line in report(folder.read(), START + dt.timedelta(minutes=minutes)):
         if line[:10].rstrip().endswith(":") and not line.startswith("Run"):
             head = line[:10].strip(" :")
             found[head] = line[10:]
@@ -77,7 +77,7 @@ def test_before_the_night_the_dry_run_says_how_long_it_takes(folder: RunFolder) 
     said = told(folder, -60)
     assert "opens in 30 min" in said["Window"]
     assert "about 8 min 00 s for steps 21, 22, 23 (estimated)" in said["To do"]
-    refused = refusal(folder, plan.find("20"), START - dt.timedelta(minutes=60))
+    refused = refusal(folder.read(), plan.find("20"), START - dt.timedelta(minutes=60))
     assert said["Due"] == str(refused), "as `resume` would say"
     assert "step 20 (Fence off writes) does not start now" in said["Due"]
     assert "Step 20 (Fence off writes) is next" in told(folder, 1)["Due"]
@@ -119,7 +119,7 @@ def test_what_was_measured_in_the_night_counts_more_than_the_estimate(folder: Ru
     assert "1 h 40 min left" in said["Window"]
     assert "about 2 min 00 s for steps 23" in said["To do"]
     assert "8 min 20 s (estimated from steps 21 and 22)" in said["Rollback"]
-    assert last_safe_moment(folder) == START + dt.timedelta(minutes=120, seconds=-500)
+    assert last_safe_moment(folder.read()) == START + dt.timedelta(minutes=120, seconds=-500)
     assert "2025-12-01 03:51:40 UTC, in 1 h 31 min" in said["Rollback"]
 
 

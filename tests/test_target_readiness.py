@@ -15,7 +15,7 @@ from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Check, Verdict
 from helpers.run import folders as runs
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunState
 from helpers.run.record import RunRecord
 from helpers.steps.target_readiness import TargetReadinessStep
 from helpers.stores import open_target
@@ -26,7 +26,7 @@ from tests.storage import chunks, embedded, fill
 pytestmark = pytest.mark.usefixtures("own_folders")
 
 
-def a_run(target: dict[str, Any], run_id: str = "night", **sections: Any) -> RunFolder:
+def a_run(target: dict[str, Any], run_id: str = "night", **sections: Any) -> RunState:
     given = {"name": "books", "source": {"path": "source"}, "target": target, **sections}
     return runs.create(parameters_from(given), run_id)
 
@@ -70,7 +70,7 @@ def test_a_server_tells_what_it_holds_takes_and_how_fast_and_a_person_its_disk(
 
     said = {"target_disk": {"free_gb": 40, "attested_by": "A. Person"}}
     folder = a_run({"url": server.url}, "two", expected=said)
-    attested = TargetReadinessStep(RunRecord(folder, "12"))
+    attested = TargetReadinessStep(RunRecord(folder.read(), "12"))
     attested.disk()
     assert check(attested, "free disk of the target's server").verdict is Verdict.PASS
     assert check(attested, "free disk of the target's server").detail == "attested by A. Person"
@@ -89,8 +89,8 @@ def test_where_the_named_target_is_not_there_others_are_told_and_none_is_taken(
     wrong = {"url": f"http://127.0.0.9:{port}", "timeout_seconds": 2}
     folder = a_run(wrong)
     with pytest.raises(RunbookError) as before:
-        preflight(folder.parameters())
-    found = TargetReadinessStep(RunRecord(folder, "12"))
+        preflight(folder.read().parameters)
+    found = TargetReadinessStep(RunRecord(folder.read(), "12"))
     with pytest.raises(RunbookError) as caught:
         found.reach()
     for error in (before.value, caught.value):
@@ -102,7 +102,7 @@ def test_where_the_named_target_is_not_there_others_are_told_and_none_is_taken(
         ("localhost", True), ("host.docker.internal", False), ("chromadb-service", False),
     ]  # fmt: skip
     assert check(found, "connection to the target").verdict is Verdict.FAIL
-    assert folder.parameters().target.url == wrong["url"], "it was told, not taken"
+    assert folder.read().parameters.target.url == wrong["url"], "it was told, not taken"
 
 
 def test_the_name_that_was_given_is_not_tried_again_and_nothing_there_is_said_too() -> None:

@@ -52,7 +52,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.module)
 def test_every_cell_runs_and_finds_nothing_wrong_with_a_sound_run(night: RunFolder, step: plan.Step) -> None:
     executed(step, night.id)
-    result = night.result(step.number)
+    result = night.read().result(step.number)
     assert result is not None
     assert (result.verdict, result.error) == (Verdict.PASS, None)
 
@@ -62,13 +62,13 @@ def test_a_notebook_finds_resolves_and_passes(night: RunFolder) -> None:
     with embedded(Path("target")) as store:
         store.delete("alpha", ["a3"])
     executed(plan.find("48"), night.id)
-    looked = night.result("48")
+    looked = night.read().result("48")
     assert looked is not None
     assert [(c.name, c.verdict, c.reason) for c in looked.checks] == [
         ("probe before", Verdict.WARNING, "count_mismatch"), ("probe after", Verdict.WARNING, "count_mismatch"),
     ]  # fmt: skip
     executed(plan.find("48"), night.id, dry_run=False)
-    done = night.result("48")
+    done = night.read().result("48")
     assert done is not None
     verdicts = {c.name: c.verdict for c in done.checks}
     assert verdicts["probe before"] is Verdict.WARNING
@@ -82,7 +82,7 @@ def test_the_tree_names_the_notebooks_of_a_failed_run(night: RunFolder) -> None:
     try:
         table = executed(plan.find("40"), night.id)["symptoms"]
         assert table[["reason", "notebook"]].to_numpy().tolist() == [["chunk_missing", "48_count_mismatch.ipynb"]]
-        result = night.result("40")
+        result = night.read().result("40")
         assert result is not None
         assert {f["name"] for f in result.figures} == {"go_no_go", "troubles"}
         assert "48" in next(f for f in result.figures if f["name"] == "troubles")["alt"]

@@ -95,7 +95,7 @@ def test_a_batch_too_heavy_for_the_memory_dies_and_a_lighter_one_passes(
     died = runbook("run", "--run-id", "night", "--from", "22", "--until", "22", through=limited)
     assert died.returncode == 1, died.stdout + died.stderr
     folder = RunFolder.of("night")
-    failed = folder.result("22")
+    failed = folder.read().result("22")
     assert failed is not None
     assert failed.error is not None
     assert failed.error["code"] in ("out_of_memory", "kernel_died"), failed.error
@@ -109,14 +109,14 @@ def test_a_batch_too_heavy_for_the_memory_dies_and_a_lighter_one_passes(
         env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=900,
     )  # fmt: skip
     assert mended.returncode == 0, mended.stderr[-3000:]
-    found = folder.result("43")
+    found = folder.read().result("43")
     assert found is not None
     verdicts = {check.name: check.verdict for check in found.checks}
     assert verdicts == {"probe before": Verdict.WARNING, "probe after": Verdict.PASS}
     told = json.dumps(found.facts["resume"])
     assert "--set migration.batch_size=" in told
     print(f"limit {megabytes} MB; before: {found.checks[0].detail}; {told}")
-    after = folder.result("22")
+    after = folder.read().result("22")
     assert after is not None
     assert after.error is None
     with client_of(target.url) as client:

@@ -135,9 +135,9 @@ def test_a_slow_server_gets_a_longer_time_out(chroma_server: Servers) -> None:
         assert probe(desk)[1] == 1
         look = at(folder, "45", dry_run=True)
         assert look.resolve(target_timeout=10)["then"].tolist() == ["10.0", "60 s at most"]
-        assert folder.parameters().target.timeout_seconds == 0.2
+        assert folder.read().parameters.target.timeout_seconds == 0.2
         desk.resolve(target_timeout=10, wait_seconds=0)
-        assert folder.parameters().target.timeout_seconds == 10
+        assert folder.read().parameters.target.timeout_seconds == 10
         assert probe(desk)[:2] == (Verdict.PASS, 0)
         undo = desk.undo()
         assert (undo[:30], undo[-32:]) == (".venv/bin/runbook resume night", "--set target.timeout_seconds=0.2")
@@ -183,7 +183,7 @@ def test_a_run_at_work_is_looked_at_and_not_touched() -> None:
     folder = migrated(begun())
     with RunLock(folder, "runner").acquire():
         folder.stop_file.touch()
-        run = Run(folder, "48", dry_run=True)
+        run = Run(folder.read(), "48", dry_run=True)
         run.open()
         assert run.watches_only
         assert folder.stop_file.exists()

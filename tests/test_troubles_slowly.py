@@ -50,21 +50,21 @@ def test_the_advised_command_finds_another_model_and_replaces_it(chroma_server: 
     other.embeddings[:] = np.random.default_rng(7).standard_normal(other.embeddings.shape)
     from helpers.stores import open_target
 
-    with open_target(folder.parameters().target) as store:
+    with open_target(folder.read().parameters.target) as store:
         store.delete("alpha", other.ids)
         store.add("alpha", other)
     looked = advised("search_not_equivalent", folder)
     assert looked.returncode == 0, looked.stderr[-2000:]
-    found = folder.result("44")
+    found = folder.read().result("44")
     assert found is not None
     assert found.verdict is Verdict.WARNING
     assert "another model" in found.checks[0].detail
     done = advised("search_not_equivalent", folder, "-p", "dry_run", "False")
     assert done.returncode == 0, done.stderr[-2000:]
-    found = folder.result("44")
+    found = folder.read().result("44")
     assert found is not None
     assert {c.name: c.verdict for c in found.checks}["probe after"] is Verdict.PASS
-    with open_target(folder.parameters().target) as store:
+    with open_target(folder.read().parameters.target) as store:
         assert_same(contents(store, "alpha"), in_order(chunks(120, 8, prefix="a")))
 
 

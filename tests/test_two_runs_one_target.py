@@ -88,15 +88,15 @@ def test_of_two_runs_at_once_one_fences_and_the_other_touches_nothing(
 
 def test_a_claim_is_kept_over_a_retry_and_given_back_where_nothing_was_written(tmp_path: Path) -> None:
     first, second = (a_run(name, {"path": "target"}, {"path": "source"}) for name in ("one", "two"))
-    assert not give_back_target(first)
+    assert not give_back_target(first.read())
     assert not (tmp_path / "target").exists(), "no folder is made to give back what was never taken"
-    claim_target(first)
-    claim_target(first)
+    claim_target(first.read())
+    claim_target(first.read())
     with pytest.raises(Terminal, match="run one from host"):
-        claim_target(second)
-    assert not give_back_target(second)
-    assert give_back_target(first)
-    claim_target(second)
+        claim_target(second.read())
+    assert not give_back_target(second.read())
+    assert give_back_target(first.read())
+    claim_target(second.read())
 
 
 def test_a_fence_that_cannot_be_put_up_gives_the_target_back() -> None:
@@ -109,7 +109,7 @@ def test_a_fence_that_cannot_be_put_up_gives_the_target_back() -> None:
     with pytest.raises(Exception, match="lock command"):
         FenceWritesStep(run).put_up()
     run.close()
-    with open_target(folder.parameters().target) as store:
+    with open_target(folder.read().parameters.target) as store:
         assert store.lock_holder() is None
 
 
@@ -124,25 +124,27 @@ def test_collections_that_another_run_writes_are_never_called_free_to_remove(
         store.create(CollectionInfo("notes", 0, None, "l2", "l2"))
         store.add("notes", notes)
     first, second = (a_run(name, target, {"path": "source"}) for name in ("one", "two"))
-    claim_target(first)
+    claim_target(first.read())
     ledger = Checkpoint.open(first.workspace / "checkpoint.json", {})
     ledger.own("notes")
-    with open_target(first.parameters().target) as store:
+    with open_target(first.read().parameters.target) as store:
         store.create(CollectionInfo("notes", 0, None, "l2", "l2"))
 
     with pytest.raises(Terminal) as caught:
-        preflight(second.parameters(), (), second.id)
+        preflight(second.read().parameters, (), second.id)
     assert caught.value.code == "lock_held"
     assert re.search(rf"run one on host {socket.gethostname()} has been writing there since 20\d\d-", str(caught.value))
     assert "Remove nothing" in str(caught.value)
-    preflight(first.parameters(), ledger.owned(), first.id)
+    preflight(first.read().parameters, ledger.owned(), first.id)
 
-    with open_target(first.parameters().target) as store:  # it has imported everything, and waits for its signatures
+    with open_target(
+        first.read().parameters.target
+    ) as store:  # it has imported everything, and waits for its signatures
         store.release_lock(first.id)
     with pytest.raises(Terminal) as caught:
-        preflight(second.parameters(), (), second.id)
+        preflight(second.read().parameters, (), second.id)
     assert caught.value.code == "target_not_empty"
-    assert f"run one, begun {first.facts()['created']}, made them" in str(caught.value)
+    assert f"run one, begun {first.read().facts['created']}, made them" in str(caught.value)
     assert "Remove nothing" in str(caught.value)
 
     elsewhere = tmp_path / "elsewhere"
@@ -156,5 +158,5 @@ def test_collections_that_another_run_writes_are_never_called_free_to_remove(
 
     (first.workspace / "checkpoint.json").unlink()  # nothing tells any more whose they are
     with pytest.raises(Terminal, match=r"none reported in .* made them") as caught:
-        preflight(second.parameters(), (), second.id)
+        preflight(second.read().parameters, (), second.id)
     assert "only if you know whose it was" in str(caught.value)

@@ -35,7 +35,7 @@ def test_a_step_in_which_nothing_happened_never_passes(run: RunRecord, found: li
     for number, verdict in enumerate(found):
         run.check(f"check {number}", verdict, detail="no client is named")
     run.finish()
-    result = run.home.result("50")
+    result = run.home.read().result("50")
     assert result is not None
     assert (result.verdict, worst(found)) == (expected, expected)
     assert passed(result), "the run goes on"

@@ -26,7 +26,7 @@ def begun(name: str = "night", **sections: Any) -> RunFolder:
         "snapshot": {"directory": "kept"}, "migration": {"batch_size": 10, "workers": 1}, **sections,
     }  # fmt: skip
     folder = runs.create(parameters_from(given), name)
-    record = RunRecord(folder, "21")
+    record = RunRecord(folder.read(), "21")
     SnapshotStep(record).verify()
     keep(folder, record)
     return folder
@@ -34,7 +34,7 @@ def begun(name: str = "night", **sections: Any) -> RunFolder:
 
 def migrated(folder: RunFolder) -> RunFolder:
     """Steps 22 as its notebook does it, its result kept, also of a failure."""
-    record = RunRecord(folder, "22")
+    record = RunRecord(folder.read(), "22")
     work = MigrateStep(record)
     try:
         work.validate()
@@ -57,7 +57,7 @@ def keep(folder: RunFolder, record: RunRecord) -> None:
 
 def at(folder: RunFolder, step: str, *, dry_run: bool = False) -> Any:
     """The desk of a step, as its notebook has it."""
-    return step_class(plan.find(step))(RunRecord(folder, step, dry_run=dry_run))
+    return step_class(plan.find(step))(RunRecord(folder.read(), step, dry_run=dry_run))
 
 
 def probe(desk: Troubleshooter) -> tuple[Verdict, int, pd.DataFrame]:
@@ -72,4 +72,4 @@ def check_of(desk: Troubleshooter, name: str) -> Check:
 
 
 def target_of(folder: RunFolder) -> Path:
-    return Path(str(folder.parameters().target.path))
+    return Path(str(folder.read().parameters.target.path))

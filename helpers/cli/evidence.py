@@ -19,15 +19,14 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.evidence import signing, signoffs, statement, timestamps
-from helpers.evidence.seals import BESIDE, CHANGING, RUNNER, after, announced, seals
+from helpers.evidence.seals import BESIDE, CHANGING, RUNNER, after, announced, chain
 from helpers.evidence.statement import FIRST, SEALS, Seal, changed, digest_of, files, read_seal
 from helpers.formatting import size
-from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, passed
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 
 # -- archive -----------------------------------------------------------------------------------------------------------
@@ -315,30 +314,27 @@ def _shown(notebook: Path) -> str:
 
 def _signatures(folder: Path, found: Verified, signers: Path | None) -> Iterator[str]:
     """Every statement; and that no step ran which needed approvals that are not there."""
-    run = RunFolder(folder.name, folder, folder)
+    run = RunState(folder.name, folder, folder)
     try:
-        refused = signoffs.refused_statements(folder, signers)
+        refused = signoffs.refused_statements(run, signers)
         yield from (f"{name}: {why}" for name, why in refused.items())
-        parameters: Parameters = run.parameters()
         for gate, step in _SIGNED_BEFORE.items():
-            yield from _gate(folder, parameters, gate, run.result(step) is not None, found, signers)
+            yield from _gate(run, gate, run.result(step) is not None, found, signers)
     except (RunbookError, OSError, ValueError, KeyError, TypeError) as error:
         yield f"signoffs/: the approvals cannot be judged: {error}"
 
 
-def _gate(
-    folder: Path, parameters: Parameters, gate: str, needed: bool, found: Verified, signers: Path | None
-) -> Iterator[str]:
-    state = signoffs.gate_state(folder, parameters, gate, signers)
+def _gate(run: RunState, gate: str, needed: bool, found: Verified, signers: Path | None) -> Iterator[str]:
+    state = signoffs.gate_state(run, gate, signers)
     found.notes += [f"signoffs/: {gate}: {role} signed with {who}" for role, who in state.keys.items()]
     for role in state.missing:
         stale = f"given before {', '.join(state.stale[role])} changed" if state.stale.get(role) else ""
         why = state.refused.get(role) or stale or "nobody has signed"
-        path = signoffs.newest(folder, gate, role)
+        path = signoffs.newest(run.reports, gate, role)
         name = f"signoffs/{path.name}" if path else f"signoffs/{gate}-{role}"
         if needed or path is not None or role in state.refused:
             yield f"{name}: {role}: {why}"
-        elif after(seals(folder), signoffs.GATES[gate]) is not None:
+        elif after(chain(run), signoffs.GATES[gate]) is not None:
             found.notes.append(f"{name}: {role} has not signed yet")
     if needed:
         yield from (f"signoffs/: step {_SIGNED_BEFORE[gate]} ran although {line}" for line in state.blocked)
@@ -452,8 +448,8 @@ def _sign(chosen: argparse.Namespace) -> int:
         )
     words = (chosen.role, chosen.name, chosen.decision, chosen.gate, chosen.reason, chosen.accept)
     if chosen.key is not None:
-        return _recorded(folder, signoffs.sign(folder.reports, *words, key=chosen.key.expanduser()))
-    data = signoffs.statement(folder.reports, *words)
+        return _recorded(folder, signoffs.sign(folder, *words, key=chosen.key.expanduser()))
+    data = signoffs.statement(folder, *words)
     if chosen.export.exists():
         raise UsageError(ReasonCode.FILE_EXISTS, "something is there already", where=one_line(str(chosen.export)))
     chosen.export.write_bytes(data)
@@ -489,7 +485,7 @@ def _sign_group(chosen: argparse.Namespace) -> int:
     return max(codes)
 
 
-def _import(folder: RunFolder, signature: Path) -> int:
+def _import(folder: RunState, signature: Path) -> int:
     statement = signature.with_suffix("")
     try:
         data, signed = statement.read_bytes(), signature.read_bytes()
@@ -498,10 +494,10 @@ def _import(folder: RunFolder, signature: Path) -> int:
             ReasonCode.NO_SIGNATURE, f"cannot be read ({error.strerror})", where=one_line(str(error.filename)),
             next_step="Give FILE.sig; FILE, as --export wrote it, must be beside it.",
         ) from error  # fmt: skip
-    return _recorded(folder, signoffs.record(folder.reports, data, signed))
+    return _recorded(folder, signoffs.record(folder, data, signed))
 
 
-def _recorded(folder: RunFolder, path: Path) -> int:
+def _recorded(folder: RunState, path: Path) -> int:
     """Log and seal what was signed, and show it on the pages."""
     from helpers.report.pages import leave
     from helpers.status.overview import next_action

@@ -82,7 +82,7 @@ def drill(folder: RunFolder, terminal: Console) -> list[str]:
 @contextmanager
 def _as_it_stands(folder: RunFolder) -> Iterator[None]:
     """Put target, application and the workspace's own files back to what they are now, if what is done meanwhile succeeds."""
-    kept, target = folder.workspace / "drill-rollback", Path(folder.parameters().target.path or "")
+    kept, target = folder.workspace / "drill-rollback", Path(folder.read().parameters.target.path or "")
     shutil.rmtree(kept, ignore_errors=True)  # of a drill that was killed
     kept.mkdir()
     places = [target, folder.workspace / "application", *sorted(folder.workspace.glob("*.json"))]
@@ -96,7 +96,7 @@ def _as_it_stands(folder: RunFolder) -> Iterator[None]:
         _copy(kept / str(number), place)
     shutil.rmtree(kept)
     restart(
-        folder.parameters().cutover, folder, Step.ROLLBACK
+        folder.read().parameters.cutover, folder, Step.ROLLBACK
     )  # the application reads its configuration when it starts
     audit.append(folder.reports / audit.NAME, "drill", what="rollback", outcome="put back")
 
@@ -117,8 +117,7 @@ def _remove(path: Path) -> None:
 
 def keep(folder: RunFolder, said: list[str]) -> None:
     """Write down what was drilled, seal it, and show it on the run's page."""
-    folder.note(drills=said)
-    leave(folder)
+    leave(folder.note(drills=said))
 
 
 def drill_kill(folder: RunFolder, terminal: Console) -> str:
@@ -137,8 +136,8 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
         ended.set()
         killer.join()
     terminal.say(f"  Drill: step 22 was killed with {count(killed[0], 'chunk')} written; now it is resumed.")
-    run_to_outcome(folder, open_steps(folder, steps[-1]), terminal)
-    migrated = folder.result(Step.MIGRATE)
+    run_to_outcome(folder, open_steps(folder.read(), steps[-1]), terminal)
+    migrated = folder.read().result(Step.MIGRATE)
     assert migrated is not None  # every step has passed
     _record_drill(folder, "kill", migrated.started, seconds=migrated.seconds, chunks_written=killed[0],
                   resumed=migrated.facts.get("resumed"))  # fmt: skip
@@ -153,7 +152,7 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
 
 def _kill_while_it_writes(folder: RunFolder, ended: threading.Event, killed: list[int]) -> None:
     """End the kernel of step 22 once a batch is in flight and, where there are several, one was written. How many chunks were."""
-    path, batch = folder.workspace / RunPath.CHECKPOINT, folder.parameters().migration.batch_size
+    path, batch = folder.workspace / RunPath.CHECKPOINT, folder.read().parameters.migration.batch_size
     while not ended.wait(0.01):
         if not path.exists():
             continue
@@ -170,7 +169,7 @@ def _kill_while_it_writes(folder: RunFolder, ended: threading.Event, killed: lis
 
 def drill_restore(folder: RunFolder) -> str:
     """The snapshot of step 21 into a directory of its own, every chunk read back and compared."""
-    taken = folder.result(Step.SNAPSHOT)
+    taken = folder.read().result(Step.SNAPSHOT)
     assert taken is not None  # every step has passed
     snapshot = Snapshot.open(Path(taken.facts["snapshot"]["folder"]))
     scratch = folder.workspace / "drill-restore"
@@ -193,7 +192,7 @@ def drill_rollback(folder: RunFolder, terminal: Console) -> str:
     """The rollback of the run itself."""
     when = utc_now()
     outcome.execute(folder, Orders(why=WHY), terminal, locked=True)
-    result = folder.result(Step.ROLLBACK)
+    result = folder.read().result(Step.ROLLBACK)
     found = numbers.rollback(result)
     assert found is not None  # the command has passed
     assert result is not None
@@ -261,7 +260,8 @@ def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: s
     """The whole line, the closeout included, and the rollback after it: what .env said after each, and how long both took."""
     run_to_outcome(folder, list(plan.LINE), terminal)
     _expect(env, target, "the cutover")
-    steps = {step.number: found for step in plan.LINE if (found := folder.result(step.number)) is not None}
+    run = folder.read()
+    steps = {step.number: found for step in plan.LINE if (found := run.result(step.number)) is not None}
     window = numbers.forward(steps)
     assert window is not None  # every step has passed
     back = drill_rollback(folder, terminal)

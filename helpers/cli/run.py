@@ -10,7 +10,7 @@ from helpers.errors import RUNBOOK, Transient, UsageError
 from helpers.reason_codes import ReasonCode
 from helpers.run import folders as runs
 from helpers.run import plan, window
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
 if TYPE_CHECKING:
@@ -126,10 +126,10 @@ def _begin(parameters: Parameters, folder: RunFolder, chosen: argparse.Namespace
             f"{error.next_step} No run was begun. Once it answers ({look}), give the same command again.".strip()
         )
         raise type(error)(error.code, error.what, where=error.where, next_step=next_step) from error
-    runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
+    begun = runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
     if chosen.parameters is not None:  # of a group each run has only a part of the file
-        remember_file(folder, chosen.parameters, chosen.settings)
-    window.permit(folder, chosen.outside_window)
+        begun = remember_file(begun, chosen.parameters, chosen.settings)
+    window.permit(begun, chosen.outside_window)
     return _line(folder, steps, dry_run=chosen.dry_run)
 
 
@@ -145,9 +145,11 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     _require_fit(folder)
     if chosen.parameters is not None:
         runs.change_parameters(folder, load_parameters(chosen.parameters, chosen.settings))
+        folder = folder.read()
     folder.enter()
     if chosen.parameters is None and chosen.settings:
-        runs.change_parameters(folder, parameters_from(folder.parameters().document(), chosen.settings))
+        runs.change_parameters(folder, parameters_from(folder.parameters.document(), chosen.settings))
+        folder = folder.read()
     missing = [step for step in plan.LINE[: plan.LINE.index(steps[0])] if not passed(folder.result(step.number))]
     if missing:
         raise UsageError(
@@ -155,9 +157,8 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
             f"--from {steps[0].number} needs step {missing[0].number}, which run {folder.id} has not passed",
             next_step=f"Go on with it: {folder.command('resume')}; or run it again: --from {missing[0].number}.",
         )
-    preflight(folder.parameters(), _written(folder), folder.id)
-    folder.note(until=steps[-1].number, dry_run=chosen.dry_run)
-    window.permit(folder, chosen.outside_window)
+    preflight(folder.parameters, _written(folder), folder.id)
+    window.permit(folder.note(until=steps[-1].number, dry_run=chosen.dry_run), chosen.outside_window)
     return _line(folder, steps, dry_run=chosen.dry_run)
 
 
@@ -188,10 +189,10 @@ def resume(chosen: argparse.Namespace) -> int:
     if chosen.checkpoint:
         require_checkpoint(folder, chosen.checkpoint)
     until = plan.on_line(chosen.until) if chosen.until else None
-    _take_orders(folder, chosen)
+    folder = _take_orders(folder, chosen)
     if until is not None:
-        folder.note(until=until.number)
-    facts = folder.facts()
+        folder = folder.note(until=until.number)
+    facts = folder.facts
     last = plan.find(str(facts["until"] or plan.LINE[-1].number))
     steps = open_steps(folder, last)
     if not steps:
@@ -199,31 +200,31 @@ def resume(chosen: argparse.Namespace) -> int:
         steps = open_steps(folder, plan.LINE[-1])
         folder.note(until="")
     if steps:
-        preflight(folder.parameters(), _written(folder), folder.id)
+        preflight(folder.parameters, _written(folder), folder.id)
     from helpers.rehearsal.setup import application_at_work
 
-    with application_at_work(folder.parameters()):
+    with application_at_work(folder.parameters):
         return _line(folder, steps, dry_run=bool(facts["dry_run"]))
 
 
-def _require_more(folder: RunFolder, until: plan.Step | None) -> None:
+def _require_more(folder: RunState, until: plan.Step | None) -> None:
     """UsageError where the run has got where it was to end and must not go on by itself."""
     if until is not None:
         hint = f"Go on to the end with: {folder.command('resume', '--until', plan.LINE[-1].number)}"
         raise UsageError(
             ReasonCode.NOTHING_OPEN, f"run {folder.id} has passed every step up to {until.number}", next_step=hint
         )
-    if folder.facts()["dry_run"]:
+    if folder.facts["dry_run"]:
         next_step = f"For the migration itself: {RUNBOOK} run --run-id {folder.id} --from 20"
         raise UsageError(ReasonCode.DRY_RUN_DONE, f"run {folder.id} is a dry run and complete", next_step=next_step)
 
 
-def _take_orders(folder: RunFolder, chosen: argparse.Namespace) -> None:
-    """What a resume changes before it goes on: permission outside the window, parameters, a step taken back."""
+def _take_orders(folder: RunState, chosen: argparse.Namespace) -> RunState:
+    """What a resume changes before it goes on: permission outside the window, parameters, a step taken back; the run then."""
     from helpers.runner import retry
 
-    changed = folder.parameters().for_resume(chosen.settings) if chosen.settings else None
-    window.permit(folder, chosen.outside_window)
+    changed = folder.parameters.for_resume(chosen.settings) if chosen.settings else None
+    folder = window.permit(folder, chosen.outside_window)
     back = chosen.retry or retry.pending(folder)
     if changed is not None and not back and _moves_the_window(folder, changed):
         back = chosen.retry = Step.SCHEDULE_AND_NOTIFY  # people were notified of another time
@@ -237,22 +238,23 @@ def _take_orders(folder: RunFolder, chosen: argparse.Namespace) -> None:
         runs.change_parameters(folder, changed)
     if back:
         retry.take_back(folder, plan.find(back), print)
+    return folder.read()
 
 
-def _moves_the_window(folder: RunFolder, changed: Parameters) -> bool:
+def _moves_the_window(folder: RunState, changed: Parameters) -> bool:
     """Whether these parameters name other hours than people were notified of, and step 20 has not begun."""
     begun = any(folder.result(step.number) is not None for step in plan.LINE if step.in_window)
     told = folder.result(Step.SCHEDULE_AND_NOTIFY) is not None
-    return told and not begun and changed.window != folder.parameters().window
+    return told and not begun and changed.window != folder.parameters.window
 
 
-def remember_file(folder: RunFolder, file: Path, settings: list[str]) -> None:
+def remember_file(folder: RunFolder, file: Path, settings: list[str]) -> RunState:
     """Note the file that a run's parameters come from, for `edited`."""
     known = {"path": str(file.absolute()), "sha256": runs.file_digest(file), "settings": settings}
-    folder.note(parameters_file=known)
+    return folder.note(parameters_file=known)
 
 
-def edited(folder: RunFolder) -> str:
+def edited(folder: RunState) -> str:
     """What to know where the parameters file says something else than when the run began: a resume does not read it.
 
     "" where it is as it was, is not there any more, or where the run began without one.
@@ -260,13 +262,13 @@ def edited(folder: RunFolder) -> str:
     from helpers.errors import RunbookError
     from helpers.parameters import load_parameters
 
-    known = folder.facts().get("parameters_file") or {}
+    known = folder.facts.get("parameters_file") or {}
     path = Path(known.get("path", ""))
     if not known or not path.is_file() or runs.file_digest(path) == known["sha256"]:
         return ""
     go_on = f"The run goes on with its own: {folder.reports / RunPath.PARAMETERS}."
     try:
-        now, own = (runs.flatten(p.document()) for p in (load_parameters(path, known["settings"]), folder.parameters()))
+        now, own = (runs.flatten(p.document()) for p in (load_parameters(path, known["settings"]), folder.parameters))
     except RunbookError as error:
         return f"{path} was changed since the run began, and cannot be read now ({error.what}). {go_on}"
     differ = sorted(key for key in {*now, *own} if now.get(key) != own.get(key))

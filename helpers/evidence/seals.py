@@ -19,9 +19,10 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import MAGIC_NUMBER
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, passed, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder, RunLock, RunPath
+from helpers.run.folders import RunLock, RunPath, RunState
 from helpers.run.plan import Step
 
 SEALED_AFTER = (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW, Step.CUTOVER, Step.CLOSEOUT)
@@ -65,10 +66,16 @@ CHANGING = frozenset(
 """What the toolkit itself may write again, each time with a line in the audit log."""
 
 
-def seals(folder: Path) -> list[Seal]:
-    """The chain of a run's seals, the oldest first. Raises `Terminal` at the first that is none, or follows another."""
-    found: list[Seal] = []
-    for number, path in enumerate(_files(folder), start=1):
+def seals(folder: Path, known: Sequence[Seal] = ()) -> tuple[Seal, ...]:
+    """The chain of a run's seals, the oldest first; `known` are those of its beginning that were verified before.
+
+    Raises `Terminal` at the first file that is no seal, or does not follow the one before it.
+    """
+    found, paths = list(known), _files(folder)
+    for seal, there in zip_longest(known, paths[: len(known)]):
+        if seal.path != there:
+            raise _broken(folder, seal.path, "it was there when this command began, and is missing now")
+    for number, path in enumerate(paths[len(known) :], start=len(known) + 1):
         try:
             seal = read_seal(path)
         except (OSError, ValueError) as error:
@@ -76,102 +83,112 @@ def seals(folder: Path) -> list[Seal]:
         if seal.number != number or seal.previous != (found[-1].digest if found else FIRST):
             raise _broken(folder, path, "it does not follow the seal before it")
         found.append(seal)
-    return found
+    return tuple(found)
 
 
-def after(chain: Iterable[Seal], step: str) -> Seal | None:
+def chain(run: RunState) -> tuple[Seal, ...]:
+    """The run's seals, their chain verified as a whole once for this state."""
+    return run.once(_read_chain)
+
+
+def _read_chain(run: RunState) -> tuple[Seal, ...]:
+    return seals(run.reports)
+
+
+def after(chain: Sequence[Seal], step: str) -> Seal | None:
     """The newest seal that was set because this step had passed."""
-    return next((seal for seal in reversed(list(chain)) if seal.after == step), None)
+    return next((seal for seal in reversed(chain) if seal.after == step), None)
 
 
-def keep_sealed(folder: RunFolder) -> None:
-    """Set the seals that are due: behind each step that has passed and is not sealed as it is now."""
-    for step in due(folder):
-        seal(folder, step)
+def keep_sealed(run: RunState) -> RunState:
+    """Set the seals that are due, behind each step that has passed and is not sealed as it is now; the run with them."""
+    for step in due(run):
+        run = seal(run, step)
+    return run
 
 
-def due(folder: RunFolder) -> list[str]:
+def due(run: RunState) -> list[str]:
     """The steps behind which a seal is to be set now."""
-    return [step for step in SEALED_AFTER if passed(folder.result(step)) and _is_due(folder, step)]
+    return [step for step in SEALED_AFTER if passed(run.result(step)) and _is_due(run, step)]
 
 
-def at_rest(folder: RunFolder) -> None:
-    """Cover what no seal covers yet, and write VERIFY.txt: called when a command that changed the run ends."""
-    chain = seals(folder.reports)
-    if not chain or measure(folder.reports) != Measured(dict(chain[-1].subjects), dict(chain[-1].prefixes)):
-        seal(folder)
-    else:
-        _write_recipe(folder.reports, chain[-1])
-        _timestamp(chain, folder.parameters())
+def at_rest(run: RunState) -> RunState:
+    """Cover what no seal covers yet, and write VERIFY.txt: called when a command that changed the run ends; the run so."""
+    known = chain(run)
+    if not known or measure(run.reports) != Measured(dict(known[-1].subjects), dict(known[-1].prefixes)):
+        return seal(run)
+    _write_recipe(run.reports, known[-1])
+    _timestamp(known, run.parameters)
+    return run
 
 
-def seal(folder: RunFolder, step: str = "") -> Seal:
-    """Set the next seal, because `step` has passed or ("") because a command ends.
+def seal(run: RunState, step: str = "") -> RunState:
+    """Set the next seal, because `step` has passed or ("") because a command ends; the run with it.
 
     Raises `WorldError` where a secret is found in the folder, or a sealed file changed.
     """
-    with RunLock(folder, "seal").acquire():
-        chain = seals(folder.reports)
-        refuse_changes(folder.reports, chain)
-        for leftover in (folder.reports / SEALS).glob("*"):  # of a process that was killed
+    with RunLock(run, "seal").acquire():
+        known = seals(run.reports, chain(run))  # another command may have set one meanwhile
+        refuse_changes(run.reports, known)
+        for leftover in (run.reports / SEALS).glob("*"):  # of a process that was killed
             of_seal = leftover.with_name(leftover.name.removesuffix(".sig").removesuffix(timestamps.SUFFIX))
             if leftover.name.startswith(".") or not of_seal.is_file():
                 leftover.unlink()
-        parameters = folder.parameters()
-        if not chain:
-            _refuse_other_parameters(folder)
+        parameters = run.parameters
+        if not known:
+            _refuse_other_parameters(run)
         if step:
-            _refuse_foreign_bytecode(folder.reports)
-            _copy_allowed(folder, parameters)
-        searched = secret_scan.search(folder.reports, parameters.secrets(), parameters.secrets_of_files())
+            _refuse_foreign_bytecode(run.reports)
+            _copy_allowed(run)
+        searched = secret_scan.search(run.reports, parameters.secrets(), parameters.secrets_of_files())
         # A person who signs need not have the secrets of the steps; what the steps wrote is sealed by those who had them.
         headers = {str(ref) for side in (parameters.source, parameters.target) for ref in side.headers.values()}
-        earlier = {name for each in chain for name in each.predicate["secrets"]["searched"] if name.startswith("env:")}
-        secret_scan.refuse(searched, folder.reports, sorted(headers | earlier) if step else ())
-        number, now = len(chain) + 1, utc_now()
-        key, runner = _runner(folder, parameters)
+        earlier = {name for each in known for name in each.predicate["secrets"]["searched"] if name.startswith("env:")}
+        secret_scan.refuse(searched, run.reports, sorted(headers | earlier) if step else ())
+        number, now = len(known) + 1, utc_now()
+        key, runner = _runner(run)
         # Nothing is written to the folder behind this line but the seal itself, so that it covers every byte.
-        audit.append(folder.reports / audit.NAME, "seal", number=number, after=step)
+        audit.append(run.reports / audit.NAME, "seal", number=number, after=step)
         predicate = {
             "number": number,
             "after": step,
             "created": now,
-            "previous": chain[-1].digest if chain else FIRST,
-            "previous_name": chain[-1].name if chain else FIRST,
+            "previous": known[-1].digest if known else FIRST,
+            "previous_name": known[-1].name if known else FIRST,
             "secrets": {"searched": searched.searched, "unknown": searched.unknown},
             RUNNER: runner,
-            **_about(folder, parameters),
+            **_about(run),
         }
-        path = folder.reports / SEALS / f"{number:04d}-{stamp(now)}.json"
-        data = statement(measure(folder.reports), predicate)
+        path = run.reports / SEALS / f"{number:04d}-{stamp(now)}.json"
+        data = statement(measure(run.reports), predicate)
         if key is not None:  # first, so that no seal is ever there without its signature
             write_bytes(path.with_name(f"{path.name}.sig"), signing.sign(data, signing.SEAL, key))
         write_bytes(path, data)
         found = read_seal(path)
-        _write_recipe(folder.reports, found)
-        _timestamp([*chain, found], parameters)
-        return found
+        _write_recipe(run.reports, found)
+        _timestamp((*known, found), parameters)
+        return run.knowing(_read_chain, (*known, found))
 
 
-def void(folder: Path, sealed: Seal) -> list[str]:
+def void(run: RunState, sealed: Seal) -> list[str]:
     """The sealed files whose change voids what was signed over this seal, sorted.
 
     run.json is identified by what of it never changes. For the dry run the parameters may change as a resume may change them.
     A notebook on demand that was opened again has moved its old files into `earlier/`, and decides nothing.
     """
     facts = sealed.predicate["run"]
-    found = [name for name in changed(folder, sealed) if name != RunPath.RUN]
-    if identity(statement_of(folder / RunPath.RUN)) != {name: facts.get(name) for name in _IDENTITY}:
+    found = [name for name in changed(run.reports, sealed) if name != RunPath.RUN]
+    if identity(statement_of(run.reports / RunPath.RUN)) != {name: facts.get(name) for name in _IDENTITY}:
         found.append(RunPath.RUN)
     if sealed.after == Step.SCHEDULE_AND_NOTIFY:
-        same = RunPath.PARAMETERS in found and facts["binding"] == _binding_of(folder)
+        same = RunPath.PARAMETERS in found and facts["binding"] == _binding_of(run)
         found = [n for n in found if n not in CHANGING or n == RunPath.RUN or (n == RunPath.PARAMETERS and not same)]
     aside = [name for name in found if (match := _OF_STEP.match(name)) and match[1] not in _LINE]
-    moved = {digest_of(path) for path in folder.glob("earlier/**/*") if path.is_file()} if aside else set()
+    moved = {digest_of(path) for path in run.reports.glob("earlier/**/*") if path.is_file()} if aside else set()
     return sorted(name for name in found if name not in aside or sealed.subjects.get(name) not in moved)
 
 
-def refuse_changes(folder: Path, chain: list[Seal]) -> None:
+def refuse_changes(folder: Path, chain: Sequence[Seal]) -> None:
     """Raises `Terminal` where a sealed file was changed or taken away, naming it.
 
     A step that ran again has moved its files into `earlier/`, where they are looked for by digest. Of a file that may
@@ -221,56 +238,53 @@ def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: facts.get(name) for name in _IDENTITY}
 
 
-def _binding_of(folder: Path) -> str:
+def _binding_of(run: RunState) -> str:
     try:
-        return binding(RunFolder(folder.name, folder, folder).parameters())
+        return binding(run.parameters)
     except (RunbookError, OSError, ValueError):
         return ""
 
 
-def _is_due(folder: RunFolder, step: str) -> bool:
-    chain = seals(folder.reports)
-    newest = after(chain, step)
+def _is_due(run: RunState, step: str) -> bool:
+    newest = after(chain(run), step)
     name = f"results/{step}.json"
-    if newest is None or newest.subjects.get(name) != digest_of(folder.reports / name):
+    if newest is None or newest.subjects.get(name) != digest_of(run.reports / name):
         return True
     # What those who sign at 24 see includes the parameters and who may sign: `resume --set` is sealed anew, which voids
     # what was signed before. Other changes are nobody's to seal.
     if step == Step.REVIEW:
-        open_still = not passed(folder.result(Step.CUTOVER))
+        open_still = not passed(run.result(Step.CUTOVER))
     else:  # approvals of the dry run stand while only what a resume may change has changed (`void`)
-        open_still = (
-            step == Step.SCHEDULE_AND_NOTIFY
-            and folder.result(Step.FENCE_WRITES) is None
-            and not list(folder.reports.glob("signoffs/dry-run-*"))
-        )
+        unsigned = not list(run.reports.glob("signoffs/dry-run-*"))
+        open_still = step == Step.SCHEDULE_AND_NOTIFY and run.result(Step.FENCE_WRITES) is None and unsigned
     if not open_still:
         return False
-    moved = set(void(folder.reports, newest))
-    if _configured(folder, folder.parameters()) != _texts(folder.reports):
+    moved = set(void(run, newest))
+    if _configured(run) != _texts(run.reports):
         moved.add(ALLOWED)
     return bool(moved) and moved <= CHANGING
 
 
-def _copy_allowed(folder: RunFolder, parameters: Parameters) -> None:
+def _copy_allowed(run: RunState) -> None:
     """Keep who may sign in the run's folder: a signature is checked against it, here and years later."""
-    for name, text in _configured(folder, parameters).items():
-        path = folder.reports / name
+    for name, text in _configured(run).items():
+        path = run.reports / name
         there = path.read_bytes() if path.is_file() else None
         if text != there:
             digest = _digest(text) if text is not None else ""
-            audit.append(folder.reports / audit.NAME, "allowed signers taken", file=name, sha256=digest)
+            audit.append(run.reports / audit.NAME, "allowed signers taken", file=name, sha256=digest)
             if text is None:
                 path.unlink()
             else:
                 write_bytes(path, text)
 
 
-def _configured(folder: RunFolder, parameters: Parameters) -> dict[str, bytes | None]:
+def _configured(run: RunState) -> dict[str, bytes | None]:
     """The files of `signoff.allowed_signers` by their name in the run's folder; None where there is none."""
     found: dict[str, bytes | None] = {}
+    given = allowed_signers(run)
     for name in (ALLOWED, ALLOWED + REVOKED):
-        path = _source(folder, parameters, name)
+        path = given and given.with_name(given.name + name.removeprefix(ALLOWED))
         try:
             found[name] = path.read_bytes() if path is not None and path.is_file() else None
         except OSError as error:
@@ -285,36 +299,36 @@ def _texts(folder: Path) -> dict[str, bytes | None]:
     return {name: path.read_bytes() if path.is_file() else None for name, path in paths.items()}
 
 
-def allowed_signers(folder: RunFolder, parameters: Parameters) -> Path | None:
+def allowed_signers(run: RunState) -> Path | None:
     """The file that `signoff.allowed_signers` names, from the folder in which the run began; None where it names none."""
-    given = parameters.signoff.allowed_signers
-    return Path(folder.facts()["directory"]) / given if given else None
+    given = run.parameters.signoff.allowed_signers
+    return Path(run.facts["directory"]) / given if given else None
 
 
-def _runner(folder: RunFolder, parameters: Parameters) -> tuple[Path | None, dict[str, str]]:
+def _runner(run: RunState) -> tuple[Path | None, dict[str, str]]:
     """The key that signs this seal and what the seal says of it; without ssh-keygen the seal says that it is not signed."""
-    given = parameters.signoff.runner_key
+    given = run.parameters.signoff.runner_key
     try:
-        key = signing.runner_key(Path(folder.facts()["directory"]) / given if given else None, folder.workspace.parent)
+        key = signing.runner_key(Path(run.facts["directory"]) / given if given else None, run.workspace.parent)
     except WorldError as error:
-        if given or parameters.signoff.required:
+        if given or run.parameters.signoff.required:
             raise
         return None, {"principal": audit.operator(), "unsigned": error.what}
     public, fingerprint = signing.public_key(key)
     return key, {"principal": audit.operator(), "key": public, "fingerprint": fingerprint}
 
 
-def custody(folder: RunFolder, parameters: Parameters) -> str:
+def custody(run: RunState) -> str:
     """What to keep outside this machine: whose key signs the seals, and the digest of the newest; "" where none signs."""
-    _, runner = _runner(folder, parameters)
-    newest = max(_files(folder.reports), default=None)
+    _, runner = _runner(run)
+    newest = max(_files(run.reports), default=None)
     if "unsigned" in runner:
         return ""
     digest = f" {newest.name}: SHA-256 {digest_of(newest)}." if newest is not None else ""
-    return f"Seals of run {folder.id} are signed with the key {runner['fingerprint']}.{digest}"
+    return f"Seals of run {run.id} are signed with the key {runner['fingerprint']}.{digest}"
 
 
-def _timestamp(chain: list[Seal], parameters: Parameters) -> None:
+def _timestamp(chain: Sequence[Seal], parameters: Parameters) -> None:
     """Fetch the tokens that seals have not, the newest first; an authority that does not answer is asked again later.
 
     The run never waits for it: `runbook verify` names the seals without a token.
@@ -329,9 +343,9 @@ def _timestamp(chain: list[Seal], parameters: Parameters) -> None:
             return
 
 
-def _refuse_other_parameters(folder: RunFolder) -> None:
+def _refuse_other_parameters(folder: RunState) -> None:
     """Before the first seal: `Terminal` where parameters.yaml is not the file that the toolkit wrote."""
-    known = folder.facts().get("parameters_sha256")
+    known = folder.facts.get("parameters_sha256")
     if known is not None and known != digest_of(folder.reports / RunPath.PARAMETERS):
         raise Terminal(
             ReasonCode.SEALED_FILE_CHANGED, "parameters.yaml is not what run.json names", where=str(folder.reports),
@@ -339,20 +353,15 @@ def _refuse_other_parameters(folder: RunFolder) -> None:
         )  # fmt: skip
 
 
-def _source(folder: RunFolder, parameters: Parameters, name: str) -> Path | None:
-    given = allowed_signers(folder, parameters)
-    return given.with_name(given.name + name.removeprefix(ALLOWED)) if given else None
-
-
-def _about(folder: RunFolder, parameters: Parameters) -> dict[str, Any]:
+def _about(run: RunState) -> dict[str, Any]:
     """The rest of a seal's predicate: the run, its verdicts, and by digest the code and the snapshots that made them."""
-    results = [r for path in sorted(folder.reports.glob("results/*.json")) if (r := _result(path)) is not None]
+    results = [r for path in sorted(run.reports.glob("results/*.json")) if (r := _result(run, path.stem)) is not None]
     notebooks = {path.name: digest_of(path) for path in sorted(runs.NOTEBOOKS.glob("*.ipynb"))}
-    facts = folder.facts()
+    facts, parameters = run.facts, run.parameters
     return {
         "run": {**identity(facts), "binding": binding(parameters)},
         "directory": facts["directory"],  # that relative paths of source and target are taken from
-        "verdicts": {r.step: _verdict(folder.reports, r) for r in results},
+        "verdicts": {r.step: _verdict(run.reports, r) for r in results},
         "decision": next(
             (str(r.facts["decision"]) for r in results if r.step == Step.REVIEW and "decision" in r.facts), ""
         ),
@@ -437,9 +446,9 @@ def _verdict(folder: Path, result: StepResult) -> dict[str, str]:
     return {"verdict": str(result.verdict), "error": error, "finished": result.finished, "result": digest}
 
 
-def _result(path: Path) -> StepResult | None:
+def _result(run: RunState, step: str) -> StepResult | None:
     try:
-        return StepResult.read(path)
+        return run.result(step)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -18,13 +18,13 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
 from helpers.evidence import signing
-from helpers.evidence.seals import ALLOWED, after, seals, void
+from helpers.evidence.seals import ALLOWED, after, chain, void
 from helpers.evidence.signing import Refused
 from helpers.evidence.statement import SIGNATURE, Seal, canonical, stamp, statement_of, time_of
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now, write_bytes
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 
 CUTOVER, DRY_RUN, CLOSEOUT = "cutover", "dry-run", "closeout"
@@ -64,22 +64,28 @@ class GateState:
 
 
 def statement(
-    folder: Path, role: str, name: str, decision: str, gate: str = CUTOVER, reason: str = "", accept: Sequence[str] = ()
+    run: RunState,
+    role: str,
+    name: str,
+    decision: str,
+    gate: str = CUTOVER,
+    reason: str = "",
+    accept: Sequence[str] = (),
 ) -> bytes:
-    """What a role signs for the run in `folder` (reports/<id>): one line of canonical JSON, given over the newest seal.
+    """What a role signs for this run: one line of canonical JSON, given over the newest seal.
 
     `accept` names marginal criteria of the matrix. UsageError for a role that the run does not require, a name that is
     empty or more than one line, a decision other than go or no-go, a criterion that is not marginal, a gate that the
     run has not reached, a run that is not sealed, or whose sealed files changed.
     """
     role, said = role.strip().lower().replace("-", "_"), decision.strip().lower().replace("_", "-")
-    required = _required(_parameters(folder), gate)
+    required = _required(run.parameters, gate)
     if role not in required:
         known = ", ".join(required) or "none"
         raise UsageError(
             ReasonCode.UNKNOWN_ROLE,
             f"{role!r} does not sign at this gate",
-            next_step=f"Roles that do: {known}. {_other(folder, gate)}".strip(),
+            next_step=f"Roles that do: {known}. {_other(run, gate)}".strip(),
         )
     for what, text in (("name", name), ("reason", reason)):
         if len(text) > _NAME_LENGTH * (1 if what == "name" else 10) or any(not c.isprintable() for c in text):
@@ -90,7 +96,7 @@ def statement(
         )
     if said not in (GO, NO_GO):
         raise UsageError(ReasonCode.BAD_DECISION, f"{decision!r} is not a decision", next_step="It is go or no-go.")
-    facts = _reached(folder, gate)
+    facts = _reached(run, gate)
     marginal = [str(m) for m in facts.get("accept", [])]
     if said == GO and gate == CUTOVER and facts.get("decision") != "GO":
         raise UsageError(ReasonCode.DECISION_NO_GO, "the decision of this run is NO-GO and cannot be signed off as go")
@@ -98,18 +104,18 @@ def statement(
     if unknown:
         hint = f"Marginal are: {', '.join(marginal) or 'none'}."
         raise UsageError(ReasonCode.NOT_MARGINAL, f"{one_line(unknown[0])!r} is not marginal", next_step=hint)
-    seal = _to_be_signed(folder, gate)
+    seal = _to_be_signed(run, gate)
     return canonical(
         {
             "type": KIND,
-            "run": folder.name,
+            "run": run.id,
             "gate": gate,
             "role": role,
             "name": name.strip(),
             "decision": said,
             "reason": reason.strip(),
             "accept": sorted(set(accept)),
-            "rehearsal": bool(_json(folder / RunPath.RUN).get("rehearsal")),
+            "rehearsal": bool(run.facts.get("rehearsal")),
             "when": utc_now(),
             "seal": {"name": seal.name, "sha256": seal.digest},
         }
@@ -117,7 +123,7 @@ def statement(
 
 
 def sign(
-    folder: Path,
+    run: RunState,
     role: str,
     name: str,
     decision: str,
@@ -129,32 +135,32 @@ def sign(
 ) -> Path:
     """Sign with this key and record it; the statement's file. Raises as `statement` and `record`."""
     signing.program()
-    data = statement(folder, role, name, decision, gate, reason, accept)
-    return record(folder, data, signing.sign(data, str(json.loads(data)["role"]), key))
+    data = statement(run, role, name, decision, gate, reason, accept)
+    return record(run, data, signing.sign(data, str(json.loads(data)["role"]), key))
 
 
-def record(folder: Path, data: bytes, signature: bytes) -> Path:
+def record(run: RunState, data: bytes, signature: bytes) -> Path:
     """Keep a statement with its signature, made here or elsewhere; UsageError where the gate would refuse it."""
     try:
         said = json.loads(data)
         gate, role, when = str(said["gate"]), str(said["role"]), str(said["when"])
-        path = folder / RunPath.SIGNOFFS / f"{gate}-{role}-{stamp(when)}.json"
+        path = run.reports / RunPath.SIGNOFFS / f"{gate}-{role}-{stamp(when)}.json"
         known = said["type"] == KIND and canonical(said) == data and gate in GATES
     except (ValueError, KeyError, TypeError):
         known = False
-    if not known or role not in _required(_parameters(folder), gate):
+    if not known or role not in _required(run.parameters, gate):
         raise UsageError(
             ReasonCode.NO_STATEMENT, f"this is not a statement that {RUNBOOK} sign --export wrote for this run"
         )
     if path.exists():
         raise UsageError(ReasonCode.SIGNED_BEFORE, f"signoffs/{path.name} is recorded already")
-    temporary = folder / RunPath.SIGNOFFS / f".{path.name}.sig"
+    temporary = run.reports / RunPath.SIGNOFFS / f".{path.name}.sig"
     write_bytes(temporary, signature)  # the statement's file comes last: it is never there without its signature
     try:
-        problem, signer = _problem(folder, path, data, temporary, seals(folder))
+        problem, signer = _problem(run, path, data, temporary)
         if signer is not None:  # a key that has expired since could have signed under any earlier time
-            signing.verify(data, temporary, role, folder / ALLOWED, datetime.now(UTC))
-            problem = problem or _signed_before(folder, gate, role, signer)
+            signing.verify(data, temporary, role, run.reports / ALLOWED, datetime.now(UTC))
+            problem = problem or _signed_before(run, gate, role, signer)
     except Refused as error:
         problem = f"{error.what} (now, as it is recorded)"
     except RunbookError:
@@ -162,44 +168,42 @@ def record(folder: Path, data: bytes, signature: bytes) -> Path:
         raise
     if problem:
         temporary.unlink()
-        raise UsageError(ReasonCode.SIGNATURE_REFUSED, f"not recorded: {problem}", where=f"run {folder.name}")
+        raise UsageError(ReasonCode.SIGNATURE_REFUSED, f"not recorded: {problem}", where=f"run {run.id}")
     facts = {"gate": gate, "role": role, "name": said["name"], "decision": said["decision"]}
     digest = hashlib.sha256(data).hexdigest()
     temporary.replace(path.with_name(f"{path.name}.sig"))
     write_bytes(path, data)
-    audit.append(folder / audit.NAME, SIGNED, file=f"signoffs/{path.name}", statement=digest, **facts)
+    audit.append(run.reports / audit.NAME, SIGNED, file=f"signoffs/{path.name}", statement=digest, **facts)
     return path
 
 
-def gate_state(folder: Path, parameters: Parameters, gate: str = CUTOVER, allowed_now: Path | None = None) -> GateState:
+def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = None) -> GateState:
     """Who still has to sign at this gate, who refused, whose approval no longer fits what was sealed.
 
-    `allowed_now` is the list of signers outside the folder: a key that was taken from it since counts no longer.
+    `allowed_now` is the list of signers outside the run's folder: a key that was taken from it since counts no longer.
     """
     state = GateState()
-    chain: list[Seal] | None = None
     holders: dict[str, str] = {}  # the role by the key and by the principal that signed for it
-    marginal = _facts(folder, gate).get("accept", [])
-    for role in _required(parameters, gate):
-        path = newest(folder, gate, role)
-        gone = _gone(folder, gate, role)
+    marginal = _facts(run, gate).get("accept", [])
+    for role in _required(run.parameters, gate):
+        path = newest(run.reports, gate, role)
+        gone = _gone(run.reports, gate, role)
         if path is None or gone:
             state.missing.append(role)
             if gone:
                 state.refused[role] = f"{gone}, which {role} signed, is no longer what the audit log says"
             continue
-        chain = seals(folder) if chain is None else chain
         data = path.read_bytes()
         answer = statement_of(path)
         accepts = answer.get("accept")
         state.accepted[role] = [str(a) for a in accepts] if isinstance(accepts, list) else []
-        problem, signer = _problem(folder, path, data, path.with_name(f"{path.name}.sig"), chain, allowed_now)
+        problem, signer = _problem(run, path, data, path.with_name(f"{path.name}.sig"), allowed_now)
         if problem or signer is None:
             state.refused[role] = f"the approval of {role} does not count: {problem}"
             state.missing.append(role)
             continue
         earlier = next((r for s in (signer.fingerprint, signer.principal) if (r := holders.get(s))), "")
-        if earlier and not parameters.signoff.one_key_for_roles:
+        if earlier and not run.parameters.signoff.one_key_for_roles:
             state.refused[role] = (
                 f"the approval of {role} does not count: {signer.principal} signed as {earlier} already"
             )
@@ -207,7 +211,7 @@ def gate_state(folder: Path, parameters: Parameters, gate: str = CUTOVER, allowe
             continue
         holders |= {signer.fingerprint: role, signer.principal: role}
         state.keys[role] = f"{signer.principal} {signer.fingerprint}"
-        stale = _stale(folder, gate, answer, chain)
+        stale = _stale(run, gate, answer)
         if answer["decision"] == NO_GO:
             said = one_line(str(answer.get("reason") or "no reason given"))
             state.refused[role] = f"{role} ({one_line(str(answer['name']))}) says NO-GO: {said}"
@@ -221,12 +225,11 @@ def gate_state(folder: Path, parameters: Parameters, gate: str = CUTOVER, allowe
     return state
 
 
-def _signed_before(folder: Path, gate: str, role: str, signer: signing.Signer) -> str:
+def _signed_before(run: RunState, gate: str, role: str, signer: signing.Signer) -> str:
     """Why this signer may not sign as this role: the key or the principal counts for another one; "" where it may."""
-    parameters = _parameters(folder)
-    if parameters.signoff.one_key_for_roles:
+    if run.parameters.signoff.one_key_for_roles:
         return ""
-    for other, who in gate_state(folder, parameters, gate).keys.items():
+    for other, who in gate_state(run, gate).keys.items():
         if other != role and {signer.principal, signer.fingerprint} & {*who.split(" ")}:
             return f"{signer.principal} signed as {other} already (signoff.one_key_for_roles is false)"
     return ""
@@ -239,16 +242,15 @@ def newest(folder: Path, gate: str, role: str) -> Path | None:
     return max(found)[1] if found else None
 
 
-def refused_statements(folder: Path, signers: Path | None = None) -> dict[str, str]:
+def refused_statements(run: RunState, signers: Path | None = None) -> dict[str, str]:
     """Every statement of a run, old ones too, that is not what its name and signature say, by file, with the reason.
 
     `signers` is a list of allowed signers from outside the folder that must allow each, too.
     """
-    chain = seals(folder)
     found = {}
-    for path in sorted((folder / RunPath.SIGNOFFS).glob("*")):
+    for path in sorted((run.reports / RunPath.SIGNOFFS).glob("*")):
         if path.suffix == ".json" and SIGNATURE.fullmatch(path.name):
-            sealed, _ = _problem(folder, path, path.read_bytes(), path.with_name(f"{path.name}.sig"), chain, signers)
+            sealed, _ = _problem(run, path, path.read_bytes(), path.with_name(f"{path.name}.sig"), signers)
             if sealed:
                 found[f"signoffs/{path.name}"] = sealed
         elif path.suffix == ".json":
@@ -257,7 +259,7 @@ def refused_statements(folder: Path, signers: Path | None = None) -> dict[str, s
 
 
 def _problem(
-    folder: Path, path: Path, data: bytes, signature: Path, chain: list[Seal], allowed_now: Path | None = None
+    run: RunState, path: Path, data: bytes, signature: Path, allowed_now: Path | None = None
 ) -> tuple[str, signing.Signer | None]:
     """Why a statement counts for nothing, or ("", who signed it)."""
     match = SIGNATURE.fullmatch(path.name)
@@ -268,15 +270,15 @@ def _problem(
         right = (
             right and said["decision"] in (GO, NO_GO) and bool(str(said["name"]).strip()) and canonical(said) == data
         )
-        digest, run, rehearsal = str(said["seal"]["sha256"]), str(said["run"]), said["rehearsal"]
+        digest, whose, rehearsal = str(said["seal"]["sha256"]), str(said["run"]), said["rehearsal"]
     except (ValueError, KeyError, TypeError):
         right = False
     if not right or match is None:
         return f"signoffs/{path.name} is not a sign-off of this role for this gate", None
     role, when = match["role"], time_of(match["when"])
-    sealed = next((seal for seal in chain if seal.digest == digest), None)
-    if run != folder.name:
-        return f"it is of run {one_line(run, 80)}", None
+    sealed = next((seal for seal in chain(run) if seal.digest == digest), None)
+    if whose != run.id:
+        return f"it is of run {one_line(whose, 80)}", None
     if sealed is None or sealed.after != GATES[match["gate"]]:
         return f"it names no seal of this run after step {GATES[match['gate']]}", None
     rehearses = bool(sealed.predicate["run"].get("rehearsal"))
@@ -284,7 +286,7 @@ def _problem(
         return "it is a rehearsal's" if rehearsal else "it is not a rehearsal's, but the run is a rehearsal", None
     if when < datetime.fromisoformat(sealed.created) or when > datetime.now(UTC) + _CLOCKS_DIFFER:
         return f"its time, {when:%Y-%m-%d %H:%M:%S} UTC, is before that of the seal or in the future", None
-    lists = [folder / ALLOWED, *([allowed_now] if allowed_now is not None else [])]
+    lists = [run.reports / ALLOWED, *([allowed_now] if allowed_now is not None else [])]
     try:
         signers = [signing.verify(data, signature, role, listed, when) for listed in lists]
     except Refused as error:
@@ -294,11 +296,11 @@ def _problem(
     return "", signers[0]
 
 
-def _stale(folder: Path, gate: str, said: dict[str, Any], chain: list[Seal]) -> list[str]:
+def _stale(run: RunState, gate: str, said: dict[str, Any]) -> list[str]:
     """The files that are no longer what was signed: since the seal, or between it and the one that replaced it."""
-    signed = next(seal for seal in chain if seal.digest == said["seal"]["sha256"])
-    now = after(chain, GATES[gate])
-    found = void(folder, signed)
+    signed = next(seal for seal in chain(run) if seal.digest == said["seal"]["sha256"])
+    now = after(chain(run), GATES[gate])
+    found = void(run, signed)
     if now is None or now.digest == signed.digest:
         return found
     names = {*signed.subjects, *now.subjects} - {RunPath.RUN}
@@ -328,27 +330,27 @@ def _gone(folder: Path, gate: str, role: str) -> str:
     return ""
 
 
-def _to_be_signed(folder: Path, gate: str) -> Seal:
+def _to_be_signed(run: RunState, gate: str) -> Seal:
     """The seal that a statement is given over now; UsageError where there is none, or a file is not as it was sealed."""
-    seal = after(seals(folder), GATES[gate])
-    again = f"Let the runner seal it: {RUNBOOK} resume {folder.name}"
+    seal = after(chain(run), GATES[gate])
+    again = f"Let the runner seal it: {RUNBOOK} resume {run.id}"
     if seal is None:
         raise UsageError(
-            ReasonCode.NOT_SEALED, f"step {GATES[gate]} is not sealed yet", where=f"run {folder.name}", next_step=again
+            ReasonCode.NOT_SEALED, f"step {GATES[gate]} is not sealed yet", where=f"run {run.id}", next_step=again
         )
-    changed = void(folder, seal)
+    changed = void(run, seal)
     if changed:
         what = f"{', '.join(changed[:5])} changed since {seal.name}, so there is nothing to sign"
         raise UsageError(
             ReasonCode.SEALED_FILE_CHANGED,
             what,
-            where=f"run {folder.name}",
-            next_step=f"See: {RUNBOOK} verify {folder.name}",
+            where=f"run {run.id}",
+            next_step=f"See: {RUNBOOK} verify {run.id}",
         )
-    if not (folder / ALLOWED).is_file():
+    if not (run.reports / ALLOWED).is_file():
         raise UsageError(
-            ReasonCode.NO_ALLOWED_SIGNERS, f"run {folder.name} has no list of who may sign, so no signature could be checked",
-            next_step=f"Name it: {RUNBOOK} resume {folder.name} --set signoff.allowed_signers=FILE "
+            ReasonCode.NO_ALLOWED_SIGNERS, f"run {run.id} has no list of who may sign, so no signature could be checked",
+            next_step=f"Name it: {RUNBOOK} resume {run.id} --set signoff.allowed_signers=FILE "
             "(parameters/allowed_signers.example shows one), then sign.",
         )  # fmt: skip
     return seal
@@ -367,26 +369,26 @@ def _gate(gate: str) -> str:
     return gate
 
 
-def _reached(folder: Path, gate: str) -> dict[str, Any]:
+def _reached(run: RunState, gate: str) -> dict[str, Any]:
     """The facts of the step that the gate follows; UsageError where it has not run."""
-    facts = _facts(folder, gate)
+    facts = _facts(run, gate)
     if gate == CUTOVER and "decision" not in facts:
         raise UsageError(
             ReasonCode.NOTHING_TO_SIGN,
             "step 24 has not come to a decision",
-            where=f"run {folder.name}",
-            next_step=_other(folder, gate),
+            where=f"run {run.id}",
+            next_step=_other(run, gate),
         )
-    if not (folder / RunPath.RESULTS / f"{GATES[gate]}.json").is_file():
-        raise UsageError(ReasonCode.NOTHING_TO_SIGN, f"step {GATES[gate]} has not run", where=f"run {folder.name}")
+    if not (run.reports / RunPath.RESULTS / f"{GATES[gate]}.json").is_file():
+        raise UsageError(ReasonCode.NOTHING_TO_SIGN, f"step {GATES[gate]} has not run", where=f"run {run.id}")
     return facts
 
 
-def _other(folder: Path, gate: str) -> str:
+def _other(run: RunState, gate: str) -> str:
     """The gate that the run waits at, where another one was named; "" where this is the one."""
-    decided = "decision" in _facts(folder, CUTOVER)
-    scheduled = (folder / RunPath.RESULTS / f"{GATES[DRY_RUN]}.json").is_file() and bool(
-        _required(_parameters(folder), DRY_RUN)
+    decided = "decision" in _facts(run, CUTOVER)
+    scheduled = (run.reports / RunPath.RESULTS / f"{GATES[DRY_RUN]}.json").is_file() and bool(
+        _required(run.parameters, DRY_RUN)
     )
     if gate == CUTOVER and scheduled and not decided:
         return f"The gate that waits is that of the dry run: sign with --gate {DRY_RUN}."
@@ -395,14 +397,9 @@ def _other(folder: Path, gate: str) -> str:
     return ""
 
 
-def _facts(folder: Path, gate: str) -> dict[str, Any]:
-    facts = _json(folder / RunPath.RESULTS / f"{GATES[_gate(gate)]}.json").get("facts", {})
-    return facts if isinstance(facts, dict) else {}
-
-
-def _parameters(folder: Path) -> Parameters:
-    return RunFolder(folder.name, folder, folder).parameters()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return statement_of(path)
+def _facts(run: RunState, gate: str) -> dict[str, Any]:
+    try:
+        found = run.result(GATES[_gate(gate)])
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: it decides nothing
+        return {}
+    return found.facts if found is not None else {}

@@ -24,7 +24,7 @@ from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, StepResult, utc_now
 from helpers.run.command import run_or_fail
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
 NO_WRITES = "source_takes_no_writes"  # of step 20's fact "fence": what was asked and answered, where that is proven
@@ -307,11 +307,11 @@ class Control:
         return f"Check that Chroma and the proxy in front of it run, then repeat: {self._lift_command}"
 
 
-def lift(folder: RunFolder) -> str:
+def lift(folder: RunState) -> str:
     """Lift the fence of this run, whatever its state; a sentence."""
     state = FenceState.load(folder.workspace)
     rules = Fence.model_validate(state.rules) if state else None
-    return Control(folder, folder.parameters(), rules).lift()
+    return Control(folder, folder.parameters, rules).lift()
 
 
 def said(answer: Answer) -> str:

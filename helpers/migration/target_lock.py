@@ -26,7 +26,7 @@ from helpers.parameters.model import read_yaml_mapping
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, utc_now
 from helpers.run import folders as runs
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.stores import open_target
 from helpers.stores.creation import RESTORE
 from helpers.stores.opening import lacking, make, remove_database
@@ -55,7 +55,7 @@ def taken(
     elif target and (made_by := _runs_that_made(names, target, own_run)):
         folder, made = made_by[0]
         which = "them" if set(made) >= set(names) else ", ".join(made[:SHOWN])
-        what = f"; run {folder.id}, begun {folder.facts()['created']}, made {which}"
+        what = f"; run {folder.id}, begun {folder.facts['created']}, made {which}"
         then = (
             f"Remove nothing: they are the result of that run. Look at it with {folder.command('status')}; "
             f"to undo it: {folder.command('rollback', '--dry-run')}. Or name another target."
@@ -66,7 +66,7 @@ def taken(
     return Terminal(code, shown + what, where=f"target {label}", next_step=nothing + then)
 
 
-def _runs_that_made(names: Sequence[str], target: Endpoint, own_run: str) -> list[tuple[RunFolder, list[str]]]:
+def _runs_that_made(names: Sequence[str], target: Endpoint, own_run: str) -> list[tuple[RunState, list[str]]]:
     """Runs reported here whose ledger owns some of these collections of the target, the newest first."""
     found = []
     for folder in runs.every_run():
@@ -77,7 +77,7 @@ def _runs_that_made(names: Sequence[str], target: Endpoint, own_run: str) -> lis
             document = read_yaml_mapping(folder.reports / RunPath.PARAMETERS)  # its schema may lie in another folder
             there = Endpoint.model_validate(document["target"])
             if there.path is not None:
-                there = there.model_copy(update={"path": str(Path(folder.facts()["directory"]) / there.path)})
+                there = there.model_copy(update={"path": str(Path(folder.facts["directory"]) / there.path)})
             made = sorted(set(names) & set(Checkpoint.read(ledger).owned())) if overlap(there, target) else []
         except (
             RunbookError,
@@ -102,9 +102,9 @@ class MadeDatabase(StateFile):
     when: str = ""
 
 
-def ensure_database(folder: RunFolder) -> tuple[str, ...]:
+def ensure_database(folder: RunState) -> tuple[str, ...]:
     """Make what the target lacks of its tenant and database; what that was."""
-    target = folder.parameters().target
+    target = folder.parameters.target
     what = lacking(target)
     if what:
         MadeDatabase(sorted({*_made(folder), *what}), utc_now()).save(folder.workspace)
@@ -114,12 +114,12 @@ def ensure_database(folder: RunFolder) -> tuple[str, ...]:
     return what
 
 
-def remove_made_database(folder: RunFolder) -> str:
+def remove_made_database(folder: RunState) -> str:
     """Delete the database that this run made, where it is empty; a sentence, "" where it made none. Can be repeated."""
     made = _made(folder)
     if "database" not in made:
         return ""
-    target = folder.parameters().target
+    target = folder.parameters.target
     if not remove_database(target):
         return f"database {target.database} stays: it is gone already, or not empty"
     MadeDatabase([name for name in made if name != "database"], utc_now()).save(folder.workspace)
@@ -133,24 +133,24 @@ def _made(folder: RunFolder) -> list[str]:
     return found.made if found is not None else []
 
 
-def claim_target(folder: RunFolder) -> str:
+def claim_target(folder: RunState) -> str:
     """Take the target's lock for this run, or keep it; the target's name. A database that is not there yet is made.
 
     Raises `Terminal` ("lock_held").
     """
-    target = folder.parameters().target
+    target = folder.parameters.target
     ensure_database(folder)
     with open_target(target) as store:
         store.acquire_lock(folder.id)
         return store.label
 
 
-def give_back_target(folder: RunFolder) -> bool:
+def give_back_target(folder: RunState) -> bool:
     """Give the lock back where this run holds it and has written nothing yet; whether that was so."""
     ledger = folder.workspace / RunPath.CHECKPOINT
     if ledger.exists() and Checkpoint.read(ledger).owned():
         return False
-    target = folder.parameters().target
+    target = folder.parameters.target
     if (target.path and not resolve_path(target.path).exists()) or lacking(target):
         return False
     with open_target(target) as store:

@@ -19,7 +19,7 @@ from helpers.errors import one_line
 from helpers.migration.checkpoint import Checkpoint
 from helpers.run import folders as runs
 from helpers.run import kernel
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.stores import open_target
 from helpers.stores.client import ClientStore
 from helpers.stores.embedding_functions import register_allowed
@@ -40,9 +40,9 @@ def runbook_run() -> RunFolder:
 
 
 @pytest.fixture(scope="session")
-def target_store(runbook_run: RunFolder) -> Iterator[ClientStore]:
+def target_store(runbook_run: RunState) -> Iterator[ClientStore]:
     """The target as the toolkit reads it, opened once for all tests."""
-    place = runbook_run.parameters().target
+    place = runbook_run.parameters.target
     register_allowed(place.embedding_functions)
     with open_target(place) as store:
         yield store

@@ -28,7 +28,7 @@ from helpers.parameters import SecretRef
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, utc_now
 from helpers.run.command import run_or_fail
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunPath, RunState
 
 # -- tell --------------------------------------------------------------------------------------------------------------
 
@@ -54,7 +54,7 @@ class Notified:
 
 
 def tell(
-    folder: RunFolder, event: Event, *, key: str = "", dry_run: bool = False, again: bool = False, say: Say | None = None,
+    folder: RunState, event: Event, *, key: str = "", dry_run: bool = False, again: bool = False, say: Say | None = None,
     attach: Path | None = None, **about: Any,
 ) -> Notified:  # fmt: skip
     """Send the notice of this event to every channel; never raises, never waits long. A dry run prints it.
@@ -72,9 +72,9 @@ def tell(
 
 
 def _tell(
-    folder: RunFolder, event: Event, key: str, dry_run: bool, again: bool, say: Say, attach: Path | None, about: dict[str, Any]
+    folder: RunState, event: Event, key: str, dry_run: bool, again: bool, say: Say, attach: Path | None, about: dict[str, Any]
 ) -> Notified:  # fmt: skip
-    rules = folder.parameters().notify
+    rules = folder.parameters.notify
     if not rules.urls:
         return Notified()
     subject, body = render(folder, event, **about)
@@ -123,9 +123,9 @@ class Silenced(StateFile):
 class Around:
     """The commands of one run."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunState) -> None:
         self.folder = folder
-        self.rules = folder.parameters().notify
+        self.rules = folder.parameters.notify
 
     def _read(self) -> Silenced:
         return Silenced.load(self.folder.workspace) or Silenced()

@@ -19,7 +19,7 @@ from helpers.formatting import duration
 from helpers.parameters import Parameters, is_placeholder
 from helpers.parameters.sections import Contacts
 from helpers.results import utc_now
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.run.window import Hours
 
@@ -93,7 +93,7 @@ _KINDS = {
 }  # fmt: skip
 
 
-def render(folder: RunFolder, event: Event, **about: Any) -> tuple[str, str]:
+def render(folder: RunState, event: Event, **about: Any) -> tuple[str, str]:
     """(Subject, body) of a notice about this run. `about` are what the event's template wants beside the run's own facts:
     `why`; for what is wrong `critical` and `minutes` since it began; `open`, the file or command to go on with."""
     facts = {**_facts(folder, event, about), **about}
@@ -103,12 +103,12 @@ def render(folder: RunFolder, event: Event, **about: Any) -> tuple[str, str]:
     text = re.sub(r"\n*\n(What it means for you:)", r"\n\n\1", template.render(**facts))
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<=\.) +(?=\s)", "", text))
     subject, _, body = text.strip().partition("\n")
-    mark = "REHEARSAL: " if folder.facts()["rehearsal"] else ""
-    kept = custody(folder, folder.parameters())
+    mark = "REHEARSAL: " if folder.facts["rehearsal"] else ""
+    kept = custody(folder)
     return formatting.text(mark + subject, 200), body.strip() + (f"\n\nEvidence: {kept}\n" if kept else "\n")
 
 
-def announcement(folder: RunFolder, **about: Any) -> str:
+def announcement(folder: RunState, **about: Any) -> str:
     """The announcement as a text file: its subject, then what it says."""
     subject, body = render(folder, Event.ANNOUNCEMENT, **about)
     return f"Subject: {subject}\n\n{body}"
@@ -132,8 +132,8 @@ def _who(parameters: Parameters, key: str) -> str:
     return formatting.text(getattr(parameters.contacts.named, key) or f"(contacts.{key} is not named)", 200)
 
 
-def _facts(folder: RunFolder, event: Event, about: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = folder.parameters()
+def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = folder.parameters
     now: dict[str, Any] = {}
     if event.wrong:
         number, what, key = level(float(about.get("minutes", 0.0)), critical=bool(about.get("critical")))

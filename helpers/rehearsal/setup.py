@@ -24,7 +24,7 @@ from helpers.results import utc_now, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.command import run_or_fail, run_program
-from helpers.run.folders import REPOSITORY, RunFolder, RunLock, new_run_id
+from helpers.run.folders import REPOSITORY, RunFolder, RunLock, RunState, new_run_id
 
 # -- rehearsal ---------------------------------------------------------------------------------------------------------
 
@@ -180,20 +180,20 @@ def _keys(workspace: Path) -> Path:
     return workspace / "rehearsal_keys"
 
 
-def approve(run: RunFolder, step: plan.Step) -> None:
+def approve(run: RunState, step: plan.Step) -> None:
     """Sign for every missing role through the real gate, with throw-away keys: no production run accepts these."""
-    keep_sealed(run)
+    run = keep_sealed(run)
     result = run.result(step.number)
     marginal = result.facts.get("accept", []) if result else []
-    for role in gate_state(run.reports, run.parameters(), step.gate).missing:
+    for role in gate_state(run, step.gate).missing:
         name, key = f"{signing.REHEARSAL} {role}", _keys(run.workspace) / role
-        sign(run.reports, role, name, GO, step.gate, accept=marginal, key=key)
+        sign(run, role, name, GO, step.gate, accept=marginal, key=key)
 
 
 # -- setup -------------------------------------------------------------------------------------------------------------
 
 
-def sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunFolder:
+def sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunState:
     """A run of this notebook's own on a small sample, made anew, with the steps before this one done."""
     folder = RunFolder.of(f"sample-{row.number}")
     with RunLock(folder, "runner").acquire(1):
@@ -206,8 +206,8 @@ def sample_run(row: plan.Step, sections: Mapping[str, Any]) -> RunFolder:
         needed = plan.find(number)
         _run_first(folder, needed)
         if needed.gate:
-            approve(folder, needed)
-    return folder
+            approve(folder.read(), needed)
+    return folder.read()
 
 
 def _run_first(folder: RunFolder, step: plan.Step) -> None:

@@ -8,24 +8,21 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree import ElementTree
 
 from markupsafe import Markup, escape
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from helpers.errors import RunbookError
 from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state
 from helpers.formatting import lines
-from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, passed
 from helpers.run import plan
-from helpers.run.folders import RunPath
+from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 
 # -- signed ------------------------------------------------------------------------------------------------------------
@@ -71,6 +68,8 @@ def _signoff(facts: Mapping[str, Any], file: str) -> SignOff:
     accepted = [str(item) for item in accept] if isinstance(accept, list) else []
     return SignOff(role, name, decision, when, gate, reason, accepted, facts.get("rehearsal") is True, file)
 
+
+T = TypeVar("T")
 
 # -- facts -------------------------------------------------------------------------------------------------------------
 
@@ -362,18 +361,23 @@ def _harmless(element: ElementTree.Element, prefix: str) -> None:
         element.set("href", link)
 
 
-def read_run(folder: Path) -> RunView:
-    """The view of one run's folder."""
-    run = _json(folder / RunPath.RUN)
-    text = _text(folder / RunPath.PARAMETERS)
-    try:
-        parameters = YAML(typ="safe").load(text)
-    except (YAMLError, ValueError):
-        parameters = None
+def read_run(run: RunState | Path) -> RunView:
+    """The view of one run, or of its folder."""
+    run = run if isinstance(run, RunState) else RunState(run.name, run, run)
+    folder = run.reports
     return RunView(
-        folder, run, parameters if isinstance(parameters, dict) else {}, text, list(_steps(folder)),
-        read_signoffs(folder), _gates(folder, parameters),
+        folder, _or(run, lambda r: r.facts, {}), _or(run, lambda r: r.document, {}), _or(run, lambda r: r.text, ""),
+        list(_steps(run)), read_signoffs(folder), _gates(run),
     )  # fmt: skip
+
+
+def _or(run: RunState, read: Callable[[RunState], T], none: T) -> T:
+    """What is read in the run, or `none` where it is missing or damaged."""
+    try:
+        found = read(run)
+    except (RunbookError, OSError, ValueError):
+        return none
+    return found if isinstance(found, type(none)) else none
 
 
 def void(gate: GateState) -> dict[str, str]:
@@ -385,16 +389,17 @@ def void(gate: GateState) -> dict[str, str]:
     return found
 
 
-def _gates(folder: Path, parameters: Any) -> dict[str, GateState]:
+def _gates(run: RunState) -> dict[str, GateState]:
     """The approvals by gate; none where the parameters do not say whose are due."""
     try:
-        return {gate: gate_state(folder, parameters_from(parameters), gate) for gate in GATES}
-    except (RunbookError, TypeError, ValueError):
+        return {gate: gate_state(run, gate) for gate in GATES}
+    except (RunbookError, OSError, TypeError, ValueError):
         return {}
 
 
-def _steps(folder: Path) -> Iterator[StepRow]:
+def _steps(run: RunState) -> Iterator[StepRow]:
     """Every step of the standard sequence, and any other that left a result."""
+    folder = run.reports
     line = {step.number: step for step in plan.LINE}
     left = {path.stem for path in folder.glob("results/*.json")}
     for number in sorted({*line, *left}):
@@ -405,7 +410,7 @@ def _steps(folder: Path) -> Iterator[StepRow]:
             row.notebook = notebook.name
             row.page = notebook.with_suffix(".html").name if notebook.with_suffix(".html").is_file() else ""
         if number in left:
-            row.result = _result(folder / RunPath.RESULTS / f"{number}.json")
+            row.result = _result(run, number)
             row.verdict = row.result.verdict.value if row.result else _UNREADABLE
             row.title = row.result.title if row.result else row.title
             if row.result and row.result.error and row.result.error.get("code") != ReasonCode.NO_GO:
@@ -413,23 +418,8 @@ def _steps(folder: Path) -> Iterator[StepRow]:
         yield row
 
 
-def _result(path: Path) -> StepResult | None:
+def _result(run: RunState, number: str) -> StepResult | None:
     try:
-        return StepResult.read(path)
+        return run.result(number)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(_text(path))
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="backslashreplace")
-    except OSError:
-        return ""

@@ -22,7 +22,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import audit, formatting
 from helpers.errors import RUNBOOK
-from helpers.evidence import at_rest, due, seals
+from helpers.evidence import at_rest, due
+from helpers.evidence.seals import chain
 from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES
 from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
@@ -31,7 +32,7 @@ from helpers.report.facts import RunView, read_run
 from helpers.report.outcome import CLASSES, decision_tree, ends, notes, outcome, tiles
 from helpers.report.record import checklist
 from helpers.results import write_bytes, write_text
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
 _MARKS = {"pass": "✓", "not exercised": "○", "warning": "!", "marginal": "~", "fail": "✗", "failed": "✗",
@@ -41,9 +42,12 @@ _KINDS = {"pass": "pass", "warning": "warning", "marginal": "marginal", "not exe
           "failed": "fail", "unreadable": "fail"}  # fmt: skip
 
 
-def run_page(folder: Path) -> str:
-    """The page of one run, `reports/<run id>/index.html`, from the files in `folder`."""
-    view = _view(folder)
+def run_page(run: RunState | Path) -> str:
+    """The page of one run, `reports/<run id>/index.html`, from its files; a path names their folder."""
+    return _run_page(_view(run))
+
+
+def _run_page(view: RunView) -> str:
     review = view.step(Step.REVIEW)
     back = numbers.rollback(view.results.get(Step.ROLLBACK))
     return _page(
@@ -68,7 +72,7 @@ def run_page(folder: Path) -> str:
         contacts=record.contacts(_contacts(view)),
         record_status=record.status(view),
         deviations=record.deviations(view),
-        notices=read_notices(folder),
+        notices=read_notices(view.folder),
     )
 
 
@@ -78,9 +82,10 @@ def _contacts(view: RunView) -> dict[str, str]:
     return {k: str(v) for k, v in found.items() if v and not is_placeholder(str(v))} if isinstance(found, dict) else {}
 
 
-def index_page(reports: Path) -> str:
-    """The page of all runs, `reports/index.html`, the newest first."""
-    views = [_view(path.parent) for path in sorted(reports.glob("*/run.json")) if not path.parent.name.startswith(".")]
+def index_page(reports: Path, known: RunView | None = None) -> str:
+    """The page of all runs, `reports/index.html`, the newest first; `known` is one of them that was read already."""
+    folders = [path.parent for path in sorted(reports.glob("*/run.json")) if not path.parent.name.startswith(".")]
+    views = [known if known is not None and known.folder == folder else _view(folder) for folder in folders]
     views.sort(key=lambda v: (str(v.run.get("created", "")), v.id), reverse=True)
     return _page("runs.html.j2", views=views)
 
@@ -101,8 +106,8 @@ def rollback_page(**facts: Any) -> str:
     return _page("rollback.html.j2", **facts)
 
 
-def _view(folder: Path) -> RunView:
-    view = read_run(folder)
+def _view(run: RunState | Path) -> RunView:
+    view = read_run(run)
     view.outcome = outcome(view)
     return view
 
@@ -137,32 +142,32 @@ def _environment() -> Environment:
 # The pages of a run, rendered from what is in its folder: apart from the pipeline, so that `sign` waits for no papermill.
 
 
-def leave(folder: RunFolder) -> None:
+def leave(run: RunState) -> None:
     """What a command that changed a run ends with: everything sealed, the pages as the files are now."""
-    at_rest(folder)
-    render_pages(folder)
+    render_pages(at_rest(run))
 
 
-def render_pages(folder: RunFolder) -> None:
-    """Write the run's page and the page of all runs, from what is in the folders now."""
-    with _not_worth_a_failure(folder):
-        write_text(folder.reports / RunPath.PAGE, run_page(folder.reports))
-        write_text(folder.reports.parent / RunPath.PAGE, index_page(folder.reports.parent))
+def render_pages(run: RunState) -> None:
+    """Write the run's page and the page of all runs."""
+    with _not_worth_a_failure(run):
+        view = _view(run)
+        write_text(run.reports / RunPath.PAGE, _run_page(view))
+        write_text(run.reports.parent / RunPath.PAGE, index_page(run.reports.parent, view))
 
 
-def keep_signed(folder: RunFolder) -> Iterator[str]:
+def keep_signed(folder: RunState) -> Iterator[str]:
     """Keep the page that people are about to sign, and its PDF, where a seal with approvals is due; yields what to tell.
 
     `as-signed-<gate>-<number of the seal>.html` is covered by that seal, and so by every signature over it.
     """
-    rules = folder.parameters().signoff
+    rules = folder.parameters.signoff
     roles = {CUTOVER: rules.required, DRY_RUN: rules.dry_run, CLOSEOUT: rules.closeout}
     gates: dict[str, str] = {GATES[gate]: gate for gate in roles if roles[gate]}
     for step in due(folder):
         if step in gates:
-            page = folder.reports / f"{AS_SIGNED}{gates[step]}-{len(seals(folder.reports)) + 1:04d}.html"
+            page = folder.reports / f"{AS_SIGNED}{gates[step]}-{len(chain(folder)) + 1:04d}.html"
             with _not_worth_a_failure(folder):
-                write_text(page, run_page(folder.reports))
+                write_text(page, run_page(folder))
                 failed = print_pdf(page)
                 audit.append(
                     folder.reports / audit.NAME, "page kept for those who sign", file=page.name, pdf=failed or "made"

@@ -35,7 +35,7 @@ from helpers.rollback.state import (
     RollbackState,
 )
 from helpers.run import plan
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
 LEAST_VALID = 0.95
@@ -67,7 +67,7 @@ def triggers(results: Mapping[str, StepResult]) -> list[Trigger]:
     ]
 
 
-def due(folder: RunFolder) -> list[Trigger]:
+def due(folder: RunState) -> list[Trigger]:
     """The rollback triggers in what this run's steps found."""
     results = {step.number: folder.result(step.number) for step in plan.LINE}
     return triggers({number: result for number, result in results.items() if result is not None})
@@ -191,12 +191,12 @@ def clients_came(cutover: CutoverState | None) -> bool:
     return cutover is not None and any(event["state"] == APPLYING for event in cutover.events)
 
 
-def outline(folder: RunFolder) -> list[tuple[str, str]]:
+def outline(folder: RunState) -> list[tuple[str, str]]:
     """(stage, what will be done), in order."""
     state = RollbackState.load(folder.workspace)
     orders = state.orders if state is not None else Orders()
     cutover, fence = CutoverState.load(folder.workspace), FenceState.load(folder.workspace)
-    parameters = folder.parameters()
+    parameters = folder.parameters
     used = clients_came(cutover)
     say = {
         STOP: _stop(folder),
@@ -246,8 +246,8 @@ def _files(cutover: CutoverState | None) -> str:
     return f"{names} byte for byte; then {len(rules.restart)} restart commands and {len(rules.health)} health URLs"
 
 
-def _remove(folder: RunFolder) -> str:
+def _remove(folder: RunState) -> str:
     ledger = folder.workspace / RunPath.CHECKPOINT
     owned = Checkpoint.read(ledger).owned() if ledger.is_file() else []
-    target = folder.parameters().target.label
+    target = folder.parameters.target.label
     return f"from {target}: {', '.join(owned)}" if owned else f"this run has made nothing in {target}"

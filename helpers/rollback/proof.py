@@ -38,7 +38,7 @@ from helpers.rollback import outline, replay
 from helpers.rollback import state as st
 from helpers.rollback.replay import next_folder
 from helpers.rollback.state import SOURCE, RollbackState
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunState
 from helpers.run.open_source import open_chosen
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
@@ -63,7 +63,7 @@ class Damage:
         return not self.damaged
 
 
-def fenced_since_snapshot(folder: RunFolder, snapshot: Snapshot) -> bool:
+def fenced_since_snapshot(folder: RunState, snapshot: Snapshot) -> bool:
     """Whether the active fence was up before the snapshot was taken, and has not been lifted since; or the source
     was proven before it to take no writes at all."""
     taken, proof = datetime.fromisoformat(snapshot.manifest["created"]), folder.result(Step.FENCE_WRITES)

@@ -50,8 +50,9 @@ def advised(codes: Iterable[str], run: HasId | str, most: int) -> list[str]:
 
 def openable(step: plan.Step, run: HasId | str) -> plan.Step:
     """This step, or 40 where the run has not got so far that this step's notebook could look at it."""
-    folder = runs.RunFolder.of(run if isinstance(run, str) else run.id)
-    ready = not folder.exists or all(folder.result(number) is not None for number in step.needs)
+    if not isinstance(run, runs.RunState):
+        run = runs.RunFolder.of(run if isinstance(run, str) else run.id).read()
+    ready = not run.exists or all(run.result(number) is not None for number in step.needs)
     return step if ready else plan.find(TREE)
 
 

@@ -17,12 +17,12 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar, TypeVarTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -48,6 +48,8 @@ _DOCUMENTS = {
     Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",),
 }  # what a step leaves besides: it says nothing any more once the step is void
 _secrets_hidden: set[tuple[Path, Path]] = set()  # runs whose secrets this process knows, so that it shows none
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 _NEVER_CHANGES = "a run goes on only with the source, target, schema, collections and id policy that it began with"
 
 
@@ -152,15 +154,18 @@ class RunFolder:
         run = ["--run-id", self.id] if name == "run" else [self.id]
         return shlex.join([RUNBOOK, name, *run, *options, *([] if usual else ["--reports", str(self.reports.parent)])])
 
-    def facts(self) -> dict[str, Any]:
-        """run.json: id, name, created (UTC), date, rehearsal, dry_run, until, directory (that relative paths are taken
-        from), parameters_digest, parameters_sha256 (of the file), host, user, versions, changes."""
-        facts: dict[str, Any] = json.loads((self.reports / RunPath.RUN).read_text(encoding="utf-8"))
-        return facts
+    def read(self) -> RunState:
+        """The run as it is now."""
+        return RunState(self.id, self.reports, self.workspace)
 
-    def note(self, **facts: Any) -> None:
-        """Change these facts of run.json."""
-        self.rewrite(RunPath.RUN, json_text({**self.facts(), **facts}))
+    def after(self, result: StepResult) -> RunState:
+        """The run as it is now, where a step has just ended so."""
+        return RunState(self.id, self.reports, self.workspace, {(_read_result, result.step): result})
+
+    def note(self, **facts: Any) -> RunState:
+        """Change these facts of run.json; the run as it is then."""
+        self.rewrite(RunPath.RUN, json_text({**self.read().facts, **facts}))
+        return self.read()
 
     def rewrite(self, name: str, text: str) -> None:
         """Write a file of the reports that may change (`evidence.seals.CHANGING`) again, whole or not at all.
@@ -173,48 +178,6 @@ class RunFolder:
             return
         audit.append(self.reports / audit.NAME, "file written", file=name, sha256=hashlib.sha256(data).hexdigest())
         write_bytes(path, data)
-
-    def parameters(self) -> Parameters:
-        """The parameters as resolved when the run began (or as `resume --set` changed them since)."""
-        path = self.reports / RunPath.PARAMETERS
-        try:
-            with path.open(encoding="utf-8") as file:
-                document = YAML(typ="safe").load(file)
-            if isinstance(document, dict):
-                found = parameters_from(document)
-                if (place := (self.reports, Path.cwd())) not in _secrets_hidden:  # relative paths are taken from there
-                    _secrets_hidden.add(place)
-                    found.hide_secrets()
-                return found
-        except (YAMLError, UnicodeDecodeError) as error:
-            raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "is no longer YAML", where=str(path)) from error
-        raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "no longer holds parameters", where=str(path))
-
-    def is_of(self, parameters: Parameters) -> bool:
-        """Whether the run was begun in this folder, with the same source, target and schema."""
-        if self.facts()["directory"] != str(Path.cwd()):
-            return False
-        try:
-            return self.parameters().context() == parameters.context()
-        except RunbookError:  # written by another version of the toolkit
-            return False
-
-    def enter(self) -> None:
-        """Work in the folder in which the run began: relative paths of its parameters are taken from there."""
-        directory = self.facts()["directory"]
-        try:
-            os.chdir(directory)
-        except OSError as error:
-            raise WorldError(
-                ReasonCode.FOLDER_GONE,
-                f"run {self.id} began in a folder that cannot be entered: {error.strerror}",
-                where=directory,
-            ) from error
-
-    def result(self, step: str) -> StepResult | None:
-        """What the step found, or None where it has left no result."""
-        path = self.reports / RunPath.RESULTS / f"{step}.json"
-        return StepResult.read(path) if path.is_file() else None
 
     def log(self, message: str, step: str = "") -> None:
         """One line of run.log: UTC time, step, message (control characters escaped)."""
@@ -232,11 +195,113 @@ class RunFolder:
             file.write(text)
 
 
-def find(run_id: str) -> RunFolder:
+@dataclass(frozen=True, slots=True)
+class RunState(RunFolder):
+    """A run with what its files say: each is read once, when it is first wanted, and nothing here changes after that.
+
+    Read at the start of a command, of a notebook and of each turn of the pipeline, and handed down. Whatever writes (a
+    step, a signature, other parameters) makes a new one due: `read`, or what it gives back.
+    """
+
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, read: Callable[[RunState, *Ts], T], *about: *Ts) -> T:
+        """What `read` finds in this run, found once: for what is read above this package too, such as the seals."""
+        key = (read, *about)
+        if key not in self._known:
+            self._known[key] = read(self, *about)
+        found: T = self._known[key]
+        return found
+
+    def knowing(self, read: Callable[[RunState], T], found: T) -> RunState:
+        """This state, but for what `read` finds: what was just written is known, and is not read again."""
+        return RunState(self.id, self.reports, self.workspace, {**self._known, (read,): found})
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """run.json: id, name, created (UTC), date, rehearsal, dry_run, until, directory (that relative paths are taken
+        from), parameters_digest, parameters_sha256 (of the file), host, user, versions, changes."""
+        return self.once(_read_facts)
+
+    @property
+    def text(self) -> str:
+        """parameters.yaml."""
+        return self.once(_read_text)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """parameters.yaml as it stands there; WorldError where it holds none."""
+        return self.once(_read_document)
+
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters as resolved when the run began (or as `resume --set` changed them since)."""
+        found = self.once(_read_parameters)
+        if (place := (self.reports, Path.cwd())) not in _secrets_hidden:  # relative paths are taken from there
+            _secrets_hidden.add(place)
+            found.hide_secrets()
+        return found
+
+    def result(self, step: str) -> StepResult | None:
+        """What the step found, or None where it has left no result."""
+        return self.once(_read_result, step)
+
+    def is_of(self, parameters: Parameters) -> bool:
+        """Whether the run was begun in this folder, with the same source, target and schema."""
+        if self.facts["directory"] != str(Path.cwd()):
+            return False
+        try:
+            return self.parameters.context() == parameters.context()
+        except RunbookError:  # written by another version of the toolkit
+            return False
+
+    def enter(self) -> None:
+        """Work in the folder in which the run began: relative paths of its parameters are taken from there."""
+        directory = self.facts["directory"]
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            raise WorldError(
+                ReasonCode.FOLDER_GONE,
+                f"run {self.id} began in a folder that cannot be entered: {error.strerror}",
+                where=directory,
+            ) from error
+
+
+def _read_facts(run: RunFolder) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((run.reports / RunPath.RUN).read_text(encoding="utf-8"))
+    return facts
+
+
+def _read_text(run: RunFolder) -> str:
+    return (run.reports / RunPath.PARAMETERS).read_text(encoding="utf-8")
+
+
+def _read_document(run: RunState) -> dict[str, Any]:
+    path = run.reports / RunPath.PARAMETERS
+    try:
+        document = YAML(typ="safe").load(run.text)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "is no longer YAML", where=str(path)) from error
+    if not isinstance(document, dict):
+        raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "no longer holds parameters", where=str(path))
+    return document
+
+
+def _read_parameters(run: RunState) -> Parameters:
+    return parameters_from(run.document)
+
+
+def _read_result(run: RunFolder, step: str) -> StepResult | None:
+    path = run.reports / RunPath.RESULTS / f"{step}.json"
+    return StepResult.read(path) if path.is_file() else None
+
+
+def find(run_id: str) -> RunState:
     """The run of this id; a UsageError names the runs there are where it does not exist."""
     folder = RunFolder.of(run_id)
     if folder.exists:
-        return folder
+        return folder.read()
     if (folder.reports / GROUP).is_file():
         rows = json.loads((folder.reports / GROUP).read_text(encoding="utf-8"))["rows"]
         named = ", ".join(row["run"] for row in rows[:3])
@@ -251,17 +316,17 @@ def find(run_id: str) -> RunFolder:
     )
 
 
-def every_run() -> list[RunFolder]:
+def every_run() -> list[RunState]:
     """Every run under the reports folder, the newest first."""
     root = reports_root()
     names = sorted(p.parent.name for p in root.glob("*/run.json") if _ID.fullmatch(p.parent.name))
-    folders = [RunFolder.of(name) for name in names]
-    return sorted(folders, key=lambda f: str(f.facts()["created"]), reverse=True)
+    folders = [RunFolder.of(name).read() for name in names]
+    return sorted(folders, key=lambda f: str(f.facts["created"]), reverse=True)
 
 
 def create(
     parameters: Parameters, run_id: str = "", *, rehearsal: bool = False, dry_run: bool = False, until: str = ""
-) -> RunFolder:
+) -> RunState:
     """Make the folders of a new run. They appear whole or not at all; a UsageError where the id is taken."""
     folder = RunFolder.of(run_id or new_run_id(parameters.name))
     created = utc_now()
@@ -304,7 +369,7 @@ def create(
             f"the folders of run {folder.id} cannot be made: {error}",
             where=str(folder.reports),
         ) from error
-    return folder
+    return folder.read()
 
 
 def _require_writable(what: str, place: Path) -> None:
@@ -364,14 +429,15 @@ def file_digest(path: Path) -> str:
 
 def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
     """Go on with these parameters; the names changed, which are recorded. A UsageError where the context changes."""
-    directory = folder.facts()["directory"]
+    run = folder.read()
+    directory = run.facts["directory"]
     if not Path.cwd().samefile(directory):
         raise UsageError(
             ReasonCode.OTHER_FOLDER,
             f"run {folder.id} was begun in the folder {directory}",
             next_step="Work from there.",
         )
-    old = folder.parameters()
+    old = run.parameters
     before, after = flatten(old.context()), flatten(new.context())
     moved = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
     if moved:
@@ -389,7 +455,7 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
             "parameters_digest": new.digest(),
             "parameters_sha256": hashlib.sha256(text.encode()).hexdigest(),
         }
-        folder.note(changes=[*folder.facts()["changes"], record], **digests)
+        folder.note(changes=[*run.facts["changes"], record], **digests)
         folder.rewrite(RunPath.PARAMETERS, text)
         audit.append(folder.reports / audit.NAME, "parameters changed", names=changed, digest=new.digest())
         folder.log(f"parameters changed: {', '.join(f'{k}={after.get(k)}' for k in changed)}")

@@ -43,14 +43,14 @@ def open_chosen(run: RunRecord) -> Iterator[Reader]:
 
 
 def _require_same_place(run: RunRecord, label: str) -> None:
-    began = run.home.facts().get(PLACE, "")
+    began = run.home.facts.get(PLACE, "")
     if began and began != label:
         raise Terminal(
             ReasonCode.OTHER_SOURCE, f"the key opens {label} now; the run began with {began}", where=f"run {run.id}",
             next_step="Use the key that the run began with, or begin a new run.",
         )  # fmt: skip
     if not began and label != run.parameters.source.label and not run.watches_only:
-        run.home.note(**{PLACE: label})
+        run.home = run.home.note(**{PLACE: label})
         run.log(f"the key of the source opens {label}")
 
 

@@ -19,7 +19,7 @@ from helpers.parameters import Parameters
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, meets, utc_now, worst
 from helpers.run import plan
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunPath, RunState
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,20 +35,20 @@ class RunRecord:
     watches_only = False
 
     def __init__(
-        self, folder: RunFolder, step: str, parameters: Parameters | None = None, *, dry_run: bool = False
+        self, home: RunState, step: str, parameters: Parameters | None = None, *, dry_run: bool = False
     ) -> None:
-        facts = folder.facts()
+        facts = home.facts
         row = plan.find(step)
-        self.home = folder
-        self.id: str = folder.id
-        self.parameters: Parameters = parameters if parameters is not None else folder.parameters()
-        self.folder: Path = folder.reports
-        self.workspace: Path = folder.workspace
+        self.home = home
+        self.id: str = home.id
+        self.parameters: Parameters = parameters if parameters is not None else home.parameters
+        self.folder: Path = home.reports
+        self.workspace: Path = home.workspace
         self.date = dt.date.fromisoformat(facts["date"])
         self.rehearsal: bool = facts["rehearsal"]
         self.dry_run: bool = dry_run or facts["dry_run"]
         self.step: str = row.number
-        self.result = StepResult(step=row.number, title=row.title, run_id=folder.id, started=utc_now())
+        self.result = StepResult(step=row.number, title=row.title, run_id=home.id, started=utc_now())
         self.leaving = contextlib.ExitStack()  # what is to be let go of together with the run
         self._display: tuple[int, Any] = (-1, None)
         self._bar: Progress | None = None

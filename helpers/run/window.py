@@ -14,7 +14,7 @@ from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunState
 from helpers.run.plan import Step
 
 PERMISSION = ReasonCode.OUTSIDE_WINDOW  # in run.json: what --outside-window said, for the command that it was given to
@@ -65,12 +65,12 @@ def outside(step: plan.Step, parameters: Parameters, now: dt.datetime | None = N
 
 
 def refusal(
-    folder: RunFolder, step: plan.Step, now: dt.datetime | None = None, changed: Parameters | None = None
+    folder: RunState, step: plan.Step, now: dt.datetime | None = None, changed: Parameters | None = None
 ) -> WorldError | None:
     """The error for a step that may not start now (by the parameters `changed`, where given); None where it may, or where the
     operator has said why it must.
     """
-    why = outside(step, changed or folder.parameters(), now)
+    why = outside(step, changed or folder.parameters, now)
     if not why or permission(folder):
         return None
     return WorldError(
@@ -80,24 +80,26 @@ def refusal(
     )  # fmt: skip
 
 
-def permit(folder: RunFolder, reason: str) -> None:
-    """Let the steps of this command start outside the window for this reason, or ("") no more. On record before use."""
+def permit(folder: RunState, reason: str) -> RunState:
+    """Let the steps of this command start outside the window for this reason, or ("") no more; the run with that.
+
+    It is on record before it is used.
+    """
     said = reason.strip()
     if said != reason or any(not c.isprintable() for c in said) or len(said) > 500:
         raise UsageError(ReasonCode.BAD_REASON, "--outside-window takes one line of text that says why it cannot wait")
-    before = folder.facts().get(PERMISSION)
+    before = folder.facts.get(PERMISSION)
     if said:
         given = {"reason": said, "by": audit.user(), "when": utc_now()}
         audit.append(folder.reports / audit.NAME, "outside window permitted", reason=said)
         folder.log(f"--outside-window: {said}")
-        folder.note(**{PERMISSION: given})
-    elif before:
-        folder.note(**{PERMISSION: None})
+        return folder.note(**{PERMISSION: given})
+    return folder.note(**{PERMISSION: None}) if before else folder
 
 
-def permission(folder: RunFolder) -> str:
+def permission(folder: RunState) -> str:
     """`REASON (user)` where the operator lets steps start outside the window; else ""."""
-    given = folder.facts().get(PERMISSION)
+    given = folder.facts.get(PERMISSION)
     return f"{given['reason']} ({given['by']})" if given else ""
 
 

@@ -26,7 +26,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import passed, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import GROUP, RunFolder
+from helpers.run.folders import GROUP, RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.status.console import table
 from helpers.status.overview import first_open_step, rolled_back, state
@@ -191,27 +191,28 @@ def overview(group: Group, said: dict[str, str] | None = None) -> str:
 
 
 def _shown(group: Group, row: Row, said: str) -> dict[str, Any]:
-    verdict, then = _stands(group, row, said)
-    chunks = _chunks(folder) if (folder := RunFolder.of(row.run)).exists else ""
+    run = RunFolder.of(row.run).read()
+    verdict, then = _stands(group, run, said)
+    chunks = _chunks(run) if run.exists else ""
     return {"database": row.name, "run": row.run, "verdict": said or verdict, "chunks": chunks, "next": then}
 
 
-def _stands(group: Group, row: Row, said: str) -> tuple[str, str]:
+def _stands(group: Group, folder: RunState, said: str) -> tuple[str, str]:
     """The state of a run, and the command that continues it; one of the group's, where there is one for all."""
-    folder, again = RunFolder.of(row.run), RunFolder.of(group.id).command("resume")
+    again = RunFolder.of(group.id).command("resume")
     if not folder.exists:
         return "not begun", "" if said == EMPTY else again
     if rolled_back(folder):
         return "rolled back", ""
     step = first_open_step(folder)
     done = plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]
-    missing = [s.gate for s in done if s.gate and gate_state(folder.reports, folder.parameters(), s.gate).missing]
+    missing = [s.gate for s in done if s.gate and gate_state(folder, s.gate).missing]
     if missing:
         sign = RunFolder.of(group.id).command("sign", "--gate", missing[0])
         return "waiting for sign-offs", f"{sign} --role ROLE --name NAME --decision go --key FILE"
     if step is None:
         return "done", ""
-    if folder.facts()["dry_run"] and step.number > plan.LAST_OF_DRY_RUN:
+    if folder.facts["dry_run"] and step.number > plan.LAST_OF_DRY_RUN:
         return "dry run passed", folder.command("run", "--from", Step.FENCE_WRITES)
     found = folder.result(step.number)
     if found is not None:
@@ -219,7 +220,7 @@ def _stands(group: Group, row: Row, said: str) -> tuple[str, str]:
     return f"passed up to {done[-1].number}" if done else "not begun", again
 
 
-def _chunks(folder: RunFolder) -> str:
+def _chunks(folder: RunState) -> str:
     for number, fact in ((Step.MIGRATE, "imported"), (Step.SOURCE_HEALTH, "total")):
         found = folder.result(number)
         if found is not None and isinstance(found.facts.get(fact), int):
@@ -227,13 +228,13 @@ def _chunks(folder: RunFolder) -> str:
     return ""
 
 
-def due_for(group: Group, gate: str, role: str) -> Iterable[RunFolder]:
+def due_for(group: Group, gate: str, role: str) -> Iterable[RunState]:
     """The runs of a group whose gate waits for this role."""
     for row in group.rows:
-        folder = RunFolder.of(row.run)
+        folder = RunFolder.of(row.run).read()
         step = next(s for s in plan.LINE if s.gate == gate)
         reached = folder.exists and passed(folder.result(step.number)) and not rolled_back(folder)
-        if reached and role in gate_state(folder.reports, folder.parameters(), gate).missing:
+        if reached and role in gate_state(folder, gate).missing:
             yield folder
 
 

@@ -21,7 +21,7 @@ from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advice, advised
 from helpers.run.command import reduce_environment
-from helpers.run.folders import RunFolder, RunLock, RunPath
+from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, step_missing
 from helpers.runner import notices
@@ -36,7 +36,7 @@ from helpers.status.overview import refuse_rolled_back, rolled_back
 SOURCE_ONLY = (Step.SOURCE_HEALTH, Step.EXPLORE_SOURCE)  # the steps that look at a source, and at nothing else
 
 
-def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunFolder:
+def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: bool) -> RunState:
     """The run of this id; without an id the newest with the same source, target and schema; else a new one.
 
     Sections given for a run that exists change it, unless its source, target or schema would change: a UsageError.
@@ -45,10 +45,9 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
     if run_id:
         runs.check_run_id(run_id)
     if run_id and (not sections or RunFolder.of(run_id).exists):
-        folder = runs.find(run_id)
-        _lay_over(folder, sections)
-        folder.enter()
-        return folder
+        run = _lay_over(runs.find(run_id), sections)
+        run.enter()
+        return run
     wanted = sections
     if row.number in SOURCE_ONLY and sections.get("source") and not sections.get("target"):
         wanted = {**sections, "target": {"path": plan.NO_TARGET}}
@@ -58,8 +57,7 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
         and (found := _newest(parameters)) is not None
         and (row is not plan.LINE[0] or not rolled_back(found))
     ):
-        _lay_over(found, sections)
-        return found
+        return _lay_over(found, sections)
     from helpers.migration.preflight import preflight
     from helpers.rehearsal.setup import require_built
 
@@ -70,20 +68,20 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
     return runs.create(parameters, run_id, dry_run=dry_run and row.on_line)
 
 
-def require_target(row: plan.Step, folder: RunFolder) -> None:
+def require_target(row: plan.Step, folder: RunState) -> None:
     """UsageError where the step needs a target and the run was begun without one, to look at its source."""
-    if folder.parameters().target.path == plan.NO_TARGET and row.number not in SOURCE_ONLY:
+    if folder.parameters.target.path == plan.NO_TARGET and row.number not in SOURCE_ONLY:
         raise UsageError(
             ReasonCode.NO_TARGET, f"run {folder.id} was begun without a target, to look at its source",
             next_step="Name a target in the parameters and begin a new run.",
         )  # fmt: skip
 
 
-def _lay_over(folder: RunFolder, sections: Mapping[str, Any]) -> None:
+def _lay_over(run: RunState, sections: Mapping[str, Any]) -> RunState:
     """Go on with the run's parameters and what the sections give. A key that a section leaves out stays as the run has it."""
     if not sections or kernel.under_runner():
-        return
-    document = folder.parameters().document()
+        return run
+    document = run.parameters.document()
     for name, value in sections.items():
         below = document.get(name)
         if isinstance(below, dict) and isinstance(value, dict):
@@ -92,10 +90,11 @@ def _lay_over(folder: RunFolder, sections: Mapping[str, Any]) -> None:
             )
             value = value if moved else below | value
         document[name] = value
-    runs.change_parameters(folder, parameters_from(document))
+    runs.change_parameters(run, parameters_from(document))
+    return run.read()
 
 
-def _newest(parameters: Parameters) -> RunFolder | None:
+def _newest(parameters: Parameters) -> RunState | None:
     """The newest run that was begun in this folder with the same source, target and schema."""
     return next((folder for folder in runs.every_run() if folder.is_of(parameters)), None)
 
@@ -196,7 +195,7 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
         folder = find_run(row, sections, run_id, dry_run)
         require_target(row, folder)
     if kernel.shell() is not None:
-        reduce_environment(folder.parameters().environment())
+        reduce_environment(folder.parameters.environment())
     run = Run(folder, row.number, dry_run=dry_run)
     run.open(banner)
     return made(run)

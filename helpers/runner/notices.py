@@ -20,7 +20,7 @@ from helpers.rollback.outline import due
 from helpers.rollback.state import RollbackState
 from helpers.run import plan
 from helpers.run.advice import advice
-from helpers.run.folders import RunFolder, RunPath, file_digest
+from helpers.run.folders import RunFolder, RunPath, RunState, file_digest
 from helpers.run.plan import Step
 
 Say = Callable[[str], None]
@@ -31,12 +31,12 @@ _NO_NEWS = (
 )  # of these somebody takes care already
 
 
-def before_step(folder: RunFolder, step: plan.Step, say: Say, *, dry_run: bool = False) -> None:
+def before_step(folder: RunState, step: plan.Step, say: Say, *, dry_run: bool = False) -> None:
     """Before 20 the commands of `notify.before` and the notice of the start; before 27 that of the rollback."""
     if step.number not in (Step.FENCE_WRITES, Step.ROLLBACK):
         return
     with _never_stopping(folder, say):
-        dry = dry_run or bool(folder.facts()["dry_run"])
+        dry = dry_run or bool(folder.facts["dry_run"])
         if step.number == Step.FENCE_WRITES:
             around = Around(folder)
             if dry:
@@ -52,10 +52,10 @@ def before_step(folder: RunFolder, step: plan.Step, say: Say, *, dry_run: bool =
 
 
 def after_step(
-    folder: RunFolder, step: plan.Step, error: RunbookError | None, say: Say, *, dry_run: bool = False
+    folder: RunState, step: plan.Step, error: RunbookError | None, say: Say, *, dry_run: bool = False
 ) -> None:
     """GO after 24, the cutover after 25, how a rollback came out after 27."""
-    if dry_run or folder.facts()["dry_run"] or isinstance(error, Interrupted):
+    if dry_run or folder.facts["dry_run"] or isinstance(error, Interrupted):
         return
     with _never_stopping(folder, say):
         result = folder.result(step.number)
@@ -75,7 +75,7 @@ def after_step(
             Around(folder).after(say)  # the cutover is done: what was silenced is wanted for the watch that follows
 
 
-def line_ended(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
+def line_ended(folder: RunState, steps: Sequence[plan.Step], error: RunbookError | None, say: Say) -> None:
     """Notices once the pipeline has ended: what a kill kept from being sent, the end where it got there, or what stopped it."""
     with _never_stopping(folder, say):
         told = {entry.event for entry in read(folder.reports)}
@@ -88,21 +88,21 @@ def line_ended(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookErro
         stopped(folder, error, say)
 
 
-def ended(folder: RunFolder, say: Say) -> None:
+def ended(folder: RunState, say: Say) -> None:
     """Where every step has passed: the notice of the end, and the commands of `notify.after`; each once."""
     with _never_stopping(folder, say):
-        if not folder.facts()["dry_run"] and all(passed(folder.result(step.number)) for step in plan.LINE):
+        if not folder.facts["dry_run"] and all(passed(folder.result(step.number)) for step in plan.LINE):
             around = Around(folder)
             tell(folder, Event.END, key=f"night {around.night}", say=say, open=str(folder.reports / RunPath.PAGE))
             around.after(say)
 
 
-def stopped(folder: RunFolder, error: RunbookError, say: Say) -> None:
+def stopped(folder: RunState, error: RunbookError, say: Say) -> None:
     """NO-GO, or a failure in the window, with the escalation level and whom to call. Before step 20 has run: nothing."""
     if isinstance(error, Interrupted | WaitingForSignoffs) or (error.code in _NO_NEWS and not isinstance(error, NoGo)):
         return
     with _never_stopping(folder, say):
-        if folder.facts()["dry_run"] or folder.result(Step.FENCE_WRITES) is None:
+        if folder.facts["dry_run"] or folder.result(Step.FENCE_WRITES) is None:
             return
         failed = [r for step in plan.LINE if (r := folder.result(step.number)) is not None and r.error is not None]
         since = min((r.finished for r in failed if r.finished), default="")
@@ -114,13 +114,13 @@ def stopped(folder: RunFolder, error: RunbookError, say: Say) -> None:
              critical=bool(due(folder)), minutes=max(0.0, minutes), open=way or str(folder.reports / RunPath.PAGE))  # fmt: skip
 
 
-def held(folder: RunFolder, say: Say) -> None:
+def held(folder: RunState, say: Say) -> None:
     """The run goes no further for now: what was silenced is heard again."""
     with _never_stopping(folder, say):
         Around(folder).after(say)
 
 
-def _after_rollback(folder: RunFolder, error: RunbookError | None, say: Say, at: str) -> None:
+def _after_rollback(folder: RunState, error: RunbookError | None, say: Say, at: str) -> None:
     state = RollbackState.load(folder.workspace)
     if error is None:
         from helpers.rollback.postmortem import NOTICE

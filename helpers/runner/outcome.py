@@ -20,7 +20,7 @@ from helpers.rollback import Orders, RollbackState
 from helpers.rollback.outline import at_work, due, outline, stop
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
 from helpers.runner.pipeline import run_line, with_fence
@@ -35,9 +35,9 @@ def run_to_outcome(folder: RunFolder, steps: Sequence[plan.Step], terminal: Cons
     left = list(steps)
     for _ in range(_MOST):
         try:
-            return run_line(folder, with_fence(folder, left), terminal, dry_run=dry_run)
+            return run_line(folder, with_fence(folder.read(), left), terminal, dry_run=dry_run)
         except RunbookError as error:
-            if not _source_changed(folder, error):
+            if not _source_changed(folder.read(), error):
                 raise _held(folder, terminal, error, dry_run=dry_run) from error
             terminal.say("The source changed after the decision: step 22 catches up, 23 and 24 run again.")
             folder.log(f"catching up once more: {error}")
@@ -45,12 +45,13 @@ def run_to_outcome(folder: RunFolder, steps: Sequence[plan.Step], terminal: Cons
         left = [step for step in left if step.number >= Step.CUTOVER]
     endless = NoGo(SOURCE_CHANGED, f"run {folder.id}: the source changed behind each of {_MOST} catch-ups",
                    next_step=f"Find who writes to it, then: {folder.command('resume')}")  # fmt: skip
-    notices.stopped(folder, endless, terminal.say)
-    leave(folder)
+    run = folder.read()
+    notices.stopped(run, endless, terminal.say)
+    leave(run)
     raise endless
 
 
-def _source_changed(folder: RunFolder, error: RunbookError) -> bool:
+def _source_changed(folder: RunState, error: RunbookError) -> bool:
     found = folder.result(Step.CUTOVER)
     return error.code == SOURCE_CHANGED and found is not None and (found.error or {}).get("code") == SOURCE_CHANGED
 
@@ -59,24 +60,25 @@ def _again(folder: RunFolder, terminal: Console) -> None:
     """22 to 24; what stops them, missing approvals included, is what the run ends with."""
     steps = plan.between(Step.MIGRATE, Step.REVIEW)
     try:
-        run_line(folder, with_fence(folder, steps), terminal)
+        run_line(folder, with_fence(folder.read(), steps), terminal)
     except RunbookError as error:
         raise _held(folder, terminal, error, dry_run=False) from error
 
 
 def _held(folder: RunFolder, terminal: Console, error: RunbookError, *, dry_run: bool) -> RunbookError:
     """The error that the command ends with, once the run is held, or rolled back."""
-    nothing_to_hold = dry_run or folder.facts()["dry_run"] or folder.result(Step.SNAPSHOT) is None
+    run = folder.read()
+    nothing_to_hold = dry_run or run.facts["dry_run"] or run.result(Step.SNAPSHOT) is None
     if nothing_to_hold or isinstance(error, Interrupted | WaitingForSignoffs) or error.code == OUTSIDE_WINDOW:
         return error
-    found = due(folder)
+    found = due(run)
     if not found and not isinstance(error, NoGo):
         return error
     try:
         run_line(folder, [Step.HOLD_AND_TROUBLESHOOT], terminal)
     except RunbookError as other:  # what stopped the run is the news
         folder.log(f"step {Step.HOLD_AND_TROUBLESHOOT} did not pass: {other}")
-    if not found or not folder.parameters().rollback.automatic:
+    if not found or not run.parameters.rollback.automatic:
         return error
     why = "; ".join(trigger.sentence for trigger in found)
     terminal.say(f"Automatic rollback (rollback.automatic): {why}")
@@ -125,11 +127,11 @@ def execute(
         terminal.say(f"Run {folder.id}: {state.sentence()} See {folder.reports / 'rollback.html'}")
         return 0
     if dry_run and at_work(folder) and not locked:
-        terminal.say(_said(folder, "would do, while the run is at work; source and target were not compared"))
+        terminal.say(_said(folder.read(), "would do, while the run is at work; source and target were not compared"))
         return 0
     if not dry_run:
         state = RollbackState.begin(folder.workspace, folder.id, orders)
-    terminal.say(_said(folder, "would do" if dry_run else "does now"))
+    terminal.say(_said(folder.read(), "would do" if dry_run else "does now"))
     if not dry_run and not locked:
         _stop(folder, state)
     try:
@@ -154,6 +156,6 @@ def _stop(folder: RunFolder, state: RollbackState | None) -> None:
     state.save(folder.workspace)
 
 
-def _said(folder: RunFolder, what: str) -> str:
+def _said(folder: RunState, what: str) -> str:
     rows = [f"  {title}: {text}" for title, text in outline(folder)]
     return "\n".join([f"What the rollback of run {folder.id} {what}:", *rows])

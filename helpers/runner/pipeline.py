@@ -36,7 +36,7 @@ from helpers.results import StepResult, Verdict, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advised
-from helpers.run.folders import RunFolder, RunLock, RunPath
+from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
 from helpers.status.console import Console, step_line, summary
@@ -161,7 +161,7 @@ class Execution:
     def _said(self) -> StepResult | None:
         """The result file, if this execution wrote it."""
         try:
-            found = self.folder.result(self.step.number)
+            found = self.folder.read().result(self.step.number)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found if found is not None and found.facts.get("execution") == self._token else None
@@ -332,35 +332,24 @@ def run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, *
 def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, dry_run: bool) -> str:
     terminal.say(f"Run {folder.id}. Everything is recorded in {folder.log_path}")
     stop = Stop(folder, terminal)
-    error: RunbookError | None = None
-    at: plan.Step | None = None
     with stop.watching():
-        for step in steps:
-            error = _gates(folder, plan.LINE[: plan.LINE.index(step)], terminal) if step.on_line else None
-            if error is None and not (dry_run or folder.facts()["dry_run"]):
-                error = window.refusal(folder, step)
-            if error is not None:
-                break
-            at = step
-            error = _interrupted(folder) if stop.requested else _one(folder, step, terminal, stop, dry_run)
-            decided_later = step.decides in [s.number for s in steps]
-            if error is not None and not (isinstance(error, NoGo) and decided_later):
-                break
-    error = error or _gates(folder, steps or plan.LINE, terminal)
+        run, at, error = _turns(folder.read(), steps, terminal, stop, dry_run)
+    if error is None:
+        run, error = _gates(run, steps or plan.LINE, terminal)
     ends_early = steps and at is steps[-1] is not plan.LINE[-1] and at.on_line
     # Behind the decision the fence must stay: lifted and put up again it would void what was signed, and after the cutover
     # whoever still writes to the source would write for nobody. Step 53 lifts it.
     if ends_early and steps[-1].number < _DECISION and not stop.requested:
-        error = _stand_down(folder, terminal) or error
-    notices.line_ended(folder, steps, error, terminal.say)
-    verdict = _verdict(folder, steps or plan.LINE, error, dry_run)
-    folder.log(f"line ends: {verdict}")
-    remedies = _advice(folder, steps)
+        error = _stand_down(run, terminal) or error
+    notices.line_ended(run, steps, error, terminal.say)
+    verdict = _verdict(run, steps or plan.LINE, error, dry_run)
+    run.log(f"line ends: {verdict}")
+    remedies = _advice(run, steps)
     for line in remedies:
-        folder.log(line)
-    error = _sealed(folder, terminal, error)
-    render_pages(folder)
-    terminal.say(summary(folder, steps, verdict))
+        run.log(line)
+    run, error = _sealed(run, terminal, error)
+    render_pages(run)
+    terminal.say(summary(run, steps, verdict))
     for line in remedies:
         terminal.say(line)
     state = FenceState.load(folder.workspace)
@@ -374,15 +363,44 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
     return verdict
 
 
-def _one(folder: RunFolder, step: plan.Step, terminal: Console, stop: Stop, dry_run: bool) -> RunbookError | None:
-    """Execute one step, and tell people what concerns them; what it failed with, or None."""
-    notices.before_step(folder, step, terminal.say, dry_run=dry_run)
-    error = _executed(folder, step, terminal, stop, dry_run)
-    notices.after_step(folder, step, error, terminal.say, dry_run=dry_run)
-    return error
+def _turns(
+    run: RunState, steps: Sequence[plan.Step], terminal: Console, stop: Stop, dry_run: bool
+) -> tuple[RunState, plan.Step | None, RunbookError | None]:
+    """The steps, one after another: the run then, the step it got to, and what stopped it.
+
+    A turn is from the end of one step to the end of the next. In each the run is read once: here before the first step,
+    then when a step has ended.
+    """
+    at: plan.Step | None = None
+    error: RunbookError | None = None
+    for step in steps:
+        run, error = _gates(run, plan.LINE[: plan.LINE.index(step)], terminal) if step.on_line else (run, None)
+        if error is None and not (dry_run or run.facts["dry_run"]):
+            error = window.refusal(run, step)
+        if error is not None:
+            return run, at, error
+        at = step
+        run, error = (run, _interrupted(run)) if stop.requested else _one(run, step, terminal, stop, dry_run)
+        decided_later = step.decides in [s.number for s in steps]
+        if error is not None and not (isinstance(error, NoGo) and decided_later):
+            return run, at, error
+    return run, at, error
 
 
-def _executed(folder: RunFolder, step: plan.Step, terminal: Console, stop: Stop, dry_run: bool) -> RunbookError | None:
+def _one(
+    run: RunState, step: plan.Step, terminal: Console, stop: Stop, dry_run: bool
+) -> tuple[RunState, RunbookError | None]:
+    """Execute one step, and tell people what concerns them; the run then, and what the step failed with."""
+    notices.before_step(run, step, terminal.say, dry_run=dry_run)
+    result = _executed(run, step, terminal, stop, dry_run)
+    run = run.after(result)
+    render_pages(run)
+    error = _stopped_by(run, step, result, stop)
+    notices.after_step(run, step, error, terminal.say, dry_run=dry_run)
+    return run, error
+
+
+def _executed(folder: RunFolder, step: plan.Step, terminal: Console, stop: Stop, dry_run: bool) -> StepResult:
     execution = Execution(folder, step, dry_run=dry_run)
     stop.execution = execution
     execution.start()
@@ -392,7 +410,11 @@ def _executed(folder: RunFolder, step: plan.Step, terminal: Console, stop: Stop,
     result = execution.result()
     terminal.say(step_line(step, result))
     render_notebook(folder, execution.output)
-    render_pages(folder)
+    return result
+
+
+def _stopped_by(folder: RunFolder, step: plan.Step, result: StepResult, stop: Stop) -> RunbookError | None:
+    """What the step failed with, as the command says it; None where the run goes on."""
     error = error_of(result)
     if error is None:
         return None
@@ -401,7 +423,7 @@ def _executed(folder: RunFolder, step: plan.Step, terminal: Console, stop: Stop,
     return type(error)(error.code, f"step {step.stem}: {error.what}")
 
 
-def _advice(folder: RunFolder, steps: Sequence[plan.Step]) -> list[str]:
+def _advice(folder: RunState, steps: Sequence[plan.Step]) -> list[str]:
     """What leads out of what failed or was marginal in these steps, at most two lines."""
     codes: list[str] = []
     for result in filter(None, (folder.result(step.number) for step in steps)):
@@ -411,7 +433,7 @@ def _advice(folder: RunFolder, steps: Sequence[plan.Step]) -> list[str]:
     return advised(codes, folder, 2)
 
 
-def _stand_down(folder: RunFolder, terminal: Console) -> RunbookError | None:
+def _stand_down(folder: RunState, terminal: Console) -> RunbookError | None:
     """What `--until` ends in, unless the run goes on to its end: clients may write again, and the target is free for other
     runs where nothing was written. What it failed with, or None."""
     state = FenceState.load(folder.workspace)
@@ -428,10 +450,10 @@ def _stand_down(folder: RunFolder, terminal: Console) -> RunbookError | None:
     return None
 
 
-def with_fence(folder: RunFolder, steps: Sequence[plan.Step]) -> list[plan.Step]:
+def with_fence(folder: RunState, steps: Sequence[plan.Step]) -> list[plan.Step]:
     """The steps, step 20 before them where one of them wants the fence and it was lifted since."""
     fence = Step.FENCE_WRITES
-    wanted = fence not in steps and any(step.fenced for step in steps) and folder.parameters().fence.kind != "none"
+    wanted = fence not in steps and any(step.fenced for step in steps) and folder.parameters.fence.kind != "none"
     state = FenceState.load(folder.workspace) if wanted else None
     return [fence, *steps] if wanted and (state is None or not state.active) else list(steps)
 
@@ -442,37 +464,38 @@ def _interrupted(folder: RunFolder) -> Interrupted:
     )
 
 
-def _sealed(folder: RunFolder, terminal: Console, error: RunbookError | None) -> RunbookError | None:
+def _sealed(run: RunState, terminal: Console, error: RunbookError | None) -> tuple[RunState, RunbookError | None]:
     """Seal what this command changed. What stopped the run stays the first error; that of the seal is said beside it."""
     try:
-        at_rest(folder)
+        return at_rest(run), error
     except RunbookError as unsealed:
-        folder.log(f"not sealed: {unsealed}")
+        run.log(f"not sealed: {unsealed}")
         if error is not None and str(error) != str(unsealed):
             terminal.say(f"Not sealed: {unsealed}")
-        return error or unsealed
-    return error
+        return run, error or unsealed
 
 
-def _gates(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console) -> RunbookError | None:
+def _gates(run: RunState, steps: Sequence[plan.Step], terminal: Console) -> tuple[RunState, RunbookError | None]:
     """The gates behind the steps that have passed, sealed first; a rehearsal signs, through the real gate."""
     try:
-        for line in keep_signed(folder):
-            folder.log(line)
+        for line in keep_signed(run):
+            run.log(line)
             terminal.say(line)
-        keep_sealed(folder)
+        run = keep_sealed(run)
     except RunbookError as error:
-        return error
-    if folder.facts()["rehearsal"] and isinstance(open_gate(folder, steps), WaitingForSignoffs):
+        return run, error
+    shut = open_gate(run, steps)
+    if run.facts["rehearsal"] and isinstance(shut, WaitingForSignoffs):
         from helpers.rehearsal.setup import approve
 
         for step in steps:
-            if step.gate and passed(folder.result(step.number)):
-                approve(folder, step)
-    return open_gate(folder, steps)
+            if step.gate and passed(run.result(step.number)):
+                approve(run, step)
+        shut = open_gate(run, steps)
+    return run, shut
 
 
-def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError | None, dry_run: bool) -> str:
+def _verdict(folder: RunState, steps: Sequence[plan.Step], error: RunbookError | None, dry_run: bool) -> str:
     if isinstance(error, NoGo):
         return "NO-GO"
     if isinstance(error, WaitingForSignoffs):
@@ -492,7 +515,7 @@ def _verdict(folder: RunFolder, steps: Sequence[plan.Step], error: RunbookError 
     return "GO" if decided else f"passed up to step {steps[-1].number}"
 
 
-def open_steps(folder: RunFolder, last: plan.Step) -> list[plan.Step]:
+def open_steps(folder: RunState, last: plan.Step) -> list[plan.Step]:
     """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
     for step in plan.LINE:
         if step.number > last.number:
@@ -502,7 +525,7 @@ def open_steps(folder: RunFolder, last: plan.Step) -> list[plan.Step]:
     return []
 
 
-def _really_passed(folder: RunFolder, step: plan.Step) -> bool:
+def _really_passed(folder: RunState, step: plan.Step) -> bool:
     result: StepResult | None = folder.result(step.number)
     if result is None or not passed(result):
         return False

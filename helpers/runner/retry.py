@@ -24,7 +24,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import plan, window
-from helpers.run.folders import RunFolder, RunLock, RunPath
+from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
 
 _LEFT = (
@@ -54,7 +54,7 @@ def pending(folder: RunFolder) -> str:
     return begun.step if begun is not None else ""
 
 
-def require_retriable(folder: RunFolder, step: plan.Step, changed: Parameters | None = None) -> None:
+def require_retriable(folder: RunState, step: plan.Step, changed: Parameters | None = None) -> None:
     """Raises `UsageError` where taking the step back makes no sense for this run, or would make an outage.
 
     `changed` are the parameters that the same command brings: the window that they name counts.
@@ -83,12 +83,12 @@ def _refuse(folder: RunFolder, step: plan.Step, why: str, told: str) -> None:
     )
 
 
-def _has_begun(folder: RunFolder, step: plan.Step) -> bool:
+def _has_begun(folder: RunState, step: plan.Step) -> bool:
     ledger = step.number == Step.MIGRATE and (folder.workspace / RunPath.CHECKPOINT).exists()
     return ledger or folder.result(step.number) is not None
 
 
-def take_back(folder: RunFolder, step: plan.Step, say: Callable[[str], None]) -> None:
+def take_back(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> None:
     """Undo what the run did from `step` on. Repeating it after a kill ends the same."""
     with RunLock(folder, "runner").acquire(1), RunLock(folder, "step").acquire(1):
         begun = pending(folder)
@@ -106,11 +106,11 @@ def take_back(folder: RunFolder, step: plan.Step, say: Callable[[str], None]) ->
         say(f"Removed from the target what this run had made there: {chunks}.")
 
 
-def _empty_target(folder: RunFolder) -> dict[str, int]:
+def _empty_target(folder: RunState) -> dict[str, int]:
     """Remove the collections that this run made, then its ledger: chunks by collection. The target's lock stays ours."""
     ledger = folder.workspace / RunPath.CHECKPOINT
     removed: dict[str, int] = {}
-    target = folder.parameters().target
+    target = folder.parameters.target
     owned = Checkpoint.read(ledger).owned() if ledger.exists() else []
     from helpers.stores import open_target, quick_names
 

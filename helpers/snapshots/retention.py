@@ -23,7 +23,7 @@ from helpers.parameters.sections import default_snapshots
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, passed, utc_now
 from helpers.run import folders as runs
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots.export_journal import Journal
@@ -83,10 +83,10 @@ def directories() -> list[Path]:
     return [directory for directory in found if directory.is_dir()]
 
 
-def _planned(folder: RunFolder) -> list[Path]:
+def _planned(folder: RunState) -> list[Path]:
     """Where a run that has taken no snapshot yet puts it: what it began may lie there."""
     try:
-        return [Path(folder.facts()["directory"], folder.parameters().snapshot.directory)]
+        return [Path(folder.facts["directory"], folder.parameters.snapshot.directory)]
     except (RunbookError, OSError, ValueError, KeyError):  # a damaged run is no reason to hide the snapshots of others
         return []
 
@@ -189,9 +189,9 @@ def abandon(run_id: str) -> None:
     audit.append(folder.reports / audit.NAME, "abandoned", run=run_id)
 
 
-def settled(folder: RunFolder) -> bool:
+def settled(folder: RunState) -> bool:
     """Whether a run needs its snapshots no more, once their retention has ended."""
-    facts = folder.facts()
+    facts = folder.facts
     return bool(facts.get("abandoned")) or bool(facts["dry_run"]) or passed(folder.result(Step.CLOSEOUT))
 
 
@@ -203,7 +203,9 @@ def _needs(directory: Path) -> dict[str, set[str]]:
         facts = entry["facts"]
         if entry["action"] != "snapshot created" or Path(facts["reports"]) in known:
             continue
-        elsewhere = RunFolder(str(facts["run"]), Path(facts["reports"]), runs.workspace_root() / str(facts["run"]))
+        elsewhere = RunFolder(
+            str(facts["run"]), Path(facts["reports"]), runs.workspace_root() / str(facts["run"])
+        ).read()
         if not elsewhere.exists:
             needs.setdefault(str(facts["snapshot"]), set()).add(f"{elsewhere.id} (its reports are not at hand)")
         elif not settled(elsewhere):

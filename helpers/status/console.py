@@ -14,7 +14,7 @@ from helpers.errors import one_line
 from helpers.formatting import duration
 from helpers.results import Check, StepResult, Verdict
 from helpers.run import plan
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.status import overview
 
 WIDTH = 110
@@ -80,7 +80,7 @@ def step_line(step: plan.Step, result: StepResult) -> str:
     return f"  {step.number}  {step.title:<22} {overview.state(result):<14} {duration(result.seconds):>12}"
 
 
-def summary(folder: RunFolder, steps: Sequence[plan.Step], verdict: str) -> str:
+def summary(folder: RunState, steps: Sequence[plan.Step], verdict: str) -> str:
     """One screen: what failed or was noted in these steps, the verdict, and the file to open."""
     lines = ["", f"Run {folder.id}: {_route(folder)}"]
     for step in steps:
@@ -91,8 +91,8 @@ def summary(folder: RunFolder, steps: Sequence[plan.Step], verdict: str) -> str:
     return "\n".join([*lines, "", f"Verdict: {verdict}", f"Open:    {folder.reports / RunPath.PAGE}"])
 
 
-def _route(folder: RunFolder) -> str:
-    parameters = folder.parameters()
+def _route(folder: RunState) -> str:
+    parameters = folder.parameters
     return one_line(f"{parameters.source.label} → {parameters.target.label}, schema {parameters.schema_name}")
 
 

@@ -21,7 +21,7 @@ from helpers.rollback.outline import at_work
 from helpers.rollback.state import RollbackState
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.window import now_utc, refusal
 
@@ -30,7 +30,7 @@ from helpers.run.window import now_utc, refusal
 # The gates that people open: which approvals are due behind a step, and whether the run may go on.
 
 
-def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | None:
+def open_gate(folder: RunState, steps: Iterable[plan.Step]) -> RunbookError | None:
     """What stops the run behind the first passed step whose gate is shut: a NO-GO, or missing approvals; else None."""
     for step in steps:
         if step.gate and passed(folder.result(step.number)):
@@ -40,12 +40,11 @@ def open_gate(folder: RunFolder, steps: Iterable[plan.Step]) -> RunbookError | N
     return None
 
 
-def _behind(folder: RunFolder, step: plan.Step) -> RunbookError | None:
-    parameters = folder.parameters()
+def _behind(folder: RunState, step: plan.Step) -> RunbookError | None:
     # After the cutover a signature stays what it was when it counted: keys may go from the list then, and a resume may
     # change what concerns the steps after it.
     done = passed(folder.result(Step.CUTOVER))
-    state = gate_state(folder.reports, parameters, step.gate, None if done else allowed_signers(folder, parameters))
+    state = gate_state(folder, step.gate, None if done else allowed_signers(folder))
     if (
         done
         and not state.blocked
@@ -119,12 +118,12 @@ def refuse_rolled_back(folder: RunFolder) -> None:
         )  # fmt: skip
 
 
-def first_open_step(folder: RunFolder) -> plan.Step | None:
+def first_open_step(folder: RunState) -> plan.Step | None:
     """The first step of the sequence that has not passed; None where all have."""
     return next((step for step in plan.LINE if not passed(folder.result(step.number))), None)
 
 
-def step_rows(folder: RunFolder | None) -> list[dict[str, Any]]:
+def step_rows(folder: RunState | None) -> list[dict[str, Any]]:
     """One row for each step of the sequence: step, title, section, state, seconds, notebook."""
     rows = []
     for step in plan.LINE:
@@ -146,7 +145,7 @@ def run_rows() -> list[dict[str, str]]:
     """One row a run, the newest first: run, name, created, at (the step it has reached), state, due, fence, kind."""
     rows = []
     for folder in runs.every_run():
-        facts = folder.facts()
+        facts = folder.facts
         step = first_open_step(folder)
         kind = "rehearsal" if facts["rehearsal"] else "dry run" if facts["dry_run"] else ""
         rows.append(
@@ -172,13 +171,13 @@ def _told(say: Callable[..., str], *about: Any) -> str:
         return f"unknown ({error.code})"
 
 
-def _due(folder: RunFolder, step: plan.Step | None) -> str:
+def _due(folder: RunState, step: plan.Step | None) -> str:
     """In a few words what the run waits for: signatures by role, a step, nothing."""
     if (back := RollbackState.load(folder.workspace)) is not None:
         return "nothing: rolled back" if back.finished else "rollback"
     for passed_step in plan.LINE if step is None else plan.LINE[: plan.LINE.index(step)]:
         if passed_step.gate and passed(folder.result(passed_step.number)):
-            gate = gate_state(folder.reports, folder.parameters(), passed_step.gate)
+            gate = gate_state(folder, passed_step.gate)
             if gate.blocked:
                 return "nothing: NO-GO"
             if gate.missing:
@@ -215,7 +214,7 @@ def at_work_now(folder: RunFolder, now: dt.datetime) -> str:
     )
 
 
-def next_action(folder: RunFolder | None, now: dt.datetime | None = None) -> str:
+def next_action(folder: RunState | None, now: dt.datetime | None = None) -> str:
     """What to do next: one sentence, or where somebody works on the run, what they do."""
     if folder is None:
         return f"No run yet. Try the whole runbook on its own data: {RUNBOOK} rehearse"

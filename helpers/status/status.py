@@ -24,7 +24,7 @@ from helpers.results import StepResult, passed
 from helpers.rollback.outline import due
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc, permission
 from helpers.snapshots.retention import kept_line, settled
@@ -48,11 +48,11 @@ def status(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def report(folder: RunFolder, now: dt.datetime) -> list[str]:
+def report(folder: RunState, now: dt.datetime) -> list[str]:
     """The screen of one run, line by line."""
     rows = [{k: v for k, v in row.items() if k != "section"} for row in step_rows(folder)]
-    lines = [f"Run {folder.id}, begun {moment(folder.facts()['created'])}, in {folder.reports}", "", table(rows), ""]
-    parts: list[tuple[str, Callable[[RunFolder, dt.datetime], str]]] = [
+    lines = [f"Run {folder.id}, begun {moment(folder.facts['created'])}, in {folder.reports}", "", table(rows), ""]
+    parts: list[tuple[str, Callable[[RunState, dt.datetime], str]]] = [
         ("Due", next_action), ("Window", _window), ("To do", _to_do), ("Rollback", _rollback),
         ("Cutover", lambda f, _: _cutover(f)), ("Fence", lambda f, _: fence_sentence(f)),
         ("Notices", lambda f, _: _notices(f)), ("Call", _call),
@@ -70,8 +70,8 @@ def fence_sentence(folder: RunFolder) -> str:
     return state.sentence() if state is not None else ""
 
 
-def _window(folder: RunFolder, now: dt.datetime) -> str:
-    hours = Hours.of(folder.parameters())
+def _window(folder: RunState, now: dt.datetime) -> str:
+    hours = Hours.of(folder.parameters)
     if hours is None or settled(folder):
         return ""
     if now < hours.opens:
@@ -89,7 +89,7 @@ def _window(folder: RunFolder, now: dt.datetime) -> str:
     )
 
 
-def seconds_of(folder: RunFolder, step: plan.Step) -> tuple[float, str]:
+def seconds_of(folder: RunState, step: plan.Step) -> tuple[float, str]:
     """(Seconds that the step takes, "measured" or "estimated"); (0, "") where nobody knows.
 
     Measured is what an earlier execution in this run took, estimated what its dry run says. A step that watches takes
@@ -102,13 +102,13 @@ def seconds_of(folder: RunFolder, step: plan.Step) -> tuple[float, str]:
     return (seconds, "estimated") if seconds else (0.0, "")
 
 
-def estimated_seconds(folder: RunFolder, number: str) -> float:
+def estimated_seconds(folder: RunState, number: str) -> float:
     """How long the run's dry run says that the step takes; 0 where it says nothing."""
     dry = folder.result(Step.DRY_RUN)
     return numbers.estimate({Step.DRY_RUN: dry} if dry is not None else {})[0].get(number, 0.0)
 
 
-def _to_do(folder: RunFolder, now: dt.datetime) -> str:
+def _to_do(folder: RunState, now: dt.datetime) -> str:
     """Machine time of the steps that have not passed, against the window."""
     first = first_open_step(folder)
     if first is None or settled(folder) or rolled_back(folder):
@@ -124,15 +124,15 @@ def _to_do(folder: RunFolder, now: dt.datetime) -> str:
     ways = " and ".join(sorted({how for _, how in known.values() if how}))
     line = f"about {duration(total)} for steps {', '.join(n for n in known if n not in unknown)} ({ways})"
     line += f"; {', '.join(unknown)}, people, fence and restarts not counted" if unknown else ""
-    hours = Hours.of(folder.parameters())
+    hours = Hours.of(folder.parameters)
     end = max(now, hours.start) + dt.timedelta(seconds=total) if hours is not None else now
     if hours is not None and end > hours.end:
         line += f"\nNOT ENOUGH TIME: that ends at {moment(end)}, the window at {moment(hours.end)}."
     return line
 
 
-def _watch(folder: RunFolder) -> str:
-    return f"50 watches for {duration(60 * folder.parameters().monitoring.minutes)}"
+def _watch(folder: RunState) -> str:
+    return f"50 watches for {duration(60 * folder.parameters.monitoring.minutes)}"
 
 
 def _share_left(folder: RunFolder, number: str) -> float:
@@ -158,7 +158,7 @@ def _results(folder: RunFolder, number: str) -> Iterator[StepResult]:
     yield from (StepResult.read(path) for path in paths if path.is_file())
 
 
-def rollback_seconds(folder: RunFolder) -> tuple[float, str]:
+def rollback_seconds(folder: RunState) -> tuple[float, str]:
     """How long a rollback takes until the target is clean, and how that is known; (0, "") where it is not.
 
     Measured where a rollback of this run was timed. Else at most what the same work took on the way there: reading the
@@ -172,14 +172,14 @@ def rollback_seconds(folder: RunFolder) -> tuple[float, str]:
     return sum(seconds for seconds, _ in parts), "estimated from steps 21 and 22"
 
 
-def last_safe_moment(folder: RunFolder) -> dt.datetime | None:
+def last_safe_moment(folder: RunState) -> dt.datetime | None:
     """When a rollback must begin to end inside the window without its buffer; None without a window or a duration."""
-    hours = Hours.of(folder.parameters())
+    hours = Hours.of(folder.parameters)
     seconds, how = rollback_seconds(folder)
     return hours.end - dt.timedelta(seconds=seconds) if hours is not None and how else None
 
 
-def _rollback(folder: RunFolder, now: dt.datetime) -> str:
+def _rollback(folder: RunState, now: dt.datetime) -> str:
     if not _night_began(folder) or settled(folder) or rolled_back(folder):
         return ""
     seconds, how = rollback_seconds(folder)
@@ -199,7 +199,7 @@ def _cutover(folder: RunFolder) -> str:
     return found.sentence() if found is not None and found.events else ""
 
 
-def _notices(folder: RunFolder) -> str:
+def _notices(folder: RunState) -> str:
     """Channels that did not take the newest notice of an event, and commands of notify.after that are still owed."""
     newest = {(e.event, e.key, e.channel): e for e in read_notices(folder.reports)}
     bad = [f"{e.event}: {e.channel} {e.result} ({e.said})" for e in newest.values() if e.result == FAILED]
@@ -209,11 +209,11 @@ def _notices(folder: RunFolder) -> str:
     return "\n".join(lines)
 
 
-def _night_began(folder: RunFolder) -> bool:
+def _night_began(folder: RunState) -> bool:
     return folder.result(_FIRST_OF_NIGHT) is not None
 
 
-def escalation(folder: RunFolder, now: dt.datetime) -> tuple[StepResult, float, int] | None:
+def escalation(folder: RunState, now: dt.datetime) -> tuple[StepResult, float, int] | None:
     """(What failed, the minutes since, the level of Appendix C); None where no step of the window has failed."""
     step = None if rolled_back(folder) else first_open_step(folder)
     found = folder.result(step.number) if step is not None else None
@@ -230,12 +230,12 @@ def escalation(folder: RunFolder, now: dt.datetime) -> tuple[StepResult, float, 
     return found, minutes, number
 
 
-def _call(folder: RunFolder, now: dt.datetime) -> str:
+def _call(folder: RunState, now: dt.datetime) -> str:
     """While a step of the window has failed: whom to call by now."""
     if (due := escalation(folder, now)) is None:
         return ""
     found, minutes, number = due
-    said = folder.parameters().contacts.named
+    said = folder.parameters.contacts.named
     row = levels(said, number).set_index("").loc["now"]
     where = "; ".join(f"{k} {v}" for k, v in (("channel", said.channel), ("war room", said.war_room)) if v)
     line = f"step {found.step} failed {duration(minutes * 60)} ago; level {number}: {row['what']}: {row['call']}"

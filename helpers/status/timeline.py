@@ -21,7 +21,7 @@ from helpers.report import numbers, record
 from helpers.report.facts import read_run
 from helpers.results import passed
 from helpers.rollback import outline
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunState
 from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc
 from helpers.status.status import estimated_seconds, measured_rollback, rollback_seconds
@@ -86,7 +86,7 @@ class Timeline:
         return next(row for row in self.rows if row.step == step)
 
 
-def plan_and_measured(folder: RunFolder | None, parameters: Parameters | None) -> Timeline:
+def plan_and_measured(folder: RunState | None, parameters: Parameters | None) -> Timeline:
     """The plan of this run, or of parameters that have no run yet, with what was measured."""
     found = {t.step.number: t for t in numbers.timed(read_run(folder.reports))} if folder is not None else {}
     hours = Hours.of(parameters) if parameters is not None else None
@@ -110,7 +110,7 @@ def plan_and_measured(folder: RunFolder | None, parameters: Parameters | None) -
     return Timeline(rows, start, start_is)
 
 
-def _planned(folder: RunFolder | None, parameters: Parameters | None) -> Sequence[Row]:
+def _planned(folder: RunState | None, parameters: Parameters | None) -> Sequence[Row]:
     rows, at = [], -_DAY
     for step, title, minutes, section in _DAY_BEFORE:
         rows.append(Row(BEFORE, step, title, (at, at + minutes * _MINUTE), f"runbook, {section}"))
@@ -141,7 +141,7 @@ def _planned(folder: RunFolder | None, parameters: Parameters | None) -> Sequenc
     return [*rows, Row(AFTER, "", _KEPT, (taken, taken + days * _DAY), basis)]
 
 
-def _measured_elsewhere(row: Row, folder: RunFolder | None, start: dt.datetime | None) -> Row:
+def _measured_elsewhere(row: Row, folder: RunState | None, start: dt.datetime | None) -> Row:
     """The rollback is on demand; the snapshot says itself until when it is kept."""
     if folder is None or start is None:
         return row
@@ -252,18 +252,18 @@ def _after(seconds: float) -> str:
 _SERVICE, _CLEAN = ("until service is back", "about 10 min"), ("until the target is clean", "about 15 min")
 
 
-def times(folder: RunFolder) -> list[tuple[str, str, str]]:
+def times(folder: RunState) -> list[tuple[str, str, str]]:
     """(what, what the runbook promises, what is known of this run) of the rollback."""
     found = numbers.rollback(measured_rollback(folder)) if folder.exists else None
     if found is None:
         seconds, how = rollback_seconds(folder) if folder.exists else (0.0, "")
         known = f"about {duration(seconds)} ({how})" if how else "not known before step 22 has passed"
         return [(*_CLEAN, known)]
-    how = "measured in this run's drill" if folder.facts().get("drills") else "measured in this run"
+    how = "measured in this run's drill" if folder.facts.get("drills") else "measured in this run"
     return [(*_SERVICE, f"{duration(found.service)} ({how})"), (*_CLEAN, f"{duration(found.clean)} ({how})")]
 
 
-def sheet(folder: RunFolder) -> str:
+def sheet(folder: RunState) -> str:
     """The page as HTML: commands, times, and what the rollback would do now."""
     commands = _table(("when", "what it does", "command"), [
         (html.escape(line.when), html.escape(line.what), f'<code style="white-space: nowrap">{html.escape(line.command)}</code>')

@@ -12,7 +12,7 @@ from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.advice import steps_for
-from helpers.run.folders import REPOSITORY, RunFolder, RunPath
+from helpers.run.folders import REPOSITORY, RunFolder, RunPath, RunState
 from helpers.run.kernel import show, show_figure
 from helpers.run.plan import Step
 from helpers.run.window import now_utc
@@ -36,8 +36,13 @@ class IndexStep:
         every = [runs.find(run_id)] if run_id else runs.every_run()
         if parameters is not None and not run_id:
             every = [folder for folder in every if folder.is_of(parameters)]
-        self.folder: RunFolder | None = every[0] if every else None
-        self.parameters = self.folder.parameters() if self.folder is not None else parameters
+        self._found = every[0] if every else None
+        self.parameters = self._found.parameters if self._found is not None else parameters
+
+    @property
+    def folder(self) -> RunState | None:
+        """The run as it is when a cell asks: this notebook stays open while a run goes on."""
+        return self._found.read() if self._found is not None else None
 
     def steps(self) -> pd.DataFrame:
         """Every notebook in the order of the runbook: step, title, section, state, seconds, notebook.
@@ -46,9 +51,9 @@ class IndexStep:
         """
         import pandas as pd
 
-        rows = []
+        folder, rows = self.folder, []
         for step in list(plan.Step)[1:]:
-            result = self.folder.result(step.number) if self.folder is not None else None
+            result = folder.result(step.number) if folder is not None else None
             said = state(result) if result is not None or step.on_line else ""
             rows.append([step.number, step.title, step.section, said, result.seconds if result else 0.0, step.notebook])
         return pd.DataFrame(rows, columns=["step", "title", "section", "state", "seconds", "notebook"])
@@ -95,7 +100,7 @@ class IndexStep:
 
     def escalation(self) -> pd.DataFrame:
         """Appendix C: whom to call by how long something has been failed; the level of now is marked."""
-        due = escalation(self.folder, now_utc()) if self.folder is not None else None
+        due = escalation(folder, now_utc()) if (folder := self.folder) is not None else None
         contacts = self.parameters.contacts.named if self.parameters is not None else None
         return levels(contacts, due[2] if due is not None else 0).set_index("level")
 
@@ -108,21 +113,22 @@ class IndexStep:
 
     def rapid_rollback(self) -> None:
         """Shows Appendix E with the commands of this run, and the times that it measured."""
-        folder = self.folder or RunFolder.of("RUN_ID")
-        said = rolled_back(self.folder) if self.folder is not None else ""
+        folder = self.folder or RunFolder.of("RUN_ID").read()
+        said = rolled_back(folder) if folder.exists else ""
         show((f"<p><strong>{html.escape(said)}</strong></p>" if said else "") + timeline.sheet(folder))
 
     def go_no_go(self) -> None:
         """Shows Appendix B: go or no-go, the path of this run."""
-        results = [self.folder.result(number) if self.folder else None for number in (Step.VALIDATE, Step.REVIEW)]
+        folder = self.folder
+        results = [folder.result(number) if folder else None for number in (Step.VALIDATE, Step.REVIEW)]
         show_figure(troubleshooting.go_no_go(*results))
 
     def troubles(self) -> None:
         """Shows Appendix B: troubleshooting, the notebooks that look for what this run's checks name."""
-        if self.folder is None:
+        if (folder := self.folder) is None:
             show_figure(troubleshooting.troubles(None))
             return
-        found = [result for step in plan.LINE if (result := self.folder.result(step.number)) is not None]
+        found = [result for step in plan.LINE if (result := folder.result(step.number)) is not None]
         rows = [row for result in found for row in symptoms_of(result)]
         named = {step.number for step in steps_for(str(row["reason"]) for row in rows)}
         failed = any(row["verdict"] in (Verdict.FAIL, "error") for row in rows)

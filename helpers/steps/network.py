@@ -78,7 +78,7 @@ class NetworkStep(Troubleshooter):
         if settings:
             new = before.for_resume([f"{key}={value:g}" for key, value in settings.items()])
             runs.change_parameters(self.run.home, parameters_from(new.document()))
-            self.run.parameters = new
+            self.run.home, self.run.parameters = self.run.home.read(), new
             self.note("time-outs changed", **{k.replace(".", "_"): v for k, v in settings.items()})
         deadline = time.monotonic() + wait
         rows: list[tuple[Any, ...]] = []
@@ -91,7 +91,7 @@ class NetworkStep(Troubleshooter):
 
     def undo(self) -> str:
         """The command that sets the time-outs back."""
-        changes = [c["from"] for c in self.run.home.facts()["changes"] if any("timeout" in k for k in c["from"])]
+        changes = [c["from"] for c in self.run.home.facts["changes"] if any("timeout" in k for k in c["from"])]
         last = changes[-1] if changes else {}
         sets = " ".join(f"--set {k}={v}" for k, v in sorted(last.items()))
         return f"{self.run.home.command('resume')} {sets}".strip() if sets else "Nothing was changed."

@@ -23,7 +23,7 @@ from helpers.notify.delivery import DONE_BY_HAND, by_hand
 from helpers.parameters import Parameters, is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict, write_bytes
-from helpers.run.folders import RunFolder, set_aside
+from helpers.run.folders import RunFolder, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.window import Estimate, Hours, now_utc
@@ -306,10 +306,10 @@ INVITATION = "invitation.ics"
 _PRODUCT = "-//chroma-migration-runbook//maintenance window//EN"
 
 
-def invitation(folder: RunFolder, parameters: Parameters, hours: Hours) -> bytes:
+def invitation(folder: RunState, parameters: Parameters, hours: Hours) -> bytes:
     """The window as one entry. Its UID is the run's, its stamp the run's creation, its sequence the changes of parameters:
     a calendar that has it already takes a moved window for the same meeting."""
-    facts = folder.facts()
+    facts = folder.facts
     mark = "REHEARSAL: " if facts["rehearsal"] else ""
     rules, contacts = parameters.window, parameters.contacts.named
     calendar = Calendar()

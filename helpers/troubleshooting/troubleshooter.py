@@ -199,7 +199,8 @@ class Troubleshooter(NotebookStep, ABC):
         self.note("run resumed by troubleshooting", command=shlex.join(command))
         with self.run.apart():
             done = child([sys.executable, "-m", "helpers", *command[1:]])
-        self.run.parameters = self.run.home.parameters()  # as the resume left them: the probe afterwards asks by these
+        self.run.home = self.run.home.read()
+        self.run.parameters = self.run.home.parameters  # as the resume left them: the probe afterwards asks by these
         said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-12:]
         self.run.fact("resume", {"command": shlex.join(command), "exit_code": done.returncode})
         rows = [("command", shlex.join(command)), ("exit code", str(done.returncode)), *(("said", s) for s in said)]

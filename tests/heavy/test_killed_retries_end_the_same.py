@@ -41,8 +41,8 @@ def test_a_killed_retry_is_finished_by_the_next(tmp_path: Path, monkeypatch: pyt
         seconds_of(home, monkeypatch, chance.random() * whole)
         folder = RunFolder.of("night")
         hits.append(retry.pending(folder) or "ended")
-        retry.take_back(folder, plan.find("22"), lambda said: None)
-        with open_target(folder.parameters().target) as store:
+        retry.take_back(folder.read(), plan.find("22"), lambda said: None)
+        with open_target(folder.read().parameters.target) as store:
             assert (store.names(), store.count(THEIRS)) == ([THEIRS], 30)
         assert not (folder.workspace / "checkpoint.json").exists()
         left = sorted(p.stem for p in (folder.reports / "results").glob("*.json"))
@@ -60,7 +60,7 @@ def seconds_of(home: Path, monkeypatch: pytest.MonkeyPatch, kill_after: float | 
     monkeypatch.setenv("RUNBOOK_WORKSPACE", str(home / "workspace"))
     monkeypatch.chdir(home)
     folder = a_decided_run()
-    with open_target(folder.parameters().target) as store:
+    with open_target(folder.read().parameters.target) as store:
         store.drop("docs")
         fill(store, "docs", CHUNKS)
     command = [sys.executable, "-c", TAKE_BACK]
