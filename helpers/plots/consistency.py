@@ -140,11 +140,6 @@ def _recall(result: StepResult, _: Series) -> Series:
     return series
 
 
-def _fields(result: StepResult, _: Series) -> Series:
-    rows = (result.facts.get("metadata") or {"fields": []})["fields"]
-    return {side: [(name(r["field"], 28), r[side] / max(1, r["chunks"])) for r in rows] for side in ("before", "after")}
-
-
 def _differences(result: StepResult, _: Series) -> Series:
     total = sum((result.facts.get("differences") or {}).values())
     return {"title": [(count(total, "difference"),)]}
@@ -248,7 +243,7 @@ def _values(_: StepResult, shown: Series) -> Series:
 EXPECTED: Mapping[str, Callable[[StepResult, Series], Series]] = {
     "11_completeness": _completeness, "11_values": _values, "11_map": _points, "13_repairs": _repairs, "13_routing": _routing,
     "22_repairs": _repairs, "22_routing": _routing, "22_timeline": _timeline, "22_throughput": _throughput,
-    "22_written": _written, "23_completeness": _fields, "23_counts": _counts, "23_distances": _distances, "23_norms": _norms,
+    "22_written": _written, "23_counts": _counts, "23_distances": _distances, "23_norms": _norms,
     "23_plane": _points,
     "23_overlap": _overlap, "23_recall": _recall, "23_differences": _differences, "27_timeline": _timeline,
     "50_latency": _watch, "51_performance": _performance, "51_latency": _latency, "53_durations": _durations,
