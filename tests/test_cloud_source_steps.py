@@ -126,7 +126,7 @@ def test_11_and_the_proof_of_25_and_the_watch_of_27_stay_within_the_quotas(begin
     first.finish()
     cloud.set(reset=True)
     desk = ExploreSourceStep(begin("11"))
-    assert desk.chunks == sum(SIZES.values())
+    assert desk.profile.chunks == sum(SIZES.values())
     chunk = snapshot.read(snapshot.parts("notes")[0]).ids[0]
     assert len(desk.like(chunk, k=3)) > 0
     run = begin("25", first.id)
