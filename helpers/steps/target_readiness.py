@@ -97,6 +97,7 @@ class TargetReadinessStep(NotebookStep):
                 ("collections", str(len(present))),
                 ("locked by", _named(holder)),
             ]
+        self.run.fact("target_version", str(rows[1][1]))
         locked = str(rows[-1][1])
         if self.target.url and not present:
             rows.append(("holds nothing", f"If it should hold something: {VOLUMES}"))
