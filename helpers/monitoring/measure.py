@@ -191,7 +191,7 @@ def measured(run: RunRecord) -> dict[str, Any]:
             for clients in CLIENTS:
                 for measured_side in turn:
                     measured_side.measure(clients, rules.level_seconds / rules.repetitions)
-        return found | {name: side.facts for name, side in sides.items()}
+        return found | {name: side.facts() for name, side in sides.items()}
 
 
 def _opened(run: RunRecord, side: str) -> Any:
