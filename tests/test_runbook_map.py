@@ -130,9 +130,9 @@ def test_every_reason_code_leads_to_a_notebook_of_its_row(mapped: list[Row]) -> 
 
 def test_every_trigger_named_is_one(root: Path, mapped: list[Row]) -> None:
     tree = ast.parse((root / "helpers" / "rollback" / "outline.py").read_text(encoding="utf-8"))
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Trigger"]
-    given = {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
-    given |= {ReasonCode[call.args[0].attr] for call in calls if isinstance(call.args[0], ast.Attribute)}
+    codes = [n.value.elts[0] for n in ast.walk(tree) if isinstance(n, ast.Yield) and isinstance(n.value, ast.Tuple)]
+    given = {code.value for code in codes if isinstance(code, ast.Constant)}
+    given |= {ReasonCode[code.attr] for code in codes if isinstance(code, ast.Attribute)}
     assert {name for row in mapped for name in row.names("trigger")} <= given
 
 

@@ -105,8 +105,8 @@ def test_an_unknown_schema(name: str) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_the_example_of_the_readme_works(root: Path, tmp_path: Path) -> None:
-    text = (root / "parameters" / "schemas" / "README.md").read_text(encoding="utf-8")
+def test_the_example_in_the_documentation_works(root: Path, tmp_path: Path) -> None:
+    text = (root / "docs" / "schemas.md").read_text(encoding="utf-8")
     example = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert example
     schema = load_schema(str(written(tmp_path, example[1])))
@@ -114,7 +114,7 @@ def test_the_example_of_the_readme_works(root: Path, tmp_path: Path) -> None:
     done = schema.transform(given, "Daily News", Context(frozenset({"Daily News"}), dt.date(2025, 12, 1), "fail"))
     assert done.targets == ["articles_news"] * 2
     assert done.batch.metadatas[0] == {
-        "isbn": "1" * 13, "kind": "news", "author": "Unknown", "score": 0.5, "published": "2025-12-01",
+        "isbn": "1" * 13, "kind": "news", "author": "Unknown", "score": 0.5, "published": "2025-12-01", "language": "en",
     }  # fmt: skip
     assert done.failures.to_numpy().tolist() == [["Daily News", "2", "missing_isbn", "the field is missing"]]
 

@@ -204,10 +204,10 @@ def test_before_step_22_a_run_is_led_to_40_which_needs_nothing(tmp_path: Path, m
     (tmp_path / "source").mkdir()
     given = {"source": {"path": str(tmp_path / "source")}, "target": {"path": str(tmp_path / "target")}}
     folder = create(parameters_from(given), "early")
-    assert "notebooks/40_troubleshooting.ipynb" in advice("invalid_scores", folder)
+    assert "notebooks/40_troubleshooting.ipynb" in advice("invalid_scores", "early")
     for number in ("21", "22"):
         StepResult(number, number, "early", utc_now(), utc_now()).write(folder.reports / "results" / f"{number}.json")
-    assert "notebooks/42_invalid_scores.ipynb" in advice("invalid_scores", folder)
+    assert "notebooks/42_invalid_scores.ipynb" in advice("invalid_scores", "early")
 
 
 def drawn(figure: Figure) -> str:

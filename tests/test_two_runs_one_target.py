@@ -36,7 +36,7 @@ from helpers.errors import RunbookError
 from helpers.run.folders import RunFolder
 from helpers.runner.notebook import Run
 from helpers.steps.fence_writes import FenceWritesStep
-run = Run(RunFolder.of(sys.argv[1]), "20")
+run = Run(RunFolder.of(sys.argv[1]).read(), "20")
 run.open()
 fence = FenceWritesStep(run)
 fence.before()

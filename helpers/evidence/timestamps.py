@@ -10,13 +10,12 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from helpers.errors import one_line
+from helpers.errors import RunbookError, one_line
 from helpers.evidence.signing import Refused
 from helpers.reason_codes import ReasonCode
 
 SUFFIX = ".tsr"
 _SECONDS = 10.0
-_LARGEST = 100_000  # bytes of an answer; tokens with their certificates have some thousand
 _TIME = re.compile(r"^Time stamp: (\w{3} +\d+ [\d:]+)(?:\.\d+)? (\d{4}) GMT", re.M)
 
 
@@ -29,27 +28,23 @@ def request(data: bytes, url: str) -> bytes:
     """The authority's answer for these bytes, checked to be a token for them; `Refused`, with the reason, otherwise."""
     import httpx  # not for every command
 
+    from helpers.stores.wire import Session
+
     with tempfile.TemporaryDirectory(prefix="runbook-timestamp-") as folder:
         file = Path(folder) / "data"
         file.write_bytes(data)
         query = _openssl("-query", "-data", str(file), "-sha256", "-cert")
         try:
-            with httpx.stream(
-                "POST", url, content=query, headers={"Content-Type": "application/timestamp-query"}, timeout=_SECONDS
-            ) as answer:
-                answer.raise_for_status()
-                reply = b""
-                for part in answer.iter_bytes():
-                    reply += part
-                    if len(reply) > _LARGEST:
-                        raise _refused("its answer is too long")
-        except httpx.HTTPError as error:
+            with Session(timeout=_SECONDS) as session:
+                reply = session.post(url, content=query, headers={"Content-Type": "application/timestamp-query"})
+                reply.raise_for_status()
+        except (httpx.HTTPError, RunbookError) as error:
             raise _refused(
                 f"the authority gave no token: {one_line(str(error) or type(error).__name__, 200)}"
             ) from error
-        file.with_suffix(SUFFIX).write_bytes(reply)
+        file.with_suffix(SUFFIX).write_bytes(reply.content)
         stamped(file, file.with_suffix(SUFFIX))
-    return reply
+    return reply.content
 
 
 def stamped(sealed: Path, reply: Path, authority: Path | None = None) -> datetime:

@@ -230,7 +230,7 @@ class RunState(RunFolder):
 
     @property
     def document(self) -> dict[str, Any]:
-        """parameters.yaml as it stands there; WorldError where it holds none."""
+        """The mapping in parameters.yaml; WorldError where it holds none."""
         return self.once(_read_document)
 
     @property
