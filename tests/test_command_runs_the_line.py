@@ -86,7 +86,7 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     assert "Verdict: GO" in done.stdout
     assert f"Open:    {page}" in done.stdout
     assert page.is_file()
-    assert len(list(page.parent.glob("*.html"))) == 19
+    assert len(list(page.parent.glob("*.html"))) == 20  # 16 steps, the run, its rollback, and the page as signed twice
     assert done.stdout.count("\nDrilled: ") == 3
     assert re.search(
         r"^Drilled: kill: step 22 was killed with [\d,]+ chunks? written and a batch in flight, and resumed",
@@ -96,7 +96,9 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     exercised_what_it_can(page.parent)
     assert "Drilled: restore of snapshot" in page.read_text(encoding="utf-8")
     signed = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((page.parent / "signoffs").glob("*.json"))]
-    assert [s["role"] for s in signed] == ["dba", "operations_lead", "security"]
+    assert [s["role"] for s in signed] == ["operations_lead", "dba", "operations_lead", "security"], (
+        "closeout, then cutover"
+    )
     assert all(s["rehearsal"] is True and s["name"].startswith("REHEARSAL") for s in signed)
     assert runbook("verify", "try").stdout.startswith("Run try fits: ")
     plain = subprocess.run(["bash", "VERIFY.txt"], cwd=page.parent, capture_output=True, text=True, check=False)

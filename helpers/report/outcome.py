@@ -503,7 +503,7 @@ def notes(view: RunView) -> list[Note]:
     found: dict[tuple[str, str], Note] = {}
     for step, checks in view.findings:
         for check in checks:
-            key = (check.reason or check.name, text(check.detail or check.measured))
+            key = (f"{check.reason} {check.name}", text(check.detail or check.measured))
             if key not in found and not (step.number == Step.REVIEW and check.name == "decision"):
                 said = _found(check)
                 found[key] = Note(check.verdict.value, step.number, text(check.name, 80), said, impact(check.reason),

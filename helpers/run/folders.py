@@ -14,12 +14,14 @@ import re
 import shlex
 import shutil
 import socket
+import subprocess
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, TypeVarTuple
@@ -220,7 +222,7 @@ class RunState(RunFolder):
     @property
     def facts(self) -> dict[str, Any]:
         """run.json: id, name, created (UTC), date, rehearsal, dry_run, until, directory (that relative paths are taken
-        from), parameters_digest, parameters_sha256 (of the file), host, user, versions, changes."""
+        from), parameters_digest, parameters_sha256 (of the file), host, user, versions, commit, changes."""
         return self.once(_read_facts)
 
     @property
@@ -344,6 +346,7 @@ def create(
         "host": socket.gethostname(),
         "user": audit.user(),
         "versions": versions(),
+        "commit": commit(),
         "changes": [],
     }
     for what, place in (
@@ -497,6 +500,24 @@ def set_aside(folder: RunFolder, paths: Iterable[Path]) -> None:
         there = aside / path.relative_to(folder.reports)
         there.parent.mkdir(parents=True, exist_ok=True)
         path.replace(there)
+
+
+@cache
+def commit() -> str:
+    """The toolkit's commit, and how many of its files differ from it; "" where it is no git checkout."""
+    if not (REPOSITORY / ".git").exists() or shutil.which("git") is None:
+        return ""
+    said = [
+        subprocess.run(
+            ["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        for words in (
+            ("rev-parse", "HEAD"),
+            ("status", "--porcelain", "--", "helpers", "notebooks", "requirements.lock"),
+        )
+    ]
+    changed = len(said[1].splitlines())
+    return f"{said[0][:12]}, {f'{changed} files changed' if changed else 'unchanged'}" if said[0] else ""
 
 
 def versions() -> dict[str, str]:
