@@ -6,6 +6,7 @@ nginx to the source and reads through the URL in its .env the whole time; what i
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import shutil
@@ -123,8 +124,8 @@ def keep(folder: RunFolder, said: list[str]) -> None:
 def drill_kill(folder: RunFolder, terminal: Console) -> str:
     """The steps up to the cutover. Step 22 is killed while it writes, as a power failure would, and resumed."""
     steps = [step for step in plan.LINE if not step.follows_cutover]
-    ended, killed = threading.Event(), list[int]()
-    killer = threading.Thread(target=_kill_while_it_writes, args=(folder, ended, killed))
+    ended, killed, when = threading.Event(), list[int](), list[str]()
+    killer = threading.Thread(target=_kill_while_it_writes, args=(folder, ended, killed, when))
     killer.start()
     try:
         run_to_outcome(folder, steps, terminal)
@@ -139,18 +140,17 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
     run_to_outcome(folder, open_steps(folder.read(), steps[-1]), terminal)
     migrated = folder.read().result(Step.MIGRATE)
     assert migrated is not None  # every step has passed
-    _record_drill(folder, "kill", migrated.started, seconds=migrated.seconds, chunks_written=killed[0],
+    seconds = (dt.datetime.fromisoformat(migrated.finished) - dt.datetime.fromisoformat(when[0])).total_seconds()
+    _record_drill(folder, "kill", when[0], seconds=seconds, chunks_written=killed[0],
                   resumed=migrated.facts.get("resumed"))  # fmt: skip
-    audit.append(
-        folder.reports / audit.NAME, "drill", what="kill", chunks=killed[0], seconds=round(migrated.seconds, 1)
-    )
+    audit.append(folder.reports / audit.NAME, "drill", what="kill", chunks=killed[0], seconds=round(seconds, 1))
     return (
-        f"kill: step 22 was killed with {count(killed[0], 'chunk')} written and a batch in flight, and resumed in "
-        f"{duration(migrated.seconds)}; steps 22 and 23 then found each chunk once"
+        f"kill: step 22 was killed with {count(killed[0], 'chunk')} written and a batch in flight, and resumed; it passed "
+        f"{duration(seconds)} after the kill; steps 22 and 23 then found each chunk once"
     )
 
 
-def _kill_while_it_writes(folder: RunFolder, ended: threading.Event, killed: list[int]) -> None:
+def _kill_while_it_writes(folder: RunFolder, ended: threading.Event, killed: list[int], when: list[str]) -> None:
     """End the kernel of step 22 once a batch is in flight and, where there are several, one was written. How many chunks were."""
     path, batch = folder.workspace / RunPath.CHECKPOINT, folder.read().parameters.migration.batch_size
     while not ended.wait(0.01):
@@ -162,6 +162,7 @@ def _kill_while_it_writes(folder: RunFolder, ended: threading.Event, killed: lis
             continue
         for pid in at_work(folder).keys() - {os.getpid()}:
             killed.append(written)
+            when.append(utc_now())
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             return

@@ -76,7 +76,12 @@ def _validated(view: RunView) -> Node:
         broken = next((s for s in view.steps if s.verdict in ("failed", "unreadable", "interrupted", "fail")), None)
         why = f"Stopped at step {broken.number} ({broken.title}): {broken.verdict}." if broken else ""
         return Node("Is the validation complete?", "NO" if broken else "not yet", "fail" if broken else _OPEN, why)
-    return Node("Is the validation complete?", "YES", "pass", f"{len(view.tests)} tests, over every chunk.")
+    return Node(
+        "Is the validation complete?",
+        "YES",
+        "pass",
+        f"{len(view.tests)} tests, each over the chunks or queries that it names.",
+    )
 
 
 def _rate(view: RunView) -> Node:

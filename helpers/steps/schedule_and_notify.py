@@ -286,8 +286,8 @@ class ScheduleAndNotifyStep(NotebookStep):
             return {"open": str(self.run.folder)}
         chunks = self._estimated.facts.get("matrix_inputs", {}).get("chunks")
         return {
-            "estimate": f"about {duration(estimate.seconds)} of machine time, as measured in the dry run; people not counted",
-            "rollback": f" (about {duration(estimate.rollback_seconds)})",
+            "estimate": f"about {duration(estimate.seconds)} of machine time, estimated from the dry run; people not counted",
+            "rollback": f" (estimated: {duration(estimate.rollback_seconds)})",
             "chunks": count(chunks, "chunk") if isinstance(chunks, int) else "all chunks",
             "open": str(self.run.folder),
         }
