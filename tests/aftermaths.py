@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.fence import Control
-from helpers.results import StepResult
+from helpers.results import StepResult, utc_now
 from helpers.run.record import RunRecord
 from helpers.steps.closeout import CloseoutStep
 from helpers.steps.integration import IntegrationStep
@@ -26,13 +26,20 @@ def night_after(home: Path, *, fenced: bool = False, **sections: Any) -> Night:
     night = Night(home, **sections)
     night.snapshot()
     night.migrate()
+    cut_over: dict[str, Any] = {"when": "2025-12-01T02:59:00+00:00", "target": "target", "files": []}
+    up: tuple[tuple[str, dict[str, Any]], ...] = ()
     if fenced:
+        begun = utc_now()
         Control(night.folder, night.folder.read().parameters).put_up()
+        up = (("20", {"fence": {"kind": "command", "up": begun}}),)
     night.cut_over()
+    if fenced:
+        cut_over["writes_again"] = utc_now()
     for step, facts in (
+        *up,
         ("23", {"targets": _counts(night), "matrix_inputs": {"checked": 85, "chunks": 85, "valid": 85}}),
         ("24", {"decision": "GO"}),
-        ("25", {"cut_over": {"when": "2025-12-01T02:59:00+00:00", "target": "target", "files": []}}),
+        ("25", {"cut_over": cut_over}),
     ):
         record = RunRecord(night.folder.read(), step)
         record.result.facts |= facts

@@ -184,10 +184,12 @@ class MonitorStep(NotebookStep):
             or f"{sum(looks[-1].counts.values()):,} chunks; {sum(self.validated.values()):,} were validated",
         )
         slow = [v for v in values if v > self.rules.maximum_latency_ms]
-        run.check("p95 of the queries", Verdict.WARNING if slow else Verdict.PASS, measured=max(values, default=None),
+        verdict = Verdict.WARNING if slow else Verdict.PASS if values else Verdict.NOT_EXERCISED
+        run.check("p95 of the queries", verdict, measured=max(values, default=None),
                   parameter="monitoring.maximum_latency_ms", threshold=self.rules.maximum_latency_ms, relation="≤", unit="ms",
                   reason=ReasonCode.SLOW_QUERIES if slow else "",
-                  detail=f"{count(len(slow), 'sample')} above it" if slow else "the slowest sample")  # fmt: skip
+                  detail=f"{count(len(slow), 'sample')} above it" if slow else "the slowest sample" if values
+                  else "no query was answered")  # fmt: skip
 
     def _ended(self) -> str:
         return f"ended early: {self.breach.sentence}. {self._way_out()}" if self.breach is not None else ""
