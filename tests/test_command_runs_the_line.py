@@ -100,7 +100,7 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
         "closeout, then cutover"
     )
     assert all(s["rehearsal"] is True and s["name"].startswith("REHEARSAL") for s in signed)
-    assert runbook("verify", "try").stdout.startswith("Run try fits: ")
+    assert runbook("verify", "try").stdout.splitlines()[-1].startswith("Run try fits: ")
     plain = subprocess.run(["bash", "VERIFY.txt"], cwd=page.parent, capture_output=True, text=True, check=False)
     assert (plain.returncode, plain.stdout.splitlines()[-1]) == (0, "Everything fits."), plain.stdout + plain.stderr
 
