@@ -9,9 +9,9 @@ import numpy as np
 
 from helpers.chunks import ChunkBatch
 from helpers.parameters import parameters_from
+from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.schema import load_schema
-from helpers.snapshots.comparison import QUARANTINE
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, open_source, open_target
 from helpers.validation.fidelity import Examination, Expectation
@@ -38,5 +38,9 @@ def test_only_what_is_wrong_may_be_set_aside(tmp_path: Path) -> None:
         of = Expectation(snapshot, load_schema("identity"), parameters, dt.date(2026, 1, 1), aside)
         found = Examination(store, of).run()
     check = Judgement(found, of).counts()
-    assert dict(found.counted) == {QUARANTINE: 1}
-    assert (check.verdict, check.reason, [i["id"] for i in check.ids]) == (Verdict.FAIL, QUARANTINE, ["c0"])
+    assert dict(found.counted) == {ReasonCode.QUARANTINE_UNEXPLAINED: 1}
+    assert (check.verdict, check.reason, [i["id"] for i in check.ids]) == (
+        Verdict.FAIL,
+        ReasonCode.QUARANTINE_UNEXPLAINED,
+        ["c0"],
+    )

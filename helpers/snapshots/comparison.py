@@ -30,20 +30,14 @@ from helpers.stores.base import Reader, Space, distance
 COSINE_TOLERANCE = 5e-7
 FLOAT_TOLERANCE = 1e-12
 COLUMNS = ["id", "difference", "field", "detail"]
-
-VECTOR = ReasonCode.VECTOR_DIFFERS
-DOCUMENT = ReasonCode.DOCUMENT_DIFFERS
-URI = ReasonCode.URI_DIFFERS
-METADATA = ReasonCode.METADATA_DIFFERS
-TYPE = ReasonCode.TYPE_DIFFERS
-FIELD_MISSING = ReasonCode.FIELD_MISSING
-FIELD_EXTRA = ReasonCode.FIELD_EXTRA
-CHUNK_MISSING = ReasonCode.CHUNK_MISSING
-CHUNK_EXTRA = ReasonCode.CHUNK_EXTRA
-CHUNK_DOUBLED = ReasonCode.CHUNK_DOUBLED
-SPACE = ReasonCode.SPACE_DIFFERS
-COLLECTION_MISSING = ReasonCode.COLLECTION_MISSING
-QUARANTINE = ReasonCode.QUARANTINE_UNEXPLAINED
+CONTENT = (
+    ReasonCode.DOCUMENT_DIFFERS,
+    ReasonCode.URI_DIFFERS,
+    ReasonCode.METADATA_DIFFERS,
+    ReasonCode.FIELD_MISSING,
+    ReasonCode.FIELD_EXTRA,
+)
+"""The differences in what a chunk says; those of its vector and of the types of its values are others."""
 
 _UNDERFLOW = 1.2e-38  # float32's smallest normal number: below it a normalised component loses its relative precision
 _AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; another client's delete-and-add hides a vector for a moment (chroma-facts 19)
@@ -101,7 +95,7 @@ class Pair:
 
     def differing(self) -> dict[str, bool]:
         """The ids of chunks that differ, and whether the store lacks them."""
-        missing = set(self.differences.loc[self.differences["difference"] == CHUNK_MISSING, "id"])
+        missing = set(self.differences.loc[self.differences["difference"] == ReasonCode.CHUNK_MISSING, "id"])
         return {chunk: chunk in missing for chunk in dict.fromkeys(self.differences["id"])}
 
 
@@ -159,20 +153,22 @@ def _pair(expected: ChunkBatch, found: ChunkBatch, space: Space) -> Pair:
     first: dict[str, int] = {}
     for position, chunk in enumerate(found.ids):
         if first.setdefault(chunk, position) != position:
-            rows.append((chunk, CHUNK_DOUBLED, "", "the target gives this id more than once"))
+            rows.append((chunk, ReasonCode.CHUNK_DOUBLED, "", "the target gives this id more than once"))
     wanted: dict[str, int] = {}
     for position, chunk in enumerate(expected.ids):
         if wanted.setdefault(chunk, position) != position:
-            rows.append((chunk, CHUNK_DOUBLED, "", "two chunks of the source have this id"))
-    rows += [(chunk, CHUNK_MISSING, "", "not in the target") for chunk in wanted if chunk not in first]
+            rows.append((chunk, ReasonCode.CHUNK_DOUBLED, "", "two chunks of the source have this id"))
+    rows += [(chunk, ReasonCode.CHUNK_MISSING, "", "not in the target") for chunk in wanted if chunk not in first]
     rows += [
-        (chunk, CHUNK_EXTRA, "", "in the target, but not expected there") for chunk in first if chunk not in wanted
+        (chunk, ReasonCode.CHUNK_EXTRA, "", "in the target, but not expected there")
+        for chunk in first
+        if chunk not in wanted
     ]
     pairs = [(i, first[chunk]) for chunk, i in wanted.items() if chunk in first]
     left, right = expected.take(i for i, _ in pairs), found.take(j for _, j in pairs)
     wrong = _vectors(left, right, space, rows)
-    _texts(left.ids, left.documents, right.documents, DOCUMENT, "document", rows)
-    _texts(left.ids, left.uris, right.uris, URI, "uri", rows)
+    _texts(left.ids, left.documents, right.documents, ReasonCode.DOCUMENT_DIFFERS, "document", rows)
+    _texts(left.ids, left.uris, right.uris, ReasonCode.URI_DIFFERS, "uri", rows)
     for chunk, was, now in zip(left.ids, left.metadatas, right.metadatas, strict=True):
         rows += [(chunk, *difference) for difference in metadata_differences(was, now)]
     differences = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
@@ -200,7 +196,7 @@ def _vectors(left: ChunkBatch, right: ChunkBatch, space: Space, rows: list[Row])
         return None
     if left.dimension != right.dimension:
         detail = f"{right.dimension} dimensions instead of {left.dimension}"
-        rows += [(chunk, VECTOR, "", detail) for chunk in left.ids]
+        rows += [(chunk, ReasonCode.VECTOR_DIFFERS, "", detail) for chunk in left.ids]
         return None
     agree = same_vectors(left.embeddings, right.embeddings, space)
     bad = np.flatnonzero(~agree.all(axis=1) | (right.lost & ~left.lost))
@@ -212,10 +208,12 @@ def _vectors(left: ChunkBatch, right: ChunkBatch, space: Space, rows: list[Row])
     for i in bad:
         chunk = left.ids[i]
         if right.lost[i]:
-            rows.append((chunk, VECTOR, "", "the target lists the id but cannot give its vector"))
+            rows.append((chunk, ReasonCode.VECTOR_DIFFERS, "", "the target lists the id but cannot give its vector"))
             continue
         detail = _component(left.embeddings[i], right.embeddings[i], agree[i])
-        rows.append((chunk, VECTOR, "", f"{detail}; {owned(whose[chunk])}" if chunk in whose else detail))
+        rows.append(
+            (chunk, ReasonCode.VECTOR_DIFFERS, "", f"{detail}; {owned(whose[chunk])}" if chunk in whose else detail)
+        )
     return wrong
 
 
@@ -274,11 +272,11 @@ def _texts(
 def metadata_differences(expected: Metadata | None, found: Metadata | None) -> list[tuple[str, str, str]]:
     """(reason code, field, detail) for each field in which the two differ."""
     was, now = expected or {}, found or {}
-    out = [(FIELD_MISSING, k, f"{show(v)} is missing") for k, v in was.items() if k not in now]
-    out += [(FIELD_EXTRA, k, f"{show(v)} was not expected") for k, v in now.items() if k not in was]
+    out = [(ReasonCode.FIELD_MISSING, k, f"{show(v)} is missing") for k, v in was.items() if k not in now]
+    out += [(ReasonCode.FIELD_EXTRA, k, f"{show(v)} was not expected") for k, v in now.items() if k not in was]
     for key, value in was.items():
         if key in now and not same_value(value, now[key]):
-            code = METADATA if _kind(value) == _kind(now[key]) else TYPE
+            code = ReasonCode.METADATA_DIFFERS if _kind(value) == _kind(now[key]) else ReasonCode.TYPE_DIFFERS
             out.append((code, key, _changed(value, now[key])))
     return sorted(out, key=lambda difference: (difference[1], difference[0]))
 

@@ -8,7 +8,6 @@ import pandas as pd
 
 from helpers.errors import RunbookError
 from helpers.reason_codes import ReasonCode
-from helpers.snapshots import comparison as compare
 from helpers.stores import open_source
 from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
 
@@ -19,7 +18,7 @@ class CountMismatchStep(StagedTroubleshooter):
     """Which chunks are missing in the target, duplicated, or unexpected there; the repair adds and removes just those."""
 
     code = ReasonCode.COUNT_MISMATCH
-    kinds = (compare.CHUNK_MISSING, compare.CHUNK_EXTRA, compare.CHUNK_DOUBLED)
+    kinds = (ReasonCode.CHUNK_MISSING, ReasonCode.CHUNK_EXTRA, ReasonCode.CHUNK_DOUBLED)
 
     def look(self) -> Found:
         self.all_differences(anew=True)
@@ -41,7 +40,7 @@ class CountMismatchStep(StagedTroubleshooter):
         staged, aside = self.staged, Counter(e["collection"] for e in self.aside.entries())
         assert staged is not None
         gone = self.differences()
-        absent = {(r.target, r.id) for r in gone[gone["difference"] == compare.CHUNK_MISSING].itertuples()}
+        absent = {(r.target, r.id) for r in gone[gone["difference"] == ReasonCode.CHUNK_MISSING].itertuples()}
         refused = Counter(c for (c, _), why in self.aside.reasons().items() if why == ReasonCode.REFUSED_BY_TARGET)
         planned: Counter[str] = Counter()
         missing: Counter[str] = Counter()
@@ -70,7 +69,7 @@ class CountMismatchStep(StagedTroubleshooter):
     def extra_ids(self) -> pd.DataFrame:
         """The ids in the target that nobody staged, to look at before they are removed."""
         rows = self.differences()
-        return rows[rows["difference"] == compare.CHUNK_EXTRA][["target", "id"]].reset_index(drop=True)
+        return rows[rows["difference"] == ReasonCode.CHUNK_EXTRA][["target", "id"]].reset_index(drop=True)
 
     def by_id(self, chunk: str) -> pd.DataFrame:
         """Where one id is: in the snapshot, staged, in the target, in quarantine. `chunk` is its id in the source."""

@@ -8,7 +8,7 @@ import pandas as pd
 
 from helpers.reason_codes import ReasonCode
 from helpers.schema import load_schema
-from helpers.snapshots import comparison as compare
+from helpers.snapshots.comparison import CONTENT
 from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
 
 ORIGINS = ["target", "field", "in target", "in source", "filled by the schema", "absent by design"]
@@ -18,9 +18,7 @@ class MissingMetadataStep(StagedTroubleshooter):
     """Every field of every chunk of the target against what the schema made; the mend brings back whole chunks."""
 
     code = ReasonCode.MISSING_METADATA
-    kinds = (
-        compare.FIELD_MISSING, compare.FIELD_EXTRA, compare.METADATA, compare.TYPE, compare.DOCUMENT, compare.URI,
-    )  # fmt: skip
+    kinds = (*CONTENT, ReasonCode.TYPE_DIFFERS)
 
     def look(self) -> Found:
         self.all_differences(anew=True)
@@ -41,7 +39,7 @@ class MissingMetadataStep(StagedTroubleshooter):
         if staged is None:
             return pd.DataFrame(columns=ORIGINS)
         gone = self.differences()
-        lost = gone[gone["difference"] == compare.FIELD_MISSING].groupby(["target", "field"])["id"].nunique()
+        lost = gone[gone["difference"] == ReasonCode.FIELD_MISSING].groupby(["target", "field"])["id"].nunique()
         kinds = schema.targets(self.snapshot.names())
         rows = []
         for target in sorted(staged.files):

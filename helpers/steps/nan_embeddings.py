@@ -16,7 +16,6 @@ from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.run.folders import RunPath
 from helpers.schema.rules import vector_failures
-from helpers.snapshots import comparison as compare
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo
 from helpers.troubleshooting.target import SLICE
@@ -36,7 +35,7 @@ class NanEmbeddingsStep(StagedTroubleshooter):
     """Every vector of the snapshot that no index can hold is in quarantine; the target has a vector for each id."""
 
     code = ReasonCode.NAN_EMBEDDING
-    kinds = (compare.VECTOR,)
+    kinds = (ReasonCode.VECTOR_DIFFERS,)
     _lost: dict[str, list[str]] | None = None
 
     def look(self) -> Found:

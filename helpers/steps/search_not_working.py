@@ -9,7 +9,6 @@ import pandas as pd
 
 from helpers.chunks import ChunkBatch
 from helpers.reason_codes import ReasonCode
-from helpers.snapshots import comparison as compare
 from helpers.stores.client import ClientStore
 from helpers.troubleshooting.target import NEAR, beyond_reach, staged_chunks
 from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
@@ -28,7 +27,7 @@ class SearchNotWorkingStep(StagedTroubleshooter):
     """
 
     code = ReasonCode.SEARCH_NOT_EQUIVALENT
-    kinds = (compare.VECTOR,)
+    kinds = (ReasonCode.VECTOR_DIFFERS,)
     probes = 2_000  # a target; all of them where it holds fewer
     _unreachable: dict[str, list[str]] | None = None
 

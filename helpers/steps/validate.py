@@ -26,6 +26,7 @@ from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import load_schema
 from helpers.snapshots import comparison as compare
+from helpers.snapshots.comparison import CONTENT
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import open_target
 from helpers.validation import configuration
@@ -159,7 +160,7 @@ class ValidateStep(NotebookStep):
         if self.found.before:
             before, after = np.concatenate(self.found.before), np.concatenate(self.found.after)
             self._figure("norms", lambda: plots.norms_before_after(before, after), "Norms of the vectors, by id.")
-        return self.differences(compare.VECTOR, compare.SPACE)
+        return self.differences(ReasonCode.VECTOR_DIFFERS, ReasonCode.SPACE_DIFFERS)
 
     def _ecdf(self, space: str) -> None:
         relative, null = (np.concatenate(part[space]) for part in (self.found.relative, self.found.mismatched))
@@ -182,8 +183,7 @@ class ValidateStep(NotebookStep):
         """Documents, uris and metadata against snapshot and schema, and whether every field is there."""
         self._put(self.judged.metadata())
         self._put(self.judged.completeness())
-        kinds = (compare.DOCUMENT, compare.URI, compare.METADATA, compare.FIELD_MISSING, compare.FIELD_EXTRA)
-        return self.differences(*kinds)
+        return self.differences(*CONTENT)
 
     def completeness(self) -> pd.DataFrame:
         """One row a field that is due: values before (source) and after (target), each counted on its own side.
@@ -276,7 +276,7 @@ class ValidateStep(NotebookStep):
     def duplicates(self) -> pd.DataFrame:
         """Ids that stand twice, or that two chunks want."""
         self._put(self.judged.duplicates())
-        return self.differences(compare.CHUNK_DOUBLED)
+        return self.differences(ReasonCode.CHUNK_DOUBLED)
 
     def field_types(self) -> pd.DataFrame:
         """Values whose type changed, or that break the schema's rules."""

@@ -125,7 +125,7 @@ def differences(
                 note(target, *row)
             progress.advance(len(pair.expected))
         for chunk in sorted(left):
-            note(target, chunk, compare.CHUNK_EXTRA, "", "in the target, but staged by nobody")
+            note(target, chunk, ReasonCode.CHUNK_EXTRA, "", "in the target, but staged by nobody")
     return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
 
 

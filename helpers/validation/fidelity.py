@@ -204,7 +204,7 @@ class Examination:
                 self._targets[info.name] = _Target(info, frozenset(ids), set(ids))
                 if info.count != len(ids):
                     detail = f"the target counts {info.count} chunks and lists {len(ids)} ids"
-                    self._note(compare.CHUNK_DOUBLED, info.name, "", "", "", "", detail)
+                    self._note(ReasonCode.CHUNK_DOUBLED, info.name, "", "", "", "", detail)
         self._merged.prepare(self.keep_probes, {name: target.info.space for name, target in self._targets.items()})
         for source in self._sources.values():
             self._collection(source, progress)
@@ -265,7 +265,9 @@ class Examination:
         for position, reason in unexcused(self.of.schema, moved, aside, self.context, self.of.parameters, source):
             detail = f"in quarantine as {reason}, but nothing is wrong with it"
             chunk, origin = moved.batch.ids[position], moved.source_ids[position]
-            self._note(compare.QUARANTINE, moved.targets[position], source.name, chunk, origin, "", detail)
+            self._note(
+                ReasonCode.QUARANTINE_UNEXPLAINED, moved.targets[position], source.name, chunk, origin, "", detail
+            )
         count.expected += len(kept)
         return kept
 
@@ -276,7 +278,7 @@ class Examination:
         if target is None:
             for chunk, origin in zip(expected.ids, origins, strict=True):
                 detail = "its collection is not in the target"
-                self._note(compare.CHUNK_MISSING, name, source.name, chunk, origin, "", detail)
+                self._note(ReasonCode.CHUNK_MISSING, name, source.name, chunk, origin, "", detail)
             self.found.differing += len(expected)
             return ChunkBatch.empty(expected.dimension)
         target.expected += len(expected)
@@ -288,7 +290,7 @@ class Examination:
         count.target += len(set(found.ids)) - len(doubled)
         origin_of = dict(zip(expected.ids, origins, strict=True))
         rows = list(seen.differences.itertuples(index=False, name=None))
-        rows += [(c, compare.CHUNK_DOUBLED, "", "another chunk of the source has this id") for c in sorted(doubled)]
+        rows += [(c, ReasonCode.CHUNK_DOUBLED, "", "another chunk of the source has this id") for c in sorted(doubled)]
         for chunk, difference, where, detail in rows:
             self._note(difference, name, source.name, chunk, origin_of.get(chunk, ""), where, detail)
         self.found.differing += len({row[0] for row in rows})
@@ -339,16 +341,18 @@ class Examination:
         if target is None:
             missing = self.of.schema.is_identity or any(r["collection"] == name for r in self._rows)
             if missing:
-                self._note(compare.COLLECTION_MISSING, name, "", "", "", "", "the target does not hold this collection")
+                self._note(
+                    ReasonCode.COLLECTION_MISSING, name, "", "", "", "", "the target does not hold this collection"
+                )
             self.found.targets.append({"collection": name, "expected": None, "target": None, "space": "not there"})
             return
         for chunk in sorted(target.left):
-            self._note(compare.CHUNK_EXTRA, name, "", chunk, "", "", "in the target, but not expected there")
+            self._note(ReasonCode.CHUNK_EXTRA, name, "", chunk, "", "", "in the target, but not expected there")
         self.found.differing += len(target.left)
         spaces = sorted(target.spaces) or [i.space for i in [self._sources.get(name)] if i is not None]
         if any(space != target.info.space for space in spaces):
             detail = f"distances are {target.info.space}, the source's are {', '.join(spaces)}"
-            self._note(compare.SPACE, name, "", "", "", "space", detail)
+            self._note(ReasonCode.SPACE_DIFFERS, name, "", "", "", "space", detail)
         self._settings(target.info)
         row = {"collection": name, "expected": target.expected, "target": len(target.ids)}
         self.found.targets.append({**row, "space": target.info.space, "expected_space": ", ".join(spaces)})
@@ -378,7 +382,7 @@ class Examination:
         for row in self._rows:
             owner = whose.get((row["collection"], row["id"]))
             sentence = compare.owned(owner) if owner else ""
-            if owner and row["difference"] == compare.VECTOR and sentence not in row["detail"]:
+            if owner and row["difference"] == ReasonCode.VECTOR_DIFFERS and sentence not in row["detail"]:
                 row["detail"] += f"; {sentence}"
 
     def _note(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Check, Verdict, worst
-from helpers.snapshots import comparison as compare
+from helpers.snapshots.comparison import CONTENT
 from helpers.validation import field_tests
 
 if TYPE_CHECKING:  # fidelity brings what reads a target, for which a status need not wait
@@ -48,7 +48,12 @@ class Judgement:
 
     def counts(self) -> Check:
         """1: target + quarantined = source, per collection and in total; nothing extra, no collection missing."""
-        kinds = (compare.CHUNK_MISSING, compare.CHUNK_EXTRA, compare.COLLECTION_MISSING, compare.QUARANTINE)
+        kinds = (
+            ReasonCode.CHUNK_MISSING,
+            ReasonCode.CHUNK_EXTRA,
+            ReasonCode.COLLECTION_MISSING,
+            ReasonCode.QUARANTINE_UNEXPLAINED,
+        )
         wrong = [s.collection for s in self.found.sources if s.target + s.quarantined != s.source]
         check = self._fidelity(
             COUNTS, kinds, measured=sum(s.target for s in self.found.sources), threshold=self.expected
@@ -65,7 +70,7 @@ class Judgement:
 
     def embeddings(self) -> Check:
         """2: every vector is its own, per id; the target's space is the source's; nothing there is NaN."""
-        check = self._fidelity(EMBEDDINGS, (compare.VECTOR, compare.SPACE))
+        check = self._fidelity(EMBEDDINGS, (ReasonCode.VECTOR_DIFFERS, ReasonCode.SPACE_DIFFERS))
         if self.found.not_finite and check.verdict is not Verdict.FAIL:
             check.verdict, check.reason, check.measured = Verdict.FAIL, ReasonCode.NAN_EMBEDDING, self.found.not_finite
             check.detail = f"{self.found.not_finite} vectors of the target hold NaN or cannot be read"
@@ -73,8 +78,7 @@ class Judgement:
 
     def metadata(self) -> Check:
         """3a: documents, uris and metadata are what snapshot and schema say."""
-        kinds = (compare.DOCUMENT, compare.URI, compare.METADATA, compare.FIELD_MISSING, compare.FIELD_EXTRA)
-        return self._fidelity(METADATA, kinds)
+        return self._fidelity(METADATA, CONTENT)
 
     def completeness(self) -> Check:
         """3b: the share of the target's chunks with every field that the schema asks for."""
@@ -199,11 +203,11 @@ class Judgement:
 
     def duplicates(self) -> Check:
         """6: ids are unique, and no two chunks have the same one."""
-        return self._fidelity(DUPLICATES, (compare.CHUNK_DOUBLED,))
+        return self._fidelity(DUPLICATES, (ReasonCode.CHUNK_DOUBLED,))
 
     def field_types(self) -> Check:
         """7: types are kept (1, 1.0 and true are three values), and each field keeps the schema's rules."""
-        changed = self._fidelity(FIELD_TYPES, (compare.TYPE,))
+        changed = self._fidelity(FIELD_TYPES, (ReasonCode.TYPE_DIFFERS,))
         if changed.verdict is Verdict.FAIL or self.of.schema.is_identity:
             return changed
         return self._fields(FIELD_TYPES, field_tests.TYPES, ReasonCode.INVALID_FIELD)
