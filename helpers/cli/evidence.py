@@ -11,7 +11,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,6 @@ _SIGNED_BEFORE = {
     signoffs.CUTOVER: Step.CUTOVER,
     signoffs.DRY_RUN: Step.FENCE_WRITES,
 }  # the step that does not begin without the approvals
-
-
-_CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 @dataclass(slots=True)
@@ -261,7 +258,7 @@ def _times(chain: list[Seal], authority: Path | None, found: Verified) -> Iterat
         except RunbookError as error:
             yield f"seals/{path.name}: {error.what}"
             continue
-        if when < datetime.fromisoformat(seal.created) - _CLOCKS_DIFFER:
+        if when < datetime.fromisoformat(seal.created) - signoffs.CLOCKS_DIFFER:
             yield f"seals/{path.name}: its time, {when:%Y-%m-%d %H:%M:%S} UTC, is before that of the seal"
         checked = "" if authority else ", by an authority that was not checked (--timestamp-authority)"
         found.notes.append(f"{seal.name}: existed at {when:%Y-%m-%d %H:%M:%S} UTC{checked}")

@@ -14,10 +14,8 @@ import json
 import marshal
 import platform
 import re
-import shutil
 import socket
 import struct
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -386,12 +384,13 @@ def code() -> dict[str, str]:
     `commit` is "" where the toolkit is no git checkout. The packages count by the digests of their RECORD files.
     """
     packages = []
+    commit, changed_files = runs.checkout()
     for package in importlib.metadata.distributions():
         record = package.read_text("RECORD") or ""
         packages.append(f"{_digest(record.encode())}  {package.metadata['Name']}-{package.version}\n")
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "changed_files": _git("status", "--porcelain", "--", "helpers", "notebooks", "requirements.lock"),
+        "commit": commit,
+        "changed_files": changed_files,
         "interpreter": sys.version,
         "packages": _digest("".join(sorted(packages)).encode()),
     }
@@ -430,14 +429,6 @@ def _refuse_foreign_bytecode(folder: Path) -> None:
             ReasonCode.BYTECODE_ALTERED, f"helpers/{found[0]} is not the bytecode of its source", where=str(folder),
             next_step="Find out who wrote it. Then remove every __pycache__ folder below helpers/ and begin a new run.",
         )  # fmt: skip
-
-
-def _git(*command: str) -> str:
-    """The answer of git for this checkout; "" where there is none."""
-    if not (runs.REPOSITORY / ".git").exists() or shutil.which("git") is None:
-        return ""
-    done = subprocess.run(["git", "-C", str(runs.REPOSITORY), *command], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 def _verdict(folder: Path, result: StepResult) -> dict[str, str]:

@@ -196,7 +196,7 @@ def runner_key(given: Path | None, workspace: Path) -> Path:
 
     `WorldError` where ssh-keygen is missing or the key cannot be made; UsageError where the key given is not there.
     """
-    path = program()
+    program()
     key = workspace / "runner_key" if given is None else given
     if not key.is_file() and given is not None:
         raise UsageError(
@@ -207,11 +207,7 @@ def runner_key(given: Path | None, workspace: Path) -> Path:
         workspace.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".runner-key-", dir=workspace) as folder:
             made = Path(folder) / key.name
-            make = [path, "-q", "-t", "ed25519", "-N", "", "-C", "runner of chroma migrations", "-f", str(made)]
-            done = subprocess.run(make, check=False, capture_output=True, stdin=subprocess.DEVNULL)
-            if done.returncode != 0:
-                said = one_line(done.stderr.decode("utf-8", "replace"), 200)
-                raise WorldError(ReasonCode.NOT_SIGNED, f"ssh-keygen made no key for seals: {said}", where=str(key))
+            _make_key(made, "runner of chroma migrations")
             made.with_suffix(".pub").replace(key.with_suffix(".pub"))
             with suppress(FileExistsError):  # another command was first: its key is the one
                 os.link(made, key)
@@ -252,19 +248,27 @@ def signed_by(data: bytes, signature: Path, role: str) -> str:
 
 def throw_away(folder: Path, roles: Sequence[str]) -> Path:
     """Keys for a rehearsal, `<folder>/<role>`, and the list of them, which is returned. Existing ones are used again."""
-    path, lines = program(), []
+    lines = []
     folder.mkdir(parents=True, exist_ok=True)
     for role in roles:
         key, who = folder / role, f"{REHEARSAL}-{role}"
         if not key.with_suffix(".pub").is_file():
             key.unlink(missing_ok=True)
-            make = [path, "-q", "-t", "ed25519", "-N", "", "-C", who, "-f", str(key)]
-            subprocess.run(make, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+            _make_key(key, who)
         kind, blob = key.with_suffix(".pub").read_text(encoding="ascii").split()[:2]
         lines.append(f'{who} namespaces="{namespace(role)}" {kind} {blob}\n')
     allowed = folder / "allowed_signers"
     allowed.write_text("".join(lines), encoding="ascii")
     return allowed
+
+
+def _make_key(key: Path, who: str) -> None:
+    """A key without a passphrase, its public half beside it; `WorldError` where ssh-keygen is missing or makes none."""
+    make = [program(), "-q", "-t", "ed25519", "-N", "", "-C", who, "-f", str(key)]
+    done = subprocess.run(make, check=False, capture_output=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        said = one_line(done.stderr.decode("utf-8", "replace"), 200)
+        raise WorldError(ReasonCode.NOT_SIGNED, f"ssh-keygen made no key for {who}: {said}", where=str(key))
 
 
 def _keygen(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[bytes]:

@@ -38,7 +38,7 @@ KIND = "urn:chroma-migration-runbook:sign-off:v1"
 SIGNED = "signed"  # the audit log's word for a recorded statement
 
 _NAME_LENGTH = 200
-_CLOCKS_DIFFER = timedelta(minutes=5)
+CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +284,7 @@ def _problem(
     rehearses = bool(sealed.predicate["run"].get("rehearsal"))
     if rehearsal is not rehearses:
         return "it is a rehearsal's" if rehearsal else "it is not a rehearsal's, but the run is a rehearsal", None
-    if when < datetime.fromisoformat(sealed.created) or when > datetime.now(UTC) + _CLOCKS_DIFFER:
+    if when < datetime.fromisoformat(sealed.created) or when > datetime.now(UTC) + CLOCKS_DIFFER:
         return f"its time, {when:%Y-%m-%d %H:%M:%S} UTC, is before that of the seal or in the future", None
     lists = [run.reports / ALLOWED, *([allowed_now] if allowed_now is not None else [])]
     try:

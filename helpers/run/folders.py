@@ -331,7 +331,7 @@ def create(
 ) -> RunState:
     """Make the folders of a new run. They appear whole or not at all; a UsageError where the id is taken."""
     folder = RunFolder.of(run_id or new_run_id(parameters.name))
-    created = utc_now()
+    created, text = utc_now(), parameters_text(parameters)
     facts = {
         "id": folder.id,
         "name": parameters.name,
@@ -342,7 +342,7 @@ def create(
         "until": until,
         "directory": str(Path.cwd()),
         "parameters_digest": parameters.digest(),
-        "parameters_sha256": hashlib.sha256(parameters_text(parameters).encode()).hexdigest(),
+        "parameters_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "host": socket.gethostname(),
         "user": audit.user(),
         "versions": versions(),
@@ -363,7 +363,7 @@ def create(
         temporary.mkdir(mode=PRIVATE_FOLDER)
         for part in (RunPath.RESULTS, RunPath.FIGURES):
             (temporary / part).mkdir()
-        write_text(temporary / RunPath.PARAMETERS, parameters_text(parameters))
+        write_text(temporary / RunPath.PARAMETERS, text)
         write_json(temporary / RunPath.RUN, facts)
         _claim(temporary, folder)
     except OSError as error:
@@ -503,21 +503,23 @@ def set_aside(folder: RunFolder, paths: Iterable[Path]) -> None:
 
 
 @cache
-def commit() -> str:
-    """The toolkit's commit, and how many of its files differ from it; "" where it is no git checkout."""
+def checkout() -> tuple[str, str]:
+    """(The toolkit's commit, git's lines on files of the code that differ from it); ("", "") where it is no git checkout."""
     if not (REPOSITORY / ".git").exists() or shutil.which("git") is None:
-        return ""
-    said = [
-        subprocess.run(
-            ["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=False
-        ).stdout.strip()
-        for words in (
-            ("rev-parse", "HEAD"),
-            ("status", "--porcelain", "--", "helpers", "notebooks", "requirements.lock"),
-        )
-    ]
-    changed = len(said[1].splitlines())
-    return f"{said[0][:12]}, {f'{changed} files changed' if changed else 'unchanged'}" if said[0] else ""
+        return "", ""
+    asked = (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "helpers", "notebooks", "requirements.lock"))
+    at, changed = (
+        subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=False).stdout
+        for words in asked
+    )
+    return at.strip(), changed.strip()
+
+
+def commit() -> str:
+    """The toolkit's commit, and how many of its files differ from it, in words; "" where it is no git checkout."""
+    at, lines = checkout()
+    changed = len(lines.splitlines())
+    return f"{at[:12]}, {f'{changed} files changed' if changed else 'unchanged'}" if at else ""
 
 
 def versions() -> dict[str, str]:
