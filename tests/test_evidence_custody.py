@@ -182,6 +182,22 @@ def test_a_change_between_two_seals_that_the_log_does_not_name_is_a_problem(
                for line in verify(home.reports).problems)  # fmt: skip
 
 
+def test_a_change_after_a_seal_that_was_killed_is_announced(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log says that the seal began, twice; what changed in between came before the seal that was set."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    home.log("goes on")
+    with monkeypatch.context() as patch:
+        patch.setattr(SEALS, "statement", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evidence.at_rest(home.read())
+    home.note(until="24")
+    finish(home)
+    assert verify(home.reports).problems == []
+
+
 def test_the_time_of_seals_rises(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     home.log("goes on")
     monkeypatch.setattr(SEALS, "utc_now", lambda: "2020-01-01T00:00:00.000+00:00")

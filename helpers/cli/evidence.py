@@ -178,16 +178,16 @@ def _audit_log(folder: Path) -> Iterator[str]:
 
 def _history(folder: Path, chain: list[Seal]) -> Iterator[str]:
     """Between two seals a file may move into `earlier/`, or be one that the toolkit itself writes again, as the log says."""
+    log = announced(folder, max(seal.number for seal in chain))
     for one, two in pairwise(chain):
         moved = {digest for name, digest in two.subjects.items() if name.startswith("earlier/")}
-        named = announced(folder, one.number, two.number)
         for name, digest in one.subjects.items():
             now = two.subjects.get(name, "")
             if now == digest or digest in moved:
                 continue
             if name not in CHANGING:
                 yield f"{name}: changed between seal {one.number} and seal {two.number}"
-            elif RUNNER in one.predicate and (name, now) not in named:
+            elif RUNNER in one.predicate and (name, now) not in log[one.number]:
                 yield f"{name}: changed between seal {one.number} and seal {two.number}, and {audit.NAME} names no such change"
         if datetime.fromisoformat(two.created) < datetime.fromisoformat(one.created):
             yield f"{two.name}: its time, {two.created}, is before that of seal {one.number}, {one.created}"

@@ -196,7 +196,7 @@ def refuse_changes(folder: Path, chain: Sequence[Seal]) -> None:
         return
     gone = changed(folder, chain[-1])
     moved = {digest_of(path) for path in folder.glob("earlier/**/*") if path.is_file()} if gone else set()
-    named = announced(folder, chain[-1].number) if gone else frozenset()
+    named = announced(folder, chain[-1].number)[-1] if gone else set()
     against = [
         name for name in gone
         if chain[-1].subjects.get(name) not in moved
@@ -209,19 +209,27 @@ def refuse_changes(folder: Path, chain: Sequence[Seal]) -> None:
         )  # fmt: skip
 
 
-def announced(folder: Path, since: int, until: int = 0) -> frozenset[tuple[str, str]]:
-    """(file, digest) of each change that the audit log names between two seals, by their numbers; until 0: up to now."""
-    found: set[tuple[str, str]] = set()
+def announced(folder: Path, seals: int) -> list[set[tuple[str, str]]]:
+    """(file, digest) of each change that the audit log names, by the number of the seal that it follows: 0 to `seals`.
+
+    A seal begins with a line in the log; where that was killed, the next one repeats the line, and what lies between came
+    before the seal.
+    """
+    found: list[set[tuple[str, str]]] = [set() for _ in range(seals + 1)]
     number = 0
     for entry in audit.entries(folder / audit.NAME):
         facts = entry.get("facts")
         if not isinstance(facts, dict):
             continue
         if entry.get("action") == "seal":
-            number = int(facts.get("number", 0))
-        elif since <= number and (not until or number < until) and "sha256" in facts:
-            found.add((str(facts.get("file")), str(facts["sha256"])))
-    return frozenset(found)
+            begun = int(facts.get("number", 0))
+            if begun == number > 0:
+                found[number - 1] |= found[number]
+                found[number] = set()
+            number = begun if begun <= seals else number
+        elif "sha256" in facts:
+            found[number].add((str(facts.get("file")), str(facts["sha256"])))
+    return found
 
 
 def binding(parameters: Parameters) -> str:
