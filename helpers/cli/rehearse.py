@@ -16,22 +16,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from helpers import audit
-from helpers.cutover.application import restart
-from helpers.errors import RUNBOOK, WorldError
+from helpers.cutover.application import Evidence, gather, restart, wait_until_well
+from helpers.errors import RUNBOOK, WorldError, one_line
 from helpers.fence import FenceState
 from helpers.fence.control import LIFTING, UP
 from helpers.fence.nginx import Nginx, configuration
 from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
-from helpers.migration.restore import restore
+from helpers.migration.restore import prove, restore
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import NginxFence
@@ -50,8 +50,9 @@ from helpers.run.plan import Step
 from helpers.runner import outcome
 from helpers.runner.outcome import run_to_outcome
 from helpers.runner.pipeline import open_steps
-from helpers.snapshots.snapshot import Snapshot
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.status.console import Console
+from helpers.stores import open_target
 from helpers.stores.handshake import heartbeat
 from helpers.stores.wire import Session
 
@@ -62,44 +63,93 @@ from helpers.stores.wire import Session
 #
 # The restore goes into a scratch directory that is removed again. The rollback is the real one, of the run itself: it takes
 # from the target what the run put there. Then the rehearsal is put back to its state after the cutover, so that its
-# target can be looked at, and its validation run again. The decision stays what it was, GO; what was drilled is written into
-# run.json (`drills`), from where the page has it.
+# target can be looked at; every chunk of it is compared with what stood there before. The decision stays what it was, GO;
+# what was drilled is in run.json (`drills`, from where the page has it) and in drills/<name>.json.
 
 
 WHY = "drill of the rehearsal"
+_LOOK_SECONDS = 0.005  # between two looks at the import that is to be killed
 
 
 def drill(folder: RunFolder, terminal: Console) -> list[str]:
     """The steps up to the cutover and the drills; a sentence for each drill. Raises what made one of them fail."""
     said = [drill_kill(folder, terminal), drill_restore(folder)]
     terminal.say(f"  Drill: {said[-1]}")
-    with _as_it_stands(folder):
-        said.append(drill_rollback(folder, terminal))
-    said[-1] += "; then everything was put back to its state after the cutover"
+    said.append(drill_rollback(folder, terminal, put_back=True))
+    terminal.say(f"  Drill: {said[-1]}")
     keep(folder, said)
     return said
 
 
 @contextmanager
-def _as_it_stands(folder: RunFolder) -> Iterator[None]:
-    """Put target, application and the workspace's own files back to what they are now, if what is done meanwhile succeeds."""
-    kept, target = folder.workspace / "drill-rollback", Path(folder.read().parameters.target.path or "")
+def _recorded(folder: RunFolder, what: str) -> Iterator[dict[str, Any]]:
+    """`drills/<what>.json`: when, by whom, and what was measured and proven; also where the drill fails, and then why."""
+    began, found = utc_now(), dict[str, Any](verdict=Verdict.PASS)
+    try:
+        yield found
+    except BaseException as error:
+        found |= {"verdict": Verdict.FAIL, "why": one_line(str(error) or type(error).__name__, 400)}
+        raise
+    finally:
+        facts = {
+            "drill": what,
+            "run_id": folder.id,
+            "began": began,
+            "ended": utc_now(),
+            "by": audit.operator(),
+            **found,
+        }
+        write_json(folder.reports / RunPath.DRILLS / f"{what}.json", facts)
+        seconds = found.get("seconds")
+        audit.append(folder.reports / audit.NAME, "drill", what=what, outcome=found["verdict"], seconds=seconds)
+
+
+@contextmanager
+def _as_it_stands(folder: RunFolder) -> Iterator[dict[str, Any]]:
+    """Put target, application and the workspace's own files back to what they are now, if what is done meanwhile succeeds.
+
+    What it yields then says what was compared. Raises `Terminal` at the first chunk of the target that differs from what
+    stood there before, `WorldError` where a file of the application does, or it does not use the target.
+    """
+    kept, run, proof = folder.workspace / "drill-rollback", folder.read(), dict[str, Any]()
+    target, application = run.parameters.target, folder.workspace / "application"
     shutil.rmtree(kept, ignore_errors=True)  # of a drill that was killed
     kept.mkdir()
-    places = [target, folder.workspace / "application", *sorted(folder.workspace.glob("*.json"))]
+    with open_target(target) as store:
+        before = write_snapshot(store, kept, "before", store.names(), retention_days=1)
+    files = [named.path for named in run.parameters.cutover.config_files()]
+    digests = {path: runs.file_digest(Path(path)) for path in files}
+    places = [Path(target.path or ""), application, *sorted(folder.workspace.glob("*.json"))]
     for number, place in enumerate(places):
         _copy(place, kept / str(number))
-    yield
+    yield proof
     for path in [folder.workspace / RunPath.ROLLBACK, folder.workspace / "rollback"]:
         _remove(path)
     for number, place in enumerate(places):
         _remove(place)
         _copy(kept / str(number), place)
+    restart(run.parameters.cutover, folder, Step.ROLLBACK)  # the application reads its configuration when it starts
+    proof |= _put_back(run.parameters, before, digests)
     shutil.rmtree(kept)
-    restart(
-        folder.read().parameters.cutover, folder, Step.ROLLBACK
-    )  # the application reads its configuration when it starts
-    audit.append(folder.reports / audit.NAME, "drill", what="rollback", outcome="put back")
+
+
+def _put_back(rules: Parameters, before: Snapshot, digests: dict[str, str]) -> dict[str, Any]:
+    """The target against the snapshot of what stood there before, chunk by chunk; the application's files; whom it uses."""
+    with open_target(rules.target) as store:
+        names = store.names()
+        compared = {info.name: prove(store, before, info) for info in before.collections()}
+    answers = wait_until_well(rules.cutover.health, rules.cutover.timeout_seconds)
+    gather(seen := Evidence(), rules.source, rules.target, answers)
+    wrong = [
+        *(f"collection {name} was not there before" for name in sorted({*names} - {*compared})),
+        *(f"{path} is not as it was" for path, digest in digests.items() if runs.file_digest(Path(path)) != digest),
+        *(f"{url} does not name the target" for url in rules.cutover.health if url not in seen.says_target),
+    ]
+    if wrong:
+        raise WorldError(
+            ReasonCode.REHEARSAL_FAILED, "; ".join(wrong), where="the target, after the drill of the rollback"
+        )
+    return {"compared": compared, "differences": 0, "application": seen.sentence(), "files_as_before": sorted(digests)}
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -121,100 +171,137 @@ def keep(folder: RunFolder, said: list[str]) -> None:
     leave(folder.note(drills=said))
 
 
+@dataclass(frozen=True, slots=True)
+class _Kill:
+    """When step 22 was killed, and what its checkpoint said then: chunks staged, written, and in flight (it may be there)."""
+
+    when: str
+    staged: int
+    written: int
+    in_flight: int
+
+
 def drill_kill(folder: RunFolder, terminal: Console) -> str:
-    """The steps up to the cutover. Step 22 is killed while it writes, as a power failure would, and resumed."""
+    """The steps up to the cutover. Step 22 is killed in the middle of its import, as a power failure would, and resumed."""
     steps = [step for step in plan.LINE if not step.follows_cutover]
-    ended, killed, when = threading.Event(), list[int](), list[str]()
-    killer = threading.Thread(target=_kill_while_it_writes, args=(folder, ended, killed, when))
+    ended, kills = threading.Event(), list[_Kill]()
+    killer = threading.Thread(target=_kill_in_the_middle, args=(folder, ended, kills))
     killer.start()
     try:
         run_to_outcome(folder, steps, terminal)
-        return "kill: NOT EXERCISED, step 22 had ended before it could be killed"
     except WorldError:
-        if not killed:
+        if not kills:
             raise
     finally:
         ended.set()
         killer.join()
-    terminal.say(f"  Drill: step 22 was killed with {count(killed[0], 'chunk')} written; now it is resumed.")
-    run_to_outcome(folder, open_steps(folder.read(), steps[-1]), terminal)
-    migrated = folder.read().result(Step.MIGRATE)
-    assert migrated is not None  # every step has passed
-    seconds = (dt.datetime.fromisoformat(migrated.finished) - dt.datetime.fromisoformat(when[0])).total_seconds()
-    _record_drill(folder, "kill", when[0], seconds=seconds, chunks_written=killed[0],
-                  resumed=migrated.facts.get("resumed"))  # fmt: skip
-    audit.append(folder.reports / audit.NAME, "drill", what="kill", chunks=killed[0], seconds=round(seconds, 1))
+    with _recorded(folder, "kill") as found:
+        if not kills:
+            why = "step 22 had written every chunk before it could be killed in the middle"
+            found |= {"verdict": Verdict.NOT_EXERCISED, "why": why}
+            return f"kill: NOT EXERCISED, {why}"
+        kill = kills[0]
+        done = f"{kill.written:,} of {count(kill.staged, 'chunk')} written"
+        terminal.say(f"  Drill: step 22 was killed with {done}; now it is resumed.")
+        run_to_outcome(folder, open_steps(folder.read(), steps[-1]), terminal)
+        migrated = folder.read().result(Step.MIGRATE)
+        assert migrated is not None  # every step has passed
+        seconds = (dt.datetime.fromisoformat(migrated.finished) - dt.datetime.fromisoformat(kill.when)).total_seconds()
+        imported = migrated.facts["import"]
+        there = int(imported["to_write"]) - int(imported["chunks"])
+        found |= {
+            "began": kill.when, "seconds": round(seconds, 1), "staged": kill.staged,
+            "written_at_kill": kill.written, "in_flight_at_kill": kill.in_flight, "written_at_resume": there,
+            "written_by_resume": int(imported["chunks"]), "resumed": migrated.facts.get("resumed"),
+        }  # fmt: skip
+        if there != kill.written:
+            found |= {"verdict": Verdict.NOT_EXERCISED, "why": f"the resume went on from {there:,} chunks"}
+            return f"kill: NOT EXERCISED, step 22 was killed with {done} and went on from {there:,}"
     return (
-        f"kill: step 22 was killed with {count(killed[0], 'chunk')} written and a batch in flight, and resumed; it passed "
-        f"{duration(seconds)} after the kill; steps 22 and 23 then found each chunk once"
+        f"kill: step 22 was killed with {done} and {kill.in_flight:,} in flight; the resume found the {there:,} and wrote the "
+        f"other {imported['chunks']:,}; it passed {duration(seconds)} after the kill; steps 22 and 23 then found each chunk once"
     )
 
 
-def _kill_while_it_writes(folder: RunFolder, ended: threading.Event, killed: list[int], when: list[str]) -> None:
-    """End the kernel of step 22 once a batch is in flight and, where there are several, one was written. How many chunks were."""
-    path, batch = folder.workspace / RunPath.CHECKPOINT, folder.read().parameters.migration.batch_size
-    while not ended.wait(0.01):
-        if not path.exists():
-            continue
-        targets = Checkpoint.read(path).targets.values()
-        written, batches = sum(t.completed for t in targets), sum(t.rows for t in targets) > batch * len(targets)
-        if not any(t.inflight for t in targets) or (batches and not written):
+def _kill_in_the_middle(folder: RunFolder, ended: threading.Event, kills: list[_Kill]) -> None:
+    """End the kernel of step 22 while some chunks are written, some are not, and a batch is in flight.
+
+    It is stopped before its checkpoint is believed, so that it is killed in the very state that is recorded.
+    """
+    path = folder.workspace / RunPath.CHECKPOINT
+    while not ended.wait(_LOOK_SECONDS):
+        if not path.exists() or not any(t.inflight for t in Checkpoint.read(path).targets.values()):
             continue
         for pid in at_work(folder).keys() - {os.getpid()}:
-            killed.append(written)
-            when.append(utc_now())
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            return
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    if _in_the_middle(path, kills):
+                        os.kill(pid, signal.SIGKILL)
+                        return
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+
+
+def _in_the_middle(path: Path, kills: list[_Kill]) -> bool:
+    """Whether the import that stands still is half done; then that is noted."""
+    targets = Checkpoint.read(path).targets.values()
+    staged, written = sum(t.rows for t in targets), sum(t.completed for t in targets)
+    in_flight = sum(t.inflight[1] - t.inflight[0] for t in targets if t.inflight)
+    if in_flight and 0 < written < staged:
+        kills.append(_Kill(utc_now(), staged, written, in_flight))
+    return bool(kills)
 
 
 def drill_restore(folder: RunFolder) -> str:
-    """The snapshot of step 21 into a directory of its own, every chunk read back and compared."""
+    """The snapshot of step 21 into a directory of its own, every chunk read back and compared; then that is removed."""
     taken = folder.read().result(Step.SNAPSHOT)
     assert taken is not None  # every step has passed
     snapshot = Snapshot.open(Path(taken.facts["snapshot"]["folder"]))
     scratch = folder.workspace / "drill-restore"
     shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
-    when, begun = utc_now(), time.monotonic()
-    try:
-        done = restore(snapshot, Endpoint.model_validate({"path": str(scratch)}), without_lost=True)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    seconds = time.monotonic() - begun
-    proven, lost = sum(done.proven.values()), sum(map(len, done.lost.values()))
-    audit.append(folder.reports / audit.NAME, "drill", what="restore", chunks=proven, seconds=round(seconds, 1))
-    _record_drill(folder, "restore", when, seconds=round(seconds, 3), snapshot=snapshot.id,
-                  digest=taken.facts["snapshot"]["digest"], proven=done.proven, without_vector=done.lost)  # fmt: skip
+    with _recorded(folder, "restore") as found:
+        begun = time.monotonic()
+        try:
+            done = restore(snapshot, Endpoint.model_validate({"path": str(scratch)}), without_lost=True)
+        finally:
+            shutil.rmtree(scratch)
+        seconds = time.monotonic() - begun
+        proven, lost = sum(done.proven.values()), sum(map(len, done.lost.values()))
+        found |= {
+            "seconds": round(seconds, 3), "snapshot": snapshot.id, "digest": taken.facts["snapshot"]["digest"],
+            "into": str(scratch), "chroma_version": done.version, "compared": proven, "proven": done.proven,
+            "without_vector": done.lost, "removed_afterwards": not scratch.exists(),
+        }  # fmt: skip
     more = f"; {count(lost, 'chunk')} without a vector listed, as in the source" if lost else ""
-    return f"restore of snapshot {snapshot.id}: {count(proven, 'chunk')} proven in {duration(seconds)}{more}"
-
-
-def drill_rollback(folder: RunFolder, terminal: Console) -> str:
-    """The rollback of the run itself."""
-    when = utc_now()
-    outcome.execute(folder, Orders(why=WHY), terminal, locked=True)
-    result = folder.read().result(Step.ROLLBACK)
-    found = numbers.rollback(result)
-    assert found is not None  # the command has passed
-    assert result is not None
-    _record_drill(
-        folder, "rollback", when, seconds=asdict(found), checks={c.name: str(c.verdict) for c in result.checks}
+    return (
+        f"restore of snapshot {snapshot.id} into {scratch}, an empty directory, with Chroma {done.version}: "
+        f"{count(proven, 'chunk')} compared, none differs, in {duration(seconds)}; then that directory was removed{more}"
     )
-    audit.append(folder.reports / audit.NAME, "drill", what="rollback", seconds=round(found.clean, 1))
-    return f"rollback: source proven, configuration files back, {numbers.rollback_words(found)}"
 
 
-def _record_drill(folder: RunFolder, what: str, began: str, **found: Any) -> None:
-    """`drills/<what>.json`: when, by whom, and what was measured and proven; a drill that fails raises and leaves none."""
-    facts = {
-        "drill": what,
-        "run_id": folder.id,
-        "began": began,
-        "ended": utc_now(),
-        "by": audit.operator(),
-        "verdict": Verdict.PASS,
-    }
-    write_json(folder.reports / RunPath.DRILLS / f"{what}.json", {**facts, **found})
+def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = False) -> str:
+    """The rollback of the run itself; with `put_back` everything is as after the cutover again, and that is proven."""
+    around = _as_it_stands(folder) if put_back else nullcontext(dict[str, Any]())
+    with _recorded(folder, "rollback") as found, around as proof:
+        outcome.execute(folder, Orders(why=WHY), terminal, locked=True)
+        result = folder.read().result(Step.ROLLBACK)
+        measured = numbers.rollback(result)
+        assert measured is not None  # the command has passed
+        assert result is not None
+        found |= {
+            "seconds": asdict(measured),
+            "checks": {c.name: str(c.verdict) for c in result.checks},
+            "put_back": proof,
+        }
+    said = f"rollback: source proven, configuration files back, {numbers.rollback_words(measured)}"
+    if not put_back:
+        return said
+    return (
+        f"{said}; then everything was put back to its state after the cutover: "
+        f"{count(sum(proof['compared'].values()), 'chunk')} of the target compared with those before, none differs; "
+        f"configuration files as before; {proof['application']}"
+    )
 
 
 # -- rehearse ----------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ BATCH = 500  # chunks in one write: chroma-facts, Speed
 @dataclass(slots=True)
 class Restored:
     """What a restore did, by collection: `written` in this attempt, `proven` compared and equal, `lost` not restorable.
-    `dropped` names what was given up, as ordered.
+    `dropped` names what was given up, as ordered, `version` the Chroma that it went into.
     """
 
     snapshot: str
@@ -52,6 +52,7 @@ class Restored:
     proven: dict[str, int] = field(default_factory=dict)
     lost: dict[str, list[str]] = field(default_factory=dict)
     dropped: list[Index] = field(default_factory=list)
+    version: str = ""
 
 
 @dataclass(slots=True)
@@ -192,6 +193,7 @@ class _Restore:
         holder = f"{RESTORE}{hashlib.sha256(snapshot.id.encode()).hexdigest()[:12]}"
         self._refuse_foreign(Ledger(snapshot, endpoint), infos, quick_names(endpoint, "target"), holder)
         with open_target(endpoint) as store:
+            done.version = store.version
             store.acquire_lock(holder)
             try:  # a kill leaves the lock; the same command finds it to be its own
                 ledger = Ledger(snapshot, endpoint)

@@ -17,6 +17,7 @@ from helpers.evidence import keep_sealed, signing
 from helpers.evidence.signoffs import GO, gate_state, sign
 from helpers.parameters import ROLES, Parameters, parameters_from, resolve_path
 from helpers.parameters.model import read_yaml_mapping
+from helpers.parameters.sections import Migration
 from helpers.reason_codes import ReasonCode
 from helpers.rehearsal import FULL, collection_counts, sample_application, write_sample
 from helpers.rehearsal.sample_application import ENV, LOG, SECONDS
@@ -36,11 +37,12 @@ FIRST = "rehearsal"  # the id of the first, so that its folders are those of par
 QUERIES = REPOSITORY / "parameters" / "queries.example.yaml"
 SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
 WATCH_MINUTES = 0.05
+BATCHES = 20  # at least, of the import of a rehearsal: the drill of the kill falls between two of them
 
 _COMMAND = [sys.executable, str(Path(sample_application.__file__).resolve())]
 _ENV = """\
 # The application of the rehearsal
-export CHROMA_PATH="/srv/chroma-old"  # the vector database
+export CHROMA_PATH="{source}"  # the vector database
 LOG_LEVEL='info'
 """
 _COMPOSE = """\
@@ -48,7 +50,7 @@ services:
   assistant:
     image: example/assistant
     environment:
-      CHROMA_PATH: /srv/chroma-old  # as in .env
+      CHROMA_PATH: "{source}"  # as in .env
       LOG_LEVEL: info
   importer:
     image: example/importer
@@ -65,6 +67,7 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
     signing.throw_away(_keys(workspace), ROLES)
     if sections is None:
         document = read_yaml_mapping(PARAMETERS)
+        document["migration"] |= {"batch_size": max(1, min(Migration().batch_size, chunks // BATCHES))}
     else:
         given = {
             name: dict(sections.get(name) or {}) for name in ("cutover", "monitoring")
@@ -79,7 +82,6 @@ def with_application(parameters: Parameters, folder: Path) -> Parameters:
     `folder` is the application's. The window is now, and four hours long.
     """
     port = free_port()
-    write_text(folder / ENV, _ENV.replace("/srv/chroma-old", str(resolve_path(str(parameters.source.path)))))
     write_text(folder / "notices.url", f"json://127.0.0.1:{port}/notices\n")
     command = {
         name: [*_COMMAND, name, str(folder), str(port)] for name in ("restart", "lock", "unlock", "silence", "page")
@@ -150,7 +152,7 @@ def _fitted(document: dict[str, Any], workspace: Path, source: Path, chunks: int
         "source": {"path": str(source)},
         "target": {"path": str(workspace / "target")},
         "expected": expected,
-        "cutover": cutover | _application(workspace / "application"),
+        "cutover": cutover | _application(workspace / "application", source),
         "monitoring": _monitoring(document),
         "snapshot": {**(document.get("snapshot") or {}), "directory": str(workspace / "snapshots")},
         "signoff": {**(document.get("signoff") or {}), "allowed_signers": str(_keys(workspace) / "allowed_signers")},
@@ -164,11 +166,14 @@ def _monitoring(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**short, **queries, **(document.get("monitoring") or {})}
 
 
-def _application(folder: Path) -> dict[str, Any]:
-    """The configuration of an application that is not there, as real ones look: what the rehearsal cuts over."""
-    env, compose = folder / ".env", folder / "docker-compose.yml"
-    write_text(env, _ENV)
-    write_text(compose, _COMPOSE)
+def _application(folder: Path, source: Path) -> dict[str, Any]:
+    """The configuration of an application that uses the source, as real ones look: what the rehearsal cuts over.
+
+    The second service of the compose file has a database of its own, which the cutover must leave alone.
+    """
+    env, compose = folder / ENV, folder / "docker-compose.yml"
+    for path, text in ((env, _ENV), (compose, _COMPOSE)):
+        write_text(path, text.format(source=resolve_path(str(source))))
     keys = {"CHROMA_PATH": "{target_path}"}
     return {
         "env_files": [{"path": str(env), "keys": keys}],

@@ -1,0 +1,130 @@
+"""The drills of a rehearsal: what is put back is compared chunk by chunk, and a kill falls into the middle of an import."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from helpers.cli import rehearse
+from helpers.errors import RunbookError
+from helpers.migration.checkpoint import Checkpoint
+from helpers.parameters import Parameters
+from helpers.rehearsal import write_sample
+from helpers.rehearsal.setup import application_at_work, prepare, with_application
+from helpers.results import Verdict
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder, RunPath
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
+from helpers.stores import open_target
+
+# An import as step 22 does it: two targets, their writers' batches in flight before the first is written.
+IMPORT = """
+import sys, time
+from pathlib import Path
+from helpers.migration.checkpoint import Checkpoint
+from helpers.run.folders import RunFolder, RunLock
+folder, batches = RunFolder.of(sys.argv[1]), int(sys.argv[2])
+with RunLock(folder, "step").acquire(1):
+    ledger = Checkpoint.open(folder.workspace / "checkpoint.json", {})
+    ledger.stage(2 * batches, 0, {"a": batches, "b": batches})
+    for name in ("a", "b"):
+        ledger.begin(name, 0, 1)
+    for done in range(1, batches + 1):
+        for name in ("a", "b"):
+            time.sleep(0.05)
+            ledger.complete(name, done, 0, 0.05)
+            if done < batches:
+                ledger.begin(name, done, done + 1)
+"""
+
+
+@pytest.fixture
+def rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parameters:
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    return with_application(
+        prepare(tmp_path / "workspace" / "try", 50, 8), tmp_path / "workspace" / "try" / "application"
+    )
+
+
+def _stood(parameters: Parameters, folder: Path) -> tuple[Snapshot, dict[str, str]]:
+    """What stands before a drill: the target's snapshot, and the digests of the application's files."""
+    write_sample(Path(str(parameters.target.path)), 50, 8)
+    with open_target(parameters.target) as store:
+        before = write_snapshot(store, folder, "before", store.names(), retention_days=1)
+    files = [named.path for named in parameters.cutover.config_files()]
+    return before, {path: runs.file_digest(Path(path)) for path in files}
+
+
+def _use(parameters: Parameters, place: str) -> dict[str, str]:
+    """Point the application's .env to a place; the digests of its files then."""
+    env = Path(parameters.cutover.env_files[0].path)
+    env.write_text(re.sub(r'CHROMA_PATH="[^"]*"', f'CHROMA_PATH="{place}"', env.read_text()), encoding="utf-8")
+    return {named.path: runs.file_digest(Path(named.path)) for named in parameters.cutover.config_files()}
+
+
+def test_what_is_put_back_is_compared_with_what_stood_there(rehearsal: Parameters, tmp_path: Path) -> None:
+    before, _ = _stood(rehearsal, tmp_path)
+    digests = _use(rehearsal, str(rehearsal.target.path))
+    with application_at_work(rehearsal):
+        proof = rehearse._put_back(rehearsal, before, digests)
+        assert sum(proof["compared"].values()) == before.total == 50
+        assert "names the target" in proof["application"]
+        with open_target(rehearsal.target) as store:
+            name = store.names()[0]
+            victim = store.ids(name)[3]
+            store.delete(name, [victim])
+        with pytest.raises(RunbookError, match=re.escape(victim)):
+            rehearse._put_back(rehearsal, before, digests)
+
+
+def test_an_application_that_still_uses_the_source_is_not_put_back(rehearsal: Parameters, tmp_path: Path) -> None:
+    before, digests = _stood(rehearsal, tmp_path)
+    with application_at_work(rehearsal), pytest.raises(RunbookError, match="/health does not name the target"):
+        rehearse._put_back(rehearsal, before, digests)
+    _use(rehearsal, str(rehearsal.target.path))
+    with application_at_work(rehearsal), pytest.raises(RunbookError, match=r"\.env is not as it was"):
+        rehearse._put_back(rehearsal, before, digests)
+
+
+@pytest.mark.parametrize("batches", [2, 40])
+def test_a_kill_falls_into_the_middle_of_an_import(rehearsal: Parameters, batches: int) -> None:
+    folder = RunFolder.of("try")
+    child = subprocess.Popen([sys.executable, "-c", IMPORT, folder.id, str(batches)], cwd=Path(__file__).parents[1])
+    ended, kills = threading.Event(), list[rehearse._Kill]()
+    killer = threading.Thread(target=rehearse._kill_in_the_middle, args=(folder, ended, kills))
+    killer.start()
+    try:
+        assert child.wait(60) == -9
+    finally:
+        ended.set()
+        killer.join()
+    (kill,) = kills
+    left = Checkpoint.read(folder.workspace / RunPath.CHECKPOINT).targets.values()
+    assert 0 < kill.written == sum(t.completed for t in left) < kill.staged == 2 * batches
+    assert kill.in_flight == sum(t.inflight[1] - t.inflight[0] for t in left if t.inflight) > 0
+
+
+def test_the_import_of_the_smallest_rehearsal_has_a_middle(tmp_path: Path) -> None:
+    for chunks in (50, 430):
+        size = prepare(tmp_path / str(chunks), chunks, 2).migration.batch_size
+        assert 20 <= chunks // size <= 25, "batches"
+
+
+def test_a_drill_that_was_not_made_or_failed_says_so_in_its_file(rehearsal: Parameters) -> None:
+    folder = runs.create(rehearsal, "try", rehearsal=True)
+    with rehearse._recorded(folder, "kill") as found:
+        found |= {"verdict": Verdict.NOT_EXERCISED, "why": "all were written"}
+    with pytest.raises(ValueError, match="gone"), rehearse._recorded(folder, "restore"):
+        raise ValueError("the disk is gone")
+    said = {path.stem: json.loads(path.read_text()) for path in (folder.reports / RunPath.DRILLS).glob("*.json")}
+    assert {name: (d["verdict"], d["why"]) for name, d in said.items()} == {
+        "kill": ("not exercised", "all were written"),
+        "restore": ("fail", "the disk is gone"),
+    }
