@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.cli import rehearse
+from helpers.cutover.readiness import CutoverReadiness
 from helpers.errors import RunbookError
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters
@@ -20,6 +21,7 @@ from helpers.rehearsal.setup import application_at_work, prepare, with_applicati
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunPath
+from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import open_target
 
@@ -128,3 +130,10 @@ def test_a_drill_that_was_not_made_or_failed_says_so_in_its_file(rehearsal: Para
         "kill": ("not exercised", "all were written"),
         "restore": ("fail", "the disk is gone"),
     }
+
+
+def test_the_application_of_a_rehearsal_uses_its_source(rehearsal: Parameters) -> None:
+    record = RunRecord(runs.create(rehearsal, "try", rehearsal=True).read(), "12")
+    CutoverReadiness(record).table()
+    found = next(c for c in record.result.checks if c.name == "configuration files")
+    assert (found.verdict, found.measured, found.threshold) == (Verdict.PASS, 2, 2)

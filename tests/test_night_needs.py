@@ -16,6 +16,7 @@ from helpers.run.record import RunRecord
 from tests.commands import tree
 from tests.proxies import BUSY, FaultyProxy
 from tests.servers import ChromaServer, free_port
+from tests.signers import Signers
 
 Look = Callable[..., dict[str, Check]]
 FILES, COMMANDS = "configuration files", "commands of the migration"
@@ -121,3 +122,41 @@ def test_two_names_of_one_file_are_found(look: Look, tmp_path: Path) -> None:
     found = look(cutover={"env_files": files})
     assert found[FILES].verdict is Verdict.FAIL
     assert "is the same file as" in found[FILES].detail
+
+
+@pytest.mark.parametrize(
+    ("line", "source", "elsewhere"),
+    [
+        ("URL=http://old:8000/api", {"url": "http://old:8000"}, False),
+        ("URL=http://127.0.0.1:8000", {"url": "http://localhost:8000"}, False),
+        ("URL=http://old:9000", {"url": "http://old:8000"}, True),
+        ("URL=http://older:8000", {"url": "http://old:8000"}, True),
+        ("URL='/srv/chroma-old'", {"path": "/srv/chroma"}, True),
+        ("URL='/srv/chroma'  # the database", {"path": "/srv/chroma"}, False),
+        ("URL=http://new:8001", {"path": "/srv/chroma"}, False),
+    ],
+)
+def test_a_client_that_uses_neither_source_nor_target_is_named(
+    look: Look, tmp_path: Path, line: str, source: dict[str, str], elsewhere: bool
+) -> None:
+    (tmp_path / ".env").write_text(f"{line}\n")
+    found = look(cutover={"env_files": [{"path": ".env", "keys": {"URL": "{target_url}/v2"}}]}, source=source,
+                 target={"url": "http://new:8001"})[FILES]  # fmt: skip
+    assert found.verdict is (Verdict.WARNING if elsewhere else Verdict.PASS), found.detail
+    assert (found.measured, found.threshold) == (int(not elsewhere), 1)
+    assert (f".env: names neither source nor target ({line})" in found.detail) is elsewhere
+
+
+def test_the_check_of_signers_counts_roles(look: Look, tmp_path: Path) -> None:
+    people = Signers(tmp_path / "keys")
+    lines = people.allowed.read_text().splitlines(keepends=True)
+    few = tmp_path / "few"
+    few.write_text("".join(line for line in lines if "dba" not in line))
+    signoff = {"required": ["operations_lead", "dba", "security"], "allowed_signers": str(people.allowed)}
+    whole = look(signoff=signoff)[SIGNERS]
+    assert (whole.verdict, whole.measured, whole.threshold) == (Verdict.PASS, 3, 3)
+    short = look(signoff={**signoff, "allowed_signers": str(few)})[SIGNERS]
+    assert (short.verdict, short.measured, short.threshold) == (Verdict.FAIL, 2, 3)
+    assert short.detail.startswith("dba: nobody may sign as dba")
+    nobody = look(signoff={"required": ["dba"], "closeout": ["security"]})[SIGNERS]
+    assert (nobody.verdict, nobody.measured, nobody.threshold) == (Verdict.WARNING, 0, 2)

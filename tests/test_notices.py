@@ -105,6 +105,13 @@ def test_no_byte_of_the_run_holds_a_token_and_a_seal_looks_for_it(monkeypatch: p
         tell(folder.read(), Event.NO_GO, key="1", why=f"the server said {TOKEN}")
         folder.log(f"it said {refuses.url} and {TOKEN}")
     assert TOKEN.encode() not in everything(folder)
+    [kept] = read(folder.reports)
+    assert kept.subject == "books: NO-GO"
+    assert "NO-GO: the server said <secret env:REFUSES>" in kept.text, (
+        "what was sent can be read, and its secret cannot"
+    )
+    page = run_page(folder.reports)
+    assert "the server said &lt;secret env:REFUSES&gt;" in page[page.index('id="notices"') :]
     evidence.at_rest(folder.read())
     seal = evidence.seals(folder.reports)[-1]
     assert seal.predicate["secrets"] == {"searched": ["env:REFUSES"], "unknown": {}}
@@ -146,15 +153,15 @@ def test_an_event_is_told_once_and_a_channel_that_failed_only_where_that_is_aske
         monkeypatch.setenv("GOOD", good.url)
         monkeypatch.setenv("ILL", ill.url)
         folder = a_run("env:GOOD", "env:ILL")
-        tell(folder.read(), Event.GO, key="a")
+        tell(folder.read(), Event.DECISION_GO, key="a")
         ill.status = 200
-        tell(folder.read(), Event.GO, key="a")
+        tell(folder.read(), Event.DECISION_GO, key="a")
         assert (len(good.got), len(ill.got)) == (1, 1)
-        again = tell(folder.read(), Event.GO, key="a", again=True)
-        tell(folder.read(), Event.GO, key="a", again=True)
+        again = tell(folder.read(), Event.DECISION_GO, key="a", again=True)
+        tell(folder.read(), Event.DECISION_GO, key="a", again=True)
         assert (len(good.got), len(ill.got)) == (1, 2)
         assert [d.said for d in again.deliveries] == ["notified before", ""]
-        tell(folder.read(), Event.GO, key="b")
+        tell(folder.read(), Event.DECISION_GO, key="b")
         assert len(good.got) == 2
 
 
@@ -324,4 +331,9 @@ def test_what_a_kill_kept_from_being_told_is_told_when_the_line_ends(monkeypatch
         notices.line_ended(other.read(), [], None, print)
         notices.line_ended(other.read(), [], None, print)
     told = [subject.removeprefix("books: ") for subject in good.subjects[1:]]
-    assert told == ["the migration begins", "GO", "cut over", "the migration has ended"]
+    assert told == [
+        "the migration begins",
+        "decision GO, waiting for signatures",
+        "cut over",
+        "the migration has ended",
+    ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.evidence import secret_scan
+from helpers.notify import read
 from tests.commands import Runbook
 from tests.listeners import TOKEN, Listener
 from tests.signers import Signers
@@ -48,19 +49,29 @@ def test_announcement_start_go_cutover_end_and_the_rollback_arrive_in_order(tmp_
         second = runbook("resume", "one", environment=given)
         assert second.returncode == 4, second.stdout + second.stderr
         assert done.read_text() == "b"
+        assert good.subjects[-1] == "night: decision GO, waiting for signatures"
+        assert "once these have signed: operations_lead, dba, security." in str(good.got[-1][1]["message"])
         for role in ("operations_lead", "dba", "security"):
             assert runbook("sign", "one", *people.command(role), environment=given).returncode == 0
         third = runbook("resume", "one", environment=given)
         assert third.returncode == 0, third.stdout + third.stderr
         assert "Notice 'cutover': 1 of 2 channels took it; env:DEAD failed (no answer within 3 seconds)" in third.stdout
         told = [s.removeprefix("night: ") for s in good.subjects]
-        assert told[1:] == ["the migration begins", "GO", "cut over", "the migration has ended"]
+        decided, signed = "decision GO, waiting for signatures", "GO signed, the cutover begins"
+        assert told[1:] == ["the migration begins", decided, signed, "cut over", "the migration has ended"]
         assert done.read_text() == "ba"
         back = runbook("rollback", "one", "--why", "drill", environment=given)
         assert back.returncode == 0, back.stdout + back.stderr
-        assert [s.removeprefix("night: ") for s in good.subjects[5:]] == ["rollback begins", "rolled back"]
+        assert [s.removeprefix("night: ") for s in good.subjects[6:]] == ["rollback begins", "rolled back"]
         assert "Migration night was rolled back (one)" in str(good.got[-1][1]["message"])
         assert done.read_text() == "ba", "they had run; nothing was silenced since"
+        kept_texts = {e.event: (e.subject, e.text) for e in read(tmp_path / "reports" / "one") if e.text}
+        sent = {str(got["title"]): str(got["message"]).strip() for _, got in good.got}
+        assert sorted(kept_texts) == [
+            "announcement", "cutover", "decision GO", "end", "rollback begins", "rollback ends", "signed", "start",
+        ]  # fmt: skip
+        assert {subject: text.strip() for subject, text in kept_texts.values()} == sent
+        assert all(f"{role} (" in kept_texts["signed"][1] for role in ("operations_lead", "dba", "security"))
         verified = runbook("verify", "one", environment=given)
         assert verified.returncode == 0, verified.stdout + verified.stderr
     outputs = "".join(r.stdout + r.stderr for r in (first, second, third, back)).encode()

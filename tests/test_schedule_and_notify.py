@@ -11,6 +11,7 @@ import pytest
 
 from helpers import evidence
 from helpers.errors import UsageError
+from helpers.formatting import moment
 from helpers.notify.texts import Event, render
 from helpers.parameters import parameters_from
 from helpers.results import Check, StepResult, Verdict
@@ -142,6 +143,9 @@ def test_the_invitation_is_read_by_a_calendar_and_has_the_same_bytes_each_time()
     assert data == invitation(folder.read(), parameters, hours)
     [entry] = icalendar.Calendar.from_ical(data).walk("VEVENT")
     assert (entry.decoded("dtstart"), entry.decoded("dtend")) == (hours.start, hours.end)
+    [alarm] = entry.walk("VALARM")
+    assert entry.decoded("dtstart") + alarm.decoded("trigger") == hours.opens
+    assert f"begins at {moment(entry.decoded('dtstart'))}" in str(alarm["description"]), "the time of the entry itself"
     assert str(entry["uid"]) == "night@chroma-migration-runbook"
     assert entry.decoded("dtstamp") == dt.datetime.fromisoformat(folder.read().facts["created"]).replace(microsecond=0)
     assert (entry.decoded("sequence"), str(entry["location"])) == (0, "https://call")

@@ -135,10 +135,10 @@ def _names(body: str, endpoint: Endpoint) -> bool:
     else:
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
         places = [f"{host}:{endpoint.port}"]
-    return any(_stands_alone(body.replace("\\/", "/"), place) for place in places)
+    return any(stands_alone(body.replace("\\/", "/"), place) for place in places)
 
 
-def _stands_alone(body: str, place: str) -> bool:
+def stands_alone(body: str, place: str) -> bool:
     """`host:800` does not stand in `host:8000`, nor `/data/new` in `/data/newer`."""
     at = body.find(place)
     while at >= 0:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
-from helpers.cutover.application import ask
-from helpers.cutover.edits import all_edits, edit, loopback_in_container
+from helpers.cutover.application import ask, stands_alone
+from helpers.cutover.edits import LOOPBACK, Edit, all_edits, edit, loopback_in_container
+from helpers.cutover.files import masked
 from helpers.errors import RunbookError
 from helpers.evidence import signing
-from helpers.parameters import resolve_path
+from helpers.formatting import count
+from helpers.parameters import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import RunRecord
@@ -22,6 +25,7 @@ from helpers.stores.handshake import open_door
 
 COLUMNS = ["what", "found", "verdict"]
 Row = tuple[str, str, Verdict]
+_UNITS = {"signers": "roles with a usable key", "configuration files": "files"}
 
 
 class CutoverReadiness:
@@ -53,7 +57,8 @@ class CutoverReadiness:
             verdict = (
                 Verdict.FAIL if any(r[2] is Verdict.FAIL for r in bad) else Verdict.WARNING if bad else Verdict.PASS
             )
-            self.run.check(name, verdict, measured=len(found) - len(bad), threshold=len(found), reason=reason if bad else "",
+            self.run.check(name, verdict, measured=len(found) - len(bad), threshold=len(found), unit=_UNITS.get(name, ""),
+                           reason=reason if bad else "",
                            detail="; ".join(f"{what}: {said}" for what, said, _ in bad[:3]))  # fmt: skip
         if said := loopback_in_container(self.parameters):
             self.run.check(
@@ -77,20 +82,34 @@ class CutoverReadiness:
             except RunbookError as error:
                 rows.append((named.path, error.what, Verdict.FAIL))
             else:
-                lines = len(made.changes)
-                rows.append(
-                    (
-                        named.path,
-                        f"{lines} lines will change" if lines else "points to the target already",
-                        Verdict.PASS,
-                    )
+                said = (
+                    f"{count(len(made.changes), 'line')} will change"
+                    if made.changes
+                    else "points to the target already"
                 )
-        if rows and all(row[2] is Verdict.PASS for row in rows):
+                elsewhere = self._elsewhere(made)
+                rows.append((named.path, elsewhere or said, Verdict.WARNING if elsewhere else Verdict.PASS))
+        if rows and all(row[2] is not Verdict.FAIL for row in rows):
             try:
                 all_edits(self.parameters)  # two names of one file
             except RunbookError as error:
                 rows.append((error.where, error.what, Verdict.FAIL))
         return rows
+
+    def _elsewhere(self, made: Edit) -> str:
+        """Where the client of a file is today, if that is neither source nor target: another database, or another name of it."""
+        today, nginx = "\n".join(change.before for change in made.changes), self.parameters.fence.nginx
+        fenced = nginx is not None and re.search(
+            rf":{nginx.listen.rpartition(':')[2]}\b", today
+        )  # clients reach it there
+        if (
+            not today
+            or fenced
+            or any(_named(today, place) for place in (self.parameters.source, self.parameters.target))
+        ):
+            return ""
+        lines = ", ".join(masked(change.before.strip()) for change in made.changes[:3])
+        return f"names neither source nor target ({lines}): see whether this client uses the source"
 
     def _commands(self) -> list[Row]:
         fence = self.parameters.fence
@@ -116,27 +135,29 @@ class CutoverReadiness:
         ]
 
     def _signers(self) -> list[Row]:
-        named = self.parameters.signoff.allowed_signers
-        roles = [*dict.fromkeys([*self.parameters.signoff.required, *self.parameters.signoff.dry_run])]
-        if not roles:
-            return []
-        if named is None:
-            said = "names nobody, so nobody can sign; resume --set may still name it"
-            return [("signoff.allowed_signers", said, Verdict.WARNING)]
-        program = shutil.which("ssh-keygen")
-        rows: list[Row] = [("ssh-keygen", program or "is not found", Verdict.PASS if program else Verdict.FAIL)]
-        problem = _unreadable(resolve_path(named), empty=False)
-        if not problem:
-            problem = "; ".join(self._cannot_sign(resolve_path(named), roles))
-        return [*rows, (named, problem or "every role has a key", Verdict.FAIL if problem else Verdict.PASS)]
+        """One row a role that this run requires at any of its gates: whether somebody has a key that can sign for it."""
+        rules = self.parameters.signoff
+        roles = dict.fromkeys([*rules.required, *rules.dry_run, *rules.closeout])
+        problem = "ssh-keygen is not found" if shutil.which("ssh-keygen") is None else ""
+        if rules.allowed_signers is None:
+            said = "signoff.allowed_signers names nobody; resume --set may still name it"
+            return [(role, said, Verdict.WARNING) for role in roles]
+        path = resolve_path(rules.allowed_signers)
+        if not problem and (unreadable := _unreadable(path, empty=False)):
+            problem = f"{rules.allowed_signers}: {unreadable}"
+        rows: list[Row] = []
+        for role in roles:
+            found = problem or self._cannot_sign(path, role)
+            rows.append((role, found or "has a usable key", Verdict.FAIL if found else Verdict.PASS))
+        return rows
 
-    def _cannot_sign(self, path: Path, roles: Sequence[str]) -> list[str]:
+    def _cannot_sign(self, path: Path, role: str) -> str:
         """What keeps a role from signing when the window begins (now, where there is none)."""
         when = self.parameters.window.start or datetime.now(UTC)
         try:
-            return list(signing.problems(path, roles, when, rehearsal=self.run.rehearsal))
+            return "; ".join(signing.problems(path, [role], when, rehearsal=self.run.rehearsal))
         except RunbookError as error:
-            return [error.what]
+            return error.what
 
     def _health(self) -> list[Row]:
         answers = [ask(url) for url in self.parameters.cutover.health]
@@ -160,6 +181,22 @@ def check_door(run: RunRecord) -> str:
         run.check("answer without credentials", Verdict.WARNING, measured="answers anybody", threshold="refused",
                   reason=ReasonCode.ANSWERS_ANYBODY, detail=said)  # fmt: skip
     return said
+
+
+def _named(text: str, place: Endpoint) -> bool:
+    """Whether configuration names this place: its path, or its host, which may stand apart from its port.
+
+    Every loopback address is one host.
+    """
+    if place.path is not None:
+        return any(
+            stands_alone(text, str(p))
+            for p in {place.path, resolve_path(place.path), resolve_path(place.path).resolve()}
+        )
+    loopback = place.host in LOOPBACK or place.host.startswith("127.")
+    hosts = [*LOOPBACK, "127.0.0.1", place.host] if loopback else [place.host]
+    ports = {port for host in hosts for port in re.findall(rf"{re.escape(host)}\]?:(\d+)", text)}
+    return any(stands_alone(text, host) for host in hosts) and (not ports or str(place.port) in ports)
 
 
 def _unreadable(path: Path, *, empty: bool) -> str:

@@ -85,7 +85,7 @@ def _tell(
     left = [u for u in rules.urls if not earlier or (again and getattr(earlier.get(str(u)), "result", "") != DELIVERED)]
     sent = send(left, subject, body, event.kind, rules.timeout_seconds, attach) if left else []
     if sent:
-        keep(folder.reports, event, key, sent, rules.stakeholders)
+        keep(folder.reports, event, key, sent, rules.stakeholders, subject, body)
         bad = [d for d in sent if not d.well]
         line = f"Notice '{event}': {len(sent) - len(bad)} of {len(sent)} channels took it"
         said = line + (f"; {'; '.join(d.sentence() for d in bad)}" if bad else "")
@@ -266,7 +266,7 @@ def _answers(order: str, seconds: float) -> dict[int, dict[str, Any]]:
 
 # -- record ------------------------------------------------------------------------------------------------------------
 
-# reports/<run id>/notices.jsonl: who was notified of what, when, by which channel (by name), with what result.
+# reports/<run id>/notices.jsonl: who was notified of what, when, by which channel (by name), with what result and text.
 #
 # It is written as the audit log is: lines only grow, each names the digest of the one before, and a seal covers them. An
 # event with a key is sent once.
@@ -278,7 +278,8 @@ DONE_BY_HAND = "done by hand"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line: the event, the key that tells one of its kind from the next, the channel's reference, its result."""
+    """One line: the event, the key that tells one of its kind from the next, the channel's reference, its result, and what
+    was sent, redacted; "" in what older runs wrote."""
 
     when: str
     event: str
@@ -287,6 +288,8 @@ class Entry:
     result: str
     said: str
     by: str
+    subject: str = ""
+    text: str = ""
 
 
 def read(reports: Path) -> list[Entry]:
@@ -295,19 +298,25 @@ def read(reports: Path) -> list[Entry]:
     for line in audit.entries(reports / NAME):
         facts = line.get("facts")
         if isinstance(facts, dict):
-            key, channel, said = (str(facts.get(name, "")) for name in ("key", "channel", "said"))
+            key, channel, said, subject, text = (
+                str(facts.get(name, "")) for name in ("key", "channel", "said", "subject", "text")
+            )
             by = f"{line.get('user', '')}@{line.get('host', '')}"
             result = str(line.get("outcome", ""))
-            found.append(Entry(str(line.get("when", "")), str(line["action"]), key, channel, result, said, by))
+            found.append(
+                Entry(str(line.get("when", "")), str(line["action"]), key, channel, result, said, by, subject, text)
+            )
     return found
 
 
-def keep(reports: Path, event: str, key: str, deliveries: Iterable[Delivery], to: Sequence[str]) -> None:
-    """One line for each channel, and one in the audit log for the notice."""
+def keep(
+    reports: Path, event: str, key: str, deliveries: Iterable[Delivery], to: Sequence[str], subject: str, text: str
+) -> None:
+    """One line for each channel, with what was handed to it, and one in the audit log for the notice."""
     deliveries = list(deliveries)
     for d in deliveries:
         audit.append(reports / NAME, event, outcome=d.result, key=key, channel=d.channel, said=d.said,
-                     seconds=d.seconds, to=list(to))  # fmt: skip
+                     seconds=d.seconds, to=list(to), subject=subject, text=text)  # fmt: skip
     well = sum(d.well for d in deliveries)
     audit.append(reports / audit.NAME, "notice", outcome=f"{well} of {len(deliveries)} channels", event=event, key=key)
 

@@ -67,7 +67,8 @@ class Event(StrEnum):
 
     ANNOUNCEMENT = "announcement"
     START = "start"
-    GO = "go"
+    DECISION_GO = "decision GO"
+    SIGNED = "signed"
     NO_GO = "no-go"
     STOPPED = "stopped"
     CUTOVER = "cutover"
@@ -88,9 +89,10 @@ class Event(StrEnum):
 
 
 _KINDS = {
-    Event.GO: "success", Event.CUTOVER: "success", Event.END: "success", Event.ROLLBACK_ENDS: "success",
-    Event.ROLLBACK_BEGINS: "warning", Event.NO_GO: "failure", Event.STOPPED: "failure", Event.ROLLBACK_STOPPED: "failure",
-}  # fmt: skip
+    **dict.fromkeys((Event.DECISION_GO, Event.SIGNED, Event.CUTOVER, Event.END, Event.ROLLBACK_ENDS), "success"),
+    Event.ROLLBACK_BEGINS: "warning",
+    **dict.fromkeys((Event.NO_GO, Event.STOPPED, Event.ROLLBACK_STOPPED), "failure"),
+}
 
 
 def render(folder: RunState, event: Event, **about: Any) -> tuple[str, str]:
@@ -99,7 +101,7 @@ def render(folder: RunState, event: Event, **about: Any) -> tuple[str, str]:
     facts = {**_facts(folder, event, about), **about}
     if event is Event.ANNOUNCEMENT:
         facts |= {"estimate": "", "rollback": "", "chunks": "all chunks", **about}
-    template = _environment().get_template(f"{event.value.replace(' ', '_').replace('-', '_')}.txt.j2")
+    template = _environment().get_template(f"{event.name.lower()}.txt.j2")
     text = re.sub(r"\n*\n(What it means for you:)", r"\n\n\1", template.render(**facts))
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<=\.) +(?=\s)", "", text))
     subject, _, body = text.strip().partition("\n")
@@ -151,13 +153,12 @@ def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str
         "writes": "The database takes no writes any more." if takes_no_writes(folder.result(Step.FENCE_WRITES)) else
                   "Writes to the database are refused meanwhile." if fenced else
                   "Writes go on, and are brought over until the cutover.",
-        "required": ", ".join(parameters.signoff.required) or "nobody has to sign",
         "approvals": f"{', '.join(parameters.signoff.required)} sign before the cutover" if parameters.signoff.required else
                      "nobody has to sign before the cutover",
         "fence_now": _fence(folder), "clients_now": _clients(folder, parameters),
         "contacts": [pair for pair in called if pair[1]],
         "level": now, "escalation_levels": escalation_levels(parameters) if now else [], "open": "",
-        "warnings": "", "changed": "", "why": "", "notice": "",
+        "warnings": "", "waiting": "", "signed": "", "changed": "", "why": "", "notice": "",
     }  # fmt: skip
 
 

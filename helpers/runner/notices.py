@@ -13,6 +13,7 @@ from typing import Any
 
 from helpers.cutover import CutoverState
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
+from helpers.evidence.signoffs import gate_state
 from helpers.notify import Around, Event, read, tell
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, passed
@@ -32,8 +33,8 @@ _NO_NEWS = (
 
 
 def before_step(folder: RunState, step: plan.Step, say: Say, *, dry_run: bool = False) -> None:
-    """Before 20 the commands of `notify.before` and the notice of the start; before 27 that of the rollback."""
-    if step.number not in (Step.FENCE_WRITES, Step.ROLLBACK):
+    """Before 20 the commands of `notify.before` and the notice of the start; before 25 who signed; before 27 the rollback."""
+    if step.number not in (Step.FENCE_WRITES, Step.CUTOVER, Step.ROLLBACK):
         return
     with _never_stopping(folder, say):
         dry = dry_run or bool(folder.facts["dry_run"])
@@ -44,7 +45,13 @@ def before_step(folder: RunState, step: plan.Step, say: Say, *, dry_run: bool = 
             else:
                 around.before(say)
             tell(folder, Event.START, key=f"night {around.night}", dry_run=dry, say=say, open=_page(folder, step))
-        elif not dry:
+        elif dry:
+            return
+        elif step.number == Step.CUTOVER:
+            if signers := gate_state(folder).keys:
+                signed = ", ".join(f"{role} ({who.split()[0]})" for role, who in signers.items())
+                tell(folder, Event.SIGNED, key=_decision(folder), say=say, signed=signed, open=_page(folder, step))
+        else:
             state = RollbackState.load(folder.workspace)
             why = (state.orders.why if state else "") or "; ".join(t.sentence for t in due(folder)) or "it was ordered"
             tell(folder, Event.ROLLBACK_BEGINS, key=_since(state), say=say, why=why, critical=True,
@@ -54,7 +61,7 @@ def before_step(folder: RunState, step: plan.Step, say: Say, *, dry_run: bool = 
 def after_step(
     folder: RunState, step: plan.Step, error: RunbookError | None, say: Say, *, dry_run: bool = False
 ) -> None:
-    """GO after 24, the cutover after 25, how a rollback came out after 27."""
+    """The decision GO after 24, the cutover after 25, how a rollback came out after 27."""
     if dry_run or folder.facts["dry_run"] or isinstance(error, Interrupted):
         return
     with _never_stopping(folder, say):
@@ -66,8 +73,9 @@ def after_step(
             return
         elif step.number == Step.REVIEW and result.facts.get("decision") == "GO":
             marked = [c.name for c in result.checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL)]
-            tell(folder, Event.GO, key=file_digest(folder.reports / RunPath.RESULTS / f"{step.number}.json"), say=say,
-                 warnings=", ".join(marked[:5]), open=at)  # fmt: skip
+            waiting = ", ".join(gate_state(folder).missing)
+            tell(folder, Event.DECISION_GO, key=_decision(folder), say=say, warnings=", ".join(marked[:5]), waiting=waiting,
+                 open=at)  # fmt: skip
         elif step.number == Step.CUTOVER:
             state = CutoverState.load(folder.workspace)
             files = f" ({len(state.files)} files)" if state is not None and state.files else ""
@@ -79,7 +87,7 @@ def line_ended(folder: RunState, steps: Sequence[plan.Step], error: RunbookError
     """Notices once the pipeline has ended: what a kill kept from being sent, the end where it got there, or what stopped it."""
     with _never_stopping(folder, say):
         told = {entry.event for entry in read(folder.reports)}
-        for number, event in ((Step.REVIEW, Event.GO), (Step.CUTOVER, Event.CUTOVER)):
+        for number, event in ((Step.REVIEW, Event.DECISION_GO), (Step.CUTOVER, Event.CUTOVER)):
             if Event.START in told and event not in told and (not steps or steps[-1].on_line):
                 after_step(folder, plan.find(number), None, say)
     if error is None:
@@ -138,6 +146,10 @@ def _list_commands(around: Around, say: Say) -> None:
     for name, commands in (("before", around.rules.before), ("after", around.rules.after)):
         for command in commands:
             say(f"DRY RUN: notify.{name} would run {one_line(' '.join(command), 300)}")
+
+
+def _decision(folder: RunFolder) -> str:
+    return file_digest(folder.reports / RunPath.RESULTS / f"{Step.REVIEW}.json")
 
 
 def _since(state: RollbackState | None) -> str:

@@ -332,7 +332,7 @@ def invitation(folder: RunState, parameters: Parameters, hours: Hours) -> bytes:
     if rules.buffer_minutes:
         alarm = Alarm()
         alarm.add("action", "DISPLAY")
-        alarm.add("description", f"The window opens: {formatting.moment(hours.opens)}")
+        alarm.add("description", f"The maintenance window begins at {formatting.moment(hours.start)}")
         alarm.add("trigger", -hours.buffer)
         entry.add_component(alarm)
     calendar.add_component(entry)
