@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +13,11 @@ import pytest
 
 from helpers.monitoring.probes import Probe, finds
 from helpers.monitoring.watcher import Journal, Sample, Watcher, breach, next_due
+from helpers.parameters import Endpoint
 from helpers.results import utc_now
 from helpers.run.record import Progress
+from helpers.stores import open_target
+from tests.storage import chunks, embedded, fill
 
 BAD, ILL, SLOW = {"problems": ["timeout"]}, {"ill": ["answered 503"]}, {"p95": 900.0}
 
@@ -81,7 +86,7 @@ class Scripted(Watcher):
     """Finds what the test says, one problem or "" a sample, and nothing once that is told."""
 
     def __init__(self, *problems: str) -> None:
-        super().__init__(lambda: nullcontext(), [])  # type: ignore[arg-type, return-value]
+        super().__init__(lambda: nullcontext(), [], Endpoint(url="http://nowhere:1"))  # type: ignore[arg-type, return-value]
         self.coming, self.last, self.closed = list(problems), [False], False
 
     def sample(self, second: float, *, last: bool = False) -> Sample:
@@ -124,3 +129,39 @@ def test_a_stored_chunk_is_found_by_itself_or_by_a_twin_and_not_by_another() -> 
     assert not finds(probe, [("b", float("nan"))], "cosine")
     assert finds(probe, [("longer", -30.0)], "ip"), "with ip a longer vector comes first"
     assert not finds(probe, [("b", -20.0)], "ip")
+
+
+ADD = """
+import sys
+from tests.storage import chunks, embedded
+with embedded(sys.argv[1]) as store:
+    store.add("docs", chunks(12, 8).slice(10, 12))
+"""
+
+
+def test_a_directory_is_opened_once_and_anew_only_where_somebody_changed_it(tmp_path: Path) -> None:
+    place = Endpoint(path=str(tmp_path / "target"))
+    batch = chunks(10, 8)
+    with embedded(tmp_path / "target") as store:
+        fill(store, "docs", batch)
+    opened = 0
+
+    def counted() -> Any:
+        nonlocal opened
+        opened += 1
+        return open_target(place)
+
+    stored = [Probe("docs", i, v) for i, v in zip(batch.ids[:4], batch.embeddings[:4], strict=True)]
+    watcher = Watcher(counted, stored, place, alone=True, counts={"docs": 10})
+    try:
+        looks = [watcher.sample(float(second)) for second in range(3)]
+        assert opened == 1
+        subprocess.run([sys.executable, "-c", ADD, str(place.path)], check=True, cwd=Path(__file__).parents[1])
+        looks.append(watcher.sample(3.0))
+    finally:
+        watcher.close()
+    assert opened == 2, "two handles on one directory show two states"
+    assert [look.trouble for look in looks] == [[], [], [], []]
+    assert [look.counts["docs"] for look in looks] == [10, 10, 10, 12]
+    assert [look.cold is not None for look in looks] == [True, False, False, True]
+    assert (looks[0].cold or 0.0) > (looks[0].slowest or 0.0), "what opening took is no part of a latency"

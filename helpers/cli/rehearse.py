@@ -63,7 +63,7 @@ from helpers.stores.wire import Session
 #
 # The restore goes into a scratch directory that is removed again. The rollback is the real one, of the run itself: it takes
 # from the target what the run put there. Then the rehearsal is put back to its state after the cutover, so that its
-# target can be looked at; every chunk of it is compared with what stood there before. The decision stays what it was, GO;
+# target can be looked at; every chunk of it is compared with what was there before. The decision stays what it was, GO;
 # what was drilled is in run.json (`drills`, from where the page has it) and in drills/<name>.json.
 
 
@@ -109,7 +109,7 @@ def _as_it_stands(folder: RunFolder) -> Iterator[dict[str, Any]]:
     """Put target, application and the workspace's own files back to what they are now, if what is done meanwhile succeeds.
 
     What it yields then says what was compared. Raises `Terminal` at the first chunk of the target that differs from what
-    stood there before, `WorldError` where a file of the application does, or it does not use the target.
+    was there before, `WorldError` where a file of the application does, or it does not use the target.
     """
     kept, run, proof = folder.workspace / "drill-rollback", folder.read(), dict[str, Any]()
     target, application = run.parameters.target, folder.workspace / "application"
@@ -134,7 +134,7 @@ def _as_it_stands(folder: RunFolder) -> Iterator[dict[str, Any]]:
 
 
 def _put_back(rules: Parameters, before: Snapshot, digests: dict[str, str]) -> dict[str, Any]:
-    """The target against the snapshot of what stood there before, chunk by chunk; the application's files; whom it uses."""
+    """The target against the snapshot of what was there before, chunk by chunk; the application's files; whom it uses."""
     with open_target(rules.target) as store:
         names = store.names()
         compared = {info.name: prove(store, before, info) for info in before.collections()}
@@ -244,7 +244,7 @@ def _kill_in_the_middle(folder: RunFolder, ended: threading.Event, kills: list[_
 
 
 def _in_the_middle(path: Path, kills: list[_Kill]) -> bool:
-    """Whether the import that stands still is half done; then that is noted."""
+    """Whether the import, which is stopped, is half done; then that is noted."""
     targets = Checkpoint.read(path).targets.values()
     staged, written = sum(t.rows for t in targets), sum(t.completed for t in targets)
     in_flight = sum(t.inflight[1] - t.inflight[0] for t in targets if t.inflight)

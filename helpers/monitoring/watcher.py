@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from helpers.cutover.application import Answer, LogWatch, ask_all
 from helpers.errors import RunbookError, one_line
 from helpers.fence import used_by
 from helpers.monitoring.probes import Asker, Probe, finds, timed, warm
-from helpers.parameters import Endpoint
+from helpers.parameters import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now
 from helpers.run import kernel
@@ -47,7 +47,8 @@ class Sample:
     """What was found at one moment. Latencies are milliseconds, None where no query was answered; `second` counts watched time.
 
     `problems` are queries and counts that failed, `ill` health URLs and new lines in the application's logs, `shrunk`
-    collections below what was validated, `moved` chunks that clients changed or removed since they were chosen.
+    collections below what was validated, `moved` chunks that clients changed or removed since they were chosen. `cold` is
+    what it took to open the database and to ask each collection for the first time; None where it was open, and warm, already.
     """
 
     when: str
@@ -65,6 +66,7 @@ class Sample:
     slowest: float | None = None
     healthy: int = 0
     log_lines: int = 0
+    cold: float | None = None
 
     @property
     def trouble(self) -> list[str]:
@@ -77,6 +79,7 @@ class Sample:
             "p95 ms": self.p95,
             "p99 ms": self.p99,
             "slowest ms": self.slowest,
+            "cold start ms": self.cold,
         }
         return {
             "when": self.when[11:19], "second": round(self.second, 1), "healthy": self.healthy, "queries": self.queries,
@@ -118,13 +121,14 @@ def breach(samples: Sequence[Sample], limit_ms: float) -> Breach | None:
 class Watcher:
     """The same stored vectors searched for again and again, and every collection of `counts` (validated chunks) counted.
 
-    `opened` gives the store: once if `keep`, else for each sample. A directory that `alone` names is not opened while another
-    process has it open: two processes on one directory destroy it (chroma-facts 15).
+    `opened` gives the store of `place`, which stays open, so that latencies are warm; a directory is opened anew where its
+    files were changed since the last sample. With `alone` one that another process has open is let go and not looked at:
+    two processes on one directory destroy it (chroma-facts 15).
     """
 
     def __init__(
-        self, opened: Callable[[], AbstractContextManager[Reader]], probes: Sequence[Probe], *, keep: bool = False,
-        alone: Endpoint | None = None, counts: Mapping[str, int] | None = None, health: Sequence[str] = (),
+        self, opened: Callable[[], AbstractContextManager[Reader]], probes: Sequence[Probe], place: Endpoint, *,
+        alone: bool = False, counts: Mapping[str, int] | None = None, health: Sequence[str] = (),
         logs: LogWatch | None = None,
     ) -> None:  # fmt: skip
         self.probes, self.counts, self.health = list(probes), dict(counts or {}), list(health)
@@ -132,7 +136,8 @@ class Watcher:
         self.answers: list[Answer] = []  # of the health URLs, in the last sample
         self.skipped = ""
         self.blind: set[str] = set()  # chunks that were not found from the beginning: timed, not judged
-        self._opened, self._keep, self._alone = opened, keep, alone
+        self._opened, self._place, self._alone = opened, place, alone
+        self._files: set[tuple[str, int, int]] = set()  # of a directory, after the last sample
         self._moved: set[tuple[str, str]] = set()
         self._seen = False
         self._spaces: dict[str, Space] = {}
@@ -142,8 +147,8 @@ class Watcher:
 
     @classmethod
     def of_target(cls, target: Endpoint, probes: Sequence[Probe], **more: Any) -> Watcher:
-        """Of a target, opened once where it is a server."""
-        return cls(lambda: open_target(target), probes, keep=target.path is None, alone=target, **more)
+        """Of a target, which no other process may have open where it is a directory."""
+        return cls(lambda: open_target(target), probes, target, alone=True, **more)
 
     def samples(self, seconds: float, interval: float, bar: Progress, watched: float | None = None) -> Iterator[Sample]:
         """One at once, one every `interval` seconds, one at the end; a last one that found a problem is repeated once.
@@ -177,18 +182,23 @@ class Watcher:
         found.ill = [f"{a.url} {a.problem}" for a in self.answers if not a.well]
         found.ill += [one_line(f"{path}: {line}", 300) for path, line in self.logs.look(last=last)[:_NAMED]]
         found.log_lines = self.logs.seen - before
-        if self._alone is not None and (used := used_by(self._alone)):
+        if self._alone and (used := used_by(self._place)):
+            self._let_go()
             self.skipped = f"{used} has the target open, which must stay its only user"
             return found
         try:
+            if self._files != self._look():
+                self._let_go()
             if self._store is None:
+                begun = time.perf_counter()
                 self._store = self._stack.enter_context(self._opened())
+                self._asks = warm(self._store, self.probes)
+                found.cold = 1000 * (time.perf_counter() - begun)
             self._ask(self._store, found)
+            self._files = self._look()
         except RunbookError as error:
             self._let_go()
             found.problems.append(one_line(f"{error.where}: {error.what}" if error.where else error.what, 300))
-        if not self._keep:
-            self._let_go()
         del found.problems[_NAMED:]
         return found
 
@@ -201,10 +211,18 @@ class Watcher:
         self._store = None
         self._asks.clear()
 
+    def _look(self) -> set[tuple[str, int, int]]:
+        """What tells whether somebody changed the directory: its files with time and size. Nothing of a server."""
+        found = set()
+        for path in resolve_path(self._place.path).rglob("*") if self._place.path else ():
+            with suppress(OSError):  # gone meanwhile
+                facts = path.stat()
+                found.add((str(path), facts.st_mtime_ns, facts.st_size))
+        return found
+
     def _ask(self, store: Reader, found: Sample) -> None:
         times: list[float] = []
         missed: list[Probe] = []
-        self._asks = self._asks or warm(store, self.probes)  # opening a directory is no part of a latency
         try:
             for probe in self.probes:
                 name = probe.collection

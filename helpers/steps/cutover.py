@@ -29,6 +29,7 @@ from helpers.cutover.state import (
 )
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, WorldError
 from helpers.fence import used_by
+from helpers.formatting import count
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import prove_unchanged
 from helpers.monitoring import probes
@@ -267,7 +268,9 @@ class CutoverStep(NotebookStep):
         mean = sum(means) / len(means) if means else None
         verdict = Verdict.WARNING if mean is None or mean > slow else Verdict.PASS
         reason = ReasonCode.NOT_QUERIED if mean is None else ReasonCode.SLOW_QUERIES
-        detail = watch.skipped or f"{queries} queries of stored vectors in {len(rounds)} rounds"
+        detail = (
+            watch.skipped or f"mean of {count(queries, 'query')} in {len(rounds)} rounds; latency is {probes.LATENCY}"
+        )
         self.run.check(
             "queries at the target", verdict, measured=mean, parameter="monitoring.maximum_latency_ms", threshold=slow,
             relation="≤", unit="ms", reason="" if verdict is Verdict.PASS else reason, detail=detail,

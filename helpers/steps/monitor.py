@@ -32,7 +32,7 @@ from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 
 QUERIES = 40  # of a look at least, over all collections; percentiles of fewer say little
-COLUMNS = ["when", "second", "queries", "p50 ms", "p95 ms", "p99 ms", "chunks", "problems"]
+COLUMNS = ["when", "second", "queries", "p50 ms", "p95 ms", "p99 ms", "cold start ms", "chunks", "problems"]
 
 
 class MonitorStep(NotebookStep):
@@ -72,6 +72,7 @@ class MonitorStep(NotebookStep):
             ("watched", duration(60 * rules.minutes)),
             ("a look every", duration(rules.interval_seconds)),
             ("queries a look", f"{len(chosen)} stored vectors of {count(len(self.validated), 'collection')}, seed {seed}"),
+            ("latency is", probes.LATENCY),
             ("health URLs", ", ".join(self.watcher.health) or "none are named (cutover.health)"),
             ("ends early", f"errors in {ERRORS_IN_A_ROW} samples in a row"),
             ("ends early", f"p95 above {rules.maximum_latency_ms:g} ms in {SLOW_IN_A_ROW} samples in a row"),
@@ -98,6 +99,7 @@ class MonitorStep(NotebookStep):
     def watch(self) -> pd.DataFrame:
         """Samples until the time is over or a rule is broken; one row each."""
         if self.run.dry_run:
+            self.watcher.close()
             self.run.check("watch", Verdict.NOT_EXERCISED, measured="one sample", reason=ReasonCode.DRY_RUN,
                            detail="a dry run takes one sample and does not watch")  # fmt: skip
             return self._table()
@@ -130,6 +132,7 @@ class MonitorStep(NotebookStep):
         run.fact("monitoring", {
             "looks": len(looks), "failed_looks": sum(bool(k.problems or k.ill or k.shrunk) for k in looks),
             "seconds": round(looks[-1].second, 1) if looks else 0.0, "worst_p95_ms": max(values, default=None),
+            "cold_ms": [round(look.cold, 1) for look in looks if look.cold is not None],
             "breach": found.code if found else "", "journal": journal.path.name,
             "counts": self.counts().to_dict("records"), "rows": [look.row() for look in looks[-500:]],
         })  # fmt: skip
@@ -184,12 +187,16 @@ class MonitorStep(NotebookStep):
             or f"{sum(looks[-1].counts.values()):,} chunks; {sum(self.validated.values()):,} were validated",
         )
         slow = [v for v in values if v > self.rules.maximum_latency_ms]
+        cold = [look.cold for look in looks if look.cold is not None]
+        apart = (
+            f"; opened {count(len(cold), 'time')}, cold start up to {max(cold):,.0f} ms, apart from it" if cold else ""
+        )
         verdict = Verdict.WARNING if slow else Verdict.PASS if values else Verdict.NOT_EXERCISED
         run.check("p95 of the queries", verdict, measured=max(values, default=None),
                   parameter="monitoring.maximum_latency_ms", threshold=self.rules.maximum_latency_ms, relation="≤", unit="ms",
                   reason=ReasonCode.SLOW_QUERIES if slow else "",
-                  detail=f"{count(len(slow), 'sample')} above it" if slow else "the slowest sample" if values
-                  else "no query was answered")  # fmt: skip
+                  detail=(f"{count(len(slow), 'sample')} above it, warm{apart}" if slow else f"the slowest sample, warm{apart}"
+                          if values else "no query was answered"))  # fmt: skip
 
     def _ended(self) -> str:
         return f"ended early: {self.breach.sentence}. {self._way_out()}" if self.breach is not None else ""

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from helpers import plots
-from helpers.errors import one_line
-from helpers.formatting import count
+from helpers.errors import RUNBOOK, one_line
+from helpers.formatting import count, duration
 from helpers.monitoring.measure import CLIENTS, run_child
-from helpers.monitoring.probes import SOURCE, TARGET
+from helpers.monitoring.probes import LATENCY, SOURCE, TARGET
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import NotebookStep, RunRecord
@@ -36,6 +36,25 @@ class PerformanceStep(NotebookStep):
     def __init__(self, run: RunRecord) -> None:
         self.run, self.rules = run, run.parameters.monitoring
 
+    def plan(self) -> pd.DataFrame:
+        """What will be measured, what latency means, and about how long it takes."""
+        seconds, times = self.rules.level_seconds, count(self.rules.repetitions, "repetition")
+        whole = f"of {LEAST_LEVEL:g} s" if seconds < LEAST_LEVEL else "a side"
+        rows = [
+            ("sides", "source and target, in turn"),
+            ("latency is", LATENCY),
+            ("cold", "opening, and the first query of each collection, in a new process"),
+            ("warm", f"with {', '.join(map(str, CLIENTS))} clients: {seconds:g} s {whole}, in {times}"),
+            ("takes", f"about {duration(self._about)}; the terminal and `{RUNBOOK} status` show how far it is"),
+        ]
+        self.run.log(f"measuring source and target takes about {duration(self._about)}")
+        return pd.DataFrame(rows, columns=["what", "how"])
+
+    @property
+    def _about(self) -> float:
+        """Seconds that the measurement should take."""
+        return _START_UP + len(CLIENTS) * len(_SIDES) * self.rules.level_seconds
+
     def source(self) -> pd.DataFrame:
         """Before: the source, as far as it can still be reached. Measures both sides, in turn."""
         return self._shown_side(SOURCE)
@@ -50,16 +69,16 @@ class PerformanceStep(NotebookStep):
         file = self.run.workspace / "performance" / "measured.json"
         file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "helpers.monitoring.measure", self.run.id, str(file)]
-        about = _START_UP + len(CLIENTS) * len(_SIDES) * self.rules.level_seconds
+        most = self._about + _GRACE
         with self.run.phase("measure source and target"):
-            code = run_child(self.run, command, file.with_suffix(".log"), label="Measure source and target", about=about,
-                             most=about + _GRACE)  # fmt: skip
+            code = run_child(self.run, command, file.with_suffix(".log"), label="Measure source and target",
+                             about=self._about, most=most)  # fmt: skip
         if code == 0 and file.exists():
             return dict(json.loads(file.read_text(encoding="utf-8")))
         said = file.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         self.run.home.log_block(f"the measurement ended with {code}", "\n".join(said), self.run.step)
         line = one_line(said[-1], 300) if said else "it said nothing"
-        line = f"took longer than {about + _GRACE:g} s" if code is None else line
+        line = f"took longer than {most:g} s" if code is None else line
         return {side: {"error": {"code": ReasonCode.NOT_MEASURED, "line": line}} for side in _SIDES}
 
     def _shown_side(self, side: str) -> pd.DataFrame:

@@ -305,7 +305,7 @@ class RollbackStep(NotebookStep):
         interval = min(LONGEST_INTERVAL, self.run.parameters.monitoring.interval_seconds, max(seconds / 2, 0.1))
         with self.of.stage(st.WATCH) as row:
             chosen = probes.choose(self.run, probes.SOURCE, PROBES)
-            watcher = Watcher(lambda: open_chosen(self.run), chosen, health=health)
+            watcher = Watcher(lambda: open_chosen(self.run), chosen, self.run.parameters.source, health=health)
             with self.run.progress("Watch the source", int(seconds), "seconds") as bar:
                 rounds = list(watcher.samples(seconds, interval, bar))
             ill = [r for r in rounds if r.trouble]
