@@ -69,6 +69,7 @@ def performance(night: Night) -> StepResult:
     """Notebook 51."""
     record = RunRecord(night.folder.read(), "51")
     desk = PerformanceStep(record)
+    desk.plan()
     desk.source()
     desk.target()
     record.fact("table", desk.compare().to_dict("records"))

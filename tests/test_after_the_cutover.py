@@ -14,6 +14,7 @@ import pytest
 from helpers import audit
 from helpers.cutover.application import LogWatch
 from helpers.errors import Interrupted
+from helpers.formatting import duration
 from helpers.monitoring import probes
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
@@ -23,6 +24,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.record import RunRecord
 from helpers.snapshots.retention import settled
+from helpers.steps.monitor import MonitorStep
 from helpers.steps.performance import PerformanceStep
 from tests.aftermaths import closeout, integration, monitor, night_after, passed
 from tests.conftest import at_home
@@ -309,6 +311,17 @@ def test_a_target_is_slow_by_the_measure_of_its_source(night: Night, after: floa
     assert found["latency relative to the source"].measured == after
     assert found["seconds measured per level"].verdict is Verdict.NOT_EXERCISED  # the parameters' levels are 0.6 s
     assert "0.6 s of 30 s" in found["seconds measured per level"].detail
+
+
+def test_the_measurement_says_before_how_long_it_takes_and_what_is_shortened(night: Night) -> None:
+    step = PerformanceStep(RunRecord(night.folder.read(), "51"))
+    planned = dict(step.plan().itertuples(index=False, name=None))
+    assert "0.6 s of 30 s" in planned["warm"]
+    assert planned["latency is"] == dict(MonitorStep(step.run).plan().itertuples(index=False, name=None))["latency is"]
+    step.rules = step.rules.model_copy(update={"level_seconds": 30.0})
+    planned = dict(step.plan().itertuples(index=False, name=None))
+    assert planned["takes"].startswith(f"about {duration(195)};"), "15 s to begin; 30 s for each of 3 levels on 2 sides"
+    assert "about 3 min 15 s" in night.folder.log_path.read_text(encoding="utf-8")
 
 
 def test_latency_is_one_thing_in_25_50_and_51() -> None:

@@ -22,6 +22,7 @@ from helpers.run.folders import RunFolder
 from helpers.run.kernel import as_html, for_people, readable
 from helpers.run.plan import find as find_step
 from helpers.status.console import step_line, table
+from helpers.stores.creation import refused_name
 from tests import hostile
 from tests.browser import Browser, Visit
 from tests.browser import find as find_browser
@@ -236,7 +237,14 @@ def test_hostile_collection_names_stop_an_exact_copy_before_anything_is_written(
     runbook = Runbook(tmp_path)
     file = runbook.write("exact", "path: source", "path: target")
     line = only_line(runbook("run", file, "--run-id", "night", "--until", "24"), 1)
-    assert "takes no collection of this name" in line
+    assert line.startswith("runbook: step 10_source_health: failed: names that a current Chroma refuses ("), (
+        "all, in the first step"
+    )
+    assert (
+        line.count("are allowed, a letter or digit at both ends")
+        == sum(bool(refused_name(n)) for n in NAMES.values())
+        == 2
+    )
     assert "collections.exclude" in line
     assert not UNSEEN.search(line)
     assert not (tmp_path / "target" / "chroma.sqlite3").exists()
