@@ -3,6 +3,7 @@
 #   make rehearse ARGS="--chunks 2000"    arguments for `runbook rehearse`
 #   make test JOBS=4 SAMPLE=200           processes for pytest (they wait for servers a third of the time); chunks of the sample
 #   make test-slow HEAVY=1                processes of the longer suites
+#   make test-attacks ARGS="-k evidence"   a part of the attacks
 #   make test-memory LARGE=20000          chunks of the larger of the two migrations that are measured
 #   make PYTHON=python3.12 …              the Python to build .venv with
 
@@ -26,10 +27,10 @@ LATER := $(wildcard $(addprefix notebooks/,14* 22* 23* 24* 25* 26* 27* 30* 4* 5*
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks docs)
 
-.PHONY: help rehearse rehearse-servers test test-slow test-kill test-memory test-compat test-cloud lab lint docs bench lock clean
+.PHONY: help rehearse rehearse-servers test test-slow test-attacks test-kill test-memory test-compat test-cloud lab lint docs bench lock clean
 
 help:
-	@echo "make rehearse | rehearse-servers | test | test-slow | test-kill | test-memory | test-compat | test-cloud | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
+	@echo "make rehearse | rehearse-servers | test | test-slow | test-attacks | test-kill | test-memory | test-compat | test-cloud | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
@@ -52,6 +53,10 @@ test-slow: $(READY)
 test-compat: $(READY)
 	$(BIN)/python -m tests.compat.environments || [ -z "$$CI" ]
 	$(BIN)/python -m pytest -n $(HEAVY) --dist worksteal tests/compat $(ARGS)
+
+# Every attack that was tried, with a table of how each came out; the fast ones are part of `make test`.
+test-attacks: $(READY)
+	$(BIN)/python -m tests.attacks -q -n $(HEAVY) --dist loadfile $(ARGS)
 
 # Minutes each; not part of `make test`. -rP, -s: what they saw is worth reading when they pass, too.
 test-kill: $(READY)

@@ -1,0 +1,240 @@
+"""`make test-attacks`: every attack that was tried on the toolkit, the tests that repeat it, and how each came out.
+
+`ATTACKS` is the only list: docs/security.md promises nothing whose test is not in it. The fast tests run in `make test` too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.conftest import ROOT
+
+HELD, BROKE, NOT_EXERCISED = "held", "BROKE", "not exercised"
+
+# attacker → attack → tests, as FILE::TEST below tests/
+ATTACKS: dict[str, dict[str, str]] = {
+    "source": {
+        "a stored function with a URL and a variable": """
+            test_a_hostile_source_gains_nothing.py::test_no_function_is_built_because_a_collection_names_it
+            test_a_hostile_source_gains_nothing.py::test_a_variable_of_the_services_name_is_not_sent_in_its_place
+            test_a_hostile_source_gains_nothing.py::test_new_vectors_are_made_by_what_the_operator_named
+            test_a_hostile_source_gains_nothing.py::test_the_applications_tests_get_allowed_functions_only
+            test_a_hostile_source_gains_nothing.py::test_a_run_tells_the_thief_nothing""",
+        "a configuration that changes after the first look": """
+            test_a_hostile_source_gains_nothing.py::test_a_configuration_that_changes_after_the_look_is_not_built_either""",
+        "variables of the runner": """
+            test_a_hostile_source_gains_nothing.py::test_a_kernel_has_the_usual_variables_and_those_that_the_parameters_name
+            test_a_hostile_source_gains_nothing.py::test_another_run_in_the_same_kernel_gets_its_own_variables""",
+        "redirect by exported variables and a .env file": """
+            test_door_settings.py::test_every_field_keeps_its_value
+            test_door_settings.py::test_a_dry_run_touches_what_is_named_and_nothing_else""",
+        "pickles in index files": """
+            test_rescue_reads_index_files.py::test_a_malicious_pickle_runs_nothing
+            test_rescue_reads_index_files.py::test_a_pickle_with_any_byte_changed_is_read_or_refused
+            test_rescue_reads_index_files.py::test_a_pickle_that_would_fill_the_memory_is_refused""",
+        "markup and scripts in pages": """
+            test_hostile_text.py::test_the_browser_sees_what_a_careless_page_does
+            test_hostile_text.py::test_nothing_hostile_acts_on_any_page
+            test_hostile_text.py::test_a_hostile_source_goes_through_the_whole_line""",
+        "JupyterLab's live outputs": """
+            test_hostile_text.py::test_tables_of_a_notebook_show_one_printable_line_a_value
+            test_explore_tables_in_a_browser.py::test_a_chunk_cannot_act_in_the_table""",
+        "control characters in terminals and logs": """
+            test_hostile_text.py::test_a_log_line_and_an_error_stay_one_line
+            test_hostile_text.py::test_a_terminal_table_keeps_one_line_a_row
+            test_hostile_text.py::test_result_files_hold_nothing_that_a_terminal_obeys_and_read_back_the_same""",
+        "formulas in labels of figures": """
+            test_hostile_text.py::test_labels_of_a_figure_are_names_and_not_formulas""",
+        "names that are paths": """
+            test_hostile_text.py::test_a_collection_name_that_no_target_takes_is_one_clear_line
+            test_hostile_text.py::test_hostile_collection_names_stop_an_exact_copy_before_anything_is_written""",
+    },
+    "server": {
+        "a small answer that becomes a large one": """
+            test_a_hostile_server_is_bounded.py::test_a_small_answer_that_becomes_a_large_one_is_not_read_to_its_end
+            test_a_hostile_server_is_bounded.py::test_a_coding_that_was_not_asked_for_is_refused""",
+        "JSON that is nested deeply": """
+            test_a_hostile_server_is_bounded.py::test_deep_json_is_no_answer""",
+        "answers and requests that trickle": """
+            test_door_answers.py::test_a_trickle_ends_at_the_time_limit
+            test_a_hostile_server_is_bounded.py::test_a_server_that_takes_a_body_slowly_is_given_up""",
+        "another charset, and pages in place of JSON": """
+            test_door_answers.py::test_a_header_that_names_another_charset_changes_no_text
+            test_door_answers.py::test_an_answer_that_is_no_json_is_one_line""",
+        "errors that repeat the secret": """
+            test_evidence_secrets.py::test_what_a_server_repeats_is_shown_without_it
+            test_evidence_secrets.py::test_no_byte_holds_a_secret_that_the_server_answers_with""",
+    },
+    "writers beside the fence": {
+        "path tricks and other methods": """
+            test_fence_nginx.py::test_no_path_gets_a_write_through""",
+        "a second server in the same nginx": """
+            test_fence_ways_round.py::test_a_way_round_the_fence_is_refused
+            test_fence_ways_round.py::test_a_stream_is_a_way_round_too
+            test_fence_ways_round.py::test_where_only_a_request_decides_is_said""",
+        "a fence with a hole": """
+            test_fence_nginx.py::test_a_fence_with_a_hole_fails_and_what_got_through_is_removed""",
+        "workers of the old configuration": """
+            test_fence_nginx.py::test_a_write_in_flight_is_waited_for
+            test_fence_nginx.py::test_workers_that_do_not_end_are_no_fence_and_all_is_put_back""",
+        "a writer while a configuration file is changed": """
+            test_secrets_of_files_and_folders.py::test_a_line_written_while_the_file_is_changed_is_not_lost
+            test_secrets_of_files_and_folders.py::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",
+    },
+    "operator": {
+        "flip a bit": """
+            test_evidence_verify.py::test_one_bit_in_any_file_is_named
+            test_evidence_verify.py::test_the_plain_commands_find_the_same""",
+        "delete a file": """
+            test_evidence_verify.py::test_any_file_taken_away_is_named""",
+        "add a file": """
+            test_evidence_verify.py::test_a_file_that_is_added_is_named""",
+        "reorder the log": """
+            test_evidence_verify.py::test_two_audit_lines_in_another_order
+            test_audit_log.py::test_the_first_broken_line_is_named""",
+        "links in place of files": """
+            test_evidence_verify.py::test_a_link_in_place_of_a_file_is_named
+            test_secrets_of_files_and_folders.py::test_an_archive_takes_no_link""",
+        "a forged seal": """
+            test_evidence_verify.py::test_a_seal_whose_content_was_forged_does_not_follow
+            test_evidence_custody.py::test_a_seal_without_its_runner_s_signature_is_named
+            test_evidence_custody.py::test_a_new_runner_key_in_the_middle_of_a_run_is_named""",
+        "all seals made again": """
+            test_evidence_custody.py::test_seals_made_again_with_another_key_do_not_fit_what_was_noted_elsewhere
+            test_evidence_custody.py::test_seals_made_again_with_the_same_key_do_not_fit_the_digest_that_was_noted""",
+        "tampering that the toolkit seals itself": """
+            test_evidence_custody.py::test_fewer_roles_by_an_edit_of_the_parameters_are_never_sealed
+            test_evidence_custody.py::test_an_edit_before_the_first_seal_is_never_sealed
+            test_evidence_custody.py::test_a_change_between_two_seals_that_the_log_does_not_name_is_a_problem
+            test_evidence_verify.py::test_a_changed_file_is_never_sealed_over""",
+        "a result that the notebook does not show": """
+            test_evidence_verify.py::test_a_result_that_its_notebook_does_not_show""",
+        "planted bytecode": """
+            test_evidence_custody.py::test_bytecode_that_is_not_of_its_source_stops_the_seal""",
+        "an archive of what does not verify": """
+            test_evidence_custody.py::test_what_does_not_verify_is_not_archived""",
+    },
+    "signer": {
+        "replay of a signature": """
+            test_evidence_verify.py::test_a_signature_of_another_run
+            test_decision_signoffs.py::test_a_signature_moved_between_statements
+            test_decision_signoffs.py::test_a_sealed_file_changed_afterwards_voids_the_approvals_and_is_named""",
+        "the key of another role": """
+            test_evidence_verify.py::test_a_signature_in_the_place_of_another_roles
+            test_decision_signoffs.py::test_another_roles_key_signs_nothing""",
+        "one key for all roles": """
+            test_evidence_custody.py::test_one_key_signs_for_one_role""",
+        "an expired key": """
+            test_evidence_verify.py::test_an_expired_key
+            test_evidence_custody.py::test_a_key_that_has_expired_records_nothing_under_an_earlier_time""",
+        "a revoked key": """
+            test_decision_signoffs.py::test_a_revoked_key_signs_nothing_and_a_key_taken_from_the_list_counts_no_longer""",
+        "forged statements": """
+            test_decision_signoffs.py::test_forged_statements
+            test_decision_signoffs.py::test_a_no_go_taken_away_leaves_the_gate_shut
+            test_decision_signoffs.py::test_the_keys_of_a_rehearsal_are_refused_by_a_production_run""",
+    },
+    "thief of the folder": {
+        "a secret in any writing": """
+            test_evidence_secrets.py::test_every_writing_is_found_in_the_middle_of_bytes
+            test_evidence_secrets.py::test_the_name_of_a_file_is_searched_too
+            test_evidence_secrets.py::test_a_run_that_holds_a_secret_is_not_sealed_until_it_is_gone""",
+        "secrets of edited files": """
+            test_secrets_of_files_and_folders.py::test_every_secret_of_an_edited_file_is_known
+            test_secrets_of_files_and_folders.py::test_a_command_that_prints_its_settings_leaves_no_secret
+            test_secrets_of_files_and_folders.py::test_a_diff_shows_no_token_and_no_comment""",
+        "tokens in URLs": """
+            test_secrets_of_files_and_folders.py::test_urls_are_shown_without_what_they_carry
+            test_secrets_of_files_and_folders.py::test_a_health_url_that_holds_a_token_is_refused_unseen
+            test_evidence_secrets.py::test_user_info_in_a_url_is_refused_and_not_repeated
+            test_notices.py::test_no_byte_of_the_run_holds_a_token_and_a_seal_looks_for_it""",
+        "a secret that is unset when a step is sealed": """
+            test_secrets_of_files_and_folders.py::test_a_secret_that_is_unset_at_a_steps_seal_stops_it""",
+        "folders that others can read": """
+            test_secrets_of_files_and_folders.py::test_folders_of_a_run_are_their_owners_alone""",
+        "secrets over plain http, and TLS that is not verified": """
+            test_secrets_of_files_and_folders.py::test_a_connection_that_gives_secrets_away_is_told""",
+    },
+    "time": {
+        "a clock that was set back": """
+            test_evidence_custody.py::test_the_time_of_seals_rises
+            test_evidence_timestamps.py::test_a_seal_that_claims_a_later_time_than_its_token_is_named""",
+        "a token of another authority, or for other bytes": """
+            test_evidence_timestamps.py::test_a_token_for_other_bytes_or_of_another_authority_is_named""",
+    },
+}  # fmt: skip
+
+
+def attack_of() -> dict[str, tuple[str, str]]:
+    """(Attacker, attack) by test, as FILE::TEST below tests/."""
+    return {
+        test: (who, attack)
+        for who, attacks in ATTACKS.items()
+        for attack, tests in attacks.items()
+        for test in tests.split()
+    }
+
+
+@dataclass
+class Tally:
+    """A pytest plugin: what became of each test, by its name without parameters."""
+
+    held: dict[str, int] = field(default_factory=dict)
+    broke: dict[str, list[str]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        test = report.nodeid.removeprefix("tests/").partition("[")[0]
+        if report.failed:
+            self.broke.setdefault(test, []).append(report.nodeid)
+        elif report.skipped:
+            self.skipped[test] = str(report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr)
+        elif report.when == "call":
+            self.held[test] = self.held.get(test, 0) + 1
+
+
+def outcomes(tally: Tally, tests: Mapping[str, tuple[str, str]]) -> list[tuple[str, str, str, str]]:
+    """(Attacker, attack, outcome, detail) for each attack: one broken test breaks it; one that did not run leaves a gap."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for test, attack in tests.items():
+        found.setdefault(attack, []).append(test)
+    rows = []
+    for (who, attack), named in found.items():
+        broke = [node for test in named for node in tally.broke.get(test, [])]
+        gaps = [
+            tally.skipped.get(test, f"{test} did not run")
+            for test in named
+            if test in tally.skipped or test not in tally.held
+        ]
+        tried = sum(tally.held.get(test, 0) for test in named)
+        outcome = BROKE if broke else NOT_EXERCISED if gaps else HELD
+        rows.append((who, attack, outcome, "; ".join(broke or gaps) or f"{tried} {'try' if tried == 1 else 'tries'}"))
+    return rows
+
+
+def table(rows: Iterable[tuple[str, str, str, str]]) -> str:
+    """The rows for a terminal, and how many attacks came out how."""
+    rows = list(rows)
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    ]
+    counts = [f"{sum(row[2] == outcome for row in rows)} {outcome}" for outcome in (HELD, BROKE, NOT_EXERCISED)]
+    return "\n".join([*lines, f"{len(rows)} attacks: {', '.join(counts)}."])
+
+
+def main(arguments: list[str]) -> int:
+    """Run them all; 1 where one broke."""
+    tally, tests = Tally(), attack_of()
+    code = pytest.main([*(str(ROOT / "tests" / test) for test in tests), *arguments], plugins=[tally])
+    rows = outcomes(tally, tests)
+    print(table(rows))
+    return 1 if any(row[2] == BROKE for row in rows) else int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
