@@ -200,8 +200,8 @@ class Tally:
 def outcomes(tally: Tally, tests: Mapping[str, tuple[str, str]]) -> list[tuple[str, str, str, str]]:
     """(Attacker, attack, outcome, detail) for each attack: one broken test breaks it; one that did not run leaves a gap."""
     found: dict[tuple[str, str], list[str]] = {}
-    for test, attack in tests.items():
-        found.setdefault(attack, []).append(test)
+    for test, key in tests.items():
+        found.setdefault(key, []).append(test)
     rows = []
     for (who, attack), named in found.items():
         broke = [node for test in named for node in tally.broke.get(test, [])]
