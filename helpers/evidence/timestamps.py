@@ -39,7 +39,7 @@ def request(data: bytes, url: str) -> bytes:
                 reply = session.post(url, content=query, headers={"Content-Type": "application/timestamp-query"})
                 reply.raise_for_status()
         except (httpx.HTTPError, RunbookError) as error:
-            raise _refused(
+            raise _authority_refused(
                 f"the authority gave no token: {one_line(str(error) or type(error).__name__, 200)}"
             ) from error
         file.with_suffix(SUFFIX).write_bytes(reply.content)
@@ -55,11 +55,11 @@ def stamped(sealed: Path, reply: Path, authority: Path | None = None) -> datetim
     text = _openssl("-reply", "-in", str(reply), "-text").decode("utf-8", "replace")
     found = _TIME.search(text)
     if found is None or "Status: Granted" not in text:
-        raise _refused("it is not a token that was granted")
+        raise _authority_refused("it is not a token that was granted")
     digest = hashlib.sha256(sealed.read_bytes()).hexdigest()
     dump = "".join(re.findall(r"^ +[0-9a-f]{4} - ((?:[0-9a-f]{2}[ -]){1,16})", text, re.M))
     if digest not in re.sub("[ -]", "", dump):
-        raise _refused("it is a token for other bytes")
+        raise _authority_refused("it is a token for other bytes")
     if authority is not None:
         _openssl("-verify", "-in", str(reply), "-data", str(sealed), "-CAfile", str(authority))
     return datetime.strptime(f"{found[1]} {found[2]}", "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
@@ -68,13 +68,13 @@ def stamped(sealed: Path, reply: Path, authority: Path | None = None) -> datetim
 def _openssl(*arguments: str) -> bytes:
     """What `openssl ts` gives; `Refused` with its words where it fails or is missing."""
     if shutil.which("openssl") is None:
-        raise _refused("openssl is not installed")
+        raise _authority_refused("openssl is not installed")
     done = subprocess.run(["openssl", "ts", *arguments], capture_output=True, check=False)
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it failed"]
-        raise _refused(f"openssl: {one_line(said[-1], 200)}")
+        raise _authority_refused(f"openssl: {one_line(said[-1], 200)}")
     return done.stdout
 
 
-def _refused(why: str) -> Refused:
+def _authority_refused(why: str) -> Refused:
     return Refused(ReasonCode.SIGNATURE_REFUSED, why)

@@ -36,13 +36,13 @@ def used_by(endpoint: Endpoint) -> str:
 
 def who_has_open(folder: Path) -> Holders:
     """Every other process that has a file below `folder` open or locked, by inode: links and mounts change nothing."""
-    files = {place for path in (folder, *folder.rglob("*")) if (place := _place(path)) is not None}
+    files = {place for path in (folder, *folder.rglob("*")) if (place := _place_of_path(path)) is not None}
     found = Holders()
     for process in psutil.process_iter():
         if process.pid == os.getpid():
             continue
         try:
-            if any(_place(path) in files for path in _open_files(process)):
+            if any(_place_of_path(path) in files for path in _open_files(process)):
                 found.processes[process.pid] = name_of(process.pid)
         except (PermissionError, psutil.AccessDenied):
             found.unseen += 1
@@ -53,7 +53,7 @@ def who_has_open(folder: Path) -> Holders:
     return found
 
 
-def _place(path: Path) -> tuple[int, int] | None:
+def _place_of_path(path: Path) -> tuple[int, int] | None:
     try:
         facts = path.stat()
     except OSError:  # gone meanwhile

@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, StateFile, silent, write_text
-from helpers.schema import Context, Schema, Transformed, derive
+from helpers.schema import Context, Schema, Transformed
+from helpers.schema.derive import DERIVED_MEANINGS, DERIVED_TYPES
 from helpers.schema.rules import failure_table
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import Part, Snapshot, ahead, from_table, to_table
@@ -261,7 +262,7 @@ class _Staging:
         told = repairs[repairs["rule"].isin(("derived", "replaced"))]
         for (field_name, value), rows in told.groupby(["field", "after"], sort=True):
             by = self.rules[str(field_name)]
-            shown = "" if derive.TYPES[by] == "integer" else str(value).strip("'")
+            shown = "" if DERIVED_TYPES[by] == "integer" else str(value).strip("'")
             self.derived[str(field_name), by, shown] += len(rows)
         for (collection, name, rule), rows in repairs.groupby(["collection", "field", "rule"], sort=True):
             key = (str(collection), str(name), str(rule))
@@ -275,7 +276,7 @@ class _Staging:
             {"collection": c, "field": f, "rule": r, "chunks": n} for (c, f, r), n in sorted(self.repairs.items())
         ]
         staged.derived = [
-            {"field": f, "rule": r, "value": v, "chunks": n, "meaning": derive.MEANINGS[r]}
+            {"field": f, "rule": r, "value": v, "chunks": n, "meaning": DERIVED_MEANINGS[r]}
             for (f, r, v), n in sorted(self.derived.items())
         ]
         staged.examples, staged.collisions = self.examples, self.collisions[:1000]

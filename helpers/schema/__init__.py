@@ -1,6 +1,5 @@
 """Schemas as data: what a migration does to ids and metadata."""
 
-from helpers.schema import derive
 from helpers.schema.engine import REPAIRS, Context, Schema, Transformed, load_schema
 
 __all__ = [
@@ -8,6 +7,5 @@ __all__ = [
     "Context",
     "Schema",
     "Transformed",
-    "derive",
     "load_schema",
 ]

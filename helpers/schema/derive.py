@@ -14,11 +14,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-VERSION = 1  # of the rules below; a part of a schema's digest, since a resumed run must derive the same
+DERIVATIONS_VERSION = 1  # of the rules below; a part of a schema's digest, since a resumed run must derive the same
 
 # Each rule of `derive`: the type of field that it is for, and what it says in reports.
-TYPES = {"language": "string", "includes_spanish": "boolean", "word_count": "integer"}
-MEANINGS = {
+DERIVED_TYPES = {"language": "string", "includes_spanish": "boolean", "word_count": "integer"}
+DERIVED_MEANINGS = {
     "language": "es, en or es_en, where the function words of the document leave no doubt",
     "includes_spanish": "whether the document has sentences that are certainly Spanish, or is certainly English throughout",
     "word_count": "the number of words of the document, separated by spaces",
@@ -126,7 +126,7 @@ def languages(document: str) -> tuple[str | None, bool | None]:
 
 
 def certain(document: str | None, rules: Collection[str]) -> dict[str, Any]:
-    """What a document tells by each of these rules (keys of `TYPES`); what is not certain is left out."""
+    """What a document tells by each of these rules (keys of `DERIVED_TYPES`); what is not certain is left out."""
     found: dict[str, Any] = {}
     if document is None:
         return found

@@ -29,7 +29,7 @@ from helpers.errors import UsageError
 from helpers.parameters import IDENTITY, schema_file
 from helpers.parameters.sections import Migration
 from helpers.reason_codes import ReasonCode
-from helpers.schema import derive
+from helpers.schema.derive import DERIVATIONS_VERSION, certain, contradicts
 from helpers.schema.file import FieldRule, Routing, SchemaFile, read_schema_file
 from helpers.schema.rules import (
     ABSENT,
@@ -306,10 +306,10 @@ class Schema:
         for i, kind in enumerate(kinds if self._derived else ()):
             metadata = batch.metadatas[i] or {}
             rules = [rule for rule in self._derived.get(kind, ()) if metadata.get(rule.name) is not None]
-            told = derive.certain(batch.documents[i], self.derivations.values()) if rules else {}
+            told = certain(batch.documents[i], self.derivations.values()) if rules else {}
             for rule in rules:
                 value, document = metadata[rule.name], told.get(str(rule.derive))
-                if document is not None and derive.contradicts(str(rule.derive), value, document):
+                if document is not None and contradicts(str(rule.derive), value, document):
                     found.append((i, rule.name, f"{show(value)}, the document tells {show(document)}"))
         return found
 
@@ -325,7 +325,7 @@ def _digest(content: SchemaFile) -> str:
     raw = content.model_dump(mode="json")
     rules = [*raw["fields"], *(rule for extra in raw["extensions"].values() for rule in extra)]
     if any(rule["derive"] for rule in rules):
-        raw["derivations"] = derive.VERSION
+        raw["derivations"] = DERIVATIONS_VERSION
     for rule in rules:
         if rule["derive"] is None:
             del rule["derive"]
@@ -415,7 +415,7 @@ class _Work:
         if rule.derive is None:
             return ABSENT
         if i not in self.told:
-            self.told[i] = derive.certain(self.batch.documents[i], self.schema.derivations.values())
+            self.told[i] = certain(self.batch.documents[i], self.schema.derivations.values())
         value = self.told[i].get(rule.derive, ABSENT)
         return value if value is not ABSENT and rule.allows(value) else ABSENT
 

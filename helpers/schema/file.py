@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from helpers.errors import UsageError
 from helpers.parameters.model import dotted, explain, nearest, read_yaml_mapping
 from helpers.reason_codes import ReasonCode
-from helpers.schema import derive as derivations
+from helpers.schema.derive import DERIVED_TYPES
 from helpers.schema.rules import (
     ABSENT,
     INT64_MAX,
@@ -99,7 +99,7 @@ class FieldRule(_Part):
     def _legal_derive(self) -> None:
         if self.derive is None:
             return
-        wanted = derivations.TYPES[self.derive]
+        wanted = DERIVED_TYPES[self.derive]
         if self.type != wanted:
             raise ValueError(f"derive: {self.derive} makes a value of type {wanted}, not {self.type}")
         if self.fixed is not None:

@@ -30,7 +30,6 @@ _COLUMNS = {
     COLLECTIONS: ("uuid", "name", "metadata"),
     EMBEDDINGS: ("collection_uuid", "embedding", "document", "id", "metadata"),
 }
-_LFS = b"version https://git-lfs"
 
 
 def is_duckdb_layout(path: Path) -> bool:
@@ -38,7 +37,7 @@ def is_duckdb_layout(path: Path) -> bool:
     return contents(path) == "parquet"
 
 
-def stored_names(path: Path, rename: Mapping[str, str]) -> list[str]:
+def duckdb_names(path: Path, rename: Mapping[str, str]) -> list[str]:
     """The collections of a directory of 0.3, as `rename` has them. Reads chunks only to tell collections of one name apart."""
     return sorted(_named(path, _read(path / COLLECTIONS).to_pylist(), rename, None))
 

@@ -26,7 +26,7 @@ from helpers.stores.base import LOCK_COLLECTION, Reader
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import copy_directory
 from helpers.stores.crash_probe import try_opening
-from helpers.stores.duckdb_layout import DuckdbStore, is_duckdb_layout, stored_names
+from helpers.stores.duckdb_layout import DuckdbStore, duckdb_names, is_duckdb_layout
 from helpers.stores.handshake import EVERY, greet, identity_of, request_headers, session_of
 from helpers.stores.layout import DATABASE, is_new, recognise
 from helpers.stores.limits import CLOUD, Limits, Usage, attempt, retried
@@ -150,7 +150,7 @@ def quick_names(endpoint: Endpoint, role: str) -> list[str]:
                 return []
         if role == "source" and is_duckdb_layout(path):
             _require_no_tenant(endpoint)
-            return stored_names(path, endpoint.rename)
+            return duckdb_names(path, endpoint.rename)
         layout.recognise(path, role=role)
         if role == "target":
             _require_current(path)
