@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helpers.cutover.state import DONE
+from helpers.cutover.application import DONE
 from helpers.errors import Interrupted
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint

@@ -24,8 +24,8 @@ from helpers.errors import Terminal, UsageError
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint, StoredFunction
 from helpers.run import command
-from helpers.stores import door, embedding_functions, open_source, open_target
-from helpers.stores.embedding_functions import own_function, register_allowed
+from helpers.stores import creation, door, open_source, open_target
+from helpers.stores.creation import own_function, register_allowed
 from helpers.stores.layout import DATABASE
 from tests.commands import Runbook
 from tests.conftest import ROOT
@@ -169,7 +169,7 @@ def test_a_configuration_that_changes_after_the_look_is_not_built_either(
     tmp_path: Path, thief: Thief, built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hostile server says "rehearsal" first, and names its own when the query is made."""
-    hostile(tmp_path / "a", (embedding_functions.RehearsalEmbedding.name(),), thief.url)
+    hostile(tmp_path / "a", (creation.RehearsalEmbedding.name(),), thief.url)
     with embedded(tmp_path / "a") as store:
         assert store.text_queries_available("names-0") == ""
         evil = {"embedding_function": {"type": "known", "name": SERVER, "config": config(thief.url)}}
@@ -235,7 +235,7 @@ def test_new_vectors_are_made_by_what_the_operator_named(thief: Thief, built: li
 def test_the_applications_tests_get_allowed_functions_only(thief: Thief, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 52 runs them in a process with Chroma's client, which builds what a collection names."""
     registry = door.known_embedding_functions
-    monkeypatch.setattr(embedding_functions, "known_embedding_functions", own := dict(registry))
+    monkeypatch.setattr(creation, "known_embedding_functions", own := dict(registry))
     register_allowed([StoredFunction.model_validate(allowed(thief.url, STOLEN))])
     assert set(own) - set(registry) == {SERVER}
     own[SERVER].build_from_config({"url": thief.url, "api_key_env_var": STOLEN})

@@ -15,7 +15,7 @@ from helpers import audit
 from helpers.cutover.application import LogWatch
 from helpers.errors import Interrupted
 from helpers.formatting import duration
-from helpers.monitoring import probes
+from helpers.monitoring import measure
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report import record
@@ -336,8 +336,8 @@ def test_latency_is_one_thing_in_25_50_and_51() -> None:
         def query(self, name: str, vectors: Any, k: int) -> list[Any]:
             return [ask(vectors[0], k)]
 
-    found = [probes.Probe("alpha", "a", np.ones(2, np.float32))] * 3
-    asks = probes.warm(Store(), found)  # type: ignore[arg-type]
-    times = [probes.timed(asks[p.collection], p.vector)[1] for p in found]
-    assert asked == [probes.HITS] * 4, "once untimed, then each probe, all for as many neighbours"
+    found = [measure.Probe("alpha", "a", np.ones(2, np.float32))] * 3
+    asks = measure.warm(Store(), found)  # type: ignore[arg-type]
+    times = [measure.timed(asks[p.collection], p.vector)[1] for p in found]
+    assert asked == [measure.HITS] * 4, "once untimed, then each probe, all for as many neighbours"
     assert max(times) < 15, "opening and loading are no part of a latency"

@@ -12,8 +12,8 @@ from dotenv import dotenv_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.cutover.edits import edit_env
 from helpers.cutover.files import put_in_place, read_config, stage, unified
+from helpers.cutover.readiness import edit_env
 from helpers.errors import RunbookError, Terminal
 
 NEW = "http://new:8000"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from helpers.cutover import CutoverState, put_back
-from helpers.cutover.state import DONE, REVERTED
+from helpers.cutover.application import DONE, REVERTED
 from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
 from tests import application

@@ -12,9 +12,9 @@ import pytest
 
 from helpers import audit
 from helpers.cutover import CutoverState, put_back
-from helpers.cutover import state as cutover_state
+from helpers.cutover import application as cutover_state
+from helpers.cutover.application import APPLIED, APPLYING, BACKED_UP, DONE, REVERTED, REVERTING
 from helpers.cutover.files import put_in_place
-from helpers.cutover.state import APPLIED, APPLYING, BACKED_UP, DONE, REVERTED, REVERTING
 from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
 from helpers.evidence.signoffs import NO_GO, sign
 from helpers.results import Verdict

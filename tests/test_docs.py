@@ -25,17 +25,17 @@ from ruamel.yaml import YAML
 
 from docs.generate import GENERATED, unit
 from helpers import cli, errors
-from helpers.cutover.state import CutoverState
+from helpers.cutover.application import CutoverState
 from helpers.fence.control import FenceState
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import Ledger
 from helpers.parameters import RESUMABLE, ROLES, SECTIONS, Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
-from helpers.rollback.state import RollbackState
+from helpers.rollback.outline import RollbackState
 from helpers.run import plan
 from helpers.run.record import RunRecord
-from helpers.runner.retry import Retry
+from helpers.runner.notebook import Retry
 from tests.conftest import ROOT
 from tests.documentation import anchors, blocks, command_lines, inline, pages, prose, table
 from tests.plain_english import QUAINT

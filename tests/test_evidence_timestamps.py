@@ -13,7 +13,7 @@ import pytest
 
 from helpers import cli, evidence
 from helpers.cli.evidence import verify
-from helpers.evidence import timestamps
+from helpers.evidence import signing
 from helpers.run.folders import RunFolder
 from tests.conftest import require_component
 from tests.signers import Signers, small_run
@@ -117,7 +117,7 @@ def test_every_seal_has_a_token_that_the_authority_s_certificate_proves(home: Ru
 def test_a_token_for_other_bytes_or_of_another_authority_is_named(
     home: RunFolder, authority: Authority, tmp_path: Path
 ) -> None:
-    first, second = (timestamps.token(seal.path) for seal in evidence.seals(home.reports)[:2])
+    first, second = (signing.token(seal.path) for seal in evidence.seals(home.reports)[:2])
     other = Authority(tmp_path / "other")
     try:
         assert any("openssl" in line for line in about_seals(home, other.certificate))
@@ -137,11 +137,11 @@ def test_an_authority_that_is_down_stops_nothing_and_is_asked_again(home: RunFol
     home.log("goes on")
     evidence.at_rest(home.read())
     newest = evidence.seals(home.reports)[-1]
-    assert not timestamps.token(newest.path).exists()
+    assert not signing.token(newest.path).exists()
     assert any(f"without a time-stamp: {newest.number}" in line for line in verify(home.reports).notes)
     authority.down = False
     evidence.at_rest(home.read())
-    assert timestamps.token(newest.path).is_file()
+    assert signing.token(newest.path).is_file()
     assert about_seals(home, authority.certificate) == []
 
 

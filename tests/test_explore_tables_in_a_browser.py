@@ -8,7 +8,7 @@ import itables
 import pandas as pd
 import pytest
 
-from helpers.profiling.widgets import table_html
+from helpers.profiling.search import table_html
 from tests.browser import Browser, find
 from tests.conftest import absent
 

@@ -20,7 +20,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunState
 from helpers.runner.pipeline import run_line, with_fence
-from helpers.status.console import Console as Screen
+from helpers.status.overview import Console as Screen
 from helpers.steps.fence_writes import FenceWritesStep
 from tests.fences import at_step, wait_for
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helpers.cutover.state import DONE, CutoverState
+from helpers.cutover.application import DONE, CutoverState
 from helpers.notify.texts import level
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode

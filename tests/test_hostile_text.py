@@ -21,7 +21,7 @@ from helpers.results import StepResult, write_json
 from helpers.run.folders import RunFolder
 from helpers.run.kernel import as_html, for_people, readable
 from helpers.run.plan import find as find_step
-from helpers.status.console import step_line, table
+from helpers.status.overview import step_line, table
 from helpers.stores.creation import refused_name
 from tests import hostile
 from tests.browser import Browser, Visit

@@ -16,10 +16,9 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.migration.checkpoint import Checkpoint
-from helpers.migration.importing import plan_targets
-from helpers.migration.phase_checks import judge_staging
-from helpers.migration.preflight import preflight
+from helpers.migration.importing import judge_staging, plan_targets
 from helpers.migration.staging import Quarantine, Staged, stage
+from helpers.migration.target_lock import preflight
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.run import folders as runs

@@ -15,7 +15,7 @@ from helpers.results import Phase, StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import kernel, plan
 from helpers.run.folders import RunFolder
-from helpers.status import status, timeline
+from helpers.status import status
 from helpers.steps import index
 from helpers.steps.closeout import RUNBOOK_MINUTES
 from helpers.steps.index import IndexStep
@@ -42,16 +42,16 @@ def left(folder: RunFolder, step: str, begin: float, seconds: float, **more: Any
     result.write(folder.reports / "results" / f"{step}.json")
 
 
-def drawn(found: timeline.Timeline, now: float = 0.0) -> str:
-    figure = timeline.figure(found, START + dt.timedelta(seconds=now))
+def drawn(found: index.Timeline, now: float = 0.0) -> str:
+    figure = index.figure(found, START + dt.timedelta(seconds=now))
     assert plots.png(figure)
     return "\n".join(text.get_text() for text in figure.findobj(mpl.text.Text))
 
 
 def test_without_a_run_it_is_the_runbooks_plan() -> None:
-    found = timeline.plan_and_measured(None, parameters_from({**SECTIONS, **WINDOW}))
+    found = index.plan_and_measured(None, parameters_from({**SECTIONS, **WINDOW}))
     assert {step.number for step in plan.LINE} <= {row.step for row in found.rows}
-    night = {row.step: (row.planned[0] / 60, row.planned[1] / 60) for row in found.rows if row.part == timeline.NIGHT}
+    night = {row.step: (row.planned[0] / 60, row.planned[1] / 60) for row in found.rows if row.part == index.NIGHT}
     assert night == {"20": (0, 5), "21": (5, 10), "22": (10, 65), "23": (65, 75), "24": (75, 80), "25": (80, 90),
                      "27": (90, 100)}  # fmt: skip
     assert found.of("10").planned[0] == -86400
@@ -59,11 +59,11 @@ def test_without_a_run_it_is_the_runbooks_plan() -> None:
         begin, end = found.of(step).planned
         assert low <= (end - begin) / 60 <= high, step
     assert found.start == START
-    assert "cut over 1 h 30 min after the fence goes up; no step of the window has run" in timeline.sentence(found)
+    assert "cut over 1 h 30 min after the fence goes up; no step of the window has run" in index.sentence(found)
     assert "planned 55 min" in drawn(found)
-    assert ("22", "Migrate", "2025-12-01 02:10:00", "55 min", "runbook, Step 3", "", "") in timeline.table(found)
-    nowhere = timeline.plan_and_measured(None, None)
-    assert (nowhere.start, timeline.table(nowhere)[0][2]) == (None, "T−24 h 00 min")
+    assert ("22", "Migrate", "2025-12-01 02:10:00", "55 min", "runbook, Step 3", "", "") in index.table(found)
+    nowhere = index.plan_and_measured(None, None)
+    assert (nowhere.start, index.table(nowhere)[0][2]) == (None, "T−24 h 00 min")
     assert "window.start" in drawn(nowhere)
 
 
@@ -75,21 +75,21 @@ def test_what_was_measured_stands_beside_the_estimate_of_the_dry_run() -> None:
     left(folder, "20", 60, 12)
     kept = {"id": "x", "folder": "x", "retain_until": "2025-12-08T02:00:00+00:00"}
     left(folder, "21", 100, 45, facts={"snapshot": kept})
-    found = timeline.plan_and_measured(folder.read(), folder.read().parameters)
+    found = index.plan_and_measured(folder.read(), folder.read().parameters)
     assert found.of("22").planned == (330.0, 450.0)
     assert found.of("22").basis == "estimate of step 13"
     assert found.of("23").planned[0] == 450.0
     assert (found.of("21").real, found.of("21").took) == ((100.0, 145.0), "45 s")
     assert found.of("13").real == (-90_000.0, -89_400.0)
     assert found.rows[-1].real == (145.0, 7 * 86400.0)
-    assert timeline.sentence(found) == "Steps 20, 21 took 57 s of work"
+    assert index.sentence(found) == "Steps 20, 21 took 57 s of work"
     text = drawn(found, now=200)
     assert "planned 30 s, took 45 s" in text
     assert "now" in text
     assert "the estimate of step 13 for 21, 22, else" in " ".join(text.split())
     left(folder, "25", 400, 60)
-    found = timeline.plan_and_measured(folder.read(), folder.read().parameters)
-    assert timeline.sentence(found).startswith("Cut over 7 min 40 s after T; planned")
+    found = index.plan_and_measured(folder.read(), folder.read().parameters)
+    assert index.sentence(found).startswith("Cut over 7 min 40 s after T; planned")
 
 
 def test_a_dry_run_of_the_rollback_is_no_measure_of_it_and_a_drill_is() -> None:
@@ -102,15 +102,15 @@ def test_a_dry_run_of_the_rollback_is_no_measure_of_it_and_a_drill_is() -> None:
     stages = [Phase(name, (START + dt.timedelta(seconds=at)).isoformat(), seconds) for name, at, seconds in ends]
     left(folder, "27", 1000, 1, facts={"dry_run": True}, phases=stages)
     assert status.rollback_seconds(folder.read()) == (0.0, "")
-    assert timeline.plan_and_measured(folder.read(), folder.read().parameters).of("27").real is None
-    assert "not known" in timeline.times(folder.read())[0][2]
+    assert index.plan_and_measured(folder.read(), folder.read().parameters).of("27").real is None
+    assert "not known" in index.times(folder.read())[0][2]
     left(folder, "27", 1000, 10, facts={"dry_run": False}, phases=stages)
     folder.note(drills=["rollback: …"])
     assert status.rollback_seconds(folder.read()) == (
         7.5,
         "measured: service back after 6.0 s, target clean after 7.5 s",
     )
-    assert timeline.times(folder.read()) == [
+    assert index.times(folder.read()) == [
         ("until service is back", "about 10 min", "6.0 s (measured in this run's drill)"),
         ("until the target is clean", "about 15 min", "7.5 s (measured in this run's drill)"),
     ]
@@ -154,5 +154,5 @@ def test_it_looks_at_the_run_of_its_parameters() -> None:
 
 
 def test_outside_a_notebook_nothing_is_displayed(capsys: pytest.CaptureFixture[str]) -> None:
-    kernel.show_figure(timeline.figure(timeline.plan_and_measured(None, None), START))
+    kernel.show_figure(index.figure(index.plan_and_measured(None, None), START))
     assert capsys.readouterr().out == ""

@@ -13,14 +13,14 @@ from helpers.errors import Interrupted, NoGo, RunbookError, Terminal, UsageError
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
-from helpers.rollback.state import STAGES, Orders, RollbackState
+from helpers.rollback.outline import STAGES, Orders, RollbackState
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.runner import outcome
 from helpers.runner.notebook import Run
-from helpers.status import console as terminals
+from helpers.status import overview as terminals
 from helpers.status.overview import next_action, run_rows
 
 MIGRATE = plan.find("22")

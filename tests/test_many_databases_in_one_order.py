@@ -13,12 +13,12 @@ import pytest
 
 from helpers import cli
 from helpers.errors import Interrupted, NoGo, RunbookError, Terminal, UsageError, WaitingForSignoffs
-from helpers.migration.preflight import preflight
 from helpers.migration.target_lock import (
     MadeDatabase,
     claim_target,
     ensure_database,
     give_back_target,
+    preflight,
     remove_made_database,
 )
 from helpers.parameters import parameters_from
@@ -315,7 +315,7 @@ from helpers.results import silent
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.snapshots.retention import take
-from helpers.run.open_source import open_chosen
+from helpers.run.record import open_chosen
 from helpers.runner import group
 from helpers.stores import open_target
 from helpers.validation.fidelity import Examination, Expectation

@@ -9,12 +9,12 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import UsageError
-from helpers.migration.phase_checks import routing_table
+from helpers.migration.importing import routing_table
 from helpers.migration.staging import Quarantine, stage
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Verdict, kind_of
 from helpers.schema import load_schema
-from helpers.schema.derive import contradicts, languages
+from helpers.schema.rules import contradicts, languages
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import CollectionInfo, open_target
 from tests.test_own_schemas_are_validated import chunks, judged

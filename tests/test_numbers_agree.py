@@ -18,7 +18,8 @@ from helpers.report.facts import read_run
 from helpers.report.record import record
 from helpers.results import write_json
 from helpers.run.folders import RunFolder
-from helpers.status import status, timeline
+from helpers.status import status
+from helpers.steps import index
 from helpers.steps.closeout import rows
 
 RUN = "old-run"
@@ -96,7 +97,7 @@ def test_a_rollback_takes_the_same_time_wherever_one_looks(run: RunFolder) -> No
     assert said["Rollback triggered"].endswith(words)
     seconds, how = status.rollback_seconds(run.read())
     assert (seconds, how) == (clean, f"measured: {words}")
-    assert [known for _, _, known in timeline.times(run.read())] == [
+    assert [known for _, _, known in index.times(run.read())] == [
         f"{seconds:.1f} s (measured in this run's drill)" for seconds in (back, clean)
     ]
 

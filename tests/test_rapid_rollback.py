@@ -19,8 +19,8 @@ from helpers.cli import parser
 from helpers.fence import Control
 from helpers.report.record import rapid
 from helpers.run.folders import RunFolder
-from helpers.status import timeline
-from helpers.status.timeline import plan_and_measured
+from helpers.steps import index
+from helpers.steps.index import plan_and_measured
 from tests.commands import Runbook, only_line
 from tests.conftest import ROOT
 from tests.fences import Fenced, client, fenced_server, rows
@@ -150,7 +150,7 @@ def test_what_the_page_says_brings_the_source_back_with_what_clients_wrote(world
     folder = RunFolder("night", world.runbook.reports / "night", world.runbook.workspace / "night")
     back = plan_and_measured(folder.read(), folder.read().parameters).of("27")
     assert back.real is not None
-    assert "measured in this run" in timeline.times(folder.read())[0][2]
+    assert "measured in this run" in index.times(folder.read())[0][2]
 
 
 @pytest.mark.slow
@@ -181,4 +181,4 @@ def test_every_command_of_the_page_is_one_that_the_command_line_takes(own_folder
     for command in commands:
         assert command[0] == ".venv/bin/runbook"
         assert parser().parse_args(command[1:]).run_id == "night-1"
-    assert "RUN_ID" in timeline.sheet(RunFolder.of("RUN_ID").read()), "also before there is a run"
+    assert "RUN_ID" in index.sheet(RunFolder.of("RUN_ID").read()), "also before there is a run"

@@ -16,9 +16,8 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, UsageError
-from helpers.migration.preflight import preflight
-from helpers.migration.reembedding import CHECK, as_written, make
-from helpers.migration.staging import Quarantine, stage
+from helpers.migration.staging import CHECK, Quarantine, as_written, make, stage
+from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, parameters_from
 from helpers.results import Verdict
 from helpers.run import folders as runs
@@ -28,7 +27,7 @@ from helpers.snapshots.snapshot import Snapshot, to_table, write_snapshot
 from helpers.steps.snapshot import SnapshotStep
 from helpers.steps.validate import ValidateStep
 from helpers.stores import open_source, open_target
-from helpers.stores.embedding_functions import RehearsalEmbedding
+from helpers.stores.creation import RehearsalEmbedding
 from helpers.stores.layout import DATABASE
 from helpers.validation.fidelity import Examination, Expectation, Findings
 from tests.commands import Runbook, only_line

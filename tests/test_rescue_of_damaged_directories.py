@@ -13,7 +13,7 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.parameters.endpoint import Endpoint
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
-from helpers.stores import crash_probe, distance, open_source
+from helpers.stores import distance, open_source, opening
 from helpers.stores.copying import copy_directory
 from helpers.stores.index_files import LINKS, bloat
 from helpers.stores.layout import DATABASE, stored_names
@@ -200,8 +200,8 @@ def test_an_engine_that_hangs_ends_at_the_files(bench: Bench, monkeypatch: pytes
         "    def get(self, *a): time.sleep(60 * ('embeddings' in a[6]))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(bench.folder / "chroma"))
-    monkeypatch.setattr(crash_probe, "_SECONDS", 3.0)
-    monkeypatch.setattr(crash_probe, "_RECORDS_A_SECOND", 1e9)
+    monkeypatch.setattr(opening, "_SECONDS", 3.0)
+    monkeypatch.setattr(opening, "_RECORDS_A_SECOND", 1e9)
     found, findings, snapshot = bench.read(folder, "notes")
     assert not found.lost.any()
     assert len(ids_of(snapshot, "vector_from_index")) + len(ids_of(snapshot, "vector_from_log")) == 200

@@ -18,7 +18,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunLock
 from helpers.run.record import RunRecord
-from helpers.runner import retry
+from helpers.runner import notebook
 from helpers.runner.notebook import Run
 from helpers.stores import CollectionInfo, Store, open_target
 
@@ -73,7 +73,7 @@ def left(folder: RunFolder) -> list[str]:
 
 def take_back(folder: RunFolder, step: str) -> list[str]:
     said: list[str] = []
-    retry.take_back(folder.read(), plan.find(step), said.append)
+    notebook.take_back(folder.read(), plan.find(step), said.append)
     return said
 
 
@@ -128,15 +128,15 @@ def test_a_run_at_work_is_left_alone(folder: RunFolder) -> None:
 
 def test_only_sensible_steps(folder: RunFolder) -> None:
     with pytest.raises(UsageError, match="not part of the standard sequence"):
-        retry.require_retriable(folder.read(), plan.find("30"))
+        notebook.require_retriable(folder.read(), plan.find("30"))
     for number in ("21", "24"):
-        retry.require_retriable(folder.read(), plan.find(number))
+        notebook.require_retriable(folder.read(), plan.find(number))
     (folder.reports / "results" / "23.json").unlink()
     with pytest.raises(UsageError, match="has not been run"):
-        retry.require_retriable(folder.read(), plan.find("23"))
+        notebook.require_retriable(folder.read(), plan.find("23"))
     assert cli.main(["resume", "night", "--retry", "22", "--checkpoint", "night-22"]) == 2
     CutoverState().enter(folder.workspace, "applying")
     for number in ("22", "24"):
         with pytest.raises(UsageError, match=r"Roll back first: \.venv/bin/runbook rollback night"):
-            retry.require_retriable(folder.read(), plan.find(number))
+            notebook.require_retriable(folder.read(), plan.find(number))
     assert in_target(folder) == sorted((*OURS, THEIRS))

@@ -12,7 +12,7 @@ import pytest
 from helpers.errors import Terminal, UsageError, WorldError
 from helpers.results import Verdict
 from helpers.rollback import RollbackState
-from helpers.rollback.state import STAGES
+from helpers.rollback.outline import STAGES
 from helpers.stores import CollectionInfo
 from tests.rollbacks import ENV, Night, everything, others, usual_source
 from tests.storage import chunks, contents, embedded, exact, fill, tree

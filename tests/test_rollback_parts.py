@@ -16,7 +16,7 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
-from helpers.migration.written_data import WrittenData
+from helpers.migration.source_changes import WrittenData
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict

@@ -23,7 +23,7 @@ from helpers.parameters import Endpoint
 from helpers.rehearsal import COLLECTIONS, FULL, collection_counts, expected_findings, sample_batches
 from helpers.rehearsal import write_sample as write
 from helpers.stores import open_source
-from helpers.stores.embedding_functions import RehearsalEmbedding
+from helpers.stores.creation import RehearsalEmbedding
 from tests.conftest import ROOT
 
 QUERIES = {

@@ -17,11 +17,11 @@ from helpers import audit, errors, evidence
 from helpers.cli.evidence import archive
 from helpers.cutover import files
 from helpers.cutover.application import restart
-from helpers.cutover.edits import all_edits, diff
 from helpers.cutover.files import digest_of, put_in_place, stage
+from helpers.cutover.readiness import all_edits, diff
 from helpers.errors import Terminal, UsageError, WorldError, secret_of, without_tokens
 from helpers.evidence import secret_scan
-from helpers.migration.preflight import preflight
+from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode

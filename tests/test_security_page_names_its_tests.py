@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.attacks import BROKE, HELD, NOT_EXERCISED, Tally, outcomes, table, attack_of
+from tests.attacks import BROKE, HELD, NOT_EXERCISED, Tally, attack_of, outcomes, table
 from tests.conftest import ROOT
 
 

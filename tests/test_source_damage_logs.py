@@ -15,8 +15,8 @@ from helpers.errors import Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.snapshots.snapshot import write_snapshot
 from helpers.stores import open_source
-from helpers.stores.crash_probe import try_opening
 from helpers.stores.layout import DATABASE
+from helpers.stores.opening import try_opening
 from helpers.stores.repair import mend, migrations
 from tests.storage import (
     assert_same,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helpers.cutover.state import ChangedFile, CutoverState
+from helpers.cutover.application import ChangedFile, CutoverState
 from helpers.errors import Terminal
 from helpers.fence.control import FenceState
 from helpers.migration.checkpoint import Checkpoint, Kept, TargetState
@@ -19,8 +19,8 @@ from helpers.migration.staging import Staged
 from helpers.migration.target_lock import MadeDatabase
 from helpers.notify.delivery import Silenced
 from helpers.results import StateFile, write_json
-from helpers.rollback.state import Orders, RollbackState
-from helpers.runner.retry import Retry
+from helpers.rollback.outline import Orders, RollbackState
+from helpers.runner.notebook import Retry
 from helpers.steps.closeout import Closeout
 
 HERE = Path("not-written")

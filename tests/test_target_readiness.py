@@ -10,7 +10,7 @@ import pytest
 
 from helpers import audit
 from helpers.errors import RunbookError
-from helpers.migration.preflight import preflight
+from helpers.migration.target_lock import preflight
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.results import Check, Verdict

@@ -17,8 +17,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.migration import target_lock
 from helpers.migration.checkpoint import Checkpoint
-from helpers.migration.preflight import preflight
-from helpers.migration.target_lock import claim_target, give_back_target
+from helpers.migration.target_lock import claim_target, give_back_target, preflight
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.run import folders as runs

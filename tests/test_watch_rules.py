@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from helpers.monitoring.probes import Probe, finds
+from helpers.monitoring.measure import Probe, finds
 from helpers.monitoring.watcher import Journal, Sample, Watcher, breach, next_due
 from helpers.parameters import Endpoint
 from helpers.results import utc_now

@@ -133,7 +133,7 @@ def _problems(found: Diagnosis) -> list[str]:
 
 
 def _collections(found: Diagnosis) -> list[str]:
-    from helpers.status.console import table
+    from helpers.status.overview import table
 
     rows = found.table().drop(columns=[] if found.sampled else ["read"])
     if rows.empty:

@@ -18,7 +18,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
-from helpers.evidence import signing, signoffs, statement, timestamps
+from helpers.evidence import signing, signoffs, statement
 from helpers.evidence.seals import BESIDE, CHANGING, RUNNER, after, announced, chain
 from helpers.evidence.statement import FIRST, SEALS, Seal, changed, digest_of, files, read_seal
 from helpers.formatting import size
@@ -248,13 +248,13 @@ def _custody(chain: list[Seal], signers: Path | None, found: Verified) -> Iterat
 
 def _times(chain: list[Seal], authority: Path | None, found: Verified) -> Iterator[str]:
     """Each token of a time-stamping authority is for its seal, and its time is not before that of the seal."""
-    without = [seal.number for seal in chain if not timestamps.token(seal.path).is_file()]
+    without = [seal.number for seal in chain if not signing.token(seal.path).is_file()]
     for seal in chain:
-        path = timestamps.token(seal.path)
+        path = signing.token(seal.path)
         if seal.number in without:
             continue
         try:
-            when = timestamps.stamped(seal.path, path, authority)
+            when = signing.stamped(seal.path, path, authority)
         except RunbookError as error:
             yield f"seals/{path.name}: {error.what}"
             continue
@@ -527,7 +527,7 @@ def _verify(chosen: argparse.Namespace) -> int:
 
 def _audit(chosen: argparse.Namespace) -> int:
     from helpers import audit
-    from helpers.status.console import table
+    from helpers.status.overview import table
 
     folder = runs.find(chosen.run_id)
     path = folder.reports / audit.NAME

@@ -36,13 +36,11 @@ from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import NginxFence
 from helpers.reason_codes import ReasonCode
-from helpers.rehearsal.sample_client import KEY
-from helpers.rehearsal.setup import free_port, prepare
+from helpers.rehearsal.setup import KEY, free_port, prepare
 from helpers.report import numbers
 from helpers.report.pages import leave
 from helpers.results import Verdict, utc_now, write_json, write_text
-from helpers.rollback.outline import at_work
-from helpers.rollback.state import Orders
+from helpers.rollback.outline import Orders, at_work
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
@@ -51,7 +49,7 @@ from helpers.runner import outcome
 from helpers.runner.outcome import run_to_outcome
 from helpers.runner.pipeline import open_steps
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
-from helpers.status.console import Console
+from helpers.status.overview import Console
 from helpers.stores import open_target
 from helpers.stores.handshake import heartbeat
 from helpers.stores.wire import Session
@@ -471,7 +469,7 @@ def proxy(rules: NginxFence, run_id: str) -> Iterator[str]:
 @contextmanager
 def client(url: str, env: Path, record: Path, log: Path) -> Iterator[None]:
     """The client at work, in a process of its own; it has begun to write and to read."""
-    command = [sys.executable, "-m", "helpers.rehearsal.sample_client", url, str(env), COLLECTION, str(record)]
+    command = [sys.executable, "-m", "helpers.rehearsal.setup", url, str(env), COLLECTION, str(record)]
     with _process(command, log) as process:
         deadline = time.monotonic() + _START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:

@@ -43,7 +43,7 @@ def rehearse(chosen: argparse.Namespace) -> int:
 def _drill(folder: RunFolder) -> int:
     """The steps up to the cutover with a kill, restore and rollback; then those after it, on a run that was put back to it."""
     from helpers.cli.rehearse import drill
-    from helpers.status.console import Console
+    from helpers.status.overview import Console
 
     drilled = drill(folder, terminal := Console())
     _line(folder, [step for step in plan.LINE if step.follows_cutover])
@@ -112,7 +112,7 @@ def _group(many: Group, chosen: argparse.Namespace) -> int:
 
 
 def _begin(parameters: Parameters, folder: RunFolder, chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
-    from helpers.migration.preflight import preflight
+    from helpers.migration.target_lock import preflight
     from helpers.rehearsal.setup import require_built
 
     require_built(parameters)
@@ -135,7 +135,7 @@ def _begin(parameters: Parameters, folder: RunFolder, chosen: argparse.Namespace
 
 def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     """Steps of a run that exists, from `--from` on."""
-    from helpers.migration.preflight import preflight
+    from helpers.migration.target_lock import preflight
     from helpers.parameters import load_parameters, parameters_from
     from helpers.results import passed
 
@@ -163,7 +163,7 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
 
 def _require_fit(folder: RunFolder) -> None:
-    from helpers.runner.retry import pending
+    from helpers.runner.notebook import pending
     from helpers.status.overview import refuse_rolled_back
 
     refuse_rolled_back(folder)
@@ -179,7 +179,7 @@ def resume(chosen: argparse.Namespace) -> int:
         return _group(many, chosen)
     folder = runs.find(chosen.run_id)
     from helpers.migration.checkpoint import require_checkpoint
-    from helpers.migration.preflight import preflight
+    from helpers.migration.target_lock import preflight
     from helpers.runner.pipeline import open_steps
     from helpers.status.overview import refuse_rolled_back
 
@@ -221,15 +221,15 @@ def _require_more(folder: RunState, until: plan.Step | None) -> None:
 
 def _take_orders(folder: RunState, chosen: argparse.Namespace) -> RunState:
     """What a resume changes before it goes on: permission outside the window, parameters, a step taken back; the run then."""
-    from helpers.runner import retry
+    from helpers.runner import notebook
 
     changed = folder.parameters.for_resume(chosen.settings) if chosen.settings else None
     folder = window.permit(folder, chosen.outside_window)
-    back = chosen.retry or retry.pending(folder)
+    back = chosen.retry or notebook.pending(folder)
     if changed is not None and not back and _moves_the_window(folder, changed):
         back = chosen.retry = Step.SCHEDULE_AND_NOTIFY  # people were notified of another time
     if chosen.retry:
-        retry.require_retriable(folder, plan.find(chosen.retry), changed)
+        notebook.require_retriable(folder, plan.find(chosen.retry), changed)
     folder.enter()
     if said := edited(folder):
         folder.log(said)
@@ -237,7 +237,7 @@ def _take_orders(folder: RunState, chosen: argparse.Namespace) -> RunState:
     if changed is not None:
         runs.change_parameters(folder, changed)
     if back:
-        retry.take_back(folder, plan.find(back), print)
+        notebook.take_back(folder, plan.find(back), print)
     return folder.read()
 
 
@@ -302,7 +302,7 @@ def _written(folder: RunFolder) -> list[str]:
 
 def _line(folder: RunFolder, steps: list[plan.Step], *, dry_run: bool = False) -> int:
     from helpers.runner.outcome import run_to_outcome
-    from helpers.status.console import Console
+    from helpers.status.overview import Console
 
     run_to_outcome(folder, steps, Console(), dry_run=dry_run)
     return 0

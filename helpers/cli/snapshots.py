@@ -84,7 +84,7 @@ def _held(chosen: argparse.Namespace) -> list[tuple[Path, list[Held]]]:
 
 
 def _list(chosen: argparse.Namespace) -> int:
-    from helpers.status.console import table
+    from helpers.status.overview import table
 
     found = [(place, items) for place, items in _held(chosen) if items]
     if not found:
@@ -120,7 +120,7 @@ def _find(chosen: argparse.Namespace) -> Snapshot:
 
 
 def _info(chosen: argparse.Namespace) -> int:
-    from helpers.status.console import table
+    from helpers.status.overview import table
 
     snapshot = _find(chosen)
     held = snapshot.manifest
@@ -225,7 +225,7 @@ def _without(item: Held, abandoned: list[str]) -> str:
 
 def _restore(chosen: argparse.Namespace) -> int:
     from helpers.migration import restore
-    from helpers.status.console import table
+    from helpers.status.overview import table
 
     snapshot, endpoint = _find(chosen), _endpoint(chosen)
     if chosen.dry_run:

@@ -26,7 +26,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal, WorldError
-from helpers.evidence import secret_scan, signing, timestamps
+from helpers.evidence import secret_scan, signing
 from helpers.evidence.signing import REVOKED
 from helpers.evidence.statement import (
     FIRST,
@@ -53,7 +53,7 @@ from helpers.run.plan import Step
 
 SEALED_AFTER = (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW, Step.CUTOVER, Step.CLOSEOUT)
 ALLOWED = "allowed_signers"
-BESIDE = (".sig", timestamps.SUFFIX)  # what lies beside a seal
+BESIDE = (".sig", signing.SUFFIX)  # what lies beside a seal
 RUNNER = "runner"  # the part of a seal that names the key which signed it
 _IDENTITY = ("id", "name", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
@@ -129,7 +129,7 @@ def seal(run: RunState, step: str = "") -> RunState:
         known = seals(run.reports, chain(run))  # another command may have set one meanwhile
         refuse_changes(run.reports, known)
         for leftover in (run.reports / SEALS).glob("*"):  # of a process that was killed
-            of_seal = leftover.with_name(leftover.name.removesuffix(".sig").removesuffix(timestamps.SUFFIX))
+            of_seal = leftover.with_name(leftover.name.removesuffix(".sig").removesuffix(signing.SUFFIX))
             if leftover.name.startswith(".") or not of_seal.is_file():
                 leftover.unlink()
         parameters = run.parameters
@@ -341,10 +341,10 @@ def _timestamp(chain: Sequence[Seal], parameters: Parameters) -> None:
     """
     url = parameters.signoff.timestamp_url
     for sealed in reversed(chain):
-        if url is None or timestamps.token(sealed.path).is_file():
+        if url is None or signing.token(sealed.path).is_file():
             return
         try:
-            write_bytes(timestamps.token(sealed.path), timestamps.request(sealed.path.read_bytes(), url))
+            write_bytes(signing.token(sealed.path), signing.request(sealed.path.read_bytes(), url))
         except signing.Refused:
             return
 

@@ -23,10 +23,9 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.fence import FenceState, takes_no_writes
 from helpers.formatting import duration
-from helpers.migration import reembedding, target_lock
+from helpers.migration import staging, target_lock
 from helpers.migration.checkpoint import Checkpoint, TargetState
-from helpers.migration.importing import Job, context_of, plan_targets
-from helpers.migration.phase_checks import judge_staging
+from helpers.migration.importing import Job, context_of, judge_staging, plan_targets
 from helpers.migration.source_changes import (
     APPLIED,
     APPLYING,
@@ -44,9 +43,8 @@ from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Progress, Verdict, silent
 from helpers.run.folders import RunPath
-from helpers.run.open_source import open_chosen
 from helpers.run.plan import Step
-from helpers.run.record import RunRecord
+from helpers.run.record import RunRecord, open_chosen
 from helpers.schema import Context, load_schema
 from helpers.snapshots.comparison import compared
 from helpers.snapshots.retention import take
@@ -268,22 +266,22 @@ class CatchUp:
         folder = self.run.workspace / FOLDER / f"{number:03d}"
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed before it touched the target
         snapshot = self._snapshot(f"{ledger.base}-catch-up-{number}")
-        quarantine, made = Quarantine(folder / RunPath.QUARANTINE), folder / reembedding.FOLDER
+        quarantine, made = Quarantine(folder / RunPath.QUARANTINE), folder / staging.FOLDER
         context = Context.of(snapshot.names(), self.run.date, self.run.parameters.migration)
         allowed = self.run.parameters.expected.dimensions
         with (
             self.run.phase("6 transform and validate", snapshot.total),
             self.run.progress("Transform and validate", snapshot.total) as bar,
         ):
-            reembedding.make(snapshot, self.run.parameters, made)
-            written = reembedding.as_written(snapshot, made)
+            staging.make(snapshot, self.run.parameters, made)
+            written = staging.as_written(snapshot, made)
             new = stage(
                 written, self.job.schema, context, folder / RunPath.STAGED, quarantine, dimensions=allowed,
                 most_bytes=self.job.most_bytes, progress=bar,
             )  # fmt: skip
         self.run.forget("chunks that pass validation", "ids in common")
         judge_staging(self.run, new, self.run.parameters)
-        reembedding.judge(self.run, snapshot, made)
+        staging.judge(self.run, snapshot, made)
         if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
             self._say(
                 Verdict.FAIL, changes, ReasonCode.SOURCE_CHANGED, "what the source holds now does not pass validation"
@@ -410,7 +408,7 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
     """
     at = ledger.rounds[-1]
     folder = run.workspace / FOLDER / f"{at['number']:03d}"
-    for name in (RunPath.STAGED, RunPath.QUARANTINE, reembedding.FOLDER):
+    for name in (RunPath.STAGED, RunPath.QUARANTINE, staging.FOLDER):
         new, place, before = folder / name, run.workspace / name, folder / f"{name}-before"
         if new.exists():
             if place.exists():

@@ -12,24 +12,27 @@ collection any more is deleted again; a tenant stays, since Chroma deletes none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RUNBOOK, RunbookError, Terminal
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, secret_of
 from helpers.migration.checkpoint import Checkpoint
-from helpers.parameters import resolve_path
-from helpers.parameters.endpoint import Endpoint, overlap
+from helpers.parameters import Parameters, resolve_path
+from helpers.parameters.endpoint import ALL, Endpoint, overlap
 from helpers.parameters.model import read_yaml_mapping
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, utc_now
 from helpers.run import folders as runs
+from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath, RunState
-from helpers.stores import open_target
-from helpers.stores.creation import RESTORE
-from helpers.stores.opening import lacking, make, remove_database
+from helpers.schema import load_schema
+from helpers.stores import open_target, quick_holder, quick_names
+from helpers.stores.creation import RESTORE, require_function
+from helpers.stores.handshake import tried, with_candidates
+from helpers.stores.opening import UNKNOWN, lacking, make, remove_database
 
 SHOWN = 5
 FILE = "target-database.json"
@@ -158,3 +161,74 @@ def give_back_target(folder: RunState) -> bool:
         store.release_lock(folder.id)
     remove_made_database(folder)
     return holder.get("run_id") == folder.id
+
+
+# -- preflight ---------------------------------------------------------------------------------------------------------
+#
+# A look at both ends before anything starts: a wrong world costs one line, and nothing is written anywhere.
+
+
+NOT_THERE = (ReasonCode.UNREACHABLE, ReasonCode.TIMEOUT, ReasonCode.TARGET_NOT_CHROMA)
+
+
+def chosen(names: Sequence[str], parameters: Parameters) -> list[str]:
+    """The source collections that the parameters' filter lets through. Raises `Terminal` where none is left."""
+    found = sorted(n for n in names if parameters.collections.selects(n))
+    if not found:
+        raise Terminal(
+            ReasonCode.NOTHING_TO_MIGRATE,
+            f"no collection to migrate among {len(names)}",
+            where=f"source {parameters.source.label}",
+            next_step="Check the endpoint, tenant and database, and collections.include and exclude.",
+        )
+    return found
+
+
+def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str = "") -> None:
+    """Raises `WorldError` where the source cannot be read or the target already holds what would be written.
+
+    `owned` are collections in the target that this very run made before it was interrupted.
+    """
+    for side in (parameters.source, parameters.target):
+        if ALL in (side.tenant, side.database):
+            raise UsageError(
+                ReasonCode.MANY_DATABASES, "* means many databases, and each is a run of its own", where="tenant and database",
+                next_step=f"Use the command: {RUNBOOK} run PARAMETERS.yaml.",
+            )  # fmt: skip
+    for number, url in enumerate(parameters.cutover.health):
+        if secret_of("health", url):
+            raise UsageError(
+                ReasonCode.PARAMETERS_INVALID, f"cutover.health[{number}] holds a token, which every report would show",
+                next_step="Name a URL of the application that answers without one.",
+            )  # fmt: skip
+    if parameters.migration.reembed:
+        require_function(parameters.migration.reembed, parameters.migration.reembed_config)
+    names = quick_names(parameters.source, "source")
+    if names or parameters.source.url:  # a directory's newest names may still sit in its log, so [] proves nothing
+        names = chosen(names, parameters)
+    if parameters.target.path == plan.NO_TARGET:
+        return
+    present = target_names(parameters)
+    refuse_taken(load_schema(parameters.schema_name).targets(names), present, owned, parameters, run_id)
+
+
+def target_names(parameters: Parameters) -> list[str]:
+    """The target's collections. Where its server is not there, the error says what answers elsewhere on its port."""
+    try:
+        return quick_names(parameters.target, "target")
+    except RunbookError as error:
+        if error.code in UNKNOWN:  # step 20 makes its tenant and database
+            return []
+        if parameters.target.url is None or error.code not in NOT_THERE:
+            raise
+        told = with_candidates(error, tried(parameters.target))
+    raise told
+
+
+def refuse_taken(
+    wanted: Collection[str], present: Collection[str], owned: Collection[str], parameters: Parameters, run_id: str = ""
+) -> None:
+    """Raises `Terminal` where the target holds a wanted collection that is not this run's own: see `taken`."""
+    held = sorted(set(wanted) & set(present) - set(owned))
+    if held:
+        raise taken(held, parameters.target, parameters.target.label, quick_holder(parameters.target), run_id)

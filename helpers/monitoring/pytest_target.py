@@ -22,7 +22,7 @@ from helpers.run import kernel
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.stores import open_target
 from helpers.stores.client import ClientStore
-from helpers.stores.embedding_functions import register_allowed
+from helpers.stores.creation import register_allowed
 
 RUN, OUTCOMES = "RUNBOOK_TESTED_RUN", "RUNBOOK_TEST_OUTCOMES"
 _LONGEST = 400

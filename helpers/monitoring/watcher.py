@@ -26,7 +26,7 @@ from helpers import plots
 from helpers.cutover.application import Answer, LogWatch, ask_all
 from helpers.errors import RunbookError, one_line
 from helpers.fence import used_by
-from helpers.monitoring.probes import Asker, Probe, finds, timed, warm
+from helpers.monitoring.measure import Asker, Probe, finds, timed, warm
 from helpers.parameters import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now

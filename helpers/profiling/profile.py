@@ -28,8 +28,7 @@ from helpers.profiling.sample import Places, Sampler, plain_text
 from helpers.profiling.search import Lookup
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
-from helpers.run.open_source import check_spaces
-from helpers.run.record import RunRecord
+from helpers.run.record import RunRecord, check_spaces
 from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import FieldRule
 from helpers.stores import CollectionInfo

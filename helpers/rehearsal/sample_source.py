@@ -24,8 +24,8 @@ from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal, UsageError
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode
+from helpers.stores.creation import RehearsalEmbedding
 from helpers.stores.door import ClientAPI, embedded_client
-from helpers.stores.embedding_functions import RehearsalEmbedding
 
 SEED = 20251201
 FULL = 9832

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from helpers.rollback.state import Orders, RollbackState
+from helpers.rollback.outline import Orders, RollbackState
 
 __all__ = ["Orders", "RollbackState"]

@@ -9,13 +9,12 @@ from typing import Any
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK
 from helpers.formatting import duration, moment
-from helpers.migration.written_data import WrittenData
+from helpers.migration.source_changes import WrittenData
 from helpers.report import numbers, rollback_page
 from helpers.report.record import SUCCESS
 from helpers.results import Verdict, utc_now, worst
-from helpers.rollback.outline import triggers
+from helpers.rollback.outline import FILES, STAGES, TITLES, RollbackState, triggers
 from helpers.rollback.replay import said
-from helpers.rollback.state import FILES, STAGES, TITLES, RollbackState
 from helpers.run import plan
 from helpers.run.folders import set_aside
 from helpers.run.record import RunRecord

@@ -27,21 +27,19 @@ from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldErr
 from helpers.fence import Control, FenceState, takes_no_writes, used_by
 from helpers.fence.control import LIFTED, LIFTING, UP
 from helpers.migration.restore import chosen, lost_vectors, prove
-from helpers.migration.source_changes import CollectionChanges, SourceChanges, selected, source_changes
-from helpers.migration.written_data import WrittenData
+from helpers.migration.source_changes import CollectionChanges, SourceChanges, WrittenData, selected, source_changes
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent, utc_now
 from helpers.rollback import outline, replay
-from helpers.rollback import state as st
+from helpers.rollback import outline as st
+from helpers.rollback.outline import SOURCE, RollbackState
 from helpers.rollback.replay import next_folder
-from helpers.rollback.state import SOURCE, RollbackState
 from helpers.run.folders import RunFolder, RunState
-from helpers.run.open_source import open_chosen
 from helpers.run.plan import Step
-from helpers.run.record import RunRecord
+from helpers.run.record import RunRecord, open_chosen
 from helpers.snapshots.snapshot import Snapshot, to_table
 from helpers.stores import Store, open_target
 from helpers.stores.opening import open_server

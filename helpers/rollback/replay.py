@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal
 from helpers.migration.catch_up import UNFOUND, unreachable
-from helpers.migration.written_data import Origin, WrittenData
+from helpers.migration.source_changes import Origin, WrittenData
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, silent, write_json
 from helpers.snapshots.comparison import compared, same_value, same_vectors

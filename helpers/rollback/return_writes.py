@@ -19,9 +19,9 @@ from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, write_text
 from helpers.rollback import replay
+from helpers.rollback.outline import REPLAY
 from helpers.rollback.proof import SourceProof, StageContext, open_for_writing, writing_endpoint
 from helpers.rollback.replay import Plan, Written, export, next_folder, said, summary, written
-from helpers.rollback.state import REPLAY
 from helpers.schema import load_schema
 from helpers.stores import Reader, open_source
 from helpers.stores.opening import quick_names

@@ -28,8 +28,7 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import GROUP, RunFolder, RunState
 from helpers.run.plan import Step
-from helpers.status.console import table
-from helpers.status.overview import first_open_step, rolled_back, state
+from helpers.status.overview import first_open_step, rolled_back, state, table
 
 EMPTY = "empty: nothing to migrate"
 _NO_NEWS = {ReasonCode.ROLLED_BACK, ReasonCode.DRY_RUN_DONE}  # of a run that a resume of its group passes over

@@ -17,8 +17,7 @@ from helpers.evidence.signoffs import gate_state
 from helpers.notify import Around, Event, read, tell
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, passed
-from helpers.rollback.outline import due
-from helpers.rollback.state import RollbackState
+from helpers.rollback.outline import RollbackState, due
 from helpers.run import plan
 from helpers.run.advice import advice
 from helpers.run.folders import RunFolder, RunPath, RunState, file_digest

@@ -24,7 +24,7 @@ from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
 from helpers.runner.pipeline import run_line, with_fence
-from helpers.status.console import Console
+from helpers.status.overview import Console
 
 SOURCE_CHANGED, OUTSIDE_WINDOW = ReasonCode.SOURCE_CHANGED, ReasonCode.OUTSIDE_WINDOW
 _MOST = 3  # catch-ups before a cutover; a source that changes behind each of them has a writer who must be found

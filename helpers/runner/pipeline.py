@@ -39,8 +39,7 @@ from helpers.run.advice import advised
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
-from helpers.status.console import Console, step_line, summary
-from helpers.status.overview import open_gate
+from helpers.status.overview import Console, open_gate, step_line, summary
 
 # -- execute -----------------------------------------------------------------------------------------------------------
 

@@ -29,12 +29,14 @@ from helpers.errors import UsageError
 from helpers.parameters import IDENTITY, schema_file
 from helpers.parameters.sections import Migration
 from helpers.reason_codes import ReasonCode
-from helpers.schema.derive import DERIVATIONS_VERSION, certain, contradicts
 from helpers.schema.file import FieldRule, Routing, SchemaFile, read_schema_file
 from helpers.schema.rules import (
     ABSENT,
+    DERIVATIONS_VERSION,
     INT64_MAX,
     INT64_MIN,
+    certain,
+    contradicts,
     explain,
     failure_table,
     hazards,

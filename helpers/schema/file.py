@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from helpers.errors import UsageError
 from helpers.parameters.model import dotted, explain, nearest, read_yaml_mapping
 from helpers.reason_codes import ReasonCode
-from helpers.schema.derive import DERIVED_TYPES
 from helpers.schema.rules import (
     ABSENT,
+    DERIVED_TYPES,
     INT64_MAX,
     INT64_MIN,
     PYTHON_TYPES,

@@ -28,8 +28,7 @@ from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc, permission
 from helpers.snapshots.retention import kept_line, settled
-from helpers.status.console import table
-from helpers.status.overview import first_open_step, next_action, rolled_back, run_rows, step_rows
+from helpers.status.overview import first_open_step, next_action, rolled_back, run_rows, step_rows, table
 
 _FIRST_OF_NIGHT, _LAST_OF_NIGHT = Step.FENCE_WRITES, Step.CUTOVER  # what belongs inside the window
 

@@ -9,11 +9,7 @@ from typing import Any
 import pandas as pd
 
 from helpers import audit
-from helpers.cutover.application import Evidence, LogWatch, ask_all, gather, positions, restart, wait_until_well
-from helpers.cutover.edits import Edit, all_edits, diff, loopback_in_container
-from helpers.cutover.files import digest_of, keep, put_in_place, stage
-from helpers.cutover.readiness import check_door
-from helpers.cutover.state import (
+from helpers.cutover.application import (
     APPLIED,
     APPLYING,
     BACKED_UP,
@@ -25,14 +21,23 @@ from helpers.cutover.state import (
     WATCHING,
     ChangedFile,
     CutoverState,
+    Evidence,
+    LogWatch,
+    ask_all,
+    gather,
+    positions,
     put_back,
+    restart,
+    wait_until_well,
 )
+from helpers.cutover.files import digest_of, keep, put_in_place, stage
+from helpers.cutover.readiness import Edit, all_edits, check_door, diff, loopback_in_container
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, WorldError
 from helpers.fence import used_by
 from helpers.formatting import count
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import prove_unchanged
-from helpers.monitoring import probes
+from helpers.monitoring import measure
 from helpers.monitoring.watcher import ERRORS_IN_A_ROW, Sample, Watcher
 from helpers.parameters import Parameters
 from helpers.parameters.sections import Cutover
@@ -217,7 +222,7 @@ class CutoverStep(NotebookStep):
         return wait_until_well(self.rules.health, self.rules.timeout_seconds)
 
     def _watching(self, logs: LogWatch) -> Watcher:
-        chosen = probes.choose(self.run, probes.TARGET, PROBES)
+        chosen = measure.choose(self.run, measure.TARGET, PROBES)
         return Watcher.of_target(self.run.parameters.target, chosen, health=self.rules.health, logs=logs)
 
     def watch(self) -> pd.DataFrame:
@@ -269,7 +274,7 @@ class CutoverStep(NotebookStep):
         verdict = Verdict.WARNING if mean is None or mean > slow else Verdict.PASS
         reason = ReasonCode.NOT_QUERIED if mean is None else ReasonCode.SLOW_QUERIES
         detail = (
-            watch.skipped or f"mean of {count(queries, 'query')} in {len(rounds)} rounds; latency is {probes.LATENCY}"
+            watch.skipped or f"mean of {count(queries, 'query')} in {len(rounds)} rounds; latency is {measure.LATENCY}"
         )
         self.run.check(
             "queries at the target", verdict, measured=mean, parameter="monitoring.maximum_latency_ms", threshold=slow,

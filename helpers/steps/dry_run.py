@@ -15,9 +15,9 @@ import pandas as pd
 
 from helpers.errors import one_line
 from helpers.formatting import count, duration, size
-from helpers.migration import reembedding
-from helpers.migration.importing import Job
-from helpers.migration.phase_checks import (
+from helpers.migration import staging
+from helpers.migration.importing import (
+    Job,
     judge_arrivals,
     judge_indexes,
     judge_staging,
@@ -25,16 +25,15 @@ from helpers.migration.phase_checks import (
     routing_table,
     show_transform,
 )
-from helpers.migration.preflight import chosen
 from helpers.migration.staging import Staged
+from helpers.migration.target_lock import chosen
 from helpers.reason_codes import ReasonCode
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
 from helpers.results import Verdict
 from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
-from helpers.run.open_source import open_chosen
 from helpers.run.plan import Step
-from helpers.run.record import NotebookStep, RunRecord
+from helpers.run.record import NotebookStep, RunRecord, open_chosen
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.steps.validate import record_values
@@ -160,7 +159,7 @@ class DryRunStep(NotebookStep):
     def validate(self) -> pd.DataFrame:
         """Phase 3: what would be quarantined, and why."""
         judge_staging(self.run, self.staged, self.run.parameters)
-        reembedding.judge(self.run, self.snapshot, self.job.reembedded)
+        staging.judge(self.run, self.snapshot, self.job.reembedded)
         self.run.fact("quarantine", self.staged.quarantined)
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
 

@@ -12,11 +12,10 @@ from helpers import audit, plots
 from helpers.errors import UsageError, one_line
 from helpers.formatting import count, text
 from helpers.parameters.model import nearest as nearest_name
-from helpers.profiling import search, similarity, widgets
+from helpers.profiling import search, similarity
 from helpers.profiling.profile import Profile, Scan
 from helpers.profiling.sample import Place, Sample
-from helpers.profiling.search import Finding, file_name, file_stem, is_known, of_groups, of_places, write_csv
-from helpers.profiling.widgets import Picker
+from helpers.profiling.search import Finding, Picker, file_name, file_stem, is_known, of_groups, of_places, write_csv
 from helpers.reason_codes import ReasonCode
 from helpers.run import kernel
 from helpers.run.folders import file_digest
@@ -226,19 +225,19 @@ class ExploreSourceStep(NotebookStep):
         12 largest and the figures of the two largest. Completeness and norms of all are drawn further below.
         """
         names = list(self.scan.collections)
-        if names and widgets.attended():
+        if names and search.attended():
             from IPython.display import display
 
-            widgets.begin_tables()
+            search.begin_tables()
             display(Picker(names, self._drawn).box)  # type: ignore[no-untyped-call]
             return
-        widgets.show_frame(self.facts())
+        search.show_frame(self.facts())
         largest = sorted(names, key=lambda name: (-self.scan.collections[name].chunks, name))[:LISTED]
         for number, name in enumerate(largest, start=1):
             if number <= PORTRAITS:
                 figure, caption = self._portrait(name)
                 self.run.figure(f"collection_{number}", figure, caption)
-            widgets.show_frame(self.sample.collection(name), rows=3, caption=f"Collection {one_line(name, 80)}")
+            search.show_frame(self.sample.collection(name), rows=3, caption=f"Collection {one_line(name, 80)}")
 
     def facts(self) -> pd.DataFrame:
         """One row a collection: size, dimension, space (as it is, and as it is declared), configuration, metadata."""
@@ -269,12 +268,12 @@ class ExploreSourceStep(NotebookStep):
             for key, value in self._facts(name).items()
         )
         chunks = self.sample.collection(name)
-        said = " ".join(filter(None, [self.sample.said, widgets.rows_said(chunks, widgets.ROWS)]))
+        said = " ".join(filter(None, [self.sample.said, search.rows_said(chunks, search.ROWS)]))
         facts = f'<div class="tex2jax_ignore mathjax_ignore"><table>{rows}</table></div><p>{html.escape(said)}</p>'
         return [
-            widgets.html_output(facts, one_line(str(self._facts(name)), 2_000)),
-            widgets.picture_output(plots.png(figure), alt),
-            widgets.html_output(widgets.table_html(chunks), f"{len(chunks)} chunks"),
+            search.html_output(facts, one_line(str(self._facts(name)), 2_000)),
+            search.picture_output(plots.png(figure), alt),
+            search.html_output(search.table_html(chunks), f"{len(chunks)} chunks"),
         ]
 
     def _portrait(self, name: str) -> tuple[Any, str]:
@@ -317,7 +316,7 @@ class ExploreSourceStep(NotebookStep):
                 where="step.table",
                 next_step="Try .to_frame().",
             )
-        widgets.show_table(frame)
+        search.show_table(frame)
 
     # Findings
 

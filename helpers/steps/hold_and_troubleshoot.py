@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from helpers import audit
-from helpers.cutover.state import CutoverState
+from helpers.cutover.application import CutoverState
 from helpers.errors import one_line
 from helpers.formatting import duration
 from helpers.notify.texts import level, levels

@@ -16,7 +16,6 @@ from helpers.run.folders import REPOSITORY, RunFolder, RunPath, RunState
 from helpers.run.kernel import show, show_figure
 from helpers.run.plan import Step
 from helpers.run.window import now_utc
-from helpers.status import timeline
 from helpers.status.overview import RUN_COLUMNS, TO_DO, next_action, rolled_back, run_rows, state
 from helpers.status.status import escalation
 from helpers.steps import troubleshooting
@@ -24,6 +23,20 @@ from helpers.troubleshooting.troubleshooter import symptoms_of
 
 if TYPE_CHECKING:
     import pandas as pd
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from helpers import plots
+from helpers.formatting import moment
+from helpers.report import numbers, record
+from helpers.report.facts import read_run
+from helpers.results import passed
+from helpers.rollback import outline
+from helpers.run.window import Hours
+from helpers.status.status import estimated_seconds, measured_rollback, rollback_seconds
 
 
 class IndexStep:
@@ -94,9 +107,9 @@ class IndexStep:
         """Shows the plan from T−24 h to T+7 d beside what was measured; the same as a table, times in UTC."""
         import pandas as pd
 
-        found = timeline.plan_and_measured(self.folder, self.parameters)
-        show_figure(timeline.figure(found, now_utc()))
-        return pd.DataFrame(timeline.table(found), columns=timeline.COLUMNS).set_index("step")
+        found = plan_and_measured(self.folder, self.parameters)
+        show_figure(figure(found, now_utc()))
+        return pd.DataFrame(table(found), columns=COLUMNS).set_index("step")
 
     def escalation(self) -> pd.DataFrame:
         """Appendix C: whom to call by how long something has been failed; the level of now is marked."""
@@ -115,7 +128,7 @@ class IndexStep:
         """Shows Appendix E with the commands of this run, and the times that it measured."""
         folder = self.folder or RunFolder.of("RUN_ID").read()
         said = rolled_back(folder) if folder.exists else ""
-        show((f"<p><strong>{html.escape(said)}</strong></p>" if said else "") + timeline.sheet(folder))
+        show((f"<p><strong>{html.escape(said)}</strong></p>" if said else "") + sheet(folder))
 
     def go_no_go(self) -> None:
         """Shows Appendix B: go or no-go, the path of this run."""
@@ -150,3 +163,271 @@ _LEFT = 'style="text-align: left"'
 def _marked(said: str) -> str:
     """What has not simply passed is highlighted."""
     return said if said in ("", TO_DO, "pass") else f"<strong>{html.escape(said)}</strong>"
+
+
+# -- timeline ----------------------------------------------------------------------------------------------------------
+#
+# The plan from T−24 h to T+7 d beside what a run measured: Appendix A, for notebook 00.
+#
+# T is when the fence goes up: the window's start where the parameters name one, else when step 20 of the run really began.
+# The plan is the runbook's; where the run's dry run estimated a step of the window, its estimate takes the place of the
+# runbook's figure, and the steps after it move. What was measured comes from the same numbers as the page's drawing.
+
+
+BEFORE, NIGHT, AFTER = "The day before", "The window", "The week after"
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
+# (step, what, minutes, where the runbook says so); they follow one another.
+_DAY_BEFORE = (
+    (Step.SOURCE_HEALTH, "Source health", 5, "1.2"),
+    (Step.EXPLORE_SOURCE, "Explore the source", 10, "1.5"),
+    (Step.TARGET_READINESS, "Target readiness", 5, "1.3"),
+    (Step.DRY_RUN, "Backup and dry run", 70, "1.1 and 1.4"),
+    (Step.SCHEDULE_AND_NOTIFY, "Schedule and notify", 0, "1.6 and 1.7"),
+)
+_THE_NIGHT = (
+    (Step.FENCE_WRITES, "Fence off writes", 5, "Step 1"),
+    (Step.SNAPSHOT, "Snapshot", 5, "Step 2"),
+    (Step.MIGRATE, "Migrate", 55, "Step 3"),
+    (Step.VALIDATE, "Validate", 10, "Step 4"),
+    (Step.REVIEW, "Review and decide", 5, "Step 5"),
+    (Step.CUTOVER, "Cut over", 10, "Step 6a"),
+)
+_BACK = (Step.ROLLBACK, "Rollback, if NO-GO", 10, "Step 7b")
+_AFTERWARDS = (
+    (Step.PERFORMANCE, "Performance"),
+    (Step.INTEGRATION, "Integration tests"),
+    (Step.CLOSEOUT, "Close out"),
+)  # no durations in the runbook
+_KEPT = "Snapshot kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the plan. `planned` and `real` are (begin, end) in seconds from T; `basis` says where the plan is from."""
+
+    part: str
+    step: str
+    title: str
+    planned: tuple[float, float]
+    basis: str
+    real: tuple[float, float] | None = None
+    open: bool = False  # it began, and its end is not on record
+
+    @property
+    def took(self) -> str:
+        """What was measured, in words; "" where nothing was."""
+        if self.real is None:
+            return ""
+        return "not finished" if self.open else in_words(self.real[1] - self.real[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The rows, T (None where nobody has named it yet), and where it is from."""
+
+    rows: list[Row]
+    start: dt.datetime | None
+    start_is: str
+
+    def of(self, step: str) -> Row:
+        """The row of this step."""
+        return next(row for row in self.rows if row.step == step)
+
+
+def plan_and_measured(folder: RunState | None, parameters: Parameters | None) -> Timeline:
+    """The plan of this run, or of parameters that have no run yet, with what was measured."""
+    found = {t.step.number: t for t in numbers.timed(read_run(folder.reports))} if folder is not None else {}
+    hours = Hours.of(parameters) if parameters is not None else None
+    start, start_is = None, "T is not named: window.start in the parameters file"
+    if hours is not None:
+        start, start_is = hours.start, f"T is the window's start, {moment(hours.start)}"
+    elif Step.FENCE_WRITES in found:
+        start, start_is = (
+            found[Step.FENCE_WRITES].start,
+            f"T is when the fence went up, {moment(found[Step.FENCE_WRITES].start)}",
+        )
+    rows = []
+    for row in _planned(folder, parameters):
+        step = found.get(row.step) if row.step != _BACK[0] else None
+        if step is not None and start is not None:
+            real = ((step.start - start).total_seconds(), (step.end - start).total_seconds())
+            rows.append(Row(row.part, row.step, row.title, row.planned, row.basis, real, step.open))
+        else:
+            rows.append(row)
+    rows = [_measured_elsewhere(row, folder, start) for row in rows]
+    return Timeline(rows, start, start_is)
+
+
+def _planned(folder: RunState | None, parameters: Parameters | None) -> Sequence[Row]:
+    rows, at = [], -_DAY
+    for step, title, minutes, section in _DAY_BEFORE:
+        rows.append(Row(BEFORE, step, title, (at, at + minutes * _MINUTE), f"runbook, {section}"))
+        at = rows[-1].planned[1]
+    at = 0.0
+    for step, title, minutes, section in _THE_NIGHT:
+        seconds, basis = minutes * _MINUTE, f"runbook, {section}"
+        if folder is not None and (guess := estimated_seconds(folder, step)):
+            seconds, basis = guess, "estimate of step 13"
+        rows.append(Row(NIGHT, step, title, (at, at + seconds), basis))
+        at += seconds
+    step, title, minutes, section = _BACK
+    rows.append(Row(NIGHT, step, title, (at, at + minutes * _MINUTE), f"runbook, {section}"))
+    watch = parameters.monitoring.minutes * _MINUTE if parameters is not None else _HOUR
+    rows.append(
+        Row(
+            AFTER,
+            Step.MONITOR,
+            "Monitor",
+            (at, at + watch),
+            "monitoring.minutes" if parameters else "runbook, Section 5",
+        )
+    )
+    rows += [Row(AFTER, step, title, (at + watch, at + watch), "runbook, Section 5") for step, title in _AFTERWARDS]
+    days = parameters.snapshot.retention_days if parameters is not None else 7
+    taken = next(row for row in rows if row.step == Step.SNAPSHOT).planned[1]
+    basis = "snapshot.retention_days" if parameters else "runbook, Appendix A"
+    return [*rows, Row(AFTER, "", _KEPT, (taken, taken + days * _DAY), basis)]
+
+
+def _measured_elsewhere(row: Row, folder: RunState | None, start: dt.datetime | None) -> Row:
+    """The rollback is on demand; the snapshot says itself until when it is kept."""
+    if folder is None or start is None:
+        return row
+    begun = ended = None
+    still = False
+    if row.step == Step.ROLLBACK and (back := numbers.rollback(done := measured_rollback(folder))) is not None:
+        begun = numbers.ordered(done)
+        ended = begun + dt.timedelta(seconds=back.clean) if begun is not None else None
+    elif row.title == _KEPT and passed(taken := folder.result(Step.SNAPSHOT)) and taken is not None:
+        begun, ended = numbers.instant(taken.finished), numbers.instant(taken.facts["snapshot"]["retain_until"])
+        if ended is not None and (still := ended > now_utc()):
+            ended = now_utc()
+    if begun is None or ended is None:
+        return row
+    real = ((begun - start).total_seconds(), (ended - start).total_seconds())
+    return Row(row.part, row.step, row.title, row.planned, row.basis, real, still)
+
+
+COLUMNS = ("step", "what", "planned at", "planned", "from", "began", "took")
+
+
+def table(found: Timeline) -> list[tuple[str, ...]]:
+    """The rows in words, in the order of `COLUMNS`; times in UTC where T is known, else from T."""
+
+    def at(seconds: float) -> str:
+        if found.start is not None:
+            return moment((found.start + dt.timedelta(seconds=seconds)).isoformat()).removesuffix(" UTC")
+        return _from_start(seconds)
+
+    return [
+        (r.step, r.title, at(r.planned[0]), in_words(r.planned[1] - r.planned[0]) if r.planned[1] > r.planned[0] else "",
+         r.basis, at(r.real[0]) if r.real else "", r.took)
+        for r in found.rows
+    ]  # fmt: skip
+
+
+def figure(found: Timeline, now: dt.datetime) -> Figure:
+    """The Gantt chart: the day before in hours, the window in minutes, the week after in days."""
+    gone = (now - found.start).total_seconds() if found.start is not None else None
+    panels = []
+    for part, unit, words in ((BEFORE, _HOUR, "hours"), (NIGHT, _MINUTE, "minutes"), (AFTER, _DAY, "days")):
+        bars = [
+            plots.Bar(f"{r.step} {r.title}".strip(), _in(r.planned, unit), _in(r.real, unit) if r.real else None,
+                      _said(r))
+            for r in found.rows if r.part == part
+        ]  # fmt: skip
+        panels.append(plots.Panel(part, f"{words} from T", bars, gone / unit if gone is not None else None))
+    return plots.plan_and_reality(panels, sentence(found), f"{found.start_is}. {_basis(found)}")
+
+
+def _in(span: tuple[float, float], unit: float) -> tuple[float, float]:
+    return span[0] / unit, span[1] / unit
+
+
+def _said(row: Row) -> str:
+    begin, end = row.planned
+    if row.title == _KEPT:
+        return f"{(end - begin) / _DAY:g} days, until T+{(row.real or row.planned)[1] / _DAY:.1f} d"
+    planned = f"planned {in_words(end - begin)}" if end > begin else f"planned at {_from_start(begin)}"
+    return f"{planned}, took {row.took}" if row.took else planned
+
+
+def _from_start(seconds: float) -> str:
+    return f"T{'+' if seconds >= 0 else '−'}{in_words(abs(seconds))}"
+
+
+def in_words(seconds: float) -> str:
+    """A planned length: 5 min, where a measured one is 5 min 00 s; 7 days."""
+    if seconds >= 2 * _DAY:
+        return f"{seconds / _DAY:.3g} days"
+    return duration(seconds).removesuffix(" 00 s")
+
+
+def _basis(found: Timeline) -> str:
+    guessed = [row.step for row in found.rows if row.basis == "estimate of step 13"]
+    if not guessed:
+        return "Planned: the runbook's figures."
+    return f"Planned: the estimate of step 13 for {', '.join(guessed)}, else the runbook's figures."
+
+
+def sentence(found: Timeline) -> str:
+    """The takeaway: how the migration came out against the plan."""
+    plan = in_words(found.of(Step.CUTOVER).planned[1])
+    night = [row for row in found.rows if row.part == NIGHT and row.step != _BACK[0] and row.real is not None]
+    if not night:
+        return f"Planned: cut over {plan} after the fence goes up; no step of the window has run"
+    work = sum(row.real[1] - row.real[0] for row in night if row.real is not None)
+    back = found.of(_BACK[0])
+    said = f"Steps {', '.join(row.step for row in night)} took {duration(work)} of work"
+    cut = found.of(Step.CUTOVER)
+    if cut.real is not None and not cut.open:
+        said = f"Cut over {_after(cut.real[1])}; planned {_after(cut.planned[1])}"
+    return said + (f"; rollback took {back.took}" if back.real is not None else "")
+
+
+def _after(seconds: float) -> str:
+    return f"{in_words(abs(seconds))} {'after' if seconds >= 0 else 'before'} T"
+
+
+# -- rapid rollback ----------------------------------------------------------------------------------------------------
+
+# The rollback on one page, for notebook 00: Appendix E with commands that work, and the times that this run measured.
+#
+# `tests/test_rapid_rollback.py` reads the commands out of the executed notebook and runs them.
+
+
+# Appendix E: "Service restoration: ~10 minutes, total downtime: ~15 minutes".
+_SERVICE, _CLEAN = ("until service is back", "about 10 min"), ("until the target is clean", "about 15 min")
+
+
+def times(folder: RunState) -> list[tuple[str, str, str]]:
+    """(what, what the runbook promises, what is known of this run) of the rollback."""
+    found = numbers.rollback(measured_rollback(folder)) if folder.exists else None
+    if found is None:
+        seconds, how = rollback_seconds(folder) if folder.exists else (0.0, "")
+        known = f"about {duration(seconds)} ({how})" if how else "not known before step 22 has passed"
+        return [(*_CLEAN, known)]
+    how = "measured in this run's drill" if folder.facts.get("drills") else "measured in this run"
+    return [(*_SERVICE, f"{duration(found.service)} ({how})"), (*_CLEAN, f"{duration(found.clean)} ({how})")]
+
+
+def sheet(folder: RunState) -> str:
+    """The page as HTML: commands, times, and what the rollback would do now."""
+    commands = _table(("when", "what it does", "command"), [
+        (html.escape(line.when), html.escape(line.what), f'<code style="white-space: nowrap">{html.escape(line.command)}</code>')
+        for line in record.rapid(folder.command)
+    ])  # fmt: skip
+    known = _table(("how long", "runbook", "this run"), [tuple(map(html.escape, row)) for row in times(folder)])
+    if not folder.exists:
+        return commands + known
+    stages = [tuple(map(html.escape, row)) for row in outline.outline(folder)]
+    more = _table(("stage", "what would be done now"), stages)
+    return f"{commands}{known}<details><summary>What it would do, stage by stage</summary>{more}</details>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells are HTML already."""
+    left = 'style="text-align: left"'
+    top = "".join(f"<th {left}>{cell}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td {left}>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

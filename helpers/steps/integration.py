@@ -19,8 +19,8 @@ import pandas as pd
 from helpers.errors import RunbookError, UsageError, one_line
 from helpers.fence import used_by
 from helpers.formatting import count
-from helpers.migration.written_data import WrittenData
-from helpers.monitoring import integration_cases, probes, pytest_target
+from helpers.migration.source_changes import WrittenData
+from helpers.monitoring import integration_cases, measure, pytest_target
 from helpers.monitoring.integration_cases import Case, generated, read_cases
 from helpers.monitoring.measure import run_child
 from helpers.parameters import resolve_path
@@ -49,7 +49,7 @@ class IntegrationStep(NotebookStep):
     @cached_property
     def cases(self) -> list[Case]:
         names = WrittenData(self.run).collections
-        stored = {p.collection: p.id for p in probes.choose(self.run, probes.TARGET, 1)}
+        stored = {p.collection: p.id for p in measure.choose(self.run, measure.TARGET, 1)}
         return [*self.from_file, *generated(self.run.parameters, names, stored)]
 
     @cached_property

@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from helpers import plots
-from helpers.migration import reembedding
+from helpers.migration import staging
 from helpers.migration.catch_up import PROBED, UNCHANGED, CatchUp, switch
-from helpers.migration.importing import Job
-from helpers.migration.phase_checks import (
+from helpers.migration.importing import (
+    Job,
     judge_arrivals,
     judge_indexes,
     judge_rescue,
@@ -112,7 +112,7 @@ class MigrateStep(NotebookStep):
         """Phase 3: what was quarantined and why; whether enough is left to go on."""
         judge_staging(self.run, self.staged, self.run.parameters)
         judge_rescue(self.run, self.snapshot)
-        reembedding.judge(self.run, self.snapshot, self.job.reembedded)
+        staging.judge(self.run, self.snapshot, self.job.reembedded)
         self.run.fact("quarantine", self.staged.quarantined)
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
 

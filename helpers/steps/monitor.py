@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from helpers import plots
 from helpers.cutover.application import LogWatch, positions
 from helpers.formatting import count, duration
-from helpers.monitoring import probes
+from helpers.monitoring import measure
 from helpers.monitoring.watcher import (
     ERRORS_IN_A_ROW,
     SLOW_IN_A_ROW,
@@ -53,7 +53,7 @@ class MonitorStep(NotebookStep):
     @cached_property
     def watcher(self) -> Watcher:
         names = max(1, len(self.validated))
-        chosen = probes.choose(self.run, probes.TARGET, max(2, -(-QUERIES // names)))
+        chosen = measure.choose(self.run, measure.TARGET, max(2, -(-QUERIES // names)))
         rules = self.run.parameters.cutover
         logs = LogWatch(positions(rules.log_files), rules.log_pattern)  # lines from now on
         return Watcher.of_target(
@@ -72,7 +72,7 @@ class MonitorStep(NotebookStep):
             ("watched", duration(60 * rules.minutes)),
             ("a look every", duration(rules.interval_seconds)),
             ("queries a look", f"{len(chosen)} stored vectors of {count(len(self.validated), 'collection')}, seed {seed}"),
-            ("latency is", probes.LATENCY),
+            ("latency is", measure.LATENCY),
             ("health URLs", ", ".join(self.watcher.health) or "none are named (cutover.health)"),
             ("ends early", f"errors in {ERRORS_IN_A_ROW} samples in a row"),
             ("ends early", f"p95 above {rules.maximum_latency_ms:g} ms in {SLOW_IN_A_ROW} samples in a row"),

@@ -19,8 +19,7 @@ import pandas as pd
 from helpers import plots
 from helpers.errors import RUNBOOK, one_line
 from helpers.formatting import count, duration
-from helpers.monitoring.measure import CLIENTS, run_child
-from helpers.monitoring.probes import LATENCY, SOURCE, TARGET
+from helpers.monitoring.measure import CLIENTS, LATENCY, SOURCE, TARGET, run_child
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import NotebookStep, RunRecord

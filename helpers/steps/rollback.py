@@ -20,22 +20,21 @@ from helpers.cutover import CutoverState, put_back
 from helpers.errors import RUNBOOK, Terminal, WorldError
 from helpers.fence import Control, FenceState, lift, used_by
 from helpers.fence.control import LIFTING
+from helpers.migration.source_changes import WrittenData
 from helpers.migration.target_lock import remove_made_database
-from helpers.migration.written_data import WrittenData
-from helpers.monitoring import probes
+from helpers.monitoring import measure
 from helpers.monitoring.watcher import Watcher
 from helpers.parameters.sections import Fence, Rollback
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent, utc_now
 from helpers.rollback import outline, postmortem
-from helpers.rollback import state as st
+from helpers.rollback import outline as st
 from helpers.rollback.outline import at_work
 from helpers.rollback.proof import SourceProof, StageContext
 from helpers.rollback.replay import added_ids
 from helpers.rollback.return_writes import ReturnWrites
 from helpers.run import kernel
-from helpers.run.open_source import open_chosen
-from helpers.run.record import NotebookStep, RunRecord
+from helpers.run.record import NotebookStep, RunRecord, open_chosen
 from helpers.stores import Store, open_target
 from helpers.stores.layout import is_new
 from helpers.stores.opening import lacking, quick_names
@@ -304,7 +303,7 @@ class RollbackStep(NotebookStep):
         health = self.of.cutover.cutover.health if self.of.cutover else []
         interval = min(LONGEST_INTERVAL, self.run.parameters.monitoring.interval_seconds, max(seconds / 2, 0.1))
         with self.of.stage(st.WATCH) as row:
-            chosen = probes.choose(self.run, probes.SOURCE, PROBES)
+            chosen = measure.choose(self.run, measure.SOURCE, PROBES)
             watcher = Watcher(lambda: open_chosen(self.run), chosen, self.run.parameters.source, health=health)
             with self.run.progress("Watch the source", int(seconds), "seconds") as bar:
                 rounds = list(watcher.samples(seconds, interval, bar))

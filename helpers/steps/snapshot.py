@@ -5,16 +5,15 @@ from __future__ import annotations
 import pandas as pd
 
 from helpers.formatting import moment
-from helpers.migration.phase_checks import judge_rescue
-from helpers.migration.preflight import chosen
+from helpers.migration.importing import judge_rescue
+from helpers.migration.target_lock import chosen
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
-from helpers.run.open_source import open_chosen
-from helpers.run.record import NotebookStep, RunRecord
-from helpers.snapshots import reading_estimate
+from helpers.run.record import NotebookStep, RunRecord, open_chosen
 from helpers.snapshots.retention import described, take
 from helpers.snapshots.snapshot import Snapshot
+from helpers.steps import source_health
 from helpers.stores import Reader
 
 
@@ -23,7 +22,7 @@ def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
     names = chosen(store.names(), run.parameters)
     total = sum(store.count(n) for n in names)
     if not run.parameters.source.is_embedded:
-        run.log(f"about to read the source: {reading_estimate.of_run(run, store, names).sentence()}")
+        run.log(f"about to read the source: {source_health.of_run(run, store, names).sentence()}")
     with run.phase("snapshot", total), run.progress("Snapshot", total) as bar:
         return take(run, store, names, f"{run.id}-{run.step}", bar)
 

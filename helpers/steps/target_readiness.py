@@ -25,17 +25,15 @@ from helpers.cutover.readiness import CutoverReadiness
 from helpers.errors import RUNBOOK, RunbookError
 from helpers.formatting import size
 from helpers.migration.checkpoint import Checkpoint
-from helpers.migration.importing import DISK_RESERVE
-from helpers.migration.phase_checks import judge_indexes
-from helpers.migration.preflight import NOT_THERE, chosen, refuse_taken
+from helpers.migration.importing import DISK_RESERVE, judge_indexes
+from helpers.migration.target_lock import NOT_THERE, chosen, refuse_taken
 from helpers.parameters import resolve_path
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.folders import RunPath
-from helpers.run.open_source import check_connection, open_chosen
 from helpers.run.plan import Step
-from helpers.run.record import NotebookStep, RunRecord
+from helpers.run.record import NotebookStep, RunRecord, check_connection, open_chosen
 from helpers.schema import load_schema
 from helpers.stores import CollectionInfo, Store, open_embedded, open_target
 from helpers.stores.handshake import tried, with_candidates

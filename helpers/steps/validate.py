@@ -15,7 +15,7 @@ import pandas as pd
 
 from helpers import plots
 from helpers.errors import RunbookError
-from helpers.migration import reembedding
+from helpers.migration import staging
 from helpers.migration.source_changes import current_snapshot
 from helpers.migration.staging import Quarantine
 from helpers.reason_codes import ReasonCode
@@ -113,7 +113,7 @@ class ValidateStep(NotebookStep):
             date=run.date,
             quarantined=quarantine_of(run),
             baseline=_baseline(run, snapshot),
-            reembedded=run.workspace / reembedding.FOLDER,
+            reembedded=run.workspace / staging.FOLDER,
         )
         run.require(Step.MIGRATE)
         self._judgement: Judgement | None = None
@@ -130,7 +130,7 @@ class ValidateStep(NotebookStep):
             judge_fulltext(self.run, store, [row["collection"] for row in found.targets if row["target"]])
         self._judgement = Judgement(found, self.of)
         record(self.run, self._judgement)
-        reembedding.judge(self.run, self.of.snapshot, self.run.workspace / reembedding.FOLDER)
+        staging.judge(self.run, self.of.snapshot, self.run.workspace / staging.FOLDER)
         return pd.DataFrame(found.targets)
 
     @property

@@ -20,7 +20,7 @@ from helpers.chunks import ChunkBatch, align
 from helpers.errors import Terminal, WorldError, one_line
 from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
-from helpers.stores import creation, embedding_functions
+from helpers.stores import creation
 from helpers.stores.base import (
     LOCK_COLLECTION,
     Closing,
@@ -162,7 +162,7 @@ class ClientStore(TargetLock, Closing):
             metadata=dict(collection.metadata) if collection.metadata else None,
             configuration=configuration,
             schema=creation.raw_schema(collection),
-            embedding_function=embedding_functions.persisted_name(configuration),
+            embedding_function=creation.persisted_name(configuration),
             findings=(*([finding] if finding else []), *self._notes.get(str(collection.id), [])),
         )
 
@@ -349,7 +349,7 @@ class ClientStore(TargetLock, Closing):
         if reason := self.text_queries_available(name):
             raise Terminal(ReasonCode.EMBEDDING_FUNCTION_UNAVAILABLE, reason, where=self._at(name))
         info = self._infos[name]
-        function = embedding_functions.stored_function(info.configuration, info.dimension, self._functions)
+        function = creation.stored_function(info.configuration, info.dimension, self._functions)
         try:
             return np.asarray(function.query(texts), np.float32).reshape(len(texts), -1)
         except Exception as error:  # a foreign model, or the service behind it
@@ -371,7 +371,7 @@ class ClientStore(TargetLock, Closing):
     def text_queries_available(self, name: str) -> str:
         """Why text queries cannot be asked of this collection, or "" where they can."""
         info = self._infos.get(name) or self.info(name)
-        return embedding_functions.unavailable(info.configuration, info.dimension, self._functions)
+        return creation.unavailable(info.configuration, info.dimension, self._functions)
 
     def unindexed(self, name: str) -> int:
         """Writes that the index does not hold yet, as far as the server tells: only Cloud indexes later."""

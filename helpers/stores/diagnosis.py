@@ -24,10 +24,9 @@ from helpers.parameters.endpoint import Endpoint, resolve_path
 from helpers.results import Progress, silent
 from helpers.stores.base import CollectionInfo, Finding, Reader, Severity, distance
 from helpers.stores.creation import refused_name, unsupported
-from helpers.stores.duckdb_layout import is_duckdb_layout
 from helpers.stores.index_files import bloat
 from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
-from helpers.stores.layout import DATABASE, VOLUMES, reading
+from helpers.stores.layout import DATABASE, VOLUMES, is_duckdb_layout, reading
 from helpers.stores.repair import migrations
 
 PIECE = 1_000  # chunks read at a time

@@ -13,7 +13,7 @@ import pytest
 
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.runner import retry
+from helpers.runner import notebook
 from helpers.stores import open_target
 from tests.conftest import ROOT
 from tests.test_retry_takes_back import THEIRS, a_decided_run, fill
@@ -25,11 +25,11 @@ TAKE_BACK = """
 import sys
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.runner import retry
+from helpers.runner import notebook
 folder = RunFolder.of("night")
 print("ready", flush=True)
 sys.stdin.readline()
-retry.take_back(folder, plan.find("22"), lambda said: None)
+notebook.take_back(folder, plan.find("22"), lambda said: None)
 """
 
 
@@ -40,8 +40,8 @@ def test_a_killed_retry_is_finished_by_the_next(tmp_path: Path, monkeypatch: pyt
         home = tmp_path / str(trial)
         seconds_of(home, monkeypatch, chance.random() * whole)
         folder = RunFolder.of("night")
-        hits.append(retry.pending(folder) or "ended")
-        retry.take_back(folder.read(), plan.find("22"), lambda said: None)
+        hits.append(notebook.pending(folder) or "ended")
+        notebook.take_back(folder.read(), plan.find("22"), lambda said: None)
         with open_target(folder.read().parameters.target) as store:
             assert (store.names(), store.count(THEIRS)) == ([THEIRS], 30)
         assert not (folder.workspace / "checkpoint.json").exists()
