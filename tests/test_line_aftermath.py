@@ -20,6 +20,7 @@ from helpers.run.folders import RunFolder
 from helpers.run.record import RunRecord
 from helpers.runner import outcome
 from helpers.runner.notebook import Run
+from helpers.runner.pipeline import _verdict
 from helpers.status import overview as terminals
 from helpers.status.overview import next_action, run_rows
 
@@ -178,3 +179,10 @@ def test_a_run_that_goes_back_does_not_go_on(folder: RunFolder, capsys: pytest.C
     assert "Begin a new run" in capsys.readouterr().err
     assert "Rolled back, finished 2025-12-01 03:00:00 UTC" in next_action(folder.read())
     assert run_rows()[0]["due"] == "nothing: rolled back"
+
+
+def test_a_dry_run_of_the_rollback_claims_no_rollback(own_folders: None) -> None:
+    ends = {"source": {"path": "old"}, "target": {"path": "new"}}
+    folder = runs.create(parameters_from({"name": "night", **ends}), "night")
+    assert _verdict(folder, [plan.Step.ROLLBACK], None, True).startswith("none, dry run: nothing was rolled back")
+    assert _verdict(folder, [plan.Step.ROLLBACK], None, False) == "Rollback succeeded"

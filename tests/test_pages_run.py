@@ -246,7 +246,8 @@ def test_a_rehearsal_is_marked(tmp_path: Path) -> None:
         sign(folder, role)
     text = read(run_page(folder)).get_text()
     assert "REHEARSAL" in text
-    assert "throw-away key" in text
+    assert "signatures are made by the machine, with throw-away keys" in text
+    assert text.count("signed by the machine with a throw-away key, not by a person.") == 3, "at each signature"
 
 
 def hostile_run(tmp_path: Path) -> Path:

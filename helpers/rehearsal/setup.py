@@ -46,7 +46,7 @@ PARAMETERS = REPOSITORY / "parameters" / "rehearsal.yaml"
 FIRST = "rehearsal"  # the id of the first, so that its folders are those of parameters/rehearsal.yaml
 QUERIES = REPOSITORY / "parameters" / "queries.example.yaml"
 SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
-WATCH_MINUTES = 0.05
+WATCH_MINUTES = 0.02
 BATCHES = 20  # at least, of the import of a rehearsal: the drill of the kill falls between two of them
 
 _COMMAND = [sys.executable, str(Path(sample_application.__file__).resolve())]
