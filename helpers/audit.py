@@ -11,10 +11,10 @@ torn bytes by their digest, and `check` goes on reporting the torn line.
 from __future__ import annotations
 
 import fcntl
-import getpass
 import hashlib
 import json
 import os
+import pwd
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,10 +105,13 @@ def entries(path: Path) -> list[dict[str, Any]]:
 
 
 def user() -> str:
-    """The name of the operating system's user, or its number where it has no name (containers)."""
+    """The name of the operating system's user, or its number where it has no name (containers).
+
+    Never LOGNAME or USER, which anybody sets to the name of another.
+    """
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
         return str(os.getuid())
 
 

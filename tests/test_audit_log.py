@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import itertools
 import json
+import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -25,11 +26,13 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_entry_says_who_when_what_and_how_it_came_out(log: Path) -> None:
+def test_an_entry_says_who_when_what_and_how_it_came_out(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "alice.ceo")  # whoever likes can set these
+    monkeypatch.setenv("USER", "alice.ceo")
     digest = audit.append(log, "prune", outcome="failed", snapshot="s")
     entry = audit.entries(log)[-1]
     assert (entry["action"], entry["outcome"], entry["facts"]) == ("prune", "failed", {"snapshot": "s"})
-    assert entry["user"] == getpass.getuser()
+    assert entry["user"] == pwd.getpwuid(os.getuid()).pw_name
     assert entry["host"]
     assert entry["when"].endswith("+00:00")
     assert digest == hashlib.sha256(log.read_bytes().splitlines()[-1]).hexdigest()

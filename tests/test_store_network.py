@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 from helpers.errors import RunbookError, Terminal, Transient
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import LOCK_COLLECTION, open_source, open_target, quick_names
+from helpers.stores.creation import refused_name
 from tests.proxies import BUSY, CUT_AFTER, CUT_BEFORE, SILENT, SLOW, FaultyProxy
 from tests.servers import ChromaServer, free_port
 from tests.storage import assert_same, chunks, contents, embedded, fill, in_order, plan
@@ -383,4 +385,15 @@ def test_a_marker_that_is_not_ours_keeps_us_out_too(tmp_path: Path) -> None:
         with pytest.raises(Terminal, match="holds the target") as caught:
             store.acquire_lock("run-a")
         assert caught.value.code == "lock_held"
-        assert store.names() == []
+        assert store.names() == [LOCK_COLLECTION], "a run's own marker says whose it is"
+
+
+@pytest.mark.parametrize("named", [{}, {"run_id": "some-run"}], ids=["plain", "like a marker"])
+def test_chunks_in_a_collection_of_the_markers_name_are_data(tmp_path: Path, named: dict[str, str]) -> None:
+    with embedded(tmp_path / "db") as store:
+        store.create(replace(plan(LOCK_COLLECTION), metadata=named or None))
+        store.add(LOCK_COLLECTION, chunks(3))
+    with open_source(Endpoint(path=str(tmp_path / "db")), tmp_path) as source:
+        assert source.names() == [LOCK_COLLECTION], "nothing of a source is passed over for its name"
+        assert source.count(LOCK_COLLECTION) == 3
+    assert "marker" in refused_name(LOCK_COLLECTION), "step 10 asks for another name before anything is written"

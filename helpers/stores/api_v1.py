@@ -19,7 +19,7 @@ import numpy.typing as npt
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.reason_codes import ReasonCode
-from helpers.stores.base import LOCK_COLLECTION, Closing, CollectionInfo, Neighbours, from_metadata, resolve
+from helpers.stores.base import Closing, CollectionInfo, Neighbours, from_metadata, may_be_marker, resolve
 from helpers.stores.client import VectorLost, batch_of, pieces, proven_spaces
 from helpers.stores.limits import Limits, Requests, Usage, written_once
 from helpers.stores.wire import json_of
@@ -58,7 +58,9 @@ class ApiV1Store(Closing):
             new = {c["name"]: c for c in page if c["name"] not in found}
             found.update(new)
             if len(page) < LIST_PAGE or not new:
-                return sorted(name for name in found if name != LOCK_COLLECTION)
+                return sorted(
+                    n for n, c in found.items() if not (may_be_marker(n, c["metadata"]) and self.count(n) == 0)
+                )
 
     def collections(self) -> list[CollectionInfo]:
         return [self.info(name) for name in self.names()]

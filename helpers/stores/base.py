@@ -27,7 +27,7 @@ HNSW_METADATA = {
     "hnsw:sync_threshold": "sync_threshold",
     "hnsw:resize_factor": "resize_factor",
 }
-LOCK_COLLECTION = "runbook-lock"  # the marker that keeps a second run out of a target; never listed as data
+LOCK_COLLECTION = "runbook-lock"  # the marker that keeps a second run out of a target
 
 Neighbours = list[list[tuple[str, float]]]  # per query vector: (id, distance), best first
 
@@ -59,6 +59,11 @@ def consistent_spaces(
     """
     given = np.asarray(answered, np.float64)
     return [s for s in SPACES if np.allclose(distance(s, vectors, query), given, rtol=1e-3, atol=1e-4)]
+
+
+def may_be_marker(name: str, metadata: Mapping[str, Any] | None) -> bool:
+    """Whether a collection looks like the lock's marker. It is one where it is empty, too: chunks are always data."""
+    return name == LOCK_COLLECTION and "run_id" in (metadata or {})
 
 
 def declared(configuration: Mapping[str, Any]) -> Space | None:

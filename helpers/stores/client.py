@@ -22,7 +22,6 @@ from helpers.parameters.endpoint import StoredFunction
 from helpers.reason_codes import ReasonCode
 from helpers.stores import creation
 from helpers.stores.base import (
-    LOCK_COLLECTION,
     Closing,
     CollectionInfo,
     Neighbours,
@@ -31,6 +30,7 @@ from helpers.stores.base import (
     consistent_spaces,
     declared,
     from_metadata,
+    may_be_marker,
     resolve,
 )
 from helpers.stores.creation import TargetLock
@@ -108,7 +108,9 @@ class ClientStore(TargetLock, Closing):
 
     def names(self) -> list[str]:
         """The collections, by name; the lock's marker left out."""
-        return sorted(c.name for c in self._listed() if c.name != LOCK_COLLECTION)
+        return sorted(
+            c.name for c in self._listed() if not (may_be_marker(c.name, c.metadata) and self.count(c.name) == 0)
+        )
 
     def collections(self) -> list[CollectionInfo]:
         return [self.info(name) for name in self.names()]

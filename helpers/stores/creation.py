@@ -203,7 +203,9 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*[a-zA-Z0-9]")
 
 
 def refused_name(name: str) -> str:
-    """Why a current Chroma takes no collection of this name, or "". Older ones took more: one letter, blanks, accents."""
+    """Why a target takes no collection of this name, or "". Older Chromas took more: one letter, blanks, accents."""
+    if name == LOCK_COLLECTION:
+        return "it is the name of the marker by which a run holds its target"
     if not 3 <= len(name) <= 512:
         return f"it has {len(name)} characters, 3 to 512 are allowed"
     if not _NAME.fullmatch(name):
