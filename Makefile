@@ -17,6 +17,7 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+AUDIT := .audit
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off
 # Notebooks run under nbval in the same pytest session as the tests. loadfile keeps the cells of a notebook, which share a
@@ -27,10 +28,10 @@ LATER := $(wildcard $(addprefix notebooks/,14* 22* 23* 24* 25* 26* 27* 30* 4* 5*
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks docs)
 
-.PHONY: help rehearse rehearse-servers test test-slow test-attacks test-kill test-memory test-compat test-cloud lab lint docs bench lock clean
+.PHONY: help rehearse rehearse-servers test test-slow test-attacks test-kill test-memory test-compat test-cloud audit lab lint docs bench lock clean
 
 help:
-	@echo "make rehearse | rehearse-servers | test | test-slow | test-attacks | test-kill | test-memory | test-compat | test-cloud | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
+	@echo "make rehearse | rehearse-servers | test | test-slow | test-attacks | test-kill | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
@@ -79,6 +80,16 @@ lint: $(READY)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
+# Tools that look at the repository from outside, in an environment of their own. Where they cannot be installed, or cannot
+# reach their database, a line says NOT EXERCISED and why.
+audit: $(READY) $(AUDIT)/.ready
+	$(BIN)/python -m tests.audit $(AUDIT)/bin
+
+$(AUDIT)/.ready: requirements-audit.lock
+	@rm -rf $(AUDIT) && $(BIN)/python -m venv $(AUDIT)
+	@if $(AUDIT)/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off --require-hashes \
+	    -r requirements-audit.lock >$(AUDIT)/install.log 2>&1; then touch $@; fi
+
 # docs/cli.md, docs/parameters.md and parameters/parameters.schema.json; tests/test_docs.py fails where they drift.
 docs: $(READY)
 	$(BIN)/python -m docs.generate
@@ -92,10 +103,12 @@ lock:
 	$(UV) pip compile requirements.in --universal --generate-hashes --python-version 3.11 --no-strip-extras --no-emit-index-url \
 	  --custom-compile-command "make lock" --quiet -o requirements.lock $(ARGS)
 	$(PYTHON) .ci/plain_names.py
+	$(UV) pip compile requirements-audit.in --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
+	  --custom-compile-command "make lock" --quiet -o requirements-audit.lock $(ARGS)
 
 # Runs under reports/ and snapshots under workspace/ are evidence: they are never removed here.
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) $(AUDIT) .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	find helpers tests benchmarks notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} + 2>/dev/null || true
 
 # A .venv that works is kept and brought up to the lock. What pip says goes to a file; its errors are shown.

@@ -417,7 +417,7 @@ def foreign_bytecode(package: Path) -> list[str]:
         if data[:4] != MAGIC_NUMBER or (flags == 0 and stamp_ != [int(about.st_mtime) & 0xFFFFFFFF, about.st_size]):
             continue  # not read: Python compiles the source anew
         try:
-            same = marshal.loads(data[16:]) == compile(code, str(source), "exec", dont_inherit=True)  # noqa: S302
+            same = marshal.loads(data[16:]) == compile(code, str(source), "exec", dont_inherit=True)  # noqa: S302  # nosec B302
         except (ValueError, EOFError, TypeError):
             same = False
         if not same:

@@ -29,7 +29,7 @@ from helpers.run.plan import Step
 
 NO_WRITES = "source_takes_no_writes"  # of step 20's fact "fence": what was asked and answered, where that is proven
 SETTING, UP, LIFTING, LIFTED = "setting", "up", "lifting", "lifted"
-_WILD = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 (read, never bound)
+_WILD = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 (read, never bound)  # nosec B104
 SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
 
 

@@ -104,7 +104,7 @@ def log(folder: Path, text: str) -> None:
 def ask(port: int, path: str, data: bytes | None = None) -> int:
     """The status of an answer; 0 where nobody answers."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data=data, timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data=data, timeout=5) as answer:  # nosec B310  (loopback)
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

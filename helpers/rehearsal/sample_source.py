@@ -280,7 +280,7 @@ def _id(plan: _Plan, place: Place) -> str:
 def _random(*key: object) -> random.Random:
     """A stream of its own for each key. Only `.random()` is used: the one method that Python promises not to change."""
     digest = hashlib.blake2b("/".join(map(str, (SEED, *key))).encode(), digest_size=8).digest()
-    return random.Random(int.from_bytes(digest, "big"))  # noqa: S311  # sentences, not secrets
+    return random.Random(int.from_bytes(digest, "big"))  # noqa: S311  # nosec B311  sentences, not secrets
 
 
 def _pick(rng: random.Random, options: tuple[str, ...]) -> str:

@@ -59,7 +59,7 @@ def _render(template: str, facts: Mapping[str, Any]) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(  # Markdown: `plain` escapes what means something there
-        loader=PackageLoader("helpers.report"), autoescape=False, undefined=StrictUndefined, trim_blocks=True,  # noqa: S701
+        loader=PackageLoader("helpers.report"), autoescape=False, undefined=StrictUndefined, trim_blocks=True,  # noqa: S701  # nosec B701
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
