@@ -241,6 +241,7 @@ class ReasonCode(StrEnum):
     VECTOR_DIFFERS = "vector_differs", _VECTORS_DIFFER
     ZERO_VECTOR = "zero_vector", _VECTORS_DIFFER, _ZERO
 
+    ENGINE_FAILED = "engine_failed", _NO_ANSWER
     NOT_JSON = "not_json", _NO_ANSWER
     PROXY_UNUSABLE = "proxy_unusable", _NO_ANSWER
     SERVER_BUSY = "server_busy", _NO_ANSWER

@@ -21,6 +21,9 @@ Fault = Callable[[str, str], str]  # (method, path) → what happens to this req
 PASS = "pass"
 CUT_BEFORE = "cut before"  # the connection ends, the server never sees the request
 CUT_AFTER = "cut after"  # the server does what was asked, the client never hears of it
+BUSY_AFTER = "busy after"  # the server does it, the gateway answers 503
+TWICE = "twice"  # a gateway sends the request twice, and passes on the second answer
+FAILS = "fails"  # 500, and the server never sees the request
 BUSY = "busy"  # 503, as a gateway in front of the server answers
 SILENT = "silent"  # no answer, as long as the proxy lives
 ECHO = "echo"  # 500 whose body repeats the Authorization header that came
@@ -34,6 +37,7 @@ SWAPPED = "swapped"  # an answer of `get` in which each row has the vector of th
 SLOW = "slow"  # the answer comes after half a second
 _FIXED = {
     BUSY: (503, b"<html>no server is available</html>", "text/html"),
+    FAILS: (500, b'{"error":"InternalError","message":"out of breath"}', "application/json"),
     PAGE: (200, b"<!doctype html><title>Sign in</title>", "text/html"),
     NULL: (200, b"null", "application/json"),
 }
@@ -146,20 +150,30 @@ class _Forward(BaseHTTPRequestHandler):
             return self.trickle(fault)
         if fault == SLOW:
             time.sleep(0.5)
-        connection = http.client.HTTPConnection(*self.owner.upstream, timeout=60)
         try:
-            connection.request(self.command, self.path, body, {k: v for k, v in self.headers.items() if k != "Host"})
-            reply = connection.getresponse()
-            content, kind = reply.read(), reply.headers.get("content-type", "application/json")
+            status, content, kind = self.upstream(body, 2 if fault == TWICE else 1)
         except OSError:
             return self.cut()
-        finally:
-            connection.close()
         if fault == CUT_AFTER:
             return self.cut()
+        if fault == BUSY_AFTER:
+            return self.answer(*_FIXED[BUSY])
         if fault == LATIN:
             kind = "application/json; charset=iso-8859-1"
-        return self.answer(reply.status, changed(fault, content), kind)
+        return self.answer(status, changed(fault, content), kind)
+
+    def upstream(self, body: bytes, times: int) -> tuple[int, bytes, str]:
+        """Status, content and content type of the server's answer, the last of so many."""
+        connection = http.client.HTTPConnection(*self.owner.upstream, timeout=60)
+        headers = {k: v for k, v in self.headers.items() if k != "Host"}
+        try:
+            for _ in range(times):
+                connection.request(self.command, self.path, body, headers)
+                reply = connection.getresponse()
+                content = reply.read()
+            return reply.status, content, reply.headers.get("content-type", "application/json")
+        finally:
+            connection.close()
 
     do_GET = do_POST = do_PUT = do_DELETE = forward  # the names that http.server looks for
 

@@ -40,10 +40,7 @@ from helpers.stores import CollectionInfo, Store
 from helpers.stores.creation import allowed, as_created, effective_configuration, listed, refusal, unsupported
 from helpers.stores.opening import MOST_BODY_BYTES
 
-_ABOUT_THE_DATA = {
-    ReasonCode.REFUSED,
-    ReasonCode.QUOTA_EXCEEDED,
-}  # refusals that may be one chunk's fault; others concern the whole target
+_ABOUT_THE_DATA = {ReasonCode.REFUSED, ReasonCode.QUOTA_EXCEEDED}  # all other errors concern the whole target
 DISK_RESERVE = 100 * 2**20  # bytes; the runbook pauses below it
 
 
@@ -74,7 +71,7 @@ class Importer:
         """
         self.store.acquire_lock(self.run_id)
         present = set(self.store.names())
-        foreign = sorted(p.name for p in plans if p.name in present and not self.checkpoint.targets[p.name].intended)
+        foreign = sorted(p.name for p in plans if p.name in present and not self._is_ours(p))
         if foreign:
             self.store.release_lock(self.run_id)
             raise target_lock.taken(foreign, self.target, self.store.label, None, self.run_id)
@@ -83,11 +80,18 @@ class Importer:
                 self._create(plan)
             self.checkpoint.confirm(plan.name)
 
+    def _is_ours(self, plan: CollectionInfo) -> bool:
+        """Whether this run made the collection that is there: the ledger saw it, or meant to, and nothing is in it yet."""
+        state = self.checkpoint.targets[plan.name]
+        return state.created or (state.intended and self.store.as_created(plan))
+
     def _create(self, plan: CollectionInfo) -> None:
         self.checkpoint.intend(plan.name)
         try:
             self.store.create(plan)
         except Terminal as error:
+            if error.code == ReasonCode.EXISTS and self.store.as_created(plan):
+                return  # our request was sent twice on its way: we hold the lock, and it was not there before
             if error.code == ReasonCode.EXISTS:  # made by somebody else since we looked: not ours on a resume either
                 self.checkpoint.disown(plan.name)
                 self.store.release_lock(self.run_id)

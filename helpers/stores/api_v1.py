@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from helpers.errors import Terminal
 from helpers.reason_codes import ReasonCode
 from helpers.stores.base import Closing, CollectionInfo, Neighbours, from_metadata, may_be_marker, resolve
 from helpers.stores.client import VectorLost, batch_of, pieces, proven_spaces
-from helpers.stores.limits import Limits, Requests, Usage, written_once
+from helpers.stores.limits import Limits, Requests, Usage, done_once, written_once
 from helpers.stores.wire import json_of
 
 LIST_PAGE = 1_000
@@ -156,6 +157,8 @@ class ApiV1Store(Closing):
                 halves = (ids[:middle], ids[middle:])
                 return ChunkBatch.concatenate([self._read_piece(name, h, True, dimension) for h in halves])
             batch = batch_of(ids, self._get(name, asked, _CONTENT), dimension, False)  # fails where all reading does
+            with suppress(VectorLost, _ServerFailed):  # a server that was only busy gives it now
+                return batch_of(ids, self._get(name, asked, [*_CONTENT, "embeddings"]), dimension, True)
             batch.lost[:] = True
             return batch
 
@@ -217,7 +220,10 @@ class ApiV1Store(Closing):
         """A collection with this metadata and space. Raises `Terminal` where the name is taken."""
         body = {"name": info.name, "metadata": {**(info.metadata or {}), "hnsw:space": info.space}}
         try:
-            self._ask("POST", "collections", body={**body, "get_or_create": False}, again=False)
+            done_once(
+                lambda: self._ask("POST", "collections", body={**body, "get_or_create": False}, again=False),
+                done=lambda: info.name in self.names() and not self.count(info.name), where=self._at(info.name),
+            )  # fmt: skip
         except Terminal as error:
             if "already exists" in error.what:
                 what, hint = f"collection {info.name} already exists", "Nothing was changed there."
@@ -251,7 +257,10 @@ class ApiV1Store(Closing):
             self._ask("POST", self._path(name, "delete"), body=body, where=self._at(name))
 
     def drop(self, name: str) -> None:
-        self._ask("DELETE", f"collections/{quote(name, safe='')}", where=self._at(name), again=False)
+        done_once(
+            lambda: self._ask("DELETE", f"collections/{quote(name, safe='')}", where=self._at(name), again=False),
+            done=lambda: name not in self.names(), where=self._at(name),
+        )  # fmt: skip
         self._forget(name)
 
     def _forget(self, name: str) -> None:

@@ -35,7 +35,7 @@ from helpers.stores.base import (
 )
 from helpers.stores.creation import TargetLock
 from helpers.stores.door import Client, Collection
-from helpers.stores.limits import NO_LIMIT, Limits, Narrower, Requests, Usage, attempt, written_once
+from helpers.stores.limits import NO_LIMIT, Limits, Narrower, Requests, Usage, done_once, written_once
 
 T = TypeVar("T")
 LIST_PAGE = 1_000  # collections in one answer
@@ -394,9 +394,24 @@ class ClientStore(TargetLock, Closing):
         return tuple(self.requests.learnt)
 
     def create(self, info: CollectionInfo) -> None:
-        """A collection with the configuration, schema and metadata of `info`, its space the effective one."""
-        attempt(lambda: creation.create(self.client, info), self._at(info.name))
+        """A collection with the configuration, schema and metadata of `info`, its space the effective one.
+
+        Raises `Terminal` ("exists") where there is one of this name, but where an answer was lost and it is `as_created`.
+        """
+        done_once(
+            lambda: creation.create(self.client, info),
+            done=lambda: self.as_created(info), where=self._at(info.name), waits=self.usage.waits,
+        )  # fmt: skip
         self._infos.pop(info.name, None)
+
+    def as_created(self, info: CollectionInfo) -> bool:
+        """Whether the collection is there, and as `create` makes it: empty, with this space and these metadata keys."""
+        self._infos.pop(info.name, None)
+        if info.name not in self.names():
+            return False
+        there = self.info(info.name)
+        keys = set(there.metadata or ()) == set(info.metadata or ())
+        return there.count == 0 and there.space == info.space and keys
 
     def add(self, name: str, batch: ChunkBatch) -> None:
         """Add new chunks, in pieces that the server accepts. All of a piece is written or nothing.
@@ -440,7 +455,7 @@ class ClientStore(TargetLock, Closing):
     def drop(self, name: str) -> None:
         """Delete the records, then the collection: the other way leaks list-valued metadata (chroma-facts 18)."""
         self.delete(name, self.ids(name))
-        attempt(lambda: self.client.delete_collection(name), self._at(name))
+        self.delete_empty(name)
         self._infos.pop(name, None)
 
     def close(self) -> None:

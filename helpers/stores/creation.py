@@ -20,6 +20,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, cast
@@ -48,7 +49,7 @@ from helpers.stores.door import (
     register_embedding_function,
 )
 from helpers.stores.door import Collection as DoorCollection
-from helpers.stores.limits import attempt, translate
+from helpers.stores.limits import Usage, done_once, retried
 
 SPARSE, SPARSE_VALUES, SPANN, QUANTISED = "sparse index", "sparse vectors", "SPANN index", "quantisation"
 VECTORS = "#embedding"  # the key under which a schema keeps the index of the embeddings
@@ -260,15 +261,20 @@ class TargetLock:
 
     client: Client
     label: str
+    usage: Usage
 
     def acquire_lock(self, run_id: str) -> None:
         """Take the lock, or keep it where this run holds it already. Raises `Terminal` ("lock_held")."""
         mark = {"run_id": run_id, "host": socket.gethostname(), "time": utc_now()}
-        try:
-            self.client.create_collection(LOCK_COLLECTION, metadata=mark, embedding_function=None)
-        except Exception as error:
-            if "already exists" not in str(error):
-                raise translate(error, self.label) from error
+
+        def take() -> None:
+            try:
+                self.client.create_collection(LOCK_COLLECTION, metadata=mark, embedding_function=None)
+            except Exception as error:
+                if "already exists" not in str(error):
+                    raise
+
+        done_once(take, done=lambda: self.lock_holder() is not None, where=self.label, waits=self.usage.waits)
         holder = self.lock_holder() or {}
         if holder.get("run_id") != run_id:
             name = str(holder.get("run_id", "?"))
@@ -285,17 +291,39 @@ class TargetLock:
     def release_lock(self, run_id: str) -> None:
         """Give the lock back; nothing where another run holds it."""
         if (self.lock_holder() or {}).get("run_id") == run_id:
-            attempt(lambda: self.client.delete_collection(LOCK_COLLECTION), self.label)
+            self.delete_empty(LOCK_COLLECTION)
 
     def lock_holder(self) -> dict[str, Any] | None:
         """Run id, host and time of the holder, or None where the target is free."""
-        try:
-            collection = self.client.get_collection(LOCK_COLLECTION, embedding_function=None)
-        except (NotFoundError, ValueError):
-            return None
-        except Exception as error:
-            raise translate(error, self.label) from error
-        return dict(collection.metadata or {})
+        collection = self._there(LOCK_COLLECTION)
+        return None if collection is None else dict(collection.metadata or {})
+
+    def delete_empty(self, name: str) -> None:
+        """Delete this very collection, which has no chunk; one that somebody makes under its name meanwhile is left alone."""
+        found = self._there(name)
+        if found is None:
+            return
+
+        def gone() -> bool:
+            there = self._there(name)
+            return there is None or there.id != found.id
+
+        def delete() -> None:
+            with suppress(NotFoundError):  # a proxy that sends a request twice passes on the answer to the second
+                self.client.delete_collection(name)
+
+        done_once(delete, done=gone, where=self.label, waits=self.usage.waits)
+
+    def _there(self, name: str) -> DoorCollection | None:
+        """The collection of this name, None where there is none."""
+
+        def ask() -> DoorCollection | None:
+            try:
+                return self.client.get_collection(name, embedding_function=None)
+            except (NotFoundError, ValueError):
+                return None
+
+        return retried(ask, self.label, self.usage.waits)
 
 
 # -- embedding functions -----------------------------------------------------------------------------------------------

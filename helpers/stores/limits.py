@@ -12,7 +12,6 @@ import email.utils
 import re
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ import httpx
 import tenacity
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import RunbookError, Terminal, Transient
+from helpers.errors import RunbookError, Terminal, Transient, one_line
 from helpers.reason_codes import ReasonCode
 
 T = TypeVar("T")
@@ -34,6 +33,12 @@ LONGEST_PAUSE = 120.0  # between two tries; a Retry-After beyond it is taken for
 
 _QUOTA = re.compile(r"quota\W+(limit\W+)?exceeded|exceed\w*\W.{0,60}\bquota\b", re.IGNORECASE)
 _GATEWAY = {408, 425, 502, 503, 504}
+_OF_COLLECTIONS = "/api/v2/tenants/"  # servers that speak API v1 answer 500 to everything that they refuse
+_SAID_WITH_500 = ("Error finding id",)  # the answer itself, and the same a second time: `client` isolates the chunk
+_ABOUT_DATA = (
+    "InvalidArgumentError", "InvalidDimensionException", "IDAlreadyExistsError", "DuplicateIDError", "BatchSizeExceededError",
+)  # fmt: skip
+_REFUSES_DATA = re.compile(r"^Unimplemented: |too large|deserialize", re.IGNORECASE)
 READ_BYTES = 2**20  # of float32 vectors in one answer; as JSON and Python floats it weighs about twenty times that
 NO_LIMIT = 2**31 - 1  # n_results and limit are 32 bits wide
 
@@ -169,6 +174,14 @@ def refuse_gateway_answers(response: httpx.Response) -> None:
             ReasonCode.SERVER_BUSY, f"answered {response.status_code}", where=str(response.request.url.copy_with(query=None)),
             next_step="See whether the server and its proxy are well, then resume.",
         )  # fmt: skip
+    if response.status_code == 500 and _OF_COLLECTIONS in response.request.url.path:
+        response.read()
+        if not any(words in response.text for words in _SAID_WITH_500):
+            raise Transient(
+                ReasonCode.ENGINE_FAILED, f"answered 500: {one_line(response.text.strip(), 200) or 'without a reason'}",
+                where=str(response.request.url.copy_with(query=None)),
+                next_step="Look at the server's log, then resume.",
+            )  # fmt: skip
 
 
 def _seconds(value: str) -> float | None:
@@ -185,7 +198,10 @@ def _seconds(value: str) -> float | None:
 
 
 def translate(error: Exception, where: str) -> RunbookError | Narrower:
-    """The error of a client, of httpx or of the engine as one of ours, with its own words in it."""
+    """The error of a client, of httpx or of the engine as one of ours, with its own words in it.
+
+    "refused" is a refusal that names the data: chunks are set aside for it. What says nothing about them is "engine_failed".
+    """
     if isinstance(error, RunbookError | Narrower):
         return error
     text = str(error).strip() or type(error).__name__
@@ -216,7 +232,12 @@ def translate(error: Exception, where: str) -> RunbookError | Narrower:
         return Terminal(ReasonCode.READ_ONLY, text, where=where, next_step="Check the folder's permissions.")
     if "disk is full" in text or "No space left" in text:
         return Terminal(ReasonCode.DISK_FULL, text, where=where, next_step="Free disk space, then resume.")
-    return Terminal(ReasonCode.REFUSED, f"{type(error).__name__}: {text}", where=where)
+    said = f"{type(error).__name__}: {one_line(text)}"
+    if isinstance(error, ValueError | TypeError) or type(error).__name__ in _ABOUT_DATA or _REFUSES_DATA.search(text):
+        return Terminal(ReasonCode.REFUSED, said, where=where)
+    return Terminal(
+        ReasonCode.ENGINE_FAILED, said, where=where, next_step="Look at Chroma's log, and what is in between."
+    )
 
 
 def attempt(call: Callable[[], T], where: str) -> T:
@@ -231,7 +252,7 @@ def retried(call: Callable[[], T], where: str, waits: Callable[[float], None] = 
     """Call, again after 0.2, 0.4, 0.8 and 1.6 seconds where the error is transient; for reads. See `patiently` for `waits`.
 
     A write is not tried again so: after an error nobody knows whether it was done (chroma-facts 12), so the store re-reads
-    first: `written_once`.
+    first: `done_once`.
     """
 
     def tried() -> T:
@@ -274,6 +295,29 @@ def _pause(state: tenacity.RetryCallState) -> float:
     return pause + 0.01 + tenacity.wait_random(0, pause / 5)(state)
 
 
+def done_once(
+    change: Callable[[], object],
+    *,
+    done: Callable[[], bool],
+    where: str,
+    waits: Callable[[float], None] = lambda seconds: None,
+) -> None:
+    """Change something at a store. After a transient error ask whether it is `done`, and change again only where it is not.
+
+    An error does not say that nothing was done: the answer may have been lost on its way (chroma-facts 12).
+    """
+    for again in tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(Transient),
+        wait=tenacity.wait_exponential(multiplier=0.2, max=10),
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        reraise=True,
+    ):
+        if again.retry_state.attempt_number > 1 and retried(done, where, waits):
+            return
+        with again:
+            patiently(lambda: attempt(change, where), waits)
+
+
 def written_once(
     piece: ChunkBatch,
     *,
@@ -283,18 +327,15 @@ def written_once(
     waits: Callable[[float], None] = lambda seconds: None,
 ) -> None:
     """Write a piece; after a transient error, ask which of its ids are `present` and write only what is absent."""
-    for turn in range(ATTEMPTS):
-        try:
-            patiently(lambda piece=piece: attempt(lambda: write(piece), where), waits)  # type: ignore[misc]
-            return
-        except Transient:
-            if turn == ATTEMPTS - 1:
-                raise
-            time.sleep(0.2 * 2**turn)
-            there = set(retried(lambda piece=piece: present(piece), where))  # type: ignore[misc]
-            piece = piece.take([i for i, chunk in enumerate(piece.ids) if chunk not in there])
-            if not len(piece):
-                return
+    left = piece
+
+    def arrived() -> bool:
+        nonlocal left
+        there = set(present(left))
+        left = left.take([i for i, chunk in enumerate(left.ids) if chunk not in there])
+        return not len(left)
+
+    done_once(lambda: write(left), done=arrived, where=where, waits=waits)
 
 
 @dataclass(slots=True)

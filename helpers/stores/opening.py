@@ -33,7 +33,7 @@ from helpers.stores.client import ClientStore
 from helpers.stores.copying import copy_directory
 from helpers.stores.handshake import EVERY, greet, identity_of, request_headers, session_of
 from helpers.stores.layout import DATABASE, DuckdbStore, duckdb_names, is_duckdb_layout, is_new, recognise
-from helpers.stores.limits import CLOUD, Limits, Usage, attempt, retried
+from helpers.stores.limits import CLOUD, Limits, Usage, attempt, done_once, retried
 from helpers.stores.repair import Found
 from helpers.stores.rescue import Rescued, RescuedStore, rescue
 
@@ -378,12 +378,14 @@ def lacking(target: Endpoint) -> tuple[str, ...]:
 def make(target: Endpoint, what: tuple[str, ...]) -> None:
     """Make what `lacking` found; what somebody made meanwhile is left as it is."""
     with _admin(target) as admin:
-        if "tenant" in what:
-            with _left_if_there():
-                attempt(lambda: admin.create_tenant(target.tenant), target.label)
-        if "database" in what:
-            with _left_if_there():
-                attempt(lambda: admin.create_database(target.database, target.tenant), target.label)
+        calls = {
+            "tenant": lambda: admin.create_tenant(target.tenant),
+            "database": lambda: admin.create_database(target.database, target.tenant),
+        }
+        for name, call in calls.items():
+            if name in what:
+                with _left_if_there():
+                    done_once(call, done=lambda name=name: name not in lacking(target), where=target.label)  # type: ignore[misc]
 
 
 def remove_database(target: Endpoint) -> bool:
@@ -396,9 +398,18 @@ def remove_database(target: Endpoint) -> bool:
     with open_target(target) as store:
         if store.client.count_collections():
             return False
-    with _admin(target) as admin:
-        attempt(lambda: admin.delete_database(target.database, target.tenant), target.label)
+    _delete_database(target)
     return True
+
+
+def _delete_database(there: Endpoint) -> None:
+    with _admin(there) as admin:
+
+        def delete() -> None:
+            with suppress(door.NotFoundError):  # a proxy that sends a request twice passes on the answer to the second
+                admin.delete_database(there.database, there.tenant)
+
+        done_once(delete, done=lambda: "database" in lacking(there), where=there.label)
 
 
 @contextmanager
@@ -409,8 +420,7 @@ def throw_away_database(target: Endpoint) -> Iterator[Endpoint]:
     try:
         yield there
     finally:
-        with _admin(target) as admin:
-            attempt(lambda: admin.delete_database(there.database, DEFAULT_TENANT), target.label)
+        _delete_database(there)
 
 
 @contextmanager
