@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from helpers.cutover.application import DONE, ChangedFile, CutoverState
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, run_page
 from helpers.report.facts import RunView, read_run
 from helpers.report.outcome import Node, decision_tree, outcome
 from helpers.report.record import deviations, record, status
-from helpers.results import Check, Phase, StepResult, Verdict
+from helpers.results import Check, Phase, StepResult, Verdict, write_json
 from tests.test_pages_run import ROLES, cells, keys, make_run, read, result, sign, whole_night
 
 __all__ = ["keys"]  # a fixture: real keys for `sign`
@@ -176,21 +177,72 @@ def test_a_rehearsal_that_drilled_the_way_back_stays_a_go(tmp_path: Path) -> Non
     folder = make_run(tmp_path / "r", night, rehearsal=True, drills=["restore of 400 chunks in 2 s", "rollback in 3 s"])
     for role in ROLES:
         sign(folder, role)
+    switched = (
+        "The sample application of this rehearsal was switched to db2: 1 configuration file changed. "
+        "No other client was touched."
+    )
     view = view_of(folder)
-    assert (view.outcome.headline, len(view.outcome.reasons)) == ("CUT OVER, restore and rollback drilled", 2)
-    assert status(view)[0] == "REHEARSED"
+    assert view.outcome.headline == "REHEARSED: sample application cut over and rolled back; drilled: restore, rollback"
+    assert view.outcome.reasons[0] == (
+        f"{switched} The rollback was a drill that was not put back: the sample application uses the source again."
+    )
+    assert len(view.outcome.reasons) == 3
+    drill = {"drill": "rollback", "ended": "2025-12-01T03:20:00+00:00", "put_back": {"compared": {"a": 3}}}
+    write_json(folder / "drills" / "rollback.json", drill)
+    view = view_of(folder)
+    assert view.outcome.headline == "REHEARSED: sample application cut over; drilled: restore, rollback"
+    told = f"{switched} The rollback was a drill and was put back at 2025-12-01 03:20:00 UTC: the cutover stands."
+    assert (view.outcome.reasons[0], status(view)) == (told, ("REHEARSED", told))
+
+
+@pytest.mark.parametrize(
+    ("more", "rehearsal", "headline", "said"),
+    [
+        ({}, False, "MIGRATED, no clients switched", "No clients were switched to db2: no configuration file was changed"),
+        ({"files": ["a", "b"], "restarts": 1}, False, "CUT OVER",
+         "The application was switched to db2: 2 configuration files changed, 1 restart command run."),
+        ({"restarts": 1}, True, "SAMPLE APPLICATION CUT OVER",
+         "The sample application of this rehearsal was switched to db2: 1 restart command run. No other client was touched."),
+        ({}, True, "MIGRATED, no clients switched", "No clients were switched to db2: no configuration file was changed"),
+    ],
+)  # fmt: skip
+def test_who_was_switched_is_one_sentence_everywhere(
+    tmp_path: Path, more: dict[str, Any], rehearsal: bool, headline: str, said: str
+) -> None:
+    night = [
+        *whole_night(),
+        result("25", facts={"cut_over": {"when": "2025-12-01T02:59:00+00:00", "target": "db2", **more}}),
+    ]
+    folder = make_run(tmp_path / "r", night, rehearsal=rehearsal)
+    for role in ROLES:
+        sign(folder, role)
+    view = view_of(folder)
+    assert view.outcome.headline == headline
+    assert view.outcome.reasons[0].startswith(said)
+    assert status(view)[1].startswith(said)
+    page = read(run_page(folder))
+    assert [
+        said in part.get_text() for part in (page.select_one(".banner"), page.find(id="record").find_next("p"))
+    ] == [True] * 2
+    rules: dict[str, Any] = {"restart": [["app", "restart"]] * more.get("restarts", 0)}
+    files = [ChangedFile(name, name, "", "", "", 0, 0, 0) for name in more.get("files", [])]
+    state = CutoverState(DONE, "db2", files=files, rules=rules)
+    assert state.clients(rehearsal=rehearsal).startswith(said), "what notices and status say"
 
 
 # -- the record --------------------------------------------------------------------------------------------------------
 
 
 def cut_over(night: list[StepResult]) -> list[StepResult]:
-    return [*night, result("25", facts={"cut_over": {"when": "2025-12-01T02:59:00+00:00", "target": "db2"}})]
+    return [
+        *night,
+        result("25", facts={"cut_over": {"when": "2025-12-01T02:59:00+00:00", "target": "db2", "files": ["a"]}}),
+    ]
 
 
 def test_success_is_said_only_when_everything_after_the_cutover_passed(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "r", whole_night())
-    assert status(view_of(folder)) == ("NOT YET", "No cutover so far (clients still use the source).")
+    assert status(view_of(folder)) == ("NOT YET", "No clients were switched: there was no cutover.")
     for role in ROLES:
         sign(folder, role)
     for found in cut_over([]):

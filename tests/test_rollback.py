@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 
 from helpers.errors import Terminal, UsageError, WorldError
 from helpers.results import Verdict
-from helpers.rollback import RollbackState
-from helpers.rollback.outline import STAGES
+from helpers.rollback import RollbackState, postmortem
+from helpers.rollback.outline import DRILL, STAGES
+from helpers.run.folders import file_digest
 from helpers.stores import CollectionInfo
 from tests.rollbacks import ENV, Night, everything, others, usual_source
 from tests.storage import chunks, contents, embedded, exact, fill, tree
@@ -383,3 +385,23 @@ def test_a_target_that_its_application_has_open_is_read_after_the_restart(night:
     with embedded(tmp_path / "source") as store:
         assert store.read("alpha", ["held"]).documents == ["x"]
     assert everything(night.target).keys() == {"other-people"}
+
+
+def test_a_drill_says_that_it_was_one_and_once_put_back_that_the_cutover_stands(night: Night) -> None:
+    night.folder.note(rehearsal=True)
+    reach(night, "25")
+    night.rollback(why=DRILL)
+    page, notice = (night.folder.reports / name for name in ("rollback.html", "rollback-notice.txt"))
+    texts = [page.read_text(), notice.read_text()]
+    assert ["DRILL: ordered by the rehearsal" in said for said in texts] == [True, True]
+    assert ["this run is over" in said for said in texts] == [False, False]
+    postmortem.put_back(night.folder.read(), "2026-11-28T18:28:10.241+00:00")
+    texts = [page.read_text(), notice.read_text()]
+    over = "DRILL, put back at 2026-11-28 18:28:10 UTC: the cutover stands"
+    assert [over in said for said in texts] == [True, True]
+    assert ["is not in use" in said for said in texts] == [False, False]
+    assert notice.read_text().startswith("REHEARSAL: Drill: Migration night was rolled back (night)")
+    digests = [json.loads(line) for line in (night.folder.reports / "audit.jsonl").read_text().splitlines()]
+    assert digests[-1]["facts"]["sha256"] == file_digest(notice), (
+        "the change is named in the audit log, or no seal takes it"
+    )

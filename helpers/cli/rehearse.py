@@ -38,9 +38,11 @@ from helpers.parameters.sections import NginxFence
 from helpers.reason_codes import ReasonCode
 from helpers.rehearsal.setup import KEY, free_port, prepare
 from helpers.report import numbers
+from helpers.report.facts import read_run
 from helpers.report.pages import leave
 from helpers.results import Verdict, utc_now, write_json, write_text
-from helpers.rollback.outline import Orders, at_work
+from helpers.rollback import postmortem
+from helpers.rollback.outline import DRILL, Orders, at_work
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
@@ -65,7 +67,6 @@ from helpers.stores.wire import Session
 # what was drilled is in run.json (`drills`, from where the page has it) and in drills/<name>.json.
 
 
-WHY = "drill of the rehearsal"
 _LOOK_SECONDS = 0.005  # between two looks at the import that is to be killed
 
 
@@ -166,7 +167,10 @@ def _remove(path: Path) -> None:
 
 def keep(folder: RunFolder, said: list[str]) -> None:
     """Write down what was drilled, seal it, and show it on the run's page."""
-    leave(folder.note(drills=said))
+    run = folder.note(drills=said)
+    if when := read_run(run).put_back:
+        postmortem.put_back(run, when)
+    leave(run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +286,7 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
     """The rollback of the run itself; with `put_back` everything is as after the cutover again, and that is proven."""
     around = _as_it_stands(folder) if put_back else nullcontext(dict[str, Any]())
     with _recorded(folder, "rollback") as found, around as proof:
-        outcome.execute(folder, Orders(why=WHY), terminal, locked=True)
+        outcome.execute(folder, Orders(why=DRILL), terminal, locked=True)
         result = folder.read().result(Step.ROLLBACK)
         measured = numbers.rollback(result)
         assert measured is not None  # the command has passed

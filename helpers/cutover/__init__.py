@@ -1,5 +1,5 @@
 """The cutover: configuration files changed all or none, the application restarted and watched, and undone."""
 
-from helpers.cutover.application import ChangedFile, CutoverState, put_back
+from helpers.cutover.application import ChangedFile, CutoverState, clients_switched, put_back
 
-__all__ = ["ChangedFile", "CutoverState", "put_back"]
+__all__ = ["ChangedFile", "CutoverState", "clients_switched", "put_back"]

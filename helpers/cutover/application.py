@@ -19,6 +19,7 @@ from helpers.audit import operator
 from helpers.cutover.files import beside, digest_of, masked, put_in_place, stage
 from helpers.errors import RunbookError, Terminal, WorldError, one_line
 from helpers.fence import connections, used_by
+from helpers.formatting import count
 from helpers.parameters import Endpoint, resolve_path
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
@@ -334,6 +335,15 @@ class CutoverState(StateFile):
     def is_done(self) -> bool:
         return self.state == DONE
 
+    @property
+    def switches(self) -> bool:
+        """Whether it sends clients to the target: it changes a file or runs a command."""
+        return bool(self.files or self.cutover.restart)
+
+    def clients(self, *, rehearsal: bool) -> str:
+        """Who was sent to the target, in a sentence."""
+        return clients_switched(self.target, len(self.files), len(self.cutover.restart), rehearsal=rehearsal)
+
     def refuse_changed(self) -> None:
         """`Terminal` (`config_changed`) where a file is neither as it was nor as the cutover made it."""
         changed = [file for file in self.files if file.now == "changed"]
@@ -354,6 +364,16 @@ class CutoverState(StateFile):
         }
         words = said.get(self.state, f"is under way, or a process ended in it ({self.state})")
         return f"The cutover to {self.target} {words} since {self.events[-1]['when'][:19]} UTC."
+
+
+def clients_switched(target: str, files: int, restarts: int, *, rehearsal: bool) -> str:
+    """Who was sent to the target: the one sentence of pages, records, notices and status."""
+    done = [count(files, "configuration file") + " changed"] * bool(files)
+    done += [count(restarts, "restart command") + " run"] * bool(restarts)
+    if not done:
+        return f"No clients were switched to {target}: no configuration file was changed and no restart command was run."
+    who = "The sample application of this rehearsal" if rehearsal else "The application"
+    return f"{who} was switched to {target}: {', '.join(done)}.{' No other client was touched.' if rehearsal else ''}"
 
 
 def put_back(folder: RunFolder, why: str = "") -> list[str]:

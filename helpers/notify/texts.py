@@ -156,9 +156,10 @@ def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str
         "approvals": f"{', '.join(parameters.signoff.required)} sign before the cutover" if parameters.signoff.required else
                      "nobody has to sign before the cutover",
         "fence_now": _fence(folder), "clients_now": _clients(folder, parameters),
+        "switched": (state := CutoverState.load(folder.workspace)) is None or state.switches,
         "contacts": [pair for pair in called if pair[1]],
         "level": now, "escalation_levels": escalation_levels(parameters) if now else [], "open": "",
-        "warnings": "", "waiting": "", "signed": "", "changed": "", "why": "", "notice": "",
+        "warnings": "", "waiting": "", "signed": "", "why": "", "notice": "",
     }  # fmt: skip
 
 
@@ -186,7 +187,9 @@ def _clients(folder: RunFolder, parameters: Parameters) -> str:
     source, target = formatting.text(parameters.source.label), formatting.text(parameters.target.label)
     if state is None or not state.may_be_applied:
         return f"Clients use {source}."
-    return f"Clients use {target}." if state.is_done else f"Clients may use {source} or {target}: see the status."
+    if not state.is_done:
+        return f"Clients may use {source} or {target}: see the status."
+    return formatting.text(state.clients(rehearsal=bool(folder.facts["rehearsal"])), 600)
 
 
 @cache

@@ -170,6 +170,19 @@ class RunView:
         return bool(self.run.get("rehearsal"))
 
     @property
+    def put_back(self) -> str:
+        """When the drill of the rollback was put back, ISO 8601; "unknown" without a time, "" where it was not."""
+        try:
+            drill = json.loads((self.folder / RunPath.DRILLS / "rollback.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            drill = {}
+        lines = self.run.get("drills")
+        told = any("put back to" in str(line) for line in lines) if isinstance(lines, list) else False
+        if not isinstance(drill, dict) or not drill.get("put_back", told):
+            return ""
+        return str(drill.get("ended") or "unknown")
+
+    @property
     def results(self) -> dict[str, StepResult]:
         """The results that can be read, by the step's number."""
         return {s.number: s.result for s in self.steps if s.result}

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from helpers.cutover import clients_switched
 from helpers.errors import RUNBOOK
 from helpers.evidence.signoffs import CLOSEOUT as CLOSED
 from helpers.evidence.signoffs import CUTOVER
-from helpers.formatting import duration, percent, text
+from helpers.formatting import duration, moment, percent, text
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.facts import Outcome, RunView, StepRow, void
@@ -304,12 +305,16 @@ def _gate(view: RunView) -> Outcome:
             said,
             [*sign, f"{RUNBOOK} resume {view.id}"],
         )
-    if view.rehearsal and (drills := view.run.get("drills")):
-        headline = "CUT OVER, restore and rollback drilled" if _cut_over(view) else "GO, drilled"
-        reasons = [f"Drilled: {text(line)}." for line in drills]
-        return Outcome("go", headline, reasons, ["The rehearsal is complete; nothing is due."])
-    if done := _cut_over(view):
-        moved = [f"The application was pointed to {text(done.get('target'))}."]
+    if view.rehearsal and (told := view.run.get("drills")):
+        stands = [
+            f"{clients(view)} {drilled(view)}".strip(),
+            *(f"Drilled: {text(line, 600).removesuffix('.')}." for line in told),
+        ]
+        back = " and rolled back" if view.passed(Step.ROLLBACK) and not view.put_back else ""
+        headline = f"REHEARSED: {_switched(view).lower()}{back}; drilled: {', '.join(drills(view)) or 'nothing'}"
+        return Outcome("go", text(headline, 160), stands, ["The rehearsal is complete; nothing is due."])
+    if _cut_over(view):
+        moved = [clients(view)]
         if view.passed(Step.CLOSEOUT):
             until = text(str(view.fact("rollback_possible_until") or "")[:10])
             last = [f"Take the evidence along: {RUNBOOK} archive {view.id}",
@@ -323,20 +328,55 @@ def _gate(view: RunView) -> Outcome:
                 moved.append(
                     f"The closeout is not signed yet by: {', '.join(role.replace('_', ' ') for role in unsigned)}."
                 )
-            return Outcome("go", "CUT OVER and closed out", moved, [*sign, *last])
+            return Outcome("go", f"{_switched(view)} and closed out", moved, [*sign, *last])
         next_one = next((s for s in view.steps if s.number > Step.CUTOVER and s.verdict == "not run"), None)
         due = [f"Next: step {next_one.number} ({next_one.title}): {RUNBOOK} resume {view.id}"] if next_one else []
         back = f"Watch the application. To roll back: {RUNBOOK} rollback {view.id}"
-        return Outcome("go", "CUT OVER", moved, [*due, back])
+        return Outcome("go", _switched(view), moved, [*due, back])
     if view.rehearsal:
         return Outcome("go", "GO, signed", [], ["The rehearsal is complete; nothing is due."])
     return Outcome("go", "GO, signed", [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
 
 
 def _cut_over(view: RunView) -> dict[str, Any]:
-    switched = view.step(Step.CUTOVER)
-    done = switched.result.facts.get("cut_over") if switched is not None and switched.result is not None else None
+    step = view.step(Step.CUTOVER)
+    done = step.result.facts.get("cut_over") if step is not None and step.result is not None else None
     return done if isinstance(done, dict) else {}
+
+
+def clients(view: RunView) -> str:
+    """Who was sent to the target: the sentence of the page, the records, notices and status."""
+    if not (done := _cut_over(view)):
+        return "No clients were switched: there was no cutover."
+    section = view.parameters.get("cutover")
+    restarts = done.get("restarts", len(section.get("restart") or []) if isinstance(section, dict) else 0)
+    files = done.get("files")
+    return clients_switched(text(done.get("target"), 120), len(files) if isinstance(files, list) else 0, restarts,
+                            rehearsal=view.rehearsal)  # fmt: skip
+
+
+def _switched(view: RunView) -> str:
+    """The headline of what `clients` says."""
+    if clients(view).startswith("No "):
+        return "MIGRATED, no clients switched" if _cut_over(view) else "NOT CUT OVER"
+    return "SAMPLE APPLICATION CUT OVER" if view.rehearsal else "CUT OVER"
+
+
+def drills(view: RunView) -> list[str]:
+    """What a rehearsal drilled: kill, restore, rollback; what it did not come to is not among them."""
+    told = view.run.get("drills")
+    lines = [str(line) for line in told if str(line).split()] if isinstance(told, list) else []
+    return [line.split()[0].removesuffix(":") for line in lines if "NOT EXERCISED" not in line]
+
+
+def drilled(view: RunView) -> str:
+    """What became of the rollback that a rehearsal drilled; "" where none went through."""
+    if not view.rehearsal or not view.passed(Step.ROLLBACK):
+        return ""
+    if not (when := view.put_back):
+        return "The rollback was a drill that was not put back: the sample application uses the source again."
+    at = f" at {moment(when)}" if numbers.instant(when) else ""
+    return f"The rollback was a drill and was put back{at}: the cutover stands."
 
 
 def _go_on(view: RunView, left: list[StepRow]) -> list[str]:

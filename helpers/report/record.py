@@ -19,6 +19,7 @@ from helpers.formatting import count, duration, moment, percent, text
 from helpers.reason_codes import ReasonCode
 from helpers.report.facts import RunView
 from helpers.report.numbers import counts, downtime, forward, outside_window, rollback, rollback_words
+from helpers.report.outcome import clients, drilled, drills
 from helpers.results import UNREMARKABLE, Check, Verdict, worst
 from helpers.run.plan import Step
 
@@ -278,21 +279,21 @@ def status(view: RunView) -> tuple[str, str]:
     """The record's status and why, in words."""
     if view.ran(Step.ROLLBACK):
         if view.rehearsal:
-            return "REHEARSED", "Cutover and rollback were drilled; no clients were switched."
+            return "REHEARSED", f"{clients(view)} {drilled(view)}".strip()
         if not view.passed(Step.ROLLBACK):
             return "NO SUCCESS", view.outcome.headline
         return "ROLLED BACK", "The source is in service again; step 27 says what was undone."
     if view.outcome.kind in ("no-go", "failed"):
         return "NO SUCCESS", view.outcome.headline
     if not view.table("cut_over"):
-        why = "rehearsal: no client is moved" if view.rehearsal else "clients still use the source"
-        return "NOT YET", f"No cutover so far ({why})."
+        return "NOT YET", clients(view)
+    good = "REHEARSED" if view.rehearsal else "SUCCESS"
     if left := [title for number, title in _AFTER if not view.passed(number)]:
-        return "NOT YET", f"Cut over; not recorded as passed: {', '.join(left)}."
+        return "NOT YET", f"{clients(view)} Not recorded as passed: {', '.join(left)}."
     after = {number for number, _ in _AFTER}
     if left := [check.name for step, check in view.not_exercised if step.number in after]:
-        return "SUCCESS", f"Cut over and closed out. Not exercised, or only in part: {text(', '.join(left))}."
-    return "SUCCESS", "Cut over, watched and closed out."
+        return good, f"{clients(view)} Closed out. Not exercised, or only in part: {text(', '.join(left))}."
+    return good, f"{clients(view)} Watched and closed out."
 
 
 def closed(view: RunView) -> bool:
@@ -329,7 +330,7 @@ def tools(view: RunView) -> list[tuple[str, str]]:
     """The runbook's three tools and what became of them in this run."""
     snapshot = view.table("snapshot")
     kept = f"; snapshot {text(snapshot['id'])}, verified" if snapshot.get("id") else ""
-    drills = view.run.get("drills")
+    tried = ", ".join(drills(view))
     return [
         ("A26 migration", _verdict_of(view, Step.MIGRATE)),
         (
@@ -338,7 +339,7 @@ def tools(view: RunView) -> list[tuple[str, str]]:
         ),
         (
             "A28 snapshot and rollback",
-            f"{_verdict_of(view, Step.SNAPSHOT)}{kept}" + ("; restore and rollback drilled" if drills else ""),
+            f"{_verdict_of(view, Step.SNAPSHOT)}{kept}" + (f"; drilled: {tried}" if tried else ""),
         ),
     ]
 

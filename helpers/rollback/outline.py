@@ -263,6 +263,7 @@ TITLES = {
     WATCH: "Watch the source",
 }
 BEGUN, DONE = "begun", "done"
+DRILL = "drill of the rehearsal"  # `Orders.why` of the rollback that a rehearsal times
 
 
 @dataclass(slots=True)

@@ -13,22 +13,37 @@ from helpers.migration.source_changes import WrittenData
 from helpers.report import numbers, rollback_page
 from helpers.report.record import SUCCESS
 from helpers.results import Verdict, utc_now, worst
-from helpers.rollback.outline import FILES, STAGES, TITLES, RollbackState, triggers
+from helpers.rollback.outline import DRILL, FILES, STAGES, TITLES, RollbackState, triggers
 from helpers.rollback.replay import said
 from helpers.run import plan
-from helpers.run.folders import set_aside
+from helpers.run.folders import RunFolder, RunState, set_aside
+from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 
 PAGE, NOTICE = "rollback.html", "rollback-notice.txt"
+DRILLING = "DRILL: ordered by the rehearsal to be measured; nothing had gone wrong."
 SHOWN = 20  # lines of a list
 
 
 def write(run: RunRecord, state: RollbackState, cutover: CutoverState | None, made: WrittenData) -> list[Path]:
     """Write both beside the run's other pages; their paths."""
     facts = _facts(run, state, cutover, made)
-    run.home.rewrite(PAGE, rollback_page(**facts))
-    run.home.rewrite(NOTICE, _notice(run, facts))
+    run.fact("postmortem", facts)
+    _write(run.home, facts, DRILLING if facts["drill"] else "")
     return [run.folder / PAGE, run.folder / NOTICE]
+
+
+def put_back(run: RunState, when: str) -> None:
+    """Say on both that the drill was put back at this time and that the cutover stands; nothing where no drill wrote them."""
+    result = run.result(Step.ROLLBACK)
+    if facts := result.facts.get("postmortem") if result is not None else None:
+        _write(run, facts, f"DRILL, put back at {moment(when)}: the cutover stands, and the run goes on.")
+
+
+def _write(folder: RunFolder, facts: dict[str, Any], drill: str) -> None:
+    facts = {**facts, "drill": drill, "over": drill not in ("", DRILLING)}
+    folder.rewrite(PAGE, rollback_page(**facts))
+    folder.rewrite(NOTICE, _notice(facts))
 
 
 def set_earlier_aside(run: RunRecord) -> None:
@@ -43,9 +58,12 @@ def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None, m
               for s in STAGES]  # fmt: skip
     restart = state.stages.get(FILES, {}).get("seconds", 0.0)
     restarts = len(cutover.cutover.restart) if cutover is not None else 0
-    causes = _causes(run)
+    causes, contacts = _causes(run), run.parameters.contacts.named
     return {
         "run": run.id,
+        "name": run.parameters.name,
+        "drill": run.rehearsal and state.orders.why == DRILL,
+        "contacts": [c for c in (contacts.operations_lead, contacts.channel) if c],
         "rehearsal": run.rehearsal,
         "why": state.orders.why or (causes[0] if causes else "an operator asked for it"),
         "begun": state.since,
@@ -119,6 +137,8 @@ def _first(lines: list[str], what: str) -> list[str]:
 
 
 def _next(run: RunRecord, state: RollbackState) -> list[str]:
+    if run.rehearsal and state.orders.why == DRILL:
+        return ["Nothing: this rollback was a drill. What a real one asks for is in docs/rollback.md."]
     steps = [] if state.removed else [f"Finish the rollback: {RUNBOOK} rollback {run.id}"]
     steps.append(f"Send the notice in {NOTICE} to those whom the announcement reached.")
     if run.parameters.notify.stakeholders:
@@ -127,23 +147,25 @@ def _next(run: RunRecord, state: RollbackState) -> list[str]:
     return steps
 
 
-def _notice(run: RunRecord, facts: dict[str, Any]) -> str:
+def _notice(facts: dict[str, Any]) -> str:
     done = [f"- {row['title']}: {row['said']}" for row in facts["stages"] if row["state"] == "done" and row["said"]]
-    contacts = run.parameters.contacts.named
-    called = ", ".join(filter(None, [contacts.operations_lead, contacts.channel])) or "(none are named)"
+    drill = facts["drill"]
+    subject = f"Migration {facts['name']} was rolled back ({facts['run']})"
+    use = f"Use {facts['source']} as before; {facts['target']} is not in use."
     return "\n".join(
         [
-            f"{'REHEARSAL: ' if run.rehearsal else ''}Migration {run.parameters.name} was rolled back ({run.id})",
+            f"{'REHEARSAL: ' if facts['rehearsal'] else ''}{'Drill: ' if drill else ''}{subject}",
             "",
+            *([drill, ""] if drill else []),
             f"Why: {facts['why']}",
             f"Begun: {moment(facts['begun'])}. {facts['state']}",
-            f"Use {facts['source']} as before; {facts['target']} is not in use.",
+            f"{facts['target']} is in use again; {facts['source']} is not." if facts["over"] else use,
             "",
             *done,
             "",
             *facts["data"],
             "",
-            f"Contacts: {called}",
+            f"Contacts: {', '.join(facts['contacts']) or '(none are named)'}",
             "",
         ]
     )

@@ -77,8 +77,7 @@ def after_step(
                  open=at)  # fmt: skip
         elif step.number == Step.CUTOVER:
             state = CutoverState.load(folder.workspace)
-            files = f" ({len(state.files)} files)" if state is not None and state.files else ""
-            tell(folder, Event.CUTOVER, key=state.since if state else "", say=say, changed=files, open=at)
+            tell(folder, Event.CUTOVER, key=state.since if state else "", say=say, open=at)
             Around(folder).after(say)  # the cutover is done: what was silenced is wanted for the watch that follows
 
 

@@ -193,9 +193,12 @@ def _rollback(folder: RunState, now: dt.datetime) -> str:
     return f"{line}; last safe moment to begin it: {moment(last)}, {until}"
 
 
-def _cutover(folder: RunFolder) -> str:
+def _cutover(folder: RunState) -> str:
     found = CutoverState.load(folder.workspace)
-    return found.sentence() if found is not None and found.events else ""
+    if found is None or not found.events:
+        return ""
+    told = found.clients(rehearsal=bool(folder.facts["rehearsal"])) if found.is_done else ""
+    return f"{found.sentence()} {told}".strip()
 
 
 def _notices(folder: RunState) -> str:

@@ -319,7 +319,7 @@ class CutoverStep(NotebookStep):
             self.control.enter(self._state, DONE)
         self.run.check("cutover", Verdict.PASS, measured="done", threshold="done", detail=self._state.target)
         self.run.fact("cut_over", {"when": self._state.events[-1]["when"], "target": self._state.target,
-                                   "files": [f.path for f in self._state.files],
+                                   "files": [f.path for f in self._state.files], "restarts": len(self.rules.restart),
                                    "writes_again": self._writes_again()})  # fmt: skip
         return said or UNSEEN
 
