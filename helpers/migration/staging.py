@@ -7,8 +7,10 @@ quarantine with its reason. The staged rows remember where they came from (sourc
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -18,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -26,10 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Vectors
-from helpers.errors import RunbookError, Terminal, one_line
+from helpers.errors import RunbookError, Terminal, one_line, redacted
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, StateFile, Verdict, silent, write_json, write_text
+from helpers.results import Progress, StateFile, Verdict, kind_of, silent, write_json, write_text
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.rules import DERIVED_MEANINGS, DERIVED_TYPES, failure_table
@@ -37,6 +39,9 @@ from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import Part, Snapshot, ahead, from_table, to_table
 from helpers.stores import CollectionInfo
 from helpers.stores.creation import Function, own_function
+
+CHANGES = "changes.csv.gz"  # in the folder of what is staged
+CHANGE_COLUMNS = ("collection", "id", "field", "old", "new", "rule")
 
 
 class Quarantine:
@@ -133,7 +138,8 @@ class Staged(StateFile):
     `files[target]` are the staged Parquet files in order, each (file, source collection, rows). `repairs` and
     `quarantined` are counts by (collection, field, rule) and by reason; `derived` by (field, rule of `derive`, value).
     `collisions` name ids that two chunks claim in one target: {target, id, first, second}, the first 1,000 of `collided`.
-    `rewritten` chunks have another id than in the source.
+    `rewritten` chunks have another id than in the source, `chunks_changed` at least one value that replaced another:
+    `changes.csv.gz` beside the index lists each, old and new.
     """
 
     file = "index.json"
@@ -145,11 +151,11 @@ class Staged(StateFile):
     total: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
     repairs: list[dict[str, Any]] = field(default_factory=list)
-    examples: list[dict[str, Any]] = field(default_factory=list)
     derived: list[dict[str, Any]] = field(default_factory=list)
     collisions: list[dict[str, str]] = field(default_factory=list)
     collided: int = 0
     rewritten: int | None = None  # None: staged by an older version, which did not count them
+    chunks_changed: int | None = None  # likewise
 
     def rows(self, target: str) -> int:
         return sum(rows for _, _, rows in self.files[target])
@@ -203,7 +209,7 @@ class Staged(StateFile):
 
 
 class _Staging:
-    """One pass over a snapshot: what is staged, counts that grow, and at most 200 example rows of repairs."""
+    """One pass over a snapshot: what is staged, counts that grow, and the list of changed values."""
 
     def __init__(self, staged: Staged, quarantine: Quarantine, rules: Mapping[str, str]) -> None:
         self.staged, self.quarantine = staged, quarantine
@@ -213,8 +219,8 @@ class _Staging:
         for name in self.folders.values():
             (staged.folder / name).mkdir()
         self.repairs: dict[tuple[str, str, str], int] = {}
-        self.examples: list[dict[str, Any]] = []
         self.derived: Counter[tuple[str, str, str]] = Counter()
+        self.changes: io.TextIOWrapper | None = None
         self.entries: list[dict[str, Any]] = []
         self.owners: dict[str, dict[str, tuple[str, str]]] = {}
         self.collisions: list[dict[str, str]] = []
@@ -269,12 +275,24 @@ class _Staging:
             self.derived[str(field_name), by, shown] += len(rows)
         for (collection, name, rule), rows in repairs.groupby(["collection", "field", "rule"], sort=True):
             key = (str(collection), str(name), str(rule))
-            if rule not in ("missing", "set") and self.repairs.get(key, 0) < 3:
-                self.examples += cast(list[dict[str, Any]], rows.head(3).to_dict("records"))[: 200 - len(self.examples)]
             self.repairs[key] = self.repairs.get(key, 0) + len(rows)
+        changed = repairs[[kind_of(rule) == "changed" for rule in repairs["rule"]]]
+        self.staged.chunks_changed = (self.staged.chunks_changed or 0) + changed["id"].nunique()
+        if len(changed):
+            self._list(changed)
+
+    def _list(self, changed: pd.DataFrame) -> None:
+        if self.changes is None:  # the same values give the same bytes
+            raw = gzip.GzipFile("", "wb", mtime=0, fileobj=(self.staged.folder / CHANGES).open("wb"))
+            self.changes = io.TextIOWrapper(cast(IO[bytes], raw), "utf-8", "backslashreplace", newline="")
+            csv.writer(self.changes, lineterminator="\n").writerow(CHANGE_COLUMNS)
+        for row in changed[["collection", "id", "field", "before", "after", "rule"]].itertuples(index=False):
+            csv.writer(self.changes, lineterminator="\n").writerow([redacted(str(value)) for value in row])
 
     def finish(self) -> Staged:
         staged = self.staged
+        if self.changes is not None:
+            self.changes.close()
         staged.repairs = [
             {"collection": c, "field": f, "rule": r, "chunks": n} for (c, f, r), n in sorted(self.repairs.items())
         ]
@@ -282,7 +300,7 @@ class _Staging:
             {"field": f, "rule": r, "value": v, "chunks": n, "meaning": DERIVED_MEANINGS[r]}
             for (f, r, v), n in sorted(self.derived.items())
         ]
-        staged.examples, staged.collisions = self.examples, self.collisions[:1000]
+        staged.collisions = self.collisions[:1000]
         staged.collided = len(self.collisions)
         self.quarantine.write(self.entries)
         staged.quarantined = self.quarantine.counts()
@@ -310,7 +328,7 @@ def stage(
     shutil.rmtree(quarantine.folder, ignore_errors=True)
     folder.mkdir(parents=True)
     files: dict[str, list[tuple[str, str, int]]] = {target: [] for target in sorted(schema.targets(snapshot.names()))}
-    staging = _Staging(Staged(folder, files, rewritten=0), quarantine, schema.derivations)
+    staging = _Staging(Staged(folder, files, rewritten=0, chunks_changed=0), quarantine, schema.derivations)
     work = [(info, part) for info in snapshot.collections() for part in snapshot.parts(info.name)]
     for (info, part), batch in zip(work, ahead(snapshot.read, (part for _, part in work)), strict=True):
         transformed = schema.transform(batch, info.name, context)

@@ -182,7 +182,7 @@ def _fence(folder: RunFolder) -> str:
     return "Writes to the source are still refused." if stands else ""
 
 
-def _clients(folder: RunFolder, parameters: Parameters) -> str:
+def _clients(folder: RunState, parameters: Parameters) -> str:
     state = CutoverState.load(folder.workspace)
     source, target = formatting.text(parameters.source.label), formatting.text(parameters.target.label)
     if state is None or not state.may_be_applied:

@@ -14,6 +14,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -454,9 +455,11 @@ class Profile:
             CONTRADICTIONS,
             sum(row["chunks"] for row in rows),
             ReasonCode.METADATA_CONTRADICTS,
-            "; ".join(f"{row['collection']}: {row['field']} in {row['chunks']:,} chunks" for row in rows[:5]),
+            "; ".join(f"{row['collection']}: {row['field']} in {count(row['chunks'], 'chunk')}" for row in rows[:5]),
             bool(self.schema.derivations),
-        )
+            list(islice(({"collection": place.collection, "id": place.id, "field": name, "detail": place.detail}
+                         for name in self.schema.derivations for place in places.every(f"contradicts_{name}")), 20)),
+        )  # fmt: skip
         self.run.fact("contradictions", rows)
         return pd.DataFrame(rows, columns=["collection", "field", "chunks", "example"])
 
@@ -507,6 +510,7 @@ class Profile:
         rows += [("route", "", name, n, "") for name, n in sorted(scan.targets.items())]
         valid = (total - scan.quarantined) / total
         minimum = self.run.parameters.migration.minimum_valid
+        side = "below" if valid < minimum else "at least"
         self.run.check(
             "chunks that would pass validation",
             Verdict.WARNING if scan.quarantined else Verdict.PASS,
@@ -515,7 +519,10 @@ class Profile:
             relation="≥",
             reason=ReasonCode.QUARANTINED,
             detail=", ".join(f"{reason} {n}" for reason, n in scan.failures.most_common())
-            + (f"; below {minimum:g} (migration.minimum_valid) steps 13 and 22 stop" if scan.quarantined else ""),
+            + (
+                f"; {valid:.4g} is {side} the {minimum:g} (migration.minimum_valid) of steps 13 and 22"
+                * bool(scan.quarantined)
+            ),
             offenders=scan.quarantined,
             ids=scan.failed,
         )
@@ -533,18 +540,20 @@ class Profile:
         """The collection types that chunks of this source may get."""
         return list(dict.fromkeys(self.schema.targets(list(self.scan.collections)).values()))
 
-    def check(self, name: str, count: int, reason: ReasonCode, detail: str, applies: bool = True) -> None:
+    def check(self, name: str, number: int, reason: ReasonCode, detail: str, applies: bool = True,
+              ids: Sequence[dict[str, str]] = ()) -> None:  # fmt: skip
         """A check on the step: a warning where there is any, not applicable where the schema has no rule."""
-        bad = applies and count > 0
+        bad = applies and number > 0
         self.run.check(
             name,
             Verdict.WARNING if bad else Verdict.PASS if applies else Verdict.NOT_APPLICABLE,
-            measured=count,
+            measured=number,
             threshold=0,
             unit="chunks",
             reason=reason if bad else "",
             detail=detail if bad else "" if applies else f"Schema {self.schema.name} has no rule for it.",
-            offenders=count if bad else 0,
+            offenders=number if bad else 0,
+            ids=list(ids) if bad else [],
         )
 
 

@@ -6,7 +6,10 @@ Every piece may be missing (a run that stopped early) or unreadable (a file cut 
 from __future__ import annotations
 
 import base64
+import csv
+import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -46,6 +49,12 @@ class SignOff:
     superseded: bool = False
 
 
+def read_changes(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a list of changed values: collection, id, field, old, new, rule; values as shown, 80 characters at most."""
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file)
+
+
 def read_signoffs(folder: Path) -> list[SignOff]:
     """Every file in signoffs/ that names a role, by time."""
     found = []
@@ -80,6 +89,7 @@ _PHASES = 200
 # Figures that a signer reads on paper; the others are printed with their notebooks.
 _PRINTED = ("13_", "23_counts", "23_distances", "23_overlap", "23_recall", "23_completeness", "51_")
 _LARGEST = 2_000_000  # bytes of a figure that a page holds
+CHANGED = f"{Step.MIGRATE}_changes.csv.gz"
 _NOT_RUN, _UNREADABLE = "not run", "unreadable"
 
 
@@ -170,17 +180,28 @@ class RunView:
         return bool(self.run.get("rehearsal"))
 
     @property
+    def changes(self) -> Iterator[dict[str, str]]:
+        """Each value that the schema replaced: collection, id, field, old, new, rule; none where step 22 left no list."""
+        try:
+            yield from read_changes(self.folder / CHANGED)
+        except (OSError, EOFError, ValueError, zlib.error, csv.Error):
+            return
+
+    @property
+    def drill(self) -> dict[str, Any]:
+        """What the drill of the rollback left, drills/rollback.json; empty where there was none."""
+        try:
+            found = json.loads((self.folder / RunPath.DRILLS / "rollback.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
     def put_back(self) -> str:
         """When the drill of the rollback was put back, ISO 8601; "unknown" without a time, "" where it was not."""
-        try:
-            drill = json.loads((self.folder / RunPath.DRILLS / "rollback.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            drill = {}
         lines = self.run.get("drills")
-        told = any("put back to" in str(line) for line in lines) if isinstance(lines, list) else False
-        if not isinstance(drill, dict) or not drill.get("put_back", told):
-            return ""
-        return str(drill.get("ended") or "unknown")
+        told = isinstance(lines, list) and any("put back to" in str(line) for line in lines)
+        return str(self.drill.get("ended") or "unknown") if self.drill.get("put_back", told) else ""
 
     @property
     def results(self) -> dict[str, StepResult]:

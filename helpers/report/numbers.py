@@ -26,6 +26,7 @@ Results = Mapping[str, StepResult]
 # -- durations ---------------------------------------------------------------------------------------------------------
 
 SERVICE_BACK, CLEAN = "Lift the write fence", "Remove from the target what the run made"
+FILES_BACK = "Put configuration files back, restart, health"
 """The stages of step 27 whose ends matter to people: clients read and write at the source again; the target is clean."""
 _SEQUENCE = frozenset(step.number for step in plan.LINE)
 _FIRST, _LAST = Step.FENCE_WRITES, Step.CUTOVER
@@ -122,6 +123,64 @@ def estimate(results: Results) -> tuple[dict[str, float], float]:
     return by_step, starts
 
 
+@dataclass(frozen=True, slots=True)
+class RollbackRow:
+    """One of the times of a rollback: what it is called, what it counts from and to, seconds, and how it is known."""
+
+    name: str
+    counts: str
+    seconds: float
+    known: str
+
+
+def rollback_rows(results: Results, drill: Mapping[str, Any] | None = None) -> list[RollbackRow]:
+    """Every time of a rollback that this run knows, under its one name. `drill`: what a rehearsal's drill left."""
+    rows = []
+    counts = "reading the source once more and removing what step 22 wrote; without notebook start, restart and watch"
+    night = results[Step.SCHEDULE_AND_NOTIFY].facts.get("night") if Step.SCHEDULE_AND_NOTIFY in results else None
+    if isinstance(night, dict) and isinstance(told := night.get("way_back_seconds"), int | float):
+        rows.append(RollbackRow("Estimate announced", counts, told, "estimated by the dry run, announced in step 14"))
+    if Step.MIGRATE in results and (guess := rollback_estimate(results)) is not None:
+        rows.append(RollbackRow("Estimate after step 22", counts, guess, "what steps 21 and 22 took"))
+    result = results.get(Step.ROLLBACK)
+    if (found := rollback(result)) is not None and result is not None:
+        how = "measured in a drill" if drill else "measured"
+        back = sum(p.seconds for p in result.phases if p.name == FILES_BACK)
+        rows += [
+            RollbackRow("Configuration files back", "files, restart and health checks only", back, how),
+            RollbackRow(
+                "Service back", "from the order until clients can write at the source again", found.service, how
+            ),
+            RollbackRow("Target clean", "from the order until the target holds nothing of the run", found.clean, how),
+            RollbackRow(
+                "Step 27", "from its first cell to its end, the watch of the source included", result.seconds, how
+            ),
+            RollbackRow("Whole rollback", "from the order to the end of step 27", found.whole, how),
+        ]
+    begun, ended = instant((drill or {}).get("began")), instant((drill or {}).get("ended"))
+    if begun and ended:
+        what = (
+            "from its begin until everything was put back as after the cutover"
+            if (drill or {}).get("put_back")
+            else "from its begin to its end"
+        )
+        rows.append(RollbackRow("Whole drill", what, (ended - begun).total_seconds(), "measured"))
+    return rows
+
+
+def rollback_estimate(results: Results) -> float | None:
+    """Seconds until the target is clean, at most: what the same work took on the way there, or is estimated to take."""
+    by_step, found = estimate(results)[0], 0.0
+    for number in (Step.SNAPSHOT, Step.MIGRATE):
+        result = results.get(number)
+        whole = result is not None and passed(result) and not result.facts.get("resumed")
+        seconds = result.seconds if whole and result is not None else by_step.get(number, 0.0)
+        if not seconds:
+            return None
+        found += seconds
+    return found
+
+
 STARTS = "notebook starts"  # behind the numbers of the steps: the part of the estimate that is not work of a step
 
 
@@ -189,6 +248,8 @@ class Counts:
     derived: int | None = None
     set: int | None = None  # by the schema itself: source_collection, collection_type
     changed: int | None = None
+    changed_chunks: int | None = None  # distinct chunks with at least one changed value
+    collections: tuple[int | None, int | None] = (None, None)  # in the source, in the target
 
 
 def counts(results: Results) -> Counts:
@@ -210,8 +271,37 @@ def counts(results: Results) -> Counts:
         for row in repairs:
             sums[kind_of(str(row.get("rule")))] += int(row.get("chunks") or 0)
         found |= {"filled": sums.pop("default"), **sums}
-    rewritten = results[Step.MIGRATE].facts.get("ids_rewritten") if Step.MIGRATE in results else None
-    return Counts(**found, rewritten=rewritten)
+    moved = results[Step.MIGRATE].facts if Step.MIGRATE in results else {}
+    return Counts(
+        **found, rewritten=moved.get("ids_rewritten"), changed_chunks=moved.get("chunks_changed"),
+        collections=_collections(results),
+    )  # fmt: skip
+
+
+def _collections(results: Results) -> tuple[int | None, int | None]:
+    """How many collections the source has, and the target got chunks in: step 23 counted them, before it 22 and 13 routed."""
+    test = results[Step.VALIDATE].facts if Step.VALIDATE in results else {}
+    if test.get("counts") and test.get("targets"):
+        return len(test["counts"]), len([row for row in test["targets"] if row.get("target")])
+    ways = routes(results)
+    return (len({source for source, _ in ways}), len({target for _, target in ways} - {""})) if ways else (None, None)
+
+
+def routes(results: Results) -> dict[tuple[str, str], int]:
+    """Chunks by (source collection, target collection); the target is "" for those in quarantine."""
+    found = next(
+        (rows for n in (Step.MIGRATE, Step.DRY_RUN) if n in results and (rows := results[n].facts.get("routing"))), ()
+    )
+    sums: Counter[tuple[str, str]] = Counter()
+    for row in found:
+        sums[str(row["collection"]), str(row["target"])] += int(row["chunks"])
+    return dict(sorted(sums.items()))
+
+
+def merged(results: Results) -> dict[str, int]:
+    """How many source collections went into each target collection that has more than one, by its name."""
+    sources = Counter(target for _, target in routes(results) if target)
+    return {target: n for target, n in sorted(sources.items()) if n > 1}
 
 
 def _counted(result: StepResult) -> dict[str, int | None]:
@@ -272,6 +362,14 @@ def disagreements(results: Results) -> list[str]:
         ways, mine = moved.facts.get("routing") or [], by_step[Step.MIGRATE]
         kept = moved.facts.get("quarantine_file")
         pairs.append(("chunks quarantined", "step 22", mine["quarantined"], "in the evidence", kept))
+        if ways and test is not None:
+            targets = [row for row in test.facts.get("targets") or [] if row.get("target")]
+            pairs.append(("collections in the target", "step 22, routed", len({r["target"] for r in ways} - {""}),
+                          "step 23, counted", len(targets) if targets else None))  # fmt: skip
+        changed, most = moved.facts.get("chunks_changed"), counts(results).changed
+        if isinstance(changed, int) and isinstance(most, int) and (changed > most or bool(changed) is not bool(most)):
+            pairs.append(("changed", "chunks, step 22", changed, "values, at least one in each of these chunks", most))
+        pairs.append(("values changed", "step 22, by field", most, "in the evidence", moved.facts.get("changes_file")))
         if any(row.get("target") == "" for row in ways) or not mine["quarantined"]:  # older runs routed no quarantine
             pairs.append(
                 ("chunks", "routed, to quarantine included", _sum(ways, "chunks"), "in the source", mine["source"])

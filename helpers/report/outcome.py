@@ -11,7 +11,7 @@ from helpers.cutover import clients_switched
 from helpers.errors import RUNBOOK
 from helpers.evidence.signoffs import CLOSEOUT as CLOSED
 from helpers.evidence.signoffs import CUTOVER
-from helpers.formatting import duration, moment, percent, text
+from helpers.formatting import count, duration, moment, percent, text
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.facts import Outcome, RunView, StepRow, void
@@ -96,7 +96,7 @@ def _rate(view: RunView) -> Node:
 
 
 def _all_checks(view: RunView) -> Node:
-    node = Node("Do all checks pass?")
+    node = Node("Do all checks pass or warn?")
     if not view.tests:
         return node
     known = {name for names in _CHECKS.values() for name in names}
@@ -104,8 +104,17 @@ def _all_checks(view: RunView) -> Node:
     for title, names in groups.items():
         if found := [c for c in view.tests if c.name in names]:
             node.children.append(_group(title, found))
-    failed = [child for child in node.children if child.verdict == "fail"]
-    node.answer, node.verdict = ("NO", "fail") if failed else ("YES", "pass")
+    whole = worst(check.verdict for check in view.tests)
+    warned = sum(check.verdict in (Verdict.WARNING, Verdict.MARGINAL) for check in view.tests)
+    node.answer, node.verdict = (
+        ("NO", "fail") if whole is Verdict.FAIL else ("YES", (whole if warned else Verdict.PASS).value)
+    )
+    if warned:
+        gate = view.gate
+        roles = [role.replace("_", " ") for role in sorted(gate.keys.keys() - set(gate.missing))] if gate else []
+        node.why = (
+            f"{count(warned, 'warning')}, {'accepted by ' + ', '.join(roles) if roles else 'shown to those who sign'}."
+        )
     return node
 
 
@@ -396,7 +405,7 @@ class Tile:
     value: str
     note: str = ""
     kind: str = "open"
-    file: str = ""  # in the run's folder: all of it
+    file: str = ""  # where all of it is: a file of the run's folder, or a part of the page (#…)
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,19 +442,37 @@ def tiles(view: RunView) -> list[Tile]:
     """The figures of the first screen; what no step has measured is said to be not measured."""
     found, results = numbers.counts(view.results), view.results
     return [
+        _collections(view, found),
         _chunks("Chunks in source", found.source, "as snapshotted" if Step.SNAPSHOT in results else ""),
         _chunks("Migrated", found.migrated, f"{percent(found.migrated / found.source)} of the source"
                 if found.source and found.migrated is not None else "", good=found.migrated == found.source),
         replace(_chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0), file=_aside(view)),
         _chunks("Different", found.different, "in the target, but not as expected", good=found.different == 0, bad="fail"),
-        _chunks("Values changed", found.changed, "a value was replaced"),
+        replace(_chunks("Values changed", found.changed, _in_chunks(found)), file="#changes" if found.changed else ""),
         _chunks("Defaults filled", found.filled, f"a missing field got a default{_derived(found)}"),
         _ids(view, found),
         *_recall(view),
         _downtime(results),
         _rollback(results),
-        _signatures_tile(view),
+        _signatures_tile(view, CUTOVER, "Decision signatures"),
+        *([_signatures_tile(view, CLOSED, "Closeout signatures")] if _due_of(view, CLOSED) else []),
     ]  # fmt: skip
+
+
+def _collections(view: RunView, found: numbers.Counts) -> Tile:
+    before, after = found.collections
+    if before is None or after is None:
+        return Tile("Collections", _UNKNOWN)
+    several = numbers.merged(view.results)
+    note = "; ".join(f"{text(target, 40)} holds {n} of them" for target, n in list(several.items())[:2])
+    note += f"; {len(several) - 2} more are merged" if len(several) > 2 else ""
+    return Tile("Collections, source → target", f"{before} → {after}", note or "none is merged", file="#routing")
+
+
+def _in_chunks(found: numbers.Counts) -> str:
+    if found.changed_chunks is None:
+        return "a value was replaced"
+    return f"replaced by another, in {count(found.changed_chunks, 'chunk')}"
 
 
 def _chunks(label: str, n: int | None, note: str = "", *, good: bool | None = None, bad: str = "warning") -> Tile:
@@ -498,8 +525,6 @@ def _recall(view: RunView) -> list[Tile]:
         if row and isinstance(row.get("recall"), int | float):
             told_filter = text(str(row["filter"]).partition(":")[0], 60)  # the checklist has it whole
             asked = f"{row['queries']:,} queries, filter: {told_filter}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
-            if isinstance(row.get("shared_expected"), int | float):
-                asked += f". Clients see other results: {row['shared_expected']:.0%} of the nearest of before remain"
             found.append(
                 Tile(
                     f"Recall@{told.get('k')}, {text(row['scope'], 40)}",
@@ -508,7 +533,18 @@ def _recall(view: RunView) -> list[Tile]:
                     str(row["verdict"]),
                 )
             )
-    return found or [Tile("Recall", _UNKNOWN)]
+    return [*(found or [Tile("Recall", _UNKNOWN)]), *_remaining(told)]
+
+
+def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
+    """Of collections that were merged: how much of a client's answer is as before, and what that means."""
+    whole = (told.get("pooled") or {}).get("unrestricted") or {}
+    if isinstance(share := whole.get("shared_expected"), int | float):
+        note = (
+            f"of a client's {told.get('k')} nearest are as before when a merged collection is searched without a filter. "
+            "Expected, no loss; for the old answers filter by source collection (recall, restricted)"
+        )
+        yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", "#search")
 
 
 def _downtime(results: numbers.Results) -> Tile:
@@ -526,21 +562,28 @@ def _rollback(results: numbers.Results) -> Tile:
         "Rollback measured",
         duration(found.service),
         f"until service is back; target clean after {duration(found.clean)}",
+        file="#rollback-times",
     )
 
 
-def _signatures_tile(view: RunView) -> Tile:
-    gate = view.gate
+def _due_of(view: RunView, name: str) -> set[str]:
+    """The roles whose signature this gate needs."""
+    gate = view.gates.get(name)
+    return gate.keys.keys() | set(gate.missing) if gate is not None else set()
+
+
+def _signatures_tile(view: RunView, name: str, label: str) -> Tile:
+    gate, due = view.gates.get(name), _due_of(view, name)
     if gate is None:
-        return Tile("Signatures", "unknown", "parameters.yaml cannot be read")
-    due = gate.keys.keys() | set(gate.missing)
-    counting = gate.keys.keys() - set(gate.missing)
-    given = [s for s in view.signoffs if s.gate == CUTOVER and not s.superseded and s.role in counting]
-    names = ", ".join(f"{text(s.name, 60)} ({text(s.role.replace('_', ' '), 40)})" for s in given)
+        return Tile(label, "unknown", "parameters.yaml cannot be read")
     if not due:
-        return Tile("Signatures", "none due", "the parameters require none")
-    kind = "fail" if gate.blocked else "warning" if gate.missing else "pass"
-    return Tile("Signatures", f"{len(given)} of {len(due)}", names or "nobody yet", kind)
+        return Tile(label, "none due", "the parameters require none")
+    counting = gate.keys.keys() - set(gate.missing)
+    given = [s for s in view.signoffs if s.gate == name and not s.superseded and s.role in counting]
+    names = ", ".join(f"{text(s.name, 60)} ({text(s.role.replace('_', ' '), 40)})" for s in given)
+    early = name == CLOSED and not view.passed(Step.CLOSEOUT)
+    kind = "fail" if gate.blocked else "open" if early else "warning" if gate.missing else "pass"
+    return Tile(label, f"{len(given)} of {len(due)}", names or ("due after step 53" if early else "nobody yet"), kind)
 
 
 def notes(view: RunView) -> list[Note]:
@@ -554,7 +597,15 @@ def notes(view: RunView) -> list[Note]:
                 found[key] = Note(check.verdict.value, step.number, text(check.name, 80), said, impact(check.reason),
                                   page_remedy(check.reason, view.id), check)  # fmt: skip
     order = list(reversed([v.value for v in Verdict]))
-    return sorted(found.values(), key=lambda n: (order.index(n.verdict), n.step))
+    ranked = sorted(found.values(), key=lambda n: (order.index(n.verdict), n.step))
+    alike: dict[tuple[str, str, str], list[Note]] = {}
+    for note in ranked:  # what means the same and has the same remedy stands together, and says so once
+        alike.setdefault((note.verdict, note.impact, note.remedy), []).append(note)
+    return [
+        replace(n, impact="As above.", remedy="") if at and n.impact else n
+        for group in alike.values()
+        for at, n in enumerate(group)
+    ]
 
 
 def _found(check: Check) -> str:

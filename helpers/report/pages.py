@@ -7,6 +7,7 @@ works from disk without a network and without scripts; a content security policy
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,10 +16,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from helpers import audit, formatting
 from helpers.errors import RUNBOOK
@@ -28,7 +32,7 @@ from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES
 from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
-from helpers.report.facts import RunView, read_run
+from helpers.report.facts import CHANGED, RunView, read_run
 from helpers.report.outcome import CLASSES, decision_tree, ends, notes, outcome, tiles
 from helpers.report.record import checklist
 from helpers.results import write_bytes, write_text
@@ -68,6 +72,11 @@ def _run_page(view: RunView) -> str:
         work=numbers.work(view.results),
         forward=numbers.forward(view.results),
         back=numbers.rollback_words(back) if back is not None else "",
+        rollback_times=numbers.rollback_rows(view.results, view.drill),
+        routes=numbers.routes(view.results),
+        counted=numbers.counts(view.results),
+        changes=list(islice(view.changes, _CHANGES)),
+        changes_file=CHANGED,
         rapid=record.rapid(lambda name, *more: shlex.join([RUNBOOK, name, view.id, *more])),
         contacts=record.contacts(_contacts(view)),
         record_status=record.status(view),
@@ -112,6 +121,38 @@ def _view(run: RunState | Path) -> RunView:
     return view
 
 
+_NAMED = re.compile(
+    r"(?P<notebooks>[Nn]otebooks? )(?P<numbers>\d\d\b(?:(?:, | and | or )\d\d\b)*)"
+    r"|(?P<file>(?:results/\d\d|[A-Za-z0-9_-]+)\.(?:html|jsonl?(?:\.gz)?|csv\.gz|log|md|txt|yaml|ipynb)\b)"
+)
+
+
+def linked(value: str, folder: Path) -> Markup:
+    """The text with each notebook and file of the run that it names as a link; one that is not there says so."""
+    parts, at = [], 0
+    for match in _NAMED.finditer(value):
+        parts.append(escape(value[at : match.start()]))
+        if match["file"]:
+            parts.append(
+                _link(match["file"], match["file"], folder, " (not there)" * match["file"].startswith("results/"))
+            )
+        else:
+            parts.append(escape(match["notebooks"]))
+            for piece in re.split(r"(\d\d)", match["numbers"]):
+                page = (
+                    next((path.name for path in sorted(folder.glob(f"{piece}_*.html"))), "") if piece.isdigit() else ""
+                )
+                parts.append(_link(piece, page, folder, " (not run)") if piece.isdigit() else escape(piece))
+        at = match.end()
+    return Markup("").join([*parts, escape(value[at:])])
+
+
+def _link(words: str, name: str, folder: Path, otherwise: str) -> Markup:
+    if name and (folder / name).is_file():
+        return Markup('<a href="{}">{}</a>').format(quote(name), words)
+    return escape(words + otherwise)
+
+
 def _page(template: str, **context: Any) -> str:
     return _environment().get_template(template).render(**context).rstrip() + "\n"
 
@@ -132,6 +173,7 @@ def _environment() -> Environment:
         duration=formatting.duration,
         size=formatting.size,
         many=formatting.count,
+        linked=linked,
     )
     environment.globals.update(runbook=RUNBOOK, work_of=numbers.work, marks=_MARKS, classes=CLASSES, kinds=_KINDS)
     return environment
@@ -203,6 +245,7 @@ def print_pdf(page: Path) -> str:
 
 
 AS_SIGNED = "as-signed-"
+_CHANGES = 200  # changed values that the page lists; the file has all
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 _PDF_SECONDS = 60.0
 

@@ -46,7 +46,7 @@ PRIVATE_FOLDER = (
 GROUP = "group.json"  # in place of run.json: the runs of one order for many databases
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_ID - 1}}}")
 _DOCUMENTS = {
-    Step.MIGRATE: (f"{Step.MIGRATE}_quarantine.jsonl.gz",),
+    Step.MIGRATE: (f"{Step.MIGRATE}_quarantine.jsonl.gz", f"{Step.MIGRATE}_changes.csv.gz"),
     Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",),
 }  # what a step leaves besides: it says nothing any more once the step is void
 _secrets_hidden: set[tuple[Path, Path]] = set()  # runs whose secrets this process knows, so that it shows none

@@ -165,10 +165,9 @@ def rollback_seconds(folder: RunState) -> tuple[float, str]:
     """
     if (found := numbers.rollback(measured_rollback(folder))) is not None:
         return found.clean, f"measured: {numbers.rollback_words(found)}"
-    parts = [seconds_of(folder, plan.find(n)) for n in (Step.SNAPSHOT, Step.MIGRATE)]
-    if not all(how for _, how in parts):
-        return 0.0, ""
-    return sum(seconds for seconds, _ in parts), "estimated from steps 21 and 22"
+    steps = (Step.DRY_RUN, Step.SNAPSHOT, Step.MIGRATE)
+    guess = numbers.rollback_estimate({n: result for n in steps if (result := folder.result(n)) is not None})
+    return (guess, "estimated from steps 21 and 22") if guess is not None else (0.0, "")
 
 
 def last_safe_moment(folder: RunState) -> dt.datetime | None:

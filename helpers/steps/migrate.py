@@ -27,9 +27,10 @@ from helpers.migration.importing import (
     show_transform,
 )
 from helpers.migration.source_changes import SWITCHING, Ledger
-from helpers.migration.staging import Staged
+from helpers.migration.staging import CHANGES, Staged
 from helpers.migration.target_lock import ensure_database
-from helpers.results import Phase, Verdict, write_text
+from helpers.report.facts import CHANGED, read_changes
+from helpers.results import Phase, Verdict, write_bytes, write_text
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
@@ -98,6 +99,7 @@ class MigrateStep(NotebookStep):
     def _transformed(self) -> pd.DataFrame:
         """Repairs and routing of what is staged now, for the pages."""
         self.run.fact("ids_rewritten", self.staged.rewritten)
+        self.run.fact("chunks_changed", self.staged.chunks_changed)
         return show_transform(self.run, self.staged, self.job.quarantine.entries())
 
     def routing(self) -> pd.DataFrame:
@@ -220,6 +222,12 @@ class MigrateStep(NotebookStep):
             self.run.fact("quarantine_file", self.job.quarantine.evidence(file))
         else:
             file.unlink(missing_ok=True)
+        listed, kept = self.staged.folder / CHANGES, self.run.folder / CHANGED
+        if listed.is_file():
+            write_bytes(kept, listed.read_bytes())
+            self.run.fact("changes_file", sum(1 for _ in read_changes(kept)))
+        else:
+            kept.unlink(missing_ok=True)
         return table
 
     def _written(self) -> pd.DataFrame:

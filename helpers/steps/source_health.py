@@ -178,7 +178,11 @@ class SourceHealthStep(NotebookStep):
             if found.sampled
             else ""
         )
-        told = f"{lost:,} of {read:,} chunks read have no vector; below {least:g} step 22 stops." if lost else ""
+        told = (
+            f"{lost:,} of {read:,} chunks read have no vector; step 22 asks for a share of {least:g} with one."
+            if lost
+            else ""
+        )
         self.run.check(
             "chunks with a vector",
             verdict,

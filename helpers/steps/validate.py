@@ -401,6 +401,7 @@ def record_values(run: RunRecord, judged: Judgement) -> None:
         return
     run.fact("metadata", values.summary())
     run.fact("contradictions", values.contradicted("after"))
+    run.fact("contradicting", values.contradicting["after"])
     put(run, judged.contradictions())
 
 

@@ -92,7 +92,7 @@ class FieldValues:
         self.rewritten = 0
         self.rewritten_example: tuple[str, str] | None = None
         self.contradictions: dict[str, Counter[tuple[str, str]]] = {"before": Counter(), "after": Counter()}
-        self.examples: dict[tuple[str, str, str], str] = {}
+        self.contradicting: dict[str, list[dict[str, str]]] = {"before": [], "after": []}  # the first 1,000 of each
 
     def add_source(self, moved: Transformed, batch: ChunkBatch, kept: Sequence[int]) -> None:
         """Chunks of a source collection as they are (`batch`) and as the schema moves them; `kept` go to the target."""
@@ -130,7 +130,9 @@ class FieldValues:
     def _contradictions(self, side: str, collection: str, batch: ChunkBatch, kinds: Sequence[str | None]) -> None:
         for i, name, detail in self._schema.contradictions(batch, kinds):
             self.contradictions[side][collection, name] += 1
-            self.examples.setdefault((side, collection, name), f"{batch.ids[i]}: {detail}")
+            if len(self.contradicting[side]) < _KEPT:
+                row = {"collection": collection, "id": batch.ids[i], "field": name, "detail": detail}
+                self.contradicting[side].append(row)
 
     def table(self) -> list[dict[str, Any]]:
         """One row a field: chunks that must have it, values before and after, kept as they were, and by kind what was done."""
@@ -174,8 +176,16 @@ class FieldValues:
         }
 
     def contradicted(self, side: str) -> list[dict[str, Any]]:
-        """One row a collection and field whose values the documents rule out: chunks, and the first of them."""
+        """One row a collection and field whose values the documents rule out: chunks, and those of the first 1,000 with ids."""
+        named: dict[tuple[str, str], list[str]] = {}
+        for row in self.contradicting[side]:
+            named.setdefault((row["collection"], row["field"]), []).append(f"{row['id']}: {row['detail']}")
         return [
-            {"collection": collection, "field": name, "chunks": n, "example": self.examples[side, collection, name]}
+            {
+                "collection": collection,
+                "field": name,
+                "chunks": n,
+                "example": "; ".join(named.get((collection, name), [])[:20]),
+            }
             for (collection, name), n in sorted(self.contradictions[side].items())
         ]

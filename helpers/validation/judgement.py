@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from helpers.formatting import count
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Check, Verdict, worst
 from helpers.snapshots.comparison import CONTENT
@@ -99,7 +100,8 @@ class Judgement:
         rows = self.found.values.contradicted("after")
         before = sum(row["chunks"] for row in self.found.values.contradicted("before"))
         number = sum(row["chunks"] for row in rows)
-        named = "; ".join(f"{r['collection']}: {r['field']} in {r['chunks']:,} chunks" for r in rows[:3])
+        named = "; ".join(f"{r['collection']}: {r['field']} in {count(r['chunks'], 'chunk')}" for r in rows[:3])
+        named += f"; {len(rows) - 3} more collections and fields" if len(rows) > 3 else ""
         return Check(
             CONTRADICTIONS,
             Verdict.WARNING if number else Verdict.PASS,
@@ -107,9 +109,9 @@ class Judgement:
             threshold=0,
             unit="values",
             reason=ReasonCode.METADATA_CONTRADICTS if number else "",
-            detail=f"{named}; in the source: {before:,}" if number else "",
+            detail=f"{named}; in the source: {before:,}{_listed(number)}" if number else "",
             offenders=number,
-            ids=[{"collection": r["collection"], "field": r["field"], "detail": r["example"]} for r in rows[:20]],
+            ids=self.found.values.contradicting["after"][:20],
         )
 
     def search(self) -> Check:
@@ -364,3 +366,8 @@ def values_said(told: Mapping[str, Any]) -> str:
 
 def _not_applicable(name: str, why: str) -> Check:
     return Check(name, Verdict.NOT_APPLICABLE, detail=why)
+
+
+def _listed(number: int) -> str:
+    """Where more than the twenty that a check names are."""
+    return f"; the first {min(number, 1000):,} are in results/23.json (contradicting)" if number > 20 else ""
