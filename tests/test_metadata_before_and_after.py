@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import UsageError
+from helpers.errors import UsageError, hide
 from helpers.migration.importing import routing_table
-from helpers.migration.staging import Quarantine, stage
+from helpers.migration.staging import CHANGES, Quarantine, stage
 from helpers.parameters.endpoint import Endpoint
+from helpers.report.facts import read_changes
 from helpers.results import Verdict, kind_of
 from helpers.schema import load_schema
 from helpers.schema.rules import contradicts, languages
@@ -162,8 +163,8 @@ def test_values_are_counted_on_each_side_and_contradictions_are_named(tmp_path: 
     assert told["ids_rewritten"] is None
     check = found.contradictions()
     assert (check.verdict, check.reason, check.measured) == (Verdict.WARNING, "metadata_contradicts", 2)
-    assert [(row["field"], row["detail"]) for row in check.ids] == [
-        ("lang", "docs-1: 'en', the document tells 'es'"), ("spanish", "docs-1: False, the document tells True")
+    assert [(row["id"], row["field"], row["detail"]) for row in check.ids] == [
+        ("docs-1", "lang", "'en', the document tells 'es'"), ("docs-1", "spanish", "False, the document tells True")
     ]  # fmt: skip
     said = found.completeness().detail
     assert "every field was there in 0 of 6 chunks in the source, 43.3% of the values" in said
@@ -195,3 +196,34 @@ def test_if_ttt_tells_spanish_from_a_default_and_says_how_it_knows(tmp_path: Pat
     assert list(table.itertuples(index=False, name=None)) == [
         ("openwebui_core", "sergio_corpus", 3), ("openwebui_core", "sergio_humor", 1), ("openwebui_core", "(quarantine)", 2)
     ]  # fmt: skip
+
+
+def test_every_contradicting_chunk_is_named_up_to_twenty_and_more_are_said_to_be_elsewhere(tmp_path: Path) -> None:
+    batch = chunks("docs", 26, 1)
+    batch.documents = [SPANISH] * 26
+    batch.metadatas = [{"author": "A", "lang": "en" if n else "es", "spanish": True, "words": 20} for n in range(26)]
+    check = judged(tmp_path, MINE, {"docs": batch}).contradictions()
+    assert check.measured == check.offenders == 25
+    assert [row["id"] for row in check.ids] == [f"docs-{n}" for n in range(1, 21)]
+    assert "the first 25 are in results/23.json" in check.detail
+
+
+def test_every_changed_value_is_listed_old_and_new_and_chunks_are_counted_once(tmp_path: Path) -> None:
+    batch = chunks("openwebui_core", 4, 1)
+    batch.metadatas = [
+        {"authenticity_score": 1.4, "source_line": -5}, {"authenticity_score": "0.5"}, {"authenticity_score": 0.5},
+        {"authenticity_score": 0.5, "disputed": "yes, token-4711"},
+    ]  # fmt: skip
+    hide("token-4711", "env:SECRET")
+    with open_target(Endpoint(path=str(tmp_path / "source"))) as store:
+        store.create(CollectionInfo("openwebui_core", 0, None, "cosine", "cosine"))
+        store.add("openwebui_core", batch)
+        snapshot = write_snapshot(store, tmp_path / "snapshots", "one", ["openwebui_core"], retention_days=7)
+    staged = stage(snapshot, load_schema("if_ttt"), context(), tmp_path / "staged", Quarantine(tmp_path / "quarantine"))
+    listed = list(read_changes(tmp_path / "staged" / CHANGES))
+    changed = [row for row in staged.repairs if kind_of(row["rule"]) == "changed"]
+    assert sum(row["chunks"] for row in changed) == len(listed) > 3
+    assert staged.chunks_changed == len({row["id"] for row in listed}) < len(listed)
+    row = next(r for r in listed if (r["id"], r["field"]) == ("openwebui_core-0", "authenticity_score"))
+    assert (row["collection"], row["old"], row["new"], row["rule"]) == ("openwebui_core", "1.4", "1.0", "clamp")
+    assert "token-4711" not in str(listed), "secrets are kept from it as from every file of the evidence"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
+import gzip
 import json
 import re
 import tarfile
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup
 
+from helpers.formatting import duration
 from helpers.report import index_page, numbers, run_page
 from helpers.report.facts import read_run
 from helpers.report.record import record
@@ -51,6 +54,8 @@ def page(run: RunFolder) -> BeautifulSoup:
 
 def tiles(found: BeautifulSoup) -> dict[str, tuple[str, str]]:
     """Label → (value, note)."""
+    for link in found.select(".tile a"):
+        link.extract()
     parts = [[d.get_text(" ", strip=True) for d in tile.find_all("div")] for tile in found.select(".tile")]
     return {label: (value, note) for label, value, note in parts}
 
@@ -102,6 +107,50 @@ def test_a_rollback_takes_the_same_time_wherever_one_looks(run: RunFolder) -> No
     ]
 
 
+def test_every_time_of_a_rollback_is_in_one_table_with_what_it_counts(run: RunFolder) -> None:
+    drill = {"began": "2026-11-28T07:26:50+00:00", "ended": "2026-11-28T07:27:21.500+00:00", "put_back": {"a": 1}}
+    write_json(run.reports / "drills" / "rollback.json", drill)
+    edit(run, "14", lambda r: r["facts"].update(night={"way_back_seconds": 14.2}))
+    table = page(run).find(id="rollback-times").find_next("table")  # type: ignore[union-attr]
+    shown = {row.find("th").get_text(): row.find_all("td")[1].get_text() for row in table.select("tbody tr")}  # type: ignore[union-attr]
+    found = numbers.rollback(read_run(run.reports).results["27"])
+    assert found is not None
+    guess = took(raw(run, "21")) + took(raw(run, "22"))
+    expected = {
+        "Estimate announced": 14.2, "Estimate after step 22": guess, "Service back": found.service, "Target clean": found.clean,
+        "Step 27": took(raw(run, "27")), "Whole rollback": found.whole, "Whole drill": 31.5,
+    }  # fmt: skip
+    assert {name: shown[name] for name in expected} == {name: duration(seconds) for name, seconds in expected.items()}
+    assert status.rollback_seconds(run.read())[0] == found.clean
+    assert tiles(page(run))["Rollback measured"][0] == shown["Service back"]
+
+
+def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_screen(run: RunFolder) -> None:
+    changed = [
+        ("core", f"c{n}", field, "'1.4'", "1.0", "clamp") for n, field in ((1, "score"), (1, "line"), (2, "score"))
+    ]
+    rows = [{"collection": "core", "field": f, "rule": "clamp", "chunks": n} for f, n in (("score", 2), ("line", 1))]
+    edit(run, "22", lambda r: r["facts"].update(repairs=rows, chunks_changed=2, changes_file=3))
+    with gzip.open(run.reports / "22_changes.csv.gz", "wt", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("collection", "id", "field", "old", "new", "rule"), *changed])
+    whole = {"recall": 0.93, "low": 0.9, "high": 0.95, "queries": 40, "filter": "none", "scope": "unrestricted"}
+    whole |= {"verdict": "pass", "shared_expected": 0.33}
+    edit(run, "23", lambda r: r["facts"].update(recall={"k": 10, "rows": [], "pooled": {"unrestricted": whole}}))
+    found = page(run)
+    shown = tiles(found)
+    by_source, by_target = raw(run, "23")["facts"]["counts"], raw(run, "23")["facts"]["targets"]
+    assert shown["Collections, source → target"][0] == f"{len(by_source)} → {len(by_target)}"
+    assert shown["Values changed"][0] == "3"
+    assert "in 2 chunks" in shown["Values changed"][1]
+    assert shown["Same results for clients"][0] == "33.0 %"
+    table = found.find(id="changes").find_next("table")  # type: ignore[union-attr]
+    listed = [[cell.get_text() for cell in row.find_all(["td", "th"])] for row in table.select("tbody tr")]  # type: ignore[union-attr]
+    assert listed == [list(row) for row in changed]
+    assert "3 values in 2 chunks" in table.caption.get_text()  # type: ignore[union-attr]
+    assert table.caption.a["href"] == "22_changes.csv.gz"  # type: ignore[union-attr,index]
+    assert numbers.disagreements(read_run(run.reports).results) == []
+
+
 def test_what_the_window_took_is_one_number(run: RunFolder) -> None:
     window = {n: raw(run, n) for n in ("20", "21", "22", "23", "24", "25")}
     worked = sum(map(took, window.values()))
@@ -149,6 +198,13 @@ PLANTED: dict[str, tuple[str, Edit, str]] = {
     "routing": ("22", lambda r: sum_off(r["facts"], "routing", "chunks"),
                 "chunks: 121 (routed, to quarantine included) and 120 (in the source)"),
     "quarantine": ("23", lambda r: r["facts"]["quarantine"].update(missing_document=3), "chunks quarantined: 0 (step 22) and 3"),
+    "collections": ("22", lambda r: r["facts"]["routing"][0].update(target="other"),
+                    "collections in the target: 5 (step 22, routed) and 4 (step 23, counted)"),
+    "changed values": ("22", lambda r: r["facts"].update(changes_file=2), "values changed: 0 (step 22, by field) and 2 ("),
+    "changed chunks": ("22", lambda r: r["facts"].update(chunks_changed=2), "changed: 2 (chunks, step 22) and 0 (values"),
+    "changed, counted twice": (
+        "23", lambda r: r["facts"].update(metadata={"changed": 4}), "values, changed: 0 (step 22) and 4 (step 23)",
+    ),
     "a step's end": ("24", lambda r: r.update(finished="2026-11-28T07:20:00.000+00:00"), "step 24: it ended"),
     "a phase": ("22", lambda r: r["phases"][0].update(seconds=900.0), "step 22: its phase 1 export does not lie between"),
 }  # fmt: skip
@@ -162,6 +218,8 @@ def test_a_run_whose_figures_agree_says_nothing(run: RunFolder) -> None:
 @pytest.mark.parametrize("kind", PLANTED)
 def test_a_planted_contradiction_is_on_the_first_screen(run: RunFolder, kind: str) -> None:
     step, change, said = PLANTED[kind]
+    moved = sum(row["target"] for row in raw(run, "22")["facts"]["arrivals"])
+    edit(run, "22", lambda r: r["facts"].update({"import": {"to_write": moved}}))
     edit(run, step, change)
     assert any(line.startswith(said) for line in numbers.disagreements(read_run(run.reports).results))
     banner = page(run).select_one(".banner")

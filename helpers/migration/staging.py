@@ -18,6 +18,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -276,14 +277,18 @@ class _Staging:
         for (collection, name, rule), rows in repairs.groupby(["collection", "field", "rule"], sort=True):
             key = (str(collection), str(name), str(rule))
             self.repairs[key] = self.repairs.get(key, 0) + len(rows)
-        changed = repairs[[kind_of(rule) == "changed" for rule in repairs["rule"]]]
+        changed = repairs[repairs["rule"].map(kind_of) == "changed"]
         self.staged.chunks_changed = (self.staged.chunks_changed or 0) + changed["id"].nunique()
         if len(changed):
             self._list(changed)
 
+    def close(self) -> None:
+        if self.changes is not None:
+            self.changes.close()
+
     def _list(self, changed: pd.DataFrame) -> None:
         if self.changes is None:  # the same values give the same bytes
-            raw = gzip.GzipFile("", "wb", mtime=0, fileobj=(self.staged.folder / CHANGES).open("wb"))
+            raw = gzip.GzipFile(self.staged.folder / CHANGES, "wb", mtime=0)
             self.changes = io.TextIOWrapper(cast(IO[bytes], raw), "utf-8", "backslashreplace", newline="")
             csv.writer(self.changes, lineterminator="\n").writerow(CHANGE_COLUMNS)
         for row in changed[["collection", "id", "field", "before", "after", "rule"]].itertuples(index=False):
@@ -291,8 +296,6 @@ class _Staging:
 
     def finish(self) -> Staged:
         staged = self.staged
-        if self.changes is not None:
-            self.changes.close()
         staged.repairs = [
             {"collection": c, "field": f, "rule": r, "chunks": n} for (c, f, r), n in sorted(self.repairs.items())
         ]
@@ -330,15 +333,16 @@ def stage(
     files: dict[str, list[tuple[str, str, int]]] = {target: [] for target in sorted(schema.targets(snapshot.names()))}
     staging = _Staging(Staged(folder, files, rewritten=0, chunks_changed=0), quarantine, schema.derivations)
     work = [(info, part) for info in snapshot.collections() for part in snapshot.parts(info.name)]
-    for (info, part), batch in zip(work, ahead(snapshot.read, (part for _, part in work)), strict=True):
-        transformed = schema.transform(batch, info.name, context)
-        failures = schema.failures(
-            transformed, context, dimension=info.dimension, allowed_dimensions=dimensions, space=info.space
-        )
-        if most_bytes is not None:
-            failures = pd.concat([failures, _too_large(transformed.batch, batch.ids, info.name, most_bytes)])
-        staging.part(info, part, batch, transformed, failures)
-        progress.advance(len(batch))
+    with closing(staging):
+        for (info, part), batch in zip(work, ahead(snapshot.read, (part for _, part in work)), strict=True):
+            transformed = schema.transform(batch, info.name, context)
+            failures = schema.failures(
+                transformed, context, dimension=info.dimension, allowed_dimensions=dimensions, space=info.space
+            )
+            if most_bytes is not None:
+                failures = pd.concat([failures, _too_large(transformed.batch, batch.ids, info.name, most_bytes)])
+            staging.part(info, part, batch, transformed, failures)
+            progress.advance(len(batch))
     return staging.finish()
 
 

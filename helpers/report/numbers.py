@@ -370,6 +370,18 @@ def disagreements(results: Results) -> list[str]:
         if isinstance(changed, int) and isinstance(most, int) and (changed > most or bool(changed) is not bool(most)):
             pairs.append(("changed", "chunks, step 22", changed, "values, at least one in each of these chunks", most))
         pairs.append(("values changed", "step 22, by field", most, "in the evidence", moved.facts.get("changes_file")))
+        told = test.facts.get("metadata") or {} if test is not None else {}
+        if (moved.facts.get("import") or {}).get("to_write") == mine[
+            "migrated"
+        ]:  # else the target refused some of them
+            whole = counts(results)
+            for name, n in {
+                "changed": most,
+                "derived": whole.derived,
+                "set": whole.set,
+                "defaults": whole.filled,
+            }.items():
+                pairs.append((f"values, {name}", "step 22", n, "step 23", told.get(name)))
         if any(row.get("target") == "" for row in ways) or not mine["quarantined"]:  # older runs routed no quarantine
             pairs.append(
                 ("chunks", "routed, to quarantine included", _sum(ways, "chunks"), "in the source", mine["source"])

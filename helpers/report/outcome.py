@@ -448,7 +448,7 @@ def tiles(view: RunView) -> list[Tile]:
                 if found.source and found.migrated is not None else "", good=found.migrated == found.source),
         replace(_chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0), file=_aside(view)),
         _chunks("Different", found.different, "in the target, but not as expected", good=found.different == 0, bad="fail"),
-        replace(_chunks("Values changed", found.changed, _in_chunks(found)), file="#changes" if found.changed else ""),
+        replace(_chunks("Values changed", found.changed, _in_chunks(found)), file="#changes" if next(view.changes, None) else ""),
         _chunks("Defaults filled", found.filled, f"a missing field got a default{_derived(found)}"),
         _ids(view, found),
         *_recall(view),
@@ -466,7 +466,8 @@ def _collections(view: RunView, found: numbers.Counts) -> Tile:
     several = numbers.merged(view.results)
     note = "; ".join(f"{text(target, 40)} holds {n} of them" for target, n in list(several.items())[:2])
     note += f"; {len(several) - 2} more are merged" if len(several) > 2 else ""
-    return Tile("Collections, source → target", f"{before} → {after}", note or "none is merged", file="#routing")
+    return Tile("Collections, source → target", f"{before} → {after}", note or "none is merged",
+                file="#routing" if numbers.routes(view.results) else "")  # fmt: skip
 
 
 def _in_chunks(found: numbers.Counts) -> str:
@@ -541,8 +542,8 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     whole = (told.get("pooled") or {}).get("unrestricted") or {}
     if isinstance(share := whole.get("shared_expected"), int | float):
         note = (
-            f"of a client's {told.get('k')} nearest are as before when a merged collection is searched without a filter. "
-            "Expected, no loss; for the old answers filter by source collection (recall, restricted)"
+            f"of a client's {told.get('k')} nearest are as before where a merged collection is searched without a filter; "
+            "expected, no loss. With a filter by source collection: recall, restricted"
         )
         yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", "#search")
 

@@ -196,9 +196,9 @@ def _recall(view: RunView) -> Iterator[Item]:
             shown += f"; source: {row['before']:.3f}"
         yield Item(f"Recall, {row['scope']}", shown, row["verdict"])
         if row.get("shared_expected") is not None:
-            changed = f"{row['shared_expected']:.0%} of the {told['k']} nearest of before remain"
+            changed = f"{percent(row['shared_expected'])} of the {told['k']} nearest of before remain"
             if row.get("shared_measured") is not None:
-                changed += f", as the target answered {row['shared_measured']:.0%}"
+                changed += f", as the target answered {percent(row['shared_measured'])}"
             yield Item("Expected change for clients: collections were merged", f"{changed}. This is no loss.")
 
 
