@@ -371,7 +371,9 @@ def clients_switched(target: str, files: int, restarts: int, *, rehearsal: bool)
     done = [count(files, "configuration file") + " changed"] * bool(files)
     done += [count(restarts, "restart command") + " run"] * bool(restarts)
     if not done:
-        return f"No clients were switched to {target}: no configuration file was changed and no restart command was run."
+        return (
+            f"No clients were switched to {target}: no configuration file was changed and no restart command was run."
+        )
     who = "The sample application of this rehearsal" if rehearsal else "The application"
     return f"{who} was switched to {target}: {', '.join(done)}.{' No other client was touched.' if rehearsal else ''}"
 
