@@ -52,6 +52,10 @@ ATTACKS: dict[str, dict[str, str]] = {
         "names that are paths": """
             test_hostile_text.py::test_a_collection_name_that_no_target_takes_is_one_clear_line
             test_hostile_text.py::test_hostile_collection_names_stop_an_exact_copy_before_anything_is_written""",
+        "chunks under the name of our own marker": """
+            test_store_network.py::test_chunks_in_a_collection_of_the_markers_name_are_data""",
+        "triggers and views in the database": """
+            test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run""",
     },
     "server": {
         "a small answer that becomes a large one": """

@@ -332,3 +332,38 @@ def test_a_run_tells_the_thief_nothing(tmp_path: Path, thief: Thief) -> None:
     assert thief.heard == []
     said = [file.read_text(encoding="utf-8") for file in (tmp_path / "reports" / "one").glob("*.ipynb")]
     assert any("is not allowed" in text for text in said), "notebook 11 says why there is no text search"
+
+
+_ENDLESS = "SELECT count(*) FROM (WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r) SELECT i FROM r)"
+
+
+@pytest.mark.parametrize("in_the_log", [False, True], ids=["in the database", "in its log"])
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (
+            "trigger",
+            f"CREATE TRIGGER t AFTER INSERT ON maintenance_log BEGIN INSERT INTO acquire_write SELECT 1, ({_ENDLESS}); END",
+        ),
+        ("view", f"CREATE VIEW v AS {_ENDLESS}"),
+    ],
+    ids=["trigger", "view"],
+)
+def test_code_in_a_database_is_never_run(tmp_path: Path, kind: str, code: str, in_the_log: bool) -> None:
+    with embedded(tmp_path / "source") as store:
+        fill(store, "notes", chunks(3))
+    database = tmp_path / "source" / DATABASE
+    with closing(sqlite3.connect(database)) as db:
+        if in_the_log:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute("CREATE TABLE IF NOT EXISTS acquire_write (id INTEGER, n INTEGER)")
+        db.execute(code)
+        db.commit()
+        with (
+            pytest.raises(Terminal, match=f"holds a {kind}") as caught,
+            open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "scratch"),
+        ):
+            pass
+    assert caught.value.code == "source_foreign_file"
+    assert "DROP" in str(caught.value)

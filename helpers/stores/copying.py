@@ -28,7 +28,7 @@ from helpers.errors import Terminal
 from helpers.reason_codes import ReasonCode
 from helpers.stores.base import damage
 from helpers.stores.index_files import LINKS, bloat, links_bloated
-from helpers.stores.layout import DATABASE, LOGS, damaged, recognise, unreadable
+from helpers.stores.layout import DATABASE, LOGS, damaged, recognise, require_plain, unreadable
 
 FULLTEXT = "embedding_fulltext_search"
 _SHADOWS = ("data", "idx", "content", "docsize", "config")
@@ -53,6 +53,7 @@ def rebuild(database: Path) -> list[str]:
     """
     try:
         with closing(sqlite3.connect(database)) as db, db:
+            require_plain(db, database)  # once more: the log of the original may have brought it
             tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if "embedding_metadata" not in tables:
                 return []
@@ -75,6 +76,9 @@ def _fulltext(db: sqlite3.Connection, tables: set[str]) -> str:
     """What is wrong with the full-text index: "missing", "damaged" or nothing, ""."""
     if FULLTEXT not in tables:
         return "missing"
+    (made,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (FULLTEXT,)).fetchone()
+    if not str(made).startswith("CREATE VIRTUAL TABLE"):
+        return "damaged"
     try:
         db.execute(_ASK)
     except sqlite3.DatabaseError:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Metadata, align
-from helpers.errors import Terminal
+from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
 from helpers.stores.base import Closing, CollectionInfo, Neighbours, damage, distance, from_metadata
 from helpers.stores.limits import NO_LIMIT, Limits, Usage
@@ -40,9 +40,33 @@ _LFS = b"version https://git-lfs"
 
 
 def reading(database: Path, *, live: bool = False) -> closing[sqlite3.Connection]:
-    """A connection to an SQLite file, links followed, that writes no byte; `live`: another process may write meanwhile."""
+    """A connection to an SQLite file, links followed, that writes no byte; `live`: another process may write meanwhile.
+
+    Raises as `require_plain`.
+    """
     uri = f"file:{quote(str(database.resolve()))}?mode=ro{'' if live else '&immutable=1'}"
-    return closing(sqlite3.connect(uri, uri=True))
+    connection = sqlite3.connect(uri, uri=True)
+    try:
+        require_plain(connection, database)
+    except BaseException:
+        connection.close()
+        raise
+    return closing(connection)
+
+
+def require_plain(connection: sqlite3.Connection, database: Path) -> None:
+    """Raises `Terminal` ("source_foreign_file") where the database holds code: what it runs, and how long, nobody knows."""
+    found = connection.execute(
+        "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view') ORDER BY name"
+    ).fetchall()
+    if found:
+        kind, name = found[0]
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise Terminal(
+            ReasonCode.SOURCE_FOREIGN_FILE, f"holds a {kind} ({one_line(str(name), 60)}){more}, which no Chroma makes",
+            where=str(database),
+            next_step="Find out who made it. Remove it in a copy of the folder (DROP TRIGGER, DROP VIEW), and migrate the copy.",
+        )  # fmt: skip
 
 
 def has_log(database: Path) -> bool:
