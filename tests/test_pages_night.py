@@ -191,7 +191,7 @@ def test_a_rehearsal_that_drilled_the_way_back_stays_a_go(tmp_path: Path) -> Non
     write_json(folder / "drills" / "rollback.json", drill)
     view = view_of(folder)
     assert view.outcome.headline == "REHEARSED: sample application cut over; drilled: restore, rollback"
-    told = f"{switched} The rollback was a drill and was put back at 2025-12-01 03:20:00 UTC: the cutover stands."
+    told = f"{switched} The rollback was a drill and was put back at 2025-12-01 03:20:00 UTC: the cutover remains in effect."
     assert (view.outcome.reasons[0], status(view)) == (told, ("REHEARSED", told))
 
 

@@ -397,7 +397,7 @@ def test_a_drill_says_that_it_was_one_and_once_put_back_that_the_cutover_stands(
     assert ["this run is over" in said for said in texts] == [False, False]
     postmortem.put_back(night.folder.read(), "2026-11-28T18:28:10.241+00:00")
     texts = [page.read_text(), notice.read_text()]
-    over = "DRILL, put back at 2026-11-28 18:28:10 UTC: the cutover stands"
+    over = "DRILL, put back at 2026-11-28 18:28:10 UTC: the cutover remains in effect"
     assert [over in said for said in texts] == [True, True]
     assert ["is not in use" in said for said in texts] == [False, False]
     assert notice.read_text().startswith("REHEARSAL: Drill: Migration night was rolled back (night)")

@@ -344,6 +344,10 @@ class CutoverState(StateFile):
         """Who was sent to the target, in a sentence."""
         return clients_switched(self.target, len(self.files), len(self.cutover.restart), rehearsal=rehearsal)
 
+    def told(self, *, rehearsal: bool) -> str:
+        """For status: the state, and once it is done who was switched."""
+        return f"{self.sentence()} {self.clients(rehearsal=rehearsal) if self.is_done else ''}".strip()
+
     def refuse_changed(self) -> None:
         """`Terminal` (`config_changed`) where a file is neither as it was nor as the cutover made it."""
         changed = [file for file in self.files if file.now == "changed"]

@@ -160,8 +160,8 @@ class RunView:
 
     @property
     def as_signed(self) -> list[str]:
-        """The pages that were kept for those who sign, as names in the folder, each followed by its PDF where there is one."""
-        return sorted(path.name for path in self.folder.glob("as-signed-*.*"))
+        """The pages that were kept, for those who sign and at the end; names in the folder, each followed by its PDF, if any."""
+        return sorted(path.name for pattern in ("as-signed-*.*", "final-*.*") for path in self.folder.glob(pattern))
 
     def key_of(self, sign: SignOff) -> str:
         """Whose key signed, and its fingerprint; "" where no signature counts."""
@@ -191,7 +191,7 @@ class RunView:
     def drill(self) -> dict[str, Any]:
         """What the drill of the rollback left, drills/rollback.json; empty where there was none."""
         try:
-            found = json.loads((self.folder / RunPath.DRILLS / "rollback.json").read_text(encoding="utf-8"))
+            found = json.loads((self.folder / RunPath.DRILLS / RunPath.ROLLBACK).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

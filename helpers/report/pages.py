@@ -15,6 +15,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -28,14 +29,16 @@ from helpers import audit, formatting
 from helpers.errors import RUNBOOK
 from helpers.evidence import at_rest, due
 from helpers.evidence.seals import chain
-from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES
+from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_state
+from helpers.formatting import count, duration, percent, text
 from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
 from helpers.report.facts import CHANGED, RunView, read_run
-from helpers.report.outcome import CLASSES, decision_tree, ends, notes, outcome, tiles
+from helpers.report.outcome import CLASSES, decision_tree, outcome
 from helpers.report.record import checklist
-from helpers.results import write_bytes, write_text
+from helpers.results import Check, Verdict, passed, utc_now, write_bytes, write_text
+from helpers.run.advice import impact, page_remedy
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
@@ -46,17 +49,21 @@ _KINDS = {"pass": "pass", "warning": "warning", "marginal": "marginal", "not exe
           "failed": "fail", "unreadable": "fail"}  # fmt: skip
 
 
-def run_page(run: RunState | Path) -> str:
-    """The page of one run, `reports/<run id>/index.html`, from its files; a path names their folder."""
-    return _run_page(_view(run))
+def run_page(run: RunState | Path, kept: str = "") -> str:
+    """The page of one run, `reports/<run id>/index.html`, from its files; a path names their folder.
+
+    `kept`: what a copy is that stays as it is now, for its head.
+    """
+    return _run_page(_view(run), kept)
 
 
-def _run_page(view: RunView) -> str:
+def _run_page(view: RunView, kept: str = "") -> str:
     review = view.step(Step.REVIEW)
     back = numbers.rollback(view.results.get(Step.ROLLBACK))
     return _page(
         "run.html.j2",
         view=view,
+        kept=kept,
         outcome=view.outcome,
         signable=bool(review and review.result and view.outcome.kind in ("go", "waiting")),
         checklist=checklist(view),
@@ -179,6 +186,232 @@ def _environment() -> Environment:
     return environment
 
 
+# -- first screen ------------------------------------------------------------------------------------------------------
+
+# What a person needs who signs: where from and where to, the figures, what is not as it should be, and what nobody tried.
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure: `value` is shown large, `note` below it; `kind` colours it (pass, warning, fail, open)."""
+
+    label: str
+    value: str
+    note: str = ""
+    kind: str = "open"
+    file: str = ""  # where all of it is: a file of the run's folder, or a part of the page (#…)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A check that did not simply pass: where, what was found, what it means for the migration, what to do."""
+
+    verdict: str
+    step: str
+    name: str
+    found: str
+    impact: str
+    remedy: str
+    check: Check
+
+
+def ends(view: RunView) -> list[tuple[str, str, str]]:
+    """("Source", address, kind and version), and the same of the target."""
+    seen = {"source": view.fact("source_version"), "target": view.fact("target_version")}
+    rows = []
+    for side in ("source", "target"):
+        section = view.parameters.get(side)
+        section = section if isinstance(section, dict) else {}
+        embedded = bool(section.get("path"))
+        version = seen[side] or (view.run.get("versions") or {}).get(
+            "chromadb" if embedded and side == "target" else ""
+        )
+        kind = "directory" if embedded else "Chroma Cloud" if "trychroma" in str(section.get("url")) else "server"
+        rows.append((side.capitalize(), text(section.get("path") or section.get("url") or "not named", 120),
+                     f"{kind}, Chroma {text(version, 20)}" if version else f"{kind}, version not recorded"))  # fmt: skip
+    return rows
+
+
+def tiles(view: RunView) -> list[Tile]:
+    """The figures of the first screen; what no step has measured is said to be not measured."""
+    found, results = numbers.counts(view.results), view.results
+    return [
+        _collections(view, found),
+        _chunks("Chunks in source", found.source, "as snapshotted" if Step.SNAPSHOT in results else ""),
+        _chunks("Migrated", found.migrated, f"{percent(found.migrated / found.source)} of the source"
+                if found.source and found.migrated is not None else "", good=found.migrated == found.source),
+        replace(_chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0), file=_aside(view)),
+        _chunks("Different", found.different, "in the target, but not as expected", good=found.different == 0, bad="fail"),
+        replace(_chunks("Values changed", found.changed, _in_chunks(found)), file="#changes" if next(view.changes, None) else ""),
+        _chunks("Defaults filled", found.filled, f"a missing field got a default{_derived(found)}"),
+        _ids(view, found),
+        *_recall(view),
+        _downtime(results),
+        _rollback(results),
+        _signatures_tile(view, CUTOVER, "Decision signatures"),
+        *([_signatures_tile(view, CLOSEOUT, "Closeout signatures")] if _due_of(view, CLOSEOUT) else []),
+    ]  # fmt: skip
+
+
+def _collections(view: RunView, found: numbers.Counts) -> Tile:
+    before, after = found.collections
+    if before is None or after is None:
+        return Tile("Collections", _UNKNOWN)
+    several = numbers.merged(view.results)
+    note = "; ".join(f"{text(target, 40)} holds {n} of them" for target, n in list(several.items())[:2])
+    note += f"; {len(several) - 2} more are merged" if len(several) > 2 else ""
+    return Tile("Collections, source → target", f"{before} → {after}", note or "none is merged",
+                file="#routing" if numbers.routes(view.results) else "")  # fmt: skip
+
+
+def _in_chunks(found: numbers.Counts) -> str:
+    if found.changed_chunks is None:
+        return "a value was replaced"
+    return f"replaced by another, in {count(found.changed_chunks, 'chunk')}"
+
+
+def _chunks(label: str, n: int | None, note: str = "", *, good: bool | None = None, bad: str = "warning") -> Tile:
+    if n is None:
+        return Tile(label, _UNKNOWN)
+    return Tile(label, f"{n:,}", note, "open" if good is None else "pass" if good else bad)
+
+
+_UNKNOWN = "not measured"
+
+
+def _reasons(view: RunView) -> str:
+    found = view.table("quarantine")
+    return (
+        ", ".join(f"{text(reason, 40)} {n:,}" for reason, n in sorted(found.items(), key=lambda r: -r[1])[:3])
+        if found
+        else ""
+    )
+
+
+def _aside(view: RunView) -> str:
+    return next((path.name for path in sorted(view.folder.glob("*_quarantine.jsonl.gz"))), "")
+
+
+def _derived(found: numbers.Counts) -> str:
+    more = [
+        f"{n:,} {how}"
+        for n, how in ((found.derived, "derived from the document"), (found.set, "set by the schema"))
+        if n
+    ]
+    return f"; besides, {' and '.join(more)}" if more else ""
+
+
+def _ids(view: RunView, found: numbers.Counts) -> Tile:
+    section = view.parameters.get("migration")
+    policy = section.get("id_policy") if isinstance(section, dict) else None
+    if found.rewritten is None:
+        return Tile("Ids rewritten", "all" if policy == "prefix" else _UNKNOWN,
+                    "as <collection>:<id>; clients that keep ids must know" if policy == "prefix" else "",
+                    "warning" if policy == "prefix" else "open")  # fmt: skip
+    note = "as <collection>:<id>; clients that keep ids must know" if found.rewritten else "every chunk keeps its id"
+    return Tile("Ids rewritten", f"{found.rewritten:,}", note, "warning" if found.rewritten else "pass")
+
+
+def _recall(view: RunView) -> list[Tile]:
+    """The share of the true nearest neighbours that came back, for each filter that was asked; merged collections have two."""
+    told = view.table("recall")
+    found = []
+    for row in (told.get("pooled") or {}).values():
+        if row and isinstance(row.get("recall"), int | float):
+            told_filter = text(str(row["filter"]).partition(":")[0], 60)  # the checklist has it whole
+            asked = f"{row['queries']:,} queries, filter: {told_filter}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
+            found.append(
+                Tile(
+                    f"Recall@{told.get('k')}, {text(row['scope'], 40)}",
+                    f"{row['recall']:.3f}",
+                    asked,
+                    str(row["verdict"]),
+                )
+            )
+    return [*(found or [Tile("Recall", _UNKNOWN)]), *_remaining(told)]
+
+
+def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
+    """Of collections that were merged: how much of a client's answer is as before, and what that means."""
+    whole = (told.get("pooled") or {}).get("unrestricted") or {}
+    if isinstance(share := whole.get("shared_expected"), int | float):
+        note = (
+            f"of a client's {told.get('k')} nearest are as before where a merged collection is searched without a filter; "
+            "expected, no loss. With a filter by source collection: recall, restricted"
+        )
+        yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", "#search")
+
+
+def _downtime(results: numbers.Results) -> Tile:
+    seconds, how = numbers.downtime(results)
+    if seconds is None:
+        return Tile("Write downtime", _UNKNOWN if Step.FENCE_WRITES not in results else "running", how)
+    return Tile("Write downtime", duration(seconds) if seconds else "none", how)
+
+
+def _rollback(results: numbers.Results) -> Tile:
+    found = numbers.rollback(results.get(Step.ROLLBACK))
+    if found is None:
+        return Tile("Rollback", _UNKNOWN, "no rollback or drill in this run")
+    return Tile(
+        "Rollback measured",
+        duration(found.service),
+        f"until service is back; target clean after {duration(found.clean)}",
+        file="#rollback-times",
+    )
+
+
+def _due_of(view: RunView, name: str) -> set[str]:
+    """The roles whose signature this gate needs."""
+    gate = view.gates.get(name)
+    return gate.keys.keys() | set(gate.missing) if gate is not None else set()
+
+
+def _signatures_tile(view: RunView, name: str, label: str) -> Tile:
+    gate, due = view.gates.get(name), _due_of(view, name)
+    if gate is None:
+        return Tile(label, "unknown", "parameters.yaml cannot be read")
+    if not due:
+        return Tile(label, "none due", "the parameters require none")
+    counting = gate.keys.keys() - set(gate.missing)
+    given = [s for s in view.signoffs if s.gate == name and not s.superseded and s.role in counting]
+    names = ", ".join(f"{text(s.name, 60)} ({text(s.role.replace('_', ' '), 40)})" for s in given)
+    early = name == CLOSEOUT and not view.passed(Step.CLOSEOUT)
+    kind = "fail" if gate.blocked else "open" if early else "warning" if gate.missing else "pass"
+    return Tile(label, f"{len(given)} of {len(due)}", names or ("due after step 53" if early else "nobody yet"), kind)
+
+
+def notes(view: RunView) -> list[Note]:
+    """Every check that did not simply pass, the gravest first; one that a later step repeats is listed once."""
+    found: dict[tuple[str, str], Note] = {}
+    for step, checks in view.findings:
+        for check in checks:
+            key = (f"{check.reason} {check.name}", text(check.detail or check.measured))
+            if key not in found and not (step.number == Step.REVIEW and check.name == "decision"):
+                said = _found(check)
+                found[key] = Note(check.verdict.value, step.number, text(check.name, 80), said, impact(check.reason),
+                                  page_remedy(check.reason, view.id), check)  # fmt: skip
+    order = list(reversed([v.value for v in Verdict]))
+    ranked = sorted(found.values(), key=lambda n: (order.index(n.verdict), n.step))
+    alike: dict[tuple[str, str, str], list[Note]] = {}
+    for note in ranked:  # what means the same and has the same remedy stands together, and says so once
+        alike.setdefault((note.verdict, note.impact, note.remedy), []).append(note)
+    return [
+        replace(n, impact="As above.", remedy="") if at and n.impact else n
+        for group in alike.values()
+        for at, n in enumerate(group)
+    ]
+
+
+def _found(check: Check) -> str:
+    """`7 chunks (expected: = 0). The schema requires one.`"""
+    detail = text(check.detail, 400) if check.detail else ""
+    if check.measured is None or text(check.measured) in detail or isinstance(check.measured, str | bool):
+        return detail or text(check.measured, 200)
+    wanted = f" (expected: {text(check.expected, 60)})" if check.threshold is not None else ""
+    return ". ".join(filter(None, [f"{text(check.found, 80)}{wanted}", detail]))
+
+
 # -- rendering ---------------------------------------------------------------------------------------------------------
 
 # The pages of a run, rendered from what is in its folder: apart from the pipeline, so that `sign` waits for no papermill.
@@ -186,6 +419,8 @@ def _environment() -> Environment:
 
 def leave(run: RunState) -> None:
     """What a command that changed a run ends with: everything sealed, the pages as the files are now."""
+    for line in keep_final(run):
+        run.log(line)
     render_pages(at_rest(run))
 
 
@@ -207,15 +442,27 @@ def keep_signed(folder: RunState) -> Iterator[str]:
     gates: dict[str, str] = {GATES[gate]: gate for gate in roles if roles[gate]}
     for step in due(folder):
         if step in gates:
-            page = folder.reports / f"{AS_SIGNED}{gates[step]}-{len(chain(folder)) + 1:04d}.html"
-            with _not_worth_a_failure(folder):
-                write_text(page, run_page(folder))
-                failed = print_pdf(page)
-                audit.append(
-                    folder.reports / audit.NAME, "page kept for those who sign", file=page.name, pdf=failed or "made"
-                )
-                if failed:
-                    yield f"No PDF of {page.name}: {failed}"
+            name = f"{AS_SIGNED}{gates[step]}-{len(chain(folder)) + 1:04d}.html"
+            yield from _keep(folder, name, f"put before those who sign the {gates[step]}; their signatures follow it")
+
+
+def keep_final(folder: RunState) -> Iterator[str]:
+    """Keep the page once the run is closed out and nobody has to sign any more, and its PDF; yields what to tell."""
+    gate = gate_state(folder, CLOSEOUT) if passed(folder.result(Step.CLOSEOUT)) else None
+    if gate is not None and not gate.missing and not gate.blocked and not list(folder.reports.glob(f"{FINAL}*.html")):
+        yield from _keep(
+            folder, f"{FINAL}{len(chain(folder)) + 1:04d}.html", "the run was closed out, with every signature"
+        )
+
+
+def _keep(folder: RunState, name: str, what: str) -> Iterator[str]:
+    page = folder.reports / name
+    with _not_worth_a_failure(folder):
+        write_text(page, run_page(folder, f"This page as it was at {formatting.moment(utc_now())}: {what}."))
+        failed = print_pdf(page)
+        audit.append(folder.reports / audit.NAME, "page kept", file=name, pdf=failed or "made")
+        if failed:
+            yield f"No PDF of {name}: {failed}"
 
 
 def print_pdf(page: Path) -> str:
@@ -244,7 +491,7 @@ def print_pdf(page: Path) -> str:
     return ""
 
 
-AS_SIGNED = "as-signed-"
+AS_SIGNED, FINAL = "as-signed-", "final-"
 _CHANGES = 200  # changed values that the page lists; the file has all
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 _PDF_SECONDS = 60.0

@@ -31,7 +31,7 @@ from helpers.evidence.signoffs import CUTOVER
 from helpers.fence import FenceState, lift
 from helpers.migration.target_lock import give_back_target
 from helpers.reason_codes import ReasonCode
-from helpers.report.pages import keep_signed, render_notebook, render_pages
+from helpers.report.pages import keep_final, keep_signed, render_notebook, render_pages
 from helpers.results import StepResult, Verdict, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
@@ -346,6 +346,9 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
     remedies = _advice(run, steps)
     for line in remedies:
         run.log(line)
+    for line in keep_final(run) if error is None else ():
+        run.log(line)
+        terminal.say(line)
     run, error = _sealed(run, terminal, error)
     render_pages(run)
     terminal.say(summary(run, steps, verdict))
@@ -356,7 +359,7 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
         terminal.say(f"Fence:   {state.sentence()}")
     cutover = CutoverState.load(folder.workspace)
     if cutover is not None:
-        terminal.say(f"Cutover: {cutover.sentence()}")
+        terminal.say(f"Cutover: {cutover.told(rehearsal=bool(run.facts['rehearsal']))}")
     if error is not None:
         raise error
     return verdict

@@ -196,8 +196,7 @@ def _cutover(folder: RunState) -> str:
     found = CutoverState.load(folder.workspace)
     if found is None or not found.events:
         return ""
-    told = found.clients(rehearsal=bool(folder.facts["rehearsal"])) if found.is_done else ""
-    return f"{found.sentence()} {told}".strip()
+    return found.told(rehearsal=bool(folder.facts["rehearsal"]))
 
 
 def _notices(folder: RunState) -> str:
