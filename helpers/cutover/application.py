@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponential
-
 from helpers import audit
 from helpers.audit import operator
 from helpers.cutover.files import beside, digest_of, masked, put_in_place, stage
@@ -27,7 +24,6 @@ from helpers.results import StateFile, utc_now
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
-from helpers.stores.wire import Session
 
 _MARK = 256  # bytes before the position by which a file is known again
 _AT_ONCE = 8 * 2**20  # bytes read in one look
@@ -64,6 +60,10 @@ def restart(rules: Cutover, folder: RunFolder, step: str = Step.CUTOVER) -> list
 
 def ask(url: str) -> Answer:
     """One request to a health URL; never raises. Redirects are followed."""
+    import httpx  # which the state of a cutover does not need
+
+    from helpers.stores.wire import Session
+
     begun = time.monotonic()
     try:
         with Session(timeout=ONE_REQUEST, follow_redirects=True) as session:
@@ -81,6 +81,8 @@ def ask_all(urls: Sequence[str]) -> list[Answer]:
 
 def wait_until_well(urls: Sequence[str], seconds: float) -> list[Answer]:
     """The answers once every URL answers 2xx. `WorldError` (`not_healthy`) where one does not within so many seconds."""
+    from tenacity import Retrying, retry_if_result, stop_after_delay, wait_exponential
+
     trial = Retrying(
         retry=retry_if_result(lambda answers: any(not a.well for a in answers)), stop=stop_after_delay(seconds),
         wait=wait_exponential(multiplier=0.2, max=2.0), retry_error_callback=lambda state: state.outcome.result(),  # type: ignore[union-attr]

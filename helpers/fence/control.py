@@ -11,14 +11,13 @@ import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from helpers.audit import operator
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
 from helpers.fence.nginx import Nginx, config_path, configuration
-from helpers.fence.probe import FAILED, REACHED, REFUSED, SILENT, WRITTEN, Answer, Probe
 from helpers.parameters import Parameters
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
@@ -26,6 +25,9 @@ from helpers.results import StateFile, StepResult, utc_now
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
+
+if TYPE_CHECKING:
+    from helpers.fence.probe import Answer, Probe  # with httpx, which the state of a fence does not need
 
 NO_WRITES = "source_takes_no_writes"  # of step 20's fact "fence": what was asked and answered, where that is proven
 SETTING, UP, LIFTING, LIFTED = "setting", "up", "lifting", "lifted"
@@ -120,6 +122,8 @@ class Control:
         return {k: v for k, v in found.items() if v}
 
     def probe(self, url: str, what: str) -> Probe:
+        from helpers.fence.probe import Probe
+
         return Probe(url, self.source, what)
 
     # -- up ------------------------------------------------------------------------------------------------------------
@@ -204,6 +208,8 @@ class Control:
 
     def against(self, answers: list[Answer]) -> list[str]:
         """Why these answers to writes do not prove a fence; [] where they do."""
+        from helpers.fence.probe import FAILED, REFUSED, SILENT, WRITTEN
+
         created = answers[0]
         if created.outcome == FAILED and self.nginx is None:  # storage that cannot be written, behind Chroma
             return [said(a) for a in answers if a.outcome in (WRITTEN, SILENT)]
@@ -316,6 +322,8 @@ def lift(folder: RunState) -> str:
 
 def said(answer: Answer) -> str:
     """One answer for people: `add was refused (403): …`."""
+    from helpers.fence.probe import FAILED, REACHED, REFUSED, SILENT, WRITTEN
+
     words = {
         WRITTEN: "got through",
         REACHED: "reached Chroma",

@@ -8,8 +8,6 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from helpers import formatting
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK
@@ -25,6 +23,7 @@ from helpers.run.window import Hours
 
 if TYPE_CHECKING:
     import pandas as pd
+    from jinja2 import Environment
 
 # -- escalation --------------------------------------------------------------------------------------------------------
 
@@ -194,6 +193,8 @@ def _clients(folder: RunState, parameters: Parameters) -> str:
 
 @cache
 def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("helpers.notify"), autoescape=False, undefined=StrictUndefined,  # noqa: S701  # nosec B701  plain text
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import pandas as pd
 import psutil
 
 from helpers.errors import RunbookError, one_line
@@ -25,6 +23,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.run.folders import NOTEBOOKS, REPOSITORY
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -150,8 +149,12 @@ def trace_of(error: BaseException) -> str:
 
 
 def show_whole_sentences() -> None:
-    """Tables cut no sentence short: pandas itself ends a cell after 50 characters, in the middle of what a DBA must read."""
-    pd.set_option("display.max_colwidth", LONGEST_CELL)
+    """Tables cut no sentence short: pandas itself ends a cell after 50 characters, in the middle of what a DBA must read.
+
+    Once the step is imported: one without tables does not import pandas.
+    """
+    if (pandas := sys.modules.get("pandas")) is not None:
+        pandas.set_option("display.max_colwidth", LONGEST_CELL)
 
 
 def show_figure(figure: Figure) -> None:
@@ -184,7 +187,7 @@ def show(content: str) -> None:
 _LONGEST = 2_000  # characters of a value; pandas cuts further
 _LARGE = 500  # rows
 _CONTAINERS = (list, tuple, dict, set)
-Table = TypeVar("Table", pd.DataFrame, pd.Series)
+Table = TypeVar("Table", "pd.DataFrame", "pd.Series[Any]")
 
 
 def show_tables_as_text(shell: Any) -> None:
@@ -192,13 +195,15 @@ def show_tables_as_text(shell: Any) -> None:
     if shell is None:
         return
     formatters = shell.display_formatter.formatters
-    formatters["text/html"].for_type(pd.DataFrame, as_html)
-    for kind in (pd.DataFrame, pd.Series):
-        formatters["text/plain"].for_type(kind, lambda table, printer, _: printer.text(_as_text(table)))
+    formatters["text/html"].for_type_by_name("pandas", "DataFrame", as_html)
+    for kind in ("DataFrame", "Series"):
+        formatters["text/plain"].for_type_by_name("pandas", kind, lambda table, printer, _: printer.text(_as_text(table)))
 
 
 def as_html(frame: pd.DataFrame) -> str:
     """The frame as pandas would show it, readable; where it is cut, a line below says so."""
+    import pandas as pd
+
     with pd.option_context("display.html.use_mathjax", False):
         page = str(for_people(frame)._repr_html_())  # type: ignore[operator]
     said = cut_said(frame)
@@ -232,6 +237,8 @@ def for_people(table: Table) -> Table:
 
     What a column counts follows from its name: seconds, bytes. Large tables are left as they are: most of one is not shown.
     """
+    import pandas as pd
+
     shown = readable(table)
     if len(shown) > _LARGE:
         return shown
@@ -244,6 +251,8 @@ def for_people(table: Table) -> Table:
 
 
 def _numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
+    import pandas as pd
+
     unit = name.rsplit(" ", 1)[-1]
     write: Callable[[Any], str] = {"seconds": duration, "bytes": _size}.get(unit, _number)
     values = ["–" if pd.isna(n) else write(n) for n in column.tolist()]
@@ -265,12 +274,17 @@ def _number(value: float) -> str:
 
 def readable(table: Table) -> Table:
     """A copy in which foreign text is one printable line: values of the rows that are shown, and every label."""
+    import pandas as pd
+
     if isinstance(table, pd.Series):
         return _frame(table.to_frame()).iloc[:, 0].rename(_text(table.name))
     return _frame(table)
 
 
 def _frame(frame: pd.DataFrame) -> pd.DataFrame:
+    import numpy as np
+    import pandas as pd
+
     shown = max(int(pd.get_option("display.max_rows") or len(frame)), 1)
     copy = frame.copy()
     for at, kind in enumerate(copy.dtypes):

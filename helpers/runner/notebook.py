@@ -182,11 +182,11 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
     kernel.end_with_runner()
     kernel.show_errors_in_one_line()
     kernel.show_tables_as_text(kernel.shell())
-    kernel.show_whole_sentences()
     if isinstance(earlier := getattr(namespace.get("step"), "run", None), Run):
         earlier.close()
     sections, run_id, dry_run = _given(namespace)
     made = step_class(row)
+    kernel.show_whole_sentences()
     if row.number == Step.INDEX:
         return made(run_id, None if is_sample(sections) else parameters_from(sections))
     banner = ""

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.errors import RunbookError, WorldError
-from helpers.fence import Answer, Control, FenceState, Probe, who_has_open
+from helpers.fence import Control, FenceState, who_has_open
 from helpers.fence.control import NO_WRITES, UP, said
-from helpers.fence.probe import closed_by_itself, refused_to_us
+from helpers.fence.probe import Answer, Probe, closed_by_itself, refused_to_us
 from helpers.migration.target_lock import claim_target, give_back_target
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
