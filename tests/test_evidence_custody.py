@@ -19,7 +19,7 @@ from helpers.errors import Terminal, UsageError
 from helpers.evidence import signing
 from helpers.evidence.seals import after
 from helpers.evidence.signoffs import gate_state, record, sign, statement
-from helpers.report import run_page
+from helpers.report.pages import run_page
 from helpers.results import write_text
 from helpers.run import folders as runs
 from helpers.run import plan

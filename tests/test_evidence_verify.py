@@ -16,7 +16,7 @@ from helpers.cli.evidence import archive, verify
 from helpers.errors import Terminal, UsageError
 from helpers.evidence.signoffs import sign
 from helpers.evidence.statement import canonical
-from helpers.report import run_page
+from helpers.report.pages import run_page
 from helpers.results import write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder

@@ -16,7 +16,7 @@ from helpers import plots
 from helpers.errors import RunbookError, Terminal
 from helpers.plots.style import name
 from helpers.reason_codes import ReasonCode
-from helpers.report import index_page, notebook_html, run_page
+from helpers.report.pages import index_page, notebook_html, run_page
 from helpers.results import StepResult, write_json
 from helpers.run.folders import RunFolder
 from helpers.run.kernel import as_html, for_people, readable

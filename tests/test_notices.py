@@ -15,7 +15,7 @@ from helpers.evidence import secret_scan
 from helpers.notify import Around, Event, read, tell
 from helpers.parameters import SecretRef, parameters_from
 from helpers.reason_codes import ReasonCode
-from helpers.report import run_page
+from helpers.report.pages import run_page
 from helpers.results import StepResult, Verdict
 from helpers.rollback.outline import Orders, RollbackState
 from helpers.run import folders as runs

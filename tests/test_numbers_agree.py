@@ -16,8 +16,9 @@ import pytest
 from bs4 import BeautifulSoup
 
 from helpers.formatting import duration
-from helpers.report import index_page, numbers, run_page
+from helpers.report import numbers
 from helpers.report.facts import read_run
+from helpers.report.pages import index_page, run_page
 from helpers.report.record import record
 from helpers.results import write_json
 from helpers.run.folders import RunFolder

@@ -16,8 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from helpers import plots
 from helpers.reason_codes import ReasonCode
-from helpers.report import index_page, notebook_html, run_page
-from helpers.report.pages import print_pdf
+from helpers.report.pages import index_page, notebook_html, print_pdf, run_page
 from helpers.results import Check, Verdict
 from tests.browser import Browser
 from tests.browser import find as find_browser

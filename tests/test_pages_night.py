@@ -9,9 +9,10 @@ import pytest
 
 from helpers.cutover.application import DONE, ChangedFile, CutoverState
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers, run_page
+from helpers.report import numbers
 from helpers.report.facts import RunView, read_run
 from helpers.report.outcome import Node, decision_tree, outcome
+from helpers.report.pages import run_page
 from helpers.report.record import deviations, record, status
 from helpers.results import Check, Phase, StepResult, Verdict, write_json
 from tests.test_pages_run import ROLES, cells, keys, make_run, read, result, sign, whole_night

@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from helpers import plots
-from helpers.report import notebook_html
+from helpers.report.pages import notebook_html
 
 EVIL = (
     "<script>alert(1)</script><img src=x onerror=alert(2)><img src='http://evil.test/p.png'>"

@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup
 
 from helpers import plots
 from helpers.reason_codes import ReasonCode
-from helpers.report import index_page, run_page
+from helpers.report.pages import index_page, run_page
 from helpers.results import Check, Phase, StepResult, Verdict, write_json
 from tests.signers import Signers
 

@@ -339,7 +339,7 @@ def _gate(run: RunState, gate: str, needed: bool, found: Verified, signers: Path
 
 def _derived(folder: Path, newest: Seal) -> Iterator[str]:
     """What is made from the other files is made again and compared."""
-    from helpers.report import run_page  # half a second, which no other command waits for
+    from helpers.report.pages import run_page  # half a second, which no other command waits for
 
     made: dict[str, Callable[[], str]] = {
         statement.NAME: lambda: statement.recipe(folder, newest),

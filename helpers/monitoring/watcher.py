@@ -17,10 +17,9 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from helpers import plots
 from helpers.cutover.application import Answer, LogWatch, ask_all
@@ -34,6 +33,9 @@ from helpers.run import kernel
 from helpers.run.folders import RunPath
 from helpers.run.record import Progress
 from helpers.stores import Reader, Space, open_target
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ERRORS_IN_A_ROW, SLOW_IN_A_ROW = 2, 3
 RECOUNTS, RECOUNT_PAUSE = 3, 0.4  # times and seconds; a collection that holds less: an update may delete and add again

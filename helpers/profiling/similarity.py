@@ -21,7 +21,6 @@ import pandas as pd
 
 from helpers.chunks import Vectors
 from helpers.errors import one_line
-from helpers.plots.vectors import fit_plane
 from helpers.profiling.profile import Profile
 from helpers.profiling.sample import Sample, lengths_of, plain_text
 from helpers.reason_codes import ReasonCode
@@ -181,6 +180,8 @@ def plane(sample: Sample) -> Plane | None:
     if len(rows) < 3:
         return None
     unit = vectors[rows] / lengths[rows, None]
+    from helpers.plots.vectors import fit_plane  # with matplotlib
+
     fitted = fit_plane(unit)
     return Plane(at[rows], fitted.points(unit), fitted.seen, dimension)
 

@@ -10,7 +10,8 @@ from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK
 from helpers.formatting import duration, moment
 from helpers.migration.source_changes import WrittenData
-from helpers.report import numbers, rollback_page
+from helpers.report import numbers
+from helpers.report.pages import rollback_page
 from helpers.report.record import SUCCESS
 from helpers.results import Verdict, utc_now, worst
 from helpers.rollback.outline import DRILL, FILES, STAGES, TITLES, RollbackState, triggers

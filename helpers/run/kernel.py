@@ -197,7 +197,9 @@ def show_tables_as_text(shell: Any) -> None:
     formatters = shell.display_formatter.formatters
     formatters["text/html"].for_type_by_name("pandas", "DataFrame", as_html)
     for kind in ("DataFrame", "Series"):
-        formatters["text/plain"].for_type_by_name("pandas", kind, lambda table, printer, _: printer.text(_as_text(table)))
+        formatters["text/plain"].for_type_by_name(
+            "pandas", kind, lambda table, printer, _: printer.text(_as_text(table))
+        )
 
 
 def as_html(frame: pd.DataFrame) -> str:

@@ -8,14 +8,14 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from helpers.errors import RUNBOOK, Interrupted, UsageError
+from helpers.errors import RUNBOOK, Interrupted, Terminal, UsageError, one_line
 from helpers.formatting import duration
-from helpers.parameters import Parameters
+from helpers.parameters import Endpoint, Parameters
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, meets, utc_now, worst
 from helpers.run import plan
@@ -24,12 +24,8 @@ from helpers.run.folders import RunPath, RunState
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-from collections.abc import Iterable
-from contextlib import contextmanager
 
-from helpers.errors import Terminal, one_line
-from helpers.parameters import Endpoint
-from helpers.stores import CollectionInfo, Reader, open_source
+    from helpers.stores import CollectionInfo, Reader  # with Chroma's client, which not every step needs
 
 
 class RunRecord:
@@ -368,12 +364,14 @@ PLACE = "source_place"  # in run.json: the source as its key resolved it, where 
 USAGE = "source_usage"  # the step's fact: requests, rows, bytes, refusals, seconds waited
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_chosen(run: RunRecord) -> Iterator[Reader]:
     """A collection that is left out may be beyond reading: it is listed and let alone.
 
     Raises `Terminal` ("other_source") where the key opens another tenant or database than when the run began.
     """
+    from helpers.stores import open_source
+
     parameters = run.parameters
     normalised = parameters.migration.normalised == "migrate"
     with open_source(parameters.source, run.workspace, parameters.collections.selects, normalised=normalised) as store:

@@ -18,11 +18,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import pandas as pd
-import pandera.pandas as pa
 
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import UsageError
@@ -47,6 +46,9 @@ from helpers.schema.rules import (
     vector_failures,
 )
 
+if TYPE_CHECKING:
+    import pandera.pandas as pa
+
 # -- check -------------------------------------------------------------------------------------------------------------
 
 # The independent check of metadata against a schema: columns of values under a pandera DataFrameSchema.
@@ -67,7 +69,11 @@ class FieldChecks:
         self._rules = {rule.name: rule for rule in rules}
         self._origins = [rule.name for rule in rules if rule.fixed == "{source_collection}"]
         columns = {rule.name: _column(rule, kind) for rule in rules}
-        self._schema = pa.DataFrameSchema(columns) if columns else None
+        self._schema: pa.DataFrameSchema | None = None
+        if columns:
+            import pandera.pandas as pa
+
+            self._schema = pa.DataFrameSchema(columns)
 
     def faults(
         self, metadatas: Sequence[Metadata | None], source_collections: Collection[str] | None = None
@@ -85,6 +91,8 @@ class FieldChecks:
         return [(i, reason, self._detail(reason, columns, i)) for i, reason in sorted(found)]
 
     def _failure_cases(self, frame: pd.DataFrame) -> set[tuple[int, ReasonCode]]:
+        import pandera.pandas as pa
+
         assert self._schema is not None
         try:
             with _lock:
@@ -101,6 +109,8 @@ class FieldChecks:
 
 def _column(rule: FieldRule, kind: str | None) -> pa.Column:
     """Nullable for pandera, whose idea of null includes NaN: that a value is missing is a check of our own."""
+    import pandera.pandas as pa
+
     checks = [pa.Check(partial(_valid, rule, kind), error=ReasonCode.INVALID.of(rule.name), ignore_na=False)]
     if not rule.optional:
         checks.append(pa.Check(_there, error=ReasonCode.MISSING.of(rule.name), ignore_na=False))

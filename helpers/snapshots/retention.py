@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helpers import audit
 from helpers.errors import RunbookError, UsageError
@@ -26,9 +26,11 @@ from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
-from helpers.snapshots.export_journal import Journal
-from helpers.snapshots.snapshot import Snapshot, write_snapshot
-from helpers.stores import Reader
+
+if TYPE_CHECKING:
+    from helpers.snapshots.export_journal import Journal  # with pyarrow, which `status` does not wait for
+    from helpers.snapshots.snapshot import Snapshot
+    from helpers.stores import Reader
 
 TAKEN_BY = (Step.DRY_RUN, Step.SNAPSHOT, Step.MIGRATE)  # the steps that take snapshots; 22 where it catches up
 
@@ -93,6 +95,9 @@ def _planned(folder: RunState) -> list[Path]:
 
 def held(directory: Path) -> list[Held]:
     """Every snapshot in a directory, the oldest first, and what is left of interrupted exports."""
+    from helpers.snapshots.export_journal import Journal
+    from helpers.snapshots.snapshot import Snapshot
+
     needs = _needs(directory)
     found = []
     for folder in sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
@@ -114,6 +119,8 @@ def held(directory: Path) -> list[Held]:
 
 def find(name: str, places: Sequence[Path]) -> Snapshot:
     """The snapshot of this id (or at this path). Raises `UsageError` where there is none, or more than one."""
+    from helpers.snapshots.snapshot import Snapshot
+
     if Path(name).is_dir() and "/" in name:
         return Snapshot.open(Path(name).absolute())
     here = [place / name for place in places if runs.is_plain(name) and (place / name).is_dir()]
@@ -151,6 +158,8 @@ def take(run: RunRecord, store: Reader, names: Sequence[str], base: str, progres
 
     An export of this id that was interrupted is gone on with.
     """
+    from helpers.snapshots.snapshot import write_snapshot
+
     rules = run.parameters.snapshot
     directory = Path(rules.directory).absolute()
     free = next(i for i in [base, *(f"{base}-{n}" for n in range(2, 1000))] if not (directory / i).exists())

@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import html
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from helpers.formatting import duration
+from helpers import plots
+from helpers.formatting import duration, moment
 from helpers.notify.texts import levels
 from helpers.parameters import Parameters
-from helpers.results import Verdict
+from helpers.report import numbers, record
+from helpers.report.facts import read_run
+from helpers.results import Verdict, passed
+from helpers.rollback import outline
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.advice import steps_for
 from helpers.run.folders import REPOSITORY, RunFolder, RunPath, RunState
 from helpers.run.kernel import show, show_figure
 from helpers.run.plan import Step
-from helpers.run.window import now_utc
+from helpers.run.window import Hours, now_utc
 from helpers.status.overview import RUN_COLUMNS, TO_DO, next_action, rolled_back, run_rows, state
-from helpers.status.status import escalation
+from helpers.status.status import escalation, estimated_seconds, measured_rollback, rollback_seconds
 from helpers.steps import troubleshooting
 from helpers.troubleshooting.troubleshooter import symptoms_of
 
 if TYPE_CHECKING:
     import pandas as pd
-import datetime as dt
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from matplotlib.figure import Figure
-
-from helpers import plots
-from helpers.formatting import moment
-from helpers.report import numbers, record
-from helpers.report.facts import read_run
-from helpers.results import passed
-from helpers.rollback import outline
-from helpers.run.window import Hours
-from helpers.status.status import estimated_seconds, measured_rollback, rollback_seconds
+    from matplotlib.figure import Figure
 
 
 class IndexStep:

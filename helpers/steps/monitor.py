@@ -7,9 +7,9 @@ that ended by a breach, or ended, begins anew.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from helpers import plots
 from helpers.cutover.application import LogWatch, positions
@@ -30,6 +30,9 @@ from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Verdict
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUERIES = 40  # of a look at least, over all collections; percentiles of fewer say little
 COLUMNS = ["when", "second", "queries", "p50 ms", "p95 ms", "p99 ms", "cold start ms", "chunks", "problems"]

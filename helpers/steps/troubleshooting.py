@@ -9,13 +9,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Mapping
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from helpers import plots
 from helpers.formatting import percent
-from helpers.plots import Node
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
 from helpers.run import plan
@@ -23,6 +22,9 @@ from helpers.run.advice import TREE, command, openable, remedy, steps_for
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.troubleshooting.troubleshooter import SYMPTOMS, symptoms
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PHASE, DATA, NETWORK, RESOURCE = (
     "Phase?\n[1-5]",
@@ -112,7 +114,7 @@ def go_no_go(validated: StepResult | None, decided: StepResult | None) -> Figure
         "all": f"Do all checks pass?\n{told}",
         "end": "GO\nStep 6a, cutover" if go else "HOLD\n40 troubleshooting, or rollback (Step 7b)",
     }
-    nodes = {key: Node(text, level, 0.5) for level, (key, text) in enumerate(path.items())}
+    nodes = {key: plots.Node(text, level, 0.5) for level, (key, text) in enumerate(path.items())}
     end = "GO" if go else "hold and troubleshoot"
     return plots.decision_tree(nodes, list(pairwise(path)), list(path), f"Go or no-go: this run: {end}")
 
@@ -120,14 +122,14 @@ def go_no_go(validated: StepResult | None, decided: StepResult | None) -> Figure
 def _whole_tree() -> Figure:
     """The runbook's own, with both answers to each question."""
     nodes = {
-        "done": Node("VALIDATION COMPLETE", 0, 0.5),
-        "good": Node("Pass rate >= 95 %", 1, 0.25),
-        "bad": Node("Pass rate < 95 %", 1, 0.75),
-        "all": Node("All checks pass?\nmetadata, embeddings,\nqueries, collections", 2, 0.25),
-        "which": Node("Which issue?\nembeddings, metadata,\nNaN, collections", 2, 0.75),
-        "go": Node("yes: GO\nStep 6a, cutover", 3, 0.25),
-        "trouble": Node("no: HOLD\n40 troubleshooting", 3, 0.6),
-        "back": Node("ROLLBACK\nStep 7b", 3, 0.9),
+        "done": plots.Node("VALIDATION COMPLETE", 0, 0.5),
+        "good": plots.Node("Pass rate >= 95 %", 1, 0.25),
+        "bad": plots.Node("Pass rate < 95 %", 1, 0.75),
+        "all": plots.Node("All checks pass?\nmetadata, embeddings,\nqueries, collections", 2, 0.25),
+        "which": plots.Node("Which issue?\nembeddings, metadata,\nNaN, collections", 2, 0.75),
+        "go": plots.Node("yes: GO\nStep 6a, cutover", 3, 0.25),
+        "trouble": plots.Node("no: HOLD\n40 troubleshooting", 3, 0.6),
+        "back": plots.Node("ROLLBACK\nStep 7b", 3, 0.9),
     }
     edges = [("done", "good"), ("done", "bad"), ("good", "all"), ("bad", "which"), ("all", "go"), ("all", "trouble"),
              ("which", "trouble"), ("which", "back")]  # fmt: skip
@@ -140,10 +142,10 @@ def troubles(named: Collection[str] | None, *, failed: bool = True) -> Figure:
     The whole tree where there is no run (None). `failed`: a step of the run failed; else it has only warnings.
     """
     if named is not None and not set(named) & {number for numbers in BRANCHES.values() for number in numbers}:
-        nothing = {"none": Node("Nothing here needs a notebook of Section 4", 0, 0.5)}
+        nothing = {"none": plots.Node("Nothing here needs a notebook of Section 4", 0, 0.5)}
         return plots.decision_tree(nothing, [], ["none"], "Troubleshooting: no symptom that a notebook looks for")
     root = "MIGRATION FAILED" if failed else "WARNINGS, NOTHING FAILED"
-    nodes = {"failed": Node(root, 0, 0.5)}
+    nodes = {"failed": plots.Node(root, 0, 0.5)}
     edges: list[tuple[str, str]] = []
     shown = {branch: [n for n in numbers if named is None or n in named] for branch, numbers in BRANCHES.items()}
     leaves = sum(len(numbers) for numbers in shown.values())
@@ -152,18 +154,18 @@ def troubles(named: Collection[str] | None, *, failed: bool = True) -> Figure:
         if not numbers:
             continue
         middle = (at + len(numbers) / 2) / leaves
-        nodes[branch] = Node(branch, 1, middle)
-        nodes[f"cure {branch}"] = Node("\n".join(textwrap.wrap(CURES[branch], 14)), 3, middle)
+        nodes[branch] = plots.Node(branch, 1, middle)
+        nodes[f"cure {branch}"] = plots.Node("\n".join(textwrap.wrap(CURES[branch], 14)), 3, middle)
         edges.append(("failed", branch))
         for number in numbers:
             step = plan.find(number)
-            nodes[number] = Node(f"{number}\n{step.title.replace(' ', chr(10))}", 2, (at + 0.5) / leaves)
+            nodes[number] = plots.Node(f"{number}\n{step.title.replace(' ', chr(10))}", 2, (at + 0.5) / leaves)
             edges += [(branch, number), (number, f"cure {branch}")]
             at += 1
         if failed:
             edges.append((f"cure {branch}", "again"))
     if failed:
-        nodes["again"] = Node("RETRY STEP 3\n22 migrate, resumed from its checkpoint", 4, 0.5)
+        nodes["again"] = plots.Node("RETRY STEP 3\n22 migrate, resumed from its checkpoint", 4, 0.5)
     first = "the runbook's tree" if named is None else ", ".join(n for numbers in shown.values() for n in numbers)
     return plots.decision_tree(nodes, edges, list(nodes) if named is not None else [], f"Troubleshooting: {first}")
 
