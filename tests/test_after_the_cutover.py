@@ -131,6 +131,18 @@ def test_an_interrupted_watch_goes_on_with_the_rest(night: Night) -> None:
     assert json.loads(journal.read_text().splitlines()[-1]) == {"ended": "done"}
 
 
+def test_an_interrupted_watch_lets_the_directory_go(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        assert step.watcher._store is not None
+        raise KeyboardInterrupt
+
+    step = MonitorStep(RunRecord(night.folder.read(), "50"))
+    monkeypatch.setattr("helpers.steps.monitor.breach", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        step.watch()
+    assert step.watcher._store is None, "in JupyterLab the kernel lives on, and the application may start"
+
+
 def test_a_dry_run_of_the_watch_looks_once(night: Night) -> None:
     assert verdicts(monitor(night, dry_run=True))["watch"] is Verdict.NOT_EXERCISED
     assert not (night.folder.workspace / "monitoring").exists()

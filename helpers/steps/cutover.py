@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,11 @@ class CutoverStep(NotebookStep):
         seconds = 0.0 if state.is_done or not self._anything_to_watch else 60 * self.rules.monitor_minutes
         interval = min(LONGEST_INTERVAL, max(0.5, seconds / 30))
         try:
-            with self.run.phase("watch"), self.run.progress("Watch", max(1, round(seconds)), "seconds") as bar:
+            with (
+                closing(watcher),
+                self.run.phase("watch"),
+                self.run.progress("Watch", max(1, round(seconds)), "seconds") as bar,
+            ):
                 for sample in watcher.samples(seconds, interval, bar):
                     self._samples.append(sample)
                     gather(self._seen, self.run.parameters.source, self.run.parameters.target, watcher.answers)

@@ -6,6 +6,7 @@ that ended by a breach, or ended, begins anew.
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -111,7 +112,11 @@ class MonitorStep(NotebookStep):
             self.run.log(f"goes on with the watch in {self.journal.path.name}, {len(self.journal.samples)} looks")
         seconds, journal, live = 60 * self.rules.minutes, self.journal, LiveFigure()
         watched = journal.samples[-1].second if journal.samples else None
-        with self.run.phase("watch"), self.run.progress("Watch", max(1, round(seconds)), "seconds") as bar:
+        with (
+            closing(self.watcher),  # also where somebody interrupts it: a directory is not held by an idle kernel
+            self.run.phase("watch"),
+            self.run.progress("Watch", max(1, round(seconds)), "seconds") as bar,
+        ):
             bar.already(min(round(watched or 0.0), bar.total))
             for found in self.watcher.samples(seconds, self.rules.interval_seconds, bar, watched):
                 journal.add(found)
