@@ -39,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
 
     rehearse = _command(
         commands, "rehearse", run.rehearse, "run the whole runbook on a sample source that it creates itself",
-        "It signs with throw-away keys, then drills the restore of its snapshot and the rollback of the run. It touches "
-        "nothing outside reports/ and workspace/.",
+        "It kills step 22 in the middle of its import and resumes it, signs with throw-away keys, then drills the restore of its "
+        "snapshot and the rollback of the run. It touches nothing outside reports/ and workspace/.",
     )  # fmt: skip
     rehearse.add_argument("--chunks", type=_positive, default=9832, metavar="N", help="chunks in the sample source")
     rehearse.add_argument("--dimension", type=_positive, default=1536, metavar="D", help="dimension of its vectors")
