@@ -24,6 +24,7 @@ from helpers.run.folders import RunFolder, RunState
 from helpers.runner import notices
 from helpers.status.status import report
 from tests.listeners import TOKEN, Listener
+from tests.signers import Signers, small_run
 
 CONTACTS = {
     "dba": "Ada 555",
@@ -199,6 +200,27 @@ def test_before_the_night_and_in_a_dry_run_nobody_is_told_of_a_failure(
     assert "this would be sent to env:GOOD" in said
     assert "What it means for you" in said
     assert not (folder.workspace / "notify.json").exists()
+
+
+def test_people_are_told_of_the_decision_then_of_the_signatures_and_the_text_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    people = Signers(tmp_path / "keys")
+    with Listener() as good:
+        monkeypatch.setenv("GOOD", good.url)
+        folder = small_run("night-1", people, notify={"urls": ["env:GOOD"]})
+        notices.after_step(folder.read(), plan.find("24"), None, print)
+        notices.before_step(folder.read(), plan.find("25"), print)  # nobody has signed: nothing to say
+        evidence.keep_sealed(folder.read())
+        for role in people.roles:
+            people.sign_any(folder.reports, role)
+        notices.before_step(folder.read(), plan.find("25"), print)
+        notices.before_step(folder.read(), plan.find("25"), print)  # after a kill
+    decided, signed = read(folder.reports)
+    assert good.subjects == ["night: decision GO, waiting for signatures", "night: GO signed, the cutover begins"]
+    assert (decided.event, signed.event) == ("decision GO", "signed")
+    assert "once these have signed: operations_lead, dba, security." in decided.text
+    assert all(f"{role} ({role}@example.org)" in signed.text for role in people.roles)
 
 
 def test_a_rollback_says_its_beginning_and_sends_its_own_notice_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
