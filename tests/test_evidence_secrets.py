@@ -7,9 +7,11 @@ import gzip
 import html
 import io
 import json
+import re
 import zipfile
 import zlib
 from pathlib import Path
+from random import Random
 from urllib.parse import quote
 
 import pytest
@@ -84,6 +86,13 @@ def test_every_writing_is_found_in_the_middle_of_bytes(how: str, tmp_path: Path)
     with pytest.raises(WorldError, match=r"figures/a\.png holds the value of env:CHROMA_TOKEN") as caught:
         secret_scan.refuse(secret_scan.search(tmp_path, [REFERENCE]), tmp_path)
     assert "nter" not in str(caught.value)
+
+
+def test_what_is_between_pieces_is_left_out_and_nothing_else() -> None:
+    between, random = re.compile(rb"""(?:\\[nrt]|[\s"',\\:|>-])+"""), Random(7461)
+    for _ in range(20_000):
+        data = bytes(random.choices(b"\\\\\\nrtab \n\t\r\f\v\"',:|>-x", k=random.randrange(12)))
+        assert secret_scan._joined(data) == between.sub(b"", data), data
 
 
 def test_the_name_of_a_file_is_searched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
