@@ -289,3 +289,14 @@ def test_the_architecture_page_lists_the_modules(root: Path) -> None:
     there = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").is_file()}
     there |= {path.name for path in package.glob("*.py")}
     nothing(sorted(listed ^ (there - {"__init__.py"})))
+
+
+def test_what_runs_as_a_program_begins_behind_everything_that_it_needs() -> None:
+    guarded = {}
+    for path in sorted((ROOT / "helpers").rglob("*.py")):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        guards = [n for n, node in enumerate(body) if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)]
+        if guards:
+            guarded[path.name] = guards == [len(body) - 1]
+    assert guarded["measure.py"], "definitions below the guard do not exist yet when it runs"
+    assert all(guarded.values()), guarded

@@ -231,10 +231,6 @@ def _level_facts(clients: int, repetitions: Sequence[Level]) -> dict[str, Any]:
     return row
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
-
-
 # -- probes ------------------------------------------------------------------------------------------------------------
 #
 # Which stored vectors are searched for after the cutover, and what is known of the answer before it is asked.
@@ -339,3 +335,7 @@ def finds(probe: Probe, hits: Hits, space: Space) -> bool:
         return False
     own = own_distance(probe.vector, space)
     return hits[0][0] == probe.id or hits[0][1] <= own + 1e-5 * max(1.0, abs(own))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
