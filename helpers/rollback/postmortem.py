@@ -35,7 +35,7 @@ def write(run: RunRecord, state: RollbackState, cutover: CutoverState | None, ma
 
 
 def put_back(run: RunState, when: str) -> None:
-    """Say on both that the drill was put back at this time and that the cutover remains in effect; nothing where no drill wrote them."""
+    """Say on both that the drill was put back at this time and the cutover remains in effect; nothing where there are none."""
     result = run.result(Step.ROLLBACK)
     if facts := result.facts.get("postmortem") if result is not None else None:
         _write(run, facts, f"DRILL, put back at {moment(when)}: the cutover remains in effect, and the run goes on.")
