@@ -177,6 +177,8 @@ def test_a_field_left_out_and_metadata_left_out() -> None:
 
 def test_floats_may_move_by_a_unit_in_the_last_place_and_empty_metadata_is_none() -> None:
     assert same_value(0.1, float(np.nextafter(0.1, 1)))
+    assert not same_value(1764355000.123456, 1764355000.124456), "a time stamp that moved by a millisecond"
+    assert not same_value(4111111111111111.0, 4111111111111113.0), "a number that is an id"
     assert same_value(float("nan"), float("nan"))
     assert same_value(float("inf"), float("inf"))
     assert not same_value(1.0, float("inf"))

@@ -1,8 +1,9 @@
 """Whether a source still holds what a snapshot of it says, chunk by chunk, and what changed where it does not.
 
 Ids alone prove nothing: an update keeps them. So every chunk is read again and compared as step 23 compares: documents,
-uris and metadata exactly (doubles within 1e-12), vectors bit for bit, on cosine within 5e-7 relative, because a flush of
-a 0.x server changes their last bits (chroma-facts 4, 5, 14). Memory holds a few parts and the ids of one collection.
+uris and metadata exactly (doubles within two units in the last place), vectors bit for bit, on cosine within 5e-7
+relative, because a flush of a 0.x server changes their last bits (chroma-facts 4, 5, 14). Memory holds a few parts and the
+ids of one collection.
 """
 
 from __future__ import annotations

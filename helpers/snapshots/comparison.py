@@ -5,13 +5,14 @@ by how much, is measured behaviour of Chroma and written down here once:
 
 - vectors are bit-exact on l2 and ip; on cosine Chroma stores them normalised and multiplies back, so every component
   may move by 1–2 units in the last place at each crossing: 5e-7 relative, component by component (chroma-facts 4);
-- floats in metadata may move by one unit in the last place of a double: 1e-12 relative (chroma-facts 5);
+- floats in metadata may move by two units in the last place: 1.x moves a tenth of them by one as it writes them (chroma-facts 5);
 - Chroma has no empty metadata: `{}` is sent as None, so the two are the same here;
 - everything else is exact, types included: 1, 1.0 and True are three values, None and "" are two.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from helpers.snapshots.snapshot import ahead
 from helpers.stores.base import Reader, Space, distance
 
 COSINE_TOLERANCE = 5e-7
-FLOAT_TOLERANCE = 1e-12
+FLOAT_UNITS = 2  # in the last place of a double
 COLUMNS = ["id", "difference", "field", "detail"]
 CONTENT = (
     ReasonCode.DOCUMENT_DIFFERS,
@@ -282,12 +283,12 @@ def metadata_differences(expected: Metadata | None, found: Metadata | None) -> l
 
 
 def same_value(a: Any, b: Any) -> bool:
-    """Equal in type and value; floats within 1e-12 relative; lists item by item, in order."""
+    """Equal in type and value; floats within `FLOAT_UNITS`; lists item by item, in order."""
     if type(a) is not type(b):
         return False
     if isinstance(a, float):
         # Also where both are NaN or the same infinity.
-        return bool(a == b or (a != a and b != b) or abs(a - b) <= FLOAT_TOLERANCE * max(abs(a), abs(b)) < np.inf)
+        return bool(a == b or (a != a and b != b) or abs(a - b) <= FLOAT_UNITS * math.ulp(max(abs(a), abs(b))) < np.inf)
     if isinstance(a, list):
         return len(a) == len(b) and all(same_value(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)
