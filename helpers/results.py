@@ -102,6 +102,9 @@ def kind_of(rule: str) -> str:
     return REPAIR_KINDS.get(rule, "changed")
 
 
+_PLURAL = re.compile(r"ies$|(?<=[a-z]{2})s$")  # of a unit such as chunks, queries; "ms" is none
+
+
 @dataclass(slots=True)
 class Check:
     """One question with its measured answer. `name` names what was looked at and does not say how it came out.
@@ -142,7 +145,9 @@ class Check:
             shown = f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:,.6g}"
         else:
             shown = formatting.text(value, 200)
-        return shown if isinstance(value, str) else f"{shown} {self.unit}".strip()
+        one = isinstance(value, int | float) and value == 1 and " " not in self.unit
+        unit = _PLURAL.sub(lambda found: "y" if found[0] == "ies" else "", self.unit) if one else self.unit
+        return shown if isinstance(value, str) else f"{shown} {unit}".strip()
 
     @property
     def contradiction(self) -> str:

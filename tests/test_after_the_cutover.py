@@ -19,7 +19,7 @@ from helpers.monitoring import measure
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report import record
-from helpers.results import Verdict
+from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.record import RunRecord
@@ -353,3 +353,27 @@ def test_latency_is_one_thing_in_25_50_and_51() -> None:
     times = [measure.timed(asks[p.collection], p.vector)[1] for p in found]
     assert asked == [measure.HITS] * 4, "once untimed, then each probe, all for as many neighbours"
     assert max(times) < 15, "opening and loading are no part of a latency"
+
+
+@pytest.mark.parametrize(("took", "verdict"), [(44, Verdict.PASS), (58, Verdict.WARNING)])
+def test_an_overrun_is_shown_with_its_ratio_and_warns_beyond_its_limit(
+    night: Night, took: int, verdict: Verdict
+) -> None:
+    """30 s were estimated: 1.5 times that, or 15 s more, passes."""
+    results = night.folder.reports / "results"
+    dry = StepResult("13", "Dry run", "night", "2026-11-28T01:00:00+00:00", "2026-11-28T01:01:00+00:00")
+    dry.facts["estimate"] = [{"part": "22 import", "seconds": 30.0, "basis": ""}]
+    dry.write(results / "13.json")
+    moved = StepResult.read(results / "22.json")
+    moved.started, moved.finished = "2026-11-28T02:00:00+00:00", f"2026-11-28T02:00:{took}+00:00"
+    moved.facts.pop("launched", None)
+    moved.write(results / "22.json")
+    passed(night, "50", "51", "52")
+    check = next(c for c in closeout(night).checks if c.name == "time against the dry run's estimate")
+    assert (check.verdict, check.measured, check.threshold) == (verdict, took, 45.0)
+    assert (
+        f"{took} s for an estimate of 30 s, {took / 30:.2g} times; up to 1.5 times the estimate, or 15 s more"
+        in check.detail
+    )
+    summary = (night.folder.reports / "CHROMADB_MIGRATION_SUMMARY.md").read_text(encoding="utf-8")
+    assert f"| 30 s | {took} s, {took / 30:.2g} times |" in summary

@@ -49,6 +49,7 @@ LEVELS = [
 SIDES = {"before": {"levels": LEVELS}, "after": {"levels": LEVELS}}
 STEPS = [{"step": "22 Migrate", "actual": 95.0, "estimate": 80.0, "runbook_low": 2700, "runbook_high": 3600},
          {"step": "23 Validate", "actual": 20.0, "estimate": None, "runbook_low": None, "runbook_high": None}]  # fmt: skip
+SHARES = [{"field": f, "chunks": 40, "before": before, "after": 40} for f, before in (("source", 40), ("author", 22))]
 VECTORS = np.random.default_rng(1).normal(size=(300, 8))
 DISTANCES = np.linspace(1e-8, 2e-7, 100)
 
@@ -63,6 +64,13 @@ def told(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "high": 0.95,
     }
     return {"k": 10, "rows": rows, "pooled": {"unrestricted": whole}}
+
+
+def both_sides(rows: Any) -> Figure:
+    frame = pd.DataFrame(rows)
+    return plots.completeness_before_after(
+        frame.assign(**{side: frame[side] / frame["chunks"] for side in ("before", "after")})
+    )
 
 
 def counts(rows: Any) -> Figure:
@@ -120,6 +128,9 @@ CASES: dict[str, Case] = {
     ),
     "23_distances_cosine": (
         {"worst": [{"relative": 2e-7, "space": "cosine"}]}, distances, DISTANCES, DISTANCES / 2,
+    ),
+    "23_completeness": (
+        {"metadata": {"fields": SHARES}}, both_sides, SHARES, other(SHARES, 1, before=30),
     ),
     "22_timeline": (
         {}, lambda phases: plots.phase_timeline(phases, "Migration"), PHASES, [PHASES[0], Phase("4 import", BEGUN, 4.0)],

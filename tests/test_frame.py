@@ -291,9 +291,9 @@ def test_the_architecture_page_lists_the_modules(root: Path) -> None:
     nothing(sorted(listed ^ (there - {"__init__.py"})))
 
 
-def test_what_runs_as_a_program_begins_behind_everything_that_it_needs() -> None:
+def test_what_runs_as_a_program_begins_behind_everything_that_it_needs(root: Path) -> None:
     guarded = {}
-    for path in sorted((ROOT / "helpers").rglob("*.py")):
+    for path in sorted((root / "helpers").rglob("*.py")):
         body = ast.parse(path.read_text(encoding="utf-8")).body
         guards = [n for n, node in enumerate(body) if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)]
         if guards:

@@ -111,8 +111,8 @@ def test_a_dry_run_of_the_rollback_is_no_measure_of_it_and_a_drill_is() -> None:
         "measured: service back after 6.0 s, target clean after 7.5 s",
     )
     assert index.times(folder.read()) == [
-        ("until service is back", "about 10 min", "6.0 s (measured in this run's drill)"),
-        ("until the target is clean", "about 15 min", "7.5 s (measured in this run's drill)"),
+        ("Service back", "about 10 min", "6.0 s (measured in this run's drill)"),
+        ("Target clean", "about 15 min", "7.5 s (measured in this run's drill)"),
     ]
 
 

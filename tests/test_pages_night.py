@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.facts import RunView, read_run
 from helpers.report.outcome import Node, decision_tree, outcome
-from helpers.report.pages import run_page
+from helpers.report.pages import keep_final, run_page, tiles
 from helpers.report.record import deviations, record, status
 from helpers.results import Check, Phase, StepResult, Verdict, write_json
+from helpers.run.folders import RunState
 from tests.test_pages_run import ROLES, cells, keys, make_run, read, result, sign, whole_night
 
 __all__ = ["keys"]  # a fixture: real keys for `sign`
@@ -126,6 +128,20 @@ def test_the_path_of_a_signed_go(tmp_path: Path) -> None:
     void = decision_tree(view_of(folder))
     assert answers(void)[4] == ("not yet", "waiting")
     assert {child.verdict for child in void[4].children} == {"void"}
+
+
+def test_checks_that_warn_are_no_simple_pass_in_the_tree(tmp_path: Path) -> None:
+    night = whole_night()
+    night[3].checks.append(
+        Check("fields that contradict their document", Verdict.WARNING, 4, 0, "values", ReasonCode.METADATA_CONTRADICTS)
+    )
+    folder = make_run(tmp_path / "r", night)
+    node = decision_tree(view_of(folder))[2]
+    assert (node.question, node.answer, node.verdict) == ("Do all checks pass or warn?", "YES", "warning")
+    assert node.why == "1 warning, shown to those who sign."
+    for role in ROLES:
+        sign(folder, role)
+    assert decision_tree(view_of(folder))[2].why == "1 warning, accepted by dba, operations lead, security."
 
 
 def test_the_path_of_a_no_go_and_of_one_by_sign_off(tmp_path: Path) -> None:
@@ -316,3 +332,28 @@ def test_a_closeout_that_waits_for_its_signature_says_so(tmp_path: Path) -> None
     assert found.headline == "CUT OVER and closed out"
     assert "The closeout is not signed yet by: dba." in found.reasons
     assert found.next[0].endswith("sign r --role dba --name NAME --decision go --gate closeout --key FILE")
+    shown = tiles(view_of(folder))[-2:]
+    assert [(tile.label, tile.value, tile.kind) for tile in shown] == [
+        ("Decision signatures", "3 of 3", "pass"), ("Closeout signatures", "0 of 1", "warning")
+    ]  # fmt: skip
+
+
+def test_a_kept_page_says_what_it_is_and_the_last_one_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNBOOK_BROWSER", "no-such-browser")
+    folder = make_run(tmp_path / "r", cut_over(whole_night()))
+    for role in ROLES:
+        sign(folder, role)
+    state = RunState("r", folder, tmp_path / "w")
+    assert list(keep_final(state)) == []
+    result("53").write(folder / "results" / "53.json")
+    state = RunState("r", folder, tmp_path / "w")
+    (said,) = keep_final(state)
+    (kept,) = folder.glob("final-*.html")
+    assert said.startswith(f"No PDF of {kept.name}: no-such-browser is not on the PATH")
+    head = read(kept.read_text(encoding="utf-8")).header.get_text()  # type: ignore[union-attr]
+    assert re.search(r"This page as it was at \d{4}-.* UTC: the run was closed out, with every signature\.", head)
+    assert "This page as it was" not in run_page(folder)
+    assert kept.name in run_page(folder)
+    assert list(keep_final(state)) == []

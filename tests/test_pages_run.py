@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pandas as pd
 import pytest
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 
 from helpers import plots
 from helpers.reason_codes import ReasonCode
-from helpers.report.pages import index_page, run_page
+from helpers.report.pages import index_page, linked, run_page
 from helpers.results import Check, Phase, StepResult, Verdict, write_json
 from tests.signers import Signers
 
@@ -109,6 +109,11 @@ def cells(page: BeautifulSoup, heading: str) -> list[str]:
     """Texts of the row whose first cell begins with `heading`."""
     row = next(r for r in page.find_all("tr") if r.get_text(" ", strip=True).startswith(heading))
     return [cell.get_text(" ", strip=True) for cell in row.find_all(["td", "th"])]
+
+
+def cells_of(page: BeautifulSoup, name: str) -> Tag:
+    """The row of the warnings whose check has this name."""
+    return next(row for row in page.select("table.notes tbody tr") if name in row.th.get_text())  # type: ignore[union-attr]
 
 
 @pytest.fixture
@@ -219,6 +224,29 @@ def test_tables_hold_the_facts(night: Path) -> None:
     assert cells(page, "language · default")[1] == "8"
     assert cells(page, "22 Import")[2:] == ["40 s", "2,090", "52"]
     assert cells(page, "22 Migrate")[4] == "37 min 30 s"
+
+
+def test_a_notebook_or_file_that_the_page_names_is_a_link_or_said_not_to_be_there(night: Path) -> None:
+    found = Check(
+        "values out of range", Verdict.WARNING, 3, 0, "values", ReasonCode.INVALID_SCORES, "See results/10.json."
+    )
+    result("10", Verdict.WARNING, checks=[found]).write(night / "results" / "10.json")
+    row = cells_of(read(run_page(night)), "10 values out of range")
+    assert "Notebook 42 (not run)" in row.get_text()
+    assert [a["href"] for a in row.find_all("a")] == ["results/10.json"]
+    (night / "42_invalid_scores.html").write_text("x", encoding="utf-8")
+    row = cells_of(read(run_page(night)), "10 values out of range")
+    assert [a["href"] for a in row.find_all("a")] == ["results/10.json", "42_invalid_scores.html"]
+    assert "not run" not in row.get_text()
+    hostile = linked('<b>see results/11.json and "run.json"</b>, notebooks 10, 42 and 99', night)
+    assert "<b>" not in hostile
+    assert [a["href"] for a in read(hostile).find_all("a")] == [
+        "run.json",
+        "10_notebook.html",
+        "42_invalid_scores.html",
+    ]
+    assert "results/11.json (not there)" in hostile
+    assert "99 (not run)" in hostile
 
 
 def test_links_lead_to_files_of_the_run(night: Path) -> None:

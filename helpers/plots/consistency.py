@@ -233,6 +233,21 @@ def _completeness(_: StepResult, shown: Series) -> Series:
     return {"title": [(percent(low) if low < 1 else "All",)]}
 
 
+def _completeness_of_both(result: StepResult, _: Series) -> Series:
+    """Each field's share on each side; the title counts the fields that gained."""
+    rows = (result.facts.get("metadata") or {}).get("fields") or []
+    shares = {
+        side: [(name(r["field"], 28), r[side] / max(1, r["chunks"])) for r in rows] for side in ("before", "after")
+    }
+    both = [(field, before, after) for (field, before), (_, after) in zip(*shares.values(), strict=True)]
+    gained = sum(after > before + 1e-12 for _, before, after in both)
+    return (
+        {**shares, "change": list(both), "title": [(f"{count(gained)} of {count(len(rows), 'field')}",)]}
+        if rows
+        else {}
+    )
+
+
 def _values(_: StepResult, shown: Series) -> Series:
     """The title counts what is drawn outside of the range."""
     outside = int(sum(n for *_, n in shown.get("outside", [])))
@@ -244,7 +259,7 @@ EXPECTED: Mapping[str, Callable[[StepResult, Series], Series]] = {
     "11_completeness": _completeness, "11_values": _values, "11_map": _points, "13_repairs": _repairs, "13_routing": _routing,
     "22_repairs": _repairs, "22_routing": _routing, "22_timeline": _timeline, "22_throughput": _throughput,
     "22_written": _written, "23_counts": _counts, "23_distances": _distances, "23_norms": _norms,
-    "23_plane": _points,
+    "23_plane": _points, "23_completeness": _completeness_of_both,
     "23_overlap": _overlap, "23_recall": _recall, "23_differences": _differences, "27_timeline": _timeline,
     "50_latency": _watch, "51_performance": _performance, "51_latency": _latency, "53_durations": _durations,
 }  # fmt: skip

@@ -348,21 +348,26 @@ def differences_bar(df: pd.DataFrame, total: int | None = None) -> Figure:
     return figure
 
 
-def completeness_heatmap(df: pd.DataFrame) -> Figure:
-    """Share of chunks that hold each field. `df`: one row a field (its index), one column a collection, values 0–1."""
+def completeness_heatmap(df: pd.DataFrame, what: str = "field", meaning: str = "") -> Figure:
+    """Share of chunks that hold each field. `df`: one row a field (its index), one column a collection, values 0–1.
+
+    `what` names the fields that are counted, `meaning` says which these are.
+    """
     values = df.to_numpy(dtype=np.float64)
     if not values.size or not finite(values).size:
         return empty("No metadata field was measured", "No chunk, or no field to look for.")
     worst_row, worst_column = divmod(int(np.nanargmin(values)), values.shape[1])
     partial = int((np.nanmin(np.where(np.isfinite(values), values, np.inf), axis=1) < 1).sum())
-    title = f"All {count(len(df), 'field')} are complete in all {count(df.shape[1], 'collection')}"
+    title = f"All {count(len(df), what)} are complete in all {count(df.shape[1], 'collection')}"
     if partial:
         title = (
-            f"{count(partial)} of {count(len(df), 'field')} incomplete; lowest: {name(df.index[worst_row], 28)} in "
+            f"{count(partial)} of {count(len(df), what)} incomplete; lowest: {name(df.index[worst_row], 28)} in "
             f"{name(df.columns[worst_column], 28)}, {percent(float(values[worst_row, worst_column]))} of the chunks"
         )
     rows = min(len(df), 40)
-    note = "" if rows == len(df) else f"The first 40 of {count(len(df), 'field')} are drawn."
+    note = " ".join(
+        filter(None, [meaning, "" if rows == len(df) else f"The first 40 of {count(len(df), what)} are drawn."])
+    )
     with draw(2.2 + 0.3 * rows, title, note) as (figure, axes):
         heat(axes, values[:rows])
         axes.grid(visible=False)
@@ -389,7 +394,7 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
     table = table.assign(all=table.sum(axis=1)).reset_index().sort_values(["all", "field"], ascending=[False, True])
     title = f"{count(table['filled'].sum(), 'value')} filled in where there was none, {count(table['changed'].sum())} changed"
     title += f", in {count(len(table), 'field')}"
-    note = "Each side has its own scale."
+    note = "Counted: fields in which the schema filled or changed a value. Each side has its own scale."
     if len(table) > _BARS:
         rarest = set(
             table.nlargest(_BARS // 3, "changed", keep="first")["field"]
@@ -429,7 +434,10 @@ def completeness_before_after(df: pd.DataFrame) -> Figure:
     lost = int((frame["after"] < frame["before"] - 1e-12).sum())
     title = f"{count(gained)} of {count(len(frame), 'field')} are held by more chunks after than before"
     title += f"; {count(lost)} by fewer" if lost else ", none by fewer"
-    note = "What a field gains, the schema filled in: a default, or what it derives from the document."
+    note = (
+        "Counted: every field that the schema asks of some chunk, those of one collection type included. What a field gains, "
+        "the schema filled in: a default, or what it derives from the document."
+    )
     if len(frame) > _BARS:
         note += f" The {_BARS} least complete of {count(len(frame))} are drawn."
         frame = frame.head(_BARS)

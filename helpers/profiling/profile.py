@@ -400,10 +400,12 @@ class Profile:
             ReasonCode.MISSING_METADATA,
             "Filled in by the schema: " + ", ".join(f"{name} {lacking[name]}" for name in worst),
             applies=bool(lacking),
+            unit="values",
         )
         caption = "Share of the source's chunks that hold each metadata field, by collection."
         drawn = table if not self.schema.fields else table.loc[[rule.name for rule in self.schema.fields]]
-        self.run.figure("completeness", plots.completeness_heatmap(drawn), caption)
+        core = ("core field", "Core fields: those that the schema asks of every chunk.") if self.schema.fields else ()
+        self.run.figure("completeness", plots.completeness_heatmap(drawn, *core), caption)
         return table
 
     def values(self) -> pd.DataFrame:
@@ -432,6 +434,7 @@ class Profile:
             ReasonCode.INVALID_SCORES,
             "The schema says what becomes of them.",
             judged,
+            unit="values",
         )
         self.check(
             "values of a wrong type or not allowed",
@@ -439,6 +442,7 @@ class Profile:
             ReasonCode.INVALID_VALUES,
             "Converted or repaired.",
             judged,
+            unit="values",
         )
         columns = ["field", "wanted", "present", "types", "minimum", "maximum", *_WRONG, "values"]
         return pd.DataFrame(rows, columns=columns)  # a source without any metadata has no rows
@@ -459,6 +463,7 @@ class Profile:
             bool(self.schema.derivations),
             list(islice(({"collection": place.collection, "id": place.id, "field": name, "detail": place.detail}
                          for name in self.schema.derivations for place in places.every(f"contradicts_{name}")), 20)),
+            unit="values",
         )  # fmt: skip
         self.run.fact("contradictions", rows)
         return pd.DataFrame(rows, columns=["collection", "field", "chunks", "example"])
@@ -541,15 +546,18 @@ class Profile:
         return list(dict.fromkeys(self.schema.targets(list(self.scan.collections)).values()))
 
     def check(self, name: str, number: int, reason: ReasonCode, detail: str, applies: bool = True,
-              ids: Sequence[dict[str, str]] = ()) -> None:  # fmt: skip
-        """A check on the step: a warning where there is any, not applicable where the schema has no rule."""
+              ids: Sequence[dict[str, str]] = (), *, unit: str = "chunks") -> None:  # fmt: skip
+        """A check on the step: a warning where there is any, not applicable where the schema has no rule.
+
+        `unit`: "values" for a sum over fields, in which one chunk may count more than once.
+        """
         bad = applies and number > 0
         self.run.check(
             name,
             Verdict.WARNING if bad else Verdict.PASS if applies else Verdict.NOT_APPLICABLE,
             measured=number,
             threshold=0,
-            unit="chunks",
+            unit=unit,
             reason=reason if bad else "",
             detail=detail if bad else "" if applies else f"Schema {self.schema.name} has no rule for it.",
             offenders=number if bad else 0,

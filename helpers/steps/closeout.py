@@ -43,6 +43,10 @@ RUNBOOK_MINUTES: dict[str, tuple[float, float]] = {
     Step.REVIEW: (5, 5), Step.CUTOVER: (10, 10), Step.MONITOR: (60, 60),
 }  # fmt: skip
 RUNBOOK_TOTAL = "90 to 120 min"
+OVERRUN, OVERRUN_SECONDS = (
+    1.5,
+    15.0,
+)  # what the work may take beyond its estimate: so many times, or so many seconds more
 
 
 def rows(results: numbers.Results) -> list[dict[str, Any]]:
@@ -370,10 +374,12 @@ class CloseoutStep(NotebookStep):
         self.run.fact("durations", rows)
         known = [r for r in rows if r["estimate"] is not None]
         took, estimate = sum(r["actual"] for r in known), sum(r["estimate"] for r in known) if known else None
-        most = None if estimate is None else max(2 * estimate, estimate + 60)
+        most = None if estimate is None else max(OVERRUN * estimate, estimate + OVERRUN_SECONDS)
         late = most is not None and took > most
         which = f"steps {', '.join(r['number'] for r in known)}, with notebook starts"
-        told = f"{which}: {duration(estimate)} estimated; twice that or a minute more passes" if estimate else ""
+        passes = f"up to {OVERRUN:g} times the estimate, or {OVERRUN_SECONDS:g} s more, passes"
+        ratio = _ratio(took, estimate)
+        told = f"{which}: {duration(took)} for an estimate of {duration(estimate)}{ratio}; {passes}" if estimate else ""
         self.run.check("time against the dry run's estimate", Verdict.WARNING if late else Verdict.PASS,
                        measured=round(took, 1), threshold=most and round(most, 1), relation="≤", unit="s",
                        reason=ReasonCode.TOO_SLOW if late else "", detail=told)  # fmt: skip
@@ -557,4 +563,10 @@ def _words(row: dict[str, Any]) -> tuple[str, str, str]:
     """(the runbook's, estimated, took) of one row, for people."""
     low, high = row["runbook_low"], row["runbook_high"]
     said = "–" if high is None else f"{high / 60:.0f} min" if low == high else f"{low / 60:.0f} to {high / 60:.0f} min"
-    return said, "–" if row["estimate"] is None else duration(row["estimate"]), duration(row["actual"])
+    guess = row["estimate"]
+    return said, "–" if guess is None else duration(guess), duration(row["actual"]) + _ratio(row["actual"], guess)
+
+
+def _ratio(took: float, estimate: float | None) -> str:
+    """How a time compares with its estimate: `, 1.9 times`; "" without one."""
+    return f", {took / estimate:.2g} times" if estimate else ""

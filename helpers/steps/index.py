@@ -391,7 +391,7 @@ def _after(seconds: float) -> str:
 
 
 # Appendix E: "Service restoration: ~10 minutes, total downtime: ~15 minutes".
-_SERVICE, _CLEAN = ("until service is back", "about 10 min"), ("until the target is clean", "about 15 min")
+_SERVICE, _CLEAN = ("Service back", "about 10 min"), ("Target clean", "about 15 min")
 
 
 def times(folder: RunState) -> list[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from helpers import plots
-from helpers.formatting import percent
+from helpers.formatting import count, percent
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
 from helpers.run import plan
@@ -107,11 +107,13 @@ def go_no_go(validated: StepResult | None, decided: StepResult | None) -> Figure
         c.name for c in (*validated.checks, *decided.checks) if c.verdict is Verdict.FAIL and c.name != "decision"
     ]
     go = decided.verdict is not Verdict.FAIL
-    told = "yes" if go else "no: " + ", ".join(failed[:3]) + (" …" if len(failed) > 3 else "")
+    warned = sum(c.verdict in (Verdict.WARNING, Verdict.MARGINAL) for c in validated.checks)
+    said = f"yes, {count(warned, 'warning')}" if warned else "yes"
+    told = said if go else "no: " + ", ".join(failed[:3]) + (" …" if len(failed) > 3 else "")
     path = {
         "done": "VALIDATION COMPLETE",
         "rate": f"Pass rate at least 95 %?\n{'yes' if rate >= 0.95 else 'no'}, {percent(rate)}",
-        "all": f"Do all checks pass?\n{told}",
+        "all": f"Do all checks pass or warn?\n{told}",
         "end": "GO\nStep 6a, cutover" if go else "HOLD\n40 troubleshooting, or rollback (Step 7b)",
     }
     nodes = {key: plots.Node(text, level, 0.5) for level, (key, text) in enumerate(path.items())}
