@@ -377,6 +377,7 @@ class ReasonCode(StrEnum):
     OUTSIDE_WINDOW = "outside_window", _STATE, _IN_WINDOW
     PARAMETERS_UNREADABLE = "parameters_unreadable", _STATE, _PUT_BACK
     RETRY_STATE_DAMAGED = "retry_state_damaged", _STATE, _PUT_BACK
+    RUN_DAMAGED = "run_damaged", _STATE, _PUT_BACK
     STAGED_GONE = "staged_gone", _STATE, _PROGRESS
     TARGET_DATABASE_STATE_DAMAGED = "target_database_state_damaged", _STATE, _PUT_BACK
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,7 +20,7 @@ from typing import Any, ClassVar, Protocol, Self
 from pydantic import TypeAdapter, ValidationError
 
 from helpers import formatting
-from helpers.errors import Terminal, redacted
+from helpers.errors import RunbookError, Terminal, redacted
 from helpers.reason_codes import Reason, ReasonCode
 
 # -- progress ----------------------------------------------------------------------------------------------------------
@@ -199,11 +202,20 @@ class StepResult:
 
     @staticmethod
     def read(path: Path) -> StepResult:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        raw["verdict"] = Verdict(raw["verdict"])
-        raw["checks"] = [Check(**{"relation": "", **c, "verdict": Verdict(c["verdict"])}) for c in raw["checks"]]
-        raw["phases"] = [Phase(**p) for p in raw["phases"]]
-        return StepResult(**raw)
+        """Raises `Terminal` ("run_damaged") where the file is no result."""
+        with reading(path):
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw["verdict"] = Verdict(raw["verdict"])
+            raw["checks"] = [Check(**{"relation": "", **c, "verdict": Verdict(c["verdict"])}) for c in raw["checks"]]
+            raw["phases"] = [Phase(**p) for p in raw["phases"]]
+            found = StepResult(**raw)
+            _ = (
+                found.seconds,
+                {**found.facts},
+                [{**figure} for figure in found.figures],
+            )  # of the types that all rely on
+            _ = found.error and {key: found.error[key].strip() for key in ("code", "type", "line")}
+            return found
 
 
 def passed(result: StepResult | None) -> bool:
@@ -245,15 +257,99 @@ def write_text(path: Path, text: str, mode: int = PRIVATE) -> None:
 
 
 def write_bytes(path: Path, data: bytes, mode: int = PRIVATE) -> None:
-    """As `write_json`, for bytes. A new file has this mode."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """As `write_json`, for bytes. A new file has this mode. Raises `Terminal` ("disk_full") where it does not fit."""
+    with writing(path, mode, len(data)) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
+    """For whoever writes a file by its path: gives a temporary one in the same folder, which is flushed and renamed at the end.
+
+    Every file of ours that has to be whole is written here. Raises `Terminal` ("disk_full"); `needed` are its bytes, if known.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb", opener=private) as file:  # a path's own open takes no opener
-        os.fchmod(file.fileno(), mode)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb", opener=private) as file:  # a path's own open takes no opener
+            os.fchmod(file.fileno(), mode)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        publish(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if (full := disk_full(error, path.parent, needed)) is not None:
+            raise full from error
+        raise
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a file (or folder) that is whole and flushed its name; the name is on disk, too, when this returns."""
     temporary.replace(path)
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring the names in this folder to disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems cannot
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
+    errno.EFBIG: "files may not be so large",
+}
+
+
+def disk_full(error: BaseException, folder: Path, needed: int = 0) -> Terminal | None:
+    """The one line where an error, or one that led to it, is a full disk; None where none is. `needed` is in bytes, if known.
+
+    `folder` is where the work was done; the error's own file says it better.
+    """
+    at: BaseException | None = error
+    while at is not None and not (isinstance(at, OSError) and at.errno in _FULL):
+        at = at.__cause__ or at.__context__
+    if at is None:
+        return None
+    assert isinstance(at, OSError)
+    assert at.errno is not None
+    named = Path(os.fsdecode(at.filename)).parent if isinstance(at.filename, str | bytes) else folder
+    with suppress(OSError):
+        free = shutil.disk_usage(named).free
+        needs = (
+            f", and {formatting.size(needed)} {'are' if needed != 1 else 'is'} needed for the next file alone"
+            if needed
+            else ""
+        )
+        return Terminal(
+            ReasonCode.DISK_FULL, f"{_FULL[at.errno]}: {formatting.size(free)} free{needs}", where=str(named),
+            next_step="Free space there (step 12 says how much a run needs), then repeat the command or resume.",
+        )  # fmt: skip
+    return Terminal(ReasonCode.DISK_FULL, _FULL[at.errno], where=str(named), next_step="Free space there, then resume.")
+
+
+@contextmanager
+def reading(path: Path, next_step: str = "Put the file back from the run's archive or a backup.") -> Iterator[None]:
+    """Around what reads a file of ours: whatever is wrong with it is one line that names it.
+
+    Raises `Terminal` ("run_damaged"); our own errors pass.
+    """
+    try:
+        yield
+    except RunbookError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError) as error:
+        why = f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else error.strerror or str(error)
+        raise Terminal(
+            ReasonCode.RUN_DAMAGED, f"cannot be read: {why}", where=str(path), next_step=next_step
+        ) from error
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -11,14 +11,16 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
 from helpers.cli import doctor, evidence, run, snapshots
 from helpers.errors import RunbookError, UsageError, one_line
 from helpers.reason_codes import ReasonCode
+from helpers.results import disk_full
 from helpers.run import folders as runs
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunPath
 
 Action = Callable[[argparse.Namespace], int]
 
@@ -257,6 +259,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         code = _fail(error.line(), error.exit_code, traceback.format_exc() if chosen.verbose else "")
     except KeyboardInterrupt:
         code = _fail("interrupted", 128 + signal.SIGINT, "")
+    except OSError as error:
+        full = disk_full(error, Path(tempfile.gettempdir()))
+        trace = traceback.format_exc() if chosen.verbose else ""
+        code = _fail(full.line(), full.exit_code, trace) if full else _unexpected(error, chosen)
     except Exception as error:  # the last line of defence: one line for people, the rest in a file
         code = _unexpected(error, chosen)
     return code
@@ -297,8 +303,11 @@ def _fence(chosen: argparse.Namespace) -> int:
     from helpers.fence import lift
     from helpers.status.status import fence_sentence
 
-    folder = runs.find(chosen.run_id)
-    folder.enter()
+    folder = RunFolder.of(chosen.run_id).read()
+    if not (folder.workspace / RunPath.FENCE).is_file():  # the fence's own file is all that lifting it needs
+        folder = runs.find(chosen.run_id)
+    with suppress(RunbookError):
+        folder.enter()
     if not chosen.lift:
         print(fence_sentence(folder) or f"Run {folder.id} has no active write fence.")
         return 0
@@ -307,8 +316,11 @@ def _fence(chosen: argparse.Namespace) -> int:
 
     with runs.RunLock(folder, "runner").acquire(1), runs.RunLock(folder, "step").acquire(1):
         print(lift(folder), flush=True)
-        notices.held(folder, print)
-        leave(folder)
+        try:
+            notices.held(folder, print)
+            leave(folder)
+        except RunbookError as error:  # of a damaged run; its fence is lifted all the same
+            print(f"Nothing else was done for run {folder.id}: {error}", flush=True)
     return 0
 
 

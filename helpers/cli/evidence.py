@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import shlex
 import sys
 import zipfile
@@ -23,7 +21,7 @@ from helpers.evidence.seals import BESIDE, CHANGING, RUNNER, after, announced, c
 from helpers.evidence.statement import FIRST, SEALS, Seal, changed, digest_of, files, read_seal
 from helpers.formatting import size
 from helpers.reason_codes import ReasonCode
-from helpers.results import StepResult, passed
+from helpers.results import StepResult, passed, write_bytes, writing
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunPath, RunState
@@ -52,20 +50,18 @@ def archive(folder: Path, path: Path) -> str:
             ReasonCode.NOT_ARCHIVED, f"{one_line(links[0], 200)} is a link, and what it points to is no evidence of this run",
             where=str(folder), next_step="Take links out of the folder; nothing was written.",
         )  # fmt: skip
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as zipped:
+        with (
+            writing(path) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as zipped,
+        ):
             for name in names:
                 entry = zipfile.ZipInfo(f"{folder.name}/{name}", _EPOCH)
                 entry.compress_type, entry.external_attr, entry.create_system = zipfile.ZIP_DEFLATED, 0o644 << 16, 3
                 zipped.writestr(entry, (folder / name).read_bytes())
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        temporary.replace(path)
+        digest = digest_of(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise WorldError(
             ReasonCode.NOT_ARCHIVED, f"cannot be written ({error.strerror})", where=one_line(str(path))
         ) from error
@@ -449,7 +445,7 @@ def _sign(chosen: argparse.Namespace) -> int:
     data = signoffs.statement(folder, *words)
     if chosen.export.exists():
         raise UsageError(ReasonCode.FILE_EXISTS, "something is there already", where=one_line(str(chosen.export)))
-    chosen.export.write_bytes(data)
+    write_bytes(chosen.export, data)
     role = chosen.role.strip().lower().replace("-", "_")
     print(
         f"Written to {chosen.export}. Read it, sign it where the key is, and bring {chosen.export}.sig back beside it:"

@@ -195,7 +195,8 @@ def _prune(chosen: argparse.Namespace) -> int:
     may_go = []
     for place, items in _held(chosen):
         if chosen.yes:
-            retention.sweep(place)
+            for said in retention.sweep(place):
+                print(one_line(said))
         for item in items:
             reason = _without(item, chosen.abandoned)
             if not reason:

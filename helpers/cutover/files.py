@@ -33,6 +33,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from helpers.errors import Terminal, one_line, without_tokens
 from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
+from helpers.results import flush_folder
 
 _AMBIGUOUS = re.compile(r"""['"\\$`\x00-\x1f\x7f\x85\u2028\u2029]""")
 _COMMENT = re.compile(r"\s+\#.*", re.DOTALL)
@@ -166,7 +167,7 @@ def put_in_place(temporary: Path, real: Path, before: str = "") -> None:
                 temporary.unlink()
             else:
                 said = f"before and after the change; what they wrote before is in {temporary.replace(_other(real))}"
-            sync_folder(real.parent)
+            flush_folder(real.parent)
             raise Terminal(
                 ReasonCode.CONFIG_CHANGED, f"was changed by somebody else at this very moment, {said}", where=str(real),
                 next_step="See who writes it, then repeat.",
@@ -174,7 +175,7 @@ def put_in_place(temporary: Path, real: Path, before: str = "") -> None:
         temporary.unlink()
     else:
         temporary.replace(real)
-    sync_folder(real.parent)
+    flush_folder(real.parent)
 
 
 def _other(real: Path) -> Path:
@@ -209,15 +210,6 @@ def keep(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     put_in_place(temporary, path)
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems cannot
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _why(error: BaseException) -> str:

@@ -6,9 +6,11 @@ operator's `runbook fence RUN_ID --lift`, finds what was there before.
 
 from __future__ import annotations
 
+import os
 import shlex
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from helpers.audit import operator
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
 from helpers.fence.nginx import Nginx, config_path, configuration
 from helpers.parameters import Parameters
+from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, StepResult, utc_now
@@ -56,6 +59,8 @@ class FenceState(StateFile):
     before: dict[str, Any] = field(default_factory=dict)
     rules: dict[str, Any] = field(default_factory=dict)
     events: list[dict[str, str]] = field(default_factory=list)
+    source: dict[str, Any] = field(default_factory=dict)  # whose writes it stops
+    directory: str = ""  # in which the run began
 
     def enter(self, workspace: Path, state: str, **facts: Any) -> None:
         """Go over to this state, on disk before anything else happens."""
@@ -88,10 +93,18 @@ def takes_no_writes(step: StepResult | None) -> bool:
     return step is not None and step.error is None and bool((step.facts.get("fence") or {}).get(NO_WRITES))
 
 
+@dataclass(frozen=True, slots=True)
+class _AsSet:
+    """What a fence was set with, in the place of the run's parameters."""
+
+    source: Endpoint
+    fence: Fence
+
+
 class Control:
     """The fence of one run, as its parameters say."""
 
-    def __init__(self, folder: RunFolder, parameters: Parameters, rules: Fence | None = None) -> None:
+    def __init__(self, folder: RunFolder, parameters: Parameters | _AsSet, rules: Fence | None = None) -> None:
         self.folder, self.source = folder, parameters.source
         self.rules = rules or parameters.fence
         managed = self.rules.nginx if self.rules.kind == "nginx" else None
@@ -166,7 +179,10 @@ class Control:
                 )  # fmt: skip
             before = self.nginx.keep(self.folder.workspace / "fence-before.conf")
         how, rules = self._lift_command, self._document()
-        return FenceState(self.rules.kind, SETTING, how, utc_now(), operator(), before=before, rules=rules)
+        return FenceState(
+            self.rules.kind, SETTING, how, utc_now(), operator(), before=before, rules=rules,
+            source=self.source.model_dump(mode="json", exclude_defaults=True), directory=str(Path.cwd()),
+        )  # fmt: skip
 
     def _document(self) -> dict[str, Any]:
         return self.rules.model_dump(mode="json", exclude={"timeout_seconds"})
@@ -316,8 +332,12 @@ class Control:
 def lift(folder: RunState) -> str:
     """Lift the fence of this run, whatever its state; a sentence."""
     state = FenceState.load(folder.workspace)
-    rules = Fence.model_validate(state.rules) if state else None
-    return Control(folder, folder.parameters, rules).lift()
+    if state is None:
+        return f"Run {folder.id} has set no fence; there is nothing to lift."
+    source = Endpoint.model_validate(state.source) if state.source else folder.parameters.source
+    with suppress(OSError):  # relative paths of its commands and secrets are taken from there
+        os.chdir(state.directory or ".")
+    return Control(folder, _AsSet(source, Fence.model_validate(state.rules))).lift()
 
 
 def said(answer: Answer) -> str:

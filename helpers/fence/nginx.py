@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,7 @@ from helpers.errors import Terminal
 from helpers.parameters import Endpoint, resolve_path
 from helpers.parameters.sections import NginxFence
 from helpers.reason_codes import ReasonCode
-from helpers.results import write_text
+from helpers.results import write_bytes, write_text
 from helpers.run.command import Done, run_or_fail, run_program
 
 MARK = "# Chroma migration runbook, write fence of run "
@@ -116,7 +115,7 @@ class Nginx:
         """Copy what the file is now; a file of our own is not what was before."""
         if not self.path.exists() or self.written_by():
             return {"existed": False}
-        shutil.copy2(self.path, backup)
+        write_bytes(backup, self.path.read_bytes(), self.path.stat().st_mode & 0o777)
         return {"existed": True, "backup": str(backup)}
 
     def write(self, text: str) -> None:
@@ -125,8 +124,7 @@ class Nginx:
 
     def put_back(self, backup: Path) -> None:
         """The file as it was, byte for byte, in one step."""
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self._guarded(lambda: (shutil.copy2(backup, temporary), temporary.replace(self.path)))
+        self._guarded(lambda: write_bytes(self.path, backup.read_bytes(), backup.stat().st_mode & 0o777))
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

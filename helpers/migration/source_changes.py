@@ -28,7 +28,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, StateFile, silent, utc_now, write_json
+from helpers.results import Progress, StateFile, reading, silent, utc_now, write_json, writing
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
@@ -289,7 +289,8 @@ class Delta:
         """As saved in `folder`; a ledger that names it was written later."""
         staged = Staged.load(folder)
         assert staged is not None
-        return cls(staged, **json.loads((folder / "delta.json").read_text(encoding="utf-8")))
+        with reading(path := folder / "delta.json"):
+            return cls(staged, **json.loads(path.read_text(encoding="utf-8")))
 
 
 def make_delta(
@@ -394,7 +395,8 @@ def _keep(staged: Staged, table: pa.Table, rows: list[int], target: str, collect
     if not rows:
         return
     file = f"{number:03d}/{len(staged.files[target]) + 1:05d}.parquet"
-    pq.write_table(table.take(pa.array(rows)), staged.folder / file, compression="zstd", compression_level=1)
+    with writing(staged.folder / file) as temporary:
+        pq.write_table(table.take(pa.array(rows)), temporary, compression="zstd", compression_level=1)
     staged.files[target].append((file, collection, len(rows)))
 
 

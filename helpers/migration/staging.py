@@ -32,7 +32,7 @@ from helpers.chunks import ChunkBatch, Vectors
 from helpers.errors import RunbookError, Terminal, one_line, redacted
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, StateFile, Verdict, kind_of, silent, write_json, write_text
+from helpers.results import Progress, StateFile, Verdict, kind_of, reading, silent, write_json, write_text, writing
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.rules import DERIVED_MEANINGS, DERIVED_TYPES, failure_table
@@ -77,12 +77,10 @@ class Quarantine:
 
     def keep(self, name: str, batch: ChunkBatch, collection: str, ids: Sequence[str]) -> None:
         """Keep these chunks, as `name`.parquet: a snapshot part with the source's collection and ids beside it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{name}.tmp"
         table = to_table(batch).append_column("collection", pa.array([collection] * len(ids), pa.large_string()))
         table = table.append_column("source_id", pa.array(ids, pa.large_string()))
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.replace(self.folder / f"{name}.parquet")
+        with writing(self.folder / f"{name}.parquet") as temporary:
+            pq.write_table(table, temporary, compression="zstd")
 
     def add(self, entry: dict[str, str], chunk: ChunkBatch) -> None:
         """A chunk that the target refused: kept, then listed. Repeating it after a kill changes nothing."""
@@ -106,8 +104,7 @@ class Quarantine:
         """
         why = {(e["collection"], e["id"]): e for e in self.entries()}
         written: set[tuple[str, str]] = set()
-        partial = path.with_name(f".{path.name}.tmp")
-        with partial.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as file:
+        with writing(path) as partial, partial.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as file:
             for table in self.chunks():
                 for row in table.to_pylist():
                     key = (row.get("collection", ""), row.get("source_id", row["id"]))
@@ -122,14 +119,16 @@ class Quarantine:
                         "metadata": row["metadata"] and json.loads(row["metadata"], parse_constant=str), "embedding": vector,
                     }  # fmt: skip
                     file.write(json.dumps(line, ensure_ascii=True, allow_nan=False).encode() + b"\n")
-        partial.replace(path)
         return len(written)
 
     def _lines(self) -> Iterator[dict[str, str]]:
         for name in ("checked.jsonl", "refused.jsonl"):
             file = self.folder / name
             if file.exists():
-                yield from (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+                with reading(file):
+                    found = [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+                    _ = [(e["collection"], e["id"], e["reason"]) for e in found]
+                yield from found
 
 
 @dataclass(slots=True)
@@ -262,8 +261,9 @@ class _Staging:
         files = self.staged.files[target]
         file = f"{self.folders[target]}/{len(files) + 1:05d}.parquet"
         table = to_table(piece, info.dimension).append_column("source_id", pa.array(sources, pa.large_string()))
-        pq.write_table(table, self.staged.folder / file, compression="zstd", compression_level=1, use_dictionary=False,
-                       write_statistics=False)  # fmt: skip
+        with writing(self.staged.folder / file) as temporary:
+            pq.write_table(table, temporary, compression="zstd", compression_level=1, use_dictionary=False,
+                           write_statistics=False)  # fmt: skip
         files.append((file, info.name, len(piece)))
         rewritten = sum(new != old for new, old in zip(piece.ids, sources, strict=True))
         self.staged.rewritten = (self.staged.rewritten or 0) + rewritten
@@ -463,10 +463,8 @@ def _part(
     vectors = np.concatenate(found) if found else np.zeros((0, size or 0), np.float32)
     usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
     made = ChunkBatch([batch.ids[rows[i]] for i in usable], [None] * len(usable), vectors[usable], [None] * len(usable))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    pq.write_table(to_table(made), partial, compression="zstd")
-    partial.replace(file)
+    with writing(file) as partial:
+        pq.write_table(to_table(made), partial, compression="zstd")
     return made
 
 
@@ -535,5 +533,5 @@ def _finished(folder: Path, snapshot: Snapshot) -> dict[str, Any] | None:
 def _read(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    with reading(file, "Remove this file: the vectors are made again."):
+        return dict(json.loads(file.read_text(encoding="utf-8")))

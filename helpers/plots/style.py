@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from helpers.errors import one_line
 from helpers.formatting import count, duration, percent, small
+from helpers.results import write_bytes
 
 STYLE = Path(__file__).with_name("runbook.mplstyle")
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -154,8 +155,7 @@ def _values(shape: Artist, rows: dict[int, str], columns: dict[int, str]) -> lis
 
 def save(figure: Figure, path: Path) -> None:
     """The figure written to `path`, as SVG or as PNG by its suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(svg(figure) if path.suffix == ".svg" else png(figure))
+    write_bytes(path, svg(figure) if path.suffix == ".svg" else png(figure))
 
 
 def empty(title: str, why: str) -> Figure:

@@ -32,7 +32,7 @@ from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, Verdict, silent, utc_now
+from helpers.results import Progress, Verdict, silent, utc_now, writing
 from helpers.rollback import outline, replay
 from helpers.rollback import outline as st
 from helpers.rollback.outline import SOURCE, RollbackState
@@ -216,10 +216,10 @@ def _put(store: Store, snapshot: Snapshot, name: str, wanted: set[str], progress
 
 
 def _keep(store: Store, name: str, ids: Sequence[str], export: Path, number: int) -> None:
-    export.mkdir(parents=True, exist_ok=True)
     batch: ChunkBatch = store.read(name, ids)
     taken = len(list(export.glob(f"{number:03d}-*.parquet")))
-    pq.write_table(to_table(batch), export / f"{number:03d}-{taken + 1}.parquet", compression="zstd")
+    with writing(export / f"{number:03d}-{taken + 1}.parquet") as temporary:
+        pq.write_table(to_table(batch), temporary, compression="zstd")
 
 
 class StageContext:

@@ -29,7 +29,7 @@ from helpers.errors import Terminal
 from helpers.migration.catch_up import UNFOUND, unreachable
 from helpers.migration.source_changes import Origin, WrittenData
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, silent, write_json
+from helpers.results import Progress, publish, reading, silent, write_json, writing
 from helpers.snapshots.comparison import compared, same_value, same_vectors
 from helpers.snapshots.export_journal import read_parquet, sha256
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
@@ -150,7 +150,8 @@ def export(found: list[Written], folder: Path) -> dict[str, str]:
             for kind, batch in (("added", one.added), ("changed", one.changed), ("before", one.staged)):
                 if len(batch):
                     file = f"{number:03d}-{kind}.parquet"
-                    pq.write_table(to_table(batch), partial / file, compression="zstd")
+                    with writing(partial / file) as temporary:
+                        pq.write_table(to_table(batch), temporary, compression="zstd")
                     digests[file] = sha256(partial / file)
             index.append({
                 "collection": one.target, "number": number, **one.counts, "vanished": one.vanished,
@@ -170,13 +171,14 @@ def whole(folder: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     yield partial
-    partial.rename(folder)
+    publish(partial, folder)
 
 
 def added_ids(export_folder: Path) -> dict[str, set[str]]:
     """Ids by target collection that an export holds as new chunks."""
-    raw = json.loads((export_folder / "index.json").read_text(encoding="utf-8"))
-    return {row["collection"]: set(row["added_ids"]) for row in raw["collections"]}
+    with reading(index := export_folder / "index.json"):
+        raw = json.loads(index.read_text(encoding="utf-8"))
+        return {row["collection"]: set(row["added_ids"]) for row in raw["collections"]}
 
 
 def next_folder(workspace: Path, name: str) -> Path:
@@ -359,16 +361,18 @@ def save(planned: Plan, folder: Path) -> None:
     create = {name: asdict(info) for name, info in planned.create.items()}
     with whole(folder) as partial:
         for name, file in files.items():
-            pq.write_table(to_table(planned.put[name]), partial / file, compression="zstd")
+            with writing(partial / file) as temporary:
+                pq.write_table(to_table(planned.put[name]), temporary, compression="zstd")
         write_json(partial / "plan.json", {"put": files, "delete": planned.delete, "create": create})
 
 
 def load(folder: Path) -> Plan:
     """The inverse of `save`."""
-    raw = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    put = {name: from_table(read_parquet(folder / file)) for name, file in raw["put"].items()}
-    create = {name: _info(known) for name, known in raw.get("create", {}).items()}
-    return Plan(put, raw["delete"], create=create)
+    with reading(path := folder / "plan.json"):
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        create = {name: _info(known) for name, known in raw.get("create", {}).items()}
+        files, delete = dict(raw["put"]), raw["delete"]
+    return Plan({n: from_table(read_parquet(folder / f)) for n, f in files.items()}, delete, create=create)
 
 
 def _info(known: dict[str, Any]) -> CollectionInfo:

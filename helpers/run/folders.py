@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -33,7 +33,7 @@ from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.parameters import Parameters, parameters_from, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import StepResult, json_text, private, utc_now, write_bytes, write_json, write_text
+from helpers.results import StepResult, disk_full, flush_folder, json_text, private, reading, utc_now, write_text
 from helpers.run.plan import Step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -179,7 +179,7 @@ class RunFolder:
         if path.is_file() and path.read_bytes() == data:
             return
         audit.append(self.reports / audit.NAME, "file written", file=name, sha256=hashlib.sha256(data).hexdigest())
-        write_bytes(path, data)
+        write_text(path, text)
 
     def log(self, message: str, step: str = "") -> None:
         """One line of run.log: UTC time, step, message (control characters escaped)."""
@@ -191,10 +191,11 @@ class RunFolder:
         self._append(f"{utc_now()} {step or '-'} {one_line(title, 4000)}\n{lines}")
 
     def _append(self, text: str) -> None:
-        with open(  # a path's own open takes no opener
-            self.log_path, "a", encoding="utf-8", errors="backslashreplace", newline="\n", opener=private
-        ) as file:
-            file.write(text)
+        try:
+            with open(self.log_path, "ab", opener=private) as file:  # a path's own open takes no opener
+                file.write(text.encode("utf-8", errors="backslashreplace"))
+        except OSError as error:
+            raise disk_full(error, self.reports, len(text)) or error from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,12 +272,16 @@ class RunState(RunFolder):
 
 
 def _read_facts(run: RunFolder) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((run.reports / RunPath.RUN).read_text(encoding="utf-8"))
-    return facts
+    with reading(path := run.reports / RunPath.RUN):
+        facts = dict(json.loads(path.read_text(encoding="utf-8")))
+        texts = [facts[key].strip() for key in ("name", "date", "directory", "until")]
+        _ = texts, facts["rehearsal"], facts["dry_run"], dt.datetime.fromisoformat(facts["created"])
+        return facts
 
 
 def _read_text(run: RunFolder) -> str:
-    return (run.reports / RunPath.PARAMETERS).read_text(encoding="utf-8")
+    with reading(path := run.reports / RunPath.PARAMETERS):
+        return path.read_text(encoding="utf-8")
 
 
 def _read_document(run: RunState) -> dict[str, Any]:
@@ -305,8 +310,9 @@ def find(run_id: str) -> RunState:
     if folder.exists:
         return folder.read()
     if (folder.reports / GROUP).is_file():
-        rows = json.loads((folder.reports / GROUP).read_text(encoding="utf-8"))["rows"]
-        named = ", ".join(row["run"] for row in rows[:3])
+        with reading(folder.reports / GROUP):
+            rows = json.loads((folder.reports / GROUP).read_text(encoding="utf-8"))["rows"]
+            named = ", ".join(row["run"] for row in rows[:3])
         raise UsageError(ReasonCode.GROUP_OF_RUNS, f"{run_id} is a group of {len(rows)} runs, and this wants one of them",
                          next_step=f"Name one, such as {named}; status, resume and sign take the group.")  # fmt: skip
     known = ", ".join(f.id for f in every_run()[:5])
@@ -319,11 +325,24 @@ def find(run_id: str) -> RunState:
 
 
 def every_run() -> list[RunState]:
-    """Every run under the reports folder, the newest first."""
-    root = reports_root()
-    names = sorted(p.parent.name for p in root.glob("*/run.json") if _ID.fullmatch(p.parent.name))
-    folders = [RunFolder.of(name).read() for name in names]
-    return sorted(folders, key=lambda f: str(f.facts["created"]), reverse=True)
+    """Every run under the reports folder whose run.json can be read, the newest first; `damaged_runs` are the others."""
+    whole = [folder for folder, error in _folders() if error is None]
+    return sorted(whole, key=lambda f: str(f.facts["created"]), reverse=True)
+
+
+def damaged_runs() -> dict[RunState, RunbookError]:
+    """The runs under the reports folder whose run.json cannot be read, each with the one line that says so."""
+    return {folder: error for folder, error in _folders() if error is not None}
+
+
+def _folders() -> Iterator[tuple[RunState, RunbookError | None]]:
+    for name in sorted(p.parent.name for p in reports_root().glob("*/run.json") if _ID.fullmatch(p.parent.name)):
+        folder, damage = RunFolder.of(name).read(), None
+        try:
+            _ = folder.facts
+        except RunbookError as error:
+            damage = error
+        yield folder, damage
 
 
 def create(
@@ -364,8 +383,9 @@ def create(
         for part in (RunPath.RESULTS, RunPath.FIGURES):
             (temporary / part).mkdir()
         write_text(temporary / RunPath.PARAMETERS, text)
-        write_json(temporary / RunPath.RUN, facts)
+        write_text(temporary / RunPath.RUN, json_text(facts))
         _claim(temporary, folder)
+        flush_folder(folder.reports.parent)
     except OSError as error:
         raise WorldError(
             ReasonCode.FOLDER_UNWRITABLE,

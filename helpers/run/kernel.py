@@ -20,6 +20,7 @@ import psutil
 from helpers.errors import RunbookError, one_line
 from helpers.formatting import duration, size, text
 from helpers.reason_codes import ReasonCode
+from helpers.results import disk_full
 from helpers.run.folders import NOTEBOOKS, REPOSITORY
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ def failure(error: BaseException) -> dict[str, str]:
         }
     if isinstance(error, KeyboardInterrupt):
         return {"code": ReasonCode.INTERRUPTED, "type": "Interrupted", "line": "the kernel was interrupted"}
+    if (full := disk_full(error, Path.cwd())) is not None:
+        return failure(full)
     if isinstance(error, MemoryError):
         return {"code": ReasonCode.OUT_OF_MEMORY, "type": "WorldError", "line": "the kernel ran out of memory"}
     line = one_line(f"{type(error).__name__}: {error}")

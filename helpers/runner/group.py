@@ -23,7 +23,7 @@ from helpers.evidence.signoffs import gate_state
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import ALL
 from helpers.reason_codes import ReasonCode
-from helpers.results import passed, utc_now, write_json
+from helpers.results import passed, reading, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import GROUP, RunFolder, RunState
@@ -78,8 +78,9 @@ def read(group_id: str) -> Group | None:
     file = runs.reports_root() / group_id / GROUP
     if not file.is_file():
         return None
-    raw = json.loads(file.read_text(encoding="utf-8"))
-    return Group(**{**raw, "rows": [Row(**row) for row in raw["rows"]]})
+    with reading(file):
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        return Group(**{**raw, "rows": [Row(**row) for row in raw["rows"]]})
 
 
 def is_many(parameters: Parameters) -> bool:

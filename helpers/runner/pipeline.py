@@ -32,7 +32,7 @@ from helpers.fence import FenceState, lift
 from helpers.migration.target_lock import give_back_target
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import keep_final, keep_signed, render_notebook, render_pages
-from helpers.results import StepResult, Verdict, passed, utc_now
+from helpers.results import StepResult, Verdict, disk_full, passed, reading, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advised
@@ -161,7 +161,7 @@ class Execution:
         """The result file, if this execution wrote it."""
         try:
             found = self.folder.read().result(self.step.number)
-        except (OSError, ValueError, KeyError, TypeError):
+        except RunbookError:
             return None
         return found if found is not None and found.facts.get("execution") == self._token else None
 
@@ -175,9 +175,14 @@ class Execution:
             return _error(ReasonCode.KERNEL_DIED, f"{name}: its kernel died (out of memory, or killed)", "WorldError")
         if isinstance(self._error, CellTimeoutError):
             return _error(ReasonCode.CELL_TIMEOUT, f"{name}: a cell took longer than its time-out", "WorldError")
+        if self._error is not None and (full := disk_full(self._error, self.output.parent)) is not None:
+            return _error(full.code, full.line(), "WorldError")
         if not self.output.is_file():
             return _error(ReasonCode.NOT_EXECUTED, f"{name} was not executed: {self._error}", "WorldError")
-        shown = first_error(self.output)
+        try:
+            shown = first_error(self.output)
+        except RunbookError as error:
+            return _error(error.code, error.line(), "WorldError")
         if shown is not None:
             return shown
         if self._error is not None:
@@ -197,8 +202,11 @@ class Execution:
 
 
 def is_whole(notebook: Path) -> bool:
-    """Whether every code cell of an executed notebook ran and none shows an error."""
-    return notebook.is_file() and first_error(notebook) is None and not cells_not_executed(notebook)
+    """Whether every code cell of an executed notebook ran and none shows an error. One that was cut short is not whole."""
+    try:
+        return notebook.is_file() and first_error(notebook) is None and not cells_not_executed(notebook)
+    except RunbookError:
+        return False
 
 
 def first_error(notebook: Path) -> dict[str, str] | None:
@@ -218,9 +226,13 @@ def cells_not_executed(notebook: Path) -> int:
     return sum(cell.get("execution_count") is None for cell in _code_cells(notebook))
 
 
-def _code_cells(notebook: Path) -> Iterator[Any]:
-    document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
-    return (cell for cell in document.cells if cell.cell_type == "code" and cell.source.strip())
+def _code_cells(notebook: Path) -> list[Any]:
+    with reading(notebook):
+        try:
+            document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+        except nbformat.ValidationError as error:
+            raise ValueError(str(error).splitlines()[0]) from error
+        return [cell for cell in document.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def error_of(result: StepResult) -> RunbookError | None:

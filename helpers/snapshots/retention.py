@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import audit
-from helpers.errors import RunbookError, UsageError
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
 from helpers.formatting import count
 from helpers.parameters.sections import default_snapshots
 from helpers.reason_codes import ReasonCode
@@ -47,6 +47,7 @@ class Held:
     problem: str
     needed_by: tuple[str, ...]
     export: Journal | None = None
+    doubt: str = ""  # why nobody knows which runs need it
 
     @property
     def id(self) -> str:
@@ -69,6 +70,8 @@ class Held:
         """Why it may not be removed; "" where it may."""
         if self.retain_until is None:
             return f"{self.problem}; look at it and remove it yourself"
+        if self.doubt:
+            return f"which runs need it is not certain: {self.doubt}; look at it and remove it yourself"
         if self.needed_by:
             return f"needed by run {', '.join(self.needed_by)}, not closed out"
         if self.retain_until > datetime.now(UTC):
@@ -99,10 +102,13 @@ def held(directory: Path) -> list[Held]:
     from helpers.snapshots.snapshot import Snapshot
 
     needs = _needs(directory)
+    unproven, named = _doubt(directory)
     found = []
     for folder in sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
         snapshot, problem, export = None, "", None
-        if folder.name.endswith(".partial"):
+        if folder.is_symlink():
+            problem = f"a link to {folder.resolve()}"
+        elif folder.name.endswith(".partial"):
             export = Journal.read(folder)
             problem = "an export at work, or one that was interrupted"
             if export is not None:
@@ -112,8 +118,9 @@ def held(directory: Path) -> list[Held]:
                 snapshot = Snapshot.open(folder)
             except RunbookError as error:
                 problem = error.what
-        needed = needs.get(folder.name.removesuffix(".partial"), ())
-        found.append(Held(folder, snapshot, problem, tuple(sorted(needed)), export))
+        name = folder.name.removesuffix(".partial")
+        doubt = unproven or ("" if name in named else f"{audit.NAME} beside it does not name it")
+        found.append(Held(folder, snapshot, problem, tuple(sorted(needs.get(name, ()))), export, doubt))
     return sorted(found, key=lambda h: (str(h.snapshot.manifest["created"]) if h.snapshot else "", h.id))
 
 
@@ -146,7 +153,7 @@ def taken_by(folder: RunFolder) -> list[dict[str, Any]]:
                             *folder.reports.glob(f"earlier/*/results/{number}.json")]):  # fmt: skip
             try:
                 taken = json.loads(path.read_text(encoding="utf-8"))["facts"].get("snapshot")
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
             if isinstance(taken, dict) and taken.get("folder"):
                 found.append(taken)
@@ -208,25 +215,50 @@ def _needs(directory: Path) -> dict[str, set[str]]:
     """Snapshot id → the runs that need it."""
     needs: dict[str, set[str]] = {}
     known = {folder.reports: folder for folder in runs.every_run()}
-    for entry in audit.entries(directory / audit.NAME):
+    log = [e for e in audit.entries(directory / audit.NAME) if _names_a_snapshot(e)]
+    for entry in log:
         facts = entry["facts"]
-        if entry["action"] != "snapshot created" or Path(facts["reports"]) in known:
+        if Path(facts["reports"]) in known:
             continue
         elsewhere = RunFolder(
             str(facts["run"]), Path(facts["reports"]), runs.workspace_root() / str(facts["run"])
         ).read()
         if not elsewhere.exists:
             needs.setdefault(str(facts["snapshot"]), set()).add(f"{elsewhere.id} (its reports are not at hand)")
-        elif not settled(elsewhere):
-            needs.setdefault(str(facts["snapshot"]), set()).add(elsewhere.id)
-    for folder in known.values():
+        elif why := _unsettled(elsewhere):
+            needs.setdefault(str(facts["snapshot"]), set()).add(why)
+    for folder in [*known.values(), *runs.damaged_runs()]:
         taken = [t for t in taken_by(folder) if Path(t["folder"]).parent == directory]
-        created = [e["facts"]["snapshot"] for e in audit.entries(directory / audit.NAME)
-                   if e["action"] == "snapshot created" and Path(e["facts"]["reports"]) == folder.reports]  # fmt: skip
-        if (taken or created) and not settled(folder):
+        created = [e["facts"]["snapshot"] for e in log if Path(e["facts"]["reports"]) == folder.reports]
+        if (taken or created) and (why := _unsettled(folder)):
             for name in {*(Path(t["folder"]).name for t in taken), *created}:
-                needs.setdefault(str(name), set()).add(folder.id)
+                needs.setdefault(str(name), set()).add(why)
     return needs
+
+
+def _doubt(directory: Path) -> tuple[str, set[str]]:
+    """(Why the log beside the snapshots proves nothing, "" where it does; the snapshots that it names)."""
+    path = directory / audit.NAME
+    try:
+        broken = audit.check(path, torn=True)
+        named = {str(e["facts"]["snapshot"]) for e in audit.entries(path) if _names_a_snapshot(e)}
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})", set()
+    return (f"line {broken.line} of {path}: {broken.why}" if broken else ""), named
+
+
+def _names_a_snapshot(entry: dict[str, Any]) -> bool:
+    facts = entry.get("facts")
+    named = isinstance(facts, dict) and all(isinstance(facts.get(key), str) for key in ("run", "reports", "snapshot"))
+    return named and entry["action"] == "snapshot created"
+
+
+def _unsettled(folder: RunState) -> str:
+    """The run as one that needs its snapshots, "" where it needs them no more. One that cannot be read needs them."""
+    try:
+        return "" if settled(folder) else folder.id
+    except RunbookError:
+        return f"{folder.id} (damaged: {RUNBOOK} status {folder.id})"
 
 
 def remove(found: Iterable[Held]) -> list[str]:
@@ -241,21 +273,37 @@ def remove(found: Iterable[Held]) -> list[str]:
             log, "prune", outcome="begun", snapshot=item.id, digest=item.snapshot.digest if item.snapshot else ""
         )
         aside = item.folder.with_name(f".{item.id}.pruned")
-        item.folder.rename(aside)
-        for beside in item.folder.parent.glob(f"{item.id}.restore-*.json"):
-            beside.unlink()
-        (item.folder.parent / f"{item.id}.lock").unlink(missing_ok=True)
-        shutil.rmtree(aside)
+        try:
+            item.folder.rename(aside)
+            for beside in item.folder.parent.glob(f"{item.id}.restore-*.json"):
+                beside.unlink()
+            (item.folder.parent / f"{item.id}.lock").unlink(missing_ok=True)
+            shutil.rmtree(aside)
+        except OSError as error:
+            raise Terminal(
+                ReasonCode.SNAPSHOT_KEPT, f"snapshot {item.id} cannot be removed whole: {error.strerror}",
+                where=str(error.filename),
+                next_step="Correct the permissions there; the next prune removes what is left, and others are not touched by it.",
+            ) from error  # fmt: skip
         audit.append(log, "prune", snapshot=item.id)
         gone.append(item.id)
     return gone
 
 
-def sweep(directory: Path) -> None:
-    """Take away what an interrupted `remove` left."""
-    for aside in directory.glob(".*.pruned"):
-        shutil.rmtree(aside)
+def sweep(directory: Path) -> list[str]:
+    """Take away what an interrupted `remove` left; a sentence for each that cannot be taken away, which stops nothing else."""
+    left = []
+    for aside in sorted(directory.glob(".*.pruned")):
+        try:
+            if aside.is_symlink():
+                aside.unlink()
+            else:
+                shutil.rmtree(aside)
+        except OSError as error:
+            left.append(f"{aside} cannot be removed: {error.strerror} ({error.filename})")
+            continue
         audit.append(directory / audit.NAME, "prune", snapshot=aside.name.strip(".").removesuffix(".pruned"))
+    return left
 
 
 def kept_line(folder: RunFolder) -> str:

@@ -17,7 +17,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 import time
@@ -37,7 +36,7 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import Terminal
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, silent, utc_now, write_json
+from helpers.results import Progress, flush_folder, silent, utc_now, write_json
 from helpers.snapshots.export_journal import EXPORT, Journal, flush_file, own_digest, read_parquet, sha256, signed
 from helpers.stores import CollectionInfo, Reader
 
@@ -246,9 +245,9 @@ def _is_whole(partial: Path, source: str, names: list[str]) -> bool:
 
 def _complete(partial: Path, folder: Path) -> Snapshot:
     shutil.rmtree(partial / EXPORT, ignore_errors=True)
-    _flush_folder(partial)
+    flush_folder(partial)
     partial.rename(folder)
-    _flush_folder(folder.parent)
+    flush_folder(folder.parent)
     return Snapshot.open(folder)
 
 
@@ -453,13 +452,3 @@ def _host(value: Any) -> Any:
     from helpers.stores.door import SparseVector
 
     return SparseVector(**value[_SPARSE])
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make renames in a folder durable (POSIX; elsewhere nothing to do)."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -147,9 +147,19 @@ def step_rows(folder: RunState | None) -> list[dict[str, Any]]:
 def run_rows() -> list[dict[str, str]]:
     """One row a run, the newest first: run, name, created, at (the step it has reached), state, due, fence, kind."""
     rows = []
+    for damaged_run, error in runs.damaged_runs().items():
+        empty = dict.fromkeys(("run", "name", "created", "at", "due", "fence", "kind"), "")
+        rows.append(
+            {**empty, "run": damaged_run.id, "state": f"damaged: {error.line()}", "fence": _told(_fence, damaged_run)}
+        )
     for folder in runs.every_run():
         facts = folder.facts
-        step = first_open_step(folder)
+        try:
+            step = first_open_step(folder)
+        except RunbookError as error:
+            step, damaged = None, f"damaged: {error.line()}"
+        else:
+            damaged = ""
         kind = "rehearsal" if facts["rehearsal"] else "dry run" if facts["dry_run"] else ""
         rows.append(
             {
@@ -157,8 +167,8 @@ def run_rows() -> list[dict[str, str]]:
                 "name": str(facts["name"]),
                 "created": str(facts["created"])[:19].replace("T", " "),
                 "at": step.number if step else "",
-                "state": state(folder.result(step.number)) if step else "all steps passed",
-                "due": _told(_due, folder, step),
+                "state": damaged or (state(folder.result(step.number)) if step else "all steps passed"),
+                "due": "" if damaged else _told(_due, folder, step),
                 "fence": _told(_fence, folder),
                 "kind": kind,
             }

@@ -10,7 +10,6 @@ the next mend puts right, because what is to be done is found by comparing anew.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.migration.staging import Quarantine, Staged
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, silent, utc_now, write_json
+from helpers.results import Progress, reading, silent, utc_now, write_json, writing
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunPath
@@ -167,7 +166,7 @@ class Mend:
         held, rows = self._lock(), []
         try:
             for folder in reversed(exports(self.folder)):
-                manifest = json.loads((folder / "undo.json").read_text(encoding="utf-8"))
+                manifest = manifest_of(folder)
                 self._audit("repairs undone", "begun", manifest["ids"], export=folder.name)
                 for name, wanted in sorted(manifest["ids"].items()):
                     rows.append((folder.name, name, *self._back(folder, name, wanted, manifest["files"][name])))
@@ -252,14 +251,22 @@ def exports(folder: Path) -> list[Path]:
     """The exports of mends that are not undone, the oldest first; `intended` ones were killed and may be half done."""
     found = []
     for file in sorted(folder.glob("*/undo.json")):
-        if json.loads(file.read_text(encoding="utf-8"))["state"] != "undone":
+        if manifest_of(file.parent)["state"] != "undone":
             found.append(file.parent)
     return found
 
 
+def manifest_of(export: Path) -> dict[str, Any]:
+    """What an export says of itself: state, when, ids and files by target."""
+    with reading(path := export / "undo.json"):
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        _ = found["state"], found["when"], found["ids"].items(), found["files"].items()
+        return found
+
+
 def unfinished(export: Path) -> list[str]:
     """The targets of a mend that was begun and not finished."""
-    manifest = json.loads((export / "undo.json").read_text(encoding="utf-8"))
+    manifest = manifest_of(export)
     return sorted(manifest["ids"]) if manifest["state"] == "intended" else []
 
 
@@ -270,14 +277,9 @@ def void_verdicts(run: RunRecord) -> None:
 
 
 def _write(path: Path, batch: ChunkBatch) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        pq.write_table(to_table(batch), file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with writing(path) as temporary:
+        pq.write_table(to_table(batch), temporary, compression="zstd")
 
 
 def _state(folder: Path, state: str) -> None:
-    manifest = json.loads((folder / "undo.json").read_text(encoding="utf-8"))
-    write_json(folder / "undo.json", {**manifest, "state": state})
+    write_json(folder / "undo.json", {**manifest_of(folder), "state": state})

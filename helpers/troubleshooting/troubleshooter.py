@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import subprocess
@@ -370,7 +369,7 @@ class StagedTroubleshooter(Troubleshooter):
         """The mends of this run that are not undone, the oldest first: name, time, chunks."""
         rows = []
         for folder in target_side.exports(self.run.workspace / RunPath.UNDO):
-            manifest = json.loads((folder / "undo.json").read_text(encoding="utf-8"))
+            manifest = target_side.manifest_of(folder)
             rows.append((folder.name, manifest["when"], sum(len(ids) for ids in manifest["ids"].values())))
         return pd.DataFrame(rows, columns=["mend", "when", "chunks"])
 
