@@ -54,6 +54,10 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_hostile_text.py::test_hostile_collection_names_stop_an_exact_copy_before_anything_is_written""",
         "chunks under the name of our own marker": """
             test_store_network.py::test_chunks_in_a_collection_of_the_markers_name_are_data""",
+        "a snapshot's manifest that names files elsewhere": """
+            test_snapshot_files.py::test_a_manifest_names_files_of_its_own_folder_only""",
+        "Python modules in the folder that a run works in": """
+            test_a_hostile_source_gains_nothing.py::test_modules_in_the_folder_of_a_run_are_not_imported""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run""",
     },
@@ -168,7 +172,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_custody.py::test_the_time_of_seals_rises
             test_evidence_timestamps.py::test_a_seal_that_claims_a_later_time_than_its_token_is_named""",
         "a token of another authority, or for other bytes": """
-            test_evidence_timestamps.py::test_a_token_for_other_bytes_or_of_another_authority_is_named""",
+            test_evidence_timestamps.py::test_a_token_for_other_bytes_or_of_another_authority_is_named
+            test_evidence_timestamps.py::test_text_beside_the_token_that_nobody_signed_gives_no_time""",
     },
 }  # fmt: skip
 

@@ -132,6 +132,32 @@ def test_a_token_for_other_bytes_or_of_another_authority_is_named(
     assert any("without a time-stamp: 2" in line for line in about_seals(home, authority.certificate))
 
 
+def sequence(*parts: bytes, tag: int = 0x30) -> bytes:
+    """A DER value of less than 64 kB."""
+    body = b"".join(parts)
+    size = len(body)
+    length = bytes([size]) if size < 128 else bytes([0x82, size >> 8, size & 255])
+    return bytes([tag]) + length + body
+
+
+def test_text_beside_the_token_that_nobody_signed_gives_no_time(home: RunFolder, authority: Authority) -> None:
+    seal = evidence.seals(home.reports)[0].path
+    file = signing.token(seal)
+    alone = file.with_name("alone")
+    told = ["openssl", "ts", "-reply", "-in", str(file), "-token_out", "-out", str(alone)]
+    subprocess.run(told, check=True, capture_output=True)
+    granted, text = b"\x02\x01\x00", b"ok\nTime stamp: Jan  1 00:00:00 2020 GMT"
+    status = sequence(granted, sequence(sequence(text, tag=0x0C)))
+    true = signing.stamped(seal, file, authority.certificate)
+    token = alone.read_bytes()
+    alone.unlink()
+    file.write_bytes(sequence(status, token))
+    assert signing.stamped(seal, file, authority.certificate) == true
+    file.write_bytes(sequence(sequence(b"\x02\x01\x02", sequence(sequence(b"Status: Granted", tag=0x0C)))))
+    with pytest.raises(signing.Refused):
+        signing.stamped(seal, file)
+
+
 def test_an_authority_that_is_down_stops_nothing_and_is_asked_again(home: RunFolder, authority: Authority) -> None:
     authority.down = True
     home.log("goes on")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
+import json
+import socketserver
+import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +18,7 @@ import pytest
 from helpers import audit, errors, evidence
 from helpers.errors import NoGo, WorldError, redacted
 from helpers.evidence import secret_scan
-from helpers.notify import Around, Event, read, tell
+from helpers.notify import Around, Event, read, sender, tell
 from helpers.parameters import SecretRef, parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import run_page
@@ -359,3 +365,50 @@ def test_what_a_kill_kept_from_being_told_is_told_when_the_line_ends(monkeypatch
         "cut over",
         "the migration has ended",
     ]
+
+
+class Mailbox:
+    """A mail server of one mail, on loopback."""
+
+    def __init__(self) -> None:
+        self.mail = b""
+        outer = self
+
+        class Session(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                self.wfile.write(b"220 here\r\n")
+                while line := self.rfile.readline():
+                    if line.upper().startswith(b"DATA"):
+                        self.wfile.write(b"354 go on\r\n")
+                        while (text := self.rfile.readline()) not in (b".\r\n", b""):
+                            outer.mail += text
+                    self.wfile.write(b"221 bye\r\n" if line.upper().startswith(b"QUIT") else b"250 ok\r\n")
+
+        self.server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session)
+        self.server.daemon_threads = True
+        self.url = (
+            f"mailto://127.0.0.1:{self.server.server_address[1]}/?from=a@example.org&to=b@example.org&mode=insecure"
+        )
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def test_a_mail_is_plain_text_so_that_names_in_it_are_no_markup() -> None:
+    box, hostile = (
+        Mailbox(),
+        "NO-GO: collection <img src=http://evil/track><a href=http://evil>Sign here</a>\n\nsecond line",
+    )
+    order = {"urls": [box.url], "title": "t", "body": hostile, "kind": "failure", "attach": "", "seconds": 20}
+    try:
+        done = subprocess.run([sys.executable, "-I", sender.__file__], input=json.dumps(order), text=True,
+                              capture_output=True, check=True)  # fmt: skip
+    finally:
+        box.server.shutdown()
+        box.server.server_close()
+    assert json.loads(done.stdout.splitlines()[-1])["said"] == ""
+    parts = [
+        part
+        for part in email.message_from_bytes(box.mail, policy=email.policy.default).walk()
+        if not part.is_multipart()
+    ]
+    assert [part.get_content_type() for part in parts] == ["text/plain"]
+    assert hostile in parts[0].get_content().replace("\r\n", "\n")

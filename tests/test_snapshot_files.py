@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,9 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Interrupted, Terminal
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
+from helpers.results import write_json
 from helpers.snapshots import snapshot as module
+from helpers.snapshots.export_journal import signed
 from helpers.snapshots.snapshot import (
     Snapshot,
     decode_metadata,
@@ -180,6 +183,23 @@ def test_swapped_parts_are_found(taken: Snapshot) -> None:
     second.write_bytes(content)
     with pytest.raises(Terminal, match="not those that were written"):
         taken.verify()
+
+
+@pytest.mark.parametrize("way", ["absolute", "above", "link"])
+def test_a_manifest_names_files_of_its_own_folder_only(taken: Snapshot, tmp_path: Path, way: str) -> None:
+    """A folder that somebody hands over could otherwise make a restore read another tenant's chunks."""
+    part = taken.manifest["collections"][0]["parts"][0]
+    file = taken.folder / part["file"]
+    elsewhere = file.rename(tmp_path / "elsewhere.parquet")
+    if way == "link":
+        file.symlink_to(elsewhere)
+    else:
+        part["file"] = str(elsewhere) if way == "absolute" else os.path.relpath(elsewhere, taken.folder)
+    content = {key: value for key, value in taken.manifest.items() if key != "sha256"}
+    write_json(taken.folder / "manifest.json", signed(content))
+    with pytest.raises(Terminal, match="is a link" if way == "link" else "is no file of a snapshot") as caught:
+        Snapshot.open(taken.folder)
+    assert caught.value.code == "snapshot_unreadable"
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": 99}', "null", "{"])

@@ -495,8 +495,7 @@ def client(url: str, env: Path, record: Path, log: Path) -> Iterator[None]:
 @contextmanager
 def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A child in a session of its own, so that Ctrl-C is the runner's alone; ended at the end."""
-    path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "ANONYMIZED_TELEMETRY": "False"}
+    environment = {**os.environ, **runs.python_environment(), "ANONYMIZED_TELEMETRY": "False"}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(

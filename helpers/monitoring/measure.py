@@ -57,12 +57,11 @@ def run_child(
 
     Raises `Interrupted` where the run is asked to stop; it is ended then, with whatever it started.
     """
-    path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
     known = {
         kernel.RUNNER_PID: str(
             os.getpid()
         ),  # it ends with us, however we end: two processes on one directory destroy it
-        "PYTHONPATH": path,
+        **runs.python_environment(),
         "RUNBOOK_REPORTS": str(run.folder.parent),
         "RUNBOOK_WORKSPACE": str(run.workspace.parent),
     }

@@ -54,7 +54,11 @@ def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
     if not service.add(url):
         return "is not a usable Apprise URL: https://github.com/caronc/apprise/wiki"
     attach = order["attach"] if order["attach"] and url.lower().startswith("mailto") else None
-    result = service.notify(title=order["title"], body=order["body"], notify_type=order["kind"], attach=attach)
+    # Plain text, said so: a mail is HTML otherwise, and names and answers of others in it would be markup.
+    result = service.notify(
+        title=order["title"], body=order["body"], notify_type=order["kind"], attach=attach,
+        body_format=apprise.NotifyFormat.TEXT,
+    )  # fmt: skip
     return "" if result else _why(" ".join(str(entry.message) for entry in result.logs()))
 
 

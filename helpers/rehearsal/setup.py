@@ -240,8 +240,7 @@ def _run_first(folder: RunFolder, step: plan.Step) -> None:
         str(notebook),
         str(output),
     ]
-    path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, **runs.python_environment()}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"step {step.number} failed"]

@@ -55,6 +55,15 @@ Ts = TypeVarTuple("Ts")
 _NEVER_CHANGES = "a run goes on only with the source, target, schema, collections and id policy that it began with"
 
 
+def python_environment() -> dict[str, str]:
+    """What a Python that we start needs of the environment: our modules come first, and those of the current folder never.
+
+    A run works in a folder of the operator's; whoever can write there must not be able to put a `pandas.py` before ours.
+    """
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
 def reports_root() -> Path:
     """Where runs are reported: the environment's RUNBOOK_REPORTS, or reports/ beside the package."""
     return Path(os.environ.get("RUNBOOK_REPORTS") or REPOSITORY / "reports").absolute()

@@ -144,13 +144,12 @@ class Execution:
             self.printed.unlink()
 
     def kernel_environment(self) -> dict[str, str]:
-        path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
         return {
             kernel.RUNNER_PID: str(os.getpid()),
             kernel.EXECUTION: self._token,
             kernel.LAUNCHED: self._started,
             "RUNBOOK_REPORTS": str(runs.reports_root()),
-            "PYTHONPATH": path,
+            **runs.python_environment(),
             **_FRUGAL,
         }
 
@@ -259,7 +258,8 @@ def _kernel_class(execution: Execution) -> type[AsyncKernelManager]:
     class OwnKernel(AsyncKernelManager):
         @property
         def kernel_spec(self) -> KernelSpec:
-            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
+            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40",
+                       "--InteractiveShellApp.ignore_cwd=True"]  # fmt: skip
             environment = {k: v.replace("$", "$$") for k, v in execution.kernel_environment().items()}
             return KernelSpec(argv=command, display_name="Python 3", language="python", env=environment)
 

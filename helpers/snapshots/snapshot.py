@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
-from helpers.errors import Terminal
+from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, flush_folder, silent, utc_now, write_json
 from helpers.snapshots.export_journal import EXPORT, Journal, flush_file, own_digest, read_parquet, sha256, signed
@@ -57,6 +57,12 @@ class Part:
     sha256: str
     lost: int = 0
 
+    def __post_init__(self) -> None:
+        """ValueError for a file that would lie outside of the snapshot's folder."""
+        path = PurePosixPath(self.file)
+        if path.is_absolute() or ".." in path.parts or len(path.parts) != 2:
+            raise ValueError(f"{one_line(self.file, 80)!r} is no file of a snapshot")
+
 
 class Snapshot:
     """A whole snapshot on disk. `Snapshot.open(folder)` reads the manifest only."""
@@ -76,7 +82,11 @@ class Snapshot:
                 raise ValueError("its content is not what was written")
             if folder.name.endswith(".partial"):
                 raise ValueError("the export was interrupted before it was whole")
-            return cls(folder, manifest)
+            found = cls(folder, manifest)
+            for part in (part for name in found.names() for part in found.parts(name)):
+                if (folder / part.file).is_symlink() or (folder / part.file).parent.is_symlink():
+                    raise ValueError(f"{part.file} is a link")
+            return found
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Terminal(
                 ReasonCode.SNAPSHOT_UNREADABLE, f"no readable manifest ({error})", where=f"snapshot {folder}",

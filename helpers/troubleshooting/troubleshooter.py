@@ -267,10 +267,9 @@ def symptoms_of(result: StepResult) -> list[dict[str, Any]]:
 
 def child(command: Sequence[str], prepare: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
     """A process of the toolkit, of this interpreter, with this process's folders; not one of a runner's kernels."""
-    path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
     mine = ("RUNBOOK_RUNNER_PID", "RUNBOOK_EXECUTION")
     environment = {k: v for k, v in os.environ.items() if k not in mine} | {
-        "PYTHONPATH": path,
+        **runs.python_environment(),
         "RUNBOOK_REPORTS": str(runs.reports_root()),
         "RUNBOOK_WORKSPACE": str(runs.workspace_root()),
     }
