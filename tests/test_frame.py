@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 
 from helpers.run import plan
 from helpers.run.folders import RunPath
-from tests.conftest import ROOT, absent
+from tests.conftest import absent
 
 MAXIMUM_LINES = 600  # of a module: fewer than this
 LOCKED = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]+\])?==(\S+)(?: ;.*?)?(?: \\)?$")
