@@ -22,8 +22,9 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from helpers.reason_codes import ReasonCode
 
@@ -108,21 +109,61 @@ def hide(value: str, shown: str) -> None:
     shown = shown.replace("\\", "_").replace('"', "_")  # it may come to stand inside JSON
     for part in secret_parts(value):
         if len(part) >= SHORTEST_SECRET:
-            whole = base64.b64encode(part.encode("utf-8")).decode("ascii")
-            for text in (part, quote(part, safe=""), quote(part), html.escape(part), whole):
-                for written in (text, *_in_json(text), *_in_json(*_in_json(text))):  # a server's JSON, inside ours
-                    _HIDDEN.setdefault(written, shown)
+            whole = base64.b64encode(part.encode("utf-8")).decode(
+                "ascii"
+            )  # to its last letter, which depends on what follows
+            for text in (whole, *(text for _, text in writings(part))):
+                _HIDDEN.setdefault(text, shown)
 
 
-def _in_json(*texts: str) -> list[str]:
-    return [json.dumps(text, ensure_ascii=way)[1:-1] for text in texts for way in (True, False)]
+def writings(value: str) -> Iterator[tuple[str, str]]:
+    """(Name, text) of each way in which a text may hold this value, whole: what is not shown, and what is looked for."""
+    yield "plain", value
+    for raw in (value.encode("utf-8", "surrogatepass"), value.encode("utf-16-le", "surrogatepass")):
+        yield "hexadecimal", raw.hex()
+        yield "hexadecimal", raw.hex().upper()
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            for lead in range(3):  # what precedes it shifts the letters; the first and last depend on neighbours
+                letters = encode(b"\0" * lead + raw).decode("ascii")
+                start, end = -(-lead * 8 // 6), (lead + len(raw)) * 8 // 6
+                if len(inner := letters[start:end]) >= SHORTEST_SECRET:
+                    yield "base64", inner
+    for text in (quote(value, safe=""), quote(value), quote_plus(value)):
+        yield "URL-encoded", text
+        yield "URL-encoded", re.sub(r"%..", lambda m: m[0].lower(), text)
+    raw = value.encode("utf-8", "surrogatepass")
+    for mark in ("%", "\\x"):
+        yield "escaped", "".join(f"{mark}{byte:02X}" for byte in raw)
+        yield "escaped", "".join(f"{mark}{byte:02x}" for byte in raw)
+    yield "escaped", "".join(f"\\u{ord(c):04x}" for c in value)
+    yield "escaped", "".join(f"\\u{ord(c):04X}" for c in value)
+    for marked in (
+        html.escape(value),
+        html.escape(value).replace("&quot;", "&#34;").replace("&#x27;", "&#39;"),
+    ):  # Jinja's
+        yield "HTML-escaped", marked
+        for ascii_only in (True, False):
+            yield "HTML-escaped", json.dumps(marked, ensure_ascii=ascii_only)[1:-1]
+    yield "HTML-escaped", "".join(f"&#{ord(c)};" for c in value)
+    yield "HTML-escaped", "".join(f"&#x{ord(c):x};" for c in value)
+    for ascii_only in (True, False):
+        once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
+        yield "JSON-escaped", once
+        yield "JSON-escaped", json.dumps(once, ensure_ascii=ascii_only)[1:-1]  # a server's JSON, inside ours
 
 
 def secret_parts(value: str) -> list[str]:
-    """What of a secret must be seen nowhere, the longest first: the value, of `Bearer TOKEN` the token, of a URL its tokens."""
+    """What of a secret must be seen nowhere, the longest first: the value, of `Bearer TOKEN` the token, of a URL its tokens, of
+    `Basic …` the user with the password, and the password."""
     if not value.strip():
         return []
-    return sorted({value, value.split()[-1], *_tokens(value)}, key=lambda part: (-len(part), part))
+    scheme, _, token = value.strip().rpartition(" ")
+    parts = {value, token, *_tokens(value)}
+    if scheme.lower() == "basic":
+        with suppress(ValueError):  # binascii.Error and UnicodeDecodeError are such
+            login = base64.b64decode(token, validate=True).decode("utf-8")
+            parts |= {login, login.partition(":")[2]} - {""}
+    return sorted(parts, key=lambda part: (-len(part), part))
 
 
 def _tokens(url: str) -> Iterator[str]:
@@ -162,10 +203,15 @@ def _looks_secret(text: str) -> bool:
     return bool(mixed) or (text.isalpha() and len(text) >= 20)
 
 
+_PASSWORD = r"(?:secret|password|passwd|passphrase|pwd|(?<!com)(?<!by)pass)"
 _KEY_OF_SECRET = re.compile(
-    r"(?i)(^|[_.-])(api_?key|key|token|secret|password|passwd|pwd|pass|credentials?|authorization|dsn|sig|signature|salt|private)\d*$"
+    rf"(?i)({_PASSWORD}|token|api_?key|access_?key|account_?key|secret_?key(_?base)?|credentials?|authorization"
+    r"|(^|[_.-])(key|auth|cookie|bearer|dsn|sig|signature|salt|private))([_-]?v?\d+)?$"
 )
-_KEY_OF_PASSWORD = re.compile(r"(?i)(secret|password|passwd|pwd|pass)\d*$")
+_KEY_OF_PASSWORD = re.compile(rf"(?i){_PASSWORD}([_-]?v?\d+)?$")
+_ASSIGNED = re.compile(
+    r"([A-Za-z][\w .-]*?)\s*=\s*('[^']*'|\"[^\"]*\"|[^;,&\s]+)"
+)  # Server=db;Password=…, host=db password=…
 
 
 _TOKEN = re.compile(
@@ -184,7 +230,8 @@ def secret_of(key: str, value: str) -> str:
     if _KEY_OF_SECRET.search(key):
         return "" if value.isalpha() and value.islower() and not _KEY_OF_PASSWORD.search(key) else value
     if "://" not in value:
-        return value if _is_token(value) else ""
+        inner = (secret_of(k.split()[-1], v.strip("'\"")) for k, v in _ASSIGNED.findall(value) if v != value)
+        return max(inner, key=len, default="") or (value if _is_token(value) else "")
     url = urlsplit(value)
     _, _, password = url.netloc.rpartition("@")[0].partition(":")
     queried = (q.partition("=") for q in re.split(r"[&;]", url.query))

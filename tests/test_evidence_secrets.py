@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import gzip
 import html
 import io
 import json
+import lzma
 import re
 import zipfile
 import zlib
@@ -15,6 +17,7 @@ from random import Random
 from urllib.parse import quote
 
 import pytest
+from markupsafe import escape
 
 from helpers import audit, errors, evidence
 from helpers.errors import RunbookError, WorldError, one_line
@@ -72,6 +75,22 @@ WRITTEN = {
     "base64 in lines": base64.encodebytes(b"x" * 70 + RAW),
     "gzip": gzip.compress(b"before " + RAW),
     "zip": zipped(b"before " + RAW),
+    "gzip in base64": base64.b64encode(gzip.compress(b"before " + RAW)),
+    "bzip2": bz2.compress(b"before " + RAW),
+    "xz": lzma.compress(b"before " + RAW),
+    "HTML as Jinja writes it": str(escape(TOKEN)).encode(),
+    "HTML as Jinja writes it, in a notebook": json.dumps([str(escape(TOKEN))]).encode(),
+    "HTML, each letter": "".join(f"&#{ord(c)};" for c in TOKEN).encode(),
+    "escaped, each letter": "".join(f"\\u{ord(c):04x}" for c in TOKEN).encode(),
+    "escaped, each byte": "".join(f"\\x{byte:02x}" for byte in RAW).encode(),
+    "URL-encoded, each byte": "".join(f"%{byte:02X}" for byte in RAW).encode(),
+    "base64 of UTF-16": base64.b64encode(TOKEN.encode("utf-16-le")),
+    "hexadecimal of UTF-16": TOKEN.encode("utf-16-le").hex().encode(),
+    "cut by tags": RAW[:5] + b"<wbr><span class=x>" + RAW[5:],
+    "cut by colours": RAW[:5] + b"\x1b[1;31m" + RAW[5:],
+    "cut by colours in a notebook": json.dumps(f"{TOKEN[:6]}\x1b[0m{TOKEN[6:]}", ensure_ascii=False).encode(),
+    "cut by a blank of no width": RAW[:5] + "\u200b".encode() + RAW[5:],
+    "in two texts": json.dumps([TOKEN[:6], TOKEN[6:]], ensure_ascii=False).encode(),
     "PDF": b"<< /Filter /FlateDecode >>\nstream\n" + zlib.compress(b"BT " + RAW) + b"\nendstream",
 }
 
@@ -153,6 +172,29 @@ def test_what_a_server_repeats_is_shown_without_it(home: RunFolder) -> None:
     assert secret_scan.search(home.reports, [REFERENCE]).found == []
     assert StepResult.read(home.reports / "results" / "10.json").checks[0].measured == "<secret env:CHROMA_TOKEN>"
     assert audit.check(home.reports / audit.NAME) is None
+
+
+@pytest.mark.parametrize(
+    "value", [VALUE, "Basic " + base64.b64encode(b"admin:Tr0ub4dor-3x").decode(), "pa\"ss'wd&77<x>Q"]
+)
+def test_no_text_shows_any_writing_of_a_secret(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the value, of the token behind `Bearer`, and of the password inside of `Basic`."""
+    monkeypatch.setenv("CHROMA_TOKEN", value)
+    REFERENCE.resolve()
+    parts = errors.secret_parts(value)
+    assert ("Tr0ub4dor-3x" in parts) == value.startswith("Basic")
+    texts = [text for part in parts for _, text in errors.writings(part)]
+    assert len(texts) > 30
+    for text in texts:
+        shown = errors.redacted(f"before {text} after")
+        assert "<secret env:CHROMA_TOKEN>" in shown, text
+        assert text not in shown
+
+
+def test_a_password_inside_of_basic_is_searched_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHROMA_TOKEN", "Basic " + base64.b64encode(b"admin:Tr0ub4dor-3x").decode())
+    (tmp_path / "run.log").write_text("login of admin with Tr0ub4dor-3x failed")
+    assert [name for name, _, _ in secret_scan.search(tmp_path, [REFERENCE]).found] == ["run.log"]
 
 
 def test_user_info_in_a_url_is_refused_and_not_repeated(tmp_path: Path) -> None:

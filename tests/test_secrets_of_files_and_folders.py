@@ -90,6 +90,32 @@ def test_every_secret_of_an_edited_file_is_known(tmp_path: Path) -> None:
     assert all(str(tmp_path) in where for where in found)
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["PGPASSWORD", "DBPASS", "dbPassword", "accessToken", "OPENAIAPIKEY", "PASSPHRASE", "REDIS_AUTH", "COOKIE", "BEARER",
+     "SECRET_KEY_BASE", "API_TOKEN_V2", "AWS_ACCESS_KEY", "MYSQL_ROOT_PASSWORD", "password2", "jwt-secret"],
+)  # fmt: skip
+def test_a_key_of_a_secret_is_known_however_it_is_written(key: str) -> None:
+    assert secret_of(key, "Tr0ub4dor&3x") == "Tr0ub4dor&3x"
+
+
+@pytest.mark.parametrize(
+    "key", ["COMPASS", "BYPASS", "MAX_TOKENS", "MONKEY", "AUTHOR", "DESIGN", "KEYBOARD", "PASSAGE"]
+)
+def test_a_key_that_only_looks_alike_is_none(key: str) -> None:
+    assert secret_of(key, "Tr0ub4dor&3x") == ""
+
+
+def test_a_password_inside_of_a_value_is_known() -> None:
+    for value in (
+        "Server=h;User=u;Password=c0rrect-horse;",
+        "host=h user=u password='c0rrect-horse'",
+        "AccountKey=c0rrect-horse",
+    ):
+        assert secret_of("CONN", value) == "c0rrect-horse"
+    assert secret_of("OPTIONS", "mode=production;retries=3;sslmode=require") == ""
+
+
 def test_what_the_parameters_name_is_no_secret(tmp_path: Path) -> None:
     again = parameters(tmp_path, restart=[["docker", "restart", "sk_live_abcdef123456"]])
     assert "sk_live_abcdef123456" not in again.secrets_of_files().values()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import base64
-import html
-import json
+import bz2
+import lzma
 import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, quote_plus
 
+from helpers import errors
 from helpers.errors import SHORTEST_SECRET, RunbookError, UsageError, WorldError, one_line, secret_parts
 from helpers.parameters import SecretRef
 from helpers.reason_codes import ReasonCode
@@ -82,30 +82,15 @@ def refuse(report: Searched, folder: Path, needed: Collection[str] = ()) -> None
 
 def writings(value: str) -> Iterator[tuple[str, bytes]]:
     """The value as it may stand in a file: (name of the writing, bytes)."""
-    raw = value.encode("utf-8")
-    yield "plain", raw
-    yield "UTF-16", value.encode("utf-16-le")
-    yield "UTF-16", value.encode("utf-16-be")
-    yield "hexadecimal", raw.hex().encode("ascii")
-    yield "hexadecimal", raw.hex().upper().encode("ascii")
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        for lead in range(3):  # what precedes it shifts the letters; the first and last depend on neighbours
-            letters = encode(b"\0" * lead + raw)
-            start, end = -(-lead * 8 // 6), (lead + len(raw)) * 8 // 6
-            if len(inner := letters[start:end]) >= SHORTEST_SECRET:
-                yield "base64", inner
-    for text in (quote(value, safe=""), quote(value), quote_plus(value)):
-        yield "URL-encoded", text.encode("ascii")
-        yield "URL-encoded", re.sub(r"%..", lambda m: m[0].lower(), text).encode("ascii")
-    for ascii_only in (True, False):
-        once = json.dumps(value, ensure_ascii=ascii_only)[1:-1]
-        yield "JSON-escaped", once.encode("utf-8")
-        yield "JSON-escaped", json.dumps(once, ensure_ascii=ascii_only)[1:-1].encode("utf-8")  # in a notebook's output
-    yield "HTML-escaped", html.escape(value).encode("utf-8")
-    yield "HTML-escaped", json.dumps(html.escape(value), ensure_ascii=False)[1:-1].encode("utf-8")
+    for name, text in errors.writings(value):
+        yield name, text.encode("utf-8", "surrogatepass")
+    yield "UTF-16", value.encode("utf-16-le", "surrogatepass")
+    yield "UTF-16", value.encode("utf-16-be", "surrogatepass")
 
 
-_BETWEEN = b" \t\n\r\f\v\"',\\:|>-"  # and \\n, \\r, \\t: what may be inside a value that is wrapped or cut
+# What may be inside a value that is wrapped or cut; and \\n, \\r, \\t, tags, colours of a terminal, blanks of no width.
+_BETWEEN = b" \t\n\r\f\v\"',\\:|>-"
+_MARKS = re.compile(rb"<[^<>]{1,200}>|(?:\x1b|\\u001b|\\x1b)\[[0-9;]*m")
 _SHORTEST_CUT = 10  # bytes of a value without these: fewer occur by chance
 _UNPACKED = 64 * 2**20  # bytes of one compressed part that are looked at
 
@@ -115,7 +100,6 @@ def _find(folder: Path, needles: dict[bytes, tuple[str, str]]) -> Iterator[tuple
     for needle, (name, writing) in needles.items():
         if len(joined := _joined(needle)) >= _SHORTEST_CUT and writing != "UTF-16":
             cut.setdefault(joined, (name, f"{writing}, in pieces"))
-    whole, pieces = _pattern(needles), _pattern(cut)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         texts = [("name of a file", name.encode("utf-8", "surrogateescape"), "")]
@@ -123,9 +107,10 @@ def _find(folder: Path, needles: dict[bytes, tuple[str, str]]) -> Iterator[tuple
             texts += ((name, data, how) for data, how in _readings(path.read_bytes()))
         seen = set()
         for where, data, how in texts:
-            found = [needles[match[0]] for match in whole.finditer(data)]
+            found = [what for needle, what in needles.items() if needle in data]  # faster than one expression for all
             if not found and cut:
-                found = [cut[match[0]] for match in pieces.finditer(_joined(data))]
+                joined = _joined(data)
+                found = [what for needle, what in cut.items() if needle in joined]
             for reference, writing in found:
                 hit = (where, reference, f"{writing}{how}")
                 if hit not in seen:
@@ -134,19 +119,27 @@ def _find(folder: Path, needles: dict[bytes, tuple[str, str]]) -> Iterator[tuple
 
 
 def _joined(data: bytes) -> bytes:
-    """Without what may come to stand between pieces. Not by a regular expression: each seal reads every file of the run."""
-    for two in (b"\\n", b"\\r", b"\\t"):
-        data = data.replace(two, b"  ")
+    """Without what may come to stand between pieces. Each seal reads every file of the run, so what is rare is asked for first."""
+    if b"<" in data or b"[" in data:
+        data = _MARKS.sub(b"", data)
+    for mark in (b"\\n", b"\\r", b"\\t", b"\xe2\x80\x8b", b"\\u200b", b"&#8203;"):
+        data = data.replace(mark, b"  ")
     return data.translate(None, _BETWEEN)
 
 
-def _pattern(needles: Iterable[bytes]) -> re.Pattern[bytes]:
-    return re.compile(b"|".join(re.escape(n) for n in sorted(needles, key=lambda n: (-len(n), n))))
-
-
 def _readings(data: bytes) -> Iterator[tuple[bytes, str]]:
-    """A file's bytes, and what each compressed part of them holds: gzip, zlib (as in PDF and PNG), members of a zip."""
+    """A file's bytes, and what each compressed part of them holds: gzip (also in base64), bzip2, xz, zlib (as in PDF and PNG),
+    members of a zip."""
     yield data, ""
+    for match in re.finditer(rb"BZh[1-9]1AY&SY|\xfd7zXZ\x00", data):
+        opened = bz2.BZ2Decompressor() if match[0].startswith(b"BZh") else lzma.LZMADecompressor()
+        with suppress(OSError, lzma.LZMAError, EOFError):
+            yield opened.decompress(data[match.start() :], _UNPACKED), ", compressed"
+    for match in re.finditer(rb"H4sI(?:[\w+/-]|\\n|\s){20,}={0,2}", data):
+        letters = re.sub(rb"\\n|[\s=]", b"", match[0]).translate(bytes.maketrans(b"-_", b"+/"))
+        with suppress(zlib.error, ValueError):
+            packed = base64.b64decode(letters[: len(letters) // 4 * 4])
+            yield zlib.decompressobj(31).decompress(packed, _UNPACKED), ", compressed, base64"
     for match in re.finditer(rb"\x1f\x8b\x08|stream\r?\n(?=[\x08\x58\x68\x78])|zTXt|iTXt|PK\x03\x04", data):
         start, bits = match.start(), 31
         if match[0].startswith(b"stream"):
