@@ -198,7 +198,7 @@ def secrets(folder: Path = ROOT) -> Outcome:
 
 
 def _tokens(line: str) -> Iterable[str]:
-    for word in re.split(r"[\s'\"`,;()<>\[\]{}|]+", line):
+    for word in re.split(r"[\s\\'\"`,;()<>\[\]{}|]+", line):
         word = re.sub(r"^\w+=", "", word)
         if not _DIGEST.fullmatch(word) and (value := secret_of("", word)):
             yield value
