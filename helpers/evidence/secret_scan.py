@@ -119,7 +119,7 @@ def _find(folder: Path, needles: dict[bytes, tuple[str, str]]) -> Iterator[tuple
 
 
 def _joined(data: bytes) -> bytes:
-    """Without what may come to stand between pieces. Each seal reads every file of the run, so what is rare is asked for first."""
+    """Without what may come to stand between pieces. Each seal reads every file of the run: what is rare is asked for first."""
     if b"<" in data or b"[" in data:
         data = _MARKS.sub(b"", data)
     for mark in (b"\\n", b"\\r", b"\\t", b"\xe2\x80\x8b", b"\\u200b", b"&#8203;"):
