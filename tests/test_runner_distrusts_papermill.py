@@ -12,7 +12,8 @@ from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
-from helpers.runner.pipeline import Execution, error_of, is_whole
+from helpers.run.kernel import is_whole
+from helpers.runner.pipeline import Execution, error_of
 from tests.notebook_files import CHECK, FINISH, write_notebook
 
 STEP = plan.find("21")

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
+import json
 import math
 import os
 import resource
+import subprocess
 import sys
 import threading
 import time
 import traceback
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
+from helpers import errors
 from helpers.errors import RunbookError, one_line
 from helpers.formatting import duration, size, text
 from helpers.reason_codes import ReasonCode
-from helpers.results import disk_full
+from helpers.results import disk_full, reading
 from helpers.run.folders import NOTEBOOKS, REPOSITORY
 
 if TYPE_CHECKING:
@@ -57,6 +61,46 @@ LAUNCHED = (
 )
 
 OnFailure = Callable[[BaseException], None]
+
+
+class NextKernel:
+    """A process that imports what the next step needs while the step at work goes on, and becomes its kernel when it is due.
+
+    Until then it has neither notebook nor parameters, and has opened nothing. Command, environment, working folder and
+    files for what it prints reach it at its turn only, as they reach a new process. It ends where its standard input does:
+    a runner that is killed leaves none behind.
+    """
+
+    LEAST_MEMORY = 2**30  # bytes that must be free; with fewer the step at work needs them
+
+    def __init__(self, step: str, environment: Mapping[str, str]) -> None:
+        self.step = step
+        code = f"from helpers.runner.notebook import become_kernel; become_kernel({step!r})"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, **environment}, start_new_session=True,
+        )  # fmt: skip
+
+    def take_over(self, arguments: Sequence[str], environment: Mapping[str, str], folder: str, printed: str) -> bool:
+        """Become the kernel: IPython's arguments, the whole environment, the working folder, the file for what it prints.
+
+        False where the process has ended: then a new one must be started.
+        """
+        assert self.process.stdin is not None
+        order = json.dumps([list(arguments), dict(environment), folder, printed])
+        try:
+            self.process.stdin.write(order.encode() + b"\n")
+            self.process.stdin.close()
+        except OSError:
+            self.close()
+            return False
+        return self.process.poll() is None
+
+    def close(self) -> None:
+        """End the process, where it has not become a kernel."""
+        self.process.kill()
+        with contextlib.suppress(OSError):
+            self.process.communicate()
 
 
 def under_runner() -> bool:
@@ -149,6 +193,43 @@ def failure(error: BaseException) -> dict[str, str]:
 
 def trace_of(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
+
+
+def is_whole(notebook: Path) -> bool:
+    """Whether every code cell of an executed notebook ran and none shows an error. One that was cut short is not whole."""
+    try:
+        return notebook.is_file() and first_error(notebook) is None and not cells_not_executed(notebook)
+    except RunbookError:
+        return False
+
+
+def first_error(notebook: Path) -> dict[str, str] | None:
+    """The first error among the outputs, as results keep it."""
+    for cell in _code_cells(notebook):
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                kind, line = str(output["ename"]), one_line(str(output["evalue"]))
+                if kind == "SystemExit":
+                    return failure(SystemExit(line))
+                ours = isinstance(getattr(errors, kind, None), type)
+                said = one_line(line if ours else f"{kind}: {line}")
+                return {"code": ReasonCode.CELL_FAILED, "type": kind, "line": said}
+    return None
+
+
+def cells_not_executed(notebook: Path) -> int:
+    return sum(cell.get("execution_count") is None for cell in _code_cells(notebook))
+
+
+def _code_cells(notebook: Path) -> list[Any]:
+    import nbformat
+
+    with reading(notebook):
+        try:
+            document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+        except nbformat.ValidationError as error:
+            raise ValueError(str(error).splitlines()[0]) from error
+        return [cell for cell in document.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def show_whole_sentences() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import contextlib
 import html
+import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from helpers import audit
@@ -207,6 +210,32 @@ def begin(namespace: dict[str, Any], step: str) -> Any:
 def step_class(row: plan.Step) -> Any:
     """The class that the notebook of this step works with, in the module of the notebook's name."""
     return getattr(import_module(f"helpers.steps.{row.module}"), row.class_name)
+
+
+def become_kernel(number: str) -> None:
+    """The life of a `kernel.NextKernel`: import what the step needs, wait for the order on standard input, be its kernel."""
+    import ipykernel_launcher
+    from ipykernel import ipkernel, kernelapp  # noqa: F401
+
+    del sys.path[0]  # the working folder, which IPython puts back
+    os.environ.setdefault(
+        "MPLBACKEND", "module://matplotlib_inline.backend_inline"
+    )  # as IPython has it before matplotlib
+    module = sys.modules[step_class(plan.find(number)).__module__]
+    if hasattr(module, "plots"):  # it will draw
+        module.plots.drawn  # noqa: B018
+    order = sys.stdin.buffer.readline()
+    if not order.endswith(b"\n"):  # the runner has ended
+        return
+    arguments, environment, folder, printed = json.loads(order)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    with Path(printed).open("ab") as out, Path(os.devnull).open("rb") as nothing:
+        for file, standard in ((nothing, 0), (out, 1), (out, 2)):
+            os.dup2(file.fileno(), standard)
+    sys.argv = [str(ipykernel_launcher.__file__), *arguments]
+    kernelapp.launch_new_instance()
 
 
 class Run(RunRecord):

@@ -10,15 +10,17 @@ import threading
 import traceback
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from importlib.metadata import EntryPoint
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
@@ -32,7 +34,7 @@ from helpers.fence import FenceState, lift
 from helpers.migration.target_lock import give_back_target
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import keep_final, keep_signed, render_notebook, render_pages
-from helpers.results import StepResult, Verdict, disk_full, passed, reading, utc_now
+from helpers.results import StepResult, Verdict, disk_full, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advised
@@ -59,16 +61,24 @@ _FRUGAL = {
 }
 
 
+def every_kernel() -> dict[str, str]:
+    """What every kernel of this runner has in its environment."""
+    reports = {"RUNBOOK_REPORTS": str(runs.reports_root())}
+    return {kernel.RUNNER_PID: str(os.getpid()), **reports, **runs.python_environment(), **_FRUGAL}
+
+
 class Execution:
     """One notebook at work in a thread, so that signals stay with the caller; `wait` in a loop, then `result`."""
 
     def __init__(
-        self, folder: RunFolder, step: plan.Step, *, dry_run: bool = False, timeout: int | None = None
-    ) -> None:
-        """`timeout`: seconds that one cell may take, None for any time."""
+        self, folder: RunFolder, step: plan.Step, *, dry_run: bool = False, timeout: int | None = None,
+        ready: kernel.NextKernel | None = None,
+    ) -> None:  # fmt: skip
+        """`timeout`: seconds that one cell may take, None for any time. `ready`: a process for its kernel."""
         self.folder, self.step = folder, step
         self.output = folder.reports / step.notebook
         self._dry_run, self._timeout = dry_run, timeout
+        self.ready = ready
         self._token = uuid.uuid4().hex
         self._error: BaseException | None = None
         self._group: int | None = None
@@ -144,14 +154,7 @@ class Execution:
             self.printed.unlink()
 
     def kernel_environment(self) -> dict[str, str]:
-        return {
-            kernel.RUNNER_PID: str(os.getpid()),
-            kernel.EXECUTION: self._token,
-            kernel.LAUNCHED: self._started,
-            "RUNBOOK_REPORTS": str(runs.reports_root()),
-            **runs.python_environment(),
-            **_FRUGAL,
-        }
+        return {**every_kernel(), kernel.EXECUTION: self._token, kernel.LAUNCHED: self._started}
 
     def kernel_started(self, group: int | None) -> None:
         self._group = group
@@ -179,14 +182,14 @@ class Execution:
         if not self.output.is_file():
             return _error(ReasonCode.NOT_EXECUTED, f"{name} was not executed: {self._error}", "WorldError")
         try:
-            shown = first_error(self.output)
+            shown = kernel.first_error(self.output)
         except RunbookError as error:
             return _error(error.code, error.line(), "WorldError")
         if shown is not None:
             return shown
         if self._error is not None:
             return _error(ReasonCode.NOT_EXECUTED, f"{name}: {type(self._error).__name__}: {self._error}", "WorldError")
-        skipped = cells_not_executed(self.output)
+        skipped = kernel.cells_not_executed(self.output)
         if skipped:
             return _error(
                 ReasonCode.CELLS_NOT_EXECUTED, f"{name}: {skipped} of its code cells were never executed", "WorldError"
@@ -198,40 +201,6 @@ class Execution:
                 "WorldError",
             )
         return None
-
-
-def is_whole(notebook: Path) -> bool:
-    """Whether every code cell of an executed notebook ran and none shows an error. One that was cut short is not whole."""
-    try:
-        return notebook.is_file() and first_error(notebook) is None and not cells_not_executed(notebook)
-    except RunbookError:
-        return False
-
-
-def first_error(notebook: Path) -> dict[str, str] | None:
-    """The first error among the outputs, as results keep it."""
-    for cell in _code_cells(notebook):
-        for output in cell.get("outputs", []):
-            if output["output_type"] == "error":
-                kind, line = str(output["ename"]), one_line(str(output["evalue"]))
-                if kind == "SystemExit":
-                    return kernel.failure(SystemExit(line))
-                ours = isinstance(getattr(errors, kind, None), type)
-                return _error(ReasonCode.CELL_FAILED, line if ours else f"{kind}: {line}", kind)
-    return None
-
-
-def cells_not_executed(notebook: Path) -> int:
-    return sum(cell.get("execution_count") is None for cell in _code_cells(notebook))
-
-
-def _code_cells(notebook: Path) -> list[Any]:
-    with reading(notebook):
-        try:
-            document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
-        except nbformat.ValidationError as error:
-            raise ValueError(str(error).splitlines()[0]) from error
-        return [cell for cell in document.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def error_of(result: StepResult) -> RunbookError | None:
@@ -252,20 +221,41 @@ def _as_template(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
+class ReadyProvisioner(LocalProvisioner):
+    """Takes the process that is ready for the notebook, where there is one; else starts one, as Jupyter does by itself."""
+
+    async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
+        ready: kernel.NextKernel | None = options.pop("ready", None)
+        if ready is not None:
+            environment = {**options["env"], "JPY_PARENT_PID": str(os.getpid())}
+            folder = str(options.get("cwd") or Path.cwd())
+            if ready.take_over(cmd[cmd.index(_LAUNCHER) + 1 :], environment, folder, options["stdout"].name):
+                self.process, self.pid, self.pgid = ready.process, ready.process.pid, ready.process.pid
+                return self.connection_info
+        return await super().launch_kernel(cmd, **options)
+
+
+_READY, _LAUNCHER = "runbook-ready", "ipykernel_launcher"
+KernelProvisionerFactory.instance().provisioners[_READY] = EntryPoint(
+    _READY, f"{__name__}:{ReadyProvisioner.__name__}", ""
+)
+
+
 def _kernel_class(execution: Execution) -> type[AsyncKernelManager]:
     """Kernels of this very interpreter, whatever "python3" means here; what they print goes to run.log at their end."""
 
     class OwnKernel(AsyncKernelManager):
         @property
         def kernel_spec(self) -> KernelSpec:
-            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40",
+            command = [sys.executable, "-m", _LAUNCHER, "-f", "{connection_file}", "--log-level=40",
                        "--InteractiveShellApp.ignore_cwd=True"]  # fmt: skip
             environment = {k: v.replace("$", "$$") for k, v in execution.kernel_environment().items()}
-            return KernelSpec(argv=command, display_name="Python 3", language="python", env=environment)
+            by = {"kernel_provisioner": {"provisioner_name": _READY}}
+            return KernelSpec(argv=command, display_name="Python 3", language="python", env=environment, metadata=by)
 
         async def start_kernel(self, **arguments: Any) -> None:  # type: ignore[override]
             with execution.printed.open("ab") as log:
-                await super().start_kernel(**{**arguments, "stdout": log, "stderr": log})
+                await super().start_kernel(**{**arguments, "stdout": log, "stderr": log, "ready": execution.ready})
             execution.kernel_started(getattr(self.provisioner, "pgid", None))
 
     return OwnKernel
@@ -387,26 +377,51 @@ def _turns(
     """
     at: plan.Step | None = None
     error: RunbookError | None = None
-    for step in steps:
-        run, error = _gates(run, plan.LINE[: plan.LINE.index(step)], terminal) if step.on_line else (run, None)
-        if error is None and not (dry_run or run.facts["dry_run"]):
-            error = window.refusal(run, step)
-        if error is not None:
-            return run, at, error
-        at = step
-        run, error = (run, _interrupted(run)) if stop.requested else _one(run, step, terminal, stop, dry_run)
-        decided_later = step.decides in [s.number for s in steps]
-        if error is not None and not (isinstance(error, NoGo) and decided_later):
-            return run, at, error
+    with closing(_Kernels(steps)) as kernels:
+        for step in steps:
+            run, error = _gates(run, plan.LINE[: plan.LINE.index(step)], terminal) if step.on_line else (run, None)
+            if error is None and not (dry_run or run.facts["dry_run"]):
+                error = window.refusal(run, step)
+            if error is not None:
+                return run, at, error
+            at = step
+            if stop.requested:
+                return run, at, _interrupted(run)
+            run, error = _one(run, step, terminal, stop, kernels, dry_run)
+            decided_later = step.decides in [s.number for s in steps]
+            if error is not None and not (isinstance(error, NoGo) and decided_later):
+                return run, at, error
     return run, at, error
 
 
+class _Kernels:
+    """A step's kernel is made ready while the step before it works; one that nobody took ends with the steps."""
+
+    def __init__(self, steps: Sequence[plan.Step]) -> None:
+        self._after = dict(pairwise(steps))
+        self._ready: kernel.NextKernel | None = None
+
+    def take(self, step: plan.Step) -> kernel.NextKernel | None:
+        """The process that was made ready for this step, if there is one."""
+        taken, self._ready = self._ready, None
+        return taken if taken is not None and taken.step == step.number else None
+
+    def prepare_after(self, step: plan.Step) -> None:
+        following = self._after.get(step)
+        if following is not None and kernel.free_memory() > kernel.NextKernel.LEAST_MEMORY:
+            self._ready = kernel.NextKernel(following.number, every_kernel())
+
+    def close(self) -> None:
+        if self._ready is not None:
+            self._ready.close()
+
+
 def _one(
-    run: RunState, step: plan.Step, terminal: Console, stop: Stop, dry_run: bool
+    run: RunState, step: plan.Step, terminal: Console, stop: Stop, kernels: _Kernels, dry_run: bool
 ) -> tuple[RunState, RunbookError | None]:
     """Execute one step, and tell people what concerns them; the run then, and what the step failed with."""
     notices.before_step(run, step, terminal.say, dry_run=dry_run)
-    result = _executed(run, step, terminal, stop, dry_run)
+    result = _executed(run, step, terminal, stop, kernels, dry_run)
     run = run.after(result)
     render_pages(run)
     error = _stopped_by(run, step, result, stop)
@@ -414,10 +429,13 @@ def _one(
     return run, error
 
 
-def _executed(folder: RunFolder, step: plan.Step, terminal: Console, stop: Stop, dry_run: bool) -> StepResult:
-    execution = Execution(folder, step, dry_run=dry_run)
+def _executed(
+    folder: RunFolder, step: plan.Step, terminal: Console, stop: Stop, kernels: _Kernels, dry_run: bool
+) -> StepResult:
+    execution = Execution(folder, step, dry_run=dry_run, ready=kernels.take(step))
     stop.execution = execution
     execution.start()
+    kernels.prepare_after(step)
     while not execution.wait(0.25):
         terminal.follow(folder, step)
     stop.execution = None
@@ -544,7 +562,7 @@ def _really_passed(folder: RunState, step: plan.Step) -> bool:
     if result is None or not passed(result):
         return False
     by_runner = bool(result.facts.get("execution"))  # a notebook run by hand is kept where its owner likes
-    return is_whole(folder.reports / step.notebook) if by_runner else True
+    return kernel.is_whole(folder.reports / step.notebook) if by_runner else True
 
 
 class _RunLog(logging.Handler):
