@@ -70,7 +70,7 @@ def seen(folder: RunFolder, ready: kernel.NextKernel | None) -> dict[str, Any]:
 
 def gone(pid: int) -> bool:
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 

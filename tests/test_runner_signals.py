@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from helpers.rehearsal import write_sample
@@ -85,26 +86,55 @@ def error_of(tmp_path: Path) -> str:
     return str(result["error"]["code"])
 
 
-def begin_at_work(start: Start, tmp_path: Path, cell: str = BATCHES) -> tuple[subprocess.Popen[str], int]:
+def begin_at_work(
+    start: Start, tmp_path: Path, cell: str = BATCHES, until: str = "10"
+) -> tuple[subprocess.Popen[str], int]:
     write_notebook(tmp_path / "notebooks" / "10_source_health.ipynb", CHECK, cell, FINISH)
-    process = start("run", "trial.yaml", "--run-id", "one", "--until", "10")
+    process = start("run", "trial.yaml", "--run-id", "one", "--until", until)
     return process, kernel_of(tmp_path)
+
+
+def family(process: subprocess.Popen[str]) -> list[int]:
+    """The kernel at work, and the process that waits to become the next one."""
+    below = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    assert len(below) == 2
+    return below
+
+
+def test_a_step_that_fails_leaves_no_kernel_ready(start: Start, tmp_path: Path) -> None:
+    cell = f"{BATCHES.splitlines()[0]}\n{BATCHES.splitlines()[2]}\ntime.sleep(1)\n1 / 0"
+    process, _ = begin_at_work(start, tmp_path, cell, until="11")
+    below = family(process)
+    process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert all(gone(pid, 5) for pid in below)
+
+
+def test_a_runner_that_is_killed_leaves_no_kernel_ready(start: Start, tmp_path: Path) -> None:
+    process, _ = begin_at_work(start, tmp_path, until="11")
+    below = family(process)
+    process.kill()
+    process.communicate()
+    assert all(gone(pid, 10) for pid in below)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_request_to_stop_finishes_the_batch_and_says_how_to_go_on(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process, kernel = begin_at_work(start, tmp_path)
+    process, kernel = begin_at_work(start, tmp_path, until="11")
+    below = family(process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert len(errors.splitlines()) == 1
     assert "runbook resume one" in errors
     assert error_of(tmp_path) == "interrupted"
-    assert gone(kernel, 5)
+    assert kernel in below
+    assert all(gone(pid, 5) for pid in below)
 
-    write_notebook(tmp_path / "notebooks" / "10_source_health.ipynb", CHECK, FINISH)
+    for notebook in ("10_source_health", "11_explore_source"):
+        write_notebook(tmp_path / "notebooks" / f"{notebook}.ipynb", CHECK, FINISH)
     resumed = start("resume", "one")
     resumed.communicate(timeout=180)
     assert resumed.returncode == 0, "the run ends where it was told to end"

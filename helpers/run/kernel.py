@@ -63,6 +63,9 @@ LAUNCHED = (
 OnFailure = Callable[[BaseException], None]
 
 
+LAUNCHER = "ipykernel_launcher"  # the module that is a kernel
+
+
 class NextKernel:
     """A process that imports what the next step needs while the step at work goes on, and becomes its kernel when it is due.
 

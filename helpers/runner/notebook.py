@@ -7,6 +7,7 @@ import contextlib
 import html
 import json
 import os
+import runpy
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -214,13 +215,10 @@ def step_class(row: plan.Step) -> Any:
 
 def become_kernel(number: str) -> None:
     """The life of a `kernel.NextKernel`: import what the step needs, wait for the order on standard input, be its kernel."""
-    import ipykernel_launcher
-    from ipykernel import ipkernel, kernelapp  # noqa: F401
-
-    del sys.path[0]  # the working folder, which IPython puts back
-    os.environ.setdefault(
-        "MPLBACKEND", "module://matplotlib_inline.backend_inline"
-    )  # as IPython has it before matplotlib
+    # As IPython has it before matplotlib is imported.
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    import_module("ipykernel.ipkernel")
+    import_module("ipykernel.kernelapp")
     module = sys.modules[step_class(plan.find(number)).__module__]
     if hasattr(module, "plots"):  # it will draw
         module.plots.drawn  # noqa: B018
@@ -234,8 +232,8 @@ def become_kernel(number: str) -> None:
     with Path(printed).open("ab") as out, Path(os.devnull).open("rb") as nothing:
         for file, standard in ((nothing, 0), (out, 1), (out, 2)):
             os.dup2(file.fileno(), standard)
-    sys.argv = [str(ipykernel_launcher.__file__), *arguments]
-    kernelapp.launch_new_instance()
+    sys.argv[1:] = arguments
+    runpy.run_module(kernel.LAUNCHER, run_name="__main__", alter_sys=True)
 
 
 class Run(RunRecord):

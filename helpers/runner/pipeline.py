@@ -20,7 +20,8 @@ from typing import Any
 import papermill
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
@@ -229,13 +230,13 @@ class ReadyProvisioner(LocalProvisioner):
         if ready is not None:
             environment = {**options["env"], "JPY_PARENT_PID": str(os.getpid())}
             folder = str(options.get("cwd") or Path.cwd())
-            if ready.take_over(cmd[cmd.index(_LAUNCHER) + 1 :], environment, folder, options["stdout"].name):
+            if ready.take_over(cmd[cmd.index(kernel.LAUNCHER) + 1 :], environment, folder, options["stdout"].name):
                 self.process, self.pid, self.pgid = ready.process, ready.process.pid, ready.process.pid
                 return self.connection_info
         return await super().launch_kernel(cmd, **options)
 
 
-_READY, _LAUNCHER = "runbook-ready", "ipykernel_launcher"
+_READY = "runbook-ready"
 KernelProvisionerFactory.instance().provisioners[_READY] = EntryPoint(
     _READY, f"{__name__}:{ReadyProvisioner.__name__}", ""
 )
@@ -247,7 +248,7 @@ def _kernel_class(execution: Execution) -> type[AsyncKernelManager]:
     class OwnKernel(AsyncKernelManager):
         @property
         def kernel_spec(self) -> KernelSpec:
-            command = [sys.executable, "-m", _LAUNCHER, "-f", "{connection_file}", "--log-level=40",
+            command = [sys.executable, "-m", kernel.LAUNCHER, "-f", "{connection_file}", "--log-level=40",
                        "--InteractiveShellApp.ignore_cwd=True"]  # fmt: skip
             environment = {k: v.replace("$", "$$") for k, v in execution.kernel_environment().items()}
             by = {"kernel_provisioner": {"provisioner_name": _READY}}
