@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from helpers.results import Verdict
 from helpers.run.folders import RunFolder
 from helpers.steps.fence_writes import FenceWritesStep
 from tests.fences import Fenced, at_step, client, fenced_server, rows
-from tests.servers import free_port
+from tests.proxies import FaultyProxy
+from tests.servers import ChromaServer, free_port
 
 pytestmark = pytest.mark.servers
 
@@ -263,6 +265,40 @@ def test_a_fence_that_is_included_by_another_configuration(fenced: Fenced, tmp_p
         control(other).put_up()
     lift(folder.read())
     assert "open, everything passes" in fenced.config.read_text(encoding="utf-8"), "clients have come to use this port"
+
+
+@pytest.mark.parametrize(
+    ("way", "passes"),
+    [("a variable", True), ("a second proxy", True), ("the fence itself", False), ("another Chroma", False)],
+)
+def test_a_listener_that_leads_to_the_source_in_a_roundabout_way_is_asked(
+    fenced: Fenced, tmp_path: Path, way: str, passes: bool
+) -> None:
+    """No file says where it leads; a write probe through it does. A server of another database is left alone."""
+    port = free_port()
+    with ExitStack() as stack:
+        if way == "a second proxy":
+            upstream = stack.enter_context(FaultyProxy(fenced.server.url)).url.removeprefix("http://")
+        elif way == "another Chroma":
+            other = stack.enter_context(ChromaServer(tmp_path / "other"))
+            upstream = f"127.0.0.1:{other.port}"
+        else:
+            upstream = fenced.listen if way == "the fence itself" else "$there"
+        lead = f"set $there 127.0.0.1:{fenced.server.port}; proxy_pass http://{upstream}; proxy_set_header Host $http_host;"
+        second = f"server {{ listen {port}; server_name chroma.internal; location / {{ {lead} }} }}"
+        first = f"server {{ listen {port} default_server; return 404; }}"
+        main = tmp_path / "main.conf"
+        http = f"http {{ access_log off; include {tmp_path}/f*.conf; {first} {second} }}"
+        main.write_text(
+            f"pid {fenced.config}.pid;\nerror_log {fenced.config}.log;\nevents {{}}\n{http}\n", encoding="utf-8"
+        )
+        folder = fenced.run(fence=fenced.section(nginx={"command": [fenced.program, "-c", str(main)]}))
+        found = control(folder)
+        found.put_up()
+        before = names(fenced)
+        assert found.ways_round()[0] == ([f"http://127.0.0.1:{port} (chroma.internal)"] if passes else [])
+        assert names(fenced) == before, "what the probe wrote is gone"
+        lift(folder.read())
 
 
 def test_a_killed_process_leaves_what_the_next_one_needs(fenced: Fenced) -> None:

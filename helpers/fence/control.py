@@ -235,6 +235,9 @@ class Control:
         """(URLs by which others reach Chroma past the fence, URLs of which only their machine can tell)."""
         if self.nginx is None:
             return [], []
+        through = [f"{url}{f' ({host})' if host else ''}" for url, host in self.nginx.to_ask if self._passes(url, host)]
+        if through:
+            return through, []
         host, _, port = self.nginx.rules.upstream.rpartition(":")
         hosts = {self.source.host} if self.source.host else set()
         if _is_loopback(host):
@@ -244,6 +247,23 @@ class Control:
         outside = sorted(h for h in hosts if not _is_loopback(h))
         urls = [f"http://{f'[{h}]' if ':' in h else h}:{port}" for h in outside]
         return [url for url in urls if url != self.clients_url and self._answers(url)], []
+
+    def _passes(self, url: str, host: str) -> bool:
+        """Whether this listener leads to the source and does not refuse every write. One that leads elsewhere is only read."""
+        import httpx
+
+        from helpers.fence.probe import REFUSED, Probe
+
+        try:
+            with (
+                Probe(url, self.source, "nginx", host=host) as probe,
+                self.probe(self.source.address, "source") as source,
+            ):
+                if not probe.answers_at_all() or not set(probe.counts()) & set(source.counts()):
+                    return False
+                return any(answer.outcome != REFUSED for answer in probe.writes())
+        except (RunbookError, httpx.HTTPError):  # it answers nobody as Chroma does
+            return False
 
     def _answers(self, url: str) -> bool:
         with self.probe(url, "source") as probe:

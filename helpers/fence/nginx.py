@@ -98,6 +98,7 @@ class Nginx:
         self.rules, self.seconds = rules, seconds
         self.path = config_path(rules)
         self.unseen: list[str] = []  # servers of which their configuration does not say where they lead
+        self.to_ask: list[tuple[str, str]] = []  # (URL, Host) of listeners that may lead to the upstream all the same
 
     @property
     def unseen_said(self) -> str:
@@ -176,6 +177,10 @@ class Nginx:
                 next_step="Keep that server in the file fence.nginx.config: it is put back when the fence is lifted.",
             )  # fmt: skip
         self.unseen = [f"{', '.join(e.listens)} in {e.file}" for e in others if any("$" in place for place in e.leads)]
+        # By a variable, or by another proxy on this machine: each is asked when the fence is proven.
+        near = [each for each in others if any("$" in place or _leads_here(place) for place in each.leads)]
+        self.to_ask = [(url, name) for each in near for url in each.urls() for name in each.names or [""]]
+        self.unseen += [f"{listen} in {e.file}" for e in near for listen in e.listens if listen.startswith("unix:")]
 
     def runs(self) -> bool:
         """Whether it serves now. One that is not installed does not; nor does one whose files were never right."""
@@ -285,6 +290,20 @@ class Server:
     file: Path
     listens: list[str]
     leads: list[str]
+    names: list[str] = field(default_factory=list)
+    tls: bool = False
+
+    def urls(self) -> list[str]:
+        """Where it can be asked from this machine: the first port of each listener, none for a socket in a folder."""
+        found = []
+        for listen in self.listens:
+            host, _, port = listen.rpartition(":")
+            if not re.fullmatch(r"\d+(-\d+)?", port):  # an address alone
+                host, port = listen, "80"
+            if not host.startswith("unix"):
+                host = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104  # nosec B104
+                found.append(f"{'https' if self.tls else 'http'}://{host}:{port.partition('-')[0]}")
+        return found
 
     def takes(self, port: int) -> bool:
         for listen in self.listens:
@@ -317,7 +336,10 @@ def servers(files: Mapping[Path, str]) -> list[Server]:
         own = list(_every(inner, parsed))
         passes = [_place(arguments[0]) for name, arguments in own if name in _PASSES and arguments]
         leads = [place for each in passes for place in map(_with_port, names.get(each.removesuffix(":80"), [each]))]
-        made.append(Server(path, [a[0] for n, a in own if n == "listen" and a] or ["80"], leads))
+        listens = [a for n, a in own if n == "listen" and a]
+        named = [a for n, each in own if n == "server_name" for a in each if re.fullmatch(r"[\w.-]+", a) and a != "_"]
+        tls = any("ssl" in a for a in listens)
+        made.append(Server(path, [a[0] for a in listens] or ["80"], leads, named, tls))
     return made
 
 
@@ -385,6 +407,11 @@ def _place(target: str) -> str:
 
 def _with_port(place: str) -> str:
     return place if re.search(r":\d+$", place) or place.startswith("unix:") else f"{place}:80"
+
+
+def _leads_here(place: str) -> bool:
+    """Whether a HOST:PORT, or a socket in a folder, is on this machine."""
+    return place.startswith("unix:") or _is_here(_addresses(place.rpartition(":")[0]))
 
 
 def _same_place(one: str, other: str) -> bool:

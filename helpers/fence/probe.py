@@ -76,10 +76,12 @@ def refused_to_us(answers: Sequence[Answer]) -> bool:
 class Probe(Closing):
     """One URL of the source's server, with the source's tenant, database, headers and time-out."""
 
-    def __init__(self, url: str, endpoint: Endpoint, what: str) -> None:
+    def __init__(self, url: str, endpoint: Endpoint, what: str, *, host: str = "") -> None:
         self.url, self.what, self.endpoint = url, what, endpoint
         self.left_behind: list[str] = []
-        headers = request_headers(endpoint, "source")
+        headers = request_headers(endpoint, "source") | (
+            {"Host": host} if host else {}
+        )  # which of several servers of a port
         self._http = Session(
             base_url=url, headers=headers, verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds
         )
