@@ -285,6 +285,21 @@ def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
         raise
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add these bytes at the end of a file and flush them; all of them or none. Raises `Terminal` ("disk_full")."""
+    with open(path, "ab", buffering=0, opener=private) as file:  # a path's own open takes no opener
+        before = os.fstat(file.fileno()).st_size
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(file.fileno(), before)
+            raise disk_full(error, path.parent, len(data)) or error from error
+
+
 def publish(temporary: Path, path: Path) -> None:
     """Give a file (or folder) that is whole and flushed its name; the name is on disk, too, when this returns."""
     temporary.replace(path)
@@ -323,11 +338,7 @@ def disk_full(error: BaseException, folder: Path, needed: int = 0) -> Terminal |
     named = Path(os.fsdecode(at.filename)).parent if isinstance(at.filename, str | bytes) else folder
     with suppress(OSError):
         free = shutil.disk_usage(named).free
-        needs = (
-            f", and {formatting.size(needed)} {'are' if needed != 1 else 'is'} needed for the next file alone"
-            if needed
-            else ""
-        )
+        needs = f", the next file alone needs {formatting.size(needed)}" if needed else ""
         return Terminal(
             ReasonCode.DISK_FULL, f"{_FULL[at.errno]}: {formatting.size(free)} free{needs}", where=str(named),
             next_step="Free space there (step 12 says how much a run needs), then repeat the command or resume.",

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import chromadb
 import pytest
 
 from helpers.errors import Terminal
+from helpers.migration.source_changes import source_changes
 from helpers.parameters import parameters_from
+from helpers.parameters.endpoint import Endpoint
 from helpers.results import Check, Verdict
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
+from helpers.snapshots.snapshot import write_snapshot
 from helpers.steps.dry_run import DryRunStep
 from helpers.steps.source_health import SourceHealthStep
+from helpers.stores import open_source
+from helpers.stores.base import listed_ids
 from tests.proxies import EMPTY, PASS, SWAPPED, FaultyProxy
 from tests.servers import ChromaServer, client_of
 from tests.storage import chunks
@@ -60,6 +66,29 @@ def test_one_that_counts_and_lists_nothing(proxy: FaultyProxy, tmp_path: Path) -
         DryRunStep(begun("13", proxy, tmp_path)).take_snapshot()
     assert caught.value.code == "count_mismatch"
     assert not (tmp_path / "new").exists()
+
+
+def after(passing: int, fault: str) -> Callable[[str, str], str]:
+    """This fault for all requests for chunks but the first ones."""
+    seen = itertools.count()
+    return lambda _, path: fault if path.endswith("/get") and next(seen) >= passing else PASS
+
+
+def test_every_reading_is_held_against_the_count(proxy: FaultyProxy, tmp_path: Path) -> None:
+    """An answer that leaves chunks out would look like their deletion: a catch-up would delete them in the target."""
+    with open_source(Endpoint(url=proxy.url), tmp_path) as store:
+        taken = write_snapshot(store, tmp_path / "snapshots", "snap", ["notes"], retention_days=7)
+        assert source_changes(store, taken).chunks == CHUNKS
+        for passing, words in ((0, "lists 0"), (2, "gives 0")):  # the ids come in two requests, the second is empty
+            proxy.fault = after(passing, EMPTY)
+            with pytest.raises(Terminal, match=f"counts {CHUNKS} chunks and {words}") as caught:
+                source_changes(store, taken)
+            assert caught.value.code == "count_mismatch"
+        proxy.fault = lambda _, path: EMPTY if path.endswith("/get") else PASS
+        with pytest.raises(Terminal, match="lists 0"):
+            listed_ids(store, "notes")
+        proxy.fault = proxy.faults
+        assert len(listed_ids(store, "notes")) == CHUNKS
 
 
 @pytest.mark.usefixtures("own_folders")

@@ -12,7 +12,6 @@ fewer than eight targets there are no lines. A line names the `id` of the file t
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import uuid
@@ -22,7 +21,7 @@ from typing import Any
 
 from helpers.errors import Terminal, UsageError
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, utc_now, write_json
+from helpers.results import StateFile, append, utc_now, write_json
 from helpers.run.folders import RunFolder, RunPath
 
 FILE = RunPath.CHECKPOINT
@@ -274,10 +273,7 @@ class Checkpoint:
             return
         self._lines_left -= 1
         change = {**self._figures(), "targets": {name: asdict(self.targets[name]) for name in names}}
-        with _log(self.path).open("ab") as file:
-            file.write(json.dumps(change).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append(_log(self.path), json.dumps(change).encode() + b"\n")
 
     def _figures(self) -> dict[str, Any]:
         processed, failed = self.processed, self.failed

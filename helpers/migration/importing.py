@@ -37,6 +37,7 @@ from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, load_schema
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store
+from helpers.stores.base import listed_ids
 from helpers.stores.creation import allowed, as_created, effective_configuration, listed, refusal, unsupported
 from helpers.stores.opening import MOST_BODY_BYTES
 
@@ -342,7 +343,7 @@ class Job:
         missing: Counter[str] = Counter()
         extra: Counter[str] = Counter()
         for target in sorted(staged.files):
-            present = set(store.ids(target))
+            present = set(listed_ids(store, target))
             for (file, collection, rows), (_, ids) in zip(staged.files[target], staged.ids(target), strict=True):
                 absent = [i for i, chunk in enumerate(ids) if chunk not in present]
                 if absent and refused:

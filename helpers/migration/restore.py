@@ -34,6 +34,7 @@ from helpers.schema.engine import sparse_as_text
 from helpers.snapshots.comparison import compared
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
+from helpers.stores.base import listed_ids
 from helpers.stores.creation import RESTORE, Index, allowed, effective_configuration, listed, reduced, unsupported
 from helpers.stores.opening import quick_holder, quick_names
 
@@ -220,7 +221,7 @@ class _Restore:
                 if error.code == ReasonCode.EXISTS:  # somebody else made it since we looked
                     ledger.put(name, "")
                 raise
-        present = set(store.ids(name))
+        present = set(listed_ids(store, name))
         extra = present.difference(*map(self.snapshot.ids, self.snapshot.parts(name)))
         if extra:  # somebody replaced or uses the collection since an earlier attempt
             raise Terminal(
@@ -283,7 +284,7 @@ def prove(
     Raises `Terminal` ("restore_differs") that names the first difference.
     """
     name, chunks = info.name, 0
-    extra = set(store.ids(name))
+    extra = set(listed_ids(store, name))
     for pair in compared(store, name, _restorable(snapshot, info, drop_indexes), info.space):
         for row in pair.differences.itertuples():
             raise _differs(store, name, f"{row.id}: {row.difference} {row.field} {row.detail}")

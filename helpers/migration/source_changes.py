@@ -36,7 +36,7 @@ from helpers.snapshots.comparison import compare_batch, compared
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
-from helpers.stores.base import Space
+from helpers.stores.base import Space, counted_ids, incomplete, listed_ids
 
 FOLDER = RunPath.CATCH_UP
 APPLYING, SWITCHING, APPLIED = "applying", "switching", "applied"
@@ -200,7 +200,7 @@ def source_changes(
     found.appeared = sorted(set(there) - set(before))
     found.vanished = sorted(set(before) - set(there))
     for name in found.appeared:
-        found.collections[name] = CollectionChanges(added=sorted(store.ids(name)))
+        found.collections[name] = CollectionChanges(added=sorted(listed_ids(store, name)))
     for name in found.vanished:
         gone = [chunk for part in snapshot.parts(name) for chunk in snapshot.ids(part)]
         found.collections[name] = CollectionChanges(deleted=sorted(gone))
@@ -248,13 +248,17 @@ def _collection(
 ) -> CollectionChanges:
     """The ids are listed first, so a chunk that comes or goes while its collection is read is a change, not an error."""
     changes = CollectionChanges(settings=different_settings(before, store.info(before.name)))
-    unseen = set(store.ids(before.name))
+    count, ids = counted_ids(store, before.name)
+    unseen, given = set(ids), 0
     batches = snapshot.batches(before.name)
     for pair in compared(store, before.name, batches, before.space, readers=readers, live=True):
         unseen.difference_update(pair.expected.ids)
+        given += len(pair.expected) - sum(pair.differing().values())
         for chunk, missing in pair.differing().items():
             (changes.deleted if missing else changes.changed).append(chunk)
         progress.advance(len(pair.expected))
+    if given + len(unseen) != count == store.count(before.name):
+        raise incomplete(store, before.name, count, f"gives {given + len(unseen):,}")
     changes.added, changes.changed, changes.deleted = sorted(unseen), sorted(changes.changed), sorted(changes.deleted)
     return changes
 

@@ -10,7 +10,6 @@ one is a sample, flushed to disk, and the last one says how it ended. What a kil
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -28,7 +27,7 @@ from helpers.fence import used_by
 from helpers.monitoring.measure import Asker, Probe, finds, timed, warm
 from helpers.parameters import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import utc_now
+from helpers.results import append, utc_now
 from helpers.run import kernel
 from helpers.run.folders import RunPath
 from helpers.run.record import Progress
@@ -326,10 +325,7 @@ class Journal:
     def _write(self, line: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
-        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(("\n" if torn else "") + json.dumps(line, ensure_ascii=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, (("\n" if torn else "") + json.dumps(line, ensure_ascii=True) + "\n").encode())
 
 
 def _unfinished(path: Path) -> list[Sample] | None:

@@ -33,6 +33,7 @@ from helpers.run.record import RunRecord, check_spaces
 from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import FieldRule
 from helpers.stores import CollectionInfo
+from helpers.stores.base import listed_ids
 
 LIMIT = 200_000  # chunks whose ids and contents are remembered
 NORMS = 20_000  # norms kept of a collection, for the figure and the median
@@ -310,7 +311,7 @@ class Profile:
             with run.progress("profiling", sum(info.count for info in infos)) as progress:
                 for info in infos:
                     scan.open(info)
-                    ids = store.ids(info.name)
+                    ids = listed_ids(store, info.name)
                     for start in range(0, len(ids), READ):
                         batch = store.read(info.name, ids[start : start + READ])
                         scan.add(info.name, batch)

@@ -42,6 +42,7 @@ from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.snapshots.snapshot import Snapshot, to_table
 from helpers.stores import Store, open_target
+from helpers.stores.base import listed_ids
 from helpers.stores.opening import open_server
 
 BATCH = 100
@@ -174,7 +175,7 @@ def mend(
         name, change = info.name, damage.damaged[info.name]
         if name not in store.names():
             store.create(info)
-        there = set(store.ids(name))
+        there = set(listed_ids(store, name))
         strange = sorted(there & {*change.added, *change.changed})
         if strange:
             _keep(store, name, strange, export, number)
@@ -200,7 +201,7 @@ def refuse_settings(store: Store, damage: Damage, names: Sequence[str]) -> None:
 def _put(store: Store, snapshot: Snapshot, name: str, wanted: set[str], progress: Progress) -> int:
     """Add what is absent of these ids, as the snapshot has it."""
     written = 0
-    there = set(store.ids(name))
+    there = set(listed_ids(store, name))
     for part in snapshot.parts(name):
         rows = [i for i, chunk in enumerate(snapshot.ids(part)) if chunk in wanted and chunk not in there]
         if not rows:

@@ -34,6 +34,7 @@ from helpers.snapshots.comparison import compared, same_value, same_vectors
 from helpers.snapshots.export_journal import read_parquet, sha256
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, Reader, Space, Store
+from helpers.stores.base import listed_ids
 
 PROBED = 200  # chunks of a collection that nobody wrote, searched for after a replay
 BATCH = 100  # chunks deleted and added together: a reader misses one for no longer than that takes
@@ -85,14 +86,14 @@ def written(store: Reader, made: WrittenData, before: list[str] | None, progress
             found.append(one)
     for target in sorted(there - set(before) - set(made.collections)) if before is not None else []:
         info, none = store.info(target), ChunkBatch.empty()
-        added, unread = _added(store, target, sorted(store.ids(target)))
+        added, unread = _added(store, target, sorted(listed_ids(store, target)))
         found.append(Written(target, info.space, none, none, [], added, unreadable=unread, made=info))
     return found
 
 
 def _collection(store: Reader, made: WrittenData, target: str, progress: Progress) -> Written:
     space = store.info(target).space
-    left = set(store.ids(target))
+    left = set(listed_ids(store, target))
     was: list[ChunkBatch] = []
     now: list[ChunkBatch] = []
     origins: list[Origin] = []
@@ -407,7 +408,7 @@ def apply(store: Store, planned: Plan) -> list[dict[str, str]]:
 
 def _unfound(store: Store, name: str, planned: Plan) -> list[dict[str, str]]:
     written = set(planned.put.get(name, ChunkBatch.empty()).ids)
-    others = sorted(set(store.ids(name)) - written)
+    others = sorted(set(listed_ids(store, name)) - written)
     chosen = np.random.default_rng(0).permutation(len(others))[:PROBED]
     wanted = [*sorted(written), *(others[i] for i in chosen)]
     space, found = store.info(name).space, []

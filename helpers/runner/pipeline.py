@@ -136,7 +136,10 @@ class Execution:
         except BaseException as error:  # judged in `result`
             self._error = error
             if not isinstance(error, PapermillExecutionError):  # then the step has written the cell's own traceback
-                self.folder.log_block("papermill stopped", "".join(traceback.format_exception(error)), self.step.number)
+                with suppress(RunbookError):  # on a full disk there is no room for it either
+                    self.folder.log_block(
+                        "papermill stopped", "".join(traceback.format_exception(error)), self.step.number
+                    )
         finally:
             ensure_event_loop().close()  # this thread's, which Jupyter made and leaves open
             self._take_over_what_was_printed()
@@ -148,7 +151,7 @@ class Execution:
 
     def _take_over_what_was_printed(self) -> None:
         """Into run.log, escaped and indented: no text of a source can look like a line of ours."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, RunbookError):
             text = self.printed.read_text(encoding="utf-8", errors="backslashreplace")
             if text.strip():
                 self.folder.log_block("the kernel printed", text, self.step.number)

@@ -26,7 +26,7 @@ from helpers.chunks import ChunkBatch, Mask, Metadata, Vectors
 from helpers.errors import one_line
 from helpers.reason_codes import ReasonCode
 from helpers.snapshots.snapshot import ahead
-from helpers.stores.base import Reader, Space, distance
+from helpers.stores.base import AGAIN_AFTER, Reader, Space, distance
 
 COSINE_TOLERANCE = 5e-7
 FLOAT_UNITS = 2  # in the last place of a double
@@ -41,7 +41,6 @@ CONTENT = (
 """The differences in what a chunk says; those of its vector and of the types of its values are others."""
 
 _UNDERFLOW = 1.2e-38  # float32's smallest normal number: below it a normalised component loses its relative precision
-_AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; another client's delete-and-add hides a vector for a moment (chroma-facts 19)
 _SUSPECTS = 64  # wrong vectors kept per batch to say whose vector they are
 
 Floats = npt.NDArray[np.float64]
@@ -128,7 +127,7 @@ def compared(
 def _read_patiently(store: Reader, name: str, wanted: ChunkBatch) -> ChunkBatch:
     found = store.read(name, wanted.ids)
     had = {chunk for chunk, lost in zip(wanted.ids, wanted.lost, strict=True) if not lost}
-    for seconds in _AGAIN_AFTER:
+    for seconds in AGAIN_AFTER:
         hidden = [i for i, lost in enumerate(found.lost) if lost and found.ids[i] in had]
         if not hidden:
             break

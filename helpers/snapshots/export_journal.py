@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helpers.results import utc_now
+from helpers.results import append, utc_now, writing
 
 FORMAT = 1
 EXPORT = ".export"
@@ -124,8 +123,8 @@ class Journal:
         """Keep the ids of a collection that is written to `folder` in parts of `rows`; its earlier parts are forgotten."""
         file = f"{folder.partition('-')[0]}.ids.parquet"
         path = self.folder / EXPORT / file
-        pq.write_table(pa.table({"id": pa.array(ids, pa.large_string())}), path, compression="zstd")
-        flush_file(path)
+        with writing(path) as temporary:
+            pq.write_table(pa.table({"id": pa.array(ids, pa.large_string())}), temporary, compression="zstd")
         self._append({"kind": "collection", "name": name, "folder": folder, "info": info, "rows": rows,
                       "ids": {"file": file, "count": len(ids), "sha256": sha256(path)}})  # fmt: skip
 
@@ -179,10 +178,7 @@ class Journal:
     def _append(self, entry: dict[str, Any]) -> None:
         with self._guard:
             entry = signed({**entry, "at": utc_now()})
-            with (self.folder / EXPORT / _LINES).open("ab") as file:
-                file.write(json.dumps(entry, ensure_ascii=True).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append(self.folder / EXPORT / _LINES, json.dumps(entry, ensure_ascii=True).encode() + b"\n")
             self._take(entry)
 
 
@@ -210,8 +206,3 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """
     with pq.ParquetFile(path) as file:
         return file.read(columns)
-
-
-def flush_file(path: Path) -> None:
-    with path.open("rb") as written:
-        os.fsync(written.fileno())

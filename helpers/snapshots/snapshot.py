@@ -36,15 +36,15 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, flush_folder, silent, utc_now, write_json
-from helpers.snapshots.export_journal import EXPORT, Journal, flush_file, own_digest, read_parquet, sha256, signed
+from helpers.results import Progress, flush_folder, silent, utc_now, write_json, writing
+from helpers.snapshots.export_journal import EXPORT, Journal, own_digest, read_parquet, sha256, signed
 from helpers.stores import CollectionInfo, Reader
+from helpers.stores.base import AGAIN_AFTER, counted_ids
 
 T = TypeVar("T")
 R = TypeVar("R")
 PART_BYTES = 8 * 2**20  # of vectors in one part: small enough to hold several in memory, large enough to compress
 FORMAT = 1
-_AGAIN_AFTER = (0.2, 0.4, 0.8)  # seconds; between another client's delete and add an id is not there (chroma-facts 19)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,35 +281,14 @@ def _frozen(store: Reader, journal: Journal, name: str) -> tuple[CollectionInfo,
         else:
             found = f"{was.count:,} chunks at {known['at']}, when its ids were frozen, and {info.count:,} when the export went on"
             return was, ids, known["rows"], [f"the source changed: {found}; step 22 finds what differs"]
-    info, ids = _listed(store, info)
+    counted, ids = counted_ids(store, name)
+    info = dataclasses.replace(info, count=counted)
     rows = part_rows(info.dimension or 0, store.limits().read_rows)
     number = max((int(c["folder"].partition("-")[0]) for c in journal.collections.values()), default=0) + 1
     folder = known["folder"] if known else f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}"
     shutil.rmtree(journal.folder / folder, ignore_errors=True)  # parts that belong to other ids
     journal.freeze(name, folder, dataclasses.asdict(info), ids, rows)
     return info, ids, rows, []
-
-
-def _listed(store: Reader, info: CollectionInfo) -> tuple[CollectionInfo, list[str]]:
-    """The ids of a collection, with the count that they were held against.
-
-    Raises `Terminal` ("count_mismatch") where they differ although the count does not change. Where it moves, a writer is at
-    work: what differs is found by the comparison with the source (step 22).
-    """
-    before = info.count
-    for seconds in (*_AGAIN_AFTER, 0.0):
-        ids = store.ids(info.name)
-        if len(ids) == info.count:
-            return info, ids
-        before, info = info.count, dataclasses.replace(info, count=store.count(info.name))
-        time.sleep(seconds)
-    if info.count != before:
-        return info, ids
-    raise Terminal(
-        ReasonCode.COUNT_MISMATCH, f"counts {info.count:,} chunks and lists {len(ids):,}",
-        where=f"collection {info.name} of {store.label}",
-        next_step="Do not migrate it before this is explained: see notebook 48, or leave it out with collections.exclude.",
-    )  # fmt: skip
 
 
 def _settings(info: CollectionInfo) -> str:
@@ -364,7 +343,7 @@ def _write_collection(store: Reader, journal: Journal, name: str, readers: int, 
 
 def _write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> Part:
     batch = store.read(name, ids)
-    for seconds in (*_AGAIN_AFTER, None):
+    for seconds in (*AGAIN_AFTER, None):
         absent = set(ids) - set(batch.ids)
         still = absent & set(store.ids(name)) if absent else set()
         if not still:
@@ -377,9 +356,9 @@ def _write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[s
         time.sleep(seconds)
         batch = store.read(name, ids)
     path = root / file
-    pq.write_table(to_table(batch, dimension), path, compression="zstd", compression_level=1, use_dictionary=False,
-                   write_statistics=False)  # fmt: skip
-    flush_file(path)
+    with writing(path) as temporary:
+        pq.write_table(to_table(batch, dimension), temporary, compression="zstd", compression_level=1, use_dictionary=False,
+                       write_statistics=False)  # fmt: skip
     return Part(file, len(batch), path.stat().st_size, sha256(path), int(batch.lost.sum()))
 
 

@@ -36,6 +36,7 @@ from helpers.rollback.return_writes import ReturnWrites
 from helpers.run import kernel
 from helpers.run.record import NotebookStep, RunRecord, open_chosen
 from helpers.stores import Store, open_target
+from helpers.stores.base import listed_ids
 from helpers.stores.layout import is_new
 from helpers.stores.opening import lacking, quick_names
 
@@ -75,7 +76,7 @@ def remove(
         return done
     store.acquire_lock(run_id)
     extra: dict[str, set[str]] = {}
-    present = {name: store.ids(name) for name in owned}
+    present = {name: listed_ids(store, name) for name in owned}
     for name in owned:
         extra[name] = set(present[name]) - made.ids(name) - (exported.get(name, set()) if clients else set())
         if extra[name] and clients:
