@@ -201,8 +201,8 @@ class StepResult:
         write_text(path, redacted(json_text(asdict(self))))
 
     @staticmethod
-    def read(path: Path) -> StepResult:
-        """Raises `Terminal` ("run_damaged") where the file is no result."""
+    def read(path: Path, run_id: str = "") -> StepResult:
+        """Raises `Terminal` ("run_damaged") where the file is no result, or not that of its step in this run, if one is given."""
         with reading(path):
             raw = json.loads(path.read_text(encoding="utf-8"))
             raw["verdict"] = Verdict(raw["verdict"])
@@ -215,6 +215,8 @@ class StepResult:
                 [{**figure} for figure in found.figures],
             )  # of the types that all rely on
             _ = found.error and {key: found.error[key].strip() for key in ("code", "type", "line")}
+            if run_id and (found.step, found.run_id) != (path.stem, run_id):
+                raise ValueError(f"it is the result of step {found.step} of run {found.run_id}")
             return found
 
 
@@ -285,19 +287,25 @@ def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
         raise
 
 
-def append(path: Path, data: bytes) -> None:
-    """Add these bytes at the end of a file and flush them; all of them or none. Raises `Terminal` ("disk_full")."""
-    with open(path, "ab", buffering=0, opener=private) as file:  # a path's own open takes no opener
-        before = os.fstat(file.fileno()).st_size
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[file.write(left) :]
-            os.fsync(file.fileno())
-        except OSError as error:
-            with suppress(OSError):
-                os.ftruncate(file.fileno(), before)
-            raise disk_full(error, path.parent, len(data)) or error from error
+def append(path: Path, data: bytes, *, log: bool = False) -> None:
+    """Add these bytes at the end of a file, all of them or none, and flush them to disk. Raises `Terminal` ("disk_full").
+
+    `log`: several processes add to it, and it is worth no flushing.
+    """
+    try:
+        with open(path, "ab", buffering=0, opener=private) as file:  # a path's own open takes no opener
+            before, left = os.fstat(file.fileno()).st_size, memoryview(data)
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                if not log:
+                    os.fsync(file.fileno())
+            except OSError:
+                if not log:
+                    os.ftruncate(file.fileno(), before)
+                raise
+    except OSError as error:
+        raise disk_full(error, path.parent, len(data)) or error from error
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -96,6 +96,15 @@ def test_the_damaged_run_is_named_with_what_to_do(hurt: RunFolder, capsys: Said)
     assert "Put the file back" in err
 
 
+def test_a_result_of_another_run_or_step_is_none_of_this_run(hurt: RunFolder, capsys: Said) -> None:
+    path = hurt.reports / "results" / "10.json"
+    for other in (runs.reports_root() / "whole" / "results" / "10.json", hurt.reports / "results" / "21.json"):
+        shutil.copy(other, path)
+        with pytest.raises(RunbookError, match=r"10\.json: cannot be read: .*it is the result of step"):
+            hurt.read().result("10")
+        assert said(capsys, "status")[0] == 0
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_result_with_values_of_the_wrong_kind_is_no_result(hurt: RunFolder, damage: bytes) -> None:
     path = hurt.reports / "results" / "10.json"

@@ -12,7 +12,7 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.errors import Transient
 from helpers.parameters.endpoint import Endpoint
-from helpers.stores import open_source, open_target
+from helpers.stores import creation, open_source, open_target
 from helpers.stores.api_v1 import ApiV1Store
 from helpers.stores.handshake import session_of
 from helpers.stores.limits import attempt
@@ -96,6 +96,21 @@ def test_a_trickle_ends_at_the_time_limit(proxy: FaultyProxy, tmp_path: Path, fa
             attempt(store.client.get_collection("notes", embedding_function=None).count, "here")  # type: ignore[attr-defined]
     assert caught.value.code == "timeout"
     assert 0.9 < time.monotonic() - begun < 8
+
+
+@pytest.mark.parametrize("fault", [TRICKLE, SLOW_HEAD])
+def test_a_service_that_trickles_vectors_ends_at_the_time_limit(
+    proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Its client is a library of others, which has no limit for a whole answer."""
+    monkeypatch.setattr(creation, "ANSWER_SECONDS", 1.0)
+    proxy.fault = lambda method, path: fault
+    function = creation.own_function("huggingface_server", {"url": proxy.url}, {}, "here")
+    for ask in (function.call, function.query):
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError, match="no whole answer in 1 s"):
+            ask(["a text"])
+        assert 0.9 < time.monotonic() - begun < 8
 
 
 def test_api_v1_reads_and_refuses_in_the_same_way(proxy: FaultyProxy) -> None:

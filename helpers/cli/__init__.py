@@ -337,7 +337,7 @@ def _schema(chosen: argparse.Namespace) -> int:
 
     parameters = load_parameters(chosen.parameters, chosen.settings)
     load_schema(parameters.schema_name)
-    runs.dump_parameters(parameters, sys.stdout)
+    print(runs.parameters_text(parameters), end="")
     if blank := parameters.placeholders():
         raise UsageError(
             ReasonCode.PLACEHOLDER, f"these still hold <…>, a placeholder: {', '.join(blank)}", where=str(chosen.parameters),

@@ -33,7 +33,7 @@ from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.parameters import Parameters, parameters_from, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import StepResult, disk_full, flush_folder, json_text, private, reading, utc_now, write_text
+from helpers.results import StepResult, append, flush_folder, json_text, reading, utc_now, write_text
 from helpers.run.plan import Step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -200,11 +200,7 @@ class RunFolder:
         self._append(f"{utc_now()} {step or '-'} {one_line(title, 4000)}\n{lines}")
 
     def _append(self, text: str) -> None:
-        try:
-            with open(self.log_path, "ab", opener=private) as file:  # a path's own open takes no opener
-                file.write(text.encode("utf-8", errors="backslashreplace"))
-        except OSError as error:
-            raise disk_full(error, self.reports, len(text)) or error from error
+        append(self.log_path, text.encode("utf-8", errors="backslashreplace"), log=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +306,7 @@ def _read_parameters(run: RunState) -> Parameters:
 
 def _read_result(run: RunFolder, step: str) -> StepResult | None:
     path = run.reports / RunPath.RESULTS / f"{step}.json"
-    return StepResult.read(path) if path.is_file() else None
+    return StepResult.read(path, run.id) if path.is_file() else None
 
 
 def find(run_id: str) -> RunState:
@@ -439,18 +435,12 @@ def taken(folder: RunFolder) -> UsageError:
 
 
 def parameters_text(parameters: Parameters) -> str:
-    """The text of parameters.yaml."""
-    text = io.StringIO()
-    dump_parameters(parameters, text)
-    return text.getvalue()
-
-
-def dump_parameters(parameters: Parameters, out: IO[str]) -> None:
-    """The parameters as YAML: resolved, every default written out, secrets by name only."""
-    yaml = YAML()
+    """The text of parameters.yaml: resolved, every default written out, secrets by name only."""
+    yaml, text = YAML(), io.StringIO()
     yaml.default_flow_style = False
     yaml.width = 120
-    yaml.dump(parameters.document(), out)
+    yaml.dump(parameters.document(), text)
+    return text.getvalue()
 
 
 def file_digest(path: Path) -> str:

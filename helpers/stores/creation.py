@@ -18,11 +18,13 @@ import json
 import math
 import re
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from queue import Empty, Queue
 from typing import Any, cast
 
 import numpy as np
@@ -482,11 +484,39 @@ def _build(name: str, config: Mapping[str, Any]) -> Function:
             f"embedding function {name} would read the variable {one_line(str(read), 80)}, which its configuration does not name "
             "(api_key_env_var)"
         )
-    return Function(
-        name,
+    here = name in LOCAL_FUNCTIONS or name == RehearsalEmbedding.name()
+    ways = [
         lambda texts: cast("Sequence[Any]", built(list(texts))),
         lambda texts: cast("Sequence[Any]", built.embed_query(list(texts))),
-    )
+    ]
+    return Function(name, *(ways if here else map(_in_time, ways)))
+
+
+ANSWER_SECONDS = 120.0  # for one batch of texts; the library behind a function limits each read of an answer at best
+
+
+def _in_time(call: Callable[[Sequence[str]], Sequence[Any]]) -> Callable[[Sequence[str]], Sequence[Any]]:
+    """The call with an end: one that a trickling service holds up is left behind, and is a `TimeoutError`."""
+
+    def limited(texts: Sequence[str]) -> Sequence[Any]:
+        found: Queue[tuple[Sequence[Any], BaseException | None]] = Queue()
+
+        def work() -> None:
+            try:
+                found.put((call(texts), None))
+            except BaseException as error:  # raised again below
+                found.put(((), error))
+
+        threading.Thread(target=work, daemon=True, name="embedding function").start()
+        try:
+            vectors, error = found.get(timeout=ANSWER_SECONDS)
+        except Empty:
+            raise TimeoutError(f"no whole answer in {ANSWER_SECONDS:g} s") from None
+        if error is not None:
+            raise error
+        return vectors
+
+    return limited
 
 
 def register_allowed(allowed: Sequence[StoredFunction]) -> None:
