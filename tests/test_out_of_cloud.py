@@ -1,6 +1,6 @@
 """docs/chroma-cloud.md holds: its four lines and its commands, as printed, bring a database out of Cloud's stand-in, whole.
 
-tests/heavy/test_out_of_cloud.py does the same at full size, with ten kills.
+tests/heavy/test_out_of_cloud.py does the same at full size, with ten kills: so the quick form is left to test-slow.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def test_the_example_says_what_the_page_says_and_the_page_says_the_dates(root: P
         assert words in page
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_bring_everything_out_killed_throttled_and_with_a_lowered_quota(
     page: str, cloud_standin: Callable[..., CloudStandIn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

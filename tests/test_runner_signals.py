@@ -110,6 +110,7 @@ def test_a_step_that_fails_leaves_no_kernel_ready(start: Start, tmp_path: Path) 
     assert all(gone(pid, 5) for pid in below)
 
 
+@pytest.mark.slow  # test_next_kernel_waits_clean.py kills one, too
 def test_a_runner_that_is_killed_leaves_no_kernel_ready(start: Start, tmp_path: Path) -> None:
     process, _ = begin_at_work(start, tmp_path, until="11")
     below = family(process)

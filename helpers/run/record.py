@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from helpers.stores import CollectionInfo, Reader  # with Chroma's client, which not every step needs
 
 
+PEAK_MEMORY = "peak_memory_bytes"  # the fact of a step: the most that its process has held
+
+
 class RunRecord:
     """One step of one run, while it is at work.
 

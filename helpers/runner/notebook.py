@@ -31,7 +31,7 @@ from helpers.run.advice import advice, advised
 from helpers.run.command import reduce_environment
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
-from helpers.run.record import RunRecord, step_missing
+from helpers.run.record import PEAK_MEMORY, RunRecord, step_missing
 from helpers.runner import notices
 from helpers.status.overview import refuse_rolled_back, rolled_back
 
@@ -347,6 +347,7 @@ class Run(RunRecord):
             raise error
 
     def _write(self) -> str:
+        self.fact(PEAK_MEMORY, kernel.peak_memory())
         path = self.write_result()
         self.log(f"step ends: {self.result.verdict}")
         digest = runs.file_digest(path)

@@ -35,6 +35,7 @@ from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.snapshots import retention
+from helpers.steps.dry_run import predictions
 from helpers.stores import open_target
 
 # Minutes that the runbook gives a step: the headings of its sections, the timeline of Appendix A for the review.
@@ -385,6 +386,18 @@ class CloseoutStep(NotebookStep):
                        reason=ReasonCode.TOO_SLOW if late else "", detail=told)  # fmt: skip
         columns = ["step", "the runbook", "estimated", "took"]
         return pd.DataFrame([[r["step"], *map(str, _words(r))] for r in rows], columns=columns)
+
+    def predictions(self) -> pd.DataFrame:
+        """What the dry run predicted, what was measured, and how far it was out: more than measured is above 0."""
+        found = predictions(self._results)
+        self.run.fact("predictions", [{**asdict(p), "error": p.error} for p in found])
+
+        def words(value: float | None, unit: str) -> str:
+            return "not measured" if value is None else duration(value) if unit == "s" else size(int(value))
+
+        table = [(p.what, words(p.predicted, p.unit), words(p.measured, p.unit),
+                  "–" if p.error is None else f"{100 * p.error:+.0f} %", p.basis) for p in found]  # fmt: skip
+        return pd.DataFrame(table, columns=["what", "predicted", "measured", "error", "basis"])
 
     @cached_property
     def _durations(self) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ compares with. The target is not opened at all.
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -28,12 +29,13 @@ from helpers.migration.importing import (
 from helpers.migration.staging import Staged
 from helpers.migration.target_lock import chosen
 from helpers.reason_codes import ReasonCode
+from helpers.report import numbers
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
 from helpers.results import Verdict
 from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.run.plan import Step
-from helpers.run.record import NotebookStep, RunRecord, open_chosen
+from helpers.run.record import PEAK_MEMORY, NotebookStep, RunRecord, open_chosen
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.steps.validate import record_values
@@ -65,6 +67,64 @@ _ISSUES = (
 
 # What a probe records, and what the table calls it.
 _SHARES = {"self": "finds itself", "recall": "recall", "over_recall": "recall, over-query"}
+
+
+# -- prediction --------------------------------------------------------------------------------------------------------
+
+
+DURATION, DOWNTIME, MEMORY = "duration", "write downtime", "highest memory of a process"  # what the dry run predicts
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the dry run predicted, and what it came to: None where nobody measured it. Both in `unit`: s or bytes."""
+
+    what: str
+    predicted: float
+    measured: float | None
+    unit: str
+    basis: str
+
+    @property
+    def error(self) -> float | None:
+        """The prediction's error as a share of what was measured: 0.5 where it was half as much again."""
+        return (self.predicted - self.measured) / self.measured if self.measured else None
+
+
+def predictions(results: numbers.Results) -> list[Prediction]:
+    """Each prediction of the dry run beside what was measured; [] where it made none."""
+    dry = results.get(Step.DRY_RUN)
+    said = (dry.facts.get("prediction") or []) if dry is not None else []
+    measured = {DURATION: _as_estimated(results), DOWNTIME: _without_people(results), MEMORY: _most_memory(results)}
+    return [Prediction(p["what"], float(p["value"]), measured.get(p["what"]), p["unit"], p["basis"]) for p in said]
+
+
+def _as_estimated(results: numbers.Results) -> float | None:
+    """Seconds of what the dry run's estimate counts: the work of the steps that it names, and every start of a notebook."""
+    steps = [results.get(number) for number in numbers.estimate(results)[0]]
+    done = [result for result in steps if result is not None and result.finished]
+    if not done or len(done) < len(steps):
+        return None
+    return sum(r.seconds for r in done) + sum(
+        numbers.start_seconds(results[s.number]) for s in WINDOW if s.number in results
+    )
+
+
+def _without_people(results: numbers.Results) -> float | None:
+    """The write downtime without the time that the decision waited for its signatures."""
+    seconds, review, cutover = numbers.downtime(results)[0], results.get(Step.REVIEW), results.get(Step.CUTOVER)
+    if not seconds or review is None or cutover is None:
+        return seconds
+    decided, went_on = numbers.instant(review.finished), numbers.instant(numbers.launched(cutover))
+    return seconds - (max(0.0, (went_on - decided).total_seconds()) if decided and went_on else 0.0)
+
+
+def _most_memory(results: numbers.Results) -> float | None:
+    found = [results[n].facts.get(PEAK_MEMORY) for n in numbers.estimate(results)[0] if n in results]
+    return max((float(n) for n in found if isinstance(n, int | float)), default=None)
+
+
+# -- step --------------------------------------------------------------------------------------------------------------
 
 
 class DryRunStep(NotebookStep):
@@ -303,6 +363,29 @@ class DryRunStep(NotebookStep):
                        parameter="migration.max_minutes", threshold=limit, relation="≤",
                        unit="s", reason=ReasonCode.TOO_SLOW if late else "", detail=f"not known: {unknown}")  # fmt: skip
         return pd.DataFrame(rows, columns=["part of the migration", "seconds", "basis"])
+
+    def prediction(self) -> pd.DataFrame:
+        """Duration, write downtime and memory of the migration, each with its basis. Step 53 shows the error."""
+        seconds = self.run.result.facts["estimate_seconds"]
+        chunks = count(self.snapshot.total, "chunk")
+        same = f"the sum above, measured on all {chunks} of this source"
+        fence = self.run.parameters.fence.kind
+        stopped = f"{same}; from step {Step.FENCE_WRITES} to {Step.CUTOVER}, without sign-offs and restarts"
+        rows = [
+            (DURATION, seconds, "s", same),
+            (
+                DOWNTIME,
+                0.0 if fence == "none" else seconds,
+                "s",
+                "no fence: writes go on" if fence == "none" else stopped,
+            ),
+            (MEMORY, float(peak_memory()), "bytes", f"this step's process, which did the same work with {chunks}"),
+        ]
+        self.run.fact("prediction", [dict(zip(("what", "value", "unit", "basis"), row, strict=True)) for row in rows])
+        table = [
+            (what, duration(value) if unit == "s" else size(int(value)), basis) for what, value, unit, basis in rows
+        ]
+        return pd.DataFrame(table, columns=["what", "predicted", "basis"])
 
     def target_untouched(self) -> pd.DataFrame:
         """What this step left behind: the snapshot and the staging; the target was never opened."""

@@ -1,0 +1,72 @@
+"""The dry run predicts duration, write downtime and memory, each with its basis; step 53 shows how far it was out."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from helpers.results import StepResult
+from helpers.run.plan import Step
+from helpers.run.record import PEAK_MEMORY
+from helpers.steps.dry_run import DOWNTIME, DURATION, MEMORY, predictions
+
+BEGAN = dt.datetime(2026, 11, 28, 2, tzinfo=dt.UTC)
+PARTS = [
+    {"part": "21 snapshot", "seconds": 30.0},
+    {"part": "22 import", "seconds": 50.0},
+    {"part": "23 validation suite", "seconds": 20.0},
+    {"part": "20–25 notebook starts", "seconds": 12.0},
+]
+
+
+def at(seconds: float) -> str:
+    return (BEGAN + dt.timedelta(seconds=seconds)).isoformat()
+
+
+def step(number: str, launched: float, began: float, ended: float, **facts: Any) -> StepResult:
+    return StepResult(number, "", "one", at(began), at(ended), facts={"launched": at(launched), **facts})
+
+
+@pytest.fixture
+def results() -> dict[str, StepResult]:
+    """Writes stopped from second 3 to second 200; the decision waited from 130 to 180 for its signatures."""
+    said = [
+        {"what": DURATION, "value": 112.0, "unit": "s", "basis": "measured on 9,832 chunks"},
+        {"what": DOWNTIME, "value": 112.0, "unit": "s", "basis": "the same work"},
+        {"what": MEMORY, "value": 300e6, "unit": "bytes", "basis": "this process"},
+    ]
+    found = [
+        step(Step.DRY_RUN, -900, -899, -800, prediction=said, estimate=PARTS),
+        step(Step.FENCE_WRITES, 0, 2, 4, fence={"kind": "nginx", "up": at(3)}),
+        step(Step.SNAPSHOT, 4, 6, 46, **{PEAK_MEMORY: 250_000_000}),
+        step(Step.MIGRATE, 46, 48, 98, **{PEAK_MEMORY: 400_000_000}),
+        step(Step.VALIDATE, 98, 100, 120, **{PEAK_MEMORY: 200_000_000}),
+        step(Step.REVIEW, 120, 122, 130),
+        step(Step.CUTOVER, 180, 182, 205, cut_over={"writes_again": at(200)}),
+    ]
+    return {result.step: result for result in found}
+
+
+def test_each_prediction_is_held_against_the_same_thing_measured(results: dict[str, StepResult]) -> None:
+    duration, downtime, memory = predictions(results)
+    # work of 21 to 23: 40 + 50 + 20; six notebooks took 2 s each to start
+    assert (duration.measured, duration.error) == (122.0, pytest.approx(-10 / 122))
+    # 197 s without writes, of which 50 s were people's
+    assert (downtime.measured, downtime.error) == (147.0, pytest.approx((112 - 147) / 147))
+    assert (memory.measured, memory.error) == (400e6, pytest.approx(-0.25))
+    assert duration.basis == "measured on 9,832 chunks"
+
+
+def test_what_was_not_measured_is_not_compared(results: dict[str, StepResult]) -> None:
+    del results[Step.VALIDATE], results[Step.CUTOVER]
+    results[Step.MIGRATE].facts.pop(PEAK_MEMORY)
+    results[Step.SNAPSHOT].facts.pop(PEAK_MEMORY)
+    found = predictions(results)
+    assert [(p.measured, p.error) for p in found] == [(None, None)] * 3
+
+
+def test_a_run_of_before_has_no_prediction(results: dict[str, StepResult]) -> None:
+    del results[Step.DRY_RUN].facts["prediction"]
+    assert predictions(results) == []
