@@ -18,10 +18,15 @@ class Listener:
     def __init__(self, status: int = 200, hang: float = 0.0) -> None:
         self.status, self.hang = status, hang
         self.got: list[tuple[str, dict[str, Any]]] = []
+        self.asked = 0  # requests of any kind
         self._released = threading.Event()
         listener = self
 
         class Handler(BaseHTTPRequestHandler):
+            def parse_request(self) -> bool:
+                listener.asked += 1
+                return super().parse_request()
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 listener.got.append((self.path, json.loads(body)))

@@ -16,11 +16,13 @@ import httpx
 import pytest
 
 from helpers.errors import RunbookError, Transient
+from helpers.fence.probe import Probe
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_source, open_target, wire
 from helpers.stores.handshake import identity_of
 from helpers.stores.limits import QuotaExceeded
 from helpers.stores.wire import Session, json_of
+from tests.listeners import Listener
 from tests.servers import ChromaServer
 from tests.storage import assert_same, chunks, fill
 
@@ -99,16 +101,41 @@ def test_honest_answers_are_read(hostile: Hostile, coding: str) -> None:
 
 
 @pytest.mark.parametrize("depth", [65, 900, 1_010, 100_000])
-@pytest.mark.parametrize("what", ["list", "object"])
+@pytest.mark.parametrize("what", ["list", "object", "behind a number"])
 def test_deep_json_is_no_answer(hostile: Hostile, depth: int, what: str) -> None:
     """Python's own reader ends in a RecursionError, and orjson's limit lies beyond what Python's writer can take."""
-    around = (b"[", b"1", b"]") if what == "list" else (b'{"tenant":', b'"t"', b"}")
+    around = {
+        "list": (b"[", b"1", b"]"),
+        "object": (b'{"tenant":', b'"t"', b"}"),
+        "behind a number": (b"[1,", b"1", b"]"),
+    }[what]
     hostile.answers(around[0] * depth + around[1] + around[2] * depth)
     with Session(timeout=30) as session:
         answer = session.get(hostile.url)
         with pytest.raises(Transient, match="not JSON"):
             json_of(answer)
         assert identity_of(answer) is None
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed_with_the_secrets(
+    hostile: Hostile, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By none of the ways in which a server is asked: as a source, as a target, by the probe of the fence."""
+    monkeypatch.setenv("CHROMA_TOKEN", "s3cret-of-the-source")
+    with Listener() as thief:
+        hostile.answers(b"{}", status, Location=thief.url.replace("json:", "http:"))
+        endpoint = Endpoint.model_validate(
+            {"url": hostile.url, "timeout_seconds": 5, "headers": {"X-Chroma-Token": "env:CHROMA_TOKEN"}}
+        )
+        with pytest.raises(RunbookError), open_source(endpoint, tmp_path):
+            pass
+        with pytest.raises(RunbookError), open_target(endpoint):
+            pass
+        with Probe(hostile.url, endpoint, "source") as probe:
+            assert not probe.answers_at_all()
+            assert all(not answer.answered for answer in probe.reads())
+        assert thief.asked == 0
 
 
 @pytest.mark.servers

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,46 @@ def test_no_path_gets_a_write_through(fenced: Fenced) -> None:
     assert after["ids"] == before["ids"]
     assert after["documents"] == before["documents"]
     assert (after["embeddings"] == before["embeddings"]).all()  # type: ignore[union-attr]
+    lift(folder.read())
+
+
+def test_no_request_is_smuggled_behind_another(fenced: Fenced) -> None:
+    """Two lengths, a length beside chunks, a write in the body of a read: nginx and Chroma agree where each request ends."""
+    before = names(fenced)
+    with client(fenced.server.url) as chroma:
+        docs = chroma.get_collection("docs", embedding_function=None).id
+    folder = fenced.run()
+    control(folder).put_up()
+    base = "/api/v2/tenants/default_tenant/databases/default_database/collections"
+    body = json.dumps({"name": "smuggled"}).encode()
+    write = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        base.encode(), len(body), body,
+    )  # fmt: skip
+    read = b"POST %b/%b/get HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" % (
+        base.encode(),
+        str(docs).encode(),
+    )
+    chunked = b"2\r\n{}\r\n0\r\n\r\n"
+    tricks = [
+        read + b"Content-Length: 2\r\nContent-Length: %d\r\n\r\n{}" % (2 + len(write)) + write,
+        read + b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % (len(chunked) + len(write)) + chunked + write,
+        read + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n" + chunked + write,
+        read + b"Transfer-Encoding : chunked\r\nContent-Length: 2\r\n\r\n{}" + write,
+        read + b"Content-Length: +2\r\n\r\n{}" + write,
+        read + b"Content-Length: 2\r\nX: a\nTransfer-Encoding: chunked\r\n\r\n{}" + write,
+        b"GET %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (base.encode(), len(write)) + write,
+        b"GET %b HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\n\r\n" % base.encode() + write,
+        read + b"Content-Length: 2\r\n\r\n{}" + write,  # two requests, one behind the other
+    ]  # fmt: skip
+    host, port = fenced.listen.split(":")
+    for trick in tricks:
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(trick)
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(2**16):
+                    pass
+        assert names(fenced) == before, trick
     lift(folder.read())
 
 

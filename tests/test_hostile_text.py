@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import icalendar
 import nbformat
 import pandas as pd
 import pytest
@@ -14,14 +15,20 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from helpers import plots
 from helpers.errors import RunbookError, Terminal
+from helpers.notify.texts import Event, render
+from helpers.parameters import parameters_from
 from helpers.plots.style import name
+from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import index_page, notebook_html, run_page
 from helpers.results import StepResult, write_json
+from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.kernel import as_html, for_people, readable
 from helpers.run.plan import find as find_step
+from helpers.run.window import Hours
 from helpers.status.overview import step_line, table
+from helpers.steps.schedule_and_notify import invitation
 from helpers.stores.creation import refused_name
 from tests import hostile
 from tests.browser import Browser, Visit
@@ -129,6 +136,39 @@ def test_the_builder_makes_what_it_says(tmp_path: Path) -> None:
         found = [store.read(collection, sorted(store.ids(collection))) for collection in NAMES.values()]
     assert any(CANARY in str(document) for batch in found for document in batch.documents)
     assert any(UNSEEN.search(key) for batch in found for metadata in batch.metadatas for key in metadata or {})
+
+
+def test_a_cell_of_an_exported_table_is_text_and_no_formula() -> None:
+    """What a spreadsheet would compute begins with an apostrophe; in the list of a rollback, too."""
+    for text in ["=1+1", "+1-2|x", "-2+3", "@SUM(1)", "\t=1", " =1", "＝1", "%0a=1", "|calc", "'=1", *TEXTS]:
+        shown = harmless(text)
+        assert shown.startswith("'") or shown.lstrip(" \u00a0")[:1] not in set("=+-@\t\r\n|%＝＋－＠"), text
+    assert "map(harmless)" in (ROOT / "helpers" / "rollback" / "return_writes.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if "\x00" not in text], ids=range(len(TEXTS) - 1))
+def test_names_act_in_no_notice_no_calendar_and_no_header_of_a_mail(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subject is one line; an invitation has one entry, without attachments and without people who are invited."""
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    evil = f"{text}\r\nBcc: thief@evil.test\r\nATTACH:https://evil.test/x\r\nEND:VEVENT\r\nBEGIN:VEVENT\r\nATTENDEE:mailto:thief@evil.test"
+    sections = {
+        "name": "night", "source": {"path": "a"}, "target": {"path": "b"}, "notify": {"impact": evil, "affected": [evil]},
+        "contacts": {"war_room": evil, "dba": evil, "channel": evil}, "window": {"start": "2030-12-01T02:00:00Z", "minutes": 90},
+    }  # fmt: skip
+    folder = runs.create(parameters_from(sections), "night").read()
+    for event in Event:
+        subject, body = render(folder, event, **({"why": evil} if event.wrong else {}))
+        assert "\n" not in subject
+        assert not UNSEEN.search(subject + body)
+    hours = Hours.of(folder.parameters)
+    assert hours is not None
+    data = invitation(folder, folder.parameters, hours)
+    [entry] = icalendar.Calendar.from_ical(data).walk("VEVENT")
+    assert {"ATTACH", "ATTENDEE", "ORGANIZER", "URL"} & set(entry) == set()
+    assert not re.search(rb"(?m)^(ATTACH|ATTENDEE|BEGIN:VEVENT.*\n.*BEGIN:VEVENT)", data.replace(b"\r\n ", b""))
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import base64
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -344,6 +345,11 @@ _LOOKS = {
 }
 
 
+_FETCHES = re.compile(
+    r"(?i)[\\@]|(url|image|image-set|src|expression|element|paint)\s*\(|:\s*//"
+)  # what CSS asks a server for
+
+
 def picture(path: Path, alt: str) -> Markup:
     """A figure of the run as an element of a page: SVG with its text as text, PNG (of older runs) as an image.
 
@@ -384,7 +390,7 @@ def _harmless(element: ElementTree.Element, prefix: str) -> None:
     kept = {
         key: value
         for key, value in element.attrib.items()
-        if key in _LOOKS and "url(" not in value.replace("url(#", "")
+        if key in _LOOKS and not _FETCHES.search(value.replace("url(#", ""))
     }
     element.attrib.clear()
     for key, value in kept.items():

@@ -16,6 +16,7 @@ from helpers.errors import Terminal, UsageError, WorldError
 from helpers.fence import used_by
 from helpers.formatting import count
 from helpers.parameters.endpoint import Endpoint
+from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, write_text
 from helpers.rollback import replay
@@ -231,7 +232,7 @@ class ReturnWrites:
         if not planned.open or self.run.dry_run:
             return None
         path = self.run.workspace / "rollback" / "not-placed.csv"
-        write_text(path, pd.DataFrame(planned.open).to_csv(index=False))
+        write_text(path, pd.DataFrame(planned.open).map(harmless).to_csv(index=False))  # ids are texts of clients
         return path
 
     def _judge_index(self, unfound: list[dict[str, str]]) -> None:

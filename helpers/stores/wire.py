@@ -95,15 +95,18 @@ class _Answer(httpx.Response):
         return value
 
 
+_NESTED = frozenset({dict, list})
+
+
 def _is_deep(value: Any) -> bool:
-    """Whether it is nested more than `DEEPEST` levels. A list that begins with a number or a text has only those."""
+    """Whether it is nested more than `DEEPEST` levels."""
     level = [value]
     for _ in range(DEEPEST):
         inner: list[Any] = []
         for each in level:
             if isinstance(each, dict):
                 inner += (v for v in each.values() if isinstance(v, dict | list))
-            elif isinstance(each, list) and each and isinstance(each[0], dict | list | None):
+            elif isinstance(each, list) and not _NESTED.isdisjoint(map(type, each)):
                 inner += (v for v in each if isinstance(v, dict | list))
         if not inner:
             return False
