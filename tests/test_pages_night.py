@@ -14,7 +14,7 @@ from helpers.report import numbers
 from helpers.report.facts import RunView, read_run
 from helpers.report.outcome import Node, decision_tree, outcome
 from helpers.report.pages import keep_final, run_page, tiles
-from helpers.report.record import deviations, record, status
+from helpers.report.record import deviations, not_exercised, record, status
 from helpers.results import Check, Phase, StepResult, Verdict, write_json
 from helpers.run.folders import RunState
 from tests.test_pages_run import ROLES, cells, keys, make_run, read, result, sign, whole_night
@@ -357,3 +357,9 @@ def test_a_kept_page_says_what_it_is_and_the_last_one_is_made_once(
     assert "This page as it was" not in run_page(folder)
     assert kept.name in run_page(folder)
     assert list(keep_final(state)) == []
+
+
+def test_what_was_shortened_is_said_once(tmp_path: Path) -> None:
+    watched = Check("time watched", Verdict.NOT_EXERCISED, 3.0, 300.0, "s", detail="3.0 s of 5 min 00 s", relation="≥")
+    folder = make_run(tmp_path / "r", [result("25", Verdict.NOT_EXERCISED, checks=[watched])])
+    assert not_exercised(view_of(folder)) == ["Step 25, time watched: 3.0 s of 5 min 00 s"]

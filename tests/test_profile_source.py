@@ -156,6 +156,31 @@ def test_ids_that_meet_are_a_warning_unless_a_prefix_keeps_them_apart(begin: Beg
     assert len(table) == expected_findings(CHUNKS)["colliding_ids"]
 
 
+@pytest.mark.parametrize(("minimum", "side"), [(0.5, "at least"), (1.0, "below")])
+def test_the_sentence_on_valid_chunks_follows_from_what_was_measured(
+    begin: Begin, sample: Path, minimum: float, side: str
+) -> None:
+    run = begin("11", sample, schema="if_ttt", migration={"minimum_valid": minimum, "id_policy": "prefix"})
+    ExploreSourceStep(run).schema_preview()
+    check = _check(run, "chunks that would pass validation")
+    assert 0.5 < check.measured < 1.0
+    assert (
+        f"{check.measured:.4g} is {side} the {minimum:g} (migration.minimum_valid) of steps 13 and 22" in check.detail
+    )
+
+
+def test_sums_over_fields_count_values_and_contradicting_chunks_are_named(begin: Begin, sample: Path) -> None:
+    run = begin("11", sample, schema="if_ttt")
+    step = ExploreSourceStep(run)
+    for table in ("completeness", "values", "contradictions"):
+        getattr(step, table)()
+    for name in ("missing fields of the schema", "values out of range", "fields that contradict their document"):
+        assert _check(run, name).unit == "values"
+    check = _check(run, "fields that contradict their document")
+    assert 1 <= check.measured == len(check.ids) <= 20
+    assert all(set(row) == {"collection", "id", "field", "detail"} for row in check.ids)
+
+
 def test_under_identity_collections_stay_apart_and_no_field_is_missed(begin: Begin, sample: Path) -> None:
     run = begin("11", sample)
     profile = ExploreSourceStep(run)

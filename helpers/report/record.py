@@ -397,6 +397,7 @@ def untried(view: RunView) -> list[tuple[str, list[str]]]:
 
 def _not_exercised(check: Check) -> str:
     figures = " of ".join(filter(None, [check.found, check.expected.removeprefix(f"{check.relation} ")]))
+    figures = "" if " of " in check.detail else figures  # the detail says as much in words
     return text(f"{check.name}: {'; '.join(filter(None, [figures, check.detail]))}", 300)
 
 
