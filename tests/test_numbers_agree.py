@@ -117,8 +117,12 @@ def test_every_time_of_a_rollback_is_in_one_table_with_what_it_counts(run: RunFo
     found = numbers.rollback(read_run(run.reports).results["27"])
     assert found is not None
     guess = took(raw(run, "21")) + took(raw(run, "22"))
+    phases = {p["name"]: (dt.datetime.fromisoformat(p["started"]), p["seconds"]) for p in raw(run, "27")["phases"]}
+    last, seconds = phases["Remove from the target what the run made"]
+    stages = (last - min(at for at, _ in phases.values())).total_seconds() + seconds
     expected = {
         "Estimate announced": 14.2, "Estimate after step 22": guess, "Service back": found.service, "Target clean": found.clean,
+        "Stages of step 27": stages,
         "Step 27": took(raw(run, "27")), "Whole rollback": found.whole, "Whole drill": 31.5,
     }  # fmt: skip
     assert {name: shown[name] for name in expected} == {name: duration(seconds) for name, seconds in expected.items()}

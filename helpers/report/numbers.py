@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers.fence.control import NO_WRITES
 from helpers.formatting import count, duration, moment
@@ -123,8 +123,7 @@ def estimate(results: Results) -> tuple[dict[str, float], float]:
     return by_step, starts
 
 
-@dataclass(frozen=True, slots=True)
-class RollbackRow:
+class RollbackRow(NamedTuple):
     """One of the times of a rollback: what it is called, what it counts from and to, seconds, and how it is known."""
 
     name: str
@@ -133,7 +132,7 @@ class RollbackRow:
     known: str
 
 
-def rollback_rows(results: Results, drill: Mapping[str, Any] | None = None) -> list[RollbackRow]:
+def rollback_rows(results: Results, drill: Mapping[str, Any]) -> list[RollbackRow]:
     """Every time of a rollback that this run knows, under its one name. `drill`: what a rehearsal's drill left."""
     rows = []
     counts = "reading the source once more and removing what step 22 wrote; without notebook start, restart and watch"
@@ -144,27 +143,22 @@ def rollback_rows(results: Results, drill: Mapping[str, Any] | None = None) -> l
         rows.append(RollbackRow("Estimate after step 22", counts, guess, "what steps 21 and 22 took"))
     result = results.get(Step.ROLLBACK)
     if (found := rollback(result)) is not None and result is not None:
+        begun, first = ordered(result), min(at for p in result.phases if (at := instant(p.started)))
+        waited = (first - begun).total_seconds() if begun else 0.0
+        measured = {
+            "Configuration files back": ("files, restart and health checks only",
+                                         sum(p.seconds for p in result.phases if p.name == FILES_BACK)),
+            "Service back": ("from the order until clients can write at the source again", found.service),
+            "Stages of step 27": ("from the first stage until the target is clean, as in its figure", found.clean - waited),
+            "Target clean": ("from the order until the target holds nothing of the run", found.clean),
+            "Step 27": ("from its first cell to its end, the watch of the source included", result.seconds),
+            "Whole rollback": ("from the order to the end of step 27", found.whole),
+        }  # fmt: skip
         how = "measured in a drill" if drill else "measured"
-        back = sum(p.seconds for p in result.phases if p.name == FILES_BACK)
-        rows += [
-            RollbackRow("Configuration files back", "files, restart and health checks only", back, how),
-            RollbackRow(
-                "Service back", "from the order until clients can write at the source again", found.service, how
-            ),
-            RollbackRow("Target clean", "from the order until the target holds nothing of the run", found.clean, how),
-            RollbackRow(
-                "Step 27", "from its first cell to its end, the watch of the source included", result.seconds, how
-            ),
-            RollbackRow("Whole rollback", "from the order to the end of step 27", found.whole, how),
-        ]
-    begun, ended = instant((drill or {}).get("began")), instant((drill or {}).get("ended"))
-    if begun and ended:
-        what = (
-            "from its begin until everything was put back as after the cutover"
-            if (drill or {}).get("put_back")
-            else "from its begin to its end"
-        )
-        rows.append(RollbackRow("Whole drill", what, (ended - begun).total_seconds(), "measured"))
+        rows += [RollbackRow(name, what, seconds, how) for name, (what, seconds) in measured.items()]
+    if (start := instant(drill.get("began"))) and (end := instant(drill.get("ended"))):
+        what = "from its begin until everything was put back" if drill.get("put_back") else "from its begin to its end"
+        rows.append(RollbackRow("Whole drill", what, (end - start).total_seconds(), "measured"))
     return rows
 
 

@@ -285,8 +285,10 @@ class RollbackStep(NotebookStep):
 
     def timeline(self) -> None:
         """A figure: how long each stage took."""
-        figure = plots.phase_timeline(self.run.result.phases, "Rollback")
-        self.run.figure("timeline", figure, "Stages of the rollback by start and duration.")
+        figure = plots.phase_timeline(self.run.result.phases, "The stages until the target is clean")
+        self.run.figure(
+            "timeline", figure, "Stages of step 27; the order and the notebook's start lie before the first."
+        )
 
     def report(self) -> str:
         """The notice to send and the post-mortem page, with real figures; their paths."""
