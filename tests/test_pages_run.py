@@ -35,6 +35,7 @@ def result(number: str, verdict: Verdict = Verdict.PASS, **more: Any) -> StepRes
 def make_run(folder: Path, results: list[StepResult], **facts: Any) -> Path:
     """A run's folder with these results and what every run has."""
     run = {"id": folder.name, "name": "Production", "created": "2025-12-01T02:00:00.000+00:00", "rehearsal": False}
+    run |= {"date": "2025-12-01", "directory": str(folder)}
     write_json(folder / "run.json", {**run, "dry_run": False, "until": "", "user": "dba", "host": "db1", **facts})
     (folder / "parameters.yaml").write_text(
         "source: {path: old}\ntarget: {url: 'http://db2:8000'}\nschema: if_ttt\n"

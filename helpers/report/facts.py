@@ -461,5 +461,5 @@ def _steps(run: RunState) -> Iterator[StepRow]:
 def _result(run: RunState, number: str) -> StepResult | None:
     try:
         return run.result(number)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (RunbookError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
