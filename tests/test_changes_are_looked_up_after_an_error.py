@@ -178,7 +178,7 @@ def test_a_server_error_for_a_moment_sets_nothing_aside(
         snapshot = write_snapshot(store, tmp_path / "snapshots", "snap", ["notes"], retention_days=7)
     staged = staging(snapshot, tmp_path / "work")
     with open_target(target) as store:
-        work = importer(store, staged, tmp_path / "work", most_refused=20)
+        work = importer(store, staged, tmp_path / "work", most_refused=20, batch_size=1)  # the chunk is alone
         work.prepare(empty_plans(snapshot))
         proxy.faults.next("/add", *[FAILS] * times)
         work.write()
