@@ -115,6 +115,7 @@ _FILTERS = "Test the application's filters on the target before the cutover: doc
 _ASK_AGAIN = "Remove what is named above, which kept it from being asked. Then: {resume}"
 _LOAD = "Compare with the source's figures in step 51, and look at load and memory of the target."
 _LIST = "Do what is listed, and write it down in notebook 14: step.done(ITEM, NAME)."
+_PUSH = "See why: {verify}. Correct it: {resume} --set signoff.push_digest=COMMAND"
 _SHORT_NOTICE = "Accept the shorter notice, or move the window: {resume} --retry 14 --set window.start=TIME"
 _OWN_QUERIES = "Name the application's own queries: {resume} --retry 52 --set monitoring.queries=FILE"
 _RUN_LOG = "Read the last lines of run.log in the run's folder. Then: {resume}"
@@ -440,6 +441,7 @@ class ReasonCode(StrEnum):
     ALLOWED_SIGNERS_BAD = "allowed_signers_bad", _EVIDENCE, _SIGNERS
     CUT_OVER_AND_HELD = "cut_over_and_held", _EVIDENCE
     BYTECODE_ALTERED = "bytecode_altered", _EVIDENCE
+    DIGEST_NOT_PUSHED = "digest_not_pushed", _EVIDENCE, _PUSH
     DRY_RUN = "dry_run", _EVIDENCE
     FIGURE_DIFFERS = "figure_differs", _EVIDENCE
     GATE_SHUT = "gate_shut", _EVIDENCE

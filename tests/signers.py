@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit, evidence
-from helpers.evidence import signing
-from helpers.evidence.signoffs import sign
+from helpers.evidence import signing, signoffs
 from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, utc_now, write_json
 from helpers.run import folders as runs
@@ -18,6 +17,11 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder, RunState
 
 Runbook = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def sign(run: RunState, role: str, name: str, decision: str, *words: str, key: Path, **more: Any) -> Path:
+    """Make the statement and sign it."""
+    return signoffs.sign(run, signoffs.statement(run, role, name, decision, *words, **more), key)
 
 
 class Signers:

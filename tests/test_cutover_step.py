@@ -16,7 +16,7 @@ from helpers.cutover import application as cutover_state
 from helpers.cutover.application import APPLIED, APPLYING, BACKED_UP, DONE, REVERTED, REVERTING
 from helpers.cutover.files import put_in_place
 from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
-from helpers.evidence.signoffs import NO_GO, sign
+from helpers.evidence.signoffs import NO_GO
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -26,7 +26,7 @@ from helpers.steps.cutover import Control
 from tests.conftest import at_home
 from tests.cutovers import cells, decided, details, migrated, signers, step, verdicts
 from tests.plain_client import opened
-from tests.signers import read
+from tests.signers import read, sign
 from tests.storage import embedded
 
 ENV = b'\xef\xbb\xbf# who\r\nexport CHROMA_PATH="/old"  # here\r\nAPI_KEY=s3cret\r\nCHROMA_PATH=/old'

@@ -13,14 +13,14 @@ import pytest
 from helpers import evidence
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.evidence import signing
-from helpers.evidence.signoffs import GateState, gate_state, newest, record, sign, statement
+from helpers.evidence.signoffs import GateState, gate_state, newest, record, statement
 from helpers.evidence.statement import canonical, stamp
 from helpers.parameters import ROLES, parameters_from
 from helpers.results import StepResult, write_json
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
-from tests.signers import Signers, make_key, read, small_run
+from tests.signers import Signers, make_key, read, sign, small_run
 
 
 @pytest.fixture(scope="module")

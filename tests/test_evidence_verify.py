@@ -14,14 +14,13 @@ import pytest
 from helpers import audit, cli, evidence
 from helpers.cli.evidence import archive, verify
 from helpers.errors import Terminal, UsageError
-from helpers.evidence.signoffs import sign
 from helpers.evidence.statement import canonical
 from helpers.report.pages import run_page
 from helpers.results import write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
-from tests.signers import Signers, read, small_run
+from tests.signers import Signers, read, sign, small_run
 
 Out = pytest.CaptureFixture[str]
 
@@ -127,7 +126,7 @@ def test_the_plain_commands_find_the_same(run: Path) -> None:
             continue
         place = len(whole) // 2 if name.endswith(".json.sig") else len(whole) - 1  # ssh-keygen reads over line ends
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        if plain(run)[0] != 1:
+        if not name.endswith(".dsse") and plain(run)[0] != 1:  # only its summary of the seal is read there
             missed.append(f"{name} changed")
         path.unlink()
         if plain(run)[0] != 1:

@@ -27,16 +27,22 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal, WorldError
 from helpers.evidence import secret_scan, signing
-from helpers.evidence.signing import REVOKED
+from helpers.evidence.signing import ALLOWED, REVOKED
 from helpers.evidence.statement import (
+    CHANGING,
+    ENVELOPE,
     FIRST,
     NAME,
+    PUSHED,
     SEALS,
-    Measured,
     Seal,
+    added,
+    attestation,
     changed,
     digest_of,
+    envelope,
     measure,
+    pre_authentication,
     read_seal,
     recipe,
     stamp,
@@ -48,20 +54,16 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, passed, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.command import run_or_fail
 from helpers.run.folders import RunLock, RunPath, RunState
 from helpers.run.plan import Step
 
 SEALED_AFTER = (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW, Step.CUTOVER, Step.CLOSEOUT)
-ALLOWED = "allowed_signers"
-BESIDE = (".sig", signing.SUFFIX)  # what lies beside a seal
+BESIDE = (".sig", signing.TOKEN, ENVELOPE)  # what lies beside a seal
 RUNNER = "runner"  # the part of a seal that names the key which signed it
 _IDENTITY = ("id", "name", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
 _LINE = frozenset(step.number for step in plan.LINE)
-CHANGING = frozenset(
-    {RunPath.RUN, RunPath.PARAMETERS, ALLOWED, ALLOWED + REVOKED, "rollback.html", "rollback-notice.txt"}
-)
-"""What the toolkit itself may write again, each time with a line in the audit log."""
 
 
 def seals(folder: Path, known: Sequence[Seal] = ()) -> tuple[Seal, ...]:
@@ -93,6 +95,11 @@ def _read_chain(run: RunState) -> tuple[Seal, ...]:
     return seals(run.reports)
 
 
+def knowing(run: RunState, chain: Sequence[Seal]) -> RunState:
+    """The run with these seals as its chain: they were read already."""
+    return run.knowing(_read_chain, tuple(chain))
+
+
 def after(chain: Sequence[Seal], step: str) -> Seal | None:
     """The newest seal that was set because this step had passed."""
     return next((seal for seal in reversed(chain) if seal.after == step), None)
@@ -113,11 +120,17 @@ def due(run: RunState) -> list[str]:
 def at_rest(run: RunState) -> RunState:
     """Cover what no seal covers yet, and write VERIFY.txt: called when a command that changed the run ends; the run so."""
     known = chain(run)
-    if not known or measure(run.reports) != Measured(dict(known[-1].subjects), dict(known[-1].prefixes)):
+    if not known or not _covers(known[-1], run.reports):
         return seal(run)
     _write_recipe(run.reports, known[-1])
-    _timestamp(known, run.parameters)
+    _tell_outside(run, known)
     return run
+
+
+def _covers(newest: Seal, folder: Path) -> bool:
+    now = measure(folder)
+    same = (now.subjects, now.prefixes.keys()) == (newest.subjects, newest.prefixes.keys())
+    return same and not added(folder, newest) and not changed(folder, newest)
 
 
 def seal(run: RunState, step: str = "") -> RunState:
@@ -129,7 +142,7 @@ def seal(run: RunState, step: str = "") -> RunState:
         known = seals(run.reports, chain(run))  # another command may have set one meanwhile
         refuse_changes(run.reports, known)
         for leftover in (run.reports / SEALS).glob("*"):  # of a process that was killed
-            of_seal = leftover.with_name(leftover.name.removesuffix(".sig").removesuffix(signing.SUFFIX))
+            of_seal = leftover.with_suffix("") if leftover.suffix in BESIDE else leftover
             if leftover.name.startswith(".") or not of_seal.is_file():
                 leftover.unlink()
         parameters = run.parameters
@@ -159,13 +172,17 @@ def seal(run: RunState, step: str = "") -> RunState:
         }
         path = run.reports / SEALS / f"{number:04d}-{stamp(now)}.json"
         data = statement(measure(run.reports), predicate)
+        found = read_seal(path, data)
         if key is not None:  # first, so that no seal is ever there without its signature
             write_bytes(path.with_name(f"{path.name}.sig"), signing.sign(data, signing.SEAL, key))
+            if "envelope" in runner:
+                payload = attestation(found)
+                signature = signing.raw(pre_authentication(payload), key)
+                write_bytes(path.with_name(path.name + ENVELOPE), envelope(payload, signature, runner["fingerprint"]))
         write_bytes(path, data)
-        found = read_seal(path)
         _write_recipe(run.reports, found)
-        _timestamp((*known, found), parameters)
-        return run.knowing(_read_chain, (*known, found))
+        _tell_outside(run, (*known, found))
+        return knowing(run, (*known, found))
 
 
 def void(run: RunState, sealed: Seal) -> list[str]:
@@ -321,25 +338,50 @@ def _runner(run: RunState) -> tuple[Path | None, dict[str, str]]:
             raise
         return None, {"principal": audit.operator(), "unsigned": error.what}
     public, fingerprint = signing.public_key(key)
-    return key, {"principal": audit.operator(), "key": public, "fingerprint": fingerprint}
+    try:
+        signing.raw(b"can this key sign so?", key)
+        as_dsse = {"envelope": ENVELOPE}
+    except signing.Refused as error:
+        as_dsse = {"no_envelope": error.what}
+    return key, {"principal": audit.operator(), "key": public, "fingerprint": fingerprint, **as_dsse}
 
 
 def custody(run: RunState) -> str:
     """What to keep outside this machine: whose key signs the seals, and the digest of the newest; "" where none signs."""
-    _, runner = _runner(run)
-    newest = max(_files(run.reports), default=None)
-    if "unsigned" in runner:
+    path = max(_files(run.reports), default=None)
+    try:
+        newest = read_seal(path) if path is not None else None
+    except ValueError:  # the next seal and `verify` name it
         return ""
-    digest = f" {newest.name}: SHA-256 {digest_of(newest)}." if newest is not None else ""
+    runner = newest.predicate.get(RUNNER, {}) if newest is not None else _runner(run)[1]
+    if "fingerprint" not in runner:
+        return ""
+    digest = f" {newest.path.name}: SHA-256 {newest.digest}." if newest is not None else ""
     return f"Seals of run {run.id} are signed with the key {runner['fingerprint']}.{digest}"
 
 
-def _timestamp(chain: Sequence[Seal], parameters: Parameters) -> None:
-    """Fetch the tokens that seals have not, the newest first; an authority that does not answer is asked again later.
+def _tell_outside(run: RunState, chain: Sequence[Seal]) -> None:
+    """Push the digests that are not outside yet, the oldest first, and fetch the tokens that seals have not, the newest first.
 
-    The run never waits for it: `runbook verify` names the seals without a token.
+    Where somebody does not answer, the next seal asks again; the run goes on. `runbook verify` names the seals that lack either.
     """
-    url = parameters.signoff.timestamp_url
+    rules = run.parameters.signoff
+    before = pushed(run.reports) if rules.push_digest else {}
+    for sealed in chain if rules.push_digest else ():
+        if before.get(sealed.digest) == "":
+            continue
+        about = {"run": run.id, "seal": sealed.path.name, "digest": sealed.digest}
+        words = [word.format(**about) for word in rules.push_digest or ()]
+        try:
+            run_or_fail(words, run.parameters.notify.timeout_seconds, "signoff.push_digest", "notify.timeout_seconds")
+            why = ""
+        except Terminal as error:
+            why = error.what
+        outcome = {"outcome": "failed", "why": why, "reason": ReasonCode.DIGEST_NOT_PUSHED} if why else {}
+        audit.append(run.reports / audit.NAME, PUSHED, number=sealed.number, digest=sealed.digest, **outcome)
+        if why:
+            break
+    url = rules.timestamp_url
     for sealed in reversed(chain):
         if url is None or signing.token(sealed.path).is_file():
             return
@@ -347,6 +389,24 @@ def _timestamp(chain: Sequence[Seal], parameters: Parameters) -> None:
             write_bytes(signing.token(sealed.path), signing.request(sealed.path.read_bytes(), url))
         except signing.Refused:
             return
+
+
+def pushed(folder: Path) -> dict[str, str]:
+    """By the digests of seals that were to be pushed: "" where the place outside took it, else why it did not."""
+    found = {}
+    for entry in audit.entries(folder / audit.NAME):
+        if entry["action"] == PUSHED and isinstance(facts := entry.get("facts"), dict):
+            found[str(facts.get("digest"))] = str(facts.get("why", ""))
+    return found
+
+
+def not_pushed(run: RunState) -> str:
+    """A warning that a digest is not outside this machine, and why; "" where all are, or none is to be pushed."""
+    missing = {digest: why for digest, why in pushed(run.reports).items() if why}
+    names = [sealed.path.name for sealed in chain(run) if sealed.digest in missing]
+    if not names:
+        return ""
+    return f"Warning: the digest of {names[0]} was not pushed: {missing.popitem()[1]}. The next seal tries again."
 
 
 def _refuse_other_parameters(folder: RunState) -> None:

@@ -28,7 +28,12 @@ from helpers.reason_codes import ReasonCode
 
 REHEARSAL = "REHEARSAL"  # how the principals of throw-away keys begin
 SEAL = "seal"  # the namespace of the runner, which signs every seal
+ALLOWED = "allowed_signers"
 REVOKED = ".revoked"
+TOKEN = ".tsr"
+_SECONDS = 10.0  # that a time-stamping authority may take
+_TIME = re.compile(r"^Time stamp: (\w{3} +\d+ [\d:]+)(?:\.\d+)? (\d{4}) GMT", re.M)
+_PRIVATE = b"openssh-key-v1\0"
 _OPTION = re.compile(r'\s*([a-z-]+)(?:="([^"]*)")?(?:,|\s+|$)', re.I)
 _ANSWERS: dict[tuple[object, ...], Signer | str] = {}
 _GOOD = re.compile(rb'Good "[^"]*" signature (?:for .* )?with \S+ key (SHA256:\S+)')
@@ -246,6 +251,116 @@ def signed_by(data: bytes, signature: Path, role: str) -> str:
     raise _refused("the signature does not fit")
 
 
+def raw(data: bytes, key: Path) -> bytes:
+    """The ed25519 signature of these bytes as other tools know it, 64 bytes: not SSHSIG, which has a namespace.
+
+    `Refused`, with the reason, where the key is of another kind, has a passphrase, or is held by an agent or a token.
+    """
+    try:
+        lines = key.read_text(encoding="ascii").split("\n")
+        blob = base64.b64decode("".join(line for line in lines if not line.startswith("-")), validate=True)
+        cipher, _, _, rest = _fields(blob.removeprefix(_PRIVATE), 3)
+        if not blob.startswith(_PRIVATE) or cipher != b"none":
+            raise ValueError(cipher)
+        _, private, _ = _fields(rest[4:], 2)  # behind the number of keys
+        kind, _, secret, _ = _fields(private[8:], 3)  # behind two numbers, which are equal where a passphrase was right
+    except (OSError, ValueError):
+        raise _refused("the private key is not in an OpenSSH file without a passphrase") from None
+    if kind != b"ssh-ed25519":
+        raise _refused(f"the key is {kind.decode('ascii', 'replace')}, not ssh-ed25519")
+    with tempfile.TemporaryDirectory(prefix="runbook-sign-") as folder:
+        file = Path(folder) / "data"
+        file.write_bytes(data)
+        pkcs8 = bytes.fromhex("302e020100300506032b657004220420") + secret[:32]
+        return openssl(
+            "pkeyutl", "-sign", "-rawin", "-keyform", "DER", "-inkey", "/dev/stdin", "-in", str(file), given=pkcs8
+        )
+
+
+def raw_signed(data: bytes, signature: bytes, public: str) -> bool:
+    """Whether this is the ed25519 signature of these bytes by this public key, a line as `public_key` gives it."""
+    with tempfile.TemporaryDirectory(prefix="runbook-verify-") as folder:
+        file, sealed = Path(folder) / "data", Path(folder) / "signature"
+        file.write_bytes(data)
+        sealed.write_bytes(signature)
+        spki = bytes.fromhex("302a300506032b6570032100") + base64.b64decode(public.split()[1])[-32:]
+        options = ["-keyform", "DER", "-inkey", "/dev/stdin", "-in", str(file), "-sigfile", str(sealed)]
+        try:
+            openssl("pkeyutl", "-verify", "-pubin", "-rawin", *options, given=spki)
+        except Refused:
+            return False
+    return True
+
+
+def openssl(*arguments: str, given: bytes = b"") -> bytes:
+    """What openssl gives; `Refused` with its words where it fails or is missing."""
+    if shutil.which("openssl") is None:
+        raise _refused("openssl is not installed")
+    done = subprocess.run(["openssl", *arguments], input=given, capture_output=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it failed"]
+        raise _refused(f"openssl: {one_line(said[-1], 200)}")
+    return done.stdout
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+# Tokens of a time-stamping authority (RFC 3161) for seals: a time from elsewhere. `openssl ts` does the work.
+
+
+def token(path: Path) -> Path:
+    """The file of a seal's token."""
+    return path.with_name(f"{path.name}{TOKEN}")
+
+
+def request(data: bytes, url: str) -> bytes:
+    """The authority's answer for these bytes, checked to be a token for them; `Refused`, with the reason, otherwise."""
+    import httpx  # not for every command
+
+    from helpers.stores.wire import Session
+
+    with tempfile.TemporaryDirectory(prefix="runbook-timestamp-") as folder:
+        file = Path(folder) / "data"
+        file.write_bytes(data)
+        query = openssl("ts", "-query", "-data", str(file), "-sha256", "-cert")
+        try:
+            with Session(timeout=_SECONDS) as session:
+                reply = session.post(url, content=query, headers={"Content-Type": "application/timestamp-query"})
+                reply.raise_for_status()
+        except (httpx.HTTPError, RunbookError) as error:
+            raise _refused(
+                f"the authority gave no token: {one_line(str(error) or type(error).__name__, 200)}"
+            ) from error
+        file.with_suffix(TOKEN).write_bytes(reply.content)
+        stamped(file, file.with_suffix(TOKEN))
+    return reply.content
+
+
+def stamped(sealed: Path, reply: Path, authority: Path | None = None) -> datetime:
+    """The time in a token, UTC; `Refused` where it is not for these bytes.
+
+    `authority` is the CA certificate that the token's signature must lead to, as PEM; without it the signature is not checked.
+    """
+    # The token alone: around it a reply has text that nobody signed, and which could hold another time.
+    with tempfile.TemporaryDirectory(prefix="runbook-timestamp-") as folder:
+        alone = Path(folder) / "token"
+        openssl("ts", "-reply", "-in", str(reply), "-token_out", "-out", str(alone))
+        text = openssl("ts", "-reply", "-in", str(alone), "-token_in", "-text").decode("utf-8", "replace")
+        if authority is not None:
+            openssl("ts", "-verify", "-in", str(alone), "-token_in", "-data", str(sealed), "-CAfile", str(authority))
+    found = _TIME.search(text)
+    if found is None:
+        raise _refused("it is not a token that was granted")
+    digest = hashlib.sha256(sealed.read_bytes()).hexdigest()
+    dump = "".join(re.findall(r"^ +[0-9a-f]{4} - ((?:[0-9a-f]{2}[ -]){1,16})", text, re.M))
+    if digest not in re.sub("[ -]", "", dump):
+        raise _refused("it is a token for other bytes")
+    return datetime.strptime(f"{found[1]} {found[2]}", "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
+
+
+# -- keys ---------------------------------------------------------------------------------------------------------------
+
+
 def throw_away(folder: Path, roles: Sequence[str]) -> Path:
     """Keys for a rehearsal, `<folder>/<role>`, and the list of them, which is returned. Existing ones are used again."""
     lines = []
@@ -257,7 +372,7 @@ def throw_away(folder: Path, roles: Sequence[str]) -> Path:
             _make_key(key, who)
         kind, blob = key.with_suffix(".pub").read_text(encoding="ascii").split()[:2]
         lines.append(f'{who} namespaces="{namespace(role)}" {kind} {blob}\n')
-    allowed = folder / "allowed_signers"
+    allowed = folder / ALLOWED
     allowed.write_text("".join(lines), encoding="ascii")
     return allowed
 
@@ -313,12 +428,20 @@ def _inside(armored: str) -> tuple[str, str]:
     blob = base64.b64decode("".join(lines[1:-1]), validate=True)
     if not blob.startswith(b"SSHSIG"):
         raise ValueError("no signature")
-    fields, at = [], 10  # the magic and the version
-    for _ in range(2):
-        length = int.from_bytes(blob[at : at + 4], "big")
-        fields.append(blob[at + 4 : at + 4 + length])
-        at += 4 + length
-    return fields[1].decode("utf-8"), _fingerprint(fields[0])
+    key, signed_in, _ = _fields(blob[10:], 2)  # behind the magic and the version
+    return signed_in.decode("utf-8"), _fingerprint(key)
+
+
+def _fields(blob: bytes, count: int) -> list[bytes]:
+    """The first `count` strings of OpenSSH's binary format, and then the bytes behind them; ValueError where it is shorter."""
+    found = []
+    for _ in range(count):
+        length = int.from_bytes(blob[:4], "big")
+        if len(blob) < 4 + length:
+            raise ValueError("cut short")
+        found.append(blob[4 : 4 + length])
+        blob = blob[4 + length :]
+    return [*found, blob]
 
 
 def _fingerprint(blob: bytes) -> str:
@@ -346,78 +469,3 @@ def _bad_list(path: Path, why: str) -> UsageError:
     return UsageError(
         ReasonCode.ALLOWED_SIGNERS_BAD, f"the list of allowed signers {why}", where=str(path), next_step=form
     )
-
-
-# -- timestamps --------------------------------------------------------------------------------------------------------
-#
-# Tokens of a time-stamping authority (RFC 3161) for seals: a time from elsewhere. `openssl ts` does the work.
-
-
-SUFFIX = ".tsr"
-_SECONDS = 10.0
-_TIME = re.compile(r"^Time stamp: (\w{3} +\d+ [\d:]+)(?:\.\d+)? (\d{4}) GMT", re.M)
-
-
-def token(path: Path) -> Path:
-    """The file of a seal's token."""
-    return path.with_name(f"{path.name}{SUFFIX}")
-
-
-def request(data: bytes, url: str) -> bytes:
-    """The authority's answer for these bytes, checked to be a token for them; `Refused`, with the reason, otherwise."""
-    import httpx  # not for every command
-
-    from helpers.stores.wire import Session
-
-    with tempfile.TemporaryDirectory(prefix="runbook-timestamp-") as folder:
-        file = Path(folder) / "data"
-        file.write_bytes(data)
-        query = _openssl("-query", "-data", str(file), "-sha256", "-cert")
-        try:
-            with Session(timeout=_SECONDS) as session:
-                reply = session.post(url, content=query, headers={"Content-Type": "application/timestamp-query"})
-                reply.raise_for_status()
-        except (httpx.HTTPError, RunbookError) as error:
-            raise _authority_refused(
-                f"the authority gave no token: {one_line(str(error) or type(error).__name__, 200)}"
-            ) from error
-        file.with_suffix(SUFFIX).write_bytes(reply.content)
-        stamped(file, file.with_suffix(SUFFIX))
-    return reply.content
-
-
-def stamped(sealed: Path, reply: Path, authority: Path | None = None) -> datetime:
-    """The time in a token, UTC; `Refused` where it is not for these bytes.
-
-    `authority` is the CA certificate that the token's signature must lead to, as PEM; without it the signature is not checked.
-    """
-    # The token alone: around it a reply has text that nobody signed, and which could hold another time.
-    with tempfile.TemporaryDirectory(prefix="runbook-timestamp-") as folder:
-        alone = Path(folder) / "token"
-        _openssl("-reply", "-in", str(reply), "-token_out", "-out", str(alone))
-        text = _openssl("-reply", "-in", str(alone), "-token_in", "-text").decode("utf-8", "replace")
-        if authority is not None:
-            _openssl("-verify", "-in", str(alone), "-token_in", "-data", str(sealed), "-CAfile", str(authority))
-    found = _TIME.search(text)
-    if found is None:
-        raise _authority_refused("it is not a token that was granted")
-    digest = hashlib.sha256(sealed.read_bytes()).hexdigest()
-    dump = "".join(re.findall(r"^ +[0-9a-f]{4} - ((?:[0-9a-f]{2}[ -]){1,16})", text, re.M))
-    if digest not in re.sub("[ -]", "", dump):
-        raise _authority_refused("it is a token for other bytes")
-    return datetime.strptime(f"{found[1]} {found[2]}", "%b %d %H:%M:%S %Y").replace(tzinfo=UTC)
-
-
-def _openssl(*arguments: str) -> bytes:
-    """What `openssl ts` gives; `Refused` with its words where it fails or is missing."""
-    if shutil.which("openssl") is None:
-        raise _authority_refused("openssl is not installed")
-    done = subprocess.run(["openssl", "ts", *arguments], capture_output=True, check=False)
-    if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it failed"]
-        raise _authority_refused(f"openssl: {one_line(said[-1], 200)}")
-    return done.stdout
-
-
-def _authority_refused(why: str) -> Refused:
-    return Refused(ReasonCode.SIGNATURE_REFUSED, why)

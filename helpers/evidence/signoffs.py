@@ -18,8 +18,8 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
 from helpers.evidence import signing
-from helpers.evidence.seals import ALLOWED, after, chain, void
-from helpers.evidence.signing import Refused
+from helpers.evidence.seals import after, chain, void
+from helpers.evidence.signing import ALLOWED, Refused
 from helpers.evidence.statement import SIGNATURE, Seal, canonical, stamp, statement_of, time_of
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
@@ -122,20 +122,8 @@ def statement(
     )
 
 
-def sign(
-    run: RunState,
-    role: str,
-    name: str,
-    decision: str,
-    gate: str = CUTOVER,
-    reason: str = "",
-    accept: Sequence[str] = (),
-    *,
-    key: Path,
-) -> Path:
-    """Sign with this key and record it; the statement's file. Raises as `statement` and `record`."""
-    signing.program()
-    data = statement(run, role, name, decision, gate, reason, accept)
+def sign(run: RunState, data: bytes, key: Path) -> Path:
+    """Sign a statement of this run with this key and record it; the statement's file. Raises as `record`."""
     return record(run, data, signing.sign(data, str(json.loads(data)["role"]), key))
 
 
@@ -169,7 +157,8 @@ def record(run: RunState, data: bytes, signature: bytes) -> Path:
     if problem:
         temporary.unlink()
         raise UsageError(ReasonCode.SIGNATURE_REFUSED, f"not recorded: {problem}", where=f"run {run.id}")
-    facts = {"gate": gate, "role": role, "name": said["name"], "decision": said["decision"]}
+    assert signer is not None
+    facts = {"gate": gate, "role": role, "signer": signer.principal, "decision": said["decision"]}
     digest = hashlib.sha256(data).hexdigest()
     temporary.replace(path.with_name(f"{path.name}.sig"))
     write_bytes(path, data)
@@ -214,7 +203,7 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
         stale = _stale(run, gate, answer)
         if answer["decision"] == NO_GO:
             said = one_line(str(answer.get("reason") or "no reason given"))
-            state.refused[role] = f"{role} ({one_line(str(answer['name']))}) says NO-GO: {said}"
+            state.refused[role] = f"{role} ({one_line(signer.principal)}) says NO-GO: {said}"
             state.blocked.append(state.refused[role])
         elif stale:
             state.stale[role] = stale
@@ -242,19 +231,17 @@ def newest(folder: Path, gate: str, role: str) -> Path | None:
     return max(found)[1] if found else None
 
 
-def refused_statements(run: RunState, signers: Path | None = None) -> dict[str, str]:
-    """Every statement of a run, old ones too, that is not what its name and signature say, by file, with the reason.
+def statements(run: RunState, signers: Path | None = None) -> dict[str, tuple[str, signing.Signer | None]]:
+    """Every statement of a run, old ones too, by file: why it is not what its name and signature say, or ("", who signed it).
 
     `signers` is a list of allowed signers from outside the folder that must allow each, too.
     """
-    found = {}
-    for path in sorted((run.reports / RunPath.SIGNOFFS).glob("*")):
-        if path.suffix == ".json" and SIGNATURE.fullmatch(path.name):
-            sealed, _ = _problem(run, path, path.read_bytes(), path.with_name(f"{path.name}.sig"), signers)
-            if sealed:
-                found[f"signoffs/{path.name}"] = sealed
-        elif path.suffix == ".json":
-            found[f"signoffs/{path.name}"] = "its name is not that of a statement"
+    found: dict[str, tuple[str, signing.Signer | None]] = {}
+    for path in sorted((run.reports / RunPath.SIGNOFFS).glob("*.json")):
+        if SIGNATURE.fullmatch(path.name):
+            found[path.name] = _problem(run, path, path.read_bytes(), path.with_name(f"{path.name}.sig"), signers)
+        else:
+            found[path.name] = "its name is not that of a statement", None
     return found
 
 

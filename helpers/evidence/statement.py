@@ -14,23 +14,36 @@ import hashlib
 import json
 import re
 import shlex
+from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import WorldError, one_line
-from helpers.evidence.signing import REVOKED, namespace
+from helpers.errors import RunbookError, WorldError, one_line
+from helpers.evidence.signing import ALLOWED, REVOKED, namespace
 from helpers.reason_codes import ReasonCode
-from helpers.run.folders import RunPath
+from helpers.run.folders import RunPath, RunState
+from helpers.run.plan import Step
 
 TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:chroma-migration-runbook:seal:v1"
+TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+PAYLOAD = "application/vnd.in-toto+json"
+ENVELOPE = ".dsse"
 SEALS = "seals"
 DERIVED = frozenset({RunPath.PAGE, RunPath.VERIFY})
 GROWING = (".jsonl", ".log")
+CHANGING = frozenset(
+    {RunPath.RUN, RunPath.PARAMETERS, ALLOWED, ALLOWED + REVOKED, "rollback.html", "rollback-notice.txt"}
+)
+"""What the toolkit itself may write again, each time with a line in the audit log."""
 FIRST = "none"  # what the first seal names in place of the digest of the one before
+PUSHED = "digest pushed"  # the audit log's word for a digest that was given to a place outside, or was not taken there
+_PUSHED = b'{"action": "%s", ' % PUSHED.encode()
+_TESTS = {"pass": "passedTests", "warning": "warnedTests", "marginal": "warnedTests", "fail": "failedTests"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +113,9 @@ def statement(measured: Measured, predicate: Mapping[str, Any]) -> bytes:
     )
 
 
-def read_seal(path: Path) -> Seal:
-    """The seal in this file; ValueError, with the reason, where it is none."""
-    data = path.read_bytes()
+def read_seal(path: Path, data: bytes | None = None) -> Seal:
+    """The seal in this file, which holds or will hold `data`; ValueError, with the reason, where it is none."""
+    data = path.read_bytes() if data is None else data
     try:
         document = json.loads(data)
         predicate = document["predicate"]
@@ -121,6 +134,42 @@ def read_seal(path: Path) -> Seal:
     if not (known and canon):
         raise ValueError("it is not a seal as this toolkit writes them")
     return seal
+
+
+def attestation(seal: Seal) -> bytes:
+    """What a seal says in the words of in-toto's predicate for test results, for tools that know it; made of the seal alone.
+
+    A test is a step; one that was not exercised, or does not apply, is in no list.
+    """
+    ran = {notebook.name[:2]: notebook.stem for notebook in map(Path, seal.subjects) if notebook.suffix == ".ipynb"}
+    lists: dict[str, list[str]] = {"passedTests": [], "warnedTests": [], "failedTests": []}
+    for step, about in sorted(seal.predicate["verdicts"].items()):
+        if (name := _TESTS.get("fail" if about["error"] else about["verdict"])) is not None:
+            lists[name].append(ran.get(step, step))
+    no_go = seal.predicate["decision"] not in ("", "GO")
+    result = "FAILED" if lists["failedTests"] or no_go else "WARNED" if lists["warnedTests"] else "PASSED"
+    code = {"name": "helpers", "digest": {"sha256": seal.predicate["helpers"]}}
+    parameters = {"name": RunPath.PARAMETERS, "digest": {"sha256": seal.subjects.get(RunPath.PARAMETERS, "")}}
+    subjects = {**seal.subjects, seal.name: seal.digest}
+    return canonical(
+        {
+            "_type": TYPE,
+            "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(subjects.items())],
+            "predicateType": TEST_RESULT,
+            "predicate": {"result": result, "configuration": [parameters, code], **lists},
+        }
+    )
+
+
+def pre_authentication(payload: bytes) -> bytes:
+    """The bytes that a DSSE signature over this payload signs."""
+    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
+
+
+def envelope(payload: bytes, signature: bytes, key: str) -> bytes:
+    """A DSSE envelope; `key` is the fingerprint of the key that signed."""
+    signed = {"keyid": key, "sig": b64encode(signature).decode()}
+    return canonical({"payload": b64encode(payload).decode(), "payloadType": PAYLOAD, "signatures": [signed]})
 
 
 def files(folder: Path) -> list[str]:
@@ -180,6 +229,17 @@ def changed(folder: Path, seal: Seal) -> list[str]:
     return sorted(found)
 
 
+def added(folder: Path, seal: Seal) -> dict[str, int]:
+    """How many lines each log has gained since this seal. That its digest was pushed is logged behind it, and does not count."""
+    found = {}
+    for name, (length, _) in seal.prefixes.items():
+        with suppress(OSError), (folder / name).open("rb") as file:
+            file.seek(length)
+            if lines := [line for line in file.read().splitlines() if not line.startswith(_PUSHED)]:
+                found[name] = len(lines)
+    return found
+
+
 def _unsealable(name: str, why: str, folder: Path) -> WorldError:
     return WorldError(
         ReasonCode.NOT_SEALABLE, f"{one_line(name, 200)} {why}, so the run is not sealed", where=str(folder),
@@ -199,48 +259,85 @@ NAME = RunPath.VERIFY
 SIGNATURE = re.compile(r"(?P<gate>[a-z-]+?)-(?P<role>[a-z]+(?:_[a-z]+)*)-(?P<when>\d{8}T\d{9}Z)\.json")
 NEWEST = re.compile(r"^newest=(?P<digest>\S+)  # (?P<name>.+)$", re.M)
 
-_HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that made it.
+_HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that made it. In this folder:
 #
-# Needed: bash, GNU coreutils, grep, sed, find, and ssh-keygen of OpenSSH 8.9 or later. In this folder: bash VERIFY.txt
-# It names whatever does not fit and ends with exit code 1, or says that everything does and ends with 0.
-# Before you believe it, read it: it has no secrets, and each command can be given by hand. What it cannot see, but the
-# toolkit's verify command does: whether this file was changed, whether all seals were made again (compare the fingerprint
-# of the runner and a digest that was noted elsewhere), whether every role that the parameters require has signed (it prints
-# who signed what), whether index.html and the results are what the notebooks show.
+#   bash VERIFY.txt [DIGEST ...]            DIGEST is the SHA-256 of a seal, as it was noted elsewhere
+#   SIGNERS=FILE bash VERIFY.txt            FILE, from elsewhere, lists the people and the runner's key (runbook-seal)
+#
+# It names whatever does not fit and ends with exit code 1, or says that everything fits and ends with 0. It cannot see:
+#
+# - whether this file was changed: read it, or compare it by the toolkit's verify command, which makes it again;
+# - without a digest or a list from elsewhere: whether all seals were made again;
+# - without a digest from elsewhere: whether all that came after some seal was cut off;
+# - index.html, which is no evidence, tokens of a time-stamping authority, and the signatures in files .dsse;
+# - whether an approval accepts each marginal criterion, and what a result means: read it.
+#
+# Needed: bash, GNU coreutils, grep, sed, find, and ssh-keygen of OpenSSH 8.9 or later.
 
 export LC_ALL=C
 bad=0
 complain() {{ echo "$*"; bad=1; }}
+said() {{ grep -o "\"$1\":\"[^\"]*\"" "$2" | head -n 1 | cut -d'"' -f4; }}
+instant() {{ said created "$1" | sed -E 's/[-:T]//g; s/\..*/Z/'; }}
+listed() {{ # the files of a seal: SHA-256, name
+  grep -o '{{"digest":{{"sha256":"[0-9a-f]*"}},"name":"[^"]*"}}' "$1" |
+    sed -E 's/.*"sha256":"([0-9a-f]+)"\}},"name":"(.*)"\}}/\1  \2/' | sort
+}}
 
 # 1. The seals. Each is an in-toto statement in one line of JSON and names the SHA-256 of the seal before it. The digest of
-#    the newest one stands here; whoever wrote it down elsewhere on the day can compare.
+#    the newest one stands here; whoever wrote it down elsewhere on the day can compare. Each is signed by the runner whose
+#    key it names, which proves no more than that: compare its fingerprint with the one in the announcement.
 newest={newest}  # {seal}
-before=none
+before=none created='' runner=''
 for seal in seals/*.json; do
   grep -qF "\"previous\":\"$before\"" "$seal" || complain "$seal does not follow the seal before it"
   before=$(sha256sum < "$seal" | cut -d' ' -f1)
-done
-[ "$before" = "$newest" ] || complain "$seal is not the newest seal as it was set"
-#    Each is signed by the runner whose key it names. A key that the runner's operator holds proves no more than that;
-#    compare its fingerprint with the one in the announcement.
-for seal in seals/*.json; do
-  key=$(grep -o '"fingerprint":"SHA256:[^"]*"' "$seal" | cut -d'"' -f4)
-  if [ -z "$key" ]; then echo "$seal is not signed"; continue; fi
+  [[ ! "$(said created "$seal")" < "$created" ]] || complain "$seal is older than the seal before it"
+  created=$(said created "$seal")
+  key=$(said fingerprint "$seal")
+  if [ -z "$key" ]; then
+    echo "$seal is not signed"
+    [ -z "$runner$SIGNERS" ] || complain "$seal should be signed"
+    continue
+  fi
   ssh-keygen -Y check-novalidate -n runbook-seal -s "$seal.sig" < "$seal" | grep -F "key $key" ||
     complain "$seal is not signed with $key"
+  if [ -n "$SIGNERS" ]; then
+    who=$(ssh-keygen -Y find-principals -Overify-time="$(instant "$seal")" -f "$SIGNERS" -s "$seal.sig" 2>/dev/null | head -n 1)
+    ssh-keygen -Y verify -Overify-time="$(instant "$seal")" -f "$SIGNERS" -I "$who" -n runbook-seal -s "$seal.sig" \
+      < "$seal" > /dev/null || complain "$seal is not signed by one whom $SIGNERS allows"
+  elif [ "${{runner:-$key}}" != "$key" ]; then
+    complain "$seal is not signed with the key of the seal before it"
+  fi
+  runner=$key
+  if grep -qF '"envelope":".dsse"' "$seal"; then # its summary for tools that read in-toto attestations
+    sed -E 's/.*"payload":"([^"]*)".*/\1/' "$seal.dsse" | base64 -d | grep -qF "$before" ||
+      complain "$seal.dsse is not of its seal"
+  fi
+done
+[ "$before" = "$newest" ] || complain "$seal is not the newest seal as it was set"
+for digest in "$@"; do
+  sha256sum seals/*.json | grep -qi "^$digest  " || complain "no seal has the expected SHA-256 $digest"
 done
 
-#    A file .tsr beside a seal is the token of a time-stamping authority:
-#    openssl ts -verify -in SEAL.tsr -data SEAL -CAfile CERTIFICATE_OF_THE_AUTHORITY
-
-# 2. Every sealed file, by its SHA-256.
-sealed=$(grep -o '{{"digest":{{"sha256":"[0-9a-f]*"}},"name":"[^"]*"}}' "$seal" |
-  sed -E 's/.*"sha256":"([0-9a-f]+)"\}},"name":"(.*)"\}}/\1  \2/')
+# 2. Every sealed file, by its SHA-256; nothing that was sealed before was changed since, but for what the audit log names.
+sealed=$(listed "$seal")
 echo "$sealed" | sha256sum --check --quiet --strict || bad=1
+last=''
+for each in seals/*.json; do
+  [ -n "$last" ] && grep -qF '"runner":' "$last" && while read -r digest name; do
+    grep -q "^$digest  earlier/" <(listed "$each") && continue  # a step that runs again moves what it left before
+    now=$(listed "$each" | grep -F "  $name" | grep -x "[0-9a-f]*  $name" | cut -c-64)
+    [[ " {changing} " == *" $name "* ]] && grep -qF "\"sha256\": \"$now\"" audit.jsonl && continue
+    complain "$name: changed between $last and $each"
+  done < <(comm -23 <(listed "$last") <(listed "$each"))
+  last=$each
+done
 
-# 3. The logs grow; what was there when the seal was set is unchanged.
+# 3. The logs grow; what was there when the seal was set is unchanged, and behind it stands only where its digest was pushed.
 while read -r length name digest; do
   [ "$(head -c "$length" "$name" | sha256sum | cut -d' ' -f1)" = "$digest" ] || complain "$name: changed"
+  [ -z "$(tail -c "+$((length + 1))" "$name" | grep -v '^{{"action": "{pushed}", ')" ] || complain "$name: lines added later"
 done < <(grep -o '{{"bytes":[0-9]*,"name":"[^"]*","sha256":"[0-9a-f]*"}}' "$seal" |
   sed -E 's/.*"bytes":([0-9]+),"name":"(.*)","sha256":"([0-9a-f]+)"\}}/\1 \2 \3/')
 
@@ -251,27 +348,61 @@ while IFS= read -r line; do
   before=$(printf %s "$line" | sha256sum | cut -d' ' -f1)
 done < audit.jsonl
 
-# 5. Nothing else is here: index.html is made from these files, and this is {name}.
+# 5. Nothing else is here, and no links: index.html is made from these files, and this is {name}.
 added=$(comm -13 <(echo "$sealed" | cut -c67- | sort) <(find . -mindepth 1 ! -type d | cut -c3- |
-  grep -vxE 'seals/[^/.][^/]*\.json(\.sig|\.tsr)?|index\.html|{escaped}|[^/]*\.jsonl|[^/]*\.log' | sort))
+  grep -vxE 'seals/[^/.][^/]*\.json(\.sig|\.tsr|\.dsse)?|index\.html|{escaped}|[^/]*\.jsonl|[^/]*\.log' | sort))
 [ -z "$added" ] || complain "not sealed: $added"
+links=$(find . -mindepth 1 ! -type d ! -type f)
+[ -z "$links" ] || complain "not a file: $links"
 
-# 6. The signatures: each over its statement, in the namespace of its role, by a key that allowed_signers lists and that was
-#    valid when it was given; the statement names the SHA-256 of the seal that was signed.
+# 6. The results: each passed one is the one that its notebook shows.
+for result in results/*.json; do
+  notebook=$(find . -maxdepth 1 -name "$(basename "$result" .json)_*.ipynb" | head -n 1)
+  if [ -z "$notebook" ]; then
+    ! grep -qF '"execution": "' "$result" || complain "$result: its notebook is missing"
+  elif grep -qx '  "error": null,' "$result" && ! grep -qx '  "verdict": "fail"' "$result"; then
+    grep -qF "$(sha256sum < "$result" | cut -d' ' -f1)" "$notebook" || complain "$result is not what $notebook shows"
+  fi
+done
+echo "decision: $(said decision "$seal")"
+
+# 7. The signatures: each over its statement, in the namespace of its role, by a key that allowed_signers lists, and that was
+#    valid when it was given and when it was sealed; the statement names the SHA-256 of the seal that was signed.
+holders=''
 signed() {{ # statement, namespace, time
   grep -qF "\"run\":\"{run}\"" "$1" || complain "$1 is of another run"
   grep -qF "$(sed -E 's/.*"seal":\{{"name":"[^"]*","sha256":"([0-9a-f]+)"\}}.*/\1/' "$1")" <(sha256sum seals/*) ||
     complain "$1 signs a seal that is not here"
   sed -E 's/.*"decision":"([a-z-]+)".*"gate":"([a-z-]+)".*"role":"([a-z_]+)".*/\2: \3 signed \1/' "$1"
   who=$(ssh-keygen -Y find-principals -Overify-time="$3" -f allowed_signers -s "$1.sig" 2>/dev/null | head -n 1)
-  ssh-keygen -Y verify -Overify-time="$3" {revoked}-f allowed_signers -I "$who" -n "$2" -s "$1.sig" < "$1" ||
+  good=$(ssh-keygen -Y verify -Overify-time="$3" {revoked}-f allowed_signers -I "$who" -n "$2" -s "$1.sig" < "$1") ||
     complain "$1 is not signed by one who may"
+  echo "$good"
+  holders+="$(said gate "$1") ${{good##* }} $2"$'\n'
+  covering=$(grep -lF "\"name\":\"$1\"" seals/*.json | head -n 1)
+  [ -z "$covering" ] || ssh-keygen -Y verify -Overify-time="$(instant "$covering")" {revoked}-f allowed_signers \
+    -I "$who" -n "$2" -s "$1.sig" < "$1" > /dev/null || complain "$1: its key was not valid when it was sealed"
+  [ -z "$SIGNERS" ] || ssh-keygen -Y verify -Overify-time="$3" -f "$SIGNERS" -I "$who" -n "$2" -s "$1.sig" < "$1" > /dev/null ||
+    complain "$1 is not signed by one whom $SIGNERS allows"
+}}
+approved() {{ # gate, role, step whose seal is signed, step that does not begin before
+  [ -e "results/$4.json" ] || return
+  statement=$(find signoffs -name "$1-$2-[0-9]*.json" 2>/dev/null | sort | tail -n 1)
+  if [ -z "$statement" ]; then complain "step $4 ran, and $2 has not signed"; return; fi
+  grep -qF '"decision":"go"' "$statement" || complain "step $4 ran although $statement is no-go"
+  grep -qF "$(grep -lF "\"after\":\"$3\"" seals/*.json | tail -n 1 | xargs sha256sum | cut -d' ' -f1)" "$statement" ||
+    complain "$statement was given before what it approves was sealed anew"
 }}
 """
 _TAIL = """
+{same_key}
 # What was signed is readable in signoffs/, what was found in results/ and in the notebooks.
 [ "$bad" = 0 ] && echo "Everything fits."
 exit "$bad"
+"""
+_SAME_KEY = """\
+twice=$(printf %s "$holders" | sort -u | cut -d' ' -f1,2 | uniq -d)
+[ -z "$twice" ] || complain "one key signed in several roles: $twice"
 """
 
 
@@ -280,10 +411,17 @@ def recipe(folder: Path, newest: Seal) -> str:
     revoked = f"-r allowed_signers{REVOKED} " if (folder / f"allowed_signers{REVOKED}").is_file() else ""
     run = str(newest.predicate["run"]["id"])
     head = _HEAD.format(
-        run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked
-    )
+        run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked, pushed=PUSHED,
+        changing=" ".join(sorted(CHANGING)),
+    )  # fmt: skip
     lines = [_signed(folder, path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
-    return head + "\n".join(lines or ["# nobody has signed yet"]) + "\n" + _TAIL
+    try:
+        rules = RunState(folder.name, folder, folder).parameters.signoff
+    except (RunbookError, OSError, ValueError):  # damaged, which section 2 says
+        return head + "\n".join(lines) + "\n" + _TAIL.format(same_key="")
+    lines += [f"approved cutover {role} {Step.REVIEW} {Step.CUTOVER}" for role in rules.required]
+    lines += [f"approved dry-run {role} {Step.SCHEDULE_AND_NOTIFY} {Step.FENCE_WRITES}" for role in rules.dry_run]
+    return head + "\n".join(lines) + "\n" + _TAIL.format(same_key="" if rules.one_key_for_roles else _SAME_KEY)
 
 
 def _signed(folder: Path, path: Path) -> str:

@@ -61,7 +61,7 @@ PARAMETERS = Path(__file__).resolve().parents[2] / "parameters"
 IDENTITY = "identity"
 RESUMABLE = (
     "migration.batch_size", "migration.workers", "source.timeout_seconds", "target.timeout_seconds",
-    "fence.timeout_seconds", "cutover.timeout_seconds", "signoff.allowed_signers", "fence.at_closeout",
+    "fence.timeout_seconds", "cutover.timeout_seconds", "signoff.allowed_signers", "signoff.push_digest", "fence.at_closeout",
     "expected.target_disk", "expected.target_disk.free_gb", "expected.target_disk.attested_by",
     *(f"monitoring.{key}" for key in Monitoring.model_fields), *(f"window.{key}" for key in Window.model_fields),
     *(f"contacts.{key}" for key in Contacts.model_fields), "notify.stakeholders", "notify.impact", "notify.affected",

@@ -101,6 +101,13 @@ def _checked_command(arguments: list[str]) -> list[str]:
     return arguments
 
 
+def _checked_push(arguments: list[str]) -> list[str]:
+    places = {place for argument in arguments for place in template_places(argument)}
+    if "digest" not in places or places - {"digest", "seal", "run"}:
+        raise ValueError("must have {digest} among its arguments, and besides {seal} and {run} no other placeholder")
+    return arguments
+
+
 def _checked_pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -349,6 +356,8 @@ class SignOff(Section):
     """File in ssh-keygen's ALLOWED SIGNERS format; parameters/allowed_signers.example shows one."""
     timestamp_url: PageUrl | None = None
     """Time-stamping authority (RFC 3161) that gives a token for every seal; none by default. Needs openssl."""
+    push_digest: Annotated[Command, AfterValidator(_checked_push)] | None = None
+    """Program that keeps the `{digest}` of each `{seal}` of the `{run}` outside; what fails is repeated at the next seal."""
     one_key_for_roles: bool = False
     """Whether one key, or one principal, may sign in more than one role."""
     runner_key: FilePath | None = None

@@ -21,7 +21,7 @@ from dotenv import dotenv_values
 
 from helpers.errors import UsageError, WorldError
 from helpers.evidence import keep_sealed, signing
-from helpers.evidence.signoffs import GO, gate_state, sign
+from helpers.evidence.signoffs import GO, gate_state, sign, statement
 from helpers.parameters import ROLES, Parameters, parameters_from, resolve_path
 from helpers.parameters.endpoint import DEFAULT_DATABASE, DEFAULT_TENANT
 from helpers.parameters.model import read_yaml_mapping
@@ -96,6 +96,7 @@ def with_application(parameters: Parameters, folder: Path) -> Parameters:
     command = {
         name: [*_COMMAND, name, str(folder), str(port)] for name in ("restart", "lock", "unlock", "silence", "page")
     }
+    keep = ["sh", "-c", 'echo "$1  $2" >> "$0"', str(folder.parent / "digests"), "{digest}", "{seal}"]
     document = parameters.document()
     document["cutover"] |= {
         "restart": [command["restart"]], "health": [f"http://127.0.0.1:{port}/health"], "log_files": [str(folder / LOG)],
@@ -103,6 +104,7 @@ def with_application(parameters: Parameters, folder: Path) -> Parameters:
     document |= {
         "fence": {"kind": "command", "command": {"lock": command["lock"], "unlock": command["unlock"]}},
         "window": {"start": utc_now(), "minutes": 240.0},
+        "signoff": document["signoff"] | {"push_digest": keep},
         "notify": {"urls": [f"file:{folder / 'notices.url'}"], "stakeholders": ["users of the rehearsal"],
                    "before": [command["silence"]], "after": [command["page"]]},
     }  # fmt: skip
@@ -202,7 +204,7 @@ def approve(run: RunState, step: plan.Step) -> None:
     marginal = result.facts.get("accept", []) if result else []
     for role in gate_state(run, step.gate).missing:
         name, key = f"{signing.REHEARSAL} {role}", _keys(run.workspace) / role
-        sign(run, role, name, GO, step.gate, accept=marginal, key=key)
+        sign(run, statement(run, role, name, GO, step.gate, accept=marginal), key)
 
 
 # -- setup -------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from xml.etree import ElementTree  # nosec B405  (what it reads has no document 
 from markupsafe import Markup, escape
 
 from helpers.errors import RunbookError
-from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state
+from helpers.evidence.signing import Signer
+from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state, statements
 from helpers.formatting import lines
 from helpers.reason_codes import ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, passed
@@ -36,7 +37,9 @@ from helpers.run.plan import Step
 
 @dataclass(frozen=True, slots=True)
 class SignOff:
-    """One answer. `decision` is go or no-go; `superseded` where the role answered again at the same gate."""
+    """One answer. `name` is the principal of the key that signed, never what the statement says of itself; `decision` is go
+    or no-go; `superseded` where the role answered again at the same gate.
+    """
 
     role: str
     name: str = ""
@@ -56,23 +59,25 @@ def read_changes(path: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(file)
 
 
-def read_signoffs(folder: Path) -> list[SignOff]:
+def read_signoffs(run: RunState) -> list[SignOff]:
     """Every file in signoffs/ that names a role, by time."""
     found = []
-    for path in sorted(folder.glob("signoffs/*.json")):
+    known: dict[str, tuple[str, Signer | None]] = _or(run, lambda r: statements(r), {})
+    for path in sorted(run.reports.glob("signoffs/*.json")):
         try:
             value = json.loads(path.read_text(encoding="utf-8", errors="backslashreplace"))
         except (OSError, ValueError):
             continue
         if isinstance(value, dict) and "role" in value:
-            found.append(_signoff(value, path.name))
+            _, signer = known.get(path.name, ("", None))
+            found.append(_signoff(value, signer.principal if signer else "an unknown signer", path.name))
     found.sort(key=lambda s: (s.when, s.role, s.gate, s.file))
     newest = {(s.gate, s.role): s.file for s in found}
     return [replace(s, superseded=newest[s.gate, s.role] != s.file) for s in found]
 
 
-def _signoff(facts: Mapping[str, Any], file: str) -> SignOff:
-    role, name, when, gate, reason = (str(facts.get(key) or "") for key in ("role", "name", "when", "gate", "reason"))
+def _signoff(facts: Mapping[str, Any], name: str, file: str) -> SignOff:
+    role, when, gate, reason = (str(facts.get(key) or "") for key in ("role", "when", "gate", "reason"))
     decision = str(facts.get("decision") or "").lower().replace("_", "-")
     accept = facts.get("accept")
     accepted = [str(item) for item in accept] if isinstance(accept, list) else []
@@ -407,7 +412,7 @@ def read_run(run: RunState | Path) -> RunView:
     folder = run.reports
     return RunView(
         folder, _or(run, lambda r: r.facts, {}), _or(run, lambda r: r.document, {}), _or(run, lambda r: r.text, ""),
-        list(_steps(run)), read_signoffs(folder), _gates(run),
+        list(_steps(run)), read_signoffs(run), _gates(run),
     )  # fmt: skip
 
 

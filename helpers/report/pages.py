@@ -417,11 +417,13 @@ def _found(check: Check) -> str:
 # The pages of a run, rendered from what is in its folder: apart from the pipeline, so that `sign` waits for no papermill.
 
 
-def leave(run: RunState) -> None:
-    """What a command that changed a run ends with: everything sealed, the pages as the files are now."""
+def leave(run: RunState) -> RunState:
+    """What a command that changed a run ends with: everything sealed, the pages as the files are now; the run so."""
     for line in keep_final(run):
         run.log(line)
-    render_pages(at_rest(run))
+    run = at_rest(run)
+    render_pages(run)
+    return run
 
 
 def render_pages(run: RunState) -> None:

@@ -29,7 +29,7 @@ from papermill.exceptions import PapermillExecutionError
 from helpers import audit, errors
 from helpers.cutover import CutoverState
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
-from helpers.evidence import at_rest, keep_sealed
+from helpers.evidence import at_rest, keep_sealed, not_pushed
 from helpers.evidence.signoffs import CUTOVER
 from helpers.fence import FenceState, lift
 from helpers.migration.target_lock import give_back_target
@@ -358,6 +358,8 @@ def _run_line(folder: RunFolder, steps: Sequence[plan.Step], terminal: Console, 
     run, error = _sealed(run, terminal, error)
     render_pages(run)
     terminal.say(summary(run, steps, verdict))
+    if warning := not_pushed(run):
+        terminal.say(warning)
     for line in remedies:
         terminal.say(line)
     state = FenceState.load(folder.workspace)

@@ -14,7 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WaitingForSignoffs, one_line
-from helpers.evidence.seals import ALLOWED, allowed_signers
+from helpers.evidence.seals import allowed_signers
+from helpers.evidence.signing import ALLOWED
 from helpers.evidence.signoffs import GateState, gate_state
 from helpers.fence import FenceState
 from helpers.formatting import duration, moment

@@ -1,0 +1,347 @@
+"""`runbook verify`: whether a run's folder is what was sealed and signed, to the byte.
+
+Nothing outside the folder is read, so a folder that was archived years ago is judged as it was on the day.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+from helpers import audit
+from helpers.errors import RunbookError, one_line
+from helpers.evidence import signing, signoffs, statement
+from helpers.evidence.seals import BESIDE, RUNNER, after, announced, chain, knowing, pushed
+from helpers.evidence.statement import CHANGING, FIRST, SEALS, Seal, changed, digest_of, files, read_seal
+from helpers.formatting import count
+from helpers.results import StepResult, passed
+from helpers.run import plan
+from helpers.run.folders import RunPath, RunState
+from helpers.run.plan import Step
+
+_SIGNED_BEFORE = {
+    signoffs.CUTOVER: Step.CUTOVER,
+    signoffs.DRY_RUN: Step.FENCE_WRITES,
+}  # the step that does not begin without the approvals
+
+
+@dataclass(slots=True)
+class Verified:
+    """What was found: `problems` and `notes` are lines that begin with the file, `newest` the newest seal's digest."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    newest: str = ""
+    summary: str = ""
+
+
+def verify(
+    folder: Path,
+    page: Callable[[RunState], str],
+    expect: Sequence[str] = (),
+    signers: Path | None = None,
+    authority: Path | None = None,
+) -> Verified:
+    """Check every file, the chain of seals, every signature, and that results agree with the notebooks that claim them.
+
+    `page` makes index.html. `expect` are digests of seals that were noted elsewhere, each of which must be in the chain.
+    `signers` is a list of allowed signers from outside the folder that must allow each signature, too, those of the seals by
+    `runbook-seal`.
+    `authority` is the CA certificate of the time-stamping authority.
+    """
+    found = Verified()
+    chain = _chain(folder, found)
+    found.problems += _expected(chain, expect, found)
+    if chain:
+        newest = chain[-1]
+        found.newest = newest.digest
+        found.problems += _files(folder, newest)
+        found.problems += _audit_log(folder)
+        found.problems += _history(folder, chain)
+        found.problems += _custody(chain, signers, found)
+        found.problems += _times(chain, authority, found)
+        found.problems += _pushed(folder, chain, found)
+        found.problems += _notebooks(folder, found)
+        run = knowing(RunState(folder.name, folder, folder), chain)
+        found.problems += _signatures(run, found, signers)
+        found.problems += _derived(run, newest, page)
+        statements = len(list((folder / RunPath.SIGNOFFS).glob("*.json")))
+        found.summary = f"{len(newest.subjects)} files, {len(chain)} seals, {statements} signatures"
+    return found
+
+
+def _chain(folder: Path, found: Verified) -> list[Seal]:
+    """The seals; whatever is wrong with their chain is a problem, and the newest is compared with VERIFY.txt."""
+    paths = sorted(path for path in (folder / SEALS).glob("*") if path.suffix not in BESIDE)
+    chain: list[Seal] = []
+    for path in (folder / SEALS).glob("*"):
+        if path.suffix in BESIDE and not path.with_suffix("").is_file():
+            found.problems.append(f"seals/{path.name}: it belongs to a seal that is not here")
+    for path in paths:
+        try:
+            seal = read_seal(path)
+        except (OSError, ValueError) as error:
+            found.problems.append(f"seals/{path.name}: {error}")
+            continue
+        if seal.number != len(chain) + 1 or seal.previous != (chain[-1].digest if chain else FIRST):
+            found.problems.append(f"{seal.name}: it does not follow the seal before it")
+            if seal.previous_name != FIRST:
+                found.problems.append(f"{seal.previous_name}: missing, or not the one that {seal.name} names")
+        chain.append(seal)
+    if not paths:
+        found.problems.append("seals/: there is no seal; the run was not sealed")
+    elif chain:
+        path = folder / statement.NAME
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        said = statement.NEWEST.search(text)
+        if said is None:
+            found.problems.append(f"{statement.NAME}: it names no newest seal")
+        elif (said["digest"], said["name"]) != (chain[-1].digest, chain[-1].name):
+            found.problems.append(
+                f"{one_line(said['name'], 100)}: missing, or not the newest seal as {statement.NAME} names it"
+            )
+    return chain
+
+
+def _files(folder: Path, newest: Seal) -> Iterator[str]:
+    sealed = {*newest.subjects, *newest.prefixes}
+    for name in changed(folder, newest):
+        yield f"{name}: {'changed' if (folder / name).exists() else 'missing'} since seal {newest.number}"
+    try:
+        present = files(folder)
+    except RunbookError as error:
+        yield f"{error.what}"
+        return
+    for name, lines in statement.added(folder, newest).items():
+        yield f"{name}: {count(lines, 'line')} added after seal {newest.number}, which no seal covers"
+    for name in sorted(set(present) - sealed):
+        yield f"{name}: not sealed; it was added after seal {newest.number}"
+
+
+def _audit_log(folder: Path) -> Iterator[str]:
+    broken = audit.check(folder / audit.NAME)
+    if broken is not None:
+        yield f"{audit.NAME}: line {broken.line}: {broken.why}"
+
+
+def _history(folder: Path, chain: list[Seal]) -> Iterator[str]:
+    """Between two seals a file may move into `earlier/`, or be one that the toolkit itself writes again, as the log says."""
+    log = announced(folder, max(seal.number for seal in chain))
+    for one, two in pairwise(chain):
+        moved = {digest for name, digest in two.subjects.items() if name.startswith("earlier/")}
+        for name, digest in one.subjects.items():
+            now = two.subjects.get(name, "")
+            if now == digest or digest in moved:
+                continue
+            if name not in CHANGING:
+                yield f"{name}: changed between seal {one.number} and seal {two.number}"
+            elif RUNNER in one.predicate and (name, now) not in log[one.number]:
+                yield f"{name}: changed between seal {one.number} and seal {two.number}, and {audit.NAME} names no such change"
+        if datetime.fromisoformat(two.created) < datetime.fromisoformat(one.created):
+            yield f"{two.name}: its time, {two.created}, is before that of seal {one.number}, {one.created}"
+
+
+def _expected(chain: list[Seal], expect: Sequence[str], found: Verified) -> Iterator[str]:
+    """The digests that were noted elsewhere are those of seals in the chain; what was sealed later is a note."""
+    digests = [seal.digest for seal in chain]
+    for digest in expect:
+        if digest not in digests:
+            yield f"seals/: no seal has the expected SHA-256 {one_line(digest, 64)}: these are not the seals that were made then"
+        elif later := chain[digests.index(digest) + 1 :]:
+            after_what = ", ".join(f"{seal.number} ({_occasion(seal)})" for seal in later)
+            found.notes.append(
+                f"{chain[digests.index(digest)].name}: is the expected one; seals made later: {after_what}"
+            )
+
+
+def _occasion(seal: Seal) -> str:
+    return f"after step {seal.after}" if seal.after else "when a command ended"
+
+
+def _custody(chain: list[Seal], signers: Path | None, found: Verified) -> Iterator[str]:
+    """Each seal is signed by the runner that it names; a change of the runner's key or of the code is named."""
+    before: Seal | None = None
+    unsigned: list[int] = []
+    for seal in chain:
+        runner = seal.predicate.get(RUNNER)
+        if runner is None or "unsigned" in runner:
+            unsigned.append(seal.number)
+            if before is not None:
+                yield f"{seal.name}: not signed, but seal {before.number} is"
+            continue
+        signature = seal.path.with_name(f"{seal.path.name}.sig")
+        try:
+            key = signing.signed_by(seal.path.read_bytes(), signature, signing.SEAL)
+            if signers is not None:
+                when = datetime.fromisoformat(seal.created)
+                signing.verify(seal.path.read_bytes(), signature, signing.SEAL, signers, when)
+        except RunbookError as error:
+            yield f"{seal.name}.sig: {error.what}"
+            continue
+        if key != runner["fingerprint"]:
+            yield f"{seal.name}: signed with {key}, but names {runner['fingerprint']}"
+        yield from _envelope(seal, runner, found)
+        if before is None or before.predicate[RUNNER]["fingerprint"] != key:
+            changed_hands = "" if before is None else f", not with the key of seal {before.number}"
+            line = (
+                f"{seal.name}: signed with the runner's key {key} of {one_line(runner['principal'], 80)}{changed_hands}"
+            )
+            (found.notes if before is None or signers is not None else found.problems).append(line)
+        found.notes += _other_code(before, seal)
+        before = seal
+    if unsigned:
+        found.notes.append(f"seals/: not signed: {', '.join(map(str, unsigned))}")
+        if signers is not None:
+            yield f"seals/: not signed, so that nobody can vouch for them: {', '.join(map(str, unsigned))}"
+
+
+def _pushed(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
+    """What the log says of digests that were given to a place outside: of these seals, and which are not there."""
+    digests = {seal.digest: seal for seal in chain}
+    told = pushed(folder)
+    for digest, why in told.items():
+        if digest not in digests:
+            yield f"{audit.NAME}: the digest {one_line(digest, 64)} was pushed, and no seal has it"
+        elif why:
+            found.notes.append(f"{digests[digest].name}: its digest was not pushed: {one_line(why, 200)}")
+    if told:
+        outside = [str(seal.number) for seal in chain if told.get(seal.digest) == ""]
+        found.notes.append(f"seals/: their digests were pushed: {', '.join(outside) or 'none'}")
+
+
+def _envelope(seal: Seal, runner: Mapping[str, str], found: Verified) -> Iterator[str]:
+    """The DSSE envelope beside a seal says what the seal says, and is signed by the same key."""
+    path = seal.path.with_name(seal.path.name + statement.ENVELOPE)
+    if "envelope" not in runner:
+        if why := runner.get("no_envelope"):
+            found.notes.append(f"{seal.name}: without a DSSE envelope: {one_line(why, 200)}")
+        if path.exists():
+            yield f"{seal.name}{statement.ENVELOPE}: the seal names no envelope"
+        return
+    payload = statement.attestation(seal)
+    try:
+        data = path.read_bytes()
+        signature = base64.b64decode(json.loads(data)["signatures"][0]["sig"])
+        as_sealed = statement.envelope(payload, signature, runner["fingerprint"]) == data
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        as_sealed = False
+    if not as_sealed:
+        yield f"{seal.name}{statement.ENVELOPE}: {'it does not say what its seal says' if path.is_file() else 'missing'}"
+    elif not signing.raw_signed(statement.pre_authentication(payload), signature, runner["key"]):
+        yield f"{seal.name}{statement.ENVELOPE}: the signature does not fit"
+
+
+def _times(chain: list[Seal], authority: Path | None, found: Verified) -> Iterator[str]:
+    """Each token of a time-stamping authority is for its seal, and its time is not before that of the seal."""
+    without = [seal.number for seal in chain if not signing.token(seal.path).is_file()]
+    for seal in chain:
+        path = signing.token(seal.path)
+        if seal.number in without:
+            continue
+        try:
+            when = signing.stamped(seal.path, path, authority)
+        except RunbookError as error:
+            yield f"seals/{path.name}: {error.what}"
+            continue
+        if when < datetime.fromisoformat(seal.created) - signoffs.CLOCKS_DIFFER:
+            yield f"seals/{path.name}: its time, {when:%Y-%m-%d %H:%M:%S} UTC, is before that of the seal"
+        checked = "" if authority else ", by an authority that was not checked (--timestamp-authority)"
+        found.notes.append(f"{seal.name}: existed at {when:%Y-%m-%d %H:%M:%S} UTC{checked}")
+    if authority is not None and without:
+        yield f"seals/: without a time-stamp: {', '.join(map(str, without))}"
+    elif without and len(without) < len(chain):
+        found.notes.append(f"seals/: without a time-stamp: {', '.join(map(str, without))}")
+
+
+def _other_code(before: Seal | None, seal: Seal) -> Iterator[str]:
+    """What of the code is not as it was at the seal before."""
+    if before is not None:
+        parts = ("helpers", "notebooks", "requirements_lock", "versions", "code")
+        moved = [part for part in parts if before.predicate.get(part) != seal.predicate.get(part)]
+        if moved:
+            yield f"{seal.name}: the code is not that of seal {before.number}: {', '.join(moved)}"
+
+
+def _notebooks(folder: Path, found: Verified) -> Iterator[str]:
+    """The digest of each result is what the last cell of its notebook showed when the step ended."""
+    for path in sorted(folder.glob("results/*.json")):
+        name = f"results/{path.name}"
+        try:
+            result = StepResult.read(path)
+            step = plan.find(result.step)
+        except (OSError, ValueError, KeyError, TypeError, RunbookError):
+            yield f"{name}: it is not a result"
+            continue
+        if result.step != path.stem or result.run_id != folder.name:
+            yield f"{name}: it is the result of step {result.step} of run {result.run_id}"
+        notebook = folder / step.notebook
+        if not notebook.is_file():
+            if result.facts.get("execution"):
+                yield f"{name}: {step.notebook}, which claims it, is missing"
+            else:
+                found.notes.append(f"{name}: the step was run by hand; its notebook is with who ran it")
+        elif passed(result) and digest_of(path) not in _shown(notebook):
+            yield f"{name}: it is not the result that {step.notebook} shows"
+
+
+def _shown(notebook: Path) -> str:
+    """What the outputs of an executed notebook say, as HTML."""
+    try:
+        cells = json.loads(notebook.read_bytes())["cells"]
+        outputs = [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
+        return "".join(str(output.get("data", {}).get("text/html", "")) for output in outputs)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+def _signatures(run: RunState, found: Verified, signers: Path | None) -> Iterator[str]:
+    """Every statement; and that no step ran which needed approvals that are not there."""
+    try:
+        for name, (why, _) in signoffs.statements(run, signers).items():
+            if why:
+                yield f"signoffs/{name}: {why}"
+        for gate, step in _SIGNED_BEFORE.items():
+            yield from _gate(run, gate, run.result(step) is not None, found, signers)
+    except (RunbookError, OSError, ValueError, KeyError, TypeError) as error:
+        yield f"signoffs/: the approvals cannot be judged: {error}"
+
+
+def _gate(run: RunState, gate: str, needed: bool, found: Verified, signers: Path | None) -> Iterator[str]:
+    state = signoffs.gate_state(run, gate, signers)
+    found.notes += [f"signoffs/: {gate}: {role} signed with {who}" for role, who in state.keys.items()]
+    for role in state.missing:
+        stale = f"given before {', '.join(state.stale[role])} changed" if state.stale.get(role) else ""
+        why = state.refused.get(role) or stale or "nobody has signed"
+        path = signoffs.newest(run.reports, gate, role)
+        name = f"signoffs/{path.name}" if path else f"signoffs/{gate}-{role}"
+        if needed or path is not None or role in state.refused:
+            yield f"{name}: {role}: {why}"
+        elif after(chain(run), signoffs.GATES[gate]) is not None:
+            found.notes.append(f"{name}: {role} has not signed yet")
+    if needed:
+        yield from (f"signoffs/: step {_SIGNED_BEFORE[gate]} ran although {line}" for line in state.blocked)
+
+
+def _derived(run: RunState, newest: Seal, page: Callable[[RunState], str]) -> Iterator[str]:
+    """What is made from the other files is made again and compared."""
+    made: dict[str, Callable[[], str]] = {
+        statement.NAME: lambda: statement.recipe(run.reports, newest),
+        RunPath.PAGE: lambda: page(run),
+    }
+    for name, make in made.items():
+        path = run.reports / name
+        if not path.is_file():
+            yield f"{name}: missing"
+            continue
+        try:
+            same = path.read_bytes() == make().encode("utf-8", errors="backslashreplace")
+        except Exception as error:  # whatever a damaged file does to a page, the other problems are still listed
+            yield f"{name}: it cannot be made again from the files of the run ({type(error).__name__})"
+            continue
+        if not same:
+            yield f"{name}: it is not what the files of the run give"
