@@ -307,9 +307,10 @@ def test_messages_name_the_command_in_the_form_of_the_documentation() -> None:
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
-    """console: above; yaml: tests/test_own_schemas_are_validated.py; python: below; text: output, usage, layouts."""
+    """console: above; yaml: tests/test_own_schemas_are_validated.py; python: below; bash: tests/test_evidence_custody.py; text:
+    output, usage, layouts."""
     kinds = {block.language for block in blocks(ROOT)}
-    assert kinds == {"console", "yaml", "python", "text"}
+    assert kinds == {"console", "yaml", "python", "bash", "text"}
     for page, text in pages(ROOT).items():
         outside = re.findall(r"^ *(?:\$ |\.venv/bin/|make [a-z]|runbook [a-z]+ ).*$", prose(text), re.M)
         assert outside == [], f"{page}: put examples into a block"
