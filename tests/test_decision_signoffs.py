@@ -125,7 +125,7 @@ def test_a_review_that_ran_again_is_sealed_and_signed_again(home: RunFolder, run
 def test_one_no_go_blocks_until_that_role_signs_again(run: Path, signers: Signers) -> None:
     signers.approve(run)
     sign(read(run), "security", "S. Moreno", "no-go", reason="the audit log is missing", key=signers.key("security"))
-    assert state(run).blocked == ["security (S. Moreno) says NO-GO: the audit log is missing"]
+    assert state(run).blocked == ["security (security@example.org) says NO-GO: the audit log is missing"]
     assert not state(run).is_open
     signers.approve(run, ["security"])
     assert state(run).is_open

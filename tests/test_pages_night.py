@@ -314,9 +314,9 @@ def test_an_answer_given_again_replaces_the_earlier_one(tmp_path: Path) -> None:
     sign(folder, "dba", "no-go", reason="not yet")
     sign(folder, "dba", "go", name="Mr Later")
     page = read(run_page(folder))
-    (block,) = [b for b in page.select(".sign") if "Mr Later" in b.get_text()]
+    (block,) = [b for b in page.select(".sign") if "dba@example.org" in b.get_text()]
     assert "SHA256:" in block.get_text()
-    assert "dba: NO-GO by Ms dba" in page.get_text()
+    assert "dba: NO-GO by dba@example.org" in page.get_text()
     assert "Does not count" not in block.get_text()
 
 

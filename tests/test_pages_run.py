@@ -130,7 +130,7 @@ def test_a_signed_go(night: Path) -> None:
     assert "Cut over" in banner(page)
     assert "Production" in page.header.get_text()  # type: ignore[union-attr]
     assert len(page.select(".sign")) == 3
-    assert "Ms dba" in page.select(".sign")[1].get_text()
+    assert "dba@example.org" in page.select(".sign")[1].get_text()
 
 
 def test_it_waits_for_those_who_have_not_signed(night: Path) -> None:
@@ -362,7 +362,7 @@ def test_the_index_lists_every_run_newest_first(tmp_path: Path) -> None:
     rows = read(index_page(tmp_path)).select("tbody tr")
     assert [r.code.get_text() for r in rows if r.code] == ["a-new", "b-old"]
     assert "waiting" in rows[0].get_text()
-    assert "Ms dba (dba, GO)" in rows[0].get_text()
+    assert "dba@example.org (dba, GO)" in rows[0].get_text()
     assert "rehearsal" in rows[0].get_text()
     assert "NO-GO" in rows[1].get_text()
     links = [str(a["href"]) for a in rows[0].find_all("a")]
