@@ -36,6 +36,7 @@ from helpers.rollback.outline import RollbackState
 from helpers.run import plan
 from helpers.run.record import RunRecord
 from helpers.runner.notebook import Retry
+from helpers.validation import search
 from tests.conftest import ROOT
 from tests.documentation import anchors, blocks, command_lines, inline, pages, prose, table
 from tests.plain_english import QUAINT
@@ -183,6 +184,18 @@ def _rows(part: str) -> list[list[str]]:
     return [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in part.splitlines() if line[:3] == "| `"
     ]
+
+
+def test_the_limits_of_search_equivalence_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "steps.md").read_text(encoding="utf-8").split("## How search equivalence is judged")[1]
+    falls = dict(re.findall(r"^\| ([\w -]+?) \|.*\| (0\.\d+) \|$", text.split("\n## ")[0], re.M))
+    assert {name: float(fall) for name, fall in falls.items()} == {
+        "self": search.PLAIN_SLACK, "reachable": search.REACH_SLACK, "recall": search.PLAIN_SLACK,
+        "over-query recall": search.OVER_SLACK,
+    }  # fmt: skip
+    assert f"below {search.SOUND}" in text
+    noise = [search.noise("cosine", 0, 1), search.noise("l2", 1, 0), search.noise("ip", 0, 1)]
+    assert [f"{n:.0e}".replace("e-0", "e-") in text for n in noise] == [True] * 3
 
 
 def test_every_step_is_documented() -> None:
