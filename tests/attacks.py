@@ -119,6 +119,18 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_custody.py::test_an_edit_before_the_first_seal_is_never_sealed
             test_evidence_custody.py::test_a_change_between_two_seals_that_the_log_does_not_name_is_a_problem
             test_evidence_verify.py::test_a_changed_file_is_never_sealed_over""",
+        "fewer approvals, by an edit and a forged line of the log": """
+            test_evidence_custody.py::test_fewer_roles_are_never_sealed_whatever_the_log_says
+            test_evidence_custody.py::test_who_has_to_sign_is_changed_by_no_command_after_the_first_seal
+            test_evidence_custody.py::test_a_cutover_that_nobody_had_to_sign_is_named""",
+        "a sealed result replaced, the old one below earlier/": """
+            test_evidence_custody.py::test_a_sealed_result_is_not_replaced_by_a_copy_below_earlier
+            test_evidence_custody.py::test_the_closeout_is_signed_where_the_parameters_ask_for_it""",
+        "a NO-GO that is hidden below earlier/": """
+            test_evidence_custody.py::test_every_no_go_is_named_and_none_is_lost_below_earlier""",
+        "a run put among those of a group": """
+            test_evidence_custody.py::test_a_group_signs_for_its_own_runs_only
+            test_evidence_custody.py::test_a_signer_sees_what_is_signed_before_it_is""",
         "a result that the notebook does not show": """
             test_evidence_verify.py::test_a_result_that_its_notebook_does_not_show""",
         "planted bytecode": """
@@ -134,8 +146,16 @@ ATTACKS: dict[str, dict[str, str]] = {
         "the key of another role": """
             test_evidence_verify.py::test_a_signature_in_the_place_of_another_roles
             test_decision_signoffs.py::test_another_roles_key_signs_nothing""",
-        "one key for all roles": """
-            test_evidence_custody.py::test_one_key_signs_for_one_role""",
+        "one key, or one person, for all roles": """
+            test_evidence_custody.py::test_one_key_signs_for_one_role
+            test_decision_signoffs.py::test_two_lines_that_share_a_principal_are_one_person
+            test_evidence_custody.py::test_principals_are_those_of_the_list_outside""",
+        "a GO of the future, or an older one, over a NO-GO": """
+            test_decision_signoffs.py::test_a_no_go_that_was_recorded_later_blocks_whatever_time_it_bears
+            test_decision_signoffs.py::test_a_go_of_the_future_is_not_recorded_and_a_no_go_is
+            test_decision_signoffs.py::test_an_older_go_is_not_recorded_over_a_no_go_and_does_not_count_without_the_log""",
+        "another name than that of the key": """
+            test_evidence_custody.py::test_the_name_shown_is_that_of_the_key_and_not_what_a_signer_calls_themselves""",
         "an expired key": """
             test_evidence_verify.py::test_an_expired_key
             test_evidence_custody.py::test_a_key_that_has_expired_records_nothing_under_an_earlier_time""",

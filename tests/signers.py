@@ -95,7 +95,7 @@ def make_key(path: Path) -> Path:
     return path
 
 
-def small_run(run_id: str, signers: Signers, again: str = "", **sections: Any) -> RunFolder:
+def small_run(run_id: str, signers: Signers, again: str = "", group: str = "", **sections: Any) -> RunFolder:
     """A run with results, executed notebooks, their HTML and a figure, not sealed; `again`: only this step, once more."""
     folder = RunFolder.of(run_id)
     if not again:
@@ -103,7 +103,7 @@ def small_run(run_id: str, signers: Signers, again: str = "", **sections: Any) -
         parameters = parameters_from(
             {"name": "night", "source": {"path": "from"}, "target": {"path": "to"}, **text, **sections}
         )
-        runs.create(parameters, run_id)
+        runs.create(parameters, run_id, group=group)
         folder.log("line begins")
     for step in ("13", "14", "23", "24"):
         if again in ("", step):

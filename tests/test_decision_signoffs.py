@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from helpers import evidence
+from helpers import audit, evidence
 from helpers.errors import RunbookError, Terminal, UsageError
 from helpers.evidence import signing
 from helpers.evidence.signoffs import GateState, gate_state, newest, record, statement
@@ -129,6 +129,71 @@ def test_one_no_go_blocks_until_that_role_signs_again(run: Path, signers: Signer
     assert not state(run).is_open
     signers.approve(run, ["security"])
     assert state(run).is_open
+
+
+def worded(run: Path, role: str, decision: str, signers: Signers, seconds: float = 0) -> tuple[bytes, bytes]:
+    """A statement of this role with its signature, its time moved by so many seconds, as made on another machine."""
+    said = json.loads(statement(read(run), role, "A", decision, reason="chunks are missing" * (decision == "no-go")))
+    said["when"] = (datetime.fromisoformat(said["when"]) + timedelta(seconds=seconds)).isoformat(
+        timespec="milliseconds"
+    )
+    data = canonical(said)
+    return data, signing.sign(data, role, signers.key(role))
+
+
+def test_a_no_go_that_was_recorded_later_blocks_whatever_time_it_bears(run: Path, signers: Signers) -> None:
+    no_go = worded(run, "dba", "no-go", signers)
+    signers.approve(run)
+    assert state(run).is_open
+    path = record(read(run), *no_go)
+    assert path.name < max(p.name for p in path.parent.glob("cutover-dba-*.json")), "the GO bears a later time"
+    assert newest(run, "cutover", "dba") == path
+    assert state(run).blocked == ["dba (dba@example.org) says NO-GO: chunks are missing"]
+    signers.approve(run, ["dba"])
+    assert state(run).is_open
+
+
+def test_a_go_of_the_future_is_not_recorded_and_a_no_go_is(run: Path, signers: Signers) -> None:
+    with pytest.raises(UsageError, match="is in the future"):
+        record(read(run), *worded(run, "dba", "go", signers, 280))
+    signers.approve(run, ["security", "operations_lead"])
+    record(read(run), *worded(run, "dba", "no-go", signers, 280))
+    with pytest.raises(UsageError, match=r"dba signed at .* and this is not later"):
+        signers.approve(run, ["dba"])
+    assert len(state(run).blocked) == 1
+    with pytest.raises(UsageError, match="This NO-GO does not block the run"):
+        record(read(run), *worded(run, "security", "no-go", signers, 600))
+
+
+def test_an_older_go_is_not_recorded_over_a_no_go_and_does_not_count_without_the_log(
+    run: Path, signers: Signers
+) -> None:
+    go, signature = worded(run, "dba", "go", signers)
+    path = sign(read(run), "dba", "A", "no-go", key=signers.key("dba"))
+    with pytest.raises(UsageError, match="this is not later; sign anew"):
+        record(read(run), go, signature)
+    by_hand = path.with_name(f"cutover-dba-{stamp(json.loads(go)['when'])}.json")
+    by_hand.write_bytes(go)
+    by_hand.with_name(f"{by_hand.name}.sig").write_bytes(signature)
+    assert len(state(run).blocked) == 1
+    about = {"gate": "cutover", "role": "dba", "statement": runs.file_digest(by_hand)}
+    audit.append(run / "audit.jsonl", "signed", file=f"signoffs/{by_hand.name}", **about)
+    assert len(state(run).blocked) == 1, "a NO-GO counts until a GO was given and recorded after it"
+
+
+def test_two_lines_that_share_a_principal_are_one_person(home: RunFolder, signers: Signers) -> None:
+    text = signers.allowed.read_text(encoding="ascii")
+    same = text.replace("dba@example.org", "alice,dba@x").replace("security@example.org", "alice,security@x")
+    signers.allowed.write_text(same, encoding="ascii")
+    evidence.seal(home.read(), "24")
+    signed = []
+    for role in ("dba", "security"):
+        try:
+            signed.append(sign(home.read(), role, "A", "go", key=signers.key(role)))
+        except UsageError:
+            continue
+    assert len(signed) <= 1
+    assert not {"dba", "security"} <= state(home.reports).keys.keys()
 
 
 def test_a_no_go_taken_away_leaves_the_gate_shut(run: Path, signers: Signers) -> None:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,14 @@ from helpers.evidence import signing
 from helpers.evidence.seals import after
 from helpers.evidence.signoffs import gate_state, record, statement
 from helpers.evidence.statement import attestation
+from helpers.parameters import parameters_from
 from helpers.report.pages import index_page, run_page
-from helpers.results import write_text
+from helpers.results import write_json, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
+from helpers.runner.group import Group, Row
 from helpers.status.overview import open_gate
 from tests.signers import Signers, finish_step, make_key, sign, small_run
 
@@ -160,6 +162,128 @@ def test_fewer_roles_by_an_edit_of_the_parameters_are_never_sealed(home: RunFold
     with pytest.raises(Terminal, match=r"parameters\.yaml changed after seal"):
         evidence.keep_sealed(home.read())
     assert any("parameters.yaml" in line for line in verify(home.reports).problems)
+
+
+def change(home: RunFolder, **signoff: Any) -> None:
+    """Edit parameters.yaml and write the lines of the log that the toolkit would have written."""
+    document = home.read().parameters.document()
+    document["signoff"] |= signoff
+    home.rewrite("parameters.yaml", runs.parameters_text(parameters_from(document)))
+    audit.append(home.reports / audit.NAME, "parameters changed", names=[f"signoff.{name}" for name in signoff])
+
+
+def test_fewer_roles_are_never_sealed_whatever_the_log_says(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(home, required=["operations_lead"])
+    for attempt in (evidence.keep_sealed, evidence.at_rest):
+        with pytest.raises(Terminal, match=r"signoff\.required changed .* fell: cutover: dba, security"):
+            attempt(home.read())
+    monkeypatch.setattr(SEALS, "_refuse_other_binding", lambda *_: None)  # an operator with a changed toolkit
+    finish(home)
+    (line,) = (line for line in verify(home.reports).problems if "signoff.required" in line)
+    assert "approvals that fell: cutover: dba, security" in line
+
+
+def test_who_has_to_sign_is_changed_by_no_command_after_the_first_seal(
+    home: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home.read().facts["directory"])
+    before = (home.reports / "parameters.yaml").read_bytes()
+    document = home.read().parameters.document()
+    with pytest.raises(UsageError, match=r"who has to sign never changes in a run: signoff\.required"):
+        runs.change_parameters(home, parameters_from(document, ["signoff.required=[]"]))
+    assert (home.reports / "parameters.yaml").read_bytes() == before
+    runs.change_parameters(
+        home,
+        parameters_from(
+            document,
+            ["validation.max_downtime_minutes=7"]
+            if "max_downtime_minutes" in document["validation"]
+            else ["migration.minimum_valid=0.5"],
+        ),
+    )
+    finish(home)
+    found = verify(home.reports)
+    assert any("changed since seal 1, as audit.jsonl says" in line for line in found.notes)
+    assert gate_state(home.read()).missing == ["operations_lead", "dba", "security"], "they approved something else"
+
+
+def test_a_cutover_that_nobody_had_to_sign_is_named(folders: Path, signers: Signers) -> None:
+    home = small_run("night-14", signers, signoff={"required": []})
+    evidence.keep_sealed(home.read())
+    finish_step(home, Step.CUTOVER)
+    evidence.keep_sealed(home.read())
+    finish(home)
+    assert any("nobody had to sign" in line for line in verify(home.reports).notes)
+
+
+def forge(home: RunFolder, name: str) -> None:
+    """Put another result in the place of a sealed one, with its notebook, and the old ones below earlier/, without any key."""
+    row = plan.find(Path(name).stem)
+    aside = home.reports / "earlier" / "2026-11-28T191500.000"
+    for old in (name, row.notebook):
+        (aside / old).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(home.reports / old, aside / old)
+    path, notebook = home.reports / name, home.reports / row.notebook
+    digest = runs.file_digest(path)
+    path.write_text(path.read_text(encoding="utf-8").replace('"token"', '"forged"'), encoding="utf-8")
+    text = notebook.read_text(encoding="utf-8").replace(digest, runs.file_digest(path))
+    notebook.write_text(text, encoding="utf-8")
+
+
+def plain(home: RunFolder) -> str:
+    return subprocess.run(["bash", "VERIFY.txt"], cwd=home.reports, check=False, capture_output=True, text=True).stdout
+
+
+def test_a_sealed_result_is_not_replaced_by_a_copy_below_earlier(
+    home: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forge(home, "results/23.json")
+    with pytest.raises(Terminal, match=r"results/23\.json.* changed after seal"):
+        evidence.at_rest(home.read())
+    monkeypatch.setattr(SEALS, "refuse_changes", lambda *_: None)
+    finish(home)
+    assert any(line.startswith("results/23.json: changed between seal") for line in verify(home.reports).problems)
+    assert "results/23.json: changed between" in plain(home)
+
+
+def test_what_a_step_that_runs_again_moves_is_named_in_the_log(home: RunFolder, signers: Signers) -> None:
+    was = runs.file_digest(home.reports / "results" / "24.json")
+    runs.supersede(home, [Step.REVIEW])
+    small_run(home.id, signers, again="24")
+    evidence.keep_sealed(home.read())
+    signers.approve(home.reports)
+    finish(home)
+    told = [e["facts"] for e in audit.entries(home.reports / audit.NAME) if e["action"] == "set aside"]
+    (row,) = (facts for facts in told if facts["file"] == "results/24.json")
+    assert (row["digest"], runs.file_digest(home.reports / row["to"])) == (was, was)
+    assert verify(home.reports).problems == []
+    assert "Everything fits." in plain(home)
+
+
+def test_a_move_in_a_run_of_an_older_toolkit_is_a_note(folders: Path, signers: Signers) -> None:
+    home = small_run("night-15", signers)
+    with pytest.MonkeyPatch.context() as patch:  # seals as they were set before the log named what was moved
+        patch.setattr(SEALS, "MOVES", "runner")
+        patch.setattr(SEALS, "BOUND", "runner")
+        about = SEALS._about
+        patch.setattr(
+            SEALS,
+            "_about",
+            lambda run: {k: v for k, v in about(run).items() if k != "approvals"} | {"runner": SEALS._runner(run)[1]},
+        )
+        evidence.keep_sealed(home.read())
+    assert not {"moves", "bound", "approvals"} & evidence.seals(home.reports)[0].predicate.keys()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit, "append", lambda *_, **__: "")
+        runs.supersede(home, [Step.REVIEW])
+    small_run(home.id, signers, again="24")
+    evidence.keep_sealed(home.read())
+    signers.approve(home.reports)
+    finish(home)
+    found = verify(home.reports)
+    assert found.problems == []
+    assert any("its log names no moves" in line for line in found.notes)
+    assert "Everything fits." in plain(home)
 
 
 def test_an_edit_before_the_first_seal_is_never_sealed(folders: Path, signers: Signers) -> None:
@@ -305,8 +429,100 @@ def test_the_closeout_is_signed_where_the_parameters_ask_for_it(folders: Path, s
     assert sealed is not None
     assert json.loads(path.read_bytes())["seal"]["sha256"] == sealed.digest
     assert verify(home.reports).problems == []
+    with pytest.MonkeyPatch.context() as patch:
+        forge(home, "results/53.json")
+        patch.setattr(SEALS, "refuse_changes", lambda *_: None)
+        evidence.seal(home.read(), Step.CLOSEOUT)
+        finish(home)
+    assert any(
+        line.startswith(f"signoffs/{path.name}: security: given before") for line in verify(home.reports).problems
+    )
     (home.reports / "results" / "53.json").write_text("{}", encoding="utf-8")
     assert any("53.json" in line for line in verify(home.reports).problems)
+
+
+def test_every_no_go_is_named_and_none_is_lost_below_earlier(folders: Path, signers: Signers) -> None:
+    signoff = {"allowed_signers": str(signers.allowed), "required": ["dba"], "closeout": ["security"]}
+    home = small_run("night-16", signers, signoff=signoff)
+    evidence.keep_sealed(home.read())
+    signers.approve(home.reports, ["dba"])
+    for number in (Step.CUTOVER, Step.CLOSEOUT):
+        finish_step(home, number)
+    evidence.keep_sealed(home.read())
+    path = sign(
+        home.read(), "security", "S", "no-go", "closeout", reason="400 chunks lost", key=signers.key("security")
+    )
+    finish(home)
+    name = f"signoffs/{path.name}"
+    assert f"{name}: security says NO-GO: 400 chunks lost" in verify(home.reports).notes
+    assert verify(home.reports).problems == []
+    assert f"no-go: {name}" in plain(home)
+    aside = home.reports / "earlier" / "X" / "signoffs"
+    aside.mkdir(parents=True)
+    for each in (path, path.with_name(f"{path.name}.sig")):
+        each.rename(aside / each.name)
+    with pytest.raises(Terminal, match=re.escape(name)):
+        evidence.at_rest(home.read())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SEALS, "refuse_changes", lambda *_: None)
+        finish(home)
+    found = verify(home.reports)
+    assert any(line.startswith(f"{name}: audit.jsonl says that it was signed") for line in found.problems)
+    assert f"earlier/X/{name}: security says NO-GO: 400 chunks lost" in found.notes
+    assert f"{name}: changed between" in plain(home)
+
+
+def test_principals_are_those_of_the_list_outside(folders: Path, tmp_path: Path) -> None:
+    keys = Signers(tmp_path / "mine")
+    home = small_run("night-17", keys)
+    evidence.keep_sealed(home.read())
+    keys.approve(home.reports)
+    finish(home)
+    outside = tmp_path / "outside"
+    seals = f'runner namespaces="runbook-seal" {signing.public_key(home.workspace.parent / "runner_key")[0]}\n'
+    text = keys.allowed.read_text(encoding="ascii") + seals
+    outside.write_text(text, encoding="ascii")
+    assert verify(home.reports, signers=outside).problems == []
+    text = re.sub(r"^(dba|security)@example.org", "alice@example.org", text, flags=re.M)
+    outside.write_text(text, encoding="ascii")
+    found = verify(home.reports, signers=outside)
+    assert not any("signed with security@" in line or "signed with dba@" in line for line in found.notes)
+    assert any("that of dba@example.org in the run's list of signers, and of alice@example.org" in line
+               for line in found.problems)  # fmt: skip
+    assert set(gate_state(home.read(), allowed_now=outside).missing) == {"dba", "security"}
+
+
+def test_a_signer_sees_what_is_signed_before_it_is(
+    folders: Path, signers: Signers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = small_run("night-18", signers)
+    evidence.keep_sealed(home.read())
+    sealed = after(evidence.seals(home.reports), Step.REVIEW)
+    assert sealed is not None
+    assert cli.main(["sign", home.id, *signers.command("dba")[:-1], str(folders / "no-key")]) == 2
+    shown = capsys.readouterr().out
+    parameters = home.read().parameters
+    for text in (home.id, parameters.source.label, parameters.target.label, "GO of dba, gate cutover", sealed.digest):
+        assert text in shown
+    assert not list(home.reports.glob("signoffs/*.json"))
+
+
+def test_a_group_signs_for_its_own_runs_only(
+    folders: Path, signers: Signers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Group("harmless", "", str(folders), False, "53", {}, [Row("test-db", "night-19", {}, {})])
+    made.save()
+    for group, code in (("", 2), ("harmless", 0)):
+        run_id = f"night-{'19' if not group else '20'}"
+        home = small_run(run_id, signers, **({"group": group} if group else {}))
+        evidence.keep_sealed(home.read())
+        write_json(
+            folders / "reports" / "harmless" / "group.json", asdict(replace(made, rows=[Row("a", run_id, {}, {})]))
+        )
+        assert cli.main(["sign", "harmless", *signers.command("dba")]) == code
+        said = capsys.readouterr()
+        assert ("does not say that it is of harmless" in said.err) == (not group)
+        assert len(list(home.reports.glob("signoffs/*.json"))) == len(group[:1])
 
 
 def test_bytecode_that_is_not_of_its_source_stops_the_seal(

@@ -14,7 +14,7 @@ from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.evidence import signing, signoffs, verification
 from helpers.evidence.seals import not_pushed
-from helpers.evidence.statement import digest_of
+from helpers.evidence.statement import digest_of, statement_in
 from helpers.evidence.verification import Verified
 from helpers.formatting import size
 from helpers.reason_codes import ReasonCode
@@ -161,6 +161,7 @@ def _sign(chosen: argparse.Namespace) -> int:
     data = signoffs.statement(
         folder, chosen.role, chosen.name, chosen.decision, chosen.gate, chosen.reason, chosen.accept
     )
+    _show(folder, data)
     if chosen.key is not None:
         return _recorded(folder, signoffs.sign(folder, data, chosen.key.expanduser()))
     if chosen.export.exists():
@@ -207,7 +208,23 @@ def _import(folder: RunState, signature: Path) -> int:
             ReasonCode.NO_SIGNATURE, f"cannot be read ({error.strerror})", where=one_line(str(error.filename)),
             next_step="Give FILE.sig; FILE, as --export wrote it, must be beside it.",
         ) from error  # fmt: skip
+    _show(folder, data)
     return _recorded(folder, signoffs.record(folder, data, signed))
+
+
+def _show(folder: RunState, data: bytes) -> None:
+    """What is signed, before it is: the run, its source and target, the word of this role, and over which bytes."""
+    said = statement_in(data)
+    word = {"go": "GO", "no-go": "NO-GO"}.get(str(said.get("decision")), "no decision")
+    seal = said.get("seal")
+    parameters = folder.parameters
+    print(f"Run {folder.id}: {one_line(parameters.source.label, 200)} to {one_line(parameters.target.label, 200)}.")
+    print(f"{word} of {one_line(str(said.get('role')), 80)}, gate {one_line(str(said.get('gate')), 80)}.", end=" ")
+    if isinstance(seal, dict):
+        print(
+            f"Signed is {one_line(str(seal.get('name')), 100)}, SHA-256 {one_line(str(seal.get('sha256')), 64)}.",
+            flush=True,
+        )
 
 
 def _recorded(folder: RunState, path: Path) -> int:

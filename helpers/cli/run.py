@@ -106,12 +106,14 @@ def _group(many: Group, chosen: argparse.Namespace) -> int:
         if folder.exists:
             resume(about)
         else:
-            _begin(many.of(row), folder, about, steps)
+            _begin(many.of(row), folder, about, steps, many.id)
 
     return group.work(many, start, lambda text: print(text, flush=True))
 
 
-def _begin(parameters: Parameters, folder: RunFolder, chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
+def _begin(
+    parameters: Parameters, folder: RunFolder, chosen: argparse.Namespace, steps: list[plan.Step], group: str = ""
+) -> int:
     from helpers.migration.target_lock import preflight
     from helpers.rehearsal.setup import require_built
 
@@ -126,7 +128,7 @@ def _begin(parameters: Parameters, folder: RunFolder, chosen: argparse.Namespace
             f"{error.next_step} No run was begun. Once it answers ({look}), give the same command again.".strip()
         )
         raise type(error)(error.code, error.what, where=error.where, next_step=next_step) from error
-    begun = runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
+    begun = runs.create(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number, group=group)
     if chosen.parameters is not None:  # of a group each run has only a part of the file
         begun = remember_file(begun, chosen.parameters, chosen.settings)
     window.permit(begun, chosen.outside_window)

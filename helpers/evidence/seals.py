@@ -8,6 +8,7 @@ sealed file is neither as it was nor there, so nobody's change can be sealed ove
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -41,6 +42,7 @@ from helpers.evidence.statement import (
     changed,
     digest_of,
     envelope,
+    files,
     measure,
     pre_authentication,
     read_seal,
@@ -55,13 +57,15 @@ from helpers.results import StepResult, passed, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.command import run_or_fail
-from helpers.run.folders import RunLock, RunPath, RunState
+from helpers.run.folders import SET_ASIDE, RunLock, RunPath, RunState
 from helpers.run.plan import Step
 
 SEALED_AFTER = (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW, Step.CUTOVER, Step.CLOSEOUT)
+BOUND = "bound"  # the part of a seal that has a digest for each parameter which binds the run
 BESIDE = (".sig", signing.TOKEN, ENVELOPE)  # what lies beside a seal
 RUNNER = "runner"  # the part of a seal that names the key which signed it
-_IDENTITY = ("id", "name", "created", "rehearsal", "host", "user")
+MOVES = "moves"  # the part of a seal that says that the audit log names what was moved since; older seals have none
+_IDENTITY = ("id", "name", "group", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
 _LINE = frozenset(step.number for step in plan.LINE)
 
@@ -106,7 +110,11 @@ def after(chain: Sequence[Seal], step: str) -> Seal | None:
 
 
 def keep_sealed(run: RunState) -> RunState:
-    """Set the seals that are due, behind each step that has passed and is not sealed as it is now; the run with them."""
+    """Set the seals that are due, behind each step that has passed and is not sealed as it is now; the run with them.
+
+    Raises `Terminal` where the parameters are no longer those that the first seal bound, whether or not a seal is due.
+    """
+    _refuse_other_binding(run, chain(run))
     for step in due(run):
         run = seal(run, step)
     return run
@@ -146,6 +154,7 @@ def seal(run: RunState, step: str = "") -> RunState:
             if leftover.name.startswith(".") or not of_seal.is_file():
                 leftover.unlink()
         parameters = run.parameters
+        _refuse_other_binding(run, known)
         if not known:
             _refuse_other_parameters(run)
         if step:
@@ -168,6 +177,7 @@ def seal(run: RunState, step: str = "") -> RunState:
             "previous_name": known[-1].name if known else FIRST,
             "secrets": {"searched": searched.searched, "unknown": searched.unknown},
             RUNNER: runner,
+            MOVES: "named",
             **_about(run),
         }
         path = run.reports / SEALS / f"{number:04d}-{stamp(now)}.json"
@@ -199,40 +209,55 @@ def void(run: RunState, sealed: Seal) -> list[str]:
         same = RunPath.PARAMETERS in found and facts["binding"] == _binding_of(run)
         found = [n for n in found if n not in CHANGING or n == RunPath.RUN or (n == RunPath.PARAMETERS and not same)]
     aside = [name for name in found if (match := _OF_STEP.match(name)) and match[1] not in _LINE]
-    moved = {digest_of(path) for path in run.reports.glob("earlier/**/*") if path.is_file()} if aside else set()
-    return sorted(name for name in found if name not in aside or sealed.subjects.get(name) not in moved)
+    kept = {(path.relative_to(run.reports).as_posix().split("/", 2)[2], digest_of(path))
+            for name in aside for path in run.reports.glob(f"earlier/*/{glob.escape(name)}")}  # fmt: skip
+    return sorted(name for name in found if name not in aside or (name, sealed.subjects.get(name)) not in kept)
 
 
 def refuse_changes(folder: Path, chain: Sequence[Seal]) -> None:
     """Raises `Terminal` where a sealed file was changed or taken away, naming it.
 
-    A step that ran again has moved its files into `earlier/`, where they are looked for by digest. Of a file that may
-    change, the audit log names the new digest since the seal.
+    A step that ran again has moved its files below `earlier/`, as the audit log names since the seal. Of a file that may
+    change, the log names the new digest.
     """
     if not chain:
         return
-    gone = changed(folder, chain[-1])
-    moved = {digest_of(path) for path in folder.glob("earlier/**/*") if path.is_file()} if gone else set()
-    named = announced(folder, chain[-1].number)[-1] if gone else set()
+    sealed, gone = chain[-1], changed(folder, chain[-1])
+    since = logged(folder, sealed.number)[-1] if gone else []
+    there = {name: digest_of(folder / name) for name in files(folder) if name.startswith("earlier/")} if gone else {}
     against = [
         name for name in gone
-        if chain[-1].subjects.get(name) not in moved
-        and (name not in CHANGING or (name, digest_of(folder / name)) not in named)
+        if not moved(sealed, name, there, since)
+        and (name not in CHANGING or (name, digest_of(folder / name)) not in announced(since))
     ]  # fmt: skip
     if against:
         raise Terminal(
-            ReasonCode.SEALED_FILE_CHANGED, f"{', '.join(against[:5])} changed after seal {chain[-1].number}", where=str(folder),
+            ReasonCode.SEALED_FILE_CHANGED, f"{', '.join(against[:5])} changed after seal {sealed.number}", where=str(folder),
             next_step=f"Put back what was sealed; {RUNBOOK} verify names every difference.",
         )  # fmt: skip
 
 
-def announced(folder: Path, seals: int) -> list[set[tuple[str, str]]]:
-    """(file, digest) of each change that the audit log names, by the number of the seal that it follows: 0 to `seals`.
+def moved(sealed: Seal, name: str, later: Mapping[str, str], since: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a sealed file stands as it was at `earlier/<time>/<name>` among the later files, and the log since names the move.
+
+    The log of an older toolkit, whose seal says nothing of moves, names none: there the place alone is looked at.
+    """
+    digest = sealed.subjects.get(name, "")
+    places = [path for path, now in later.items() if now == digest and path.startswith("earlier/")
+              and path.split("/", 2)[2:] == [name]]  # fmt: skip
+    if MOVES not in sealed.predicate:
+        return bool(places)
+    told = [entry["facts"] for entry in since if entry["action"] == SET_ASIDE]
+    return any({"file": name, "digest": digest, "to": place} in told for place in places)
+
+
+def logged(folder: Path, seals: int) -> list[list[dict[str, Any]]]:
+    """The entries of the audit log by the number of the seal that they follow: 0 to `seals`.
 
     A seal begins with a line in the log; where that was killed, the next one repeats the line, and what lies between came
     before the seal.
     """
-    found: list[set[tuple[str, str]]] = [set() for _ in range(seals + 1)]
+    found: list[list[dict[str, Any]]] = [[] for _ in range(seals + 1)]
     number = 0
     for entry in audit.entries(folder / audit.NAME):
         facts = entry.get("facts")
@@ -241,12 +266,71 @@ def announced(folder: Path, seals: int) -> list[set[tuple[str, str]]]:
         if entry.get("action") == "seal":
             begun = int(facts.get("number", 0))
             if begun == number > 0:
-                found[number - 1] |= found[number]
-                found[number] = set()
+                found[number - 1] += found[number]
+                found[number] = []
             number = begun if begun <= seals else number
-        elif "sha256" in facts:
-            found[number].add((str(facts.get("file")), str(facts["sha256"])))
+        else:
+            found[number].append(entry)
     return found
+
+
+def announced(entries: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    """(file, digest) of each change that these entries of the audit log name."""
+    return {(str(e["facts"].get("file")), str(e["facts"]["sha256"])) for e in entries if "sha256" in e["facts"]}
+
+
+def unbound(first: Seal, bound: Mapping[str, str], entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """(parameters that may not differ from those of the first seal and do, parameters that were changed as the log says).
+
+    Who has to sign never changes. Anything else may be changed by `run --from`, which the log names; it voids approvals.
+    A parameter that a newer toolkit added is not compared.
+    """
+    sealed = first.predicate.get(BOUND, {})
+    differ = sorted(key for key, value in sealed.items() if bound.get(key) != value)
+    named = {str(n) for e in entries if e["action"] == "parameters changed" for n in e["facts"].get("names", [])}
+    against = [key for key in differ if key.startswith("signoff.") or key not in named]
+    return against, [key for key in differ if key not in against]
+
+
+def bound_by(parameters: Parameters) -> dict[str, str]:
+    """A digest for each parameter that a resume cannot change."""
+    flat = runs.flatten(parameters.document())
+    return {
+        key: _digest(json.dumps(value, sort_keys=True, default=str).encode())[:32]
+        for key, value in flat.items()
+        if key not in RESUMABLE
+    }
+
+
+def required(parameters: Parameters) -> dict[str, list[str]]:
+    """The roles that sign, by gate."""
+    rules = parameters.signoff
+    return {"dry-run": list(rules.dry_run), "cutover": list(rules.required), "closeout": list(rules.closeout)}
+
+
+def fallen(first: Seal, now: Mapping[str, Sequence[str]]) -> str:
+    """The approvals that the parameters asked for at the first seal, and ask for no more, in words."""
+    asked = first.predicate.get("approvals", {})
+    return "; ".join(
+        f"{gate}: {', '.join(gone)}"
+        for gate, roles in asked.items()
+        if (gone := [r for r in roles if r not in now.get(gate, ())])
+    )
+
+
+def _refuse_other_binding(run: RunState, chain: Sequence[Seal]) -> None:
+    """`Terminal` where the parameters are not those that the first seal bound, naming approvals that fell."""
+    if not chain:
+        return
+    log = audit.entries(run.reports / audit.NAME)
+    against, _ = unbound(chain[0], bound_by(run.parameters), log)
+    if against:
+        gone = fallen(chain[0], required(run.parameters))
+        raise Terminal(
+            ReasonCode.SEALED_FILE_CHANGED,
+            f"{', '.join(against[:5])} changed in parameters.yaml after seal 1{f' (approvals that fell: {gone})' * bool(gone)}",
+            where=str(run.reports), next_step="Put back what was sealed; who has to sign never changes in a run.",
+        )  # fmt: skip
 
 
 def binding(parameters: Parameters) -> str:
@@ -426,6 +510,8 @@ def _about(run: RunState) -> dict[str, Any]:
     facts, parameters = run.facts, run.parameters
     return {
         "run": {**identity(facts), "binding": binding(parameters)},
+        BOUND: bound_by(parameters),
+        "approvals": required(parameters),
         "directory": facts["directory"],  # that relative paths of source and target are taken from
         "verdicts": {r.step: _verdict(run.reports, r) for r in results},
         "decision": next(

@@ -1,8 +1,9 @@
 """Sign-offs: who approved or refused what, by a signature over a statement that names the seal of what they saw.
 
 `signoffs/<gate>-<role>-<when>.json` is the statement, the file of the same name with `.sig` behind it the signature that
-ssh-keygen made of it. A role's newest statement counts. One NO-GO blocks. A sealed file that changes afterwards voids
-what was signed, and `gate_state` names the file. What a rehearsal signed is refused by a production run.
+ssh-keygen made of it. Of a role's statements the one counts that the audit log recorded last. One NO-GO blocks until a GO
+of that role was both given and recorded after it. A sealed file that changes afterwards voids what was signed, and
+`gate_state` names the file. What a rehearsal signed is refused by a production run.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
 from helpers.evidence import signing
-from helpers.evidence.seals import after, chain, void
+from helpers.evidence.seals import after, chain, required, void
 from helpers.evidence.signing import ALLOWED, Refused
-from helpers.evidence.statement import SIGNATURE, Seal, canonical, stamp, statement_of, time_of
+from helpers.evidence.statement import SIGNATURE, Seal, canonical, digest_of, stamp, statement_of, time_of
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import utc_now, write_bytes
-from helpers.run.folders import RunPath, RunState
+from helpers.run.folders import SET_ASIDE, RunPath, RunState
 from helpers.run.plan import Step
 
 CUTOVER, DRY_RUN, CLOSEOUT = "cutover", "dry-run", "closeout"
@@ -79,9 +80,9 @@ def statement(
     run has not reached, a run that is not sealed, or whose sealed files changed.
     """
     role, said = role.strip().lower().replace("-", "_"), decision.strip().lower().replace("_", "-")
-    required = _required(run.parameters, gate)
-    if role not in required:
-        known = ", ".join(required) or "none"
+    roles = _required(run.parameters, gate)
+    if role not in roles:
+        known = ", ".join(roles) or "none"
         raise UsageError(
             ReasonCode.UNKNOWN_ROLE,
             f"{role!r} does not sign at this gate",
@@ -140,7 +141,8 @@ def record(run: RunState, data: bytes, signature: bytes) -> Path:
         raise UsageError(
             ReasonCode.NO_STATEMENT, f"this is not a statement that {RUNBOOK} sign --export wrote for this run"
         )
-    if path.exists():
+    log = recorded(run.reports)
+    if path.exists() and path.name in log:
         raise UsageError(ReasonCode.SIGNED_BEFORE, f"signoffs/{path.name} is recorded already")
     temporary = run.reports / RunPath.SIGNOFFS / f".{path.name}.sig"
     write_bytes(temporary, signature)  # the statement's file comes last: it is never there without its signature
@@ -148,7 +150,7 @@ def record(run: RunState, data: bytes, signature: bytes) -> Path:
         problem, signer = _problem(run, path, data, temporary)
         if signer is not None:  # a key that has expired since could have signed under any earlier time
             signing.verify(data, temporary, role, run.reports / ALLOWED, datetime.now(UTC))
-            problem = problem or _signed_before(run, gate, role, signer)
+            problem = problem or _signed_before(run, gate, role, signer) or _untimely(log, path, str(said["decision"]))
     except Refused as error:
         problem = f"{error.what} (now, as it is recorded)"
     except RunbookError:
@@ -156,6 +158,8 @@ def record(run: RunState, data: bytes, signature: bytes) -> Path:
         raise
     if problem:
         temporary.unlink()
+        if said.get("decision") == NO_GO:
+            problem += ". This NO-GO does not block the run: state and sign it anew, now"
         raise UsageError(ReasonCode.SIGNATURE_REFUSED, f"not recorded: {problem}", where=f"run {run.id}")
     assert signer is not None
     facts = {"gate": gate, "role": role, "signer": signer.principal, "decision": said["decision"]}
@@ -191,14 +195,14 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
             state.refused[role] = f"the approval of {role} does not count: {problem}"
             state.missing.append(role)
             continue
-        earlier = next((r for s in (signer.fingerprint, signer.principal) if (r := holders.get(s))), "")
+        earlier = next((r for s in _names(signer) if (r := holders.get(s))), "")
         if earlier and not run.parameters.signoff.one_key_for_roles:
             state.refused[role] = (
                 f"the approval of {role} does not count: {signer.principal} signed as {earlier} already"
             )
             state.missing.append(role)
             continue
-        holders |= {signer.fingerprint: role, signer.principal: role}
+        holders |= dict.fromkeys(_names(signer), role)
         state.keys[role] = f"{signer.principal} {signer.fingerprint}"
         stale = _stale(run, gate, answer)
         if answer["decision"] == NO_GO:
@@ -214,21 +218,76 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
     return state
 
 
+def _names(signer: signing.Signer) -> list[str]:
+    """What no other role may sign with: the key, and each principal, of which one line may list many."""
+    return [signer.fingerprint, *signer.principal.split(",")]
+
+
 def _signed_before(run: RunState, gate: str, role: str, signer: signing.Signer) -> str:
     """Why this signer may not sign as this role: the key or the principal counts for another one; "" where it may."""
     if run.parameters.signoff.one_key_for_roles:
         return ""
     for other, who in gate_state(run, gate).keys.items():
-        if other != role and {signer.principal, signer.fingerprint} & {*who.split(" ")}:
+        if other != role and {*_names(signer)} & {*who.replace(",", " ").split(" ")}:
             return f"{signer.principal} signed as {other} already (signoff.one_key_for_roles is false)"
     return ""
 
 
+def _untimely(log: Sequence[str], path: Path, decision: str) -> str:
+    """Why the time of a statement forbids to record it, or "". A NO-GO that was given earlier is recorded, and blocks."""
+    match = SIGNATURE.fullmatch(path.name)
+    if match is None or decision == NO_GO:
+        return ""
+    when = time_of(match["when"])
+    if when > datetime.now(UTC):
+        return f"its time, {when:%Y-%m-%d %H:%M:%S} UTC, is in the future"
+    others = [other for name in log if (other := SIGNATURE.fullmatch(name)) and other["role"] == match["role"]]
+    later = max((other["when"] for other in others if other["gate"] == match["gate"]), default="")
+    if match["when"] > later:
+        return ""
+    return f"{match['role']} signed at {time_of(later):%Y-%m-%d %H:%M:%S} UTC, and this is not later; sign anew"
+
+
+def recorded(folder: Path) -> list[str]:
+    """The names of the statements in the order in which the audit log recorded them; a second line of one counts for nothing."""
+    return list(dict.fromkeys(Path(str(facts.get("file", ""))).name for facts in _signed_lines(folder)))
+
+
+def _signed_lines(folder: Path) -> list[dict[str, Any]]:
+    entries = audit.entries(folder / audit.NAME)
+    return [e["facts"] for e in entries if e["action"] == SIGNED and isinstance(e.get("facts"), dict)]
+
+
 def newest(folder: Path, gate: str, role: str) -> Path | None:
-    """The statement of a role that counts: the newest by the time in its name."""
-    found = [(match["when"], path) for path in (folder / RunPath.SIGNOFFS).glob("*.json")
+    """The statement of a role that counts: the one recorded last; a NO-GO that no GO follows in time as well counts before it."""
+    log = {name: number for number, name in enumerate(recorded(folder))}
+    found = [(log.get(path.name, -1), match["when"], path) for path in (folder / RunPath.SIGNOFFS).glob("*.json")
              if (match := SIGNATURE.fullmatch(path.name)) and (match["gate"], match["role"]) == (gate, role)]  # fmt: skip
-    return max(found)[1] if found else None
+    if not found:
+        return None
+    last = max(found)
+    open_still = [each for each in found if each[1] >= last[1] and statement_of(each[2]).get("decision") == NO_GO]
+    return max(open_still)[2] if open_still else last[2]
+
+
+def no_gos(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Every NO-GO on file, at any gate, as (path in the folder, what it says), also those that were set aside."""
+    paths = [*folder.glob(f"{RunPath.SIGNOFFS}/*.json"), *folder.glob(f"earlier/*/{RunPath.SIGNOFFS}/*.json")]
+    said = ((path.relative_to(folder).as_posix(), statement_of(path)) for path in sorted(paths))
+    return [(name, what) for name, what in said if what.get("decision") == NO_GO]
+
+
+def lost(folder: Path) -> list[str]:
+    """The statements that the audit log records and that are neither in signoffs/ nor set aside, as it says."""
+    aside = {(f["file"], f["digest"], f["to"]) for e in audit.entries(folder / audit.NAME)
+             if e["action"] == SET_ASIDE and {"file", "digest", "to"} <= (f := e["facts"]).keys()}  # fmt: skip
+    found = []
+    for facts in _signed_lines(folder):
+        name, digest = f"signoffs/{Path(str(facts.get('file', ''))).name}", str(facts.get("statement"))
+        kept = [name, *(to for file, was, to in aside if (file, was) == (name, digest))]
+        if digest not in {digest_of(folder / path) for path in kept}:
+            found.append(name)
+    return found
 
 
 def statements(run: RunState, signers: Path | None = None) -> dict[str, tuple[str, signing.Signer | None]]:
@@ -280,7 +339,10 @@ def _problem(
         return error.what, None
     if signers[0].principal.startswith(signing.REHEARSAL) and not rehearses:
         return "it was signed with a throw-away key of a rehearsal", None
-    return "", signers[0]
+    ours, theirs = (one_line(signers[at].principal, 80) for at in (0, -1))
+    if ours != theirs:
+        return f"its key is that of {ours} in the run's list of signers, and of {theirs} in the list outside", None
+    return "", signers[-1]
 
 
 def _stale(run: RunState, gate: str, said: dict[str, Any]) -> list[str]:
@@ -300,20 +362,19 @@ def _stale(run: RunState, gate: str, said: dict[str, Any]) -> list[str]:
 
 
 def _gone(folder: Path, gate: str, role: str) -> str:
-    """The newest statement of a role that the audit log records and the folder no longer holds as it was; else ""."""
-    for entry in reversed(audit.entries(folder / audit.NAME)):
-        facts = entry.get("facts")
-        if (
-            entry.get("action") == SIGNED
-            and isinstance(facts, dict)
-            and (facts.get("gate"), facts.get("role")) == (gate, role)
-        ):
-            path = folder / RunPath.SIGNOFFS / Path(str(facts.get("file", ""))).name
-            present = newest(folder, gate, role)
-            aside = present is None or present.name > path.name  # a retry has put it there, and nothing older counts
-            kept = [path, *(folder.glob(f"earlier/*/signoffs/{path.name}") if aside else [])]
-            digests = {hashlib.sha256(p.read_bytes()).hexdigest() for p in kept if p.is_file()}
-            return "" if facts.get("statement") in digests else f"signoffs/{path.name}"
+    """A statement of a role that the audit log records and the folder no longer holds as it was; else "".
+
+    What was set aside with all that was recorded before it is no loss.
+    """
+    mine = [
+        name for name in recorded(folder) if (m := SIGNATURE.fullmatch(name)) and (m["gate"], m["role"]) == (gate, role)
+    ]
+    for name in lost(folder):
+        if Path(name).name in mine:
+            return name
+    present = [name for name in mine if (folder / RunPath.SIGNOFFS / name).is_file()]
+    if mine and present and present[-1] != mine[-1]:
+        return f"signoffs/{mine[-1]}"
     return ""
 
 
@@ -344,8 +405,7 @@ def _to_be_signed(run: RunState, gate: str) -> Seal:
 
 
 def _required(parameters: Parameters, gate: str) -> list[str]:
-    sections = {CUTOVER: parameters.signoff.required, DRY_RUN: parameters.signoff.dry_run}
-    return list(sections.get(_gate(gate), parameters.signoff.closeout))
+    return required(parameters)[_gate(gate)]
 
 
 def _gate(gate: str) -> str:

@@ -270,6 +270,9 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 # - without a digest or a list from elsewhere: whether all seals were made again;
 # - without a digest from elsewhere: whether all that came after some seal was cut off;
 # - index.html, which is no evidence, tokens of a time-stamping authority, and the signatures in files .dsse;
+# - whether somebody who can write here, and wrote lines of audit.jsonl too, changed files before they were sealed: its lines
+#   are chained, not signed. A seal or digest noted elsewhere shows what was sealed by then;
+# - whether the parameters, above all who has to sign, were changed in the run: the toolkit's verify command compares them;
 # - whether an approval accepts each marginal criterion, and what a result means: read it.
 #
 # Needed: bash, GNU coreutils, grep, sed, find, and ssh-keygen of OpenSSH 8.9 or later.
@@ -326,7 +329,10 @@ echo "$sealed" | sha256sum --check --quiet --strict || bad=1
 last=''
 for each in seals/*.json; do
   [ -n "$last" ] && grep -qF '"runner":' "$last" && while read -r digest name; do
-    grep -q "^$digest  earlier/" <(listed "$each") && continue  # a step that runs again moves what it left before
+    # A step that runs again moves what it left before; logs of older toolkits do not name that.
+    listed "$each" | grep "^$digest  earlier/" | cut -d/ -f3- | grep -qxF "$name" &&
+      {{ ! grep -qF '"moves":"named"' "$last" ||
+        grep -qF "{{\"digest\": \"$digest\", \"file\": \"$name\", \"to\": \"earlier/" audit.jsonl; }} && continue
     now=$(listed "$each" | grep -F "  $name" | grep -x "[0-9a-f]*  $name" | cut -c-64)
     [[ " {changing} " == *" $name "* ]] && grep -qF "\"sha256\": \"$now\"" audit.jsonl && continue
     complain "$name: changed between $last and $each"
@@ -369,6 +375,17 @@ echo "decision: $(said decision "$seal")"
 # 7. The signatures: each over its statement, in the namespace of its role, by a key that allowed_signers lists, and that was
 #    valid when it was given and when it was sealed; the statement names the SHA-256 of the seal that was signed.
 holders=''
+logged() {{ # statements of a gate and role, as the log recorded them
+  sed -nE 's#^\{{"action": "signed", "facts": \{{[^}}]*"file": "(signoffs/'"$1"'-[0-9][^"]*)".*#\1#p' audit.jsonl
+}}
+for digest in $(sed -nE 's#^\{{"action": "signed", "facts": \{{[^}}]*"statement": "([0-9a-f]+)".*#\1#p' audit.jsonl); do
+  find signoffs earlier -path '*signoffs/*.json' -exec sha256sum {{}} + 2>/dev/null | grep -q "^$digest " ||
+    complain "a statement that audit.jsonl records is not here: $digest"
+done
+again=$(logged '[a-z_-]+' | sort | uniq -d)
+[ -z "$again" ] || complain "recorded twice: $again"
+no_go=$(find signoffs earlier -path '*signoffs/*.json' -exec grep -lF '"decision":"no-go"' {{}} + 2>/dev/null | sort)
+[ -z "$no_go" ] || echo "no-go: $no_go"
 signed() {{ # statement, namespace, time
   grep -qF "\"run\":\"{run}\"" "$1" || complain "$1 is of another run"
   grep -qF "$(sed -E 's/.*"seal":\{{"name":"[^"]*","sha256":"([0-9a-f]+)"\}}.*/\1/' "$1")" <(sha256sum seals/*) ||
@@ -387,9 +404,12 @@ signed() {{ # statement, namespace, time
 }}
 approved() {{ # gate, role, step whose seal is signed, step that does not begin before
   [ -e "results/$4.json" ] || return
-  statement=$(find signoffs -name "$1-$2-[0-9]*.json" 2>/dev/null | sort | tail -n 1)
+  statement=$(logged "$1-$2" | tail -n 1)
   if [ -z "$statement" ]; then complain "step $4 ran, and $2 has not signed"; return; fi
   grep -qF '"decision":"go"' "$statement" || complain "step $4 ran although $statement is no-go"
+  for other in signoffs/"$1-$2"-*.json; do # given later, though recorded before
+    [[ "$other" < "$statement" ]] || grep -qF '"decision":"go"' "$other" || complain "$other is no-go and was given later"
+  done
   grep -qF "$(grep -lF "\"after\":\"$3\"" seals/*.json | tail -n 1 | xargs sha256sum | cut -d' ' -f1)" "$statement" ||
     complain "$statement was given before what it approves was sealed anew"
 }}
@@ -446,7 +466,15 @@ def time_of(text: str) -> datetime:
 def statement_of(path: Path) -> dict[str, Any]:
     """What a statement says; {} where it is none."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return statement_in(path.read_bytes())
+    except OSError:
+        return {}
+
+
+def statement_in(data: bytes) -> dict[str, Any]:
+    """What these bytes of a statement say; {} where they are none."""
+    try:
+        found = json.loads(data)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -16,7 +16,21 @@ from pathlib import Path
 from helpers import audit
 from helpers.errors import RunbookError, one_line
 from helpers.evidence import signing, signoffs, statement
-from helpers.evidence.seals import BESIDE, RUNNER, after, announced, chain, knowing, pushed
+from helpers.evidence.seals import (
+    BESIDE,
+    BOUND,
+    MOVES,
+    RUNNER,
+    after,
+    announced,
+    chain,
+    fallen,
+    knowing,
+    logged,
+    moved,
+    pushed,
+    unbound,
+)
 from helpers.evidence.statement import CHANGING, FIRST, SEALS, Seal, changed, digest_of, files, read_seal
 from helpers.formatting import count
 from helpers.results import StepResult, passed
@@ -62,7 +76,8 @@ def verify(
         found.newest = newest.digest
         found.problems += _files(folder, newest)
         found.problems += _audit_log(folder)
-        found.problems += _history(folder, chain)
+        found.problems += _history(folder, chain, found)
+        found.problems += _binding(folder, chain, found)
         found.problems += _custody(chain, signers, found)
         found.problems += _times(chain, authority, found)
         found.problems += _pushed(folder, chain, found)
@@ -129,21 +144,51 @@ def _audit_log(folder: Path) -> Iterator[str]:
         yield f"{audit.NAME}: line {broken.line}: {broken.why}"
 
 
-def _history(folder: Path, chain: list[Seal]) -> Iterator[str]:
+def _history(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
     """Between two seals a file may move into `earlier/`, or be one that the toolkit itself writes again, as the log says."""
-    log = announced(folder, max(seal.number for seal in chain))
+    log = logged(folder, max(seal.number for seal in chain))
     for one, two in pairwise(chain):
-        moved = {digest for name, digest in two.subjects.items() if name.startswith("earlier/")}
+        since = log[one.number]
+        named = announced(since)
+        unnamed = set()
         for name, digest in one.subjects.items():
             now = two.subjects.get(name, "")
-            if now == digest or digest in moved:
+            if now == digest:
                 continue
-            if name not in CHANGING:
+            if moved(one, name, two.subjects, since):
+                if MOVES not in one.predicate:
+                    unnamed.add(name)
+            elif name not in CHANGING:
                 yield f"{name}: changed between seal {one.number} and seal {two.number}"
-            elif RUNNER in one.predicate and (name, now) not in log[one.number]:
+            elif RUNNER in one.predicate and (name, now) not in named:
                 yield f"{name}: changed between seal {one.number} and seal {two.number}, and {audit.NAME} names no such change"
+        if unnamed:
+            found.notes.append(
+                f"{two.name}: {count(len(unnamed), 'file')} moved below earlier/ since seal {one.number}, which an older "
+                f"toolkit set; its log names no moves: {', '.join(sorted(unnamed)[:3])}"
+            )
         if datetime.fromisoformat(two.created) < datetime.fromisoformat(one.created):
             yield f"{two.name}: its time, {two.created}, is before that of seal {one.number}, {one.created}"
+
+
+def _binding(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
+    """Every seal binds what the first one bound, but for changes that the log names; who has to sign never changes."""
+    first, before = chain[0], chain[0]
+    log = audit.entries(folder / audit.NAME)
+    for seal in chain[1:]:
+        if BOUND not in first.predicate or BOUND not in seal.predicate:
+            if seal.predicate["run"].get("binding") != before.predicate["run"].get("binding"):
+                found.notes.append(
+                    f"{seal.name}: the parameters that bind the run, or the toolkit, are not those of seal {before.number}"
+                )
+        elif seal.predicate[BOUND] != before.predicate.get(BOUND):
+            against, told = unbound(first, seal.predicate[BOUND], log)
+            if against:
+                gone = fallen(first, seal.predicate["approvals"])
+                yield f"{seal.name}: {', '.join(against)}: not as seal 1 bound it{f' (approvals that fell: {gone})' * bool(gone)}"
+            if told:
+                found.notes.append(f"{seal.name}: changed since seal 1, as {audit.NAME} says: {', '.join(told)}")
+        before = seal
 
 
 def _expected(chain: list[Seal], expect: Sequence[str], found: Verified) -> Iterator[str]:
@@ -302,11 +347,22 @@ def _shown(notebook: Path) -> str:
 def _signatures(run: RunState, found: Verified, signers: Path | None) -> Iterator[str]:
     """Every statement; and that no step ran which needed approvals that are not there."""
     try:
+        log = signoffs.recorded(run.reports)
         for name, (why, _) in signoffs.statements(run, signers).items():
             if why:
                 yield f"signoffs/{name}: {why}"
-        for gate, step in _SIGNED_BEFORE.items():
-            yield from _gate(run, gate, run.result(step) is not None, found, signers)
+            elif name not in log:
+                yield f"signoffs/{name}: {audit.NAME} does not say that it was recorded"
+        for name in signoffs.lost(run.reports):
+            yield f"{name}: {audit.NAME} says that it was signed, and it is neither here nor set aside"
+        for name, said in signoffs.no_gos(run.reports):
+            reason = one_line(str(said.get("reason") or "no reason given"), 200)
+            found.notes.append(f"{name}: {one_line(str(said.get('role')), 80)} says NO-GO: {reason}")
+        for gate in signoffs.GATES:
+            step = _SIGNED_BEFORE.get(gate)
+            yield from _gate(run, gate, step is not None and run.result(step) is not None, found, signers)
+        if run.result(Step.CUTOVER) is not None and not run.parameters.signoff.required:
+            found.notes.append("signoffs/: cutover: nobody had to sign (signoff.required is empty)")
     except (RunbookError, OSError, ValueError, KeyError, TypeError) as error:
         yield f"signoffs/: the approvals cannot be judged: {error}"
 

@@ -22,7 +22,7 @@ from markupsafe import Markup, escape
 
 from helpers.errors import RunbookError
 from helpers.evidence.signing import Signer
-from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state, statements
+from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state, newest, statements
 from helpers.formatting import lines
 from helpers.reason_codes import ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, passed
@@ -72,8 +72,8 @@ def read_signoffs(run: RunState) -> list[SignOff]:
             _, signer = known.get(path.name, ("", None))
             found.append(_signoff(value, signer.principal if signer else "an unknown signer", path.name))
     found.sort(key=lambda s: (s.when, s.role, s.gate, s.file))
-    newest = {(s.gate, s.role): s.file for s in found}
-    return [replace(s, superseded=newest[s.gate, s.role] != s.file) for s in found]
+    counting = {newest(run.reports, gate, role) for gate, role in {(s.gate, s.role) for s in found}}
+    return [replace(s, superseded=run.reports / RunPath.SIGNOFFS / s.file not in counting) for s in found]
 
 
 def _signoff(facts: Mapping[str, Any], name: str, file: str) -> SignOff:

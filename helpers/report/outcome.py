@@ -340,9 +340,10 @@ def _gate(view: RunView) -> Outcome:
         due = [f"Next: step {next_one.number} ({next_one.title}): {RUNBOOK} resume {view.id}"] if next_one else []
         back = f"Watch the application. To roll back: {RUNBOOK} rollback {view.id}"
         return Outcome("go", _switched(view), moved, [*due, back])
+    signed = "GO, signed" if gate.keys else "GO; nobody has to sign"
     if view.rehearsal:
-        return Outcome("go", "GO, signed", [], ["The rehearsal is complete; nothing is due."])
-    return Outcome("go", "GO, signed", [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
+        return Outcome("go", signed, [], ["The rehearsal is complete; nothing is due."])
+    return Outcome("go", signed, [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
 
 
 def _cut_over(view: RunView) -> dict[str, Any]:

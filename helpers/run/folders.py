@@ -31,7 +31,7 @@ from ruamel.yaml.error import YAMLError
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
-from helpers.parameters import Parameters, parameters_from, resolve_path
+from helpers.parameters import RESUMABLE, Parameters, parameters_from, resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, append, flush_folder, json_text, reading, utc_now, write_text
 from helpers.run.plan import Step
@@ -45,6 +45,7 @@ PRIVATE_FOLDER = (
 )
 GROUP = "group.json"  # in place of run.json: the runs of one order for many databases
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_ID - 1}}}")
+SET_ASIDE = "set aside"  # the audit log's word for a file that was moved below earlier/
 _DOCUMENTS = {
     Step.MIGRATE: (f"{Step.MIGRATE}_quarantine.jsonl.gz", f"{Step.MIGRATE}_changes.csv.gz"),
     Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",),
@@ -227,8 +228,8 @@ class RunState(RunFolder):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """run.json: id, name, created (UTC), date, rehearsal, dry_run, until, directory (that relative paths are taken
-        from), parameters_digest, parameters_sha256 (of the file), host, user, versions, commit, changes."""
+        """run.json: id, name, created (UTC), date, rehearsal, dry_run, group (its id or ""), until, directory (that relative
+        paths are taken from), parameters_digest, parameters_sha256 (of the file), host, user, versions, commit, changes."""
         return self.once(_read_facts)
 
     @property
@@ -351,9 +352,18 @@ def _folders() -> Iterator[tuple[RunState, RunbookError | None]]:
 
 
 def create(
-    parameters: Parameters, run_id: str = "", *, rehearsal: bool = False, dry_run: bool = False, until: str = ""
+    parameters: Parameters,
+    run_id: str = "",
+    *,
+    rehearsal: bool = False,
+    dry_run: bool = False,
+    until: str = "",
+    group: str = "",
 ) -> RunState:
-    """Make the folders of a new run. They appear whole or not at all; a UsageError where the id is taken."""
+    """Make the folders of a new run, of a group where one is named. They appear whole or not at all.
+
+    A UsageError where the id is taken.
+    """
     folder = RunFolder.of(run_id or new_run_id(parameters.name))
     created, text = utc_now(), parameters_text(parameters)
     facts = {
@@ -363,6 +373,7 @@ def create(
         "date": created[:10],
         "rehearsal": rehearsal,
         "dry_run": dry_run,
+        "group": group,
         "until": until,
         "directory": str(Path.cwd()),
         "parameters_digest": parameters.digest(),
@@ -470,6 +481,13 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
         )
     before, after = flatten(old.document()), flatten(new.document())
     changed = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
+    fixed = [k for k in changed if k.startswith("signoff.") and k not in RESUMABLE]
+    if fixed and (folder.reports / "seals").is_dir():
+        raise UsageError(
+            ReasonCode.OTHER_CONTEXT,
+            f"run {folder.id} is sealed, and who has to sign never changes in a run: {', '.join(fixed)}",
+            next_step="Begin a new run.",
+        )
     if changed:
         record = {"when": utc_now(), "user": audit.user(), "from": {k: before.get(k) for k in changed}}
         text = parameters_text(new)
@@ -513,11 +531,17 @@ def supersede(folder: RunFolder, steps: Iterable[Step]) -> None:
 
 
 def set_aside(folder: RunFolder, paths: Iterable[Path]) -> None:
-    """Move files of the reports under earlier/<time>, where they stay as history."""
-    aside = folder.reports / RunPath.EARLIER / utc_now().replace(":", "").removesuffix("+0000")
+    """Move files of the reports under earlier/<time>, where they stay as history.
+
+    The audit log names each first: what is below `earlier/` and was named by nobody is no file of this run.
+    """
+    aside = Path(RunPath.EARLIER) / utc_now().replace(":", "").removesuffix("+0000")
     for path in paths:
-        there = aside / path.relative_to(folder.reports)
+        name = path.relative_to(folder.reports)
+        there = folder.reports / aside / name
         there.parent.mkdir(parents=True, exist_ok=True)
+        about = {"file": name.as_posix(), "digest": file_digest(path), "to": (aside / name).as_posix()}
+        audit.append(folder.reports / audit.NAME, SET_ASIDE, **about)
         path.replace(there)
 
 

@@ -229,12 +229,18 @@ def _chunks(folder: RunState) -> str:
 
 
 def due_for(group: Group, gate: str, role: str) -> Iterable[RunState]:
-    """The runs of a group whose gate waits for this role."""
+    """The runs of a group whose gate waits for this role. UsageError where one of them does not name the group."""
     for row in group.rows:
         folder = RunFolder.of(row.run).read()
         step = next(s for s in plan.LINE if s.gate == gate)
         reached = folder.exists and passed(folder.result(step.number)) and not rolled_back(folder)
         if reached and role in gate_state(folder, gate).missing:
+            if folder.facts.get("group") != group.id:  # group.json is sealed by nothing, and run.json is sealed
+                raise UsageError(
+                    ReasonCode.NOTHING_TO_SIGN, f"run {folder.id} does not say that it is of {group.id}; nothing was signed",
+                    where=f"group {group.id}",
+                    next_step=f"Find out who wrote {GROUP}. Or sign each run by itself: {folder.command('sign')}",
+                )  # fmt: skip
             yield folder
 
 
