@@ -287,7 +287,8 @@ def unbound(first: Seal, bound: Mapping[str, str], entries: Sequence[Mapping[str
     """
     sealed = first.predicate.get(BOUND, {})
     differ = sorted(key for key, value in sealed.items() if bound.get(key) != value)
-    named = {str(n) for e in entries if e["action"] == "parameters changed" for n in e["facts"].get("names", [])}
+    told = (e.get("facts") for e in entries if e["action"] == "parameters changed")
+    named = {str(n) for facts in told if isinstance(facts, dict) for n in facts.get("names", [])}
     against = [key for key in differ if key.startswith("signoff.") or key not in named]
     return against, [key for key in differ if key not in against]
 

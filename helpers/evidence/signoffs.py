@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -254,8 +255,20 @@ def recorded(folder: Path) -> list[str]:
 
 
 def _signed_lines(folder: Path) -> list[dict[str, Any]]:
-    entries = audit.entries(folder / audit.NAME)
-    return [e["facts"] for e in entries if e["action"] == SIGNED and isinstance(e.get("facts"), dict)]
+    return [facts for action, facts in _log(folder) if action == SIGNED]
+
+
+def _log(folder: Path) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """(action, facts) of what the audit log says of statements and of files that were set aside."""
+    path = folder / audit.NAME
+    about = path.stat() if path.is_file() else None
+    return _read_log(path, (about.st_size, about.st_mtime_ns)) if about is not None else ()
+
+
+@lru_cache(maxsize=8)  # a page and a gate ask for every role
+def _read_log(path: Path, _state: tuple[int, int]) -> tuple[tuple[str, dict[str, Any]], ...]:
+    lines = ((entry["action"], entry.get("facts")) for entry in audit.entries(path))
+    return tuple((act, facts) for act, facts in lines if act in (SIGNED, SET_ASIDE) and isinstance(facts, dict))
 
 
 def newest(folder: Path, gate: str, role: str) -> Path | None:
@@ -279,8 +292,7 @@ def no_gos(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def lost(folder: Path) -> list[str]:
     """The statements that the audit log records and that are neither in signoffs/ nor set aside, as it says."""
-    aside = {(f["file"], f["digest"], f["to"]) for e in audit.entries(folder / audit.NAME)
-             if e["action"] == SET_ASIDE and {"file", "digest", "to"} <= (f := e["facts"]).keys()}  # fmt: skip
+    aside = {(f.get("file"), f.get("digest"), str(f.get("to"))) for act, f in _log(folder) if act == SET_ASIDE}
     found = []
     for facts in _signed_lines(folder):
         name, digest = f"signoffs/{Path(str(facts.get('file', ''))).name}", str(facts.get("statement"))
