@@ -238,7 +238,7 @@ def refuse_changes(folder: Path, chain: Sequence[Seal]) -> None:
 
 
 def moved(sealed: Seal, name: str, later: Mapping[str, str], since: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a sealed file stands as it was at `earlier/<time>/<name>` among the later files, and the log since names the move.
+    """Whether a sealed file is, as it was, at `earlier/<time>/<name>` among the later files, and the log since names the move.
 
     The log of an older toolkit, whose seal says nothing of moves, names none: there the place alone is looked at.
     """
