@@ -17,7 +17,7 @@ from helpers.report.pages import keep_final, run_page, tiles
 from helpers.report.record import deviations, not_exercised, record, status
 from helpers.results import Check, Phase, StepResult, Verdict, write_json
 from helpers.run.folders import RunState
-from tests.test_pages_run import ROLES, cells, keys, make_run, read, result, sign, whole_night
+from tests.test_pages_run import ROLES, Result, cells, keys, make_run, read, result, sign, whole_night
 
 __all__ = ["keys"]  # a fixture: real keys for `sign`
 
@@ -27,7 +27,7 @@ WINDOW = "window: {start: '2025-12-01T02:00:00Z', minutes: 120, buffer_minutes: 
 def step(number: str, start: str, end: str, **more: Any) -> StepResult:
     """A step between two times of 2025, such as "12-01T02:00:00"."""
     begun, finished = (f"2025-{t}.000+00:00" if t else "" for t in (start, end))
-    return StepResult(number, f"Step {number}", "night-1", begun, finished, Verdict.PASS, **more)
+    return Result(number, f"Step {number}", "night-1", begun, finished, Verdict.PASS, **more)
 
 
 def run(folder: Path, results: list[StepResult], parameters: str = WINDOW, **facts: Any) -> RunView:

@@ -23,11 +23,19 @@ ROLES = ["operations_lead", "dba", "security"]
 TITLES = {"10": "Source health", "21": "Snapshot", "22": "Migrate", "23": "Validate", "24": "Review and decide"}
 
 
+class Result(StepResult):
+    """A result that belongs to the run in whose folder it is written."""
+
+    def write(self, path: Path) -> None:
+        self.run_id = path.parent.parent.name
+        super().write(path)
+
+
 def result(number: str, verdict: Verdict = Verdict.PASS, **more: Any) -> StepResult:
     """A finished step that took 90 seconds."""
     hour = f"2025-12-01T02:{number}"
     more = {"checks": [Check("counts", Verdict.PASS, 9800, 9800, "chunks")], **more}
-    return StepResult(
+    return Result(
         number, TITLES.get(number, "Step"), "night-1", f"{hour}:00.000+00:00", f"{hour[:-2]}59:30.000+00:00", verdict, **more
     )  # fmt: skip
 
