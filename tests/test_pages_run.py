@@ -302,7 +302,7 @@ def hostile_run(tmp_path: Path) -> Path:
         "repairs": [{"field": HOSTILE, "rule": HOSTILE, "chunks": 1}],
     }  # fmt: skip
     bad.figures = [{"name": HOSTILE, "file": HOSTILE, "caption": HOSTILE}]
-    folder = make_run(tmp_path / "r", [bad], name=HOSTILE, user=HOSTILE, host=HOSTILE, created=HOSTILE)
+    folder = make_run(tmp_path / "r", [bad], name=HOSTILE, user=HOSTILE, host=HOSTILE)
     scribble(folder, "dba", decision=HOSTILE, name=HOSTILE, reason=HOSTILE, when=HOSTILE, gate=HOSTILE)
     (folder / "parameters.yaml").write_text(f"source: {{path: '{HOSTILE[:25]}'}}\n", encoding="utf-8")
     return folder
