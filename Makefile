@@ -4,6 +4,7 @@
 #   make test JOBS=4 SAMPLE=200           processes for pytest (they wait for servers a third of the time); chunks of the sample
 #   make test-slow HEAVY=1                processes of the longer suites
 #   make test-attacks ARGS="-k evidence"   a part of the attacks
+#   make test-faults ROUNDS=200 SEED=1    rounds of the fault campaign, and what they are drawn from
 #   make test-memory LARGE=20000          chunks of the larger of the two migrations that are measured
 #   make PYTHON=python3.12 …              the Python to build .venv with
 
@@ -13,6 +14,8 @@ JOBS ?= 3
 HEAVY ?= 2
 SAMPLE ?= 300
 LARGE ?= 40000
+ROUNDS ?= 40
+SEED ?= 20261128
 ARGS ?=
 
 VENV := .venv
@@ -28,10 +31,10 @@ LATER := $(wildcard $(addprefix notebooks/,14* 22* 23* 24* 25* 26* 27* 30* 4* 5*
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks docs)
 
-.PHONY: help rehearse rehearse-servers test test-slow test-attacks test-kill test-memory test-compat test-cloud audit lab lint docs bench lock clean
+.PHONY: help rehearse rehearse-servers test test-slow test-attacks test-kill test-faults test-memory test-compat test-cloud audit lab lint docs bench lock clean
 
 help:
-	@echo "make rehearse | rehearse-servers | test | test-slow | test-attacks | test-kill | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
+	@echo "make rehearse | rehearse-servers | test | test-slow | test-attacks | test-kill | test-faults | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
@@ -65,6 +68,10 @@ test-kill: $(READY)
 
 test-cloud: $(READY)
 	$(BIN)/python -m pytest -s tests/heavy/test_out_of_cloud.py $(ARGS)
+
+# Faults of every kind, drawn from SEED: every chunk is compared after each round. ONLY=n repeats one round.
+test-faults: $(READY)
+	$(BIN)/python -m tests.faults.campaign --rounds $(ROUNDS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 test-memory: $(READY)
 	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)

@@ -276,8 +276,7 @@ def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
         with open(temporary, "wb", opener=private) as file:  # a path's own open takes no opener
             os.fchmod(file.fileno(), mode)
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        flush_file(temporary)
         publish(temporary, path)
     except BaseException as error:
         with suppress(OSError):
@@ -369,6 +368,12 @@ def reading(path: Path, next_step: str = "Put the file back from the run's archi
         raise Terminal(
             ReasonCode.RUN_DAMAGED, f"cannot be read: {why}", where=str(path), next_step=next_step
         ) from error
+
+
+def flush_file(path: Path) -> None:
+    """To disk: what a library wrote is whole after a power failure only if it was flushed before something says so."""
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -70,7 +70,9 @@ class FaultyProxy:
     of more than `most_bytes` is refused with 413.
     """
 
-    def __init__(self, upstream: str, most_bytes: int | None = None) -> None:
+    def __init__(
+        self, upstream: str, most_bytes: int | None = None, *, forward: type[Forward] | None = None, port: int = 0
+    ) -> None:
         self.most_bytes = most_bytes
         parts = urlsplit(upstream)
         self.upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
@@ -80,10 +82,10 @@ class FaultyProxy:
         self.closing = threading.Event()
         proxy = self
 
-        class Handler(_Forward):
+        class Handler(forward or Forward):  # type: ignore[misc]  # a class made for this proxy
             owner = proxy
 
-        self._server = _QuietServer(("127.0.0.1", 0), Handler)
+        self._server = _QuietServer(("127.0.0.1", port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     @property
@@ -126,7 +128,7 @@ class _QuietServer(ThreadingHTTPServer):
         """A connection that a test cut is no event."""
 
 
-class _Forward(BaseHTTPRequestHandler):
+class Forward(BaseHTTPRequestHandler):
     owner: FaultyProxy
     protocol_version = "HTTP/1.1"
 

@@ -53,7 +53,7 @@ from helpers.evidence.statement import (
 )
 from helpers.parameters import RESUMABLE, Parameters
 from helpers.reason_codes import ReasonCode
-from helpers.results import StepResult, passed, utc_now, write_bytes, write_text
+from helpers.results import StepResult, flush_file, passed, utc_now, write_bytes, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.command import run_or_fail
@@ -180,6 +180,8 @@ def seal(run: RunState, step: str = "") -> RunState:
             MOVES: "named",
             **_about(run),
         }
+        for name in files(run.reports):  # a seal on disk names no byte that a power failure may still take
+            flush_file(run.reports / name)
         path = run.reports / SEALS / f"{number:04d}-{stamp(now)}.json"
         data = statement(measure(run.reports), predicate)
         found = read_seal(path, data)

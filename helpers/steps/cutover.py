@@ -170,7 +170,10 @@ class CutoverStep(NotebookStep):
             return (f"not opened, because of {used}",)
         with open_target(target) as store:
             counts = {name: store.count(name) for name in self._collections()}
-        gone = [name for name, count in counts.items() if not count]
+        written = Checkpoint.read(self.run.workspace / RunPath.CHECKPOINT).targets
+        gone = [
+            name for name, count in counts.items() if not count and written[name].completed > written[name].rejected
+        ]
         self.run.check(
             "answers of the target",
             Verdict.FAIL if gone or not counts else Verdict.PASS,
