@@ -40,6 +40,7 @@ from tests.servers import ChromaServer
 from tests.storage import embedded
 
 NOBODY = 65534
+FENCED = "fence: {kind: command, command: {lock: [touch, locked], unlock: [rm, -f, locked]}}\n"
 TO_22 = ("resume", "one", "--until", "22")
 
 
@@ -113,7 +114,7 @@ def resumed(bench: Bench, *command: str, codes: tuple[int, ...] = (0,), strict: 
 def crash_point(turn: Round) -> str:
     """kill -9 at a named write of a scenario, up to three times, each with a loss of what was never flushed."""
     scenario = _next_scenario(turn)
-    bench = turn.shared.bench(scenario.bench)
+    bench = turn.shared.bench(scenario.bench, more=FENCED if scenario.bench == "fenced" else "")
     counts = _counted(turn.shared, bench, scenario)
     bench.at(scenario.state)
     scenario.prepare(bench)
@@ -124,7 +125,7 @@ def crash_point(turn: Round) -> str:
     for _ in range(turn.chance.choice([1, 1, 2, 3])):
         write, moment, most = turn.chance.choice(points)
         crash = Crash(write, moment, turn.chance.randint(1, most))
-        child = bench.start(*command, crash=crash, pages=scenario.pages)
+        child = bench.start(*command, crash=crash, pages=scenario.pages, clock=scenario.clock)
         done = bench.ended(child)
         if done.code == -signal.SIGKILL:
             killed += 1
@@ -156,7 +157,7 @@ def _counted(shared: Shared, bench: Bench, scenario: Scenario) -> dict[str, list
         bench.at(scenario.state)
         scenario.prepare(bench)
         file = folder / "counts.json"
-        done = bench.run(*scenario.command(bench), count=file, pages=scenario.pages)
+        done = bench.run(*scenario.command(bench), count=file, pages=scenario.pages, clock=scenario.clock)
         if done.code not in scenario.codes:
             raise Fault(STUCK, f"{scenario.name}, undisturbed: exit {done.code}: {done.line}")
         scenario.check(bench)
@@ -170,13 +171,13 @@ def _counted(shared: Shared, bench: Bench, scenario: Scenario) -> dict[str, list
 
 
 def _finish(bench: Bench, scenario: Scenario) -> str:
-    done = bench.run(*scenario.again(bench))
+    done = bench.run(*scenario.again(bench), clock=scenario.clock)
     for _ in range(2):
         if done.code in scenario.codes:
             return HELD
         if scenario.over(done):
             return HELD
-        done = bench.run(*scenario.again(bench))
+        done = bench.run(*scenario.again(bench), clock=scenario.clock)
     raise Fault(STUCK, f"{scenario.name}: {' '.join(scenario.again(bench))}: exit {done.code}: {done.line}")
 
 

@@ -38,6 +38,7 @@ class Scenario:
     prepare: Callable[[Bench], None] = _nothing
     over: Callable[[Ended], bool] = lambda done: False
     pages: bool = False
+    clock: tuple[float, ...] = ()
     bench: str = "directories"
 
 
@@ -51,8 +52,8 @@ def begin_or_resume(bench: Bench) -> tuple[str, ...]:
     return ("run", "trial.yaml", "--run-id", "one", "--until", "22")
 
 
-def resume_22(bench: Bench) -> tuple[str, ...]:
-    """After step 22 was asked for once more: what is left of it."""
+def step_22(bench: Bench) -> tuple[str, ...]:
+    """Step 22 once more: the source is read again, and what changed is brought over."""
     return ("run", "--run-id", "one", "--from", "22", "--until", "22")
 
 
@@ -110,23 +111,160 @@ def pruned(bench: Bench) -> None:
             raise Fault("LOST", f"half removed: {bench.log[-1]}")
 
 
-def _w(text: str) -> frozenset[str]:
+def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
 SCENARIOS: list[Scenario] = [
-    Scenario("begin", "new", begin_or_resume, begin_or_resume, _w("")),
-    Scenario("migrate", "snapshot", always("resume", "one", "--until", "22"), always("resume", "one", "--until", "22"), _w("")),
-    Scenario("catch-up", "changed", resume_22, resume_22, _w("")),
-    Scenario("decide", "migrated", always("resume", "one"), always("resume", "one"), _w(""), codes=(4,), pages=True),
-    Scenario("sign", "decided", sign, sign, _w(""), codes=(0, 4), check=signed, over=lambda done: "already" in done.line),
-    Scenario("cutover", "signed", always("resume", "one"), always("resume", "one"), _w(""), codes=(0, 4), check=cut_over),
-    Scenario("rollback", "cutover", always("rollback", "one", "--why", "trial", "--replay"),
-             always("rollback", "one", "--why", "trial", "--replay"), _w(""), check=rolled_back),
-    Scenario("retry", "migrated", always("resume", "one", "--retry", "21", "--until", "22"),
-             always("resume", "one", "--until", "22"), _w("")),
-    Scenario("restore", "snapshot", restore, restore, _w(""), check=restored),
-    Scenario("prune", "migrated", always("snapshots", "prune", "--yes", "--abandoned", "one"),
-             always("snapshots", "prune", "--yes", "--abandoned", "one"), _w(""), check=pruned),
-    Scenario("archive", "migrated", always("archive", "one"), always("archive", "one"), _w(""), check=_nothing),
+    Scenario(
+        "begin", "new", begin_or_resume, begin_or_resume, _names("""
+            audit:append evidence.seals:_copy_allowed evidence.seals:_write_recipe evidence.seals:seal
+            evidence.signing:runner_key evidence.signing:sign migration.checkpoint:Checkpoint._changed
+            migration.checkpoint:Checkpoint.enter migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage
+            migration.staging:Quarantine.write migration.staging:_Staging.finish notify.delivery:Around._save
+            run.folders:RunFolder._append run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.folders:_claim
+            run.folders:create run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
+            snapshots.export_journal:Journal._append snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
+            snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches
+            steps.schedule_and_notify:ScheduleAndNotifyStep._keep stores.copying:_copy_file stores.opening:_make_directory
+        """),
+    ),
+    Scenario(
+        "migrate", "snapshot", always("resume", "one", "--until", "22"), always("resume", "one", "--until", "22"), _names("""
+            audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
+            migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
+            migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write
+            migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunFolder.rewrite
+            run.folders:RunLock.acquire run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
+            snapshots.snapshot:Snapshot.mark steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
+        """),
+    ),
+    Scenario("catch-up", "changed", step_22, step_22, _names("""
+            audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign migration.catch_up:switch
+            migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
+            migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.rebase
+            migration.checkpoint:Checkpoint.stage migration.source_changes:Ledger.enter migration.source_changes:make_delta
+            migration.staging:Quarantine.write migration.staging:_Staging.finish run.folders:RunFolder._append
+            run.folders:RunLock.acquire run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure
+            runner.notebook:Run._write snapshots.export_journal:Journal._append snapshots.snapshot:Snapshot.mark
+            snapshots.snapshot:_complete snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches
+            stores.copying:_copy_file
+        """)),
+    Scenario(
+        "decide", "migrated", always("resume", "one"), always("resume", "one"), _names("""
+            audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign report.pages:_keep
+            report.pages:render_notebook report.pages:render_pages run.folders:RunFolder._append
+            run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.record:Progress._write run.record:RunRecord.figure
+            runner.notebook:Run._write
+        """),
+        codes=(4,), pages=True,
+    ),
+    Scenario(
+        "sign", "decided", sign, sign, _names("""
+            audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign evidence.signoffs:record
+            report.pages:render_pages rollback.outline:at_work run.folders:RunFolder._append run.folders:RunLock.acquire
+        """),
+        codes=(0, 4), check=signed, over=lambda done: "already" in done.line,
+    ),
+    Scenario(
+        "cutover and closeout", "signed", always("resume", "one"), always("resume", "one"), _names("""
+            audit:append cutover.application:CutoverState.enter cutover.files:keep cutover.files:put_in_place
+            cutover.files:stage evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
+            monitoring.measure:run_child monitoring.watcher:Journal._write report.pages:_keep run.folders:RunFolder._append
+            run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.record:Progress._write run.record:RunRecord.figure
+            runner.notebook:Run._write steps.closeout:CloseoutStep.clean steps.closeout:CloseoutStep.write
+            steps.closeout:Lessons.begin steps.integration:IntegrationStep._pytest stores.copying:_copy_file
+        """),
+        codes=(0, 4), check=cut_over,
+    ),
+    Scenario(
+        "rollback", "cutover", always("rollback", "one", "--why", "trial", "--replay"),
+        always("rollback", "one", "--why", "trial", "--replay"), _names("""
+            audit:append cutover.application:CutoverState.enter cutover.files:stage evidence.seals:_write_recipe
+            evidence.seals:seal evidence.signing:sign rollback.outline:RollbackState.begin rollback.outline:at_work
+            rollback.proof:StageContext.__init__ rollback.proof:StageContext.stage rollback.replay:export
+            rollback.replay:whole rollback.return_writes:ReturnWrites._export rollback.return_writes:ReturnWrites._replay
+            run.folders:RunFolder._append run.folders:RunFolder.rewrite run.folders:RunLock.acquire
+            run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
+            steps.rollback:RollbackStep.watch stores.copying:_copy_file
+        """), check=rolled_back,
+    ),
+    Scenario(
+        "retry", "migrated", always("resume", "one", "--retry", "21", "--until", "22"),
+        always("resume", "one", "--until", "22"), _names("""
+            audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
+            migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
+            migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write
+            migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
+            run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
+            runner.notebook:_empty_target runner.notebook:take_back snapshots.export_journal:Journal._append
+            snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete snapshots.snapshot:write_snapshot
+            steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
+        """),
+    ),
+    Scenario("restore", "snapshot", restore, restore, _names("""
+            audit:append migration.restore:Ledger.put migration.restore:in_use snapshots.snapshot:Snapshot.mark
+            stores.opening:_make_directory
+        """), check=restored),
+    Scenario(
+        "prune", "migrated", always("snapshots", "prune", "--yes", "--abandoned", "one"),
+        always("snapshots", "prune", "--yes", "--abandoned", "one"), _names("""
+            audit:append run.folders:RunFolder._append run.folders:RunFolder.rewrite
+        """), check=pruned, clock=(400 * 86400.0,),
+    ),
+    Scenario(
+        "fence", "new", begin_or_resume, begin_or_resume, _names("""
+            fence.control:FenceState.enter
+        """), bench="fenced",
+    ),
 ]  # fmt: skip
+
+# Writes at which nothing is killed here: what they leave is made again, or killed in another test.
+WITHOUT: dict[str, str] = {
+    name: why
+    for why, names in {
+        "no file of a run":
+            """cli.__init__:_Steady._guarded evidence.signing:request run.kernel:readable runner.pipeline:_kernel_class""",
+        "a file for another machine, written again by the same command":
+            """cli.evidence:_sign cli.evidence:archive""",
+        "of a rehearsal, which is begun anew":
+                        """cli.rehearse:_process cli.rehearse:_recorded cli.rehearse:rehearse_servers
+            rehearsal.sample_application:log rehearsal.sample_application:serve rehearsal.sample_source:write_sample
+            rehearsal.setup:Client.work rehearsal.setup:_application rehearsal.setup:with_application""",
+        "needs an authority: tests/test_evidence_timestamps.py":
+            """evidence.seals:_timestamp""",
+        "keys of a rehearsal":
+            """evidence.signing:throw_away""",
+        "tests/test_fence_nginx.py":
+            """fence.nginx:Nginx.put_back fence.nginx:Nginx.write""",
+        "tests/test_import_quarantine.py, tests/heavy/test_killed_runs_end_the_same.py":
+                        """migration.staging:Quarantine.add migration.staging:Quarantine.evidence
+            migration.staging:Quarantine.keep steps.migrate:MigrateStep._arrived""",
+        "new vectors of another model: tests/test_reembedding.py":
+            """migration.staging:_part migration.staging:make""",
+        "a new database of a server: tests/test_store_new_target.py":
+            """migration.target_lock:ensure_database migration.target_lock:remove_made_database""",
+        "of a child that measures, or of the application's own tests":
+            """monitoring.measure:main monitoring.pytest_target:_write""",
+        "asked for by a person in notebook 11, who asks again":
+                        """profiling.sample:Places.note profiling.search:write_csv profiling.similarity:outliers
+            steps.explore_source:ExploreSourceStep.distribution""",
+        "a PDF of a page, printed again":
+            """report.pages:print_pdf""",
+        "tests/heavy/test_killed_rollbacks_end_the_same.py":
+            """rollback.proof:SourceProof._restore rollback.return_writes:ReturnWrites._list_open""",
+        "the result of a step that failed; of one that passed: runner.notebook:Run._write":
+            """run.record:RunRecord.finish runner.pipeline:Execution.result""",
+        "tests/test_many_databases_in_one_order.py":
+            """runner.group:begin""",
+        "an empty file that asks a run to stop":
+            """runner.outcome:_stop""",
+        "tests/test_snapshot_resumes.py":
+            """snapshots.export_journal:Journal.open""",
+        "of a remedy in notebooks 41 to 48: tests/test_troubles_*.py":
+                        """steps.invalid_scores:_write_yaml steps.missing_metadata:MissingMetadataStep.look
+            steps.nan_embeddings:NanEmbeddingsStep.set_aside troubleshooting.target:Mend._export
+            troubleshooting.target:_state troubleshooting.target:_write""",
+    }.items()
+    for name in names.split()
+}  # fmt: skip
