@@ -209,7 +209,7 @@ SCENARIOS: list[Scenario] = [
     Scenario(
         "prune", "migrated", always("snapshots", "prune", "--yes", "--abandoned", "one"),
         always("snapshots", "prune", "--yes", "--abandoned", "one"), _names("""
-            audit:append run.folders:RunFolder._append run.folders:RunFolder.rewrite
+            audit:append run.folders:RunFolder._append run.folders:RunFolder.rewrite snapshots.retention:remove
         """), check=pruned, clock=(400 * 86400.0,),
     ),
     Scenario(
