@@ -121,7 +121,7 @@ SCENARIOS: list[Scenario] = [
             audit:append evidence.seals:_copy_allowed evidence.seals:_write_recipe evidence.seals:seal
             evidence.signing:runner_key evidence.signing:sign migration.checkpoint:Checkpoint._changed
             migration.checkpoint:Checkpoint.enter migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage
-            migration.staging:Quarantine.write migration.staging:_Staging.finish notify.delivery:Around._save
+            migration.staging:Quarantine.write migration.staging:_Staging._write migration.staging:_Staging.finish notify.delivery:Around._save
             run.folders:RunFolder._append run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.folders:_claim
             run.folders:create run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             snapshots.export_journal:Journal._append snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
@@ -134,7 +134,7 @@ SCENARIOS: list[Scenario] = [
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
             migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write
-            migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunFolder.rewrite
+            migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunFolder.rewrite
             run.folders:RunLock.acquire run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             snapshots.snapshot:Snapshot.mark steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """),
@@ -143,8 +143,8 @@ SCENARIOS: list[Scenario] = [
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign migration.catch_up:switch
             migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.rebase
-            migration.checkpoint:Checkpoint.stage migration.source_changes:Ledger.enter migration.source_changes:make_delta
-            migration.staging:Quarantine.write migration.staging:_Staging.finish run.folders:RunFolder._append
+            migration.checkpoint:Checkpoint.stage migration.source_changes:Ledger.enter migration.source_changes:_keep migration.source_changes:make_delta
+            migration.staging:Quarantine.write migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append
             run.folders:RunLock.acquire run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure
             runner.notebook:Run._write snapshots.export_journal:Journal._append snapshots.snapshot:Snapshot.mark
             snapshots.snapshot:_complete snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches
@@ -182,7 +182,7 @@ SCENARIOS: list[Scenario] = [
         always("rollback", "one", "--why", "trial", "--replay"), _names("""
             audit:append cutover.application:CutoverState.enter cutover.files:stage evidence.seals:_write_recipe
             evidence.seals:seal evidence.signing:sign rollback.outline:RollbackState.begin rollback.outline:at_work
-            rollback.proof:StageContext.__init__ rollback.proof:StageContext.stage rollback.replay:export
+            rollback.proof:StageContext.__init__ rollback.proof:StageContext.stage rollback.proof:_keep rollback.replay:export
             rollback.replay:whole rollback.return_writes:ReturnWrites._export rollback.return_writes:ReturnWrites._replay
             run.folders:RunFolder._append run.folders:RunFolder.rewrite run.folders:RunLock.acquire
             run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
@@ -195,7 +195,7 @@ SCENARIOS: list[Scenario] = [
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
             migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write
-            migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
+            migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
             run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             runner.notebook:_empty_target runner.notebook:take_back snapshots.export_journal:Journal._append
             snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete snapshots.snapshot:write_snapshot
@@ -224,7 +224,7 @@ WITHOUT: dict[str, str] = {
     name: why
     for why, names in {
         "no file of a run":
-            """cli.__init__:_Steady._guarded evidence.signing:request run.kernel:readable runner.pipeline:_kernel_class""",
+            """cli.__init__:_Steady._guarded evidence.signing:request run.kernel:readable runner.notebook:become_kernel runner.pipeline:_kernel_class""",
         "a file for another machine, written again by the same command":
             """cli.evidence:_sign cli.evidence:archive""",
         "of a rehearsal, which is begun anew":
@@ -236,7 +236,7 @@ WITHOUT: dict[str, str] = {
         "keys of a rehearsal":
             """evidence.signing:throw_away""",
         "tests/test_fence_nginx.py":
-            """fence.nginx:Nginx.put_back fence.nginx:Nginx.write""",
+            """fence.nginx:Nginx.keep fence.nginx:Nginx.put_back fence.nginx:Nginx.write""",
         "tests/test_import_quarantine.py, tests/heavy/test_killed_runs_end_the_same.py":
                         """migration.staging:Quarantine.add migration.staging:Quarantine.evidence
             migration.staging:Quarantine.keep steps.migrate:MigrateStep._arrived""",

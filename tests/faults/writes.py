@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 HELPERS = ROOT / "helpers"
 _PRIMITIVES = "helpers/results.py"
-_CALLS = {"write_text", "write_bytes", "write_json"}  # a function, or a method of Path
+_CALLS = {"write_text", "write_bytes", "write_json", "writing", "publish"}  # a function, or a method of Path
 _MOVES = {"rename", "replace"}  # of Path and os: one argument, or two of `os`
 _PASSED_ON = {"save", "write_result"}  # of StateFile, Checkpoint, a figure, a result: who calls them writes
 _RESULTS = {"said", "result"}  # whose `write` is StepResult's
