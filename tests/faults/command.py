@@ -200,7 +200,7 @@ class _Watch:
             at = os.fstat(descriptor if isinstance(descriptor, int) else descriptor.fileno())
             os.write(self.log, json.dumps([at.st_ino, at.st_size]).encode() + b"\n")
 
-        os.fsync = fsync
+        os.fsync = fsync  # type: ignore[assignment]
         if order.crash is not None or order.count is not None:
             sys.addaudithook(self.heard)
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from tests import proxies
 from tests.proxies import FaultyProxy, Forward
@@ -46,11 +46,12 @@ class _Wild(Forward):
     def forward(self) -> None:
         self.drawn = self.owner.fault(self.command, self.path)  # once for each request
         if self.drawn not in REFUSALS and self.drawn not in ANSWERS:
-            plain, self.owner = self.owner, _Drawn(self.owner, self.drawn)  # type: ignore[misc, assignment]
+            plain: Any = self.owner
+            self.owner = cast(Any, _Drawn(plain, self.drawn))
             try:
                 super().forward()
             finally:
-                self.owner = plain  # type: ignore[misc]
+                self.owner = plain
             return None
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         if self.drawn in REFUSALS:
@@ -108,7 +109,8 @@ class _Wild(Forward):
         if self.drawn == "truncated":
             return self.cut()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        return self.connection.close()
+        self.connection.close()
+        return None
 
     def slowly(self, status: int, content: bytes, kind: str) -> None:
         self.send_response(status)

@@ -53,7 +53,8 @@ def forget_the_disk_reserve() -> None:
 
 def render_nothing() -> None:
     """Neither pages nor figures: they are made of what is on disk already, and take most of the time."""
-    pipeline.render_pages = pipeline.render_notebook = lambda *ignored: None  # type: ignore[assignment]
+    for name in ("render_pages", "render_notebook"):
+        setattr(pipeline, name, lambda *ignored: None)
     plots.save = lambda figure, path: path.write_bytes(b"<svg/>")  # type: ignore[assignment]
 
 
@@ -110,7 +111,7 @@ def wind_clock(jumps: Sequence[float]) -> None:
     def offset() -> float:
         return jumps[int((time.monotonic() - began) * 4) % len(jumps)]
 
-    class Wound(plain_type):
+    class Wound(plain_type):  # type: ignore[valid-type, misc]
         @classmethod
         def now(cls, tz: datetime.tzinfo | None = None) -> Any:
             return plain_type.now(tz) + datetime.timedelta(seconds=offset())

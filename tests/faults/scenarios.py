@@ -120,10 +120,11 @@ SCENARIOS: list[Scenario] = [
         "begin", "new", begin_or_resume, begin_or_resume, _names("""
             audit:append evidence.seals:_copy_allowed evidence.seals:_write_recipe evidence.seals:seal
             evidence.signing:runner_key evidence.signing:sign migration.checkpoint:Checkpoint._changed
-            migration.checkpoint:Checkpoint.enter migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage
-            migration.staging:Quarantine.write migration.staging:_Staging._write migration.staging:_Staging.finish notify.delivery:Around._save
-            run.folders:RunFolder._append run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.folders:_claim
-            run.folders:create run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
+            migration.checkpoint:Checkpoint.enter migration.checkpoint:Checkpoint.open
+            migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write migration.staging:_Staging._write
+            migration.staging:_Staging.finish notify.delivery:Around._save run.folders:RunFolder._append
+            run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.folders:_claim run.folders:create
+            run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             snapshots.export_journal:Journal._append snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
             snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches
             steps.schedule_and_notify:ScheduleAndNotifyStep._keep stores.copying:_copy_file stores.opening:_make_directory
@@ -134,28 +135,29 @@ SCENARIOS: list[Scenario] = [
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
             migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write
-            migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunFolder.rewrite
-            run.folders:RunLock.acquire run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
-            snapshots.snapshot:Snapshot.mark steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
+            migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append
+            run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.record:Progress._write
+            run.record:RunRecord.figure runner.notebook:Run._write snapshots.snapshot:Snapshot.mark
+            steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """),
     ),
     Scenario("catch-up", "changed", step_22, step_22, _names("""
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign migration.catch_up:switch
             migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.rebase
-            migration.checkpoint:Checkpoint.stage migration.source_changes:Ledger.enter migration.source_changes:_keep migration.source_changes:make_delta
-            migration.staging:Quarantine.write migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append
-            run.folders:RunLock.acquire run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure
-            runner.notebook:Run._write snapshots.export_journal:Journal._append snapshots.snapshot:Snapshot.mark
-            snapshots.snapshot:_complete snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches
-            stores.copying:_copy_file
+            migration.checkpoint:Checkpoint.stage migration.source_changes:Ledger.enter migration.source_changes:_keep
+            migration.source_changes:make_delta migration.staging:Quarantine.write migration.staging:_Staging._write
+            migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
+            run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
+            snapshots.export_journal:Journal._append snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
+            snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """)),
     Scenario(
         "decide", "migrated", always("resume", "one"), always("resume", "one"), _names("""
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign report.pages:_keep
             report.pages:render_notebook report.pages:render_pages run.folders:RunFolder._append
-            run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.record:Progress._write run.record:RunRecord.figure
-            runner.notebook:Run._write
+            run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.record:Progress._write
+            run.record:RunRecord.figure runner.notebook:Run._write
         """),
         codes=(4,), pages=True,
     ),
@@ -170,10 +172,11 @@ SCENARIOS: list[Scenario] = [
         "cutover and closeout", "signed", always("resume", "one"), always("resume", "one"), _names("""
             audit:append cutover.application:CutoverState.enter cutover.files:keep cutover.files:put_in_place
             cutover.files:stage evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
-            monitoring.measure:run_child monitoring.watcher:Journal._write report.pages:_keep run.folders:RunFolder._append
-            run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.record:Progress._write run.record:RunRecord.figure
-            runner.notebook:Run._write steps.closeout:CloseoutStep.clean steps.closeout:CloseoutStep.write
-            steps.closeout:Lessons.begin steps.integration:IntegrationStep._pytest stores.copying:_copy_file
+            monitoring.measure:run_child monitoring.watcher:Journal._write report.pages:_keep
+            run.folders:RunFolder._append run.folders:RunFolder.rewrite run.folders:RunLock.acquire
+            run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
+            steps.closeout:CloseoutStep.clean steps.closeout:CloseoutStep.write steps.closeout:Lessons.begin
+            steps.integration:IntegrationStep._pytest stores.copying:_copy_file
         """),
         codes=(0, 4), check=cut_over,
     ),
@@ -182,10 +185,10 @@ SCENARIOS: list[Scenario] = [
         always("rollback", "one", "--why", "trial", "--replay"), _names("""
             audit:append cutover.application:CutoverState.enter cutover.files:stage evidence.seals:_write_recipe
             evidence.seals:seal evidence.signing:sign rollback.outline:RollbackState.begin rollback.outline:at_work
-            rollback.proof:StageContext.__init__ rollback.proof:StageContext.stage rollback.proof:_keep rollback.replay:export
-            rollback.replay:whole rollback.return_writes:ReturnWrites._export rollback.return_writes:ReturnWrites._replay
-            run.folders:RunFolder._append run.folders:RunFolder.rewrite run.folders:RunLock.acquire
-            run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
+            rollback.proof:StageContext.__init__ rollback.proof:StageContext.stage rollback.proof:_keep
+            rollback.replay:export rollback.replay:whole rollback.return_writes:ReturnWrites._export
+            rollback.return_writes:ReturnWrites._replay run.folders:RunFolder._append run.folders:RunFolder.rewrite
+            run.folders:RunLock.acquire run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             steps.rollback:RollbackStep.watch stores.copying:_copy_file
         """), check=rolled_back,
     ),
@@ -195,11 +198,11 @@ SCENARIOS: list[Scenario] = [
             audit:append evidence.seals:_write_recipe evidence.seals:seal evidence.signing:sign
             migration.checkpoint:Checkpoint._changed migration.checkpoint:Checkpoint.enter
             migration.checkpoint:Checkpoint.open migration.checkpoint:Checkpoint.stage migration.staging:Quarantine.write
-            migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
-            run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
-            runner.notebook:_empty_target runner.notebook:take_back snapshots.export_journal:Journal._append
-            snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete snapshots.snapshot:write_snapshot
-            steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
+            migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append
+            run.folders:RunLock.acquire run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure
+            runner.notebook:Run._write runner.notebook:_empty_target runner.notebook:take_back
+            snapshots.export_journal:Journal._append snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
+            snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """),
     ),
     Scenario("restore", "snapshot", restore, restore, _names("""
@@ -224,35 +227,50 @@ WITHOUT: dict[str, str] = {
     name: why
     for why, names in {
         "no file of a run":
-            """cli.__init__:_Steady._guarded evidence.signing:request run.kernel:readable runner.notebook:become_kernel runner.pipeline:_kernel_class""",
+            """
+            cli.__init__:_Steady._guarded evidence.signing:request run.kernel:readable runner.notebook:become_kernel
+            runner.pipeline:_kernel_class
+        """,
         "a file for another machine, written again by the same command":
             """cli.evidence:_sign cli.evidence:archive""",
         "of a rehearsal, which is begun anew":
-                        """cli.rehearse:_process cli.rehearse:_recorded cli.rehearse:rehearse_servers
-            rehearsal.sample_application:log rehearsal.sample_application:serve rehearsal.sample_source:write_sample
-            rehearsal.setup:Client.work rehearsal.setup:_application rehearsal.setup:with_application""",
+                        """
+            cli.rehearse:_process cli.rehearse:_recorded cli.rehearse:rehearse_servers rehearsal.sample_application:log
+            rehearsal.sample_application:serve rehearsal.sample_source:write_sample rehearsal.setup:Client.work
+            rehearsal.setup:_application rehearsal.setup:with_application
+        """,
         "needs an authority: tests/test_evidence_timestamps.py":
             """evidence.seals:_timestamp""",
         "keys of a rehearsal":
             """evidence.signing:throw_away""",
         "tests/test_fence_nginx.py":
-            """fence.nginx:Nginx.keep fence.nginx:Nginx.put_back fence.nginx:Nginx.write""",
+            """
+            fence.nginx:Nginx.keep fence.nginx:Nginx.put_back fence.nginx:Nginx.write
+        """,
         "tests/test_import_quarantine.py, tests/heavy/test_killed_runs_end_the_same.py":
-                        """migration.staging:Quarantine.add migration.staging:Quarantine.evidence
-            migration.staging:Quarantine.keep steps.migrate:MigrateStep._arrived""",
+                        """
+            migration.staging:Quarantine.add migration.staging:Quarantine.evidence migration.staging:Quarantine.keep
+            steps.migrate:MigrateStep._arrived
+        """,
         "new vectors of another model: tests/test_reembedding.py":
             """migration.staging:_part migration.staging:make""",
         "a new database of a server: tests/test_store_new_target.py":
-            """migration.target_lock:ensure_database migration.target_lock:remove_made_database""",
+            """
+            migration.target_lock:ensure_database migration.target_lock:remove_made_database
+        """,
         "of a child that measures, or of the application's own tests":
             """monitoring.measure:main monitoring.pytest_target:_write""",
         "asked for by a person in notebook 11, who asks again":
-                        """profiling.sample:Places.note profiling.search:write_csv profiling.similarity:outliers
-            steps.explore_source:ExploreSourceStep.distribution""",
+                        """
+            profiling.sample:Places.note profiling.search:write_csv profiling.similarity:outliers
+            steps.explore_source:ExploreSourceStep.distribution
+        """,
         "a PDF of a page, printed again":
             """report.pages:print_pdf""",
         "tests/heavy/test_killed_rollbacks_end_the_same.py":
-            """rollback.proof:SourceProof._restore rollback.return_writes:ReturnWrites._list_open""",
+            """
+            rollback.proof:SourceProof._restore rollback.return_writes:ReturnWrites._list_open
+        """,
         "the result of a step that failed; of one that passed: runner.notebook:Run._write":
             """run.record:RunRecord.finish runner.pipeline:Execution.result""",
         "tests/test_many_databases_in_one_order.py":
@@ -262,9 +280,11 @@ WITHOUT: dict[str, str] = {
         "tests/test_snapshot_resumes.py":
             """snapshots.export_journal:Journal.open""",
         "of a remedy in notebooks 41 to 48: tests/test_troubles_*.py":
-                        """steps.invalid_scores:_write_yaml steps.missing_metadata:MissingMetadataStep.look
+                        """
+            steps.invalid_scores:_write_yaml steps.missing_metadata:MissingMetadataStep.look
             steps.nan_embeddings:NanEmbeddingsStep.set_aside troubleshooting.target:Mend._export
-            troubleshooting.target:_state troubleshooting.target:_write""",
+            troubleshooting.target:_state troubleshooting.target:_write
+        """,
     }.items()
     for name in names.split()
 }  # fmt: skip
