@@ -39,7 +39,6 @@ from tests.heavy.commands import Trial, descendants, kernel_of, kill_all
 from tests.servers import ChromaServer
 from tests.storage import embedded
 
-NOBODY = 65534
 FENCED = "fence: {kind: command, command: {lock: [touch, locked], unlock: [rm, -f, locked]}}\n"
 TO_22 = ("resume", "one", "--until", "22")
 
@@ -430,25 +429,15 @@ def no_permission(turn: Round) -> str:
     """As a user who may not write to, or not read, one of the folders or files; then the permission is given."""
     bench = turn.shared.bench()
     bench.at(turn.chance.choice(["ready", "snapshot"]))
-    if os.geteuid() != 0:
-        user = None
-    else:
-        user = NOBODY
-        for path in [bench.home, *bench.home.rglob("*")]:
-            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-        for folder in bench.home.parents:
-            if folder.stat().st_uid == 0 and not folder.stat().st_mode & 0o001:
-                folder.chmod(folder.stat().st_mode | 0o011)
     candidates = [p for p in bench.home.rglob("*") if p.is_dir() or "source" not in p.parts]
     place = turn.chance.choice(sorted(candidates))
     mode, less = place.stat().st_mode, turn.chance.choice([0o222, 0o444, 0o777])
     place.chmod(mode & ~less & 0o7777)
     turn.say(f"{place.relative_to(bench.home)}: mode {mode & ~less & 0o777:o}")
-    home = {"HOME": str(bench.home)}
-    done = bench.run(*TO_22, user=user, environment=home)
+    done = bench.run(*TO_22, rootless=True)
     turn.say(f"exit {done.code}: {done.line}")
     place.chmod(mode & 0o7777)
-    again = bench.run(*TO_22, user=user, environment=home) if done.code else done
+    again = bench.run(*TO_22, rootless=True) if done.code else done
     if again.code:
         raise Fault(STUCK, f"exit {again.code}: {again.line}")
     bench.compare()
