@@ -125,7 +125,8 @@ SCENARIOS: list[Scenario] = [
             migration.staging:_Staging.finish notify.delivery:Around._save run.folders:RunFolder._append
             run.folders:RunFolder.rewrite run.folders:RunLock.acquire run.folders:_claim run.folders:create
             run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
-            snapshots.export_journal:Journal._append snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
+            snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
+            snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
             snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches
             steps.schedule_and_notify:ScheduleAndNotifyStep._keep stores.copying:_copy_file stores.opening:_make_directory
         """),
@@ -149,7 +150,8 @@ SCENARIOS: list[Scenario] = [
             migration.source_changes:make_delta migration.staging:Quarantine.write migration.staging:_Staging._write
             migration.staging:_Staging.finish run.folders:RunFolder._append run.folders:RunLock.acquire
             run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
-            snapshots.export_journal:Journal._append snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
+            snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
+            snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
             snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """)),
     Scenario(
@@ -201,7 +203,8 @@ SCENARIOS: list[Scenario] = [
             migration.staging:_Staging._write migration.staging:_Staging.finish run.folders:RunFolder._append
             run.folders:RunLock.acquire run.folders:set_aside run.record:Progress._write run.record:RunRecord.figure
             runner.notebook:Run._write runner.notebook:_empty_target runner.notebook:take_back
-            snapshots.export_journal:Journal._append snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
+            snapshots.export_journal:Journal._append snapshots.export_journal:Journal.freeze
+            snapshots.snapshot:_write_part snapshots.snapshot:Snapshot.mark snapshots.snapshot:_complete
             snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """),
     ),

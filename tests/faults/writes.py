@@ -49,7 +49,7 @@ def _writes(node: ast.AST) -> bool:
         return False
     function = node.func
     if isinstance(function, ast.Name):
-        return function.id in _CALLS | _PASSED_ON or (function.id == "open" and _opens_to_write(node, 1))
+        return function.id in {*_CALLS, *_PASSED_ON, "append"} or (function.id == "open" and _opens_to_write(node, 1))
     if not isinstance(function, ast.Attribute):
         return False
     name, of = function.attr, function.value
