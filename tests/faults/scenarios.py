@@ -231,7 +231,7 @@ WITHOUT: dict[str, str] = {
     for why, names in {
         "no file of a run":
             """
-            cli.__init__:_Steady._guarded evidence.signing:request run.kernel:readable runner.notebook:become_kernel
+            cli.__init__:_Steady._guarded evidence.signing:request run.kernel:readable evidence.signing:raw evidence.signing:raw_signed runner.notebook:become_kernel
             runner.pipeline:_kernel_class
         """,
         "a file for another machine, written again by the same command":
@@ -243,7 +243,7 @@ WITHOUT: dict[str, str] = {
             rehearsal.setup:_application rehearsal.setup:with_application
         """,
         "needs an authority: tests/test_evidence_timestamps.py":
-            """evidence.seals:_timestamp""",
+            """evidence.seals:_tell_outside""",
         "keys of a rehearsal":
             """evidence.signing:throw_away""",
         "tests/test_fence_nginx.py":
