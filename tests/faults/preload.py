@@ -86,7 +86,7 @@ def _play(
                 nbformat.write(document, _plain(output))  # type: ignore[no-untyped-call]
                 raise PapermillExecutionError(
                     count, count, cell.source, type(error).__name__, str(error), []
-                ) from error  # type: ignore[no-untyped-call]
+                ) from error
             nbformat.write(document, _plain(output))  # type: ignore[no-untyped-call]
     finally:
         os.environ.clear()
