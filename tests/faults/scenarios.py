@@ -231,8 +231,8 @@ WITHOUT: dict[str, str] = {
     for why, names in {
         "no file of a run":
             """
-        cli.__init__:_Steady._guarded evidence.signing:request run.kernel:readable evidence.signing:raw evidence.signing:raw_signed runner.notebook:become_kernel: " "
-        "",
+            cli.__init__:_Steady._guarded evidence.signing:request run.kernel:readable evidence.signing:raw
+            evidence.signing:raw_signed runner.notebook:become_kernel
             runner.pipeline:_kernel_class
         """,
         "a file for another machine, written again by the same command":
