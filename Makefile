@@ -71,7 +71,7 @@ test-cloud: $(READY)
 
 # Faults of every kind, drawn from SEED: every chunk is compared after each round. ONLY=n repeats one round.
 test-faults: $(READY)
-	$(BIN)/python -m tests.faults.campaign --rounds $(ROUNDS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(ARGS)
+	$(BIN)/python -m tests.faults.campaign --rounds $(ROUNDS) --seed $(SEED) $(if $(CI),--minutes 8) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 test-memory: $(READY)
 	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)
