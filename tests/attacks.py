@@ -47,6 +47,11 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_hostile_text.py::test_a_log_line_and_an_error_stay_one_line
             test_hostile_text.py::test_a_terminal_table_keeps_one_line_a_row
             test_hostile_text.py::test_result_files_hold_nothing_that_a_terminal_obeys_and_read_back_the_same""",
+        "formulas in tables for spreadsheets": """
+            test_hostile_text.py::test_a_cell_of_an_exported_table_is_text_and_no_formula
+            test_explore_findings.py::test_an_exported_finding_is_whole_harmless_and_in_the_audit_log""",
+        "names in notices, e-mail and calendars": """
+            test_hostile_text.py::test_names_act_in_no_notice_no_calendar_and_no_header_of_a_mail""",
         "formulas in labels of figures": """
             test_hostile_text.py::test_labels_of_a_figure_are_names_and_not_formulas""",
         "names that are paths": """
@@ -73,14 +78,20 @@ ATTACKS: dict[str, dict[str, str]] = {
         "another charset, and pages in place of JSON": """
             test_door_answers.py::test_a_header_that_names_another_charset_changes_no_text
             test_door_answers.py::test_an_answer_that_is_no_json_is_one_line""",
+        "a redirect to another host": """
+            test_a_hostile_server_is_bounded.py::test_a_redirect_is_not_followed_with_the_secrets""",
         "errors that repeat the secret": """
             test_evidence_secrets.py::test_what_a_server_repeats_is_shown_without_it
+            test_evidence_secrets.py::test_no_text_shows_any_writing_of_a_secret
             test_evidence_secrets.py::test_no_byte_holds_a_secret_that_the_server_answers_with""",
     },
     "writers beside the fence": {
         "path tricks and other methods": """
             test_fence_nginx.py::test_no_path_gets_a_write_through""",
+        "smuggled requests": """
+            test_fence_nginx.py::test_no_request_is_smuggled_behind_another""",
         "a second server in the same nginx": """
+            test_fence_nginx.py::test_a_listener_that_leads_to_the_source_in_a_roundabout_way_is_asked
             test_fence_ways_round.py::test_a_way_round_the_fence_is_refused
             test_fence_ways_round.py::test_a_stream_is_a_way_round_too
             test_fence_ways_round.py::test_where_only_a_request_decides_is_said""",
@@ -173,6 +184,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_secrets.py::test_a_run_that_holds_a_secret_is_not_sealed_until_it_is_gone""",
         "secrets of edited files": """
             test_secrets_of_files_and_folders.py::test_every_secret_of_an_edited_file_is_known
+            test_secrets_of_files_and_folders.py::test_a_key_of_a_secret_is_known_however_it_is_written
+            test_secrets_of_files_and_folders.py::test_a_password_inside_of_a_value_is_known
             test_secrets_of_files_and_folders.py::test_a_command_that_prints_its_settings_leaves_no_secret
             test_secrets_of_files_and_folders.py::test_a_diff_shows_no_token_and_no_comment""",
         "tokens in URLs": """
