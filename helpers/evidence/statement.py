@@ -182,10 +182,10 @@ def files(folder: Path) -> list[str]:
         name = path.relative_to(folder).as_posix()
         if path.is_dir() and not path.is_symlink():
             continue
-        if name in DERIVED or path.parent == folder / SEALS:
-            continue
         if path.is_symlink() or not path.is_file():
             raise _unsealable(name, "is a link or a special file", folder)
+        if name in DERIVED or path.parent == folder / SEALS:
+            continue
         if not name.isprintable() or '"' in name or "\\" in name:
             raise _unsealable(name, "has a name that cannot be sealed", folder)
         found.append(name)
@@ -340,12 +340,15 @@ for each in seals/*.json; do
   last=$each
 done
 
-# 3. The logs grow; what was there when the seal was set is unchanged, and behind it stands only where its digest was pushed.
-while read -r length name digest; do
-  [ "$(head -c "$length" "$name" | sha256sum | cut -d' ' -f1)" = "$digest" ] || complain "$name: changed"
-  [ -z "$(tail -c "+$((length + 1))" "$name" | grep -v '^{{"action": "{pushed}", ')" ] || complain "$name: lines added later"
-done < <(grep -o '{{"bytes":[0-9]*,"name":"[^"]*","sha256":"[0-9a-f]*"}}' "$seal" |
-  sed -E 's/.*"bytes":([0-9]+),"name":"(.*)","sha256":"([0-9a-f]+)"\}}/\1 \2 \3/')
+# 3. The logs grow; what was there when each seal was set is unchanged, and behind it stands only where its digest was pushed.
+for each in seals/*.json; do
+  while read -r length name digest; do
+    [ "$(head -c "$length" "$name" | sha256sum | cut -d' ' -f1)" = "$digest" ] || complain "$name: changed since $each"
+    [ "$each" != "$seal" ] || [ -z "$(tail -c "+$((length + 1))" "$name" | grep -v '^{{"action": "{pushed}", ')" ] ||
+      complain "$name: lines added later"
+  done < <(grep -o '{{"bytes":[0-9]*,"name":"[^"]*","sha256":"[0-9a-f]*"}}' "$each" |
+    sed -E 's/.*"bytes":([0-9]+),"name":"(.*)","sha256":"([0-9a-f]+)"\}}/\1 \2 \3/')
+done
 
 # 4. The lines of the audit log: each holds the SHA-256 of the line before it.
 before=0000000000000000000000000000000000000000000000000000000000000000
@@ -355,9 +358,13 @@ while IFS= read -r line; do
 done < audit.jsonl
 
 # 5. Nothing else is here, and no links: index.html is made from these files, and this is {name}.
-added=$(comm -13 <(echo "$sealed" | cut -c67- | sort) <(find . -mindepth 1 ! -type d | cut -c3- |
-  grep -vxE 'seals/[^/.][^/]*\.json(\.sig|\.tsr|\.dsse)?|index\.html|{escaped}|[^/]*\.jsonl|[^/]*\.log' | sort))
+logs=$(grep -o '"bytes":[0-9]*,"name":"[^"]*"' "$seal" | cut -d'"' -f6)
+added=$(comm -13 <({{ echo "$sealed" | cut -c67-; echo "$logs"; }} | sort) <(find . -mindepth 1 ! -type d | cut -c3- |
+  grep -vxE 'seals/[^/.][^/]*\.json(\.sig|\.tsr|\.dsse)?|index\.html|{escaped}' | sort))
 [ -z "$added" ] || complain "not sealed: $added"
+for beside in seals/*.json.*; do
+  [ ! -e "$beside" ] || [ -f "${{beside%.*}}" ] || complain "$beside belongs to no seal"
+done
 links=$(find . -mindepth 1 ! -type d ! -type f)
 [ -z "$links" ] || complain "not a file: $links"
 

@@ -31,7 +31,7 @@ from helpers.evidence.seals import (
     pushed,
     unbound,
 )
-from helpers.evidence.statement import CHANGING, FIRST, SEALS, Seal, changed, digest_of, files, read_seal
+from helpers.evidence.statement import CHANGING, FIRST, SEALS, Seal, changed, digest_of, files, prefix_digest, read_seal
 from helpers.formatting import count
 from helpers.results import StepResult, passed
 from helpers.run import plan
@@ -69,6 +69,11 @@ def verify(
     `authority` is the CA certificate of the time-stamping authority.
     """
     found = Verified()
+    try:
+        files(folder)  # before anything is opened: a link may lead anywhere, and a pipe has no end
+    except RunbookError as error:
+        found.problems.append(error.what)
+        return found
     chain = _chain(folder, found)
     found.problems += _expected(chain, expect, found)
     if chain:
@@ -95,7 +100,7 @@ def _chain(folder: Path, found: Verified) -> list[Seal]:
     paths = sorted(path for path in (folder / SEALS).glob("*") if path.suffix not in BESIDE)
     chain: list[Seal] = []
     for path in (folder / SEALS).glob("*"):
-        if path.suffix in BESIDE and not path.with_suffix("").is_file():
+        if path.suffix in BESIDE and not (path.stem.endswith(".json") and path.with_suffix("").is_file()):
             found.problems.append(f"seals/{path.name}: it belongs to a seal that is not here")
     for path in paths:
         try:
@@ -162,6 +167,9 @@ def _history(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
                 yield f"{name}: changed between seal {one.number} and seal {two.number}"
             elif RUNNER in one.predicate and (name, now) not in named:
                 yield f"{name}: changed between seal {one.number} and seal {two.number}, and {audit.NAME} names no such change"
+        for name, (length, digest) in one.prefixes.items():  # the newest seal's are looked at with its other files
+            if prefix_digest(folder / name, length) != digest:
+                yield f"{name}: not what it was at seal {one.number}"
         if unnamed:
             found.notes.append(
                 f"{two.name}: {count(len(unnamed), 'file')} moved below earlier/ since seal {one.number}, which an older "
