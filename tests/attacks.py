@@ -105,6 +105,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_of_many_changes_beside_a_busy_writer_no_line_is_lost""",
     },
     "operator": {
+        "sixty forgeries of the archive": """
+            test_sixty_forgeries_are_named.py::test_each_forgery_is_named""",
         "flip a bit": """
             test_evidence_verify.py::test_one_bit_in_any_file_is_named
             test_evidence_verify.py::test_the_plain_commands_find_the_same""",
