@@ -139,7 +139,8 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a sealed result replaced, the old one below earlier/": """
             test_evidence_custody.py::test_a_sealed_result_is_not_replaced_by_a_copy_below_earlier
             test_evidence_custody.py::test_the_closeout_is_signed_where_the_parameters_ask_for_it""",
-        "a NO-GO that is hidden below earlier/": """
+        "a NO-GO that is hidden below earlier/, or recorded after the GO": """
+            test_evidence_custody.py::test_a_no_go_that_was_recorded_after_the_go_is_seen_by_plain_commands_too
             test_evidence_custody.py::test_every_no_go_is_named_and_none_is_lost_below_earlier""",
         "a run put among those of a group": """
             test_evidence_custody.py::test_a_group_signs_for_its_own_runs_only

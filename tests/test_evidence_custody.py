@@ -430,6 +430,19 @@ def test_the_closeout_is_signed_where_the_parameters_ask_for_it(folders: Path, s
     assert any("53.json" in line for line in verify(home.reports).problems)
 
 
+def test_a_no_go_that_was_recorded_after_the_go_is_seen_by_plain_commands_too(folders: Path, signers: Signers) -> None:
+    home = small_run("night-22", signers, signoff={"allowed_signers": str(signers.allowed), "required": ["dba"]})
+    evidence.keep_sealed(home.read())
+    data = statement(home.read(), "dba", "A", "no-go")
+    signers.approve(home.reports, ["dba"])
+    path = record(home.read(), data, signing.sign(data, "dba", signers.key("dba")))
+    finish_step(home, Step.CUTOVER)  # by a toolkit that was changed
+    evidence.keep_sealed(home.read())
+    finish(home)
+    assert any(line.startswith("signoffs/: step 25 ran although dba") for line in verify(home.reports).problems)
+    assert f"step 25 ran although signoffs/{path.name} is no-go" in plain(home)
+
+
 def test_every_no_go_is_named_and_none_is_lost_below_earlier(folders: Path, signers: Signers) -> None:
     signoff = {"allowed_signers": str(signers.allowed), "required": ["dba"], "closeout": ["security"]}
     home = small_run("night-16", signers, signoff=signoff)

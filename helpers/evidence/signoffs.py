@@ -290,6 +290,12 @@ def no_gos(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     return [(name, what) for name, what in said if what.get("decision") == NO_GO]
 
 
+def set_aside(folder: Path, names: Sequence[str]) -> bool:
+    """Whether the audit log says of each of these files that it was set aside, and none came in its place."""
+    told = {facts.get("file") for action, facts in _log(folder) if action == SET_ASIDE}
+    return {*names} <= told and not any((folder / name).exists() for name in names)
+
+
 def lost(folder: Path) -> list[str]:
     """The statements that the audit log records and that are neither in signoffs/ nor set aside, as it says."""
     aside = {(f.get("file"), f.get("digest"), str(f.get("to"))) for act, f in _log(folder) if act == SET_ASIDE}

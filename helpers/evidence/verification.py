@@ -383,7 +383,10 @@ def _gate(run: RunState, gate: str, needed: bool, found: Verified, signers: Path
         why = state.refused.get(role) or stale or "nobody has signed"
         path = signoffs.newest(run.reports, gate, role)
         name = f"signoffs/{path.name}" if path else f"signoffs/{gate}-{role}"
-        if needed or path is not None or role in state.refused:
+        gone = state.stale.get(role, [])
+        if gate == signoffs.CLOSEOUT and gone and signoffs.set_aside(run.reports, gone):  # by a rollback
+            found.notes.append(f"{name}: {role}: given before {', '.join(gone)} was set aside")
+        elif needed or path is not None or role in state.refused:
             yield f"{name}: {role}: {why}"
         elif after(chain(run), signoffs.GATES[gate]) is not None:
             found.notes.append(f"{name}: {role} has not signed yet")
