@@ -135,7 +135,8 @@ ATTACKS: dict[str, dict[str, str]] = {
         "fewer approvals, by an edit and a forged line of the log": """
             test_evidence_custody.py::test_fewer_roles_are_never_sealed_whatever_the_log_says
             test_evidence_custody.py::test_who_has_to_sign_is_changed_by_no_command_after_the_first_seal
-            test_evidence_custody.py::test_a_cutover_that_nobody_had_to_sign_is_named""",
+            test_evidence_custody.py::test_a_cutover_that_nobody_had_to_sign_is_named
+            test_cutover_step.py::test_a_cutover_that_nobody_had_to_sign_does_not_say_that_it_was_signed""",
         "a sealed result replaced, the old one below earlier/": """
             test_evidence_custody.py::test_a_sealed_result_is_not_replaced_by_a_copy_below_earlier
             test_evidence_custody.py::test_the_closeout_is_signed_where_the_parameters_ask_for_it""",

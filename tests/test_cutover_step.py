@@ -17,6 +17,7 @@ from helpers.cutover.application import APPLIED, APPLYING, BACKED_UP, DONE, REVE
 from helpers.cutover.files import put_in_place
 from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
 from helpers.evidence.signoffs import NO_GO
+from helpers.parameters import parameters_from
 from helpers.results import Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -113,6 +114,22 @@ def test_files_change_application_restarts_and_the_way_back_is_exact(night: RunF
     log = audit.entries(night.reports / audit.NAME)
     assert [e["outcome"] for e in log if e["action"].startswith("cutover")][-2:] == ["begun", "done"]
     assert audit.check(night.reports / audit.NAME) is None
+
+
+def test_a_cutover_that_nobody_had_to_sign_does_not_say_that_it_was_signed(night: RunFolder) -> None:
+    for name in ("seals", "signoffs"):
+        shutil.rmtree(night.reports / name)
+    (night.reports / audit.NAME).unlink()
+    document = night.read().parameters.document()
+    document["signoff"]["required"] = []
+    runs.change_parameters(night, parameters_from(document))
+    decided(night, roles=())
+    (found,) = (check for check in step(night).checks if check.name == "decision and sign-offs")
+    assert (found.verdict, found.measured, found.threshold) == (
+        Verdict.PASS,
+        "GO, nobody had to sign",
+        "GO, nobody had to sign",
+    )
 
 
 def test_what_a_resume_changes_after_the_cutover_voids_no_signature(night: RunFolder) -> None:

@@ -98,7 +98,7 @@ class CutoverStep(NotebookStep):
             "decision and sign-offs",
             Verdict.PASS if good else Verdict.WARNING,
             measured=f"{decision}, {word}",
-            threshold="GO, signed" if required else "GO",
+            threshold="GO, signed" if required else "GO, nobody had to sign",
             reason="" if good else ReasonCode.GATE_SHUT,
             detail="" if good else signed,
         )
