@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ class Thief:
         text = path.read_text(encoding="utf-8")
         assert old in text, f"{name} does not hold {old}"
         path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def take(self, name: str) -> None:
+        (self.run / name).unlink()
+
+    def add(self, name: str) -> None:
+        (self.run / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.run / name).write_text("{}", encoding="utf-8")
 
     def log(self, change: Callable[[list[bytes]], list[bytes]], *, chained: bool = False) -> None:
         """Change the lines of the audit log; `chained`: and make the chain of those that follow again."""
@@ -148,7 +156,7 @@ EDITS = {
     "what another run had": ("23_validate.ipynb", '"execution_count": 1', '"execution_count": 2'),
 }  # fmt: skip
 for _name, _old, _new in EDITS.values():
-    folder(*changed(_name))(lambda t, a=(_name, _old, _new): t.edit(*a))
+    folder(*changed(_name))(partial(Thief.edit, name=_name, old=_old, new=_new))
 for _name in (
     "results/24.json",
     "13_dry_run.ipynb",
@@ -156,7 +164,7 @@ for _name in (
     "parameters.yaml",
     "figures/23_counts.png",
 ):
-    folder(*missing(_name))(lambda t, a=_name: (t.run / a).unlink())
+    folder(*missing(_name))(partial(Thief.take, name=_name))
 for _name in (
     "results/99.json",
     "note.txt",
@@ -164,9 +172,7 @@ for _name in (
     "earlier/20250101T000000Z/24.json",
     "results/24.json ",
 ):
-    folder(*added(_name))(
-        lambda t, a=_name: (t.run / a).parent.mkdir(parents=True, exist_ok=True) or (t.run / a).write_text("{}")
-    )
+    folder(*added(_name))(partial(Thief.add, name=_name))
 
 
 @folder(*changed("figures/23_counts.png"))

@@ -18,9 +18,10 @@ from helpers.results import StepResult, Verdict, utc_now, writing
 from helpers.rollback import replay
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
+from helpers.run.kernel import is_whole
 from helpers.run.plan import Step
 from helpers.runner.group import read as read_group
-from helpers.runner.pipeline import is_whole, open_steps
+from helpers.runner.pipeline import open_steps
 from helpers.snapshots import retention
 from helpers.troubleshooting.target import exports
 

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from helpers import plots
 from helpers.errors import RunbookError, Terminal
-from helpers.notify.texts import Event, render
+from helpers.notify.delivery import Event, render
 from helpers.parameters import parameters_from
 from helpers.plots.style import name
 from helpers.profiling.search import harmless

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from helpers import plots
 from helpers.formatting import duration, moment
-from helpers.notify.texts import levels
+from helpers.notify.delivery import levels
 from helpers.parameters import Parameters
 from helpers.report import numbers, record
 from helpers.report.facts import read_run
