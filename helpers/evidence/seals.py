@@ -130,7 +130,7 @@ def at_rest(run: RunState) -> RunState:
     known = chain(run)
     if not known or not _covers(known[-1], run.reports):
         return seal(run)
-    _write_recipe(run.reports, known[-1])
+    _write_recipe(run, known[-1])
     _tell_outside(run, known)
     return run
 
@@ -192,7 +192,7 @@ def seal(run: RunState, step: str = "") -> RunState:
                 signature = signing.raw(pre_authentication(payload), key)
                 write_bytes(path.with_name(path.name + ENVELOPE), envelope(payload, signature, runner["fingerprint"]))
         write_bytes(path, data)
-        _write_recipe(run.reports, found)
+        _write_recipe(run, found)
         _tell_outside(run, (*known, found))
         return knowing(run, (*known, found))
 
@@ -608,9 +608,9 @@ def _tree(package: Path) -> str:
     return _digest("".join(f"{digest_of(package / name)}  {name}\n" for name in names).encode())
 
 
-def _write_recipe(folder: Path, newest: Seal) -> None:
-    text = recipe(folder, newest)
-    path = folder / NAME
+def _write_recipe(run: RunState, newest: Seal) -> None:
+    text = recipe(run, newest)
+    path = run.reports / NAME
     if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 

@@ -433,8 +433,9 @@ twice=$(printf %s "$holders" | sort -u | cut -d' ' -f1,2 | uniq -d)
 """
 
 
-def recipe(folder: Path, newest: Seal) -> str:
-    """The text of VERIFY.txt for the folder as it is: the same files give the same text."""
+def recipe(state: RunState, newest: Seal) -> str:
+    """The text of VERIFY.txt for the run as it is: the same files give the same text."""
+    folder = state.reports
     revoked = f"-r allowed_signers{REVOKED} " if (folder / f"allowed_signers{REVOKED}").is_file() else ""
     run = str(newest.predicate["run"]["id"])
     head = _HEAD.format(
@@ -443,7 +444,7 @@ def recipe(folder: Path, newest: Seal) -> str:
     )  # fmt: skip
     lines = [_signed(folder, path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
     try:
-        rules = RunState(folder.name, folder, folder).parameters.signoff
+        rules = state.parameters.signoff
     except (RunbookError, OSError, ValueError):  # damaged, which section 2 says
         return head + "\n".join(lines) + "\n" + _TAIL.format(same_key="")
     lines += [f"approved cutover {role} {Step.REVIEW} {Step.CUTOVER}" for role in rules.required]

@@ -397,7 +397,7 @@ def _gate(run: RunState, gate: str, needed: bool, found: Verified, signers: Path
 def _derived(run: RunState, newest: Seal, page: Callable[[RunState], str]) -> Iterator[str]:
     """What is made from the other files is made again and compared."""
     made: dict[str, Callable[[], str]] = {
-        statement.NAME: lambda: statement.recipe(run.reports, newest),
+        statement.NAME: lambda: statement.recipe(run, newest),
         RunPath.PAGE: lambda: page(run),
     }
     for name, make in made.items():
