@@ -22,7 +22,7 @@ from helpers.evidence.statement import canonical
 from helpers.report.pages import run_page
 from helpers.results import write_text
 from helpers.run import folders as runs
-from helpers.run.folders import RunFolder, RunState
+from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
 from tests.signers import Signers, finish_step, small_run
 
@@ -62,13 +62,6 @@ class Thief:
         assert old in text, f"{name} does not hold {old}"
         path.write_text(text.replace(old, new), encoding="utf-8")
 
-    def take(self, name: str) -> None:
-        (self.run / name).unlink()
-
-    def add(self, name: str) -> None:
-        (self.run / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.run / name).write_text("{}", encoding="utf-8")
-
     def log(self, change: Callable[[list[bytes]], list[bytes]], *, chained: bool = False) -> None:
         """Change the lines of the audit log; `chained`: and make the chain of those that follow again."""
         path = self.run / audit.NAME
@@ -104,8 +97,8 @@ class Thief:
 
     def sealed(self, step: str = "") -> None:
         """Seal what is there by a toolkit whose own refusals were taken out, and make what is derived."""
-        for refusal in ("refuse_changes", "_refuse_other_binding"):
-            self.patch.setattr(SEALS, refusal, lambda *_: None)
+        for guard in ("refuse_changes", "_refuse_other_binding"):
+            self.patch.setattr(SEALS, guard, lambda *_: None)
         evidence.seal(self.home.read(), step)
         write_text(self.run / "index.html", run_page(self.run))
 
@@ -156,24 +149,28 @@ EDITS = {
     "what a notebook shows": ("24_review.ipynb", "SHA-256", "SHA-512"), "a page": ("24_review.html", "<h1>", "<h1>GO: "),
     "what another run had": ("23_validate.ipynb", '"execution_count": 1', '"execution_count": 2'),
 }  # fmt: skip
-for _name, _old, _new in EDITS.values():
-    folder(*changed(_name))(partial(Thief.edit, name=_name, old=_old, new=_new))
-for _name in (
+GONE = (
     "results/24.json",
     "13_dry_run.ipynb",
     "14_schedule_and_notify.html",
     "parameters.yaml",
     "figures/23_counts.png",
-):
-    folder(*missing(_name))(partial(Thief.take, name=_name))
-for _name in (
-    "results/99.json",
-    "note.txt",
-    "figures/.hidden.png",
-    "earlier/20250101T000000Z/24.json",
-    "results/24.json ",
-):
-    folder(*added(_name))(partial(Thief.add, name=_name))
+)
+MORE = ("results/99.json", "note.txt", "figures/.hidden.png", "earlier/20250101T000000Z/24.json", "results/24.json ")
+
+
+def put(t: Thief, name: str) -> None:
+    (t.run / name).parent.mkdir(parents=True, exist_ok=True)
+    (t.run / name).write_text("{}")
+
+
+def take(t: Thief, name: str) -> None:
+    (t.run / name).unlink()
+
+
+FOLDER += [Forgery(partial(Thief.edit, name=n, old=o, new=w), *changed(n)) for n, o, w in EDITS.values()]
+FOLDER += [Forgery(partial(take, name=name), *missing(name)) for name in GONE]
+FOLDER += [Forgery(partial(put, name=name), *added(name)) for name in MORE]
 
 
 @folder(*changed("figures/23_counts.png"))
@@ -581,7 +578,7 @@ def a_review_that_ran_again_under_the_old_signatures(t: Thief) -> None:
 def recipe(run: Path) -> str:
     from helpers.evidence.statement import recipe as text
 
-    return text(RunState(run.name, run, run), evidence.seals(run)[-1])
+    return text(run, evidence.seals(run)[-1])
 
 
 def made(run_id: str, people: Signers, signoff: dict[str, Any], *, refusal: bool = True) -> RunFolder:
