@@ -99,3 +99,13 @@ def lines(value: str, limit: int = 100_000) -> str:
         c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in value[:limit]
     )
     return shown if len(value) <= limit else f"{shown}… ({count(len(value), 'character')} in all)"
+
+
+def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}; lists are values."""
+    if not isinstance(document, dict):
+        return {prefix: document}
+    rows: dict[str, Any] = {}
+    for key, value in document.items():
+        rows |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return rows

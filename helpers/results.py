@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import operator
 import os
@@ -223,6 +224,12 @@ class StepResult:
 def passed(result: StepResult | None) -> bool:
     """Whether the run may continue after this step."""
     return result is not None and bool(result.finished) and result.error is None and result.verdict is not Verdict.FAIL
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def utc_now() -> str:

@@ -149,7 +149,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a result that the notebook does not show": """
             test_evidence_verify.py::test_a_result_that_its_notebook_does_not_show""",
         "planted bytecode": """
-            test_evidence_custody.py::test_bytecode_that_is_not_of_its_source_stops_the_seal""",
+            test_evidence_for_other_tools.py::test_bytecode_that_is_not_of_its_source_stops_the_seal""",
         "an archive of what does not verify": """
             test_evidence_custody.py::test_what_does_not_verify_is_not_archived""",
     },
@@ -170,7 +170,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_decision_signoffs.py::test_a_go_of_the_future_is_not_recorded_and_a_no_go_is
             test_decision_signoffs.py::test_an_older_go_is_not_recorded_over_a_no_go_and_does_not_count_without_the_log""",
         "another name than that of the key": """
-            test_evidence_custody.py::test_the_name_shown_is_that_of_the_key_and_not_what_a_signer_calls_themselves""",
+            test_evidence_for_other_tools.py::test_the_name_shown_is_that_of_the_key_and_not_what_a_signer_calls_themselves""",
         "an expired key": """
             test_evidence_verify.py::test_an_expired_key
             test_evidence_custody.py::test_a_key_that_has_expired_records_nothing_under_an_earlier_time""",

@@ -20,7 +20,7 @@ from helpers import audit, evidence
 from helpers.evidence import signing
 from helpers.evidence.statement import canonical
 from helpers.report.pages import run_page
-from helpers.results import write_text
+from helpers.results import file_digest, write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
@@ -563,7 +563,7 @@ def a_seal_by_another_runner_s_key(t: Thief) -> None:
 def the_thief_listed_announced_signed_and_sealed_once_more(t: Thief) -> None:
     path = t.run / "allowed_signers"
     path.write_text(path.read_text() + t.keys.line("security"), encoding="ascii")
-    audit.append(t.run / audit.NAME, "allowed signers taken", file=path.name, sha256=runs.file_digest(path))
+    audit.append(t.run / audit.NAME, "allowed signers taken", file=path.name, sha256=file_digest(path))
     the_thief_s_signature_in_place_of_a_person_s(t)
     t.sealed()
 

@@ -11,7 +11,7 @@ from typing import Any
 from helpers import audit, evidence
 from helpers.evidence import signing, signoffs
 from helpers.parameters import ROLES, parameters_from
-from helpers.results import StepResult, utc_now, write_json
+from helpers.results import StepResult, file_digest, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunState
@@ -124,7 +124,7 @@ def finish_step(folder: RunFolder, number: str) -> None:
         result.figures.append({"name": "counts", "file": "23_counts.png", "caption": "All are there", "alt": "Counts"})
     path = folder.reports / "results" / f"{number}.json"
     result.write(path)
-    html = f"<p>SHA-256 <code>{runs.file_digest(path)}</code></p>"
+    html = f"<p>SHA-256 <code>{file_digest(path)}</code></p>"
     shown = {"output_type": "display_data", "metadata": {}, "data": {"text/html": [html]}}
     code = {"cell_type": "code", "metadata": {}, "execution_count": 1, "source": ["run.finish()"], "outputs": [shown]}
     title = {"cell_type": "markdown", "metadata": {}, "source": [f"# {row.title}"]}

@@ -18,7 +18,7 @@ from helpers.cutover.files import put_in_place
 from helpers.errors import NoGo, RunbookError, Terminal, WaitingForSignoffs, WorldError
 from helpers.evidence.signoffs import NO_GO
 from helpers.parameters import parameters_from
-from helpers.results import Verdict
+from helpers.results import Verdict, file_digest
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
@@ -63,7 +63,7 @@ def night(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
     for file in [*folder.reports.rglob("*.json"), *folder.reports.glob("*.yaml"), *folder.workspace.rglob("*.json")]:
         if "results" not in file.parts:
             file.write_text(file.read_text().replace(str(template), str(home)))
-    folder.note(parameters_sha256=runs.file_digest(folder.reports / "parameters.yaml"))
+    folder.note(parameters_sha256=file_digest(folder.reports / "parameters.yaml"))
     decided(folder)
     (home / "app.env").write_bytes(ENV)
     (home / "app.env").chmod(0o640)

@@ -16,7 +16,7 @@ from helpers.evidence import signing
 from helpers.evidence.signoffs import GateState, gate_state, newest, record, statement
 from helpers.evidence.statement import canonical, stamp
 from helpers.parameters import ROLES, parameters_from
-from helpers.results import StepResult, write_json
+from helpers.results import StepResult, file_digest, write_json
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
@@ -67,7 +67,7 @@ def test_all_three_open_the_gate(run: Path, signers: Signers) -> None:
     assert path is not None
     signed = json.loads(path.read_bytes())
     assert (signed["role"], signed["decision"]) == ("dba", "go")
-    assert signed["seal"]["sha256"] == runs.file_digest(run / signed["seal"]["name"])
+    assert signed["seal"]["sha256"] == file_digest(run / signed["seal"]["name"])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_an_older_go_is_not_recorded_over_a_no_go_and_does_not_count_without_the
     by_hand.write_bytes(go)
     by_hand.with_name(f"{by_hand.name}.sig").write_bytes(signature)
     assert len(state(run).blocked) == 1
-    about = {"gate": "cutover", "role": "dba", "statement": runs.file_digest(by_hand)}
+    about = {"gate": "cutover", "role": "dba", "statement": file_digest(by_hand)}
     audit.append(run / "audit.jsonl", "signed", file=f"signoffs/{by_hand.name}", **about)
     assert len(state(run).blocked) == 1, "a NO-GO counts until a GO was given and recorded after it"
 

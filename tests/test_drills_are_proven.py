@@ -18,7 +18,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters
 from helpers.rehearsal import write_sample
 from helpers.rehearsal.setup import application_at_work, prepare, with_application
-from helpers.results import Verdict
+from helpers.results import Verdict, file_digest
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.record import RunRecord
@@ -61,14 +61,14 @@ def _stood(parameters: Parameters, folder: Path) -> tuple[Snapshot, dict[str, st
     with open_target(parameters.target) as store:
         before = write_snapshot(store, folder, "before", store.names(), retention_days=1)
     files = [named.path for named in parameters.cutover.config_files()]
-    return before, {path: runs.file_digest(Path(path)) for path in files}
+    return before, {path: file_digest(Path(path)) for path in files}
 
 
 def _use(parameters: Parameters, place: str) -> dict[str, str]:
     """Point the application's .env to a place; the digests of its files then."""
     env = Path(parameters.cutover.env_files[0].path)
     env.write_text(re.sub(r'CHROMA_PATH="[^"]*"', f'CHROMA_PATH="{place}"', env.read_text()), encoding="utf-8")
-    return {named.path: runs.file_digest(Path(named.path)) for named in parameters.cutover.config_files()}
+    return {named.path: file_digest(Path(named.path)) for named in parameters.cutover.config_files()}
 
 
 def test_what_is_put_back_is_compared_with_what_stood_there(rehearsal: Parameters, tmp_path: Path) -> None:

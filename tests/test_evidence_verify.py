@@ -16,7 +16,7 @@ from helpers.cli.evidence import archive, verify
 from helpers.errors import Terminal, UsageError
 from helpers.evidence.statement import canonical
 from helpers.report.pages import run_page
-from helpers.results import write_text
+from helpers.results import file_digest, write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
@@ -82,7 +82,7 @@ def test_an_untouched_run_fits_also_in_another_place(run: Path, sealed: Path) ->
     assert problems(sealed) == []
     found = verify(run)
     assert found.problems == []
-    assert found.newest == runs.file_digest(max((run / "seals").glob("*.json")))
+    assert found.newest == file_digest(max((run / "seals").glob("*.json")))
     code, said = plain(run)
     assert (code, said.splitlines()[-1]) == (0, "Everything fits."), said
     assert (said.count('Good "runbook-seal"'), said.count("Good ")) == (3, 7)
@@ -263,8 +263,8 @@ def test_a_seal_says_what_made_the_run(sealed: Path, root: Path) -> None:
     said = statement["predicate"]
     assert said["verdicts"]["24"]["verdict"] == "pass"
     assert said["decision"] == "GO"
-    assert said["notebooks"]["24_review.ipynb"] == runs.file_digest(root / "notebooks" / "24_review.ipynb")
-    assert said["requirements_lock"] == runs.file_digest(root / "requirements.lock")
+    assert said["notebooks"]["24_review.ipynb"] == file_digest(root / "notebooks" / "24_review.ipynb")
+    assert said["requirements_lock"] == file_digest(root / "requirements.lock")
     assert {"chromadb", "python"} <= said["versions"].keys()
     assert [p["name"] for p in said["prefixes"]] == ["audit.jsonl", "run.log"]
     assert seal.previous == evidence.seals(sealed)[0].digest
@@ -284,7 +284,7 @@ def test_verify_and_audit_and_archive(
     assert cli.main(["archive", "night-1"]) == 0
     said = archive(sealed, tmp_path / "again.zip")
     assert (tmp_path / "again.zip").read_bytes() == (tmp_path / "night-1.zip").read_bytes()
-    assert runs.file_digest(tmp_path / "again.zip") in said
+    assert file_digest(tmp_path / "again.zip") in said
     with zipfile.ZipFile(tmp_path / "night-1.zip") as zipped:
         zipped.extractall(tmp_path / "elsewhere")
     assert plain(tmp_path / "elsewhere" / "night-1")[0] == 0

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from helpers.errors import Terminal, UsageError, WorldError
-from helpers.results import Verdict
+from helpers.results import Verdict, file_digest
 from helpers.rollback import RollbackState, postmortem
 from helpers.rollback.outline import DRILL, STAGES
-from helpers.run.folders import file_digest
 from helpers.stores import CollectionInfo
 from tests.rollbacks import ENV, Night, everything, others, usual_source
 from tests.storage import chunks, contents, embedded, exact, fill, tree

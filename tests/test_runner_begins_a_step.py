@@ -11,7 +11,7 @@ import pytest
 from helpers import audit, begin
 from helpers.errors import NoGo, RunbookError, Terminal, UsageError, WorldError
 from helpers.rehearsal import write_sample
-from helpers.results import Verdict
+from helpers.results import Verdict, file_digest
 from helpers.run import folders as runs
 from helpers.run.folders import RunLock
 from helpers.runner.notebook import Run
@@ -188,7 +188,7 @@ def test_the_audit_log_says_when_a_step_began_and_how_it_ended(variables: dict[s
     assert [(e["action"], e["outcome"], e["facts"]["step"]) for e in audit.entries(log)] == [
         ("step begins", "done", "10"), ("step ends", "pass", "10"),
     ]  # fmt: skip
-    assert audit.entries(log)[-1]["facts"]["result"] == runs.file_digest(run.folder / "results" / "10.json")
+    assert audit.entries(log)[-1]["facts"]["result"] == file_digest(run.folder / "results" / "10.json")
     assert audit.check(log) is None
 
 

@@ -40,11 +40,12 @@ from helpers.rehearsal.setup import KEY, free_port, prepare
 from helpers.report import numbers
 from helpers.report.facts import read_run
 from helpers.report.pages import leave
-from helpers.results import Verdict, utc_now, write_json, write_text
+from helpers.results import Verdict, file_digest, utc_now, write_json, write_text
 from helpers.rollback import postmortem
 from helpers.rollback.outline import DRILL, Orders, at_work
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.command import python_environment
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.runner import outcome
@@ -117,7 +118,7 @@ def _as_it_stands(folder: RunFolder) -> Iterator[dict[str, Any]]:
     with open_target(target) as store:
         before = write_snapshot(store, kept, "before", store.names(), retention_days=1)
     files = [named.path for named in run.parameters.cutover.config_files()]
-    digests = {path: runs.file_digest(Path(path)) for path in files}
+    digests = {path: file_digest(Path(path)) for path in files}
     places = [Path(target.path or ""), application, *sorted(folder.workspace.glob("*.json"))]
     for number, place in enumerate(places):
         _copy(place, kept / str(number))
@@ -141,7 +142,7 @@ def _put_back(rules: Parameters, before: Snapshot, digests: dict[str, str]) -> d
     gather(seen := Evidence(), rules.source, rules.target, answers)
     wrong = [
         *(f"collection {name} was not there before" for name in sorted({*names} - {*compared})),
-        *(f"{path} is not as it was" for path, digest in digests.items() if runs.file_digest(Path(path)) != digest),
+        *(f"{path} is not as it was" for path, digest in digests.items() if file_digest(Path(path)) != digest),
         *(f"{url} does not name the target" for url in rules.cutover.health if url not in seen.says_target),
     ]
     if wrong:
@@ -495,7 +496,7 @@ def client(url: str, env: Path, record: Path, log: Path) -> Iterator[None]:
 @contextmanager
 def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A child in a session of its own, so that Ctrl-C is the runner's alone; ended at the end."""
-    environment = {**os.environ, **runs.python_environment(), "ANONYMIZED_TELEMETRY": "False"}
+    environment = {**os.environ, **python_environment(), "ANONYMIZED_TELEMETRY": "False"}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(

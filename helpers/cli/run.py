@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.errors import RUNBOOK, Transient, UsageError
+from helpers.formatting import flatten
 from helpers.reason_codes import ReasonCode
+from helpers.results import file_digest
 from helpers.run import folders as runs
 from helpers.run import plan, window
 from helpers.run.folders import RunFolder, RunPath, RunState
@@ -252,7 +254,7 @@ def _moves_the_window(folder: RunState, changed: Parameters) -> bool:
 
 def remember_file(folder: RunFolder, file: Path, settings: list[str]) -> RunState:
     """Note the file that a run's parameters come from, for `edited`."""
-    known = {"path": str(file.absolute()), "sha256": runs.file_digest(file), "settings": settings}
+    known = {"path": str(file.absolute()), "sha256": file_digest(file), "settings": settings}
     return folder.note(parameters_file=known)
 
 
@@ -266,11 +268,11 @@ def edited(folder: RunState) -> str:
 
     known = folder.facts.get("parameters_file") or {}
     path = Path(known.get("path", ""))
-    if not known or not path.is_file() or runs.file_digest(path) == known["sha256"]:
+    if not known or not path.is_file() or file_digest(path) == known["sha256"]:
         return ""
     go_on = f"The run goes on with its own: {folder.reports / RunPath.PARAMETERS}."
     try:
-        now, own = (runs.flatten(p.document()) for p in (load_parameters(path, known["settings"]), folder.parameters))
+        now, own = (flatten(p.document()) for p in (load_parameters(path, known["settings"]), folder.parameters))
     except RunbookError as error:
         return f"{path} was changed since the run began, and cannot be read now ({error.what}). {go_on}"
     differ = sorted(key for key in {*now, *own} if now.get(key) != own.get(key))

@@ -10,17 +10,11 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import importlib.metadata
 import json
-import marshal
 import platform
 import re
 import socket
-import struct
-import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.util import MAGIC_NUMBER
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -40,6 +34,7 @@ from helpers.evidence.statement import (
     added,
     attestation,
     changed,
+    code,
     digest_of,
     envelope,
     files,
@@ -47,10 +42,13 @@ from helpers.evidence.statement import (
     pre_authentication,
     read_seal,
     recipe,
+    refuse_foreign_bytecode,
     stamp,
     statement,
     statement_of,
+    tree,
 )
+from helpers.formatting import flatten
 from helpers.parameters import RESUMABLE, Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, flush_file, passed, utc_now, write_bytes, write_text
@@ -158,7 +156,7 @@ def seal(run: RunState, step: str = "") -> RunState:
         if not known:
             _refuse_other_parameters(run)
         if step:
-            _refuse_foreign_bytecode(run.reports)
+            refuse_foreign_bytecode(run.reports)
             _copy_allowed(run)
         searched = secret_scan.search(run.reports, parameters.secrets(), parameters.secrets_of_files())
         # A person who signs need not have the secrets of the steps; what the steps wrote is sealed by those who had them.
@@ -297,7 +295,7 @@ def unbound(first: Seal, bound: Mapping[str, str], entries: Sequence[Mapping[str
 
 def bound_by(parameters: Parameters) -> dict[str, str]:
     """A digest for each parameter that a resume cannot change."""
-    flat = runs.flatten(parameters.document())
+    flat = flatten(parameters.document())
     return {
         key: _digest(json.dumps(value, sort_keys=True, default=str).encode())[:32]
         for key, value in flat.items()
@@ -338,7 +336,7 @@ def _refuse_other_binding(run: RunState, chain: Sequence[Seal]) -> None:
 
 def binding(parameters: Parameters) -> str:
     """SHA-256 of the parameters without what a resume may change."""
-    flat = runs.flatten(parameters.document())
+    flat = flatten(parameters.document())
     kept = {key: value for key, value in flat.items() if key not in RESUMABLE}
     return _digest(json.dumps(kept, sort_keys=True, default=str).encode())
 
@@ -524,7 +522,7 @@ def _about(run: RunState) -> dict[str, Any]:
         "source": parameters.source.model_dump(mode="json", exclude_none=True),
         "target": parameters.target.model_dump(mode="json", exclude_none=True),
         "notebooks": notebooks,
-        "helpers": _tree(runs.REPOSITORY / "helpers"),
+        "helpers": tree(runs.REPOSITORY / "helpers"),
         "requirements_lock": digest_of(runs.REPOSITORY / "requirements.lock"),
         "versions": runs.versions(),
         "code": code(),
@@ -532,60 +530,6 @@ def _about(run: RunState) -> dict[str, Any]:
         "system": platform.platform(),
         "user": audit.user(),
     }
-
-
-@cache
-def code() -> dict[str, str]:
-    """What ran: the commit, whether files differ from it, the interpreter, and one SHA-256 over the installed packages.
-
-    `commit` is "" where the toolkit is no git checkout. The packages count by the digests of their RECORD files.
-    """
-    packages = []
-    commit, changed_files = runs.checkout()
-    for package in importlib.metadata.distributions():
-        record = package.read_text("RECORD") or ""
-        packages.append(f"{_digest(record.encode())}  {package.metadata['Name']}-{package.version}\n")
-    return {
-        "commit": commit,
-        "changed_files": changed_files,
-        "interpreter": sys.version,
-        "packages": _digest("".join(sorted(packages)).encode()),
-    }
-
-
-def foreign_bytecode(package: Path) -> list[str]:
-    """Cached bytecode that this interpreter would run and that its source does not give, as paths in the package."""
-    found = []
-    for path in sorted(package.rglob(f"__pycache__/*.{sys.implementation.cache_tag}.pyc")):
-        source = path.parent.parent / f"{path.name.split('.')[0]}.py"
-        if not source.is_file():
-            continue
-        data, code = path.read_bytes(), source.read_bytes()
-        flags, *stamp_ = struct.unpack("<3I", data[4:16])
-        about = source.stat()
-        if data[:4] != MAGIC_NUMBER or (flags == 0 and stamp_ != [int(about.st_mtime) & 0xFFFFFFFF, about.st_size]):
-            continue  # not read: Python compiles the source anew
-        try:
-            same = marshal.loads(data[16:]) == compile(code, str(source), "exec", dont_inherit=True)  # noqa: S302  # nosec B302
-        except (ValueError, EOFError, TypeError):
-            same = False
-        if not same:
-            found.append(path.relative_to(package).as_posix())
-    return found
-
-
-@cache
-def _foreign() -> list[str]:
-    """Once in a process, which loads each module once."""
-    return foreign_bytecode(runs.REPOSITORY / "helpers")
-
-
-def _refuse_foreign_bytecode(folder: Path) -> None:
-    if found := _foreign():
-        raise Terminal(
-            ReasonCode.BYTECODE_ALTERED, f"helpers/{found[0]} is not the bytecode of its source", where=str(folder),
-            next_step="Find out who wrote it. Then remove every __pycache__ folder below helpers/ and begin a new run.",
-        )  # fmt: skip
 
 
 def _verdict(folder: Path, result: StepResult) -> dict[str, str]:
@@ -599,13 +543,6 @@ def _result(run: RunState, step: str) -> StepResult | None:
         return run.result(step)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _tree(package: Path) -> str:
-    """One SHA-256 over the names and digests of a package's files, in the format of `sha256sum`."""
-    kept = [p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    names = sorted(p.relative_to(package).as_posix() for p in kept)
-    return _digest("".join(f"{digest_of(package / name)}  {name}\n" for name in names).encode())
 
 
 def _write_recipe(run: RunState, newest: Seal) -> None:

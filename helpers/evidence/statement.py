@@ -11,20 +11,28 @@ Everything in the folder of a run is one of these:
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
+import marshal
 import re
 import shlex
+import struct
+import sys
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import RunbookError, WorldError, one_line
+from helpers.errors import RunbookError, Terminal, WorldError, one_line
 from helpers.evidence.signing import ALLOWED, REVOKED, namespace
 from helpers.reason_codes import ReasonCode
+from helpers.results import file_digest
+from helpers.run import folders as runs
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 
@@ -209,8 +217,7 @@ def digest_of(path: Path) -> str:
     """SHA-256 of the file, hexadecimal; "" where there is none."""
     if path.is_symlink() or not path.is_file():
         return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
 
 
 def prefix_digest(path: Path, length: int) -> str:
@@ -486,3 +493,71 @@ def statement_in(data: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+# -- code identity -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def code() -> dict[str, str]:
+    """What ran: the commit, whether files differ from it, the interpreter, and one SHA-256 over the installed packages.
+
+    `commit` is "" where the toolkit is no git checkout. The packages count by the digests of their RECORD files.
+    """
+    packages = []
+    commit, changed_files = runs.checkout()
+    for package in importlib.metadata.distributions():
+        record = package.read_text("RECORD") or ""
+        packages.append(f"{_sha256(record.encode())}  {package.metadata['Name']}-{package.version}\n")
+    return {
+        "commit": commit,
+        "changed_files": changed_files,
+        "interpreter": sys.version,
+        "packages": _sha256("".join(sorted(packages)).encode()),
+    }
+
+
+def foreign_bytecode(package: Path) -> list[str]:
+    """Cached bytecode that this interpreter would run and that its source does not give, as paths in the package."""
+    found = []
+    for path in sorted(package.rglob(f"__pycache__/*.{sys.implementation.cache_tag}.pyc")):
+        source = path.parent.parent / f"{path.name.split('.')[0]}.py"
+        if not source.is_file():
+            continue
+        data, code = path.read_bytes(), source.read_bytes()
+        flags, *stamp_ = struct.unpack("<3I", data[4:16])
+        about = source.stat()
+        if data[:4] != MAGIC_NUMBER or (flags == 0 and stamp_ != [int(about.st_mtime) & 0xFFFFFFFF, about.st_size]):
+            continue  # not read: Python compiles the source anew
+        try:
+            same = marshal.loads(data[16:]) == compile(code, str(source), "exec", dont_inherit=True)  # noqa: S302  # nosec B302
+        except (ValueError, EOFError, TypeError):
+            same = False
+        if not same:
+            found.append(path.relative_to(package).as_posix())
+    return found
+
+
+@cache
+def _foreign() -> list[str]:
+    """Once in a process, which loads each module once."""
+    return foreign_bytecode(runs.REPOSITORY / "helpers")
+
+
+def refuse_foreign_bytecode(folder: Path) -> None:
+    if found := _foreign():
+        raise Terminal(
+            ReasonCode.BYTECODE_ALTERED, f"helpers/{found[0]} is not the bytecode of its source", where=str(folder),
+            next_step="Find out who wrote it. Then remove every __pycache__ folder below helpers/ and begin a new run.",
+        )  # fmt: skip
+
+
+def tree(package: Path) -> str:
+    """One SHA-256 over the names and digests of a package's files, in the format of `sha256sum`."""
+    kept = [p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    names = sorted(p.relative_to(package).as_posix() for p in kept)
+    return _sha256("".join(f"{digest_of(package / name)}  {name}\n" for name in names).encode())
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

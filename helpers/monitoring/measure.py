@@ -31,6 +31,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import write_json
 from helpers.run import folders as runs
 from helpers.run import kernel
+from helpers.run.command import python_environment
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.snapshots.export_journal import read_parquet
@@ -61,7 +62,7 @@ def run_child(
         kernel.RUNNER_PID: str(
             os.getpid()
         ),  # it ends with us, however we end: two processes on one directory destroy it
-        **runs.python_environment(),
+        **python_environment(),
         "RUNBOOK_REPORTS": str(run.folder.parent),
         "RUNBOOK_WORKSPACE": str(run.workspace.parent),
     }

@@ -32,7 +32,7 @@ from helpers.rehearsal.sample_application import ENV, LOG, SECONDS
 from helpers.results import utc_now, write_json, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.command import run_or_fail, run_program
+from helpers.run.command import python_environment, run_or_fail, run_program
 from helpers.run.folders import REPOSITORY, RunFolder, RunLock, RunState, new_run_id
 from helpers.stores.door import AuthorizationError, ClientAPI, server_client
 from helpers.stores.wire import Session
@@ -242,7 +242,7 @@ def _run_first(folder: RunFolder, step: plan.Step) -> None:
         str(notebook),
         str(output),
     ]
-    environment = {**os.environ, **runs.python_environment()}
+    environment = {**os.environ, **python_environment()}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"step {step.number} failed"]

@@ -29,9 +29,9 @@ from helpers.errors import Terminal
 from helpers.migration.catch_up import UNFOUND, unreachable
 from helpers.migration.source_changes import Origin, WrittenData
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, publish, reading, silent, write_json, writing
+from helpers.results import Progress, file_digest, publish, reading, silent, write_json, writing
 from helpers.snapshots.comparison import compared, same_value, same_vectors
-from helpers.snapshots.export_journal import read_parquet, sha256
+from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, Reader, Space, Store
 from helpers.stores.base import listed_ids
@@ -153,7 +153,7 @@ def export(found: list[Written], folder: Path) -> dict[str, str]:
                     file = f"{number:03d}-{kind}.parquet"
                     with writing(partial / file) as temporary:
                         pq.write_table(to_table(batch), temporary, compression="zstd")
-                    digests[file] = sha256(partial / file)
+                    digests[file] = file_digest(partial / file)
             index.append({
                 "collection": one.target, "number": number, **one.counts, "vanished": one.vanished,
                 "made": asdict(one.made) if one.made is not None else None, "added_ids": one.added.ids,
@@ -161,7 +161,7 @@ def export(found: list[Written], folder: Path) -> dict[str, str]:
                 "deleted_ids": [[i, *o] for i, o in one.deleted], "unreadable_ids": one.unreadable,
             })  # fmt: skip
         write_json(partial / "index.json", {"collections": index, "files": digests})
-        digests["index.json"] = sha256(partial / "index.json")
+        digests["index.json"] = file_digest(partial / "index.json")
     return digests
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
+from helpers.run import folders as runs
 
 # -- environment -------------------------------------------------------------------------------------------------------
 
@@ -49,6 +50,15 @@ def reduce_environment(named: Iterable[str]) -> None:
 def set_aside() -> dict[str, str]:
     """The variables that `reduce_environment` took away: for programs of the operator only."""
     return dict(_set_aside)
+
+
+def python_environment() -> dict[str, str]:
+    """What a Python that we start needs of the environment: our modules come first, and those of the current folder never.
+
+    A run works in a folder of the operator's; whoever can write there must not be able to put a `pandas.py` before ours.
+    """
+    path = os.pathsep.join(filter(None, [str(runs.REPOSITORY), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 # -- programs ----------------------------------------------------------------------------------------------------------

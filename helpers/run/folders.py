@@ -31,9 +31,10 @@ from ruamel.yaml.error import YAMLError
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
+from helpers.formatting import flatten
 from helpers.parameters import RESUMABLE, Parameters, parameters_from, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import StepResult, append, flush_folder, json_text, reading, utc_now, write_text
+from helpers.results import StepResult, append, file_digest, flush_folder, json_text, reading, utc_now, write_text
 from helpers.run.plan import Step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -54,15 +55,6 @@ _secrets_hidden: set[tuple[Path, Path]] = set()  # runs whose secrets this proce
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 _NEVER_CHANGES = "a run goes on only with the source, target, schema, collections and id policy that it began with"
-
-
-def python_environment() -> dict[str, str]:
-    """What a Python that we start needs of the environment: our modules come first, and those of the current folder never.
-
-    A run works in a folder of the operator's; whoever can write there must not be able to put a `pandas.py` before ours.
-    """
-    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def reports_root() -> Path:
@@ -454,12 +446,6 @@ def parameters_text(parameters: Parameters) -> str:
     return text.getvalue()
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of the file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
     """Go on with these parameters; the names changed, which are recorded. A UsageError where the context changes."""
     run = folder.read()
@@ -500,16 +486,6 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
         audit.append(folder.reports / audit.NAME, "parameters changed", names=changed, digest=new.digest())
         folder.log(f"parameters changed: {', '.join(f'{k}={after.get(k)}' for k in changed)}")
     return changed
-
-
-def flatten(document: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}; lists are values."""
-    if not isinstance(document, dict):
-        return {prefix: document}
-    rows: dict[str, Any] = {}
-    for key, value in document.items():
-        rows |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return rows
 
 
 def supersede(folder: RunFolder, steps: Iterable[Step]) -> None:

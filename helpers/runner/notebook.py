@@ -19,12 +19,12 @@ from typing import Any
 from helpers import audit
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WorldError, one_line
-from helpers.formatting import duration
+from helpers.formatting import duration, flatten
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import SECTIONS, Parameters, is_sample, parameters_from
 from helpers.parameters.model import nearest
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, Verdict, passed, utc_now, worst
+from helpers.results import StateFile, Verdict, file_digest, passed, utc_now, worst
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advice, advised
@@ -125,9 +125,9 @@ def _shown_parameters(parameters: Parameters) -> list[tuple[str, str]]:
     """The parameters that say what this run is, and those that differ from their defaults."""
     document = parameters.document()
     least = {"name": document["name"], "source": document["source"], "target": document["target"]}
-    default = runs.flatten(parameters_from(least).document())
+    default = flatten(parameters_from(least).document())
     always = ("name", "source.", "target.", "schema")
-    shown = {k: v for k, v in runs.flatten(document).items() if v != default.get(k) or k.startswith(always)}
+    shown = {k: v for k, v in flatten(document).items() if v != default.get(k) or k.startswith(always)}
     return [(k, "" if v is None else str(v)) for k, v in shown.items() if v not in (None, {}, [], "")]
 
 
@@ -350,7 +350,7 @@ class Run(RunRecord):
         self.fact(PEAK_MEMORY, kernel.peak_memory())
         path = self.write_result()
         self.log(f"step ends: {self.result.verdict}")
-        digest = runs.file_digest(path)
+        digest = file_digest(path)
         outcome = self.result.error["code"] if self.result.error else str(self.result.verdict)
         audit.append(self.folder / audit.NAME, "step ends", outcome=outcome, step=self.step, result=digest)
         return digest

@@ -16,11 +16,11 @@ from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, 
 from helpers.evidence.signoffs import gate_state
 from helpers.notify import Around, Event, read, tell
 from helpers.reason_codes import ReasonCode
-from helpers.results import Verdict, passed
+from helpers.results import Verdict, file_digest, passed
 from helpers.rollback.outline import RollbackState, due
 from helpers.run import plan
 from helpers.run.advice import advice
-from helpers.run.folders import RunFolder, RunPath, RunState, file_digest
+from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
 
 Say = Callable[[str], None]

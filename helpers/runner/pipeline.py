@@ -39,6 +39,7 @@ from helpers.results import StepResult, Verdict, disk_full, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advised
+from helpers.run.command import python_environment
 from helpers.run.folders import RunFolder, RunLock, RunPath, RunState
 from helpers.run.plan import Step
 from helpers.runner import notices
@@ -65,7 +66,7 @@ _FRUGAL = {
 def every_kernel() -> dict[str, str]:
     """What every kernel of this runner has in its environment."""
     reports = {"RUNBOOK_REPORTS": str(runs.reports_root())}
-    return {kernel.RUNNER_PID: str(os.getpid()), **reports, **runs.python_environment(), **_FRUGAL}
+    return {kernel.RUNNER_PID: str(os.getpid()), **reports, **python_environment(), **_FRUGAL}
 
 
 class Execution:

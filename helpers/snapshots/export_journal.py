@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helpers.results import append, utc_now, writing
+from helpers.results import append, file_digest, utc_now, writing
 
 FORMAT = 1
 EXPORT = ".export"
@@ -126,13 +126,13 @@ class Journal:
         with writing(path) as temporary:
             pq.write_table(pa.table({"id": pa.array(ids, pa.large_string())}), temporary, compression="zstd")
         self._append({"kind": "collection", "name": name, "folder": folder, "info": info, "rows": rows,
-                      "ids": {"file": file, "count": len(ids), "sha256": sha256(path)}})  # fmt: skip
+                      "ids": {"file": file, "count": len(ids), "sha256": file_digest(path)}})  # fmt: skip
 
     def ids(self, name: str) -> list[str] | None:
         """The frozen ids of a collection; None where their file is not what was written."""
         known = self.collections[name]["ids"]
         path = self.folder / EXPORT / known["file"]
-        if not path.is_file() or sha256(path) != known["sha256"]:
+        if not path.is_file() or file_digest(path) != known["sha256"]:
             return None
         ids: list[str] = read_parquet(path).column("id").to_pylist()
         return ids
@@ -148,7 +148,7 @@ class Journal:
             return None
         part: dict[str, Any] = entry["part"]
         path = self.folder / part["file"]
-        if path.is_file() and path.stat().st_size == part["bytes"] and sha256(path) == part["sha256"]:
+        if path.is_file() and path.stat().st_size == part["bytes"] and file_digest(path) == part["sha256"]:
             return part
         self.note(f"{part['file']} is damaged or gone: its {part['rows']} chunks are read again")
         return None
@@ -191,12 +191,6 @@ def own_digest(content: dict[str, Any]) -> str:
     """SHA-256 over everything but this digest itself."""
     held = {key: value for key, value in content.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(held, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:

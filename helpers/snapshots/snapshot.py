@@ -36,8 +36,8 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, flush_folder, silent, utc_now, write_json, writing
-from helpers.snapshots.export_journal import EXPORT, Journal, own_digest, read_parquet, sha256, signed
+from helpers.results import Progress, file_digest, flush_folder, silent, utc_now, write_json, writing
+from helpers.snapshots.export_journal import EXPORT, Journal, own_digest, read_parquet, signed
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import AGAIN_AFTER, counted_ids
 
@@ -155,7 +155,7 @@ class Snapshot:
             seen: set[str] = set()
             for part in self.parts(name):
                 file = self.folder / part.file
-                if not file.is_file() or sha256(file) != part.sha256:
+                if not file.is_file() or file_digest(file) != part.sha256:
                     raise self._damaged(part, "its bytes are not those that were written")
                 ids = self.ids(part)
                 if len(ids) != part.rows or len(set(ids)) != len(ids) or not seen.isdisjoint(ids):
@@ -247,7 +247,7 @@ def _is_whole(partial: Path, source: str, names: list[str]) -> bool:
         if (manifest["source"], [c["name"] for c in manifest["collections"]]) != (source, names):
             return False
         parts = [Part(**p) for c in manifest["collections"] for p in c["parts"]]
-        whole = all(sha256(partial / p.file) == p.sha256 for p in parts)
+        whole = all(file_digest(partial / p.file) == p.sha256 for p in parts)
         return whole and bool(manifest["sha256"] == own_digest(manifest))
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -359,7 +359,7 @@ def _write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[s
     with writing(path) as temporary:
         pq.write_table(to_table(batch, dimension), temporary, compression="zstd", compression_level=1, use_dictionary=False,
                        write_statistics=False)  # fmt: skip
-    return Part(file, len(batch), path.stat().st_size, sha256(path), int(batch.lost.sum()))
+    return Part(file, len(batch), path.stat().st_size, file_digest(path), int(batch.lost.sum()))
 
 
 def to_table(batch: ChunkBatch, dimension: int | None = None) -> pa.Table:

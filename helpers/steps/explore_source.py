@@ -17,8 +17,8 @@ from helpers.profiling.profile import Profile, Scan
 from helpers.profiling.sample import Place, Sample
 from helpers.profiling.search import Finding, Picker, file_name, file_stem, is_known, of_groups, of_places, write_csv
 from helpers.reason_codes import ReasonCode
+from helpers.results import file_digest
 from helpers.run import kernel
-from helpers.run.folders import file_digest
 from helpers.run.record import NotebookStep, RunRecord
 
 LISTED = 12  # collections whose first chunks are listed where nobody chooses

@@ -16,6 +16,7 @@ import pandas as pd
 
 from helpers.errors import RunbookError, one_line
 from helpers.fence import FenceState
+from helpers.formatting import flatten
 from helpers.parameters import Endpoint, parameters_from
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.run import folders as runs
@@ -65,7 +66,7 @@ class NetworkStep(Troubleshooter):
 
     def plan(self, **options: Any) -> pd.DataFrame:
         settings = self._settings(**{k: v for k, v in options.items() if k != "wait_seconds"})
-        now = runs.flatten(self.run.parameters.document())
+        now = flatten(self.run.parameters.document())
         rows = [(key, str(now.get(key)), str(value)) for key, value in settings.items()]
         rows.append(("wait until both ends answer", "", f"{options.get('wait_seconds', 60):g} s at most"))
         return pd.DataFrame(rows, columns=["what", "now", "then"])

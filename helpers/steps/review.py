@@ -14,8 +14,8 @@ import pandas as pd
 from helpers.errors import RUNBOOK, UsageError
 from helpers.fence import FenceState, takes_no_writes
 from helpers.reason_codes import Reason, ReasonCode
-from helpers.results import UNREMARKABLE, Check, StepResult, Verdict, worst
-from helpers.run.folders import RunPath, file_digest
+from helpers.results import UNREMARKABLE, Check, StepResult, Verdict, file_digest, worst
+from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.validation.judgement import REQUIRED

@@ -18,6 +18,7 @@ import pandas as pd
 from helpers import audit
 from helpers.cutover import CutoverState
 from helpers.errors import RunbookError, Terminal, one_line
+from helpers.formatting import flatten
 from helpers.migration.checkpoint import FILE, Checkpoint
 from helpers.migration.importing import plan_targets
 from helpers.migration.source_changes import Ledger, current_snapshot
@@ -26,6 +27,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run import plan
+from helpers.run.command import python_environment
 from helpers.run.folders import RunPath
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import load_schema
@@ -207,7 +209,7 @@ class Troubleshooter(NotebookStep, ABC):
 
     def resume_plan(self, **settings: Any) -> pd.DataFrame:
         """The command, and each parameter that it would change: now and then."""
-        now = runs.flatten(self.run.parameters.document())
+        now = flatten(self.run.parameters.document())
         rows = [("command", "", shlex.join(self.resume_command(**settings)))]
         rows += [(key, str(now.get(key)), str(value)) for key, value in sorted(settings.items())]
         return pd.DataFrame(rows, columns=["what", "now", "then"])
@@ -269,7 +271,7 @@ def child(command: Sequence[str], prepare: Callable[[], None] | None = None) -> 
     """A process of the toolkit, of this interpreter, with this process's folders; not one of a runner's kernels."""
     mine = ("RUNBOOK_RUNNER_PID", "RUNBOOK_EXECUTION")
     environment = {k: v for k, v in os.environ.items() if k not in mine} | {
-        **runs.python_environment(),
+        **python_environment(),
         "RUNBOOK_REPORTS": str(runs.reports_root()),
         "RUNBOOK_WORKSPACE": str(runs.workspace_root()),
     }

@@ -22,7 +22,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.faults.bench import GOOD, OUTCOMES, Fault
-from tests.faults.kinds import KINDS, Kind, Round, Shared
+from tests.faults.kinds import KINDS, Kind, Round
+from tests.faults.shared import Shared
 
 
 def kind_of(seed: str, number: int, kinds: list[Kind]) -> Kind:
