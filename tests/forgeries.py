@@ -22,7 +22,7 @@ from helpers.evidence.statement import canonical
 from helpers.report.pages import run_page
 from helpers.results import file_digest, write_text
 from helpers.run import folders as runs
-from helpers.run.folders import RunFolder
+from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from tests.signers import Signers, finish_step, small_run
 
@@ -97,8 +97,8 @@ class Thief:
 
     def sealed(self, step: str = "") -> None:
         """Seal what is there by a toolkit whose own refusals were taken out, and make what is derived."""
-        for guard in ("refuse_changes", "_refuse_other_binding"):
-            self.patch.setattr(SEALS, guard, lambda *_: None)
+        for refusal in ("refuse_changes", "_refuse_other_binding"):
+            self.patch.setattr(SEALS, refusal, lambda *_: None)
         evidence.seal(self.home.read(), step)
         write_text(self.run / "index.html", run_page(self.run))
 
@@ -578,7 +578,7 @@ def a_review_that_ran_again_under_the_old_signatures(t: Thief) -> None:
 def recipe(run: Path) -> str:
     from helpers.evidence.statement import recipe as text
 
-    return text(run, evidence.seals(run)[-1])
+    return text(RunState(run.name, run, run), evidence.seals(run)[-1])
 
 
 def made(run_id: str, people: Signers, signoff: dict[str, Any], *, refusal: bool = True) -> RunFolder:

@@ -105,7 +105,7 @@ def test_the_archive_fits_elsewhere_as_it_was_handed_over(
 
 
 def name_of(forgery: Forgery) -> str:
-    return getattr(forgery.do, "__name__", forgery.named[1:40])
+    return getattr(forgery.do, "__name__", forgery.named[1:40])  # a partial has no name of its own
 
 
 # Each eighth in `make test`, all of them in `make test-attacks` and `make test-slow`.

@@ -15,13 +15,14 @@ from typing import Any
 import pandas as pd
 
 from helpers.errors import RUNBOOK, one_line
+from helpers.formatting import flatten
 from helpers.migration.checkpoint import FILE, Checkpoint, Kept, TargetState, checkpoint_id
 from helpers.migration.importing import Job, context_of
 from helpers.migration.source_changes import Ledger, current_snapshot
 from helpers.migration.staging import Quarantine, Staged
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
-from helpers.run.folders import RunPath, flatten
+from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.schema import Context, load_schema
