@@ -25,6 +25,7 @@ from pathlib import Path
 
 from helpers.errors import RunbookError, UsageError, WorldError, one_line
 from helpers.reason_codes import ReasonCode
+from helpers.results import flush_file
 
 REHEARSAL = "REHEARSAL"  # how the principals of throw-away keys begin
 SEAL = "seal"  # the namespace of the runner, which signs every seal
@@ -213,6 +214,8 @@ def runner_key(given: Path | None, workspace: Path) -> Path:
         with tempfile.TemporaryDirectory(prefix=".runner-key-", dir=workspace) as folder:
             made = Path(folder) / key.name
             _make_key(made, "runner of chroma migrations")
+            flush_file(made)  # before a seal that it signed
+            flush_file(made.with_suffix(".pub"))
             made.with_suffix(".pub").replace(key.with_suffix(".pub"))
             with suppress(FileExistsError):  # another command was first: its key is the one
                 os.link(made, key)

@@ -35,7 +35,7 @@ from helpers.fence import FenceState, lift
 from helpers.migration.target_lock import give_back_target
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import keep_final, keep_signed, render_notebook, render_pages
-from helpers.results import StepResult, Verdict, disk_full, passed, utc_now
+from helpers.results import StepResult, Verdict, disk_full, flush_file, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advised
@@ -143,6 +143,8 @@ class Execution:
                     )
         finally:
             ensure_event_loop().close()  # this thread's, which Jupyter made and leaves open
+            with suppress(OSError):  # there may be none; papermill does not flush it, and a passed step needs it
+                flush_file(self.output)
             self._take_over_what_was_printed()
 
     @property

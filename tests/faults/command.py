@@ -250,6 +250,7 @@ class _Watch:
                     self.die()
 
     def die(self) -> None:
+        self.due = None  # os.kill is an event, too
         os.kill(os.getpid(), signal.SIGKILL)
 
     def keep(self) -> None:

@@ -187,8 +187,8 @@ SCENARIOS: list[Scenario] = [
         always("rollback", "one", "--why", "trial", "--replay"), _names("""
             audit:append cutover.application:CutoverState.enter cutover.files:stage evidence.seals:_write_recipe
             evidence.seals:seal evidence.signing:sign rollback.outline:RollbackState.begin rollback.outline:at_work
-            rollback.proof:StageContext.__init__ rollback.proof:StageContext.stage rollback.proof:_keep
-            rollback.replay:export rollback.replay:whole rollback.return_writes:ReturnWrites._export
+            rollback.proof:StageContext.__init__ rollback.proof:StageContext.stage rollback.replay:export
+            rollback.replay:whole rollback.return_writes:ReturnWrites._export
             rollback.return_writes:ReturnWrites._replay run.folders:RunFolder._append run.folders:RunFolder.rewrite
             run.folders:RunLock.acquire run.record:Progress._write run.record:RunRecord.figure runner.notebook:Run._write
             steps.rollback:RollbackStep.watch stores.copying:_copy_file
@@ -273,7 +273,7 @@ WITHOUT: dict[str, str] = {
             """report.pages:print_pdf""",
         "tests/heavy/test_killed_rollbacks_end_the_same.py":
             """
-            rollback.proof:SourceProof._restore rollback.return_writes:ReturnWrites._list_open
+            rollback.proof:SourceProof._restore rollback.proof:_keep rollback.return_writes:ReturnWrites._list_open
         """,
         "the result of a step that failed; of one that passed: runner.notebook:Run._write":
             """run.record:RunRecord.finish runner.pipeline:Execution.result""",
