@@ -188,7 +188,7 @@ def failure(error: BaseException) -> dict[str, str]:
         return {"code": ReasonCode.INTERRUPTED, "type": "Interrupted", "line": "the kernel was interrupted"}
     if (full := disk_full(error, Path.cwd())) is not None:
         return failure(full)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or str(error) == "can't start new thread":
         return {"code": ReasonCode.OUT_OF_MEMORY, "type": "WorldError", "line": "the kernel ran out of memory"}
     line = one_line(f"{type(error).__name__}: {error}")
     return {"code": ReasonCode.UNEXPECTED, "type": type(error).__name__, "line": line}

@@ -181,9 +181,9 @@ class Snapshot:
         return sum(p["bytes"] for c in self.manifest["collections"] for p in c["parts"])
 
     def _files(self) -> set[str]:
-        return {
-            str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file() and f.name != "manifest.json"
-        }
+        mine = re.compile(r"manifest\.json|\.manifest\.json\.\d+\.tmp")  # the second of a `mark` that was killed
+        names = (str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file())
+        return {name for name in names if not mine.fullmatch(name)}
 
     def _damaged(self, part: Part, what: str) -> Terminal:
         return Terminal(
