@@ -262,3 +262,58 @@ def test_a_snapshot_that_must_stay_cannot_be_removed_by_a_call_either(night: Run
         retention.remove([item])
     assert dataclasses.replace(item, needed_by=()).why_kept.startswith("kept until")
     assert snapshot.Snapshot.open(Path("kept/night-21")).verify() == {"alpha": 30, "beta": 5}
+
+
+@pytest.mark.parametrize("change", ["another run", "torn", "unnamed"])
+def test_prune_removes_nothing_on_the_word_of_a_log_that_does_not_verify(
+    night: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Said, change: str
+) -> None:
+    """One changed word of the log would otherwise say that no run needs a snapshot whose run is reported elsewhere."""
+    folder, log = aged(), Path("kept") / audit.NAME
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "other"))
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    if change == "unnamed":
+        log.unlink()
+    else:
+        last = lines[-1].replace(str(night.reports), "/nowhere").replace('"snapshot":', '"other":')
+        log.write_text("".join([last, *lines[1:]] if change == "torn" else [*lines[:-2], last]), encoding="utf-8")
+    run("prune", "--yes", "--directory", "kept")
+    assert "look at it and remove it yourself" in capsys.readouterr().out
+    assert folder.is_dir()
+
+
+def test_a_snapshot_that_is_a_link_is_left_alone_and_holds_up_no_other(
+    night: RunFolder, tmp_path: Path, capsys: Said
+) -> None:
+    taken("try", dry_run=True)
+    old, folder = aged("try-21"), aged()
+    retention.abandon("night")
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    run("prune", "--yes")
+    assert "a link to" in capsys.readouterr().out
+    assert not old.exists()
+    assert (tmp_path / "elsewhere" / "manifest.json").is_file()
+    assert folder.is_symlink()
+
+
+def test_one_that_cannot_be_removed_whole_is_one_line_and_the_next_prune_goes_on(
+    night: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    aged()
+    retention.abandon("night")
+    real = shutil.rmtree
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path / "001-alpha"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refused)
+        run("prune", "--yes", code=1)
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "cannot be removed whole" in error
+    assert "001-alpha" in error
+    assert shutil.rmtree is real
+    run("prune", "--yes")
+    assert sorted(p.suffix for p in Path("kept").iterdir()) == [".jsonl"]
