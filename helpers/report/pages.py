@@ -258,9 +258,12 @@ def _collections(view: RunView, found: numbers.Counts) -> Tile:
     if before is None or after is None:
         return Tile("Collections", _UNKNOWN)
     several = numbers.merged(view.results)
-    note = "; ".join(f"{text(target, 40)} holds {n} of them" for target, n in list(several.items())[:2])
-    note += f"; {len(several) - 2} more are merged" if len(several) > 2 else ""
-    return Tile("Collections, source → target", f"{before} → {after}", note or "none is merged",
+    named = [f"{text(target, 40)} of {n}" for target, n in several.items()]
+    note = (
+        f"{count(len(named))} of them {'hold' if len(named) > 1 else 'holds'} chunks of several source collections: "
+        + ", ".join([*named[:3], *(["…"] if len(named) > 3 else [])])
+    )
+    return Tile("Collections, source → target", f"{before} → {after}", note if named else "none is merged",
                 file="#routing" if numbers.routes(view.results) else "")  # fmt: skip
 
 
