@@ -128,6 +128,7 @@ def test_an_error_that_a_full_disk_led_to_is_told_as_such(tmp_path: Path) -> Non
         assert str(tmp_path / "a") in said["line"]
     assert disk_full(OSError(13, "Permission denied"), tmp_path) is None
     assert kernel.failure(ValueError("x"))["code"] == "unexpected"
+    assert kernel.failure(RuntimeError("can't start new thread"))["code"] == "out_of_memory"
 
 
 def limited() -> int:

@@ -176,6 +176,11 @@ def test_an_extra_file_is_found(taken: Snapshot) -> None:
         taken.verify()
 
 
+def test_a_manifest_that_a_kill_left_unnamed_is_no_foreign_file(taken: Snapshot) -> None:
+    (taken.folder / ".manifest.json.4711.tmp").write_bytes(b"{")
+    assert sum(taken.verify().values()) == 290
+
+
 def test_swapped_parts_are_found(taken: Snapshot) -> None:
     first, second = (taken.folder / taken.parts(n)[0].file for n in ("alpha", "beta"))
     content = first.read_bytes()
