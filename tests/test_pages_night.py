@@ -141,7 +141,7 @@ def test_checks_that_warn_are_no_simple_pass_in_the_tree(tmp_path: Path) -> None
     assert node.why == "1 warning, shown to those who sign."
     for role in ROLES:
         sign(folder, role)
-    assert decision_tree(view_of(folder))[2].why == "1 warning, accepted by dba, operations lead, security."
+    assert decision_tree(view_of(folder))[2].why == "1 warning, shown to dba, operations lead, security, who signed GO."
 
 
 def test_the_path_of_a_no_go_and_of_one_by_sign_off(tmp_path: Path) -> None:

@@ -110,9 +110,8 @@ def _all_checks(view: RunView) -> Node:
     if warned:
         gate = view.gate
         roles = [role.replace("_", " ") for role in sorted(gate.keys.keys() - set(gate.missing))] if gate else []
-        node.why = (
-            f"{count(warned, 'warning')}, {'accepted by ' + ', '.join(roles) if roles else 'shown to those who sign'}."
-        )
+        shown = f"{', '.join(roles)}, who signed GO" if roles else "those who sign"
+        node.why = f"{count(warned, 'warning')}, shown to {shown}."
     return node
 
 
@@ -175,7 +174,8 @@ def _signatures(view: RunView) -> Iterator[Node]:
 def _end(view: RunView, title: str, step: str, *, taken: bool) -> Node:
     found = view.step(step)
     if found is not None and found.result is not None:
-        return Node(title, verdict=found.verdict, why=f"Step {step} ran.")
+        drill = drilled(view) if step == Step.ROLLBACK else ""
+        return Node(title, verdict=found.verdict, why=drill or f"Step {step} ran.")
     if not taken:
         return Node(title, verdict=_OPEN if view.outcome.kind not in ("go", "no-go", "rolled-back") else _TAKEN_NOT)
     if view.rehearsal and step == Step.CUTOVER:

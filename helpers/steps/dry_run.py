@@ -370,7 +370,9 @@ class DryRunStep(NotebookStep):
         chunks = count(self.snapshot.total, "chunk")
         same = f"the sum above, measured on all {chunks} of this source"
         fence = self.run.parameters.fence.kind
-        stopped = f"{same}; from step {Step.FENCE_WRITES} to {Step.CUTOVER}, without sign-offs and restarts"
+        stopped = (
+            f"{same}; steps {Step.FENCE_WRITES} to {Step.CUTOVER}, no wait for signatures; restarts are not estimated"
+        )
         rows = [
             (DURATION, seconds, "s", same),
             (

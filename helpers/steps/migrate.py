@@ -134,13 +134,14 @@ class MigrateStep(NotebookStep):
             )
             return self._written()
         plans = self.job.plans(self.staged)
+        before = sum(t.completed for t in checkpoint.targets.values())
         checkpoint.enter("import")
         with (
             open_target(self.run.parameters.target) as store,
-            self.run.phase("4 import", total) as phase,
+            self.run.phase("4 import", total - before) as phase,  # those of this execution: its rate is theirs
             self.run.progress("Import", total) as bar,
         ):
-            bar.already(sum(t.completed for t in checkpoint.targets.values()))
+            bar.already(before)
             importer = self.job.importer(store, self.staged, bar, self._batch_clock(phase), self._disk())
             importer.prepare(plans)
             importer.write()
