@@ -144,6 +144,9 @@ class Held:
     def info(self, name: str) -> CollectionInfo:
         return dataclasses.replace(cloud(name), count=len(self.batch))
 
+    def count(self, name: str) -> int:
+        return len(self.batch)
+
     def ids(self, name: str) -> list[str]:
         return self.batch.ids
 
