@@ -65,8 +65,8 @@ _FRUGAL = {
 
 def every_kernel() -> dict[str, str]:
     """What every kernel of this runner has in its environment."""
-    reports = {"RUNBOOK_REPORTS": str(runs.reports_root())}
-    return {kernel.RUNNER_PID: str(os.getpid()), **reports, **python_environment(), **_FRUGAL}
+    own = {kernel.RUNNER_PID: str(os.getpid()), "RUNBOOK_REPORTS": str(runs.reports_root())}
+    return {**own, **python_environment(), **_FRUGAL}
 
 
 class Execution:
@@ -416,8 +416,7 @@ class _Kernels:
         return taken if taken is not None and taken.step == step.number else None
 
     def prepare_after(self, step: plan.Step) -> None:
-        following = self._after.get(step)
-        if following is not None and kernel.free_memory() > kernel.NextKernel.LEAST_MEMORY:
+        if (following := self._after.get(step)) and kernel.free_memory() > kernel.NextKernel.LEAST_MEMORY:
             self._ready = kernel.NextKernel(following.number, every_kernel())
 
     def close(self) -> None:
@@ -570,8 +569,8 @@ def _really_passed(folder: RunState, step: plan.Step) -> bool:
     result: StepResult | None = folder.result(step.number)
     if result is None or not passed(result):
         return False
-    by_runner = bool(result.facts.get("execution"))  # a notebook run by hand is kept where its owner likes
-    return kernel.is_whole(folder.reports / step.notebook) if by_runner else True
+    # A notebook that was run by hand is kept where its owner likes.
+    return not result.facts.get("execution") or kernel.is_whole(folder.reports / step.notebook)
 
 
 class _RunLog(logging.Handler):
