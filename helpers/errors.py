@@ -109,9 +109,8 @@ def hide(value: str, shown: str) -> None:
     shown = shown.replace("\\", "_").replace('"', "_")  # it may come to stand inside JSON
     for part in secret_parts(value):
         if len(part) >= SHORTEST_SECRET:
-            whole = base64.b64encode(part.encode("utf-8")).decode(
-                "ascii"
-            )  # to its last letter, which depends on what follows
+            # To its last letter, which depends on what follows.
+            whole = base64.b64encode(part.encode("utf-8")).decode("ascii")
             for text in (whole, *(text for _, text in writings(part))):
                 _HIDDEN.setdefault(text, shown)
 
@@ -137,10 +136,8 @@ def writings(value: str) -> Iterator[tuple[str, str]]:
         yield "escaped", "".join(f"{mark}{byte:02x}" for byte in raw)
     yield "escaped", "".join(f"\\u{ord(c):04x}" for c in value)
     yield "escaped", "".join(f"\\u{ord(c):04X}" for c in value)
-    for marked in (
-        html.escape(value),
-        html.escape(value).replace("&quot;", "&#34;").replace("&#x27;", "&#39;"),
-    ):  # Jinja's
+    by_jinja = html.escape(value).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+    for marked in (html.escape(value), by_jinja):
         yield "HTML-escaped", marked
         for ascii_only in (True, False):
             yield "HTML-escaped", json.dumps(marked, ensure_ascii=ascii_only)[1:-1]
@@ -209,9 +206,8 @@ _KEY_OF_SECRET = re.compile(
     r"|(^|[_.-])(key|auth|cookie|bearer|dsn|sig|signature|salt|private))([_-]?v?\d+)?$"
 )
 _KEY_OF_PASSWORD = re.compile(rf"(?i){_PASSWORD}([_-]?v?\d+)?$")
-_ASSIGNED = re.compile(
-    r"([A-Za-z][\w .-]*?)\s*=\s*('[^']*'|\"[^\"]*\"|[^;,&\s]+)"
-)  # Server=db;Password=…, host=db password=…
+# Server=db;Password=…, host=db password=…
+_ASSIGNED = re.compile(r"([A-Za-z][\w .-]*?)\s*=\s*('[^']*'|\"[^\"]*\"|[^;,&\s]+)")
 
 
 _TOKEN = re.compile(

@@ -210,11 +210,8 @@ class StepResult:
             raw["checks"] = [Check(**{"relation": "", **c, "verdict": Verdict(c["verdict"])}) for c in raw["checks"]]
             raw["phases"] = [Phase(**p) for p in raw["phases"]]
             found = StepResult(**raw)
-            _ = (
-                found.seconds,
-                {**found.facts},
-                [{**figure} for figure in found.figures],
-            )  # of the types that all rely on
+            # Of the types that all rely on, or it is damaged.
+            _ = found.seconds, {**found.facts}, [{**figure} for figure in found.figures]
             _ = found.error and {key: found.error[key].strip() for key in ("code", "type", "line")}
             if run_id and (found.step, found.run_id) != (path.stem, run_id):
                 raise ValueError(f"it is the result of step {found.step} of run {found.run_id}")
@@ -277,7 +274,7 @@ def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
 
     Every file of ours that has to be whole is written here. Raises `Terminal` ("disk_full"); `needed` are its bytes, if known.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # as `is_leftover` knows it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb", opener=private) as file:  # a path's own open takes no opener
@@ -291,6 +288,11 @@ def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
         if (full := disk_full(error, path.parent, needed)) is not None:
             raise full from error
         raise
+
+
+def is_leftover(name: str, of: str) -> bool:
+    """Whether a file of this name is the temporary one of `of` that a killed process left in `writing`."""
+    return re.fullmatch(rf"\.{re.escape(of)}\.\d+\.tmp", name) is not None
 
 
 def append(path: Path, data: bytes, *, log: bool = False) -> None:

@@ -90,11 +90,17 @@ def at_home(home: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs are reported, and work, in the test's own folder, from which relative paths are taken too."""
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs are reported, and work, in the test's own folder, which it gives."""
     monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
     monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def own_folders(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `folders`; relative paths are taken from there, too."""
+    monkeypatch.chdir(folders)
 
 
 @pytest.fixture

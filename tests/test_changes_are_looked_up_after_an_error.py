@@ -9,10 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal, Transient
 from helpers.migration.checkpoint import Checkpoint
+from helpers.migration.staging import Staged
 from helpers.parameters.endpoint import Endpoint
-from helpers.snapshots.snapshot import write_snapshot
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import open_target
 from helpers.stores.opening import lacking, make, remove_database
 from tests.proxies import BUSY, BUSY_AFTER, CUT_AFTER, CUT_BEFORE, FAILS, TWICE, FaultyProxy
@@ -121,15 +123,20 @@ def test_a_server_that_stays_away_is_one_line_and_its_state_is_not_guessed(
         assert store.names() == []
 
 
+def staged_from(folder: Path, batch: ChunkBatch) -> tuple[Snapshot, Staged]:
+    """A source of these chunks, snapshotted and staged."""
+    with embedded(folder / "source") as store:
+        fill(store, "notes", batch)
+        snapshot = write_snapshot(store, folder / "snapshots", "snap", ["notes"], retention_days=7)
+    return snapshot, staging(snapshot, folder / "work")
+
+
 @pytest.mark.parametrize("fault", [BUSY, CUT_AFTER, TWICE])
 def test_an_import_goes_through_with_each_create_in_doubt(
     proxy: FaultyProxy, target: Endpoint, tmp_path: Path, fault: str
 ) -> None:
     batch = chunks(20)
-    with embedded(tmp_path / "source") as store:
-        fill(store, "notes", batch)
-        snapshot = write_snapshot(store, tmp_path / "snapshots", "snap", ["notes"], retention_days=7)
-    staged = staging(snapshot, tmp_path / "work")
+    snapshot, staged = staged_from(tmp_path, batch)
     with open_target(target) as store:
         work = importer(store, staged, tmp_path / "work")
         made = iter(["pass", fault])  # the lock, then the collection
@@ -143,10 +150,7 @@ def test_an_import_goes_through_with_each_create_in_doubt(
 
 def test_a_resume_takes_up_its_own_empty_collection_and_no_other(target: Endpoint, tmp_path: Path) -> None:
     """Killed between the request and the ledger's confirmation: empty, it is ours; with chunks in it, somebody else's."""
-    with embedded(tmp_path / "source") as store:
-        fill(store, "notes", chunks(20))
-        snapshot = write_snapshot(store, tmp_path / "snapshots", "snap", ["notes"], retention_days=7)
-    staged = staging(snapshot, tmp_path / "work")
+    snapshot, staged = staged_from(tmp_path, chunks(20))
     with open_target(target) as store:
         work = importer(store, staged, tmp_path / "work")
         work.checkpoint.intend("notes")
@@ -173,10 +177,7 @@ def test_a_server_error_for_a_moment_sets_nothing_aside(
     proxy: FaultyProxy, target: Endpoint, tmp_path: Path, times: int
 ) -> None:
     batch = chunks(20)
-    with embedded(tmp_path / "source") as store:
-        fill(store, "notes", batch)
-        snapshot = write_snapshot(store, tmp_path / "snapshots", "snap", ["notes"], retention_days=7)
-    staged = staging(snapshot, tmp_path / "work")
+    snapshot, staged = staged_from(tmp_path, batch)
     with open_target(target) as store:
         work = importer(store, staged, tmp_path / "work", most_refused=20, batch_size=1)  # the chunk is alone
         work.prepare(empty_plans(snapshot))
@@ -189,10 +190,7 @@ def test_a_server_error_for_a_moment_sets_nothing_aside(
 def test_a_server_error_that_stays_is_an_error_and_sets_nothing_aside(
     proxy: FaultyProxy, target: Endpoint, tmp_path: Path
 ) -> None:
-    with embedded(tmp_path / "source") as store:
-        fill(store, "notes", chunks(20))
-        snapshot = write_snapshot(store, tmp_path / "snapshots", "snap", ["notes"], retention_days=7)
-    staged = staging(snapshot, tmp_path / "work")
+    snapshot, staged = staged_from(tmp_path, chunks(20))
     with open_target(target) as store:
         work = importer(store, staged, tmp_path / "work", most_refused=20)
         work.prepare(empty_plans(snapshot))

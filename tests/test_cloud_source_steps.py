@@ -85,7 +85,7 @@ def test_10_shows_the_place_the_limits_and_what_reading_takes(begin: Begin, clou
     assert told["limit: concurrent reads"] == "10"
     assert "$0.09 per GiB returned" in told["price of one reading"]
     assert "check them" in told["prices from"]
-    assert run.result.facts[source_health.FACT]["chunks"] == sum(SIZES.values())
+    assert run.result.facts[source_health.READING]["chunks"] == sum(SIZES.values())
     assert run.home.read().facts[PLACE] == f"{cloud.url} ({TENANT}/production)"
     assert cloud.counts()["violations"] == {}
 
@@ -93,7 +93,7 @@ def test_10_shows_the_place_the_limits_and_what_reading_takes(begin: Begin, clou
 def test_a_snapshot_takes_what_was_estimated_and_keeps_everything(begin: Begin, cloud: CloudStandIn) -> None:
     run = begin("21")
     snapshot = taken(run)
-    counts, used, told = cloud.counts(), run.result.facts[USAGE], run.result.facts[source_health.FACT]
+    counts, used, told = cloud.counts(), run.result.facts[USAGE], run.result.facts[source_health.READING]
     assert counts["violations"] == {}
     assert {i.name: i.count for i in snapshot.collections()} == SIZES
     # the sample and the collections' own probes are read besides
@@ -131,7 +131,7 @@ def test_11_and_the_proof_of_25_and_the_watch_of_27_stay_within_the_quotas(begin
     run = begin("25", first.id)
     with open_chosen(run) as store:
         assert source_changes(store, snapshot).nothing
-    chosen = measure.choose(run, measure.SOURCE, 3)
+    chosen = measure.choose_probes(run, measure.SOURCE, 3)
     found = Watcher(lambda: open_chosen(run), chosen, run.parameters.source).sample(0.0)
     assert (found.trouble, found.queries, len(chosen)) == ([], 6, 6)
     counts = cloud.counts()
@@ -184,5 +184,5 @@ def test_21_reads_no_sample_again_where_10_has_measured_it(begin: Begin, cloud: 
     cloud.set(reset=True)
     again = begin("21", run.id)
     taken(again)
-    assert again.result.facts[source_health.FACT] == run.result.facts[source_health.FACT]
+    assert again.result.facts[source_health.READING] == run.result.facts[source_health.READING]
     assert sum(cloud.counts()["vectors_again"].values()) <= 2 * 30  # those that prove each collection's space

@@ -41,15 +41,12 @@ def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
 
 
 @pytest.fixture
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    return tmp_path
-
-
-@pytest.fixture
 def home(folders: Path, signers: Signers) -> RunFolder:
     """A run that was sealed and signed by three."""
+    return signed_run(signers)
+
+
+def signed_run(signers: Signers) -> RunFolder:
     found = small_run("night-1", signers)
     evidence.keep_sealed(found.read())
     signers.approve(found.reports, ["dba"], gate="dry-run")

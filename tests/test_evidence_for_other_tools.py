@@ -29,7 +29,7 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.status.overview import open_gate
 from tests.signers import Signers, sign, small_run
-from tests.test_evidence_custody import finish
+from tests.test_evidence_custody import finish, signed_run
 
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
 CODE = sys.modules["helpers.evidence.statement"]
@@ -41,21 +41,9 @@ def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
 
 
 @pytest.fixture
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    return tmp_path
-
-
-@pytest.fixture
 def home(folders: Path, signers: Signers) -> RunFolder:
     """A run that was sealed and signed by three."""
-    found = small_run("night-1", signers)
-    evidence.keep_sealed(found.read())
-    signers.approve(found.reports, ["dba"], gate="dry-run")
-    signers.approve(found.reports)
-    finish(found)
-    return found
+    return signed_run(signers)
 
 
 def test_bytecode_that_is_not_of_its_source_stops_the_seal(

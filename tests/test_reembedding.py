@@ -16,7 +16,7 @@ import pytest
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, UsageError
-from helpers.migration.staging import CHECK, Quarantine, as_written, make, stage
+from helpers.migration.staging import REEMBEDDED_CHECK, Quarantine, as_written, reembed, stage
 from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, parameters_from
 from helpers.results import Verdict
@@ -94,7 +94,7 @@ def all_of(snapshot: Snapshot, name: str = "notes") -> ChunkBatch:
 def test_lost_vectors_are_made_from_their_documents_and_all_else_is_as_the_snapshot_says(
     snapshot: Snapshot, tmp_path: Path, wanted: dict[str, Any]
 ) -> None:
-    make(snapshot, ordered(tmp_path, **wanted), tmp_path / "made")
+    reembed(snapshot, ordered(tmp_path, **wanted), tmp_path / "made")
     was, now = all_of(snapshot), all_of(as_written(snapshot, tmp_path / "made"))
     new = [i for i, chunk in enumerate(was.ids) if chunk in ("lost-0", "lost-1", "lost-2")]
     assert [chunk for chunk, lost in zip(now.ids, now.lost, strict=True) if lost] == ["lost-3"]  # it has no text
@@ -109,7 +109,7 @@ def test_lost_vectors_are_made_from_their_documents_and_all_else_is_as_the_snaps
 
 
 def test_only_a_chunk_that_lost_its_vector_can_take_a_new_one(snapshot: Snapshot, tmp_path: Path) -> None:
-    make(snapshot, ordered(tmp_path, reembed="own"), tmp_path / "made")
+    reembed(snapshot, ordered(tmp_path, reembed="own"), tmp_path / "made")
     [file] = (tmp_path / "made").rglob("*.parquet")
     forged = ChunkBatch(["c3", "lost-0"], [None] * 2, np.ones((2, DIMENSION), np.float32), [None] * 2)
     pq.write_table(to_table(forged), file)
@@ -136,7 +136,7 @@ def test_a_function_that_will_not_do_is_one_line_before_anything_is_written(
 ) -> None:
     wanted, error, said = BAD[kind]
     with pytest.raises(error, match=said) as caught:
-        make(snapshot, ordered(tmp_path, **wanted), tmp_path / "made")
+        reembed(snapshot, ordered(tmp_path, **wanted), tmp_path / "made")
     assert "\n" not in str(caught.value)
     assert as_written(snapshot, tmp_path / "made") is snapshot
     if kind in ("an unknown name", "one that cannot be built"):  # known before the source is opened
@@ -150,25 +150,25 @@ def test_a_collection_without_a_function_has_none_of_its_own(tmp_path: Path) -> 
     with open_source(ordered(tmp_path).source, tmp_path / "scratch") as store:
         snapshot = write_snapshot(store, tmp_path / "snapshots", "s", ["notes", "plain"], retention_days=7)
     with pytest.raises(Terminal, match="collection plain: the collection names no embedding function") as caught:
-        make(snapshot, ordered(tmp_path, reembed="own"), tmp_path / "made")
+        reembed(snapshot, ordered(tmp_path, reembed="own"), tmp_path / "made")
     assert caught.value.code == "embedding_function_unavailable"
     # What was made for `notes` is kept for a second attempt, and thrown away by another order.
     [file] = (tmp_path / "made").rglob("*.parquet")
     before = file.stat().st_mtime_ns
     with pytest.raises(Terminal, match="collection plain"):
-        make(snapshot, ordered(tmp_path, reembed="own"), tmp_path / "made")
+        reembed(snapshot, ordered(tmp_path, reembed="own"), tmp_path / "made")
     assert file.stat().st_mtime_ns == before
     with pytest.raises(Terminal, match="makes 16 dimensions, the collection has 4"):
-        make(snapshot, ordered(tmp_path, reembed=FUNCTION, reembed_config={"dimension": 16}), tmp_path / "made")
+        reembed(snapshot, ordered(tmp_path, reembed=FUNCTION, reembed_config={"dimension": 16}), tmp_path / "made")
     assert file.stat().st_mtime_ns != before
-    make(snapshot, ordered(tmp_path), tmp_path / "made")
+    reembed(snapshot, ordered(tmp_path), tmp_path / "made")
     assert not (tmp_path / "made").exists()
 
 
 def examined(snapshot: Snapshot, tmp_path: Path, spoil: bool) -> Findings:
     """Staged, written and examined, after one of the new vectors was replaced where `spoil` says so."""
     parameters, schema = ordered(tmp_path, reembed="own"), load_schema("identity")
-    make(snapshot, parameters, tmp_path / "made")
+    reembed(snapshot, parameters, tmp_path / "made")
     aside = Quarantine(tmp_path / "quarantine")
     context = Context(frozenset(snapshot.names()), DATE, "fail")
     staged = stage(as_written(snapshot, tmp_path / "made"), schema, context, tmp_path / "staged", aside)
@@ -216,7 +216,7 @@ def test_a_catch_up_round_keeps_what_was_made_anew(tmp_path: Path, monkeypatch: 
     record = migrate(folder)
     assert verdict(record) == (Verdict.PASS, "")
     assert len(record.result.facts["catch_up"]["rounds"]) == 1
-    assert [(c.measured, c.reason) for c in record.result.checks if c.name == CHECK] == [(3, "reembedded")]
+    assert [(c.measured, c.reason) for c in record.result.checks if c.name == REEMBEDDED_CHECK] == [(3, "reembedded")]
     suite = ValidateStep(RunRecord(folder.read(), "23"))
     suite.read_target()
     assert suite.found.differing == 0, suite.differences()

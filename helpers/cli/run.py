@@ -167,11 +167,11 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
 
 def _require_fit(folder: RunFolder) -> None:
-    from helpers.runner.notebook import pending
+    from helpers.runner.notebook import pending_retry
     from helpers.status.overview import refuse_rolled_back
 
     refuse_rolled_back(folder)
-    if unfinished := pending(folder):
+    if unfinished := pending_retry(folder):
         what = f"taking back step {unfinished} of run {folder.id} was interrupted"
         raise UsageError(ReasonCode.RETRY_UNFINISHED, what, next_step=f"Finish it: {folder.command('resume')}")
 
@@ -229,7 +229,7 @@ def _take_orders(folder: RunState, chosen: argparse.Namespace) -> RunState:
 
     changed = folder.parameters.for_resume(chosen.settings) if chosen.settings else None
     folder = window.permit(folder, chosen.outside_window)
-    back = chosen.retry or notebook.pending(folder)
+    back = chosen.retry or notebook.pending_retry(folder)
     if changed is not None and not back and _moves_the_window(folder, changed):
         back = chosen.retry = Step.SCHEDULE_AND_NOTIFY  # people were notified of another time
     if chosen.retry:

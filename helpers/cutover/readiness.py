@@ -113,9 +113,8 @@ class CutoverReadiness:
     def _elsewhere(self, made: Edit) -> str:
         """Where the client of a file is today, if that is neither source nor target: another database, or another name of it."""
         today, nginx = "\n".join(change.before for change in made.changes), self.parameters.fence.nginx
-        fenced = nginx is not None and re.search(
-            rf":{nginx.listen.rpartition(':')[2]}\b", today
-        )  # clients reach it there
+        # Clients reach it at the fence's port.
+        fenced = nginx is not None and re.search(rf":{nginx.listen.rpartition(':')[2]}\b", today)
         if (
             not today
             or fenced

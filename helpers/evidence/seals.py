@@ -9,7 +9,6 @@ sealed file is neither as it was nor there, so nobody's change can be sealed ove
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import platform
 import re
@@ -43,6 +42,7 @@ from helpers.evidence.statement import (
     read_seal,
     recipe,
     refuse_foreign_bytecode,
+    sha256,
     stamp,
     statement,
     statement_of,
@@ -112,8 +112,10 @@ def keep_sealed(run: RunState) -> RunState:
 
     Raises `Terminal` where the parameters are no longer those that the first seal bound, whether or not a seal is due.
     """
-    _refuse_other_binding(run, chain(run))
-    for step in due(run):
+    steps = due(run)
+    if not steps:  # else `seal` looks
+        _refuse_other_binding(run, chain(run))
+    for step in steps:
         run = seal(run, step)
     return run
 
@@ -134,9 +136,8 @@ def at_rest(run: RunState) -> RunState:
 
 
 def _covers(newest: Seal, folder: Path) -> bool:
-    now = measure(folder)
-    same = (now.subjects, now.prefixes.keys()) == (newest.subjects, newest.prefixes.keys())
-    return same and not added(folder, newest) and not changed(folder, newest)
+    known = {*newest.subjects, *newest.prefixes} == {*files(folder)}
+    return known and not changed(folder, newest) and not added(folder, newest)
 
 
 def seal(run: RunState, step: str = "") -> RunState:
@@ -297,7 +298,7 @@ def bound_by(parameters: Parameters) -> dict[str, str]:
     """A digest for each parameter that a resume cannot change."""
     flat = flatten(parameters.document())
     return {
-        key: _digest(json.dumps(value, sort_keys=True, default=str).encode())[:32]
+        key: sha256(json.dumps(value, sort_keys=True, default=str).encode())[:32]
         for key, value in flat.items()
         if key not in RESUMABLE
     }
@@ -338,7 +339,7 @@ def binding(parameters: Parameters) -> str:
     """SHA-256 of the parameters without what a resume may change."""
     flat = flatten(parameters.document())
     kept = {key: value for key, value in flat.items() if key not in RESUMABLE}
-    return _digest(json.dumps(kept, sort_keys=True, default=str).encode())
+    return sha256(json.dumps(kept, sort_keys=True, default=str).encode())
 
 
 def identity(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -379,7 +380,7 @@ def _copy_allowed(run: RunState) -> None:
         path = run.reports / name
         there = path.read_bytes() if path.is_file() else None
         if text != there:
-            digest = _digest(text) if text is not None else ""
+            digest = sha256(text) if text is not None else ""
             audit.append(run.reports / audit.NAME, "allowed signers taken", file=name, sha256=digest)
             if text is None:
                 path.unlink()
@@ -471,7 +472,7 @@ def _tell_outside(run: RunState, chain: Sequence[Seal]) -> None:
         if url is None or signing.token(sealed.path).is_file():
             return
         try:
-            write_bytes(signing.token(sealed.path), signing.request(sealed.path.read_bytes(), url))
+            write_bytes(signing.token(sealed.path), signing.request_timestamp(sealed.path.read_bytes(), url))
         except signing.Refused:
             return
 
@@ -554,10 +555,6 @@ def _write_recipe(run: RunState, newest: Seal) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in (folder / SEALS).glob("*") if not p.name.startswith(".") and p.suffix not in BESIDE)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _broken(folder: Path, path: Path, why: str) -> Terminal:

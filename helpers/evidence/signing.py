@@ -316,7 +316,7 @@ def token(path: Path) -> Path:
     return path.with_name(f"{path.name}{TOKEN}")
 
 
-def request(data: bytes, url: str) -> bytes:
+def request_timestamp(data: bytes, url: str) -> bytes:
     """The authority's answer for these bytes, checked to be a token for them; `Refused`, with the reason, otherwise."""
     import httpx  # not for every command
 

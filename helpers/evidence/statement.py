@@ -508,12 +508,12 @@ def code() -> dict[str, str]:
     commit, changed_files = runs.checkout()
     for package in importlib.metadata.distributions():
         record = package.read_text("RECORD") or ""
-        packages.append(f"{_sha256(record.encode())}  {package.metadata['Name']}-{package.version}\n")
+        packages.append(f"{sha256(record.encode())}  {package.metadata['Name']}-{package.version}\n")
     return {
         "commit": commit,
         "changed_files": changed_files,
         "interpreter": sys.version,
-        "packages": _sha256("".join(sorted(packages)).encode()),
+        "packages": sha256("".join(sorted(packages)).encode()),
     }
 
 
@@ -556,8 +556,8 @@ def tree(package: Path) -> str:
     """One SHA-256 over the names and digests of a package's files, in the format of `sha256sum`."""
     kept = [p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     names = sorted(p.relative_to(package).as_posix() for p in kept)
-    return _sha256("".join(f"{digest_of(package / name)}  {name}\n" for name in names).encode())
+    return sha256("".join(f"{digest_of(package / name)}  {name}\n" for name in names).encode())
 
 
-def _sha256(data: bytes) -> str:
+def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()

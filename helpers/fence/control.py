@@ -19,7 +19,7 @@ import psutil
 
 from helpers.audit import operator
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
-from helpers.fence.nginx import Nginx, config_path, configuration
+from helpers.fence.nginx import Nginx, config_path, configuration, reached_at
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 NO_WRITES = "source_takes_no_writes"  # of step 20's fact "fence": what was asked and answered, where that is proven
 SETTING, UP, LIFTING, LIFTED = "setting", "up", "lifting", "lifted"
-_WILD = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 (read, never bound)  # nosec B104
 SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
 
 
@@ -118,7 +117,7 @@ class Control:
         if self.nginx is None:
             return self.source.address if self.source.url else ""
         host, _, port = self.nginx.rules.listen.rpartition(":")
-        return f"http://{_WILD.get(host, host)}:{port}"
+        return f"http://{reached_at(host)}:{port}"
 
     @property
     def behind_url(self) -> str:

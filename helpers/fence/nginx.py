@@ -301,8 +301,7 @@ class Server:
             if not re.fullmatch(r"\d+(-\d+)?", port):  # an address alone
                 host, port = listen, "80"
             if not host.startswith("unix"):
-                host = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104  # nosec B104
-                found.append(f"{'https' if self.tls else 'http'}://{host}:{port.partition('-')[0]}")
+                found.append(f"{'https' if self.tls else 'http'}://{reached_at(host)}:{port.partition('-')[0]}")
         return found
 
     def takes(self, port: int) -> bool:
@@ -407,6 +406,14 @@ def _place(target: str) -> str:
 
 def _with_port(place: str) -> str:
     return place if re.search(r":\d+$", place) or place.startswith("unix:") else f"{place}:80"
+
+
+_EVERY_ADDRESS = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  # nosec B104
+
+
+def reached_at(host: str) -> str:
+    """The host by which this machine reaches a listener on `host`: loopback, where that is every address."""
+    return _EVERY_ADDRESS.get(host, host)
 
 
 def _leads_here(place: str) -> bool:

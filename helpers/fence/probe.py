@@ -79,9 +79,9 @@ class Probe(Closing):
     def __init__(self, url: str, endpoint: Endpoint, what: str, *, host: str = "") -> None:
         self.url, self.what, self.endpoint = url, what, endpoint
         self.left_behind: list[str] = []
-        headers = request_headers(endpoint, "source") | (
-            {"Host": host} if host else {}
-        )  # which of several servers of a port
+        headers = dict(request_headers(endpoint, "source"))
+        if host:  # which of several servers of a port
+            headers |= {"Host": host}
         self._http = Session(
             base_url=url, headers=headers, verify=endpoint.verify_tls, timeout=endpoint.timeout_seconds
         )

@@ -266,14 +266,14 @@ class CatchUp:
         folder = self.run.workspace / FOLDER / f"{number:03d}"
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed before it touched the target
         snapshot = self._snapshot(f"{ledger.base}-catch-up-{number}")
-        quarantine, made = Quarantine(folder / RunPath.QUARANTINE), folder / staging.FOLDER
+        quarantine, made = Quarantine(folder / RunPath.QUARANTINE), folder / staging.REEMBEDDED
         context = Context.of(snapshot.names(), self.run.date, self.run.parameters.migration)
         allowed = self.run.parameters.expected.dimensions
         with (
             self.run.phase("6 transform and validate", snapshot.total),
             self.run.progress("Transform and validate", snapshot.total) as bar,
         ):
-            staging.make(snapshot, self.run.parameters, made)
+            staging.reembed(snapshot, self.run.parameters, made)
             written = staging.as_written(snapshot, made)
             new = stage(
                 written, self.job.schema, context, folder / RunPath.STAGED, quarantine, dimensions=allowed,
@@ -281,7 +281,7 @@ class CatchUp:
             )  # fmt: skip
         self.run.forget("chunks that pass validation", "ids in common")
         judge_staging(self.run, new, self.run.parameters)
-        staging.judge(self.run, snapshot, made)
+        staging.judge_reembedded(self.run, snapshot, made)
         if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
             self._say(
                 Verdict.FAIL, changes, ReasonCode.SOURCE_CHANGED, "what the source holds now does not pass validation"
@@ -408,7 +408,7 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
     """
     at = ledger.rounds[-1]
     folder = run.workspace / FOLDER / f"{at['number']:03d}"
-    for name in (RunPath.STAGED, RunPath.QUARANTINE, staging.FOLDER):
+    for name in (RunPath.STAGED, RunPath.QUARANTINE, staging.REEMBEDDED):
         new, place, before = folder / name, run.workspace / name, folder / f"{name}-before"
         if new.exists():
             if place.exists():

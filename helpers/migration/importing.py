@@ -277,7 +277,7 @@ class Job:
     @property
     def reembedded(self) -> Path:
         """Where vectors made anew are kept (`reembedding`)."""
-        return self.folder / staging.FOLDER
+        return self.folder / staging.REEMBEDDED
 
     @property
     def most_bytes(self) -> int | None:
@@ -289,7 +289,7 @@ class Job:
         staged = Staged.load(self.folder / RunPath.STAGED) if self.checkpoint.targets else None
         if staged is None:
             self.checkpoint.enter("transform")
-            staging.make(self.snapshot, self.parameters, self.reembedded)
+            staging.reembed(self.snapshot, self.parameters, self.reembedded)
             staged = stage(
                 staging.as_written(self.snapshot, self.reembedded),
                 self.schema,

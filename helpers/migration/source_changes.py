@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import WorldError
@@ -28,12 +27,12 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, StateFile, reading, silent, utc_now, write_json, writing
+from helpers.results import Progress, StateFile, reading, silent, utc_now, write_json
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.snapshots.comparison import compare_batch, compared
-from helpers.snapshots.export_journal import read_parquet
+from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import Space, counted_ids, incomplete, listed_ids
@@ -399,8 +398,7 @@ def _keep(staged: Staged, table: pa.Table, rows: list[int], target: str, collect
     if not rows:
         return
     file = f"{number:03d}/{len(staged.files[target]) + 1:05d}.parquet"
-    with writing(staged.folder / file) as temporary:
-        pq.write_table(table.take(pa.array(rows)), temporary, compression="zstd", compression_level=1)
+    write_parquet(staged.folder / file, table.take(pa.array(rows)), compression_level=1)
     staged.files[target].append((file, collection, len(rows)))
 
 

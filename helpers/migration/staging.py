@@ -26,7 +26,6 @@ from typing import IO, Any, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Vectors
 from helpers.errors import RunbookError, Terminal, one_line, redacted
@@ -36,7 +35,7 @@ from helpers.results import Progress, StateFile, Verdict, kind_of, reading, sile
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.rules import DERIVED_MEANINGS, DERIVED_TYPES, failure_table
-from helpers.snapshots.export_journal import read_parquet
+from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Part, Snapshot, ahead, from_table, to_table
 from helpers.stores import CollectionInfo
 from helpers.stores.creation import Function, own_function
@@ -79,8 +78,7 @@ class Quarantine:
         """Keep these chunks, as `name`.parquet: a snapshot part with the source's collection and ids beside it."""
         table = to_table(batch).append_column("collection", pa.array([collection] * len(ids), pa.large_string()))
         table = table.append_column("source_id", pa.array(ids, pa.large_string()))
-        with writing(self.folder / f"{name}.parquet") as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        write_parquet(self.folder / f"{name}.parquet", table)
 
     def add(self, entry: dict[str, str], chunk: ChunkBatch) -> None:
         """A chunk that the target refused: kept, then listed. Repeating it after a kill changes nothing."""
@@ -261,9 +259,8 @@ class _Staging:
         files = self.staged.files[target]
         file = f"{self.folders[target]}/{len(files) + 1:05d}.parquet"
         table = to_table(piece, info.dimension).append_column("source_id", pa.array(sources, pa.large_string()))
-        with writing(self.staged.folder / file) as temporary:
-            pq.write_table(table, temporary, compression="zstd", compression_level=1, use_dictionary=False,
-                           write_statistics=False)  # fmt: skip
+        how = {"compression_level": 1, "use_dictionary": False, "write_statistics": False}
+        write_parquet(self.staged.folder / file, table, **how)
         files.append((file, info.name, len(piece)))
         rewritten = sum(new != old for new, old in zip(piece.ids, sources, strict=True))
         self.staged.rewritten = (self.staged.rewritten or 0) + rewritten
@@ -375,8 +372,8 @@ _ROUGHLY = 8  # bytes a character, more than UTF-8 and JSON's escapes make of an
 # and goes to quarantine.
 
 
-FOLDER = "reembedded"  # beside the staging
-CHECK = "vectors recreated"
+REEMBEDDED = "reembedded"  # beside the staging
+REEMBEDDED_CHECK = "vectors recreated"
 _MADE, _CONTEXT = "made.json", "context.json"
 _DOCUMENTS = 64  # in one call of the function
 _NAMED = 1_000  # chunks named in the results; made.json names all
@@ -409,7 +406,7 @@ def as_written(snapshot: Snapshot, folder: Path) -> Snapshot:
     return Reembedded(snapshot, folder) if _finished(folder, snapshot) is not None else snapshot
 
 
-def make(snapshot: Snapshot, parameters: Parameters, folder: Path) -> None:
+def reembed(snapshot: Snapshot, parameters: Parameters, folder: Path) -> None:
     """Make the vectors that are ordered and not yet there.
 
     What an interrupted attempt on the same snapshot, with the same function, has made is kept. Raises `Terminal` where the
@@ -463,8 +460,7 @@ def _part(
     vectors = np.concatenate(found) if found else np.zeros((0, size or 0), np.float32)
     usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
     made = ChunkBatch([batch.ids[rows[i]] for i in usable], [None] * len(usable), vectors[usable], [None] * len(usable))
-    with writing(file) as partial:
-        pq.write_table(to_table(made), partial, compression="zstd")
+    write_parquet(file, to_table(made))
     return made
 
 
@@ -496,7 +492,7 @@ def _vectors(function: Function, texts: Sequence[str], size: int | None, where: 
     return np.stack(made)
 
 
-def judge(run: RunRecord, snapshot: Snapshot, folder: Path) -> None:
+def judge_reembedded(run: RunRecord, snapshot: Snapshot, folder: Path) -> None:
     """The mark in a step's results: a warning with count, ids and function; nothing where nothing was ordered."""
     made = _finished(folder, snapshot)
     if made is None:
@@ -504,9 +500,9 @@ def judge(run: RunRecord, snapshot: Snapshot, folder: Path) -> None:
     chunks, lost = made["chunks"], sum(part.lost for name in snapshot.names() for part in snapshot.parts(name))
     functions = ", ".join(sorted(set(made["functions"].values()))) or made["function"]
     detail = f"by embedding function {functions}, of {lost:,} lost; the rest has no text or got no usable vector"
-    run.forget(CHECK)  # a cell may run twice
+    run.forget(REEMBEDDED_CHECK)  # a cell may run twice
     run.check(
-        CHECK, Verdict.WARNING if chunks else Verdict.PASS, measured=len(chunks), threshold=0, unit="chunks",
+        REEMBEDDED_CHECK, Verdict.WARNING if chunks else Verdict.PASS, measured=len(chunks), threshold=0, unit="chunks",
         reason=ReasonCode.REEMBEDDED if chunks else "", detail=detail if lost else "no vector is lost", offenders=len(chunks),
         ids=chunks[:20],
     )  # fmt: skip

@@ -59,9 +59,8 @@ def run_child(
     Raises `Interrupted` where the run is asked to stop; it is ended then, with whatever it started.
     """
     known = {
-        kernel.RUNNER_PID: str(
-            os.getpid()
-        ),  # it ends with us, however we end: two processes on one directory destroy it
+        # It ends with us, however we end: two processes on one directory destroy it.
+        kernel.RUNNER_PID: str(os.getpid()),
         **python_environment(),
         "RUNBOOK_REPORTS": str(run.folder.parent),
         "RUNBOOK_WORKSPACE": str(run.workspace.parent),
@@ -120,7 +119,7 @@ class Side:
 
     def __init__(self, run: RunRecord, side: str, stack: ExitStack) -> None:
         self.run, self.side = run, side
-        chosen = choose(run, side, PER_COLLECTION)
+        chosen = choose_probes(run, side, PER_COLLECTION)
         if not chosen:
             raise Terminal(ReasonCode.NOTHING_TO_ASK, "no stored vector to search for", where=side)
         begun = time.perf_counter()
@@ -261,7 +260,7 @@ class Probe:
     vector: Vector
 
 
-def choose(run: RunRecord, side: str, number: int) -> list[Probe]:
+def choose_probes(run: RunRecord, side: str, number: int) -> list[Probe]:
     """So many stored vectors of each collection, by a seeded draw over at most four files of it.
 
     `TARGET`: of the collections that the run filled, from what it staged; raises `WorldError` (`staged_gone`). `SOURCE`: of

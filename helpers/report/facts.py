@@ -350,9 +350,8 @@ _LOOKS = {
 }
 
 
-_FETCHES = re.compile(
-    r"(?i)[\\@]|(url|image|image-set|src|expression|element|paint)\s*\(|:\s*//"
-)  # what CSS asks a server for
+# What CSS asks a server for.
+_FETCHES = re.compile(r"(?i)[\\@]|(url|image|image-set|src|expression|element|paint)\s*\(|:\s*//")
 
 
 def picture(path: Path, alt: str) -> Markup:

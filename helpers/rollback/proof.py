@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
@@ -32,14 +31,14 @@ from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, Verdict, silent, utc_now, writing
+from helpers.results import Progress, Verdict, silent, utc_now
 from helpers.rollback import outline, replay
-from helpers.rollback import outline as st
 from helpers.rollback.outline import SOURCE, RollbackState
 from helpers.rollback.replay import next_folder
 from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
+from helpers.snapshots.export_journal import write_parquet
 from helpers.snapshots.snapshot import Snapshot, to_table
 from helpers.stores import Store, open_target
 from helpers.stores.base import listed_ids
@@ -219,8 +218,7 @@ def _put(store: Store, snapshot: Snapshot, name: str, wanted: set[str], progress
 def _keep(store: Store, name: str, ids: Sequence[str], export: Path, number: int) -> None:
     batch: ChunkBatch = store.read(name, ids)
     taken = len(list(export.glob(f"{number:03d}-*.parquet")))
-    with writing(export / f"{number:03d}-{taken + 1}.parquet") as temporary:
-        pq.write_table(to_table(batch), temporary, compression="zstd")
+    write_parquet(export / f"{number:03d}-{taken + 1}.parquet", to_table(batch))
 
 
 class StageContext:
@@ -243,26 +241,26 @@ class StageContext:
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
         """Record a stage on disk and in the audit log, before and after. What it did goes into the row's "said"."""
-        row: dict[str, Any] = {"state": st.BEGUN, "when": utc_now(), "seconds": 0.0, "said": ""}
+        row: dict[str, Any] = {"state": outline.BEGUN, "when": utc_now(), "seconds": 0.0, "said": ""}
         if self.run.dry_run:
-            with self.run.phase(st.TITLES[name]):
+            with self.run.phase(outline.TITLES[name]):
                 yield row
             return
         before = self.state.stages.get(name)
-        if before is None or before["state"] != st.DONE:
+        if before is None or before["state"] != outline.DONE:
             self.state.stages[name] = row
             self.state.save(self.run.workspace)
-        log, action = self.run.folder / audit.NAME, f"rollback: {st.TITLES[name].lower()}"
+        log, action = self.run.folder / audit.NAME, f"rollback: {outline.TITLES[name].lower()}"
         audit.append(log, action, outcome="begun")
         begun = time.monotonic()
         try:
-            with self.run.phase(st.TITLES[name]):
+            with self.run.phase(outline.TITLES[name]):
                 yield row
         except BaseException as error:
             why = error.line() if isinstance(error, RunbookError) else type(error).__name__
             audit.append(log, action, outcome="failed", why=why)
             raise
-        row |= {"state": st.DONE, "seconds": round(time.monotonic() - begun, 3), "finished": utc_now()}
+        row |= {"state": outline.DONE, "seconds": round(time.monotonic() - begun, 3), "finished": utc_now()}
         self.state.stages[name] = row
         self.state.save(self.run.workspace)
         audit.append(log, action, said=row["said"])
@@ -270,7 +268,7 @@ class StageContext:
     @property
     def settled(self) -> bool:
         """Whether source and clients' writes are done with: afterwards clients write to the source, and it moves on."""
-        return not self.run.dry_run and self.state.did(st.SETTLE)
+        return not self.run.dry_run and self.state.did(outline.SETTLE)
 
 
 class SourceProof:

@@ -22,16 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal
 from helpers.migration.catch_up import UNFOUND, unreachable
 from helpers.migration.source_changes import Origin, WrittenData
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, file_digest, publish, reading, silent, write_json, writing
+from helpers.results import Progress, file_digest, publish, reading, silent, write_json
 from helpers.snapshots.comparison import compared, same_value, same_vectors
-from helpers.snapshots.export_journal import read_parquet
+from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
 from helpers.stores import CollectionInfo, Reader, Space, Store
 from helpers.stores.base import listed_ids
@@ -151,8 +150,7 @@ def export(found: list[Written], folder: Path) -> dict[str, str]:
             for kind, batch in (("added", one.added), ("changed", one.changed), ("before", one.staged)):
                 if len(batch):
                     file = f"{number:03d}-{kind}.parquet"
-                    with writing(partial / file) as temporary:
-                        pq.write_table(to_table(batch), temporary, compression="zstd")
+                    write_parquet(partial / file, to_table(batch))
                     digests[file] = file_digest(partial / file)
             index.append({
                 "collection": one.target, "number": number, **one.counts, "vanished": one.vanished,
@@ -362,8 +360,7 @@ def save(planned: Plan, folder: Path) -> None:
     create = {name: asdict(info) for name, info in planned.create.items()}
     with whole(folder) as partial:
         for name, file in files.items():
-            with writing(partial / file) as temporary:
-                pq.write_table(to_table(planned.put[name]), temporary, compression="zstd")
+            write_parquet(partial / file, to_table(planned.put[name]))
         write_json(partial / "plan.json", {"put": files, "delete": planned.delete, "create": create})
 
 

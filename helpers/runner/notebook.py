@@ -297,7 +297,7 @@ class Run(RunRecord):
         if not row.on_line:
             return ""
         refuse_rolled_back(self.home)
-        if retried := pending(self.home):
+        if retried := pending_retry(self.home):
             raise UsageError(
                 ReasonCode.RETRY_UNFINISHED, f"taking back step {retried} of run {self.id} was interrupted",
                 next_step=f"Finish it: {RUNBOOK} resume {self.id}",
@@ -476,7 +476,7 @@ class Retry(StateFile):
     begun: str
 
 
-def pending(folder: RunFolder) -> str:
+def pending_retry(folder: RunFolder) -> str:
     """The step whose retry was begun and not finished, or ""."""
     begun = Retry.load(folder.workspace)
     return begun.step if begun is not None else ""
@@ -519,7 +519,7 @@ def _has_begun(folder: RunState, step: plan.Step) -> bool:
 def take_back(folder: RunState, step: plan.Step, say: Callable[[str], None]) -> None:
     """Undo what the run did from `step` on. Repeating it after a kill ends the same."""
     with RunLock(folder, "runner").acquire(1), RunLock(folder, "step").acquire(1):
-        begun = pending(folder)
+        begun = pending_retry(folder)
         first = plan.find(min(begun or step.number, step.number))
         Retry(first, utc_now()).save(folder.workspace)
         audit.append(folder.reports / audit.NAME, "retry", outcome="begun", step=first.number)

@@ -123,8 +123,7 @@ class Journal:
         """Keep the ids of a collection that is written to `folder` in parts of `rows`; its earlier parts are forgotten."""
         file = f"{folder.partition('-')[0]}.ids.parquet"
         path = self.folder / EXPORT / file
-        with writing(path) as temporary:
-            pq.write_table(pa.table({"id": pa.array(ids, pa.large_string())}), temporary, compression="zstd")
+        write_parquet(path, pa.table({"id": pa.array(ids, pa.large_string())}))
         self._append({"kind": "collection", "name": name, "folder": folder, "info": info, "rows": rows,
                       "ids": {"file": file, "count": len(ids), "sha256": file_digest(path)}})  # fmt: skip
 
@@ -191,6 +190,12 @@ def own_digest(content: dict[str, Any]) -> str:
     """SHA-256 over everything but this digest itself."""
     held = {key: value for key, value in content.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(held, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def write_parquet(path: Path, table: pa.Table, **how: Any) -> None:
+    """A Parquet file of ours, whole and flushed or not there; `how` is for pyarrow. Raises `Terminal` ("disk_full")."""
+    with writing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", **how)
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -31,13 +31,12 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, file_digest, flush_folder, silent, utc_now, write_json, writing
-from helpers.snapshots.export_journal import EXPORT, Journal, own_digest, read_parquet, signed
+from helpers.results import Progress, file_digest, flush_folder, is_leftover, silent, utc_now, write_json
+from helpers.snapshots.export_journal import EXPORT, Journal, own_digest, read_parquet, signed, write_parquet
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import AGAIN_AFTER, counted_ids
 
@@ -181,9 +180,8 @@ class Snapshot:
         return sum(p["bytes"] for c in self.manifest["collections"] for p in c["parts"])
 
     def _files(self) -> set[str]:
-        mine = re.compile(r"manifest\.json|\.manifest\.json\.\d+\.tmp")  # the second of a `mark` that was killed
         names = (str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file())
-        return {name for name in names if not mine.fullmatch(name)}
+        return {name for name in names if name != "manifest.json" and not is_leftover(name, "manifest.json")}
 
     def _damaged(self, part: Part, what: str) -> Terminal:
         return Terminal(
@@ -356,9 +354,7 @@ def _write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[s
         time.sleep(seconds)
         batch = store.read(name, ids)
     path = root / file
-    with writing(path) as temporary:
-        pq.write_table(to_table(batch, dimension), temporary, compression="zstd", compression_level=1, use_dictionary=False,
-                       write_statistics=False)  # fmt: skip
+    write_parquet(path, to_table(batch, dimension), compression_level=1, use_dictionary=False, write_statistics=False)
     return Part(file, len(batch), path.stat().st_size, file_digest(path), int(batch.lost.sum()))
 
 

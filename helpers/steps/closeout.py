@@ -44,10 +44,7 @@ RUNBOOK_MINUTES: dict[str, tuple[float, float]] = {
     Step.REVIEW: (5, 5), Step.CUTOVER: (10, 10), Step.MONITOR: (60, 60),
 }  # fmt: skip
 RUNBOOK_TOTAL = "90 to 120 min"
-OVERRUN, OVERRUN_SECONDS = (
-    1.5,
-    15.0,
-)  # what the work may take beyond its estimate: so many times, or so many seconds more
+OVERRUN, OVERRUN_SECONDS = 1.5, 15.0  # the work may take so many times its estimate, or so many seconds more
 
 
 def rows(results: numbers.Results) -> list[dict[str, Any]]:

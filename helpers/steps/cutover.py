@@ -224,7 +224,7 @@ class CutoverStep(NotebookStep):
         return wait_until_well(self.rules.health, self.rules.timeout_seconds)
 
     def _watching(self, logs: LogWatch) -> Watcher:
-        chosen = measure.choose(self.run, measure.TARGET, PROBES)
+        chosen = measure.choose_probes(self.run, measure.TARGET, PROBES)
         return Watcher.of_target(self.run.parameters.target, chosen, health=self.rules.health, logs=logs)
 
     def watch(self) -> pd.DataFrame:

@@ -219,7 +219,7 @@ class DryRunStep(NotebookStep):
     def validate(self) -> pd.DataFrame:
         """Phase 3: what would be quarantined, and why."""
         judge_staging(self.run, self.staged, self.run.parameters)
-        staging.judge(self.run, self.snapshot, self.job.reembedded)
+        staging.judge_reembedded(self.run, self.snapshot, self.job.reembedded)
         self.run.fact("quarantine", self.staged.quarantined)
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
 

@@ -49,7 +49,7 @@ class IntegrationStep(NotebookStep):
     @cached_property
     def cases(self) -> list[Case]:
         names = WrittenData(self.run).collections
-        stored = {p.collection: p.id for p in measure.choose(self.run, measure.TARGET, 1)}
+        stored = {p.collection: p.id for p in measure.choose_probes(self.run, measure.TARGET, 1)}
         return [*self.from_file, *generated(self.run.parameters, names, stored)]
 
     @cached_property

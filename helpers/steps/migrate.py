@@ -114,7 +114,7 @@ class MigrateStep(NotebookStep):
         """Phase 3: what was quarantined and why; whether enough is left to go on."""
         judge_staging(self.run, self.staged, self.run.parameters)
         judge_rescue(self.run, self.snapshot)
-        staging.judge(self.run, self.snapshot, self.job.reembedded)
+        staging.judge_reembedded(self.run, self.snapshot, self.job.reembedded)
         self.run.fact("quarantine", self.staged.quarantined)
         return pd.DataFrame(self.job.quarantine.entries(), columns=["collection", "id", "reason", "detail"])
 

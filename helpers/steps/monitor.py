@@ -57,7 +57,7 @@ class MonitorStep(NotebookStep):
     @cached_property
     def watcher(self) -> Watcher:
         names = max(1, len(self.validated))
-        chosen = measure.choose(self.run, measure.TARGET, max(2, -(-QUERIES // names)))
+        chosen = measure.choose_probes(self.run, measure.TARGET, max(2, -(-QUERIES // names)))
         rules = self.run.parameters.cutover
         logs = LogWatch(positions(rules.log_files), rules.log_pattern)  # lines from now on
         return Watcher.of_target(

@@ -28,7 +28,6 @@ from helpers.parameters.sections import Fence, Rollback
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent, utc_now
 from helpers.rollback import outline, postmortem
-from helpers.rollback import outline as st
 from helpers.rollback.outline import at_work
 from helpers.rollback.proof import SourceProof, StageContext
 from helpers.rollback.replay import added_ids
@@ -132,7 +131,7 @@ class RollbackStep(NotebookStep):
 
     def stop(self) -> str:
         """Nobody works on the run but this rollback. (`runbook rollback` stops it before this notebook begins.)"""
-        with self.of.stage(st.STOP) as row:
+        with self.of.stage(outline.STOP) as row:
             ours = {os.getpid(), int(os.environ.get(kernel.RUNNER_PID) or 0)}
             others = {pid: host for pid, host in at_work(self.run.home).items() if pid not in ours}
             if others:
@@ -152,18 +151,18 @@ class RollbackStep(NotebookStep):
 
     def client_writes(self) -> pd.DataFrame:
         """What clients wrote to the target since the cutover, exported; stops where nobody has decided about it."""
-        return self.clients.look(st.WRITES)
+        return self.clients.look(outline.WRITES)
 
     def replay(self) -> pd.DataFrame:
         """These writes, at the source, compared chunk by chunk."""
-        return self.clients.replay(st.REPLAY)
+        return self.clients.replay(outline.REPLAY)
 
     def put_back(self) -> list[str]:
         """Configuration files byte for byte, restart, health; then the source is read as clients read it."""
         if self.run.dry_run:
             said = [f"would put back {f.path} ({f.now})" for f in self.of.cutover.files] if self.of.cutover else []
             return said or ["no configuration file was changed by this run"]
-        with self.of.stage(st.FILES) as row:
+        with self.of.stage(outline.FILES) as row:
             said = put_back(self.run.home, f"rollback: {self.of.state.orders.why or 'ordered'}")
             self.of.cutover = CutoverState.load(self.run.workspace)
             off = [f.path for f in self.of.cutover.files if f.now != "before"] if self.of.cutover else []
@@ -193,7 +192,7 @@ class RollbackStep(NotebookStep):
         """The target once more, now that clients are back at the source: what came in between is replayed too."""
         if self.run.dry_run:
             return self.clients.table([])
-        with self.of.stage(st.SETTLE) as row:
+        with self.of.stage(outline.SETTLE) as row:
             found = self.clients.again()
             row["said"] = self.clients.sentence
         return found
@@ -203,7 +202,7 @@ class RollbackStep(NotebookStep):
         state = FenceState.load(self.run.workspace)
         if self.run.dry_run:
             return (state.sentence() if state else "") or "there is no fence to lift"
-        with self.of.stage(st.LIFT) as row:
+        with self.of.stage(outline.LIFT) as row:
             row["said"] = lift(self.run.home)
         state = FenceState.load(self.run.workspace)
         lifted = [e["when"] for e in state.events if e["state"] == LIFTING] if state is not None else []
@@ -223,7 +222,7 @@ class RollbackStep(NotebookStep):
                 (n, f"{len(self.of.made.ids(n)):,} at most", "", "") for n in self.of.made.collections if n in there
             ]
             return pd.DataFrame(would, columns=columns)
-        with self.of.stage(st.REMOVE) as row:
+        with self.of.stage(outline.REMOVE) as row:
             before = self._target_names()
             rows: list[tuple[str, int, bool, int]] = []
             if before is not None:
@@ -305,8 +304,8 @@ class RollbackStep(NotebookStep):
         seconds = 60 * self.run.parameters.rollback.monitor_minutes
         health = self.of.cutover.cutover.health if self.of.cutover else []
         interval = min(LONGEST_INTERVAL, self.run.parameters.monitoring.interval_seconds, max(seconds / 2, 0.1))
-        with self.of.stage(st.WATCH) as row:
-            chosen = measure.choose(self.run, measure.SOURCE, PROBES)
+        with self.of.stage(outline.WATCH) as row:
+            chosen = measure.choose_probes(self.run, measure.SOURCE, PROBES)
             watcher = Watcher(lambda: open_chosen(self.run), chosen, self.run.parameters.source, health=health)
             with self.run.progress("Watch the source", int(seconds), "seconds") as bar:
                 rounds = list(watcher.samples(seconds, interval, bar))

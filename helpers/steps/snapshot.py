@@ -22,7 +22,7 @@ def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
     names = chosen(store.names(), run.parameters)
     total = sum(store.count(n) for n in names)
     if not run.parameters.source.is_embedded:
-        run.log(f"about to read the source: {source_health.of_run(run, store, names).sentence()}")
+        run.log(f"about to read the source: {source_health.reading_estimate(run, store, names).sentence()}")
     with run.phase("snapshot", total), run.progress("Snapshot", total) as bar:
         return take(run, store, names, f"{run.id}-{run.step}", bar)
 

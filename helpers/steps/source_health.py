@@ -300,9 +300,9 @@ class SourceHealthStep(NotebookStep):
         look = self._look
         if look.cost is None:
             return pd.DataFrame({"value": {"requests": "none: a directory is copied and the copy read"}})
-        self.run.fact(FACT, look.cost.fact())
+        self.run.fact(READING, look.cost.fact())
         self.run.log(f"reading the source whole: {look.cost.sentence()}")
-        return table(look.cost, look.limits, look.learnt, self.run.parameters)
+        return reading_table(look.cost, look.limits, look.learnt, self.run.parameters)
 
     def _count_row(self, name: str, expected: int | None, found: int | None) -> _Row:
         difference = None if expected is None or found is None else found - expected
@@ -432,7 +432,7 @@ class SourceHealthStep(NotebookStep):
 # 22 and the proof of 25 each read the source.
 
 
-FACT = "reading_estimate"
+READING = "reading_estimate"
 SAMPLED = 5  # collections
 GIB, TIB = 2**30, 2**40
 # docs.trychroma.com/cloud/pricing as of August 2026, in US dollars
@@ -495,18 +495,20 @@ def estimate(store: Reader, infos: Sequence[CollectionInfo], workers: int) -> Es
     return Estimate(sum(i.count for i in infos), requests, round(seconds / readers, 1), int(fetched), sampled, readers)
 
 
-def of_run(run: RunRecord, store: Reader, names: Sequence[str]) -> Estimate:
+def reading_estimate(run: RunRecord, store: Reader, names: Sequence[str]) -> Estimate:
     """What step 10 of this run measured; only where it did not, a sample is read (and paid for) again."""
     health = run.earlier(Step.SOURCE_HEALTH)
-    known = health.facts.get(FACT) if health else None
+    known = health.facts.get(READING) if health else None
     found = (
         Estimate(**known) if known else estimate(store, list(map(store.info, names)), run.parameters.migration.workers)
     )
-    run.fact(FACT, found.fact())
+    run.fact(READING, found.fact())
     return found
 
 
-def table(found: Estimate, store_limits: dict[str, int], learnt: Sequence[str], parameters: Parameters) -> pd.DataFrame:
+def reading_table(
+    found: Estimate, store_limits: dict[str, int], learnt: Sequence[str], parameters: Parameters
+) -> pd.DataFrame:
     """One row a fact: what one reading takes, within which limits, and what Cloud charges for it."""
     rows = [
         ("requests", f"{found.requests:,}"),

@@ -44,9 +44,8 @@ PROBE_CHUNKS = 200
 ROUNDS = 9  # timed requests and queries, of which the median counts
 SHOWN = 20  # collections of the target that are listed
 LEAST_FREE = 2 * 2**30  # bytes; the runbook's "at least 2 GB"
-_REPORTS = (
-    30 * 2**20
-)  # notebooks, pages, figures, PDFs, evidence: 11 MB in a rehearsal of 2,000 chunks; twice where steps are repeated
+# Notebooks, pages, figures, PDFs, evidence: 11 MB in a rehearsal of 2,000 chunks; twice where steps are repeated.
+_REPORTS = 30 * 2**20
 _PER_CHUNK = 3.0  # a Chroma directory weighs about 2.3 times its vectors (SQLite log and HNSW); measured on 1.5.9
 
 
@@ -194,9 +193,8 @@ class TargetReadinessStep(NotebookStep):
         """Free space against an estimate of what the target, the snapshots, the staging and the reports need."""
         vectors = sum(i.count * (i.dimension or 0) * 4 for i in self._source)
         here = {self.run.workspace: 3 * vectors}  # staging, the dry run's throw-away target at 2.3 times
-        aside = int(
-            3 * vectors * (1 - self.run.parameters.migration.minimum_valid)
-        )  # quarantined chunks as JSON, compressed
+        # Quarantined chunks as JSON, compressed.
+        aside = int(3 * vectors * (1 - self.run.parameters.migration.minimum_valid))
         here[self.run.folder] = _REPORTS + aside
         snapshots = resolve_path(self.run.parameters.snapshot.directory)
         here[snapshots] = here.get(snapshots, 0) + 2 * vectors

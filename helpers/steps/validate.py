@@ -113,7 +113,7 @@ class ValidateStep(NotebookStep):
             date=run.date,
             quarantined=quarantine_of(run),
             baseline=_baseline(run, snapshot),
-            reembedded=run.workspace / staging.FOLDER,
+            reembedded=run.workspace / staging.REEMBEDDED,
         )
         run.require(Step.MIGRATE)
         self._judgement: Judgement | None = None
@@ -130,7 +130,7 @@ class ValidateStep(NotebookStep):
             judge_fulltext(self.run, store, [row["collection"] for row in found.targets if row["target"]])
         self._judgement = Judgement(found, self.of)
         record(self.run, self._judgement)
-        staging.judge(self.run, self.of.snapshot, self.run.workspace / staging.FOLDER)
+        staging.judge_reembedded(self.run, self.of.snapshot, self.run.workspace / staging.REEMBEDDED)
         return pd.DataFrame(found.targets)
 
     @property

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.reason_codes import ReasonCode
-from helpers.stores.base import Closing, CollectionInfo, Neighbours, from_metadata, may_be_marker, resolve
+from helpers.stores.base import Closing, CollectionInfo, Neighbours, from_metadata, is_marker, resolve
 from helpers.stores.client import VectorLost, batch_of, pieces, proven_spaces
 from helpers.stores.limits import Limits, Requests, Usage, done_once, written_once
 from helpers.stores.wire import json_of
@@ -59,9 +59,7 @@ class ApiV1Store(Closing):
             new = {c["name"]: c for c in page if c["name"] not in found}
             found.update(new)
             if len(page) < LIST_PAGE or not new:
-                return sorted(
-                    n for n, c in found.items() if not (may_be_marker(n, c["metadata"]) and self.count(n) == 0)
-                )
+                return sorted(name for name, c in found.items() if not is_marker(self, name, c["metadata"]))
 
     def collections(self) -> list[CollectionInfo]:
         return [self.info(name) for name in self.names()]

@@ -65,9 +65,9 @@ def consistent_spaces(
     return [s for s in SPACES if np.allclose(distance(s, vectors, query), given, rtol=1e-3, atol=1e-4)]
 
 
-def may_be_marker(name: str, metadata: Mapping[str, Any] | None) -> bool:
-    """Whether a collection looks like the lock's marker. It is one where it is empty, too: chunks are always data."""
-    return name == LOCK_COLLECTION and "run_id" in (metadata or {})
+def is_marker(store: Reader, name: str, metadata: Mapping[str, Any] | None) -> bool:
+    """Whether a collection is the lock's marker: as a run makes it, and empty, since chunks are always data."""
+    return name == LOCK_COLLECTION and "run_id" in (metadata or {}) and store.count(name) == 0
 
 
 def declared(configuration: Mapping[str, Any]) -> Space | None:

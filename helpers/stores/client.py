@@ -30,7 +30,7 @@ from helpers.stores.base import (
     consistent_spaces,
     declared,
     from_metadata,
-    may_be_marker,
+    is_marker,
     resolve,
 )
 from helpers.stores.creation import TargetLock
@@ -108,9 +108,7 @@ class ClientStore(TargetLock, Closing):
 
     def names(self) -> list[str]:
         """The collections, by name; the lock's marker left out."""
-        return sorted(
-            c.name for c in self._listed() if not (may_be_marker(c.name, c.metadata) and self.count(c.name) == 0)
-        )
+        return sorted(c.name for c in self._listed() if not is_marker(self, c.name, c.metadata))
 
     def collections(self) -> list[CollectionInfo]:
         return [self.info(name) for name in self.names()]

@@ -18,20 +18,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.migration.staging import Quarantine, Staged
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, reading, silent, utc_now, write_json, writing
+from helpers.results import Progress, reading, silent, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
 from helpers.snapshots import comparison as compare
-from helpers.snapshots.export_journal import read_parquet
+from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import from_table, to_table
 from helpers.stores import CollectionInfo
 from helpers.stores.client import ClientStore
@@ -230,7 +229,7 @@ class Mend:
                 batch = self.store.read(name, wanted[start : start + SLICE])
                 if len(batch):
                     file = f"{position:03d}-{start // SLICE + 1:05d}.parquet"
-                    _write(folder / file, batch)
+                    write_parquet(folder / file, to_table(batch))
                     files[name].append(file)
         manifest = {"run_id": self.run.id, "step": self.run.step, "when": utc_now(), "ids": ids, "files": files}
         write_json(folder / "undo.json", {**manifest, "state": "intended"})
@@ -274,11 +273,6 @@ def void_verdicts(run: RunRecord) -> None:
     """A target that is changed was judged by nobody: the results of 23 and later, and approvals that rest on them, go."""
     steps = [plan.find(number) for number in Step.MIGRATE.outdates]
     runs.supersede(run.home, steps)
-
-
-def _write(path: Path, batch: ChunkBatch) -> None:
-    with writing(path) as temporary:
-        pq.write_table(to_table(batch), temporary, compression="zstd")
 
 
 def _state(folder: Path, state: str) -> None:

@@ -231,7 +231,7 @@ WITHOUT: dict[str, str] = {
     for why, names in {
         "no file of a run":
             """
-            cli.__init__:_Steady._guarded evidence.signing:request run.kernel:readable evidence.signing:raw
+            cli.__init__:_Steady._guarded evidence.signing:request_timestamp run.kernel:readable evidence.signing:raw
             evidence.signing:raw_signed runner.notebook:become_kernel
             runner.pipeline:_kernel_class
         """,
@@ -257,7 +257,7 @@ WITHOUT: dict[str, str] = {
             steps.migrate:MigrateStep._arrived
         """,
         "new vectors of another model: tests/test_reembedding.py":
-            """migration.staging:_part migration.staging:make""",
+            """migration.staging:_part migration.staging:reembed""",
         "a new database of a server: tests/test_store_new_target.py":
             """
             migration.target_lock:ensure_database migration.target_lock:remove_made_database
@@ -287,7 +287,7 @@ WITHOUT: dict[str, str] = {
                         """
             steps.invalid_scores:_write_yaml steps.missing_metadata:MissingMetadataStep.look
             steps.nan_embeddings:NanEmbeddingsStep.set_aside troubleshooting.target:Mend._export
-            troubleshooting.target:_state troubleshooting.target:_write
+            troubleshooting.target:_state
         """,
     }.items()
     for name in names.split()

@@ -1,7 +1,8 @@
 """The named writes: every function of the toolkit that puts something on disk, by the name of its module and itself.
 
 `named_writes` reads them off the code, `name_of` off the stack of a process that is about to write. The name of a write is
-the innermost function that is no primitive (those of `helpers/results.py`, and every `save`): `fence.control:FenceState.enter`.
+the innermost function that is no primitive (those of `helpers/results.py`, every `save`, `write_parquet`), such as
+`fence.control:FenceState.enter`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ HELPERS = ROOT / "helpers"
 _PRIMITIVES = "helpers/results.py"
 _CALLS = {"write_text", "write_bytes", "write_json", "writing", "publish"}  # a function, or a method of Path
 _MOVES = {"rename", "replace"}  # of Path and os: one argument, or two of `os`
-_PASSED_ON = {"save", "write_result"}  # of StateFile, Checkpoint, a figure, a result: who calls them writes
+_PASSED_ON = {
+    "save",
+    "write_result",
+    "write_parquet",
+}  # of StateFile, Checkpoint, a figure, a result: who calls them writes
 _RESULTS = {"said", "result"}  # whose `write` is StepResult's
 
 

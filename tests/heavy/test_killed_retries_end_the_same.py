@@ -40,7 +40,7 @@ def test_a_killed_retry_is_finished_by_the_next(tmp_path: Path, monkeypatch: pyt
         home = tmp_path / str(trial)
         seconds_of(home, monkeypatch, chance.random() * whole)
         folder = RunFolder.of("night")
-        hits.append(notebook.pending(folder) or "ended")
+        hits.append(notebook.pending_retry(folder) or "ended")
         notebook.take_back(folder.read(), plan.find("22"), lambda said: None)
         with open_target(folder.read().parameters.target) as store:
             assert (store.names(), store.count(THEIRS)) == ([THEIRS], 30)
