@@ -112,10 +112,8 @@ def keep_sealed(run: RunState) -> RunState:
 
     Raises `Terminal` where the parameters are no longer those that the first seal bound, whether or not a seal is due.
     """
-    steps = due(run)
-    if not steps:  # else `seal` looks
-        _refuse_other_binding(run, chain(run))
-    for step in steps:
+    _refuse_other_binding(run, chain(run))
+    for step in due(run):
         run = seal(run, step)
     return run
 
