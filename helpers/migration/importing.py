@@ -104,7 +104,7 @@ class Importer:
         self._before = sum(t.rejected for t in self.checkpoint.targets.values())
         self._refused.clear()
         with ThreadPoolExecutor(max_workers=max(1, self.workers), thread_name_prefix="write") as pool:
-            futures = [pool.submit(self._write_target, name, stop) for name in sorted(self.staged.files)]
+            futures = [pool.submit(self._write_or_stop, name, stop) for name in sorted(self.staged.files)]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:  # one failed, or Ctrl-C fell in here: the others finish the batch in hand
@@ -112,6 +112,13 @@ class Importer:
         errors = [e for f in futures if (e := f.exception())]
         if errors:
             raise next((e for e in errors if not isinstance(e, Interrupted)), errors[0])
+
+    def _write_or_stop(self, name: str, stop: threading.Event) -> None:
+        try:
+            self._write_target(name, stop)
+        except BaseException:  # at once: the thread that is free now must not begin another target
+            stop.set()
+            raise
 
     def _write_target(self, name: str, stop: threading.Event) -> None:
         state = self.checkpoint.targets[name]
