@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from helpers.errors import WorldError, redacted
 from helpers.reason_codes import ReasonCode
-from helpers.results import private, utc_now
+from helpers.results import contents, json_in, private, reading, utc_now
 
 NAME = "audit.jsonl"
 FIRST = "0" * 64  # what the first line has in place of a digest
@@ -74,16 +74,14 @@ def check(path: Path, *, torn: bool = False) -> Broken | None:
 
     `torn`: a line that a crash cut short breaks nothing, where the line after it names its bytes, or none follows.
     """
-    if not path.exists():
-        return None
     previous = FIRST
-    lines = path.read_bytes().split(b"\n")
+    lines = _lines(path)
     for number, line in enumerate(lines, start=1):
         ended = number < len(lines)
         if not line and not ended:
             return None  # what follows the last newline
         try:
-            said = json.loads(line)["previous"]
+            said = json_in(line)["previous"]
         except (ValueError, KeyError, TypeError):
             if torn:
                 previous = _digest(line)
@@ -100,14 +98,20 @@ def check(path: Path, *, torn: bool = False) -> Broken | None:
 def entries(path: Path) -> list[dict[str, Any]]:
     """What the log holds, oldest first; lines that are no entries are left out (`check` names them)."""
     found = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+    for line in _lines(path):
         try:
-            entry = json.loads(line)
+            entry = json_in(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and "action" in entry:
             found.append(entry)
     return found
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The lines, the last of which is empty where its end is there; `Terminal` ("run_damaged") for what is no log."""
+    with reading(path):
+        return contents(path).split(b"\n") if os.path.lexists(path) else []
 
 
 def user() -> str:

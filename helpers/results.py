@@ -9,6 +9,7 @@ import operator
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -205,7 +206,7 @@ class StepResult:
     def read(path: Path, run_id: str = "") -> StepResult:
         """Raises `Terminal` ("run_damaged") where the file is no result, or not that of its step in this run, if one is given."""
         with reading(path):
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = json_in(contents(path))
             raw["verdict"] = Verdict(raw["verdict"])
             raw["checks"] = [Check(**{"relation": "", **c, "verdict": Verdict(c["verdict"])}) for c in raw["checks"]]
             raw["phases"] = [Phase(**p) for p in raw["phases"]]
@@ -221,6 +222,58 @@ class StepResult:
 def passed(result: StepResult | None) -> bool:
     """Whether the run may continue after this step."""
     return result is not None and bool(result.finished) and result.error is None and result.verdict is not Verdict.FAIL
+
+
+MOST_READ = 64 * 2**20  # bytes of a file that is read as a whole; the largest of a run's own have a few
+DEEPEST = 64  # levels of lists and objects in JSON; Chroma's answers and a run's files have fewer than 12
+
+
+def contents(path: Path, most: int = MOST_READ) -> bytes:
+    """The bytes of a plain file that others may have written. OSError for a link or a pipe, ValueError beyond `most` bytes."""
+    with open(path, "rb", opener=_plainly) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", str(path))
+        if about.st_size > most:
+            raise ValueError(f"it is larger than {formatting.size(most)}")
+        return file.read(most)
+
+
+def _plainly(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def json_in(data: bytes) -> Any:
+    """What these bytes of JSON hold; ValueError where they hold none, or nested more than `DEEPEST` levels."""
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        value = None
+        deep = True
+    else:
+        deep = is_deep(value)
+    if deep:
+        raise ValueError("nested too deeply")
+    return value
+
+
+_NESTED = frozenset({dict, list})
+
+
+def is_deep(value: Any) -> bool:
+    """Whether it is nested more than `DEEPEST` levels."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner += (v for v in each.values() if isinstance(v, dict | list))
+            elif isinstance(each, list) and not _NESTED.isdisjoint(map(type, each)):
+                inner += (v for v in each if isinstance(v, dict | list))
+        if not inner:
+            return False
+        level = inner
+    return True
 
 
 def file_digest(path: Path) -> str:
@@ -436,7 +489,7 @@ class StateFile:
     @classmethod
     def content(cls, path: Path) -> dict[str, Any]:
         """What the file holds."""
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json_in(path.read_bytes()))
 
     def save(self, folder: Path) -> None:
         state = asdict(self)  # type: ignore[call-overload]  # every state is a dataclass

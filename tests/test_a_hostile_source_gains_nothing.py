@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from helpers.errors import Terminal, UsageError
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint, StoredFunction
 from helpers.run import command
+from helpers.steps import integration
 from helpers.stores import creation, door, open_source, open_target
 from helpers.stores.creation import own_function, register_allowed
 from helpers.stores.layout import DATABASE
@@ -378,3 +381,50 @@ def test_modules_in_the_folder_of_a_run_are_not_imported(tmp_path: Path) -> None
     done = runbook("run", runbook.write("p", "path: a", "path: t"), "--run-id", "one", "--until", "11")
     assert not (tmp_path / "EXECUTED").exists(), (tmp_path / "EXECUTED").read_text()
     assert done.returncode == 0, done.stderr
+
+
+def test_a_journal_that_names_another_file_deletes_nothing(tmp_path: Path) -> None:
+    """SQLite plays a hot journal back when the copy is opened, and then deletes the super-journal that its end names."""
+    with embedded(tmp_path / "source") as store:
+        fill(store, "notes", chunks(3))
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    database = tmp_path / "source" / DATABASE
+    page = int.from_bytes(database.read_bytes()[16:18], "big")
+    magic, name = bytes.fromhex("d9d505f920a163d7"), str(victim).encode()
+    header = magic + struct.pack(">IIIII", 0, 0, database.stat().st_size // page, 512, page)
+    record = struct.pack(">I", 0x40000000 // page + 1) + name + struct.pack(">II", len(name), sum(name)) + magic
+    database.with_name(f"{DATABASE}-journal").write_bytes(header.ljust(512, b"\0") + record)
+    with (
+        pytest.raises(Terminal, match="its journal names another file") as caught,
+        open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "scratch"),
+    ):
+        pass
+    assert caught.value.code == "source_foreign_file"
+    assert victim.read_text() == "precious"
+
+
+def test_modules_in_the_folder_of_a_run_are_not_imported_by_the_applications_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pytest and what it imports are the installed ones; what lies beside a test is found where nothing else has its name."""
+    place = tmp_path / "application"
+    place.mkdir()
+    (place / "helping.py").write_text("VALUE = 1\n")
+    (place / "test_it.py").write_text("import helping\ndef test_it():\n    assert helping.VALUE == 1\n")
+    for folder in (tmp_path, place):
+        (folder / "iniconfig.py").write_text(f"open({str(tmp_path / 'EXECUTED')!r}, 'a').write('x')\n")
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(
+        integration, "run_child", lambda _, arguments, *__, **more: given.update(arguments=arguments, **more)
+    )
+    step = object.__new__(integration.IntegrationStep)
+    step.run = SimpleNamespace(id="r", parameters=parameters_from({"source": {"path": "a"}, "target": {"path": "b"}}))  # type: ignore[assignment]
+    step.rules, step.folder = step.run.parameters.monitoring, tmp_path / "work"
+    step.cases, step.tests = [], [place / "test_it.py"]
+    step._pytest()
+    environment = {**os.environ, **command.python_environment(), **given["environment"]}
+    own = [str(each) for each in given["arguments"] if "integration_cases" not in str(each)]
+    done = subprocess.run(own, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert not (tmp_path / "EXECUTED").exists()

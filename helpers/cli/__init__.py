@@ -103,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
         "For one run: what is due, the time left in the window, the last safe moment to roll back, whom to call, the "
         "write fence, and until when its snapshot is kept.",
     )  # fmt: skip
+    status.set_defaults(judges=True)
     status.add_argument("run_id", nargs="?", default="", metavar="RUN_ID", help="id of the run; all runs if left out")
 
     evidence.declare(lambda *told: _command(commands, *told))
@@ -249,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    chosen = argparse.Namespace(verbose=False, run_id="")
+    chosen = argparse.Namespace(verbose=False, run_id="", judges=False)
     try:
         chosen = parser().parse_args(arguments, chosen)
         if chosen.reports is not None:
@@ -278,6 +279,8 @@ def _unexpected(error: Exception, chosen: argparse.Namespace) -> int:
     where = tempfile.gettempdir()
     try:
         folder = RunFolder.of(chosen.run_id)
+        if chosen.judges:
+            raise OSError("nothing is written in a folder that is judged")
         folder.log_block("unexpected error", trace)
         where = str(folder.log_path)
     except (RunbookError, OSError):

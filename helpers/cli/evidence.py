@@ -123,6 +123,7 @@ def declare(declared: Declare) -> None:
         "The same run gives the same bytes each time.",
     )  # fmt: skip
     for command in (verify, audit, archive):
+        command.set_defaults(judges=True)
         command.add_argument("run_id", metavar="RUN_ID", help="id of the run")
     verify.add_argument(
         "--timestamp-authority", type=Path, metavar="FILE.pem",

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from helpers.errors import RunbookError, UsageError, WorldError, one_line
 from helpers.reason_codes import ReasonCode
-from helpers.results import flush_file
+from helpers.results import contents, flush_file
 
 REHEARSAL = "REHEARSAL"  # how the principals of throw-away keys begin
 SEAL = "seal"  # the namespace of the runner, which signs every seal
@@ -126,7 +126,7 @@ def verify(data: bytes, signature: Path, role: str, allowed: Path, when: datetim
     if not allowed.is_file():
         raise _refused("there is no list of allowed signers")
     revoked = allowed.with_name(allowed.name + REVOKED)
-    key = (data, role, when, *(p.read_bytes() if p.is_file() else b"" for p in (signature, allowed, revoked)))
+    key = (data, role, when, *(_read(p) if p.is_file() else b"" for p in (signature, allowed, revoked)))
     if key not in _ANSWERS:  # pages and gates ask the same again and again, and the answer depends on nothing else
         _ANSWERS[key] = _ask(data, signature, role, allowed, when)
     answer = _ANSWERS[key]
@@ -152,8 +152,8 @@ def _ask(data: bytes, signature: Path, role: str, allowed: Path, when: datetime)
 
 def _why_not(data: bytes, signature: Path, role: str, allowed: Path, when: datetime) -> str:
     try:
-        signed_in, key = _inside(signature.read_text(encoding="ascii"))
-    except (OSError, ValueError):
+        signed_in, key = _inside(_read(signature).decode("ascii"))
+    except ValueError:
         return f"{signature.name} is not a signature"
     if signed_in != namespace(role):
         return f"it was signed in the namespace {one_line(signed_in, 80)}, not in {namespace(role)}"
@@ -176,7 +176,7 @@ def _why_not(data: bytes, signature: Path, role: str, allowed: Path, when: datet
 def read_allowed(path: Path) -> list[Allowed]:
     """The lines of an allowed signers file; UsageError where it cannot be read or a line is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = contents(path.resolve()).decode()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "no text"
         raise _bad_list(path, f"cannot be read ({why})") from error
@@ -246,9 +246,9 @@ def signed_by(data: bytes, signature: Path, role: str) -> str:
     """The fingerprint of the key that signed these bytes in this namespace; `Refused`, with the reason, otherwise."""
     if not signature.is_file():
         raise _refused(f"{signature.name} is missing")
-    done = _keygen(["check-novalidate", "-n", namespace(role), "-s", str(signature)], data)
-    if signature.read_bytes() != _armored(signature):  # ssh-keygen reads over blanks and line ends
+    if _read(signature) != _armored(signature):  # ssh-keygen reads over blanks and line ends
         raise _refused(f"{signature.name} is not as ssh-keygen writes signatures")
+    done = _keygen(["check-novalidate", "-n", namespace(role), "-s", str(signature)], data)
     if done.returncode == 0 and (good := _GOOD.search(done.stdout)):
         return good[1].decode("ascii")
     raise _refused("the signature does not fit")
@@ -347,6 +347,7 @@ def stamped(sealed: Path, reply: Path, authority: Path | None = None) -> datetim
     # The token alone: around it a reply has text that nobody signed, and which could hold another time.
     with tempfile.TemporaryDirectory(prefix="runbook-timestamp-") as folder:
         alone = Path(folder) / "token"
+        _read(reply)
         openssl("ts", "-reply", "-in", str(reply), "-token_out", "-out", str(alone))
         text = openssl("ts", "-reply", "-in", str(alone), "-token_in", "-text").decode("utf-8", "replace")
         if authority is not None:
@@ -453,10 +454,18 @@ def _fingerprint(blob: bytes) -> str:
 
 def _armored(signature: Path) -> bytes:
     """The file as ssh-keygen writes it."""
-    lines = signature.read_bytes().split()
+    lines = _read(signature).split()
     body = b"".join(lines[3:-3])
     wrapped = [body[at : at + 70] for at in range(0, len(body), 70)]
     return b"\n".join([b"-----BEGIN SSH SIGNATURE-----", *wrapped, b"-----END SSH SIGNATURE-----", b""])
+
+
+def _read(path: Path) -> bytes:
+    """The file, or where a link to it leads; `Refused` where it is none, or too large to be of ours."""
+    try:
+        return contents(path.resolve())
+    except (OSError, ValueError) as error:
+        raise _refused(f"{path.name} cannot be read: {error}") from error
 
 
 def _text(path: Path) -> str:

@@ -25,7 +25,7 @@ from helpers.evidence.signing import ALLOWED, Refused
 from helpers.evidence.statement import SIGNATURE, Seal, canonical, digest_of, stamp, statement_of, time_of
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
-from helpers.results import utc_now, write_bytes
+from helpers.results import contents, json_in, utc_now, write_bytes
 from helpers.run.folders import SET_ASIDE, RunPath, RunState
 from helpers.run.plan import Step
 
@@ -187,7 +187,7 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
             if gone:
                 state.refused[role] = f"{gone}, which {role} signed, is no longer what the audit log says"
             continue
-        data = path.read_bytes()
+        data = contents(path)
         answer = statement_of(path)
         accepts = answer.get("accept")
         state.accepted[role] = [str(a) for a in accepts] if isinstance(accepts, list) else []
@@ -316,7 +316,7 @@ def statements(run: RunState, signers: Path | None = None) -> dict[str, tuple[st
     found: dict[str, tuple[str, signing.Signer | None]] = {}
     for path in sorted((run.reports / RunPath.SIGNOFFS).glob("*.json")):
         if SIGNATURE.fullmatch(path.name):
-            found[path.name] = _problem(run, path, path.read_bytes(), path.with_name(f"{path.name}.sig"), signers)
+            found[path.name] = _problem(run, path, contents(path), path.with_name(f"{path.name}.sig"), signers)
         else:
             found[path.name] = "its name is not that of a statement", None
     return found
@@ -328,7 +328,7 @@ def _problem(
     """Why a statement counts for nothing, or ("", who signed it)."""
     match = SIGNATURE.fullmatch(path.name)
     try:
-        said = json.loads(data)
+        said = json_in(data)
         wanted = (match["gate"], match["role"], match["when"]) if match else ("", "", "")
         right = (said["gate"], said["role"], stamp(str(said["when"]))) == wanted and said["type"] == KIND
         right = (

@@ -16,10 +16,11 @@ import json
 import marshal
 import re
 import shlex
+import stat
 import struct
 import sys
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,10 +29,12 @@ from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
+from helpers import audit
 from helpers.errors import RunbookError, Terminal, WorldError, one_line
 from helpers.evidence.signing import ALLOWED, REVOKED, namespace
+from helpers.formatting import size
 from helpers.reason_codes import ReasonCode
-from helpers.results import file_digest
+from helpers.results import MOST_READ, contents, file_digest, json_in
 from helpers.run import folders as runs
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
@@ -48,6 +51,23 @@ CHANGING = frozenset(
     {RunPath.RUN, RunPath.PARAMETERS, ALLOWED, ALLOWED + REVOKED, "rollback.html", "rollback-notice.txt"}
 )
 """What the toolkit itself may write again, each time with a line in the audit log."""
+LEADS_OUT = "is a link or a special file"
+LARGEST = 64 * 2**30  # bytes of a file that is read for its digest only
+_READ_WHOLE = {
+    "",
+    ".dsse",
+    ".ipynb",
+    ".json",
+    ".sig",
+    ".svg",
+    ".tsr",
+    ".txt",
+    ".yaml",
+    audit.NAME,
+    RunPath.NOTICES,
+    *DERIVED,
+}
+_SEAL = re.compile(rf"{SEALS}/[^/]+")
 FIRST = "none"  # what the first seal names in place of the digest of the one before
 PUSHED = "digest pushed"  # the audit log's word for a digest that was given to a place outside, or was not taken there
 _PUSHED = b'{"action": "%s", ' % PUSHED.encode()
@@ -123,9 +143,9 @@ def statement(measured: Measured, predicate: Mapping[str, Any]) -> bytes:
 
 def read_seal(path: Path, data: bytes | None = None) -> Seal:
     """The seal in this file, which holds or will hold `data`; ValueError, with the reason, where it is none."""
-    data = path.read_bytes() if data is None else data
+    data = contents(path) if data is None else data
     try:
-        document = json.loads(data)
+        document = json_in(data)
         predicate = document["predicate"]
         subjects = {str(s["name"]): str(s["digest"]["sha256"]) for s in document["subject"]}
         prefixes = {str(p["name"]): (int(p["bytes"]), str(p["sha256"])) for p in predicate["prefixes"]}
@@ -181,23 +201,41 @@ def envelope(payload: bytes, signature: bytes, key: str) -> bytes:
 
 
 def files(folder: Path) -> list[str]:
-    """Every file that a seal covers, sorted, as paths in the folder.
+    """Every file that a seal covers, sorted, as paths in the folder. Raises `WorldError` for what `unsealable` names."""
+    if against := unsealable(folder):
+        name, why = next(iter(against.items()))
+        raise WorldError(
+            ReasonCode.NOT_SEALABLE, f"{one_line(name, 200)} {why}, so the run is not sealed", where=str(folder),
+            next_step="Move it out of the folder of the run.",
+        )  # fmt: skip
+    return listed(folder)
 
-    Raises `WorldError` for a link and for a name that plain commands could not check.
-    """
-    found = []
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if path.is_dir() and not path.is_symlink():
+
+def listed(folder: Path) -> list[str]:
+    """As `files`, whatever they are."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return sorted(name for name in names if name not in DERIVED and not _SEAL.fullmatch(name))
+
+
+def unsealable(folder: Path) -> dict[str, str]:
+    """What may not be in a run's folder, by path, in words. Nothing is opened: a link may lead anywhere, a pipe has no end."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name, about = path.relative_to(folder).as_posix(), path.lstat()
+        if stat.S_ISDIR(about.st_mode):
             continue
-        if path.is_symlink() or not path.is_file():
-            raise _unsealable(name, "is a link or a special file", folder)
-        if name in DERIVED or path.parent == folder / SEALS:
-            continue
-        if not name.isprintable() or '"' in name or "\\" in name:
-            raise _unsealable(name, "has a name that cannot be sealed", folder)
-        found.append(name)
-    return sorted(found)
+        if not stat.S_ISREG(about.st_mode):
+            found[name] = LEADS_OUT
+        elif not name.isprintable() or '"' in name or "\\" in name:
+            found[name] = "has a name that cannot be sealed"  # nor checked by plain commands
+        elif about.st_size > most_of(path):
+            found[name] = f"is larger than {size(most_of(path))}"
+    return found
+
+
+def most_of(path: Path) -> int:
+    """The most bytes that a file of this name may have: one that is parsed is read as a whole."""
+    return MOST_READ if {path.suffix, path.name} & _READ_WHOLE else LARGEST
 
 
 def measure(folder: Path) -> Measured:
@@ -214,25 +252,31 @@ def measure(folder: Path) -> Measured:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of the file, hexadecimal; "" where there is none."""
-    if path.is_symlink() or not path.is_file():
-        return ""
-    return file_digest(path)
+    """SHA-256 of the file, hexadecimal; "" where there is none, or more than may be there."""
+    return file_digest(path) if _is_plain(path) else ""
+
+
+def _is_plain(path: Path) -> bool:
+    return not path.is_symlink() and path.is_file() and path.stat().st_size <= most_of(path)
 
 
 def prefix_digest(path: Path, length: int) -> str:
     """SHA-256 of the first `length` bytes; "" where the file is shorter or gone."""
-    if path.is_symlink() or not path.is_file():
+    if not _is_plain(path):
         return ""
+    digest, left = hashlib.sha256(), length
     with path.open("rb") as file:
-        data = file.read(length)
-    return hashlib.sha256(data).hexdigest() if len(data) == length else ""
+        while left > 0 and (data := file.read(min(left, 2**20))):
+            digest.update(data)
+            left -= len(data)
+    return "" if left else digest.hexdigest()
 
 
-def changed(folder: Path, seal: Seal) -> list[str]:
-    """The files of a seal that are no longer what it says, sorted; files that came later are none of them."""
-    found = [name for name, digest in seal.subjects.items() if digest_of(folder / name) != digest]
-    found += [name for name, (n, digest) in seal.prefixes.items() if prefix_digest(folder / name, n) != digest]
+def changed(folder: Path, seal: Seal, but: Container[str] = ()) -> list[str]:
+    """The files of a seal that are no longer what it says, `but` these, sorted; files that came later are none of them."""
+    files, logs = ({n: each for n, each in part.items() if n not in but} for part in (seal.subjects, seal.prefixes))
+    found = [name for name, digest in files.items() if digest_of(folder / name) != digest]
+    found += [name for name, (n, digest) in logs.items() if prefix_digest(folder / name, n) != digest]
     return sorted(found)
 
 
@@ -242,16 +286,9 @@ def added(folder: Path, seal: Seal) -> dict[str, int]:
     for name, (length, _) in seal.prefixes.items():
         with suppress(OSError), (folder / name).open("rb") as file:
             file.seek(length)
-            if lines := [line for line in file.read().splitlines() if not line.startswith(_PUSHED)]:
+            if lines := [line for line in file.read(MOST_READ).splitlines() if not line.startswith(_PUSHED)]:
                 found[name] = len(lines)
     return found
-
-
-def _unsealable(name: str, why: str, folder: Path) -> WorldError:
-    return WorldError(
-        ReasonCode.NOT_SEALABLE, f"{one_line(name, 200)} {why}, so the run is not sealed", where=str(folder),
-        next_step="Move it out of the folder of the run.",
-    )  # fmt: skip
 
 
 # -- recipe ------------------------------------------------------------------------------------------------------------
@@ -481,15 +518,15 @@ def time_of(text: str) -> datetime:
 def statement_of(path: Path) -> dict[str, Any]:
     """What a statement says; {} where it is none."""
     try:
-        return statement_in(path.read_bytes())
-    except OSError:
+        return statement_in(contents(path))
+    except (OSError, ValueError):
         return {}
 
 
 def statement_in(data: bytes) -> dict[str, Any]:
     """What these bytes of a statement say; {} where they are none."""
     try:
-        found = json.loads(data)
+        found = json_in(data)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -6,7 +6,6 @@ Nothing outside the folder is read, so a folder that was archived years ago is j
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,9 +30,21 @@ from helpers.evidence.seals import (
     pushed,
     unbound,
 )
-from helpers.evidence.statement import CHANGING, FIRST, SEALS, Seal, changed, digest_of, files, prefix_digest, read_seal
+from helpers.evidence.statement import (
+    CHANGING,
+    FIRST,
+    LEADS_OUT,
+    SEALS,
+    Seal,
+    changed,
+    digest_of,
+    listed,
+    prefix_digest,
+    read_seal,
+    unsealable,
+)
 from helpers.formatting import count
-from helpers.results import StepResult, passed
+from helpers.results import StepResult, contents, json_in, passed
 from helpers.run import plan
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
@@ -69,27 +80,25 @@ def verify(
     `authority` is the CA certificate of the time-stamping authority.
     """
     found = Verified()
-    try:
-        files(folder)  # before anything is opened: a link may lead anywhere, and a pipe has no end
-    except RunbookError as error:
-        found.problems.append(error.what)
+    against = unsealable(folder)
+    found.problems += (f"{name}: it {why}" for name, why in against.items())
+    if LEADS_OUT in against.values():  # what is behind it is of another folder, or has no end
         return found
     chain = _chain(folder, found)
     found.problems += _expected(chain, expect, found)
     if chain:
         newest = chain[-1]
         found.newest = newest.digest
-        found.problems += _files(folder, newest)
-        found.problems += _audit_log(folder)
-        found.problems += _history(folder, chain, found)
-        found.problems += _binding(folder, chain, found)
-        found.problems += _custody(chain, signers, found)
-        found.problems += _times(chain, authority, found)
-        found.problems += _pushed(folder, chain, found)
-        found.problems += _notebooks(folder, found)
-        run = knowing(RunState(folder.name, folder, folder), chain)
-        found.problems += _signatures(run, found, signers)
-        found.problems += _derived(run, newest, page)
+        run = knowing(RunState(folder.name, folder, folder, judged=True), chain)
+        for lines in (
+            _files(folder, newest, against), _audit_log(folder), _history(folder, chain, found), _binding(folder, chain, found),
+            _custody(chain, signers, found), _times(chain, authority, found), _pushed(folder, chain, found),
+            _notebooks(folder, found), _signatures(run, found, signers), _derived(run, newest, page),
+        ):  # fmt: skip
+            try:
+                found.problems += lines
+            except (RunbookError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+                found.problems.append(f"{error}")  # of a forged file; the other problems are still listed
         statements = len(list((folder / RunPath.SIGNOFFS).glob("*.json")))
         found.summary = f"{len(newest.subjects)} files, {len(chain)} seals, {statements} signatures"
     return found
@@ -117,7 +126,7 @@ def _chain(folder: Path, found: Verified) -> list[Seal]:
         found.problems.append("seals/: there is no seal; the run was not sealed")
     elif chain:
         path = folder / statement.NAME
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        text = _contents(path).decode(errors="replace")
         said = statement.NEWEST.search(text)
         if said is None:
             found.problems.append(f"{statement.NAME}: it names no newest seal")
@@ -128,18 +137,21 @@ def _chain(folder: Path, found: Verified) -> list[Seal]:
     return chain
 
 
-def _files(folder: Path, newest: Seal) -> Iterator[str]:
-    sealed = {*newest.subjects, *newest.prefixes}
-    for name in changed(folder, newest):
-        yield f"{name}: {'changed' if (folder / name).exists() else 'missing'} since seal {newest.number}"
+def _contents(path: Path) -> bytes:
     try:
-        present = files(folder)
-    except RunbookError as error:
-        yield f"{error.what}"
-        return
+        return contents(path)
+    except (OSError, ValueError):  # named by `unsealable`, or as missing
+        return b""
+
+
+def _files(folder: Path, newest: Seal, against: Mapping[str, str]) -> Iterator[str]:
+    sealed = {*newest.subjects, *newest.prefixes}
+    for name in changed(folder, newest, against):
+        yield f"{name}: {'changed' if (folder / name).exists() else 'missing'} since seal {newest.number}"
+    present = {*listed(folder)} - {*against}
     for name, lines in statement.added(folder, newest).items():
         yield f"{name}: {count(lines, 'line')} added after seal {newest.number}, which no seal covers"
-    for name in sorted(set(present) - sealed):
+    for name in sorted(present - sealed):
         yield f"{name}: not sealed; it was added after seal {newest.number}"
 
 
@@ -278,8 +290,8 @@ def _envelope(seal: Seal, runner: Mapping[str, str], found: Verified) -> Iterato
         return
     payload = statement.attestation(seal)
     try:
-        data = path.read_bytes()
-        signature = base64.b64decode(json.loads(data)["signatures"][0]["sig"])
+        data = contents(path)
+        signature = base64.b64decode(json_in(data)["signatures"][0]["sig"])
         as_sealed = statement.envelope(payload, signature, runner["fingerprint"]) == data
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         as_sealed = False
@@ -345,7 +357,7 @@ def _notebooks(folder: Path, found: Verified) -> Iterator[str]:
 def _shown(notebook: Path) -> str:
     """What the outputs of an executed notebook say, as HTML."""
     try:
-        cells = json.loads(notebook.read_bytes())["cells"]
+        cells = json_in(contents(notebook))["cells"]
         outputs = [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
         return "".join(str(output.get("data", {}).get("text/html", "")) for output in outputs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -406,7 +418,7 @@ def _derived(run: RunState, newest: Seal, page: Callable[[RunState], str]) -> It
             yield f"{name}: missing"
             continue
         try:
-            same = path.read_bytes() == make().encode("utf-8", errors="backslashreplace")
+            same = contents(path) == make().encode("utf-8", errors="backslashreplace")
         except Exception as error:  # whatever a damaged file does to a page, the other problems are still listed
             yield f"{name}: it cannot be made again from the files of the run ({type(error).__name__})"
             continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ RUN, OUTCOMES = "RUNBOOK_TESTED_RUN", "RUNBOOK_TEST_OUTCOMES"
 _LONGEST = 400
 
 
-def pytest_configure() -> None:
-    """Tests do not outlive the step that runs them."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests do not outlive the step that runs them; they may import what lies beside them, and hides no module of ours."""
     kernel.end_with_runner()
+    sys.path += {str(path if path.is_dir() else path.parent): None for path in map(Path, config.args)}
 
 
 @pytest.fixture(scope="session")

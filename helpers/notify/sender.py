@@ -55,11 +55,22 @@ def _send(apprise: Any, order: dict[str, Any], url: str) -> str:
         return "is not a usable Apprise URL: https://github.com/caronc/apprise/wiki"
     attach = order["attach"] if order["attach"] and url.lower().startswith("mailto") else None
     # Plain text, said so: a mail is HTML otherwise, and names and answers of others in it would be markup.
+    title, body = (_inert(order[part]) if url.lower().startswith(_CHATS) else order[part] for part in ("title", "body"))
     result = service.notify(
-        title=order["title"], body=order["body"], notify_type=order["kind"], attach=attach,
-        body_format=apprise.NotifyFormat.TEXT,
-    )  # fmt: skip
+        title=title, body=body, notify_type=order["kind"], attach=attach, body_format=apprise.NotifyFormat.TEXT
+    )
     return "" if result else _why(" ".join(str(entry.message) for entry in result.logs()))
+
+
+_CHATS = (
+    "discord", "gchat", "guilded", "matrix", "mmost", "msteams", "revolt", "rocket", "ryver", "slack", "tgram", "webex",
+    "workflow", "wxteams", "zulip",
+)  # fmt: skip
+
+
+def _inert(text: str) -> str:
+    """The same words for a service that makes links, and calls people, of plain text: U+200B stands within what it would read."""
+    return re.sub(r"@(?=\w)|\](?=\()|<(?=[!@#\w])", lambda found: f"{found[0]}\u200b", text)
 
 
 def _why(logged: str) -> str:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
@@ -100,8 +100,9 @@ def schema_file(name_or_path: str) -> Path | None:
     raise ValueError(f"names no schema: '{one_line(name_or_path, 80)}'; {hint}")
 
 
-def _known_schema(name: str) -> str:
-    schema_file(name)
+def _known_schema(name: str, info: ValidationInfo) -> str:
+    if info.context is None:
+        schema_file(name)
     return name
 
 
@@ -280,15 +281,18 @@ def load_parameters(path: Path, overrides: Sequence[str] = ()) -> Parameters:
     return _validated(_overridden(read_yaml_mapping(path), overrides), where, next_step)
 
 
-def parameters_from(sections: Mapping[str, Any], overrides: Sequence[str] = ()) -> Parameters:
+def parameters_from(
+    sections: Mapping[str, Any], overrides: Sequence[str] = (), *, elsewhere: bool = False
+) -> Parameters:
     """Parameters from sections, such as a notebook's variables; `{}`, None and "" stand for a section's defaults.
 
     With neither source nor target they are those of the small sample (`is_sample`), which other sections may change.
+    `elsewhere`: they are judged where the schema's file need not be.
     """
     document = _overridden(sections, overrides)
     if is_sample(document):
         document = _sample(document)
-    return _validated(document, "", "Correct the parameters and try again.")
+    return _validated(document, "", "Correct the parameters and try again.", {"elsewhere": True} if elsewhere else None)
 
 
 def is_sample(sections: Mapping[str, Any]) -> bool:
@@ -315,10 +319,12 @@ def _is_default(value: Any) -> bool:
     return value is None or value == {} or value == ""
 
 
-def _validated(document: Mapping[str, Any], where: str, next_step: str) -> Parameters:
+def _validated(
+    document: Mapping[str, Any], where: str, next_step: str, context: dict[str, bool] | None = None
+) -> Parameters:
     given = {name: value for name, value in document.items() if name not in SECTIONS or not _is_default(value)}
     try:
-        return Parameters.model_validate(given)
+        return Parameters.model_validate(given, context=context)
     except ValidationError as error:
         problem = explain(error, Parameters)
     # Raised out here: pydantic's error holds the input, which a chained traceback could show.

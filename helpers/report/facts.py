@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import csv
 import gzip
-import json
 import re
 import zlib
 from collections import Counter
@@ -25,7 +24,7 @@ from helpers.evidence.signing import Signer
 from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state, newest, statements
 from helpers.formatting import lines
 from helpers.reason_codes import ReasonCode
-from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, passed
+from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, contents, json_in, passed
 from helpers.run import plan
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
@@ -65,7 +64,7 @@ def read_signoffs(run: RunState) -> list[SignOff]:
     known: dict[str, tuple[str, Signer | None]] = _or(run, lambda r: statements(r), {})
     for path in sorted(run.reports.glob("signoffs/*.json")):
         try:
-            value = json.loads(path.read_text(encoding="utf-8", errors="backslashreplace"))
+            value = json_in(contents(path))
         except (OSError, ValueError):
             continue
         if isinstance(value, dict) and "role" in value:
@@ -197,7 +196,7 @@ class RunView:
     def drill(self) -> dict[str, Any]:
         """What the drill of the rollback left, drills/rollback.json; empty where there was none."""
         try:
-            found = json.loads((self.folder / RunPath.DRILLS / RunPath.ROLLBACK).read_text(encoding="utf-8"))
+            found = json_in(contents(self.folder / RunPath.DRILLS / RunPath.ROLLBACK))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

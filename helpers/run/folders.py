@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import importlib.metadata
 import io
-import json
 import os
 import platform
 import re
@@ -28,24 +27,36 @@ from typing import IO, Any, Self, TypeVar, TypeVarTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.formatting import flatten
 from helpers.parameters import RESUMABLE, Parameters, parameters_from, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import StepResult, append, file_digest, flush_folder, json_text, reading, utc_now, write_text
+from helpers.results import (
+    StepResult,
+    append,
+    contents,
+    file_digest,
+    flush_folder,
+    json_in,
+    json_text,
+    reading,
+    utc_now,
+    write_text,
+)  # fmt: skip
 from helpers.run.plan import Step
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
 
 LONGEST_ID = 64
-PRIVATE_FOLDER = (
-    0o700  # a run's own folders hold what the source holds; who may read them else is the operator's to say
-)
+PRIVATE_FOLDER = 0o700  # they hold what the source holds; who may read them else is the operator's to say
 GROUP = "group.json"  # in place of run.json: the runs of one order for many databases
 _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_ID - 1}}}")
+_MOST_PARAMETERS = 2**20  # bytes
+_DEEP = re.compile(r"(?:[\[{][^\[\]{}]{0,40}){65}")  # YAML's reader needs the square of its levels
 SET_ASIDE = "set aside"  # the audit log's word for a file that was moved below earlier/
 _DOCUMENTS = {
     Step.MIGRATE: (f"{Step.MIGRATE}_quarantine.jsonl.gz", f"{Step.MIGRATE}_changes.csv.gz"),
@@ -72,10 +83,9 @@ def check_run_id(run_id: str) -> str:
     if _ID.fullmatch(run_id) and ".." not in run_id and not run_id.endswith("."):
         return run_id
     raise UsageError(
-        ReasonCode.BAD_RUN_ID,
-        f"{run_id!r} cannot be the id of a run",
+        ReasonCode.BAD_RUN_ID, f"{run_id!r} cannot be the id of a run",
         next_step="Use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit, without '..'.",
-    )
+    )  # fmt: skip
 
 
 def is_plain(name: str) -> bool:
@@ -205,6 +215,7 @@ class RunState(RunFolder):
     """
 
     _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    judged: bool = False  # perhaps elsewhere, by people who do not trust it: nothing outside of the folder is opened
 
     def once(self, read: Callable[[RunState, *Ts], T], *about: *Ts) -> T:
         """What `read` finds in this run, found once: for what is read above this package too, such as the seals."""
@@ -216,7 +227,7 @@ class RunState(RunFolder):
 
     def knowing(self, read: Callable[[RunState], T], found: T) -> RunState:
         """This state, but for what `read` finds: what was just written is known, and is not read again."""
-        return RunState(self.id, self.reports, self.workspace, {**self._known, (read,): found})
+        return RunState(self.id, self.reports, self.workspace, {**self._known, (read,): found}, self.judged)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -238,7 +249,8 @@ class RunState(RunFolder):
     def parameters(self) -> Parameters:
         """The parameters as resolved when the run began (or as `resume --set` changed them since)."""
         found = self.once(_read_parameters)
-        if (place := (self.reports, Path.cwd())) not in _secrets_hidden:  # relative paths are taken from there
+        place = self.reports, Path.cwd()  # relative paths are taken from there
+        if not self.judged and place not in _secrets_hidden:
             _secrets_hidden.add(place)
             found.hide_secrets()
         return found
@@ -262,16 +274,13 @@ class RunState(RunFolder):
         try:
             os.chdir(directory)
         except OSError as error:
-            raise WorldError(
-                ReasonCode.FOLDER_GONE,
-                f"run {self.id} began in a folder that cannot be entered: {error.strerror}",
-                where=directory,
-            ) from error
+            what = f"run {self.id} began in a folder that cannot be entered: {error.strerror}"
+            raise WorldError(ReasonCode.FOLDER_GONE, what, where=directory) from error
 
 
 def _read_facts(run: RunFolder) -> dict[str, Any]:
     with reading(path := run.reports / RunPath.RUN):
-        facts = dict(json.loads(path.read_text(encoding="utf-8")))
+        facts = dict(json_in(contents(path)))
         texts = [facts[key].strip() for key in ("name", "date", "directory", "until")]
         _ = texts, facts["rehearsal"], facts["dry_run"], dt.datetime.fromisoformat(facts["created"])
         return facts
@@ -279,22 +288,29 @@ def _read_facts(run: RunFolder) -> dict[str, Any]:
 
 def _read_text(run: RunFolder) -> str:
     with reading(path := run.reports / RunPath.PARAMETERS):
-        return path.read_text(encoding="utf-8")
+        return contents(path, _MOST_PARAMETERS).decode()
 
 
 def _read_document(run: RunState) -> dict[str, Any]:
     path = run.reports / RunPath.PARAMETERS
     try:
+        aliases = (
+            "&" in run.text and "*" in run.text
+        )  # `parameters_text` writes none; they may stand for any number of values
+        if _DEEP.search(run.text) or (
+            aliases and any(isinstance(e, AliasEvent) for e in YAML(typ="safe").parse(run.text))
+        ):
+            raise YAMLError
         document = YAML(typ="safe").load(run.text)
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "is no longer YAML", where=str(path)) from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "is no YAML of this toolkit", where=str(path)) from error
     if not isinstance(document, dict):
         raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "no longer holds parameters", where=str(path))
     return document
 
 
 def _read_parameters(run: RunState) -> Parameters:
-    return parameters_from(run.document)
+    return parameters_from(run.document, elsewhere=run.judged)
 
 
 def _read_result(run: RunFolder, step: str) -> StepResult | None:
@@ -309,17 +325,15 @@ def find(run_id: str) -> RunState:
         return folder.read()
     if (folder.reports / GROUP).is_file():
         with reading(folder.reports / GROUP):
-            rows = json.loads((folder.reports / GROUP).read_text(encoding="utf-8"))["rows"]
+            rows = json_in(contents(folder.reports / GROUP))["rows"]
             named = ", ".join(row["run"] for row in rows[:3])
         raise UsageError(ReasonCode.GROUP_OF_RUNS, f"{run_id} is a group of {len(rows)} runs, and this wants one of them",
                          next_step=f"Name one, such as {named}; status, resume and sign take the group.")  # fmt: skip
     known = ", ".join(f.id for f in every_run()[:5])
     raise UsageError(
-        ReasonCode.NO_SUCH_RUN,
-        f"there is no run {run_id}",
-        where=str(reports_root()),
+        ReasonCode.NO_SUCH_RUN, f"there is no run {run_id}", where=str(reports_root()),
         next_step=f"The newest runs are: {known}." if known else "No run has been started there yet.",
-    )
+    )  # fmt: skip
 
 
 def every_run() -> list[RunState]:
@@ -395,11 +409,8 @@ def create(
         _claim(temporary, folder)
         flush_folder(folder.reports.parent)
     except OSError as error:
-        raise WorldError(
-            ReasonCode.FOLDER_UNWRITABLE,
-            f"the folders of run {folder.id} cannot be made: {error}",
-            where=str(folder.reports),
-        ) from error
+        what = f"the folders of run {folder.id} cannot be made: {error}"
+        raise WorldError(ReasonCode.FOLDER_UNWRITABLE, what, where=str(folder.reports)) from error
     return folder.read()
 
 
@@ -430,11 +441,9 @@ def _claim(temporary: Path, folder: RunFolder) -> None:
 def taken(folder: RunFolder) -> UsageError:
     """The error for a run id that something has already."""
     return UsageError(
-        ReasonCode.RUN_EXISTS,
-        f"run {folder.id} exists already",
-        where=str(folder.reports),
+        ReasonCode.RUN_EXISTS, f"run {folder.id} exists already", where=str(folder.reports),
         next_step=f"Go on with it: {folder.command('resume')}; or run a part again: --run-id {folder.id} --from STEP.",
-    )
+    )  # fmt: skip
 
 
 def parameters_text(parameters: Parameters) -> str:
@@ -451,29 +460,22 @@ def change_parameters(folder: RunFolder, new: Parameters) -> list[str]:
     run = folder.read()
     directory = run.facts["directory"]
     if not Path.cwd().samefile(directory):
-        raise UsageError(
-            ReasonCode.OTHER_FOLDER,
-            f"run {folder.id} was begun in the folder {directory}",
-            next_step="Work from there.",
-        )
+        what = f"run {folder.id} was begun in the folder {directory}"
+        raise UsageError(ReasonCode.OTHER_FOLDER, what, next_step="Work from there.")
     old = run.parameters
     before, after = flatten(old.context()), flatten(new.context())
     moved = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
     if moved:
         raise UsageError(
-            ReasonCode.OTHER_CONTEXT,
-            f"run {folder.id} was begun with another {', '.join(moved)}",
+            ReasonCode.OTHER_CONTEXT, f"run {folder.id} was begun with another {', '.join(moved)}",
             next_step=f"Use a new run id; {_NEVER_CHANGES}.",
-        )
+        )  # fmt: skip
     before, after = flatten(old.document()), flatten(new.document())
     changed = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
     fixed = [k for k in changed if k.startswith("signoff.") and k not in RESUMABLE]
     if fixed and (folder.reports / "seals").is_dir():
-        raise UsageError(
-            ReasonCode.OTHER_CONTEXT,
-            f"run {folder.id} is sealed, and who has to sign never changes in a run: {', '.join(fixed)}",
-            next_step="Begin a new run.",
-        )
+        what = f"run {folder.id} is sealed, and who has to sign never changes in a run: {', '.join(fixed)}"
+        raise UsageError(ReasonCode.OTHER_CONTEXT, what, next_step="Begin a new run.")
     if changed:
         record = {"when": utc_now(), "user": audit.user(), "from": {k: before.get(k) for k in changed}}
         text = parameters_text(new)

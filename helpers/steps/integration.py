@@ -104,7 +104,6 @@ class IntegrationStep(NotebookStep):
         environment = {
             **set_aside(), pytest_target.RUN: self.run.id, pytest_target.OUTCOMES: str(self.folder / "outcomes.jsonl"),
             integration_cases.CASES: str(self.folder / "cases.json"), "PYTEST_ADDOPTS": "",
-            "PYTHONSAFEPATH": "",  # the application's tests may import what lies beside them
             "RUNBOOK_TARGET_URL": target.url or "", "RUNBOOK_TARGET_PATH": str(resolve_path(target.path)) if target.path else "",
             "RUNBOOK_TARGET_TENANT": target.tenant, "RUNBOOK_TARGET_DATABASE": target.database,
         }  # fmt: skip

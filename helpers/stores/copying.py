@@ -39,6 +39,7 @@ IN_USE = "the directory is in use"
 TRIES = 3
 WAIT_SECONDS = 30.0  # for a writer's lock
 STEP_BYTES = 128 * 2**20  # of the database under one lock: writers wait for its end, and give up after about 5 s
+_MAGIC = bytes.fromhex("d9d505f920a163d7")  # a rollback journal that ends so names a super-journal before
 _PIECE_BYTES = 8 * 2**20
 MOST_RESTARTS = 20  # a writer between two steps makes the backup begin again
 
@@ -121,9 +122,21 @@ def copy_directory(source: Path, destination: Path) -> list[str]:
         used = _copy(source, destination)
     except OSError as error:
         raise unreadable(error, source, "source") from error
+    _refuse_super_journal(destination / f"{DATABASE}-journal", source)
     derived = rebuild(destination / DATABASE)
     _check_database(destination / DATABASE, source)
     return [*([used] if used else []), *derived]
+
+
+def _refuse_super_journal(journal: Path, source: Path) -> None:
+    """Raises `Terminal` where a rollback journal names a file: whoever opens the database would delete that, wherever it is."""
+    with suppress(FileNotFoundError), journal.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - len(_MAGIC)))
+        if file.read() == _MAGIC:
+            raise Terminal(
+                ReasonCode.SOURCE_FOREIGN_FILE, "its journal names another file, which SQLite would delete; no Chroma does that",
+                where=str(source / journal.name), next_step="Find out who wrote it. Migrate from a backup without it.",
+            )  # fmt: skip
 
 
 def _copy(source: Path, destination: Path) -> str:

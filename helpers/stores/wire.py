@@ -25,6 +25,7 @@ import orjson
 
 from helpers.errors import Terminal, Transient, one_line
 from helpers.reason_codes import ReasonCode
+from helpers.results import is_deep
 
 if TYPE_CHECKING:  # it imports Chroma, which the door has to be the first to do
     from helpers.stores.limits import Usage
@@ -32,7 +33,6 @@ if TYPE_CHECKING:  # it imports Chroma, which the door has to be the first to do
 MOST_BYTES = (
     256 * 2**20
 )  # of an answer, decompressed: the largest chunk that a server takes, with every character escaped
-DEEPEST = 64  # levels of lists and objects in JSON; Chroma's own answers have fewer than 12
 _CODINGS = (
     "gzip",
     "deflate",
@@ -90,28 +90,9 @@ class _Answer(httpx.Response):
     def json(self, **options: Any) -> Any:
         """As orjson reads it. Raises `json.JSONDecodeError`, also where it is nested too deeply."""
         value = orjson.loads(self.content)
-        if _is_deep(value):
+        if is_deep(value):
             raise orjson.JSONDecodeError("nested too deeply", "", 0)
         return value
-
-
-_NESTED = frozenset({dict, list})
-
-
-def _is_deep(value: Any) -> bool:
-    """Whether it is nested more than `DEEPEST` levels."""
-    level = [value]
-    for _ in range(DEEPEST):
-        inner: list[Any] = []
-        for each in level:
-            if isinstance(each, dict):
-                inner += (v for v in each.values() if isinstance(v, dict | list))
-            elif isinstance(each, list) and not _NESTED.isdisjoint(map(type, each)):
-                inner += (v for v in each if isinstance(v, dict | list))
-        if not inner:
-            return False
-        level = inner
-    return True
 
 
 def json_of(response: httpx.Response, kind: type = object, key: str = "", *, where: str = "") -> Any:
