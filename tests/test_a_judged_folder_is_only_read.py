@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RUNBOOK_REPORTS", str(place / "reports"))
         patch.setenv("RUNBOOK_WORKSPACE", str(place / "workspace"))
-        sections = {
+        sections: dict[str, Any] = {
             "schema": str(outside / "own.yaml"),
             "notify": {"urls": [f"file:{outside / 'token'}"]},
             "cutover": {
@@ -78,7 +79,7 @@ def deep(path: Path) -> None:
     path.write_bytes(DEEP)
 
 
-HOSTILE: dict[str, tuple[str, Callable[[Path], None]]] = {
+HOSTILE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "aliases of YAML": ("parameters.yaml", bomb),
     "deep YAML": ("parameters.yaml", deep),
     "giant parameters": ("parameters.yaml", giant),

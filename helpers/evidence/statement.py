@@ -274,9 +274,8 @@ def prefix_digest(path: Path, length: int) -> str:
 
 def changed(folder: Path, seal: Seal, but: Container[str] = ()) -> list[str]:
     """The files of a seal that are no longer what it says, `but` these, sorted; files that came later are none of them."""
-    files, logs = ({n: each for n, each in part.items() if n not in but} for part in (seal.subjects, seal.prefixes))
-    found = [name for name, digest in files.items() if digest_of(folder / name) != digest]
-    found += [name for name, (n, digest) in logs.items() if prefix_digest(folder / name, n) != digest]
+    found = [n for n, digest in seal.subjects.items() if n not in but and digest_of(folder / n) != digest]
+    found += [n for n, (k, d) in seal.prefixes.items() if n not in but and prefix_digest(folder / n, k) != d]
     return sorted(found)
 
 
