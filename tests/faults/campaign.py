@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,21 +23,27 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tests.faults.bench import GOOD, OUTCOMES, Fault
-from tests.faults.kinds import KINDS, Kind, Round
+from tests.faults.kinds import KINDS, Kind
+from tests.faults.rounds import Round
 from tests.faults.shared import Shared
 
 
-def kind_of(seed: str, number: int, kinds: list[Kind]) -> Kind:
-    """Each hundred rounds hold every kind as often as its share says, in an order that the seed decides."""
+def drawn(seed: str, number: int, kinds: list[Kind]) -> tuple[Kind, int]:
+    """The kind of this round, and how many rounds of it came before.
+
+    Each deck (forty rounds, if no kind was chosen) holds every kind as often as its share says, in an order that the seed
+    decides. Kinds go through their faults in turn by that count, so that none depends on luck.
+    """
     deck = [kind for kind in kinds for _ in range(kind.share)]
-    random.Random(f"{seed}-deck-{number // len(deck)}").shuffle(deck)
-    return deck[number % len(deck)]
+    before, at = divmod(number, len(deck))
+    random.Random(f"{seed}-deck-{before}").shuffle(deck)
+    return deck[at], before * deck[at].share + deck[:at].count(deck[at])
 
 
 def play(seed: str, number: int, kinds: list[Kind], shared: Shared) -> tuple[Kind, str, list[str]]:
     """One round: its kind, its outcome, and what is worth reading of it."""
-    kind = kind_of(seed, number, kinds)
-    turn = Round(number, random.Random(f"{seed}-{number}"), shared)
+    kind, before = drawn(seed, number, kinds)
+    turn = Round(number, before, random.Random(f"{seed}-{number}"), shared)
     try:
         outcome, why = kind.play(turn), ""
     except Fault as fault:
@@ -56,6 +63,7 @@ def main() -> int:
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)  # of these processes, which one, and its tally
     parser.add_argument("--minutes", type=float, default=0.0, help="begin no round after so many")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and small disks end with it
     kinds = [kind for kind in KINDS if chosen.kind in kind.name]
     numbers = chosen.only or list(range(chosen.rounds))
     begun = time.monotonic()

@@ -49,7 +49,8 @@ class Crash:
 class Order:
     """What a child does: the command with these `arguments` in the folder `home`, under what is laid on it.
 
-    `count` is a file that gets the named writes with how often each moment came. `limits`: resource.RLIMIT_… by number.
+    `count` is a file that gets the named writes, as they first came, with how often each moment came. `output`: what it
+    prints goes there. `limits`: resource.RLIMIT_… by number.
     `clock`: seconds added to the wall clock, one after another, a step each quarter of a second. `rootless`: permissions count,
     even where root runs the campaign.
     """
@@ -64,15 +65,12 @@ class Order:
     clock: tuple[float, ...] = ()
     rootless: bool = False
     pages: bool = False  # render pages and figures too: seconds
+    output: str = "output.txt"  # its own, where two are at work at once
     does: Callable[[], int] | None = None  # in place of the command; a function of a module
 
     @property
-    def output(self) -> Path:
-        return self.home / "output.txt"
-
-    @property
     def flushed(self) -> Path:
-        return self.home / "fsynced.jsonl"
+        return self.home / f"{self.output}.fsynced.jsonl"
 
 
 class Child:
@@ -111,7 +109,7 @@ class Child:
 
     @property
     def said(self) -> str:
-        return self.order.output.read_text(encoding="utf-8", errors="replace")
+        return (self.order.home / self.order.output).read_text(encoding="utf-8", errors="replace")
 
 
 def lose_power(child: Child, chance: random.Random, folders: list[Path]) -> list[str]:
@@ -143,7 +141,7 @@ def lose_power(child: Child, chance: random.Random, folders: list[Path]) -> list
 
 def _work(order: Order) -> None:
     os.setsid()
-    out = os.open(order.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    out = os.open(order.home / order.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for number, descriptor in ((0, nothing), (1, out), (2, out)):
         os.dup2(descriptor, number)
@@ -255,7 +253,7 @@ class _Watch:
 
     def keep(self) -> None:
         if self.order.count is not None:
-            self.order.count.write_text(json.dumps(self.counts, sort_keys=True), encoding="utf-8")
+            self.order.count.write_text(json.dumps(self.counts), encoding="utf-8")
 
 
 def _writes(arguments: tuple[Any, ...]) -> bool:

@@ -7,19 +7,20 @@ import os
 import random
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import ROOT
 from tests.faults.bench import (
     CONTENT,
+    DOUBLED,
     HELD,
+    HUNG,
     LOST,
     MISSED,
     REFUSED,
@@ -28,147 +29,34 @@ from tests.faults.bench import (
     Ended,
     Fault,
     differences,
-)
-from tests.faults.command import Crash, Order, lose_power
+)  # fmt: skip
+from tests.faults.command import Child, Order, lose_power
+from tests.faults.crashes import crash_point
 from tests.faults.network import ALL
-from tests.faults.scenarios import SCENARIOS, Scenario
-from tests.faults.shared import Served, Shared, Written
+from tests.faults.rounds import AGAIN_22, TO_22, Round, at_22, interrupted, ours, resumed, until_it_bites, while_at_work
+from tests.faults.scenarios import snapshot
+from tests.faults.services import nginx, notices, scheduler, wrong_clock
+from tests.faults.shared import Served, Written
 from tests.heavy.commands import Trial, descendants, kernel_of, kill_all
-
-FENCED = "fence: {kind: command, command: {lock: [touch, locked], unlock: [rm, -f, locked]}}\n"
-_OVER = "has passed every step up to"  # the command had ended its work when it was killed
-TO_22 = ("resume", "one", "--until", "22")
-
-
-@dataclass
-class Round:
-    """One round: its number, the chance that decides everything in it, and what is shared by all rounds."""
-
-    number: int
-    chance: random.Random
-    shared: Shared
-    said: list[str] = field(default_factory=list)
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
-def resumed(bench: Bench, *command: str, codes: tuple[int, ...] = (0,), strict: bool = True) -> str:
-    """The fault is over: the command must end well (`strict`), or refuse in one line; then nothing may be half done."""
-    done = bench.run(*(command or TO_22))
-    if done.code in codes or _OVER in done.line:
-        return HELD
-    if strict:
-        raise Fault(STUCK, f"runbook {' '.join(command or TO_22)}: exit {done.code}: {done.line}")
-    return REFUSED
-
-
-# -- crash points --------------------------------------------------------------------------------------------------------
-
-
-def crash_point(turn: Round) -> str:
-    """kill -9 at a named write of a scenario, up to three times, each with a loss of what was never flushed."""
-    scenario = _next_scenario(turn)
-    bench = turn.shared.bench(scenario.bench, more=FENCED if scenario.bench == "fenced" else "")
-    counts = _counted(turn.shared, bench, scenario)
-    bench.at(scenario.state)
-    scenario.prepare(bench)
-    points = [
-        (w, m, n) for w, c in counts.items() if w in scenario.writes for m, n in zip(_MOMENTS, c, strict=True) if n
-    ]
-    command, killed = scenario.command(bench), 0
-    for _ in range(turn.chance.choice([1, 1, 2, 3])):
-        write, moment, most = turn.chance.choice(points)
-        crash = Crash(write, moment, turn.chance.randint(1, most))
-        child = bench.start(*command, crash=crash, pages=scenario.pages, clock=scenario.clock)
-        done = bench.ended(child)
-        if done.code == -signal.SIGKILL:
-            killed += 1
-            turn.say(f"{scenario.name}: killed at {write}, {moment}, time {crash.nth}")
-            for taken in lose_power(child, turn.chance, _ours(bench)):
-                turn.say(f"power lost: {taken}")
-        elif done.code not in scenario.codes and _OVER not in done.line:
-            raise Fault(STUCK, f"after {killed} kills: exit {done.code}: {done.line}")
-        command = scenario.again(bench)
-    outcome = _finish(bench, scenario)
-    scenario.check(bench)
-    return outcome
-
-
-_MOMENTS = ("before", "written, not renamed", "after")
-
-
-def _next_scenario(turn: Round) -> Scenario:
-    """Any, but that each number of rounds as large as there are scenarios has every one."""
-    order = list(SCENARIOS)
-    random.Random(turn.shared.seed).shuffle(order)
-    return order[turn.number % len(order)]
-
-
-def _counted(shared: Shared, bench: Bench, scenario: Scenario) -> dict[str, list[int]]:
-    """How often an undisturbed execution comes to each moment of each named write; all that are promised are there."""
-
-    def count(folder: Path) -> dict[str, list[int]]:
-        bench.at(scenario.state)
-        scenario.prepare(bench)
-        file = folder / "counts.json"
-        done = bench.run(*scenario.command(bench), count=file, pages=scenario.pages, clock=scenario.clock)
-        if done.code not in scenario.codes:
-            raise Fault(STUCK, f"{scenario.name}, undisturbed: exit {done.code}: {done.line}")
-        scenario.check(bench)
-        found: dict[str, list[int]] = json.loads(file.read_text())
-        if missing := sorted(set(scenario.writes) - found.keys()):
-            raise Fault(MISSED, f"{scenario.name} does not come to {missing}")
-        return found
-
-    counted: dict[str, list[int]] = shared.once(f"counts-{scenario.name}", count)
-    return counted
-
-
-def _finish(bench: Bench, scenario: Scenario) -> str:
-    done = bench.run(*scenario.again(bench), clock=scenario.clock)
-    for _ in range(2):
-        if done.code in scenario.codes:
-            return HELD
-        if scenario.over(done) or _OVER in done.line:
-            return HELD
-        done = bench.run(*scenario.again(bench), clock=scenario.clock)
-    raise Fault(STUCK, f"{scenario.name}: {' '.join(scenario.again(bench))}: exit {done.code}: {done.line}")
-
-
-def _ours(bench: Bench) -> list[Path]:
-    """The folders whose files the toolkit writes; Chroma's own are Chroma's to flush."""
-    return [f for f in (bench.home / "reports", bench.home / "workspace", bench.home / "kept") if f.is_dir()]
+from tests.servers import ChromaServer
 
 
 def random_kill(turn: Round) -> str:
     """kill -9 at any moment of the command, again and again; what was not flushed is gone."""
     bench = turn.shared.bench()
-    bench.at(turn.chance.choice(["ready", "ready", "snapshot", "changed"]))
-    command = TO_22 if not (bench.home / "workspace/one/checkpoint.json").exists() else _AGAIN_22
-    for _ in range(turn.chance.choice([1, 2, 3])):
-        child = bench.start(*command)
-        time.sleep(turn.chance.random() * 5)
-        over = child.ended
-        child.kill()
-        if not over:
-            turn.say(f"killed {time.time() - child.began:.1f} s after its start")
-            for taken in lose_power(child, turn.chance, _ours(bench)):
-                turn.say(f"power lost: {taken}")
-    return _at_22(bench)
+    state = turn.chance.choice(["ready", "ready", "snapshot", "changed"])
+    for kills in range(turn.chance.choice([1, 2, 3])):
 
+        def start(afresh: bool = kills == 0) -> Child:
+            if afresh:
+                bench.at(state)
+            return bench.start(*(TO_22 if not (bench.home / "workspace/one/checkpoint.json").exists() else AGAIN_22))
 
-_AGAIN_22 = ("run", "--run-id", "one", "--from", "22", "--until", "22")
-
-
-def _at_22(bench: Bench) -> str:
-    """The run ends with step 22 for the source as it is now, and the target holds that."""
-    outcome = resumed(bench)
-    done = bench.run(*_AGAIN_22)  # where the kill came before the first word, the resume had nothing to do
-    if done.code != 0:
-        raise Fault(STUCK, f"step 22 once more: exit {done.code}: {done.line}")
-    bench.compare()
-    return outcome
+        child = interrupted(turn, start, lambda c: c.ended, lambda c: c.kill())
+        turn.say(f"killed {time.time() - child.began:.1f} s after its start")
+        for taken in lose_power(child, turn.chance, ours(bench)):
+            turn.say(f"power lost: {taken}")
+    return at_22(bench)
 
 
 def real_kernel(turn: Round) -> str:
@@ -176,38 +64,48 @@ def real_kernel(turn: Round) -> str:
     bench = turn.shared.bench()
     bench.at("snapshot")
     trial = Trial(bench.home)
-    what = turn.chance.choice(["kernel", "runner", "tree"])
+    what = turn.turn(["kernel", "runner", "tree"])
     process = trial.start(*TO_22)
     deadline = time.monotonic() + 120
-    while kernel_of(process.pid) is None and process.poll() is None and time.monotonic() < deadline:
+    while (kernel := kernel_of(process.pid)) is None and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(turn.chance.random() * 6)
-    kernel = kernel_of(process.pid)
+    if kernel is None:
+        raise Fault(MISSED, f"no kernel came: {trial.output[-300:]}")
+    time.sleep(turn.chance.random() * 3)
+    kernel = kernel_of(process.pid)  # of another step, perhaps
     below = descendants(process.pid)
     kill_all([kernel] if what == "kernel" and kernel else [process.pid, *(below if what == "tree" else [])])
     with suppress(subprocess.TimeoutExpired):
         process.wait(120)
     if process.poll() is None:
         kill_all([process.pid, *descendants(process.pid)])
-        raise Fault("HUNG", f"the runner did not end after its {what} was killed")
-    turn.say(f"{what} killed")
+        raise Fault(HUNG, f"the runner did not end after its {what} was killed")
+    if process.returncode == 0:
+        raise Fault(MISSED, f"the command had ended before its {what} was killed")
+    turn.say(f"{what} killed: exit {process.returncode}")
     bench.judge_words(Ended(0, trial.output, Order(bench.home, TO_22), time.time()))
     time.sleep(0.5)  # an orphan of a kernel ends within 0.3 s of its runner
-    return _at_22(bench)
+    return at_22(bench)
+
+
+def _kill(servers: list[ChromaServer]) -> None:
+    for server in servers:
+        server.kill()
 
 
 def server_kill(turn: Round) -> str:
     """The source's or the target's server is killed at any moment, and started again; the command meets that."""
     served = turn.shared.served
-    bench = served.bench
+    bench, state = served.bench, turn.chance.choice(["ready", "snapshot"])
     _calm(served)
-    bench.at(turn.chance.choice(["ready", "snapshot"]))
-    which = turn.chance.choice(["source", "target", "both"])
+    which = turn.turn(["source", "target", "both"])
     servers = [s for s, n in ((served.source, "source"), (served.target, "target")) if which in (n, "both")]
-    child = bench.start(*TO_22)
-    time.sleep(turn.chance.random() * 5)
-    for server in servers:
-        server.kill()
+
+    def start() -> Child:
+        bench.at(state)
+        return bench.start(*TO_22)
+
+    child = interrupted(turn, start, lambda c: c.ended, lambda c: _kill(servers))
     time.sleep(turn.chance.choice([0.0, 0.5, 3.0]))
     for server in servers:
         server.start()
@@ -230,26 +128,29 @@ def _calm(served: Served) -> None:
 
 
 def proxy(turn: Round) -> str:
-    """A share of the requests, of one side or both, meets one kind of fault or any; then the network is sound again."""
+    """Requests of the source, then of the target, meet a fault; then the network is sound again.
+
+    Which fault is each side's turn: so many rounds as there are faults have each of them on both sides.
+    """
     served = turn.shared.served
     bench = served.bench
     _calm(served)
     bench.at(turn.chance.choice(["ready", "snapshot"]))
-    side = turn.chance.choice(["source", "target", "both"])
-    faults = ALL if turn.chance.random() < 0.4 else [turn.chance.choice(ALL)]
-    share = turn.chance.choice([0.03, 0.1, 0.3, 1.0])
-    for name, between in (("source", served.source_proxy), ("target", served.target_proxy)):
-        if side in (name, "both"):
-            between.upset(faults, share, random.Random(turn.chance.random()))
-    turn.say(f"{side}: {share:.0%} of the requests meet {faults[0] if len(faults) == 1 else 'any fault'}")
-    done = bench.run(*TO_22)
-    met = [*served.source_proxy.met, *served.target_proxy.met]
-    turn.say(f"{len(met)} met, exit {done.code}; " + "; ".join(met[-3:]))
-    if done.code == 0:
-        bench.compare()
-    for between in (served.source_proxy, served.target_proxy):
+    order = list(ALL)
+    for side, between, ahead in (("source", served.source_proxy, 0), ("target", served.target_proxy, len(ALL) // 2)):
+        main = order[(order.index(turn.turn(ALL)) + ahead) % len(ALL)]
+        faults = [main, *ALL] if turn.chance.random() < 0.3 else [main]
+        share = turn.chance.choice([0.03, 0.1, 0.3, 1.0])
+        between.upset(faults, share, random.Random(turn.chance.random()), first=turn.chance.randint(1, 8))
+        done = bench.run(*(AGAIN_22 if bench.passed("22") else TO_22))
         between.calm()
-    outcome = resumed(bench, *(_AGAIN_22 if done.code == 0 else TO_22))
+        turn.say(f"{side}: {share:.0%} of the requests meet {main}{' and others' if len(faults) > 1 else ''}: "
+                 f"{len(between.met)} met, exit {done.code} {done.line}; {'; '.join(between.met[-3:])}")  # fmt: skip
+        if not any(met.startswith(main) for met in between.met):
+            raise Fault(MISSED, f"no request of the {side} met {main}")
+        if done.code == 0:
+            bench.compare()
+    outcome = resumed(bench, *(AGAIN_22 if bench.passed("22") else TO_22))
     bench.compare()
     return outcome
 
@@ -273,9 +174,11 @@ def writer(turn: Round) -> str:
         process.terminate()
         kinds = (process.communicate(timeout=60)[0] or "").strip()
     turn.say(f"writes: {kinds}")
+    if not kinds:
+        raise Fault(MISSED, "the client wrote nothing")
     bench.wanted = bench.contents(bench.source_place)
     outcome = resumed(bench)
-    if bench.run(*_AGAIN_22).code != 0:
+    if bench.run(*AGAIN_22).code != 0:
         raise Fault(STUCK, f"step 22 once more, after the writer: {bench.log[-1]}")
     bench.compare()
     return outcome
@@ -286,21 +189,28 @@ def writer(turn: Round) -> str:
 
 def disk_full(turn: Round) -> str:
     """The disk under one of the folders (a small tmpfs) is full at any write; then there is room again."""
-    bench = turn.shared.bench()
-    bench.at(turn.chance.choice(["ready", "snapshot"]))
-    place = bench.home / turn.chance.choice(["workspace", "reports", "kept", "target"])
-    with small_disk(place) as resize:
-        if resize is None:
-            return file_size(turn)
-        used = sum(p.stat().st_size for p in place.rglob("*") if p.is_file())
-        room = turn.chance.choice([0, 4, 20, 60, 120, 300, 600]) * 1024
-        resize(used // 4096 * 4096 + 64 * 1024 + room)
-        turn.say(f"{place.name}: {room // 1024} kB of room")
-        done = bench.run(*TO_22)
-        turn.say(f"exit {done.code}: {done.line}")
-        resize(200 * 2**20)
-        outcome = resumed(bench)
-        bench.compare()
+    bench, state = turn.shared.bench(), turn.chance.choice(["ready", "snapshot"])
+    bench.at(state)
+    place = bench.home / turn.turn(["workspace", "reports", "kept", "target"])
+    most = turn.chance.choice([20, 60, 120, 300]) if state == "ready" or place.name != "kept" else 20
+    outcome = HELD
+
+    def order(attempt: int) -> Ended:
+        with small_disk(place) as resize:
+            if resize is None:
+                raise Fault(MISSED, "this user may not mount a small disk")
+            used = sum(p.stat().st_size for p in place.rglob("*") if p.is_file())
+            room = most * 1024 // 4**attempt // 4096 * 4096
+            resize(used // 4096 * 4096 + 64 * 1024 * (attempt < 2) + room)
+            turn.say(f"{place.name}: {room // 1024} kB of room")
+            done = bench.run(*TO_22)
+            resize(200 * 2**20)
+            if done.code:
+                resumed(bench)
+                bench.compare()
+        return done
+
+    until_it_bites(turn, bench, state, order)
     return outcome
 
 
@@ -331,28 +241,30 @@ def small_disk(place: Path) -> Iterator[Callable[[int], None] | None]:
 
 def file_size(turn: Round) -> str:
     """No file of the process may grow beyond a limit: a full disk, for those who may not mount one."""
-    bench = turn.shared.bench()
-    bench.at(turn.chance.choice(["ready", "snapshot"]))
-    return _limited(turn, bench, resource.RLIMIT_FSIZE, turn.chance.choice([1, 4, 16, 64, 200]) * 1024, "bytes a file")
+    return _limited(turn, resource.RLIMIT_FSIZE, turn.chance.choice([1, 4, 16, 64]) * 1024, "bytes a file", 0.25)
 
 
 def memory(turn: Round) -> str:
     """Less address space than the work wants."""
-    bench = turn.shared.bench()
-    bench.at(turn.chance.choice(["ready", "snapshot"]))
-    return _limited(turn, bench, resource.RLIMIT_AS, turn.chance.randint(700, 3000) * 2**20, "bytes of memory")
+    return _limited(turn, resource.RLIMIT_AS, turn.chance.randint(900, 2000) * 2**20, "bytes of memory", 0.7)
 
 
 def handles(turn: Round) -> str:
     """Few open files."""
-    bench = turn.shared.bench()
-    bench.at(turn.chance.choice(["ready", "snapshot"]))
-    return _limited(turn, bench, resource.RLIMIT_NOFILE, turn.chance.randint(12, 90), "open files")
+    return _limited(turn, resource.RLIMIT_NOFILE, turn.chance.randint(12, 60), "open files", 0.6)
 
 
-def _limited(turn: Round, bench: Bench, what: int, most: int, unit: str) -> str:
-    done = bench.run(*TO_22, limits={what: most})
-    turn.say(f"{most:,} {unit}: exit {done.code}: {done.line}")
+def _limited(turn: Round, what: int, most: int, unit: str, less: float) -> str:
+    """The command below a limit, which is `less` of itself where the command did not meet it."""
+    bench, state = turn.shared.bench(), turn.chance.choice(["ready", "snapshot"])
+    bench.at(state)
+
+    def order(attempt: int) -> Ended:
+        limit = int(most * less**attempt)
+        turn.say(f"{limit:,} {unit}")
+        return bench.run(*TO_22, limits={what: limit})
+
+    until_it_bites(turn, bench, state, order)
     outcome = resumed(bench)
     bench.compare()
     return outcome
@@ -360,17 +272,22 @@ def _limited(turn: Round, bench: Bench, what: int, most: int, unit: str) -> str:
 
 def no_permission(turn: Round) -> str:
     """As a user who may not write to, or not read, one of the folders or files; then the permission is given."""
-    bench = turn.shared.bench()
-    bench.at(turn.chance.choice(["ready", "snapshot"]))
-    candidates = [p for p in bench.home.rglob("*") if p.is_dir() or "source" not in p.parts]
-    place = turn.chance.choice(sorted(candidates))
-    mode, less = place.stat().st_mode, turn.chance.choice([0o222, 0o444, 0o777])
-    place.chmod(mode & ~less & 0o7777)
-    turn.say(f"{place.relative_to(bench.home)}: mode {mode & ~less & 0o777:o}")
-    done = bench.run(*TO_22, rootless=True)
-    turn.say(f"exit {done.code}: {done.line}")
-    place.chmod(mode & 0o7777)
-    again = bench.run(*TO_22, rootless=True) if done.code else done
+    bench, state = turn.shared.bench(), turn.chance.choice(["ready", "snapshot"])
+    bench.at(state)
+
+    def order(_: int) -> Ended:
+        candidates = [p for p in bench.home.rglob("*") if p.is_dir() or "source" not in p.parts]
+        place = turn.chance.choice(sorted(candidates))
+        mode, less = place.stat().st_mode, turn.chance.choice([0o222, 0o444, 0o777])
+        place.chmod(mode & ~less & 0o7777)
+        turn.say(f"{place.relative_to(bench.home)}: mode {mode & ~less & 0o777:o}")
+        try:
+            return bench.run(*TO_22, rootless=True)
+        finally:
+            place.chmod(mode & 0o7777)
+
+    until_it_bites(turn, bench, state, order)
+    again = bench.run(*TO_22, rootless=True)
     if again.code:
         raise Fault(STUCK, f"exit {again.code}: {again.line}")
     bench.compare()
@@ -396,7 +313,7 @@ def surroundings(turn: Round) -> str:
     turn.say(f"{environment}, umask {umask:03o}, clock {clock[:4]}")
     done = bench.run(*TO_22, clock=clock, environment=environment, umask=umask)
     turn.say(f"exit {done.code}: {done.line}")
-    return _at_22(bench)
+    return at_22(bench)
 
 
 # -- corrupt files -------------------------------------------------------------------------------------------------------
@@ -405,20 +322,18 @@ def surroundings(turn: Round) -> str:
 def corrupt(turn: Round) -> str:
     """One file that is read back is flipped, cut, emptied, gone, or that of another run; all that reads it is asked."""
     bench = turn.shared.bench()
-    state = turn.chance.choice(["ready", "snapshot", "half", "migrated", "decided", "cutover"])
-    bench.at("snapshot" if state == "half" else state)
+    state = turn.turn(["ready", "snapshot", "half", "migrated", "decided", "cutover"])
     if state == "half":
-        child = bench.start(*TO_22)
-        time.sleep(1.5 + turn.chance.random() * 3)
-        child.kill()
+        _half_done(turn, bench)
+    else:
+        bench.at(state)
     files = sorted(
-        p for folder in (*_ours(bench), bench.home / "keys") for p in folder.rglob("*")
+        p for folder in (*ours(bench), bench.home / "keys") for p in folder.rglob("*")
         if p.is_file() and not p.is_symlink()
     )  # fmt: skip
     files += [bench.home / "app.env"]
     file = turn.chance.choice(files)
-    how = turn.chance.choice(["flipped", "cut", "emptied", "gone", "another run's"])
-    how = damage(file, how, turn, bench)
+    how = damage(file, turn.turn(["flipped", "cut", "emptied", "gone", "another run's"]), turn, bench)
     turn.say(f"{state}: {file.relative_to(bench.home)} {how}")
     bench.run("status")
     bench.run("status", "one")
@@ -435,6 +350,18 @@ def corrupt(turn: Round) -> str:
         return REFUSED
     bench.compare()  # decided: GO
     return HELD
+
+
+def _half_done(turn: Round, bench: Bench) -> None:
+    """The state of a run that was killed while step 22 was at work."""
+
+    def start() -> Child:
+        bench.at("snapshot")
+        child = bench.start(*TO_22)
+        while_at_work(child, (bench.home / "workspace/one/checkpoint.json").exists, "the checkpoint of step 22")
+        return child
+
+    interrupted(turn, start, lambda c: c.ended, lambda c: c.kill())
 
 
 def damage(file: Path, how: str, turn: Round, bench: Bench) -> str:
@@ -475,77 +402,98 @@ def two_runs(turn: Round) -> str:
     """Two runs with one target, begun at once: one may be refused; the target is never mixed."""
     bench = turn.shared.bench()
     bench.at("new")
-    first, second = (bench.start("run", "trial.yaml", "--run-id", n, "--until", "22") for n in ("one", "two"))
-    ended = [bench.ended(c) for c in (first, second)]
+    children = [
+        bench.start("run", "trial.yaml", "--run-id", n, "--until", "22", output=f"{n}.txt") for n in ("one", "two")
+    ]
+    time.sleep(turn.moment() / 4)
+    if any(child.ended for child in children):
+        raise Fault(MISSED, f"one had ended before the other was at work: {children[0].said[-300:]}")
+    ended = [bench.ended(c) for c in children]
     turn.say("; ".join(f"exit {d.code} {d.line}" for d in ended))
-    winner = next((n for n, d in zip(("one", "two"), ended, strict=True) if d.code == 0), None)
-    if winner is None:
-        for name in ("one", "two"):
-            if bench.run("resume", name).code in (0, 4):
-                break
-        else:
-            raise Fault(STUCK, "neither run goes on: " + "; ".join(bench.log[-2:]))
+    if all(d.code for d in ended) and all(bench.run("resume", n, "--until", "22").code for n in ("one", "two")):
+        raise Fault(STUCK, "neither run goes on: " + "; ".join(bench.log[-2:]))
     bench.compare()
     return HELD if all(d.code == 0 for d in ended) else REFUSED
 
 
 def resume_beside(turn: Round) -> str:
-    """A resume, or a rollback, beside the command at work: it is kept out, or stops it, and nothing is mixed."""
+    """A resume, or another command, beside the one at work: it is kept out, or waits, and nothing is mixed."""
     bench = turn.shared.bench()
-    bench.at(turn.chance.choice(["ready", "snapshot"]))
-    child = bench.start(*TO_22)
-    time.sleep(turn.chance.random() * 4)
-    beside = turn.chance.choice(
-        [("resume", "one"), TO_22, _AGAIN_22, ("rollback", "one", "--why", "trial"), ("status", "one")]
-    )
-    done = bench.run(*beside)
-    turn.say(f"{' '.join(beside)}: exit {done.code}: {done.line}")
-    first = bench.ended(child)
-    turn.say(f"the command: exit {first.code}: {first.line}")
-    if beside[0] == "rollback" and done.code == 0:
-        if left := [n for n, c in bench.contents("target").items() if n in CONTENT]:
-            raise Fault("DOUBLED", f"rolled back, and the target still holds {left}")
-        return HELD
-    if beside[0] == "rollback":
-        again = bench.run("rollback", "one", "--why", "trial")
-        if again.code:
-            raise Fault(STUCK, f"rollback once more: exit {again.code}: {again.line}")
-        if left := [n for n in bench.contents("target") if n in CONTENT]:
-            raise Fault("DOUBLED", f"rolled back, and the target still holds {left}")
-        return HELD
+    beside = turn.turn([("resume", "one"), TO_22, AGAIN_22, ("status", "one")])
+    first, done = _beside(turn, bench, *beside)
+    if first.code and done.code:
+        turn.say("neither went on")
     bench.run(*TO_22)  # may have nothing to do
-    return _at_22(bench)
+    return at_22(bench)
+
+
+def rollback_beside(turn: Round) -> str:
+    """A rollback beside the migration at work: it stops it, or is refused; then nothing of ours is in the target."""
+    bench = turn.shared.bench()
+    rollback = ("rollback", "one", "--why", "trial")
+    _, done = _beside(turn, bench, *rollback)
+    if done.code and (again := bench.run(*rollback)).code:
+        raise Fault(STUCK, f"rollback once more: exit {again.code}: {again.line}")
+    if left := [n for n in bench.contents("target") if n in CONTENT]:
+        raise Fault(DOUBLED, f"rolled back, and the target still holds {left}")
+    differences(bench.wanted, bench.contents("source"), "the source")
+    return HELD
+
+
+def _beside(turn: Round, bench: Bench, *command: str) -> tuple[Ended, Ended]:
+    """A migration, and this command while it is at work: how both ended."""
+    state, done = turn.chance.choice(["ready", "snapshot"]), list[Ended]()
+
+    def start() -> Child:
+        bench.at(state)
+        return bench.start(*TO_22)
+
+    child = interrupted(turn, start, lambda c: c.ended, lambda c: done.append(bench.run(*command, output="beside.txt")))
+    first = bench.ended(child)
+    turn.say(f"the migration: exit {first.code} {first.line}; {' '.join(command)}: exit {done[0].code} {done[0].line}")
+    return first, done[0]
 
 
 def prune_beside_restore(turn: Round) -> str:
     """`snapshots prune` while a restore reads the snapshot: the restore is whole, or refused; the snapshot is, too."""
-    bench = turn.shared.bench()
-    bench.at("snapshot")
-    snapshot = next(p for p in (bench.home / "kept").iterdir() if (p / "manifest.json").is_file())
-    restore = ("snapshots", "restore", snapshot.name, "--into", "restored")
-    child = bench.start(*restore)
-    time.sleep(turn.chance.random() * 2.5)
-    pruned = bench.run("snapshots", "prune", "--yes", "--abandoned", "one")
+    bench, pruned = turn.shared.bench(), list[Ended]()
+    prune = ("snapshots", "prune", "--yes", "--abandoned", "one")
+    later = (400 * 86400.0,)  # when nothing has to be retained any more
+
+    def start() -> Child:
+        bench.at("snapshot")
+        child = bench.start("snapshots", "restore", snapshot(bench).name, "--into", "restored")
+        while_at_work(child, (bench.home / "restored").exists, "the restore")
+        return child
+
+    child = interrupted(
+        turn, start, lambda c: c.ended, lambda c: pruned.append(bench.run(*prune, clock=later, output="beside.txt"))
+    )
     done = bench.ended(child)
-    turn.say(f"prune: exit {pruned.code} {pruned.line}; restore: exit {done.code} {done.line}")
+    turn.say(f"prune: exit {pruned[0].code} {pruned[0].said[-200:]!r}; restore: exit {done.code} {done.line}")
+    there = [p for p in (bench.home / "kept").iterdir() if (p / "manifest.json").is_file()]
     if done.code == 0:
         bench.compare("restored")
-    if (snapshot / "manifest.json").is_file():
-        if bench.run("snapshots", "verify", snapshot.name).code:
+    for folder in there:
+        if bench.run("snapshots", "verify", folder.name).code:
             raise Fault(LOST, f"the snapshot is there and not whole: {bench.log[-1]}")
-        if done.code and bench.run(*restore).code:
-            raise Fault(STUCK, f"the restore does not go on: {bench.log[-1]}")
-        bench.compare("restored")
+        if bench.run("snapshots", "restore", folder.name, "--into", "afresh").code:
+            raise Fault(STUCK, f"it cannot be restored any more: {bench.log[-1]}")
+        bench.compare("afresh")
+    if not there and done.code:
+        turn.say("the snapshot was removed, and the restore said so")
+    bench.at("snapshot")
+    if bench.run(*prune, clock=later).code or any(
+        (p / "manifest.json").is_file() for p in (bench.home / "kept").iterdir()
+    ):
+        raise Fault(MISSED, f"prune removes nothing here, with or without a restore: {bench.log[-1]}")
     return HELD if done.code == 0 else REFUSED
 
 
 def stale_locks(turn: Round) -> str:
     """Locks of processes that are gone, whose numbers others have now, and the target's marker of a run that died."""
     bench = turn.shared.bench()
-    bench.at("snapshot")
-    child = bench.start(*TO_22)
-    time.sleep(1 + turn.chance.random() * 4)
-    child.kill()
+    _half_done(turn, bench)
     for name in ("runner", "step", "seal"):
         (bench.home / f"workspace/one/{name}.lock").write_text(f"process {os.getpid()} on {os.uname().nodename}")
     progress = bench.home / "workspace/one/progress.json"
@@ -556,12 +504,12 @@ def stale_locks(turn: Round) -> str:
     if other.code == 0:
         bench.compare()  # the first had written nothing yet
         return HELD
-    return _at_22(bench)
+    return at_22(bench)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """`share`: how many of a hundred rounds."""
+    """`share`: how many of forty rounds, one at least."""
 
     name: str
     play: Callable[[Round], str]
@@ -569,20 +517,25 @@ class Kind:
 
 
 KINDS = [
-    Kind("crash: named write", crash_point, 26),
-    Kind("crash: any moment", random_kill, 8),
-    Kind("crash: kernel, runner, tree", real_kernel, 3),
-    Kind("crash: server of source, target", server_kill, 6),
-    Kind("network: proxy", proxy, 20),
-    Kind("resources: disk full", disk_full, 5),
-    Kind("resources: file size", file_size, 2),
-    Kind("resources: memory", memory, 2),
-    Kind("resources: handles", handles, 2),
-    Kind("resources: permission", no_permission, 3),
-    Kind("surroundings: clock, locale, zone, umask", surroundings, 3),
-    Kind("corrupt: a file", corrupt, 12),
-    Kind("concurrency: two runs", two_runs, 2),
-    Kind("concurrency: beside a run", resume_beside, 3),
+    Kind("crash: named write", crash_point, 8),
+    Kind("crash: any moment", random_kill, 2),
+    Kind("crash: kernel, runner, tree", real_kernel, 1),
+    Kind("crash: scheduler", scheduler, 1),
+    Kind("crash: server of source, target", server_kill, 2),
+    Kind("crash: nginx", nginx, 2),
+    Kind("network: proxy", proxy, 7),
+    Kind("notices: dead, slow, rejecting", notices, 1),
+    Kind("resources: disk full", disk_full, 1),
+    Kind("resources: file size", file_size, 1),
+    Kind("resources: memory", memory, 1),
+    Kind("resources: handles", handles, 1),
+    Kind("resources: permission", no_permission, 1),
+    Kind("surroundings: jumps, locale, zone, umask", surroundings, 1),
+    Kind("surroundings: a wrong clock", wrong_clock, 1),
+    Kind("corrupt: a file", corrupt, 3),
+    Kind("concurrency: two runs", two_runs, 1),
+    Kind("concurrency: beside a run", resume_beside, 1),
+    Kind("concurrency: rollback, migration", rollback_beside, 1),
     Kind("concurrency: prune, restore", prune_beside_restore, 1),
     Kind("concurrency: stale locks", stale_locks, 1),
     Kind("concurrency: a writer throughout", writer, 1),

@@ -137,7 +137,7 @@ class _Drawn:
 
 
 class WildProxy(FaultyProxy):
-    """`upset(faults, share, chance)`: from now on this share of the requests meets one of the faults; `calm()`: none does."""
+    """`upset(faults, share, chance)`: a share of the requests meets one of the faults; `calm()`: none does."""
 
     def __init__(self, upstream: str, port: int = 0) -> None:
         super().__init__(upstream, forward=_Wild, port=port)
@@ -148,14 +148,16 @@ class WildProxy(FaultyProxy):
     def calm(self) -> None:
         self.fault = lambda method, path: proxies.PASS
 
-    def upset(self, faults: Sequence[str], share: float, chance: random.Random) -> None:
-        self.met = []
+    def upset(self, faults: Sequence[str], share: float, chance: random.Random, first: int = 1) -> None:
+        """From the request number `first` on, which meets the first of the faults; so one is met in any case."""
+        self.met, asked = [], [0]
 
         def fault(method: str, path: str) -> str:
             with self.guard:
-                if chance.random() >= share:
+                asked[0] += 1
+                if asked[0] < first or (asked[0] > first and chance.random() >= share):
                     return proxies.PASS
-                drawn = chance.choice(faults)
+                drawn = faults[0] if asked[0] == first else chance.choice(faults)
                 self.met.append(f"{drawn} at {method} …{path.split('?')[0][-24:]}")
                 return drawn
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.bench import CONTENT, DOUBLED, STUCK, Bench, Ended, Fault, differences
+from tests.faults.shared import Shared
 from tests.signers import Signers
 
+FENCED = "fence: {kind: command, command: {lock: [touch, locked], unlock: [rm, -f, locked]}}\n"
 Command = Callable[[Bench], tuple[str, ...]]
 
 
@@ -39,7 +41,8 @@ class Scenario:
     over: Callable[[Ended], bool] = lambda done: False
     pages: bool = False
     clock: tuple[float, ...] = ()
-    bench: str = "directories"
+    bench: Callable[[Shared], Bench] = lambda shared: shared.bench()
+    does: Callable[[], int] | None = None  # in place of the command, such as a notebook of Section 4
 
 
 def always(*words: str) -> Command:
@@ -221,7 +224,7 @@ SCENARIOS: list[Scenario] = [
     Scenario(
         "fence", "new", begin_or_resume, begin_or_resume, _names("""
             fence.control:FenceState.enter
-        """), bench="fenced",
+        """), bench=lambda shared: shared.bench("fenced", more=FENCED),
     ),
 ]  # fmt: skip
 

@@ -68,9 +68,13 @@ class Written:
         self.refill(0)
 
     def refill(self, seed: int) -> None:
-        self.bench.scratch.mkdir(parents=True, exist_ok=True)
-        self.bench.emptied(self.source.url)
-        assert Child(Order(self.bench.scratch, (), does=partial(_fill, self.source.url))).wait(120) == 0
+        fill_server(self.source.url, self.bench.scratch)
+
+
+def fill_server(url: str, scratch: Path) -> None:
+    """The source's content, and nothing else, into this server."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    assert Child(Order(scratch, (), does=partial(_fill, url))).wait(120) == 0
 
 
 def _fill(url: str) -> int:
@@ -78,5 +82,7 @@ def _fill(url: str) -> int:
     from helpers.stores import open_target
 
     with open_target(Endpoint(url=url)) as store:
+        for name in store.names():
+            store.drop(name)
         fill_source(store)
     return 0
