@@ -13,6 +13,7 @@ from helpers.results import Verdict
 from helpers.run.folders import RunFolder
 from helpers.schema import load_schema
 from tests.storage import chunks, embedded, fill, lose_vectors
+from tests.test_reembedding import damaged
 from tests.test_source_layout_0_3 import write_old
 from tests.troubles import at, begun, migrated, probe
 
@@ -149,6 +150,18 @@ def test_a_quarantine_that_was_lost_is_made_again(old: RunFolder) -> None:
     assert probe(desk)[:2] == (Verdict.PASS, 0)
     assert desk.aside.counts() == {"infinite_embedding": 1, "missing_embedding": 1, "nan_embedding": 1}
     assert probe(at(old, "48"))[1] == 0
+
+
+def test_the_quarantine_of_a_run_that_made_vectors_anew_is_made_again() -> None:
+    """What is staged again takes the same new vectors, or nothing would come out as it was."""
+    damaged(Path("source"))
+    folder = migrated(begun(migration={"batch_size": 10, "workers": 1, "reembed": "own"}))
+    for file in (folder.workspace / "quarantine").iterdir():
+        file.unlink()
+    desk = at(folder, "47")
+    desk.set_aside()
+    assert desk.aside.counts() == {"missing_embedding": 1}
+    assert not (folder.workspace / "restaged").exists()
 
 
 def test_a_vector_that_the_target_lost_is_added_again() -> None:

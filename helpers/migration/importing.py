@@ -296,20 +296,18 @@ class Job:
         staged = Staged.load(self.folder / RunPath.STAGED) if self.checkpoint.targets else None
         if staged is None:
             self.checkpoint.enter("transform")
-            staging.reembed(self.snapshot, self.parameters, self.reembedded)
-            staged = stage(
-                staging.as_written(self.snapshot, self.reembedded),
-                self.schema,
-                self.context,
-                self.folder / RunPath.STAGED,
-                self.quarantine,
-                dimensions=self.parameters.expected.dimensions,
-                most_bytes=self.most_bytes,
-                progress=progress,
-            )
+            staged = self.staged_in(self.folder / RunPath.STAGED, self.quarantine, progress)
             rows = {name: staged.rows(name) for name in staged.files}
             self.checkpoint.stage(staged.total, sum(staged.quarantined.values()), rows)
         return staged
+
+    def staged_in(self, folder: Path, quarantine: Quarantine, progress: Progress) -> Staged:
+        """The snapshot staged under `folder`, as it was before or will be."""
+        staging.reembed(self.snapshot, self.parameters, self.reembedded)
+        return stage(
+            staging.as_written(self.snapshot, self.reembedded), self.schema, self.context, folder, quarantine,
+            dimensions=self.parameters.expected.dimensions, most_bytes=self.most_bytes, progress=progress,
+        )  # fmt: skip
 
     def plans(self, staged: Staged) -> list[CollectionInfo]:
         """The collections to create in the target (`plan_targets`)."""

@@ -11,7 +11,7 @@ import pandas as pd
 
 from helpers.errors import Terminal
 from helpers.migration.importing import Job
-from helpers.migration.staging import Quarantine, stage
+from helpers.migration.staging import Quarantine
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.run.folders import RunPath
@@ -138,10 +138,7 @@ class NanEmbeddingsStep(StagedTroubleshooter):
                 return
             trial = self.run.workspace / "restaged"
             aside = Quarantine(trial / RunPath.QUARANTINE)
-            allowed = self.run.parameters.expected.dimensions
-            again = stage(
-                self.snapshot, job.schema, job.context, trial / RunPath.STAGED, aside, dimensions=allowed, progress=bar
-            )
+            again = job.staged_in(trial / RunPath.STAGED, aside, bar)
         same = {n: again.rows(n) for n in again.files} == {n: before.rows(n) for n in before.files}
         if not same:
             raise Terminal(

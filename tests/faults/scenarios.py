@@ -6,13 +6,21 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tests.faults.bench import CONTENT, DOUBLED, STUCK, Bench, Ended, Fault, differences
+from helpers.errors import RunbookError
+from helpers.run import plan
+from tests.faults.bench import CONTENT, DOUBLED, LOST, STUCK, Bench, Contents, Ended, Fault, differences
+from tests.faults.services import Fronted
 from tests.faults.shared import Shared
 from tests.signers import Signers
+from tests.storage import embedded
+from tests.test_reembedding import damaged
 
 FENCED = "fence: {kind: command, command: {lock: [touch, locked], unlock: [rm, -f, locked]}}\n"
 Command = Callable[[Bench], tuple[str, ...]]
@@ -112,6 +120,106 @@ def pruned(bench: Bench) -> None:
     for folder in folders:
         if bench.run("snapshots", "verify", folder.name).code:
             raise Fault("LOST", f"half removed: {bench.log[-1]}")
+
+
+def remedy(step: str, **parameters: object) -> Callable[[], int]:
+    """A notebook of Section 4, applied: what stands in the place of the command."""
+    return partial(_remedy, step, parameters)
+
+
+def _remedy(step: str, parameters: dict[str, object]) -> int:
+    from tests.test_troubles_notebooks import executed
+
+    try:
+        executed(plan.find(step), "one", **{"dry_run": False, **parameters})
+    except RunbookError as error:
+        print(f"runbook: {error.line()}")
+        return 1
+    return 0
+
+
+def lose_chunks(bench: Bench) -> None:
+    """Chunks of the target go, one of a collection, and come back under other metadata."""
+    with embedded(bench.home / "target") as store:
+        store.delete("beta", ["b7", "b8"])
+        store.delete("alpha", ["a3"])
+
+
+def lose_fields(bench: Bench) -> None:
+    with embedded(bench.home / "target") as store:
+        rows = store.read("alpha", [f"a{n}" for n in range(10)])
+        for metadata in rows.metadatas:
+            (metadata or {}).pop("word")
+        store.delete("alpha", rows.ids)
+        store.add("alpha", rows)
+
+
+def no_go(bench: Bench) -> None:
+    """The validation has failed, and says so; nothing was decided for it."""
+    if bench.passed("23"):
+        raise Fault(LOST, "chunks are missing in the target, and step 23 passed")
+
+
+class Damaged(Bench):
+    """A bench whose source lost vectors: some are made again by the collection's own function, one chunk is quarantined."""
+
+    STATES = ("new", "migrated")
+
+    def _make_new(self) -> None:
+        super()._make_new()
+        shutil.rmtree(self.home / "source")
+        damaged(self.home / "source")
+
+    def _make_migrated(self) -> None:
+        self.must(*reembed(self))
+
+    def contents(self, place: str) -> Contents:
+        return {} if place == "source" else super().contents(place)  # Chroma's own client cannot read this source
+
+
+def reembed(bench: Bench) -> tuple[str, ...]:
+    if (bench.home / "reports/one/run.json").is_file():
+        return ("resume", "one", "--until", "22")
+    return ("run", "trial.yaml", "--run-id", "one", "--set", "migration.reembed=own", "--until", "22")
+
+
+def one_quarantined(bench: Bench) -> None:
+    """33 chunks with vectors in the target; the one without a text is in quarantine, and in the evidence."""
+    found = bench.contents("target")
+    wanted = {f"c{n}" for n in range(30)} | {f"lost-{n}" for n in range(3)}
+    if gone := sorted(wanted - found["notes"].keys()):
+        raise Fault(LOST, f"notes: {gone} are missing")
+    if more := sorted(found["notes"].keys() - wanted):
+        raise Fault(DOUBLED, f"notes: {more} are too many")
+    listed = (bench.home / "workspace/one/quarantine/checked.jsonl").read_text().splitlines()
+    kept = gzip.decompress((bench.home / "reports/one/results/22_quarantine.jsonl.gz").read_bytes()).splitlines()
+    if len(listed) != 1 or len(kept) != 1 or b"lost-3" not in kept[0]:
+        raise Fault(
+            LOST, f"of the chunk without a vector {len(listed)} entries and {len(kept)} lines of evidence are left"
+        )
+
+
+def lose_quarantine(bench: Bench) -> None:
+    shutil.rmtree(bench.home / "workspace/one/quarantine")
+
+
+def fenced(bench: Bench) -> None:
+    """nginx refuses a client's write, and the fence counts as up."""
+    assert isinstance(bench, Fronted)
+    if bench.fence_is() != "up" or bench.writes(4):
+        raise Fault(LOST, f"the fence is {bench.fence_is()}, and a client's write gets through")
+
+
+def lifted(bench: Bench) -> None:
+    """nginx has the file from before the fence, and lets a client's write through."""
+    assert isinstance(bench, Fronted)
+    if bench.config.read_text() != bench.before or not bench.writes(5):
+        raise Fault(STUCK, "the fence is lifted, and nginx is not what it was")
+
+
+def fronted(shared: Shared) -> Bench:
+    found: Bench = shared.once("fronted", lambda folder: Fronted(folder, shared.stack))
+    return found
 
 
 def _names(text: str) -> frozenset[str]:
@@ -226,6 +334,39 @@ SCENARIOS: list[Scenario] = [
             fence.control:FenceState.enter
         """), bench=lambda shared: shared.bench("fenced", more=FENCED),
     ),
+    Scenario(
+        "nginx's fence", "new", always("run", "trial.yaml", "--run-id", "one", "--until", "20"),
+        lambda bench: ("resume", "one", "--until", "20") if (bench.home / "reports/one/run.json").is_file()
+        else ("run", "trial.yaml", "--run-id", "one", "--until", "20"), _names("""
+            fence.nginx:Nginx.keep fence.nginx:Nginx.write
+        """), check=fenced, bench=fronted,
+    ),
+    Scenario("nginx's fence lifted", "ready", always("fence", "one", "--lift"), always("fence", "one", "--lift"), _names("""
+            fence.nginx:Nginx.put_back
+        """), check=lifted, bench=fronted),
+    Scenario("validation fails", "migrated", always("resume", "one", "--until", "23"), always("resume", "one", "--until", "23"),
+        _names("""
+            runner.notebook:Run._write
+        """), codes=(1, 3), prepare=lose_chunks, check=no_go,
+    ),
+    Scenario("reembedding and quarantine", "new", reembed, reembed, _names("""
+            migration.staging:_part migration.staging:reembed migration.staging:Quarantine.keep
+            migration.staging:Quarantine.evidence steps.migrate:MigrateStep._arrived
+        """), check=one_quarantined, bench=lambda shared: shared.once("damaged", Damaged),
+    ),
+    Scenario("remedy 46", "migrated", always(), always(), _names("""
+            troubleshooting.target:Mend._export
+        """), prepare=lose_fields, does=remedy("46"),
+    ),
+    Scenario("remedy 47", "migrated", always(), always(), _names("""
+            steps.nan_embeddings:NanEmbeddingsStep.set_aside
+        """), prepare=lose_quarantine, check=one_quarantined, does=remedy("47"),
+        bench=lambda shared: shared.once("damaged", Damaged),
+    ),
+    Scenario("remedy 48", "migrated", always(), always(), _names("""
+            troubleshooting.target:Mend._export troubleshooting.target:_state
+        """), prepare=lose_chunks, does=remedy("48"),
+    ),
 ]  # fmt: skip
 
 # Writes at which nothing is killed here: what they leave is made again, or killed in another test.
@@ -250,17 +391,8 @@ WITHOUT: dict[str, str] = {
             """evidence.seals:_tell_outside""",
         "keys of a rehearsal":
             """evidence.signing:throw_away""",
-        "tests/test_fence_nginx.py":
-            """
-            fence.nginx:Nginx.keep fence.nginx:Nginx.put_back fence.nginx:Nginx.write
-        """,
-        "tests/test_import_quarantine.py, tests/heavy/test_killed_runs_end_the_same.py":
-                        """
-            migration.staging:Quarantine.add migration.staging:Quarantine.evidence migration.staging:Quarantine.keep
-            steps.migrate:MigrateStep._arrived
-        """,
-        "new vectors of another model: tests/test_reembedding.py":
-            """migration.staging:_part migration.staging:reembed""",
+        "refused by the target: tests/test_import_quarantine.py, tests/heavy/test_killed_runs_end_the_same.py":
+            """migration.staging:Quarantine.add""",
         "a new database of a server: tests/test_store_new_target.py":
             """
             migration.target_lock:ensure_database migration.target_lock:remove_made_database
@@ -278,20 +410,16 @@ WITHOUT: dict[str, str] = {
             """
             rollback.proof:SourceProof._restore rollback.proof:_keep rollback.return_writes:ReturnWrites._list_open
         """,
-        "the result of a step that failed; of one that passed: runner.notebook:Run._write":
+        "the result of a step that ended outside of its cells; of any other: runner.notebook:Run._write":
             """run.record:RunRecord.finish runner.pipeline:Execution.result""",
+        "proposals and tables of notebooks 42 and 46, which are made again: tests/test_troubles_of_the_data.py":
+            """steps.invalid_scores:_write_yaml steps.missing_metadata:MissingMetadataStep.look""",
         "tests/test_many_databases_in_one_order.py":
             """runner.group:begin""",
         "an empty file that asks a run to stop":
             """runner.outcome:_stop""",
         "tests/test_snapshot_resumes.py":
             """snapshots.export_journal:Journal.open""",
-        "of a remedy in notebooks 41 to 48: tests/test_troubles_*.py":
-                        """
-            steps.invalid_scores:_write_yaml steps.missing_metadata:MissingMetadataStep.look
-            steps.nan_embeddings:NanEmbeddingsStep.set_aside troubleshooting.target:Mend._export
-            troubleshooting.target:_state
-        """,
     }.items()
     for name in names.split()
 }  # fmt: skip

@@ -166,9 +166,9 @@ def nginx(turn: Round) -> str:
 
 
 def _killed_when(
-    turn: Round, bench: Fronted, state: str, command: tuple[str, ...], reached: Callable[[], bool]
+    turn: Round, bench: Fronted, state: str, command: tuple[str, ...], reached: Callable[[], bool], later: float = 0.5
 ) -> Ended:
-    """nginx is killed once the command has come so far and a moment later; how the command ended."""
+    """nginx is killed once the command has come so far, up to so many seconds later; how the command ended."""
     bench.at(state)
     child = bench.start(*command)
     while_at_work(child, reached, "the fence", 200)
