@@ -156,11 +156,14 @@ def test_the_quarantine_of_a_run_that_made_vectors_anew_is_made_again() -> None:
     """What is staged again takes the same new vectors, or nothing would come out as it was."""
     damaged(Path("source"))
     folder = migrated(begun(migration={"batch_size": 10, "workers": 1, "reembed": "own"}))
+    assert probe(at(folder, "47"))[:2] == (Verdict.PASS, 0), "what was made anew can be used"
     for file in (folder.workspace / "quarantine").iterdir():
         file.unlink()
     desk = at(folder, "47")
-    desk.set_aside()
+    assert probe(desk)[:2] == (Verdict.WARNING, 1)
+    desk.resolve()
     assert desk.aside.counts() == {"missing_embedding": 1}
+    assert probe(desk)[:2] == (Verdict.PASS, 0)
     assert not (folder.workspace / "restaged").exists()
 
 

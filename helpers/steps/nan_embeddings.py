@@ -11,7 +11,7 @@ import pandas as pd
 
 from helpers.errors import Terminal
 from helpers.migration.importing import Job
-from helpers.migration.staging import Quarantine
+from helpers.migration.staging import REEMBEDDED, Quarantine, as_written
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.run.folders import RunPath
@@ -65,7 +65,8 @@ class NanEmbeddingsStep(StagedTroubleshooter):
         """One row a chunk of the snapshot whose vector no index can hold: why, and where the chunk is now."""
         listed = self.aside.reasons()
         kept = {chunk for part in self.aside.chunks() for chunk in part.column("id").to_pylist()}
-        rows = [(*key, why, detail) for key, why, detail in _broken(self.snapshot, self._allowed())]
+        snapshot = as_written(self.snapshot, self.run.workspace / REEMBEDDED)  # vectors made anew can be used
+        rows = [(*key, why, detail) for key, why, detail in _broken(snapshot, self._allowed())]
         present = self._present({(collection, chunk) for collection, chunk, _, _ in rows})
         return pd.DataFrame(
             [(c, i, why, detail, (c, i) in listed, i in kept, (c, i) in present) for c, i, why, detail in rows],

@@ -1,0 +1,44 @@
+"""The measure of `make test-long` fails where something leaks, and names what; noise is no leak."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.resources import MB, Held, growth, held
+
+
+def test_what_leaks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A little is kept at each of twelve samples: memory, an open file with a temporary one, a thread."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    over, kept, samples = threading.Event(), list[object](), list[Held]()
+    try:
+        for number in range(12):
+            kept.append(np.ones(4 * MB, np.uint8))
+            kept.append((tmp_path / str(number)).open("wb"))
+            thread = threading.Thread(target=over.wait)
+            thread.start()
+            kept.append(thread)
+            samples.append(held())
+        found = growth(samples, Held(10 * MB, 3, 2, 0, 0))
+    finally:
+        over.set()
+        for thing in kept:
+            if isinstance(thing, threading.Thread):
+                thread.join()
+            elif hasattr(thing, "close"):
+                thing.close()
+    assert [line.split(":")[0] for line in found] == ["memory", "handles", "threads", "temporary"]
+
+
+def test_a_process_that_is_left_is_named_and_noise_is_not() -> None:
+    steady = [Held(200 * MB + (n % 3) * 5 * MB, 30 + n % 2, 9 + n % 2, 2, 4) for n in range(30)]
+    assert growth(steady) == []
+    once = [*steady[:20], Held(260 * MB, 45, 9, 3, 4), *steady[21:]]
+    assert growth(once) == []
+    left = [Held(s.memory, s.handles, s.threads, 2 + n // 5, s.temporary) for n, s in enumerate(steady)]
+    assert [line.split(":")[0] for line in growth(left)] == ["processes"]
