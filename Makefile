@@ -5,6 +5,7 @@
 #   make test-slow HEAVY=1                processes of the longer suites
 #   make test-attacks ARGS="-k evidence"   a part of the attacks
 #   make test-faults ROUNDS=200 SEED=1    rounds of the fault campaign, and what they are drawn from
+#   make test-long REHEARSALS=3           rehearsals in a row
 #   make test-memory LARGE=20000          chunks of the larger of the two migrations that are measured
 #   make PYTHON=python3.12 …              the Python to build .venv with
 
@@ -14,6 +15,7 @@ JOBS ?= 3
 HEAVY ?= 2
 SAMPLE ?= 300
 LARGE ?= 40000
+REHEARSALS ?= 10
 ROUNDS ?= 40
 SEED ?= 20261128
 ARGS ?=
@@ -31,10 +33,10 @@ LATER := $(wildcard $(addprefix notebooks/,14* 22* 23* 24* 25* 26* 27* 30* 4* 5*
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks docs)
 
-.PHONY: help rehearse rehearse-servers test test-slow test-attacks test-kill test-faults test-memory test-compat test-cloud audit lab lint docs bench lock clean
+.PHONY: help rehearse rehearse-servers test test-slow test-attacks test-kill test-faults test-long test-memory test-compat test-cloud audit lab lint docs bench lock clean
 
 help:
-	@echo "make rehearse | rehearse-servers | test | test-slow | test-attacks | test-kill | test-faults | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
+	@echo "make rehearse | rehearse-servers | test | test-slow | test-attacks | test-kill | test-faults | test-long | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
@@ -72,6 +74,10 @@ test-cloud: $(READY)
 # Faults of every kind, drawn from SEED: every chunk is compared after each round. ONLY=n repeats one round.
 test-faults: $(READY)
 	$(BIN)/python -m tests.faults.campaign --rounds $(ROUNDS) --seed $(SEED) $(if $(CI),--minutes 8) $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+# An hour of monitoring in 360 samples, and ten rehearsals in a row: what grows from one to the next fails.
+test-long: $(READY)
+	RUNBOOK_LONG_REHEARSALS=$(REHEARSALS) $(BIN)/python -m pytest -s tests/heavy/test_long_runs_stay_level.py $(ARGS)
 
 test-memory: $(READY)
 	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)

@@ -190,6 +190,8 @@ def test_steps_that_want_the_fence_have_it_put_up_again(made: Made, tmp_path: Pa
     assert with_fence(folder.read(), night) == night
     lift(folder.read())
     assert [s.number for s in with_fence(folder.read(), night[1:])] == ["20", "22", "23"]
+    # What was signed covers the earlier result of step 20: the decision is made and sealed anew, or nobody could sign.
+    assert [s.number for s in with_fence(folder.read(), [plan.find("25")])] == ["20", "24", "25"]
 
 
 def test_until_lifts_the_fence_that_the_run_set(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

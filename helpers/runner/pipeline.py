@@ -491,11 +491,11 @@ def _stand_down(folder: RunState, terminal: Console) -> RunbookError | None:
 
 
 def with_fence(folder: RunState, steps: Sequence[plan.Step]) -> list[plan.Step]:
-    """The steps, step 20 before them where one of them wants the fence and it was lifted since."""
-    fence = Step.FENCE_WRITES
-    wanted = fence not in steps and any(step.fenced for step in steps) and folder.parameters.fence.kind != "none"
+    """The steps, 20 before them where one wants the fence and it was lifted; behind the decision 24, too: it is sealed anew."""
+    wanted = Step.FENCE_WRITES not in steps and any(s.fenced for s in steps) and folder.parameters.fence.kind != "none"
     state = FenceState.load(folder.workspace) if wanted else None
-    return [fence, *steps] if wanted and (state is None or not state.active) else list(steps)
+    before = [Step.FENCE_WRITES, *([Step.REVIEW] if steps and steps[0].number > Step.REVIEW else [])]
+    return [*before, *steps] if wanted and (state is None or not state.active) else list(steps)
 
 
 def _interrupted(folder: RunFolder) -> Interrupted:
