@@ -387,7 +387,7 @@ WITHOUT: dict[str, str] = {
             """evidence.signing:throw_away""",
         "refused by the target: tests/test_import_quarantine.py, tests/heavy/test_killed_runs_end_the_same.py":
             """migration.staging:Quarantine.add""",
-        "what a schema repaired, copied to the evidence: tests/test_schema_transform.py":
+        "what a schema repaired, copied to the evidence: tests/test_numbers_agree.py":
             """steps.migrate:MigrateStep._arrived""",
         "a new database of a server: tests/test_store_new_target.py":
             """

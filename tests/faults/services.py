@@ -78,8 +78,8 @@ http {{ access_log off; server {{ listen {self.listen}; location / {{ proxy_pass
         (self.home / "fence.conf").write_text(self.before)
 
     def _make_decided(self) -> None:
-        """As a night does it: one command from 20 to the decision, the fence up."""
-        self.must("run", "--run-id", "one", "--from", "20", "--until", "24", code=4)
+        """One command to the decision, so that the fence is up."""
+        self.must("run", "--run-id", "one", "--from", "22", "--until", "24", code=4)
         _sign(self)
 
     def at(self, state: str) -> None:
