@@ -41,6 +41,19 @@ def percent(share: float) -> str:
     return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
 
 
+def merged_answers(row: dict[str, Any], k: int) -> str:
+    """What a client's k nearest are where a merged collection is searched whole. `row`: of the fact `recall`; shares 0–1."""
+    same, others = float(row["shared_expected"]), row.get("from_others")
+    if others is None:
+        return f"of the {k} nearest, {percent(same)} are as before"
+    rest = max(0.0, 1 - same - float(others))
+    moved = f", {percent(rest)} of the same one: they moved up, as nearer chunks went elsewhere or to quarantine"
+    return (
+        f"of the {k} nearest, {percent(same)} are as before, {percent(others)} of other source collections"
+        + moved * (rest >= 0.0005)
+    )
+
+
 def duration(seconds: float) -> str:
     """Seconds as 0.4 s, 12 s, 3 min 20 s, 1 h 05 min."""
     if not math.isfinite(seconds):

@@ -18,6 +18,7 @@ import pytest
 
 from helpers.evidence.signoffs import gate_state
 from helpers.rehearsal import write_sample
+from helpers.report.numbers import start_seconds
 from helpers.results import StepResult, Verdict
 from tests.conftest import ROOT
 from tests.plain_english import CLAIMS
@@ -74,8 +75,9 @@ def exercised_what_it_can(reports: Path) -> None:
         ("50", "time watched"),
     ]
     assert {key: found[key].verdict for key in shortened} == dict.fromkeys(shortened, Verdict.NOT_EXERCISED)
-    assert re.fullmatch(r"[\d.]+ s of 1 h 00 min", found["50", "time watched"].detail)
+    assert re.fullmatch(r"[\d.]+ s of 1 h 00 min, first look to last", found["50", "time watched"].detail)
     assert [c.contradiction for c in found.values() if c.contradiction] == []
+    assert all(0 < start_seconds(result) < 120 for result in results.values()), "notebook starts are measured"
     assert [name for _, name in found if CLAIMS.search(name)] == []
 
 

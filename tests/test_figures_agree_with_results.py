@@ -199,9 +199,39 @@ def test_every_figure_that_is_held_against_a_result_is_planted_here() -> None:
         "22_repairs": "13_repairs",
         "22_routing": "13_routing",
         "27_timeline": "22_timeline",
-        "23_distances": "23_distances_cosine",
+        "23_distances_l2": "23_distances_cosine",
+        "23_distances_ip": "23_distances_cosine",
     }
     assert {same.get(key, key) for key in EXPECTED} <= covered
+
+
+def test_repairs_of_each_kind_are_drawn_apart() -> None:
+    """A field that the schema fills from the document for some chunks, and with a default for others."""
+    rows = [
+        {"collection": "a", "field": "language", "rule": rule, "chunks": n}
+        for rule, n in (("missing", 7), ("derived", 13))
+    ]
+    figure = plots.repairs_bar(pd.DataFrame(rows))
+    shown = {kind: style.drawn(figure)[kind] for kind in ("default", "derived", "set", "changed")}
+    assert shown == {"default": [("language", 7.0)], "derived": [("language", 13.0)], "set": [("language", 0.0)],
+                     "changed": [("language", 0.0)]}  # fmt: skip
+    of, name = result("13_repairs", {"repairs": rows})
+    assert disagreements(name, figure, of) == []
+    of.facts["repairs"][1]["rule"] = "missing"
+    assert disagreements(name, figure, of) != []
+
+
+def test_an_empty_collection_and_two_spaces_are_no_disagreement() -> None:
+    """An empty collection has no overlap; the worst of one space says nothing of another's curve."""
+    nothing = {f"overlap_{kind}@{k}": float("nan") for kind in ("exact", "plain") for k in (1, 3)}
+    rows = [*OVERLAPS, {"collection": "empty", "k": 3, **nothing}]
+    of, name = result("23_overlap", {"search": rows})
+    assert disagreements(name, overlap(rows), of) == []
+    figure = plots.distance_ecdf(np.zeros(40), [0.5], tolerance=0.0, floor=5.96e-8, space="l2")
+    of, name = result("23_distances_l2", {"worst": [{"relative": 7.2e-8, "space": "cosine"}]})
+    assert disagreements(name, figure, of) == []
+    of.facts["worst"].append({"relative": 3e-7, "space": "l2"})
+    assert disagreements(name, figure, of) != []
 
 
 def test_a_value_outside_of_the_axes_is_found() -> None:

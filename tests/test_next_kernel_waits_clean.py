@@ -62,6 +62,7 @@ def seen(folder: RunFolder, ready: kernel.NextKernel | None) -> dict[str, Any]:
         pass
     result = execution.result()
     assert (result.verdict, result.error) == (Verdict.PASS, None)
+    assert result.facts["launched"] < result.started, "the result says when the kernel's start began"
     found: dict[str, Any] = json.loads((folder.workspace / "seen.json").read_text(encoding="utf-8"))
     for name in OF_ITS_OWN:
         found["environment"].pop(name, None)

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup
 
-from helpers.formatting import duration
+from helpers.formatting import duration, merged_answers
 from helpers.report import numbers
 from helpers.report.facts import read_run
 from helpers.report.pages import index_page, run_page
-from helpers.report.record import record
+from helpers.report.record import findings, record
 from helpers.results import write_json
 from helpers.run.folders import RunFolder
 from helpers.status import status
@@ -54,7 +54,9 @@ def page(run: RunFolder) -> BeautifulSoup:
 
 
 def tiles(found: BeautifulSoup) -> dict[str, tuple[str, str]]:
-    """Label → (value, note)."""
+    """Label → (value, note); what a tile leads to is on the page."""
+    for link in found.select(".tile a"):
+        assert found.find(id=str(link["href"]).removeprefix("#")) is not None, link
     for link in found.select(".tile a"):
         link.extract()
     parts = [[d.get_text(" ", strip=True) for d in tile.find_all("div")] for tile in found.select(".tile")]
@@ -77,8 +79,15 @@ def test_the_figures_of_the_first_screen_are_those_of_the_results(run: RunFolder
     assert shown["Quarantined"][0] == f"{sum(raw(run, '23')['facts']['quarantine'].values()):,}"
     assert shown["Different"][0] == f"{raw(run, '23')['facts']['differing_chunks']:,}"
     filled = sum(row["chunks"] for row in repairs if row["rule"] == "missing")
+    kinds = {rule: sum(row["chunks"] for row in repairs if row["rule"] == rule) for rule in ("derived", "set")}
     assert (shown["Defaults filled"][0], shown["Values changed"][0]) == (f"{filled:,}", "0")
+    assert shown["Values derived"][0] == f"{kinds['derived']:,}"
     assert filled > 0
+    words = f"0 changed; missing before: {filled:,} got a default, {kinds['derived']:,} what the document tells, {kinds['set']:,}"
+    assert any(caption.get_text().startswith(f"{sum(kinds.values()) + filled:,} values in all: {words}")
+               for caption in page(run).select("caption"))  # fmt: skip
+    said = {item.label: item.measured for item in record(read_run(run.reports))}
+    assert said["Field values"].startswith(words)
     assert shown["Write downtime"][0] == "none"
 
 
@@ -128,6 +137,117 @@ def test_every_time_of_a_rollback_is_in_one_table_with_what_it_counts(run: RunFo
     assert {name: shown[name] for name in expected} == {name: duration(seconds) for name, seconds in expected.items()}
     assert status.rollback_seconds(run.read())[0] == found.clean
     assert tiles(page(run))["Rollback measured"][0] == shown["Service back"]
+    known = {row.find("th").get_text(): row.find_all("td")[2].get_text() for row in table.select("tbody tr")}  # type: ignore[union-attr]
+    parts = [f"step {n} {duration(took(raw(run, n)))} (measured)" for n in ("21", "22")]
+    assert known["Estimate after step 22"] == " + ".join(parts)
+
+
+def test_the_basis_of_a_rollbacks_estimate_is_beside_it(run: RunFolder) -> None:
+    """Step 22 was killed and resumed: what its second half took is not what the whole takes."""
+    edit(run, "22", lambda r: r["facts"].update(resumed=1))
+    by_part = {p["part"]: p["seconds"] for p in raw(run, "13")["facts"]["estimate"]}
+    estimated = sum(seconds for part, seconds in by_part.items() if part.startswith("22 "))
+    row = next(
+        r for r in numbers.rollback_rows(read_run(run.reports).results, {}) if r.name == "Estimate after step 22"
+    )
+    assert row.seconds == pytest.approx(took(raw(run, "21")) + estimated)
+    assert row.known == (f"step 21 {duration(took(raw(run, '21')))} (measured) + step 22 {duration(estimated)} "
+                         "(dry run's estimate; it was resumed)")  # fmt: skip
+
+
+def killed_before(run: RunFolder, seconds: float = 5.4) -> None:
+    """Step 22 was killed once, before it went through."""
+    ended = dt.datetime.fromisoformat(raw(run, "22")["started"]) - dt.timedelta(seconds=3)
+    error = {"code": "kernel_died", "line": "its kernel died (out of memory, or killed)", "type": "WorldError"}
+    nothing: dict[str, Any] = {
+        "checks": [],
+        "phases": [],
+        "facts": {},
+        "figures": [],
+        "error": error,
+        "verdict": "fail",
+    }
+    first = raw(run, "22") | nothing
+    first |= {"started": (ended - dt.timedelta(seconds=seconds)).isoformat(), "finished": ended.isoformat()}
+    write_json(run.reports / "earlier" / "2026-11-28T072535.000" / "results" / "22.json", first)
+
+
+def test_an_attempt_that_does_not_count_is_in_every_table_of_times(run: RunFolder) -> None:
+    killed_before(run)
+    view, found = read_run(run.reports), page(run)
+    table = found.find(id="steps").find_next("table")  # type: ignore[union-attr]
+    shown = [
+        [cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])] for row in table.select("tbody tr")
+    ]  # type: ignore[union-attr]
+    mine = [(row[0], row[1].split()[-1], row[4]) for row in shown if row[0].startswith("22 ")]
+    last = duration(took(raw(run, "22")))
+    assert mine == [("22 Migrate, attempt 1 of 2", "failed", "5.4 s"), ("22 Migrate, attempt 2 of 2", "pass", last)]
+    listed = [(r["step"], round(r["actual"], 1)) for r in rows(view.results, view.attempts) if r["number"] == "22"]
+    assert listed == [
+        ("22 Migrate, attempt 1 of 2: failed", 5.4),
+        ("22 Migrate, attempt 2 of 2", round(took(raw(run, "22")), 1)),
+    ]
+    said = next(item.measured for item in record(view) if item.label.startswith("Execution time"))
+    assert "5.4 s of attempts that do not count" in said
+    assert sum(text.get_text() == "22 Migrate (1)" for text in found.select(".gantt text")) == 1
+    assert numbers.disagreements(view.results, view.attempts) == []
+
+
+def test_what_several_steps_found_is_one_warning_wherever_warnings_are_counted(run: RunFolder) -> None:
+    again = {"name": "fields that contradict", "verdict": "warning", "measured": 4, "threshold": 0, "unit": "values",
+             "relation": "=", "reason": "metadata_contradicts"}  # fmt: skip
+    for step, detail in (
+        ("11", "core: language in 4 chunks"),
+        ("13", "corpus: 4"),
+        ("23", "corpus: 4; in the source: 4"),
+    ):
+        edit(run, step, lambda r, detail=detail: r["checks"].append(again | {"detail": detail}))  # type: ignore[misc]
+    edit(run, "53", lambda r: r["checks"].append(again | {"name": "time", "reason": "too_slow", "detail": "47 s"}))
+    warned: dict[tuple[str, str, str], list[str]] = {}
+    for path in sorted((run.reports / "results").glob("*.json")):
+        for c in json.loads(path.read_text())["checks"]:
+            if c["verdict"] in ("warning", "marginal", "fail") and c["name"] != "decision":
+                warned.setdefault((c["reason"], c["name"], str(c["measured"])), []).append(path.stem)
+    assert ["11", "13", "23"] in warned.values()
+    found, view = page(run), read_run(run.reports)
+    heading = found.find(id="findings")
+    assert heading is not None
+    assert heading.get_text() == f"Warnings and failures: {len(warned)}"
+    lines = findings(view)
+    assert len(lines) == len(warned)
+    assert sum(line.startswith("Steps 11, 13, 23, fields that contradict (warning): 4 values") for line in lines) == 1
+    before = sum(steps[0] <= "24" for steps in warned.values())
+    caption = heading.find_next("caption").get_text()  # type: ignore[union-attr]
+    assert caption.startswith(f"{before} known at the decision (steps 11, ")
+    assert f"{len(warned) - before} found after it (step" in caption
+    tree = found.select_one(".tree")
+    assert tree is not None
+    assert f"Of {before} warnings known at the decision, none are new here" in tree.get_text(" ", strip=True)
+
+
+def test_quarantined_chunks_are_listed_by_name_and_the_whole_file_says_how_it_is_read(run: RunFolder) -> None:
+    chunks = [{"collection": "core", "id": f"c{n}", "reason": "missing_document", "detail": "no document", "embedding": [0.1]}
+              for n in range(3)]  # fmt: skip
+    with gzip.open(run.reports / "22_quarantine.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(chunk)}\n" for chunk in chunks)
+    edit(run, "23", lambda r: r["facts"].update(quarantine={"missing_document": 3}))
+    table = page(run).find(id="quarantined").find_next("table")  # type: ignore[union-attr]
+    listed = [[cell.get_text() for cell in row.find_all(["td", "th"])] for row in table.select("tbody tr")]  # type: ignore[union-attr]
+    assert listed == [[c["collection"], c["id"], c["reason"], c["detail"]] for c in chunks]
+    assert "zcat 22_quarantine.jsonl.gz | less" in table.caption.get_text()  # type: ignore[union-attr]
+
+
+def test_whom_to_call_is_one_click_from_the_headline(run: RunFolder) -> None:
+    found = page(run)
+    links = [link["href"] for link in found.h1.find_next("p").find_all("a")]  # type: ignore[union-attr]
+    assert links == ["#contacts", "#rollback"]
+    assert all(found.find(id=str(link).removeprefix("#")) for link in links)
+
+
+def test_what_clients_of_merged_collections_are_answered_sums_to_all() -> None:
+    said = merged_answers({"shared_expected": 0.332, "from_others": 0.65}, 10)
+    assert sum(map(float, re.findall(r"([\d.]+) %", said))) == pytest.approx(100.0)
+    assert merged_answers({"shared_expected": 0.4, "from_others": 0.6}, 10).count("%") == 2
 
 
 def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_screen(run: RunFolder) -> None:
@@ -139,7 +259,7 @@ def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_
     with gzip.open(run.reports / "22_changes.csv.gz", "wt", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("collection", "id", "field", "old", "new", "rule"), *changed])
     whole = {"recall": 0.93, "low": 0.9, "high": 0.95, "queries": 40, "filter": "none", "scope": "unrestricted"}
-    whole |= {"verdict": "pass", "shared_expected": 0.33}
+    whole |= {"verdict": "pass", "shared_expected": 0.33, "from_others": 0.65}
     edit(run, "23", lambda r: r["facts"].update(recall={"k": 10, "rows": [], "pooled": {"unrestricted": whole}}))
     found = page(run)
     shown = tiles(found)
@@ -165,7 +285,7 @@ def test_what_the_window_took_is_one_number(run: RunFolder) -> None:
     assert found is not None
     assert (found.work, found.starts, found.wall) == pytest.approx((worked, 0.0, wall.total_seconds()))
     said = next(item.measured for item in record(view) if item.label.startswith("Execution time"))
-    assert said == f"1 min 22 s from fence to cutover, {worked:.0f} s of work"
+    assert said == f"1 min 22 s from fence to cutover: {worked:.0f} s of work, the rest between the steps"
     every = sum(took(json.loads(p.read_text())) for p in (run.reports / "results").glob("*.json") if p.stem != "27")
     assert f"{int(every // 60)} min {round(every % 60):02d} s" in index_page(run.reports.parent)
 
@@ -210,6 +330,16 @@ PLANTED: dict[str, tuple[str, Edit, str]] = {
     "changed, counted twice": (
         "23", lambda r: r["facts"].update(metadata={"changed": 4}), "values, changed: 0 (step 22) and 4 (step 23)",
     ),
+    "derived for defaults": ("23", lambda r: r["facts"].update(metadata={"derived": 1}), "values, derived: 0 (step 22) and 1 ("),
+    "ids rewritten": ("23", lambda r: r["facts"].update(metadata={"ids_rewritten": {"chunks": 7}}),
+                      "ids rewritten: 120 (step 22) and 7 (step 23)"),
+    "queries asked": (
+        "23", lambda r: r["facts"].update(recall={"k": 10, "rows": [{"scope": "restricted", "queries": 3}],
+                                                  "pooled": {"restricted": {"queries": 4, "recall": None}}}),
+        "queries, restricted: 4 (step 23, pooled) and 3 (step 23, by collection)",
+    ),
+    "write downtime": ("53", lambda r: r["facts"].update(downtime_seconds=90.1), "write downtime: 0.0 s (steps 20 and 25) and"),
+    "an attempt": ("22", lambda r: r.update(started="2026-11-28T07:20:00.000+00:00"), "step 22 Migrate, attempt 1 of 2: it e"),
     "a step's end": ("24", lambda r: r.update(finished="2026-11-28T07:20:00.000+00:00"), "step 24: it ended"),
     "a phase": ("22", lambda r: r["phases"][0].update(seconds=900.0), "step 22: its phase 1 export does not lie between"),
 }  # fmt: skip
@@ -224,9 +354,12 @@ def test_a_run_whose_figures_agree_says_nothing(run: RunFolder) -> None:
 def test_a_planted_contradiction_is_on_the_first_screen(run: RunFolder, kind: str) -> None:
     step, change, said = PLANTED[kind]
     moved = sum(row["target"] for row in raw(run, "22")["facts"]["arrivals"])
-    edit(run, "22", lambda r: r["facts"].update({"import": {"to_write": moved}}))
+    edit(run, "22", lambda r: r["facts"].update({"import": {"to_write": moved}, "ids_rewritten": 120}))
+    if kind == "an attempt":
+        killed_before(run)
     edit(run, step, change)
-    assert any(line.startswith(said) for line in numbers.disagreements(read_run(run.reports).results))
+    view = read_run(run.reports)
+    assert any(line.startswith(said) for line in numbers.disagreements(view.results, view.attempts))
     banner = page(run).select_one(".banner")
     assert banner is not None
     assert re.search(f"FIGURES DISAGREE: .*{re.escape(said)}", banner.get_text(" ", strip=True))

@@ -174,7 +174,11 @@ def test_sums_over_fields_count_values_and_contradicting_chunks_are_named(begin:
     step = ExploreSourceStep(run)
     for table in ("completeness", "values", "contradictions"):
         getattr(step, table)()
-    for name in ("missing fields of the schema", "values out of range", "fields that contradict their document"):
+    for name in (
+        "missing fields of the schema",
+        "values out of range or no number",
+        "fields that contradict their document",
+    ):
         assert _check(run, name).unit == "values"
     check = _check(run, "fields that contradict their document")
     assert 1 <= check.measured == len(check.ids) <= 20

@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,11 +110,10 @@ def _routing(result: StepResult, shown: Series) -> Series:
 
 
 def _repairs(result: StepResult, _: Series) -> Series:
-    sums: dict[str, dict[str, float]] = {"filled": defaultdict(float), "changed": defaultdict(float)}
-    for row in _rows(result, "repairs"):
-        mine, other = ("filled", "changed") if kind_of(row["rule"]) != "changed" else ("changed", "filled")
-        sums[mine][str(row["field"])] += row["chunks"]
-        sums[other][str(row["field"])] += 0
+    rows = _rows(result, "repairs")
+    sums = {kind: {str(r["field"]): 0.0 for r in rows} for kind in ("default", "derived", "set", "changed")}
+    for row in rows:
+        sums[kind_of(row["rule"])][str(row["field"])] += row["chunks"]
     series: Series = {kind: [(name(f, 26), n) for f, n in fields.items()] for kind, fields in sums.items()}
     return {**series, "title": [(count(sum(fields.values())),) for fields in sums.values()]}
 
@@ -145,10 +145,10 @@ def _differences(result: StepResult, _: Series) -> Series:
     return {"title": [(count(total, "difference"),)]}
 
 
-def _distances(result: StepResult, shown: Series) -> Series:
-    """The right end of the curve is the worst chunk's, or the floor; the title counts as many vectors as were compared."""
+def _distances(space: str, result: StepResult, shown: Series) -> Series:
+    """The right end of the curve is the worst chunk's of that space, or the floor; not judged where none is among the worst."""
     right = max(x for x, _ in shown["source to target, same id"])
-    worst = [float(r["relative"]) for r in _rows(result, "worst")]
+    worst = [float(r["relative"]) for r in _rows(result, "worst") if r.get("space", space) == space]
     lines = any(math.isclose(right, w, rel_tol=1e-9) for w in worst) or all(w < right for w in worst)
     return {} if lines or not worst else {"source to target, same id": [(max(worst), 1.0)]}
 
@@ -258,7 +258,8 @@ def _values(_: StepResult, shown: Series) -> Series:
 EXPECTED: Mapping[str, Callable[[StepResult, Series], Series]] = {
     "11_completeness": _completeness, "11_values": _values, "11_map": _points, "13_repairs": _repairs, "13_routing": _routing,
     "22_repairs": _repairs, "22_routing": _routing, "22_timeline": _timeline, "22_throughput": _throughput,
-    "22_written": _written, "23_counts": _counts, "23_distances": _distances, "23_norms": _norms,
+    "22_written": _written, "23_counts": _counts, "23_norms": _norms,
+    **{f"23_distances_{space}": partial(_distances, space) for space in ("cosine", "l2", "ip")},
     "23_plane": _points, "23_completeness": _completeness_of_both,
     "23_overlap": _overlap, "23_recall": _recall, "23_differences": _differences, "27_timeline": _timeline,
     "50_latency": _watch, "51_performance": _performance, "51_latency": _latency, "53_durations": _durations,

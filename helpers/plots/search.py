@@ -14,10 +14,12 @@ from matplotlib.ticker import MaxNLocator
 
 from helpers.plots.style import (
     BLUE,
+    GREEN,
     GREY,
     INK,
     ORANGE,
     RED,
+    SKY,
     count,
     draw,
     empty,
@@ -382,18 +384,21 @@ def completeness_heatmap(df: pd.DataFrame, what: str = "field", meaning: str = "
 
 
 def repairs_bar(df: pd.DataFrame) -> Figure:
-    """How many values the schema filled in and how many it changed, apart, by field. `df`: field, rule, chunks."""
+    """How many values the schema filled in, by where they come from, and how many it changed, by field.
+
+    `df`: field, rule, chunks.
+    """
     frame = df[df["chunks"] > 0] if len(df) else df
     if not len(frame):
         return empty(
             "The schema changed no value and filled none", "Every field of every chunk was as the schema wants it."
         )
-    frame = frame.assign(field=frame["field"].astype(str), filled=frame["rule"].map(kind_of) != "changed")
-    table = frame.pivot_table(index="field", columns="filled", values="chunks", aggfunc="sum", fill_value=0)
-    table = table.reindex(columns=[True, False], fill_value=0).set_axis(["filled", "changed"], axis=1)
+    frame = frame.assign(field=frame["field"].astype(str), kind=frame["rule"].map(kind_of))
+    table = frame.pivot_table(index="field", columns="kind", values="chunks", aggfunc="sum", fill_value=0)
+    table = table.reindex(columns=[*_FILLED, "changed"], fill_value=0)
     table = table.assign(all=table.sum(axis=1)).reset_index().sort_values(["all", "field"], ascending=[False, True])
-    title = f"{count(table['filled'].sum(), 'value')} filled in where there was none, {count(table['changed'].sum())} changed"
-    title += f", in {count(len(table), 'field')}"
+    filled = [f"{count(table[kind].sum())} {words}" for kind, (_, words) in _FILLED.items()]
+    title = f"Of missing values {', '.join(filled)}; {count(table['changed'].sum())} changed, in {count(len(table), 'field')}"
     note = "Counted: fields in which the schema filled or changed a value. Each side has its own scale."
     if len(table) > _BARS:
         rarest = set(
@@ -402,27 +407,36 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
         kept = pd.concat([table[table["field"].isin(rarest) & (table["changed"] > 0)], table]).drop_duplicates("field")
         note += f" {_BARS} of {count(len(table), 'field')} are drawn: those with most changes, then the most frequent."
         table = kept.head(_BARS).sort_values(["all", "field"], ascending=[False, True])
-    with draw(1.9 + 0.26 * len(table), title, note, panels=2, sharey=True) as (figure, panels):
-        rows = np.arange(len(table))
-        sides = (("filled", BLUE, "chunks with a value filled in"), ("changed", ORANGE, "chunks with a value changed"))
-        for panel, (side, color, label) in zip(panels, sides, strict=True):
-            panel.barh(rows, table[side], height=0.6, color=color, gid=side)
-            for row, chunks in enumerate(table[side]):
+    with draw(2.1 + 0.26 * len(table), title, note, panels=2, sharey=True) as (figure, panels):
+        rows, end = np.arange(len(table)), np.zeros(len(table))
+        for kind, (color, words) in _FILLED.items():
+            panels[0].barh(rows, table[kind], left=end, height=0.6, color=color, gid=kind, label=words)
+            end = end + table[kind].to_numpy(float)
+        panels[1].barh(rows, table["changed"], height=0.6, color=ORANGE, gid="changed")
+        legend_above(panels[0], 1)
+        sides = ((end, 1.25, "chunks with a value filled in"), (table["changed"], 2.4, "chunks with a value changed"))
+        for panel, (values, room, label) in zip(panels, sides, strict=True):
+            for row, chunks in enumerate(values):
                 if chunks:
                     panel.text(chunks, row, f"\u00a0{count(chunks)}", va="center", fontsize=9)
             rows_axis(panel, [name(f, 26) for f in table["field"]])
-            panel.set_xlim(0, max(1.0, float(table[side].max())) * (1.25 if side == "filled" else 2.4))
+            panel.set_xlim(0, max(1.0, float(max(values))) * room)
             whole_numbers(panel)
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             panel.set_xlabel(label)
         panels[1].tick_params(axis="y", labelleft=False)
         for row, field in enumerate(table["field"]):
-            rules = frame[(frame["field"] == field) & ~frame["filled"]]
+            rules = frame[(frame["field"] == field) & (frame["kind"] == "changed")]
             if len(rules):
                 named = ", ".join(sorted(set(rules["rule"].astype(str))))
                 panels[1].annotate(name(named, 30), (table["changed"].iloc[row], row), (34, 0), color=GREY, fontsize=8.5,
                                    textcoords="offset points", va="center", annotation_clip=False)  # fmt: skip
     return figure
+
+
+_FILLED = {  # of a value that was missing: its colour, and where the new one comes from
+    "default": (BLUE, "got a default"), "derived": (GREEN, "what the document tells"), "set": (SKY, "set by the schema"),
+}  # fmt: skip
 
 
 def completeness_before_after(df: pd.DataFrame) -> Figure:

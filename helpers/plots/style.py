@@ -135,7 +135,9 @@ def _values(shape: Artist, rows: dict[int, str], columns: dict[int, str]) -> lis
         return [(float(a), float(b), float(n)) for a, b, n in zip(edges[:-1], edges[1:], heights, strict=True) if n]
     if isinstance(shape, AxesImage):
         table: NDArray[np.float64] = np.ma.filled(np.ma.asarray(shape.get_array()), np.nan)
-        return [(rows.get(r, ""), columns.get(c, ""), float(v)) for (r, c), v in np.ndenumerate(table)]
+        return [
+            (rows.get(r, ""), columns.get(c, ""), float(v)) for (r, c), v in np.ndenumerate(table) if np.isfinite(v)
+        ]
     if isinstance(shape, LineCollection):
         ends = [end for path in shape.get_segments() if (end := np.ma.filled(np.ma.asarray(path), np.nan)).size == 4]
         return [

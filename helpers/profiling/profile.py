@@ -65,6 +65,7 @@ class FieldSeen:
     types: Counter[str] = field(default_factory=Counter)
     values: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)  # wrong_type, out_of_range, unknown_value
+    no_numbers: int = 0  # of those out of range
     minimum: float | None = None
     maximum: float | None = None
 
@@ -80,6 +81,7 @@ class FieldSeen:
         kind = fault(value, rule) if rule is not None else ""
         if kind:
             self.wrong[kind] += 1
+            self.no_numbers += kind == "out_of_range" and type(value) not in (int, float)
         return kind
 
     def common(self) -> str:
@@ -258,7 +260,7 @@ class Scan:
         for chunk, new, target in zip(done.source_ids, done.batch.ids, done.targets, strict=True):
             self.targets[target] += chunk not in bad
             self.routes[info.name, target] += chunk not in bad
-            if new != chunk:
+            if new != chunk and chunk not in bad:  # what is set aside keeps its id
                 self.rewritten += 1
                 self.rewritten_example = (chunk, new) if self.rewritten == 1 else self.rewritten_example
             self.ids.add(chunk.encode("utf-8", "surrogatepass"), (info.name, chunk, target))
@@ -395,11 +397,16 @@ class Profile:
         )
         lacking = {r.name: self.chunks - _present(scan, r.name) for r in self.schema.fields if r.fixed is None}
         worst = sorted((name for name, n in lacking.items() if n), key=lambda name: -lacking[name])
+        derived = {name: min(lacking[name], scan.repairs[name, "derived"]) for name in worst}
+        told = sum(derived.values())
+        named = ", ".join(
+            f"{name} {lacking[name]}{f' ({derived[name]} derived)' * bool(derived[name])}" for name in worst
+        )
         self.check(
             "missing fields of the schema",
             sum(lacking.values()),
             ReasonCode.MISSING_METADATA,
-            "Filled in by the schema: " + ", ".join(f"{name} {lacking[name]}" for name in worst),
+            f"{count(told)} get what the document tells, {count(sum(lacking.values()) - told)} a default: {named}",
             applies=bool(lacking),
             unit="values",
         )
@@ -429,16 +436,17 @@ class Profile:
         judged = not self.schema.is_identity
         out = sum(seen.wrong["out_of_range"] for seen in scan.fields.values())
         other = sum(seen.wrong[kind] for seen in scan.fields.values() for kind in ("wrong_type", "unknown_value"))
+        other_type = sum(seen.no_numbers for seen in scan.fields.values())
         self.check(
-            "values out of range",
+            "values out of range or no number",
             out,
             ReasonCode.INVALID_SCORES,
-            "The schema says what becomes of them.",
+            f"{count(out - other_type)} out of range, {count(other_type)} no number where one is wanted",
             judged,
             unit="values",
         )
         self.check(
-            "values of a wrong type or not allowed",
+            "other values of a wrong type or not allowed",
             other,
             ReasonCode.INVALID_VALUES,
             "Converted or repaired.",

@@ -13,6 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree import ElementTree  # nosec B405  (what it reads has no document type)
@@ -22,9 +23,9 @@ from markupsafe import Markup, escape
 from helpers.errors import RunbookError
 from helpers.evidence.signing import Signer
 from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state, newest, statements
-from helpers.formatting import lines
+from helpers.formatting import lines, text
 from helpers.reason_codes import ReasonCode
-from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, contents, json_in, passed
+from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, contents, json_in, kind_of, passed
 from helpers.run import plan
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
@@ -94,7 +95,7 @@ _PHASES = 200
 # Figures that a signer reads on paper; the others are printed with their notebooks.
 _PRINTED = ("13_", "23_counts", "23_distances", "23_overlap", "23_recall", "23_completeness", "51_")
 _LARGEST = 2_000_000  # bytes of a figure that a page holds
-CHANGED = f"{Step.MIGRATE}_changes.csv.gz"
+CHANGED, QUARANTINED = f"{Step.MIGRATE}_changes.csv.gz", f"{Step.MIGRATE}_quarantine.jsonl.gz"
 _NOT_RUN, _UNREADABLE = "not run", "unreadable"
 
 
@@ -111,6 +112,12 @@ class StepRow:
     page: str = ""
     notebook: str = ""
     result: StepResult | None = None
+    attempt: str = ""  # "attempt 1 of 2", of a step that was executed more than once
+
+    @property
+    def name(self) -> str:
+        """Number, title and attempt, as every table of times names it."""
+        return f"{self.number} {self.title}{self.attempt and f', {self.attempt}'}"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -122,6 +129,23 @@ class StepRow:
     def not_exercised(self) -> list[Check]:
         """What the step did not run, or ran only in part."""
         return [c for c in self.result.checks if c.verdict is Verdict.NOT_EXERCISED] if self.result else []
+
+
+@dataclass(slots=True)
+class Finding:
+    """A check that warned, was marginal or failed, as the first of the steps found it; `steps` are all that found the same."""
+
+    check: Check
+    steps: list[str]
+
+    @property
+    def at_decision(self) -> bool:
+        """Whether it was on the page that those who decide had before them."""
+        return self.steps[0] <= Step.REVIEW
+
+    @property
+    def where(self) -> str:
+        return ", ".join(self.steps)
 
 
 @dataclass(slots=True)
@@ -152,6 +176,7 @@ class RunView:
     steps: list[StepRow]
     signoffs: list[SignOff]
     gates: dict[str, GateState]
+    attempts: list[StepRow] = field(default_factory=list)  # earlier executions of steps, by time; none of them counts
     outcome: Outcome = field(default_factory=lambda: Outcome("open", "Not started"))
 
     @property
@@ -190,6 +215,17 @@ class RunView:
         try:
             yield from read_changes(self.folder / CHANGED)
         except (OSError, EOFError, ValueError, zlib.error, csv.Error):
+            return
+
+    @property
+    def quarantined(self) -> Iterator[dict[str, str]]:
+        """Each chunk in quarantine: collection, id, reason, detail; none where step 22 left no list."""
+        try:
+            with gzip.open(self.folder / QUARANTINED, "rt", encoding="utf-8") as file:
+                for line in file:
+                    chunk = json.loads(line)
+                    yield {key: str(chunk.get(key) or "") for key in ("collection", "id", "reason", "detail")}
+        except (OSError, EOFError, ValueError, zlib.error, AttributeError):
             return
 
     @property
@@ -269,12 +305,28 @@ class RunView:
         return max((s.result.finished for s in self.steps if s.result), default="")
 
     @property
-    def findings(self) -> Iterator[tuple[StepRow, list[Check]]]:
-        """Steps with the checks that warned, were marginal or failed, in the order of the steps."""
+    def findings(self) -> list[Finding]:
+        """Every check that warned, was marginal or failed, in the order of the steps; one that later steps repeat is one.
+
+        The only list of them: pages and documents take theirs from here. The decision of step 24 repeats them all, and is none.
+        """
+        found: dict[tuple[str, str, str, str], Finding] = {}
         for step in self.steps:
-            checks = step.result.checks if step.result else []
-            if found := [c for c in checks if c.verdict not in (*UNREMARKABLE, Verdict.NOT_EXERCISED)]:
-                yield step, found
+            for c in step.result.checks if step.result else []:
+                fine = c.verdict in (*UNREMARKABLE, Verdict.NOT_EXERCISED)
+                if fine or (step.number, c.name) == (Step.REVIEW, "decision"):
+                    continue
+                key = (c.reason, c.name, c.verdict, text(c.measured))
+                if step.number not in (same := found.setdefault(key, Finding(c, []))).steps:
+                    same.steps.append(step.number)
+        return list(found.values())
+
+    @property
+    def executions(self) -> Iterator[StepRow]:
+        """Every execution of each step in the order of the steps: the earlier attempts, then the one that counts."""
+        for step in self.steps:
+            yield from (row for row in self.attempts if row.number == step.number)
+            yield step
 
     @property
     def not_exercised(self) -> list[tuple[StepRow, Check]]:
@@ -285,13 +337,16 @@ class RunView:
     def tallies(self) -> list[tuple[str, str, list[tuple[str, int]]]]:
         """Quarantined chunks by reason and repairs by field, each as (title, first head, rows)."""
         found = [("Quarantined chunks, by reason", "Reason", self._tally("quarantine", "reason"))]
-        found.append(("Repairs, by field and rule", "Field", self._tally("repairs", "field")))
+        found.append(("What the schema filled in or changed, by field", "Field", self._tally("repairs", "field")))
         return [table for table in found if table[2]]
 
     def _tally(self, name: str, key: str) -> list[tuple[str, int]]:
         """A fact that maps reasons to numbers, or rows with `key`, perhaps `rule`, and `chunks`; summed, most first."""
         pairs: list[tuple[str, Any]] = [(str(k), v) for k, v in self.table(name).items()]
-        pairs += [(" · ".join(str(r[k]) for k in (key, "rule") if k in r), r.get("chunks")) for r in self.rows(name)]
+        for row in self.rows(name):
+            kind = kind_of(rule := str(row["rule"])) if "rule" in row else ""
+            told = f" · {kind}{f' ({rule})' if kind == 'changed' else ''}" if kind else ""
+            pairs.append((f"{row.get(key, '')}{told}", row.get("chunks")))
         sums: Counter[str] = Counter()
         for label, n in pairs:
             sums[label] += n if isinstance(n, int) else 0
@@ -410,7 +465,7 @@ def read_run(run: RunState | Path) -> RunView:
     folder = run.reports
     return RunView(
         folder, _or(run, lambda r: r.facts, {}), _or(run, lambda r: r.document, {}), _or(run, lambda r: r.text, ""),
-        list(_steps(run)), read_signoffs(run), _gates(run),
+        steps := list(_steps(run)), read_signoffs(run), _gates(run), list(_attempts(run, steps)),
     )  # fmt: skip
 
 
@@ -440,6 +495,37 @@ def _gates(run: RunState) -> dict[str, GateState]:
         return {}
 
 
+def _attempts(run: RunState, steps: list[StepRow]) -> Iterator[StepRow]:
+    """What earlier executions left below `earlier/`, by time; numbers each, and the execution that counts."""
+    earlier = sorted(run.reports.glob(f"{RunPath.EARLIER}/*/{RunPath.RESULTS}/*.json"))
+    whole = Counter(path.stem for path in earlier)
+    at: Counter[str] = Counter()
+    for step in steps:
+        if (n := whole[step.number]) and step.result:
+            step.attempt = f"attempt {n + 1} of {n + 1}"
+    for path in earlier:
+        at[path.stem] += 1
+        step = next((s for s in steps if s.number == path.stem), StepRow(path.stem, "", _NOT_RUN))
+        row = replace(
+            step, attempt=f"attempt {at[path.stem]} of {whole[path.stem] + bool(step.result)}", page="", notebook=""
+        )
+        row.result = _result(partial(StepResult.read, path, run.id))
+        row.verdict = _verdict(row.result)
+        for found in path.parents[1].glob(f"{path.stem}_*.*"):
+            name = found.relative_to(run.reports).as_posix()
+            row.page, row.notebook = (name, row.notebook) if found.suffix == ".html" else (row.page, name)
+        yield row
+
+
+def _verdict(result: StepResult | None) -> str:
+    """As `StepRow.verdict` has it."""
+    if result is None:
+        return _UNREADABLE
+    if result.error and result.error.get("code") != ReasonCode.NO_GO:
+        return "interrupted" if result.error.get("code") == ReasonCode.INTERRUPTED else "failed"
+    return result.verdict.value
+
+
 def _steps(run: RunState) -> Iterator[StepRow]:
     """Every step of the standard sequence, and any other that left a result."""
     folder = run.reports
@@ -453,16 +539,14 @@ def _steps(run: RunState) -> Iterator[StepRow]:
             row.notebook = notebook.name
             row.page = notebook.with_suffix(".html").name if notebook.with_suffix(".html").is_file() else ""
         if number in left:
-            row.result = _result(run, number)
-            row.verdict = row.result.verdict.value if row.result else _UNREADABLE
+            row.result = _result(partial(run.result, number))
+            row.verdict = _verdict(row.result)
             row.title = row.result.title if row.result else row.title
-            if row.result and row.result.error and row.result.error.get("code") != ReasonCode.NO_GO:
-                row.verdict = "interrupted" if row.result.error.get("code") == ReasonCode.INTERRUPTED else "failed"
         yield row
 
 
-def _result(run: RunState, number: str) -> StepResult | None:
+def _result(read: Callable[[], StepResult | None]) -> StepResult | None:
     try:
-        return run.result(number)
+        return read()
     except (RunbookError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -7,7 +7,7 @@ whoever has the folder can compute them again. Below them the steps on a clock, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -27,6 +27,7 @@ Results = Mapping[str, StepResult]
 
 SERVICE_BACK, CLEAN = "Lift the write fence", "Remove from the target what the run made"
 FILES_BACK = "Put configuration files back, restart, health"
+RESTART = "restart and wait for health"  # the phase of step 25
 """The stages of step 27 whose ends matter to people: clients read and write at the source again; the target is clean."""
 _SEQUENCE = frozenset(step.number for step in plan.LINE)
 _FIRST, _LAST = Step.FENCE_WRITES, Step.CUTOVER
@@ -38,12 +39,13 @@ class ForwardTimes:
     """The steps of the window that have run (20 to 25), in seconds.
 
     `work`: what the steps took, summed. `starts`: until their notebooks had started, summed. `wall`: from the first start to the
-    last end, waiting for people included.
+    last end, waiting for people included. `attempts`: what earlier attempts of these steps took, which is in `wall` only.
     """
 
     work: float
     starts: float
     wall: float
+    attempts: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +66,16 @@ def work(results: Results) -> float:
     return sum(r.seconds for number, r in results.items() if number in _SEQUENCE)
 
 
-def forward(results: Results) -> ForwardTimes | None:
-    """None where no step of the window has run to its end."""
+def forward(results: Results, attempts: Iterable[StepRow] = ()) -> ForwardTimes | None:
+    """None where no step of the window has run to its end. `attempts`: `RunView.attempts`."""
     steps = [r for number, r in results.items() if _FIRST <= number <= _LAST and r.finished]
     begun = [when for r in steps if (when := instant(launched(r)))]
     ended = [when for r in steps if (when := instant(r.finished))]
     if not begun or not ended:
         return None
     wall = (max(ended) - min(begun)).total_seconds()
-    return ForwardTimes(sum(r.seconds for r in steps), sum(map(start_seconds, steps)), wall)
+    lost = sum(row.result.seconds for row in attempts if row.result and _FIRST <= row.number <= _LAST)
+    return ForwardTimes(sum(r.seconds for r in steps), sum(map(start_seconds, steps)), wall, lost)
 
 
 def launched(result: StepResult) -> str:
@@ -135,12 +138,12 @@ class RollbackRow(NamedTuple):
 def rollback_rows(results: Results, drill: Mapping[str, Any]) -> list[RollbackRow]:
     """Every time of a rollback that this run knows, under its one name. `drill`: what a rehearsal's drill left."""
     rows = []
-    counts = "reading the source once more and removing what step 22 wrote; without notebook start, restart and watch"
+    counts = "reading the source once more and removing what step 22 wrote; no notebook start, no restart, no watch"
     night = results[Step.SCHEDULE_AND_NOTIFY].facts.get("night") if Step.SCHEDULE_AND_NOTIFY in results else None
     if isinstance(night, dict) and isinstance(told := night.get("way_back_seconds"), int | float):
-        rows.append(RollbackRow("Estimate announced", counts, told, "estimated by the dry run, announced in step 14"))
+        rows.append(RollbackRow("Estimate announced", counts, told, _basis(results, announced=True)))
     if Step.MIGRATE in results and (guess := rollback_estimate(results)) is not None:
-        rows.append(RollbackRow("Estimate after step 22", counts, guess, "what steps 21 and 22 took"))
+        rows.append(RollbackRow("Estimate after step 22", counts, guess, _basis(results)))
     result = results.get(Step.ROLLBACK)
     if (found := rollback(result)) is not None and result is not None:
         begun, first = ordered(result), min(at for p in result.phases if (at := instant(p.started)))
@@ -164,15 +167,29 @@ def rollback_rows(results: Results, drill: Mapping[str, Any]) -> list[RollbackRo
 
 def rollback_estimate(results: Results) -> float | None:
     """Seconds until the target is clean, at most: what the same work took on the way there, or is estimated to take."""
-    by_step, found = estimate(results)[0], 0.0
+    parts = _estimated_parts(results)
+    return sum(seconds for _, seconds, _ in parts) if all(seconds for _, seconds, _ in parts) else None
+
+
+def _estimated_parts(results: Results, *, announced: bool = False) -> list[tuple[str, float, str]]:
+    """What a rollback's estimate is the sum of: (step, seconds, how they are known); `announced` before the window."""
+    by_step = estimate(results)[0]
+    parts: list[tuple[str, float, str]] = []
     for number in (Step.SNAPSHOT, Step.MIGRATE):
         result = results.get(number)
-        whole = result is not None and passed(result) and not result.facts.get("resumed")
-        seconds = result.seconds if whole and result is not None else by_step.get(number, 0.0)
-        if not seconds:
-            return None
-        found += seconds
-    return found
+        if not announced and result is not None and passed(result) and not result.facts.get("resumed"):
+            parts.append((number, result.seconds, "measured"))
+        else:
+            resumed = not announced and result is not None and result.facts.get("resumed")
+            why = "dry run's estimate" + "; it was resumed" * bool(resumed)
+            parts.append((number, by_step.get(number, 0.0), why))
+    return parts
+
+
+def _basis(results: Results, *, announced: bool = False) -> str:
+    """`step 21 4.4 s (measured) + step 22 8.3 s (dry run's estimate; it was resumed)`."""
+    parts = _estimated_parts(results, announced=announced)
+    return " + ".join(f"step {number} {duration(seconds)} ({how})" for number, seconds, how in parts)
 
 
 STARTS = "notebook starts"  # behind the numbers of the steps: the part of the estimate that is not work of a step
@@ -203,10 +220,20 @@ def downtime(results: Results) -> tuple[float | None, str]:
     over = [when for end in ends if (when := instant(end.get("writes_again"))) and when > up]
     if not over:
         return None, f"writes to the source refused since {moment(said['up'])}; reads are not refused"
+    waited = signing(results)
+    people = f", {duration(waited)} of it between decision and cutover (seals, signatures)" if waited else ""
     return (
         (min(over) - up).total_seconds(),
-        "writes only: from the fence until the application could write again; reads of clients were not observed",
+        f"writes only, from the fence until the application could write again{people}; reads of clients were not observed",
     )
+
+
+def signing(results: Results) -> float:
+    """Seconds between the end of step 24 and the start of step 25: seals, and people who sign. 0 where one has not run."""
+    review, cutover = results.get(Step.REVIEW), results.get(Step.CUTOVER)
+    decided = instant(review.finished) if review is not None else None
+    went_on = instant(launched(cutover)) if cutover is not None else None
+    return max(0.0, (went_on - decided).total_seconds()) if decided and went_on else 0.0
 
 
 def _recorded(results: Results) -> tuple[float | None, str]:
@@ -321,7 +348,7 @@ def _sum(rows: Any, key: str) -> int | None:
     return sum(numbers) if len(numbers) == len(values) else None
 
 
-def disagreements(results: Results) -> list[str]:
+def disagreements(results: Results, attempts: Iterable[StepRow] = ()) -> list[str]:
     """Where two steps of this run, or two figures of one step, contradict each other: a line each, with both.
 
     A run with such a line cannot be signed on its figures, whatever its verdicts say.
@@ -365,10 +392,12 @@ def disagreements(results: Results) -> list[str]:
             pairs.append(("changed", "chunks, step 22", changed, "values, at least one in each of these chunks", most))
         pairs.append(("values changed", "step 22, by field", most, "in the evidence", moved.facts.get("changes_file")))
         told = test.facts.get("metadata") or {} if test is not None else {}
+        again = (told.get("ids_rewritten") or {}).get("chunks")
         if (moved.facts.get("import") or {}).get("to_write") == mine[
             "migrated"
         ]:  # else the target refused some of them
             whole = counts(results)
+            pairs.append(("ids rewritten", "step 22", whole.rewritten, "step 23", again))
             for name, n in {
                 "changed": most,
                 "derived": whole.derived,
@@ -380,9 +409,14 @@ def disagreements(results: Results) -> list[str]:
             pairs.append(
                 ("chunks", "routed, to quarantine included", _sum(ways, "chunks"), "in the source", mine["source"])
             )
+        asked = test.facts.get("recall") or {} if test is not None else {}
+        for scope, pooled in (asked.get("pooled") or {}).items():
+            rows = [row for row in asked.get("rows") or [] if row.get("scope") == scope]
+            pairs.append((f"queries, {scope}", "step 23, pooled", (pooled or {}).get("queries"),
+                          "step 23, by collection", _sum(rows, "queries")))  # fmt: skip
     lines = [f"{what}: {a:,} ({where}) and {b:,} ({there})" for what, where, a, there, b in pairs
              if isinstance(a, int) and isinstance(b, int) and a != b]  # fmt: skip
-    return lines + list(_wrong_times(results))
+    return [*lines, *_wrong_times(results), *_wrong_attempts(results, attempts)]
 
 
 _WORDS = {"source": "in the source", "migrated": "in the target", "quarantined": "quarantined"}
@@ -400,6 +434,19 @@ def _wrong_times(results: Results) -> Iterator[str]:
             at = instant(phase.started)
             if at and not begun - _SLACK <= at <= at + timedelta(seconds=phase.seconds) <= ended + _SLACK:
                 yield f"step {number}: its phase {phase.name} does not lie between its start and its end"
+
+
+def _wrong_attempts(results: Results, attempts: Iterable[StepRow]) -> Iterator[str]:
+    """An earlier attempt that ended after the one that counts began; a write downtime that step 53 has otherwise."""
+    for row in attempts:
+        last = results.get(row.number)
+        ended, began = instant(row.result.finished) if row.result else None, instant(last.started) if last else None
+        if row.result and last and ended and began and ended > began + _SLACK:
+            yield f"step {row.name}: it ended ({row.result.finished[:19]}) after the last one began ({last.started[:19]})"
+    closed, seconds = results.get(Step.CLOSEOUT), downtime(results)[0]
+    told = closed.facts.get("downtime_seconds") if closed is not None else None
+    if isinstance(told, int | float) and seconds is not None and abs(told - seconds) > 0.1:
+        yield f"write downtime: {seconds:.1f} s (steps 20 and 25) and {told:.1f} s (step 53)"
 
 
 _SLACK = timedelta(seconds=2)  # clocks: phases are timed by a monotonic one
@@ -466,8 +513,8 @@ class Timed:
 
 
 def sessions(view: RunView) -> list[Session]:
-    """The drawings, in order of time; none where no step has run."""
-    found = sorted(timed(view), key=lambda s: (s.start, s.step.number))
+    """The drawings, in order of time, with every execution; none where no step has run."""
+    found = sorted(timed(view.executions), key=lambda s: (s.start, s.step.number))
     groups: list[list[Timed]] = []
     for step in found:
         if groups and step.start - max(s.end for s in groups[-1]) <= _SESSION:
@@ -484,7 +531,7 @@ def window_sentence(view: RunView) -> str:
         return "The parameters name no maintenance window."
     start, end, _ = window
     named = f"The window was {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
-    night = [s for s in timed(view) if _in_night(s)]
+    night = [s for s in timed(view.executions) if _in_night(s)]
     if not night:
         return f"{named.replace(' was ', ' is ')}; no step of the window has run yet."
     last = max(night, key=lambda s: s.end)
@@ -496,7 +543,7 @@ def window_sentence(view: RunView) -> str:
 def outside_window(view: RunView) -> str:
     """Which step began before the window or ended after it; "" where none did, or there is no window."""
     window = _window(view)
-    night = [s for s in timed(view) if _in_night(s)] if window else []
+    night = [s for s in timed(view.executions) if _in_night(s)] if window else []
     if window is None or not night:
         return ""
     start, end, _ = window
@@ -517,9 +564,9 @@ def _between(first: datetime, second: datetime) -> str:
     return duration((second - first).total_seconds())
 
 
-def timed(view: RunView) -> Iterator[Timed]:
-    """The steps that began, in the order of the steps."""
-    for row in view.steps:
+def timed(steps: Iterable[StepRow]) -> Iterator[Timed]:
+    """The steps that began, in their order."""
+    for row in steps:
         start = instant(row.result.started) if row.result else None
         if row.result is None or start is None:
             continue
@@ -568,7 +615,8 @@ def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | 
 
     rows = [
         Row(
-            s.step.number, s.step.title, s.step.verdict, TOP + ROW * n, span(s.start, s.end),
+            s.step.number, s.step.title + (s.step.attempt and f" ({s.step.attempt.split(' ')[1]})"), s.step.verdict,
+            TOP + ROW * n, span(s.start, s.end),
             [span(a, b) for a, b in sorted(s.phases)], "not finished" if s.open else _between(s.start, s.end),
         )
         for n, s in enumerate(steps)
@@ -581,8 +629,8 @@ def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | 
     parts = [Span(at(a), round(at(b) - at(a), 2)) for a, b in pairwise(band)]
     longest = max(steps, key=lambda s: s.end - s.start)
     said = (
-        f"{count(len(steps), 'step')} from {first:%H:%M:%S} to {last:%H:%M:%S} UTC; step {longest.step.number} took longest, "
-        f"{_between(longest.start, longest.end)}."
+        f"{count(len({s.step.number for s in steps}), 'step')} from {first:%H:%M:%S} to {last:%H:%M:%S} UTC; step "
+        f"{longest.step.number} took longest, {_between(longest.start, longest.end)}."
     )
     return Session(
         f"{first:%Y-%m-%d}", said, rows, [(at(m), f"{m:{clock}}") for m in marks if begin <= m < end],

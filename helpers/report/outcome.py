@@ -111,7 +111,12 @@ def _all_checks(view: RunView) -> Node:
         gate = view.gate
         roles = [role.replace("_", " ") for role in sorted(gate.keys.keys() - set(gate.missing))] if gate else []
         shown = f"{', '.join(roles)}, who signed GO" if roles else "those who sign"
-        node.why = f"{count(warned, 'warning')}, shown to {shown}."
+        before = [f for f in view.findings if f.at_decision]
+        new = sum(f.steps[0] >= Step.VALIDATE for f in before)
+        node.why = (
+            f"{warned} of {count(len(view.tests), 'test')} warned. Of {count(len(before), 'warning')} known at the decision, "
+            f"{new or 'none'} {'is' if new == 1 else 'are'} new here; all are shown to {shown}."
+        )
     return node
 
 

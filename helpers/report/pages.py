@@ -30,11 +30,11 @@ from helpers.errors import RUNBOOK
 from helpers.evidence import at_rest, due
 from helpers.evidence.seals import chain
 from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_state
-from helpers.formatting import count, duration, percent, text
+from helpers.formatting import count, duration, merged_answers, percent, text
 from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
-from helpers.report.facts import CHANGED, RunView, read_run
+from helpers.report.facts import CHANGED, QUARANTINED, RunView, read_run
 from helpers.report.outcome import CLASSES, decision_tree, outcome
 from helpers.report.record import checklist
 from helpers.results import Check, Verdict, passed, utc_now, write_bytes, write_text
@@ -75,15 +75,17 @@ def _run_page(view: RunView, kept: str = "") -> str:
         tiles=tiles(view),
         notes=notes(view),
         untried=record.untried(view),
-        disagreements=numbers.disagreements(view.results),
-        work=numbers.work(view.results),
-        forward=numbers.forward(view.results),
+        disagreements=numbers.disagreements(view.results, view.attempts),
         back=numbers.rollback_words(back) if back is not None else "",
         rollback_times=numbers.rollback_rows(view.results, view.drill),
         routes=numbers.routes(view.results),
         counted=numbers.counts(view.results),
-        changes=list(islice(view.changes, _CHANGES)),
+        repaired=record.values(view),
+        known=record.known_at_decision(view),
+        changes=list(islice(view.changes, _LISTED)),
         changes_file=CHANGED,
+        aside=list(islice(view.quarantined, _LISTED)),
+        aside_file=QUARANTINED,
         rapid=record.rapid(lambda name, *more: shlex.join([RUNBOOK, name, view.id, *more])),
         contacts=record.contacts(_contacts(view)),
         record_status=record.status(view),
@@ -240,10 +242,13 @@ def tiles(view: RunView) -> list[Tile]:
         _chunks("Chunks in source", found.source, "as snapshotted" if Step.SNAPSHOT in results else ""),
         _chunks("Migrated", found.migrated, f"{percent(found.migrated / found.source)} of the source"
                 if found.source and found.migrated is not None else "", good=found.migrated == found.source),
-        replace(_chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0), file=_aside(view)),
+        replace(_chunks("Quarantined", found.quarantined, _reasons(view), good=found.quarantined == 0),
+                file="#quarantined" if next(view.quarantined, None) else ""),
         _chunks("Different", found.different, "in the target, but not as expected", good=found.different == 0, bad="fail"),
         replace(_chunks("Values changed", found.changed, _in_chunks(found)), file="#changes" if next(view.changes, None) else ""),
-        _chunks("Defaults filled", found.filled, f"a missing field got a default{_derived(found)}"),
+        _chunks("Defaults filled", found.filled, "missing fields that got a default"),
+        _chunks("Values derived", found.derived, "missing fields that got what the document tells"
+                + (f"; {found.set:,} more are set by the schema" if found.set else "")),
         _ids(view, found),
         *_recall(view),
         _downtime(results),
@@ -291,19 +296,6 @@ def _reasons(view: RunView) -> str:
     )
 
 
-def _aside(view: RunView) -> str:
-    return next((path.name for path in sorted(view.folder.glob("*_quarantine.jsonl.gz"))), "")
-
-
-def _derived(found: numbers.Counts) -> str:
-    more = [
-        f"{n:,} {how}"
-        for n, how in ((found.derived, "derived from the document"), (found.set, "set by the schema"))
-        if n
-    ]
-    return f"; besides, {' and '.join(more)}" if more else ""
-
-
 def _ids(view: RunView, found: numbers.Counts) -> Tile:
     section = view.parameters.get("migration")
     policy = section.get("id_policy") if isinstance(section, dict) else None
@@ -338,10 +330,7 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     """Of collections that were merged: how much of a client's answer is as before, and what that means."""
     whole = (told.get("pooled") or {}).get("unrestricted") or {}
     if isinstance(share := whole.get("shared_expected"), int | float):
-        note = (
-            f"of a client's {told.get('k')} nearest are as before where a merged collection is searched without a filter; "
-            "expected, no loss. With a filter by source collection: recall, restricted"
-        )
+        note = f"{merged_answers(whole, told['k'])}. Where a merged collection is searched without a filter; expected, no loss"
         yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", "#search")
 
 
@@ -385,34 +374,20 @@ def _signatures_tile(view: RunView, name: str, label: str) -> Tile:
 
 
 def notes(view: RunView) -> list[Note]:
-    """Every check that did not simply pass, the gravest first; one that a later step repeats is listed once."""
-    found: dict[tuple[str, str], Note] = {}
-    for step, checks in view.findings:
-        for check in checks:
-            key = (f"{check.reason} {check.name}", text(check.detail or check.measured))
-            if key not in found and not (step.number == Step.REVIEW and check.name == "decision"):
-                said = _found(check)
-                found[key] = Note(check.verdict.value, step.number, text(check.name, 80), said, impact(check.reason),
-                                  page_remedy(check.reason, view.id), check)  # fmt: skip
+    """Every finding, the gravest first."""
     order = list(reversed([v.value for v in Verdict]))
-    ranked = sorted(found.values(), key=lambda n: (order.index(n.verdict), n.step))
+    ranked = sorted(view.findings, key=lambda f: (order.index(f.check.verdict.value), f.steps[0]))
     alike: dict[tuple[str, str, str], list[Note]] = {}
-    for note in ranked:  # what means the same and has the same remedy stands together, and says so once
-        alike.setdefault((note.verdict, note.impact, note.remedy), []).append(note)
+    for found in ranked:  # what means the same and has the same remedy stands together, and says so once
+        check = found.check
+        said, remedy = impact(check.reason), page_remedy(check.reason, view.id)
+        note = Note(check.verdict.value, found.where, text(check.name, 80), record.found(check), said, remedy, check)
+        alike.setdefault((note.verdict, said, remedy), []).append(note)
     return [
         replace(n, impact="As above.", remedy="") if at and n.impact else n
         for group in alike.values()
         for at, n in enumerate(group)
     ]
-
-
-def _found(check: Check) -> str:
-    """`7 chunks (expected: = 0). The schema requires one.`"""
-    detail = text(check.detail, 400) if check.detail else ""
-    if check.measured is None or text(check.measured) in detail or isinstance(check.measured, str | bool):
-        return detail or text(check.measured, 200)
-    wanted = f" (expected: {text(check.expected, 60)})" if check.threshold is not None else ""
-    return ". ".join(filter(None, [f"{text(check.found, 80)}{wanted}", detail]))
 
 
 # -- rendering ---------------------------------------------------------------------------------------------------------
@@ -497,7 +472,7 @@ def print_pdf(page: Path) -> str:
 
 
 AS_SIGNED, FINAL = "as-signed-", "final-"
-_CHANGES = 200  # changed values that the page lists; the file has all
+_LISTED = 200  # changed values and quarantined chunks that the page lists; the files have all
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 _PDF_SECONDS = 60.0
 

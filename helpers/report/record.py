@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import formatting
-from helpers.formatting import count, duration, moment, percent, text
+from helpers.formatting import count, duration, merged_answers, moment, percent, text
 from helpers.reason_codes import ReasonCode
 from helpers.report.facts import RunView
 from helpers.report.numbers import counts, downtime, forward, outside_window, rollback, rollback_words
@@ -196,9 +196,9 @@ def _recall(view: RunView) -> Iterator[Item]:
             shown += f"; source: {row['before']:.3f}"
         yield Item(f"Recall, {row['scope']}", shown, row["verdict"])
         if row.get("shared_expected") is not None:
-            changed = f"{percent(row['shared_expected'])} of the {told['k']} nearest of before remain"
+            changed = merged_answers(row, told["k"])
             if row.get("shared_measured") is not None:
-                changed += f", as the target answered {percent(row['shared_measured'])}"
+                changed += f"; the target's answers: {percent(row['shared_measured'])} as before"
             yield Item("Expected change for clients: collections were merged", f"{changed}. This is no loss.")
 
 
@@ -318,12 +318,45 @@ def deviations(view: RunView) -> list[str]:
 
 
 def findings(view: RunView) -> list[str]:
-    """Each check that warned, was marginal or failed, once, in the order of the steps; those of the deviations left out."""
-    found = [
-        f"Step {step.number}, {text(check.name, 80)} ({check.verdict.value}): {text(check.detail or check.measured, 300)}"
-        for step, checks in view.findings if step.number != Step.ROLLBACK for check in checks if check.reason not in _DEVIATIONS
-    ]  # fmt: skip
-    return list(dict.fromkeys(found))
+    """`RunView.findings`, a line each."""
+    return [f"{_steps(f.steps)}, {text(f.check.name, 80)} ({f.check.verdict.value}): {found(f.check)}".capitalize()
+            for f in view.findings]  # fmt: skip
+
+
+def _steps(numbers: list[str]) -> str:
+    return f"{'steps' if len(numbers) > 1 else 'step'} {', '.join(numbers)}"
+
+
+def found(check: Check) -> str:
+    """`7 chunks (expected: = 0). The schema requires one.`"""
+    detail = text(check.detail, 400) if check.detail else ""
+    if check.measured is None or text(check.measured) in detail or isinstance(check.measured, str | bool):
+        return detail or text(check.measured, 200)
+    wanted = f" (expected: {text(check.expected, 60)})" if check.threshold is not None else ""
+    return ". ".join(filter(None, [f"{text(check.found, 80)}{wanted}", detail]))
+
+
+def known_at_decision(view: RunView) -> str:
+    """How many of the findings those who decide had before them, and how many came after; the words of page and documents."""
+    before, after = (sorted({f.steps[0] for f in view.findings if f.at_decision is side}) for side in (True, False))
+    n = sum(f.at_decision for f in view.findings)
+    words = f"{n} known at the decision ({_steps(before)})" if n else ""
+    later = f"{len(view.findings) - n} found after it ({_steps(after)})" if after else ""
+    return ", ".join(filter(None, [words, later])) if view.ran(Step.REVIEW) else ""
+
+
+def lessons(view: RunView) -> list[str]:
+    """Deviations and findings, each once: a deviation that a check found is a finding."""
+    return [line for line in deviations(view) if not line.startswith("Step ")] + findings(view)
+
+
+def values(view: RunView) -> str:
+    """What the schema did to field values, each kind apart; the same words on pages and in documents."""
+    n = counts(view.results)
+    if n.changed is None or n.filled is None or n.derived is None or n.set is None:
+        return NOT_RECORDED
+    return (f"{n.changed:,} changed; missing before: {n.filled:,} got a default, {n.derived:,} what the document tells, "
+            f"{n.set:,} are set by the schema")  # fmt: skip
 
 
 def tools(view: RunView) -> list[tuple[str, str]]:
@@ -423,6 +456,7 @@ def _metrics(view: RunView) -> Iterator[Item]:
     yield Item(
         "Chunks migrated", f"{found.migrated:,} of {count(found.source or 0, 'chunk')}" if whole else NOT_RECORDED
     )
+    yield Item("Field values", values(view))
     inputs = view.table("matrix_inputs")
     chunks, valid = inputs.get("chunks"), inputs.get("valid")
     known = whole and isinstance(valid, int) and chunks
@@ -440,11 +474,16 @@ def _metrics(view: RunView) -> Iterator[Item]:
 
 def _execution(view: RunView) -> str:
     """From the first step of the window to the end of the last, the cutover."""
-    found = forward(view.results)
+    found = forward(view.results, view.attempts)
     if found is None:
         return NOT_RECORDED
-    starts = f" and {duration(found.starts)} of notebook starts" if found.starts else ""
-    return f"{duration(found.wall)} from fence to cutover, {duration(found.work)} of work{starts}"
+    parts = [
+        (found.work, "of work"),
+        (found.starts, "of notebook starts"),
+        (found.attempts, "of attempts that do not count"),
+    ]
+    named = [f"{duration(seconds)} {words}" for seconds, words in parts if seconds]
+    return f"{duration(found.wall)} from fence to cutover: {', '.join(named)}, the rest between the steps"
 
 
 def _collections(view: RunView) -> Iterator[Item]:

@@ -100,7 +100,7 @@ def steps_for(codes: Iterable[str]) -> list[plan.Step]:
 _IMPACTS: tuple[tuple[str, tuple[ReasonCode, ...]], ...] = (
     ("A client can write to the source after the snapshot; what step 25 does not see any more is missing in the target.",
      (ReasonCode.NO_FENCE, ReasonCode.FENCE_BYPASS, ReasonCode.SOURCE_USE_UNKNOWN)),
-    ("Fields are filled with defaults: searches that filter by them treat these chunks alike, whatever their text says.",
+    ("A missing field gets what the document tells, else a default; searches by a default treat these chunks alike.",
      (ReasonCode.MISSING_METADATA,)),
     ("Nothing proves that the application uses the target; it may still read the source.", (ReasonCode.APPLICATION_UNSEEN,)),
     ("Every client that keeps ids of chunks must know the new ones.",
@@ -118,7 +118,7 @@ _IMPACTS: tuple[tuple[str, tuple[ReasonCode, ...]], ...] = (
      (ReasonCode.NOBODY_NAMED, ReasonCode.NOBODY_TOLD, ReasonCode.NOTICE_FAILED, ReasonCode.LATE_NOTICE)),
     ("Old clients can still write to a database that nobody reads.", (ReasonCode.FENCE_KEPT,)),
     ("The migration may not fit its window.", (ReasonCode.TOO_SLOW, ReasonCode.NIGHT_TOO_LONG)),
-    ("These values are not what the schema wants: they are converted, or replaced by the default.",
+    ("These values are not what the schema wants: each is converted, moved to the nearer bound, or replaced.",
      (ReasonCode.INVALID_SCORES, ReasonCode.INVALID_VALUES)),
 )  # fmt: skip
 _IMPACT = {code: said for said, codes in _IMPACTS for code in codes}

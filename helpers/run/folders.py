@@ -540,7 +540,7 @@ def commit() -> str:
     """The toolkit's commit, and how many of its files differ from it, in words; "" where it is no git checkout."""
     at, lines = checkout()
     changed = len(lines.splitlines())
-    return f"{at[:12]}, {f'{changed} files changed' if changed else 'unchanged'}" if at else ""
+    return f"{at[:12]}, {f'{changed} of its files changed' if changed else 'its files unchanged'}" if at else ""
 
 
 def versions() -> dict[str, str]:

@@ -107,9 +107,10 @@ class RunRecord:
     def lasted(self, name: str, seconds: float, expected: float, parameter: str) -> Check:
         """How long something was watched: NOT EXERCISED where the runbook asks for longer, such as 3 s of 60 min."""
         whole = seconds >= expected
+        said = f"{duration(seconds)} of {duration(expected)}, first look to last"
         return self.check(
             name, Verdict.PASS if whole else Verdict.NOT_EXERCISED, measured=round(seconds, 1), threshold=expected, relation="≥",
-            unit="s", parameter=parameter, detail="" if whole else f"{duration(seconds)} of {duration(expected)}",
+            unit="s", parameter=parameter, detail="" if whole else said,
         )  # fmt: skip
 
     def fact(self, name: str, value: Any) -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import re
 import shlex
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,19 +48,25 @@ RUNBOOK_TOTAL = "90 to 120 min"
 OVERRUN, OVERRUN_SECONDS = 1.5, 15.0  # the work may take so many times its estimate, or so many seconds more
 
 
-def rows(results: numbers.Results) -> list[dict[str, Any]]:
-    """One row for each step of the sequence that left a result. Seconds: actual and estimate (None where the dry run gave none),
-    both with the notebook's start; runbook_low and runbook_high."""
+def rows(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[dict[str, Any]]:
+    """One row for each step of the sequence that left a result, after its earlier `attempts`. Seconds: actual and estimate (None
+    where the dry run gave none), both with the notebook's start; runbook_low and runbook_high."""
     by_step, starts = numbers.estimate(results)
-    found = []
+    found: list[dict[str, Any]] = []
+    earlier = [row for row in attempts if row.result and row.result.finished]
     for step in plan.LINE:
         result = results.get(step.number)
         if result is None or not result.finished:
             continue
         low, high = RUNBOOK_MINUTES.get(step.number, (None, None))
+        mine = [row for row in earlier if row.number == step.number]
+        unknown = dict.fromkeys(("estimate", "runbook_low", "runbook_high"))
+        found += [{"number": row.number, "step": f"{row.name}: {row.verdict}", "actual": row.result.seconds,
+                   "began": row.result.started, **unknown} for row in mine if row.result]  # fmt: skip
+        last = f", attempt {len(mine) + 1} of {len(mine) + 1}" if mine else ""
         estimated = by_step.get(step.number)
         found.append({
-            "number": step.number, "step": f"{step.number} {step.title}",
+            "number": step.number, "step": f"{step.number} {step.title}{last}", "began": result.started,
             "actual": result.seconds + numbers.start_seconds(result),
             "estimate": None if estimated is None else estimated + starts / len(numbers.WINDOW), "runbook_low": low and 60 * low,
             "runbook_high": high and 60 * high,
@@ -393,12 +400,12 @@ class CloseoutStep(NotebookStep):
             return "not measured" if value is None else duration(value) if unit == "s" else size(int(value))
 
         table = [(p.what, words(p.predicted, p.unit), words(p.measured, p.unit),
-                  "–" if p.error is None else f"{100 * p.error:+.0f} %", p.basis) for p in found]  # fmt: skip
-        return pd.DataFrame(table, columns=["what", "predicted", "measured", "error", "basis"])
+                  "–" if p.error is None else f"{100 * p.error:+.0f} %", p.basis, p.contains) for p in found]  # fmt: skip
+        return pd.DataFrame(table, columns=["what", "predicted", "measured", "error", "predicted is", "measured is"])
 
     @cached_property
     def _durations(self) -> list[dict[str, Any]]:
-        return rows(self._results)
+        return rows(self._results, read_run(self.run.folder).attempts)
 
     @property
     def _results(self) -> dict[str, StepResult]:
@@ -416,8 +423,7 @@ class CloseoutStep(NotebookStep):
     def lessons(self) -> pd.DataFrame:
         """Deviations and findings of the run, and what people wrote into the file of lessons."""
         view = self._view()
-        rows = [("deviation", line) for line in record.deviations(view)]
-        rows += [("finding", line) for line in record.findings(view)]
+        rows = [("finding", line) for line in record.lessons(view)]
         rows += [("written", line) for line in self.lesson_file.written()]
         if self._ready:
             self.lesson_file.begin()
@@ -537,32 +543,28 @@ class CloseoutStep(NotebookStep):
         status, why = record.status(view)
         items = {i.label.partition(" (")[0]: i.measured for i in record.record(view)}
         rate = view.fact("queries_per_second")
-        began = {r.number: r.result.started for r in view.steps if r.result is not None}
         rows = [dict(zip(("step", "runbook", "estimate", "actual"), (r["step"], *_words(r)), strict=True),
-                     began=moment(began.get(r["number"], ""))) for r in self._durations]  # fmt: skip
+                     began=moment(r["began"])) for r in self._durations]  # fmt: skip
         expected = self.parameters.expected.total
         written = self.lesson_file.written()
         until = when(retained_until(self.run.home))
-        by_step, starts = numbers.estimate(self._results)
-        machine = sum(by_step.values()) + starts
-        estimate = f"{RUNBOOK_TOTAL} (the runbook)" + (
-            f"; {duration(machine)} of steps {', '.join(by_step)} and notebook starts (dry run)" if machine else ""
-        )
         return {
             "run": self.run.id, "rehearsal": self.run.rehearsal, "date": view.date, "status": status, "why": why, "items": items,
-            "execution": items["Execution time"], "estimated": estimate,
+            "execution": items["Execution time"], "estimated": f"{RUNBOOK_TOTAL} (the runbook)",
+            "predictions": self.predictions().to_dict("records"),
             "expected_chunks": count(expected, "chunk") if expected else "as found in the source",
             "limit_ms": self.parameters.monitoring.maximum_latency_ms, "durations": rows, "tools": record.tools(view),
             "collections": [(i.label.removeprefix("Collection "), i.measured) for i in record.record(view)
                             if i.label.startswith("Collection ")],
             "deviations": record.deviations(view), "findings": record.findings(view),
+            "known": record.known_at_decision(view),
             "not_exercised": record.not_exercised(view),
             "retention": [{"what": k.what, "until": when(k.until), "how": k.how}
                           for k in what_stays(self.run.home, self.parameters)],
             "way_back": f"It stays open until {until}, when the snapshots may go:",
             "rollback": self.run.home.command("rollback", "--dry-run"), "contacts": self._contacts(),
             "rate": f"{rate:,.0f}" if isinstance(rate, int | float) else "not recorded",
-            "after": record.after(view), "lessons": [*written, *record.deviations(view), *record.findings(view)][:40],
+            "after": record.after(view), "lessons": [*written, *record.lessons(view)][:40],
             "written": bool(written), "lessons_file": str(self.lesson_file.path),
             "again": self.lesson_file.again,
             "signoffs": record.signed(view),

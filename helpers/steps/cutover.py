@@ -43,6 +43,7 @@ from helpers.monitoring.watcher import ERRORS_IN_A_ROW, Sample, Watcher
 from helpers.parameters import Parameters
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
+from helpers.report import numbers
 from helpers.results import Verdict, utc_now
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
@@ -207,7 +208,7 @@ class CutoverStep(NotebookStep):
                 said += self.control.apply(state, self._edits)
             logs = LogWatch(state.logs, self.rules.log_pattern)
             logs.look()  # opens them: what is written just before a rotation is read all the same
-            with self.run.phase("restart and wait for health"):
+            with self.run.phase(numbers.RESTART):
                 if state.state == APPLIED:
                     said += self.control.restart(state)
                 said += [f"{a.url} answers {a.status}" for a in self._wait()]

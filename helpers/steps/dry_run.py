@@ -77,13 +77,17 @@ DURATION, DOWNTIME, MEMORY = "duration", "write downtime", "highest memory of a 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the dry run predicted, and what it came to: None where nobody measured it. Both in `unit`: s or bytes."""
+    """What the dry run predicted, and what it came to: None where nobody measured it. Both in `unit`: s or bytes.
+
+    `basis` says what the prediction counts, `contains` what the measured value does: the same, as far as it can be told apart.
+    """
 
     what: str
     predicted: float
     measured: float | None
     unit: str
     basis: str
+    contains: str = ""
 
     @property
     def error(self) -> float | None:
@@ -95,8 +99,15 @@ def predictions(results: numbers.Results) -> list[Prediction]:
     """Each prediction of the dry run beside what was measured; [] where it made none."""
     dry = results.get(Step.DRY_RUN)
     said = (dry.facts.get("prediction") or []) if dry is not None else []
-    measured = {DURATION: _as_estimated(results), DOWNTIME: _without_people(results), MEMORY: _most_memory(results)}
-    return [Prediction(p["what"], float(p["value"]), measured.get(p["what"]), p["unit"], p["basis"]) for p in said]
+    named = ", ".join(numbers.estimate(results)[0])
+    starts = f"the starts of notebooks {WINDOW[0].number} to {WINDOW[-1].number}"
+    measured = {
+        DURATION: (_as_estimated(results), f"steps {named} and {starts}"),
+        DOWNTIME: _as_predicted(results),
+        MEMORY: (_most_memory(results), f"the highest of steps {named}"),
+    }
+    return [Prediction(p["what"], float(p["value"]), value, p["unit"], p["basis"], contains if value is not None else "")
+            for p in said for value, contains in [measured.get(p["what"], (None, ""))]]  # fmt: skip
 
 
 def _as_estimated(results: numbers.Results) -> float | None:
@@ -110,13 +121,18 @@ def _as_estimated(results: numbers.Results) -> float | None:
     )
 
 
-def _without_people(results: numbers.Results) -> float | None:
-    """The write downtime without the time that the decision waited for its signatures."""
-    seconds, review, cutover = numbers.downtime(results)[0], results.get(Step.REVIEW), results.get(Step.CUTOVER)
-    if not seconds or review is None or cutover is None:
-        return seconds
-    decided, went_on = numbers.instant(review.finished), numbers.instant(numbers.launched(cutover))
-    return seconds - (max(0.0, (went_on - decided).total_seconds()) if decided and went_on else 0.0)
+def _as_predicted(results: numbers.Results) -> tuple[float | None, str]:
+    """The write downtime without what the prediction leaves out: the wait between decision and cutover, and the restart."""
+    seconds, cutover = numbers.downtime(results)[0], results.get(Step.CUTOVER)
+    if not seconds:
+        return seconds, "no fence: writes went on"
+    people = numbers.signing(results)
+    restart = sum(p.seconds for p in cutover.phases if p.name == numbers.RESTART) if cutover is not None else 0.0
+    less = [
+        f"{duration(n)} {why}" for n, why in ((people, "between decision and cutover"), (restart, "of restart")) if n
+    ]
+    whole = f"write downtime, {duration(seconds)}"
+    return seconds - people - restart, f"{whole}, less {' and '.join(less)}" if less else whole
 
 
 def _most_memory(results: numbers.Results) -> float | None:
@@ -370,17 +386,16 @@ class DryRunStep(NotebookStep):
         chunks = count(self.snapshot.total, "chunk")
         same = f"the sum above, measured on all {chunks} of this source"
         fence = self.run.parameters.fence.kind
+        again = sum(
+            p.seconds for p in self.run.result.phases if p.name == "snapshot"
+        )  # step 25 reads the source once more
         stopped = (
-            f"{same}; steps {Step.FENCE_WRITES} to {Step.CUTOVER}, no wait for signatures; restarts are not estimated"
+            f"the sum above and {duration(again)} to read the source in step {Step.CUTOVER}; no signatures, no restart"
         )
+        down = (0.0, "no fence: writes go on") if fence == "none" else (seconds + again, stopped)
         rows = [
             (DURATION, seconds, "s", same),
-            (
-                DOWNTIME,
-                0.0 if fence == "none" else seconds,
-                "s",
-                "no fence: writes go on" if fence == "none" else stopped,
-            ),
+            (DOWNTIME, down[0], "s", down[1]),
             (MEMORY, float(peak_memory()), "bytes", f"this step's process, which did the same work with {chunks}"),
         ]
         self.run.fact("prediction", [dict(zip(("what", "value", "unit", "basis"), row, strict=True)) for row in rows])

@@ -230,7 +230,7 @@ class Timeline:
 
 def plan_and_measured(folder: RunState | None, parameters: Parameters | None) -> Timeline:
     """The plan of this run, or of parameters that have no run yet, with what was measured."""
-    found = {t.step.number: t for t in numbers.timed(read_run(folder.reports))} if folder is not None else {}
+    found = {t.step.number: t for t in numbers.timed(read_run(folder.reports).steps)} if folder is not None else {}
     hours = Hours.of(parameters) if parameters is not None else None
     start, start_is = None, "T is not named: window.start in the parameters file"
     if hours is not None:

@@ -29,7 +29,7 @@ from helpers.migration.importing import (
 from helpers.migration.source_changes import SWITCHING, Ledger
 from helpers.migration.staging import CHANGES, Staged
 from helpers.migration.target_lock import ensure_database
-from helpers.report.facts import CHANGED, read_changes
+from helpers.report.facts import CHANGED, QUARANTINED, read_changes
 from helpers.results import Phase, Verdict, write_bytes, write_text
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
@@ -38,7 +38,6 @@ from helpers.snapshots.retention import described
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import Store, open_target
 
-QUARANTINE = f"{Step.MIGRATE}_quarantine.jsonl.gz"
 _ROUND = ["round", "source read", "added", "changed", "deleted", "seconds", "then"]
 
 
@@ -218,7 +217,7 @@ class MigrateStep(NotebookStep):
         self.run.fact("arrivals", table.to_dict("records"))
         counted = self.job.quarantine.counts()
         self.run.fact("quarantine", counted)
-        file = self.run.folder / QUARANTINE  # the workspace goes one day, the evidence stays
+        file = self.run.folder / QUARANTINED  # the workspace goes one day, the evidence stays
         if counted:
             self.run.fact("quarantine_file", self.job.quarantine.evidence(file))
         else:

@@ -269,7 +269,7 @@ def symptoms_of(result: StepResult) -> list[dict[str, Any]]:
 
 def child(command: Sequence[str], prepare: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
     """A process of the toolkit, of this interpreter, with this process's folders; not one of a runner's kernels."""
-    mine = ("RUNBOOK_RUNNER_PID", "RUNBOOK_EXECUTION")
+    mine = ("RUNBOOK_RUNNER_PID", "RUNBOOK_EXECUTION", "RUNBOOK_LAUNCHED")
     environment = {k: v for k, v in os.environ.items() if k not in mine} | {
         **python_environment(),
         "RUNBOOK_REPORTS": str(runs.reports_root()),

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.formatting import count, percent
+from helpers.formatting import count, merged_answers
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Check, Verdict, worst
 from helpers.snapshots.comparison import CONTENT
@@ -343,10 +343,7 @@ def recall_said(recall: Mapping[str, Any]) -> str:
         said = f"recall {row['recall']:.3f} (95 % interval {row['low']:.3f} to {row['high']:.3f})"
         said += f" in {row['queries']:,} queries, k = {recall['k']}, filter: {row['filter']}"
         if row.get("shared_expected") is not None:
-            said += (
-                f"; expected there: {percent(row['shared_expected'])} of the {recall['k']} nearest of before remain, "
-                f"{row['from_others']:.0%} of the answers are of other source collections"
-            )
+            said += f"; expected there: {merged_answers(row, recall['k'])}"
         parts.append(said)
     return "; ".join(parts)
 
