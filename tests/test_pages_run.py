@@ -230,7 +230,7 @@ def test_tables_hold_the_facts(night: Path) -> None:
     assert cells(page, "Target http")[1] == "http://db2:8000 (2,090 chunks)"
     assert cells(page, "Vectors that differ")[1:] == ["0 differences (expected = 0 differences)", "✓ pass"]
     assert cells(page, "document_missing")[1] == "10"
-    assert cells(page, "language · default")[1] == "8"
+    assert cells(page, "language · changed (default)")[1] == "8"
     assert cells(page, "22 Import")[2:] == ["40 s", "2,090", "52"]
     assert cells(page, "22 Migrate")[4] == "37 min 30 s"
 

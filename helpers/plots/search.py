@@ -414,13 +414,14 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
             end = end + table[kind].to_numpy(float)
         panels[1].barh(rows, table["changed"], height=0.6, color=ORANGE, gid="changed")
         legend_above(panels[0], 1)
-        sides = ((end, 1.25, "chunks with a value filled in"), (table["changed"], 2.4, "chunks with a value changed"))
+        changed = table["changed"].to_numpy(float)
+        sides = ((end, 1.25, "chunks with a value filled in"), (changed, 2.4, "chunks with a value changed"))
         for panel, (values, room, label) in zip(panels, sides, strict=True):
             for row, chunks in enumerate(values):
                 if chunks:
                     panel.text(chunks, row, f"\u00a0{count(chunks)}", va="center", fontsize=9)
             rows_axis(panel, [name(f, 26) for f in table["field"]])
-            panel.set_xlim(0, max(1.0, float(max(values))) * room)
+            panel.set_xlim(0, max(1.0, float(values.max())) * room)
             whole_numbers(panel)
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             panel.set_xlabel(label)

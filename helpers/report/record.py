@@ -319,7 +319,7 @@ def deviations(view: RunView) -> list[str]:
 
 def findings(view: RunView) -> list[str]:
     """`RunView.findings`, a line each."""
-    return [f"{_steps(f.steps)}, {text(f.check.name, 80)} ({f.check.verdict.value}): {found(f.check)}".capitalize()
+    return [f"S{_steps(f.steps)[1:]}, {text(f.check.name, 80)} ({f.check.verdict.value}): {found(f.check)}"
             for f in view.findings]  # fmt: skip
 
 
@@ -330,7 +330,7 @@ def _steps(numbers: list[str]) -> str:
 def found(check: Check) -> str:
     """`7 chunks (expected: = 0). The schema requires one.`"""
     detail = text(check.detail, 400) if check.detail else ""
-    if check.measured is None or text(check.measured) in detail or isinstance(check.measured, str | bool):
+    if check.measured is None or text(check.found, 80) in detail or isinstance(check.measured, str | bool):
         return detail or text(check.measured, 200)
     wanted = f" (expected: {text(check.expected, 60)})" if check.threshold is not None else ""
     return ". ".join(filter(None, [f"{text(check.found, 80)}{wanted}", detail]))
