@@ -47,11 +47,8 @@ def merged_answers(row: dict[str, Any], k: int) -> str:
     if others is None:
         return f"of the {k} nearest, {percent(same)} are as before"
     rest = max(0.0, 1 - same - float(others))
-    moved = f", {percent(rest)} of the same one: they moved up, as nearer chunks went elsewhere or to quarantine"
-    return (
-        f"of the {k} nearest, {percent(same)} are as before, {percent(others)} of other source collections"
-        + moved * (rest >= 0.0005)
-    )
+    moved = f", {percent(rest)} moved up where nearer chunks went elsewhere" if rest >= 0.0005 else ""
+    return f"of the {k} nearest, {percent(same)} are as before, {percent(others)} of other source collections{moved}"
 
 
 def duration(seconds: float) -> str:

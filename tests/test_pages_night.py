@@ -10,7 +10,7 @@ import pytest
 
 from helpers.cutover.application import DONE, ChangedFile, CutoverState
 from helpers.reason_codes import ReasonCode
-from helpers.report import numbers
+from helpers.report import numbers, pages
 from helpers.report.facts import RunView, read_run
 from helpers.report.outcome import Node, decision_tree, outcome
 from helpers.report.pages import keep_final, run_page, tiles
@@ -56,15 +56,15 @@ def test_the_day_before_and_the_night_are_drawn_apart_each_to_its_scale(tmp_path
         step("10", "11-30T10:00:00", "11-30T10:01:00"), step("13", "11-30T10:02:00", "11-30T10:30:00"),
         step("21", "12-01T02:05:00", "12-01T02:10:00"), step("22", "12-01T02:10:00", "12-01T03:00:00"),
     ])  # fmt: skip
-    before, night = numbers.sessions(view)
+    before, night = pages.sessions(view)
     assert (before.day, [row.number for row in before.rows]) == ("2025-11-30", ["10", "13"])
     assert (night.day, [row.number for row in night.rows]) == ("2025-12-01", ["21", "22"])
     assert before.window is None
     assert night.window is not None
     # 01:30 to 04:30 is drawn, so the window of 2 h is two thirds of the width, and 22 begins at 40 of 180 minutes
-    whole = numbers.RIGHT - numbers.LEFT
+    whole = pages.RIGHT - pages.LEFT
     assert night.window.width == pytest.approx(whole * 120 / 180, abs=0.1)
-    assert night.rows[1].bar.x == pytest.approx(numbers.LEFT + whole * 40 / 180, abs=0.1)
+    assert night.rows[1].bar.x == pytest.approx(pages.LEFT + whole * 40 / 180, abs=0.1)
     assert night.rows[1].bar.width == pytest.approx(whole * 50 / 180, abs=0.1)
     assert [label for _, label in night.ticks][:2] == ["01:30", "02:00"]
     assert "step 22 took longest, 50 min 00 s" in night.sentence
@@ -95,19 +95,19 @@ def test_the_night_is_measured_against_the_window(
 def test_a_step_that_never_ended_and_times_that_are_none(tmp_path: Path) -> None:
     phases = [Phase("import", "2025-12-01T02:01:00+00:00", 120.0, 50), Phase("odd", "no time", 1.0)]
     view = run(tmp_path / "r", [step("22", "12-01T02:00:00", "", phases=phases)], "window: {start: never}\n")
-    (session,) = numbers.sessions(view)
+    (session,) = pages.sessions(view)
     assert session.rows[0].took == "not finished"
     assert len(session.rows[0].phases) == 1
     assert session.window is None
     assert numbers.window_sentence(view) == "The parameters name no maintenance window."
-    assert numbers.sessions(run(tmp_path / "empty", [])) == []
+    assert pages.sessions(run(tmp_path / "empty", [])) == []
 
 
 def test_every_bar_stays_in_the_drawing(tmp_path: Path) -> None:
     page = read(run_page(make_run(tmp_path / "r", whole_night())))
     for bar in page.select("svg rect"):
         x, width = float(str(bar["x"])), float(str(bar["width"]))
-        assert 0 <= x <= x + width <= numbers.WIDTH
+        assert 0 <= x <= x + width <= pages.WIDTH
         assert width > 0
 
 

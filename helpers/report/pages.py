@@ -16,8 +16,9 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import cache
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -67,9 +68,9 @@ def _run_page(view: RunView, kept: str = "") -> str:
         outcome=view.outcome,
         signable=bool(review and review.result and view.outcome.kind in ("go", "waiting")),
         checklist=checklist(view),
-        sessions=numbers.sessions(view),
+        sessions=sessions(view),
         window_sentence=numbers.window_sentence(view),
-        layout={"width": numbers.WIDTH, "top": numbers.TOP},
+        layout={"width": WIDTH, "top": TOP},
         tree=decision_tree(view),
         ends=ends(view),
         tiles=tiles(view),
@@ -330,7 +331,7 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     """Of collections that were merged: how much of a client's answer is as before, and what that means."""
     whole = (told.get("pooled") or {}).get("unrestricted") or {}
     if isinstance(share := whole.get("shared_expected"), int | float):
-        note = f"{merged_answers(whole, told['k'])}. Where a merged collection is searched without a filter; expected, no loss"
+        note = f"{merged_answers(whole, told['k'])}; no loss: merged collections, searched without a filter"
         yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", "#search")
 
 
@@ -388,6 +389,107 @@ def notes(view: RunView) -> list[Note]:
         for group in alike.values()
         for at, n in enumerate(group)
     ]
+
+
+# -- the steps on a clock ---------------------------------------------------------------------------------------------
+
+# The numbers of an inline SVG against the maintenance window, one drawing a session. Steps more than three hours apart belong to
+# different sessions (the dry run of the day before, the window), each drawn to its own scale: on one clock the window would be
+# a thin line. The drawing repeats what the table beside it says in words.
+
+LEFT, RIGHT, WIDTH, ROW, TOP = 220.0, 860.0, 1000.0, 26.0, 30.0  # units of the SVG; bars lie between LEFT and RIGHT
+_THINNEST = 2.0
+_SESSION = timedelta(hours=3)
+_TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a row or a band over all rows, in units of the SVG."""
+
+    x: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A step: its bar, the phases inside, and how long it took in words."""
+
+    number: str
+    title: str
+    verdict: str
+    y: float
+    bar: Span
+    phases: list[Span]
+    took: str
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One drawing: `window` and `buffers` as bands, `ticks` as (x, label), `day` and `sentence` in words."""
+
+    day: str
+    sentence: str
+    rows: list[Row]
+    ticks: list[tuple[float, str]]
+    window: Span | None
+    buffers: list[Span]
+
+    @property
+    def height(self) -> float:
+        return TOP + ROW * len(self.rows) + 8
+
+
+def sessions(view: RunView) -> list[Session]:
+    """The drawings, in order of time, with every execution; none where no step has run."""
+    found = sorted(numbers.timed(view.executions), key=lambda s: (s.start, s.step.number))
+    groups: list[list[numbers.Timed]] = []
+    for step in found:
+        if groups and step.start - max(s.end for s in groups[-1]) <= _SESSION:
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return [_session(group, numbers.window_of(view)) for group in groups]
+
+
+def _session(steps: list[numbers.Timed], window: tuple[datetime, datetime, timedelta] | None) -> Session:
+    first, last = min(s.start for s in steps), max(s.end for s in steps)
+    if window and (window[0] - window[2] > last or window[1] + window[2] < first):
+        window = None
+    begin = min(first, window[0] - window[2]) if window else first
+    end = max(last, window[1] + window[2]) if window else last
+    whole = max((end - begin).total_seconds(), 1.0)
+
+    def at(when: datetime) -> float:
+        return round(LEFT + (RIGHT - LEFT) * (when - begin).total_seconds() / whole, 2)
+
+    def span(start: datetime, stop: datetime) -> Span:
+        x = min(at(start), RIGHT - _THINNEST)
+        return Span(x, round(min(max(at(stop) - x, _THINNEST), RIGHT - x), 2))
+
+    rows = [
+        Row(
+            s.step.number, s.step.title + (s.step.attempt and f" ({s.step.attempt.split(' ')[1]})"), s.step.verdict,
+            TOP + ROW * n, span(s.start, s.end),
+            [span(a, b) for a, b in sorted(s.phases)], "not finished" if s.open else numbers.between(s.start, s.end),
+        )
+        for n, s in enumerate(steps)
+    ]  # fmt: skip
+    every = next((t for t in _TICKS if whole / t <= 8), _TICKS[-1])
+    clock = "%H:%M:%S" if every < 60 else "%H:%M"
+    stamp = begin.timestamp() - begin.timestamp() % every
+    marks = [datetime.fromtimestamp(stamp + every * n, UTC) for n in range(11)]
+    band = [] if window is None else [window[0] - window[2], window[0], window[1], window[1] + window[2]]
+    parts = [Span(at(a), round(at(b) - at(a), 2)) for a, b in pairwise(band)]
+    longest = max(steps, key=lambda s: s.end - s.start)
+    said = (
+        f"{count(len({s.step.number for s in steps}), 'step')} from {first:%H:%M:%S} to {last:%H:%M:%S} UTC; step "
+        f"{longest.step.number} took longest, {numbers.between(longest.start, longest.end)}."
+    )
+    return Session(
+        f"{first:%Y-%m-%d}", said, rows, [(at(m), f"{m:{clock}}") for m in marks if begin <= m < end],
+        parts[1] if parts else None, [p for p in parts[::2] if p.width],
+    )  # fmt: skip
 
 
 # -- rendering ---------------------------------------------------------------------------------------------------------

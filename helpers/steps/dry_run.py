@@ -79,7 +79,7 @@ DURATION, DOWNTIME, MEMORY = "duration", "write downtime", "highest memory of a 
 class Prediction:
     """What the dry run predicted, and what it came to: None where nobody measured it. Both in `unit`: s or bytes.
 
-    `basis` says what the prediction counts, `contains` what the measured value does: the same, as far as it can be told apart.
+    `basis` says what the prediction counts, `contains` what the measured value does: the same, as far as it was timed.
     """
 
     what: str
