@@ -94,7 +94,7 @@ _DERIVED = frozenset({RunPath.PAGE, RunPath.VERIFY})
 _PHASES = 200
 # Figures that a signer reads on paper; the others are printed with their notebooks.
 _PRINTED = ("13_", "23_counts", "23_distances", "23_overlap", "23_recall", "23_completeness", "51_")
-_LARGEST = 2_000_000  # bytes of a figure that a page holds
+_LARGEST = 2_000_000  # bytes of a figure that a page holds, and of a chunk that it lists
 CHANGED, QUARANTINED = f"{Step.MIGRATE}_changes.csv.gz", f"{Step.MIGRATE}_quarantine.jsonl.gz"
 _NOT_RUN, _UNREADABLE = "not run", "unreadable"
 
@@ -221,9 +221,9 @@ class RunView:
     def quarantined(self) -> Iterator[dict[str, str]]:
         """Each chunk in quarantine: collection, id, reason, detail; none where step 22 left no list."""
         try:
-            with gzip.open(self.folder / QUARANTINED, "rt", encoding="utf-8") as file:
-                for line in file:
-                    chunk = json.loads(line)
+            with gzip.open(self.folder / QUARANTINED) as file:
+                while line := file.readline(_LARGEST):
+                    chunk = json_in(line)
                     yield {key: str(chunk.get(key) or "") for key in ("collection", "id", "reason", "detail")}
         except (OSError, EOFError, ValueError, zlib.error, AttributeError):
             return
