@@ -139,8 +139,8 @@ def recall_by_collection(df: pd.DataFrame) -> Figure:
             ends = frame[f"{side}_low"], frame[f"{side}_high"]
             axes.hlines(rows + off, *ends, color=color, linewidth=2.2, gid=f"{side} interval")
             _marks(axes, frame[side], rows + off, side, 7)
-        ends, floor = (rows - 0.36, rows + 0.36), "lowest allowed after"
-        axes.vlines(frame["floor"], *ends, color=RED, linestyle="--", linewidth=2, label=floor, gid="floor")
+        limit = {"color": RED, "linestyle": "--", "linewidth": 2, "label": "lowest allowed after", "gid": "floor"}
+        axes.vlines(frame["floor"], rows - 0.36, rows + 0.36, **limit)
         rows_axis(axes, [name(c, 44) for c in frame["collection"]])
         axes.set_xlim(max(0.0, low - 0.06 * (1 - low)), 1.0)
         share_axis(axes.xaxis)

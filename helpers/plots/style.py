@@ -223,7 +223,7 @@ def bars(
     axes: Axes,
     labels: list[str],
     lengths: Any,
-    color: str,
+    color: Any,
     room: float,
     texts: list[str] | None = None,
     series: str = "",
@@ -238,16 +238,7 @@ def bars(
     axes.set_xlim(0, room * max(1.0, *map(float, lengths)))
 
 
-def curve(
-    axes: Axes,
-    values: NDArray[np.float64],
-    color: str,
-    line: str,
-    label: str,
-    *,
-    series: str = "",
-    points: bool = False,
-) -> None:
+def curve(axes: Axes, values: NDArray[np.float64], color: str, line: str, label: str, *, points: bool = False) -> None:
     """An empirical distribution as steps; more than a few thousand values are drawn by their quantiles, ends kept."""
     if not values.size:
         return
@@ -259,9 +250,7 @@ def curve(
         ordered, share = ordered[pick], share[pick]
     x, y = np.concatenate([ordered[:1], ordered]), np.concatenate([[0.0], share])
     marker = "o" if points else ""
-    axes.step(
-        x, y, where="post", color=color, linestyle=line, label=label, marker=marker, markersize=4, gid=series or label
-    )
+    axes.step(x, y, where="post", color=color, linestyle=line, label=label, marker=marker, markersize=4, gid=label)
     axes.set_ylim(-0.02, 1.04)
 
 

@@ -261,7 +261,7 @@ def watch_timeline(
             left.plot(x, ms, color=color, marker=marker, markersize=4, label=column, gid=column)
         bad = looks[looks["failed"].astype(bool)]
         if len(bad):
-            marks = {"linestyle": "", "marker": "X", "color": RED, "markersize": 8, "clip_on": False}
+            marks: dict[str, Any] = {"linestyle": "", "marker": "X", "color": RED, "markersize": 8, "clip_on": False}
             foot = np.full(len(bad), 0.03)
             left.plot(
                 unit.of(bad["second"]), foot, transform=left.get_xaxis_transform(), label="failed sample", **marks

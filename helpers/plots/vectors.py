@@ -475,11 +475,11 @@ def _numbers(
     return figure
 
 
-def _ranged_bins(values: NDArray[np.float64], least: float, most: float, bins: int = 40) -> NDArray[np.float64]:
+def _ranged_bins(values: NDArray[np.float64], least: float, most: float) -> NDArray[np.float64]:
     """Edges over all values with the ends of the allowed range among them, so that no bar crosses one."""
-    edges = _bins(values, bins)
+    edges = _bins(values, 40)
     inner = [edge for edge in (least, most) if edges[0] < edge < edges[-1]]
-    width = (edges[-1] - edges[0]) / bins
+    width = edges[1] - edges[0]
     clear = [e for e in edges.tolist() if all(abs(e - edge) > 0.25 * width for edge in inner)]
     return np.array(sorted({*clear, *inner}))
 

@@ -110,11 +110,9 @@ class Kept(NamedTuple):
 class Sampler:
     """Takes every batch of the pass; `parts`, by collection, never hold more than twice the sample."""
 
-    def __init__(
-        self, infos: Sequence[CollectionInfo], seed: int, most: int = MOST, most_bytes: int = MOST_BYTES
-    ) -> None:
+    def __init__(self, infos: Sequence[CollectionInfo], seed: int, most: int = MOST) -> None:
         self.seed = seed
-        self.quotas = quotas(infos, most, most_bytes)
+        self.quotas = quotas(infos, most)
         self.parts: dict[str, list[Kept]] = {info.name: [] for info in infos}
         self._limits: dict[str, int] = {}  # hashes from here on are not kept any more
 
@@ -145,10 +143,10 @@ class Sampler:
         return Sample(self.parts, total, self.seed)
 
 
-def quotas(infos: Sequence[CollectionInfo], most: int = MOST, most_bytes: int = MOST_BYTES) -> dict[str, int]:
+def quotas(infos: Sequence[CollectionInfo], most: int = MOST) -> dict[str, int]:
     """How many chunks of each collection are kept: all, or shares by size with `LEAST` for the small ones."""
     widest = 4 * max((info.dimension or 0 for info in infos), default=0)
-    room = max(1, min(most, most_bytes // widest if widest else most))
+    room = max(1, min(most, MOST_BYTES // widest if widest else most))
     total = sum(info.count for info in infos)
     if total <= room:
         return {info.name: max(1, info.count) for info in infos}

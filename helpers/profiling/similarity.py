@@ -248,8 +248,8 @@ def near_duplicates(sample: Sample) -> pd.DataFrame:
 # Pairs of vectors
 
 
-def near_vectors(vectors: Vectors, seed: int, threshold: float = COSINE) -> Pairs:
-    """Pairs of rows of `vectors` (n, d) whose cosine is at least the threshold; zero vectors are like nothing."""
+def near_vectors(vectors: Vectors, seed: int) -> Pairs:
+    """Pairs of rows of `vectors` (n, d) whose cosine is at least `COSINE`; zero vectors are like nothing."""
     lengths = lengths_of(vectors)
     rows = np.flatnonzero(lengths > 0)
     unit: Vectors = np.divide(vectors[rows], lengths[rows, None], dtype=np.float32, casting="same_kind")
@@ -262,10 +262,10 @@ def near_vectors(vectors: Vectors, seed: int, threshold: float = COSINE) -> Pair
         alike = flat[start:stop] @ flat[:stop].T
         alike[np.arange(stop) >= np.arange(start, stop)[:, None]] = -2.0  # only earlier ones
         best = alike.argmax(axis=1)
-        for i in np.flatnonzero(alike[np.arange(stop - start), best] >= threshold - _MARGIN):
+        for i in np.flatnonzero(alike[np.arange(stop - start), best] >= COSINE - _MARGIN):
             a, b = start + int(i), int(best[i])
             cosine = float(unit[a].astype(np.float64) @ unit[b].astype(np.float64))
-            if a != b and cosine >= threshold:
+            if a != b and cosine >= COSINE:
                 found.append((int(rows[a]), int(rows[b]), min(cosine, 1.0)))
     return found
 
@@ -283,14 +283,14 @@ def _projected(unit: Vectors, seed: int) -> Vectors:
 # Pairs of documents
 
 
-def near_documents(documents: list[str | None], threshold: float = JACCARD) -> Pairs:
-    """Pairs of documents whose runs of five characters overlap by at least the threshold (Jaccard)."""
+def near_documents(documents: list[str | None]) -> Pairs:
+    """Pairs of documents whose runs of five characters overlap by at least `JACCARD`."""
     runs = {i: found for i, text in enumerate(documents) if text and (found := _runs(text)).size}
     best: dict[int, tuple[float, int]] = {}
     for a, b in _candidates(runs):
         shared = np.intersect1d(runs[a], runs[b], assume_unique=True).size
         similarity = shared / (runs[a].size + runs[b].size - shared)
-        if similarity >= threshold:
+        if similarity >= JACCARD:
             best[a] = max(best.get(a, (0.0, 0)), (similarity, -b))
     return [(a, -b, similarity) for a, (similarity, b) in sorted(best.items())]
 

@@ -92,9 +92,8 @@ class Merged:
         the source's k nearest that are still answered: exact on both sides, and as both sides answered), from_others (share
         of the exact merged answer that is of other sources), verdict, detail.
         """
-        return [
-            row for target in sorted(self._truth) if len(self._chunks.get(target, ())) > 1 for row in self._rows(target)
-        ]
+        merged = sorted(target for target in self._truth if len(self._chunks.get(target, ())) > 1)
+        return [row for target in merged for row in self._rows(target)]
 
     def _rows(self, target: str) -> list[dict[str, Any]]:
         truth, space = self._truth[target], self._spaces[target]
@@ -146,8 +145,6 @@ def _verdict(shares: Sequence[Mapping[str, Any]], space: Space) -> tuple[Verdict
     if broken:
         return Verdict.FAIL, "searched whole: " + "; ".join(broken)
     if all(s["over_before"] is None for s in shares) and mean_of(after) < SOUND:
-        return (
-            Verdict.WARNING,
-            f"searched whole: over-query recall {mean_of(after):.3f}, and no baseline to compare with",
-        )
+        said = f"searched whole: over-query recall {mean_of(after):.3f}, and no baseline to compare with"
+        return Verdict.WARNING, said
     return Verdict.PASS, ""
