@@ -25,7 +25,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent
 from helpers.schema import Context, Schema, Transformed
 from helpers.snapshots import comparison as compare
-from helpers.snapshots.comparison import Comparison, Floats, WrongVectors
+from helpers.snapshots.comparison import Floats, Measures, WrongVectors
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Reader, Space
 from helpers.validation.configuration import compare_configuration
@@ -270,17 +270,17 @@ class Examination:
         found, seen = pair.found, pair.measured()
         count.target += len(set(found.ids)) - len(doubled)
         origin_of = dict(zip(expected.ids, origins, strict=True))
-        rows = list(seen.differences.itertuples(index=False, name=None))
+        rows = list(pair.differences.itertuples(index=False, name=None))
         rows += [(c, ReasonCode.CHUNK_DOUBLED, "", "another chunk of the source has this id") for c in sorted(doubled)]
         for chunk, difference, where, detail in rows:
             self._note(difference, name, detail, source.name, chunk, origin_of.get(chunk, ""), where)
         self.found.differing += len({row[0] for row in rows})
-        if seen.wrong is not None and len(target.suspects) < 16:
-            target.suspects.append(seen.wrong)
+        if pair.wrong is not None and len(target.suspects) < 16:
+            target.suspects.append(pair.wrong)
         self._measure(name, source, found, seen, target.info.space)
         return found
 
-    def _measure(self, name: str, source: CollectionInfo, found: ChunkBatch, seen: Comparison, space: Space) -> None:
+    def _measure(self, name: str, source: CollectionInfo, found: ChunkBatch, seen: Measures, space: Space) -> None:
         lists = self.found
         broken = ~np.isfinite(found.embeddings).all(axis=1) | found.lost
         lists.not_finite += int(broken.sum()) if found.dimension else len(found)
