@@ -303,7 +303,7 @@ class _Clock:
 
 def _chunks(axes: Axes, looks: pd.DataFrame, validated: int, unit: _Clock) -> None:
     known = looks[looks["chunks"].notna()]
-    style = {"color": GREEN, "marker": "o", "markersize": 4, "label": "in the target", "gid": "chunks"}
+    style: dict[str, Any] = {"color": GREEN, "marker": "o", "markersize": 4, "label": "in the target", "gid": "chunks"}
     axes.plot(unit.of(known["second"]), known["chunks"].astype(float), **style)
     axes.axhline(validated, color=GREY, linestyle="--", label=f"validated: {validated:,}")
     values = [*known["chunks"].astype(float), float(validated)]

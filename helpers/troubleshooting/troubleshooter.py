@@ -242,7 +242,9 @@ def symptoms(run: RunRecord) -> list[dict[str, Any]]:
 def symptoms_of(result: StepResult) -> list[dict[str, Any]]:
     bad = (Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING)
     checks = sorted((c for c in result.checks if c.verdict in bad), key=lambda c: -bad.index(c.verdict), reverse=True)
-    rows = [(result.step, c.name, str(c.verdict), c.measured, c.reason, c.detail) for c in checks]
+    rows: list[tuple[Any, ...]] = [
+        (result.step, c.name, str(c.verdict), c.measured, c.reason, c.detail) for c in checks
+    ]
     if result.error is not None:
         rows.insert(0, (result.step, "the step ended with", "error", "", result.error["code"], result.error["line"]))
     return [dict(zip(SYMPTOMS, row, strict=True)) for row in rows]

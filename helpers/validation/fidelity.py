@@ -428,7 +428,7 @@ class _Search:
             record["id"] = self.origin.get(record["id"], record["id"])
             for key in ("plain", "over"):
                 record[key] = [[self.origin[chunk], d] for chunk, d in record[key]]
-        row = {"collection": self.name, "space": self.space}
+        row: dict[str, Any] = {"collection": self.name, "space": self.space}
         row |= equivalence(self.baseline, after, self.space, self.doubt)
         missed = [r["id"] for r in after if r["reachable"] is False]
         row |= {"k": self.k, "zero": self.probes.zero, "unusable": self.probes.unusable, "unreachable": missed}

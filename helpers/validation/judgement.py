@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from helpers.formatting import count, merged_answers
-from helpers.reason_codes import ReasonCode
+from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Check, Verdict, worst
 from helpers.snapshots.comparison import CONTENT
 from helpers.validation import field_tests
@@ -102,7 +102,7 @@ class Judgement:
             named = "; ".join(f"{r['collection']}: {r['field']} in {count(r['chunks'], 'chunk')}" for r in rows[:3])
             named += f"; {len(rows) - 3} more collections and fields" if len(rows) > 3 else ""
             detail = f"{named}; in the source: {before:,}{_listed(number)}"
-        verdict, reason = (Verdict.WARNING, ReasonCode.METADATA_CONTRADICTS) if number else (Verdict.PASS, "")
+        verdict, reason = _outcome(number, ReasonCode.METADATA_CONTRADICTS, Verdict.WARNING)
         ids = self.found.values.contradicting["after"][:20]
         return Check(CONTRADICTIONS, verdict, number, 0, "values", reason, detail, number, [dict(row) for row in ids])
 
@@ -115,10 +115,8 @@ class Judgement:
         if not applicable:
             return _not_applicable(SEARCH, "; ".join(sorted({r["detail"] for r in rows})) or "no collection")
         warned = [r for r in (*rows, *merged.values()) if r["verdict"] is Verdict.WARNING]
-        verdict, reason = Verdict.PASS, ""
-        if failed:
-            verdict, reason = Verdict.FAIL, ReasonCode.SEARCH_NOT_EQUIVALENT
-        elif warned:
+        verdict, reason = _outcome(failed, ReasonCode.SEARCH_NOT_EQUIVALENT)
+        if warned and not failed:
             unsure = any(r.get("unsure") for r in warned)
             verdict, reason = (
                 Verdict.WARNING,
@@ -163,7 +161,7 @@ class Judgement:
             return Check(QUERIES, Verdict.NOT_EXERCISED, detail=why)
         bad = [q for q in asked if not q["ok"]]
         detail = "; ".join(f"{q['text']}: {q['why']}" for q in bad)
-        verdict, reason = (Verdict.WARNING, ReasonCode.QUERY_WITHOUT_ANSWER) if bad else (Verdict.PASS, "")
+        verdict, reason = _outcome(bad, ReasonCode.QUERY_WITHOUT_ANSWER, Verdict.WARNING)
         good = len(asked) - len(bad)
         return Check(QUERIES, verdict, good, len(asked), "queries", reason, detail, parameter="validation.queries")
 
@@ -225,7 +223,7 @@ class Judgement:
         rows = self.found.differences[self.found.differences["difference"].isin(kinds)]
         numbers = {kind: self.found.counted[kind] for kind in kinds if self.found.counted[kind]}
         number = sum(numbers.values())
-        verdict, reason = (Verdict.FAIL, next(iter(numbers))) if numbers else (Verdict.PASS, "")
+        verdict, reason = _outcome(numbers, next(iter(numbers), kinds[0]))
         detail = ", ".join(f"{kind.replace('_', ' ')}: {n:,}" for kind, n in numbers.items())
         ids = [{str(k): v for k, v in row.items()} for row in rows.head(20).to_dict("records")]
         return Check(name, verdict, number, 0, "differences", reason, detail, number, ids)
@@ -233,8 +231,12 @@ class Judgement:
     def _fields(self, name: str, test: str, reason: ReasonCode) -> Check:
         fields = self.found.fields
         bad, ids = fields.counts[test], [dict(row) for row in fields.offenders[test][:20]]
-        verdict = Verdict.FAIL if bad else Verdict.PASS
-        return Check(name, verdict, fields.checked - bad, fields.checked, "chunks", reason if bad else "", "", bad, ids)
+        verdict, given = _outcome(bad, reason)
+        return Check(name, verdict, fields.checked - bad, fields.checked, "chunks", given, "", bad, ids)
+
+
+def _outcome(wrong: object, reason: ReasonCode, otherwise: Verdict = Verdict.FAIL) -> tuple[Verdict, Reason]:
+    return (otherwise, reason) if wrong else (Verdict.PASS, "")
 
 
 _OWN = "only chunks of the query's own source collection"
