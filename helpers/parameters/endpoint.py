@@ -42,8 +42,7 @@ EXPECTED = "must be a reference, 'env:NAME' or 'file:PATH', never the secret its
 class Secret(str):
     """A secret's value in memory. As text it is `<secret env:NAME>`, also in repr, format and JSON.
 
-    It is a `str` whose characters are the redacted text, so whatever prints, joins or serialises it by mistake
-    shows the reference. Only `reveal()` gives the value. It cannot be pickled.
+    Whatever prints, joins or serialises it by mistake shows the reference. Only `reveal()` gives the value.
     """
 
     __slots__ = ("_value",)

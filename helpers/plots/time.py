@@ -80,8 +80,7 @@ def phase_timeline(phases: Sequence[Phase], title: str) -> Figure:
 def throughput_per_batch(df: pd.DataFrame) -> Figure:
     """Chunks per second of each batch, in the order in which they ended, by target collection.
 
-    `df`: target, finished_s (seconds since the start), rows, seconds. More than a few thousand batches are averaged in
-    slices of time.
+    `df`: target, finished_s (seconds since the start), rows, seconds. Many batches are averaged in slices of time.
     """
     usable = df[np.isfinite(df["finished_s"]) & (df["seconds"] > 0) & (df["rows"] > 0)] if len(df) else df
     if not len(usable):

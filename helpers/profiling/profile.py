@@ -93,10 +93,7 @@ class CollectionSeen:
 
 
 class Repeats:
-    """Which contents occur more than once, and where: the first place of each, and every place of the repeated.
-
-    A place is (collection, id) and, for ids, the target collection.
-    """
+    """Which contents occur more than once, and every place of those: (collection, id) and, for ids, the target collection."""
 
     def __init__(self, every: int = 1) -> None:
         self.every = every
@@ -348,10 +345,7 @@ class Profile:
         return pd.DataFrame(rows)
 
     def completeness(self) -> pd.DataFrame:
-        """Share of chunks that hold each field: one row a field, one column a collection.
-
-        Draws the heat map, of the schema's core fields where it has any.
-        """
+        """Share of chunks that hold each field: one row a field, one column a collection. Draws the (core) fields."""
         scan = self.scan
         names = [rule.name for rule in self.schema.fields]
         names += sorted(name for name in scan.fields if name not in names)

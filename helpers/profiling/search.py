@@ -84,10 +84,7 @@ COLUMNS = ["collection", "id", "distance", "space", "document", "remark"]
 
 
 def by_text(lookup: Lookup, collections: Sequence[str], text: str, k: int) -> pd.DataFrame:
-    """The k chunks of each collection that lie nearest to the text, best first.
-
-    A collection that cannot be asked has one row that says why.
-    """
+    """The k chunks of each collection nearest to the text, best first; one row says why a collection cannot be asked."""
     reader, rows = lookup.reader, []
     for name in collections:
         space = reader.info(name).space
@@ -157,8 +154,7 @@ _FORMULA = tuple("=+-@＝＋－＠|%\t\r\n\x00")
 def write_csv(path: Path, lookup: Lookup, places: Iterable[Place]) -> int:
     """One row for each place, with the whole document and the metadata as JSON; the number of rows.
 
-    Whole or not at all; UTF-8 with its mark, so that spreadsheets read the letters right. Read in pieces: memory does not
-    grow with the finding.
+    Whole or not at all; UTF-8 with its mark, for spreadsheets. Memory does not grow with the finding.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -261,10 +257,7 @@ def of_places(places: Places) -> list[Finding]:
 
 
 def of_groups(name: str, groups: Iterable[list[tuple[str, ...]]]) -> Finding:
-    """Chunks that repeat each other: all but the first of each group count, and every one of them is a place.
-
-    A place is (collection, id, …); its detail names the first of its group.
-    """
+    """Chunks that repeat each other, (collection, id, …): all but the first of a group count, and every one is a place."""
     known = list(groups)
 
     def every() -> Iterator[Place]:

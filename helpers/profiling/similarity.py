@@ -105,12 +105,11 @@ def _asked(starts: npt.NDArray[np.intp], ends: npt.NDArray[np.intp], seed: int) 
 
 
 def outliers(sample: Sample) -> pd.DataFrame:
-    """Chunks that stand far from the others of their collection, by rule: a chunk may be there under several.
+    """Chunks that stand far from the others of their collection, by rule; collections of fewer than 8 are not judged.
 
     Rules: `direction` (1 − cosine to the mean direction of the collection), `norm` (L2), `length` (log10 of the document's
     characters). Far is more than 6 robust standard deviations (1.4826 × the median absolute deviation, at least 0.1 % of
-    the median; of lengths at least 0.05, so that less than half or double is never far) from the median; collections of
-    fewer than 8 chunks are not judged.
+    the median; of lengths at least 0.05, so that less than half or double is never far) from the median.
     """
     frame = sample.frame
     lengths = frame["characters"].to_numpy(np.float64)
@@ -245,9 +244,6 @@ def near_duplicates(sample: Sample) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).astype({"identical": bool})
 
 
-# Pairs of vectors
-
-
 def near_vectors(vectors: Vectors, seed: int) -> Pairs:
     """Pairs of rows of `vectors` (n, d) whose cosine is at least `COSINE`; zero vectors are like nothing."""
     lengths = lengths_of(vectors)
@@ -278,9 +274,6 @@ def _projected(unit: Vectors, seed: int) -> Vectors:
     flat = unit @ onto
     scaled: Vectors = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return scaled
-
-
-# Pairs of documents
 
 
 def near_documents(documents: list[str | None]) -> Pairs:

@@ -1,8 +1,7 @@
 """What a migration does to ids and metadata, as data: a schema file read into `Schema`.
 
-`Schema.transform` routes, fills, coerces and repairs a batch; `Schema.check` proves the outcome by other means (pandas
-columns under a pandera schema) and is used again on what the target gives back. `identity` is the schema that changes
-nothing: same collections, same ids, same metadata.
+`Schema.transform` routes, fills, coerces and repairs a batch; `Schema.check` proves the outcome by other means, and what the
+target gives back. `identity` is the schema that changes nothing.
 """
 
 from __future__ import annotations
@@ -206,11 +205,10 @@ class Context:
 
 @dataclass(slots=True)
 class Transformed:
-    """A batch as it is to stand in the target, position by position what came in; nothing is left out.
+    """A batch as it is to stand in the target, position by position what came in. Chunks with a failure must not be written.
 
     `targets` names each chunk's target collection, `types` its collection type (None without routing). `repairs` has
-    the columns collection, id, field, rule, before, after; `failures` collection, id, reason, detail, one row per
-    reason. The ids in both are those of the source. Chunks with a failure must not be written.
+    `REPAIR_COLUMNS`; `failures` collection, id, reason, detail, one row per reason; both with ids of the source.
     """
 
     batch: ChunkBatch
@@ -269,9 +267,8 @@ class Schema:
     ) -> pd.DataFrame:
         """Whether metadata keep the schema, by a second opinion: collection, id, reason, detail per fault.
 
-        Only ids and metadata of the batch are looked at, so what was read back from a target will do. Reasons are
-        `missing_<field>` and `invalid_<field>`. `source_collections`, where given, are the values that a field fixed to
-        `{source_collection}` may have.
+        Only ids and metadata of the batch are looked at. Reasons are `missing_<field>` and `invalid_<field>`. A field fixed to
+        `{source_collection}` may have the values `source_collections`, where given.
         """
         faults = self._checks[target_type].faults(batch.metadatas, source_collections)
         return failure_table([(collection, batch.ids[i], reason, detail) for i, reason, detail in faults])

@@ -130,8 +130,8 @@ def metadata_problems(metadata: Metadata | None) -> list[str]:
 
 def plain(metadata: Metadata) -> Metadata:
     """The same metadata with numpy scalars, arrays and subclasses of text or numbers as what Python itself has.
-
-    Nothing is lost by it. The dictionary itself is returned, not a copy, where there is nothing to do.
+    The dictionary itself
+       is returned, not a copy, where there is nothing to do.
     """
     values = [x for v in metadata.values() for x in ([v, *v] if type(v) is list else [v])]
     if all(type(k) is str for k in metadata) and all(type(v) in _PLAIN for v in values):

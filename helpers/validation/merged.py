@@ -31,10 +31,9 @@ class Asked:
 
 
 class Merged:
-    """Searches in target collections that hold chunks of several source collections, without any restriction.
+    """Searches in target collections that hold chunks of several source collections, as clients ask them: unrestricted.
 
-    A client that asked one source collection now asks all that were merged, and is answered from all of them. Two exact
-    answers, both from the snapshot, keep apart what that changes and what is lost: the k nearest in the source
+    Two exact answers, both from the snapshot, keep apart what merging changes and what is lost: the k nearest in the source
     collection against the k nearest in the merged one are the expected change; what the target does not return of
     the second is a loss.
     """

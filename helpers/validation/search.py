@@ -1,8 +1,7 @@
 """Search equivalence: the target answers as well as the source, once the noise of approximate indexes is taken out.
 
 Two HNSW indexes built from the same vectors do not return the same ten neighbours (chroma-facts, Search equivalence),
-so lists are not compared. Per probe, a stored vector chosen by seed, four questions are asked of a store and measured
-against brute force over the same side's vectors:
+so lists are not compared. Per probe, a stored vector, four questions are measured against brute force over the same side:
 
 - self: does the vector find its own id first, or another at the same distance?
 - reachable: does the over-query (1,000 results) find it at all?
@@ -150,8 +149,7 @@ def choose_probes(
 ) -> Probes:
     """`number` chunks, or all where there are fewer: those whose digest of seed, collection and id is smallest.
 
-    So a chunk added or removed changes one probe at most, and the source's probes stay those of the dry run. Zero
-    vectors have no direction, lost and non-finite ones no value: none of them can be a probe.
+    So a chunk added or removed changes one probe at most. Zero, lost and non-finite vectors cannot be probes.
     """
     kept: list[tuple[int, str, ChunkBatch]] = []
     zero = unusable = 0
