@@ -330,7 +330,8 @@ def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # as `is_leftover` knows it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb", opener=private) as file:  # a path's own open takes no opener
+        temporary.unlink(missing_ok=True)  # of a process that was killed, or somebody's link
+        with open(temporary, "xb", opener=private) as file:  # a path's own open takes no opener
             os.fchmod(file.fileno(), mode)
         yield temporary
         flush_file(temporary)

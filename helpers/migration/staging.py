@@ -30,6 +30,7 @@ import pyarrow as pa
 from helpers.chunks import ChunkBatch, Vectors
 from helpers.errors import RunbookError, Terminal, one_line, redacted
 from helpers.parameters import Parameters
+from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, StateFile, Verdict, kind_of, reading, silent, write_json, write_text, writing
 from helpers.run.record import RunRecord
@@ -289,7 +290,7 @@ class _Staging:
             self.changes = io.TextIOWrapper(cast(IO[bytes], raw), "utf-8", "backslashreplace", newline="")
             csv.writer(self.changes, lineterminator="\n").writerow(CHANGE_COLUMNS)
         for row in changed[["collection", "id", "field", "before", "after", "rule"]].itertuples(index=False):
-            csv.writer(self.changes, lineterminator="\n").writerow([redacted(str(value)) for value in row])
+            csv.writer(self.changes, lineterminator="\n").writerow([_cell(redacted(str(value))) for value in row])
 
     def finish(self) -> Staged:
         staged = self.staged
@@ -306,6 +307,15 @@ class _Staging:
         staged.quarantined = self.quarantine.counts()
         staged.save(staged.folder)
         return staged
+
+
+def _cell(text: str) -> str:
+    """As spreadsheets show it: a number, or text that is no formula."""
+    try:
+        float(text)
+    except ValueError:
+        return harmless(text)
+    return text
 
 
 def stage(

@@ -21,7 +21,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.reason_codes import ReasonCode
 from helpers.stores.base import Closing, CollectionInfo, Neighbours, from_metadata, is_marker, resolve
-from helpers.stores.client import VectorLost, batch_of, pieces, proven_spaces
+from helpers.stores.client import ASK_AGAIN, VectorLost, batch_of, pieces, proven_spaces, twice_what_it_counts
 from helpers.stores.limits import Limits, Requests, Usage, done_once, written_once
 from helpers.stores.wire import json_of
 
@@ -115,10 +115,13 @@ class ApiV1Store(Closing):
     def ids(self, name: str) -> list[str]:
         """Every id, once, in the store's order. Fewer than the count is asked for again, without pages."""
         found: dict[str, None] = {}
+        most = ASK_AGAIN
         while True:
             page = self._get(name, {"limit": _LIMITS.page_rows, "offset": len(found)}, [])["ids"]
             before = len(found)
             found.update(dict.fromkeys(page))
+            if len(found) > most:
+                most = twice_what_it_counts(len(found), self.count(name), self._at(name))
             if len(page) < _LIMITS.page_rows or len(found) == before:
                 break
         if len(found) < self.count(name):

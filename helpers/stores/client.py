@@ -126,10 +126,19 @@ class ClientStore(TargetLock, Closing):
                 )
             except Narrower:
                 continue
-            new = [c for c in page if c.name not in found]
-            found.update({c.name: c for c in new})
-            if not new:
+            before = len(found)
+            for collection in page:
+                if found.setdefault(collection.name, collection).id != collection.id:
+                    raise Terminal(
+                        ReasonCode.ENGINE_FAILED, f"two collections are named {one_line(collection.name, 80)}", where=self.label,
+                        next_step="Chroma allows one of a name: rename one of them, or look at what is in front of the server.",
+                    )  # fmt: skip
+            if len(found) == before:
                 return list(found.values())
+
+    def identifiers(self) -> set[str]:
+        """The uuids of the collections, by which a server is known under another address."""
+        return {str(collection.id) for collection in self._listed()}
 
     def info(self, name: str) -> CollectionInfo:
         """What the collection is, the effective space proven by a probe. Asked once, then remembered, but for the count."""
@@ -198,11 +207,14 @@ class ClientStore(TargetLock, Closing):
                     lambda at: self._pages(collection, at, min(at + rows, total)), range(0, total, rows)
                 ):
                     found.update(dict.fromkeys(page))
+        most = ASK_AGAIN
         while True:
             before = len(found)
             found.update(dict.fromkeys(self._page(collection, NO_LIMIT, before)))
             if len(found) == before:
                 return list(found)
+            if len(found) > most:
+                most = twice_what_it_counts(len(found), self.count(name), self._at(name))
 
     def _pages(self, collection: Collection, start: int, end: int) -> list[str]:
         """The ids of these places, in as many pages as it takes; fewer where there are fewer."""
@@ -464,9 +476,27 @@ class VectorLost(Exception):
     """The store lists an id of this piece but cannot give its vector."""
 
 
+ASK_AGAIN = 10_000  # ids after which a store is asked how many there are; then at twice as many
+
+
+def twice_what_it_counts(listed: int, counted: int, where: str) -> int:
+    """When to ask next; `Terminal` where a store lists far more ids than it counts, so that its pages need not end."""
+    if listed > 2 * counted + ASK_AGAIN // 2:
+        raise Terminal(
+            ReasonCode.NOT_JSON, f"lists {listed:,} ids and goes on, but counts {counted:,} chunks", where=where,
+            next_step="Check what is in front of the server, and that it is the one that you mean.",
+        )  # fmt: skip
+    return 2 * listed
+
+
 def batch_of(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embeddings: bool) -> ChunkBatch:
     """An answer as a batch in the order asked. Columns shorter than the ids belong to nobody knows which (fact 16)."""
     got = list(answer["ids"])
+    if len({*got} & {*ids}) != len(got) or {len(answer[c] or ()) for c in ("documents", "metadatas")} != {len(got)}:
+        raise Terminal(
+            ReasonCode.NOT_JSON, f"an answer of {len(got)} chunks that does not answer this request for {len(ids)}",
+            next_step="Check what is in front of the server, and that it is the one that you mean.",
+        )  # fmt: skip
     vectors = answer.get("embeddings")
     if embeddings and (vectors is None or len(vectors) != len(got)):
         raise VectorLost

@@ -163,6 +163,12 @@ def quick_names(endpoint: Endpoint, role: str) -> list[str]:
         return store.names()
 
 
+def one_database(source: Endpoint, target: Endpoint) -> bool:
+    """Whether both servers are one database under two addresses: its collections have the same uuids."""
+    with open_server(source, "source") as one, _current_server(target, request_headers(target, "target")) as other:
+        return isinstance(one, ClientStore) and not one.identifiers().isdisjoint(other.identifiers())
+
+
 def quick_holder(endpoint: Endpoint) -> dict[str, Any] | None:
     """Who holds the lock of a target (run_id, host, time), without writing a byte; None where nobody does."""
     if endpoint.path:
