@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from helpers.errors import RunbookError, WorldError, redacted
+from helpers.errors import WorldError, redacted
 from helpers.reason_codes import ReasonCode
-from helpers.results import StepResult, contents, file_digest, json_in, passed, private, reading, utc_now
+from helpers.results import contents, file_digest, json_in, private, reading, utc_now
 
 NAME = "audit.jsonl"
 FIRST = "0" * 64  # what the first line has in place of a digest
 STEP_ENDS, PAGE_KEPT, DRILL = "step ends", "page kept", "drill"  # actions that name files with their digests
-_NAMED = ("as-signed-*", "final-*", "drills/*")
+_NAMED = ("results/*.json", "as-signed-*", "final-*", "drills/*")
 _TAIL = 2**16
 
 
@@ -125,7 +125,7 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def unnamed(folder: Path) -> list[str]:
-    """Passed results, kept pages and drills that no line of the audit log names with their digest: nobody's work.
+    """Results, kept pages and drills that no line of the audit log names with their digest: nobody's work.
 
     Lines of an older toolkit name a file without its digest; a folder whose log knows no step at all names nothing.
     """
@@ -147,17 +147,8 @@ def unnamed(folder: Path) -> list[str]:
             loose |= {name, name.removesuffix("html") + "pdf"}
     if not steps:
         return []
-    kept = [path for pattern in _NAMED for path in sorted(folder.glob(pattern))]
-    files = [*(path for path in sorted(folder.glob("results/*.json")) if _is_passed(path)), *kept]
-    names = {path.relative_to(folder).as_posix(): path for path in files}
-    return [name for name, path in names.items() if name not in loose and (name, file_digest(path)) not in told]
-
-
-def _is_passed(path: Path) -> bool:
-    try:
-        return passed(StepResult.read(path))
-    except RunbookError:
-        return False
+    found = {path.relative_to(folder).as_posix(): path for pattern in _NAMED for path in sorted(folder.glob(pattern))}
+    return [name for name, path in found.items() if name not in loose and (name, file_digest(path)) not in told]
 
 
 def user() -> str:

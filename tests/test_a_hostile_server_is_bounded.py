@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -182,7 +183,7 @@ def test_a_server_that_takes_a_body_slowly_is_given_up(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("ids", [["a", "b", "c"], ["a", "x"], ["a", "a"]], ids=["more", "others", "twice"])
 def test_an_answer_with_other_chunks_than_were_asked_for_is_one_of_our_errors(ids: list[str]) -> None:
-    answer = {
+    answer: dict[str, Any] = {
         "ids": ids,
         "documents": ["t"] * len(ids),
         "metadatas": [None] * len(ids),

@@ -153,7 +153,7 @@ def seal(run: RunState, step: str = "") -> RunState:
         _refuse_other_binding(run, known)
         if not known:
             _refuse_other_parameters(run)
-        _refuse_unnamed(run.reports)
+        _refuse_unnamed(run.reports, known)
         if step:
             refuse_foreign_bytecode(run.reports)
             _copy_allowed(run)
@@ -251,8 +251,10 @@ def moved(sealed: Seal, name: str, later: Mapping[str, str], since: Sequence[Map
     return any({"file": name, "digest": digest, "to": place} in told for place in places)
 
 
-def _refuse_unnamed(folder: Path) -> None:
-    if names := audit.unnamed(folder):
+def _refuse_unnamed(folder: Path, chain: Sequence[Seal]) -> None:
+    """`Terminal` where something new is nobody's work; what was sealed before is held by its seal."""
+    sealed = chain[-1].subjects if chain else {}
+    if names := [name for name in audit.unnamed(folder) if name not in sealed]:
         raise Terminal(
             ReasonCode.SEALED_FILE_CHANGED, f"{', '.join(names[:5])}: {audit.NAME} names no such file", where=str(folder),
             next_step="Find out who wrote it, and take it out of the folder; a step that was killed as it ended is run again.",

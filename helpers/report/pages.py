@@ -532,9 +532,8 @@ def keep_final(folder: RunState) -> Iterator[str]:
     """Keep the page once the run is closed out and nobody has to sign any more, and its PDF; yields what to tell."""
     gate = gate_state(folder, CLOSEOUT) if passed(folder.result(Step.CLOSEOUT)) else None
     if gate is not None and not gate.missing and not gate.blocked and not _final_kept(folder):
-        yield from _keep(
-            folder, f"{FINAL}{len(chain(folder)) + 1:04d}.html", "the run was closed out, with every signature"
-        )
+        name = f"{FINAL}{len(chain(folder)) + 1:04d}.html"
+        yield from _keep(folder, name, "the run was closed out, with every signature")
 
 
 def _final_kept(folder: RunState) -> bool:
