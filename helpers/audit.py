@@ -111,7 +111,7 @@ def entries(path: Path) -> list[dict[str, Any]]:
 
 
 def _entry(line: bytes) -> Any:
-    """What a line holds; ValueError where it is none of ours: a name that stands there twice would be read as either."""
+    """What a line holds; ValueError where it is none of ours: a repeated name would be read as either."""
     entry = json_in(line)
     if isinstance(entry, dict) and json.dumps(entry, sort_keys=True).encode() != line:
         raise ValueError("not as the toolkit writes it")

@@ -674,5 +674,5 @@ def test_run_json_and_the_log_agree_on_parameters(home: RunFolder, monkeypatch: 
     home.note(changes=[], parameters_sha256="0" * 64)
     finish(home)
     said = verify(home.reports).problems
-    assert "run.json: a change of migration.batch_size stands in audit.jsonl only" in said
+    assert "run.json: a change of migration.batch_size is named in audit.jsonl only" in said
     assert "parameters.yaml: it is not the one that run.json names" in said

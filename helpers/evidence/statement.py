@@ -63,7 +63,7 @@ _READ_WHOLE = {
 _SEAL = re.compile(rf"{SEALS}/[^/]+")
 FIRST = "none"  # what the first seal names in place of the digest of the one before
 PUSHED = "digest pushed"  # the audit log's word for a digest that was given to a place outside, or was not taken there
-_PUSHED_LINE = (  # and nothing else: what stands in a line twice could be read as either
+_PUSHED_LINE = (  # and nothing else: a repeated name could be read as either
     r'\{"action": "digest pushed", "facts": \{"digest": "[0-9a-f]{64}", "number": [0-9]+(, "reason": "[a-z_]+", "why": '
     r'"([^"\\]|\\.)*")?\}, '
     r'"host": "[^"]*", "outcome": "[a-z]+", "previous": "[0-9a-f]{64}", "process": [0-9]+, "user": "[^"]*", "when": "[^"]*"\}'

@@ -171,7 +171,7 @@ def _parameters(run: RunState, found: Verified) -> Iterator[str]:
     ]
     noted = {key for change in facts.get("changes", []) for key in change["from"]}
     for key in sorted(noted ^ {key for names in told for key in names or ()}):
-        yield f"{RunPath.RUN}: a change of {one_line(key, 80)} stands {'here' if key in noted else f'in {audit.NAME}'} only"
+        yield f"{RunPath.RUN}: a change of {one_line(key, 80)} is named {'here' if key in noted else f'in {audit.NAME}'} only"
 
 
 def _work(folder: Path, newest: Seal) -> Iterator[str]:

@@ -537,17 +537,17 @@ def keep_final(folder: RunState) -> Iterator[str]:
 
 
 def _final_kept(folder: RunState) -> bool:
-    told = (e for e in audit.entries(folder.reports / audit.NAME) if e["action"] == audit.PAGE_KEPT)
-    return any(str(entry["facts"]["file"]).startswith(FINAL) for entry in told)
+    log = audit.entries(folder.reports / audit.NAME)
+    return any(e["action"] == audit.PAGE_KEPT and str(e["facts"]["file"]).startswith(FINAL) for e in log)
 
 
 def _keep(folder: RunState, name: str, what: str) -> Iterator[str]:
     page = folder.reports / name
     with _not_worth_a_failure(folder):
         write_text(page, run_page(folder, f"This page as it was at {formatting.moment(utc_now())}: {what}."))
-        page.with_suffix(".pdf").unlink(missing_ok=True)  # nobody's: a page is kept once
+        (pdf := page.with_suffix(".pdf")).unlink(missing_ok=True)  # nobody's: a page is kept once
         failed = print_pdf(page)
-        digests = {path.name: file_digest(path) for path in (page, page.with_suffix(".pdf")) if path.is_file()}
+        digests = {path.name: file_digest(path) for path in (page, pdf) if path.is_file()}
         audit.append(folder.reports / audit.NAME, audit.PAGE_KEPT, file=name, pdf=failed or "made", digests=digests)
         if failed:
             yield f"No PDF of {name}: {failed}"
@@ -566,9 +566,7 @@ def print_pdf(page: Path) -> str:
         command = [program, "--headless", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--no-pdf-header-footer",
                    f"--user-data-dir={profile}", f"--print-to-pdf={made}", page.resolve().as_uri()]  # fmt: skip
         if os.geteuid() == 0:
-            command.insert(
-                1, "--no-sandbox"
-            )  # Chromium refuses root with it; the page has no script and asks no network
+            command.insert(1, "--no-sandbox")  # root may not use it; the page has no script and asks no network
         try:
             subprocess.run(command, timeout=_PDF_SECONDS, check=True, capture_output=True, start_new_session=True)
         except (OSError, subprocess.SubprocessError) as error:
