@@ -32,9 +32,9 @@ IN_KERNEL = """
 import io, os
 opened, log = io.open, os.environ["OPENED"]
 def counted(file, mode="r", *rest, **named):
-    mode = "r" if getattr(named.get("opener"), "__name__", "") == "_plainly" else mode
+    how = "r" if getattr(named.get("opener"), "__name__", "") == "_plainly" else mode
     with opened(log, "a") as lines:
-        lines.write(f"{mode} {os.fspath(file) if not isinstance(file, int) else file}\\n")
+        lines.write(f"{how} {os.fspath(file) if not isinstance(file, int) else file}\\n")
     return opened(file, mode, *rest, **named)
 io.open = counted
 """
