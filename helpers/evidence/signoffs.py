@@ -192,7 +192,7 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
         accepts = answer.get("accept")
         state.accepted[role] = [str(a) for a in accepts] if isinstance(accepts, list) else []
         problem, signer = _problem(run, path, data, path.with_name(f"{path.name}.sig"), allowed_now)
-        if path.name not in recorded(run.reports):
+        if not problem and path.name not in recorded(run.reports):
             problem = f"it was never recorded ({RUNBOOK} sign {run.id} --import FILE.sig)"
         if problem or signer is None:
             state.refused[role] = f"the approval of {role} does not count: {problem}"
