@@ -435,8 +435,11 @@ def reading(path: Path, next_step: str = "Put the file back from the run's archi
         yield
     except RunbookError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError) as error:
-        why = f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else error.strerror or str(error)
+    except MemoryError:  # the file is not to blame
+        raise
+    except Exception as error:  # what a library makes of damage has many names
+        why = _first(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        why = error.strerror or str(error) if isinstance(error, OSError) else why
         raise Terminal(
             ReasonCode.RUN_DAMAGED, f"cannot be read: {why}", where=str(path), next_step=next_step
         ) from error
@@ -489,8 +492,7 @@ class StateFile:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            first = error.errors()[0]
-            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            why = _first(error)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             why = str(error)
         remedy = cls.remedy.format(folder=path.parent)
@@ -504,6 +506,11 @@ class StateFile:
     def save(self, folder: Path) -> None:
         state = asdict(self)  # type: ignore[call-overload]  # every state is a dataclass
         write_json(folder / self.file, {name: value for name, value in state.items() if name != "folder"})
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 @cache

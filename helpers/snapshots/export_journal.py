@@ -23,11 +23,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helpers.results import append, file_digest, utc_now, writing
+from helpers.results import append, file_digest, reading, utc_now, writing
 
 FORMAT = 1
 EXPORT = ".export"
 _LINES = "journal.jsonl"
+CHUNK = ("id", "document", "metadata", "uri", "embedding")  # the columns of a file of chunks
 
 
 class Journal:
@@ -131,7 +132,7 @@ class Journal:
         path = self.folder / EXPORT / known["file"]
         if not path.is_file() or file_digest(path) != known["sha256"]:
             return None
-        ids: list[str] = read_parquet(path).column("id").to_pylist()
+        ids: list[str] = read_parquet(path, ["id"]).column("id").to_pylist()
         return ids
 
     def finish(self, name: str, start: int, part: dict[str, Any]) -> None:
@@ -196,7 +197,13 @@ def write_parquet(path: Path, table: pa.Table, **how: Any) -> None:
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file of ours, whole or these columns of it; a third of the time that a data set of one file would take.
 
-    Raises what pyarrow raises: `OSError`, `pa.ArrowException`, `MemoryError`.
+    Raises `Terminal` ("run_damaged") where it holds no chunks, or not as `to_table` writes them.
     """
-    with pq.ParquetFile(path) as file:
-        return file.read(columns)
+    with reading(path), pq.ParquetFile(path) as file:
+        table = file.read(columns)
+        for name in columns or CHUNK:
+            column = table.column(name)
+            fits = pa.types.is_fixed_size_list if name == "embedding" else pa.types.is_large_string
+            if not fits(column.type) or (name.endswith("id") and column.null_count):
+                raise ValueError(f"its column {name} is not as this toolkit writes it")
+        return table

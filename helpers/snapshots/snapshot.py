@@ -134,10 +134,8 @@ class Snapshot:
     def _table(self, part: Part, columns: list[str] | None = None) -> pa.Table:
         try:
             return read_parquet(self.folder / part.file, columns)
-        except MemoryError:  # Arrow's own is both; the file is not to blame
-            raise
-        except (OSError, pa.ArrowException) as error:
-            raise self._damaged(part, f"cannot be read: {error}") from error
+        except Terminal as error:
+            raise self._damaged(part, error.what) from error
 
     def verify(self, progress: Progress = silent) -> dict[str, int]:
         """Re-read every byte: digests, row counts, ids unique. Marks the manifest as verified.
@@ -406,8 +404,12 @@ def _guest(value: Any) -> Any:
 
 
 def decode_metadata(text: str | None) -> Metadata | None:
-    """The inverse of `encode_metadata`."""
-    return None if text is None else {key: _host(value) for key, value in json.loads(text).items()}
+    """The inverse of `encode_metadata`. Raises `Terminal` ("run_damaged")."""
+    try:
+        return None if text is None else {key: _host(value) for key, value in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        what = f"a file of chunks has metadata that this toolkit does not write: {one_line(text or '', 60)}"
+        raise Terminal(ReasonCode.RUN_DAMAGED, what) from error
 
 
 def _host(value: Any) -> Any:
