@@ -201,7 +201,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """
     with reading(path), pq.ParquetFile(path) as file:
         table = file.read(columns)
-        for name in columns or CHUNK:
+        for name in columns or {*CHUNK, *table.column_names}:
             column = table.column(name)
             fits = pa.types.is_fixed_size_list if name == "embedding" else pa.types.is_large_string
             if not fits(column.type) or (name.endswith("id") and column.null_count):

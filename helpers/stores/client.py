@@ -29,9 +29,11 @@ from helpers.stores.base import (
     Space,
     consistent_spaces,
     declared,
+    fitting,
     from_metadata,
     is_marker,
     resolve,
+    texts,
 )
 from helpers.stores.creation import TargetLock
 from helpers.stores.door import Client, Collection
@@ -106,6 +108,7 @@ class ClientStore(TargetLock, Closing):
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
+    @fitting
     def names(self) -> list[str]:
         """The collections, by name; the lock's marker left out."""
         return sorted(c.name for c in self._listed() if not is_marker(self, c.name, c.metadata))
@@ -140,6 +143,7 @@ class ClientStore(TargetLock, Closing):
         """The uuids of the collections, by which a server is known under another address."""
         return {str(collection.id) for collection in self._listed()}
 
+    @fitting
     def info(self, name: str) -> CollectionInfo:
         """What the collection is, the effective space proven by a probe. Asked once, then remembered, but for the count."""
         known = self._infos.get(name)
@@ -189,9 +193,11 @@ class ClientStore(TargetLock, Closing):
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
+    @fitting
     def count(self, name: str) -> int:
         return self.requests.send(self._collection(name).count, self._at(name))
 
+    @fitting
     def ids(self, name: str) -> list[str]:
         """Every id, once, in the store's order. As with `_listed`, a short page is no end.
 
@@ -226,6 +232,7 @@ class ClientStore(TargetLock, Closing):
             found += page
         return found
 
+    @fitting
     def some_ids(self, name: str, most: int) -> list[str]:
         """The first ids, at most so many, in one request."""
         return self._page(self._collection(name), most, 0)
@@ -243,8 +250,9 @@ class ClientStore(TargetLock, Closing):
             except Narrower:
                 continue
             self.usage.add(rows=len(answer))
-            return answer
+            return texts(answer)
 
+    @fitting
     def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
         """These chunks, in this order; ids that the store does not hold are absent from the answer."""
         collection = self._collection(name)
@@ -315,6 +323,7 @@ class ClientStore(TargetLock, Closing):
                 yield send(piece)
                 start += len(piece)
 
+    @fitting
     def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
         """The k nearest of each row of `vectors` (n, d): (id, distance), best first; fewer where the index gives fewer,
         and no more than `limits().query_results`.
@@ -346,6 +355,7 @@ class ClientStore(TargetLock, Closing):
 
         return self._in_pieces(asked, lambda limits: limits.query_vectors, send)
 
+    @fitting
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
         """Nearest chunks by text, with the collection's own embedding function: (id, distance, document)."""
         collection = self._collection(name)
@@ -491,7 +501,7 @@ def twice_what_it_counts(listed: int, counted: int, where: str) -> int:
 
 def batch_of(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embeddings: bool) -> ChunkBatch:
     """An answer as a batch in the order asked. Columns shorter than the ids belong to nobody knows which (fact 16)."""
-    got = list(answer["ids"])
+    got = texts(answer["ids"])
     if len({*got} & {*ids}) != len(got) or {len(answer[c] or ()) for c in ("documents", "metadatas")} != {len(got)}:
         raise Terminal(
             ReasonCode.NOT_JSON, f"an answer of {len(got)} chunks that does not answer this request for {len(ids)}",
@@ -509,10 +519,10 @@ def batch_of(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embe
             raise VectorLost from None
     whole = ChunkBatch(
         ids=got,
-        documents=list(answer["documents"]),
+        documents=texts(answer["documents"], optional=True),
         embeddings=matrix,
         metadatas=[dict(m) if m else None for m in answer["metadatas"]],  # Chroma cannot hold {}; it is None
-        uris=list(answer.get("uris") or [None] * len(got)),
+        uris=texts(answer.get("uris") or [None] * len(got), optional=True),
     )
     return whole.take(order)
 

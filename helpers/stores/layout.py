@@ -564,5 +564,5 @@ def _fits(name: str, table: pa.Table) -> bool:
     kind = table.schema.field(name).type
     if name == "embedding":
         lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        return pa.types.is_null(kind) or (lists and pa.types.is_floating(kind.value_type))
-    return pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        return bool(pa.types.is_null(kind) or (lists and pa.types.is_floating(kind.value_type)))
+    return bool(pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))

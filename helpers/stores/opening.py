@@ -63,9 +63,12 @@ def prepare(
         said = copy_directory(source, copy)
         found = repair.mend(copy, source)
         found.source += said
-        rescued, touched = rescue(
-            copy, endpoint.tenant, endpoint.database, wanted, suspects, found, normalised=normalised
-        )
+        try:
+            rescued, touched = rescue(
+                copy, endpoint.tenant, endpoint.database, wanted, suspects, found, normalised=normalised
+            )
+        except sqlite3.Error as error:
+            raise layout.damaged(error, source / DATABASE) from error
         left_out = [n for n in layout.stored_names(copy, endpoint.tenant, endpoint.database) if not wanted(n)]
         failure = try_opening(copy, endpoint.tenant, endpoint.database, left_out, rescued, touched)
         if failure is None:

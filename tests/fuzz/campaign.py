@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -25,14 +26,19 @@ from typing import Any
 
 from helpers.errors import RunbookError
 from tests.fuzz import inputs
-from tests.fuzz.parsers import PARSERS, ROOT, Bench, Parser
+from tests.fuzz.files import ROOT, Bench
+from tests.fuzz.parsers import PARSERS, Parser
 
 SECONDS = 10.0  # of processor time that an input may take
 HANGS = 90  # seconds after which the process is given up
 MEMORY = 2**31  # bytes of address space beyond what the process has when it begins
 ACCEPTED, REFUSED, BAD = "accepted", "refused", "BAD"
 PROGRAMS = ("ssh-keygen", "openssl", "git", sys.executable)
-_READ = tuple(map(os.path.realpath, (ROOT, sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/proc", "/sys", "/dev", "/bin")))
+_READ = tuple(
+    map(
+        os.path.realpath, (ROOT, sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/proc", "/sys", "/dev", "/bin")
+    )
+)
 _FILES = ("/etc/ssl", "/etc/localtime", "/etc/mime.types", "/etc/apache2/mime.types", "/etc/ld.so", "/etc/hosts", "/etc/nsswitch.conf",
           "/etc/resolv.conf", "/etc/host.conf", "/etc/gai.conf", "/etc/fonts", "/etc/services", "/etc/machine-id", "/etc/os-release")  # fmt: skip
 
@@ -52,7 +58,18 @@ class Watch:
             path, _, flags = arguments
             writes = isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
             self._path("write" if writes else "read", path)
-        elif event in ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "shutil.rmtree", "sqlite3.connect"):
+        elif event in (
+            "os.remove",
+            "os.rename",
+            "os.rmdir",
+            "os.mkdir",
+            "os.link",
+            "os.symlink",
+            "os.truncate",
+            "os.chmod",
+            "shutil.rmtree",
+            "sqlite3.connect",
+        ):
             self._path("write", arguments[0])
         elif event == "subprocess.Popen":
             program = os.path.basename(os.fsdecode(arguments[0] or arguments[1][0]))
@@ -72,7 +89,9 @@ class Watch:
             return
         if real == self.home or real.startswith(self.home + "/") or real == "/dev/null":
             return
-        if how == "read" and (self.follows or real.startswith((*(f"{root}/" for root in _READ), *_FILES)) or real in _READ):
+        if how == "read" and (
+            self.follows or real.startswith((*(f"{root}/" for root in _READ), *_FILES)) or real in _READ
+        ):
             return
         self.seen.append(f"{how} {real}")
 
@@ -160,6 +179,30 @@ def calmly() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
 
 
+def real_files(player: Player) -> set[str]:
+    """The functions of the package that are entered as each real file is read; SystemExit where one is not accepted."""
+    entered: set[str] = set()
+    package = str(ROOT / "helpers") + "/"
+
+    def note(frame: Any, event: str, _: object) -> None:
+        if event == "call" and (name := frame.f_code.co_filename).startswith(package):
+            module = name.removeprefix(package).removesuffix(".py").replace("/", ".")
+            entered.add(f"{module}:{frame.f_code.co_qualname.replace('.<locals>', '')}")
+
+    for parser in PARSERS:
+        for path, real in player.files(parser):
+            player.calm()
+            threading.setprofile(note)
+            sys.setprofile(note)
+            outcome, said = judged(player.bench, player.watch, parser, path)
+            sys.setprofile(None)
+            threading.setprofile(None)  # type: ignore[arg-type]
+            path.write_bytes(real)
+            if outcome != ACCEPTED and path.name not in parser.refused:
+                raise SystemExit(f"{parser.name}: the real file {path.name} is not accepted: {said}")
+    return entered
+
+
 def play_all(chosen: argparse.Namespace, part: int, of: int) -> dict[str, dict[str, Any]]:
     """Every `of`th input of each parser; the table, and a line for each input that came out badly."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -171,6 +214,8 @@ def play_all(chosen: argparse.Namespace, part: int, of: int) -> dict[str, dict[s
             continue
         player.files(parser)
     calmly()
+    if chosen.entered:
+        chosen.entered.write_text(json.dumps(sorted(real_files(player))))
     for parser in PARSERS:
         if parser.name not in player.real:
             continue
@@ -201,7 +246,9 @@ def spread(chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
         parts = [subprocess.Popen([*command, f"--part={n}/{chosen.jobs}/{tally}"]) for n, tally in enumerate(tallies)]
         for part, tally in zip(parts, tallies, strict=True):
             if part.wait() not in (0, 1) or not tally.is_file():
-                raise SystemExit(f"a process of the campaign ended with {part.returncode}: a hang, or a crash of a library")
+                raise SystemExit(
+                    f"a process of the campaign ended with {part.returncode}: a hang, or a crash of a library"
+                )
         table: dict[str, dict[str, Any]] = {}
         for tally in tallies:
             for name, row in json.loads(tally.read_text()).items():
@@ -215,7 +262,13 @@ def report(table: dict[str, dict[str, Any]], seed: str, seconds: float) -> str:
     rows = {name: [int(row.get(o, 0)) for o in (ACCEPTED, REFUSED, BAD)] for name, row in table.items()}
     rows["all"] = [sum(column) for column in zip(*rows.values(), strict=True)]
     lines += [f"| {name} | {sum(row):,} | {' | '.join(f'{n:,}' for n in row)} |" for name, row in rows.items()]
-    return "\n".join([*lines, "", f"Seed {seed}, {sum(rows['all']):,} inputs in {seconds / 60:.1f} min; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Seed {seed}, {sum(rows['all']):,} inputs in {seconds / 60:.1f} min; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
+        ]
+    )
 
 
 def main() -> int:
@@ -224,6 +277,7 @@ def main() -> int:
     parser.add_argument("--seed", default="20261128")
     parser.add_argument("--only", default="", metavar="PARSER[/NUMBER]", help="this parser, or this input, again")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--entered", type=Path, help="write here which functions of the package the real files led into")
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     began = time.monotonic()

@@ -19,7 +19,14 @@ import pyarrow.parquet as pq
 LARGEST = 2**20  # bytes of an input
 DEEP = 100_000  # levels
 OUTSIDE = "outside"  # the folder beside the home, from which nothing may be read
-_PATHS = ("../outside/secret", "../../outside/secret", "../" * 12 + "etc/passwd", "/etc/passwd", "{outside}/secret", "~root/x")
+_PATHS = (
+    "../outside/secret",
+    "../../outside/secret",
+    "../" * 12 + "etc/passwd",
+    "/etc/passwd",
+    "{outside}/secret",
+    "~root/x",
+)
 _TEXTS = (
     "", " ", "\0", "\x1b[2J\x1b]0;x\x07", "\u202e\u2028\x85", "\ud800", "\U0010ffff", "a" * 70_000, "\n", "%s{0.__class__}",
     "0", "-1", "1e999", "nan", "true", "null", "2026-13-45T99:99", "2026-11-28T00:00:00", "0001-01-01T00:00:00+23:59", "..", ".",
@@ -198,12 +205,17 @@ def parquet(chance: random.Random, data: bytes) -> tuple[str, bytes]:
 def sqlite(chance: random.Random, path: Path) -> str:
     """Change a value, a row, a table of a database in place; how, in words."""
     with closing(sqlite3.connect(path)) as db, db:
-        tables = [row[0] for row in db.execute("select name from sqlite_master where type = 'table' and sql not like '%VIRTUAL%'")]
+        tables = [
+            row[0]
+            for row in db.execute("select name from sqlite_master where type = 'table' and sql not like '%VIRTUAL%'")
+        ]
         table = chance.choice([t for t in tables if "fulltext" not in t and not t.startswith("sqlite_")])
         columns = [row[1] for row in db.execute(f'pragma table_info("{table}")')]
         column = chance.choice(columns)
         texts = (*_TEXTS, *VALUES)
-        value: Any = chance.choice([None, 0, -1, 2**62, 1.5, float("inf"), b"\xff\xfe", b"", chance.choice(texts), chance.choice(texts)])
+        value: Any = chance.choice(
+            [None, 0, -1, 2**62, 1.5, float("inf"), b"\xff\xfe", b"", chance.choice(texts), chance.choice(texts)]
+        )
         if isinstance(value, str):
             value = value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         match chance.randrange(8):
