@@ -244,8 +244,8 @@ def _plainly(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def json_in(data: bytes) -> Any:
-    """What these bytes of JSON hold; ValueError where they hold none, or nested more than `DEEPEST` levels."""
+def json_in(data: bytes | str) -> Any:
+    """What this JSON holds; ValueError where they hold none, or nested more than `DEEPEST` levels."""
     try:
         value = json.loads(data)
     except RecursionError:

@@ -132,7 +132,7 @@ def sign(run: RunState, data: bytes, key: Path) -> Path:
 def record(run: RunState, data: bytes, signature: bytes) -> Path:
     """Keep a statement with its signature, made here or elsewhere; UsageError where the gate would refuse it."""
     try:
-        said = json.loads(data)
+        said = json_in(data)
         gate, role, when = str(said["gate"]), str(said["role"]), str(said["when"])
         path = run.reports / RunPath.SIGNOFFS / f"{gate}-{role}-{stamp(when)}.json"
         known = said["type"] == KIND and canonical(said) == data and gate in GATES

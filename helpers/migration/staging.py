@@ -32,7 +32,18 @@ from helpers.errors import RunbookError, Terminal, one_line, redacted
 from helpers.parameters import Parameters
 from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, StateFile, Verdict, kind_of, reading, silent, write_json, write_text, writing
+from helpers.results import (
+    Progress,
+    StateFile,
+    Verdict,
+    json_in,
+    kind_of,
+    reading,
+    silent,
+    write_json,
+    write_text,
+    writing,
+)
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.rules import DERIVED_MEANINGS, DERIVED_TYPES, failure_table
@@ -125,7 +136,7 @@ class Quarantine:
             file = self.folder / name
             if file.exists():
                 with reading(file):
-                    found = [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+                    found = [dict(json_in(line)) for line in file.read_text(encoding="utf-8").splitlines()]
                     _ = [(e["collection"], e["id"], e["reason"]) for e in found]
                 yield from found
 
@@ -540,4 +551,4 @@ def _read(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     with reading(file, "Remove this file: the vectors are made again."):
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(json_in(file.read_bytes()))

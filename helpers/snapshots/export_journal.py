@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helpers.results import append, file_digest, reading, utc_now, writing
+from helpers.results import append, file_digest, json_in, reading, utc_now, writing
 
 FORMAT = 1
 EXPORT = ".export"
@@ -58,11 +58,12 @@ class Journal:
             return None
         for number, line in enumerate(raw.splitlines(keepends=True), start=1):
             try:
-                entry = json.loads(line)
+                entry = json_in(line)
                 if not line.endswith(b"\n") or entry["sha256"] != own_digest(entry):
                     raise ValueError("not as it was written")
+                _require_sound(entry)
                 journal._take(entry)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, LookupError, TypeError, AttributeError):
                 damaged = f"the export's journal is damaged from line {number} on"
                 journal.notes.append(f"{damaged}: what it does not prove is read again")
                 break
@@ -175,6 +176,16 @@ class Journal:
             entry = signed({**entry, "at": utc_now()})
             append(self.folder / EXPORT / _LINES, json.dumps(entry, ensure_ascii=True).encode() + b"\n")
             self._take(entry)
+
+
+def _require_sound(entry: dict[str, Any]) -> None:
+    """Raises where an entry holds other types than are relied on, or names a file that is not below the export's folder."""
+    datetime.fromisoformat(entry["at"])
+    held = {**entry.get("ids", {}), **entry.get("part", {})}
+    if not all(type(held[key]) is int and held[key] >= 0 for key in ("count", "rows", "bytes") if key in held):
+        raise ValueError("a count is none")
+    if not isinstance(file := held.get("file", ""), str) or file.startswith("/") or ".." in file.split("/"):
+        raise ValueError("a file is elsewhere")
 
 
 def signed(content: dict[str, Any]) -> dict[str, Any]:

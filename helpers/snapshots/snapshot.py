@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, file_digest, flush_folder, is_leftover, silent, utc_now, write_json
+from helpers.results import Progress, file_digest, flush_folder, is_leftover, json_in, silent, utc_now, write_json
 from helpers.snapshots.export_journal import EXPORT, Journal, own_digest, read_parquet, signed, write_parquet
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import AGAIN_AFTER, counted_ids
@@ -74,7 +74,7 @@ class Snapshot:
     def open(cls, folder: Path) -> Snapshot:
         """Raises `Terminal` where there is no readable manifest."""
         try:
-            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            manifest = json_in((folder / "manifest.json").read_bytes())
             if manifest["format"] != FORMAT:
                 raise ValueError(f"format {manifest['format']}, this toolkit reads {FORMAT}")
             if manifest["sha256"] != own_digest(manifest):
@@ -226,7 +226,7 @@ def write_snapshot(
 def _is_whole(partial: Path, source: str, names: list[str]) -> bool:
     """Whether this is a snapshot of these collections of the source that lacks nothing but its name."""
     try:
-        manifest = json.loads((partial / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json_in((partial / "manifest.json").read_bytes())
         if (manifest["source"], [c["name"] for c in manifest["collections"]]) != (source, names):
             return False
         parts = [Part(**p) for c in manifest["collections"] for p in c["parts"]]

@@ -155,7 +155,9 @@ def fitting(read: Read) -> Read:
             return read(store, *arguments, **more)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             what = f"an answer that does not fit the request ({type(error).__name__}: {error})"
-            raise Transient(ReasonCode.NOT_JSON, what, where=store.label, next_step="Check what answers there.") from error
+            raise Transient(
+                ReasonCode.NOT_JSON, what, where=store.label, next_step="Check what answers there."
+            ) from error
 
     return cast(Read, guarded)
 

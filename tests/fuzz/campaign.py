@@ -277,7 +277,9 @@ def main() -> int:
     parser.add_argument("--seed", default="20261128")
     parser.add_argument("--only", default="", metavar="PARSER[/NUMBER]", help="this parser, or this input, again")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--entered", type=Path, help="write here which functions of the package the real files led into")
+    parser.add_argument(
+        "--entered", type=Path, help="write here which functions of the package the real files led into"
+    )
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     began = time.monotonic()

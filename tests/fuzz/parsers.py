@@ -20,9 +20,11 @@ import httpx
 
 from helpers import audit, cli
 from helpers.errors import Terminal, without_tokens
+from helpers.notify import delivery
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult
 from helpers.run.folders import RunFolder
+from helpers.runner import group
 from tests.fuzz.files import (
     COMPOSE,
     ENV,
@@ -562,9 +564,9 @@ PARSERS = [
     Parser("notebooks", "json", reports("22_migrate.ipynb"), notebook_read, share=0.5),
     Parser("audit log", "jsonl", reports("audit.jsonl"),
            lambda bench, path: (audit.check(path), audit.check(path, torn=True), audit.entries(path), command("audit", RUN))),
-    Parser("notices", "jsonl", reports("notices.jsonl"), lambda bench, path: __import__("helpers.notify.delivery", fromlist=["x"]).read(path.parent)),
+    Parser("notices", "jsonl", reports("notices.jsonl"), lambda bench, path: delivery.read(path.parent)),
     Parser("group", "json", reports("../many/group.json"),
-           lambda bench, path: (__import__("helpers.runner.group", fromlist=["x"]).read("many"),
+           lambda bench, path: (group.read("many"),
                               command("status", "many"))),
     Parser("seals, envelopes, archive", "json", reports("seals/*", "VERIFY.txt", "run.json", "22_migrate.ipynb", "allowed_signers", "audit.jsonl"), verified, share=0.3),
     Parser("sign-offs", "json", reports("signoffs/*"), gates, share=0.5),

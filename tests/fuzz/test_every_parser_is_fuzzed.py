@@ -60,7 +60,11 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, set[str]
     entered = tmp_path_factory.mktemp("fuzz") / "entered.json"
     command = [sys.executable, "-m", "tests.fuzz.campaign", "--jobs=1", f"--inputs={INPUTS}", f"--entered={entered}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
-    return done.returncode, done.stdout + done.stderr, set(json.loads(entered.read_text())) if entered.exists() else set()
+    return (
+        done.returncode,
+        done.stdout + done.stderr,
+        set(json.loads(entered.read_text())) if entered.exists() else set(),
+    )
 
 
 def test_each_input_is_accepted_or_refused_in_one_line(played: tuple[int, str, set[str]]) -> None:
