@@ -356,7 +356,7 @@ def lift(folder: RunState) -> str:
     with reading(folder.workspace / FenceState.file, FenceState.remedy.format(folder=folder.workspace)):
         source = Endpoint.model_validate(state.source) if state.source else folder.parameters.source
         rules = Fence.model_validate(state.rules)
-    with suppress(OSError):  # relative paths of its commands and secrets are taken from there
+    with suppress(OSError, ValueError):  # relative paths of its commands and secrets are taken from there
         os.chdir(state.directory or ".")
     return Control(folder, _AsSet(source, rules)).lift()
 

@@ -17,17 +17,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import RunbookError
-from tests.fuzz import inputs
-from tests.fuzz.files import ROOT, Bench
-from tests.fuzz.parsers import PARSERS, Parser
+from tests.fuzz import sites
+
+if any(argument.startswith("--entered") for argument in sys.argv):
+    sites.watch()  # before anything of the package is loaded
+
+from helpers.errors import RunbookError  # noqa: E402
+from tests.fuzz import inputs  # noqa: E402
+from tests.fuzz.files import ROOT, Bench  # noqa: E402
+from tests.fuzz.parsers import PARSERS, Parser  # noqa: E402
 
 SECONDS = 10.0  # of processor time that an input may take
 HANGS = 90  # seconds after which the process is given up
@@ -179,28 +183,16 @@ def calmly() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
 
 
-def real_files(player: Player) -> set[str]:
-    """The functions of the package that are entered as each real file is read; SystemExit where one is not accepted."""
-    entered: set[str] = set()
-    package = str(ROOT / "helpers") + "/"
-
-    def note(frame: Any, event: str, _: object) -> None:
-        if event == "call" and (name := frame.f_code.co_filename).startswith(package):
-            module = name.removeprefix(package).removesuffix(".py").replace("/", ".")
-            entered.add(f"{module}:{frame.f_code.co_qualname.replace('.<locals>', '')}")
-
+def real_files(player: Player) -> None:
+    """Each real file is accepted as it is, but for those that are named; else SystemExit."""
     for parser in PARSERS:
         for path, real in player.files(parser):
             player.calm()
-            threading.setprofile(note)
-            sys.setprofile(note)
             outcome, said = judged(player.bench, player.watch, parser, path)
-            sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(real)
             if outcome != ACCEPTED and path.name not in parser.refused:
                 raise SystemExit(f"{parser.name}: the real file {path.name} is not accepted: {said}")
-    return entered
 
 
 def play_all(chosen: argparse.Namespace, part: int, of: int) -> dict[str, dict[str, Any]]:
@@ -215,7 +207,7 @@ def play_all(chosen: argparse.Namespace, part: int, of: int) -> dict[str, dict[s
         player.files(parser)
     calmly()
     if chosen.entered:
-        chosen.entered.write_text(json.dumps(sorted(real_files(player))))
+        real_files(player)
     for parser in PARSERS:
         if parser.name not in player.real:
             continue
@@ -234,6 +226,8 @@ def play_all(chosen: argparse.Namespace, part: int, of: int) -> dict[str, dict[s
                 print(f"{outcome} {parser.name}/{number}: {how}\n{said}\n  input: {kept}\n  again: make test-fuzz SEED={chosen.seed} "
                       f"ONLY='{parser.name}/{number}'", flush=True)  # fmt: skip
         table[parser.name] = {**counts, "seconds": time.monotonic() - began}
+    if chosen.entered:
+        chosen.entered.write_text(json.dumps(sorted(sites.entered)))
     shutil.rmtree(folder, ignore_errors=True)
     return table
 
