@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -64,9 +63,9 @@ class _Noting(SourceFileLoader):
 
 class _Finder:
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name.partition(".")[0] != "helpers":
+        if not name.startswith("helpers.") or path is None:
             return None
-        spec = PathFinder.find_spec(name, path, target) if path is not None else importlib.util.find_spec(name)
+        spec = PathFinder.find_spec(name, path, target)
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
             spec.loader = _Noting(spec.loader.name, spec.loader.path)
         return spec
