@@ -3,6 +3,8 @@
 Properties over generated chunks, names, schemas and parameters, through real Chroma. RUNBOOK_EXAMPLES sets how many.
 """
 
+# ruff: noqa: E501  tables of inputs are read by column
+
 from __future__ import annotations
 
 import datetime as dt
@@ -53,6 +55,11 @@ def few(share: float = 1.0) -> Any:
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClientStore]:
     with embedded(tmp_path_factory.mktemp("target") / "db") as store:
         yield store
+
+
+def require_one_line(error: RunbookError, foreseen: str = "yes") -> None:
+    assert error.line().isprintable(), error.line()
+    assert foreseen, f"not foreseen: {error.line()}"
 
 
 # -- chunks -------------------------------------------------------------------------------------------------------------
@@ -111,7 +118,7 @@ def migrated(store: ClientStore, chunks: list[dict[str, Any]], folder: Path) -> 
         work.write()
         found = contents(store, "notes")
     except RunbookError as error:
-        assert error.line().isprintable()
+        require_one_line(error)
         return
     finally:
         store.release_lock("run-1")
@@ -173,8 +180,8 @@ def test_a_collection_has_the_name_that_was_given_or_is_refused_before(target: C
     try:
         target.create(plan(name))
     except RunbookError as error:
-        assert refused, f"{name!r} is not foreseen as refused: {error.line()}"
-        assert error.line().isprintable()
+        require_one_line(error, foreseen=refused)
+        require_one_line(error)
         return
     assert not refused, f"{name!r} is taken, though: {refused}"
     assert name in target.names()
@@ -193,7 +200,7 @@ def test_a_tenant_and_database_have_the_names_that_were_given_or_are_refused(
         with open_target(there) as store:
             assert store.names() == []
     except RunbookError as error:
-        assert error.line().isprintable()
+        require_one_line(error)
         return
     assert lacking(there) == ()
 
@@ -236,7 +243,7 @@ def test_a_schema_is_refused_or_gives_what_the_target_holds_exactly(
     try:
         read_schema_file(path)
     except UsageError as error:
-        assert error.line().isprintable()
+        require_one_line(error)
         return
     schema, n = load_schema(str(path)), len(given_metadata)
     batch = ChunkBatch(
@@ -291,7 +298,7 @@ def test_parameters_are_refused_in_one_line_or_mean_the_same_once_written(
     try:
         found: Parameters = load_parameters(path)
     except UsageError as error:
-        assert error.line().isprintable()
+        require_one_line(error)
         return
     again = parameters_from(found.document())
     assert again == found

@@ -5,6 +5,8 @@ or refuses it by one of the toolkit's errors in one line. Bad is everything else
 outside of the home that is opened or written, a program started, more memory or time than a limit. The exit code is then 1.
 """
 
+# ruff: noqa: E501  tables of inputs are read by column
+
 from __future__ import annotations
 
 import argparse
@@ -28,16 +30,16 @@ from tests.fuzz import sites
 if any(argument.startswith("--entered") for argument in sys.argv):
     sites.watch()  # before anything of the package is loaded
 
-from helpers.errors import RunbookError  # noqa: E402
-from tests.fuzz import inputs  # noqa: E402
-from tests.fuzz.files import ROOT, Bench  # noqa: E402
-from tests.fuzz.parsers import PARSERS, Parser  # noqa: E402
+from helpers.errors import RunbookError
+from tests.fuzz import inputs
+from tests.fuzz.files import ROOT, Bench
+from tests.fuzz.parsers import PARSERS, Parser
 
 SECONDS = 10.0  # of processor time that an input may take
 HANGS = 90  # seconds after which the process is given up
 MEMORY = 2**31  # bytes of address space beyond what the process has when it begins
 ACCEPTED, REFUSED, BAD = "accepted", "refused", "BAD"
-PROGRAMS = ("ssh-keygen", "openssl", "git", sys.executable)
+PROGRAMS = ("ssh-keygen", "openssl", "git", Path(sys.executable).name)
 _READ = tuple(
     map(
         os.path.realpath, (ROOT, sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/proc", "/sys", "/dev", "/bin")
@@ -76,8 +78,8 @@ class Watch:
         ):
             self._path("write", arguments[0])
         elif event == "subprocess.Popen":
-            program = os.path.basename(os.fsdecode(arguments[0] or arguments[1][0]))
-            if program not in map(os.path.basename, PROGRAMS):
+            program = Path(os.fsdecode(arguments[0] or arguments[1][0])).name
+            if program not in PROGRAMS:
                 self.seen.append(f"program {program}")
         elif event in ("os.system", "os.exec", "import") and event != "import":
             self.seen.append(event)

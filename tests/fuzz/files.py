@@ -1,5 +1,7 @@
 """The real files that the parsers read, made in a home of their own when first wanted."""
 
+# ruff: noqa: E501  tables of inputs are read by column
+
 from __future__ import annotations
 
 import gzip

@@ -1,5 +1,7 @@
 """How an input is made of a real file: a change of its bytes, of its lines, or of a value inside it."""
 
+# ruff: noqa: E501  tables of inputs are read by column
+
 from __future__ import annotations
 
 import codecs
@@ -56,14 +58,11 @@ def mutated(chance: random.Random, data: bytes, kind: str, outside: Path, fix: F
     """
     ways = [_bytes] if kind == "bytes" else [_bytes, _lines] if kind == "text" else [_bytes, _value, _value, _value]
     way = chance.choice(ways)
-    if way is _value:
-        made = _value(chance, data, kind, outside, fix)
-    else:
-        made = way(chance, data)
+    made = _value(chance, data, kind, outside, fix) if way is _value else way(chance, data)
     return made[0], made[1][:LARGEST]
 
 
-def _bytes(chance: random.Random, data: bytes) -> tuple[str, bytes]:
+def _bytes(chance: random.Random, data: bytes) -> tuple[str, bytes]:  # noqa: C901  a way each
     at = chance.randrange(len(data) + 1)
     to = min(len(data), at + chance.choice([1, 2, 8, 64, 1_000]))
     match chance.randrange(13):
@@ -186,7 +185,7 @@ def parquet(chance: random.Random, data: bytes) -> tuple[str, bytes]:
         lambda: pa.array([[1.0, 2.0]] * rows),
         lambda: pa.array([[None, float("nan")]] * rows, pa.list_(pa.float32())),
         lambda: pa.array([{"a": [1]}] * rows),
-        lambda: pa.array(table.column(at).to_pylist()[:-1] + [None], table.schema.field(at).type),
+        lambda: pa.array([*table.column(at).to_pylist()[:-1], None], table.schema.field(at).type),
     ]  # fmt: skip
     how = chance.choice(["absent", "twice", "other", "other", "other", "no rows"])
     if how == "absent":

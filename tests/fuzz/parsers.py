@@ -4,6 +4,8 @@
 from here, or be named in `EXCUSED` with the reason.
 """
 
+# ruff: noqa: E501  tables of inputs are read by column
+
 from __future__ import annotations
 
 import contextlib

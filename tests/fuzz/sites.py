@@ -1,5 +1,7 @@
 """Where the package takes foreign bytes apart, found in its source, and which of these places were reached."""
 
+# ruff: noqa: E501  tables of inputs are read by column
+
 from __future__ import annotations
 
 import ast

@@ -1,5 +1,7 @@
 """A few hundred generated inputs through every parser; and whatever decodes foreign bytes in the package is reached by them."""
 
+
+
 from __future__ import annotations
 
 import json
@@ -37,7 +39,9 @@ def test_each_input_is_accepted_or_refused_in_one_line(played: tuple[int, str, s
 def test_every_parser_of_the_package_is_fuzzed(played: tuple[int, str, set[str]]) -> None:
     entered = played[2]
     assert entered, played[1]
-    assert sorted(all_of_them() - entered - set(EXCUSED)) == [], "give each a file and a reader in tests/fuzz/parsers.py, or a reason in EXCUSED"
+    assert sorted(all_of_them() - entered - set(EXCUSED)) == [], (
+        "give each a file and a reader in tests/fuzz/parsers.py, or a reason in EXCUSED"
+    )
 
 
 def test_what_is_excused_is_there_and_is_not_fuzzed(played: tuple[int, str, set[str]]) -> None:
