@@ -45,7 +45,7 @@ CONTEXT = Context(frozenset({"c"}), dt.date(2025, 12, 1), "fail")
 _numbers = itertools.count()
 
 
-def few(share: float = 1.0) -> Any:
+def few(share: float = 1.0) -> settings:
     """The same examples each time; more of them where the environment says so."""
     return settings(max_examples=max(3, int(EXAMPLES * share)), deadline=None, derandomize=True, database=None,
                     suppress_health_check=list(HealthCheck))  # fmt: skip

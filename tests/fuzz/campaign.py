@@ -40,11 +40,8 @@ HANGS = 90  # seconds after which the process is given up
 MEMORY = 2**31  # bytes of address space beyond what the process has when it begins
 ACCEPTED, REFUSED, BAD = "accepted", "refused", "BAD"
 PROGRAMS = ("ssh-keygen", "openssl", "git", Path(sys.executable).name)
-_READ = tuple(
-    map(
-        os.path.realpath, (ROOT, sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/proc", "/sys", "/dev", "/bin")
-    )
-)
+_ROOTS = (ROOT, sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/proc", "/sys", "/dev", "/bin")
+_READ = tuple(os.path.realpath(str(root)) for root in _ROOTS)
 _FILES = ("/etc/ssl", "/etc/localtime", "/etc/mime.types", "/etc/apache2/mime.types", "/etc/ld.so", "/etc/hosts", "/etc/nsswitch.conf",
           "/etc/resolv.conf", "/etc/host.conf", "/etc/gai.conf", "/etc/fonts", "/etc/services", "/etc/machine-id", "/etc/os-release")  # fmt: skip
 
@@ -179,7 +176,7 @@ def shares(total: int) -> dict[str, int]:
 
 def calmly() -> None:
     """No pause is waited for, no limit of memory is passed."""
-    time.sleep = lambda seconds: None  # type: ignore[assignment]
+    time.sleep = lambda seconds: None
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))

@@ -173,7 +173,7 @@ def a_journal(bench: Bench) -> list[Path]:
     return [folder / ".export" / "journal.jsonl", folder / "manifest.json"]
 
 
-STATES: dict[str, Callable[[Bench, Path], object]] = {}
+STATES: dict[str, Any] = {}
 
 
 def states(bench: Bench) -> list[Path]:
@@ -185,7 +185,7 @@ def states(bench: Bench) -> list[Path]:
         kind = type(state)
         path = bench.home / "states" / kind.__name__ / (state.file or "restore.json")
         write_json(path, {key: value for key, value in asdict(state).items() if key != "folder"})
-        STATES[kind.__name__] = lambda _, path, kind=kind: kind.read_file(path)
+        STATES[kind.__name__] = kind
         made.append(path)
     log = path_of("Kept", made)
     bench.put(str(log.with_suffix(".jsonl").relative_to(bench.home)), json.dumps({"id": "x", "targets": {}}) + "\n")

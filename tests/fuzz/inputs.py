@@ -56,6 +56,7 @@ def mutated(chance: random.Random, data: bytes, kind: str, outside: Path, fix: F
 
     `fix` makes a changed JSON value agree with itself again (a digest that it holds), as whoever changes it on purpose would.
     """
+    ways: list[Callable[..., tuple[str, bytes]]]
     ways = [_bytes] if kind == "bytes" else [_bytes, _lines] if kind == "text" else [_bytes, _value, _value, _value]
     way = chance.choice(ways)
     made = _value(chance, data, kind, outside, fix) if way is _value else way(chance, data)
@@ -150,7 +151,7 @@ def _value(chance: random.Random, data: bytes, kind: str, outside: Path, fix: Fi
     if fix is not None and text:
         with suppress(ValueError, RecursionError):
             parent[key] = json.loads(text)
-            value, text = parent[""] if parent.keys() == {""} else value, ""  # type: ignore[union-attr]
+            value, text = parent[""] if parent.keys() == {""} else value, ""
     if fix is not None and not text:
         with suppress(KeyError, TypeError, ValueError, AttributeError, RecursionError):
             value = fix(value)
@@ -217,6 +218,7 @@ def sqlite(chance: random.Random, path: Path) -> str:
         )
         if isinstance(value, str):
             value = value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        values: tuple[Any, ...]
         match chance.randrange(8):
             case 0:
                 statement, values = f'delete from "{table}" where rowid in (select rowid from "{table}" limit 3)', ()

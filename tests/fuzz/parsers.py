@@ -135,7 +135,7 @@ def journal_read(bench: Bench, path: Path) -> object:
 def state_read(bench: Bench, path: Path) -> object:
     if path.suffix == ".jsonl":
         path = path.with_suffix(".json")
-    return STATES[path.parent.name](bench, path)
+    return STATES[path.parent.name].read_file(path)
 
 
 def fence_read(bench: Bench, path: Path) -> object:
@@ -326,15 +326,19 @@ def signature_read(bench: Bench, path: Path) -> object:
     from helpers.evidence import signing
 
     folder, data = path.parent, b"text"
-    readers: list[Callable[[], object]] = {
+    every: dict[str, list[Callable[[], object]]] = {
         ".sig": [
             lambda: signing.signed_by(data, path, signing.SEAL),
             lambda: signing.verify(data, path, signing.SEAL, folder / "allowed_signers", datetime.now(UTC)),
         ],
-        ".pub": [lambda: signing.public_key(path), lambda: signing.raw_signed(data, b"0" * 64, signing.public_key(path)[0])],
+        ".pub": [
+            lambda: signing.public_key(path),
+            lambda: signing.raw_signed(data, b"0" * 64, signing.public_key(path)[0]),
+        ],
         ".tsr": [lambda: signing.stamped(folder / "data", path)],
         "": [lambda: signing.raw(data, folder / "runner_key"), lambda: signing.public_key(folder / "runner_key")],
-    }[path.suffix if path.name != "allowed_signers" else ".sig"]  # fmt: skip
+    }
+    readers = every[path.suffix if path.name != "allowed_signers" else ".sig"]  # fmt: skip
     refused = None
     for read in readers:
         try:
