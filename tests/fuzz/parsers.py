@@ -173,7 +173,6 @@ def notebook_read(bench: Bench, path: Path) -> object:
 
 
 def verified(bench: Bench, path: Path) -> object:
-    """Every problem is a line of the verdict, none an error."""
     from helpers.cli.evidence import verify
 
     found = verify(bench.home / "reports" / RUN)
@@ -296,7 +295,6 @@ def config_secrets(bench: Bench, path: Path) -> object:
 
 
 def nginx_dump(bench: Bench, path: Path) -> object:
-    """The dump of `nginx -T`, from which `ways_round` takes servers that lead to the source."""
     from helpers.fence.nginx import _leads_here, servers
 
     text = path.read_bytes().decode("utf-8", "replace")
@@ -355,7 +353,6 @@ def signature_read(bench: Bench, path: Path) -> object:
 
 
 def directory_read(bench: Bench, path: Path) -> object:
-    """What is read of a directory without an engine: recognised, its collections, its repairs, what can be saved."""
     from helpers.parameters.endpoint import Endpoint
     from helpers.stores import layout, quick_names, repair
     from helpers.stores.copying import copy_directory
