@@ -395,10 +395,13 @@ _FULL = {
 
 
 def shortage(error: BaseException, folder: Path) -> WorldError | None:
-    """The one line where an error means too little memory, no thread or a full disk; None for any other."""
+    """The one line where an error means too little memory, no thread, too few files or a full disk; None for any other."""
     if isinstance(error, MemoryError) or str(error) == "can't start new thread":
         return WorldError(ReasonCode.OUT_OF_MEMORY, "the process ran out of memory",
                           next_step="Let it have more (ulimit -v, the limit of its container), then repeat.")  # fmt: skip
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return WorldError(ReasonCode.TOO_FEW_FILES, "the process may not open any more files",
+                          next_step="Let it open more (ulimit -n 4096), then repeat.")  # fmt: skip
     return disk_full(error, folder)
 
 
