@@ -368,7 +368,9 @@ def append(path: Path, data: bytes, *, log: bool = False) -> None:
                     os.ftruncate(file.fileno(), before)
                 raise
     except OSError as error:
-        raise disk_full(error, path.parent, len(data)) or error from error
+        if (full := disk_full(error, path.parent, len(data))) is not None:
+            raise full from error
+        raise
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -395,13 +397,16 @@ _FULL = {
 
 
 def shortage(error: BaseException, folder: Path) -> WorldError | None:
-    """The one line where an error means too little memory, no thread, too few files or a full disk; None for any other."""
+    """The one line where an error means too little memory, too few threads or files, no permission or a full disk; else None."""
     if isinstance(error, MemoryError) or str(error) == "can't start new thread":
         return WorldError(ReasonCode.OUT_OF_MEMORY, "the process ran out of memory",
                           next_step="Let it have more (ulimit -v, the limit of its container), then repeat.")  # fmt: skip
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return WorldError(ReasonCode.TOO_FEW_FILES, "the process may not open any more files",
                           next_step="Let it open more (ulimit -n 4096), then repeat.")  # fmt: skip
+    if isinstance(error, PermissionError) and error.filename:
+        return Terminal(ReasonCode.FOLDER_UNWRITABLE, "may not be read or written (Permission denied)",
+                        where=str(error.filename), next_step="Correct its permissions, or run as a user who may.")  # fmt: skip
     return disk_full(error, folder)
 
 

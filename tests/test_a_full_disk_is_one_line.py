@@ -131,17 +131,32 @@ def test_an_error_that_a_full_disk_led_to_is_told_as_such(tmp_path: Path) -> Non
     assert kernel.failure(RuntimeError("can't start new thread"))["code"] == "out_of_memory"
 
 
-def test_a_command_without_memory_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+LACKS: list[tuple[Exception, str]] = [
+    (MemoryError(), "the process ran out of memory. Let it have more (ulimit -v, the limit of its container), then repeat."),
+    (OSError(24, "Too many"), "the process may not open any more files. Let it open more (ulimit -n 4096), then repeat."),
+    (PermissionError(13, "Permission denied", "/there/run.log"),
+     "/there/run.log: may not be read or written (Permission denied). Correct its permissions, or run as a user who may."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "said"), LACKS)
+def test_what_a_command_lacks_is_one_line(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def none_left(*_: object) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(runs, "find", none_left)
     assert cli.main(["verify", "one"]) == 1
-    assert capsys.readouterr().err == (
-        "runbook: the process ran out of memory. Let it have more (ulimit -v, the limit of its container), then repeat.\n"
-    )
+    assert capsys.readouterr().err == f"runbook: {said}\n"
+
+
+def test_an_append_that_fails_leads_to_no_error_but_its_own(tmp_path: Path) -> None:
+    """An error that is its own cause is followed for ever by whoever asks what led to it."""
+    with pytest.raises(IsADirectoryError) as failed:
+        append(tmp_path, b"a line")
+    assert failed.value.__cause__ is None
+    assert disk_full(failed.value, tmp_path) is None
 
 
 def limited() -> int:

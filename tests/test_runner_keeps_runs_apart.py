@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.errors import UsageError, WorldError
+from helpers.evidence import signing
 from helpers.parameters import Parameters, parameters_from
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
@@ -179,3 +180,22 @@ def test_a_run_that_was_asked_to_stop_stops_at_the_next_batch() -> None:
         with pytest.raises(Exception, match="runbook resume one"):
             bar.advance(5)
     assert '"done": 10' in (folder.workspace / "progress.json").read_text(encoding="utf-8")
+
+
+def test_of_two_commands_that_make_the_runners_key_at_once_one_key_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its private half and its public half are of one pair, or no seal is ever signed again."""
+    plain, inside = signing._make_key, list[Path]()
+
+    def make(key: Path, comment: str) -> None:
+        plain(key, comment)
+        if not inside:  # another command makes its own meanwhile, from the beginning to the end
+            inside.append(key)
+            signing.runner_key(None, tmp_path)
+
+    monkeypatch.setattr(signing, "_make_key", make)
+    key = signing.runner_key(None, tmp_path)
+    assert len(inside) == 1
+    assert signing.public_key(key) == signing.public_key(key.with_suffix(".pub"))
+    assert signing.sign(b"{}", "seal", key)

@@ -216,9 +216,9 @@ def runner_key(given: Path | None, workspace: Path) -> Path:
             _make_key(made, "runner of chroma migrations")
             flush_file(made)  # before a seal that it signed
             flush_file(made.with_suffix(".pub"))
-            made.with_suffix(".pub").replace(key.with_suffix(".pub"))
-            with suppress(FileExistsError):  # another command was first: its key is the one
+            with suppress(FileExistsError):  # another command was first: its key is the one, and so is its public half
                 os.link(made, key)
+                made.with_suffix(".pub").replace(key.with_suffix(".pub"))
     return key
 
 

@@ -199,9 +199,10 @@ def disk_full(turn: Round) -> str:
         with small_disk(place) as resize:
             if resize is None:
                 raise Fault(MISSED, "this user may not mount a small disk")
-            used = sum(p.stat().st_size for p in place.rglob("*") if p.is_file())
+            disk = os.statvfs(place)
+            used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
             room = most * 1024 // 4**attempt // 4096 * 4096
-            resize(used // 4096 * 4096 + 64 * 1024 * (attempt < 2) + room)
+            resize(max(used + room, 4096))
             turn.say(f"{place.name}: {room // 1024} kB of room")
             done = bench.run(*TO_22)
             resize(200 * 2**20)
@@ -286,7 +287,7 @@ def no_permission(turn: Round) -> str:
         finally:
             place.chmod(mode & 0o7777)
 
-    until_it_bites(turn, bench, state, order)
+    until_it_bites(turn, bench, state, order, 10)
     again = bench.run(*TO_22, rootless=True)
     if again.code:
         raise Fault(STUCK, f"exit {again.code}: {again.line}")
@@ -467,7 +468,11 @@ def prune_beside_restore(turn: Round) -> str:
         return child
 
     child = interrupted(
-        turn, start, lambda c: c.ended, lambda c: pruned.append(bench.run(*prune, clock=later, output="beside.txt"))
+        turn,
+        start,
+        lambda c: c.ended,
+        lambda c: pruned.append(bench.run(*prune, clock=later, output="beside.txt")),
+        0.1,
     )
     done = bench.ended(child)
     turn.say(f"prune: exit {pruned[0].code} {pruned[0].said[-200:]!r}; restore: exit {done.code} {done.line}")

@@ -76,20 +76,25 @@ def while_at_work(child: Child, reached: Callable[[], bool], what: str, seconds:
         time.sleep(0.01)
 
 
-def interrupted(turn: Round, start: Callable[[], T], over: Callable[[T], bool], strike: Callable[[T], object]) -> T:
-    """What `start` began, struck at a moment while it is at work; `start` begins from the same state each time."""
+def interrupted(
+    turn: Round, start: Callable[[], T], over: Callable[[T], bool], strike: Callable[[T], object], part: float = 1.0
+) -> T:
+    """What `start` began, struck at a moment while it is at work; `start` begins from the same state each time.
+
+    `part`: how long it is at work, as a part of a migration.
+    """
     for attempt in range(TRIES):
         child = start()
-        time.sleep(turn.moment(attempt))
+        time.sleep(turn.moment(attempt) * part)
         if not over(child):
             strike(child)
             return child
     raise Fault(MISSED, "the command had ended each time before the fault came")
 
 
-def until_it_bites(turn: Round, bench: Bench, state: str, order: Callable[[int], Ended]) -> Ended:
+def until_it_bites(turn: Round, bench: Bench, state: str, order: Callable[[int], Ended], tries: int = TRIES) -> Ended:
     """The command under a limit that `order` tightens with each try, from the same state, until it fails by it."""
-    for attempt in range(TRIES):
+    for attempt in range(tries):
         if attempt:
             bench.at(state)
         done = order(attempt)
