@@ -109,6 +109,10 @@ _WRITERS = "Stop whatever writes to the source, or name a fence (docs/maintenanc
 _LEFT_BEHIND = "Delete the collection named above by hand. Then: {resume}"
 _NOBODY_ELSE = "Make sure that nothing else uses the source. An administrator of this machine sees every process."
 _APPLICATION_LOG = "See the application's own log and what is named above; state of the run: {status}. Then: {resume}"
+_LET_WRITE = (
+    "See why the application's write is not taken. Where the fence's lock command stops the application itself, lift the fence "
+    "once every client uses the target: {fence} --lift"
+)
 _SEEN = "Check in the application, or in the log of the target's server, that its requests arrive there."
 _ADDRESS = "Name the target by an address that containers reach, and begin a new run."
 _FILTERS = "Test the application's filters on the target before the cutover: docs/sources.md says what changed."
@@ -395,6 +399,7 @@ class ReasonCode(StrEnum):
     NOT_HEALTHY = "not_healthy", _APPLICATION, _APPLICATION_LOG
     PUT_BACK_FAILED = "put_back_failed", _APPLICATION, _APPLICATION_LOG
     ROLLBACK_STATE_DAMAGED = "rollback_state_damaged", _APPLICATION, _PUT_BACK
+    WRITES_REFUSED = "writes_refused", _APPLICATION, _LET_WRITE
     SOURCE_ILL = "source_ill", _APPLICATION
     SOURCE_SETTINGS = "source_settings", _APPLICATION, _REPEAT
 

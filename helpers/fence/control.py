@@ -323,7 +323,7 @@ class Control:
 
     def _prove_open(self) -> str:
         if not self.clients_url:
-            return "a directory has no write probe: start what uses it, and see that it can write"
+            return "no write was tried, for the source is a directory: see that what uses it can write"
         with self.probe(self.clients_url, "source") as probe:
             shut = [said(a) for a in probe.writes() if not a.answered]
             if shut:

@@ -94,12 +94,14 @@ def with_application(parameters: Parameters, folder: Path) -> Parameters:
     port = free_port()
     write_text(folder / "notices.url", f"json://127.0.0.1:{port}/notices\n")
     command = {
-        name: [*_COMMAND, name, str(folder), str(port)] for name in ("restart", "lock", "unlock", "silence", "page")
+        name: [*_COMMAND, name, str(folder), str(port)]
+        for name in ("restart", "lock", "unlock", "probe", "silence", "page")
     }
     keep = ["sh", "-c", 'echo "$1  $2" >> "$0"', str(folder.parent / "digests"), "{digest}", "{seal}"]
     document = parameters.document()
     document["cutover"] |= {
         "restart": [command["restart"]], "health": [f"http://127.0.0.1:{port}/health"], "log_files": [str(folder / LOG)],
+        "write_probe": command["probe"],
     }  # fmt: skip
     document |= {
         "fence": {"kind": "command", "command": {"lock": command["lock"], "unlock": command["unlock"]}},
