@@ -531,7 +531,7 @@ class Profile:
             measured=valid,
             threshold=1.0,
             relation="≥",
-            reason=ReasonCode.QUARANTINED,
+            reason=ReasonCode(next(iter(scan.failures))) if len(scan.failures) == 1 else ReasonCode.QUARANTINED,
             detail=", ".join(f"{reason} {n}" for reason, n in scan.failures.most_common())
             + (
                 f"; {valid:.4g} is {side} the {minimum:g} (migration.minimum_valid) of steps 13 and 22"

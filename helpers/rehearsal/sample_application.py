@@ -2,9 +2,10 @@
 
 `python sample_application.py COMMAND FOLDER PORT`, on loopback. Commands: `start`, `stop`, `restart`; `lock` and `unlock`: it
 takes no writes to the database that it uses when it is locked; `probe` asks it to write one chunk and remove it again, `write`
-to write one that stays; `silence` and `page`, which it only logs. It reads CHROMA_PATH from FOLDER/.env once, when it starts, and
-looks into that database for a moment at each request. Notices that are posted to it go to FOLDER/received.txt. It imports
-nothing of `helpers`, so that it starts at once; a write is made by a child process, through our one way to Chroma.
+to write one that stays; `silence` and `page`, which it only logs; `wait`, until a time. It reads CHROMA_PATH from FOLDER/.env
+once, when it starts, and looks into that database for a moment at each request. Notices that are posted to it go to
+FOLDER/received.txt. It imports nothing of `helpers`, so that it starts at once; a write is made by a child process, through our
+one way to Chroma.
 """
 
 from __future__ import annotations
@@ -228,4 +229,6 @@ def main(command: str, folder: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "wait":  # until this time: the window begins
+        time.sleep(max(0.0, (datetime.fromisoformat(sys.argv[4]) - datetime.now(UTC)).total_seconds()))
     main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

@@ -388,7 +388,7 @@ class CloseoutStep(NotebookStep):
         told = f"{which}: {duration(took)} for an estimate of {duration(estimate)}{ratio}; {passes}" if estimate else ""
         self.run.check("time against the dry run's estimate", Verdict.WARNING if late else Verdict.PASS,
                        measured=round(took, 1), threshold=most and round(most, 1), relation="≤", unit="s",
-                       reason=ReasonCode.TOO_SLOW if late else "", detail=told)  # fmt: skip
+                       reason=ReasonCode.LONGER_THAN_ESTIMATED if late else "", detail=told)  # fmt: skip
         columns = ["step", "the runbook", "estimated", "took"]
         return pd.DataFrame([[r["step"], *map(str, _words(r))] for r in rows], columns=columns)
 

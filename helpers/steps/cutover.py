@@ -305,9 +305,11 @@ class CutoverStep(NotebookStep):
             relation="≤", unit="ms", reason="" if verdict is Verdict.PASS else reason, detail=detail,
         )  # fmt: skip
         watched = rounds[-1].second if rounds and self._anything_to_watch else 0.0
-        self.run.lasted("time watched", watched, 60 * Cutover().monitor_minutes, "cutover.monitor_minutes")
+        whole = self.run.lasted("time watched", watched, 60 * Cutover().monitor_minutes, "cutover.monitor_minutes")
         if self.rules.health:
-            self.run.check("health of the application", Verdict.PASS, measured=len(rounds), unit="rounds")
+            self.run.check(
+                "health of the application", whole.verdict, measured=len(rounds), unit="rounds", detail=whole.detail
+            )
         else:
             self.run.check("health of the application", Verdict.NOT_EXERCISED, parameter="cutover.health",
                            detail="no health URL is named: whether the application reads the target was not seen")  # fmt: skip

@@ -328,13 +328,13 @@ class RollbackStep(NotebookStep):
             self.of.state.facts["watch"] = {"rounds": len(rounds), "problems": ["; ".join(r.trouble) for r in ill][:20],
                                          "slowest_ms": max((r.slowest or 0.0 for r in rounds), default=0.0)}  # fmt: skip
             last = bool(ill) and ill[-1] is rounds[-1]
-            self.run.lasted(
+            whole = self.run.lasted(
                 "time watched", rounds[-1].second, 60 * Rollback().monitor_minutes, "rollback.monitor_minutes"
             )
             self.run.check(
-                "health of the source", Verdict.FAIL if last else Verdict.WARNING if ill else Verdict.PASS,
+                "health of the source", Verdict.FAIL if last else Verdict.WARNING if ill else whole.verdict,
                 measured=row["said"], reason=ReasonCode.SOURCE_ILL if ill else "",
-                detail="; ".join(ill[-1].trouble) if ill else "",
+                detail="; ".join(ill[-1].trouble) if ill else whole.detail,
             )  # fmt: skip
         if not last:
             self.of.state.finished = self.of.state.finished or utc_now()
