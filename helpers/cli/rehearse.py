@@ -44,7 +44,7 @@ from helpers.report.facts import read_run
 from helpers.report.pages import leave
 from helpers.results import Verdict, file_digest, utc_now, write_json, write_text
 from helpers.rollback import postmortem
-from helpers.rollback.outline import DRILL, Orders, at_work
+from helpers.rollback.outline import DRILL, KILL_DRILL, Orders, at_work
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.command import python_environment, run_or_fail
@@ -234,7 +234,7 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
         kill = kills[0]
         done = f"{kill.written:,} of {count(kill.staged, 'chunk')} written"
         terminal.say(f"  Drill: step 22 was killed with {done}; now it is resumed.")
-        (folder.workspace / RunPath.KILL_DRILL).unlink()
+        (folder.workspace / KILL_DRILL).unlink()
         run_to_outcome(folder, open_steps(folder.read(), steps[-1]), terminal)
         migrated = folder.read().result(Step.MIGRATE)
         assert migrated is not None  # every step has passed
@@ -269,9 +269,7 @@ def _kill_in_the_middle(folder: RunFolder, ended: threading.Event, kills: list[_
                 os.kill(pid, signal.SIGSTOP)
                 try:
                     if _in_the_middle(path, kills):
-                        (
-                            folder.workspace / RunPath.KILL_DRILL
-                        ).touch()  # on disk first: the notice says that it is a drill
+                        (folder.workspace / KILL_DRILL).touch()  # on disk first: the notice says that it is a drill
                         os.kill(pid, signal.SIGKILL)
                         break
                 finally:

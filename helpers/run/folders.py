@@ -116,7 +116,6 @@ class RunPath(StrEnum):
     FIGURES = "figures"
     SIGNOFFS = "signoffs"
     DRILLS = "drills"
-    KILL_DRILL = "drill-kill"  # in the workspace, while a step that a drill has killed is not resumed yet
     EARLIER = "earlier"  # also in the workspace
     # workspace/<run id>
     CHECKPOINT = "checkpoint.json"

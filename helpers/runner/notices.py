@@ -17,7 +17,7 @@ from helpers.evidence.signoffs import gate_state
 from helpers.notify import Around, Event, read, tell
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, file_digest, passed
-from helpers.rollback.outline import DRILL, RollbackState, due
+from helpers.rollback.outline import DRILL, KILL_DRILL, RollbackState, due
 from helpers.run import plan
 from helpers.run.advice import advice
 from helpers.run.folders import RunFolder, RunPath, RunState
@@ -117,7 +117,7 @@ def stopped(folder: RunState, error: RunbookError, say: Say) -> None:
         way = next(filter(None, (advice(code, folder) for code in [*codes, error.code])), "")
         event = Event.NO_GO if isinstance(error, NoGo) else Event.STOPPED
         tell(folder, event, key=f"{error.code} {max((r.finished for r in failed), default='')}", say=say, why=error.line(),
-             critical=bool(due(folder)), minutes=max(0.0, minutes), drill=(folder.workspace / RunPath.KILL_DRILL).exists(),
+             critical=bool(due(folder)), minutes=max(0.0, minutes), drill=(folder.workspace / KILL_DRILL).exists(),
              open=way or str(folder.reports / RunPath.PAGE))  # fmt: skip
 
 

@@ -559,7 +559,6 @@ class CloseoutStep(NotebookStep):
                             if i.label.startswith("Collection ")],
             "deviations": record.deviations(view), "findings": record.findings(view),
             "known": record.known_at_decision(view),
-            "not_exercised": record.not_exercised(view),
             "retention": [{"what": k.what, "until": when(k.until), "how": k.how}
                           for k in what_stays(self.run.home, self.parameters)],
             "way_back": f"It stays open until {until}, when the snapshots may go:",
