@@ -38,7 +38,7 @@ from helpers.results import StateFile, utc_now
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
-from helpers.run.window import Hours
+from helpers.run.window import Hours, now_utc
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -485,7 +485,7 @@ def _window(parameters: Parameters) -> dict[str, Any]:
         return {}
     last = f"{hours.end:%H:%M}" if hours.end.date() == hours.start.date() else f"{hours.end:%Y-%m-%d %H:%M}"
     return {
-        "start": hours.start, "end": hours.end, "opens": hours.opens, "closes": hours.closes,
+        "begun": hours.start <= now_utc(), "start": hours.start, "end": hours.end, "opens": hours.opens, "closes": hours.closes,
         "short": f"{hours.start:%Y-%m-%d %H:%M}-{last} UTC",
         "length": duration((hours.end - hours.start).total_seconds()),
         "buffer": duration(hours.buffer.total_seconds()),

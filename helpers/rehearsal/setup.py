@@ -50,6 +50,7 @@ SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
 WATCH_MINUTES = 0.02
 BATCHES = 20  # at least, of the import of a rehearsal: the drill of the kill falls between two of them
 
+_BUSIEST = 6.0  # times as slow as a quiet machine
 _LEAD_SECONDS, _LEAD_SECONDS_A_CHUNK = 35.0, 0.03  # from the rehearsal's begin to its window: steps 10 to 14
 _COMMAND = [sys.executable, str(Path(sample_application.__file__).resolve())]
 _ENV = """\
@@ -92,9 +93,10 @@ def with_application(parameters: Parameters, folder: Path, chunks: int = 0) -> P
     """With the application of the rehearsal put in: what fences, restarts and silences it, its health, log and notices.
 
     `folder` is the application's. The window is four hours long; it begins when the steps before it should have ended on a
-    quiet machine, so that it is announced before, and what runs before step 20 waits for it.
+    machine as busy as this one, so that it is announced before, and what runs before step 20 waits for it.
     """
-    start = datetime.now(UTC) + timedelta(seconds=_LEAD_SECONDS + chunks * _LEAD_SECONDS_A_CHUNK)
+    busy = min(_BUSIEST, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
+    start = datetime.now(UTC) + timedelta(seconds=busy * (_LEAD_SECONDS + chunks * _LEAD_SECONDS_A_CHUNK))
     port = free_port()
     write_text(folder / "notices.url", f"json://127.0.0.1:{port}/notices\n")
     command = {
