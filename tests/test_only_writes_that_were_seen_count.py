@@ -136,6 +136,9 @@ def test_service_is_back_with_the_write_that_was_seen(home: Path) -> None:
     assert begun is not None
     assert found.service == (taken - begun).total_seconds()
     assert "a write was taken" in numbers.rollback_words(found)
+    said = next(c.detail for c in result.checks if c.name == END)
+    assert "a write of the application was taken" in said
+    assert "no write was tried" not in said
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def _as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
     for number, place in enumerate(places := [*databases, *files, *state]):
         _copy(place, kept / str(number))
     yield
-    log = folder.reports / audit.NAME
+    log, proof["began"] = folder.reports / audit.NAME, utc_now()
     audit.append(log, "drill put back", outcome="begun", target=target.label, source=source.label)
     for path in [folder.workspace / RunPath.ROLLBACK, folder.workspace / "rollback"]:
         _remove(path)
@@ -138,8 +138,10 @@ def _as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
     for number, place in enumerate(places):
         if number == len(databases) and rules.fence.command is not None:  # while the application still uses the source
             run_or_fail(rules.fence.command.lock, rules.fence.timeout_seconds, "the lock command")
-            proof["fence"] = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
-            audit.append(log, "drill put back: write fence set again", write_of_the_application=proof["fence"])
+            proof["write_behind_the_fence"] = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
+            audit.append(
+                log, "drill put back: write fence set again", write_of_the_application=proof["write_behind_the_fence"]
+            )
         _remove(place)
         _copy(kept / str(number), place)
     audit.append(log, "drill put back: source and target as before the drill", databases=[str(p) for p in databases])

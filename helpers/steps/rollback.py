@@ -20,7 +20,7 @@ from helpers.cutover import CutoverState, put_back
 from helpers.cutover.application import NOT_TAKEN, try_write
 from helpers.errors import RUNBOOK, Terminal, WorldError
 from helpers.fence import Control, FenceState, lift, used_by
-from helpers.fence.control import LIFTING
+from helpers.fence.control import LIFTING, UNTRIED
 from helpers.migration.source_changes import WrittenData
 from helpers.migration.target_lock import remove_made_database
 from helpers.monitoring import measure
@@ -215,7 +215,8 @@ class RollbackStep(NotebookStep):
                     next_step=f"Let the application write, then repeat: {self.run.home.command('rollback')}",
                 )  # fmt: skip
             taken = tried.taken_at or taken
-            row["said"] += " A write of the application was taken." if tried.taken else ""
+            if tried.taken:
+                row["said"] = row["said"].replace(UNTRIED, "a write of the application was taken")
         state = FenceState.load(self.run.workspace)
         lifted = [e["when"] for e in state.events if e["state"] == LIFTING] if state is not None else []
         self.run.fact("fence", {"writes_again": lifted[-1] if lifted else "", "write_taken": taken})
