@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Protocol, Self
 from pydantic import TypeAdapter, ValidationError
 
 from helpers import formatting
-from helpers.errors import RunbookError, Terminal, redacted
+from helpers.errors import RunbookError, Terminal, WorldError, redacted
 from helpers.reason_codes import Reason, ReasonCode
 
 # -- progress ----------------------------------------------------------------------------------------------------------
@@ -390,6 +390,14 @@ _FULL = {
     errno.EDQUOT: "the quota of the disk is used up",
     errno.EFBIG: "files may not be so large",
 }
+
+
+def shortage(error: BaseException, folder: Path) -> WorldError | None:
+    """The one line where an error means too little memory, no thread or a full disk; None for any other."""
+    if isinstance(error, MemoryError) or str(error) == "can't start new thread":
+        return WorldError(ReasonCode.OUT_OF_MEMORY, "the process ran out of memory",
+                          next_step="Let it have more (ulimit -v, the limit of its container), then repeat.")  # fmt: skip
+    return disk_full(error, folder)
 
 
 def disk_full(error: BaseException, folder: Path, needed: int = 0) -> Terminal | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import audit
+from helpers import audit, cli
 from helpers.cli import evidence
 from helpers.errors import RunbookError, Terminal, WorldError
 from helpers.migration.checkpoint import Checkpoint
@@ -129,6 +129,19 @@ def test_an_error_that_a_full_disk_led_to_is_told_as_such(tmp_path: Path) -> Non
     assert disk_full(OSError(13, "Permission denied"), tmp_path) is None
     assert kernel.failure(ValueError("x"))["code"] == "unexpected"
     assert kernel.failure(RuntimeError("can't start new thread"))["code"] == "out_of_memory"
+
+
+def test_a_command_without_memory_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none_left(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(runs, "find", none_left)
+    assert cli.main(["verify", "one"]) == 1
+    assert capsys.readouterr().err == (
+        "runbook: the process ran out of memory. Let it have more (ulimit -v, the limit of its container), then repeat.\n"
+    )
 
 
 def limited() -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch
-from helpers.snapshots.comparison import compare, compare_batch, owners, same_value
+from helpers.snapshots.comparison import compare, owners, same_value
 from helpers.stores.base import SPACES, Space
 
 
@@ -25,7 +25,7 @@ def copy(original: ChunkBatch) -> ChunkBatch:
 
 
 def found(expected: ChunkBatch, changed: ChunkBatch, space: Space = "l2") -> list[tuple[str, str, str]]:
-    rows = compare_batch(expected, changed, space)
+    rows = compare(expected, changed, space).differences
     return sorted(zip(rows["id"], rows["difference"], rows["field"], strict=True))
 
 
@@ -41,7 +41,7 @@ def test_one_float_changed_by_a_thousandth_is_found(space: Space, dimension: int
     expected = batch(dimension=dimension)
     changed = copy(expected)
     changed.embeddings[2, dimension // 2] += np.float32(1e-3)
-    rows = compare_batch(expected, changed, space)
+    rows = compare(expected, changed, space).differences
     assert list(rows["id"]) == ["c2"]
     assert f"component {dimension // 2}:" in rows["detail"].iloc[0]
 
@@ -51,7 +51,7 @@ def test_swapped_vectors_name_both_ids_and_whose_they_are(space: Space) -> None:
     expected = batch()
     changed = copy(expected)
     changed.embeddings[[1, 4]] = changed.embeddings[[4, 1]]
-    rows = compare_batch(expected, changed, space)
+    rows = compare(expected, changed, space).differences
     assert list(rows["id"]) == ["c1", "c4"]
     assert rows["detail"].iloc[0].endswith("this is the vector of id c4")
     assert rows["detail"].iloc[1].endswith("this is the vector of id c1")
@@ -191,7 +191,7 @@ def test_floats_may_move_by_a_unit_in_the_last_place_and_empty_metadata_is_none(
 def test_foreign_text_in_a_detail_is_escaped_and_short() -> None:
     expected, changed = batch(), batch()
     changed.documents[0] = "\u202e\n<script>" + "x" * 10_000
-    detail = compare_batch(expected, changed, "l2")["detail"].iloc[0]
+    detail = compare(expected, changed, "l2").differences["detail"].iloc[0]
     assert detail.isprintable()
     assert len(detail) < 400
 
@@ -200,7 +200,7 @@ def test_the_measured_arrays_are_paired_by_id() -> None:
     expected = batch()
     changed = copy(expected).take([5, 4, 3, 2, 1, 0])
     changed.embeddings[0, 0] += 1
-    seen = compare(expected, changed, "l2")
+    seen = compare(expected, changed, "l2").measured()
     assert seen.ids == expected.ids
     assert np.flatnonzero(seen.relative).tolist() == [5]
     assert seen.distances[5] == pytest.approx(1, rel=1e-6)

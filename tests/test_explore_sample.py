@@ -44,8 +44,8 @@ def chosen(total: int, starts: range, most: int) -> tuple[list[str], int]:
     for start in starts:
         ids = [f"c{i}" for i in range(start, start + step)]
         sampler.add("big", ChunkBatch(ids, list(nothing), vectors, list(nothing)), ["t"] * step)
-        held = max(held, sampler.held)
-    return sorted(sampler.sample(total).parts["big"].ids), held
+        held = max(held, sum(map(len, sampler.parts.values())))
+    return sorted(kept.id for kept in sampler.sample(total).parts["big"]), held
 
 
 @pytest.mark.parametrize("total", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])

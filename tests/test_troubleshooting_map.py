@@ -20,7 +20,6 @@ from helpers.run import plan
 from helpers.run.advice import advice, advised, notebook_for, steps_for
 from helpers.run.folders import RunFolder, create
 from helpers.schema import load_schema
-from helpers.schema.rules import REASONS
 from helpers.steps.network import layers
 from helpers.steps.review import decision_matrix
 from helpers.steps.troubleshooting import go_no_go, troubles
@@ -52,7 +51,13 @@ def test_no_code_is_quoted_outside_the_table() -> None:
 
 @pytest.mark.parametrize("schema", ["identity", "if_ttt"])
 def test_what_a_schema_can_find_has_a_row(schema: str) -> None:
-    for code in [*load_schema(schema).reasons(), *REASONS]:
+    loaded = load_schema(schema)
+    names = {rule.name for kind in loaded.targets(["any"]).values() for rule in loaded.rules(kind)}
+    for code in [f"{kind}_{name}" for name in names for kind in ("missing", "invalid")]:
+        assert notebook_for(code) is not None, code
+    for code in (ReasonCode.EMPTY_ID, ReasonCode.MISSING_EMBEDDING, ReasonCode.NAN_EMBEDDING, ReasonCode.INFINITE_EMBEDDING,
+                 ReasonCode.WRONG_DIMENSION, ReasonCode.TINY_NORM, ReasonCode.MISSING_DOCUMENT, ReasonCode.UNSUPPORTED_TEXT,
+                 ReasonCode.UNSUPPORTED_METADATA, ReasonCode.TOO_LARGE):  # fmt: skip
         assert notebook_for(code) is not None, code
 
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TextIO, cast
 from helpers.cli import doctor, evidence, run, snapshots
 from helpers.errors import RunbookError, UsageError, one_line
 from helpers.reason_codes import ReasonCode
-from helpers.results import disk_full
+from helpers.results import shortage
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunPath
 
@@ -260,12 +260,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         code = _fail(error.line(), error.exit_code, traceback.format_exc() if chosen.verbose else "")
     except KeyboardInterrupt:
         code = _fail("interrupted", 128 + signal.SIGINT, "")
-    except OSError as error:
-        full = disk_full(error, Path(tempfile.gettempdir()))
-        trace = traceback.format_exc() if chosen.verbose else ""
-        code = _fail(full.line(), full.exit_code, trace) if full else _unexpected(error, chosen)
     except Exception as error:  # the last line of defence: one line for people, the rest in a file
-        code = _unexpected(error, chosen)
+        known = shortage(error, Path(tempfile.gettempdir()))
+        trace = traceback.format_exc() if chosen.verbose else ""
+        code = _fail(known.line(), known.exit_code, trace) if known else _unexpected(error, chosen)
     return code
 
 

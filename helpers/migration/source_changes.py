@@ -31,7 +31,7 @@ from helpers.results import Progress, StateFile, reading, silent, utc_now, write
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
-from helpers.snapshots.comparison import compare_batch, compared
+from helpers.snapshots.comparison import compare, compared
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
@@ -389,7 +389,7 @@ def _differing(batch: ChunkBatch, there: Mapping[str, _Place], load: Load, space
     for file, positions in sorted(by_file.items()):
         now = batch.take(positions)
         was = load(file).take(there[chunk][1] for chunk in now.ids)
-        differ.update(compare_batch(was, now, space)["id"])
+        differ.update(compare(was, now, space).differences["id"])
     return differ
 
 

@@ -35,7 +35,6 @@ from helpers.stores.handshake import tried, with_candidates
 from helpers.stores.opening import UNKNOWN, lacking, make, remove_database
 
 SHOWN = 5
-FILE = "target-database.json"
 
 
 def taken(

@@ -69,7 +69,7 @@ _CHATS = (
 
 
 def _inert(text: str) -> str:
-    """The same words for a service that makes links, and calls people, of plain text: U+200B is put into what it would read."""
+    """The same words for a service that makes links, and calls people, of plain text: U+200B splits what it would read."""
     return re.sub(r"@(?=\w)|\](?=\()|<(?=[!@#\w])", lambda found: f"{found[0]}\u200b", text)
 
 

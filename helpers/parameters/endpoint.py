@@ -31,13 +31,9 @@ from helpers.reason_codes import ReasonCode
 ALL = "*"  # as tenant or database of a source: all that it has
 
 # -- secrets -----------------------------------------------------------------------------------------------------------
-
-# Secrets by reference only: parameters name where a secret is, and nothing but `Secret.reveal()` says what it is.
 #
-# A reference is `env:NAME` (an environment variable) or `file:PATH` (the one line of a file). It is safe to print, to
-# store in a report and to pass to papermill, which writes parameter values into its output twice. The value is read when
-# it is needed and never earlier.
-
+# Parameters name where a secret is: `env:NAME` (an environment variable) or `file:PATH` (the one line of a file). A reference
+# is safe to print and to pass to papermill, which writes parameter values into its output twice.
 
 _REFERENCE = re.compile(r"env:(?P<env>[A-Za-z_][A-Za-z0-9_]*)|file:(?P<file>[^\x00-\x1f]+)")
 EXPECTED = "must be a reference, 'env:NAME' or 'file:PATH', never the secret itself (its value is not shown)"
@@ -46,8 +42,7 @@ EXPECTED = "must be a reference, 'env:NAME' or 'file:PATH', never the secret its
 class Secret(str):
     """A secret's value in memory. As text it is `<secret env:NAME>`, also in repr, format and JSON.
 
-    It is a `str` whose characters are the redacted text, so whatever prints, joins or serialises it by mistake
-    shows the reference. Only `reveal()` gives the value. It cannot be pickled.
+    Whatever prints, joins or serialises it by mistake shows the reference. Only `reveal()` gives the value.
     """
 
     __slots__ = ("_value",)
@@ -91,7 +86,9 @@ class SecretRef:
 
     def resolve(self) -> Secret:
         """The secret now. UsageError where it is not there, is empty or has more than one line."""
-        value = self._from_env() if self.kind == "env" else self._from_file()
+        value = os.environ.get(self.name) if self.kind == "env" else self._from_file()
+        if value is None:
+            raise self._missing("is not set")
         if not value.strip():
             raise self._missing("is empty")
         if not value.isprintable():
@@ -99,12 +96,6 @@ class SecretRef:
         secret = Secret(value, str(self))
         hide(value, str(secret))
         return secret
-
-    def _from_env(self) -> str:
-        value = os.environ.get(self.name)
-        if value is None:
-            raise self._missing("is not set")
-        return value
 
     def _from_file(self) -> str:
         reason = ""
@@ -135,7 +126,6 @@ SecretReference = Annotated[
 
 
 # -- endpoint ----------------------------------------------------------------------------------------------------------
-
 
 CLOUD_URL = "https://api.trychroma.com:443"
 CLOUD_HEADER, CLOUD_KEY = "x-chroma-token", "env:CHROMA_API_KEY"
@@ -256,13 +246,8 @@ def _checked_server(text: str) -> str:
     return text
 
 
-def _checked_page(text: str) -> str:
-    split_url(text)
-    return text
-
-
 ServerUrl = Annotated[str, AfterValidator(_checked_server)]
-PageUrl = Annotated[str, AfterValidator(_checked_page)]
+PageUrl = Annotated[str, AfterValidator(lambda text: split_url(text) and text)]
 
 
 class Endpoint(Section):
@@ -418,20 +403,17 @@ def overlap(source: Endpoint, target: Endpoint) -> str:
     files of an embedded source must stay as they are.
     """
     if source.path is not None and target.path is not None:
-        return _paths_overlap(source.path, target.path)
+        inner, outer = lies_in(source.path, target.path), lies_in(target.path, source.path)
+        both = f"({one_line(source.path)}, {one_line(target.path)})"
+        if inner and outer:
+            return f"are the same folder {both}"
+        return f"lie inside one another {both}" if inner or outer else ""
     if source.url is None or target.url is None:
         return ""
     same = (_host_key(source.host), source.port, source.prefix) == (_host_key(target.host), target.port, target.prefix)
     if same and (source.tenant, source.database) == (target.tenant, target.database):
         return f"are the same server, tenant and database ({source.label})"
     return ""
-
-
-def _paths_overlap(first: str, second: str) -> str:
-    inner, outer, both = lies_in(first, second), lies_in(second, first), f"({one_line(first)}, {one_line(second)})"
-    if inner and outer:
-        return f"are the same folder {both}"
-    return f"lie inside one another {both}" if inner or outer else ""
 
 
 def lies_in(inner: str, outer: str) -> bool:

@@ -136,17 +136,14 @@ class Parameters(Section):
     def _functions_of_the_target(cls, given: Any) -> Any:
         """The target's collections keep the functions of the source's."""
         source, target = (given.get(side) if isinstance(given, dict) else None for side in ("source", "target"))
-        if not isinstance(source, dict) or not isinstance(target, dict) or "embedding_functions" in target:
+        if not isinstance(source, dict) or not isinstance(target, dict) or not source.get("embedding_functions"):
             return given
-        if not source.get("embedding_functions"):
-            return given
-        return {**given, "target": {**target, "embedding_functions": source["embedding_functions"]}}
+        return {**given, "target": {"embedding_functions": source["embedding_functions"], **target}}
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> Parameters:
-        found = list(self._contradictions())
-        if found:
-            raise ValueError("; ".join(found))
+        if found := "; ".join(self._contradictions()):
+            raise ValueError(found)
         return self
 
     def _contradictions(self) -> Iterator[str]:
@@ -182,17 +179,13 @@ class Parameters(Section):
         return {
             "source": _identity(self.source),
             "target": _identity(self.target),
-            "schema": str(resolve_path(self.schema_name)) if self._schema_is_path else self.schema_name,
+            "schema": self.schema_name if self.schema_name in schema_names() else str(resolve_path(self.schema_name)),
             "collections": self.collections.model_dump(mode="json"),
             "id_policy": self.migration.id_policy,
             **(ordered if self.migration.reembed else {}),
             **({"normalised": self.migration.normalised} if self.migration.normalised != "quarantine" else {}),
             **({"drop_indexes": self.migration.drop_indexes} if self.migration.drop_indexes else {}),
         }
-
-    @property
-    def _schema_is_path(self) -> bool:
-        return self.schema_name not in schema_names()
 
     def digest(self) -> str:
         """SHA-256 (hex) of the resolved parameters in canonical JSON."""
@@ -264,14 +257,11 @@ def _is_open(key: str, text: str) -> bool:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{key}.{name}" if key else name)
-    elif isinstance(value, list):
-        for at, inner in enumerate(value):
-            yield from _leaves(inner, f"{key}[{at}]")
-    else:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if inner is None:
         yield key, value
+    for name, below in inner or ():
+        yield from _leaves(below, dotted([key, name] if key else [name]))
 
 
 def load_parameters(path: Path, overrides: Sequence[str] = ()) -> Parameters:
@@ -316,7 +306,7 @@ def _sample(sections: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_default(value: Any) -> bool:
-    return value is None or value == {} or value == ""
+    return value in (None, {}, "")
 
 
 def _validated(

@@ -28,18 +28,14 @@ from pydantic import (
 from helpers.errors import one_line, secret_of
 from helpers.parameters.endpoint import FilePath, PageUrl, SecretReference, Section, resolve_path, secret_key
 
-# -- value types -------------------------------------------------------------------------------------------------------
-
-# The checked kinds of value that the sections of the parameters are made of.
-#
-# A check's message is what follows the key in the error line: `'window.start' has no time zone; …`.
-
+# -- value types: a check's message is what follows the key in the error line, `'window.start' has no time zone; …` ----
 
 Role = Literal["operations_lead", "dba", "security"]
 ROLES: tuple[Role, ...] = ("operations_lead", "dba", "security")
 Text = Annotated[str, Field(min_length=1)]
 T = TypeVar("T")
 _PLACES = ("target_url", "target_host", "target_port", "target_prefix", "target_path")
+_NO_GLOB = "is not a pattern for collection names:"
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
@@ -53,14 +49,12 @@ def _distinct(values: list[T]) -> list[T]:
 def _checked_glob(pattern: str) -> str:
     """fnmatch takes every text; these are the ones that can only be a mistake."""
     if not pattern or not pattern.isprintable() or pattern != pattern.strip():  # older names can have blanks inside
-        raise ValueError(
-            f"is not a pattern for collection names: {one_line(pattern, 60)!r} is empty or has blanks at an end"
-        )
+        raise ValueError(f"{_NO_GLOB} {one_line(pattern, 60)!r} is empty or has blanks at an end")
     for group in re.finditer(r"\[(!?)(\]?[^\]]*)(\]?)", pattern):
         backwards = any(a > b for a, b in re.findall(r"(.)-(.)", group[2]))
         if not group[3] or backwards:
             problem = "has a range that runs backwards" if group[3] else "opens a '[' that nothing closes"
-            raise ValueError(f"is not a pattern for collection names: {one_line(pattern, 60)!r} {problem}")
+            raise ValueError(f"{_NO_GLOB} {one_line(pattern, 60)!r} {problem}")
     return pattern
 
 
@@ -156,9 +150,8 @@ class Collections(Section):
     """Names or patterns to leave out, stronger than `include`."""
 
     def selects(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.include) and not any(
-            fnmatchcase(name, pattern) for pattern in self.exclude
-        )
+        included, excluded = (any(fnmatchcase(name, p) for p in patterns) for patterns in (self.include, self.exclude))
+        return included and not excluded
 
 
 class TargetDisk(Section):
@@ -235,10 +228,8 @@ class Migration(Section):
         if self.reembed_config and self.reembed is None:
             raise ValueError("has reembed_config but no reembed")
         if (named := secret_key(self.reembed_config)) is not None:
-            raise ValueError(
-                f"has reembed_config with {one_line(named, 40)!r}; secrets go by environment: functions have an "
-                "option such as api_key_env_var for it"
-            )
+            how = "secrets go by environment: functions have an option such as api_key_env_var for it"
+            raise ValueError(f"has reembed_config with {one_line(named, 40)!r}; {how}")
         return self
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
+from helpers.formatting import count, percent, small
 from helpers.plots.style import (
     BLUE,
     GREEN,
@@ -20,24 +22,23 @@ from helpers.plots.style import (
     ORANGE,
     RED,
     SKY,
-    count,
+    bars,
+    curve,
     draw,
     empty,
     finite,
     legend_above,
     name,
-    percent,
+    only,
     rows_axis,
-    small,
+    share_axis,
     whole_numbers,
 )
 from helpers.results import kind_of
 
 _ROWS = 24
 _RECALL = ["before", "after", "floor", "before_low", "before_high", "after_low", "after_high"]
-_SHARES = LinearSegmentedColormap.from_list(
-    "shares", ["#e08a4a", "#e69f00", "#f6e3b8", "#e4eff7"]
-)  # low is conspicuous
+_LOW_IS_CONSPICUOUS = LinearSegmentedColormap.from_list("shares", ["#e08a4a", "#e69f00", "#f6e3b8", "#e4eff7"])
 
 
 def overlap_heatmap(df: pd.DataFrame, asked: str = "") -> Figure:
@@ -59,15 +60,13 @@ def overlap_heatmap(df: pd.DataFrame, asked: str = "") -> Figure:
         title = "Exact search finds the same neighbours on both sides" if same else "Search finds other neighbours"
         title += f"; lowest overlap {percent(worst['overlap'])}, {name(worst['collection'], 28)}"
         title += f" ({worst['kind']}, k = {worst['k']})"
-    rows = sorted(set(frame["collection"]))
     note = f"{asked} ".lstrip() + (
         "Exact: brute force over all vectors. Approximate: what the index of each side answers; below 100 % it may be "
         "the noise of an approximate index, so compare it with recall."
+        + only(_ROWS, "lowest", frame["collection"].nunique(), "collection")
     )
-    if len(rows) > _ROWS:
-        lowest = frame.groupby("collection")["overlap"].min()
-        note += f" The {_ROWS} lowest of {count(len(rows), 'collection')} are drawn."
-        rows = sorted(str(c) for c in lowest.sort_values(kind="stable").index[:_ROWS])
+    lowest = frame.groupby("collection")["overlap"].min().sort_values(kind="stable")
+    rows = sorted(str(c) for c in lowest.index[:_ROWS])
     with draw(1.9 + 0.36 * len(rows), title, note, panels=2, sharey=True) as (figure, axes):
         for panel, kind in zip(axes, ("exact", "approximate"), strict=True):
             _overlap_panel(panel, frame[frame["kind"] == kind], rows, kind)
@@ -87,10 +86,12 @@ def _overlap_panel(axes: Axes, part: pd.DataFrame, rows: list[str], kind: str) -
     axes.set_xticks(range(len(ks)), [str(k) for k in ks] if len(part) else [""])
 
 
-def heat(axes: Axes, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], series: str = "shares") -> None:
+def heat(axes: Axes, values: NDArray[np.float64], series: str = "shares") -> None:
     """Shares (rows, columns) as coloured cells with their number written in; a NaN is an empty hatched cell."""
     axes.set_facecolor("#f0f1f3")
-    axes.imshow(values, gid=series, cmap=_SHARES, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+    axes.imshow(
+        values, gid=series, cmap=_LOW_IS_CONSPICUOUS, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest"
+    )
     if values.size > 600:
         return
     for (row, column), value in np.ndenumerate(values):
@@ -128,26 +129,31 @@ def recall_by_collection(df: pd.DataFrame) -> Figure:
         low, high = int(asked.min()), int(asked.max())
         many = count(high) if low == high else f"{count(low)} to {count(high)}"
         note += f" Bars: 95 % confidence interval (Wilson) of {many} queries a row. The verdict pairs equal queries."
+    note += only(_ROWS, "lowest", len(frame), "collection")
     if len(frame) > _ROWS:
-        note += f" The {_ROWS} lowest of {count(len(frame), 'collection')} are drawn."
         frame = frame.nsmallest(_ROWS, "after").sort_values("collection", kind="stable")
     low = min([0.9, *finite(frame[_RECALL])])
     with draw(1.9 + 0.4 * len(frame), title, note) as (figure, axes):
         rows = np.arange(len(frame))
-        sides = (("before", -0.16, ORANGE, "white", "before (source)"), ("after", 0.16, BLUE, BLUE, "after (target)"))
-        for side, off, color, face, label in sides:
+        for side, off, color in (("before", -0.16, ORANGE), ("after", 0.16, BLUE)):
             ends = frame[f"{side}_low"], frame[f"{side}_high"]
             axes.hlines(rows + off, *ends, color=color, linewidth=2.2, gid=f"{side} interval")
-            axes.plot(frame[side], rows + off, "o", markerfacecolor=face, markeredgecolor=color, markersize=7,
-                      markeredgewidth=1.8, label=label, gid=side, clip_on=False)  # fmt: skip
-        axes.vlines(frame["floor"], rows - 0.36, rows + 0.36, color=RED, linestyle="--", linewidth=2,
-                    label="lowest allowed after", gid="floor")  # fmt: skip
+            _marks(axes, frame[side], rows + off, side, 7)
+        limit = {"color": RED, "linestyle": "--", "linewidth": 2, "label": "lowest allowed after", "gid": "floor"}
+        axes.vlines(frame["floor"], rows - 0.36, rows + 0.36, **limit)
         rows_axis(axes, [name(c, 44) for c in frame["collection"]])
         axes.set_xlim(max(0.0, low - 0.06 * (1 - low)), 1.0)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
+        share_axis(axes.xaxis)
         axes.set_xlabel("recall@k")
         legend_above(axes, 3)
     return figure
+
+
+def _marks(axes: Axes, shares: pd.Series, rows: NDArray[Any], side: str, size: float) -> None:
+    """A ring for each row of the source ("before"), a dot of the target ("after")."""
+    label, color, face = ("before (source)", ORANGE, "white") if side == "before" else ("after (target)", BLUE, BLUE)
+    axes.plot(shares, rows, "o", markerfacecolor=face, markeredgecolor=color, markersize=size, markeredgewidth=1.8,
+              label=label, gid=side, clip_on=False)  # fmt: skip
 
 
 def neighbour_distances(table: pd.DataFrame, said: str) -> Figure:
@@ -157,46 +163,30 @@ def neighbour_distances(table: pd.DataFrame, said: str) -> Figure:
     the first two spaces, whose distances cannot be compared.
     """
     if not len(table):
-        return empty(
-            "No distance to a neighbour was measured", "There are no two chunks with vectors of one dimension."
-        )
+        why = "There are no two chunks with vectors of one dimension."
+        return empty("No distance to a neighbour was measured", why)
     nearest = table.groupby(["space", "collection", "id", "within"], sort=True)["distance"].min().reset_index()
     spaces = nearest["space"].value_counts().index.sort_values()[:2].tolist()
     medians = nearest.groupby("within")["distance"].median()
     title = "How far chunks lie from their nearest neighbour"
     if len(spaces) == 1 and {True, False} <= set(medians.index):
         where = "closer at hand than" if medians[True] < medians[False] else "no closer than"
-        title = (
-            f"The nearest neighbour in the own collection is {where} in the others: {small(float(medians[True]))} and "
-        )
-        title += f"{small(float(medians[False]))} at the median"
+        both = f"{small(float(medians[True]))} and {small(float(medians[False]))}"
+        title = f"The nearest neighbour in the own collection is {where} in the others: {both} at the median"
     with draw(3.8, title, said, panels=len(spaces), squeeze=False) as (figure, panels):
         for axes, space in zip(panels[0], spaces, strict=True):
             for within, color, style, label in ((True, BLUE, "-", "own collection"), (False, ORANGE, "--", "others")):
                 part = nearest[(nearest["space"] == space) & (nearest["within"] == within)]
-                values = np.sort(finite(part["distance"]))
-                if values.size:
-                    share = np.arange(1, values.size + 1) / values.size
-                    axes.step(
-                        values,
-                        share,
-                        where="post",
-                        color=color,
-                        linestyle=style,
-                        label=f"{label} ({count(values.size)})",
-                    )
+                values = finite(part["distance"])
+                curve(axes, values, color, style, f"{label} ({count(values.size)})")
             axes.set_xlabel(f"distance to the nearest neighbour ({space}{', squared' if space == 'l2' else ''})")
             axes.set_ylabel("share of chunks at or below")
-            axes.set_ylim(-0.02, 1.04)
             axes.set_xlim(left=min(0.0, axes.get_xlim()[0]) if space == "ip" else 0.0)
             legend_above(axes, 2)
     return figure
 
 
-# -- chunks ------------------------------------------------------------------------------------------------------------
-
-# Figures of chunks and their metadata: counts, differences, completeness, repairs.
-
+# -- chunks and their metadata: counts, differences, completeness, repairs ---------------------------------------------
 
 _BARS = 30
 
@@ -226,18 +216,14 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
         note += (
             f" {_BARS} of {count(len(frame), 'collection')} are drawn: those that do not match first, then the largest."
         )
-        order = frame.assign(_ok=frame["off"] == 0).sort_values(
-            ["_ok", "source"], ascending=[True, False], kind="stable"
-        )
-        frame = order.head(_BARS)
+        order = frame.assign(_ok=frame["off"] == 0).sort_values("source", ascending=False, kind="stable")
+        frame = order.sort_values("_ok", kind="stable").head(_BARS)
     with draw(1.8 + 0.36 * len(frame), title, note, panels=2, sharey=True, width_ratios=[3.2, 1]) as (figure, panels):
         axes, alone = panels
         source, target, aside = (frame[c].to_numpy(dtype=np.int64) for c in ("source", "target", "quarantined"))
         rows = np.arange(len(frame))
         axes.barh(rows, target, height=0.52, color=BLUE, label="target", gid="target")
-        axes.barh(
-            rows, aside, left=target, height=0.52, color=ORANGE, linewidth=0, label="quarantined", gid="quarantined"
-        )
+        axes.barh(rows, aside, left=target, height=0.52, color=ORANGE, label="quarantined", gid="quarantined")
         axes.barh(rows, source, height=0.74, facecolor="none", edgecolor=INK, linewidth=1, label="source", gid="source")
         widest = int(max(source.max(), (target + aside).max(), 1))
         for row, (was, now, kept) in enumerate(zip(source.tolist(), target.tolist(), aside.tolist(), strict=True)):
@@ -248,15 +234,12 @@ def counts_by_collection(df: pd.DataFrame) -> Figure:
             axes.text(end, row, text, va="center", fontsize=9, color=RED if off else INK)
         axes.set_xlim(0, widest * 1.5)
         axes.set_xlabel("chunks: source → target + quarantined")
-        alone.barh(rows, aside, height=0.52, color=ORANGE, gid="quarantined alone")
-        for row, kept in enumerate(aside.tolist()):
-            alone.text(kept, row, f"\u00a0{count(kept)}", va="center", fontsize=9, color=INK if kept else GREY)
-        alone.set_xlim(0, 1.45 * max(1, int(aside.max())))
+        names = [name(c) for c in frame["collection"]]
+        rows_axis(axes, names)
+        whole_numbers(axes)
+        bars(alone, names, aside, ORANGE, 1.45, series="quarantined alone")
+        whole_numbers(alone, 3)
         alone.set_xlabel("quarantined chunks")
-        for panel in panels:
-            rows_axis(panel, [name(c) for c in frame["collection"]])
-            whole_numbers(panel)
-        alone.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         alone.tick_params(axis="y", labelleft=False)
         legend_above(axes, 3)
     return figure
@@ -279,12 +262,8 @@ def routing(df: pd.DataFrame) -> Figure:
     if split:
         title += f"; {count(split)} of them {'is' if split == 1 else 'are'} split"
     shown, across = list(sources.index[:_ROWS]), targets[:8]
-    left = []
-    if len(shown) < len(sources):
-        left.append(f"The first {_ROWS} of {count(len(sources), 'source collection')} are drawn.")
-    if len(across) < len(targets):
-        left.append(f"The first 8 of {count(len(targets))} targets are drawn.")
-    note = " ".join(["Rows: from. Columns: to. The area of a dot is the number of chunks.", *left])
+    note = "Rows: from. Columns: to. The area of a dot is the number of chunks."
+    note += only(_ROWS, "first", len(sources), "source collection") + only(8, "first", len(targets), "target")
     with draw(2.1 + 0.42 * len(shown), title, note) as (figure, axes):
         part = table[table["source"].isin(shown) & table["target"].isin(across)]
         rows, columns = part["source"].map(shown.index), part["target"].map(across.index)
@@ -295,16 +274,8 @@ def routing(df: pd.DataFrame) -> Figure:
         for x, y, n in zip(columns, rows, part["chunks"], strict=True):
             axes.text(x + 0.14, y, count(n), va="center", fontsize=9, color=INK, gid="chunks")
         for y, source in enumerate(shown):
-            axes.text(
-                len(across) - 0.05,
-                y,
-                count(sources[source]),
-                va="center",
-                ha="center",
-                fontsize=9,
-                color=GREY,
-                gid="sums",
-            )
+            place = {"va": "center", "ha": "center", "fontsize": 9, "color": GREY, "gid": "sums"}
+            axes.text(len(across) - 0.05, y, count(sources[source]), **place)
         rows_axis(axes, [name(s, 28) for s in shown])
         totals, room = table.groupby("target")["chunks"].sum(), max(7, 78 // len(across) - 1)
         labels = [f"{name(t, room) or 'quarantine'}\n{count(totals[t])}" for t in across]
@@ -330,21 +301,17 @@ def differences_bar(df: pd.DataFrame, total: int | None = None) -> Figure:
     listed = [f"{count(n)} {str(kind).replace('_', ' ')}" for kind, n in kinds.items()]
     every = len(df) if total is None else total
     title = f"{count(every, 'difference')}: {', '.join(listed[:5])}" + (" …" if len(listed) > 5 else "")
-    note = f"The {_BARS} most frequent of {count(len(table))} are drawn." if len(table) > _BARS else ""
+    note = only(_BARS, "most frequent", len(table), "bar").lstrip()
     if every > len(df):
         title = f"{count(every, 'difference')}, of which {count(len(df))} are listed: {', '.join(listed[:5])}"
         note += " Of each kind and collection the first are listed, so a bar may be shorter than the truth."
     shown = table.head(_BARS)
     with draw(1.6 + 0.27 * len(shown), title, note) as (figure, axes):
-        axes.barh(np.arange(len(shown)), shown["size"], height=0.6, color=RED, gid="differences")
-        for row, (n, first) in enumerate(zip(shown["size"], shown["first"], strict=True)):
-            more = f" and {count(n - 1)} more" if n > 1 else ""
-            axes.text(
-                n, row, f"\u00a0{name(first, 44)}{more}" if first else f"\u00a0{count(n)}", va="center", fontsize=9
-            )
-        labels = zip(shown["difference"], shown["collection"], strict=True)
-        rows_axis(axes, [f"{str(d).replace('_', ' ')} · {name(c, 26)}" for d, c in labels])
-        axes.set_xlim(0, float(shown["size"].max()) * 1.9)
+        firsts = [f"{name(first, 44)}{f' and {count(n - 1)} more' if n > 1 else ''}" if first else count(n)
+                  for n, first in zip(shown["size"], shown["first"], strict=True)]  # fmt: skip
+        labels = [f"{str(kind).replace('_', ' ')} · {name(collection, 26)}"
+                  for kind, collection in zip(shown["difference"], shown["collection"], strict=True)]  # fmt: skip
+        bars(axes, labels, shown["size"], RED, 1.9, firsts, "differences")
         whole_numbers(axes)
         axes.set_xlabel("differences; beside each bar the first id")
     return figure
@@ -362,23 +329,18 @@ def completeness_heatmap(df: pd.DataFrame, what: str = "field", meaning: str = "
     partial = int((np.nanmin(np.where(np.isfinite(values), values, np.inf), axis=1) < 1).sum())
     title = f"All {count(len(df), what)} are complete in all {count(df.shape[1], 'collection')}"
     if partial:
-        title = (
-            f"{count(partial)} of {count(len(df), what)} incomplete; lowest: {name(df.index[worst_row], 28)} in "
-            f"{name(df.columns[worst_column], 28)}, {percent(float(values[worst_row, worst_column]))} of the chunks"
-        )
+        lowest = f"{name(df.index[worst_row], 28)} in {name(df.columns[worst_column], 28)}, {percent(float(np.nanmin(values)))}"
+        title = f"{count(partial)} of {count(len(df), what)} incomplete; lowest: {lowest} of the chunks"
     rows = min(len(df), 40)
-    note = " ".join(
-        filter(None, [meaning, "" if rows == len(df) else f"The first 40 of {count(len(df), what)} are drawn."])
-    )
+    note = (meaning + only(40, "first", len(df), what)).lstrip()
     with draw(2.2 + 0.3 * rows, title, note) as (figure, axes):
         heat(axes, values[:rows])
         axes.grid(visible=False)
         axes.set_yticks(range(rows), [name(f, 28) for f in df.index[:rows]])
         short = 24 if df.shape[1] <= 12 else 14
         step = max(1, df.shape[1] // 40)
-        axes.set_xticks(
-            range(0, df.shape[1], step), [name(c, short) for c in df.columns[::step]], rotation=35, ha="right"
-        )
+        shown = [name(c, short) for c in df.columns[::step]]
+        axes.set_xticks(range(0, df.shape[1], step), shown, rotation=35, ha="right")
         axes.set_xlabel("collection (share of its chunks that hold the field)")
     return figure
 
@@ -390,9 +352,8 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
     """
     frame = df[df["chunks"] > 0] if len(df) else df
     if not len(frame):
-        return empty(
-            "The schema changed no value and filled none", "Every field of every chunk was as the schema wants it."
-        )
+        why = "Every field of every chunk was as the schema wants it."
+        return empty("The schema changed no value and filled none", why)
     frame = frame.assign(field=frame["field"].astype(str), kind=frame["rule"].map(kind_of))
     table = frame.pivot_table(index="field", columns="kind", values="chunks", aggfunc="sum", fill_value=0)
     table = table.reindex(columns=[*_FILLED, "changed"], fill_value=0)
@@ -401,30 +362,26 @@ def repairs_bar(df: pd.DataFrame) -> Figure:
     title = f"Of missing values {', '.join(filled)}; {count(table['changed'].sum())} changed, in {count(len(table), 'field')}"
     note = "Counted: fields in which the schema filled or changed a value. Each side has its own scale."
     if len(table) > _BARS:
-        rarest = set(
-            table.nlargest(_BARS // 3, "changed", keep="first")["field"]
-        )  # what changed is what a reader looks for
-        kept = pd.concat([table[table["field"].isin(rarest) & (table["changed"] > 0)], table]).drop_duplicates("field")
+        changed = table.nlargest(_BARS // 3, "changed", keep="first")  # what a reader looks for
+        kept = pd.concat([changed[changed["changed"] > 0], table]).drop_duplicates("field")
         note += f" {_BARS} of {count(len(table), 'field')} are drawn: those with most changes, then the most frequent."
         table = kept.head(_BARS).sort_values(["all", "field"], ascending=[False, True])
     with draw(2.1 + 0.26 * len(table), title, note, panels=2, sharey=True) as (figure, panels):
-        rows, end = np.arange(len(table)), np.zeros(len(table))
+        end, names = np.zeros(len(table)), [name(f, 26) for f in table["field"]]
         for kind, (color, words) in _FILLED.items():
-            panels[0].barh(rows, table[kind], left=end, height=0.6, color=color, gid=kind, label=words)
+            part = panels[0].barh(
+                range(len(table)), table[kind], left=end, height=0.6, color=color, gid=kind, label=words
+            )
             end = end + table[kind].to_numpy(float)
-        panels[1].barh(rows, table["changed"], height=0.6, color=ORANGE, gid="changed")
+        panels[0].bar_label(part, [f"\u00a0{count(n)}" if n else "" for n in end], fontsize=9)
+        panels[0].set_xlim(0, 1.25 * max(1.0, *end))
         legend_above(panels[0], 1)
-        changed = table["changed"].to_numpy(float)
-        sides = ((end, 1.25, "chunks with a value filled in"), (changed, 2.4, "chunks with a value changed"))
-        for panel, (values, room, label) in zip(panels, sides, strict=True):
-            for row, chunks in enumerate(values):
-                if chunks:
-                    panel.text(chunks, row, f"\u00a0{count(chunks)}", va="center", fontsize=9)
-            rows_axis(panel, [name(f, 26) for f in table["field"]])
-            panel.set_xlim(0, max(1.0, float(values.max())) * room)
-            whole_numbers(panel)
-            panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-            panel.set_xlabel(label)
+        texts = [count(n) if n else "" for n in table["changed"]]
+        bars(panels[1], names, table["changed"], ORANGE, 2.4, texts, "changed")
+        for panel, words in zip(panels, ("filled in", "changed"), strict=True):
+            rows_axis(panel, names)
+            whole_numbers(panel, 4)
+            panel.set_xlabel(f"chunks with a value {words}")
         panels[1].tick_params(axis="y", labelleft=False)
         for row, field in enumerate(table["field"]):
             rules = frame[(frame["field"] == field) & (frame["kind"] == "changed")]
@@ -453,28 +410,22 @@ def completeness_before_after(df: pd.DataFrame) -> Figure:
         "Counted: every field that the schema asks of some chunk, those of one collection type included. What a field gains, "
         "the schema filled in: a default, or what it derives from the document."
     )
-    if len(frame) > _BARS:
-        note += f" The {_BARS} least complete of {count(len(frame))} are drawn."
-        frame = frame.head(_BARS)
+    note += only(_BARS, "least complete", len(frame), "field")
+    frame = frame.head(_BARS)
     with draw(1.9 + 0.28 * len(frame), title, note) as (figure, axes):
         rows = np.arange(len(frame))
         axes.hlines(rows, frame["before"], frame["after"], color="#c5cad0", linewidth=4, gid="change")
-        axes.plot(frame["before"], rows, "o", markerfacecolor="white", markeredgecolor=ORANGE, markersize=9,
-                  markeredgewidth=2, label="before (source)", gid="before", clip_on=False)  # fmt: skip
-        axes.plot(
-            frame["after"], rows, "o", color=BLUE, markersize=5, label="after (target)", gid="after", clip_on=False
-        )
+        _marks(axes, frame["before"], rows, "before", 9)
+        _marks(axes, frame["after"], rows, "after", 5)
         rows_axis(axes, [name(f, 28) for f in frame["field"]])
         axes.set_xlim(0.0, 1.0)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
+        share_axis(axes.xaxis)
         axes.set_xlabel("share of chunks that hold the field")
         legend_above(axes, 2)
     return figure
 
 
-# -- trees -------------------------------------------------------------------------------------------------------------
-
-# A decision tree, top to bottom, with one way through it marked.
+# -- a decision tree, top to bottom, with one way through it marked -----------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,18 +447,16 @@ def decision_tree(
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(levels + 0.5, -0.5)
         for start, end in edges:
-            on_way = start in way and end in way
-            axes.annotate(
-                "", xy=(nodes[end].across, nodes[end].level - 0.28),
-                xytext=(nodes[start].across, nodes[start].level + 0.28),
-                arrowprops={"arrowstyle": "->", "color": BLUE if on_way else GREY, "lw": 2.5 if on_way else 0.8},
-            )  # fmt: skip
+            color, width = _frame(start in way and end in way)
+            ends = (nodes[start].across, nodes[start].level + 0.28), (nodes[end].across, nodes[end].level - 0.28)
+            axes.annotate("", xytext=ends[0], xy=ends[1], arrowprops={"arrowstyle": "->", "color": color, "lw": width})
         for key, node in nodes.items():
-            on_way = key in way
-            frame = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": BLUE if on_way else GREY,
-                     "linewidth": 2.5 if on_way else 0.8}  # fmt: skip
-            axes.text(
-                node.across, node.level, node.text, ha="center", va="center", fontsize=8.5, color=INK, bbox=frame,
-                fontweight="bold" if on_way else "normal",
-            )  # fmt: skip
+            color, width = _frame(key in way)
+            frame = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": color, "linewidth": width}
+            style = {"ha": "center", "va": "center", "fontsize": 8.5, "color": INK, "bbox": frame}
+            axes.text(node.across, node.level, node.text, fontweight="bold" if key in way else "normal", **style)
     return figure
+
+
+def _frame(on_way: bool) -> tuple[str, float]:
+    return (BLUE, 2.5) if on_way else (GREY, 0.8)

@@ -29,11 +29,11 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from helpers.errors import one_line
-from helpers.formatting import count, duration, percent, small
+from helpers.formatting import count, duration, small
 from helpers.results import write_bytes
 
 STYLE = Path(__file__).with_name("runbook.mplstyle")
@@ -41,24 +41,16 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A
 GREY, INK = "#6a737d", "#1b1f24"
 WIDTH = 8.0  # inches; 768 px of a page at 100 %, and about the width of a printed page
 FEW = 400  # points; more are drawn as pixels
+_CURVE_POINTS = 2_000
 # Hash salt: element ids are digests of content and salt, and the salt is random by default.
 _SVG = {"svg.fonttype": "none", "svg.hashsalt": "runbook", "svg.image_inline": True}
-
-__all__ = [
-    "BLUE", "GREEN", "GREY", "INK", "ORANGE", "PURPLE", "RED", "SKY", "count", "draw", "drawn", "duration", "empty", "finite",
-    "footnote", "headline", "legend_above", "legend_beside", "log_axis", "name", "percent", "png", "rasterised", "rows_axis",
-    "save", "small", "svg", "whole_numbers", "wrapped",
-]  # fmt: skip
 
 
 @contextmanager
 def draw(
     height: float, title: str, note: str = "", *, panels: int = 1, stacked: bool = False, **kwargs: Any
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure of `height` inches with its axes (one, or an array of `panels` side by side or `stacked`), drawn on leaving.
-
-    The title is set afterwards by the caller with `headline` where it depends on what was computed.
-    """
+    """A figure of `height` inches with its axes (one, or an array of `panels` side by side or `stacked`), drawn on leaving."""
     with mpl_style.context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
@@ -197,14 +189,26 @@ def log_axis(axes: Axes, low: float, high: float) -> None:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     axes.set_xlim(10.0**first, 10.0 ** max(last, first + 1))
     axes.xaxis.set_major_locator(LogLocator(10, numticks=12))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: small(value)))
+    axes.xaxis.set_major_formatter(lambda value, _: small(value))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def whole_numbers(axes: Axes) -> None:
-    """Thousands separators on the x axis."""
-    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+def time_axis(axes: Axes, label: str) -> None:
+    """Durations on the x axis, from 0."""
+    axes.xaxis.set_major_locator(MaxNLocator(7))
+    axes.xaxis.set_major_formatter(lambda value, _: duration(value) if value else "0")
+    axes.set_xlabel(label)
+
+
+def whole_numbers(axes: Axes, most: int = 7) -> None:
+    """At most so many whole numbers on the x axis, with thousands separators."""
+    axes.xaxis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def share_axis(axis: Axis) -> None:
+    """Shares from 0 to 1 as percentages."""
+    axis.set_major_formatter(lambda value, _: f"{value * 100:.4g} %")
 
 
 def rows_axis(axes: Axes, labels: list[str]) -> None:
@@ -213,6 +217,46 @@ def rows_axis(axes: Axes, labels: list[str]) -> None:
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
+
+
+def bars(
+    axes: Axes,
+    labels: list[str],
+    lengths: Any,
+    color: Any,
+    room: float,
+    texts: list[str] | None = None,
+    series: str = "",
+) -> None:
+    """A row with a bar for each label and its text behind it (the number, where none is given).
+
+    The axis ends at `room` times the longest bar; `color` may be a list of one for each bar.
+    """
+    shown = axes.barh(range(len(labels)), lengths, height=0.6, color=color, gid=series)
+    axes.bar_label(shown, [f"\u00a0{text}" if text else "" for text in texts or map(count, lengths)], fontsize=9)
+    rows_axis(axes, labels)
+    axes.set_xlim(0, room * max(1.0, *map(float, lengths)))
+
+
+def curve(axes: Axes, values: NDArray[np.float64], color: str, line: str, label: str, *, points: bool = False) -> None:
+    """An empirical distribution as steps; more than a few thousand values are drawn by their quantiles, ends kept."""
+    if not values.size:
+        return
+    ordered, share = np.sort(values), np.arange(1, values.size + 1) / values.size
+    if ordered.size > _CURVE_POINTS:
+        pick = np.linspace(0, ordered.size - 1, _CURVE_POINTS).astype(int)
+        tail = np.arange(ordered.size - 50, ordered.size)  # the few worst are what the reader looks for
+        pick = np.union1d(pick, tail)
+        ordered, share = ordered[pick], share[pick]
+    x, y = np.concatenate([ordered[:1], ordered]), np.concatenate([[0.0], share])
+    marker = "o" if points else ""
+    axes.step(x, y, where="post", color=color, linestyle=line, label=label, marker=marker, markersize=4, gid=label)
+    axes.set_ylim(-0.02, 1.04)
+
+
+def only(most: int, which: str, total: int, what: str) -> str:
+    """The sentence that not all are drawn, after a blank; "" where all are."""
+    return f" The {most} {which} of {count(total, what)} are drawn." if total > most else ""
 
 
 def finite(values: Any) -> NDArray[np.float64]:

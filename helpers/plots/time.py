@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from helpers.formatting import count, duration, small
 from helpers.plots.style import (
     BLUE,
     GREEN,
@@ -26,19 +27,18 @@ from helpers.plots.style import (
     PURPLE,
     RED,
     SKY,
-    count,
     draw,
-    duration,
     empty,
     finite,
-    headline,
     legend_above,
     legend_beside,
     log_axis,
     name,
+    only,
     rasterised,
     rows_axis,
-    small,
+    share_axis,
+    time_axis,
 )
 from helpers.results import Phase
 
@@ -49,45 +49,38 @@ _POINTS = 1_500
 
 def phase_timeline(phases: Sequence[Phase], title: str) -> Figure:
     """Phases as bars on a clock that begins with the first of them; `title` names what is timed ("Step 22")."""
-    known = [(p, datetime.fromisoformat(p.started)) for p in phases]
+    known = sorted(phases, key=lambda p: datetime.fromisoformat(p.started))
     if not known:
         return empty(f"{title}: no phase was timed", "Nothing ran.")
-    known.sort(key=lambda pair: pair[1])
-    start = known[0][1]
-    begins = np.array([(when - start).total_seconds() for _, when in known])
-    lengths = np.array([p.seconds if np.isfinite(p.seconds) and p.seconds > 0 else 0.0 for p, _ in known])
+    begun = [datetime.fromisoformat(p.started) for p in known]
+    begins = np.array([(when - begun[0]).total_seconds() for when in begun])
+    lengths = np.array([p.seconds if np.isfinite(p.seconds) and p.seconds > 0 else 0.0 for p in known])
     total = float((begins + lengths).max())
     longest = int(lengths.argmax())
     headed = f"{title} took {duration(total)}"
     if len(known) > 1:
-        headed += f"; longest: {name(known[longest][0].name, 40)}, {duration(lengths[longest])}"
-    shown = range(len(known))
-    note = f"Clock starts at {start:%Y-%m-%d %H:%M:%S} UTC."
-    if len(known) > _ROWS:
-        shown = sorted(np.argsort(-lengths, kind="stable")[:_ROWS].tolist())  # type: ignore[assignment]
-        note += f" The {_ROWS} longest of {count(len(known), 'phase')} are drawn."
+        headed += f"; longest: {name(known[longest].name, 40)}, {duration(lengths[longest])}"
+    note = f"Clock starts at {begun[0]:%Y-%m-%d %H:%M:%S} UTC." + only(_ROWS, "longest", len(known), "phase")
+    shown = sorted(np.argsort(-lengths, kind="stable")[:_ROWS].tolist())
     with draw(1.7 + 0.32 * len(shown), headed, note) as (figure, axes):
         for row, i in enumerate(shown):
-            phase = known[i][0]
+            phase = known[i]
             axes.barh(row, max(lengths[i], total * 0.002), left=begins[i], height=0.58, color=BLUE, gid="phases")
             text = duration(lengths[i])
             if phase.chunks:
                 text += f", {count(phase.chunks, 'chunk')}"
                 text += f", {count(phase.chunks / lengths[i])}/s" if lengths[i] >= 0.05 else ""
             axes.text(begins[i] + lengths[i] + total * 0.012, row, text, va="center", fontsize=8.5, color=INK)
-        rows_axis(axes, [name(known[i][0].name, 48) for i in shown])  # our own names: whole sentences
+        rows_axis(axes, [name(known[i].name, 48) for i in shown])  # our own names: whole sentences
         axes.set_xlim(0, max(total, 1e-3) * 1.34)
-        axes.xaxis.set_major_locator(MaxNLocator(7))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value) if value else "0"))
-        axes.set_xlabel("time since the start")
+        time_axis(axes, "time since the start")
     return figure
 
 
 def throughput_per_batch(df: pd.DataFrame) -> Figure:
     """Chunks per second of each batch, in the order in which they ended, by target collection.
 
-    `df`: target, finished_s (seconds since the start), rows, seconds. More than a few thousand batches are averaged in
-    slices of time.
+    `df`: target, finished_s (seconds since the start), rows, seconds. Many batches are averaged in slices of time.
     """
     usable = df[np.isfinite(df["finished_s"]) & (df["seconds"] > 0) & (df["rows"] > 0)] if len(df) else df
     if not len(usable):
@@ -101,9 +94,8 @@ def throughput_per_batch(df: pd.DataFrame) -> Figure:
         f"{small(middle)} chunks per second (median), the slowest at {small(float(rate.min()))}"
     )
     targets = usable.groupby("target")["rows"].sum().sort_values(ascending=False, kind="stable").index
-    note = (
-        "" if len(usable) == len(df) else f"{count(len(df) - len(usable), 'batch', 'batches')} without a time left out."
-    )
+    left_out = len(df) - len(usable)
+    note = f"{count(left_out, 'batch', 'batches')} without a time left out." if left_out else ""
     if rasterised(len(usable)):
         note += f" Averages over {_BINS} slices of time."
     with draw(3.8, title, note.strip()) as (figure, axes):
@@ -111,27 +103,17 @@ def throughput_per_batch(df: pd.DataFrame) -> Figure:
         for i, target in enumerate(targets):
             color, marker = styles[i] if i < len(styles) else (GREY, ".")
             part = usable[usable["target"] == target]
-            x, y = (
-                _slices(part, end) if rasterised(len(usable)) else (part["finished_s"], part["rows"] / part["seconds"])
-            )
+            x, y = part["finished_s"], part["rows"] / part["seconds"]
+            if rasterised(len(usable)):
+                x, y = _slices(part, end)
             label = name(target, 24) if i < len(styles) else f"{len(targets) - len(styles)} others"
-            axes.plot(
-                x,
-                y,
-                linestyle="",
-                marker=marker,
-                color=color,
-                markersize=5,
-                alpha=0.8,
-                label=label if i <= len(styles) else None,
-                gid="batches",
-            )
+            style = {"linestyle": "", "marker": marker, "color": color, "markersize": 5, "alpha": 0.8, "gid": "batches"}
+            axes.plot(x, y, label=label if i <= len(styles) else None, **style)
         axes.axhline(middle, color=GREY, linestyle="--", label=f"median {small(middle)}")
         axes.set_ylim(0, float(finite(rate).max()) * 1.08)
         axes.set_xlim(0, end * 1.02 or 1.0)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value) if value else "0"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}"))
-        axes.set_xlabel("time since the import started")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
+        time_axis(axes, "time since the import started")
         axes.set_ylabel("chunks per second, per batch")
         legend_beside(axes, "target collection")
     return figure
@@ -161,16 +143,13 @@ def rows_over_time(df: pd.DataFrame, total: int, estimate: float | None) -> Figu
     with draw(3.8, title, note) as (figure, axes):
         axes.step(seconds, rows, where="post", color=BLUE, label="written", gid="written")
         if estimate:
-            axes.plot(
-                [0, estimate], [0, total], color=ORANGE, linestyle="--", label="dry run's estimate", gid="estimate"
-            )
+            style = {"color": ORANGE, "linestyle": "--", "label": "dry run's estimate", "gid": "estimate"}
+            axes.plot([0, estimate], [0, total], **style)
         axes.axhline(total, color=GREY, linestyle=":", label=f"to write: {count(total)}")
         axes.set_ylim(0, 1.06 * max(total, written, 1))
         axes.set_xlim(0, 1.02 * max(end, estimate or 0.0) or 1.0)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value) if value else "0"))
-        axes.xaxis.set_major_locator(MaxNLocator(7))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.set_xlabel("time since the import started")
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        time_axis(axes, "time since the import started")
         axes.set_ylabel("chunks written")
         legend_above(axes, 3)
     return figure
@@ -183,11 +162,9 @@ def _slices(part: pd.DataFrame, end: float) -> tuple[pd.Series[float], pd.Series
     return part.groupby(slot)["finished_s"].mean(), sums["rows"] / sums["seconds"]
 
 
-# -- gantt -------------------------------------------------------------------------------------------------------------
+# -- a plan beside what became of it, each stretch of the time to its own scale ------------------------------------------
 
-# A plan beside what became of it: one drawing, each stretch of the time to its own scale.
-
-
+_PLANNED: dict[str, Any] = {"facecolor": "white", "edgecolor": GREY, "hatch": "/////", "linewidth": 0.8}
 _THINNEST = 0.003  # of the width: what took seconds in a window of hours can still be seen
 
 
@@ -215,22 +192,15 @@ def plan_and_reality(panels: Sequence[Panel], title: str, note: str = "") -> Fig
     """The panels one below the other; planned bars are hatched, real ones solid below them: grey print shows both."""
     rows = [max(len(panel.rows), 1) for panel in panels]
     height = 0.34 * sum(rows) + 0.85 * len(panels) + 1.0
-    with draw(height, title, note, panels=len(panels), stacked=True, squeeze=False, height_ratios=rows) as (
-        figure,
-        grid,
-    ):
+    stacked: dict[str, Any] = {"panels": len(panels), "stacked": True, "squeeze": False, "height_ratios": rows}
+    with draw(height, title, note, **stacked) as (figure, grid):
         for panel, axes in zip(panels, grid[:, 0], strict=True):
             _panel(panel, axes)
-        keys: dict[str, Artist] = {
-            "planned": Patch(facecolor="white", edgecolor=GREY, hatch="/////", linewidth=0.8),
-            "measured": Patch(facecolor=BLUE),
-        }
+        keys: dict[str, Artist] = {"planned": Patch(**_PLANNED), "measured": Patch(facecolor=BLUE)}
         if any(axes.lines for axes in grid[:, 0]):
             keys["now"] = Line2D([], [], color=RED, linestyle="--", linewidth=1.4)
-        grid[0, 0].legend(
-            list(keys.values()), list(keys), loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False,
-            borderaxespad=0.2,
-        )  # fmt: skip
+        place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2}
+        grid[0, 0].legend(list(keys.values()), list(keys), ncols=3, frameon=False, **place)
     return figure
 
 
@@ -242,8 +212,7 @@ def _panel(panel: Panel, axes: Axes) -> None:
     for row, bar in enumerate(panel.rows):
         if bar.planned:
             width = max(bar.planned[1] - bar.planned[0], least)
-            axes.barh(row - 0.2, width, left=bar.planned[0], height=0.34, facecolor="white", edgecolor=GREY,
-                      hatch="/////", linewidth=0.8)  # fmt: skip
+            axes.barh(row - 0.2, width, left=bar.planned[0], height=0.34, **_PLANNED)
         if bar.real:
             axes.barh(row + 0.2, max(bar.real[1] - bar.real[0], least), left=bar.real[0], height=0.34, color=BLUE)
         axes.text(1.012, row, bar.text, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=INK)
@@ -252,17 +221,14 @@ def _panel(panel: Panel, axes: Axes) -> None:
     if panel.now is not None and low <= panel.now <= high:
         axes.axvline(panel.now, color=RED, linestyle="--", linewidth=1.4)
     axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 1.5, 2, 3, 5, 6, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"T{value:+g}".replace("-", "−") if value else "T"))
+    axes.xaxis.set_major_formatter(lambda value, _: f"T{value:+g}".replace("-", "−") if value else "T")
     axes.set_xlabel(panel.unit)
     axes.set_title(panel.title)
 
 
-# -- after -------------------------------------------------------------------------------------------------------------
-
-# Figures of what comes after the cutover: the watch of the first hour, performance on both sides, planned and real times.
+# -- after the cutover: the watch of the first hour, performance on both sides, planned and real times ------------------
 
 
-_CLIENTS = "clients at once"
 _TICKS = (0.1, 1, 10, 60, 600, 3600, 36_000)  # seconds that people know
 
 
@@ -285,27 +251,27 @@ def watch_timeline(
     title = f"{count(len(looks), 'look')}: p95 at most {small(worst)} ms, {within} {limit_ms:g} ms"
     failed = int(looks["failed"].sum())
     title += f"; {count(failed, 'look')} failed" if failed else "; none failed"
-    if ended:
-        title = f"Ended early: {ended}"
     missed = "".join(f" No samples for {duration(s)} before {duration(at)} (dotted)." for at, s in gaps[:3])
     note = f"One dot per sample. Lower is better.{missed}"
-    with draw(3.9, title, note, panels=2, width_ratios=[2.2, 1]) as (figure, axes):
-        left, right = axes
+    headed = f"Ended early: {ended}" if ended else title
+    with draw(3.9, headed, note, panels=2, width_ratios=[2.2, 1]) as (figure, (left, right)):
         for column, color, marker in (("p99", SKY, "^"), ("p95", ORANGE, "s"), ("p50", BLUE, "o")):
-            left.plot(
-                x, timed[column].astype(float), color=color, marker=marker, markersize=4, label=column, gid=column
-            )
+            ms = timed[column].astype(float)
+            left.plot(x, ms, color=color, marker=marker, markersize=4, label=column, gid=column)
         bad = looks[looks["failed"].astype(bool)]
         if len(bad):
-            left.plot(unit.of(bad["second"]), np.full(len(bad), 0.03), transform=left.get_xaxis_transform(), linestyle="",
-                      marker="X", color=RED, label="failed sample", clip_on=False, markersize=8)  # fmt: skip
+            marks: dict[str, Any] = {"linestyle": "", "marker": "X", "color": RED, "markersize": 8, "clip_on": False}
+            foot = np.full(len(bad), 0.03)
+            left.plot(
+                unit.of(bad["second"]), foot, transform=left.get_xaxis_transform(), label="failed sample", **marks
+            )
         top = float(finite(timed["p99"]).max())
         left.axhline(limit_ms, color=GREY, linestyle="--", label=f"limit for p95: {limit_ms:g} ms")
         if limit_ms > 3 * top:  # a limit far away would press the curves flat: logarithmic, from the fastest on
             left.set_yscale("log")
             left.set_ylim(max(0.1, float(finite(timed["p50"]).min()) / 2), limit_ms * 1.6)
-            left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            left.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+            left.yaxis.set_major_formatter("{x:g}")
+            left.yaxis.set_minor_formatter("")
         else:
             left.set_ylim(0, max(top, limit_ms) * 1.1)
         left.set_ylabel("latency of a query, ms")
@@ -314,7 +280,6 @@ def watch_timeline(
         for at, _ in gaps:
             left.axvline(at / unit.seconds, color=GREY, linestyle=":", linewidth=1.2)
         _chunks(right, looks, validated, unit)
-        headline(figure, title)
     return figure
 
 
@@ -337,14 +302,14 @@ class _Clock:
 
 def _chunks(axes: Axes, looks: pd.DataFrame, validated: int, unit: _Clock) -> None:
     known = looks[looks["chunks"].notna()]
-    axes.plot(unit.of(known["second"]), known["chunks"].astype(float), color=GREEN, marker="o", markersize=4,
-              label="in the target", gid="chunks")  # fmt: skip
+    style: dict[str, Any] = {"color": GREEN, "marker": "o", "markersize": 4, "label": "in the target", "gid": "chunks"}
+    axes.plot(unit.of(known["second"]), known["chunks"].astype(float), **style)
     axes.axhline(validated, color=GREY, linestyle="--", label=f"validated: {validated:,}")
     values = [*known["chunks"].astype(float), float(validated)]
     room = max(2.0, 0.15 * (max(values) - min(values)), 0.0005 * max(values))
     axes.set_ylim(max(0.0, min(values) - room), max(values) + room)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylabel("chunks")
     unit.axis(axes)
     legend_above(axes, 1)
@@ -380,9 +345,8 @@ def performance(rows: pd.DataFrame, *, limit_ms: float, minimum_rate: float) -> 
                 style = {"color": color, "markerfacecolor": face, "markeredgewidth": 1.8, "linewidth": 1.2}
                 left.vlines(x, part["mean_low"], part["mean_high"], color=color, linewidth=3, gid=f"{side} repetitions")
                 left.plot(x, part["mean_ms"], marker="o", label=f"{label}: mean", gid=f"{side} mean", **style)
-                left.plot(
-                    x, part["p95_ms"], marker="^", linestyle=":", label=f"{label}: p95", gid=f"{side} p95", **style
-                )
+                style_p95 = style | {"marker": "^", "linestyle": ":", "label": f"{label}: p95", "gid": f"{side} p95"}
+                left.plot(x, part["p95_ms"], **style_p95)
                 right.plot(x, part["rate"], marker="o", label=label, gid=f"{side} rate", **style)
         left.axhline(limit_ms, color=RED, linestyle="--", label=f"limit of the mean, one client: {limit_ms:g} ms")
         right.axhline(minimum_rate, color=RED, linestyle="--", label=f"at least {minimum_rate:g} a second, one client")
@@ -390,14 +354,14 @@ def performance(rows: pd.DataFrame, *, limit_ms: float, minimum_rate: float) -> 
         least = min([limit_ms, *finite(rows[["mean_ms", "mean_low"]])])
         left.set_ylim(least / 2, max([limit_ms, *finite(rows[["p95_ms", "mean_high"]])]) * 2)
         right.set_ylim(0, max([minimum_rate, *finite(rows["rate"])]) * 1.25)
-        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        left.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        left.yaxis.set_major_formatter("{x:g}")
+        left.yaxis.set_minor_formatter("")
         left.set_ylabel("latency of a query, ms (log scale)")
         right.set_ylabel("queries per second")
         for axes in (left, right):
             axes.set_xticks(range(len(clients)), [str(c) for c in clients])
             axes.set_xlim(-0.5, len(clients) - 0.5)
-            axes.set_xlabel(_CLIENTS)
+            axes.set_xlabel("clients at once")
             axes.grid(visible=False, axis="x")
             legend_above(axes, 1)
     return figure
@@ -419,19 +383,17 @@ def latency_cdf(
         return empty("No latency was measured", "No query was answered.")
     middles = [f"{label} {small(float(np.median(v)))} ms" for label, v, *_ in sides if v.size]
     title = f"Half of the queries are answered within: {'; '.join(middles)}"
-    with draw(3.6, title, f"Warm, {count(clients, 'client')}, stored vectors. Further left is faster.") as (
-        figure,
-        axes,
-    ):
+    note = f"Warm, {count(clients, 'client')}, stored vectors. Further left is faster."
+    with draw(3.6, title, note) as (figure, axes):
         every = np.concatenate([values for _, values, *_ in sides])
         log_axis(axes, max(float(every.min()), 1e-3), max(float(every.max()), limit_ms))
         for label, values, color, style, gid in sides:
             if values.size:
-                axes.plot(values, np.linspace(0, 1, values.size), color=color, linestyle=style, gid=gid,
-                          label=f"{label} ({count(queries.get(gid, 0), 'query', 'queries')})")  # fmt: skip
+                said = f"{label} ({count(queries.get(gid, 0), 'query', 'queries')})"
+                axes.plot(values, np.linspace(0, 1, values.size), color=color, linestyle=style, gid=gid, label=said)
         axes.axvline(limit_ms, color=RED, linestyle="--", label=f"limit of the mean: {limit_ms:g} ms")
         axes.set_ylim(0, 1.03)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        share_axis(axes.yaxis)
         axes.set_xlabel("latency of a query, ms (log scale)")
         axes.set_ylabel("share of queries answered within")
         legend_above(axes, 3)
@@ -453,27 +415,32 @@ def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
         done, said = sum(float(r["actual"]) for r in known), sum(float(r["estimate"]) for r in known)
         title += f"; those that the dry run estimated, {duration(done)} instead of {duration(said)}"
     note = "Logarithmic: equal lengths are equal ratios. People, sign-offs and pauses between steps are not in it."
+    keys = ("actual", "estimate", "runbook_low", "runbook_high")
+    positive = [float(row[key]) for row in timed for key in keys if row.get(key)]
+    low, high = max(0.05, min(positive, default=1.0) / 2), max(positive, default=1.0) * 4
+    span = {"color": GREY, "marker": "|", "markersize": 15, "markeredgewidth": 3, "linewidth": 3, "gid": "runbook"}
+    took = {"color": BLUE, "marker": "o", "markersize": 8, "linestyle": "", "gid": "took"}
+    estimate = {
+        "color": ORANGE,
+        "marker": "D",
+        "markersize": 7,
+        "linestyle": "",
+        "markeredgecolor": INK,
+        "gid": "estimate",
+    }
     with draw(1.9 + 0.36 * len(timed), title, note) as (figure, axes):
-        positive = [
-            float(r[k]) for r in timed for k in ("actual", "estimate", "runbook_low", "runbook_high") if r.get(k)
-        ]
-        low, high = max(0.05, min(positive, default=1.0) / 2), max(positive, default=1.0) * 4
         for at, row in enumerate(timed):
             value = max(float(row["actual"]), low)
             if row.get("runbook_high"):
-                span = (float(row.get("runbook_low") or row["runbook_high"]), float(row["runbook_high"]))
-                axes.plot(span, [at, at], color=GREY, marker="|", markersize=15, markeredgewidth=3, linewidth=3,
-                          label=_once(axes, "the runbook's figure"), gid="runbook")  # fmt: skip
-            axes.plot(
-                value, at, marker="o", color=BLUE, markersize=8, linestyle="", label=_once(axes, "took"), gid="took"
-            )
+                ends = float(row.get("runbook_low") or row["runbook_high"]), float(row["runbook_high"])
+                axes.plot(ends, [at, at], label=_once(axes, "the runbook's figure"), **span)
+            axes.plot(value, at, label=_once(axes, "took"), **took)
             if row.get("estimate") is not None:
-                axes.plot(max(float(row["estimate"]), low), at, marker="D", color=ORANGE, markersize=7, linestyle="",
-                          markeredgecolor=INK, label=_once(axes, "dry run's estimate"), gid="estimate")  # fmt: skip
+                axes.plot(max(float(row["estimate"]), low), at, label=_once(axes, "dry run's estimate"), **estimate)
             axes.text(value * 1.12, at - 0.3, duration(float(row["actual"])), va="center", fontsize=8.5, color=INK)
         axes.set_xscale("log")
         axes.set_xlim(low, high)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
+        axes.xaxis.set_major_formatter(lambda value, _: duration(value))
         axes.xaxis.set_major_locator(FixedLocator([s for s in _TICKS if low <= s <= high]))
         axes.xaxis.set_minor_locator(NullLocator())
         rows_axis(axes, [name(r["step"], 30) for r in timed])

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from helpers.formatting import count, percent, small
 from helpers.plots.style import (
     BLUE,
     GREEN,
@@ -21,7 +21,8 @@ from helpers.plots.style import (
     ORANGE,
     RED,
     SKY,
-    count,
+    bars,
+    curve,
     draw,
     empty,
     finite,
@@ -30,13 +31,11 @@ from helpers.plots.style import (
     legend_beside,
     log_axis,
     name,
-    percent,
     rasterised,
     rows_axis,
-    small,
+    share_axis,
 )
 
-_CURVE_POINTS = 2_000
 _SAMPLE = 2_000
 _SEED = 20251201
 _ROWS = 16
@@ -55,9 +54,8 @@ def distance_ecdf(
 ) -> Figure:
     """Share of ids whose vector in the target is within x of their vector in the source.
 
-    `distances` (n,) are paired by id, in the collection's own `space`; `null` (m,) are distances of mismatched pairs:
-    what the curve would look like had vectors been swapped. `tolerance` is the limit of the check, `floor` the smallest
-    distance that float32 can show; distances of zero are drawn at the floor. `worst` is the worst id with its distance.
+    `distances` (n,) are paired by id, in the collection's own `space`; `null` (m,) are those of mismatched pairs, as if
+    vectors had been swapped. `floor` is the smallest distance that float32 can show, where zero is drawn.
     """
     values = np.asarray(distances, dtype=np.float64).ravel()
     good, mismatched = finite(values), finite(null)
@@ -67,7 +65,8 @@ def distance_ecdf(
     space = name(space, 60)
     floor = floor if np.isfinite(floor) and floor > 0 else 1e-12
     limit = max(tolerance, floor)
-    beyond = int((good > tolerance).sum()) + unreadable
+    bad = np.sort(good[good > tolerance])
+    beyond = bad.size + unreadable
     note = (
         f"Paired by id ({space}). {count((good <= 0).sum())} of "
         f"{count(values.size)} distances are zero or below; everything under the float32 floor is drawn at the floor"
@@ -75,18 +74,24 @@ def distance_ecdf(
         + (f". Worst: {name(worst[0], 48)} at {small(worst[1])}" if worst else "")
         + "."
     )
-    high = max(float(np.max(part)) for part in (good, mismatched, np.array([limit * 10])) if part.size)
-    with draw(4.4, _ecdf_title(values.size, beyond, good, tolerance), note) as (figure, axes):
-        log_axis(axes, floor / 3, high)
+    title = f"All {count(values.size, 'vector')} arrived"
+    if beyond:
+        allowed = f"by more than {small(tolerance)}" if tolerance > 0 else "although none may"
+        title = f"{count(beyond)} of {count(values.size, 'vector')} {'differs' if beyond == 1 else 'differ'} from the source"
+        title += f" {allowed}"
+    elif good.max() <= 0:
+        title += " without any difference"
+    else:
+        title += f": the worst differs by {small(float(good.max()))}, allowed is {small(tolerance)}"
+    with draw(4.4, title, note) as (figure, axes):
+        log_axis(axes, floor / 3, float(np.concatenate([good, mismatched, [limit * 10]]).max()))
         axes.axvspan(limit, axes.get_xlim()[1], color=RED, alpha=0.06, linewidth=0)
-        _curve(axes, np.maximum(mismatched, floor), ORANGE, "-.", "mismatched pairs (what swapped vectors look like)")
-        _curve(axes, np.maximum(good, floor), BLUE, "-", "source to target, same id", points=good.size < 60)
-        bad = np.sort(good[good > tolerance])[-_MARKED:]
+        curve(axes, np.maximum(mismatched, floor), ORANGE, "-.", "mismatched pairs (what swapped vectors look like)")
+        curve(axes, np.maximum(good, floor), BLUE, "-", "source to target, same id", points=good.size < 60)
         if bad.size:
-            share = 1 - np.arange(bad.size)[::-1] / good.size
-            axes.plot(
-                np.maximum(bad, floor), share, "X", color=RED, markersize=9, label=f"beyond tolerance ({count(beyond)})"
-            )
+            share = (1 - np.arange(bad.size)[::-1] / good.size)[-_MARKED:]
+            at, label = np.maximum(bad[-_MARKED:], floor), f"beyond tolerance ({count(beyond)})"
+            axes.plot(at, share, "X", color=RED, markersize=9, label=label)
         axes.axvline(floor, color=GREY, linestyle=":", label=f"float32 floor {small(floor)}")
         exact = " (exact; drawn at the floor)" if tolerance < floor else ""
         axes.axvline(limit, color=RED, linestyle="--", label=f"tolerance {small(tolerance)}{exact}")
@@ -97,84 +102,46 @@ def distance_ecdf(
     return figure
 
 
-def _ecdf_title(n: int, beyond: int, good: NDArray[np.float64], tolerance: float) -> str:
-    if beyond:
-        allowed = f"by more than {small(tolerance)}" if tolerance > 0 else "although none may"
-        verb = "differs" if beyond == 1 else "differ"
-        return f"{count(beyond)} of {count(n, 'vector')} {verb} from the source {allowed}"
-    worst = float(np.max(good))
-    if worst <= 0:
-        return f"All {count(n, 'vector')} arrived without any difference"
-    return f"All {count(n, 'vector')} arrived: the worst differs by {small(worst)}, allowed is {small(tolerance)}"
-
-
-def _curve(
-    axes: Axes, values: NDArray[np.float64], color: str, style: str, label: str, *, points: bool = False
-) -> None:
-    """An empirical distribution as steps; more than a few thousand values are drawn by their quantiles, ends kept."""
-    if not values.size:
-        return
-    ordered = np.sort(values)
-    share = np.arange(1, ordered.size + 1) / ordered.size
-    if ordered.size > _CURVE_POINTS:
-        pick = np.unique(np.linspace(0, ordered.size - 1, _CURVE_POINTS).astype(int))
-        tail = np.arange(max(0, ordered.size - 50), ordered.size)  # the few worst are what the reader looks for
-        pick = np.union1d(pick, tail)
-        ordered, share = ordered[pick], share[pick]
-    x = np.concatenate([ordered[:1], ordered])
-    y = np.concatenate([[0.0], share])
-    axes.step(x, y, where="post", color=color, linestyle=style, label=label, marker="o" if points else "", markersize=4,
-              gid=label)  # fmt: skip
-
-
 def norms_before_after(source: ArrayLike, target: ArrayLike) -> Figure:
     """Norms of the vectors (n,) in source and target, paired: both distributions, and the relative change by id."""
     before = np.asarray(source, dtype=np.float64).ravel()
     after = np.asarray(target, dtype=np.float64).ravel()
-    paired = before.size == after.size
     if not before.size or not after.size:
         return empty("No norm was measured", "There are no vectors on one of the two sides.")
-    with np.errstate(invalid="ignore"):  # infinity minus infinity: counted below as not comparable
-        tiny = float(np.finfo(np.float32).tiny)
-        change = np.abs(after - before) / np.maximum(np.abs(before), tiny) if paired else np.array([])
-    known = finite(change)
-    lost = change.size - known.size
+    known = np.array([])
     title = f"Source holds {count(before.size, 'norm')}, target {count(after.size)}: they cannot be paired"
-    if paired and known.size:
-        largest = float(known.max())
-        title = "No norm changed" if largest == 0 else f"Norms change by at most {small(largest)} of their length"
-        title += f" ({count(known.size, 'vector')}" + (f", {count(lost)} not comparable)" if lost else ")")
-    elif paired:
+    if before.size == after.size:
+        with np.errstate(invalid="ignore"):  # infinity minus infinity: counted as not comparable
+            known = finite(np.abs(after - before) / np.maximum(np.abs(before), float(np.finfo(np.float32).tiny)))
+        lost = before.size - known.size
         title = f"None of {count(before.size, 'norm')} can be compared: not a number"
+        if known.size:
+            largest = float(known.max())
+            title = "No norm changed" if largest == 0 else f"Norms change by at most {small(largest)} of their length"
+            title += f" ({count(known.size, 'vector')}" + (f", {count(lost)} not comparable)" if lost else ")")
     with draw(3.9, title, panels=2) as (figure, (left, right)):
         edges = _bins(np.concatenate([finite(before), finite(after)]), 60)
-        heights = np.histogram(finite(before), edges)[0]
+        heights, heights_after = (np.histogram(finite(norms), edges)[0] for norms in (before, after))
         left.stairs(heights, edges, fill=True, color=SKY, label=f"source ({count(before.size)})", gid="before")
         few(left, heights, edges)
-        left.stairs(
-            np.histogram(finite(after), edges)[0], edges, color=INK, linewidth=1.2, label=f"target ({count(after.size)})",
-            gid="after",
-        )  # fmt: skip
-        left.set(title="Distribution", xlabel="norm of the vector (L2)", ylabel="vectors")
+        label = f"target ({count(after.size)})"
+        left.stairs(heights_after, edges, color=INK, linewidth=1.2, label=label, gid="after")
+        left.set(xlabel="norm of the vector (L2)", ylabel="vectors")
         left.set_ylim(bottom=0)
-        legend_above(left, 1)
-        left.set_title("")
-        right.set(ylabel="share of ids at or below")
         right.set_xlabel(f"|target − source| / source (log; none: {small(_NORM_FLOOR)})")
+        right.set_ylabel("share of ids at or below")
         log_axis(right, _NORM_FLOOR / 3, max(1e-3, float(known.max(initial=0.0))))
         right.set_ylim(-0.02, 1.04)
-        _curve(right, np.maximum(known, _NORM_FLOOR), BLUE, "-", "change by id", points=1 < known.size < 60)
+        curve(right, np.maximum(known, _NORM_FLOOR), BLUE, "-", "change by id", points=1 < known.size < 60)
         eps = float(np.finfo(np.float32).eps)
         right.axvline(eps, color=GREY, linestyle=":", label=f"float32 spacing {small(eps)}")
-        legend_above(right, 1)
+        for axes in (left, right):
+            legend_above(axes, 1)
     return figure
 
 
 def few(axes: Axes, heights: NDArray[Any], edges: NDArray[np.float64], base: float = 0.0, unit: float = 1.0) -> None:
-    """A dot at the foot of each bar that is too low to be seen, so that no value is invisible.
-
-    `base` and `unit`: where the bars stand on the y axis, and the length of one chunk there.
-    """
+    """A dot on each bar that is too low to be seen. The bars stand at `base` of the y axis; `unit` is one chunk there."""
     low = (heights > 0) & (heights < 0.03 * max(1, heights.max()))
     if low.any():
         centres = (edges[:-1] + edges[1:])[low] / 2
@@ -188,52 +155,40 @@ def norms_histogram(norms: Mapping[str, ArrayLike], said: str = "") -> Figure:
     `said`: of how many vectors these are a sample, or that they are all.
     """
     arrays = {key: np.asarray(value, dtype=np.float64).ravel() for key, value in sorted(norms.items())}
-    total = sum(a.size for a in arrays.values())
-    if not total:
+    whole = np.concatenate([*arrays.values(), []])
+    if not whole.size:
         return empty("No norm was measured", "None of the collections holds a vector.")
-    shown = dict(list(arrays.items())[:_ROWS])
-    zero = sum(int((a == 0).sum()) for a in arrays.values())
-    broken = sum(a.size - finite(a).size for a in arrays.values())
-    every = finite(np.concatenate(list(arrays.values())))
+    every = finite(whole)
     positive = every[every > 0]
-    unit = bool(positive.size) and bool(np.all(np.abs(positive - 1) < 1e-3))
-    title = f"{'All' if unit and not zero and not broken else 'Of'} {count(total, 'vector')}"
-    title += (
-        " have length 1"
-        if title.startswith("All")
-        else f": {count(zero)} zero, {count(broken)} not a number, "
-        + (
-            "the others have length 1"
-            if unit
-            else f"the others {small(positive.min())} to {small(positive.max())} long"
-            if positive.size
-            else "no other"
-        )
-    )
-    more = f" {len(arrays) - _ROWS} further collections are not drawn." if len(arrays) > _ROWS else ""
+    zero, broken = int((every == 0).sum()), whole.size - every.size
+    title = f"All {count(whole.size, 'vector')} have length 1"
+    if zero or broken or not positive.size or np.abs(positive - 1).max() >= 1e-3:
+        others = "no other"
+        if positive.size:
+            ends = f"{small(positive.min())} to {small(positive.max())} long"
+            others = f"the others {'have length 1' if np.abs(positive - 1).max() < 1e-3 else ends}"
+        title = f"Of {count(whole.size, 'vector')}: {count(zero)} zero, {count(broken)} not a number, {others}"
     wide = bool(positive.size) and positive.max() / positive.min() > 50
-    note = (
-        f"{said} Height: share of the collection's vectors, each row by itself. A dot: a bar too low to be seen.{more}"
-    )
+    note = f"{said} Height: share of the collection's vectors, each row by itself. A dot: a bar too low to be seen."
+    if len(arrays) > _ROWS:
+        note += f" {len(arrays) - _ROWS} further collections are not drawn."
+    shown = dict(list(arrays.items())[:_ROWS])
     with draw(1.9 + 0.45 * len(shown), title, note.strip()) as (figure, axes):
         edges = _bins(every if zero and not wide else positive, 60)
         if wide:
             log_axis(axes, float(positive.min()), float(positive.max()))
             edges = np.geomspace(float(positive.min()), float(positive.max()), 61)
-        labels = []
-        for row, (key, array) in enumerate(shown.items()):
+        for row, array in enumerate(shown.values()):
             usable = finite(array)
             heights, _ = np.histogram(usable[usable > 0] if wide else usable, edges)
             foot, unit = row + 0.38, -0.74 / max(1, heights.max())
             axes.stairs(foot + unit * heights, edges, baseline=foot, fill=True, color=BLUE, gid="norms")
             few(axes, heights, edges, foot, unit)
             if wide and (usable == 0).any():  # a logarithm has no zero
-                axes.plot(
-                    axes.get_xlim()[0], foot - 0.05, marker="<", color=RED, markersize=7, clip_on=False, gid="zeros"
-                )
+                left = axes.get_xlim()[0]
+                axes.plot(left, foot - 0.05, marker="<", color=RED, markersize=7, clip_on=False, gid="zeros")
             axes.axhline(foot, color="#c5cad0", linewidth=0.8)
-            labels.append(f"{name(key)}\n{_norm_label(array)}")
-        rows_axis(axes, labels)
+        rows_axis(axes, [f"{name(key)}\n{_norm_label(array)}" for key, array in shown.items()])
         scale = (", log scale; ◂: zero)" if zero else ", log scale)") if wide else ")"
         axes.set_xlabel(f"norm of the vector (L2{scale}")
     return figure
@@ -241,57 +196,55 @@ def norms_histogram(norms: Mapping[str, ArrayLike], said: str = "") -> Figure:
 
 def _norm_label(array: NDArray[np.float64]) -> str:
     zero, broken = int((array == 0).sum()), array.size - finite(array).size
-    return (
-        count(array.size, "vector")
-        + (f", {count(zero)} zero" if zero else "")
-        + (f", {count(broken)} not a number" if broken else "")
-    )
+    odd = [f"{count(n)} {what}" for n, what in ((zero, "zero"), (broken, "not a number")) if n]
+    return ", ".join([count(array.size, "vector"), *odd])
 
 
 def pca_overlay(source: ArrayLike, target: ArrayLike, labels: Sequence[str], total: int | None = None) -> Figure:
     """An illustration: vectors (n, d) of the source on their first two principal components, the target laid over.
 
     Rows are paired by id; `labels` (n,) name the collection of each. They are a random sample of `total` pairs (all, where
-    None). The plane is fitted on the source alone, without outliers. Rows that are not finite on either side are left out
-    and counted. It proves nothing; tests do.
+    None). The plane is fitted on the source alone, without outliers; rows that are not finite are left out and counted.
     """
     a, b = np.atleast_2d(np.asarray(source, dtype=np.float64)), np.atleast_2d(np.asarray(target, dtype=np.float64))
+    too_few = "Illustration: too few paired vectors to draw a plane"
     if a.size == 0 or a.shape != b.shape or len(a) < 3:
         why = f"Needs at least three pairs of vectors; got {a.shape} and {b.shape} (vectors, dimensions)."
-        return empty("Illustration: too few paired vectors to draw a plane", why)
-    whole = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
-    rows = np.flatnonzero(whole)
+        return empty(too_few, why)
+    rows = np.flatnonzero(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
+    left_out, every = len(a) - rows.size, total if total is not None else len(a)
     if rows.size < 3:
-        return empty("Illustration: too few paired vectors to draw a plane", "The others hold NaN or infinity.")
+        return empty(too_few, "The others hold NaN or infinity.")
     if rows.size > _SAMPLE:
         rows = np.sort(np.random.default_rng(_SEED).choice(rows, _SAMPLE, replace=False))
     plane = fit_plane(a[rows])
     flat, moved = plane.points(a[rows]), plane.points(b[rows])
-    usual = ~beyond(flat)
-    spread = float(np.linalg.norm(flat[usual].std(axis=0))) or 1.0
+    spread = float(np.linalg.norm(flat[~beyond(flat)].std(axis=0))) or 1.0
     distance = np.linalg.norm(flat - moved, axis=1)
     shift = float(distance.max()) / spread
-    fate = (
-        "each target point lies on its source point"
-        if shift < 0.01
-        else f"some target points lie away from their source point, by up to {small(shift)} × the spread"
-    )
-    left_out, every = len(a) - int(whole.sum()), total if total is not None else len(a)
+    fate = "each target point lies on its source point"
+    if shift >= 0.01:
+        fate = f"some target points lie away from their source point, by up to {small(shift)} × the spread"
     note = f"An illustration, not a test: {percent(plane.seen)} of the variance is seen. "
     note += f"Sample of {count(rows.size)} of" if rows.size < every else "All"
     note += f" {count(every, 'pair')}, drawn at random in each collection; the plane is fitted on the source alone"
     note += f"; {count(left_out)} with NaN or infinity left out" if left_out else ""
     with draw(5.2, f"Illustration: {fate} (PCA of {count(rows.size, 'vector')})") as (figure, axes):
         shown = points_by_label(axes, flat, [str(labels[i]) for i in rows.tolist()])
-        axes.plot(
-            *np.clip(moved, *shown).T,
-            linestyle="", marker=".", color=INK, markersize=2.5, label="target, laid over", gid="target",
-            rasterized=rasterised(rows.size),
-        )  # fmt: skip
+        _dots(axes, np.clip(moved, *shown), ".", INK, 2.5, "target, laid over", "target")
         for i in np.flatnonzero(distance > 0.01 * spread)[:200]:
             axes.plot(*np.clip([flat[i], moved[i]], *shown).T, color=RED, linewidth=0.9, gid="moved")
         _plane_axes(figure, axes, "source, by collection", f"{note}.{_pinned(flat)}")
     return figure
+
+
+def _dots(
+    axes: Axes, at: NDArray[np.float64], marker: str, color: str, size: float, label: str, series: str, **style: Any
+) -> None:
+    axes.plot(
+        *at.T, linestyle="", marker=marker, color=color, markersize=size, label=label, gid=series,
+        rasterized=rasterised(len(at)), **style,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,18 +324,25 @@ def points_by_label(
     own = np.asarray(labels)
     placed = np.clip(points, low, high)
     for key, (color, marker) in zip(ranked, styles, strict=False):
-        axes.plot(
-            *placed[own == key].T, linestyle="", marker=marker, color=color, markersize=5, alpha=0.6, markeredgewidth=0,
-            label=f"{name(key, 22)} ({count((own == key).sum())})", gid="points", rasterized=rasterised(len(points)),
-        )  # fmt: skip
+        part = placed[own == key]
+        _dots(
+            axes,
+            part,
+            marker,
+            color,
+            5,
+            f"{name(key, 22)} ({count(len(part))})",
+            "points",
+            alpha=0.6,
+            markeredgewidth=0,
+        )
     others = placed[np.isin(own, ranked[len(styles) :])]
     if len(others):
-        label = f"{len(ranked) - len(styles)} others ({count(len(others))})"
-        axes.plot(*others.T, linestyle="", marker=".", color=GREY, markersize=4, label=label, gid="points",
-                  rasterized=rasterised(len(points)))  # fmt: skip
-    if (far := beyond(points)).any():
-        axes.plot(*placed[far].T, linestyle="", marker="x", color=INK, markersize=8, markeredgewidth=1.6, clip_on=False,
-                  label=f"outlier, at the edge ({count(far.sum())})", gid="outliers")  # fmt: skip
+        _dots(axes, others, ".", GREY, 4, f"{len(ranked) - len(styles)} others ({count(len(others))})", "points")
+    far = placed[beyond(points)]
+    if len(far):
+        label = f"outlier, at the edge ({count(len(far))})"
+        _dots(axes, far, "x", INK, 8, label, "outliers", markeredgewidth=1.6, clip_on=False)
     room = np.maximum(0.03 * (high - low), 1e-6)
     axes.set_xlim(low[0] - room[0], high[0] + room[0])
     axes.set_ylim(low[1] - room[1], high[1] + room[1])
@@ -396,10 +356,7 @@ def _plane_axes(figure: Figure, axes: Axes, title: str, note: str) -> None:
     legend_beside(axes, title)
 
 
-# -- exploring ---------------------------------------------------------------------------------------------------------
-
-# Figures of notebook 11: one collection in short, values of a field, nearest neighbours, the map.
-
+# -- notebook 11: one collection in short, values of a field, the map -------------------------------------------------
 
 _FIELDS = 12
 _VALUES = 15
@@ -413,40 +370,42 @@ def collection_portrait(
     `facts` ends the title's sentence; `complete` is the share of chunks that hold each field (0–1), exact; `characters`
     (n,) and `norms` (n,) are those of the sample that `said` describes.
     """
-    lengths, lengths_of = finite(characters), finite(norms)
     title = f"{name(collection)}: {facts}"
-    with draw(3.7, title, f"Fields: every chunk. Lengths and norms: {said}", panels=3) as (figure, axes):
-        _fields(axes[0], complete)
-        axes[1].set(title="Lengths of documents", xlabel="characters (log scale)", ylabel="chunks")
-        positive = lengths[lengths > 0]
-        if positive.size:
-            log_axis(axes[1], max(1.0, float(positive.min())), max(10.0, float(positive.max())))
-            low, high = axes[1].get_xlim()
-            axes[1].hist(
-                positive, np.geomspace(max(low, positive.min()), min(high, positive.max()) * 1.0001, 31), color=BLUE
-            )
+    with draw(3.7, title, f"Fields: every chunk. Lengths and norms: {said}", panels=3) as (
+        figure,
+        (fields, left, right),
+    ):
+        _fields(fields, complete)
+        left.set(title="Lengths of documents", xlabel="characters (log scale)", ylabel="chunks")
+        lengths = finite(characters)
+        lengths = lengths[lengths > 0]
+        if lengths.size:
+            log_axis(left, max(1.0, float(lengths.min())), max(10.0, float(lengths.max())))
+            low, high = left.get_xlim()
+            left.hist(lengths, np.geomspace(max(low, lengths.min()), min(high, lengths.max()) * 1.0001, 31), color=BLUE)
         else:
-            _nothing(axes[1], "no document has any text")
-        axes[2].set(title="Norms of vectors", xlabel="norm (L2)", ylabel="chunks")
-        positive = lengths_of[lengths_of > 0]
-        if lengths_of.size:
-            wide = positive.size and positive.max() > 20 * np.median(positive)
-            top = float(np.quantile(positive, 0.99)) * 1.5 if wide else float(lengths_of.max())
-            inside = lengths_of[lengths_of <= top]
-            edges = _bins(inside)
-            heights = np.histogram(inside, edges)[0]
-            axes[2].stairs(heights, edges, fill=True, color=SKY, gid="norms")
-            few(axes[2], heights, edges)
-            if inside.size < lengths_of.size:
-                axes[2].set_xlabel(
-                    f"norm (L2)\n{count(lengths_of.size - inside.size)} beyond, up to {small(lengths_of.max())}"
-                )
-            if lengths_of.min() <= 1 <= lengths_of.max():
-                axes[2].axvline(1.0, color=INK, linestyle=":", label="1: normalised")
-                axes[2].legend(loc="best")
-        else:
-            _nothing(axes[2], "no vector can be read")
+            _nothing(left, "no document has any text")
+        right.set(title="Norms of vectors", xlabel="norm (L2)", ylabel="chunks")
+        _norms(right, finite(norms))
     return figure
+
+
+def _norms(axes: Axes, norms: NDArray[np.float64]) -> None:
+    if not norms.size:
+        _nothing(axes, "no vector can be read")
+        return
+    positive = norms[norms > 0]
+    wide = positive.size and positive.max() > 20 * np.median(positive)
+    inside = norms[norms <= float(np.quantile(positive, 0.99)) * 1.5] if wide else norms
+    edges = _bins(inside)
+    heights = np.histogram(inside, edges)[0]
+    axes.stairs(heights, edges, fill=True, color=SKY, gid="norms")
+    few(axes, heights, edges)
+    if inside.size < norms.size:
+        axes.set_xlabel(f"norm (L2)\n{count(norms.size - inside.size)} beyond, up to {small(norms.max())}")
+    if norms.min() <= 1 <= norms.max():
+        axes.axvline(1.0, color=INK, linestyle=":", label="1: normalised")
+        axes.legend(loc="best")
 
 
 def field_values(values: pd.Series, field: str, low: float | None, high: float | None, said: str) -> Figure:
@@ -458,10 +417,11 @@ def field_values(values: pd.Series, field: str, low: float | None, high: float |
     present = values.dropna()
     if present.empty:
         return empty(f"No chunk has the field {name(field)}", said)
-    flags = present.map(lambda value: isinstance(value, (bool, np.bool_)))
-    is_number = present.map(lambda value: isinstance(value, (int, float, np.number))) & ~flags
-    if is_number.mean() > 0.5:
-        return _numbers(present[is_number].astype(float), len(present) - int(is_number.sum()), field, (low, high), said)
+    numbers = present[present.map(lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool))]
+    if len(numbers) > 0.5 * len(present):
+        return _numbers(
+            finite(numbers.astype(float)), len(numbers), len(present) - len(numbers), field, (low, high), said
+        )
     counts = present.map(str).value_counts(sort=False)
     counts = counts.sort_index().sort_values(ascending=False, kind="stable")
     shown = counts.head(_VALUES)
@@ -469,64 +429,57 @@ def field_values(values: pd.Series, field: str, low: float | None, high: float |
     title += f"{percent(float(shown.iloc[0]) / len(values))} of the chunks"
     note = said if len(shown) == len(counts) else f"The {_VALUES} commonest are drawn. {said}"
     with draw(1.7 + 0.27 * len(shown), title, note) as (figure, axes):
-        axes.barh(range(len(shown)), shown, height=0.6, color=BLUE)
-        for row, n in enumerate(shown):
-            axes.text(n, row, f"\u00a0{count(n)}", va="center", fontsize=9)
-        rows_axis(axes, [name(value, 36) or "(empty)" for value in shown.index])
-        axes.set_xlim(0, float(shown.max()) * 1.12)
+        bars(axes, [name(value, 36) or "(empty)" for value in shown.index], shown, BLUE, 1.12)
         axes.set_xlabel(f"chunks; {count(len(values) - len(present))} lack the field")
     return figure
 
 
 def _numbers(
-    numbers: pd.Series, others: int, field: str, allowed: tuple[float | None, float | None], said: str
+    usable: NDArray[np.float64],
+    numbers: int,
+    others: int,
+    field: str,
+    allowed: tuple[float | None, float | None],
+    said: str,
 ) -> Figure:
+    """`usable` are the finite ones of so many `numbers`."""
     low, high = allowed
-    usable = finite(numbers)
     least, most = (-np.inf if low is None else low), (np.inf if high is None else high)
-    outside = int(((usable < least) | (usable > most)).sum()) + numbers.size - usable.size
-    title = (
-        f"{name(field)}: {small(float(usable.min()))} to {small(float(usable.max()))}" if usable.size else name(field)
-    )
-    if low is not None or high is not None:
+    bad = (usable < least) | (usable > most)
+    outside = int(bad.sum()) + numbers - usable.size
+    title = name(field)
+    if usable.size:
+        title += f": {small(float(usable.min()))} to {small(float(usable.max()))}"
+    if ranged := low is not None or high is not None:
         within = f"{'-∞' if low is None else small(low)} to {'∞' if high is None else small(high)}"
-        title += (
-            f"; {count(outside)} of {count(numbers.size)} outside of {within}" if outside else f", all within {within}"
-        )
+        title += f"; {count(outside)} of {count(numbers)} outside of {within}" if outside else f", all within {within}"
     if others:
         title += f"; {count(others)} no number"
     with draw(3.4, title, said) as (figure, axes):
         if usable.size:
-            bad = (usable < least) | (usable > most)
             edges = _ranged_bins(usable, least, most)
             good = edges[(edges >= least) & (edges <= most)]
-            heights = np.histogram(usable[~bad], good)[0] if good.size > 1 else np.zeros(0)
             if good.size > 1:
-                axes.stairs(
-                    heights, good, fill=True, color=BLUE, label="within the range" if outside else "chunks", gid="good"
-                )
-            wrong = np.histogram(usable[bad], edges)[0]
+                heights, label = np.histogram(usable[~bad], good)[0], "within the range" if outside else "chunks"
+                axes.stairs(heights, good, fill=True, color=BLUE, label=label, gid="good")
             if bad.any():
-                axes.stairs(wrong, edges, fill=True, color=RED, label=f"outside ({count(bad.sum())})", gid="outside")
-            every = np.histogram(usable, edges)[0]
-            few(axes, every, edges)
+                wrong, label = np.histogram(usable[bad], edges)[0], f"outside ({count(bad.sum())})"
+                axes.stairs(wrong, edges, fill=True, color=RED, label=label, gid="outside")
+            few(axes, np.histogram(usable, edges)[0], edges)
             for edge in (edge for edge in (low, high) if edge is not None):
                 axes.axvline(edge, color=INK, linestyle="--")
             axes.set_ylim(bottom=0)
-        axes.set(
-            xlabel=f"{name(field)} (dashed: the schema's range)" if low is not None or high is not None else name(field)
-        )
-        axes.set_ylabel("chunks")
+        axes.set(xlabel=f"{name(field)} (dashed: the schema's range)" if ranged else name(field), ylabel="chunks")
         if outside:
             legend_above(axes, 2)
     return figure
 
 
-def _ranged_bins(values: NDArray[np.float64], least: float, most: float, bins: int = 40) -> NDArray[np.float64]:
+def _ranged_bins(values: NDArray[np.float64], least: float, most: float) -> NDArray[np.float64]:
     """Edges over all values with the ends of the allowed range among them, so that no bar crosses one."""
-    edges = _bins(values, bins)
+    edges = _bins(values, 40)
     inner = [edge for edge in (least, most) if edges[0] < edge < edges[-1]]
-    width = (edges[-1] - edges[0]) / bins
+    width = edges[1] - edges[0]
     clear = [e for e in edges.tolist() if all(abs(e - edge) > 0.25 * width for edge in inner)]
     return np.array(sorted({*clear, *inner}))
 
@@ -555,13 +508,10 @@ def _fields(axes: Axes, complete: Mapping[str, float]) -> None:
         _nothing(axes, "no chunk has any metadata")
         return
     shares = [share for _, share in shown]
-    axes.barh(range(len(shown)), shares, height=0.6, color=[BLUE if s == 1 else ORANGE for s in shares])
-    rows_axis(axes, [name(key, 20) for key, _ in shown])
-    for row, share in enumerate(shares):
-        axes.text(share + 0.02, row, percent(share), va="center", fontsize=8.5, color=INK)
-    axes.set_xlim(0, 1.34)
+    colors = [BLUE if share == 1 else ORANGE for share in shares]
+    bars(axes, [name(key, 20) for key, _ in shown], shares, colors, 1.34, [percent(share) for share in shares])
     axes.set_xticks([0.0, 0.5, 1.0])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    share_axis(axes.xaxis)
     axes.set_xlabel("share of chunks that hold it")
 
 

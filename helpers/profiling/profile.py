@@ -1,9 +1,7 @@
 """What is in a source, chunk by chunk, and what the migration would make of it: one pass, and the tables made of it.
 
-`Scan` gathers in bounded memory. Counts are exact, whatever the size. Above `LIMIT` chunks two things are sampled, by stable
-hashes and not by chance: duplicates are sought among one content in `every`, and norms are kept of one chunk in a few (20,000
-a collection). Of each finding the first places are remembered, and what compares chunks with each other gets a sample
-(`profiling.sample`). `Profile` looks and warns; steps 13 and 24 judge.
+`Scan` gathers in bounded memory. Counts are exact. Above `LIMIT` chunks two things are sampled, by stable hashes: duplicates are
+sought among one content in `every`, and norms are kept of one chunk in a few. `Profile` looks and warns; steps 13 and 24 judge.
 """
 
 from __future__ import annotations
@@ -32,6 +30,7 @@ from helpers.results import Verdict
 from helpers.run.record import RunRecord, check_spaces
 from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import FieldRule
+from helpers.schema.rules import PYTHON_TYPES
 from helpers.stores import CollectionInfo
 from helpers.stores.base import listed_ids
 
@@ -44,17 +43,8 @@ UNIT = 1e-3  # a norm this near to 1 counts as normalised
 CONTRADICTIONS = "fields that contradict their document"  # as in validation.judgement
 READ = 500  # chunks read at a time
 _WRONG = ("wrong_type", "out_of_range", "unknown_value")
-_COUNTED = (
-    "none_metadata",
-    "none_documents",
-    "empty_documents",
-    "long_documents",
-    "uris",
-    "lost_vectors",
-    "nonfinite_vectors",
-    "zero_vectors",
-)
-TYPES = {"string": "str", "integer": "int", "float": "float", "boolean": "bool", "strings": "list"}
+_COUNTED = ("none_metadata", "none_documents", "empty_documents", "long_documents", "uris", "lost_vectors", "nonfinite_vectors",
+            "zero_vectors")  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -64,7 +54,7 @@ class FieldSeen:
     present: Counter[str] = field(default_factory=Counter)  # by collection
     types: Counter[str] = field(default_factory=Counter)
     values: Counter[str] = field(default_factory=Counter)
-    wrong: Counter[str] = field(default_factory=Counter)  # wrong_type, out_of_range, unknown_value
+    wrong: Counter[str] = field(default_factory=Counter)  # by `fault`
     no_numbers: int = 0  # of those out of range
     minimum: float | None = None
     maximum: float | None = None
@@ -86,9 +76,7 @@ class FieldSeen:
 
     def common(self) -> str:
         """The commonest values, or that there are too many to tell."""
-        if len(self.values) > DISTINCT:
-            return f"more than {DISTINCT} different"
-        return ", ".join(f"{value} {n}" for value, n in self.values.most_common(8))
+        return f"more than {DISTINCT} different" if len(self.values) > DISTINCT else _ranked(self.values, 8)
 
 
 @dataclass(slots=True)
@@ -105,10 +93,7 @@ class CollectionSeen:
 
 
 class Repeats:
-    """Which contents occur more than once, and where: the first place of each, and every place of the repeated.
-
-    A place is (collection, id) and, for ids, the target collection.
-    """
+    """Which contents occur more than once, and every place of those: (collection, id) and, for ids, the target collection."""
 
     def __init__(self, every: int = 1) -> None:
         self.every = every
@@ -147,7 +132,7 @@ class Scan:
         self.sampler = Sampler(infos, seed)
         self.places = Places(folder)
         self.fields: dict[str, FieldSeen] = defaultdict(FieldSeen)
-        self.collections: dict[str, CollectionSeen] = {}
+        self.collections = {info.name: CollectionSeen(info) for info in infos}
         self.documents, self.vectors, self.ids = Repeats(self.every), Repeats(self.every), Repeats(self.every)
         self.texts = Repeats(self.every)  # documents but for case, spaces and forms of the same letters
         self.repairs: Counter[tuple[Hashable, ...]] = Counter()  # field, rule
@@ -160,9 +145,6 @@ class Scan:
         self.rewritten_example = ("", "")
         self.quarantined = 0
         self.repaired = 0
-
-    def open(self, info: CollectionInfo) -> None:
-        self.collections[info.name] = CollectionSeen(info)
 
     def add(self, name: str, batch: ChunkBatch) -> None:
         seen = self.collections[name]
@@ -186,11 +168,10 @@ class Scan:
             if len(document) >= LONG:
                 self._count(seen, "long_documents", chunk, f"{len(document):,} characters")
             self.documents.add(document.encode("utf-8", "surrogatepass"), (name, chunk))
-            plain = plain_text(document)
-            if not plain:
+            if plain := plain_text(document):
+                self.texts.add(plain.encode("utf-8", "surrogatepass"), (name, chunk))
+            else:
                 self._count(seen, "blank_documents", chunk)
-                continue
-            self.texts.add(plain.encode("utf-8", "surrogatepass"), (name, chunk))
 
     def _vectors(self, seen: CollectionSeen, batch: ChunkBatch) -> None:
         finite = np.isfinite(batch.embeddings).all(axis=1) & ~batch.lost
@@ -223,16 +204,15 @@ class Scan:
         for i, field_name, detail in self.schema.contradictions(batch, done.types):
             self.places.note(f"contradicts_{field_name}", name, batch.ids[i], detail)
         for chunk, found, kind in zip(batch.ids, batch.metadatas, done.types, strict=True):
-            metadata = found or _NOTHING
+            metadata: Metadata = found or {}
             if found is None:
                 self._count(seen, "none_metadata", chunk)
             for key in core:
                 if key not in metadata:
                     self.places.note(f"missing_{key}", name, chunk)
             language = one_line(str(metadata.get("language", "(missing)")), 40)
-            seen.languages[
-                language if language in seen.languages or len(seen.languages) < DISTINCT else "(others)"
-            ] += 1
+            full = language not in seen.languages and len(seen.languages) >= DISTINCT
+            seen.languages["(others)" if full else language] += 1
             for key, value in metadata.items():
                 known = key in self.fields or key in rules[kind] or len(self.fields) < KEYS
                 shown = key if known else "(further keys)"
@@ -274,9 +254,6 @@ class Scan:
             self.examples.setdefault((row.field, row.rule), f"{row.before} → {row.after}")
 
 
-_NOTHING: Metadata = {}
-
-
 def fault(value: Any, rule: FieldRule) -> str:
     """What is wrong with a value of the source: wrong_type, out_of_range, unknown_value, or "".
 
@@ -284,11 +261,9 @@ def fault(value: Any, rule: FieldRule) -> str:
     """
     if rule.has_bounds and (type(value) not in (int, float) or not rule.allows(value)):
         return "out_of_range"
-    if type(value).__name__ != TYPES[rule.type]:
+    if type(value) is not PYTHON_TYPES[rule.type]:
         return "wrong_type"
-    if rule.allows(value):
-        return ""
-    return "unknown_value"
+    return "" if rule.allows(value) else "unknown_value"
 
 
 class Profile:
@@ -307,12 +282,10 @@ class Profile:
             store = self.lookup.reader
             infos = [store.info(name) for name in store.names() if p.collections.selects(name)]
             context = Context.of([i.name for i in infos], run.date, p.migration)
-            scan = Scan(
-                self.schema, context, p.expected.dimensions, infos, p.validation.seed, self.run.workspace / "findings"
-            )
+            folder = run.workspace / "findings"
+            scan = Scan(self.schema, context, p.expected.dimensions, infos, p.validation.seed, folder)
             with run.progress("profiling", sum(info.count for info in infos)) as progress:
                 for info in infos:
-                    scan.open(info)
                     ids = listed_ids(store, info.name)
                     for start in range(0, len(ids), READ):
                         batch = store.read(info.name, ids[start : start + READ])
@@ -334,11 +307,8 @@ class Profile:
         chunks = sum(seen.chunks for seen in scan.collections.values())
         found = {key: sum(seen.counts[key] for seen in scan.collections.values()) for key in _COUNTED}
         found |= {f"missing_{rule.name}": chunks - _present(scan, rule.name) for rule in self.schema.fields}
-        found |= {
-            f"{kind}_{name}": n
-            for name, field in sorted(scan.fields.items())
-            for kind, n in field.wrong.items()
-        }  # fmt: skip
+        for name, seen in sorted(scan.fields.items()):
+            found |= {f"{kind}_{name}": n for kind, n in seen.wrong.items()}
         return found | {
             "chunks": chunks,
             "duplicate_documents": scan.documents.surplus,
@@ -367,24 +337,15 @@ class Profile:
             }
             for name, seen in self.scan.collections.items()
         ]
-        lacking = self.findings()["none_documents"]
-        needed = self.schema.requires_document
-        self.check(
-            "chunks without a document",
-            lacking,
-            ReasonCode.MISSING_DOCUMENT,
-            "The schema requires one: these chunks would be set aside." if needed else "",
-            applies=needed,
-        )
+        detail = "The schema requires one: these chunks would be set aside."
+        number, needed = self.findings()["none_documents"], self.schema.requires_document
+        self.check("chunks without a document", number, ReasonCode.MISSING_DOCUMENT, detail, needed)
         check_spaces(self.run, [seen.info for seen in self.scan.collections.values()], named=True)
         self.run.fact("chunks", self.chunks)
         return pd.DataFrame(rows)
 
     def completeness(self) -> pd.DataFrame:
-        """Share of chunks that hold each field: one row a field, one column a collection.
-
-        Draws the heat map, of the schema's core fields where it has any.
-        """
+        """Share of chunks that hold each field: one row a field, one column a collection. Draws the (core) fields."""
         scan = self.scan
         names = [rule.name for rule in self.schema.fields]
         names += sorted(name for name in scan.fields if name not in names)
@@ -398,22 +359,20 @@ class Profile:
         lacking = {r.name: self.chunks - _present(scan, r.name) for r in self.schema.fields if r.fixed is None}
         worst = sorted((name for name, n in lacking.items() if n), key=lambda name: -lacking[name])
         derived = {name: min(lacking[name], scan.repairs[name, "derived"]) for name in worst}
-        told = sum(derived.values())
+        number, told = sum(lacking.values()), sum(derived.values())
         named = ", ".join(
             f"{name} {lacking[name]}{f' ({derived[name]} derived)' * bool(derived[name])}" for name in worst
         )
+        detail = f"{count(told)} get what the document tells, {count(number - told)} a default: {named}"
         self.check(
-            "missing fields of the schema",
-            sum(lacking.values()),
-            ReasonCode.MISSING_METADATA,
-            f"{count(told)} get what the document tells, {count(sum(lacking.values()) - told)} a default: {named}",
-            applies=bool(lacking),
-            unit="values",
+            "missing fields of the schema", number, ReasonCode.MISSING_METADATA, detail, bool(lacking), unit="values"
         )
+        figure = plots.completeness_heatmap(table)
+        if core := [rule.name for rule in self.schema.fields]:
+            meaning = "Core fields: those that the schema asks of every chunk."
+            figure = plots.completeness_heatmap(table.loc[core], "core field", meaning)
         caption = "Share of the source's chunks that hold each metadata field, by collection."
-        drawn = table if not self.schema.fields else table.loc[[rule.name for rule in self.schema.fields]]
-        core = ("core field", "Core fields: those that the schema asks of every chunk.") if self.schema.fields else ()
-        self.run.figure("completeness", plots.completeness_heatmap(drawn, *core), caption)
+        self.run.figure("completeness", figure, caption)
         return table
 
     def values(self) -> pd.DataFrame:
@@ -425,7 +384,7 @@ class Profile:
                 "field": name,
                 "wanted": expected.get(name, ""),
                 "present": sum(seen.present.values()),
-                "types": _ranked(seen.types.most_common()),
+                "types": _ranked(seen.types),
                 "minimum": seen.minimum,
                 "maximum": seen.maximum,
                 **{kind: seen.wrong[kind] for kind in _WRONG},
@@ -434,25 +393,13 @@ class Profile:
             for name, seen in sorted(scan.fields.items(), key=lambda item: (item[0] not in expected, item[0]))
         ]
         judged = not self.schema.is_identity
-        out = sum(seen.wrong["out_of_range"] for seen in scan.fields.values())
-        other = sum(seen.wrong[kind] for seen in scan.fields.values() for kind in ("wrong_type", "unknown_value"))
-        other_type = sum(seen.no_numbers for seen in scan.fields.values())
-        self.check(
-            "values out of range or no number",
-            out,
-            ReasonCode.INVALID_SCORES,
-            f"{count(out - other_type)} out of range, {count(other_type)} no number where one is wanted",
-            judged,
-            unit="values",
-        )
-        self.check(
-            "other values of a wrong type or not allowed",
-            other,
-            ReasonCode.INVALID_VALUES,
-            "Converted or repaired.",
-            judged,
-            unit="values",
-        )
+        wrong = {kind: sum(seen.wrong[kind] for seen in scan.fields.values()) for kind in _WRONG}
+        out, other = wrong["out_of_range"], wrong["wrong_type"] + wrong["unknown_value"]
+        no_numbers = sum(seen.no_numbers for seen in scan.fields.values())
+        detail = f"{count(out - no_numbers)} out of range, {count(no_numbers)} no number where one is wanted"
+        self.check("values out of range or no number", out, ReasonCode.INVALID_SCORES, detail, judged, unit="values")
+        detail, name = "Converted or repaired.", "other values of a wrong type or not allowed"
+        self.check(name, other, ReasonCode.INVALID_VALUES, detail, judged, unit="values")
         columns = ["field", "wanted", "present", "types", "minimum", "maximum", *_WRONG, "values"]
         return pd.DataFrame(rows, columns=columns)  # a source without any metadata has no rows
 
@@ -464,16 +411,14 @@ class Profile:
             for name in self.schema.derivations
             for collection, n in sorted(places.counts.get(f"contradicts_{name}", {}).items())
         ]
-        self.check(
-            CONTRADICTIONS,
-            sum(row["chunks"] for row in rows),
-            ReasonCode.METADATA_CONTRADICTS,
-            "; ".join(f"{row['collection']}: {row['field']} in {count(row['chunks'], 'chunk')}" for row in rows[:5]),
-            bool(self.schema.derivations),
-            list(islice(({"collection": place.collection, "id": place.id, "field": name, "detail": place.detail}
-                         for name in self.schema.derivations for place in places.every(f"contradicts_{name}")), 20)),
-            unit="values",
-        )  # fmt: skip
+        ids = ({"collection": place.collection, "id": place.id, "field": name, "detail": place.detail}
+               for name in self.schema.derivations for place in places.every(f"contradicts_{name}"))  # fmt: skip
+        detail = "; ".join(
+            f"{row['collection']}: {row['field']} in {count(row['chunks'], 'chunk')}" for row in rows[:5]
+        )
+        number, derives = sum(row["chunks"] for row in rows), bool(self.schema.derivations)
+        code = ReasonCode.METADATA_CONTRADICTS
+        self.check(CONTRADICTIONS, number, code, detail, derives, list(islice(ids, 20)), unit="values")
         self.run.fact("contradictions", rows)
         return pd.DataFrame(rows, columns=["collection", "field", "chunks", "example"])
 
@@ -488,22 +433,17 @@ class Profile:
                 {"collection": name, "vectors": seen.chunks, "dimension": seen.info.dimension, **counts,
                  "norm_minimum": low, "norm_median": middle, "norm_maximum": high, "norms_kept": norms.size}
             )  # fmt: skip
-        found = self.findings()
-        self.check("lost vectors", found["lost_vectors"], ReasonCode.MISSING_EMBEDDING, "Would be set aside.")
-        self.check(
-            "vectors with NaN or infinity", found["nonfinite_vectors"], ReasonCode.NAN_EMBEDDING, "Would be set aside."
-        )
-        self.check(
-            "zero vectors",
-            found["zero_vectors"],
-            ReasonCode.ZERO_VECTOR,
-            "Zero vector: cosine similarity is undefined.",
-        )
+        found, aside = self.findings(), "Would be set aside."
+        self.check("lost vectors", found["lost_vectors"], ReasonCode.MISSING_EMBEDDING, aside)
+        self.check("vectors with NaN or infinity", found["nonfinite_vectors"], ReasonCode.NAN_EMBEDDING, aside)
+        undefined = "Zero vector: cosine similarity is undefined."
+        self.check("zero vectors", found["zero_vectors"], ReasonCode.ZERO_VECTOR, undefined)
         caption = "Norms of the source's vectors, by collection."
         kept = {name: np.asarray(seen.norms) for name, seen in self.scan.collections.items()}
         drawn, unreadable = sum(n.size for n in kept.values()), found["lost_vectors"] + found["nonfinite_vectors"]
-        said = f"All {count(drawn, 'vector')}" if drawn + unreadable == self.chunks else (
-            f"Sample of {count(drawn)} of {count(self.chunks - unreadable, 'vector')}, by stable hashes")  # fmt: skip
+        said = f"All {count(drawn, 'vector')}"
+        if drawn + unreadable < self.chunks:
+            said = f"Sample of {count(drawn)} of {count(self.chunks - unreadable, 'vector')}, by stable hashes"
         said += f"; {count(unreadable)} more lost or not finite." if unreadable else "."
         self.run.figure("norms", plots.norms_histogram(kept, said), caption)
         return pd.DataFrame(rows)
@@ -522,24 +462,16 @@ class Profile:
         ]
         rows += [("quarantine", "", reason, n, "") for reason, n in scan.failures.most_common()]
         rows += [("route", "", name, n, "") for name, n in sorted(scan.targets.items())]
-        valid = (total - scan.quarantined) / total
-        minimum = self.run.parameters.migration.minimum_valid
-        side = "below" if valid < minimum else "at least"
-        self.run.check(
-            "chunks that would pass validation",
-            Verdict.WARNING if scan.quarantined else Verdict.PASS,
-            measured=valid,
-            threshold=1.0,
-            relation="≥",
+        valid, minimum = (total - scan.quarantined) / total, self.run.parameters.migration.minimum_valid
+        detail = ""
+        if scan.quarantined:
+            limit = f"{'below' if valid < minimum else 'at least'} the {minimum:g} (migration.minimum_valid) of steps 13 and 22"
+            detail = f"{_ranked(scan.failures)}; {valid:.4g} is {limit}"
+        self.run.judge(
+            "chunks that would pass validation", Verdict.WARNING, measured=valid, relation="≥", threshold=1.0,
             reason=ReasonCode(next(iter(scan.failures))) if len(scan.failures) == 1 else ReasonCode.QUARANTINED,
-            detail=", ".join(f"{reason} {n}" for reason, n in scan.failures.most_common())
-            + (
-                f"; {valid:.4g} is {side} the {minimum:g} (migration.minimum_valid) of steps 13 and 22"
-                * bool(scan.quarantined)
-            ),
-            offenders=scan.quarantined,
-            ids=scan.failed,
-        )
+            detail=detail, offenders=scan.quarantined, ids=scan.failed,
+        )  # fmt: skip
         self.run.fact("repaired_chunks", scan.repaired)
         table = pd.DataFrame(rows, columns=["what", "field", "rule", "chunks", "example"])
         return table.assign(share=table["chunks"] / total)
@@ -561,17 +493,13 @@ class Profile:
         `unit`: "values" for a sum over fields, in which one chunk may count more than once.
         """
         bad = applies and number > 0
+        verdict = Verdict.WARNING if bad else Verdict.PASS if applies else Verdict.NOT_APPLICABLE
+        if not bad:
+            detail = "" if applies else f"Schema {self.schema.name} has no rule for it."
         self.run.check(
-            name,
-            Verdict.WARNING if bad else Verdict.PASS if applies else Verdict.NOT_APPLICABLE,
-            measured=number,
-            threshold=0,
-            unit=unit,
-            reason=reason if bad else "",
-            detail=detail if bad else "" if applies else f"Schema {self.schema.name} has no rule for it.",
-            offenders=number if bad else 0,
-            ids=list(ids) if bad else [],
-        )
+            name, verdict, measured=number, threshold=0, unit=unit, reason=reason, detail=detail,
+            offenders=number if bad else 0, ids=ids if bad else (),
+        )  # fmt: skip
 
 
 def _example(scan: Scan, name: str, collection: str) -> str:
@@ -587,5 +515,5 @@ def _present(scan: Scan, name: str) -> int:
     return sum(scan.fields[name].present.values()) if name in scan.fields else 0
 
 
-def _ranked(counts: list[tuple[str, int]]) -> str:
-    return ", ".join(f"{name} {n}" for name, n in counts)
+def _ranked(counts: Counter[str], most: int | None = None) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.most_common(most))

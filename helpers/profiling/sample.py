@@ -12,11 +12,11 @@ import shutil
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -95,89 +95,58 @@ FIELDS = 60  # metadata fields that become columns of the frame
 OWN = ("collection", "id", "target", "document", "characters", "norm")  # columns that are no metadata
 
 
-@dataclass(slots=True)
-class Part:
-    """What is kept of one collection: n chunks. `vectors` is (n, d) float32, NaN where a vector is lost."""
+class Kept(NamedTuple):
+    """What is kept of one chunk. `vector` is (d,) float32, NaN where it is lost."""
 
-    ids: list[str] = field(default_factory=list)
-    documents: list[str | None] = field(default_factory=list)
-    characters: list[int] = field(default_factory=list)
-    metadatas: list[Metadata | None] = field(default_factory=list)
-    targets: list[str] = field(default_factory=list)
-    vectors: list[Vectors] = field(default_factory=list)  # (d,) each
-    hashes: list[int] = field(default_factory=list)
-
-    def keep(self, positions: Sequence[int]) -> Part:
-        return Part(
-            [self.ids[i] for i in positions],
-            [self.documents[i] for i in positions],
-            [self.characters[i] for i in positions],
-            [self.metadatas[i] for i in positions],
-            [self.targets[i] for i in positions],
-            [self.vectors[i] for i in positions],
-            [self.hashes[i] for i in positions],
-        )
+    hashed: int
+    id: str
+    target: str
+    document: str | None
+    characters: int
+    metadata: Metadata | None
+    vector: Vectors
 
 
 class Sampler:
-    """Takes every batch of the pass; never holds more than twice the sample."""
+    """Takes every batch of the pass; `parts`, by collection, never hold more than twice the sample."""
 
-    def __init__(
-        self, infos: Sequence[CollectionInfo], seed: int, most: int = MOST, most_bytes: int = MOST_BYTES
-    ) -> None:
+    def __init__(self, infos: Sequence[CollectionInfo], seed: int, most: int = MOST) -> None:
         self.seed = seed
-        self.infos = {info.name: info for info in infos}
-        self.quotas = quotas(infos, most, most_bytes)
-        self._parts: dict[str, Part] = {info.name: Part() for info in infos}
+        self.quotas = quotas(infos, most)
+        self.parts: dict[str, list[Kept]] = {info.name: [] for info in infos}
         self._limits: dict[str, int] = {}  # hashes from here on are not kept any more
 
     def add(self, name: str, batch: ChunkBatch, targets: Sequence[str]) -> None:
         """The chunks of a batch of this collection that belong to the sample, as far as can be said by now."""
-        part, quota = self._parts[name], self.quotas[name]
-        limit = self._limits.get(name, 2**64)
+        part, limit = self.parts[name], self._limits.get(name, 2**64)
         for i, chunk in enumerate(batch.ids):
-            hashed = self._hash(name, chunk)
-            if hashed >= limit:
-                continue
-            document = batch.documents[i]
-            part.ids.append(chunk)
-            part.documents.append(document if document is None else document[:TEXT])
-            part.characters.append(len(document or ""))
-            part.metadatas.append(_cut(batch.metadatas[i]))
-            part.targets.append(targets[i])
-            part.vectors.append(batch.embeddings[i].copy())
-            part.hashes.append(hashed)
-        if len(part.ids) > 2 * quota:
+            text = f"{self.seed}/{name}/{chunk}".encode("utf-8", "surrogatepass")
+            hashed = int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
+            if hashed < limit:
+                document, metadata = batch.documents[i], _cut(batch.metadatas[i])
+                beginning = document if document is None else document[:TEXT]
+                vector = batch.embeddings[i].copy()
+                part.append(Kept(hashed, chunk, targets[i], beginning, len(document or ""), metadata, vector))
+        if len(part) > 2 * self.quotas[name]:
             self._prune(name)
 
     def _prune(self, name: str) -> None:
-        part, quota = self._parts[name], self.quotas[name]
-        if len(part.ids) <= quota:
-            return
-        kept = np.sort(np.argsort(np.asarray(part.hashes, np.uint64), kind="stable")[:quota]).tolist()
-        self._parts[name] = part.keep(kept)
-        self._limits[name] = max(self._parts[name].hashes, default=0)
-
-    def _hash(self, name: str, chunk: str) -> int:
-        text = f"{self.seed}/{name}/{chunk}".encode("utf-8", "surrogatepass")
-        return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
-
-    @property
-    def held(self) -> int:
-        """How many chunks are in memory now."""
-        return sum(len(part.ids) for part in self._parts.values())
+        part, quota = self.parts[name], self.quotas[name]
+        if len(part) > quota:
+            self._limits[name] = sorted(kept.hashed for kept in part)[quota - 1]
+            self.parts[name] = [kept for kept in part if kept.hashed <= self._limits[name]]
 
     def sample(self, total: int) -> Sample:
         """The sample of the `total` chunks seen."""
-        for name in self._parts:
+        for name in self.parts:
             self._prune(name)
-        return Sample(self._parts, total, self.seed)
+        return Sample(self.parts, total, self.seed)
 
 
-def quotas(infos: Sequence[CollectionInfo], most: int = MOST, most_bytes: int = MOST_BYTES) -> dict[str, int]:
+def quotas(infos: Sequence[CollectionInfo], most: int = MOST) -> dict[str, int]:
     """How many chunks of each collection are kept: all, or shares by size with `LEAST` for the small ones."""
     widest = 4 * max((info.dimension or 0 for info in infos), default=0)
-    room = max(1, min(most, most_bytes // widest if widest else most))
+    room = max(1, min(most, MOST_BYTES // widest if widest else most))
     total = sum(info.count for info in infos)
     if total <= room:
         return {info.name: max(1, info.count) for info in infos}
@@ -188,16 +157,16 @@ def quotas(infos: Sequence[CollectionInfo], most: int = MOST, most_bytes: int = 
 class Sample:
     """The chunks kept, row by row; every method and array speaks of these rows in this order.
 
-    `frame` has one row a chunk: collection, id, target (where the schema sends it), document (its first 2,000
-    characters), characters (of the whole), norm (L2; NaN where the vector is lost or not finite), and one column for each
-    metadata field (named `metadata.<field>` where it would hide one of the others).
+    `frame` has one row a chunk: collection, id, target (where the schema sends it), document (its beginning), characters (of
+    the whole), norm (L2; NaN where the vector is lost or not finite), and one column for each metadata field (named
+    `metadata.<field>` where it would hide one of the others).
     """
 
-    def __init__(self, parts: dict[str, Part], total: int, seed: int) -> None:
+    def __init__(self, parts: dict[str, list[Kept]], total: int, seed: int) -> None:
         self.parts, self.total, self.seed = parts, total, seed
 
     def __len__(self) -> int:
-        return sum(len(part.ids) for part in self.parts.values())
+        return sum(map(len, self.parts.values()))
 
     @property
     def is_whole(self) -> bool:
@@ -218,58 +187,40 @@ class Sample:
         """The rows of one collection, without the columns that it leaves empty."""
         return self._framed({name: self.parts[name]}).drop(columns="collection")
 
-    def _framed(self, parts: dict[str, Part]) -> pd.DataFrame:
-        rows: dict[str, Any] = {key: [] for key in OWN}
-        for name, part in parts.items():
-            rows["collection"] += [name] * len(part.ids)
-            rows["id"] += part.ids
-            rows["target"] += part.targets
-            rows["document"] += part.documents
-            rows["characters"] += part.characters
-            rows["norm"] += norms(part.vectors).tolist()
-        frame = pd.DataFrame(rows).astype(dict.fromkeys(("collection", "id", "target", "document"), object))
-        metadatas = [metadata or {} for part in parts.values() for metadata in part.metadatas]
+    def _framed(self, parts: dict[str, list[Kept]]) -> pd.DataFrame:
+        chunks = [kept for part in parts.values() for kept in part]
+        names = [name for name, part in parts.items() for _ in part]
+        rows = [(name, k.id, k.target, k.document, k.characters, _norm(k.vector))
+                for name, k in zip(names, chunks, strict=True)]  # fmt: skip
+        frame = pd.DataFrame(rows, columns=list(OWN)).astype(
+            dict.fromkeys(("collection", "id", "target", "document"), object) | {"characters": int, "norm": float}
+        )
+        seen = Counter(key for kept in chunks for key in kept.metadata or {})
         columns: dict[str, Any] = {}
-        for key in _commonest(metadatas):
-            values = [metadata.get(key) for metadata in metadatas]
+        for key in sorted(sorted(seen), key=lambda key: -seen[key])[:FIELDS]:
+            values = [(kept.metadata or {}).get(key) for kept in chunks]
             columns[f"metadata.{key}" if key in OWN else str(key)] = pd.Series(values, dtype=object).infer_objects()
         return pd.concat([frame, pd.DataFrame(columns)], axis="columns") if columns else frame
 
     def spaces(self) -> Iterator[tuple[int, npt.NDArray[np.intp], Vectors]]:
         """By dimension: the dimension, the rows whose vectors have it and are finite, and those vectors (n, d)."""
-        at = 0
-        groups: dict[int, tuple[list[int], list[Vectors]]] = {}
-        for part in self.parts.values():
-            for i, vector in enumerate(part.vectors):
-                if vector.size and np.isfinite(vector).all():
-                    rows, vectors = groups.setdefault(vector.size, ([], []))
-                    rows.append(at + i)
-                    vectors.append(vector)
-            at += len(part.ids)
-        for dimension, (rows, vectors) in sorted(groups.items()):
-            yield dimension, np.asarray(rows, np.intp), np.stack(vectors)
+        groups: dict[int, list[tuple[int, Vectors]]] = defaultdict(list)
+        for row, kept in enumerate(kept for part in self.parts.values() for kept in part):
+            if kept.vector.size and np.isfinite(kept.vector).all():
+                groups[kept.vector.size].append((row, kept.vector))
+        for dimension, found in sorted(groups.items()):
+            yield dimension, np.array([row for row, _ in found], np.intp), np.stack([vector for _, vector in found])
 
 
-def norms(vectors: Sequence[Vectors]) -> npt.NDArray[np.float64]:
-    """L2 norms (n,) of vectors that may differ in dimension; NaN where one is lost or not finite."""
-    known = [bool(vector.size) and bool(np.isfinite(vector).all()) for vector in vectors]
-    return np.asarray(
-        [lengths_of(v[None, :])[0] if k else np.nan for v, k in zip(vectors, known, strict=True)], np.float64
-    )
+def _norm(vector: Vectors) -> float:
+    """L2; NaN where the vector is lost or not finite."""
+    return float(lengths_of(vector[None, :])[0]) if vector.size and np.isfinite(vector).all() else np.nan
 
 
 def lengths_of(vectors: Vectors) -> npt.NDArray[np.float64]:
     """L2 norms (n,) of `vectors` (n, d), summed in float64 without a copy of them in it."""
     squares: npt.NDArray[np.float64] = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     return np.sqrt(squares)
-
-
-def _commonest(metadatas: Sequence[Metadata]) -> list[str]:
-    seen: dict[str, int] = {}
-    for metadata in metadatas:
-        for key in metadata:
-            seen[key] = seen.get(key, 0) + 1
-    return sorted(sorted(seen), key=lambda key: -seen[key])[:FIELDS]
 
 
 def _cut(metadata: Metadata | None) -> Metadata | None:

@@ -1,7 +1,4 @@
-"""What a person asks of a source: chunks by id, searches by text or by a chunk, findings by name, a finding as a CSV file.
-
-Only reads. The source is opened at the first question and kept open while the notebook is in use.
-"""
+"""What a person asks of a source: chunks by id, searches by text or by a chunk, findings by name, a finding as a CSV file."""
 
 from __future__ import annotations
 
@@ -77,12 +74,8 @@ class Lookup:
             for chunk, document, metadata in zip(batch.ids, batch.documents, batch.metadatas, strict=True):
                 held[name, chunk] = (document if document is None else document[:excerpt], metadata)
         gone: tuple[str | None, object] = (None, None)
-        rows = [
-            {"collection": p.collection, "id": p.id, "detail": p.detail, "document": document, "metadata": metadata}
-            for p in listed
-            for document, metadata in [held.get((p.collection, p.id), gone)]
-        ]
-        return pd.DataFrame(rows, columns=["collection", "id", "detail", "document", "metadata"], dtype=object)
+        rows = [(p.collection, p.id, p.detail, *held.get((p.collection, p.id), gone)) for p in listed]
+        return pd.DataFrame(rows, columns=list(EXPORT_COLUMNS), dtype=object)
 
 
 # Searches: by text, with each collection's own embedding function, or by a chunk that is there
@@ -91,13 +84,8 @@ COLUMNS = ["collection", "id", "distance", "space", "document", "remark"]
 
 
 def by_text(lookup: Lookup, collections: Sequence[str], text: str, k: int) -> pd.DataFrame:
-    """The k chunks of each collection that lie nearest to the text, best first.
-
-    A collection that cannot be asked has one row that says why. Distances of different collections can be compared where
-    space and embedding function are the same.
-    """
-    reader = lookup.reader
-    rows: list[dict[str, Any]] = []
+    """The k chunks of each collection nearest to the text, best first; one row says why a collection cannot be asked."""
+    reader, rows = lookup.reader, []
     for name in collections:
         space = reader.info(name).space
         if why := reader.text_queries_available(name):
@@ -108,10 +96,7 @@ def by_text(lookup: Lookup, collections: Sequence[str], text: str, k: int) -> pd
         except Terminal as error:  # the function is here and does not work: a service, a key, a model
             rows.append(_remark(name, space, f"cannot be asked: {error.what}"))
             continue
-        rows += [
-            {"collection": name, "id": i, "distance": d, "space": space, "document": (t or "")[:EXCERPT], "remark": ""}
-            for i, d, t in hits
-        ]
+        rows += [(name, chunk, distance, space, (document or "")[:EXCERPT], "") for chunk, distance, document in hits]
     return _sorted(rows)
 
 
@@ -134,7 +119,7 @@ def by_id(lookup: Lookup, collections: Sequence[str], chunk: str, home: str, k: 
             ReasonCode.CHUNK_WITHOUT_VECTOR, f"chunk {one_line(chunk, 80)} has no vector that can be read",
             where=f"collection {home}", next_step="Take another chunk.",
         )  # fmt: skip
-    rows: list[dict[str, Any]] = []
+    rows = []
     for name in collections:
         info = reader.info(name)
         if info.dimension != len(vector):
@@ -147,25 +132,15 @@ def by_id(lookup: Lookup, collections: Sequence[str], chunk: str, home: str, k: 
             continue
         others = [(i, d) for i, d in hits if (name, i) != (home, chunk)][:k]
         texts = lookup.chunks([Place(name, i) for i, _ in others])["document"]
-        rows += [
-            {"collection": name, "id": i, "distance": d, "space": info.space, "document": text or "", "remark": ""}
-            for (i, d), text in zip(others, texts, strict=True)
-        ]
+        rows += [(name, i, d, info.space, text or "", "") for (i, d), text in zip(others, texts, strict=True)]
     return _sorted(rows)
 
 
-def _remark(name: str, space: str, why: str) -> dict[str, Any]:
-    return {
-        "collection": name,
-        "id": "",
-        "distance": np.nan,
-        "space": space,
-        "document": "",
-        "remark": one_line(why, 300),
-    }
+def _remark(name: str, space: str, why: str) -> tuple[object, ...]:
+    return (name, "", np.nan, space, "", one_line(why, 300))
 
 
-def _sorted(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _sorted(rows: list[tuple[object, ...]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["distance", "collection", "id"], kind="stable", ignore_index=True)
 
@@ -179,8 +154,7 @@ _FORMULA = tuple("=+-@＝＋－＠|%\t\r\n\x00")
 def write_csv(path: Path, lookup: Lookup, places: Iterable[Place]) -> int:
     """One row for each place, with the whole document and the metadata as JSON; the number of rows.
 
-    Whole or not at all; UTF-8 with its mark, so that spreadsheets read the letters right. Read in pieces: memory does not
-    grow with the finding.
+    Whole or not at all; UTF-8 with its mark, for spreadsheets. Memory does not grow with the finding.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -210,11 +184,6 @@ def harmless(value: Any) -> str:
     """A cell that is text and nothing else: what would begin a formula begins with an apostrophe, as spreadsheets write it."""
     text = "" if value is None else str(value).replace("\x00", "")
     return f"'{text}" if text.lstrip(" \u00a0").startswith(_FORMULA) or text.startswith("'") else text
-
-
-def file_name(finding: str) -> str:
-    """`11_<finding>.csv`."""
-    return f"11_{file_stem(finding)}.csv"
 
 
 def file_stem(name: str) -> str:
@@ -266,9 +235,6 @@ class Finding:
     places: int
     every: Callable[[], Iterator[Place]]
 
-    def first(self, most: int) -> list[Place]:
-        return list(islice(self.every(), most))
-
     @property
     def meaning(self) -> str:
         return _known(self.name)[0]
@@ -278,24 +244,20 @@ class Finding:
         return _known(self.name)[1]
 
     @staticmethod
-    def of(name: str, chunks: int, places: Iterable[Place]) -> Finding:
-        known = tuple(places)
-        return Finding(name, chunks, len({place.collection for place in known}), len(known), lambda: iter(known))
+    def of(name: str, chunks: int, places: Sequence[Place]) -> Finding:
+        return Finding(name, chunks, len({place.collection for place in places}), len(places), lambda: iter(places))
 
 
 def of_places(places: Places) -> list[Finding]:
     """What the pass noted chunk by chunk."""
     return [
-        Finding(name, places.total(name), len(counts), places.total(name), partial(places.every, name))
+        Finding(name, counts.total(), len(counts), counts.total(), partial(places.every, name))
         for name, counts in places.counts.items()
     ]
 
 
 def of_groups(name: str, groups: Iterable[list[tuple[str, ...]]]) -> Finding:
-    """Chunks that repeat each other: all but the first of each group count, and every one of them is a place.
-
-    A place is (collection, id, …); its detail names the first of its group.
-    """
+    """Chunks that repeat each other, (collection, id, …): all but the first of a group count, and every one is a place."""
     known = list(groups)
 
     def every() -> Iterator[Place]:
@@ -321,11 +283,8 @@ def _known(name: str) -> tuple[str, str]:
 
 # -- widgets -----------------------------------------------------------------------------------------------------------
 #
-# Who looks at this notebook: a person at a front end that shows widgets and runs scripts, or nobody (papermill).
-#
-# The rule needs no parameter: a request to run a cell that comes from JupyterLab, Notebook 7 or VS Code names the cell in
-# its metadata (`cellId`); papermill, nbclient, nbconvert and nbval do not. Under the runner it is always nobody. Without a
-# person, or where it is not known, everything is shown as plain tables and pictures, which need neither script nor kernel.
+# A request to run a cell that comes from JupyterLab, Notebook 7 or VS Code names the cell in its metadata (`cellId`); papermill,
+# nbclient, nbconvert and nbval do not. Without a person everything is shown as plain tables and pictures.
 
 
 Draw = Callable[[str], list[dict[str, Any]]]
@@ -339,11 +298,8 @@ class Picker:
 
     def __init__(self, names: Sequence[str], draw: Draw) -> None:
         self._draw = draw
-        self.choice = widgets.Dropdown(
-            options=[(one_line(name, 80), name) for name in names],
-            description="Collection",
-            layout=widgets.Layout(width="32em"),
-        )
+        options, layout = [(one_line(name, 80), name) for name in names], widgets.Layout(width="32em")
+        self.choice = widgets.Dropdown(options=options, description="Collection", layout=layout)
         self.shown = widgets.Output()
         self.choice.observe(self._chosen, names="value")
         self.box = widgets.VBox([self.choice, self.shown])
@@ -380,10 +336,7 @@ def attended() -> bool:
 
 
 def begin_tables() -> None:
-    """Put the table library into the page, from this machine: no network is asked.
-
-    It has to be in the output of one cell of the saved notebook. It is written again where that cell is run again.
-    """
+    """Put the table library into the page, from this machine; once in a notebook, and again where that cell is run again."""
     here = cell()
     if _begun_in.setdefault("cell", here) == here:
         from itables import init_notebook_mode
@@ -392,10 +345,7 @@ def begin_tables() -> None:
 
 
 def table_html(frame: pd.DataFrame) -> str:
-    """The frame as a table to sort and search (needs `begin_tables`), of its first 1,000 rows; values as plain text.
-
-    Where scripts do not run, the first rows are shown as they are.
-    """
+    """The frame as a table to sort and search (needs `begin_tables`), of its first 1,000 rows; values as plain text."""
     from itables import to_html_datatable
 
     with pd.option_context("display.max_rows", None):

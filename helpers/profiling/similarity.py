@@ -1,12 +1,9 @@
 """What repeats in a source, what lies near each other in its sample, what lies apart, and a plane to look at.
 
-`duplicates` and `collisions` are of the whole source, exact. All else works on the sample (`profiling.sample`); figures and
-tables say how large it is. Near duplicates are documents that share nearly all of their text, or vectors that point nearly the
-same way.
-
-Each chunk is listed with the one before it that is most like it, so that a hundred copies are 99 rows and not 4,950.
-Documents: characters in runs of five (of the text but for case and spaces), MinHash in bands to find candidates, and then
-their true Jaccard similarity. Vectors: candidates by a seeded random projection, and then their true cosine.
+`duplicates` and `collisions` are of the whole source, exact; all else works on the sample (`profiling.sample`). Each
+near-duplicate is listed with the one before it that is most like it, so that a hundred copies are 99 rows and not 4,950.
+Documents: MinHash in bands finds candidates, then their true Jaccard similarity counts. Vectors: candidates by a seeded
+random projection, then their true cosine.
 """
 
 from __future__ import annotations
@@ -108,12 +105,11 @@ def _asked(starts: npt.NDArray[np.intp], ends: npt.NDArray[np.intp], seed: int) 
 
 
 def outliers(sample: Sample) -> pd.DataFrame:
-    """Chunks that stand far from the others of their collection, by rule: a chunk may be there under several.
+    """Chunks that stand far from the others of their collection, by rule; collections of fewer than 8 are not judged.
 
     Rules: `direction` (1 − cosine to the mean direction of the collection), `norm` (L2), `length` (log10 of the document's
     characters). Far is more than 6 robust standard deviations (1.4826 × the median absolute deviation, at least 0.1 % of
-    the median; of lengths at least 0.05, so that less than half or double is never far) from the median; collections of
-    fewer than 8 chunks are not judged.
+    the median; of lengths at least 0.05, so that less than half or double is never far) from the median.
     """
     frame = sample.frame
     lengths = frame["characters"].to_numpy(np.float64)
@@ -228,13 +224,18 @@ def near_duplicates(sample: Sample) -> pd.DataFrame:
     """One row for each chunk that has a near-duplicate earlier in the sample; `identical` where both are the same exactly."""
     frame = sample.frame
     places = list(zip(frame["collection"], frame["id"], strict=True))
-    documents = [part.documents[i] for part in sample.parts.values() for i in range(len(part.ids))]
+    documents = [kept.document for part in sample.parts.values() for kept in part]
     lengths = frame["characters"].tolist()
     rows = [
-        ("document", round(similarity, 4), documents[a] == documents[b] and lengths[a] == lengths[b],
-         *places[a], *places[b])
+        (
+            "document",
+            round(similarity, 4),
+            documents[a] == documents[b] and lengths[a] == lengths[b],
+            *places[a],
+            *places[b],
+        )
         for a, b, similarity in near_documents(documents)
-    ]  # fmt: skip
+    ]
     for _, at, vectors in sample.spaces():
         rows += [
             ("vector", round(similarity, 6), bool((vectors[a] == vectors[b]).all()), *places[at[a]], *places[at[b]])
@@ -243,11 +244,8 @@ def near_duplicates(sample: Sample) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).astype({"identical": bool})
 
 
-# Pairs of vectors
-
-
-def near_vectors(vectors: Vectors, seed: int, threshold: float = COSINE) -> Pairs:
-    """Pairs of rows of `vectors` (n, d) whose cosine is at least the threshold; zero vectors are like nothing."""
+def near_vectors(vectors: Vectors, seed: int) -> Pairs:
+    """Pairs of rows of `vectors` (n, d) whose cosine is at least `COSINE`; zero vectors are like nothing."""
     lengths = lengths_of(vectors)
     rows = np.flatnonzero(lengths > 0)
     unit: Vectors = np.divide(vectors[rows], lengths[rows, None], dtype=np.float32, casting="same_kind")
@@ -260,10 +258,10 @@ def near_vectors(vectors: Vectors, seed: int, threshold: float = COSINE) -> Pair
         alike = flat[start:stop] @ flat[:stop].T
         alike[np.arange(stop) >= np.arange(start, stop)[:, None]] = -2.0  # only earlier ones
         best = alike.argmax(axis=1)
-        for i in np.flatnonzero(alike[np.arange(stop - start), best] >= threshold - _MARGIN):
+        for i in np.flatnonzero(alike[np.arange(stop - start), best] >= COSINE - _MARGIN):
             a, b = start + int(i), int(best[i])
             cosine = float(unit[a].astype(np.float64) @ unit[b].astype(np.float64))
-            if a != b and cosine >= threshold:
+            if a != b and cosine >= COSINE:
                 found.append((int(rows[a]), int(rows[b]), min(cosine, 1.0)))
     return found
 
@@ -274,22 +272,18 @@ def _projected(unit: Vectors, seed: int) -> Vectors:
         return unit
     onto = np.random.default_rng(seed).standard_normal((unit.shape[1], _PROJECTED), np.float32)
     flat = unit @ onto
-    lengths = np.linalg.norm(flat, axis=1, keepdims=True)
-    scaled: Vectors = np.divide(flat, lengths, out=np.zeros_like(flat), where=lengths > 0)
+    scaled: Vectors = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return scaled
 
 
-# Pairs of documents
-
-
-def near_documents(documents: list[str | None], threshold: float = JACCARD) -> Pairs:
-    """Pairs of documents whose runs of five characters overlap by at least the threshold (Jaccard)."""
+def near_documents(documents: list[str | None]) -> Pairs:
+    """Pairs of documents whose runs of five characters overlap by at least `JACCARD`."""
     runs = {i: found for i, text in enumerate(documents) if text and (found := _runs(text)).size}
     best: dict[int, tuple[float, int]] = {}
     for a, b in _candidates(runs):
         shared = np.intersect1d(runs[a], runs[b], assume_unique=True).size
         similarity = shared / (runs[a].size + runs[b].size - shared)
-        if similarity >= threshold:
+        if similarity >= JACCARD:
             best[a] = max(best.get(a, (0.0, 0)), (similarity, -b))
     return [(a, -b, similarity) for a, (similarity, b) in sorted(best.items())]
 
@@ -342,20 +336,13 @@ def _mix(hashes: npt.NDArray[np.uint64], factor: np.uint64) -> npt.NDArray[np.ui
 
 def duplicates(profile: Profile) -> pd.DataFrame:
     """Documents, and vectors but for zero ones, that stand in the source more than once, to the last bit."""
-    rows = [
-        {"what": what, "chunks": len(group), "where": _places(group)}
-        for what, repeats in (("document", profile.scan.documents), ("vector", profile.scan.vectors))
-        for group in sorted(repeats.groups.values(), key=len, reverse=True)[:SHOWN]
-    ]
-    found = profile.findings()
-    for what in ("documents", "vectors"):
-        profile.check(
-            f"repeated {what}",
-            found[f"duplicate_{what}"],
-            ReasonCode.DUPLICATES,
-            "Migrated as they are." + profile.part,
-        )
-    groups = sum(len(repeats.groups) for repeats in (profile.scan.documents, profile.scan.vectors))
+    rows, groups, found = [], 0, profile.findings()
+    for what, repeats in (("document", profile.scan.documents), ("vector", profile.scan.vectors)):
+        groups += len(repeats.groups)
+        largest = sorted(repeats.groups.values(), key=len, reverse=True)[:SHOWN]
+        rows += [{"what": what, "chunks": len(group), "where": _places(group)} for group in largest]
+        number = found[f"duplicate_{what}s"]
+        profile.check(f"repeated {what}s", number, ReasonCode.DUPLICATES, "Migrated as they are." + profile.part)
     whole = "All: step.export('duplicate_documents'), step.export('duplicate_vectors')."
     return kernel.cut(pd.DataFrame(rows, columns=["what", "chunks", "where"]), groups, whole)
 
@@ -363,30 +350,28 @@ def duplicates(profile: Profile) -> pd.DataFrame:
 def collisions(profile: Profile) -> pd.DataFrame:
     """Ids that more than one collection uses, and whether they would meet in one target collection."""
     groups = sorted(profile.scan.ids.groups.values())
-    meeting = [group for group in groups if len({target for *_, target in group}) < len(group)]
-    kept_apart = profile.run.parameters.migration.id_policy == "prefix"
-    bad = bool(meeting) and not kept_apart
-    advice = (
-        "The dry run would stop at them. Begin a new run with migration.id_policy: prefix, which writes every id as "
-        "<source collection>:<id> (tell the clients), or rename them at the source."
-    )
-    told = (
-        f"{len(meeting):,} are used by several collections; migration.id_policy: prefix tells them apart."
-        if meeting
-        else ""
-    )
-    open_ = len(meeting) if bad else 0
-    profile.run.judge("ids in common", measured=open_, threshold=0, unit="ids", reason=ReasonCode.ID_COLLISION,
-                      detail=(advice if bad else told) + profile.part, offenders=open_)  # fmt: skip
+    meet = [len({target for *_, target in group}) < len(group) for group in groups]
+    apart = profile.run.parameters.migration.id_policy == "prefix"
+    detail = ""
+    if any(meet) and apart:
+        detail = f"{sum(meet):,} are used by several collections; migration.id_policy: prefix tells them apart."
+    elif any(meet):
+        detail = (
+            "The dry run would stop at them. Begin a new run with migration.id_policy: prefix, which writes every id as "
+            "<source collection>:<id> (tell the clients), or rename them at the source."
+        )
+    colliding = 0 if apart else sum(meet)
+    profile.run.judge("ids in common", measured=colliding, threshold=0, unit="ids", reason=ReasonCode.ID_COLLISION,
+                      detail=detail + profile.part, offenders=colliding)  # fmt: skip
     _rewritten(profile)
     rows = [
-        {
-            "id": one_line(group[0][1], 80),
-            "collections": ", ".join(place[0] for place in group),
-            "targets": ", ".join(sorted({place[2] for place in group})),
-            "meet": len({target for *_, target in group}) < len(group),
-        }
-        for group in groups[:SHOWN]
+        (
+            one_line(group[0][1], 80),
+            ", ".join(name for name, *_ in group),
+            ", ".join(sorted({t for *_, t in group})),
+            met,
+        )
+        for group, met in zip(groups[:SHOWN], meet, strict=False)
     ]
     frame = pd.DataFrame(rows, columns=["id", "collections", "targets", "meet"])
     return kernel.cut(frame, len(groups), "All: step.export('colliding_ids').")

@@ -93,11 +93,10 @@ def is_plain(name: str) -> bool:
     return bool(name) and name not in (".", "..") and "/" not in name and "\0" not in name
 
 
-def new_run_id(name: str, now: dt.datetime | None = None) -> str:
+def new_run_id(name: str) -> str:
     """An id that no run has yet: the name as a slug and the time (UTC)."""
-    now = now or dt.datetime.now(dt.UTC)
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "run"
-    first = f"{slug}-{now:%Y%m%d-%H%M%S}"
+    first = f"{slug}-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
     candidates = [first, *(f"{first}-{n}" for n in range(2, 1000))]
     return next(c for c in candidates if not (reports_root() / c).exists())
 

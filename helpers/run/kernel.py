@@ -24,7 +24,7 @@ from helpers import errors
 from helpers.errors import RunbookError, one_line
 from helpers.formatting import duration, size, text
 from helpers.reason_codes import ReasonCode
-from helpers.results import disk_full, reading
+from helpers.results import reading, shortage
 from helpers.run.folders import NOTEBOOKS, REPOSITORY
 
 if TYPE_CHECKING:
@@ -186,10 +186,8 @@ def failure(error: BaseException) -> dict[str, str]:
         }
     if isinstance(error, KeyboardInterrupt):
         return {"code": ReasonCode.INTERRUPTED, "type": "Interrupted", "line": "the kernel was interrupted"}
-    if (full := disk_full(error, Path.cwd())) is not None:
-        return failure(full)
-    if isinstance(error, MemoryError) or str(error) == "can't start new thread":
-        return {"code": ReasonCode.OUT_OF_MEMORY, "type": "WorldError", "line": "the kernel ran out of memory"}
+    if (known := shortage(error, Path.cwd())) is not None:
+        return failure(known)
     line = one_line(f"{type(error).__name__}: {error}")
     return {"code": ReasonCode.UNEXPECTED, "type": type(error).__name__, "line": line}
 

@@ -1,8 +1,7 @@
 """What a migration does to ids and metadata, as data: a schema file read into `Schema`.
 
-`Schema.transform` routes, fills, coerces and repairs a batch; `Schema.check` proves the outcome by other means (pandas
-columns under a pandera schema) and is used again on what the target gives back. `identity` is the schema that changes
-nothing: same collections, same ids, same metadata.
+`Schema.transform` routes, fills, coerces and repairs a batch; `Schema.check` proves the outcome by other means, and what the
+target gives back. `identity` is the schema that changes nothing.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ from helpers.schema.rules import (
     DERIVATIONS_VERSION,
     INT64_MAX,
     INT64_MIN,
+    Fault,
     certain,
     contradicts,
-    explain,
     failure_table,
     hazards,
     listed,
@@ -49,16 +48,12 @@ from helpers.schema.rules import (
 if TYPE_CHECKING:
     import pandera.pandas as pa
 
-# -- check -------------------------------------------------------------------------------------------------------------
-
-# The independent check of metadata against a schema: columns of values under a pandera DataFrameSchema.
+# -- check: metadata against a schema, as columns of values under a pandera DataFrameSchema ----------------------------
 #
 # The transformation settles values one by one in Python; this looks at whole columns with pandas and shares none of that
-# code, so it can find its mistakes. Lazy: every fault of every chunk is found in one pass.
-
+# code, so it can find its mistakes.
 
 Column = pd.Series
-Fault = tuple[int, ReasonCode, str]
 _lock = threading.Lock()  # pandera sets the name and state of its schema objects while it validates
 
 
@@ -75,9 +70,7 @@ class FieldChecks:
 
             self._schema = pa.DataFrameSchema(columns)
 
-    def faults(
-        self, metadatas: Sequence[Metadata | None], source_collections: Collection[str] | None = None
-    ) -> list[Fault]:
+    def faults(self, metadatas: Sequence[Metadata | None], source_collections: Collection[str] | None) -> list[Fault]:
         """(position, reason, detail) of every fault, in order of position."""
         if self._schema is None or not metadatas:
             return []
@@ -88,7 +81,11 @@ class FieldChecks:
             for name in self._origins:
                 wrong = frame[name].notna() & ~frame[name].isin(list(source_collections))
                 found |= {(int(i), ReasonCode.INVALID.of(name)) for i in frame.index[wrong]}
-        return [(i, reason, self._detail(reason, columns, i)) for i, reason in sorted(found)]
+        named = [(i, reason, *reason.partition("_")[::2]) for i, reason in sorted(found)]
+        return [
+            (i, reason, "the field is missing" if kind == "missing" else show(columns[name][i]))
+            for i, reason, kind, name in named
+        ]
 
     def _failure_cases(self, frame: pd.DataFrame) -> set[tuple[int, ReasonCode]]:
         import pandera.pandas as pa
@@ -101,10 +98,6 @@ class FieldChecks:
             cases = errors.failure_cases
             return {(int(i), ReasonCode(reason)) for i, reason in zip(cases["index"], cases["check"], strict=True)}
         return set()
-
-    def _detail(self, reason: str, columns: dict[str, list[Any]], i: int) -> str:
-        kind, _, name = reason.partition("_")
-        return "the field is missing" if kind == "missing" else show(columns[name][i])
 
 
 def _column(rule: FieldRule, kind: str | None) -> pa.Column:
@@ -171,7 +164,6 @@ _IS_TYPE: dict[str, Callable[[Any], bool]] = {
 
 # -- engine ------------------------------------------------------------------------------------------------------------
 
-
 REPAIR_COLUMNS = ("collection", "id", "field", "rule", "before", "after")
 NO_SPARSE = "a local Chroma holds no sparse vector; migration.drop_indexes keeps it as text"
 REPAIRS: dict[str, str] = {
@@ -213,11 +205,10 @@ class Context:
 
 @dataclass(slots=True)
 class Transformed:
-    """A batch as it is to stand in the target, position by position what came in; nothing is left out.
+    """A batch as it is to stand in the target, position by position what came in. Chunks with a failure must not be written.
 
     `targets` names each chunk's target collection, `types` its collection type (None without routing). `repairs` has
-    the columns collection, id, field, rule, before, after; `failures` collection, id, reason, detail, one row per
-    reason. The ids in both are those of the source. Chunks with a failure must not be written.
+    `REPAIR_COLUMNS`; `failures` collection, id, reason, detail, one row per reason; both with ids of the source.
     """
 
     batch: ChunkBatch
@@ -276,9 +267,8 @@ class Schema:
     ) -> pd.DataFrame:
         """Whether metadata keep the schema, by a second opinion: collection, id, reason, detail per fault.
 
-        Only ids and metadata of the batch are looked at, so what was read back from a target will do. Reasons are
-        `missing_<field>` and `invalid_<field>`. `source_collections`, where given, are the values that a field fixed to
-        `{source_collection}` may have.
+        Only ids and metadata of the batch are looked at. Reasons are `missing_<field>` and `invalid_<field>`. A field fixed to
+        `{source_collection}` may have the values `source_collections`, where given.
         """
         faults = self._checks[target_type].faults(batch.metadatas, source_collections)
         return failure_table([(collection, batch.ids[i], reason, detail) for i, reason, detail in faults])
@@ -299,16 +289,12 @@ class Schema:
         parts = [done.failures]
         for kind in dict.fromkeys(done.types):
             rows = [i for i, found in enumerate(done.types) if found == kind]
-            some = ChunkBatch([batch.ids[i] for i in rows], [None] * len(rows), batch.embeddings[rows, :0],
-                              [batch.metadatas[i] for i in rows])  # fmt: skip
-            parts.append(
-                self.check(some, kind, collection=done.collection, source_collections=context.source_collections)
-            )
-        parts.append(
-            vector_failures(
-                batch, dimension, allowed_dimensions, space, self.requires_document, collection=done.collection
-            )
-        )
+            ids, metadatas = [batch.ids[i] for i in rows], [batch.metadatas[i] for i in rows]
+            some = ChunkBatch(ids, [None] * len(rows), batch.embeddings[rows, :0], metadatas)
+            sources = context.source_collections
+            parts.append(self.check(some, kind, collection=done.collection, source_collections=sources))
+        needed = self.requires_document
+        parts.append(vector_failures(batch, dimension, allowed_dimensions, space, needed, collection=done.collection))
         found = pd.concat([p for p in parts if len(p)] or [done.failures], ignore_index=True)
         return found.drop_duplicates(["collection", "id", "reason"], ignore_index=True)
 
@@ -324,12 +310,6 @@ class Schema:
                 if document is not None and contradicts(str(rule.derive), value, document):
                     found.append((i, rule.name, f"{show(value)}, the document tells {show(document)}"))
         return found
-
-    def reasons(self) -> dict[str, str]:
-        """Every reason code that the fields of this schema can give, with its sentence."""
-        names = dict.fromkeys(rule.name for rules in self._rules.values() for rule in rules)
-        codes = [f"{kind}_{name}" for name in names for kind in ("missing", "invalid")]
-        return {code: explain(code) for code in codes}
 
 
 def _digest(content: SchemaFile) -> str:
@@ -364,19 +344,15 @@ class _Work:
         self.ids = [prefix + source_id for source_id in batch.ids]
         self.metadatas: list[Metadata] = [plain(m) if m else {} for m in batch.metadatas]
         self.repairs: list[tuple[str, str, str, str, str, str]] = []
-        self.failures: list[tuple[int, ReasonCode, str]] = []
+        self.failures: list[Fault] = []
         self.told: dict[int, dict[str, Any]] = {}  # by position: what the document tells
         if not schema.is_identity:
             self.metadatas = [dict(m) for m in self.metadatas]  # the caller's own stay as they are
-        self.types = self._types()
-
-    def _types(self) -> list[str | None]:
-        routing = self.schema.content.routing
-        if routing is None:
-            return [None] * len(self.batch)
-        by_name = type_by_name(routing, self.collection)
-        own = [m.get(routing.field) for m in self.metadatas] if routing.field else [None] * len(self.batch)
-        return [kind if type(kind) is str and kind in routing.targets else by_name for kind in own]
+        self.types: list[str | None] = [None] * len(batch)
+        if (routing := schema.content.routing) is not None:
+            by_name = type_by_name(routing, collection)
+            own = [m.get(routing.field) if routing.field else None for m in self.metadatas]
+            self.types = [kind if type(kind) is str and kind in routing.targets else by_name for kind in own]
 
     def by_type(self) -> Mapping[str | None, list[int]]:
         groups: dict[str | None, list[int]] = defaultdict(list)
@@ -476,10 +452,13 @@ class _Work:
         batch = replace(self.batch, ids=self.ids, metadatas=whole)
         faults = [*self.failures, *hazards(self.batch.ids, batch)]
         if not self.context.lists:
-            self._lists_as_json()
-            batch.metadatas = [m or None for m in self.metadatas]
-        if self._sparse_as_text(faults):
-            batch.metadatas = [m or None for m in self.metadatas]
+            self._as_text("json", lambda value: type(value) is list, _as_json)
+        if any(fnmatchcase(self.collection, pattern) for pattern in self.context.drop_indexes):
+            self._as_text("sparse", is_sparse, sparse_as_text)
+        for i, metadata in enumerate(self.metadatas):
+            if keys := [key for key, value in metadata.items() if is_sparse(value)]:
+                faults.append((i, ReasonCode.UNSUPPORTED_METADATA, f"{show(keys[0])}: {NO_SPARSE}"))
+        batch.metadatas = [m or None for m in self.metadatas]
         rows = [(self.collection, self.batch.ids[i], reason, detail) for i, reason, detail in sorted(faults)]
         routing = self.schema.content.routing
         return Transformed(
@@ -492,27 +471,14 @@ class _Work:
             failures=failure_table(rows),
         )
 
-    def _lists_as_json(self) -> None:
+    def _as_text(self, rule: str, applies: Callable[[Any], bool], spelled: Callable[[Any], str]) -> None:
+        """Metadata values that the target cannot hold, as text."""
         for i, metadata in enumerate(self.metadatas):
-            keys = [key for key, value in metadata.items() if type(value) is list]
+            keys = [key for key, value in metadata.items() if applies(value)]
             if keys:
                 self.metadatas[i] = dict(metadata)
             for key in keys:
-                self._repair(i, key, "json", metadata[key], _as_json(metadata[key]))
-
-    def _sparse_as_text(self, faults: list[tuple[int, ReasonCode, str]]) -> bool:
-        """Whether any sparse vector was made text; where the operator has not said so each is a fault."""
-        signed = any(fnmatchcase(self.collection, pattern) for pattern in self.context.drop_indexes)
-        changed = False
-        for i, metadata in enumerate(self.metadatas):
-            keys = [key for key, value in metadata.items() if is_sparse(value)]
-            if keys and not signed:
-                faults.append((i, ReasonCode.UNSUPPORTED_METADATA, f"{show(keys[0])}: {NO_SPARSE}"))
-            elif keys:
-                self.metadatas[i], changed = dict(metadata), True
-                for key in keys:
-                    self._repair(i, key, "sparse", metadata[key], sparse_as_text(metadata[key]))
-        return changed
+                self._repair(i, key, rule, metadata[key], spelled(metadata[key]))
 
 
 def sparse_as_text(vector: Any) -> str:

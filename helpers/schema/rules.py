@@ -36,28 +36,9 @@ from helpers.errors import one_line
 from helpers.reason_codes import ReasonCode
 
 FAILURE_COLUMNS = ("collection", "id", "reason", "detail")
+Fault = tuple[int, ReasonCode, str]  # position in the batch, reason, detail
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 TINIEST_COSINE_NORM, LARGEST_COSINE_NORM = 1e-20, 1e19
-
-REASONS: dict[str, str] = {
-    ReasonCode.EMPTY_ID: "The id is empty, and Chroma refuses an empty id.",
-    ReasonCode.MISSING_EMBEDDING: "The store lists the chunk but cannot give its vector.",
-    ReasonCode.NAN_EMBEDDING: "The vector holds NaN.",
-    ReasonCode.INFINITE_EMBEDDING: "The vector holds an infinite value.",
-    ReasonCode.WRONG_DIMENSION: "The vector has another dimension than its collection or the parameters expect.",
-    ReasonCode.TINY_NORM: "The vector's norm is too small or too large for a cosine index, which would answer zeros or NaN.",
-    ReasonCode.MISSING_DOCUMENT: "The schema requires a document and the chunk has none.",
-    ReasonCode.UNSUPPORTED_TEXT: "The id, document or uri is not valid Unicode, and Chroma refuses it.",
-    ReasonCode.UNSUPPORTED_METADATA: "A metadata key or value would be refused, dropped or changed by Chroma.",
-    ReasonCode.TOO_LARGE: "The chunk alone is larger than a request that the target's server takes (40 MiB).",
-    ReasonCode.MISSING: "The metadata lacks a field that the schema requires.",
-    ReasonCode.INVALID: "The metadata holds a value for the field that the schema does not allow.",
-}
-
-
-def explain(reason: str) -> str:
-    """One plain sentence for a reason code; codes of fields (`invalid_author`) share one. "" where it is not ours."""
-    return REASONS.get(reason) or REASONS.get(f"{reason.partition('_')[0]}_*", "")
 
 
 def failure_table(rows: list[tuple[str, str, ReasonCode, str]]) -> pd.DataFrame:
@@ -66,20 +47,18 @@ def failure_table(rows: list[tuple[str, str, ReasonCode, str]]) -> pd.DataFrame:
     return pd.DataFrame(texts, columns=list(FAILURE_COLUMNS), dtype=object)
 
 
-def show(value: object, limit: int = 80) -> str:
+def show(value: object) -> str:
     """A value as short printable text: `'high'`, `1.5`, `[1, 2]`."""
-    text = repr(value[: limit + 1]) if isinstance(value, str) else repr(value)
-    return one_line(text, limit)
+    return one_line(repr(value[:81] if isinstance(value, str) else value), 80)
 
 
 def unicode_problem(text: str) -> str:
     """Why a text cannot be sent to Chroma, or ""."""
-    if text.isascii():
-        return ""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return "holds a lone surrogate"
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            return "holds a lone surrogate"
     return ""
 
 
@@ -145,29 +124,22 @@ def metadata_problems(metadata: Metadata | None) -> list[str]:
         return []
     if not metadata:
         return ["the metadata is empty"]
-    found = []
-    for key, value in metadata.items():
-        problem = key_problem(key) or value_problem(value)
-        if problem:
-            found.append(f"{show(key)}: {problem}")
-    return found
+    problems = ((key, key_problem(key) or value_problem(value)) for key, value in metadata.items())
+    return [f"{show(key)}: {problem}" for key, problem in problems if problem]
 
 
 def plain(metadata: Metadata) -> Metadata:
     """The same metadata with numpy scalars, arrays and subclasses of text or numbers as what Python itself has.
-
-    Nothing is lost by it. The dictionary itself is returned, not a copy, where there is nothing to do.
+    The dictionary itself
+       is returned, not a copy, where there is nothing to do.
     """
-    if all(type(k) is str and type(v) in _PLAIN for k, v in metadata.items()) and not _guest_lists(metadata):
+    values = [x for v in metadata.values() for x in ([v, *v] if type(v) is list else [v])]
+    if all(type(k) is str for k in metadata) and all(type(v) in _PLAIN for v in values):
         return metadata
     return {str.__str__(k) if isinstance(k, str) else k: _plain(v) for k, v in metadata.items()}
 
 
 _PLAIN = frozenset({str, int, float, bool, list, type(None)})
-
-
-def _guest_lists(metadata: Metadata) -> bool:
-    return any(type(v) is list and any(type(x) not in _PLAIN for x in v) for v in metadata.values())
 
 
 def _plain(value: Any) -> Any:
@@ -183,7 +155,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def hazards(ids: list[str], batch: ChunkBatch) -> Iterator[tuple[int, ReasonCode, str]]:
+def hazards(ids: list[str], batch: ChunkBatch) -> Iterator[Fault]:
     """(position, reason, detail) for all that Chroma would refuse, drop or change in ids, texts and metadata.
 
     `ids` are the ids of the source: an empty one is reported also where a prefix has been put before it.
@@ -200,14 +172,9 @@ def hazards(ids: list[str], batch: ChunkBatch) -> Iterator[tuple[int, ReasonCode
 
 
 def vector_failures(
-    batch: ChunkBatch,
-    dimension: int | None,
-    allowed_dimensions: Collection[int],
-    space: str,
-    requires_document: bool,
-    *,
+    batch: ChunkBatch, dimension: int | None, allowed_dimensions: Collection[int], space: str, requires_document: bool, *,
     collection: str = "",
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """What is wrong with each chunk's id, vector and document: one row (collection, id, reason, detail) per reason.
 
     `dimension` is the collection's own (None: not known); `allowed_dimensions` are the parameters' (empty: any). Norms
@@ -218,9 +185,8 @@ def vector_failures(
     rows += _number_rows(batch, space)
     rows += [(i, ReasonCode.EMPTY_ID, "the id is empty") for i, chunk_id in enumerate(batch.ids) if not chunk_id]
     if requires_document:
-        rows += [
-            (i, ReasonCode.MISSING_DOCUMENT, "no document") for i, text in enumerate(batch.documents) if text is None
-        ]
+        without = [i for i, text in enumerate(batch.documents) if text is None]
+        rows += [(i, ReasonCode.MISSING_DOCUMENT, "no document") for i in without]
     return failure_table([(collection, batch.ids[i], reason, detail) for i, reason, detail in sorted(rows)])
 
 
@@ -232,9 +198,7 @@ def _positions(mask: Mask) -> list[int]:
     return [int(i) for i in np.flatnonzero(mask)]
 
 
-def _dimension_rows(
-    batch: ChunkBatch, dimension: int | None, allowed: Collection[int]
-) -> list[tuple[int, ReasonCode, str]]:
+def _dimension_rows(batch: ChunkBatch, dimension: int | None, allowed: Collection[int]) -> list[Fault]:
     found = batch.dimension
     if dimension is not None and found != dimension:
         detail = f"{found} components, the collection has {dimension}"
@@ -245,10 +209,10 @@ def _dimension_rows(
     return [(i, ReasonCode.WRONG_DIMENSION, detail) for i in _positions(~_lost(batch))]
 
 
-def _number_rows(batch: ChunkBatch, space: str) -> list[tuple[int, ReasonCode, str]]:
+def _number_rows(batch: ChunkBatch, space: str) -> list[Fault]:
     vectors, there = batch.embeddings, ~_lost(batch)
     finite = np.isfinite(vectors).all(axis=1)
-    rows: list[tuple[int, ReasonCode, str]] = []
+    rows: list[Fault] = []
     for i in _positions(there & ~finite):
         nans, infinite = int(np.isnan(vectors[i]).sum()), int(np.isinf(vectors[i]).sum())
         if nans:
@@ -263,10 +227,7 @@ def _number_rows(batch: ChunkBatch, space: str) -> list[tuple[int, ReasonCode, s
     return rows
 
 
-# -- values ------------------------------------------------------------------------------------------------------------
-
-# Values of metadata fields: their types, what can be converted without loss, and the templates of defaults.
-
+# -- values of metadata fields: types, what can be converted without loss, templates of defaults -----------------------
 
 FieldType = Literal["string", "integer", "float", "boolean", "strings"]
 PLACEHOLDERS = ("source_collection", "routing", "id", "uri_id", "date", "word_count")
@@ -290,13 +251,9 @@ ABSENT = Absent()
 def real_match(regex: re.Pattern[str], text: str) -> bool:
     """Whether the whole text matches; a group named `date` must hold a day of the calendar, YYYY-MM-DD."""
     match = regex.fullmatch(text)
-    if match is None:
-        return False
-    found = match.groupdict().get("date")
-    if found is None:
-        return True
+    day = match.groupdict().get("date") if match else None
     try:
-        return dt.date.fromisoformat(found).isoformat() == found
+        return match is not None and (day is None or dt.date.fromisoformat(day).isoformat() == day)
     except ValueError:
         return False
 
@@ -377,8 +334,8 @@ def placeholders(template: str) -> list[str]:
     except ValueError as error:
         raise ValueError(f"{template!r} is not a template: {error}; write {{{{ for a brace") from error
     names = [name for _, name, _, _ in parts if name is not None]
-    for name, spec, conversion in ((n, s, c) for _, n, s, c in parts if n is not None):
-        if name not in PLACEHOLDERS or spec or conversion:
+    for _, name, spec, conversion in parts:
+        if name is not None and (name not in PLACEHOLDERS or spec or conversion):
             near = difflib.get_close_matches(name, PLACEHOLDERS, 1)
             hint = f"; did you mean {{{near[0]}}}?" if near else f"; known: {', '.join(PLACEHOLDERS)}"
             raise ValueError(f"{{{name}}} is not a placeholder{hint}")
@@ -388,12 +345,9 @@ def placeholders(template: str) -> list[str]:
 # -- derive ------------------------------------------------------------------------------------------------------------
 #
 # What a document tells about itself, for fields with `derive`: its language, whether it has Spanish, how many words.
-#
-# Only what is certain: a rule answers None where it is not, and the field keeps its default. The rules are deterministic, need
-# no model and no network, and know Spanish and English only. Sentence by sentence they count function words that one
-# of the two languages has and the other, and the neighbours of Spanish, have not. docs/schemas.md gives the limits, and how
-# often the rules were wrong.
-
+# Only what is certain: a rule answers None where it is not, and the field keeps its default. Sentence by sentence they count
+# function words that Spanish or English has and the other, and the neighbours of Spanish, have not. docs/schemas.md gives
+# the limits, and how often the rules were wrong.
 
 DERIVATIONS_VERSION = 1  # of the rules below; a part of a schema's digest, since a resumed run must derive the same
 
@@ -446,7 +400,7 @@ _FEW, _WITH_HINTS, _HINTED = (
     2,
     6,
     0.3,
-)  # or: fewer, but so many with hints, of so many words, and no other language near
+)  # or: fewer, but so many with hints, this share of the words, no other language near
 _TRACE = 0.1  # share of all function words that a second language may have and still not count
 _PART = 0.2  # share from which it counts
 _MOST = 0.5  # share of all words that stand in sentences of the document's language
@@ -508,11 +462,9 @@ def languages(document: str) -> tuple[str | None, bool | None]:
 
 def certain(document: str | None, rules: Collection[str]) -> dict[str, Any]:
     """What a document tells by each of these rules (keys of `DERIVED_TYPES`); what is not certain is left out."""
-    found: dict[str, Any] = {}
     if document is None:
-        return found
-    if "word_count" in rules:
-        found["word_count"] = len(document.split())
+        return {}
+    found: dict[str, Any] = {"word_count": len(document.split())}
     if "language" in rules or "includes_spanish" in rules:
         found["language"], found["includes_spanish"] = languages(document)
     return {rule: found[rule] for rule in rules if found.get(rule) is not None}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,14 +31,13 @@ from helpers.stores.base import AGAIN_AFTER, Reader, Space, distance
 COSINE_TOLERANCE = 5e-7
 FLOAT_UNITS = 2  # in the last place of a double
 COLUMNS = ["id", "difference", "field", "detail"]
-CONTENT = (
+CONTENT = (  # the differences in what a chunk says; those of its vector and of the types of its values are others
     ReasonCode.DOCUMENT_DIFFERS,
     ReasonCode.URI_DIFFERS,
     ReasonCode.METADATA_DIFFERS,
     ReasonCode.FIELD_MISSING,
     ReasonCode.FIELD_EXTRA,
 )
-"""The differences in what a chunk says; those of its vector and of the types of its values are others."""
 
 _UNDERFLOW = 1.2e-38  # float32's smallest normal number: below it a normalised component loses its relative precision
 _SUSPECTS = 64  # wrong vectors kept per batch to say whose vector they are
@@ -57,23 +56,19 @@ class WrongVectors:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """What a batch showed.
+class Measures:
+    """One float64 for each chunk whose vector could be read on both sides, in the order of `ids`.
 
-    The arrays have one float64 per chunk whose vector could be read on both sides, in the order of `ids`: `distances`
-    from source to target in the collection's space; `relative` is |a - b| / |a| (0 where both are zero, inf where only
-    the source's is); `norms_expected`, `norms_found`; `mismatched` is `relative` for
-    pairs that do not belong together (each source vector with another id's target vector), the null that a plot needs.
+    `distances` from source to target in the collection's space; `relative` is |a - b| / |a| (0 where both are zero, inf where
+    only the source's is); `mismatched` is `relative` for pairs that do not belong together, the null that a plot needs.
     """
 
-    differences: pd.DataFrame
     ids: list[str]
     distances: Floats
     relative: Floats
     norms_expected: Floats
     norms_found: Floats
     mismatched: Floats
-    wrong: WrongVectors | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +84,23 @@ class Pair:
     right: ChunkBatch
     wrong: WrongVectors | None
 
-    def measured(self) -> Comparison:
-        """With the distances that the plots need."""
-        return _measured(self.left, self.right, self.space, self.differences, self.wrong)
+    def measured(self) -> Measures:
+        """The distances that the plots need."""
+        left, right, none = self.left, self.right, np.zeros(0, np.float64)
+        if not len(left) or left.dimension != right.dimension or not left.dimension:
+            return Measures([], none, none, none, none, none)
+        usable = np.isfinite(left.embeddings).all(axis=1) & np.isfinite(right.embeddings).all(axis=1)
+        index = np.flatnonzero(usable)
+        a, b = left.embeddings[index].astype(np.float64), right.embeddings[index].astype(np.float64)
+        before, after = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+        gap = np.linalg.norm(a - b, axis=1)
+        distances = distance(self.space, a, b)
+        if self.space == "cosine":  # a zero vector that arrived as zero has moved nowhere, whatever its direction
+            distances = np.where((before == 0) & (after == 0), 0.0, distances)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = np.where(gap == 0, 0.0, gap / before)
+            mismatched = np.linalg.norm(a - np.roll(b, 1, axis=0), axis=1) / before if len(index) > 1 else none
+        return Measures([left.ids[i] for i in index], distances, relative, before, after, mismatched)
 
     def differing(self) -> dict[str, bool]:
         """The ids of chunks that differ, and whether the store lacks them."""
@@ -119,7 +128,7 @@ def compared(
             found = ChunkBatch.empty(batch.dimension)
         else:
             found = _read_patiently(store, name, batch) if live else store.read(name, batch.ids)
-        return _pair(batch, found, space)
+        return compare(batch, found, space)
 
     return map(pair, batches) if readers < 2 else ahead(pair, batches, readers)
 
@@ -138,17 +147,8 @@ def _read_patiently(store: Reader, name: str, wanted: ChunkBatch) -> ChunkBatch:
     return found
 
 
-def compare_batch(expected: ChunkBatch, found: ChunkBatch, space: Space) -> pd.DataFrame:
-    """The differences alone, of two batches in hand."""
-    return _pair(expected, found, space).differences
-
-
-def compare(expected: ChunkBatch, found: ChunkBatch, space: Space) -> Comparison:
+def compare(expected: ChunkBatch, found: ChunkBatch, space: Space) -> Pair:
     """Every chunk of `expected` against the chunk of the same id in `found`, in any order."""
-    return _pair(expected, found, space).measured()
-
-
-def _pair(expected: ChunkBatch, found: ChunkBatch, space: Space) -> Pair:
     rows: list[Row] = []
     first: dict[str, int] = {}
     for position, chunk in enumerate(found.ids):
@@ -159,16 +159,17 @@ def _pair(expected: ChunkBatch, found: ChunkBatch, space: Space) -> Pair:
         if wanted.setdefault(chunk, position) != position:
             rows.append((chunk, ReasonCode.CHUNK_DOUBLED, "", "two chunks of the source have this id"))
     rows += [(chunk, ReasonCode.CHUNK_MISSING, "", "not in the target") for chunk in wanted if chunk not in first]
-    rows += [
-        (chunk, ReasonCode.CHUNK_EXTRA, "", "in the target, but not expected there")
-        for chunk in first
-        if chunk not in wanted
-    ]
+    extra = "in the target, but not expected there"
+    rows += [(chunk, ReasonCode.CHUNK_EXTRA, "", extra) for chunk in first if chunk not in wanted]
     pairs = [(i, first[chunk]) for chunk, i in wanted.items() if chunk in first]
     left, right = expected.take(i for i, _ in pairs), found.take(j for _, j in pairs)
     wrong = _vectors(left, right, space, rows)
-    _texts(left.ids, left.documents, right.documents, ReasonCode.DOCUMENT_DIFFERS, "document", rows)
-    _texts(left.ids, left.uris, right.uris, ReasonCode.URI_DIFFERS, "uri", rows)
+    for code, field, before, after in (
+        (ReasonCode.DOCUMENT_DIFFERS, "document", left.documents, right.documents),
+        (ReasonCode.URI_DIFFERS, "uri", left.uris, right.uris),
+    ):
+        texts = zip(left.ids, before, after, strict=True)
+        rows += [(chunk, code, field, _changed(was, now)) for chunk, was, now in texts if was != now]
     for chunk, was, now in zip(left.ids, left.metadatas, right.metadatas, strict=True):
         rows += [(chunk, *difference) for difference in metadata_differences(was, now)]
     differences = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
@@ -211,9 +212,8 @@ def _vectors(left: ChunkBatch, right: ChunkBatch, space: Space, rows: list[Row])
             rows.append((chunk, ReasonCode.VECTOR_DIFFERS, "", "the target lists the id but cannot give its vector"))
             continue
         detail = _component(left.embeddings[i], right.embeddings[i], agree[i])
-        rows.append(
-            (chunk, ReasonCode.VECTOR_DIFFERS, "", f"{detail}; {owned(whose[chunk])}" if chunk in whose else detail)
-        )
+        detail += f"; {owned(whose[chunk])}" if chunk in whose else ""
+        rows.append((chunk, ReasonCode.VECTOR_DIFFERS, "", detail))
     return wrong
 
 
@@ -256,19 +256,6 @@ def _coarse(vector: Vectors, space: Space) -> bytes:
 # Documents, uris, metadata
 
 
-def _texts(
-    ids: Sequence[str],
-    before: Sequence[str | None],
-    after: Sequence[str | None],
-    code: ReasonCode,
-    field: str,
-    rows: list[Row],
-) -> None:
-    for chunk, was, now in zip(ids, before, after, strict=True):
-        if was != now:
-            rows.append((chunk, code, field, _changed(was, now)))
-
-
 def metadata_differences(expected: Metadata | None, found: Metadata | None) -> list[tuple[str, str, str]]:
     """(reason code, field, detail) for each field in which the two differ."""
     was, now = expected or {}, found or {}
@@ -308,37 +295,8 @@ def _changed(was: Any, now: Any) -> str:
     return f"{show(was)} became {show(now)}"
 
 
-def show(value: Any, limit: int = 60) -> str:
+def show(value: Any) -> str:
     """A value as one short safe line; foreign text cannot break out of it."""
-    if isinstance(value, str) and len(value) > limit:
-        return f"{one_line(repr(value[:limit]))}… ({len(value):,} characters)"
-    return one_line(repr(value), limit * 2)
-
-
-# What the plots need
-
-
-def _measured(
-    left: ChunkBatch, right: ChunkBatch, space: Space, differences: pd.DataFrame, wrong: WrongVectors | None
-) -> Comparison:
-    none = np.zeros(0, np.float64)
-    if not len(left) or left.dimension != right.dimension or not left.dimension:
-        return Comparison(differences, [], none, none, none, none, none, wrong)
-    usable = np.isfinite(left.embeddings).all(axis=1) & np.isfinite(right.embeddings).all(axis=1)
-    index = np.flatnonzero(usable)
-    a, b = left.embeddings[index].astype(np.float64), right.embeddings[index].astype(np.float64)
-    before, after = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-    gap = np.linalg.norm(a - b, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(gap == 0, 0.0, gap / before)
-    distances = distance(space, a, b)
-    if space == "cosine":  # a zero vector that arrived as zero has moved nowhere, whatever its direction
-        distances = np.where((before == 0) & (after == 0), 0.0, distances)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mismatched = np.linalg.norm(a - np.roll(b, 1, axis=0), axis=1) / before if len(index) > 1 else none
-    return Comparison(differences, [left.ids[i] for i in index], distances, relative, before, after, mismatched, wrong)
-
-
-def totals(differences: pd.DataFrame) -> Mapping[str, int]:
-    """How many differences of each kind."""
-    return {str(code): int(n) for code, n in differences["difference"].value_counts().sort_index().items()}
+    if isinstance(value, str) and len(value) > 60:
+        return f"{one_line(repr(value[:60]))}… ({len(value):,} characters)"
+    return one_line(repr(value), 120)

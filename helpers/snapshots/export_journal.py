@@ -5,9 +5,8 @@ It lies in `.export/` inside `<id>.partial`, until the snapshot is whole::
     journal.jsonl      one signed line for the export, each session, each collection (once its ids are frozen), each part
     <nnn>.ids.parquet  the frozen ids of a collection
 
-Lines are appended and flushed to disk one by one, each with a digest over itself, each after the file that it vouches for.
-So a kill or a power failure at any moment leaves a journal whose lines are true, the last one perhaps torn. What no line
-proves was not done.
+Lines are flushed one by one, each with a digest over itself, each after the file that it vouches for. So a kill at any moment
+leaves a journal whose lines are true, the last one perhaps torn. What no line proves was not done.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -63,9 +62,8 @@ class Journal:
                     raise ValueError("not as it was written")
                 journal._take(entry)
             except (ValueError, KeyError, TypeError):
-                journal.notes.append(
-                    f"the export's journal is damaged from line {number} on: what it does not prove is read again"
-                )
+                damaged = f"the export's journal is damaged from line {number} on"
+                journal.notes.append(f"{damaged}: what it does not prove is read again")
                 break
             journal._good += len(line)
         return journal if journal.about else None
@@ -153,26 +151,23 @@ class Journal:
         return None
 
     def _take(self, entry: dict[str, Any]) -> None:
-        take: Callable[[dict[str, Any]], None] = getattr(self, f"_take_{entry['kind']}")
-        take(entry)
+        match entry["kind"]:
+            case "export":
+                self.about = {k: v for k, v in entry.items() if k not in ("kind", "at", "sha256")}
+            case "session":
+                session = {"started": entry["at"], "chunks": 0, "retention_days": int(entry["retention_days"])}
+                self.sessions.append(session)
+            case "collection":
+                name = str(entry["name"])
+                self.collections[name] = entry
+                self.parts = {at: part for at, part in self.parts.items() if at[0] != name}
+            case "part":
+                self.parts[str(entry["name"]), int(entry["start"])] = entry
+                self.sessions[-1]["chunks"] += int(entry["part"]["rows"])
+            case other:
+                raise ValueError(f"{other!r} is no kind of entry")
         if self.sessions:
             self.sessions[-1]["ended"] = entry["at"]
-
-    def _take_export(self, entry: dict[str, Any]) -> None:
-        self.about = {k: v for k, v in entry.items() if k not in ("kind", "at", "sha256")}
-
-    def _take_session(self, entry: dict[str, Any]) -> None:
-        days = int(entry["retention_days"])
-        self.sessions.append({"started": entry["at"], "ended": entry["at"], "chunks": 0, "retention_days": days})
-
-    def _take_collection(self, entry: dict[str, Any]) -> None:
-        name = str(entry["name"])
-        self.collections[name] = entry
-        self.parts = {at: part for at, part in self.parts.items() if at[0] != name}
-
-    def _take_part(self, entry: dict[str, Any]) -> None:
-        self.parts[str(entry["name"]), int(entry["start"])] = entry
-        self.sessions[-1]["chunks"] += int(entry["part"]["rows"])
 
     def _append(self, entry: dict[str, Any]) -> None:
         with self._guard:

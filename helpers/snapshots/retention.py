@@ -1,15 +1,15 @@
 """The snapshots there are, which run still needs each of them, and the removal of those that may go.
 
 A snapshot may go when its retention has ended and no run needs it. A run needs every snapshot that its results name until
-it is closed out (step 53 passed) or was declared abandoned; a run that was begun as a dry run and nothing more needs its
-snapshot for the time of retention only. Which runs there are is read from the reports folder and from the folders that
-the audit log beside the snapshots names; a run that cannot be found is taken to need its snapshot.
+it is closed out (step 53 passed) or was declared abandoned; a dry run needs its own for the time of retention only. A run that
+cannot be found is taken to need its snapshot.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -213,26 +213,25 @@ def settled(folder: RunState) -> bool:
 
 def _needs(directory: Path) -> dict[str, set[str]]:
     """Snapshot id → the runs that need it."""
-    needs: dict[str, set[str]] = {}
+    needs: dict[str, set[str]] = defaultdict(set)
     known = {folder.reports: folder for folder in runs.every_run()}
     log = [e for e in audit.entries(directory / audit.NAME) if _names_a_snapshot(e)]
     for entry in log:
         facts = entry["facts"]
         if Path(facts["reports"]) in known:
             continue
-        elsewhere = RunFolder(
-            str(facts["run"]), Path(facts["reports"]), runs.workspace_root() / str(facts["run"])
-        ).read()
+        run_id = str(facts["run"])
+        elsewhere = RunFolder(run_id, Path(facts["reports"]), runs.workspace_root() / run_id).read()
         if not elsewhere.exists:
-            needs.setdefault(str(facts["snapshot"]), set()).add(f"{elsewhere.id} (its reports are not at hand)")
+            needs[str(facts["snapshot"])].add(f"{elsewhere.id} (its reports are not at hand)")
         elif why := _unsettled(elsewhere):
-            needs.setdefault(str(facts["snapshot"]), set()).add(why)
+            needs[str(facts["snapshot"])].add(why)
     for folder in [*known.values(), *runs.damaged_runs()]:
         taken = [t for t in taken_by(folder) if Path(t["folder"]).parent == directory]
         created = [e["facts"]["snapshot"] for e in log if Path(e["facts"]["reports"]) == folder.reports]
         if (taken or created) and (why := _unsettled(folder)):
             for name in {*(Path(t["folder"]).name for t in taken), *created}:
-                needs.setdefault(str(name), set()).add(why)
+                needs[str(name)].add(why)
     return needs
 
 
@@ -269,9 +268,8 @@ def remove(found: Iterable[Held]) -> list[str]:
         if item.why_kept:
             raise UsageError(ReasonCode.SNAPSHOT_KEPT, f"snapshot {item.id} stays: {item.why_kept}")
         log = item.folder.parent / audit.NAME
-        audit.append(
-            log, "prune", outcome="begun", snapshot=item.id, digest=item.snapshot.digest if item.snapshot else ""
-        )
+        digest = item.snapshot.digest if item.snapshot else ""
+        audit.append(log, "prune", outcome="begun", snapshot=item.id, digest=digest)
         aside = item.folder.with_name(f".{item.id}.pruned")
         try:
             item.folder.rename(aside)

@@ -137,10 +137,7 @@ class Snapshot:
         except MemoryError:  # Arrow's own is both; the file is not to blame
             raise
         except (OSError, pa.ArrowException) as error:
-            raise Terminal(
-                ReasonCode.SNAPSHOT_DAMAGED, f"cannot be read: {error}", where=str(self.folder / part.file),
-                next_step="Take the snapshot again (step 21).",
-            ) from error  # fmt: skip
+            raise self._damaged(part, f"cannot be read: {error}") from error
 
     def verify(self, progress: Progress = silent) -> dict[str, int]:
         """Re-read every byte: digests, row counts, ids unique. Marks the manifest as verified.
@@ -184,24 +181,14 @@ class Snapshot:
         return {name for name in names if name != "manifest.json" and not is_leftover(name, "manifest.json")}
 
     def _damaged(self, part: Part, what: str) -> Terminal:
-        return Terminal(
-            ReasonCode.SNAPSHOT_DAMAGED,
-            what,
-            where=str(self.folder / part.file),
-            next_step="Take the snapshot again (step 21).",
-        )
+        again = "Take the snapshot again (step 21)."
+        return Terminal(ReasonCode.SNAPSHOT_DAMAGED, what, where=str(self.folder / part.file), next_step=again)
 
 
 def write_snapshot(
-    store: Reader,
-    directory: Path,
-    snapshot_id: str,
-    names: Sequence[str],
-    *,
-    retention_days: int,
-    readers: int = 2,
+    store: Reader, directory: Path, snapshot_id: str, names: Sequence[str], *, retention_days: int, readers: int = 2,
     progress: Progress = silent,
-) -> Snapshot:
+) -> Snapshot:  # fmt: skip
     """Read these collections of a store into `directory/snapshot_id`; ids frozen first, slices read in parallel.
 
     An interrupted export of this id is gone on with: its whole parts are verified and not read again.
@@ -330,13 +317,8 @@ def _write_collection(store: Reader, journal: Journal, name: str, readers: int, 
         findings.append(f"{lost} chunks are listed but their vectors cannot be read")
     if len(ids) != info.count:
         findings.append(f"the store counts {info.count} chunks and lists {len(ids)} ids")
-    return {
-        **dataclasses.asdict(info),
-        "count": sum(p.rows for p in parts),
-        "reported_count": info.count,
-        "findings": findings,
-        "parts": [dataclasses.asdict(p) for p in parts],
-    }
+    counts = {"count": sum(p.rows for p in parts), "reported_count": info.count}
+    return dataclasses.asdict(info) | counts | {"findings": findings, "parts": [dataclasses.asdict(p) for p in parts]}
 
 
 def _write_part(store: Reader, root: Path, file: str, name: str, ids: Sequence[str], dimension: int) -> Part:
@@ -366,9 +348,8 @@ def to_table(batch: ChunkBatch, dimension: int | None = None) -> pa.Table:
         values = pa.array(np.ascontiguousarray(batch.embeddings).reshape(-1))
         vectors = pa.FixedSizeListArray.from_arrays(values, width, mask=lost)
     elif batch.dimension and not batch.lost.all():
-        raise Terminal(
-            ReasonCode.MIXED_DIMENSIONS, f"vectors of {batch.dimension} components where {width} are expected"
-        )
+        what = f"vectors of {batch.dimension} components where {width} are expected"
+        raise Terminal(ReasonCode.MIXED_DIMENSIONS, what)
     else:
         vectors = pa.nulls(len(batch), pa.list_(pa.float32(), max(1, width)))
     return pa.table(
@@ -391,9 +372,8 @@ def from_table(table: pa.Table) -> ChunkBatch:
     if lost.all():
         embeddings = np.full((len(vectors), width), np.nan, np.float32)
     else:
-        flat = vectors.values.to_numpy(zero_copy_only=False)[
-            vectors.offset * width : (vectors.offset + len(vectors)) * width
-        ]
+        first = vectors.offset
+        flat = vectors.values.to_numpy(zero_copy_only=False)[first * width : (first + len(vectors)) * width]
         embeddings = flat.reshape(-1, width).astype(np.float32, copy=True)
         embeddings[lost] = np.nan
     return ChunkBatch(
@@ -421,9 +401,8 @@ def _guest(value: Any) -> Any:
         return {_SPARSE: {"indices": list(value.indices), "values": list(value.values), "labels": value.labels}}
     if isinstance(value, np.generic):
         return value.item()
-    raise Terminal(
-        ReasonCode.UNSUPPORTED_METADATA, f"a metadata value of type {type(value).__name__} cannot be kept exactly"
-    )
+    what = f"a metadata value of type {type(value).__name__} cannot be kept exactly"
+    raise Terminal(ReasonCode.UNSUPPORTED_METADATA, what)
 
 
 def decode_metadata(text: str | None) -> Metadata | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from helpers.parameters.model import nearest as nearest_name
 from helpers.profiling import search, similarity
 from helpers.profiling.profile import Profile, Scan
 from helpers.profiling.sample import Place, Sample
-from helpers.profiling.search import Finding, Picker, file_name, file_stem, is_known, of_groups, of_places, write_csv
+from helpers.profiling.search import Finding, Picker, file_stem, is_known, of_groups, of_places, write_csv
 from helpers.reason_codes import ReasonCode
 from helpers.results import file_digest
 from helpers.run import kernel
@@ -344,7 +345,7 @@ class ExploreSourceStep(NotebookStep):
         The first `most` of them; where there are more, the frame says so on the screen and in its `attrs`.
         """
         found = self._finding(finding)
-        chunks = self.lookup.chunks(found.first(most))
+        chunks = self.lookup.chunks(islice(found.every(), most))
         metadata = pd.DataFrame([dict(m) if isinstance(m, dict) else {} for m in chunks["metadata"]])
         metadata = metadata.rename(columns={key: f"metadata.{key}" for key in metadata if key in chunks})
         frame = pd.concat([chunks.drop(columns="metadata"), metadata], axis="columns")
@@ -367,7 +368,7 @@ class ExploreSourceStep(NotebookStep):
             "sha256": "",
         }
         if found.places:
-            path = self.run.workspace / "exports" / file_name(finding)
+            path = self.run.workspace / "exports" / f"11_{file_stem(finding)}.csv"
             row["rows"] = write_csv(path, self.lookup, found.every())
             row |= {"file": str(path), "bytes": path.stat().st_size, "sha256": file_digest(path)}
             audit.append(self.run.folder / audit.NAME, "finding exported", step=self.run.step, **row)

@@ -29,7 +29,6 @@ from helpers.results import Verdict, write_json, write_text
 from helpers.run.command import set_aside
 from helpers.run.record import NotebookStep, RunRecord
 
-COLUMNS = ["test", "outcome", "seconds", "why"]
 _OWN_TEST = re.compile(r"^integration_cases\.py::test_case\[(\d+)\]$")
 _WORDS = {"passed": "pass", "failed": "fail", "skipped": "not applicable"}
 

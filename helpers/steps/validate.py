@@ -211,9 +211,7 @@ class ValidateStep(NotebookStep):
 
     @property
     def _values(self) -> FieldValues:
-        values = self.found.values
-        assert values is not None
-        return values
+        return self.found.values
 
     def configuration(self) -> pd.DataFrame:
         """Every setting of every collection, source and target, kept or why not; empty where the schema makes its own."""
@@ -395,10 +393,8 @@ def record(run: RunRecord, judged: Judgement) -> None:
 
 
 def record_values(run: RunRecord, judged: Judgement) -> None:
-    """The facts `metadata` and `contradictions`, and the check on the latter. Nothing under a schema without fields."""
+    """The facts `metadata` and `contradictions`, and the check on the latter."""
     values = judged.found.values
-    if values is None:
-        return
     run.fact("metadata", values.summary())
     run.fact("contradictions", values.contradicted("after"))
     run.fact("contradicting", values.contradicting["after"])

@@ -1,16 +1,13 @@
 """The target against what was staged, chunk by chunk, and the chunks of it put right by delete-and-add.
 
 Never by upsert, which merges metadata and makes current servers lose other records (chroma-facts 7, 17). Deletes can do
-that too, more rarely (measured on 1.5.9), so a collection from which anything was deleted is probed id by id, and written
-afresh where a search does not find one. What the target
-holds of the chunks is exported first, so each mend can be undone; a kill at any moment leaves exports and a target that
-the next mend puts right, because what is to be done is found by comparing anew.
+that too, more rarely, so a collection from which anything was deleted is probed id by id, and written afresh where a search does
+not find one. What the target holds is exported first: a mend can be undone, and a killed one is put right by the next.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,15 +33,11 @@ from helpers.stores import CollectionInfo
 from helpers.stores.client import ClientStore
 from helpers.validation.search import noise
 
-# -- reachable ---------------------------------------------------------------------------------------------------------
-
-# Which ids of a target no search finds, not even one by their own stored vector.
-
-
+SLICE = 200  # chunks in hand at a time
 NEAR, FAR = 10, 1_000  # results of a probe; of the second one, where the first does not find its own id
 
 
-def beyond_reach(store: ClientStore, name: str, ids: list[str], size: int = 200) -> list[str]:
+def beyond_reach(store: ClientStore, name: str, ids: list[str]) -> list[str]:
     """The ids that a search by their own stored vector does not find among 1,000 results.
 
     Finding another id at the same distance will do: many chunks may share a vector. On ip a vector need not be its own
@@ -52,8 +45,8 @@ def beyond_reach(store: ClientStore, name: str, ids: list[str], size: int = 200)
     """
     space, count = store.info(name).space, store.count(name)
     lost: list[str] = []
-    for start in range(0, len(ids), size):
-        batch = store.read(name, ids[start : start + size])
+    for start in range(0, len(ids), SLICE):
+        batch = store.read(name, ids[start : start + SLICE])
         usable = np.isfinite(batch.embeddings).all(axis=1) & ~batch.lost & batch.embeddings.any(axis=1)
         lost += [batch.ids[i] for i in np.flatnonzero(batch.lost)]
         asked = batch.take(np.flatnonzero(usable))
@@ -76,11 +69,7 @@ def _found(batch: ChunkBatch, row: int, answer: list[tuple[str, float]], space: 
     return answer[0][1] <= noise("cosine" if space == "cosine" else "l2", 0.0, scale)
 
 
-# -- target ------------------------------------------------------------------------------------------------------------
-
-
 COLUMNS = ["target", "id", "difference", "field", "detail"]
-SLICE = 200  # chunks in hand at a time
 _DETAILED = 1000  # rows of a kind and target that say more than which id
 
 
@@ -92,10 +81,10 @@ def refused(aside: Quarantine, staged: Staged, target: str) -> set[int]:
     return {i for i, origin in enumerate(staged.origins(target, 0, staged.rows(target))) if origin in keys}
 
 
-def staged_chunks(staged: Staged, aside: Quarantine, target: str, size: int = SLICE) -> Iterator[ChunkBatch]:
+def staged_chunks(staged: Staged, aside: Quarantine, target: str) -> Iterator[ChunkBatch]:
     """What is to stand in a target, without what it refused, in the staged order."""
     left_out, at = refused(aside, staged, target), 0
-    for batch in staged.stream(target, 0, size):
+    for batch in staged.stream(target, 0, SLICE):
         kept = [i for i in range(len(batch)) if at + i not in left_out]
         at += len(batch)
         yield batch if len(kept) == len(batch) else batch.take(kept)
@@ -106,25 +95,19 @@ def differences(
 ) -> pd.DataFrame:
     """Every chunk in which the target is not what was staged: target, id, difference (a reason code), field, detail."""
     rows: list[tuple[str, str, str, str, str]] = []
-    kept: Counter[tuple[str, str]] = Counter()
-
-    def note(target: str, chunk: str, kind: str, field: str, detail: str) -> None:
-        kept[target, kind] += 1
-        brief = kept[target, kind] > _DETAILED
-        rows.append((target, chunk, kind, field, "" if brief else detail))
-
     for target in sorted(staged.files):
         present = store is not None and target in there
         space = store.info(target).space if store is not None and present else "l2"
         left = set(store.ids(target)) if store is not None and present else set()
         for pair in compare.compared(store if present else None, target, staged_chunks(staged, aside, target), space):
             left.difference_update(pair.expected.ids)
-            for row in pair.differences.itertuples(index=False, name=None):
-                note(target, *row)
+            rows += [(target, *row) for row in pair.differences.itertuples(index=False, name=None)]
             progress.advance(len(pair.expected))
-        for chunk in sorted(left):
-            note(target, chunk, ReasonCode.CHUNK_EXTRA, "", "in the target, but staged by nobody")
-    return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+        extra = "in the target, but staged by nobody"
+        rows += [(target, chunk, ReasonCode.CHUNK_EXTRA, "", extra) for chunk in sorted(left)]
+    found = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+    brief = found.groupby(["target", "difference"]).cumcount() >= _DETAILED
+    return found.assign(detail=found["detail"].mask(brief, ""))
 
 
 @dataclass(slots=True)
@@ -248,11 +231,8 @@ class Mend:
 
 def exports(folder: Path) -> list[Path]:
     """The exports of mends that are not undone, the oldest first; `intended` ones were killed and may be half done."""
-    found = []
-    for file in sorted(folder.glob("*/undo.json")):
-        if manifest_of(file.parent)["state"] != "undone":
-            found.append(file.parent)
-    return found
+    every = [file.parent for file in sorted(folder.glob("*/undo.json"))]
+    return [export for export in every if manifest_of(export)["state"] != "undone"]
 
 
 def manifest_of(export: Path) -> dict[str, Any]:

@@ -38,14 +38,10 @@ from helpers.stores.opening import quick_names
 from helpers.troubleshooting import target as target_side
 from helpers.troubleshooting.target import Mend
 
-# -- step --------------------------------------------------------------------------------------------------------------
-
-# What the notebooks 41 to 48 have in common: symptom → probe → precondition → resolution → the same probe again.
+# -- step: symptom → probe → precondition → resolution → the same probe again ------------------------------------------
 #
 # A probe that finds its trouble is a warning: to find it is what the notebook is for. It is a failure only where a
-# resolution was applied and the trouble is still there. With `dry_run`, which is the default of these notebooks, a
-# resolution shows what it would do and nothing is changed.
-
+# resolution was applied and the trouble is still there. With `dry_run`, the default here, nothing is changed.
 
 BEFORE, AFTER = "probe before", "probe after"
 SYMPTOMS = ["step", "check", "verdict", "measured", "reason", "detail"]
@@ -80,17 +76,13 @@ class Troubleshooter(NotebookStep, ABC):
         self.run = run
         self.applied = False
         self._resolved = False
-        self._conditions: list[Condition] | None = None
 
     # -- what every notebook asks ---------------------------------------------------------------------------------------
 
     def symptom(self) -> pd.DataFrame:
         """What this run's checks and errors say that belongs to this notebook."""
-        rows = [
-            row
-            for row in symptoms(self.run)
-            if (found := ReasonCode.known(row["reason"])) and found.step == self.run.step
-        ]
+        known = [(row, ReasonCode.known(row["reason"])) for row in symptoms(self.run)]
+        rows = [row for row, code in known if code and code.step == self.run.step]
         return pd.DataFrame(rows, columns=SYMPTOMS)
 
     def probe(self) -> pd.DataFrame:
@@ -98,21 +90,18 @@ class Troubleshooter(NotebookStep, ABC):
         name = AFTER if self._resolved else BEFORE
         with self.run.phase(name):
             found = self.look()
-        bad = Verdict.FAIL if self.applied else Verdict.WARNING
         checks = self.run.result.checks
         checks[:] = [c for c in checks if c.name != name]
-        self.run.check(
-            name, bad if found.wrong else Verdict.PASS, measured=found.wrong, threshold=0, unit=found.unit,
-            reason=self.code if found.wrong else "", detail=found.sentence, offenders=found.wrong,
+        self.run.judge(
+            name, Verdict.FAIL if self.applied else Verdict.WARNING, measured=found.wrong, threshold=0, unit=found.unit,
+            reason=self.code, detail=found.sentence, offenders=found.wrong,
         )  # fmt: skip
         self.run.fact(name.replace(" ", "_"), {"wrong": found.wrong, "sentence": found.sentence})
         return found.table
 
     def precondition(self) -> pd.DataFrame:
         """What must be so before the resolution; it is refused where one of these does not hold."""
-        self._conditions = self.conditions()
-        rows = [(c.what, c.holds, c.detail) for c in self._conditions]
-        return pd.DataFrame(rows, columns=CONDITIONS)
+        return pd.DataFrame([(c.what, c.holds, c.detail) for c in self.conditions()], columns=CONDITIONS)
 
     def resolve(self, **options: Any) -> pd.DataFrame:
         """What would be done (dry run), or what was done. Raises `Terminal` where a precondition does not hold."""
@@ -246,25 +235,19 @@ class Troubleshooter(NotebookStep, ABC):
 
 def symptoms(run: RunRecord) -> list[dict[str, Any]]:
     """Every failed, marginal or warned check of the steps of the standard sequence, and the error that each ended with."""
-    rows: list[dict[str, Any]] = []
-    for step in plan.LINE:
-        result = run.earlier(step.number)
-        if result is not None:
-            rows += symptoms_of(result)
-    return rows
+    results = [result for step in plan.LINE if (result := run.earlier(step.number)) is not None]
+    return [row for result in results for row in symptoms_of(result)]
 
 
 def symptoms_of(result: StepResult) -> list[dict[str, Any]]:
     bad = (Verdict.FAIL, Verdict.MARGINAL, Verdict.WARNING)
     checks = sorted((c for c in result.checks if c.verdict in bad), key=lambda c: -bad.index(c.verdict), reverse=True)
-    rows = [
-        dict(zip(SYMPTOMS, (result.step, c.name, str(c.verdict), c.measured, c.reason, c.detail), strict=True))
-        for c in checks
+    rows: list[tuple[Any, ...]] = [
+        (result.step, c.name, str(c.verdict), c.measured, c.reason, c.detail) for c in checks
     ]
     if result.error is not None:
-        error = (result.step, "the step ended with", "error", "", result.error["code"], result.error["line"])
-        rows.insert(0, dict(zip(SYMPTOMS, error, strict=True)))
-    return rows
+        rows.insert(0, (result.step, "the step ended with", "error", "", result.error["code"], result.error["line"]))
+    return [dict(zip(SYMPTOMS, row, strict=True)) for row in rows]
 
 
 def child(command: Sequence[str], prepare: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
@@ -275,9 +258,8 @@ def child(command: Sequence[str], prepare: Callable[[], None] | None = None) -> 
         "RUNBOOK_REPORTS": str(runs.reports_root()),
         "RUNBOOK_WORKSPACE": str(runs.workspace_root()),
     }
-    return subprocess.run(
-        list(command), capture_output=True, text=True, check=False, env=environment, preexec_fn=prepare
-    )
+    how: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "env": environment}
+    return subprocess.run(list(command), preexec_fn=prepare, **how)
 
 
 # -- troubleshooter ----------------------------------------------------------------------------------------------------
@@ -327,16 +309,13 @@ class StagedTroubleshooter(Troubleshooter):
         ledger = self.ledger()
         done = ledger is not None and all(t.completed == t.rows for t in ledger.targets.values())
         found += self.settled()
-        found.append(
-            Condition("every batch was written", done, "" if done else f"{self.run.home.command('resume')} first")
-        )
+        why = "" if done else f"{self.run.home.command('resume')} first"
+        found.append(Condition("every batch was written", done, why))
         with self.target() as (store, there):
             holder = (store.lock_holder() or {}).get("run_id", "") if store is not None else ""
-        absent = sorted(name for name in staged.files if staged.rows(name) and name not in there)
-        cut = {
-            name for f in target_side.exports(self.run.workspace / RunPath.UNDO) for name in target_side.unfinished(f)
-        }
-        absent = [name for name in absent if name not in cut]
+        undo = target_side.exports(self.run.workspace / RunPath.UNDO)
+        cut = {name for export in undo for name in target_side.unfinished(export)}
+        absent = sorted(name for name in staged.files if staged.rows(name) and name not in there | cut)
         why = f"{', '.join(absent)}: written by the migration, not repaired here: {self.run.home.command('resume')} --retry 22"
         found.append(Condition("the target's collections are there", not absent, why if absent else ""))
         found.append(Condition("no other run holds the target", holder in ("", self.run.id), str(holder)))
@@ -360,10 +339,8 @@ class StagedTroubleshooter(Troubleshooter):
     def _mend(self, store: ClientStore | None, staged: Staged) -> Mend:
         assert store is not None, "the preconditions hold"
         identity = load_schema(self.run.parameters.schema_name).is_identity
-        plans = plan_targets(
-            self.snapshot.collections(), staged, identity=identity,
-            drop_indexes=self.run.parameters.migration.drop_indexes,
-        )  # fmt: skip
+        dropped = self.run.parameters.migration.drop_indexes
+        plans = plan_targets(self.snapshot.collections(), staged, identity=identity, drop_indexes=dropped)
         return Mend(self.run, {plan.name: plan for plan in plans}, store, staged, self.aside)
 
     def undoable(self) -> pd.DataFrame:

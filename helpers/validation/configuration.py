@@ -38,8 +38,10 @@ def compare_configuration(
     for setting in sorted(before.keys() - {"space"}):
         why = "" if setting in after else "the target does not say"
         rows.append(_row(source.name, setting, before[setting], after.get(setting), why))
-    rows += [_refused(source.name, key, value) for key, value in sorted((source.metadata or {}).items())
-             if _left_out(key, source.metadata or {})]  # fmt: skip
+    metadata = source.metadata or {}
+    refused, kept = "current servers refuse this value or break on it; the default is used", legacy_parameters(metadata)
+    left_out = [key for key in sorted(metadata) if key in HNSW_METADATA and HNSW_METADATA[key] not in kept]
+    rows += [_row(source.name, HNSW_METADATA[key], metadata[key], None, refused) for key in left_out]
     rows.append(_function(source.name, was["embedding_function"], now["embedding_function"]))
     return rows + dropped + _switches(source, target) + _metadata(source, target)
 
@@ -62,24 +64,14 @@ def _row(collection: str, setting: str, was: Any, now: Any, why: str = "") -> di
     return dict(zip(COLUMNS, (collection, setting, *shown, state, "" if same else why), strict=True))
 
 
-def _left_out(key: str, metadata: Mapping[str, Any]) -> bool:
-    return key in HNSW_METADATA and HNSW_METADATA[key] not in legacy_parameters(metadata)
-
-
-def _refused(collection: str, key: str, value: Any) -> dict[str, Any]:
-    why = "current servers refuse this value or break on it; the default is used"
-    return _row(collection, HNSW_METADATA[key], value, None, why)
-
-
 def _function(collection: str, was: Any, now: Any) -> dict[str, Any]:
     nothing = {"none", "legacy"}
     names = [_function_name(function) for function in (was, now)]
     if set(names) <= nothing:
         return _row(collection, "embedding function", "none", "none")
-    same = names[0] == names[1] and (was or {}).get("config") == (now or {}).get("config")
-    return _row(
-        collection, "embedding function", names[0], names[1] if same or names[0] != names[1] else "another config"
-    )
+    if names[0] == names[1] and (was or {}).get("config") != (now or {}).get("config"):
+        names[1] = "another config"
+    return _row(collection, "embedding function", *names)
 
 
 def _function_name(function: Any) -> str:
@@ -129,8 +121,7 @@ def _metadata(source: CollectionInfo, target: CollectionInfo) -> list[dict[str, 
     for key in sorted({*was, *now, *different}):
         why = "turned into configuration" if key in HNSW_METADATA and key not in now else ""
         equal = was.get(key) if key not in different else now.get(key)
-        row = _row(source.name, f"metadata {key}", was.get(key), equal, why)
-        rows.append(row)
+        rows.append(_row(source.name, f"metadata {key}", was.get(key), equal, why))
     return rows
 
 
@@ -155,7 +146,7 @@ def judge_fulltext(run: RunRecord, store: ClientStore, names: Sequence[str]) -> 
     verdict = Verdict.FAIL if missed else Verdict.PASS if asked else Verdict.NOT_EXERCISED
     run.result.checks[:] = [check for check in run.result.checks if check.name != CHECK]  # a cell may run twice
     run.check(
-        CHECK, verdict, measured=len(missed), threshold=0, unit="documents", reason=ReasonCode.FULLTEXT_MISSES if missed else "",
+        CHECK, verdict, measured=len(missed), threshold=0, unit="documents", reason=ReasonCode.FULLTEXT_MISSES,
         detail="; ".join([f"{asked:,} documents asked for by a part of their text", *refused[:3]]), offenders=len(missed),
         ids=missed[:20],
     )  # fmt: skip

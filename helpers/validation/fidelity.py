@@ -1,15 +1,14 @@
 """One streaming pass over a target: everything that validation judges, measured against snapshot and schema.
 
-What the migration staged is not believed. The expectation is computed again, part by part: snapshot (source ids) →
-`schema.transform` with the run's date → without the quarantined. Each expected chunk is then read from the target by
-id. Memory holds one part, the ids of the target's collections, a few numbers per chunk and at most a thousand
-differences of each kind and collection; every difference is counted.
+What the migration staged is not believed: the expectation is computed again, part by part, from snapshot and schema, and each
+expected chunk is read from the target by id. Memory holds one part, the ids of the target's collections, a few numbers per
+chunk and at most a thousand differences of each kind and collection; every difference is counted.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, Verdict, silent
 from helpers.schema import Context, Schema, Transformed
 from helpers.snapshots import comparison as compare
-from helpers.snapshots.comparison import Comparison, Floats, WrongVectors
+from helpers.snapshots.comparison import Floats, Measures, WrongVectors
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Reader, Space
 from helpers.validation.configuration import compare_configuration
@@ -59,26 +58,16 @@ _PLANE = 1_500  # vectors kept for the illustration
 
 
 def unexcused(
-    schema: Schema,
-    moved: Transformed,
-    aside: Sequence[tuple[int, str]],
-    context: Context,
-    parameters: Parameters,
+    schema: Schema, moved: Transformed, aside: Sequence[tuple[int, str]], context: Context, parameters: Parameters,
     source: CollectionInfo,
-) -> list[tuple[int, str]]:
-    """Those of `aside` (position in the batch, reason given) with which schema and vector checks find nothing wrong.
-
-    So nothing can hide in quarantine.
-    """
+) -> list[tuple[int, str]]:  # fmt: skip
+    """Those of `aside` (position, reason given) with which schema and vector checks find nothing wrong."""
     checked = [(position, reason) for position, reason in aside if reason != REFUSED]
     if not checked:
         return []
+    dimensions = parameters.expected.dimensions
     failures = schema.failures(
-        moved,
-        context,
-        dimension=source.dimension,
-        allowed_dimensions=parameters.expected.dimensions,
-        space=source.space,
+        moved, context, dimension=source.dimension, allowed_dimensions=dimensions, space=source.space
     )
     failing = set(failures["id"])
     return [(position, reason) for position, reason in checked if moved.source_ids[position] not in failing]
@@ -121,6 +110,8 @@ class SourceCount:
 class Findings:
     """What the pass saw. Arrays have one float64 per chunk whose vector could be read on both sides."""
 
+    fields: FieldTests
+    values: FieldValues
     sources: list[SourceCount] = field(default_factory=list)
     targets: list[dict[str, Any]] = field(default_factory=list)  # collection, expected, target, space, expected_space
     differences: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=DIFFERENCE_COLUMNS))
@@ -141,8 +132,6 @@ class Findings:
     merged: list[dict[str, Any]] = field(default_factory=list)  # one row a source and merged target, see `Merged`
     distances: list[dict[str, Any]] = field(default_factory=list)  # one row a query
     queries: list[dict[str, Any]] = field(default_factory=list)
-    fields: FieldTests | None = None
-    values: FieldValues | None = None
 
 
 @dataclass(slots=True)
@@ -163,27 +152,27 @@ class Examination:
     def __init__(self, store: Reader, expectation: Expectation) -> None:
         self.store, self.of = store, expectation
         self.context = expectation.context()
-        self.found = Findings()
+        names = expectation.snapshot.names()
+        self._kinds = expectation.schema.targets(names)
+        fields = FieldTests(expectation.schema, self._kinds, self.context.source_collections)
+        self.found = Findings(fields, FieldValues(expectation.schema))
         self.written = expectation.written()
         self._sources = {info.name: info for info in expectation.snapshot.collections()}
-        self._aside: dict[str, set[str]] = {}  # by source collection: its chunks in quarantine
+        self._aside: dict[str, set[str]] = defaultdict(set)  # by source collection: its chunks in quarantine
         for collection, chunk in expectation.quarantined:
-            self._aside.setdefault(collection, set()).add(chunk)
+            self._aside[collection].add(chunk)
         self._chosen: dict[str, Probes] = {}
-        self._merged = Merged(
-            expectation.schema, expectation.snapshot.names(), self.context, expectation.parameters.validation.k
-        )
+        self._merged = Merged(expectation.schema, names, self.context, expectation.parameters.validation.k)
         self._rows: list[dict[str, str]] = []
         self._kept: Counter[tuple[str, str]] = Counter()
         self._targets: dict[str, _Target] = {}
         self._draw = np.random.default_rng(expectation.parameters.validation.seed)
-        self._kinds: Mapping[str, str | None] = {}
 
     def probes(self, name: str) -> Probes:
         """The probes of a source collection, chosen now or kept by `keep_probes`."""
         if name in self._chosen:
             return self._chosen.pop(name)
-        rules, aside = self.of.parameters.validation, self._aside.get(name, set())
+        rules, aside = self.of.parameters.validation, self._aside[name]
         return choose_probes(self.of.snapshot.batches(name), name, rules.probes, rules.seed, aside)
 
     def keep_probes(self, name: str) -> Probes:
@@ -193,24 +182,19 @@ class Examination:
 
     def run(self, progress: Progress = silent) -> Findings:
         """One pass. `progress` advances by chunks of the snapshot, `snapshot.total` in all."""
-        names = self.of.snapshot.names()
-        kinds = self.of.schema.targets(names)
-        self.found.fields = FieldTests(self.of.schema, kinds, self.context.source_collections)
-        self.found.values = FieldValues(self.of.schema)
-        self._kinds = kinds
         for info in self.store.collections():
-            if info.name in kinds:
+            if info.name in self._kinds:
                 ids = self.store.ids(info.name)
                 self._targets[info.name] = _Target(info, frozenset(ids), set(ids))
                 if info.count != len(ids):
                     detail = f"the target counts {info.count} chunks and lists {len(ids)} ids"
-                    self._note(ReasonCode.CHUNK_DOUBLED, info.name, "", "", "", "", detail)
+                    self._note(ReasonCode.CHUNK_DOUBLED, info.name, detail)
         self._merged.prepare(self.keep_probes, {name: target.info.space for name, target in self._targets.items()})
         for source in self._sources.values():
             self._collection(source, progress)
         self.found.merged = self._merged.rows()
         self.found.strangers = len(self.of.quarantined) - sum(s.quarantined for s in self.found.sources)
-        for name in sorted(kinds):
+        for name in sorted(self._kinds):
             self._close(name)
         self._name_owners()
         self.found.differences = pd.DataFrame(self._rows, columns=DIFFERENCE_COLUMNS, dtype=object)
@@ -232,11 +216,10 @@ class Examination:
             moved = self.of.schema.transform(batch, name, self.context)
             search.feed_source(moved.batch)
             kept = self._expected(batch, moved, count, source)
-            assert self.found.values is not None
             self.found.values.add_source(moved, batch, kept)
-            groups: dict[str, list[int]] = {}
+            groups: dict[str, list[int]] = defaultdict(list)
             for position in kept:
-                groups.setdefault(moved.targets[position], []).append(position)
+                groups[moved.targets[position]].append(position)
             for target, positions in sorted(groups.items()):
                 expected = moved.batch.take(positions)
                 origins = [moved.source_ids[i] for i in positions]
@@ -264,10 +247,8 @@ class Examination:
                 aside.append((position, reason))
         for position, reason in unexcused(self.of.schema, moved, aside, self.context, self.of.parameters, source):
             detail = f"in quarantine as {reason}, but nothing is wrong with it"
-            chunk, origin = moved.batch.ids[position], moved.source_ids[position]
-            self._note(
-                ReasonCode.QUARANTINE_UNEXPLAINED, moved.targets[position], source.name, chunk, origin, "", detail
-            )
+            place = (source.name, moved.batch.ids[position], moved.source_ids[position])
+            self._note(ReasonCode.QUARANTINE_UNEXPLAINED, moved.targets[position], detail, *place)
         count.expected += len(kept)
         return kept
 
@@ -278,7 +259,7 @@ class Examination:
         if target is None:
             for chunk, origin in zip(expected.ids, origins, strict=True):
                 detail = "its collection is not in the target"
-                self._note(ReasonCode.CHUNK_MISSING, name, source.name, chunk, origin, "", detail)
+                self._note(ReasonCode.CHUNK_MISSING, name, detail, source.name, chunk, origin)
             self.found.differing += len(expected)
             return ChunkBatch.empty(expected.dimension)
         target.expected += len(expected)
@@ -289,22 +270,20 @@ class Examination:
         found, seen = pair.found, pair.measured()
         count.target += len(set(found.ids)) - len(doubled)
         origin_of = dict(zip(expected.ids, origins, strict=True))
-        rows = list(seen.differences.itertuples(index=False, name=None))
+        rows = list(pair.differences.itertuples(index=False, name=None))
         rows += [(c, ReasonCode.CHUNK_DOUBLED, "", "another chunk of the source has this id") for c in sorted(doubled)]
         for chunk, difference, where, detail in rows:
-            self._note(difference, name, source.name, chunk, origin_of.get(chunk, ""), where, detail)
+            self._note(difference, name, detail, source.name, chunk, origin_of.get(chunk, ""), where)
         self.found.differing += len({row[0] for row in rows})
-        if seen.wrong is not None and len(target.suspects) < 16:
-            target.suspects.append(seen.wrong)
+        if pair.wrong is not None and len(target.suspects) < 16:
+            target.suspects.append(pair.wrong)
         self._measure(name, source, found, seen, target.info.space)
         return found
 
-    def _measure(self, name: str, source: CollectionInfo, found: ChunkBatch, seen: Comparison, space: Space) -> None:
+    def _measure(self, name: str, source: CollectionInfo, found: ChunkBatch, seen: Measures, space: Space) -> None:
         lists = self.found
         broken = ~np.isfinite(found.embeddings).all(axis=1) | found.lost
         lists.not_finite += int(broken.sum()) if found.dimension else len(found)
-        assert lists.fields is not None
-        assert lists.values is not None
         lists.fields.add(name, found)
         lists.values.add_target(name, self._kinds[name], found)
         lists.relative.setdefault(space, []).append(seen.relative)
@@ -312,18 +291,10 @@ class Examination:
         lists.before.append(seen.norms_expected)
         lists.after.append(seen.norms_found)
         for i in np.argsort(-seen.relative, kind="stable")[:_WORST]:
-            lists.worst.append(
-                {
-                    "collection": name,
-                    "source_collection": source.name,
-                    "id": seen.ids[i],
-                    "relative": float(seen.relative[i]),
-                    "distance": float(seen.distances[i]),
-                    "space": space,
-                    "norm_before": float(seen.norms_expected[i]),
-                    "norm_after": float(seen.norms_found[i]),
-                }
-            )
+            row = {"collection": name, "source_collection": source.name, "id": seen.ids[i], "space": space}
+            numbers = {"relative": seen.relative, "distance": seen.distances, "norm_before": seen.norms_expected,
+                       "norm_after": seen.norms_found}  # fmt: skip
+            lists.worst.append(row | {key: float(values[i]) for key, values in numbers.items()})
         lists.worst = sorted(lists.worst, key=lambda r: (-r["relative"], r["collection"], r["id"]))[:_WORST]
 
     def _sample(self, name: str, expected: ChunkBatch, found: ChunkBatch, share: float) -> None:
@@ -339,20 +310,17 @@ class Examination:
     def _close(self, name: str) -> None:
         target = self._targets.get(name)
         if target is None:
-            missing = self.of.schema.is_identity or any(r["collection"] == name for r in self._rows)
-            if missing:
-                self._note(
-                    ReasonCode.COLLECTION_MISSING, name, "", "", "", "", "the target does not hold this collection"
-                )
+            if self.of.schema.is_identity or any(r["collection"] == name for r in self._rows):
+                self._note(ReasonCode.COLLECTION_MISSING, name, "the target does not hold this collection")
             self.found.targets.append({"collection": name, "expected": None, "target": None, "space": "not there"})
             return
         for chunk in sorted(target.left):
-            self._note(ReasonCode.CHUNK_EXTRA, name, "", chunk, "", "", "in the target, but not expected there")
+            self._note(ReasonCode.CHUNK_EXTRA, name, "in the target, but not expected there", chunk=chunk)
         self.found.differing += len(target.left)
         spaces = sorted(target.spaces) or [i.space for i in [self._sources.get(name)] if i is not None]
         if any(space != target.info.space for space in spaces):
             detail = f"distances are {target.info.space}, the source's are {', '.join(spaces)}"
-            self._note(ReasonCode.SPACE_DIFFERS, name, "", "", "", "space", detail)
+            self._note(ReasonCode.SPACE_DIFFERS, name, detail, where="space")
         self._settings(target.info)
         row = {"collection": name, "expected": target.expected, "target": len(target.ids)}
         self.found.targets.append({**row, "space": target.info.space, "expected_space": ", ".join(spaces)})
@@ -386,7 +354,14 @@ class Examination:
                 row["detail"] += f"; {sentence}"
 
     def _note(
-        self, difference: str, target: str, source: str, chunk: str, source_id: str, where: str, detail: str
+        self,
+        difference: str,
+        target: str,
+        detail: str,
+        source: str = "",
+        chunk: str = "",
+        source_id: str = "",
+        where: str = "",
     ) -> None:
         self.found.counted[difference] += 1
         self._kept[target, difference] += 1
@@ -453,11 +428,8 @@ class _Search:
             record["id"] = self.origin.get(record["id"], record["id"])
             for key in ("plain", "over"):
                 record[key] = [[self.origin[chunk], d] for chunk, d in record[key]]
-        row = {
-            "collection": self.name,
-            "space": self.space,
-            **equivalence(self.baseline, after, self.space, self.doubt),
-        }
+        row: dict[str, Any] = {"collection": self.name, "space": self.space}
+        row |= equivalence(self.baseline, after, self.space, self.doubt)
         missed = [r["id"] for r in after if r["reachable"] is False]
         row |= {"k": self.k, "zero": self.probes.zero, "unusable": self.probes.unusable, "unreachable": missed}
         for k in overlap_ks(self.k):

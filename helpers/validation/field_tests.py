@@ -8,7 +8,7 @@ sides apart, since a default fills a field and adds no knowledge.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +42,7 @@ class FieldTests:
         self._type, self._dated = type_field(schema), dated_fields(schema)
         self.checked = 0
         self.counts: Counter[str] = Counter()
-        self.offenders: dict[str, list[dict[str, str]]] = {
-            test: [] for test in (COMPLETENESS, DISTRIBUTION, TYPES, CITATIONS)
-        }
+        self.offenders: dict[str, list[dict[str, str]]] = defaultdict(list)
 
     def add(self, target: str, batch: ChunkBatch) -> None:
         """The next chunks of a target collection, as read back."""
@@ -153,39 +151,31 @@ class FieldValues:
         for (_, _, kind), chunks in self.changes.items():
             kinds[kind] += chunks
         example = self.rewritten_example
+        complete = {
+            s: {"chunks": n, "share": n / self.chunks if self.chunks else 1.0} for s, n in self.complete.items()
+        }
+        shares = {f"values_{s}": there.total() / due if due else 1.0 for s, there in self.present.items()}
+        changes = [
+            dict(zip(("field", "rule", "kind"), k, strict=True), chunks=n) for k, n in sorted(self.changes.items())
+        ]
         return {
             "chunks": self.chunks,
-            **{
-                side: {"chunks": n, "share": n / self.chunks if self.chunks else 1.0}
-                for side, n in self.complete.items()
-            },
+            **complete,
             "values": due,
-            **{
-                f"values_{side}": sum(self.present[side].values()) / due if due else 1.0 for side in ("before", "after")
-            },
-            "changed": kinds["changed"],
-            "derived": kinds["derived"],
-            "set": kinds["set"],
+            **shares,
+            **{kind: kinds[kind] for kind in ("changed", "derived", "set")},
             "defaults": kinds["default"],
-            "changes": [
-                {"field": name, "rule": rule, "kind": kind, "chunks": n}
-                for (name, rule, kind), n in sorted(self.changes.items())
-            ],
+            "changes": changes,
             "fields": self.table(),
             "ids_rewritten": {"chunks": self.rewritten, "before": example[0], "after": example[1]} if example else None,
         }
 
     def contradicted(self, side: str) -> list[dict[str, Any]]:
         """One row a collection and field whose values the documents rule out: chunks, and those of the first 1,000 with ids."""
-        named: dict[tuple[str, str], list[str]] = {}
+        named: dict[tuple[str, str], list[str]] = defaultdict(list)
         for row in self.contradicting[side]:
-            named.setdefault((row["collection"], row["field"]), []).append(f"{row['id']}: {row['detail']}")
+            named[row["collection"], row["field"]].append(f"{row['id']}: {row['detail']}")
         return [
-            {
-                "collection": collection,
-                "field": name,
-                "chunks": n,
-                "example": "; ".join(named.get((collection, name), [])[:20]),
-            }
-            for (collection, name), n in sorted(self.contradictions[side].items())
+            {"collection": place[0], "field": place[1], "chunks": n, "example": "; ".join(named[place][:20])}
+            for place, n in sorted(self.contradictions[side].items())
         ]

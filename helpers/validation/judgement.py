@@ -56,17 +56,15 @@ class Judgement:
             ReasonCode.QUARANTINE_UNEXPLAINED,
         )
         wrong = [s.collection for s in self.found.sources if s.target + s.quarantined != s.source]
-        check = self._fidelity(
-            COUNTS, kinds, measured=sum(s.target for s in self.found.sources), threshold=self.expected
-        )
+        check = self._fidelity(COUNTS, kinds)
+        check.measured, check.threshold = sum(s.target for s in self.found.sources), self.expected
         if wrong and check.verdict is not Verdict.FAIL:
             check.verdict, check.reason = Verdict.FAIL, ReasonCode.COUNT_MISMATCH
         if check.verdict is Verdict.FAIL and check.measured == check.threshold:
             check.measured = f"{check.measured:,} in all, but not the same ones"
         check.unit = "chunks"
-        quarantined = f"; {sum(self.found.reasons.values()):,} in quarantine" if self.found.reasons else ""
-        check.detail = "; ".join(filter(None, [check.detail, f"wrong in {', '.join(wrong)}" if wrong else ""]))
-        check.detail += quarantined if check.detail else quarantined.removeprefix("; ")
+        aside = f"{sum(self.found.reasons.values()):,} in quarantine" if self.found.reasons else ""
+        check.detail = "; ".join(filter(None, [check.detail, f"wrong in {', '.join(wrong)}" if wrong else "", aside]))
         return check
 
     def embeddings(self) -> Check:
@@ -86,8 +84,7 @@ class Judgement:
         if self.of.schema.is_identity:
             return _not_applicable(COMPLETENESS, _IDENTITY)
         check = self._fields(COMPLETENESS, field_tests.COMPLETENESS, ReasonCode.MISSING_METADATA)
-        if self.found.values is not None:
-            check.detail = values_said(self.found.values.summary())
+        check.detail = values_said(self.found.values.summary())
         if check.verdict is Verdict.FAIL and check.measured * 100 >= check.threshold * 99:
             # What nobody explained fails under "metadata"; an incomplete expectation is for the matrix to weigh.
             check.verdict = Verdict.WARNING
@@ -95,24 +92,19 @@ class Judgement:
 
     def contradictions(self) -> Check:
         """What fields of the target say beside what their documents tell, where the schema can ask them; the source's matter."""
-        if self.found.values is None or not self.of.schema.derivations:
+        if not self.of.schema.derivations:
             return _not_applicable(CONTRADICTIONS, "the schema derives nothing from documents")
         rows = self.found.values.contradicted("after")
         before = sum(row["chunks"] for row in self.found.values.contradicted("before"))
         number = sum(row["chunks"] for row in rows)
-        named = "; ".join(f"{r['collection']}: {r['field']} in {count(r['chunks'], 'chunk')}" for r in rows[:3])
-        named += f"; {len(rows) - 3} more collections and fields" if len(rows) > 3 else ""
-        return Check(
-            CONTRADICTIONS,
-            Verdict.WARNING if number else Verdict.PASS,
-            measured=number,
-            threshold=0,
-            unit="values",
-            reason=ReasonCode.METADATA_CONTRADICTS if number else "",
-            detail=f"{named}; in the source: {before:,}{_listed(number)}" if number else "",
-            offenders=number,
-            ids=self.found.values.contradicting["after"][:20],
-        )
+        detail = ""
+        if number:
+            named = "; ".join(f"{r['collection']}: {r['field']} in {count(r['chunks'], 'chunk')}" for r in rows[:3])
+            named += f"; {len(rows) - 3} more collections and fields" if len(rows) > 3 else ""
+            detail = f"{named}; in the source: {before:,}{_listed(number)}"
+        verdict, reason = _outcome(number, ReasonCode.METADATA_CONTRADICTS, Verdict.WARNING)
+        ids = self.found.values.contradicting["after"][:20]
+        return Check(CONTRADICTIONS, verdict, number, 0, "values", reason, detail, number, [dict(row) for row in ids])
 
     def search(self) -> Check:
         """4a: the target finds what the source finds; searched whole it finds what the merged snapshot holds."""
@@ -123,23 +115,17 @@ class Judgement:
         if not applicable:
             return _not_applicable(SEARCH, "; ".join(sorted({r["detail"] for r in rows})) or "no collection")
         warned = [r for r in (*rows, *merged.values()) if r["verdict"] is Verdict.WARNING]
-        verdict = Verdict.FAIL if failed else Verdict.WARNING if warned else Verdict.PASS
-        named = failed or warned
-        unsure = (
-            ReasonCode.SEARCH_UNSURE if any(r.get("unsure") for r in warned) else ReasonCode.SEARCH_BASELINE_MISSING
-        )
+        verdict, reason = _outcome(failed, ReasonCode.SEARCH_NOT_EQUIVALENT)
+        if warned and not failed:
+            unsure = any(r.get("unsure") for r in warned)
+            verdict, reason = (
+                Verdict.WARNING,
+                ReasonCode.SEARCH_UNSURE if unsure else ReasonCode.SEARCH_BASELINE_MISSING,
+            )
+        named, every = failed or warned, len(applicable) + len(merged)
+        detail = "; ".join([*(f"{r['collection']}: {r['detail']}" for r in named[:3]), recall_said(self.recall())])
         ids = [{"collection": r["collection"], "id": i} for r in failed for i in r["unreachable"]]
-        return Check(
-            SEARCH,
-            verdict,
-            measured=len(applicable) + len(merged) - len(named),
-            threshold=len(applicable) + len(merged),
-            unit="collections",
-            reason="" if not named else ReasonCode.SEARCH_NOT_EQUIVALENT if failed else unsure,
-            detail="; ".join([*(f"{r['collection']}: {r['detail']}" for r in named[:3]), recall_said(self.recall())]),
-            offenders=len(ids),
-            ids=ids[:20],
-        )
+        return Check(SEARCH, verdict, every - len(named), every, "collections", reason, detail, len(ids), ids[:20])
 
     def recall(self) -> dict[str, Any]:
         """What the searches were, and how many of the true nearest neighbours they found: the fact `recall` of a step.
@@ -154,16 +140,8 @@ class Judgement:
             for r in self.found.search
         ]  # fmt: skip
         for r in self.found.merged:
-            row = _recall_row(
-                "unrestricted",
-                r["collection"],
-                _NONE,
-                r["queries"],
-                r["verdict"],
-                r["recall"],
-                r["before"],
-                r["queries"],
-            )
+            row = _recall_row("unrestricted", r["collection"], _NONE, r["queries"], r["verdict"], r["recall"], r["before"],
+                              r["queries"])  # fmt: skip
             rows.append(row | {key: r[key] for key in ("target", "merged", *_SHARES)})
         pooled = {scope: _pooled([r for r in rows if r["scope"] == scope]) for scope in ("restricted", "unrestricted")}
         return {
@@ -179,23 +157,13 @@ class Judgement:
         asked = [q for q in self.found.queries if q["applicable"]]
         if not asked:
             whys = sorted({str(q["why"]) for q in self.found.queries})
-            return Check(
-                QUERIES, Verdict.NOT_EXERCISED, detail="; ".join(whys) or "no query is named in the parameters"
-            )
+            why = "; ".join(whys) or "no query is named in the parameters"
+            return Check(QUERIES, Verdict.NOT_EXERCISED, detail=why)
         bad = [q for q in asked if not q["ok"]]
         detail = "; ".join(f"{q['text']}: {q['why']}" for q in bad)
-        verdict = Verdict.WARNING if bad else Verdict.PASS
-        reason: Reason = ReasonCode.QUERY_WITHOUT_ANSWER if bad else ""
-        return Check(
-            QUERIES,
-            verdict,
-            len(asked) - len(bad),
-            len(asked),
-            "queries",
-            reason,
-            detail,
-            parameter="validation.queries",
-        )
+        verdict, reason = _outcome(bad, ReasonCode.QUERY_WITHOUT_ANSWER, Verdict.WARNING)
+        good = len(asked) - len(bad)
+        return Check(QUERIES, verdict, good, len(asked), "queries", reason, detail, parameter="validation.queries")
 
     def distribution(self) -> Check:
         """5: the type of a chunk (`collection_type`) is that of the collection in which it is."""
@@ -230,17 +198,16 @@ class Judgement:
     def matrix_inputs(self) -> dict[str, Any]:
         """The figures of the decision matrix; a pair of None where a row does not apply."""
         fields, asked = self.found.fields, [q for q in self.found.queries if q["applicable"]]
-        complete = None
-        if fields is not None and not self.of.schema.is_identity:
+        complete = complete_before = None
+        if not self.of.schema.is_identity:
             complete = fields.checked - fields.counts[field_tests.COMPLETENESS]
+            complete_before = self.found.values.complete["before"]
         return {
             "chunks": self.total,
             "valid": self.expected,
             "complete": complete,
-            "complete_before": self.found.values.complete["before"]
-            if complete is not None and self.found.values
-            else None,
-            "checked": fields.checked if fields is not None else 0,
+            "complete_before": complete_before,
+            "checked": fields.checked,
             "nan": sum(s.nan for s in self.found.sources),
             "lost": sum(s.lost for s in self.found.sources),
             "queries_ok": sum(q["ok"] for q in asked) if asked else None,
@@ -251,36 +218,25 @@ class Judgement:
             "differences": sum(self.found.counted.values()),
         }
 
-    def _differing(self, *kinds: str) -> int:
-        return sum(self.found.counted[kind] for kind in kinds)
-
-    def _fidelity(self, name: str, kinds: Sequence[ReasonCode], *, measured: Any = None, threshold: Any = 0) -> Check:
+    def _fidelity(self, name: str, kinds: Sequence[ReasonCode]) -> Check:
         """FAIL with the offenders by id where there is any difference of these kinds."""
         rows = self.found.differences[self.found.differences["difference"].isin(kinds)]
-        number = self._differing(*kinds)
-        detail = ", ".join(
-            f"{kind.replace('_', ' ')}: {self.found.counted[kind]:,}" for kind in kinds if self.found.counted[kind]
-        )
-        return Check(
-            name,
-            Verdict.FAIL if number else Verdict.PASS,
-            measured=number if measured is None else measured,
-            threshold=threshold,
-            unit="differences",
-            reason=next((kind for kind in kinds if self.found.counted[kind]), ""),
-            detail=detail,
-            offenders=number,
-            ids=[{str(k): v for k, v in row.items()} for row in rows.head(20).to_dict("records")],
-        )
+        numbers = {kind: self.found.counted[kind] for kind in kinds if self.found.counted[kind]}
+        number = sum(numbers.values())
+        verdict, reason = _outcome(numbers, next(iter(numbers), kinds[0]))
+        detail = ", ".join(f"{kind.replace('_', ' ')}: {n:,}" for kind, n in numbers.items())
+        ids = [{str(k): v for k, v in row.items()} for row in rows.head(20).to_dict("records")]
+        return Check(name, verdict, number, 0, "differences", reason, detail, number, ids)
 
     def _fields(self, name: str, test: str, reason: ReasonCode) -> Check:
         fields = self.found.fields
-        bad = fields.counts[test] if fields is not None else 0
-        ids = fields.offenders[test][:20] if fields is not None else []
-        checked = fields.checked if fields is not None else 0
-        verdict = Verdict.FAIL if bad else Verdict.PASS
-        found: list[dict[str, Any]] = [dict(row) for row in ids]
-        return Check(name, verdict, checked - bad, checked, "chunks", reason if bad else "", "", bad, found)
+        bad, ids = fields.counts[test], [dict(row) for row in fields.offenders[test][:20]]
+        verdict, given = _outcome(bad, reason)
+        return Check(name, verdict, fields.checked - bad, fields.checked, "chunks", given, "", bad, ids)
+
+
+def _outcome(wrong: object, reason: ReasonCode, otherwise: Verdict = Verdict.FAIL) -> tuple[Verdict, Reason]:
+    return (otherwise, reason) if wrong else (Verdict.PASS, "")
 
 
 _OWN = "only chunks of the query's own source collection"
@@ -292,8 +248,7 @@ _SHARES = ("shared_expected", "shared_measured", "from_others")
 def interval(share: float, queries: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of a mean share (0–1) over queries; NaN where there is none.
 
-    Each query counts once, whatever k is: the neighbours of one query are not independent of each other, and no
-    distribution of shares between 0 and 1 varies more than the one that this assumes.
+    Each query counts once, whatever k is: the neighbours of one query are not independent of each other.
     """
     if not queries or not math.isfinite(share):
         return math.nan, math.nan
@@ -327,9 +282,8 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     queries = sum(r["queries"] for r in rows)
     paired = sum(r["queries"] for r in rows if r["before"] is not None)
     verdict = worst(r["verdict"] for r in rows)
-    one = _recall_row(
-        rows[0]["scope"], "all collections", rows[0]["filter"], queries, verdict, mean("recall"), mean("before"), paired
-    )
+    shares = mean("recall"), mean("before")
+    one = _recall_row(rows[0]["scope"], "all collections", rows[0]["filter"], queries, verdict, *shares, paired)
     return one | {key: mean(key) for key in _SHARES if key in rows[0]}
 
 

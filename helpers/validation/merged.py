@@ -31,10 +31,9 @@ class Asked:
 
 
 class Merged:
-    """Searches in target collections that hold chunks of several source collections, without any restriction.
+    """Searches in target collections that hold chunks of several source collections, as clients ask them: unrestricted.
 
-    A client that asked one source collection now asks all that were merged, and is answered from all of them. Two exact
-    answers, both from the snapshot, keep apart what that changes and what is lost: the k nearest in the source
+    Two exact answers, both from the snapshot, keep apart what merging changes and what is lost: the k nearest in the source
     collection against the k nearest in the merged one are the expected change; what the target does not return of
     the second is a loss.
     """
@@ -92,9 +91,8 @@ class Merged:
         the source's k nearest that are still answered: exact on both sides, and as both sides answered), from_others (share
         of the exact merged answer that is of other sources), verdict, detail.
         """
-        return [
-            row for target in sorted(self._truth) if len(self._chunks.get(target, ())) > 1 for row in self._rows(target)
-        ]
+        merged = sorted(target for target in self._truth if len(self._chunks.get(target, ())) > 1)
+        return [row for target in merged for row in self._rows(target)]
 
     def _rows(self, target: str) -> list[dict[str, Any]]:
         truth, space = self._truth[target], self._spaces[target]
@@ -146,8 +144,6 @@ def _verdict(shares: Sequence[Mapping[str, Any]], space: Space) -> tuple[Verdict
     if broken:
         return Verdict.FAIL, "searched whole: " + "; ".join(broken)
     if all(s["over_before"] is None for s in shares) and mean_of(after) < SOUND:
-        return (
-            Verdict.WARNING,
-            f"searched whole: over-query recall {mean_of(after):.3f}, and no baseline to compare with",
-        )
+        said = f"searched whole: over-query recall {mean_of(after):.3f}, and no baseline to compare with"
+        return Verdict.WARNING, said
     return Verdict.PASS, ""

@@ -1,8 +1,7 @@
 """Search equivalence: the target answers as well as the source, once the noise of approximate indexes is taken out.
 
 Two HNSW indexes built from the same vectors do not return the same ten neighbours (chroma-facts, Search equivalence),
-so lists are not compared. Per probe, a stored vector chosen by seed, four questions are asked of a store and measured
-against brute force over the same side's vectors:
+so lists are not compared. Per probe, a stored vector, four questions are measured against brute force over the same side:
 
 - self: does the vector find its own id first, or another at the same distance?
 - reachable: does the over-query (1,000 results) find it at all?
@@ -19,6 +18,7 @@ import hashlib
 import heapq
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,8 @@ def named_queries(
             out.append({**row, "applicable": bool(asked) and not names, "why": why})
             continue
         answers = [_text_answer(store, n, spaces[n], query.text, query.expect, parameters) for n in able]
-        out.append(
-            {**row, "applicable": True, **min(answers, key=lambda a: (not a["ok"], a["distance"], a["found_in"]))}
-        )
+        best = min(answers, key=lambda a: (not a["ok"], a["distance"], a["found_in"]))
+        out.append({**row, "applicable": True, **best})
     return out
 
 
@@ -72,11 +71,10 @@ def lost_queries(after: Sequence[dict[str, Any]], before: Sequence[Mapping[str, 
 
     A query that the source can be asked and the target cannot is a failed one, not a moot one.
     """
-    could = {query["text"] for query in before if query["applicable"]}
     was = {query["text"]: query.get("distance") for query in before if query["applicable"]}
     return [
         {**row, "distance_before": was.get(row["text"])}
-        if row["applicable"] or row["text"] not in could
+        if row["applicable"] or row["text"] not in was
         else {**row, "applicable": True, "why": f"the source can be asked this, the target cannot: {row['why']}"}
         for row in after
     ]
@@ -97,15 +95,8 @@ def _text_answer(
     elif space == "cosine" and not nearest < limit:
         why = f"distance {nearest:.3f}, allowed below {limit}"
     first = found[0][0] if found else None
-    return {
-        "ok": not why,
-        "why": why,
-        "found": len(found),
-        "distance": nearest,
-        "found_in": name,
-        "id": first,
-        "keyword": keyword,
-    }
+    said = {"ok": not why, "why": why, "found": len(found), "distance": nearest}
+    return said | {"found_in": name, "id": first, "keyword": keyword}
 
 
 # Noise, slack and intervals
@@ -158,8 +149,7 @@ def choose_probes(
 ) -> Probes:
     """`number` chunks, or all where there are fewer: those whose digest of seed, collection and id is smallest.
 
-    So a chunk added or removed changes one probe at most, and the source's probes stay those of the dry run. Zero
-    vectors have no direction, lost and non-finite ones no value: none of them can be a probe.
+    So a chunk added or removed changes one probe at most. Zero, lost and non-finite vectors cannot be probes.
     """
     kept: list[tuple[int, str, ChunkBatch]] = []
     zero = unusable = 0
@@ -203,7 +193,6 @@ class Truth:
         self.nearest: list[list[tuple[float, str]]] = [[] for _ in range(len(probes))]
         self.known: list[dict[str, float]] = [{} for _ in range(len(probes))]
         self.scale = self._norms * 0.0
-        self.population = 0
 
     def add(self, ids: Sequence[str], vectors: Vectors) -> None:
         """The next vectors (n, d) of this side; rows that are not finite, or of another dimension, are passed over."""
@@ -217,7 +206,6 @@ class Truth:
 
     def _add(self, ids: list[str], vectors: npt.NDArray[np.float64]) -> None:
         norms = np.linalg.norm(vectors, axis=1)
-        self.population += len(ids)
         self.scale = np.maximum(self.scale, self._norms * norms.max())
         table = self._distances(vectors, norms)
         for column, chunk in enumerate(ids):
@@ -320,38 +308,32 @@ def records(ids: Sequence[str], answers: Answers, truth: Truth, space: Space, k:
         plain, over = answers.plain[p], answers.over[p]
         plain_reach = answers.plain_reach[p] if answers.plain_reach else float("inf")
         over_reach = answers.over_reach[p] if answers.over_reach else float("inf")
-
-        def within(chunk: str, limit: float, known: dict[str, float] = known, scale: float = scale) -> bool:
-            return chunk in known and known[chunk] <= limit + noise(space, limit, scale)
-
-        def recall(
-            found: list[tuple[str, float]],
-            reach: float,
-            nearest: list[tuple[float, str]] = nearest,
-            scale: float = scale,
-        ) -> float | None:
-            due = [d for d, _ in nearest if _closer(d, reach, space, scale)]
-            if not due:
-                return None if nearest else 0.0
-            return sum(within(chunk, due[-1]) for chunk, _ in found[: len(due)]) / len(due)
-
         mine = known.get(own, float("-inf"))
+        within = partial(_within_distance, known, space, scale)
         first = bool(plain) and within(plain[0][0], mine)
         reachable = any(chunk == own for chunk, _ in over) or (bool(over) and within(over[0][0], mine))
+        recalls: dict[str, float | None] = {}
+        for key, found, reach in (("recall", plain, plain_reach), ("over_recall", over, over_reach)):
+            due = [d for d, _ in nearest if _closer(d, reach, space, scale)]
+            hits = sum(within(chunk, due[-1]) for chunk, _ in found[: len(due)]) if due else 0
+            recalls[key] = hits / len(due) if due else None if nearest else 0.0
         out.append(
             {
                 "id": own,
                 "scale": scale,
                 "self": first if first or _closer(mine, plain_reach, space, scale) else None,
                 "reachable": reachable if reachable or _closer(mine, over_reach, space, scale) else None,
-                "recall": recall(plain, plain_reach),
-                "over_recall": recall(over, over_reach),
+                **recalls,
                 "plain": [[chunk, float(d)] for chunk, d in plain[:k]],
                 "over": [[chunk, float(d)] for chunk, d in over[:k]],
                 "plain_reach": None if np.isinf(plain_reach) else plain_reach,
             }
         )
     return out
+
+
+def _within_distance(known: Mapping[str, float], space: Space, scale: float, chunk: str, limit: float) -> bool:
+    return chunk in known and known[chunk] <= limit + noise(space, limit, scale)
 
 
 def _closer(distance: float, reach: float, space: Space, scale: float) -> bool:
@@ -384,13 +366,9 @@ def baseline(
             "doubt": _doubt(store, info, found, answers, truth) if parameters.source.is_cloud else "",
             "probes": found,
         }
-    names = [info.name for info in snapshot.collections()]
     spaces = {info.name: info.space for info in snapshot.collections()}
-    return {
-        "k": rules.k,
-        "collections": collections,
-        "queries": named_queries(store, parameters, spaces, lambda _: names),
-    }
+    queries = named_queries(store, parameters, spaces, lambda _: list(spaces))
+    return {"k": rules.k, "collections": collections, "queries": queries}
 
 
 def _doubt(store: Reader, info: CollectionInfo, found: Sequence[Record], answers: Answers, truth: Truth) -> str:
@@ -447,12 +425,8 @@ def equivalence(
         return {**row, "paired": 0, "distance_excess": 0.0, "verdict": verdict, "detail": detail, "unsure": True}
     broken = []
     compared = 0
-    for share, slack in (
-        ("self", PLAIN_SLACK),
-        ("recall", PLAIN_SLACK),
-        ("reachable", REACH_SLACK),
-        ("over_recall", OVER_SLACK),
-    ):
+    slacks = {"self": PLAIN_SLACK, "recall": PLAIN_SLACK, "reachable": REACH_SLACK, "over_recall": OVER_SLACK}
+    for share, slack in slacks.items():
         both = [pair for pair in pairs if None not in (pair[0][share], pair[1][share])]
         if not both:
             continue
@@ -479,12 +453,10 @@ def mean_of(values: Sequence[float]) -> float:
     return float(np.mean([float(v) for v in values])) if values else float("nan")
 
 
-def fall_of(
-    name: str, before: Numbers, after: Numbers, slack: float, by_chance: bool, sound: float = SOUND
-) -> tuple[float, list[str]]:
+def fall_of(name: str, before: Numbers, after: Numbers, slack: float, by_chance: bool) -> tuple[float, list[str]]:
     """How far a share of paired queries may fall, and the sentence about it where it fell further."""
     error = float((before - after).std(ddof=1) / np.sqrt(len(before))) if len(before) > 1 else 0.0
-    allowed = slack + (3.0 * error if by_chance or float(before.mean()) < sound else 0.0)
+    allowed = slack + (3.0 * error if by_chance or float(before.mean()) < SOUND else 0.0)
     if float((before - after).mean()) <= allowed + 1e-9:
         return allowed, []
     return allowed, [f"{name} {before.mean():.3f} before, {after.mean():.3f} after (allowed fall {allowed:.3f})"]
@@ -540,8 +512,7 @@ def shared(ours: Sequence[tuple[float, str]], theirs: Sequence[tuple[float, str]
 
 def rows_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Rows of `equivalence` as a table in a fixed order of columns."""
-    shares = [
-        f"{share}_{side}" for share in ("self", "reachable", "recall", "over_recall") for side in ("before", "after")
-    ]
+    asked = ("self", "reachable", "recall", "over_recall")
+    shares = [f"{share}_{side}" for share in asked for side in ("before", "after")]
     columns = ["collection", "space", "probes", "paired", *shares, "distance_excess", "verdict", "detail"]
     return pd.DataFrame(list(rows)).reindex(columns=columns)

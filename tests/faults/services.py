@@ -335,8 +335,10 @@ def _job(bench: Bench, output: str = "output.txt") -> subprocess.Popen[bytes]:
     folders = {"RUNBOOK_REPORTS": str(bench.home / "reports"), "RUNBOOK_WORKSPACE": str(bench.home / "workspace")}
     with (bench.home / output).open("wb") as out:
         return subprocess.Popen(
+            # A campaign under nohup would hand on that it ignores SIGHUP.
             ["/bin/sh", "-c", _JOB.format(python=sys.executable, words=" ".join(TO_22))],
             cwd=bench.home, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
             env={**os.environ, **folders, "PYTHONPATH": str(ROOT), "RUNBOOK_BROWSER": "none"},
         )  # fmt: skip
 
