@@ -6,6 +6,7 @@
 #   make test-attacks ARGS="-k evidence"   a part of the attacks
 #   make test-faults ROUNDS=200 SEED=1    rounds of the fault campaign, and what they are drawn from
 #   make test-long REHEARSALS=3           rehearsals in a row
+#   make test-fuzz INPUTS=10000 SEED=1    generated inputs, and what they are drawn from
 #   make test-memory LARGE=20000          chunks of the larger of the two migrations that are measured
 #   make PYTHON=python3.12 …              the Python to build .venv with
 
@@ -17,6 +18,7 @@ SAMPLE ?= 300
 LARGE ?= 40000
 REHEARSALS ?= 10
 ROUNDS ?= 40
+INPUTS ?= 10000
 SEED ?= 20261128
 ARGS ?=
 
@@ -33,10 +35,10 @@ LATER := $(wildcard $(addprefix notebooks/,14* 22* 23* 24* 25* 26* 27* 30* 4* 5*
 NOTEBOOKS := $(filter-out $(LATER),$(wildcard notebooks/*.ipynb))
 CODE := $(wildcard helpers tests benchmarks notebooks docs)
 
-.PHONY: help rehearse rehearse-servers test test-slow test-attacks test-kill test-faults test-long test-memory test-compat test-cloud audit lab lint docs bench lock clean
+.PHONY: help rehearse rehearse-servers test test-slow test-attacks test-kill test-faults test-fuzz test-long test-memory test-compat test-cloud audit lab lint docs bench lock clean
 
 help:
-	@echo "make rehearse | rehearse-servers | test | test-slow | test-attacks | test-kill | test-faults | test-long | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
+	@echo "make rehearse | rehearse-servers | test | test-slow | test-attacks | test-kill | test-faults | test-fuzz | test-long | test-memory | test-compat | test-cloud | audit | lab | lint | docs | bench | lock | clean    (docs/setup.md says what each does)"
 
 rehearse: $(READY)
 	$(BIN)/runbook rehearse $(ARGS)
@@ -78,6 +80,10 @@ test-faults: $(READY)
 # An hour of monitoring in 360 samples, and ten rehearsals in a row: what grows from one to the next fails.
 test-long: $(READY)
 	RUNBOOK_LONG_REHEARSALS=$(REHEARSALS) $(BIN)/python -m pytest -s tests/heavy/test_long_runs_stay_level.py $(ARGS)
+
+# Real files of every kind, changed as SEED says, through every parser. ONLY='nginx -T/5' repeats one input.
+test-fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz.campaign --inputs $(INPUTS) --seed $(SEED) $(if $(ONLY),--only '$(ONLY)') $(ARGS)
 
 test-memory: $(READY)
 	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)

@@ -22,10 +22,12 @@ from typing import IO, Any
 
 from helpers.errors import WorldError, redacted
 from helpers.reason_codes import ReasonCode
-from helpers.results import contents, json_in, private, reading, utc_now
+from helpers.results import contents, file_digest, json_in, private, reading, utc_now
 
 NAME = "audit.jsonl"
 FIRST = "0" * 64  # what the first line has in place of a digest
+STEP_ENDS, PAGE_KEPT, DRILL = "step ends", "page kept", "drill"  # actions that name files with their digests
+_NAMED = ("results/*.json", "as-signed-*", "final-*", "drills/*")
 _TAIL = 2**16
 
 
@@ -81,7 +83,7 @@ def check(path: Path, *, torn: bool = False) -> Broken | None:
         if not line and not ended:
             return None  # what follows the last newline
         try:
-            said = json_in(line)["previous"]
+            said = _entry(line)["previous"]
         except (ValueError, KeyError, TypeError):
             if torn:
                 previous = _digest(line)
@@ -100,7 +102,7 @@ def entries(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in _lines(path):
         try:
-            entry = json_in(line)
+            entry = _entry(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and "action" in entry:
@@ -108,10 +110,45 @@ def entries(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _entry(line: bytes) -> Any:
+    """What a line holds; ValueError where it is none of ours: a repeated name would be read as either."""
+    entry = json_in(line)
+    if isinstance(entry, dict) and json.dumps(entry, sort_keys=True).encode() != line:
+        raise ValueError("not as the toolkit writes it")
+    return entry
+
+
 def _lines(path: Path) -> list[bytes]:
     """The lines, the last of which is empty where its end is there; `Terminal` ("run_damaged") for what is no log."""
     with reading(path):
         return contents(path).split(b"\n") if os.path.lexists(path) else []
+
+
+def unnamed(folder: Path) -> list[str]:
+    """Results, kept pages and drills that no line of the audit log names with their digest: nobody's work.
+
+    Lines of an older toolkit name a file without its digest; a folder whose log knows no step at all names nothing.
+    """
+    told, loose, steps = set(), set(), 0
+    for entry in entries(folder / NAME):
+        facts = entry.get("facts")
+        if not isinstance(facts, dict):
+            continue
+        if entry["action"] == STEP_ENDS:
+            steps += 1
+            name = f"results/{facts.get('step')}.json"
+            told.add((name, facts.get("result")))
+            if "result" not in facts:
+                loose.add(name)
+        elif entry["action"] in (PAGE_KEPT, DRILL) and isinstance(facts.get("digests"), dict):
+            told.update(facts["digests"].items())
+        elif entry["action"] in (PAGE_KEPT, DRILL):
+            name = str(facts.get("file", f"drills/{facts.get('what')}.json"))
+            loose |= {name, name.removesuffix("html") + "pdf"}
+    if not steps:
+        return []
+    found = {path.relative_to(folder).as_posix(): path for pattern in _NAMED for path in sorted(folder.glob(pattern))}
+    return [name for name, path in found.items() if name not in loose and (name, file_digest(path)) not in told]
 
 
 def user() -> str:

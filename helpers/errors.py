@@ -228,7 +228,10 @@ def secret_of(key: str, value: str) -> str:
     if "://" not in value:
         inner = (secret_of(k.split()[-1], v.strip("'\"")) for k, v in _ASSIGNED.findall(value) if v != value)
         return max(inner, key=len, default="") or (value if _is_token(value) else "")
-    url = urlsplit(value)
+    try:
+        url = urlsplit(value)
+    except ValueError:  # no URL: brackets without an address
+        return value if _is_token(value) else ""
     _, _, password = url.netloc.rpartition("@")[0].partition(":")
     queried = (q.partition("=") for q in re.split(r"[&;]", url.query))
     parts = [unquote(password), *(v for k, _, v in queried if _KEY_OF_SECRET.search(k) or _is_token(v))]

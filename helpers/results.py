@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import operator
 import os
@@ -230,7 +231,7 @@ DEEPEST = 64  # levels of lists and objects in JSON; Chroma's answers and a run'
 
 def contents(path: Path, most: int = MOST_READ) -> bytes:
     """The bytes of a plain file that others may have written. OSError for a link or a pipe, ValueError beyond `most` bytes."""
-    with open(path, "rb", opener=_plainly) as file:
+    with io.open(path, "rb", opener=_plainly) as file:  # noqa: UP020  (a test counts what is read by it)
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "not a plain file", str(path))
@@ -243,8 +244,8 @@ def _plainly(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def json_in(data: bytes) -> Any:
-    """What these bytes of JSON hold; ValueError where they hold none, or nested more than `DEEPEST` levels."""
+def json_in(data: bytes | str) -> Any:
+    """What this JSON holds; ValueError where they hold none, or nested more than `DEEPEST` levels."""
     try:
         value = json.loads(data)
     except RecursionError:
@@ -330,7 +331,8 @@ def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # as `is_leftover` knows it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb", opener=private) as file:  # a path's own open takes no opener
+        temporary.unlink(missing_ok=True)  # of a process that was killed, or somebody's link
+        with open(temporary, "xb", opener=private) as file:  # a path's own open takes no opener
             os.fchmod(file.fileno(), mode)
         yield temporary
         flush_file(temporary)
@@ -433,8 +435,11 @@ def reading(path: Path, next_step: str = "Put the file back from the run's archi
         yield
     except RunbookError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError) as error:
-        why = f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else error.strerror or str(error)
+    except MemoryError:  # the file is not to blame
+        raise
+    except Exception as error:  # what a library makes of damage has many names
+        why = _first(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        why = error.strerror or str(error) if isinstance(error, OSError) else why
         raise Terminal(
             ReasonCode.RUN_DAMAGED, f"cannot be read: {why}", where=str(path), next_step=next_step
         ) from error
@@ -487,8 +492,7 @@ class StateFile:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            first = error.errors()[0]
-            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            why = _first(error)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             why = str(error)
         remedy = cls.remedy.format(folder=path.parent)
@@ -502,6 +506,11 @@ class StateFile:
     def save(self, folder: Path) -> None:
         state = asdict(self)  # type: ignore[call-overload]  # every state is a dataclass
         write_json(folder / self.file, {name: value for name, value in state.items() if name != "folder"})
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 @cache

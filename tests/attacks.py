@@ -63,6 +63,14 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_snapshot_files.py::test_a_manifest_names_files_of_its_own_folder_only""",
         "Python modules in the folder that a run works in": """
             test_a_hostile_source_gains_nothing.py::test_modules_in_the_folder_of_a_run_are_not_imported""",
+        "a journal that names another file": """
+            test_a_hostile_source_gains_nothing.py::test_a_journal_that_names_another_file_deletes_nothing""",
+        "collections that no page counts": """
+            test_a_hostile_source_gains_nothing.py::test_collections_that_no_page_counts_are_named""",
+        "modules beside the application's tests": """
+            test_a_hostile_source_gains_nothing.py::test_modules_in_the_folder_of_a_run_are_not_imported_by_the_applications_tests""",
+        "names that call people in chats": """
+            test_notices.py::test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run""",
     },
@@ -70,6 +78,13 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a small answer that becomes a large one": """
             test_a_hostile_server_is_bounded.py::test_a_small_answer_that_becomes_a_large_one_is_not_read_to_its_end
             test_a_hostile_server_is_bounded.py::test_a_coding_that_was_not_asked_for_is_refused""",
+        "other chunks than were asked for": """
+            test_a_hostile_server_is_bounded.py::test_an_answer_with_other_chunks_than_were_asked_for_is_one_of_our_errors""",
+        "pages and patience without end": """
+            test_a_hostile_server_is_bounded.py::test_pages_without_end_are_ended_by_what_the_server_counts
+            test_a_hostile_server_is_bounded.py::test_a_server_that_asks_for_patience_without_end_is_given_up""",
+        "one server under two addresses": """
+            test_a_hostile_source_gains_nothing.py::test_one_server_under_two_addresses_is_no_target""",
         "JSON that is nested deeply": """
             test_a_hostile_server_is_bounded.py::test_deep_json_is_no_answer""",
         "answers and requests that trickle": """
@@ -137,6 +152,26 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_custody.py::test_who_has_to_sign_is_changed_by_no_command_after_the_first_seal
             test_evidence_custody.py::test_a_cutover_that_nobody_had_to_sign_is_named
             test_cutover_step.py::test_a_cutover_that_nobody_had_to_sign_does_not_say_that_it_was_signed""",
+        "a production run that becomes a rehearsal": """
+            test_evidence_custody.py::test_what_a_run_is_never_changes_after_the_first_seal""",
+        "results and pages of nobody": """
+            test_evidence_custody.py::test_a_result_of_a_step_that_never_ran_is_not_sealed
+            test_evidence_custody.py::test_a_page_that_lay_there_before_is_neither_kept_nor_sealed""",
+        "other parameters, decisions, code and signers between seals": """
+            test_evidence_custody.py::test_run_json_and_the_log_agree_on_parameters
+            test_evidence_custody.py::test_another_decision_other_code_and_other_signers_between_two_seals_are_named""",
+        "lines that can be read in two ways": """
+            test_evidence_custody.py::test_a_line_that_says_two_things_is_no_line_of_the_log""",
+        "a closeout that changed after its approval, for plain commands": """
+            test_evidence_custody.py::test_the_plain_commands_judge_the_closeout""",
+        "giant, deep and endless files, and paths that lead out, in a judged folder": """
+            test_a_judged_folder_is_only_read.py::test_a_hostile_file_is_named_in_one_line_with_all_else_that_is_wrong
+            test_a_judged_folder_is_only_read.py::test_a_seal_that_is_nested_or_giant_is_named
+            test_a_judged_folder_is_only_read.py::test_nothing_that_the_folder_names_is_opened
+            test_a_judged_folder_is_only_read.py::test_a_run_is_judged_where_its_schema_is_not""",
+        "a NO-GO during the cutover, and a statement that was never recorded": """
+            test_evidence_custody.py::test_a_no_go_that_comes_while_the_cutover_reads_stops_it
+            test_evidence_custody.py::test_a_statement_that_was_never_recorded_opens_no_gate""",
         "a sealed result replaced, the old one below earlier/": """
             test_evidence_custody.py::test_a_sealed_result_is_not_replaced_by_a_copy_below_earlier
             test_evidence_custody.py::test_the_closeout_is_signed_where_the_parameters_ask_for_it""",

@@ -97,7 +97,7 @@ class Thief:
 
     def sealed(self, step: str = "") -> None:
         """Seal what is there by a toolkit whose own refusals were taken out, and make what is derived."""
-        for refusal in ("refuse_changes", "_refuse_other_binding"):
+        for refusal in ("refuse_changes", "_refuse_other_binding", "_refuse_unnamed"):
             self.patch.setattr(SEALS, refusal, lambda *_: None)
         evidence.seal(self.home.read(), step)
         write_text(self.run / "index.html", run_page(self.run))

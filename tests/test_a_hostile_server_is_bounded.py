@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from helpers.errors import RunbookError, Transient
+from helpers.errors import RunbookError, Terminal, Transient
 from helpers.fence.probe import Probe
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_source, open_target, wire
+from helpers.stores.client import ClientStore, batch_of
 from helpers.stores.handshake import identity_of
-from helpers.stores.limits import QuotaExceeded
+from helpers.stores.limits import STALL, Limits, QuotaExceeded, Requests, Usage
 from helpers.stores.wire import Session, json_of
 from tests.listeners import Listener
 from tests.servers import ChromaServer
@@ -177,3 +179,66 @@ def test_a_server_that_takes_a_body_slowly_is_given_up(monkeypatch: pytest.Monke
             end.set()
             server.join()
         assert time.monotonic() - begun < 15
+
+
+@pytest.mark.parametrize("ids", [["a", "b", "c"], ["a", "x"], ["a", "a"]], ids=["more", "others", "twice"])
+def test_an_answer_with_other_chunks_than_were_asked_for_is_one_of_our_errors(ids: list[str]) -> None:
+    answer: dict[str, Any] = {
+        "ids": ids,
+        "documents": ["t"] * len(ids),
+        "metadatas": [None] * len(ids),
+        "embeddings": [[1.0]] * len(ids),
+    }
+    with pytest.raises(Terminal, match="does not answer this request for 2") as caught:
+        batch_of(["a", "b"], answer, 1, True)
+    assert caught.value.code == "not_json"
+    fewer = {name: column[:1] for name, column in answer.items()}
+    assert batch_of(["a", "b"], fewer, 1, True).ids == ["a"]
+    with pytest.raises(Terminal, match="does not answer this request"):
+        batch_of(["a", "b"], {**fewer, "documents": []}, 1, True)
+
+
+class Pages:
+    """A store whose every page has new ids."""
+
+    name = "notes"
+    asked = 0
+
+    def get(self, limit: int, offset: int, include: list[str]) -> dict[str, list[str]]:
+        self.asked += 1
+        return {"ids": [str(n) for n in range(offset, offset + 1_000)]}
+
+    def count(self) -> int:
+        return 30
+
+
+def test_pages_without_end_are_ended_by_what_the_server_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, pages = object.__new__(ClientStore), Pages()
+    store.requests = Requests(Limits(100, 100))
+    store.label, store.usage = "server", store.requests.usage
+    monkeypatch.setattr(ClientStore, "_collection", lambda *_: pages)
+    monkeypatch.setattr(ClientStore, "count", lambda *_: pages.count())
+    with pytest.raises(Terminal, match=r"lists 11,000 ids and goes on, but counts 30 chunks"):
+        store.ids("notes")
+    assert pages.asked == 11
+
+
+def test_a_server_that_asks_for_patience_without_end_is_given_up() -> None:
+    """Each request may be answered in the end: it is the sum that counts, and what was answered meanwhile."""
+    usage = Usage()
+
+    def asked_to_wait(requests: int) -> None:
+        for _ in range(requests):
+            for _ in range(7):
+                usage.waits(120.0)
+            usage.add(answered=1)
+
+    with pytest.raises(Terminal, match="asked to slow down") as caught:
+        asked_to_wait(100)
+    assert caught.value.code == "server_busy"
+    assert STALL < usage.waited < STALL + 300
+    steady = Usage()
+    for _ in range(1_000):
+        steady.waits(30.0)
+        steady.add(answered=1)
+    assert steady.waited == 30_000.0, "a server that is slow and goes on is waited for"

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,15 +23,17 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 
 from helpers.errors import Terminal, UsageError
+from helpers.migration import target_lock
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint, StoredFunction
 from helpers.run import command
 from helpers.steps import integration
-from helpers.stores import creation, door, open_source, open_target
+from helpers.stores import copying, creation, door, open_source, open_target, opening
 from helpers.stores.creation import own_function, register_allowed
 from helpers.stores.layout import DATABASE
 from tests.commands import Runbook
 from tests.conftest import ROOT
+from tests.servers import ChromaServer
 from tests.storage import chunks, embedded, fill
 
 STOLEN, VALUE = "OPERATORS_TOKEN", "hunter2-of-the-operator"
@@ -428,3 +430,46 @@ def test_modules_in_the_folder_of_a_run_are_not_imported_by_the_applications_tes
     done = subprocess.run(own, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
     assert not (tmp_path / "EXECUTED").exists()
+
+
+def test_collections_that_no_page_counts_are_named(tmp_path: Path) -> None:
+    """Two of one name, of which Chroma's client gives one; and one whose database nobody lists."""
+    for kind in ("twice", "orphan"):
+        with embedded(tmp_path / kind) as store:
+            fill(store, "good", chunks(3))
+            fill(store, "bad", chunks(2))
+    with closing(sqlite3.connect(tmp_path / "twice" / DATABASE)) as db:
+        db.execute("PRAGMA foreign_keys = OFF")
+        db.execute("CREATE TABLE c2 AS SELECT * FROM collections")
+        db.execute("DROP TABLE collections")
+        db.execute("ALTER TABLE c2 RENAME TO collections")
+        db.execute("UPDATE collections SET name = 'good'")
+        db.commit()
+    with closing(sqlite3.connect(tmp_path / "orphan" / DATABASE)) as db:
+        db.execute("PRAGMA foreign_keys = OFF")
+        db.execute("UPDATE collections SET database_id = 'nobody' WHERE name = 'bad'")
+        db.commit()
+    with (
+        pytest.raises(Terminal, match="2 collections are named good"),
+        open_source(Endpoint(path=str(tmp_path / "twice")), tmp_path / "s1"),
+    ):
+        pass
+    said = copying.copy_directory(tmp_path / "orphan", tmp_path / "s2")
+    assert any("1 collection in no database, not read and not migrated: bad" in line for line in said)
+
+
+@pytest.mark.servers
+def test_one_server_under_two_addresses_is_no_target(
+    chroma_server: Callable[..., ChromaServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (Endpoint(url=chroma_server().url) for _ in range(2))
+    for place in (one, other):
+        with open_target(place) as store:
+            fill(store, "alpha", chunks(3))
+    assert opening.one_database(one, one)
+    assert not opening.one_database(one, other)
+    parameters = parameters_from({"source": {"url": "http://one.example"}, "target": {"url": "http://two.example"}})
+    monkeypatch.setattr(target_lock, "quick_names", lambda *_: ["alpha"])
+    monkeypatch.setattr(target_lock, "one_database", lambda *_: opening.one_database(one, one))
+    with pytest.raises(UsageError, match="one database under two addresses"):
+        target_lock.preflight(parameters, [], "r")

@@ -32,7 +32,7 @@ from tests.signers import Signers, sign, small_run
 from tests.test_evidence_custody import finish, signed_run
 
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
-CODE = sys.modules["helpers.evidence.statement"]
+CODE = sys.modules["helpers.evidence.secret_scan"]
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
+from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.evidence import signing, signoffs, verification
 from helpers.evidence.seals import not_pushed
-from helpers.evidence.statement import digest_of, statement_in
+from helpers.evidence.statement import digest_of, statement_in, statement_of
 from helpers.evidence.verification import Verified
 from helpers.formatting import size
 from helpers.reason_codes import ReasonCode
@@ -236,6 +237,11 @@ def _recorded(folder: RunState, path: Path) -> int:
     folder.log(f"signed: {path.name}")
     run = leave(folder)
     print(f"Recorded in {path}. {next_action(folder)}")
+    state = CutoverState.load(folder.workspace)
+    if state is not None and path.name.startswith("cutover-") and statement_of(path).get("decision") == signoffs.NO_GO:
+        print(
+            f"The cutover has begun: this NO-GO may come too late to stop it. To go back: {folder.command('rollback')}"
+        )
     if warning := not_pushed(run):
         print(warning)
     return 0

@@ -104,9 +104,18 @@ def _recorded(folder: RunFolder, what: str, found: dict[str, Any] | None = None)
             "by": audit.operator(),
             **found,
         }
-        write_json(folder.reports / RunPath.DRILLS / f"{what}.json", facts)
+        path = folder.reports / RunPath.DRILLS / f"{what}.json"
+        write_json(path, facts)
         seconds = found.get("seconds")
-        audit.append(folder.reports / audit.NAME, "drill", what=what, outcome=found["verdict"], seconds=seconds)
+        digests = {path.relative_to(folder.reports).as_posix(): file_digest(path)}
+        audit.append(
+            folder.reports / audit.NAME,
+            audit.DRILL,
+            what=what,
+            outcome=found["verdict"],
+            seconds=seconds,
+            digests=digests,
+        )
 
 
 @contextmanager

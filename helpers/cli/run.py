@@ -139,6 +139,7 @@ def _begin(
 
 def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     """Steps of a run that exists, from `--from` on."""
+    from helpers.evidence import enter
     from helpers.migration.target_lock import preflight
     from helpers.parameters import load_parameters, parameters_from
     from helpers.results import passed
@@ -150,7 +151,7 @@ def _run_again(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
     if chosen.parameters is not None:
         runs.change_parameters(folder, load_parameters(chosen.parameters, chosen.settings))
         folder = folder.read()
-    folder.enter()
+    enter(folder)
     if chosen.parameters is None and chosen.settings:
         runs.change_parameters(folder, parameters_from(folder.parameters.document(), chosen.settings))
         folder = folder.read()
@@ -225,6 +226,7 @@ def _require_more(folder: RunState, until: plan.Step | None) -> None:
 
 def _take_orders(folder: RunState, chosen: argparse.Namespace) -> RunState:
     """What a resume changes before it goes on: permission outside the window, parameters, a step taken back; the run then."""
+    from helpers.evidence import enter
     from helpers.runner import notebook
 
     changed = folder.parameters.for_resume(chosen.settings) if chosen.settings else None
@@ -234,7 +236,7 @@ def _take_orders(folder: RunState, chosen: argparse.Namespace) -> RunState:
         back = chosen.retry = Step.SCHEDULE_AND_NOTIFY  # people were notified of another time
     if chosen.retry:
         notebook.require_retriable(folder, plan.find(chosen.retry), changed)
-    folder.enter()
+    enter(folder)
     if said := edited(folder):
         folder.log(said)
         print(said, flush=True)

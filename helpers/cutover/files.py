@@ -309,14 +309,14 @@ def edit_compose(
 def _loaded(text: str, path: Path) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(io.StringIO(text, newline=""))
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:
         raise refusal(path, f"is not a readable compose file ({_said(error)})") from error
 
 
 def _composed(text: str, path: Path) -> Node:
     try:
         root = YAML(pure=True).compose(text)
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:
         raise refusal(path, f"is not a readable compose file ({_said(error)})") from error
     if not isinstance(root, MappingNode):
         raise refusal(path, "is not a compose file: it holds no mapping")

@@ -21,6 +21,7 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal, WorldError
 from helpers.evidence import secret_scan, signing
+from helpers.evidence.secret_scan import code, refuse_foreign_bytecode, tree
 from helpers.evidence.signing import ALLOWED, REVOKED
 from helpers.evidence.statement import (
     CHANGING,
@@ -33,7 +34,6 @@ from helpers.evidence.statement import (
     added,
     attestation,
     changed,
-    code,
     digest_of,
     envelope,
     files,
@@ -41,12 +41,10 @@ from helpers.evidence.statement import (
     pre_authentication,
     read_seal,
     recipe,
-    refuse_foreign_bytecode,
     sha256,
     stamp,
     statement,
     statement_of,
-    tree,
 )
 from helpers.formatting import flatten
 from helpers.parameters import RESUMABLE, Parameters
@@ -62,6 +60,7 @@ SEALED_AFTER = (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW, Step.CUTOVER, Step.CLOSEO
 BOUND = "bound"  # the part of a seal that has a digest for each parameter which binds the run
 BESIDE = (".sig", signing.TOKEN, ENVELOPE)  # what lies beside a seal
 RUNNER = "runner"  # the part of a seal that names the key which signed it
+WORK = "work"  # the part of a seal that says that the audit log names each passed result, kept page and drill
 MOVES = "moves"  # the part of a seal that says that the audit log names what was moved since; older seals have none
 _IDENTITY = ("id", "name", "group", "created", "rehearsal", "host", "user")
 _OF_STEP = re.compile(r"(?:results/|figures/)?(\d\d)[_.]")
@@ -154,6 +153,7 @@ def seal(run: RunState, step: str = "") -> RunState:
         _refuse_other_binding(run, known)
         if not known:
             _refuse_other_parameters(run)
+        _refuse_unnamed(run.reports, known)
         if step:
             refuse_foreign_bytecode(run.reports)
             _copy_allowed(run)
@@ -175,6 +175,7 @@ def seal(run: RunState, step: str = "") -> RunState:
             "secrets": {"searched": searched.searched, "unknown": searched.unknown},
             RUNNER: runner,
             MOVES: "named",
+            WORK: "named",
             **_about(run),
         }
         for name in files(run.reports):  # a seal on disk names no byte that a power failure may still take
@@ -250,6 +251,16 @@ def moved(sealed: Seal, name: str, later: Mapping[str, str], since: Sequence[Map
     return any({"file": name, "digest": digest, "to": place} in told for place in places)
 
 
+def _refuse_unnamed(folder: Path, chain: Sequence[Seal]) -> None:
+    """`Terminal` where something new is nobody's work; what was sealed before is held by its seal."""
+    sealed = chain[-1].subjects if chain else {}
+    if names := [name for name in audit.unnamed(folder) if name not in sealed]:
+        raise Terminal(
+            ReasonCode.SEALED_FILE_CHANGED, f"{', '.join(names[:5])}: {audit.NAME} names no such file", where=str(folder),
+            next_step="Find out who wrote it, and take it out of the folder; a step that was killed as it ended is run again.",
+        )  # fmt: skip
+
+
 def logged(folder: Path, seals: int) -> list[list[dict[str, Any]]]:
     """The entries of the audit log by the number of the seal that they follow: 0 to `seals`.
 
@@ -322,6 +333,7 @@ def _refuse_other_binding(run: RunState, chain: Sequence[Seal]) -> None:
     """`Terminal` where the parameters are not those that the first seal bound, naming approvals that fell."""
     if not chain:
         return
+    refuse_other_identity(run, chain[0])
     log = audit.entries(run.reports / audit.NAME)
     against, _ = unbound(chain[0], bound_by(run.parameters), log)
     if against:
@@ -331,6 +343,31 @@ def _refuse_other_binding(run: RunState, chain: Sequence[Seal]) -> None:
             f"{', '.join(against[:5])} changed in parameters.yaml after seal 1{f' (approvals that fell: {gone})' * bool(gone)}",
             where=str(run.reports), next_step="Put back what was sealed; who has to sign never changes in a run.",
         )  # fmt: skip
+
+
+def enter(run: RunState) -> None:
+    """Work in the folder in which the run began, once its first seal, if there is one, says that it is this one."""
+    if path := min(_files(run.reports), default=None):
+        try:
+            refuse_other_identity(run, read_seal(path))
+        except ValueError as error:
+            raise _broken(run.reports, path, f"{error}") from error
+    run.enter()
+
+
+def refuse_other_identity(run: RunState, first: Seal) -> None:
+    """`Terminal` where run.json says of what never changes something else than the first seal."""
+    if names := other_identity(first, {**identity(run.facts), "directory": run.facts["directory"]}):
+        raise Terminal(
+            ReasonCode.SEALED_FILE_CHANGED, f"{', '.join(names)} changed in run.json after seal 1", where=str(run.reports),
+            next_step="Put back what was sealed; what a run is never changes.",
+        )  # fmt: skip
+
+
+def other_identity(first: Seal, now: Mapping[str, Any]) -> list[str]:
+    """What of a run's identity, and the folder in which it works, is not as the first seal says."""
+    was = {**first.predicate["run"], "directory": first.predicate.get("directory", now.get("directory"))}
+    return [name for name in (*_IDENTITY, "directory") if name in was and was[name] != now.get(name)]
 
 
 def binding(parameters: Parameters) -> str:

@@ -1,21 +1,31 @@
-"""The search for secrets before a seal: no byte of a run's folder may hold the value of one, in any usual writing."""
+"""Before a seal: no byte of a run's folder may hold the value of a secret, in any usual writing; and what code ran."""
 
 from __future__ import annotations
 
 import base64
 import bz2
+import importlib.metadata
 import lzma
+import marshal
 import re
+import struct
+import sys
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import MAGIC_NUMBER
+from itertools import pairwise
 from pathlib import Path
 
 from helpers import errors
-from helpers.errors import SHORTEST_SECRET, RunbookError, UsageError, WorldError, one_line, secret_parts
+from helpers.errors import SHORTEST_SECRET, RunbookError, Terminal, UsageError, WorldError, one_line, secret_parts
+from helpers.evidence.statement import Seal, digest_of, sha256
+from helpers.formatting import count
 from helpers.parameters import SecretRef
 from helpers.reason_codes import ReasonCode
+from helpers.run import folders as runs
 
 _UNSET = "has no value here"
 
@@ -151,3 +161,90 @@ def _readings(data: bytes) -> Iterator[tuple[bytes, str]]:
             start, bits = start + 30 + names + int.from_bytes(data[start + 28 : start + 30], "little"), -15
         with suppress(zlib.error):
             yield zlib.decompressobj(bits).decompress(data[start:], _UNPACKED), ", compressed"
+
+
+# -- code identity -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def code() -> dict[str, str]:
+    """What ran: the commit, whether files differ from it, the interpreter, and one SHA-256 over the installed packages.
+
+    `commit` is "" where the toolkit is no git checkout. The packages count by the digests of their RECORD files.
+    """
+    packages = []
+    commit, changed_files = runs.checkout()
+    for package in importlib.metadata.distributions():
+        record = package.read_text("RECORD") or ""
+        packages.append(f"{sha256(record.encode())}  {package.metadata['Name']}-{package.version}\n")
+    return {
+        "commit": commit,
+        "changed_files": changed_files,
+        "interpreter": sys.version,
+        "packages": sha256("".join(sorted(packages)).encode()),
+    }
+
+
+def other_code(before: Seal, seal: Seal) -> Iterator[str]:
+    """What of the code is not as it was at the seal before, as a line that begins with the seal."""
+    parts = ("helpers", "notebooks", "requirements_lock", "versions", "code")
+    if moved := [part for part in parts if before.predicate.get(part) != seal.predicate.get(part)]:
+        commits = [str(s.predicate.get("code", {}).get("commit", ""))[:12] for s in (before, seal)]
+        which = f" (commit {commits[0]}, then {commits[1]})" if commits[0] != commits[1] else ""
+        yield f"{seal.name}: the code is not that of seal {before.number}: {', '.join(moved)}{which}"
+
+
+def what_ran(chain: Sequence[Seal]) -> list[str]:
+    """The code that the newest seal names, in a line; then one for each seal that names another code than the one before."""
+    about = chain[-1].predicate.get("code") if chain else None
+    if not about:
+        return []
+    files = str(about["changed_files"]).splitlines()
+    dirty = f"{count(len(files), 'changed file')}: {', '.join(files[:5])}" if files else "unchanged"
+    commit = f"commit {about['commit']}, {dirty}" if about["commit"] else "no git checkout"
+    helpers, packages = (str(digest)[:16] for digest in (chain[-1].predicate["helpers"], about["packages"]))
+    interpreter = str(about["interpreter"]).split(" (")[0]
+    first = f"{commit}; SHA-256 of helpers {helpers}…, of the installed packages {packages}…; Python {interpreter}"
+    return [first, *(line for pair in pairwise(chain) for line in other_code(*pair))]
+
+
+def foreign_bytecode(package: Path) -> list[str]:
+    """Cached bytecode that this interpreter would run and that its source does not give, as paths in the package."""
+    found = []
+    for path in sorted(package.rglob(f"__pycache__/*.{sys.implementation.cache_tag}.pyc")):
+        source = path.parent.parent / f"{path.name.split('.')[0]}.py"
+        if not source.is_file():
+            continue
+        data, code = path.read_bytes(), source.read_bytes()
+        flags, *stamp_ = struct.unpack("<3I", data[4:16])
+        about = source.stat()
+        if data[:4] != MAGIC_NUMBER or (flags == 0 and stamp_ != [int(about.st_mtime) & 0xFFFFFFFF, about.st_size]):
+            continue  # not read: Python compiles the source anew
+        try:
+            same = marshal.loads(data[16:]) == compile(code, str(source), "exec", dont_inherit=True)  # noqa: S302  # nosec B302
+        except (ValueError, EOFError, TypeError):
+            same = False
+        if not same:
+            found.append(path.relative_to(package).as_posix())
+    return found
+
+
+@cache
+def _foreign() -> list[str]:
+    """Once in a process, which loads each module once."""
+    return foreign_bytecode(runs.REPOSITORY / "helpers")
+
+
+def refuse_foreign_bytecode(folder: Path) -> None:
+    if found := _foreign():
+        raise Terminal(
+            ReasonCode.BYTECODE_ALTERED, f"helpers/{found[0]} is not the bytecode of its source", where=str(folder),
+            next_step="Find out who wrote it. Then remove every __pycache__ folder below helpers/ and begin a new run.",
+        )  # fmt: skip
+
+
+def tree(package: Path) -> str:
+    """One SHA-256 over the names and digests of a package's files, in the format of `sha256sum`."""
+    kept = [p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    names = sorted(p.relative_to(package).as_posix() for p in kept)
+    return sha256("".join(f"{digest_of(package / name)}  {name}\n" for name in names).encode())

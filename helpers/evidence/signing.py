@@ -225,7 +225,7 @@ def runner_key(given: Path | None, workspace: Path) -> Path:
 def public_key(key: Path) -> tuple[str, str]:
     """(the public key as one line, its fingerprint) of a private key, or of a public one that an agent signs for."""
     if key.suffix == ".pub":
-        text = key.read_text(encoding="utf-8")
+        text = key.read_text(encoding="utf-8", errors="replace")
     else:
         done = subprocess.run(
             [program(), "-y", "-P", "", "-f", str(key)], check=False, capture_output=True, stdin=subprocess.DEVNULL
@@ -469,7 +469,7 @@ def _read(path: Path) -> bytes:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _refused(why: str) -> Refused:

@@ -132,7 +132,7 @@ def sign(run: RunState, data: bytes, key: Path) -> Path:
 def record(run: RunState, data: bytes, signature: bytes) -> Path:
     """Keep a statement with its signature, made here or elsewhere; UsageError where the gate would refuse it."""
     try:
-        said = json.loads(data)
+        said = json_in(data)
         gate, role, when = str(said["gate"]), str(said["role"]), str(said["when"])
         path = run.reports / RunPath.SIGNOFFS / f"{gate}-{role}-{stamp(when)}.json"
         known = said["type"] == KIND and canonical(said) == data and gate in GATES
@@ -192,6 +192,8 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
         accepts = answer.get("accept")
         state.accepted[role] = [str(a) for a in accepts] if isinstance(accepts, list) else []
         problem, signer = _problem(run, path, data, path.with_name(f"{path.name}.sig"), allowed_now)
+        if not problem and path.name not in recorded(run.reports):
+            problem = f"it was never recorded ({RUNBOOK} sign {run.id} --import FILE.sig)"
         if problem or signer is None:
             state.refused[role] = f"the approval of {role} does not count: {problem}"
             state.missing.append(role)

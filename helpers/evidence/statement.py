@@ -11,31 +11,24 @@ Everything in the folder of a run is one of these:
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import marshal
 import re
 import shlex
 import stat
-import struct
-import sys
 from base64 import b64encode
 from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RunbookError, Terminal, WorldError, one_line
+from helpers.errors import RunbookError, WorldError, one_line
 from helpers.evidence.signing import ALLOWED, REVOKED, namespace
 from helpers.formatting import size
 from helpers.reason_codes import ReasonCode
 from helpers.results import MOST_READ, contents, file_digest, json_in
-from helpers.run import folders as runs
 from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 
@@ -70,7 +63,11 @@ _READ_WHOLE = {
 _SEAL = re.compile(rf"{SEALS}/[^/]+")
 FIRST = "none"  # what the first seal names in place of the digest of the one before
 PUSHED = "digest pushed"  # the audit log's word for a digest that was given to a place outside, or was not taken there
-_PUSHED = b'{"action": "%s", ' % PUSHED.encode()
+_PUSHED_LINE = (  # and nothing else: a repeated name could be read as either
+    r'\{"action": "digest pushed", "facts": \{"digest": "[0-9a-f]{64}", "number": [0-9]+(, "reason": "[a-z_]+", "why": '
+    r'"([^"\\]|\\.)*")?\}, '
+    r'"host": "[^"]*", "outcome": "[a-z]+", "previous": "[0-9a-f]{64}", "process": [0-9]+, "user": "[^"]*", "when": "[^"]*"\}'
+)
 _TESTS = {"pass": "passedTests", "warning": "warnedTests", "marginal": "warnedTests", "fail": "failedTests"}
 
 
@@ -285,7 +282,9 @@ def added(folder: Path, seal: Seal) -> dict[str, int]:
     for name, (length, _) in seal.prefixes.items():
         with suppress(OSError), (folder / name).open("rb") as file:
             file.seek(length)
-            if lines := [line for line in file.read(MOST_READ).splitlines() if not line.startswith(_PUSHED)]:
+            if lines := [
+                line for line in file.read(MOST_READ).splitlines() if not re.fullmatch(_PUSHED_LINE.encode(), line)
+            ]:
                 found[name] = len(lines)
     return found
 
@@ -387,7 +386,7 @@ done
 for each in seals/*.json; do
   while read -r length name digest; do
     [ "$(head -c "$length" "$name" | sha256sum | cut -d' ' -f1)" = "$digest" ] || complain "$name: changed since $each"
-    [ "$each" != "$seal" ] || [ -z "$(tail -c "+$((length + 1))" "$name" | grep -v '^{{"action": "{pushed}", ')" ] ||
+    [ "$each" != "$seal" ] || [ -z "$(tail -c "+$((length + 1))" "$name" | grep -vE '^{pushed}$')" ] ||
       complain "$name: lines added later"
   done < <(grep -o '{{"bytes":[0-9]*,"name":"[^"]*","sha256":"[0-9a-f]*"}}' "$each" |
     sed -E 's/.*"bytes":([0-9]+),"name":"(.*)","sha256":"([0-9a-f]+)"\}}/\1 \2 \3/')
@@ -420,6 +419,15 @@ for result in results/*.json; do
     grep -qF "$(sha256sum < "$result" | cut -d' ' -f1)" "$notebook" || complain "$result is not what $notebook shows"
   fi
 done
+if grep -qF '"work":"named"' "$seal"; then # the log names each passed result, by whoever ran the step
+  for result in results/*.json; do
+    grep -qx '  "error": null,' "$result" && ! grep -qx '  "verdict": "fail"' "$result" || continue
+    step=$(basename "$result" .json)
+    grep -E '^\{{"action": "step ends"' audit.jsonl | grep -F "\"step\": \"$step\"" |
+      grep -qvF '"result": ' || grep -qF "\"result\": \"$(sha256sum < "$result" | cut -d' ' -f1)\"" audit.jsonl ||
+      complain "$result: audit.jsonl names no such file"
+  done
+fi
 echo "decision: $(said decision "$seal")"
 
 # 7. The signatures: each over its statement, in the namespace of its role, by a key that allowed_signers lists, and that was
@@ -452,11 +460,12 @@ signed() {{ # statement, namespace, time
   [ -z "$SIGNERS" ] || ssh-keygen -Y verify -Overify-time="$3" -f "$SIGNERS" -I "$who" -n "$2" -s "$1.sig" < "$1" > /dev/null ||
     complain "$1 is not signed by one whom $SIGNERS allows"
 }}
-approved() {{ # gate, role, step whose seal is signed, step that does not begin before
-  [ -e "results/$4.json" ] || return
+approved() {{ # gate, role, step whose seal is signed, step that does not begin before ("" for the closeout)
+  [ -e "results/${{4:-$3}}.json" ] || return
   statement=$(logged "$1-$2" | tail -n 1)
+  if [ -z "$statement$4" ]; then echo "$1: $2 has not signed"; return; fi
   if [ -z "$statement" ]; then complain "step $4 ran, and $2 has not signed"; return; fi
-  grep -qF '"decision":"go"' "$statement" || complain "step $4 ran although $statement is no-go"
+  [ -z "$4" ] || grep -qF '"decision":"go"' "$statement" || complain "step $4 ran although $statement is no-go"
   for other in signoffs/"$1-$2"-*.json; do # given later, though recorded before
     [[ "$other" < "$statement" ]] || grep -qF '"decision":"go"' "$other" || complain "$other is no-go and was given later"
   done
@@ -482,7 +491,7 @@ def recipe(state: RunState, newest: Seal) -> str:
     revoked = f"-r allowed_signers{REVOKED} " if (folder / f"allowed_signers{REVOKED}").is_file() else ""
     run = str(newest.predicate["run"]["id"])
     head = _HEAD.format(
-        run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked, pushed=PUSHED,
+        run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked, pushed=_PUSHED_LINE,
         changing=" ".join(sorted(CHANGING)),
     )  # fmt: skip
     lines = [_signed(folder, path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
@@ -491,6 +500,7 @@ def recipe(state: RunState, newest: Seal) -> str:
     except (RunbookError, OSError, ValueError):  # damaged, which section 2 says
         return head + "\n".join(lines) + "\n" + _TAIL.format(same_key="")
     lines += [f"approved cutover {role} {Step.REVIEW} {Step.CUTOVER}" for role in rules.required]
+    lines += [f"approved closeout {role} {Step.CLOSEOUT} ''" for role in rules.closeout]
     lines += [f"approved dry-run {role} {Step.SCHEDULE_AND_NOTIFY} {Step.FENCE_WRITES}" for role in rules.dry_run]
     return head + "\n".join(lines) + "\n" + _TAIL.format(same_key="" if rules.one_key_for_roles else _SAME_KEY)
 
@@ -529,70 +539,6 @@ def statement_in(data: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-# -- code identity -----------------------------------------------------------------------------------------------------
-
-
-@cache
-def code() -> dict[str, str]:
-    """What ran: the commit, whether files differ from it, the interpreter, and one SHA-256 over the installed packages.
-
-    `commit` is "" where the toolkit is no git checkout. The packages count by the digests of their RECORD files.
-    """
-    packages = []
-    commit, changed_files = runs.checkout()
-    for package in importlib.metadata.distributions():
-        record = package.read_text("RECORD") or ""
-        packages.append(f"{sha256(record.encode())}  {package.metadata['Name']}-{package.version}\n")
-    return {
-        "commit": commit,
-        "changed_files": changed_files,
-        "interpreter": sys.version,
-        "packages": sha256("".join(sorted(packages)).encode()),
-    }
-
-
-def foreign_bytecode(package: Path) -> list[str]:
-    """Cached bytecode that this interpreter would run and that its source does not give, as paths in the package."""
-    found = []
-    for path in sorted(package.rglob(f"__pycache__/*.{sys.implementation.cache_tag}.pyc")):
-        source = path.parent.parent / f"{path.name.split('.')[0]}.py"
-        if not source.is_file():
-            continue
-        data, code = path.read_bytes(), source.read_bytes()
-        flags, *stamp_ = struct.unpack("<3I", data[4:16])
-        about = source.stat()
-        if data[:4] != MAGIC_NUMBER or (flags == 0 and stamp_ != [int(about.st_mtime) & 0xFFFFFFFF, about.st_size]):
-            continue  # not read: Python compiles the source anew
-        try:
-            same = marshal.loads(data[16:]) == compile(code, str(source), "exec", dont_inherit=True)  # noqa: S302  # nosec B302
-        except (ValueError, EOFError, TypeError):
-            same = False
-        if not same:
-            found.append(path.relative_to(package).as_posix())
-    return found
-
-
-@cache
-def _foreign() -> list[str]:
-    """Once in a process, which loads each module once."""
-    return foreign_bytecode(runs.REPOSITORY / "helpers")
-
-
-def refuse_foreign_bytecode(folder: Path) -> None:
-    if found := _foreign():
-        raise Terminal(
-            ReasonCode.BYTECODE_ALTERED, f"helpers/{found[0]} is not the bytecode of its source", where=str(folder),
-            next_step="Find out who wrote it. Then remove every __pycache__ folder below helpers/ and begin a new run.",
-        )  # fmt: skip
-
-
-def tree(package: Path) -> str:
-    """One SHA-256 over the names and digests of a package's files, in the format of `sha256sum`."""
-    kept = [p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    names = sorted(p.relative_to(package).as_posix() for p in kept)
-    return sha256("".join(f"{digest_of(package / name)}  {name}\n" for name in names).encode())
 
 
 def sha256(data: bytes) -> str:

@@ -20,6 +20,7 @@ from helpers.evidence.seals import (
     BOUND,
     MOVES,
     RUNNER,
+    WORK,
     after,
     announced,
     chain,
@@ -27,9 +28,12 @@ from helpers.evidence.seals import (
     knowing,
     logged,
     moved,
+    other_identity,
     pushed,
     unbound,
 )
+from helpers.evidence.secret_scan import other_code, tree
+from helpers.evidence.signing import ALLOWED
 from helpers.evidence.statement import (
     CHANGING,
     FIRST,
@@ -46,7 +50,7 @@ from helpers.evidence.statement import (
 from helpers.formatting import count
 from helpers.results import StepResult, contents, json_in, passed
 from helpers.run import plan
-from helpers.run.folders import RunPath, RunState
+from helpers.run.folders import REPOSITORY, RunPath, RunState
 from helpers.run.plan import Step
 
 _SIGNED_BEFORE = {
@@ -89,11 +93,13 @@ def verify(
     if chain:
         newest = chain[-1]
         found.newest = newest.digest
+        found.notes += _announced(chain)
         run = knowing(RunState(folder.name, folder, folder, judged=True), chain)
         for lines in (
-            _files(folder, newest, against), _audit_log(folder), _history(folder, chain, found), _binding(folder, chain, found),
-            _custody(chain, signers, found), _times(chain, authority, found), _pushed(folder, chain, found),
-            _notebooks(folder, found), _signatures(run, found, signers), _derived(run, newest, page),
+            _files(folder, newest, against), _audit_log(folder), _work(folder, newest), _history(folder, chain, found),
+            _binding(folder, chain, found), _custody(chain, signers, found), _times(chain, authority, found),
+            _pushed(folder, chain, found), _notebooks(folder, found), _parameters(run, found), _signatures(run, found, signers),
+            _derived(run, newest, page, found),
         ):  # fmt: skip
             try:
                 found.problems += lines
@@ -155,6 +161,24 @@ def _files(folder: Path, newest: Seal, against: Mapping[str, str]) -> Iterator[s
         yield f"{name}: not sealed; it was added after seal {newest.number}"
 
 
+def _parameters(run: RunState, found: Verified) -> Iterator[str]:
+    """run.json says which parameters.yaml is the run's, and what of it was changed by whom; the audit log says the same."""
+    facts, path = run.facts, run.reports / RunPath.PARAMETERS
+    if facts.get("parameters_sha256") not in (None, digest_of(path)):
+        yield f"{RunPath.PARAMETERS}: it is not the one that {RunPath.RUN} names"
+    told = [
+        e["facts"].get("names") for e in audit.entries(run.reports / audit.NAME) if e["action"] == "parameters changed"
+    ]
+    noted = {key for change in facts.get("changes", []) for key in change["from"]}
+    for key in sorted(noted ^ {key for names in told for key in names or ()}):
+        yield f"{RunPath.RUN}: a change of {one_line(key, 80)} is named {'here' if key in noted else f'in {audit.NAME}'} only"
+
+
+def _work(folder: Path, newest: Seal) -> Iterator[str]:
+    if WORK in newest.predicate:
+        yield from (f"{name}: {audit.NAME} names no such file" for name in audit.unnamed(folder))
+
+
 def _audit_log(folder: Path) -> Iterator[str]:
     broken = audit.check(folder / audit.NAME)
     if broken is not None:
@@ -194,6 +218,10 @@ def _history(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
 def _binding(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
     """Every seal binds what the first one bound, but for changes that the log names; who has to sign never changes."""
     first, before = chain[0], chain[0]
+    for seal in chain[1:]:
+        now = {**seal.predicate["run"], "directory": seal.predicate.get("directory", first.predicate.get("directory"))}
+        if names := other_identity(first, now):
+            yield f"{seal.name}: {', '.join(names)} of the run: not as seal 1 says"
     log = audit.entries(folder / audit.NAME)
     for seal in chain[1:]:
         if BOUND not in first.predicate or BOUND not in seal.predicate:
@@ -209,6 +237,19 @@ def _binding(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
             if told:
                 found.notes.append(f"{seal.name}: changed since seal 1, as {audit.NAME} says: {', '.join(told)}")
         before = seal
+
+
+def _announced(chain: list[Seal]) -> Iterator[str]:
+    """What the audit log may name and an auditor must know: other code, another decision, other signers, other parameters."""
+    for one, two in pairwise(chain):
+        yield from other_code(one, two)
+        before, now = (str(seal.predicate["decision"]) for seal in (one, two))
+        if before not in ("", now):
+            yield f"{two.name}: the decision is {now or 'open'}; at seal {one.number} it was {before}"
+        for name in sorted(CHANGING - {RunPath.RUN}):
+            if name in one.subjects and one.subjects[name] != two.subjects.get(name):
+                who = ", so others may sign, or sign otherwise" if name.startswith(ALLOWED) else ""
+                yield f"{name}: changed between seal {one.number} and seal {two.number}, as {audit.NAME} says{who}"
 
 
 def _expected(chain: list[Seal], expect: Sequence[str], found: Verified) -> Iterator[str]:
@@ -257,7 +298,6 @@ def _custody(chain: list[Seal], signers: Path | None, found: Verified) -> Iterat
                 f"{seal.name}: signed with the runner's key {key} of {one_line(runner['principal'], 80)}{changed_hands}"
             )
             (found.notes if before is None or signers is not None else found.problems).append(line)
-        found.notes += _other_code(before, seal)
         before = seal
     if unsigned:
         found.notes.append(f"seals/: not signed: {', '.join(map(str, unsigned))}")
@@ -321,15 +361,6 @@ def _times(chain: list[Seal], authority: Path | None, found: Verified) -> Iterat
         yield f"seals/: without a time-stamp: {', '.join(map(str, without))}"
     elif without and len(without) < len(chain):
         found.notes.append(f"seals/: without a time-stamp: {', '.join(map(str, without))}")
-
-
-def _other_code(before: Seal | None, seal: Seal) -> Iterator[str]:
-    """What of the code is not as it was at the seal before."""
-    if before is not None:
-        parts = ("helpers", "notebooks", "requirements_lock", "versions", "code")
-        moved = [part for part in parts if before.predicate.get(part) != seal.predicate.get(part)]
-        if moved:
-            yield f"{seal.name}: the code is not that of seal {before.number}: {', '.join(moved)}"
 
 
 def _notebooks(folder: Path, found: Verified) -> Iterator[str]:
@@ -406,8 +437,10 @@ def _gate(run: RunState, gate: str, needed: bool, found: Verified, signers: Path
         yield from (f"signoffs/: step {_SIGNED_BEFORE[gate]} ran although {line}" for line in state.blocked)
 
 
-def _derived(run: RunState, newest: Seal, page: Callable[[RunState], str]) -> Iterator[str]:
-    """What is made from the other files is made again and compared."""
+def _derived(run: RunState, newest: Seal, page: Callable[[RunState], str], found: Verified) -> Iterator[str]:
+    """What is made from the other files is made again and compared, by the version of the toolkit that made it only."""
+    same_version = newest.predicate["helpers"] == tree(REPOSITORY / "helpers")
+    commit = one_line(str(newest.predicate.get("code", {}).get("commit", ""))[:40])
     made: dict[str, Callable[[], str]] = {
         statement.NAME: lambda: statement.recipe(run, newest),
         RunPath.PAGE: lambda: page(run),
@@ -416,6 +449,10 @@ def _derived(run: RunState, newest: Seal, page: Callable[[RunState], str]) -> It
         path = run.reports / name
         if not path.is_file():
             yield f"{name}: missing"
+            continue
+        if not same_version:
+            by = f"commit {commit} of the toolkit" if commit else "another version of the toolkit"
+            found.notes.append(f"{name}: not compared, since {by} made it; pages as signed are sealed")
             continue
         try:
             same = contents(path) == make().encode("utf-8", errors="backslashreplace")

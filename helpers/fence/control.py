@@ -24,7 +24,7 @@ from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, StepResult, utc_now
+from helpers.results import StateFile, StepResult, reading, utc_now
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
@@ -354,10 +354,12 @@ def lift(folder: RunState) -> str:
     state = FenceState.load(folder.workspace)
     if state is None:
         return f"Run {folder.id} has set no fence; there is nothing to lift."
-    source = Endpoint.model_validate(state.source) if state.source else folder.parameters.source
-    with suppress(OSError):  # relative paths of its commands and secrets are taken from there
+    with reading(folder.workspace / FenceState.file, FenceState.remedy.format(folder=folder.workspace)):
+        source = Endpoint.model_validate(state.source) if state.source else folder.parameters.source
+        rules = Fence.model_validate(state.rules)
+    with suppress(OSError, ValueError):  # relative paths of its commands and secrets are taken from there
         os.chdir(state.directory or ".")
-    return Control(folder, _AsSet(source, Fence.model_validate(state.rules))).lift()
+    return Control(folder, _AsSet(source, rules)).lift()
 
 
 def said(answer: Answer) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from helpers.errors import Terminal, UsageError
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, append, utc_now, write_json
+from helpers.results import StateFile, append, json_in, utc_now, write_json
 from helpers.run.folders import RunFolder, RunPath
 
 FILE = RunPath.CHECKPOINT
@@ -97,7 +97,7 @@ class Kept(StateFile):
             log = b""
         raw = super(Kept, cls).content(path)
         for line in log[: log.rfind(b"\n") + 1].splitlines():  # what follows the last end of a line is torn
-            change = json.loads(line)
+            change = json_in(line)
             if change["id"] == raw.get("id"):
                 raw["targets"].update(change.pop("targets"))
                 raw |= change

@@ -27,7 +27,7 @@ from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, StateFile, reading, silent, utc_now, write_json
+from helpers.results import Progress, StateFile, json_in, reading, silent, utc_now, write_json
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
@@ -293,7 +293,7 @@ class Delta:
         staged = Staged.load(folder)
         assert staged is not None
         with reading(path := folder / "delta.json"):
-            return cls(staged, **json.loads(path.read_text(encoding="utf-8")))
+            return cls(staged, **json_in(path.read_bytes()))
 
 
 def make_delta(

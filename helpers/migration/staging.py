@@ -30,8 +30,20 @@ import pyarrow as pa
 from helpers.chunks import ChunkBatch, Vectors
 from helpers.errors import RunbookError, Terminal, one_line, redacted
 from helpers.parameters import Parameters
+from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, StateFile, Verdict, kind_of, reading, silent, write_json, write_text, writing
+from helpers.results import (
+    Progress,
+    StateFile,
+    Verdict,
+    json_in,
+    kind_of,
+    reading,
+    silent,
+    write_json,
+    write_text,
+    writing,
+)
 from helpers.run.record import RunRecord
 from helpers.schema import Context, Schema, Transformed
 from helpers.schema.rules import DERIVED_MEANINGS, DERIVED_TYPES, failure_table
@@ -124,7 +136,7 @@ class Quarantine:
             file = self.folder / name
             if file.exists():
                 with reading(file):
-                    found = [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+                    found = [dict(json_in(line)) for line in file.read_text(encoding="utf-8").splitlines()]
                     _ = [(e["collection"], e["id"], e["reason"]) for e in found]
                 yield from found
 
@@ -289,7 +301,7 @@ class _Staging:
             self.changes = io.TextIOWrapper(cast(IO[bytes], raw), "utf-8", "backslashreplace", newline="")
             csv.writer(self.changes, lineterminator="\n").writerow(CHANGE_COLUMNS)
         for row in changed[["collection", "id", "field", "before", "after", "rule"]].itertuples(index=False):
-            csv.writer(self.changes, lineterminator="\n").writerow([redacted(str(value)) for value in row])
+            csv.writer(self.changes, lineterminator="\n").writerow([_cell(redacted(str(value))) for value in row])
 
     def finish(self) -> Staged:
         staged = self.staged
@@ -306,6 +318,15 @@ class _Staging:
         staged.quarantined = self.quarantine.counts()
         staged.save(staged.folder)
         return staged
+
+
+def _cell(text: str) -> str:
+    """As spreadsheets show it: a number, or text that is no formula."""
+    try:
+        float(text)
+    except ValueError:
+        return harmless(text)
+    return text
 
 
 def stage(
@@ -530,4 +551,4 @@ def _read(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     with reading(file, "Remove this file: the vectors are made again."):
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(json_in(file.read_bytes()))

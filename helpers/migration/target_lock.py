@@ -32,7 +32,7 @@ from helpers.schema import load_schema
 from helpers.stores import open_target, quick_holder, quick_names
 from helpers.stores.creation import RESTORE, require_function
 from helpers.stores.handshake import tried, with_candidates
-from helpers.stores.opening import UNKNOWN, lacking, make, remove_database
+from helpers.stores.opening import UNKNOWN, lacking, make, one_database, remove_database
 
 SHOWN = 5
 
@@ -208,6 +208,16 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
     if parameters.target.path == plan.NO_TARGET:
         return
     present = target_names(parameters)
+    if (
+        parameters.source.url
+        and parameters.target.url
+        and present
+        and one_database(parameters.source, parameters.target)
+    ):
+        raise UsageError(
+            ReasonCode.PARAMETERS_INVALID, "source and target are one database under two addresses",
+            where=parameters.target.label, next_step="Name another database as target; nothing was written.",
+        )  # fmt: skip
     refuse_taken(load_schema(parameters.schema_name).targets(names), present, owned, parameters, run_id)
 
 

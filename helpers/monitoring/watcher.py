@@ -27,7 +27,7 @@ from helpers.fence import used_by
 from helpers.monitoring.measure import Asker, Probe, finds, timed, warm
 from helpers.parameters import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import append, utc_now
+from helpers.results import append, json_in, utc_now
 from helpers.run import kernel
 from helpers.run.folders import RunPath
 from helpers.run.record import Progress
@@ -342,7 +342,7 @@ def _unfinished(path: Path) -> list[Sample] | None:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            raw = json.loads(line)
+            raw = json_in(line)
         except ValueError:
             continue
         if isinstance(raw, dict):

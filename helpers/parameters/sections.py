@@ -377,7 +377,7 @@ class ComposeFile(Section):
 
 _LARGEST_CONFIG = 4 * 2**20  # bytes
 _ASSIGNED = re.compile(  # a value is looked at, not taken: it may hold assignments itself, as a query or braces do
-    r"""(?P<key>[A-Za-z_][\w.-]*)[ \t]*[=:][ \t]*
+    r"""(?P<key>[A-Za-z_][\w.-]{0,199})[ \t]*[=:][ \t]*
         (?=(?P<quoted>"(?:[^"\\]|\\.)*"|'[^']*')?(?P<bare>[^\r\n]*?)(?=[ \t]+\#|[ \t]*\r?$))""",
     re.MULTILINE | re.DOTALL | re.VERBOSE,
 )

@@ -21,6 +21,8 @@ from xml.etree import ElementTree  # nosec B405  (what it reads has no document 
 from markupsafe import Markup, escape
 
 from helpers.errors import RunbookError
+from helpers.evidence.seals import chain
+from helpers.evidence.secret_scan import what_ran
 from helpers.evidence.signing import Signer
 from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state, newest, statements
 from helpers.formatting import lines, text
@@ -178,6 +180,7 @@ class RunView:
     gates: dict[str, GateState]
     attempts: list[StepRow] = field(default_factory=list)  # earlier executions of steps, by time; none of them counts
     outcome: Outcome = field(default_factory=lambda: Outcome("open", "Not started"))
+    code: list[str] = field(default_factory=list)  # sentences on what ran, as the seals name it
 
     @property
     def id(self) -> str:
@@ -466,6 +469,7 @@ def read_run(run: RunState | Path) -> RunView:
     return RunView(
         folder, _or(run, lambda r: r.facts, {}), _or(run, lambda r: r.document, {}), _or(run, lambda r: r.text, ""),
         steps := list(_steps(run)), read_signoffs(run), _gates(run), list(_attempts(run, steps)),
+        code=_or(run, lambda r: what_ran(chain(r)), []),
     )  # fmt: skip
 
 

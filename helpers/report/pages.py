@@ -38,7 +38,7 @@ from helpers.report import numbers, record
 from helpers.report.facts import CHANGED, QUARANTINED, RunView, read_run
 from helpers.report.outcome import CLASSES, decision_tree, outcome
 from helpers.report.record import checklist
-from helpers.results import Check, Verdict, passed, utc_now, write_bytes, write_text
+from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
 from helpers.run.advice import impact, page_remedy
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
@@ -531,18 +531,24 @@ def keep_signed(folder: RunState) -> Iterator[str]:
 def keep_final(folder: RunState) -> Iterator[str]:
     """Keep the page once the run is closed out and nobody has to sign any more, and its PDF; yields what to tell."""
     gate = gate_state(folder, CLOSEOUT) if passed(folder.result(Step.CLOSEOUT)) else None
-    if gate is not None and not gate.missing and not gate.blocked and not list(folder.reports.glob(f"{FINAL}*.html")):
-        yield from _keep(
-            folder, f"{FINAL}{len(chain(folder)) + 1:04d}.html", "the run was closed out, with every signature"
-        )
+    if gate is not None and not gate.missing and not gate.blocked and not _final_kept(folder):
+        name = f"{FINAL}{len(chain(folder)) + 1:04d}.html"
+        yield from _keep(folder, name, "the run was closed out, with every signature")
+
+
+def _final_kept(folder: RunState) -> bool:
+    log = audit.entries(folder.reports / audit.NAME)
+    return any(e["action"] == audit.PAGE_KEPT and str(e["facts"]["file"]).startswith(FINAL) for e in log)
 
 
 def _keep(folder: RunState, name: str, what: str) -> Iterator[str]:
     page = folder.reports / name
     with _not_worth_a_failure(folder):
         write_text(page, run_page(folder, f"This page as it was at {formatting.moment(utc_now())}: {what}."))
+        (pdf := page.with_suffix(".pdf")).unlink(missing_ok=True)  # nobody's: a page is kept once
         failed = print_pdf(page)
-        audit.append(folder.reports / audit.NAME, "page kept", file=name, pdf=failed or "made")
+        digests = {path.name: file_digest(path) for path in (page, pdf) if path.is_file()}
+        audit.append(folder.reports / audit.NAME, audit.PAGE_KEPT, file=name, pdf=failed or "made", digests=digests)
         if failed:
             yield f"No PDF of {name}: {failed}"
 
@@ -560,9 +566,7 @@ def print_pdf(page: Path) -> str:
         command = [program, "--headless", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--no-pdf-header-footer",
                    f"--user-data-dir={profile}", f"--print-to-pdf={made}", page.resolve().as_uri()]  # fmt: skip
         if os.geteuid() == 0:
-            command.insert(
-                1, "--no-sandbox"
-            )  # Chromium refuses root with it; the page has no script and asks no network
+            command.insert(1, "--no-sandbox")  # root may not use it; the page has no script and asks no network
         try:
             subprocess.run(command, timeout=_PDF_SECONDS, check=True, capture_output=True, start_new_session=True)
         except (OSError, subprocess.SubprocessError) as error:

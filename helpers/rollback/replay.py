@@ -12,7 +12,6 @@ which must never reach the source.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -28,7 +27,7 @@ from helpers.errors import Terminal
 from helpers.migration.catch_up import UNFOUND, unreachable
 from helpers.migration.source_changes import Origin, WrittenData
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, file_digest, publish, reading, silent, write_json
+from helpers.results import Progress, file_digest, json_in, publish, reading, silent, write_json
 from helpers.snapshots.comparison import compared, same_value, same_vectors
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
@@ -176,7 +175,7 @@ def whole(folder: Path) -> Iterator[Path]:
 def added_ids(export_folder: Path) -> dict[str, set[str]]:
     """Ids by target collection that an export holds as new chunks."""
     with reading(index := export_folder / "index.json"):
-        raw = json.loads(index.read_text(encoding="utf-8"))
+        raw = json_in(index.read_bytes())
         return {row["collection"]: set(row["added_ids"]) for row in raw["collections"]}
 
 
@@ -367,7 +366,7 @@ def save(planned: Plan, folder: Path) -> None:
 def load(folder: Path) -> Plan:
     """The inverse of `save`."""
     with reading(path := folder / "plan.json"):
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json_in(path.read_bytes())
         create = {name: _info(known) for name, known in raw.get("create", {}).items()}
         files, delete = dict(raw["put"]), raw["delete"]
     return Plan({n: from_table(read_parquet(folder / f)) for n, f in files.items()}, delete, create=create)

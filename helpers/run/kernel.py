@@ -206,16 +206,16 @@ def is_whole(notebook: Path) -> bool:
 
 def first_error(notebook: Path) -> dict[str, str] | None:
     """The first error among the outputs, as results keep it."""
-    for cell in _code_cells(notebook):
-        for output in cell.get("outputs", []):
-            if output["output_type"] == "error":
-                kind, line = str(output["ename"]), one_line(str(output["evalue"]))
-                if kind == "SystemExit":
-                    return failure(SystemExit(line))
-                ours = isinstance(getattr(errors, kind, None), type)
-                said = one_line(line if ours else f"{kind}: {line}")
-                return {"code": ReasonCode.CELL_FAILED, "type": kind, "line": said}
-    return None
+    with reading(notebook):
+        outputs = [output for cell in _code_cells(notebook) for output in cell.get("outputs", [])]
+        failed = next((output for output in outputs if output["output_type"] == "error"), None)
+        if failed is None:
+            return None
+        kind, line = str(failed["ename"]), one_line(str(failed["evalue"]))
+    if kind == "SystemExit":
+        return failure(SystemExit(line))
+    ours = isinstance(getattr(errors, kind, None), type)
+    return {"code": ReasonCode.CELL_FAILED, "type": kind, "line": one_line(line if ours else f"{kind}: {line}")}
 
 
 def cells_not_executed(notebook: Path) -> int:

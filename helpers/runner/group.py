@@ -8,7 +8,6 @@ can be given for all of them at once. A row is a name, what of the source and wh
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -23,7 +22,7 @@ from helpers.evidence.signoffs import gate_state
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import ALL
 from helpers.reason_codes import ReasonCode
-from helpers.results import passed, reading, utc_now, write_json
+from helpers.results import json_in, passed, reading, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import GROUP, RunFolder, RunState
@@ -79,7 +78,7 @@ def read(group_id: str) -> Group | None:
     if not file.is_file():
         return None
     with reading(file):
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = json_in(file.read_bytes())
         return Group(**{**raw, "rows": [Row(**row) for row in raw["rows"]]})
 
 

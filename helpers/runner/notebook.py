@@ -19,6 +19,7 @@ from typing import Any
 from helpers import audit
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, NoGo, RunbookError, UsageError, WorldError, one_line
+from helpers.evidence import enter
 from helpers.formatting import duration, flatten
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import SECTIONS, Parameters, is_sample, parameters_from
@@ -53,7 +54,7 @@ def find_run(row: plan.Step, sections: Mapping[str, Any], run_id: str, dry_run: 
         runs.check_run_id(run_id)
     if run_id and (not sections or RunFolder.of(run_id).exists):
         run = _lay_over(runs.find(run_id), sections)
-        run.enter()
+        enter(run)
         return run
     wanted = sections
     if row.number in SOURCE_ONLY and sections.get("source") and not sections.get("target"):
@@ -352,7 +353,7 @@ class Run(RunRecord):
         self.log(f"step ends: {self.result.verdict}")
         digest = file_digest(path)
         outcome = self.result.error["code"] if self.result.error else str(self.result.verdict)
-        audit.append(self.folder / audit.NAME, "step ends", outcome=outcome, step=self.step, result=digest)
+        audit.append(self.folder / audit.NAME, audit.STEP_ENDS, outcome=outcome, step=self.step, result=digest)
         return digest
 
     def _cell_failed(self, error: BaseException) -> None:

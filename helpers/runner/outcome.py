@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from helpers import audit
 from helpers.errors import Interrupted, NoGo, RunbookError, UsageError, WaitingForSignoffs
+from helpers.evidence import enter
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import leave
 from helpers.results import utc_now
@@ -98,7 +99,7 @@ def roll_back(chosen: argparse.Namespace) -> int:
     """The command; 0 where the run was rolled back."""
     folder = runs.find(chosen.run_id)
     orders = orders_of(chosen)
-    folder.enter()
+    enter(folder)
     return execute(folder, orders, Console(), dry_run=chosen.dry_run)
 
 

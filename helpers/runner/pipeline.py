@@ -35,7 +35,7 @@ from helpers.fence import FenceState, lift
 from helpers.migration.target_lock import give_back_target
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import keep_final, keep_signed, render_notebook, render_pages
-from helpers.results import StepResult, Verdict, disk_full, flush_file, passed, utc_now
+from helpers.results import StepResult, Verdict, disk_full, file_digest, flush_file, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run import kernel, plan, window
 from helpers.run.advice import advised
@@ -117,9 +117,11 @@ class Execution:
                 self.folder.log_block("a cell failed before the step began", str(self._error), self.step.number)
             said = StepResult(self.step.number, self.step.title, self.folder.id, self._started)
         said.error, said.verdict, said.finished = fault, Verdict.FAIL, utc_now()
-        said.write(self.folder.reports / RunPath.RESULTS / f"{self.step.number}.json")
+        path = self.folder.reports / RunPath.RESULTS / f"{self.step.number}.json"
+        said.write(path)
         outcome = said.error["code"] if said.error else "failed"
-        audit.append(self.folder.reports / audit.NAME, "step ends", outcome=outcome, step=self.step.number)
+        about = {"step": self.step.number, "result": file_digest(path)}
+        audit.append(self.folder.reports / audit.NAME, audit.STEP_ENDS, outcome=outcome, **about)
         self.folder.log(f"step failed: {said.error['line'] if said.error else ''}", self.step.number)
         return said
 
@@ -138,9 +140,8 @@ class Execution:
             self._error = error
             if not isinstance(error, PapermillExecutionError):  # then the step has written the cell's own traceback
                 with suppress(RunbookError):  # on a full disk there is no room for it either
-                    self.folder.log_block(
-                        "papermill stopped", "".join(traceback.format_exception(error)), self.step.number
-                    )
+                    trace = "".join(traceback.format_exception(error))
+                    self.folder.log_block("papermill stopped", trace, self.step.number)
         finally:
             ensure_event_loop().close()  # this thread's, which Jupyter made and leaves open
             with suppress(OSError):  # there may be none; papermill does not flush it, and a passed step needs it
@@ -198,15 +199,11 @@ class Execution:
             return _error(ReasonCode.NOT_EXECUTED, f"{name}: {type(self._error).__name__}: {self._error}", "WorldError")
         skipped = kernel.cells_not_executed(self.output)
         if skipped:
-            return _error(
-                ReasonCode.CELLS_NOT_EXECUTED, f"{name}: {skipped} of its code cells were never executed", "WorldError"
-            )
+            what = f"{name}: {skipped} of its code cells were never executed"
+            return _error(ReasonCode.CELLS_NOT_EXECUTED, what, "WorldError")
         if said is None or not said.finished:
-            return _error(
-                ReasonCode.NO_RESULT,
-                f"{name} ended without a result; its last cell must be step.finish()",
-                "WorldError",
-            )
+            what = f"{name} ended without a result; its last cell must be step.finish()"
+            return _error(ReasonCode.NO_RESULT, what, "WorldError")
         return None
 
 
@@ -300,9 +297,8 @@ class Stop:
             return
         heard = [signal.SIGTERM]
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            self._folder.log(
-                f"SIGINT is ignored, as this command was started; to stop the run: kill -TERM {os.getpid()}"
-            )
+            ignored = "SIGINT is ignored, as this command was started; to stop the run: kill -TERM"
+            self._folder.log(f"{ignored} {os.getpid()}")
         else:
             heard.append(signal.SIGINT)
         before = {number: signal.signal(number, self._asked) for number in heard}
@@ -557,10 +553,11 @@ def _verdict(folder: RunState, steps: Sequence[plan.Step], error: RunbookError |
 
 def open_steps(folder: RunState, last: plan.Step) -> list[plan.Step]:
     """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
+    nobodys = audit.unnamed(folder.reports)  # of a step that was killed as it ended, or written by somebody else
     for step in plan.LINE:
         if step.number > last.number:
             break
-        if not _really_passed(folder, step):
+        if not _really_passed(folder, step) or f"{RunPath.RESULTS}/{step}.json" in nobodys:
             return plan.between(step, last)
     return []
 

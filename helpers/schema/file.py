@@ -209,7 +209,7 @@ class Routing(_Part):
             if kind not in self.targets:
                 raise ValueError(f"type {kind!r} has no target; known types: {', '.join(self.targets)}")
         for name in self.targets.values():
-            if not _COLLECTION_NAME.fullmatch(name):
+            if not _COLLECTION_NAME.fullmatch(name) or ".." in name:
                 raise ValueError(f"{show(name)} cannot be the name of a collection")
         if len(set(self.targets.values())) < len(self.targets):
             raise ValueError("two types share a target collection")

@@ -23,11 +23,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helpers.results import append, file_digest, utc_now, writing
+from helpers.results import append, file_digest, json_in, reading, utc_now, writing
 
 FORMAT = 1
 EXPORT = ".export"
 _LINES = "journal.jsonl"
+CHUNK = ("id", "document", "metadata", "uri", "embedding")  # the columns of a file of chunks
 
 
 class Journal:
@@ -57,11 +58,12 @@ class Journal:
             return None
         for number, line in enumerate(raw.splitlines(keepends=True), start=1):
             try:
-                entry = json.loads(line)
+                entry = json_in(line)
                 if not line.endswith(b"\n") or entry["sha256"] != own_digest(entry):
                     raise ValueError("not as it was written")
+                _require_sound(entry)
                 journal._take(entry)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, LookupError, TypeError, AttributeError):
                 damaged = f"the export's journal is damaged from line {number} on"
                 journal.notes.append(f"{damaged}: what it does not prove is read again")
                 break
@@ -131,7 +133,7 @@ class Journal:
         path = self.folder / EXPORT / known["file"]
         if not path.is_file() or file_digest(path) != known["sha256"]:
             return None
-        ids: list[str] = read_parquet(path).column("id").to_pylist()
+        ids: list[str] = read_parquet(path, ["id"]).column("id").to_pylist()
         return ids
 
     def finish(self, name: str, start: int, part: dict[str, Any]) -> None:
@@ -176,6 +178,16 @@ class Journal:
             self._take(entry)
 
 
+def _require_sound(entry: dict[str, Any]) -> None:
+    """Raises where an entry holds other types than are relied on, or names a file that is not below the export's folder."""
+    datetime.fromisoformat(entry["at"])
+    held = {**entry.get("ids", {}), **entry.get("part", {})}
+    if not all(type(held[key]) is int and held[key] >= 0 for key in ("count", "rows", "bytes") if key in held):
+        raise ValueError("a count is none")
+    if not isinstance(file := held.get("file", ""), str) or file.startswith("/") or ".." in file.split("/"):
+        raise ValueError("a file is elsewhere")
+
+
 def signed(content: dict[str, Any]) -> dict[str, Any]:
     """With a digest over itself, which `own_digest` proves."""
     return {**content, "sha256": own_digest(content)}
@@ -196,7 +208,13 @@ def write_parquet(path: Path, table: pa.Table, **how: Any) -> None:
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file of ours, whole or these columns of it; a third of the time that a data set of one file would take.
 
-    Raises what pyarrow raises: `OSError`, `pa.ArrowException`, `MemoryError`.
+    Raises `Terminal` ("run_damaged") where it holds no chunks, or not as `to_table` writes them.
     """
-    with pq.ParquetFile(path) as file:
-        return file.read(columns)
+    with reading(path), pq.ParquetFile(path) as file:
+        table = file.read(columns)
+        for name in columns or {*CHUNK, *table.column_names}:
+            column = table.column(name)
+            fits = pa.types.is_fixed_size_list if name == "embedding" else pa.types.is_large_string
+            if not fits(column.type) or (name.endswith("id") and column.null_count):
+                raise ValueError(f"its column {name} is not as this toolkit writes it")
+        return table

@@ -7,7 +7,6 @@ cannot be found is taken to need its snapshot.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,7 @@ from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
 from helpers.formatting import count
 from helpers.parameters.sections import default_snapshots
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, passed, utc_now
+from helpers.results import Progress, json_in, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
@@ -152,7 +151,7 @@ def taken_by(folder: RunFolder) -> list[dict[str, Any]]:
         for path in sorted([*folder.reports.glob(f"results/{number}.json"),
                             *folder.reports.glob(f"earlier/*/results/{number}.json")]):  # fmt: skip
             try:
-                taken = json.loads(path.read_text(encoding="utf-8"))["facts"].get("snapshot")
+                taken = json_in(path.read_bytes())["facts"].get("snapshot")
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
             if isinstance(taken, dict) and taken.get("folder"):

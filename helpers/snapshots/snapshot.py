@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, file_digest, flush_folder, is_leftover, silent, utc_now, write_json
+from helpers.results import Progress, file_digest, flush_folder, is_leftover, json_in, silent, utc_now, write_json
 from helpers.snapshots.export_journal import EXPORT, Journal, own_digest, read_parquet, signed, write_parquet
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import AGAIN_AFTER, counted_ids
@@ -74,7 +74,7 @@ class Snapshot:
     def open(cls, folder: Path) -> Snapshot:
         """Raises `Terminal` where there is no readable manifest."""
         try:
-            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            manifest = json_in((folder / "manifest.json").read_bytes())
             if manifest["format"] != FORMAT:
                 raise ValueError(f"format {manifest['format']}, this toolkit reads {FORMAT}")
             if manifest["sha256"] != own_digest(manifest):
@@ -134,10 +134,8 @@ class Snapshot:
     def _table(self, part: Part, columns: list[str] | None = None) -> pa.Table:
         try:
             return read_parquet(self.folder / part.file, columns)
-        except MemoryError:  # Arrow's own is both; the file is not to blame
-            raise
-        except (OSError, pa.ArrowException) as error:
-            raise self._damaged(part, f"cannot be read: {error}") from error
+        except Terminal as error:
+            raise self._damaged(part, error.what) from error
 
     def verify(self, progress: Progress = silent) -> dict[str, int]:
         """Re-read every byte: digests, row counts, ids unique. Marks the manifest as verified.
@@ -228,7 +226,7 @@ def write_snapshot(
 def _is_whole(partial: Path, source: str, names: list[str]) -> bool:
     """Whether this is a snapshot of these collections of the source that lacks nothing but its name."""
     try:
-        manifest = json.loads((partial / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json_in((partial / "manifest.json").read_bytes())
         if (manifest["source"], [c["name"] for c in manifest["collections"]]) != (source, names):
             return False
         parts = [Part(**p) for c in manifest["collections"] for p in c["parts"]]
@@ -406,8 +404,12 @@ def _guest(value: Any) -> Any:
 
 
 def decode_metadata(text: str | None) -> Metadata | None:
-    """The inverse of `encode_metadata`."""
-    return None if text is None else {key: _host(value) for key, value in json.loads(text).items()}
+    """The inverse of `encode_metadata`. Raises `Terminal` ("run_damaged")."""
+    try:
+        return None if text is None else {key: _host(value) for key, value in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        what = f"a file of chunks has metadata that this toolkit does not write: {one_line(text or '', 60)}"
+        raise Terminal(ReasonCode.RUN_DAMAGED, what) from error
 
 
 def _host(value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +20,7 @@ from helpers.fence import FenceState
 from helpers.formatting import duration, moment
 from helpers.migration.checkpoint import Kept
 from helpers.reason_codes import ReasonCode
-from helpers.results import Check, StepResult, Verdict, passed
+from helpers.results import Check, StepResult, Verdict, json_in, passed
 from helpers.rollback.outline import RollbackState, at_work
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -213,7 +212,7 @@ def at_work_now(folder: RunFolder, now: dt.datetime) -> str:
     lines = [f"Nothing: {who} {'is' if len(working) == 1 else 'are'} at work on it."]
     path = folder.workspace / RunPath.PROGRESS
     with contextlib.suppress(OSError, ValueError, KeyError, RunbookError):
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = json_in(path.read_bytes())
         ago = now - dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
         far = f"{state['done']:,} of {state['total']:,} {state['unit']}"
         silent = duration(max(0.0, ago.total_seconds()))
@@ -310,7 +309,7 @@ class Console:
 
 def _progress(path: Path) -> dict[str, Any] | None:
     try:
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        state: dict[str, Any] = json_in(path.read_bytes())
     except (OSError, ValueError):
         return None
     return state

@@ -204,6 +204,7 @@ class CutoverStep(NotebookStep):
             return _said(["DRY RUN: nothing was changed."])
         if self._failed or self._edits is None:
             return _said([f"Not begun: {self._failed or 'the plan was not made'}."])
+        self._refuse_if_shut()
         self._state = state = self.control.begin(self._edits)
         if state.is_done:
             return _said(["The cutover is done already; nothing was changed or restarted."])
@@ -215,6 +216,7 @@ class CutoverStep(NotebookStep):
             logs.look()  # opens them: what is written just before a rotation is read all the same
             with self.run.phase(numbers.RESTART):
                 if state.state == APPLIED:
+                    self._refuse_if_shut()
                     said += self.control.restart(state)
                 said += [f"{a.url} answers {a.status}" for a in self._wait()]
             said += self._write()
@@ -237,6 +239,12 @@ class CutoverStep(NotebookStep):
                        reason=ReasonCode.WRITES_REFUSED if verdict is Verdict.WARNING else "",
                        parameter="cutover.write_probe", detail=tried.said)  # fmt: skip
         return [f"a write of the application was {tried.outcome}"] if tried.when else []
+
+    def _refuse_if_shut(self) -> None:
+        """Raises what shuts the gate now: a NO-GO may have been recorded since this step began to read the source."""
+        state = self.control.state
+        if (shut := open_gate(self.run.home.read(), [Step.REVIEW])) is not None and not (state and state.is_done):
+            raise shut
 
     def _wait(self) -> list[Any]:
         return wait_until_well(self.rules.health, self.rules.timeout_seconds)

@@ -5,7 +5,6 @@ pytest runs in a process of its own, bounded in time. Our cases only read; what 
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -25,7 +24,7 @@ from helpers.monitoring.integration_cases import Case, generated, read_cases
 from helpers.monitoring.measure import run_child
 from helpers.parameters import resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import Verdict, write_json, write_text
+from helpers.results import Verdict, json_in, write_json, write_text
 from helpers.run.command import set_aside
 from helpers.run.record import NotebookStep, RunRecord
 
@@ -160,7 +159,7 @@ class IntegrationStep(NotebookStep):
         path = self.folder / "outcomes.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [json_in(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
     def _row(self, line: dict[str, Any]) -> dict[str, Any]:
         """With the case's own name in place of pytest's."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pandas as pd
 from helpers.errors import RunbookError
 from helpers.migration.importing import DISK_RESERVE
 from helpers.reason_codes import ReasonCode
+from helpers.results import json_in
 from helpers.run.folders import RunPath
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import from_table
@@ -105,7 +105,7 @@ class StuckBatchStep(Troubleshooter):
             return "the checkpoint", False, error.line()
         if ledger is None:
             return "the checkpoint", True, "the migration has not begun"
-        raw = json.loads(ledger.path.read_text(encoding="utf-8"))
+        raw = json_in(ledger.path.read_bytes())
         quiet = (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(raw["timestamp"])).total_seconds()
         flight = sum(t.inflight[1] - t.inflight[0] for t in ledger.targets.values() if t.inflight)
         detail = f"phase {ledger.phase}, {ledger.processed:,} of {ledger.total_chunks:,}, {flight} in flight, "

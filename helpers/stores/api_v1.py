@@ -20,8 +20,8 @@ import numpy.typing as npt
 from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.reason_codes import ReasonCode
-from helpers.stores.base import Closing, CollectionInfo, Neighbours, from_metadata, is_marker, resolve
-from helpers.stores.client import VectorLost, batch_of, pieces, proven_spaces
+from helpers.stores.base import Closing, CollectionInfo, Neighbours, fitting, from_metadata, is_marker, resolve, texts
+from helpers.stores.client import ASK_AGAIN, VectorLost, batch_of, pieces, proven_spaces, twice_what_it_counts
 from helpers.stores.limits import Limits, Requests, Usage, done_once, written_once
 from helpers.stores.wire import json_of
 
@@ -51,6 +51,7 @@ class ApiV1Store(Closing):
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
+    @fitting
     def names(self) -> list[str]:
         """The collections, by name. Some versions ignore limit and offset: the end is a page with nothing new."""
         found: dict[str, _Collection] = {}
@@ -64,6 +65,7 @@ class ApiV1Store(Closing):
     def collections(self) -> list[CollectionInfo]:
         return [self.info(name) for name in self.names()]
 
+    @fitting
     def info(self, name: str) -> CollectionInfo:
         """What the collection is, the effective space proven by a probe. Asked once, then remembered, but for the count.
 
@@ -109,26 +111,33 @@ class ApiV1Store(Closing):
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
+    @fitting
     def count(self, name: str) -> int:
         return int(self._ask("GET", self._path(name, "count"), where=self._at(name)))
 
+    @fitting
     def ids(self, name: str) -> list[str]:
         """Every id, once, in the store's order. Fewer than the count is asked for again, without pages."""
         found: dict[str, None] = {}
+        most = ASK_AGAIN
         while True:
             page = self._get(name, {"limit": _LIMITS.page_rows, "offset": len(found)}, [])["ids"]
             before = len(found)
             found.update(dict.fromkeys(page))
+            if len(found) > most:
+                most = twice_what_it_counts(len(found), self.count(name), self._at(name))
             if len(page) < _LIMITS.page_rows or len(found) == before:
                 break
         if len(found) < self.count(name):
             found.update(dict.fromkeys(self._get(name, {}, [])["ids"]))
         return list(found)
 
+    @fitting
     def some_ids(self, name: str, most: int) -> list[str]:
         """The first ids, at most so many, in one request."""
         return [str(i) for i in self._get(name, {"limit": most, "offset": 0}, [])["ids"][:most]]
 
+    @fitting
     def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
         """These chunks, in this order; ids that the store does not hold are absent from the answer."""
         dimension = (self._dimension(name) or 0) if embeddings else 0
@@ -175,9 +184,10 @@ class ApiV1Store(Closing):
             return answer
 
     def _counted(self, answer: dict[str, Any]) -> dict[str, Any]:
-        self.usage.add(rows=len(answer["ids"]))
+        self.usage.add(rows=len(texts(answer["ids"])))
         return dict(answer)
 
+    @fitting
     def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
         """The k nearest of each row of `vectors` (n, d): (id, distance), best first. Some versions answer k + 1."""
         rows = np.asarray(vectors, np.float32)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import wraps
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, cast, get_args
+from typing import Any, Literal, Protocol, Self, TypeVar, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import Terminal
+from helpers.errors import Terminal, Transient
 from helpers.reason_codes import ReasonCode
 from helpers.stores.limits import Limits, Usage
 
@@ -142,8 +143,36 @@ class CollectionInfo:
     findings: tuple[str, ...] = ()
 
 
+Read = TypeVar("Read", bound=Callable[..., Any])
+
+
+def fitting(read: Read) -> Read:
+    """For a method that takes a server's answer apart: one that has another shape is `Transient` ("not_json")."""
+
+    @wraps(read)
+    def guarded(store: Closing, *arguments: Any, **more: Any) -> Any:
+        try:
+            return read(store, *arguments, **more)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            what = f"an answer that does not fit the request ({type(error).__name__}: {error})"
+            raise Transient(
+                ReasonCode.NOT_JSON, what, where=store.label, next_step="Check what answers there."
+            ) from error
+
+    return cast(Read, guarded)
+
+
+def texts(given: Any, *, optional: bool = False) -> list[Any]:
+    """A list of texts, or of texts and None; TypeError for anything else: a number would become another id, or document."""
+    if not isinstance(given, list) or not all(isinstance(t, str) or (optional and t is None) for t in given):
+        raise TypeError("a list of texts is something else")
+    return given
+
+
 class Closing:
-    """`with` for whatever has a `close`."""
+    """`with` for whatever has a `close`; `label` says where it is."""
+
+    label: str
 
     def close(self) -> None:
         raise NotImplementedError

@@ -29,9 +29,11 @@ from helpers.stores.base import (
     Space,
     consistent_spaces,
     declared,
+    fitting,
     from_metadata,
     is_marker,
     resolve,
+    texts,
 )
 from helpers.stores.creation import TargetLock
 from helpers.stores.door import Client, Collection
@@ -106,6 +108,7 @@ class ClientStore(TargetLock, Closing):
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
+    @fitting
     def names(self) -> list[str]:
         """The collections, by name; the lock's marker left out."""
         return sorted(c.name for c in self._listed() if not is_marker(self, c.name, c.metadata))
@@ -126,11 +129,21 @@ class ClientStore(TargetLock, Closing):
                 )
             except Narrower:
                 continue
-            new = [c for c in page if c.name not in found]
-            found.update({c.name: c for c in new})
-            if not new:
+            before = len(found)
+            for collection in page:
+                if found.setdefault(collection.name, collection).id != collection.id:
+                    raise Terminal(
+                        ReasonCode.ENGINE_FAILED, f"two collections are named {one_line(collection.name, 80)}", where=self.label,
+                        next_step="Chroma allows one of a name: rename one of them, or look at what is in front of the server.",
+                    )  # fmt: skip
+            if len(found) == before:
                 return list(found.values())
 
+    def identifiers(self) -> set[str]:
+        """The uuids of the collections, by which a server is known under another address."""
+        return {str(collection.id) for collection in self._listed()}
+
+    @fitting
     def info(self, name: str) -> CollectionInfo:
         """What the collection is, the effective space proven by a probe. Asked once, then remembered, but for the count."""
         known = self._infos.get(name)
@@ -180,9 +193,11 @@ class ClientStore(TargetLock, Closing):
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
+    @fitting
     def count(self, name: str) -> int:
         return self.requests.send(self._collection(name).count, self._at(name))
 
+    @fitting
     def ids(self, name: str) -> list[str]:
         """Every id, once, in the store's order. As with `_listed`, a short page is no end.
 
@@ -198,11 +213,14 @@ class ClientStore(TargetLock, Closing):
                     lambda at: self._pages(collection, at, min(at + rows, total)), range(0, total, rows)
                 ):
                     found.update(dict.fromkeys(page))
+        most = ASK_AGAIN
         while True:
             before = len(found)
             found.update(dict.fromkeys(self._page(collection, NO_LIMIT, before)))
             if len(found) == before:
                 return list(found)
+            if len(found) > most:
+                most = twice_what_it_counts(len(found), self.count(name), self._at(name))
 
     def _pages(self, collection: Collection, start: int, end: int) -> list[str]:
         """The ids of these places, in as many pages as it takes; fewer where there are fewer."""
@@ -214,6 +232,7 @@ class ClientStore(TargetLock, Closing):
             found += page
         return found
 
+    @fitting
     def some_ids(self, name: str, most: int) -> list[str]:
         """The first ids, at most so many, in one request."""
         return self._page(self._collection(name), most, 0)
@@ -231,8 +250,9 @@ class ClientStore(TargetLock, Closing):
             except Narrower:
                 continue
             self.usage.add(rows=len(answer))
-            return answer
+            return texts(answer)
 
+    @fitting
     def read(self, name: str, ids: Sequence[str], *, embeddings: bool = True) -> ChunkBatch:
         """These chunks, in this order; ids that the store does not hold are absent from the answer."""
         collection = self._collection(name)
@@ -303,6 +323,7 @@ class ClientStore(TargetLock, Closing):
                 yield send(piece)
                 start += len(piece)
 
+    @fitting
     def query(self, name: str, vectors: npt.ArrayLike, k: int) -> Neighbours:
         """The k nearest of each row of `vectors` (n, d): (id, distance), best first; fewer where the index gives fewer,
         and no more than `limits().query_results`.
@@ -334,6 +355,7 @@ class ClientStore(TargetLock, Closing):
 
         return self._in_pieces(asked, lambda limits: limits.query_vectors, send)
 
+    @fitting
     def query_texts(self, name: str, texts: Sequence[str], k: int) -> list[list[tuple[str, float, str | None]]]:
         """Nearest chunks by text, with the collection's own embedding function: (id, distance, document)."""
         collection = self._collection(name)
@@ -464,9 +486,27 @@ class VectorLost(Exception):
     """The store lists an id of this piece but cannot give its vector."""
 
 
+ASK_AGAIN = 10_000  # ids after which a store is asked how many there are; then at twice as many
+
+
+def twice_what_it_counts(listed: int, counted: int, where: str) -> int:
+    """When to ask next; `Terminal` where a store lists far more ids than it counts, so that its pages need not end."""
+    if listed > 2 * counted + ASK_AGAIN // 2:
+        raise Terminal(
+            ReasonCode.NOT_JSON, f"lists {listed:,} ids and goes on, but counts {counted:,} chunks", where=where,
+            next_step="Check what is in front of the server, and that it is the one that you mean.",
+        )  # fmt: skip
+    return 2 * listed
+
+
 def batch_of(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embeddings: bool) -> ChunkBatch:
     """An answer as a batch in the order asked. Columns shorter than the ids belong to nobody knows which (fact 16)."""
-    got = list(answer["ids"])
+    got = texts(answer["ids"])
+    if len({*got} & {*ids}) != len(got) or {len(answer[c] or ()) for c in ("documents", "metadatas")} != {len(got)}:
+        raise Terminal(
+            ReasonCode.NOT_JSON, f"an answer of {len(got)} chunks that does not answer this request for {len(ids)}",
+            next_step="Check what is in front of the server, and that it is the one that you mean.",
+        )  # fmt: skip
     vectors = answer.get("embeddings")
     if embeddings and (vectors is None or len(vectors) != len(got)):
         raise VectorLost
@@ -479,10 +519,10 @@ def batch_of(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embe
             raise VectorLost from None
     whole = ChunkBatch(
         ids=got,
-        documents=list(answer["documents"]),
+        documents=texts(answer["documents"], optional=True),
         embeddings=matrix,
         metadatas=[dict(m) if m else None for m in answer["metadatas"]],  # Chroma cannot hold {}; it is None
-        uris=list(answer.get("uris") or [None] * len(got)),
+        uris=texts(answer.get("uris") or [None] * len(got), optional=True),
     )
     return whole.take(order)
 

@@ -24,7 +24,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from helpers.errors import Terminal
+from helpers.errors import Terminal, one_line
+from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
 from helpers.stores.base import damage
 from helpers.stores.index_files import LINKS, bloat, links_bloated
@@ -125,7 +126,27 @@ def copy_directory(source: Path, destination: Path) -> list[str]:
     _refuse_super_journal(destination / f"{DATABASE}-journal", source)
     derived = rebuild(destination / DATABASE)
     _check_database(destination / DATABASE, source)
-    return [*([used] if used else []), *derived]
+    return [*([used] if used else []), *derived, *_unlisted(destination / DATABASE, source)]
+
+
+def _unlisted(copy: Path, source: Path) -> Iterator[str]:
+    """A sentence on collections that no database lists. `Terminal` where two have one name: only one of them would be read."""
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(copy)) as db,
+    ):  # before 0.4.15 there were no databases
+        twice = "SELECT name, count(*) FROM collections GROUP BY name, database_id HAVING count(*) > 1"
+        for name, number in db.execute(twice):
+            raise Terminal(
+                ReasonCode.SOURCE_DAMAGED, f"{number} collections are named {one_line(name, 80)}, which no Chroma allows",
+                where=str(source / DATABASE),
+                next_step="Give each a name of its own in a copy of the folder (table collections), and migrate the copy.",
+            )  # fmt: skip
+        lost = "SELECT name FROM collections WHERE database_id NOT IN (SELECT id FROM databases) ORDER BY name"
+        if names := [one_line(row[0], 80) for row in db.execute(lost)]:
+            yield damage(
+                f"{count(len(names), 'collection')} in no database, not read and not migrated: {', '.join(names[:5])}"
+            )
 
 
 def _refuse_super_journal(journal: Path, source: Path) -> None:

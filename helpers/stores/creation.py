@@ -211,6 +211,8 @@ def refused_name(name: str) -> str:
         return "it is the name of the marker by which a run holds its target"
     if not 3 <= len(name) <= 512:
         return f"it has {len(name)} characters, 3 to 512 are allowed"
+    if ".." in name:
+        return "it has two dots in a row"
     if not _NAME.fullmatch(name):
         return "only letters a to z, digits, '.', '_' and '-' are allowed, a letter or digit at both ends"
     return ""

@@ -54,7 +54,7 @@ def read_pickle(file: Path) -> IdMap:
                 raise IndexDamage("pickle_truncated", f"{PICKLE} is empty")
             if size > _MOST_BYTES:
                 raise IndexDamage("pickle_foreign", f"{PICKLE} is {size:,} bytes long, more than any label map")
-            value = _Machine(opened.read(_MOST_BYTES)).run()
+            value = _Machine(opened.read(size)).run()
     except FileNotFoundError as error:
         raise IndexDamage("pickle_missing", f"{PICKLE} is not there") from error
     except OSError as error:

@@ -382,7 +382,7 @@ class DuckdbStore(Closing):
 
     def info(self, name: str) -> CollectionInfo:
         chunks = self._of(name)
-        metadata = _metadata(self._collections[name]["metadata"])
+        metadata = _metadata(self._collections[name]["metadata"], f"collection {name} of {self.label}")
         space = from_metadata(metadata) or "l2"
         configuration = {"hnsw": {"space": space}, "spann": None, "embedding_function": None}
         return CollectionInfo(name, len(chunks.batch), chunks.dimension, space, space, metadata, configuration,
@@ -510,14 +510,18 @@ class _Chunks:
             ids=ids,
             documents=table.column("document").to_pylist(),
             embeddings=matrix,
-            metadatas=[_metadata(text) for text in table.column("metadata").to_pylist()],
+            metadatas=[_metadata(text, where) for text in table.column("metadata").to_pylist()],
             lost=lost,
         )
 
 
-def _metadata(text: str | None) -> Metadata | None:
-    """Metadata from its JSON text; `null`, nothing and `{}` are all none."""
-    value = json.loads(text) if text else None
+def _metadata(text: str | None, where: str) -> Metadata | None:
+    """Metadata from its JSON text; `null`, nothing and `{}` are all none. Raises `Terminal` ("source_damaged") for no JSON."""
+    try:
+        value = json.loads(text) if text else None
+    except (ValueError, RecursionError) as error:
+        what = f"metadata that is no JSON ({error}): {one_line(text or '', 60)}"
+        raise Terminal(ReasonCode.SOURCE_DAMAGED, what, where=where, next_step="Copy the folder again.") from error
     return value if isinstance(value, dict) and value else None
 
 
@@ -546,7 +550,19 @@ def _read(file: Path) -> pa.Table:
             ReasonCode.SOURCE_LFS_POINTER, "a Git LFS pointer, not the file itself", where=where,
             next_step="Run `git lfs pull` where it came from and copy the folder again.",
         )  # fmt: skip
-    missing = [name for name in _COLUMNS[file.name] if name not in table.column_names]
-    if missing:
+    wanted = _COLUMNS[file.name]
+    if missing := [name for name in wanted if name not in table.column_names]:
         raise Terminal(ReasonCode.SOURCE_FOREIGN_FILE, f"has no column {', '.join(missing)}", where=where)
+    if other := [name for name in wanted if table.column_names.count(name) > 1 or not _fits(name, table)]:
+        what = f"its columns {', '.join(other)} are not as Chroma 0.3 wrote them"
+        raise Terminal(ReasonCode.SOURCE_FOREIGN_FILE, what, where=where)
     return table
+
+
+def _fits(name: str, table: pa.Table) -> bool:
+    """Whether a column holds vectors or texts, as its name wants; one in which nothing is given fits."""
+    kind = table.schema.field(name).type
+    if name == "embedding":
+        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        return bool(pa.types.is_null(kind) or (lists and pa.types.is_floating(kind.value_type)))
+    return bool(pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))

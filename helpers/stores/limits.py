@@ -29,6 +29,10 @@ from helpers.reason_codes import ReasonCode
 T = TypeVar("T")
 ATTEMPTS = 5
 PATIENCE = 900.0  # seconds that a server which answers 429 is waited for, in all, before one request is given up
+STALL, LEAST_ANSWERS = (
+    3_600.0,
+    10,
+)  # so long is waited in all, over all requests, for a server that answers no more of them
 LONGEST_PAUSE = 120.0  # between two tries; a Retry-After beyond it is taken for this long
 
 _QUOTA = re.compile(r"quota\W+(limit\W+)?exceeded|exceed\w*\W.{0,60}\bquota\b", re.IGNORECASE)
@@ -350,6 +354,8 @@ class Usage:
     bytes: int = 0
     refusals: int = 0
     waited: float = 0.0
+    answered: int = 0  # requests, without those that were answered with 429
+    _stall: tuple[float, int] = field(default=(0.0, 0), repr=False, compare=False)  # waited, answered: when it began
     tell: Callable[[str], None] = field(default=lambda sentence: None, repr=False, compare=False)
     _guard: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -362,6 +368,14 @@ class Usage:
     def waits(self, seconds: float) -> None:
         """The server answered 429; the request is sent again after so many seconds."""
         self.add(waited=seconds)
+        waited, answered = self.waited - self._stall[0], self.answered - self._stall[1]
+        if answered > LEAST_ANSWERS:
+            self._stall = self.waited, self.answered
+        elif waited > STALL:
+            raise Terminal(
+                ReasonCode.SERVER_BUSY, f"asked to slow down (429) for {waited:.0f} s, {answered} requests answered meanwhile",
+                next_step="Wait until other clients of the database ask less, then resume.",
+            )  # fmt: skip
         self.tell(f"asked to slow down (429): waiting {seconds:.0f} s, {self.waited:.0f} s in all")
 
     def counts(self) -> dict[str, Any]:
@@ -397,7 +411,9 @@ class Requests:
                 return call()
 
         try:
-            return retried(counted, where, self.usage.waits) if again else attempt(counted, where)
+            answer = retried(counted, where, self.usage.waits) if again else attempt(counted, where)
+            self.usage.add(answered=1)
+            return answer
         except QuotaExceeded as refusal:
             self.usage.add(refusals=1)
             if self._learn(refusal, carried):

@@ -63,9 +63,12 @@ def prepare(
         said = copy_directory(source, copy)
         found = repair.mend(copy, source)
         found.source += said
-        rescued, touched = rescue(
-            copy, endpoint.tenant, endpoint.database, wanted, suspects, found, normalised=normalised
-        )
+        try:
+            rescued, touched = rescue(
+                copy, endpoint.tenant, endpoint.database, wanted, suspects, found, normalised=normalised
+            )
+        except sqlite3.Error as error:
+            raise layout.damaged(error, source / DATABASE) from error
         left_out = [n for n in layout.stored_names(copy, endpoint.tenant, endpoint.database) if not wanted(n)]
         failure = try_opening(copy, endpoint.tenant, endpoint.database, left_out, rescued, touched)
         if failure is None:
@@ -161,6 +164,12 @@ def quick_names(endpoint: Endpoint, role: str) -> list[str]:
         return layout.stored_names(path, endpoint.tenant, endpoint.database, role=role)
     with open_server(endpoint, role) as store:
         return store.names()
+
+
+def one_database(source: Endpoint, target: Endpoint) -> bool:
+    """Whether both servers are one database under two addresses: its collections have the same uuids."""
+    with open_server(source, "source") as one, _current_server(target, request_headers(target, "target")) as other:
+        return isinstance(one, ClientStore) and not one.identifiers().isdisjoint(other.identifiers())
 
 
 def quick_holder(endpoint: Endpoint) -> dict[str, Any] | None:

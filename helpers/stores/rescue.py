@@ -12,7 +12,6 @@ called exact, and is used only where the operator says so (`migration.normalised
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 from collections import Counter
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helpers.chunks import ChunkBatch, Mask, Vectors
+from helpers.results import json_in
 from helpers.stores.base import Neighbours, Space, damage, distance
 from helpers.stores.client import ClientStore
 from helpers.stores.copying import require_room
@@ -139,7 +139,7 @@ def _index_settings(
 def _settings(text: str | None) -> Iterator[tuple[str, Any]]:
     """`space`, `M` and `max_neighbors`, wherever a configuration or a schema has the index of the collection's vectors."""
     try:
-        value = json.loads(text) if text else {}
+        value = json_in(text) if text else {}
     except ValueError:
         return
     if not isinstance(value, dict):

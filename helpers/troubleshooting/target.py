@@ -7,7 +7,6 @@ not find one. What the target holds is exported first: a mend can be undone, and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.migration.staging import Quarantine, Staged
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, reading, silent, utc_now, write_json
+from helpers.results import Progress, json_in, reading, silent, utc_now, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunPath
@@ -238,7 +237,7 @@ def exports(folder: Path) -> list[Path]:
 def manifest_of(export: Path) -> dict[str, Any]:
     """What an export says of itself: state, when, ids and files by target."""
     with reading(path := export / "undo.json"):
-        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        found = dict(json_in(path.read_bytes()))
         _ = found["state"], found["when"], found["ids"].items(), found["files"].items()
         return found
 

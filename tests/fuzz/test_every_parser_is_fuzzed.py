@@ -1,0 +1,74 @@
+"""Generated inputs through every parser, one each unless RUNBOOK_FUZZ_INPUTS says more; and whatever decodes foreign bytes in the package is reached by them."""
+
+
+# ruff: noqa: E501  tables are read by column
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.fuzz.sites import all_of_them
+
+pytestmark = pytest.mark.slow
+INPUTS = int(os.environ.get("RUNBOOK_FUZZ_INPUTS", "1"))
+CHILD = "the order to, or the answer of, a process of our own"
+OWN = "what the toolkit made a moment before, or ships"
+REHEARSAL = "the sample application of a rehearsal, which the rehearsal itself sets up"
+RULES = "rules of fence.json, inside a notebook, which ends in an error of the step"
+EXCUSED = {
+    "cli.rehearse:_record": REHEARSAL, "cli.rehearse:drill_restore": REHEARSAL, "rehearsal.sample_application:_collections": REHEARSAL,
+    "rehearsal.setup:Client._read": REHEARSAL, "stores.creation:RehearsalEmbedding._hashed": OWN,
+    "cli.snapshots:_endpoint": "words of a command line, as an endpoint: tests/test_snapshots_command.py",
+    "evidence.secret_scan:_readings": "any bytes may look like base64, and are then no text",
+    "evidence.signoffs:record": "a statement from another machine: tests/test_decision_signoffs.py", "evidence.signoffs:sign": OWN,
+    "evidence.statement:foreign_bytecode": "the installed package", "evidence.verification:_envelope": "envelopes are forged in tests/forgeries.py",
+    "migration.importing:show_transform": OWN, "migration.target_lock:_runs_that_made": "documents of runs, behind a guard of its own",
+    "notify.delivery:_answers": CHILD, "notify.sender:main": CHILD, "runner.notebook:become_kernel": CHILD,
+    "steps.out_of_memory:OutOfMemoryStep.measure": CHILD, "stores.engine_page:main": CHILD, "stores.opening:_last": CHILD,
+    "steps.integration:IntegrationStep._outcomes": CHILD, "steps.performance:PerformanceStep.sides": CHILD,
+    "steps.stuck_batch:StuckBatchStep._ledger": "the checkpoint, which was read whole before",
+    "profiling.similarity:_runs": OWN, "run.folders:parameters_text": OWN, "runner.notebook:_assigned": OWN, "steps.invalid_scores:_write_yaml": OWN,
+    "steps.invalid_scores:InvalidScoresStep.proposal": OWN,
+    "rollback.proof:writing_endpoint": RULES, "steps.closeout:FenceEnd.__init__": RULES, "steps.rollback:RollbackStep.control": RULES,
+    "schema.rules:listed": "values of metadata: tests/test_schema_hazards.py",
+    "stores.copying:_back_up": "a database in use: tests/test_store_directories.py",
+    "stores.layout:_parquet_ids": "0.3 beside a database: tests/test_source_layout_0_3.py",
+    "stores.rescue:_from_log": "tests/test_rescue_of_damaged_directories.py", "stores.rescue:_take": "tests/test_rescue_of_damaged_directories.py",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, set[str]]:
+    """The campaign in a process of its own, which watches all that it opens: its code, what it printed, the functions entered."""
+    entered = tmp_path_factory.mktemp("fuzz") / "entered.json"
+    command = [sys.executable, "-m", "tests.fuzz.campaign", "--jobs=1", f"--inputs={INPUTS}", f"--entered={entered}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
+    return (
+        done.returncode,
+        done.stdout + done.stderr,
+        set(json.loads(entered.read_text())) if entered.exists() else set(),
+    )
+
+
+def test_each_input_is_accepted_or_refused_in_one_line(played: tuple[int, str, set[str]]) -> None:
+    code, said, _ = played
+    assert code == 0, said
+
+
+def test_every_parser_of_the_package_is_fuzzed(played: tuple[int, str, set[str]]) -> None:
+    entered = played[2]
+    assert entered, played[1]
+    assert sorted(all_of_them() - entered - set(EXCUSED)) == [], (
+        "give each a file and a reader in tests/fuzz/parsers.py, or a reason in EXCUSED"
+    )
+
+
+def test_what_is_excused_is_there_and_is_not_fuzzed(played: tuple[int, str, set[str]]) -> None:
+    assert sorted(set(EXCUSED) - all_of_them()) == []
+    assert [name for name in EXCUSED if name in played[2]] == []

@@ -1,0 +1,203 @@
+"""Each kind of breakage that generated inputs found: content of another kind than was written is one line, at once."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+import tracemalloc
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from helpers.cutover.files import edit_compose
+from helpers.errors import RunbookError, Terminal, UsageError, secret_of
+from helpers.evidence import signing
+from helpers.fence import control
+from helpers.fence.control import FenceState
+from helpers.parameters.endpoint import Endpoint
+from helpers.parameters.sections import Cutover
+from helpers.results import write_json
+from helpers.run.folders import RunFolder
+from helpers.run.kernel import is_whole
+from helpers.runner import group
+from helpers.schema.file import read_schema_file
+from helpers.snapshots.export_journal import Journal, read_parquet
+from helpers.snapshots.snapshot import from_table, to_table
+from helpers.stores import open_source
+from helpers.stores.creation import refused_name
+from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
+from helpers.stores.layout import DATABASE, EMBEDDINGS
+from tests.fuzz.files import Bench, old_answers
+from tests.fuzz.parsers import old_server_read
+from tests.storage import chunks, embedded, fill
+from tests.test_source_layout_0_3 import GOOD, write_old
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("count", "many"), ("count", None), ("collections", ["notes"]), ("collections", [{"name": "notes"}]), ("notes", 5),
+        ("get", {"ids": [1, 2], "documents": [None, None], "metadatas": [None, None]}),
+        ("get", {"ids": ["a"], "documents": [5], "metadatas": [None]}),
+        ("get", {"ids": ["a", "b"], "documents": ["x"], "metadatas": [None, None]}),
+        ("query", {"ids": [["a", "b"]], "distances": [[0.0]]}),
+        ("query", {"ids": [["a"]], "distances": [["near"]]}),
+    ],
+)  # fmt: skip
+def test_an_answer_of_another_shape_is_one_line(own_folders: None, tmp_path: Path, name: str, answer: Any) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        for variable in ("HOME", "TMPDIR"):
+            patched.setenv(variable, str(tmp_path))
+        patched.setattr("tempfile.tempdir", None)
+        bench = Bench(tmp_path / "bench")
+        path = {path.stem: path for path in old_answers(bench)}[name]
+        old_server_read(bench, path)
+        write_json(path, answer)
+        with pytest.raises(RunbookError) as caught:
+            old_server_read(bench, path)
+    assert caught.value.line().isprintable()
+
+
+@pytest.mark.parametrize("column", [pa.array([1, 2]), pa.array([None, "b"], pa.large_string()), pa.array([b"a", b"b"])])
+def test_a_file_of_chunks_with_another_column_is_one_line(tmp_path: Path, column: pa.Array) -> None:
+    table = to_table(chunks(2))
+    pq.write_table(table.set_column(0, "id", column), tmp_path / "part.parquet")
+    with pytest.raises(Terminal, match=r"part\.parquet: cannot be read"):
+        read_parquet(tmp_path / "part.parquet")
+    pq.write_table(table.append_column("id", table.column("id")), tmp_path / "part.parquet")
+    with pytest.raises(Terminal, match=r"part\.parquet: cannot be read"):
+        read_parquet(tmp_path / "part.parquet")
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", DEEP, '{"a": {"#sparse_vector": 5}}'])
+def test_metadata_that_are_none_are_one_line(text: str) -> None:
+    table = to_table(chunks(1)).set_column(2, "metadata", pa.array([text], pa.large_string()))
+    with pytest.raises(Terminal, match="has metadata that this toolkit does not write"):
+        from_table(table)
+
+
+def test_a_directory_of_0_3_with_other_columns_is_one_line(tmp_path: Path) -> None:
+    for number, metadata in enumerate(['{"a": ', DEEP]):
+        folder = write_old(tmp_path / f"json-{number}", [{**GOOD, "metadata": metadata}])
+        with (
+            pytest.raises(Terminal, match="metadata that is no JSON"),
+            open_source(Endpoint(path=str(folder)), tmp_path),
+        ):
+            pass
+    folder = write_old(tmp_path / "columns", [GOOD])
+    table = pq.read_table(folder / EMBEDDINGS)
+    for other in (table.append_column("id", table.column("id")), table.set_column(4, "id", pa.array([5]))):
+        pq.write_table(other, folder / EMBEDDINGS)
+        with (
+            pytest.raises(Terminal, match=r"not as Chroma 0\.3 wrote"),
+            open_source(Endpoint(path=str(folder)), tmp_path),
+        ):
+            pass
+
+
+def test_a_database_that_lacks_a_table_is_one_line(tmp_path: Path) -> None:
+    with embedded(tmp_path / "source") as store:
+        fill(store, "notes", chunks(3))
+    with closing(sqlite3.connect(tmp_path / "source" / DATABASE)) as db, db:
+        db.execute("drop table segment_metadata")
+    with (
+        pytest.raises(Terminal, match="SQLite says"),
+        open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "s"),
+    ):
+        pass
+
+
+def test_deep_nesting_is_one_line(own_folders: None, tmp_path: Path) -> None:
+    compose = b"services: " + b"{a: " * 3_000 + b"}" * 3_000
+    with pytest.raises(Terminal, match="not a readable compose file"):
+        edit_compose(compose, {"A": "http://x"}, tmp_path / "compose.yaml")
+    folder = tmp_path / "reports" / "many"
+    folder.mkdir(parents=True)
+    (folder / "group.json").write_text(f'{{"id": {DEEP}}}')
+    with pytest.raises(Terminal, match="nested too deeply"):
+        group.read("many")
+
+
+def test_what_an_application_writes_holds_nothing_up(tmp_path: Path) -> None:
+    assert secret_of("url", "http://[") == ""
+    (tmp_path / "app.env").write_text("CHROMA_URL=http://x\n# " + "x" * 100_000 + "\nPASSWORD=hunter2hunter2\n")
+    rules = Cutover.model_validate(
+        {"env_files": [{"path": str(tmp_path / "app.env"), "keys": {"CHROMA_URL": "after"}}]}
+    )
+    began = time.process_time()
+    assert list(rules.secret_values().values()) == ["hunter2hunter2"]
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("file", ["../../../outside.parquet", "/etc/passwd"])
+def test_a_journal_names_no_file_elsewhere(tmp_path: Path, file: str) -> None:
+    def changed(change: Callable[[dict[str, Any]], object]) -> Journal | None:
+        from helpers.snapshots.export_journal import signed
+
+        folder = tmp_path / "one.partial"
+        Journal.open(folder, {"source": "s"}, 1).freeze("notes", "001-notes", {"name": "notes"}, ["a"], 10)
+        path = folder / ".export" / "journal.jsonl"
+        entries = [json.loads(line) for line in path.read_bytes().splitlines()]
+        change(entries[-1])
+        path.write_text("".join(json.dumps(signed(entry)) + "\n" for entry in entries))
+        return Journal.read(folder)
+
+    for change in (
+        lambda e: e["ids"].update(file=file),
+        lambda e: e["ids"].update(count="5"),
+        lambda e: e.update(at=5),
+    ):
+        journal = changed(change)
+        assert journal is not None
+        assert (journal.collections, len(journal.notes)) == ({}, 1)
+
+
+def test_a_fence_whose_rules_are_none_is_one_line(tmp_path: Path) -> None:
+    state = FenceState("command", "up", "lift it", rules={"kind": 5}, source={"url": "http://127.0.0.1:1"})
+    state.save(tmp_path)
+    with (
+        patch.object(control, "Control"),
+        pytest.raises(Terminal, match=r"fence\.json: cannot be read: .*kind") as caught,
+    ):
+        control.lift(RunFolder("one", tmp_path, tmp_path).read())
+    assert "\\n" not in caught.value.line()
+
+
+def test_a_notebook_whose_output_has_no_type_is_not_whole(tmp_path: Path) -> None:
+    cell = {"cell_type": "code", "metadata": {}, "execution_count": 1, "source": ["x"], "outputs": [{"x": 1}]}
+    write_json(tmp_path / "n.ipynb", {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
+    assert not is_whole(tmp_path / "n.ipynb")
+
+
+def test_a_public_key_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "key.pub").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="public key of the runner cannot be read"):
+        signing.public_key(tmp_path / "key.pub")
+
+
+def test_a_label_map_takes_the_memory_of_its_own_size(tmp_path: Path) -> None:
+    (tmp_path / PICKLE).write_bytes(b"\x80\x02}.")
+    tracemalloc.start()
+    try:
+        with pytest.raises(IndexDamage, match="holds no label map"):
+            read_pickle(tmp_path / PICKLE)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_name_with_two_dots_in_a_row_is_refused_before_the_window(tmp_path: Path) -> None:
+    assert refused_name("a..b") == "it has two dots in a row"
+    path = tmp_path / "schema.yaml"
+    path.write_text("name: made\nrouting: {targets: {a: a..b}, otherwise: a}\n")
+    with pytest.raises(UsageError, match="cannot be the name of a collection"):
+        read_schema_file(path)
