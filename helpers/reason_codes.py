@@ -34,6 +34,7 @@ _QUERIES = ("44", "the application's queries or tests fail")
 _TARGET_IN_USE = ("45", "the target in use answers with errors, or the watch was interrupted")
 _SHRINKS = ("48", "the target in use holds less than was validated")
 _CLOSEOUT = ("40", "the closeout is not complete")
+_LATE = ("40", "the migration took longer than its dry run said")
 _CHANGED = ("48", "chunks in the source or the target have changed")
 _EVIDENCE = ("40", "the evidence, the approvals or the decision block the run, not the data")
 _SEVERAL = ("40", "several causes, or an unknown one: the decision tree says where to begin")
@@ -74,6 +75,7 @@ _IN_WINDOW = (
     "Inside the window: {resume}. To move it: {resume} --set window.start=TIME. If it cannot wait: {resume} "
     "--outside-window REASON"
 )
+_MEASURED = "Nothing is due: the steps are over. Plan the next window with the time that was measured."
 _LONGER_WINDOW = "Move or lengthen the window: {resume} --retry 14 --set window.start=TIME --set window.minutes=N"
 _PROGRESS = "Progress so far, and whether the run may continue: {recovery}"
 _PUT_BACK = "{verify} names what changed. Put the file back from the run's archive or a backup. Then: {resume}"
@@ -109,6 +111,10 @@ _WRITERS = "Stop whatever writes to the source, or name a fence (docs/maintenanc
 _LEFT_BEHIND = "Delete the collection named above by hand. Then: {resume}"
 _NOBODY_ELSE = "Make sure that nothing else uses the source. An administrator of this machine sees every process."
 _APPLICATION_LOG = "See the application's own log and what is named above; state of the run: {status}. Then: {resume}"
+_LET_WRITE = (
+    "See why the application's write is not taken. Where the fence's lock command stops the application itself, lift the fence "
+    "once every client uses the target: {fence} --lift"
+)
 _SEEN = "Check in the application, or in the log of the target's server, that its requests arrive there."
 _ADDRESS = "Name the target by an address that containers reach, and begin a new run."
 _FILTERS = "Test the application's filters on the target before the cutover: docs/sources.md says what changed."
@@ -395,6 +401,7 @@ class ReasonCode(StrEnum):
     NOT_HEALTHY = "not_healthy", _APPLICATION, _APPLICATION_LOG
     PUT_BACK_FAILED = "put_back_failed", _APPLICATION, _APPLICATION_LOG
     ROLLBACK_STATE_DAMAGED = "rollback_state_damaged", _APPLICATION, _PUT_BACK
+    WRITES_REFUSED = "writes_refused", _APPLICATION, _LET_WRITE
     SOURCE_ILL = "source_ill", _APPLICATION
     SOURCE_SETTINGS = "source_settings", _APPLICATION, _REPEAT
 
@@ -422,6 +429,7 @@ class ReasonCode(StrEnum):
 
     CLOSEOUT_STATE_DAMAGED = "closeout_state_damaged", _CLOSEOUT, _PUT_BACK
     FENCE_KEPT = "fence_kept", _CLOSEOUT
+    LONGER_THAN_ESTIMATED = "longer_than_estimated", _LATE, _MEASURED
     NOT_CLEANED = "not_cleaned", _CLOSEOUT
     NOT_READY_TO_CLOSE = "not_ready_to_close", _CLOSEOUT
 

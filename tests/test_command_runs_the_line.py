@@ -62,17 +62,24 @@ def exercised_what_it_can(reports: Path) -> None:
         ("12", "health URLs"),
         ("14", "announcement"),
         ("14", "stakeholders"),
+        ("20", "writes before the fence"),
+        ("20", "writes through the fence"),
         ("20", "write fence"),
         ("25", "application at the target"),
-        ("25", "health of the application"),
-        ("50", "health of the application"),
+        ("25", "writes of the application at the target"),
+        ("27", "replayed chunks"),
+        ("27", "end of the write fence"),
     ]
     assert {key: found[key].verdict for key in passed} == dict.fromkeys(passed, Verdict.PASS)
     shortened = [
         ("14", "notice before the window"),
         ("25", "time watched"),
+        ("25", "health of the application"),
         ("27", "time watched"),
+        ("27", "health of the source"),
         ("50", "time watched"),
+        ("50", "health of the application"),
+        ("53", "end of the write fence"),
     ]
     assert {key: found[key].verdict for key in shortened} == dict.fromkeys(shortened, Verdict.NOT_EXERCISED)
     assert re.fullmatch(r"[\d.]+ s of 1 h 00 min, first look to last", found["50", "time watched"].detail)
@@ -124,7 +131,7 @@ def holds_what_an_auditor_asks_for(folder: Path) -> None:
     drills = {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("drills/*.json")}
     assert (
         {f"drills/{name}.json" for name in drills}
-        == {f"drills/{n}.json" for n in ("kill", "restore", "rollback")}
+        == {f"drills/{n}.json" for n in ("kill", "put-back", "restore", "rollback")}
         <= newest
     )
     results = {
@@ -140,15 +147,46 @@ def holds_what_an_auditor_asks_for(folder: Path) -> None:
     assert restore["removed_afterwards"] is True
     assert not Path(restore["into"]).exists()
     assert 0 < rollback["seconds"]["service"] <= rollback["seconds"]["clean"]
+    assert rollback["seconds"]["observed"] is True
+    back = drills["put-back"]
+    assert rollback["put_back"] == "drills/put-back.json"
     stood = {row["collection"]: row["target"] for row in results["23"]["targets"]}
-    assert rollback["put_back"]["compared"] == stood, "every chunk of the target, as validated, after it was put back"
-    assert "names the target" in rollback["put_back"]["application"]
+    stood[json.loads(rollback["client_write"].partition(" ")[2])["collection"]] += 1
+    assert back["compared"] == stood, "every chunk of the target, as validated, after it was put back, and the client's"
+    assert "names the target" in back["application"]
+    assert (back["write_behind_the_fence"], back["write_at_the_target"]) == ("not taken", "taken")
+    acts_and_notices_of_the_drills(folder)
     counted = results["23"]["quarantine"]
     assert sum(counted.values()) > 0
     assert "22_quarantine.jsonl.gz" in newest
     lines = [json.loads(x) for x in gzip.decompress((folder / "22_quarantine.jsonl.gz").read_bytes()).splitlines()]
     assert Counter(line["reason"] for line in lines) == counted
     assert {"collection", "id", "document", "metadata", "embedding"} <= lines[0].keys()
+
+
+def acts_and_notices_of_the_drills(folder: Path) -> None:
+    """Each act has its line, each notice says that it is a drill, and the announcement left before its window."""
+    acts = [json.loads(line)["action"] for line in (folder / "audit.jsonl").read_text("utf-8").splitlines()]
+    for act in ("write fence set again", "source and target as before the drill", "configuration files cut over again",
+                "application restarted"):  # fmt: skip
+        assert acts.count(f"drill put back: {act}") == 1
+    assert acts.count("drill put back") == 2, "begun, done"
+    assert acts.count("drill: step 22 killed") == acts.count("drill: a client's write to the target") == 1
+    assert acts.count("clients' writes replayed") >= 2
+    sent = [json.loads(line) for line in (folder / "notices.jsonl").read_text("utf-8").splitlines()]
+    text = {n["action"]: n["facts"]["subject"] + "\n" + n["facts"]["text"] for n in sent}
+    for event in ("stopped", "rollback begins", "rollback ends", "drill put back"):
+        assert "DRILL: " in text[event].splitlines()[0]
+        assert "Nobody has to act" in text[event]
+        assert "Escalation" not in text[event]
+        assert "Someone must" not in text[event]
+    assert "Reads go on" not in text["start"]
+    assert "drill" not in text["cutover"].lower()
+    summary = (folder / "CHROMADB_MIGRATION_SUMMARY.md").read_text("utf-8")
+    success = (folder / "CHROMADB_MIGRATION_SUCCESS.md").read_text("utf-8")
+    assert summary.count("Shortened or not exercised: Step") >= 5
+    assert success.count("Shortened or not exercised: Step") >= 5
+    assert "None recorded." not in summary
 
 
 def test_a_run_waits_for_its_approvals_and_a_damaged_target_is_no_go(runbook: Runbook, tmp_path: Path) -> None:

@@ -108,10 +108,14 @@ def test_a_dry_run_of_the_rollback_is_no_measure_of_it_and_a_drill_is() -> None:
     folder.note(drills=["rollback: …"])
     assert status.rollback_seconds(folder.read()) == (
         7.5,
-        "measured: service back after 6.0 s, target clean after 7.5 s",
+        "measured: service back after 6.0 s (restarted and fence lifted; no write was observed), target clean after 7.5 s",
     )
     assert index.times(folder.read()) == [
-        ("Service back", "about 10 min", "6.0 s (measured in this run's drill)"),
+        (
+            "Service back",
+            "about 10 min",
+            "6.0 s (measured in this run's drill: restarted and fence lifted; no write was observed)",
+        ),
         ("Target clean", "about 15 min", "7.5 s (measured in this run's drill)"),
     ]
 

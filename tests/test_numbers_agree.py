@@ -93,19 +93,20 @@ def test_the_figures_of_the_first_screen_are_those_of_the_results(run: RunFolder
 
 def test_a_rollback_takes_the_same_time_wherever_one_looks(run: RunFolder) -> None:
     result = raw(run, "27")
-    ends = {
+    phases = {
         p["name"]: dt.datetime.fromisoformat(p["started"]) + dt.timedelta(seconds=p["seconds"])
         for p in result["phases"]
     }
     begun = dt.datetime.fromisoformat(result["started"])
-    back, clean = ((ends[name] - begun).total_seconds() for name in ("Lift the write fence",
+    back, clean = ((phases[name] - begun).total_seconds() for name in ("Lift the write fence",
                                                                      "Remove from the target what the run made"))  # fmt: skip
-    words = f"service back after {back:.1f} s, target clean after {clean:.1f} s"
+    ends = "restarted and fence lifted; no write was observed"
+    words = f"service back after {back:.1f} s ({ends}), target clean after {clean:.1f} s"
     assert 0 < back < clean < 10
     found = page(run)
     assert tiles(found)["Rollback measured"] == (
         f"{back:.1f} s",
-        f"until service is back; target clean after {clean:.1f} s",
+        f"until service is back: {ends}; target clean after {clean:.1f} s",
     )
     assert words in found.find(id="rollback").find_next("caption").get_text()  # type: ignore[union-attr]
     said = {item.label: item.measured for item in record(read_run(run.reports))}
@@ -113,8 +114,8 @@ def test_a_rollback_takes_the_same_time_wherever_one_looks(run: RunFolder) -> No
     seconds, how = status.rollback_seconds(run.read())
     assert (seconds, how) == (clean, f"measured: {words}")
     assert [known for _, _, known in index.times(run.read())] == [
-        f"{seconds:.1f} s (measured in this run's drill)" for seconds in (back, clean)
-    ]
+        f"{back:.1f} s (measured in this run's drill: {ends})", f"{clean:.1f} s (measured in this run's drill)",
+    ]  # fmt: skip
 
 
 def test_every_time_of_a_rollback_is_in_one_table_with_what_it_counts(run: RunFolder) -> None:

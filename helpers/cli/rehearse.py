@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from helpers import audit
-from helpers.cutover.application import Evidence, gather, restart, wait_until_well
+from helpers.cutover.application import Evidence, gather, restart, try_write, wait_until_well
 from helpers.errors import RUNBOOK, WorldError, one_line
 from helpers.fence import FenceState
 from helpers.fence.control import LIFTING, UP
@@ -32,20 +32,22 @@ from helpers.fence.nginx import Nginx, configuration
 from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.restore import prove, restore
+from helpers.notify import Event, tell
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import NginxFence
 from helpers.reason_codes import ReasonCode
-from helpers.rehearsal.setup import KEY, free_port, prepare
+from helpers.rehearsal.sample_application import WRITE_SECONDS
+from helpers.rehearsal.setup import KEY, free_port, prepare, write_command
 from helpers.report import numbers
 from helpers.report.facts import read_run
 from helpers.report.pages import leave
 from helpers.results import Verdict, file_digest, utc_now, write_json, write_text
 from helpers.rollback import postmortem
-from helpers.rollback.outline import DRILL, Orders, at_work
+from helpers.rollback.outline import DRILL, KILL_DRILL, Orders, at_work
 from helpers.run import folders as runs
 from helpers.run import plan
-from helpers.run.command import python_environment
+from helpers.run.command import python_environment, run_or_fail
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.runner import outcome
@@ -55,6 +57,7 @@ from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.status.overview import Console
 from helpers.stores import open_target
 from helpers.stores.handshake import heartbeat
+from helpers.stores.layout import DATABASE
 from helpers.stores.wire import Session
 
 # -- drills ------------------------------------------------------------------------------------------------------------
@@ -68,6 +71,7 @@ from helpers.stores.wire import Session
 # what was drilled is in run.json (`drills`, from where the page has it) and in drills/<name>.json.
 
 
+PUT_BACK = "put-back"  # what follows the rollback's drill, with a result file of its own
 _LOOK_SECONDS = 0.005  # between two looks at the import that is to be killed
 
 
@@ -77,14 +81,15 @@ def drill(folder: RunFolder, terminal: Console) -> list[str]:
     terminal.say(f"  Drill: {said[-1]}")
     said.append(drill_rollback(folder, terminal, put_back=True))
     terminal.say(f"  Drill: {said[-1]}")
-    keep(folder, said)
+    keep(folder, said, terminal)
     return said
 
 
 @contextmanager
-def _recorded(folder: RunFolder, what: str) -> Iterator[dict[str, Any]]:
+def _recorded(folder: RunFolder, what: str, found: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
     """`drills/<what>.json`: when, by whom, and what was measured and proven; also where the drill fails, and then why."""
-    began, found = utc_now(), dict[str, Any](verdict=Verdict.PASS)
+    began, found = utc_now(), {} if found is None else found
+    found["verdict"] = Verdict.PASS
     try:
         yield found
     except BaseException as error:
@@ -114,31 +119,47 @@ def _recorded(folder: RunFolder, what: str) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _as_it_stands(folder: RunFolder) -> Iterator[dict[str, Any]]:
-    """Put target, application and the workspace's own files back to what they are now, if what is done meanwhile succeeds.
+def _as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
+    """Put source, target, fence, application and the workspace's own files back to what they are now, if what is done meanwhile
+    succeeds; each act has its line in the audit log.
 
-    What it yields then says what was compared. Raises `Terminal` at the first chunk of the target that differs from what
-    was there before, `WorldError` where a file of the application does, or it does not use the target.
+    `proof` then says what was compared. Raises `Terminal` at the first chunk of the target that differs from what was there
+    before, `WorldError` where a file of the application does, or it does not use the target.
     """
-    kept, run, proof = folder.workspace / "drill-rollback", folder.read(), dict[str, Any]()
-    target, application = run.parameters.target, folder.workspace / "application"
+    kept, run = folder.workspace / "drill-rollback", folder.read()
+    source, target = run.parameters.source, run.parameters.target
     shutil.rmtree(kept, ignore_errors=True)  # of a drill that was killed
     kept.mkdir()
     with open_target(target) as store:
         before = write_snapshot(store, kept, "before", store.names(), retention_days=1)
-    files = [named.path for named in run.parameters.cutover.config_files()]
-    digests = {path: file_digest(Path(path)) for path in files}
-    places = [Path(target.path or ""), application, *sorted(folder.workspace.glob("*.json"))]
-    for number, place in enumerate(places):
+    files = [Path(named.path) for named in run.parameters.cutover.config_files()]
+    databases = [Path(target.path or ""), Path(source.path or "")]
+    digests = {str(path): file_digest(path) for path in [*files, databases[1] / DATABASE]}
+    state = sorted(folder.workspace.glob("*.json"))
+    for number, place in enumerate(places := [*databases, *files, *state]):
         _copy(place, kept / str(number))
-    yield proof
+    yield
+    log, proof["began"] = folder.reports / audit.NAME, utc_now()
+    audit.append(log, "drill put back", outcome="begun", target=target.label, source=source.label)
     for path in [folder.workspace / RunPath.ROLLBACK, folder.workspace / "rollback"]:
         _remove(path)
+    rules = run.parameters
     for number, place in enumerate(places):
+        if number == len(databases) and rules.fence.command is not None:  # while the application still uses the source
+            run_or_fail(rules.fence.command.lock, rules.fence.timeout_seconds, "the lock command")
+            proof["write_behind_the_fence"] = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
+            audit.append(
+                log, "drill put back: write fence set again", write_of_the_application=proof["write_behind_the_fence"]
+            )
         _remove(place)
         _copy(kept / str(number), place)
-    restart(run.parameters.cutover, folder, Step.ROLLBACK)  # the application reads its configuration when it starts
-    proof |= _put_back(run.parameters, before, digests)
+    audit.append(log, "drill put back: source and target as before the drill", databases=[str(p) for p in databases])
+    audit.append(log, "drill put back: configuration files cut over again", files=[str(p) for p in files])
+    commands = restart(rules.cutover, folder, Step.ROLLBACK)  # the application reads its configuration when it starts
+    audit.append(log, "drill put back: application restarted", commands=commands)
+    proof |= _put_back(rules, before, digests)
+    proof["write_at_the_target"] = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
+    audit.append(log, "drill put back", compared=sum(proof["compared"].values()), differences=0)
     shutil.rmtree(kept)
 
 
@@ -175,11 +196,20 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def keep(folder: RunFolder, said: list[str]) -> None:
-    """Write down what was drilled, seal it, and show it on the run's page."""
+def keep(folder: RunFolder, said: list[str], terminal: Console) -> None:
+    """Write down what was drilled, tell people where it was put back, seal it, and show it on the run's page."""
     run = folder.note(drills=said)
     if when := read_run(run).put_back:
         postmortem.put_back(run, when)
+        tell(
+            run,
+            Event.PUT_BACK,
+            key=when,
+            say=terminal.say,
+            drill=True,
+            why=said[-1],
+            open=str(run.reports / postmortem.PAGE),
+        )
     leave(run)
 
 
@@ -215,6 +245,7 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
         kill = kills[0]
         done = f"{kill.written:,} of {count(kill.staged, 'chunk')} written"
         terminal.say(f"  Drill: step 22 was killed with {done}; now it is resumed.")
+        (folder.workspace / KILL_DRILL).unlink()
         run_to_outcome(folder, open_steps(folder.read(), steps[-1]), terminal)
         migrated = folder.read().result(Step.MIGRATE)
         assert migrated is not None  # every step has passed
@@ -249,10 +280,14 @@ def _kill_in_the_middle(folder: RunFolder, ended: threading.Event, kills: list[_
                 os.kill(pid, signal.SIGSTOP)
                 try:
                     if _in_the_middle(path, kills):
+                        (folder.workspace / KILL_DRILL).touch()  # on disk first: the notice says that it is a drill
                         os.kill(pid, signal.SIGKILL)
-                        return
+                        break
                 finally:
                     os.kill(pid, signal.SIGCONT)
+        if kills:  # the log may have been locked by what was stopped
+            audit.append(folder.reports / audit.NAME, "drill: step 22 killed", process=pid, written=kills[0].written)
+            return
 
 
 def _in_the_middle(path: Path, kills: list[_Kill]) -> bool:
@@ -293,10 +328,16 @@ def drill_restore(folder: RunFolder) -> str:
 
 
 def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = False) -> str:
-    """The rollback of the run itself; with `put_back` everything is as after the cutover again, and that is proven."""
-    around = _as_it_stands(folder) if put_back else nullcontext(dict[str, Any]())
-    with _recorded(folder, "rollback") as found, around as proof:
-        outcome.execute(folder, Orders(why=DRILL), terminal, locked=True)
+    """The rollback of the run itself; with `put_back` a client's write comes before it and is replayed, and everything is as
+    after the cutover again, which is proven."""
+    proof: dict[str, Any] = {}
+    with ExitStack() as around:
+        found = around.enter_context(_recorded(folder, "rollback"))
+        if put_back:
+            found["client_write"] = _client_write(folder)
+            around.enter_context(_recorded(folder, PUT_BACK, proof))
+            around.enter_context(_as_it_stands(folder, proof))
+        outcome.execute(folder, Orders(why=DRILL, replay=put_back), terminal, locked=True)
         result = folder.read().result(Step.ROLLBACK)
         measured = numbers.rollback(result)
         assert measured is not None  # the command has passed
@@ -304,7 +345,7 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
         found |= {
             "seconds": asdict(measured),
             "checks": {c.name: str(c.verdict) for c in result.checks},
-            "put_back": proof,
+            "put_back": f"{RunPath.DRILLS}/{PUT_BACK}.json" if put_back else "",
         }
     said = f"rollback: source proven, configuration files back, {numbers.rollback_words(measured)}"
     if not put_back:
@@ -312,8 +353,17 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
     return (
         f"{said}; then everything was put back to its state after the cutover: "
         f"{count(sum(proof['compared'].values()), 'chunk')} of the target compared with those before, none differs; "
-        f"configuration files as before; {proof['application']}"
+        f"configuration files as before; {proof['application']} ({RunPath.DRILLS}/{PUT_BACK}.json)"
     )
+
+
+def _client_write(folder: RunFolder) -> str:
+    """What a client writes to the target after the cutover, for export and replay to bring back; "" without an application."""
+    if (command := write_command(folder.read().parameters)) is None:
+        return ""
+    said = run_or_fail(command, WRITE_SECONDS, "the write of the application").last_line
+    audit.append(folder.reports / audit.NAME, "drill: a client's write to the target", said=said)
+    return said
 
 
 # -- rehearse ----------------------------------------------------------------------------------------------------------
@@ -366,7 +416,7 @@ def _window(folder: RunFolder, terminal: Console, env: Path, target: str, url: s
     assert window is not None  # every step has passed
     back = drill_rollback(folder, terminal)
     _expect(env, url, "the rollback")
-    keep(folder, [back])
+    keep(folder, [back], terminal)
     return {
         "fence to verified cutover": duration(window.wall),
         ".env after the cutover": target,

@@ -36,7 +36,7 @@ def rehearse(chosen: argparse.Namespace) -> int:
 
     print(f"Creating a sample source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
-    parameters = with_application(parameters, folder.workspace / "application")
+    parameters = with_application(parameters, folder.workspace / "application", chosen.chunks)
     runs.create(parameters, folder.id, rehearsal=True)
     with application_at_work(parameters):
         return _drill(folder)

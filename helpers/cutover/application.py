@@ -21,7 +21,7 @@ from helpers.parameters import Endpoint, resolve_path
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, utc_now
-from helpers.run.command import run_or_fail
+from helpers.run.command import run_or_fail, run_program
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 
@@ -56,6 +56,44 @@ def restart(rules: Cutover, folder: RunFolder, step: str = Step.CUTOVER) -> list
         folder.log_block(f"restart ended with 0 after {time.monotonic() - begun:.1f} s: {shown}", done.tail, step)
         said.append(f"{shown} ended with 0 after {time.monotonic() - begun:.1f} s")
     return said
+
+
+TAKEN, NOT_TAKEN, NOT_TRIED = "taken", "not taken", "not tried"
+_CANNOT_RUN = (126, 127)  # exit codes of a shell that could not start the program
+
+
+@dataclass(frozen=True, slots=True)
+class WriteTried:
+    """What became of a write that the application was asked for (taken, not taken, not tried), when that was known, and why."""
+
+    outcome: str
+    when: str = ""
+    said: str = "cutover.write_probe names no program by which the application tries one"
+
+    @property
+    def taken(self) -> bool:
+        return self.outcome == TAKEN
+
+    @property
+    def taken_at(self) -> str:
+        return self.when if self.taken else ""
+
+
+def try_write(rules: Cutover, folder: RunFolder, step: str) -> WriteTried:
+    """Have the application write one chunk and remove it (`cutover.write_probe`). A program that does not run proves nothing."""
+    if rules.write_probe is None:
+        return WriteTried(NOT_TRIED)
+    try:
+        done = run_program(rules.write_probe, rules.timeout_seconds, "the write probe", "cutover.timeout_seconds")
+    except Terminal as error:
+        tried = WriteTried(NOT_TRIED, utc_now(), error.what)
+    else:
+        broken = done.code < 0 or done.code in _CANNOT_RUN
+        outcome = NOT_TRIED if broken else NOT_TAKEN if done.code else TAKEN
+        tried = WriteTried(outcome, utc_now(), f"exit code {done.code}: {done.last_line}")
+    folder.log(f"write probe, {tried.outcome}: {tried.said}", step)
+    audit.append(folder.reports / audit.NAME, "write probe of the application", outcome=tried.outcome, step=step)
+    return tried
 
 
 def ask(url: str) -> Answer:

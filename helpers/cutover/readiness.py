@@ -126,7 +126,8 @@ class CutoverReadiness:
 
     def _commands(self) -> list[Row]:
         fence = self.parameters.fence
-        wanted = list(self.parameters.cutover.restart)
+        rules = self.parameters.cutover
+        wanted = [*rules.restart, *([rules.write_probe] if rules.write_probe else [])]
         if fence.kind == "command" and fence.command is not None:
             wanted += [fence.command.lock, fence.command.unlock]
         if fence.kind == "nginx" and fence.nginx is not None and not fence.nginx.elsewhere:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NO_WRITES = "source_takes_no_writes"  # of step 20's fact "fence": what was asked and answered, where that is proven
 SETTING, UP, LIFTING, LIFTED = "setting", "up", "lifting", "lifted"
+UNTRIED = "no write was tried, for the source is a directory: see that what uses it can write"
 SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
 
 
@@ -323,7 +324,7 @@ class Control:
 
     def _prove_open(self) -> str:
         if not self.clients_url:
-            return "a directory has no write probe: start what uses it, and see that it can write"
+            return UNTRIED
         with self.probe(self.clients_url, "source") as probe:
             shut = [said(a) for a in probe.writes() if not a.answered]
             if shut:

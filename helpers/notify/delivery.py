@@ -38,7 +38,7 @@ from helpers.results import StateFile, utc_now
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
-from helpers.run.window import Hours
+from helpers.run.window import Hours, now_utc
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -389,6 +389,7 @@ class Event(StrEnum):
     ROLLBACK_BEGINS = "rollback begins"
     ROLLBACK_ENDS = "rollback ends"
     ROLLBACK_STOPPED = "rollback stopped"
+    PUT_BACK = "drill put back"
     END = "end"
 
     @property
@@ -419,7 +420,7 @@ def render(folder: RunState, event: Event, **about: Any) -> tuple[str, str]:
     text = re.sub(r"\n*\n(What it means for you:)", r"\n\n\1", template.render(**facts))
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<=\.) +(?=\s)", "", text))
     subject, _, body = text.strip().partition("\n")
-    mark = "REHEARSAL: " if folder.facts["rehearsal"] else ""
+    mark = ("REHEARSAL: " if folder.facts["rehearsal"] else "") + ("DRILL: " if facts["drill"] else "")
     kept = custody(folder)
     return formatting.text(mark + subject, 200), body.strip() + (f"\n\nEvidence: {kept}\n" if kept else "\n")
 
@@ -451,7 +452,7 @@ def _who(parameters: Parameters, key: str) -> str:
 def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str, Any]:
     parameters = folder.parameters
     now: dict[str, Any] = {}
-    if event.wrong:
+    if event.wrong and not about.get("drill"):
         number, what, key = level(float(about.get("minutes", 0.0)), critical=bool(about.get("critical")))
         now = {"number": number, "what": what, "who": _who(parameters, key)}
     contacts = parameters.contacts.named
@@ -474,6 +475,7 @@ def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str
         "contacts": [pair for pair in called if pair[1]],
         "level": now, "escalation_levels": escalation_levels(parameters) if now else [], "open": "",
         "warnings": "", "waiting": "", "signed": "", "why": "", "notice": "",
+        "drill": False,
     }  # fmt: skip
 
 
@@ -483,7 +485,7 @@ def _window(parameters: Parameters) -> dict[str, Any]:
         return {}
     last = f"{hours.end:%H:%M}" if hours.end.date() == hours.start.date() else f"{hours.end:%Y-%m-%d %H:%M}"
     return {
-        "start": hours.start, "end": hours.end, "opens": hours.opens, "closes": hours.closes,
+        "begun": hours.start <= now_utc(), "start": hours.start, "end": hours.end, "opens": hours.opens, "closes": hours.closes,
         "short": f"{hours.start:%Y-%m-%d %H:%M}-{last} UTC",
         "length": duration((hours.end - hours.start).total_seconds()),
         "buffer": duration(hours.buffer.total_seconds()),

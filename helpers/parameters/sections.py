@@ -394,6 +394,8 @@ class Cutover(Section):
     """Commands that restart the application, run in this order."""
     health: list[PageUrl] = Field(default_factory=list)
     """URLs of the application that must answer 2xx."""
+    write_probe: Command | None = None
+    """Program that has the application write a chunk and remove it: exit code 0 taken, 1 to 125 not taken, else not tried."""
     log_files: list[FilePath] = Field(default_factory=list)
     """Application logs to watch for new matches of `log_pattern`."""
     log_pattern: Pattern = "(?i)error"

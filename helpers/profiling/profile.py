@@ -469,7 +469,8 @@ class Profile:
             detail = f"{_ranked(scan.failures)}; {valid:.4g} is {limit}"
         self.run.judge(
             "chunks that would pass validation", Verdict.WARNING, measured=valid, relation="≥", threshold=1.0,
-            reason=ReasonCode.QUARANTINED, detail=detail, offenders=scan.quarantined, ids=scan.failed,
+            reason=ReasonCode(next(iter(scan.failures))) if len(scan.failures) == 1 else ReasonCode.QUARANTINED,
+            detail=detail, offenders=scan.quarantined, ids=scan.failed,
         )  # fmt: skip
         self.run.fact("repaired_chunks", scan.repaired)
         table = pd.DataFrame(rows, columns=["what", "field", "rule", "chunks", "example"])

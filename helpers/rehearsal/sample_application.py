@@ -1,15 +1,18 @@
-"""The application of a rehearsal between directories: it answers health requests, and commands lock, restart and silence it.
+"""The application of a rehearsal between directories: it answers health requests, writes, and commands lock and restart it.
 
-`python sample_application.py COMMAND FOLDER PORT`, on loopback. Commands: `start`, `stop`, `restart`; `lock` and `unlock`,
-which prove by a write of their own that it takes none, or one; `silence` and `page`, which it only logs. It reads
-CHROMA_PATH from FOLDER/.env once, when it starts; looks into that database for a moment at each request, and writes nothing
-there. Notices that are posted to it go to FOLDER/received.txt. It imports nothing of `helpers`, so that it starts at once.
+`python sample_application.py COMMAND FOLDER PORT`, on loopback. Commands: `start`, `stop`, `restart`; `lock` and `unlock`: it
+takes no writes to the database that it uses when it is locked; `probe` asks it to write one chunk and remove it again, `write`
+to write one that stays; `silence` and `page`, which it only logs; `wait`, until a time. It reads CHROMA_PATH from FOLDER/.env
+once, when it starts, and looks into that database for a moment at each request. Notices that are posted to it go to
+FOLDER/received.txt. It imports nothing of `helpers`, so that it starts at once; a write is made by a child process, through our
+one way to Chroma.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -18,21 +21,22 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 SECONDS = 20.0  # to start, or to end
+WRITE_SECONDS = 120.0  # for one write: its process imports Chroma
 IDLE_SECONDS = 3600.0  # without a request it ends by itself: its rehearsal was killed
+NOT_TRIED = 127  # exit code where it neither took the write nor refused it
 ENV, LOCKED, LOG, NOTICES = ".env", "read-only", "application.log", "received.txt"
 
 
 def serve(folder: Path, port: int) -> None:
     """Answer until asked to stop, until nobody has asked for an hour, or the folder is gone."""
-    path = re.findall(
-        r"^(?:export )?CHROMA_PATH=[\"']?([^\"'\n]+?)[\"']?(?:\s*#.*)?$", (folder / ENV).read_text(), re.MULTILINE
-    )[-1]
+    path = _database(folder)
     last = [time.monotonic()]
 
     class Handler(BaseHTTPRequestHandler):
@@ -42,7 +46,7 @@ def serve(folder: Path, port: int) -> None:
                 found = {
                     "chroma_path": path,
                     "collections": _collections(Path(path)),
-                    "read_only": (folder / LOCKED).exists(),
+                    "read_only": _locked(folder, path),
                 }
             except sqlite3.Error as error:
                 self._answer(503, {"chroma_path": path, "problem": str(error)})
@@ -59,10 +63,10 @@ def serve(folder: Path, port: int) -> None:
                 with (folder / NOTICES).open("ab") as file:
                     file.write(body.replace(b"\n", b" ") + b"\n")
                 self._answer(200, {})
-            elif self.path == "/write" and not (folder / LOCKED).exists():
-                self._answer(200, {})
+            elif self.path in ("/probe", "/write"):
+                self._answer(*_tried(folder, path, stays=self.path == "/write"))
             else:
-                self._answer(403, {"problem": "read-only"})
+                self._answer(404, {"problem": "no such page"})
 
         def _answer(self, status: int, value: dict[str, Any]) -> None:
             said = json.dumps(value).encode()
@@ -87,6 +91,72 @@ def serve(folder: Path, port: int) -> None:
         server.serve_forever(poll_interval=0.05)
 
 
+def _database(folder: Path) -> str:
+    """The database that its .env names now."""
+    line = r"^(?:export )?CHROMA_PATH=[\"']?([^\"'\n]+?)[\"']?(?:\s*#.*)?$"
+    return str(re.findall(line, (folder / ENV).read_text(), re.MULTILINE)[-1])
+
+
+def _locked(folder: Path, path: str) -> bool:
+    """Whether this database takes no writes now."""
+    lock = folder / LOCKED
+    return lock.exists() and lock.read_text(encoding="utf-8") == path
+
+
+def _tried(folder: Path, path: str, *, stays: bool) -> tuple[int, dict[str, str]]:
+    """The status and the answer of a request to write."""
+    if _locked(folder, path):
+        return 403, {"problem": "read-only"}
+    said = _written(path, stays=stays)
+    return 500 if "problem" in said else 200, said
+
+
+def _written(path: str, *, stays: bool) -> dict[str, str]:
+    """What the process that writes one chunk into this database says, or the problem that it had."""
+    call = f"from helpers.rehearsal.sample_application import write; write({path!r}, stays={stays})"
+    root = str(Path(__file__).resolve().parents[2])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", call], capture_output=True, text=True, timeout=WRITE_SECONDS, check=False, cwd=root,
+            env={**os.environ, "PYTHONPATH": root},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"problem": f"the write took longer than {WRITE_SECONDS:g} seconds"}
+    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines() or ["it printed nothing"]
+    return {"problem": lines[-1]} if done.returncode else dict(json.loads(lines[-1]))
+
+
+def write(path: str, *, stays: bool) -> None:
+    """One chunk as a client writes it, read back: into the first collection, or (and then removed with it) into one of its own.
+
+    Prints where it is as JSON. To be called in a process of its own: the database is open for no longer than that.
+    """
+    from dataclasses import replace
+
+    from helpers.parameters import Endpoint
+    from helpers.stores import open_target
+
+    with open_target(Endpoint.model_validate({"path": path})) as store:
+        first = store.info(store.names()[0])
+        batch = store.read(first.name, store.some_ids(first.name, 1))
+        batch.ids, batch.documents = (
+            [f"client-{uuid.uuid4().hex[:12]}"],
+            ["Written by the application of the rehearsal."],
+        )
+        batch.embeddings = batch.embeddings[:, ::-1].copy()  # nobody's nearest neighbour changes
+        name = first.name
+        if not stays:
+            name = f"application-probe-{uuid.uuid4().hex}"
+            store.create(replace(first, name=name))
+        store.add(name, batch)
+        if store.read(name, batch.ids).documents != batch.documents:
+            raise SystemExit(f"{batch.ids[0]} is not in {name} as it was written")
+        if not stays:
+            store.delete(name, batch.ids)
+            store.drop(name)
+    print(json.dumps({"collection": name, "id": batch.ids[0], "removed": "" if stays else "yes"}))
+
+
 def _collections(path: Path) -> int:
     """Read as a file that nobody changes: nothing is written beside it, no lock is taken. 0 where there is none yet."""
     file = path / "chroma.sqlite3"
@@ -101,25 +171,25 @@ def log(folder: Path, text: str) -> None:
         file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")
 
 
-def ask(port: int, path: str, data: bytes | None = None) -> int:
-    """The status of an answer; 0 where nobody answers."""
+def ask(port: int, path: str, data: bytes | None = None, seconds: float = 5.0) -> tuple[int, str]:
+    """The status of an answer, and what it says; 0 where nobody answers."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data=data, timeout=5) as answer:  # nosec B310  (loopback)
-            return int(answer.status)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data=data, timeout=seconds) as answer:  # nosec B310  (loopback)
+            return int(answer.status), answer.read().decode()
     except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
 
 
 def start(folder: Path, port: int) -> None:
     """Where it does not answer yet; returns when it does."""
-    if ask(port, "/health"):
+    if ask(port, "/health")[0]:
         return
     command = [sys.executable, str(Path(__file__).resolve()), "serve", str(folder), str(port)]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
-    _wait(lambda: bool(ask(port, "/health")) or process.poll() is not None)
+    _wait(lambda: bool(ask(port, "/health")[0]) or process.poll() is not None)
     if process.poll() is not None:
         raise SystemExit(f"the application ended with {process.returncode}")
 
@@ -127,7 +197,7 @@ def start(folder: Path, port: int) -> None:
 def stop(port: int) -> None:
     """Returns when nobody answers any more."""
     ask(port, "/stop", b"")
-    _wait(lambda: not ask(port, "/health"))
+    _wait(lambda: not ask(port, "/health")[0])
 
 
 def _wait(done: Any) -> None:
@@ -145,14 +215,20 @@ def main(command: str, folder: Path, port: int) -> None:
         stop(port)
     if command in ("start", "restart"):
         start(folder, port)
-    if command in ("lock", "unlock"):
-        (folder / LOCKED).touch() if command == "lock" else (folder / LOCKED).unlink(missing_ok=True)
-        expected = 403 if command == "lock" else 200
-        if (found := ask(port, "/write", b"{}")) != expected:
-            raise SystemExit(f"a write was answered {found}, expected {expected}")
+    if command == "lock":
+        (folder / LOCKED).write_text(_database(folder), encoding="utf-8")
+    if command == "unlock":
+        (folder / LOCKED).unlink(missing_ok=True)
+    if command in ("probe", "write"):
+        status, said = ask(port, f"/{command}", b"{}", 2 * WRITE_SECONDS)
+        print(f"{status} {said}")
+        if status != 200:
+            raise SystemExit(1 if status == 403 else NOT_TRIED)
     if command != "serve":
         log(folder, command)
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "wait":  # until this time: the window begins
+        time.sleep(max(0.0, (datetime.fromisoformat(sys.argv[4]) - datetime.now(UTC)).total_seconds()))
     main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

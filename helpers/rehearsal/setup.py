@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ SAMPLE_CHUNKS, SAMPLE_DIMENSION = 300, 64
 WATCH_MINUTES = 0.02
 BATCHES = 20  # at least, of the import of a rehearsal: the drill of the kill falls between two of them
 
+_BUSIEST = 6.0  # times as slow as a quiet machine
+_LEAD_SECONDS, _LEAD_SECONDS_A_CHUNK = 35.0, 0.03  # from the rehearsal's begin to its window: steps 10 to 14
 _COMMAND = [sys.executable, str(Path(sample_application.__file__).resolve())]
 _ENV = """\
 # The application of the rehearsal
@@ -86,27 +89,33 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
     return parameters_from(_fitted(document, workspace, source, chunks, dimension))
 
 
-def with_application(parameters: Parameters, folder: Path) -> Parameters:
+def with_application(parameters: Parameters, folder: Path, chunks: int = 0) -> Parameters:
     """With the application of the rehearsal put in: what fences, restarts and silences it, its health, log and notices.
 
-    `folder` is the application's. The window is now, and four hours long.
+    `folder` is the application's. The window is four hours long; it begins when the steps before it should have ended on a
+    machine as busy as this one, so that it is announced before, and what runs before step 20 waits for it.
     """
+    busy = min(_BUSIEST, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
+    start = datetime.now(UTC) + timedelta(seconds=busy * (_LEAD_SECONDS + chunks * _LEAD_SECONDS_A_CHUNK))
     port = free_port()
     write_text(folder / "notices.url", f"json://127.0.0.1:{port}/notices\n")
     command = {
-        name: [*_COMMAND, name, str(folder), str(port)] for name in ("restart", "lock", "unlock", "silence", "page")
+        name: [*_COMMAND, name, str(folder), str(port)]
+        for name in ("restart", "lock", "unlock", "probe", "silence", "page")
     }
     keep = ["sh", "-c", 'echo "$1  $2" >> "$0"', str(folder.parent / "digests"), "{digest}", "{seal}"]
     document = parameters.document()
     document["cutover"] |= {
         "restart": [command["restart"]], "health": [f"http://127.0.0.1:{port}/health"], "log_files": [str(folder / LOG)],
+        "write_probe": command["probe"],
     }  # fmt: skip
     document |= {
         "fence": {"kind": "command", "command": {"lock": command["lock"], "unlock": command["unlock"]}},
-        "window": {"start": utc_now(), "minutes": 240.0},
+        "window": {"start": start.isoformat(timespec="seconds"), "minutes": 240.0},
         "signoff": document["signoff"] | {"push_digest": keep},
         "notify": {"urls": [f"file:{folder / 'notices.url'}"], "stakeholders": ["users of the rehearsal"],
-                   "before": [command["silence"]], "after": [command["page"]]},
+                   "before": [[*_COMMAND, "wait", str(folder), str(port), start.isoformat()], command["silence"]],
+                   "after": [command["page"]], "command_seconds": 600.0},
     }  # fmt: skip
     return parameters_from(document)
 
@@ -114,16 +123,25 @@ def with_application(parameters: Parameters, folder: Path) -> Parameters:
 @contextmanager
 def application_at_work(parameters: Parameters) -> Iterator[None]:
     """The application of a rehearsal runs inside it; nothing where these parameters name none."""
-    named = next((c for c in parameters.cutover.restart if c[: len(_COMMAND)] == _COMMAND), None)
-    if named is None:
+    start, stop = (_of_application(parameters, name) for name in ("start", "stop"))
+    if start is None or stop is None:
         yield
         return
-    folder, port = named[-2:]
-    run_or_fail([*_COMMAND, "start", folder, port], SECONDS, "the application of the rehearsal")
+    run_or_fail(start, SECONDS, "the application of the rehearsal")
     try:
         yield
     finally:
-        run_program([*_COMMAND, "stop", folder, port], SECONDS, "the application of the rehearsal")
+        run_program(stop, SECONDS, "the application of the rehearsal")
+
+
+def _of_application(parameters: Parameters, command: str) -> list[str] | None:
+    named = next((c for c in parameters.cutover.restart if c[: len(_COMMAND)] == _COMMAND), None)
+    return [*_COMMAND, command, *named[-2:]] if named is not None else None
+
+
+def write_command(parameters: Parameters) -> list[str] | None:
+    """By what the application of a rehearsal writes a chunk that stays; None where these parameters name none."""
+    return _of_application(parameters, "write")
 
 
 def free_port() -> int:

@@ -28,7 +28,7 @@ Results = Mapping[str, StepResult]
 SERVICE_BACK, CLEAN = "Lift the write fence", "Remove from the target what the run made"
 FILES_BACK = "Put configuration files back, restart, health"
 RESTART = "restart and wait for health"  # the phase of step 25
-"""The stages of step 27 whose ends matter to people: clients read and write at the source again; the target is clean."""
+"""The stages of step 27 whose ends matter to people: clients can write at the source again; the target is clean."""
 _SEQUENCE = frozenset(step.number for step in plan.LINE)
 _FIRST, _LAST = Step.FENCE_WRITES, Step.CUTOVER
 WINDOW = tuple(step for step in plan.LINE if _FIRST <= step.number <= _LAST)  # from the fence to the cutover
@@ -52,13 +52,14 @@ class ForwardTimes:
 class RollbackTimes:
     """A rollback that was measured, in seconds from the order, the start of its notebook included.
 
-    `service`: until clients could read and write at the source again. `clean`: until the target held nothing of the run. `whole`:
-    with the watch of the source behind it.
+    `service`: until a write was taken at the source again; where none was `observed`, until restart and fence were done.
+    `clean`: until the target held nothing of the run. `whole`: with the watch of the source behind it.
     """
 
     service: float
     clean: float
     whole: float
+    observed: bool = False
 
 
 def work(results: Results) -> float:
@@ -98,7 +99,9 @@ def rollback(result: StepResult | None) -> RollbackTimes | None:
     back, clean = ends.get(SERVICE_BACK), ends.get(CLEAN)
     if begun is None or ended is None or back is None or clean is None:
         return None
-    return RollbackTimes(*((when - begun).total_seconds() for when in (back, clean, ended)))
+    taken = instant((result.facts.get("fence") or {}).get("write_taken"))
+    service, cleaned, whole = ((when - begun).total_seconds() for when in (taken or back, clean, ended))
+    return RollbackTimes(service, cleaned, whole, taken is not None)
 
 
 def ordered(result: StepResult | None) -> datetime | None:
@@ -107,8 +110,14 @@ def ordered(result: StepResult | None) -> datetime | None:
 
 
 def rollback_words(found: RollbackTimes) -> str:
-    """`service back after 9.6 s, target clean after 11 s`; the same sentence on pages, in status and in documents."""
-    return f"service back after {duration(found.service)}, target clean after {duration(found.clean)}"
+    """`service back after 9.6 s (a write was taken), target clean after 11 s`; the same on pages, in status and in documents."""
+    back = f"service back after {duration(found.service)} ({service_ends(found)})"
+    return f"{back}, target clean after {duration(found.clean)}"
+
+
+def service_ends(found: RollbackTimes) -> str:
+    """What ends the time until service is back, and whether it was seen."""
+    return "a write was taken" if found.observed else "restarted and fence lifted; no write was observed"
 
 
 def estimate(results: Results) -> tuple[dict[str, float], float]:
@@ -151,7 +160,7 @@ def rollback_rows(results: Results, drill: Mapping[str, Any]) -> list[RollbackRo
         measured = {
             "Configuration files back": ("files, restart and health checks only",
                                          sum(p.seconds for p in result.phases if p.name == FILES_BACK)),
-            "Service back": ("from the order until clients can write at the source again", found.service),
+            "Service back": (f"from the order until clients can write at the source: {service_ends(found)}", found.service),
             "Stages of step 27": ("from the first stage until the target is clean, as in its figure", found.clean - waited),
             "Target clean": ("from the order until the target holds nothing of the run", found.clean),
             "Step 27": ("from its first cell to its end, the watch of the source included", result.seconds),
@@ -212,20 +221,23 @@ def downtime(results: Results) -> tuple[float | None, str]:
     up = instant(said.get("up"))
     if up is None:
         return _recorded(results)
-    ends = [
-        (results[n].facts.get(key) or {})
-        for n, key in ((Step.CUTOVER, "cut_over"), (Step.ROLLBACK, "fence"))
-        if n in results
-    ]
-    over = [when for end in ends if (when := instant(end.get("writes_again"))) and when > up]
+    seen = [(instant(end.get("write_taken")), instant(end.get("writes_again"))) for end in _ends(results)]
+    over = [(when, taken is not None) for taken, ready in seen if (when := taken or ready) and when > up]
+    refused = f"writes to the source refused since {moment(said['up'])}; reads are not refused"
+    untried = f"the write fence is set since {moment(said['up'])}; whether it refuses writes was not seen"
     if not over:
-        return None, f"writes to the source refused since {moment(said['up'])}; reads are not refused"
+        return None, refused if said.get("proven", True) else untried
+    ended, observed = min(over)
+    until = "a write of the application was taken" if observed else "the restart ended; no write was observed"
     waited = signing(results)
     people = f", {duration(waited)} of it between decision and cutover (seals, signatures)" if waited else ""
-    return (
-        (min(over) - up).total_seconds(),
-        f"writes only, from the fence to the first that was possible again{people}; reads were not observed",
-    )
+    return (ended - up).total_seconds(), f"writes only, from the fence until {until}{people}; reads were not observed"
+
+
+def _ends(results: Results) -> list[dict[str, Any]]:
+    """What steps 25 and 27 say of writes that were taken again."""
+    places = ((Step.CUTOVER, "cut_over"), (Step.ROLLBACK, "fence"))
+    return [results[step].facts.get(key) or {} for step, key in places if step in results]
 
 
 def signing(results: Results) -> float:

@@ -349,7 +349,7 @@ def _rollback(results: numbers.Results) -> Tile:
     return Tile(
         "Rollback measured",
         duration(found.service),
-        f"until service is back; target clean after {duration(found.clean)}",
+        f"until service is back: {numbers.service_ends(found)}; target clean after {duration(found.clean)}",
         file="#rollback-times",
     )
 

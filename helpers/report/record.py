@@ -309,11 +309,13 @@ def record(view: RunView) -> list[Item]:
 
 
 def deviations(view: RunView) -> list[str]:
-    """What was not done as written: parameters changed by a resume, no fence, a start outside the window."""
+    """What was not done as written: parameters changed by a resume, no fence, a start outside the window, what was shortened or
+    not exercised."""
     found = [f"Parameters were changed by a resume: {text(change, 200)}" for change in _list(view.run.get("changes"))]
     found += [outside] if (outside := outside_window(view)) else []
     found += [f"Step {step.number}: {text(c.detail or c.name, 300)}" for step in view.steps if step.result
               for c in step.result.checks if c.reason in _DEVIATIONS and c.verdict not in UNREMARKABLE]  # fmt: skip
+    found += [f"Shortened or not exercised: {line}" for line in not_exercised(view)]
     return list(dict.fromkeys(found))
 
 

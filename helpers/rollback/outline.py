@@ -263,6 +263,7 @@ TITLES = {
     WATCH: "Watch the source",
 }
 BEGUN, DONE = "begun", "done"
+KILL_DRILL = "drill-kill"  # in the workspace, while a step that a drill has killed is not resumed yet
 DRILL = "drill of the rehearsal"  # `Orders.why` of the rollback that a rehearsal times
 
 

@@ -137,8 +137,10 @@ class ReturnWrites:
         if self.found and not self.run.dry_run:
             self.sentence += f", exported to {self._export()}"
         self.run.forget("clients' writes")
-        self.run.check("clients' writes", Verdict.WARNING if self.found else Verdict.PASS, measured=said(counts),
-                       reason=ReasonCode.CLIENT_WRITES if self.found else "", detail=self.sentence)  # fmt: skip
+        nothing = f"{self.sentence}; there was nothing to export or replay"
+        self.run.check("clients' writes", Verdict.WARNING if self.found else Verdict.NOT_EXERCISED, measured=said(counts),
+                       reason=ReasonCode.CLIENT_WRITES if self.found else "",
+                       detail=self.sentence if self.found else nothing)  # fmt: skip
 
     def _export(self) -> Path:
         state = self.of.state
@@ -225,7 +227,8 @@ class ReturnWrites:
         """Every write that cannot be placed, on the record and (but in a dry run) in a file; where that is."""
         self.run.fact("replay_open", planned.open)
         self.run.forget("writes without a place")
-        verdict, number = Verdict.WARNING if planned.open else Verdict.PASS, len(planned.open)
+        number = len(planned.open)
+        verdict = Verdict.WARNING if number else Verdict.PASS if self.found else Verdict.NOT_EXERCISED
         self.run.check("writes without a place", verdict, measured=number, threshold=0, unit="writes", offenders=number,
                        reason=ReasonCode.REPLAY_OPEN if planned.open else "", detail=said_open(planned.open),
                        ids=planned.open)  # fmt: skip
@@ -262,14 +265,9 @@ class ReturnWrites:
             return f"not replayed: {reason}" if self.found else "nothing to replay"
         self.run.forget("replayed chunks")
         detail = f"given up: {self.of.state.orders.discard}" if planned.open else "compared at the source"
-        self.run.check(
-            "replayed chunks",
-            Verdict.WARNING if planned.open else Verdict.PASS,
-            measured=planned.chunks,
-            unit="chunks",
-            reason=ReasonCode.REPLAY_OPEN if planned.open else "",
-            detail=detail,
-            ids=planned.open,
-        )
+        verdict = Verdict.WARNING if planned.open else Verdict.NOT_EXERCISED if planned.nothing else Verdict.PASS
+        self.run.check("replayed chunks", verdict, measured=planned.chunks, unit="chunks", ids=planned.open,
+                       reason=ReasonCode.REPLAY_OPEN if planned.open else "",
+                       detail="nothing to replay" if verdict is Verdict.NOT_EXERCISED else detail)  # fmt: skip
         made = f", {count(len(planned.create), 'collection')} of clients made" if planned.create else ""
         return f"{planned.chunks:,} chunks replayed and compared{made}"

@@ -117,6 +117,7 @@ _IMPACTS: tuple[tuple[str, tuple[ReasonCode, ...]], ...] = (
     ("People may not know of the window, or of a rollback.",
      (ReasonCode.NOBODY_NAMED, ReasonCode.NOBODY_TOLD, ReasonCode.NOTICE_FAILED, ReasonCode.LATE_NOTICE)),
     ("Old clients can still write to a database that nobody reads.", (ReasonCode.FENCE_KEPT,)),
+    ("A migration like this one needs a longer window than its dry run says.", (ReasonCode.LONGER_THAN_ESTIMATED,)),
     ("The migration may not fit its window.", (ReasonCode.TOO_SLOW, ReasonCode.NIGHT_TOO_LONG)),
     ("These values are not what the schema wants: each is converted, moved to the nearer bound, or replaced.",
      (ReasonCode.INVALID_SCORES, ReasonCode.INVALID_VALUES)),
@@ -136,7 +137,7 @@ def page_remedy(code: str, run_id: str) -> str:
     """As `remedy`, for a page that may be read elsewhere: commands without this machine's folders, or the notebook to open."""
     known = ReasonCode.known(code)
     if known is not None and known.remedy:
-        commands = {name: f"{RUNBOOK} {name} {run_id}" for name in ("resume", "status", "fence", "verify")}
+        commands = {name: f"{RUNBOOK} {name} {run_id}" for name in ("resume", "status", "fence", "verify", "rollback")}
         return known.remedy.format(**commands, recovery="notebook 30", runbook=RUNBOOK)
     found = notebook_for(code)
     return f"Notebook {found.number}." if found is not None else ""

@@ -448,8 +448,7 @@ def taken(folder: RunFolder) -> UsageError:
 def parameters_text(parameters: Parameters) -> str:
     """The text of parameters.yaml: resolved, every default written out, secrets by name only."""
     yaml, text = YAML(), io.StringIO()
-    yaml.default_flow_style = False
-    yaml.width = 120
+    yaml.default_flow_style, yaml.width = False, 120
     yaml.dump(parameters.document(), text)
     return text.getvalue()
 

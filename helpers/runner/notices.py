@@ -17,7 +17,7 @@ from helpers.evidence.signoffs import gate_state
 from helpers.notify import Around, Event, read, tell
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict, file_digest, passed
-from helpers.rollback.outline import RollbackState, due
+from helpers.rollback.outline import DRILL, KILL_DRILL, RollbackState, due
 from helpers.run import plan
 from helpers.run.advice import advice
 from helpers.run.folders import RunFolder, RunPath, RunState
@@ -53,7 +53,7 @@ def before_step(folder: RunState, step: plan.Step, say: Say, *, dry_run: bool = 
         else:
             state = RollbackState.load(folder.workspace)
             why = (state.orders.why if state else "") or "; ".join(t.sentence for t in due(folder)) or "it was ordered"
-            tell(folder, Event.ROLLBACK_BEGINS, key=_since(state), say=say, why=why, critical=True,
+            tell(folder, Event.ROLLBACK_BEGINS, key=_since(state), say=say, why=why, critical=True, drill=_drill(folder, state),
                  open=_page(folder, step))  # fmt: skip
 
 
@@ -117,7 +117,8 @@ def stopped(folder: RunState, error: RunbookError, say: Say) -> None:
         way = next(filter(None, (advice(code, folder) for code in [*codes, error.code])), "")
         event = Event.NO_GO if isinstance(error, NoGo) else Event.STOPPED
         tell(folder, event, key=f"{error.code} {max((r.finished for r in failed), default='')}", say=say, why=error.line(),
-             critical=bool(due(folder)), minutes=max(0.0, minutes), open=way or str(folder.reports / RunPath.PAGE))  # fmt: skip
+             critical=bool(due(folder)), minutes=max(0.0, minutes), drill=(folder.workspace / KILL_DRILL).exists(),
+             open=way or str(folder.reports / RunPath.PAGE))  # fmt: skip
 
 
 def held(folder: RunState, say: Say) -> None:
@@ -133,11 +134,18 @@ def _after_rollback(folder: RunState, error: RunbookError | None, say: Say, at: 
 
         path = folder.reports / NOTICE
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        tell(folder, Event.ROLLBACK_ENDS, key=_since(state), say=say, notice=text.strip(), open=at)
+        tell(folder, Event.ROLLBACK_ENDS, key=_since(state), say=say, notice=text.strip(), drill=_drill(folder, state),
+             open=at)  # fmt: skip
         Around(folder).after(say)
     else:
         key = f"{_since(state)} {error.code} {state.at if state else ''}"
-        tell(folder, Event.ROLLBACK_STOPPED, key=key, say=say, why=error.line(), critical=True, open=at)
+        tell(folder, Event.ROLLBACK_STOPPED, key=key, say=say, why=error.line(), critical=True,
+             drill=_drill(folder, state), open=at)  # fmt: skip
+
+
+def _drill(folder: RunState, state: RollbackState | None) -> bool:
+    """Whether a rehearsal ordered this rollback to measure it."""
+    return bool(folder.facts["rehearsal"]) and state is not None and state.orders.why == DRILL
 
 
 def _list_commands(around: Around, say: Say) -> None:

@@ -172,7 +172,8 @@ class FenceEnd:
                            reason=ReasonCode.FENCE_NOT_LIFTED, detail=f"{error.line()} {self._instead()}")  # fmt: skip
             return f"{error.line()} {self._instead()}"
         audit.append(log, "fence lifted at closeout", said=said)
-        self.run.check("end of the write fence", Verdict.PASS, measured="lifted", threshold="lifted", detail=said)
+        seen = Verdict.PASS if self.control.clients_url else Verdict.NOT_EXERCISED
+        self.run.check("end of the write fence", seen, measured="lifted", threshold="lifted", detail=said)
         return said
 
     def _instead(self) -> str:
@@ -387,7 +388,7 @@ class CloseoutStep(NotebookStep):
         told = f"{which}: {duration(took)} for an estimate of {duration(estimate)}{ratio}; {passes}" if estimate else ""
         self.run.check("time against the dry run's estimate", Verdict.WARNING if late else Verdict.PASS,
                        measured=round(took, 1), threshold=most and round(most, 1), relation="≤", unit="s",
-                       reason=ReasonCode.TOO_SLOW if late else "", detail=told)  # fmt: skip
+                       reason=ReasonCode.LONGER_THAN_ESTIMATED if late else "", detail=told)  # fmt: skip
         columns = ["step", "the runbook", "estimated", "took"]
         return pd.DataFrame([[r["step"], *map(str, _words(r))] for r in rows], columns=columns)
 
@@ -558,7 +559,6 @@ class CloseoutStep(NotebookStep):
                             if i.label.startswith("Collection ")],
             "deviations": record.deviations(view), "findings": record.findings(view),
             "known": record.known_at_decision(view),
-            "not_exercised": record.not_exercised(view),
             "retention": [{"what": k.what, "until": when(k.until), "how": k.how}
                           for k in what_stays(self.run.home, self.parameters)],
             "way_back": f"It stays open until {until}, when the snapshots may go:",

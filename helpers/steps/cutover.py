@@ -15,6 +15,8 @@ from helpers.cutover.application import (
     APPLYING,
     BACKED_UP,
     DONE,
+    NOT_TAKEN,
+    NOT_TRIED,
     PLANNED,
     RESTARTED,
     REVERTED,
@@ -24,11 +26,13 @@ from helpers.cutover.application import (
     CutoverState,
     Evidence,
     LogWatch,
+    WriteTried,
     ask_all,
     gather,
     positions,
     put_back,
     restart,
+    try_write,
     wait_until_well,
 )
 from helpers.cutover.files import digest_of, keep, put_in_place, stage
@@ -77,6 +81,7 @@ class CutoverStep(NotebookStep):
         self._seen = Evidence()
         self._state: CutoverState | None = None
         self._failed = ""
+        self._tried = WriteTried(NOT_TRIED)
 
     # -- before --------------------------------------------------------------------------------------------------------
 
@@ -214,6 +219,7 @@ class CutoverStep(NotebookStep):
                     self._refuse_if_shut()
                     said += self.control.restart(state)
                 said += [f"{a.url} answers {a.status}" for a in self._wait()]
+            said += self._write()
             self._watcher = self._watching(logs)
         except Interrupted:
             raise
@@ -222,6 +228,17 @@ class CutoverStep(NotebookStep):
             if not isinstance(error, RunbookError | OSError):
                 raise
         return _said(said or ["Every file points to the target already; there is nothing to restart."])
+
+    def _write(self) -> list[str]:
+        """Whether the application can write at the target now, where the parameters say how it tries."""
+        tried = self._tried = try_write(self.rules, self.run.home, self.run.step)
+        verdict = (
+            Verdict.PASS if tried.taken else Verdict.NOT_EXERCISED if tried.outcome == NOT_TRIED else Verdict.WARNING
+        )
+        self.run.check("writes of the application at the target", verdict, measured=tried.outcome, threshold="taken",
+                       reason=ReasonCode.WRITES_REFUSED if verdict is Verdict.WARNING else "",
+                       parameter="cutover.write_probe", detail=tried.said)  # fmt: skip
+        return [f"a write of the application was {tried.outcome}"] if tried.when else []
 
     def _refuse_if_shut(self) -> None:
         """Raises what shuts the gate now: a NO-GO may have been recorded since this step began to read the source."""
@@ -296,9 +313,11 @@ class CutoverStep(NotebookStep):
             relation="≤", unit="ms", reason="" if verdict is Verdict.PASS else reason, detail=detail,
         )  # fmt: skip
         watched = rounds[-1].second if rounds and self._anything_to_watch else 0.0
-        self.run.lasted("time watched", watched, 60 * Cutover().monitor_minutes, "cutover.monitor_minutes")
+        whole = self.run.lasted("time watched", watched, 60 * Cutover().monitor_minutes, "cutover.monitor_minutes")
         if self.rules.health:
-            self.run.check("health of the application", Verdict.PASS, measured=len(rounds), unit="rounds")
+            self.run.check(
+                "health of the application", whole.verdict, measured=len(rounds), unit="rounds", detail=whole.detail
+            )
         else:
             self.run.check("health of the application", Verdict.NOT_EXERCISED, parameter="cutover.health",
                            detail="no health URL is named: whether the application reads the target was not seen")  # fmt: skip
@@ -335,11 +354,13 @@ class CutoverStep(NotebookStep):
         self.run.check("cutover", Verdict.PASS, measured="done", threshold="done", detail=self._state.target)
         self.run.fact("cut_over", {"when": self._state.events[-1]["when"], "target": self._state.target,
                                    "files": [f.path for f in self._state.files], "restarts": len(self.rules.restart),
-                                   "writes_again": self._writes_again()})  # fmt: skip
+                                   "writes_again": self._writes_again(), "write_taken": self._tried.taken_at})  # fmt: skip
         return said or UNSEEN
 
     def _writes_again(self) -> str:
-        """When the application ran on the target, and could write again."""
+        """When the application ran on the target; "" where a write of it was not taken there."""
+        if self._tried.outcome == NOT_TAKEN:
+            return ""
         events = self._state.events if self._state is not None else []
         for state in (RESTARTED, WATCHING, DONE):
             if times := [str(e["when"]) for e in events if e["state"] == state]:

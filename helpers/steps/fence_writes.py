@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from helpers.cutover.application import NOT_TAKEN, NOT_TRIED, WriteTried, try_write
 from helpers.errors import RunbookError, WorldError
 from helpers.fence import Control, FenceState, who_has_open
 from helpers.fence.control import NO_WRITES, UP, said
@@ -16,6 +17,7 @@ from helpers.results import Verdict
 from helpers.run.record import NotebookStep, RunRecord
 
 PROBE_COLUMNS = ["url", "request", "outcome", "status", "answer"]
+THROUGH = "writes through the fence"
 NONE = "nothing keeps clients from writing to the source after the snapshot (fence.kind is none)"
 
 
@@ -27,6 +29,7 @@ class FenceWritesStep(NotebookStep):
         self.control = Control(run.home, run.parameters)
         self.kind = run.parameters.fence.kind
         self._acts = self.kind != "none" and not run.dry_run
+        self._tried: WriteTried | None = None
 
     def urls(self) -> pd.DataFrame:
         """Which URL is which."""
@@ -41,7 +44,7 @@ class FenceWritesStep(NotebookStep):
     def before(self) -> pd.DataFrame:
         """Reads through what the migration reads; where a fence will be put up, writes through what clients use."""
         if self.run.parameters.source.is_embedded:
-            return pd.DataFrame([], columns=PROBE_COLUMNS)
+            return pd.DataFrame(self._application_before(), columns=PROBE_COLUMNS)
         with self.control.probe(self.run.parameters.source.address, "source") as probe:
             rows = _rows(probe, reads := probe.reads())
         self._check_reads("reads before the fence", reads)
@@ -62,6 +65,16 @@ class FenceWritesStep(NotebookStep):
         self.run.check("writes before the fence", Verdict.PASS, measured="get through" if open_now else writes[0].outcome,
                        detail=self.control.clients_url)  # fmt: skip
         return pd.DataFrame(rows, columns=PROBE_COLUMNS)
+
+    def _application_before(self) -> list[dict[str, object]]:
+        """A directory gets no write of ours: the application tries one, where the parameters say how."""
+        state = FenceState.load(self.run.workspace)
+        if not self._acts or (state is not None and state.may_be_active):
+            return []
+        tried = self._tried = try_write(self.run.parameters.cutover, self.run.home, self.run.step)
+        self.run.check("writes before the fence", Verdict.PASS if tried.taken else Verdict.NOT_EXERCISED,
+                       measured=tried.outcome, threshold="taken", parameter="cutover.write_probe", detail=tried.said)  # fmt: skip
+        return [_row(tried)] if tried.when else []
 
     def put_up(self) -> str:
         """Claim the target, stop writes, wait for those in flight; what was done."""
@@ -112,6 +125,7 @@ class FenceWritesStep(NotebookStep):
         try:
             if self.run.parameters.source.is_embedded:
                 self._nobody_else()
+                rows = self._prove_by_application() if self._acts else []
             elif self._acts:
                 rows = self._prove_server()
         except WorldError:
@@ -120,12 +134,13 @@ class FenceWritesStep(NotebookStep):
         if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
             self._give_up()
         elif self._acts:
-            self.run.check(
-                "write fence", Verdict.PASS, measured=self.kind, detail="up and proven; stays until it is lifted"
-            )
+            proven = any(c.name == THROUGH and c.verdict is Verdict.PASS for c in self.run.result.checks)
+            seen = "up and proven" if proven else "set; whether it refuses writes was not seen"
+            self.run.check("write fence", Verdict.PASS if proven else Verdict.NOT_EXERCISED, measured=self.kind,
+                           detail=f"{seen}; it stays until it is lifted")  # fmt: skip
             state = FenceState.load(self.run.workspace)
             up = [e["when"] for e in state.events if e["state"] == UP] if state is not None else []
-            self.run.fact("fence", self.run.result.facts["fence"] | {"up": up[-1] if up else ""})
+            self.run.fact("fence", self.run.result.facts["fence"] | {"up": up[-1] if up else "", "proven": proven})
         return pd.DataFrame(rows, columns=PROBE_COLUMNS)
 
     def undo(self) -> str:
@@ -146,7 +161,7 @@ class FenceWritesStep(NotebookStep):
         if got:
             detail += "; what the probe wrote was removed again" if not probe.left_behind else ""
         self.run.check(
-            "writes through the fence", Verdict.FAIL if against else Verdict.PASS,
+            THROUGH, Verdict.FAIL if against else Verdict.PASS,
             measured=len(against), threshold=0, unit=f"of {len(writes)} kinds",
             reason=ReasonCode.FENCE_OPEN if against else "", detail=detail or ", ".join(a.action for a in writes),
         )  # fmt: skip
@@ -155,6 +170,21 @@ class FenceWritesStep(NotebookStep):
         if all(a.answered for a in reads):
             self._check_places()
         return rows
+
+    def _prove_by_application(self) -> list[dict[str, object]]:
+        """A write of the application is refused. Where none was taken before the fence, that proves nothing of the fence."""
+        tried = try_write(self.run.parameters.cutover, self.run.home, self.run.step)
+        before = self._tried
+        if tried.outcome == NOT_TRIED or (before is not None and not before.taken):
+            said = tried.said if tried.outcome == NOT_TRIED else f"{tried.said}; none was taken before the fence either"
+            self.run.check(THROUGH, Verdict.NOT_EXERCISED, parameter="cutover.write_probe",
+                           detail=f"no write was tried, for the source is a directory: {said}")  # fmt: skip
+        else:
+            open_ = tried.outcome != NOT_TAKEN
+            self.run.check(THROUGH, Verdict.FAIL if open_ else Verdict.PASS, measured=int(open_), threshold=0,
+                           unit="of 1 write of the application", reason=ReasonCode.FENCE_OPEN if open_ else "",
+                           detail=tried.said)  # fmt: skip
+        return [_row(tried)] if tried.when else []
 
     def _remove_what_got_through(self, probe: Probe) -> None:
         """What the fence now keeps us from removing goes by the port behind it."""
@@ -235,6 +265,10 @@ class FenceWritesStep(NotebookStep):
             give_back_target(self.run.home)
         except RunbookError as error:  # what stopped the step is the news
             self.run.log(f"the target's lock was not released: {error}")
+
+
+def _row(tried: WriteTried) -> dict[str, object]:
+    return {"url": "the application", "request": "write", "outcome": tried.outcome, "status": 0, "answer": tried.said}
 
 
 def _rows(probe: Probe, answers: list[Answer]) -> list[dict[str, object]]:

@@ -402,7 +402,8 @@ def times(folder: RunState) -> list[tuple[str, str, str]]:
         known = f"about {duration(seconds)} ({how})" if how else "not known before step 22 has passed"
         return [(*_CLEAN, known)]
     how = "measured in this run's drill" if folder.facts.get("drills") else "measured in this run"
-    return [(*_SERVICE, f"{duration(found.service)} ({how})"), (*_CLEAN, f"{duration(found.clean)} ({how})")]
+    ends = f"{duration(found.service)} ({how}: {numbers.service_ends(found)})"
+    return [(*_SERVICE, ends), (*_CLEAN, f"{duration(found.clean)} ({how})")]
 
 
 def sheet(folder: RunState) -> str:

@@ -149,18 +149,19 @@ class MonitorStep(NotebookStep):
                       detail=self.watcher.skipped)  # fmt: skip
         else:
             self._judge_target(looks, values)
+        watched = looks[-1].second if looks else 0.0
+        whole = run.lasted("time watched", watched, 60 * Monitoring().minutes, "monitoring.minutes")
         if self._asks_application:
             ill = [look for look in looks if look.ill]
             ended = found is not None and found.code == ReasonCode.NOT_HEALTHY
-            told = self._ended() if ended else ill[0].ill[0] if ill else f"{self.watcher.logs.seen} new log lines"
-            run.check("health of the application", Verdict.FAIL if ended else Verdict.WARNING if ill else Verdict.PASS,
+            lines = "; ".join(filter(None, [whole.detail, f"{self.watcher.logs.seen} new log lines"]))
+            told = self._ended() if ended else ill[0].ill[0] if ill else lines
+            run.check("health of the application", Verdict.FAIL if ended else Verdict.WARNING if ill else whole.verdict,
                       measured=len(looks) - len(ill), threshold=len(looks), unit="looks",
                       reason=ReasonCode.NOT_HEALTHY if ill else "", detail=told)  # fmt: skip
         else:
             run.check("health of the application", Verdict.NOT_EXERCISED,
                       detail="cutover.health and cutover.log_files name nothing to watch")  # fmt: skip
-        watched = looks[-1].second if looks else 0.0
-        run.lasted("time watched", watched, 60 * Monitoring().minutes, "monitoring.minutes")
         gaps = journal.gaps(self.rules.interval_seconds)
         if gaps:
             unseen = duration(sum(seconds for _, seconds in gaps))

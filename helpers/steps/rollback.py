@@ -17,9 +17,10 @@ import pandas as pd
 
 from helpers import plots
 from helpers.cutover import CutoverState, put_back
+from helpers.cutover.application import NOT_TAKEN, try_write
 from helpers.errors import RUNBOOK, Terminal, WorldError
 from helpers.fence import Control, FenceState, lift, used_by
-from helpers.fence.control import LIFTING
+from helpers.fence.control import LIFTING, UNTRIED
 from helpers.migration.source_changes import WrittenData
 from helpers.migration.target_lock import remove_made_database
 from helpers.monitoring import measure
@@ -198,18 +199,32 @@ class RollbackStep(NotebookStep):
         return found
 
     def lift(self) -> str:
-        """Writes go to the source again, proven by one."""
+        """Writes go to the source again, proven by one: ours at a server, the application's where the parameters name a probe."""
         state = FenceState.load(self.run.workspace)
         if self.run.dry_run:
             return (state.sentence() if state else "") or "there is no fence to lift"
         with self.of.stage(outline.LIFT) as row:
             row["said"] = lift(self.run.home)
+            taken = utc_now() if state is not None and self.control.clients_url else ""
+            rules = self.of.cutover.cutover if self.of.cutover is not None else self.run.parameters.cutover
+            tried = try_write(rules, self.run.home, self.run.step)
+            if tried.outcome == NOT_TAKEN:
+                raise WorldError(
+                    ReasonCode.WRITES_REFUSED, f"a write of the application is not taken yet: {tried.said}",
+                    where=self.run.parameters.source.label,
+                    next_step=f"Let the application write, then repeat: {self.run.home.command('rollback')}",
+                )  # fmt: skip
+            taken = tried.taken_at or taken
+            if tried.taken:
+                row["said"] = row["said"].replace(UNTRIED, "a write of the application was taken")
         state = FenceState.load(self.run.workspace)
         lifted = [e["when"] for e in state.events if e["state"] == LIFTING] if state is not None else []
-        self.run.fact("fence", {"writes_again": lifted[-1] if lifted else ""})
+        self.run.fact("fence", {"writes_again": lifted[-1] if lifted else "", "write_taken": taken})
         open_ = state is None or not state.may_be_active
-        self.run.check("end of the write fence", Verdict.PASS if open_ else Verdict.FAIL, measured=row["said"],
-                       reason="" if open_ else ReasonCode.FENCE_NOT_LIFTED)  # fmt: skip
+        verdict = Verdict.NOT_APPLICABLE if state is None else Verdict.PASS if taken else Verdict.NOT_EXERCISED
+        self.run.check("end of the write fence", verdict if open_ else Verdict.FAIL, measured="lifted" if lifted else "none",
+                       threshold="lifted" if lifted else None, reason="" if open_ else ReasonCode.FENCE_NOT_LIFTED,
+                       detail=row["said"])  # fmt: skip
         return str(row["said"])
 
     def remove(self) -> pd.DataFrame:
@@ -314,13 +329,13 @@ class RollbackStep(NotebookStep):
             self.of.state.facts["watch"] = {"rounds": len(rounds), "problems": ["; ".join(r.trouble) for r in ill][:20],
                                          "slowest_ms": max((r.slowest or 0.0 for r in rounds), default=0.0)}  # fmt: skip
             last = bool(ill) and ill[-1] is rounds[-1]
-            self.run.lasted(
+            whole = self.run.lasted(
                 "time watched", rounds[-1].second, 60 * Rollback().monitor_minutes, "rollback.monitor_minutes"
             )
             self.run.check(
-                "health of the source", Verdict.FAIL if last else Verdict.WARNING if ill else Verdict.PASS,
+                "health of the source", Verdict.FAIL if last else Verdict.WARNING if ill else whole.verdict,
                 measured=row["said"], reason=ReasonCode.SOURCE_ILL if ill else "",
-                detail="; ".join(ill[-1].trouble) if ill else "",
+                detail="; ".join(ill[-1].trouble) if ill else whole.detail,
             )  # fmt: skip
         if not last:
             self.of.state.finished = self.of.state.finished or utc_now()

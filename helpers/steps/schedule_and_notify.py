@@ -19,7 +19,7 @@ from helpers import formatting
 from helpers.errors import RUNBOOK, UsageError
 from helpers.formatting import count, duration, moment
 from helpers.notify import DELIVERED, Around, Entry, Event, Notified, announcement, read, tell
-from helpers.notify.delivery import DONE_BY_HAND, by_hand
+from helpers.notify.delivery import CRITICAL, DONE_BY_HAND, LEVELS, by_hand
 from helpers.parameters import Parameters, is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict, write_bytes
@@ -78,9 +78,11 @@ class ScheduleAndNotifyStep(NotebookStep):
         if (self.rules.urls or self.rules.stakeholders) and not over:
             late = lead < _DAY
             short = Verdict.NOT_EXERCISED if self.run.rehearsal else Verdict.WARNING
+            seconds = lead.total_seconds()
+            when = f"{duration(abs(seconds))} {'before' if seconds > 0 else 'after'} the window begins"
             self.run.check("notice before the window", short if late else Verdict.PASS, measured=max(0.0, round(lead / _DAY, 2)),
                            threshold=1, relation="≥", unit="days", reason=ReasonCode.LATE_NOTICE,
-                           detail="the runbook notifies everybody 24 hours before" if late else "")  # fmt: skip
+                           detail=f"{when}; the runbook notifies everybody 24 hours before" if late else "")  # fmt: skip
         left = (hours.start - self.now).total_seconds()
         rows = [
             ("begins", moment(hours.start)),
@@ -241,12 +243,16 @@ class ScheduleAndNotifyStep(NotebookStep):
                 reason=ReasonCode.BY_HAND_OPEN if open_ else "",
                 detail="; ".join(open_),
             )
-        blank = self.parameters.placeholders()
-        if blank:
-            self.run.check("contacts without a name", Verdict.WARNING, measured=len(blank), threshold=0, unit="keys",
+        blank, called = self.parameters.placeholders(), {key for *_, key in (*LEVELS, CRITICAL)}
+        unnamed = sorted(f"contacts.{key}" for key in called if not getattr(self.parameters.contacts, key))
+        said = [f"still <…>: {', '.join(blank)}"] * bool(blank) + [f"nobody is named: {', '.join(unnamed)}"] * bool(
+            unnamed
+        )
+        if left := [*blank, *unnamed]:
+            self.run.check("contacts without a name", Verdict.WARNING, measured=len(left), threshold=0, unit="keys",
                            reason=ReasonCode.NOBODY_NAMED,
-                           detail=f"still <…>: {', '.join(blank)}. "
-                           f"Name them: {self._name_them(blank, '--retry', Step.SCHEDULE_AND_NOTIFY)}")  # fmt: skip
+                           detail=f"{'; '.join(said)}. "
+                           f"Name them: {self._name_them(left, '--retry', Step.SCHEDULE_AND_NOTIFY)}")  # fmt: skip
 
     def _name_them(self, keys: list[str], *options: str) -> str:
         return self.run.home.command("resume", *options, *(part for key in keys for part in ("--set", f"{key}=TEXT")))
@@ -287,7 +293,8 @@ class ScheduleAndNotifyStep(NotebookStep):
         chunks = self._estimated.facts.get("matrix_inputs", {}).get("chunks")
         return {
             "estimate": f"about {duration(estimate.seconds)} of machine time, estimated from the dry run; people not counted",
-            "rollback": f" (estimated: {duration(estimate.rollback_seconds)})",
+            "rollback": f" (estimated from the dry run: {duration(estimate.rollback_seconds)} of machine time until the new "
+            "database is clean again, without restarts and people)",
             "chunks": count(chunks, "chunk") if isinstance(chunks, int) else "all chunks",
             "open": str(self.run.folder),
         }
