@@ -95,7 +95,7 @@ def test_a_rehearsal_signs_through_the_real_gate_and_ends_with_go(runbook: Runbo
     assert "Verdict: GO" in done.stdout
     assert f"Open:    {page}" in done.stdout
     assert page.is_file()
-    assert len(list(page.parent.glob("*.html"))) == 20  # 16 steps, the run, its rollback, and the page as signed twice
+    assert len(list(page.parent.glob("*.html"))) == 21  # 16 steps, run, rollback, as signed twice, final
     assert done.stdout.count("\nDrilled: ") == 3
     kill = (
         r"^Drilled: kill: step 22 was killed with ([\d,]+) of [\d,]+ chunks written and .*; the resume found the \1 and"
@@ -181,6 +181,7 @@ def acts_and_notices_of_the_drills(folder: Path) -> None:
         assert "Escalation" not in text[event]
         assert "Someone must" not in text[event]
     assert "Reads go on" not in text["start"]
+    assert "This notice is late" not in text["announcement"]
     assert "drill" not in text["cutover"].lower()
     summary = (folder / "CHROMADB_MIGRATION_SUMMARY.md").read_text("utf-8")
     success = (folder / "CHROMADB_MIGRATION_SUCCESS.md").read_text("utf-8")

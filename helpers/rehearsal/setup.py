@@ -51,7 +51,7 @@ WATCH_MINUTES = 0.02
 BATCHES = 20  # at least, of the import of a rehearsal: the drill of the kill falls between two of them
 
 _BUSIEST = 6.0  # times as slow as a quiet machine
-_LEAD_SECONDS, _LEAD_SECONDS_A_CHUNK = 35.0, 0.03  # from the rehearsal's begin to its window: steps 10 to 14
+_LEAD_SECONDS, _LEAD_SECONDS_A_CHUNK = 50.0, 0.03  # from the rehearsal's begin to its window: steps 10 to 14
 _COMMAND = [sys.executable, str(Path(sample_application.__file__).resolve())]
 _ENV = """\
 # The application of the rehearsal
