@@ -153,25 +153,25 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_custody.py::test_a_cutover_that_nobody_had_to_sign_is_named
             test_cutover_step.py::test_a_cutover_that_nobody_had_to_sign_does_not_say_that_it_was_signed""",
         "a production run that becomes a rehearsal": """
-            test_evidence_custody.py::test_what_a_run_is_never_changes_after_the_first_seal""",
+            test_nothing_foreign_is_sealed.py::test_what_a_run_is_never_changes_after_the_first_seal""",
         "results and pages of nobody": """
-            test_evidence_custody.py::test_a_result_of_a_step_that_never_ran_is_not_sealed
-            test_evidence_custody.py::test_a_page_that_lay_there_before_is_neither_kept_nor_sealed""",
+            test_nothing_foreign_is_sealed.py::test_a_result_of_a_step_that_never_ran_is_not_sealed
+            test_nothing_foreign_is_sealed.py::test_a_page_that_lay_there_before_is_neither_kept_nor_sealed""",
         "other parameters, decisions, code and signers between seals": """
-            test_evidence_custody.py::test_run_json_and_the_log_agree_on_parameters
-            test_evidence_custody.py::test_another_decision_other_code_and_other_signers_between_two_seals_are_named""",
+            test_nothing_foreign_is_sealed.py::test_run_json_and_the_log_agree_on_parameters
+            test_nothing_foreign_is_sealed.py::test_another_decision_other_code_and_other_signers_between_two_seals_are_named""",
         "lines that can be read in two ways": """
-            test_evidence_custody.py::test_a_line_that_says_two_things_is_no_line_of_the_log""",
+            test_nothing_foreign_is_sealed.py::test_a_line_that_says_two_things_is_no_line_of_the_log""",
         "a closeout that changed after its approval, for plain commands": """
-            test_evidence_custody.py::test_the_plain_commands_judge_the_closeout""",
+            test_nothing_foreign_is_sealed.py::test_the_plain_commands_judge_the_closeout""",
         "giant, deep and endless files, and paths that lead out, in a judged folder": """
             test_a_judged_folder_is_only_read.py::test_a_hostile_file_is_named_in_one_line_with_all_else_that_is_wrong
             test_a_judged_folder_is_only_read.py::test_a_seal_that_is_nested_or_giant_is_named
             test_a_judged_folder_is_only_read.py::test_nothing_that_the_folder_names_is_opened
             test_a_judged_folder_is_only_read.py::test_a_run_is_judged_where_its_schema_is_not""",
         "a NO-GO during the cutover, and a statement that was never recorded": """
-            test_evidence_custody.py::test_a_no_go_that_comes_while_the_cutover_reads_stops_it
-            test_evidence_custody.py::test_a_statement_that_was_never_recorded_opens_no_gate""",
+            test_nothing_foreign_is_sealed.py::test_a_no_go_that_comes_while_the_cutover_reads_stops_it
+            test_nothing_foreign_is_sealed.py::test_a_statement_that_was_never_recorded_opens_no_gate""",
         "a sealed result replaced, the old one below earlier/": """
             test_evidence_custody.py::test_a_sealed_result_is_not_replaced_by_a_copy_below_earlier
             test_evidence_custody.py::test_the_closeout_is_signed_where_the_parameters_ask_for_it""",

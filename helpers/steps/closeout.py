@@ -382,7 +382,8 @@ class CloseoutStep(NotebookStep):
         took, estimate = sum(r["actual"] for r in known), sum(r["estimate"] for r in known) if known else None
         most = None if estimate is None else max(OVERRUN * estimate, estimate + OVERRUN_SECONDS)
         late = most is not None and took > most
-        which = f"steps {', '.join(r['number'] for r in known)}, with notebook starts"
+        starts = any(map(numbers.start_seconds, self._results.values()))
+        which = f"steps {', '.join(r['number'] for r in known)}{', with notebook starts' * starts}"
         passes = f"up to {OVERRUN:g} times the estimate, or {OVERRUN_SECONDS:g} s more, passes"
         ratio = _ratio(took, estimate)
         told = f"{which}: {duration(took)} for an estimate of {duration(estimate)}{ratio}; {passes}" if estimate else ""

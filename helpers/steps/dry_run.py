@@ -100,9 +100,10 @@ def predictions(results: numbers.Results) -> list[Prediction]:
     dry = results.get(Step.DRY_RUN)
     said = (dry.facts.get("prediction") or []) if dry is not None else []
     named = ", ".join(numbers.estimate(results)[0])
-    starts = f"the starts of notebooks {WINDOW[0].number} to {WINDOW[-1].number}"
+    starts = f" and the starts of notebooks {WINDOW[0].number} to {WINDOW[-1].number}"
+    timed = any(start_seconds(results[s.number]) for s in WINDOW if s.number in results)
     measured = {
-        DURATION: (_as_estimated(results), f"steps {named} and {starts}"),
+        DURATION: (_as_estimated(results), f"steps {named}{starts * timed}"),
         DOWNTIME: _as_predicted(results),
         MEMORY: (_most_memory(results), f"the highest of steps {named}"),
     }

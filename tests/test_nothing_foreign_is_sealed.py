@@ -1,0 +1,189 @@
+"""What nobody of this run wrote is neither sealed nor counted, and what a run is never changes."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from helpers import audit, evidence
+from helpers.cli.evidence import verify
+from helpers.errors import NoGo, Terminal
+from helpers.evidence import signing, verification
+from helpers.evidence.signoffs import gate_state, statement
+from helpers.report import pages
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+from helpers.run.plan import Step
+from helpers.steps.cutover import CutoverStep
+from tests.signers import Signers, finish_step, sign, small_run
+from tests.test_evidence_custody import finish, forge, plain, signed_run
+
+STATEMENT = sys.modules["helpers.evidence.statement"]
+SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
+
+
+@pytest.fixture(scope="module")
+def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
+    return Signers(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def home(folders: Path, signers: Signers) -> RunFolder:
+    return signed_run(signers)
+
+
+def test_a_result_of_a_step_that_never_ran_is_not_sealed(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written by hand, with a notebook that shows its digest: the log knows no such step."""
+    log = (home.reports / audit.NAME).read_bytes()
+    finish_step(home, Step.MONITOR)
+    (home.reports / audit.NAME).write_bytes(log)
+    with pytest.raises(Terminal, match=r"results/50\.json: audit\.jsonl names no such file"):
+        evidence.at_rest(home.read())
+    monkeypatch.setattr(SEALS, "_refuse_unnamed", lambda *_: None)  # an operator with a changed toolkit
+    finish(home)
+    assert "results/50.json: audit.jsonl names no such file" in verify(home.reports).problems
+    assert "results/50.json: audit.jsonl names no such file" in plain(home)
+
+
+def test_a_page_that_lay_there_before_is_neither_kept_nor_sealed(
+    home: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNBOOK_BROWSER", "none")
+    forged = home.reports / "as-signed-cutover-0009.pdf"
+    forged.write_bytes(b"%PDF forged")
+    with pytest.raises(Terminal, match=r"as-signed-cutover-0009\.pdf: audit\.jsonl names no such file"):
+        evidence.at_rest(home.read())
+    list(pages._keep(home.read(), "as-signed-cutover-0009.html", "put before those who sign"))
+    assert not forged.exists()
+    (home.reports / "final-0009.html").write_text("forged", encoding="utf-8")
+    assert not pages._final_kept(home.read())
+    (home.reports / "final-0009.html").unlink()
+    finish(home)
+    assert verify(home.reports).problems == []
+    kept = home.reports / "as-signed-cutover-0009.html"
+    kept.write_text("another page", encoding="utf-8")
+    assert audit.unnamed(home.reports) == [kept.name]
+
+
+@pytest.mark.parametrize(("name", "value"), [("rehearsal", True), ("directory", "/tmp"), ("group", "others")])
+def test_what_a_run_is_never_changes_after_the_first_seal(
+    home: RunFolder, name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the toolkit itself writes the file again, and names its digest: a production run is never a rehearsal."""
+    home.note(**{name: value})
+    for attempt in (evidence.keep_sealed, evidence.at_rest, evidence.enter):
+        with pytest.raises(Terminal, match=f"{name} changed in run.json after seal 1"):
+            attempt(home.read())
+    monkeypatch.setattr(SEALS, "_refuse_other_binding", lambda *_: None)
+    finish(home)
+    assert any(f"{name} of the run: not as seal 1 says" in line for line in verify(home.reports).problems)
+
+
+def test_a_statement_that_was_never_recorded_opens_no_gate(folders: Path, signers: Signers) -> None:
+    home = small_run("night-23", signers, signoff={"allowed_signers": str(signers.allowed), "required": ["dba"]})
+    evidence.keep_sealed(home.read())
+    data = statement(home.read(), "dba", "A", "go")
+    path = home.reports / "signoffs" / f"cutover-dba-{STATEMENT.stamp(json.loads(data)['when'])}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    path.with_name(f"{path.name}.sig").write_bytes(signing.sign(data, "dba", signers.key("dba")))
+    state = gate_state(home.read())
+    assert (state.is_open, state.missing) == (False, ["dba"])
+    assert "was never recorded" in state.refused["dba"]
+
+
+def test_a_line_that_says_two_things_is_no_line_of_the_log(home: RunFolder) -> None:
+    """Of two equal names the last one counts for Python, the first one for whoever looks at how the line begins."""
+    path = home.reports / audit.NAME
+    digest = evidence.seals(home.reports)[-1].digest
+    audit.append(path, "digest pushed", number=3, digest=digest)
+    assert verify(home.reports).problems == [], "that a digest was pushed is logged behind its seal"
+    *before, last = path.read_bytes().splitlines(keepends=True)
+    entry = last.replace(b', "host"', b', "action": "rollback", "facts": {"why": "all lost"}, "host"', 1)
+    path.write_bytes(b"".join([*before, entry]))
+    assert not [e for e in audit.entries(path) if e["action"] == "rollback"]
+    said = verify(home.reports).problems
+    assert any("audit.jsonl: line" in line for line in said)
+    assert any("audit.jsonl: 1 line added after seal" in line for line in said)
+    assert "audit.jsonl: lines added later" in plain(home)
+
+
+def test_the_plain_commands_judge_the_closeout(folders: Path, signers: Signers) -> None:
+    signoff = {"allowed_signers": str(signers.allowed), "required": ["dba"], "closeout": ["security"]}
+    home = small_run("night-24", signers, signoff=signoff)
+    evidence.keep_sealed(home.read())
+    signers.approve(home.reports, ["dba"])
+    for number in (Step.CUTOVER, Step.CLOSEOUT):
+        finish_step(home, number)
+    evidence.keep_sealed(home.read())
+    finish(home)
+    assert "closeout: security has not signed" in plain(home)
+    signers.approve(home.reports, ["security"], gate="closeout")
+    finish(home)
+    assert "Everything fits." in plain(home)
+    forge(home, "results/53.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SEALS, "refuse_changes", lambda *_: None)
+        evidence.seal(home.read(), Step.CLOSEOUT)
+        finish(home)
+    assert "was given before what it approves was sealed anew" in plain(home)
+
+
+def test_a_no_go_that_comes_while_the_cutover_reads_stops_it(home: RunFolder, signers: Signers) -> None:
+    step = object.__new__(CutoverStep)
+    step.run = SimpleNamespace(home=home.read())  # type: ignore[assignment]
+    step.control = SimpleNamespace(state=None)  # type: ignore[assignment]
+    step._refuse_if_shut()
+    sign(home.read(), "security", "S", "no-go", reason="400 chunks lost", key=signers.key("security"))
+    with pytest.raises(NoGo, match="400 chunks lost"):
+        step._refuse_if_shut()
+
+
+def test_another_decision_other_code_and_other_signers_between_two_seals_are_named(home: RunFolder) -> None:
+    one, two = evidence.seals(home.reports)[1:3]
+    old = {**one.subjects, "allowed_signers": "0" * 64}
+    before = replace(one, predicate={**one.predicate, "decision": "NO-GO", "code": {"commit": "a" * 40}}, subjects=old)
+    said = list(verification._announced([before, two]))
+    assert any(line == f"{two.name}: the decision is GO; at seal 2 it was NO-GO" for line in said)
+    assert any("the code is not that of seal 2: code (commit aaaaaaaaaaaa, then " in line for line in said)
+    assert any(line.startswith("allowed_signers: changed between seal 2 and seal 3") for line in said)
+    assert list(verification._announced([one, two])) == []
+
+
+def test_the_page_says_what_ran(home: RunFolder) -> None:
+    page = (home.reports / "index.html").read_text(encoding="utf-8")
+    (said,) = re.findall(r"What ran, as the newest seal names it: ([^<]*)</p>", page)
+    code = evidence.seals(home.reports)[-1].predicate["code"]
+    assert code["packages"][:16] in said
+    assert code["commit"] in said
+    assert "Other code" not in page
+
+
+def test_a_page_of_another_version_of_the_toolkit_is_not_compared(
+    home: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home.reports / "index.html").write_text("as another version makes it", encoding="utf-8")
+    assert verify(home.reports).problems == ["index.html: it is not what the files of the run give"]
+    monkeypatch.setattr(verification, "tree", lambda _: "another version")
+    found = verify(home.reports)
+    assert found.problems == []
+    assert any(line.startswith("index.html: not compared, since") for line in found.notes)
+
+
+def test_run_json_and_the_log_agree_on_parameters(home: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may name a change of run.json in the log still has to say there what was changed, and by whom."""
+    monkeypatch.chdir(home.read().facts["directory"])
+    runs.change_parameters(home, home.read().parameters.for_resume(["migration.batch_size=50"]))
+    finish(home)
+    assert not any(line.startswith("run.json") for line in verify(home.reports).problems)
+    home.note(changes=[], parameters_sha256="0" * 64)
+    finish(home)
+    said = verify(home.reports).problems
+    assert "run.json: a change of migration.batch_size is named in audit.jsonl only" in said
+    assert "parameters.yaml: it is not the one that run.json names" in said
