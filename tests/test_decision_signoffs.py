@@ -20,7 +20,7 @@ from helpers.results import StepResult, file_digest, write_json
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
-from tests.signers import Signers, make_key, read, sign, small_run
+from tests.signers import Signers, finish_step, make_key, read, sign, small_run
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_where_a_run_is_told_to_end_voids_nothing(run: Path, signers: Signers) -
 
 def test_a_later_step_voids_nothing(run: Path, signers: Signers) -> None:
     signers.approve(run)
-    StepResult("25", "", "night-1", "2025-12-01T00:00:00+00:00").write(run / "results" / "25.json")
+    finish_step(RunFolder.of(run.name), "25")
     evidence.at_rest(RunFolder.of(run.name).read())
     assert state(run).is_open
 

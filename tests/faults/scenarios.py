@@ -378,8 +378,9 @@ WITHOUT: dict[str, str] = {
         "of a rehearsal, which is begun anew":
                         """
             cli.rehearse:_process cli.rehearse:_recorded cli.rehearse:rehearse_servers rehearsal.sample_application:log
-            rehearsal.sample_application:serve rehearsal.sample_source:write_sample rehearsal.setup:Client.work
-            rehearsal.setup:_application rehearsal.setup:with_application
+            rehearsal.sample_application:main rehearsal.sample_application:serve
+            rehearsal.sample_source:write_sample rehearsal.setup:Client.work rehearsal.setup:_application
+            rehearsal.setup:with_application
         """,
         "needs an authority: tests/test_evidence_timestamps.py":
             """evidence.seals:_tell_outside""",
