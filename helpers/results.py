@@ -246,16 +246,10 @@ def _plainly(path: str, flags: int) -> int:
 
 def json_in(data: bytes | str) -> Any:
     """What this JSON holds; ValueError where they hold none, or nested more than `DEEPEST` levels."""
-    try:
-        value = json.loads(data)
-    except RecursionError:
-        value = None
-        deep = True
-    else:
-        deep = is_deep(value)
-    if deep:
-        raise ValueError("nested too deeply")
-    return value
+    with suppress(RecursionError):
+        if not is_deep(value := json.loads(data)):
+            return value
+    raise ValueError("nested too deeply")
 
 
 _NESTED = frozenset({dict, list})

@@ -136,23 +136,27 @@ def _as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
     databases = [Path(target.path or ""), Path(source.path or "")]
     digests = {str(path): file_digest(path) for path in [*files, databases[1] / DATABASE]}
     state = sorted(folder.workspace.glob("*.json"))
-    for number, place in enumerate(places := [*databases, *files, *state]):
-        _copy(place, kept / str(number))
+    copies = {place: kept / str(number) for number, place in enumerate([*databases, *files, *state])}
+    for place, copy in copies.items():
+        _copy(place, copy)
+
+    def restore(places: list[Path]) -> None:
+        for place in places:
+            _remove(place)
+            _copy(copies[place], place)
+
     yield
     log, proof["began"] = folder.reports / audit.NAME, utc_now()
     audit.append(log, "drill put back", outcome="begun", target=target.label, source=source.label)
     for path in [folder.workspace / RunPath.ROLLBACK, folder.workspace / "rollback"]:
         _remove(path)
     rules = run.parameters
-    for number, place in enumerate(places):
-        if number == len(databases) and rules.fence.command is not None:  # while the application still uses the source
-            run_or_fail(rules.fence.command.lock, rules.fence.timeout_seconds, "the lock command")
-            proof["write_behind_the_fence"] = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
-            audit.append(
-                log, "drill put back: write fence set again", write_of_the_application=proof["write_behind_the_fence"]
-            )
-        _remove(place)
-        _copy(kept / str(number), place)
+    restore(databases)
+    if rules.fence.command is not None:  # while the application still uses the source
+        run_or_fail(rules.fence.command.lock, rules.fence.timeout_seconds, "the lock command")
+        proof["write_behind_the_fence"] = seen = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
+        audit.append(log, "drill put back: write fence set again", write_of_the_application=seen)
+    restore([*files, *state])
     audit.append(log, "drill put back: source and target as before the drill", databases=[str(p) for p in databases])
     audit.append(log, "drill put back: configuration files cut over again", files=[str(p) for p in files])
     commands = restart(rules.cutover, folder, Step.ROLLBACK)  # the application reads its configuration when it starts

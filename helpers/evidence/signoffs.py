@@ -22,7 +22,7 @@ from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
 from helpers.evidence import signing
 from helpers.evidence.seals import after, chain, required, void
 from helpers.evidence.signing import ALLOWED, Refused
-from helpers.evidence.statement import SIGNATURE, Seal, canonical, digest_of, stamp, statement_of, time_of
+from helpers.evidence.statement import SIGNATURE, Seal, canonical, digest_of, stamp, statement_in, statement_of, time_of
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents, json_in, utc_now, write_bytes
@@ -188,7 +188,7 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
                 state.refused[role] = f"{gone}, which {role} signed, is no longer what the audit log says"
             continue
         data = contents(path)
-        answer = statement_of(path)
+        answer = statement_in(data)
         accepts = answer.get("accept")
         state.accepted[role] = [str(a) for a in accepts] if isinstance(accepts, list) else []
         problem, signer = _problem(run, path, data, path.with_name(f"{path.name}.sig"), allowed_now)

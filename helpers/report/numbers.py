@@ -27,8 +27,8 @@ Results = Mapping[str, StepResult]
 
 SERVICE_BACK, CLEAN = "Lift the write fence", "Remove from the target what the run made"
 FILES_BACK = "Put configuration files back, restart, health"
-RESTART = "restart and wait for health"  # the phase of step 25
 """The stages of step 27 whose ends matter to people: clients can write at the source again; the target is clean."""
+RESTART = "restart and wait for health"  # the phase of step 25
 _SEQUENCE = frozenset(step.number for step in plan.LINE)
 _FIRST, _LAST = Step.FENCE_WRITES, Step.CUTOVER
 WINDOW = tuple(step for step in plan.LINE if _FIRST <= step.number <= _LAST)  # from the fence to the cutover
@@ -428,7 +428,7 @@ def disagreements(results: Results, attempts: Iterable[StepRow] = ()) -> list[st
                           "step 23, by collection", _sum(rows, "queries")))  # fmt: skip
     lines = [f"{what}: {a:,} ({where}) and {b:,} ({there})" for what, where, a, there, b in pairs
              if isinstance(a, int) and isinstance(b, int) and a != b]  # fmt: skip
-    return [*lines, *_wrong_times(results), *_wrong_attempts(results, attempts)]
+    return [*lines, *_wrong_times(results), *_wrong_attempts(results, attempts), *_wrong_downtime(results)]
 
 
 _WORDS = {"source": "in the source", "migrated": "in the target", "quarantined": "quarantined"}
@@ -449,12 +449,16 @@ def _wrong_times(results: Results) -> Iterator[str]:
 
 
 def _wrong_attempts(results: Results, attempts: Iterable[StepRow]) -> Iterator[str]:
-    """An earlier attempt that ended after the one that counts began; a write downtime that step 53 has otherwise."""
+    """An earlier attempt that ended after the one that counts began."""
     for row in attempts:
         last = results.get(row.number)
         ended, began = instant(row.result.finished) if row.result else None, instant(last.started) if last else None
         if row.result and last and ended and began and ended > began + _SLACK:
             yield f"step {row.name}: it ended ({row.result.finished[:19]}) after the last one began ({last.started[:19]})"
+
+
+def _wrong_downtime(results: Results) -> Iterator[str]:
+    """A write downtime that step 53 has otherwise."""
     closed, seconds = results.get(Step.CLOSEOUT), downtime(results)[0]
     told = closed.facts.get("downtime_seconds") if closed is not None else None
     if isinstance(told, int | float) and seconds is not None and abs(told - seconds) > 0.1:

@@ -321,7 +321,7 @@ def deviations(view: RunView) -> list[str]:
 
 def findings(view: RunView) -> list[str]:
     """`RunView.findings`, a line each."""
-    return [f"S{_steps(f.steps)[1:]}, {text(f.check.name, 80)} ({f.check.verdict.value}): {found(f.check)}"
+    return [f"{_steps(f.steps).capitalize()}, {text(f.check.name, 80)} ({f.check.verdict.value}): {found(f.check)}"
             for f in view.findings]  # fmt: skip
 
 
@@ -340,11 +340,13 @@ def found(check: Check) -> str:
 
 def known_at_decision(view: RunView) -> str:
     """How many of the findings those who decide had before them, and how many came after; the words of page and documents."""
-    before, after = (sorted({f.steps[0] for f in view.findings if f.at_decision is side}) for side in (True, False))
-    n = sum(f.at_decision for f in view.findings)
-    words = f"{n} known at the decision ({_steps(before)})" if n else ""
-    later = f"{len(view.findings) - n} found after it ({_steps(after)})" if after else ""
-    return ", ".join(filter(None, [words, later])) if view.ran(Step.REVIEW) else ""
+    if not view.ran(Step.REVIEW):
+        return ""
+    said = []
+    for side, words in ((True, "known at the decision"), (False, "found after it")):
+        if steps := [f.steps[0] for f in view.findings if f.at_decision is side]:
+            said.append(f"{len(steps)} {words} ({_steps(sorted(set(steps)))})")
+    return ", ".join(said)
 
 
 def lessons(view: RunView) -> list[str]:

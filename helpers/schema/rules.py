@@ -130,8 +130,8 @@ def metadata_problems(metadata: Metadata | None) -> list[str]:
 
 def plain(metadata: Metadata) -> Metadata:
     """The same metadata with numpy scalars, arrays and subclasses of text or numbers as what Python itself has.
-    The dictionary itself
-       is returned, not a copy, where there is nothing to do.
+
+    The dictionary itself is returned, not a copy, where there is nothing to do.
     """
     values = [x for v in metadata.values() for x in ([v, *v] if type(v) is list else [v])]
     if all(type(k) is str for k in metadata) and all(type(v) in _PLAIN for v in values):
@@ -464,7 +464,9 @@ def certain(document: str | None, rules: Collection[str]) -> dict[str, Any]:
     """What a document tells by each of these rules (keys of `DERIVED_TYPES`); what is not certain is left out."""
     if document is None:
         return {}
-    found: dict[str, Any] = {"word_count": len(document.split())}
+    found: dict[str, Any] = {}
+    if "word_count" in rules:
+        found["word_count"] = len(document.split())
     if "language" in rules or "includes_spanish" in rules:
         found["language"], found["includes_spanish"] = languages(document)
     return {rule: found[rule] for rule in rules if found.get(rule) is not None}

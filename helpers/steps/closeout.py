@@ -53,7 +53,7 @@ def rows(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[dic
     where the dry run gave none), both with the notebook's start; runbook_low and runbook_high."""
     by_step, starts = numbers.estimate(results)
     found: list[dict[str, Any]] = []
-    earlier = [row for row in attempts if row.result and row.result.finished]
+    earlier = list(attempts)
     for step in plan.LINE:
         result = results.get(step.number)
         if result is None or not result.finished:
@@ -62,7 +62,7 @@ def rows(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[dic
         mine = [row for row in earlier if row.number == step.number]
         unknown = dict.fromkeys(("estimate", "runbook_low", "runbook_high"))
         found += [{"number": row.number, "step": f"{row.name}: {row.verdict}", "actual": row.result.seconds,
-                   "began": row.result.started, **unknown} for row in mine if row.result]  # fmt: skip
+                   "began": row.result.started, **unknown} for row in mine if row.result and row.result.finished]  # fmt: skip
         last = f", attempt {len(mine) + 1} of {len(mine) + 1}" if mine else ""
         estimated = by_step.get(step.number)
         found.append({

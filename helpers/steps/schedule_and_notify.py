@@ -245,9 +245,9 @@ class ScheduleAndNotifyStep(NotebookStep):
             )
         blank, called = self.parameters.placeholders(), {key for *_, key in (*LEVELS, CRITICAL)}
         unnamed = sorted(f"contacts.{key}" for key in called if not getattr(self.parameters.contacts, key))
-        said = [f"still <…>: {', '.join(blank)}"] * bool(blank) + [f"nobody is named: {', '.join(unnamed)}"] * bool(
-            unnamed
-        )
+        said = [
+            f"{what}: {', '.join(keys)}" for what, keys in (("still <…>", blank), ("nobody is named", unnamed)) if keys
+        ]
         if left := [*blank, *unnamed]:
             self.run.check("contacts without a name", Verdict.WARNING, measured=len(left), threshold=0, unit="keys",
                            reason=ReasonCode.NOBODY_NAMED,

@@ -192,7 +192,7 @@ class ValidateStep(NotebookStep):
         default: filled, and nothing is known of it.
         """
         columns = ["field", "chunks", "before", "after", "kept", *FieldValues.KINDS]
-        table = pd.DataFrame(self._values.table(), columns=columns)
+        table = pd.DataFrame(self.found.values.table(), columns=columns)
         if len(table):
             shares = table.assign(**{side: table[side] / table["chunks"].clip(lower=1) for side in ("before", "after")})
             caption = "Share of the migrated chunks that hold each field, in the source and in the target."
@@ -201,17 +201,13 @@ class ValidateStep(NotebookStep):
 
     def changes(self) -> pd.DataFrame:
         """What the schema did, one row a field and rule, with its kind: changed, derived, set or default."""
-        return pd.DataFrame(self._values.summary()["changes"], columns=["field", "rule", "kind", "chunks"])
+        return pd.DataFrame(self.found.values.summary()["changes"], columns=["field", "rule", "kind", "chunks"])
 
     def contradictions(self) -> pd.DataFrame:
         """Fields of the target whose value the document rules out, one row a collection and field."""
         self._put(self.judged.contradictions())
-        rows = self._values.contradicted("after")
+        rows = self.found.values.contradicted("after")
         return pd.DataFrame(rows, columns=["collection", "field", "chunks", "example"])
-
-    @property
-    def _values(self) -> FieldValues:
-        return self.found.values
 
     def configuration(self) -> pd.DataFrame:
         """Every setting of every collection, source and target, kept or why not; empty where the schema makes its own."""

@@ -486,6 +486,7 @@ class VectorLost(Exception):
     """The store lists an id of this piece but cannot give its vector."""
 
 
+_WHAT_ANSWERS = "Check what is in front of the server, and that it is the one that you mean."
 ASK_AGAIN = 10_000  # ids after which a store is asked how many there are; then at twice as many
 
 
@@ -494,7 +495,7 @@ def twice_what_it_counts(listed: int, counted: int, where: str) -> int:
     if listed > 2 * counted + ASK_AGAIN // 2:
         raise Terminal(
             ReasonCode.NOT_JSON, f"lists {listed:,} ids and goes on, but counts {counted:,} chunks", where=where,
-            next_step="Check what is in front of the server, and that it is the one that you mean.",
+            next_step=_WHAT_ANSWERS,
         )  # fmt: skip
     return 2 * listed
 
@@ -505,7 +506,7 @@ def batch_of(ids: Sequence[str], answer: Mapping[str, Any], dimension: int, embe
     if len({*got} & {*ids}) != len(got) or {len(answer[c] or ()) for c in ("documents", "metadatas")} != {len(got)}:
         raise Terminal(
             ReasonCode.NOT_JSON, f"an answer of {len(got)} chunks that does not answer this request for {len(ids)}",
-            next_step="Check what is in front of the server, and that it is the one that you mean.",
+            next_step=_WHAT_ANSWERS,
         )  # fmt: skip
     vectors = answer.get("embeddings")
     if embeddings and (vectors is None or len(vectors) != len(got)):

@@ -29,10 +29,8 @@ from helpers.reason_codes import ReasonCode
 T = TypeVar("T")
 ATTEMPTS = 5
 PATIENCE = 900.0  # seconds that a server which answers 429 is waited for, in all, before one request is given up
-STALL, LEAST_ANSWERS = (
-    3_600.0,
-    10,
-)  # so long is waited in all, over all requests, for a server that answers no more of them
+STALL = 3_600.0  # seconds that are waited in all, over all requests, for a server that answers
+LEAST_ANSWERS = 10  # requests, or fewer, meanwhile
 LONGEST_PAUSE = 120.0  # between two tries; a Retry-After beyond it is taken for this long
 
 _QUOTA = re.compile(r"quota\W+(limit\W+)?exceeded|exceed\w*\W.{0,60}\bquota\b", re.IGNORECASE)
