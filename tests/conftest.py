@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -17,6 +17,9 @@ from helpers.run.record import RunRecord
 from tests.cloud_standin import CloudStandIn
 from tests.plain_english import CLAIMS
 from tests.servers import ChromaServer
+
+if TYPE_CHECKING:
+    from tests.signers import Signers
 
 os.environ.setdefault(
     "RUNBOOK_BROWSER", "none"
@@ -95,6 +98,14 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
     monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
+    """People who may sign, each with a key."""
+    from tests.signers import Signers
+
+    return Signers(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture

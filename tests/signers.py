@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 from helpers import audit, evidence
 from helpers.evidence import signing, signoffs
 from helpers.parameters import ROLES, parameters_from
-from helpers.results import StepResult, file_digest, utc_now, write_json
+from helpers.report.pages import run_page
+from helpers.results import StepResult, file_digest, utc_now, write_json, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunState
@@ -132,3 +134,35 @@ def finish_step(folder: RunFolder, number: str) -> None:
     write_json(notebook, {"cells": [title, code], "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
     notebook.with_suffix(".html").write_text(f"<h1>{row.title}</h1>", encoding="utf-8")
     audit.append(folder.reports / audit.NAME, "step ends", step=number)
+
+
+def signed_run(signers: Signers) -> RunFolder:
+    found = small_run("night-1", signers)
+    evidence.keep_sealed(found.read())
+    signers.approve(found.reports, ["dba"], gate="dry-run")
+    signers.approve(found.reports)
+    finish(found)
+    return found
+
+
+def finish(home: RunFolder) -> None:
+    evidence.at_rest(home.read())
+    write_text(home.reports / "index.html", run_page(home.reports))
+
+
+def forge(home: RunFolder, name: str) -> None:
+    """Put another result in the place of a sealed one, with its notebook, and the old ones below earlier/, without any key."""
+    row = plan.find(Path(name).stem)
+    aside = home.reports / "earlier" / "2026-11-28T191500.000"
+    for old in (name, row.notebook):
+        (aside / old).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(home.reports / old, aside / old)
+    path, notebook = home.reports / name, home.reports / row.notebook
+    digest = file_digest(path)
+    path.write_text(path.read_text(encoding="utf-8").replace('"token"', '"forged"'), encoding="utf-8")
+    text = notebook.read_text(encoding="utf-8").replace(digest, file_digest(path))
+    notebook.write_text(text, encoding="utf-8")
+
+
+def plain(home: RunFolder) -> str:
+    return subprocess.run(["bash", "VERIFY.txt"], cwd=home.reports, check=False, capture_output=True, text=True).stdout

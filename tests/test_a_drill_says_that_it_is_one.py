@@ -23,10 +23,8 @@ from helpers.steps.schedule_and_notify import ScheduleAndNotifyStep
 
 
 @pytest.fixture
-def rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunState:
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    folder = tmp_path / "workspace" / "try"
+def rehearsal(folders: Path) -> RunState:
+    folder = folders / "workspace" / "try"
     parameters = with_application(prepare(folder, 50, 8), folder / "application", 50)
     return runs.create(parameters, "try", rehearsal=True).read()
 
@@ -65,11 +63,8 @@ def test_the_announcement_of_a_rehearsal_leaves_before_its_window(rehearsal: Run
     assert first[-1].startswith(step.hours.start.isoformat()[:16]), "what runs before step 20 waits for the window"
 
 
-def test_contacts_that_nobody_named_are_a_warning_with_the_key_to_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+@pytest.mark.usefixtures("folders")
+def test_contacts_that_nobody_named_are_a_warning_with_the_key_to_set() -> None:
     base = {"name": "t", "source": {"path": "a"}, "target": {"path": "b"}}
     named = {"on_call": "Ada, 1", "dba": "Bo, 2", "operations_lead": "Cy, 3", "channel": "#x"}
     for number, contacts in enumerate(({"dba": "Bo, 2"}, named)):

@@ -23,11 +23,6 @@ from helpers.run.plan import Step
 from tests.signers import Signers, finish_step, make_key, read, sign, small_run
 
 
-@pytest.fixture(scope="module")
-def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
-    return Signers(tmp_path_factory.mktemp("keys"))
-
-
 @pytest.fixture
 def home(tmp_path: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
@@ -22,43 +21,23 @@ from helpers.evidence import signing
 from helpers.evidence.seals import after
 from helpers.evidence.signoffs import gate_state, record, statement
 from helpers.parameters import parameters_from
-from helpers.report.pages import run_page
-from helpers.results import file_digest, write_json, write_text
+from helpers.results import file_digest, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
 from helpers.runner.group import Group, Row
 from helpers.status.overview import open_gate
-from tests.signers import Signers, finish_step, make_key, sign, small_run
+from tests.signers import Signers, finish, finish_step, forge, make_key, plain, sign, signed_run, small_run
 
 STATEMENT = sys.modules["helpers.evidence.statement"]
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
-
-
-@pytest.fixture(scope="module")
-def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
-    return Signers(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture
 def home(folders: Path, signers: Signers) -> RunFolder:
     """A run that was sealed and signed by three."""
     return signed_run(signers)
-
-
-def signed_run(signers: Signers) -> RunFolder:
-    found = small_run("night-1", signers)
-    evidence.keep_sealed(found.read())
-    signers.approve(found.reports, ["dba"], gate="dry-run")
-    signers.approve(found.reports)
-    finish(found)
-    return found
-
-
-def finish(home: RunFolder) -> None:
-    evidence.at_rest(home.read())
-    write_text(home.reports / "index.html", run_page(home.reports))
 
 
 def made_again(home: RunFolder, signers: Signers) -> None:
@@ -201,24 +180,6 @@ def test_a_cutover_that_nobody_had_to_sign_is_named(folders: Path, signers: Sign
     evidence.keep_sealed(home.read())
     finish(home)
     assert any("nobody had to sign" in line for line in verify(home.reports).notes)
-
-
-def forge(home: RunFolder, name: str) -> None:
-    """Put another result in the place of a sealed one, with its notebook, and the old ones below earlier/, without any key."""
-    row = plan.find(Path(name).stem)
-    aside = home.reports / "earlier" / "2026-11-28T191500.000"
-    for old in (name, row.notebook):
-        (aside / old).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(home.reports / old, aside / old)
-    path, notebook = home.reports / name, home.reports / row.notebook
-    digest = file_digest(path)
-    path.write_text(path.read_text(encoding="utf-8").replace('"token"', '"forged"'), encoding="utf-8")
-    text = notebook.read_text(encoding="utf-8").replace(digest, file_digest(path))
-    notebook.write_text(text, encoding="utf-8")
-
-
-def plain(home: RunFolder) -> str:
-    return subprocess.run(["bash", "VERIFY.txt"], cwd=home.reports, check=False, capture_output=True, text=True).stdout
 
 
 def test_a_sealed_result_is_not_replaced_by_a_copy_below_earlier(

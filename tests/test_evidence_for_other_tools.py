@@ -28,16 +28,10 @@ from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.status.overview import open_gate
-from tests.signers import Signers, sign, small_run
-from tests.test_evidence_custody import finish, signed_run
+from tests.signers import Signers, finish, sign, signed_run, small_run
 
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
 CODE = sys.modules["helpers.evidence.secret_scan"]
-
-
-@pytest.fixture(scope="module")
-def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
-    return Signers(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture

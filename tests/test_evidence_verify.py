@@ -26,11 +26,6 @@ Out = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
-    return Signers(tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """RUNBOOK_REPORTS and RUNBOOK_WORKSPACE of this module."""
     place = tmp_path_factory.mktemp("runs")

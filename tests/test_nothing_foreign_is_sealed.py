@@ -21,16 +21,10 @@ from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
 from helpers.steps.cutover import CutoverStep
-from tests.signers import Signers, finish_step, sign, small_run
-from tests.test_evidence_custody import finish, forge, plain, signed_run
+from tests.signers import Signers, finish, finish_step, forge, plain, sign, signed_run, small_run
 
 STATEMENT = sys.modules["helpers.evidence.statement"]
 SEALS = sys.modules["helpers.evidence.seals"]  # the package's `seals` is the function
-
-
-@pytest.fixture(scope="module")
-def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
-    return Signers(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture

@@ -25,10 +25,7 @@ AT_TARGET, END = "writes of the application at the target", "end of the write fe
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
-    monkeypatch.chdir(tmp_path)
+def home(own_folders: None, tmp_path: Path) -> Path:
     return tmp_path
 
 
@@ -99,15 +96,26 @@ def test_the_write_downtime_ends_with_a_write_or_says_that_none_was_seen(
     assert words in numbers.downtime({"20": fence, "25": result})[1]
 
 
-def test_a_rollback_without_an_observed_write_says_so(home: Path) -> None:
+def rolled_back(home: Path, write_probe: list[str] | None = None) -> tuple[Verdict, StepResult]:
+    """A run that was cut over, fenced and rolled back: how the end of the fence came out, and the result of step 27."""
     usual_source(home / "source")
     night = Night(home, fence=commands(home))
+    if write_probe is not None:
+        sections = night.folder.read().parameters.document()
+        sections["cutover"]["write_probe"] = write_probe
+        runs.change_parameters(night.folder, parameters_from(sections))
     for act in (night.snapshot, night.migrate, night.cut_over):
         act()
     fenced(night.folder.read())
-    assert night.rollback()[END] is Verdict.NOT_EXERCISED
+    verdict = night.rollback()[END]
     result = night.folder.read().result("27")
     assert result is not None
+    return verdict, result
+
+
+def test_a_rollback_without_an_observed_write_says_so(home: Path) -> None:
+    verdict, result = rolled_back(home)
+    assert verdict is Verdict.NOT_EXERCISED
     result.facts["ordered"] = result.started
     found = numbers.rollback(result)
     assert found is not None
@@ -116,17 +124,8 @@ def test_a_rollback_without_an_observed_write_says_so(home: Path) -> None:
 
 
 def test_service_is_back_with_the_write_that_was_seen(home: Path) -> None:
-    usual_source(home / "source")
-    night = Night(home, fence=commands(home))
-    sections = night.folder.read().parameters.document()
-    sections["cutover"]["write_probe"] = probe(home, "exit 0")
-    runs.change_parameters(night.folder, parameters_from(sections))
-    for act in (night.snapshot, night.migrate, night.cut_over):
-        act()
-    fenced(night.folder.read())
-    assert night.rollback()[END] is Verdict.PASS
-    result = night.folder.read().result("27")
-    assert result is not None
+    verdict, result = rolled_back(home, probe(home, "exit 0"))
+    assert verdict is Verdict.PASS
     found = numbers.rollback(result)
     assert found is not None
     assert found.observed

@@ -104,11 +104,9 @@ def _write(url: str, over: threading.Event) -> None:
             collection.delete(ids=batch.ids)
 
 
+@pytest.mark.usefixtures("own_folders")
 def test_rehearsals_in_a_row_grow_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the command, in one process that does them all, with kernels of their own; one is killed on its way before."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
-    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
     monkeypatch.setenv("RUNBOOK_BROWSER", "none")
     small = ["--chunks", "60", "--dimension", "8"]
     killed = subprocess.Popen(
