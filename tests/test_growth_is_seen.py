@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.resources import MB, Held, growth, held
@@ -18,7 +18,9 @@ def test_what_leaks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     over, kept, samples = threading.Event(), list[object](), list[Held]()
     try:
         for number in range(12):
-            kept.append(np.ones(4 * MB, np.uint8))
+            fresh = mmap.mmap(-1, 4 * MB)  # from the system: an array may take memory that this process freed before
+            fresh.write(b"1" * len(fresh))
+            kept.append(fresh)
             kept.append((tmp_path / str(number)).open("wb"))
             thread = threading.Thread(target=over.wait)
             thread.start()

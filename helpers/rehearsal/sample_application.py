@@ -11,6 +11,7 @@ one way to Chroma.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -172,13 +173,15 @@ def log(folder: Path, text: str) -> None:
 
 
 def ask(port: int, path: str, data: bytes | None = None, seconds: float = 5.0) -> tuple[int, str]:
-    """The status of an answer, and what it says; 0 where nobody answers."""
+    """The status of an answer, and what it says; 0 where nobody answers, or ends in the middle of an answer."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data=data, timeout=seconds) as answer:  # nosec B310  (loopback)
+        try:
+            answer = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data=data, timeout=seconds)  # nosec B310  (loopback)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
             return int(answer.status), answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return 0, str(error)
 
 
