@@ -96,8 +96,9 @@ class Interrupted(RunbookError):
     exit_code = 130
 
     @classmethod
-    def by_signal(cls, run_id: str) -> Interrupted:
-        return cls(ReasonCode.INTERRUPTED, "stopped on request", next_step=f"Go on with: {RUNBOOK} resume {run_id}")
+    def by_signal(cls, command: str) -> Interrupted:
+        """`command` goes on from here."""
+        return cls(ReasonCode.INTERRUPTED, "stopped on request", next_step=f"Go on with: {command}")
 
 
 _HIDDEN: dict[str, str] = {}  # how a secret may stand in a text → what is shown there

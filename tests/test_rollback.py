@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from helpers.errors import Terminal, UsageError, WorldError
+from helpers.errors import Interrupted, Terminal, UsageError, WorldError
 from helpers.results import Verdict, file_digest
 from helpers.rollback import RollbackState, postmortem
 from helpers.rollback.outline import DRILL, STAGES
@@ -66,6 +66,14 @@ def test_after_step_20_there_is_no_snapshot_to_compare_with_and_nothing_to_remov
     assert verdicts["source against the snapshot"] is Verdict.NOT_EXERCISED
     assert Verdict.FAIL not in verdicts.values()
     assert night.state.finished
+
+
+def test_a_rollback_that_is_stopped_names_the_command_that_goes_on(night: Night) -> None:
+    night.migrate()
+    night.folder.stop_file.touch()
+    with pytest.raises(Interrupted) as stopped:
+        night.rollback()
+    assert night.folder.command("rollback") in str(stopped.value)
 
 
 def test_a_dry_run_touches_nothing(night: Night) -> None:

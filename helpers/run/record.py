@@ -293,7 +293,8 @@ class Progress:
             self._waiting = ""
             self._report(final=False)
         if self._run.home.stop_file.exists():
-            raise Interrupted.by_signal(self._run.id)
+            on = "rollback" if self._run.step == plan.Step.ROLLBACK.number else "resume"
+            raise Interrupted.by_signal(self._run.home.command(on))
 
     def waiting(self, sentence: str) -> None:
         """Why nothing moves, until something does."""

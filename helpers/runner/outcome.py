@@ -138,9 +138,7 @@ def execute(
     try:
         run_line(folder, [Step.ROLLBACK], terminal, dry_run=dry_run)
     except Interrupted as error:
-        raise Interrupted(
-            ReasonCode.INTERRUPTED, "stopped on request", next_step=f"Go on with: {folder.command('rollback')}"
-        ) from error
+        raise Interrupted.by_signal(folder.command("rollback")) from error
     return 0
 
 

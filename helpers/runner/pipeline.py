@@ -391,7 +391,7 @@ def _turns(
                 return run, at, error
             at = step
             if stop.requested:
-                return run, at, _interrupted(run)
+                return run, at, Interrupted.by_signal(run.command("resume"))
             run, error = _one(run, step, terminal, stop, kernels, dry_run)
             decided_later = step.decides in [s.number for s in steps]
             if error is not None and not (isinstance(error, NoGo) and decided_later):
@@ -455,7 +455,7 @@ def _stopped_by(folder: RunFolder, step: plan.Step, result: StepResult, stop: St
     if error is None:
         return None
     if isinstance(error, Interrupted) or stop.requested:
-        return _interrupted(folder)
+        return Interrupted.by_signal(folder.command("resume"))
     return type(error)(error.code, f"step {step.stem}: {error.what}")
 
 
@@ -492,12 +492,6 @@ def with_fence(folder: RunState, steps: Sequence[plan.Step]) -> list[plan.Step]:
     state = FenceState.load(folder.workspace) if wanted else None
     before = [Step.FENCE_WRITES, *([Step.REVIEW] if steps and steps[0].number > Step.REVIEW else [])]
     return [*before, *steps] if wanted and (state is None or not state.active) else list(steps)
-
-
-def _interrupted(folder: RunFolder) -> Interrupted:
-    return Interrupted(
-        ReasonCode.INTERRUPTED, "stopped on request", next_step=f"Go on with: {folder.command('resume')}"
-    )
 
 
 def _sealed(run: RunState, terminal: Console, error: RunbookError | None) -> tuple[RunState, RunbookError | None]:
