@@ -18,13 +18,15 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
 
 from helpers import formatting
 from helpers.errors import RunbookError, Terminal, WorldError, redacted
 from helpers.reason_codes import Reason, ReasonCode
+
+Kind = TypeVar("Kind")
 
 # -- progress ----------------------------------------------------------------------------------------------------------
 
@@ -518,3 +520,20 @@ def _first(error: ValidationError) -> str:
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
+
+
+def as_kind(kind: type[Kind], raw: Any) -> Kind:
+    """A dataclass from what its file holds; unknown keys are left out. ValueError where a value is of another type."""
+    found: Kind = _adapter(kind).validate_python(raw)
+    return found
+
+
+def section(kind: type[BaseModel]) -> AfterValidator:
+    """Of a field of a state: it holds a section of the parameters, or nothing, and is refused with the file where it does not."""
+
+    def checked(value: dict[str, Any]) -> dict[str, Any]:
+        if value:
+            kind.model_validate(value)
+        return value
+
+    return AfterValidator(checked)

@@ -16,14 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.cutover.application import CutoverState
 from helpers.cutover.files import edit_compose
 from helpers.errors import RunbookError, Terminal, UsageError, secret_of
 from helpers.evidence import signing
 from helpers.fence import control
 from helpers.fence.control import FenceState
+from helpers.monitoring import watcher
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Cutover
 from helpers.results import write_json
+from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.kernel import is_whole
 from helpers.runner import group
@@ -172,6 +175,23 @@ def test_a_fence_whose_rules_are_none_is_one_line(tmp_path: Path) -> None:
     assert "\\n" not in caught.value.line()
 
 
+def test_the_rules_of_a_fence_and_of_a_cutover_are_read_with_their_file(tmp_path: Path) -> None:
+    """Whoever loads the state has rules that are some, or one line: notebooks 27 and 53 and a replay ask for no more."""
+    for damaged in (
+        {"rules": {"kind": 5}},
+        {"rules": {"kind": "nginx"}},
+        {"source": {"url": 5}},
+        {"source": {"other": 1}},
+    ):
+        FenceState("command", "up", "lift it", **damaged).save(tmp_path)
+        with pytest.raises(Terminal, match=rf"fence\.json: cannot be read: {next(iter(damaged))}") as caught:
+            FenceState.load(tmp_path)
+        assert caught.value.line().isprintable()
+    CutoverState(rules={"env_files": 5}).save(tmp_path)
+    with pytest.raises(Terminal, match=r"cutover\.json: cannot be read: rules\.env_files"):
+        CutoverState.load(tmp_path)
+
+
 def test_a_notebook_whose_output_has_no_type_is_not_whole(tmp_path: Path) -> None:
     cell = {"cell_type": "code", "metadata": {}, "execution_count": 1, "source": ["x"], "outputs": [{"x": 1}]}
     write_json(tmp_path / "n.ipynb", {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
@@ -201,3 +221,26 @@ def test_a_name_with_two_dots_in_a_row_is_refused_before_the_window(tmp_path: Pa
     path.write_text("name: made\nrouting: {targets: {a: a..b}, otherwise: a}\n")
     with pytest.raises(UsageError, match="cannot be the name of a collection"):
         read_schema_file(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": True}, {"rows": [{"name": "a", "run": 5, "source": {}, "target": {}}]}, {"rows": 5}]
+)
+def test_a_group_of_another_shape_is_one_line(own_folders: None, change: dict[str, Any]) -> None:
+    rows = [group.Row("a", "a-1", {}, {})]
+    group.Group("many", "", "", False, "", {"source": {}, "target": {}}, rows).save()
+    assert group.read("many") is not None
+    file = runs.reports_root() / "many" / runs.GROUP
+    write_json(file, {**json.loads(file.read_bytes()), **change})
+    with pytest.raises(Terminal, match=r"group\.json: cannot be read"):
+        group.read("many")
+
+
+def test_a_sample_of_another_shape_is_left_out(tmp_path: Path) -> None:
+    watch = watcher.Journal(tmp_path)
+    watch.add(watcher.Sample("2026-11-29T00:00:00+00:00", 1.0))
+    with watch.path.open("a") as file:
+        for other in ({"second": "x", "when": "now"}, {"second": 2.0}, {"second": 3.0, "when": "", "counts": 5}):
+            file.write(json.dumps(other) + "\n")
+    watch.add(watcher.Sample("2026-11-29T00:00:10+00:00", 4.0))
+    assert [sample.second for sample in watcher.Journal(tmp_path).samples] == [1.0, 4.0]

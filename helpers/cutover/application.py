@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from helpers import audit
 from helpers.audit import operator
@@ -20,7 +20,7 @@ from helpers.formatting import count
 from helpers.parameters import Endpoint, resolve_path
 from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, utc_now
+from helpers.results import StateFile, section, utc_now
 from helpers.run.command import run_or_fail, run_program
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
@@ -348,7 +348,7 @@ class CutoverState(StateFile):
     since: str = ""
     by: str = ""
     files: list[ChangedFile] = field(default_factory=list)
-    rules: dict[str, Any] = field(default_factory=dict)
+    rules: Annotated[dict[str, Any], section(Cutover)] = field(default_factory=dict)
     logs: dict[str, dict[str, int]] = field(default_factory=dict)
     why_reverted: str = ""
     collections: list[str] | None = None

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psutil
 
@@ -24,7 +24,7 @@ from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, StepResult, reading, utc_now
+from helpers.results import StateFile, StepResult, section, utc_now
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
@@ -57,9 +57,9 @@ class FenceState(StateFile):
     by: str = ""
     urls: dict[str, str] = field(default_factory=dict)
     before: dict[str, Any] = field(default_factory=dict)
-    rules: dict[str, Any] = field(default_factory=dict)
+    rules: Annotated[dict[str, Any], section(Fence)] = field(default_factory=dict)
     events: list[dict[str, str]] = field(default_factory=list)
-    source: dict[str, Any] = field(default_factory=dict)  # whose writes it stops
+    source: Annotated[dict[str, Any], section(Endpoint)] = field(default_factory=dict)  # whose writes it stops
     directory: str = ""  # in which the run began
 
     def enter(self, workspace: Path, state: str, **facts: Any) -> None:
@@ -354,12 +354,10 @@ def lift(folder: RunState) -> str:
     state = FenceState.load(folder.workspace)
     if state is None:
         return f"Run {folder.id} has set no fence; there is nothing to lift."
-    with reading(folder.workspace / FenceState.file, FenceState.remedy.format(folder=folder.workspace)):
-        source = Endpoint.model_validate(state.source) if state.source else folder.parameters.source
-        rules = Fence.model_validate(state.rules)
+    source = Endpoint.model_validate(state.source) if state.source else folder.parameters.source
     with suppress(OSError, ValueError):  # relative paths of its commands and secrets are taken from there
         os.chdir(state.directory or ".")
-    return Control(folder, _AsSet(source, rules)).lift()
+    return Control(folder, _AsSet(source, Fence.model_validate(state.rules))).lift()
 
 
 def said(answer: Answer) -> str:

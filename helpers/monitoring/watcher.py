@@ -27,7 +27,7 @@ from helpers.fence import used_by
 from helpers.monitoring.measure import Asker, Probe, finds, timed, warm
 from helpers.parameters import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
-from helpers.results import append, json_in, utc_now
+from helpers.results import append, as_kind, json_in, utc_now
 from helpers.run import kernel
 from helpers.run.folders import RunPath
 from helpers.run.record import Progress
@@ -329,13 +329,14 @@ class Journal:
 
 
 def _unfinished(path: Path) -> list[Sample] | None:
-    """The samples of a journal that has no end yet; None where it is over. A torn line is left out."""
+    """The samples of a journal that has no end yet; None where it is over. A line that holds none is left out."""
     samples = []
     for raw in _lines(path):
         if "ended" in raw:
             return None
         if "second" in raw:
-            samples.append(Sample(**raw))
+            with suppress(ValueError):
+                samples.append(as_kind(Sample, raw))
     return samples
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from helpers.errors import RunbookError
+from helpers.migration.checkpoint import Kept
 from helpers.migration.importing import DISK_RESERVE
 from helpers.reason_codes import ReasonCode
-from helpers.results import json_in
+from helpers.results import reading
 from helpers.run.folders import RunPath
 from helpers.snapshots.export_journal import read_parquet
 from helpers.snapshots.snapshot import from_table
@@ -101,12 +102,13 @@ class StuckBatchStep(Troubleshooter):
     def _ledger(self) -> tuple[str, bool, str]:
         try:
             ledger = self.ledger()
+            if ledger is None:
+                return "the checkpoint", True, "the migration has not begun"
+            with reading(ledger.path):
+                written = dt.datetime.fromisoformat(Kept.of(ledger.path).timestamp)
+                quiet = (dt.datetime.now(dt.UTC) - written).total_seconds()
         except RunbookError as error:
             return "the checkpoint", False, error.line()
-        if ledger is None:
-            return "the checkpoint", True, "the migration has not begun"
-        raw = json_in(ledger.path.read_bytes())
-        quiet = (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(raw["timestamp"])).total_seconds()
         flight = sum(t.inflight[1] - t.inflight[0] for t in ledger.targets.values() if t.inflight)
         detail = f"phase {ledger.phase}, {ledger.processed:,} of {ledger.total_chunks:,}, {flight} in flight, "
         detail += f"last written {quiet:,.0f} s ago"

@@ -147,11 +147,11 @@ def _value(chance: random.Random, data: bytes, kind: str, outside: Path, fix: Fi
             parent[key] = [*parent[key], *parent[key], "\x00here"]
         case _:
             parent[key] = "\x00here"
-    value = value[""]
+    whole, value = value, value[""]
     if fix is not None and text:
         with suppress(ValueError, RecursionError):
             parent[key] = json.loads(text)
-            value, text = parent[""] if parent.keys() == {""} else value, ""
+            value, text = parent[key] if parent is whole else value, ""
     if fix is not None and not text:
         with suppress(KeyError, TypeError, ValueError, AttributeError, RecursionError):
             value = fix(value)
