@@ -524,7 +524,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def as_kind(kind: type[Kind], raw: Any) -> Kind:
     """A dataclass from what its file holds; unknown keys are left out. ValueError where a value is of another type."""
-    found: Kind = _adapter(kind).validate_python(raw)
+    found: Kind = _adapter(kind).validate_python(raw)  # type: ignore[arg-type]  # a class is hashable
     return found
 
 

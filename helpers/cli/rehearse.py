@@ -558,8 +558,11 @@ def client(url: str, env: Path, record: Path, log: Path) -> Iterator[None]:
 
 @contextmanager
 def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A child in a session of its own, so that Ctrl-C is the runner's alone; ended at the end."""
+    """A child in a session of its own, so that Ctrl-C is the runner's alone; ended at the end, or when the runner is killed."""
     environment = {**os.environ, **python_environment(), "ANONYMIZED_TELEMETRY": "False"}
+    if sys.platform == "linux":
+        bound = f"kernel.die_with({os.getpid()}); os.execv({command[0]!r}, {command!r})"
+        command = [sys.executable, "-c", f"import os; from helpers.run import kernel; {bound}"]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import html
 import json
 import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -106,6 +108,9 @@ class NextKernel:
             self.process.communicate()
 
 
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
+
 def under_runner() -> bool:
     return RUNNER_PID in os.environ
 
@@ -124,10 +129,15 @@ def go_home() -> None:
 
 
 def end_with_runner() -> None:
-    """Where a runner started this kernel: die within 0.3 s of it, so that no orphan goes on writing to a target."""
+    """Where a runner started this kernel: die within 0.3 s of it, so that no orphan goes on writing to a target.
+
+    A cell that computes in C may let no thread of Python run, so Linux is asked to do it, too.
+    """
     if not under_runner():
         return
     runner = int(os.environ[RUNNER_PID])
+    if sys.platform == "linux":
+        die_with(runner)
 
     def watch() -> None:
         while os.getppid() == runner:
@@ -136,6 +146,13 @@ def end_with_runner() -> None:
 
     if not any(t.name == "runbook-watchdog" for t in threading.enumerate()):
         threading.Thread(target=watch, name="runbook-watchdog", daemon=True).start()
+
+
+def die_with(parent: int) -> None:
+    """From now on Linux kills this process when its parent ends, whatever either is doing then."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended before
+        os._exit(1)
 
 
 def show_errors_in_one_line() -> None:

@@ -216,6 +216,7 @@ def step_class(row: plan.Step) -> Any:
 
 def become_kernel(number: str) -> None:
     """The life of a `kernel.NextKernel`: import what the step needs, wait for the order on standard input, be its kernel."""
+    kernel.end_with_runner()  # IPython reads whose child it is when it is imported, and would watch nobody
     # As IPython has it before matplotlib is imported.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     import_module("ipykernel.ipkernel")

@@ -9,8 +9,11 @@ Exit codes: 0 all was read, or the engine refused to open, which the caller meet
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,11 @@ KEPT = 10  # indexes that the engine is asked to keep; it keeps 64 whatever it i
 FILES_OF_AN_INDEX = 4
 
 
-def main(path: str, tenant: str, database: str) -> int:
+def main(path: str, tenant: str, database: str, parent: str) -> int:
+    if sys.platform == "linux":  # an engine that never ends on a damaged file does not outlive who waits for it
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; this program imports nothing of `helpers`
+        if str(os.getppid()) != parent:
+            return 0
     config = engine.SqliteDBConfig(
         hash_type=engine.MigrationHash.MD5,
         migration_mode=engine.MigrationMode.Apply,

@@ -497,7 +497,8 @@ def try_opening(
     touched = {name: sorted(ids) for name, ids in (touched or {}).items()}
     seconds = _SECONDS + sum(map(len, touched.values())) / _RECORDS_A_SECOND
     # -P: the script's own folder, whose modules have common names, stays off the path.
-    command = [sys.executable, "-P", str(Path(__file__).with_name("engine_page.py")), str(copy), tenant, database]
+    program = str(Path(__file__).with_name("engine_page.py"))
+    command = [sys.executable, "-P", program, str(copy), tenant, database, str(os.getpid())]
     try:
         done = subprocess.run(
             command, input=json.dumps({**asked, "touched": touched}), capture_output=True, text=True, timeout=seconds,
