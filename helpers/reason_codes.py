@@ -126,6 +126,10 @@ _SHORT_NOTICE = "Accept the shorter notice, or move the window: {resume} --retry
 _OWN_QUERIES = "Name the application's own queries: {resume} --retry 52 --set monitoring.queries=FILE"
 _RUN_LOG = "Read the last lines of run.log in the run's folder. Then: {resume}"
 _STOP_WRITING = "Find who writes to the source and stop it, or put up the fence again: {fence}. Then: {resume}"
+_MORE_CHANGED = (
+    "Bring it over, validate and sign again: {runbook} run --run-id ID --from 22. Another migration.delta_limit needs a "
+    "new run."
+)
 _CLIENTS = "Decide about these writes: {rollback} --replay, or --discard-with-reason REASON."
 _REPEAT = "Repeat it, it goes on where it stopped: {rollback}"
 _AS_IT_IS = "Nothing is due: it says what the source holds now."
@@ -441,6 +445,7 @@ class ReasonCode(StrEnum):
     REPLAY_OPEN = "replay_open", _CHANGED, _CLIENTS
     SOURCE_CHANGED = "source_changed", _CHANGED, _STOP_WRITING
     SOURCE_KEEPS_CHANGING = "source_keeps_changing", _CHANGED, _STOP_WRITING
+    DELTA_OVER_LIMIT = "delta_over_limit", _CHANGED, _MORE_CHANGED
     SOURCE_MOVED_ON = "source_moved_on", _CHANGED, _AS_IT_IS
     SOURCE_RESTORED = "source_restored", _CHANGED, _AS_IT_IS
     TARGET_IN_USE = "target_in_use", _CHANGED, _CLOSE_TARGET

@@ -87,9 +87,9 @@ def cells(folder: RunFolder, *, dry_run: bool = False) -> Iterator[CutoverStep]:
     folder.stop_file.unlink(missing_ok=True)
     switch = CutoverStep(RunRecord(folder.read(), "25", dry_run=dry_run))
     switch.gate()
-    switch.unchanged()
     switch.plan()
     switch.before()
+    switch.unchanged()
     yield switch
 
 

@@ -120,6 +120,7 @@ def statement(
             "rehearsal": bool(run.facts.get("rehearsal")),
             "when": utc_now(),
             "seal": {"name": seal.name, "sha256": seal.digest},
+            **({"delta_limit": facts["delta_limit"]} if facts.get("delta_limit") and gate == CUTOVER else {}),
         }
     )
 

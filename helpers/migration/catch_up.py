@@ -20,12 +20,12 @@ import numpy as np
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
-from helpers.errors import Terminal
+from helpers.errors import RUNBOOK, NoGo, Terminal
 from helpers.fence import FenceState, takes_no_writes
 from helpers.formatting import duration
 from helpers.migration import staging, target_lock
 from helpers.migration.checkpoint import Checkpoint, TargetState
-from helpers.migration.importing import Job, context_of, judge_staging, plan_targets
+from helpers.migration.importing import Job, context_of, judge_arrivals, judge_staging, plan_targets
 from helpers.migration.source_changes import (
     APPLIED,
     APPLYING,
@@ -49,7 +49,7 @@ from helpers.schema import Context, load_schema
 from helpers.snapshots.comparison import compared
 from helpers.snapshots.retention import take
 from helpers.snapshots.snapshot import Snapshot
-from helpers.stores import CollectionInfo, Store
+from helpers.stores import CollectionInfo, Store, open_target
 from helpers.stores.base import Space, distance
 
 _BATCH = 500  # chunks deleted or probed at a time
@@ -226,8 +226,7 @@ class CatchUp:
         ledger = self.ledger
         if ledger.open_round is not None and not self._finish():
             return
-        fence = FenceState.load(self.run.workspace)
-        fenced = fence is not None and fence.active
+        fenced = self._fenced()
         rules = self.run.parameters.migration
         most = 1 if fenced else rules.catch_up_rounds
         seen: list[int] = []
@@ -235,15 +234,61 @@ class CatchUp:
             begun = time.monotonic()
             changes = self.last = self._read()
             seen.append(changes.total)
-            if changes.nothing or rules.catch_up == "block":
+            if changes.nothing or rules.catch_up == "block" or (self._late and changes.total <= self.allowed):
                 break
             if len(seen) > most or (len(seen) > 2 and seen[-1] >= seen[-2]):  # another round would find as much
                 break
-            if not self._round(changes):
+            if not self._apply(changes, begun):
                 return
-            self.seconds.append(round(time.monotonic() - begun, 3))
-            ledger.enter(APPLIED, seconds=self.seconds[-1])  # the reading and the snapshot included
         self._judge(changes, fenced)
+
+    def last_round(self, validated: int) -> int:
+        """Behind a fence that has just been proven: apply what changed since the validation, and prove it; how much that was.
+
+        `validated` is the number of rounds that step 23 knew. One reading is enough: nobody writes after it. Raises
+        `NoGo` (`delta_over_limit`) where more changed than those who signed allowed; then nothing was applied. A
+        round that is not proven is a failed check.
+        """
+        if self.ledger.open_round is not None and not self._finish():
+            return self._since(validated)
+        begun = time.monotonic()
+        changes = self.last = self._read()
+        total = self._since(validated) + changes.total
+        if total > self.allowed:
+            raise NoGo(
+                ReasonCode.DELTA_OVER_LIMIT,
+                f"{changes.sentence()}: {total:,} changes since the validation, migration.delta_limit allows {self.allowed:,}",
+                where=f"source {self.run.parameters.source.label}",
+                next_step=f"Catch up, validate and sign again: {RUNBOOK} run --run-id {self.run.id} --from 22",
+            )
+        if not changes.nothing and self._apply(changes, begun):
+            self._probed([])
+        return total
+
+    def _since(self, validated: int) -> int:
+        """Changes that rounds after the validation brought: those of an attempt of step 25 that did not come to its end."""
+        return sum(r["added"] + r["changed"] + r["deleted"] for r in self.ledger.rounds[validated:])
+
+    def _apply(self, changes: SourceChanges, begun: float) -> bool:
+        if not self._round(changes):
+            return False
+        self.seconds.append(round(time.monotonic() - begun, 3))
+        self.ledger.enter(APPLIED, seconds=self.seconds[-1])  # the reading and the snapshot included
+        return True
+
+    @property
+    def allowed(self) -> int:
+        """Changes that may be left for step 25; 0 where the fence comes first."""
+        parameters = self.run.parameters
+        return parameters.migration.delta_limit.of(self.job.snapshot.total) if parameters.fence.late else 0
+
+    @property
+    def _late(self) -> bool:
+        return self.run.parameters.fence.late and not self._fenced()
+
+    def _fenced(self) -> bool:
+        fence = FenceState.load(self.run.workspace)
+        return fence is not None and fence.active
 
     @property
     def stop_seconds(self) -> float:
@@ -362,7 +407,9 @@ class CatchUp:
     def _judge(self, changes: SourceChanges, fenced: bool) -> None:
         if self.probed:
             self._probed([])
-        if changes.nothing:
+        if self._late and changes.total <= self.allowed:
+            self._say(Verdict.PASS, changes, "", "; writers go on, and step 25 brings over what is left", self.allowed)
+        elif changes.nothing:
             more = (
                 ""
                 if fenced or takes_no_writes(self.run.earlier(Step.FENCE_WRITES))
@@ -382,10 +429,15 @@ class CatchUp:
             )
             self._say(Verdict.FAIL, changes, ReasonCode.SOURCE_KEEPS_CHANGING, hint)
 
-    def _say(self, verdict: Verdict, changes: SourceChanges, reason: Reason, more: str) -> None:
+    def _say(
+        self, verdict: Verdict, changes: SourceChanges, reason: Reason, more: str, most: int | None = None
+    ) -> None:
         detail = changes.sentence() + (f". {more}" if verdict is Verdict.FAIL else more)
-        self.run.check(UNCHANGED, verdict, measured=changes.total, threshold=0, unit="changes", reason=reason,
-                       detail=detail, offenders=changes.total, ids=changes.examples())  # fmt: skip
+        self.run.check(
+            UNCHANGED, verdict, measured=changes.total, threshold=most or 0, relation="=" if most is None else "≤",
+            parameter="" if most is None else "migration.delta_limit", unit="changes", reason=reason, detail=detail,
+            offenders=changes.total, ids=changes.examples(),
+        )  # fmt: skip
 
     def _probed(self, wrong: list[dict[str, Any]]) -> None:
         detail = f"{self.probed:,} chunks written and read back equal"
@@ -399,6 +451,36 @@ class CatchUp:
         named = wrong or self.unfound
         self.run.check(PROBED, verdict, measured=len(named), threshold=0, unit="chunks", offenders=len(named), ids=named,
                        reason=ReasonCode.CATCH_UP_NOT_PROVEN if wrong else "", detail=detail)  # fmt: skip
+
+
+def bring_over(run: RunRecord) -> dict[str, Any]:
+    """Step 25, behind the fence that it put up: what changed in the source since step 23 validated the target.
+
+    The target is locked meanwhile; each chunk that is written is compared, and the ids of every collection are counted. A
+    check fails where that shows a difference. `{"total", "allowed", "added", "changed", "deleted", "seconds"}`; raises as
+    `CatchUp.last_round`.
+    """
+    ledger, begun = Ledger.read(run), time.monotonic()
+    if ledger.open_round is not None and ledger.open_round["state"] == SWITCHING:
+        switch(run, ledger)
+    job = Job.of(run, Snapshot.open(Path(ledger.current)), run.workspace, "migration")
+    migrated = run.require(Step.MIGRATE).facts.get("catch_up") or {}
+    validated = len(migrated.get("rounds") or [])
+    with open_target(run.parameters.target) as store:
+        store.acquire_lock(run.id)
+        try:
+            work = CatchUp(run, job, job.stage(), store, run.workspace, ledger)
+            allowed, total = work.allowed, work.last_round(validated)
+            if work.applied:
+                judge_arrivals(run, job.arrivals(store, work.staged), run.parameters.expected.minimum_imported)
+        finally:
+            store.release_lock(run.id)
+    kept = run.folder / f"{run.step}_quarantine.jsonl.gz"
+    if len(ledger.rounds) > validated and job.quarantine.counts():
+        job.quarantine.evidence(kept)
+    rounds = ledger.rounds[validated:]
+    found = {key: sum(r[key] for r in rounds) for key in ("added", "changed", "deleted")}
+    return {"total": total, "allowed": allowed, **found, "seconds": round(time.monotonic() - begun, 1)}
 
 
 def switch(run: RunRecord, ledger: Ledger) -> Staged:

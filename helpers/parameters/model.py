@@ -158,6 +158,10 @@ class Parameters(Section):
                 yield f"'snapshot.directory' lies inside '{side}.path', which must hold the database only"
         if self.fence.kind == "nginx" and self.source.is_embedded:
             yield "'fence.kind' is nginx, but 'source' is a directory, before which no proxy can stand; command or none"
+        if self.fence.late and self.source.is_embedded:
+            yield "'fence.when' is cutover, but 'source' is a directory, which is copied while nobody writes to it; start"
+        if self.fence.late and self.migration.catch_up == "block":
+            yield "'fence.when' is cutover, but 'migration.catch_up' is block, which brings nothing over; apply"
         for name in self.expected.collections:
             if not self.collections.selects(name):
                 yield f"'expected.collections' counts '{one_line(name, 80)}', which 'collections' leaves out"

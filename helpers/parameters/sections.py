@@ -196,6 +196,19 @@ class Expected(Section):
         return self
 
 
+class DeltaLimit(Section):
+    """What may still change in the source between the validation and the cutover. Both hold."""
+
+    chunks: NonNegativeInt = 10_000
+    """Chunks and collections that were added, changed or deleted since the validated snapshot."""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """The same as a share of that snapshot's chunks."""
+
+    def of(self, total: int) -> int:
+        """The most changes that are allowed since a snapshot of so many chunks."""
+        return min(self.chunks, int(self.share * total))
+
+
 class Migration(Section):
     """How chunks are transformed and written."""
 
@@ -213,6 +226,8 @@ class Migration(Section):
     """Source changes since the snapshot: apply them to the target, or stop."""
     catch_up_rounds: PositiveInt = 5
     """Rounds of catch-up without a fence, after which the writers must stop; a resume counts again from 0."""
+    delta_limit: DeltaLimit = Field(default_factory=DeltaLimit)
+    """With `fence.when: cutover`: what step 25 may bring over behind the fence. Those who sign, sign it."""
     reembed: Text | None = None
     """Embedding function, by name, that gives lost vectors a new one, or `own`: each collection's; none: quarantine."""
     reembed_config: dict[Text, bool | int | float | str] = Field(default_factory=dict)
@@ -283,6 +298,8 @@ class Fence(Section):
 
     kind: Literal["none", "nginx", "command"] = "none"
     """`none` is a warning that the decision shows."""
+    when: Literal["start", "cutover"] = "start"
+    """`start`: step 20 stops writes before the snapshot. `cutover`: step 25 does, and brings over what changed since."""
     nginx: NginxFence | None = None
     """Needed by kind `nginx`."""
     command: CommandFence | None = None
@@ -297,7 +314,16 @@ class Fence(Section):
         if self.kind != "none" and getattr(self, self.kind) is None:
             needs = "listen, upstream and config" if self.kind == "nginx" else "lock and unlock"
             raise ValueError(f"is of kind {self.kind} but has no '{self.kind}' with {needs}")
+        if self.when == "cutover" and (self.kind == "none" or (self.nginx and self.nginx.elsewhere)):
+            raise ValueError(
+                "has when: cutover; step 25 can put up nginx on this machine, or a command, and nothing else"
+            )
         return self
+
+    @property
+    def late(self) -> bool:
+        """Whether writers go on until step 25."""
+        return self.when == "cutover"
 
 
 class NamedQuery(Section):

@@ -98,6 +98,7 @@ _PHASES = 200
 _PRINTED = ("13_", "23_counts", "23_distances", "23_overlap", "23_recall", "23_completeness", "51_")
 _LARGEST = 2_000_000  # bytes of a figure that a page holds, and of a chunk that it lists
 CHANGED, QUARANTINED = f"{Step.MIGRATE}_changes.csv.gz", f"{Step.MIGRATE}_quarantine.jsonl.gz"
+QUARANTINED_LAST = f"{Step.CUTOVER}_quarantine.jsonl.gz"  # whole again, where step 25 brought changes over
 _NOT_RUN, _UNREADABLE = "not run", "unreadable"
 
 
@@ -221,10 +222,15 @@ class RunView:
             return
 
     @property
+    def quarantine_file(self) -> str:
+        """The name of the list of all chunks in quarantine: step 25's, or where it left none, step 22's."""
+        return QUARANTINED_LAST if (self.folder / QUARANTINED_LAST).is_file() else QUARANTINED
+
+    @property
     def quarantined(self) -> Iterator[dict[str, str]]:
-        """Each chunk in quarantine: collection, id, reason, detail; none where step 22 left no list."""
+        """Each chunk in quarantine: collection, id, reason, detail; none where there is no list."""
         try:
-            with gzip.open(self.folder / QUARANTINED) as file:
+            with gzip.open(self.folder / self.quarantine_file) as file:
                 while line := file.readline(_LARGEST):
                     chunk = json_in(line)
                     yield {key: str(chunk.get(key) or "") for key in ("collection", "id", "reason", "detail")}

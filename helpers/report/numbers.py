@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from helpers.fence.control import NO_WRITES
-from helpers.formatting import duration, moment
+from helpers.formatting import count, duration, moment
 from helpers.report.facts import RunView, StepRow
 from helpers.results import StepResult, kind_of, passed
 from helpers.run import plan
@@ -213,7 +213,10 @@ def downtime(results: Results) -> tuple[float | None, str]:
     fence = results.get(Step.FENCE_WRITES)
     if fence is None:
         return None, "step 20 has not run"
-    said = fence.facts.get("fence") or {}
+    late = results[Step.CUTOVER].facts.get("fence") if Step.CUTOVER in results else None  # fence.when: cutover
+    said = late or fence.facts.get("fence") or {}
+    if said.get("late") and not said.get("up"):
+        return None, "writers go on until step 25 stops them"
     if said.get(NO_WRITES):
         return 0.0, "none by this run: the source itself took no writes before it; reads of clients were not observed"
     if said.get("kind") in (None, "none"):
@@ -229,9 +232,14 @@ def downtime(results: Results) -> tuple[float | None, str]:
         return None, refused if said.get("proven", True) else untried
     ended, observed = min(over)
     until = "a write of the application was taken" if observed else "the restart ended; no write was observed"
-    waited = signing(results)
+    waited = 0.0 if late else signing(results)
     people = f", {duration(waited)} of it between decision and cutover (seals, signatures)" if waited else ""
-    return (ended - up).total_seconds(), f"writes only, from the fence until {until}{people}; reads were not observed"
+    last = results[Step.CUTOVER].facts.get("last_changes") if late else None
+    brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
+    return (
+        (ended - up).total_seconds(),
+        f"writes only, from the fence until {until}{people}{brought}; reads were not observed",
+    )
 
 
 def _ends(results: Results) -> list[dict[str, Any]]:

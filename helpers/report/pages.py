@@ -35,7 +35,7 @@ from helpers.formatting import count, duration, merged_answers, percent, text
 from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
-from helpers.report.facts import CHANGED, QUARANTINED, RunView, read_run
+from helpers.report.facts import CHANGED, RunView, read_run
 from helpers.report.outcome import CLASSES, decision_tree, outcome
 from helpers.report.record import checklist
 from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
@@ -86,7 +86,7 @@ def _run_page(view: RunView, kept: str = "") -> str:
         changes=list(islice(view.changes, _LISTED)),
         changes_file=CHANGED,
         aside=list(islice(view.quarantined, _LISTED)),
-        aside_file=QUARANTINED,
+        aside_file=view.quarantine_file,
         rapid=record.rapid(lambda name, *more: shlex.join([RUNBOOK, name, view.id, *more])),
         contacts=record.contacts(_contacts(view)),
         record_status=record.status(view),

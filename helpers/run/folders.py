@@ -60,6 +60,7 @@ _DEEP = re.compile(r"(?:[\[{][^\[\]{}]{0,40}){65}")  # YAML's reader needs the s
 SET_ASIDE = "set aside"  # the audit log's word for a file that was moved below earlier/
 _DOCUMENTS = {
     Step.MIGRATE: (f"{Step.MIGRATE}_quarantine.jsonl.gz", f"{Step.MIGRATE}_changes.csv.gz"),
+    Step.CUTOVER: (f"{Step.CUTOVER}_quarantine.jsonl.gz",),
     Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",),
 }  # what a step leaves besides: it says nothing any more once the step is void
 _secrets_hidden: set[tuple[Path, Path]] = set()  # runs whose secrets this process knows, so that it shows none

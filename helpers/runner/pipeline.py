@@ -488,7 +488,8 @@ def _stand_down(folder: RunState, terminal: Console) -> RunbookError | None:
 
 def with_fence(folder: RunState, steps: Sequence[plan.Step]) -> list[plan.Step]:
     """The steps, 20 before them where one wants the fence and it was lifted; behind the decision 24, too: it is sealed anew."""
-    wanted = Step.FENCE_WRITES not in steps and any(s.fenced for s in steps) and folder.parameters.fence.kind != "none"
+    rules, needed = folder.parameters.fence, any(s.fenced for s in steps) and Step.FENCE_WRITES not in steps
+    wanted = needed and rules.kind != "none" and not rules.late
     state = FenceState.load(folder.workspace) if wanted else None
     before = [Step.FENCE_WRITES, *([Step.REVIEW] if steps and steps[0].number > Step.REVIEW else [])]
     return [*before, *steps] if wanted and (state is None or not state.active) else list(steps)

@@ -38,8 +38,9 @@ from helpers.cutover.application import (
 from helpers.cutover.files import digest_of, keep, put_in_place, stage
 from helpers.cutover.readiness import Edit, all_edits, check_door, diff, loopback_in_container
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, WorldError
-from helpers.fence import used_by
-from helpers.formatting import count
+from helpers.fence import FenceState, lift, used_by
+from helpers.formatting import count, duration
+from helpers.migration.catch_up import bring_over
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.source_changes import prove_unchanged
 from helpers.monitoring import measure
@@ -53,6 +54,7 @@ from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.status.overview import open_gate
+from helpers.steps.fence_writes import FenceWritesStep
 from helpers.stores import open_target
 from helpers.stores.opening import quick_names
 
@@ -66,15 +68,18 @@ ROUND_COLUMNS = ["second", "healthy", "queries", "mean ms", "new log lines", "pr
 
 
 class CutoverStep(NotebookStep):
-    """The notebook's view: may it begin, is the source unchanged, the diff, probes, the switch, the watch, evidence.
+    """The notebook's view: may it begin, the diff, probes, is the source unchanged, the switch, the watch, evidence.
 
-    `shut` is what keeps the gate shut (a NO-GO, missing sign-offs), or None. Nothing is touched before `switch`.
+    With `fence.when: cutover` writers go on until `unchanged`, which stops them and brings over what they changed; where
+    the cutover does not come about, they go on at the source. `shut` is what keeps the gate shut (a NO-GO, missing
+    sign-offs), or None. No configuration is touched before `switch`.
     """
 
     def __init__(self, run: RunRecord) -> None:
         self.run, self.shut = run, open_gate(run.home, [Step.REVIEW])
         self.control = Control(run.home, run.parameters)
         self.rules = run.parameters.cutover
+        self._late = run.parameters.fence.late
         self._edits: list[Edit] | None = None
         self._watcher: Watcher | None = None
         self._samples: list[Sample] = []
@@ -117,8 +122,15 @@ class CutoverStep(NotebookStep):
         state = self.control.state
         if state is not None and state.is_done:
             return "The cutover is done already; the source is not what the application uses any more."
+        if self._late and not self.run.dry_run:
+            return self._last_changes()
         found = prove_unchanged(self.run)
         said = found.sentence()
+        if self._late:
+            self.run.check("changes in the source since it was migrated", Verdict.NOT_EXERCISED, measured=found.total,
+                           threshold=self.run.parameters.migration.delta_limit.of(found.chunks), relation="≤", unit="changes",
+                           parameter="migration.delta_limit", detail=f"dry run: {said}; writers go on")  # fmt: skip
+            return said
         if not found.nothing:
             if not self.run.dry_run and self.control.under_way is not None:
                 said += "; " + "; ".join(self.control.take_back("the source changed"))
@@ -130,6 +142,51 @@ class CutoverStep(NotebookStep):
         self.run.check("changes in the source since it was migrated", Verdict.PASS, measured=0, threshold=0,
                        unit="changes", detail=said)  # fmt: skip
         return said
+
+    def _last_changes(self) -> str:
+        """Stop writes, prove it, bring over what changed; a sentence. Whatever fails lets writers go on at the source."""
+        if self._failed:
+            return f"Writers go on: {self._failed}."
+        fence = FenceWritesStep(self.run)
+        fence.urls()
+        try:
+            fence.put_up()
+            fence.prove()
+            if self._failing():
+                raise WorldError(ReasonCode.FENCE_OPEN, "the write fence does not hold, and was taken down again",
+                                 next_step=f"See its checks; then: {self.run.home.command('resume')}")  # fmt: skip
+            with self.run.phase("bring over the last changes"):
+                found = bring_over(self.run)
+            if failing := self._failing():
+                raise WorldError(ReasonCode.CATCH_UP_NOT_PROVEN, f"what was brought over is not proven: {failing}",
+                                 next_step=f"Repeat it: {self.run.home.command('resume')}")  # fmt: skip
+        except Interrupted:
+            raise
+        except Exception:
+            self._let_writers_go_on()
+            raise
+        self.run.fact("last_changes", found)
+        self.run.check(
+            "changes brought over at the cutover", Verdict.PASS, measured=found["total"], threshold=found["allowed"],
+            relation="≤", unit="changes", parameter="migration.delta_limit",
+            detail=f"{found['added']:,} added, {found['changed']:,} changed, {found['deleted']:,} deleted since the "
+            f"validation; each chunk that was written was compared; {duration(found['seconds'])}",
+        )  # fmt: skip
+        return f"Writes are refused. {count(found['total'], 'change')} brought over."
+
+    def _failing(self) -> str:
+        return ", ".join(c.name for c in self.run.result.checks if c.verdict is Verdict.FAIL)
+
+    def _let_writers_go_on(self) -> str:
+        """Lift the fence that this step put up, where nobody was moved; a sentence, "" where there is none."""
+        state = FenceState.load(self.run.workspace)
+        if not self._late or state is None or not state.may_be_active:
+            return ""
+        try:
+            return lift(self.run.home)
+        except RunbookError as error:
+            self.run.log(f"the fence was not lifted: {error}")
+            return state.sentence()
 
     def plan(self) -> str:
         """The diff of every file, changed lines only, and the commands to be run. Nothing has been touched so far."""
@@ -394,7 +451,7 @@ class CutoverStep(NotebookStep):
             return []
         with self.run.phase("take the cutover back"):
             said = self.control.take_back(why)
-        fence = "the write fence stays up until it is lifted"
+        fence = self._let_writers_go_on() or "the write fence stays up until it is lifted"
         self.run.check("cutover", Verdict.FAIL, measured="undone", threshold="done", reason=ReasonCode.CUTOVER_REVERTED,
                        detail=f"{why}; every configuration file is byte for byte as it was; {fence}")  # fmt: skip
         return said

@@ -14,6 +14,7 @@ from helpers.fence.probe import Answer, Probe, closed_by_itself, refused_to_us
 from helpers.migration.target_lock import claim_target, give_back_target
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
+from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 
 PROBE_COLUMNS = ["url", "request", "outcome", "status", "answer"]
@@ -22,19 +23,24 @@ NONE = "nothing keeps clients from writing to the source after the snapshot (fen
 
 
 class FenceWritesStep(NotebookStep):
-    """The notebook's view: what is where, what would happen, before, up, proof, and how to undo it."""
+    """The notebook's view: what is where, what would happen, before, up, proof, and how to undo it.
+
+    With `fence.when: cutover` step 25 does the same, and step 20 stops no writes.
+    """
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self.control = Control(run.home, run.parameters)
         self.kind = run.parameters.fence.kind
-        self._acts = self.kind != "none" and not run.dry_run
+        self._first = run.step == Step.FENCE_WRITES
+        self._later = self._first and run.parameters.fence.late
+        self._acts = self.kind != "none" and not run.dry_run and not self._later
         self._tried: WriteTried | None = None
 
     def urls(self) -> pd.DataFrame:
         """Which URL is which."""
         urls = self.control.urls()
-        self.run.fact("fence", {"kind": self.kind, "urls": urls, "dry_run": self.run.dry_run})
+        self.run.fact("fence", {"kind": self.kind, "urls": urls, "dry_run": self.run.dry_run, "late": self._later})
         return pd.DataFrame(list(urls.items()), columns=["what", "url"])
 
     def plan(self) -> str:
@@ -78,10 +84,16 @@ class FenceWritesStep(NotebookStep):
 
     def put_up(self) -> str:
         """Claim the target, stop writes, wait for those in flight; what was done."""
-        if not self.run.dry_run and (self._acts or self.kind == "none"):
+        if not self.run.dry_run and self._first and (self._acts or self._later or self.kind == "none"):
             self._claim()
         if self.kind == "none":
             return self._without()
+        if self._later:
+            self.run.check(
+                "write fence", Verdict.NOT_EXERCISED, measured="in step 25", threshold="up", parameter="fence.when",
+                detail="writers go on; step 25 puts the fence up, proves it, and brings over what changed",
+            )  # fmt: skip
+            return "Not put up: step 25 does it (fence.when is cutover). Writers go on."
         if self.run.dry_run:
             self.run.check("write fence", Verdict.NOT_EXERCISED, measured="dry run", threshold="up", reason=ReasonCode.NO_FENCE,
                            detail="a dry run shows what it would do and puts up no fence")  # fmt: skip

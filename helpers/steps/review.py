@@ -181,7 +181,18 @@ class ReviewStep(NotebookStep):
             for result in self._earlier() for c in result.checks
             if c.verdict is Verdict.WARNING or (c.verdict is Verdict.MARGINAL and result.step != Step.VALIDATE)
         ]  # fmt: skip
-        missing = self._fence_missing()
+        rules = self.run.parameters
+        if rules.fence.late:
+            total = int(self.validated.facts["matrix_inputs"]["chunks"])
+            most = rules.migration.delta_limit.of(total)
+            self.run.fact("delta_limit", {"changes": most, "chunks": total})
+            self._put(Check(
+                "writes until the cutover", Verdict.NOT_EXERCISED, "go on", most, "changes at most", relation="≤",
+                parameter="migration.delta_limit",
+                detail="the target was validated as the source was then; step 25 stops writes and brings over up to "
+                f"{most:,} changes, each compared; more, and nobody is moved",
+            ))  # fmt: skip
+        missing = "" if rules.fence.late else self._fence_missing()
         if missing:
             self._put(Check("write fence", Verdict.WARNING, "none", "up", reason=ReasonCode.NO_FENCE, detail=missing))
         if missing and not any(row["reason"] == ReasonCode.NO_FENCE for row in rows):

@@ -1,0 +1,249 @@
+"""`fence.when: cutover`: clients write until step 25; whatever was acknowledged is in the target, or nobody was moved."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.errors import NoGo, UsageError
+from helpers.fence import Control, FenceState
+from helpers.fence.nginx import configuration
+from helpers.parameters import parameters_from
+from helpers.report import numbers
+from helpers.results import StepResult, Verdict
+from helpers.run import folders as runs
+from helpers.run.folders import RunFolder
+from helpers.run.plan import LINE
+from helpers.run.record import RunRecord
+from helpers.runner.pipeline import with_fence
+from helpers.steps.fence_writes import FenceWritesStep
+from helpers.steps.snapshot import SnapshotStep
+from helpers.steps.validate import ValidateStep
+from tests.conftest import ROOT
+from tests.cutovers import cells, decided, keep, step
+from tests.fences import Fenced, client, fenced_server
+from tests.plain_client import held
+from tests.servers import client_of
+from tests.signers import Signers
+from tests.test_catch_up import migrate
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def fenced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fenced]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("RUNBOOK_WORKSPACE", str(tmp_path / "workspace"))
+    with fenced_server(tmp_path) as made:
+        with client(made.server.url) as chroma:
+            random = np.random.default_rng(1)
+            for name in ("alpha", "beta"):
+                chroma.create_collection(name, embedding_function=None).add(
+                    ids=[f"c{n}" for n in range(80)],
+                    embeddings=random.standard_normal((80, 16)).astype(np.float32),
+                    documents=[f"text {n}" for n in range(80)],
+                    metadatas=[{"note": f"first {n}", "revision": 0} for n in range(80)],
+                )
+        yield made
+
+
+def run(fenced: Fenced, **migration: Any) -> RunFolder:
+    """A run whose clients reach the source through an nginx that lets everything pass."""
+    sections: dict[str, Any] = {
+        "name": "night", "schema": "identity", "source": {"url": fenced.server.url},
+        "target": {"path": str(fenced.folder / "target")}, "snapshot": {"directory": "kept"},
+        "fence": fenced.section(when="cutover"), "migration": migration,
+        "cutover": {"monitor_minutes": 0.0, "timeout_seconds": 3.0},
+        "signoff": {"allowed_signers": str(Signers(fenced.folder / "keys").allowed)},
+    }  # fmt: skip
+    folder = runs.create(parameters_from(sections), "one")
+    nginx = Control(folder, folder.read().parameters).nginx
+    assert nginx is not None
+    nginx.write(configuration(nginx.rules, "before", closed=False))
+    nginx.enforce()
+    return folder
+
+
+def ready(folder: RunFolder) -> None:
+    """Steps 20 to 23, and a signed decision."""
+    record = RunRecord(folder.read(), "20")
+    fence = FenceWritesStep(record)
+    fence.urls()
+    fence.before()
+    fence.put_up()
+    fence.prove()
+    keep(folder, record)
+    assert FenceState.load(folder.workspace) is None
+    record = RunRecord(folder.read(), "21")
+    SnapshotStep(record).verify()
+    keep(folder, record)
+    record = migrate(folder)
+    assert {c.verdict for c in record.result.checks} == {Verdict.PASS}, record.result.checks
+    record = RunRecord(folder.read(), "23")
+    ValidateStep(record).counts()
+    keep(folder, record)
+    decided(folder)
+
+
+@contextmanager
+def writing(url: str) -> Iterator[subprocess.Popen[str]]:
+    """A client that writes 20 times a second, until a write is refused."""
+    command = [sys.executable, "-m", "tests.source_writer", url, "1", "20", "alpha", "beta"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def check(result: StepResult, name: str) -> Any:
+    return next(c for c in result.checks if c.name == name)
+
+
+def agree(fenced: Fenced) -> None:
+    with client_of(fenced.server.url) as source:
+        was = held(source)
+    import chromadb
+
+    target = chromadb.PersistentClient(str(fenced.folder / "target"))
+    now = held(target)
+    for name in ("alpha", "beta", "docs"):
+        assert was[name].documents == now[name].documents
+        assert was[name].metadatas == now[name].metadatas
+        for chunk, vector in was[name].vectors.items():
+            np.testing.assert_array_equal(vector, now[name].vectors[chunk])
+
+
+def test_what_a_client_writes_until_it_is_refused_is_in_the_target(fenced: Fenced) -> None:
+    folder = run(fenced, delta_limit={"chunks": 5_000, "share": 1.0})
+    with writing(fenced.url) as writer:
+        ready(folder)
+        time.sleep(1)
+        assert writer.poll() is None, "the writer was refused before step 25"
+        result = step(folder)
+        said = writer.communicate(timeout=20)[1]
+    assert "Writes are stopped while this database is migrated" in said, said[-500:]
+    assert check(result, "cutover").verdict is Verdict.PASS
+    brought = check(result, "changes brought over at the cutover")
+    assert (brought.verdict, brought.measured > 0) == (Verdict.PASS, True)
+    assert check(result, "write fence").verdict is Verdict.PASS
+    state = FenceState.load(folder.workspace)
+    assert state is not None
+    assert state.active
+    agree(fenced)
+    print(brought.detail, flush=True)
+    seconds, _ = numbers.downtime({"20": StepResult.read(folder.reports / "results" / "20.json"), "25": result})
+    assert seconds is not None
+    assert 0 < seconds < 60
+
+
+def test_more_than_was_signed_moves_nobody_and_writers_go_on(fenced: Fenced) -> None:
+    folder = run(fenced, delta_limit={"chunks": 3})
+    ready(folder)
+    with client(fenced.url) as chroma:
+        chroma.get_collection("alpha", embedding_function=None).delete(ids=["c1", "c2", "c3", "c4"])
+    with pytest.raises(
+        NoGo, match=r"4 changes since the validation, migration.delta_limit allows 3.*--from 22"
+    ) as stopped:
+        step(folder)
+    assert (stopped.value.code, stopped.value.exit_code) == ("delta_over_limit", 3)
+    state = FenceState.load(folder.workspace)
+    assert state is not None
+    assert not state.may_be_active
+    with client(fenced.url) as chroma:  # nobody is kept out
+        chroma.get_collection("alpha", embedding_function=None).delete(ids=["c5"])
+    with client_of(fenced.server.url) as source:
+        assert len(held(source)["alpha"].vectors) == 75
+
+
+def test_a_cutover_that_fails_lets_writers_go_on_and_the_next_one_brings_all_over(fenced: Fenced) -> None:
+    folder = run(fenced, delta_limit={"chunks": 5, "share": 1.0})
+    ready(folder)
+
+    def write(*ids: str) -> None:
+        with client(fenced.url) as chroma:
+            chroma.get_collection("beta", embedding_function=None).delete(ids=list(ids))
+
+    write("c1", "c2")
+    with cells(folder) as switch:
+        with pytest.raises(Exception, match="Writes are stopped"):
+            write("c3")
+        switch._take_back("the application is not well")
+        result = switch.run.result
+    failed = check(result, "cutover")
+    assert failed.verdict is Verdict.FAIL
+    assert "is lifted; a write probe got through" in failed.detail
+    write("c3", "c4")  # behind the first attempt
+    result = step(folder)
+    assert check(result, "cutover").verdict is Verdict.PASS
+    assert check(result, "changes brought over at the cutover").measured == 4  # both attempts count
+    agree(fenced)
+
+
+def test_an_attempt_that_dies_with_the_fence_up_is_finished_by_the_next(
+    fenced: Fenced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(fenced)
+    ready(folder)
+    with client(fenced.url) as chroma:
+        chroma.get_collection("alpha", embedding_function=None).update(ids=["c7"], metadatas=[{"note": "new"}])
+        chroma.get_collection("alpha", embedding_function=None).delete(ids=["c8"])
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr("helpers.migration.catch_up.Round.prove", dies)
+        with pytest.raises(KeyboardInterrupt):
+            step(folder)
+    state = FenceState.load(folder.workspace)
+    assert state is not None
+    assert state.active
+    result = step(folder)
+    assert check(result, "cutover").verdict is Verdict.PASS
+    assert check(result, "changes brought over at the cutover").measured == 2
+    agree(fenced)
+
+
+def test_a_dry_run_stops_nobody(fenced: Fenced) -> None:
+    folder = run(fenced)
+    ready(folder)
+    with client(fenced.url) as chroma:
+        chroma.get_collection("alpha", embedding_function=None).delete(ids=["c1"])
+    result = step(folder, dry_run=True)
+    found = check(result, "changes in the source since it was migrated")
+    assert (found.verdict, found.measured) == (Verdict.NOT_EXERCISED, 1)
+    assert FenceState.load(folder.workspace) is None
+
+
+def test_step_20_is_not_put_before_a_step_that_stops_writes_itself(fenced: Fenced) -> None:
+    line = [s for s in LINE if "21" <= s <= "25"]
+    assert with_fence(run(fenced).read(), line) == line
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"fence": {"when": "cutover"}}, "step 25 can put up nginx on this machine, or a command"),
+        ({"source": {"path": "source"}, "fence": "command"}, "is copied while nobody writes to it"),
+        ({"fence": "command", "migration": {"catch_up": "block"}}, "which brings nothing over"),
+        ({"fence": "command", "migration": {"delta_limit": {"share": 1.5}}}, "delta_limit.share"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(sections: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"name": "n", "source": {"url": "http://127.0.0.1:1"}, "target": {"path": "t"}, **sections}
+    if given["fence"] == "command":
+        given["fence"] = {"kind": "command", "when": "cutover", "command": {"lock": ["true"], "unlock": ["true"]}}
+    with pytest.raises(UsageError, match=said):
+        parameters_from(given)
