@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import chromadb
 import numpy as np
 import pytest
+from dotenv import dotenv_values
 
 from helpers.errors import NoGo, UsageError
-from helpers.fence import Control, FenceState
-from helpers.fence.nginx import configuration
+from helpers.fence import FenceState
+from helpers.fence.nginx import Nginx, configuration
 from helpers.parameters import parameters_from
+from helpers.parameters.sections import NginxFence
 from helpers.report import numbers
 from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
@@ -27,11 +32,12 @@ from helpers.runner.pipeline import with_fence
 from helpers.steps.fence_writes import FenceWritesStep
 from helpers.steps.snapshot import SnapshotStep
 from helpers.steps.validate import ValidateStep
+from tests.commands import Runbook, only_line
 from tests.conftest import ROOT
 from tests.cutovers import cells, decided, keep, step
 from tests.fences import Fenced, client, fenced_server
 from tests.plain_client import held
-from tests.servers import client_of
+from tests.servers import ChromaServer, client_of
 from tests.signers import Signers
 from tests.test_catch_up import migrate
 
@@ -65,12 +71,15 @@ def run(fenced: Fenced, **migration: Any) -> RunFolder:
         "cutover": {"monitor_minutes": 0.0, "timeout_seconds": 3.0},
         "signoff": {"allowed_signers": str(Signers(fenced.folder / "keys").allowed)},
     }  # fmt: skip
-    folder = runs.create(parameters_from(sections), "one")
-    nginx = Control(folder, folder.read().parameters).nginx
-    assert nginx is not None
+    opened(fenced)
+    return runs.create(parameters_from(sections), "one")
+
+
+def opened(fenced: Fenced) -> None:
+    """An nginx before the source that lets everything pass, as clients use it."""
+    nginx = Nginx(NginxFence.model_validate(fenced.section()["nginx"]), 20.0)
     nginx.write(configuration(nginx.rules, "before", closed=False))
     nginx.enforce()
-    return folder
 
 
 def ready(folder: RunFolder) -> None:
@@ -114,8 +123,6 @@ def check(result: StepResult, name: str) -> Any:
 def agree(fenced: Fenced) -> None:
     with client_of(fenced.server.url) as source:
         was = held(source)
-    import chromadb
-
     target = chromadb.PersistentClient(str(fenced.folder / "target"))
     now = held(target)
     for name in ("alpha", "beta", "docs"):
@@ -247,3 +254,91 @@ def test_what_cannot_be_done_is_refused(sections: dict[str, Any], said: str) -> 
         given["fence"] = {"kind": "command", "when": "cutover", "command": {"lock": ["true"], "unlock": ["true"]}}
     with pytest.raises(UsageError, match=said):
         parameters_from(given)
+
+
+class Client(threading.Thread):
+    """An application that writes 20 times a second to whatever its `.env` names, and waits while it is refused."""
+
+    def __init__(self, env: Path) -> None:
+        super().__init__(daemon=True)
+        self.env, self.asked = env, threading.Event()
+        self.kept: dict[str, str] = {}  # id → text, as the last write that was answered left it
+        self.gone: set[str] = set()
+        self.refused: list[tuple[float, float]] = []  # first refused write, next write that was answered
+        self.failed_reads = 0
+        self.moved_to = ""
+
+    def run(self) -> None:
+        number, since = 0, 0.0
+        chance = np.random.default_rng(5)
+        while not self.asked.is_set():
+            url = str(dotenv_values(self.env)["CHROMADB_URL"])
+            chunk = f"w{int(chance.integers(60))}"
+            try:
+                with client(url) as chroma:
+                    collection = chroma.get_collection("alpha", embedding_function=None)
+                    collection.get(limit=1)
+                    number += 1
+                    if chunk in self.kept and number % 3 == 0:
+                        collection.delete(ids=[chunk])
+                        del self.kept[chunk]
+                        self.gone.add(chunk)
+                    else:
+                        collection.upsert(
+                            ids=[chunk], documents=[f"write {number}"],
+                            embeddings=chance.standard_normal((1, 16)).astype(np.float32),
+                        )  # fmt: skip
+                        self.kept[chunk] = f"write {number}"
+                        self.gone.discard(chunk)
+                if since:
+                    self.refused.append((since, time.monotonic()))
+                    since = 0.0
+                self.moved_to = url
+            except chromadb.errors.AuthorizationError:
+                since = since or time.monotonic()
+            time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_the_whole_line_with_a_client_that_follows_its_configuration(
+    fenced: Fenced, chroma_server: Callable[..., ChromaServer]
+) -> None:
+    """Everything that was answered is in the target; how long the client was refused is measured by the client."""
+    target, runbook, people = chroma_server(), Runbook(fenced.folder), Signers(fenced.folder / "keys")
+    env = fenced.folder / "app.env"
+    env.write_text(f"CHROMADB_URL={fenced.url}\n")
+    cutover = {"env_files": [{"path": str(env), "keys": {"CHROMADB_URL": "{target_url}"}}], "monitor_minutes": 0.02}
+    more = (
+        f"fence: {json.dumps(fenced.section(when='cutover'))}\ncutover: {json.dumps(cutover)}\n"
+        f"migration: {{delta_limit: {{share: 1.0}}}}\n{people.parameter()}"
+    )
+    file = runbook.write("night", f"url: '{fenced.server.url}'", f"url: '{target.url}'", more)
+    opened(fenced)
+    application = Client(env)
+    application.start()
+    assert "waits for the approval" in only_line(runbook("run", file, "--run-id", "one", "--until", "25"), 4)
+    assert application.refused == []
+    for role in ("operations_lead", "dba", "security"):
+        assert runbook("sign", "one", *people.command(role)).returncode == 0
+    done = runbook("resume", "one")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    time.sleep(1)
+    application.asked.set()
+    application.join(20)
+    assert application.moved_to == target.url
+    (first, last), *more_times = application.refused
+    assert more_times == []
+    found = StepResult.read(runbook.reports / "one" / "results" / "25.json")
+    with client_of(target.url) as chroma:
+        now = held(chroma)["alpha"]
+    assert {i: now.documents[i] for i in application.kept} == application.kept
+    assert not application.gone & set(now.documents)
+    seconds, how = numbers.downtime(
+        {"20": StepResult.read(runbook.reports / "one" / "results" / "20.json"), "25": found}
+    )
+    print(f"the client was refused for {last - first:.1f} s; the run says {seconds} s: {how}", flush=True)
+    assert seconds is not None
+    assert last - first <= seconds + 5
+    signed = [json.loads(p.read_text()) for p in (runbook.reports / "one" / "signoffs").glob("cutover-*.json")]
+    assert [s["delta_limit"]["changes"] > 0 for s in signed] == [True] * 3
+    assert runbook("verify", "one").returncode == 0
