@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from dotenv import dotenv_values
 
-from helpers.errors import NoGo, UsageError
-from helpers.fence import FenceState
+from helpers.errors import NoGo, UsageError, WorldError
+from helpers.fence import FenceState, lift
 from helpers.fence.nginx import Nginx, configuration
 from helpers.parameters import parameters_from
 from helpers.parameters.sections import NginxFence
@@ -34,11 +34,12 @@ from helpers.steps.snapshot import SnapshotStep
 from helpers.steps.validate import ValidateStep
 from tests.commands import Runbook, only_line
 from tests.conftest import ROOT
-from tests.cutovers import cells, decided, keep, step
+from tests.cutovers import cells, decided, keep, signers, step
 from tests.fences import Fenced, client, fenced_server
 from tests.plain_client import held
 from tests.servers import ChromaServer, client_of
-from tests.signers import Signers
+from tests.signers import Signers, sign
+from tests.storage import chunks, embedded
 from tests.test_catch_up import migrate
 
 pytestmark = pytest.mark.servers
@@ -62,13 +63,14 @@ def fenced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fenced]:
         yield made
 
 
-def run(fenced: Fenced, **migration: Any) -> RunFolder:
-    """A run whose clients reach the source through an nginx that lets everything pass."""
+def run(fenced: Fenced, env: Path | None = None, **migration: Any) -> RunFolder:
+    """A run whose clients reach the source through an nginx that lets everything pass, and follow `env`."""
+    files = [{"path": str(env), "keys": {"CHROMADB_URL": "{target_path}"}}] if env else []
     sections: dict[str, Any] = {
         "name": "night", "schema": "identity", "source": {"url": fenced.server.url},
         "target": {"path": str(fenced.folder / "target")}, "snapshot": {"directory": "kept"},
         "fence": fenced.section(when="cutover"), "migration": migration,
-        "cutover": {"monitor_minutes": 0.0, "timeout_seconds": 3.0},
+        "cutover": {"monitor_minutes": 0.0, "timeout_seconds": 3.0, "env_files": files},
         "signoff": {"allowed_signers": str(Signers(fenced.folder / "keys").allowed)},
     }  # fmt: skip
     opened(fenced)
@@ -221,6 +223,50 @@ def test_an_attempt_that_dies_with_the_fence_up_is_finished_by_the_next(
     assert check(result, "cutover").verdict is Verdict.PASS
     assert check(result, "changes brought over at the cutover").measured == 2
     agree(fenced)
+
+
+def test_a_source_that_changed_behind_a_cutover_under_way_is_not_written_over_what_clients_wrote_at_the_target(
+    fenced: Fenced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = fenced.folder / "app.env"
+    env.write_text(f"CHROMADB_URL={fenced.url}\n")
+    folder = run(fenced, env)
+    ready(folder)
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr("helpers.steps.cutover.CutoverStep._wait", dies)
+        with pytest.raises(KeyboardInterrupt):
+            step(folder)
+    assert fenced.url not in env.read_text()  # clients may be at the target
+    assert "is lifted" in lift(folder.read())  # by hand, and a client that was not moved writes
+    with client(fenced.url) as chroma:
+        chroma.get_collection("alpha", embedding_function=None).delete(ids=["c1"])
+    with embedded(fenced.folder / "target") as store:
+        store.add("alpha", chunks(1, 16, prefix="client"))
+    with pytest.raises(WorldError, match=r"changed since the cutover was begun: .*1 deleted"):
+        step(folder)
+    assert env.read_text() == f"CHROMADB_URL={fenced.url}\n"
+    state = FenceState.load(folder.workspace)
+    assert state is not None
+    assert not state.may_be_active
+    with embedded(fenced.folder / "target") as store:
+        assert {"c1", "client0"} <= set(store.ids("alpha"))
+
+
+def test_a_no_go_that_comes_while_writers_are_out_lets_them_go_on(fenced: Fenced) -> None:
+    folder = run(fenced)
+    ready(folder)
+    with cells(folder) as switch:
+        people = signers(folder)
+        sign(folder.read(), "security", "S. Moreno", "no-go", reason="no", key=people.key("security"))
+        with pytest.raises(NoGo):
+            switch.switch()
+    state = FenceState.load(folder.workspace)
+    assert state is not None
+    assert not state.may_be_active
 
 
 def test_a_dry_run_stops_nobody(fenced: Fenced) -> None:

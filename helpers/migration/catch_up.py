@@ -20,7 +20,7 @@ import numpy as np
 
 from helpers import audit
 from helpers.chunks import ChunkBatch
-from helpers.errors import RUNBOOK, NoGo, Terminal
+from helpers.errors import RUNBOOK, NoGo, Terminal, WorldError
 from helpers.fence import FenceState, takes_no_writes
 from helpers.formatting import duration
 from helpers.migration import staging, target_lock
@@ -242,11 +242,12 @@ class CatchUp:
                 return
         self._judge(changes, fenced)
 
-    def last_round(self, validated: int) -> int:
+    def last_round(self, validated: int, *, apply: bool) -> int:
         """Behind a fence that has just been proven: apply what changed since the validation, and prove it; how much that was.
 
         `validated` is the number of rounds that step 23 knew. One reading is enough: nobody writes after it. Raises
-        `NoGo` (`delta_over_limit`) where more changed than those who signed allowed; then nothing was applied. A
+        `NoGo` (`delta_over_limit`) where more changed than those who signed allowed, and `WorldError` (`source_changed`)
+        where anything changed and `apply` is false: clients may use the target already. Then nothing was applied. A
         round that is not proven is a failed check.
         """
         if self.ledger.open_round is not None and not self._finish():
@@ -261,6 +262,12 @@ class CatchUp:
                 where=f"source {self.run.parameters.source.label}",
                 next_step=f"Catch up, validate and sign again: {RUNBOOK} run --run-id {self.run.id} --from 22",
             )
+        if not changes.nothing and not apply:
+            raise WorldError(
+                ReasonCode.SOURCE_CHANGED, f"the source changed since the cutover was begun: {changes.sentence()}",
+                where=f"source {self.run.parameters.source.label}",
+                next_step=f"Repeat it, the changes are brought over then: {self.run.home.command('resume')}",
+            )  # fmt: skip
         if not changes.nothing and self._apply(changes, begun):
             self._probed([])
         return total
@@ -453,7 +460,7 @@ class CatchUp:
                        reason=ReasonCode.CATCH_UP_NOT_PROVEN if wrong else "", detail=detail)  # fmt: skip
 
 
-def bring_over(run: RunRecord) -> dict[str, Any]:
+def bring_over(run: RunRecord, *, apply: bool) -> dict[str, Any]:
     """Step 25, behind the fence that it put up: what changed in the source since step 23 validated the target.
 
     The target is locked meanwhile; each chunk that is written is compared, and the ids of every collection are counted. A
@@ -470,7 +477,7 @@ def bring_over(run: RunRecord) -> dict[str, Any]:
         store.acquire_lock(run.id)
         try:
             work = CatchUp(run, job, job.stage(), store, run.workspace, ledger)
-            allowed, total = work.allowed, work.last_round(validated)
+            allowed, total = work.allowed, work.last_round(validated, apply=apply)
             if work.applied:
                 judge_arrivals(run, job.arrivals(store, work.staged), run.parameters.expected.minimum_imported)
         finally:

@@ -96,6 +96,7 @@ class CutoverStep(NotebookStep):
         decision = str(review.facts.get("decision", "none"))
         if not self.run.dry_run:
             if self.shut is not None:
+                self._let_writers_go_on()
                 raise self.shut
             if decision != "GO" or review.error is not None:
                 raise WorldError(ReasonCode.NO_DECISION, f"the decision of run {self.run.id} is {decision}, not GO",
@@ -124,10 +125,10 @@ class CutoverStep(NotebookStep):
             return "The cutover is done already; the source is not what the application uses any more."
         if self._late and not self.run.dry_run:
             return self._last_changes()
-        found = prove_unchanged(self.run)
+        found, name = prove_unchanged(self.run), "changes in the source since it was migrated"
         said = found.sentence()
         if self._late:
-            self.run.check("changes in the source since it was migrated", Verdict.NOT_EXERCISED, measured=found.total,
+            self.run.check(name, Verdict.NOT_EXERCISED, measured=found.total,
                            threshold=self.run.parameters.migration.delta_limit.of(found.chunks), relation="≤", unit="changes",
                            parameter="migration.delta_limit", detail=f"dry run: {said}; writers go on")  # fmt: skip
             return said
@@ -139,8 +140,7 @@ class CutoverStep(NotebookStep):
                 where=f"source {self.run.parameters.source.label}",
                 next_step=f"Catch up, validate and sign again: {RUNBOOK} run --run-id {self.run.id} --from 22",
             )  # fmt: skip
-        self.run.check("changes in the source since it was migrated", Verdict.PASS, measured=0, threshold=0,
-                       unit="changes", detail=said)  # fmt: skip
+        self.run.check(name, Verdict.PASS, measured=0, threshold=0, unit="changes", detail=said)
         return said
 
     def _last_changes(self) -> str:
@@ -156,13 +156,15 @@ class CutoverStep(NotebookStep):
                 raise WorldError(ReasonCode.FENCE_OPEN, "the write fence does not hold, and was taken down again",
                                  next_step=f"See its checks; then: {self.run.home.command('resume')}")  # fmt: skip
             with self.run.phase("bring over the last changes"):
-                found = bring_over(self.run)
+                found = bring_over(self.run, apply=self.control.under_way is None)
             if failing := self._failing():
                 raise WorldError(ReasonCode.CATCH_UP_NOT_PROVEN, f"what was brought over is not proven: {failing}",
                                  next_step=f"Repeat it: {self.run.home.command('resume')}")  # fmt: skip
         except Interrupted:
             raise
-        except Exception:
+        except Exception as error:
+            if self.control.under_way is not None:
+                self.control.take_back(str(error))
             self._let_writers_go_on()
             raise
         self.run.fact("last_changes", found)
@@ -223,7 +225,7 @@ class CutoverStep(NotebookStep):
                            reason="" if found else ReasonCode.PROGRAM_MISSING, detail=command[0])  # fmt: skip
             rows.append((command[0], found or "not found"))
         rows += [(a.url, a.problem or f"{a.status} after {a.milliseconds:.0f} ms") for a in ask_all(self.rules.health)]
-        if any(c.verdict is Verdict.FAIL for c in self.run.result.checks):
+        if self._failing():
             self._failed = "a probe before the cutover failed"
         return pd.DataFrame(rows, columns=["what", "found"])
 
@@ -261,8 +263,12 @@ class CutoverStep(NotebookStep):
             return _said(["DRY RUN: nothing was changed."])
         if self._failed or self._edits is None:
             return _said([f"Not begun: {self._failed or 'the plan was not made'}."])
-        self._refuse_if_shut()
-        self._state = state = self.control.begin(self._edits)
+        try:
+            self._refuse_if_shut()
+            self._state = state = self.control.begin(self._edits)
+        except RunbookError:
+            self._let_writers_go_on()
+            raise
         if state.is_done:
             return _said(["The cutover is done already; nothing was changed or restarted."])
         said: list[str] = []
