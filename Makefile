@@ -22,6 +22,9 @@ INPUTS ?= 10000
 SEED ?= 20261128
 ARGS ?=
 
+# Python is started hundreds of times: what it compiles is kept, also where the environment forbids it. `make clean` removes it.
+export PYTHONDONTWRITEBYTECODE :=
+
 VENV := .venv
 BIN := $(VENV)/bin
 AUDIT := .audit

@@ -15,14 +15,19 @@ from pathlib import Path
 import pytest
 
 from helpers import cli
+from helpers.runner import pipeline
+from tests import kernels
 from tests.conftest import ROOT
 
 
 class Runbook:
-    """`Runbook(home)("run", "night.yaml", …)` is `runbook run night.yaml …` in the folder home, with folders below it."""
+    """`Runbook(home)("run", "night.yaml", …)` is `runbook run night.yaml …` in the folder home, with folders below it.
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    With `own_kernels` its runner forks the kernels from a template of its own, else from that of this process.
+    """
+
+    def __init__(self, home: Path, *, own_kernels: bool = False) -> None:
+        self.home, self._own_kernels = home, own_kernels
         self.reports, self.workspace = home / "reports", home / "workspace"
 
     def __call__(
@@ -35,7 +40,7 @@ class Runbook:
     ) -> subprocess.CompletedProcess[str]:
         """`environment` is added to the process's; `through` is a program that starts it; `encoding` what it prints in.
 
-        In this process, which has the libraries loaded (its notebooks run in kernels of their own in any case); in one of
+        In this process, which has the libraries loaded (its notebooks run in kernels in any case); in one of
         its own with `process`, which every command has in some test, and for `through` and `encoding`.
         """
         given = {"RUNBOOK_REPORTS": str(self.reports), "RUNBOOK_WORKSPACE": str(self.workspace), **(environment or {})}
@@ -58,6 +63,8 @@ class Runbook:
             patch.chdir(self.home)
             for name, value in given.items():
                 patch.setenv(name, value)
+            if not self._own_kernels:
+                patch.setattr(pipeline, "kernel_template", kernels.shared)
             try:
                 code = cli.main(arguments)
             except SystemExit as ended:  # --help

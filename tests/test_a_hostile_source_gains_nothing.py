@@ -379,7 +379,7 @@ def test_modules_in_the_folder_of_a_run_are_not_imported(tmp_path: Path) -> None
         fill(store, "notes", chunks(3))
     for module in ("ipykernel_launcher", "pandas", "chromadb", "json5", "numpy"):
         (tmp_path / f"{module}.py").write_text(f"open({str(tmp_path / 'EXECUTED')!r}, 'a').write({module!r} + ' ')\n")
-    runbook = Runbook(tmp_path)
+    runbook = Runbook(tmp_path, own_kernels=True)
     done = runbook("run", runbook.write("p", "path: a", "path: t"), "--run-id", "one", "--until", "11")
     assert not (tmp_path / "EXECUTED").exists(), (tmp_path / "EXECUTED").read_text()
     assert done.returncode == 0, done.stderr

@@ -38,9 +38,9 @@ import os, sys, time
 from pathlib import Path
 from helpers.run import kernel
 from helpers.runner.pipeline import every_kernel
-next_one = kernel.NextKernel("10", every_kernel())
-next_one.take_over(["-f", "connection.json"], {**os.environ, **every_kernel()}, ".", "printed.txt")
-Path("begun").write_text(str(next_one.process.pid))
+template = kernel.KernelTemplate(every_kernel())
+forked = template.fork(["-f", "connection.json"], {**os.environ, **every_kernel()}, ".", "printed.txt")
+Path("begun").write_text(str(forked.pid))
 time.sleep(600)
 """
 OPENS = """

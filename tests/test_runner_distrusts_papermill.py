@@ -14,6 +14,7 @@ from helpers.run import plan
 from helpers.run.folders import RunFolder
 from helpers.run.kernel import is_whole
 from helpers.runner.pipeline import Execution, error_of
+from tests import kernels
 from tests.notebook_files import CHECK, FINISH, write_notebook
 
 STEP = plan.find("21")
@@ -32,7 +33,7 @@ def execute(
     folder: RunFolder, *cells: str, begins: bool = True, step: plan.Step = STEP, timeout: int | None = None
 ) -> StepResult:
     write_notebook(runs.NOTEBOOKS / step.notebook, *cells, begins=begins)
-    execution = Execution(folder, step, timeout=timeout)
+    execution = Execution(folder, step, timeout=timeout, template=kernels.template())
     execution.start()
     while not execution.wait(0.2):
         pass

@@ -95,7 +95,7 @@ def begin_at_work(
 
 
 def family(process: subprocess.Popen[str]) -> list[int]:
-    """The kernel at work, and the process that waits to become the next one."""
+    """The kernel at work, and the template that it was forked from."""
     below = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
     assert len(below) == 2
     return below
@@ -110,7 +110,7 @@ def test_a_step_that_fails_leaves_no_kernel_ready(start: Start, tmp_path: Path) 
     assert all(gone(pid, 5) for pid in below)
 
 
-@pytest.mark.slow  # test_next_kernel_waits_clean.py kills one, too
+@pytest.mark.slow  # test_forked_kernels_are_clean.py kills one, too
 def test_a_runner_that_is_killed_leaves_no_kernel_ready(start: Start, tmp_path: Path) -> None:
     process, _ = begin_at_work(start, tmp_path, until="11")
     below = family(process)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -68,46 +69,71 @@ OnFailure = Callable[[BaseException], None]
 LAUNCHER = "ipykernel_launcher"  # the module that is a kernel
 
 
-class NextKernel:
-    """A process that imports what the next step needs while the step at work goes on, and becomes its kernel when it is due.
+class KernelTemplate:
+    """A process that has imported what the steps need; the kernel of each notebook is forked from it.
 
-    Until then it has neither notebook nor parameters, and has opened nothing. Command, environment, working folder and
-    files for what it prints reach it at its turn only, as they reach a new process. It ends where its standard input does:
-    a runner that is killed leaves none behind.
+    It has neither notebook nor parameters, has opened nothing, and runs no other thread: where a library has started one,
+    it ends, and kernels are started as new processes. Arguments, environment, working folder and the file for what is
+    printed reach a kernel as they reach a new process. It ends with the runner, and its kernels with it.
     """
 
     LEAST_MEMORY = 2**30  # bytes that must be free; with fewer the step at work needs them
+    _FORK_SECONDS = 60.0  # as long as papermill waits for a kernel
 
-    def __init__(self, step: str, environment: Mapping[str, str]) -> None:
-        self.step = step
-        code = f"from helpers.runner.notebook import become_kernel; become_kernel({step!r})"
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        code = "from helpers.runner.notebook import be_template; be_template()"
+        threads = {
+            "JE_ARROW_MALLOC_CONF": "background_thread:false"
+        }  # Arrow's allocator, which kernels do not use, has one
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={**os.environ, **environment}, start_new_session=True,
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, **environment, **threads}, start_new_session=True,
         )  # fmt: skip
 
-    def take_over(self, arguments: Sequence[str], environment: Mapping[str, str], folder: str, printed: str) -> bool:
-        """Become the kernel: IPython's arguments, the whole environment, the working folder, the file for what it prints.
+    def fork(
+        self, arguments: Sequence[str], environment: Mapping[str, str], folder: str, printed: str
+    ) -> ForkedKernel | None:
+        """A kernel: IPython's arguments, its whole environment, its working folder, the file for what it prints.
 
-        False where the process has ended: then a new one must be started.
+        None where the template has ended or does not answer: then a new process must be started.
         """
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         order = json.dumps([list(arguments), dict(environment), folder, printed])
         try:
             self.process.stdin.write(order.encode() + b"\n")
-            self.process.stdin.close()
-        except OSError:
-            self.close()
-            return False
-        return self.process.poll() is None
+            self.process.stdin.flush()
+            if select.select([self.process.stdout], [], [], self._FORK_SECONDS)[0]:
+                return ForkedKernel(int(self.process.stdout.readline()))
+        except (OSError, ValueError, psutil.NoSuchProcess):
+            pass
+        self.close()
+        return None
 
     def close(self) -> None:
-        """End the process, where it has not become a kernel."""
+        """End the process, and the kernel that is at work."""
         self.process.kill()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ended before; closed before
             self.process.communicate()
 
 
+class ForkedKernel(psutil.Process):  # type: ignore[misc]  # psutil has no types
+    """A kernel that a template has forked, as Jupyter wants a process that it started itself."""
+
+    stdin = stdout = stderr = None
+
+    def poll(self) -> int | None:
+        """None while it is there. How it ended is not known here; the step's result says it."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return None if self.is_running() and self.status() != psutil.STATUS_ZOMBIE else 0
+        return 0
+
+    def send_signal(self, sig: int) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            super().send_signal(sig)
+
+
+forked_by = 0  # the template of this kernel
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
@@ -135,12 +161,12 @@ def end_with_runner() -> None:
     """
     if not under_runner():
         return
-    runner = int(os.environ[RUNNER_PID])
+    parent = forked_by or int(os.environ[RUNNER_PID])
     if sys.platform == "linux":
-        die_with(runner)
+        die_with(parent)
 
     def watch() -> None:
-        while os.getppid() == runner:
+        while os.getppid() == parent:
             time.sleep(0.1)
         os._exit(1)
 

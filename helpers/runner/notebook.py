@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import html
 import json
 import os
 import runpy
 import shutil
+import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from helpers import audit
 from helpers.cutover import CutoverState
@@ -214,23 +219,46 @@ def step_class(row: plan.Step) -> Any:
     return getattr(import_module(f"helpers.steps.{row.module}"), row.class_name)
 
 
-def become_kernel(number: str) -> None:
-    """The life of a `kernel.NextKernel`: import what the step needs, wait for the order on standard input, be its kernel."""
-    kernel.end_with_runner()  # IPython reads whose child it is when it is imported, and would watch nobody
+def be_template() -> None:
+    """The life of a `kernel.KernelTemplate`: import what the steps need; fork a kernel for each order on standard input."""
+    kernel.die_with(int(os.environ[kernel.RUNNER_PID]))
     # As IPython has it before matplotlib is imported.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    import_module("ipykernel.ipkernel")
-    import_module("ipykernel.kernelapp")
-    module = sys.modules[step_class(plan.find(number)).__module__]
-    if hasattr(module, "plots"):  # it will draw
-        module.plots.drawn  # noqa: B018
-    order = sys.stdin.buffer.readline()
-    if not order.endswith(b"\n"):  # the runner has ended
+    for name in ("ipykernel.ipkernel", "ipykernel.kernelapp", *(f"helpers.steps.{row.module}" for row in plan.LINE)):
+        import_module(name)
+    import_module("helpers.plots").drawn  # noqa: B018
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a kernel that has ended leaves nothing
+    gc.freeze()
+    template = os.getpid()
+    if _forked() == 0:
+        os._exit(0)
+    # OpenBLAS ends its threads before a fork. What still runs may hold a lock that nobody would give back in a kernel.
+    if psutil.Process().num_threads() > 1:
         return
-    arguments, environment, folder, printed = json.loads(order)
+    while (order := sys.stdin.buffer.readline()).endswith(b"\n"):  # else the runner has ended
+        if _forked() == 0:
+            kernel.die_with(template)
+            kernel.forked_by = template
+            _become_kernel(*json.loads(order))
+            return
+
+
+def _forked() -> int:
+    with warnings.catch_warnings():  # of Python 3.12, of the threads that OpenBLAS has ended: there are no others
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _become_kernel(arguments: list[str], environment: dict[str, str], folder: str, printed: str) -> None:
+    import numpy as np
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    os.write(1, b"%d\n" % os.getpid())
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update({**environment, "JPY_PARENT_PID": str(kernel.forked_by)})
     os.chdir(folder)
+    np.random.seed()  # noqa: NPY002  # Python's own generator has a new seed after a fork
     with Path(printed).open("ab") as out, Path(os.devnull).open("rb") as nothing:
         for file, standard in ((nothing, 0), (out, 1), (out, 2)):
             os.dup2(file.fileno(), standard)

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib.metadata import EntryPoint
-from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -74,13 +73,13 @@ class Execution:
 
     def __init__(
         self, folder: RunFolder, step: plan.Step, *, dry_run: bool = False, timeout: int | None = None,
-        ready: kernel.NextKernel | None = None,
+        template: kernel.KernelTemplate | None = None,
     ) -> None:  # fmt: skip
-        """`timeout`: seconds that one cell may take, None for any time. `ready`: a process for its kernel."""
+        """`timeout`: seconds that one cell may take, None for any time. `template`: what its kernel is forked from."""
         self.folder, self.step = folder, step
         self.output = folder.reports / step.notebook
         self._dry_run, self._timeout = dry_run, timeout
-        self.ready = ready
+        self.template = template
         self._token = uuid.uuid4().hex
         self._error: BaseException | None = None
         self._group: int | None = None
@@ -225,23 +224,23 @@ def _as_template(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-class ReadyProvisioner(LocalProvisioner):
-    """Takes the process that is ready for the notebook, where there is one; else starts one, as Jupyter does by itself."""
+class ForkProvisioner(LocalProvisioner):
+    """Forks the kernel from the template, where there is one; else starts it, as Jupyter does by itself."""
 
     async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
-        ready: kernel.NextKernel | None = options.pop("ready", None)
-        if ready is not None:
-            environment = {**options["env"], "JPY_PARENT_PID": str(os.getpid())}
+        template: kernel.KernelTemplate | None = options.pop("template", None)
+        if template is not None:
             folder = str(options.get("cwd") or Path.cwd())
-            if ready.take_over(cmd[cmd.index(kernel.LAUNCHER) + 1 :], environment, folder, options["stdout"].name):
-                self.process, self.pid, self.pgid = ready.process, ready.process.pid, ready.process.pid
+            arguments = cmd[cmd.index(kernel.LAUNCHER) + 1 :]
+            if forked := template.fork(arguments, options["env"], folder, options["stdout"].name):
+                self.process, self.pid, self.pgid = forked, forked.pid, forked.pid
                 return self.connection_info
         return await super().launch_kernel(cmd, **options)
 
 
-_READY = "runbook-ready"
-KernelProvisionerFactory.instance().provisioners[_READY] = EntryPoint(
-    _READY, f"{__name__}:{ReadyProvisioner.__name__}", ""
+_FORK = "runbook-fork"
+KernelProvisionerFactory.instance().provisioners[_FORK] = EntryPoint(
+    _FORK, f"{__name__}:{ForkProvisioner.__name__}", ""
 )
 
 
@@ -254,12 +253,14 @@ def _kernel_class(execution: Execution) -> type[AsyncKernelManager]:
             command = [sys.executable, "-m", kernel.LAUNCHER, "-f", "{connection_file}", "--log-level=40",
                        "--InteractiveShellApp.ignore_cwd=True"]  # fmt: skip
             environment = {k: v.replace("$", "$$") for k, v in execution.kernel_environment().items()}
-            by = {"kernel_provisioner": {"provisioner_name": _READY}}
+            by = {"kernel_provisioner": {"provisioner_name": _FORK}}
             return KernelSpec(argv=command, display_name="Python 3", language="python", env=environment, metadata=by)
 
         async def start_kernel(self, **arguments: Any) -> None:  # type: ignore[override]
             with execution.printed.open("ab") as log:
-                await super().start_kernel(**{**arguments, "stdout": log, "stderr": log, "ready": execution.ready})
+                await super().start_kernel(
+                    **{**arguments, "stdout": log, "stderr": log, "template": execution.template}
+                )
             execution.kernel_started(getattr(self.provisioner, "pgid", None))
 
     return OwnKernel
@@ -382,7 +383,7 @@ def _turns(
     """
     at: plan.Step | None = None
     error: RunbookError | None = None
-    with closing(_Kernels(steps)) as kernels:
+    with kernel_template(steps) as template:
         for step in steps:
             run, error = _gates(run, plan.LINE[: plan.LINE.index(step)], terminal) if step.on_line else (run, None)
             if error is None and not (dry_run or run.facts["dry_run"]):
@@ -392,40 +393,30 @@ def _turns(
             at = step
             if stop.requested:
                 return run, at, Interrupted.by_signal(run.command("resume"))
-            run, error = _one(run, step, terminal, stop, kernels, dry_run)
+            run, error = _one(run, step, terminal, stop, template, dry_run)
             decided_later = step.decides in [s.number for s in steps]
             if error is not None and not (isinstance(error, NoGo) and decided_later):
                 return run, at, error
     return run, at, error
 
 
-class _Kernels:
-    """A step's kernel is made ready while the step before it works; one that nobody took ends with the steps."""
-
-    def __init__(self, steps: Sequence[plan.Step]) -> None:
-        self._after = dict(pairwise(steps))
-        self._ready: kernel.NextKernel | None = None
-
-    def take(self, step: plan.Step) -> kernel.NextKernel | None:
-        """The process that was made ready for this step, if there is one."""
-        taken, self._ready = self._ready, None
-        return taken if taken is not None and taken.step == step.number else None
-
-    def prepare_after(self, step: plan.Step) -> None:
-        if (following := self._after.get(step)) and kernel.free_memory() > kernel.NextKernel.LEAST_MEMORY:
-            self._ready = kernel.NextKernel(following.number, every_kernel())
-
-    def close(self) -> None:
-        if self._ready is not None:
-            self._ready.close()
+@contextmanager
+def kernel_template(steps: Sequence[plan.Step]) -> Iterator[kernel.KernelTemplate | None]:
+    """What the kernels of these steps are forked from; None where that gains nothing or is not safe."""
+    # The libraries that Python uses on macOS do not all survive a fork.
+    if len(steps) < 2 or sys.platform != "linux" or kernel.free_memory() < kernel.KernelTemplate.LEAST_MEMORY:
+        yield None
+        return
+    with closing(kernel.KernelTemplate(every_kernel())) as template:
+        yield template
 
 
 def _one(
-    run: RunState, step: plan.Step, terminal: Console, stop: Stop, kernels: _Kernels, dry_run: bool
+    run: RunState, step: plan.Step, terminal: Console, stop: Stop, template: kernel.KernelTemplate | None, dry_run: bool
 ) -> tuple[RunState, RunbookError | None]:
     """Execute one step, and tell people what concerns them; the run then, and what the step failed with."""
     notices.before_step(run, step, terminal.say, dry_run=dry_run)
-    result = _executed(run, step, terminal, stop, kernels, dry_run)
+    result = _executed(run, step, terminal, stop, template, dry_run)
     run = run.after(result)
     render_pages(run)
     error = _stopped_by(run, step, result, stop)
@@ -434,12 +425,16 @@ def _one(
 
 
 def _executed(
-    folder: RunFolder, step: plan.Step, terminal: Console, stop: Stop, kernels: _Kernels, dry_run: bool
+    folder: RunFolder,
+    step: plan.Step,
+    terminal: Console,
+    stop: Stop,
+    template: kernel.KernelTemplate | None,
+    dry_run: bool,
 ) -> StepResult:
-    execution = Execution(folder, step, dry_run=dry_run, ready=kernels.take(step))
+    execution = Execution(folder, step, dry_run=dry_run, template=template)
     stop.execution = execution
     execution.start()
-    kernels.prepare_after(step)
     while not execution.wait(0.25):
         terminal.follow(folder, step)
     stop.execution = None

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -43,7 +44,7 @@ def play_notebooks_here() -> None:
         None
     )  # a process for each opening; an engine that crashes is another story
     kernel.end_with_runner = lambda: None
-    pipeline._Kernels.prepare_after = lambda *ignored: None  # type: ignore[method-assign]
+    pipeline.kernel_template = lambda steps: nullcontext()  # type: ignore[assignment, return-value]
 
 
 def forget_the_disk_reserve() -> None:

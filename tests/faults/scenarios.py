@@ -370,7 +370,7 @@ WITHOUT: dict[str, str] = {
         "no file of a run":
             """
             cli.__init__:_Steady._guarded evidence.signing:request_timestamp run.kernel:readable evidence.signing:raw
-            evidence.signing:raw_signed runner.notebook:become_kernel
+            evidence.signing:raw_signed runner.notebook:_become_kernel
             runner.pipeline:_kernel_class
         """,
         "a file for another machine, written again by the same command":

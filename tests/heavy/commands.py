@@ -66,11 +66,13 @@ def descendants(pid: int) -> list[int]:
 
 
 def kernel_of(runner: int) -> int | None:
-    """The process id of the notebook's kernel at work below this runner."""
+    """The process id of the notebook's kernel at work below this runner: started anew, or forked from a template."""
     for pid in descendants(runner):
         with suppress(OSError):
-            if b"ipykernel_launcher" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"ipykernel_launcher" in (command := Path(f"/proc/{pid}/cmdline").read_bytes()):
                 return pid
+            if b"be_template" in command and (forked := descendants(pid)):
+                return forked[0]
     return None
 
 
