@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from helpers import audit
 from helpers.cutover.application import DONE
 from helpers.errors import Interrupted
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
-from helpers.results import Verdict, utc_now, worst
+from helpers.results import Verdict, file_digest, utc_now, worst
 from helpers.rollback import Orders, RollbackState
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
@@ -93,7 +94,9 @@ class Night:
 
     def keep(self, record: RunRecord) -> None:
         record.result.finished, record.result.verdict = utc_now(), worst(c.verdict for c in record.result.checks)
-        record.result.write(self.folder.reports / "results" / f"{record.step}.json")
+        record.result.write(path := self.folder.reports / "results" / f"{record.step}.json")
+        about = {"step": record.step, "result": file_digest(path)}
+        audit.append(self.folder.reports / audit.NAME, audit.STEP_ENDS, outcome=record.result.verdict, **about)
 
     def rollback(self, *, dry_run: bool = False, **orders: Any) -> dict[str, Verdict]:
         """Every stage, as the notebook has them; the checks by name."""

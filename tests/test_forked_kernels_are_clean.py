@@ -77,6 +77,7 @@ def seen(folder: RunFolder, template: kernel.KernelTemplate | None) -> dict[str,
         pass
     result = execution.result()
     assert (result.verdict, result.error) == (Verdict.PASS, None)
+    assert "Ctrl-C will not work" not in folder.log_path.read_text(encoding="utf-8"), "IPython knows whose child it is"
     assert result.facts["launched"] < result.started, "the result says when the kernel's start began"
     found: dict[str, Any] = json.loads((folder.workspace / "seen.json").read_text(encoding="utf-8"))
     for name in OF_ITS_OWN:

@@ -222,14 +222,14 @@ def step_class(row: plan.Step) -> Any:
 def be_template() -> None:
     """The life of a `kernel.KernelTemplate`: import what the steps need; fork a kernel for each order on standard input."""
     kernel.die_with(int(os.environ[kernel.RUNNER_PID]))
-    # As IPython has it before matplotlib is imported.
+    # What IPython reads when it is imported: whose child a kernel is, and what it sets before matplotlib is imported.
+    os.environ["JPY_PARENT_PID"] = str(template := os.getpid())
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     for name in ("ipykernel.ipkernel", "ipykernel.kernelapp", *(f"helpers.steps.{row.module}" for row in plan.LINE)):
         import_module(name)
     import_module("helpers.plots").drawn  # noqa: B018
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a kernel that has ended leaves nothing
     gc.freeze()
-    template = os.getpid()
     if _forked() == 0:
         os._exit(0)
     # OpenBLAS ends its threads before a fork. What still runs may hold a lock that nobody would give back in a kernel.

@@ -29,7 +29,7 @@ from helpers.runner import notebook
 folder = RunFolder.of("night")
 print("ready", flush=True)
 sys.stdin.readline()
-notebook.take_back(folder, plan.find("22"), lambda said: None)
+notebook.take_back(folder.read(), plan.find("22"), lambda said: None)
 """
 
 

@@ -177,8 +177,10 @@ def reachable(collection: chromadb.Collection, vectors: Any) -> set[str]:
 def assert_same_target(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     assert sorted(found) == sorted(wanted)
     for name, collection in wanted.items():
-        for what in ("metadata", "configuration", "lost to search"):
+        for what in ("metadata", "configuration"):
             assert found[name][what] == collection[what], f"{name}: {what}"
+        # An index is built by chance, and an undisturbed one may lose a chunk, too.
+        assert set(found[name]["lost to search"]) <= set(collection["lost to search"]), name
         chunks = collection["chunks"]
         differ = [
             i for i in chunks.keys() | found[name]["chunks"].keys() if chunks.get(i) != found[name]["chunks"].get(i)
