@@ -4,31 +4,55 @@ Every line holds the SHA-256 of the bytes of the line before it, so a line that 
 chain at that place. What a chain alone cannot show is that its last lines were cut off; whoever keeps the digest of the
 last line elsewhere (a seal) can.
 
+A line of a run is signed, too, by the key in the workspace, which needs nobody: whoever can write to the log and has not that
+key adds no line that proves anything (`Trust`). The signature is over the run's id and the line without its signature.
+
 A crash can leave a last line without its end. It stays as it is: the next entry begins on a line of its own and names the
 torn bytes by their digest, and `check` goes on reporting the torn line.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import fcntl
 import hashlib
 import json
 import os
 import pwd
+import re
+import shutil
 import socket
+import subprocess
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from helpers.errors import WorldError, redacted
+from helpers.errors import UsageError, WorldError, one_line, redacted
 from helpers.reason_codes import ReasonCode
-from helpers.results import contents, file_digest, json_in, private, reading, utc_now
+from helpers.results import contents, file_digest, flush_file, json_in, private, reading, utc_now
 
 NAME = "audit.jsonl"
+NAMESPACE = "runbook-log"  # in which lines are signed
 FIRST = "0" * 64  # what the first line has in place of a digest
 STEP_ENDS, PAGE_KEPT, DRILL = "step ends", "page kept", "drill"  # actions that name files with their digests
 _NAMED = ("results/*.json", "as-signed-*", "final-*", "drills/*")
 _TAIL = 2**16
+_SIGNED = re.compile(rb'(.*), "signature": "([A-Za-z0-9+/]{80,800}=*)"(, "user": "[^"]*", "when": "[^"]*"\})')
+_GOOD = re.compile(rb'Good "[^"]*" signature (?:for .* )?with \S+ key (SHA256:\S+)')
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Which lines of a run's log prove something: those signed by one of `keys` (fingerprints), and those before byte `since`,
+    which an older toolkit wrote and its seals hold."""
+
+    keys: frozenset[str]
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +85,8 @@ def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> s
             }
             text = json.dumps(entry, sort_keys=True, ensure_ascii=True, default=str)
             line = redacted(text).encode("ascii", "replace")
+            if (path.parent / "run.json").is_file() and path.name == NAME:
+                line = _signed(line, path.parent.name)
             _write(file, (b"\n" if torn else b"") + line + b"\n")
             os.fsync(file.fileno())
     except OSError as error:
@@ -97,17 +123,31 @@ def check(path: Path, *, torn: bool = False) -> Broken | None:
     return None
 
 
-def entries(path: Path) -> list[dict[str, Any]]:
-    """What the log holds, oldest first; lines that are no entries are left out (`check` names them)."""
-    found = []
+def entries(path: Path, trust: Trust | None = None, actions: Collection[str] = ()) -> list[dict[str, Any]]:
+    """What the log holds, oldest first; lines that are no entries are left out (`check` names them).
+
+    With `trust` only what proves something, of these `actions` (none: of all).
+    """
+    found, at = [], 0
     for line in _lines(path):
+        begins, at = at, at + len(line) + 1
         try:
             entry = _entry(line)
         except ValueError:
             continue
-        if isinstance(entry, dict) and "action" in entry:
+        asked = isinstance(entry, dict) and "action" in entry and (not actions or entry["action"] in actions)
+        if asked and (trust is None or begins < trust.since or signer(path.parent.name, line) in trust.keys):
             found.append(entry)
     return found
+
+
+def unsigned(path: Path, trust: Trust) -> Iterator[int]:
+    """The numbers (from 1) of the lines that prove nothing; what is no line is named by `check`."""
+    at = 0
+    for number, line in enumerate(_lines(path), start=1):
+        begins, at = at, at + len(line) + 1
+        if line and begins >= trust.since and signer(path.parent.name, line) not in trust.keys:
+            yield number
 
 
 def _entry(line: bytes) -> Any:
@@ -124,13 +164,13 @@ def _lines(path: Path) -> list[bytes]:
         return contents(path).split(b"\n") if os.path.lexists(path) else []
 
 
-def unnamed(folder: Path) -> list[str]:
-    """Results, kept pages and drills that no line of the audit log names with their digest: nobody's work.
+def unnamed(folder: Path, trust: Trust | None) -> list[str]:
+    """Results, kept pages and drills that no line of the audit log which counts names with their digest: nobody's work.
 
     Lines of an older toolkit name a file without its digest; a folder whose log knows no step at all names nothing.
     """
     told, loose, steps = set(), set(), 0
-    for entry in entries(folder / NAME):
+    for entry in entries(folder / NAME, trust, (STEP_ENDS, PAGE_KEPT, DRILL)):
         facts = entry.get("facts")
         if not isinstance(facts, dict):
             continue
@@ -149,6 +189,11 @@ def unnamed(folder: Path) -> list[str]:
         return []
     found = {path.relative_to(folder).as_posix(): path for pattern in _NAMED for path in sorted(folder.glob(pattern))}
     return [name for name, path in found.items() if name not in loose and (name, file_digest(path)) not in told]
+
+
+def announced(entries: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    """(file, digest) of each change that these entries of the log name."""
+    return {(str(e["facts"].get("file")), str(e["facts"]["sha256"])) for e in entries if "sha256" in e["facts"]}
 
 
 def user() -> str:
@@ -200,3 +245,128 @@ def _write(file: IO[bytes], data: bytes) -> None:
 
 def _digest(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
+
+
+# -- signatures --------------------------------------------------------------------------------------------------------
+
+# The keys that sign by themselves: by `ssh-keygen -Y`, as people sign (helpers/evidence/signing.py).
+
+
+def workspace_root() -> Path:
+    """Where runs work, and where the key is that signs for the toolkit: RUNBOOK_WORKSPACE, or workspace/ beside the package."""
+    return Path(os.environ.get("RUNBOOK_WORKSPACE") or Path(__file__).resolve().parents[1] / "workspace").absolute()
+
+
+def own_key() -> str:
+    """The fingerprint of the key that signs lines here; "" where none was made yet."""
+    key = workspace_root() / "runner_key.pub"
+    return public_key(key)[1] if key.is_file() else ""
+
+
+@lru_cache(maxsize=4096)  # gates, pages and seals ask again and again
+def signer(name: str, line: bytes) -> str:
+    """The fingerprint of the key that signed this line of the log of run `name`; "" where none did."""
+    if not (match := _SIGNED.fullmatch(line)) or shutil.which("ssh-keygen") is None:
+        return ""
+    armored = b"-----BEGIN SSH SIGNATURE-----\n" + match[2] + b"\n-----END SSH SIGNATURE-----\n"
+    out, into = os.pipe()
+    try:
+        os.write(into, armored)
+        os.close(into)
+        asked = [program(), "-Y", "check-novalidate", "-n", NAMESPACE, "-s", f"/dev/fd/{out}"]
+        done = subprocess.run(
+            asked, input=_text_of(name, match[1] + match[3]), capture_output=True, check=False, pass_fds=[out]
+        )
+    finally:
+        os.close(out)
+    good = _GOOD.search(done.stdout) if done.returncode == 0 else None
+    return good[1].decode("ascii") if good else ""
+
+
+def _signed(line: bytes, name: str) -> bytes:
+    """The line with its signature; without one, so that it proves nothing, where none can be made, as seals are then, too."""
+    with suppress(WorldError):
+        asked = [program(), "-Y", "sign", "-q", "-f", str(runner_key(None, workspace_root())), "-n", NAMESPACE]
+        done = subprocess.run(asked, input=_text_of(name, line), capture_output=True, check=False)
+        if done.returncode == 0:
+            head, user, rest = line.rpartition(b', "user": ')
+            return head + b', "signature": "' + b"".join(done.stdout.split(b"\n")[1:-2]) + b'"' + user + rest
+    return line
+
+
+def _text_of(name: str, line: bytes) -> bytes:
+    return name.encode() + b" " + line
+
+
+def program() -> str:
+    """ssh-keygen's path; `WorldError` with the package that brings it where it is missing."""
+    found = shutil.which("ssh-keygen")
+    if found:
+        return found
+    raise WorldError(
+        ReasonCode.SSH_KEYGEN_MISSING, "ssh-keygen, which makes and checks signatures, is not installed",
+        next_step="Install OpenSSH's client: apt-get install openssh-client (Debian, Ubuntu), dnf install openssh-clients.",
+    )  # fmt: skip
+
+
+def runner_key(given: Path | None, workspace: Path) -> Path:
+    """The key that signs seals: the one given, else `<workspace>/runner_key`, which is made where it is missing.
+
+    `WorldError` where ssh-keygen is missing or the key cannot be made; UsageError where the key given is not there.
+    """
+    program()
+    key = workspace / "runner_key" if given is None else given
+    if not key.is_file() and given is not None:
+        raise UsageError(
+            ReasonCode.NO_KEY, "there is no such key for seals", where=one_line(str(key)),
+            next_step="Correct signoff.runner_key, or leave it out: a key is then made in the workspace.",
+        )  # fmt: skip
+    if not key.is_file():
+        workspace.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".runner-key-", dir=workspace) as folder:
+            made = Path(folder) / key.name
+            make_key(made, "runner of chroma migrations")
+            flush_file(made)  # before a seal that it signed
+            flush_file(made.with_suffix(".pub"))
+            with suppress(FileExistsError):  # another command was first: its key is the one, and so is its public half
+                os.link(made, key)
+                made.with_suffix(".pub").replace(key.with_suffix(".pub"))
+    return key
+
+
+def public_key(key: Path) -> tuple[str, str]:
+    """(the public key as one line, its fingerprint) of a private key, or of a public one that an agent signs for."""
+    if key.suffix == ".pub":
+        text = key.read_text(encoding="utf-8", errors="replace")
+    else:
+        done = subprocess.run(
+            [program(), "-y", "-P", "", "-f", str(key)], check=False, capture_output=True, stdin=subprocess.DEVNULL
+        )
+        beside = key.with_name(f"{key.name}.pub")
+        text = done.stdout.decode("utf-8", "replace") if done.returncode == 0 else _text(beside)
+    try:
+        kind, blob = text.split()[:2]
+        return f"{kind} {blob}", fingerprint(base64.b64decode(blob, validate=True))
+    except (ValueError, binascii.Error) as error:
+        what = "the public key of the runner cannot be read"
+        raise UsageError(
+            ReasonCode.NO_KEY, what, where=one_line(str(key)), next_step="Put KEY.pub beside the key."
+        ) from error
+
+
+def make_key(key: Path, who: str) -> None:
+    """A key without a passphrase, its public half beside it; `WorldError` where ssh-keygen is missing or makes none."""
+    make = [program(), "-q", "-t", "ed25519", "-N", "", "-C", who, "-f", str(key)]
+    done = subprocess.run(make, check=False, capture_output=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        said = one_line(done.stderr.decode("utf-8", "replace"), 200)
+        raise WorldError(ReasonCode.NOT_SIGNED, f"ssh-keygen made no key for {who}: {said}", where=str(key))
+
+
+def fingerprint(blob: bytes) -> str:
+    """OpenSSH's name for a public key."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode("ascii").rstrip("=")
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

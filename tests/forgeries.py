@@ -82,7 +82,7 @@ class Thief:
             if number:
                 said["predicate"]["previous"] = hashlib.sha256(chain[number - 1].read_bytes()).hexdigest()
             if key is not None:
-                public, fingerprint = signing.public_key(key)
+                public, fingerprint = audit.public_key(key)
                 said["predicate"]["runner"] |= {"key": public, "fingerprint": fingerprint}
             path.write_bytes(canonical(said))
             if key is not None:

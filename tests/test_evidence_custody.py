@@ -58,7 +58,7 @@ def made_again(home: RunFolder, signers: Signers) -> None:
 
 def allowing_seals(home: RunFolder, signers: Signers) -> Path:
     """The list that an auditor keeps elsewhere: the people, and the runner's key for seals."""
-    public, _ = signing.public_key(home.workspace.parent / "runner_key")
+    public, _ = audit.public_key(home.workspace.parent / "runner_key")
     path = home.workspace.parent / "kept_elsewhere"
     path.write_text(
         signers.allowed.read_text(encoding="ascii") + f'runner namespaces="runbook-seal" {public}\n', encoding="ascii"
@@ -68,7 +68,7 @@ def allowing_seals(home: RunFolder, signers: Signers) -> Path:
 
 def test_every_seal_is_signed_by_the_key_that_it_names(home: RunFolder, signers: Signers) -> None:
     key = home.workspace.parent / "runner_key"
-    _, fingerprint = signing.public_key(key)
+    _, fingerprint = audit.public_key(key)
     assert key.stat().st_mode & 0o077 == 0
     chain = evidence.seals(home.reports)
     for seal in chain:
@@ -348,8 +348,8 @@ def test_a_key_of_one_s_own_signs_seals(folders: Path, signers: Signers, tmp_pat
     home = small_run("night-5", signers, signoff={"allowed_signers": str(signers.allowed), "runner_key": str(key)})
     evidence.seal(home.read(), "14")
     seal = evidence.seals(home.reports)[-1]
-    assert seal.predicate["runner"]["fingerprint"] == signing.public_key(key)[1]
-    assert not (home.workspace.parent / "runner_key").exists()
+    assert seal.predicate["runner"]["fingerprint"] == audit.public_key(key)[1]
+    assert seal.predicate["log_key"] == audit.own_key() != seal.predicate["runner"]["fingerprint"]
     key.unlink()
     with pytest.raises(UsageError, match="there is no such key for seals"):
         evidence.seal(home.read())
@@ -436,7 +436,7 @@ def test_principals_are_those_of_the_list_outside(folders: Path, tmp_path: Path)
     keys.approve(home.reports)
     finish(home)
     outside = tmp_path / "outside"
-    seals = f'runner namespaces="runbook-seal" {signing.public_key(home.workspace.parent / "runner_key")[0]}\n'
+    seals = f'runner namespaces="runbook-seal" {audit.public_key(home.workspace.parent / "runner_key")[0]}\n'
     text = keys.allowed.read_text(encoding="ascii") + seals
     outside.write_text(text, encoding="ascii")
     assert verify(home.reports, signers=outside).problems == []

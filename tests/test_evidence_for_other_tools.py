@@ -20,7 +20,6 @@ import pytest
 from helpers import audit, evidence
 from helpers.cli.evidence import verify
 from helpers.errors import Terminal, UsageError
-from helpers.evidence import signing
 from helpers.evidence.statement import attestation
 from helpers.report.pages import index_page
 from helpers.results import file_digest
@@ -145,7 +144,7 @@ def test_a_notice_names_the_runners_key_without_asking_ssh_keygen(
     home: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newest = evidence.seals(home.reports)[-1]
-    monkeypatch.setattr(signing, "program", lambda: pytest.fail("ssh-keygen was asked"))
+    monkeypatch.setattr(audit, "program", lambda: pytest.fail("ssh-keygen was asked"))
     said = SEALS.custody(home.read())
     assert newest.digest in said
     assert newest.predicate["runner"]["fingerprint"] in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from helpers.errors import NoGo, Terminal
 from helpers.evidence import signing, verification
 from helpers.evidence.signoffs import gate_state, statement
 from helpers.report import pages
+from helpers.results import file_digest
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
@@ -45,6 +47,103 @@ def test_a_result_of_a_step_that_never_ran_is_not_sealed(home: RunFolder, monkey
     assert "results/50.json: audit.jsonl names no such file" in plain(home)
 
 
+def forged_line(home: RunFolder, key: Path | None, action: str, **facts: object) -> None:
+    """A line of the log as the toolkit writes it, chained, by somebody who has no key, or another one."""
+    workspace = home.workspace.parent.parent / "thief"
+    workspace.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RUNBOOK_WORKSPACE", str(workspace))
+        if key is None:
+            patch.setattr(audit, "_signed", lambda line, name: line)
+        else:
+            shutil.copy(key, workspace / "runner_key")
+        audit.append(home.reports / audit.NAME, action, **facts)
+
+
+@pytest.mark.parametrize("key", ["no key", "another key"])
+def test_a_line_that_the_runner_did_not_sign_proves_no_result_page_or_drill(
+    home: RunFolder, key: str, signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chained as the toolkit chains it, and with the right digest: what it announces is sealed no more than without it."""
+    signs = signers.key("dba") if key == "another key" else None
+    log = (home.reports / audit.NAME).read_bytes()
+    finish_step(home, Step.MONITOR)
+    (home.reports / audit.NAME).write_bytes(log)
+    digest = file_digest(home.reports / "results" / "50.json")
+    forged_line(home, signs, audit.STEP_ENDS, step="50", result=digest)
+    for name, action in (("final-0009.pdf", audit.PAGE_KEPT), ("drills/rollback.json", audit.DRILL)):
+        (path := home.reports / name).parent.mkdir(exist_ok=True)
+        path.write_bytes(b"forged")
+        forged_line(home, signs, action, file=name, digests={name: file_digest(path)})
+    assert audit.check(home.reports / audit.NAME) is None
+    names = ["results/50.json", "final-0009.pdf", "drills/rollback.json"]
+    assert audit.unnamed(home.reports, STATEMENT.trusted(home.reports)) == names
+    assert not pages._final_kept(home.read())
+    with pytest.raises(
+        Terminal, match=r"results/50\.json, final-0009\.pdf, drills/rollback\.json: audit\.jsonl names no such"
+    ):
+        evidence.at_rest(home.read())
+    monkeypatch.setattr(SEALS, "_refuse_unnamed", lambda *_: None)  # an operator with a changed toolkit
+    finish(home)
+    said, text = verify(home.reports).problems, plain(home)
+    assert [line for line in said if line.endswith("names no such file")] == [
+        f"{n}: audit.jsonl names no such file" for n in names
+    ]
+    assert sum("is not signed by the key that the seals name" in line for line in said) == 3, said
+    assert text.count("audit.jsonl: not signed by the key that the seals name") == 3
+
+
+def test_a_line_that_the_runner_did_not_sign_neither_records_a_statement_nor_names_a_change(
+    folders: Path, signers: Signers
+) -> None:
+    home = small_run("night-23", signers, signoff={"allowed_signers": str(signers.allowed), "required": ["dba"]})
+    evidence.keep_sealed(home.read())
+    path = unrecorded(home, signers)
+    facts = {"gate": "cutover", "role": "dba", "signer": "dba@example.org", "decision": "go"}
+    forged_line(home, None, "signed", file=f"signoffs/{path.name}", statement=file_digest(path), **facts)
+    assert "was never recorded" in gate_state(home.read()).refused["dba"]
+    (home.reports / "rollback.html").write_text("forged", encoding="utf-8")
+    text = (home.reports / "run.json").read_text("utf-8").replace('"until": ""', '"until": "53"')
+    (home.reports / "run.json").write_text(text, encoding="utf-8")
+    forged_line(home, None, "file written", file="run.json", sha256=file_digest(home.reports / "run.json"))
+    with pytest.raises(Terminal, match=r"run\.json changed after seal"):
+        evidence.at_rest(home.read())
+
+
+def test_a_signed_line_of_another_run_is_none_of_this_one(home: RunFolder, signers: Signers) -> None:
+    """The whole log of another run, which the same key signed, in the place of this one's."""
+    other = small_run("night-2", signers)
+    log = (other.reports / audit.NAME).read_bytes()
+    assert len(audit.entries(other.reports / audit.NAME, STATEMENT.trusted(other.reports))) == 8
+    (home.reports / audit.NAME).write_bytes(log)
+    assert audit.entries(home.reports / audit.NAME, STATEMENT.trusted(home.reports)) == []
+
+
+def test_a_run_whose_log_an_older_toolkit_wrote_goes_on_and_says_what_it_lacks(
+    folders: Path, signers: Signers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first seals hold those lines; what is written from then on is signed."""
+    with pytest.MonkeyPatch.context() as older:
+        older.setattr(audit, "_signed", lambda line, name: line)
+        older.setattr(audit, "own_key", lambda: "")
+        home = small_run("night-3", signers)
+        evidence.keep_sealed(home.read())
+        signers.approve(home.reports, ["dba"], gate="dry-run")
+        finish(home)
+    signers.approve(home.reports)
+    finish(home)
+    found = verify(home.reports)
+    assert found.problems == []
+    assert any("audit.jsonl: its lines before seal 3 are chained, not signed" in note for note in found.notes), (
+        found.notes
+    )
+    said = plain(home)
+    assert "bytes are chained, not signed" in said
+    assert "Everything fits." in said
+    forged_line(home, None, "rollback", why="all lost")
+    assert any("is not signed by the key" in line for line in verify(home.reports).problems)
+
+
 def test_a_page_that_lay_there_before_is_neither_kept_nor_sealed(
     home: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,7 +161,7 @@ def test_a_page_that_lay_there_before_is_neither_kept_nor_sealed(
     assert verify(home.reports).problems == []
     kept = home.reports / "as-signed-cutover-0009.html"
     kept.write_text("another page", encoding="utf-8")
-    assert audit.unnamed(home.reports) == [kept.name]
+    assert audit.unnamed(home.reports, STATEMENT.trusted(home.reports)) == [kept.name]
 
 
 @pytest.mark.parametrize(("name", "value"), [("rehearsal", True), ("directory", "/tmp"), ("group", "others")])
@@ -79,14 +178,20 @@ def test_what_a_run_is_never_changes_after_the_first_seal(
     assert any(f"{name} of the run: not as seal 1 says" in line for line in verify(home.reports).problems)
 
 
-def test_a_statement_that_was_never_recorded_opens_no_gate(folders: Path, signers: Signers) -> None:
-    home = small_run("night-23", signers, signoff={"allowed_signers": str(signers.allowed), "required": ["dba"]})
-    evidence.keep_sealed(home.read())
+def unrecorded(home: RunFolder, signers: Signers) -> Path:
+    """A true approval, put into the folder by hand."""
     data = statement(home.read(), "dba", "A", "go")
     path = home.reports / "signoffs" / f"cutover-dba-{STATEMENT.stamp(json.loads(data)['when'])}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     path.with_name(f"{path.name}.sig").write_bytes(signing.sign(data, "dba", signers.key("dba")))
+    return path
+
+
+def test_a_statement_that_was_never_recorded_opens_no_gate(folders: Path, signers: Signers) -> None:
+    home = small_run("night-23", signers, signoff={"allowed_signers": str(signers.allowed), "required": ["dba"]})
+    evidence.keep_sealed(home.read())
+    unrecorded(home, signers)
     state = gate_state(home.read())
     assert (state.is_open, state.missing) == (False, ["dba"])
     assert "was never recorded" in state.refused["dba"]

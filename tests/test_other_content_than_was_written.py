@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from helpers import audit
 from helpers.cutover.application import CutoverState
 from helpers.cutover.files import edit_compose
 from helpers.errors import RunbookError, Terminal, UsageError, secret_of
-from helpers.evidence import signing
 from helpers.fence import control
 from helpers.fence.control import FenceState
 from helpers.monitoring import watcher
@@ -201,7 +201,7 @@ def test_a_notebook_whose_output_has_no_type_is_not_whole(tmp_path: Path) -> Non
 def test_a_public_key_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "key.pub").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="public key of the runner cannot be read"):
-        signing.public_key(tmp_path / "key.pub")
+        audit.public_key(tmp_path / "key.pub")
 
 
 def test_a_label_map_takes_the_memory_of_its_own_size(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import audit
 from helpers.errors import UsageError, WorldError
 from helpers.evidence import signing
 from helpers.parameters import Parameters, parameters_from
@@ -186,16 +187,16 @@ def test_of_two_commands_that_make_the_runners_key_at_once_one_key_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its private half and its public half are of one pair, or no seal is ever signed again."""
-    plain, inside = signing._make_key, list[Path]()
+    plain, inside = audit.make_key, list[Path]()
 
     def make(key: Path, comment: str) -> None:
         plain(key, comment)
         if not inside:  # another command makes its own meanwhile, from the beginning to the end
             inside.append(key)
-            signing.runner_key(None, tmp_path)
+            audit.runner_key(None, tmp_path)
 
-    monkeypatch.setattr(signing, "_make_key", make)
-    key = signing.runner_key(None, tmp_path)
+    monkeypatch.setattr(audit, "make_key", make)
+    key = audit.runner_key(None, tmp_path)
     assert len(inside) == 1
-    assert signing.public_key(key) == signing.public_key(key.with_suffix(".pub"))
+    assert audit.public_key(key) == audit.public_key(key.with_suffix(".pub"))
     assert signing.sign(b"{}", "seal", key)

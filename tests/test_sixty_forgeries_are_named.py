@@ -18,9 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import cli, evidence
+from helpers import audit, cli, evidence
 from helpers.cli.evidence import archive
-from helpers.evidence import signing
 from helpers.run.folders import RunFolder
 from tests.conftest import require_component
 from tests.forgeries import FOLDER, NOT_SEEN, PROGRAMS, RUN, RUNNER, Forgery, Thief, made
@@ -68,7 +67,7 @@ def auditor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Auditor]:
         signoff = {"allowed_signers": str(people.allowed), "dry_run": ["dba"]}
         home, other = made(RUN, people, signoff), made("night-2", people, signoff)
         archive(home.reports, place / "run.zip")
-        public, _ = signing.public_key(place / "workspace" / "runner_key")
+        public, _ = audit.public_key(place / "workspace" / "runner_key")
         (place / "kept").write_text(people.allowed.read_text() + f'runner namespaces="runbook-seal" {public}\n')
         bare = place / "bin"
         bare.mkdir()

@@ -27,6 +27,7 @@ from helpers.evidence.statement import (
     CHANGING,
     ENVELOPE,
     FIRST,
+    LOG_KEY,
     NAME,
     PUSHED,
     SEALS,
@@ -45,6 +46,8 @@ from helpers.evidence.statement import (
     stamp,
     statement,
     statement_of,
+    trust,
+    trusted,
 )
 from helpers.formatting import flatten
 from helpers.parameters import RESUMABLE, Parameters
@@ -174,6 +177,7 @@ def seal(run: RunState, step: str = "") -> RunState:
             "previous_name": known[-1].name if known else FIRST,
             "secrets": {"searched": searched.searched, "unknown": searched.unknown},
             RUNNER: runner,
+            LOG_KEY: audit.own_key() or None,
             MOVES: "named",
             WORK: "named",
             **_about(run),
@@ -223,12 +227,12 @@ def refuse_changes(folder: Path, chain: Sequence[Seal]) -> None:
     if not chain:
         return
     sealed, gone = chain[-1], changed(folder, chain[-1])
-    since = logged(folder, sealed.number)[-1] if gone else []
+    since = logged(folder, sealed.number, trust(chain, audit.own_key()))[-1] if gone else []
     there = {name: digest_of(folder / name) for name in files(folder) if name.startswith("earlier/")} if gone else {}
     against = [
         name for name in gone
         if not moved(sealed, name, there, since)
-        and (name not in CHANGING or (name, digest_of(folder / name)) not in announced(since))
+        and (name not in CHANGING or (name, digest_of(folder / name)) not in audit.announced(since))
     ]  # fmt: skip
     if against:
         raise Terminal(
@@ -254,22 +258,22 @@ def moved(sealed: Seal, name: str, later: Mapping[str, str], since: Sequence[Map
 def _refuse_unnamed(folder: Path, chain: Sequence[Seal]) -> None:
     """`Terminal` where something new is nobody's work; what was sealed before is held by its seal."""
     sealed = chain[-1].subjects if chain else {}
-    if names := [name for name in audit.unnamed(folder) if name not in sealed]:
+    if names := [name for name in audit.unnamed(folder, trust(chain, audit.own_key())) if name not in sealed]:
         raise Terminal(
             ReasonCode.SEALED_FILE_CHANGED, f"{', '.join(names[:5])}: {audit.NAME} names no such file", where=str(folder),
             next_step="Find out who wrote it, and take it out of the folder; a step that was killed as it ended is run again.",
         )  # fmt: skip
 
 
-def logged(folder: Path, seals: int) -> list[list[dict[str, Any]]]:
-    """The entries of the audit log by the number of the seal that they follow: 0 to `seals`.
+def logged(folder: Path, seals: int, trust: audit.Trust | None) -> list[list[dict[str, Any]]]:
+    """The entries of the audit log that count, by the number of the seal that they follow: 0 to `seals`.
 
     A seal begins with a line in the log; where that was killed, the next one repeats the line, and what lies between came
     before the seal.
     """
     found: list[list[dict[str, Any]]] = [[] for _ in range(seals + 1)]
     number = 0
-    for entry in audit.entries(folder / audit.NAME):
+    for entry in audit.entries(folder / audit.NAME, trust):
         facts = entry.get("facts")
         if not isinstance(facts, dict):
             continue
@@ -282,11 +286,6 @@ def logged(folder: Path, seals: int) -> list[list[dict[str, Any]]]:
         else:
             found[number].append(entry)
     return found
-
-
-def announced(entries: Sequence[Mapping[str, Any]]) -> set[tuple[str, str]]:
-    """(file, digest) of each change that these entries of the audit log name."""
-    return {(str(e["facts"].get("file")), str(e["facts"]["sha256"])) for e in entries if "sha256" in e["facts"]}
 
 
 def unbound(first: Seal, bound: Mapping[str, str], entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
@@ -334,7 +333,7 @@ def _refuse_other_binding(run: RunState, chain: Sequence[Seal]) -> None:
     if not chain:
         return
     refuse_other_identity(run, chain[0])
-    log = audit.entries(run.reports / audit.NAME)
+    log = audit.entries(run.reports / audit.NAME, trust(chain, audit.own_key()), ("parameters changed",))
     against, _ = unbound(chain[0], bound_by(run.parameters), log)
     if against:
         gone = fallen(chain[0], required(run.parameters))
@@ -453,12 +452,12 @@ def _runner(run: RunState) -> tuple[Path | None, dict[str, str]]:
     """The key that signs this seal and what the seal says of it; without ssh-keygen the seal says that it is not signed."""
     given = run.parameters.signoff.runner_key
     try:
-        key = signing.runner_key(Path(run.facts["directory"]) / given if given else None, run.workspace.parent)
+        key = audit.runner_key(Path(run.facts["directory"]) / given if given else None, run.workspace.parent)
     except WorldError as error:
         if given or run.parameters.signoff.required:
             raise
         return None, {"principal": audit.operator(), "unsigned": error.what}
-    public, fingerprint = signing.public_key(key)
+    public, fingerprint = audit.public_key(key)
     try:
         signing.raw(b"can this key sign so?", key)
         as_dsse = {"envelope": ENVELOPE}
@@ -515,8 +514,8 @@ def _tell_outside(run: RunState, chain: Sequence[Seal]) -> None:
 def pushed(folder: Path) -> dict[str, str]:
     """By the digests of seals that were to be pushed: "" where the place outside took it, else why it did not."""
     found = {}
-    for entry in audit.entries(folder / audit.NAME):
-        if entry["action"] == PUSHED and isinstance(facts := entry.get("facts"), dict):
+    for entry in audit.entries(folder / audit.NAME, trusted(folder), (PUSHED,)):
+        if isinstance(facts := entry.get("facts"), dict):
             found[str(facts.get("digest"))] = str(facts.get("why", ""))
     return found
 

@@ -10,22 +10,21 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from helpers.errors import RunbookError, UsageError, WorldError, one_line
+from helpers.audit import fingerprint, make_key, program
+from helpers.errors import RunbookError, UsageError, one_line
 from helpers.reason_codes import ReasonCode
-from helpers.results import contents, flush_file
+from helpers.results import contents
 
 REHEARSAL = "REHEARSAL"  # how the principals of throw-away keys begin
 SEAL = "seal"  # the namespace of the runner, which signs every seal
@@ -74,17 +73,6 @@ class Allowed:
 def namespace(role: str) -> str:
     """The namespace in which a role signs."""
     return f"runbook-{role}"
-
-
-def program() -> str:
-    """ssh-keygen's path; `WorldError` with the package that brings it where it is missing."""
-    found = shutil.which("ssh-keygen")
-    if found:
-        return found
-    raise WorldError(
-        ReasonCode.SSH_KEYGEN_MISSING, "ssh-keygen, which makes and checks signatures, is not installed",
-        next_step="Install OpenSSH's client: apt-get install openssh-client (Debian, Ubuntu), dnf install openssh-clients.",
-    )  # fmt: skip
 
 
 def command(key: str, role: str, statement: str) -> list[str]:
@@ -195,51 +183,6 @@ def problems(path: Path, roles: Sequence[str], when: datetime, *, rehearsal: boo
             yield f"no key of {role} is valid at {when:%Y-%m-%d %H:%M} UTC"
     if not rehearsal and any(REHEARSAL in line.principals for line in lines):
         yield "it lists the throw-away keys of a rehearsal"
-
-
-def runner_key(given: Path | None, workspace: Path) -> Path:
-    """The key that signs seals: the one given, else `<workspace>/runner_key`, which is made where it is missing.
-
-    `WorldError` where ssh-keygen is missing or the key cannot be made; UsageError where the key given is not there.
-    """
-    program()
-    key = workspace / "runner_key" if given is None else given
-    if not key.is_file() and given is not None:
-        raise UsageError(
-            ReasonCode.NO_KEY, "there is no such key for seals", where=one_line(str(key)),
-            next_step="Correct signoff.runner_key, or leave it out: a key is then made in the workspace.",
-        )  # fmt: skip
-    if not key.is_file():
-        workspace.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".runner-key-", dir=workspace) as folder:
-            made = Path(folder) / key.name
-            _make_key(made, "runner of chroma migrations")
-            flush_file(made)  # before a seal that it signed
-            flush_file(made.with_suffix(".pub"))
-            with suppress(FileExistsError):  # another command was first: its key is the one, and so is its public half
-                os.link(made, key)
-                made.with_suffix(".pub").replace(key.with_suffix(".pub"))
-    return key
-
-
-def public_key(key: Path) -> tuple[str, str]:
-    """(the public key as one line, its fingerprint) of a private key, or of a public one that an agent signs for."""
-    if key.suffix == ".pub":
-        text = key.read_text(encoding="utf-8", errors="replace")
-    else:
-        done = subprocess.run(
-            [program(), "-y", "-P", "", "-f", str(key)], check=False, capture_output=True, stdin=subprocess.DEVNULL
-        )
-        beside = key.with_name(f"{key.name}.pub")
-        text = done.stdout.decode("utf-8", "replace") if done.returncode == 0 else _text(beside)
-    try:
-        kind, blob = text.split()[:2]
-        return f"{kind} {blob}", _fingerprint(base64.b64decode(blob, validate=True))
-    except (ValueError, binascii.Error) as error:
-        what = "the public key of the runner cannot be read"
-        raise UsageError(
-            ReasonCode.NO_KEY, what, where=one_line(str(key)), next_step="Put KEY.pub beside the key."
-        ) from error
 
 
 def signed_by(data: bytes, signature: Path, role: str) -> str:
@@ -373,21 +316,12 @@ def throw_away(folder: Path, roles: Sequence[str]) -> Path:
         key, who = folder / role, f"{REHEARSAL}-{role}"
         if not key.with_suffix(".pub").is_file():
             key.unlink(missing_ok=True)
-            _make_key(key, who)
+            make_key(key, who)
         kind, blob = key.with_suffix(".pub").read_text(encoding="ascii").split()[:2]
         lines.append(f'{who} namespaces="{namespace(role)}" {kind} {blob}\n')
     allowed = folder / ALLOWED
     allowed.write_text("".join(lines), encoding="ascii")
     return allowed
-
-
-def _make_key(key: Path, who: str) -> None:
-    """A key without a passphrase, its public half beside it; `WorldError` where ssh-keygen is missing or makes none."""
-    make = [program(), "-q", "-t", "ed25519", "-N", "", "-C", who, "-f", str(key)]
-    done = subprocess.run(make, check=False, capture_output=True, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        said = one_line(done.stderr.decode("utf-8", "replace"), 200)
-        raise WorldError(ReasonCode.NOT_SIGNED, f"ssh-keygen made no key for {who}: {said}", where=str(key))
 
 
 def _keygen(arguments: list[str], data: bytes) -> subprocess.CompletedProcess[bytes]:
@@ -409,7 +343,7 @@ def _allowed(path: Path, number: int, line: str) -> Allowed:
     except (IndexError, ValueError, binascii.Error) as error:
         raise _bad_list(path, f"line {number} is not an allowed signer") from error
     spans = (options.get("valid-after", ""), options.get("valid-before", ""))
-    return Allowed(principals.strip('"'), options.get("namespaces", ""), *spans, _fingerprint(blob))
+    return Allowed(principals.strip('"'), options.get("namespaces", ""), *spans, fingerprint(blob))
 
 
 def _timestamp(text: str) -> datetime | None:
@@ -433,7 +367,7 @@ def _inside(armored: str) -> tuple[str, str]:
     if not blob.startswith(b"SSHSIG"):
         raise ValueError("no signature")
     key, signed_in, _ = _fields(blob[10:], 2)  # behind the magic and the version
-    return signed_in.decode("utf-8"), _fingerprint(key)
+    return signed_in.decode("utf-8"), fingerprint(key)
 
 
 def _fields(blob: bytes, count: int) -> list[bytes]:
@@ -446,10 +380,6 @@ def _fields(blob: bytes, count: int) -> list[bytes]:
         found.append(blob[4 : 4 + length])
         blob = blob[4 + length :]
     return [*found, blob]
-
-
-def _fingerprint(blob: bytes) -> str:
-    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode("ascii").rstrip("=")
 
 
 def _armored(signature: Path) -> bytes:
@@ -466,10 +396,6 @@ def _read(path: Path) -> bytes:
         return contents(path.resolve())
     except (OSError, ValueError) as error:
         raise _refused(f"{path.name} cannot be read: {error}") from error
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _refused(why: str) -> Refused:

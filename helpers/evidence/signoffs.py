@@ -22,7 +22,17 @@ from helpers.errors import RUNBOOK, RunbookError, UsageError, one_line
 from helpers.evidence import signing
 from helpers.evidence.seals import after, chain, required, void
 from helpers.evidence.signing import ALLOWED, Refused
-from helpers.evidence.statement import SIGNATURE, Seal, canonical, digest_of, stamp, statement_in, statement_of, time_of
+from helpers.evidence.statement import (
+    SIGNATURE,
+    Seal,
+    canonical,
+    digest_of,
+    stamp,
+    statement_in,
+    statement_of,
+    time_of,
+    trusted,
+)
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents, json_in, utc_now, write_bytes
@@ -270,8 +280,8 @@ def _log(folder: Path) -> tuple[tuple[str, dict[str, Any]], ...]:
 
 @lru_cache(maxsize=8)  # a page and a gate ask for every role
 def _read_log(path: Path, _state: tuple[int, int]) -> tuple[tuple[str, dict[str, Any]], ...]:
-    lines = ((entry["action"], entry.get("facts")) for entry in audit.entries(path))
-    return tuple((act, facts) for act, facts in lines if act in (SIGNED, SET_ASIDE) and isinstance(facts, dict))
+    lines = audit.entries(path, trusted(path.parent), (SIGNED, SET_ASIDE))
+    return tuple((e["action"], facts) for e in lines if isinstance(facts := e.get("facts"), dict))
 
 
 def newest(folder: Path, gate: str, role: str) -> Path | None:

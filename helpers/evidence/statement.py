@@ -16,7 +16,7 @@ import re
 import shlex
 import stat
 from base64 import b64encode
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +37,7 @@ PREDICATE = "urn:chroma-migration-runbook:seal:v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 PAYLOAD = "application/vnd.in-toto+json"
 ENVELOPE = ".dsse"
+LOG_KEY = "log_key"  # the part of a seal that names the key of the audit log's lines; older seals have none
 SEALS = "seals"
 DERIVED = frozenset({RunPath.PAGE, RunPath.VERIFY})
 GROWING = (".jsonl", ".log")
@@ -66,7 +67,8 @@ PUSHED = "digest pushed"  # the audit log's word for a digest that was given to 
 _PUSHED_LINE = (  # and nothing else: a repeated name could be read as either
     r'\{"action": "digest pushed", "facts": \{"digest": "[0-9a-f]{64}", "number": [0-9]+(, "reason": "[a-z_]+", "why": '
     r'"([^"\\]|\\.)*")?\}, '
-    r'"host": "[^"]*", "outcome": "[a-z]+", "previous": "[0-9a-f]{64}", "process": [0-9]+, "user": "[^"]*", "when": "[^"]*"\}'
+    r'"host": "[^"]*", "outcome": "[a-z]+", "previous": "[0-9a-f]{64}", "process": [0-9]+, ("signature": "[^"]*", )?'
+    r'"user": "[^"]*", "when": "[^"]*"\}'
 )
 _TESTS = {"pass": "passedTests", "warning": "warnedTests", "marginal": "warnedTests", "fail": "failedTests"}
 
@@ -159,6 +161,25 @@ def read_seal(path: Path, data: bytes | None = None) -> Seal:
     if not (known and canon):
         raise ValueError("it is not a seal as this toolkit writes them")
     return seal
+
+
+def trust(chain: Iterable[Seal], own: str = "") -> audit.Trust | None:
+    """Which lines of the audit log count, by what the seals say and the key that signs here now; None where neither signs.
+
+    What an older toolkit wrote, or one without ssh-keygen, is held by the seals that name no key.
+    """
+    named = {seal.predicate.get(LOG_KEY): seal.prefixes.get(audit.NAME, (0, ""))[0] for seal in chain}
+    keys = {str(key) for key in (*named, own) if key}
+    return audit.Trust(frozenset(keys), named.get(None, 0)) if keys else None
+
+
+def trusted(folder: Path) -> audit.Trust | None:
+    """As `trust`, by what is in the folder of a run."""
+    chain = []
+    for path in sorted((folder / SEALS).glob("*.json")):
+        with suppress(OSError, ValueError):  # `seals` and `verify` name it
+            chain.append(read_seal(path))
+    return trust(chain, audit.own_key())
 
 
 def attestation(seal: Seal) -> bytes:
@@ -312,8 +333,8 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 # - without a digest or a list from elsewhere: whether all seals were made again;
 # - without a digest from elsewhere: whether all that came after some seal was cut off;
 # - index.html, which is no evidence, tokens of a time-stamping authority, and the signatures in files .dsse;
-# - whether somebody who can write here, and wrote lines of audit.jsonl too, changed files before they were sealed: its lines
-#   are chained, not signed. A seal or digest noted elsewhere shows what was sealed by then;
+# - what somebody did who could use the key of the toolkit's workspace. A seal or digest noted elsewhere shows what was sealed
+#   by then;
 # - whether the parameters, above all who has to sign, were changed in the run: the toolkit's verify command compares them;
 # - whether an approval accepts each marginal criterion, and what a result means: read it.
 #
@@ -392,11 +413,28 @@ for each in seals/*.json; do
     sed -E 's/.*"bytes":([0-9]+),"name":"(.*)","sha256":"([0-9a-f]+)"\}}/\1 \2 \3/')
 done
 
-# 4. The lines of the audit log: each holds the SHA-256 of the line before it.
+# 4. The lines of the audit log: each holds the SHA-256 of the line before it, and is signed by the key that the seals name; what
+#    an older toolkit wrote, whose seals name none, is not signed.
 before=0000000000000000000000000000000000000000000000000000000000000000
+keys='' old=0 at=0
+for each in seals/*.json; do
+  key=$(said {log_key} "$each")
+  keys+=" $key"
+  [ -n "$key" ] || old=$(grep -o '"bytes":[0-9]*,"name":"audit.jsonl"' "$each" | tr -cd 0-9)
+done
+[ "$old" = 0 ] || echo "audit.jsonl: the first $old bytes are chained, not signed"
+signature='^(.*), "signature": "([A-Za-z0-9+/=]+)"(, "user": "[^"]*", "when": "[^"]*"\}})$'
 while IFS= read -r line; do
   case "$line" in *"\"previous\": \"$before\""*) ;; *) complain "audit.jsonl: broken before: $line" ;; esac
   before=$(printf %s "$line" | sha256sum | cut -d' ' -f1)
+  if [ "$at" -ge "${{old:-0}}" ] && [ -n "${{keys// /}}" ]; then
+    by=''
+    [[ ! $line =~ $signature ]] || by=$(ssh-keygen -Y check-novalidate -n {log_namespace} -s <(printf '%s\n' \
+      '-----BEGIN SSH SIGNATURE-----' "${{BASH_REMATCH[2]}}" '-----END SSH SIGNATURE-----') \
+      < <(printf %s "{run} ${{BASH_REMATCH[1]}}${{BASH_REMATCH[3]}}"))
+    [[ -n $by && " $keys " == *" ${{by##* }} "* ]] || complain "audit.jsonl: not signed by the key that the seals name: $line"
+  fi
+  at=$((at + ${{#line}} + 1))
 done < audit.jsonl
 
 # 5. Nothing else is here, and no links: index.html is made from these files, and this is {name}.
@@ -492,7 +530,7 @@ def recipe(state: RunState, newest: Seal) -> str:
     run = str(newest.predicate["run"]["id"])
     head = _HEAD.format(
         run=run, newest=newest.digest, seal=newest.name, name=NAME, escaped=re.escape(NAME), revoked=revoked, pushed=_PUSHED_LINE,
-        changing=" ".join(sorted(CHANGING)),
+        changing=" ".join(sorted(CHANGING)), log_key=LOG_KEY, log_namespace=audit.NAMESPACE,
     )  # fmt: skip
     lines = [_signed(folder, path) for path in sorted((folder / RunPath.SIGNOFFS).glob("*.json"))]
     try:

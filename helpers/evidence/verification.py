@@ -22,7 +22,6 @@ from helpers.evidence.seals import (
     RUNNER,
     WORK,
     after,
-    announced,
     chain,
     fallen,
     knowing,
@@ -96,10 +95,10 @@ def verify(
         found.notes += _announced(chain)
         run = knowing(RunState(folder.name, folder, folder, judged=True), chain)
         for lines in (
-            _files(folder, newest, against), _audit_log(folder), _work(folder, newest), _history(folder, chain, found),
-            _binding(folder, chain, found), _custody(chain, signers, found), _times(chain, authority, found),
-            _pushed(folder, chain, found), _notebooks(folder, found), _parameters(run, found), _signatures(run, found, signers),
-            _derived(run, newest, page, found),
+            _files(folder, newest, against), _audit_log(folder, chain, found), _work(folder, chain),
+            _history(folder, chain, found), _binding(folder, chain, found), _custody(chain, signers, found),
+            _times(chain, authority, found), _pushed(folder, chain, found), _notebooks(folder, found), _parameters(run, found),
+            _signatures(run, found, signers), _derived(run, newest, page, found),
         ):  # fmt: skip
             try:
                 found.problems += lines
@@ -174,23 +173,34 @@ def _parameters(run: RunState, found: Verified) -> Iterator[str]:
         yield f"{RunPath.RUN}: a change of {one_line(key, 80)} is named {'here' if key in noted else f'in {audit.NAME}'} only"
 
 
-def _work(folder: Path, newest: Seal) -> Iterator[str]:
-    if WORK in newest.predicate:
-        yield from (f"{name}: {audit.NAME} names no such file" for name in audit.unnamed(folder))
+def _work(folder: Path, chain: Sequence[Seal]) -> Iterator[str]:
+    if WORK in chain[-1].predicate:
+        unnamed = audit.unnamed(folder, statement.trust(chain))
+        yield from (f"{name}: {audit.NAME} names no such file" for name in unnamed)
 
 
-def _audit_log(folder: Path) -> Iterator[str]:
+def _audit_log(folder: Path, chain: Sequence[Seal], found: Verified) -> Iterator[str]:
     broken = audit.check(folder / audit.NAME)
     if broken is not None:
         yield f"{audit.NAME}: line {broken.line}: {broken.why}"
+    trust = statement.trust(chain)
+    if trust is not None:
+        for line in audit.unsigned(folder / audit.NAME, trust):
+            yield f"{audit.NAME}: line {line}: it is not signed by the key that the seals name, and proves nothing"
+    if trust is None or trust.since:
+        unsigned = [str(seal.number) for seal in chain if not seal.predicate.get(statement.LOG_KEY)]
+        found.notes.append(
+            f"{audit.NAME}: its lines before seal {unsigned[-1]} are chained, not signed: an older toolkit wrote them, "
+            "or one without ssh-keygen"
+        )
 
 
 def _history(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
     """Between two seals a file may move into `earlier/`, or be one that the toolkit itself writes again, as the log says."""
-    log = logged(folder, max(seal.number for seal in chain))
+    log = logged(folder, max(seal.number for seal in chain), statement.trust(chain))
     for one, two in pairwise(chain):
         since = log[one.number]
-        named = announced(since)
+        named = audit.announced(since)
         unnamed = set()
         for name, digest in one.subjects.items():
             now = two.subjects.get(name, "")
@@ -222,7 +232,7 @@ def _binding(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:
         now = {**seal.predicate["run"], "directory": seal.predicate.get("directory", first.predicate.get("directory"))}
         if names := other_identity(first, now):
             yield f"{seal.name}: {', '.join(names)} of the run: not as seal 1 says"
-    log = audit.entries(folder / audit.NAME)
+    log = audit.entries(folder / audit.NAME, statement.trust(chain), ("parameters changed",))
     for seal in chain[1:]:
         if BOUND not in first.predicate or BOUND not in seal.predicate:
             if seal.predicate["run"].get("binding") != before.predicate["run"].get("binding"):

@@ -28,7 +28,7 @@ from markupsafe import Markup, escape
 
 from helpers import audit, formatting
 from helpers.errors import RUNBOOK
-from helpers.evidence import at_rest, due
+from helpers.evidence import at_rest, due, trusted
 from helpers.evidence.seals import chain
 from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_state
 from helpers.formatting import count, duration, merged_answers, percent, text
@@ -537,8 +537,8 @@ def keep_final(folder: RunState) -> Iterator[str]:
 
 
 def _final_kept(folder: RunState) -> bool:
-    log = audit.entries(folder.reports / audit.NAME)
-    return any(e["action"] == audit.PAGE_KEPT and str(e["facts"]["file"]).startswith(FINAL) for e in log)
+    log = audit.entries(folder.reports / audit.NAME, trusted(folder.reports), (audit.PAGE_KEPT,))
+    return any(str(e["facts"]["file"]).startswith(FINAL) for e in log)
 
 
 def _keep(folder: RunState, name: str, what: str) -> Iterator[str]:

@@ -48,6 +48,7 @@ from helpers.results import (
 )  # fmt: skip
 from helpers.run.plan import Step
 
+workspace_root = audit.workspace_root
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = REPOSITORY / "notebooks"
 
@@ -72,11 +73,6 @@ _NEVER_CHANGES = "a run goes on only with the source, target, schema, collection
 def reports_root() -> Path:
     """Where runs are reported: the environment's RUNBOOK_REPORTS, or reports/ beside the package."""
     return Path(os.environ.get("RUNBOOK_REPORTS") or REPOSITORY / "reports").absolute()
-
-
-def workspace_root() -> Path:
-    """Where runs work: the environment's RUNBOOK_WORKSPACE, or workspace/ beside the package."""
-    return Path(os.environ.get("RUNBOOK_WORKSPACE") or REPOSITORY / "workspace").absolute()
 
 
 def check_run_id(run_id: str) -> str:
@@ -371,6 +367,8 @@ def create(
     A UsageError where the id is taken.
     """
     folder = RunFolder.of(run_id or new_run_id(parameters.name))
+    if parameters.signoff.required:
+        audit.program()  # without it nothing can be sealed, nor would the log prove anything
     created, text = utc_now(), parameters_text(parameters)
     facts = {
         "id": folder.id,

@@ -28,7 +28,7 @@ from papermill.exceptions import PapermillExecutionError
 from helpers import audit, errors
 from helpers.cutover import CutoverState
 from helpers.errors import Interrupted, NoGo, RunbookError, WaitingForSignoffs, one_line
-from helpers.evidence import at_rest, keep_sealed, not_pushed
+from helpers.evidence import at_rest, keep_sealed, not_pushed, trusted
 from helpers.evidence.signoffs import CUTOVER
 from helpers.fence import FenceState, lift
 from helpers.migration.target_lock import give_back_target
@@ -543,7 +543,8 @@ def _verdict(folder: RunState, steps: Sequence[plan.Step], error: RunbookError |
 
 def open_steps(folder: RunState, last: plan.Step) -> list[plan.Step]:
     """The steps from the first that has not passed up to `last`. A pass counts only while its notebook is whole."""
-    nobodys = audit.unnamed(folder.reports)  # of a step that was killed as it ended, or written by somebody else
+    # Of a step that was killed as it ended, or written by somebody else.
+    nobodys = audit.unnamed(folder.reports, trusted(folder.reports))
     for step in plan.LINE:
         if step.number > last.number:
             break

@@ -232,15 +232,16 @@ ENV = '# app\nexport CHROMA_URL="http://127.0.0.1:8000"  # was\nSECRET_KEY=\'x y
 
 def signatures(bench: Bench) -> list[Path]:
     """A key, its public half, a signature by it, and a time-stamp token, which is none."""
+    from helpers import audit
     from helpers.evidence import signing
 
     folder = bench.home / "keys"
     folder.mkdir(exist_ok=True)
-    key = signing.runner_key(None, folder)
+    key = audit.runner_key(None, folder)
     data = bench.put("keys/data", b"text")
     bench.put("keys/data.sig", signing.sign(data.read_bytes(), signing.SEAL, key))
     bench.put("keys/data.tsr", b"\x30\x03\x02\x01\x00")
-    listed = f'x namespaces="runbook-seal" {signing.public_key(key)[0]}\n'
+    listed = f'x namespaces="runbook-seal" {audit.public_key(key)[0]}\n'
     bench.put("keys/allowed_signers", listed)
     return [
         folder / "data.sig",

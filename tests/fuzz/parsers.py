@@ -330,11 +330,11 @@ def signature_read(bench: Bench, path: Path) -> object:
             lambda: signing.verify(data, path, signing.SEAL, folder / "allowed_signers", datetime.now(UTC)),
         ],
         ".pub": [
-            lambda: signing.public_key(path),
-            lambda: signing.raw_signed(data, b"0" * 64, signing.public_key(path)[0]),
+            lambda: audit.public_key(path),
+            lambda: signing.raw_signed(data, b"0" * 64, audit.public_key(path)[0]),
         ],
         ".tsr": [lambda: signing.stamped(folder / "data", path)],
-        "": [lambda: signing.raw(data, folder / "runner_key"), lambda: signing.public_key(folder / "runner_key")],
+        "": [lambda: signing.raw(data, folder / "runner_key"), lambda: audit.public_key(folder / "runner_key")],
     }
     readers = every[path.suffix if path.name != "allowed_signers" else ".sig"]  # fmt: skip
     refused = None
