@@ -4,8 +4,8 @@ Every line holds the SHA-256 of the bytes of the line before it, so a line that 
 chain at that place. What a chain alone cannot show is that its last lines were cut off; whoever keeps the digest of the
 last line elsewhere (a seal) can.
 
-A line of a run is signed, too, by the key in the workspace, which needs nobody: whoever can write to the log and has not that
-key adds no line that proves anything (`Trust`). The signature is over the run's id and the line without its signature.
+A line is signed, too, by the key in the workspace, which needs nobody: whoever can write to the log and has not that key adds
+no line that proves anything (`Trust`). The signature is over the name of the folder (of a run: its id) and the line without it.
 
 A crash can leave a last line without its end. It stays as it is: the next entry begins on a line of its own and names the
 torn bytes by their digest, and `check` goes on reporting the torn line.
@@ -85,7 +85,7 @@ def append(path: Path, action: str, *, outcome: str = "done", **facts: Any) -> s
             }
             text = json.dumps(entry, sort_keys=True, ensure_ascii=True, default=str)
             line = redacted(text).encode("ascii", "replace")
-            if (path.parent / "run.json").is_file() and path.name == NAME:
+            if path.name == NAME:  # notices are logged so, too
                 line = _signed(line, path.parent.name)
             _write(file, (b"\n" if torn else b"") + line + b"\n")
             os.fsync(file.fileno())
@@ -285,7 +285,7 @@ def signer(name: str, line: bytes) -> str:
 
 def _signed(line: bytes, name: str) -> bytes:
     """The line with its signature; without one, so that it proves nothing, where none can be made, as seals are then, too."""
-    with suppress(WorldError):
+    with suppress(WorldError, OSError):
         asked = [program(), "-Y", "sign", "-q", "-f", str(runner_key(None, workspace_root())), "-n", NAMESPACE]
         done = subprocess.run(asked, input=_text_of(name, line), capture_output=True, check=False)
         if done.returncode == 0:
