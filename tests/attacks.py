@@ -157,6 +157,10 @@ ATTACKS: dict[str, dict[str, str]] = {
         "results and pages of nobody": """
             test_nothing_foreign_is_sealed.py::test_a_result_of_a_step_that_never_ran_is_not_sealed
             test_nothing_foreign_is_sealed.py::test_a_page_that_lay_there_before_is_neither_kept_nor_sealed""",
+        "forged lines of the log, chained": """
+            test_nothing_foreign_is_sealed.py::test_a_line_that_the_runner_did_not_sign_proves_no_result_page_or_drill
+            test_nothing_foreign_is_sealed.py::test_a_line_that_the_runner_did_not_sign_neither_records_a_statement_nor_names_a_change
+            test_nothing_foreign_is_sealed.py::test_a_signed_line_of_another_run_is_none_of_this_one""",
         "other parameters, decisions, code and signers between seals": """
             test_nothing_foreign_is_sealed.py::test_run_json_and_the_log_agree_on_parameters
             test_nothing_foreign_is_sealed.py::test_another_decision_other_code_and_other_signers_between_two_seals_are_named""",
