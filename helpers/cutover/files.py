@@ -292,7 +292,10 @@ def edit_compose(
     mark, text = decoded(content, path)
     before = _loaded(text, path)
     root = _composed(text, path)
-    every = [found for found in _environment(root, path) if found.key in keys]
+    try:
+        every = [found for found in _environment(root, path) if found.key in keys]
+    except RecursionError as error:
+        raise refusal(path, "merges a mapping into itself") from error
     meant = _meant(every, keys, services, path)
     spots = {(spot.start, spot.end): spot for f in meant if f.value != keys[f.key] and (spot := _Spot.of(f, text))}
     new = text

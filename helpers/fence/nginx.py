@@ -315,8 +315,14 @@ class Server:
 
 
 def servers(files: Mapping[Path, str]) -> list[Server]:
-    """Every server of a dump, whose first file is the main one."""
-    parsed = {path: _directives(text, 0)[0] for path, text in files.items()}
+    """Every server of a dump, whose first file is the main one. `Terminal` where blocks are nested beyond reading."""
+    try:
+        parsed = {path: _directives(text, 0)[0] for path, text in files.items()}
+    except RecursionError as error:
+        raise Terminal(
+            ReasonCode.NGINX_READS_OTHER_FILES, "nginx reads blocks that are nested too deeply", where=str(next(iter(files))),
+            next_step="See the configuration that nginx -T shows.",
+        ) from error  # fmt: skip
     found: list[tuple[Path, list[_Directive]]] = []
     names: dict[str, list[str]] = {}
     walked: list[tuple[Path, list[_Directive]]] = list(parsed.items())

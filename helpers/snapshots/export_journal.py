@@ -16,7 +16,7 @@ import json
 import shutil
 import threading
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Journal:
                     raise ValueError("not as it was written")
                 _require_sound(entry)
                 journal._take(entry)
-            except (ValueError, LookupError, TypeError, AttributeError):
+            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
                 damaged = f"the export's journal is damaged from line {number} on"
                 journal.notes.append(f"{damaged}: what it does not prove is read again")
                 break
@@ -178,13 +178,21 @@ class Journal:
             self._take(entry)
 
 
+_COUNTS = {"collection": ("ids", ("count",)), "part": ("part", ("rows", "bytes"))}
+
+
 def _require_sound(entry: dict[str, Any]) -> None:
     """Raises where an entry holds other types than are relied on, or names a file that is not below the export's folder."""
-    datetime.fromisoformat(entry["at"])
-    held = {**entry.get("ids", {}), **entry.get("part", {})}
-    if not all(type(held[key]) is int and held[key] >= 0 for key in ("count", "rows", "bytes") if key in held):
+    at = datetime.fromisoformat(entry["at"]).astimezone(UTC)
+    if entry["kind"] == "session":
+        at + timedelta(days=entry["retention_days"])
+    if entry["kind"] not in _COUNTS:
+        return
+    where, counts = _COUNTS[entry["kind"]]
+    held = entry[where]
+    if not all(type(held[key]) is int and held[key] >= 0 for key in counts) or not isinstance(held["sha256"], str):
         raise ValueError("a count is none")
-    if not isinstance(file := held.get("file", ""), str) or file.startswith("/") or ".." in file.split("/"):
+    if held["file"].startswith("/") or ".." in held["file"].split("/"):
         raise ValueError("a file is elsewhere")
 
 

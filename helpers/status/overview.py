@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from helpers.fence import FenceState
 from helpers.formatting import duration, moment
 from helpers.migration.checkpoint import Kept
 from helpers.reason_codes import ReasonCode
-from helpers.results import Check, StepResult, Verdict, json_in, passed
+from helpers.results import Check, StepResult, Verdict, as_kind, json_in, passed
 from helpers.rollback.outline import RollbackState, at_work
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -211,17 +212,17 @@ def at_work_now(folder: RunFolder, now: dt.datetime) -> str:
     who = ", ".join(f"process {pid} on {host}" for pid, host in sorted(working.items()))
     lines = [f"Nothing: {who} {'is' if len(working) == 1 else 'are'} at work on it."]
     path = folder.workspace / RunPath.PROGRESS
-    with contextlib.suppress(OSError, ValueError, KeyError, RunbookError):
-        state = json_in(path.read_bytes())
-        ago = now - dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
-        far = f"{state['done']:,} of {state['total']:,} {state['unit']}"
-        silent = duration(max(0.0, ago.total_seconds()))
-        title = plan.find(state["step"]).title
-        lines.append(f"Step {state['step']} ({title}), {one_line(state['label'])}: {far}; last progress {silent} ago")
-        kept = Kept.of(folder.workspace / RunPath.CHECKPOINT)
-        written = sum(target.completed for target in kept.targets.values())
-        lines.append(f"Last write to the target: {moment(kept.timestamp)}, batch {kept.last_batch_index + 1}; {written:,} of "
-                     f"{kept.total_chunks:,} chunks")  # fmt: skip
+    if (state := _progress(path)) is not None:
+        with contextlib.suppress(OSError, ValueError, RunbookError):
+            ago = now - dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
+            far = f"{state.done:,} of {state.total:,} {state.unit}"
+            silent = duration(max(0.0, ago.total_seconds()))
+            title = plan.find(state.step).title
+            lines.append(f"Step {state.step} ({title}), {one_line(state.label)}: {far}; last progress {silent} ago")
+            kept = Kept.of(folder.workspace / RunPath.CHECKPOINT)
+            written = sum(target.completed for target in kept.targets.values())
+            lines.append(f"Last write to the target: {moment(kept.timestamp)}, batch {kept.last_batch_index + 1}; {written:,} of "
+                         f"{kept.total_chunks:,} chunks")  # fmt: skip
     return "\n".join(
         [*lines, f"If it hangs: stop it with Ctrl-C where it runs (kill -INT), then: {folder.command('resume')}"]
     )
@@ -278,7 +279,7 @@ class Console:
         if self._lost or not sys.stdout.isatty():
             return
         state = _progress(folder.workspace / RunPath.PROGRESS)
-        if state is not None and state["step"] == step.number:
+        if state is not None and state.step == step.number:
             self._guarded(lambda: self._draw(state))
 
     def clear(self) -> None:
@@ -287,15 +288,15 @@ class Console:
         if bar is not None:
             self._guarded(bar.close)
 
-    def _draw(self, state: dict[str, Any]) -> None:
-        if state["label"] != self._label or self._bar is None:
+    def _draw(self, state: _Progress) -> None:
+        if state.label != self._label or self._bar is None:
             self.clear()
-            self._label = str(state["label"])
+            self._label = state.label
             self._bar = tqdm(
-                total=state["total"], initial=state["done"], desc=f"  {state['step']} {self._label}", unit=f" {state['unit']}",
+                total=state.total, initial=state.done, desc=f"  {state.step} {self._label}", unit=f" {state.unit}",
                 leave=False, file=sys.stdout, dynamic_ncols=True, mininterval=0,
             )  # fmt: skip
-        self._bar.n = state["done"]
+        self._bar.n = state.done
         self._bar.refresh()
 
     def _guarded(self, action: Any) -> None:
@@ -307,12 +308,23 @@ class Console:
             self._lost = True
 
 
-def _progress(path: Path) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """What a step at work last wrote of its progress."""
+
+    step: str
+    label: str
+    unit: str
+    done: int
+    total: int
+
+
+def _progress(path: Path) -> _Progress | None:
+    """What the step at work last said; None where that cannot be read."""
     try:
-        state: dict[str, Any] = json_in(path.read_bytes())
+        return as_kind(_Progress, json_in(path.read_bytes()))
     except (OSError, ValueError):
         return None
-    return state
 
 
 def step_line(step: plan.Step, result: StepResult) -> str:

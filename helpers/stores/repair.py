@@ -351,8 +351,11 @@ def _metadata_segment(db: sqlite3.Connection, collection: str) -> tuple[str | No
 
 
 def sequence(value: Any) -> int:
-    """A number of the log as SQLite keeps it: 0.x wrote eight bytes, the big end first."""
-    return int.from_bytes(value, "big") if isinstance(value, bytes) else int(value)
+    """A number of the log as SQLite keeps it: 0.x wrote eight bytes, the big end first. `sqlite3.DataError` where it is none."""
+    try:
+        return int.from_bytes(value, "big") if isinstance(value, bytes) else int(value)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise sqlite3.DataError(f"a number of the log is {str(value)[:40]!r}") from error
 
 
 def _fate(db: sqlite3.Connection, segment: str, topic: str, chunk: str, number: int) -> str:

@@ -19,13 +19,17 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from tests.faults.bench import GOOD, OUTCOMES, Fault
+import psutil
+
+from tests.faults.bench import GOOD, HUNG, OUTCOMES, Fault
 from tests.faults.kinds import KINDS, Kind
 from tests.faults.rounds import Round
 from tests.faults.shared import Shared
+
+ORPHAN_SECONDS = 10.0  # that a process of a round may live on; 0.3 is usual
 
 
 def drawn(seed: str, number: int, kinds: list[Kind]) -> tuple[Kind, int]:
@@ -44,13 +48,42 @@ def play(seed: str, number: int, kinds: list[Kind], shared: Shared) -> tuple[Kin
     """One round: its kind, its outcome, and what is worth reading of it."""
     kind, before = drawn(seed, number, kinds)
     turn = Round(number, before, random.Random(f"{seed}-{number}"), shared)
+    before_it = at_work_in(shared.folder)
     try:
         outcome, why = kind.play(turn), ""
     except Fault as fault:
         outcome, why = fault.outcome, fault.why
     except Exception as error:  # the campaign's own fault is shown, and fails it
         outcome, why = "TRACEBACK", f"of the campaign: {error!r}\n{traceback.format_exc()}"
+    if left := left_behind(shared.folder, before_it):
+        turn.say(f"left behind: {'; '.join(left)}")
+        outcome = HUNG if outcome in GOOD else outcome
     return kind, outcome, [*turn.said, why] if why else turn.said
+
+
+def at_work_in(folder: Path) -> dict[psutil.Process, str]:
+    """Processes in this folder, or of runs below it, that are not the campaign's own children (servers), and what they are."""
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            places = (process.cwd(), process.environ().get("RUNBOOK_REPORTS", ""))
+            there = any(Path(place).is_relative_to(folder) for place in places if place)
+            if there and process.ppid() != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found[process] = f"{process.pid} {' '.join(process.cmdline())[-200:]}"
+    return found
+
+
+def left_behind(folder: Path, before: dict[psutil.Process, str]) -> list[str]:
+    """What works in the folder ten seconds after a round and did not before it; it is ended."""
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while new := {process: what for process, what in at_work_in(folder).items() if process not in before}:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    for process in new:
+        with suppress(psutil.Error):
+            process.kill()
+    return list(new.values())
 
 
 def main() -> int:

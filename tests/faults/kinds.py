@@ -95,7 +95,7 @@ def real_kernel(turn: Round) -> str:
         raise Fault(MISSED, f"the command had ended before its {what} was killed")
     turn.say(f"{what} killed: exit {process.returncode}")
     bench.judge_words(Ended(0, trial.output, Order(bench.home, TO_22), time.time()))
-    time.sleep(0.5)  # an orphan of a kernel ends within 0.3 s of its runner
+    time.sleep(0.5)  # an orphan of a kernel ends within 0.3 s of its runner; one that does not is left behind
     return at_22(bench)
 
 
