@@ -22,17 +22,18 @@ from helpers.cutover.files import edit_compose
 from helpers.errors import RunbookError, Terminal, UsageError, secret_of
 from helpers.fence import control
 from helpers.fence.control import FenceState
-from helpers.monitoring import watcher
+from helpers.fence.nginx import servers
+from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Cutover
 from helpers.results import write_json
-from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.kernel import is_whole
 from helpers.runner import group
 from helpers.schema.file import read_schema_file
-from helpers.snapshots.export_journal import Journal, read_parquet
+from helpers.snapshots.export_journal import Journal, read_parquet, signed
 from helpers.snapshots.snapshot import from_table, to_table
+from helpers.status import overview
 from helpers.stores import open_source
 from helpers.stores.creation import refused_name
 from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
@@ -223,24 +224,59 @@ def test_a_name_with_two_dots_in_a_row_is_refused_before_the_window(tmp_path: Pa
         read_schema_file(path)
 
 
-@pytest.mark.parametrize(
-    "change", [{"id": True}, {"rows": [{"name": "a", "run": 5, "source": {}, "target": {}}]}, {"rows": 5}]
-)
-def test_a_group_of_another_shape_is_one_line(own_folders: None, change: dict[str, Any]) -> None:
-    rows = [group.Row("a", "a-1", {}, {})]
-    group.Group("many", "", "", False, "", {"source": {}, "target": {}}, rows).save()
-    assert group.read("many") is not None
-    file = runs.reports_root() / "many" / runs.GROUP
-    write_json(file, {**json.loads(file.read_bytes()), **change})
-    with pytest.raises(Terminal, match=r"group\.json: cannot be read"):
-        group.read("many")
+@pytest.mark.parametrize("lacks", ["", "count", "sha256", "file"])
+def test_an_entry_of_a_journal_that_lacks_a_part_is_read_again(tmp_path: Path, lacks: str) -> None:
+    folder = tmp_path / "one.partial"
+    Journal.open(folder, {"source": "s"}, 10).freeze("notes", "001-notes", {"name": "notes"}, ["a"], 10)
+    path = folder / ".export" / "journal.jsonl"
+    entries = [json.loads(line) for line in path.read_bytes().splitlines()]
+    if lacks:
+        del entries[-1]["ids"][lacks]
+    else:
+        del entries[-1]["ids"]
+    path.write_text("".join(json.dumps(signed(entry)) + "\n" for entry in entries))
+    journal = Journal.read(folder)
+    assert journal is not None
+    assert (journal.listed, len(journal.notes)) == (0, 1)
 
 
-def test_a_sample_of_another_shape_is_left_out(tmp_path: Path) -> None:
-    watch = watcher.Journal(tmp_path)
-    watch.add(watcher.Sample("2026-11-29T00:00:00+00:00", 1.0))
-    with watch.path.open("a") as file:
-        for other in ({"second": "x", "when": "now"}, {"second": 2.0}, {"second": 3.0, "when": "", "counts": 5}):
-            file.write(json.dumps(other) + "\n")
-    watch.add(watcher.Sample("2026-11-29T00:00:10+00:00", 4.0))
-    assert [sample.second for sample in watcher.Journal(tmp_path).samples] == [1.0, 4.0]
+def test_a_retention_beyond_the_calendar_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="retention_days"):
+        parameters_from({"snapshot": {"retention_days": 10**10}})
+
+
+def test_the_progress_of_a_step_that_is_none_is_left_out(tmp_path: Path) -> None:
+    good = {"step": "22", "label": "x", "done": 1, "total": 2, "unit": "chunks"}
+    for number, state in enumerate([good, {**good, "step": []}, {**good, "total": None}, "text", [], {}]):
+        write_json(tmp_path / "progress.json", state)
+        assert (overview._progress(tmp_path / "progress.json") is None) == (number > 0)
+
+
+@pytest.mark.parametrize("number", ["-1e400", "%s", float("inf")])
+def test_a_number_of_the_log_that_is_none_is_one_line(tmp_path: Path, number: object) -> None:
+    with embedded(tmp_path / "source") as store:
+        fill(store, "notes", chunks(3))
+    with closing(sqlite3.connect(tmp_path / "source" / DATABASE)) as db, db:
+        db.execute("update max_seq_id set seq_id = ?", (number,))
+    with (
+        pytest.raises(Terminal, match="a number of the log is"),
+        open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "s"),
+    ):
+        pass
+
+
+def test_blocks_of_nginx_nested_beyond_reading_are_one_line() -> None:
+    with pytest.raises(Terminal, match="nested too deeply"):
+        servers({Path("/etc/nginx/nginx.conf"): "a {" * 5_000})
+
+
+def test_a_compose_file_that_merges_a_mapping_into_itself_is_one_line(tmp_path: Path) -> None:
+    text = b"services:\n  app: &app\n    <<: *app\n    environment: {A: b}\n"
+    with pytest.raises(RunbookError) as caught:
+        edit_compose(text, {"A": "c"}, tmp_path / "compose.yaml")
+    assert caught.value.line().isprintable()
+
+
+def test_an_address_is_no_name_of_a_collection() -> None:
+    assert refused_name("1.2.3.4") == "it is the address 1.2.3.4"
+    assert not refused_name("1.2.3.400")

@@ -87,7 +87,7 @@ class Snapshot:
                 if (folder / part.file).is_symlink() or (folder / part.file).parent.is_symlink():
                     raise ValueError(f"{part.file} is a link")
             return found
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Terminal(
                 ReasonCode.SNAPSHOT_UNREADABLE, f"no readable manifest ({error})", where=f"snapshot {folder}",
                 next_step="Take the snapshot again (step 21).",

@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from ipaddress import ip_address
 from queue import Empty, Queue
 from typing import Any, cast
 
@@ -215,6 +216,8 @@ def refused_name(name: str) -> str:
         return "it has two dots in a row"
     if not _NAME.fullmatch(name):
         return "only letters a to z, digits, '.', '_' and '-' are allowed, a letter or digit at both ends"
+    with suppress(ValueError):
+        return f"it is the address {ip_address(name)}"
     return ""
 
 

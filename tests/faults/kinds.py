@@ -491,11 +491,12 @@ def prune_beside_restore(turn: Round) -> str:
     if done.code == 0:
         bench.compare("restored")
     for folder in there:
+        afresh = f"afresh-{folder.name}"
         if bench.run("snapshots", "verify", folder.name).code:
             raise Fault(LOST, f"the snapshot is there and not whole: {bench.log[-1]}")
-        if bench.run("snapshots", "restore", folder.name, "--into", "afresh").code:
+        if bench.run("snapshots", "restore", folder.name, "--into", afresh).code:
             raise Fault(STUCK, f"it cannot be restored any more: {bench.log[-1]}")
-        bench.compare("afresh")
+        bench.compare(afresh)
     if not there and done.code:
         turn.say("the snapshot was removed, and the restore said so")
     bench.at("snapshot")

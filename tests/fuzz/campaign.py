@@ -37,13 +37,15 @@ from tests.fuzz.files import ROOT, Bench
 from tests.fuzz.parsers import PARSERS, Parser
 
 SECONDS = 10.0  # of processor time that an input may take
-HANGS = 90  # seconds after which the process is given up
+HANGS = 300  # seconds after which the process is given up; a machine at work may take long for little
 MEMORY = 2**31  # bytes of address space beyond what the process has when it begins
 ACCEPTED, REFUSED, BAD = "accepted", "refused", "BAD"
+Table = dict[str, Counter[str]]  # by parser: how many had each outcome, and "seconds"
 PROGRAMS = ("ssh-keygen", "openssl", "git", Path(sys.executable).name)
 _ROOTS = (ROOT, sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/proc", "/sys", "/dev", "/bin")
 _READ = tuple(os.path.realpath(str(root)) for root in _ROOTS)
-_FILES = ("/etc/ssl", "/etc/localtime", "/etc/mime.types", "/etc/apache2/mime.types", "/etc/ld.so", "/etc/hosts", "/etc/nsswitch.conf",
+_FILES = ("/tmp/oldrun/",  # where the recorded run began: its parameters name files there
+          "/etc/ssl", "/etc/localtime", "/etc/mime.types", "/etc/apache2/mime.types", "/etc/ld.so", "/etc/hosts", "/etc/nsswitch.conf",
           "/etc/resolv.conf", "/etc/host.conf", "/etc/gai.conf", "/etc/fonts", "/etc/services", "/etc/machine-id", "/etc/os-release")  # fmt: skip
 
 
@@ -196,62 +198,103 @@ def real_files(player: Player) -> None:
                 raise SystemExit(f"{parser.name}: the real file {path.name} is not accepted: {said}")
 
 
-def play_all(chosen: argparse.Namespace, part: int, of: int) -> dict[str, dict[str, Any]]:
-    """Every `of`th input of each parser; the table, and a line for each input that came out badly."""
+def planned(chosen: argparse.Namespace, part: int, of: int) -> list[tuple[Parser, int]]:
+    """Every `of`th input, all parsers side by side: whenever it ends, each has had the same part of its share."""
+    name, _, only = chosen.only.partition("/")
+    parsers = [parser for parser in PARSERS if name in ("", parser.name)]
+    if only:
+        return [(parser, int(only)) for parser in parsers]
+    wanted = shares(chosen.inputs)
+    every = [(parser, number) for parser in parsers for number in range(part, wanted[parser.name], of)]
+    return sorted(every, key=lambda each: (each[1] + 0.5) / wanted[each[0].name])
+
+
+def play_all(chosen: argparse.Namespace, part: int, of: int, tally: Path | None, skip: int) -> Table:
+    """The inputs of this part but for the first `skip`; what came of them, and a line for each that came out badly.
+
+    `tally` gets a line for each that is done, so that a process that dies loses the one at work alone.
+    """
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     player = Player(folder, chosen.seed)
-    table: dict[str, dict[str, Any]] = {}
-    wanted = shares(chosen.inputs)
+    table: Table = {}
+    todo = planned(chosen, part, of)
     for parser in PARSERS:
-        if chosen.only and chosen.only.split("/")[0] != parser.name:
-            continue
-        player.files(parser)
+        if any(parser is each for each, _ in todo):
+            player.files(parser)
     calmly()
     if chosen.entered:
         real_files(player)
-    for parser in PARSERS:
-        if parser.name not in player.real:
-            continue
-        only = chosen.only.partition("/")[2]
-        numbers = [int(only)] if only else range(part, wanted[parser.name], of)
-        counts: Counter[str] = Counter()
-        began = time.monotonic()
-        for number in numbers:
-            (folder / "now").write_text(f"{parser.name}/{number}")
-            how, outcome, said, data = player.play(parser, number)
-            counts[outcome] += 1
-            if outcome == BAD or only:
-                player.kept.mkdir(exist_ok=True)
-                kept = player.kept / f"{parser.name.replace('/', ' ').replace(' ', '-')}-{chosen.seed}-{number}"
-                kept.write_bytes(data)
-                print(f"{outcome} {parser.name}/{number}: {how}\n{said}\n  input: {kept}\n  again: make test-fuzz SEED={chosen.seed} "
-                      f"ONLY='{parser.name}/{number}'", flush=True)  # fmt: skip
-        table[parser.name] = {**counts, "seconds": time.monotonic() - began}
+    begun = time.monotonic()
+    for parser, number in todo[skip:]:
+        if chosen.minutes and time.monotonic() - begun > 60 * chosen.minutes:
+            break
+        since = time.monotonic()
+        how, outcome, said, data = player.play(parser, number)
+        noted(table, parser.name, outcome, seconds := time.monotonic() - since)
+        if outcome == BAD or "/" in chosen.only:
+            player.kept.mkdir(exist_ok=True)
+            kept = player.kept / f"{parser.name.replace('/', ' ').replace(' ', '-')}-{chosen.seed}-{number}"
+            kept.write_bytes(data)
+            print(
+                f"{outcome} {parser.name}/{number}: {how}\n{said}\n  input: {kept}\n{again(chosen, parser, number)}",
+                flush=True,
+            )
+        if tally:
+            with tally.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps([parser.name, outcome, seconds]) + "\n")
     if chosen.entered:
         chosen.entered.write_text(json.dumps(sorted(sites.entered)))
     shutil.rmtree(folder, ignore_errors=True)
     return table
 
 
-def spread(chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The same in processes, each with a part of the inputs. One that dies is bad."""
+def noted(table: Table, name: str, outcome: str, seconds: float) -> None:
+    table.setdefault(name, Counter()).update({outcome: 1, "seconds": seconds})
+
+
+def again(chosen: argparse.Namespace, parser: Parser, number: int) -> str:
+    return f"  again: make test-fuzz SEED={chosen.seed} ONLY='{parser.name}/{number}'"
+
+
+def spread(chosen: argparse.Namespace) -> Table:
+    """The same in processes, each with a part of the inputs. An input on which one dies is bad, and another goes on after it."""
+    table: Table = {}
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         tallies = [Path(folder) / str(n) for n in range(chosen.jobs)]
-        command = [sys.executable, "-m", "tests.fuzz.campaign", *sys.argv[1:]]
-        parts = [subprocess.Popen([*command, f"--part={n}/{chosen.jobs}/{tally}"]) for n, tally in enumerate(tallies)]
-        for part, tally in zip(parts, tallies, strict=True):
-            if part.wait() not in (0, 1) or not tally.is_file():
-                raise SystemExit(
-                    f"a process of the campaign ended with {part.returncode}: a hang, or a crash of a library"
-                )
-        table: dict[str, dict[str, Any]] = {}
-        for tally in tallies:
-            for name, row in json.loads(tally.read_text()).items():
-                table[name] = dict(Counter(table.get(name, {})) + Counter(row))
-        return table
+
+        def start(part: int) -> subprocess.Popen[bytes]:
+            place = f"{part}/{chosen.jobs}/{len(done(part))}/{tallies[part]}"
+            return subprocess.Popen([sys.executable, "-m", "tests.fuzz.campaign", *sys.argv[1:], f"--part={place}"])
+
+        def done(part: int) -> list[tuple[str, str, float]]:
+            lines = tallies[part].read_text(encoding="utf-8").splitlines() if tallies[part].exists() else []
+            return [tuple(json.loads(line)) for line in lines]
+
+        parts = {part: start(part) for part in range(chosen.jobs)}
+        while parts:
+            for part, process in list(parts.items()):
+                if (code := process.poll()) is None:
+                    continue
+                del parts[part]
+                before, todo = len(done(part)), planned(chosen, part, chosen.jobs)
+                if before == len(todo) or (chosen.minutes and code in (0, 1)):
+                    continue
+                if code == 1:
+                    raise SystemExit("a process of the campaign ended with an error of its own, which it printed")
+                parser, number = todo[before]
+                print(f"{BAD} {parser.name}/{number}: its process ended with {code}: a hang, or a crash of a library\n"
+                      f"{again(chosen, parser, number)}", flush=True)  # fmt: skip
+                with tallies[part].open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps([parser.name, BAD, float(HANGS)]) + "\n")
+                parts[part] = start(part)
+            time.sleep(0.5)
+        for part in range(chosen.jobs):
+            for name, outcome, seconds in done(part):
+                noted(table, name, outcome, seconds)
+    return {parser.name: table[parser.name] for parser in PARSERS if parser.name in table}
 
 
-def report(table: dict[str, dict[str, Any]], seed: str, seconds: float) -> str:
+def report(table: Table, seed: str, seconds: float) -> str:
     """The table parser × inputs × outcome, as Markdown."""
     lines = ["", f"| parser | inputs | {ACCEPTED} | {REFUSED} | {BAD} |", "|---|---:|---:|---:|---:|"]
     rows = {name: [int(row.get(o, 0)) for o in (ACCEPTED, REFUSED, BAD)] for name, row in table.items()}
@@ -275,14 +318,13 @@ def main() -> int:
     parser.add_argument(
         "--entered", type=Path, help="write here which functions of the package the real files led into"
     )
+    parser.add_argument("--minutes", type=float, default=0.0, help="begin no input after so many")
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     began = time.monotonic()
     if chosen.part or chosen.jobs == 1 or "/" in chosen.only:
-        part, of, tally = (chosen.part or "0/1/").split("/", 2)
-        table = play_all(chosen, int(part), int(of))
-        if tally:
-            Path(tally).write_text(json.dumps(table), encoding="utf-8")
+        part, of, skip, tally = (chosen.part or "0/1/0/").split("/", 3)
+        table = play_all(chosen, int(part), int(of), Path(tally) if tally else None, int(skip))
     else:
         table = spread(chosen)
     if not chosen.part:
