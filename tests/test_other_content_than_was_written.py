@@ -32,7 +32,7 @@ from helpers.run.kernel import is_whole
 from helpers.runner import group
 from helpers.schema.file import read_schema_file
 from helpers.snapshots.export_journal import Journal, read_parquet, signed
-from helpers.snapshots.snapshot import from_table, to_table
+from helpers.snapshots.snapshot import FORMAT, Snapshot, from_table, to_table
 from helpers.status import overview
 from helpers.stores import open_source
 from helpers.stores.creation import refused_name
@@ -222,6 +222,13 @@ def test_a_name_with_two_dots_in_a_row_is_refused_before_the_window(tmp_path: Pa
     path.write_text("name: made\nrouting: {targets: {a: a..b}, otherwise: a}\n")
     with pytest.raises(UsageError, match="cannot be the name of a collection"):
         read_schema_file(path)
+
+
+@pytest.mark.parametrize("collections", [["x"], [{"name": "notes", "count": 1, "parts": []}], ".."])
+def test_a_manifest_of_another_shape_is_one_line(tmp_path: Path, collections: object) -> None:
+    write_json(tmp_path / "manifest.json", signed({"format": FORMAT, "id": "s", "collections": collections}))
+    with pytest.raises(Terminal, match="no readable manifest"):
+        Snapshot.open(tmp_path)
 
 
 @pytest.mark.parametrize("lacks", ["", "count", "sha256", "file"])

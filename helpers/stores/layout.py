@@ -497,7 +497,10 @@ class _Chunks:
                 ReasonCode.SOURCE_DOUBLED_IDS, f"{len(ids) - len(self.rows)} chunks have the id of another one, such as {twice}",
                 where=where, next_step="Servers hold an id once: rename these, or leave the collection out, collections.exclude.",
             )  # fmt: skip
-        vectors = [np.asarray(v, np.float32) if v is not None else None for v in table.column("embedding").to_pylist()]
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which is set aside by name
+            vectors = [
+                np.asarray(v, np.float32) if v is not None else None for v in table.column("embedding").to_pylist()
+            ]
         sizes = Counter(len(v) for v in vectors if v is not None and len(v))
         self.dimension = sizes.most_common(1)[0][0] if sizes else None
         lost = np.array([v is None or len(v) != self.dimension for v in vectors], dtype=bool)
