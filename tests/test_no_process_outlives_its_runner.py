@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -17,7 +15,6 @@ import pytest
 from helpers.run import plan
 from tests.conftest import ROOT
 from tests.notebook_files import write_notebook
-from tests.storage import chunks, embedded, fill
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 SECONDS = 30.0  # on a loaded machine, where one that is killed at its start has to load first; by itself it takes none
@@ -44,9 +41,22 @@ Path("begun").write_text(str(forked.pid))
 time.sleep(600)
 """
 OPENS = """
+import os
 from pathlib import Path
 from helpers.stores.opening import try_opening
+os.environ["PYTHONPATH"] = "engine"
 try_opening(Path("copy"), "default_tenant", "default_database")
+"""
+ENGINE = f"""
+import os
+from pathlib import Path
+class MigrationHash:
+    MD5 = 0
+class MigrationMode:
+    Apply = 0
+def SqliteDBConfig(**rest):
+    Path({{begun!r}}).write_text(str(os.getpid()))
+    {IN_C}
 """
 
 
@@ -103,19 +113,10 @@ def test_a_kernel_whose_runner_is_killed_before_the_first_cell_ends(tmp_path: Pa
 
 
 def test_an_engine_that_tries_a_copy_ends_with_who_waits_for_it(tmp_path: Path) -> None:
-    """It waits for a lock of the database, and is stopped there: it does nothing by itself any more."""
-    with embedded(tmp_path / "copy") as store:
-        fill(store, "notes", chunks(3))
-    with closing(sqlite3.connect(tmp_path / "copy" / "chroma.sqlite3")) as db:
-        db.execute("begin exclusive")
-        waiting = started(tmp_path, OPENS)
-        engine, deadline = None, time.monotonic() + 120
-        while engine is None and time.monotonic() < deadline:
-            for child in psutil.Process(waiting.pid).children():
-                with suppress(psutil.Error):
-                    if any(file.path.endswith("chroma.sqlite3") for file in child.open_files()):
-                        engine = child
-            time.sleep(0.01)
-        assert engine is not None
-        engine.send_signal(signal.SIGSTOP)
-        assert killed(waiting, engine)
+    """An engine that never ends, as on some damaged files."""
+    (tmp_path / "engine").mkdir()
+    engine = ENGINE.format(begun=str(tmp_path / "begun"))
+    (tmp_path / "engine" / "chromadb_rust_bindings.py").write_text(engine, encoding="utf-8")
+    waiting = started(tmp_path, OPENS)
+    orphan = awaited(tmp_path / "begun", waiting)
+    assert killed(waiting, orphan)

@@ -259,7 +259,7 @@ class SnapshotSection(Section):
 
     directory: FilePath = Field(default_factory=default_snapshots, json_schema_extra={"default": "workspace/snapshots"})
     """Folder of all snapshots, one sub-folder each. Where it is not given, RUNBOOK_WORKSPACE moves it."""
-    retention_days: Annotated[int, Field(ge=7, le=1_000_000)] = 7
+    retention_days: Annotated[int, Field(ge=7, le=36_500)] = 7
     """Days until a snapshot may be pruned, 7 at least."""
 
 
