@@ -6,25 +6,33 @@ operator's `runbook fence RUN_ID --lift`, finds what was there before.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import shlex
 import socket
+import stat
 import time
+import uuid
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import unquote
 
 import psutil
 
 from helpers.audit import operator
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
-from helpers.fence.nginx import Nginx, config_path, configuration, reached_at
+from helpers.fence.nginx import LOG_PROBE, Nginx, config_path, configuration, others_at, reached_at
+from helpers.formatting import count
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
-from helpers.results import StateFile, StepResult, section, utc_now
+from helpers.results import StateFile, StepResult, json_in, section, utc_now
 from helpers.run.command import run_or_fail
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
@@ -33,14 +41,19 @@ if TYPE_CHECKING:
     from helpers.fence.probe import Answer, Probe  # with httpx, which the state of a fence does not need
 
 NO_WRITES = "source_takes_no_writes"  # of step 20's fact "fence": what was asked and answered, where that is proven
-SETTING, UP, LIFTING, LIFTED = "setting", "up", "lifting", "lifted"
+RECORDING, SETTING, UP, LIFTING, LIFTED = "recording", "setting", "up", "lifting", "lifted"
 UNTRIED = "no write was tried, for the source is a directory: see that what uses it can write"
+NO_ANSWER = 499  # nginx's status of a request whose client went away
 SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
 
 
 @dataclass(slots=True)
 class FenceState(StateFile):
     """One run's fence. `setting` and `lifting` are what a process that was killed leaves: both may be half done.
+
+    With `fence.when: cutover` it is `recording` first: nginx lets everything pass, and logs each request that may write.
+    `log` says of that: `file`, `place` (device and inode), `processes` (of nginx), `marks` (snapshot → bytes of the log, and
+    their SHA-256, when its reading began), and once the fence is up `doubt`, why the log says too little, "" where it does not.
 
     `before` says what the configuration file was: `existed`, and `backup`, the copy in the workspace. `rules` are the
     parameters that it was set with: it is lifted with these, whatever they have been changed to since.
@@ -61,6 +74,7 @@ class FenceState(StateFile):
     events: list[dict[str, str]] = field(default_factory=list)
     source: Annotated[dict[str, Any], section(Endpoint)] = field(default_factory=dict)  # whose writes it stops
     directory: str = ""  # in which the run began
+    log: dict[str, Any] = field(default_factory=dict)
 
     def enter(self, workspace: Path, state: str, **facts: Any) -> None:
         """Go over to this state, on disk before anything else happens."""
@@ -80,10 +94,17 @@ class FenceState(StateFile):
         """Whether something of it may be in place."""
         return self.state != LIFTED
 
+    @property
+    def refuses(self) -> bool:
+        """Whether writes may be refused now."""
+        return self.state not in (RECORDING, LIFTED)
+
     def sentence(self) -> str:
         """For status and summary: `The write fence (nginx) is up since …; lift it with: …`; "" where it is lifted."""
         if not self.may_be_active:
             return ""
+        if not self.refuses:
+            return f"nginx lets writes pass and logs them since {self.since[:19]} UTC. End that with: {self.lift}"
         said = "is up" if self.active else f"may be in place (a process ended while {self.state} it)"
         return f"The write fence ({self.kind}) {said} since {self.since[:19]} UTC. Lift it with: {self.lift}"
 
@@ -152,12 +173,11 @@ class Control:
 
     def put_up(self) -> str:
         """Stop writes; what was done. Where that fails everything is put back before the error is raised."""
-        state = FenceState.load(self.folder.workspace)
-        if state is None or not state.may_be_active:
-            state = self._new_state()
-        elif state.rules != self._document():
-            raise UsageError(ReasonCode.FENCE_CHANGED, "the active fence was set with other parameters",
-                             next_step=f"Lift that one first: {state.lift}")  # fmt: skip
+        state = self._state()
+        if state.log and state.state != UP:  # since it was up nobody wrote
+            state.log["doubt"] = (
+                self._doubt(state) if state.state == RECORDING else "a process ended while it set the fence"
+            )
         state.enter(self.folder.workspace, SETTING, urls=self.urls())
         try:
             done = self._close()
@@ -167,6 +187,16 @@ class Control:
             raise
         self.folder.log(f"fence up ({self.rules.kind}): {done}", Step.FENCE_WRITES)
         return done
+
+    def _state(self) -> FenceState:
+        """What is in place, or a new one. `UsageError` where other parameters put it there."""
+        state = FenceState.load(self.folder.workspace)
+        if state is None or not state.may_be_active:
+            return self._new_state()
+        if state.rules != self._document():
+            raise UsageError(ReasonCode.FENCE_CHANGED, "the active fence was set with other parameters",
+                             next_step=f"Lift that one first: {state.lift}")  # fmt: skip
+        return state
 
     def _new_state(self) -> FenceState:
         before: dict[str, object] = {}
@@ -219,6 +249,110 @@ class Control:
                 if now != last:
                     last, unchanged_since = now, time.monotonic()
         return time.monotonic() - begun
+
+    # -- the log of writes ---------------------------------------------------------------------------------------------
+    #
+    # nginx writes a line when it has answered, so whatever the log shows by then was applied by then. It is evidence, not
+    # truth: what it may have missed makes step 25 read every collection, as it does without a log.
+
+    def record(self) -> str:
+        """nginx lets everything pass and logs what may write; from a fence that is up it goes over to that. A sentence."""
+        if self.nginx is None:
+            return "Writes are not logged (fence.kind is command): step 25 reads every collection once more."
+        state, log = self._state(), Path(f"{self.nginx.path}.writes")
+        goes_on = state.state == UP and state.log and not state.log["doubt"] and _place(log) == state.log["place"]
+        if not goes_on:
+            self.nginx.write(json.dumps({"run": self.folder.id, "log": uuid.uuid4().hex}) + "\n", log)
+            state.log = {"file": str(log), "place": _place(log), "marks": {}}
+        state.enter(self.folder.workspace, RECORDING, urls=self.urls())
+        try:
+            self.nginx.write(configuration(self.nginx.rules, self.folder.id, closed=False, log=log))
+            done = self.nginx.enforce()
+        except RunbookError:
+            self.put_back(state)
+            raise
+        state.log |= {"processes": self.nginx.processes(), "doubt": ""}
+        state.save(self.folder.workspace)
+        return f"nginx {done}: it lets everything pass, and logs what may write to {log}."
+
+    def reopen(self) -> str:
+        """Writers go on at the source, proven by a write, and nginx logs again what they write; a sentence."""
+        done = self.record() if self.nginx is not None else lift(self.folder.read())
+        return f"The write fence is taken away. {done} {self._prove_open()}." if self.nginx is not None else done
+
+    def position(self) -> list[Any]:
+        """Where the log of writes ends now: bytes and their digest; [] where none is kept. For `read_since`."""
+        state = FenceState.load(self.folder.workspace)
+        if state is None or not state.log:
+            return []
+        try:
+            return _head(Path(state.log["file"]))
+        except OSError:  # `_doubt` says so
+            return []
+
+    def read_since(self, snapshot: str, position: list[Any]) -> None:
+        """What this snapshot holds was read from that position of the log on."""
+        state = FenceState.load(self.folder.workspace)
+        if state is not None and state.log and position:
+            state.log["marks"][snapshot] = position
+            state.save(self.folder.workspace)
+
+    def _doubt(self, state: FenceState) -> str:
+        """Why the log of writes cannot be trusted; "" where it can. Asked while nginx still writes it."""
+        import httpx
+
+        log, nonce = Path(state.log["file"]), uuid.uuid4().hex
+        assert self.nginx is not None
+        try:
+            if _place(log) != state.log["place"]:
+                return f"{log} is not the file that was begun (rotated, or removed)"
+            for size, digest in state.log["marks"].values():
+                if _head(log, size) != [size, digest]:
+                    return f"{log} no longer begins as it did"
+            now = self.nginx.processes()
+            if not now or now != state.log["processes"]:
+                return "nginx was restarted or reloaded since the log was begun"
+            past = others_at(self.nginx.rules.upstream, [os.getpid(), *(int(pid) for pid, _ in now)])
+            if past:
+                return f"{count(past, 'connection')} to {self.nginx.rules.upstream} did not come by nginx"
+            httpx.get(f"{self.clients_url}{LOG_PROBE}?{nonce}", timeout=self.rules.timeout_seconds)
+            deadline = time.monotonic() + SETTLE_SECONDS
+            while nonce not in log.read_text(encoding="utf-8", errors="replace"):
+                if time.monotonic() > deadline:
+                    return f"nginx does not write {log} any more"
+                time.sleep(0.05)
+        except (OSError, httpx.HTTPError) as error:
+            return f"{log}: {error}"
+        return ""
+
+    def unwritten(self, snapshot: str, names: Collection[str]) -> tuple[set[str], str]:
+        """Those of `names` that nobody wrote to since the reading of this snapshot began, with the fence up; and why not all
+        that is so can be known, "" where it can: then none is named."""
+        state = FenceState.load(self.folder.workspace)
+        if state is None or not state.log:
+            return set(), "no log of writes was kept"
+        doubt, mark = str(state.log.get("doubt", "")), state.log["marks"].get(snapshot)
+        if doubt or not mark:
+            return (
+                set(),
+                doubt or f"snapshot {snapshot} was begun before the log of writes, or read in several sessions",
+            )
+        try:
+            content = Path(state.log["file"]).read_bytes()
+            before, after = content[: mark[0]].splitlines()[1:], content[mark[0] :].splitlines()
+            # One that had no answer may have been applied later.
+            asked = [
+                line for line in map(json_in, before) if int(line["status"]) == NO_ANSWER or int(line["status"]) >= 500
+            ]
+            asked += map(json_in, after)
+            touched = {name for line in asked if line["to"] for name in _touched(line["method"], line["uri"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return set(), f"{state.log['file']} cannot be read ({error})"
+        if None in touched:
+            return set(), "a request may have changed more than one collection"
+        with self.probe(self.source.address, "source") as probe:
+            ids = probe.ids()
+        return {name for name in names if name not in touched and ids.get(name) not in touched}, ""
 
     # -- proof ---------------------------------------------------------------------------------------------------------
 
@@ -303,6 +437,9 @@ class Control:
 
     def _open(self, state: FenceState, *, start: bool) -> None:
         """Let writes through; `start`: also start an nginx that does not run, because clients have come to use it."""
+        if state.log:
+            Path(state.log["file"]).unlink(missing_ok=True)
+            state.log = {}
         if self.nginx is None:
             if self.rules.command is not None:
                 run_or_fail(self.rules.command.unlock, self.rules.timeout_seconds, "the unlock command")
@@ -347,6 +484,36 @@ class Control:
         if self.nginx is not None and self.nginx.rules.elsewhere:
             return f"Put {self.nginx.path} up on nginx's machine, reload it, and repeat: {self._lift_command}"
         return f"Check that Chroma and the proxy in front of it run, then repeat: {self._lift_command}"
+
+
+def _place(file: Path) -> list[int]:
+    """Device and inode of a plain file, [] for anything else."""
+    with suppress(OSError):
+        facts = file.lstat()
+        if stat.S_ISREG(facts.st_mode):
+            return [facts.st_dev, facts.st_ino]
+    return []
+
+
+def _head(file: Path, size: int = -1) -> list[Any]:
+    """How many bytes (at most `size`) a file begins with, and their SHA-256."""
+    with file.open("rb") as opened:
+        content = opened.read(size)
+    return [len(content), hashlib.sha256(content).hexdigest()]
+
+
+_ONE = re.compile(r"/api/v[12](?:/tenants/[^/?]+/databases/[^/?]+)?/collections/([^/?]+)(?:[/?]|$)")
+_MAKES = re.compile(
+    r"POST /api/v[12](?:/tenants/[^/?]+(?:/databases/[^/?]+)?)?/(?:tenants|databases|collections)(?:\?|$)"
+)
+
+
+def _touched(method: str, uri: str) -> Iterator[str | None]:
+    """Id or name of the collection that a request may have changed; None for all. What makes a new one changes none."""
+    if found := _ONE.match(uri):
+        yield unquote(found[1])
+    elif not _MAKES.match(f"{method} {uri}"):
+        yield None
 
 
 def lift(folder: RunState) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -28,6 +28,7 @@ from helpers.run.command import Done, run_or_fail, run_program
 
 MARK = "# Chroma migration runbook, write fence of run "
 REFUSAL = "Writes are stopped while this database is migrated; reads go on."
+LOG_PROBE = "/runbook-write-log"  # answered by nginx alone: its line shows that the log of writes is still written
 
 # A segment of a path as clients send it: no slash, no backslash, no dot in disguise, not "." and not "..".
 _SEGMENT = r"(?!\.{1,2}/)(?:[^/?#%\\\\]|%(?!2[eEfF]|5[cC]))+"
@@ -39,9 +40,12 @@ _READS = [
 ]
 
 
-def configuration(rules: NginxFence, run_id: str, *, closed: bool) -> str:
-    """The configuration file: a fence (`closed`), or the same proxy that lets everything through."""
-    server = _server(rules, closed=closed)
+def configuration(rules: NginxFence, run_id: str, *, closed: bool, log: Path | None = None) -> str:
+    """The configuration file: a fence (`closed`), or the same proxy that lets everything through.
+
+    `log` gets a line for each request that may write, once it has been answered.
+    """
+    server = _server(rules, closed=closed, log=log)
     head = f"{MARK}{run_id}: {'CLOSED, writes are refused' if closed else 'open, everything passes'}\n"
     if not is_whole(rules):
         return head + server
@@ -56,18 +60,24 @@ def configuration(rules: NginxFence, run_id: str, *, closed: bool) -> str:
     )
 
 
-def _server(rules: NginxFence, *, closed: bool) -> str:
+def _server(rules: NginxFence, *, closed: bool, log: Path | None) -> str:
     rows = "".join(f'    "~{pattern}" 0;\n' for pattern in _READS)
+    if log:
+        rows = f'    "~^GET {LOG_PROBE}" 1;\n{rows}'
+    line = '{"at":"$time_iso8601","method":"$request_method","uri":"$request_uri","status":"$status","to":"$upstream_addr"}'
+    kept = f"    access_log {log} runbook_writes if=$runbook_refused;\n    location = {LOG_PROBE} {{ return 204; }}\n"
     gate = (
         "    if ($runbook_refused) {\n"
         f'        return 403 \'{{"error":"AuthorizationError","message":"{REFUSAL}"}}\';\n'
         "    }\n"
     )
     return (
-        (f'map "$request_method $request_uri" $runbook_refused {{\n    default 1;\n{rows}}}\n' if closed else "")
+        (f'map "$request_method $request_uri" $runbook_refused {{\n    default 1;\n{rows}}}\n' if closed or log else "")
+        + (f"log_format runbook_writes escape=json '{line}';\n" if log else "")
         + f"server {{\n    listen {rules.listen};\n    default_type application/json;\n"
         "    client_max_body_size 0;\n"
         + (gate if closed else "")
+        + (kept if log else "")
         # proxy_pass without a path: the URI that was judged is passed on as it came. Nothing is buffered on disk.
         + f"    location / {{\n        proxy_pass http://{rules.upstream};\n        proxy_http_version 1.1;\n"
         '        proxy_set_header Connection "";\n        proxy_set_header Host $http_host;\n'
@@ -119,9 +129,10 @@ class Nginx:
         write_bytes(backup, self.path.read_bytes(), self.path.stat().st_mode & 0o777)
         return {"existed": True, "backup": str(backup)}
 
-    def write(self, text: str) -> None:
-        mode = self.path.stat().st_mode & 0o777 if self.path.exists() else 0o644
-        self._guarded(lambda: write_text(self.path, text, mode))  # nginx may be another user
+    def write(self, text: str, path: Path | None = None) -> None:
+        path = path or self.path
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+        self._guarded(lambda: write_text(path, text, mode))  # nginx may be another user
 
     def put_back(self, backup: Path) -> None:
         """The file as it was, byte for byte, in one step."""
@@ -181,6 +192,18 @@ class Nginx:
         near = [each for each in others if any("$" in place or _leads_here(place) for place in each.leads)]
         self.to_ask = [(url, name) for each in near for url in each.urls() for name in each.names or [""]]
         self.unseen += [f"{listen} in {e.file}" for e in near for listen in e.listens if listen.startswith("unix:")]
+
+    def processes(self) -> list[list[float]]:
+        """[process, when it began (seconds)] of master and workers; [] where none serves. Each reload makes other workers."""
+        master = self._master(self._pid_file(self._nginx("-T").said))
+        found = []
+        with suppress(psutil.Error):
+            found = (
+                [[pid, psutil.Process(pid).create_time()] for pid in sorted({master, *children(master)})]
+                if master
+                else []
+            )
+        return found
 
     def runs(self) -> bool:
         """Whether it serves now. One that is not installed does not; nor does one whose files were never right."""
@@ -551,6 +574,23 @@ def connections(host: str, port: int) -> int:
                 for c in psutil.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]  # fmt: skip
         own = {end for local, remote, ours in ends if ours for end in (local, remote)}
         return len({end for pair in ends for end in pair[:2] if places & set(pair[:2])} - places - own)
+    return 0
+
+
+def others_at(place: str, own: Collection[int]) -> int:
+    """Established connections to HOST:PORT whose client is none of `own` processes; 0 too where none can be seen."""
+    host, _, port = place.rpartition(":")
+    with suppress(OSError, psutil.Error):
+        places = {
+            (_plain(row[4][0]), int(port))
+            for row in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        }
+        ends = {(_plain(c.laddr.ip), c.laddr.port): (c.pid, (_plain(c.raddr.ip), c.raddr.port))
+                for c in psutil.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED}  # fmt: skip
+        clients = {far for near, (_, far) in ends.items() if near in places}  # also of other machines
+        clients |= {near for near, (_, far) in ends.items() if far in places}
+        # one whose process cannot be seen (of another user) is not counted
+        return sum(client not in ends or ends[client][0] not in {None, *own} for client in clients)
     return 0
 
 

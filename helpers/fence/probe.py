@@ -122,6 +122,10 @@ class Probe(Closing):
         """Chunks by collection id. Raises `WorldError` where that cannot be read."""
         return {str(row["id"]): int(self._json("GET", f"/{row['id']}/count")) for row in self._listed()}
 
+    def ids(self) -> dict[str, str]:
+        """The id of each collection, by its name. Raises `WorldError` where that cannot be read."""
+        return {str(row["name"]): str(row["id"]) for row in self._listed()}
+
     def _listed(self) -> list[dict[str, Any]]:
         """Every collection, page by page: a server with quotas cuts a list that names no limit, and nothing shows it."""
         found: dict[str, dict[str, Any]] = {}

@@ -21,8 +21,8 @@ import numpy as np
 from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.errors import RUNBOOK, NoGo, Terminal, WorldError
-from helpers.fence import FenceState, takes_no_writes
-from helpers.formatting import duration
+from helpers.fence import Control, FenceState, takes_no_writes
+from helpers.formatting import count, duration
 from helpers.migration import staging, target_lock
 from helpers.migration.checkpoint import Checkpoint, TargetState
 from helpers.migration.importing import Job, context_of, judge_arrivals, judge_staging, plan_targets
@@ -34,10 +34,12 @@ from helpers.migration.source_changes import (
     Delta,
     Ledger,
     SourceChanges,
+    different_settings,
     make_delta,
     refused_by_target,
     selected,
     source_changes,
+    take_logged,
 )
 from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.reason_codes import Reason, ReasonCode
@@ -47,7 +49,6 @@ from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.schema import Context, load_schema
 from helpers.snapshots.comparison import compared
-from helpers.snapshots.retention import take
 from helpers.snapshots.snapshot import Snapshot
 from helpers.stores import CollectionInfo, Store, open_target
 from helpers.stores.base import Space, distance
@@ -219,6 +220,8 @@ class CatchUp:
     last: SourceChanges | None = None
     seconds: list[float] = field(default_factory=list)  # of each round of this execution
     probed: int = 0
+    unwritten: set[str] = field(default_factory=set)  # collections that the log of writes shows to be as they were
+    read: str = "every collection was read"
     unfound: list[dict[str, Any]] = field(default_factory=list)
 
     def work(self) -> None:
@@ -253,6 +256,7 @@ class CatchUp:
         if self.ledger.open_round is not None and not self._finish():
             return self._since(validated)
         begun = time.monotonic()
+        self._ask_the_log()
         changes = self.last = self._read()
         total = self._since(validated) + changes.total
         if total > self.allowed:
@@ -271,6 +275,26 @@ class CatchUp:
         if not changes.nothing and self._apply(changes, begun):
             self._probed([])
         return total
+
+    def _ask_the_log(self) -> None:
+        """Which collections need no reading. A count or a setting that the log cannot explain, and every one is read."""
+        before = {info.name: info for info in self.job.snapshot.collections()}
+        fence = Control(self.run.home, self.run.parameters)
+        unwritten, doubt = fence.unwritten(self.job.snapshot.id, before)
+        with open_chosen(self.run) as source:
+            for name in sorted(unwritten & set(source.names())):
+                now = source.info(name)
+                if now.count != before[name].count or different_settings(before[name], now):
+                    doubt = f"collection {name} changed, and the log of writes does not say so"
+        self.unwritten = set() if doubt else unwritten
+        if self.unwritten:
+            some, every = len(before) - len(self.unwritten), count(len(before), "collection")
+            self.read = (
+                f"{some} of {every} read again; nginx logged no write to the others, their counts and settings stayed"
+            )
+        elif doubt:
+            self.read = f"every collection was read: {doubt}"
+        self.run.log(f"the last changes: {self.read}")
 
     def _since(self, validated: int) -> int:
         """Changes that rounds after the validation brought: those of an attempt of step 25 that did not come to its end."""
@@ -309,7 +333,7 @@ class CatchUp:
             self.run.progress("Compare the source with its snapshot", snapshot.total) as bar,
             open_chosen(self.run) as source,
         ):
-            return source_changes(source, snapshot, bar, names=selected(self.run, source))
+            return source_changes(source, snapshot, bar, names=selected(self.run, source), unwritten=self.unwritten)
 
     def _round(self, changes: SourceChanges) -> bool:
         """One round; False where a check failed, and then the target was not touched or is not proven."""
@@ -366,7 +390,7 @@ class CatchUp:
                     ReasonCode.NOTHING_TO_MIGRATE, "no collection of the migration is left there", where=f"source {source.label}",
                     next_step="Nothing was taken out of the target; see what became of the source, then resume.",
                 )  # fmt: skip
-            snapshot = take(self.run, source, names, name, bar)
+            snapshot = take_logged(self.run, source, names, name, bar, self.job.snapshot, self.unwritten)
         snapshot.verify()
         return snapshot
 
@@ -464,8 +488,8 @@ def bring_over(run: RunRecord, *, apply: bool) -> dict[str, Any]:
     """Step 25, behind the fence that it put up: what changed in the source since step 23 validated the target.
 
     The target is locked meanwhile; each chunk that is written is compared, and the ids of every collection are counted. A
-    check fails where that shows a difference. `{"total", "allowed", "added", "changed", "deleted", "seconds"}`; raises as
-    `CatchUp.last_round`.
+    check fails where that shows a difference. `{"total", "allowed", "added", "changed", "deleted", "seconds"}`, in `unread`
+    the collections that the log of writes made it pass by, and in `read` why these; raises as `CatchUp.last_round`.
     """
     ledger, begun = Ledger.read(run), time.monotonic()
     if ledger.open_round is not None and ledger.open_round["state"] == SWITCHING:
@@ -487,7 +511,10 @@ def bring_over(run: RunRecord, *, apply: bool) -> dict[str, Any]:
         job.quarantine.evidence(kept)
     rounds = ledger.rounds[validated:]
     found = {key: sum(r[key] for r in rounds) for key in ("added", "changed", "deleted")}
-    return {"total": total, "allowed": allowed, **found, "seconds": round(time.monotonic() - begun, 1)}
+    return {
+        "total": total, "allowed": allowed, **found, "seconds": round(time.monotonic() - begun, 1),
+        "read": work.read, "unread": sorted(work.unwritten),
+    }  # fmt: skip
 
 
 def switch(run: RunRecord, ledger: Ledger) -> Staged:

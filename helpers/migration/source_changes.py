@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from helpers.chunks import ChunkBatch
 from helpers.errors import WorldError
+from helpers.fence import Control
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import resolve_path
@@ -33,6 +34,7 @@ from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.snapshots.comparison import compare, compared
 from helpers.snapshots.export_journal import read_parquet, write_parquet
+from helpers.snapshots.retention import take
 from helpers.snapshots.snapshot import Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import Space, counted_ids, incomplete, listed_ids
@@ -179,6 +181,19 @@ class SourceChanges:
                 yield from ({"collection": name, "id": i, "change": change} for i in getattr(found, change))
 
 
+def take_logged(
+    run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress, same: Snapshot | None = None,
+    unwritten: Collection[str] = (),
+) -> Snapshot:  # fmt: skip
+    """A new snapshot as `take` takes it, and where the log of writes stood when its reading began."""
+    fence = Control(run.home, run.parameters)
+    position = fence.position()
+    snapshot = take(run, store, names, base, progress, same, unwritten)
+    if len(snapshot.manifest["sessions"]) == 1:  # else its reading began in an earlier process
+        fence.read_since(snapshot.id, position)
+    return snapshot
+
+
 def source_changes(
     store: Reader,
     snapshot: Snapshot,
@@ -186,11 +201,13 @@ def source_changes(
     *,
     names: Sequence[str] | None = None,
     readers: int | None = None,
+    unwritten: Collection[str] = (),
 ) -> SourceChanges:
     """Read the source again and compare it with the snapshot. `progress` advances by chunks of the snapshot.
 
     `names` are the collections that the source should be judged by now (none given: all that it holds); one of them that
-    the snapshot lacks has appeared. Raises `WorldError` where the source cannot be read.
+    the snapshot lacks has appeared. Those of `unwritten` are known to be as they were, and not read. Raises `WorldError`
+    where the source cannot be read.
     """
     readers = store.limits().readers(READERS) if readers is None else readers
     begun, found = time.monotonic(), SourceChanges(snapshot.id, utc_now())
@@ -205,6 +222,9 @@ def source_changes(
         found.collections[name] = CollectionChanges(deleted=sorted(gone))
         progress.advance(before[name].count)
     for name in sorted(set(before) & set(there)):
+        if name in unwritten:
+            progress.advance(before[name].count)
+            continue
         changes = _collection(store, snapshot, before[name], readers, progress)
         if changes.chunks or changes.settings:
             found.collections[name] = changes

@@ -495,7 +495,7 @@ def _window(parameters: Parameters) -> dict[str, Any]:
 
 def _fence(folder: RunFolder) -> str:
     state = FenceState.load(folder.workspace)
-    stands = state is not None and state.may_be_active
+    stands = state is not None and state.refuses
     return "Writes to the source are still refused." if stands else ""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -159,10 +159,14 @@ def taken_by(folder: RunFolder) -> list[dict[str, Any]]:
     return found
 
 
-def take(run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress) -> Snapshot:
+def take(
+    run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress, same: Snapshot | None = None,
+    unwritten: Collection[str] = (),
+) -> Snapshot:  # fmt: skip
     """A new snapshot of these collections, its id `base` or, where an earlier attempt left that, `base`-2 and so on.
 
-    An export of this id that was interrupted is gone on with.
+    An export of this id that was interrupted is gone on with. Collections of `unwritten` are as the snapshot `same` has
+    them, and not read again.
     """
     from helpers.snapshots.snapshot import write_snapshot
 
@@ -174,8 +178,9 @@ def take(run: RunRecord, store: Reader, names: Sequence[str], base: str, progres
     gone_on = (directory / f"{free}.partial").is_dir()
     audit.append(directory / audit.NAME, "snapshot created", outcome="begun", snapshot=free, gone_on=gone_on, **by)
     snapshot = write_snapshot(
-        store, directory, free, names, retention_days=rules.retention_days, readers=readers, progress=progress
-    )
+        store, directory, free, names, retention_days=rules.retention_days, readers=readers, progress=progress,
+        same=same, unwritten=unwritten,
+    )  # fmt: skip
     for note in snapshot.manifest["notes"]:
         run.log(note)
     about = {"snapshot": snapshot.id, **by, "digest": snapshot.digest}

@@ -17,11 +17,12 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -186,11 +187,12 @@ class Snapshot:
 
 def write_snapshot(
     store: Reader, directory: Path, snapshot_id: str, names: Sequence[str], *, retention_days: int, readers: int = 2,
-    progress: Progress = silent,
+    progress: Progress = silent, same: Snapshot | None = None, unwritten: Collection[str] = (),
 ) -> Snapshot:  # fmt: skip
     """Read these collections of a store into `directory/snapshot_id`; ids frozen first, slices read in parallel.
 
-    An interrupted export of this id is gone on with: its whole parts are verified and not read again.
+    An interrupted export of this id is gone on with: its whole parts are verified and not read again. Nor are collections
+    that nobody wrote to (`unwritten`) since the snapshot `same`: they share its files, verified, too.
     Raises `Terminal` where a listed chunk can be read neither with nor without its vector, or the id is taken.
     """
     folder = directory / snapshot_id
@@ -200,6 +202,9 @@ def write_snapshot(
     if _is_whole(partial, store.label, sorted(names)):  # the last session ended between the manifest and the renaming
         return _complete(partial, folder)
     journal = Journal.open(partial, {"id": snapshot_id, "source": store.label}, retention_days)
+    if same is not None:
+        for name in sorted(set(unwritten) & set(names)):
+            _adopt(journal, name, same)
     entries = [_write_collection(store, journal, name, readers, progress) for name in sorted(names)]
     for left in {p.name for p in partial.iterdir() if p.is_dir()} - {journal.collections[n]["folder"] for n in names}:
         if left != EXPORT:  # of a collection that was chosen when the export began, and is no more
@@ -268,11 +273,34 @@ def _frozen(store: Reader, journal: Journal, name: str) -> tuple[CollectionInfo,
     counted, ids = counted_ids(store, name)
     info = dataclasses.replace(info, count=counted)
     rows = part_rows(info.dimension or 0, store.limits().read_rows)
-    number = max((int(c["folder"].partition("-")[0]) for c in journal.collections.values()), default=0) + 1
-    folder = known["folder"] if known else f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}"
+    folder = known["folder"] if known else _folder(journal, name)
     shutil.rmtree(journal.folder / folder, ignore_errors=True)  # parts that belong to other ids
     journal.freeze(name, folder, dataclasses.asdict(info), ids, rows)
     return info, ids, rows, []
+
+
+def _adopt(journal: Journal, name: str, same: Snapshot) -> None:
+    """A collection as that snapshot has it: as if this export had read it and been interrupted then."""
+    info = next(i for i in same.collections() if i.name == name)
+    parts, held = same.parts(name), [i for part in same.parts(name) for i in same.ids(part)]
+    rows = parts[0].rows if parts else 1
+    if name in journal.collections or any(part.rows != rows for part in parts[:-1]):  # parts of one length can be found
+        return
+    folder = _folder(journal, name)
+    journal.freeze(name, folder, dataclasses.asdict(info), held, rows)
+    (journal.folder / folder).mkdir(exist_ok=True)
+    for number, part in enumerate(parts):
+        file = f"{folder}/{number + 1:05d}.parquet"
+        try:
+            os.link(same.folder / part.file, journal.folder / file)
+        except OSError:  # a disk without links
+            shutil.copyfile(same.folder / part.file, journal.folder / file)
+        journal.finish(name, number * rows, dataclasses.asdict(dataclasses.replace(part, file=file)))
+
+
+def _folder(journal: Journal, name: str) -> str:
+    number = max((int(c["folder"].partition("-")[0]) for c in journal.collections.values()), default=0) + 1
+    return f"{number:03d}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}"
 
 
 def _settings(info: CollectionInfo) -> str:
@@ -316,6 +344,7 @@ def _write_collection(store: Reader, journal: Journal, name: str, readers: int, 
         findings.append(f"{lost} chunks are listed but their vectors cannot be read")
     if len(ids) != info.count:
         findings.append(f"the store counts {info.count} chunks and lists {len(ids)} ids")
+    findings = list(dict.fromkeys(findings))
     counts = {"count": sum(p.rows for p in parts), "reported_count": info.count}
     return dataclasses.asdict(info) | counts | {"findings": findings, "parts": [dataclasses.asdict(p) for p in parts]}
 

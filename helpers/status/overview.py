@@ -201,7 +201,7 @@ def _due(folder: RunState, step: plan.Step | None) -> str:
 
 def _fence(folder: RunFolder) -> str:
     found = FenceState.load(folder.workspace)
-    return "" if found is None or not found.may_be_active else "up" if found.active else "half up"
+    return "" if found is None or not found.refuses else "up" if found.active else "half up"
 
 
 def at_work_now(folder: RunFolder, now: dt.datetime) -> str:

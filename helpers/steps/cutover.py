@@ -38,7 +38,7 @@ from helpers.cutover.application import (
 from helpers.cutover.files import digest_of, keep, put_in_place, stage
 from helpers.cutover.readiness import Edit, all_edits, check_door, diff, loopback_in_container
 from helpers.errors import RUNBOOK, Interrupted, RunbookError, Terminal, UsageError, WorldError
-from helpers.fence import FenceState, lift, used_by
+from helpers.fence import FenceState, used_by
 from helpers.formatting import count, duration
 from helpers.migration.catch_up import bring_over
 from helpers.migration.checkpoint import Checkpoint
@@ -172,7 +172,7 @@ class CutoverStep(NotebookStep):
             "changes brought over at the cutover", Verdict.PASS, measured=found["total"], threshold=found["allowed"],
             relation="≤", unit="changes", parameter="migration.delta_limit",
             detail=f"{found['added']:,} added, {found['changed']:,} changed, {found['deleted']:,} deleted since the "
-            f"validation; each chunk that was written was compared; {duration(found['seconds'])}",
+            f"validation; each chunk that was written was compared; {found['read']}; {duration(found['seconds'])}",
         )  # fmt: skip
         return f"Writes are refused. {count(found['total'], 'change')} brought over."
 
@@ -185,7 +185,7 @@ class CutoverStep(NotebookStep):
         if not self._late or state is None or not state.may_be_active:
             return ""
         try:
-            return lift(self.run.home)
+            return FenceWritesStep(self.run).control.reopen()
         except RunbookError as error:
             self.run.log(f"the fence was not lifted: {error}")
             return state.sentence()

@@ -93,7 +93,8 @@ class FenceWritesStep(NotebookStep):
                 "write fence", Verdict.NOT_EXERCISED, measured="in step 25", threshold="up", parameter="fence.when",
                 detail="writers go on; step 25 puts the fence up, proves it, and brings over what changed",
             )  # fmt: skip
-            return "Not put up: step 25 does it (fence.when is cutover). Writers go on."
+            logged = "" if self.run.dry_run else f" {self.control.record()}"
+            return f"Not put up: step 25 does it (fence.when is cutover). Writers go on.{logged}"
         if self.run.dry_run:
             self.run.check("write fence", Verdict.NOT_EXERCISED, measured="dry run", threshold="up", reason=ReasonCode.NO_FENCE,
                            detail="a dry run shows what it would do and puts up no fence")  # fmt: skip

@@ -6,12 +6,13 @@ import pandas as pd
 
 from helpers.formatting import moment
 from helpers.migration.importing import judge_rescue
+from helpers.migration.source_changes import take_logged
 from helpers.migration.target_lock import chosen
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import Verdict
 from helpers.run.record import NotebookStep, RunRecord, open_chosen
-from helpers.snapshots.retention import described, take
+from helpers.snapshots.retention import described
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps import source_health
 from helpers.stores import Reader
@@ -24,7 +25,7 @@ def take_snapshot(run: RunRecord, store: Reader) -> Snapshot:
     if not run.parameters.source.is_embedded:
         run.log(f"about to read the source: {source_health.reading_estimate(run, store, names).sentence()}")
     with run.phase("snapshot", total), run.progress("Snapshot", total) as bar:
-        return take(run, store, names, f"{run.id}-{run.step}", bar)
+        return take_logged(run, store, names, f"{run.id}-{run.step}", bar)
 
 
 def judge_snapshot(run: RunRecord, snapshot: Snapshot) -> pd.DataFrame:
