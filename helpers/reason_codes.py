@@ -130,6 +130,10 @@ _MORE_CHANGED = (
     "Bring it over, validate and sign again: {runbook} run --run-id ID --from 22. Another migration.delta_limit needs a "
     "new run."
 )
+_MISSED = (
+    "The target lacks what is named. Go back to the source, with what clients wrote since: {rollback} --replay. Or bring the "
+    "named chunks over by hand."
+)
 _CLIENTS = "Decide about these writes: {rollback} --replay, or --discard-with-reason REASON."
 _REPEAT = "Repeat it, it goes on where it stopped: {rollback}"
 _AS_IT_IS = "Nothing is due: it says what the source holds now."
@@ -439,6 +443,7 @@ class ReasonCode(StrEnum):
 
     CATCH_UP_LEDGER_DAMAGED = "catch_up_ledger_damaged", _CHANGED, _PUT_BACK
     CATCH_UP_NOT_PROVEN = "catch_up_not_proven", _CHANGED, _GO_ON
+    CHANGES_MISSED = "changes_missed", _CHANGED, _MISSED
     CLIENT_WRITES = "client_writes", _CHANGED, _CLIENTS
     FOREIGN_CHUNKS = "foreign_chunks", _CHANGED
     REPLAY_DIFFERS = "replay_differs", _CHANGED, _REPEAT

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from helpers.chunks import ChunkBatch
 from helpers.migration.source_changes import SourceChanges, source_changes
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores.client import ClientStore
+from helpers.stores.limits import refuse_gateway_answers
 from tests.storage import chunks, embedded, fill, lose_vectors, plan
 
 HELD = {"alpha": ("l2", chunks(230, 4, prefix="a")), "beta": ("cosine", chunks(40, 6, seed=1, prefix="b"))}
@@ -151,3 +153,12 @@ def test_a_vector_that_is_hidden_for_a_moment_is_asked_for_again(source: ClientS
     assert source_changes(store, snapshot).nothing
     hidden["a5"] = 100
     assert as_rows(source_changes(store, snapshot)) == {"alpha": ([], ["a5"], [])}
+
+
+def test_an_answer_that_names_the_chunk_it_cannot_give_is_left_to_the_reader() -> None:
+    """The session says how an answer is encoded after the hooks have looked at it."""
+    request = httpx.Request("POST", "http://localhost/api/v2/tenants/t/databases/d/collections/x/get")
+    answer = httpx.Response(500, request=request, text="Error executing plan: Internal error: Error finding id")
+    refuse_gateway_answers(answer)
+    answer.encoding = "utf-8"
+    assert "Error finding id" in answer.text

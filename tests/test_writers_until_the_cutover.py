@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +20,9 @@ import pytest
 from dotenv import dotenv_values
 
 from helpers.errors import NoGo, UsageError, WorldError
+from helpers.fence import Control as FenceControl
 from helpers.fence import FenceState, lift
+from helpers.fence.control import _touched
 from helpers.fence.nginx import Nginx, configuration
 from helpers.parameters import parameters_from
 from helpers.parameters.sections import NginxFence
@@ -30,12 +34,13 @@ from helpers.run.plan import LINE
 from helpers.run.record import RunRecord
 from helpers.runner.pipeline import with_fence
 from helpers.steps.fence_writes import FenceWritesStep
+from helpers.steps.monitor import MonitorStep
 from helpers.steps.snapshot import SnapshotStep
 from helpers.steps.validate import ValidateStep
 from tests.commands import Runbook, only_line
 from tests.conftest import ROOT
 from tests.cutovers import cells, decided, keep, signers, step
-from tests.fences import Fenced, client, fenced_server
+from tests.fences import Fenced, client, fenced_server, rows
 from tests.plain_client import held
 from tests.servers import ChromaServer, client_of
 from tests.signers import Signers, sign
@@ -124,12 +129,12 @@ def check(result: StepResult, name: str) -> Any:
     return next(c for c in result.checks if c.name == name)
 
 
-def agree(fenced: Fenced) -> None:
+def agree(fenced: Fenced, *more: str) -> None:
     with client_of(fenced.server.url) as source:
         was = held(source)
     target = chromadb.PersistentClient(str(fenced.folder / "target"))
     now = held(target)
-    for name in ("alpha", "beta", "docs"):
+    for name in ("alpha", "beta", "docs", *more):
         assert was[name].documents == now[name].documents
         assert was[name].metadatas == now[name].metadatas
         for chunk, vector in was[name].vectors.items():
@@ -270,6 +275,111 @@ def test_a_no_go_that_comes_while_writers_are_out_lets_them_go_on(fenced: Fenced
     state = FenceState.load(folder.workspace)
     assert state is not None
     assert not state.refuses
+
+
+def test_collections_made_dropped_and_cleared_by_filter_are_brought_over_and_others_are_not_read(
+    fenced: Fenced,
+) -> None:
+    folder = run(fenced, delta_limit={"share": 1.0})
+    ready(folder)
+    with client(fenced.url) as chroma:
+        chroma.create_collection("new", embedding_function=None).add(**rows(5))
+        chroma.delete_collection("docs")
+        chroma.create_collection("docs", embedding_function=None).add(**rows(20))  # as it was, as far as a count shows
+        chroma.get_collection("beta", embedding_function=None).delete(where={"note": "first 3"})
+    result = step(folder)
+    last = result.facts["last_changes"]
+    assert last["unread"] == ["alpha"]
+    assert "2 of 3 collections read again; nginx logged no write to the others" in last["read"]
+    agree(fenced, "new")
+    record = RunRecord(folder.read(), "50")
+    MonitorStep(record).source()
+    assert check(record.result, "source as it was cut over").verdict is Verdict.PASS
+    counted = numbers.counts({n: r for n in ("22", "25") if (r := folder.read().result(n)) is not None})
+    assert (counted.source, counted.migrated, counted.quarantined) == (184, 184, 0)
+
+
+def test_a_write_that_the_log_does_not_show_is_found_after_the_cutover(fenced: Fenced) -> None:
+    folder = run(fenced)
+    ready(folder)
+    with client(fenced.server.url) as past:  # past nginx, and gone when it is asked who is connected
+        past.get_collection("docs", embedding_function=None).update(ids=["c3"], metadatas=[{"note": "past nginx"}])
+    result = step(folder)
+    assert check(result, "cutover").verdict is Verdict.PASS
+    record = RunRecord(folder.read(), "50")
+    MonitorStep(record).source()
+    found = check(record.result, "source as it was cut over")
+    assert (found.verdict, found.reason) == (Verdict.FAIL, "changes_missed")
+    assert [(i["collection"], i["id"]) for i in found.ids] == [("docs", "c3")]
+
+
+def test_a_log_of_writes_that_may_lack_one_is_not_trusted_and_says_why(fenced: Fenced) -> None:
+    folder = run(fenced)
+    log, control = Path(f"{fenced.config}.writes"), FenceControl(folder, folder.read().parameters)
+    names = ["alpha", "beta", "docs"]
+
+    def asked(cause: Callable[[], object] = lambda: None) -> tuple[set[str], str]:
+        control.record()
+        control.read_since("snapshot", control.position())
+        with client(fenced.url) as chroma:
+            chroma.get_collection("beta", embedding_function=None).delete(ids=["c1"])
+        cause()
+        try:
+            control.put_up()
+            return control.unwritten("snapshot", names)
+        finally:
+            lift(folder.read())
+
+    def restart() -> None:
+        fenced.stop()
+        subprocess.run([fenced.program, "-c", str(fenced.config)], check=True)
+
+    def rotate() -> None:
+        log.rename(f"{log}.1")
+        os.kill(int(Path(f"{fenced.config}.pid").read_text()), signal.SIGUSR1)
+
+    def crash() -> None:
+        assert control.nginx is not None
+        os.kill(control.nginx.processes()[-1][0], signal.SIGKILL)
+
+    assert asked() == ({"alpha", "docs"}, "")
+    for cause, said in (
+        (restart, "nginx was restarted"),
+        (rotate, "is not the file that was begun"),
+        (lambda: log.write_bytes(b""), "no longer begins as it did"),
+        (crash, "nginx was restarted"),
+    ):
+        unwritten, doubt = asked(cause)
+        assert (unwritten, said in doubt) == (set(), True), doubt
+    with client_of(fenced.server.url) as here:
+        here.heartbeat()
+        assert asked()[1] == ""  # our own connection
+    command = "import socket,sys,time; s=socket.create_connection(('127.0.0.1', int(sys.argv[1]))); print(flush=True); "
+    command += "time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", command, str(fenced.server.port)], stdout=subprocess.PIPE) as past:
+        assert past.stdout is not None
+        past.stdout.readline()
+        assert "1 connection to 127.0.0.1" in asked()[1]
+        past.kill()
+    assert control.unwritten("snapshot", names) == (set(), "no log of writes was kept")  # it was lifted
+
+
+@pytest.mark.parametrize(
+    ("request_line", "touched"),
+    [
+        ("POST /api/v2/tenants/t/databases/d/collections/0a1b/upsert", ["0a1b"]),
+        ("DELETE /api/v2/tenants/t/databases/d/collections/my%20notes", ["my notes"]),
+        ("PUT /api/v1/collections/0a1b", ["0a1b"]),
+        ("POST /api/v2/tenants/t/databases/d/collections?x=1", []),
+        ("POST /api/v2/tenants/t/databases", []),
+        ("POST /api/v1/reset", [None]),
+        ("DELETE /api/v2/tenants/t/databases/d", [None]),
+        ("POST /api/v2//tenants/t/databases/d/collections/0a1b/add", [None]),
+    ],
+)
+def test_a_request_that_is_not_known_may_have_changed_everything(request_line: str, touched: list[str | None]) -> None:
+    method, uri = request_line.split(" ")
+    assert list(_touched(method, uri)) == touched
 
 
 def test_a_dry_run_stops_nobody(fenced: Fenced) -> None:

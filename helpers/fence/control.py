@@ -48,12 +48,24 @@ SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
 
 
 @dataclass(slots=True)
+class WriteLog:
+    """nginx's log of what may write. `place` is its device and inode, `processes` are nginx's (id, began).
+
+    `marks` say of a snapshot how many bytes the log had when its reading began, and their SHA-256. `doubt` is, once the
+    fence is up, why the log may lack a write, "" where nothing says so.
+    """
+
+    place: list[int]
+    marks: dict[str, tuple[int, str]] = field(default_factory=dict)
+    processes: list[tuple[int, float]] = field(default_factory=list)
+    doubt: str = ""
+
+
+@dataclass(slots=True)
 class FenceState(StateFile):
     """One run's fence. `setting` and `lifting` are what a process that was killed leaves: both may be half done.
 
     With `fence.when: cutover` it is `recording` first: nginx lets everything pass, and logs each request that may write.
-    `log` says of that: `file`, `place` (device and inode), `processes` (of nginx), `marks` (snapshot → bytes of the log, and
-    their SHA-256, when its reading began), and once the fence is up `doubt`, why the log says too little, "" where it does not.
 
     `before` says what the configuration file was: `existed`, and `backup`, the copy in the workspace. `rules` are the
     parameters that it was set with: it is lifted with these, whatever they have been changed to since.
@@ -74,7 +86,7 @@ class FenceState(StateFile):
     events: list[dict[str, str]] = field(default_factory=list)
     source: Annotated[dict[str, Any], section(Endpoint)] = field(default_factory=dict)  # whose writes it stops
     directory: str = ""  # in which the run began
-    log: dict[str, Any] = field(default_factory=dict)
+    log: WriteLog | None = None
 
     def enter(self, workspace: Path, state: str, **facts: Any) -> None:
         """Go over to this state, on disk before anything else happens."""
@@ -174,10 +186,9 @@ class Control:
     def put_up(self) -> str:
         """Stop writes; what was done. Where that fails everything is put back before the error is raised."""
         state = self._state()
-        if state.log and state.state != UP:  # since it was up nobody wrote
-            state.log["doubt"] = (
-                self._doubt(state) if state.state == RECORDING else "a process ended while it set the fence"
-            )
+        if state.log is not None and state.state != UP:  # since it was up nobody wrote
+            killed = "a process ended while it set the fence"
+            state.log.doubt = self._doubt(state.log) if state.state == RECORDING else killed
         state.enter(self.folder.workspace, SETTING, urls=self.urls())
         try:
             done = self._close()
@@ -259,86 +270,87 @@ class Control:
         """nginx lets everything pass and logs what may write; from a fence that is up it goes over to that. A sentence."""
         if self.nginx is None:
             return "Writes are not logged (fence.kind is command): step 25 reads every collection once more."
-        state, log = self._state(), Path(f"{self.nginx.path}.writes")
-        goes_on = state.state == UP and state.log and not state.log["doubt"] and _place(log) == state.log["place"]
-        if not goes_on:
-            self.nginx.write(json.dumps({"run": self.folder.id, "log": uuid.uuid4().hex}) + "\n", log)
-            state.log = {"file": str(log), "place": _place(log), "marks": {}}
+        state, file = self._state(), self._log_file
+        log = state.log if state.state == UP else None  # one that the fence has ended without a doubt goes on
+        if log is None or log.doubt or _place(file) != log.place:
+            self.nginx.write(json.dumps({"run": self.folder.id, "log": uuid.uuid4().hex}) + "\n", file)
+            log = state.log = WriteLog(_place(file))
         state.enter(self.folder.workspace, RECORDING, urls=self.urls())
         try:
-            self.nginx.write(configuration(self.nginx.rules, self.folder.id, closed=False, log=log))
+            self.nginx.write(configuration(self.nginx.rules, self.folder.id, closed=False, log=file))
             done = self.nginx.enforce()
         except RunbookError:
             self.put_back(state)
             raise
-        state.log |= {"processes": self.nginx.processes(), "doubt": ""}
+        log.processes = self.nginx.processes()
         state.save(self.folder.workspace)
-        return f"nginx {done}: it lets everything pass, and logs what may write to {log}."
+        return f"nginx {done}: it lets everything pass, and logs what may write to {file}."
 
     def reopen(self) -> str:
         """Writers go on at the source, proven by a write, and nginx logs again what they write; a sentence."""
         done = self.record() if self.nginx is not None else lift(self.folder.read())
         return f"The write fence is taken away. {done} {self._prove_open()}." if self.nginx is not None else done
 
-    def position(self) -> list[Any]:
-        """Where the log of writes ends now: bytes and their digest; [] where none is kept. For `read_since`."""
+    def position(self) -> tuple[int, str] | None:
+        """Where the log of writes ends now: bytes and their digest; None where none is kept. For `read_since`."""
         state = FenceState.load(self.folder.workspace)
-        if state is None or not state.log:
-            return []
+        if state is None or state.log is None:
+            return None
         try:
-            return _head(Path(state.log["file"]))
+            return _head(self._log_file)
         except OSError:  # `_doubt` says so
-            return []
+            return None
 
-    def read_since(self, snapshot: str, position: list[Any]) -> None:
+    def read_since(self, snapshot: str, position: tuple[int, str] | None) -> None:
         """What this snapshot holds was read from that position of the log on."""
         state = FenceState.load(self.folder.workspace)
-        if state is not None and state.log and position:
-            state.log["marks"][snapshot] = position
+        if state is not None and state.log is not None and position is not None:
+            state.log.marks[snapshot] = position
             state.save(self.folder.workspace)
 
-    def _doubt(self, state: FenceState) -> str:
-        """Why the log of writes cannot be trusted; "" where it can. Asked while nginx still writes it."""
+    @property
+    def _log_file(self) -> Path:
+        return Path(f"{self.nginx.path}.writes") if self.nginx is not None else Path()
+
+    def _doubt(self, log: WriteLog) -> str:
+        """Why the log of writes may lack one; "" where nothing says so. Asked while nginx still writes it."""
         import httpx
 
-        log, nonce = Path(state.log["file"]), uuid.uuid4().hex
         assert self.nginx is not None
+        file, nonce = self._log_file, uuid.uuid4().hex
         try:
-            if _place(log) != state.log["place"]:
-                return f"{log} is not the file that was begun (rotated, or removed)"
-            for size, digest in state.log["marks"].values():
-                if _head(log, size) != [size, digest]:
-                    return f"{log} no longer begins as it did"
+            if _place(file) != log.place:
+                return f"{file} is not the file that was begun (rotated, or removed)"
+            if any(_head(file, mark[0]) != mark for mark in log.marks.values()):
+                return f"{file} no longer begins as it did"
             now = self.nginx.processes()
-            if not now or now != state.log["processes"]:
+            if not now or not _same(now, log.processes):
                 return "nginx was restarted or reloaded since the log was begun"
             past = others_at(self.nginx.rules.upstream, [os.getpid(), *(int(pid) for pid, _ in now)])
             if past:
                 return f"{count(past, 'connection')} to {self.nginx.rules.upstream} did not come by nginx"
             httpx.get(f"{self.clients_url}{LOG_PROBE}?{nonce}", timeout=self.rules.timeout_seconds)
             deadline = time.monotonic() + SETTLE_SECONDS
-            while nonce not in log.read_text(encoding="utf-8", errors="replace"):
+            while nonce not in file.read_text(encoding="utf-8", errors="replace"):
                 if time.monotonic() > deadline:
-                    return f"nginx does not write {log} any more"
+                    return f"nginx does not write {file} any more"
                 time.sleep(0.05)
         except (OSError, httpx.HTTPError) as error:
-            return f"{log}: {error}"
+            return f"{file}: {error}"
         return ""
 
     def unwritten(self, snapshot: str, names: Collection[str]) -> tuple[set[str], str]:
         """Those of `names` that nobody wrote to since the reading of this snapshot began, with the fence up; and why not all
         that is so can be known, "" where it can: then none is named."""
         state = FenceState.load(self.folder.workspace)
-        if state is None or not state.log:
+        if state is None or state.log is None:
             return set(), "no log of writes was kept"
-        doubt, mark = str(state.log.get("doubt", "")), state.log["marks"].get(snapshot)
-        if doubt or not mark:
-            return (
-                set(),
-                doubt or f"snapshot {snapshot} was begun before the log of writes, or read in several sessions",
-            )
+        mark = state.log.marks.get(snapshot)
+        if state.log.doubt or mark is None:
+            early = f"snapshot {snapshot} was begun before the log of writes, or read in several sessions"
+            return set(), state.log.doubt or early
         try:
-            content = Path(state.log["file"]).read_bytes()
+            content = self._log_file.read_bytes()
             before, after = content[: mark[0]].splitlines()[1:], content[mark[0] :].splitlines()
             # One that had no answer may have been applied later.
             asked = [
@@ -347,7 +359,7 @@ class Control:
             asked += map(json_in, after)
             touched = {name for line in asked if line["to"] for name in _touched(line["method"], line["uri"])}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            return set(), f"{state.log['file']} cannot be read ({error})"
+            return set(), f"{self._log_file} cannot be read ({error})"
         if None in touched:
             return set(), "a request may have changed more than one collection"
         with self.probe(self.source.address, "source") as probe:
@@ -437,9 +449,9 @@ class Control:
 
     def _open(self, state: FenceState, *, start: bool) -> None:
         """Let writes through; `start`: also start an nginx that does not run, because clients have come to use it."""
-        if state.log:
-            Path(state.log["file"]).unlink(missing_ok=True)
-            state.log = {}
+        if state.log is not None:
+            self._log_file.unlink(missing_ok=True)
+            state.log = None
         if self.nginx is None:
             if self.rules.command is not None:
                 run_or_fail(self.rules.command.unlock, self.rules.timeout_seconds, "the unlock command")
@@ -495,11 +507,18 @@ def _place(file: Path) -> list[int]:
     return []
 
 
-def _head(file: Path, size: int = -1) -> list[Any]:
+def _same(now: list[tuple[int, float]], then: list[tuple[int, float]]) -> bool:
+    """Whether these are the same processes; the clock that tells when they began may have been set by a second."""
+    return [pid for pid, _ in now] == [pid for pid, _ in then] and all(
+        abs(a - b) < 2 for (_, a), (_, b) in zip(now, then, strict=True)
+    )
+
+
+def _head(file: Path, size: int = -1) -> tuple[int, str]:
     """How many bytes (at most `size`) a file begins with, and their SHA-256."""
     with file.open("rb") as opened:
         content = opened.read(size)
-    return [len(content), hashlib.sha256(content).hexdigest()]
+    return len(content), hashlib.sha256(content).hexdigest()
 
 
 _ONE = re.compile(r"/api/v[12](?:/tenants/[^/?]+/databases/[^/?]+)?/collections/([^/?]+)(?:[/?]|$)")

@@ -193,17 +193,18 @@ class Nginx:
         self.to_ask = [(url, name) for each in near for url in each.urls() for name in each.names or [""]]
         self.unseen += [f"{listen} in {e.file}" for e in near for listen in e.listens if listen.startswith("unix:")]
 
-    def processes(self) -> list[list[float]]:
-        """[process, when it began (seconds)] of master and workers; [] where none serves. Each reload makes other workers."""
+    def processes(self) -> list[tuple[int, float]]:
+        """(process, when it began in seconds) of master and workers; [] where none serves. Each reload makes other workers."""
         master = self._master(self._pid_file(self._nginx("-T").said))
-        found = []
-        with suppress(psutil.Error):
-            found = (
-                [[pid, psutil.Process(pid).create_time()] for pid in sorted({master, *children(master)})]
-                if master
-                else []
-            )
-        return found
+        try:
+            every = []
+            if master is not None and self._wait(
+                lambda: bool(children(master)), 5.0
+            ):  # it may have been started just now
+                every = sorted({master, *children(master)})
+            return [(pid, psutil.Process(pid).create_time()) for pid in every]
+        except psutil.Error:  # one ended meanwhile
+            return []
 
     def runs(self) -> bool:
         """Whether it serves now. One that is not installed does not; nor does one whose files were never right."""

@@ -502,8 +502,12 @@ def bring_over(run: RunRecord, *, apply: bool) -> dict[str, Any]:
         try:
             work = CatchUp(run, job, job.stage(), store, run.workspace, ledger)
             allowed, total = work.allowed, work.last_round(validated, apply=apply)
-            if work.applied:
-                judge_arrivals(run, job.arrivals(store, work.staged), run.parameters.expected.minimum_imported)
+            if len(ledger.rounds) > validated:  # also of an attempt before this
+                table = job.arrivals(store, work.staged)
+                judge_arrivals(run, table, run.parameters.expected.minimum_imported)
+                run.fact("arrivals", table.to_dict("records"))
+                run.fact("quarantine", job.quarantine.counts())
+                run.fact("targets", {name: store.count(name) for name in sorted(work.staged.files)})
         finally:
             store.release_lock(run.id)
     kept = run.folder / f"{run.step}_quarantine.jsonl.gz"

@@ -297,7 +297,7 @@ def counts(results: Results) -> Counts:
     """Step 23 counted the target; before it step 22 did, and before that the snapshot is known."""
     by_step = {
         number: _counted(results[number])
-        for number in (Step.SOURCE_HEALTH, Step.SNAPSHOT, Step.MIGRATE, Step.VALIDATE)
+        for number in (Step.SOURCE_HEALTH, Step.SNAPSHOT, Step.MIGRATE, Step.VALIDATE, Step.CUTOVER)
         if number in results
     }
     found: dict[str, int | None] = {}
@@ -322,6 +322,9 @@ def counts(results: Results) -> Counts:
 def _collections(results: Results) -> tuple[int | None, int | None]:
     """How many collections the source has, and the target got chunks in: step 23 counted them, before it 22 and 13 routed."""
     test = results[Step.VALIDATE].facts if Step.VALIDATE in results else {}
+    last = results[Step.CUTOVER].facts if Step.CUTOVER in results else {}
+    if last.get("arrivals") and last.get("targets"):
+        return len(last["arrivals"]), len([n for n in last["targets"].values() if n])
     if test.get("counts") and test.get("targets"):
         return len(test["counts"]), len([row for row in test["targets"] if row.get("target")])
     ways = routes(results)
@@ -352,7 +355,7 @@ def _counted(result: StepResult) -> dict[str, int | None]:
         return {"source": facts.get("total")}
     if result.step == Step.SNAPSHOT:
         return {"source": (facts.get("snapshot") or {}).get("chunks")}
-    rows = facts.get("arrivals" if result.step == Step.MIGRATE else "counts")
+    rows = facts.get("counts" if result.step == Step.VALIDATE else "arrivals")  # of 25 where it brought changes over
     quarantine = facts.get("quarantine")
     found = {
         "source": _sum(rows, "source"), "migrated": _sum(rows, "target"),

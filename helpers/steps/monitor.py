@@ -15,6 +15,7 @@ import pandas as pd
 from helpers import plots
 from helpers.cutover.application import LogWatch, positions
 from helpers.formatting import count, duration
+from helpers.migration.source_changes import prove_unchanged
 from helpers.monitoring import measure
 from helpers.monitoring.watcher import (
     ERRORS_IN_A_ROW,
@@ -50,7 +51,10 @@ class MonitorStep(NotebookStep):
 
     @cached_property
     def validated(self) -> dict[str, int]:
-        """Chunks by target collection as step 23 counted them."""
+        """Chunks by target collection as step 23 counted them, or step 25 behind the last changes."""
+        cut = self.run.earlier(Step.CUTOVER)
+        if cut is not None and (last := cut.facts.get("targets")):
+            return {str(name): int(n) for name, n in last.items()}
         rows = self.run.require(Step.VALIDATE).facts.get("targets") or []
         return {str(r["collection"]): int(r["target"]) for r in rows if r.get("target") is not None}
 
@@ -67,6 +71,20 @@ class MonitorStep(NotebookStep):
     @property
     def looks(self) -> list[Sample]:
         return self.journal.samples if self.journal is not None else [self.first] if self.first is not None else []
+
+    def source(self) -> str:
+        """Where step 25 took nginx's word that nobody wrote to a collection: the source, still fenced, read in full."""
+        cut = self.run.earlier(Step.CUTOVER)
+        unread = (cut.facts.get("last_changes") or {}).get("unread") if cut is not None else []
+        if not unread or self.run.dry_run:
+            return "Step 25 left no collection of the source unread; there is nothing to compare again."
+        found = prove_unchanged(self.run)
+        self.run.check(
+            "source as it was cut over", Verdict.PASS if found.nothing else Verdict.FAIL, threshold=0, unit="changes",
+            measured=found.total, reason="" if found.nothing else ReasonCode.CHANGES_MISSED, offenders=found.total,
+            ids=found.examples(), detail=f"{found.sentence()}; step 25 did not read {', '.join(unread[:5])}",
+        )  # fmt: skip
+        return found.sentence()
 
     def plan(self) -> pd.DataFrame:
         """How long, how often, what is asked, and by which rules the watch ends early."""

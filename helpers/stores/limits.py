@@ -177,10 +177,10 @@ def refuse_gateway_answers(response: httpx.Response) -> None:
             next_step="See whether the server and its proxy are well, then resume.",
         )  # fmt: skip
     if response.status_code == 500 and _OF_COLLECTIONS in response.request.url.path:
-        response.read()
-        if not any(words in response.text for words in _SAID_WITH_500):
+        said = response.read().decode(errors="replace")  # not `text`: the session says only later how that is encoded
+        if not any(words in said for words in _SAID_WITH_500):
             raise Transient(
-                ReasonCode.ENGINE_FAILED, f"answered 500: {one_line(response.text.strip(), 200) or 'without a reason'}",
+                ReasonCode.ENGINE_FAILED, f"answered 500: {one_line(said.strip(), 200) or 'without a reason'}",
                 where=str(response.request.url.copy_with(query=None)),
                 next_step="Look at the server's log, then resume.",
             )  # fmt: skip
