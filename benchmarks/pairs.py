@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.ground import Ground, clock
+from benchmarks.outage import writers_out
 from helpers.parameters.endpoint import Endpoint
 from helpers.stores import open_target
 from tests.servers import client_of
@@ -84,5 +85,9 @@ PAIRS = [
     Pair(
         "transform", "schema if_ttt", partial(transform, schema="if_ttt"),
         "schema identity", partial(transform, schema="identity"),
+    ),
+    Pair(
+        "outage", "fence.when: start", partial(writers_out, when="start"),
+        "fence.when: cutover", partial(writers_out, when="cutover"),
     ),
 ]  # fmt: skip

@@ -11,12 +11,17 @@ import json
 import random
 import signal
 import sys
+import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import chromadb
 import numpy as np
+from dotenv import dotenv_values
 
+from tests.fences import client
 from tests.servers import client_of
 
 
@@ -62,6 +67,50 @@ def write(collection: Any, kind: str, chunk: str, number: int, vector: Any) -> N
             collection.delete(ids=[chunk])
         if kind != "delete":
             collection.add(ids=[chunk], embeddings=[vector], documents=[text], metadatas=[metadata])
+
+
+class Application(threading.Thread):
+    """An application that writes 20 times a second to whatever its `.env` names, and waits while it is refused."""
+
+    def __init__(self, env: Path, collection: str, dimension: int) -> None:
+        super().__init__(daemon=True)
+        self.env, self.asked = env, threading.Event()
+        self.collection, self.dimension = collection, dimension
+        self.kept: dict[str, str] = {}  # id → text, as the last write that was answered left it
+        self.gone: set[str] = set()
+        self.refused: list[tuple[float, float]] = []  # first refused write, next write that was answered
+        self.failed_reads = 0
+        self.moved_to = ""
+
+    def run(self) -> None:
+        number, since = 0, 0.0
+        chance = np.random.default_rng(5)
+        while not self.asked.is_set():
+            url = str(dotenv_values(self.env)["CHROMADB_URL"])
+            chunk = f"w{int(chance.integers(60))}"
+            try:
+                with client(url) as chroma:
+                    collection = chroma.get_collection(self.collection, embedding_function=None)
+                    collection.get(limit=1)
+                    number += 1
+                    if chunk in self.kept and number % 3 == 0:
+                        collection.delete(ids=[chunk])
+                        del self.kept[chunk]
+                        self.gone.add(chunk)
+                    else:
+                        collection.upsert(
+                            ids=[chunk], documents=[f"write {number}"],
+                            embeddings=chance.standard_normal((1, self.dimension)).astype(np.float32),
+                        )  # fmt: skip
+                        self.kept[chunk] = f"write {number}"
+                        self.gone.discard(chunk)
+                if since:
+                    self.refused.append((since, time.monotonic()))
+                    since = 0.0
+                self.moved_to = url
+            except chromadb.errors.AuthorizationError:
+                since = since or time.monotonic()
+            time.sleep(0.05)
 
 
 if __name__ == "__main__":

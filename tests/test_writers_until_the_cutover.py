@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from typing import Any
 import chromadb
 import numpy as np
 import pytest
-from dotenv import dotenv_values
 
 from helpers.errors import NoGo, UsageError, WorldError
 from helpers.fence import Control as FenceControl
@@ -44,6 +42,7 @@ from tests.fences import Fenced, client, fenced_server, rows
 from tests.plain_client import held
 from tests.servers import ChromaServer, client_of
 from tests.signers import Signers, sign
+from tests.source_writer import Application
 from tests.storage import chunks, embedded
 from tests.test_catch_up import migrate
 
@@ -417,49 +416,6 @@ def test_what_cannot_be_done_is_refused(sections: dict[str, Any], said: str) -> 
         parameters_from(given)
 
 
-class Client(threading.Thread):
-    """An application that writes 20 times a second to whatever its `.env` names, and waits while it is refused."""
-
-    def __init__(self, env: Path) -> None:
-        super().__init__(daemon=True)
-        self.env, self.asked = env, threading.Event()
-        self.kept: dict[str, str] = {}  # id → text, as the last write that was answered left it
-        self.gone: set[str] = set()
-        self.refused: list[tuple[float, float]] = []  # first refused write, next write that was answered
-        self.failed_reads = 0
-        self.moved_to = ""
-
-    def run(self) -> None:
-        number, since = 0, 0.0
-        chance = np.random.default_rng(5)
-        while not self.asked.is_set():
-            url = str(dotenv_values(self.env)["CHROMADB_URL"])
-            chunk = f"w{int(chance.integers(60))}"
-            try:
-                with client(url) as chroma:
-                    collection = chroma.get_collection("alpha", embedding_function=None)
-                    collection.get(limit=1)
-                    number += 1
-                    if chunk in self.kept and number % 3 == 0:
-                        collection.delete(ids=[chunk])
-                        del self.kept[chunk]
-                        self.gone.add(chunk)
-                    else:
-                        collection.upsert(
-                            ids=[chunk], documents=[f"write {number}"],
-                            embeddings=chance.standard_normal((1, 16)).astype(np.float32),
-                        )  # fmt: skip
-                        self.kept[chunk] = f"write {number}"
-                        self.gone.discard(chunk)
-                if since:
-                    self.refused.append((since, time.monotonic()))
-                    since = 0.0
-                self.moved_to = url
-            except chromadb.errors.AuthorizationError:
-                since = since or time.monotonic()
-            time.sleep(0.05)
-
-
 @pytest.mark.slow
 def test_the_whole_line_with_a_client_that_follows_its_configuration(
     fenced: Fenced, chroma_server: Callable[..., ChromaServer]
@@ -475,7 +431,7 @@ def test_the_whole_line_with_a_client_that_follows_its_configuration(
     )
     file = runbook.write("night", f"url: '{fenced.server.url}'", f"url: '{target.url}'", more)
     opened(fenced)
-    application = Client(env)
+    application = Application(env, "alpha", 16)
     application.start()
     assert "waits for the approval" in only_line(runbook("run", file, "--run-id", "one", "--until", "25"), 4)
     assert application.refused == []
