@@ -16,7 +16,7 @@ from tests.source_writer import Application
 
 
 def writers_out(ground: Ground, when: str) -> float:
-    """Seconds from the first write that is refused to the next that is taken, people sign at once; steps 10 to 25."""
+    """Seconds from the first write that is refused to the next that is taken, people sign at once; steps 20 to 25."""
     with ground.target() as (url, folder):
         fenced = Fenced(folder, ground.server)
         nginx = Nginx(NginxFence.model_validate(fenced.section()["nginx"]), 20.0)
@@ -34,7 +34,7 @@ def writers_out(ground: Ground, when: str) -> float:
         application = Application(env, largest.name, largest.dimension or 1)
         application.start()
         try:
-            until = runbook("run", file, "--run-id", "one", "--until", "25")
+            until = runbook("run", file, "--run-id", "one", "--from", "20", "--until", "25")
             for role in people.roles:
                 runbook("sign", "one", *people.command(role))
             done = runbook("resume", "one", "--until", "25")

@@ -69,6 +69,14 @@ def test_each_prediction_is_held_against_the_same_thing_measured(results: dict[s
     assert duration.basis == "measured on 9,832 chunks"
 
 
+def test_a_fence_of_step_25_is_up_after_people_have_signed(results: dict[str, StepResult]) -> None:
+    results[Step.FENCE_WRITES].facts["fence"] = {"kind": "nginx", "late": True}
+    results[Step.CUTOVER].facts["fence"] = {"kind": "nginx", "up": at(185), "late": False}
+    _, downtime, _ = predictions(results)
+    assert downtime.measured == 10.0  # 15 s without writes, 5 s of them the restart
+    assert downtime.contains == "write downtime, 15 s, less 5.0 s of restart"
+
+
 def test_what_was_not_measured_is_not_compared(results: dict[str, StepResult]) -> None:
     del results[Step.VALIDATE], results[Step.CUTOVER]
     results[Step.MIGRATE].facts.pop(PEAK_MEMORY)

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 DRY_RUN = "dry run"
 BEFORE = "notified before"
+WRITES_LATE = "Writes go on until the cutover, and are refused for {about} then."
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,7 +467,7 @@ def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str
         "affected": [*filter(_said, parameters.notify.affected)],
         "stakeholders": [*filter(_said, parameters.notify.stakeholders)], "fence": parameters.fence.kind,
         "writes": "The database takes no writes any more." if takes_no_writes(folder.result(Step.FENCE_WRITES)) else
-                  "Writes go on until the cutover, and are refused for a short time then." if parameters.fence.late else
+                  WRITES_LATE.format(about="a short time") if parameters.fence.late else
                   "Writes to the database are refused meanwhile." if fenced else
                   "Writes go on, and are brought over until the cutover.",
         "approvals": f"{', '.join(parameters.signoff.required)} sign before the cutover" if parameters.signoff.required else

@@ -213,7 +213,7 @@ def downtime(results: Results) -> tuple[float | None, str]:
     fence = results.get(Step.FENCE_WRITES)
     if fence is None:
         return None, "step 20 has not run"
-    late = results[Step.CUTOVER].facts.get("fence") if Step.CUTOVER in results else None  # fence.when: cutover
+    late = _fence_of_the_cutover(results)
     said = late or fence.facts.get("fence") or {}
     if said.get("late") and not said.get("up"):
         return None, "writers go on until step 25 stops them"
@@ -232,7 +232,7 @@ def downtime(results: Results) -> tuple[float | None, str]:
         return None, refused if said.get("proven", True) else untried
     ended, observed = min(over)
     until = "a write of the application was taken" if observed else "the restart ended; no write was observed"
-    waited = 0.0 if late else signing(results)
+    waited = signing(results)
     people = f", {duration(waited)} of it between decision and cutover (seals, signatures)" if waited else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
@@ -248,8 +248,15 @@ def _ends(results: Results) -> list[dict[str, Any]]:
     return [results[step].facts.get(key) or {} for step, key in places if step in results]
 
 
+def _fence_of_the_cutover(results: Results) -> dict[str, Any]:
+    """What step 25 says of the fence that it put up itself (fence.when: cutover); empty where step 20 did, or nobody."""
+    return (results[Step.CUTOVER].facts.get("fence") or {}) if Step.CUTOVER in results else {}
+
+
 def signing(results: Results) -> float:
-    """Seconds between the end of step 24 and the start of step 25: seals, and people who sign. 0 where one has not run."""
+    """Seconds of the write downtime between the end of step 24 and the start of step 25: seals, and people who sign."""
+    if _fence_of_the_cutover(results):
+        return 0.0
     review, cutover = results.get(Step.REVIEW), results.get(Step.CUTOVER)
     decided = instant(review.finished) if review is not None else None
     went_on = instant(launched(cutover)) if cutover is not None else None

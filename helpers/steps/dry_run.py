@@ -7,6 +7,7 @@ compares with. The target is not opened at all.
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -386,14 +387,7 @@ class DryRunStep(NotebookStep):
         seconds = self.run.result.facts["estimate_seconds"]
         chunks = count(self.snapshot.total, "chunk")
         same = f"the sum above, measured on all {chunks} of this source"
-        fence = self.run.parameters.fence.kind
-        again = sum(
-            p.seconds for p in self.run.result.phases if p.name == "snapshot"
-        )  # step 25 reads the source once more
-        stopped = (
-            f"the sum above and {duration(again)} to read the source in step {Step.CUTOVER}; no signatures, no restart"
-        )
-        down = (0.0, "no fence: writes go on") if fence == "none" else (seconds + again, stopped)
+        down = self._without_writes(seconds)
         rows = [
             (DURATION, seconds, "s", same),
             (DOWNTIME, down[0], "s", down[1]),
@@ -404,6 +398,25 @@ class DryRunStep(NotebookStep):
             (what, duration(value) if unit == "s" else size(int(value)), basis) for what, value, unit, basis in rows
         ]
         return pd.DataFrame(table, columns=["what", "predicted", "basis"])
+
+    def _without_writes(self, seconds: float) -> tuple[float, str]:
+        """(Seconds in which clients cannot write, the basis), the sum of the steps given."""
+        fence, took = self.run.parameters.fence, defaultdict[str, float](float)
+        for phase in self.run.result.phases:
+            took[phase.name] += phase.seconds
+        if fence.kind == "none":
+            return 0.0, "no fence: writes go on"
+        if not fence.late:
+            again = f"{duration(took['snapshot'])} to read the source in step {Step.CUTOVER}"
+            return seconds + took["snapshot"], f"the sum above and {again}; no signatures, no restart"
+        share = max(info.count for info in self.snapshot.collections()) / max(1, self.snapshot.total)
+        logged = fence.kind == "nginx"
+        read = 2 * took["snapshot"] * (share if logged else 1)
+        written = took["2–3 transform and validate"] + share * (took["4 import"] + took["5 verify"])
+        return read + written, (
+            f"step {Step.CUTOVER} alone, where clients change the largest collection, {share:.0%} of all: "
+            f"{'it' if logged else 'the source'} is read twice, all is transformed, it is written again; no restart"
+        )
 
     def target_untouched(self) -> pd.DataFrame:
         """What this step left behind: the snapshot and the staging; the target was never opened."""

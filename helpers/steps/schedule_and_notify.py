@@ -19,7 +19,7 @@ from helpers import formatting
 from helpers.errors import RUNBOOK, UsageError
 from helpers.formatting import count, duration, moment
 from helpers.notify import DELIVERED, Around, Entry, Event, Notified, announcement, read, tell
-from helpers.notify.delivery import CRITICAL, DONE_BY_HAND, LEVELS, by_hand
+from helpers.notify.delivery import CRITICAL, DONE_BY_HAND, LEVELS, WRITES_LATE, by_hand
 from helpers.parameters import Parameters, is_placeholder
 from helpers.reason_codes import ReasonCode
 from helpers.results import StepResult, Verdict, write_bytes
@@ -27,6 +27,7 @@ from helpers.run.folders import RunFolder, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.window import Estimate, Hours, now_utc
+from helpers.steps.dry_run import DOWNTIME
 
 ANNOUNCEMENT = "announcement.txt"
 _DAY = dt.timedelta(hours=24)  # the runbook's notice: 24 hours before
@@ -291,7 +292,10 @@ class ScheduleAndNotifyStep(NotebookStep):
         if estimate is None or self._estimated is None:
             return {"open": str(self.run.folder)}
         chunks = self._estimated.facts.get("matrix_inputs", {}).get("chunks")
+        said = {p["what"]: p["value"] for p in self._estimated.facts.get("prediction") or []}
+        late = self.run.parameters.fence.late and DOWNTIME in said
         return {
+            **({"writes": WRITES_LATE.format(about=f"about {duration(said[DOWNTIME])}")} if late else {}),
             "estimate": f"about {duration(estimate.seconds)} of machine time, estimated from the dry run; people not counted",
             "rollback": f" (estimated from the dry run: {duration(estimate.rollback_seconds)} of machine time until the new "
             "database is clean again, without restarts and people)",
