@@ -216,19 +216,49 @@ def test_an_attempt_that_dies_with_the_fence_up_is_finished_by_the_next(
         chroma.get_collection("alpha", embedding_function=None).update(ids=["c7"], metadatas=[{"note": "new"}])
         chroma.get_collection("alpha", embedding_function=None).delete(ids=["c8"])
 
-    def dies(*_: Any) -> None:
+    def dies(*_: Any, **more: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as killed:
-        killed.setattr("helpers.migration.catch_up.Round.prove", dies)
-        with pytest.raises(KeyboardInterrupt):
-            step(folder)
-    state = FenceState.load(folder.workspace)
-    assert state is not None
-    assert state.active
+    for place in (
+        "helpers.snapshots.snapshot._write_part",
+        "helpers.migration.catch_up.make_delta",
+        "helpers.migration.catch_up.Round.prove",
+        "helpers.migration.catch_up.switch",
+        "helpers.migration.importing.Job.arrivals",
+        "helpers.steps.cutover.Control.begin",
+    ):
+        with monkeypatch.context() as killed:
+            killed.setattr(place, dies)
+            with pytest.raises(KeyboardInterrupt):
+                step(folder)
+        state = FenceState.load(folder.workspace)
+        assert state is not None
+        assert state.active, place
     result = step(folder)
     assert check(result, "cutover").verdict is Verdict.PASS
     assert check(result, "changes brought over at the cutover").measured == 2
+    assert {"beta", "docs"} <= set(result.facts["last_changes"]["unread"])
+    agree(fenced)
+
+
+def test_a_log_whose_end_a_killed_process_did_not_see_is_not_trusted(
+    fenced: Fenced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(fenced)
+    ready(folder)
+
+    def dies(*_: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr("helpers.fence.control.Control.settle", dies)
+        with pytest.raises(KeyboardInterrupt):
+            step(folder)
+    last = step(folder).facts["last_changes"]
+    assert (last["unread"], last["read"]) == (
+        [],
+        "every collection was read: a process ended while it set the fence",
+    )
     agree(fenced)
 
 
@@ -240,7 +270,7 @@ def test_a_source_that_changed_behind_a_cutover_under_way_is_not_written_over_wh
     folder = run(fenced, env)
     ready(folder)
 
-    def dies(*_: Any) -> None:
+    def dies(*_: Any, **more: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:

@@ -185,7 +185,7 @@ def take_logged(
     run: RunRecord, store: Reader, names: Sequence[str], base: str, progress: Progress, same: Snapshot | None = None,
     unwritten: Collection[str] = (),
 ) -> Snapshot:  # fmt: skip
-    """A new snapshot as `take` takes it, and where the log of writes stood when its reading began."""
+    """A new snapshot as `take` takes it; keeps where the log of writes ended when its reading began."""
     fence = Control(run.home, run.parameters)
     position = fence.position()
     snapshot = take(run, store, names, base, progress, same, unwritten)
