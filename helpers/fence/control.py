@@ -331,7 +331,7 @@ class Control:
                 return f"{count(past, 'connection')} to {self.nginx.rules.upstream} did not come by nginx"
             httpx.get(f"{self.clients_url}{LOG_PROBE}?{nonce}", timeout=self.rules.timeout_seconds)
             deadline = time.monotonic() + SETTLE_SECONDS
-            while nonce not in file.read_text(encoding="utf-8", errors="replace"):
+            while nonce.encode() not in _end(file):
                 if time.monotonic() > deadline:
                     return f"nginx does not write {file} any more"
                 time.sleep(0.05)
@@ -349,15 +349,18 @@ class Control:
         if state.log.doubt or mark is None:
             early = f"snapshot {snapshot} was begun before the log of writes, or read in several sessions"
             return set(), state.log.doubt or early
+        touched: set[str | None] = set()
         try:
-            content = self._log_file.read_bytes()
-            before, after = content[: mark[0]].splitlines()[1:], content[mark[0] :].splitlines()
-            # One that had no answer may have been applied later.
-            asked = [
-                line for line in map(json_in, before) if int(line["status"]) == NO_ANSWER or int(line["status"]) >= 500
-            ]
-            asked += map(json_in, after)
-            touched = {name for line in asked if line["to"] for name in _touched(line["method"], line["uri"])}
+            with self._log_file.open("rb") as lines:
+                at = len(lines.readline())
+                for line in lines:
+                    asked = json_in(line)
+                    # one that had no answer may have been applied later
+                    if asked["to"] and (
+                        at >= mark[0] or int(asked["status"]) == NO_ANSWER or int(asked["status"]) >= 500
+                    ):
+                        touched.update(_touched(asked["method"], asked["uri"]))
+                    at += len(line)
         except (OSError, ValueError, KeyError, TypeError) as error:
             return set(), f"{self._log_file} cannot be read ({error})"
         if None in touched:
@@ -516,9 +519,18 @@ def _same(now: list[tuple[int, float]], then: list[tuple[int, float]]) -> bool:
 
 def _head(file: Path, size: int = -1) -> tuple[int, str]:
     """How many bytes (at most `size`) a file begins with, and their SHA-256."""
+    found, left = hashlib.sha256(), file.stat().st_size if size < 0 else size
     with file.open("rb") as opened:
-        content = opened.read(size)
-    return len(content), hashlib.sha256(content).hexdigest()
+        while left and (piece := opened.read(min(left, 2**20))):
+            found.update(piece)
+            left -= len(piece)
+        return opened.tell(), found.hexdigest()
+
+
+def _end(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - 2**16))
+        return opened.read()
 
 
 _ONE = re.compile(r"/api/v[12](?:/tenants/[^/?]+/databases/[^/?]+)?/collections/([^/?]+)(?:[/?]|$)")

@@ -204,6 +204,9 @@ def _basis(results: Results, *, announced: bool = False) -> str:
 STARTS = "notebook starts"  # behind the numbers of the steps: the part of the estimate that is not work of a step
 
 
+WRITES_GO_ON = ("step 20 has not run", "writers go on until step 25 stops them")
+
+
 def downtime(results: Results) -> tuple[float | None, str]:
     """(Seconds in which clients could not write, how that is known). The run stops writes with its fence, and no reads.
 
@@ -212,11 +215,11 @@ def downtime(results: Results) -> tuple[float | None, str]:
     """
     fence = results.get(Step.FENCE_WRITES)
     if fence is None:
-        return None, "step 20 has not run"
+        return None, WRITES_GO_ON[0]
     late = _fence_of_the_cutover(results)
     said = late or fence.facts.get("fence") or {}
     if said.get("late") and not said.get("up"):
-        return None, "writers go on until step 25 stops them"
+        return None, WRITES_GO_ON[1]
     if said.get(NO_WRITES):
         return 0.0, "none by this run: the source itself took no writes before it; reads of clients were not observed"
     if said.get("kind") in (None, "none"):

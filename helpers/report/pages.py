@@ -338,7 +338,7 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
 def _downtime(results: numbers.Results) -> Tile:
     seconds, how = numbers.downtime(results)
     if seconds is None:
-        return Tile("Write downtime", _UNKNOWN if Step.FENCE_WRITES not in results else "running", how)
+        return Tile("Write downtime", _UNKNOWN if how in numbers.WRITES_GO_ON else "running", how)
     return Tile("Write downtime", duration(seconds) if seconds else "none", how)
 
 
