@@ -278,6 +278,14 @@ def test_a_source_that_changed_behind_a_cutover_under_way_is_not_written_over_wh
         with pytest.raises(KeyboardInterrupt):
             step(folder)
     assert fenced.url not in env.read_text()  # clients may be at the target
+    people = signers(folder)
+    sign(folder.read(), "security", "S. Moreno", "no-go", reason="no", key=people.key("security"))
+    with pytest.raises(NoGo):
+        step(folder)
+    state = FenceState.load(folder.workspace)
+    assert state is not None
+    assert state.active  # nobody writes to the source meanwhile
+    people.approve(folder.reports, ("security",))
     assert "is lifted" in lift(folder.read())  # by hand, and a client that was not moved writes
     with client(fenced.url) as chroma:
         chroma.get_collection("alpha", embedding_function=None).delete(ids=["c1"])

@@ -180,9 +180,9 @@ class CutoverStep(NotebookStep):
         return ", ".join(c.name for c in self.run.result.checks if c.verdict is Verdict.FAIL)
 
     def _let_writers_go_on(self) -> str:
-        """Lift the fence that this step put up, where clients stay at the source; a sentence, "" where there is none."""
+        """Lift the fence that this step put up, where no client can be at the target; a sentence, "" where it stays."""
         state = FenceState.load(self.run.workspace)
-        if not self._late or state is None or not state.may_be_active:
+        if not self._late or state is None or not state.refuses or self.control.under_way is not None:
             return ""
         try:
             return FenceWritesStep(self.run).control.reopen()
