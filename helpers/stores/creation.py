@@ -589,9 +589,8 @@ def _unavailable(why: str, where: str) -> Terminal:
     )  # fmt: skip
 
 
-_MODEL_FILES = (  # where one is missing, the function fetches the model
-    "config.json", "model.onnx", "special_tokens_map.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt",
-)  # fmt: skip
+_MODEL_FILES = ("config.json", "model.onnx", "special_tokens_map.json",  # where one is missing, the function fetches the model
+                "tokenizer_config.json", "tokenizer.json", "vocab.txt")  # fmt: skip
 
 
 def _no_model() -> str:
