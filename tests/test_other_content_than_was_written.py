@@ -34,7 +34,7 @@ from helpers.schema.file import read_schema_file
 from helpers.snapshots.export_journal import Journal, read_parquet, signed
 from helpers.snapshots.snapshot import FORMAT, Snapshot, from_table, to_table
 from helpers.status import overview
-from helpers.stores import open_source
+from helpers.stores import open_source, opening
 from helpers.stores.creation import refused_name
 from helpers.stores.index_pickle import PICKLE, IndexDamage, read_pickle
 from helpers.stores.layout import DATABASE, EMBEDDINGS
@@ -287,3 +287,28 @@ def test_a_compose_file_that_merges_a_mapping_into_itself_is_one_line(tmp_path: 
 def test_an_address_is_no_name_of_a_collection() -> None:
     assert refused_name("1.2.3.4") == "it is the address 1.2.3.4"
     assert not refused_name("1.2.3.400")
+
+
+def test_a_directory_without_its_segments_is_one_line_and_no_endless_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine fails on a collection of which there is nothing to rescue."""
+    with embedded(tmp_path / "source") as store:
+        fill(store, "notes", chunks(3))
+    with closing(sqlite3.connect(tmp_path / "source" / DATABASE)) as db, db:
+        db.execute("delete from segments")
+    tried: list[object] = []
+    real = opening.try_opening
+
+    def once_more(*arguments: Any) -> Any:
+        tried.append(arguments)
+        assert len(tried) < 4, "again and again"
+        return real(*arguments)
+
+    monkeypatch.setattr(opening, "try_opening", once_more)
+    with (
+        pytest.raises(Terminal, match="Chroma's engine cannot read collection notes") as caught,
+        open_source(Endpoint(path=str(tmp_path / "source")), tmp_path / "s"),
+    ):
+        pass
+    assert caught.value.line().isprintable()

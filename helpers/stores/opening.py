@@ -73,7 +73,7 @@ def prepare(
         failure = try_opening(copy, endpoint.tenant, endpoint.database, left_out, rescued, touched)
         if failure is None:
             return found, rescued
-        if not failure.collection or failure.collection in rescued:
+        if not failure.collection or failure.collection in rescued or failure.collection in suspects:
             raise failure.error(where)
         suspects[failure.collection] = failure.what
 

@@ -39,6 +39,7 @@ from tests.fuzz.parsers import PARSERS, Parser
 SECONDS = 10.0  # of processor time that an input may take
 HANGS = 300  # seconds after which the process is given up; a machine at work may take long for little
 MEMORY = 2**31  # bytes of address space beyond what the process has when it begins
+ENDED = "null"  # the last line of a tally
 ACCEPTED, REFUSED, BAD = "accepted", "refused", "BAD"
 Table = dict[str, Counter[str]]  # by parser: how many had each outcome, and "seconds"
 PROGRAMS = ("ssh-keygen", "openssl", "git", Path(sys.executable).name)
@@ -242,6 +243,9 @@ def play_all(chosen: argparse.Namespace, part: int, of: int, tally: Path | None,
         if tally:
             with tally.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps([parser.name, outcome, seconds]) + "\n")
+    if tally:
+        with tally.open("a", encoding="utf-8") as lines:
+            lines.write(f"{ENDED}\n")
     if chosen.entered:
         chosen.entered.write_text(json.dumps(sorted(sites.entered)))
     shutil.rmtree(folder, ignore_errors=True)
@@ -267,25 +271,29 @@ def spread(chosen: argparse.Namespace) -> Table:
             return subprocess.Popen([sys.executable, "-m", "tests.fuzz.campaign", *sys.argv[1:], f"--part={place}"])
 
         def done(part: int) -> list[tuple[str, str, float]]:
-            lines = tallies[part].read_text(encoding="utf-8").splitlines() if tallies[part].exists() else []
-            return [tuple(json.loads(line)) for line in lines]
+            return [tuple(json.loads(line)) for line in lines(part) if line != ENDED]
 
-        parts = {part: start(part) for part in range(chosen.jobs)}
+        def lines(part: int) -> list[str]:
+            return tallies[part].read_text(encoding="utf-8").splitlines() if tallies[part].exists() else []
+
+        begun = dict.fromkeys(range(chosen.jobs), 0)
+        parts = {part: start(part) for part in begun}
         while parts:
             for part, process in list(parts.items()):
                 if (code := process.poll()) is None:
                     continue
                 del parts[part]
-                before, todo = len(done(part)), planned(chosen, part, chosen.jobs)
-                if before == len(todo) or (chosen.minutes and code in (0, 1)):
+                if ENDED in lines(part):
                     continue
-                if code == 1:
-                    raise SystemExit("a process of the campaign ended with an error of its own, which it printed")
-                parser, number = todo[before]
+                before = len(done(part))
+                if before == begun[part]:
+                    raise SystemExit(f"a process of the campaign ended with {code} twice, or before its first input")
+                parser, number = planned(chosen, part, chosen.jobs)[before]
                 print(f"{BAD} {parser.name}/{number}: its process ended with {code}: a hang, or a crash of a library\n"
                       f"{again(chosen, parser, number)}", flush=True)  # fmt: skip
-                with tallies[part].open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps([parser.name, BAD, float(HANGS)]) + "\n")
+                with tallies[part].open("a", encoding="utf-8") as tally:
+                    tally.write(json.dumps([parser.name, BAD, float(HANGS)]) + "\n")
+                begun[part] = before + 1
                 parts[part] = start(part)
             time.sleep(0.5)
         for part in range(chosen.jobs):
