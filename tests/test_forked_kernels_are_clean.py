@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -99,51 +99,53 @@ def in_time(what: Callable[[], bool]) -> bool:
     return done
 
 
-def test_it_is_as_clean_as_a_new_one(folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kernel.KernelTemplate]:
+    """One that began in another folder, with a variable more."""
+    with pytest.MonkeyPatch.context() as before:
+        before.setenv("HTTP_PROXY", "http://before.invalid")
+        before.chdir(tmp_path_factory.mktemp("other"))
+        made = kernel.KernelTemplate(every_kernel())
+    with closing(made):
+        yield made
+
+
+def test_it_is_as_clean_as_a_new_one(folder: RunFolder, template: kernel.KernelTemplate) -> None:
     write_notebook(runs.NOTEBOOKS / STEP.notebook, BEGIN, LOOK, CHECK, FINISH, begins=False)
     new = seen(folder, None)
     drawn = new.pop("drawn")
-    home, other = Path.cwd(), tmp_path / "other"
-    other.mkdir()
-    # what is changed between its start and a fork reaches the kernel as it reaches a new one
-    with monkeypatch.context() as before:
-        before.setenv("HTTP_PROXY", "http://before.invalid")
-        before.chdir(other)
-        template = kernel.KernelTemplate(every_kernel())
-    assert Path.cwd() == home
-    with closing(template):
-        for _ in range(2):  # nor does one kernel leave anything to the next
-            forked = seen(folder, template)
-            assert (new.pop("parent", os.getpid()), forked.pop("parent")) == (os.getpid(), template.process.pid)
-            drawn += forked.pop("drawn")
-            assert forked == new
-            assert forked["folder"] == str(home)
-            assert "HTTP_PROXY" not in forked["environment"]
-            assert in_time(lambda: psutil.Process(template.process.pid).children() == []), "a kernel ends as one"
+    for _ in range(2):  # nor does one kernel leave anything to the next
+        forked = seen(folder, template)
+        assert (new.pop("parent", os.getpid()), forked.pop("parent")) == (os.getpid(), template.process.pid)
+        drawn += forked.pop("drawn")
+        assert forked == new
+        assert forked["folder"] == str(Path.cwd())
+        assert "HTTP_PROXY" not in forked["environment"]
+        assert in_time(lambda: psutil.Process(template.process.pid).children() == []), "a kernel ends as one"
     assert len({*drawn}) == 6, "random numbers are not those of the kernel before"
 
 
-def test_where_it_has_died_a_new_one_is_started(folder: RunFolder) -> None:
-    write_notebook(runs.NOTEBOOKS / STEP.notebook, BEGIN, LOOK, CHECK, FINISH, begins=False)
-    template = kernel.KernelTemplate(every_kernel())
-    template.process.kill()
-    template.process.wait()
-    assert seen(folder, template)["parent"] == os.getpid()
-
-
-def test_a_kernel_that_is_killed_fails_its_step_and_the_next_one_is_forked(folder: RunFolder) -> None:
+def test_a_kernel_that_is_killed_fails_its_step_and_the_next_one_is_forked(
+    folder: RunFolder, template: kernel.KernelTemplate
+) -> None:
     write_notebook(runs.NOTEBOOKS / STEP.notebook, CHECK, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    with closing(kernel.KernelTemplate(every_kernel())) as template:
-        execution = Execution(folder, STEP, template=template)
-        execution.start()
-        while not execution.wait(0.1):
-            pass
-        assert (execution.result().error or {})["code"] == ReasonCode.KERNEL_DIED
-        write_notebook(runs.NOTEBOOKS / STEP.notebook, BEGIN, LOOK, CHECK, FINISH, begins=False)
-        assert seen(folder, template)["parent"] == template.process.pid
+    execution = Execution(folder, STEP, template=template)
+    execution.start()
+    while not execution.wait(0.1):
+        pass
+    assert (execution.result().error or {})["code"] == ReasonCode.KERNEL_DIED
+    write_notebook(runs.NOTEBOOKS / STEP.notebook, BEGIN, LOOK, CHECK, FINISH, begins=False)
+    assert seen(folder, template)["parent"] == template.process.pid
 
 
-def test_a_kernel_ends_with_its_template(folder: RunFolder) -> None:
+def test_it_runs_no_other_thread(template: kernel.KernelTemplate, tmp_path: Path) -> None:
+    """A lock that another thread holds at the fork would stay held in the kernel."""
+    with (tmp_path / "printed").open("wb") as printed:
+        assert template.fork(["--version"], dict(os.environ), str(tmp_path), printed.name) is not None
+    assert psutil.Process(template.process.pid).num_threads() == 1
+
+
+def test_a_kernel_ends_with_its_template_and_a_new_one_is_started(folder: RunFolder) -> None:
     """Also one that no other thread of its own can stop: nothing in it gives Python back."""
     busy = "import os; (run.workspace / 'pid').write_text(str(os.getpid())); sum(range(10**13))"
     write_notebook(runs.NOTEBOOKS / STEP.notebook, CHECK, busy)
@@ -151,27 +153,23 @@ def test_a_kernel_ends_with_its_template(folder: RunFolder) -> None:
     execution = Execution(folder, STEP, template=template)
     execution.start()
     assert in_time(lambda: (folder.workspace / "pid").is_file() and (folder.workspace / "pid").read_text() != "")
-    template.close()
+    template.process.kill()
     assert in_time(lambda: gone(int((folder.workspace / "pid").read_text())))
     assert in_time(lambda: execution.wait(0.1))
     assert (execution.result().error or {})["code"] == ReasonCode.KERNEL_DIED
+    write_notebook(runs.NOTEBOOKS / STEP.notebook, BEGIN, LOOK, CHECK, FINISH, begins=False)
+    assert seen(folder, template)["parent"] == os.getpid()
 
 
 def test_the_steps_close_theirs() -> None:
-    with kernel_template(plan.LINE) as template:
+    """However they end."""
+    with pytest.raises(ZeroDivisionError), kernel_template(plan.LINE) as template:  # noqa: PT012
         assert template is not None
         assert not gone(template.process.pid)
-    assert gone(template.process.pid)
+        1 / 0  # noqa: B018
+    assert gone(template.process.pid)  # type: ignore[union-attr]
     with kernel_template(plan.LINE[:1]) as none:
         assert none is None, "one kernel is as quick by itself"
-
-
-def test_it_runs_no_other_thread(tmp_path: Path) -> None:
-    """A lock that another thread holds at the fork would stay held in the kernel."""
-    with closing(kernel.KernelTemplate(every_kernel())) as template:
-        with (tmp_path / "printed").open("wb") as printed:
-            assert template.fork(["--version"], dict(os.environ), str(tmp_path), printed.name) is not None
-        assert psutil.Process(template.process.pid).num_threads() == 1
 
 
 def test_where_something_else_runs_in_it_new_kernels_are_started(

@@ -101,6 +101,7 @@ def family(process: subprocess.Popen[str]) -> list[int]:
     return below
 
 
+@pytest.mark.slow  # test_forked_kernels_are_clean.py sees that the steps close theirs, however they end
 def test_a_step_that_fails_leaves_no_kernel_ready(start: Start, tmp_path: Path) -> None:
     cell = f"{BATCHES.splitlines()[0]}\n{BATCHES.splitlines()[2]}\ntime.sleep(1)\n1 / 0"
     process, _ = begin_at_work(start, tmp_path, cell, until="11")
