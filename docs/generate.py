@@ -163,7 +163,7 @@ def parameters_page() -> str:
         key = field.alias or name
         kind = _model(field.annotation)
         keys = ", ".join(f"`{k}`" for k in kind.model_fields) if kind else ""
-        text = field.description or (kind.__doc__ if kind else "") or ""
+        text = schema["properties"][key].get("description") or (kind.__doc__ if kind else "") or ""
         rows.append(f"| `{key}` | {keys} | {_cell(_first_sentence(text))} |")
         if kind and kind.__name__ not in {k.__name__ for k, _ in parts}:
             used = [f.alias or n for n, f in Parameters.model_fields.items() if _model(f.annotation) is kind]
@@ -206,7 +206,9 @@ def _table(kind: type[BaseModel], names: list[str], schema: dict[str, Any], *pre
         field = kind.model_fields[name]
         key = field.alias or name
         resumable = all(f"{prefix}{key}" in RESUMABLE for prefix in prefixes)
-        text = " ".join((field.description or "").split()) + (" *Resume.*" if resumable else "")
+        text = " ".join(properties["properties"][key].get("description", "").split()) + (
+            " *Resume.*" if resumable else ""
+        )
         default = "required" if field.is_required() else _value(field.get_default(call_default_factory=True))
         cells = [f"`{key}`", _type(properties["properties"][key], schema), default, unit(key), text]
         lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")

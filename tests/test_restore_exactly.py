@@ -277,7 +277,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("moment", range(1, 9))
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "when", ["before", pytest.param("after", marks=pytest.mark.slow)]
+)  # before the next one, nearly
 def test_killed_around_each_write(
     snapshot: Snapshot, tmp_path: Path, moment: int, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
