@@ -11,7 +11,8 @@ from helpers.report.numbers import RESTART
 from helpers.results import Phase, StepResult
 from helpers.run.plan import Step
 from helpers.run.record import PEAK_MEMORY
-from helpers.steps.dry_run import DOWNTIME, DURATION, MEMORY, predictions
+from helpers.run.window import DOWNTIME, DURATION, MEMORY
+from helpers.steps.dry_run import predictions
 
 BEGAN = dt.datetime(2026, 11, 28, 2, tzinfo=dt.UTC)
 PARTS = [

@@ -18,6 +18,7 @@ from helpers.run.folders import RunState
 from helpers.run.plan import Step
 
 PERMISSION = ReasonCode.OUTSIDE_WINDOW  # in run.json: what --outside-window said, for the command that it was given to
+DURATION, DOWNTIME, MEMORY = "duration", "write downtime", "highest memory of a process"  # what the dry run predicts
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.run.plan import Step
 from helpers.run.record import PEAK_MEMORY, NotebookStep, RunRecord, open_chosen
+from helpers.run.window import DOWNTIME, DURATION, MEMORY
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.steps.validate import record_values
@@ -71,9 +72,6 @@ _SHARES = {"self": "finds itself", "recall": "recall", "over_recall": "recall, o
 
 
 # -- prediction --------------------------------------------------------------------------------------------------------
-
-
-DURATION, DOWNTIME, MEMORY = "duration", "write downtime", "highest memory of a process"  # what the dry run predicts
 
 
 @dataclass(frozen=True, slots=True)

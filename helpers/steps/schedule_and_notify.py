@@ -26,8 +26,7 @@ from helpers.results import StepResult, Verdict, write_bytes
 from helpers.run.folders import RunFolder, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.run.window import Estimate, Hours, now_utc
-from helpers.steps.dry_run import DOWNTIME
+from helpers.run.window import DOWNTIME, Estimate, Hours, now_utc
 
 ANNOUNCEMENT = "announcement.txt"
 _DAY = dt.timedelta(hours=24)  # the runbook's notice: 24 hours before
