@@ -257,7 +257,7 @@ def send(
 
 def _answers(order: str, seconds: float) -> dict[int, dict[str, Any]]:
     """What the sending process said, by the position of the URL; whatever it did not say in time is missing."""
-    command = [sys.executable, "-I", str(Path(sender.__file__).resolve())]
+    command = [sys.executable, "-I", "-X", f"pycache_prefix={sys.pycache_prefix}", str(Path(sender.__file__).resolve())]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                text=True, encoding="utf-8", start_new_session=True)  # fmt: skip
     try:

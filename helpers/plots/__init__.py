@@ -7,10 +7,14 @@ NaN; where there is nothing to draw, it says so. matplotlib takes a second to im
 
 from __future__ import annotations
 
+import sys
+from contextlib import chdir
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from helpers.plots.consistency import *  # noqa: F403
     from helpers.plots.search import *  # noqa: F403
     from helpers.plots.style import *  # noqa: F403
     from helpers.plots.time import *  # noqa: F403
@@ -18,8 +22,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    for topic in () if name.startswith("_") else ("search", "style", "time", "vectors"):
-        module = import_module(f"helpers.plots.{topic}")
+    for topic in () if name.startswith("_") else ("search", "style", "time", "vectors", "consistency"):
+        if (module := sys.modules.get(f"{__name__}.{topic}")) is None:
+            with chdir(
+                Path(__file__).parent
+            ):  # matplotlib reads a `matplotlibrc` of the current folder, whoever put it there
+                module = import_module(f"{__name__}.{topic}")
         if hasattr(module, name):
             return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -51,7 +51,7 @@ def draw(
     height: float, title: str, note: str = "", *, panels: int = 1, stacked: bool = False, **kwargs: Any
 ) -> Iterator[tuple[Figure, Any]]:
     """A figure of `height` inches with its axes (one, or an array of `panels` side by side or `stacked`), drawn on leaving."""
-    with mpl_style.context(STYLE):
+    with mpl_style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(*((panels, 1) if stacked else (1, panels)), **kwargs)
@@ -76,7 +76,7 @@ def footnote(figure: Figure, text: str) -> None:
 def png(figure: Figure) -> bytes:
     """The figure as PNG; the same figure gives the same bytes (no date, no version of the library in it)."""
     buffer = io.BytesIO()
-    with mpl_style.context(STYLE):
+    with mpl_style.context(STYLE, after_reset=True):
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
@@ -84,7 +84,7 @@ def png(figure: Figure) -> bytes:
 def svg(figure: Figure) -> bytes:
     """The figure as SVG whose text is text; the same figure gives the same bytes. Many points are pixels inside it."""
     buffer = io.BytesIO()
-    with mpl_style.context(STYLE), mpl_style.context(_SVG):
+    with mpl_style.context(STYLE, after_reset=True), mpl_style.context(_SVG):
         title = " ".join(figure.get_suptitle().split())
         figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None, "Creator": None, "Title": title})
     whole = buffer.getvalue()

@@ -176,7 +176,7 @@ def plane(sample: Sample) -> Plane | None:
     if len(rows) < 3:
         return None
     unit = vectors[rows] / lengths[rows, None]
-    from helpers.plots.vectors import fit_plane  # with matplotlib
+    from helpers.plots import fit_plane  # with matplotlib
 
     fitted = fit_plane(unit)
     return Plane(at[rows], fitted.points(unit), fitted.seen, dimension)

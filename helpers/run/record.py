@@ -140,7 +140,7 @@ class RunRecord:
         """Hold every figure of this execution against the result; what differs is a check with a warning."""
         if not self._figures:
             return
-        from helpers.plots.consistency import disagreements
+        from helpers.plots import disagreements
 
         found = [line for name, figure in self._figures.items() for line in disagreements(name, figure, self.result)]
         self.log(f"{len(self._figures)} figures held against the result: {'; '.join(found) or 'they agree'}")
