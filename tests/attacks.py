@@ -19,6 +19,7 @@ HELD, BROKE, NOT_EXERCISED = "held", "BROKE", "not exercised"
 ATTACKS: dict[str, dict[str, str]] = {
     "source": {
         "a stored function with a URL and a variable": """
+            test_a_hostile_source_gains_nothing.py::test_the_list_of_what_a_stored_configuration_can_name_is_chromas_own
             test_a_hostile_source_gains_nothing.py::test_no_function_is_built_because_a_collection_names_it
             test_a_hostile_source_gains_nothing.py::test_a_variable_of_the_services_name_is_not_sent_in_its_place
             test_a_hostile_source_gains_nothing.py::test_new_vectors_are_made_by_what_the_operator_named

@@ -5,24 +5,33 @@ Each collection of the directory names one thing; a thief listens on loopback an
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
+import inspect
 import json
 import os
+import pkgutil
 import py_compile
 import sqlite3
 import struct
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from types import NoneType, SimpleNamespace
+from typing import Any, get_args
 
 import pytest
+from chromadb.api import types
+from chromadb.api.types import Cmek
+from chromadb.utils import embedding_functions
 from jupyter_client.manager import start_new_kernel
+from pydantic import BaseModel
 
 from helpers.errors import Terminal, UsageError
 from helpers.migration import target_lock
@@ -87,21 +96,77 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STOLEN, VALUE)
 
 
+_MODULES = [
+    importlib.import_module(f"{embedding_functions.__name__}.{module.name}")
+    for module in pkgutil.iter_modules(embedding_functions.__path__)
+]
+FUNCTIONS: dict[str, Any] = {  # for dense and for sparse vectors; by the table (the door has emptied it), and by the code
+    **{kind.name(): kind for module in _MODULES for kind in vars(module).values()
+       if getattr(kind, "__module__", "") == module.__name__ and hasattr(kind, "build_from_config")},
+    **door.EMBEDDING_FUNCTIONS,
+}  # fmt: skip
+
+
+def keys_of(kind: Any) -> set[str]:
+    """What a function of Chroma's takes from a stored configuration, as its code says."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(kind.build_from_config)))):
+        match node:
+            case ast.Subscript(value=ast.Name("config"), slice=ast.Constant(str(key))):
+                found.add(key)
+            case ast.Call(func=ast.Attribute(ast.Name("config"), "get" | "pop"), args=[ast.Constant(str(key)), *_]):
+                found.add(key)
+    return found
+
+
+KEYS = {key for kind in FUNCTIONS.values() for key in keys_of(kind)}
+TYPED: dict[str, Any] = {
+    "api_key_env_var": STOLEN, "kwargs": {"trust_remote_code": True}, "default_headers": {"X": "y"},
+    "query_config": {"task": "t"}, "preferred_providers": ["/tmp/evil.so"], "stopwords": ["x"],
+    "device_ids": [0], "device": "cpu", "timeout": 3,
+    **dict.fromkeys(["model", "model_name", "cache_dir", "specific_model_path", "checkpoint"], "/tmp/evil"),
+    **dict.fromkeys(["cuda", "normalize_embeddings", "normalized", "lazy_load", "vertexai", "include_tokens"], False),
+    **dict.fromkeys(["truncation", "late_chunking", "disable_stemmer"], True),
+    **dict.fromkeys(["dimension", "dimensions", "threads", "token_max_length", "avg_len", "avg_doc_length", "b", "k"], 8),
+}  # fmt: skip
+
+
 def config(url: str) -> dict[str, Any]:
-    """Every key that a function of Chroma's takes a place or a variable from."""
-    names = "url api_url api_base api_endpoint base_url gateway_id"
-    models = "model_name model checkpoint specific_model_path cache_dir"
-    return {
-        **dict.fromkeys(names.split(), url), **dict.fromkeys(models.split(), "/tmp/evil"), "api_key_env_var": STOLEN,
-        "account_id": "a", "device": "cpu", "normalize_embeddings": False, "timeout": 3, "task": "t", "dimension": 8,
-        "kwargs": {"trust_remote_code": True}, "instruction": "x", "project_id": "p", "region": "r", "task_type": "t",
-        "session_args": {"endpoint_url": url}, "default_headers": {"X": "y"}, "embedding_function": "os.system",
-        "preferred_providers": ["/tmp/evil.so"],
-    }  # fmt: skip
+    """Every key that any function of Chroma's reads: the thief's URL wherever text may stand, and some that none reads."""
+    more = {"session_args": {"endpoint_url": url}, "base_url": url, "embedding_function": "os.system"}
+    return {**dict.fromkeys(KEYS, url), **more, **TYPED}
+
+
+def test_the_list_of_what_a_stored_configuration_can_name_is_chromas_own() -> None:
+    """Of the installed version: functions by name, what each reads, and the other parts of a configuration, which are numbers."""
+    assert len(FUNCTIONS) >= 34
+    assert {*FUNCTIONS} >= {"bm25", "chroma_bm25", "huggingface_sparse", "fastembed_sparse", "chroma-cloud-splade"}
+    assert {"api_key_env_var", "url", "api_base", "model_name", "kwargs", "cache_dir", "specific_model_path"} <= KEYS
+    assert {*TYPED} <= KEYS, "a key that nothing reads any more"
+    parts = [kind for kind in vars(types).values() if isinstance(kind, type) and issubclass(kind, BaseModel)
+             and kind.__module__ == types.__name__ and kind.__name__.endswith("Config")]  # fmt: skip
+    assert len(parts) >= 8
+    numbers = {int, float, bool, NoneType}
+    said = {
+        (kind.__name__, name)
+        for kind in parts
+        for name, field in kind.model_fields.items()
+        if not {*(get_args(field.annotation) or [field.annotation])} <= {*numbers, *parts}
+    }
+    assert said == {
+        ("VectorIndexConfig", "space"),  # one of three words
+        ("VectorIndexConfig", "embedding_function"),
+        ("VectorIndexConfig", "source_key"),  # a key of the metadata, or #document
+        ("SparseVectorIndexConfig", "embedding_function"),
+        ("SparseVectorIndexConfig", "source_key"),
+    }, "a new kind of name in a configuration: look at what Chroma does with it"
+    assert {*Cmek.__annotations__} == {"provider", "resource"}, (
+        "the name of a key, which only a server of Chroma's asks for"
+    )
 
 
 OTHERS = ("os.system", "tests.hostile", "../../evil", "__import__('os').system('id')", "no_such_function")
-NAMES = (*sorted(door.EMBEDDING_FUNCTIONS), *OTHERS)
+NAMES = (*sorted(FUNCTIONS), *OTHERS)
 
 
 def hostile(path: Path, names: tuple[str, ...], url: str) -> dict[str, str]:
@@ -123,6 +188,9 @@ def hostile(path: Path, names: tuple[str, ...], url: str) -> dict[str, str]:
             for place in (schema.get("defaults"), schema.get("keys", {}).get("#embedding")):
                 if place and (index := (place.get("float_list") or {}).get("vector_index")):
                     index["config"]["embedding_function"] = function
+            if schema:  # functions for sparse vectors stand in the schema only
+                sparse = {"enabled": False, "config": {"embedding_function": function, "source_key": "#document"}}
+                schema.setdefault("keys", {})["words"] = {"sparse_vector": {"sparse_vector_index": sparse}}
             database.execute("UPDATE collections SET config_json_str = ?, schema_str = ? WHERE name = ?",
                              (json.dumps(configuration), json.dumps(schema) if schema else None, collection))  # fmt: skip
         database.commit()
@@ -133,7 +201,7 @@ def hostile(path: Path, names: tuple[str, ...], url: str) -> dict[str, str]:
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The functions that somebody builds, but for those that work on this machine alone."""
     found: list[str] = []
-    for name, kind in door.EMBEDDING_FUNCTIONS.items():
+    for name, kind in FUNCTIONS.items():
         if name not in door.LOCAL_FUNCTIONS:
 
             def noted(given: dict[str, Any], name: str = name, was: Any = kind.build_from_config) -> Any:
@@ -156,7 +224,7 @@ def test_no_function_is_built_because_a_collection_names_it(tmp_path: Path, thie
             assert source.text_queries_available(collection) != ""
             with pytest.raises(Terminal, match=r"embedding function|default function"):
                 source.query_texts(collection, ["what is here?"], 2)
-            target.create(info)
+            target.create(creation.reduced(info))
             target.add(collection, source.read(collection, ["c0", "c1", "c2"]))
             assert target.text_queries_available(collection) != ""
     assert (built, thief.heard) == ([], [])
