@@ -64,10 +64,10 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_snapshot_files.py::test_a_manifest_names_files_of_its_own_folder_only""",
         "Python modules in the folder that a run works in": """
             test_a_hostile_source_gains_nothing.py::test_modules_in_the_folder_of_a_run_are_not_imported
-            test_a_hostile_source_gains_nothing.py::test_nothing_of_the_folder_in_which_a_run_works_is_read_or_run""",
+            test_nothing_planted_is_run.py::test_nothing_of_the_folder_in_which_a_run_works_is_read_or_run""",
         "bytecode beside sources and libraries": """
-            test_a_hostile_source_gains_nothing.py::test_bytecode_beside_the_sources_and_libraries_is_never_loaded
-            test_a_hostile_source_gains_nothing.py::test_the_process_that_sends_notices_has_the_same_cache""",
+            test_nothing_planted_is_run.py::test_bytecode_beside_the_sources_and_libraries_is_never_loaded
+            test_nothing_planted_is_run.py::test_the_process_that_sends_notices_has_the_same_cache""",
         "a journal that names another file": """
             test_a_hostile_source_gains_nothing.py::test_a_journal_that_names_another_file_deletes_nothing""",
         "collections that no page counts": """
