@@ -6,7 +6,7 @@
 #   make test-attacks ARGS="-k evidence"   a part of the attacks
 #   make test-faults ROUNDS=200 SEED=1    rounds of the fault campaign, and what they are drawn from
 #   make test-long REHEARSALS=3           rehearsals in a row
-#   make test-fuzz INPUTS=10000 SEED=1    generated inputs, and what they are drawn from
+#   make test-fuzz INPUTS=10000 SEED=1    generated inputs, and what they are drawn from; EXAMPLES=150 through the store
 #   make test-memory LARGE=20000          chunks of the larger of the two migrations that are measured
 #   make PYTHON=python3.12 …              the Python to build .venv with
 
@@ -19,6 +19,7 @@ LARGE ?= 40000
 REHEARSALS ?= 10
 ROUNDS ?= 40
 INPUTS ?= 10000
+EXAMPLES ?= 150
 SEED ?= 20261128
 ARGS ?=
 
@@ -84,9 +85,11 @@ test-faults: $(READY)
 test-long: $(READY)
 	RUNBOOK_LONG_REHEARSALS=$(REHEARSALS) $(BIN)/python -m pytest -s tests/heavy/test_long_runs_stay_level.py $(ARGS)
 
-# Real files of every kind, changed as SEED says, through every parser. ONLY='nginx -T/5' repeats one input.
+# Real files of every kind, changed as SEED says, through every parser. ONLY='nginx -T/5' repeats one input. Then chunks, names,
+# schemas and parameters through the store, more of them than in `make test`.
 test-fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz.campaign --inputs $(INPUTS) --seed $(SEED) $(if $(ONLY),--only '$(ONLY)') $(ARGS)
+	$(if $(ONLY),,RUNBOOK_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q tests/test_any_chunk_is_exact_or_named.py)
 
 test-memory: $(READY)
 	RUNBOOK_MEMORY_LARGE=$(LARGE) $(BIN)/python -m pytest -s tests/heavy/test_memory_is_bounded.py $(ARGS)
