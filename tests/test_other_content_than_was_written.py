@@ -289,7 +289,7 @@ def test_an_address_is_no_name_of_a_collection() -> None:
     assert not refused_name("1.2.3.400")
 
 
-def test_a_directory_without_its_segments_is_one_line_and_no_endless_loop(
+def test_a_directory_without_its_segments_is_one_line_and_no_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine fails on a collection of which there is nothing to rescue."""

@@ -68,7 +68,8 @@ def at_work_in(folder: Path) -> dict[psutil.Process, str]:
         with suppress(psutil.Error, OSError):
             places = (process.cwd(), process.environ().get("RUNBOOK_REPORTS", ""))
             there = any(Path(place).is_relative_to(folder) for place in places if place)
-            if there and process.ppid() != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            ours = process.ppid() == os.getpid() or process.name() == "nginx"  # which daemonizes
+            if there and not ours and process.status() != psutil.STATUS_ZOMBIE:
                 found[process] = f"{process.pid} {' '.join(process.cmdline())[-200:]}"
     return found
 
