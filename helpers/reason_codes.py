@@ -142,6 +142,10 @@ _AT_THE_SOURCE = "They are migrated as they are. Remove them at the source if th
 _DOCTOR = "See what is wrong and what can be mended: {runbook} doctor PATH or URL."
 _BY_HAND_THERE = "Step 23 names the keys. Set them at the target by hand if the application reads them."
 _SNAPSHOT_AGAIN = "Take the snapshot again: {resume} --retry 21"
+_SNAPSHOT_ALTERED = (
+    "Somebody rewrote the snapshot: find out who writes there. Use another copy of it, which `snapshots verify` compares. "
+    "Before the cutover a new one can be taken: {resume} --retry 21"
+)
 _ANOTHER_FOLDER = "Move away what is there, or name another folder, and give the command again."
 _NEW_MODEL = "Correct migration.reembed, the model that embeds lost vectors again, and begin a new run."
 
@@ -379,6 +383,7 @@ class ReasonCode(StrEnum):
     SOURCE_FINDINGS = "source_findings", _COUNTS, _DOCTOR
 
     RESTORE_LEDGER_UNREADABLE = "restore_ledger_unreadable", _SNAPSHOT, _ANOTHER_FOLDER
+    SNAPSHOT_ALTERED = "snapshot_altered", _SNAPSHOT, _SNAPSHOT_ALTERED
     SNAPSHOT_DAMAGED = "snapshot_damaged", _SNAPSHOT, _SNAPSHOT_AGAIN
     SNAPSHOT_EXISTS = "snapshot_exists", _SNAPSHOT, _ANOTHER_FOLDER
     SNAPSHOT_TOO_SMALL = "snapshot_too_small", _SNAPSHOT, _SNAPSHOT_AGAIN

@@ -245,6 +245,16 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_a_secret_that_is_unset_at_a_steps_seal_stops_it""",
         "folders that others can read": """
             test_secrets_of_files_and_folders.py::test_folders_of_a_run_are_their_owners_alone""",
+        "a snapshot rewritten where it lies, manifest and all": """
+            test_snapshots_are_what_was_sealed.py::test_a_forged_snapshot_is_neither_restored_nor_called_whole
+            test_snapshots_are_what_was_sealed.py::test_the_run_names_it_and_keeps_it_as_evidence
+            test_snapshots_are_what_was_sealed.py::test_a_retention_that_was_shortened_in_the_manifest_removes_nothing
+            test_snapshots_are_what_was_sealed.py::test_a_rollback_writes_nothing_of_it_into_the_source
+            test_snapshots_are_what_was_sealed.py::test_nothing_is_migrated_or_replayed_from_it
+            test_snapshots_are_what_was_sealed.py::test_a_forged_result_does_not_vouch_for_it_once_it_is_sealed
+            test_snapshots_are_what_was_sealed.py::test_another_snapshot_in_its_place_is_none_of_the_run
+            test_snapshots_are_what_was_sealed.py::test_bytes_that_change_after_the_proof_are_not_read
+            test_snapshots_are_what_was_sealed.py::test_elsewhere_it_is_said_that_nothing_vouches_for_it""",
         "secrets over plain http, and TLS that is not verified": """
             test_secrets_of_files_and_folders.py::test_a_connection_that_gives_secrets_away_is_told""",
     },

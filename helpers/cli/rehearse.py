@@ -32,6 +32,7 @@ from helpers.fence.nginx import Nginx, configuration
 from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.restore import prove, restore
+from helpers.migration.source_changes import open_sealed
 from helpers.notify import Event, tell
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
@@ -308,7 +309,7 @@ def drill_restore(folder: RunFolder) -> str:
     """The snapshot of step 21 into a directory of its own, every chunk read back and compared; then that is removed."""
     taken = folder.read().result(Step.SNAPSHOT)
     assert taken is not None  # every step has passed
-    snapshot = Snapshot.open(Path(taken.facts["snapshot"]["folder"]))
+    snapshot = open_sealed(folder.read(), Path(taken.facts["snapshot"]["folder"]))
     scratch = folder.workspace / "drill-restore"
     shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
     with _recorded(folder, "restore") as found:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.errors import Interrupted, RunbookError, UsageError, one_line
+from helpers.errors import Interrupted, RunbookError, Terminal, UsageError, one_line
 from helpers.formatting import count, moment, size
 from helpers.reason_codes import ReasonCode
 
@@ -27,8 +27,9 @@ def declare(declared: Declare) -> None:
     declared("list", _list, "list the snapshots: when, of what, how large, kept until when, and which run needs them")
     info = declared("info", _info, "show what a snapshot holds, by collection")
     verify = declared(
-        "verify", _verify, "read every byte of a snapshot again", "The exit code is 1 if a file is damaged."
-    )
+        "verify", _verify, "read every byte of a snapshot again",
+        "The exit code is 1 if a file is damaged, or the digest is not the one that the evidence of the run holds.",
+    )  # fmt: skip
     prune = declared(
         "prune", _prune, "show which snapshots can be removed; with --yes remove them",
         "A snapshot is kept until its retention ends, and while a run needs it: until closeout, or until the run is "
@@ -41,6 +42,11 @@ def declare(declared: Declare) -> None:
     )  # fmt: skip
     for command in (info, verify, restore):
         command.add_argument("snapshot", metavar="ID", help="its id, or its folder")
+    for command in (verify, restore):
+        command.add_argument(
+            "--expect", default="", metavar="SHA256",
+            help="digest that the snapshot must have, from outside its folder, such as step 21's page",
+        )  # fmt: skip
     prune.add_argument("--yes", action="store_true", help="remove them; without it nothing is changed")
     prune.add_argument(
         "--abandoned", action="append", default=[], metavar="RUN_ID",
@@ -119,6 +125,40 @@ def _find(chosen: argparse.Namespace) -> Snapshot:
     return find(chosen.snapshot, _places(chosen))
 
 
+def _compared(chosen: argparse.Namespace) -> tuple[Snapshot, str]:
+    """The snapshot, once its digest was compared with what is known of it outside its folder; a line that says with what.
+
+    Raises `Terminal` ("snapshot_altered") where it differs.
+    """
+    from helpers.migration.source_changes import open_sealed
+    from helpers.run.folders import every_run
+    from helpers.snapshots.retention import told
+
+    snapshot = _find(chosen)
+    expected = chosen.expect.strip().lower()
+    if expected and expected != snapshot.digest:
+        raise Terminal(
+            ReasonCode.SNAPSHOT_ALTERED, f"its digest is {snapshot.digest}, and {one_line(expected, 64)} is expected",
+            where=str(snapshot.folder), next_step="Nothing was taken from it. Use another copy of the snapshot.",
+        )  # fmt: skip
+    where, damaged = ["--expect"] if expected else [], ""
+    for run in every_run():
+        try:
+            named = any(line.name == snapshot.folder.name for line in told(run))
+        except RunbookError:
+            damaged += f"; run {run.id} cannot be read"
+            continue
+        if named:
+            open_sealed(run, snapshot.folder)
+            where.append(f"the evidence of run {run.id}")
+    if where:
+        return snapshot, f"Its digest {snapshot.digest} is the one of {' and '.join(where)}."
+    return snapshot, (
+        f"Its digest {snapshot.digest} was not compared with anything outside its folder: no run here has taken it{damaged}. "
+        "Take the digest from the run's evidence, and compare: --expect SHA256"
+    )
+
+
 def _info(chosen: argparse.Namespace) -> int:
     from helpers.status.overview import table
 
@@ -163,7 +203,7 @@ def _session(held: dict[str, Any]) -> str:
 def _verify(chosen: argparse.Namespace) -> int:
     from helpers import audit
 
-    snapshot = _find(chosen)
+    snapshot, compared = _compared(chosen)
     log = snapshot.folder.parent / audit.NAME
     try:
         with _bar("Verify", snapshot.total) as bar:
@@ -176,7 +216,7 @@ def _verify(chosen: argparse.Namespace) -> int:
     audit.append(log, "verify", snapshot=snapshot.id, digest=snapshot.digest, chunks=sum(counted.values()))
     print(
         f"Snapshot {snapshot.id} is whole: {count(sum(counted.values()), 'chunk')} in "
-        f"{count(len(counted), 'collection')}, {size(snapshot.size())}, every byte as written."
+        f"{count(len(counted), 'collection')}, {size(snapshot.size())}, every byte as its manifest says.\n{compared}"
     )
     return 0
 
@@ -228,7 +268,8 @@ def _restore(chosen: argparse.Namespace) -> int:
     from helpers.migration import restore
     from helpers.status.overview import table
 
-    snapshot, endpoint = _find(chosen), _endpoint(chosen)
+    (snapshot, compared), endpoint = _compared(chosen), _endpoint(chosen)
+    print(compared, flush=True)
     if chosen.dry_run:
         rows = [
             {

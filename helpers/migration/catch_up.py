@@ -36,6 +36,7 @@ from helpers.migration.source_changes import (
     SourceChanges,
     different_settings,
     make_delta,
+    open_sealed,
     refused_by_target,
     selected,
     source_changes,
@@ -405,7 +406,7 @@ class CatchUp:
         ledger = self.ledger
         at, begun = ledger.rounds[-1], time.monotonic()
         folder = self.run.workspace / FOLDER / f"{at['number']:03d}"
-        snapshot = Snapshot.open(Path(at["snapshot"]))
+        snapshot = open_sealed(self.run.home, Path(at["snapshot"]))
         new = Staged.load(folder / RunPath.STAGED)
         assert new is not None  # the checkpoint was written after it
         plans, anew = self._plans(snapshot, new), bool(at.get("anew"))
@@ -494,7 +495,7 @@ def bring_over(run: RunRecord, *, apply: bool) -> dict[str, Any]:
     ledger, begun = Ledger.read(run), time.monotonic()
     if ledger.open_round is not None and ledger.open_round["state"] == SWITCHING:
         switch(run, ledger)
-    job = Job.of(run, Snapshot.open(Path(ledger.current)), run.workspace, "migration")
+    job = Job.of(run, open_sealed(run.home, Path(ledger.current)), run.workspace, "migration")
     migrated = run.require(Step.MIGRATE).facts.get("catch_up") or {}
     validated = len(migrated.get("rounds") or [])
     with open_target(run.parameters.target) as store:
@@ -537,7 +538,7 @@ def switch(run: RunRecord, ledger: Ledger) -> Staged:
             new.rename(place)
     staged = Staged.load(run.workspace / RunPath.STAGED)
     assert staged is not None
-    snapshot = Snapshot.open(Path(at["snapshot"]))
+    snapshot = open_sealed(run.home, Path(at["snapshot"]))
     done = Checkpoint.read(folder / RunPath.CHECKPOINT)  # every chunk that the target refused was offered in this round
     targets = {
         name: TargetState(rows, rows, done.targets[name].rejected, intended=True, created=True)

@@ -22,19 +22,21 @@ from typing import Any, cast
 import pyarrow as pa
 
 from helpers.chunks import ChunkBatch
-from helpers.errors import WorldError
+from helpers.errors import RUNBOOK, Terminal, WorldError
+from helpers.evidence import trusted
+from helpers.evidence.seals import chain
 from helpers.fence import Control
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import resolve_path
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, StateFile, json_in, reading, silent, utc_now, write_json
-from helpers.run.folders import RunPath
+from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord, open_chosen
 from helpers.snapshots.comparison import compare, compared
 from helpers.snapshots.export_journal import read_parquet, write_parquet
-from helpers.snapshots.retention import take
+from helpers.snapshots.retention import Told, differences, take, told
 from helpers.snapshots.snapshot import Snapshot, from_table
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import Space, counted_ids, incomplete, listed_ids
@@ -96,8 +98,35 @@ class Ledger(StateFile):
 
 
 def current_snapshot(run: RunRecord) -> Snapshot:
-    """The snapshot that the target is held to. Raises `UsageError` before step 21, `Terminal` where it cannot be read."""
-    return Snapshot.open(Path(Ledger.read(run).current))
+    """The snapshot that the target is held to. Raises `UsageError` before step 21, `Terminal` as `open_sealed`."""
+    return open_sealed(run.home, Path(Ledger.read(run).current))
+
+
+def open_sealed(run: RunState, folder: Path) -> Snapshot:
+    """A snapshot of this run. Raises `Terminal` where it cannot be read, or is not the one that the run took.
+
+    Whoever can write to the snapshots can make a manifest that fits other chunks, so it is compared with what the run's
+    seals, results and audit log say. Its parts are compared with the manifest whenever they are read.
+    """
+    snapshot, lines = Snapshot.open(folder), evidence_of(run)
+    differs = next(differences(snapshot, lines), "")
+    older = not any(line.manifest for line in lines)  # a toolkit that did not tell of every snapshot
+    if differs or not (older or folder.name in {line.name for line in lines}):
+        raise Terminal(
+            ReasonCode.SNAPSHOT_ALTERED, differs or f"run {run.id} has taken no snapshot of this name", where=str(folder),
+            next_step="Nothing is taken from it. Put another copy there, then compare: "
+            f"{RUNBOOK} snapshots verify {folder.name}.",
+        )  # fmt: skip
+    return snapshot
+
+
+def evidence_of(run: RunState) -> list[Told]:
+    """What a run's seals say of its snapshots, then its results and its audit log."""
+    sealed = [
+        Told.of(taken, f"seal {seal.path.name} of run {run.id}")
+        for seal in chain(run) for taken in seal.predicate.get("snapshots", {}).values() if "digest" in taken
+    ]  # fmt: skip
+    return [*sealed, *told(run, trusted(run.reports))]
 
 
 @dataclass(slots=True)
@@ -466,7 +495,7 @@ class WrittenData:
         if self.checkpoint is None:
             return None
         directory = resolve_path(self.run.parameters.snapshot.directory)  # step 21 is just being run again
-        return Snapshot.open(directory / str(self.checkpoint.context["snapshot"]))
+        return open_sealed(self.folder, directory / str(self.checkpoint.context["snapshot"]))
 
     @cached_property
     def staged(self) -> Staged | None:

@@ -9,7 +9,6 @@ from typing import Any
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK
 from helpers.formatting import duration, moment
-from helpers.migration.source_changes import WrittenData
 from helpers.report import numbers
 from helpers.report.pages import rollback_page
 from helpers.report.record import SUCCESS
@@ -26,9 +25,9 @@ DRILLING = "DRILL: ordered by the rehearsal to be measured; nothing had gone wro
 SHOWN = 20  # lines of a list
 
 
-def write(run: RunRecord, state: RollbackState, cutover: CutoverState | None, made: WrittenData) -> list[Path]:
+def write(run: RunRecord, state: RollbackState, cutover: CutoverState | None) -> list[Path]:
     """Write both beside the run's other pages; their paths."""
-    facts = _facts(run, state, cutover, made)
+    facts = _facts(run, state, cutover)
     run.fact("postmortem", facts)
     _write(run.home, facts, DRILLING if facts["drill"] else "")
     return [run.folder / PAGE, run.folder / NOTICE]
@@ -54,7 +53,7 @@ def set_earlier_aside(run: RunRecord) -> None:
     set_aside(run.home, [path for name in names if (path := run.folder / name).exists()])
 
 
-def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None, made: WrittenData) -> dict[str, Any]:
+def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None) -> dict[str, Any]:
     stages = [{"title": TITLES[s], "when": "", "seconds": 0.0, "state": "not begun", "said": "", **state.stages.get(s, {})}
               for s in STAGES]  # fmt: skip
     restart = state.stages.get(FILES, {}).get("seconds", 0.0)
@@ -75,7 +74,7 @@ def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None, m
         "source": run.parameters.source.label,
         "target": run.parameters.target.label,
         "stages": stages,
-        "data": _data(state, made),
+        "data": _data(state),
         "causes": causes,
         "next": _next(run, state),
     }
@@ -87,11 +86,11 @@ def _times(run: RunRecord) -> numbers.RollbackTimes | None:
     return numbers.rollback(now)
 
 
-def _data(state: RollbackState, made: WrittenData) -> list[str]:
+def _data(state: RollbackState) -> list[str]:
     facts = state.facts
     lines = []
-    if made.snapshot is not None:
-        lines.append(f"The source was compared with snapshot {made.snapshot.id}, {made.snapshot.total:,} chunks.")
+    if facts.get("compared"):
+        lines.append(facts["compared"])
     if facts.get("restored"):
         parts = ", ".join(f"{name} {n:,}" for name, n in sorted(facts["restored"].items()))
         lines.append(f"Chunks restored to the source from the snapshot, as ordered: {parts}.")

@@ -280,7 +280,11 @@ class SourceProof:
 
     def prove(self) -> pd.DataFrame:
         """Raises `Terminal` ("source_damaged") where somebody has to decide first; nothing was touched then."""
-        snapshot = self.of.made.snapshot
+        try:
+            snapshot = None if self.of.settled else self.of.made.snapshot
+        except Terminal as error:
+            self._go_without(error)
+            return pd.DataFrame(columns=COLUMNS)
         if self.of.settled or snapshot is None:
             detail = "proven before the fence was lifted" if self.of.settled else "this run has taken no snapshot yet"
             self.run.check("source against the snapshot", Verdict.NOT_EXERCISED, detail=detail)
@@ -292,7 +296,23 @@ class SourceProof:
             self.moved = {(n, i) for n, c in (damage.by_clients | damage.damaged).items()
                           for i in (*c.added, *c.changed, *c.deleted)}  # fmt: skip
             row["said"] = self._judge(snapshot, changes, damage)
+            compared = f"The source was compared with snapshot {snapshot.id}, {snapshot.total:,} chunks."
+            self.of.state.facts |= {"compared": compared, "unproven": False}
         return self._table(snapshot, damage)
+
+    def _go_without(self, error: Terminal) -> None:
+        """Raises the error: no snapshot proves the source. Goes on where the source was accepted as it is."""
+        reason = self.of.state.orders.accept_source
+        if not reason and not self.run.dry_run:
+            more = f"Or take the source as it is, not compared: {self.run.home.command('rollback', '--accept-source', 'REASON')}"
+            raise Terminal(error.code, error.what, where=error.where, next_step=f"{error.next_step} {more}") from error
+        with self.of.stage(SOURCE) as row:
+            row["said"] = f"not compared: {error.what}" + (f"; accepted: {reason}" if reason else "")
+            self.run.check("source against the snapshot", Verdict.WARNING, measured="not compared", reason=error.code,
+                           detail=row["said"])  # fmt: skip
+            self.of.state.facts |= {"compared": f"The source was {row['said']}.", "unproven": True}
+            if reason:
+                audit.append(self.run.folder / audit.NAME, "source accepted unproven", reason=reason, why=error.what)
 
     def _compare(self, snapshot: Snapshot) -> tuple[SourceChanges, Damage]:
         ours = {key for plan in replay.saved(self.run.workspace) for key in plan.ids()}

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError
 from helpers.formatting import count
 from helpers.parameters.sections import default_snapshots
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, json_in, passed, utc_now
+from helpers.results import Progress, contents, json_in, passed, utc_now
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunState
 from helpers.run.plan import Step
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from helpers.snapshots.snapshot import Snapshot
     from helpers.stores import Reader
 
+CREATED = "snapshot created"  # the word of both audit logs: that beside the snapshots, and the run's
 TAKEN_BY = (Step.DRY_RUN, Step.SNAPSHOT, Step.MIGRATE)  # the steps that take snapshots; 22 where it catches up
 
 
@@ -47,6 +49,7 @@ class Held:
     needed_by: tuple[str, ...]
     export: Journal | None = None
     doubt: str = ""  # why nobody knows which runs need it
+    differs: str = ""  # how it is not the snapshot that a run took
 
     @property
     def id(self) -> str:
@@ -69,6 +72,8 @@ class Held:
         """Why it may not be removed; "" where it may."""
         if self.retain_until is None:
             return f"{self.problem}; look at it and remove it yourself"
+        if self.differs:
+            return f"{self.differs}; look at it and remove it yourself"
         if self.doubt:
             return f"which runs need it is not certain: {self.doubt}; look at it and remove it yourself"
         if self.needed_by:
@@ -102,6 +107,10 @@ def held(directory: Path) -> list[Held]:
 
     needs = _needs(directory)
     unproven, named = _doubt(directory)
+    every: list[Told] = []
+    for run in runs.every_run():
+        with suppress(RunbookError):  # a damaged run says nothing of the snapshots of others
+            every += told(run)
     found = []
     for folder in sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
         snapshot, problem, export = None, "", None
@@ -119,7 +128,8 @@ def held(directory: Path) -> list[Held]:
                 problem = error.what
         name = folder.name.removesuffix(".partial")
         doubt = unproven or ("" if name in named else f"{audit.NAME} beside it does not name it")
-        found.append(Held(folder, snapshot, problem, tuple(sorted(needs.get(name, ()))), export, doubt))
+        differs = next(differences(snapshot, every), "") if snapshot is not None else ""
+        found.append(Held(folder, snapshot, problem, tuple(sorted(needs.get(name, ()))), export, doubt, differs))
     return sorted(found, key=lambda h: (str(h.snapshot.manifest["created"]) if h.snapshot else "", h.id))
 
 
@@ -151,12 +161,47 @@ def taken_by(folder: RunFolder) -> list[dict[str, Any]]:
         for path in sorted([*folder.reports.glob(f"results/{number}.json"),
                             *folder.reports.glob(f"earlier/*/results/{number}.json")]):  # fmt: skip
             try:
-                taken = json_in(path.read_bytes())["facts"].get("snapshot")
+                taken = json_in(contents(path))["facts"].get("snapshot")
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
-            if isinstance(taken, dict) and taken.get("folder"):
+            if isinstance(taken, dict) and isinstance(taken.get("folder"), str):
                 found.append(taken)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the evidence of a run says of a snapshot: the name of its folder, its digests ("" where it says none), and where."""
+
+    name: str
+    digest: str
+    manifest: str
+    where: str
+
+    @classmethod
+    def of(cls, taken: dict[str, Any], where: str) -> Told:
+        return cls(Path(taken["folder"]).name, str(taken["digest"]), str(taken.get("manifest", "")), where)
+
+
+def told(run: RunFolder, trust: audit.Trust | None = None) -> list[Told]:
+    """What results and audit log of a run say of its snapshots; a snapshot itself is in a folder where others may write."""
+    found = [Told.of(taken, f"the results of run {run.id}") for taken in taken_by(run) if "digest" in taken]
+    for entry in audit.entries(run.reports / audit.NAME, trust, (CREATED, "catch-up")):
+        facts = entry.get("facts")
+        if isinstance(facts, dict) and facts.get("digest"):
+            where = f"{audit.NAME} of run {run.id}"
+            found.append(Told(str(facts.get("snapshot")), str(facts["digest"]), str(facts.get("manifest", "")), where))
+    return found
+
+
+def differences(snapshot: Snapshot, lines: Iterable[Told]) -> Iterator[str]:
+    """How the snapshot is not the one that these lines tell of, by the name of its folder; nothing where it is."""
+    for line in lines:
+        if line.name == snapshot.folder.name:
+            for what, is_now, was in (("its digest", snapshot.digest, line.digest),
+                                      ("the digest of its manifest", snapshot.manifest_digest, line.manifest)):  # fmt: skip
+                if was not in ("", is_now):
+                    yield f"{what} is {is_now}, but was {was} according to {line.where}"
 
 
 def take(
@@ -172,19 +217,22 @@ def take(
 
     rules = run.parameters.snapshot
     directory = Path(rules.directory).absolute()
-    free = next(i for i in [base, *(f"{base}-{n}" for n in range(2, 1000))] if not (directory / i).exists())
+    known = {line.name for line in told(run.home)}  # one that was removed is another one: a name stands for one digest
+    names_of = [base, *(f"{base}-{n}" for n in range(2, 1000))]
+    free = next(i for i in names_of if i not in known and not (directory / i).exists())
     readers = store.limits().readers(min(2, run.parameters.migration.workers))
     by = {"run": run.id, "reports": str(run.folder)}
     gone_on = (directory / f"{free}.partial").is_dir()
-    audit.append(directory / audit.NAME, "snapshot created", outcome="begun", snapshot=free, gone_on=gone_on, **by)
+    audit.append(directory / audit.NAME, CREATED, outcome="begun", snapshot=free, gone_on=gone_on, **by)
     snapshot = write_snapshot(
         store, directory, free, names, retention_days=rules.retention_days, readers=readers, progress=progress,
         same=same, unwritten=unwritten,
     )  # fmt: skip
     for note in snapshot.manifest["notes"]:
         run.log(note)
-    about = {"snapshot": snapshot.id, **by, "digest": snapshot.digest}
-    audit.append(directory / audit.NAME, "snapshot created", **about, chunks=snapshot.total)
+    about: dict[str, Any] = {"snapshot": snapshot.id, "digest": snapshot.digest, "chunks": snapshot.total}
+    audit.append(run.folder / audit.NAME, CREATED, **about)  # where those who can write to the snapshots cannot
+    audit.append(directory / audit.NAME, CREATED, **about, **by)
     return snapshot
 
 
@@ -194,6 +242,7 @@ def described(snapshot: Snapshot) -> dict[str, Any]:
         "id": snapshot.id,
         "folder": str(snapshot.folder),
         "digest": snapshot.digest,
+        "manifest": snapshot.manifest_digest,
         "chunks": snapshot.total,
         "bytes": snapshot.size(),
         "retain_until": snapshot.manifest["retain_until"],
@@ -253,7 +302,7 @@ def _doubt(directory: Path) -> tuple[str, set[str]]:
 def _names_a_snapshot(entry: dict[str, Any]) -> bool:
     facts = entry.get("facts")
     named = isinstance(facts, dict) and all(isinstance(facts.get(key), str) for key in ("run", "reports", "snapshot"))
-    return named and entry["action"] == "snapshot created"
+    return named and entry["action"] == CREATED
 
 
 def _unsettled(folder: RunState) -> str:

@@ -36,7 +36,17 @@ import pyarrow.compute as pc
 from helpers.chunks import ChunkBatch, Metadata, is_sparse
 from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, file_digest, flush_folder, is_leftover, json_in, silent, utc_now, write_json
+from helpers.results import (
+    Progress,
+    contents,
+    file_digest,
+    flush_folder,
+    is_leftover,
+    json_in,
+    silent,
+    utc_now,
+    write_json,
+)
 from helpers.snapshots.export_journal import EXPORT, Journal, own_digest, read_parquet, signed, write_parquet
 from helpers.stores import CollectionInfo, Reader
 from helpers.stores.base import AGAIN_AFTER, counted_ids
@@ -75,7 +85,7 @@ class Snapshot:
     def open(cls, folder: Path) -> Snapshot:
         """Raises `Terminal` where there is no readable manifest."""
         try:
-            manifest = json_in((folder / "manifest.json").read_bytes())
+            manifest = json_in(contents(folder / "manifest.json"))
             if manifest["format"] != FORMAT:
                 raise ValueError(f"format {manifest['format']}, this toolkit reads {FORMAT}")
             if manifest["sha256"] != own_digest(manifest):
@@ -104,6 +114,12 @@ class Snapshot:
         """SHA-256 over what the snapshot holds; the same after `verify` changed the status."""
         held = json.dumps(self.manifest["collections"], sort_keys=True, ensure_ascii=True).encode()
         return hashlib.sha256(held).hexdigest()
+
+    @property
+    def manifest_digest(self) -> str:
+        """SHA-256 over what of the manifest never changes: when, of what and until when, beside what it holds."""
+        held = {k: v for k, v in self.manifest.items() if k != "status" and not k.endswith("_at")}
+        return own_digest(held)
 
     def names(self) -> list[str]:
         return [c["name"] for c in self.manifest["collections"]]
@@ -134,8 +150,9 @@ class Snapshot:
             yield self.read(part)
 
     def _table(self, part: Part, columns: list[str] | None = None) -> pa.Table:
+        """Raises `Terminal` where the bytes that are read are not those of the manifest."""
         try:
-            return read_parquet(self.folder / part.file, columns)
+            return read_parquet(self.folder / part.file, columns, part.sha256)
         except Terminal as error:
             raise self._damaged(part, error.what) from error
 
@@ -145,18 +162,16 @@ class Snapshot:
         Returns chunks per collection. Raises `Terminal` ("snapshot_damaged", "snapshot_unreadable" for the manifest)
         that names the first bad file.
         """
-        self.manifest = Snapshot.open(self.folder).manifest
+        if Snapshot.open(self.folder).digest != self.digest:
+            raise Terminal(ReasonCode.SNAPSHOT_ALTERED, "its manifest was exchanged while it was in use",
+                           where=str(self.folder), next_step="Find out who writes there; nothing is taken from it.")  # fmt: skip
         counted: dict[str, int] = {}
         for name in self.names():
             seen: set[str] = set()
             for part in self.parts(name):
-                file = self.folder / part.file
-                if not file.is_file() or file_digest(file) != part.sha256:
-                    raise self._damaged(part, "its bytes are not those that were written")
-                ids = self.ids(part)
+                ids = self.read(part).ids
                 if len(ids) != part.rows or len(set(ids)) != len(ids) or not seen.isdisjoint(ids):
                     raise self._damaged(part, f"{len(ids)} rows where {part.rows} unique ones were written")
-                self.read(part)
                 seen.update(ids)
                 progress.advance(part.rows)
             counted[name] = len(seen)

@@ -26,7 +26,7 @@ from helpers.migration.importing import (
     routing_table,
     show_transform,
 )
-from helpers.migration.source_changes import SWITCHING, Ledger
+from helpers.migration.source_changes import SWITCHING, Ledger, open_sealed
 from helpers.migration.staging import CHANGES, Staged
 from helpers.migration.target_lock import ensure_database
 from helpers.report.facts import CHANGED, QUARANTINED, read_changes
@@ -59,7 +59,7 @@ class MigrateStep(NotebookStep):
 
     @cached_property
     def job(self) -> Job:
-        return Job.of(self.run, Snapshot.open(Path(self.ledger.current)), self.run.workspace, "migration")
+        return Job.of(self.run, open_sealed(self.run.home, Path(self.ledger.current)), self.run.workspace, "migration")
 
     @property
     def snapshot(self) -> Snapshot:

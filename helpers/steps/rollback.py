@@ -308,7 +308,7 @@ class RollbackStep(NotebookStep):
         """The notice to send and the post-mortem page, with real figures; their paths."""
         if self.run.dry_run:
             return "DRY RUN: nothing was changed, so there is nothing to tell."
-        paths = postmortem.write(self.run, self.of.state, self.of.cutover, self.of.made)
+        paths = postmortem.write(self.run, self.of.state, self.of.cutover)
         return "\n".join(str(path) for path in paths)
 
     def watch(self) -> pd.DataFrame:
@@ -320,7 +320,8 @@ class RollbackStep(NotebookStep):
         health = self.of.cutover.cutover.health if self.of.cutover else []
         interval = min(LONGEST_INTERVAL, self.run.parameters.monitoring.interval_seconds, max(seconds / 2, 0.1))
         with self.of.stage(outline.WATCH) as row:
-            chosen = measure.choose_probes(self.run, measure.SOURCE, PROBES)
+            unproven = self.of.state.facts.get("unproven")  # then no snapshot says what the source holds
+            chosen = [] if unproven else measure.choose_probes(self.run, measure.SOURCE, PROBES)
             watcher = Watcher(lambda: open_chosen(self.run), chosen, self.run.parameters.source, health=health)
             with self.run.progress("Watch the source", int(seconds), "seconds") as bar:
                 rounds = list(watcher.samples(seconds, interval, bar))
@@ -340,5 +341,5 @@ class RollbackStep(NotebookStep):
         if not last:
             self.of.state.finished = self.of.state.finished or utc_now()
             self.of.state.save(self.run.workspace)
-        postmortem.write(self.run, self.of.state, self.of.cutover, self.of.made)
+        postmortem.write(self.run, self.of.state, self.of.cutover)
         return pd.DataFrame([r.row() for r in rounds], columns=columns)

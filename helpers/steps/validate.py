@@ -16,7 +16,7 @@ import pandas as pd
 from helpers import plots
 from helpers.errors import RunbookError
 from helpers.migration import staging
-from helpers.migration.source_changes import current_snapshot
+from helpers.migration.source_changes import current_snapshot, open_sealed
 from helpers.migration.staging import Quarantine
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, Verdict
@@ -54,7 +54,7 @@ def _baseline(run: RunRecord, now: Snapshot) -> Mapping[str, Any] | None:
     if measured is None or taken is None:
         return measured
     try:
-        return still_true(measured, Snapshot.open(Path(taken["folder"])), now)
+        return still_true(measured, open_sealed(run.home, Path(taken["folder"])), now)
     except RunbookError as error:  # pruned since: then nobody can tell
         run.log(f"the baseline of the dry run is taken as it is: {error}")
         return measured
