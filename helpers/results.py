@@ -9,6 +9,7 @@ import json
 import operator
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -324,10 +325,10 @@ def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
 
     Every file of ours that has to be whole is written here. Raises `Terminal` ("disk_full"); `needed` are its bytes, if known.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # as `is_leftover` knows it
+    # A name that nobody can put a link at beforehand; as `is_leftover` knows it.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)  # of a process that was killed, or somebody's link
         with open(temporary, "xb", opener=private) as file:  # a path's own open takes no opener
             os.fchmod(file.fileno(), mode)
         yield temporary
@@ -343,7 +344,7 @@ def writing(path: Path, mode: int = PRIVATE, needed: int = 0) -> Iterator[Path]:
 
 def is_leftover(name: str, of: str) -> bool:
     """Whether a file of this name is the temporary one of `of` that a killed process left in `writing`."""
-    return re.fullmatch(rf"\.{re.escape(of)}\.\d+\.tmp", name) is not None
+    return re.fullmatch(rf"\.{re.escape(of)}\.\d+(-[0-9a-f]{{16}})?\.tmp", name) is not None
 
 
 def append(path: Path, data: bytes, *, log: bool = False) -> None:

@@ -180,6 +180,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_judged_folder_is_only_read.py::test_a_run_is_judged_where_its_schema_is_not""",
         "a NO-GO during the cutover, and a statement that was never recorded": """
             test_nothing_foreign_is_sealed.py::test_a_no_go_that_comes_while_the_cutover_reads_stops_it
+            test_nothing_foreign_is_sealed.py::test_no_decision_is_recorded_between_the_last_look_at_it_and_the_begin_of_the_cutover
             test_nothing_foreign_is_sealed.py::test_a_statement_that_was_never_recorded_opens_no_gate""",
         "a sealed result replaced, the old one below earlier/": """
             test_evidence_custody.py::test_a_sealed_result_is_not_replaced_by_a_copy_below_earlier
@@ -255,6 +256,11 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_snapshots_are_what_was_sealed.py::test_another_snapshot_in_its_place_is_none_of_the_run
             test_snapshots_are_what_was_sealed.py::test_bytes_that_change_after_the_proof_are_not_read
             test_snapshots_are_what_was_sealed.py::test_elsewhere_it_is_said_that_nothing_vouches_for_it""",
+        "links at temporary names": """
+            test_secrets_of_files_and_folders.py::test_a_link_at_a_temporary_name_that_somebody_foresaw_is_not_followed""",
+        "runs and snapshots whose names begin alike": """
+            test_snapshots_are_what_was_sealed.py::test_a_closeout_removes_exports_of_its_own_run_and_no_id_that_begins_alike
+            test_snapshots_are_what_was_sealed.py::test_a_prune_keeps_what_belongs_to_a_snapshot_whose_name_begins_alike""",
         "secrets over plain http, and TLS that is not verified": """
             test_secrets_of_files_and_folders.py::test_a_connection_that_gives_secrets_away_is_told""",
     },

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from helpers import audit, evidence
 from helpers.cli.evidence import verify
 from helpers.errors import NoGo, Terminal
 from helpers.evidence import signing, verification
-from helpers.evidence.signoffs import gate_state, statement
+from helpers.evidence.signoffs import gate_state, record, statement
 from helpers.report import pages
 from helpers.results import file_digest
 from helpers.run import folders as runs
@@ -242,6 +243,30 @@ def test_a_no_go_that_comes_while_the_cutover_reads_stops_it(home: RunFolder, si
     sign(home.read(), "security", "S", "no-go", reason="400 chunks lost", key=signers.key("security"))
     with pytest.raises(NoGo, match="400 chunks lost"):
         step._refuse_if_shut()
+
+
+def test_no_decision_is_recorded_between_the_last_look_at_it_and_the_begin_of_the_cutover(
+    home: RunFolder, signers: Signers
+) -> None:
+    """A NO-GO is there before the look, and stops the cutover, or comes after the begin, and says that it comes late."""
+    data = statement(home.read(), "security", "S", "no-go", reason="400 chunks lost")
+    signature = signing.sign(data, "security", signers.key("security"))
+    signer = threading.Thread(target=lambda: record(home.read(), data, signature))
+    refused = list(home.reports.glob("signoffs/cutover-security-*.json"))
+
+    def begin(_: object) -> SimpleNamespace:
+        signer.start()
+        signer.join(1.0)
+        assert list(home.reports.glob("signoffs/cutover-security-*.json")) == refused
+        return SimpleNamespace(is_done=True)
+
+    step = object.__new__(CutoverStep)
+    step.run = SimpleNamespace(home=home.read(), dry_run=False)  # type: ignore[assignment]
+    step.control = SimpleNamespace(state=None, begin=begin)  # type: ignore[assignment]
+    step._failed, step._edits = "", []
+    step.switch()
+    signer.join(30)
+    assert len(list(home.reports.glob("signoffs/cutover-security-*.json"))) == len(refused) + 1
 
 
 def test_another_decision_other_code_and_other_signers_between_two_seals_are_named(home: RunFolder) -> None:

@@ -25,6 +25,7 @@ from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
+from helpers.results import is_leftover, writing
 from helpers.run import folders as runs
 from tests.signers import Signers, small_run
 
@@ -280,3 +281,21 @@ def test_a_connection_that_gives_secrets_away_is_told() -> None:
     assert Endpoint(url="http://db.example:8000").exposed() == []
     unverified = Endpoint.model_validate({"url": "https://db.example", "verify_tls": False})
     assert [code for code, _ in unverified.exposed()] == [ReasonCode.TLS_UNVERIFIED]
+
+
+def test_a_link_at_a_temporary_name_that_somebody_foresaw_is_not_followed(tmp_path: Path) -> None:
+    victim, out = tmp_path / "victim", tmp_path / "out.zip"
+    victim.write_text("precious")
+    foreseen = tmp_path / f".out.zip.{os.getpid()}.tmp"
+    foreseen.symlink_to(victim)
+    names = []
+    for _ in range(2):
+        with writing(out) as temporary:
+            assert temporary.is_file()
+            assert not temporary.is_symlink()
+            temporary.write_bytes(b"zip")
+            names.append(temporary.name)
+    assert foreseen.is_symlink(), "what is not ours is not taken away"
+    assert (victim.read_text(), out.read_bytes(), out.is_symlink()) == ("precious", b"zip", False)
+    assert names[0] != names[1]
+    assert all(is_leftover(name, out.name) for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from helpers.errors import Terminal
 from helpers.migration.source_changes import open_sealed
 from helpers.results import Verdict, file_digest, write_json
 from helpers.run.record import RunRecord
+from helpers.snapshots import retention
 from helpers.snapshots.export_journal import signed, write_parquet
-from helpers.snapshots.retention import told
+from helpers.snapshots.retention import CREATED, told
 from helpers.snapshots.snapshot import Snapshot, to_table
+from helpers.steps.closeout import temporary
 from helpers.steps.migrate import MigrateStep
 from helpers.steps.snapshot import SnapshotStep
 from tests.rollbacks import Night, everything, others, usual_source
@@ -162,3 +165,25 @@ def test_elsewhere_it_is_said_that_nothing_vouches_for_it(
     assert cli.main(["snapshots", "restore", copy, "--into", "back", "--expect", digest]) == 1
     assert f"its digest is {forged}, and {digest} is expected" in capsys.readouterr().err
     assert not Path("back").exists()
+
+
+def test_a_closeout_removes_exports_of_its_own_run_and_no_id_that_begins_alike(night: Night) -> None:
+    kept, reports = Path("kept"), night.folder.reports
+    for run_id, snapshot in (("night", "night-21-2"), ("night-21-eu", "night-21-eu-21")):
+        (kept / f"{snapshot}.partial").mkdir()
+        about = {"run": run_id, "reports": str(reports.with_name(run_id)), "snapshot": snapshot}
+        audit.append(kept / audit.NAME, CREATED, outcome="begun", **about)
+    found = [path.name for path in temporary(night.folder, night.folder.read().parameters)]
+    assert found == ["night-21-2.partial"]
+
+
+def test_a_prune_keeps_what_belongs_to_a_snapshot_whose_name_begins_alike(night: Night) -> None:
+    other = Path("kept/night-21.restore-eu-21.restore-0123456789abcdef.json")
+    own = Path("kept/night-21.restore-0123456789abcdef.json")
+    for path in (other, own):
+        path.write_text("{}")
+    held = next(item for item in retention.held(Path("kept").absolute()) if item.id == "night-21")
+    manifest = {**held.snapshot.manifest, "retain_until": "2020-01-01T00:00:00+00:00"} if held.snapshot else {}
+    old = replace(held, snapshot=Snapshot(held.folder, manifest), needed_by=())
+    assert retention.remove([old]) == ["night-21"]
+    assert (other.exists(), own.exists()) == (True, False)

@@ -36,7 +36,7 @@ from helpers.evidence.statement import (
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents, json_in, utc_now, write_bytes
-from helpers.run.folders import SET_ASIDE, RunPath, RunState
+from helpers.run.folders import SET_ASIDE, RunLock, RunPath, RunState
 from helpers.run.plan import Step
 
 CUTOVER, DRY_RUN, CLOSEOUT = "cutover", "dry-run", "closeout"
@@ -141,7 +141,15 @@ def sign(run: RunState, data: bytes, key: Path) -> Path:
 
 
 def record(run: RunState, data: bytes, signature: bytes) -> Path:
-    """Keep a statement with its signature, made here or elsewhere; UsageError where the gate would refuse it."""
+    """Keep a statement with its signature, made here or elsewhere; UsageError where the gate would refuse it.
+
+    Not while step 25 looks at the decision for the last time and begins: it is recorded before, and counts, or after.
+    """
+    with RunLock(run, RunLock.GATE).acquire(60):
+        return _record(run, data, signature)
+
+
+def _record(run: RunState, data: bytes, signature: bytes) -> Path:
     try:
         said = json_in(data)
         gate, role, when = str(said["gate"]), str(said["role"]), str(said["when"])

@@ -7,7 +7,6 @@ import contextlib
 import csv
 import html
 import json
-import os
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +24,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import RunbookError, Terminal, UsageError, one_line
 from helpers.profiling.sample import Place, Places
 from helpers.reason_codes import ReasonCode
+from helpers.results import writing
 from helpers.run import kernel
 from helpers.run.record import RunRecord, open_chosen
 from helpers.stores import Reader
@@ -156,18 +156,16 @@ def write_csv(path: Path, lookup: Lookup, places: Iterable[Place]) -> int:
 
     Whole or not at all; UTF-8 with its mark, for spreadsheets. Memory does not grow with the finding.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     rows = 0
-    with temporary.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
+    with (
+        writing(path) as temporary,
+        temporary.open("w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
         writer.writerow(EXPORT_COLUMNS)
         for row in _rows(lookup, places):
             writer.writerow([harmless(value) for value in row])
             rows += 1
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
     return rows
 
 

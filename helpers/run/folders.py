@@ -549,6 +549,8 @@ def versions() -> dict[str, str]:
 class RunLock:
     """One process at a time. The kernel of the machine drops the lock when its holder dies, however it dies."""
 
+    GATE = "gate"  # held while a statement is recorded, and while step 25 looks at the decision and begins
+
     def __init__(self, folder: RunFolder, name: str) -> None:
         self.path = folder.workspace / f"{name}.lock"
         self.run_id = folder.id

@@ -7,6 +7,7 @@ cannot be found is taken to need its snapshot.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -236,6 +237,12 @@ def take(
     return snapshot
 
 
+def begun(directory: Path, run: RunFolder) -> set[str]:
+    """The ids of the snapshots that this run, and no other of a similar id, began there."""
+    log = [e["facts"] for e in audit.entries(directory / audit.NAME) if _names_a_snapshot(e)]
+    return {facts["snapshot"] for facts in log if (facts["run"], facts["reports"]) == (run.id, str(run.reports))}
+
+
 def described(snapshot: Snapshot) -> dict[str, Any]:
     """What the results of a step that took a snapshot say of it."""
     return {
@@ -326,8 +333,10 @@ def remove(found: Iterable[Held]) -> list[str]:
         aside = item.folder.with_name(f".{item.id}.pruned")
         try:
             item.folder.rename(aside)
-            for beside in item.folder.parent.glob(f"{item.id}.restore-*.json"):
-                beside.unlink()
+            ledger = re.compile(rf"{re.escape(item.id)}\.restore-[0-9a-f]{{16}}\.json")  # not of an id that begins so
+            for beside in item.folder.parent.glob("*.json"):
+                if ledger.fullmatch(beside.name):
+                    beside.unlink()
             (item.folder.parent / f"{item.id}.lock").unlink(missing_ok=True)
             shutil.rmtree(aside)
         except OSError as error:

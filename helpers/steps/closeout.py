@@ -8,7 +8,6 @@ it is one. What a rollback needs stays until the retention of the snapshots ends
 from __future__ import annotations
 
 import dataclasses
-import re
 import shlex
 import shutil
 from collections.abc import Iterable
@@ -229,11 +228,9 @@ def temporary(folder: RunFolder, parameters: Parameters) -> list[Path]:
     """What may be removed now, sorted. A directory counts once."""
     found = {path for pattern in _TEMPORARY for path in folder.workspace.glob(pattern)}
     kept = resolve_path(parameters.snapshot.directory)
-    steps = "|".join(retention.TAKEN_BY)
-    exports = re.compile(
-        rf"{re.escape(folder.id)}-({steps})(-.*)?\.partial"
-    )  # not those of a run that begins with this id
-    found |= {path for path in kept.glob("*.partial") if exports.fullmatch(path.name)}
+    found |= {
+        path for path in kept.glob("*.partial") if path.name.removesuffix(".partial") in retention.begun(kept, folder)
+    }
     if parameters.target.path:
         target = resolve_path(parameters.target.path)
         found |= set(target.parent.glob(f".{target.name}.partial"))

@@ -50,7 +50,7 @@ from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.results import Verdict, utc_now
-from helpers.run.folders import RunFolder, RunPath
+from helpers.run.folders import RunFolder, RunLock, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.status.overview import open_gate
@@ -264,8 +264,11 @@ class CutoverStep(NotebookStep):
         if self._failed or self._edits is None:
             return _said([f"Not begun: {self._failed or 'the plan was not made'}."])
         try:
-            self._refuse_if_shut()
-            self._state = state = self.control.begin(self._edits)
+            with RunLock(self.run.home, RunLock.GATE).acquire(
+                60
+            ):  # no NO-GO is recorded between the look and the state on disk
+                self._refuse_if_shut()
+                self._state = state = self.control.begin(self._edits)
         except RunbookError:
             self._let_writers_go_on()
             raise
