@@ -226,6 +226,10 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_decision_signoffs.py::test_a_no_go_taken_away_leaves_the_gate_shut
             test_decision_signoffs.py::test_the_keys_of_a_rehearsal_are_refused_by_a_production_run""",
     },
+    "clients at the target of a rollback": {
+        "a write between the last look and the removal": """
+            test_rollback_parts.py::test_what_clients_write_until_a_chunk_is_removed_is_exported_and_stays""",
+    },
     "thief of the folder": {
         "a secret in any writing": """
             test_evidence_secrets.py::test_every_writing_is_found_in_the_middle_of_bytes

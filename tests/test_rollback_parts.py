@@ -22,9 +22,10 @@ from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict
 from helpers.rollback import postmortem, replay
 from helpers.rollback.outline import at_work, stop, triggers
-from helpers.rollback.replay import Plan, _metadata, _origin
+from helpers.rollback.replay import Plan, Written, _metadata, _origin
 from helpers.run import folders as runs
 from helpers.run.folders import RunLock
+from helpers.steps import rollback
 from helpers.steps.rollback import remove
 from tests.conftest import ROOT
 from tests.storage import chunks, embedded, exact, fill, plan
@@ -91,9 +92,10 @@ def test_only_what_the_client_changed_goes_over_the_original_metadata(
     assert exact(_metadata(base, was, now)) == exact(back)
 
 
-def made_of(target: str, ids: list[str]) -> WrittenData:
+def made_of(target: str, ids: list[str], staged: ChunkBatch | None = None) -> WrittenData:
+    pieces = [SimpleNamespace(rows=staged)] if staged is not None else []
     return cast(WrittenData, SimpleNamespace(
-        collections=[target], ids=lambda name: set(ids), folder=SimpleNamespace(id="r"),
+        collections=[target], ids=lambda name: set(ids), folder=SimpleNamespace(id="r"), pieces=lambda name: iter(pieces),
     ))  # fmt: skip
 
 
@@ -103,7 +105,7 @@ def test_a_removal_leaks_no_lists(tmp_path: Path) -> None:
     batch.metadatas = [{"tags": ["x", "y"]} for _ in batch.ids]
     with embedded(tmp_path / "db") as store:
         fill(store, "made", batch)
-        done = remove(store, made_of("made", batch.ids), {}, clients=False)
+        done = remove(store, made_of("made", batch.ids), {})
         assert (done.chunks, done.dropped, done.kept) == ({"made": 20}, ["made"], {})
         store.create(plan("later"))
         plain = dataclasses.replace(batch, metadatas=[{"n": i} for i in range(20)])
@@ -111,15 +113,54 @@ def test_a_removal_leaks_no_lists(tmp_path: Path) -> None:
         assert store.read("later", batch.ids).metadatas == plain.metadatas
 
 
-def test_a_chunk_that_nobody_has_exported_stops_the_removal(tmp_path: Path) -> None:
-    batch = chunks(5, 4)
+@pytest.mark.parametrize(
+    "late", ["came before", "changed before", "changed while it is removed", "came while it is removed"]
+)
+def test_what_clients_write_until_a_chunk_is_removed_is_exported_and_stays(
+    tmp_path: Path, late: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known ids, too: a chunk that a client updates after the last look is not what was exported."""
+    batch, other = chunks(6, 4), chunks(6, 4, seed=9)
+    other.documents = [f"by a client {i}" for i in range(6)]
+    kept: list[Path] = []
+
+    def keep(found: list[Written]) -> Path:
+        kept.append(tmp_path / f"export-{len(kept)}")
+        replay.export(found, kept[-1])
+        return kept[-1]
+
     with embedded(tmp_path / "db") as store:
-        fill(store, "made", batch)
-        made = made_of("made", batch.ids[:4])
-        with pytest.raises(Terminal, match=r"1 chunks came since.*c4"):
-            remove(store, made, {}, clients=True)
-        assert store.count("made") == 5
-        assert remove(store, made, {"made": {"c4"}}, clients=True).dropped == ["made"]
+        fill(store, "made", batch.take(range(5)))
+        made = made_of("made", batch.ids[:5], batch.take(range(5)))
+
+        def write() -> None:
+            if "changed" in late:
+                store.delete("made", ["c4"])
+                store.add("made", other.take([4]))
+            else:
+                store.add("made", other.take([5]))
+
+        if "before" in late:
+            write()
+        else:
+            monkeypatch.setattr(rollback, "BATCH", 2)
+            delete, deleted = store.delete, []
+
+            def meanwhile(name: str, ids: list[str]) -> None:
+                delete(name, ids)
+                deleted.extend(ids)
+                if len(deleted) == 2:
+                    monkeypatch.setattr(store, "delete", delete)
+                    write()
+
+            monkeypatch.setattr(store, "delete", meanwhile)
+        chunk = "c4" if "changed" in late else "c5"
+        with pytest.raises(Terminal, match=rf"1 chunks came or changed since.*{chunk}.*exported to"):
+            remove(store, made, {}, keep)
+        assert store.read("made", [chunk]).documents == [f"by a client {chunk[1]}"]
+        known = replay.exported([str(folder) for folder in kept])
+        assert (known["made"].chunks.ids, known["made"].chunks.documents) == ([chunk], [f"by a client {chunk[1]}"])
+        assert remove(store, made, known, keep).dropped == ["made"]
         assert store.lock_holder() is None
 
 

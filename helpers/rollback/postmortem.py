@@ -91,6 +91,10 @@ def _data(state: RollbackState) -> list[str]:
     lines = []
     if facts.get("compared"):
         lines.append(facts["compared"])
+    if late := facts.get("late"):
+        lines.append(
+            f"Clients wrote to the target after it was last read. Exported to {', '.join(late)}; not replayed."
+        )
     if facts.get("restored"):
         parts = ", ".join(f"{name} {n:,}" for name, n in sorted(facts["restored"].items()))
         lines.append(f"Chunks restored to the source from the snapshot, as ordered: {parts}.")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -172,11 +172,61 @@ def whole(folder: Path) -> Iterator[Path]:
     publish(partial, folder)
 
 
-def added_ids(export_folder: Path) -> dict[str, set[str]]:
-    """Ids by target collection that an export holds as new chunks."""
-    with reading(index := export_folder / "index.json"):
-        raw = json_in(index.read_bytes())
-        return {row["collection"]: set(row["added_ids"]) for row in raw["collections"]}
+@dataclass(slots=True)
+class Exported:
+    """What exports hold of a target collection: each chunk as it was read last, and ids whose vector could not be read."""
+
+    chunks: ChunkBatch = field(default_factory=ChunkBatch.empty)
+    unreadable: set[str] = field(default_factory=set)
+
+
+def exported(folders: Sequence[str]) -> dict[str, Exported]:
+    """By target collection what these exports hold, the newest last."""
+    batches: dict[str, list[ChunkBatch]] = defaultdict(list)
+    found: dict[str, Exported] = defaultdict(Exported)
+    seen: dict[str, set[str]] = defaultdict(set)
+    for folder in map(Path, reversed(folders)):
+        with reading(index := folder / "index.json"):
+            rows = json_in(index.read_bytes())["collections"]
+        for row in rows:
+            name = row["collection"]
+            found[name].unreadable |= {*row["unreadable_ids"]} - seen[name]
+            for kind in ("added", "changed"):
+                if row[kind]:
+                    batch = from_table(read_parquet(folder / f"{row['number']:03d}-{kind}.parquet"))
+                    batches[name].append(
+                        batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in seen[name]])
+                    )
+                    seen[name].update(batch.ids)
+    for name, parts in batches.items():
+        found[name].chunks = ChunkBatch.concatenate(parts)
+    return found
+
+
+def as_known(store: Reader, made: WrittenData, target: str, known: Exported, size: int) -> Iterator[list[str]]:
+    """The chunks that are there as this run wrote them, or as they were exported, by their ids, `size` at most: read now."""
+    space, own = store.info(target).space, set(known.chunks.ids)
+    for piece in made.pieces(target):
+        staged = piece.rows.take([i for i, chunk in enumerate(piece.rows.ids) if chunk not in own])
+        yield from _same(store, target, staged, known, space, size)
+    yield from _same(store, target, known.chunks, known, space, size)
+    yield _present(store, target, sorted(known.unreadable))
+
+
+def _same(
+    store: Reader, target: str, rows: ChunkBatch, known: Exported, space: Space, size: int
+) -> Iterator[list[str]]:
+    for at in range(0, len(rows), size):
+        pair = next(compared(store, target, [rows.slice(at, at + size)], space))
+        differing = pair.differing().keys() - known.unreadable
+        yield [chunk for chunk in pair.found.ids if chunk not in differing]
+
+
+def as_added(store: Reader, target: str, ids: Iterable[str]) -> Written:
+    """These chunks as they are now, to be exported."""
+    none = ChunkBatch.empty()
+    added, unread = _added(store, target, sorted(ids))
+    return Written(target, store.info(target).space, none, none, [], added, unreadable=unread)
 
 
 def next_folder(workspace: Path, name: str) -> Path:
@@ -447,7 +497,7 @@ def without(planned: Plan, contested: set[tuple[str, str]]) -> None:
         planned.delete[name] = [chunk for chunk in ids if (name, chunk) not in contested]
 
 
-def _present(store: Store, name: str, ids: list[str]) -> list[str]:
+def _present(store: Reader, name: str, ids: list[str]) -> list[str]:
     return store.read(name, ids, embeddings=False).ids if ids else []
 
 

@@ -157,6 +157,15 @@ class ReturnWrites:
         audit.append(self.run.folder / audit.NAME, "clients' writes exported", folder=str(folder), files=digests)
         return folder
 
+    def keep_late(self, found: list[Written]) -> Path:
+        """Export what came after the last look; the source is in use again, so nobody replays it."""
+        folder = next_folder(self.run.workspace, "export")
+        digests = export(found, folder)
+        self.of.state.facts["late"] = [*self.of.state.facts.get("late", []), str(folder)]
+        self.of.state.save(self.run.workspace)
+        audit.append(self.run.folder / audit.NAME, "clients' late writes exported", folder=str(folder), files=digests)
+        return folder
+
     @property
     def _orders_replay(self) -> bool:
         return self.of.state.orders.replay or self.run.parameters.rollback.replay

@@ -8,6 +8,7 @@ it begins; repeating the command after a kill looks again at what is there and d
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ from helpers.results import Progress, Verdict, silent, utc_now
 from helpers.rollback import outline, postmortem
 from helpers.rollback.outline import at_work
 from helpers.rollback.proof import SourceProof, StageContext
-from helpers.rollback.replay import added_ids
+from helpers.rollback.replay import Exported, Written, as_added, as_known, exported
 from helpers.rollback.return_writes import ReturnWrites
 from helpers.run import kernel
 from helpers.run.record import NotebookStep, RunRecord, open_chosen
@@ -63,11 +64,13 @@ class Removed:
 
 
 def remove(
-    store: Store, made: WrittenData, exported: dict[str, set[str]], *, clients: bool, progress: Progress = silent
-) -> Removed:
-    """`exported` are ids by collection that clients wrote and that are on disk; `clients`: the target was in use.
+    store: Store, made: WrittenData, known: dict[str, Exported], keep: Callable[[list[Written]], Path] | None = None, *,
+    progress: Progress = silent,
+) -> Removed:  # fmt: skip
+    """`known` is by collection what clients wrote and is on disk; `keep` exports more, None where the target was never in use.
 
-    Raises `Terminal` ("target_in_use") where a chunk turns up that nobody has exported: somebody still writes there.
+    A chunk of a target in use is compared directly before it is deleted. What came or changed since it was read stays there,
+    is exported, and raises `Terminal` ("target_in_use"). Between the comparison of a batch and its deletion a write is lost.
     """
     run_id, done = made.folder.id, Removed()
     there = set(store.names())
@@ -78,26 +81,45 @@ def remove(
     extra: dict[str, set[str]] = {}
     present = {name: listed_ids(store, name) for name in owned}
     for name in owned:
-        extra[name] = set(present[name]) - made.ids(name) - (exported.get(name, set()) if clients else set())
-        if extra[name] and clients:
-            raise Terminal(
-                ReasonCode.TARGET_IN_USE, f"{len(extra[name])} chunks came since it was last read, such as {min(extra[name])}",
-                where=f"collection {name} of {store.label}",
-                next_step=f"Find out who still writes there, stop it, then repeat: {RUNBOOK} rollback {run_id}",
-            )  # fmt: skip
+        if keep is not None and (held := known.get(name)):
+            extra[name] -= {*held.chunks.ids, *held.unreadable}
+    if keep is not None and any(extra.values()):
+        raise _in_use(store, run_id, extra, keep)
+    late: dict[str, set[str]] = {}
     for name in owned:
         ids = [chunk for chunk in present[name] if chunk not in extra[name]]
-        for at in range(0, len(ids), BATCH):
-            store.delete(name, ids[at : at + BATCH])
-            progress.advance(len(ids[at : at + BATCH]))
-        done.chunks[name] = len(ids)
-        if extra[name]:
+        batches: Iterable[list[str]] = (ids[at : at + BATCH] for at in range(0, len(ids), BATCH))
+        if keep is not None:
+            batches = as_known(store, made, name, known.get(name, Exported()), BATCH)
+        done.chunks[name] = 0
+        for batch in filter(None, batches):
+            store.delete(name, batch)
+            progress.advance(len(batch))
+            done.chunks[name] += len(batch)
+        if keep is not None and (left := set(listed_ids(store, name))):
+            late[name] = left
+        elif extra[name]:
             done.kept[name] = len(extra[name])
         else:
             store.drop(name)
             done.dropped.append(name)
+    if keep is not None and late:
+        raise _in_use(store, run_id, late, keep)
     store.release_lock(run_id)
     return done
+
+
+def _in_use(store: Store, run_id: str, late: dict[str, set[str]], keep: Callable[[list[Written]], Path]) -> Terminal:
+    found = {name: ids for name, ids in late.items() if ids}
+    folder = keep([as_added(store, name, ids) for name, ids in found.items()])
+    name, number = min(found), sum(map(len, found.values()))
+    return Terminal(
+        ReasonCode.TARGET_IN_USE, f"{number} chunks came or changed since it was last read, such as {min(found[name])}. They are "
+        f"still there, and exported to {folder}",
+        where=f"collection {name} of {store.label}",
+        next_step="Find out who still writes there and stop it; put into the source what is wanted of them. Then repeat, which "
+        f"removes them: {RUNBOOK} rollback {run_id}",
+    )  # fmt: skip
 
 
 # -- rollback ----------------------------------------------------------------------------------------------------------
@@ -242,17 +264,19 @@ class RollbackStep(NotebookStep):
             rows: list[tuple[str, int, bool, int]] = []
             if before is not None:
                 self._refuse_open_target()
-                exported: dict[str, set[str]] = {}
-                for folder in self.of.state.facts.get("exports", []):
-                    for name, ids in added_ids(Path(folder)).items():
-                        exported.setdefault(name, set()).update(ids)
+                facts = self.of.state.facts
+                known = exported([*facts.get("exports", []), *facts.get("late", [])])
                 total = sum(len(self.of.made.ids(n)) for n in self.of.made.collections)
                 with open_target(target) as store, self.run.progress("Remove", total) as bar:
-                    done = remove(store, self.of.made, exported, clients=self.of.in_use, progress=bar)
+                    keep = self.clients.keep_late if self.of.in_use else None
+                    done = remove(store, self.of.made, known, keep, progress=bar)
                     rows = [(n, c, n in done.dropped, done.kept.get(n, 0)) for n, c in sorted(done.chunks.items())]
                     left = sorted(set(store.names()) & set(self.of.made.collections) - set(done.kept))
                     marker = store.lock_holder()
                 self._judge_removal(left, marker, done.kept)
+                if late := facts.get("late"):
+                    self.run.check("clients' late writes", Verdict.WARNING, measured=len(late), unit="exports",
+                                   reason=ReasonCode.CLIENT_WRITES, detail=f"not replayed: {', '.join(late)}")  # fmt: skip
             database = remove_made_database(self.run.home)
             chunks = sum(int(r[1]) for r in rows)
             row["said"] = (
