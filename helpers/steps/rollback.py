@@ -81,6 +81,7 @@ def remove(
     extra: dict[str, set[str]] = {}
     present = {name: listed_ids(store, name) for name in owned}
     for name in owned:
+        extra[name] = set(present[name]) - made.ids(name)
         if keep is not None and (held := known.get(name)):
             extra[name] -= {*held.chunks.ids, *held.unreadable}
     if keep is not None and any(extra.values()):
