@@ -264,9 +264,7 @@ class CutoverStep(NotebookStep):
         if self._failed or self._edits is None:
             return _said([f"Not begun: {self._failed or 'the plan was not made'}."])
         try:
-            with RunLock(self.run.home, RunLock.GATE).acquire(
-                60
-            ):  # no NO-GO is recorded between the look and the state on disk
+            with RunLock(self.run.home, RunLock.GATE):  # no NO-GO is recorded between the look and the begin
                 self._refuse_if_shut()
                 self._state = state = self.control.begin(self._edits)
         except RunbookError:
