@@ -81,6 +81,7 @@ ATTACKS: dict[str, dict[str, str]] = {
     },
     "server": {
         "a small answer that becomes a large one": """
+            test_a_hostile_server_is_bounded.py::test_each_kind_of_request_has_a_ceiling_that_fits
             test_a_hostile_server_is_bounded.py::test_a_small_answer_that_becomes_a_large_one_is_not_read_to_its_end
             test_a_hostile_server_is_bounded.py::test_a_coding_that_was_not_asked_for_is_refused""",
         "other chunks than were asked for": """

@@ -69,18 +69,34 @@ def hostile() -> Iterator[Hostile]:
 
 
 @pytest.mark.parametrize("status", [200, 500, 302])
-def test_a_small_answer_that_becomes_a_large_one_is_not_read_to_its_end(
-    hostile: Hostile, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_answer_that_becomes_a_large_one_is_not_read_to_its_end(hostile: Hostile, status: int) -> None:
     """1,000 bytes for each; httpx reads the body of a redirect too."""
-    assert wire.MOST_BYTES == 256 * 2**20
-    monkeypatch.setattr(wire, "MOST_BYTES", 8 * 2**20)
     hostile.answers(gzip.compress(b"[" + b" " * (9 * 2**20), 1), status, Content_Encoding="gzip", Location="/end")
     with (
         Session(timeout=60, follow_redirects=True) as session,
         pytest.raises(QuotaExceeded, match="larger than 8 MiB"),
     ):
         session.get(hostile.url)
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [
+        ("/api/v2/tenants/t/databases/d/collections/c/get", 256), ("/api/v1/collections/c/query", 256),
+        ("/api/v2/tenants/t/databases/d/collections/c/search", 256), ("/api/v2/tenants/t/databases/d/collections", 64),
+        ("/api/v2/heartbeat", 8), ("/api/v2/auth/identity", 8), ("/api/v2/tenants/t/databases/d/collections/c/count", 8),
+        ("/api/v2/tenants/t/databases/d/collections/c/add", 8), ("/health", 8), ("/", 8),
+    ],
+)  # fmt: skip
+def test_each_kind_of_request_has_a_ceiling_that_fits(path: str, most: int) -> None:
+    assert wire.most_bytes(path) == most * 2**20
+
+
+def test_an_answer_of_chunks_may_be_larger_than_a_heartbeat(hostile: Hostile) -> None:
+    body = b"[" + b" " * (9 * 2**20) + b"]"
+    hostile.answers(gzip.compress(body, 1), Content_Encoding="gzip")
+    with Session(timeout=60) as session:
+        assert len(session.get(f"{hostile.url.rstrip('/')}/collections/c/get").content) == len(body)
 
 
 @pytest.mark.parametrize("coding", ["gzip, gzip", "br", "zstd", "deflate, gzip"])

@@ -1,7 +1,7 @@
 """The one HTTP session of the package: nothing else constructs an httpx client (tests/test_one_door_to_chroma.py).
 
 - `timeout_seconds` bounds the whole answer. httpx itself bounds each read, so a byte a second would hold us for ever.
-- A hostile server gains nothing by its answer: at most `MOST_BYTES` after decompression (a larger page of chunks is asked for
+- A hostile server gains nothing by its answer: at most `CEILINGS` after decompression (a larger page of chunks is asked for
   again in halves), only codings that were asked for, JSON nested `DEEPEST` levels at most, and an end for a slow request too.
 - JSON is UTF-8, whatever the header says: a proxy that adds `charset=iso-8859-1` would garble every text, and every
   comparison made through the same wire would agree.
@@ -30,9 +30,12 @@ from helpers.results import is_deep
 if TYPE_CHECKING:  # it imports Chroma, which the door has to be the first to do
     from helpers.stores.limits import Usage
 
-MOST_BYTES = (
-    256 * 2**20
-)  # of an answer, decompressed: the largest chunk that a server takes, with every character escaped
+MOST_BYTES = 256 * 2**20  # of chunks, decompressed: the largest that a server takes, with every character escaped
+CEILINGS = (  # bytes of an answer, decompressed, by how the path of the request ends; the first that fits
+    (("/get", "/query", "/search"), MOST_BYTES),
+    (("/collections",), 64 * 2**20),  # thousands of them, each with its schema
+    (("",), 8 * 2**20),  # a heartbeat, a count, what a write is answered with, an application's health
+)
 _CODINGS = (
     "gzip",
     "deflate",
@@ -69,19 +72,24 @@ class Session(httpx.Client):
         return response
 
 
+def most_bytes(path: str) -> int:
+    """The ceiling on the answer to a request for this path."""
+    return next(most for ends, most in CEILINGS if path.endswith(ends))
+
+
 class _Answer(httpx.Response):
     """A response with ceilings, for whoever reads it: this package, httpx when it follows a redirect, Chroma's client."""
 
     def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
-        """Raises `QuotaExceeded` beyond `MOST_BYTES`: where it is about chunks, the store asks for fewer of them."""
-        total = 0
+        """Raises `QuotaExceeded` beyond its ceiling: where it is about chunks, the store asks for fewer of them."""
+        total, most = 0, most_bytes(self.request.url.path)
         for piece in super().iter_bytes(chunk_size):
             total += len(piece)
-            if total > MOST_BYTES:
+            if total > most:
                 from helpers.stores.limits import QuotaExceeded
 
                 raise QuotaExceeded(
-                    ReasonCode.QUOTA_EXCEEDED, f"the answer is larger than {MOST_BYTES // 2**20} MiB; it was not read to its end",
+                    ReasonCode.QUOTA_EXCEEDED, f"the answer is larger than {most // 2**20} MiB; it was not read to its end",
                     where=str(self.request.url.copy_with(query=None)),
                     next_step="Check that this is the server that you mean, and what is in front of it.",
                 )  # fmt: skip
