@@ -165,7 +165,7 @@ def test_chunks_that_are_too_large_together_are_read_in_smaller_pages(
     with ChromaServer(tmp_path / "db") as server:
         with open_target(Endpoint(url=server.url)) as store:
             fill(store, "notes", batch)
-        monkeypatch.setattr(wire, "MOST_BYTES", 2**20)
+        monkeypatch.setattr(wire, "CEILINGS", ((("",), 2**20),))
         with open_source(Endpoint(url=server.url), tmp_path) as store:
             assert_same(store.read("notes", batch.ids), batch)
             assert store.limits().read_rows < 24
