@@ -373,6 +373,8 @@ WITHOUT: dict[str, str] = {
             evidence.signing:raw_signed runner.notebook:_become_kernel
             runner.pipeline:_kernel_class
         """,
+        "the log of writes of an nginx before the source (fence.when: cutover): where it is not whole, all is compared":
+            """fence.control:Control.record fence.control:Control.read_since""",
         "a file for another machine, written again by the same command":
             """cli.evidence:_sign cli.evidence:archive""",
         "of a rehearsal, which is begun anew":
