@@ -42,13 +42,21 @@ def percent(share: float) -> str:
 
 
 def merged_answers(row: dict[str, Any], k: int) -> str:
-    """What a client's k nearest are where a merged collection is searched whole. `row`: of the fact `recall`; shares 0–1."""
-    same, others = float(row["shared_expected"]), row.get("from_others")
-    if others is None:
-        return f"of the {k} nearest, {percent(same)} are as before"
-    rest = max(0.0, 1 - same - float(others))
-    moved = f", {percent(rest)} moved up where nearer chunks went elsewhere" if rest >= 0.0005 else ""
-    return f"of the {k} nearest, {percent(same)} are as before, {percent(others)} of other source collections{moved}"
+    """What a client's k nearest are where collections were merged. `row`: of the fact `recall`; shares 0–1.
+
+    Without a filter (the parts add up to 100 %), and where the client filters by the source collection.
+    """
+    same, others, filtered = float(row["shared_expected"]), row.get("from_others"), row.get("shared_filtered")
+    said = f"of the {k} nearest without a filter, {percent(same)} are as before"
+    if others is not None:
+        rest = round(1 - round(same, 3) - round(float(others), 3), 3)
+        said += f", {percent(others)} of other source collections"
+        said += f", {percent(rest)} of the same one, further away" if rest >= 0.0005 else ""
+    if filtered is not None:
+        said += (
+            f"; with a filter by source collection {percent(filtered)} are as before, the rest is in other collections"
+        )
+    return said
 
 
 def duration(seconds: float) -> str:

@@ -173,7 +173,7 @@ def test_what_steps_keep_beside_their_state_is_read_behind_the_same_guard(hurt: 
     with pytest.raises(RunbookError, match=r"undo\.json"):
         exports(put("undo/1/undo.json").parent.parent)
     with pytest.raises(RunbookError, match=r"index\.json"):
-        replay.added_ids(put("rollback/export-1/index.json").parent)
+        replay.exported([str(put("rollback/export-1/index.json").parent)])
     with pytest.raises(RunbookError, match=r"plan\.json"):
         replay.load(put("rollback/replay-1/plan.json").parent)
     group = runs.reports_root() / "many" / runs.GROUP

@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_a_result_of_a_step_that_never_ran_is_not_sealed(home: RunFolder, monkey
     assert "results/50.json: audit.jsonl names no such file" in plain(home)
 
 
-def forged_line(home: RunFolder, key: Path | None, action: str, **facts: object) -> None:
+def forged_line(home: RunFolder, key: Path | None, action: str, **facts: Any) -> None:
     """A line of the log as the toolkit writes it, chained, by somebody who has no key, or another one."""
     workspace = home.workspace.parent.parent / "thief"
     workspace.mkdir(exist_ok=True)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from helpers.chunks import ChunkBatch
+from helpers.formatting import merged_answers, percent
 from helpers.results import Verdict
 from helpers.validation.judgement import interval, recall_said
-from tests.test_own_schemas_are_validated import FIELD, MERGED, chunks, judged
+from tests.test_own_schemas_are_validated import APART, FIELD, MERGED, chunks, judged, kind
 
 K = 10
 
@@ -40,6 +41,7 @@ def test_the_change_that_merging_makes_is_computed_from_the_data_and_is_no_loss(
             others.append(len(set(merged) - set(batch.ids)) / K)
         assert rows[name]["shared_expected"] == pytest.approx(np.mean(kept))
         assert rows[name]["from_others"] == pytest.approx(np.mean(others))
+        assert rows[name]["shared_filtered"] == 1.0, "all of it is in one target: a filter finds what was found before"
         assert 0.2 < np.mean(kept) < 0.7, "three alike collections: most neighbours of before give way"
         assert rows[name]["shared_measured"] == pytest.approx(np.mean(kept), abs=0.02)
         assert (rows[name]["recall"], rows[name]["target"], rows[name]["merged"]) == (1.0, "everything", 3)
@@ -47,7 +49,26 @@ def test_the_change_that_merging_makes_is_computed_from_the_data_and_is_no_loss(
     assert check.verdict is Verdict.PASS
     assert "60 queries, k = 10" in check.detail
     assert "filter: none: the merged collection is searched whole" in check.detail
-    assert "filter: only chunks of the query's own source collection" in check.detail
+    assert (
+        "filter: none: of each answer only the chunks of the query's own source collection are judged" in check.detail
+    )
+
+
+def test_a_filter_by_source_collection_finds_only_what_was_routed_to_the_same_target(tmp_path: Path) -> None:
+    sources = {name: chunks(name, 60, i, kind) for i, name in enumerate(("alpha", "beta"))}
+    told = judged(tmp_path, APART, sources).recall()
+    queries = {
+        (row["collection"], row["target"]): row["queries"] for row in told["rows"] if row["scope"] == "unrestricted"
+    }
+    assert len(queries) == 4
+    for row in told["rows"]:
+        if row["scope"] == "unrestricted":
+            assert 0.2 < row["shared_filtered"] < 0.8
+            assert row["shared_filtered"] >= row["shared_expected"], "a filter only takes away chunks of others"
+    whole = told["pooled"]["unrestricted"]
+    mean = sum(r["shared_filtered"] * r["queries"] for r in told["rows"] if "shared_filtered" in r) / whole["queries"]
+    assert whole["shared_filtered"] == pytest.approx(mean)
+    assert f"with a filter by source collection {percent(mean)} are as before" in merged_answers(whole, told["k"])
 
 
 def test_what_the_merged_target_does_not_return_of_its_exact_answer_is_a_loss(tmp_path: Path) -> None:

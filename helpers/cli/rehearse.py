@@ -357,7 +357,8 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
         return said
     return (
         f"{said}; then everything was put back to its state after the cutover: "
-        f"{count(sum(proof['compared'].values()), 'chunk')} of the target compared with those before, none differs; "
+        f"{count(sum(proof['compared'].values()), 'chunk')} of the target, the application's among them, compared with "
+        f"those before, none differs; "
         f"configuration files as before; {proof['application']} ({RunPath.DRILLS}/{PUT_BACK}.json)"
     )
 

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def rehearse(chosen: argparse.Namespace) -> int:
-    from helpers.evidence import signing
+    from helpers import audit
     from helpers.rehearsal.setup import application_at_work, free_id, prepare, with_application
 
     chosen.run_id = chosen.run_id or (runs.new_run_id("rehearsal") if chosen.servers else free_id())
     folder = RunFolder.of(chosen.run_id)
     if folder.reports.exists():
         raise runs.taken(folder)
-    signing.program()  # the rehearsal signs; better to say now that it cannot
+    audit.program()  # the rehearsal signs; better to say now that it cannot
     if chosen.servers:
         from helpers.cli.rehearse import rehearse_servers
 

@@ -464,7 +464,7 @@ def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str
         "source": parameters.source.label, "target": parameters.target.label, "schema": parameters.schema_name,
         "window": _window(parameters), "blackout": _said(parameters.window.blackout).strip().rstrip("."),
         "impact": _said(parameters.notify.impact),
-        "affected": [*filter(_said, parameters.notify.affected)],
+        "affected": [*filter(_said, parameters.notify.affected)], "clients": _client_changes(folder),
         "stakeholders": [*filter(_said, parameters.notify.stakeholders)], "fence": parameters.fence.kind,
         "writes": "The database takes no writes any more." if takes_no_writes(folder.result(Step.FENCE_WRITES)) else
                   WRITES_LATE.format(about="a short time") if parameters.fence.late else
@@ -479,6 +479,22 @@ def _facts(folder: RunState, event: Event, about: Mapping[str, Any]) -> dict[str
         "warnings": "", "waiting": "", "signed": "", "why": "", "notice": "",
         "drill": False,
     }  # fmt: skip
+
+
+def _client_changes(folder: RunState) -> list[str]:
+    """What the dry run found that an application must know: other ids, other collections, other answers."""
+    dry, found = folder.result(Step.DRY_RUN), []
+    routing = (dry.facts.get("routing") or []) if dry is not None else []
+    routes = {(str(row["collection"]), str(row["target"])) for row in routing if row["target"]}
+    if any(source != target for source, target in routes):
+        before, after = ({names[side] for names in routes} for side in (0, 1))
+        found.append(f"Collections have other names: {len(before)} in the source become {', '.join(sorted(after)[:8])}"
+                     f"{' and more' if len(after) > 8 else ''}. Clients must ask these.")  # fmt: skip
+    if len(routes) > len({target for _, target in routes}):
+        found.append("Chunks of several collections are in one afterwards: its searches give other chunks than before.")
+    if folder.parameters.migration.id_policy == "prefix":
+        found.append("Ids of chunks change to <source collection>:<id>. Whoever keeps ids must know the new ones.")
+    return found
 
 
 def _window(parameters: Parameters) -> dict[str, Any]:

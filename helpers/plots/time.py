@@ -136,7 +136,7 @@ def rows_over_time(df: pd.DataFrame, total: int, estimate: float | None) -> Figu
     title += f"; the dry run expected {duration(estimate)}" if estimate else "; the dry run gave no estimate"
     note = "Counted when a batch was acknowledged by the target."
     if written < total:
-        note += f" {count(total - written, 'chunk')} were written by an earlier attempt or not at all."
+        note += f" Not by this attempt: {count(total - written, 'chunk')}; step 23 says whether they are there."
     if rows.size > _POINTS:
         at = np.unique(np.linspace(0, rows.size - 1, _POINTS).astype(int))
         seconds, rows = seconds[at], rows[at]

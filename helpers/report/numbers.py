@@ -19,6 +19,7 @@ from helpers.report.facts import RunView, StepRow
 from helpers.results import StepResult, kind_of, passed
 from helpers.run import plan
 from helpers.run.plan import Step
+from helpers.run.window import DOWNTIME
 
 Results = Mapping[str, StepResult]
 """The results of a run by the step's number."""
@@ -243,6 +244,16 @@ def downtime(results: Results) -> tuple[float | None, str]:
         (ended - up).total_seconds(),
         f"writes only, from the fence until {until}{people}{brought}; reads were not observed",
     )
+
+
+def predicted_downtime(results: Results) -> str:
+    """What the dry run predicted of it, and why the measured one is longer, as far as that was timed; "" where it did not."""
+    dry = results.get(Step.DRY_RUN)
+    said = (dry.facts.get("prediction") or []) if dry is not None else []
+    found = next((float(row["value"]) for row in said if row["what"] == DOWNTIME), None)
+    if found is None:
+        return ""
+    return f"predicted by the dry run: {duration(found)}, without people who sign and the restart"
 
 
 def _ends(results: Results) -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@ def _validated(view: RunView) -> Node:
         "Is the validation complete?",
         "YES",
         "pass",
-        f"{len(view.tests)} tests, each over the chunks or queries that it names.",
+        f"{sum(c.verdict not in _UNASKED for c in view.tests)} tests; what each compared is in its row.",
     )
 
 
@@ -120,11 +120,16 @@ def _all_checks(view: RunView) -> Node:
     return node
 
 
+_UNASKED = (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)
+
+
 def _group(title: str, checks: Sequence[Check]) -> Node:
     verdict = worst(c.verdict for c in checks)
     bad = [c for c in checks if c.verdict in (Verdict.WARNING, Verdict.MARGINAL, Verdict.FAIL)]
     why = "; ".join(f"{text(c.name, 60)}: {text(c.detail or c.measured, 160)}" for c in bad)
-    return Node(title, verdict=verdict.value, why=why or ", ".join(text(c.name, 60) for c in checks))
+    left = ", ".join(f"{text(c.name, 60)} ({c.verdict})" for c in checks if c.verdict in _UNASKED)
+    asked = ", ".join(text(c.name, 60) for c in checks if c.verdict not in _UNASKED)
+    return Node(title, verdict=verdict.value, why=why or "; ".join(filter(None, [asked, left])))
 
 
 def _marginal(view: RunView, *, against: bool) -> Node:

@@ -289,12 +289,8 @@ _UNKNOWN = "not measured"
 
 
 def _reasons(view: RunView) -> str:
-    found = view.table("quarantine")
-    return (
-        ", ".join(f"{text(reason, 40)} {n:,}" for reason, n in sorted(found.items(), key=lambda r: -r[1])[:3])
-        if found
-        else ""
-    )
+    most = sorted(view.table("quarantine").items(), key=lambda row: -row[1])[:3]
+    return ", ".join(f"{text(reason.replace('_', ' '), 40)} {n:,}" for reason, n in most)
 
 
 def _ids(view: RunView, found: numbers.Counts) -> Tile:
@@ -314,16 +310,10 @@ def _recall(view: RunView) -> list[Tile]:
     found = []
     for row in (told.get("pooled") or {}).values():
         if row and isinstance(row.get("recall"), int | float):
-            told_filter = text(str(row["filter"]).partition(":")[0], 60)  # the checklist has it whole
-            asked = f"{row['queries']:,} queries, filter: {told_filter}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
-            found.append(
-                Tile(
-                    f"Recall@{told.get('k')}, {text(row['scope'], 40)}",
-                    f"{row['recall']:.3f}",
-                    asked,
-                    str(row["verdict"]),
-                )
-            )
+            asked = f"{row['queries']:,} queries; 95 %: {row['low']:.3f} to {row['high']:.3f}; "
+            asked += f"filter: {text(row['filter'], 100)}"
+            label = f"Recall@{told.get('k')}, {text(row['scope'], 40)}"
+            found.append(Tile(label, f"{row['recall']:.3f}", asked, str(row["verdict"])))
     return [*(found or [Tile("Recall", _UNKNOWN)]), *_remaining(told)]
 
 
@@ -331,12 +321,14 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     """Of collections that were merged: how much of a client's answer is as before, and what that means."""
     whole = (told.get("pooled") or {}).get("unrestricted") or {}
     if isinstance(share := whole.get("shared_expected"), int | float):
-        note = f"{merged_answers(whole, told['k'])}; no loss: merged collections, searched without a filter"
+        note = f"{merged_answers(whole, told['k'])}; tell who owns a client"
         yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", "#search")
 
 
 def _downtime(results: numbers.Results) -> Tile:
     seconds, how = numbers.downtime(results)
+    if predicted := numbers.predicted_downtime(results):
+        how += f"; {predicted}"
     if seconds is None:
         return Tile("Write downtime", _UNKNOWN if how in numbers.WRITES_GO_ON else "running", how)
     return Tile("Write downtime", duration(seconds) if seconds else "none", how)

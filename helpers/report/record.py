@@ -199,7 +199,8 @@ def _recall(view: RunView) -> Iterator[Item]:
             changed = merged_answers(row, told["k"])
             if row.get("shared_measured") is not None:
                 changed += f"; the target's answers: {percent(row['shared_measured'])} as before"
-            yield Item("Expected change for clients: collections were merged", f"{changed}. This is no loss.")
+            changed += ". Every chunk was compared: the answers change because chunks were routed to other collections."
+            yield Item("Expected change for clients: collections were split and merged", changed)
 
 
 def _distance(view: RunView, rows: list[dict[str, Any]]) -> Iterator[Item]:
@@ -416,7 +417,7 @@ def _verdict_of(view: RunView, number: str) -> str:
     if step is None:
         return "not run"
     left = ", ".join(text(check.name, 60) for check in step.not_exercised)
-    return f"{step.verdict} (not exercised: {left})" if left else step.verdict
+    return f"{step.verdict} as far as it went (not exercised: {left})" if left else step.verdict
 
 
 def not_exercised(view: RunView) -> list[str]:
@@ -553,4 +554,6 @@ def rapid(command: Callable[..., str]) -> list[Line]:
              command("fence", "--lift")),
         Line("3. Afterwards", "says that the run is rolled back", command("status")),
         Line("", "checks every file, seal and signature", command("verify")),
+        Line("", "the same with sha256sum and ssh-keygen alone, in a copy of the run's folder; its first lines say what it "
+             "cannot see. This page is no evidence by itself: the newest page that a seal covers is", "bash VERIFY.txt"),
     ]  # fmt: skip

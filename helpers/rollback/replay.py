@@ -187,17 +187,15 @@ def exported(folders: Sequence[str]) -> dict[str, Exported]:
     seen: dict[str, set[str]] = defaultdict(set)
     for folder in map(Path, reversed(folders)):
         with reading(index := folder / "index.json"):
-            rows = json_in(index.read_bytes())["collections"]
-        for row in rows:
-            name = row["collection"]
-            found[name].unreadable |= {*row["unreadable_ids"]} - seen[name]
-            for kind in ("added", "changed"):
-                if row[kind]:
-                    batch = from_table(read_parquet(folder / f"{row['number']:03d}-{kind}.parquet"))
-                    batches[name].append(
-                        batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in seen[name]])
-                    )
-                    seen[name].update(batch.ids)
+            rows = [(row["collection"], {*row["unreadable_ids"]},
+                     [f"{row['number']:03d}-{kind}.parquet" for kind in ("added", "changed") if row[kind]])
+                    for row in json_in(index.read_bytes())["collections"]]  # fmt: skip
+        for name, unreadable, files in rows:
+            found[name].unreadable |= unreadable - seen[name]
+            for file in files:
+                batch = from_table(read_parquet(folder / file))
+                batches[name].append(batch.take([i for i, chunk in enumerate(batch.ids) if chunk not in seen[name]]))
+                seen[name].update(batch.ids)
     for name, parts in batches.items():
         found[name].chunks = ChunkBatch.concatenate(parts)
     return found

@@ -138,9 +138,12 @@ class ReturnWrites:
             self.sentence += f", exported to {self._export()}"
         self.run.forget("clients' writes")
         nothing = f"{self.sentence}; there was nothing to export or replay"
-        self.run.check("clients' writes", Verdict.WARNING if self.found else Verdict.NOT_EXERCISED, measured=said(counts),
-                       reason=ReasonCode.CLIENT_WRITES if self.found else "",
-                       detail=self.sentence if self.found else nothing)  # fmt: skip
+        replayed = bool(self.found) and self._orders_replay  # the decision is taken: nothing is left to a person
+        verdict = Verdict.PASS if replayed else Verdict.WARNING if self.found else Verdict.NOT_EXERCISED
+        self.run.check("clients' writes", verdict, measured=said(counts),
+                       reason=ReasonCode.CLIENT_WRITES if verdict is Verdict.WARNING else "",
+                       detail=f"{self.sentence}; to be replayed, as ordered" if replayed else
+                       self.sentence if self.found else nothing)  # fmt: skip
 
     def _export(self) -> Path:
         state = self.of.state

@@ -240,11 +240,11 @@ class ValidateStep(NotebookStep):
         """Searches of collections that were merged, as clients ask them: what is expected to differ, and what was lost.
 
         One row a source collection and target: shared_expected and shared_measured are the shares of the k nearest of
-        before that are still answered, recall is the share of the exact merged answer that the target returned. Empty
-        where nothing was merged.
+        before that are still answered, shared_filtered the share that a filter by the source collection leaves, recall is
+        the share of the exact merged answer that the target returned. Empty where nothing was merged.
         """
-        columns = ["collection", "target", "merged", "queries", "shared_expected", "shared_measured", "from_others",
-                   "recall", "over_recall", "before", "verdict", "detail"]  # fmt: skip
+        columns = ["collection", "target", "merged", "queries", "shared_expected", "shared_measured", "shared_filtered",
+                   "from_others", "recall", "over_recall", "before", "verdict", "detail"]  # fmt: skip
         return pd.DataFrame(self.found.merged).reindex(columns=columns)
 
     def recall(self) -> pd.DataFrame:

@@ -400,6 +400,9 @@ class _Search:
         self.listed = set().union(*self.wanted)
         self.own: dict[str, set[str]] = {}  # target collection → ids there that are of this collection and were listed
         self.origin: dict[str, str] = {}  # their ids in the source
+        self.sent: dict[
+            str, str
+        ] = {}  # chunks that were among a probe's nearest in the source → their target collection
         self.after: list[Record] = []
         self.source_truth = Truth(self.probes.vectors, self.space, self.k, [()] * len(self.ids))
         self.target_truth = Truth(self.probes.vectors, self.space, self.k, self.wanted)
@@ -414,6 +417,8 @@ class _Search:
         """The next chunks of this collection that belong in a target collection, and what it holds; the target's ids."""
         self.source_truth.add(expected.ids, expected.embeddings)
         self.target_truth.add(found.ids, found.embeddings)
+        near = {chunk for nearest in self.whole_truth.nearest for _, chunk in nearest}
+        self.sent |= {chunk: target for chunk in expected.ids if chunk in near}
         listed = {c: o for c, o in zip(expected.ids, origins, strict=True) if c in self.listed}
         self.own.setdefault(target, set()).update(listed)
         self.origin |= listed
@@ -453,7 +458,10 @@ class _Search:
             named = [(d, chunk) for chunk, d in before["plain"][: self.k]] if before else []
             scale = max(record["scale"], before["scale"]) if before else record["scale"]
             same = shared(named, answered, self.space, scale) if named else None
-            self.merged.asked[home, self.name, p] = Asked(self.whole_truth.nearest[p], plain, over, before, same)
+            nearest = self.whole_truth.nearest[p]
+            left = [self.sent.get(chunk) == home for _, chunk in nearest]
+            filtered = sum(left) / len(left) if left else None
+            self.merged.asked[home, self.name, p] = Asked(nearest, plain, over, before, same, filtered)
 
     def distances(self) -> list[dict[str, Any]]:
         """One row a query asked on both sides: the distances of the chunks that both answered, and of the k-th answer."""

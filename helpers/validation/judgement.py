@@ -239,10 +239,10 @@ def _outcome(wrong: object, reason: ReasonCode, otherwise: Verdict = Verdict.FAI
     return (otherwise, reason) if wrong else (Verdict.PASS, "")
 
 
-_OWN = "only chunks of the query's own source collection"
+_OWN = "none: of each answer only the chunks of the query's own source collection are judged"
 _WHOLE = "none: each collection is searched whole"
 _NONE = "none: the merged collection is searched whole, as clients search it"
-_SHARES = ("shared_expected", "shared_measured", "from_others")
+_SHARES = ("shared_expected", "shared_measured", "shared_filtered", "from_others")
 
 
 def interval(share: float, queries: int) -> tuple[float, float]:

@@ -28,6 +28,7 @@ class Asked:
     over: list[tuple[str, float]]  # the first k of its over-query
     before: Record | None  # the baseline's record of it
     shared: float | None  # share of what the source answered that the target answered too
+    filtered: float | None  # share of `exact` in this target: what a filter by the source collection leaves of it there
 
 
 class Merged:
@@ -88,8 +89,9 @@ class Merged:
 
         collection (source), target, merged (how many sources), queries, recall and over_recall (what the target answered of the
         exact merged answer), before (recall of the source, same queries), shared_expected and shared_measured (share of
-        the source's k nearest that are still answered: exact on both sides, and as both sides answered), from_others (share
-        of the exact merged answer that is of other sources), verdict, detail.
+        the source's k nearest that are still answered: exact on both sides, and as both sides answered), shared_filtered (the
+        same, exact, for a client that filters by the source collection: the rest went to other targets, or to quarantine),
+        from_others (share of the exact merged answer that is of other sources), verdict, detail.
         """
         merged = sorted(target for target in self._truth if len(self._chunks.get(target, ())) > 1)
         return [row for target in merged for row in self._rows(target)]
@@ -111,6 +113,7 @@ class Merged:
                     "over_before": asked.before["over_recall"] if asked.before else None,
                     "shared_expected": shared(asked.exact, exact, space, scale) if asked.exact else None,
                     "shared_measured": asked.shared,
+                    "shared_filtered": asked.filtered,
                     "from_others": sum(owner.get(chunk) != source for _, chunk in exact) / len(exact),
                 }
             )

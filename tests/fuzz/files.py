@@ -289,7 +289,8 @@ def small_files(bench: Bench) -> list[Path]:
     sample = {"when": "2026-11-28T00:00:00+00:00", "second": 1.0, "queries": 3, "p50": 1.0}
     return [
         put("undo/1/undo.json", {"state": "done", "when": "x", "ids": {"a": ["1"]}, "files": {"a": ["f.parquet"]}}),
-        put("rollback/export-1/index.json", {"collections": [{"collection": "a", "added_ids": ["1"]}], "files": {}}),
+        put("rollback/export-1/index.json", {"collections": [{"collection": "a", "number": 1, "unreadable_ids": ["1"], "added": 0, "changed": 0}],
+                                                 "files": {}}),
         put("rollback/replay-1/plan.json", {"put": {}, "delete": {"a": ["1"]}, "create": {"b": _info()}}),
         put("vectors/made.json", {"snapshot": "x", "function": "f"}),
         put("monitoring/samples.jsonl", json.dumps(sample) + "\n" + json.dumps({**sample, "second": 2.0}) + "\n"),

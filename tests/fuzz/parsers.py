@@ -432,7 +432,7 @@ def small_read(bench: Bench, path: Path) -> object:
         case "undo":
             return [target.unfinished(export) for export in target.exports(path.parent.parent)]
         case "rollback":
-            return replay.added_ids(path.parent) if path.name == "index.json" else replay.saved(bench.home)
+            return replay.exported([str(path.parent)]) if path.name == "index.json" else replay.saved(bench.home)
         case "vectors":
             return staging._read(path)
         case "monitoring":
