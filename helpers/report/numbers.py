@@ -253,7 +253,7 @@ def predicted_downtime(results: Results) -> str:
     found = next((float(row["value"]) for row in said if row["what"] == DOWNTIME), None)
     if found is None:
         return ""
-    return f"predicted by the dry run: {duration(found)}, without people who sign and the restart"
+    return f"predicted by the dry run: {duration(found)}, without attempts that fail, people who sign and the restart"
 
 
 def _ends(results: Results) -> list[dict[str, Any]]:

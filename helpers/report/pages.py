@@ -252,7 +252,7 @@ def tiles(view: RunView) -> list[Tile]:
                 + (f"; {found.set:,} more are set by the schema" if found.set else "")),
         _ids(view, found),
         *_recall(view),
-        _downtime(results),
+        _downtime(view),
         _rollback(results),
         _signatures_tile(view, CUTOVER, "Decision signatures"),
         *([_signatures_tile(view, CLOSEOUT, "Closeout signatures")] if _due_of(view, CLOSEOUT) else []),
@@ -325,9 +325,12 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
         yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", "#search")
 
 
-def _downtime(results: numbers.Results) -> Tile:
-    seconds, how = numbers.downtime(results)
-    if predicted := numbers.predicted_downtime(results):
+def _downtime(view: RunView) -> Tile:
+    seconds, how = numbers.downtime(view.results)
+    times = numbers.forward(view.results, view.attempts)
+    if seconds and times is not None and times.attempts:
+        how += f"; {duration(times.attempts)} of it were an attempt that failed or was killed, and was repeated"
+    if predicted := numbers.predicted_downtime(view.results):
         how += f"; {predicted}"
     if seconds is None:
         return Tile("Write downtime", _UNKNOWN if how in numbers.WRITES_GO_ON else "running", how)
