@@ -261,7 +261,7 @@ def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_
     with gzip.open(run.reports / "22_changes.csv.gz", "wt", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("collection", "id", "field", "old", "new", "rule"), *changed])
     whole = {"recall": 0.93, "low": 0.9, "high": 0.95, "queries": 40, "filter": "none", "scope": "unrestricted"}
-    whole |= {"verdict": "pass", "shared_expected": 0.33, "from_others": 0.65}
+    whole |= {"verdict": "pass", "shared_expected": 0.33, "from_others": 0.65, "shared_filtered": 0.75}
     edit(run, "23", lambda r: r["facts"].update(recall={"k": 10, "rows": [], "pooled": {"unrestricted": whole}}))
     found = page(run)
     shown = tiles(found)
@@ -270,6 +270,10 @@ def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_
     assert shown["Values changed"][0] == "3"
     assert "in 2 chunks" in shown["Values changed"][1]
     assert shown["Same results for clients"][0] == "33.0 %"
+    assert "filtered by source collection: 75.0 % as before" in shown["Same results for clients"][1]
+    assert max(len(note) for _, note in shown.values()) <= 170, (
+        "a longer note pushes the sign-offs off the first paper page"
+    )
     table = found.find(id="changes").find_next("table")  # type: ignore[union-attr]
     listed = [[cell.get_text() for cell in row.find_all(["td", "th"])] for row in table.select("tbody tr")]  # type: ignore[union-attr]
     assert listed == [list(row) for row in changed]

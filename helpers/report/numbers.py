@@ -235,14 +235,14 @@ def downtime(results: Results) -> tuple[float | None, str]:
     if not over:
         return None, refused if said.get("proven", True) else untried
     ended, observed = min(over)
-    until = "a write of the application was taken" if observed else "the restart ended; no write was observed"
+    until = "a write was taken" if observed else "the restart ended; no write was observed"
     waited = signing(results)
-    people = f", {duration(waited)} of it between decision and cutover (seals, signatures)" if waited else ""
+    people = f", {duration(waited)} of it for signatures and seals" if waited else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
     return (
         (ended - up).total_seconds(),
-        f"writes only, from the fence until {until}{people}{brought}; reads were not observed",
+        f"from the fence until {until}{people}{brought}; reads not observed",
     )
 
 
@@ -253,7 +253,7 @@ def predicted_downtime(results: Results) -> str:
     found = next((float(row["value"]) for row in said if row["what"] == DOWNTIME), None)
     if found is None:
         return ""
-    return f"predicted by the dry run: {duration(found)}, without attempts that fail, people who sign and the restart"
+    return f"predicted {duration(found)}, without these and the restart"
 
 
 def _ends(results: Results) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from helpers.errors import RUNBOOK
 from helpers.evidence import at_rest, due, trusted
 from helpers.evidence.seals import chain
 from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_state
-from helpers.formatting import count, duration, merged_answers, percent, text
+from helpers.formatting import count, duration, percent, text
 from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
@@ -321,7 +321,9 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     """Of collections that were merged: how much of a client's answer is as before, and what that means."""
     whole = (told.get("pooled") or {}).get("unrestricted") or {}
     if isinstance(share := whole.get("shared_expected"), int | float):
-        note = f"{merged_answers(whole, told['k'])}; tell who owns a client"
+        note, others, filtered = f"of the {told['k']} nearest", whole.get("from_others"), whole.get("shared_filtered")
+        note += f", no filter; {percent(others)} are of other collections" if others is not None else ", no filter"
+        note += f"; filtered by source collection: {percent(filtered)} as before" if filtered is not None else ""
         yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", "#search")
 
 
@@ -329,7 +331,7 @@ def _downtime(view: RunView) -> Tile:
     seconds, how = numbers.downtime(view.results)
     times = numbers.forward(view.results, view.attempts)
     if seconds and times is not None and times.attempts:
-        how += f"; {duration(times.attempts)} of it were an attempt that failed or was killed, and was repeated"
+        how += f"; {duration(times.attempts)} of it in failed attempts"
     if predicted := numbers.predicted_downtime(view.results):
         how += f"; {predicted}"
     if seconds is None:

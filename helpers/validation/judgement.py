@@ -239,9 +239,9 @@ def _outcome(wrong: object, reason: ReasonCode, otherwise: Verdict = Verdict.FAI
     return (otherwise, reason) if wrong else (Verdict.PASS, "")
 
 
-_OWN = "none: of each answer only the chunks of the query's own source collection are judged"
+_OWN = "none: of each answer only the query's own source collection is judged"
 _WHOLE = "none: each collection is searched whole"
-_NONE = "none: the merged collection is searched whole, as clients search it"
+_NONE = "none: merged collections are searched whole, as clients do"
 _SHARES = ("shared_expected", "shared_measured", "shared_filtered", "from_others")
 
 
