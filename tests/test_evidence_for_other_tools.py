@@ -51,7 +51,7 @@ def test_bytecode_that_is_not_of_its_source_stops_the_seal(
     assert CODE.foreign_bytecode(package) == []
     header = cached.read_bytes()[:16]
     cached.write_bytes(header + marshal.dumps(compile("def decide():\n    return 'GO'\n", str(source), "exec")))
-    assert CODE.foreign_bytecode(package) == ["__pycache__/" + cached.name]
+    assert CODE.foreign_bytecode(package) == [cached.as_posix()]
     home = small_run("night-8", signers)
     monkeypatch.setattr(CODE, "_foreign", lambda: ["steps/__pycache__/review.cpython-311.pyc"])
     with pytest.raises(Terminal, match=r"review\.cpython-311\.pyc.*not the bytecode of its source"):

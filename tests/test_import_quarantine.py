@@ -21,9 +21,11 @@ from helpers.migration.staging import Quarantine, Staged, stage
 from helpers.migration.target_lock import preflight
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
+from helpers.results import file_digest
 from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.schema import Context, load_schema
+from helpers.snapshots.export_journal import signed
 from helpers.snapshots.snapshot import Snapshot, decode_metadata, from_table, to_table, write_snapshot
 from helpers.stores import CollectionInfo, open_source
 from helpers.stores.client import ClientStore
@@ -171,7 +173,12 @@ def test_ids_that_differ_in_their_last_character_alone_are_not_confused(tmp_path
     with embedded(tmp_path / "source") as store:
         fill(store, "notes", chunks(3, 4))
         snapshot = write_snapshot(store, tmp_path / "snapshots", "snap", ["notes"], retention_days=7)
-    pq.write_table(to_table(batch), folder / snapshot.parts("notes")[0].file)
+    part = folder / snapshot.parts("notes")[0].file
+    before = file_digest(part)
+    pq.write_table(to_table(batch), part)
+    manifest = json.loads((folder / "manifest.json").read_text().replace(before, file_digest(part)))
+    (folder / "manifest.json").write_text(json.dumps(signed(manifest)))
+    snapshot = Snapshot.open(folder)
     staged = staging(snapshot, tmp_path / "work")
     assert Quarantine(tmp_path / "work" / "quarantine").reasons() == {("notes", "a\0"): "nan_embedding"}
     assert [ids for _, ids in staged.ids("notes")] == [["a", "b"]]

@@ -165,7 +165,7 @@ class StopAt:
         try:
             self.tick()
         except Killed:
-            raise Interrupted.by_signal("run-1") from None
+            raise Interrupted.by_signal(".venv/bin/runbook resume run-1") from None
 
 
 def test_stopped_on_request_the_batches_in_hand_are_finished(work: Work) -> None:

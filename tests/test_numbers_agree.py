@@ -270,7 +270,7 @@ def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_
     assert shown["Values changed"][0] == "3"
     assert "in 2 chunks" in shown["Values changed"][1]
     assert shown["Same results for clients"][0] == "33.0 %"
-    assert "filtered by source collection: 75.0 % as before" in shown["Same results for clients"][1]
+    assert "filtered by source collection, calculated: 75.0 % as before" in shown["Same results for clients"][1]
     assert max(len(note) for _, note in shown.values()) <= 170, (
         "a longer note pushes the sign-offs off the first paper page"
     )

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.util import MAGIC_NUMBER
+from importlib.util import MAGIC_NUMBER, cache_from_source
 from itertools import pairwise
 from pathlib import Path
 
@@ -209,11 +209,11 @@ def what_ran(chain: Sequence[Seal]) -> list[str]:
 
 
 def foreign_bytecode(package: Path) -> list[str]:
-    """Cached bytecode that this interpreter would run and that its source does not give, as paths in the package."""
+    """Cached bytecode that this interpreter would run and that its source does not give: the paths."""
     found = []
-    for path in sorted(package.rglob(f"__pycache__/*.{sys.implementation.cache_tag}.pyc")):
-        source = path.parent.parent / f"{path.name.split('.')[0]}.py"
-        if not source.is_file():
+    for source in sorted(package.rglob("*.py")):
+        path = Path(cache_from_source(str(source)))
+        if not path.is_file():
             continue
         data, code = path.read_bytes(), source.read_bytes()
         flags, *stamp_ = struct.unpack("<3I", data[4:16])
@@ -225,7 +225,7 @@ def foreign_bytecode(package: Path) -> list[str]:
         except (ValueError, EOFError, TypeError):
             same = False
         if not same:
-            found.append(path.relative_to(package).as_posix())
+            found.append(path.as_posix())
     return found
 
 
@@ -238,7 +238,7 @@ def _foreign() -> list[str]:
 def refuse_foreign_bytecode(folder: Path) -> None:
     if found := _foreign():
         raise Terminal(
-            ReasonCode.BYTECODE_ALTERED, f"helpers/{found[0]} is not the bytecode of its source", where=str(folder),
+            ReasonCode.BYTECODE_ALTERED, f"{found[0]} is not the bytecode of its source", where=str(folder),
             next_step="Find out who wrote it. Then remove every __pycache__ folder below helpers/ and begin a new run.",
         )  # fmt: skip
 

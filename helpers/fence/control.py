@@ -316,6 +316,8 @@ class Control:
         """Why the log of writes may lack one; "" where nothing says so. Asked while nginx still writes it."""
         import httpx
 
+        from helpers.stores.wire import Session
+
         assert self.nginx is not None
         file, nonce = self._log_file, uuid.uuid4().hex
         try:
@@ -329,7 +331,8 @@ class Control:
             past = others_at(self.nginx.rules.upstream, [os.getpid(), *(int(pid) for pid, _ in now)])
             if past:
                 return f"{count(past, 'connection')} to {self.nginx.rules.upstream} did not come by nginx"
-            httpx.get(f"{self.clients_url}{LOG_PROBE}?{nonce}", timeout=self.rules.timeout_seconds)
+            with Session(timeout=self.rules.timeout_seconds) as session:
+                session.get(f"{self.clients_url}{LOG_PROBE}?{nonce}")
             deadline = time.monotonic() + SETTLE_SECONDS
             while nonce.encode() not in _end(file):
                 if time.monotonic() > deadline:

@@ -323,7 +323,11 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     if isinstance(share := whole.get("shared_expected"), int | float):
         note, others, filtered = f"of the {told['k']} nearest", whole.get("from_others"), whole.get("shared_filtered")
         note += f", no filter; {percent(others)} are of other collections" if others is not None else ", no filter"
-        note += f"; filtered by source collection: {percent(filtered)} as before" if filtered is not None else ""
+        note += (
+            f"; filtered by source collection, calculated: {percent(filtered)} as before"
+            if filtered is not None
+            else ""
+        )
         yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", "#search")
 
 

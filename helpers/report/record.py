@@ -554,6 +554,4 @@ def rapid(command: Callable[..., str]) -> list[Line]:
              command("fence", "--lift")),
         Line("3. Afterwards", "says that the run is rolled back", command("status")),
         Line("", "checks every file, seal and signature", command("verify")),
-        Line("", "the same with sha256sum and ssh-keygen alone, in a copy of the run's folder; its first lines say what it "
-             "cannot see. This page is no evidence by itself: the newest page that a seal covers is", "bash VERIFY.txt"),
     ]  # fmt: skip
