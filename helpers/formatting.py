@@ -53,7 +53,8 @@ def merged_answers(row: dict[str, Any], k: int) -> str:
         said += f", {percent(others)} of other source collections"
         said += f", {percent(rest)} of the same one, further away" if rest >= 0.0005 else ""
     if filtered is not None:
-        said += f"; with a filter by source collection, calculated: {percent(filtered)} are as before, the rest is in other collections"
+        said += f"; with a filter by source collection, calculated: {percent(filtered)} are as before"
+        said += ", the rest is in other collections"
     return said
 
 

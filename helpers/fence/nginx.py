@@ -582,23 +582,17 @@ def others_at(place: str, own: Collection[int]) -> int:
     """Connections to HOST:PORT whose client is none of `own` processes, in both of two looks; 0 too where none can be seen."""
     host, _, port = place.rpartition(":")
     with suppress(OSError, psutil.Error):
-        places = {
-            (_plain(row[4][0]), int(port))
-            for row in socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-        }
-        if found := _others(places, own):  # of one that is being closed, a single look may see one end alone
-            time.sleep(0.2)
-            found &= _others(places, own)
-        return len(found)
+        places = {(_plain(row[4][0]), int(port)) for row in socket.getaddrinfo(host.strip("[]"), port)}
+        found = _others(places, own)
+        time.sleep(0.2 if found else 0)  # of one that is being closed, a single look may see one end alone
+        return len(found and found & _others(places, own))
     return 0
 
 
 def _others(places: Collection[tuple[str, int]], own: Collection[int]) -> set[tuple[str, int]]:
     ends = {(_plain(c.laddr.ip), c.laddr.port): (c.pid, (_plain(c.raddr.ip), c.raddr.port))
             for c in psutil.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED}  # fmt: skip
-    clients = {far for near, (_, far) in ends.items() if near in places}  # also of other machines
-    clients |= {near for near, (_, far) in ends.items() if far in places}
-    # one whose process cannot be seen (of another user) is not counted
+    clients = {end for near, (_, far) in ends.items() for end, at in ((far, near), (near, far)) if at in places}
     return {client for client in clients if client not in ends or ends[client][0] not in {None, *own}}
 
 
