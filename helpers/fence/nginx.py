@@ -198,9 +198,8 @@ class Nginx:
         master = self._master(self._pid_file(self._nginx("-T").said))
         try:
             every = []
-            if master is not None and self._wait(
-                lambda: bool(children(master)), 5.0
-            ):  # it may have been started just now
+            # it may have been started just now
+            if master is not None and self._wait(lambda: bool(children(master)), 5.0):
                 every = sorted({master, *children(master)})
             return [(pid, psutil.Process(pid).create_time()) for pid in every]
         except psutil.Error:  # one ended meanwhile
@@ -580,20 +579,20 @@ def connections(host: str, port: int) -> int:
 
 def others_at(place: str, own: Collection[int]) -> int:
     """Connections to HOST:PORT whose client is none of `own` processes, in both of two looks; 0 too where none can be seen."""
-    host, _, port = place.rpartition(":")
     with suppress(OSError, psutil.Error):
+        host, _, port = place.rpartition(":")
         places = {(_plain(row[4][0]), int(port)) for row in socket.getaddrinfo(host.strip("[]"), port)}
-        found = _others(places, own)
-        time.sleep(0.2 if found else 0)  # of one that is being closed, a single look may see one end alone
+        if found := _others(places, own):
+            time.sleep(0.2)  # of one that is being closed, a single look may see one end alone
         return len(found and found & _others(places, own))
     return 0
 
 
 def _others(places: Collection[tuple[str, int]], own: Collection[int]) -> set[tuple[str, int]]:
-    ends = {(_plain(c.laddr.ip), c.laddr.port): (c.pid, (_plain(c.raddr.ip), c.raddr.port))
-            for c in psutil.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED}  # fmt: skip
+    seen = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]
+    ends = {(_plain(c.laddr.ip), c.laddr.port): (c.pid, (_plain(c.raddr.ip), c.raddr.port)) for c in seen}
     clients = {end for near, (_, far) in ends.items() for end, at in ((far, near), (near, far)) if at in places}
-    return {client for client in clients if client not in ends or ends[client][0] not in {None, *own}}
+    return {c for c in clients if c not in ends or ends[c][0] not in {None, *own}}
 
 
 def _plain(address: str | int) -> str:
