@@ -321,25 +321,23 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     """Of collections that were merged: how much of a client's answer is as before, and what that means."""
     whole = (told.get("pooled") or {}).get("unrestricted") or {}
     if isinstance(share := whole.get("shared_expected"), int | float):
-        note, others, filtered = f"of the {told['k']} nearest", whole.get("from_others"), whole.get("shared_filtered")
-        note += f", no filter; {percent(others)} are of other collections" if others is not None else ", no filter"
-        note += (
-            f"; filtered by source collection, calculated: {percent(filtered)} as before"
-            if filtered is not None
-            else ""
-        )
+        others, filtered = whole.get("from_others"), whole.get("shared_filtered")
+        note = f"of the {told['k']} nearest, no filter"
+        note += f"; {percent(others)} are of other collections" if others is not None else ""
+        if filtered is not None:
+            note += f"; filtered by source collection, calculated: {percent(filtered)} as before"
         yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", "#search")
 
 
 def _downtime(view: RunView) -> Tile:
     seconds, how = numbers.downtime(view.results)
+    unmeasured = _UNKNOWN if how in numbers.WRITES_GO_ON else "running"
     times = numbers.forward(view.results, view.attempts)
     if seconds and times is not None and times.attempts:
         how += f"; {duration(times.attempts)} of it in failed attempts"
-    if predicted := numbers.predicted_downtime(view.results):
-        how += f"; {predicted}"
+    how = "; ".join(filter(None, [how, numbers.predicted_downtime(view.results)]))
     if seconds is None:
-        return Tile("Write downtime", _UNKNOWN if how in numbers.WRITES_GO_ON else "running", how)
+        return Tile("Write downtime", unmeasured, how)
     return Tile("Write downtime", duration(seconds) if seconds else "none", how)
 
 
