@@ -266,14 +266,14 @@ def own_key() -> str:
 @lru_cache(maxsize=4096)  # gates, pages and seals ask again and again
 def signer(name: str, line: bytes) -> str:
     """The fingerprint of the key that signed this line of the log of run `name`; "" where none did."""
-    if not (match := _SIGNED.fullmatch(line)) or shutil.which("ssh-keygen") is None:
+    if not (match := _SIGNED.fullmatch(line)) or (keygen := shutil.which("ssh-keygen")) is None:
         return ""
     armored = b"-----BEGIN SSH SIGNATURE-----\n" + match[2] + b"\n-----END SSH SIGNATURE-----\n"
     out, into = os.pipe()
     try:
         os.write(into, armored)
         os.close(into)
-        asked = [program(), "-Y", "check-novalidate", "-n", NAMESPACE, "-s", f"/dev/fd/{out}"]
+        asked = [keygen, "-Y", "check-novalidate", "-n", NAMESPACE, "-s", f"/dev/fd/{out}"]
         done = subprocess.run(
             asked, input=_text_of(name, match[1] + match[3]), capture_output=True, check=False, pass_fds=[out]
         )

@@ -132,6 +132,15 @@ def run_stages(rollback: RollbackStep) -> None:
     rollback.watch()
 
 
+def snapshotted(home: Path) -> Night:
+    """A run that has taken its snapshot of the usual source, before a target that holds a collection of others."""
+    usual_source(home / "source")
+    others(home / "target")
+    made = Night(home)
+    made.snapshot()
+    return made
+
+
 def everything(endpoint: dict[str, Any]) -> dict[str, Any]:
     """All that a target or source holds, in a form that can be compared: configuration, and every chunk to the bit."""
     with open_target(Endpoint(**endpoint)) as store:

@@ -15,7 +15,7 @@ from helpers.results import Verdict, file_digest
 from helpers.rollback import RollbackState, postmortem
 from helpers.rollback.outline import DRILL, STAGES
 from helpers.stores import CollectionInfo
-from tests.rollbacks import ENV, Night, everything, others, usual_source
+from tests.rollbacks import ENV, Night, everything, others, snapshotted, usual_source
 from tests.storage import chunks, contents, embedded, exact, fill, tree
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -23,11 +23,7 @@ pytestmark = pytest.mark.usefixtures("own_folders")
 
 @pytest.fixture
 def night(tmp_path: Path) -> Night:
-    usual_source(tmp_path / "source")
-    others(tmp_path / "target")
-    made = Night(tmp_path)
-    made.snapshot()
-    return made
+    return snapshotted(tmp_path)
 
 
 def reach(night: Night, point: str) -> None:

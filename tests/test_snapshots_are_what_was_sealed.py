@@ -20,7 +20,7 @@ from helpers.snapshots.snapshot import Snapshot, to_table
 from helpers.steps.closeout import temporary
 from helpers.steps.migrate import MigrateStep
 from helpers.steps.snapshot import SnapshotStep
-from tests.rollbacks import Night, everything, others, usual_source
+from tests.rollbacks import Night, everything, snapshotted
 from tests.storage import embedded, tree
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -30,11 +30,7 @@ FORGED = "FORGED: pay to account 666"
 
 @pytest.fixture
 def night(tmp_path: Path) -> Night:
-    usual_source(tmp_path / "source")
-    others(tmp_path / "target")
-    made = Night(tmp_path)
-    made.snapshot()
-    return made
+    return snapshotted(tmp_path)
 
 
 def forge(folder: Path = Path("kept/night-21")) -> str:

@@ -88,6 +88,18 @@ def opened(fenced: Fenced) -> None:
     nginx.enforce()
 
 
+def dies(place: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 25 ends there as by Ctrl-C."""
+
+    def there(*_: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(place, there)
+        with pytest.raises(KeyboardInterrupt):
+            step(folder)
+
+
 def ready(folder: RunFolder) -> None:
     """Steps 20 to 23, and a signed decision."""
     record = RunRecord(folder.read(), "20")
@@ -216,9 +228,6 @@ def test_an_attempt_that_dies_with_the_fence_up_is_finished_by_the_next(
         chroma.get_collection("alpha", embedding_function=None).update(ids=["c7"], metadatas=[{"note": "new"}])
         chroma.get_collection("alpha", embedding_function=None).delete(ids=["c8"])
 
-    def dies(*_: Any, **more: Any) -> None:
-        raise KeyboardInterrupt
-
     for place in (
         "helpers.snapshots.snapshot._write_part",
         "helpers.migration.catch_up.make_delta",
@@ -227,10 +236,7 @@ def test_an_attempt_that_dies_with_the_fence_up_is_finished_by_the_next(
         "helpers.migration.importing.Job.arrivals",
         "helpers.steps.cutover.Control.begin",
     ):
-        with monkeypatch.context() as killed:
-            killed.setattr(place, dies)
-            with pytest.raises(KeyboardInterrupt):
-                step(folder)
+        dies(place, folder, monkeypatch)
         state = FenceState.load(folder.workspace)
         assert state is not None
         assert state.active, place
@@ -247,13 +253,7 @@ def test_a_log_whose_end_a_killed_process_did_not_see_is_not_trusted(
     folder = run(fenced)
     ready(folder)
 
-    def dies(*_: Any, **more: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as killed:
-        killed.setattr("helpers.fence.control.Control.settle", dies)
-        with pytest.raises(KeyboardInterrupt):
-            step(folder)
+    dies("helpers.fence.control.Control.settle", folder, monkeypatch)
     last = step(folder).facts["last_changes"]
     assert (last["unread"], last["read"]) == (
         [],
@@ -270,13 +270,7 @@ def test_a_source_that_changed_behind_a_cutover_under_way_is_not_written_over_wh
     folder = run(fenced, env)
     ready(folder)
 
-    def dies(*_: Any, **more: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as killed:
-        killed.setattr("helpers.steps.cutover.CutoverStep._wait", dies)
-        with pytest.raises(KeyboardInterrupt):
-            step(folder)
+    dies("helpers.steps.cutover.CutoverStep._wait", folder, monkeypatch)
     assert fenced.url not in env.read_text()  # clients may be at the target
     people = signers(folder)
     sign(folder.read(), "security", "S. Moreno", "no-go", reason="no", key=people.key("security"))

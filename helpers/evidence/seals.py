@@ -40,6 +40,7 @@ from helpers.evidence.statement import (
     files,
     measure,
     pre_authentication,
+    read_once,
     read_seal,
     recipe,
     sha256,
@@ -81,7 +82,7 @@ def seals(folder: Path, known: Sequence[Seal] = ()) -> tuple[Seal, ...]:
             raise _broken(folder, seal.path, "it was there when this command began, and is missing now")
     for number, path in enumerate(paths[len(known) :], start=len(known) + 1):
         try:
-            seal = read_seal(path)
+            seal = read_once(path)
         except (OSError, ValueError) as error:
             raise _broken(folder, path, f"{error}") from error
         if seal.number != number or seal.previous != (found[-1].digest if found else FIRST):
@@ -348,7 +349,7 @@ def enter(run: RunState) -> None:
     """Work in the folder in which the run began, once its first seal, if there is one, says that it is this one."""
     if path := min(_files(run.reports), default=None):
         try:
-            refuse_other_identity(run, read_seal(path))
+            refuse_other_identity(run, read_once(path))
         except ValueError as error:
             raise _broken(run.reports, path, f"{error}") from error
     run.enter()
@@ -470,7 +471,7 @@ def custody(run: RunState) -> str:
     """What to keep outside this machine: whose key signs the seals, and the digest of the newest; "" where none signs."""
     path = max(_files(run.reports), default=None)
     try:
-        newest = read_seal(path) if path is not None else None
+        newest = read_once(path) if path is not None else None
     except ValueError:  # the next seal and `verify` name it
         return ""
     runner = newest.predicate.get(RUNNER, {}) if newest is not None else _runner(run)[1]

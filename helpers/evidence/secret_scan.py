@@ -239,7 +239,7 @@ def refuse_foreign_bytecode(folder: Path) -> None:
     if found := _foreign():
         raise Terminal(
             ReasonCode.BYTECODE_ALTERED, f"{found[0]} is not the bytecode of its source", where=str(folder),
-            next_step="Find out who wrote it. Then remove every __pycache__ folder below helpers/ and begin a new run.",
+            next_step="Find out who wrote it. Then remove that file, and begin a new run.",
         )  # fmt: skip
 
 

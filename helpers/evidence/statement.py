@@ -164,6 +164,17 @@ def read_seal(path: Path, data: bytes | None = None) -> Seal:
     return seal
 
 
+def read_once(path: Path) -> Seal:
+    """As `read_seal`; one that is as it was is not read again in this process. Raises OSError, too."""
+    about = path.stat()
+    return _read_version(path, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _read_version(path: Path, *_version: int) -> Seal:
+    return read_seal(path)
+
+
 def trust(chain: Iterable[Seal], own: str = "") -> audit.Trust | None:
     """Which lines of the audit log count, by what the seals say and the key that signs here now; None where neither signs.
 
@@ -179,15 +190,8 @@ def trusted(folder: Path) -> audit.Trust | None:
     chain = []
     for path in sorted((folder / SEALS).glob("*.json")):
         with suppress(OSError, ValueError):  # `seals` and `verify` name it
-            about = path.stat()
-            chain.append(_read_once(path, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+            chain.append(read_once(path))
     return trust(chain, audit.own_key())
-
-
-@lru_cache(maxsize=4096)
-def _read_once(path: Path, *_version: int) -> Seal:
-    """A seal that is as it was need not be read again for each look at the log."""
-    return read_seal(path)
 
 
 def attestation(seal: Seal) -> bytes:

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     for topic in () if name.startswith("_") else ("search", "style", "time", "vectors", "consistency"):
         if (module := sys.modules.get(f"{__name__}.{topic}")) is None:
-            with chdir(
-                Path(__file__).parent
-            ):  # matplotlib reads a `matplotlibrc` of the current folder, whoever put it there
+            # matplotlib reads a `matplotlibrc` of the current folder, whoever put it there
+            with chdir(Path(__file__).parent):
                 module = import_module(f"{__name__}.{topic}")
         if hasattr(module, name):
             return getattr(module, name)

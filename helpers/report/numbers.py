@@ -19,7 +19,6 @@ from helpers.report.facts import RunView, StepRow
 from helpers.results import StepResult, kind_of, passed
 from helpers.run import plan
 from helpers.run.plan import Step
-from helpers.run.window import DOWNTIME
 
 Results = Mapping[str, StepResult]
 """The results of a run by the step's number."""
@@ -208,11 +207,11 @@ STARTS = "notebook starts"  # behind the numbers of the steps: the part of the e
 WRITES_GO_ON = ("step 20 has not run", "writers go on until step 25 stops them")
 
 
-def downtime(results: Results) -> tuple[float | None, str]:
+def downtime(results: Results, attempts: Iterable[StepRow] = ()) -> tuple[float | None, str]:
     """(Seconds in which clients could not write, how that is known). The run stops writes with its fence, and no reads.
 
-    They go on at the target once the application runs on it, or at the source once the fence is lifted. (None, why) where
-    nobody measured it.
+    `attempts` (`RunView.attempts`) that failed meanwhile are a part of it. Writes go on at the target once the application
+    runs on it, or at the source once the fence is lifted. (None, why) where nobody measured it.
     """
     fence = results.get(Step.FENCE_WRITES)
     if fence is None:
@@ -238,22 +237,15 @@ def downtime(results: Results) -> tuple[float | None, str]:
     until = "a write was taken" if observed else "the restart ended; no write was observed"
     waited = signing(results)
     people = f", {duration(waited)} of it for signatures and seals" if waited else ""
+    begun = [(row.result.seconds, instant(row.result.started)) for row in attempts if row.result]
+    lost = sum(seconds for seconds, when in begun if when and up < when < ended)
+    failed = f", {duration(lost)} in failed attempts" if lost else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
     return (
         (ended - up).total_seconds(),
-        f"from the fence until {until}{people}{brought}; reads not observed",
+        f"from the fence until {until}{people}{failed}{brought}; reads not observed",
     )
-
-
-def predicted_downtime(results: Results) -> str:
-    """What the dry run predicted of it, and why the measured one is longer, as far as that was timed; "" where it did not."""
-    dry = results.get(Step.DRY_RUN)
-    said = (dry.facts.get("prediction") or []) if dry is not None else []
-    found = next((float(row["value"]) for row in said if row["what"] == DOWNTIME), None)
-    if found is None:
-        return ""
-    return f"predicted {duration(found)}, without these and the restart"
 
 
 def _ends(results: Results) -> list[dict[str, Any]]:

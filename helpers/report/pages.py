@@ -39,6 +39,7 @@ from helpers.report.facts import CHANGED, RunView, read_run
 from helpers.report.outcome import CLASSES, decision_tree, outcome
 from helpers.report.record import checklist
 from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
+from helpers.run import window
 from helpers.run.advice import impact, page_remedy
 from helpers.run.folders import RunFolder, RunPath, RunState
 from helpers.run.plan import Step
@@ -330,12 +331,10 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
 
 
 def _downtime(view: RunView) -> Tile:
-    seconds, how = numbers.downtime(view.results)
+    seconds, how = numbers.downtime(view.results, view.attempts)
     unmeasured = _UNKNOWN if how in numbers.WRITES_GO_ON else "running"
-    times = numbers.forward(view.results, view.attempts)
-    if seconds and times is not None and times.attempts:
-        how += f"; {duration(times.attempts)} of it in failed attempts"
-    how = "; ".join(filter(None, [how, numbers.predicted_downtime(view.results)]))
+    if (predicted := window.predicted(view.results.get(Step.DRY_RUN), window.DOWNTIME)) is not None:
+        how += f"; predicted {duration(predicted)}, without signing, retries and restart"
     if seconds is None:
         return Tile("Write downtime", unmeasured, how)
     return Tile("Write downtime", duration(seconds) if seconds else "none", how)

@@ -137,13 +137,13 @@ class ReturnWrites:
         if self.found and not self.run.dry_run:
             self.sentence += f", exported to {self._export()}"
         self.run.forget("clients' writes")
-        nothing = f"{self.sentence}; there was nothing to export or replay"
-        replayed = bool(self.found) and self._orders_replay  # the decision is taken: nothing is left to a person
-        verdict = Verdict.PASS if replayed else Verdict.WARNING if self.found else Verdict.NOT_EXERCISED
-        self.run.check("clients' writes", verdict, measured=said(counts),
-                       reason=ReasonCode.CLIENT_WRITES if verdict is Verdict.WARNING else "",
-                       detail=f"{self.sentence}; to be replayed, as ordered" if replayed else
-                       self.sentence if self.found else nothing)  # fmt: skip
+        verdict, more = Verdict.WARNING, ""
+        if not self.found:
+            verdict, more = Verdict.NOT_EXERCISED, "; there was nothing to export or replay"
+        elif self._orders_replay:  # the decision is taken: nothing is left to a person
+            verdict, more = Verdict.PASS, "; to be replayed, as ordered"
+        self.run.check("clients' writes", verdict, measured=said(counts), detail=self.sentence + more,
+                       reason=ReasonCode.CLIENT_WRITES if verdict is Verdict.WARNING else "")  # fmt: skip
 
     def _export(self) -> Path:
         state = self.of.state

@@ -82,9 +82,7 @@ class KernelTemplate:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         code = "from helpers.runner.notebook import be_template; be_template()"
-        threads = {
-            "JE_ARROW_MALLOC_CONF": "background_thread:false"
-        }  # Arrow's allocator, which kernels do not use, has one
+        threads = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # of Arrow's allocator, which kernels do not use
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**os.environ, **environment, **threads}, start_new_session=True,

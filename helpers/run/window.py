@@ -12,13 +12,23 @@ from helpers.errors import UsageError, WorldError
 from helpers.formatting import moment
 from helpers.parameters import Parameters
 from helpers.reason_codes import ReasonCode
-from helpers.results import utc_now
+from helpers.results import StepResult, utc_now
 from helpers.run import plan
 from helpers.run.folders import RunState
 from helpers.run.plan import Step
 
 PERMISSION = ReasonCode.OUTSIDE_WINDOW  # in run.json: what --outside-window said, for the command that it was given to
 DURATION, DOWNTIME, MEMORY = "duration", "write downtime", "highest memory of a process"  # what the dry run predicts
+
+
+def predictions(dry_run: StepResult | None) -> list[dict[str, Any]]:
+    """What the dry run predicted, as rows of what, value, unit and basis; [] where it made none."""
+    return list(dry_run.facts.get("prediction") or []) if dry_run is not None else []
+
+
+def predicted(dry_run: StepResult | None, what: str) -> float | None:
+    """One value of `predictions`; None where there is none."""
+    return next((float(row["value"]) for row in predictions(dry_run) if row["what"] == what), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,9 +228,8 @@ def temporary(folder: RunFolder, parameters: Parameters) -> list[Path]:
     """What may be removed now, sorted. A directory counts once."""
     found = {path for pattern in _TEMPORARY for path in folder.workspace.glob(pattern)}
     kept = resolve_path(parameters.snapshot.directory)
-    found |= {
-        path for path in kept.glob("*.partial") if path.name.removesuffix(".partial") in retention.begun(kept, folder)
-    }
+    ours = retention.begun(kept, folder)
+    found |= {path for path in kept.glob("*.partial") if path.name.removesuffix(".partial") in ours}
     if parameters.target.path:
         target = resolve_path(parameters.target.path)
         found |= set(target.parent.glob(f".{target.name}.partial"))

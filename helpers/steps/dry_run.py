@@ -33,6 +33,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
 from helpers.results import Verdict
+from helpers.run import window
 from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.run.plan import Step
@@ -96,8 +97,6 @@ class Prediction:
 
 def predictions(results: numbers.Results) -> list[Prediction]:
     """Each prediction of the dry run beside what was measured; [] where it made none."""
-    dry = results.get(Step.DRY_RUN)
-    said = (dry.facts.get("prediction") or []) if dry is not None else []
     named = ", ".join(numbers.estimate(results)[0])
     starts = f" and the starts of notebooks {WINDOW[0].number} to {WINDOW[-1].number}"
     timed = any(start_seconds(results[s.number]) for s in WINDOW if s.number in results)
@@ -106,8 +105,12 @@ def predictions(results: numbers.Results) -> list[Prediction]:
         DOWNTIME: _as_predicted(results),
         MEMORY: (_most_memory(results), f"the highest of steps {named}"),
     }
-    return [Prediction(p["what"], float(p["value"]), value, p["unit"], p["basis"], contains if value is not None else "")
-            for p in said for value, contains in [measured.get(p["what"], (None, ""))]]  # fmt: skip
+    found = []
+    for row in window.predictions(results.get(Step.DRY_RUN)):
+        value, contains = measured.get(row["what"], (None, ""))
+        contains = contains if value is not None else ""
+        found.append(Prediction(row["what"], float(row["value"]), value, row["unit"], row["basis"], contains))
+    return found
 
 
 def _as_estimated(results: numbers.Results) -> float | None:

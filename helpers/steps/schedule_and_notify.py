@@ -26,7 +26,7 @@ from helpers.results import StepResult, Verdict, write_bytes
 from helpers.run.folders import RunFolder, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
-from helpers.run.window import DOWNTIME, Estimate, Hours, now_utc
+from helpers.run.window import DOWNTIME, Estimate, Hours, now_utc, predicted
 
 ANNOUNCEMENT = "announcement.txt"
 _DAY = dt.timedelta(hours=24)  # the runbook's notice: 24 hours before
@@ -291,10 +291,9 @@ class ScheduleAndNotifyStep(NotebookStep):
         if estimate is None or self._estimated is None:
             return {"open": str(self.run.folder)}
         chunks = self._estimated.facts.get("matrix_inputs", {}).get("chunks")
-        said = {p["what"]: p["value"] for p in self._estimated.facts.get("prediction") or []}
-        late = self.run.parameters.fence.late and DOWNTIME in said
+        out = predicted(self._estimated, DOWNTIME) if self.run.parameters.fence.late else None
         return {
-            **({"writes": WRITES_LATE.format(about=f"about {duration(said[DOWNTIME])}")} if late else {}),
+            **({"writes": WRITES_LATE.format(about=f"about {duration(out)}")} if out is not None else {}),
             "estimate": f"about {duration(estimate.seconds)} of machine time, estimated from the dry run; people not counted",
             "rollback": f" (estimated from the dry run: {duration(estimate.rollback_seconds)} of machine time until the new "
             "database is clean again, without restarts and people)",
