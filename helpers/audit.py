@@ -38,9 +38,14 @@ from helpers.results import contents, file_digest, flush_file, json_in, private,
 
 NAME = "audit.jsonl"
 NAMESPACE = "runbook-log"  # in which lines are signed
+ALLOWED, REVOKED = (
+    "allowed_signers",
+    ".revoked",
+)  # who may sign, and the end of the name of the list of revoked keys beside it
 FIRST = "0" * 64  # what the first line has in place of a digest
 STEP_ENDS, PAGE_KEPT, DRILL = "step ends", "page kept", "drill"  # actions that name files with their digests
-_NAMED = ("results/*.json", "as-signed-*", "final-*", "drills/*")
+TAKEN = "allowed signers taken"  # another
+_NAMED = ("results/*.json", "as-signed-*", "final-*", "drills/*", "allowed_signers*")
 _TAIL = 2**16
 _SIGNED = re.compile(rb'(.*), "signature": "([A-Za-z0-9+/]{80,800}=*)"(, "user": "[^"]*", "when": "[^"]*"\})')
 _GOOD = re.compile(rb'Good "[^"]*" signature (?:for .* )?with \S+ key (SHA256:\S+)')
@@ -165,12 +170,12 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def unnamed(folder: Path, trust: Trust | None) -> list[str]:
-    """Results, kept pages and drills that no line of the audit log which counts names with their digest: nobody's work.
+    """Results, kept pages, drills and lists of signers that no counting line of the log names with their digest: nobody's work.
 
     Lines of an older toolkit name a file without its digest; a folder whose log knows no step at all names nothing.
     """
     told, loose, steps = set(), set(), 0
-    for entry in entries(folder / NAME, trust, (STEP_ENDS, PAGE_KEPT, DRILL)):
+    for entry in entries(folder / NAME, trust, (STEP_ENDS, PAGE_KEPT, DRILL, TAKEN)):
         facts = entry.get("facts")
         if not isinstance(facts, dict):
             continue
@@ -180,6 +185,8 @@ def unnamed(folder: Path, trust: Trust | None) -> list[str]:
             told.add((name, facts.get("result")))
             if "result" not in facts:
                 loose.add(name)
+        elif entry["action"] == TAKEN:
+            told.add((str(facts.get("file")), facts.get("sha256")))
         elif entry["action"] in (PAGE_KEPT, DRILL) and isinstance(facts.get("digests"), dict):
             told.update(facts["digests"].items())
         elif entry["action"] in (PAGE_KEPT, DRILL):
@@ -352,6 +359,27 @@ def public_key(key: Path) -> tuple[str, str]:
         raise UsageError(
             ReasonCode.NO_KEY, what, where=one_line(str(key)), next_step="Put KEY.pub beside the key."
         ) from error
+
+
+def lists(given: Path | None) -> dict[str, bytes | None]:
+    """What a list of allowed signers and the list of revoked keys beside it hold, by their names in a run's folder; None where
+    there is none. `WorldError` where one cannot be read.
+    """
+    found: dict[str, bytes | None] = {}
+    for name in (ALLOWED, ALLOWED + REVOKED):
+        path = given and given.with_name(given.name + name.removeprefix(ALLOWED))
+        try:
+            found[name] = path.read_bytes() if path is not None and path.is_file() else None
+        except OSError as error:
+            why = f"cannot be read ({error.strerror})"
+            raise WorldError(ReasonCode.ALLOWED_SIGNERS_BAD, why, where=str(path)) from error
+    return found
+
+
+def digest_of_lists(found: Mapping[str, bytes | None]) -> str:
+    """One SHA-256 over what `lists` gives."""
+    parts = [hashlib.sha256(text).hexdigest() if text is not None else "" for text in found.values()]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def make_key(key: Path, who: str) -> None:

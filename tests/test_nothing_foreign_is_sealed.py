@@ -19,6 +19,7 @@ from helpers.cli.evidence import verify
 from helpers.errors import NoGo, Terminal
 from helpers.evidence import signing, verification
 from helpers.evidence.signoffs import gate_state, record, statement
+from helpers.parameters import parameters_from
 from helpers.report import pages
 from helpers.results import file_digest
 from helpers.run import folders as runs
@@ -312,3 +313,55 @@ def test_run_json_and_the_log_agree_on_parameters(home: RunFolder, monkeypatch: 
     said = verify(home.reports).problems
     assert "run.json: a change of migration.batch_size is named in audit.jsonl only" in said
     assert "parameters.yaml: it is not the one that run.json names" in said
+
+
+def test_a_list_that_lets_others_sign_is_taken_only_by_a_resume_that_names_it(
+    folders: Path, signers: Signers, tmp_path: Path
+) -> None:
+    """The file that `signoff.allowed_signers` names lies outside the run, where others may write."""
+    listed = tmp_path / "listed"
+    listed.write_text(signers.allowed.read_text(encoding="ascii"), encoding="ascii")
+    thief = Signers(tmp_path / "thief")
+    home = small_run("night-31", signers, signoff={"allowed_signers": str(listed)})
+    evidence.keep_sealed(home.read())
+    kept = (home.reports / "allowed_signers").read_bytes()
+    shutil.copy(thief.allowed, listed)
+    with pytest.raises(Terminal, match=r"lets others sign than the list that seals/\S+ holds, and nobody ordered it"):
+        evidence.keep_sealed(home.read())
+    evidence.at_rest(home.read())
+    assert (home.reports / "allowed_signers").read_bytes() == kept
+    assert set(gate_state(home.read(), allowed_now=listed).missing) == {"operations_lead", "dba", "security"}
+
+    listed.write_text(signers.line("security") + signers.line("dba"), encoding="ascii")  # nobody new: taken
+    evidence.keep_sealed(home.read())
+    assert (home.reports / "allowed_signers").read_bytes() == listed.read_bytes()
+
+    other = tmp_path / "other"
+    shutil.copy(thief.allowed, other)
+    changed = {**home.read().parameters.document()}
+    changed["signoff"] = {**changed["signoff"], "allowed_signers": str(other)}
+    runs.change_parameters(home, parameters_from(changed))
+    before = other.read_bytes()
+    other.write_text(thief.line("dba"), encoding="ascii")  # another than was ordered
+    with pytest.raises(Terminal, match="lets others sign"):
+        evidence.keep_sealed(home.read())
+    other.write_bytes(before)
+    evidence.keep_sealed(home.read())
+    assert (home.reports / "allowed_signers").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["allowed_signers", "allowed_signers.revoked"])
+def test_a_list_of_signers_that_somebody_put_there_is_not_sealed(
+    folders: Path, signers: Signers, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = {"allowed_signers": str(signers.allowed)} if name.endswith("revoked") else {}
+    home = small_run("night-32", signers, signoff={"allowed_signers": None, "required": [], **rules})
+    evidence.keep_sealed(home.read())
+    shutil.copy(signers.key("dba").with_suffix(".pub"), home.reports / name)
+    said = f"{name}: audit.jsonl names no such file"
+    with pytest.raises(Terminal, match=re.escape(said)):
+        evidence.at_rest(home.read())
+    monkeypatch.setattr(SEALS, "_refuse_unnamed", lambda *_: None)
+    finish(home)
+    assert said in verify(home.reports).problems
+    assert said in plain(home)

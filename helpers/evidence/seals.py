@@ -22,7 +22,7 @@ from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal, WorldError
 from helpers.evidence import secret_scan, signing
 from helpers.evidence.secret_scan import code, refuse_foreign_bytecode, tree
-from helpers.evidence.signing import ALLOWED, REVOKED
+from helpers.evidence.signing import ALLOWED
 from helpers.evidence.statement import (
     CHANGING,
     ENVELOPE,
@@ -160,7 +160,7 @@ def seal(run: RunState, step: str = "") -> RunState:
         _refuse_unnamed(run.reports, known)
         if step:
             refuse_foreign_bytecode(run.reports)
-            _copy_allowed(run)
+            _copy_allowed(run, known, step)
         searched = secret_scan.search(run.reports, parameters.secrets(), parameters.secrets_of_files())
         # A person who signs need not have the secrets of the steps; what the steps wrote is sealed by those who had them.
         headers = {str(ref) for side in (parameters.source, parameters.target) for ref in side.headers.values()}
@@ -404,43 +404,41 @@ def _is_due(run: RunState, step: str) -> bool:
     if not open_still:
         return False
     moved = set(void(run, newest))
-    if _configured(run) != _texts(run.reports):
+    if audit.lists(allowed_signers(run)) != audit.lists(run.reports / ALLOWED):
         moved.add(ALLOWED)
     return bool(moved) and moved <= CHANGING
 
 
-def _copy_allowed(run: RunState) -> None:
-    """Keep who may sign in the run's folder: a signature is checked against it, here and years later."""
-    for name, text in _configured(run).items():
-        path = run.reports / name
-        there = path.read_bytes() if path.is_file() else None
-        if text != there:
+def _copy_allowed(run: RunState, known: Sequence[Seal], step: str) -> None:
+    """Keep who may sign in the run's folder: a signature is checked against it, here and years later.
+
+    After a seal with a list, one that lets others sign is taken only by a resume that names it, which the log says with its
+    digest. Otherwise a seal that people sign is refused (`Terminal`), and any other keeps the list that they signed under.
+    """
+    now, there = audit.lists(allowed_signers(run)), audit.lists(run.reports / ALLOWED)
+    log = audit.entries(run.reports / audit.NAME, trust(known, audit.own_key()), ("parameters changed",))
+    named = {entry["facts"].get("signers") for entry in log}
+    if (
+        known
+        and ALLOWED in known[-1].subjects
+        and audit.digest_of_lists(now) not in named
+        and not signing.narrower(now, there)
+    ):
+        if step not in (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW):
+            return
+        raise Terminal(
+            ReasonCode.ALLOWED_SIGNERS_BAD, f"lets others sign than the list that {known[-1].name} holds, and nobody ordered it",
+            where=str(allowed_signers(run)), next_step="Put back what it held. If others are to sign, write them to a file of "
+            f"another name: {RUNBOOK} resume {run.id} --set signoff.allowed_signers=FILE",
+        )  # fmt: skip
+    for name, text in now.items():
+        if text != there[name]:
             digest = sha256(text) if text is not None else ""
-            audit.append(run.reports / audit.NAME, "allowed signers taken", file=name, sha256=digest)
+            audit.append(run.reports / audit.NAME, audit.TAKEN, file=name, sha256=digest)
             if text is None:
-                path.unlink()
+                (run.reports / name).unlink()
             else:
-                write_bytes(path, text)
-
-
-def _configured(run: RunState) -> dict[str, bytes | None]:
-    """The files of `signoff.allowed_signers` by their name in the run's folder; None where there is none."""
-    found: dict[str, bytes | None] = {}
-    given = allowed_signers(run)
-    for name in (ALLOWED, ALLOWED + REVOKED):
-        path = given and given.with_name(given.name + name.removeprefix(ALLOWED))
-        try:
-            found[name] = path.read_bytes() if path is not None and path.is_file() else None
-        except OSError as error:
-            raise WorldError(
-                ReasonCode.ALLOWED_SIGNERS_BAD, f"cannot be read ({error.strerror})", where=str(path)
-            ) from error
-    return found
-
-
-def _texts(folder: Path) -> dict[str, bytes | None]:
-    paths = {name: folder / name for name in (ALLOWED, ALLOWED + REVOKED)}
-    return {name: path.read_bytes() if path.is_file() else None for name, path in paths.items()}
+                write_bytes(run.reports / name, text)
 
 
 def allowed_signers(run: RunState) -> Path | None:

@@ -15,12 +15,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from helpers import audit
 from helpers.audit import fingerprint, make_key, program
 from helpers.errors import RunbookError, UsageError, one_line
 from helpers.reason_codes import ReasonCode
@@ -28,8 +29,7 @@ from helpers.results import contents
 
 REHEARSAL = "REHEARSAL"  # how the principals of throw-away keys begin
 SEAL = "seal"  # the namespace of the runner, which signs every seal
-ALLOWED = "allowed_signers"
-REVOKED = ".revoked"
+ALLOWED, REVOKED = audit.ALLOWED, audit.REVOKED
 TOKEN = ".tsr"
 _SECONDS = 10.0  # that a time-stamping authority may take
 _TIME = re.compile(r"^Time stamp: (\w{3} +\d+ [\d:]+)(?:\.\d+)? (\d{4}) GMT", re.M)
@@ -170,6 +170,13 @@ def read_allowed(path: Path) -> list[Allowed]:
         raise _bad_list(path, f"cannot be read ({why})") from error
     rows = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1)]
     return [_allowed(path, n, line) for n, line in rows if line and not line.startswith("#")]
+
+
+def narrower(now: Mapping[str, bytes | None], there: Mapping[str, bytes | None]) -> bool:
+    """Whether whoever may sign now might before, too: lines were taken out, or keys revoked."""
+    listed, before = (set((each[ALLOWED] or b"").splitlines()) for each in (now, there))
+    # A revocation list may be binary: it may only begin, or grow at its end.
+    return listed <= before and (now[ALLOWED + REVOKED] or b"").startswith(there[ALLOWED + REVOKED] or b"")
 
 
 def problems(path: Path, roles: Sequence[str], when: datetime, *, rehearsal: bool = False) -> Iterator[str]:

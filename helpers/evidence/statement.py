@@ -477,6 +477,10 @@ if grep -qF '"work":"named"' "$seal"; then # the log names each passed result, b
       grep -qvF '"result": ' || grep -qF "\"result\": \"$(sha256sum < "$result" | cut -d' ' -f1)\"" audit.jsonl ||
       complain "$result: audit.jsonl names no such file"
   done
+  for list in allowed_signers*; do # who may sign
+    [ ! -e "$list" ] || grep -qF "\"sha256\": \"$(sha256sum < "$list" | cut -d' ' -f1)\"" audit.jsonl ||
+      complain "$list: audit.jsonl names no such file"
+  done
 fi
 echo "decision: $(said decision "$seal")"
 
