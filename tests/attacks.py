@@ -163,6 +163,9 @@ ATTACKS: dict[str, dict[str, str]] = {
         "results and pages of nobody": """
             test_nothing_foreign_is_sealed.py::test_a_result_of_a_step_that_never_ran_is_not_sealed
             test_nothing_foreign_is_sealed.py::test_a_page_that_lay_there_before_is_neither_kept_nor_sealed""",
+        "a list of signers exchanged or put there": """
+            test_nothing_foreign_is_sealed.py::test_a_list_that_lets_others_sign_is_taken_only_by_a_resume_that_names_it
+            test_nothing_foreign_is_sealed.py::test_a_list_of_signers_that_somebody_put_there_is_not_sealed""",
         "forged lines of the log, chained": """
             test_nothing_foreign_is_sealed.py::test_a_line_that_the_runner_did_not_sign_proves_no_result_page_or_drill
             test_nothing_foreign_is_sealed.py::test_a_line_that_the_runner_did_not_sign_neither_records_a_statement_nor_names_a_change

@@ -357,16 +357,17 @@ def test_a_signature_moved_between_statements(run: Path, signers: Signers) -> No
     assert "is missing" in state(run).refused["dba"]
 
 
-def test_the_keys_of_a_rehearsal_are_refused_by_a_production_run(run: Path, signers: Signers, tmp_path: Path) -> None:
+def test_the_keys_of_a_rehearsal_are_refused_by_a_production_run(
+    home: RunFolder, signers: Signers, tmp_path: Path
+) -> None:
     throw_away = signing.throw_away(tmp_path / "keys", ROLES)
     assert throw_away == signing.throw_away(tmp_path / "keys", ROLES)
     assert list(signing.problems(throw_away, ROLES, datetime.now(UTC))) == [
         "it lists the throw-away keys of a rehearsal"
     ]
-    home = RunFolder.of(run.name)
     shutil.copy(throw_away, signers.allowed)
     evidence.keep_sealed(home.read())
-    assert "throw-away key" in refused(run, tmp_path / "keys" / "dba")
+    assert "throw-away key" in refused(home.reports, tmp_path / "keys" / "dba")
 
 
 def test_a_seal_that_is_none_is_an_error_and_not_an_open_gate(run: Path, signers: Signers) -> None:
