@@ -109,3 +109,14 @@ def test_a_turn_of_the_pipeline_and_a_kernel_read_each_file_once(
     assert sum(name.startswith("seals/") for name in after) == 8, "two seals, each with signature, envelope and notices"
     for what, found in (("before the step", before), ("from its end to the seal", after), ("its kernel", kernel)):
         assert {name: n for name, n in found.items() if n > 1} == {}, what
+
+
+def test_the_same_parameters_are_parsed_once_and_each_reader_has_its_own(
+    run: RunState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run.read().document
+    monkeypatch.setattr(runs, "YAML", lambda **options: pytest.fail("parsed again"))
+    again = run.read().document
+    assert again == first
+    again["source"]["path"] = "elsewhere"
+    assert run.read().document == first

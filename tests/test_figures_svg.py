@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,13 @@ def test_only_shapes_and_words_of_a_file_reach_a_page(tmp_path: Path) -> None:
     assert 'id="23_x-m1"' in page
     assert 'href="#23_x-m1"' in page
     assert 'clip-path="url(#23_x-m1)"' in page
+
+
+def test_a_figure_is_made_harmless_once_for_all_the_pages_that_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = plots.svg(counts())
+    first = inline_svg(drawn, "Counts", "counts")
+    monkeypatch.setattr(ElementTree, "fromstring", lambda data: pytest.fail("parsed again"))
+    assert inline_svg(drawn, "Counts", "counts") == first
 
 
 @pytest.mark.parametrize("data", [b"<svg", b"plain", b'<!DOCTYPE x [<!ENTITY a "b">]><svg xmlns="http://www.w3.org/2000/svg"/>',

@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree import ElementTree  # nosec B405  (what it reads has no document type)
@@ -431,6 +431,7 @@ def picture(path: Path, alt: str) -> Markup:
     return inline_svg(data, alt, path.stem)
 
 
+@lru_cache(64)  # a run's page is written after each step, and most of its figures are those of before
 def inline_svg(data: bytes, alt: str, name: str) -> Markup:
     """An SVG as an element of a page, its shapes and words only; "" where it is none. `name` sets its ids apart from others'."""
     try:

@@ -18,9 +18,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, TypeVarTuple
@@ -288,20 +289,19 @@ def _read_text(run: RunFolder) -> str:
 
 
 def _read_document(run: RunState) -> dict[str, Any]:
-    path = run.reports / RunPath.PARAMETERS
+    path = str(run.reports / RunPath.PARAMETERS)
     try:
-        aliases = (
-            "&" in run.text and "*" in run.text
-        )  # `parameters_text` writes none; they may stand for any number of values
-        if _DEEP.search(run.text) or (
-            aliases and any(isinstance(e, AliasEvent) for e in YAML(typ="safe").parse(run.text))
-        ):
-            raise YAMLError
-        document = YAML(typ="safe").load(run.text)
+        return deepcopy(_mapping(run.text))
     except (YAMLError, ValueError, RecursionError) as error:
-        raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "is no YAML of this toolkit", where=str(path)) from error
-    if not isinstance(document, dict):
-        raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "no longer holds parameters", where=str(path))
+        raise WorldError(ReasonCode.PARAMETERS_UNREADABLE, "holds no parameters of ours", where=path) from error
+
+
+@lru_cache(8)  # the same text each time that a run is read, and a tenth of a second each time
+def _mapping(text: str) -> dict[str, Any]:
+    # `parameters_text` writes no aliases, which may stand for any number of values
+    wrong = _DEEP.search(text) or ("*" in text and any(isinstance(e, AliasEvent) for e in YAML(typ="safe").parse(text)))
+    if wrong or not isinstance(document := YAML(typ="safe").load(text), dict):
+        raise YAMLError
     return document
 
 
