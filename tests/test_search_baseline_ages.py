@@ -10,10 +10,12 @@ import pytest
 from helpers.chunks import ChunkBatch
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
+from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
-from helpers.steps.validate import still_true
+from helpers.steps.validate import ValidateStep, still_true
 from helpers.stores import CollectionInfo, Store, open_target
 from helpers.validation.search import baseline, equivalence
+from tests.cutovers import migrated
 
 CHUNKS, DIMENSION = 60, 8
 
@@ -51,3 +53,11 @@ def test_chunks_that_have_another_vector_by_then_are_left_out_of_it(tmp_path: Pa
     assert not {changed, gone} & {chunk for r in probes for key in ("plain", "over") for chunk, _ in r[key]}
     old, new = (equivalence(found["collections"]["docs"]["probes"], answers, space) for found in (measured, kept))  # type: ignore[arg-type]
     assert (str(old["verdict"]), str(new["verdict"])) == ("fail", "pass"), "the source changed, the migration is right"
+
+
+def test_a_run_whose_source_was_never_searched_shows_an_empty_table(folders: Path, own_folders: None) -> None:
+    record = RunRecord(migrated(folders, {}), "23")
+    suite = ValidateStep(record)
+    suite.read_target()
+    assert suite.distances().empty
+    assert "same_chunks" in suite.distances().describe()  # as notebook 23 shows it

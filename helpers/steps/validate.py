@@ -255,8 +255,12 @@ class ValidateStep(NotebookStep):
         return pd.DataFrame([*told["rows"], *pooled]).reindex(columns=columns).assign(k=told["k"])
 
     def distances(self) -> pd.DataFrame:
-        """The same query's distances before and after, one row a query: of chunks that both sides answered, and of the last."""
-        return pd.DataFrame(self.found.distances)
+        """The same query's distances before and after, one row a query: of chunks that both sides answered, and of the last.
+
+        Empty where the source was not searched before: its columns stay.
+        """
+        columns = ["collection", "query", "same_chunks", "largest_difference", "last_before", "last_after", "last_unrestricted"]
+        return pd.DataFrame(self.found.distances, columns=columns)
 
     def queries(self) -> pd.DataFrame:
         """The named text queries, asked of the target."""
