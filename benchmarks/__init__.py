@@ -1,4 +1,5 @@
-"""Ratios of two ways to do the same work, measured in turn on this machine: `python -m benchmarks`, or `make bench`.
+"""The measures M1 to M9 of the toolkit beside a naive script, a floor and other tools: `python -m benchmarks`, or `make bench`.
 
-Only ratios are shown and worth comparing between machines; nothing here passes or fails.
+`docs/benchmarks.md` says what each measure is. Ratios travel from one machine to another, seconds do not. Nothing here
+passes or fails; what could not be measured is listed as NOT EXERCISED, with the reason.
 """

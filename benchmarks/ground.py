@@ -1,4 +1,4 @@
-"""What the measurements stand on: a source server with the sample, its snapshot and staging, and empty targets."""
+"""What the measures stand on: the chunks of one size in memory, a source that holds them, its snapshot, and empty targets."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import datetime as dt
 import itertools
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from chromadb.api import ClientAPI
+
+from helpers.chunks import ChunkBatch
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import Importer, plan_targets
 from helpers.migration.staging import Quarantine, Staged, stage
@@ -19,33 +24,41 @@ from helpers.parameters.endpoint import Endpoint
 from helpers.rehearsal import sample_batches
 from helpers.schema import Context, load_schema
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
-from helpers.stores import CollectionInfo, Store, open_source, open_target
-from tests.servers import ChromaServer
+from helpers.stores import Store, open_source
+from tests.servers import ChromaServer, client_of
+
+WRITERS, BATCH = 4, 500  # of the floor, and of the toolkit as it comes
+_PLAIN: Any = {"hnsw": {"space": "l2"}}
 
 
 class Ground:
-    """A source of `chunks` × `dimension` on a server, without the chunks that have no document.
+    """A source of about `chunks` × `dimension`: the rehearsal's sample without the chunks that have no document.
 
-    (The naive script, against which a whole migration is measured, cannot write those.)
+    (The naive script, beside which everything is measured, cannot write those.) `batches` are its chunks in memory.
     """
 
     def __init__(self, folder: Path, chunks: int, dimension: int) -> None:
-        self.folder = folder
+        self.folder, self.dimension = folder, dimension
         self._numbers = itertools.count()
+        self.batches: dict[str, list[ChunkBatch]] = defaultdict(list)
+        for name, batch in sample_batches(chunks, dimension):
+            self.batches[name].append(batch.take([i for i, text in enumerate(batch.documents) if text is not None]))
+        self.counts = {name: sum(map(len, some)) for name, some in self.batches.items()}
+        self.largest = max(self.counts, key=lambda name: self.counts[name])
         self.server = ChromaServer(folder / "source").start()
         try:
-            with open_target(Endpoint(url=self.server.url)) as store:
-                for name, batch in sample_batches(chunks, dimension):
-                    whole = batch.take([i for i, text in enumerate(batch.documents) if text is not None])
-                    if name not in store.names():
-                        plain = {"hnsw": {"space": "l2"}, "spann": None, "embedding_function": None}
-                        store.create(CollectionInfo(name, 0, None, "l2", "l2", configuration=plain))
-                    store.add(name, whole)
+            fill(self.server.url, self.batches)
+            self.server.stop()  # so that the directory is whole, and can be copied
+            shutil.copytree(folder / "source", folder / "kept")
+            self.server.start()
             self.snapshot = self.take_snapshot(self.new_folder(), readers=2)
-            self.staged = self.stage(self.snapshot, self.new_folder())
         except BaseException:
             self.server.stop()
             raise
+
+    @property
+    def chunks(self) -> int:
+        return sum(self.counts.values())
 
     def __enter__(self) -> Self:
         return self
@@ -64,11 +77,13 @@ class Ground:
         with open_source(Endpoint(url=self.server.url), folder) as source:
             return write_snapshot(source, folder, "snapshot", source.names(), retention_days=7, readers=readers)
 
-    def stage(self, snapshot: Snapshot, folder: Path, schema: str = "identity") -> Staged:
-        context = Context(frozenset(snapshot.names()), dt.date(2025, 12, 1), "prefix" if schema == "if_ttt" else "fail")
-        return stage(snapshot, load_schema(schema), context, folder / "staged", Quarantine(folder / "quarantine"))
+    def stage(self, folder: Path, schema: str = "identity") -> Staged:
+        context = Context(
+            frozenset(self.snapshot.names()), dt.date(2025, 12, 1), "prefix" if schema == "if_ttt" else "fail"
+        )
+        return stage(self.snapshot, load_schema(schema), context, folder / "staged", Quarantine(folder / "quarantine"))
 
-    def write(self, store: Store, staged: Staged, folder: Path, *, batch_size: int = 500, workers: int = 4) -> None:
+    def write(self, store: Store, staged: Staged, folder: Path, *, batch_size: int, workers: int) -> None:
         """What phase 4 does, its checkpoint included."""
         checkpoint = Checkpoint.open(folder / "checkpoint.json", {})
         checkpoint.stage(staged.total, 0, {name: staged.rows(name) for name in staged.files})
@@ -85,9 +100,38 @@ class Ground:
             yield server.url, folder
         shutil.rmtree(folder)
 
+    @contextmanager
+    def own_source(self, folder: Path) -> Iterator[ChromaServer]:
+        """A source that clients may write to: a server over a copy of the directory as it was filled."""
+        shutil.copytree(self.folder / "kept", folder / "own-source")
+        with ChromaServer(folder / "own-source") as server:
+            yield server
 
-@contextmanager
-def clock(taken: list[float]) -> Iterator[None]:
+
+def fill(url: str, batches: dict[str, list[ChunkBatch]]) -> float:
+    """The floor: bare `add` of what is in memory, a collection to each writer, 500 chunks at a time; its seconds."""
+    with client_of(url) as client:
+        made = {name: client.create_collection(name, embedding_function=None, configuration=_PLAIN) for name in batches}
+        names = sorted(batches, key=lambda name: -sum(map(len, batches[name])))
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(lambda name: _add(made[name], batches[name]), names))
+        return time.perf_counter() - begun
+
+
+def _add(collection: Any, batches: list[ChunkBatch]) -> None:
+    for some in batches:
+        if some.ids:
+            uris = some.uris if any(some.uris) else None
+            collection.add(some.ids, some.embeddings, some.metadatas, some.documents, uris=uris)
+
+
+def naive(source: ClientAPI, target: ClientAPI) -> float:
+    """The script that everybody writes first: get(limit, offset), then upsert, serial, 100 at a time; its seconds."""
     begun = time.perf_counter()
-    yield
-    taken.append(time.perf_counter() - begun)
+    for old in source.list_collections():
+        new = target.create_collection(old.name, embedding_function=None)
+        for offset in range(0, old.count(), 100):
+            some = old.get(limit=100, offset=offset, include=["documents", "metadatas", "embeddings"])
+            new.upsert(some["ids"], some["embeddings"], some["metadatas"], some["documents"])
+    return time.perf_counter() - begun

@@ -56,7 +56,7 @@ def test_chunks_that_have_another_vector_by_then_are_left_out_of_it(tmp_path: Pa
 
 
 def test_a_run_whose_source_was_never_searched_shows_an_empty_table(folders: Path, own_folders: None) -> None:
-    record = RunRecord(migrated(folders, {}), "23")
+    record = RunRecord(migrated(folders, {}).read(), "23")
     suite = ValidateStep(record)
     suite.read_target()
     assert suite.distances().empty
