@@ -81,7 +81,7 @@ class Bench:
             if seconds.get(ours) and len(seconds[ours]) == len(seconds.get(base, [])):
                 self.row(measure, size, ratios(seconds[ours], seconds[base]))
         self.memory(size, {"notebooks 10 to 13": [before], "notebooks 21 to 23": taken["notebooks"],
-                           "work of 21 to 23": taken["work"], "restore": taken["restore"]})  # fmt: skip
+                           "restore": taken["restore"]})  # fmt: skip
         for name, values in seconds.items():
             self.row("seconds", size, values, what=name, unit="s")
         self.row("seconds", size, [before.seconds], what="notebooks 10 to 13", unit="s")
@@ -107,6 +107,10 @@ class Bench:
             self.row("M4 failed", size, [float(sum(s["failed_reads"].values())) for s in seen], **named)
             writes = [float(sum(n for url, n in s["writes"].items() if url != "refused")) for s in seen]
             self.row("client", size, writes, what=f"writes accepted, fence.when: {when}", unit="writes")
+            failed = [float(sum(s["errors"].values())) for s in seen]
+            self.row("client", size, failed, what=f"writes that failed unrefused, fence.when: {when}", unit="writes")
+            for error in sorted({error for s in seen for error in (*s["errors"], *s["failed_reads"])}):
+                self.say(f"{size}: fence.when: {when}: {error}")
             self.memory(size, {f"migration with fence.when: {when}": turns})
 
     def rehearsals(self, chunks: int, dimension: int) -> None:

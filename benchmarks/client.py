@@ -36,7 +36,10 @@ class Client:
     def __init__(self, env: Path, collection: str, dimension: int) -> None:
         self.env, self.collection, self.dimension = env, collection, dimension
         self.kept: dict[str, str] = {}  # id → text, as the last write that was accepted left it
+        self.marks: dict[str, int] = {}  # id → the number of the write that its metadata names
         self.gone: set[str] = set()
+        self.unknown: set[str] = set()  # ids of writes that failed: nobody knows whether the server took them
+        self.collections: dict[str, bool] = {}  # by name, whether it must be there
         self.out: list[list[float]] = []  # first write that was not accepted, next that was: seconds of one clock
         self.writes, self.errors = Counter[str](), Counter[str]()
         self.reads, self.failed_reads = Counter[str](), Counter[str]()
@@ -50,15 +53,15 @@ class Client:
         return {
             "out": self.out, "writes": self.writes, "errors": self.errors, "reads": self.reads,
             "failed_reads": self.failed_reads, "longest_pause": self.longest_pause, "moved_to": self.moved_to,
-            "kept": self.kept, "gone": sorted(self.gone),
+            "kept": self.kept, "gone": sorted(self.gone), "unknown": sorted(self.unknown), "collections": self.collections,
         }  # fmt: skip
 
     def work(self, stopped: threading.Event) -> None:
         """Until `stopped`; the write in hand is ended."""
         first = self._client().get_collection(self.collection, embedding_function=None).get(limit=OF_THE_SOURCE)
         self.kept = dict(zip(first["ids"], first["documents"] or [], strict=True))
-        for name in ("bench-dropped",):
-            self._client().create_collection(name, embedding_function=None).add(["a"], np.ones((1, 4), np.float32))
+        old = self._client().create_collection("bench-dropped", embedding_function=None)
+        old.add(["a"], np.ones((1, 4), np.float32), documents=["to be dropped"])
         loops = [threading.Thread(target=loop, args=(stopped,)) for loop in (self._write, self._read)]
         for loop in loops:
             loop.start()
@@ -96,9 +99,11 @@ class Client:
         client = self._client()
         if number == DROPPED:
             client.delete_collection("bench-dropped")
+            self.collections["bench-dropped"] = False
         elif number == MADE:
             made = client.get_or_create_collection("bench-made", embedding_function=None)
             made.upsert(["a"], np.ones((1, 4), np.float32), documents=["made"])
+            self.collections["bench-made"] = True
         else:
             self._chunk(client.get_collection(self.collection, embedding_function=None), number)
 
@@ -119,15 +124,23 @@ class Client:
         except AuthorizationError:
             raise
         except Exception:
-            self.kept.pop(chunk, None)  # whether it was accepted is not known
-            self.gone.discard(chunk)
+            self._forget(chunk)
+            self.unknown.add(chunk)
             raise
         if kind < 7:
             self.kept[chunk] = text
             self.gone.discard(chunk)
-        elif kind == 8 or (kind == 9 and self.kept.get(chunk) == f"write {number - 8}"):
-            self.kept.pop(chunk, None)
+            self.unknown.discard(chunk)
+        if kind <= 7:
+            self.marks[chunk] = number
+        elif kind == 8 or self.marks.get(chunk) == number - 8:
+            self._forget(chunk)
             self.gone.add(chunk)
+
+    def _forget(self, chunk: str) -> None:
+        self.kept.pop(chunk, None)
+        self.marks.pop(chunk, None)
+        self.gone.discard(chunk)
 
     def _read(self, stopped: threading.Event) -> None:
         last = time.monotonic()

@@ -104,7 +104,8 @@ PEERS = (
     Peer(
         "chromie-tool", ("python3.12", "python3.13"),
         (("--no-deps", "chromie-tool==0.7.0"),
-         ("chromadb==1.5.9", "aiofiles==24.1.0", "antlr4-python3-runtime==4.13.2", "httpx==0.28.1", "jsonschema==4.25.1")),
+         ("chromadb==1.5.9", "aiofiles==24.1.0", "antlr4-python3-runtime==4.13.2", "httpx==0.28.1", "jsonschema==4.25.1",
+          "python-dotenv==1.1.1")),
         ("-c", "import chromie.app, chromie.cmds.cp"), _chromie,
     ),
 )  # fmt: skip

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
-from benchmarks import peers
+from benchmarks import client, peers
 from benchmarks.__main__ import Bench, main, size_of
 from benchmarks.child import _cells
 from benchmarks.comparing import differences
@@ -20,7 +23,7 @@ from benchmarks.ground import fill
 from benchmarks.memory import Watch
 from benchmarks.plot import picture
 from benchmarks.results import Findings, Row, compared, ratios, tables
-from benchmarks.ways import Failed, Taken
+from benchmarks.ways import Failed, Taken, _agree
 from helpers.plots.style import drawn
 from tests.servers import ChromaServer, client_of
 from tests.storage import chunks
@@ -141,6 +144,38 @@ def test_each_kind_of_loss_is_counted(chroma_server: Server) -> None:
     assert found == {"missing": 4, "extra": 1, "document": 1, "metadata": 1, "vector": 1, "uri": 1}
     others = differences(whole, url, apart={"docs": {"c2", "c3", "c4", "c5", "c0", "new"}})
     assert others == {"missing": 3}
+
+
+@pytest.mark.servers
+def test_what_the_client_says_that_it_wrote_is_what_the_server_holds(
+    chroma_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "WRITES", 1000.0)
+    url, batches = chroma_server().url, {"docs": [chunks(300, 4)]}
+    fill(url, batches)
+    env = tmp_path / "app.env"
+    env.write_text(f"{client.KEY}={url}\n", encoding="utf-8")
+    stopped, application = threading.Event(), client.Client(env, "docs", 4)
+    thread = threading.Thread(target=application.work, args=(stopped,))
+    thread.start()
+    deadline = time.monotonic() + 60
+    while application.writes.total() < 160 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stopped.set()
+    thread.join()
+    seen = application.record()
+    assert seen["writes"][url] >= 160
+    assert (seen["out"], seen["errors"], seen["failed_reads"], seen["moved_to"]) == ([], {}, {}, url)
+    assert seen["collections"] == {"bench-dropped": False, "bench-made": True}
+    assert {chunk[0] for chunk in seen["gone"]} == {"c", "w"}  # of the source by id, its own by filter, too
+    ground: Any = SimpleNamespace(batches=batches, largest="docs")
+    assert not _agree(ground, url, seen)
+    with client_of(url) as chroma:
+        docs = chroma.get_collection("docs", embedding_function=None)
+        docs.delete(ids=[next(iter(seen["kept"])), "c299"])
+        docs.add(ids=[seen["gone"][0]], embeddings=np.ones((1, 4), np.float32), documents=["back"])
+        chroma.delete_collection("bench-made")
+    assert _agree(ground, url, seen) == {"written": 1, "missing": 1, "deleted": 1, "collections": 1}
 
 
 def test_a_peer_that_cannot_be_had_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
