@@ -16,6 +16,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from helpers.formatting import duration, merged_answers
+from helpers.profiling.search import harmless
 from helpers.report import numbers
 from helpers.report.facts import read_run
 from helpers.report.pages import index_page, run_page
@@ -259,7 +260,9 @@ def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_
     rows = [{"collection": "core", "field": f, "rule": "clamp", "chunks": n} for f, n in (("score", 2), ("line", 1))]
     edit(run, "22", lambda r: r["facts"].update(repairs=rows, chunks_changed=2, changes_file=3))
     with gzip.open(run.reports / "22_changes.csv.gz", "wt", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("collection", "id", "field", "old", "new", "rule"), *changed])
+        csv.writer(file).writerows(
+            [("collection", "id", "field", "old", "new", "rule"), *[map(harmless, row) for row in changed]]
+        )
     whole = {"recall": 0.93, "low": 0.9, "high": 0.95, "queries": 40, "filter": "none", "scope": "unrestricted"}
     whole |= {"verdict": "pass", "shared_expected": 0.33, "from_others": 0.65, "shared_filtered": 0.75}
     edit(run, "23", lambda r: r["facts"].update(recall={"k": 10, "rows": [], "pooled": {"unrestricted": whole}}))

@@ -241,7 +241,7 @@ def test_a_notebook_or_file_that_the_page_names_is_a_link_or_said_not_to_be_ther
     )
     result("10", Verdict.WARNING, checks=[found]).write(night / "results" / "10.json")
     row = cells_of(read(run_page(night)), "10 values out of range")
-    assert "Notebook 42 (not run)" in row.get_text()
+    assert "Notebook 42 (not run: notebooks/42_invalid_scores.ipynb of the repository)" in row.get_text()
     assert [a["href"] for a in row.find_all("a")] == ["results/10.json"]
     (night / "42_invalid_scores.html").write_text("x", encoding="utf-8")
     row = cells_of(read(run_page(night)), "10 values out of range")

@@ -73,6 +73,9 @@ from helpers.stores.wire import Session
 
 
 PUT_BACK = "put-back"  # what follows the rollback's drill, with a result file of its own
+KILLED = (
+    "of the process of step 22, with a batch in flight"  # kills of other steps, or between batches, are not drilled
+)
 _LOOK_SECONDS = 0.005  # between two looks at the import that is to be killed
 
 
@@ -258,7 +261,7 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
         imported = migrated.facts["import"]
         there = int(imported["to_write"]) - int(imported["chunks"])
         found |= {
-            "began": kill.when, "seconds": round(seconds, 1), "staged": kill.staged,
+            "began": kill.when, "killed": KILLED, "kills": len(kills), "seconds": round(seconds, 1), "staged": kill.staged,
             "written_at_kill": kill.written, "in_flight_at_kill": kill.in_flight, "written_at_resume": there,
             "written_by_resume": int(imported["chunks"]), "resumed": migrated.facts.get("resumed"),
         }  # fmt: skip
@@ -267,7 +270,8 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
             return f"kill: NOT EXERCISED, step 22 was killed with {done} and went on from {there:,}"
     return (
         f"kill: step 22 was killed with {done} and {kill.in_flight:,} in flight; the resume found the {there:,} and wrote the "
-        f"other {imported['chunks']:,}; it passed {duration(seconds)} after the kill; steps 22 and 23 then found each chunk once"
+        f"other {imported['chunks']:,}; it passed {duration(seconds)} after the kill; steps 22 and 23 then found each chunk "
+        f"once; this was the only kill: {KILLED}"
     )
 
 
@@ -323,6 +327,7 @@ def drill_restore(folder: RunFolder) -> str:
         found |= {
             "seconds": round(seconds, 3), "snapshot": snapshot.id, "digest": taken.facts["snapshot"]["digest"],
             "into": str(scratch), "chroma_version": done.version, "compared": proven, "proven": done.proven,
+            "differences": snapshot.total - proven - lost,
             "without_vector": done.lost, "removed_afterwards": not scratch.exists(),
         }  # fmt: skip
     more = f"; {count(lost, 'chunk')} without a vector listed, as in the source" if lost else ""

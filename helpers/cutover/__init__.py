@@ -1,5 +1,11 @@
 """The cutover: configuration files changed all or none, the application restarted and watched, and undone."""
 
-from helpers.cutover.application import ChangedFile, CutoverState, clients_switched, put_back
+from helpers.cutover.application import (
+    ChangedFile,
+    CutoverState,
+    clients_switched,
+    put_back,
+    source_takes_writes,
+)
 
-__all__ = ["ChangedFile", "CutoverState", "clients_switched", "put_back"]
+__all__ = ["ChangedFile", "CutoverState", "clients_switched", "put_back", "source_takes_writes"]

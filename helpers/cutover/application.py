@@ -422,6 +422,14 @@ def clients_switched(target: str, files: int, restarts: int, *, rehearsal: bool)
     return f"{who} was switched to {target}: {', '.join(done)}.{' No other client was touched.' if rehearsal else ''}"
 
 
+def source_takes_writes(source: str) -> str:
+    """What it means that the write fence is lifted while the application uses the target: the sentence of pages and notices."""
+    return (
+        f"The write fence is lifted: writes to {source} are no longer refused. What a client still writes there does not reach "
+        "the target, and a rollback finds two histories; have every client write to the target."
+    )
+
+
 def put_back(folder: RunFolder, why: str = "") -> list[str]:
     """Take the cutover of this run back; what was done, in sentences. Repeating it, also after a kill, does the rest.
 

@@ -60,6 +60,7 @@ UNFOUND = 0.01  # of a collection that no query finds although its index is new:
 _NOISE = 1e-5  # two float32 sums of one distance differ by less, relative to the product of the norms
 UNCHANGED = "changes in the source since the snapshot"
 PROBED = "chunks written by catch-up"
+CAUGHT_UP = "catch-up with changes"
 
 
 @dataclasses.dataclass(slots=True)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers import audit, formatting
-from helpers.cutover import CutoverState
+from helpers.cutover import CutoverState, source_takes_writes
 from helpers.errors import RUNBOOK, RunbookError, one_line
 from helpers.evidence.seals import custody
 from helpers.fence import FenceState, takes_no_writes
@@ -36,7 +36,7 @@ from helpers.parameters.sections import Contacts
 from helpers.reason_codes import ReasonCode
 from helpers.results import StateFile, utc_now
 from helpers.run.command import run_or_fail
-from helpers.run.folders import RunFolder, RunPath, RunState
+from helpers.run.folders import RunPath, RunState
 from helpers.run.plan import Step
 from helpers.run.window import Hours, now_utc
 
@@ -510,10 +510,12 @@ def _window(parameters: Parameters) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _fence(folder: RunFolder) -> str:
-    state = FenceState.load(folder.workspace)
-    stands = state is not None and state.refuses
-    return "Writes to the source are still refused." if stands else ""
+def _fence(folder: RunState) -> str:
+    state, cutover = FenceState.load(folder.workspace), CutoverState.load(folder.workspace)
+    if state is not None and state.refuses:
+        return "Writes to the source are still refused."
+    lifted = state is not None and not state.may_be_active and cutover is not None and cutover.is_done
+    return source_takes_writes(formatting.text(folder.parameters.source.label)) if lifted else ""
 
 
 def _clients(folder: RunState, parameters: Parameters) -> str:

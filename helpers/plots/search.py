@@ -41,11 +41,12 @@ _RECALL = ["before", "after", "floor", "before_low", "before_high", "after_low",
 _LOW_IS_CONSPICUOUS = LinearSegmentedColormap.from_list("shares", ["#e08a4a", "#e69f00", "#f6e3b8", "#e4eff7"])
 
 
-def overlap_heatmap(df: pd.DataFrame, asked: str = "") -> Figure:
+def overlap_heatmap(df: pd.DataFrame, asked: str = "", *, within: bool = False) -> Figure:
     """Share of the source's k nearest that the target's k nearest hold.
 
     `df`: collection, kind, k, overlap (0–1), where kind is "exact" (brute force over the vectors) or "approximate"
-    (what the index of each side answers). `asked` says what was searched for, and under which filter.
+    (what the index of each side answers). `asked` says what was searched for, and under which filter. `within`: of the
+    target's answers only chunks of the query's own source collection were compared, since collections were merged.
     """
     if not len(df) or not finite(df["overlap"]).size:
         return empty("No overlap was measured: no probe was answered", "There is no collection with a vector to probe.")
@@ -60,6 +61,8 @@ def overlap_heatmap(df: pd.DataFrame, asked: str = "") -> Figure:
         title = "Exact search finds the same neighbours on both sides" if same else "Search finds other neighbours"
         title += f"; lowest overlap {percent(worst['overlap'])}, {name(worst['collection'], 28)}"
         title += f" ({worst['kind']}, k = {worst['k']})"
+    if within:
+        title = f"Among chunks of one source collection: {title[0].lower()}{title[1:]}"
     note = f"{asked} ".lstrip() + (
         "Exact: brute force over all vectors. Approximate: what the index of each side answers; below 100 % it may be "
         "the noise of an approximate index, so compare it with recall."

@@ -363,7 +363,11 @@ class Profile:
         named = ", ".join(
             f"{name} {lacking[name]}{f' ({derived[name]} derived)' * bool(derived[name])}" for name in worst
         )
+        self.run.fact("core_missing", {name: n for name, n in lacking.items() if n})
         detail = f"{count(told)} get what the document tells, {count(number - told)} a default: {named}"
+        detail += (
+            ". Counted: core fields only; those of one collection type count from step 13 on, which routes the chunks"
+        )
         self.check(
             "missing fields of the schema", number, ReasonCode.MISSING_METADATA, detail, bool(lacking), unit="values"
         )

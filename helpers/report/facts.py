@@ -56,9 +56,13 @@ class SignOff:
 
 
 def read_changes(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a list of changed values: collection, id, field, old, new, rule; values as shown, 80 characters at most."""
+    """The rows of a list of changed values: collection, id, field, old, new, rule; values as shown, 80 characters at most.
+
+    The file has an apostrophe before what a spreadsheet takes for a formula, and before one; here it is gone.
+    """
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
+        for row in csv.DictReader(file):
+            yield {key: value.removeprefix("'") for key, value in row.items()}
 
 
 def read_signoffs(run: RunState) -> list[SignOff]:

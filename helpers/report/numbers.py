@@ -28,7 +28,12 @@ Results = Mapping[str, StepResult]
 SERVICE_BACK, CLEAN = "Lift the write fence", "Remove from the target what the run made"
 FILES_BACK = "Put configuration files back, restart, health"
 """The stages of step 27 whose ends matter to people: clients can write at the source again; the target is clean."""
-RESTART = "restart and wait for health"  # the phase of step 25
+UNCHANGED, RESTART = "prove the source unchanged", "restart and wait for health"  # phases of step 25
+REPLAYED = "replayed chunks"  # the check of step 27, where a replay was ordered
+REPLAY_ORDERED = "the replay of clients' writes was ordered beforehand"
+WITHOUT_ORDER = (
+    "without that order a rollback that finds such writes stops before service is back, until somebody decides"
+)
 _SEQUENCE = frozenset(step.number for step in plan.LINE)
 _FIRST, _LAST = Step.FENCE_WRITES, Step.CUTOVER
 WINDOW = tuple(step for step in plan.LINE if _FIRST <= step.number <= _LAST)  # from the fence to the cutover
@@ -53,13 +58,15 @@ class RollbackTimes:
     """A rollback that was measured, in seconds from the order, the start of its notebook included.
 
     `service`: until a write was taken at the source again; where none was `observed`, until restart and fence were done.
-    `clean`: until the target held nothing of the run. `whole`: with the watch of the source behind it.
+    `clean`: until the target held nothing of the run. `whole`: with the watch of the source behind it. `replayed`: chunks of
+    clients that were written back to the source in it, as ordered with it; None where there was no such order.
     """
 
     service: float
     clean: float
     whole: float
     observed: bool = False
+    replayed: int | None = None
 
 
 def work(results: Results) -> float:
@@ -101,7 +108,8 @@ def rollback(result: StepResult | None) -> RollbackTimes | None:
         return None
     taken = instant((result.facts.get("fence") or {}).get("write_taken"))
     service, cleaned, whole = ((when - begun).total_seconds() for when in (taken or back, clean, ended))
-    return RollbackTimes(service, cleaned, whole, taken is not None)
+    replayed = next((int(c.measured or 0) for c in result.checks if c.name == REPLAYED), None)
+    return RollbackTimes(service, cleaned, whole, taken is not None, replayed)
 
 
 def ordered(result: StepResult | None) -> datetime | None:
@@ -112,7 +120,8 @@ def ordered(result: StepResult | None) -> datetime | None:
 def rollback_words(found: RollbackTimes) -> str:
     """`service back after 9.6 s (a write was taken), target clean after 11 s`; the same on pages, in status and in documents."""
     back = f"service back after {duration(found.service)} ({service_ends(found)})"
-    return f"{back}, target clean after {duration(found.clean)}"
+    ordered = "" if found.replayed is None else f"; {REPLAY_ORDERED}, {count(found.replayed, 'chunk')}: {WITHOUT_ORDER}"
+    return f"{back}, target clean after {duration(found.clean)}{ordered}"
 
 
 def service_ends(found: RollbackTimes) -> str:
@@ -167,6 +176,7 @@ def rollback_rows(results: Results, drill: Mapping[str, Any]) -> list[RollbackRo
             "Whole rollback": ("from the order to the end of step 27", found.whole),
         }  # fmt: skip
         how = "measured in a drill" if drill else "measured"
+        how += f"; {REPLAY_ORDERED}" if found.replayed is not None else ""
         rows += [RollbackRow(name, what, seconds, how) for name, (what, seconds) in measured.items()]
     if (start := instant(drill.get("began"))) and (end := instant(drill.get("ended"))):
         what = "from its begin until everything was put back" if drill.get("put_back") else "from its begin to its end"
@@ -299,6 +309,7 @@ class Counts:
     different: int | None = None
     rewritten: int | None = None
     filled: int | None = None
+    filled_core: int | None = None  # of `filled`: in the core fields, which alone step 11 counts as missing
     derived: int | None = None
     set: int | None = None  # by the schema itself: source_collection, collection_type
     changed: int | None = None
@@ -325,6 +336,10 @@ def counts(results: Results) -> Counts:
         for row in repairs:
             sums[kind_of(str(row.get("rule")))] += int(row.get("chunks") or 0)
         found |= {"filled": sums.pop("default"), **sums}
+        core = results[Step.EXPLORE_SOURCE].facts.get("core_missing") if Step.EXPLORE_SOURCE in results else None
+        if core is not None:
+            found["filled_core"] = sum(int(r.get("chunks") or 0) for r in repairs
+                                       if r.get("field") in core and kind_of(str(r.get("rule"))) == "default")  # fmt: skip
     moved = results[Step.MIGRATE].facts if Step.MIGRATE in results else {}
     return Counts(
         **found, rewritten=moved.get("ids_rewritten"), changed_chunks=moved.get("chunks_changed"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import timedelta
+from typing import Any, NamedTuple
 
-from helpers.cutover import clients_switched
+from helpers.cutover import clients_switched, source_takes_writes
 from helpers.errors import RUNBOOK
 from helpers.evidence.signoffs import CLOSEOUT as CLOSED
 from helpers.formatting import count, moment, text
@@ -15,7 +17,8 @@ from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.facts import Outcome, RunView, StepRow, void
 from helpers.results import Check, Verdict, worst
-from helpers.run import plan
+from helpers.run import plan, window
+from helpers.run.advice import page_remedy
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 
@@ -34,6 +37,7 @@ _CHECKS = {
     "Collections": ("counts", "distribution", "duplicates"),
 }
 _OPEN, _TAKEN_NOT = "not reached", "not taken"
+FENCE_END = "end of the write fence"  # the check of step 53
 
 
 @dataclass(slots=True)
@@ -79,7 +83,7 @@ def _validated(view: RunView) -> Node:
         "Is the validation complete?",
         "YES",
         "pass",
-        f"{sum(c.verdict not in _UNASKED for c in view.tests)} tests; what each compared is in its row.",
+        f"{count(_asked(view), 'test')}; what each compared is in its row.",
     )
 
 
@@ -114,13 +118,18 @@ def _all_checks(view: RunView) -> Node:
         before = [f for f in view.findings if f.at_decision]
         new = sum(f.steps[0] >= Step.VALIDATE for f in before)
         node.why = (
-            f"{warned} of {count(len(view.tests), 'test')} warned. Of {count(len(before), 'warning')} known at the decision, "
+            f"{warned} of {count(_asked(view), 'test')} warned. Of {count(len(before), 'warning')} known at the decision, "
             f"{new or 'none'} {'is' if new == 1 else 'are'} new here; all are shown to {shown}."
         )
     return node
 
 
 _UNASKED = (Verdict.NOT_APPLICABLE, Verdict.NOT_EXERCISED)
+
+
+def _asked(view: RunView) -> int:
+    """How many tests of step 23 were asked; what does not apply is none of them."""
+    return sum(c.verdict not in _UNASKED for c in view.tests)
 
 
 def _group(title: str, checks: Sequence[Check]) -> Node:
@@ -139,7 +148,8 @@ def _marginal(view: RunView, *, against: bool) -> Node:
         node.verdict = _TAKEN_NOT if against else _OPEN
         return node
     if not names:
-        node.answer, node.verdict, node.why = "YES", "pass", "Nothing is marginal."
+        node.answer, node.verdict = "nothing to accept", Verdict.NOT_APPLICABLE.value
+        node.why = "No criterion was marginal."
         return node
     accepted = list(view.gate.accepted.values()) if view.gate else []
     left = [n for n in names if not accepted or any(n not in given for given in accepted)]
@@ -191,6 +201,83 @@ def _end(view: RunView, title: str, step: str, *, taken: bool) -> Node:
     if view.rehearsal and step == Step.CUTOVER:
         return Node(title, verdict="open", why="Allowed; this rehearsal ends here.")
     return Node(title, verdict="open", why="Due next.")
+
+
+# -- source and target ---------------------------------------------------------------------------------------------------
+
+
+def ends(view: RunView) -> list[tuple[str, str, str]]:
+    """("Source", address, kind and version), and the same of the target."""
+    seen = {"source": view.fact("source_version"), "target": view.fact("target_version")}
+    rows = []
+    for side in ("source", "target"):
+        section = view.parameters.get(side)
+        section = section if isinstance(section, dict) else {}
+        embedded = bool(section.get("path"))
+        version = seen[side] or (view.run.get("versions") or {}).get(
+            "chromadb" if embedded and side == "target" else ""
+        )
+        kind = "directory" if embedded else "Chroma Cloud" if "trychroma" in str(section.get("url")) else "server"
+        rows.append((side.capitalize(), text(section.get("path") or section.get("url") or "not named", 120),
+                     f"{kind}, Chroma {text(version, 20)}" if version else f"{kind}, version not recorded"))  # fmt: skip
+    return rows
+
+
+# -- parts of the write downtime ---------------------------------------------------------------------------------------
+
+
+class DowntimePart(NamedTuple):
+    """A part of the write downtime: its name, seconds, and what the dry run predicted for it; None where it left that out."""
+
+    name: str
+    seconds: float
+    predicted: float | None = None
+
+
+def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[DowntimePart]:
+    """What the write downtime is the sum of; [] where it was not measured, or step 25 put up the fence itself.
+
+    No second counts twice: each part is what lies between the fence and the write that ended it. The only place that splits
+    it; the page, the summary and the prediction's error take it from here.
+    """
+    seconds, cutover = numbers.downtime(results)[0], results.get(Step.CUTOVER)
+    fence = (results[Step.FENCE_WRITES].facts.get("fence") or {}) if Step.FENCE_WRITES in results else {}
+    up = numbers.instant(fence.get("up"))
+    if not seconds or up is None or cutover is None or fence.get("late"):
+        return []
+    over = up + timedelta(seconds=seconds)
+
+    def within(begin: Any, length: float) -> float:
+        at = numbers.instant(begin)
+        return max(0.0, (min(over, at + timedelta(seconds=length)) - max(up, at)).total_seconds()) if at else 0.0
+
+    by_step, starts = numbers.estimate(results)
+    took = {s.number: within(r.started, r.seconds) for s in numbers.WINDOW if (r := results.get(s.number)) is not None}
+    begun = [
+        (numbers.launched(r), numbers.start_seconds(r))
+        for s in numbers.WINDOW
+        if (r := results.get(s.number)) is not None
+    ]
+    phases = {name: sum(within(p.started, p.seconds) for p in cutover.phases if p.name == name) for name in
+              (numbers.UNCHANGED, numbers.RESTART)}  # fmt: skip
+    last = took.pop(Step.CUTOVER, 0.0)
+    people = numbers.signing(results)
+    failed = sum(within(row.result.started, row.result.seconds) for row in attempts if row.result)
+    whole, predicted = window.predicted(results.get(Step.DRY_RUN), window.DOWNTIME), sum(by_step.values()) + starts
+    again = max(0.0, whole - predicted) if whole is not None else None
+    guess = by_step if whole is not None else {}
+    parts = [
+        *(DowntimePart(f"Work of step {number}", n, guess.get(number)) for number, n in took.items()),
+        DowntimePart("Starts of notebooks", sum(within(*one) for one in begun), starts if whole is not None else None),
+        DowntimePart("Step 25: the source read once more", phases[numbers.UNCHANGED], again),
+        DowntimePart("Step 25: restart and health", phases[numbers.RESTART]),
+        DowntimePart("Step 25: the rest until a write was taken", max(0.0, last - sum(phases.values()))),
+        DowntimePart("Failed attempts", failed),
+        DowntimePart("Between steps 24 and 25: signatures and seals", people),
+    ]
+    rest = seconds - sum(part.seconds for part in parts)
+    parts.append(DowntimePart("Between the other steps: seals, pages, waiting", rest))
+    return [part for part in parts if abs(part.seconds) > 0.05 or part.predicted]
 
 
 # -- outcome -----------------------------------------------------------------------------------------------------------
@@ -324,14 +411,14 @@ def _gate(view: RunView) -> Outcome:
         )
     if view.rehearsal and (told := view.run.get("drills")):
         stands = [
-            f"{clients(view)} {drilled(view)}".strip(),
+            f"{clients(view)} {drilled(view)} {writers(view)}".strip(),
             *(f"Drilled: {text(line, 600).removesuffix('.')}." for line in told),
         ]
         back = " and rolled back" if view.passed(Step.ROLLBACK) and not view.put_back else ""
         headline = f"REHEARSED: {_switched(view).lower()}{back}; drilled: {', '.join(drills(view)) or 'nothing'}"
-        return Outcome("go", text(headline, 160), stands, ["The rehearsal is complete; nothing is due."])
+        return Outcome("go", text(headline, 160), stands, ["The rehearsal is complete.", *due_by_warnings(view)])
     if _cut_over(view):
-        moved = [clients(view)]
+        moved = [f"{clients(view)} {writers(view)}".strip()]
         if view.passed(Step.CLOSEOUT):
             until = text(str(view.fact("rollback_possible_until") or "")[:10])
             last = [f"Take the evidence along: {RUNBOOK} archive {view.id}",
@@ -345,14 +432,14 @@ def _gate(view: RunView) -> Outcome:
                 moved.append(
                     f"The closeout is not signed yet by: {', '.join(role.replace('_', ' ') for role in unsigned)}."
                 )
-            return Outcome("go", f"{_switched(view)} and closed out", moved, [*sign, *last])
+            return Outcome("go", f"{_switched(view)} and closed out", moved, [*sign, *last, *due_by_warnings(view)])
         next_one = next((s for s in view.steps if s.number > Step.CUTOVER and s.verdict == "not run"), None)
         due = [f"Next: step {next_one.number} ({next_one.title}): {RUNBOOK} resume {view.id}"] if next_one else []
         back = f"Watch the application. To roll back: {RUNBOOK} rollback {view.id}"
         return Outcome("go", _switched(view), moved, [*due, back])
     signed = "GO, signed" if gate.keys else "GO; nobody has to sign"
     if view.rehearsal:
-        return Outcome("go", signed, [], ["The rehearsal is complete; nothing is due."])
+        return Outcome("go", signed, [], ["The rehearsal is complete.", *due_by_warnings(view)])
     return Outcome("go", signed, [], ["Cut over inside the maintenance window (runbook, Step 6a)."])
 
 
@@ -371,6 +458,38 @@ def clients(view: RunView) -> str:
     files = done.get("files")
     return clients_switched(text(done.get("target"), 120), len(files) if isinstance(files, list) else 0, restarts,
                             rehearsal=view.rehearsal)  # fmt: skip
+
+
+def writers(view: RunView) -> str:
+    """Who may write to the source since the closeout; "" where this run had no fence then, or no closeout yet."""
+    found = next((c for c in view.checks(Step.CLOSEOUT) if c.name == FENCE_END), None)
+    if found is None or found.verdict in (Verdict.NOT_APPLICABLE, Verdict.FAIL):
+        return ""
+    if found.measured != "lifted":
+        return "Writes to the source are still refused: the closeout kept the write fence."
+    section = view.parameters.get("source")
+    place = (section.get("url") or section.get("path")) if isinstance(section, dict) else ""
+    tried = "" if found.verdict is Verdict.PASS else " Whether a write is taken there was not tried."
+    return source_takes_writes(text(place or "the source", 120)) + tried
+
+
+def due_by_warnings(view: RunView) -> list[str]:
+    """What the warnings of the run ask for: each command once, then the notebooks, then how many ask for no command."""
+    commands: dict[str, list[str]] = {}
+    notebooks: set[str] = set()
+    for found in view.findings:
+        remedy = page_remedy(found.check.reason, view.id)
+        if command := re.search(rf"{re.escape(RUNBOOK)} [^;]+", remedy):
+            commands.setdefault(command[0].rstrip("."), []).append(f"“{text(found.check.name, 80)}”")
+        elif remedy.startswith("Notebook "):
+            notebooks.add(remedy.removeprefix("Notebook ").rstrip("."))
+    said = [f"Due because of {', '.join(named)}: {command}" for command, named in commands.items()]
+    left = len(view.findings) - sum(map(len, commands.values()))
+    if left:
+        read = f" Notebooks {' and '.join(sorted(notebooks))} show what some of them mean." if notebooks else ""
+        said.append(f"{count(left, 'warning')} {'asks' if left == 1 else 'ask'} for no command: to be known, or to be corrected "
+                    f"at the source before a new run.{read}")  # fmt: skip
+    return said or ["There was no warning; nothing is due."]
 
 
 def _switched(view: RunView) -> str:

@@ -36,7 +36,7 @@ from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
 from helpers.report.facts import CHANGED, RunView, read_run
-from helpers.report.outcome import CLASSES, decision_tree, outcome
+from helpers.report.outcome import CLASSES, decision_tree, downtime_parts, ends, outcome
 from helpers.report.record import checklist
 from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
 from helpers.run import window
@@ -80,6 +80,8 @@ def _run_page(view: RunView, kept: str = "") -> str:
         disagreements=numbers.disagreements(view.results, view.attempts),
         back=numbers.rollback_words(back) if back is not None else "",
         rollback_times=numbers.rollback_rows(view.results, view.drill),
+        downtime_parts=downtime_parts(view.results, view.attempts),
+        answers=record.answers(view),
         routes=numbers.routes(view.results),
         counted=numbers.counts(view.results),
         repaired=record.values(view),
@@ -153,9 +155,14 @@ def linked(value: str, folder: Path) -> Markup:
                 page = (
                     next((path.name for path in sorted(folder.glob(f"{piece}_*.html"))), "") if piece.isdigit() else ""
                 )
-                parts.append(_link(piece, page, folder, " (not run)") if piece.isdigit() else escape(piece))
+                parts.append(_link(piece, page, folder, _not_run(piece)) if piece.isdigit() else escape(piece))
         at = match.end()
     return Markup("").join([*parts, escape(value[at:])])
+
+
+def _not_run(number: str) -> str:
+    step = next((s for s in Step if s == number), None)
+    return f" (not run: notebooks/{step.notebook} of the repository)" if step else " (not run)"
 
 
 def _link(words: str, name: str, folder: Path, otherwise: str) -> Markup:
@@ -184,6 +191,7 @@ def _environment() -> Environment:
         duration=formatting.duration,
         size=formatting.size,
         many=formatting.count,
+        percent=percent,
         linked=linked,
     )
     environment.globals.update(runbook=RUNBOOK, work_of=numbers.work, marks=_MARKS, classes=CLASSES, kinds=_KINDS)
@@ -219,23 +227,6 @@ class Note:
     check: Check
 
 
-def ends(view: RunView) -> list[tuple[str, str, str]]:
-    """("Source", address, kind and version), and the same of the target."""
-    seen = {"source": view.fact("source_version"), "target": view.fact("target_version")}
-    rows = []
-    for side in ("source", "target"):
-        section = view.parameters.get(side)
-        section = section if isinstance(section, dict) else {}
-        embedded = bool(section.get("path"))
-        version = seen[side] or (view.run.get("versions") or {}).get(
-            "chromadb" if embedded and side == "target" else ""
-        )
-        kind = "directory" if embedded else "Chroma Cloud" if "trychroma" in str(section.get("url")) else "server"
-        rows.append((side.capitalize(), text(section.get("path") or section.get("url") or "not named", 120),
-                     f"{kind}, Chroma {text(version, 20)}" if version else f"{kind}, version not recorded"))  # fmt: skip
-    return rows
-
-
 def tiles(view: RunView) -> list[Tile]:
     """The figures of the first screen; what no step has measured is said to be not measured."""
     found, results = numbers.counts(view.results), view.results
@@ -248,7 +239,7 @@ def tiles(view: RunView) -> list[Tile]:
                 file="#quarantined" if next(view.quarantined, None) else ""),
         _chunks("Different", found.different, "in the target, but not as expected", good=found.different == 0, bad="fail"),
         replace(_chunks("Values changed", found.changed, _in_chunks(found)), file="#changes" if next(view.changes, None) else ""),
-        _chunks("Defaults filled", found.filled, "missing fields that got a default"),
+        replace(_chunks("Defaults filled", found.filled, record.defaults(found)), file="#values" if found.filled else ""),
         _chunks("Values derived", found.derived, "missing fields that got what the document tells"
                 + (f"; {found.set:,} more are set by the schema" if found.set else "")),
         _ids(view, found),
@@ -323,21 +314,23 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     whole = (told.get("pooled") or {}).get("unrestricted") or {}
     if isinstance(share := whole.get("shared_expected"), int | float):
         others, filtered = whole.get("from_others"), whole.get("shared_filtered")
-        note = f"of the {told['k']} nearest, no filter"
+        rows = told.get("rows") or []
+        place = "#answers" if any(row.get("shared_expected") is not None for row in rows) else "#search"
+        note = f"of the {told['k']} nearest, no filter; {record.share_range(rows)}"
         note += f"; {percent(others)} are of other collections" if others is not None else ""
         if filtered is not None:
             note += f"; filtered by source collection, calculated: {percent(filtered)} as before"
-        yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", "#search")
+        yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", place)
 
 
 def _downtime(view: RunView) -> Tile:
     seconds, how = numbers.downtime(view.results, view.attempts)
     unmeasured = _UNKNOWN if how in numbers.WRITES_GO_ON else "running"
     if (predicted := window.predicted(view.results.get(Step.DRY_RUN), window.DOWNTIME)) is not None:
-        how += f"; predicted {duration(predicted)}, without signing, retries and restart"
+        how += f"; predicted {duration(predicted)}, which leaves parts out"
     if seconds is None:
         return Tile("Write downtime", unmeasured, how)
-    return Tile("Write downtime", duration(seconds) if seconds else "none", how)
+    return Tile("Write downtime", duration(seconds) if seconds else "none", how, file="#downtime" if seconds else "")
 
 
 def _rollback(results: numbers.Results) -> Tile:
@@ -347,7 +340,8 @@ def _rollback(results: numbers.Results) -> Tile:
     return Tile(
         "Rollback measured",
         duration(found.service),
-        f"until service is back: {numbers.service_ends(found)}; target clean after {duration(found.clean)}",
+        f"until service is back: {numbers.service_ends(found)}; target clean after {duration(found.clean)}"
+        + (f"; {numbers.REPLAY_ORDERED}" if found.replayed is not None else ""),
         file="#rollback-times",
     )
 

@@ -16,9 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import formatting
 from helpers.formatting import count, duration, merged_answers, moment, percent, text
+from helpers.notify.delivery import CRITICAL, LEVELS
 from helpers.reason_codes import ReasonCode
 from helpers.report.facts import RunView
-from helpers.report.numbers import counts, downtime, forward, outside_window, rollback, rollback_words
+from helpers.report.numbers import Counts, counts, downtime, forward, outside_window, rollback, rollback_words
 from helpers.report.outcome import clients, drilled, drills
 from helpers.results import UNREMARKABLE, Check, Verdict, worst
 from helpers.run.plan import Step
@@ -167,7 +168,7 @@ def _check(view: RunView, name: str, label: str) -> Item:
 
 
 def _queries(view: RunView) -> Iterator[Item]:
-    yield _check(view, "search equivalence", "Collections that search as the source does")
+    yield _check(view, "search equivalence", _searched(view))
     yield from _recall(view)
     rows = view.rows("queries")
     for row in rows:
@@ -182,6 +183,16 @@ def _queries(view: RunView) -> Iterator[Item]:
     yield from _distance(view, rows)
     if not rows:
         yield Item("Named queries", "none named in the parameters" if view.fact("matrix_inputs") else NOT_RECORDED)
+
+
+def _searched(view: RunView) -> str:
+    """What the test of searches counts: a client's search of a merged collection is another question, asked below."""
+    rows = (view.fact("recall") or {}).get("rows") or []
+    if not (whole := {row["target"] for row in rows if row["scope"] == "unrestricted"}):
+        return "Collections whose searches find what the source's find"
+    own = sum(row["scope"] == "restricted" for row in rows)
+    return (f"Collections whose searches find what they must: {own} of the source, each among its own chunks, and "
+            f"{len(whole)} merged ones against an exact search of the merged chunks")  # fmt: skip
 
 
 def _recall(view: RunView) -> Iterator[Item]:
@@ -199,8 +210,21 @@ def _recall(view: RunView) -> Iterator[Item]:
             changed = merged_answers(row, told["k"])
             if row.get("shared_measured") is not None:
                 changed += f"; the target's answers: {percent(row['shared_measured'])} as before"
+            changed += f"; without a filter {share_range(told['rows'])}"
             changed += ". Every chunk was compared: the answers change because chunks were routed to other collections."
             yield Item("Expected change for clients: collections were split and merged", changed)
+
+
+def share_range(rows: list[dict[str, Any]]) -> str:
+    """`10 % to 95 % by collection`: the lowest and the highest share of the same results; `rows` of the fact `recall`."""
+    shares = [float(row["shared_expected"]) for row in rows if row.get("shared_expected") is not None]
+    return f"{percent(min(shares))} to {percent(max(shares))} by collection" if shares else "by collection not recorded"
+
+
+def answers(view: RunView) -> list[dict[str, Any]]:
+    """What a client's searches of merged collections answer, a row a source collection and target: shares 0-1."""
+    rows = (view.fact("recall") or {}).get("rows") or []
+    return [row for row in rows if row.get("shared_expected") is not None]
 
 
 def _distance(view: RunView, rows: list[dict[str, Any]]) -> Iterator[Item]:
@@ -364,6 +388,14 @@ def values(view: RunView) -> str:
             f"{n.set:,} are set by the schema")  # fmt: skip
 
 
+def defaults(n: Counts) -> str:
+    """What the number of defaults counts, and how it fits the missing values of step 11, which looks at core fields only."""
+    if n.filled is None or n.filled_core is None:
+        return "missing fields that got a default"
+    return (f"missing fields that got a default: {n.filled_core:,} in core fields, the only ones that step 11 counts as missing; "
+            f"{n.filled - n.filled_core:,} in fields of one collection type")  # fmt: skip
+
+
 def tools(view: RunView) -> list[tuple[str, str]]:
     """The runbook's three tools and what became of them in this run."""
     snapshot = view.table("snapshot")
@@ -394,7 +426,10 @@ def after(view: RunView) -> list[tuple[str, str]]:
     )
     return [
         ("Application", f"{_verdict_of(view, Step.CUTOVER)}: {_seen(view)}"),
-        ("Semantic search", f"{search.verdict.value}: {text(search.measured)}" if search is not None else NOT_RECORDED),
+        (
+            "Semantic search",
+            f"{search.verdict.value}: {text(search.found)}; {_searched(view)}" if search else NOT_RECORDED,
+        ),
         (
             "Watch after the cutover",
             f"{_verdict_of(view, Step.MONITOR)}: {looks}, {watch.get('failed_looks', 0)} failed",
@@ -518,12 +553,15 @@ _WHO = {
     "on_call": "On-call engineer (level 4)", "dba": "Database administrator (level 2)",
     "operations_lead": "Operations lead (level 3)", "channel": "Channel", "war_room": "War room",
 }  # fmt: skip
+_NOT_CALLED = "; no escalation level calls it, so no warning counts it"
 _REASON = "REASON"
 
 
 def contacts(named: Mapping[str, str]) -> list[tuple[str, str]]:
     """(who, how to reach them); a contact that the parameters do not name says so."""
-    return [(words, named.get(key) or f"not named (contacts.{key})") for key, words in _WHO.items()]
+    called = {key for *_, key in (*LEVELS, CRITICAL)}
+    return [(words, named.get(key) or f"not named (contacts.{key})" + _NOT_CALLED * (key not in called))
+            for key, words in _WHO.items()]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from helpers.run.plan import Step
 
 PERMISSION = ReasonCode.OUTSIDE_WINDOW  # in run.json: what --outside-window said, for the command that it was given to
 DURATION, DOWNTIME, MEMORY = "duration", "write downtime", "highest memory of a process"  # what the dry run predicts
+ANNOUNCED = "duration announced"  # by step 14, from what the dry run predicts
 
 
 def predictions(dry_run: StepResult | None) -> list[dict[str, Any]]:

@@ -48,18 +48,17 @@ OVERRUN, OVERRUN_SECONDS = 1.5, 15.0  # the work may take so many times its esti
 
 
 def rows(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[dict[str, Any]]:
-    """One row for each step of the sequence that left a result, after its earlier `attempts`. Seconds: actual and estimate (None
+    """One row for each step that left a result, 27 too, and each of `attempts`, by time. Seconds: actual and estimate (None
     where the dry run gave none), both with the notebook's start; runbook_low and runbook_high."""
     by_step, starts = numbers.estimate(results)
     found: list[dict[str, Any]] = []
-    earlier = list(attempts)
+    earlier, unknown = list(attempts), dict.fromkeys(("estimate", "runbook_low", "runbook_high"))
     for step in plan.LINE:
         result = results.get(step.number)
         if result is None or not result.finished:
             continue
         low, high = RUNBOOK_MINUTES.get(step.number, (None, None))
         mine = [row for row in earlier if row.number == step.number]
-        unknown = dict.fromkeys(("estimate", "runbook_low", "runbook_high"))
         found += [{"number": row.number, "step": f"{row.name}: {row.verdict}", "actual": row.result.seconds,
                    "began": row.result.started, **unknown} for row in mine if row.result and row.result.finished]  # fmt: skip
         last = f", attempt {len(mine) + 1} of {len(mine) + 1}" if mine else ""
@@ -70,7 +69,11 @@ def rows(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[dic
             "estimate": None if estimated is None else estimated + starts / len(numbers.WINDOW), "runbook_low": low and 60 * low,
             "runbook_high": high and 60 * high,
         })  # fmt: skip
-    return found
+    back = results.get(Step.ROLLBACK)  # not of the sequence: drilled, or ordered
+    if back is not None and back.finished:
+        found.append({"number": Step.ROLLBACK, "step": f"{Step.ROLLBACK} {back.title}", "began": back.started,
+                      "actual": back.seconds + numbers.start_seconds(back), **unknown})  # fmt: skip
+    return sorted(found, key=lambda row: str(row["began"]))
 
 
 # -- fence end ---------------------------------------------------------------------------------------------------------
@@ -391,7 +394,7 @@ class CloseoutStep(NotebookStep):
 
     def predictions(self) -> pd.DataFrame:
         """What the dry run predicted, what was measured, and how far it was out: more than measured is above 0."""
-        found = predictions(self._results)
+        found = predictions(self._results, read_run(self.run.folder).attempts)
         self.run.fact("predictions", [{**asdict(p), "error": p.error} for p in found])
 
         def words(value: float | None, unit: str) -> str:
@@ -415,7 +418,10 @@ class CloseoutStep(NotebookStep):
         """The figure of it."""
         drawn = plots.durations(self._durations)
         self.run.figure(
-            "durations", drawn, "How long each step took, beside the dry run's estimate and the runbook's own figure."
+            "durations",
+            drawn,
+            "How long each step took, beside the dry run's estimate and the runbook's own figure; "
+            f"without step {Step.CLOSEOUT}, which draws this while it runs.",
         )
 
     def lessons(self) -> pd.DataFrame:

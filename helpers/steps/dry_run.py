@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,14 +32,16 @@ from helpers.migration.staging import Staged
 from helpers.migration.target_lock import chosen
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
+from helpers.report.facts import StepRow
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
+from helpers.report.outcome import downtime_parts
 from helpers.results import Verdict
 from helpers.run import window
 from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.run.plan import Step
 from helpers.run.record import PEAK_MEMORY, NotebookStep, RunRecord, open_chosen
-from helpers.run.window import DOWNTIME, DURATION, MEMORY
+from helpers.run.window import ANNOUNCED, DOWNTIME, DURATION, MEMORY
 from helpers.snapshots.snapshot import Snapshot
 from helpers.steps.snapshot import judge_counts, judge_snapshot, take_snapshot
 from helpers.steps.validate import record_values
@@ -95,14 +98,14 @@ class Prediction:
         return (self.predicted - self.measured) / self.measured if self.measured else None
 
 
-def predictions(results: numbers.Results) -> list[Prediction]:
-    """Each prediction of the dry run beside what was measured; [] where it made none."""
+def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[Prediction]:
+    """Each prediction of the dry run beside what was measured, then the time that was announced; [] where it made none."""
     named = ", ".join(numbers.estimate(results)[0])
     starts = f" and the starts of notebooks {WINDOW[0].number} to {WINDOW[-1].number}"
     timed = any(start_seconds(results[s.number]) for s in WINDOW if s.number in results)
     measured = {
         DURATION: (_as_estimated(results), f"steps {named}{starts * timed}"),
-        DOWNTIME: _as_predicted(results),
+        DOWNTIME: _as_predicted(results, attempts),
         MEMORY: (_most_memory(results), f"the highest of steps {named}"),
     }
     found = []
@@ -110,6 +113,12 @@ def predictions(results: numbers.Results) -> list[Prediction]:
         value, contains = measured.get(row["what"], (None, ""))
         contains = contains if value is not None else ""
         found.append(Prediction(row["what"], float(row["value"]), value, row["unit"], row["basis"], contains))
+    night = results[Step.SCHEDULE_AND_NOTIFY].facts.get("night") if Step.SCHEDULE_AND_NOTIFY in results else None
+    if found and night:
+        took = numbers.forward(results)
+        found.append(Prediction(ANNOUNCED, float(night["seconds"]), took.work + took.starts if took else None, "s",
+                                "the sum above; fence, restart and health checks at most; the watch of step 25; no people",
+                                f"steps {WINDOW[0].number} to {WINDOW[-1].number}, {STARTS} included"))  # fmt: skip
     return found
 
 
@@ -124,11 +133,15 @@ def _as_estimated(results: numbers.Results) -> float | None:
     )
 
 
-def _as_predicted(results: numbers.Results) -> tuple[float | None, str]:
-    """The write downtime without what the prediction leaves out: the wait between decision and cutover, and the restart."""
+def _as_predicted(results: numbers.Results, attempts: Iterable[StepRow]) -> tuple[float | None, str]:
+    """The parts of the write downtime that the prediction counts; where it cannot be split, all but people and the restart."""
     seconds, cutover = numbers.downtime(results)[0], results.get(Step.CUTOVER)
     if not seconds:
         return seconds, "no fence: writes went on"
+    if parts := downtime_parts(results, attempts):
+        left = "; ".join(f"{duration(p.seconds)} {p.name}" for p in parts if p.predicted is None)
+        counted = sum(p.seconds for p in parts if p.predicted is not None)
+        return counted, f"its parts of {duration(seconds)} write downtime; left out: {left}"
     people = numbers.signing(results)
     restart = sum(p.seconds for p in cutover.phases if p.name == numbers.RESTART) if cutover is not None else 0.0
     less = [

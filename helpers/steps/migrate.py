@@ -15,7 +15,7 @@ import pandas as pd
 
 from helpers import plots
 from helpers.migration import staging
-from helpers.migration.catch_up import PROBED, UNCHANGED, CatchUp, switch
+from helpers.migration.catch_up import CAUGHT_UP, PROBED, UNCHANGED, CatchUp, switch
 from helpers.migration.importing import (
     Job,
     judge_arrivals,
@@ -199,6 +199,9 @@ class MigrateStep(NotebookStep):
         if (last := work.last) is not None:
             then = "nothing to do" if last.nothing else "left as it is"
             rows.append(("last", last.began, last.added, last.changed, last.deleted, last.seconds, then))
+        applied = sum(r["added"] + r["changed"] + r["deleted"] for r in self.ledger.rounds)
+        self.run.check(CAUGHT_UP, Verdict.PASS if applied else Verdict.NOT_EXERCISED, measured=applied, unit="changes",
+                       detail="" if applied else "nothing changed in the source, so nothing was brought over")  # fmt: skip
         self.run.fact(
             "catch_up",
             {

@@ -166,7 +166,8 @@ class RollbackStep(NotebookStep):
                 self.of.cutover.refuse_changed()  # before anything is touched
             stopped = self.of.state.facts.get("stopped", [])
             row["said"] = f"stopped process {', '.join(map(str, stopped))}" if stopped else "no migration was at work"
-        self.run.check("work on the migration", Verdict.PASS, measured=row["said"])
+        verdict = Verdict.PASS if stopped else Verdict.NOT_EXERCISED
+        self.run.check("stopping of the migration", verdict, measured=row["said"])
         return str(row["said"])
 
     def prove_source(self) -> pd.DataFrame:

@@ -228,7 +228,11 @@ class ValidateStep(NotebookStep):
         merged = "only chunks that came from the query's own collection" if self.found.merged else "no filter"
         asked = f"Stored vectors were searched for; filter: {merged}."
         self._figure(
-            "overlap", lambda: plots.overlap_heatmap(overlap, asked), "Share of the k nearest that both sides find."
+            "overlap",
+            lambda: plots.overlap_heatmap(overlap, asked, within=bool(self.found.merged)),
+            f"Share of the k nearest that both sides find; compared: {merged}."
+            + " What a client gets without that filter is another question: see the checklist."
+            * bool(self.found.merged),
         )
         told = self.judged.recall()
         recall = recall_frame(told, {r["collection"]: r.get("recall_floor") for r in rows})

@@ -1,0 +1,183 @@
+"""What two readers would not sign: a figure without its condition, a title that contradicts its neighbour, a pass of nothing."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import gzip
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from helpers import plots
+from helpers.profiling.search import harmless
+from helpers.reason_codes import ReasonCode
+from helpers.report import numbers, record
+from helpers.report.facts import read_changes, read_run
+from helpers.report.outcome import decision_tree, downtime_parts, due_by_warnings, writers
+from helpers.report.pages import run_page
+from helpers.results import Check, Phase, StepResult, Verdict
+from helpers.run.plan import Step
+from helpers.steps.closeout import rows
+from tests.test_pages_run import cells_of, make_run, read, result, whole_night
+
+BEGAN = dt.datetime(2026, 11, 28, 2, tzinfo=dt.UTC)
+
+
+def at(seconds: float) -> str:
+    return (BEGAN + dt.timedelta(seconds=seconds)).isoformat()
+
+
+def rolled_back(*checks: Check) -> StepResult:
+    phases = [Phase(numbers.SERVICE_BACK, at(10), 5.0), Phase(numbers.CLEAN, at(16), 4.0)]
+    return StepResult(Step.ROLLBACK, "Rollback", "r", at(0), at(30), Verdict.PASS, phases=phases, checks=list(checks))
+
+
+def test_a_rollback_with_an_ordered_replay_says_so_beside_its_time() -> None:
+    plain = numbers.rollback(rolled_back())
+    replayed = numbers.rollback(rolled_back(Check(numbers.REPLAYED, Verdict.PASS, 3, unit="chunks")))
+    assert plain is not None
+    assert replayed is not None
+    assert "ordered" not in numbers.rollback_words(plain)
+    said = numbers.rollback_words(replayed)
+    assert "the replay of clients' writes was ordered beforehand, 3 chunks" in said
+    assert "without that order a rollback that finds such writes stops before service is back" in said
+
+
+def test_warnings_with_a_command_are_due_and_the_others_are_said_to_ask_for_none(tmp_path: Path) -> None:
+    nobody = Check("contacts without a name", Verdict.WARNING, 4, 0, "keys", ReasonCode.NOBODY_NAMED)
+    scores = Check("values out of range", Verdict.WARNING, 3, 0, "values", ReasonCode.INVALID_SCORES)
+    folder = make_run(tmp_path / "r", [result("14", Verdict.WARNING, checks=[nobody, scores])])
+    due, left = due_by_warnings(read_run(folder))
+    assert due.startswith("Due because of “contacts without a name”: ")
+    assert "resume r --retry 14 --set KEY=TEXT" in due
+    assert left.startswith("1 warning asks for no command")
+    assert "Notebooks 42" in left
+    assert due_by_warnings(read_run(make_run(tmp_path / "s", [result("10")]))) == [
+        "There was no warning; nothing is due."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdict", "said"),
+    [
+        ("lifted", Verdict.PASS, "writes to old are no longer refused"),
+        ("lifted", Verdict.NOT_EXERCISED, "Whether a write is taken there was not tried."),
+        ("active", Verdict.WARNING, "Writes to the source are still refused"),
+    ],
+)
+def test_who_may_write_after_the_closeout_is_said(tmp_path: Path, measured: str, verdict: Verdict, said: str) -> None:
+    check = Check("end of the write fence", verdict, measured, "lifted")
+    assert said in writers(read_run(make_run(tmp_path / "r", [result(Step.CLOSEOUT, checks=[check])])))
+    none = Check("end of the write fence", Verdict.NOT_APPLICABLE)
+    assert writers(read_run(make_run(tmp_path / "s", [result(Step.CLOSEOUT, checks=[none])]))) == ""
+
+
+def test_a_title_of_merged_collections_says_within_what_was_compared() -> None:
+    table = pd.DataFrame(
+        [{"collection": "a", "kind": kind, "k": 10, "overlap": 1.0} for kind in ("exact", "approximate")]
+    )
+    merged = " ".join(plots.overlap_heatmap(table, within=True).get_suptitle().split())
+    assert merged.startswith("Among chunks of one source collection: source and target find the same neighbours")
+    assert "Among" not in plots.overlap_heatmap(table).get_suptitle()
+
+
+def test_clients_answers_have_a_range_and_a_table_by_collection(tmp_path: Path) -> None:
+    share = {
+        "scope": "unrestricted",
+        "target": "all",
+        "queries": 20,
+        "recall": 1.0,
+        "from_others": 0.5,
+        "shared_filtered": 0.75,
+    }
+    told = [{**share, "collection": name, "shared_expected": n} for name, n in (("a", 0.1), ("b", 0.95))]
+    own = [{"scope": "restricted", "collection": name, "queries": 20} for name in ("a", "b")]
+    whole = {"filter": "none", "verdict": "pass", "low": 0.9, "high": 1.0, "collection": "all collections"}
+    facts = {
+        "recall": {
+            "k": 10,
+            "rows": [*own, *told],
+            "pooled": {"unrestricted": {**share, **whole, "shared_expected": 0.5}},
+        }
+    }
+    found = [step for step in whole_night() if step.step != "23"] + [
+        result("23", facts=facts, checks=whole_night()[3].checks)
+    ]
+    page = read(run_page(make_run(tmp_path / "r", found)))
+    assert "10.0 % to 95.0 % by collection" in page.select_one(".tiles").get_text()  # type: ignore[union-attr]
+    table = page.find(id="answers").find_next("table")  # type: ignore[union-attr]
+    assert [row.get_text(" ", strip=True) for row in table.select("tbody tr")] == [  # type: ignore[union-attr]
+        "a all 20 10.0 % 50.0 % 75.0 % 100 %", "b all 20 95.0 % 50.0 % 75.0 % 100 %",
+    ]  # fmt: skip
+    assert "calculated" in table.caption.get_text()  # type: ignore[union-attr]
+    checklist = page.find(id="search").get_text()  # type: ignore[union-attr]
+    assert "search as the source does" not in checklist
+    assert "2 of the source, each among its own chunks, and 1 merged ones" in checklist
+    assert "characters in all" not in checklist
+
+
+def test_missing_values_and_filled_defaults_name_what_each_counts(tmp_path: Path) -> None:
+    migrate = result("22", facts={"repairs": [{"field": "author", "rule": "missing", "chunks": 20},
+                                              {"field": "humor_style", "rule": "missing", "chunks": 300}]})  # fmt: skip
+    found = numbers.counts({"11": result("11", facts={"core_missing": {"author": 20}}), "22": migrate})
+    assert (found.filled, found.filled_core) == (320, 20)
+    assert "20 in core fields, the only ones that step 11 counts as missing; 300 in fields of one" in record.defaults(
+        found
+    )
+
+
+def test_the_parts_of_the_write_downtime_add_up_and_say_what_was_predicted() -> None:
+    def step(number: str, launched: float, began: float, ended: float, **facts: object) -> StepResult:
+        return StepResult(number, "", "r", at(began), at(ended), facts={"launched": at(launched), **facts})
+
+    parts = [{"part": "22 import", "seconds": 50.0}, {"part": "20–25 notebook starts", "seconds": 12.0}]
+    said = [{"what": "write downtime", "value": 65.0, "unit": "s", "basis": ""}]
+    found = [
+        step(Step.DRY_RUN, -900, -899, -800, prediction=said, estimate=parts),
+        step(Step.FENCE_WRITES, 0, 2, 4, fence={"kind": "nginx", "up": at(3)}), step(Step.MIGRATE, 6, 8, 98),
+        step(Step.REVIEW, 120, 122, 130), step(Step.CUTOVER, 180, 182, 205, cut_over={"write_taken": at(200)}),
+    ]  # fmt: skip
+    found[-1].phases += [Phase(numbers.UNCHANGED, at(183), 4.0), Phase(numbers.RESTART, at(190), 5.0)]
+    results = {r.step: r for r in found}
+    shown = {part.name: part for part in downtime_parts(results)}
+    assert sum(part.seconds for part in shown.values()) == pytest.approx(numbers.downtime(results)[0])
+    assert (shown["Work of step 22"].seconds, shown["Work of step 22"].predicted) == (90.0, 50.0)
+    assert shown["Step 25: the source read once more"].predicted == 3.0
+    assert shown["Between steps 24 and 25: signatures and seals"].seconds == 50.0
+    assert "Failed attempts" not in shown
+    assert shown["Step 25: restart and health"].predicted is None
+
+
+def test_a_list_of_changed_values_is_read_without_what_spreadsheets_need(tmp_path: Path) -> None:
+    values = ["'essay'", "0.8", "-1x", "plain", "'"]
+    with gzip.open(tmp_path / "c.csv.gz", "wt", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["old"], *([harmless(value)] for value in values)])
+    assert [row["old"] for row in read_changes(tmp_path / "c.csv.gz")] == values
+
+
+def test_what_was_not_asked_is_not_counted_and_nothing_marginal_is_no_pass(tmp_path: Path) -> None:
+    found = whole_night()
+    found[3].checks += [Check("configuration", Verdict.NOT_APPLICABLE), Check("field types", Verdict.WARNING, 1, 0)]
+    nodes = decision_tree(read_run(make_run(tmp_path / "r", found)))
+    assert nodes[0].why.startswith("3 tests")
+    assert nodes[2].why.startswith("1 of 3 tests warned")
+    assert (nodes[3].answer, nodes[3].verdict) == ("nothing to accept", "not applicable")
+
+
+def test_the_table_of_times_has_the_rollback(tmp_path: Path) -> None:
+    table = rows({"22": result("22"), Step.ROLLBACK: rolled_back()})
+    assert [row["step"] for row in table if row["number"] == Step.ROLLBACK] == ["27 Rollback"]
+
+
+def test_a_contact_that_no_level_calls_is_said_to_be_uncounted() -> None:
+    shown = dict(record.contacts({}))
+    assert shown["War room"].endswith("no escalation level calls it, so no warning counts it")
+    assert sum("no escalation level" in said for said in shown.values()) == 1
+
+
+def test_a_notebook_of_the_repository_has_its_path(tmp_path: Path) -> None:
+    scores = Check("values out of range", Verdict.WARNING, 3, 0, "values", ReasonCode.INVALID_SCORES)
+    page = read(run_page(make_run(tmp_path / "r", [result("10", Verdict.WARNING, checks=[scores])])))
+    assert "notebooks/42_invalid_scores.ipynb" in cells_of(page, "values out of range").get_text()
