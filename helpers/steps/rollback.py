@@ -167,7 +167,7 @@ class RollbackStep(NotebookStep):
             stopped = self.of.state.facts.get("stopped", [])
             row["said"] = f"stopped process {', '.join(map(str, stopped))}" if stopped else "no migration was at work"
         verdict = Verdict.PASS if stopped else Verdict.NOT_EXERCISED
-        self.run.check("stopping of the migration", verdict, measured=row["said"])
+        self.run.check("work on the migration", verdict, measured=row["said"])
         return str(row["said"])
 
     def prove_source(self) -> pd.DataFrame:
