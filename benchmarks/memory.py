@@ -1,4 +1,7 @@
-"""The highest memory of each process below one: what it shares counted by its part (PSS), and all it has mapped (RSS)."""
+"""The highest memory of each Python process at and below one: shared pages counted by their part (PSS), and all (RSS).
+
+A browser that prints a page, or ssh-keygen, is not ours.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,8 @@ class Watch:
         whole = 0.0
         for process in processes:
             with suppress(psutil.Error):  # it has just ended
+                if not process.name().startswith("python"):
+                    continue
                 found = process.memory_full_info()
                 pss, rss = getattr(found, "pss", found.rss) / MB, found.rss / MB  # macOS has no PSS
                 self.seen.pss, self.seen.rss = max(self.seen.pss, pss), max(self.seen.rss, rss)

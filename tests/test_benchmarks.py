@@ -258,5 +258,5 @@ def test_the_figure_shows_each_median_over_its_goal() -> None:
     )
     assert figure is not None
     assert sorted(value for _, value in drawn(figure)["measured"]) == pytest.approx([0.5, 1.5])
-    assert figure.get_suptitle() == "2 of 3 measures meet their goal"
+    assert figure.get_suptitle() == "2 of 3 measurements meet their goal"
     assert picture(findings(Row("seconds", "", [1.0], "x", "s"))) is None
