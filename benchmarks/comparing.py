@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from helpers.chunks import ChunkBatch
+from tests.plain_client import FLOAT_ROUNDING
 from tests.servers import client_of
 
 PAGE = 500
@@ -52,12 +54,21 @@ def _page(collection: Any, batch: ChunkBatch, known: set[str], found: Counter[st
         found["extra"] -= 1  # this one is wanted
         j = at[chunk]
         found["document"] += rows["documents"][j] != batch.documents[i]
-        found["metadata"] += _typed(rows["metadatas"][j]) != _typed(batch.metadatas[i])
+        found["metadata"] += not _same(rows["metadatas"][j], batch.metadatas[i])
         vector = np.asarray(rows["embeddings"][j], dtype=np.float32)
         found["vector"] += vector.tobytes() != batch.embeddings[i].tobytes()
         found["uri"] += ((rows.get("uris") or {j: None})[j] or None) != (batch.uris[i] or None)
 
 
-def _typed(metadata: Mapping[str, Any] | None) -> dict[str, tuple[type, Any]]:
-    """1, 1.0 and True are three values."""
-    return {key: (type(value), value) for key, value in (metadata or {}).items() if value is not None}
+def _same(found: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None) -> bool:
+    """Whether two chunks have the same metadata: 1, 1.0 and True are three values; Chroma rounds floats a little."""
+    one, other = ({k: v for k, v in (m or {}).items() if v is not None} for m in (found, wanted))
+    return one.keys() == other.keys() and all(_value(one[key], value) for key, value in other.items())
+
+
+def _value(found: Any, wanted: Any) -> bool:
+    if isinstance(found, list) and isinstance(wanted, list):
+        return len(found) == len(wanted) and all(map(_value, found, wanted))
+    if isinstance(found, float) and isinstance(wanted, float):
+        return math.isclose(found, wanted, rel_tol=FLOAT_ROUNDING)
+    return type(found) is type(wanted) and found == wanted

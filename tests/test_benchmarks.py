@@ -125,7 +125,7 @@ def test_the_memory_of_a_child_of_a_child_is_seen() -> None:
 @pytest.mark.servers
 def test_each_kind_of_loss_is_counted(chroma_server: Server) -> None:
     batch = chunks(12, 4)
-    batch.metadatas = [{"n": i, "whole": True} for i in range(12)]
+    batch.metadatas = [{"n": i, "whole": True, "shares": [i / 7, -0.5]} for i in range(12)]
     batch.uris = ["s3://a/1", *[None] * 11]
     url = chroma_server().url
     fill(url, {"docs": [batch.slice(0, 7), batch.slice(7, 12)], "other": [chunks(3, 4)]})
