@@ -64,7 +64,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_snapshot_files.py::test_a_manifest_names_files_of_its_own_folder_only""",
         "Python modules in the folder that a run works in": """
             test_a_hostile_source_gains_nothing.py::test_modules_in_the_folder_of_a_run_are_not_imported
-            test_nothing_planted_is_run.py::test_nothing_of_the_folder_in_which_a_run_works_is_read_or_run""",
+            test_nothing_planted_is_run.py::test_nothing_of_the_folder_in_which_a_run_works_is_read_or_run
+            test_nothing_planted_is_run.py::test_a_library_in_the_working_folder_is_not_taken_by_python_m""",
         "bytecode beside sources and libraries": """
             test_nothing_planted_is_run.py::test_bytecode_beside_the_sources_and_libraries_is_never_loaded
             test_nothing_planted_is_run.py::test_the_process_that_sends_notices_has_the_same_cache""",
@@ -90,7 +91,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_hostile_server_is_bounded.py::test_pages_without_end_are_ended_by_what_the_server_counts
             test_a_hostile_server_is_bounded.py::test_a_server_that_asks_for_patience_without_end_is_given_up""",
         "one server under two addresses": """
-            test_a_hostile_source_gains_nothing.py::test_one_server_under_two_addresses_is_no_target""",
+            test_a_hostile_source_gains_nothing.py::test_one_server_under_two_addresses_is_no_target
+            test_a_hostile_source_gains_nothing.py::test_a_directory_that_the_target_serves_is_no_source
+            test_a_hostile_source_gains_nothing.py::test_two_folders_with_one_file_are_one_place""",
         "JSON that is nested deeply": """
             test_a_hostile_server_is_bounded.py::test_deep_json_is_no_answer""",
         "answers and requests that trickle": """

@@ -339,6 +339,7 @@ def test_a_function_in_the_parameters_holds_no_secret(tmp_path: Path) -> None:
 
 LOOK = """
 import os
+import shutil
 from helpers.runner import notebook
 from helpers.run import command
 source, target, notify = {"path": "SOURCE"}, {"path": "TARGET"}, {"urls": ["env:CHANNEL"]}

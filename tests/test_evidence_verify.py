@@ -296,6 +296,18 @@ def test_verify_names_what_does_not_fit_and_fails(fresh: RunFolder, capsys: Out)
     assert "results/24.json: changed since seal" in capsys.readouterr().out
 
 
+def test_audit_names_a_line_that_no_trusted_key_signed(
+    fresh: RunFolder, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(fresh)
+    with monkeypatch.context() as stranger:
+        stranger.setattr(audit, "_signed", lambda line, name: line)
+        audit.append(fresh.reports / audit.NAME, "drill", what="restore")
+    lines = len((fresh.reports / audit.NAME).read_text().splitlines())
+    assert cli.main(["audit", fresh.id]) == 1
+    assert f"no trusted key signed line {lines}: what they say proves nothing" in capsys.readouterr().out
+
+
 def test_signing_on_the_command_line(
     fresh: RunFolder, signers: Signers, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,23 @@ def test_nothing_of_the_folder_in_which_a_run_works_is_read_or_run(tmp_path: Pat
     assert all("<text" in path.read_text(encoding="utf-8") for path in figures), "words are words, as the style has it"
 
 
+def test_a_library_in_the_working_folder_is_not_taken_by_python_m(tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    for name in ("chromadb", "yaml", "argparse"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(marks)!r}, 'a').write({name!r})\n", encoding="utf-8")
+    given = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers", "status"],
+        cwd=tmp_path,
+        env=given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not marks.exists(), marks.read_text()
+    assert "Traceback" not in done.stderr
+
+
 def foreign(package: Path) -> None:
     """A module, and beside it bytecode of another one that Python takes for its own."""
     package.mkdir()

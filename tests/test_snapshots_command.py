@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -283,6 +284,29 @@ def test_prune_removes_nothing_on_the_word_of_a_log_that_does_not_verify(
         log.write_text("".join([last, *lines[1:]] if change == "torn" else [*lines[:-2], last]), encoding="utf-8")
     run("prune", "--yes", "--directory", "kept")
     assert "look at it and remove it yourself" in capsys.readouterr().out
+    assert folder.is_dir()
+
+
+def test_a_log_that_was_written_again_as_a_whole_frees_no_snapshot(
+    night: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Said
+) -> None:
+    """Its chain fits, and it says that the snapshot is of a run that needs it no more; but nobody with the key here signed it."""
+    folder, log = aged(), Path("kept") / audit.NAME
+    settled = tmp_path / "settled" / night.id
+    shutil.copytree(night.reports, settled)
+    facts = json.loads((settled / "run.json").read_text(encoding="utf-8"))
+    (settled / "run.json").write_text(json.dumps({**facts, "abandoned": "2026-01-01T00:00:00Z"}), encoding="utf-8")
+    monkeypatch.setenv("RUNBOOK_REPORTS", str(tmp_path / "other"))
+    previous, forged = audit.FIRST, ""
+    for entry in audit.entries(log):
+        del entry["signature"]
+        entry["previous"], entry["facts"]["reports"] = previous, str(settled)
+        line = json.dumps(entry, sort_keys=True)
+        previous, forged = hashlib.sha256(line.encode()).hexdigest(), f"{forged}{line}\n"
+    log.write_text(forged, encoding="utf-8")
+    assert audit.check(log) is None
+    run("prune", "--yes", "--directory", "kept")
+    assert "that was signed here names it" in capsys.readouterr().out
     assert folder.is_dir()
 
 

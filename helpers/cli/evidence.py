@@ -15,7 +15,7 @@ from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.evidence import signing, signoffs, verification
 from helpers.evidence.seals import not_pushed
-from helpers.evidence.statement import digest_of, statement_in, statement_of
+from helpers.evidence.statement import digest_of, statement_in, statement_of, trusted
 from helpers.evidence.verification import Verified
 from helpers.formatting import size
 from helpers.reason_codes import ReasonCode
@@ -290,11 +290,15 @@ def _audit(chosen: argparse.Namespace) -> int:
     path = folder.reports / audit.NAME
     rows = [_audit_row(entry) for entry in audit.entries(path)]
     print(table(rows) if rows else "Nothing is recorded.")
+    trust = trusted(folder.reports)
+    loose = list(audit.unsigned(path, trust)) if trust is not None else []
+    if loose:
+        numbers = ", ".join(map(str, loose[:20])) + (f" and {len(loose) - 20:,} more" if len(loose) > 20 else "")
+        print(f"{path}: no trusted key signed line {numbers}: what they say proves nothing")
     broken = audit.check(path)
     if broken is not None:
         print(f"{path}: line {broken.line}: {broken.why}")
-        return 1
-    return 0
+    return int(bool(loose) or broken is not None)
 
 
 def _audit_row(entry: dict[str, Any]) -> dict[str, str]:

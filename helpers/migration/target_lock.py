@@ -19,6 +19,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, secret_of
+from helpers.fence import who_has_open
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters, resolve_path
 from helpers.parameters.endpoint import ALL, Endpoint, overlap
@@ -208,12 +209,10 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
     if parameters.target.path == plan.NO_TARGET:
         return
     present = target_names(parameters)
-    if (
-        parameters.source.url
-        and parameters.target.url
-        and present
-        and one_database(parameters.source, parameters.target)
-    ):
+    # a directory that nobody has open is a copy of what the target serves, a backup say: that is a source like any other
+    directory = parameters.source.path
+    alive = parameters.source.url or (directory and who_has_open(resolve_path(directory)).processes)
+    if parameters.target.url and present and alive and one_database(parameters.source, parameters.target):
         raise UsageError(
             ReasonCode.PARAMETERS_INVALID, "source and target are one database under two addresses",
             where=parameters.target.label, next_step="Name another database as target; nothing was written.",

@@ -425,6 +425,8 @@ def overlap(source: Endpoint, target: Endpoint) -> str:
         both = f"({one_line(source.path)}, {one_line(target.path)})"
         if inner and outer:
             return f"are the same folder {both}"
+        if _one_file(_real(source.path) / "chroma.sqlite3", _real(target.path) / "chroma.sqlite3"):
+            return f"share one chroma.sqlite3 {both}"
         return f"lie inside one another {both}" if inner or outer else ""
     if source.url is None or target.url is None:
         return ""
@@ -442,6 +444,14 @@ def lies_in(inner: str, outer: str) -> bool:
     try:
         return b.exists() and any(above.exists() and above.samefile(b) for above in (a, *a.parents))
     except OSError:  # what cannot be looked at is judged by its name alone; opening it will say why
+        return False
+
+
+def _one_file(a: Path, b: Path) -> bool:
+    """Links of both kinds followed; no where one of them is not there or cannot be looked at."""
+    try:
+        return a.samefile(b)
+    except OSError:
         return False
 
 

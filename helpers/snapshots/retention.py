@@ -128,7 +128,7 @@ def held(directory: Path) -> list[Held]:
             except RunbookError as error:
                 problem = error.what
         name = folder.name.removesuffix(".partial")
-        doubt = unproven or ("" if name in named else f"{audit.NAME} beside it does not name it")
+        doubt = unproven or ("" if name in named else f"no line of {audit.NAME} that was signed here names it")
         differs = next(differences(snapshot, every), "") if snapshot is not None else ""
         found.append(Held(folder, snapshot, problem, tuple(sorted(needs.get(name, ()))), export, doubt, differs))
     return sorted(found, key=lambda h: (str(h.snapshot.manifest["created"]) if h.snapshot else "", h.id))
@@ -239,7 +239,7 @@ def take(
 
 def begun(directory: Path, run: RunFolder) -> set[str]:
     """The ids of the snapshots that this run, and no other of a similar id, began there."""
-    log = [e["facts"] for e in audit.entries(directory / audit.NAME) if _names_a_snapshot(e)]
+    log = [e["facts"] for e in _signed(directory) if _names_a_snapshot(e)]
     return {facts["snapshot"] for facts in log if (facts["run"], facts["reports"]) == (run.id, str(run.reports))}
 
 
@@ -296,14 +296,23 @@ def _needs(directory: Path) -> dict[str, set[str]]:
 
 
 def _doubt(directory: Path) -> tuple[str, set[str]]:
-    """(Why the log beside the snapshots proves nothing, "" where it does; the snapshots that it names)."""
+    """(Why the log beside the snapshots proves nothing, "" where it does; the snapshots that its signed lines name).
+
+    A signed line cannot be changed, moved or taken out of the chain unseen. Unsigned ones may only keep a snapshot (`_needs`).
+    """
     path = directory / audit.NAME
     try:
         broken = audit.check(path, torn=True)
-        named = {str(e["facts"]["snapshot"]) for e in audit.entries(path) if _names_a_snapshot(e)}
+        named = {str(e["facts"]["snapshot"]) for e in _signed(directory) if _names_a_snapshot(e)}
     except OSError as error:
         return f"{path} cannot be read ({error.strerror})", set()
     return (f"line {broken.line} of {path}: {broken.why}" if broken else ""), named
+
+
+def _signed(directory: Path) -> list[dict[str, Any]]:
+    """Which snapshots were taken there by the word of lines signed with this workspace's key; all lines where it has no key."""
+    key = audit.own_key()
+    return audit.entries(directory / audit.NAME, audit.Trust(frozenset({key})) if key else None, (CREATED,))
 
 
 def _names_a_snapshot(entry: dict[str, Any]) -> bool:

@@ -230,6 +230,15 @@ def stored_names(path: Path, tenant: str, database: str, *, role: str = "source"
         raise damaged(error, file, role) from error
 
 
+def stored_identifiers(path: Path) -> set[str]:
+    """The uuids of a directory's collections, in every database, read without writing a byte; none where it has no such list."""
+    try:
+        with reading(path / DATABASE, live=True) as db:
+            return {str(row[0]) for row in db.execute("SELECT id FROM collections")}
+    except sqlite3.Error:
+        return set()
+
+
 def stored_metadata(path: Path, tenant: str, database: str, name: str) -> dict[str, str] | None:
     """The texts in a collection's metadata, read without writing a byte; None where there is no such collection."""
     collection = (

@@ -167,9 +167,18 @@ def quick_names(endpoint: Endpoint, role: str) -> list[str]:
 
 
 def one_database(source: Endpoint, target: Endpoint) -> bool:
-    """Whether both servers are one database under two addresses: its collections have the same uuids."""
-    with open_server(source, "source") as one, _current_server(target, request_headers(target, "target")) as other:
-        return isinstance(one, ClientStore) and not one.identifiers().isdisjoint(other.identifiers())
+    """Whether the server of the target has a collection of the source, by its uuid; an API v1 server is no target.
+
+    Two servers are then one under two addresses. A directory is served by the target, or is a copy of what it serves.
+    """
+    with ExitStack() as stack:
+        if source.path:
+            ours = layout.stored_identifiers(Path(source.path))
+        else:
+            one = stack.enter_context(open_server(source, "source"))
+            ours = one.identifiers() if isinstance(one, ClientStore) else set()
+        other = stack.enter_context(_current_server(target, request_headers(target, "target")))
+        return not ours.isdisjoint(other.identifiers())
 
 
 def quick_holder(endpoint: Endpoint) -> dict[str, Any] | None:
