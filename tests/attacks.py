@@ -140,6 +140,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_verify.py::test_a_file_that_is_added_is_named""",
         "reorder the log": """
             test_evidence_verify.py::test_two_audit_lines_in_another_order
+            test_evidence_verify.py::test_audit_names_a_line_that_no_trusted_key_signed
             test_audit_log.py::test_the_first_broken_line_is_named""",
         "links in place of files": """
             test_evidence_verify.py::test_a_link_in_place_of_a_file_is_named
@@ -257,6 +258,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_a_secret_that_is_unset_at_a_steps_seal_stops_it""",
         "folders that others can read": """
             test_secrets_of_files_and_folders.py::test_folders_of_a_run_are_their_owners_alone""",
+        "a log beside the snapshots, written again as a whole": """
+            test_snapshots_command.py::test_a_log_that_was_written_again_as_a_whole_frees_no_snapshot""",
         "a snapshot rewritten where it lies, manifest and all": """
             test_snapshots_are_what_was_sealed.py::test_a_forged_snapshot_is_neither_restored_nor_called_whole
             test_snapshots_are_what_was_sealed.py::test_the_run_names_it_and_keeps_it_as_evidence

@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import pkgutil
+import shutil
 import sqlite3
 import struct
 import subprocess
@@ -340,6 +341,7 @@ def test_a_function_in_the_parameters_holds_no_secret(tmp_path: Path) -> None:
 LOOK = """
 import os
 import shutil
+import shutil
 from helpers.runner import notebook
 from helpers.run import command
 source, target, notify = {"path": "SOURCE"}, {"path": "TARGET"}, {"urls": ["env:CHANNEL"]}
@@ -543,3 +545,29 @@ def test_one_server_under_two_addresses_is_no_target(
     monkeypatch.setattr(target_lock, "one_database", lambda *_: opening.one_database(one, one))
     with pytest.raises(UsageError, match="one database under two addresses"):
         target_lock.preflight(parameters, [], "r")
+
+
+@pytest.mark.servers
+def test_a_directory_that_the_target_serves_is_no_source(
+    chroma_server: Callable[..., ChromaServer], tmp_path: Path
+) -> None:
+    """A copy of it is one, a backup that goes back under other names: only names that meet are in its way."""
+    with embedded(tmp_path / "data") as store:
+        fill(store, "alpha", chunks(3))
+    shutil.copytree(tmp_path / "data", tmp_path / "backup")
+    target = {"url": chroma_server(tmp_path / "data").url}
+    with pytest.raises(UsageError, match="one database under two addresses"):
+        target_lock.preflight(parameters_from({"source": {"path": str(tmp_path / "data")}, "target": target}), [], "r")
+    with pytest.raises(Terminal, match="already holds"):
+        target_lock.preflight(
+            parameters_from({"source": {"path": str(tmp_path / "backup")}, "target": target}), [], "r"
+        )
+
+
+def test_two_folders_with_one_file_are_one_place(tmp_path: Path) -> None:
+    with embedded(tmp_path / "data") as store:
+        fill(store, "alpha", chunks(3))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / DATABASE).hardlink_to(tmp_path / "data" / DATABASE)
+    with pytest.raises(UsageError, match=r"share one chroma\.sqlite3"):
+        parameters_from({"source": {"path": str(tmp_path / "data")}, "target": {"path": str(tmp_path / "other")}})

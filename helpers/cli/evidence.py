@@ -117,7 +117,10 @@ def declare(declared: Declare) -> None:
         "Each problem is one line that names the file; the exit code is then 1.",
     )  # fmt: skip
     audit = declared(
-        "audit", _audit, "show who did what and when", "The exit code is 1 if the log was changed or is incomplete."
+        "audit",
+        _audit,
+        "show who did what and when",
+        "The exit code is 1 if the log was changed, is incomplete or has a line that nobody trusted signed.",
     )
     archive = declared(
         "archive", _archive, "write a run as one zip file, and print its SHA-256",
