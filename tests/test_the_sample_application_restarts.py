@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
-from helpers.rehearsal.sample_application import ask
+from helpers.rehearsal.sample_application import ENV, OWNER, ask
+from helpers.rehearsal.sample_application import __file__ as APPLICATION
+from helpers.rehearsal.setup import free_port
 
 
 @pytest.mark.parametrize(
@@ -35,3 +41,30 @@ def test_an_answer_that_breaks_off_is_no_answer(said: bytes) -> None:
         thread.join()
     assert status == 0
     assert why
+
+
+HOLDS = """
+import fcntl, sys, time
+owner = open(sys.argv[1], "wb")
+fcntl.lockf(owner, fcntl.LOCK_EX)
+print(1, flush=True)
+time.sleep(600)
+"""
+
+
+def test_it_ends_with_a_rehearsal_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / ENV).write_text(f"CHROMA_PATH={tmp_path}\n")
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path / OWNER)], stdout=subprocess.PIPE) as rehearsal:
+        assert rehearsal.stdout is not None
+        rehearsal.stdout.readline()
+        application = subprocess.Popen([sys.executable, str(APPLICATION), "serve", str(tmp_path), str(port)])
+        try:
+            time.sleep(4.0)
+            assert ask(port, "/health")[0] == 200, "it works while its rehearsal does"
+            rehearsal.kill()
+            assert application.wait(20) == 0
+        finally:
+            rehearsal.kill()
+            application.kill()
+            application.wait()

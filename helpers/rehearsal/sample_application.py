@@ -11,6 +11,7 @@ one way to Chroma.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -30,14 +31,14 @@ from typing import Any
 
 SECONDS = 20.0  # to start, or to end
 WRITE_SECONDS = 120.0  # for one write: its process imports Chroma
-IDLE_SECONDS = 3600.0  # without a request it ends by itself: its rehearsal was killed
+IDLE_SECONDS = 3600.0  # without a request it ends by itself: started by hand, and forgotten
 NOT_TRIED = 127  # exit code where it neither took the write nor refused it
-ENV, LOCKED, LOG, NOTICES = ".env", "read-only", "application.log", "received.txt"
+ENV, LOCKED, LOG, NOTICES, OWNER = ".env", "read-only", "application.log", "received.txt", "owner"
 
 
 def serve(folder: Path, port: int) -> None:
-    """Answer until asked to stop, until nobody has asked for an hour, or the folder is gone."""
-    path = _database(folder)
+    """Answer until asked to stop, until its rehearsal or its folder is gone, or nobody has asked for an hour."""
+    path, owned = _database(folder), _owned(folder)
     last = [time.monotonic()]
 
     class Handler(BaseHTTPRequestHandler):
@@ -81,7 +82,7 @@ def serve(folder: Path, port: int) -> None:
             log(folder, f"{self.command} {self.path}")
 
     def watch() -> None:
-        while time.monotonic() - last[0] < IDLE_SECONDS and (folder / ENV).exists():
+        while time.monotonic() - last[0] < IDLE_SECONDS and (folder / ENV).exists() and owned <= _owned(folder):
             time.sleep(1.0)
         server.shutdown()
 
@@ -90,6 +91,18 @@ def serve(folder: Path, port: int) -> None:
     log(folder, f"started, uses {path}")
     with server:
         server.serve_forever(poll_interval=0.05)
+
+
+def _owned(folder: Path) -> bool:
+    """Whether a rehearsal at work holds OWNER; the lock goes with its process, however that ends."""
+    try:
+        with (folder / OWNER).open("rb") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _database(folder: Path) -> str:

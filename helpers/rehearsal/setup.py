@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -29,7 +30,7 @@ from helpers.parameters.model import read_yaml_mapping
 from helpers.parameters.sections import Migration
 from helpers.reason_codes import ReasonCode
 from helpers.rehearsal import FULL, collection_counts, sample_application, write_sample
-from helpers.rehearsal.sample_application import ENV, LOG, SECONDS
+from helpers.rehearsal.sample_application import ENV, LOG, OWNER, SECONDS
 from helpers.results import utc_now, write_json, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
@@ -127,11 +128,13 @@ def application_at_work(parameters: Parameters) -> Iterator[None]:
     if start is None or stop is None:
         yield
         return
-    run_or_fail(start, SECONDS, "the application of the rehearsal")
-    try:
-        yield
-    finally:
-        run_program(stop, SECONDS, "the application of the rehearsal")
+    with (Path(start[-2]) / OWNER).open("wb") as owner:
+        fcntl.lockf(owner, fcntl.LOCK_EX)  # by which the application sees that this process was killed
+        run_or_fail(start, SECONDS, "the application of the rehearsal")
+        try:
+            yield
+        finally:
+            run_program(stop, SECONDS, "the application of the rehearsal")
 
 
 def _of_application(parameters: Parameters, command: str) -> list[str] | None:

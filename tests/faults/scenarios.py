@@ -382,6 +382,7 @@ WITHOUT: dict[str, str] = {
             cli.rehearse:_process cli.rehearse:_recorded cli.rehearse:rehearse_servers rehearsal.sample_application:log
             rehearsal.sample_application:main rehearsal.sample_application:serve
             rehearsal.sample_source:write_sample rehearsal.setup:Client.work rehearsal.setup:_application
+            rehearsal.setup:application_at_work
             rehearsal.setup:with_application
         """,
         "needs an authority: tests/test_evidence_timestamps.py":
