@@ -271,7 +271,7 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
     return (
         f"kill: step 22 was killed with {done} and {kill.in_flight:,} in flight; the resume found the {there:,} and wrote the "
         f"other {imported['chunks']:,}; it passed {duration(seconds)} after the kill; steps 22 and 23 then found each chunk "
-        f"once; this was the only kill: {KILLED}"
+        f"once; no other kill was drilled"
     )
 
 
@@ -357,7 +357,7 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
             "checks": {c.name: str(c.verdict) for c in result.checks},
             "put_back": f"{RunPath.DRILLS}/{PUT_BACK}.json" if put_back else "",
         }
-    said = f"rollback: source proven, configuration files back, {numbers.rollback_words(measured)}"
+    said = f"rollback: source proven, configuration files back, {numbers.rollback_words(measured, brief=True)}"
     if not put_back:
         return said
     return (

@@ -117,10 +117,11 @@ def ordered(result: StepResult | None) -> datetime | None:
     return instant(result.facts.get("ordered") or launched(result)) if result is not None else None
 
 
-def rollback_words(found: RollbackTimes) -> str:
+def rollback_words(found: RollbackTimes, *, brief: bool = False) -> str:
     """`service back after 9.6 s (a write was taken), target clean after 11 s`; the same on pages, in status and in documents."""
     back = f"service back after {duration(found.service)} ({service_ends(found)})"
-    ordered = "" if found.replayed is None else f"; {REPLAY_ORDERED}, {count(found.replayed, 'chunk')}: {WITHOUT_ORDER}"
+    ordered = "" if found.replayed is None else f"; {REPLAY_ORDERED}, {count(found.replayed, 'chunk')}"
+    ordered += f": {WITHOUT_ORDER}" if ordered and not brief else ""
     return f"{back}, target clean after {duration(found.clean)}{ordered}"
 
 

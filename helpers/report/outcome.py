@@ -474,21 +474,17 @@ def writers(view: RunView) -> str:
 
 
 def due_by_warnings(view: RunView) -> list[str]:
-    """What the warnings of the run ask for: each command once, then the notebooks, then how many ask for no command."""
+    """What the warnings of the run ask for: each command once, then how many ask for none."""
     commands: dict[str, list[str]] = {}
-    notebooks: set[str] = set()
     for found in view.findings:
         remedy = page_remedy(found.check.reason, view.id)
         if command := re.search(rf"{re.escape(RUNBOOK)} [^;]+", remedy):
             commands.setdefault(command[0].rstrip("."), []).append(f"“{text(found.check.name, 80)}”")
-        elif remedy.startswith("Notebook "):
-            notebooks.add(remedy.removeprefix("Notebook ").rstrip("."))
     said = [f"Due because of {', '.join(named)}: {command}" for command, named in commands.items()]
     left = len(view.findings) - sum(map(len, commands.values()))
     if left:
-        read = f" Notebooks {' and '.join(sorted(notebooks))} show what some of them mean." if notebooks else ""
-        said.append(f"{count(left, 'warning')} {'asks' if left == 1 else 'ask'} for no command: to be known, or to be corrected "
-                    f"at the source before a new run.{read}")  # fmt: skip
+        asks = f"{count(left, 'warning')} {'asks' if left == 1 else 'ask'} for no command"
+        said.append(f"{asks}: to be known, or to be corrected at the source before a new run.")
     return said or ["There was no warning; nothing is due."]
 
 

@@ -392,8 +392,8 @@ def defaults(n: Counts) -> str:
     """What the number of defaults counts, and how it fits the missing values of step 11, which looks at core fields only."""
     if n.filled is None or n.filled_core is None:
         return "missing fields that got a default"
-    return (f"missing fields that got a default: {n.filled_core:,} in core fields, the only ones that step 11 counts as missing; "
-            f"{n.filled - n.filled_core:,} in fields of one collection type")  # fmt: skip
+    rest = n.filled - n.filled_core
+    return f"of missing fields: {n.filled_core:,} core ones, all that step 11 counts; {rest:,} of one collection type"
 
 
 def tools(view: RunView) -> list[tuple[str, str]]:

@@ -263,7 +263,15 @@ class ValidateStep(NotebookStep):
 
         Empty where the source was not searched before: its columns stay.
         """
-        columns = ["collection", "query", "same_chunks", "largest_difference", "last_before", "last_after", "last_unrestricted"]
+        columns = [
+            "collection",
+            "query",
+            "same_chunks",
+            "largest_difference",
+            "last_before",
+            "last_after",
+            "last_unrestricted",
+        ]
         return pd.DataFrame(self.found.distances, columns=columns)
 
     def queries(self) -> pd.DataFrame:
