@@ -86,9 +86,21 @@ def test_a_collection_that_shrinks_ends_the_watch_and_says_the_way_back(night: N
     found = {c.name: c for c in result.checks}
     assert found["collections below their validated count"].verdict is Verdict.FAIL
     assert found["answers of the target"].reason == "count_shrinks"
-    assert "beta holds 23 chunks, 25 were validated" in details(result)
+    assert "beta holds 23 chunks, 25 were validated: 2 fewer, monitoring.shrink_limit allows 1" in details(result)
     assert "runbook rollback night --dry-run" in result.facts["said"]
+    assert "runbook resume night --set monitoring.shrink_limit=SHARE" in result.facts["said"]
     assert result.facts["monitoring"]["looks"] == 1, "it ends early"
+
+
+def test_what_clients_may_delete_is_a_warning_that_names_the_counts(night: Night) -> None:
+    with embedded(night.home / "target") as store:
+        store.delete("beta", ["b3", "b4"])
+    runs.change_parameters(night.folder, night.folder.read().parameters.for_resume(["monitoring.shrink_limit=0.1"]))
+    result = monitor(night)
+    found = {c.name: c for c in result.checks}["collections below their validated count"]
+    assert (found.verdict, found.measured, found.reason) == (Verdict.WARNING, 1, "count_shrinks")
+    assert found.detail == "beta holds 23 chunks, 25 were validated: 2 fewer, monitoring.shrink_limit allows 2"
+    assert result.facts["said"] == "Nothing is due: go on with 51."
 
 
 def test_lines_in_the_applications_log_that_mean_trouble_are_seen(night: Night) -> None:

@@ -94,5 +94,5 @@ def test_keys_of_the_design_exist() -> None:
         notify.stakeholders notify.before notify.after contacts.on_call contacts.dba contacts.operations_lead
         contacts.channel contacts.war_room monitoring.minutes monitoring.interval_seconds
         monitoring.maximum_latency_ms monitoring.minimum_queries_per_second monitoring.maximum_slowdown
-        monitoring.level_seconds monitoring.repetitions"""
+        monitoring.level_seconds monitoring.repetitions monitoring.shrink_limit"""
     assert set(wanted.split()) <= keys

@@ -185,6 +185,20 @@ def test_without_a_baseline_search_is_only_measured(place: Place) -> None:
     assert (check.verdict, check.reason) == (Verdict.WARNING, "search_baseline_missing")
 
 
+def test_where_clients_changed_all_that_was_asked_search_is_not_exercised(place: Place) -> None:
+    touched = {name: {**found, "probes": [], "moved": 7} for name, found in place.baseline["collections"].items()}
+    check = place.validate(baseline={**place.baseline, "collections": touched}).search()
+    assert (check.verdict, check.reason, check.measured) == (Verdict.NOT_EXERCISED, "", 0)
+    assert "angles: nothing is left to compare; 7 pairs left out: clients changed them meanwhile" in check.detail
+    some = {**place.baseline["collections"], "plain": touched["plain"]}
+    check = place.validate(baseline={**place.baseline, "collections": some}).search()
+    assert (check.verdict, check.reason, check.measured) == (Verdict.WARNING, "search_unsure", 3)
+    few = {**place.baseline["collections"], "plain": {**place.baseline["collections"]["plain"], "moved": 2}}
+    check = place.validate(baseline={**place.baseline, "collections": few}).search()
+    assert check.verdict is Verdict.PASS
+    assert "plain: 2 pairs left out: clients changed them meanwhile" in check.detail
+
+
 def test_merged_collections_are_searched_within_their_origin(tmp_path: Path) -> None:
     """Two source collections with the same ids become one target collection."""
     schema = load_schema("if_ttt")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ERRORS_IN_A_ROW, SLOW_IN_A_ROW = 2, 3
-RECOUNTS, RECOUNT_PAUSE = 3, 0.4  # times and seconds; a collection that holds less: an update may delete and add again
+RECOUNTS, RECOUNT_PAUSE = 3, 0.4  # times and seconds; collections that hold less: an update may delete and add again
 _NAMED = 5  # problems of one sample that are named
 _TICK = 0.25  # seconds between two looks at whether the run was asked to stop
 _REDRAWN = 2.0  # seconds between two drawings of a live figure
@@ -48,8 +48,9 @@ class Sample:
     """What was found at one moment. Latencies are milliseconds, None where no query was answered; `second` counts watched time.
 
     `problems` are queries and counts that failed, `ill` health URLs and new lines in the application's logs, `shrunk`
-    collections below what was validated, `moved` chunks that clients changed or removed since they were chosen. `cold` is
-    what it took to open the database and to ask each collection for the first time; None where it was open, and warm, already.
+    collections below what was validated by more than clients may delete, `fewer` those below it by less, `moved` chunks that
+    clients changed or removed since they were chosen. `cold` is what it took to open the database and to ask each collection
+    for the first time; None where it was open, and warm, already.
     """
 
     when: str
@@ -62,6 +63,7 @@ class Sample:
     problems: list[str] = field(default_factory=list)
     ill: list[str] = field(default_factory=list)
     shrunk: list[str] = field(default_factory=list)
+    fewer: list[str] = field(default_factory=list)
     moved: int = 0
     mean: float | None = None
     slowest: float | None = None
@@ -98,7 +100,7 @@ class Breach:
 
 
 def breach(samples: Sequence[Sample], limit_ms: float) -> Breach | None:
-    """The rules. A count that stays below what was validated ends the watch at once; errors and health in two samples in a
+    """The rules. A count that stays below what clients may leave ends the watch at once; errors and health in two samples in a
     row, a p95 above the limit in three: one request can be lost on the way, and one query can be slow."""
     if not samples:
         return None
@@ -122,6 +124,7 @@ def breach(samples: Sequence[Sample], limit_ms: float) -> Breach | None:
 class Watcher:
     """The same stored vectors searched for again and again, and every collection of `counts` (validated chunks) counted.
 
+    Clients may delete `shrink_limit` of them, a share of each count.
     `opened` gives the store of `place`, which stays open, so that latencies are warm; a directory is opened anew where its
     files were changed since the last sample. With `alone` one that another process has open is let go and not looked at:
     two processes on one directory destroy it (chroma-facts 15).
@@ -129,10 +132,11 @@ class Watcher:
 
     def __init__(
         self, opened: Callable[[], AbstractContextManager[Reader]], probes: Sequence[Probe], place: Endpoint, *,
-        alone: bool = False, counts: Mapping[str, int] | None = None, health: Sequence[str] = (),
+        alone: bool = False, counts: Mapping[str, int] | None = None, shrink_limit: float = 0.0, health: Sequence[str] = (),
         logs: LogWatch | None = None,
     ) -> None:  # fmt: skip
         self.probes, self.counts, self.health = list(probes), dict(counts or {}), list(health)
+        self.shrink_limit = shrink_limit
         self.logs = logs or LogWatch({}, "")
         self.answers: list[Answer] = []  # of the health URLs, in the last sample
         self.skipped = ""
@@ -267,15 +271,19 @@ class Watcher:
                 )
 
     def _count(self, store: Reader, found: Sample) -> None:
-        for name, validated in self.counts.items():
-            found.counts[name] = store.count(name)
-            for _ in range(RECOUNTS):
-                if found.counts[name] >= validated:
-                    break
-                time.sleep(RECOUNT_PAUSE)
-                found.counts[name] = store.count(name)
-            if found.counts[name] < validated:
-                found.shrunk.append(f"{name} holds {found.counts[name]:,} chunks, {validated:,} were validated")
+        low = list(self.counts)
+        for attempt in range(1 + RECOUNTS):
+            time.sleep(RECOUNT_PAUSE if attempt else 0.0)
+            found.counts |= {name: store.count(name) for name in low}
+            low = [name for name in low if found.counts[name] < self.counts[name]]
+            if not low:
+                break
+        for name in low:
+            held, validated = found.counts[name], self.counts[name]
+            allowed = int(self.shrink_limit * validated)
+            said = f"{name} holds {held:,} chunks, {validated:,} were validated"
+            said += f": {validated - held:,} fewer, monitoring.shrink_limit allows {allowed:,}"
+            (found.fewer if validated - held <= allowed else found.shrunk).append(said)
 
 
 def next_due(due: float, now: float, interval: float) -> float:

@@ -544,6 +544,8 @@ class Monitoring(Section):
     """Seconds between two measurements."""
     maximum_latency_ms: PositiveFloat = 500.0
     """Mean query latency allowed."""
+    shrink_limit: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of a collection's validated chunks that clients may delete at the target until the watch ends, with a warning."""
     minimum_queries_per_second: PositiveFloat = 10.0
     """Sequential queries per second required."""
     maximum_slowdown: float = Field(2.0, gt=0)

@@ -206,7 +206,8 @@ class DryRunStep(NotebookStep):
         rows = []
         for name, found in measured["collections"].items():
             probes = found["probes"]
-            shares = [float(np.mean([p[share] for p in probes])) if probes else None for share in _SHARES]
+            told = [[float(p[share]) for p in probes if p[share] is not None] for share in _SHARES]
+            shares = [float(np.mean(values)) if values else None for values in told]
             rows.append((name, found["space"], len(probes), *shares))
         self._own_vectors(measured["collections"])
         self._measurable(measured["collections"])

@@ -65,8 +65,9 @@ class MonitorStep(NotebookStep):
         rules = self.run.parameters.cutover
         logs = LogWatch(positions(rules.log_files), rules.log_pattern)  # lines from now on
         return Watcher.of_target(
-            self.run.parameters.target, chosen, counts=self.validated, health=rules.health, logs=logs
-        )
+            self.run.parameters.target, chosen, counts=self.validated, shrink_limit=self.rules.shrink_limit,
+            health=rules.health, logs=logs,
+        )  # fmt: skip
 
     @property
     def looks(self) -> list[Sample]:
@@ -98,7 +99,7 @@ class MonitorStep(NotebookStep):
             ("health URLs", ", ".join(self.watcher.health) or "none are named (cutover.health)"),
             ("ends early", f"errors in {ERRORS_IN_A_ROW} samples in a row"),
             ("ends early", f"p95 above {rules.maximum_latency_ms:g} ms in {SLOW_IN_A_ROW} samples in a row"),
-            ("ends early", "a collection that stays below its validated count"),
+            ("ends early", f"a collection that stays more than {self.rules.shrink_limit:g} of its validated count below it"),
             ("logs", ", ".join(self.run.parameters.cutover.log_files) or "none are named (cutover.log_files)"),
             ("ends early", f"application unhealthy, or new log lines that mean trouble, in {ERRORS_IN_A_ROW} samples in a row"),
             ("after an interruption", "the rest is watched; the gap is shown"),
@@ -202,16 +203,18 @@ class MonitorStep(NotebookStep):
         run.check("answers of the target", Verdict.FAIL if ended else Verdict.WARNING if failed else Verdict.PASS,
                   measured=len(looks) - len(failed), threshold=len(looks), unit="looks", reason=code,
                   detail=self._ended() if ended else self._detail(failed))  # fmt: skip
-        shrunk = [s for look in looks[-1:] for s in look.shrunk]
+        last = looks[-1]
+        shrunk, fewer = last.shrunk, last.fewer
         run.check(
             "collections below their validated count",
-            Verdict.FAIL if shrunk else Verdict.PASS,
-            measured=len(shrunk),
+            Verdict.FAIL if shrunk else Verdict.WARNING if fewer else Verdict.PASS,
+            measured=len(shrunk) + len(fewer),
             threshold=0,
             unit="collections",
-            reason=ReasonCode.COUNT_SHRINKS if shrunk else "",
-            detail="; ".join(shrunk)
-            or f"{sum(looks[-1].counts.values()):,} chunks; {sum(self.validated.values()):,} were validated",
+            parameter="monitoring.shrink_limit",
+            reason=ReasonCode.COUNT_SHRINKS if shrunk or fewer else "",
+            detail="; ".join(shrunk + fewer)
+            or f"{sum(last.counts.values()):,} chunks; {sum(self.validated.values()):,} were validated",
         )
         slow = [v for v in values if v > self.rules.maximum_latency_ms]
         cold = [look.cold for look in looks if look.cold is not None]
@@ -244,8 +247,11 @@ class MonitorStep(NotebookStep):
         """The next action after this watch."""
         if self.breach is None:
             return "Nothing is due: go on with 51."
-        again = self.run.home.command("resume")
-        return f"{self.breach.sentence}.\n{self._way_out()}\nOnce the cause is gone, start the watch again: {again}"
+        again = f"Once the cause is gone, start the watch again: {self.run.home.command('resume')}"
+        if self.breach.code == ReasonCode.COUNT_SHRINKS:
+            more = self.run.home.command("resume", "--set", "monitoring.shrink_limit=SHARE")
+            again += f"\nIf clients deleted these chunks, allow so many: {more}"
+        return f"{self.breach.sentence}.\n{self._way_out()}\n{again}"
 
     def timeline(self) -> None:
         """The figure: latency of each look against its limit, and the chunks beside it."""

@@ -34,7 +34,7 @@ from helpers.validation.configuration import judge_fulltext
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
 from helpers.validation.field_tests import FieldValues
 from helpers.validation.judgement import Judgement
-from helpers.validation.search import overlap_ks, rows_frame
+from helpers.validation.search import overlap_ks, pairs_of, rows_frame
 
 FLOAT32_FLOOR = 2.0**-24  # the least relative difference that float32 can hold
 _LISTS = ("plain", "over")
@@ -74,7 +74,9 @@ def still_true(baseline: Mapping[str, Any], before: Snapshot, now: Snapshot) -> 
         named = {r["id"] for r in probes} | {chunk for r in probes for key in _LISTS for chunk, _ in r[key]}
         was, has = _marks(before, name, named), _marks(now, name, named)
         same = {chunk for chunk in was.keys() & has.keys() if _alike(was[chunk], has[chunk])}
-        kept[name] = {**kept[name], "probes": [_without(r, same) for r in probes if r["id"] in same]}
+        left = [_without(r, same) for r in probes if r["id"] in same]
+        moved = kept[name].get("moved", 0) + pairs_of(probes) - pairs_of(left)
+        kept[name] = {**kept[name], "moved": moved, "probes": left}
     return {**baseline, "collections": kept}
 
 

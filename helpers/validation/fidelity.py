@@ -378,7 +378,7 @@ class _Search:
         self.k, self.space, self.name, self.merged = rules.k, source.space, source.name, exam._merged
         self.probes = exam.probes(source.name)
         measured = (of.baseline or {}).get("collections", {}).get(source.name, {})
-        self.baseline, self.doubt = measured.get("probes"), measured.get("doubt", "")
+        self.baseline, self.doubt, self.left_out = (measured.get(key) for key in ("probes", "doubt", "moved"))
         self.ordered, self.before = rules.overquery, measured.get("overquery") or rules.overquery
         self.ids: list[str] = []
         self.homes: list[str] = []  # per probe: the target collection that its own chunk went to
@@ -434,7 +434,7 @@ class _Search:
             for key in ("plain", "over"):
                 record[key] = [[self.origin[chunk], d] for chunk, d in record[key]]
         row: dict[str, Any] = {"collection": self.name, "space": self.space}
-        row |= equivalence(self.baseline, after, self.space, self.doubt)
+        row |= equivalence(self.baseline, after, self.space, self.doubt or "", self.left_out or 0)
         missed = [r["id"] for r in after if r["reachable"] is False]
         row |= {"k": self.k, "zero": self.probes.zero, "unusable": self.probes.unusable, "unreachable": missed}
         for k in overlap_ks(self.k):

@@ -114,16 +114,21 @@ class Judgement:
         applicable = [r for r in rows if r["verdict"] is not Verdict.NOT_APPLICABLE]
         if not applicable:
             return _not_applicable(SEARCH, "; ".join(sorted({r["detail"] for r in rows})) or "no collection")
+        unasked = [r for r in rows if r["verdict"] is Verdict.NOT_EXERCISED]
         warned = [r for r in (*rows, *merged.values()) if r["verdict"] is Verdict.WARNING]
         verdict, reason = _outcome(failed, ReasonCode.SEARCH_NOT_EQUIVALENT)
-        if warned and not failed:
+        if unasked and not failed and not warned:
+            all_of = len(unasked) == len(applicable)
+            verdict, reason = (Verdict.NOT_EXERCISED, "") if all_of else (Verdict.WARNING, ReasonCode.SEARCH_UNSURE)
+        elif warned and not failed:
             unsure = any(r.get("unsure") for r in warned)
             verdict, reason = (
                 Verdict.WARNING,
                 ReasonCode.SEARCH_UNSURE if unsure else ReasonCode.SEARCH_BASELINE_MISSING,
             )
-        named, every = failed or warned, len(applicable) + len(merged)
-        detail = "; ".join([*(f"{r['collection']}: {r['detail']}" for r in named[:3]), recall_said(self.recall())])
+        named, every = failed or [*warned, *unasked], len(applicable) + len(merged)
+        told = named[:3] or [r for r in rows if r.get("moved")][:3]
+        detail = "; ".join([*(f"{r['collection']}: {r['detail']}" for r in told), recall_said(self.recall())])
         ids = [{"collection": r["collection"], "id": i} for r in failed for i in r["unreachable"]]
         return Check(SEARCH, verdict, every - len(named), every, "collections", reason, detail, len(ids), ids[:20])
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from helpers.chunks import ChunkBatch, Vectors
+from helpers.formatting import count
 from helpers.parameters import Parameters
 from helpers.results import Progress, Verdict, silent
 from helpers.snapshots.snapshot import Snapshot
@@ -185,7 +186,7 @@ class Truth:
     def __init__(self, probes: Vectors, space: Space, k: int, wanted: Sequence[Collection[str]]) -> None:
         self._q = probes.astype(np.float64)
         self._norms = np.linalg.norm(self._q, axis=1) if len(probes) else np.zeros(0)
-        self._space, self._k = space, k
+        self._space, self.k = space, k
         self._askers: dict[str, list[int]] = {}
         for p, ids in enumerate(wanted):
             for chunk in ids:
@@ -212,12 +213,10 @@ class Truth:
             for p in self._askers.get(chunk, ()):
                 self.known[p][chunk] = float(table[p, column])
         for p, row in enumerate(table):
-            if len(row) > self._k:
-                near = np.flatnonzero(row <= np.partition(row, self._k - 1)[self._k - 1])
-            else:
-                near = np.arange(len(row))
+            edge = np.partition(row, self.k - 1)[self.k - 1] if len(row) > self.k else np.inf
+            near = np.flatnonzero(row <= edge)
             best = self.nearest[p] + [(float(row[i]), ids[i]) for i in near]
-            self.nearest[p] = sorted(best)[: self._k]
+            self.nearest[p] = sorted(best)[: self.k]
 
     def _distances(self, vectors: npt.NDArray[np.float64], norms: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Probes to vectors (p, n), by one matrix product; as `stores.base.distance` otherwise."""
@@ -346,29 +345,66 @@ def baseline(
 ) -> dict[str, Any]:
     """Every probe and named query asked of the source: JSON for `facts["search_baseline"]` of step 13.
 
-    `progress` advances by the chunks of each part that brute force has passed: `snapshot.total` in all.
+    `progress` advances by the chunks of each part that brute force has passed: `snapshot.total` in all. `moved` counts the
+    pairs of a probe and a chunk that are left out, because a client changed one of them after the snapshot was read.
     """
     rules = parameters.validation
     collections: dict[str, Any] = {}
     for info in snapshot.collections():
         probes = choose_probes(snapshot.batches(info.name), info.name, rules.probes, rules.seed)
         answers = ask_probes(store, info.name, probes, rules.k, rules.overquery, store.count(info.name))
-        truth = Truth(probes.vectors, info.space, rules.k, answers.wanted(probes.ids, rules.k))
+        truth = Truth(probes.vectors, info.space, rules.k, answers.wanted(probes.ids, 2 * rules.k))
         for batch in snapshot.batches(info.name):
             truth.add(batch.ids, batch.embeddings)
             progress.advance(len(batch))
-        found = records(probes.ids, answers, truth, info.space, rules.k)
+        moved = set() if parameters.source.is_embedded else _moved(store, info, probes, answers, truth)
+        listed = answers.wanted(probes.ids, rules.k)
+        left_out = sum(len(ids if own in moved else ids & moved) for own, ids in zip(probes.ids, listed, strict=True))
+        if moved:
+            truth.nearest = [[pair for pair in near if pair[1] not in moved] for near in truth.nearest]
+            every = {chunk for hits in (*answers.plain, *answers.over) for chunk, _ in hits}
+            answers = replace(answers_within([(answers, every - moved)], rules.k), given=answers.given)
+        found = [r for r in records(probes.ids, answers, truth, info.space, rules.k) if r["id"] not in moved]
         collections[info.name] = {
             "space": info.space,
             "zero": probes.zero,
             "unusable": probes.unusable,
             "overquery": answers.given,
             "doubt": _doubt(store, info, found, answers, truth) if parameters.source.is_cloud else "",
+            "moved": left_out,
             "probes": found,
         }
     spaces = {info.name: info.space for info in snapshot.collections()}
     queries = named_queries(store, parameters, spaces, lambda _: list(spaces))
     return {"k": rules.k, "collections": collections, "queries": queries}
+
+
+def _moved(store: Reader, info: CollectionInfo, probes: Probes, answers: Answers, truth: Truth) -> set[str]:
+    """Chunks, of those that were answered or are nearest, that came, went or became others after the snapshot was read.
+
+    They are read again: one that is not as far from a probe as it was in the snapshot has another vector by now.
+    """
+    wanted = answers.wanted(probes.ids, 2 * truth.k)
+    named = [ids.union(chunk for _, chunk in near) for ids, near in zip(wanted, truth.nearest, strict=True)]
+    now = Truth(probes.vectors, info.space, truth.k, named)
+    every = sorted(set().union(*named))
+    for start in range(0, len(every), _ROWS):
+        batch = store.read(info.name, every[start : start + _ROWS])
+        now.add(batch.ids, batch.embeddings)
+    found: set[str] = set()
+    for p, ids in enumerate(named):
+        was, scale = {chunk: d for d, chunk in truth.nearest[p]} | truth.known[p], float(truth.scale[p])
+        for chunk in ids:
+            a, b = was.get(chunk), now.known[p].get(chunk)
+            close = a is not None and b is not None and abs(a - b) <= noise(info.space, max(abs(a), abs(b)), scale)
+            if not close and (a is not None or b is not None):
+                found.add(chunk)
+    return found
+
+
+def pairs_of(found: Iterable[Record]) -> int:
+    """How many pairs of a probe and a chunk these records hold a distance of, itself included."""
+    return sum(len({r["id"], *(chunk for key in ("plain", "over") for chunk, _ in r[key])}) for r in found)
 
 
 def _doubt(store: Reader, info: CollectionInfo, found: Sequence[Record], answers: Answers, truth: Truth) -> str:
@@ -398,17 +434,20 @@ def _doubt(store: Reader, info: CollectionInfo, found: Sequence[Record], answers
 
 
 def equivalence(
-    before: Sequence[Record] | None, after: Sequence[Record], space: Space, doubt: str = ""
+    before: Sequence[Record] | None, after: Sequence[Record], space: Space, doubt: str = "", moved: int = 0
 ) -> dict[str, Any]:
     """One collection's row: shares of the source (`before`) and the target (`after`), verdict, and why.
 
     `doubt` says why the source's search is no measure: then the target is judged alone, by whether it finds its chunks.
+    `moved` pairs were left out of `before`, because clients changed them; where nothing else was asked on both sides,
+    equivalence is NOT EXERCISED.
 
     Only probes asked on both sides are paired. A share may fall by its slack plus, where chance is in it (plain
     queries; any query on ip, which is no metric, or on an index whose own over-query is not nearly exact), three
     standard errors of the paired difference.
     """
     row: dict[str, Any] = {"probes": len(after), "recall_queries": sum(r["recall"] is not None for r in after)}
+    row["moved"], left_out = moved, f"{count(moved, 'pair')} left out: clients changed them meanwhile"
     for share in ("self", "reachable", "recall", "over_recall"):
         row[f"{share}_after"] = mean_of([r[share] for r in after if r[share] is not None])
     was = {r["id"]: r for r in before or []}
@@ -416,6 +455,8 @@ def equivalence(
     if not pairs:
         verdict = Verdict.NOT_APPLICABLE if not after else Verdict.WARNING
         detail = "no vector that could be a probe" if not after else "no baseline of the source: only measured"
+        if after and moved:
+            verdict, detail = Verdict.NOT_EXERCISED, f"nothing is left to compare; {left_out}"
         return {**row, "paired": 0, "distance_excess": 0.0, "verdict": verdict, "detail": detail}
     if doubt:
         found = row["reachable_after"]
@@ -444,9 +485,12 @@ def equivalence(
         broken.append(f"distances of the same pairs differ by {excess:.3g} times what float32 explains")
     if not broken and not compared:
         detail = "chunks of other collections fill the target's answers: nothing to compare"
-        return {**row, "paired": 0, "distance_excess": excess, "verdict": Verdict.WARNING, "detail": detail}
+        verdict = Verdict.NOT_EXERCISED if moved else Verdict.WARNING
+        detail = f"nothing is left to compare; {left_out}" if moved else detail
+        return {**row, "paired": 0, "distance_excess": excess, "verdict": verdict, "detail": detail}
     verdict = Verdict.FAIL if broken else Verdict.PASS
-    return {**row, "paired": len(pairs), "distance_excess": excess, "verdict": verdict, "detail": "; ".join(broken)}
+    detail = "; ".join([*broken, *([left_out] if moved else [])])
+    return {**row, "paired": len(pairs), "distance_excess": excess, "verdict": verdict, "detail": detail}
 
 
 def mean_of(values: Sequence[float]) -> float:
