@@ -77,7 +77,7 @@ def _vdf(bin_: Path, source: str, target: str, folder: Path, names: Sequence[str
 def _chromie(bin_: Path, source: str, target: str, folder: Path, names: Sequence[str]) -> list[list[str]]:
     """`cp`, a collection at a time, vectors included."""
     places = [
-        (url.replace("http://", "server://") + "/default_tenant/default_database/" + name)
+        (url.replace("http://127.0.0.1", "server://localhost") + "/default_tenant/default_database/" + name)
         for name in names
         for url in (source, target)
     ]
@@ -179,7 +179,8 @@ def exercise(peer: Peer, ground: Ground, naive_seconds: float) -> dict[str, Any]
         seconds = time.perf_counter() - begun
         lines = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").splitlines()
         if any(codes) and not said:
-            said = next((line.strip()[:160] for line in reversed(lines) if "Error" in line), "")
+            ends = [line.strip()[:160] for line in reversed(lines) if line.strip()]
+            said = next((line for line in ends if "Error" in line), "".join(ends[:1]))
         lost = dict(differences(ground.batches, url))
     return {
         "name": peer.name, "pins": [" ".join(pin) for pin in peer.pins], "says": peer.says, "seconds": seconds,
