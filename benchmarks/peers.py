@@ -75,15 +75,18 @@ def _vdf(bin_: Path, source: str, target: str, folder: Path, names: Sequence[str
 
 
 def _chromie(bin_: Path, source: str, target: str, folder: Path, names: Sequence[str]) -> list[list[str]]:
-    """`cp`, a collection at a time, vectors included."""
-    places = [
-        (url.replace("http://127.0.0.1", "server://localhost") + "/default_tenant/default_database/" + name)
-        for name in names
-        for url in (source, target)
-    ]
+    """One file for each collection: out, then in, vectors included. (Its `cp` leaves them out and embeds anew.)"""
     fields = ["--fields", "meta", "doc", "embedding"]
-    pairs = zip(places[::2], places[1::2], strict=True)
-    return [[str(bin_ / "chromie"), "cp", old, new, *fields] for old, new in pairs]
+    found = []
+    for name in names:
+        old, new = (
+            url.replace("http://127.0.0.1", "server://localhost") + f"/default_tenant/default_database/{name}"
+            for url in (source, target)
+        )
+        file = str(folder / f"{name}.json")
+        found.append([str(bin_ / "chromie"), "exp", old, file, *fields])
+        found.append([str(bin_ / "chromie"), "imp", file, new, *fields])
+    return found
 
 
 # Their own requirements do not resolve any more, or bring the libraries of a GPU: pinned is what their way through Chroma needs.
