@@ -190,8 +190,8 @@ def test_the_limits_of_search_equivalence_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "steps.md").read_text(encoding="utf-8").split("## How search equivalence is judged")[1]
     falls = dict(re.findall(r"^\| ([\w -]+?) \|.*\| (0\.\d+) \|$", text.split("\n## ")[0], re.M))
     assert {name: float(fall) for name, fall in falls.items()} == {
-        "self": search.PLAIN_SLACK, "reachable": search.REACH_SLACK, "recall": search.PLAIN_SLACK,
-        "over-query recall": search.OVER_SLACK,
+        "self": search.SELF_MAY_FALL_BY, "reachable": search.REACH_MAY_FALL_BY, "recall": search.RECALL_MAY_FALL_BY,
+        "over-query recall": search.OVER_QUERY_MAY_FALL_BY,
     }  # fmt: skip
     assert f"below {search.SOUND}" in text
     noise = [search.noise("cosine", 0, 1), search.noise("l2", 1, 0), search.noise("ip", 0, 1)]

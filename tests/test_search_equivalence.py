@@ -20,7 +20,17 @@ from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import CollectionInfo, Space, Store, open_source, open_target
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.judgement import Judgement
-from helpers.validation.search import Truth, baseline, choose_probes, equivalence, lost_queries, named_queries
+from helpers.validation.search import (
+    OVER_QUERY_MAY_FALL_BY,
+    RECALL_MAY_FALL_BY,
+    SELF_MAY_FALL_BY,
+    Truth,
+    baseline,
+    choose_probes,
+    equivalence,
+    lost_queries,
+    named_queries,
+)
 
 DATE = datetime.date(2025, 12, 1)
 
@@ -280,6 +290,16 @@ def test_noise_is_allowed_and_a_loss_is_not() -> None:
     assert "over recall" in equivalence(before, over, "cosine")["detail"]
     shifted = [record(f"x{i}", plain=[[f"x{i}", 0.1]]) for i in range(20)]
     assert "distances" in equivalence(before, shifted, "cosine")["detail"]
+
+
+@pytest.mark.parametrize("name", ["self", "recall", "over_recall"])
+def test_a_mean_may_fall_to_its_limit_and_no_further(name: str) -> None:
+    """All probes alike, so that the interval is a point: 0.005 before the limit passes, 0.005 beyond it fails."""
+    fall = {"self": SELF_MAY_FALL_BY, "recall": RECALL_MAY_FALL_BY, "over_recall": OVER_QUERY_MAY_FALL_BY}[name]
+    before = [record(f"x{i}", **{name: 0.99}) for i in range(40)]
+    for more, expected in ((-0.005, Verdict.PASS), (0.005, Verdict.FAIL)):
+        after = [record(f"x{i}", **{name: 0.99 - fall - more}) for i in range(40)]
+        assert equivalence(before, after, "cosine")["verdict"] is expected
 
 
 def test_a_query_that_only_the_source_can_be_asked_is_a_failed_one() -> None:

@@ -14,7 +14,17 @@ from helpers.chunks import ChunkBatch
 from helpers.results import Verdict
 from helpers.schema import Context, Schema
 from helpers.stores.base import Space
-from helpers.validation.search import OVER_SLACK, PLAIN_SLACK, SOUND, Probes, Record, Truth, fall_of, mean_of, shared
+from helpers.validation.search import (
+    OVER_QUERY_MAY_FALL_BY,
+    RECALL_MAY_FALL_BY,
+    SOUND,
+    Probes,
+    Record,
+    Truth,
+    fall_of,
+    mean_of,
+    shared,
+)
 
 FEW = 5  # queries below which the chance of an approximate index decides about plain recall
 
@@ -137,8 +147,8 @@ def _verdict(shares: Sequence[Mapping[str, Any]], space: Space) -> tuple[Verdict
     after = [float(s["over_recall"]) for s in shares]
     broken: list[str] = []
     for name, share, was, slack in (
-        ("recall", "recall", "before", PLAIN_SLACK),
-        ("over-query recall", "over_recall", "over_before", OVER_SLACK),
+        ("recall", "recall", "before", RECALL_MAY_FALL_BY),
+        ("over-query recall", "over_recall", "over_before", OVER_QUERY_MAY_FALL_BY),
     ):
         pairs = [(float(s[was]), float(s[share])) for s in shares if s[was] is not None]
         if len(pairs) >= (FEW if share == "recall" else 1):
