@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +18,7 @@ from pathlib import Path
 from helpers.errors import RunbookError
 from helpers.run import plan
 from tests.faults.bench import CONTENT, DOUBLED, LOST, STUCK, Bench, Contents, Ended, Fault, differences
+from tests.faults.command import Crash
 from tests.faults.services import Fronted
 from tests.faults.shared import Shared
 from tests.signers import Signers
@@ -55,6 +58,23 @@ class Scenario:
 
 def always(*words: str) -> Command:
     return lambda bench: words
+
+
+def export_statement(bench: Bench) -> tuple[str, ...]:
+    """The statement for a role whose key is on another machine."""
+    return (*sign(bench)[:-2], "--export", "statement.json")
+
+
+def exported(bench: Bench) -> None:
+    """What is to be signed elsewhere is whole."""
+    json.loads((bench.home / "statement.json").read_text(encoding="utf-8"))
+
+
+def interrupt_export(bench: Bench) -> None:
+    """A snapshot of which a part was written."""
+    child = bench.start("resume", "one", "--until", "21", crash=Crash("snapshots.snapshot:_write_part", "after", 1))
+    if (done := bench.ended(child)).code != -signal.SIGKILL:
+        raise Fault(STUCK, f"the export was not killed: exit {done.code}: {done.line}")
 
 
 def begin_or_resume(bench: Bench) -> tuple[str, ...]:
@@ -318,6 +338,17 @@ SCENARIOS: list[Scenario] = [
             snapshots.snapshot:write_snapshot steps.migrate:MigrateStep._keep_batches stores.copying:_copy_file
         """),
     ),
+    Scenario(
+        "gone on with an export", "ready", always("resume", "one", "--until", "21"), always("resume", "one", "--until", "21"),
+        _names("""
+            snapshots.export_journal:Journal.open
+        """), prepare=interrupt_export, check=_nothing,
+    ),
+    Scenario(
+        "sign elsewhere", "decided", export_statement, export_statement, _names("""
+            cli.evidence:_sign
+        """), check=exported, over=lambda done: "something is there already" in done.line,
+    ),
     Scenario("restore", "snapshot", restore, restore, _names("""
             audit:append migration.restore:Ledger.put migration.restore:in_use snapshots.snapshot:Snapshot.mark
             stores.opening:_make_directory
@@ -375,8 +406,8 @@ WITHOUT: dict[str, str] = {
         """,
         "the log of writes of an nginx before the source (fence.when: cutover): where it is not whole, all is compared":
             """fence.control:Control.record fence.control:Control.read_since""",
-        "a file for another machine, written again by the same command":
-            """cli.evidence:_sign cli.evidence:archive""",
+        "only of notebooks that kernels executed, and a file for another machine: tests/test_evidence_verify.py":
+            """cli.evidence:archive""",
         "of a rehearsal, which is begun anew":
                         """
             cli.rehearse:_process cli.rehearse:_recorded cli.rehearse:rehearse_servers rehearsal.sample_application:log
@@ -420,8 +451,6 @@ WITHOUT: dict[str, str] = {
             """runner.group:begin""",
         "an empty file that asks a run to stop":
             """runner.outcome:_stop""",
-        "tests/test_snapshot_resumes.py":
-            """snapshots.export_journal:Journal.open""",
     }.items()
     for name in names.split()
 }  # fmt: skip
