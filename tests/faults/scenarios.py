@@ -241,6 +241,20 @@ def fronted(shared: Shared) -> Bench:
     return found
 
 
+def recorded(shared: Shared) -> Bench:
+    """Writers go on until the cutover; nginx logs what they write from step 20 on."""
+    found: Bench = shared.once("recorded", lambda folder: Fronted(folder, shared.stack, "cutover"))
+    return found
+
+
+def open_again(bench: Bench) -> None:
+    """Source and target agree, and nginx lets a client's write through, then and before."""
+    bench.compare()
+    assert isinstance(bench, Fronted)
+    if not bench.writes(5):
+        raise Fault(STUCK, "writers were never stopped, and nginx refuses a write")
+
+
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
@@ -369,6 +383,11 @@ SCENARIOS: list[Scenario] = [
             fence.nginx:Nginx.keep fence.nginx:Nginx.put_back fence.nginx:Nginx.write
         """), check=lifted, bench=fronted,
     ),
+    Scenario(
+        "nginx's log of writes", "new", begin_or_resume, begin_or_resume, _names("""
+            fence.control:Control.record fence.control:Control.read_since
+        """), check=open_again, bench=recorded,
+    ),
     Scenario("validation fails", "migrated", always("resume", "one", "--until", "23"), always("resume", "one", "--until", "23"),
         _names("""
             runner.notebook:Run._write
@@ -404,8 +423,6 @@ WITHOUT: dict[str, str] = {
             evidence.signing:raw_signed runner.notebook:_become_kernel
             runner.pipeline:_kernel_class
         """,
-        "the log of writes of an nginx before the source (fence.when: cutover): where it is not whole, all is compared":
-            """fence.control:Control.record fence.control:Control.read_since""",
         "only of notebooks that kernels executed, and a file for another machine: tests/test_evidence_verify.py":
             """cli.evidence:archive""",
         "of a rehearsal, which is begun anew":

@@ -50,7 +50,7 @@ class Fronted(Bench):
 
     STATES = ("new", "ready", "snapshot", "migrated", "decided")
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, when: str = "start") -> None:
         self.server = stack.enter_context(ChromaServer(folder / "source-server"))
         self.nginx, self.how = folder / "nginx", folder / "nginx/how"
         self.nginx.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,8 @@ class Fronted(Bench):
         self.config, self.listen = self.nginx / "fence.conf", f"127.0.0.1:{free_port()}"
         self.command = [str(program), "-c", str(self.config)]
         rules = {"listen": self.listen, "upstream": f"127.0.0.1:{self.server.port}", "config": str(self.config)}
-        fence = json.dumps({"kind": "nginx", "nginx": {**rules, "command": self.command}, "timeout_seconds": 20.0})
+        nginx = {**rules, "command": self.command}
+        fence = json.dumps({"kind": "nginx", "when": when, "nginx": nginx, "timeout_seconds": 20.0})
         super().__init__(
             folder, source=f"{{url: '{self.server.url}'}}", source_url=self.server.url, more=f"fence: {fence}\n"
         )
