@@ -333,6 +333,52 @@ def test_killed_anywhere_and_gone_on_with(night: RunFolder, moment: int, monkeyp
     assert_target_is_source(night)
 
 
+def test_few_changes_are_written_by_id_and_many_afresh(night: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[str] = []
+    drop = ClientStore.drop
+
+    def noted(self: ClientStore, name: str) -> None:
+        dropped.append(name)
+        drop(self, name)
+
+    monkeypatch.setattr(ClientStore, "drop", noted)
+    migrate(night)
+    at_the_source(some_of_everything)  # 6 of 60 in alpha, 1 of 25 in beta
+    record = migrate(night)
+    assert verdict(record, PROBED) == (Verdict.PASS, "")
+    assert f"{4 + 30} chunks written and read back equal" in next(
+        c.detail for c in record.result.checks if c.name == PROBED
+    )
+    assert dropped == []
+    assert_target_is_source(night)
+    at_the_source(lambda store: store.delete("beta", [f"b{n}" for n in range(1, 4)]))  # 3 of 24
+    assert verdict(migrate(night), PROBED) == (Verdict.PASS, "")
+    assert dropped == ["beta"]
+    assert_target_is_source(night)
+
+
+@pytest.mark.parametrize("spoil", ["back", "lost"])
+def test_what_was_not_removed_or_is_lost_beside_it_is_named_and_then_mended(
+    night: RunFolder, monkeypatch: pytest.MonkeyPatch, spoil: str
+) -> None:
+    at_the_source(lambda store: store.delete("alpha", ["a5"]))
+    real = Round.apply
+
+    def spoilt(self: Round, store: Any, *more: Any) -> None:
+        real(self, store, *more)
+        store.add("alpha", ALPHA.take([5])) if spoil == "back" else store.delete("alpha", ["a7", "a8"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Round, "apply", spoilt)
+        record = migrate(night)
+    assert verdict(record, PROBED) == (Verdict.FAIL, "catch_up_not_proven")
+    named = {(row["id"], row["problem"]) for c in record.result.checks if c.name == PROBED for row in c.ids}
+    wanted = {("a5", "not removed")} if spoil == "back" else {(i, "not found by its vector") for i in ("a7", "a8")}
+    assert named == wanted
+    assert verdict(migrate(night)) == (Verdict.PASS, "")
+    assert_target_is_source(night)
+
+
 @pytest.mark.slow
 def test_a_chunk_that_the_probe_finds_wrong_is_named_and_its_collection_written_afresh(
     night: RunFolder, monkeypatch: pytest.MonkeyPatch

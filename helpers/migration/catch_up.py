@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ from helpers.stores.base import Space, distance
 
 _BATCH = 500  # chunks deleted or probed at a time
 _NEAR, _FAR = 10, 1_000  # neighbours asked for by a probe, and by its second try
+_BESIDE = 500  # chunks that stayed in a collection from which others went, searched for after it
 UNFOUND = 0.01  # of a collection that no query finds although its index is new: outliers; up to 0.6 % measured on 1.5.9
 _NOISE = 1e-5  # two float32 sums of one distance differ by less, relative to the product of the norms
 UNCHANGED = "changes in the source since the snapshot"
@@ -140,11 +141,14 @@ class Round:
         for name in self.delta.drop:
             if name in present:
                 store.drop(name)  # the records first: fact 18
+        for name, ids in self.delta.remove.items():
+            store.delete(name, ids)
 
     def prove(self, store: Store) -> list[dict[str, Any]]:
         """Every chunk written: as staged, and found by its own vector? Those that are not, as `{collection, id, problem}`.
 
-        Even in an index that was only added to, an outlier may be out of reach; below one in a hundred they are `unfound`.
+        Where chunks were removed these must be gone, and a sample of the others in the collection is searched for. Even in
+        an index that was only added to, an outlier may be out of reach; below one in a hundred they are `unfound`.
         """
         found = self._probe(store)
         if found:  # the next attempt begins this round anew
@@ -167,11 +171,37 @@ class Round:
                 wrong += [{"collection": name, "id": i, "problem": "not as staged"} for i in pair.differing()]
                 beyond += [{"collection": name, "id": i, "problem": "not found by its vector"} for i in lost]
                 rows += len(pair.expected)
-            if len(beyond) > max(1, UNFOUND * rows):
-                wrong += beyond
-            else:
-                self.unfound += beyond
+            wrong += self._judged(beyond, rows)
+        for name, ids in self.delta.remove.items():
+            still = {chunk for start in range(0, len(ids), _BATCH)
+                     for chunk in store.read(name, ids[start : start + _BATCH], embeddings=False).ids}  # fmt: skip
+            added = {chunk for _, some in self.delta.add.ids(name) for chunk in some}
+            wrong += [{"collection": name, "id": i, "problem": "not removed"} for i in sorted(still - added)]
+            wrong += self._judged(*self._beside(store, name, spaces[name], added))
         return wrong
+
+    def _judged(self, beyond: list[dict[str, Any]], rows: int) -> list[dict[str, Any]]:
+        """Those of `rows` chunks that no query finds, where they are too many for outliers; else they are `unfound`."""
+        if len(beyond) > max(1, UNFOUND * rows):
+            return beyond
+        self.unfound += beyond
+        return []
+
+    def _beside(
+        self, store: Store, name: str, space: Space, added: Collection[str]
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Of a sample of the chunks that stayed beside removed ones, those that no query finds, and how many were searched."""
+        whole = Staged.load(self.folder / RunPath.STAGED)
+        assert whole is not None  # it was made before the round was begun
+        left_out = {*added, *self._refused(name)}
+        step, at, rows = max(1, whole.rows(name) // _BESIDE), 0, 0
+        lost: list[dict[str, Any]] = []
+        for batch in whole.stream(name, 0, _BATCH):
+            some = batch.take(i for i in range(-at % step, len(batch), step) if batch.ids[i] not in left_out)
+            at, rows = at + len(batch), rows + len(some)
+            named = unreachable(store, name, some, space)
+            lost += [{"collection": name, "id": i, "problem": "not found by its vector"} for i in named]
+        return lost, rows
 
     def _refused(self, name: str) -> set[str]:
         """The target's ids of chunks that it refused in this round."""
