@@ -200,9 +200,11 @@ class MigrateStep(NotebookStep):
             then = "nothing to do" if last.nothing else "left as it is"
             rows.append(("last", last.began, last.added, last.changed, last.deleted, last.seconds, then))
         applied = sum(r["added"] + r["changed"] + r["deleted"] for r in self.ledger.rounds)
-        left = "" if last is None or last.nothing else f"{last.sentence()}: left as it is, so nothing was brought over"
+        why = "nothing changed in the source, so nothing was brought over"
+        if last is not None and not last.nothing:
+            why = f"{last.sentence()}: left as it is, so nothing was brought over"
         self.run.check(CAUGHT_UP, Verdict.PASS if applied else Verdict.NOT_EXERCISED, measured=applied, unit="changes",
-                       detail="" if applied else left or "nothing changed in the source, so nothing was brought over")  # fmt: skip
+                       detail="" if applied else why)  # fmt: skip
         self.run.fact(
             "catch_up",
             {
