@@ -30,6 +30,7 @@ from helpers.stores.layout import DATABASE, VOLUMES, is_duckdb_layout, reading
 from helpers.stores.repair import migrations
 
 PIECE = 1_000  # chunks read at a time
+_LISTINGS = 3  # of a collection whose count and ids do not agree
 PROBES = 20  # vectors searched for, of each collection
 SECONDS = 60.0  # for reading, where not everything was asked for
 REQUESTS = 200  # for the ids of one collection, likewise
@@ -281,12 +282,14 @@ def _collection(
         requests = CLOUD_REQUESTS if cloud else REQUESTS
         if not full and (health.reported > store.limits().page_rows * requests or time.monotonic() > deadline):
             return health, info
-        ids = store.ids(name)
+        health.reported, ids = _counted(store, name)
         health.listed = len(ids)
+        missing: set[str] = set()
         stride = -(-len(ids) // PIECE) or 1
         for start in range(stride):
             batch = store.read(name, ids[start::stride])
             health.add(batch, fates)
+            missing.update(set(ids[start::stride]).difference(batch.ids))
             if not start:
                 sample = batch.take(np.flatnonzero(~batch.lost)[:PROBES])
                 health.probed = len(sample)
@@ -296,10 +299,25 @@ def _collection(
                 break
         else:
             health.asked = True
+        if missing:  # what a client deleted since it was listed is not there to be read
+            counted, now = _counted(store, name)
+            gone = len(missing.difference(now)) if counted == len(now) else 0
+            health.listed, health.reported = health.listed - gone, health.reported - gone
         return health, info
     except WorldError as error:
         health.unreadable = error.what
         return health, None
+
+
+def _counted(store: Reader, name: str) -> tuple[int, list[str]]:
+    """(Chunks that a collection counts, its ids). Clients may write between the two, so what does not agree is asked again."""
+    before = store.count(name)
+    for _ in range(_LISTINGS):
+        ids, after = store.ids(name), store.count(name)
+        if min(before, after) <= len(ids) <= max(before, after):
+            return len(ids), ids
+        before = after
+    return before, ids
 
 
 def swapped(contradicted: int, probed: int) -> bool:

@@ -1,0 +1,58 @@
+"""Step 10 reads a source while clients write: what came or went between two of its questions is no damage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from helpers.results import silent
+from helpers.stores import Store
+from helpers.stores.diagnosis import _collection
+from tests.storage import chunks, embedded, fill
+
+
+class Written:
+    """A store that runs `write` once, just before it is asked for `question`."""
+
+    def __init__(self, store: Store, question: str, write: Callable[[Store], None]) -> None:
+        self.store, self.question, self.write, self.done = store, question, write, False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self.question and not self.done:
+            self.done = True
+            self.write(self.store)
+        return getattr(self.store, name)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with embedded(tmp_path / "source") as opened:
+        fill(opened, "docs", chunks(30, 4))
+        yield opened
+
+
+@pytest.mark.parametrize("question", ["ids", "read"])
+@pytest.mark.parametrize("kind", ["add", "delete"])
+def test_what_clients_write_while_it_is_read_is_no_damage(store: Store, question: str, kind: str) -> None:
+    def write(at: Store) -> None:
+        if kind == "add":
+            at.add("docs", chunks(2, 4, seed=3, prefix="new"))
+        else:
+            at.delete("docs", at.ids("docs")[:3])
+
+    live = Written(store, question, write)
+    health, _ = _collection(cast(Store, live), "docs", {}, time.monotonic() + 60, True, False, silent)
+    assert live.done
+    assert health.whole
+    assert (health.unexplained, health.reported) == (False, health.read)
+
+
+def test_one_that_always_lists_fewer_than_it_counts_stays_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = type(store).ids
+    monkeypatch.setattr(type(store), "ids", lambda self, name: real(self, name)[1:])
+    health, _ = _collection(store, "docs", {}, time.monotonic() + 60, True, False, silent)
+    assert (health.unexplained, health.reported, health.listed) == (True, 30, 29)
