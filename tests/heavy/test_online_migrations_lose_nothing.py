@@ -61,7 +61,9 @@ class Bench(Fenced):
         self.trial.write_parameters(
             f"name: trial\nsource: {{url: '{source.url}'}}\ntarget: {{url: '{target.url}'}}\nschema: identity\n"
             f"fence: {json.dumps(self.section(when='cutover'))}\ncutover: {json.dumps(cutover)}\n"
-            f"migration: {{delta_limit: {{share: 1.0}}}}\nmonitoring: {{shrink_limit: 1.0}}\n{self.people.parameter()}"
+            "migration: {delta_limit: {share: 1.0}}\n"
+            "monitoring: {minutes: 0.05, interval_seconds: 1, level_seconds: 1, repetitions: 1, shrink_limit: 1.0}\n"
+            f"{self.people.parameter()}"
         )
         nginx = Nginx(NginxFence.model_validate(self.section()["nginx"]), 20.0)
         nginx.write(configuration(nginx.rules, "before", closed=False))
