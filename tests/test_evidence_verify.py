@@ -324,3 +324,11 @@ def test_signing_on_the_command_line(
     assert problems(fresh.reports) == []
     assert plain(fresh.reports)[0] == 0
     assert cli.main(["sign", fresh.id, "--import", "security.json.sig"]) == 2
+
+
+def test_the_packages_whose_digest_a_seal_names_are_in_the_folder_and_sealed(sealed: Path) -> None:
+    newest = evidence.seals(sealed)[-1]
+    (path,) = sealed.glob("packages-*.txt")
+    assert file_digest(path) == newest.predicate["code"]["packages"]
+    assert any("  chromadb-" in line for line in path.read_text(encoding="utf-8").splitlines())
+    assert path.name in newest.subjects

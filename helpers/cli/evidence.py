@@ -14,7 +14,7 @@ from helpers import audit
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, UsageError, WorldError, one_line
 from helpers.evidence import signing, signoffs, verification
-from helpers.evidence.seals import not_pushed
+from helpers.evidence.seals import custody, not_pushed
 from helpers.evidence.statement import digest_of, statement_in, statement_of, trusted
 from helpers.evidence.verification import Verified
 from helpers.formatting import size
@@ -240,6 +240,8 @@ def _recorded(folder: RunState, path: Path) -> int:
     folder.log(f"signed: {path.name}")
     run = leave(folder)
     print(f"Recorded in {path}. {next_action(folder)}")
+    if kept := custody(run):
+        print(f"Keep outside this machine: {kept}")
     state = CutoverState.load(folder.workspace)
     if state is not None and path.name.startswith("cutover-") and statement_of(path).get("decision") == signoffs.NO_GO:
         print(

@@ -21,7 +21,7 @@ from typing import Any
 from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal, WorldError
 from helpers.evidence import secret_scan, signing
-from helpers.evidence.secret_scan import code, refuse_foreign_bytecode, tree
+from helpers.evidence.secret_scan import code, list_packages, refuse_foreign_bytecode, tree
 from helpers.evidence.signing import ALLOWED
 from helpers.evidence.statement import (
     CHANGING,
@@ -168,6 +168,7 @@ def seal(run: RunState, step: str = "") -> RunState:
         secret_scan.refuse(searched, run.reports, sorted(headers | earlier) if step else ())
         number, now = len(known) + 1, utc_now()
         key, runner = _runner(run)
+        list_packages(run.reports)
         # Nothing is written to the folder behind this line but the seal itself, so that it covers every byte.
         audit.append(run.reports / audit.NAME, "seal", number=number, after=step)
         predicate = {

@@ -25,6 +25,7 @@ from helpers.evidence.statement import Seal, digest_of, sha256
 from helpers.formatting import count
 from helpers.parameters import SecretRef
 from helpers.reason_codes import ReasonCode
+from helpers.results import write_text
 from helpers.run import folders as runs
 
 _UNSET = "has no value here"
@@ -170,19 +171,33 @@ def _readings(data: bytes) -> Iterator[tuple[bytes, str]]:
 def code() -> dict[str, str]:
     """What ran: the commit, whether files differ from it, the interpreter, and one SHA-256 over the installed packages.
 
-    `commit` is "" where the toolkit is no git checkout. The packages count by the digests of their RECORD files.
+    `commit` is "" where the toolkit is no git checkout.
     """
-    packages = []
     commit, changed_files = runs.checkout()
-    for package in importlib.metadata.distributions():
-        record = package.read_text("RECORD") or ""
-        packages.append(f"{sha256(record.encode())}  {package.metadata['Name']}-{package.version}\n")
     return {
         "commit": commit,
         "changed_files": changed_files,
         "interpreter": sys.version,
-        "packages": sha256("".join(sorted(packages)).encode()),
+        "packages": sha256(_packages().encode()),
     }
+
+
+@cache
+def _packages() -> str:
+    """The installed packages, a line each: SHA-256 of its RECORD file, name and version."""
+    return "".join(
+        sorted(
+            f"{sha256((package.read_text('RECORD') or '').encode())}  {package.metadata['Name']}-{package.version}\n"
+            for package in importlib.metadata.distributions()
+        )
+    )
+
+
+def list_packages(folder: Path) -> None:
+    """Put the list whose digest seals name into the run's folder, once for each set of packages that ran."""
+    path = folder / f"packages-{code()['packages'][:16]}.txt"
+    if not path.is_file():
+        write_text(path, _packages())
 
 
 def other_code(before: Seal, seal: Seal) -> Iterator[str]:
@@ -204,7 +219,7 @@ def what_ran(chain: Sequence[Seal]) -> list[str]:
     commit = f"commit {about['commit']}, {dirty}" if about["commit"] else "no git checkout"
     helpers, packages = (str(digest)[:16] for digest in (chain[-1].predicate["helpers"], about["packages"]))
     interpreter = str(about["interpreter"]).split(" (")[0]
-    first = f"{commit}; SHA-256 of helpers {helpers}…, of the installed packages {packages}…; Python {interpreter}"
+    first = f"{commit}; SHA-256 of helpers {helpers}…; packages-{packages}.txt lists the installed packages; Python {interpreter}"
     return [first, *(line for pair in pairwise(chain) for line in other_code(*pair))]
 
 

@@ -343,7 +343,7 @@ _HEAD = r"""# The evidence of run {run}, to be verified without the toolkit that
 #
 # - whether this file was changed: read it, or compare it by the toolkit's verify command, which makes it again;
 # - without a digest or a list from elsewhere: whether all seals were made again;
-# - without a digest from elsewhere: whether all that came after some seal was cut off;
+# - without a digest from elsewhere: whether all that came after some seal was cut off; never: a line cut off behind the newest;
 # - index.html, which is no evidence, tokens of a time-stamping authority, and the signatures in files .dsse;
 # - what somebody did who could use the key of the toolkit's workspace. A seal or digest noted elsewhere shows what was sealed
 #   by then;
