@@ -294,7 +294,7 @@ def test_what_the_window_took_is_one_number(run: RunFolder) -> None:
     assert found is not None
     assert (found.work, found.starts, found.wall) == pytest.approx((worked, 0.0, wall.total_seconds()))
     said = next(item.measured for item in record(view) if item.label.startswith("Execution time"))
-    assert said == f"1 min 22 s from the start of step 20 to the end of step 25: {worked:.0f} s of work, the rest between the steps"
+    assert said == f"1 min 22 s from step 20 to the end of step 25: {worked:.0f} s of work, the rest between the steps"
     every = sum(took(json.loads(p.read_text())) for p in (run.reports / "results").glob("*.json") if p.stem != "27")
     assert f"{int(every // 60)} min {round(every % 60):02d} s" in index_page(run.reports.parent)
 

@@ -300,7 +300,7 @@ def test_the_record_holds_what_was_measured_and_nothing_else(tmp_path: Path) -> 
     assert said["Query latency, mean"] == "not recorded"
     assert said["Rollback triggered"] == "No"
     assert said["Write downtime"] == "writes to the source refused since 2025-12-01 02:59:30 UTC; reads are not refused"
-    assert said["Execution time (runbook: 90 to 120 min)"].startswith("39 min 30 s from the start of step 20 to the end of step 25")
+    assert said["Execution time (runbook: 90 to 120 min)"].startswith("39 min 30 s from step 20 to the end of step 25")
     assert cells(page, "Overall result")[1] == "PASS, 99.5 % acceptance rate (2,090 of 2,100)"
 
 

@@ -523,7 +523,7 @@ def _execution(view: RunView) -> str:
         (found.attempts, "of attempts that do not count"),
     ]
     named = [f"{duration(seconds)} {words}" for seconds, words in parts if seconds]
-    return f"{duration(found.wall)} from the start of step 20 to the end of step 25: {', '.join(named)}, the rest between the steps"
+    return f"{duration(found.wall)} from step 20 to the end of step 25: {', '.join(named)}, the rest between the steps"
 
 
 def _collections(view: RunView) -> Iterator[Item]:
