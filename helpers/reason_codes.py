@@ -61,8 +61,8 @@ _CONTRADICTION = (
 )
 _FREE_SPACE = "Free space on the disk named above. Then: {resume}"
 _NEW_IDS = (
-    "migration.id_policy: prefix writes them so. Tell the owners of every client that keeps ids, or begin a new run with "
-    "id_policy: fail where no ids collide."
+    "migration.id_policy: prefix writes them so. Tell the owners of every client that keeps ids. Where step 11 finds no "
+    "chunks with colliding ids, a new run with id_policy: fail keeps the old ones."
 )
 _PREFIX_IDS = (
     "Begin a new run with migration.id_policy: prefix, which writes every id as <source collection>:<id> (tell "

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import gzip
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from helpers import plots
+from helpers.notify import delivery
 from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
@@ -62,8 +64,8 @@ def test_warnings_with_a_command_are_due_and_the_others_are_said_to_ask_for_none
 @pytest.mark.parametrize(
     ("measured", "verdict", "said"),
     [
-        ("lifted", Verdict.PASS, "writes to old are no longer refused"),
-        ("lifted", Verdict.NOT_EXERCISED, "Whether a write is taken there was not tried."),
+        ("lifted", Verdict.PASS, "every client to http://db2:8000, none to old. The write fence is lifted"),
+        ("lifted", Verdict.NOT_EXERCISED, "No write to old was tried: the application uses http://db2:8000."),
         ("active", Verdict.WARNING, "Writes to the source are still refused"),
     ],
 )
@@ -72,6 +74,12 @@ def test_who_may_write_after_the_closeout_is_said(tmp_path: Path, measured: str,
     assert said in writers(read_run(make_run(tmp_path / "r", [result(Step.CLOSEOUT, checks=[check])])))
     none = Check("end of the write fence", Verdict.NOT_APPLICABLE)
     assert writers(read_run(make_run(tmp_path / "s", [result(Step.CLOSEOUT, checks=[none])]))) == ""
+
+
+def test_no_notice_says_of_reads_what_nobody_observed() -> None:
+    templates = list((Path(delivery.__file__).parent / "templates").glob("*.j2"))
+    assert templates
+    assert [path.name for path in templates if re.search(r"(?i)\breads?\b", path.read_text(encoding="utf-8"))] == []
 
 
 def test_a_title_of_merged_collections_says_within_what_was_compared() -> None:

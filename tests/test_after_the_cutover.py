@@ -31,6 +31,7 @@ from tests.conftest import at_home
 from tests.cutovers import details, verdicts
 from tests.rollbacks import ENV, Night, everything
 from tests.storage import chunks, contents, embedded, tree
+from tests.test_fence_command import commands
 
 pytestmark = pytest.mark.usefixtures("own_folders")
 
@@ -192,6 +193,9 @@ def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night:
         (night.folder.workspace / name / "file").write_text("x" * 1000)
     with embedded(night.home / "target") as store:
         store.acquire_lock("night")
+    dry = RunRecord(night.folder.read(), "13")
+    dry.result.facts["imported"] = 84
+    night.keep(dry)
     result = closeout(night)
     assert Verdict.FAIL not in verdicts(result).values(), details(result)
     assert not [
@@ -206,6 +210,7 @@ def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night:
     summary = (night.folder.reports / record.SUMMARY).read_text()
     assert "Ada 555" in summary
     assert "| 22 Migrate | 45 to 60 min |" in summary
+    assert "| Chunks migrated | 84 chunks | 85 of 85 chunks |" in summary
     assert {e["action"] for e in audit.entries(night.folder.reports / audit.NAME)} >= {
         "temporary files removed",
         "closeout",
@@ -223,6 +228,17 @@ def test_a_closeout_writes_the_record_cleans_and_leaves_the_way_back_open(night:
     assert set(everything(night.source)["alpha"][3]) == {*source["alpha"][3], "late0", "late1"}
     assert not (night.folder.reports / record.SUCCESS).exists()
     assert len(list(night.folder.reports.glob(f"earlier/*/{record.SUCCESS}"))) == 1
+
+
+def test_the_fence_of_a_directory_is_lifted_with_the_true_reason_why_no_write_was_tried(tmp_path: Path) -> None:
+    night = night_after(tmp_path, fenced=True, fence=commands(tmp_path))
+    passed(night, "50", "51", "52")
+    found = {c.name: c for c in closeout(night).checks}
+    end = found["end of the write fence"]
+    assert (end.verdict, end.measured) == (Verdict.NOT_EXERCISED, "lifted")
+    assert "only the application could, and since the cutover it uses the target" in end.detail
+    back = found["rollback after the closeout"]
+    assert (back.verdict, back.detail) == (Verdict.NOT_EXERCISED, "this run tried none")
 
 
 def test_a_closeout_that_was_killed_is_repeated(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:

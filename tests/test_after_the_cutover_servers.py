@@ -103,7 +103,9 @@ def test_the_fence_is_lifted_at_closeout_and_the_downtime_is_known(ends: Ends, t
         if e["action"] == "fence lifted at closeout"
     ]
     assert told == ["begun", "done"]
-    assert verdicts(closeout(night))["end of the write fence"] is Verdict.NOT_APPLICABLE, "repeating it changes nothing"
+    again = {c.name: c for c in closeout(night).checks}["end of the write fence"]
+    assert (again.verdict, again.measured) == (Verdict.NOT_EXERCISED, "lifted"), "repeating it still says who may write"
+    assert verdicts(result)["rollback after the closeout"] is Verdict.NOT_EXERCISED
 
 
 def test_the_fence_stays_while_somebody_is_seen_at_it(ends: Ends, tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def exercised_what_it_can(reports: Path) -> None:
         ("50", "time watched"),
         ("50", "health of the application"),
         ("53", "end of the write fence"),
+        ("53", "rollback after the closeout"),
     ]
     assert {key: found[key].verdict for key in shortened} == dict.fromkeys(shortened, Verdict.NOT_EXERCISED)
     assert re.fullmatch(r"[\d.]+ s of 1 h 00 min, first look to last", found["50", "time watched"].detail)

@@ -363,8 +363,8 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
     return (
         f"{said}; then everything was put back to its state after the cutover: "
         f"{count(sum(proof['compared'].values()), 'chunk')} of the target, the application's among them, compared with "
-        f"those before, none differs; "
-        f"configuration files as before; {proof['application']} ({RunPath.DRILLS}/{PUT_BACK}.json)"
+        f"those before, none differs; the source is its copy from before the drill, without what was replayed ({DATABASE} byte "
+        f"for byte); configuration files as before; {proof['application']} ({RunPath.DRILLS}/{PUT_BACK}.json)"
     )
 
 

@@ -422,11 +422,11 @@ def clients_switched(target: str, files: int, restarts: int, *, rehearsal: bool)
     return f"{who} was switched to {target}: {', '.join(done)}.{' No other client was touched.' if rehearsal else ''}"
 
 
-def source_takes_writes(source: str) -> str:
-    """What it means that the write fence is lifted while the application uses the target: the sentence of pages and notices."""
+def source_takes_writes(source: str, target: str) -> str:
+    """Who may write where while the write fence is lifted and the application uses the target: words of pages and notices."""
     return (
-        f"The write fence is lifted: writes to {source} are no longer refused. What a client still writes there does not reach "
-        "the target, and a rollback finds two histories; have every client write to the target."
+        f"Who may write where: every client to {target}, none to {source}. The write fence is lifted, so {source} no longer "
+        "refuses writes; what is still written to it does not reach the target, and a rollback finds two histories."
     )
 
 

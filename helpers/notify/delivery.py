@@ -515,7 +515,8 @@ def _fence(folder: RunState) -> str:
     if state is not None and state.refuses:
         return "Writes to the source are still refused."
     lifted = state is not None and not state.may_be_active and cutover is not None and cutover.is_done
-    return source_takes_writes(formatting.text(folder.parameters.source.label)) if lifted else ""
+    ends = (formatting.text(end.label) for end in (folder.parameters.source, folder.parameters.target))
+    return source_takes_writes(*ends) if lifted else ""
 
 
 def _clients(folder: RunState, parameters: Parameters) -> str:

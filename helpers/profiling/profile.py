@@ -337,7 +337,7 @@ class Profile:
             }
             for name, seen in self.scan.collections.items()
         ]
-        detail = "The schema requires one: these chunks would be set aside."
+        detail = "The schema requires one: these chunks are set aside."
         number, needed = self.findings()["none_documents"], self.schema.requires_document
         self.check("chunks without a document", number, ReasonCode.MISSING_DOCUMENT, detail, needed)
         check_spaces(self.run, [seen.info for seen in self.scan.collections.values()], named=True)

@@ -467,10 +467,14 @@ def writers(view: RunView) -> str:
         return ""
     if found.measured != "lifted":
         return "Writes to the source are still refused: the closeout kept the write fence."
-    section = view.parameters.get("source")
-    place = (section.get("url") or section.get("path")) if isinstance(section, dict) else ""
-    tried = "" if found.verdict is Verdict.PASS else " Whether a write is taken there was not tried."
-    return source_takes_writes(text(place or "the source", 120)) + tried
+    source, target = (_place(view, side) for side in ("source", "target"))
+    tried = "" if found.verdict is Verdict.PASS else f" No write to {source} was tried: the application uses {target}."
+    return source_takes_writes(source, target) + tried
+
+
+def _place(view: RunView, side: str) -> str:
+    section = view.parameters.get(side)
+    return text((section.get("url") or section.get("path")) if isinstance(section, dict) else f"the {side}", 120)
 
 
 def due_by_warnings(view: RunView) -> list[str]:

@@ -19,8 +19,10 @@ from typing import Any
 import pandas as pd
 
 from helpers import audit, plots
+from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, one_line
 from helpers.fence import Control, FenceState, connections, lift, takes_no_writes, used_by
+from helpers.fence.control import UNTRIED
 from helpers.fence.probe import SILENT
 from helpers.formatting import count, duration, moment, size
 from helpers.parameters import Endpoint, Parameters, resolve_path
@@ -77,12 +79,6 @@ def rows(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[dic
 
 
 # -- fence end ---------------------------------------------------------------------------------------------------------
-
-# The end of the write fence. What lifting it means is said before it is done: the old source then takes writes again.
-#
-# Whoever still writes there writes into a database that nobody reads any more. So nobody must be seen at it: where connections
-# of others are, the fence stays, whatever the parameters say, and the step says whose turn it is.
-
 
 MEANS = (
     "the old source takes writes again. A client that was forgotten then writes into a database that nobody reads, and a "
@@ -146,37 +142,46 @@ class FenceEnd:
 
     def end(self, *, act: bool) -> str:
         """Lift it, or say why it stays; a check either way. `act` is False in a dry run, or where the closeout may not begin."""
-        if not self.active:
+        if self.state is None:
             self.run.check("end of the write fence", Verdict.NOT_APPLICABLE, detail="there is none to lift")
             return "There is no fence to lift."
-        assert self.state is not None
         if not act:
             return f"Not touched. It would be {self._what()}."
+        if not self.active:
+            return self._lifted(Verdict.NOT_EXERCISED, "It was lifted before this step; no write was tried now.")
         if self.keep or self.seen:
             why = self._what() + (f": {self.seen} connections" if self.seen and not self.keep else "")
-            self.run.check(
-                "end of the write fence",
-                Verdict.WARNING,
-                measured="active",
-                threshold="lifted",
-                reason=ReasonCode.FENCE_KEPT,
-                detail=f"{why}. Later: {self.state.lift}",
-            )
+            self.run.check("end of the write fence", Verdict.WARNING, measured="active", threshold="lifted",
+                           reason=ReasonCode.FENCE_KEPT, detail=f"{why}. Later: {self.state.lift}")  # fmt: skip
             audit.append(self.run.folder / audit.NAME, "fence kept at closeout", why=why)
             return f"The fence stays ({why}). Lift it later with: {self.state.lift}"
         log = self.run.folder / audit.NAME
         audit.append(log, "fence lifted at closeout", outcome="begun")
         try:
-            said = lift(self.run.home)
+            said = lift(self.run.home).replace(UNTRIED, self._untried)
         except RunbookError as error:
             audit.append(log, "fence lifted at closeout", outcome="failed", why=error.line())
             self.run.check("end of the write fence", Verdict.FAIL, measured="not proven", threshold="lifted",
                            reason=ReasonCode.FENCE_NOT_LIFTED, detail=f"{error.line()} {self._instead()}")  # fmt: skip
             return f"{error.line()} {self._instead()}"
         audit.append(log, "fence lifted at closeout", said=said)
-        seen = Verdict.PASS if self.control.clients_url else Verdict.NOT_EXERCISED
-        self.run.check("end of the write fence", seen, measured="lifted", threshold="lifted", detail=said)
+        return self._lifted(Verdict.PASS if self.control.clients_url else Verdict.NOT_EXERCISED, said)
+
+    def _lifted(self, verdict: Verdict, said: str) -> str:
+        self.run.check("end of the write fence", verdict, measured="lifted", threshold="lifted", detail=said)
+        before = self.run.home.result(Step.ROLLBACK) is not None
+        self.run.check(
+            "rollback after the closeout", Verdict.NOT_EXERCISED, measured="none",
+            detail="the one of this run began before the write fence was lifted" if before else "this run tried none",
+        )  # fmt: skip
         return said
+
+    @property
+    def _untried(self) -> str:
+        """Why no write to a directory was tried: since a cutover the application, which would try one, uses the target."""
+        if (cutover := CutoverState.load(self.run.workspace)) is None or not cutover.switches:
+            return UNTRIED
+        return "no write to it was tried: only the application could, and since the cutover it uses the target"
 
     def _instead(self) -> str:
         again = f"{RUNBOOK} resume {self.run.id} --set fence.at_closeout=keep"
@@ -288,6 +293,7 @@ def when(until: str) -> str:
 
 
 NAME = "lessons.md"
+AFTERWARDS = "signs after this record, which the seal then covers; the run's page has the signature"
 _HEAD = """\
 # Lessons of run {run}, one to a line; lines that begin with # are left out.
 # Then: {again}
@@ -549,14 +555,14 @@ class CloseoutStep(NotebookStep):
         rate = view.fact("queries_per_second")
         rows = [dict(zip(("step", "runbook", "estimate", "actual"), (r["step"], *_words(r)), strict=True),
                      began=moment(r["began"])) for r in self._durations]  # fmt: skip
-        expected = self.parameters.expected.total
+        imported = dry.facts.get("imported") if (dry := self._results.get(Step.DRY_RUN)) is not None else None
         written = self.lesson_file.written()
         until = when(retained_until(self.run.home))
         return {
             "run": self.run.id, "rehearsal": self.run.rehearsal, "date": view.date, "status": status, "why": why, "items": items,
             "execution": items["Execution time"], "estimated": f"{RUNBOOK_TOTAL} (the runbook)",
             "predictions": self.predictions().to_dict("records"),
-            "expected_chunks": count(expected, "chunk") if expected else "as found in the source",
+            "expected_chunks": "not predicted" if imported is None else count(int(imported), "chunk"),
             "limit_ms": self.parameters.monitoring.maximum_latency_ms, "durations": rows, "tools": record.tools(view),
             "collections": [(i.label.removeprefix("Collection "), i.measured) for i in record.record(view)
                             if i.label.startswith("Collection ")],
@@ -570,7 +576,8 @@ class CloseoutStep(NotebookStep):
             "after": record.after(view), "lessons": [*written, *record.lessons(view)][:40],
             "written": bool(written), "lessons_file": str(self.lesson_file.path),
             "again": self.lesson_file.again,
-            "signoffs": record.signed(view),
+            "signoffs": [*record.signed(view), *((f"closeout, {role.replace('_', ' ')}", AFTERWARDS) for role in
+                                                 self.parameters.signoff.closeout)],
         }  # fmt: skip
 
 

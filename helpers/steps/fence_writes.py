@@ -191,7 +191,7 @@ class FenceWritesStep(NotebookStep):
         if tried.outcome == NOT_TRIED or (before is not None and not before.taken):
             said = tried.said if tried.outcome == NOT_TRIED else f"{tried.said}; none was taken before the fence either"
             self.run.check(THROUGH, Verdict.NOT_EXERCISED, parameter="cutover.write_probe",
-                           detail=f"no write was tried, for the toolkit never writes to a directory: {said}")  # fmt: skip
+                           detail=f"no write was tried: {said}")  # fmt: skip
         else:
             open_ = tried.outcome != NOT_TAKEN
             self.run.check(THROUGH, Verdict.FAIL if open_ else Verdict.PASS, measured=int(open_), threshold=0,
