@@ -17,8 +17,8 @@ from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
 from helpers.report.facts import read_changes, read_run
-from helpers.report.outcome import decision_tree, downtime_parts, due_by_warnings, writers
-from helpers.report.pages import run_page
+from helpers.report.outcome import decision_tree, downtime_parts, due_by_warnings, way_back, writers
+from helpers.report.pages import rollback_page, run_page, tiles
 from helpers.results import Check, Phase, StepResult, Verdict
 from helpers.run.plan import Step
 from helpers.steps.closeout import rows
@@ -74,6 +74,41 @@ def test_who_may_write_after_the_closeout_is_said(tmp_path: Path, measured: str,
     assert said in writers(read_run(make_run(tmp_path / "r", [result(Step.CLOSEOUT, checks=[check])])))
     none = Check("end of the write fence", Verdict.NOT_APPLICABLE)
     assert writers(read_run(make_run(tmp_path / "s", [result(Step.CLOSEOUT, checks=[none])]))) == ""
+
+
+def test_the_way_back_is_said_with_its_end_its_place_and_both_histories(tmp_path: Path) -> None:
+    kept = result(Step.SNAPSHOT, facts={"snapshot": {"id": "r-21", "retain_until": "2026-12-06T10:08:19+00:00"}})
+    end = Check("end of the write fence", Verdict.NOT_EXERCISED, "lifted", "lifted")
+    lifted = result(Step.CLOSEOUT, checks=[end])
+    folder = make_run(
+        tmp_path / "r", [kept, rolled_back(Check(numbers.REPLAYED, Verdict.PASS, 3, unit="chunks")), lifted]
+    )
+    page = read(run_page(folder))
+    place = f"Run its commands on db1 in {folder} as dba."
+    for part in (page.select_one("header"), page.find(id="rollback").find_next("p")):  # type: ignore[union-attr]
+        said = " ".join(part.get_text().split())  # type: ignore[union-attr]
+        assert place in said
+    assert record.HISTORIES in page.get_text()
+    paper = " ".join(page.select_one("header .paper").get_text().split())  # type: ignore[union-attr]
+    assert "“Contacts” (On-call engineer" in paper
+    assert "“Rapid rollback” (.venv/bin/runbook rollback r --dry-run)" in paper
+    [tile] = [t for t in tiles(read_run(folder)) if t.label == "Rollback measured"]
+    assert tile.note.endswith("the write fence was up")
+    assert len(tile.note) <= 180
+    before = make_run(tmp_path / "s", [kept])
+    assert "A rollback is possible until 2026-12-06 10:08:19 UTC" in way_back(read_run(before))
+    assert record.HISTORIES not in run_page(before), "one history, as long as the fence is up"
+
+
+def test_nothing_is_cut_off_on_the_page_of_a_rollback() -> None:
+    names = ("name", "why", "state", "took", "outage", "source", "target", "drill")
+    long = {name: f"{name} " * 100 for name in names}
+    rows = [{"title": "t", "when": "", "state": "done", "seconds": 1.0, "said": "said " * 300}]
+    lists = {name: [f"{name} " * 300] for name in ("data", "causes", "next")}
+    page = rollback_page(
+        **long, **lists, stages=rows, run="r", begun=at(0), by="b", rehearsal=True, over=False, contacts=[]
+    )
+    assert "in all)" not in page
 
 
 def test_no_notice_says_of_reads_what_nobody_observed() -> None:

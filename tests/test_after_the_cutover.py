@@ -240,6 +240,16 @@ def test_the_fence_of_a_directory_is_lifted_with_the_true_reason_why_no_write_wa
     back = found["rollback after the closeout"]
     assert (back.verdict, back.detail) == (Verdict.NOT_EXERCISED, "this run tried none")
 
+    # two histories: what clients wrote to the source since stays, what they wrote to the target comes back
+    before = {*everything(night.source)["alpha"][3]}
+    for place, prefix in (("source", "old"), ("target", "new")):
+        with embedded(night.home / place) as store:
+            store.add("alpha", chunks(1, 4, seed=9, prefix=prefix))
+    assert night.rollback(replay=True)["source against the snapshot"] is Verdict.WARNING
+    assert {*everything(night.source)["alpha"][3]} == before | {"old0", "new0"}
+    page = (night.folder.reports / "rollback.html").read_text()
+    assert "What clients wrote to it since stays there: alpha: 1 added" in page
+
 
 def test_a_closeout_that_was_killed_is_repeated(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after the first temporary file went; the record of the second attempt lists both."""

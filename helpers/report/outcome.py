@@ -420,9 +420,8 @@ def _gate(view: RunView) -> Outcome:
     if _cut_over(view):
         moved = [f"{clients(view)} {writers(view)}".strip()]
         if view.passed(Step.CLOSEOUT):
-            until = text(str(view.fact("rollback_possible_until") or "")[:10])
             last = [f"Take the evidence along: {RUNBOOK} archive {view.id}",
-                    f"Rollback is possible until {until}: {RUNBOOK} rollback {view.id}"]  # fmt: skip
+                    f"Rollback is possible until {_until(view)}: {RUNBOOK} rollback {view.id}"]  # fmt: skip
             unsigned = view.gates[CLOSED].missing if CLOSED in view.gates else []
             sign = [
                 f"{RUNBOOK} sign {view.id} --role {role} --name NAME --decision go --gate {CLOSED} --key FILE"
@@ -470,6 +469,19 @@ def writers(view: RunView) -> str:
     source, target = (_place(view, side) for side in ("source", "target"))
     tried = "" if found.verdict is Verdict.PASS else f" No write to {source} was tried: the application uses {target}."
     return source_takes_writes(source, target) + tried
+
+
+def way_back(view: RunView) -> str:
+    """Until when a rollback is possible, where that is known and there was none, and where and as whom its commands run."""
+    until = _until(view) if view.outcome.kind != "rolled-back" else ""
+    host, directory, user = (text(view.run.get(key), 120) for key in ("host", "directory", "user"))
+    possible = f"A rollback is possible until {until}, when the snapshots may go. " if until else ""
+    return f"{possible}Run its commands on {host} in {directory} as {user}."
+
+
+def _until(view: RunView) -> str:
+    until = view.fact("rollback_possible_until") or view.table("snapshot").get("retain_until")
+    return moment(until) if until else ""
 
 
 def _place(view: RunView, side: str) -> str:

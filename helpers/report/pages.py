@@ -36,7 +36,7 @@ from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
 from helpers.report.facts import CHANGED, RunView, read_run
-from helpers.report.outcome import CLASSES, decision_tree, downtime_parts, ends, outcome
+from helpers.report.outcome import CLASSES, decision_tree, downtime_parts, ends, outcome, way_back, writers
 from helpers.report.record import checklist
 from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
 from helpers.run import window
@@ -79,6 +79,8 @@ def _run_page(view: RunView, kept: str = "") -> str:
         untried=record.untried(view),
         disagreements=numbers.disagreements(view.results, view.attempts),
         back=numbers.rollback_words(back) if back is not None else "",
+        way_back=way_back(view),
+        histories=record.HISTORIES if writers(view) else "",
         rollback_times=numbers.rollback_rows(view.results, view.drill),
         downtime_parts=downtime_parts(view.results, view.attempts),
         answers=record.answers(view),
@@ -245,7 +247,7 @@ def tiles(view: RunView) -> list[Tile]:
         _ids(view, found),
         *_recall(view),
         _downtime(view),
-        _rollback(results),
+        _rollback(view),
         _signatures_tile(view, CUTOVER, "Decision signatures"),
         *([_signatures_tile(view, CLOSEOUT, "Closeout signatures")] if _due_of(view, CLOSEOUT) else []),
     ]  # fmt: skip
@@ -333,15 +335,16 @@ def _downtime(view: RunView) -> Tile:
     return Tile("Write downtime", duration(seconds) if seconds else "none", how, file="#downtime" if seconds else "")
 
 
-def _rollback(results: numbers.Results) -> Tile:
-    found = numbers.rollback(results.get(Step.ROLLBACK))
+def _rollback(view: RunView) -> Tile:
+    found = numbers.rollback(view.results.get(Step.ROLLBACK))
     if found is None:
         return Tile("Rollback", _UNKNOWN, "no rollback or drill in this run")
     return Tile(
         "Rollback measured",
         duration(found.service),
         f"until service is back: {numbers.service_ends(found)}; target clean after {duration(found.clean)}"
-        + (f"; {numbers.REPLAY_ORDERED}" if found.replayed is not None else ""),
+        + (f"; {numbers.REPLAY_ORDERED}" if found.replayed is not None else "")
+        + "; the write fence was up" * bool(writers(view)),
         file="#rollback-times",
     )
 

@@ -545,7 +545,6 @@ def _after(view: RunView) -> Iterator[Item]:
 # -- when it goes wrong ------------------------------------------------------------------------------------------------
 
 # Whom to call, and the rollback's commands, for the run's page, the notebooks 00 and 53 and the summary.
-#
 # `tests/test_rapid_rollback.py` reads the commands out of the executed notebook and runs them.
 
 
@@ -553,6 +552,11 @@ _WHO = {
     "on_call": "On-call engineer (level 4)", "dba": "Database administrator (level 2)",
     "operations_lead": "Operations lead (level 3)", "channel": "Channel", "war_room": "War room",
 }  # fmt: skip
+HISTORIES = (
+    "Since the write fence was lifted there are two histories. What clients wrote to the source stays there; what they wrote to "
+    "the target is exported, and written to the source only with --replay. A chunk changed on both sides stops that until "
+    "somebody decides; the source keeps its own. --restore-source then only makes collections anew that are gone."
+)
 _NOT_CALLED = "; no escalation level calls it, so no warning counts it"
 _REASON = "REASON"
 

@@ -11,7 +11,7 @@ from helpers.errors import RUNBOOK
 from helpers.formatting import duration, moment
 from helpers.report import numbers
 from helpers.report.pages import rollback_page
-from helpers.report.record import SUCCESS
+from helpers.report.record import HISTORIES, SUCCESS
 from helpers.results import Verdict, utc_now, worst
 from helpers.rollback.outline import DRILL, FILES, STAGES, TITLES, RollbackState, triggers
 from helpers.rollback.replay import said
@@ -142,7 +142,8 @@ def _first(lines: list[str], what: str) -> list[str]:
 
 def _next(run: RunRecord, state: RollbackState) -> list[str]:
     if run.rehearsal and state.orders.why == DRILL:
-        return ["Nothing: this rollback was a drill. What a real one asks for is in docs/rollback.md."]
+        after = f"after a real one, send {NOTICE}, find the cause, and begin a new run."
+        return [f"Nothing: this rollback was a drill; {after}", HISTORIES]
     steps = [] if state.removed else [f"Finish the rollback: {RUNBOOK} rollback {run.id}"]
     steps.append(f"Send the notice in {NOTICE} to those whom the announcement reached.")
     if run.parameters.notify.stakeholders:

@@ -297,6 +297,8 @@ class SourceProof:
                           for i in (*c.added, *c.changed, *c.deleted)}  # fmt: skip
             row["said"] = self._judge(snapshot, changes, damage)
             compared = f"The source was compared with snapshot {snapshot.id}, {snapshot.total:,} chunks."
+            if damage.by_clients:
+                compared += f" What clients wrote to it since stays there: {said(damage.by_clients)}."
             self.of.state.facts |= {"compared": compared, "unproven": False}
         return self._table(snapshot, damage)
 
