@@ -467,7 +467,9 @@ def writers(view: RunView) -> str:
     if found.measured != "lifted":
         return "Writes to the source are still refused: the closeout kept the write fence."
     source, target = (_place(view, side) for side in ("source", "target"))
-    tried = "" if found.verdict is Verdict.PASS else f" No write to {source} was tried: the application uses {target}."
+    tried = (
+        "" if found.verdict is Verdict.PASS else " No write to the source was tried: the application uses the target."
+    )
     return source_takes_writes(source, target) + tried
 
 
