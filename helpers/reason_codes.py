@@ -61,8 +61,8 @@ _CONTRADICTION = (
 )
 _FREE_SPACE = "Free space on the disk named above. Then: {resume}"
 _NEW_IDS = (
-    "migration.id_policy: prefix writes them so. Tell the owners of every client that keeps ids. Where step 11 finds no "
-    "chunks with colliding ids, a new run with id_policy: fail keeps the old ones."
+    "Tell the owners of every client that keeps ids. Where step 11 finds no chunks with colliding ids, a new run with "
+    "migration.id_policy: fail keeps the old ones."
 )
 _PREFIX_IDS = (
     "Begin a new run with migration.id_policy: prefix, which writes every id as <source collection>:<id> (tell "
@@ -82,9 +82,10 @@ _PUT_BACK = "{verify} names what changed. Put the file back from the run's archi
 _SEE_FENCE = "Correct what is named above; state of the fence: {fence}. Then: {resume}"
 _LIFT_FENCE = "State of the fence of that run, and how to lift it: {runbook} fence ID"
 _NOTIFY = (
-    "Give what is missing, and send the notice again: {resume} --retry 14 --set KEY=TEXT; or notify people "
-    "yourself: the text is announcement.txt in the run's folder."
+    "Notify people yourself: the text is announcement.txt in the run's folder. Or correct the channel, and send it to those "
+    "that have not taken it: {resume} --retry 14"
 )
+_NAME_THEM = "Name them; an announcement that was taken is not sent again: {resume} --retry 14 --set KEY=TEXT"
 _SIGNERS = "Correct the file, or name another: {resume} --set signoff.allowed_signers=FILE"
 _OPENSSH = "Install OpenSSH, which brings ssh-keygen. Then give the same command again."
 _MORE_TIME = "The checkpoint keeps what is done. Go on with: {resume}; or give more time: migration.max_minutes."
@@ -148,6 +149,22 @@ _SNAPSHOT_ALTERED = (
 )
 _ANOTHER_FOLDER = "Move away what is there, or name another folder, and give the command again."
 _NEW_MODEL = "Correct migration.reembed, the model that embeds lost vectors again, and begin a new run."
+
+# The same once a step can no longer be taken back: 10 to 14 from the fence on, every step up to 25 after the cutover.
+LATE = {
+    _LONGER_WINDOW: "Nothing is due in this run: its window has begun. Plan a longer one the next time.",
+    _SHORT_NOTICE: "Nothing is due in this run: its window has begun. Announce the next one earlier.",
+    _NOTIFY: "Notify people yourself: the text is announcement.txt in the run's folder.",
+    _NAME_THEM: "Tell people yourself whom to call, and name them in the parameters before the next run.",
+    _DISK_BY_NAME: "Look at the free disk of the target's server.",
+    _DOOR: "Turn authentication on at the target, or keep it off the network.",
+    _MEASURE_SOURCE: "Ask source and target the application's own queries, and compare: no step measures the source any more.",
+    _FULLTEXT: "If the application needs these documents found, see what a rollback would do: {rollback} --dry-run",
+    _SETTING: "Step 23 names each setting. Set it at the target by hand.",
+    _SNAPSHOT_AGAIN: "Use another copy of the snapshot: this run takes no new one after its cutover.",
+    _SNAPSHOT_ALTERED: "Somebody rewrote the snapshot: find out who writes there. Use another copy of it, which `snapshots "
+    "verify` compares.",
+}
 
 
 class ReasonCode(StrEnum):
@@ -427,7 +444,7 @@ class ReasonCode(StrEnum):
 
     BY_HAND_OPEN = "by_hand_open", _NOTICES, _LIST
     LATE_NOTICE = "late_notice", _NOTICES, _SHORT_NOTICE
-    NOBODY_NAMED = "nobody_named", _NOTICES, _NOTIFY
+    NOBODY_NAMED = "nobody_named", _NOTICES, _NAME_THEM
     NOBODY_TOLD = "nobody_told", _NOTICES, _NOTIFY
     NOTICE_FAILED = "notice_failed", _NOTICES, _NOTIFY
 

@@ -76,7 +76,7 @@ def test_contacts_that_nobody_named_are_a_warning_with_the_key_to_set() -> None:
             continue
         assert found[0].verdict is Verdict.WARNING
         assert found[0].measured == 3
-        assert "--set contacts.on_call=TEXT" in found[0].detail
+        assert "contacts.on_call" in found[0].detail
         assert "contacts.dba" not in found[0].detail
 
 

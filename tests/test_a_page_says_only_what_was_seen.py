@@ -20,6 +20,7 @@ from helpers.report.facts import read_changes, read_run
 from helpers.report.outcome import decision_tree, downtime_parts, due_by_warnings, way_back, writers
 from helpers.report.pages import rollback_page, run_page, tiles
 from helpers.results import Check, Phase, StepResult, Verdict
+from helpers.run.advice import asks, page_remedy
 from helpers.run.plan import Step
 from helpers.steps.closeout import rows
 from tests.test_pages_run import cells_of, make_run, read, result, whole_night
@@ -48,17 +49,60 @@ def test_a_rollback_with_an_ordered_replay_says_so_beside_its_time() -> None:
     assert "without that order a rollback that finds such writes stops before service is back" in said
 
 
-def test_warnings_with_a_command_are_due_and_the_others_are_said_to_ask_for_none(tmp_path: Path) -> None:
-    nobody = Check("contacts without a name", Verdict.WARNING, 4, 0, "keys", ReasonCode.NOBODY_NAMED)
-    scores = Check("values out of range", Verdict.WARNING, 3, 0, "values", ReasonCode.INVALID_SCORES)
-    folder = make_run(tmp_path / "r", [result("14", Verdict.WARNING, checks=[nobody, scores])])
-    due, left = due_by_warnings(read_run(folder))
-    assert due.startswith("Due because of “contacts without a name”: ")
-    assert "resume r --retry 14 --set KEY=TEXT" in due
-    assert left.startswith("1 warning asks for no command")
+def some_warnings() -> list[Check]:
+    nobody = "nobody is named: contacts.dba, contacts.channel"
+    return [
+        Check("contacts without a name", Verdict.WARNING, 2, 0, "keys", ReasonCode.NOBODY_NAMED, nobody),
+        Check("ids that the migration rewrites", Verdict.WARNING, 9, 0, "ids", ReasonCode.IDS_REWRITTEN),
+        Check("values out of range", Verdict.WARNING, 3, 0, "values", ReasonCode.INVALID_SCORES),
+        Check("repeated documents", Verdict.WARNING, 3, 0, "chunks", ReasonCode.DUPLICATES),
+    ]
+
+
+def test_each_act_that_a_warning_asks_for_is_due_with_its_command_and_its_keys(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r", [result("14", Verdict.WARNING, checks=some_warnings())])
+    contacts, ids, left = due_by_warnings(read_run(folder))
+    assert contacts.startswith("Because of “contacts without a name”: Name them")
+    assert contacts.endswith(" resume r --retry 14 --set contacts.dba=TEXT --set contacts.channel=TEXT")
+    assert ids.startswith("Because of “ids that the migration rewrites”: Tell the owners")
+    assert left.startswith("2 warnings ask for no act")
     assert due_by_warnings(read_run(make_run(tmp_path / "s", [result("10")]))) == [
         "There was no warning; nothing is due."
     ]
+
+
+def test_a_run_that_is_cut_over_is_given_no_command_that_it_would_refuse_or_that_would_undo_it(tmp_path: Path) -> None:
+    steps = [
+        result("14", Verdict.WARNING, checks=some_warnings()),
+        *(result(n) for n in ("20", "22", "24", "25", "53")),
+    ]
+    due = due_by_warnings(read_run(make_run(tmp_path / "r", steps)))
+    assert "Tell people yourself whom to call" in due[0]
+    assert "--retry" not in run_page(tmp_path / "r")
+
+
+def test_no_remedy_takes_back_a_step_that_cannot_be_taken_back_any_more() -> None:
+    for code in ReasonCode:
+        again = re.search(r"--retry (\d\d)", code.remedy)
+        after = page_remedy(code, "r", Step.CLOSEOUT)
+        assert not re.search(r"--retry (1\d|2\d)", after), code
+        if again and "20" <= again[1] <= "22":
+            assert "signatures become void" in page_remedy(code, "r", Step.REVIEW)
+        if again and again[1] < "20":
+            assert "--retry" not in page_remedy(code, "r", Step.MIGRATE)
+            assert "void" not in page_remedy(code, "r", Step.SCHEDULE_AND_NOTIFY)
+
+
+def test_a_remedy_that_asks_for_no_act_says_so_or_lies_at_the_source() -> None:
+    for code in ReasonCode:
+        if (
+            (remedy := page_remedy(code, "r"))
+            and not asks(remedy)
+            and not remedy.startswith(("Notebook", "Nothing is due"))
+        ):
+            assert re.search("at the source|Embed these documents again", remedy), code
+    assert asks(page_remedy(ReasonCode.SLOW_QUERIES, "r"))
+    assert asks(page_remedy(ReasonCode.IDS_REWRITTEN, "r"))
 
 
 @pytest.mark.parametrize(

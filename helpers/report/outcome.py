@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from helpers.report import numbers
 from helpers.report.facts import Outcome, RunView, StepRow, void
 from helpers.results import Check, Verdict, worst
 from helpers.run import plan, window
-from helpers.run.advice import page_remedy
+from helpers.run.advice import asks, page_remedy
 from helpers.run.folders import RunPath
 from helpers.run.plan import Step
 
@@ -491,18 +490,23 @@ def _place(view: RunView, side: str) -> str:
     return text((section.get("url") or section.get("path")) if isinstance(section, dict) else f"the {side}", 120)
 
 
+def reached(view: RunView) -> str:
+    """The last step of the sequence that this run has come to; 25 only once it is cut over. "" before the first."""
+    done = [s.number for s in plan.LINE if view.ran(s.number) and (s.number != Step.CUTOVER or view.passed(s.number))]
+    return max(done, default="")
+
+
 def due_by_warnings(view: RunView) -> list[str]:
-    """What the warnings of the run ask for: each command once, then how many ask for none."""
-    commands: dict[str, list[str]] = {}
+    """What the warnings of the run ask people for: each act once, with its warnings; then how many ask for none."""
+    due: dict[str, list[str]] = {}
     for found in view.findings:
-        remedy = page_remedy(found.check.reason, view.id)
-        if command := re.search(rf"{re.escape(RUNBOOK)} [^;]+", remedy):
-            commands.setdefault(command[0].rstrip("."), []).append(f"“{text(found.check.name, 80)}”")
-    said = [f"Due because of {', '.join(named)}: {command}" for command, named in commands.items()]
-    left = len(view.findings) - sum(map(len, commands.values()))
+        remedy = page_remedy(found.check.reason, view.id, reached(view), found.check.detail)
+        due.setdefault(remedy if asks(remedy) else "", []).append(f"“{text(found.check.name, 80)}”")
+    left = len(due.pop("", ()))
+    said = [f"Because of {', '.join(named)}: {remedy}" for remedy, named in due.items()]
     if left:
-        asks = f"{count(left, 'warning')} {'asks' if left == 1 else 'ask'} for no command"
-        said.append(f"{asks}: to be known, or to be corrected at the source before a new run.")
+        act = f"{count(left, 'warning')} {'asks' if left == 1 else 'ask'} for no act"
+        said.append(f"{act}: to be known, or to be corrected at the source before a new run.")
     return said or ["There was no warning; nothing is due."]
 
 

@@ -36,7 +36,7 @@ from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
 from helpers.report.facts import CHANGED, RunView, read_run
-from helpers.report.outcome import CLASSES, decision_tree, downtime_parts, ends, outcome, way_back, writers
+from helpers.report.outcome import CLASSES, decision_tree, downtime_parts, ends, outcome, reached, way_back, writers
 from helpers.report.record import checklist
 from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
 from helpers.run import window
@@ -137,17 +137,20 @@ def _view(run: RunState | Path) -> RunView:
 
 
 _NAMED = re.compile(
-    r"(?P<notebooks>[Nn]otebooks? )(?P<numbers>\d\d\b(?:(?:, | and | or )\d\d\b)*)"
+    rf"(?P<command>{re.escape(RUNBOOK)} .+?(?=[.;]? *$|[.;] ))"
+    r"|(?P<notebooks>[Nn]otebooks? )(?P<numbers>\d\d\b(?:(?:, | and | or )\d\d\b)*)"
     r"|(?P<file>(?:results/\d\d|[A-Za-z0-9_-]+)\.(?:html|jsonl?(?:\.gz)?|csv\.gz|log|md|txt|yaml|ipynb)\b)"
 )
 
 
 def linked(value: str, folder: Path) -> Markup:
-    """The text with each notebook and file of the run that it names as a link; one that is not there says so."""
+    """The text with its commands as code, and each notebook and file of the run that it names as a link, if it is there."""
     parts, at = [], 0
     for match in _NAMED.finditer(value):
         parts.append(escape(value[at : match.start()]))
-        if match["file"]:
+        if match["command"]:
+            parts.append(Markup("<code>{}</code>").format(match["command"]))
+        elif match["file"]:
             parts.append(
                 _link(match["file"], match["file"], folder, " (not there)" * match["file"].startswith("results/"))
             )
@@ -376,7 +379,7 @@ def notes(view: RunView) -> list[Note]:
     alike: dict[tuple[str, str, str], list[Note]] = {}
     for found in ranked:  # what means the same and has the same remedy stands together, and says so once
         check = found.check
-        said, remedy = impact(check.reason), page_remedy(check.reason, view.id)
+        said, remedy = impact(check.reason), page_remedy(check.reason, view.id, reached(view), check.detail)
         note = Note(check.verdict.value, found.where, text(check.name, 80), record.found(check), said, remedy, check)
         alike.setdefault((note.verdict, said, remedy), []).append(note)
     return [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterable
 from typing import Protocol
 
 from helpers.errors import RUNBOOK
-from helpers.reason_codes import ReasonCode
+from helpers.reason_codes import LATE, ReasonCode
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.plan import Step
@@ -133,11 +134,37 @@ def impact(code: str) -> str:
     return _IMPACT.get(known) or (f"{known.trouble[:1].upper()}{known.trouble[1:]}." if known.trouble else "")
 
 
-def page_remedy(code: str, run_id: str) -> str:
-    """As `remedy`, for a page that may be read elsewhere: commands without this machine's folders, or the notebook to open."""
+def page_remedy(code: str, run_id: str, reached: str = "", detail: str = "") -> str:
+    """As `remedy`, for a page that may be read elsewhere: commands without this machine's folders, or the notebook to open.
+
+    `reached`: the last step of the sequence that this run has come to, which decides whether a step can still be taken back,
+    and what that would undo. `detail`: what the check found; the keys that it names go into the command.
+    """
     known = ReasonCode.known(code)
-    if known is not None and known.remedy:
-        commands = {name: f"{RUNBOOK} {name} {run_id}" for name in ("resume", "status", "fence", "verify", "rollback")}
-        return known.remedy.format(**commands, recovery="notebook 30", runbook=RUNBOOK)
-    found = notebook_for(code)
-    return f"Notebook {found.number}." if found is not None else ""
+    if known is None or not known.remedy:
+        found = notebook_for(code)
+        return f"Notebook {found.number}." if found is not None else ""
+    said, again = known.remedy, _RETRY.search(known.remedy)
+    if again and again[1] <= Step.CUTOVER:
+        if reached >= Step.CUTOVER or again[1] < Step.FENCE_WRITES <= reached:
+            said = LATE[said]
+        elif reached >= Step.MIGRATE:
+            said = f"{_UNDOES[again[1] > Step.MIGRATE].format(step=again[1], reached=reached)} {said}"
+    keys = " ".join(f"--set {key}=TEXT" for key in dict.fromkeys(_KEY.findall(detail)))
+    commands = {name: f"{RUNBOOK} {name} {run_id}" for name in ("resume", "status", "fence", "verify", "rollback")}
+    said = said.format(**commands, recovery="notebook 30", runbook=RUNBOOK)
+    return said.replace("--set KEY=TEXT", keys) if keys else said
+
+
+def asks(remedy: str) -> bool:
+    """Whether a remedy of `page_remedy` asks people for an act in this run; the others are to be known, or lie at the source."""
+    return bool(remedy) and not remedy.startswith(_NO_ACT)
+
+
+_RETRY = re.compile(r"--retry (\d\d)")
+_KEY = re.compile(r"\b(?:contacts|notify|window)(?:\.[a-z_]+|\[\d+\])+")
+_NO_ACT = ("Nothing is due", "They are migrated as they are", "The source says so", "Notebook ")
+_UNDOES = (
+    "Takes back steps {step} to {reached}, and what step 22 wrote; signatures become void.",
+    "Takes back steps {step} to {reached}; signatures become void.",
+)

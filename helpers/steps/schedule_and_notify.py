@@ -218,10 +218,13 @@ class ScheduleAndNotifyStep(NotebookStep):
             rows.append(
                 (item, "by hand", moment(entry.when) if entry else "", f"done by {entry.said}" if entry else "to do")
             )
-        self._judge_people(open_)
+        if left := self._judge_people(open_):
+            retry = self._name_them(left, "--retry", Step.SCHEDULE_AND_NOTIFY)
+            rows.append(("contacts without a name", "by hand", "", f"before step {Step.FENCE_WRITES}: {retry}"))
         return pd.DataFrame(rows, columns=["who or what", "channel", "when", "result"])
 
-    def _judge_people(self, open_: list[str]) -> None:
+    def _judge_people(self, open_: list[str]) -> list[str]:
+        """The keys of contacts and notices that name nobody."""
         people, reached = self.rules.stakeholders, [e for e in self._announced if e.result == DELIVERED]
         if not people and not self.rules.urls:
             self.run.check("stakeholders", Verdict.NOT_EXERCISED, detail="neither stakeholders nor channels are named")
@@ -248,11 +251,11 @@ class ScheduleAndNotifyStep(NotebookStep):
         said = [
             f"{what}: {', '.join(keys)}" for what, keys in (("still <…>", blank), ("nobody is named", unnamed)) if keys
         ]
-        if left := [*blank, *unnamed]:
+        left = [*blank, *unnamed]
+        if left:
             self.run.check("contacts without a name", Verdict.WARNING, measured=len(left), threshold=0, unit="keys",
-                           reason=ReasonCode.NOBODY_NAMED,
-                           detail=f"{'; '.join(said)}. "
-                           f"Name them: {self._name_them(left, '--retry', Step.SCHEDULE_AND_NOTIFY)}")  # fmt: skip
+                           reason=ReasonCode.NOBODY_NAMED, detail="; ".join(said))  # fmt: skip
+        return left
 
     def _name_them(self, keys: list[str], *options: str) -> str:
         return self.run.home.command("resume", *options, *(part for key in keys for part in ("--set", f"{key}=TEXT")))
