@@ -97,7 +97,7 @@ def meets(measured: Any, relation: str, threshold: Any) -> bool:
         return False
     try:
         return bool(_RELATIONS[relation](measured, threshold))
-    except TypeError:  # a word where a number is expected
+    except (TypeError, KeyError):  # a word where a number is expected; no relation, as in older runs
         return False
 
 
@@ -145,11 +145,16 @@ class Check:
 
     @property
     def found(self) -> str:
-        """What was measured, with its unit; "" where nothing was."""
-        return "" if self.measured is None else self._with_unit(self.measured)
+        """What was measured, with its unit and three digits, or as many as keep it on its side of the limit; "" for nothing."""
+        value = self.measured
+        if isinstance(value, float) and abs(value) < 1000:
+            near = (f"{value:.{digits}g}" for digits in range(3, 6))
+            judged = meets(value, self.relation, self.threshold)
+            value = next((float(n) for n in near if meets(float(n), self.relation, self.threshold) is judged), value)
+        return "" if value is None else self._with_unit(value)
 
     def _with_unit(self, value: Any) -> str:
-        """A number with up to six digits, so that it does not round into its limit; a word without the unit."""
+        """A number with up to six digits; a word without the unit."""
         if isinstance(value, float):
             shown = f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:,.6g}"
         else:

@@ -81,6 +81,21 @@ def test_a_run_that_is_cut_over_is_given_no_command_that_it_would_refuse_or_that
     assert "--retry" not in run_page(tmp_path / "r")
 
 
+def test_a_warning_that_came_after_the_decision_says_so_and_that_nobody_signed_knowing_it(tmp_path: Path) -> None:
+    slow = Check("latency", Verdict.WARNING, 2.27459, 2, "× source", ReasonCode.SLOW_QUERIES, relation="≤")
+    steps = [*whole_night(), result("25"), result("51", Verdict.WARNING, checks=[slow]), result("53")]
+    page = read(run_page(make_run(tmp_path / "r", steps)))
+    assert "1 found after it (step 51): nobody has signed knowing them" in page.get_text()
+    row = cells_of(page, "latency").get_text(" ", strip=True)
+    assert "51 latency (after the decision)" in row
+    assert "2.27 × source (expected: ≤ 2 × source)" in row
+
+
+@pytest.mark.parametrize(("value", "said"), [(2.27459, "2.27"), (2.0004, "2.0004"), (1.99951, "2"), (0.41, "0.41")])
+def test_a_measured_value_has_three_digits_unless_they_would_cross_its_limit(value: float, said: str) -> None:
+    assert Check("x", Verdict.PASS, value, 2, relation="≤").found == said
+
+
 def test_no_remedy_takes_back_a_step_that_cannot_be_taken_back_any_more() -> None:
     for code in ReasonCode:
         again = re.search(r"--retry (\d\d)", code.remedy)

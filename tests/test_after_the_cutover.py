@@ -360,8 +360,24 @@ def test_a_target_is_slow_by_the_measure_of_its_source(night: Night, after: floa
     assert found["query latency"].verdict is Verdict.PASS, "far below the absolute limit"
     assert found["latency relative to the source"].verdict is verdict
     assert found["latency relative to the source"].measured == after
+    assert "4 clients: " in (told := found["latency relative to the source"].detail)
+    assert told.startswith("mean of all queries, target divided by source. 1 client: ")
     assert found["seconds measured per level"].verdict is Verdict.NOT_EXERCISED  # the parameters' levels are 0.6 s
     assert "0.6 s of 30 s" in found["seconds measured per level"].detail
+
+
+def test_a_ratio_is_that_of_the_means_beside_it_and_shows_the_spread_of_its_repetitions(night: Night) -> None:
+    step = PerformanceStep(RunRecord(night.folder.read(), "51"))
+    target = side(2.2)
+    for level in target["levels"]:
+        level["repetitions"][0]["mean_ms"] = 0.5
+    step.__dict__["sides"] = {"source": side(1.0), "target": target}
+    table = step.compare().set_index("what")["after: target"]
+    assert table["warm, 4 clients: mean, times the source's"] == "2.20 × (repetitions 0.56 to 2.20)"
+    told = next(c for c in step.run.result.checks if c.name == "latency relative to the source")
+    assert told.measured == 2.2
+    assert "4 clients: 2.20 × (repetitions 0.56 to 2.20)" in told.detail
+    assert "repetitions lie on both sides of the limit" in told.detail
 
 
 def test_the_measurement_says_before_how_long_it_takes_and_what_is_shortened(night: Night) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from helpers import plots
 
 NAN = float("nan")
-GOOD = "The target answers in 4 ms on average and 200 queries a second: both within limits"
+GOOD = "The target answers one client in 4 ms on average and 200 queries a second: both within limits"
 LOOK = {"second": 0.0, "p50": 3.0, "p95": 9.0, "p99": 12.0, "chunks": 100, "failed": False}
 LEVEL = {"side": "after", "clients": 1, "mean_ms": 4.0, "p95_ms": 9.0, "rate": 200.0, "mean_low": 3.5, "mean_high": 4.5}
 STEP = {"step": "22 Migrate", "actual": 95.0, "estimate": 80.0, "runbook_low": 2700, "runbook_high": 3600}
@@ -47,9 +47,12 @@ def performance(*levels: dict[str, Any]) -> Figure:
         (lambda: performance({}), GOOD),
         (lambda: performance({"side": "before"}), "The target was not measured"),
         (lambda: performance({"mean_ms": 900.0, "p95_ms": NAN, "rate": 1.1}),
-         "The target answers in 900 ms on average and 1.1 queries a second: not within limits"),
+         "The target answers one client in 900 ms on average and 1.1 queries a second: not within limits"),
         (lambda: performance({}, {"side": "before", "mean_ms": 2.0, "rate": 400.0}),
          f"{GOOD}; before, 2 ms and 400"),
+        (lambda: performance({}, {"side": "before"}, {"clients": 4, "rate": 240.0},
+                             {"side": "before", "clients": 4, "rate": 522.0}),
+         f"{GOOD}; before, 4 ms and 200. With 4 clients: 240 queries a second, 522 before"),
         (lambda: plots.durations([]), "No step was timed"),
         (lambda: plots.durations([STEP]),
          "The steps took 1 min 35 s; those that the dry run estimated, 1 min 35 s instead of 1 min 20 s"),

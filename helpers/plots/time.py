@@ -315,6 +315,9 @@ def _chunks(axes: Axes, looks: pd.DataFrame, validated: int, unit: _Clock) -> No
     legend_above(axes, 1)
 
 
+_FALL = 0.8  # of the source's queries a second: a level below it is in the title
+
+
 def performance(rows: pd.DataFrame, *, limit_ms: float, minimum_rate: float) -> Figure:
     """Latency and queries per second before (source) and after (target), by number of clients, warm.
 
@@ -327,13 +330,18 @@ def performance(rows: pd.DataFrame, *, limit_ms: float, minimum_rate: float) -> 
     one = after[after["clients"] == after["clients"].min()].iloc[0]
     good = one["mean_ms"] <= limit_ms and one["rate"] >= minimum_rate
     title = (
-        f"The target answers in {small(float(one['mean_ms']))} ms on average and {small(float(one['rate']))} queries a second: "
-        f"{'both within limits' if good else 'not within limits'}"
+        f"The target answers one client in {small(float(one['mean_ms']))} ms on average and {small(float(one['rate']))} queries "
+        f"a second: {'both within limits' if good else 'not within limits'}"
     )
     before = rows[rows["side"] == "before"]
     if len(before):
         was = before[before["clients"] == before["clients"].min()].iloc[0]
         title += f"; before, {small(float(was['mean_ms']))} ms and {small(float(was['rate']))}"
+        pairs = before.merge(after, on="clients", suffixes=("", "_after"))
+        pairs = pairs[pairs["clients"] > one["clients"]]
+        fall = pairs.assign(share=pairs["rate_after"] / pairs["rate"]).sort_values("share").iloc[:1]
+        for row in fall[fall["share"] < _FALL].itertuples():
+            title += f". With {count(row.clients, 'client')}: {small(row.rate_after)} queries a second, {small(row.rate)} before"
     note = "Stored vectors searched for on warm connections. Whisker: lowest to highest repetition of the mean. Triangle: p95."
     clients = sorted({int(c) for c in rows["clients"]})
     with draw(4.9, title, note, panels=2) as (figure, (left, right)):

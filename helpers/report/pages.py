@@ -380,7 +380,8 @@ def notes(view: RunView) -> list[Note]:
     for found in ranked:  # what means the same and has the same remedy stands together, and says so once
         check = found.check
         said, remedy = impact(check.reason), page_remedy(check.reason, view.id, reached(view), check.detail)
-        note = Note(check.verdict.value, found.where, text(check.name, 80), record.found(check), said, remedy, check)
+        name = text(check.name, 80) + " (after the decision)" * (not found.at_decision)
+        note = Note(check.verdict.value, found.where, name, record.found(check), said, remedy, check)
         alike.setdefault((note.verdict, said, remedy), []).append(note)
     return [
         replace(n, impact="As above.", remedy="") if at and n.impact else n

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import formatting
+from helpers.evidence.signoffs import CLOSEOUT
 from helpers.formatting import count, duration, merged_answers, moment, percent, text
 from helpers.notify.delivery import CRITICAL, LEVELS
 from helpers.reason_codes import ReasonCode
@@ -152,7 +153,7 @@ def _embeddings(view: RunView) -> Iterator[Item]:
             yield Item(label, NOT_RECORDED)
     sizes = sorted({text(size).replace(",", "") for size in view.table("dimensions").values()})
     several = f"one a collection: {', '.join(sizes)}" if sizes else NOT_RECORDED
-    expected = next((c for c in view.checks(Step.SOURCE_HEALTH) if c.name in _DIMENSIONS), None)
+    expected = next((c for c in view.checks(Step.SOURCE_HEALTH) if c.name == _DIMENSIONS), None)
     judged = expected.verdict.value if expected else ""
     yield Item("Dimension consistency", f"all {sizes[0]}" if len(sizes) == 1 else several, judged if sizes else "")
     yield _check(view, "embeddings", "Vectors that differ from the source's, by id")
@@ -286,11 +287,8 @@ def _verdict(good: bool) -> str:
 # -- record ------------------------------------------------------------------------------------------------------------
 
 
-_DIMENSIONS = (
-    "collections of an unexpected dimension",
-    "collections of an unexpected dimension",
-)  # as older runs name it
-_AT_TARGET = ("application at the target", "application at the target")
+_DIMENSIONS = "collections of an unexpected dimension"
+_AT_TARGET = "application at the target"
 _DEVIATIONS = (ReasonCode.NO_FENCE, ReasonCode.OUTSIDE_WINDOW)  # reason codes of checks that say so
 _AFTER = (
     (Step.MONITOR, "Monitoring after the cutover"),
@@ -364,13 +362,16 @@ def found(check: Check) -> str:
 
 
 def known_at_decision(view: RunView) -> str:
-    """How many of the findings those who decide had before them, and how many came after; the words of page and documents."""
+    """How many findings those who decide had before them, how many came after, and who signed knowing those."""
     if not view.ran(Step.REVIEW):
         return ""
-    said = []
+    gate, said = view.gates.get(CLOSEOUT), []
+    who = [f"{text(s.name, 60)} ({text(s.role.replace('_', ' '), 40)})" for s in view.signoffs if gate and s.gate == CLOSEOUT
+           and s.decision == "go" and not s.superseded and s.role in gate.keys and s.role not in gate.missing]  # fmt: skip
+    after = f"signed at the closeout by {', '.join(who)}" if who else "nobody has signed knowing them"
     for side, words in ((True, "known at the decision"), (False, "found after it")):
         if steps := [f.steps[0] for f in view.findings if f.at_decision is side]:
-            said.append(f"{len(steps)} {words} ({_steps(sorted(set(steps)))})")
+            said.append(f"{len(steps)} {words} ({_steps(sorted(set(steps)))}){f': {after}' * (not side)}")
     return ", ".join(said)
 
 
@@ -476,7 +477,7 @@ def _not_exercised(check: Check) -> str:
 
 def _seen(view: RunView) -> str:
     """Whether the application was seen to use the target."""
-    found = next((c for c in view.checks(Step.CUTOVER) if c.name in _AT_TARGET), None)
+    found = next((c for c in view.checks(Step.CUTOVER) if c.name == _AT_TARGET), None)
     return (
         text(found.measured)
         if found is not None and found.verdict.value == "pass"

@@ -218,13 +218,10 @@ class ScheduleAndNotifyStep(NotebookStep):
             rows.append(
                 (item, "by hand", moment(entry.when) if entry else "", f"done by {entry.said}" if entry else "to do")
             )
-        if left := self._judge_people(open_):
-            retry = self._name_them(left, "--retry", Step.SCHEDULE_AND_NOTIFY)
-            rows.append(("contacts without a name", "by hand", "", f"before step {Step.FENCE_WRITES}: {retry}"))
+        self._judge_people(open_)
         return pd.DataFrame(rows, columns=["who or what", "channel", "when", "result"])
 
-    def _judge_people(self, open_: list[str]) -> list[str]:
-        """The keys of contacts and notices that name nobody."""
+    def _judge_people(self, open_: list[str]) -> None:
         people, reached = self.rules.stakeholders, [e for e in self._announced if e.result == DELIVERED]
         if not people and not self.rules.urls:
             self.run.check("stakeholders", Verdict.NOT_EXERCISED, detail="neither stakeholders nor channels are named")
@@ -251,11 +248,12 @@ class ScheduleAndNotifyStep(NotebookStep):
         said = [
             f"{what}: {', '.join(keys)}" for what, keys in (("still <…>", blank), ("nobody is named", unnamed)) if keys
         ]
-        left = [*blank, *unnamed]
-        if left:
+        if left := [*blank, *unnamed]:
             self.run.check("contacts without a name", Verdict.WARNING, measured=len(left), threshold=0, unit="keys",
                            reason=ReasonCode.NOBODY_NAMED, detail="; ".join(said))  # fmt: skip
-        return left
+            print(
+                f"Name them before step {Step.FENCE_WRITES}: {self._name_them(left, '--retry', Step.SCHEDULE_AND_NOTIFY)}"
+            )
 
     def _name_them(self, keys: list[str], *options: str) -> str:
         return self.run.home.command("resume", *options, *(part for key in keys for part in ("--set", f"{key}=TEXT")))
