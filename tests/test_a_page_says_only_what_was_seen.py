@@ -251,6 +251,19 @@ def test_the_parts_of_the_write_downtime_add_up_and_say_what_was_predicted() -> 
     assert shown["Step 25: restart and health"].predicted is None
 
 
+def test_the_first_screen_says_how_far_the_outage_was_from_what_was_predicted(tmp_path: Path) -> None:
+    said = [{"what": "write downtime", "value": 89.0, "unit": "s", "basis": ""}]
+    fence = result("20", facts={"fence": {"kind": "nginx", "up": at(0)}})
+    steps = [
+        result("13", facts={"prediction": said}),
+        fence,
+        result("25", facts={"cut_over": {"write_taken": at(140)}}),
+    ]
+    page = read(run_page(make_run(tmp_path / "r", steps)))
+    tile = next(t.get_text(" ", strip=True) for t in page.select(".tile") if "Write downtime" in t.get_text())
+    assert "51 s more than predicted (1 min 29 s)" in tile
+
+
 def test_a_list_of_changed_values_is_read_without_what_spreadsheets_need(tmp_path: Path) -> None:
     values = ["'essay'", "0.8", "-1x", "plain", "'"]
     with gzip.open(tmp_path / "c.csv.gz", "wt", encoding="utf-8", newline="") as file:

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from helpers.report.facts import StepRow
 from helpers.report.numbers import RESTART
+from helpers.report.outcome import downtime_parts
 from helpers.results import Phase, StepResult
 from helpers.run.plan import Step
 from helpers.run.record import PEAK_MEMORY
 from helpers.run.window import DOWNTIME, DURATION, MEMORY
+from helpers.steps.closeout import rows
 from helpers.steps.dry_run import predictions
 
 BEGAN = dt.datetime(2026, 11, 28, 2, tzinfo=dt.UTC)
@@ -69,6 +72,27 @@ def test_each_prediction_is_held_against_the_same_thing_measured(results: dict[s
     assert memory.measured == 400e6
     assert memory.error == pytest.approx(-0.25)
     assert duration.basis == "measured on 9,832 chunks"
+
+
+def test_an_attempt_that_was_killed_and_resumed_is_part_of_what_is_measured(results: dict[str, StepResult]) -> None:
+    """Its 20 s of step 22 before the last attempt, of a work that the dry run predicted as one."""
+    results[Step.MIGRATE].facts["resumed"] = 1
+    results[Step.SNAPSHOT] = step(Step.SNAPSHOT, 4, 6, 20, **{PEAK_MEMORY: 250_000_000})
+    killed = StepRow(Step.MIGRATE, "Migrate", "failed", result=step(Step.MIGRATE, 22, 22, 42), attempt="attempt 1 of 2")
+    alone, _, _ = predictions(results)
+    duration, downtime, memory = predictions(results, [killed])
+    assert duration.measured == (alone.measured or 0) + 20
+    assert duration.contains.endswith("with the attempt that was killed and resumed")
+    parts = {part.name: part.seconds for part in downtime_parts(results, [killed])}
+    assert parts["Work of step 22, with the attempt that was killed and resumed"] == 70
+    assert "Failed attempts" not in parts
+    assert downtime.measured == (predictions(results)[1].measured or 0) + 20
+    assert memory.contains.endswith("that of the attempt that was killed is not known")
+    row = next(row for row in rows(results, [killed]) if row["number"] == Step.MIGRATE and row["estimate"])
+    assert (row["actual"], row["carried"]) == (52, 20)
+    results[Step.MIGRATE].facts["resumed"] = 0  # begun anew: what failed before is no part of this work
+    assert predictions(results, [killed])[0].measured == alone.measured
+    assert "Failed attempts" in {part.name for part in downtime_parts(results, [killed])}
 
 
 def test_a_fence_of_step_25_is_up_after_people_have_signed(results: dict[str, StepResult]) -> None:

@@ -411,7 +411,8 @@ def latency_cdf(
 def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """How long each step took beside what was expected; both in seconds.
 
-    `rows`: step, actual, estimate (of the dry run, or None), runbook_low and runbook_high (or None).
+    `rows`: step, actual, estimate (of the dry run, or None), runbook_low and runbook_high (or None); carried, of the attempts
+    that this one went on with.
     """
     timed = [r for r in rows if r.get("actual") is not None]
     if not timed:
@@ -420,7 +421,10 @@ def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
     known = [r for r in timed if r.get("estimate") is not None]
     title = f"The steps took {duration(actual)}"
     if known:
-        done, said = sum(float(r["actual"]) for r in known), sum(float(r["estimate"]) for r in known)
+        done, said = (
+            sum(float(r["actual"]) + float(r.get("carried", 0)) for r in known),
+            sum(float(r["estimate"]) for r in known),
+        )
         title += f"; those that the dry run estimated, {duration(done)} instead of {duration(said)}"
     note = "Logarithmic: equal lengths are equal ratios. People, sign-offs and pauses between steps are not in it."
     keys = ("actual", "estimate", "runbook_low", "runbook_high")

@@ -225,12 +225,26 @@ def ends(view: RunView) -> list[tuple[str, str, str]]:
 # -- parts of the write downtime ---------------------------------------------------------------------------------------
 
 
+KILLED = ", with the attempt that was killed and resumed"
+
+
 class DowntimePart(NamedTuple):
     """A part of the write downtime: its name, seconds, and what the dry run predicted for it; None where it left that out."""
 
     name: str
     seconds: float
     predicted: float | None = None
+
+
+def continued(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[StepRow]:
+    """The killed attempts of step 22 whose work the last one went on with: their time is a part of the same work.
+
+    A killed attempt has its notebook's start in its time, since nobody noted when its first cell began.
+    """
+    last = results.get(Step.MIGRATE)
+    resumed = int(last.facts.get("resumed") or 0) if last is not None else 0
+    mine = [row for row in attempts if row.number == Step.MIGRATE and row.result and row.result.finished]
+    return mine[max(0, len(mine) - resumed) :]
 
 
 def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[DowntimePart]:
@@ -261,13 +275,29 @@ def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -
               (numbers.UNCHANGED, numbers.RESTART)}  # fmt: skip
     last = took.pop(Step.CUTOVER, 0.0)
     people = numbers.signing(results)
-    failed = sum(within(row.result.started, row.result.seconds) for row in attempts if row.result)
+    attempts = list(attempts)
+    carried = {row.attempt: within(row.result.started, row.result.seconds)
+               for row in continued(results, attempts) if row.result}  # fmt: skip
+    if carried and Step.MIGRATE in took:
+        took[Step.MIGRATE] += sum(carried.values())
+    failed = sum(within(row.result.started, row.result.seconds) for row in attempts if row.result) - sum(
+        carried.values()
+    )
     whole, predicted = window.predicted(results.get(Step.DRY_RUN), window.DOWNTIME), sum(by_step.values()) + starts
     again = max(0.0, whole - predicted) if whole is not None else None
     guess = by_step if whole is not None else {}
     parts = [
-        *(DowntimePart(f"Work of step {number}", n, guess.get(number)) for number, n in took.items()),
-        DowntimePart("Starts of notebooks", sum(within(*one) for one in begun), starts if whole is not None else None),
+        *(
+            DowntimePart(
+                f"Work of step {number}" + KILLED * (number == Step.MIGRATE and bool(carried)), n, guess.get(number)
+            )
+            for number, n in took.items()
+        ),
+        DowntimePart(
+            "Starts of notebooks, from the fence on",
+            sum(within(*one) for one in begun),
+            starts if whole is not None else None,
+        ),
         DowntimePart("Step 25: the source read once more", phases[numbers.UNCHANGED], again),
         DowntimePart("Step 25: restart and health", phases[numbers.RESTART]),
         DowntimePart("Step 25: the rest until a write was taken", max(0.0, last - sum(phases.values()))),

@@ -151,15 +151,12 @@ def linked(value: str, folder: Path) -> Markup:
         if match["command"]:
             parts.append(Markup("<code>{}</code>").format(match["command"]))
         elif match["file"]:
-            parts.append(
-                _link(match["file"], match["file"], folder, " (not there)" * match["file"].startswith("results/"))
-            )
+            gone = " (not there)" * match["file"].startswith("results/")
+            parts.append(_link(match["file"], match["file"], folder, gone))
         else:
             parts.append(escape(match["notebooks"]))
             for piece in re.split(r"(\d\d)", match["numbers"]):
-                page = (
-                    next((path.name for path in sorted(folder.glob(f"{piece}_*.html"))), "") if piece.isdigit() else ""
-                )
+                page = next((path.name for path in sorted(folder.glob(f"{piece}_*.html"))), "")
                 parts.append(_link(piece, page, folder, _not_run(piece)) if piece.isdigit() else escape(piece))
         at = match.end()
     return Markup("").join([*parts, escape(value[at:])])
@@ -331,8 +328,11 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
 def _downtime(view: RunView) -> Tile:
     seconds, how = numbers.downtime(view.results, view.attempts)
     unmeasured = _UNKNOWN if how in numbers.WRITES_GO_ON else "running"
-    if (predicted := window.predicted(view.results.get(Step.DRY_RUN), window.DOWNTIME)) is not None:
-        how += f"; predicted {duration(predicted)}, which leaves parts out"
+    if (guess := window.predicted(view.results.get(Step.DRY_RUN), window.DOWNTIME)) is not None:
+        apart = (
+            "" if seconds is None else f"{duration(abs(seconds - guess))} {'more' if seconds > guess else 'less'} than "
+        )
+        how += f"; {apart}predicted ({duration(guess)})"
     if seconds is None:
         return Tile("Write downtime", unmeasured, how)
     return Tile("Write downtime", duration(seconds) if seconds else "none", how, file="#downtime" if seconds else "")

@@ -30,12 +30,13 @@ from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
 from helpers.report.facts import RunView, StepRow, read_run
-from helpers.report.outcome import outcome
+from helpers.report.outcome import KILLED, continued, outcome
 from helpers.results import StateFile, StepResult, Verdict, utc_now, worst, write_text
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
+from helpers.run.window import DOWNTIME
 from helpers.snapshots import retention
 from helpers.steps.dry_run import predictions
 from helpers.stores import open_target
@@ -50,11 +51,12 @@ OVERRUN, OVERRUN_SECONDS = 1.5, 15.0  # the work may take so many times its esti
 
 
 def rows(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[dict[str, Any]]:
-    """One row for each step that left a result, 27 too, and each of `attempts`, by time. Seconds: actual and estimate (None
-    where the dry run gave none), both with the notebook's start; runbook_low and runbook_high."""
+    """One row for each step that left a result, 27 too, and each of `attempts`, by time. Seconds: actual and estimate (or None),
+    with the notebook's start; carried, of attempts that it went on with; runbook_low and runbook_high."""
     by_step, starts = numbers.estimate(results)
     found: list[dict[str, Any]] = []
-    earlier, unknown = list(attempts), dict.fromkeys(("estimate", "runbook_low", "runbook_high"))
+    earlier, unknown = list(attempts), dict.fromkeys(("estimate", "runbook_low", "runbook_high")) | {"carried": 0.0}
+    lost = sum(row.result.seconds for row in continued(results, earlier) if row.result)
     for step in plan.LINE:
         result = results.get(step.number)
         if result is None or not result.finished:
@@ -67,7 +69,7 @@ def rows(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[dic
         estimated = by_step.get(step.number)
         found.append({
             "number": step.number, "step": f"{step.number} {step.title}{last}", "began": result.started,
-            "actual": result.seconds + numbers.start_seconds(result),
+            "actual": result.seconds + numbers.start_seconds(result), "carried": lost * (step == Step.MIGRATE),
             "estimate": None if estimated is None else estimated + starts / len(numbers.WINDOW), "runbook_low": low and 60 * low,
             "runbook_high": high and 60 * high,
         })  # fmt: skip
@@ -384,11 +386,15 @@ class CloseoutStep(NotebookStep):
         self.run.fact("downtime", how)
         self.run.fact("durations", rows)
         known = [r for r in rows if r["estimate"] is not None]
-        took, estimate = sum(r["actual"] for r in known), sum(r["estimate"] for r in known) if known else None
+        took, estimate = (
+            sum(r["actual"] + r["carried"] for r in known),
+            sum(r["estimate"] for r in known) if known else None,
+        )
         most = None if estimate is None else max(OVERRUN * estimate, estimate + OVERRUN_SECONDS)
         late = most is not None and took > most
         starts = any(map(numbers.start_seconds, self._results.values()))
-        which = f"steps {', '.join(r['number'] for r in known)}{', with notebook starts' * starts}"
+        killed = KILLED * any(r["carried"] for r in known)
+        which = f"steps {', '.join(r['number'] for r in known)}{', with notebook starts' * starts}{killed}"
         passes = f"up to {OVERRUN:g} times the estimate, or {OVERRUN_SECONDS:g} s more, passes"
         ratio = _ratio(took, estimate)
         told = f"{which}: {duration(took)} for an estimate of {duration(estimate)}{ratio}; {passes}" if estimate else ""
@@ -424,11 +430,10 @@ class CloseoutStep(NotebookStep):
         """The figure of it."""
         drawn = plots.durations(self._durations)
         self.run.figure(
-            "durations",
-            drawn,
-            "How long each step took, beside the dry run's estimate and the runbook's own figure; "
+            "durations", drawn,
+            "How long each step took, with the start of its notebook, beside the dry run's estimate and the runbook's figure; "
             f"without step {Step.CLOSEOUT}, which draws this while it runs.",
-        )
+        )  # fmt: skip
 
     def lessons(self) -> pd.DataFrame:
         """Deviations and findings of the run, and what people wrote into the file of lessons."""
@@ -557,12 +562,13 @@ class CloseoutStep(NotebookStep):
                      began=moment(r["began"])) for r in self._durations]  # fmt: skip
         imported = dry.facts.get("imported") if (dry := self._results.get(Step.DRY_RUN)) is not None else None
         written = self.lesson_file.written()
-        until = when(retained_until(self.run.home))
+        until, predicted = when(retained_until(self.run.home)), self.predictions().to_dict("records")
         return {
             "run": self.run.id, "rehearsal": self.run.rehearsal, "date": view.date, "status": status, "why": why, "items": items,
             "execution": items["Execution time"], "estimated": f"{RUNBOOK_TOTAL} (the runbook)",
-            "predictions": self.predictions().to_dict("records"),
+            "predictions": predicted,
             "expected_chunks": "not predicted" if imported is None else count(int(imported), "chunk"),
+            "downtime_estimated": next((row["predicted"] for row in predicted if row["what"] == DOWNTIME), ""),
             "limit_ms": self.parameters.monitoring.maximum_latency_ms, "durations": rows, "tools": record.tools(view),
             "collections": [(i.label.removeprefix("Collection "), i.measured) for i in record.record(view)
                             if i.label.startswith("Collection ")],
@@ -586,7 +592,13 @@ def _words(row: dict[str, Any]) -> tuple[str, str, str]:
     low, high = row["runbook_low"], row["runbook_high"]
     said = "–" if high is None else f"{high / 60:.0f} min" if low == high else f"{low / 60:.0f} to {high / 60:.0f} min"
     guess = row["estimate"]
-    return said, "–" if guess is None else duration(guess), duration(row["actual"]) + _ratio(row["actual"], guess)
+    return said, "–" if guess is None else duration(guess), _took(row)
+
+
+def _took(row: dict[str, Any]) -> str:
+    """`30 s, 1.2 times`; of a step that was killed and resumed, the ratio of the whole work."""
+    ratio = _ratio(row["actual"] + row["carried"], row["estimate"])
+    return duration(row["actual"]) + ratio + KILLED * bool(ratio and row["carried"])
 
 
 def _ratio(took: float, estimate: float | None) -> str:

@@ -34,7 +34,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.facts import StepRow
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
-from helpers.report.outcome import downtime_parts
+from helpers.report.outcome import KILLED, continued, downtime_parts
 from helpers.results import Verdict
 from helpers.run import window
 from helpers.run.folders import RunPath
@@ -103,10 +103,13 @@ def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> l
     named = ", ".join(numbers.estimate(results)[0])
     starts = f" and the starts of notebooks {WINDOW[0].number} to {WINDOW[-1].number}"
     timed = any(start_seconds(results[s.number]) for s in WINDOW if s.number in results)
+    attempts = list(attempts)
+    lost = sum(row.result.seconds for row in continued(results, attempts) if row.result)
+    killed, unknown = KILLED * bool(lost), "; that of the attempt that was killed is not known" * bool(lost)
     measured = {
-        DURATION: (_as_estimated(results), f"steps {named}{starts * timed}"),
+        DURATION: (_as_estimated(results, lost), f"steps {named}{starts * timed}{killed}"),
         DOWNTIME: _as_predicted(results, attempts),
-        MEMORY: (_most_memory(results), f"the highest of steps {named}"),
+        MEMORY: (_most_memory(results), f"the highest of steps {named}{unknown}"),
     }
     found = []
     for row in window.predictions(results.get(Step.DRY_RUN)):
@@ -116,20 +119,23 @@ def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> l
     night = results[Step.SCHEDULE_AND_NOTIFY].facts.get("night") if Step.SCHEDULE_AND_NOTIFY in results else None
     if found and night:
         took = numbers.forward(results)
-        found.append(Prediction(ANNOUNCED, float(night["seconds"]), took.work + took.starts if took else None, "s",
+        found.append(Prediction(ANNOUNCED, float(night["seconds"]), took.work + took.starts + lost if took else None, "s",
                                 "the sum above; fence, restart and health checks at most; the watch of step 25; no people",
-                                f"steps {WINDOW[0].number} to {WINDOW[-1].number}, {STARTS} included"))  # fmt: skip
+                                f"steps {WINDOW[0].number} to {WINDOW[-1].number}, {STARTS} included{killed}"))  # fmt: skip
     return found
 
 
-def _as_estimated(results: numbers.Results) -> float | None:
-    """Seconds of what the dry run's estimate counts: the work of the steps that it names, and every start of a notebook."""
+def _as_estimated(results: numbers.Results, lost: float) -> float | None:
+    """Seconds of what the dry run's estimate counts: the work of the steps that it names, `lost` in killed attempts included,
+    and every start of a notebook."""
     steps = [results.get(number) for number in numbers.estimate(results)[0]]
     done = [result for result in steps if result is not None and result.finished]
     if not done or len(done) < len(steps):
         return None
-    return sum(r.seconds for r in done) + sum(
-        numbers.start_seconds(results[s.number]) for s in WINDOW if s.number in results
+    return (
+        lost
+        + sum(r.seconds for r in done)
+        + sum(numbers.start_seconds(results[s.number]) for s in WINDOW if s.number in results)
     )
 
 
