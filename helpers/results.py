@@ -12,7 +12,8 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -109,6 +110,19 @@ def kind_of(rule: str) -> str:
     changed is a value that was there.
     """
     return REPAIR_KINDS.get(rule, "changed")
+
+
+_CHANGED = {"default": "overwritten by a default", "coerce": "converted", "clamp": "moved to the nearer bound",
+            "replaced": "replaced by what the document tells", "fixed": "set by the schema"}  # fmt: skip
+
+
+def changes_told(by_rule: Mapping[str, int]) -> str:
+    """`13 overwritten by a default, 8 converted`: values that were there, by what became of them; most first."""
+    sums = Counter[str]()
+    for rule, n in by_rule.items():
+        if kind_of(rule) == "changed":
+            sums[_CHANGED.get(rule, "changed otherwise")] += n
+    return ", ".join(f"{n:,} {words}" for words, n in sums.most_common() if n)
 
 
 _PLURAL = re.compile(r"ies$|(?<=[a-z]{2})s$")  # of a unit such as chunks, queries; "ms" is none

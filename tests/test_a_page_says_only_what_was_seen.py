@@ -17,7 +17,7 @@ from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
 from helpers.report.facts import read_changes, read_run
-from helpers.report.outcome import decision_tree, downtime_parts, due_by_warnings, way_back, writers
+from helpers.report.outcome import decision_tree, downtime_parts, due_by_warnings, ends, way_back, writers
 from helpers.report.pages import rollback_page, run_page, tiles
 from helpers.results import Check, Phase, StepResult, Verdict
 from helpers.run.advice import asks, page_remedy
@@ -227,6 +227,32 @@ def test_missing_values_and_filled_defaults_name_what_each_counts(tmp_path: Path
     assert (
         record.defaults(found) == "of missing fields: 20 core ones, all that step 11 counts; 300 of one collection type"
     )
+
+
+def test_values_overwritten_by_a_default_are_counted_as_such(tmp_path: Path) -> None:
+    repairs = [{"field": "language", "rule": "default", "chunks": 13}, {"field": "score", "rule": "clamp", "chunks": 30},
+               {"field": "origin", "rule": "fixed", "chunks": 3}, {"field": "author", "rule": "missing", "chunks": 9}]  # fmt: skip
+    migrate = result("22", facts={"repairs": repairs, "chunks_changed": 40})
+    page = read(run_page(folder := make_run(tmp_path / "r", [migrate])))
+    tile = next(t.get_text(" ", strip=True) for t in page.select(".tile") if "Values changed" in t.get_text())
+    said = "30 moved to the nearer bound, 13 overwritten by a default, 3 set by the schema"
+    assert tile.startswith(f"Values changed 46 in 40 chunks: {said}")
+    assert record.values(read_run(folder)).startswith(f"46 changed ({said})")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [("opened by 1.x last", "opened by 1.x last"), ("0.5.6 to 1.0", "written by Chroma 0.5.6 to 1.0"),
+     (None, "what wrote it is not recorded")],
+)  # fmt: skip
+def test_the_version_of_a_directory_is_what_is_known_of_it(tmp_path: Path, made: str | None, said: str) -> None:
+    folder = make_run(tmp_path / "r", [
+        result("10", facts={"source_version": "1.5.9", "source_written_by": made}), result("12", facts={"target_version": "1.5.9"})
+    ])  # fmt: skip
+    (folder / "parameters.yaml").write_text("source: {path: old}\ntarget: {path: new}\n", encoding="utf-8")
+    source, target = (kind for _, _, kind in ends(read_run(folder)))
+    assert source == f"directory, {said}; read here by Chroma 1.5.9"
+    assert target == "directory, written and read here by Chroma 1.5.9, which reads the source too"
 
 
 def test_the_parts_of_the_write_downtime_add_up_and_say_what_was_predicted() -> None:

@@ -26,7 +26,7 @@ from helpers.formatting import count
 from helpers.profiling.sample import Places, Sampler, plain_text
 from helpers.profiling.search import Lookup
 from helpers.reason_codes import ReasonCode
-from helpers.results import Verdict
+from helpers.results import Verdict, changes_told
 from helpers.run.record import RunRecord, check_spaces
 from helpers.schema import Context, Schema, Transformed, load_schema
 from helpers.schema.file import FieldRule
@@ -366,14 +366,15 @@ class Profile:
         self.run.fact("core_missing", {name: n for name, n in lacking.items() if n})
         detail = f"{count(told)} get what the document tells, {count(number - told)} a default: {named}"
         detail += (
-            ". Counted: core fields only; those of one collection type count from step 13 on, which routes the chunks"
+            f". Counted: the {count(len(lacking), 'core field')} that the schema does not set itself; those of one collection "
+            "type count from step 13 on, which routes the chunks"
         )
         self.check(
             "missing fields of the schema", number, ReasonCode.MISSING_METADATA, detail, bool(lacking), unit="values"
         )
         figure = plots.completeness_heatmap(table)
-        if core := [rule.name for rule in self.schema.fields]:
-            meaning = "Core fields: those that the schema asks of every chunk."
+        if core := list(lacking):
+            meaning = "Core fields: those that the schema asks of every chunk, and does not set itself."
             figure = plots.completeness_heatmap(table.loc[core], "core field", meaning)
         caption = "Share of the source's chunks that hold each metadata field, by collection."
         self.run.figure("completeness", figure, caption)
@@ -401,11 +402,21 @@ class Profile:
         out, other = wrong["out_of_range"], wrong["wrong_type"] + wrong["unknown_value"]
         no_numbers = sum(seen.no_numbers for seen in scan.fields.values())
         detail = f"{count(out - no_numbers)} out of range, {count(no_numbers)} no number where one is wanted"
+        detail += self._became(bounded=True)
         self.check("values out of range or no number", out, ReasonCode.INVALID_SCORES, detail, judged, unit="values")
-        detail, name = "Converted or repaired.", "other values of a wrong type or not allowed"
+        detail, name = self._became(bounded=False).removeprefix("; "), "other values of a wrong type or not allowed"
         self.check(name, other, ReasonCode.INVALID_VALUES, detail, judged, unit="values")
         columns = ["field", "wanted", "present", "types", "minimum", "maximum", *_WRONG, "values"]
         return pd.DataFrame(rows, columns=columns)  # a source without any metadata has no rows
+
+    def _became(self, *, bounded: bool) -> str:
+        """`; in the target 13 overwritten by a default, 1 converted`, of the values in fields with bounds, or in the others."""
+        within = {rule.name for kind in self.kinds() for rule in self.schema.rules(kind) if rule.has_bounds}
+        by_rule = Counter[str]()
+        for (name, rule), n in self.scan.repairs.items():
+            by_rule[str(rule)] += n if (name in within) is bounded else 0
+        told = changes_told(by_rule)
+        return f"; in the target: {told}" if told else ""
 
     def contradictions(self) -> pd.DataFrame:
         """Fields whose value the document rules out, of those that the schema can derive: one row a collection and field."""

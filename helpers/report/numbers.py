@@ -314,6 +314,7 @@ class Counts:
     derived: int | None = None
     set: int | None = None  # by the schema itself: source_collection, collection_type
     changed: int | None = None
+    by_rule: Mapping[str, int] = field(default_factory=dict)  # values by the schema's rule
     changed_chunks: int | None = None  # distinct chunks with at least one changed value
     collections: tuple[int | None, int | None] = (None, None)  # in the source, in the target
 
@@ -326,6 +327,7 @@ def counts(results: Results) -> Counts:
         if number in results
     }
     found: dict[str, int | None] = {}
+    rules: Counter[str] = Counter()
     for each in by_step.values():  # the later step knows it better
         found.update({name: n for name, n in each.items() if n is not None})
     repairs = next(
@@ -335,7 +337,8 @@ def counts(results: Results) -> Counts:
     if repairs is not None:
         sums = Counter({"default": 0, "derived": 0, "set": 0, "changed": 0})
         for row in repairs:
-            sums[kind_of(str(row.get("rule")))] += int(row.get("chunks") or 0)
+            sums[kind_of(rule := str(row.get("rule")))] += int(row.get("chunks") or 0)
+            rules[rule] += int(row.get("chunks") or 0)
         found |= {"filled": sums.pop("default"), **sums}
         core = results[Step.EXPLORE_SOURCE].facts.get("core_missing") if Step.EXPLORE_SOURCE in results else None
         if core is not None:
@@ -344,7 +347,7 @@ def counts(results: Results) -> Counts:
     moved = results[Step.MIGRATE].facts if Step.MIGRATE in results else {}
     return Counts(
         **found, rewritten=moved.get("ids_rewritten"), changed_chunks=moved.get("chunks_changed"),
-        collections=_collections(results),
+        by_rule=rules, collections=_collections(results),
     )  # fmt: skip
 
 

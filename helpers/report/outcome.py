@@ -206,19 +206,28 @@ def _end(view: RunView, title: str, step: str, *, taken: bool) -> Node:
 
 
 def ends(view: RunView) -> list[tuple[str, str, str]]:
-    """("Source", address, kind and version), and the same of the target."""
+    """("Source", address, kind and version), and the same of the target. A directory has no version of its own: what is known is
+    what wrote it, by its layout, and what reads it here."""
     seen = {"source": view.fact("source_version"), "target": view.fact("target_version")}
+    own = (view.run.get("versions") or {}).get("chromadb")
     rows = []
     for side in ("source", "target"):
         section = view.parameters.get(side)
         section = section if isinstance(section, dict) else {}
         embedded = bool(section.get("path"))
-        version = seen[side] or (view.run.get("versions") or {}).get(
-            "chromadb" if embedded and side == "target" else ""
-        )
+        version = text(seen[side] or (own if embedded and side == "target" else None) or "", 20)
         kind = "directory" if embedded else "Chroma Cloud" if "trychroma" in str(section.get("url")) else "server"
-        rows.append((side.capitalize(), text(section.get("path") or section.get("url") or "not named", 120),
-                     f"{kind}, Chroma {text(version, 20)}" if version else f"{kind}, version not recorded"))  # fmt: skip
+        told = f"Chroma {version}" if version else "version not recorded"
+        if embedded and version and side == "source" and not version.startswith("0."):
+            made = text(view.fact("source_written_by") or "what wrote it is not recorded", 60)
+            told = f"{'written by Chroma ' * made[:1].isdigit()}{made}; read here by {told}"
+        elif embedded and version and side == "target":
+            told = f"written and read here by {told}" + ", which reads the source too" * (
+                seen["source"] == seen["target"]
+            )
+        rows.append(
+            (side.capitalize(), text(section.get("path") or section.get("url") or "not named", 120), f"{kind}, {told}")
+        )
     return rows
 
 

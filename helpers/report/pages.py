@@ -38,7 +38,7 @@ from helpers.report import numbers, record
 from helpers.report.facts import CHANGED, RunView, read_run
 from helpers.report.outcome import CLASSES, decision_tree, downtime_parts, ends, outcome, reached, way_back, writers
 from helpers.report.record import checklist
-from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
+from helpers.results import Check, Verdict, changes_told, file_digest, passed, utc_now, write_bytes, write_text
 from helpers.run import window
 from helpers.run.advice import impact, page_remedy
 from helpers.run.folders import RunFolder, RunPath, RunState
@@ -270,7 +270,7 @@ def _collections(view: RunView, found: numbers.Counts) -> Tile:
 def _in_chunks(found: numbers.Counts) -> str:
     if found.changed_chunks is None:
         return "a value was replaced"
-    return f"replaced by another, in {count(found.changed_chunks, 'chunk')}"
+    return ": ".join(filter(None, [f"in {count(found.changed_chunks, 'chunk')}", changes_told(found.by_rule)]))
 
 
 def _chunks(label: str, n: int | None, note: str = "", *, good: bool | None = None, bad: str = "warning") -> Tile:

@@ -22,7 +22,7 @@ from helpers.reason_codes import ReasonCode
 from helpers.report.facts import RunView
 from helpers.report.numbers import Counts, counts, downtime, forward, outside_window, rollback, rollback_words
 from helpers.report.outcome import clients, drilled, drills
-from helpers.results import UNREMARKABLE, Check, Verdict, worst
+from helpers.results import UNREMARKABLE, Check, Verdict, changes_told, worst
 from helpers.run.plan import Step
 
 # -- markdown ----------------------------------------------------------------------------------------------------------
@@ -385,7 +385,8 @@ def values(view: RunView) -> str:
     n = counts(view.results)
     if n.changed is None or n.filled is None or n.derived is None or n.set is None:
         return NOT_RECORDED
-    return (f"{n.changed:,} changed; missing before: {n.filled:,} got a default, {n.derived:,} what the document tells, "
+    told = f" ({told})" if (told := changes_told(n.by_rule)) else ""
+    return (f"{n.changed:,} changed{told}; missing before: {n.filled:,} got a default, {n.derived:,} what the document tells, "
             f"{n.set:,} are set by the schema")  # fmt: skip
 
 

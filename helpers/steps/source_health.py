@@ -133,7 +133,7 @@ class SourceHealthStep(NotebookStep):
             "source": look.label,
             "layout": source_layout(endpoint),
             "protocol": look.protocol,
-            "version it reports": look.version + hint,
+            f"version {'that reads it here' if endpoint.path else 'it reports'}": look.version + hint,
             "tenant / database": look.place,
             "collections": len(look.infos) + len(look.left_out),
             "chunks": sum(info.count for info in look.infos) + sum(n or 0 for n in look.left_out.values()),
@@ -145,7 +145,8 @@ class SourceHealthStep(NotebookStep):
         look, endpoint = self._look, self.run.parameters.source
         odd = [*look.findings, *(f"{i.name}: {finding}" for i in look.infos for finding in i.findings)]
         rows = [("layout", source_layout(endpoint)), ("protocol", look.protocol)]
-        rows.append(("version", source_version(endpoint, look.version)))
+        rows.append(("version", made := source_version(endpoint, look.version)))
+        self.run.fact("source_written_by", made.partition(" (")[0])
         rows += [("found", finding) for finding in odd] or [("found", "nothing odd")]
         rows += [("risk", risk) for risk in self._risks()] or [("risk", "none that the directory or server shows")]
         mended = f"{len(look.repairs)} repaired on the copy, listed in the snapshot's manifest" if look.repairs else ""
