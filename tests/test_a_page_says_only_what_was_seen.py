@@ -231,7 +231,7 @@ def test_missing_values_and_filled_defaults_name_what_each_counts(tmp_path: Path
 
 def test_values_overwritten_by_a_default_are_counted_as_such(tmp_path: Path) -> None:
     repairs = [{"field": "language", "rule": "default", "chunks": 13}, {"field": "score", "rule": "clamp", "chunks": 30},
-               {"field": "origin", "rule": "fixed", "chunks": 3}, {"field": "author", "rule": "missing", "chunks": 9}]  # fmt: skip
+               {"field": "origin", "rule": "fixed", "chunks": 3}, {"field": "kind", "rule": "missing", "chunks": 9}]  # fmt: skip
     migrate = result("22", facts={"repairs": repairs, "chunks_changed": 40})
     page = read(run_page(folder := make_run(tmp_path / "r", [migrate])))
     tile = next(t.get_text(" ", strip=True) for t in page.select(".tile") if "Values changed" in t.get_text())
@@ -246,9 +246,8 @@ def test_values_overwritten_by_a_default_are_counted_as_such(tmp_path: Path) -> 
      (None, "what wrote it is not recorded")],
 )  # fmt: skip
 def test_the_version_of_a_directory_is_what_is_known_of_it(tmp_path: Path, made: str | None, said: str) -> None:
-    folder = make_run(tmp_path / "r", [
-        result("10", facts={"source_version": "1.5.9", "source_written_by": made}), result("12", facts={"target_version": "1.5.9"})
-    ])  # fmt: skip
+    seen = {"source_version": "1.5.9", "source_written_by": made}
+    folder = make_run(tmp_path / "r", [result("10", facts=seen), result("12", facts={"target_version": "1.5.9"})])
     (folder / "parameters.yaml").write_text("source: {path: old}\ntarget: {path: new}\n", encoding="utf-8")
     source, target = (kind for _, _, kind in ends(read_run(folder)))
     assert source == f"directory, {said}; read here by Chroma 1.5.9"

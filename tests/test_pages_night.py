@@ -76,7 +76,7 @@ def test_the_day_before_and_the_night_are_drawn_apart_each_to_its_scale(tmp_path
         (
             "12-01T02:00:00",
             "12-01T03:30:00",
-            "every step of the window ended inside it, the last with 30 min 00 s to spare",
+            "steps 20 to 25 ended inside it, step 22 with 30 min 00 s to spare",
             False,
         ),
         ("12-01T01:50:00", "12-01T03:30:00", "step 22 began 10 min 00 s before it", True),
@@ -90,6 +90,14 @@ def test_the_night_is_measured_against_the_window(
     assert said in numbers.window_sentence(view)
     assert bool(numbers.outside_window(view)) is outside
     assert any(said in line for line in deviations(view)) is outside
+
+
+def test_a_window_of_many_times_the_steps_is_not_drawn_beside_them(tmp_path: Path) -> None:
+    view = run(tmp_path / "r", [step("22", "12-01T02:00:00", "12-01T02:10:00")], WINDOW)
+    (session,) = pages.sessions(view)
+    assert session.window is None
+    assert session.rows[0].bar.width == pages.RIGHT - pages.LEFT
+    assert "too long to be drawn" in session.sentence
 
 
 def test_a_step_that_never_ended_and_times_that_are_none(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -169,6 +170,9 @@ def test_the_sentence_on_valid_chunks_follows_from_what_was_measured(
     )
 
 
+OTHER = "other values of a wrong type or not allowed"
+
+
 def test_sums_over_fields_count_values_and_contradicting_chunks_are_named(begin: Begin, sample: Path) -> None:
     run = begin("11", sample, schema="if_ttt")
     step = ExploreSourceStep(run)
@@ -180,6 +184,14 @@ def test_sums_over_fields_count_values_and_contradicting_chunks_are_named(begin:
         "fields that contradict their document",
     ):
         assert _check(run, name).unit == "values"
+    missing, repairs = _check(run, "missing fields of the schema"), step.scan.repairs
+    core = [rule.name for rule in step.schema.fields if rule.fixed is None]
+    assert f"Counted: the {len(core)} core fields that the schema does not set itself" in missing.detail
+    figure = next(path for path in (run.folder / "figures").glob("11_completeness*"))
+    assert f"of {len(core)} core fields incomplete" in " ".join(figure.read_text(encoding="utf-8").split())
+    overwritten = sum(n for (_, rule), n in repairs.items() if rule == "default")
+    said = [_check(run, f"{which}").detail for which in ("values out of range or no number", OTHER)]
+    assert sum(int(n) for told in said for n in re.findall(r"(\d+) overwritten by a default", told)) == overwritten > 0
     check = _check(run, "fields that contradict their document")
     assert 1 <= check.measured == len(check.ids) <= 20
     assert all(set(row) == {"collection", "id", "field", "detail"} for row in check.ids)

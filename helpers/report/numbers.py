@@ -537,7 +537,7 @@ def window_sentence(view: RunView) -> str:
         return f"{named.replace(' was ', ' is ')}; no step of the window has run yet."
     last = max(night, key=lambda s: s.end)
     return outside_window(view) or (
-        f"{named}; every step of the window ended inside it, the last with {between(last.end, end)} to spare."
+        f"{named}; steps {_FIRST} to {_LAST} ended inside it, step {last.step.number} with {between(last.end, end)} to spare."
     )
 
 

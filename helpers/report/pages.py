@@ -397,7 +397,7 @@ def notes(view: RunView) -> list[Note]:
 # a thin line. The drawing repeats what the table beside it says in words.
 
 LEFT, RIGHT, WIDTH, ROW, TOP = 220.0, 860.0, 1000.0, 26.0, 30.0  # units of the SVG; bars lie between LEFT and RIGHT
-_THINNEST = 2.0
+_THINNEST, _TOO_LONG = 2.0, 8  # _TOO_LONG: a window of so many times the steps' time would make them unreadable
 _SESSION = timedelta(hours=3)
 _TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 
@@ -455,6 +455,8 @@ def _session(steps: list[numbers.Timed], window: tuple[datetime, datetime, timed
     first, last = min(s.start for s in steps), max(s.end for s in steps)
     if window and (window[0] - window[2] > last or window[1] + window[2] < first):
         window = None
+    outside = window is not None and window[1] - window[0] > _TOO_LONG * (last - first)
+    window = None if outside else window
     begin = min(first, window[0] - window[2]) if window else first
     end = max(last, window[1] + window[2]) if window else last
     whole = max((end - begin).total_seconds(), 1.0)
@@ -484,6 +486,8 @@ def _session(steps: list[numbers.Timed], window: tuple[datetime, datetime, timed
     said = (
         f"{count(len({s.step.number for s in steps}), 'step')} from {first:%H:%M:%S} to {last:%H:%M:%S} UTC; step "
         f"{longest.step.number} took longest, {numbers.between(longest.start, longest.end)}."
+        + " The window is too long to be drawn beside them."
+        * outside
     )
     return Session(
         f"{first:%Y-%m-%d}", said, rows, [(at(m), f"{m:{clock}}") for m in marks if begin <= m < end],

@@ -140,7 +140,7 @@ class Judgement:
         has filter, queries, recall, low, high (target) and before, before_low, before_high (source; None where not asked).
         """
         rows = [
-            _recall_row("restricted", r["collection"], _OWN if self.found.merged else _WHOLE, r["recall_queries"], r["verdict"],
+            _recall_row("restricted", r["collection"], OWN if self.found.merged else _WHOLE, r["recall_queries"], r["verdict"],
                         r.get("recall_after"), r.get("recall_before"), r.get("recall_pairs", 0))
             for r in self.found.search
         ]  # fmt: skip
@@ -244,7 +244,7 @@ def _outcome(wrong: object, reason: ReasonCode, otherwise: Verdict = Verdict.FAI
     return (otherwise, reason) if wrong else (Verdict.PASS, "")
 
 
-_OWN = "none: of each answer only the query's own source collection is judged"
+OWN = "none: of each answer only the query's own source collection is judged"
 _WHOLE = "none: each collection is searched whole"
 _NONE = "none: merged collections are searched whole, as clients do"
 _SHARES = ("shared_expected", "shared_measured", "shared_filtered", "from_others")
