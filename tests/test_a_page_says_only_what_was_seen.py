@@ -286,7 +286,7 @@ def test_the_first_screen_says_how_far_the_outage_was_from_what_was_predicted(tm
     ]
     page = read(run_page(make_run(tmp_path / "r", steps)))
     tile = next(t.get_text(" ", strip=True) for t in page.select(".tile") if "Write downtime" in t.get_text())
-    assert "51 s more than predicted (1 min 29 s)" in tile
+    assert "51 s more than the predicted 1 min 29 s" in tile
 
 
 def test_a_list_of_changed_values_is_read_without_what_spreadsheets_need(tmp_path: Path) -> None:

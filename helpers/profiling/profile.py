@@ -402,21 +402,20 @@ class Profile:
         out, other = wrong["out_of_range"], wrong["wrong_type"] + wrong["unknown_value"]
         no_numbers = sum(seen.no_numbers for seen in scan.fields.values())
         detail = f"{count(out - no_numbers)} out of range, {count(no_numbers)} no number where one is wanted"
-        detail += self._became(bounded=True)
+        detail = "; ".join(filter(None, [detail, self._became(bounded=True)]))
         self.check("values out of range or no number", out, ReasonCode.INVALID_SCORES, detail, judged, unit="values")
-        detail, name = self._became(bounded=False).removeprefix("; "), "other values of a wrong type or not allowed"
+        detail, name = self._became(bounded=False), "other values of a wrong type or not allowed"
         self.check(name, other, ReasonCode.INVALID_VALUES, detail, judged, unit="values")
         columns = ["field", "wanted", "present", "types", "minimum", "maximum", *_WRONG, "values"]
         return pd.DataFrame(rows, columns=columns)  # a source without any metadata has no rows
 
     def _became(self, *, bounded: bool) -> str:
-        """`; in the target 13 overwritten by a default, 1 converted`, of the values in fields with bounds, or in the others."""
+        """`13 overwritten by a default, 1 converted`, of the values in fields with bounds, or in the others."""
         within = {rule.name for kind in self.kinds() for rule in self.schema.rules(kind) if rule.has_bounds}
         by_rule = Counter[str]()
         for (name, rule), n in self.scan.repairs.items():
             by_rule[str(rule)] += n if (name in within) is bounded else 0
-        told = changes_told(by_rule)
-        return f"; in the target: {told}" if told else ""
+        return changes_told(by_rule)
 
     def contradictions(self) -> pd.DataFrame:
         """Fields whose value the document rules out, of those that the schema can derive: one row a collection and field."""

@@ -268,9 +268,8 @@ def _collections(view: RunView, found: numbers.Counts) -> Tile:
 
 
 def _in_chunks(found: numbers.Counts) -> str:
-    if found.changed_chunks is None:
-        return "a value was replaced"
-    return ": ".join(filter(None, [f"in {count(found.changed_chunks, 'chunk')}", changes_told(found.by_rule)]))
+    place = f"in {count(found.changed_chunks, 'chunk')}" if found.changed_chunks is not None else ""
+    return ": ".join(filter(None, [place, changes_told(found.by_rule)])) or "a value was replaced"
 
 
 def _chunks(label: str, n: int | None, note: str = "", *, good: bool | None = None, bad: str = "warning") -> Tile:
