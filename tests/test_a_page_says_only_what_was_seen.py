@@ -22,7 +22,7 @@ from helpers.report.pages import rollback_page, run_page, tiles
 from helpers.results import Check, Phase, StepResult, Verdict
 from helpers.run.advice import asks, page_remedy
 from helpers.run.plan import Step
-from helpers.steps.closeout import rows
+from helpers.steps.dry_run import rows
 from tests.test_pages_run import cells_of, make_run, read, result, whole_night
 
 BEGAN = dt.datetime(2026, 11, 28, 2, tzinfo=dt.UTC)

@@ -17,7 +17,7 @@ from helpers.run import kernel, plan
 from helpers.run.folders import RunFolder
 from helpers.status import status
 from helpers.steps import index
-from helpers.steps.closeout import RUNBOOK_MINUTES
+from helpers.steps.dry_run import RUNBOOK_MINUTES
 from helpers.steps.index import IndexStep
 
 pytestmark = pytest.mark.usefixtures("own_folders")

@@ -25,7 +25,7 @@ from helpers.results import write_json
 from helpers.run.folders import RunFolder
 from helpers.status import status
 from helpers.steps import index
-from helpers.steps.closeout import rows
+from helpers.steps.dry_run import rows
 
 RUN = "old-run"
 Edit = Callable[[dict[str, Any]], None]

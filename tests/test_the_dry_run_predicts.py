@@ -14,8 +14,7 @@ from helpers.results import Phase, StepResult
 from helpers.run.plan import Step
 from helpers.run.record import PEAK_MEMORY
 from helpers.run.window import DOWNTIME, DURATION, MEMORY
-from helpers.steps.closeout import rows
-from helpers.steps.dry_run import predictions
+from helpers.steps.dry_run import predictions, rows
 
 BEGAN = dt.datetime(2026, 11, 28, 2, tzinfo=dt.UTC)
 PARTS = [

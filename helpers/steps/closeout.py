@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import shutil
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +29,7 @@ from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
 from helpers.report.facts import RunView, StepRow, read_run
-from helpers.report.outcome import KILLED, continued, outcome
+from helpers.report.outcome import KILLED, outcome
 from helpers.results import StateFile, StepResult, Verdict, utc_now, worst, write_text
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
@@ -38,46 +37,11 @@ from helpers.run.plan import Step
 from helpers.run.record import NotebookStep, RunRecord
 from helpers.run.window import DOWNTIME
 from helpers.snapshots import retention
-from helpers.steps.dry_run import predictions
+from helpers.steps.dry_run import predictions, rows
 from helpers.stores import open_target
 
-# Minutes that the runbook gives a step: the headings of its sections, the timeline of Appendix A for the review.
-RUNBOOK_MINUTES: dict[str, tuple[float, float]] = {
-    Step.FENCE_WRITES: (5, 5), Step.SNAPSHOT: (5, 5), Step.MIGRATE: (45, 60), Step.VALIDATE: (10, 10),
-    Step.REVIEW: (5, 5), Step.CUTOVER: (10, 10), Step.MONITOR: (60, 60),
-}  # fmt: skip
 RUNBOOK_TOTAL = "90 to 120 min"
 OVERRUN, OVERRUN_SECONDS = 1.5, 15.0  # the work may take so many times its estimate, or so many seconds more
-
-
-def rows(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[dict[str, Any]]:
-    """One row for each step that left a result, 27 too, and each of `attempts`, by time. Seconds: actual and estimate (or None),
-    with the notebook's start; carried, of attempts that it went on with; runbook_low and runbook_high."""
-    by_step, starts = numbers.estimate(results)
-    found: list[dict[str, Any]] = []
-    earlier, unknown = list(attempts), dict.fromkeys(("estimate", "runbook_low", "runbook_high")) | {"carried": 0.0}
-    lost = sum(row.result.seconds for row in continued(results, earlier) if row.result)
-    for step in plan.LINE:
-        result = results.get(step.number)
-        if result is None or not result.finished:
-            continue
-        low, high = RUNBOOK_MINUTES.get(step.number, (None, None))
-        mine = [row for row in earlier if row.number == step.number]
-        found += [{"number": row.number, "step": f"{row.name}: {row.verdict}", "actual": row.result.seconds,
-                   "began": row.result.started, **unknown} for row in mine if row.result and row.result.finished]  # fmt: skip
-        last = f", attempt {len(mine) + 1} of {len(mine) + 1}" if mine else ""
-        estimated = by_step.get(step.number)
-        found.append({
-            "number": step.number, "step": f"{step.number} {step.title}{last}", "began": result.started,
-            "actual": result.seconds + numbers.start_seconds(result), "carried": lost * (step == Step.MIGRATE),
-            "estimate": None if estimated is None else estimated + starts / len(numbers.WINDOW), "runbook_low": low and 60 * low,
-            "runbook_high": high and 60 * high,
-        })  # fmt: skip
-    back = results.get(Step.ROLLBACK)  # not of the sequence: drilled, or ordered
-    if back is not None and back.finished:
-        found.append({"number": Step.ROLLBACK, "step": f"{Step.ROLLBACK} {back.title}", "began": back.started,
-                      "actual": back.seconds + numbers.start_seconds(back), **unknown})  # fmt: skip
-    return sorted(found, key=lambda row: str(row["began"]))
 
 
 # -- fence end ---------------------------------------------------------------------------------------------------------

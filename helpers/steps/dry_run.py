@@ -36,7 +36,7 @@ from helpers.report.facts import StepRow
 from helpers.report.numbers import STARTS, WINDOW, start_seconds
 from helpers.report.outcome import KILLED, continued, downtime_parts
 from helpers.results import Verdict
-from helpers.run import window
+from helpers.run import plan, window
 from helpers.run.folders import RunPath
 from helpers.run.kernel import free_memory, peak_memory
 from helpers.run.plan import Step
@@ -160,6 +160,43 @@ def _as_predicted(results: numbers.Results, attempts: Iterable[StepRow]) -> tupl
 def _most_memory(results: numbers.Results) -> float | None:
     found = [results[n].facts.get(PEAK_MEMORY) for n in numbers.estimate(results)[0] if n in results]
     return max((float(n) for n in found if isinstance(n, int | float)), default=None)
+
+
+# Minutes that the runbook gives a step: the headings of its sections, the timeline of Appendix A for the review.
+RUNBOOK_MINUTES: dict[str, tuple[float, float]] = {
+    Step.FENCE_WRITES: (5, 5), Step.SNAPSHOT: (5, 5), Step.MIGRATE: (45, 60), Step.VALIDATE: (10, 10),
+    Step.REVIEW: (5, 5), Step.CUTOVER: (10, 10), Step.MONITOR: (60, 60),
+}  # fmt: skip
+
+
+def rows(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[dict[str, Any]]:
+    """One row for each step that left a result, 27 too, and each of `attempts`, by time. Seconds: actual and estimate (or None),
+    with the notebook's start; carried, of attempts that it went on with; runbook_low and runbook_high."""
+    by_step, starts = numbers.estimate(results)
+    found: list[dict[str, Any]] = []
+    earlier, unknown = list(attempts), dict.fromkeys(("estimate", "runbook_low", "runbook_high")) | {"carried": 0.0}
+    lost = sum(row.result.seconds for row in continued(results, earlier) if row.result)
+    for step in plan.LINE:
+        result = results.get(step.number)
+        if result is None or not result.finished:
+            continue
+        low, high = RUNBOOK_MINUTES.get(step.number, (None, None))
+        mine = [row for row in earlier if row.number == step.number]
+        found += [{"number": row.number, "step": f"{row.name}: {row.verdict}", "actual": row.result.seconds,
+                   "began": row.result.started, **unknown} for row in mine if row.result and row.result.finished]  # fmt: skip
+        last = f", attempt {len(mine) + 1} of {len(mine) + 1}" if mine else ""
+        estimated = by_step.get(step.number)
+        found.append({
+            "number": step.number, "step": f"{step.number} {step.title}{last}", "began": result.started,
+            "actual": result.seconds + numbers.start_seconds(result), "carried": lost * (step == Step.MIGRATE),
+            "estimate": None if estimated is None else estimated + starts / len(numbers.WINDOW), "runbook_low": low and 60 * low,
+            "runbook_high": high and 60 * high,
+        })  # fmt: skip
+    back = results.get(Step.ROLLBACK)  # not of the sequence: drilled, or ordered
+    if back is not None and back.finished:
+        found.append({"number": Step.ROLLBACK, "step": f"{Step.ROLLBACK} {back.title}", "began": back.started,
+                      "actual": back.seconds + numbers.start_seconds(back), **unknown})  # fmt: skip
+    return sorted(found, key=lambda row: str(row["began"]))
 
 
 # -- step --------------------------------------------------------------------------------------------------------------
