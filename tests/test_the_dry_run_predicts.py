@@ -86,7 +86,8 @@ def test_an_attempt_that_was_killed_and_resumed_is_part_of_what_is_measured(resu
     assert parts["Work of step 22, with the attempt that was killed and resumed"] == 70
     assert "Failed attempts" not in parts
     assert downtime.measured == (predictions(results)[1].measured or 0) + 20
-    assert memory.contains.endswith("that of the attempt that was killed is not known")
+    assert memory.contains.endswith("not compared, for that of the killed attempt is not known")
+    assert memory.error is None
     row = next(row for row in rows(results, [killed]) if row["number"] == Step.MIGRATE and row["estimate"])
     assert (row["actual"], row["carried"]) == (52, 20)
     results[Step.MIGRATE].facts["resumed"] = 0  # begun anew: what failed before is no part of this work
@@ -100,6 +101,13 @@ def test_a_fence_of_step_25_is_up_after_people_have_signed(results: dict[str, St
     _, downtime, _ = predictions(results)
     assert downtime.measured == 10.0  # 15 s without writes, 5 s of them the restart
     assert downtime.contains == "write downtime, 15 s, less 5.0 s of restart"
+
+
+def test_the_time_that_was_announced_has_allowances_and_no_error(results: dict[str, StepResult]) -> None:
+    results[Step.SCHEDULE_AND_NOTIFY] = step(Step.SCHEDULE_AND_NOTIFY, -50, -49, -40, night={"seconds": 300.0})
+    announced = predictions(results)[-1]
+    assert (announced.predicted, announced.measured, announced.error) == (300.0, 155.0, None)
+    assert "not compared" in announced.contains
 
 
 def test_what_was_not_measured_is_not_compared(results: dict[str, StepResult]) -> None:

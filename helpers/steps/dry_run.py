@@ -91,11 +91,13 @@ class Prediction:
     unit: str
     basis: str
     contains: str = ""
+    comparable: bool = True
 
     @property
     def error(self) -> float | None:
-        """The prediction's error as a share of what was measured: 0.5 where it was half as much again."""
-        return (self.predicted - self.measured) / self.measured if self.measured else None
+        """The prediction's error as a share of what was measured: 0.5 where it was half as much again; None where the two are
+        not of the same."""
+        return (self.predicted - self.measured) / self.measured if self.measured and self.comparable else None
 
 
 def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> list[Prediction]:
@@ -105,7 +107,7 @@ def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> l
     timed = any(start_seconds(results[s.number]) for s in WINDOW if s.number in results)
     attempts = list(attempts)
     lost = sum(row.result.seconds for row in continued(results, attempts) if row.result)
-    killed, unknown = KILLED * bool(lost), "; that of the attempt that was killed is not known" * bool(lost)
+    killed, unknown = KILLED * bool(lost), "; not compared, for that of the killed attempt is not known" * bool(lost)
     measured = {
         DURATION: (_as_estimated(results, lost), f"steps {named}{starts * timed}{killed}"),
         DOWNTIME: _as_predicted(results, attempts),
@@ -115,13 +117,17 @@ def predictions(results: numbers.Results, attempts: Iterable[StepRow] = ()) -> l
     for row in window.predictions(results.get(Step.DRY_RUN)):
         value, contains = measured.get(row["what"], (None, ""))
         contains = contains if value is not None else ""
-        found.append(Prediction(row["what"], float(row["value"]), value, row["unit"], row["basis"], contains))
+        comparable = row["what"] != MEMORY or not lost
+        found.append(
+            Prediction(row["what"], float(row["value"]), value, row["unit"], row["basis"], contains, comparable)
+        )
     night = results[Step.SCHEDULE_AND_NOTIFY].facts.get("night") if Step.SCHEDULE_AND_NOTIFY in results else None
     if found and night:
         took = numbers.forward(results)
         found.append(Prediction(ANNOUNCED, float(night["seconds"]), took.work + took.starts + lost if took else None, "s",
                                 "the sum above; fence, restart and health checks at most; the watch of step 25; no people",
-                                f"steps {WINDOW[0].number} to {WINDOW[-1].number}, {STARTS} included{killed}"))  # fmt: skip
+                                f"steps {WINDOW[0].number} to {WINDOW[-1].number}, {STARTS} included{killed}; not compared, for "
+                                "allowances are no prediction", comparable=False))  # fmt: skip
     return found
 
 
