@@ -327,13 +327,12 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
 def _downtime(view: RunView) -> Tile:
     seconds, how = numbers.downtime(view.results, view.attempts)
     unmeasured = _UNKNOWN if how in numbers.WRITES_GO_ON else "running"
-    if (guess := window.predicted(view.results.get(Step.DRY_RUN), window.DOWNTIME)) is not None:
-        apart = (
-            "" if seconds is None else f"{duration(abs(seconds - guess))} {'more' if seconds > guess else 'less'} than "
-        )
-        how += f"; {apart}predicted ({duration(guess)})"
+    guess = window.predicted(view.results.get(Step.DRY_RUN), window.DOWNTIME)
+    told = "" if guess is None else f"predicted {duration(guess)}"
     if seconds is None:
-        return Tile("Write downtime", unmeasured, how)
+        return Tile("Write downtime", unmeasured, "; ".join(filter(None, [how, told])))
+    if guess is not None:
+        how += f"; {duration(abs(seconds - guess))} {'more' if seconds > guess else 'less'} than the {told}"
     return Tile("Write downtime", duration(seconds) if seconds else "none", how, file="#downtime" if seconds else "")
 
 
