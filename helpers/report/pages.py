@@ -151,8 +151,7 @@ def linked(value: str, folder: Path) -> Markup:
         if match["command"]:
             parts.append(Markup("<code>{}</code>").format(match["command"]))
         elif match["file"]:
-            gone = " (not there)" * match["file"].startswith("results/")
-            parts.append(_link(match["file"], match["file"], folder, gone))
+            parts.append(_link(name := match["file"], name, folder, " (not there)" * name.startswith("results/")))
         else:
             parts.append(escape(match["notebooks"]))
             for piece in re.split(r"(\d\d)", match["numbers"]):

@@ -402,17 +402,14 @@ def tools(view: RunView) -> list[tuple[str, str]]:
     """The runbook's three tools and what became of them in this run."""
     snapshot = view.table("snapshot")
     kept = f"; snapshot {text(snapshot['id'])}, verified" if snapshot.get("id") else ""
-    tried = ", ".join(drills(view))
+    tried = f"; drilled: {', '.join(drilled_parts)}" if (drilled_parts := drills(view)) else ""
     return [
         ("A26 migration", _verdict_of(view, Step.MIGRATE)),
         (
             "A27 validator",
             f"{_verdict_of(view, Step.VALIDATE)}; {sum(c.verdict.value == 'pass' for c in view.tests)} tests passed",
         ),
-        (
-            "A28 snapshot and rollback",
-            f"{_verdict_of(view, Step.SNAPSHOT)}{kept}" + (f"; drilled: {tried}" if tried else ""),
-        ),
+        ("A28 snapshot and rollback", f"{_verdict_of(view, Step.SNAPSHOT)}{kept}{tried}"),
     ]
 
 
