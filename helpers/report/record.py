@@ -552,8 +552,8 @@ _WHO = {
     "operations_lead": "Operations lead (level 3)", "channel": "Channel", "war_room": "War room",
 }  # fmt: skip
 HISTORIES = (
-    "Since the write fence was lifted there are two histories. What clients wrote to the source stays there; what they wrote to "
-    "the target is exported, and written to the source only with --replay. A chunk changed on both sides stops that until "
+    "Once the write fence is lifted there are two histories. What clients then write to the source stays there; what they wrote "
+    "to the target is exported, and written to the source only with --replay. A chunk changed on both sides stops that until "
     "somebody decides; the source keeps its own. --restore-source then only makes collections anew that are gone."
 )
 _NOT_CALLED = "; no escalation level calls it, so no warning counts it"
