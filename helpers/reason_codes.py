@@ -60,10 +60,7 @@ _CONTRADICTION = (
     "or sign with this known."
 )
 _FREE_SPACE = "Free space on the disk named above. Then: {resume}"
-_NEW_IDS = (
-    "Tell the owners of every client that keeps ids. Where step 11 finds no chunks with colliding ids, a new run with "
-    "migration.id_policy: fail keeps the old ones."
-)
+_NEW_IDS = "Tell the owners of every client that keeps ids."
 _PREFIX_IDS = (
     "Begin a new run with migration.id_policy: prefix, which writes every id as <source collection>:<id> (tell "
     "the clients), or rename these ids at the source."
@@ -120,7 +117,7 @@ _SEEN = "Check in the application, or in the log of the target's server, that it
 _ADDRESS = "Name the target by an address that containers reach, and begin a new run."
 _FILTERS = "Test the application's filters on the target before the cutover: docs/sources.md says what changed."
 _ASK_AGAIN = "Remove what is named above, which kept it from being asked. Then: {resume}"
-_LOAD = "Compare with the source's figures in step 51, and look at load and memory of the target."
+_LOAD = "Look at load and memory of the target; step 51 has the source's figures."
 _LIST = "Do what is listed, and write it down in notebook 14: step.done(ITEM, NAME)."
 _PUSH = "See why: {verify}. Correct it: {resume} --set signoff.push_digest=COMMAND"
 _SHORT_NOTICE = "Accept the shorter notice, or move the window: {resume} --retry 14 --set window.start=TIME"
@@ -155,7 +152,7 @@ LATE = {
     _LONGER_WINDOW: "Nothing is due in this run: its window has begun. Plan a longer one the next time.",
     _SHORT_NOTICE: "Nothing is due in this run: its window has begun. Announce the next one earlier.",
     _NOTIFY: "Notify people yourself: the text is announcement.txt in the run's folder.",
-    _NAME_THEM: "Tell people yourself whom to call, and name them in the parameters before the next run.",
+    _NAME_THEM: "Tell people yourself whom to call; name them before the next run.",
     _DISK_BY_NAME: "Look at the free disk of the target's server.",
     _DOOR: "Turn authentication on at the target, or keep it off the network.",
     _MEASURE_SOURCE: "Ask source and target the application's own queries, and compare: no step measures the source any more.",

@@ -542,10 +542,10 @@ def due_by_warnings(view: RunView) -> list[str]:
         remedy = page_remedy(found.check.reason, view.id, reached(view), found.check.detail)
         due.setdefault(remedy if asks(remedy) else "", []).append(f"“{text(found.check.name, 80)}”")
     left = len(due.pop("", ()))
-    said = [f"Because of {', '.join(named)}: {remedy}" for remedy, named in due.items()]
+    said = [f"{', '.join(named)}: {remedy}" for remedy, named in due.items()]
     if left:
         act = f"{count(left, 'warning')} {'asks' if left == 1 else 'ask'} for no act"
-        said.append(f"{act}: to be known, or to be corrected at the source before a new run.")
+        said.append(f"{act}: to be known, or corrected at the source before a new run.")
     return said or ["There was no warning; nothing is due."]
 
 

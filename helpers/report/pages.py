@@ -38,7 +38,7 @@ from helpers.report import numbers, record
 from helpers.report.facts import CHANGED, RunView, read_run
 from helpers.report.outcome import CLASSES, decision_tree, downtime_parts, ends, outcome, reached, way_back, writers
 from helpers.report.record import checklist
-from helpers.results import Check, Verdict, changes_told, file_digest, passed, utc_now, write_bytes, write_text
+from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
 from helpers.run import window
 from helpers.run.advice import impact, page_remedy
 from helpers.run.folders import RunFolder, RunPath, RunState
@@ -267,8 +267,9 @@ def _collections(view: RunView, found: numbers.Counts) -> Tile:
 
 
 def _in_chunks(found: numbers.Counts) -> str:
-    place = f"in {count(found.changed_chunks, 'chunk')}" if found.changed_chunks is not None else ""
-    return ": ".join(filter(None, [place, changes_told(found.by_rule)])) or "a value was replaced"
+    place, lost = f"in {count(found.changed_chunks or 0, 'chunk')}; ", found.by_rule.get("default", 0)
+    told = f"{lost:,} overwritten by a default, {(found.changed or 0) - lost:,} converted or repaired"
+    return told if found.changed_chunks is None else place + told
 
 
 def _chunks(label: str, n: int | None, note: str = "", *, good: bool | None = None, bad: str = "warning") -> Tile:
@@ -286,8 +287,7 @@ def _reasons(view: RunView) -> str:
 
 
 def _ids(view: RunView, found: numbers.Counts) -> Tile:
-    section = view.parameters.get("migration")
-    policy = section.get("id_policy") if isinstance(section, dict) else None
+    policy = section.get("id_policy") if isinstance(section := view.parameters.get("migration"), dict) else None
     if found.rewritten is None:
         return Tile("Ids rewritten", "all" if policy == "prefix" else _UNKNOWN,
                     "as <collection>:<id>; clients that keep ids must know" if policy == "prefix" else "",
