@@ -216,28 +216,29 @@ _TOKEN = re.compile(
 )
 
 
-def secret_of(key: str, value: str) -> str:
-    """What of an assignment's value is secret, "" where nothing is: its key says so, it is a token, or a URL that holds one.
+def secrets_of(key: str, value: str) -> list[str]:
+    """What of an assignment's value is secret: all of it where its key says so or it is a token, and the parts of a URL.
 
     Names of hosts, collections and models are none, however long; nor is a plain word under a key such as AUTH_KEY, for it would
     be found in every report.
     """
     if len(value) < SHORTEST_SECRET or value.startswith("${"):
-        return ""
+        return []
     if _KEY_OF_SECRET.search(key):
-        return "" if value.isalpha() and value.islower() and not _KEY_OF_PASSWORD.search(key) else value
+        return [] if value.isalpha() and value.islower() and not _KEY_OF_PASSWORD.search(key) else [value]
+    whole = [value] if _is_token(value) else []
     if "://" not in value:
-        inner = (secret_of(k.split()[-1], v.strip("'\"")) for k, v in _ASSIGNED.findall(value) if v != value)
-        return max(inner, key=len, default="") or (value if _is_token(value) else "")
+        inner = (secrets_of(k.split()[-1], v.strip("'\"")) for k, v in _ASSIGNED.findall(value) if v != value)
+        return [part for parts in inner for part in parts] or whole
     try:
         url = urlsplit(value)
     except ValueError:  # no URL: brackets without an address
-        return value if _is_token(value) else ""
-    _, _, password = url.netloc.rpartition("@")[0].partition(":")
+        return whole
+    user, _, password = url.netloc.rpartition("@")[0].partition(":")
     queried = (q.partition("=") for q in re.split(r"[&;]", url.query))
-    parts = [unquote(password), *(v for k, _, v in queried if _KEY_OF_SECRET.search(k) or _is_token(v))]
-    parts += [piece for piece in url.path.split("/") if _is_token(piece)]
-    return max(parts, key=len) if len(max(parts, key=len)) >= SHORTEST_SECRET else ""
+    parts = [password, unquote(password), *(v for k, _, v in queried if _KEY_OF_SECRET.search(k) or _is_token(v))]
+    parts += [piece for piece in (user, *url.path.split("/")) if _is_token(piece)]
+    return [part for part in dict.fromkeys(parts) if len(part) >= SHORTEST_SECRET]
 
 
 def _is_token(text: str) -> bool:
@@ -287,7 +288,11 @@ def one_line(text: str, limit: int = 600) -> str:
     secrets are not shown.
     """
     if _HIDDEN:
-        text = redacted(text[: limit + 10_000])
+        window = limit + 10_000
+        whole = len(text) <= window
+        text = redacted(text[:window])
+        if not whole:  # the end may hold the beginning of a value, of which nothing is shown either
+            text = text[: -max(map(len, _HIDDEN))] + "…"
     shown = text[: limit + 1]
     if not shown.isprintable():  # asked first: most texts are, and tables hold many of them
         shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)

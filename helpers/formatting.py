@@ -7,7 +7,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from helpers.errors import one_line
+from helpers.errors import one_line, redacted
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -107,11 +107,12 @@ def text(value: Any, limit: int = 300) -> str:
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
     if len(shown) <= limit:
         return one_line(shown, limit)
-    return f"{one_line(shown[:limit], limit)}… ({count(len(shown), 'character')} in all)"
+    return f"{one_line(shown, limit).removesuffix('…')}… ({count(len(shown), 'character')} in all)"
 
 
 def lines(value: str, limit: int = 100_000) -> str:
     """As `text` for a text of several lines: line breaks and tabs stay."""
+    value = redacted(value)  # before it is cut: the beginning of a secret is one, too
     shown = "".join(
         c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in value[:limit]
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.errors import secret_of
+from helpers.errors import secrets_of
 from tests.conftest import ROOT
 
 PASS, FAIL, NOT_EXERCISED = "pass", "fail", "NOT EXERCISED"
@@ -200,8 +200,8 @@ def secrets(folder: Path = ROOT) -> Outcome:
 def _tokens(line: str) -> Iterable[str]:
     for word in re.split(r"[\s\\'\"`,;()<>\[\]{}|]+", line):
         word = re.sub(r"^\w+=", "", word)
-        if not _DIGEST.fullmatch(word) and (value := secret_of("", word)):
-            yield value
+        if not _DIGEST.fullmatch(word):
+            yield from secrets_of("", word)
 
 
 def main(programs: Path) -> int:

@@ -19,7 +19,7 @@ import pytest
 from helpers import audit
 from helpers.cutover.application import CutoverState
 from helpers.cutover.files import edit_compose
-from helpers.errors import RunbookError, Terminal, UsageError, secret_of
+from helpers.errors import RunbookError, Terminal, UsageError, secrets_of
 from helpers.fence import control
 from helpers.fence.control import FenceState
 from helpers.fence.nginx import servers
@@ -132,7 +132,7 @@ def test_deep_nesting_is_one_line(own_folders: None, tmp_path: Path) -> None:
 
 
 def test_what_an_application_writes_holds_nothing_up(tmp_path: Path) -> None:
-    assert secret_of("url", "http://[") == ""
+    assert secrets_of("url", "http://[") == []
     (tmp_path / "app.env").write_text("CHROMA_URL=http://x\n# " + "x" * 100_000 + "\nPASSWORD=hunter2hunter2\n")
     rules = Cutover.model_validate(
         {"env_files": [{"path": str(tmp_path / "app.env"), "keys": {"CHROMA_URL": "after"}}]}

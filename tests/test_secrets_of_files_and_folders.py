@@ -11,15 +11,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from helpers import audit, errors, evidence
+from helpers import audit, errors, evidence, formatting
 from helpers.cli.evidence import archive
 from helpers.cutover import files
 from helpers.cutover.application import restart
 from helpers.cutover.files import digest_of, put_in_place, stage
 from helpers.cutover.readiness import all_edits, diff
-from helpers.errors import Terminal, UsageError, WorldError, secret_of, without_tokens
+from helpers.errors import Terminal, Transient, UsageError, WorldError, secrets_of, without_tokens
 from helpers.evidence import secret_scan
 from helpers.migration.target_lock import preflight
 from helpers.parameters import Parameters, parameters_from
@@ -27,6 +28,9 @@ from helpers.parameters.endpoint import Endpoint
 from helpers.reason_codes import ReasonCode
 from helpers.results import is_leftover, writing
 from helpers.run import folders as runs
+from helpers.schema import rules
+from helpers.snapshots.comparison import show
+from helpers.stores import wire
 from tests.signers import Signers, small_run
 
 ENV = """\
@@ -97,14 +101,14 @@ def test_every_secret_of_an_edited_file_is_known(tmp_path: Path) -> None:
      "SECRET_KEY_BASE", "API_TOKEN_V2", "AWS_ACCESS_KEY", "MYSQL_ROOT_PASSWORD", "password2", "jwt-secret"],
 )  # fmt: skip
 def test_a_key_of_a_secret_is_known_however_it_is_written(key: str) -> None:
-    assert secret_of(key, "Tr0ub4dor&3x") == "Tr0ub4dor&3x"
+    assert secrets_of(key, "Tr0ub4dor&3x") == ["Tr0ub4dor&3x"]
 
 
 @pytest.mark.parametrize(
     "key", ["COMPASS", "BYPASS", "MAX_TOKENS", "MONKEY", "AUTHOR", "DESIGN", "KEYBOARD", "PASSAGE"]
 )
 def test_a_key_that_only_looks_alike_is_none(key: str) -> None:
-    assert secret_of(key, "Tr0ub4dor&3x") == ""
+    assert secrets_of(key, "Tr0ub4dor&3x") == []
 
 
 def test_a_password_inside_of_a_value_is_known() -> None:
@@ -113,8 +117,45 @@ def test_a_password_inside_of_a_value_is_known() -> None:
         "host=h user=u password='c0rrect-horse'",
         "AccountKey=c0rrect-horse",
     ):
-        assert secret_of("CONN", value) == "c0rrect-horse"
-    assert secret_of("OPTIONS", "mode=production;retries=3;sslmode=require") == ""
+        assert secrets_of("CONN", value) == ["c0rrect-horse"]
+    assert secrets_of("OPTIONS", "mode=production;retries=3;sslmode=require") == []
+
+
+def test_every_value_of_a_key_that_stands_more_than_once_is_known(tmp_path: Path) -> None:
+    """Two services of a compose file with a password each; an old value in a comment above the new one."""
+    (tmp_path / "app.env").write_text(
+        "#API_KEY=0ld-Passw0rd-x\nAPI_KEY=n3w-Passw0rd-y\nURL=https://me:p4ss-w0rd@h/?sig=l0nger-than-the-passw0rd\n"
+    )
+    given = {
+        "source": {"path": "a"},
+        "target": {"path": "b"},
+        "cutover": {"env_files": [{"path": str(tmp_path / "app.env"), "keys": {"X": "y"}}]},
+    }
+    known = parameters_from(given).secrets_of_files()
+    assert {"0ld-Passw0rd-x", "n3w-Passw0rd-y", "p4ss-w0rd", "l0nger-than-the-passw0rd"} <= set(known.values())
+    assert secrets_of("REPO", "https://ghp_abcdefghijklmnop0123@github.example/x") == ["ghp_abcdefghijklmnop0123"]
+
+
+@pytest.mark.parametrize("blanks", [150, 199, 5000, 10_070])
+def test_the_beginning_of_a_secret_is_not_shown_where_a_text_is_cut(
+    monkeypatch: pytest.MonkeyPatch, blanks: int
+) -> None:
+    """What a server repeats may lie at any place of what is cut."""
+    secret = "Bearer eyJ-" + "s3cret" * 20
+    monkeypatch.setattr(errors, "_HIDDEN", {})
+    errors.hide(secret, "env:JWT")
+    text = " " * blanks + secret * 100
+    answer = wire._Answer(200, text=text, request=httpx.Request("GET", "http://h/"))
+    with pytest.raises(Transient) as caught:
+        wire.json_of(answer)
+    for limit in (20, 60, 80, 200, 600):
+        shown = [
+            str(caught.value),
+            errors.one_line(text, limit),
+            formatting.text(text, limit),
+            formatting.lines(text, limit),
+        ]
+        assert not any("s3cret" in each or "eyJ-" in each for each in [*shown, show(text), rules.show(text)])
 
 
 def test_what_the_parameters_name_is_no_secret(tmp_path: Path) -> None:
@@ -165,7 +206,7 @@ def test_a_health_url_that_holds_a_token_is_refused_unseen(tmp_path: Path) -> No
         with pytest.raises(UsageError, match=r"cutover\.health\[0\] holds a token") as refused:
             preflight(parameters(tmp_path, health=[url]))
         assert "abc" not in str(refused.value)
-    assert secret_of("health", "http://app/health?verbose=1&format=json") == ""
+    assert secrets_of("health", "http://app/health?verbose=1&format=json") == []
 
 
 def test_a_secret_that_is_unset_at_a_steps_seal_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

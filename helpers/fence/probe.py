@@ -228,7 +228,7 @@ class Probe(Closing):
         if not answer.is_success:
             raise Terminal(
                 ReasonCode.REFUSED,
-                f"answered {answer.status_code}: {answer.text[:200]}",
+                f"answered {answer.status_code}: {one_line(answer.text, 200)}",
                 where=f"{self.what} {self.url}",
             )
         return json_of(answer, where=f"{self.what} {self.url}")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, secret_of
+from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, secrets_of
 from helpers.fence import who_has_open
 from helpers.migration.checkpoint import Checkpoint
 from helpers.parameters import Parameters, resolve_path
@@ -196,7 +196,7 @@ def preflight(parameters: Parameters, owned: Collection[str] = (), run_id: str =
                 next_step=f"Use the command: {RUNBOOK} run PARAMETERS.yaml.",
             )  # fmt: skip
     for number, url in enumerate(parameters.cutover.health):
-        if secret_of("health", url):
+        if secrets_of("health", url):
             raise UsageError(
                 ReasonCode.PARAMETERS_INVALID, f"cutover.health[{number}] holds a token, which every report would show",
                 next_step="Name a URL of the application that answers without one.",

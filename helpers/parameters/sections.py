@@ -5,6 +5,7 @@ What a section can find wrong by itself is found here; what needs two sections i
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from helpers.errors import one_line, secret_of
+from helpers.errors import one_line, secrets_of
 from helpers.parameters.endpoint import FilePath, PageUrl, SecretReference, Section, resolve_path, secret_key
 
 # -- value types: a check's message is what follows the key in the error line, `'window.start' has no time zone; …` ----
@@ -443,6 +444,8 @@ class Cutover(Section):
     def secret_values(self) -> dict[str, str]:
         """Values in the files that are secret, by `file:PATH KEY`: by the name of their key, comments included, or by their look.
 
+        Further values of a key that stands more than once, and further parts of a value, have `#2`, `#3` … at the end.
+
         A file that cannot be read has none; whoever changes it says so.
         """
         found: dict[str, str] = {}
@@ -454,8 +457,10 @@ class Cutover(Section):
             for match in _ASSIGNED.finditer(text):
                 value = (match["quoted"] or match["bare"] or "").strip().strip("'\"")
                 for number, line in enumerate(filter(None, map(str.strip, value.splitlines()))):
-                    if secret := secret_of(match["key"], line):
-                        found[f"file:{file.path} {match['key']}{f' line {number + 1}' if number else ''}"] = secret
+                    for secret in secrets_of(match["key"], line):
+                        name = f"file:{file.path} {match['key']}{f' line {number + 1}' if number else ''}"
+                        names = itertools.chain([name], (f"{name} #{n}" for n in itertools.count(2)))
+                        found.setdefault(next(n for n in names if found.get(n, secret) == secret), secret)
         return found
 
     def config_files(self) -> list[EnvFile | ComposeFile]:

@@ -40,6 +40,7 @@ CONTENT = (  # the differences in what a chunk says; those of its vector and of 
 )
 
 _UNDERFLOW = 1.2e-38  # float32's smallest normal number: below it a normalised component loses its relative precision
+_READ = 20_000  # characters of a text that is shown: more than `one_line` looks at, which hides secrets before it cuts
 _SUSPECTS = 64  # wrong vectors kept per batch to say whose vector they are
 
 Floats = npt.NDArray[np.float64]
@@ -298,5 +299,5 @@ def _changed(was: Any, now: Any) -> str:
 def show(value: Any) -> str:
     """A value as one short safe line; foreign text cannot break out of it."""
     if isinstance(value, str) and len(value) > 60:
-        return f"{one_line(repr(value[:60]))}… ({len(value):,} characters)"
+        return f"{one_line(repr(value[:_READ]), 60)} ({len(value):,} characters)"
     return one_line(repr(value), 120)

@@ -124,7 +124,7 @@ def json_of(response: httpx.Response, kind: type = object, key: str = "", *, whe
 def _not_json(response: httpx.Response, what: str, where: str) -> NoReturn:
     kind = response.headers.get("content-type") or "no content type"
     raise Transient(
-        ReasonCode.NOT_JSON, f"{what} (status {response.status_code}, {kind}): {one_line(response.text[:200].strip(), 80)}",
+        ReasonCode.NOT_JSON, f"{what} (status {response.status_code}, {kind}): {one_line(response.text.strip(), 80)}",
         where=where or str(response.request.url.copy_with(query=None)),
         next_step="Check what is in front of the server: a proxy, a sign-in page, another service on this port.",
     ) from None  # fmt: skip

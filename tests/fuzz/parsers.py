@@ -250,14 +250,14 @@ def address(bench: Bench, path: Path) -> object:
     """One text as every kind of address that there is."""
     from pydantic import ValidationError
 
-    from helpers.errors import secret_of, secret_parts
+    from helpers.errors import secret_parts, secrets_of
     from helpers.parameters import Endpoint
     from helpers.stores.wire import proxy_for
 
     text = path.read_bytes().decode("utf-8", "surrogateescape")[:3_000]
     without_tokens(text)
     secret_parts(text)
-    secret_of("url", text)
+    secrets_of("url", text)
     with contextlib.suppress(ValidationError):
         endpoint = Endpoint(url=text)
         _ = endpoint.address, endpoint.label, endpoint.host, endpoint.port, endpoint.prefix, endpoint.tls
