@@ -77,6 +77,8 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_a_hostile_source_gains_nothing.py::test_modules_in_the_folder_of_a_run_are_not_imported_by_the_applications_tests""",
         "names that call people in chats": """
             test_notices.py::test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat""",
+        "a pipe in place of an index file": """
+            test_a_hostile_source_gains_nothing.py::test_a_pipe_in_place_of_an_index_file_holds_nobody""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run""",
     },
@@ -105,6 +107,8 @@ ATTACKS: dict[str, dict[str, str]] = {
         "a redirect to another host": """
             test_a_hostile_server_is_bounded.py::test_a_redirect_is_not_followed_with_the_secrets""",
         "errors that repeat the secret": """
+            test_secrets_of_files_and_folders.py::test_the_beginning_of_a_secret_is_not_shown_where_a_text_is_cut
+            test_secrets_of_files_and_folders.py::test_every_value_of_a_key_that_stands_more_than_once_is_known
             test_evidence_secrets.py::test_what_a_server_repeats_is_shown_without_it
             test_evidence_secrets.py::test_no_text_shows_any_writing_of_a_secret
             test_evidence_secrets.py::test_no_byte_holds_a_secret_that_the_server_answers_with""",
@@ -258,6 +262,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_secrets_of_files_and_folders.py::test_a_secret_that_is_unset_at_a_steps_seal_stops_it""",
         "folders that others can read": """
             test_secrets_of_files_and_folders.py::test_folders_of_a_run_are_their_owners_alone""",
+        "a seal that nobody signed, behind the last one": """
+            test_evidence_custody.py::test_nothing_is_built_on_a_seal_that_the_runner_did_not_sign
+            test_evidence_custody.py::test_a_seal_whose_run_has_no_plain_id_is_none""",
         "a log beside the snapshots, written again as a whole": """
             test_snapshots_command.py::test_a_log_that_was_written_again_as_a_whole_frees_no_snapshot""",
         "a snapshot rewritten where it lies, manifest and all": """

@@ -99,12 +99,19 @@ class Thief:
         """Seal what is there by a toolkit whose own refusals were taken out, and make what is derived."""
         for refusal in ("refuse_changes", "_refuse_other_binding", "_refuse_unnamed"):
             self.patch.setattr(SEALS, refusal, lambda *_: None)
+        self.patch.setattr(SEALS.signing, "vouched", lambda *_: None)
+        self.forget()
         evidence.seal(self.home.read(), step)
         write_text(self.run / "index.html", run_page(self.run))
+
+    def forget(self) -> None:
+        """The workspace, which the thief holds, remembers no seal."""
+        (self.home.workspace / "last-seal").unlink(missing_ok=True)
 
     def all_again(self) -> None:
         """The whole run once more, under its own name, as the thief wants it; each role signed by the thief."""
         shutil.rmtree(self.run)
+        self.forget()
         signoff = {"allowed_signers": str(self.keys.allowed), "dry_run": ["dba"]}
         made(RUN, self.keys, signoff, refusal=False)
 

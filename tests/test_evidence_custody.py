@@ -20,6 +20,7 @@ from helpers.errors import Terminal, UsageError
 from helpers.evidence import signing
 from helpers.evidence.seals import after
 from helpers.evidence.signoffs import gate_state, record, statement
+from helpers.evidence.statement import canonical, read_seal
 from helpers.parameters import parameters_from
 from helpers.results import file_digest, write_json
 from helpers.run import folders as runs
@@ -46,6 +47,7 @@ def made_again(home: RunFolder, signers: Signers) -> None:
         shutil.rmtree(home.reports / name)
     (home.reports / audit.NAME).unlink()  # it names what was signed
     (home.reports / "allowed_signers").unlink()  # taken again, as the new log says
+    (home.workspace / "last-seal").unlink()
     for number in ("13", "14", "23"):
         finish_step(home, number)
     result = home.reports / "results" / "24.json"
@@ -55,6 +57,43 @@ def made_again(home: RunFolder, signers: Signers) -> None:
     signers.approve(home.reports, ["dba"], gate="dry-run")
     signers.approve(home.reports)
     finish(home)
+
+
+@pytest.mark.parametrize("who", ["nobody", "a stranger", "the operator, in part"])
+def test_nothing_is_built_on_a_seal_that_the_runner_did_not_sign(home: RunFolder, signers: Signers, who: str) -> None:
+    """Whoever can write in the run's folder and has no key puts a seal behind the last one, or takes that away."""
+    finish(home)
+    newest = evidence.seals(home.reports)[-1]
+    if who == "the operator, in part":
+        for file in (home.reports / "seals").glob(f"{newest.path.name}*"):
+            file.unlink()
+    else:
+        predicate = {
+            **newest.predicate,
+            "number": newest.number + 1,
+            "previous": newest.digest,
+            "previous_name": newest.name,
+        }
+        if who == "nobody":
+            predicate["runner"] = {"principal": "me", "unsigned": "no key"}
+        path = newest.path.with_name(f"{newest.number + 1:04d}-20270101T000000.000Z.json")
+        data = json.loads(newest.path.read_bytes())
+        path.write_bytes(canonical({**data, "predicate": predicate}))
+        if who == "a stranger":
+            audit.make_key(home.workspace.parent / "other", "a stranger")
+            signature = signing.sign(path.read_bytes(), signing.SEAL, home.workspace.parent / "other")
+            path.with_name(f"{path.name}.sig").write_bytes(signature)
+    with pytest.raises(Terminal, match=r"not signed|signed with|is missing"):
+        evidence.keep_sealed(home.read())
+
+
+def test_a_seal_whose_run_has_no_plain_id_is_none(home: RunFolder) -> None:
+    """VERIFY.txt, which people run, names it."""
+    newest = evidence.seals(home.reports)[-1]
+    document = json.loads(newest.path.read_bytes())
+    document["predicate"]["run"]["id"] = "x$(touch PWNED)"
+    with pytest.raises(ValueError, match="not a seal"):
+        read_seal(newest.path, canonical(document))
 
 
 def allowing_seals(home: RunFolder, signers: Signers) -> Path:

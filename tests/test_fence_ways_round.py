@@ -23,6 +23,8 @@ ROUND = {
     "nested": "server { listen 9000; location / { location /a { if ($x) { proxy_pass 'UP'; } } } }",
     "a comment and quotes": "server { # } {\n listen \"9000\"; location ~ \"^/{2}\" { proxy_pass UP; } }",
     "after lua": "server { listen 9000; access_by_lua_block { if x then y = {1} end } location / { proxy_pass UP; } }",
+    "another case": "upstream Chroma { server 127.0.0.1:8000; } server { listen 9000; location / { proxy_pass http://chroma; } }",
+    "a query": "server { listen 9000; location / { proxy_pass http://127.0.0.1:8000?a=b; } }",
     "a snippet": "server { listen 9000; include snippets/p.conf; }",
     "an unfinished range": "server { listen 7990-8010; }",
     "the same port": "server { listen 8001; server_name other; }",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RUNBOOK, RunbookError, Terminal, WorldError
+from helpers.errors import RUNBOOK, RunbookError, Terminal
 from helpers.evidence import secret_scan, signing
 from helpers.evidence.secret_scan import code, list_packages, refuse_foreign_bytecode, tree
 from helpers.evidence.signing import ALLOWED
@@ -64,6 +64,7 @@ SEALED_AFTER = (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW, Step.CUTOVER, Step.CLOSEO
 BOUND = "bound"  # the part of a seal that has a digest for each parameter which binds the run
 BESIDE = (".sig", signing.TOKEN, ENVELOPE)  # what lies beside a seal
 RUNNER = "runner"  # the part of a seal that names the key which signed it
+LAST = "last-seal"  # in the workspace: the digest of the newest seal that was set from here
 WORK = "work"  # the part of a seal that says that the audit log names each passed result, kept page and drill
 MOVES = "moves"  # the part of a seal that says that the audit log names what was moved since; older seals have none
 _IDENTITY = ("id", "name", "group", "created", "rehearsal", "host", "user")
@@ -97,7 +98,18 @@ def chain(run: RunState) -> tuple[Seal, ...]:
 
 
 def _read_chain(run: RunState) -> tuple[Seal, ...]:
-    return seals(run.reports)
+    """Nothing is built on a seal that its runner did not sign, nor on a chain without the last seal that this workspace set."""
+    found, last = seals(run.reports), run.workspace / LAST
+    if run.judged:  # by `verify`, which names all that does not fit
+        return found
+    try:
+        named = [(seal.path, seal.predicate.get(RUNNER)) for seal in found]
+        signing.vouched(named, lambda: _runner(run)[1].get("fingerprint", ""))
+    except signing.Refused as error:
+        raise _broken(run.reports, Path(SEALS), error.what) from error
+    if last.is_file() and last.read_bytes().strip() not in {seal.digest.encode() for seal in found}:
+        raise _broken(run.reports, Path(SEALS), f"the seal that {last} names is missing")
+    return found
 
 
 def knowing(run: RunState, chain: Sequence[Seal]) -> RunState:
@@ -196,6 +208,8 @@ def seal(run: RunState, step: str = "") -> RunState:
                 signature = signing.raw(pre_authentication(payload), key)
                 write_bytes(path.with_name(path.name + ENVELOPE), envelope(payload, signature, runner["fingerprint"]))
         write_bytes(path, data)
+        if run.workspace.is_dir() and run.workspace != run.reports:  # a folder that was put together has no other
+            write_text(run.workspace / LAST, f"{found.digest}\n")
         _write_recipe(run, found)
         _tell_outside(run, (*known, found))
         return knowing(run, (*known, found))
@@ -450,20 +464,9 @@ def allowed_signers(run: RunState) -> Path | None:
 
 def _runner(run: RunState) -> tuple[Path | None, dict[str, str]]:
     """The key that signs this seal and what the seal says of it; without ssh-keygen the seal says that it is not signed."""
-    given = run.parameters.signoff.runner_key
-    try:
-        key = audit.runner_key(Path(run.facts["directory"]) / given if given else None, run.workspace.parent)
-    except WorldError as error:
-        if given or run.parameters.signoff.required:
-            raise
-        return None, {"principal": audit.operator(), "unsigned": error.what}
-    public, fingerprint = audit.public_key(key)
-    try:
-        signing.raw(b"can this key sign so?", key)
-        as_dsse = {"envelope": ENVELOPE}
-    except signing.Refused as error:
-        as_dsse = {"no_envelope": error.what}
-    return key, {"principal": audit.operator(), "key": public, "fingerprint": fingerprint, **as_dsse}
+    rules, directory = run.parameters.signoff, run.facts["directory"]
+    given = Path(directory, rules.runner_key) if rules.runner_key else None
+    return signing.runner(given, run.workspace.parent, bool(rules.required), ENVELOPE)
 
 
 def custody(run: RunState) -> str:
@@ -524,9 +527,8 @@ def not_pushed(run: RunState) -> str:
     """A warning that a digest is not outside this machine, and why; "" where all are, or none is to be pushed."""
     missing = {digest: why for digest, why in pushed(run.reports).items() if why}
     names = [sealed.path.name for sealed in chain(run) if sealed.digest in missing]
-    if not names:
-        return ""
-    return f"Warning: the digest of {names[0]} was not pushed: {missing.popitem()[1]}. The next seal tries again."
+    why = missing.popitem()[1] if names else ""
+    return f"Warning: the digest of {names[0]} was not pushed: {why}. The next seal tries again." if names else ""
 
 
 def _refuse_other_parameters(folder: RunState) -> None:
@@ -592,5 +594,6 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _broken(folder: Path, path: Path, why: str) -> Terminal:
+    what = f"{f'{SEALS}/{path.name}' if path.suffix else SEALS}: {why}"
     hint = f"Put back what was sealed; {RUNBOOK} verify names every difference."
-    return Terminal(ReasonCode.SEAL_BROKEN, f"seals/{path.name}: {why}", where=str(folder), next_step=hint)
+    return Terminal(ReasonCode.SEAL_BROKEN, what, where=str(folder), next_step=hint)

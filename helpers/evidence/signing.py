@@ -15,15 +15,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from helpers import audit
 from helpers.audit import fingerprint, make_key, program
-from helpers.errors import RunbookError, UsageError, one_line
+from helpers.errors import RunbookError, UsageError, WorldError, one_line
 from helpers.reason_codes import ReasonCode
 from helpers.results import contents
 
@@ -202,6 +204,49 @@ def signed_by(data: bytes, signature: Path, role: str) -> str:
     if done.returncode == 0 and (good := _GOOD.search(done.stdout)):
         return good[1].decode("ascii")
     raise _refused("the signature does not fit")
+
+
+def runner(given: Path | None, workspace: Path, required: bool, envelope: str) -> tuple[Path | None, dict[str, str]]:
+    """The key that signs seals, and what a seal says of it: without ssh-keygen, where nobody must sign, that it is unsigned."""
+    try:
+        key = audit.runner_key(given, workspace)
+    except WorldError as error:
+        if given or required:
+            raise
+        return None, {"principal": audit.operator(), "unsigned": error.what}
+    public, fingerprint_ = audit.public_key(key)
+    try:
+        raw(b"can this key sign so?", key)
+        as_dsse = {"envelope": envelope}
+    except Refused as error:
+        as_dsse = {"no_envelope": error.what}
+    return key, {"principal": audit.operator(), "key": public, "fingerprint": fingerprint_, **as_dsse}
+
+
+@lru_cache(maxsize=256)  # seals are asked about at each look at the run
+def _key_of_seal(data: bytes, signature: Path, stamp: int) -> str:
+    return signed_by(data, signature, SEAL)
+
+
+def vouched(seals: Iterable[tuple[Path, Mapping[str, Any] | None]], own: Callable[[], str]) -> None:
+    """Each seal (its file, and the runner that it names) is signed by that runner, whose key is that of the seal before or our
+    own. `Refused`, with the file and the reason, at the first that is not; seals of before any was signed need no signature."""
+    before = ""
+    for path, runner in seals:
+        if runner is None or "unsigned" in runner:
+            if before:
+                raise _refused(f"{path.name} is not signed, and the seal before it is")
+            continue
+        signature = path.with_name(f"{path.name}.sig")
+        try:
+            key = _key_of_seal(path.read_bytes(), signature, signature.stat().st_mtime_ns)
+        except OSError as error:
+            raise _refused(f"{signature.name} cannot be read ({error.strerror})") from error
+        if key != runner.get("fingerprint"):
+            raise _refused(f"{path.name} is signed with {key}, and names another key")
+        if before not in ("", key) and key != own():
+            raise _refused(f"{path.name} is signed with {key}, neither the key of the seal before it nor the one here")
+        before = key
 
 
 def raw(data: bytes, key: Path) -> bytes:

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from helpers import audit
-from helpers.errors import RunbookError, WorldError, one_line
+from helpers.errors import RunbookError, UsageError, WorldError, one_line
 from helpers.evidence.signing import ALLOWED, REVOKED, namespace
 from helpers.formatting import size
 from helpers.reason_codes import ReasonCode
 from helpers.results import MOST_READ, contents, file_digest, json_in
-from helpers.run.folders import RunPath, RunState
+from helpers.run.folders import RunPath, RunState, check_run_id
 from helpers.run.plan import Step
 
 TYPE = "https://in-toto.io/Statement/v1"
@@ -151,13 +151,11 @@ def read_seal(path: Path, data: bytes | None = None) -> Seal:
         prefixes = {str(p["name"]): (int(p["bytes"]), str(p["sha256"])) for p in predicate["prefixes"]}
         seal = Seal(path, hashlib.sha256(data).hexdigest(), predicate, subjects, prefixes)
         known = document["_type"] == TYPE and document["predicateType"] == PREDICATE and seal.number > 0
-        known = (
-            known
-            and path.name.startswith(f"{seal.number:04d}-")
-            and bool(seal.previous and seal.previous_name and seal.created)
-        )
+        known = known and path.name.startswith(f"{seal.number:04d}-")
+        known = known and bool(seal.previous and seal.previous_name and seal.created)
+        check_run_id(str(predicate["run"]["id"]))  # VERIFY.txt, which is run, names it
         canon = canonical(document) == data
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, UsageError) as error:
         raise ValueError("it is not a seal") from error
     if not (known and canon):
         raise ValueError("it is not a seal as this toolkit writes them")

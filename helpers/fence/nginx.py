@@ -330,8 +330,7 @@ class Server:
     def takes(self, port: int) -> bool:
         for listen in self.listens:
             first, _, last = listen.rpartition(":")[2].partition("-")
-            if not first.isdigit():  # an address alone
-                first = "80"
+            first = first if first.isdigit() else "80"  # an address alone
             if int(first) <= port <= int(last or first):
                 return True
         return False
@@ -354,7 +353,8 @@ def servers(files: Mapping[Path, str]) -> list[Server]:
             if inner is None:
                 continue
             if name == "upstream" and arguments:
-                names[arguments[0]] = [a[0] for n, a, _ in _inlined(inner, parsed) if n == "server" and a]
+                at = [a[0] for n, a, _ in _inlined(inner, parsed) if n == "server" and a]
+                names.setdefault(arguments[0].lower(), []).extend(at)
             elif name == "server":
                 found.append((path, inner))
             else:
@@ -429,7 +429,7 @@ def _every(block: list[_Directive], parsed: Mapping[Path, list[_Directive]]) -> 
 def _place(target: str) -> str:
     """HOST:PORT, or the name of an upstream with the scheme's port, of what a pass names."""
     scheme, found, rest = target.partition("://")
-    place = (rest if found else target).split("/")[0] if not target.startswith("unix:") else target
+    place = target if target.startswith("unix:") else re.split(r"[/?#]", rest if found else target)[0].lower()
     return place if not found or re.search(r":\d+$", place) else f"{place}:{443 if scheme == 'https' else 80}"
 
 

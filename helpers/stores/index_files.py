@@ -85,6 +85,8 @@ class Geometry:
 
 def read_header(file: Path) -> Geometry:
     """The header, held against itself. Raises `IndexDamage`: "header_missing", "header_truncated", "header_inconsistent"."""
+    if file.exists() and not file.is_file():  # a pipe would hold us for ever
+        raise IndexDamage("header_unreadable", f"{HEADER} is no plain file")
     try:
         with file.open("rb") as opened:
             raw = opened.read(_LAYOUT.size)
