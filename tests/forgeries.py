@@ -90,9 +90,8 @@ class Thief:
 
     def named(self, seal: Path) -> None:
         """Make VERIFY.txt name this seal as the newest."""
-        digest = hashlib.sha256(seal.read_bytes()).hexdigest()
-        text = (self.run / "VERIFY.txt").read_text(encoding="utf-8")
-        text = re.sub(r"(?m)^newest=\S+  # \S+$", f"newest={digest}  # seals/{seal.name}", text)
+        named = f"newest={file_digest(seal)}  # seals/{seal.name}"
+        text = re.sub(r"(?m)^newest=\S+  # \S+$", named, (self.run / "VERIFY.txt").read_text(encoding="utf-8"))
         (self.run / "VERIFY.txt").write_text(text, encoding="utf-8")
 
     def sealed(self, step: str = "") -> None:
@@ -100,20 +99,15 @@ class Thief:
         for refusal in ("refuse_changes", "_refuse_other_binding", "_refuse_unnamed"):
             self.patch.setattr(SEALS, refusal, lambda *_: None)
         self.patch.setattr(SEALS.signing, "vouched", lambda *_: None)
-        self.forget()
+        (self.home.workspace / "last-seal").unlink(missing_ok=True)
         evidence.seal(self.home.read(), step)
         write_text(self.run / "index.html", run_page(self.run))
-
-    def forget(self) -> None:
-        """The workspace, which the thief holds, remembers no seal."""
-        (self.home.workspace / "last-seal").unlink(missing_ok=True)
 
     def all_again(self) -> None:
         """The whole run once more, under its own name, as the thief wants it; each role signed by the thief."""
         shutil.rmtree(self.run)
-        self.forget()
-        signoff = {"allowed_signers": str(self.keys.allowed), "dry_run": ["dba"]}
-        made(RUN, self.keys, signoff, refusal=False)
+        (self.home.workspace / "last-seal").unlink(missing_ok=True)
+        made(RUN, self.keys, {"allowed_signers": str(self.keys.allowed), "dry_run": ["dba"]}, refusal=False)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def _read_chain(run: RunState) -> tuple[Seal, ...]:
     if run.judged:  # by `verify`, which names all that does not fit
         return found
     try:
-        named = [(seal.path, seal.predicate.get(RUNNER)) for seal in found]
+        named = [(seal.path, seal.data, seal.predicate.get(RUNNER)) for seal in found]
         signing.vouched(named, lambda: _runner(run)[1].get("fingerprint", ""))
     except signing.Refused as error:
         raise _broken(run.reports, Path(SEALS), error.what) from error

@@ -198,7 +198,8 @@ def signed_by(data: bytes, signature: Path, role: str) -> str:
     """The fingerprint of the key that signed these bytes in this namespace; `Refused`, with the reason, otherwise."""
     if not signature.is_file():
         raise _refused(f"{signature.name} is missing")
-    if _read(signature) != _armored(signature):  # ssh-keygen reads over blanks and line ends
+    said = _read(signature)
+    if said != _armored(said):  # ssh-keygen reads over blanks and line ends
         raise _refused(f"{signature.name} is not as ssh-keygen writes signatures")
     done = _keygen(["check-novalidate", "-n", namespace(role), "-s", str(signature)], data)
     if done.returncode == 0 and (good := _GOOD.search(done.stdout)):
@@ -228,18 +229,18 @@ def _key_of_seal(data: bytes, signature: Path, stamp: int) -> str:
     return signed_by(data, signature, SEAL)
 
 
-def vouched(seals: Iterable[tuple[Path, Mapping[str, Any] | None]], own: Callable[[], str]) -> None:
-    """Each seal (its file, and the runner that it names) is signed by that runner, whose key is that of the seal before or our
-    own. `Refused`, with the file and the reason, at the first that is not; seals of before any was signed need no signature."""
+def vouched(seals: Iterable[tuple[Path, bytes, Mapping[str, Any] | None]], own: Callable[[], str]) -> None:
+    """Each seal (its file, what that holds, the runner that it names) is signed by that runner, with the key of the seal before
+    or our own. `Refused`, with file and reason, at the first that is not; seals of before any was signed need no signature."""
     before = ""
-    for path, runner in seals:
+    for path, data, runner in seals:
         if runner is None or "unsigned" in runner:
             if before:
                 raise _refused(f"{path.name} is not signed, and the seal before it is")
             continue
         signature = path.with_name(f"{path.name}.sig")
         try:
-            key = _key_of_seal(path.read_bytes(), signature, signature.stat().st_mtime_ns)
+            key = _key_of_seal(data, signature, signature.stat().st_mtime_ns)
         except OSError as error:
             raise _refused(f"{signature.name} cannot be read ({error.strerror})") from error
         if key != runner.get("fingerprint"):
@@ -434,9 +435,9 @@ def _fields(blob: bytes, count: int) -> list[bytes]:
     return [*found, blob]
 
 
-def _armored(signature: Path) -> bytes:
-    """The file as ssh-keygen writes it."""
-    lines = _read(signature).split()
+def _armored(said: bytes) -> bytes:
+    """A signature as ssh-keygen writes it."""
+    lines = said.split()
     body = b"".join(lines[3:-3])
     wrapped = [body[at : at + 70] for at in range(0, len(body), 70)]
     return b"\n".join([b"-----BEGIN SSH SIGNATURE-----", *wrapped, b"-----END SSH SIGNATURE-----", b""])

@@ -83,6 +83,7 @@ class Seal:
     predicate: Mapping[str, Any]
     subjects: Mapping[str, str]
     prefixes: Mapping[str, tuple[int, str]]
+    data: bytes = b""  # the file
 
     @property
     def name(self) -> str:
@@ -149,7 +150,7 @@ def read_seal(path: Path, data: bytes | None = None) -> Seal:
         predicate = document["predicate"]
         subjects = {str(s["name"]): str(s["digest"]["sha256"]) for s in document["subject"]}
         prefixes = {str(p["name"]): (int(p["bytes"]), str(p["sha256"])) for p in predicate["prefixes"]}
-        seal = Seal(path, hashlib.sha256(data).hexdigest(), predicate, subjects, prefixes)
+        seal = Seal(path, hashlib.sha256(data).hexdigest(), predicate, subjects, prefixes, data)
         known = document["_type"] == TYPE and document["predicateType"] == PREDICATE and seal.number > 0
         known = known and path.name.startswith(f"{seal.number:04d}-")
         known = known and bool(seal.previous and seal.previous_name and seal.created)

@@ -444,7 +444,7 @@ class Cutover(Section):
     def secret_values(self) -> dict[str, str]:
         """Values in the files that are secret, by `file:PATH KEY`: by the name of their key, comments included, or by their look.
 
-        Further values of a key that stands more than once, and further parts of a value, have `#2`, `#3` … at the end.
+        Further values of a key that occurs more than once, and further parts of a value, have `#2`, `#3` … at the end.
 
         A file that cannot be read has none; whoever changes it says so.
         """
