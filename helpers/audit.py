@@ -41,7 +41,7 @@ NAMESPACE = "runbook-log"  # in which lines are signed
 ALLOWED, REVOKED = (
     "allowed_signers",
     ".revoked",
-)  # who may sign, and the end of the name of the list of revoked keys beside it
+)  # who may sign; the end of the name of the list of revoked keys beside it
 FIRST = "0" * 64  # what the first line has in place of a digest
 STEP_ENDS, PAGE_KEPT, DRILL = "step ends", "page kept", "drill"  # actions that name files with their digests
 TAKEN = "allowed signers taken"  # another

@@ -281,6 +281,14 @@ def _longest_first(_which: int, _number: int) -> list[str]:
     return sorted(_HIDDEN, key=len, reverse=True)
 
 
+_AHEAD = 10_000  # characters that are looked at beyond those that are shown: a secret is hidden before a text is cut
+
+
+def short(value: object, limit: int) -> str:
+    """A value as `one_line` shows it, a text in quotes; of a long text no more is written out than that looks at."""
+    return one_line(repr(value[: limit + _AHEAD] if isinstance(value, str) else value), limit)
+
+
 def one_line(text: str, limit: int = 600) -> str:
     """Foreign text (a server's answer, a path, an id) as one safe line: escapes instead of control characters.
 
@@ -288,10 +296,9 @@ def one_line(text: str, limit: int = 600) -> str:
     secrets are not shown.
     """
     if _HIDDEN:
-        window = limit + 10_000
-        whole = len(text) <= window
-        text = redacted(text[:window])
-        if not whole:  # the end may hold the beginning of a value, of which nothing is shown either
+        longer = len(text) > limit + _AHEAD
+        text = redacted(text[: limit + _AHEAD])
+        if longer:  # the end may hold the beginning of a value, of which nothing is shown either
             text = text[: -max(map(len, _HIDDEN))] + "…"
     shown = text[: limit + 1]
     if not shown.isprintable():  # asked first: most texts are, and tables hold many of them

@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,22 @@ import chromadb
 import numpy as np
 from dotenv import dotenv_values
 
+from tests.conftest import ROOT
 from tests.fences import client
 from tests.servers import client_of
+
+
+@contextmanager
+def at_work(module: str, *arguments: object, stderr: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A client in a process of its own, `python -m MODULE ARGUMENTS`, once it has said that it has begun; killed at the end."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def write_on(url: str, seed: int, rate: float, names: list[str]) -> Counter[str]:

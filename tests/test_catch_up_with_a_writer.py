@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +20,9 @@ from helpers.run import folders as runs
 from helpers.run.record import RunRecord
 from helpers.steps.snapshot import SnapshotStep
 from helpers.steps.validate import ValidateStep
-from tests.conftest import ROOT
 from tests.plain_client import Held, assert_same, assert_same_vector, held
 from tests.servers import ChromaServer, client_of
+from tests.source_writer import at_work
 from tests.test_catch_up import keep, migrate, verdict
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -51,11 +50,8 @@ def make_source(url: str) -> None:
 @contextmanager
 def writing(url: str, seed: int) -> Iterator[subprocess.Popen[str]]:
     """The writer at work; at the end it is asked to stop, and must have written all the while."""
-    command = [sys.executable, "-m", "tests.source_writer", url, str(seed), str(RATE), *SPACES]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with at_work("tests.source_writer", url, seed, RATE, *SPACES) as process:
         try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "begun\n"
             yield process
             assert process.poll() is None, "the writer died"
         finally:

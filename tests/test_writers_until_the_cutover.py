@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,12 @@ from helpers.steps.monitor import MonitorStep
 from helpers.steps.snapshot import SnapshotStep
 from helpers.steps.validate import ValidateStep
 from tests.commands import Runbook, only_line
-from tests.conftest import ROOT
 from tests.cutovers import cells, decided, keep, signers, step
 from tests.fences import Fenced, client, fenced_server, rows
 from tests.plain_client import held
 from tests.servers import ChromaServer, client_of
 from tests.signers import Signers, sign
-from tests.source_writer import Application
+from tests.source_writer import Application, at_work
 from tests.storage import chunks, embedded
 from tests.test_catch_up import migrate
 
@@ -127,17 +126,9 @@ def ready(folder: RunFolder) -> None:
     decided(folder)
 
 
-@contextmanager
-def writing(url: str) -> Iterator[subprocess.Popen[str]]:
+def writing(url: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """A client that writes 20 times a second, until a write is refused."""
-    command = [sys.executable, "-m", "tests.source_writer", url, "1", "20", "alpha", "beta"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
-        try:
-            yield process
-        finally:
-            process.kill()
+    return at_work("tests.source_writer", url, 1, 20, "alpha", "beta", stderr=subprocess.PIPE)
 
 
 def check(result: StepResult, name: str) -> Any:

@@ -73,9 +73,8 @@ from helpers.stores.wire import Session
 
 
 PUT_BACK = "put-back"  # what follows the rollback's drill, with a result file of its own
-KILLED = (
-    "of the process of step 22, with a batch in flight"  # kills of other steps, or between batches, are not drilled
-)
+# Kills of other steps, or between batches, are not drilled.
+KILLED = "of the process of step 22, with a batch in flight"
 _LOOK_SECONDS = 0.005  # between two looks at the import that is to be killed
 
 

@@ -80,14 +80,14 @@ def seals(folder: Path, known: Sequence[Seal] = ()) -> tuple[Seal, ...]:
     found, paths = list(known), _files(folder)
     for seal, there in zip_longest(known, paths[: len(known)]):
         if seal.path != there:
-            raise _broken(folder, seal.path, "it was there when this command began, and is missing now")
+            raise _broken(folder, seal.name, "it was there when this command began, and is missing now")
     for number, path in enumerate(paths[len(known) :], start=len(known) + 1):
         try:
             seal = read_once(path)
         except (OSError, ValueError) as error:
-            raise _broken(folder, path, f"{error}") from error
+            raise _broken(folder, f"{SEALS}/{path.name}", f"{error}") from error
         if seal.number != number or seal.previous != (found[-1].digest if found else FIRST):
-            raise _broken(folder, path, "it does not follow the seal before it")
+            raise _broken(folder, seal.name, "it does not follow the seal before it")
         found.append(seal)
     return tuple(found)
 
@@ -106,9 +106,9 @@ def _read_chain(run: RunState) -> tuple[Seal, ...]:
         named = [(seal.path, seal.data, seal.predicate.get(RUNNER)) for seal in found]
         signing.vouched(named, lambda: _runner(run)[1].get("fingerprint", ""))
     except signing.Refused as error:
-        raise _broken(run.reports, Path(SEALS), error.what) from error
+        raise _broken(run.reports, SEALS, error.what) from error
     if last.is_file() and last.read_bytes().strip() not in {seal.digest.encode() for seal in found}:
-        raise _broken(run.reports, Path(SEALS), f"the seal that {last} names is missing")
+        raise _broken(run.reports, SEALS, f"the seal that {last} names is missing")
     return found
 
 
@@ -366,7 +366,7 @@ def enter(run: RunState) -> None:
         try:
             refuse_other_identity(run, read_once(path))
         except ValueError as error:
-            raise _broken(run.reports, path, f"{error}") from error
+            raise _broken(run.reports, f"{SEALS}/{path.name}", f"{error}") from error
     run.enter()
 
 
@@ -509,7 +509,7 @@ def _tell_outside(run: RunState, chain: Sequence[Seal]) -> None:
         if url is None or signing.token(sealed.path).is_file():
             return
         try:
-            write_bytes(signing.token(sealed.path), signing.request_timestamp(sealed.path.read_bytes(), url))
+            write_bytes(signing.token(sealed.path), signing.request_timestamp(sealed.data, url))
         except signing.Refused:
             return
 
@@ -527,8 +527,9 @@ def not_pushed(run: RunState) -> str:
     """A warning that a digest is not outside this machine, and why; "" where all are, or none is to be pushed."""
     missing = {digest: why for digest, why in pushed(run.reports).items() if why}
     names = [sealed.path.name for sealed in chain(run) if sealed.digest in missing]
-    why = missing.popitem()[1] if names else ""
-    return f"Warning: the digest of {names[0]} was not pushed: {why}. The next seal tries again." if names else ""
+    if not names:
+        return ""
+    return f"Warning: the digest of {names[0]} was not pushed: {missing.popitem()[1]}. The next seal tries again."
 
 
 def _refuse_other_parameters(folder: RunState) -> None:
@@ -593,7 +594,6 @@ def _files(folder: Path) -> list[Path]:
     return sorted(p for p in (folder / SEALS).glob("*") if not p.name.startswith(".") and p.suffix not in BESIDE)
 
 
-def _broken(folder: Path, path: Path, why: str) -> Terminal:
-    what = f"{f'{SEALS}/{path.name}' if path.suffix else SEALS}: {why}"
+def _broken(folder: Path, name: str, why: str) -> Terminal:
     hint = f"Put back what was sealed; {RUNBOOK} verify names every difference."
-    return Terminal(ReasonCode.SEAL_BROKEN, what, where=str(folder), next_step=hint)
+    return Terminal(ReasonCode.SEAL_BROKEN, f"{name}: {why}", where=str(folder), next_step=hint)

@@ -233,8 +233,8 @@ def vouched(seals: Iterable[tuple[Path, bytes, Mapping[str, Any] | None]], own: 
     """Each seal (its file, what that holds, the runner that it names) is signed by that runner, with the key of the seal before
     or our own. `Refused`, with file and reason, at the first that is not; seals of before any was signed need no signature."""
     before = ""
-    for path, data, runner in seals:
-        if runner is None or "unsigned" in runner:
+    for path, data, named in seals:
+        if named is None or "unsigned" in named:
             if before:
                 raise _refused(f"{path.name} is not signed, and the seal before it is")
             continue
@@ -243,7 +243,7 @@ def vouched(seals: Iterable[tuple[Path, bytes, Mapping[str, Any] | None]], own: 
             key = _key_of_seal(data, signature, signature.stat().st_mtime_ns)
         except OSError as error:
             raise _refused(f"{signature.name} cannot be read ({error.strerror})") from error
-        if key != runner.get("fingerprint"):
+        if key != named.get("fingerprint"):
             raise _refused(f"{path.name} is signed with {key}, and names another key")
         if before not in ("", key) and key != own():
             raise _refused(f"{path.name} is signed with {key}, neither the key of the seal before it nor the one here")

@@ -292,10 +292,10 @@ def _custody(chain: list[Seal], signers: Path | None, found: Verified) -> Iterat
             continue
         signature = seal.path.with_name(f"{seal.path.name}.sig")
         try:
-            key = signing.signed_by(seal.path.read_bytes(), signature, signing.SEAL)
+            key = signing.signed_by(seal.data, signature, signing.SEAL)
             if signers is not None:
                 when = datetime.fromisoformat(seal.created)
-                signing.verify(seal.path.read_bytes(), signature, signing.SEAL, signers, when)
+                signing.verify(seal.data, signature, signing.SEAL, signers, when)
         except RunbookError as error:
             yield f"{seal.name}.sig: {error.what}"
             continue

@@ -36,7 +36,7 @@ _CHECKS = {
     "Collections": ("counts", "distribution", "duplicates"),
 }
 _OPEN, _TAKEN_NOT = "not reached", "not taken"
-FENCE_END = "end of the write fence"  # the check of step 53
+FENCE_END = "end of the write fence"  # the check of steps 27 and 53
 
 
 @dataclass(slots=True)

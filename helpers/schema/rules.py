@@ -32,14 +32,13 @@ import numpy as np
 import pandas as pd
 
 from helpers.chunks import ChunkBatch, Mask, Metadata, is_sparse
-from helpers.errors import one_line
+from helpers.errors import short
 from helpers.reason_codes import ReasonCode
 
 FAILURE_COLUMNS = ("collection", "id", "reason", "detail")
 Fault = tuple[int, ReasonCode, str]  # position in the batch, reason, detail
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 TINIEST_COSINE_NORM, LARGEST_COSINE_NORM = 1e-20, 1e19
-_READ = 20_000  # characters of a value that is shown: more than `one_line` looks at, which hides secrets before it cuts
 
 
 def failure_table(rows: list[tuple[str, str, ReasonCode, str]]) -> pd.DataFrame:
@@ -50,7 +49,7 @@ def failure_table(rows: list[tuple[str, str, ReasonCode, str]]) -> pd.DataFrame:
 
 def show(value: object) -> str:
     """A value as short printable text: `'high'`, `1.5`, `[1, 2]`."""
-    return one_line(repr(value[:_READ] if isinstance(value, str) else value), 80)
+    return short(value, 80)
 
 
 def unicode_problem(text: str) -> str:

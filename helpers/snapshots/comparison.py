@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from helpers.chunks import ChunkBatch, Mask, Metadata, Vectors
-from helpers.errors import one_line
+from helpers.errors import one_line, short
 from helpers.reason_codes import ReasonCode
 from helpers.snapshots.snapshot import ahead
 from helpers.stores.base import AGAIN_AFTER, Reader, Space, distance
@@ -40,7 +40,6 @@ CONTENT = (  # the differences in what a chunk says; those of its vector and of 
 )
 
 _UNDERFLOW = 1.2e-38  # float32's smallest normal number: below it a normalised component loses its relative precision
-_READ = 20_000  # characters of a text that is shown: more than `one_line` looks at, which hides secrets before it cuts
 _SUSPECTS = 64  # wrong vectors kept per batch to say whose vector they are
 
 Floats = npt.NDArray[np.float64]
@@ -299,5 +298,5 @@ def _changed(was: Any, now: Any) -> str:
 def show(value: Any) -> str:
     """A value as one short safe line; foreign text cannot break out of it."""
     if isinstance(value, str) and len(value) > 60:
-        return f"{one_line(repr(value[:_READ]), 60)} ({len(value):,} characters)"
-    return one_line(repr(value), 120)
+        return f"{short(value, 60)} ({len(value):,} characters)"
+    return short(value, 120)

@@ -29,7 +29,7 @@ from helpers.parameters.sections import Fence
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers, record
 from helpers.report.facts import RunView, StepRow, read_run
-from helpers.report.outcome import KILLED, outcome
+from helpers.report.outcome import FENCE_END, KILLED, outcome
 from helpers.results import StateFile, StepResult, Verdict, utc_now, worst, write_text
 from helpers.run import plan
 from helpers.run.folders import RunFolder, RunPath
@@ -109,7 +109,7 @@ class FenceEnd:
     def end(self, *, act: bool) -> str:
         """Lift it, or say why it stays; a check either way. `act` is False in a dry run, or where the closeout may not begin."""
         if self.state is None:
-            self.run.check("end of the write fence", Verdict.NOT_APPLICABLE, detail="there is none to lift")
+            self.run.check(FENCE_END, Verdict.NOT_APPLICABLE, detail="there is none to lift")
             return "There is no fence to lift."
         if not act:
             return f"Not touched. It would be {self._what()}."
@@ -117,7 +117,7 @@ class FenceEnd:
             return self._lifted(Verdict.NOT_EXERCISED, "It was lifted before this step; no write was tried now.")
         if self.keep or self.seen:
             why = self._what() + (f": {self.seen} connections" if self.seen and not self.keep else "")
-            self.run.check("end of the write fence", Verdict.WARNING, measured="active", threshold="lifted",
+            self.run.check(FENCE_END, Verdict.WARNING, measured="active", threshold="lifted",
                            reason=ReasonCode.FENCE_KEPT, detail=f"{why}. Later: {self.state.lift}")  # fmt: skip
             audit.append(self.run.folder / audit.NAME, "fence kept at closeout", why=why)
             return f"The fence stays ({why}). Lift it later with: {self.state.lift}"
@@ -127,14 +127,14 @@ class FenceEnd:
             said = lift(self.run.home).replace(UNTRIED, self._untried)
         except RunbookError as error:
             audit.append(log, "fence lifted at closeout", outcome="failed", why=error.line())
-            self.run.check("end of the write fence", Verdict.FAIL, measured="not proven", threshold="lifted",
+            self.run.check(FENCE_END, Verdict.FAIL, measured="not proven", threshold="lifted",
                            reason=ReasonCode.FENCE_NOT_LIFTED, detail=f"{error.line()} {self._instead()}")  # fmt: skip
             return f"{error.line()} {self._instead()}"
         audit.append(log, "fence lifted at closeout", said=said)
         return self._lifted(Verdict.PASS if self.control.clients_url else Verdict.NOT_EXERCISED, said)
 
     def _lifted(self, verdict: Verdict, said: str) -> str:
-        self.run.check("end of the write fence", verdict, measured="lifted", threshold="lifted", detail=said)
+        self.run.check(FENCE_END, verdict, measured="lifted", threshold="lifted", detail=said)
         before = self.run.home.result(Step.ROLLBACK) is not None
         self.run.check(
             "rollback after the closeout", Verdict.NOT_EXERCISED, measured="none",
@@ -370,7 +370,7 @@ class CloseoutStep(NotebookStep):
 
     def predictions(self) -> pd.DataFrame:
         """What the dry run predicted, what was measured, and how far it was out: more than measured is above 0."""
-        found = predictions(self._results, read_run(self.run.folder).attempts)
+        found = predictions(self._results, self._attempts)
         self.run.fact("predictions", [{**asdict(p), "error": p.error} for p in found])
 
         def words(value: float | None, unit: str) -> str:
@@ -381,8 +381,12 @@ class CloseoutStep(NotebookStep):
         return pd.DataFrame(table, columns=["what", "predicted", "measured", "error", "predicted is", "measured is"])
 
     @cached_property
+    def _attempts(self) -> list[StepRow]:
+        return read_run(self.run.folder).attempts
+
+    @cached_property
     def _durations(self) -> list[dict[str, Any]]:
-        return rows(self._results, read_run(self.run.folder).attempts)
+        return rows(self._results, self._attempts)
 
     @property
     def _results(self) -> dict[str, StepResult]:

@@ -28,6 +28,7 @@ from helpers.monitoring import measure
 from helpers.monitoring.watcher import Watcher
 from helpers.parameters.sections import Fence, Rollback
 from helpers.reason_codes import ReasonCode
+from helpers.report.outcome import FENCE_END
 from helpers.results import Progress, Verdict, silent, utc_now
 from helpers.rollback import outline, postmortem
 from helpers.rollback.outline import at_work
@@ -246,7 +247,7 @@ class RollbackStep(NotebookStep):
         self.run.fact("fence", {"writes_again": lifted[-1] if lifted else "", "write_taken": taken})
         open_ = state is None or not state.may_be_active
         verdict = Verdict.NOT_APPLICABLE if state is None else Verdict.PASS if taken else Verdict.NOT_EXERCISED
-        self.run.check("end of the write fence", verdict if open_ else Verdict.FAIL, measured="lifted" if lifted else "none",
+        self.run.check(FENCE_END, verdict if open_ else Verdict.FAIL, measured="lifted" if lifted else "none",
                        threshold="lifted" if lifted else None, reason="" if open_ else ReasonCode.FENCE_NOT_LIFTED,
                        detail=row["said"])  # fmt: skip
         return str(row["said"])

@@ -12,11 +12,10 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,13 @@ import pytest
 from helpers.fence.nginx import Nginx, configuration
 from helpers.parameters.sections import NginxFence
 from helpers.results import StepResult, Verdict
-from tests.conftest import ROOT
 from tests.fences import Fenced, wait_for
 from tests.heavy.commands import Trial, descendants, kill_all
 from tests.online_client import first, vector
 from tests.plain_client import held
 from tests.servers import ChromaServer, client_of
 from tests.signers import Signers
+from tests.source_writer import at_work
 
 SEED = int(os.environ.get("RUNBOOK_KILL_SEED", "20251201"))
 SIZES = os.environ.get("RUNBOOK_ONLINE", "2000x128").split(",")
@@ -98,16 +97,8 @@ class Bench(Fenced):
             manager.join(10)
             self.stop()
 
-    @contextmanager
-    def application(self, seed: int) -> Iterator[subprocess.Popen[str]]:
-        command = [sys.executable, "-m", "tests.online_client", str(self.env), str(seed), "20", str(self.dimension)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "begun\n"
-            try:
-                yield process
-            finally:
-                process.kill()
+    def application(self, seed: int) -> AbstractContextManager[subprocess.Popen[str]]:
+        return at_work("tests.online_client", self.env, seed, 20, self.dimension)
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
