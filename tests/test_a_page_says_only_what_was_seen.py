@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import gzip
+import json
 import re
 from pathlib import Path
 
@@ -252,6 +253,10 @@ def test_the_version_of_a_directory_is_what_is_known_of_it(tmp_path: Path, made:
     source, target = (kind for _, _, kind in ends(read_run(folder)))
     assert source == f"directory, {said}; read here by Chroma 1.5.9"
     assert target == "directory, written and read here by Chroma 1.5.9, which reads the source too"
+    (folder / "results" / "12.json").unlink()  # a run whose target is a directory names the version in run.json alone
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    (folder / "run.json").write_text(json.dumps({**about, "versions": {"chromadb": "1.5.9"}}), encoding="utf-8")
+    assert ends(read_run(folder))[1][2] == target
 
 
 def test_the_parts_of_the_write_downtime_add_up_and_say_what_was_predicted() -> None:

@@ -215,16 +215,15 @@ def ends(view: RunView) -> list[tuple[str, str, str]]:
         section = view.parameters.get(side)
         section = section if isinstance(section, dict) else {}
         embedded = bool(section.get("path"))
-        version = text(seen[side] or (own if embedded and side == "target" else None) or "", 20)
+        known = seen[side] or (own if embedded and side == "target" else None) or ""
+        version = text(known, 20)
         kind = "directory" if embedded else "Chroma Cloud" if "trychroma" in str(section.get("url")) else "server"
         told = f"Chroma {version}" if version else "version not recorded"
         if embedded and version and side == "source" and not version.startswith("0."):
             made = text(view.fact("source_written_by") or "what wrote it is not recorded", 60)
             told = f"{'written by Chroma ' * made[:1].isdigit()}{made}; read here by {told}"
         elif embedded and version and side == "target":
-            told = f"written and read here by {told}" + ", which reads the source too" * (
-                seen["source"] == seen["target"]
-            )
+            told = f"written and read here by {told}" + ", which reads the source too" * (seen["source"] == known)
         rows.append(
             (side.capitalize(), text(section.get("path") or section.get("url") or "not named", 120), f"{kind}, {told}")
         )
