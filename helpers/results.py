@@ -395,6 +395,16 @@ def publish(temporary: Path, path: Path) -> None:
     flush_folder(path.parent)
 
 
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill under another name; it is there with all that was written, or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir(parents=True)
+    yield partial
+    publish(partial, folder)
+
+
 def flush_folder(folder: Path) -> None:
     """Bring the names in this folder to disk."""
     handle = os.open(folder, os.O_RDONLY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from helpers.chunks import ChunkBatch
 from helpers.errors import Terminal
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import judge_staging, plan_targets
-from helpers.migration.staging import Quarantine, Staged, stage
+from helpers.migration.staging import CHANGES, Quarantine, Staged, stage
 from helpers.migration.target_lock import preflight
 from helpers.parameters import parameters_from
 from helpers.parameters.endpoint import Endpoint
@@ -294,3 +295,32 @@ def test_a_name_of_512_characters_gets_through_to_quarantine(tmp_path: Path) -> 
     quarantine.add(entry, next(staged.stream(name, 1, 1)))
     assert quarantine.reasons() == {(name, "c1"): "refused_by_target"}
     assert isinstance(plan_targets(snapshot.collections(), staged, identity=True)[0], CollectionInfo)
+
+
+def test_the_list_of_changed_values_is_on_disk_before_the_index_says_that_all_is_staged(
+    tmp_path: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure a resume takes what is staged as it is: a list that was never flushed would be empty."""
+    schema = tmp_path / "short.yaml"
+    schema.write_text("name: s\nunknown: keep\nfields:\n  - {name: n, type: integer, maximum: 50, repair: clamp}\n")
+    flushed: dict[int, int] = {}
+    real, publish = os.fsync, Staged.save
+
+    def spied(descriptor: int) -> None:
+        real(descriptor)
+        at = os.fstat(descriptor)
+        flushed[at.st_ino] = at.st_size
+
+    seen: list[tuple[int | None, int]] = []
+
+    def save(self: Staged, folder: Path) -> None:
+        at = (folder / CHANGES).stat()
+        seen.append((flushed.get(at.st_ino), at.st_size))
+        publish(self, folder)
+
+    monkeypatch.setattr(os, "fsync", spied)
+    monkeypatch.setattr(Staged, "save", save)
+    context = Context(frozenset(["notes"]), dt.date(2025, 12, 1), "fail")
+    stage(snapshot, load_schema(str(schema)), context, tmp_path / "staged", Quarantine(tmp_path / "quarantine"))
+    [(on_disk, size)] = seen
+    assert on_disk == size > 0

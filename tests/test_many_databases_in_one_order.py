@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from helpers import cli
+from helpers import audit, cli
 from helpers.errors import Interrupted, NoGo, RunbookError, Terminal, UsageError, WaitingForSignoffs
 from helpers.migration.target_lock import (
     MadeDatabase,
@@ -101,6 +101,35 @@ def test_cloud_says_which_databases_the_key_opens(server: ChromaServer, monkeypa
         for name in ("KEY", "WIDE"):
             source = Endpoint(url=cloud.url, headers={"x-chroma-token": f"env:{name}"}, database="*")  # type: ignore[dict-item]
             assert databases_of(source) == [("team-1", "first"), ("team-1", "second")]
+
+
+class Killed(BaseException):
+    """As kill -9."""
+
+
+def test_an_order_is_there_whole_or_not_at_all(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its file is written it is no order: the same command begins it, and is not told that it exists already."""
+    source = {"path": str(directory), "tenant": "*", "database": "*"}
+
+    def die(path: Path, value: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr(group, "write_json", die)
+        with pytest.raises(Killed):
+            ordered(source)
+    assert not RunFolder.of("many").reports.exists()
+    assert group.read("many") is None
+    assert ordered(source) == group.read("many")
+    assert [p.name for p in runs.reports_root().iterdir()] == ["many"]
+
+
+def test_what_was_ordered_is_recorded_once_by_whichever_command_goes_on(directory: Path) -> None:
+    made = ordered({"path": str(directory), "tenant": "*", "database": "*"})
+    for _ in range(2):
+        group.record(made)
+    [entry] = audit.entries(runs.reports_root() / "many" / audit.NAME)
+    assert (entry["action"], entry["facts"]["runs"]) == ("group begun", [row.run for row in made.rows])
 
 
 def test_each_database_is_a_run_with_a_target_of_the_same_name(directory: Path) -> None:

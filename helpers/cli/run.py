@@ -91,7 +91,6 @@ def _run_anew(chosen: argparse.Namespace, steps: list[plan.Step]) -> int:
 
     if group.is_many(parameters):
         many = group.begin(parameters, folder.id, dry_run=chosen.dry_run, until=steps[-1].number)
-        group.record(many)
         return _group(many, chosen)
     return _begin(parameters, folder, chosen, steps)
 
@@ -100,6 +99,7 @@ def _group(many: Group, chosen: argparse.Namespace) -> int:
     """Every run of the group, begun or gone on with."""
     from helpers.runner import group
 
+    group.record(many)
     steps = plan.between(plan.LINE[0], plan.find(many.until))
 
     def start(row: group.Row) -> None:

@@ -36,6 +36,7 @@ from helpers.results import (
     Progress,
     StateFile,
     Verdict,
+    flush_file,
     json_in,
     kind_of,
     reading,
@@ -294,6 +295,7 @@ class _Staging:
     def close(self) -> None:
         if self.changes is not None:
             self.changes.close()
+            flush_file(self.staged.folder / CHANGES)  # before the index says that everything is staged
 
     def _list(self, changed: pd.DataFrame) -> None:
         if self.changes is None:  # the same values give the same bytes

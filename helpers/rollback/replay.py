@@ -12,10 +12,8 @@ which must never reach the source.
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from helpers.errors import Terminal
 from helpers.migration.catch_up import UNFOUND, unreachable
 from helpers.migration.source_changes import Origin, WrittenData
 from helpers.reason_codes import ReasonCode
-from helpers.results import Progress, file_digest, json_in, publish, reading, silent, write_json
+from helpers.results import Progress, file_digest, json_in, reading, silent, whole, write_json
 from helpers.snapshots.comparison import compared, same_value, same_vectors
 from helpers.snapshots.export_journal import read_parquet, write_parquet
 from helpers.snapshots.snapshot import Snapshot, from_table, to_table
@@ -160,16 +158,6 @@ def export(found: list[Written], folder: Path) -> dict[str, str]:
         write_json(partial / "index.json", {"collections": index, "files": digests})
         digests["index.json"] = file_digest(partial / "index.json")
     return digests
-
-
-@contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill under another name; it is there with all that was written, or not at all."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    publish(partial, folder)
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from helpers.evidence.signoffs import gate_state
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import ALL
 from helpers.reason_codes import ReasonCode
-from helpers.results import as_kind, json_in, passed, reading, utc_now, write_json
+from helpers.results import as_kind, json_in, passed, reading, utc_now, whole, write_json
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.folders import GROUP, RunFolder, RunState
@@ -66,9 +66,8 @@ class Group:
         os.chdir(self.directory)
 
     def save(self) -> None:
-        folder = runs.reports_root() / self.id
-        folder.mkdir(parents=True)
-        write_json(folder / GROUP, asdict(self))
+        with whole(runs.reports_root() / self.id) as partial:
+            write_json(partial / GROUP, asdict(self))
 
 
 def read(group_id: str) -> Group | None:
@@ -243,5 +242,7 @@ def due_for(group: Group, gate: str, role: str) -> Iterable[RunState]:
 
 
 def record(group: Group) -> None:
-    """What was ordered, in the audit log of the group."""
-    audit.append(runs.reports_root() / group.id / audit.NAME, "group begun", runs=[row.run for row in group.rows])
+    """What was ordered, in the audit log of the group; nothing where it is there already."""
+    log = runs.reports_root() / group.id / audit.NAME
+    if not log.exists():  # also where the command that began it was killed before this line
+        audit.append(log, "group begun", runs=[row.run for row in group.rows])
