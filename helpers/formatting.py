@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,6 +42,11 @@ def percent(share: float) -> str:
     return f"{min(max(share * 100, 0.1), 99.9):.1f} %"
 
 
+def own_chunk(recall: Mapping[str, Any]) -> str:
+    """What became of the query's own chunk in the shares of the fact `recall`; runs of an older toolkit counted it."""
+    return "own chunk left out" if recall.get("others") else "own chunk counted"
+
+
 def merged_answers(row: dict[str, Any], k: int) -> str:
     """What a client's k nearest are where collections were merged. `row`: of the fact `recall`; shares 0–1.
 
@@ -56,6 +62,16 @@ def merged_answers(row: dict[str, Any], k: int) -> str:
         said += f"; with a filter by source collection, calculated: {percent(filtered)} are as before"
         said += ", the rest is in other collections"
     return said
+
+
+def share_range(rows: list[dict[str, Any]]) -> str:
+    """`10 % to 95 % by source collection`: the lowest and the highest share of the same results, over all queries of a source
+    collection, whatever targets they were asked of; `rows` of `answers`."""
+    asked: dict[str, list[float]] = {}
+    for row in rows:
+        asked.setdefault(row["collection"], []).extend([float(row["shared_expected"])] * row["queries"])
+    shares = [percent(sum(each) / len(each)) for each in sorted(asked.values(), key=lambda each: sum(each) / len(each))]
+    return f"{shares[0]} to {shares[-1]} by source collection" if shares else "by collection not recorded"
 
 
 def duration(seconds: float) -> str:

@@ -195,6 +195,7 @@ def test_clients_answers_have_a_range_and_a_table_by_collection(tmp_path: Path) 
         "shared_filtered": 0.75,
     }
     told = [{**share, "collection": name, "shared_expected": n} for name, n in (("a", 0.1), ("b", 0.95))]
+    told.append({**share, "collection": "b", "target": "other", "queries": 60, "shared_expected": 0.35})
     own = [{"scope": "restricted", "collection": name, "queries": 20} for name in ("a", "b")]
     whole = {"filter": "none", "verdict": "pass", "low": 0.9, "high": 1.0, "collection": "all collections"}
     facts = {
@@ -208,15 +209,16 @@ def test_clients_answers_have_a_range_and_a_table_by_collection(tmp_path: Path) 
         result("23", facts=facts, checks=whole_night()[3].checks)
     ]
     page = read(run_page(make_run(tmp_path / "r", found)))
-    assert "10.0 % to 95.0 % by collection" in page.select_one(".tiles").get_text()  # type: ignore[union-attr]
+    assert "10.0 % to 50.0 % by source collection" in page.select_one(".tiles").get_text()  # type: ignore[union-attr]
     table = page.find(id="answers").find_next("table")  # type: ignore[union-attr]
     assert [row.get_text(" ", strip=True) for row in table.select("tbody tr")] == [  # type: ignore[union-attr]
         "a all 20 10.0 % 50.0 % 75.0 % 100 %", "b all 20 95.0 % 50.0 % 75.0 % 100 %",
+        "b other 60 35.0 % 50.0 % 75.0 % 100 %",
     ]  # fmt: skip
     assert "calculated" in table.caption.get_text()  # type: ignore[union-attr]
     checklist = page.find(id="search").get_text()  # type: ignore[union-attr]
     assert "search as the source does" not in checklist
-    assert "2 of the source, each among its own chunks, and 1 merged ones" in checklist
+    assert "2 of the source, each among its own chunks, and 2 merged ones" in checklist
     assert "characters in all" not in checklist
 
 

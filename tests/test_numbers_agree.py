@@ -265,7 +265,9 @@ def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_
         )
     whole = {"recall": 0.93, "low": 0.9, "high": 0.95, "queries": 40, "filter": "none", "scope": "unrestricted"}
     whole |= {"verdict": "pass", "shared_expected": 0.33, "from_others": 0.65, "shared_filtered": 0.75}
-    edit(run, "23", lambda r: r["facts"].update(recall={"k": 10, "rows": [], "pooled": {"unrestricted": whole}}))
+    whole |= {"shared_low": 0.205, "shared_high": 0.485}
+    recall = {"k": 10, "others": True, "rows": [], "pooled": {"unrestricted": whole}}
+    edit(run, "23", lambda r: r["facts"].update(recall=recall))
     found = page(run)
     shown = tiles(found)
     by_source, by_target = raw(run, "23")["facts"]["counts"], raw(run, "23")["facts"]["targets"]
@@ -273,7 +275,10 @@ def test_collections_changed_chunks_and_results_of_merged_ones_are_on_the_first_
     assert shown["Values changed"][0] == "3"
     assert "in 2 chunks" in shown["Values changed"][1]
     assert shown["Same results for clients"][0] == "33.0 %"
-    assert "filtered by source collection, calculated: 75.0 % as before" in shown["Same results for clients"][1]
+    assert shown["Same results for clients"][1].startswith(
+        "40 queries, stored vectors, own chunk left out, no filter; 95 % (Wilson): 20.5 % to 48.5 %; "
+    )
+    assert "filtered by it, calculated: 75.0 %" in shown["Same results for clients"][1]
     assert max(len(note) for _, note in shown.values()) <= 170, (
         "a longer note pushes the sign-offs off the first paper page"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,19 +38,41 @@ def test_the_change_that_merging_makes_is_computed_from_the_data_and_is_no_loss(
         for i in own:
             before = nearest(batch.embeddings[i].astype(np.float64), [batch])
             merged = nearest(batch.embeddings[i].astype(np.float64), list(sources.values()))
-            kept.append(len(set(before) & set(merged)) / K)
-            others.append(len(set(merged) - set(batch.ids)) / K)
+            assert before[0] == merged[0] == batch.ids[i], "it finds itself, which is left out"
+            kept.append(len(set(before[1:]) & set(merged)) / (K - 1))
+            others.append(len(set(merged) - set(batch.ids)) / (K - 1))
         assert rows[name]["shared_expected"] == pytest.approx(np.mean(kept))
         assert rows[name]["from_others"] == pytest.approx(np.mean(others))
         assert rows[name]["shared_filtered"] == 1.0, "all of it is in one target: a filter finds what was found before"
-        assert 0.2 < np.mean(kept) < 0.7, "three alike collections: most neighbours of before give way"
+        assert 0.1 < np.mean(kept) < 0.6, "three alike collections: most neighbours of before give way"
         assert rows[name]["shared_measured"] == pytest.approx(np.mean(kept), abs=0.02)
         assert (rows[name]["recall"], rows[name]["target"], rows[name]["merged"]) == (1.0, "everything", 3)
     check = found.search()
     assert check.verdict is Verdict.PASS
-    assert "60 queries, k = 10" in check.detail
+    assert "60 queries, own chunk left out, k = 10" in check.detail
     assert "filter: none: merged collections are searched whole" in check.detail
     assert "filter: none: of each answer only the query's own source collection is judged" in check.detail
+
+
+def test_no_chunk_counts_as_found_by_its_own_vector(tmp_path: Path) -> None:
+    """The target answers each query with the query's own chunk, and of its neighbours with none."""
+    sources = {name: chunks(name, 60, i) for i, name in enumerate(("alpha", "beta"))}
+
+    def only_themselves(store: Any) -> None:
+        ask = store.query
+        store.query = lambda name, vectors, n: [hits[:1] for hits in ask(name, vectors, n)]
+
+    found = judged(tmp_path, MERGED, sources, damage=only_themselves)
+    assert {row["recall"] for row in found.recall()["rows"]} == {0.0}
+    assert {row["over_recall"] for row in found.found.merged} == {0.0}
+    assert {row["shared_measured"] for row in found.found.merged} == {0.0}
+    assert all(row["self_after"] == 1.0 and row["overlap_plain@10"] == 0.0 for row in found.found.search)
+
+
+def test_the_share_of_the_same_results_has_an_interval_by_queries(tmp_path: Path) -> None:
+    sources = {name: chunks(name, 60, i) for i, name in enumerate(("alpha", "beta"))}
+    whole = judged(tmp_path, MERGED, sources).recall()["pooled"]["unrestricted"]
+    assert (whole["shared_low"], whole["shared_high"]) == interval(whole["shared_expected"], whole["queries"])
 
 
 def test_a_filter_by_source_collection_finds_only_what_was_routed_to_the_same_target(tmp_path: Path) -> None:
@@ -94,7 +117,9 @@ def test_kept_collections_have_no_second_scope(tmp_path: Path) -> None:
     assert (pooled["queries"], pooled["recall"], round(pooled["high"], 9)) == (35, 1.0, 1.0)
     assert pooled["low"] == pytest.approx(0.9011, abs=1e-4)
     assert pooled["filter"] == "none: each collection is searched whole"
-    assert recall_said(told).startswith("recall 1.000 (95 % interval 0.901 to 1.000) in 35 queries, k = 10")
+    assert recall_said(told).startswith(
+        "recall 1.000 (95 % interval 0.901 to 1.000) in 35 queries, own chunk left out, k = 10"
+    )
 
 
 def test_the_interval_is_wilsons() -> None:

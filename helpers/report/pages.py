@@ -31,7 +31,7 @@ from helpers.errors import RUNBOOK
 from helpers.evidence import at_rest, due, trusted
 from helpers.evidence.seals import chain
 from helpers.evidence.signoffs import CLOSEOUT, CUTOVER, DRY_RUN, GATES, gate_state
-from helpers.formatting import count, duration, percent, text
+from helpers.formatting import count, duration, own_chunk, percent, text
 from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
@@ -83,7 +83,7 @@ def _run_page(view: RunView, kept: str = "") -> str:
         histories=record.HISTORIES if writers(view) else "",
         rollback_times=numbers.rollback_rows(view.results, view.drill),
         downtime_parts=downtime_parts(view.results, view.attempts),
-        answers=record.answers(view),
+        answers=record.answers(view.table("recall")),
         routes=numbers.routes(view.results),
         counted=numbers.counts(view.results),
         repaired=record.values(view),
@@ -192,6 +192,7 @@ def _environment() -> Environment:
         duration=formatting.duration,
         size=formatting.size,
         many=formatting.count,
+        own_chunk=formatting.own_chunk,
         percent=percent,
         linked=linked,
     )
@@ -267,9 +268,9 @@ def _collections(view: RunView, found: numbers.Counts) -> Tile:
 
 
 def _in_chunks(found: numbers.Counts) -> str:
-    place, lost = f"in {count(found.changed_chunks or 0, 'chunk')}; ", found.by_rule.get("default", 0)
-    told = f"{lost:,} overwritten by a default, {(found.changed or 0) - lost:,} converted or repaired"
-    return told if found.changed_chunks is None else place + told
+    place = "" if found.changed_chunks is None else f"in {count(found.changed_chunks, 'chunk')}; "
+    lost = found.by_rule.get("default", 0)
+    return f"{place}{lost:,} overwritten by a default, {(found.changed or 0) - lost:,} converted or repaired"
 
 
 def _chunks(label: str, n: int | None, note: str = "", *, good: bool | None = None, bad: str = "warning") -> Tile:
@@ -302,10 +303,9 @@ def _recall(view: RunView) -> list[Tile]:
     found = []
     for row in (told.get("pooled") or {}).values():
         if row and isinstance(row.get("recall"), int | float):
-            asked = f"{row['queries']:,} queries; 95 %: {row['low']:.3f} to {row['high']:.3f}; "
-            asked += f"filter: {text(row['filter'], 100)}"
-            label = f"Recall@{told.get('k')}, {text(row['scope'], 40)}"
-            found.append(Tile(label, f"{row['recall']:.3f}", asked, str(row["verdict"])))
+            asked = f"{row['queries']:,} queries, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
+            asked, scope = f"{asked}; filter: {text(row['filter'], 100)}", text(row["scope"], 40)
+            found.append(Tile(f"Recall@{told.get('k')}, {scope}", f"{row['recall']:.3f}", asked, str(row["verdict"])))
     return [*(found or [Tile("Recall", _UNKNOWN)]), *_remaining(told)]
 
 
@@ -313,14 +313,15 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     """Of collections that were merged: how much of a client's answer is as before, and what that means."""
     whole = (told.get("pooled") or {}).get("unrestricted") or {}
     if isinstance(share := whole.get("shared_expected"), int | float):
-        others, filtered = whole.get("from_others"), whole.get("shared_filtered")
-        rows = told.get("rows") or []
-        place = "#answers" if any(row.get("shared_expected") is not None for row in rows) else "#search"
-        note = f"of the {told['k']} nearest, no filter; {record.share_range(rows)}"
-        note += f"; {percent(others)} are of other collections" if others is not None else ""
-        if filtered is not None:
-            note += f"; filtered by source collection, calculated: {percent(filtered)} as before"
-        yield Tile("Same results for clients", percent(share), note, "pass" if share == 1 else "warning", place)
+        rows = record.answers(told)
+        note = f"{whole['queries']:,} queries, stored vectors, {own_chunk(told)}, no filter"
+        if whole.get("shared_low") is not None:
+            note += f"; 95 % (Wilson): {percent(whole['shared_low'])} to {percent(whole['shared_high'])}"
+        note += f"; {formatting.share_range(rows)}"
+        if (filtered := whole.get("shared_filtered")) is not None:
+            note += f"; filtered by it, calculated: {percent(filtered)}"
+        kind = "pass" if share == 1 else "warning"
+        yield Tile("Same results for clients", percent(share), note, kind, "#answers" if rows else "#search")
 
 
 def _downtime(view: RunView) -> Tile:

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from helpers import formatting
 from helpers.evidence.signoffs import CLOSEOUT
-from helpers.formatting import count, duration, merged_answers, moment, percent, text
+from helpers.formatting import count, duration, merged_answers, moment, own_chunk, percent, share_range, text
 from helpers.notify.delivery import CRITICAL, LEVELS
 from helpers.reason_codes import ReasonCode
 from helpers.report.facts import RunView
@@ -202,7 +202,7 @@ def _recall(view: RunView) -> Iterator[Item]:
     for row in (told.get("pooled") or {}).values():
         if not row or row.get("recall") is None:
             continue
-        asked = f"{row['queries']:,} queries, k = {told['k']}, filter: {text(row['filter'], 120)}"
+        asked = f"{row['queries']:,} queries ({own_chunk(told)}), k = {told['k']}, filter: {text(row['filter'], 120)}"
         shown = f"{row['recall']:.3f}, 95 % interval {row['low']:.3f} to {row['high']:.3f} (Wilson); {asked}"
         if row.get("before") is not None:
             shown += f"; source: {row['before']:.3f}"
@@ -211,21 +211,14 @@ def _recall(view: RunView) -> Iterator[Item]:
             changed = merged_answers(row, told["k"])
             if row.get("shared_measured") is not None:
                 changed += f"; the target's answers: {percent(row['shared_measured'])} as before"
-            changed += f"; without a filter {share_range(told['rows'])}"
+            changed += f"; without a filter {share_range(answers(told))}; queries are stored vectors, {own_chunk(told)}"
             changed += ". Every chunk was compared: the answers change because chunks were routed to other collections."
             yield Item("Expected change for clients: collections were split and merged", changed)
 
 
-def share_range(rows: list[dict[str, Any]]) -> str:
-    """`10 % to 95 % by collection`: the lowest and the highest share of the same results; `rows` of the fact `recall`."""
-    shares = [float(row["shared_expected"]) for row in rows if row.get("shared_expected") is not None]
-    return f"{percent(min(shares))} to {percent(max(shares))} by collection" if shares else "by collection not recorded"
-
-
-def answers(view: RunView) -> list[dict[str, Any]]:
+def answers(recall: dict[str, Any]) -> list[dict[str, Any]]:
     """What a client's searches of merged collections answer, a row a source collection and target: shares 0-1."""
-    rows = (view.fact("recall") or {}).get("rows") or []
-    return [row for row in rows if row.get("shared_expected") is not None]
+    return [row for row in recall.get("rows") or [] if row.get("shared_expected") is not None]
 
 
 def _distance(view: RunView, rows: list[dict[str, Any]]) -> Iterator[Item]:

@@ -438,7 +438,7 @@ class _Search:
         missed = [r["id"] for r in after if r["reachable"] is False]
         row |= {"k": self.k, "zero": self.probes.zero, "unusable": self.probes.unusable, "unreachable": missed}
         for k in overlap_ks(self.k):
-            row[f"overlap_exact@{k}"] = exact_overlap(self.source_truth, self.target_truth, self.space, k)
+            row[f"overlap_exact@{k}"] = exact_overlap(self.ids, self.source_truth, self.target_truth, self.space, k)
             row[f"overlap_plain@{k}"] = overlap(self.baseline or [], after, "plain", self.space, k)
         row |= self._over_queries(row)
         if self.why:
@@ -453,15 +453,15 @@ class _Search:
             if home not in self.answers:
                 continue
             plain, over = self.answers[home].plain[p], self.answers[home].over[p][: self.k]
-            before = was.get(record["id"])
-            answered = [(d, self.origin.get(chunk, "")) for chunk, d in plain]  # "": of another collection
-            named = [(d, chunk) for chunk, d in before["plain"][: self.k]] if before else []
+            own, before = self.ids[p], was.get(record["id"])
+            answered = [(d, self.origin.get(c, "")) for c, d in plain if c != own]  # "": of another collection
+            named = [(d, c) for c, d in before["plain"][: self.k] if c != record["id"]] if before else []
             scale = max(record["scale"], before["scale"]) if before else record["scale"]
             same = shared(named, answered, self.space, scale) if named else None
             nearest = self.whole_truth.nearest[p]
-            left = [self.sent.get(chunk) == home for _, chunk in nearest]
+            left = [self.sent.get(chunk) == home for _, chunk in nearest if chunk != own]
             filtered = sum(left) / len(left) if left else None
-            self.merged.asked[home, self.name, p] = Asked(nearest, plain, over, before, same, filtered)
+            self.merged.asked[home, self.name, p] = Asked(own, nearest, plain, over, before, same, filtered)
 
     def distances(self) -> list[dict[str, Any]]:
         """One row a query asked on both sides: the distances of the chunks that both answered, and of the k-th answer."""

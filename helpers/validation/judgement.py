@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helpers.formatting import count, merged_answers
+from helpers.formatting import count, merged_answers, own_chunk
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import Check, Verdict, worst
 from helpers.snapshots.comparison import CONTENT
@@ -135,9 +135,12 @@ class Judgement:
     def recall(self) -> dict[str, Any]:
         """What the searches were, and how many of the true nearest neighbours they found: the fact `recall` of a step.
 
+        Queries are stored vectors; the query's own chunk is left out of every answer (`others`: true), of both sides.
+
         k; confidence and interval (its method); rows, one a source collection and scope: restricted (only chunks of the query's
         own source collection) and, where collections were merged, unrestricted; and the same pooled over all queries. Each
         has filter, queries, recall, low, high (target) and before, before_low, before_high (source; None where not asked).
+        `pooled` of the unrestricted ones has shared_low and shared_high, too: the interval of shared_expected.
         """
         rows = [
             _recall_row("restricted", r["collection"], OWN if self.found.merged else _WHOLE, r["recall_queries"], r["verdict"],
@@ -151,6 +154,7 @@ class Judgement:
         pooled = {scope: _pooled([r for r in rows if r["scope"] == scope]) for scope in ("restricted", "unrestricted")}
         return {
             "k": self.of.parameters.validation.k,
+            "others": True,
             "confidence": 0.95,
             "interval": "Wilson score, each query counts once",
             "pooled": pooled,
@@ -289,7 +293,11 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     verdict = worst(r["verdict"] for r in rows)
     shares = mean("recall"), mean("before")
     one = _recall_row(rows[0]["scope"], "all collections", rows[0]["filter"], queries, verdict, *shares, paired)
-    return one | {key: mean(key) for key in _SHARES if key in rows[0]}
+    one |= {key: mean(key) for key in _SHARES if key in rows[0]}
+    if (same := one.get("shared_expected")) is not None:
+        known = sum(r["queries"] for r in rows if r["shared_expected"] is not None)
+        one |= dict(zip(("shared_low", "shared_high"), interval(same, known), strict=True))
+    return one
 
 
 def recall_said(recall: Mapping[str, Any]) -> str:
@@ -300,7 +308,7 @@ def recall_said(recall: Mapping[str, Any]) -> str:
         if row is None or row["recall"] is None:
             continue
         said = f"recall {row['recall']:.3f} (95 % interval {row['low']:.3f} to {row['high']:.3f})"
-        said += f" in {row['queries']:,} queries, k = {recall['k']}, filter: {row['filter']}"
+        said += f" in {row['queries']:,} queries, {own_chunk(recall)}, k = {recall['k']}, filter: {row['filter']}"
         if row.get("shared_expected") is not None:
             said += f"; expected there: {merged_answers(row, recall['k'])}"
         parts.append(said)

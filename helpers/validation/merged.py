@@ -31,8 +31,12 @@ FEW = 5  # queries below which the chance of an approximate index decides about 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A probe as a client asks it: of the whole target collection that its chunk went to."""
+    """A probe as a client asks it: of the whole target collection that its chunk went to.
 
+    The lists hold its own chunk, which finds itself; `shared`, `filtered` and `Merged.rows` leave it out.
+    """
+
+    own: str  # the id of its own chunk in the target
     exact: list[tuple[float, str]]  # its k nearest in the source collection, by brute force, under ids of the target
     plain: list[tuple[str, float]]  # what the target answered
     over: list[tuple[str, float]]  # the first k of its over-query
@@ -97,6 +101,8 @@ class Merged:
     def rows(self) -> list[dict[str, Any]]:
         """One row a source collection and target that others were merged into as well; shares are means over its queries.
 
+        The query's own chunk is left out of every answer.
+
         collection (source), target, merged (how many sources), queries, recall and over_recall (what the target answered of the
         exact merged answer), before (recall of the source, same queries), shared_expected and shared_measured (share of
         the source's k nearest that are still answered: exact on both sides, and as both sides answered), shared_filtered (the
@@ -110,10 +116,13 @@ class Merged:
         truth, space = self._truth[target], self._spaces[target]
         owner, shares = self._owner[target], []
         for i, (source, p) in enumerate(self._queries[target]):
-            asked, exact, scale = self.asked.get((target, source, p)), truth.nearest[i], float(truth.scale[i])
-            if asked is None or not exact:
+            if (asked := self.asked.get((target, source, p))) is None:
                 continue
-            plain, over = ([(d, chunk) for chunk, d in hits] for hits in (asked.plain, asked.over))
+            scale, own = float(truth.scale[i]), asked.own
+            was, exact = ([pair for pair in near if pair[1] != own] for near in (asked.exact, truth.nearest[i]))
+            plain, over = ([(d, chunk) for chunk, d in hits if chunk != own] for hits in (asked.plain, asked.over))
+            if not exact:
+                continue
             shares.append(
                 {
                     "collection": source,
@@ -121,7 +130,7 @@ class Merged:
                     "over_recall": shared(exact, over, space, scale),
                     "before": asked.before["recall"] if asked.before else None,
                     "over_before": asked.before["over_recall"] if asked.before else None,
-                    "shared_expected": shared(asked.exact, exact, space, scale) if asked.exact else None,
+                    "shared_expected": shared(was, exact, space, scale) if was else None,
                     "shared_measured": asked.shared,
                     "shared_filtered": asked.filtered,
                     "from_others": sum(owner.get(chunk) != source for _, chunk in exact) / len(exact),

@@ -5,8 +5,11 @@ so lists are not compared. Per probe, a stored vector, four questions are measur
 
 - self: does the vector find its own id first, or another at the same distance?
 - reachable: does the over-query (1,000 results) find it at all?
-- recall: how many of the true k nearest does the plain query return?
+- recall: how many of the true k nearest, its own chunk left out, does the plain query return?
 - over-query recall: the same among the first k of 1,000 results, which on a sound index is nearly exact.
+
+A stored vector finds itself, which says nothing about its neighbours: but for the first two questions, its own chunk is left out
+of every answer, of both sides.
 
 `baseline` asks the source (step 13); validation asks the target (step 23); `equivalence` compares the two. Memory holds
 the probes and their best k, never a collection.
@@ -315,8 +318,9 @@ def records(ids: Sequence[str], answers: Answers, truth: Truth, space: Space, k:
         reachable = any(chunk == own for chunk, _ in over) or (bool(over) and within(over[0][0], mine))
         recalls: dict[str, float | None] = {}
         for key, found, reach in (("recall", plain, plain_reach), ("over_recall", over, over_reach)):
-            due = [d for d, _ in nearest if _closer(d, reach, space, scale)]
-            hits = sum(within(chunk, due[-1]) for chunk, _ in found[: len(due)]) if due else 0
+            due = [d for d, chunk in nearest if chunk != own and _closer(d, reach, space, scale)]
+            others = [chunk for chunk, _ in found if chunk != own]
+            hits = sum(within(chunk, due[-1]) for chunk in others[: len(due)]) if due else 0
             recalls[key] = hits / len(due) if due else None if nearest else 0.0
         out.append(
             {
@@ -534,31 +538,38 @@ def overlap(first: Sequence[Record], second: Sequence[Record], key: str, space: 
     """Mean share of two sides' first k answers that is the same, over probes asked on both; NaN where there is none.
 
     An id at the distance of the k-th answer is a tie, and counts. Answers of the first side beyond the reach of the
-    second one's are left out.
+    second one's are left out, and so is the probe's own chunk.
     """
-    answers = {r["id"]: r[key][:k] for r in first}
+    answers = {r["id"]: _others(r[key], r["id"])[:k] for r in first}
     shares = []
     for record in second:
         reach, scale = record.get(f"{key}_reach"), record["scale"]
         limit = float("inf") if reach is None else reach
         ours = [(d, chunk) for chunk, d in answers.get(record["id"], []) if _closer(d, limit, space, scale)]
         if ours:
-            theirs = [(d, chunk) for chunk, d in record[key][: len(ours)]]
+            theirs = [(d, chunk) for chunk, d in _others(record[key], record["id"])[: len(ours)]]
             shares.append(shared(ours, theirs, space, scale))
     return mean_of(shares)
 
 
-def exact_overlap(before: Truth, after: Truth, space: Space, k: int) -> float:
-    """As `overlap`, for brute force on both sides."""
-    sides = zip(before.nearest, after.nearest, before.scale, strict=True)
-    return mean_of([shared(ours[:k], theirs[:k], space, float(scale)) for ours, theirs, scale in sides if ours])
+def _others(answer: Sequence[Sequence[Any]], own: str) -> list[Sequence[Any]]:
+    return [pair for pair in answer if pair[0] != own]
+
+
+def exact_overlap(ids: Sequence[str], before: Truth, after: Truth, space: Space, k: int) -> float:
+    """As `overlap`, for brute force on both sides; `ids` are the probes' own chunks."""
+    shares = []
+    for own, *sides, scale in zip(ids, before.nearest, after.nearest, before.scale, strict=True):
+        ours, theirs = ([pair for pair in side if pair[1] != own][:k] for side in sides)
+        shares += [shared(ours, theirs, space, float(scale))] if ours else []
+    return mean_of(shares)
 
 
 def shared(ours: Sequence[tuple[float, str]], theirs: Sequence[tuple[float, str]], space: Space, scale: float) -> float:
     """Share of `ours` (distance, id; best first) that is among `theirs`; an id at the distance of our last one is a tie."""
     edge, ids = ours[-1][0], {chunk for _, chunk in ours}
     allowed = noise(space, edge, scale)
-    return sum(chunk in ids or abs(d - edge) <= allowed for d, chunk in theirs) / len(ours)
+    return min(1.0, sum(chunk in ids or abs(d - edge) <= allowed for d, chunk in theirs) / len(ours))
 
 
 def rows_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
