@@ -314,12 +314,11 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
     whole = (told.get("pooled") or {}).get("unrestricted") or {}
     if isinstance(share := whole.get("shared_expected"), int | float):
         rows = record.answers(told)
-        note = f"{whole['queries']:,} queries, stored vectors, {own_chunk(told)}, no filter"
+        note = f"{whole['queries']:,} queries, stored vectors, {own_chunk(told)}, no filter; {formatting.share_range(rows)}"
         if whole.get("shared_low") is not None:
             note += f"; 95 % (Wilson): {percent(whole['shared_low'])} to {percent(whole['shared_high'])}"
-        note += f"; {formatting.share_range(rows)}"
         if (filtered := whole.get("shared_filtered")) is not None:
-            note += f"; filtered by it, calculated: {percent(filtered)}"
+            note += f"; with a filter, calculated: {percent(filtered)}"
         kind = "pass" if share == 1 else "warning"
         yield Tile("Same results for clients", percent(share), note, kind, "#answers" if rows else "#search")
 
