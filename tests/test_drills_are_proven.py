@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,11 +21,14 @@ from helpers.parameters import Parameters
 from helpers.rehearsal import write_sample
 from helpers.rehearsal.setup import application_at_work, prepare, with_application
 from helpers.results import Verdict, file_digest
+from helpers.rollback import postmortem
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder, RunPath
 from helpers.run.record import RunRecord
 from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.stores import open_target
+from tests.rollbacks import Night, everything, snapshotted
+from tests.storage import chunks, embedded
 
 # An import as step 22 does it: two targets, their writers' batches in flight before the first is written.
 IMPORT = """
@@ -75,7 +80,7 @@ def test_what_is_put_back_is_compared_with_what_stood_there(rehearsal: Parameter
     before, _ = _stood(rehearsal, tmp_path)
     digests = _use(rehearsal, str(rehearsal.target.path))
     with application_at_work(rehearsal):
-        proof = rehearse._put_back(rehearsal, before, digests)
+        proof = postmortem._put_back(rehearsal, before, digests)
         assert sum(proof["compared"].values()) == before.total == 50
         assert "names the target" in proof["application"]
         with open_target(rehearsal.target) as store:
@@ -83,16 +88,16 @@ def test_what_is_put_back_is_compared_with_what_stood_there(rehearsal: Parameter
             victim = store.ids(name)[3]
             store.delete(name, [victim])
         with pytest.raises(RunbookError, match=re.escape(victim)):
-            rehearse._put_back(rehearsal, before, digests)
+            postmortem._put_back(rehearsal, before, digests)
 
 
 def test_an_application_that_still_uses_the_source_is_not_put_back(rehearsal: Parameters, tmp_path: Path) -> None:
     before, digests = _stood(rehearsal, tmp_path)
     with application_at_work(rehearsal), pytest.raises(RunbookError, match="/health does not name the target"):
-        rehearse._put_back(rehearsal, before, digests)
+        postmortem._put_back(rehearsal, before, digests)
     _use(rehearsal, str(rehearsal.target.path))
     with application_at_work(rehearsal), pytest.raises(RunbookError, match=r"\.env is not as it was"):
-        rehearse._put_back(rehearsal, before, digests)
+        postmortem._put_back(rehearsal, before, digests)
 
 
 @pytest.mark.parametrize("batches", [2, 40])
@@ -114,9 +119,9 @@ def test_a_kill_falls_into_the_middle_of_an_import(rehearsal: Parameters, batche
 
 
 def test_the_import_of_the_smallest_rehearsal_has_a_middle(tmp_path: Path) -> None:
-    for chunks in (50, 430):
-        size = prepare(tmp_path / str(chunks), chunks, 2).migration.batch_size
-        assert 20 <= chunks // size <= 25, "batches"
+    for number in (50, 430):
+        size = prepare(tmp_path / str(number), number, 2).migration.batch_size
+        assert 20 <= number // size <= 25, "batches"
 
 
 def test_a_drill_that_was_not_made_or_failed_says_so_in_its_file(rehearsal: Parameters) -> None:
@@ -137,3 +142,66 @@ def test_the_application_of_a_rehearsal_uses_its_source(rehearsal: Parameters) -
     CutoverReadiness(record).table()
     found = next(c for c in record.result.checks if c.name == "configuration files")
     assert (found.verdict, found.measured, found.threshold) == (Verdict.PASS, 2, 2)
+
+
+@pytest.fixture
+def drilled(tmp_path: Path, own_folders: None) -> Night:
+    """A run that was cut over, to whose target a client has written a chunk since."""
+    night = snapshotted(tmp_path)
+    night.migrate()
+    night.cut_over()
+    _client_adds(night.home / "target", "late")
+    return night
+
+
+def _client_adds(place: Path, chunk: str) -> None:
+    with embedded(place) as store:
+        batch = chunks(1, 4, seed=9, prefix="client")
+        batch.ids = [chunk]
+        store.add("alpha", batch)
+
+
+def _roll_back(night: Night, meanwhile: Callable[[], None], proof: dict[str, Any]) -> None:
+    """The drill, put back; `meanwhile` comes between its lift of the fence and the new fence."""
+    with postmortem.as_it_stands(night.folder, proof):
+        night.rollback(why="drill", replay=True)
+        meanwhile()
+
+
+def test_a_source_that_is_put_back_is_compared_with_the_snapshot_and_each_file_with_its_copy(drilled: Night) -> None:
+    before, proof = everything(drilled.source), dict[str, Any]()
+
+    def replayed() -> None:
+        assert everything(drilled.source)["alpha"] != before["alpha"]
+
+    _roll_back(drilled, replayed, proof)
+    assert everything(drilled.source) == before
+    told = {
+        key: [proof[side][key] for side in ("source_before", "source")] for key in ("compared", "differing", "replayed")
+    }
+    assert told == {"compared": [85, 85], "differing": [1, 0], "replayed": [1, 0]}
+    held = {str(path) for path in (drilled.home / "source").rglob("*") if path.is_file()}
+    assert {path for path in proof["files"] if Path(path).is_relative_to(drilled.home / "source")} == held
+    assert len(held) > 1, "the folders of the indexes, too"
+    assert all(proof["files"][path] == file_digest(Path(path)) for path in held)
+
+
+def test_what_a_client_wrote_while_the_fence_was_down_stops_the_copy_from_going_back(drilled: Night) -> None:
+    proof = dict[str, Any]()
+    with pytest.raises(RunbookError, match="alpha between the fences: added") as stopped:
+        _roll_back(drilled, lambda: _client_adds(drilled.home / "source", "between the fences"), proof)
+    assert "\n" not in stopped.value.line()
+    assert "between the fences" in everything(drilled.source)["alpha"][-1], "nothing went back over it"
+    assert "files" not in proof
+
+
+def test_a_replayed_chunk_that_a_client_changed_again_stops_it_too(drilled: Night) -> None:
+    def changed() -> None:
+        with embedded(drilled.home / "source") as store:
+            batch = store.read("alpha", ["late"])
+            batch.documents = ["another"]
+            store.delete("alpha", ["late"])
+            store.add("alpha", batch)
+
+    with pytest.raises(RunbookError, match="alpha late: not as it was replayed"):
+        _roll_back(drilled, changed, {})

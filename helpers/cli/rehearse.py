@@ -24,15 +24,13 @@ from typing import Any
 import httpx
 
 from helpers import audit
-from helpers.cutover.application import Evidence, gather, restart, try_write, wait_until_well
 from helpers.errors import RUNBOOK, WorldError, one_line
 from helpers.fence import FenceState
 from helpers.fence.control import LIFTING, UP
 from helpers.fence.nginx import Nginx, configuration
 from helpers.formatting import count, duration
 from helpers.migration.checkpoint import Checkpoint
-from helpers.migration.restore import prove, restore
-from helpers.migration.source_changes import open_sealed
+from helpers.migration.restore import restore
 from helpers.notify import Event, tell
 from helpers.parameters import Parameters, parameters_from
 from helpers.parameters.endpoint import Endpoint
@@ -54,11 +52,8 @@ from helpers.run.plan import Step
 from helpers.runner import outcome
 from helpers.runner.outcome import run_to_outcome
 from helpers.runner.pipeline import open_steps
-from helpers.snapshots.snapshot import Snapshot, write_snapshot
 from helpers.status.overview import Console
-from helpers.stores import open_target
 from helpers.stores.handshake import heartbeat
-from helpers.stores.layout import DATABASE
 from helpers.stores.wire import Session
 
 # -- drills ------------------------------------------------------------------------------------------------------------
@@ -119,88 +114,6 @@ def _recorded(folder: RunFolder, what: str, found: dict[str, Any] | None = None)
             seconds=seconds,
             digests=digests,
         )
-
-
-@contextmanager
-def _as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
-    """Put source, target, fence, application and the workspace's own files back to what they are now, if what is done meanwhile
-    succeeds; each act has its line in the audit log.
-
-    `proof` then says what was compared. Raises `Terminal` at the first chunk of the target that differs from what was there
-    before, `WorldError` where a file of the application does, or it does not use the target.
-    """
-    kept, run = folder.workspace / "drill-rollback", folder.read()
-    source, target = run.parameters.source, run.parameters.target
-    shutil.rmtree(kept, ignore_errors=True)  # of a drill that was killed
-    kept.mkdir()
-    with open_target(target) as store:
-        before = write_snapshot(store, kept, "before", store.names(), retention_days=1)
-    files = [Path(named.path) for named in run.parameters.cutover.config_files()]
-    databases = [Path(target.path or ""), Path(source.path or "")]
-    digests = {str(path): file_digest(path) for path in [*files, databases[1] / DATABASE]}
-    state = sorted(folder.workspace.glob("*.json"))
-    copies = {place: kept / str(number) for number, place in enumerate([*databases, *files, *state])}
-    for place, copy in copies.items():
-        _copy(place, copy)
-
-    def restore(places: list[Path]) -> None:
-        for place in places:
-            _remove(place)
-            _copy(copies[place], place)
-
-    yield
-    log, proof["began"] = folder.reports / audit.NAME, utc_now()
-    audit.append(log, "drill put back", outcome="begun", target=target.label, source=source.label)
-    for path in [folder.workspace / RunPath.ROLLBACK, folder.workspace / "rollback"]:
-        _remove(path)
-    rules = run.parameters
-    restore(databases)
-    if rules.fence.command is not None:  # while the application still uses the source
-        run_or_fail(rules.fence.command.lock, rules.fence.timeout_seconds, "the lock command")
-        proof["write_behind_the_fence"] = seen = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
-        audit.append(log, "drill put back: write fence set again", write_of_the_application=seen)
-    restore([*files, *state])
-    audit.append(log, "drill put back: source and target as before the drill", databases=[str(p) for p in databases])
-    audit.append(log, "drill put back: configuration files cut over again", files=[str(p) for p in files])
-    commands = restart(rules.cutover, folder, Step.ROLLBACK)  # the application reads its configuration when it starts
-    audit.append(log, "drill put back: application restarted", commands=commands)
-    proof |= _put_back(rules, before, digests)
-    proof["write_at_the_target"] = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
-    audit.append(log, "drill put back", compared=sum(proof["compared"].values()), differences=0)
-    shutil.rmtree(kept)
-
-
-def _put_back(rules: Parameters, before: Snapshot, digests: dict[str, str]) -> dict[str, Any]:
-    """The target against the snapshot of what was there before, chunk by chunk; the application's files; whom it uses."""
-    with open_target(rules.target) as store:
-        names = store.names()
-        compared = {info.name: prove(store, before, info) for info in before.collections()}
-    answers = wait_until_well(rules.cutover.health, rules.cutover.timeout_seconds)
-    gather(seen := Evidence(), rules.source, rules.target, answers)
-    wrong = [
-        *(f"collection {name} was not there before" for name in sorted({*names} - {*compared})),
-        *(f"{path} is not as it was" for path, digest in digests.items() if file_digest(Path(path)) != digest),
-        *(f"{url} does not name the target" for url in rules.cutover.health if url not in seen.says_target),
-    ]
-    if wrong:
-        raise WorldError(
-            ReasonCode.REHEARSAL_FAILED, "; ".join(wrong), where="the target, after the drill of the rollback"
-        )
-    return {"compared": compared, "differences": 0, "application": seen.sentence(), "files_as_before": sorted(digests)}
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True)
-    else:
-        shutil.copy2(source, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def keep(folder: RunFolder, said: list[str], terminal: Console) -> None:
@@ -310,9 +223,7 @@ def _in_the_middle(path: Path, kills: list[_Kill]) -> bool:
 
 def drill_restore(folder: RunFolder) -> str:
     """The snapshot of step 21 into a directory of its own, every chunk read back and compared; then that is removed."""
-    taken = folder.read().result(Step.SNAPSHOT)
-    assert taken is not None  # every step has passed
-    snapshot = open_sealed(folder.read(), Path(taken.facts["snapshot"]["folder"]))
+    snapshot = postmortem.snapshot_of(folder)
     scratch = folder.workspace / "drill-restore"
     shutil.rmtree(scratch, ignore_errors=True)  # of a drill that was killed
     with _recorded(folder, "restore") as found:
@@ -324,7 +235,7 @@ def drill_restore(folder: RunFolder) -> str:
         seconds = time.monotonic() - begun
         proven, lost = sum(done.proven.values()), sum(map(len, done.lost.values()))
         found |= {
-            "seconds": round(seconds, 3), "snapshot": snapshot.id, "digest": taken.facts["snapshot"]["digest"],
+            "seconds": round(seconds, 3), "snapshot": snapshot.id, "digest": snapshot.digest,
             "into": str(scratch), "chroma_version": done.version, "compared": proven, "proven": done.proven,
             "differences": snapshot.total - proven - lost,
             "without_vector": done.lost, "removed_afterwards": not scratch.exists(),
@@ -345,7 +256,7 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
         if put_back:
             found["client_write"] = _client_write(folder)
             around.enter_context(_recorded(folder, PUT_BACK, proof))
-            around.enter_context(_as_it_stands(folder, proof))
+            around.enter_context(postmortem.as_it_stands(folder, proof))
         outcome.execute(folder, Orders(why=DRILL, replay=put_back), terminal, locked=True)
         result = folder.read().result(Step.ROLLBACK)
         measured = numbers.rollback(result)
@@ -362,8 +273,9 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
     return (
         f"{said}; then everything was put back to its state after the cutover: "
         f"{count(sum(proof['compared'].values()), 'chunk')} of the target, the application's among them, compared with "
-        f"those before, none differs; the source is its copy from before the drill, without what was replayed ({DATABASE} byte "
-        f"for byte); configuration files as before; {proof['application']} ({RunPath.DRILLS}/{PUT_BACK}.json)"
+        "those before, none differs; the source is its copy from before the drill, without what was replayed: "
+        f"{count(proof['source']['compared'], 'chunk')} compared with the snapshot, none differs; "
+        f"configuration files as before; {proof['application']} ({RunPath.DRILLS}/{PUT_BACK}.json)"
     )
 
 

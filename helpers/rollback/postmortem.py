@@ -1,24 +1,39 @@
-"""What people read afterwards: the notice, and the post-mortem page with the figures that the rollback itself measured."""
+"""What people read afterwards: the notice, and the post-mortem page with the figures that the rollback itself measured; and how
+what a drill of it changed is put back, and proven."""
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from helpers import audit
 from helpers.cutover import CutoverState
-from helpers.errors import RUNBOOK
-from helpers.formatting import duration, moment
+from helpers.cutover.application import Evidence, gather, restart, try_write, wait_until_well
+from helpers.errors import RUNBOOK, WorldError, one_line
+from helpers.formatting import count, duration, moment
+from helpers.migration.restore import prove
+from helpers.migration.source_changes import open_sealed
+from helpers.parameters import Parameters
+from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
 from helpers.report.pages import rollback_page
 from helpers.report.record import HISTORIES, SUCCESS
-from helpers.results import Verdict, utc_now, worst
+from helpers.results import Verdict, file_digest, utc_now, worst
+from helpers.rollback import replay
 from helpers.rollback.outline import DRILL, FILES, STAGES, TITLES, RollbackState, triggers
 from helpers.rollback.replay import said
 from helpers.run import plan
-from helpers.run.folders import RunFolder, RunState, set_aside
+from helpers.run.command import run_or_fail
+from helpers.run.folders import RunFolder, RunPath, RunState, set_aside
 from helpers.run.plan import Step
 from helpers.run.record import RunRecord
+from helpers.snapshots.snapshot import Snapshot, write_snapshot
+from helpers.stores import open_source, open_target
+from helpers.stores.layout import DATABASE
 
 PAGE, NOTICE = "rollback.html", "rollback-notice.txt"
 DRILLING = "DRILL: ordered by the rehearsal to be measured; nothing had gone wrong."
@@ -174,3 +189,126 @@ def _notice(facts: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+# -- a drill is put back ------------------------------------------------------------------------------------------------
+
+
+def snapshot_of(folder: RunFolder) -> Snapshot:
+    """The snapshot of step 21, which has passed."""
+    taken = folder.read().result(Step.SNAPSHOT)
+    assert taken is not None  # every step has passed
+    return open_sealed(folder.read(), Path(taken.facts["snapshot"]["folder"]))
+
+
+@contextmanager
+def as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
+    """Put source, target, fence, application and the workspace's own files back to what they are now, if what is done meanwhile
+    succeeds; each act has its line in the audit log.
+
+    `proof` then says what was compared. The source goes back only once its fence is set again and every difference from step
+    21's snapshot is one that the rollback replayed: `WorldError` names the first other one, and nothing is put back.
+    Raises `Terminal` at the first chunk of the target that differs from what was there before, `WorldError` where the source
+    does from the snapshot, or a file from its copy, or the application does not use the target.
+    """
+    kept, run = folder.workspace / "drill-rollback", folder.read()
+    snapshot = snapshot_of(folder)
+    source, target = run.parameters.source, run.parameters.target
+    shutil.rmtree(kept, ignore_errors=True)  # of a drill that was killed
+    kept.mkdir()
+    with open_target(target) as store:
+        before = write_snapshot(store, kept, "before", store.names(), retention_days=1)
+    files = [Path(named.path) for named in run.parameters.cutover.config_files()]
+    databases = [Path(target.path or ""), Path(source.path or "")]
+    digests = {str(path): file_digest(path) for path in [*files, databases[1] / DATABASE]}
+    state = sorted(folder.workspace.glob("*.json"))
+    copies = {place: kept / str(number) for number, place in enumerate([*databases, *files, *state])}
+    stood = {place: _digests(place) for place in copies}
+    for place, copy in copies.items():
+        _copy(place, copy)
+
+    def restore(places: list[Path]) -> None:
+        for place in places:
+            _remove(place)
+            _copy(copies[place], place)
+            if (found := _digests(place)) != stood[place]:
+                raise _not_as_before(f"{place} is not byte for byte as it was before the drill")
+            proof.setdefault("files", {}).update(found)
+
+    yield
+    log, proof["began"] = folder.reports / audit.NAME, utc_now()
+    audit.append(log, "drill put back", outcome="begun", target=target.label, source=source.label)
+    rules = run.parameters
+    if rules.fence.command is not None:  # while the application still uses the source
+        run_or_fail(rules.fence.command.lock, rules.fence.timeout_seconds, "the lock command")
+        proof["write_behind_the_fence"] = seen = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
+        audit.append(log, "drill put back: write fence set again", write_of_the_application=seen)
+    plans = replay.saved(folder.workspace)
+    proof["source_before"] = _source(folder, snapshot, plans)
+    for path in [folder.workspace / RunPath.ROLLBACK, folder.workspace / "rollback"]:
+        _remove(path)
+    restore([*databases, *files, *state])
+    audit.append(log, "drill put back: source and target as before the drill", databases=[str(p) for p in databases])
+    audit.append(log, "drill put back: configuration files cut over again", files=[str(p) for p in files])
+    commands = restart(rules.cutover, folder, Step.ROLLBACK)  # the application reads its configuration when it starts
+    audit.append(log, "drill put back: application restarted", commands=commands)
+    proof |= _put_back(rules, before, digests)
+    proof["source"] = _source(folder, snapshot, [])
+    proof["write_at_the_target"] = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
+    audit.append(log, "drill put back", compared=sum(proof["compared"].values()), differences=0)
+    shutil.rmtree(kept)
+
+
+def _put_back(rules: Parameters, before: Snapshot, digests: dict[str, str]) -> dict[str, Any]:
+    """The target against the snapshot of what was there before, chunk by chunk; the application's files; whom it uses."""
+    with open_target(rules.target) as store:
+        names = store.names()
+        compared = {info.name: prove(store, before, info) for info in before.collections()}
+    answers = wait_until_well(rules.cutover.health, rules.cutover.timeout_seconds)
+    gather(seen := Evidence(), rules.source, rules.target, answers)
+    wrong = [
+        *(f"collection {name} was not there before" for name in sorted({*names} - {*compared})),
+        *(f"{path} is not as it was" for path, digest in digests.items() if file_digest(Path(path)) != digest),
+        *(f"{url} does not name the target" for url in rules.cutover.health if url not in seen.says_target),
+    ]
+    if wrong:
+        raise _not_as_before("; ".join(wrong), "the target")
+    return {"compared": compared, "differences": 0, "application": seen.sentence(), "files_as_before": sorted(digests)}
+
+
+def _source(folder: RunFolder, snapshot: Snapshot, plans: list[replay.Plan]) -> dict[str, Any]:
+    """The source compared with the snapshot, chunk by chunk; `WorldError` where these replays do not explain a difference."""
+    selects = folder.read().parameters.collections.selects
+    with open_source(folder.read().parameters.source, folder.workspace, selects) as store:
+        names = [name for name in store.names() if selects(name)]
+        changes, wrong = replay.unexplained(store, snapshot, plans, names)
+    if wrong:
+        number = count(len(wrong), "difference")
+        raise _not_as_before(f"{number} that neither snapshot nor replay explains, such as {wrong[0]}", "the source")
+    return {"snapshot": snapshot.id, "compared": changes.chunks, "differing": changes.total, "unexplained": 0,
+            "replayed": len(set[tuple[str, str]]().union(*(planned.ids() for planned in plans)))}  # fmt: skip
+
+
+def _not_as_before(what: str, where: str = "the drill's copies") -> WorldError:
+    return WorldError(
+        ReasonCode.REHEARSAL_FAILED, one_line(what, 400), where=f"{where}, after the drill of the rollback"
+    )
+
+
+def _digests(place: Path) -> dict[str, str]:
+    """Of a file, or of every file below a directory: path, digest."""
+    return {str(path): file_digest(path) for path in sorted([place, *place.rglob("*")]) if path.is_file()}
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copy2(source, target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

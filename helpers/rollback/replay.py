@@ -12,6 +12,7 @@ which must never reach the source.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,7 @@ import numpy as np
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import Terminal
 from helpers.migration.catch_up import UNFOUND, unreachable
-from helpers.migration.source_changes import Origin, WrittenData
+from helpers.migration.source_changes import Origin, SourceChanges, WrittenData, source_changes
 from helpers.reason_codes import ReasonCode
 from helpers.results import Progress, file_digest, json_in, reading, silent, whole, write_json
 from helpers.snapshots.comparison import compared, same_value, same_vectors
@@ -481,6 +482,34 @@ def without(planned: Plan, contested: set[tuple[str, str]]) -> None:
         planned.put[name] = batch.take([i for i, chunk in enumerate(batch.ids) if (name, chunk) not in contested])
     for name, ids in list(planned.delete.items()):
         planned.delete[name] = [chunk for chunk in ids if (name, chunk) not in contested]
+
+
+def unexplained(
+    store: Reader, snapshot: Snapshot, plans: Iterable[Plan], names: Sequence[str]
+) -> tuple[SourceChanges, list[str]]:
+    """The source as it is now against the snapshot, and a sentence for each difference that these plans, written in their
+    order, do not explain. `names`: the collections that the source is judged by."""
+    changes = source_changes(store, snapshot, names=names)
+    last: dict[tuple[str, str], ChunkBatch | None] = {}  # as the last plan wrote it; None where that deleted it
+    made: set[str] = set()
+    for planned in plans:
+        made |= planned.create.keys()
+        last |= {(n, chunk): batch.take([i]) for n, batch in planned.put.items() for i, chunk in enumerate(batch.ids)}
+        last |= {(n, chunk): None for n, ids in planned.delete.items() for chunk in ids}
+    wrong = [
+        f"{row['collection']} {row['id']}: {row['change']}"
+        for row in changes.examples(sys.maxsize)
+        if (row["collection"], row["id"]) not in last and not (row["change"] == "new" and row["collection"] in made)
+    ]
+    for name in sorted({name for name, _ in last}.intersection(names)):
+        batches = {chunk: batch for (n, chunk), batch in last.items() if n == name}
+        written = [batch for batch in batches.values() if batch is not None]
+        if written:
+            pair = next(compared(store, name, [ChunkBatch.concatenate(written)], store.info(name).space))
+            wrong += [f"{name} {chunk}: not as it was replayed" for chunk in pair.differing()]
+        gone = [chunk for chunk, batch in batches.items() if batch is None]
+        wrong += [f"{name} {chunk}: there again" for chunk in _present(store, name, gone)]
+    return changes, wrong
 
 
 def _present(store: Reader, name: str, ids: list[str]) -> list[str]:
