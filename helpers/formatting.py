@@ -13,12 +13,17 @@ from helpers.errors import one_line, redacted
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def count(n: float, noun: str = "", plural: str = "") -> str:
-    """9832, "chunk" → "9,832 chunks"."""
-    shown = f"{int(n):,}"
-    if not noun:
-        return shown
-    return f"{shown} {noun if int(n) == 1 else plural or noun + 's'}"
+def count(n: float, noun: str = "") -> str:
+    """9832, "chunk" → "9,832 chunks"; 2, "query of a client" → "2 queries of a client"."""
+    return f"{int(n):,} {noun if int(n) == 1 else plural(noun)}".rstrip()
+
+
+def plural(noun: str) -> str:
+    """The plural of an English noun: query, queries; batch, batches; "chunk of others", "chunks of others"."""
+    noun, rest = noun.partition(" of ")[0], "".join(noun.partition(" of ")[1:])
+    if noun[-1:] == "y" and noun[-2:-1] not in (*"aeiou", ""):
+        return f"{noun[:-1]}ies{rest}"
+    return (f"{noun}es" if noun.endswith(("ch", "s", "x", "sh")) else f"{noun}s" if noun else "") + rest
 
 
 def small(value: float) -> str:

@@ -228,7 +228,8 @@ def test_missing_values_and_filled_defaults_name_what_each_counts(tmp_path: Path
     found = numbers.counts({"11": result("11", facts={"core_missing": {"author": 20}}), "22": migrate})
     assert (found.filled, found.filled_core) == (320, 20)
     assert (
-        record.defaults(found) == "of missing fields: 20 core ones, all that step 11 counts; 300 of one collection type"
+        record.defaults(found)
+        == "of missing fields: 20 core ones, all that step 11 counts; 300 of some collection types only"
     )
 
 

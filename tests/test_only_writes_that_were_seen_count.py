@@ -10,6 +10,7 @@ import pytest
 from helpers.parameters import Parameters, parameters_from
 from helpers.rehearsal.setup import application_at_work, prepare, with_application
 from helpers.report import numbers
+from helpers.report.facts import instant
 from helpers.results import StepResult, Verdict
 from helpers.run import folders as runs
 from helpers.run.command import run_or_fail, run_program
@@ -129,7 +130,7 @@ def test_service_is_back_with_the_write_that_was_seen(home: Path) -> None:
     found = numbers.rollback(result)
     assert found is not None
     assert found.observed
-    taken = numbers.instant(result.facts["fence"]["write_taken"])
+    taken = instant(result.facts["fence"]["write_taken"])
     begun = numbers.ordered(result)
     assert taken is not None
     assert begun is not None

@@ -50,8 +50,8 @@ def test_the_change_that_merging_makes_is_computed_from_the_data_and_is_no_loss(
     check = found.search()
     assert check.verdict is Verdict.PASS
     assert "60 queries, own chunk left out, k = 10" in check.detail
-    assert "filter: none: merged collections are searched whole" in check.detail
-    assert "filter: none: of each answer only the query's own source collection is judged" in check.detail
+    assert "merged collections are searched whole, as clients do; no filter was sent" in check.detail
+    assert "judged among chunks of the query's own source collection; no filter was sent" in check.detail
 
 
 def test_no_chunk_counts_as_found_by_its_own_vector(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_kept_collections_have_no_second_scope(tmp_path: Path) -> None:
     pooled = told["pooled"]["restricted"]
     assert (pooled["queries"], pooled["recall"], round(pooled["high"], 9)) == (35, 1.0, 1.0)
     assert pooled["low"] == pytest.approx(0.9011, abs=1e-4)
-    assert pooled["filter"] == "none: each collection is searched whole"
+    assert pooled["filter"] == "each collection is searched whole; no filter was sent"
     assert recall_said(told).startswith(
         "recall 1.000 (95 % interval 0.901 to 1.000) in 35 queries, own chunk left out, k = 10"
     )

@@ -17,7 +17,7 @@ from helpers.evidence import signing, signoffs, verification
 from helpers.evidence.seals import custody, not_pushed
 from helpers.evidence.statement import digest_of, statement_in, statement_of, trusted
 from helpers.evidence.verification import Verified
-from helpers.formatting import size
+from helpers.formatting import count, size
 from helpers.reason_codes import ReasonCode
 from helpers.results import write_bytes, writing
 from helpers.run import folders as runs
@@ -71,7 +71,7 @@ def archive(folder: Path, path: Path) -> str:
         raise WorldError(
             ReasonCode.NOT_ARCHIVED, f"cannot be written ({error.strerror})", where=one_line(str(path))
         ) from error
-    what = f"{path}: {len(names)} files, {size(path.stat().st_size)}, SHA-256 {digest}"
+    what = f"{path}: {count(len(names), 'file')}, {size(path.stat().st_size)}, SHA-256 {digest}"
     return f"{what}\nUnpack it anywhere; in its folder: bash VERIFY.txt"
 
 
@@ -324,7 +324,7 @@ def _archive(chosen: argparse.Namespace) -> int:
     found = verify(folder.reports, [digest.lower() for digest in chosen.expect])
     if found.problems:
         raise UsageError(
-            ReasonCode.NOT_ARCHIVED, f"{found.problems[0]} ({len(found.problems)} problems)", where=f"run {folder.id}",
+            ReasonCode.NOT_ARCHIVED, f"{found.problems[0]} ({count(len(found.problems), 'problem')})", where=f"run {folder.id}",
             next_step=f"See all: {RUNBOOK} verify {folder.id}. What does not verify is not archived.",
         )  # fmt: skip
     path = chosen.output if chosen.output is not None else Path(f"{folder.id}.zip")

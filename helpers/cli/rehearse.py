@@ -75,7 +75,7 @@ _LOOK_SECONDS = 0.005  # between two looks at the import that is to be killed
 
 def drill(folder: RunFolder, terminal: Console) -> list[str]:
     """The steps up to the cutover and the drills; a sentence for each drill. Raises what made one of them fail."""
-    said = [drill_kill(folder, terminal), drill_restore(folder)]
+    said = [f"{drill_kill(folder, terminal)} ({_file('kill')})", f"{drill_restore(folder)} ({_file('restore')})"]
     terminal.say(f"  Drill: {said[-1]}")
     said.append(drill_rollback(folder, terminal, put_back=True))
     terminal.say(f"  Drill: {said[-1]}")
@@ -94,26 +94,19 @@ def _recorded(folder: RunFolder, what: str, found: dict[str, Any] | None = None)
         found |= {"verdict": Verdict.FAIL, "why": one_line(str(error) or type(error).__name__, 400)}
         raise
     finally:
-        facts = {
-            "drill": what,
-            "run_id": folder.id,
-            "began": began,
-            "ended": utc_now(),
-            "by": audit.operator(),
-            **found,
+        about = {"drill": what, "run_id": folder.id, "began": began, "ended": utc_now(), "by": audit.operator()}
+        write_json(path := folder.reports / _file(what), about | found)
+        told = {
+            "outcome": found["verdict"],
+            "seconds": found.get("seconds"),
+            "digests": {_file(what): file_digest(path)},
         }
-        path = folder.reports / RunPath.DRILLS / f"{what}.json"
-        write_json(path, facts)
-        seconds = found.get("seconds")
-        digests = {path.relative_to(folder.reports).as_posix(): file_digest(path)}
-        audit.append(
-            folder.reports / audit.NAME,
-            audit.DRILL,
-            what=what,
-            outcome=found["verdict"],
-            seconds=seconds,
-            digests=digests,
-        )
+        audit.append(folder.reports / audit.NAME, audit.DRILL, what=what, **told)
+
+
+def _file(what: str) -> str:
+    """Where a drill's record is, in the folder of the run."""
+    return f"{RunPath.DRILLS}/{what}.json"
 
 
 def keep(folder: RunFolder, said: list[str], terminal: Console) -> None:
@@ -178,7 +171,7 @@ def drill_kill(folder: RunFolder, terminal: Console) -> str:
             "written_by_resume": int(imported["chunks"]), "resumed": migrated.facts.get("resumed"),
         }  # fmt: skip
         if there != kill.written:
-            found |= {"verdict": Verdict.NOT_EXERCISED, "why": f"the resume went on from {there:,} chunks"}
+            found |= {"verdict": Verdict.NOT_EXERCISED, "why": f"the resume went on from {count(there, 'chunk')}"}
             return f"kill: NOT EXERCISED, step 22 was killed with {done} and went on from {there:,}"
     return (
         f"kill: step 22 was killed with {done} and {kill.in_flight:,} in flight; the resume found the {there:,} and wrote the "
@@ -248,15 +241,15 @@ def drill_restore(folder: RunFolder) -> str:
 
 
 def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = False) -> str:
-    """The rollback of the run itself; with `put_back` a client's write comes before it and is replayed, and everything is as
-    after the cutover again, which is proven."""
+    """The rollback of the run itself; with `put_back` a client's write comes before it and is replayed, and everything, without
+    that write, is as after the cutover again, which is proven."""
     proof: dict[str, Any] = {}
     with ExitStack() as around:
         found = around.enter_context(_recorded(folder, "rollback"))
         if put_back:
-            found["client_write"] = _client_write(folder)
             around.enter_context(_recorded(folder, PUT_BACK, proof))
             around.enter_context(postmortem.as_it_stands(folder, proof))
+            found["client_write"] = _client_write(folder)  # put back with the rest: it stays in neither database
         outcome.execute(folder, Orders(why=DRILL, replay=put_back), terminal, locked=True)
         result = folder.read().result(Step.ROLLBACK)
         measured = numbers.rollback(result)
@@ -265,17 +258,16 @@ def drill_rollback(folder: RunFolder, terminal: Console, *, put_back: bool = Fal
         found |= {
             "seconds": asdict(measured),
             "checks": {c.name: str(c.verdict) for c in result.checks},
-            "put_back": f"{RunPath.DRILLS}/{PUT_BACK}.json" if put_back else "",
+            "put_back": _file(PUT_BACK) if put_back else "",
         }
     said = f"rollback: source proven, configuration files back, {numbers.rollback_words(measured, brief=True)}"
     if not put_back:
-        return said
+        return f"{said} ({_file('rollback')})"
     return (
-        f"{said}; then everything was put back to its state after the cutover: "
-        f"{count(sum(proof['compared'].values()), 'chunk')} of the target, the application's among them, compared with "
-        "those before, none differs; the source is its copy from before the drill, without what was replayed: "
-        f"{count(proof['source']['compared'], 'chunk')} compared with the snapshot, none differs; "
-        f"configuration files as before; {proof['application']} ({RunPath.DRILLS}/{PUT_BACK}.json)"
+        f"{said}; then everything was put back to its state before the drill, without the chunk that a client wrote for it: "
+        f"{count(sum(proof['compared'].values()), 'chunk')} of the target compared with those before, none differs; the source "
+        f"is its copy from before the drill: {count(proof['source']['compared'], 'chunk')} compared with the snapshot, none "
+        f"differs; configuration files as before; {proof['application']} ({_file('rollback')}, {_file(PUT_BACK)})"
     )
 
 
@@ -301,7 +293,7 @@ def rehearse_servers(folder: RunFolder, chunks: int, dimension: int) -> int:
     program = nginx_program()
     terminal = Console()
     with _sigterm_as_interrupt(), ExitStack() as stack:
-        terminal.say(f"Creating a sample source of {chunks:,} chunks, {dimension} dimensions …")
+        terminal.say(f"Creating a sample source of {count(chunks, 'chunk')}, {dimension} dimensions …")
         embedded = prepare(folder.workspace, chunks, dimension)
         terminal.say("Starting two Chroma servers, nginx before the first, and a client that writes and reads …")
         logs = folder.workspace

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.errors import RUNBOOK, Transient, UsageError
-from helpers.formatting import flatten
+from helpers.formatting import count, flatten
 from helpers.reason_codes import ReasonCode
 from helpers.results import file_digest
 from helpers.run import folders as runs
@@ -34,7 +34,7 @@ def rehearse(chosen: argparse.Namespace) -> int:
 
         return rehearse_servers(folder, chosen.chunks, chosen.dimension)
 
-    print(f"Creating a sample source of {chosen.chunks:,} chunks, {chosen.dimension} dimensions …", flush=True)
+    print(f"Creating a sample source of {count(chosen.chunks, 'chunk')}, {chosen.dimension} dimensions …", flush=True)
     parameters = prepare(folder.workspace, chosen.chunks, chosen.dimension)
     parameters = with_application(parameters, folder.workspace / "application", chosen.chunks)
     runs.create(parameters, folder.id, rehearsal=True)

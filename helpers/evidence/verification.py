@@ -105,7 +105,7 @@ def verify(
             except (RunbookError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
                 found.problems.append(f"{error}")  # of a forged file; the other problems are still listed
         statements = len(list((folder / RunPath.SIGNOFFS).glob("*.json")))
-        found.summary = f"{len(newest.subjects)} files, {len(chain)} seals, {statements} signatures"
+        found.summary = f"{count(len(newest.subjects), 'file')}, {len(chain)} seals, {statements} signatures"
     return found
 
 

@@ -27,7 +27,7 @@ import psutil
 from helpers.audit import operator
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
 from helpers.fence.nginx import LOG_PROBE, Nginx, config_path, configuration, others_at, reached_at
-from helpers.formatting import count
+from helpers.formatting import count, moment
 from helpers.parameters import Parameters
 from helpers.parameters.endpoint import Endpoint
 from helpers.parameters.sections import Fence
@@ -102,6 +102,14 @@ class FenceState(StateFile):
         return self.state == UP
 
     @property
+    def up_at(self) -> str:
+        """When it was first set since it last let writes pass; "" where it does not refuse them. The only source of this time."""
+        up = ""
+        for event in self.events:
+            up = "" if event["state"] in (RECORDING, LIFTING, LIFTED) else up or event["when"] * (event["state"] == UP)
+        return up
+
+    @property
     def may_be_active(self) -> bool:
         """Whether something of it may be in place."""
         return self.state != LIFTED
@@ -116,9 +124,11 @@ class FenceState(StateFile):
         if not self.may_be_active:
             return ""
         if not self.refuses:
-            return f"nginx lets writes pass and logs them since {self.since[:19]} UTC. End that with: {self.lift}"
+            return f"nginx lets writes pass and logs them since {moment(self.since)}. End that with: {self.lift}"
         said = "is up" if self.active else f"may be in place (a process ended while {self.state} it)"
-        return f"The write fence ({self.kind}) {said} since {self.since[:19]} UTC. Lift it with: {self.lift}"
+        return (
+            f"The write fence ({self.kind}) {said} since {moment(self.up_at or self.since)}. Lift it with: {self.lift}"
+        )
 
 
 def takes_no_writes(step: StepResult | None) -> bool:

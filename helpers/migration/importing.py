@@ -24,6 +24,7 @@ import pandas as pd
 from helpers import plots
 from helpers.chunks import ChunkBatch
 from helpers.errors import RUNBOOK, Interrupted, Terminal
+from helpers.formatting import count
 from helpers.migration import staging, target_lock
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged, stage
@@ -166,7 +167,7 @@ class Importer:
         refused = self._before + len(self._refused)  # those of batches still in hand count too
         if refused > self.most_refused:
             raise Terminal(
-                ReasonCode.TOO_MANY_REFUSED, f"the target refused {refused} chunks, last: {error.what}",
+                ReasonCode.TOO_MANY_REFUSED, f"the target refused {count(refused, 'chunk')}, last: {error.what}",
                 where=f"collection {name} of {self.store.label}", next_step="See notebook 41.",
             ) from error  # fmt: skip
         collection, source_id = self._origin(name, chunk.ids[0])

@@ -26,6 +26,7 @@ from helpers.errors import RUNBOOK, Terminal, WorldError
 from helpers.evidence import trusted
 from helpers.evidence.seals import chain
 from helpers.fence import Control
+from helpers.formatting import count
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine, Staged
 from helpers.parameters.endpoint import resolve_path
@@ -187,8 +188,8 @@ class SourceChanges:
         """For a person: what changed since the snapshot, or that nothing did, and when that was so."""
         at = f"{self.began[:19]} UTC"
         if self.nothing:
-            return f"nothing had changed since snapshot {self.snapshot} at {at}: {self.chunks:,} chunks compared"
-        parts = [f"{self.added:,} chunks added, {self.changed:,} changed, {self.deleted:,} deleted"]
+            return f"nothing had changed since snapshot {self.snapshot} at {at}: {count(self.chunks, 'chunk')} compared"
+        parts = [f"{count(self.added, 'chunk')} added, {self.changed:,} changed, {self.deleted:,} deleted"]
         parts += [f"collection {name} is new" for name in self.appeared[:3]]
         parts += [f"collection {name} is gone" for name in self.vanished[:3]]
         parts += [f"{n} has another {', '.join(c.settings)}" for n, c in self.collections.items() if c.settings][:3]

@@ -282,7 +282,7 @@ class _Staging:
         told = repairs[repairs["rule"].isin(("derived", "replaced"))]
         for (field_name, value), rows in told.groupby(["field", "after"], sort=True):
             by = self.rules[str(field_name)]
-            shown = "" if DERIVED_TYPES[by] == "integer" else str(value).strip("'")
+            shown = "" if DERIVED_TYPES[by] == "integer" else one_line(str(value), 80).strip("'")
             self.derived[str(field_name), by, shown] += len(rows)
         for (collection, name, rule), rows in repairs.groupby(["collection", "field", "rule"], sort=True):
             key = (str(collection), str(name), str(rule))

@@ -24,6 +24,7 @@ from helpers import plots
 from helpers.cutover.application import Answer, LogWatch, ask_all
 from helpers.errors import RunbookError, one_line
 from helpers.fence import used_by
+from helpers.formatting import count
 from helpers.monitoring.measure import Asker, Probe, finds, timed, warm
 from helpers.parameters import Endpoint, resolve_path
 from helpers.reason_codes import ReasonCode
@@ -281,7 +282,7 @@ class Watcher:
         for name in low:
             held, validated = found.counts[name], self.counts[name]
             allowed = int(self.shrink_limit * validated)
-            said = f"{name} holds {held:,} chunks, {validated:,} were validated"
+            said = f"{name} holds {count(held, 'chunk')}, {validated:,} were validated"
             said += f": {validated - held:,} fewer, monitoring.shrink_limit allows {allowed:,}"
             (found.fewer if validated - held <= allowed else found.shrunk).append(said)
 

@@ -90,12 +90,12 @@ def throughput_per_batch(df: pd.DataFrame) -> Figure:
     end = float(usable["finished_s"].max())
     middle = float(np.median(rate))
     title = (
-        f"{count(usable['rows'].sum(), 'chunk')} in {count(len(usable), 'batch', 'batches')}: a batch runs at "
+        f"{count(usable['rows'].sum(), 'chunk')} in {count(len(usable), 'batch')}: a batch runs at "
         f"{small(middle)} chunks per second (median), the slowest at {small(float(rate.min()))}"
     )
     targets = usable.groupby("target")["rows"].sum().sort_values(ascending=False, kind="stable").index
     left_out = len(df) - len(usable)
-    note = f"{count(left_out, 'batch', 'batches')} without a time left out." if left_out else ""
+    note = f"{count(left_out, 'batch')} without a time left out." if left_out else ""
     if rasterised(len(usable)):
         note += f" Averages over {_BINS} slices of time."
     with draw(3.8, title, note.strip()) as (figure, axes):
@@ -397,7 +397,7 @@ def latency_cdf(
         log_axis(axes, max(float(every.min()), 1e-3), max(float(every.max()), limit_ms))
         for label, values, color, style, gid in sides:
             if values.size:
-                said = f"{label} ({count(queries.get(gid, 0), 'query', 'queries')})"
+                said = f"{label} ({count(queries.get(gid, 0), 'query')})"
                 axes.plot(values, np.linspace(0, 1, values.size), color=color, linestyle=style, gid=gid, label=said)
         axes.axvline(limit_ms, color=RED, linestyle="--", label=f"limit of the mean: {limit_ms:g} ms")
         axes.set_ylim(0, 1.03)

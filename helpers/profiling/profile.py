@@ -249,9 +249,13 @@ class Scan:
         self.repairs.update(zip(repairs["field"], repairs["rule"], strict=True))
         columns = (repairs[key] for key in ("id", "field", "rule", "before", "after"))
         for chunk, field_name, rule, before, after in zip(*columns, strict=True):
-            self.places.note(f"repair {field_name} {rule}", name, chunk, f"{before} → {after}")
+            self.places.note(
+                f"repair {field_name} {rule}", name, chunk, f"{one_line(before, 80)} → {one_line(after, 80)}"
+            )
         for row in repairs.drop_duplicates(["field", "rule"]).itertuples():
-            self.examples.setdefault((row.field, row.rule), f"{row.before} → {row.after}")
+            self.examples.setdefault(
+                (row.field, row.rule), f"{one_line(str(row.before), 80)} → {one_line(str(row.after), 80)}"
+            )
 
 
 def fault(value: Any, rule: FieldRule) -> str:

@@ -11,8 +11,9 @@ import gzip
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from helpers.evidence.seals import chain
 from helpers.evidence.secret_scan import what_ran
 from helpers.evidence.signing import Signer
 from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state, newest, statements
-from helpers.formatting import lines, text
+from helpers.formatting import duration, lines, text
 from helpers.reason_codes import ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, contents, json_in, kind_of, passed
 from helpers.run import plan
@@ -56,7 +57,7 @@ class SignOff:
 
 
 def read_changes(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a list of changed values: collection, id, field, old, new, rule; values as shown, 80 characters at most.
+    """The rows of a list of changed values: collection, id, field, old, new, rule; values as `in_full` writes them.
 
     The file has an apostrophe before what a spreadsheet takes for a formula, and before one; here it is gone.
     """
@@ -243,9 +244,13 @@ class RunView:
 
     @property
     def drill(self) -> dict[str, Any]:
-        """What the drill of the rollback left, drills/rollback.json; empty where there was none."""
+        """What the drill of the rollback left, drills/rollback.json, and as `behind` drills/put-back.json; empty without one."""
+        found = self._drill(RunPath.ROLLBACK)
+        return found and found | {"behind": self._drill("put-back.json")}
+
+    def _drill(self, name: str) -> dict[str, Any]:
         try:
-            found = json_in(contents(self.folder / RunPath.DRILLS / RunPath.ROLLBACK))
+            found = json_in(contents(self.folder / RunPath.DRILLS / name))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -399,22 +404,8 @@ class RunView:
 
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 _SHAPES = {"svg", "g", "defs", "path", "rect", "circle", "clipPath", "pattern", "use", "image", "text", "tspan"}
-_LOOKS = {
-    "d",
-    "id",
-    "x",
-    "y",
-    "width",
-    "height",
-    "viewBox",
-    "transform",
-    "style",
-    "clip-path",
-    "patternUnits",
-    "cx",
-    "cy",
-    "r",
-}
+_LOOKS = {"d", "id", "x", "y", "width", "height", "viewBox", "transform", "style", "clip-path", "patternUnits", "cx", "cy",
+          "r"}  # fmt: skip
 
 
 # What CSS asks a server for.
@@ -565,3 +556,42 @@ def _result(read: Callable[[], StepResult | None]) -> StepResult | None:
         return read()
     except (RunbookError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+# -- the steps on a clock ---------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Timed:
+    """A step with when it began and ended (UTC), and the phases inside it."""
+
+    step: StepRow
+    start: datetime
+    end: datetime
+    phases: list[tuple[datetime, datetime]] = field(default_factory=list)
+    open: bool = False  # the process died before it could write when it ended
+
+
+def between(first: datetime, second: datetime) -> str:
+    return duration((second - first).total_seconds())
+
+
+def timed(steps: Iterable[StepRow]) -> Iterator[Timed]:
+    """The steps that began, in their order."""
+    for row in steps:
+        start = instant(row.result.started) if row.result else None
+        if row.result is None or start is None:
+            continue
+        phases = [(at, at + timedelta(seconds=p.seconds)) for p in row.result.phases if (at := instant(p.started))]
+        end = instant(row.result.finished)
+        last = max([start, *(stop for _, stop in phases)])
+        yield Timed(row, start, end or last, phases, open=end is None)
+
+
+def instant(text: Any) -> datetime | None:
+    """An ISO 8601 time in UTC; None for anything else."""
+    try:
+        when = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC)

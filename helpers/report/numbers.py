@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from helpers.fence.control import NO_WRITES
 from helpers.formatting import count, duration, moment
-from helpers.report.facts import RunView, StepRow
+from helpers.report.facts import RunView, StepRow, Timed, between, instant, timed
 from helpers.results import StepResult, kind_of, passed
 from helpers.run import plan
 from helpers.run.plan import Step
@@ -27,6 +28,7 @@ Results = Mapping[str, StepResult]
 
 SERVICE_BACK, CLEAN = "Lift the write fence", "Remove from the target what the run made"
 FILES_BACK = "Put configuration files back, restart, health"
+WRITE_ASKED = "Wait until a write of the application is taken"
 """The stages of step 27 whose ends matter to people: clients can write at the source again; the target is clean."""
 UNCHANGED, RESTART = "prove the source unchanged", "restart and wait for health"  # phases of step 25
 REPLAYED = "replayed chunks"  # the check of step 27, where a replay was ordered
@@ -167,11 +169,16 @@ def rollback_rows(results: Results, drill: Mapping[str, Any]) -> list[RollbackRo
     if (found := rollback(result)) is not None and result is not None:
         begun, first = ordered(result), min(at for p in result.phases if (at := instant(p.started)))
         waited = (first - begun).total_seconds() if begun else 0.0
+        asked = sum(p.seconds for p in result.phases if p.name == WRITE_ASKED)
+        probed = f"; {duration(asked)} of it until the write probe had answered" * bool(asked)
         measured = {
             "Configuration files back": ("files, restart and health checks only",
                                          sum(p.seconds for p in result.phases if p.name == FILES_BACK)),
-            "Service back": (f"from the order until clients can write at the source: {service_ends(found)}", found.service),
+            "Service back": (f"from the order until clients can write at the source: {service_ends(found)}{probed}",
+                             found.service),
             "Stages of step 27": ("from the first stage until the target is clean, as in its figure", found.clean - waited),
+            **{f"Without writes {when}": ("from the first act on the application's files until a write was taken", seconds)
+               for when, seconds in again(results, drill)},
             "Target clean": ("from the order until the target holds nothing of the run", found.clean),
             "Step 27": ("from its first cell to its end, the watch of the source included", result.seconds),
             "Whole rollback": ("from the order to the end of step 27", found.whole),
@@ -218,11 +225,14 @@ STARTS = "notebook starts"  # behind the numbers of the steps: the part of the e
 WRITES_GO_ON = ("step 20 has not run", "writers go on until step 25 stops them")
 
 
-def downtime(results: Results, attempts: Iterable[StepRow] = ()) -> tuple[float | None, str]:
+def downtime(
+    results: Results, attempts: Iterable[StepRow] = (), drill: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[float | None, str]:
     """(Seconds in which clients could not write, how that is known). The run stops writes with its fence, and no reads.
 
-    `attempts` (`RunView.attempts`) that failed meanwhile are a part of it. Writes go on at the target once the application
-    runs on it, or at the source once the fence is lifted. (None, why) where nobody measured it.
+    `attempts` (`RunView.attempts`) that failed meanwhile are a part of it; `drill`: `RunView.drill`. Writes go on at the target
+    once the application runs on it, or at the source once the fence is lifted; a second time, in a rollback, is only told.
+    (None, why) where nobody measured it.
     """
     fence = results.get(Step.FENCE_WRITES)
     if fence is None:
@@ -246,17 +256,45 @@ def downtime(results: Results, attempts: Iterable[StepRow] = ()) -> tuple[float 
         return None, refused if said.get("proven", True) else untried
     ended, observed = min(over)
     until = "a write was taken" if observed else "the restart ended; no write was observed"
-    waited = signing(results)
+    attempts = list(attempts)
+    waited = signing(results, attempts)
     people = f", {duration(waited)} of it for signatures and seals" if waited else ""
-    begun = [(row.result.seconds, instant(row.result.started)) for row in attempts if row.result]
-    lost = sum(seconds for seconds, when in begun if when and up < when < ended)
-    failed = f", {duration(lost)} in failed attempts" if lost else ""
+    lost = sum(
+        (after - began).total_seconds() for _, began, _, after in given_up(results, attempts) if up < began < ended
+    )
+    failed = f", {duration(lost)} in earlier attempts, until the next began" if lost else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
-    return (
-        (ended - up).total_seconds(),
-        f"from the fence until {until}{people}{failed}{brought}; reads not observed",
+    more = " and ".join(f"{duration(seconds)} {when}" for when, seconds in again(results, drill))
+    told = (
+        f"from the fence until {until}{people}{failed}{brought}; reads not observed{'; again for ' * bool(more)}{more}"
     )
+    return (ended - up).total_seconds(), told
+
+
+def given_up(results: Results, attempts: Iterable[StepRow]) -> Iterator[tuple[StepRow, datetime, datetime, datetime]]:
+    """Each earlier attempt that ended: when it began, when it ended, and when the next execution of its step was launched."""
+    known = [(row, instant(row.result.started), instant(row.result.finished)) for row in attempts if row.result]
+    for at, (row, began, ended) in enumerate(known):
+        if began is None or ended is None:
+            continue
+        last = instant(launched(results[row.number])) if row.number in results else None
+        later = [start for other, start, _ in known[at + 1 :] if other.number == row.number] + [last]
+        yield row, began, ended, max(ended, next(filter(None, later), ended))
+
+
+def again(results: Results, drill: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """(When, seconds) in which clients could not write once more after a cutover: from the first act on the application's files
+    until a write was taken. `drill`: `RunView.drill`."""
+    back, found = results.get(Step.ROLLBACK), list[tuple[str, datetime | None, datetime | None]]()
+    if back is not None and passed(back) and Step.CUTOVER in results and results[Step.CUTOVER].facts.get("cut_over"):
+        begun = next((p.started for p in back.phases if p.name == FILES_BACK), "")
+        ends = back.facts.get("fence") or {}
+        found.append((f"in the {'drill of the ' if drill else ''}rollback", instant(begun),
+                      instant(ends.get("write_taken")) or instant(ends.get("writes_again"))))  # fmt: skip
+    behind = drill.get("behind") or {}
+    found.append(("while it was put back", instant(behind.get("began")), instant(behind.get("write_taken"))))
+    return [(when, (end - start).total_seconds()) for when, start, end in found if start and end and end > start]
 
 
 def _ends(results: Results) -> list[dict[str, Any]]:
@@ -270,13 +308,16 @@ def _fence_of_the_cutover(results: Results) -> dict[str, Any]:
     return (results[Step.CUTOVER].facts.get("fence") or {}) if Step.CUTOVER in results else {}
 
 
-def signing(results: Results) -> float:
-    """Seconds of the write downtime between the end of step 24 and the start of step 25: seals, and people who sign."""
+def signing(results: Results, attempts: Iterable[StepRow] = ()) -> float:
+    """Seconds of the write downtime between the end of step 24 and the first start of step 25: seals, and people who sign."""
     if _fence_of_the_cutover(results):
         return 0.0
     review, cutover = results.get(Step.REVIEW), results.get(Step.CUTOVER)
     decided = instant(review.finished) if review is not None else None
-    went_on = instant(launched(cutover)) if cutover is not None else None
+    tried = [began for row, began, *_ in given_up(results, attempts) if row.number == Step.CUTOVER]
+    went_on = min(
+        [*tried, *([last] if cutover is not None and (last := instant(launched(cutover))) else [])], default=None
+    )
     return max(0.0, (went_on - decided).total_seconds()) if decided and went_on else 0.0
 
 
@@ -321,11 +362,7 @@ class Counts:
 
 def counts(results: Results) -> Counts:
     """Step 23 counted the target; before it step 22 did, and before that the snapshot is known."""
-    by_step = {
-        number: _counted(results[number])
-        for number in (Step.SOURCE_HEALTH, Step.SNAPSHOT, Step.MIGRATE, Step.VALIDATE, Step.CUTOVER)
-        if number in results
-    }
+    by_step = _by_step(results, Step.SOURCE_HEALTH, Step.SNAPSHOT, Step.MIGRATE, Step.VALIDATE, Step.CUTOVER)
     found: dict[str, int | None] = {}
     rules: Counter[str] = Counter()
     for each in by_step.values():  # the later step knows it better
@@ -380,6 +417,10 @@ def merged(results: Results) -> dict[str, int]:
     return {target: n for target, n in sorted(sources.items()) if n > 1}
 
 
+def _by_step(results: Results, *steps: str) -> dict[str, dict[str, int | None]]:
+    return {number: _counted(results[number]) for number in steps if number in results}
+
+
 def _counted(result: StepResult) -> dict[str, int | None]:
     """What this one step counted, under the names of `Counts`."""
     facts = result.facts
@@ -409,19 +450,13 @@ def disagreements(results: Results, attempts: Iterable[StepRow] = ()) -> list[st
     A run with such a line cannot be signed on its figures, whatever its verdicts say.
     """
     pairs: list[tuple[str, str, int | None, str, int | None]] = []
-    by_step = {
-        number: _counted(results[number])
-        for number in (Step.SNAPSHOT, Step.MIGRATE, Step.VALIDATE)
-        if number in results
-    }
+    by_step = _by_step(results, Step.SNAPSHOT, Step.MIGRATE, Step.VALIDATE)
     for one, two in pairwise(by_step):
         caught_up = (one, two) == (Step.SNAPSHOT, Step.MIGRATE) and bool(
             (results[Step.MIGRATE].facts.get("catch_up") or {}).get("rounds")
         )
-        for name in by_step[one].keys() & by_step[two].keys() if not caught_up else ():
-            pairs.append(
-                (f"chunks {_WORDS[name]}", f"step {one}", by_step[one][name], f"step {two}", by_step[two][name])
-            )
+        pairs += [(f"chunks {_WORDS[name]}", f"step {one}", by_step[one][name], f"step {two}", by_step[two][name])
+                  for name in by_step[one].keys() & by_step[two].keys() if not caught_up]  # fmt: skip
     if (test := results.get(Step.VALIDATE)) is not None:
         inputs, facts, mine = test.facts.get("matrix_inputs") or {}, test.facts, by_step[Step.VALIDATE]
         pairs += [
@@ -447,19 +482,13 @@ def disagreements(results: Results, attempts: Iterable[StepRow] = ()) -> list[st
             pairs.append(("changed", "chunks, step 22", changed, "values, at least one in each of these chunks", most))
         pairs.append(("values changed", "step 22, by field", most, "in the evidence", moved.facts.get("changes_file")))
         told = test.facts.get("metadata") or {} if test is not None else {}
-        again = (told.get("ids_rewritten") or {}).get("chunks")
-        if (moved.facts.get("import") or {}).get("to_write") == mine[
-            "migrated"
-        ]:  # else the target refused some of them
+        renamed = (told.get("ids_rewritten") or {}).get("chunks")
+        arrived = (moved.facts.get("import") or {}).get("to_write") == mine["migrated"]
+        if arrived:  # else the target refused some of them
             whole = counts(results)
-            pairs.append(("ids rewritten", "step 22", whole.rewritten, "step 23", again))
-            for name, n in {
-                "changed": most,
-                "derived": whole.derived,
-                "set": whole.set,
-                "defaults": whole.filled,
-            }.items():
-                pairs.append((f"values, {name}", "step 22", n, "step 23", told.get(name)))
+            values = (("changed", most), ("derived", whole.derived), ("set", whole.set), ("defaults", whole.filled))
+            pairs.append(("ids rewritten", "step 22", whole.rewritten, "step 23", renamed))
+            pairs += [(f"values, {name}", "step 22", n, "step 23", told.get(name)) for name, n in values]
         if any(row.get("target") == "" for row in ways) or not mine["quarantined"]:  # older runs routed no quarantine
             pairs.append(
                 ("chunks", "routed, to quarantine included", _sum(ways, "chunks"), "in the source", mine["source"])
@@ -514,31 +543,20 @@ _SLACK = timedelta(seconds=2)  # clocks: phases are timed by a monotonic one
 # -- the steps on a clock --------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Timed:
-    """A step with when it began and ended (UTC), and the phases inside it."""
-
-    step: StepRow
-    start: datetime
-    end: datetime
-    phases: list[tuple[datetime, datetime]] = field(default_factory=list)
-    open: bool = False  # the process died before it could write when it ended
-
-
 def window_sentence(view: RunView) -> str:
     """Whether the work stayed inside the maintenance window."""
-    window = window_of(view)
-    if window is None:
+    if (window := window_of(view)) is None:
         return "The parameters name no maintenance window."
-    start, end, _ = window
-    named = f"The window was {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
     night = [s for s in timed(view.executions) if in_window(s)]
     if not night:
-        return f"{named.replace(' was ', ' is ')}; no step of the window has run yet."
+        return f"{_named(window).replace(' was ', ' is ')}; no step of the window has run yet."
     last = max(night, key=lambda s: s.end)
-    return outside_window(view) or (
-        f"{named}; steps {_FIRST} to {_LAST} ended inside it, step {last.step.number} with {between(last.end, end)} to spare."
-    )
+    spare = f"step {last.step.number} with {between(last.end, window[1])} to spare"
+    return outside_window(view) or f"{_named(window)}; steps {_FIRST} to {_LAST} ended inside it, {spare}."
+
+
+def _named(window: tuple[datetime, datetime, timedelta]) -> str:
+    return f"The window was {window[0]:%Y-%m-%d %H:%M} to {window[1]:%Y-%m-%d %H:%M} UTC"
 
 
 def outside_window(view: RunView) -> str:
@@ -547,43 +565,16 @@ def outside_window(view: RunView) -> str:
     night = [s for s in timed(view.executions) if in_window(s)] if window else []
     if window is None or not night:
         return ""
-    start, end, _ = window
-    named = f"The window was {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
     first, last = min(night, key=lambda s: s.start), max(night, key=lambda s: s.end)
-    if first.start < start:
-        return f"{named}; step {first.step.number} began {between(first.start, start)} before it."
-    if last.end > end:
-        return f"{named}; step {last.step.number} ended {between(end, last.end)} after it."
+    if first.start < window[0]:
+        return f"{_named(window)}; step {first.step.number} began {between(first.start, window[0])} before it."
+    if last.end > window[1]:
+        return f"{_named(window)}; step {last.step.number} ended {between(window[1], last.end)} after it."
     return ""
 
 
 def in_window(step: Timed) -> bool:
     return _FIRST <= step.step.number <= _LAST
-
-
-def between(first: datetime, second: datetime) -> str:
-    return duration((second - first).total_seconds())
-
-
-def timed(steps: Iterable[StepRow]) -> Iterator[Timed]:
-    """The steps that began, in their order."""
-    for row in steps:
-        start = instant(row.result.started) if row.result else None
-        if row.result is None or start is None:
-            continue
-        phases = [(at, at + timedelta(seconds=p.seconds)) for p in row.result.phases if (at := instant(p.started))]
-        end = instant(row.result.finished)
-        last = max([start, *(stop for _, stop in phases)])
-        yield Timed(row, start, end or last, phases, open=end is None)
-
-
-def instant(text: Any) -> datetime | None:
-    """An ISO 8601 time in UTC; None for anything else."""
-    try:
-        when = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def window_of(view: RunView) -> tuple[datetime, datetime, timedelta] | None:

@@ -14,7 +14,7 @@ from helpers.evidence.signoffs import CLOSEOUT as CLOSED
 from helpers.formatting import count, moment, text
 from helpers.reason_codes import ReasonCode
 from helpers.report import numbers
-from helpers.report.facts import Outcome, RunView, StepRow, void
+from helpers.report.facts import Outcome, RunView, StepRow, instant, void
 from helpers.results import Check, Verdict, worst
 from helpers.run import plan, window
 from helpers.run.advice import asks, page_remedy
@@ -263,13 +263,13 @@ def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -
     """
     seconds, cutover = numbers.downtime(results)[0], results.get(Step.CUTOVER)
     fence = (results[Step.FENCE_WRITES].facts.get("fence") or {}) if Step.FENCE_WRITES in results else {}
-    up = numbers.instant(fence.get("up"))
+    up = instant(fence.get("up"))
     if not seconds or up is None or cutover is None or fence.get("late"):
         return []
     over = up + timedelta(seconds=seconds)
 
     def within(begin: Any, length: float) -> float:
-        at = numbers.instant(begin)
+        at = instant(begin)
         return max(0.0, (min(over, at + timedelta(seconds=length)) - max(up, at)).total_seconds()) if at else 0.0
 
     by_step, starts = numbers.estimate(results)
@@ -282,15 +282,15 @@ def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -
     phases = {name: sum(within(p.started, p.seconds) for p in cutover.phases if p.name == name) for name in
               (numbers.UNCHANGED, numbers.RESTART)}  # fmt: skip
     last = took.pop(Step.CUTOVER, 0.0)
-    people = numbers.signing(results)
     attempts = list(attempts)
+    people = numbers.signing(results, attempts)
     carried = {row.attempt: within(row.result.started, row.result.seconds)
                for row in continued(results, attempts) if row.result}  # fmt: skip
     if carried and Step.MIGRATE in took:
         took[Step.MIGRATE] += sum(carried.values())
-    failed = sum(within(row.result.started, row.result.seconds) for row in attempts if row.result) - sum(
-        carried.values()
-    )
+    earlier = list(numbers.given_up(results, attempts))
+    failed = sum(within(began, (end - began).total_seconds()) for _, began, end, _ in earlier) - sum(carried.values())
+    waited = sum(within(end, (after - end).total_seconds()) for _, _, end, after in earlier)
     whole, predicted = window.predicted(results.get(Step.DRY_RUN), window.DOWNTIME), sum(by_step.values()) + starts
     again = max(0.0, whole - predicted) if whole is not None else None
     guess = by_step if whole is not None else {}
@@ -310,6 +310,7 @@ def downtime_parts(results: numbers.Results, attempts: Iterable[StepRow] = ()) -
         DowntimePart("Step 25: restart and health", phases[numbers.RESTART]),
         DowntimePart("Step 25: the rest until a write was taken", max(0.0, last - sum(phases.values()))),
         DowntimePart("Failed attempts", failed),
+        DowntimePart("From an attempt's end until the next began", waited),
         DowntimePart("Between steps 24 and 25: signatures and seals", people),
     ]
     rest = seconds - sum(part.seconds for part in parts)
@@ -568,7 +569,7 @@ def drilled(view: RunView) -> str:
         return ""
     if not (when := view.put_back):
         return "The rollback was a drill that was not put back: the sample application uses the source again."
-    at = f" at {moment(when)}" if numbers.instant(when) else ""
+    at = f" at {moment(when)}" if instant(when) else ""
     return f"The rollback was a drill and was put back{at}: the cutover remains in effect."
 
 

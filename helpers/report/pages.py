@@ -35,7 +35,7 @@ from helpers.formatting import count, duration, own_chunk, percent, text
 from helpers.notify import read as read_notices
 from helpers.parameters.sections import is_placeholder
 from helpers.report import numbers, record
-from helpers.report.facts import CHANGED, RunView, read_run
+from helpers.report.facts import CHANGED, RunView, Timed, between, read_run, timed
 from helpers.report.outcome import CLASSES, decision_tree, downtime_parts, ends, outcome, reached, way_back, writers
 from helpers.report.record import checklist
 from helpers.results import Check, Verdict, file_digest, passed, utc_now, write_bytes, write_text
@@ -139,7 +139,7 @@ def _view(run: RunState | Path) -> RunView:
 _NAMED = re.compile(
     rf"(?P<command>{re.escape(RUNBOOK)} .+?(?=[.;]? *$|[.;] ))"
     r"|(?P<notebooks>[Nn]otebooks? )(?P<numbers>\d\d\b(?:(?:, | and | or )\d\d\b)*)"
-    r"|(?P<file>(?:results/\d\d|[A-Za-z0-9_-]+)\.(?:html|jsonl?(?:\.gz)?|csv\.gz|log|md|txt|yaml|ipynb)\b)"
+    r"|(?P<file>(?:results/\d\d|(?:drills/)?[A-Za-z0-9_-]+)\.(?:html|jsonl?(?:\.gz)?|csv\.gz|log|md|txt|yaml|ipynb)\b)"
 )
 
 
@@ -303,9 +303,9 @@ def _recall(view: RunView) -> list[Tile]:
     found = []
     for row in (told.get("pooled") or {}).values():
         if row and isinstance(row.get("recall"), int | float):
-            asked = f"{row['queries']:,} queries, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
-            asked, scope = f"{asked}; filter: {text(row['filter'], 100)}", text(row["scope"], 40)
-            found.append(Tile(f"Recall@{told.get('k')}, {scope}", f"{row['recall']:.3f}", asked, str(row["verdict"])))
+            asked = f"{count(row['queries'], 'query')}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
+            label = f"Recall@{told.get('k')}, {record.scope(row['scope'])}"
+            found.append(Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", str(row["verdict"])))
     return [*(found or [Tile("Recall", _UNKNOWN)]), *_remaining(told)]
 
 
@@ -324,14 +324,14 @@ def _remaining(told: dict[str, Any]) -> Iterator[Tile]:
 
 
 def _downtime(view: RunView) -> Tile:
-    seconds, how = numbers.downtime(view.results, view.attempts)
+    seconds, how = numbers.downtime(view.results, view.attempts, view.drill)
     unmeasured = _UNKNOWN if how in numbers.WRITES_GO_ON else "running"
     guess = window.predicted(view.results.get(Step.DRY_RUN), window.DOWNTIME)
     told = "" if guess is None else f"predicted {duration(guess)}"
     if seconds is None:
         return Tile("Write downtime", unmeasured, "; ".join(filter(None, [how, told])))
     if guess is not None:
-        how += f"; {duration(abs(seconds - guess))} {'more' if seconds > guess else 'less'} than the {told}"
+        how = f"{duration(abs(seconds - guess))} {'more' if seconds > guess else 'less'} than the {told}; {how}"
     return Tile("Write downtime", duration(seconds) if seconds else "none", how, file="#downtime" if seconds else "")
 
 
@@ -438,8 +438,8 @@ class Session:
 
 def sessions(view: RunView) -> list[Session]:
     """The drawings, in order of time, with every execution; none where no step has run."""
-    found = sorted(numbers.timed(view.executions), key=lambda s: (s.start, s.step.number))
-    groups: list[list[numbers.Timed]] = []
+    found = sorted(timed(view.executions), key=lambda s: (s.start, s.step.number))
+    groups: list[list[Timed]] = []
     for step in found:
         if groups and step.start - max(s.end for s in groups[-1]) <= _SESSION:
             groups[-1].append(step)
@@ -448,7 +448,7 @@ def sessions(view: RunView) -> list[Session]:
     return [_session(group, numbers.window_of(view)) for group in groups]
 
 
-def _session(steps: list[numbers.Timed], window: tuple[datetime, datetime, timedelta] | None) -> Session:
+def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | None) -> Session:
     first, last = min(s.start for s in steps), max(s.end for s in steps)
     if window and (window[0] - window[2] > last or window[1] + window[2] < first):
         window = None
@@ -469,7 +469,7 @@ def _session(steps: list[numbers.Timed], window: tuple[datetime, datetime, timed
         Row(
             s.step.number, s.step.title + (s.step.attempt and f" ({s.step.attempt.split(' ')[1]})"), s.step.verdict,
             TOP + ROW * n, span(s.start, s.end),
-            [span(a, b) for a, b in sorted(s.phases)], "not finished" if s.open else numbers.between(s.start, s.end),
+            [span(a, b) for a, b in sorted(s.phases)], "not finished" if s.open else between(s.start, s.end),
         )
         for n, s in enumerate(steps)
     ]  # fmt: skip
@@ -482,7 +482,7 @@ def _session(steps: list[numbers.Timed], window: tuple[datetime, datetime, timed
     longest = max(steps, key=lambda s: s.end - s.start)
     said = (
         f"{count(len({s.step.number for s in steps}), 'step')} from {first:%H:%M:%S} to {last:%H:%M:%S} UTC; step "
-        f"{longest.step.number} took longest, {numbers.between(longest.start, longest.end)}."
+        f"{longest.step.number} took longest, {between(longest.start, longest.end)}."
         + " The window is too long to be drawn beside them."
         * outside
     )

@@ -202,11 +202,11 @@ def _recall(view: RunView) -> Iterator[Item]:
     for row in (told.get("pooled") or {}).values():
         if not row or row.get("recall") is None:
             continue
-        asked = f"{row['queries']:,} queries ({own_chunk(told)}), k = {told['k']}, filter: {text(row['filter'], 120)}"
+        asked = f"{count(row['queries'], 'query')} ({own_chunk(told)}), k = {told['k']}; {text(row['filter'], 120)}"
         shown = f"{row['recall']:.3f}, 95 % interval {row['low']:.3f} to {row['high']:.3f} (Wilson); {asked}"
         if row.get("before") is not None:
             shown += f"; source: {row['before']:.3f}"
-        yield Item(f"Recall, {row['scope']}", shown, row["verdict"])
+        yield Item(f"Recall, {scope(row['scope'])}", shown, row["verdict"])
         if row.get("shared_expected") is not None:
             changed = merged_answers(row, told["k"])
             if row.get("shared_measured") is not None:
@@ -214,6 +214,11 @@ def _recall(view: RunView) -> Iterator[Item]:
             changed += f"; without a filter {share_range(answers(told))}; queries are stored vectors, {own_chunk(told)}"
             changed += ". Every chunk was compared: the answers change because chunks were routed to other collections."
             yield Item("Expected change for clients: collections were split and merged", changed)
+
+
+def scope(name: str) -> str:
+    """Which searches the rows of this scope are about (fact `recall`)."""
+    return {"restricted": "each collection", "unrestricted": "merged collections"}.get(name, text(name, 40))
 
 
 def answers(recall: dict[str, Any]) -> list[dict[str, Any]]:
@@ -388,7 +393,7 @@ def defaults(n: Counts) -> str:
     if n.filled is None or n.filled_core is None:
         return "missing fields that got a default"
     rest = n.filled - n.filled_core
-    return f"of missing fields: {n.filled_core:,} core ones, all that step 11 counts; {rest:,} of one collection type"
+    return f"of missing fields: {n.filled_core:,} core ones, all that step 11 counts; {rest:,} of some collection types only"
 
 
 def tools(view: RunView) -> list[tuple[str, str]]:
@@ -485,9 +490,8 @@ def _metrics(view: RunView) -> Iterator[Item]:
     yield Item("Execution time (runbook: 90 to 120 min)", _execution(view))
     found = counts(view.results)
     whole = found.source is not None and found.migrated is not None and view.ran(Step.VALIDATE)
-    yield Item(
-        "Chunks migrated", f"{found.migrated:,} of {count(found.source or 0, 'chunk')}" if whole else NOT_RECORDED
-    )
+    moved = f"{found.migrated:,} of {count(found.source or 0, 'chunk')}" if whole else NOT_RECORDED
+    yield Item("Chunks migrated", moved)
     yield Item("Field values", values(view))
     inputs = view.table("matrix_inputs")
     chunks, valid = inputs.get("chunks"), inputs.get("valid")
@@ -500,7 +504,7 @@ def _metrics(view: RunView) -> Iterator[Item]:
     back = rollback(view.results.get(Step.ROLLBACK))
     measured = f": {rollback_words(back)}" if back is not None else ""
     yield Item("Rollback triggered", f"{gone_back}{measured}" if view.ran(Step.ROLLBACK) else "No")
-    seconds, how = downtime(view.results)
+    seconds, how = downtime(view.results, view.attempts, view.drill)
     yield Item("Write downtime", f"{duration(seconds)}, {how}" if seconds else how)
 
 
@@ -509,11 +513,7 @@ def _execution(view: RunView) -> str:
     found = forward(view.results, view.attempts)
     if found is None:
         return NOT_RECORDED
-    parts = [
-        (found.work, "of work"),
-        (found.starts, "of notebook starts"),
-        (found.attempts, "of attempts that do not count"),
-    ]
+    parts = (found.work, "of work"), (found.starts, "of notebook starts"), (found.attempts, "of earlier attempts")
     named = [f"{duration(seconds)} {words}" for seconds, words in parts if seconds]
     return f"{duration(found.wall)} from step 20 to the end of step 25: {', '.join(named)}, the rest between the steps"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
 import signal
 import socket
 import time
@@ -21,6 +22,7 @@ from helpers.errors import WorldError
 from helpers.fence import FenceState, who_has_open
 from helpers.formatting import duration
 from helpers.migration.checkpoint import Checkpoint
+from helpers.parameters.sections import Cutover
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StateFile, StepResult, Verdict, utc_now
 from helpers.run import plan
@@ -196,6 +198,7 @@ def outline(folder: RunState) -> list[tuple[str, str]]:
         FILES: _files(cutover),
         SETTLE: "the same comparison again, for what came in until the restart" if used else "nothing to do",
         LIFT: (fence.sentence() if fence else "") or "there is no fence to lift",
+        TRY: _try(cutover.cutover if cutover is not None else parameters.cutover),
         REMOVE: _remove(folder),
         WATCH: f"for {duration(60 * parameters.rollback.monitor_minutes)}: health URLs, and queries of {parameters.source.label}",
     }  # fmt: skip
@@ -235,6 +238,10 @@ def _files(cutover: CutoverState | None) -> str:
     return f"{names} byte for byte; then {len(rules.restart)} restart commands and {len(rules.health)} health URLs"
 
 
+def _try(rules: Cutover) -> str:
+    return shlex.join(rules.write_probe) if rules.write_probe else "nothing to do: cutover.write_probe names no program"
+
+
 def _remove(folder: RunState) -> str:
     ledger = folder.workspace / RunPath.CHECKPOINT
     owned = Checkpoint.read(ledger).owned() if ledger.is_file() else []
@@ -247,10 +254,10 @@ def _remove(folder: RunState) -> str:
 # workspace/<run id>/rollback.json: what was ordered and how far the rollback got. Written before each stage begins.
 
 
-STOP, SOURCE, WRITES, REPLAY, FILES, SETTLE, LIFT, REMOVE, WATCH = (
-    "stop", "source", "writes", "replay", "files", "settle", "lift", "remove", "watch",
+STOP, SOURCE, WRITES, REPLAY, FILES, SETTLE, LIFT, TRY, REMOVE, WATCH = (
+    "stop", "source", "writes", "replay", "files", "settle", "lift", "try", "remove", "watch",
 )  # fmt: skip
-STAGES = (STOP, SOURCE, WRITES, REPLAY, FILES, SETTLE, LIFT, REMOVE, WATCH)
+STAGES = (STOP, SOURCE, WRITES, REPLAY, FILES, SETTLE, LIFT, TRY, REMOVE, WATCH)
 TITLES = {
     STOP: "Stop the migration",
     SOURCE: "Prove the source",
@@ -259,6 +266,7 @@ TITLES = {
     FILES: "Put configuration files back, restart, health",
     SETTLE: "Look at the target once more",
     LIFT: "Lift the write fence",
+    TRY: "Wait until a write of the application is taken",
     REMOVE: "Remove from the target what the run made",
     WATCH: "Watch the source",
 }

@@ -24,7 +24,7 @@ from helpers.chunks import ChunkBatch
 from helpers.cutover import CutoverState
 from helpers.errors import RUNBOOK, RunbookError, Terminal, UsageError, WorldError
 from helpers.fence import Control, FenceState, takes_no_writes, used_by
-from helpers.fence.control import LIFTED, LIFTING, UP
+from helpers.formatting import count
 from helpers.migration.restore import chosen, lost_vectors, prove
 from helpers.migration.source_changes import CollectionChanges, SourceChanges, WrittenData, selected, source_changes
 from helpers.parameters import Parameters
@@ -70,10 +70,7 @@ def fenced_since_snapshot(folder: RunState, snapshot: Snapshot) -> bool:
     state = FenceState.load(folder.workspace)
     if state is None or not state.active:
         return False
-    lifted = [n for n, event in enumerate(state.events) if event["state"] in (LIFTING, LIFTED)]
-    standing = state.events[lifted[-1] + 1 :] if lifted else state.events
-    up = next(event["when"] for event in standing if event["state"] == UP)
-    return datetime.fromisoformat(up).replace(microsecond=0) <= taken
+    return datetime.fromisoformat(state.up_at).replace(microsecond=0) <= taken
 
 
 def judge(changes: SourceChanges, *, fenced: bool, ours: set[tuple[str, str]], remade: Sequence[str] = ()) -> Damage:
@@ -296,7 +293,7 @@ class SourceProof:
             self.moved = {(n, i) for n, c in (damage.by_clients | damage.damaged).items()
                           for i in (*c.added, *c.changed, *c.deleted)}  # fmt: skip
             row["said"] = self._judge(snapshot, changes, damage)
-            compared = f"The source was compared with snapshot {snapshot.id}, {snapshot.total:,} chunks."
+            compared = f"The source was compared with snapshot {snapshot.id}, {count(snapshot.total, 'chunk')}."
             if damage.by_clients:
                 compared += f" What clients wrote to it since stays there: {said(damage.by_clients)}."
             self.of.state.facts |= {"compared": compared, "unproven": False}
@@ -401,7 +398,7 @@ class SourceProof:
             what = said(damage.by_clients)
             self.run.check("source against the snapshot", Verdict.WARNING, measured=what, reason=ReasonCode.SOURCE_MOVED_ON,
                            detail="no fence kept clients from writing to the source; their writes stay")  # fmt: skip
-            return f"{changes.chunks:,} chunks compared; written by clients since: {what}"
+            return f"{count(changes.chunks, 'chunk')} compared; written by clients since: {what}"
         if damage.nothing:
             self.run.check("source against the snapshot", Verdict.PASS, measured=snapshot.total, unit="chunks",
                            detail=f"every chunk compared with snapshot {snapshot.id}")  # fmt: skip

@@ -282,4 +282,4 @@ class ReturnWrites:
                        reason=ReasonCode.REPLAY_OPEN if planned.open else "",
                        detail="nothing to replay" if verdict is Verdict.NOT_EXERCISED else detail)  # fmt: skip
         made = f", {count(len(planned.create), 'collection')} of clients made" if planned.create else ""
-        return f"{planned.chunks:,} chunks replayed and compared{made}"
+        return f"{count(planned.chunks, 'chunk')} replayed and compared{made}"

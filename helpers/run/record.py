@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from helpers.errors import RUNBOOK, Interrupted, Terminal, UsageError, one_line
-from helpers.formatting import duration
+from helpers.formatting import count, duration
 from helpers.parameters import Endpoint, Parameters
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, meets, utc_now, worst
@@ -128,7 +128,7 @@ class RunRecord:
         finally:
             phase.seconds = round(time.monotonic() - begun, 3)
             self.result.phases.append(phase)
-            self.log(f"phase {name} ended after {phase.seconds:.1f} s, {phase.chunks} chunks")
+            self.log(f"phase {name} ended after {phase.seconds:.1f} s, {count(phase.chunks, 'chunk')}")
 
     def finish(self) -> None:
         """Write the result; its verdict is the worst of the checks. A figure that shows something else is one of them."""

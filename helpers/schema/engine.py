@@ -38,6 +38,7 @@ from helpers.schema.rules import (
     contradicts,
     failure_table,
     hazards,
+    in_full,
     listed,
     placeholders,
     plain,
@@ -442,7 +443,7 @@ class _Work:
         else:
             self.metadatas[i][str(field)] = after
         row = (self.collection, self.batch.ids[i], field if isinstance(field, str) else show(field), rule)
-        self.repairs.append((*row, show(before), show(after)))
+        self.repairs.append((*row, in_full(before), in_full(after)))
 
     def finished(self) -> Transformed:
         whole: list[Metadata | None] = [m or None for m in self.metadatas]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import hashlib
 import json
 import math
 import re
@@ -33,6 +34,7 @@ import pandas as pd
 
 from helpers.chunks import ChunkBatch, Mask, Metadata, is_sparse
 from helpers.errors import short
+from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
 
 FAILURE_COLUMNS = ("collection", "id", "reason", "detail")
@@ -50,6 +52,19 @@ def failure_table(rows: list[tuple[str, str, ReasonCode, str]]) -> pd.DataFrame:
 def show(value: object) -> str:
     """A value as short printable text: `'high'`, `1.5`, `[1, 2]`."""
     return short(value, 80)
+
+
+LONGEST_IN_FULL = 4_000  # characters of a value that the list of changed values holds, so that it stays small
+
+
+def in_full(value: object) -> str:
+    """As `show`, whole; of more than `LONGEST_IN_FULL` characters the beginning, with the length and SHA-256 of all of them."""
+    shown = short(value, LONGEST_IN_FULL)
+    if not shown.endswith("…"):
+        return shown
+    written = value if isinstance(value, str) else repr(value)
+    digest = hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{shown} ({count(len(written), 'character')}, SHA-256 of their UTF-8 {digest})"
 
 
 def unicode_problem(text: str) -> str:

@@ -18,7 +18,7 @@ from helpers.evidence.seals import allowed_signers
 from helpers.evidence.signing import ALLOWED
 from helpers.evidence.signoffs import GateState, gate_state
 from helpers.fence import FenceState
-from helpers.formatting import duration, moment
+from helpers.formatting import count, duration, moment
 from helpers.migration.checkpoint import Kept
 from helpers.reason_codes import ReasonCode
 from helpers.results import Check, StepResult, Verdict, as_kind, json_in, passed
@@ -222,7 +222,7 @@ def at_work_now(folder: RunFolder, now: dt.datetime) -> str:
             kept = Kept.of(folder.workspace / RunPath.CHECKPOINT)
             written = sum(target.completed for target in kept.targets.values())
             lines.append(f"Last write to the target: {moment(kept.timestamp)}, batch {kept.last_batch_index + 1}; {written:,} of "
-                         f"{kept.total_chunks:,} chunks")  # fmt: skip
+                         f"{count(kept.total_chunks, 'chunk')}")  # fmt: skip
     return "\n".join(
         [*lines, f"If it hangs: stop it with Ctrl-C where it runs (kill -INT), then: {folder.command('resume')}"]
     )

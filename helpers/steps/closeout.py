@@ -344,7 +344,7 @@ class CloseoutStep(NotebookStep):
     def durations(self) -> pd.DataFrame:
         """Each step: what the runbook gives it, what the dry run estimated, what it took."""
         rows = self._durations
-        seconds, how = numbers.downtime(self._results)
+        seconds, how = numbers.downtime(self._results, self._attempts, self._seen.drill)
         if seconds:
             self.run.fact("downtime_seconds", round(seconds, 1))
         self.run.fact("downtime", how)
@@ -381,8 +381,12 @@ class CloseoutStep(NotebookStep):
         return pd.DataFrame(table, columns=["what", "predicted", "measured", "error", "predicted is", "measured is"])
 
     @cached_property
+    def _seen(self) -> RunView:
+        return read_run(self.run.folder)
+
+    @property
     def _attempts(self) -> list[StepRow]:
-        return read_run(self.run.folder).attempts
+        return self._seen.attempts
 
     @cached_property
     def _durations(self) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections import Counter
 import pandas as pd
 
 from helpers.errors import RunbookError
+from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
 from helpers.stores import open_source
 from helpers.troubleshooting.troubleshooter import Found, StagedTroubleshooter
@@ -28,7 +29,7 @@ class CountMismatchStep(StagedTroubleshooter):
         unlike = int((~table["matches"]).sum())
         said = ", ".join(f"{str(kind).replace('_', ' ')}: {n:,}" for kind, n in sorted(by_kind.items()))
         if not len(rows) and unlike:
-            said = f"{unlike} collections whose target and quarantine do not make the snapshot"
+            said = f"{count(unlike, 'collection')} whose target and quarantine do not make the snapshot"
         return Found(table, len(rows) or unlike, said, "chunks" if len(rows) else "collections")
 
     def reconciliation(self) -> pd.DataFrame:

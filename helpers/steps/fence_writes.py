@@ -9,7 +9,7 @@ import pandas as pd
 from helpers.cutover.application import NOT_TAKEN, NOT_TRIED, WriteTried, try_write
 from helpers.errors import RunbookError, WorldError
 from helpers.fence import Control, FenceState, who_has_open
-from helpers.fence.control import NO_WRITES, UP, said
+from helpers.fence.control import NO_WRITES, said
 from helpers.fence.probe import Answer, Probe, closed_by_itself, refused_to_us
 from helpers.migration.target_lock import claim_target, give_back_target
 from helpers.reason_codes import ReasonCode
@@ -152,8 +152,8 @@ class FenceWritesStep(NotebookStep):
             self.run.check("write fence", Verdict.PASS if proven else Verdict.NOT_EXERCISED, measured=self.kind,
                            detail=f"{seen}; it stays until it is lifted")  # fmt: skip
             state = FenceState.load(self.run.workspace)
-            up = [e["when"] for e in state.events if e["state"] == UP] if state is not None else []
-            self.run.fact("fence", self.run.result.facts["fence"] | {"up": up[-1] if up else "", "proven": proven})
+            up = state.up_at if state is not None else ""
+            self.run.fact("fence", self.run.result.facts["fence"] | {"up": up, "proven": proven})
         return pd.DataFrame(rows, columns=PROBE_COLUMNS)
 
     def undo(self) -> str:

@@ -13,7 +13,7 @@ from helpers.formatting import duration, moment
 from helpers.notify.delivery import levels
 from helpers.parameters import Parameters
 from helpers.report import numbers, record
-from helpers.report.facts import read_run
+from helpers.report.facts import instant, read_run, timed
 from helpers.results import Verdict, passed
 from helpers.rollback import outline
 from helpers.run import folders as runs
@@ -230,7 +230,7 @@ class Timeline:
 
 def plan_and_measured(folder: RunState | None, parameters: Parameters | None) -> Timeline:
     """The plan of this run, or of parameters that have no run yet, with what was measured."""
-    found = {t.step.number: t for t in numbers.timed(read_run(folder.reports).steps)} if folder is not None else {}
+    found = {t.step.number: t for t in timed(read_run(folder.reports).steps)} if folder is not None else {}
     hours = Hours.of(parameters) if parameters is not None else None
     start, start_is = None, "T is not named: window.start in the parameters file"
     if hours is not None:
@@ -293,7 +293,7 @@ def _measured_elsewhere(row: Row, folder: RunState | None, start: dt.datetime | 
         begun = numbers.ordered(done)
         ended = begun + dt.timedelta(seconds=back.clean) if begun is not None else None
     elif row.title == _KEPT and passed(taken := folder.result(Step.SNAPSHOT)) and taken is not None:
-        begun, ended = numbers.instant(taken.finished), numbers.instant(taken.facts["snapshot"]["retain_until"])
+        begun, ended = instant(taken.finished), instant(taken.facts["snapshot"]["retain_until"])
         if ended is not None and (still := ended > now_utc()):
             ended = now_utc()
     if begun is None or ended is None:

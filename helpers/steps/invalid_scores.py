@@ -17,6 +17,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from helpers.errors import RUNBOOK, UsageError
+from helpers.formatting import count
 from helpers.reason_codes import ReasonCode
 from helpers.results import write_text
 from helpers.run.folders import RunPath
@@ -52,7 +53,7 @@ class InvalidScoresStep(Troubleshooter):
         rows_ += [(c, field, f"repaired: {rule}", n) for (c, field, rule), n in sorted(repaired.items())]
         table = pd.DataFrame(rows_, columns=["collection", "what", "outcome", "chunks"])
         share = chunks / self.snapshot.total if self.snapshot.total else 0.0
-        said = f"{chunks:,} of {self.snapshot.total:,} chunks ({share:.2%}) would be set aside" if chunks else ""
+        said = f"{chunks:,} of {count(self.snapshot.total, 'chunk')} ({share:.2%}) would be set aside" if chunks else ""
         return Found(table, chunks, said, "chunks")
 
     def scores(self, field: str = "authenticity_score") -> pd.DataFrame:

@@ -214,7 +214,7 @@ class MonitorStep(NotebookStep):
             parameter="monitoring.shrink_limit",
             reason=ReasonCode.COUNT_SHRINKS if shrunk or fewer else "",
             detail="; ".join(shrunk + fewer)
-            or f"{sum(last.counts.values()):,} chunks; {sum(self.validated.values()):,} were validated",
+            or f"{count(sum(last.counts.values()), 'chunk')}; {sum(self.validated.values()):,} were validated",
         )
         slow = [v for v in values if v > self.rules.maximum_latency_ms]
         cold = [look.cold for look in looks if look.cold is not None]

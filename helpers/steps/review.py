@@ -13,6 +13,7 @@ import pandas as pd
 
 from helpers.errors import RUNBOOK, UsageError
 from helpers.fence import FenceState, takes_no_writes
+from helpers.formatting import count
 from helpers.reason_codes import Reason, ReasonCode
 from helpers.results import UNREMARKABLE, Check, StepResult, Verdict, file_digest, worst
 from helpers.run.folders import RunPath
@@ -190,7 +191,7 @@ class ReviewStep(NotebookStep):
                 "writes until the cutover", Verdict.NOT_EXERCISED, "go on", most, "changes at most", relation="≤",
                 parameter="migration.delta_limit",
                 detail="the target was validated as the source was then; step 25 stops writes and brings over up to "
-                f"{most:,} changes, each compared; more, and nobody is moved",
+                f"{count(most, 'change')}, each compared; more, and nobody is moved",
             ))  # fmt: skip
         missing = "" if rules.fence.late else self._fence_missing()
         if missing:

@@ -22,6 +22,7 @@ from helpers.cutover.application import NOT_TAKEN, try_write
 from helpers.errors import RUNBOOK, Terminal, WorldError
 from helpers.fence import Control, FenceState, lift, used_by
 from helpers.fence.control import LIFTING, UNTRIED
+from helpers.formatting import count
 from helpers.migration.source_changes import WrittenData
 from helpers.migration.target_lock import remove_made_database
 from helpers.monitoring import measure
@@ -116,7 +117,7 @@ def _in_use(store: Store, run_id: str, late: dict[str, set[str]], keep: Callable
     folder = keep([as_added(store, name, ids) for name, ids in found.items()])
     name, number = min(found), sum(map(len, found.values()))
     return Terminal(
-        ReasonCode.TARGET_IN_USE, f"{number} chunks came or changed since it was last read, such as {min(found[name])}. They are "
+        ReasonCode.TARGET_IN_USE, f"{number:,} chunks came or changed since it was read, such as {min(found[name])}. They are "
         f"still there, and exported to {folder}",
         where=f"collection {name} of {store.label}",
         next_step="Find out who still writes there and stop it; put into the source what is wanted of them. Then repeat, which "
@@ -228,11 +229,14 @@ class RollbackStep(NotebookStep):
         state = FenceState.load(self.run.workspace)
         if self.run.dry_run:
             return (state.sentence() if state else "") or "there is no fence to lift"
+        rules = self.of.cutover.cutover if self.of.cutover is not None else self.run.parameters.cutover
         with self.of.stage(outline.LIFT) as row:
-            row["said"] = lift(self.run.home)
+            said = lift(self.run.home)
+            row["said"] = said.replace(UNTRIED, "the application tries a write next") if rules.write_probe else said
             taken = utc_now() if state is not None and self.control.clients_url else ""
-            rules = self.of.cutover.cutover if self.of.cutover is not None else self.run.parameters.cutover
+        with self.of.stage(outline.TRY) as row:
             tried = try_write(rules, self.run.home, self.run.step)
+            row["said"] = tried.said
             if tried.outcome == NOT_TAKEN:
                 raise WorldError(
                     ReasonCode.WRITES_REFUSED, f"a write of the application is not taken yet: {tried.said}",
@@ -241,7 +245,7 @@ class RollbackStep(NotebookStep):
                 )  # fmt: skip
             taken = tried.taken_at or taken
             if tried.taken:
-                row["said"] = row["said"].replace(UNTRIED, "a write of the application was taken")
+                said = said.replace(UNTRIED, "a write of the application was taken")
         state = FenceState.load(self.run.workspace)
         lifted = [e["when"] for e in state.events if e["state"] == LIFTING] if state is not None else []
         self.run.fact("fence", {"writes_again": lifted[-1] if lifted else "", "write_taken": taken})
@@ -249,8 +253,8 @@ class RollbackStep(NotebookStep):
         verdict = Verdict.NOT_APPLICABLE if state is None else Verdict.PASS if taken else Verdict.NOT_EXERCISED
         self.run.check(FENCE_END, verdict if open_ else Verdict.FAIL, measured="lifted" if lifted else "none",
                        threshold="lifted" if lifted else None, reason="" if open_ else ReasonCode.FENCE_NOT_LIFTED,
-                       detail=row["said"])  # fmt: skip
-        return str(row["said"])
+                       detail=said)  # fmt: skip
+        return said
 
     def remove(self) -> pd.DataFrame:
         """From the target what this run made, and nothing else."""
@@ -283,7 +287,9 @@ class RollbackStep(NotebookStep):
             database = remove_made_database(self.run.home)
             chunks = sum(int(r[1]) for r in rows)
             row["said"] = (
-                f"{chunks:,} chunks of {len(rows)} collections removed" if rows else "there was nothing to remove"
+                f"{count(chunks, 'chunk')} of {count(len(rows), 'collection')} removed"
+                if rows
+                else "there was nothing to remove"
             ) + (f"; {database}" if database else "")
             self.of.state.facts["removed"] = {str(r[0]): int(r[1]) for r in rows} or self.of.state.facts.get(
                 "removed", {}
@@ -312,7 +318,7 @@ class RollbackStep(NotebookStep):
             unit="collections", reason=ReasonCode.TARGET_NOT_CLEAN if ours else "", detail=", ".join(ours),
         )  # fmt: skip
         if kept:
-            detail = ", ".join(f"{name}: {n:,} chunks" for name, n in kept.items())
+            detail = ", ".join(f"{name}: {count(n, 'chunk')}" for name, n in kept.items())
             self.run.check(
                 "chunks of others in the target",
                 Verdict.WARNING,
@@ -353,7 +359,7 @@ class RollbackStep(NotebookStep):
             with self.run.progress("Watch the source", int(seconds), "seconds") as bar:
                 rounds = list(watcher.samples(seconds, interval, bar))
             ill = [r for r in rounds if r.trouble]
-            row["said"] = f"{len(rounds)} rounds, {len(ill)} with a problem"
+            row["said"] = f"{count(len(rounds), 'round')}, {len(ill)} with a problem"
             self.of.state.facts["watch"] = {"rounds": len(rounds), "problems": ["; ".join(r.trouble) for r in ill][:20],
                                          "slowest_ms": max((r.slowest or 0.0 for r in rounds), default=0.0)}  # fmt: skip
             last = bool(ill) and ill[-1] is rounds[-1]

@@ -180,7 +180,7 @@ class SourceHealthStep(NotebookStep):
             else ""
         )
         told = (
-            f"{lost:,} of {read:,} chunks read have no vector; step 22 asks for a share of {least:g} with one."
+            f"{lost:,} of {count(read, 'chunk')} read have no vector; step 22 asks for a share of {least:g} with one."
             if lost
             else ""
         )
@@ -404,7 +404,7 @@ class SourceHealthStep(NotebookStep):
         """A server on the wrong folder is sound, and empty or old: only a person knows how much it should hold."""
         if self.run.parameters.source.is_embedded:
             return ""
-        return f"Are {total:,} chunks what you expect there? If not, look at the server's volume: {VOLUMES}."
+        return f"Are {count(total, 'chunk')} what you expect there? If not, look at the server's volume: {VOLUMES}."
 
     def _check_dimensions(self, infos: list[CollectionInfo]) -> None:
         allowed = self.expected.dimensions

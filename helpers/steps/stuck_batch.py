@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from helpers.errors import RunbookError
+from helpers.formatting import count
 from helpers.migration.checkpoint import Kept
 from helpers.migration.importing import DISK_RESERVE
 from helpers.reason_codes import ReasonCode
@@ -120,7 +121,7 @@ class StuckBatchStep(Troubleshooter):
         for role in ("source", "target"):
             layers = network.layers(getattr(self.run.parameters, role), role)
             bad = network.broken(layers)
-            rows.append((f"connection to the {role}", not bad, bad or f"{len(layers)} checks"))
+            rows.append((f"connection to the {role}", not bad, bad or f"{count(len(layers), 'check')}"))
         return rows
 
     def _disk(self) -> tuple[str, bool, str]:

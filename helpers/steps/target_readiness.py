@@ -23,7 +23,7 @@ from helpers import audit
 from helpers.chunks import ChunkBatch
 from helpers.cutover.readiness import CutoverReadiness
 from helpers.errors import RUNBOOK, RunbookError
-from helpers.formatting import size
+from helpers.formatting import count, size
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.importing import DISK_RESERVE, judge_indexes
 from helpers.migration.target_lock import NOT_THERE, chosen, refuse_taken
@@ -87,7 +87,7 @@ class TargetReadinessStep(NotebookStep):
         with open_target(self.target) as store:
             seconds = time.monotonic() - begun
             present, holder = store.names(), store.lock_holder()
-            counts = [(f"holds {name}", f"{store.count(name):,} chunks") for name in present[:SHOWN]]
+            counts = [(f"holds {name}", f"{count(store.count(name), 'chunk')}") for name in present[:SHOWN]]
             rows = [
                 ("target", store.label),
                 ("version it gives", store.version),
@@ -169,7 +169,7 @@ class TargetReadinessStep(NotebookStep):
             measured="read back as written" if same else "differs",
             threshold="read back as written",
             reason="" if same else ReasonCode.TARGET_UNSOUND,
-            detail=f"{PROBE_CHUNKS} chunks written, read back, one searched",
+            detail=f"{count(PROBE_CHUNKS, 'chunk')} written, read back, one searched",
         )
         self.run.check("write probes left behind", Verdict.PASS if gone else Verdict.FAIL, measured=int(not gone), threshold=0,
                        reason="" if gone else ReasonCode.PROBE_LEFT_BEHIND, detail=f"collection {name}")  # fmt: skip

@@ -33,7 +33,7 @@ from helpers.validation import configuration
 from helpers.validation.configuration import judge_fulltext
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
 from helpers.validation.field_tests import FieldValues
-from helpers.validation.judgement import OWN, Judgement
+from helpers.validation.judgement import OWN, WHOLE, Judgement
 from helpers.validation.search import overlap_ks, pairs_of, rows_frame
 
 FLOAT32_FLOOR = 2.0**-24  # the least relative difference that float32 can hold
@@ -227,12 +227,12 @@ class ValidateStep(NotebookStep):
             for k in overlap_ks(r["k"])
         ]
         overlap = pd.DataFrame(overlaps, columns=["collection", "kind", "k", "overlap"])
-        own = OWN if self.found.merged else "none"
-        asked = f"Stored vectors were searched for; filter: {own}."
+        own = OWN if self.found.merged else WHOLE
+        asked = f"Stored vectors were searched for; {own}."
         self._figure(
             "overlap",
             lambda: plots.overlap_heatmap(overlap, asked, within=bool(self.found.merged)),
-            f"Share of the k nearest that both sides find; filter: {own}."
+            f"Share of the k nearest that both sides find; {own}."
             + " What a client gets of all collections is another question: see the checklist."
             * bool(self.found.merged),
         )

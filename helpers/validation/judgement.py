@@ -143,7 +143,7 @@ class Judgement:
         `pooled` of the unrestricted ones has shared_low and shared_high, too: the interval of shared_expected.
         """
         rows = [
-            _recall_row("restricted", r["collection"], OWN if self.found.merged else _WHOLE, r["recall_queries"], r["verdict"],
+            _recall_row("restricted", r["collection"], OWN if self.found.merged else WHOLE, r["recall_queries"], r["verdict"],
                         r.get("recall_after"), r.get("recall_before"), r.get("recall_pairs", 0))
             for r in self.found.search
         ]  # fmt: skip
@@ -248,9 +248,9 @@ def _outcome(wrong: object, reason: ReasonCode, otherwise: Verdict = Verdict.FAI
     return (otherwise, reason) if wrong else (Verdict.PASS, "")
 
 
-OWN = "none: of each answer only the query's own source collection is judged"
-_WHOLE = "none: each collection is searched whole"
-_NONE = "none: merged collections are searched whole, as clients do"
+OWN = "judged among chunks of the query's own source collection; no filter was sent"
+WHOLE = "each collection is searched whole; no filter was sent"
+_NONE = "merged collections are searched whole, as clients do; no filter was sent"
 _SHARES = ("shared_expected", "shared_measured", "shared_filtered", "from_others")
 
 
@@ -308,7 +308,7 @@ def recall_said(recall: Mapping[str, Any]) -> str:
         if row is None or row["recall"] is None:
             continue
         said = f"recall {row['recall']:.3f} (95 % interval {row['low']:.3f} to {row['high']:.3f})"
-        said += f" in {row['queries']:,} queries, {own_chunk(recall)}, k = {recall['k']}, filter: {row['filter']}"
+        said += f" in {count(row['queries'], 'query')}, {own_chunk(recall)}, k = {recall['k']}, {row['filter']}"
         if row.get("shared_expected") is not None:
             said += f"; expected there: {merged_answers(row, recall['k'])}"
         parts.append(said)

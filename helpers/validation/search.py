@@ -424,7 +424,7 @@ def _doubt(store: Reader, info: CollectionInfo, found: Sequence[Record], answers
         why.append(f"{waiting:,} writes are not indexed there yet")
     missed = sum(r["reachable"] is False for r in found)
     if missed > (1 - SOUND) * len(found):
-        why.append(f"it does not find {missed} of {len(found)} chunks by their own vector")
+        why.append(f"it does not find {missed} of {count(len(found), 'chunk')} by their own vector")
     off = [
         abs(d - known[chunk]) > noise(info.space, known[chunk], float(scale))
         for hits, known, scale in zip(answers.plain, truth.known, truth.scale, strict=True)
