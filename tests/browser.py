@@ -23,6 +23,9 @@ _FLAGS = (
     "--remote-debugging-pipe",
 )  # fmt: skip
 _SECONDS = 60.0
+A4_PORTRAIT, A4_LANDSCAPE, PAGE_HEIGHT = 703, 1047, 1047  # CSS pixels between the margins: 186 mm, 277 mm
+BEYOND = "[...document.querySelectorAll('table,img,svg')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).length"
+END_OF_SIGNOFFS = "document.querySelector('#signoffs ~ .line').getBoundingClientRect().bottom + scrollY"
 # Whatever runs in a page: elements, attributes and addresses that could act; the title that a script would have changed.
 _LOOK = """JSON.stringify({
   title: document.title,

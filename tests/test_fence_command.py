@@ -224,3 +224,15 @@ def test_the_command_says_where_the_fence_stands_and_lifts_it(
     assert cli.main(["fence", folder.id, "--lift"]) == 0
     assert cli.main(["fence", folder.id, "--lift"]) == 0
     assert ran(tmp_path) == ["lock", "unlock"]
+
+
+def test_the_begin_of_a_fence_is_one_time_wherever_it_is_told() -> None:
+    """It was first set in the second after the command began, and set again by a repeated step."""
+    begun, up, later = (f"2026-11-29T02:00:{second}.900+00:00" for second in ("08", "09", "30"))
+    events = [{"when": when, "by": "x", "state": state} for when, state in
+              ((begun, "setting"), (up, "up"), (later, "setting"), (later, "up"))]  # fmt: skip
+    state = FenceState("command", "up", "lift it", since=begun, events=events)
+    assert state.up_at == up
+    assert "is up since 2026-11-29 02:00:09 UTC" in state.sentence()
+    state.events.append({"when": later, "by": "x", "state": "lifting"})
+    assert state.up_at == ""

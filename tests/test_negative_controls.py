@@ -8,6 +8,7 @@ somebody else's, another distance space. Each falls on ids of its own, so one va
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, field
 from html import escape
@@ -18,7 +19,9 @@ import numpy as np
 import pytest
 
 from helpers.rehearsal import expected_findings
+from tests.browser import A4_PORTRAIT, BEYOND, END_OF_SIGNOFFS, PAGE_HEIGHT, Browser, find
 from tests.commands import Runbook, only_line, tree
+from tests.conftest import absent
 from tests.plain_client import assert_same, held, opened
 
 SOURCE = "open-webui-cosine-0.5"
@@ -210,6 +213,18 @@ def test_a_rehearsal_asks_the_named_queries_and_draws_its_figures(rehearsal: Nig
         assert escape(figure["alt"], quote=False)[:40] in page
     search = rehearsal.result("23")["facts"]["search"]
     assert all(f"overlap_{kind}@{k}" in row for row in search for kind in ("exact", "plain") for k in (1, 3, 5, 10))
+
+
+def test_a_finished_rehearsal_is_signed_on_its_first_sheet_of_paper(rehearsal: Night, tmp_path: Path) -> None:
+    """Its page as it is left, with all that a rehearsal tells: the warnings, the drills, the waits."""
+    program = find() or absent("chromium", "it prints the page of a finished rehearsal")
+    page = Path(shutil.copy(rehearsal.reports / "index.html", tmp_path))
+    with Browser(program) as chromium:
+        assert "REHEARSED" in chromium.visit(page, width=A4_PORTRAIT, unfold=False).seen["text"]
+        assert chromium.on_paper(A4_PORTRAIT, END_OF_SIGNOFFS) < PAGE_HEIGHT
+        assert chromium.on_paper(A4_PORTRAIT, BEYOND) == 0
+        chromium.pdf(tmp_path / "page.pdf")
+    assert 4 <= len(re.findall(rb"/Type\s*/Page[^s]", (tmp_path / "page.pdf").read_bytes())) <= 12
 
 
 def test_a_damaged_rehearsal_is_found_by_id_and_go_again_when_undone(rehearsal: Night) -> None:

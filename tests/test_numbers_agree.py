@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup
 
-from helpers.formatting import duration, merged_answers
+from helpers.formatting import count, duration, merged_answers
 from helpers.profiling.search import harmless
 from helpers.report import numbers
 from helpers.report.facts import read_run
@@ -377,3 +377,10 @@ def test_a_planted_contradiction_is_on_the_first_screen(run: RunFolder, kind: st
     banner = page(run).select_one(".banner")
     assert banner is not None
     assert re.search(f"FIGURES DISAGREE: .*{re.escape(said)}", banner.get_text(" ", strip=True))
+
+
+def test_a_number_and_its_noun_agree() -> None:
+    said = [count(n, noun) for noun in ("query", "batch", "chunk of others", "day") for n in (1, 9832)]
+    assert said == ["1 query", "9,832 queries", "1 batch", "9,832 batches", "1 chunk of others", "9,832 chunks of others",
+                    "1 day", "9,832 days"]  # fmt: skip
+    assert count(2) == "2"

@@ -18,7 +18,7 @@ from helpers import plots
 from helpers.reason_codes import ReasonCode
 from helpers.report.pages import index_page, notebook_html, print_pdf, run_page
 from helpers.results import Check, Verdict
-from tests.browser import Browser
+from tests.browser import A4_LANDSCAPE, A4_PORTRAIT, BEYOND, END_OF_SIGNOFFS, PAGE_HEIGHT, Browser
 from tests.browser import find as find_browser
 from tests.conftest import absent
 from tests.test_pages_run import ROLES, keys, make_run, read, result, sign, whole_night
@@ -176,11 +176,6 @@ def test_paper_shows_what_the_screen_folds_away_and_no_navigation(tmp_path: Path
     assert not chromium.shows("nav", paper=True)
     chromium.pdf(tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
-
-
-A4_PORTRAIT, A4_LANDSCAPE, PAGE_HEIGHT = 703, 1047, 1047  # CSS pixels between the margins: 186 mm, 277 mm
-BEYOND = "[...document.querySelectorAll('table,img,svg')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).length"
-END_OF_SIGNOFFS = "document.querySelector('#signoffs ~ .line').getBoundingClientRect().bottom + scrollY"
 
 
 def test_every_column_of_a_wide_table_is_on_the_paper(tmp_path: Path, chromium: Browser) -> None:

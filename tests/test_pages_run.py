@@ -247,6 +247,10 @@ def test_a_notebook_or_file_that_the_page_names_is_a_link_or_said_not_to_be_ther
     row = cells_of(read(run_page(night)), "10 values out of range")
     assert [a["href"] for a in row.find_all("a")] == ["results/10.json", "42_invalid_scores.html"]
     assert "not run" not in row.get_text()
+    (night / "drills").mkdir()
+    (night / "drills" / "put-back.json").write_text("{}", encoding="utf-8")
+    drilled = linked("Drilled: rollback: all was put back (drills/rollback.json, drills/put-back.json).", night)
+    assert [a["href"] for a in read(drilled).find_all("a")] == ["drills/put-back.json"]
     hostile = linked('<b>see results/11.json and "run.json"</b>, notebooks 10, 42 and 99', night)
     assert "<b>" not in hostile
     assert [a["href"] for a in read(hostile).find_all("a")] == [

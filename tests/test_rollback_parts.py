@@ -19,8 +19,9 @@ from helpers.errors import Terminal
 from helpers.migration.source_changes import WrittenData
 from helpers.parameters import parameters_from
 from helpers.reason_codes import ReasonCode
+from helpers.report import numbers
 from helpers.results import Check, StepResult, Verdict
-from helpers.rollback import postmortem, replay
+from helpers.rollback import outline, postmortem, replay
 from helpers.rollback.outline import at_work, stop, triggers
 from helpers.rollback.replay import Plan, Written, _metadata, _origin
 from helpers.run import folders as runs
@@ -240,3 +241,12 @@ def test_a_list_of_the_post_mortem_that_is_cut_says_how_many_more_there_are() ->
     lines = [f"line {n}" for n in range(postmortem.SHOWN + 3)]
     assert postmortem._first(lines[:2], "lines") == lines[:2]
     assert postmortem._first(lines, "lines") == [*lines[: postmortem.SHOWN], "And 3 more lines."]
+
+
+def test_the_times_of_a_rollback_are_those_of_its_stages() -> None:
+    """The numbers of a run look for stages by their title: a renamed one would be measured no more."""
+    assert outline.TITLES[outline.LIFT] == numbers.SERVICE_BACK
+    assert outline.TITLES[outline.TRY] == numbers.WRITE_ASKED
+    assert outline.TITLES[outline.FILES] == numbers.FILES_BACK
+    assert outline.TITLES[outline.REMOVE] == numbers.CLEAN
+    assert list(outline.TITLES) == list(outline.STAGES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import math
 from typing import Any
@@ -267,16 +268,22 @@ def test_what_came_in_is_not_changed(schema: Schema) -> None:
     assert done.batch.documents == given.documents
 
 
-def test_repairs_show_before_and_after_as_short_printable_text(schema: Schema) -> None:
+def test_a_changed_value_is_listed_whole_and_a_huge_one_with_its_length_and_digest(schema: Schema) -> None:
     done = moved(schema, {"author": "", "confidence_level": "\x1b[31m" + "x" * 5000, "authenticity_score": 1.2})
     columns = (done.repairs[name] for name in ("field", "before", "after"))
     shown = {field: (before, after) for field, before, after in zip(*columns, strict=True)}
     assert shown["author"] == ("''", "'Unknown'")
     assert shown["authenticity_score"] == ("1.2", "1.0")
     assert shown["source"] == ("(absent)", "'migrated_openwebui_core'")
-    assert len(shown["confidence_level"][0]) <= 100
-    assert shown["confidence_level"][0].isprintable()
+    longest = shown["confidence_level"][0]
+    digest = hashlib.sha256(("\x1b[31m" + "x" * 5000).encode()).hexdigest()
+    assert longest.endswith(f"xxx… (5,005 characters, SHA-256 of their UTF-8 {digest})")
+    assert len(longest) < 4200
+    assert longest.isprintable()
     assert set(done.repairs["rule"]) <= set(REPAIRS)
+    whole = "é" * 300
+    (listed,) = moved(schema, {"confidence_level": whole}).repairs.query("field == 'confidence_level'")["before"]
+    assert listed == repr(whole)
 
 
 def test_every_chunk_stays_at_its_position(schema: Schema) -> None:

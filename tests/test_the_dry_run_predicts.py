@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from helpers.report import numbers
 from helpers.report.facts import StepRow
-from helpers.report.numbers import RESTART
+from helpers.report.numbers import FILES_BACK, RESTART, again
 from helpers.report.outcome import downtime_parts
-from helpers.results import Phase, StepResult
+from helpers.results import Phase, StepResult, Verdict
 from helpers.run.plan import Step
 from helpers.run.record import PEAK_MEMORY
 from helpers.run.window import DOWNTIME, DURATION, MEMORY
@@ -93,6 +94,40 @@ def test_an_attempt_that_was_killed_and_resumed_is_part_of_what_is_measured(resu
     results[Step.MIGRATE].facts["resumed"] = 0  # begun anew: what failed before is no part of this work
     assert predictions(results, [killed])[0].measured == alone.measured
     assert "Failed attempts" in {part.name for part in downtime_parts(results, [killed])}
+
+
+def test_what_a_killed_attempt_cost_is_no_time_between_the_steps(results: dict[str, StepResult]) -> None:
+    """It ended at 42; the seal, the notice and the command took until 46, when the next one was launched."""
+    results[Step.MIGRATE].facts["resumed"] = 1
+    results[Step.SNAPSHOT] = step(Step.SNAPSHOT, 4, 6, 20, **{PEAK_MEMORY: 250_000_000})
+    killed = StepRow(Step.MIGRATE, "Migrate", "failed", result=step(Step.MIGRATE, 22, 22, 42), attempt="attempt 1 of 2")
+    parts = {part.name: part.seconds for part in downtime_parts(results, [killed])}
+    assert parts["From an attempt's end until the next began"] == 4
+    assert sum(parts.values()) == 197
+    assert "24 s in earlier attempts; reads" in numbers.downtime(results, [killed])[1]
+
+
+def test_a_second_time_without_writes_is_told_beside_the_first(results: dict[str, StepResult]) -> None:
+    results[Step.CUTOVER].facts["cut_over"] = {"writes_again": at(199), "write_taken": at(200)}
+    files = Phase(FILES_BACK, at(310), 2.0)
+    results[Step.ROLLBACK] = StepResult(
+        Step.ROLLBACK,
+        "",
+        "one",
+        at(300),
+        at(340),
+        Verdict.PASS,
+        phases=[files],
+        facts={"fence": {"write_taken": at(330)}},
+    )
+    drill = {"put_back": "drills/put-back.json", "behind": {"began": at(350), "write_taken": at(354)}}
+    seconds, told = numbers.downtime(results, [], drill)
+    assert seconds == 197
+    assert told.endswith("; again for 24 s in the drill of the rollback")
+    assert numbers.downtime(results)[1].endswith("; again for 20 s in the rollback")
+    assert again(results, drill) == [("in the drill of the rollback", 20.0), ("while it was put back", 4.0)]
+    del results[Step.CUTOVER].facts["cut_over"]  # writes never went to the target: there was one time without them
+    assert again(results, {}) == []
 
 
 def test_a_fence_of_step_25_is_up_after_people_have_signed(results: dict[str, StepResult]) -> None:

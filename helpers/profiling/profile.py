@@ -484,7 +484,7 @@ class Profile:
         detail = ""
         if scan.quarantined:
             limit = f"{'below' if valid < minimum else 'at least'} the {minimum:g} (migration.minimum_valid) of steps 13 and 22"
-            detail = f"{_ranked(scan.failures)}; {valid:.4g} is {limit}"
+            detail = f"{_ranked(scan.failures)}; {total - scan.quarantined:,} of {count(total, 'chunk')} is {limit}"
         self.run.judge(
             "chunks that would pass validation", Verdict.WARNING, measured=valid, relation="≥", threshold=1.0,
             reason=ReasonCode(next(iter(scan.failures))) if len(scan.failures) == 1 else ReasonCode.QUARANTINED,

@@ -231,7 +231,7 @@ def downtime(
     """(Seconds in which clients could not write, how that is known). The run stops writes with its fence, and no reads.
 
     `attempts` (`RunView.attempts`) that failed meanwhile are a part of it; `drill`: `RunView.drill`. Writes go on at the target
-    once the application runs on it, or at the source once the fence is lifted; a second time, in a rollback, is only told.
+    once the application runs on it, or at the source once the fence is lifted; a second time, in a rollback, only has its words.
     (None, why) where nobody measured it.
     """
     fence = results.get(Step.FENCE_WRITES)
@@ -262,10 +262,11 @@ def downtime(
     lost = sum(
         (after - began).total_seconds() for _, began, _, after in given_up(results, attempts) if up < began < ended
     )
-    failed = f", {duration(lost)} in earlier attempts, until the next began" if lost else ""
+    failed = f", {duration(lost)} in earlier attempts" if lost else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None
     brought = f"; {count(last['total'], 'change')} since the validation brought over meanwhile" if last else ""
-    more = " and ".join(f"{duration(seconds)} {when}" for when, seconds in again(results, drill))
+    second = again(results, drill)
+    more = f"{duration(sum(seconds for _, seconds in second))} {second[0][0]}" if second else ""
     told = (
         f"from the fence until {until}{people}{failed}{brought}; reads not observed{'; again for ' * bool(more)}{more}"
     )

@@ -83,6 +83,7 @@ def _run_page(view: RunView, kept: str = "") -> str:
         histories=record.HISTORIES if writers(view) else "",
         rollback_times=numbers.rollback_rows(view.results, view.drill),
         downtime_parts=downtime_parts(view.results, view.attempts),
+        again=numbers.again(view.results, view.drill),
         answers=record.answers(view.table("recall")),
         routes=numbers.routes(view.results),
         counted=numbers.counts(view.results),

@@ -85,7 +85,7 @@ def _facts(run: RunRecord, state: RollbackState, cutover: CutoverState | None) -
         "by": state.by,
         "state": state.sentence(),
         "took": numbers.rollback_words(times) if (times := _times(run)) is not None else "the target is not clean yet",
-        "outage": f"of which {duration(restart)} for files, restart and health" if restarts else "without a restart",
+        "outage": f"{duration(restart)} of it for files, restart and health" if restarts else "without a restart",
         "source": run.parameters.source.label,
         "target": run.parameters.target.label,
         "stages": stages,
@@ -118,7 +118,7 @@ def _data(state: RollbackState) -> list[str]:
             f"Clients had written to the target: {said(facts['client_writes'])}. Exported: {facts['exports'][-1]}"
         )
         replayed = facts.get("replayed")
-        lines.append(f"{replayed:,} of these chunks were replayed to the source and compared there." if replayed
+        lines.append(f"Replayed to the source and compared there: {count(replayed, 'chunk')}." if replayed
                      else f"They were not replayed: {state.orders.discard or 'not decided yet'}.")  # fmt: skip
         given_up = [f"Given up ({state.orders.discard}): {row['id']} of {row['collection']}, {row['why']}."
                     for row in facts.get("given_up", [])]  # fmt: skip
@@ -254,7 +254,8 @@ def as_it_stands(folder: RunFolder, proof: dict[str, Any]) -> Iterator[None]:
     audit.append(log, "drill put back: application restarted", commands=commands)
     proof |= _put_back(rules, before, digests)
     proof["source"] = _source(folder, snapshot, [])
-    proof["write_at_the_target"] = try_write(rules.cutover, folder, Step.ROLLBACK).outcome
+    tried = try_write(rules.cutover, folder, Step.ROLLBACK)
+    proof |= {"write_at_the_target": tried.outcome, "write_taken": tried.taken_at}
     audit.append(log, "drill put back", compared=sum(proof["compared"].values()), differences=0)
     shutil.rmtree(kept)
 

@@ -64,7 +64,7 @@ def _nan(nan: int, chunks: int) -> dict[str, Any]:
     value = nan / chunks if chunks else 0.0
     verdict = Verdict.PASS if nan == 0 else Verdict.MARGINAL if value <= 0.001 else Verdict.FAIL
     figures = (nan, "=", 0, "chunks")
-    shown = f"{nan:,} ({value:.4%})"
+    shown = f"{nan:,} of {chunks:,}"
     return _row("NaN embeddings in the source", value, "0", "<= 0.1 %", "> 0.1 %", verdict, figures, chunks, shown)
 
 
@@ -116,7 +116,7 @@ def _row(
 
 def _percent(value: float) -> str:
     """Cut, never rounded up: 98.9999 % is not 99 %."""
-    return f"{int(value * 1e6) / 1e4:.4f} %".replace(".0000 %", " %")
+    return f"{int(value * 1e6) / 1e4:.4f}".rstrip("0").rstrip(".") + " %"
 
 
 def _none(criterion: str, why: str, verdict: Verdict = Verdict.NOT_APPLICABLE) -> dict[str, Any]:
