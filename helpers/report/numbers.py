@@ -177,7 +177,7 @@ def rollback_rows(results: Results, drill: Mapping[str, Any]) -> list[RollbackRo
             "Service back": (f"from the order until clients can write at the source: {service_ends(found)}{probed}",
                              found.service),
             "Stages of step 27": ("from the first stage until the target is clean, as in its figure", found.clean - waited),
-            **{f"Without writes {when}": ("from the first act on the application's files until a write was taken", seconds)
+            **{f"Without writes {when}": ("from the first act on files or databases until a write was taken", seconds)
                for when, seconds in again(results, drill)},
             "Target clean": ("from the order until the target holds nothing of the run", found.clean),
             "Step 27": ("from its first cell to its end, the watch of the source included", result.seconds),
