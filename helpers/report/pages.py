@@ -260,9 +260,9 @@ def _collections(view: RunView, found: numbers.Counts) -> Tile:
         return Tile("Collections", _UNKNOWN)
     several = numbers.merged(view.results)
     named = [f"{text(target, 40)} of {n}" for target, n in several.items()]
+    which = ", ".join([*named[:3], *(["…"] if len(named) > 3 else [])])
     note = (
-        f"{count(len(named))} of them {'hold' if len(named) > 1 else 'holds'} chunks of several source collections: "
-        + ", ".join([*named[:3], *(["…"] if len(named) > 3 else [])])
+        f"{len(named):,} of them {'hold' if len(named) > 1 else 'holds'} chunks of several source collections: {which}"
     )
     return Tile("Collections, source → target", f"{before} → {after}", note if named else "none is merged",
                 file="#routing" if numbers.routes(view.results) else "")  # fmt: skip
@@ -306,7 +306,9 @@ def _recall(view: RunView) -> list[Tile]:
         if row and isinstance(row.get("recall"), int | float):
             asked = f"{count(row['queries'], 'query')}, {own_chunk(told)}; 95 %: {row['low']:.3f} to {row['high']:.3f}"
             label = f"Recall@{told.get('k')}, {record.scope(row['scope'])}"
-            found.append(Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", str(row["verdict"])))
+            found.append(
+                Tile(label, f"{row['recall']:.3f}", f"{asked}; {text(row['filter'], 100)}", str(row["verdict"]))
+            )
     return [*(found or [Tile("Recall", _UNKNOWN)]), *_remaining(told)]
 
 
@@ -481,12 +483,9 @@ def _session(steps: list[Timed], window: tuple[datetime, datetime, timedelta] | 
     band = [] if window is None else [window[0] - window[2], window[0], window[1], window[1] + window[2]]
     parts = [Span(at(a), round(at(b) - at(a), 2)) for a, b in pairwise(band)]
     longest = max(steps, key=lambda s: s.end - s.start)
-    said = (
-        f"{count(len({s.step.number for s in steps}), 'step')} from {first:%H:%M:%S} to {last:%H:%M:%S} UTC; step "
-        f"{longest.step.number} took longest, {between(longest.start, longest.end)}."
-        + " The window is too long to be drawn beside them."
-        * outside
-    )
+    said = f"{count(len({s.step.number for s in steps}), 'step')} from {first:%H:%M:%S} to {last:%H:%M:%S} UTC; step "
+    said += f"{longest.step.number} took longest, {between(longest.start, longest.end)}."
+    said += " The window is too long to be drawn beside them." * outside
     return Session(
         f"{first:%Y-%m-%d}", said, rows, [(at(m), f"{m:{clock}}") for m in marks if begin <= m < end],
         parts[1] if parts else None, [p for p in parts[::2] if p.width],
