@@ -248,6 +248,10 @@ def passed(result: StepResult | None) -> bool:
 
 
 MOST_READ = 64 * 2**20  # bytes of a file that is read as a whole; the largest of a run's own have a few
+MOST_CONTAINERS = (
+    2**22
+)  # lists and objects in one JSON; the largest answer of a server has one for each vector and metadata
+_TEXT_IN_JSON = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.S)
 DEEPEST = 64  # levels of lists and objects in JSON; Chroma's answers and a run's files have fewer than 12
 
 
@@ -267,11 +271,23 @@ def _plainly(path: str, flags: int) -> int:
 
 
 def json_in(data: bytes | str) -> Any:
-    """What this JSON holds; ValueError where they hold none, or nested more than `DEEPEST` levels."""
+    """What this JSON holds; ValueError where they hold none, nested more than `DEEPEST` levels, or `is_crowded`."""
+    if is_crowded(data):
+        raise ValueError(f"more than {MOST_CONTAINERS:,} lists and objects")
     with suppress(RecursionError):
         if not is_deep(value := json.loads(data)):
             return value
     raise ValueError("nested too deeply")
+
+
+def is_crowded(data: bytes | str) -> bool:
+    """Whether this JSON has more than `MOST_CONTAINERS` lists and objects: three bytes each become more than sixty when read."""
+    if isinstance(data, str):
+        return data.count("[") + data.count("{") > MOST_CONTAINERS and is_crowded(data.encode("utf-8", "surrogatepass"))
+    if data.count(b"[") + data.count(b"{") <= MOST_CONTAINERS:
+        return False
+    bare = _TEXT_IN_JSON.sub(b"", data)  # documents may hold any number of them
+    return bare.count(b"[") + bare.count(b"{") > MOST_CONTAINERS
 
 
 _NESTED = frozenset({dict, list})

@@ -78,7 +78,8 @@ ATTACKS: dict[str, dict[str, str]] = {
         "names that call people in chats": """
             test_notices.py::test_names_in_a_notice_call_nobody_and_make_no_link_in_a_chat""",
         "a pipe in place of an index file": """
-            test_a_hostile_source_gains_nothing.py::test_a_pipe_in_place_of_an_index_file_holds_nobody""",
+            test_no_special_file_holds_us.py::test_each_file_of_a_source_is_read_past_or_refused_in_one_line
+            test_no_special_file_holds_us.py::test_a_pipe_in_place_of_an_index_file_holds_nobody""",
         "triggers and views in the database": """
             test_a_hostile_source_gains_nothing.py::test_code_in_a_database_is_never_run""",
     },

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,7 +99,7 @@ class Thief:
         """Seal what is there by a toolkit whose own refusals were taken out, and make what is derived."""
         for refusal in ("refuse_changes", "_refuse_other_binding", "_refuse_unnamed"):
             self.patch.setattr(SEALS, refusal, lambda *_: None)
-        self.patch.setattr(SEALS.signing, "vouched", lambda *_: None)
+        self.patch.setattr(SEALS, "signing", SimpleNamespace(**{**vars(signing), "custody": lambda *_: ()}))
         (self.home.workspace / "last-seal").unlink(missing_ok=True)
         evidence.seal(self.home.read(), step)
         write_text(self.run / "index.html", run_page(self.run))

@@ -19,6 +19,7 @@ import pytest
 from helpers.errors import RunbookError, Terminal, Transient
 from helpers.fence.probe import Probe
 from helpers.parameters.endpoint import Endpoint
+from helpers.results import json_in
 from helpers.stores import open_source, open_target, wire
 from helpers.stores.client import ClientStore, batch_of
 from helpers.stores.handshake import identity_of
@@ -105,6 +106,20 @@ def test_a_coding_that_was_not_asked_for_is_refused(hostile: Hostile, coding: st
     hostile.answers(gzip.compress(gzip.compress(b"{}")), Content_Encoding=coding)
     with Session(timeout=30) as session, pytest.raises(Transient, match="not asked for"):
         session.get(hostile.url)
+
+
+def test_an_answer_of_millions_of_empty_lists_is_not_read_as_json(hostile: Hostile) -> None:
+    """Three bytes of it are more than sixty in memory: 256 MiB of them would be 6 GB."""
+    hostile.answers(gzip.compress(b"[" + b"[]," * 4_300_000 + b"1]", 1), Content_Encoding="gzip")
+    with Session(timeout=60) as session, pytest.raises(QuotaExceeded, match="more than 4,194,304 lists and objects"):
+        session.get(f"{hostile.url.rstrip('/')}/collections/c/get")
+
+
+def test_brackets_inside_of_documents_are_no_lists() -> None:
+    crowded = b'[{"a": "' + b'[{\\"' * 3_000_000 + b'"}, "[", "\\\\"]'
+    assert json_in(crowded)[0]["a"].count("[") == 3_000_000
+    with pytest.raises(ValueError, match="lists and objects"):
+        json_in("[" + "{}," * 4_300_000 + "1]")
 
 
 @pytest.mark.parametrize("coding", ["gzip", ""])

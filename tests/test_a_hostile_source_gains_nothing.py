@@ -41,8 +41,6 @@ from helpers.run import command
 from helpers.steps import integration
 from helpers.stores import copying, creation, door, open_source, open_target, opening
 from helpers.stores.creation import own_function, register_allowed
-from helpers.stores.index_files import read_header
-from helpers.stores.index_pickle import IndexDamage
 from helpers.stores.layout import DATABASE
 from tests.commands import Runbook
 from tests.conftest import ROOT
@@ -573,9 +571,3 @@ def test_two_folders_with_one_file_are_one_place(tmp_path: Path) -> None:
     (tmp_path / "other" / DATABASE).hardlink_to(tmp_path / "data" / DATABASE)
     with pytest.raises(UsageError, match=r"share one chroma\.sqlite3"):
         parameters_from({"source": {"path": str(tmp_path / "data")}, "target": {"path": str(tmp_path / "other")}})
-
-
-def test_a_pipe_in_place_of_an_index_file_holds_nobody(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "header.bin")
-    with pytest.raises(IndexDamage, match="no plain file"):
-        read_header(tmp_path / "header.bin")

@@ -14,13 +14,14 @@ import pytest
 from helpers import audit, cli, evidence
 from helpers.cli.evidence import archive, verify
 from helpers.errors import Terminal, UsageError
+from helpers.evidence import signing
 from helpers.evidence.statement import canonical
 from helpers.report.pages import run_page
 from helpers.results import file_digest, write_text
 from helpers.run import folders as runs
 from helpers.run.folders import RunFolder
 from helpers.run.plan import Step
-from tests.signers import Signers, read, sign, small_run
+from tests.signers import Signers, make_key, read, sign, small_run
 
 Out = pytest.CaptureFixture[str]
 
@@ -306,6 +307,48 @@ def test_audit_names_a_line_that_no_trusted_key_signed(
     lines = len((fresh.reports / audit.NAME).read_text().splitlines())
     assert cli.main(["audit", fresh.id]) == 1
     assert f"no trusted key signed line {lines}: what they say proves nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["nobody signed the seal", "the seal of a stranger", "not of the list"])
+def test_audit_trusts_no_key_that_only_an_untrusted_seal_names(
+    fresh: RunFolder, capsys: Out, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    """Whoever makes up a key for the log names it in a seal of their own."""
+    finish(fresh)
+    key = make_key(tmp_path / "runner_key")
+    newest = evidence.seals(fresh.reports)[-1]
+    public, fingerprint = audit.public_key(key)
+    signed = {"principal": "me", "key": public, "fingerprint": fingerprint}
+    predicate = {
+        **newest.predicate, "number": newest.number + 1, "previous": newest.digest, "previous_name": newest.name,
+        "log_key": fingerprint, "runner": {"unsigned": "no key"} if how == "nobody signed the seal" else signed,
+    }  # fmt: skip
+    path = newest.path.with_name(f"{newest.number + 1:04d}-20270101T000000.000Z.json")
+    path.write_bytes(canonical({**json.loads(newest.data), "predicate": predicate}))
+    if how != "nobody signed the seal":
+        path.with_name(f"{path.name}.sig").write_bytes(signing.sign(path.read_bytes(), signing.SEAL, key))
+    with monkeypatch.context() as stranger:
+        stranger.setattr(audit, "workspace_root", lambda: tmp_path)
+        audit.append(fresh.reports / audit.NAME, "drill", what="restore")
+    lines = len((fresh.reports / audit.NAME).read_text().splitlines())
+    given = []
+    if how == "not of the list":
+        runner, _ = audit.public_key(fresh.workspace.parent / "runner_key")
+        (tmp_path / "list").write_text(f'runner namespaces="runbook-seal" {runner}\n')
+        given = ["--allowed-signers", str(tmp_path / "list")]
+    assert cli.main(["audit", fresh.id, *given]) == 1
+    assert f"no trusted key signed line {lines}: what they say proves nothing" in capsys.readouterr().out
+
+
+def test_audit_takes_the_keys_of_a_list_from_outside(fresh: RunFolder, capsys: Out, tmp_path: Path) -> None:
+    finish(fresh)
+    for name, code in (("runner_key", 0), ("other", 1)):
+        key = fresh.workspace.parent / name
+        if name == "other":
+            make_key(key)
+        (tmp_path / name).write_text(f'runner namespaces="runbook-seal" {audit.public_key(key)[0]}\n')
+        assert cli.main(["audit", fresh.id, "--allowed-signers", str(tmp_path / name)]) == code
+        assert ("no trusted key signed line 1, 2" in capsys.readouterr().out) is (code == 1)
 
 
 def test_signing_on_the_command_line(

@@ -23,6 +23,7 @@ from helpers.run.folders import RunFolder, RunLock
 from helpers.run.record import RunRecord, describe
 
 BAD_IDS = ["../../x", "a/b", "", ".", "..", ".hidden", "-x", "a..b", "end.", "x" * 65, "a b", "ü", "a\n", "a\x00"]
+OURS = ["snapshots", "runner_key", "runner_key.pub", "sample", "index.html", "README.md"]
 
 
 pytestmark = pytest.mark.usefixtures("own_folders")
@@ -40,6 +41,15 @@ def test_an_id_that_is_no_plain_name_is_refused_and_nothing_written(bad: str, tm
         with pytest.raises(UsageError):
             runs.create(parameters(), bad)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [*OURS, "Snapshots", "RUNNER_KEY"])
+def test_a_name_that_the_folders_of_runs_use_themselves_is_no_id(name: str, tmp_path: Path) -> None:
+    """A run of the name would lie among the snapshots, or in the place of the key; disks may not tell a letter's case."""
+    with pytest.raises(UsageError, match=r"cannot be the id of a run\. .*no name of ours"):
+        runs.create(parameters(), name)
+    assert list(tmp_path.iterdir()) == []
+    assert runs.check_run_id(f"night-{name}") == f"night-{name}"
 
 
 @pytest.mark.parametrize("good", ["a", "night-1", "A.b_c-9", "x" * 64])

@@ -138,10 +138,11 @@ def declare(declared: Declare) -> None:
             "--expect", action="append", default=[], metavar="SHA256",
             help="digest of a seal that was noted elsewhere, which must be among the seals; repeatable",
         )  # fmt: skip
-    verify.add_argument(
-        "--allowed-signers", type=Path, metavar="FILE",
-        help="list from outside the run that must allow each signature, those of the seals in the namespace runbook-seal",
-    )  # fmt: skip
+    for command in (verify, audit):
+        command.add_argument(
+            "--allowed-signers", type=Path, metavar="FILE",
+            help="list from outside the run that must allow each signature, those of the seals in the namespace runbook-seal",
+        )  # fmt: skip
     archive.add_argument(
         "--output", type=Path, metavar="FILE.zip", help="file to write; default: RUN_ID.zip in the current folder"
     )
@@ -292,10 +293,12 @@ def _audit(chosen: argparse.Namespace) -> int:
     from helpers.status.overview import table
 
     folder = runs.find(chosen.run_id)
+    if chosen.allowed_signers is not None:
+        signing.read_allowed(chosen.allowed_signers)
     path = folder.reports / audit.NAME
     rows = [_audit_row(entry) for entry in audit.entries(path)]
     print(table(rows) if rows else "Nothing is recorded.")
-    trust = trusted(folder.reports)
+    trust = trusted(folder.reports, chosen.allowed_signers)
     loose = list(audit.unsigned(path, trust)) if trust is not None else []
     if loose:
         numbers = ", ".join(map(str, loose[:20])) + (f" and {len(loose) - 20:,} more" if len(loose) > 20 else "")

@@ -22,7 +22,7 @@ from helpers import audit
 from helpers.errors import RUNBOOK, RunbookError, Terminal
 from helpers.evidence import secret_scan, signing
 from helpers.evidence.secret_scan import code, list_packages, refuse_foreign_bytecode, tree
-from helpers.evidence.signing import ALLOWED
+from helpers.evidence.signing import ALLOWED, RUNNER
 from helpers.evidence.statement import (
     CHANGING,
     ENVELOPE,
@@ -63,7 +63,6 @@ from helpers.run.plan import Step
 SEALED_AFTER = (Step.SCHEDULE_AND_NOTIFY, Step.REVIEW, Step.CUTOVER, Step.CLOSEOUT)
 BOUND = "bound"  # the part of a seal that has a digest for each parameter which binds the run
 BESIDE = (".sig", signing.TOKEN, ENVELOPE)  # what lies beside a seal
-RUNNER = "runner"  # the part of a seal that names the key which signed it
 LAST = "last-seal"  # in the workspace: the digest of the newest seal that was set from here
 WORK = "work"  # the part of a seal that says that the audit log names each passed result, kept page and drill
 MOVES = "moves"  # the part of a seal that says that the audit log names what was moved since; older seals have none
@@ -102,11 +101,9 @@ def _read_chain(run: RunState) -> tuple[Seal, ...]:
     found, last = seals(run.reports), run.workspace / LAST
     if run.judged:  # by `verify`, which names all that does not fit
         return found
-    try:
-        named = [(seal.path, seal.data, seal.predicate.get(RUNNER)) for seal in found]
-        signing.vouched(named, lambda: _runner(run)[1].get("fingerprint", ""))
-    except signing.Refused as error:
-        raise _broken(run.reports, SEALS, error.what) from error
+    for seal, _, wrong in signing.custody(found, lambda: _runner(run)[1].get("fingerprint", "")):
+        if wrong:
+            raise _broken(run.reports, seal.name, wrong.removeprefix(f"{seal.name}: "))
     if last.is_file() and last.read_bytes().strip() not in {seal.digest.encode() for seal in found}:
         raise _broken(run.reports, SEALS, f"the seal that {last} names is missing")
     return found

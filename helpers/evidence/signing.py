@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from helpers import audit
 from helpers.audit import fingerprint, make_key, program
@@ -31,6 +31,7 @@ from helpers.results import contents
 
 REHEARSAL = "REHEARSAL"  # how the principals of throw-away keys begin
 SEAL = "seal"  # the namespace of the runner, which signs every seal
+RUNNER = "runner"  # the part of a seal that names the key which signed it
 ALLOWED, REVOKED = audit.ALLOWED, audit.REVOKED
 TOKEN = ".tsr"
 _SECONDS = 10.0  # that a time-stamping authority may take
@@ -38,6 +39,7 @@ _TIME = re.compile(r"^Time stamp: (\w{3} +\d+ [\d:]+)(?:\.\d+)? (\d{4}) GMT", re
 _PRIVATE = b"openssh-key-v1\0"
 _OPTION = re.compile(r'\s*([a-z-]+)(?:="([^"]*)")?(?:,|\s+|$)', re.I)
 _ANSWERS: dict[tuple[object, ...], Signer | str] = {}
+AnySeal = TypeVar("AnySeal", bound="Sealed")
 _GOOD = re.compile(rb'Good "[^"]*" signature (?:for .* )?with \S+ key (SHA256:\S+)')
 
 
@@ -224,30 +226,61 @@ def runner(given: Path | None, workspace: Path, required: bool, envelope: str) -
     return key, {"principal": audit.operator(), "key": public, "fingerprint": fingerprint_, **as_dsse}
 
 
+class Sealed(Protocol):
+    """What of a seal (`statement.Seal`) tells who signed it."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def predicate(self) -> Mapping[str, Any]: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def created(self) -> str: ...
+
+
+def custody(
+    chain: Iterable[AnySeal], own: Callable[[], str] = str, signers: Path | None = None
+) -> Iterator[tuple[AnySeal, str, str]]:
+    """Each seal, the fingerprint of the key that signed it ("" for none), and what is wrong with that ("" for nothing).
+
+    This is the only place that judges it; what is wrong is the seal before of none.
+    A seal is signed by the runner that it names, with the key of the seal before or with our `own`; one of before any was signed
+    needs no signature. `signers`, a list from outside, must allow each signature, and then any key that it allows may follow.
+    """
+    key, number = "", 0
+    for seal in chain:
+        named = seal.predicate.get(RUNNER)
+        if named is None or "unsigned" in named:
+            yield seal, "", f"{seal.name}: not signed, but seal {number} is" if number else ""
+            continue
+        program()
+        signature, wrong = seal.path.with_name(f"{seal.path.name}.sig"), ""
+        try:
+            now = _key_of_seal(seal.data, signature, signature.stat().st_mtime_ns)
+            if signers is not None:
+                verify(seal.data, signature, SEAL, signers, datetime.fromisoformat(seal.created))
+        except FileNotFoundError:
+            now, wrong = "", f"{seal.name}.sig: {signature.name} is missing"
+        except (RunbookError, OSError) as error:
+            now, wrong = "", f"{seal.name}.sig: {getattr(error, 'what', error)}"
+        else:
+            if now != named.get("fingerprint"):
+                wrong = f"{seal.name}: signed with {now}, but names {one_line(str(named.get('fingerprint')), 80)}"
+            elif key not in ("", now) and signers is None and now != own():
+                wrong = f"{seal.name}: signed with the key {now}, not with the key of seal {number}"
+        yield seal, now, wrong
+        if not wrong:
+            key, number = now, seal.number
+
+
 @lru_cache(maxsize=256)  # seals are asked about at each look at the run
 def _key_of_seal(data: bytes, signature: Path, stamp: int) -> str:
     return signed_by(data, signature, SEAL)
-
-
-def vouched(seals: Iterable[tuple[Path, bytes, Mapping[str, Any] | None]], own: Callable[[], str]) -> None:
-    """Each seal (its file, what that holds, the runner that it names) is signed by that runner, with the key of the seal before
-    or our own. `Refused`, with file and reason, at the first that is not; seals of before any was signed need no signature."""
-    before = ""
-    for path, data, named in seals:
-        if named is None or "unsigned" in named:
-            if before:
-                raise _refused(f"{path.name} is not signed, and the seal before it is")
-            continue
-        signature = path.with_name(f"{path.name}.sig")
-        try:
-            key = _key_of_seal(data, signature, signature.stat().st_mtime_ns)
-        except OSError as error:
-            raise _refused(f"{signature.name} cannot be read ({error.strerror})") from error
-        if key != named.get("fingerprint"):
-            raise _refused(f"{path.name} is signed with {key}, and names another key")
-        if before not in ("", key) and key != own():
-            raise _refused(f"{path.name} is signed with {key}, neither the key of the seal before it nor the one here")
-        before = key
 
 
 def raw(data: bytes, key: Path) -> bytes:

@@ -26,7 +26,7 @@ from typing import Any
 
 from helpers import audit
 from helpers.errors import RunbookError, UsageError, WorldError, one_line
-from helpers.evidence.signing import ALLOWED, REVOKED, namespace
+from helpers.evidence.signing import ALLOWED, REVOKED, custody, namespace
 from helpers.formatting import size
 from helpers.reason_codes import ReasonCode
 from helpers.results import MOST_READ, contents, file_digest, json_in
@@ -49,19 +49,8 @@ CHANGING = frozenset(
 LEADS_OUT = "is a link or a special file"
 LARGEST = 64 * 2**30  # bytes of a file that is read for its digest only
 _READ_WHOLE = {
-    "",
-    ".dsse",
-    ".ipynb",
-    ".json",
-    ".sig",
-    ".svg",
-    ".tsr",
-    ".txt",
-    ".yaml",
-    audit.NAME,
-    RunPath.NOTICES,
-    *DERIVED,
-}
+    *("", ".dsse", ".ipynb", ".json", ".sig", ".svg", ".tsr", ".txt", ".yaml"), audit.NAME, RunPath.NOTICES, *DERIVED,
+}  # fmt: skip
 _SEAL = re.compile(rf"{SEALS}/[^/]+")
 FIRST = "none"  # what the first seal names in place of the digest of the one before
 PUSHED = "digest pushed"  # the audit log's word for a digest that was given to a place outside, or was not taken there
@@ -174,23 +163,32 @@ def _read_version(path: Path, *_version: int) -> Seal:
     return read_seal(path)
 
 
-def trust(chain: Iterable[Seal], own: str = "") -> audit.Trust | None:
+def trust(chain: Iterable[Seal], own: str = "", signers: Path | None = None) -> audit.Trust | None:
     """Which lines of the audit log count, by what the seals say and the key that signs here now; None where neither signs.
 
-    What an older toolkit wrote, or one without ssh-keygen, is held by the seals that name no key.
+    A key counts that a seal names whose own signature fits (`custody`), or that `own` is. What an older toolkit wrote, or one
+    without ssh-keygen, is held by the seals of before that name no key.
     """
-    named = {seal.predicate.get(LOG_KEY): seal.prefixes.get(audit.NAME, (0, ""))[0] for seal in chain}
-    keys = {str(key) for key in (*named, own) if key}
-    return audit.Trust(frozenset(keys), named.get(None, 0)) if keys else None
+    since, keys, chain = 0, {own} - {""}, list(chain)
+    with suppress(WorldError):  # without ssh-keygen nobody can say that a signature fits
+        for seal, key, wrong in custody(chain, lambda: own, signers):
+            if wrong or (signers is not None and not key):
+                continue
+            if name := seal.predicate.get(LOG_KEY) if key else None:
+                keys.add(str(name))
+            else:
+                since = max(since, seal.prefixes.get(audit.NAME, (0, ""))[0])
+    anybody = keys or signers is not None or any(seal.predicate.get(LOG_KEY) for seal in chain)
+    return audit.Trust(frozenset(keys), since) if anybody else None
 
 
-def trusted(folder: Path) -> audit.Trust | None:
-    """As `trust`, by what is in the folder of a run."""
+def trusted(folder: Path, signers: Path | None = None) -> audit.Trust | None:
+    """As `trust`, by what is in the folder of a run; with `signers` the key that signs here counts only where a seal names it."""
     chain = []
     for path in sorted((folder / SEALS).glob("*.json")):
         with suppress(OSError, ValueError):  # `seals` and `verify` name it
             chain.append(read_once(path))
-    return trust(chain, audit.own_key())
+    return trust(chain, "" if signers else audit.own_key(), signers)
 
 
 def attestation(seal: Seal) -> bytes:

@@ -19,7 +19,6 @@ from helpers.evidence.seals import (
     BESIDE,
     BOUND,
     MOVES,
-    RUNNER,
     WORK,
     after,
     chain,
@@ -32,7 +31,7 @@ from helpers.evidence.seals import (
     unbound,
 )
 from helpers.evidence.secret_scan import other_code, tree
-from helpers.evidence.signing import ALLOWED
+from helpers.evidence.signing import ALLOWED, RUNNER
 from helpers.evidence.statement import (
     CHANGING,
     FIRST,
@@ -280,39 +279,24 @@ def _occasion(seal: Seal) -> str:
 
 
 def _custody(chain: list[Seal], signers: Path | None, found: Verified) -> Iterator[str]:
-    """Each seal is signed by the runner that it names; a change of the runner's key or of the code is named."""
-    before: Seal | None = None
-    unsigned: list[int] = []
-    for seal in chain:
-        runner = seal.predicate.get(RUNNER)
-        if runner is None or "unsigned" in runner:
-            unsigned.append(seal.number)
-            if before is not None:
-                yield f"{seal.name}: not signed, but seal {before.number} is"
+    """Each seal is signed by the runner that it names; a change of the runner's key is named."""
+    before = ""
+    for seal, key, wrong in signing.custody(chain, signers=signers):
+        if wrong:
+            yield wrong
+        if not key:
             continue
-        signature = seal.path.with_name(f"{seal.path.name}.sig")
-        try:
-            key = signing.signed_by(seal.data, signature, signing.SEAL)
-            if signers is not None:
-                when = datetime.fromisoformat(seal.created)
-                signing.verify(seal.data, signature, signing.SEAL, signers, when)
-        except RunbookError as error:
-            yield f"{seal.name}.sig: {error.what}"
-            continue
-        if key != runner["fingerprint"]:
-            yield f"{seal.name}: signed with {key}, but names {runner['fingerprint']}"
+        runner = seal.predicate[RUNNER]
         yield from _envelope(seal, runner, found)
-        if before is None or before.predicate[RUNNER]["fingerprint"] != key:
-            changed_hands = "" if before is None else f", not with the key of seal {before.number}"
-            line = (
-                f"{seal.name}: signed with the runner's key {key} of {one_line(runner['principal'], 80)}{changed_hands}"
-            )
-            (found.notes if before is None or signers is not None else found.problems).append(line)
-        before = seal
-    if unsigned:
-        found.notes.append(f"seals/: not signed: {', '.join(map(str, unsigned))}")
+        if key != before and not wrong:
+            changed_hands = ", not with the key of the seal before" * bool(before)
+            who = one_line(runner["principal"], 80)
+            found.notes.append(f"{seal.name}: signed with the runner's key {key} of {who}{changed_hands}")
+            before = key
+    if unsigned := [str(s.number) for s in chain if RUNNER not in s.predicate or "unsigned" in s.predicate[RUNNER]]:
+        found.notes.append(f"seals/: not signed: {', '.join(unsigned)}")
         if signers is not None:
-            yield f"seals/: not signed, so that nobody can vouch for them: {', '.join(map(str, unsigned))}"
+            yield f"seals/: not signed, so that nobody can vouch for them: {', '.join(unsigned)}"
 
 
 def _pushed(folder: Path, chain: list[Seal], found: Verified) -> Iterator[str]:

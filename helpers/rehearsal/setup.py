@@ -35,7 +35,7 @@ from helpers.results import utc_now, write_json, write_text
 from helpers.run import folders as runs
 from helpers.run import plan
 from helpers.run.command import python_environment, run_or_fail, run_program
-from helpers.run.folders import REPOSITORY, RunFolder, RunLock, RunState, new_run_id
+from helpers.run.folders import PRIVATE_FOLDER, REPOSITORY, RunFolder, RunLock, RunState, new_run_id
 from helpers.stores.door import AuthorizationError, ClientAPI, server_client
 from helpers.stores.wire import Session
 
@@ -77,6 +77,7 @@ def prepare(workspace: Path, chunks: int, dimension: int, sections: Mapping[str,
 
     `sections` are a notebook's, with no source and no target: they go over those of parameters/rehearsal.yaml.
     """
+    workspace.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
     source = write_sample(workspace / "source", chunks=chunks, dimension=dimension)
     signing.throw_away(_keys(workspace), ROLES)
     if sections is None:

@@ -56,7 +56,9 @@ NOTEBOOKS = REPOSITORY / "notebooks"
 LONGEST_ID = 64
 PRIVATE_FOLDER = 0o700  # they hold what the source holds; who may read them else is the operator's to say
 GROUP = "group.json"  # in place of run.json: the runs of one order for many databases
-_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_ID - 1}}}")
+_ID = re.compile(
+    rf"(?!(?i:snapshots|sample|runner_key.*|(index|readme)\..*)\Z)[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_ID - 1}}}"
+)
 _MOST_PARAMETERS = 2**20  # bytes
 _DEEP = re.compile(r"(?:[\[{][^\[\]{}]{0,40}){65}")  # YAML's reader needs the square of its levels
 SET_ASIDE = "set aside"  # the audit log's word for a file that was moved below earlier/
@@ -82,7 +84,7 @@ def check_run_id(run_id: str) -> str:
         return run_id
     raise UsageError(
         ReasonCode.BAD_RUN_ID, f"{run_id!r} cannot be the id of a run",
-        next_step="Use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit, without '..'.",
+        next_step="Use 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first, no '..', no name of ours (snapshots).",
     )  # fmt: skip
 
 
@@ -558,7 +560,7 @@ class RunLock:
 
     def acquire(self, wait: float = 10.0) -> Self:
         """Take it, waiting up to `wait` seconds for a holder that is about to end; else WorldError `run_locked`."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
         file = self.path.open("a+", encoding="utf-8")
         deadline = time.monotonic() + wait
         while True:

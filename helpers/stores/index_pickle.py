@@ -47,6 +47,8 @@ def read_pickle(file: Path) -> IdMap:
     Codes: "pickle_missing", "pickle_truncated", "pickle_foreign" (it asks for something that Chroma never writes, such as
     an import; nothing of it was run), "pickle_inconsistent".
     """
+    if file.exists() and not file.is_file():  # a pipe would hold us for ever
+        raise IndexDamage("pickle_unreadable", f"{PICKLE} is no plain file")
     try:
         with file.open("rb") as opened:
             size = file.stat().st_size

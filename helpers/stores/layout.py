@@ -6,7 +6,6 @@ an error although they are no database of this kind (11). So a source is recogni
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 from collections import Counter
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 from helpers.chunks import ChunkBatch, Metadata, align
 from helpers.errors import Terminal, one_line
 from helpers.reason_codes import ReasonCode
+from helpers.results import json_in
 from helpers.stores.base import Closing, CollectionInfo, Neighbours, damage, distance, from_metadata
 from helpers.stores.limits import NO_LIMIT, Limits, Usage
 
@@ -530,8 +530,8 @@ class _Chunks:
 def _metadata(text: str | None, where: str) -> Metadata | None:
     """Metadata from its JSON text; `null`, nothing and `{}` are all none. Raises `Terminal` ("source_damaged") for no JSON."""
     try:
-        value = json.loads(text) if text else None
-    except (ValueError, RecursionError) as error:
+        value = json_in(text) if text else None
+    except ValueError as error:
         what = f"metadata that is no JSON ({error}): {one_line(text or '', 60)}"
         raise Terminal(ReasonCode.SOURCE_DAMAGED, what, where=where, next_step="Copy the folder again.") from error
     return value if isinstance(value, dict) and value else None

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from helpers.results import is_crowded
 from helpers.stores.base import damage
 from helpers.stores.layout import DATABASE, damaged, reading
 
@@ -151,6 +152,8 @@ def _log_json(db: sqlite3.Connection, found: Found) -> None:
     for number, topic, chunk, text in db.execute(_SUSPECTS).fetchall():
         removed: dict[str, Any] = {}
         try:
+            if is_crowded(text):
+                raise ValueError(text[:60])
             value = json.loads(text, parse_constant=_no_number, parse_float=_float, parse_int=_integer,
                                object_pairs_hook=partial(_object, removed=removed))  # fmt: skip
         except (ValueError, RecursionError):

@@ -2,7 +2,8 @@
 
 - `timeout_seconds` bounds the whole answer. httpx itself bounds each read, so a byte a second would hold us for ever.
 - A hostile server gains nothing by its answer: at most `CEILINGS` after decompression (a larger page of chunks is asked for
-  again in halves), only codings that were asked for, JSON nested `DEEPEST` levels at most, and an end for a slow request too.
+  again in halves), only codings that were asked for, JSON with `MOST_CONTAINERS` lists and objects, nested `DEEPEST` levels, at
+  most, and an end for a slow request too.
 - JSON is UTF-8, whatever the header says: a proxy that adds `charset=iso-8859-1` would garble every text, and every
   comparison made through the same wire would agree.
 - Proxies are those of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY). Loopback never goes through one,
@@ -25,7 +26,7 @@ import orjson
 
 from helpers.errors import Terminal, Transient, one_line
 from helpers.reason_codes import ReasonCode
-from helpers.results import is_deep
+from helpers.results import MOST_CONTAINERS, is_crowded, is_deep
 
 if TYPE_CHECKING:  # it imports Chroma, which the door has to be the first to do
     from helpers.stores.limits import Usage
@@ -67,6 +68,8 @@ class Session(httpx.Client):
         if response.is_closed:
             if self._usage is not None:
                 self._usage.add(bytes=response.num_bytes_downloaded)
+            if is_crowded(response.content):  # before anybody, also Chroma's client, reads it as JSON
+                raise _too_large(request, f"has more than {MOST_CONTAINERS:,} lists and objects; it was not read")
             response.stream = httpx.ByteStream(b"")
         response.encoding = "utf-8"
         return response
@@ -75,6 +78,15 @@ class Session(httpx.Client):
 def most_bytes(path: str) -> int:
     """The ceiling on the answer to a request for this path."""
     return next(most for ends, most in CEILINGS if path.endswith(ends))
+
+
+def _too_large(request: httpx.Request, what: str) -> Exception:
+    from helpers.stores.limits import QuotaExceeded
+
+    return QuotaExceeded(
+        ReasonCode.QUOTA_EXCEEDED, f"the answer {what}", where=str(request.url.copy_with(query=None)),
+        next_step="Check that this is the server that you mean, and what is in front of it.",
+    )  # fmt: skip
 
 
 class _Answer(httpx.Response):
@@ -86,13 +98,7 @@ class _Answer(httpx.Response):
         for piece in super().iter_bytes(chunk_size):
             total += len(piece)
             if total > most:
-                from helpers.stores.limits import QuotaExceeded
-
-                raise QuotaExceeded(
-                    ReasonCode.QUOTA_EXCEEDED, f"the answer is larger than {most // 2**20} MiB; it was not read to its end",
-                    where=str(self.request.url.copy_with(query=None)),
-                    next_step="Check that this is the server that you mean, and what is in front of it.",
-                )  # fmt: skip
+                raise _too_large(self.request, f"is larger than {most // 2**20} MiB; it was not read to its end")
             yield piece
 
     def json(self, **options: Any) -> Any:

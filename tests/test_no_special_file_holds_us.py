@@ -1,0 +1,87 @@
+"""A pipe, a socket or a device in the place of a file: whoever opens it would wait for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.errors import RunbookError
+from helpers.parameters.endpoint import Endpoint
+from helpers.stores import open_source
+from helpers.stores.index_files import read_header
+from helpers.stores.index_pickle import IndexDamage, read_pickle
+from helpers.stores.layout import DATABASE
+from tests.storage import chunks, embedded, fill
+
+INDEX = "6f1e3a52-2f0b-4d86-9e6b-0d9c7f1d9f10"
+FILES = [
+    DATABASE, f"{DATABASE}-wal", f"{DATABASE}-journal", "chroma-collections.parquet", "chroma-embeddings.parquet",
+    *(f"{INDEX}/{name}" for name in ("header.bin", "data_level0.bin", "length.bin", "link_lists.bin", "index_metadata.pickle")),
+]  # fmt: skip
+
+
+@contextlib.contextmanager
+def alarm(seconds: int) -> Iterator[None]:
+    """An error where what is inside takes longer, also where it waits in the kernel of the machine."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"it took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(("name", "read"), [("header.bin", read_header), ("index_metadata.pickle", read_pickle)])
+def test_a_pipe_in_place_of_an_index_file_holds_nobody(
+    tmp_path: Path, name: str, read: Callable[[Path], object]
+) -> None:
+    os.mkfifo(tmp_path / name)
+    with alarm(5), pytest.raises(IndexDamage, match="no plain file"):
+        read(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with one collection, and an index folder that is not its own."""
+    folder = tmp_path_factory.mktemp("made") / "source"
+    with embedded(folder) as store:
+        fill(store, "alpha", chunks(3))
+    (folder / INDEX).mkdir()
+    for name in FILES[5:]:
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+@pytest.mark.parametrize("name", FILES)
+def test_each_file_of_a_source_is_read_past_or_refused_in_one_line(
+    made: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(made, source)
+    (source / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(source / name)
+    else:
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener, contextlib.chdir((source / name).parent):
+            listener.bind(Path(name).name)
+    said, names = "", []
+    with alarm(60):
+        try:
+            with open_source(Endpoint(path=str(source)), tmp_path / "work") as store:
+                names = store.names()
+        except RunbookError as error:
+            said = error.line()
+    assert names == ["alpha"] or (said and "\n" not in said)
