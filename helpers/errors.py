@@ -137,6 +137,7 @@ def writings(value: str) -> Iterator[tuple[str, str]]:
         yield "escaped", "".join(f"{mark}{byte:02x}" for byte in raw)
     yield "escaped", "".join(f"\\u{ord(c):04x}" for c in value)
     yield "escaped", "".join(f"\\u{ord(c):04X}" for c in value)
+    yield "quoted-printable", "".join(chr(b) if 32 <= b < 127 and b != 61 else f"={b:02X}" for b in raw)
     by_jinja = html.escape(value).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
     for marked in (html.escape(value), by_jinja):
         yield "HTML-escaped", marked

@@ -335,6 +335,26 @@ def test_one_key_signs_for_one_role(folders: Path, tmp_path: Path) -> None:
     assert "operations_lead" in gate_state(home.read()).missing
 
 
+def test_one_key_signs_for_one_role_at_all_gates(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dry run as the DBA, the cutover as another: four eyes would be two."""
+    keys = Signers(tmp_path / "gates")
+    both = f"{signing.namespace('dba')},{signing.namespace('operations_lead')}"
+    keys.allowed.write_text(keys.line("dba", namespaces=both) + keys.line("security"), encoding="ascii")
+    home = small_run("night-9", keys)
+    evidence.keep_sealed(home.read())
+    sign(home.read(), "dba", "A", "go", key=keys.key("dba"), gate="dry-run")
+    with pytest.raises(UsageError, match="signed as dba already"):
+        sign(home.read(), "operations_lead", "B", "go", key=keys.key("dba"))
+    monkeypatch.setattr("helpers.evidence.signoffs._signed_before", lambda *_: "")  # by a toolkit of one's own
+    sign(home.read(), "operations_lead", "B", "go", key=keys.key("dba"))
+    assert "signed as dba already" in gate_state(home.read()).refused["operations_lead"]
+    finish(home)
+    assert any("signed as dba already" in line for line in verify(home.reports).problems)
+    assert "one key signed in several roles" in plain(home)
+
+
 def test_one_key_signs_for_two_roles_where_the_parameters_say_so(folders: Path, tmp_path: Path) -> None:
     keys = Signers(tmp_path / "one")
     both = f"{signing.namespace('dba')},{signing.namespace('operations_lead')}"

@@ -9,9 +9,12 @@ import html
 import io
 import json
 import lzma
+import quopri
 import re
+import tracemalloc
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from urllib.parse import quote
@@ -91,6 +94,14 @@ WRITTEN = {
     "cut by colours in a notebook": json.dumps(f"{TOKEN[:6]}\x1b[0m{TOKEN[6:]}", ensure_ascii=False).encode(),
     "cut by a blank of no width": RAW[:5] + "\u200b".encode() + RAW[5:],
     "in two texts": json.dumps([TOKEN[:6], TOKEN[6:]], ensure_ascii=False).encode(),
+    "base64 alone": base64.b64encode(RAW),
+    "base64 behind two bytes": base64.b64encode(b"ab" + RAW + b"c"),
+    "URL-encoded, each byte, small letters": "".join(f"%{byte:02x}" for byte in RAW).encode(),
+    "HTML, each letter, hexadecimal": "".join(f"&#x{ord(c):x};" for c in TOKEN).encode(),
+    "escaped, each letter, large": "".join(f"\\u{ord(c):04X}" for c in TOKEN).encode(),
+    "JSON with escaped slashes": json.dumps({"a": TOKEN}).replace("/", "\\/").encode(),
+    "quoted-printable": quopri.encodestring(RAW),
+    "quoted-printable in lines": quopri.encodestring(b"x" * 70 + RAW),
     "PDF": b"<< /Filter /FlateDecode >>\nstream\n" + zlib.compress(b"BT " + RAW) + b"\nendstream",
 }
 
@@ -105,6 +116,39 @@ def test_every_writing_is_found_in_the_middle_of_bytes(how: str, tmp_path: Path)
     with pytest.raises(WorldError, match=r"figures/a\.png holds the value of env:CHROMA_TOKEN") as caught:
         secret_scan.refuse(secret_scan.search(tmp_path, [REFERENCE]), tmp_path)
     assert "nter" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", [gzip.compress, bz2.compress, lzma.compress, zipped])
+def test_a_value_far_behind_the_beginning_of_a_packed_file_is_found(
+    tmp_path: Path, how: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once 64 MiB of a part were looked at. A value that two pieces share is found, and memory holds a few pieces only."""
+    monkeypatch.setattr(secret_scan, "_PIECE", 2**16)
+    monkeypatch.setattr(secret_scan, "_OVERLAP", 2**10)
+    (tmp_path / "far.bin").write_bytes(how(b"x" * (2**20 - 5) + RAW + b"y" * 1000))
+    assert [hit[:2] for hit in secret_scan.search(tmp_path, [REFERENCE]).found] == [("far.bin", "env:CHROMA_TOKEN")]
+
+
+def test_a_value_behind_a_hundred_megabytes_is_found_in_bounded_memory(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "far.gz", "wb", compresslevel=1) as file:
+        for _ in range(100):
+            file.write(b"x" * 2**20)
+        file.write(RAW)
+    tracemalloc.start()
+    found = secret_scan.search(tmp_path, [REFERENCE]).found
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [hit[:2] for hit in found] == [("far.gz", "env:CHROMA_TOKEN")]
+    assert most < 100 * 2**20
+
+
+def test_a_file_that_becomes_too_large_is_named_as_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secret_scan, "_PIECE", 2**16)
+    monkeypatch.setattr(secret_scan, "_MOST_UNPACKED", 2**20)
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"x" * 2**21))
+    assert "not searched to its end" in secret_scan.search(tmp_path, [REFERENCE]).unknown["bomb.gz"]
 
 
 def test_what_is_between_pieces_is_left_out_and_nothing_else() -> None:

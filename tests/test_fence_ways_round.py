@@ -24,6 +24,7 @@ ROUND = {
     "a comment and quotes": "server { # } {\n listen \"9000\"; location ~ \"^/{2}\" { proxy_pass UP; } }",
     "after lua": "server { listen 9000; access_by_lua_block { if x then y = {1} end } location / { proxy_pass UP; } }",
     "another case": "upstream Chroma { server 127.0.0.1:8000; } server { listen 9000; location / { proxy_pass http://chroma; } }",
+    "an upstream by https": "upstream db { server 127.0.0.1:8000; } server { listen 90; location / { proxy_pass https://db; } }",
     "a query": "server { listen 9000; location / { proxy_pass http://127.0.0.1:8000?a=b; } }",
     "a snippet": "server { listen 9000; include snippets/p.conf; }",
     "an unfinished range": "server { listen 7990-8010; }",
@@ -49,6 +50,16 @@ def checked(http: str, stream: str = "") -> Nginx:
     }
     nginx._refuse_ways_round(files)
     return nginx
+
+
+@pytest.mark.parametrize("first", ["http", "stream"])
+def test_upstreams_of_one_name_in_http_and_stream_are_both_followed(first: str) -> None:
+    """They are two to nginx; whichever leads to the source, a server that names it goes round the fence."""
+    at = {"http": "10.0.0.9:1", "stream": "10.0.0.9:1", first: "127.0.0.1:8000"}
+    http = f"upstream db {{ server {at['http']}; }} server {{ listen 90; location / {{ proxy_pass http://db; }} }}"
+    stream = f"stream {{ upstream db {{ server {at['stream']}; }} server {{ listen 9001; proxy_pass db; }} }}"
+    with pytest.raises(Terminal, match="would go round the fence"):
+        checked(http, stream)
 
 
 @pytest.mark.parametrize("way", sorted(ROUND))

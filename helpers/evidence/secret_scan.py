@@ -18,11 +18,12 @@ from functools import cache
 from importlib.util import MAGIC_NUMBER, cache_from_source
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from helpers import errors
 from helpers.errors import SHORTEST_SECRET, RunbookError, Terminal, UsageError, WorldError, one_line, secret_parts
 from helpers.evidence.statement import Seal, digest_of, sha256
-from helpers.formatting import count
+from helpers.formatting import count, size
 from helpers.parameters import SecretRef
 from helpers.reason_codes import ReasonCode
 from helpers.results import write_text
@@ -68,7 +69,7 @@ def search(folder: Path, secrets: Iterable[SecretRef], values: Mapping[str, str]
             for writing, needle in writings(part):
                 needles.setdefault(needle, (name, writing))
     if needles:
-        report.found = list(_find(folder, needles))
+        report.found = list(_find(folder, needles, report.unknown))
     return report
 
 
@@ -99,41 +100,72 @@ def writings(value: str) -> Iterator[tuple[str, bytes]]:
     yield "UTF-16", value.encode("utf-16-be", "surrogatepass")
 
 
-# What may be inside a value that is wrapped or cut; and \\n, \\r, \\t, tags, colours of a terminal, blanks of no width.
+# What may be inside a value that is wrapped or cut; besides escaped line ends, tags, colours of a terminal, blanks of no width.
 _BETWEEN = b" \t\n\r\f\v\"',\\:|>-"
 _MARKS = re.compile(rb"<[^<>]{1,200}>|(?:\x1b|\\u001b|\\x1b)\[[0-9;]*m")
 _SHORTEST_CUT = 10  # bytes of a value without these: fewer occur by chance
-_UNPACKED = 64 * 2**20  # bytes of one compressed part that are looked at
+_PIECE = 16 * 2**20  # bytes of a compressed part that are looked at together, with so many of those before
+_OVERLAP = 2**16  # a value with all that may come between its pieces
+_MOST_UNPACKED = 4 * 2**30  # bytes of a compressed part; a file with a larger one is named as not searched to its end
 
 
-def _find(folder: Path, needles: dict[bytes, tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
+class _Endless(Exception):
+    """A compressed part that becomes more than `_MOST_UNPACKED` bytes."""
+
+
+def _find(
+    folder: Path, needles: dict[bytes, tuple[str, str]], unknown: dict[str, str]
+) -> Iterator[tuple[str, str, str]]:
+    """(file, reference, writing) of each value that is there; in `unknown`, files that were not searched to their end."""
     cut: dict[bytes, tuple[str, str]] = {}
     for needle, (name, writing) in needles.items():
         if len(joined := _joined(needle)) >= _SHORTEST_CUT and writing != "UTF-16":
             cut.setdefault(joined, (name, f"{writing}, in pieces"))
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        texts = [("name of a file", name.encode("utf-8", "surrogateescape"), "")]
-        if path.is_file():
-            texts += ((name, data, how) for data, how in _readings(path.read_bytes()))
         seen = set()
-        for where, data, how in texts:
-            found = [what for needle, what in needles.items() if needle in data]  # faster than one expression for all
-            if not found and cut:
-                joined = _joined(data)
-                found = [what for needle, what in cut.items() if needle in joined]
-            for reference, writing in found:
-                hit = (where, reference, f"{writing}{how}")
-                if hit not in seen:
-                    seen.add(hit)
-                    yield hit
+        try:
+            for where, data, how in _texts(path, name):
+                found = [
+                    what for needle, what in needles.items() if needle in data
+                ]  # faster than one expression for all
+                if not found and cut:
+                    joined = _joined(data)
+                    found = [what for needle, what in cut.items() if needle in joined]
+                for reference, writing in found:
+                    hit = (where, reference, f"{writing}{how}")
+                    if hit not in seen:
+                        seen.add(hit)
+                        yield hit
+        except _Endless:
+            unknown[name] = (
+                f"holds more than {size(_MOST_UNPACKED)} once it is unpacked, and was not searched to its end"
+            )
+
+
+def _texts(path: Path, name: str) -> Iterator[tuple[str, bytes, str]]:
+    """(Where it stands, bytes, how it is packed) of all that is searched for one file."""
+    yield "name of a file", name.encode("utf-8", "surrogateescape"), ""
+    if path.is_file():
+        yield from ((name, data, how) for data, how in _readings(path.read_bytes()))
 
 
 def _joined(data: bytes) -> bytes:
     """Without what may come to stand between pieces. Each seal reads every file of the run: what is rare is asked for first."""
     if b"<" in data or b"[" in data:
         data = _MARKS.sub(b"", data)
-    for mark in (b"\\n", b"\\r", b"\\t", b"\xe2\x80\x8b", b"\\u200b", b"&#8203;"):
+    for mark in (
+        b"=\r\n",
+        b"=\n",
+        b"=\\r\\n",
+        b"=\\n",
+        b"\\n",
+        b"\\r",
+        b"\\t",
+        b"\xe2\x80\x8b",
+        b"\\u200b",
+        b"&#8203;",
+    ):
         data = data.replace(mark, b"  ")
     return data.translate(None, _BETWEEN)
 
@@ -142,15 +174,15 @@ def _readings(data: bytes) -> Iterator[tuple[bytes, str]]:
     """A file's bytes, and what each compressed part of them holds: gzip (also in base64), bzip2, xz, zlib (as in PDF and PNG),
     members of a zip."""
     yield data, ""
+    view = memoryview(data)
     for match in re.finditer(rb"BZh[1-9]1AY&SY|\xfd7zXZ\x00", data):
         opened = bz2.BZ2Decompressor() if match[0].startswith(b"BZh") else lzma.LZMADecompressor()
-        with suppress(OSError, lzma.LZMAError, EOFError):
-            yield opened.decompress(data[match.start() :], _UNPACKED), ", compressed"
+        yield from _unpacked(opened, view[match.start() :], ", compressed")
     for match in re.finditer(rb"H4sI(?:[\w+/-]|\\n|\s){20,}={0,2}", data):
         letters = re.sub(rb"\\n|[\s=]", b"", match[0]).translate(bytes.maketrans(b"-_", b"+/"))
-        with suppress(zlib.error, ValueError):
+        with suppress(ValueError):
             packed = base64.b64decode(letters[: len(letters) // 4 * 4])
-            yield zlib.decompressobj(31).decompress(packed, _UNPACKED), ", compressed, base64"
+            yield from _unpacked(zlib.decompressobj(31), packed, ", compressed, base64")
     for match in re.finditer(rb"\x1f\x8b\x08|stream\r?\n(?=[\x08\x58\x68\x78])|zTXt|iTXt|PK\x03\x04", data):
         start, bits = match.start(), 31
         if match[0].startswith(b"stream"):
@@ -160,8 +192,18 @@ def _readings(data: bytes) -> Iterator[tuple[bytes, str]]:
         elif match[0].startswith(b"PK"):
             names = int.from_bytes(data[start + 26 : start + 28], "little")
             start, bits = start + 30 + names + int.from_bytes(data[start + 28 : start + 30], "little"), -15
-        with suppress(zlib.error):
-            yield zlib.decompressobj(bits).decompress(data[start:], _UNPACKED), ", compressed"
+        yield from _unpacked(zlib.decompressobj(bits), view[start:], ", compressed")
+
+
+def _unpacked(opened: Any, packed: bytes | memoryview, how: str) -> Iterator[tuple[bytes, str]]:
+    """All that a compressed part holds, in pieces that overlap. What cannot be unpacked on ends it; raises `_Endless`."""
+    before, total = b"", 0
+    with suppress(zlib.error, OSError, lzma.LZMAError, EOFError):
+        while piece := opened.decompress(packed, _PIECE):
+            yield before + piece, how
+            packed, before, total = getattr(opened, "unconsumed_tail", b""), piece[-_OVERLAP:], total + len(piece)
+            if total > _MOST_UNPACKED:
+                raise _Endless
 
 
 # -- code identity -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -41,10 +41,10 @@ from helpers.run.plan import Step
 
 CUTOVER, DRY_RUN, CLOSEOUT = "cutover", "dry-run", "closeout"
 GATES = {
-    CUTOVER: Step.REVIEW,
     DRY_RUN: Step.SCHEDULE_AND_NOTIFY,
+    CUTOVER: Step.REVIEW,
     CLOSEOUT: Step.CLOSEOUT,
-}  # the step whose seal each gate's approvals are given over
+}  # in their order in time, with the step whose seal each gate's approvals are given over
 GO, NO_GO = "go", "no-go"
 KIND = "urn:chroma-migration-runbook:sign-off:v1"
 SIGNED = "signed"  # the audit log's word for a recorded statement
@@ -170,7 +170,7 @@ def _record(run: RunState, data: bytes, signature: bytes) -> Path:
         problem, signer = _problem(run, path, data, temporary)
         if signer is not None:  # a key that has expired since could have signed under any earlier time
             signing.verify(data, temporary, role, run.reports / ALLOWED, datetime.now(UTC))
-            problem = problem or _signed_before(run, gate, role, signer) or _untimely(log, path, str(said["decision"]))
+            problem = problem or _signed_before(run, role, signer) or _untimely(log, path, str(said["decision"]))
     except Refused as error:
         problem = f"{error.what} (now, as it is recorded)"
     except RunbookError:
@@ -196,7 +196,7 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
     `allowed_now` is the list of signers outside the run's folder: a key that was taken from it since counts no longer.
     """
     state = GateState()
-    holders: dict[str, str] = {}  # the role by the key and by the principal that signed for it
+    holders = _holders(run, list(GATES)[: list(GATES).index(gate)], allowed_now)
     marginal = _facts(run, gate).get("accept", [])
     for role in _required(run.parameters, gate):
         path = newest(run.reports, gate, role)
@@ -218,7 +218,7 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
             state.missing.append(role)
             continue
         earlier = next((r for s in _names(signer) if (r := holders.get(s))), "")
-        if earlier and not run.parameters.signoff.one_key_for_roles:
+        if earlier not in ("", role) and not run.parameters.signoff.one_key_for_roles:
             state.refused[role] = (
                 f"the approval of {role} does not count: {signer.principal} signed as {earlier} already"
             )
@@ -240,19 +240,24 @@ def gate_state(run: RunState, gate: str = CUTOVER, allowed_now: Path | None = No
     return state
 
 
+def _holders(run: RunState, gates: Iterable[str], allowed_now: Path | None = None) -> dict[str, str]:
+    """The role by each key and principal that signed for it at these gates."""
+    signed = (at for gate in gates for at in gate_state(run, gate, allowed_now).keys.items())
+    return {name: role for role, who in signed for name in who.replace(",", " ").split(" ")}
+
+
 def _names(signer: signing.Signer) -> list[str]:
     """What no other role may sign with: the key, and each principal, of which one line may list many."""
     return [signer.fingerprint, *signer.principal.split(",")]
 
 
-def _signed_before(run: RunState, gate: str, role: str, signer: signing.Signer) -> str:
+def _signed_before(run: RunState, role: str, signer: signing.Signer) -> str:
     """Why this signer may not sign as this role: the key or the principal counts for another one; "" where it may."""
     if run.parameters.signoff.one_key_for_roles:
         return ""
-    for other, who in gate_state(run, gate).keys.items():
-        if other != role and {*_names(signer)} & {*who.replace(",", " ").split(" ")}:
-            return f"{signer.principal} signed as {other} already (signoff.one_key_for_roles is false)"
-    return ""
+    holders = _holders(run, GATES)
+    other = next((holders[name] for name in _names(signer) if holders.get(name, role) != role), "")
+    return f"{signer.principal} signed as {other} already (signoff.one_key_for_roles is false)" if other else ""
 
 
 def _untimely(log: Sequence[str], path: Path, decision: str) -> str:

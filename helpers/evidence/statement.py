@@ -504,7 +504,7 @@ signed() {{ # statement, namespace, time
   good=$(ssh-keygen -Y verify -Overify-time="$3" {revoked}-f allowed_signers -I "$who" -n "$2" -s "$1.sig" < "$1") ||
     complain "$1 is not signed by one who may"
   echo "$good"
-  holders+="$(said gate "$1") ${{good##* }} $2"$'\n'
+  holders+="${{good##* }} $2"$'\n'
   covering=$(grep -lF "\"name\":\"$1\"" seals/*.json | head -n 1)
   [ -z "$covering" ] || ssh-keygen -Y verify -Overify-time="$(instant "$covering")" {revoked}-f allowed_signers \
     -I "$who" -n "$2" -s "$1.sig" < "$1" > /dev/null || complain "$1: its key was not valid when it was sealed"
@@ -531,7 +531,7 @@ _TAIL = """
 exit "$bad"
 """
 _SAME_KEY = """\
-twice=$(printf %s "$holders" | sort -u | cut -d' ' -f1,2 | uniq -d)
+twice=$(printf %s "$holders" | sort -u | cut -d' ' -f1 | uniq -d)
 [ -z "$twice" ] || complain "one key signed in several roles: $twice"
 """
 

@@ -92,6 +92,7 @@ def verify(
         newest = chain[-1]
         found.newest = newest.digest
         found.notes += _announced(chain)
+        found.notes += (f"{newest.name}: searched for secrets, but {what} {why}" for what, why in _unsearched(newest))
         run = knowing(RunState(folder.name, folder, folder, judged=True), chain)
         for lines in (
             _files(folder, newest, against), _audit_log(folder, chain, found), _work(folder, chain),
@@ -259,6 +260,12 @@ def _announced(chain: list[Seal]) -> Iterator[str]:
             if name in one.subjects and one.subjects[name] != two.subjects.get(name):
                 who = ", so others may sign, or sign otherwise" if name.startswith(ALLOWED) else ""
                 yield f"{name}: changed between seal {one.number} and seal {two.number}, as {audit.NAME} says{who}"
+
+
+def _unsearched(seal: Seal) -> Iterator[tuple[str, str]]:
+    """What the search before this seal left out: secrets that had no value there, files that are too large; and why."""
+    told = seal.predicate.get("secrets", {}).get("unknown", {})
+    yield from ((one_line(str(what), 200), one_line(str(why), 200)) for what, why in told.items())
 
 
 def _expected(chain: list[Seal], expect: Sequence[str], found: Verified) -> Iterator[str]:

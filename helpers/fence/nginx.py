@@ -363,7 +363,9 @@ def servers(files: Mapping[Path, str]) -> list[Server]:
     for path, inner in found:
         own = list(_every(inner, parsed))
         passes = [_place(arguments[0]) for name, arguments in own if name in _PASSES and arguments]
-        leads = [place for each in passes for place in map(_with_port, names.get(each.removesuffix(":80"), [each]))]
+        leads = [
+            to for p in passes for to in map(_with_port, names.get(p.removesuffix(":80").removesuffix(":443"), [p]))
+        ]
         listens = [a for n, a in own if n == "listen" and a]
         named = [a for n, each in own if n == "server_name" for a in each if re.fullmatch(r"[\w.-]+", a) and a != "_"]
         tls = any("ssl" in a for a in listens)
