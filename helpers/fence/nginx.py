@@ -363,9 +363,7 @@ def servers(files: Mapping[Path, str]) -> list[Server]:
     for path, inner in found:
         own = list(_every(inner, parsed))
         passes = [_place(arguments[0]) for name, arguments in own if name in _PASSES and arguments]
-        leads = [
-            to for p in passes for to in map(_with_port, names.get(p.removesuffix(":80").removesuffix(":443"), [p]))
-        ]
+        leads = [_with_port(to) for p in passes for to in names.get(re.sub(r":(80|443)$", "", p), [p])]
         listens = [a for n, a in own if n == "listen" and a]
         named = [a for n, each in own if n == "server_name" for a in each if re.fullmatch(r"[\w.-]+", a) and a != "_"]
         tls = any("ssl" in a for a in listens)
