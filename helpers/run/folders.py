@@ -56,9 +56,7 @@ NOTEBOOKS = REPOSITORY / "notebooks"
 LONGEST_ID = 64
 PRIVATE_FOLDER = 0o700  # they hold what the source holds; who may read them else is the operator's to say
 GROUP = "group.json"  # in place of run.json: the runs of one order for many databases
-_ID = re.compile(
-    rf"(?!(?i:snapshots|sample|runner_key.*|(index|readme)\..*)\Z)[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_ID - 1}}}"
-)
+_ID = re.compile(rf"(?a)(?!(?i:snapshots|sample|runner_key.*|(index|readme)\..*)\Z)[^\W_][\w.-]{{0,{LONGEST_ID - 1}}}")
 _MOST_PARAMETERS = 2**20  # bytes
 _DEEP = re.compile(r"(?:[\[{][^\[\]{}]{0,40}){65}")  # YAML's reader needs the square of its levels
 SET_ASIDE = "set aside"  # the audit log's word for a file that was moved below earlier/
