@@ -144,7 +144,7 @@ def _find(
 
 
 def _texts(path: Path, name: str) -> Iterator[tuple[str, bytes, str]]:
-    """(Where it stands, bytes, how it is packed) of all that is searched for one file."""
+    """(Name of the file, bytes, how they are packed) of all that is searched of one file."""
     yield "name of a file", name.encode("utf-8", "surrogateescape"), ""
     if path.is_file():
         yield from ((name, data, how) for data, how in _readings(path.read_bytes()))
