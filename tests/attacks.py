@@ -106,6 +106,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_door_answers.py::test_a_header_that_names_another_charset_changes_no_text
             test_door_answers.py::test_an_answer_that_is_no_json_is_one_line""",
         "a redirect to another host": """
+            test_a_hostile_server_is_bounded.py::test_an_answer_of_millions_of_empty_lists_is_not_read_as_json
             test_a_hostile_server_is_bounded.py::test_a_redirect_is_not_followed_with_the_secrets""",
         "errors that repeat the secret": """
             test_secrets_of_files_and_folders.py::test_the_beginning_of_a_secret_is_not_shown_where_a_text_is_cut
@@ -145,6 +146,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_verify.py::test_a_file_that_is_added_is_named""",
         "reorder the log": """
             test_evidence_verify.py::test_two_audit_lines_in_another_order
+            test_evidence_verify.py::test_audit_trusts_no_key_that_only_an_untrusted_seal_names
             test_evidence_verify.py::test_audit_names_a_line_that_no_trusted_key_signed
             test_audit_log.py::test_the_first_broken_line_is_named""",
         "links in place of files": """
@@ -189,6 +191,7 @@ ATTACKS: dict[str, dict[str, str]] = {
         "giant, deep and endless files, and paths that lead out, in a judged folder": """
             test_a_judged_folder_is_only_read.py::test_a_hostile_file_is_named_in_one_line_with_all_else_that_is_wrong
             test_a_judged_folder_is_only_read.py::test_a_seal_that_is_nested_or_giant_is_named
+            test_a_page_says_only_what_was_seen.py::test_a_list_with_a_line_of_gigabytes_is_not_read_into_memory
             test_a_judged_folder_is_only_read.py::test_nothing_that_the_folder_names_is_opened
             test_a_judged_folder_is_only_read.py::test_a_run_is_judged_where_its_schema_is_not""",
         "a NO-GO during the cutover, and a statement that was never recorded": """
@@ -220,6 +223,7 @@ ATTACKS: dict[str, dict[str, str]] = {
             test_evidence_verify.py::test_a_signature_in_the_place_of_another_roles
             test_decision_signoffs.py::test_another_roles_key_signs_nothing""",
         "one key, or one person, for all roles": """
+            test_evidence_custody.py::test_one_key_signs_for_one_role_at_all_gates
             test_evidence_custody.py::test_one_key_signs_for_one_role
             test_decision_signoffs.py::test_two_lines_that_share_a_principal_are_one_person
             test_evidence_custody.py::test_principals_are_those_of_the_list_outside""",
@@ -245,6 +249,8 @@ ATTACKS: dict[str, dict[str, str]] = {
     },
     "thief of the folder": {
         "a secret in any writing": """
+            test_evidence_secrets.py::test_a_value_far_behind_the_beginning_of_a_packed_file_is_found
+            test_evidence_secrets.py::test_a_file_that_becomes_too_large_is_named_as_not_searched
             test_evidence_secrets.py::test_every_writing_is_found_in_the_middle_of_bytes
             test_evidence_secrets.py::test_the_name_of_a_file_is_searched_too
             test_evidence_secrets.py::test_a_run_that_holds_a_secret_is_not_sealed_until_it_is_gone""",
