@@ -191,7 +191,6 @@ ATTACKS: dict[str, dict[str, str]] = {
         "giant, deep and endless files, and paths that lead out, in a judged folder": """
             test_a_judged_folder_is_only_read.py::test_a_hostile_file_is_named_in_one_line_with_all_else_that_is_wrong
             test_a_judged_folder_is_only_read.py::test_a_seal_that_is_nested_or_giant_is_named
-            test_a_page_says_only_what_was_seen.py::test_a_list_with_a_line_of_gigabytes_is_not_read_into_memory
             test_a_judged_folder_is_only_read.py::test_nothing_that_the_folder_names_is_opened
             test_a_judged_folder_is_only_read.py::test_a_run_is_judged_where_its_schema_is_not""",
         "a NO-GO during the cutover, and a statement that was never recorded": """

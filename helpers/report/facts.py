@@ -26,7 +26,7 @@ from helpers.evidence.seals import chain
 from helpers.evidence.secret_scan import what_ran
 from helpers.evidence.signing import Signer
 from helpers.evidence.signoffs import CUTOVER, GATES, GateState, gate_state, newest, statements
-from helpers.formatting import duration, lines, size, text
+from helpers.formatting import duration, lines, text
 from helpers.reason_codes import ReasonCode
 from helpers.results import UNREMARKABLE, Check, Phase, StepResult, Verdict, contents, json_in, kind_of, passed
 from helpers.run import plan
@@ -59,33 +59,11 @@ class SignOff:
 def read_changes(path: Path) -> Iterator[dict[str, str]]:
     """The rows of a list of changed values: collection, id, field, old, new, rule; values as `in_full` writes them.
 
-    The file has an apostrophe before what a spreadsheet takes for a formula, and before one; here it is gone. ValueError, and
-    what gzip and csv raise, where the file is no such list.
+    The file has an apostrophe before what a spreadsheet takes for a formula, and before one; here it is gone.
     """
-    rows = csv.reader(line.decode("utf-8") for line in _unpacked(path))
-    names = next(rows, [])
-    for row in rows:
-        yield {name: value.removeprefix("'") for name, value in zip(names, row, strict=True)}
-
-
-def _unpacked(path: Path) -> Iterator[bytes]:
-    """The lines of a gzip file that others may have written; ValueError where one is longer than any that a page lists."""
-    with gzip.open(path) as file:
-        while line := file.readline(_LARGEST + 1):
-            if len(line) > _LARGEST:
-                raise ValueError(f"a line is longer than {size(_LARGEST)}")
-            yield line
-
-
-def _listed(path: Path, rows: Iterator[dict[str, str]], last: str) -> Iterator[dict[str, str]]:
-    """The rows; where the list cannot be read on, one more, whose `last` column says why. None where there is no list."""
-    try:
-        yield from rows
-    except FileNotFoundError:
-        return
-    except (OSError, EOFError, ValueError, zlib.error, csv.Error, AttributeError) as error:
-        why = f"{path.name} cannot be read on: {text(str(error), 100)}"
-        yield {**dict.fromkeys(("collection", "id", "field", "old", "new", "rule", "reason", "detail"), ""), last: why}
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            yield {key: value.removeprefix("'") for key, value in row.items()}
 
 
 def read_signoffs(run: RunState) -> list[SignOff]:
@@ -243,7 +221,10 @@ class RunView:
     @property
     def changes(self) -> Iterator[dict[str, str]]:
         """Each value that the schema replaced: collection, id, field, old, new, rule; none where step 22 left no list."""
-        return _listed(self.folder / CHANGED, read_changes(self.folder / CHANGED), "new")
+        try:
+            yield from read_changes(self.folder / CHANGED)
+        except (OSError, EOFError, ValueError, zlib.error, csv.Error):
+            return
 
     @property
     def quarantine_file(self) -> str:
@@ -253,10 +234,13 @@ class RunView:
     @property
     def quarantined(self) -> Iterator[dict[str, str]]:
         """Each chunk in quarantine: collection, id, reason, detail; none where there is no list."""
-        path = self.folder / self.quarantine_file
-        chunks = map(json_in, _unpacked(path))
-        told = ({k: str(c.get(k) or "") for k in ("collection", "id", "reason", "detail")} for c in chunks)
-        return _listed(path, told, "detail")
+        try:
+            with gzip.open(self.folder / self.quarantine_file) as file:
+                while line := file.readline(_LARGEST):
+                    chunk = json_in(line)
+                    yield {key: str(chunk.get(key) or "") for key in ("collection", "id", "reason", "detail")}
+        except (OSError, EOFError, ValueError, zlib.error, AttributeError):
+            return
 
     @property
     def drill(self) -> dict[str, Any]:
