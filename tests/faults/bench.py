@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -200,6 +201,10 @@ class Bench:
 
     def contents(self, place: str) -> Contents:
         """Everything that a directory of the run, or the server at a URL, holds: read by Chroma's own client in a child."""
+        return self.read_by(_dump, place)
+
+    def read_by(self, dump: Callable[[Any, Path], int], place: str) -> Contents:
+        """What this function, which is given a copy of the directory or the URL, writes into the file that it is given."""
         self.scratch.mkdir(parents=True, exist_ok=True)
         out = self.scratch / "contents.pickle"
         out.unlink(missing_ok=True)
@@ -210,7 +215,7 @@ class Bench:
             path = self.scratch / "copy"
             shutil.rmtree(path, ignore_errors=True)
             shutil.copytree(self.home / place, path)
-        child = Child(Order(self.scratch, (), does=partial(_dump, path, out)))
+        child = Child(Order(self.scratch, (), does=partial(dump, path, out)))
         code = child.wait(120)
         if code != 0 or not out.is_file():
             raise Fault(ALTERED, f"{place} cannot be read: {child.said[-300:]}")

@@ -147,9 +147,8 @@ def _work(order: Order) -> None:
         os.dup2(descriptor, number)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8", errors="backslashreplace") for n in (1, 2))
     os.chdir(order.home)
-    os.environ.update(order.environment)
     os.environ |= {"RUNBOOK_REPORTS": str(order.home / "reports"), "RUNBOOK_WORKSPACE": str(order.home / "workspace"),
-                   "RUNBOOK_BROWSER": "none"}  # fmt: skip
+                   "RUNBOOK_BROWSER": "none", **order.environment}  # fmt: skip
     time.tzset()
     from tests.faults import preload
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from tests.faults.bench import HELD, MISSED, STUCK, Bench, Fault
 from tests.faults.command import MOMENTS, Crash, lose_power
 from tests.faults.rounds import OVER, Round, ours
-from tests.faults.scenarios import SCENARIOS, Scenario
+from tests.faults.scenario import Scenario
+from tests.faults.scenarios import SCENARIOS
 from tests.faults.shared import Shared
 
-KILLS = 3  # of a round
+KILLS = 5  # of a round
 
 
 @cache
@@ -42,10 +43,14 @@ def schedule(seed: str) -> list[tuple[Scenario, tuple[str, ...]]]:
 def crash_point(turn: Round) -> str:
     """kill -9 at named writes of a scenario, one after another, each with a loss of what was never flushed."""
     rounds = schedule(turn.shared.seed)
-    scenario, writes = rounds[turn.before % len(rounds)]
+    return strike(turn, *rounds[turn.before % len(rounds)])
+
+
+def strike(turn: Round, scenario: Scenario, writes: tuple[str, ...]) -> str:
+    """The scenario, killed at these writes one after another, and ended."""
     bench = scenario.bench(turn.shared)
     counts = _counted(turn.shared, bench, scenario)
-    _begin(bench, scenario)
+    begin(bench, scenario)
     command = scenario.command(bench)
     for write in sorted(writes, key=list(counts).index):  # as they come in an undisturbed execution
         moments = [(moment, count) for moment, count in zip(MOMENTS, counts[write], strict=True) if count]
@@ -54,16 +59,16 @@ def crash_point(turn: Round) -> str:
             if _killed(turn, bench, scenario, command, Crash(write, moment, nth)):
                 command = scenario.again(bench)
                 break
-            _begin(bench, scenario)  # what was done before an earlier kill is not done again
+            begin(bench, scenario)  # what was done before an earlier kill is not done again
             command = scenario.command(bench)
         else:
             raise Fault(MISSED, f"{scenario.name} was not killed at {write}, {moment}")
-    outcome = _finish(bench, scenario)
+    outcome = finish(bench, scenario)
     scenario.check(bench)
     return outcome
 
 
-def _begin(bench: Bench, scenario: Scenario) -> None:
+def begin(bench: Bench, scenario: Scenario) -> None:
     bench.at(scenario.state)
     scenario.prepare(bench)
 
@@ -85,7 +90,7 @@ def _counted(shared: Shared, bench: Bench, scenario: Scenario) -> dict[str, list
     """How often an undisturbed execution comes to each moment of each named write; all that are promised are there."""
 
     def count(folder: Path) -> dict[str, list[int]]:
-        _begin(bench, scenario)
+        begin(bench, scenario)
         file = folder / "counts.json"
         file.unlink(missing_ok=True)
         done = bench.run(
@@ -103,7 +108,7 @@ def _counted(shared: Shared, bench: Bench, scenario: Scenario) -> dict[str, list
     return counted
 
 
-def _finish(bench: Bench, scenario: Scenario) -> str:
+def finish(bench: Bench, scenario: Scenario) -> str:
     for _ in range(3):
         done = bench.run(*scenario.again(bench), clock=scenario.clock, does=scenario.does)
         if done.code in scenario.codes or scenario.over(done) or OVER in done.line:

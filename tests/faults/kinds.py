@@ -6,12 +6,11 @@ import json
 import os
 import random
 import resource
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from tests.faults.bench import (
 )  # fmt: skip
 from tests.faults.command import Child, Order, lose_power
 from tests.faults.crashes import crash_point
+from tests.faults.disks import disk_full, read_only
 from tests.faults.network import ALL
 from tests.faults.rounds import (
     AGAIN_22,
@@ -45,7 +45,7 @@ from tests.faults.rounds import (
     until_it_bites,
     while_at_work,
 )
-from tests.faults.scenarios import snapshot
+from tests.faults.scenario import snapshot
 from tests.faults.services import nginx, notices, scheduler, wrong_clock
 from tests.faults.shared import Served, Written
 from tests.heavy.commands import Trial, descendants, kernel_of, kill_all
@@ -198,59 +198,6 @@ def writer(turn: Round) -> str:
 # -- resources -----------------------------------------------------------------------------------------------------------
 
 
-def disk_full(turn: Round) -> str:
-    """The disk under one of the folders (a small tmpfs) is full at any write; then there is room again."""
-    bench, state = turn.shared.bench(), turn.chance.choice(["ready", "snapshot"])
-    bench.at(state)
-    place = bench.home / turn.turn(["workspace", "reports", "kept", "target"])
-    most = turn.chance.choice([20, 60, 120, 300]) if state == "ready" or place.name != "kept" else 20
-    outcome = HELD
-
-    def order(attempt: int) -> Ended:
-        with small_disk(place) as resize:
-            if resize is None:
-                raise Fault(MISSED, "this user may not mount a small disk")
-            disk = os.statvfs(place)
-            used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
-            room = most * 1024 // 4**attempt // 4096 * 4096
-            resize(max(used + room, 4096))
-            turn.say(f"{place.name}: {room // 1024} kB of room")
-            done = bench.run(*TO_22)
-            resize(200 * 2**20)
-            if done.code:
-                resumed(bench)
-                bench.compare()
-        return done
-
-    until_it_bites(turn, bench, state, order)
-    return outcome
-
-
-@contextmanager
-def small_disk(place: Path) -> Iterator[Callable[[int], None] | None]:
-    """A tmpfs at `place` with what is there; `resize(bytes)`. None where this user may not mount."""
-    place.mkdir(exist_ok=True)
-    kept = place.with_name(f"{place.name}.kept")
-    shutil.copytree(place, kept, symlinks=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200m", "none", str(place)], capture_output=True, check=False
-    )
-    try:
-        if mounted.returncode:
-            yield None
-            return
-        shutil.copytree(kept, place, symlinks=True, dirs_exist_ok=True)
-
-        def resize(size: int) -> None:
-            subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True, capture_output=True)
-
-        yield resize
-    finally:
-        if not mounted.returncode:
-            subprocess.run(["umount", "-l", str(place)], check=True)
-        shutil.rmtree(kept)
-
-
 def file_size(turn: Round) -> str:
     """No file of the process may grow beyond a limit: a full disk, for those who may not mount one."""
     return _limited(turn, resource.RLIMIT_FSIZE, turn.chance.choice([1, 4, 16, 64]) * 1024, "bytes a file", 0.25)
@@ -331,10 +278,18 @@ def surroundings(turn: Round) -> str:
 # -- corrupt files -------------------------------------------------------------------------------------------------------
 
 
+DAMAGES = 2  # in a round
+
+
 def corrupt(turn: Round) -> str:
-    """One file that is read back is flipped, cut, emptied, gone, or that of another run; all that reads it is asked."""
+    """Files that are read back are flipped, cut, emptied, gone, or those of another run; all that reads them is asked."""
+    outcomes = [_corrupt(turn, nth) for nth in range(DAMAGES)]
+    return REFUSED if REFUSED in outcomes else HELD
+
+
+def _corrupt(turn: Round, nth: int) -> str:
     bench = turn.shared.bench()
-    state = turn.turn(["ready", "snapshot", "half", "migrated", "decided", "cutover"])
+    state = turn.turn(["ready", "snapshot", "half", "migrated", "decided", "cutover"], DAMAGES, nth)
     if state == "half":
         _half_done(turn, bench)
     else:
@@ -344,8 +299,8 @@ def corrupt(turn: Round) -> str:
         if p.is_file() and not p.is_symlink()
     )  # fmt: skip
     files += [bench.home / "app.env"]
-    file = turn.chance.choice(files)
-    how = damage(file, turn.turn(["flipped", "cut", "emptied", "gone", "another run's"]), turn, bench)
+    file = turn.turn(files, DAMAGES, nth)
+    how = damage(file, turn.turn(["flipped", "cut", "emptied", "gone", "another run's"], DAMAGES, nth), turn, bench)
     turn.say(f"{state}: {file.relative_to(bench.home)} {how}")
     bench.run("status")
     bench.run("status", "one")
@@ -535,7 +490,7 @@ class Kind:
 
 KINDS = [
     Kind("crash: named write", crash_point, 8),
-    Kind("crash: any moment", random_kill, 2),
+    Kind("crash: any moment", random_kill, 1),
     Kind("crash: kernel, runner, tree", real_kernel, 1),
     Kind("crash: scheduler", scheduler, 1),
     Kind("crash: server of source, target", server_kill, 2),
@@ -543,6 +498,7 @@ KINDS = [
     Kind("network: proxy", proxy, 7),
     Kind("notices: dead, slow, rejecting", notices, 1),
     Kind("resources: disk full", disk_full, 1),
+    Kind("resources: read-only", read_only, 1),
     Kind("resources: file size", file_size, 1),
     Kind("resources: memory", memory, 1),
     Kind("resources: handles", handles, 1),

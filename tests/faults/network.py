@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from email.utils import formatdate
 from typing import Any, cast
 
 from tests import proxies
@@ -25,11 +26,14 @@ REFUSALS = {
     "504": (504, b"upstream request timeout", "text/plain"),
     "302 to a page": (302, b"", "text/html"),
     "307 to itself": (307, b"", "text/html"),
+    "301 elsewhere": (301, b"", "text/html"),
+    "429 until a moment": (429, b"", "text/plain"),
     "half a JSON": (200, b'{"ids": ["a1", "a', "application/json"),
     "200 without a body": (200, b"", "application/json"),
     "another shape": (200, b'[1, {"a": null}]', "application/json"),
     "not UTF-8": (200, b'{"ids": ["\xff\xfe"]}', "application/json"),
 }
+LEADS_TO = {301: "http://127.0.0.1:9/api/v2/elsewhere", 302: "/login", 307: ""}
 # The server has done what was asked.
 ANSWERS = (
     "reset in the body", "truncated", "executed, then 500", "executed twice", "wrong type", "latency", "jitter",
@@ -80,9 +84,9 @@ class _Wild(Forward):
         self.send_header("content-type", kind)
         self.send_header("content-length", str(len(content)))
         if status == 429:
-            self.send_header("retry-after", "1")
-        if status in (302, 307):
-            self.send_header("location", "/login" if status == 302 else self.path)
+            self.send_header("retry-after", "1" if content else formatdate(time.time() + 1, usegmt=True))
+        if status in LEADS_TO:
+            self.send_header("location", LEADS_TO[status] or self.path)
         self.end_headers()
         self.wfile.write(content)
 

@@ -7,6 +7,7 @@ import re
 from tests.conftest import ROOT
 from tests.faults.campaign import drawn
 from tests.faults.crashes import schedule
+from tests.faults.disks import DISKS, FULL
 from tests.faults.kinds import KINDS
 from tests.faults.network import ALL
 from tests.faults.scenarios import SCENARIOS
@@ -46,3 +47,4 @@ def test_forty_rounds_have_every_kind_and_two_hundred_every_named_write_and_ever
         assert len(rounds) <= len(by_kind["crash: named write"])
         assert {w for _, writes in rounds for w in writes} == {w for s in SCENARIOS for w in s.writes}
         assert len(ALL) <= len(by_kind["network: proxy"])
+        assert len(FULL) <= DISKS * len(by_kind["resources: disk full"])
