@@ -439,13 +439,16 @@ _FULL = {
 
 
 def shortage(error: BaseException, folder: Path) -> WorldError | None:
-    """The one line where an error means too little memory, too few threads or files, no permission or a full disk; else None."""
+    """The one line where an error is too little memory, threads or files, no permission, a read-only or full disk; else None."""
     if isinstance(error, MemoryError) or str(error) == "can't start new thread":
         return WorldError(ReasonCode.OUT_OF_MEMORY, "the process ran out of memory",
                           next_step="Let it have more (ulimit -v, the limit of its container), then repeat.")  # fmt: skip
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return WorldError(ReasonCode.TOO_FEW_FILES, "the process may not open any more files",
                           next_step="Let it open more (ulimit -n 4096), then repeat.")  # fmt: skip
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return Terminal(ReasonCode.FOLDER_UNWRITABLE, "cannot be written (Read-only file system)",
+                        where=str(error.filename or folder), next_step="Mount it to be written, then repeat.")  # fmt: skip
     if isinstance(error, PermissionError) and error.filename:
         return Terminal(ReasonCode.FOLDER_UNWRITABLE, "may not be read or written (Permission denied)",
                         where=str(error.filename), next_step="Correct its permissions, or run as a user who may.")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -18,7 +19,7 @@ from helpers.errors import RunbookError, Terminal, WorldError
 from helpers.migration.checkpoint import Checkpoint
 from helpers.migration.staging import Quarantine
 from helpers.parameters import parameters_from
-from helpers.results import StepResult, append, disk_full, utc_now, write_bytes, write_json
+from helpers.results import StepResult, append, disk_full, shortage, utc_now, write_bytes, write_json
 from helpers.run import folders as runs
 from helpers.run import kernel
 from helpers.run.folders import RunFolder
@@ -222,3 +223,11 @@ def test_a_run_whose_reports_fill_the_disk_ends_in_one_line_and_goes_on(small: P
     subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
     again = command("resume", "one")
     assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_a_disk_that_turned_read_only_is_one_line_that_names_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "22.json"
+    found = shortage(OSError(errno.EROFS, os.strerror(errno.EROFS), str(file)), tmp_path)
+    assert found is not None
+    assert found.line() == f"{file}: cannot be written (Read-only file system). Mount it to be written, then repeat."
+    assert found.code == "folder_unwritable"

@@ -60,8 +60,9 @@ def _filled(turn: Round, scenario: Scenario, bench: Bench, name: str) -> None:
                 if not sudden:
                     disk.leave(room)
                 done = bench.run(*command, pages=scenario.pages, clock=scenario.clock, does=scenario.does)
+            when = "suddenly" if sudden else "from the beginning"
             turn.say(
-                f"{scenario.name}, {name}: {room // 1024} of {most // 1024} kB{', suddenly' * sudden}: exit {done.code}: {done.line}"
+                f"{scenario.name}, {name}: {room // 1024} of {most // 1024} kB, {when}: exit {done.code}: {done.line}"
             )
             disk.leave(ENOUGH)
             if done.code not in scenario.codes:
