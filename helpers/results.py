@@ -435,6 +435,7 @@ _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota of the disk is used up",
     errno.EFBIG: "files may not be so large",
+    errno.EROFS: "cannot be written (Read-only file system)",
 }
 
 
@@ -446,9 +447,6 @@ def shortage(error: BaseException, folder: Path) -> WorldError | None:
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return WorldError(ReasonCode.TOO_FEW_FILES, "the process may not open any more files",
                           next_step="Let it open more (ulimit -n 4096), then repeat.")  # fmt: skip
-    if isinstance(error, OSError) and error.errno == errno.EROFS:
-        return Terminal(ReasonCode.FOLDER_UNWRITABLE, "cannot be written (Read-only file system)",
-                        where=str(error.filename or folder), next_step="Mount it to be written, then repeat.")  # fmt: skip
     if isinstance(error, PermissionError) and error.filename:
         return Terminal(ReasonCode.FOLDER_UNWRITABLE, "may not be read or written (Permission denied)",
                         where=str(error.filename), next_step="Correct its permissions, or run as a user who may.")  # fmt: skip
@@ -456,7 +454,7 @@ def shortage(error: BaseException, folder: Path) -> WorldError | None:
 
 
 def disk_full(error: BaseException, folder: Path, needed: int = 0) -> Terminal | None:
-    """The one line where an error, or one that led to it, is a full disk; None where none is. `needed` is in bytes, if known.
+    """The one line where an error, or one that led to it, is a full or read-only disk; else None. `needed` is in bytes, if known.
 
     `folder` is where the work was done; the error's own file says it better.
     """
@@ -467,6 +465,9 @@ def disk_full(error: BaseException, folder: Path, needed: int = 0) -> Terminal |
         return None
     assert isinstance(at, OSError)
     assert at.errno is not None
+    if at.errno == errno.EROFS:
+        return Terminal(ReasonCode.FOLDER_UNWRITABLE, _FULL[at.errno], where=str(at.filename or folder),
+                        next_step="Mount it to be written, then repeat.")  # fmt: skip
     named = Path(os.fsdecode(at.filename)).parent if isinstance(at.filename, str | bytes) else folder
     with suppress(OSError):
         free = shutil.disk_usage(named).free
