@@ -22,6 +22,7 @@ from helpers.stores import CollectionInfo, Space, Store, open_target
 from helpers.validation.fidelity import Examination, Expectation
 from helpers.validation.field_tests import FieldTests
 from helpers.validation.judgement import Judgement
+from helpers.validation.merged import SEARCHES, searches
 from helpers.validation.search import Answers, Probes, Truth, answers_within, baseline, records
 from tests.documentation import blocks
 
@@ -45,7 +46,7 @@ def judged(
     spaces: Mapping[str, Space] | None = None,
     damage: Callable[[Store], None] = lambda store: None,
 ) -> Judgement:
-    """Sources migrated by a schema as step 22 does it, then validated as step 23 does."""
+    """Sources migrated by a schema as step 22 does it, then validated as step 23 does, with its file of searches in `folder`."""
     path = folder / "mine.yaml"
     path.write_text(schema_text, encoding="utf-8")
     given = {name: {"path": str(folder / name)} for name in ("source", "target")}
@@ -69,7 +70,8 @@ def judged(
                 for target in sorted(set(moved.targets)):
                     store.add(target, moved.batch.take([i for i, t in enumerate(moved.targets) if t == target]))
         damage(store)
-        return Judgement(Examination(store, of).run(), of)
+        with searches(folder / SEARCHES) as write:
+            return Judgement(Examination(store, of, write).run(), of)
 
 
 def kind(i: int) -> Metadata:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from helpers.chunks import ChunkBatch
 from helpers.formatting import merged_answers, percent
 from helpers.results import Verdict
 from helpers.validation.judgement import interval, recall_said
+from helpers.validation.merged import SEARCHES
 from tests.test_own_schemas_are_validated import APART, FIELD, MERGED, chunks, judged, kind
 
 K = 10
@@ -67,6 +71,62 @@ def test_no_chunk_counts_as_found_by_its_own_vector(tmp_path: Path) -> None:
     assert {row["over_recall"] for row in found.found.merged} == {0.0}
     assert {row["shared_measured"] for row in found.found.merged} == {0.0}
     assert all(row["self_after"] == 1.0 and row["overlap_plain@10"] == 0.0 for row in found.found.search)
+
+
+def recomputed(path: Path) -> dict[str, float]:
+    """The page's figures, out of the file alone and by nothing but gzip, csv and json, as docs/evidence.md says."""
+    lists: dict[tuple[str, ...], list[tuple[str, float]]] = {}
+    reach, tie = dict[tuple[str, ...], float](), dict[tuple[str, ...], float]()
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            key = (row["kind"], row["collection"], row["query"], row["side"], row["answer"])
+            pairs = zip(json.loads(row["ids"]), json.loads(row["distances"]), strict=True)
+            lists[key] = [(chunk, d) for chunk, d in pairs if chunk != json.loads(row["own"])]
+            reach[key], tie[key] = float(row["reach"] or "inf"), float(row["tie"])
+
+    def share(of: tuple[str, ...], within: tuple[str, ...]) -> float | None:
+        wanted = [(chunk, d) for chunk, d in lists[of] if d < reach[within] - tie[within]]
+        if not wanted:
+            return None
+        ids, edge = {chunk for chunk, _ in wanted}, wanted[-1][1]
+        found = lists[within][: len(wanted)] if of[0] == "restricted" else lists[within]
+        return sum(chunk in ids or abs(d - edge) <= 2 * tie[of] for chunk, d in found) / len(wanted)
+
+    def mean(kind: str, before: tuple[str, str], after: tuple[str, str]) -> float:
+        queries = sorted({key[:3] for key in lists if key[0] == kind})
+        shares = [share((*query, *before), (*query, *after)) for query in queries]
+        return float(np.mean([n for n in shares if n is not None]))
+
+    old, new = ("source", "exact"), ("target", "exact")
+    return {
+        "restricted": mean("restricted", new, ("target", "k nearest")),
+        "restricted before": mean("restricted", old, ("source", "k nearest")),
+        "unrestricted": mean("unrestricted", new, ("target", "k nearest")),
+        "same": mean("unrestricted", old, new),
+        "same with a filter": mean("unrestricted", old, ("target", "exact, filtered by source collection")),
+    }
+
+
+@pytest.mark.parametrize("schema", [MERGED, APART], ids=["merged", "routed apart"])
+def test_an_auditor_recomputes_the_figures_of_the_page_from_the_file_of_searches(tmp_path: Path, schema: str) -> None:
+    """Of a target whose searches leave out the second result, so that no figure is 1 by itself."""
+    sources = {name: chunks(name, 60, i, kind) for i, name in enumerate(("alpha", "beta"))}
+
+    def careless(store: Any) -> None:
+        ask = store.query
+        store.query = lambda name, vectors, n: [hits[:1] + hits[2:] for hits in ask(name, vectors, n)]
+
+    told = judged(tmp_path, schema, sources, damage=careless).recall()["pooled"]
+    own, whole = told["restricted"], told["unrestricted"]
+    assert own["recall"] < 1
+    assert whole["recall"] < 1
+    assert recomputed(tmp_path / SEARCHES) == pytest.approx({
+        "restricted": own["recall"], "restricted before": own["before"], "unrestricted": whole["recall"],
+        "same": whole["shared_expected"], "same with a filter": whole["shared_filtered"],
+    })  # fmt: skip
+    with gzip.open(tmp_path / SEARCHES, "rt", encoding="utf-8", newline="") as file:
+        depths = {(row["answer"], row["k"], row["depth"]) for row in csv.DictReader(file)}
+    assert {("k nearest", "10", "10"), ("best k of the over-query", "10", "1000")} <= depths
 
 
 def test_the_share_of_the_same_results_has_an_interval_by_queries(tmp_path: Path) -> None:

@@ -61,10 +61,10 @@ _MOST_PARAMETERS = 2**20  # bytes
 _DEEP = re.compile(r"(?:[\[{][^\[\]{}]{0,40}){65}")  # YAML's reader needs the square of its levels
 SET_ASIDE = "set aside"  # the audit log's word for a file that was moved below earlier/
 _DOCUMENTS = {
-    Step.MIGRATE: (f"{Step.MIGRATE}_quarantine.jsonl.gz", f"{Step.MIGRATE}_changes.csv.gz"),
-    Step.CUTOVER: (f"{Step.CUTOVER}_quarantine.jsonl.gz",),
-    Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",),
-}  # what a step leaves besides: it says nothing any more once the step is void
+    Step.EXPLORE_SOURCE: ("11_findings.csv.gz",), Step.VALIDATE: ("23_searches.csv.gz",),
+    Step.MIGRATE: ("22_quarantine.jsonl.gz", "22_changes.csv.gz"),
+    Step.CUTOVER: ("25_quarantine.jsonl.gz",), Step.CLOSEOUT: ("CHROMADB_MIGRATION_*.md",),
+}  # fmt: skip  # what a step leaves besides: it says nothing any more once the step is void
 _secrets_hidden: set[tuple[Path, Path]] = set()  # runs whose secrets this process knows, so that it shows none
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -34,6 +34,7 @@ from helpers.validation.configuration import judge_fulltext
 from helpers.validation.fidelity import Examination, Expectation, Findings, SourceCount
 from helpers.validation.field_tests import FieldValues
 from helpers.validation.judgement import OWN, WHOLE, Judgement
+from helpers.validation.merged import SEARCHES, searches
 from helpers.validation.search import overlap_ks, pairs_of, rows_frame
 
 FLOAT32_FLOOR = 2.0**-24  # the least relative difference that float32 can hold
@@ -127,8 +128,9 @@ class ValidateStep(NotebookStep):
             self.run.phase("compare", total),
             self.run.progress("comparing with the target", total) as progress,
             open_target(self.run.parameters.target) as store,
+            searches(self.run.folder / SEARCHES) as write,
         ):
-            found = Examination(store, self.of).run(progress)
+            found = Examination(store, self.of, write).run(progress)
             judge_fulltext(self.run, store, [row["collection"] for row in found.targets if row["target"]])
         self._judgement = Judgement(found, self.of)
         record(self.run, self._judgement)

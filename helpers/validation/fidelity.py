@@ -30,7 +30,7 @@ from helpers.snapshots.snapshot import Snapshot
 from helpers.stores.base import CollectionInfo, Reader, Space
 from helpers.validation.configuration import compare_configuration
 from helpers.validation.field_tests import FieldTests, FieldValues
-from helpers.validation.merged import Asked, Merged
+from helpers.validation.merged import ANSWER, EXACT, OVER, RESTRICTED, Asked, Merged, Write, unwritten
 from helpers.validation.search import (
     Answers,
     Probes,
@@ -43,6 +43,7 @@ from helpers.validation.search import (
     exact_overlap,
     lost_queries,
     named_queries,
+    noise,
     overlap,
     overlap_ks,
     records,
@@ -149,8 +150,9 @@ class _Target:
 class Examination:
     """`Examination(store, expectation).run()` → `Findings`. Reads the target; writes nothing."""
 
-    def __init__(self, store: Reader, expectation: Expectation) -> None:
-        self.store, self.of = store, expectation
+    def __init__(self, store: Reader, expectation: Expectation, write: Write = unwritten) -> None:
+        """`write` gets every list that a search gave (`merged.searches`)."""
+        self.store, self.of, self.write = store, expectation, write
         self.context = expectation.context()
         names = expectation.snapshot.names()
         self._kinds = expectation.schema.targets(names)
@@ -192,7 +194,7 @@ class Examination:
         self._merged.prepare(self.keep_probes, {name: target.info.space for name, target in self._targets.items()})
         for source in self._sources.values():
             self._collection(source, progress)
-        self.found.merged = self._merged.rows()
+        self.found.merged = self._merged.rows(self.write)
         self.found.strangers = len(self.of.quarantined) - sum(s.quarantined for s in self.found.sources)
         for name in sorted(self._kinds):
             self._close(name)
@@ -376,6 +378,7 @@ class _Search:
     def __init__(self, exam: Examination, source: CollectionInfo) -> None:
         of, rules = exam.of, exam.of.parameters.validation
         self.k, self.space, self.name, self.merged = rules.k, source.space, source.name, exam._merged
+        self.put = exam.write
         self.probes = exam.probes(source.name)
         measured = (of.baseline or {}).get("collections", {}).get(source.name, {})
         self.baseline, self.doubt, self.left_out = (measured.get(key) for key in ("probes", "doubt", "moved"))
@@ -419,7 +422,8 @@ class _Search:
         self.target_truth.add(found.ids, found.embeddings)
         near = {chunk for nearest in self.whole_truth.nearest for _, chunk in nearest}
         self.sent |= {chunk: target for chunk in expected.ids if chunk in near}
-        listed = {c: o for c, o in zip(expected.ids, origins, strict=True) if c in self.listed}
+        known = self.listed.union(chunk for nearest in self.target_truth.nearest for _, chunk in nearest)
+        listed = {c: o for c, o in zip(expected.ids, origins, strict=True) if c in known}
         self.own.setdefault(target, set()).update(listed)
         self.origin |= listed
 
@@ -431,7 +435,7 @@ class _Search:
         self.after = after = records(self.ids, answers, self.target_truth, self.space, self.k)
         for record in after:
             record["id"] = self.origin.get(record["id"], record["id"])
-            for key in ("plain", "over"):
+            for key in ("plain", "over", "exact"):
                 record[key] = [[self.origin[chunk], d] for chunk, d in record[key]]
         row: dict[str, Any] = {"collection": self.name, "space": self.space}
         row |= equivalence(self.baseline, after, self.space, self.doubt or "", self.left_out or 0)
@@ -444,7 +448,24 @@ class _Search:
         if self.why:
             row["detail"] = "; ".join(filter(None, [row["detail"], self.why]))
         self._client_view()
+        self._write(answers, row["overquery_after"])
         return row
+
+    def _write(self, answers: Answers, depth: int) -> None:
+        """Every list of both sides as evidence: of a query's own collection, under ids of the source."""
+        was = {r["id"]: r for r in self.baseline or []}
+        for p, record in enumerate(self.after):
+            reaches = {"plain": record["plain_reach"], "over": answers.over_reach[p] if answers.over_reach else None}
+            for side, of, deep in (("source", was.get(record["id"]), self.before), ("target", record, depth)):
+                if of is None:
+                    continue
+                for key, answer in (("plain", ANSWER), ("over", OVER), ("exact", EXACT)):
+                    pairs, reach = of.get(key) or [], reaches.get(key) if side == "target" else of.get(f"{key}_reach")
+                    tie = noise(self.space, max((abs(d) for _, d in pairs), default=0.0), of["scale"])
+                    reach = None if reach is None or np.isinf(reach) else reach
+                    place = self.homes[p] if side == "target" else ""
+                    self.put(self.name, record["id"], record["id"], place, RESTRICTED, side, answer, self.k,
+                             deep if key == "over" else self.k, reach, tie, pairs)  # fmt: skip
 
     def _client_view(self) -> None:
         """Each probe as a client asks it, of the whole target collection, for `Merged`."""
@@ -459,9 +480,10 @@ class _Search:
             scale = max(record["scale"], before["scale"]) if before else record["scale"]
             same = shared(named, answered, self.space, scale) if named else None
             nearest = self.whole_truth.nearest[p]
-            left = [self.sent.get(chunk) == home for _, chunk in nearest if chunk != own]
-            filtered = sum(left) / len(left) if left else None
-            self.merged.asked[home, self.name, p] = Asked(own, nearest, plain, over, before, same, filtered)
+            left = [pair for pair in nearest if self.sent.get(pair[1]) == home]
+            depth = self.answers[home].given
+            asked = Asked(record["id"], own, nearest, plain, over, depth, before, same, left)
+            self.merged.asked[home, self.name, p] = asked
 
     def distances(self) -> list[dict[str, Any]]:
         """One row a query asked on both sides: the distances of the chunks that both answered, and of the k-th answer."""

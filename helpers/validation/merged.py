@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from helpers.chunks import ChunkBatch
-from helpers.results import Verdict
+from helpers.profiling.search import harmless
+from helpers.results import Verdict, writing
 from helpers.schema import Context, Schema
 from helpers.stores.base import Space
 from helpers.validation.search import (
@@ -23,8 +30,61 @@ from helpers.validation.search import (
     Truth,
     fall_of,
     mean_of,
+    noise,
     shared,
 )
+
+SEARCHES = "23_searches.csv.gz"  # in the run's folder
+# What it holds: one row a query and list, whole, the query's own chunk included.
+COLUMNS = (
+    "collection",
+    "query",
+    "own",
+    "target",
+    "kind",
+    "side",
+    "answer",
+    "k",
+    "depth",
+    "reach",
+    "tie",
+    "ids",
+    "distances",
+)
+RESTRICTED, UNRESTRICTED = "restricted", "unrestricted"  # kind
+ANSWER, OVER, EXACT, FILTERED = "k nearest", "best k of the over-query", "exact", "exact, filtered by source collection"
+Write = Callable[..., None]  # takes the columns but the last two, and the list of (id, distance)
+
+
+def unwritten(*row: object) -> None:
+    """For whoever keeps no evidence."""
+
+
+@contextmanager
+def searches(path: Path) -> Iterator[Write]:
+    """The file of every list that a search gave, written as they come, whole or not at all; `docs/evidence.md` explains it.
+
+    Names are as spreadsheets take them; `own`, `ids` and `distances` are JSON.
+    """
+    with (
+        writing(path) as temporary,
+        gzip.GzipFile(temporary, "wb", mtime=0) as raw,
+        io.TextIOWrapper(cast(IO[bytes], raw), "utf-8", "backslashreplace", newline="") as file,
+    ):
+        line = csv.writer(file, lineterminator="\n").writerow
+        line(COLUMNS)
+
+        def write(collection: str, query: str, own: str, target: str, *told: Any) -> None:
+            ids, distances = ([pair[at] for pair in told[-1]] for at in (0, 1))
+            names = (harmless(collection), harmless(query), json.dumps(own), harmless(target))
+            line([*names, *told[:-1], json.dumps(ids), json.dumps(distances)])
+
+        yield write
+
+
+def turned(nearest: Sequence[tuple[float, str]]) -> list[tuple[str, float]]:
+    return [(chunk, d) for d, chunk in nearest]
+
 
 FEW = 5  # queries below which the chance of an approximate index decides about plain recall
 
@@ -33,16 +93,20 @@ FEW = 5  # queries below which the chance of an approximate index decides about 
 class Asked:
     """A probe as a client asks it: of the whole target collection that its chunk went to.
 
-    The lists hold its own chunk, which finds itself; `shared`, `filtered` and `Merged.rows` leave it out.
+    The lists hold its own chunk, which finds itself; `shared` and `Merged.rows` leave it out.
     """
 
-    own: str  # the id of its own chunk in the target
+    query: str  # the id of its own chunk in the source
+    own: str  # and in the target
     exact: list[tuple[float, str]]  # its k nearest in the source collection, by brute force, under ids of the target
     plain: list[tuple[str, float]]  # what the target answered
     over: list[tuple[str, float]]  # the first k of its over-query
+    depth: int  # results that the over-query asked for
     before: Record | None  # the baseline's record of it
     shared: float | None  # share of what the source answered that the target answered too
-    filtered: float | None  # share of `exact` in this target: what a filter by the source collection leaves of it there
+    left: list[
+        tuple[float, str]
+    ]  # those of `exact` in this target: what a filter by the source collection leaves of it there
 
 
 class Merged:
@@ -98,10 +162,10 @@ class Merged:
         owner, ids = self._owner.setdefault(target, {}), set(expected.ids)
         owner |= {chunk: source for near in truth.nearest for _, chunk in near if chunk in ids}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, write: Write = unwritten) -> list[dict[str, Any]]:
         """One row a source collection and target that others were merged into as well; shares are means over its queries.
 
-        The query's own chunk is left out of every answer.
+        The query's own chunk is left out of every answer; `write` gets the lists whole.
 
         collection (source), target, merged (how many sources), queries, recall and over_recall (what the target answered of the
         exact merged answer), before (recall of the source, same queries), shared_expected and shared_measured (share of
@@ -110,9 +174,9 @@ class Merged:
         from_others (share of the exact merged answer that is of other sources), verdict, detail.
         """
         merged = sorted(target for target in self._truth if len(self._chunks.get(target, ())) > 1)
-        return [row for target in merged for row in self._rows(target)]
+        return [row for target in merged for row in self._rows(target, write)]
 
-    def _rows(self, target: str) -> list[dict[str, Any]]:
+    def _rows(self, target: str, write: Write) -> list[dict[str, Any]]:
         truth, space = self._truth[target], self._spaces[target]
         owner, shares = self._owner[target], []
         for i, (source, p) in enumerate(self._queries[target]):
@@ -121,8 +185,16 @@ class Merged:
             scale, own = float(truth.scale[i]), asked.own
             was, exact = ([pair for pair in near if pair[1] != own] for near in (asked.exact, truth.nearest[i]))
             plain, over = ([(d, chunk) for chunk, d in hits if chunk != own] for hits in (asked.plain, asked.over))
+            left = [pair for pair in asked.left if pair[1] != own]
             if not exact:
                 continue
+            for side, answer, depth, pairs in (
+                ("source", EXACT, self.k, turned(asked.exact)), ("target", EXACT, self.k, turned(truth.nearest[i])),
+                ("target", FILTERED, self.k, turned(asked.left)), ("target", ANSWER, self.k, asked.plain),
+                ("target", OVER, asked.depth, asked.over),
+            ):  # fmt: skip
+                tie = noise(space, max((abs(d) for _, d in pairs), default=0.0), scale)
+                write(source, asked.query, own, target, UNRESTRICTED, side, answer, self.k, depth, None, tie, pairs)
             shares.append(
                 {
                     "collection": source,
@@ -132,7 +204,7 @@ class Merged:
                     "over_before": asked.before["over_recall"] if asked.before else None,
                     "shared_expected": shared(was, exact, space, scale) if was else None,
                     "shared_measured": asked.shared,
-                    "shared_filtered": asked.filtered,
+                    "shared_filtered": len(left) / len(was) if was else None,
                     "from_others": sum(owner.get(chunk) != source for _, chunk in exact) / len(exact),
                 }
             )

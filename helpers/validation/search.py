@@ -106,7 +106,7 @@ def _text_answer(
 # Noise, slack and intervals
 
 Numbers = npt.NDArray[np.float64]
-Record = dict[str, Any]  # of one probe, JSON-able: id, scale, self, reachable, recall, over_recall, plain, over
+Record = dict[str, Any]  # of one probe, JSON-able: id, scale, self, reachable, recall, over_recall, plain, over, exact
 
 _ROWS = 2048  # vectors compared at a time: 2048 x 1536 float64 is 25 MB
 _QUERIES = 20  # probes in one request
@@ -331,6 +331,7 @@ def records(ids: Sequence[str], answers: Answers, truth: Truth, space: Space, k:
                 **recalls,
                 "plain": [[chunk, float(d)] for chunk, d in plain[:k]],
                 "over": [[chunk, float(d)] for chunk, d in over[:k]],
+                "exact": [[chunk, d] for d, chunk in nearest],
                 "plain_reach": None if np.isinf(plain_reach) else plain_reach,
             }
         )
