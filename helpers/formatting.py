@@ -52,6 +52,11 @@ def own_chunk(recall: Mapping[str, Any]) -> str:
     return "own chunk left out" if recall.get("others") else "own chunk counted"
 
 
+def core_missing(filled: int, derived: int) -> str:
+    """The missing values of core fields, which alone step 11 counts, and what they get: the same words there and on the page."""
+    return f"{filled + derived:,} missing in core fields: {filled:,} get a default, {derived:,} what the document tells"
+
+
 def merged_answers(row: dict[str, Any], k: int) -> str:
     """What a client's k nearest are where collections were merged. `row`: of the fact `recall`; shares 0–1.
 

@@ -224,13 +224,26 @@ def test_clients_answers_have_a_range_and_a_table_by_collection(tmp_path: Path) 
 
 def test_missing_values_and_filled_defaults_name_what_each_counts(tmp_path: Path) -> None:
     migrate = result("22", facts={"repairs": [{"field": "author", "rule": "missing", "chunks": 20},
+                                              {"field": "author", "rule": "derived", "chunks": 13},
                                               {"field": "humor_style", "rule": "missing", "chunks": 300}]})  # fmt: skip
-    found = numbers.counts({"11": result("11", facts={"core_missing": {"author": 20}}), "22": migrate})
+    found = numbers.counts({"11": result("11", facts={"core_missing": {"author": 33}}), "22": migrate})
     assert (found.filled, found.filled_core) == (320, 20)
-    assert (
-        record.defaults(found)
-        == "of missing fields: 20 core ones, all that step 11 counts; 300 of some collection types only"
+    assert record.defaults(found) == (
+        "33 missing in core fields: 20 get a default, 13 what the document tells (step 11); 300 in fields of some collection types only"
     )
+
+
+def test_each_default_that_was_filled_is_shown_with_its_value(tmp_path: Path) -> None:
+    filled = [
+        {"field": "format", "value": "'transcript'", "chunks": 1531},
+        {"field": "score", "value": "0.5", "chunks": 12},
+    ]
+    page = read(run_page(make_run(tmp_path / "r", [result("22", facts={"filled": filled})])))
+    table = page.find(id="defaults").find_next("table")  # type: ignore[union-attr]
+    assert "1,543 values in all" in table.caption.get_text()  # type: ignore[union-attr]
+    assert [row.get_text(" ", strip=True) for row in table.select("tbody tr")] == [  # type: ignore[union-attr]
+        "format 'transcript' 1,531", "score 0.5 12",
+    ]  # fmt: skip
 
 
 def test_values_overwritten_by_a_default_are_counted_as_such(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -215,6 +216,11 @@ def test_a_table_that_is_cut_says_so_and_an_export_is_whole(tmp_path: Path, monk
     assert row["rows"] == row["chunks"] == number
     repeated = desk.duplicates()  # 9 different vectors: one group of nearly all, which is shown whole
     assert "rows_in_all" not in repeated.attrs
+    with gzip.open(run.folder / "11_findings.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        kept = [row for row in csv.DictReader(file) if row["finding"] == "repeated vector"]
+    same = [group for group in ([row["id"] for row in kept if row["group"] == str(n)] for n in range(1, 10)) if group]
+    assert sum(len(group) - 1 for group in same) == desk.findings()["duplicate_vectors"]
+    assert same == [ids[8:]], "in the order of reading, the first one too"
     run.leaving.close()
 
 

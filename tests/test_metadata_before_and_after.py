@@ -189,6 +189,11 @@ def test_if_ttt_tells_spanish_from_a_default_and_says_how_it_knows(tmp_path: Pat
         ("word_count", ""): 3,
     }  # fmt: skip
     assert all(row["meaning"] for row in staged.derived)
+    assert sum(row["chunks"] for row in staged.filled) == sum(
+        r["chunks"] for r in staged.repairs if r["rule"] == "missing"
+    )
+    filled = {(row["field"], row["value"]): row["chunks"] for row in staged.filled}
+    assert filled["includes_spanish", "False"] == filled["language", "'en'"] == 1
     defaults = {(r["field"], r["rule"]): r["chunks"] for r in staged.repairs}
     assert defaults["includes_spanish", "missing"] == defaults["language", "missing"] == 1
     routed = [{"collection": c, "target": t, "chunks": n} for t, files in staged.files.items() for _, c, n in files]

@@ -399,6 +399,7 @@ def show_transform(run: RunRecord, staged: Staged, aside: Iterable[Mapping[str, 
     ways = [{"collection": c, "target": t, "chunks": n} for (c, t), n in sorted(routed.items())]
     table = pd.DataFrame(staged.repairs, columns=["collection", "field", "rule", "chunks"])
     run.fact("derived", staged.derived)
+    run.fact("filled", staged.filled)
     figures = {
         "repairs": (staged.repairs, "Values that the schema fills in or changes, by field."),
         "routing": (ways, "Where the chunks of each source collection go."),

@@ -147,7 +147,8 @@ class Staged(StateFile):
     """What staging made; `index.json` in its folder.
 
     `files[target]` are the staged Parquet files in order, each (file, source collection, rows). `repairs` and
-    `quarantined` are counts by (collection, field, rule) and by reason; `derived` by (field, rule of `derive`, value).
+    `quarantined` are counts by (collection, field, rule) and by reason; `derived` by (field, rule of `derive`, value),
+    `filled` by (field, value): the defaults that missing fields got.
     `collisions` name ids that two chunks claim in one target: {target, id, first, second}, the first 1,000 of `collided`.
     `rewritten` chunks have another id than in the source, `chunks_changed` at least one value that replaced another:
     `changes.csv.gz` beside the index lists each, old and new.
@@ -163,6 +164,7 @@ class Staged(StateFile):
     quarantined: dict[str, int] = field(default_factory=dict)
     repairs: list[dict[str, Any]] = field(default_factory=list)
     derived: list[dict[str, Any]] = field(default_factory=list)
+    filled: list[dict[str, Any]] = field(default_factory=list)
     collisions: list[dict[str, str]] = field(default_factory=list)
     collided: int = 0
     rewritten: int | None = None  # None: staged by an older version, which did not count them
@@ -231,6 +233,7 @@ class _Staging:
             (staged.folder / name).mkdir()
         self.repairs: dict[tuple[str, str, str], int] = {}
         self.derived: Counter[tuple[str, str, str]] = Counter()
+        self.filled: Counter[tuple[str, str]] = Counter()
         self.changes: io.TextIOWrapper | None = None
         self.entries: list[dict[str, Any]] = []
         self.owners: dict[str, dict[str, tuple[str, str]]] = {}
@@ -284,6 +287,10 @@ class _Staging:
             by = self.rules[str(field_name)]
             shown = "" if DERIVED_TYPES[by] == "integer" else one_line(str(value), 80).strip("'")
             self.derived[str(field_name), by, shown] += len(rows)
+        missing = repairs[repairs["rule"].map(kind_of) == "default"]
+        self.filled.update(
+            (str(name), str(value)) for name, value in zip(missing["field"], missing["after"], strict=True)
+        )
         for (collection, name, rule), rows in repairs.groupby(["collection", "field", "rule"], sort=True):
             key = (str(collection), str(name), str(rule))
             self.repairs[key] = self.repairs.get(key, 0) + len(rows)
@@ -314,6 +321,7 @@ class _Staging:
             {"field": f, "rule": r, "value": v, "chunks": n, "meaning": DERIVED_MEANINGS[r]}
             for (f, r, v), n in sorted(self.derived.items())
         ]
+        staged.filled = [{"field": f, "value": v, "chunks": n} for (f, v), n in sorted(self.filled.items())]
         staged.collisions = self.collisions[:1000]
         staged.collided = len(self.collisions)
         self.quarantine.write(self.entries)

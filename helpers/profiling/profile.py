@@ -22,7 +22,7 @@ import pandas as pd
 from helpers import plots
 from helpers.chunks import ChunkBatch, Metadata
 from helpers.errors import one_line
-from helpers.formatting import count
+from helpers.formatting import core_missing, count
 from helpers.profiling.sample import Places, Sampler, plain_text
 from helpers.profiling.search import Lookup
 from helpers.reason_codes import ReasonCode
@@ -42,6 +42,7 @@ LONG = 100_000  # characters
 UNIT = 1e-3  # a norm this near to 1 counts as normalised
 CONTRADICTIONS = "fields that contradict their document"  # as in validation.judgement
 READ = 500  # chunks read at a time
+FINDINGS = "11_findings.csv.gz"  # in the run's folder: the chunks behind findings that nothing treats
 _WRONG = ("wrong_type", "out_of_range", "unknown_value")
 _COUNTED = ("none_metadata", "none_documents", "empty_documents", "long_documents", "uris", "lost_vectors", "nonfinite_vectors",
             "zero_vectors")  # fmt: skip
@@ -368,7 +369,7 @@ class Profile:
             f"{name} {lacking[name]}{f' ({derived[name]} derived)' * bool(derived[name])}" for name in worst
         )
         self.run.fact("core_missing", {name: n for name, n in lacking.items() if n})
-        detail = f"{count(told)} get what the document tells, {count(number - told)} a default: {named}"
+        detail = f"{core_missing(number - told, told)}: {named}"
         detail += (
             f". Counted: the {count(len(lacking), 'core field')} that the schema does not set itself; those of one collection "
             "type count from step 13 on, which routes the chunks"
@@ -455,7 +456,7 @@ class Profile:
         self.check("lost vectors", found["lost_vectors"], ReasonCode.MISSING_EMBEDDING, aside)
         self.check("vectors with NaN or infinity", found["nonfinite_vectors"], ReasonCode.NAN_EMBEDDING, aside)
         undefined = "Zero vector: cosine similarity is undefined."
-        self.check("zero vectors", found["zero_vectors"], ReasonCode.ZERO_VECTOR, undefined)
+        self.check("zero vectors", found["zero_vectors"], ReasonCode.ZERO_VECTOR, f"{undefined} Ids: {FINDINGS}.")
         caption = "Norms of the source's vectors, by collection."
         kept = {name: np.asarray(seen.norms) for name, seen in self.scan.collections.items()}
         drawn, unreadable = sum(n.size for n in kept.values()), found["lost_vectors"] + found["nonfinite_vectors"]

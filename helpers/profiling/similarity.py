@@ -8,9 +8,14 @@ random projection, then their true cosine.
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +23,11 @@ import pandas as pd
 
 from helpers.chunks import Vectors
 from helpers.errors import one_line
-from helpers.profiling.profile import Profile
+from helpers.profiling.profile import FINDINGS, Profile, Scan
 from helpers.profiling.sample import Sample, lengths_of, plain_text
+from helpers.profiling.search import harmless
 from helpers.reason_codes import ReasonCode
-from helpers.results import Verdict
+from helpers.results import Verdict, writing
 from helpers.run import kernel
 from helpers.stores.base import Space
 
@@ -342,9 +348,37 @@ def duplicates(profile: Profile) -> pd.DataFrame:
         largest = sorted(repeats.groups.values(), key=len, reverse=True)[:SHOWN]
         rows += [{"what": what, "chunks": len(group), "where": _places(group)} for group in largest]
         number = found[f"duplicate_{what}s"]
-        profile.check(f"repeated {what}s", number, ReasonCode.DUPLICATES, "Migrated as they are." + profile.part)
+        told = f"Migrated as they are; ids: {FINDINGS}." + profile.part
+        profile.check(f"repeated {what}s", number, ReasonCode.DUPLICATES, told)
     whole = "All: step.export('duplicate_documents'), step.export('duplicate_vectors')."
     return kernel.cut(pd.DataFrame(rows, columns=["what", "chunks", "where"]), groups, whole)
+
+
+def keep(scan: Scan, path: Path) -> None:
+    """Every chunk with a zero vector, and every one whose document or vector the source holds more than once: finding, group
+    (chunks that repeat each other have one number), collection, id. Whole or not at all; no file where there is none."""
+    places: list[tuple[str, int | str, Iterable[Sequence[str]]]] = [
+        (what, number, group)
+        for what, repeats in (("repeated document", scan.documents), ("repeated vector", scan.vectors))
+        for number, group in enumerate(repeats.groups.values(), start=1)
+    ]
+    if scan.places.total("zero_vectors"):
+        places.append(
+            ("zero vector", "", ((place.collection, place.id) for place in scan.places.every("zero_vectors")))
+        )
+    if not places:
+        path.unlink(missing_ok=True)
+        return
+    with (
+        writing(path) as temporary,
+        gzip.GzipFile(temporary, "wb", mtime=0) as raw,
+        io.TextIOWrapper(cast(IO[bytes], raw), "utf-8", "backslashreplace", newline="") as file,
+    ):
+        line = csv.writer(file, lineterminator="\n").writerow
+        line(["finding", "group", "collection", "id"])
+        for what, number, group in places:
+            for collection, chunk, *_ in group:
+                line([what, number, harmless(collection), harmless(chunk)])
 
 
 def collisions(profile: Profile) -> pd.DataFrame:

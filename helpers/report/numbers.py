@@ -353,6 +353,7 @@ class Counts:
     rewritten: int | None = None
     filled: int | None = None
     filled_core: int | None = None  # of `filled`: in the core fields, which alone step 11 counts as missing
+    derived_core: int | None = None
     derived: int | None = None
     set: int | None = None  # by the schema itself: source_collection, collection_type
     changed: int | None = None
@@ -368,10 +369,8 @@ def counts(results: Results) -> Counts:
     rules: Counter[str] = Counter()
     for each in by_step.values():  # the later step knows it better
         found.update({name: n for name, n in each.items() if n is not None})
-    repairs = next(
-        (r.facts["repairs"] for n in (Step.MIGRATE, Step.DRY_RUN) if (r := results.get(n)) and "repairs" in r.facts),
-        None,
-    )
+    ended = (results[n].facts for n in (Step.MIGRATE, Step.DRY_RUN) if n in results)
+    repairs = next((facts["repairs"] for facts in ended if "repairs" in facts), None)
     if repairs is not None:
         sums = Counter({"default": 0, "derived": 0, "set": 0, "changed": 0})
         for row in repairs:
@@ -380,8 +379,9 @@ def counts(results: Results) -> Counts:
         found |= {"filled": sums.pop("default"), **sums}
         core = results[Step.EXPLORE_SOURCE].facts.get("core_missing") if Step.EXPLORE_SOURCE in results else None
         if core is not None:
-            found["filled_core"] = sum(int(r.get("chunks") or 0) for r in repairs
-                                       if r.get("field") in core and kind_of(str(r.get("rule"))) == "default")  # fmt: skip
+            for name, kind in (("filled_core", "default"), ("derived_core", "derived")):
+                found[name] = sum(int(r.get("chunks") or 0) for r in repairs
+                                  if r.get("field") in core and kind_of(str(r.get("rule"))) == kind)  # fmt: skip
     moved = results[Step.MIGRATE].facts if Step.MIGRATE in results else {}
     return Counts(
         **found, rewritten=moved.get("ids_rewritten"), changed_chunks=moved.get("chunks_changed"),

@@ -14,7 +14,7 @@ from helpers.errors import UsageError, one_line
 from helpers.formatting import count, text
 from helpers.parameters.model import nearest as nearest_name
 from helpers.profiling import search, similarity
-from helpers.profiling.profile import Profile, Scan
+from helpers.profiling.profile import FINDINGS, Profile, Scan
 from helpers.profiling.sample import Place, Sample
 from helpers.profiling.search import Finding, Picker, file_stem, is_known, of_groups, of_places, write_csv
 from helpers.reason_codes import ReasonCode
@@ -74,6 +74,7 @@ class ExploreSourceStep(NotebookStep):
 
     def duplicates(self) -> pd.DataFrame:
         """Documents, and vectors but for zero ones, that stand in the source more than once, to the last bit."""
+        similarity.keep(self.scan, self.run.folder / FINDINGS)
         return similarity.duplicates(self.profile)
 
     def collisions(self) -> pd.DataFrame:
