@@ -229,7 +229,7 @@ def test_missing_values_and_filled_defaults_name_what_each_counts(tmp_path: Path
     found = numbers.counts({"11": result("11", facts={"core_missing": {"author": 33}}), "22": migrate})
     assert (found.filled, found.filled_core) == (320, 20)
     assert record.defaults(found) == (
-        "33 missing in core fields: 20 get a default, 13 what the document tells (step 11); 300 in fields of some collection types only"
+        "33 missing in core fields: 20 get a default, 13 what the document tells (step 11); 300 in those of some types only"
     )
 
 

@@ -64,3 +64,12 @@ def test_each_says_what_was_found(draw: Callable[[], Figure], said: str) -> None
     figure = draw()
     assert title(figure) == said
     assert plots.png(figure)[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("title", ["22 Migrate", "14 Schedule the window and notify everybody who is concerned by it"])
+def test_a_label_is_never_cut_so_that_another_attempt_is_meant(title: str) -> None:
+    """`22 Migrate, attempt 1 of 2: failed` once read `22 Migrate, attempt… 2: failed`."""
+    figure = plots.durations([STEP | {"step": f"{title}, attempt 1 of 2: failed"}])
+    (label,) = (text.get_text() for text in figure.axes[0].get_yticklabels())
+    assert label.endswith(", attempt 1 of 2: failed")
+    assert len(label) <= 44

@@ -15,6 +15,7 @@ from helpers.results import Phase, StepResult, Verdict
 from helpers.run.plan import Step
 from helpers.run.record import PEAK_MEMORY
 from helpers.run.window import DOWNTIME, DURATION, MEMORY
+from helpers.steps import closeout
 from helpers.steps.dry_run import predictions, rows
 
 BEGAN = dt.datetime(2026, 11, 28, 2, tzinfo=dt.UTC)
@@ -91,6 +92,8 @@ def test_an_attempt_that_was_killed_and_resumed_is_part_of_what_is_measured(resu
     assert memory.error is None
     row = next(row for row in rows(results, [killed]) if row["number"] == Step.MIGRATE and row["estimate"])
     assert (row["actual"], row["carried"]) == (52, 20)
+    said = closeout._took(row)
+    assert said == f"52 s; 1 min 12 s, {72 / row['estimate']:.2g} times, with the attempt that was killed and resumed"
     results[Step.MIGRATE].facts["resumed"] = 0  # begun anew: what failed before is no part of this work
     assert predictions(results, [killed])[0].measured == alone.measured
     assert "Failed attempts" in {part.name for part in downtime_parts(results, [killed])}

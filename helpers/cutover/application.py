@@ -430,7 +430,7 @@ def source_takes_writes(source: str, target: str) -> str:
     )
 
 
-def put_back(folder: RunFolder, why: str = "") -> list[str]:
+def put_back(folder: RunFolder, why: str = "", step: str = Step.CUTOVER) -> list[str]:
     """Take the cutover of this run back; what was done, in sentences. Repeating it, also after a kill, does the rest.
 
     To be called in the folder in which the run began (`RunFolder.enter`), with the run's lock held: the restart commands
@@ -457,12 +457,12 @@ def put_back(folder: RunFolder, why: str = "") -> list[str]:
         changed = _file_back(file, folder.id)
         said.append(f"{file.path} {'is byte for byte as it was' if changed else 'was as before'}")
     rules = state.cutover
-    said += restart(rules, folder)
+    said += restart(rules, folder, step)
     said += [f"{a.url} answers {a.status}" for a in wait_until_well(rules.health, rules.timeout_seconds)]
     _clear(state, folder)
     state.enter(folder.workspace, REVERTED)
     audit.append(log, "cutover taken back", files={f.path: f.before for f in state.files})
-    folder.log("cutover taken back: " + "; ".join(said), Step.CUTOVER)
+    folder.log("cutover taken back: " + "; ".join(said), step)
     return said or ["The cutover had changed no file and restarted nothing."]
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 NO_WRITES = "source_takes_no_writes"  # of step 20's fact "fence": what was asked and answered, where that is proven
 RECORDING, SETTING, UP, LIFTING, LIFTED = "recording", "setting", "up", "lifting", "lifted"
-UNTRIED = "no write was tried: at a directory only the application tries one; see that it can write"
+UNTRIED = "at a directory only the application can try a write; see that it does"
 NO_ANSWER = 499  # nginx's status of a request whose client went away
 SETTLE_SECONDS = 1.0  # counts that stay the same for so long have settled
 

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from helpers.formatting import count, percent
-from helpers.plots.style import FEW, drawn, name
+from helpers.plots.style import FEW, drawn, name, step_name
 from helpers.results import StepResult, kind_of
 
 Value = tuple[Any, ...]
@@ -224,7 +224,7 @@ def _durations(result: StepResult, _: Series) -> Series:
     if not rows:
         return {}
     marks = {"took": "actual", "estimate": "estimate"}
-    return {s: [(name(r["step"], 30), r[key]) for r in rows if r[key] is not None] for s, key in marks.items()}
+    return {s: [(step_name(r["step"]), r[key]) for r in rows if r[key] is not None] for s, key in marks.items()}
 
 
 def _completeness(_: StepResult, shown: Series) -> Series:

@@ -169,6 +169,13 @@ def name(text: object, limit: int = 32) -> str:
     return f"{shown[:head]}…{shown[len(shown) - (limit - 1 - head) :]}"
 
 
+def step_name(text: str, limit: int = 44) -> str:
+    """A step's name as a label; where it is too long its title is cut, never which attempt it was and what became of it."""
+    title, mark, attempt = text.partition(", attempt ")
+    rest = mark + attempt
+    return name(title, max(8, limit - len(rest))) + rest
+
+
 def wrapped(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width))
 

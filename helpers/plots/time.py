@@ -38,6 +38,7 @@ from helpers.plots.style import (
     rasterised,
     rows_axis,
     share_axis,
+    step_name,
     time_axis,
 )
 from helpers.results import Phase
@@ -455,7 +456,7 @@ def durations(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.xaxis.set_major_formatter(lambda value, _: duration(value))
         axes.xaxis.set_major_locator(FixedLocator([s for s in _TICKS if low <= s <= high]))
         axes.xaxis.set_minor_locator(NullLocator())
-        rows_axis(axes, [name(r["step"], 30) for r in timed])
+        rows_axis(axes, [step_name(r["step"]) for r in timed])
         axes.set_xlabel("time of the step (log scale)")
         legend_above(axes, 3)
     return figure

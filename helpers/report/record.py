@@ -393,7 +393,9 @@ def defaults(n: Counts) -> str:
     if n.filled is None or n.filled_core is None:
         return "missing fields that got a default"
     rest = n.filled - n.filled_core
-    return f"{formatting.core_missing(n.filled_core, n.derived_core or 0)} (step 11); {rest:,} in fields of some collection types only"
+    return (
+        f"{formatting.core_missing(n.filled_core, n.derived_core or 0)} (step 11); {rest:,} in those of some types only"
+    )
 
 
 def tools(view: RunView) -> list[tuple[str, str]]:

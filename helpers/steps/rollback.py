@@ -190,7 +190,7 @@ class RollbackStep(NotebookStep):
             said = [f"would put back {f.path} ({f.now})" for f in self.of.cutover.files] if self.of.cutover else []
             return said or ["no configuration file was changed by this run"]
         with self.of.stage(outline.FILES) as row:
-            said = put_back(self.run.home, f"rollback: {self.of.state.orders.why or 'ordered'}")
+            said = put_back(self.run.home, f"rollback: {self.of.state.orders.why or 'ordered'}", self.run.step)
             self.of.cutover = CutoverState.load(self.run.workspace)
             off = [f.path for f in self.of.cutover.files if f.now != "before"] if self.of.cutover else []
             self.run.check("configuration files that differ", Verdict.FAIL if off else Verdict.PASS, measured=len(off),
