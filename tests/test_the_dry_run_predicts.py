@@ -110,6 +110,14 @@ def test_what_a_killed_attempt_cost_is_no_time_between_the_steps(results: dict[s
     assert "24 s in earlier attempts; reads" in numbers.downtime(results, [killed])[1]
 
 
+def test_an_attempt_that_was_taken_up_after_the_outage_cost_no_more_than_it(results: dict[str, StepResult]) -> None:
+    results[Step.REVIEW] = step(Step.REVIEW, 900, 902, 910)  # decided once more, long after clients wrote again
+    before = StepRow(Step.REVIEW, "Review", "pass", result=step(Step.REVIEW, 150, 150, 160), attempt="attempt 1 of 2")
+    seconds, told = numbers.downtime(results, [before])
+    assert seconds == 197
+    assert "50 s in earlier attempts" in told
+
+
 def test_a_second_time_without_writes_is_told_beside_the_first(results: dict[str, StepResult]) -> None:
     results[Step.CUTOVER].facts["cut_over"] = {"writes_again": at(199), "write_taken": at(200)}
     files = Phase(FILES_BACK, at(310), 2.0)

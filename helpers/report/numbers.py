@@ -260,7 +260,9 @@ def downtime(
     waited = signing(results, attempts)
     people = f", {duration(waited)} of it for signatures and seals" if waited else ""
     lost = sum(
-        (after - began).total_seconds() for _, began, _, after in given_up(results, attempts) if up < began < ended
+        (min(after, ended) - began).total_seconds()
+        for _, began, _, after in given_up(results, attempts)
+        if up < began < ended
     )
     failed = f", {duration(lost)} in earlier attempts" if lost else ""
     last = results[Step.CUTOVER].facts.get("last_changes") if late else None

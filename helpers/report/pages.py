@@ -259,12 +259,9 @@ def _collections(view: RunView, found: numbers.Counts) -> Tile:
     if before is None or after is None:
         return Tile("Collections", _UNKNOWN)
     several = numbers.merged(view.results)
-    named = [f"{text(target, 40)} of {n}" for target, n in several.items()]
-    which = ", ".join([*named[:3], *(["…"] if len(named) > 3 else [])])
-    note = (
-        f"{len(named):,} of them {'hold' if len(named) > 1 else 'holds'} chunks of several source collections: {which}"
-    )
-    return Tile("Collections, source → target", f"{before} → {after}", note if named else "none is merged",
+    held = f"{len(several):,} of these {after} {'hold' if len(several) > 1 else 'holds'} chunks of several source collections"
+    note = f"{held}, of up to {max(several.values())}" if several else "none is merged"
+    return Tile("Collections, source → target", f"{before} → {after}", note,
                 file="#routing" if numbers.routes(view.results) else "")  # fmt: skip
 
 
